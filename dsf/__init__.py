@@ -1,0 +1,54 @@
+"""Read the token mixers of trained models as linear time-varying systems.
+
+The public names, listed by hand and found on first use, so that ``import dsf`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "System": "dsf.system",
+    "ExplicitMap": "dsf.composite",
+    "SystemSum": "dsf.composite",
+    "respond": "dsf.evaluate",
+    "attention_map": "dsf.evaluate",
+    "row_blocks": "dsf.evaluate",
+    "recurrent": "dsf.evaluate",
+    "scan": "dsf.evaluate",
+    "chunkwise": "dsf.evaluate",
+    "convolution": "dsf.evaluate",
+    "step": "dsf.evaluate",
+}
+_ROOMS = {"mixers": "dsf.mixers", "algebra": "dsf.algebra", "ingredients": "dsf.ingredients"}
+
+__all__ = ["__version__", *_HOME, *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return import_module(_ROOMS[name])
+    raise AttributeError(f"module 'dsf' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from dsf import algebra, ingredients, mixers
+    from dsf.composite import ExplicitMap, SystemSum
+    from dsf.evaluate import (
+        attention_map,
+        chunkwise,
+        convolution,
+        recurrent,
+        respond,
+        row_blocks,
+        scan,
+        step,
+    )
+    from dsf.system import System

@@ -1,0 +1,26 @@
+"""A system and a signal make a response; a system makes a map."""
+
+from dsf.evaluate.budget import MapTooLarge
+from dsf.evaluate.chunks import chunkwise
+from dsf.evaluate.drive import Method, respond
+from dsf.evaluate.fourier import convolution, impulse_response
+from dsf.evaluate.maps import attention_map
+from dsf.evaluate.prefix import scan
+from dsf.evaluate.rows import MapOrSystem, Rows, row_blocks
+from dsf.evaluate.stepwise import recurrent, step
+
+__all__ = [
+    "MapOrSystem",
+    "MapTooLarge",
+    "Method",
+    "Rows",
+    "attention_map",
+    "chunkwise",
+    "convolution",
+    "impulse_response",
+    "recurrent",
+    "respond",
+    "row_blocks",
+    "scan",
+    "step",
+]

@@ -1,0 +1,75 @@
+"""The attention map a system implies."""
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.composite import Operator
+from dsf.evaluate.budget import check_room
+from dsf.evaluate.rows import SIZE, Rows, row_blocks
+
+Selection = slice | int
+
+
+def attention_map(
+    system: Operator, rows: Selection | None = None
+) -> Shaped[Tensor, "*batch rows columns"]:
+    """The matrix that ``system`` applies to its tokens: row i is written, column j is read.
+
+    For i > j the entry is ``C_i A_i ... A_{j+1} B_j``, on the diagonal ``C_i B_i + D_i``. With
+    several ports the rows run over (token, output) and the columns over (token, input). What the
+    initial state adds is not part of the map.
+
+    Args:
+        system: a system, a sum of systems, or an explicit map.
+        rows: the written tokens to return, a slice or one token; all by default.
+
+    Raises:
+        MapTooLarge: if the map would take more than half of the free memory.
+        IndexError: if ``rows`` names a token outside the sequence.
+    """
+    first, last, stride = _span(rows, system.steps)
+    outputs = system.output_size
+    columns = getattr(system, "read_steps", system.steps) * system.input_size
+    check_room(
+        "attention_map",
+        (*system.batch, (last - first) * outputs, columns),
+        system.dtype,
+        system.device,
+    )
+    parts = [
+        _within(block, first, last)
+        for block in row_blocks(system, size=min(SIZE, max(system.steps, 1)))
+        if _touches(block, first, last)
+    ]
+    weights = torch.cat(parts, dim=-2)
+    if stride == 1:
+        return weights
+    return weights.unflatten(-2, (-1, outputs))[..., ::stride, :, :].flatten(-3, -2)
+
+
+def _span(rows: Selection | None, steps: int) -> tuple[int, int, int]:
+    if rows is None:
+        return 0, steps, 1
+    if isinstance(rows, int):
+        token = rows + steps if rows < 0 else rows
+        if not 0 <= token < steps:
+            raise IndexError(
+                f"attention_map: row {rows} is outside the sequence of {steps} tokens."
+            )
+        return token, token + 1, 1
+    first, last, stride = rows.indices(steps)
+    if first >= last or stride < 1:
+        raise IndexError(
+            f"attention_map: rows {rows} select no token of {steps}; ask for a forward range."
+        )
+    return first, last, stride
+
+
+def _touches(block: Rows, first: int, last: int) -> bool:
+    return bool(block.written[0] < last) and bool(block.written[-1] >= first)
+
+
+def _within(block: Rows, first: int, last: int) -> Tensor:
+    wanted = (block.written >= first) & (block.written < last)
+    return block.weights if bool(wanted.all()) else block.weights[..., wanted, :]

@@ -1,0 +1,24 @@
+"""A prefix scan over the whole sequence."""
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.evaluate.advance import advance, at_border, at_start
+from dsf.solve import doubling
+from dsf.system import System
+
+
+def scan(
+    system: System, signal: Shaped[Tensor, "*batch time input channel"]
+) -> Shaped[Tensor, "*batch time output channel"]:
+    """The response by a parallel prefix scan: few, large steps.
+
+    Writes out all coefficients and all states at once, and goes dense where a structure is not
+    closed under composition. Meant for wide machines and short sequences.
+    """
+    return at_border(_run, system, signal)
+
+
+def _run(system: System, signal: Tensor) -> Tensor:
+    whole = system.window(0, system.steps)
+    return advance(whole, signal, at_start(system, signal), solve=doubling)[0]

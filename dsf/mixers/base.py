@@ -1,0 +1,98 @@
+"""What every architecture has in common: fields checked by axis name, a system, a signal."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from types import UnionType
+from typing import Any, ClassVar, Self, Union, get_args, get_origin
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.composite import Operator
+from dsf.shapes import ShapeError, agree, has_axes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixer(ABC):
+    """One architecture's coefficients on one sequence.
+
+    The annotation of a field is its shape check: sizes are compared by axis name when the mixer is
+    built, so a converter contains no checks of shapes. Nothing is broadcast silently.
+    """
+
+    source: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+    @abstractmethod
+    def system(self) -> Operator:
+        """The mixer as a system."""
+
+    @abstractmethod
+    def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
+        """What drives the system."""
+
+    @classmethod
+    @abstractmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> Self:
+        """A random instance in float64 with every part non-zero, for laws and examples."""
+
+
+def check_axes(mixer: Mixer) -> None:
+    """Compare the sizes of all tensor fields of ``mixer``, axis by axis.
+
+    Raises:
+        ShapeError: naming the class, the axis and the parts that differ.
+        TypeError: if a field that must be a tensor is something else.
+    """
+    owner = type(mixer).__name__
+    seen: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    devices: dict[str, str] = {}
+    for field in fields(mixer):
+        axes = _axes(field.type)
+        part = getattr(mixer, field.name)
+        if axes is None or (part is None and _may_be_absent(field.type)):
+            continue
+        if not isinstance(part, Tensor):
+            raise TypeError(
+                f"{owner}: '{field.name}' must be a torch tensor with the axes '{axes}', "
+                f"but it is {type(part).__name__}."
+            )
+        has_axes(owner, field.name, tuple(part.shape), axes)
+        for axis, size in _sizes(axes, tuple(part.shape)):
+            seen.setdefault(axis, {})[field.name] = size
+        devices[field.name] = str(part.device)
+    for axis, parts in seen.items():
+        agree(owner, axis, **parts)
+    if len(set(devices.values())) > 1:
+        listed = ", ".join(f"{name} is on {device}" for name, device in devices.items())
+        raise ShapeError(f"{owner}: every part must be on the same device, but {listed}.")
+
+
+def _axes(annotation: Any) -> str | None:
+    """The axis names of a tensor annotation, None for a field that is no tensor."""
+    if get_origin(annotation) in (Union, UnionType):
+        found = [_axes(member) for member in get_args(annotation)]
+        return next((axes for axes in found if axes is not None), None)
+    return getattr(annotation, "dim_str", None)
+
+
+def _may_be_absent(annotation: Any) -> bool:
+    return type(None) in get_args(annotation)
+
+
+def _sizes(axes: str, shape: tuple[int, ...]) -> list[tuple[str, int | tuple[int, ...]]]:
+    """Axis names beside their sizes; the starred one takes what the others leave."""
+    words = axes.split()
+    starred = [k for k, word in enumerate(words) if word.startswith("*")]
+    if not starred:
+        return list(zip(words, shape, strict=True))
+    before, after = starred[0], len(words) - starred[0] - 1
+    rest = shape[before : len(shape) - after]
+    sizes: list[tuple[str, int | tuple[int, ...]]] = list(zip(words[:before], shape, strict=False))
+    sizes.append((words[before].lstrip("*"), rest))
+    if after:
+        sizes.extend(zip(words[before + 1 :], shape[-after:], strict=True))
+    return [(name, size) for name, size in sizes if not name.isdigit()]

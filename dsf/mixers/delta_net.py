@@ -1,0 +1,52 @@
+r"""DeltaNet: erase what a key holds, then write the new value there.
+
+    S_t = (I - β_t k_t k_tᵀ) S_{t-1} + β_t k_t v_tᵀ        o_t = S_tᵀ q_t
+
+Source: Yang et al. 2024, arXiv:2406.06484. With ‖k_t‖ = 1 and 0 ≤ β_t ≤ 2 no A_t expands.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Inexact, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.system import System
+from dsf.transition import DiagonalPlusLowRank
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DeltaNet(Mixer):
+    """Linear attention with the delta rule."""
+
+    query: Inexact[Tensor, "*batch time key"]
+    key: Inexact[Tensor, "*batch time key"]
+    value: Inexact[Tensor, "*batch time channel"]
+    rate: Inexact[Tensor, "*batch time"]
+
+    source: ClassVar[str] = "arXiv:2406.06484"
+
+    def system(self) -> System:
+        write = self.rate.unsqueeze(-1) * self.key
+        one = torch.ones_like(self.rate).unsqueeze(-1)
+        A = DiagonalPlusLowRank(
+            decay=one.expand_as(self.key),
+            left=-write.unsqueeze(-1),
+            right=self.key.unsqueeze(-1),
+        )
+        return System.from_write_and_read(A, write, read=self.query)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> Self:
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=unit(normal(rng, 2, steps, 4)),
+            value=normal(rng, 2, steps, 3),
+            rate=uniform(rng, 2, steps, low=0.2, high=1.8),
+        )

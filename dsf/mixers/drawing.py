@@ -1,0 +1,31 @@
+"""Random parts for ``draw``: float64, from an explicit generator, never nearly zero."""
+
+import torch
+from torch import Tensor
+
+
+def normal(rng: torch.Generator, *size: int) -> Tensor:
+    """Standard normal numbers."""
+    return torch.randn(*size, generator=rng, dtype=torch.float64)
+
+
+def uniform(rng: torch.Generator, *size: int, low: float, high: float) -> Tensor:
+    """Numbers spread evenly between ``low`` and ``high``."""
+    return low + (high - low) * torch.rand(*size, generator=rng, dtype=torch.float64)
+
+
+def complex_normal(rng: torch.Generator, *size: int) -> Tensor:
+    """Complex numbers with standard normal parts."""
+    return torch.complex(normal(rng, *size), normal(rng, *size))
+
+
+def poles(rng: torch.Generator, *size: int) -> Tensor:
+    """Stable continuous-time poles: real part in -1.5 ... -0.1, imaginary part in -3 ... 3."""
+    return torch.complex(
+        uniform(rng, *size, low=-1.5, high=-0.1), uniform(rng, *size, low=-3.0, high=3.0)
+    )
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors of length one along the last axis."""
+    return vectors / vectors.norm(dim=-1, keepdim=True)

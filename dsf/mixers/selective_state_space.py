@@ -1,0 +1,80 @@
+r"""The selective state space of Mamba (S6): step and write/read vectors follow the input.
+
+    h_t = exp(Δ_t a) h_{t-1} + Δ_t b_t x_t        y_t = c_tᵀ h_t + d x_t        for every channel
+
+The diagonal is sampled exactly, the input by Euler's rule.
+
+Source: Gu & Dao 2023, arXiv:2312.00752.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.coefficient import SampledWrite
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.shapes import agree, has_axes
+from dsf.system import System
+from dsf.transition import SampledDiagonal
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SelectiveStateSpace(Mixer):
+    """Mamba's scan. Every channel is a system of its own: system batch ``*batch channel``.
+
+    Attributes:
+        value: what is mixed.
+        step: Δ > 0, time per token.
+        pole: the continuous-time diagonal, below zero: ``channel state``, or with leading axes that
+            end in those of the batch.
+        write, read: shared by all channels.
+        feedthrough: one factor per channel, added as D.
+    """
+
+    value: Float[Tensor, "*batch time channel"]
+    step: Float[Tensor, "*batch time channel"]
+    pole: Float[Tensor, "*leading channel state"]
+    write: Float[Tensor, "*batch time state"]
+    read: Float[Tensor, "*batch time state"]
+    feedthrough: Float[Tensor, "*leading channel"] | None = None
+
+    source: ClassVar[str] = "arXiv:2312.00752"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        leading, batch = self.pole.shape[:-2], self.value.shape[:-2]
+        has_axes("SelectiveStateSpace", "pole", tuple(self.pole.shape), "*batch channel state")
+        if leading:
+            agree("SelectiveStateSpace", "batch", value=batch[-len(leading) :], pole=leading)
+
+    def system(self) -> System:
+        *batch, steps, channels = self.value.shape
+        states = self.pole.shape[-1]
+        size = (*batch, channels, steps, states)
+        D = None
+        if self.feedthrough is not None:
+            D = self.feedthrough[..., None, None, None].expand(*batch, channels, steps, 1, 1)
+        return System(
+            A=SampledDiagonal(self.step.mT, self.pole.expand(*batch, channels, states)),
+            B=SampledWrite(self.step.mT, self.write.unsqueeze(-3).expand(size)),
+            C=self.read.unsqueeze(-3).expand(size).unsqueeze(-2),
+            D=D,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
+        return self.value.mT[..., None, None]
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> Self:
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            step=uniform(rng, 2, steps, 3, low=0.05, high=1.0),
+            pole=-uniform(rng, 3, 4, low=0.1, high=2.0),
+            write=normal(rng, 2, steps, 4),
+            read=normal(rng, 2, steps, 4),
+            feedthrough=normal(rng, 3),
+        )

@@ -1,0 +1,94 @@
+r"""Softmax attention: every token keeps a state of its own, the cache.
+
+    a_ij = softmax_j(scale q_i.k_j, soft-capped, + bias_ij)        o_i = Σ_j a_ij v_j
+
+As a system of finite length it is exact with A_t = I, B_t = e_t and C_t = row t of the map; neither
+the e_t nor the rows are stored.
+
+Source: Vaswani et al. 2017, arXiv:1706.03762; as a system: Sieber et al. 2024, arXiv:2405.15731.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.coefficient import TokenSlots
+from dsf.composite import ExplicitMap, Operator
+from dsf.ingredients.softmax_rows import SoftmaxRows
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal
+from dsf.shapes import agree
+from dsf.system import System
+from dsf.transition import ScaledIdentity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SoftmaxAttention(Mixer):
+    """Scaled dot-product attention, one head per batch entry.
+
+    Attributes:
+        scale: factor on q.k; ``key ** -0.5`` when absent.
+        bias: added to the scores after the soft cap; ``-inf`` hides a key.
+        causal: if set, token i reads tokens 0 ... i only, and the mixer is a system. Otherwise it
+            is an explicit map, which may read another sequence (cross attention).
+        softcap: scores become ``softcap tanh(score / softcap)``.
+        sink: adds ``exp(sink)`` to the denominator of every row.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch read key"]
+    value: Float[Tensor, "*batch read channel"]
+    scale: float | None = None
+    bias: Float[Tensor, "*batch time read"] | None = None
+    causal: bool = True
+    softcap: float | None = None
+    sink: Float[Tensor, "*batch"] | None = None
+
+    source: ClassVar[str] = "arXiv:1706.03762"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.causal:
+            agree("SoftmaxAttention (causal)", "time", query=self._steps, key=self.key.shape[-2])
+
+    @property
+    def _steps(self) -> int:
+        return self.query.shape[-2]
+
+    def system(self) -> Operator:
+        rows = SoftmaxRows(
+            self.query,
+            self.key,
+            scale=self.query.shape[-1] ** -0.5 if self.scale is None else self.scale,
+            causal=self.causal,
+            bias=self.bias,
+            softcap=self.softcap,
+            sink=self.sink,
+        )
+        if not self.causal:
+            return ExplicitMap(rows)
+        batch, steps = self.query.shape[:-2], self._steps
+        kept = torch.ones((), dtype=self.query.dtype, device=self.query.device)
+        return System(
+            A=ScaledIdentity(kept.expand(*batch, steps), steps),
+            B=TokenSlots.cache(self.query, batch=batch, steps=steps),
+            C=rows,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> Self:
+        return cls(
+            query=2 * normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            scale=0.7,
+            bias=normal(rng, 2, steps, steps),
+            softcap=5.0,
+            sink=normal(rng, 2),
+        )

@@ -1,0 +1,99 @@
+"""In-context recall, the task that the embedded models were trained to solve.
+
+A sequence first shows pairs, a key followed by its value. Each key then comes back once, at a place
+drawn among the remaining ones, and there the model has to name the value that followed it. All
+other places hold a blank. Keys and values are drawn anew for every sequence, so nothing but the
+sequence itself holds the answer.
+
+    k07 v03 k12 v15 · k12 · · k07        asks for v15 under the second k12, for v03 under k07
+
+Source: the multi-query associative recall of Arora et al. 2023, arXiv:2312.04927, made smaller.
+There the distance to a query follows a power law; here all places are equally likely.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+KEYS = 16
+VALUES = 16
+PAIRS = 5
+LENGTH = 32
+
+BLANK = 0
+SILENT = -100
+"""The target where nothing is asked: what ``torch.nn.functional.cross_entropy`` ignores."""
+
+VOCABULARY = (
+    "·",
+    *(f"k{number:02d}" for number in range(KEYS)),
+    *(f"v{number:02d}" for number in range(VALUES)),
+)
+"""Token strings in the order of their numbers: the blank, the keys, the values."""
+
+
+class Recall(NamedTuple):
+    """Sequences, and what to answer at each of their tokens."""
+
+    tokens: Int[Tensor, "samples time"]
+    targets: Int[Tensor, "samples time"]
+
+
+def draw(
+    generator: torch.Generator, samples: int, *, pairs: int = PAIRS, length: int = LENGTH
+) -> Recall:
+    """Draw ``samples`` sequences of ``length`` tokens, each with ``pairs`` pairs and queries.
+
+    No key and no value occurs in two pairs of one sequence. Targets are token numbers under the
+    queries and ``SILENT`` everywhere else.
+
+    Raises:
+        ValueError: if the pairs outnumber the alphabet, or pairs and queries do not fit.
+    """
+    if not 1 <= pairs <= min(KEYS, VALUES):
+        raise ValueError(
+            f"draw: pairs is {pairs}, but there are {KEYS} keys and {VALUES} values and none is "
+            f"used twice. Ask for 1 to {min(KEYS, VALUES)} pairs."
+        )
+    if length < 3 * pairs:
+        raise ValueError(
+            f"draw: length is {length}, but {pairs} pairs and as many queries take {3 * pairs} "
+            f"tokens. Ask for a longer sequence or for fewer pairs."
+        )
+    keys = 1 + _choose(generator, samples, pairs, among=KEYS)
+    values = 1 + KEYS + _choose(generator, samples, pairs, among=VALUES)
+    queries = 2 * pairs + _choose(generator, samples, pairs, among=length - 2 * pairs)
+    tokens = torch.full((samples, length), BLANK)
+    tokens[:, 0 : 2 * pairs : 2] = keys
+    tokens[:, 1 : 2 * pairs : 2] = values
+    tokens.scatter_(1, queries, keys)
+    targets = torch.full_like(tokens, SILENT).scatter_(1, queries, values)
+    return Recall(tokens, targets)
+
+
+def accuracy(model: nn.Module, recall: Recall) -> float:
+    """Share of the queries, 0 to 1, whose most likely next token is the right value.
+
+    ``model`` maps token numbers to an object with ``logits``, as the classes of transformers do. It
+    is read in evaluation mode and left in the mode it came in.
+    """
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        answers = model(recall.tokens, use_cache=False).logits.argmax(dim=-1)
+    model.train(training)
+    asked = recall.targets != SILENT
+    return (answers == recall.targets)[asked].double().mean().item()
+
+
+def spell(tokens: Int[Tensor, " time"] | Sequence[int]) -> list[str]:
+    """The token strings of one sequence, for the axes of a map."""
+    return [VOCABULARY[int(token)] for token in tokens]
+
+
+def _choose(generator: torch.Generator, samples: int, count: int, *, among: int) -> Tensor:
+    """``count`` different numbers below ``among`` for every sample, in random order."""
+    return torch.rand(samples, among, generator=generator).argsort(dim=-1)[:, :count]

@@ -1,0 +1,44 @@
+"""The one place that compares sizes and words the error when they differ."""
+
+from collections.abc import Mapping
+
+Size = int | tuple[int, ...]
+
+
+class ShapeError(ValueError):
+    """Sizes that must agree do not."""
+
+
+def agree(owner: str, axis: str, **sizes: Size) -> None:
+    """Raise unless every named part has the same size along ``axis``.
+
+    Raises:
+        ShapeError: naming ``owner``, the axis, and the size each part came with.
+    """
+    if len(set(sizes.values())) > 1:
+        raise ShapeError(
+            f"{owner}: every part must have the same '{axis}' size, but {_listed(sizes)}."
+        )
+
+
+def has_axes(owner: str, part: str, shape: tuple[int, ...], axes: str) -> None:
+    """Raise unless ``shape`` has as many axes as the words of ``axes`` ask for.
+
+    A word with a star, such as ``*batch``, stands for any number of axes.
+    """
+    words = axes.split()
+    named = [word for word in words if not word.startswith("*")]
+    enough = len(shape) >= len(named) if len(named) < len(words) else len(shape) == len(named)
+    if not enough:
+        raise ShapeError(
+            f"{owner}: '{part}' must have the axes '{axes}', "
+            f"but its shape is {_plain(tuple(shape))}."
+        )
+
+
+def _listed(sizes: Mapping[str, Size]) -> str:
+    return ", ".join(f"{name} has {_plain(size)}" for name, size in sizes.items())
+
+
+def _plain(size: Size) -> str:
+    return str(tuple(size)) if isinstance(size, tuple) else str(size)

@@ -1,0 +1,194 @@
+"""The value everything is about: one linear time-varying system, unrolled over one sequence."""
+
+from dataclasses import dataclass, fields, replace
+from functools import reduce
+from typing import cast
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.coefficient import Coefficient
+from dsf.shapes import ShapeError, agree, has_axes
+from dsf.transition import Transition
+from dsf.transition.timeline import cut
+
+Matrices = Tensor | Coefficient
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    r"""A token mixer as a linear time-varying state-space system.
+
+        h_t = A_t h_{t-1} + B_t u_t        y_t = C_t h_t + D_t u_t
+
+    Unrolled over one sequence and **linear in its signal, given its coefficients**: where a layer
+    computes A, B, C, D from its own input, the system is that layer along this one trajectory.
+
+    Attributes:
+        A: the state transitions, ``*batch time state state``, stored by structure.
+        B: input matrices, ``*batch time state input``.
+        C: output matrices, ``*batch time output state``.
+        D: feedthrough, ``*batch time output input``; zero when absent.
+        initial: the state before the first token, ``*batch state channel``; zero when absent.
+        reads_before_update: if set, ``y_t = C_t h_{t-1} + D_t u_t`` (RWKV-4, RWKV-6).
+        takes_real_part: if set, the response is the real part of the above; for complex
+            coefficients that stand for a real system.
+        runs_backward: if set, the state runs from the last token to the first:
+            ``h_t = A_t h_{t+1} + B_t u_t``.
+
+    Source: Sieber et al. 2024, arXiv:2405.15731 (there Lambda for A).
+
+    Raises:
+        ShapeError: naming the part and the axis when sizes do not agree.
+    """
+
+    A: Transition
+    B: Matrices
+    C: Matrices
+    D: Matrices | None = None
+    initial: Tensor | None = None
+    reads_before_update: bool = False
+    takes_real_part: bool = False
+    runs_backward: bool = False
+
+    def __post_init__(self) -> None:
+        for name, axes in (("B", "state input"), ("C", "output state")):
+            has_axes("System", name, getattr(self, name).shape, f"*batch time {axes}")
+        if self.D is None:
+            size = (*self.C.shape[:-1], self.B.shape[-1])
+            zero = torch.zeros((), dtype=self._coefficient_dtype(), device=self.B.device)
+            object.__setattr__(self, "D", zero.expand(size))
+        has_axes("System", "D", self.feedthrough.shape, "*batch time output input")
+        self._check()
+
+    @classmethod
+    def from_write_and_read(
+        cls,
+        A: Transition,
+        write: Shaped[Tensor, "*batch time state"],
+        read: Shaped[Tensor, "*batch time state"],
+        feedthrough: Shaped[Tensor, "*batch time"] | None = None,
+        *,
+        reads_before_update: bool = False,
+        takes_real_part: bool = False,
+    ) -> "System":
+        """One input and one output: B_t is the column ``write_t``, C_t the row ``read_t``."""
+        D = None if feedthrough is None else feedthrough[..., None, None]
+        B, C = write.unsqueeze(-1), read.unsqueeze(-2)
+        return cls(
+            A,
+            B,
+            C,
+            D,
+            reads_before_update=reads_before_update,
+            takes_real_part=takes_real_part,
+        )
+
+    @property
+    def feedthrough(self) -> Matrices:
+        """D, which is always there once the system is built."""
+        return cast("Matrices", self.D)
+
+    @property
+    def batch(self) -> torch.Size:
+        """The leading axes."""
+        return self.A.batch
+
+    @property
+    def steps(self) -> int:
+        """How many tokens."""
+        return self.A.steps
+
+    @property
+    def state_size(self) -> int:
+        """States of one channel."""
+        return self.A.state_size
+
+    @property
+    def input_size(self) -> int:
+        """Input ports."""
+        return self.B.shape[-1]
+
+    @property
+    def output_size(self) -> int:
+        """Output ports."""
+        return self.C.shape[-2]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number type that holds every part."""
+        parts = [self._coefficient_dtype(), self.feedthrough.dtype]
+        if self.initial is not None:
+            parts.append(self.initial.dtype)
+        return reduce(torch.promote_types, parts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts live."""
+        return self.A.device
+
+    def window(self, start: int, stop: int) -> "System":
+        """The tokens ``start`` to ``stop - 1``, all parts written out, without the initial state.
+
+        Raises:
+            ValueError: if the tokens do not lie inside the sequence.
+        """
+        if not 0 <= start < stop <= self.steps:
+            raise ValueError(
+                f"System.window: needs 0 <= start < stop <= {self.steps}, "
+                f"but start is {start} and stop is {stop}."
+            )
+        return replace(
+            self,
+            A=self.A.window(start, stop),
+            B=_window(self.B, start, stop),
+            C=_window(self.C, start, stop),
+            D=_window(self.feedthrough, start, stop),
+            initial=None,
+        )
+
+    def __repr__(self) -> str:
+        kind = type(self.A).__name__
+        sizes = (
+            f"{self.steps} tokens, {self.state_size} states, "
+            f"{self.input_size} in, {self.output_size} out"
+        )
+        batch = f", batch {tuple(self.batch)}" if self.batch else ""
+        notes = [
+            name.replace("_", " ")
+            for name in ("reads_before_update", "takes_real_part", "runs_backward")
+            if getattr(self, name)
+        ]
+        if self.initial is not None:
+            notes.append("initial state")
+        tail = f"; {', '.join(notes)}" if notes else ""
+        number = str(self.dtype).removeprefix("torch.")
+        return f"System({sizes}{batch}; A: {kind}; {number} on {self.device}{tail})"
+
+    def _coefficient_dtype(self) -> torch.dtype:
+        return reduce(torch.promote_types, [self.A.dtype, self.B.dtype, self.C.dtype])
+
+    def _check(self) -> None:
+        B, C, D = self.B.shape, self.C.shape, self.feedthrough.shape
+        agree("System", "batch", A=tuple(self.batch), B=B[:-3], C=C[:-3], D=D[:-3])
+        agree("System", "time", A=self.steps, B=B[-3], C=C[-3], D=D[-3])
+        agree("System", "state", A=self.state_size, B=B[-2], C=C[-1])
+        agree("System", "input", B=B[-1], D=D[-1])
+        agree("System", "output", C=C[-2], D=D[-2])
+        if self.initial is not None:
+            has_axes("System", "initial", self.initial.shape, "*batch state channel")
+            agree("System", "batch", A=tuple(self.batch), initial=self.initial.shape[:-2])
+            agree("System", "state", A=self.state_size, initial=self.initial.shape[-2])
+        for field in fields(self)[1:4]:
+            if getattr(self, field.name).device != self.A.device:
+                raise ShapeError(
+                    f"System: A is on {self.A.device} but {field.name} is on "
+                    f"{getattr(self, field.name).device}; move them to one device first."
+                )
+
+
+def _window(part: Matrices, start: int, stop: int) -> Tensor:
+    if isinstance(part, Coefficient):
+        return part.window(start, stop)
+    return cut(part, start, stop, axis=-3)

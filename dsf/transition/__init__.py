@@ -1,0 +1,19 @@
+"""A_t by structure: one file per structure, seven verbs each."""
+
+from dsf.transition.base import Transition
+from dsf.transition.dense import Dense
+from dsf.transition.diagonal import Diagonal
+from dsf.transition.low_rank import DiagonalPlusLowRank
+from dsf.transition.sampled_diagonal import SampledDiagonal
+from dsf.transition.scaled_identity import ScaledIdentity
+from dsf.transition.shift import Shift
+
+__all__ = [
+    "Dense",
+    "Diagonal",
+    "DiagonalPlusLowRank",
+    "SampledDiagonal",
+    "ScaledIdentity",
+    "Shift",
+    "Transition",
+]

@@ -1,0 +1,79 @@
+"""What every structure of A_t can do."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+class Transition(ABC):
+    """The maps A_1 ... A_T of one system, stored by their structure.
+
+    ``shape`` is ``(*batch, time, state, state)`` whatever the storage. Indices count from 0.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """The shape the maps would have if written out: ``(*batch, time, state, state)``."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The number type of the maps."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the maps live."""
+
+    @property
+    def batch(self) -> torch.Size:
+        """The leading axes."""
+        return self.shape[:-3]
+
+    @property
+    def steps(self) -> int:
+        """How many tokens the maps cover."""
+        return self.shape[-3]
+
+    @property
+    def state_size(self) -> int:
+        """How many states one channel has."""
+        return self.shape[-1]
+
+    @abstractmethod
+    def __matmul__(
+        self, state: Shaped[Tensor, "*batch time state channel"]
+    ) -> Shaped[Tensor, "*batch time state channel"]:
+        """A_t applied to the state of the same token."""
+
+    @abstractmethod
+    def compose(self, earlier: "Transition") -> "Transition":
+        """A_t after ``earlier_t``, token by token. Closed where it can be, dense otherwise."""
+
+    @abstractmethod
+    def window(self, start: int, stop: int) -> "Transition":
+        """The tokens ``start`` to ``stop - 1``. What was sampled lazily is written out here."""
+
+    @abstractmethod
+    def delayed(self, lag: int) -> "Transition":
+        """Every map moved ``lag`` tokens later, identities in front."""
+
+    @abstractmethod
+    def flipped(self) -> "Transition":
+        """The tokens in reverse order."""
+
+    @abstractmethod
+    def transposed(self) -> "Transition":
+        """Every map transposed (not conjugated)."""
+
+    @property
+    @abstractmethod
+    def is_constant(self) -> bool:
+        """Whether every token has the same map."""
+
+    @abstractmethod
+    def dense(self) -> Shaped[Tensor, "*batch time state state"]:
+        """The maps written out."""

@@ -1,0 +1,66 @@
+"""A_t = exp(step_t diag(pole)): a continuous-time diagonal, sampled when it is looked at."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.transition.base import Transition
+from dsf.transition.diagonal import Diagonal
+from dsf.transition.timeline import cut, is_constant
+
+
+@dataclass(frozen=True)
+class SampledDiagonal(Transition):
+    """The selective diagonal of Mamba, kept as two small factors.
+
+    Written out it would hold ``time x channel x state`` numbers; ``window`` writes out only the
+    tokens it is asked for.
+    """
+
+    step: Shaped[Tensor, "*batch time"]
+    pole: Shaped[Tensor, "*batch state"]
+
+    @property
+    def shape(self) -> torch.Size:
+        states = self.pole.shape[-1]
+        return torch.Size([*self.step.shape, states, states])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.promote_types(self.step.dtype, self.pole.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.step.device
+
+    def window(self, start: int, stop: int) -> Diagonal:
+        return self._sampled(cut(self.step, start, stop, axis=-1))
+
+    def _sampled(self, step: Tensor) -> Diagonal:
+        return Diagonal((step.unsqueeze(-1) * self.pole.unsqueeze(-2)).exp())
+
+    def __matmul__(
+        self, state: Shaped[Tensor, "*batch time state channel"]
+    ) -> Shaped[Tensor, "*batch time state channel"]:
+        return self._sampled(self.step) @ state
+
+    def compose(self, earlier: Transition) -> Transition:
+        return self._sampled(self.step).compose(earlier)
+
+    def delayed(self, lag: int) -> Diagonal:
+        return self._sampled(self.step).delayed(lag)
+
+    def flipped(self) -> "SampledDiagonal":
+        return SampledDiagonal(self.step.flip(-1), self.pole)
+
+    def transposed(self) -> "SampledDiagonal":
+        return self
+
+    @property
+    def is_constant(self) -> bool:
+        return is_constant(self.step, axis=-1)
+
+    def dense(self) -> Shaped[Tensor, "*batch time state state"]:
+        return self._sampled(self.step).dense()
