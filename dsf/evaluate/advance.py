@@ -20,9 +20,7 @@ def advance(
     entering: Shaped[Tensor, "*batch state channel"],
     *,
     solve: Solver,
-) -> tuple[
-    Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]
-]:
+) -> tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]:
     """Response to ``signal`` from the state ``entering``, and the state after the last token.
 
     The one place where the two equations of a system are written down.

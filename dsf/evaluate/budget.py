@@ -23,7 +23,9 @@ def free_memory(device: torch.device) -> int | None:
         return None
 
 
-def check_room(owner: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+def check_room(
+    owner: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
     """Raise if a tensor of ``shape`` would take more than half of the free memory.
 
     Raises:

@@ -73,8 +73,9 @@ def diagonal_panel(
     decay = torch.nn.functional.pad(decay, (0, 0, 0, missing), value=1.0)
     write = torch.nn.functional.pad(write, (0, 0, 0, 0, 0, missing))
     read = torch.nn.functional.pad(read, (0, 0, 0, 0, 0, missing))
-    split = [part.unflatten(axis, (blocks, -1)) for part, axis in
-             ((decay, -2), (write, -3), (read, -3))]
+    split = [
+        part.unflatten(axis, (blocks, -1)) for part, axis in ((decay, -2), (write, -3), (read, -3))
+    ]
     local, reach, sent, carry = _small(*split, before=before)
     while local.shape[-3] > 1:
         local, reach, sent, carry = _joined(local, reach, sent, carry)
