@@ -1,0 +1,48 @@
+# Every target sets up .venv by itself, from a bare machine with Python 3.11 or later.
+# A finished set-up is remembered, so the next call goes straight to work and needs no network.
+
+SHELL := /bin/bash
+.NOTPARALLEL:
+.PHONY: demo test check lint matrix setup clean
+
+# The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.14; do \
+	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$each" && break; done)
+
+RUN := .venv/bin
+MATRIX_RELEASE := 5.8.0
+MATRIX_VENV := .venv-transformers-5.8
+
+# Two test processes with one thread each are faster than one with two, and sums keep their order.
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export NUMBA_NUM_THREADS := 1
+
+demo: setup  ## a report and its certificates from a model inside the package
+	$(RUN)/dsf demo
+
+test: check  ## what the pipeline runs
+
+check: lint  ## lint, types, tests, doctests and README blocks
+	$(RUN)/python -m pytest -n 2
+
+lint: setup
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+matrix: set-up-needs-python  ## the inspection tests on an older release of the model library
+	@"$(PYTHON)" setup_environment.py --venv $(MATRIX_VENV) --with transformers==$(MATRIX_RELEASE)
+	$(MATRIX_VENV)/bin/python -m pytest -n 2 -m matrix
+
+setup: set-up-needs-python
+	@"$(PYTHON)" setup_environment.py
+
+.PHONY: set-up-needs-python
+set-up-needs-python:
+	@test -n "$(PYTHON)" || { echo "dsf needs Python 3.11 or later, and none is on the PATH." >&2; exit 2; }
+
+clean:  ## caches, builds and environments
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
