@@ -33,6 +33,7 @@ OLDEST_PIP = (25, 1)  # the first that installs dependency groups
 PIP_WHEEL = "pip-26.3-py3-none-any.whl"
 PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 PROBE_SECONDS = 5
+LARGE = re.compile(r"^Downloading .*\((\d\d[\d.]* M|[\d.]* G)B\)$")
 # Another transformers release needs other releases of these, so their pins do not hold there.
 TIED_TO_TRANSFORMERS = {"huggingface-hub", "tokenizers", "transformers"}
 
@@ -211,7 +212,7 @@ def pip_install(venv: Path, *what: str) -> None:
                 last = said.split()[1 if said.startswith(("Coll", "Down")) else 2]
             if said.startswith("ERROR:"):
                 complaint = said.removeprefix("ERROR:").strip()
-            if said.startswith(("Downloading ", "Installing collected", "WARNING:", "ERROR:")):
+            if LARGE.search(said) or said.startswith(("Installing collected", "ERROR:")):
                 print(f"  {said}", flush=True)
     if pip.returncode != 0:
         stop(
