@@ -20,6 +20,9 @@ _HOME = {
     "chunkwise": "dsf.evaluate",
     "convolution": "dsf.evaluate",
     "step": "dsf.evaluate",
+    "inspect": "dsf.inspection",
+    "Inspection": "dsf.inspection",
+    "write_report": "dsf.report",
 }
 _ROOMS = {"mixers": "dsf.mixers", "algebra": "dsf.algebra", "ingredients": "dsf.ingredients"}
 
@@ -51,4 +54,6 @@ if TYPE_CHECKING:
         scan,
         step,
     )
+    from dsf.inspection import Inspection, inspect
+    from dsf.report import write_report
     from dsf.system import System

@@ -1,0 +1,57 @@
+"""One call of one module: its weights, its arguments and what it put out, in float64."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """What an adapter is given.
+
+    Attributes:
+        name: where the module sits in the model.
+        family: whose equations it follows, as the adapter lists it.
+        module: the module itself, for settings that are no tensors (never call it).
+        weights: parameters and buffers by name, floating ones in float64.
+        arguments: the bound arguments of the call, floating tensors in float64.
+        output: what the module put out, in float64.
+    """
+
+    name: str
+    family: str
+    module: nn.Module
+    weights: Mapping[str, Tensor]
+    arguments: Mapping[str, Any]
+    output: Tensor
+
+    def project(self, name: str, x: Tensor) -> Tensor:
+        """``x`` through the linear map ``name.weight`` and, where there is one, ``name.bias``."""
+        return nn.functional.linear(
+            x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        )
+
+    def replaced(self, **changes: Any) -> "Captured":
+        """A copy with some parts exchanged."""
+        return replace(self, **changes)
+
+
+def raised(value: Any) -> Any:
+    """Floating tensors in float64, detached; everything else as it is."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.to(torch.float64) if value.is_floating_point() else value
+    if isinstance(value, tuple | list):
+        return (
+            type(value)(raised(part) for part in value) if type(value) in (tuple, list) else value
+        )
+    return value
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of ``module`` by name, floating ones in float64."""
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: raised(part) for name, part in named.items()}

@@ -1,0 +1,69 @@
+"""``inspect``: a module, a folder or a hub id, and what it is called with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.examine import inspect_module
+from dsf.inspection.result import Inspection
+
+
+def inspect(
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    text: str | Sequence[str] | None = None,
+    exact: bool = False,
+    tolerance: float | None = None,
+    tokens: Sequence[Sequence[str]] | None = None,
+    **named: Any,
+) -> Inspection:
+    """Read the token mixers of a trained model on one input, each with its reconstruction error.
+
+    Args:
+        model: a torch module, the folder of a checkpoint, or a hub id. A module is left as it was
+            found.
+        inputs, named: what the model is called with, such as ``input_ids=...``.
+        text: instead of ``input_ids``, for a checkpoint that brings its tokenizer.
+        exact: run a copy of the model in float64 throughout.
+        tolerance: the largest relative error of a layer; by default what its number type allows.
+        tokens: the text of every token, one sequence a sample.
+
+    Raises:
+        LoadError: if a checkpoint is refused.
+        NonFiniteWeightsError: if a weight is NaN or infinite.
+        ReconstructionError: if a rebuilt layer does not reproduce its output.
+        NothingCapturedError: if no layer could be read.
+    """
+    name = None
+    if not isinstance(model, nn.Module):
+        from dsf.inspection.loading import load_model
+
+        loaded = load_model(model)
+        model, name = loaded.model, loaded.identity
+        if text is not None:
+            named, tokens = _tokenised(loaded.tokenizer, text, named)
+    elif text is not None:
+        raise InspectionError(
+            "inspect: 'text' needs the tokenizer of a checkpoint, but the model is a module. "
+            "Pass input_ids=... instead."
+        )
+    return inspect_module(
+        model, *inputs, exact=exact, tolerance=tolerance, tokens=tokens, name=name, **named
+    )
+
+
+def _tokenised(
+    tokenizer: Any, text: str | Sequence[str], named: dict[str, Any]
+) -> tuple[dict[str, Any], list[list[str]]]:
+    if tokenizer is None:
+        raise InspectionError(
+            "inspect: 'text' was given, but the checkpoint has no tokenizer. Pass input_ids=... "
+            "(on the command line: --ids)."
+        )
+    samples = [text] if isinstance(text, str) else list(text)
+    batch = tokenizer(samples, return_tensors="pt", padding=len(samples) > 1)
+    tokens = [tokenizer.convert_ids_to_tokens(row) for row in batch["input_ids"].tolist()]
+    return {**dict(batch), **named}, tokens

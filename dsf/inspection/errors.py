@@ -1,0 +1,17 @@
+"""What can go wrong with an inspection, each with a name of its own."""
+
+
+class InspectionError(ValueError):
+    """A model could not be read."""
+
+
+class ReconstructionError(InspectionError):
+    """A rebuilt layer does not reproduce what the layer put out."""
+
+
+class NothingCapturedError(InspectionError):
+    """No token mixer of the model could be read."""
+
+
+class NonFiniteWeightsError(InspectionError):
+    """Weights that are not numbers: nothing said about the layer would mean anything."""

@@ -1,0 +1,80 @@
+"""Recording what modules are called with, and leaving the model as it was found."""
+
+import inspect as signatures
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Call:
+    """One call of one module: bound arguments and output, as the model had them."""
+
+    def __init__(self, name: str, module: nn.Module, arguments: dict[str, Any], output: Any):
+        self.name = name
+        self.module = module
+        self.arguments = arguments
+        self.output = output
+
+    @property
+    def first_output(self) -> Tensor:
+        """The output tensor; the first where the module put out several."""
+        output = self.output
+        while isinstance(output, tuple | list):
+            output = output[0]
+        return output
+
+
+def bound(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments by the names of ``function``'s signature, trailing keywords flattened."""
+    signature = signatures.signature(function)
+    named = signature.bind_partial(*args, **kwargs)
+    found: dict[str, Any] = {}
+    for name, value in named.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is signatures.Parameter.VAR_KEYWORD:
+            found.update(value)
+        else:
+            found[name] = value
+    return found
+
+
+@contextmanager
+def recording(modules: dict[str, nn.Module], calls: list[Call]) -> Iterator[None]:
+    """Append every call of one of ``modules`` to ``calls`` while the block runs."""
+    handles = []
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
+            calls.append(Call(name, module, bound(module.forward, args, kwargs), output))
+
+        return hook
+
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(hook_for(name), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; modes and random state are put back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    random = torch.get_rng_state()
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        torch.set_rng_state(random)

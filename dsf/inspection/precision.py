@@ -1,0 +1,59 @@
+"""Models that are float64 inside as well as outside, and what error a number type allows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+TOLERANCE = {
+    torch.float64: 1e-5,  # without the guard a float64 model still rounds to float32 inside
+    torch.float32: 1e-5,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}
+
+
+class CastGuard(TorchFunctionMode):
+    """While active, whatever asks for float32 gets float64.
+
+    ``model.double()`` leaves ``.float()``, ``.to(torch.float32)`` and ``softmax(dtype=...)`` in the
+    model's code; each of them would round the inside of a float64 model to float32.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        plain = tuple(_wide(part) for part in args)
+        named = {name: _wide(part) for name, part in (kwargs or {}).items()}
+        return func(*plain, **named)
+
+
+def _wide(part: Any) -> Any:
+    return torch.float64 if part is torch.float32 else part
+
+
+@contextmanager
+def guarded(model: nn.Module) -> Iterator[None]:
+    """Run a float64 model in float64 throughout; other models as they are."""
+    if dtype_of(model) is torch.float64:
+        with CastGuard():
+            yield
+    else:
+        yield
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The number type of the model's first floating parameter or buffer."""
+    for part in (*model.parameters(), *model.buffers()):
+        if part.is_floating_point():
+            return part.dtype
+    return torch.get_default_dtype()
