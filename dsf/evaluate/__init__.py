@@ -3,8 +3,10 @@
 from dsf.evaluate.budget import MapTooLarge
 from dsf.evaluate.chunks import chunkwise
 from dsf.evaluate.drive import Method, respond
+from dsf.evaluate.folding import fold
 from dsf.evaluate.fourier import convolution, impulse_response
 from dsf.evaluate.maps import attention_map
+from dsf.evaluate.panel import Panel
 from dsf.evaluate.prefix import scan
 from dsf.evaluate.rows import MapOrSystem, Rows, row_blocks
 from dsf.evaluate.stepwise import recurrent, step
@@ -13,10 +15,12 @@ __all__ = [
     "MapOrSystem",
     "MapTooLarge",
     "Method",
+    "Panel",
     "Rows",
     "attention_map",
     "chunkwise",
     "convolution",
+    "fold",
     "impulse_response",
     "recurrent",
     "respond",

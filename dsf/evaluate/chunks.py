@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.advance import at_border, at_start
-from dsf.evaluate.fold import fold
+from dsf.evaluate.equations import at_border, at_start
+from dsf.evaluate.folding import fold
 from dsf.system import System
 
 SIZE = 64

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import Coefficient
-from dsf.evaluate.advance import at_border
+from dsf.evaluate.equations import at_border
 from dsf.evaluate.chunks import chunkwise
 from dsf.system import Matrices, System
 from dsf.transition.timeline import is_constant

@@ -3,7 +3,7 @@
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.advance import advance, at_border, at_start
+from dsf.evaluate.equations import advance, at_border, at_start
 from dsf.solve import doubling
 from dsf.system import System
 

@@ -8,9 +8,9 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator, RowSource, SystemSum
-from dsf.evaluate.advance import forward_form
+from dsf.evaluate.equations import forward_form
 from dsf.evaluate.cache import kept_rows
-from dsf.evaluate.fold import fold
+from dsf.evaluate.folding import fold
 from dsf.system import System
 
 SIZE = 64

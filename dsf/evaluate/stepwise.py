@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.advance import advance, at_border, at_start
+from dsf.evaluate.equations import advance, at_border, at_start
 from dsf.solve import recurrence
 from dsf.system import System
 
