@@ -1,9 +1,10 @@
 """What every architecture has in common: fields checked by axis name, a system, a signal."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from types import UnionType
-from typing import Any, ClassVar, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 import torch
 from jaxtyping import Shaped
@@ -36,7 +37,7 @@ class Mixer(ABC):
 
     @classmethod
     @abstractmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> Self:
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "Mixer":
         """A random instance in float64 with every part non-zero, for laws and examples."""
 
 
@@ -61,8 +62,8 @@ def check_axes(mixer: Mixer) -> None:
                 f"but it is {type(part).__name__}."
             )
         has_axes(owner, field.name, tuple(part.shape), axes)
-        for axis, size in _sizes(axes, tuple(part.shape)):
-            seen.setdefault(axis, {})[field.name] = size
+        for axis, label, size in _sizes(field.name, axes, tuple(part.shape)):
+            seen.setdefault(axis, {})[label] = size
         devices[field.name] = str(part.device)
     for axis, parts in seen.items():
         agree(owner, axis, **parts)
@@ -83,16 +84,22 @@ def _may_be_absent(annotation: Any) -> bool:
     return type(None) in get_args(annotation)
 
 
-def _sizes(axes: str, shape: tuple[int, ...]) -> list[tuple[str, int | tuple[int, ...]]]:
-    """Axis names beside their sizes; the starred one takes what the others leave."""
+def _sizes(
+    part: str, axes: str, shape: tuple[int, ...]
+) -> Iterator[tuple[str, str, int | tuple[int, ...]]]:
+    """Every axis, what to call it there, and its size; a starred one takes what others leave.
+
+    A number among the axis names is a size that is asked for.
+    """
     words = axes.split()
-    starred = [k for k, word in enumerate(words) if word.startswith("*")]
-    if not starred:
-        return list(zip(words, shape, strict=True))
-    before, after = starred[0], len(words) - starred[0] - 1
-    rest = shape[before : len(shape) - after]
-    sizes: list[tuple[str, int | tuple[int, ...]]] = list(zip(words[:before], shape, strict=False))
-    sizes.append((words[before].lstrip("*"), rest))
-    if after:
-        sizes.extend(zip(words[before + 1 :], shape[-after:], strict=True))
-    return [(name, size) for name, size in sizes if not name.isdigit()]
+    starred = next((k for k, word in enumerate(words) if word.startswith("*")), len(words))
+    after = len(words) - starred - 1
+    for k, word in enumerate(words):
+        label = f"{part} (axis {k})" if word in words[:k] else part
+        if k == starred:
+            yield word.lstrip("*"), label, shape[starred : len(shape) - after]
+        else:
+            size = shape[k] if k < starred else shape[k - len(words)]
+            yield word, label, size
+            if word.isdigit():
+                yield word, "the rule", int(word)

@@ -6,7 +6,7 @@ Source: Yang et al. 2024, arXiv:2406.06484. With ‖k_t‖ = 1 and 0 ≤ β_t �
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Inexact, Shaped
@@ -43,7 +43,7 @@ class DeltaNet(Mixer):
         return self.value.unsqueeze(-2)
 
     @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> Self:
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "DeltaNet":
         return cls(
             query=normal(rng, 2, steps, 4),
             key=unit(normal(rng, 2, steps, 4)),

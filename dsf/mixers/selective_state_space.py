@@ -8,7 +8,7 @@ Source: Gu & Dao 2023, arXiv:2312.00752.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -69,7 +69,7 @@ class SelectiveStateSpace(Mixer):
         return self.value.mT[..., None, None]
 
     @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> Self:
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "SelectiveStateSpace":
         return cls(
             value=normal(rng, 2, steps, 3),
             step=uniform(rng, 2, steps, 3, low=0.05, high=1.0),

@@ -9,7 +9,7 @@ Source: Vaswani et al. 2017, arXiv:1706.03762; as a system: Sieber et al. 2024, 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -82,7 +82,7 @@ class SoftmaxAttention(Mixer):
         return self.value.unsqueeze(-2)
 
     @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> Self:
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "SoftmaxAttention":
         return cls(
             query=2 * normal(rng, 2, steps, 4),
             key=normal(rng, 2, steps, 4),

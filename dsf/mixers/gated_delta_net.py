@@ -1,0 +1,59 @@
+r"""Gated DeltaNet: forget everything a little, erase what the key holds, write the new value.
+
+    S_t = exp(g_t) (I - β_t k_t k_tᵀ) S_{t-1} + β_t k_t v_tᵀ        o_t = S_tᵀ q_t
+
+Source: Yang et al. 2024, arXiv:2412.06464. With g_t = 0 it is DeltaNet.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Inexact, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.system import System
+from dsf.transition import DiagonalPlusLowRank
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GatedDeltaNet(Mixer):
+    """The delta rule with one decay for every token.
+
+    Attributes:
+        rate: β_t, write strength; 0 writes and erases nothing.
+        log_decay: g_t, nats per token, at most 0 for a decay that does not grow.
+    """
+
+    query: Inexact[Tensor, "*batch time key"]
+    key: Inexact[Tensor, "*batch time key"]
+    value: Inexact[Tensor, "*batch time channel"]
+    rate: Inexact[Tensor, "*batch time"]
+    log_decay: Inexact[Tensor, "*batch time"]
+
+    source: ClassVar[str] = "arXiv:2412.06464"
+
+    def system(self) -> System:
+        write = self.rate.unsqueeze(-1) * self.key
+        decay = self.log_decay.exp().unsqueeze(-1)
+        A = DiagonalPlusLowRank(
+            decay=decay.expand_as(self.key),
+            left=-(decay * write).unsqueeze(-1),
+            right=self.key.unsqueeze(-1),
+        )
+        return System.from_write_and_read(A, write, read=self.query)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedDeltaNet":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=unit(normal(rng, 2, steps, 4)),
+            value=normal(rng, 2, steps, 3),
+            rate=uniform(rng, 2, steps, low=0.2, high=1.8),
+            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
+        )

@@ -1,0 +1,77 @@
+r"""A gated short convolution: a causal filter of a few taps for every channel.
+
+    y_t = r_t (Σ_n kernel[K-1-n] w_{t-n} x_{t-n} + bias)        n = 0 ... K-1
+
+The state is a shift register of the last K gated values; the map is a band of width K.
+
+Source: the gated convolution of LFM2, Liquid AI 2025; the taps lie as in ``torch.nn.Conv1d``.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal
+from dsf.system import System
+from dsf.transition import Shift
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShortConvolution(Mixer):
+    """A causal depthwise convolution between two gates. System batch: ``*batch channel``.
+
+    Attributes:
+        value: what is mixed.
+        kernel: the taps; ``kernel[:, -1]`` meets the current token.
+        bias: added after the convolution and before ``read_gate``. It enters by a second input
+            port that is driven by one.
+        write_gate: factor on ``value``; one when absent.
+        read_gate: factor on the output; one when absent.
+    """
+
+    value: Float[Tensor, "*batch time channel"]
+    kernel: Float[Tensor, "channel taps"]
+    bias: Float[Tensor, " channel"] | None = None
+    write_gate: Float[Tensor, "*batch time channel"] | None = None
+    read_gate: Float[Tensor, "*batch time channel"] | None = None
+
+    source: ClassVar[str] = "LFM2, Liquid AI 2025"
+
+    def system(self) -> System:
+        taps = self.kernel.shape[-1]
+        writing, reading = self._factor(self.write_gate), self._factor(self.read_gate)
+        slot = torch.arange(taps, device=self.value.device)
+        B = torch.where(slot[:, None] == 0, writing[..., None, None], 0)
+        C = reading[..., None, None] * self.kernel.flip(-1)[:, None, None, :]
+        D = None
+        if self.bias is not None:
+            B = torch.cat([B, torch.zeros_like(B)], dim=-1)
+            added = reading * self.bias.unsqueeze(-1)
+            D = torch.stack([torch.zeros_like(added), added], dim=-1).unsqueeze(-2)
+        *batch, steps = writing.shape
+        A = Shift.register(self.value, batch=torch.Size(batch), steps=steps, size=taps)
+        return System(A=A, B=B, C=C, D=D)
+
+    def _factor(self, factor: Tensor | None) -> Tensor:
+        return (torch.ones_like(self.value) if factor is None else factor).mT
+
+    def signal(self) -> Shaped[Tensor, "*batch channel time input 1"]:
+        """The values; with a bias also a port that is always one."""
+        values = self.value.mT.unsqueeze(-1)
+        if self.bias is not None:
+            values = torch.cat([values, torch.ones_like(values)], dim=-1)
+        return values.unsqueeze(-1)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "ShortConvolution":
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            kernel=normal(rng, 3, 4),
+            bias=normal(rng, 3),
+            write_gate=normal(rng, 2, steps, 3),
+            read_gate=normal(rng, 2, steps, 3),
+        )

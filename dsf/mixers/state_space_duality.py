@@ -1,0 +1,90 @@
+r"""State-space duality (Mamba-2): a state space whose diagonal is one number for each head.
+
+    h_t = exp(Δ_t a) h_{t-1} + Δ_t b_t x_tᵀ        y_t = h_tᵀ c_t + d x_t        for every head
+
+Heads share write and read vectors in groups: of H heads and G groups, head h uses group
+h // (H / G), neighbours together.
+
+Source: Dao & Gu 2024, arXiv:2405.21060.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.coefficient import SampledWrite
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.shapes import ShapeError
+from dsf.system import System
+from dsf.transition import ScaledIdentity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StateSpaceDuality(Mixer):
+    """Mamba-2's scan. System batch: ``*batch head``.
+
+    Attributes:
+        value: what is mixed.
+        step: Δ > 0, time per token.
+        pole: a, per unit of time, below zero.
+        write, read: shared by the heads of one group.
+        feedthrough: one factor per head, added as D.
+
+    Raises:
+        ShapeError: if the heads cannot be shared out evenly among the groups.
+    """
+
+    value: Float[Tensor, "*batch head time channel"]
+    step: Float[Tensor, "*batch head time"]
+    pole: Float[Tensor, " head"]
+    write: Float[Tensor, "*batch group time state"]
+    read: Float[Tensor, "*batch group time state"]
+    feedthrough: Float[Tensor, " head"] | None = None
+
+    source: ClassVar[str] = "arXiv:2405.21060"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        heads, groups = self.value.shape[-3], self.write.shape[-3]
+        if groups == 0 or heads % groups:
+            raise ShapeError(
+                f"StateSpaceDuality: every group of 'write' and 'read' must serve the same number "
+                f"of heads, but there are {heads} heads and {groups} groups. Repeat the groups "
+                f"until their number divides that of the heads."
+            )
+
+    def system(self) -> System:
+        decay = (self.step * self.pole.unsqueeze(-1)).exp()
+        D = None
+        if self.feedthrough is not None:
+            D = self.feedthrough[..., None, None, None].expand(*self.step.shape, 1, 1)
+        return System(
+            A=ScaledIdentity(decay, self.write.shape[-1]),
+            B=SampledWrite(self.step, self._for_heads(self.write)),
+            C=self._for_heads(self.read).unsqueeze(-2),
+            D=D,
+        )
+
+    def _for_heads(self, part: Tensor) -> Tensor:
+        """The vectors of every head's group; without a copy where there is one group."""
+        *batch, groups, steps, states = part.shape
+        served = self.value.shape[-3] // groups
+        return part.unsqueeze(-3).expand(*batch, groups, served, steps, states).flatten(-4, -3)
+
+    def signal(self) -> Shaped[Tensor, "*batch head time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "StateSpaceDuality":
+        return cls(
+            value=normal(rng, 2, 4, steps, 3),
+            step=uniform(rng, 2, 4, steps, low=0.05, high=1.0),
+            pole=-uniform(rng, 4, low=0.1, high=2.0),
+            write=normal(rng, 2, 2, steps, 3),
+            read=normal(rng, 2, 2, steps, 3),
+            feedthrough=normal(rng, 4),
+        )

@@ -1,0 +1,257 @@
+"""Laws that every architecture keeps: evaluators, maps, causality, number types, gradients."""
+
+import re
+from dataclasses import fields, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import dsf
+from dsf.composite import ExplicitMap, SystemSum
+from dsf.evaluate.fourier import varying
+from dsf.shapes import ShapeError
+
+METHODS = {
+    "default": None,
+    "recurrent": dsf.recurrent,
+    "scan": dsf.scan,
+    "chunks of 1": partial(dsf.chunkwise, size=1),
+    "chunks of 4": partial(dsf.chunkwise, size=4),
+    "chunks of 64": partial(dsf.chunkwise, size=64),
+}
+LENGTHS = [1, 2, 9, 65]
+# Double precision: a few hundred additions of numbers of one size.
+EXACT = 1e-12
+# Single precision, seven digits, two of them lost to nine lively steps.
+SINGLE = 1e-5
+# Files that hold what the converters share.
+SHARED = {"__init__", "base", "drawing"}
+
+
+def draw(cls, steps, seed=0):
+    return cls.draw(torch.Generator().manual_seed(seed), steps=steps)
+
+
+def snake(name):
+    """``RWKV7`` is ``rwkv7``, ``DeltaNet`` is ``delta_net``, ``MinGRU`` is ``min_gru``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def reference_for(cls):
+    return import_module(f"tests.references.{snake(cls.__name__)}").reference
+
+
+def tensors(mixer):
+    """The tensor fields of a mixer, by name."""
+    parts = {field.name: getattr(mixer, field.name) for field in fields(mixer)}
+    return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+
+
+def floating(mixer):
+    return {
+        name: part
+        for name, part in tensors(mixer).items()
+        if part.is_floating_point() or part.is_complex()
+    }
+
+
+def respond(mixer, method=None):
+    return dsf.respond(mixer.system(), mixer.signal(), method=method)
+
+
+def as_tokens(response, expected):
+    """A response in the axes of the reference, ``*batch time channel``."""
+    if response.shape[-2:] == (1, 1) and response.ndim > expected.ndim:
+        return response[..., 0, 0].mT
+    return response.squeeze(-1 if response.shape[-1] == 1 else -2)
+
+
+def assert_close(ours, expected, tolerance):
+    """Relative to the largest number that is expected."""
+    assert ours.shape == expected.shape
+    error = (ours - expected).abs().max() / expected.abs().max()
+    assert error <= tolerance, f"relative error {error:.1e}"
+
+
+def single(part):
+    return part.to(torch.complex64 if part.is_complex() else torch.float32)
+
+
+def is_causal(mixer):
+    system = mixer.system()
+    return isinstance(system, dsf.System) and not system.runs_backward
+
+
+@pytest.mark.parametrize("steps", LENGTHS)
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_method_gives_what_the_paper_says(mixer_class, method, steps):
+    mixer = draw(mixer_class, steps)
+    if isinstance(mixer.system(), ExplicitMap):
+        method = None
+    expected = reference_for(mixer_class)(mixer)
+    ours = as_tokens(respond(mixer, method), expected)
+    assert ours.dtype == expected.dtype
+    assert_close(ours, expected, EXACT)
+
+
+@pytest.mark.parametrize("steps", LENGTHS)
+def test_a_convolution_gives_it_too_where_nothing_changes_with_time(mixer_class, steps):
+    mixer = draw(mixer_class, steps)
+    system = mixer.system()
+    if isinstance(system, ExplicitMap | SystemSum) or varying(system) is not None:
+        pytest.skip("changes with time")
+    expected = reference_for(mixer_class)(mixer)
+    assert_close(as_tokens(respond(mixer, dsf.convolution), expected), expected, EXACT)
+
+
+@pytest.mark.parametrize("steps", LENGTHS)
+@pytest.mark.parametrize("size", [1, 4, 64])
+def test_the_map_times_the_signal_is_the_response(mixer_class, steps, size):
+    mixer = draw(mixer_class, steps)
+    system, signal = mixer.system(), mixer.signal()
+    blocks = list(dsf.row_blocks(system, size=size))
+    weights = torch.cat([block.weights for block in blocks], dim=-2)
+    assert_close(weights, dsf.attention_map(system), EXACT)
+    mixed = weights @ signal.flatten(-3, -2).to(weights.dtype)
+    response = mixed.unflatten(-2, (steps, system.output_size))
+    if getattr(system, "initial", None) is not None:
+        response = response + dsf.respond(system, torch.zeros_like(signal))
+    expected = reference_for(mixer_class)(mixer)
+    assert_close(as_tokens(response, expected), expected, EXACT)
+
+
+def test_no_token_reads_the_future(mixer_class):
+    """A changed future leaves earlier outputs equal to the last bit."""
+    mixer, other = draw(mixer_class, 9), draw(mixer_class, 9, seed=1)
+    if not is_causal(mixer):
+        pytest.skip("reads the future by intention")
+    changed = {}
+    for field in fields(mixer):
+        part, new = getattr(mixer, field.name), getattr(other, field.name)
+        axes = axes_of(field.type)
+        if isinstance(part, Tensor) and "time" in axes:
+            axis = axes.index("time") - len(axes)
+            past, future = part.narrow(axis, 0, 5), new.narrow(axis, 5, 4)
+            changed[field.name] = torch.cat([past, future], dim=axis)
+    before, after = respond(mixer), respond(replace(mixer, **changed))
+    assert torch.equal(before[..., :5, :, :], after[..., :5, :, :])
+    assert not torch.equal(before[..., 5:, :, :], after[..., 5:, :, :])
+    ahead = dsf.attention_map(mixer.system())
+    outputs, inputs = mixer.system().output_size, mixer.system().input_size
+    blocks = ahead.unflatten(-1, (9, inputs)).unflatten(-3, (9, outputs))
+    assert torch.equal(blocks, blocks * torch.ones(9, 9).tril()[:, None, :, None])
+
+
+def axes_of(annotation):
+    """The axis names of a field, also of one that may be absent."""
+    for member in getattr(annotation, "__args__", (annotation,)):
+        if hasattr(member, "dim_str"):
+            return member.dim_str.split()
+    return getattr(annotation, "dim_str", "").split()
+
+
+def test_every_part_is_used(mixer):
+    """Nothing that is drawn is nearly zero, and the map is not nearly diagonal."""
+    weights = dsf.attention_map(mixer.system())
+    outputs, inputs = mixer.system().output_size, mixer.system().input_size
+    blocks = weights.unflatten(-1, (9, inputs)).unflatten(-3, (9, outputs))
+    own = blocks.diagonal(dim1=-4, dim2=-2).abs().sum()
+    assert own > 0
+    assert blocks.abs().sum() > 1.5 * own
+    for name, part in floating(mixer).items():
+        assert part.abs().max() > 0.01, name
+
+
+def test_single_precision_stays_single(mixer):
+    expected = reference_for(type(mixer))(mixer)
+    small = replace(mixer, **{name: single(part) for name, part in floating(mixer).items()})
+    response = respond(small)
+    assert response.dtype == single(expected).dtype
+    assert_close(as_tokens(response, expected).to(expected.dtype), expected, SINGLE)
+
+
+def test_gradients_reach_every_part_and_are_right(mixer_class):
+    mixer = draw(mixer_class, 3)
+    parts = {name: part.clone().requires_grad_(True) for name, part in floating(mixer).items()}
+
+    def response(*values):
+        return respond(replace(mixer, **dict(zip(parts, values, strict=True))))
+
+    response(*parts.values()).abs().square().sum().backward()
+    for name, part in parts.items():
+        assert part.grad is not None, name
+        assert part.grad.isfinite().all(), name
+        assert part.grad.abs().max() > 0, name
+    assert torch.autograd.gradcheck(response, tuple(parts.values()), fast_mode=True)
+
+
+def test_the_response_is_linear_in_the_signal(mixer):
+    system, first = mixer.system(), mixer.signal()
+    second = torch.randn(first.shape, generator=torch.Generator().manual_seed(3)).to(first)
+    free = dsf.respond(system, torch.zeros_like(first))
+    one, two = dsf.respond(system, first) - free, dsf.respond(system, second) - free
+    both = dsf.respond(system, 2 * first - 3 * second) - free
+    assert_close(both, 2 * one - 3 * two, EXACT)
+
+
+def test_a_stack_of_sequences_is_each_of_them(mixer):
+    """The leading axis of a drawn mixer counts sequences, which know nothing of each other."""
+    batched = {
+        field.name for field in fields(mixer) if axes_of(field.type)[:1] == ["*batch"]
+    } & set(tensors(mixer))
+    alone = replace(mixer, **{name: getattr(mixer, name)[1] for name in batched})
+    assert_close(respond(alone), respond(mixer)[1], EXACT)
+
+
+@pytest.mark.gpu
+def test_a_graphics_card_gives_the_same(mixer):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    moved = replace(mixer, **{name: part.cuda() for name, part in tensors(mixer).items()})
+    assert_close(respond(moved).cpu(), respond(mixer), EXACT)
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_parts_of_different_length_are_refused(mixer):
+    name, axis = next(
+        (field.name, axes.index("time") - len(axes))
+        for field in fields(mixer)
+        if "time" in (axes := axes_of(field.type)) and field.name in tensors(mixer)
+    )
+    timed = [field.name for field in fields(mixer) if "time" in axes_of(field.type)]
+    if len(set(timed) & set(tensors(mixer))) == 1:
+        pytest.skip("one part alone has a time axis")
+    short = getattr(mixer, name).narrow(axis, 0, 8)
+    with pytest.raises(ShapeError, match=rf"same 'time' size, but .*{name} has 8"):
+        replace(mixer, **{name: short})
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_a_part_with_too_few_axes_is_refused(mixer):
+    for field in fields(mixer):
+        axes = axes_of(field.type)
+        if field.name in tensors(mixer) and len(axes) > axes.count("*batch"):
+            with pytest.raises(ShapeError, match=f"'{field.name}' must have the axes"):
+                replace(mixer, **{field.name: getattr(mixer, field.name).sum()})
+            with pytest.raises(TypeError, match=f"'{field.name}' must be a torch tensor"):
+                replace(mixer, **{field.name: [1.0]})
+
+
+def test_every_file_has_its_place():
+    """A converter that is not listed would not be tested, and one without a reference neither."""
+    folder = Path(dsf.mixers.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - SHARED
+    references = {path.stem for path in (Path(__file__).parent / "references").glob("*.py")}
+    listed = {cls.__module__.rpartition(".")[-1] for cls in dsf.mixers.ALL}
+    assert files == listed
+    assert references == {snake(cls.__name__) for cls in dsf.mixers.ALL}
+    assert len(set(dsf.mixers.ALL)) == len(dsf.mixers.ALL)
+
+
+def test_references_import_nothing_of_ours():
+    for path in (Path(__file__).parent / "references").glob("*.py"):
+        assert not re.search(r"^\s*(import|from) dsf", path.read_text(), re.M), path.name
