@@ -202,7 +202,7 @@ def pip_install(venv: Path, *what: str) -> None:
     constraints.write_text(constraints_for(what))
     command = [str(python_in(venv)), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
     command += ["--constraint", str(constraints), *what]
-    last, complaint = what[-1], ""
+    last, complaint = "the packages that pyproject.toml asks for", ""
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as pip:
@@ -211,7 +211,7 @@ def pip_install(venv: Path, *what: str) -> None:
             if said.startswith(("Collecting ", "Downloading ", "Using cached ")):
                 last = said.split()[1 if said.startswith(("Coll", "Down")) else 2]
             if said.startswith("ERROR:"):
-                complaint = said.removeprefix("ERROR:").strip()
+                complaint = complaint or said.removeprefix("ERROR:").strip()
             if LARGE.search(said) or said.startswith(("Installing collected", "ERROR:")):
                 print(f"  {said}", flush=True)
     if pip.returncode != 0:
