@@ -20,11 +20,23 @@ _HOME = {
     "chunkwise": "dsf.evaluate",
     "convolution": "dsf.evaluate",
     "step": "dsf.evaluate",
+    "realise": "dsf.realisation",
+    "reduce": "dsf.realisation",
+    "Certificate": "dsf.certificates",
+    "Verdict": "dsf.certificates",
     "inspect": "dsf.inspection",
     "Inspection": "dsf.inspection",
     "write_report": "dsf.report",
 }
-_ROOMS = {"mixers": "dsf.mixers", "algebra": "dsf.algebra", "ingredients": "dsf.ingredients"}
+_ROOMS = {
+    "mixers": "dsf.mixers",
+    "algebra": "dsf.algebra",
+    "ingredients": "dsf.ingredients",
+    "measures": "dsf.measures",
+    "certify": "dsf.certificates",
+    "claims": "dsf.claims",
+    "layers": "dsf.layers",
+}
 
 __all__ = ["__version__", *_HOME, *_ROOMS]
 
@@ -42,7 +54,9 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from dsf import algebra, ingredients, mixers
+    from dsf import algebra, ingredients, measures, mixers
+    from dsf import certificates as certify
+    from dsf.certificates import Certificate, Verdict
     from dsf.composite import ExplicitMap, SystemSum
     from dsf.evaluate import (
         attention_map,
@@ -55,5 +69,6 @@ if TYPE_CHECKING:
         step,
     )
     from dsf.inspection import Inspection, inspect
+    from dsf.realisation import realise, reduce
     from dsf.report import write_report
     from dsf.system import System

@@ -1,0 +1,88 @@
+"""A checked statement as data: claim, verdict, level, bound, observed, witness, method."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Verdict(Enum):
+    """What is known of a claim."""
+
+    PROVED = "PROVED"
+    REFUTED = "REFUTED"
+    UNKNOWN = "UNKNOWN"
+    HOLDS_NUMERICALLY = "HOLDS_NUMERICALLY"
+
+
+class Level(Enum):
+    """What the claim speaks about.
+
+    ``DATA``: the stored numbers, read as exact rationals. ``REAL``: the real-valued map defined by
+    stored weights and a set of inputs, rounding enclosed. ``FLOAT``: the program as it runs.
+    """
+
+    DATA = "data"
+    REAL = "real"
+    FLOAT = "float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """One claim about one subject, with its verdict and what the verdict rests on.
+
+    Attributes:
+        claim: the statement as a sentence, with what it quantifies over.
+        verdict: PROVED, REFUTED (with a witness) or UNKNOWN; a paper's claim that was measured on
+            stated cases may be HOLDS_NUMERICALLY, which proves nothing about other cases.
+        level: what the claim speaks about; it is never promoted.
+        bound: the proven bound, with direction and unit in ``claim``; None where there is none.
+        observed: what was measured on this input; never a proof about other inputs.
+        witness: the case that refutes the claim; required for REFUTED.
+        method: how the verdict was reached.
+        evidence: what an independent checker needs to accept the verdict.
+        assumptions: sentences the verdict rests on and no checker can test.
+        limits: what stopped the search, for UNKNOWN: boxes, seconds, missing libraries, bad data.
+    """
+
+    claim: str
+    verdict: Verdict
+    level: Level
+    method: str
+    bound: float | None = None
+    observed: float | None = None
+    witness: Mapping[str, Any] | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.verdict is Verdict.REFUTED and not self.witness:
+            raise ValueError(
+                f"Certificate: REFUTED needs a witness, but none came for '{self.claim}'. "
+                f"Without a case at hand the verdict is UNKNOWN."
+            )
+        for name in ("bound", "observed"):
+            value = getattr(self, name)
+            if value is not None and math.isnan(value) and self.verdict is not Verdict.UNKNOWN:
+                raise ValueError(
+                    f"Certificate: '{name}' is nan, so nothing is known of '{self.claim}'; the "
+                    f"verdict must be UNKNOWN."
+                )
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a certificate is no yes or no: UNKNOWN would count as one of them. Compare the "
+            "verdict, as in certificate.verdict is Verdict.PROVED."
+        )
+
+    def __str__(self) -> str:
+        parts = [f"{self.verdict.value} ({self.level.value}): {self.claim}"]
+        if self.bound is not None:
+            parts.append(f"bound {self.bound:.6g}")
+        if self.observed is not None:
+            parts.append(f"observed {self.observed:.6g}")
+        if self.verdict is Verdict.UNKNOWN and self.limits:
+            parts.append(", ".join(f"{name}: {value}" for name, value in self.limits.items()))
+        return "; ".join(parts)

@@ -1,0 +1,89 @@
+"""Numbers from maps and systems: one file per question."""
+
+from dsf.measures.distance import largest_difference, map_distance
+from dsf.measures.gain import absolute_gain, column_norms, energy_gain, row_norms
+from dsf.measures.gramians import controllability_gramians, observability_gramians
+from dsf.measures.hankel import hankel_ranks, hankel_singular_values
+from dsf.measures.injectivity import (
+    confusions,
+    distance_ratios,
+    jacobian_rank,
+    key_rank,
+)
+from dsf.measures.locality import (
+    half_life,
+    mass_by_lag,
+    mean_distance,
+    neighbourhood_mass,
+    uniform_neighbourhood,
+    window_mass,
+    window_sums,
+)
+from dsf.measures.order import states_needed
+from dsf.measures.signs import (
+    convexity_defect,
+    negative_entries,
+    negative_mass,
+    negative_share,
+    smallest_entry,
+)
+from dsf.measures.sinks import sink_mass, sink_rate
+from dsf.measures.spread import (
+    effective_rank,
+    effective_tokens,
+    row_entropy,
+    uniform_share,
+    uniformity_gap,
+)
+from dsf.measures.stability import (
+    lyapunov_exponents,
+    memory_horizon,
+    product_norms,
+    transition_eigenvalues,
+)
+from dsf.measures.sums import column_sums, largest_ahead, row_sum_spread, row_sums
+
+__all__ = [
+    "absolute_gain",
+    "column_norms",
+    "column_sums",
+    "confusions",
+    "controllability_gramians",
+    "convexity_defect",
+    "distance_ratios",
+    "effective_rank",
+    "effective_tokens",
+    "energy_gain",
+    "half_life",
+    "hankel_ranks",
+    "hankel_singular_values",
+    "jacobian_rank",
+    "key_rank",
+    "largest_ahead",
+    "largest_difference",
+    "lyapunov_exponents",
+    "map_distance",
+    "mass_by_lag",
+    "mean_distance",
+    "memory_horizon",
+    "negative_entries",
+    "negative_mass",
+    "negative_share",
+    "neighbourhood_mass",
+    "observability_gramians",
+    "product_norms",
+    "row_entropy",
+    "row_norms",
+    "row_sum_spread",
+    "row_sums",
+    "sink_mass",
+    "sink_rate",
+    "smallest_entry",
+    "states_needed",
+    "transition_eigenvalues",
+    "uniform_neighbourhood",
+    "uniform_share",
+    "uniformity_gap",
+    "window_mass",
+    "window_sums",
+]

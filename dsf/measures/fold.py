@@ -1,0 +1,64 @@
+"""Reductions of a map, written once as folds over blocks of rows.
+
+They take a matrix, a system whose map never fits, or the blocks themselves.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.evaluate import MapOrSystem, Rows, row_blocks
+
+Look = Callable[[Rows], Tensor]
+
+
+def per_row(map_or_system: MapOrSystem, look: Look) -> Shaped[Tensor, "*batch rows"]:
+    """One number for every row."""
+    return torch.cat([look(rows) for rows in row_blocks(map_or_system)], dim=-1)
+
+
+def total(map_or_system: MapOrSystem, look: Look) -> Tensor:
+    """The sum over the blocks of what ``look`` makes of each."""
+    return _reduced(map_or_system, look, torch.add)
+
+
+def largest(map_or_system: MapOrSystem, look: Look) -> Tensor:
+    """The largest of what ``look`` makes of each block; ``nan`` if any is."""
+    return _reduced(map_or_system, look, torch.maximum)
+
+
+def _reduced(
+    map_or_system: MapOrSystem, look: Look, join: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    found: Tensor | None = None
+    for rows in row_blocks(map_or_system):
+        seen = look(rows)
+        found = seen if found is None else join(found, seen)
+    if found is None:
+        raise ValueError("measures: the map has no rows, so there is nothing to measure.")
+    return found
+
+
+def real(rows: Rows, measure: str) -> Tensor:
+    """The weights, which must be real for ``measure`` to have a meaning.
+
+    Raises:
+        ValueError: for a complex map.
+    """
+    if rows.weights.is_complex():
+        raise ValueError(
+            f"{measure}: signs need a real map, but this one is complex. Measure the magnitudes "
+            f"(map.abs()) or the real part (map.real) and say which."
+        )
+    return rows.weights
+
+
+def in_reach(rows: Rows) -> Tensor:
+    """Ones at the tokens a row can read: all of them, or those up to its own in a causal block."""
+    behind = rows.lag >= 0
+    ahead = (rows.weights != 0) & ~behind
+    causal = ~ahead.flatten(-2).any(dim=-1)
+    reach = torch.where(causal[..., None, None], behind, True)
+    return reach.to(rows.weights.abs().dtype)

@@ -1,0 +1,78 @@
+"""Which states the past can reach and the future can see: time-varying Gramians."""
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.evaluate.equations import forward_form
+from dsf.system import System
+
+
+def controllability_gramians(system: System) -> Shaped[Tensor, "*batch time state state"]:
+    """P_t = A_t P_{t-1} A_tᴴ + B_t B_tᴴ from rest: the energy that unit signals leave in h_t.
+
+    Hermitian, positive semidefinite. In the state coordinates of this system: a change of basis
+    changes it, ``hankel_singular_values`` not. For a constant stable system P_t grows to the
+    solution of the discrete Lyapunov equation. Holds time x state² numbers.
+    """
+    whole = _causal(system, "controllability_gramians")
+    state = _zero(whole)
+    found = []
+    for t in range(whole.steps):
+        token = whole.window(t, t + 1)
+        write = _at(token.B, whole.dtype)
+        state = _through(token, state) + write @ write.mH
+        found.append(state)
+    return torch.stack(found, dim=-3)
+
+
+def observability_gramians(system: System) -> Shaped[Tensor, "*batch time state state"]:
+    """Q_t: the energy that a unit state h_t leaves in the responses after token t.
+
+    ``Q_{t-1} = A_tᴴ (C_tᴴ C_t + Q_t) A_t``, or ``C_tᴴ C_t + A_tᴴ Q_t A_t`` where the system reads
+    before it updates; zero after the last token. Basis-dependent like ``controllability_gramians``.
+    """
+    whole = _causal(system, "observability_gramians")
+    state = _zero(whole)
+    found = [state]
+    for t in range(whole.steps - 1, 0, -1):
+        token = whole.window(t, t + 1)
+        read = _at(token.C, whole.dtype)
+        seen = read.mH @ read
+        if whole.reads_before_update:
+            state = seen + _back(token, state)
+        else:
+            state = _back(token, state + seen)
+        found.append(state)
+    return torch.stack(found[::-1], dim=-3)
+
+
+def _through(token: System, gram: Tensor) -> Tensor:
+    """A P Aᴴ."""
+    half = (token.A @ gram.unsqueeze(-3)).squeeze(-3)
+    return (token.A @ half.mH.unsqueeze(-3)).squeeze(-3)
+
+
+def _back(token: System, gram: Tensor) -> Tensor:
+    """Aᴴ Q A, by the conjugate of (Aᵀ conj(Q) conj(A))."""
+    A = token.A.transposed()
+    half = (A @ gram.conj().unsqueeze(-3)).squeeze(-3).conj()
+    return (A @ half.mH.conj().unsqueeze(-3)).squeeze(-3).conj().mH
+
+
+def _zero(system: System) -> Tensor:
+    size = (*system.batch, system.state_size, system.state_size)
+    return torch.zeros(size, dtype=system.dtype, device=system.device)
+
+
+def _at(part: object, dtype: torch.dtype) -> Tensor:
+    return torch.as_tensor(part).squeeze(-3).to(dtype)
+
+
+def _causal(system: System, owner: str) -> System:
+    if system.takes_real_part:
+        raise ValueError(
+            f"{owner}: this system takes the real part of a complex state, which is not linear "
+            f"over the complex numbers. Use dsf.algebra.with_conjugates(system) first."
+        )
+    return forward_form(system)

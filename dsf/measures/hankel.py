@@ -1,0 +1,128 @@
+"""How much the past weighs on the future: singular values of the Hankel blocks of a map.
+
+The block at token t maps what was read up to t to what is written after it:
+``map[t+1:, :t+1]``. Its rank is the number of states any system needs there, and its singular
+values do not depend on state coordinates.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from dsf.algebra import with_conjugates
+from dsf.composite import ExplicitMap, SystemSum
+from dsf.evaluate import attention_map
+from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.folding import fold
+from dsf.system import System
+
+TOLERANCE = 1e-10
+
+
+def hankel_singular_values(
+    map_or_system: Tensor | System | SystemSum | ExplicitMap,
+    *,
+    positions: Sequence[int] | None = None,
+) -> Shaped[Tensor, "*batch positions order"]:
+    """Singular values of the Hankel blocks after the tokens ``positions``, largest first.
+
+    From a system of N states they come from factors of the two Gramians, carried along by
+    orthogonal triangularisation between the positions: O(time x N²) and accurate to rounding of
+    the largest, never a time x time matrix. From a map, by decomposing its blocks; shorter lists are
+    filled with zeros.
+
+    Args:
+        map_or_system: a square map, or a causal system.
+        positions: tokens counted from 0; by default every token but the last.
+
+    Raises:
+        IndexError: if a position has no token after it.
+    """
+    steps = _steps(map_or_system)
+    chosen = list(range(steps - 1)) if positions is None else list(positions)
+    if not chosen or min(chosen) < 0 or max(chosen) >= steps - 1:
+        raise IndexError(
+            f"hankel_singular_values: positions must lie between 0 and {steps - 2}, since a block "
+            f"needs a token after it, but {chosen or 'none'} came."
+        )
+    if isinstance(map_or_system, Tensor):
+        return _of_map(map_or_system, chosen)
+    if not isinstance(map_or_system, System) or kept_rows(map_or_system) is not None:
+        return _of_map(attention_map(map_or_system), chosen)
+    if map_or_system.runs_backward:
+        raise ValueError("hankel_singular_values: needs a causal system; reverse it first.")
+    return _of_system(map_or_system, chosen)
+
+
+def hankel_ranks(
+    map_or_system: Tensor | System | SystemSum | ExplicitMap,
+    *,
+    tolerance: float = TOLERANCE,
+    positions: Sequence[int] | None = None,
+) -> Int[Tensor, "*batch positions"]:
+    """The number of states needed after each token: the effective state size.
+
+    Counts singular values above ``tolerance`` times the largest of all positions. At most N for a
+    system of N states; generic softmax attention reaches ``min(t + 1, time - t - 1)``.
+    """
+    values = hankel_singular_values(map_or_system, positions=positions)
+    largest = values.amax(dim=(-2, -1), keepdim=True)
+    return (values > tolerance * largest).sum(dim=-1)
+
+
+def _steps(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> int:
+    if isinstance(map_or_system, Tensor):
+        if map_or_system.shape[-1] != map_or_system.shape[-2]:
+            raise ValueError(
+                f"hankel_singular_values: needs a square map, but its shape is "
+                f"{tuple(map_or_system.shape)}."
+            )
+        return map_or_system.shape[-1]
+    return map_or_system.steps
+
+
+def _of_map(weights: Tensor, positions: list[int]) -> Tensor:
+    steps = weights.shape[-1]
+    width = max(min(t + 1, steps - t - 1) for t in positions)
+    found = []
+    for t in positions:
+        values = torch.linalg.svdvals(weights[..., t + 1 :, : t + 1])
+        found.append(torch.nn.functional.pad(values, (0, width - values.shape[-1])))
+    return torch.stack(found, dim=-2)
+
+
+def _of_system(system: System, positions: list[int]) -> Tensor:
+    plain = with_conjugates(system) if system.takes_real_part else system
+    ordered = sorted(set(positions))
+    reached = dict(zip(ordered, _reached(plain, ordered), strict=True))
+    seen = dict(zip(reversed(ordered), _seen(plain, ordered), strict=True))
+    found = [torch.linalg.svdvals(seen[t] @ reached[t]) for t in positions]
+    return torch.stack(found, dim=-2)
+
+
+def _reached(system: System, positions: list[int]) -> Iterator[Tensor]:
+    """Factors L with L Lᴴ the controllability Gramian after each position."""
+    size = (*system.batch, system.state_size, system.state_size)
+    factor = torch.zeros(size, dtype=system.dtype, device=system.device)
+    for start, stop in pairwise([0, *(t + 1 for t in positions)]):
+        panel = fold(system, start, stop)
+        factor = _triangular(torch.cat([panel.carried(factor), panel.write], dim=-1).mH).mH
+        yield factor
+
+
+def _seen(system: System, positions: list[int]) -> Iterator[Tensor]:
+    """Factors F with Fᴴ F the observability Gramian after each position, the last one first."""
+    size = (*system.batch, system.state_size, system.state_size)
+    factor = torch.zeros(size, dtype=system.dtype, device=system.device)
+    for start, stop in pairwise([system.steps, *(t + 1 for t in reversed(positions))]):
+        panel = fold(system, stop, start)
+        carried = panel.carry.transposed() @ factor.mT.unsqueeze(-3)
+        factor = _triangular(torch.cat([panel.reach, carried.squeeze(-3).mT], dim=-2))
+        yield factor
+
+
+def _triangular(tall: Tensor) -> Tensor:
+    return torch.linalg.qr(tall, mode="r").R

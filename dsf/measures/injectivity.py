@@ -1,0 +1,85 @@
+"""Whether different queries get different rows of weights."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Row = Callable[[Tensor], Tensor]
+
+
+class KeyRank(NamedTuple):
+    """Rank and smallest singular value of keys with a column of ones."""
+
+    rank: Int[Tensor, "*batch"]
+    full: int
+    margin: Float[Tensor, "*batch"]
+
+
+def key_rank(key: Float[Tensor, "*batch tokens key"], *, tolerance: float = 1e-9) -> KeyRank:
+    """Rank of [K, 1] and its smallest singular value.
+
+    A softmax row over these keys is injective in its query exactly when the rank is d + 1. The
+    numerical rank counts singular values above ``tolerance`` times the largest; the verdict with
+    evidence is ``dsf.certify.injective``.
+
+    Source: InLine attention, arXiv:2412.06590, proposition on softmax; the condition is sharp.
+    """
+    ones = torch.ones_like(key[..., :1])
+    values = torch.linalg.svdvals(torch.cat([key, ones], dim=-1))
+    rank = (values > tolerance * values.amax(dim=-1, keepdim=True)).sum(dim=-1)
+    full = key.shape[-1] + 1
+    margin = values[..., -1] if key.shape[-2] >= full else torch.zeros_like(values[..., 0])
+    return KeyRank(rank, full, margin)
+
+
+def jacobian_rank(
+    row: Row, query: Float[Tensor, "queries key"], *, tolerance: float = 1e-6
+) -> Int[Tensor, " queries"]:
+    """Rank of the Jacobian of ``query -> row of weights`` at each query, by automatic derivatives.
+
+    Below the key width some direction of the query does not move the weights. Singular values
+    below ``tolerance`` times the largest count as zero; a row that never moves has rank 0.
+    """
+    ranks = []
+    for single in query:
+        jacobian = torch.autograd.functional.jacobian(row, single)
+        values = torch.linalg.svdvals(jacobian)
+        ranks.append(((values > tolerance * values.max()) & (values > 0)).sum())
+    return torch.stack(ranks)
+
+
+def confusions(
+    weights: Float[Tensor, "queries tokens"],
+    query: Float[Tensor, "queries key"],
+    *,
+    weights_within: float = 1e-3,
+    queries_beyond: float = 1e-2,
+    relative: bool = False,
+) -> int:
+    """Pairs of queries that lie apart while their rows of weights do not.
+
+    Counts pairs whose rows are less than ``weights_within`` apart (l2) and whose queries are more
+    than ``queries_beyond`` apart. ``relative=True`` measures the rows against the root-mean-square
+    distance to the mean row, so that flat maps gain nothing by being flat.
+    """
+    limit = weights_within
+    if relative:
+        limit = weights_within * (weights - weights.mean(dim=0)).norm(dim=-1).square().mean().sqrt()
+    near = torch.cdist(weights, weights, compute_mode="donot_use_mm_for_euclid_dist") < limit
+    apart = torch.cdist(query, query, compute_mode="donot_use_mm_for_euclid_dist") > queries_beyond
+    return int((near & apart).triu(1).sum())
+
+
+def distance_ratios(
+    weights: Float[Tensor, "queries tokens"], query: Float[Tensor, "queries key"]
+) -> Float[Tensor, " pairs"]:
+    """Distance of rows over distance of queries, for every pair of queries, smallest first.
+
+    A curve that starts at zero belongs to a map that confuses queries. Pairs of equal queries are
+    left out.
+    """
+    apart = torch.pdist(query)
+    return (torch.pdist(weights)[apart > 0] / apart[apart > 0]).sort().values

@@ -1,0 +1,180 @@
+"""How near the tokens are that a map reads."""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from dsf.evaluate import MapOrSystem, Rows
+from dsf.evaluate.folding import fold
+from dsf.measures.fold import per_row, total
+from dsf.system import System
+
+BLOCK = 256
+
+
+def window_mass(map_or_system: MapOrSystem, *, width: int) -> Shaped[Tensor, "*batch rows"]:
+    """Share of a row's absolute weight that falls on its last ``width`` tokens, its own included.
+
+    Between 0 and 1. A row of zeros has no weight to share and gives ``nan``.
+
+    Raises:
+        ValueError: if ``width`` is below 1.
+
+    >>> window_mass(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]), width=1)
+    tensor([1.0000, 0.7500, 0.2500])
+    """
+    _at_least_one("window_mass", width)
+
+    def share(rows: Rows) -> Tensor:
+        weight = rows.weights.abs()
+        near = (rows.lag >= 0) & (rows.lag < width)
+        return (weight * near).sum(dim=-1) / weight.sum(dim=-1)
+
+    return per_row(map_or_system, share)
+
+
+def window_sums(system: System, *, width: int) -> Shaped[Tensor, "*batch rows"]:
+    """The signed sum of the last ``width`` entries of every row, its own token included.
+
+    Linear in the map, so only the band of that width is ever formed: O(time x width), whatever the
+    length. Over ``row_sums`` it is the window mass of a map without negative entries.
+
+    Raises:
+        ValueError: if ``width`` is below 1, or the system runs backward.
+    """
+    _at_least_one("window_sums", width)
+    if system.runs_backward:
+        raise ValueError("window_sums: needs a causal system, but this one runs backward.")
+    borders = [*range(0, system.steps, BLOCK), system.steps]
+    return torch.cat([_band(system, *span, width) for span in pairwise(borders)], dim=-1)
+
+
+def _band(system: System, start: int, stop: int, width: int) -> Tensor:
+    first = max(0, start - width + 1)
+    panel = fold(system, first, stop)
+    weights = panel.local.real if system.takes_real_part else panel.local
+    token = torch.arange(first, stop, device=system.device)
+    written = token.repeat_interleave(system.output_size)
+    read = token.repeat_interleave(system.input_size)
+    inside = written[:, None] - read < width
+    return (weights * inside).sum(dim=-1)[..., written >= start]
+
+
+def neighbourhood_mass(
+    map_or_system: MapOrSystem, *, grid: tuple[int, int], radius: int = 1
+) -> Shaped[Tensor, "*batch rows"]:
+    """Share of a row's absolute weight on the tokens at most ``radius`` away in rows and columns.
+
+    For tokens laid out row by row on a ``grid`` of height x width; ``radius=1`` is the 3 x 3
+    neighbourhood. Between 0 and 1; ``nan`` for an empty row. ``uniform_neighbourhood`` gives what
+    uniform attention would have.
+
+    Raises:
+        ValueError: if the grid has not as many places as the map has tokens.
+
+    >>> neighbourhood_mass(torch.full((9, 9), 1 / 9), grid=(3, 3))[4]
+    tensor(1.)
+    """
+
+    def share(rows: Rows) -> Tensor:
+        weight = rows.weights.abs()
+        _fills(grid, int(rows.read.max()) + 1)
+        near = _neighbours(rows.written, rows.read, grid, radius)
+        return (weight * near).sum(dim=-1) / weight.sum(dim=-1)
+
+    return per_row(map_or_system, share)
+
+
+def uniform_neighbourhood(
+    *, grid: tuple[int, int], radius: int = 1, edge_aware: bool = True, extra_tokens: int = 0
+) -> float:
+    """The mean neighbourhood mass of uniform attention on ``grid``.
+
+    Edge-aware it counts the places that exist; plain it takes ``(2 radius + 1)²`` everywhere, as
+    the InLine paper does with one class token (``extra_tokens=1``): 9/197 on 14 x 14.
+
+    >>> round(uniform_neighbourhood(grid=(14, 14), edge_aware=False, extra_tokens=1), 4)
+    0.0457
+    """
+    height, width = grid
+    tokens = height * width
+    if not edge_aware:
+        return (2 * radius + 1) ** 2 / (tokens + extra_tokens)
+    token = torch.arange(tokens)
+    near = _neighbours(token, token, grid, radius).sum(dim=-1).double().mean().item()
+    return near / (tokens + extra_tokens)
+
+
+def mean_distance(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+    """How far back a row reads on average, in tokens: lags weighted by absolute weight.
+
+    At least 0; ``nan`` for an empty row. Tokens ahead count with their distance too.
+
+    >>> mean_distance(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
+    tensor([0.0000, 0.2500, 1.2500])
+    """
+
+    def mean(rows: Rows) -> Tensor:
+        weight = rows.weights.abs()
+        return (weight * rows.lag.abs()).sum(dim=-1) / weight.sum(dim=-1)
+
+    return per_row(map_or_system, mean)
+
+
+def mass_by_lag(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch time"]:
+    """Mean absolute weight at every lag 0, 1, ... in tokens, over the rows that reach that far.
+
+    >>> mass_by_lag(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
+    tensor([1.6667, 1.0000, 2.0000])
+    """
+
+    def by_lag(rows: Rows) -> Tensor:
+        steps = int(rows.read.max()) + 1
+        lag = rows.lag
+        place = lag.clamp(min=0).flatten()
+        weight = (rows.weights.abs() * (lag >= 0)).flatten(-2)
+        sums = weight.new_zeros(*weight.shape[:-1], steps)
+        sums = sums.index_add(-1, place, weight)
+        counts = torch.bincount(place[(lag >= 0).flatten()], minlength=steps)
+        return torch.stack([sums, counts.to(sums.dtype).expand_as(sums)])
+
+    sums, counts = total(map_or_system, by_lag)
+    return sums / counts
+
+
+def half_life(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """The smallest lag, in tokens, up to which half of the mass by lag lies.
+
+    From 0 (half of the weight on the token itself) to time - 1; ``nan`` mass gives -1.
+
+    >>> half_life(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
+    tensor(1)
+    """
+    mass = mass_by_lag(map_or_system)
+    reached = mass.cumsum(dim=-1) / mass.sum(dim=-1, keepdim=True)
+    found = (reached < 0.5).sum(dim=-1)
+    return torch.where(reached.isnan().any(dim=-1), -1, found)
+
+
+def _at_least_one(measure: str, width: int) -> None:
+    if width < 1:
+        raise ValueError(f"{measure}: 'width' must be at least 1 token, but it is {width}.")
+
+
+def _fills(grid: tuple[int, int], tokens: int) -> None:
+    if grid[0] * grid[1] != tokens:
+        raise ValueError(
+            f"neighbourhood_mass: a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} places, "
+            f"but the map has {tokens} tokens. Leave out class tokens first."
+        )
+
+
+def _neighbours(
+    written: Tensor, read: Tensor, grid: tuple[int, int], radius: int
+) -> Bool[Tensor, "rows columns"]:
+    width = grid[1]
+    down = (written[:, None] // width - read // width).abs()
+    across = (written[:, None] % width - read % width).abs()
+    return (down <= radius) & (across <= radius)

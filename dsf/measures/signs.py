@@ -1,0 +1,81 @@
+"""How far a map is from a convex combination: negative weights and sums other than one."""
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.evaluate import MapOrSystem, Rows
+from dsf.measures.fold import in_reach, largest, per_row, real, total
+
+
+def negative_mass(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """Total weight of the negative entries, as a positive number. 0 for softmax attention.
+
+    >>> negative_mass(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
+    tensor(0.2500)
+    """
+    return total(
+        map_or_system, lambda rows: -real(rows, "negative_mass").clamp(max=0).sum(dim=(-2, -1))
+    )
+
+
+def negative_share(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """Share of the absolute weight that is negative, between 0 and 1; ``nan`` for a zero map.
+
+    >>> negative_share(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
+    tensor(0.2500)
+    """
+
+    def both(rows: Rows) -> Tensor:
+        weights = real(rows, "negative_share")
+        return torch.stack(
+            [-weights.clamp(max=0).sum(dim=(-2, -1)), weights.abs().sum(dim=(-2, -1))]
+        )
+
+    negative, everything = total(map_or_system, both)
+    return negative / everything
+
+
+def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """Share of the entries in reach that are negative, between 0 and 1.
+
+    In reach are the entries on and below the diagonal, or all in rows of a map that looks ahead.
+
+    >>> negative_entries(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
+    tensor(0.3333)
+    """
+
+    def counts(rows: Rows) -> Tensor:
+        weights = real(rows, "negative_entries")
+        return torch.stack([(weights < 0).sum(dim=(-2, -1)), in_reach(rows).sum(dim=(-2, -1))])
+
+    negative, reachable = total(map_or_system, counts)
+    return negative / reachable
+
+
+def smallest_entry(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """The smallest entry of the map; negative if any entry is.
+
+    >>> smallest_entry(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
+    tensor(-0.2500)
+    """
+    return -largest(map_or_system, lambda rows: (-real(rows, "smallest_entry")).amax(dim=(-2, -1)))
+
+
+def convexity_defect(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+    """The l1 distance of every row from the nearest probability vector.
+
+    At least 0; 0 exactly when the row is a convex combination (non-negative, sum 1). With
+    negative mass n and positive mass p of the row it is ``n + |p - 1|``: the negative entries are
+    lifted to zero, the positive ones scaled until they sum to one. An empty row is at distance 1.
+
+    >>> convexity_defect(torch.tensor([[1.0, 0.0], [-0.25, 1.5]]))
+    tensor([0.0000, 0.7500])
+    """
+
+    def defect(rows: Rows) -> Tensor:
+        weights = real(rows, "convexity_defect")
+        negative = -weights.clamp(max=0).sum(dim=-1)
+        return negative + (weights.clamp(min=0).sum(dim=-1) - 1).abs()
+
+    return per_row(map_or_system, defect)

@@ -1,0 +1,46 @@
+"""Tokens that are read by everyone."""
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.evaluate import MapOrSystem, Rows
+from dsf.measures.fold import total
+
+THRESHOLD = 0.3
+
+
+def sink_mass(map_or_system: MapOrSystem, *, token: int = 0) -> Shaped[Tensor, "*batch"]:
+    """Share of the map's absolute weight that falls on ``token``, between 0 and 1.
+
+    Rows that write to ``token`` or before it are left out. ``nan`` if the rest is empty.
+
+    >>> sink_mass(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
+    tensor(0.3750)
+    """
+
+    def both(rows: Rows) -> Tensor:
+        weight = rows.weights.abs() * (rows.written > token).unsqueeze(-1)
+        on_token = (weight * (rows.read == token)).sum(dim=(-2, -1))
+        return torch.stack([on_token, weight.sum(dim=(-2, -1))])
+
+    on_token, everything = total(map_or_system, both)
+    return on_token / everything
+
+
+def sink_rate(
+    map_or_system: MapOrSystem, *, token: int = 0, threshold: float = THRESHOLD
+) -> Shaped[Tensor, ""]:
+    """Share of the maps of the batch in which ``token`` is a sink, between 0 and 1.
+
+    A token is a sink when the rows after it give it more than ``threshold`` of their absolute
+    weight. For maps without negative entries whose rows sum to one this is the usual sink rate;
+    for signed maps the absolute weights are what is counted.
+
+    Raises:
+        ValueError: if ``threshold`` is not strictly between 0 and 1.
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"sink_rate: 'threshold' must lie between 0 and 1, but it is {threshold}.")
+    mass = sink_mass(map_or_system, token=token)
+    return (mass > threshold).to(mass.dtype).mean()

@@ -1,0 +1,89 @@
+"""How widely the weight of a map is spread."""
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.evaluate import MapOrSystem, Rows, row_blocks
+from dsf.measures.fold import in_reach, per_row
+
+
+def row_entropy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+    """Shannon entropy of every row's absolute weights, normalised to sum one, in nats.
+
+    From 0 (one token) to log n (n tokens alike); ``nan`` for an empty row. For rows without
+    negative entries that sum to one it is the usual attention entropy.
+
+    >>> row_entropy(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
+    tensor([0.0000, 0.6931])
+    """
+
+    def entropy(rows: Rows) -> Tensor:
+        weight = rows.weights.abs()
+        share = weight / weight.sum(dim=-1, keepdim=True)
+        return torch.special.entr(share).sum(dim=-1)
+
+    return per_row(map_or_system, entropy)
+
+
+def effective_tokens(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+    """How many tokens a row reads as if evenly: the exponential of its entropy, 1 ... time.
+
+    >>> effective_tokens(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
+    tensor([1., 2.])
+    """
+    return row_entropy(map_or_system).exp()
+
+
+def effective_rank(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """The exponential of the entropy of the singular values, normalised to sum one: 1 ... time.
+
+    A property of the map as a matrix, not of the state behind it: a masked map of rank-one weights
+    has full rank (see ``hankel_ranks`` for the state). Holds the whole map. ``nan`` for a zero map.
+
+    Source: Roy & Vetterli 2007, "The effective rank".
+
+    >>> effective_rank(torch.eye(3))
+    tensor(3.)
+    """
+    weights = torch.cat([rows.weights for rows in row_blocks(map_or_system)], dim=-2)
+    values = torch.linalg.svdvals(weights)
+    share = values / values.sum(dim=-1, keepdim=True)
+    return torch.special.entr(share).sum(dim=-1).exp()
+
+
+def uniformity_gap(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+    """The l2 distance of every row from uniform weights 1/n over the n tokens in its reach.
+
+    At least 0. For a causal map row i reaches i + 1 tokens, otherwise all.
+
+    >>> uniformity_gap(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    tensor([0., 0.])
+    """
+
+    def gap(rows: Rows) -> Tensor:
+        reach = in_reach(rows)
+        uniform = reach / reach.sum(dim=-1, keepdim=True)
+        return (rows.weights - uniform).abs().square().sum(dim=-1).sqrt()
+
+    return per_row(map_or_system, gap)
+
+
+def uniform_share(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+    """Share of a row's energy that lies in its uniform part: (row sum)² / (n |row|²).
+
+    Between 0 and 1: 1 for uniform weights, 0 for rows that sum to zero, ``nan`` for an empty row.
+    For softmax with bounded logits it stays above a bound however long the row (dilution).
+
+    Source: the dilution argument of ZeroS, arXiv:2602.05230.
+
+    >>> uniform_share(torch.tensor([[1.0, 0.0], [0.5, -0.5]]))
+    tensor([1., 0.])
+    """
+
+    def share(rows: Rows) -> Tensor:
+        energy = rows.weights.abs().square().sum(dim=-1)
+        tokens = in_reach(rows).sum(dim=-1)
+        return rows.weights.sum(dim=-1).abs().square() / (tokens * energy)
+
+    return per_row(map_or_system, share)

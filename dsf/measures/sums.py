@@ -1,0 +1,77 @@
+"""What the rows and columns of a map add up to."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.composite import ExplicitMap, SystemSum
+from dsf.evaluate import MapOrSystem, respond
+from dsf.measures.fold import largest, per_row, total
+from dsf.system import System
+
+
+def row_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+    """The signed sum of every row: the response to a constant signal of ones.
+
+    Any number; 1 for softmax attention, 0 for zero-sum attention. A row without reachable keys
+    sums to 0, a row with ``nan`` to ``nan``. From a system this is one pass of the recurrence,
+    O(time x state), without a map.
+
+    >>> row_sums(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
+    tensor([1.0000, 0.7500])
+    """
+    if isinstance(map_or_system, System | SystemSum | ExplicitMap):
+        return _response_to_ones(map_or_system)
+    return per_row(map_or_system, lambda rows: rows.weights.sum(dim=-1))
+
+
+def _response_to_ones(system: System | SystemSum | ExplicitMap) -> Tensor:
+    reads = system.read_steps if isinstance(system, ExplicitMap) else system.steps
+    parts = system.parts if isinstance(system, SystemSum) else (system,)
+    real = all(getattr(part, "takes_real_part", False) for part in parts)
+    dtype = system.dtype.to_real() if real else system.dtype
+    one = torch.ones((), dtype=dtype, device=system.device)
+    response = respond(_at_rest(system), one.expand(*system.batch, reads, system.input_size, 1))
+    return response.flatten(-3, -2).squeeze(-1)
+
+
+def _at_rest(system: System | SystemSum | ExplicitMap) -> System | SystemSum | ExplicitMap:
+    """Without its initial state, which is no part of the map."""
+    if isinstance(system, System):
+        return replace(system, initial=None)
+    if isinstance(system, SystemSum):
+        return SystemSum(tuple(replace(part, initial=None) for part in system))
+    return system
+
+
+def row_sum_spread(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """The largest row sum minus the smallest. At least 0; 0 when every row sums to the same.
+
+    >>> row_sum_spread(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
+    tensor(0.2500)
+    """
+    sums = row_sums(map_or_system)
+    return sums.amax(dim=-1) - sums.amin(dim=-1)
+
+
+def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
+    """The signed sum of every column: how much a token is read, later tokens together.
+
+    >>> column_sums(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
+    tensor([1.2500, 0.5000])
+    """
+    return total(map_or_system, lambda rows: rows.weights.sum(dim=-2))
+
+
+def largest_ahead(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """The largest absolute weight above the diagonal: 0 for a causal map.
+
+    >>> largest_ahead(torch.tensor([[1.0, -0.5], [0.25, 0.5]]))
+    tensor(0.5000)
+    """
+    return largest(
+        map_or_system,
+        lambda rows: rows.weights.abs().where(rows.lag < 0, 0).amax(dim=(-2, -1)),
+    )
