@@ -71,7 +71,8 @@ def _lanczos(system: System, steps: int, seed: int) -> Tensor:
     dtype = system.dtype.to_real() if system.takes_real_part else system.dtype
     right = torch.randn(size, generator=rng, dtype=dtype, device=system.device)
     steps = min(steps, right.shape[-1], system.steps * system.output_size)
-    rights, lefts = [_unit(right)], []
+    rights = [_unit(right)]
+    lefts: list[Tensor] = []
     for _ in range(steps):
         lefts.append(_unit(_without(_apply(system, rights[-1]), lefts)))
         rights.append(_unit(_without(_apply(back, lefts[-1]), rights)))

@@ -31,8 +31,8 @@ def hankel_singular_values(
 
     From a system of N states they come from factors of the two Gramians, carried along by
     orthogonal triangularisation between the positions: O(time x N²) and accurate to rounding of
-    the largest, never a time x time matrix. From a map, by decomposing its blocks; shorter lists are
-    filled with zeros.
+    the largest, never a time x time matrix. From a map, by decomposing its blocks; shorter lists
+    are filled with zeros.
 
     Args:
         map_or_system: a square map, or a causal system.

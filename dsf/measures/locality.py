@@ -12,6 +12,7 @@ from dsf.measures.fold import per_row, total
 from dsf.system import System
 
 BLOCK = 256
+HALF = 0.5
 
 
 def window_mass(map_or_system: MapOrSystem, *, width: int) -> Shaped[Tensor, "*batch rows"]:
@@ -154,7 +155,7 @@ def half_life(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """
     mass = mass_by_lag(map_or_system)
     reached = mass.cumsum(dim=-1) / mass.sum(dim=-1, keepdim=True)
-    found = (reached < 0.5).sum(dim=-1)
+    found = (reached < HALF).sum(dim=-1)
     return torch.where(reached.isnan().any(dim=-1), -1, found)
 
 

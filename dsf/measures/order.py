@@ -13,7 +13,7 @@ from dsf.system import System
 def states_needed(
     map_or_system: Tensor | System | ExplicitMap, *, error: float
 ) -> Int[Tensor, "*batch"]:
-    """The smallest order whose reduction is within ``error`` of the map, relative in Frobenius norm.
+    """The least order whose reduction is within ``error`` of the map, relative, in Frobenius norm.
 
     "How many states does this head need": one number for every map of the batch. From the Hankel
     singular values; ``dsf.reduce(map, order=...)`` of that order stays within its bound.
