@@ -127,10 +127,13 @@ def fetch_pip() -> bytes:
 
 
 def forget_half_installed(venv: Path) -> None:
-    """Make pip install again what an interrupted run left without its list of files."""
+    """Make pip install again what an interrupted run left behind.
+
+    Pip unpacks the wheel, its list of files included, and writes ``INSTALLER`` after the last one.
+    """
     for record in venv.glob("lib/python*/site-packages/*.dist-info"):
-        if not (record / "RECORD").is_file():
-            say(f"{record.name} was left half installed, installing it again")
+        if not (record / "INSTALLER").is_file():
+            say(f"{record.name.removesuffix('.dist-info')} was half installed, doing it again")
             shutil.rmtree(record)
 
 
