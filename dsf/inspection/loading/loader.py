@@ -1,0 +1,116 @@
+"""``load_model``: a folder or a hub id becomes a model, with what is known about it."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dsf.inspection.loading.architectures import blueprint
+from dsf.inspection.loading.building import build
+from dsf.inspection.loading.errors import LoadError, listed
+from dsf.inspection.loading.finite import non_finite_weights
+from dsf.inspection.loading.folder import ModelFolder, open_folder
+from dsf.inspection.loading.hub import snapshot
+from dsf.inspection.loading.settings import read_settings
+from dsf.inspection.loading.tokenizing import read_tokenizer
+from dsf.inspection.loading.versions import check_torch
+from dsf.inspection.loading.weights import fingerprint, read_weights, weight_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model and where it came from.
+
+    Attributes:
+        model: in evaluation mode, on the CPU.
+        tokenizer: the model library's, or None where the folder has none.
+        identity: the folder or hub id, as it was given.
+        revision: the commit of a hub model, else None.
+        config_hash, weights_hash: SHA-256 in hexadecimal, of ``config.json`` and of the names and
+            contents of the weight files.
+        non_finite: names of weights that hold NaN or an infinity.
+        notes: what was left out, one sentence each.
+    """
+
+    model: nn.Module
+    tokenizer: Any | None
+    identity: str
+    revision: str | None
+    config_hash: str
+    weights_hash: str
+    non_finite: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def load_model(
+    path_or_id: str | Path,
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+    dtype: torch.dtype | None = None,
+    allow_pickle_archive: bool = False,
+    allow_quantized: bool = False,
+) -> LoadedModel:
+    """Build the model in a folder, or of a hub id, from the model library's own classes.
+
+    No code that comes with a model runs: settings that select code are dropped, weights are read
+    from safetensors, and the library sees tensors instead of files.
+
+    Args:
+        path_or_id: a folder written by ``save_pretrained``, or ``owner/name`` on the hub.
+        revision: branch, tag or commit of a hub id.
+        offline: contact nobody. A folder is always read offline.
+        dtype: number type of the weights; None keeps the one they were saved for.
+        allow_pickle_archive: where there is no safetensors file, read ``pytorch_model.bin``, still
+            without unpickling it (see ``read_tensors``).
+        allow_quantized: accept a ``quantization_config``.
+
+    Raises:
+        LoadError: something was refused, is missing or does not fit together.
+    """
+    check_torch()
+    given = Path(path_or_id)
+    is_folder = given.is_dir()
+    if given.is_file():
+        raise LoadError(f"{given}: a file, where the folder around it is expected; pass that.")
+    if is_folder and revision is not None:
+        raise LoadError(f"{given}: a folder has no revision {revision!r}; pass revision=None.")
+    place = given
+    if not is_folder:
+        place = snapshot(
+            str(path_or_id),
+            revision,
+            offline=bool(offline),
+            allow_pickle_archive=allow_pickle_archive,
+        )
+    folder = open_folder(place)
+    settings = read_settings(folder, allow_quantized=allow_quantized)
+    plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
+    files = weight_files(folder, allow_pickle_archive=allow_pickle_archive)
+    model, unused = build(plan, read_weights(files), str(folder.path), dtype)
+    return LoadedModel(
+        model=model,
+        tokenizer=read_tokenizer(folder, plan.config),
+        identity=str(path_or_id),
+        revision=None if is_folder else place.name,
+        config_hash=sha256((folder.path / "config.json").read_bytes()).hexdigest(),
+        weights_hash=fingerprint(files),
+        non_finite=non_finite_weights(model),
+        notes=_notes(folder, files, settings.dropped, unused),
+    )
+
+
+def _notes(
+    folder: ModelFolder, files: list[Path], dropped: list[str], unused: list[str]
+) -> tuple[str, ...]:
+    used = {path.name for path in files}
+    pickles = [name for name in folder.pickles() if name not in used]
+    notes = {
+        "ignored {}: pickles are not opened.": pickles,
+        "ignored settings that select code: {}.": dropped,
+        "ignored weights that the model has no place for: {}.": unused,
+    }
+    return tuple(text.format(listed(names)) for text, names in notes.items() if names)
