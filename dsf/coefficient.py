@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.transition.timeline import cut
+from dsf.transition.storage import cast, on_parts
+from dsf.transition.timeline import cut, flip
 
 
 class Coefficient(ABC):
@@ -42,6 +43,19 @@ class Coefficient(ABC):
     def flipped(self) -> "Coefficient":
         """The tokens in reverse order."""
 
+    def cut(self, start: int, stop: int) -> "Matrices":
+        """The tokens ``start`` to ``stop - 1``, lazy where the whole can be cut lazily."""
+        return self.window(start, stop)
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> "Coefficient":
+        """The same matrices in another number type or on another device.
+
+        What is complex stays complex, in the precision of ``dtype``.
+        """
+        return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
+
     def dense(self) -> Shaped[Tensor, "*batch time rows columns"]:
         """All matrices written out."""
         return self.window(0, self.shape[-3])
@@ -56,12 +70,49 @@ class Coefficient(ABC):
     def __torch_function__(
         cls,
         func: Callable[..., Any],
-        types: tuple[type, ...],  # noqa: ARG003 (torch's protocol)
+        types: tuple[type, ...],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        plain = [part.dense() if isinstance(part, Coefficient) else part for part in args]
-        return func(*plain, **(kwargs or {}))
+        return func(*_plain(args), **_plain(kwargs or {}))
+
+
+Matrices = Tensor | Coefficient
+
+
+def window_of(part: Matrices, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
+    """The matrices of the tokens ``start`` to ``stop - 1``, written out."""
+    if isinstance(part, Coefficient):
+        return part.window(start, stop)
+    return cut(part, start, stop, axis=-3)
+
+
+def cut_of(part: Matrices, start: int, stop: int) -> Matrices:
+    """The matrices of the tokens ``start`` to ``stop - 1``, lazy where that can be."""
+    if isinstance(part, Coefficient):
+        return part.cut(start, stop)
+    return cut(part, start, stop, axis=-3)
+
+
+def flipped(part: Matrices) -> Matrices:
+    """The tokens in reverse order."""
+    return part.flipped() if isinstance(part, Coefficient) else flip(part, axis=-3)
+
+
+def dense_of(part: Matrices) -> Shaped[Tensor, "*batch time rows columns"]:
+    """All matrices written out."""
+    return part.dense() if isinstance(part, Coefficient) else part
+
+
+def _plain(given: Any) -> Any:
+    """Every coefficient among the arguments of a torch function written out."""
+    if isinstance(given, Coefficient):
+        return given.dense()
+    if type(given) in (list, tuple):
+        return type(given)(_plain(each) for each in given)
+    if type(given) is dict:
+        return {name: _plain(each) for name, each in given.items()}
+    return given
 
 
 @dataclass(frozen=True)
@@ -87,8 +138,13 @@ class SampledWrite(Coefficient):
         step = cut(self.step, start, stop, axis=-1)
         return (step.unsqueeze(-1) * cut(self.write, start, stop, axis=-2)).unsqueeze(-1)
 
+    def cut(self, start: int, stop: int) -> "SampledWrite":
+        return SampledWrite(
+            cut(self.step, start, stop, axis=-1), cut(self.write, start, stop, axis=-2)
+        )
+
     def flipped(self) -> "SampledWrite":
-        return SampledWrite(self.step.flip(-1), self.write.flip(-2))
+        return SampledWrite(flip(self.step, axis=-1), flip(self.write, axis=-2))
 
 
 @dataclass(frozen=True)
@@ -123,5 +179,9 @@ class TokenSlots(Coefficient):
         one_hot = (tokens[:, None] == slots).to(self.dtype).unsqueeze(-1)
         return one_hot.expand(*self.leading, stop - start, self.slots, 1)
 
+    def cut(self, start: int, stop: int) -> "TokenSlots":
+        tokens = cut(self.tokens, start, stop, axis=-1)
+        return TokenSlots(tokens, self.slots, self.leading, self.like)
+
     def flipped(self) -> "TokenSlots":
-        return TokenSlots(self.tokens.flip(-1), self.slots, self.leading, self.like)
+        return TokenSlots(flip(self.tokens, axis=-1), self.slots, self.leading, self.like)

@@ -22,6 +22,11 @@ class RowSource(Coefficient):
     or on its own as an :class:`ExplicitMap`.
     """
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether row t is known to be zero behind column t; False where it is not known."""
+        return False
+
     @abstractmethod
     def apply(
         self, signal: Shaped[Tensor, "*batch read 1 channel"]

@@ -1,6 +1,6 @@
 """The value everything is about: one linear time-varying system, unrolled over one sequence."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import cast
 
@@ -8,12 +8,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient
+from dsf.coefficient import Coefficient, Matrices, flipped, window_of
 from dsf.shapes import ShapeError, agree, has_axes
 from dsf.transition import Transition
-from dsf.transition.timeline import cut
-
-Matrices = Tensor | Coefficient
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +32,27 @@ class System:
         takes_real_part: if set, the response is the real part of the above; for complex
             coefficients that stand for a real system.
         runs_backward: if set, the state runs from the last token to the first:
-            ``h_t = A_t h_{t+1} + B_t u_t``.
+            ``h_t = A_t h_{t+1} + B_t u_t``, and ``initial`` is the state after the last token.
 
     Source: Sieber et al. 2024, arXiv:2405.15731 (there Lambda for A).
 
     Raises:
-        ShapeError: naming the part and the axis when sizes do not agree.
+        ShapeError: naming the part and the axis when sizes do not agree, or there is no token.
+        TypeError: if a part is not what it must be, or counts in whole numbers.
+
+    Example:
+        Two states that halve and stay, read together:
+
+        >>> import dsf, torch
+        >>> decay = torch.tensor([[0.5, 1.0]]).expand(3, 2)
+        >>> one = torch.ones(3, 2)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(decay), one, one)
+        >>> system
+        System(3 tokens, 2 states, 1 in, 1 out; A: Diagonal; float32 on cpu)
+        >>> dsf.attention_map(system)
+        tensor([[2.0000, 0.0000, 0.0000],
+                [1.5000, 2.0000, 0.0000],
+                [1.2500, 1.5000, 2.0000]])
     """
 
     A: Transition
@@ -53,6 +65,7 @@ class System:
     runs_backward: bool = False
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         for name, axes in (("B", "state input"), ("C", "output state")):
             has_axes("System", name, getattr(self, name).shape, f"*batch time {axes}")
         if self.D is None:
@@ -75,12 +88,11 @@ class System:
     ) -> "System":
         """One input and one output: B_t is the column ``write_t``, C_t the row ``read_t``."""
         D = None if feedthrough is None else feedthrough[..., None, None]
-        B, C = write.unsqueeze(-1), read.unsqueeze(-2)
         return cls(
             A,
-            B,
-            C,
-            D,
+            B=write.unsqueeze(-1),
+            C=read.unsqueeze(-2),
+            D=D,
             reads_before_update=reads_before_update,
             takes_real_part=takes_real_part,
         )
@@ -142,9 +154,9 @@ class System:
         return replace(
             self,
             A=self.A.window(start, stop),
-            B=_window(self.B, start, stop),
-            C=_window(self.C, start, stop),
-            D=_window(self.feedthrough, start, stop),
+            B=window_of(self.B, start, stop),
+            C=window_of(self.C, start, stop),
+            D=window_of(self.feedthrough, start, stop),
             initial=None,
         )
 
@@ -180,15 +192,45 @@ class System:
             has_axes("System", "initial", self.initial.shape, "*batch state channel")
             agree("System", "batch", A=tuple(self.batch), initial=self.initial.shape[:-2])
             agree("System", "state", A=self.state_size, initial=self.initial.shape[-2])
-        for field in fields(self)[1:4]:
-            if getattr(self, field.name).device != self.A.device:
+        for name in ("B", "C", "D", "initial"):
+            part = getattr(self, name)
+            if part is not None and part.device != self.A.device:
                 raise ShapeError(
-                    f"System: A is on {self.A.device} but {field.name} is on "
-                    f"{getattr(self, field.name).device}; move them to one device first."
+                    f"System: A is on {self.A.device} but {name} is on {part.device}; "
+                    f"move them to one device first."
+                )
+        if self.steps == 0:
+            raise ShapeError("System: needs at least one token, but the time axis has none.")
+
+    def _check_kinds(self) -> None:
+        if not isinstance(self.A, Transition):
+            raise TypeError(
+                f"System: A must be a structure of dsf.transition, but it is "
+                f"{type(self.A).__name__}. Matrices written out are dsf.transition.Dense(matrix)."
+            )
+        for name in ("B", "C", "D", "initial"):
+            part = getattr(self, name)
+            if part is None and name in ("D", "initial"):
+                continue
+            kinds = Tensor if name == "initial" else (Tensor, Coefficient)
+            if not isinstance(part, kinds):
+                raise TypeError(
+                    f"System: {name} must be a torch tensor, but it is {type(part).__name__}."
+                )
+            if not (part.dtype.is_floating_point or part.dtype.is_complex):
+                raise TypeError(
+                    f"System: {name} counts in {str(part.dtype).removeprefix('torch.')}; "
+                    f"convert it to real or complex numbers first, for example with .double()."
                 )
 
 
-def _window(part: Matrices, start: int, stop: int) -> Tensor:
-    if isinstance(part, Coefficient):
-        return part.window(start, stop)
-    return cut(part, start, stop, axis=-3)
+def time_reversed(system: System) -> System:
+    """The tokens in reverse order, and the state running the other way through them."""
+    return replace(
+        system,
+        A=system.A.flipped(),
+        B=flipped(system.B),
+        C=flipped(system.C),
+        D=flipped(system.feedthrough),
+        runs_backward=not system.runs_backward,
+    )

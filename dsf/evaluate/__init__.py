@@ -1,7 +1,7 @@
 """A system and a signal make a response; a system makes a map."""
 
 from dsf.evaluate.budget import MapTooLarge
-from dsf.evaluate.chunks import chunkwise
+from dsf.evaluate.chunks import chunkwise, final_state
 from dsf.evaluate.drive import Method, respond
 from dsf.evaluate.folding import fold
 from dsf.evaluate.fourier import convolution, impulse_response
@@ -20,6 +20,7 @@ __all__ = [
     "attention_map",
     "chunkwise",
     "convolution",
+    "final_state",
     "fold",
     "impulse_response",
     "recurrent",

@@ -1,14 +1,69 @@
 """Systems whose state is a cache of all tokens: their map is the rows of C."""
 
-from dsf.coefficient import TokenSlots
-from dsf.composite import RowSource
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.coefficient import Coefficient, TokenSlots
+from dsf.composite import PANEL, RowSource
 from dsf.system import System
+from dsf.transition import ScaledIdentity
 
 
 def kept_rows(system: System) -> RowSource | None:
-    """The rows of the map, if the system keeps every token in a state of its own; else None."""
-    if system.initial is not None or system.runs_backward:
+    """The rows to read from, if every token stays as it is in a state of its own; else None."""
+    if not (isinstance(system.B, TokenSlots) and isinstance(system.C, RowSource)):
         return None
-    if isinstance(system.B, TokenSlots) and isinstance(system.C, RowSource):
-        return system.C
-    return None
+    if not isinstance(system.A, ScaledIdentity) or isinstance(system.feedthrough, Coefficient):
+        return None
+    tokens = torch.arange(system.steps, device=system.device)
+    in_order = system.B.slots == system.steps and torch.equal(system.B.tokens, tokens)
+    return system.C if in_order and bool((system.A.decay == 1).all()) else None
+
+
+def kept_window(
+    system: System, rows: RowSource, start: int, stop: int
+) -> Shaped[Tensor, "*batch time read"]:
+    """Rows of the map: of the stored rows what the cache holds when they are read, and D."""
+    weights = rows.window(start, stop).squeeze(-2)
+    written = torch.arange(start, stop, device=rows.device)
+    lag = written[:, None] - torch.arange(rows.shape[-1], device=rows.device)
+    if not _reads_only_what_is_held(system, rows):
+        back = -lag if system.runs_backward else lag
+        weights = torch.where(back > 0 if system.reads_before_update else back >= 0, weights, 0)
+    if _feeds_through(system):
+        weights = weights + torch.where(lag == 0, system.feedthrough[..., start:stop, 0, :], 0)
+    return weights
+
+
+def kept_response(
+    system: System, rows: RowSource, signal: Shaped[Tensor, "*batch time 1 channel"]
+) -> Shaped[Tensor, "*batch time 1 channel"]:
+    """The response of a cache at rest, a few rows at a time where it is not causal attention."""
+    if _reads_only_what_is_held(system, rows) and not _feeds_through(system):
+        return applied(rows, signal)
+    value = signal.squeeze(-2)
+    panels = []
+    for start in range(0, system.steps, PANEL):
+        weights = kept_window(system, rows, start, min(start + PANEL, system.steps))
+        dtype = torch.promote_types(weights.dtype, value.dtype)
+        panels.append(weights.to(dtype) @ value.to(dtype))
+    return torch.cat(panels, dim=-2).unsqueeze(-2)
+
+
+def _reads_only_what_is_held(system: System, rows: RowSource) -> bool:
+    return rows.is_causal and not (system.runs_backward or system.reads_before_update)
+
+
+def _feeds_through(system: System) -> bool:
+    return bool((system.feedthrough != 0).any())
+
+
+def applied(
+    rows: RowSource, signal: Shaped[Tensor, "*batch read 1 channel"]
+) -> Shaped[Tensor, "*batch time 1 channel"]:
+    """``rows`` times the signal, in the number type that holds both."""
+    if signal.is_complex() and not rows.dtype.is_complex:
+        return torch.complex(applied(rows, signal.real), applied(rows, signal.imag))
+    dtype = torch.promote_types(rows.dtype, signal.dtype)
+    return rows.to(dtype=dtype).apply(signal.to(dtype))

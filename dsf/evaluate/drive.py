@@ -1,15 +1,16 @@
 """The one entry to every evaluator."""
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator, SystemSum
-from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.border import fits
+from dsf.evaluate.cache import applied, kept_response, kept_rows
 from dsf.evaluate.chunks import chunkwise
-from dsf.shapes import agree, has_axes
 from dsf.system import System
 
 Method = Callable[[System, Tensor], Tensor]
@@ -33,30 +34,31 @@ def respond(
     Raises:
         ShapeError: if the signal does not fit the system.
         ValueError: if ``method`` needs what the system lacks.
+
+    Example:
+        A state that halves and takes in the signal, driven by one unit:
+
+        >>> import dsf, torch
+        >>> one = torch.ones(3, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> unit = torch.tensor([1.0, 0, 0]).reshape(3, 1, 1)  # time, input, channel
+        >>> dsf.respond(system, unit).flatten()
+        tensor([1.0000, 0.5000, 0.2500])
+        >>> dsf.respond(system, unit, method=dsf.recurrent).flatten()
+        tensor([1.0000, 0.5000, 0.2500])
     """
-    _fits(system, signal)
+    fits(system, signal)
     if isinstance(system, SystemSum):
-        return torch.stack([respond(part, signal, method=method) for part in system]).sum(dim=0)
+        return reduce(torch.add, [respond(part, signal, method=method) for part in system])
     if isinstance(system, ExplicitMap):
         if method is not None:
             raise ValueError(
                 "respond: this mixer is an explicit map without a finite state, so no method "
                 "applies to it. Leave 'method' out."
             )
-        return system.rows.apply(signal.to(torch.promote_types(system.dtype, signal.dtype)))
-    if method is None:
+        return applied(system.rows, signal)
+    if method is None and system.initial is None and not system.takes_real_part:
         rows = kept_rows(system)
-        if rows is not None and signal.dtype == system.dtype:
-            return rows.apply(signal)
+        if rows is not None:
+            return kept_response(system, rows, signal)
     return (method or chunkwise)(system, signal)
-
-
-def _fits(system: Operator, signal: Tensor) -> None:
-    has_axes("respond", "signal", signal.shape, "*batch time input channel")
-    reads = system.read_steps if isinstance(system, ExplicitMap) else system.steps
-    agree("respond", "time", system=reads, signal=signal.shape[-3])
-    agree("respond", "input", system=system.input_size, signal=signal.shape[-2])
-    agree("respond", "batch", system=tuple(system.batch), signal=tuple(signal.shape[:-3]))
-    if isinstance(system, System) and system.initial is not None:
-        held = system.initial.shape[-1]
-        agree("respond", "channel", initial=held, signal=signal.shape[-1])

@@ -1,8 +1,11 @@
 """A window of any system, folded into a panel by the structure of its A_t."""
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.coefficient import dense_of
+from dsf.evaluate.border import working, written_out
 from dsf.evaluate.feedback import feedback_panel
 from dsf.evaluate.panel import Panel
 from dsf.evaluate.segments import diagonal_panel, scalar_panel
@@ -10,12 +13,26 @@ from dsf.system import System
 from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity
 
 
-def fold(system: System, start: int, stop: int) -> Panel:
-    """What the tokens ``start`` to ``stop - 1`` of a forward system do."""
-    part = system.window(start, stop)
-    dtype = system.dtype
-    write, read = (torch.as_tensor(matrices).to(dtype) for matrices in (part.B, part.C))
-    before = part.reads_before_update
+def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = None) -> Panel:
+    """What the tokens ``start`` to ``stop - 1`` of a forward system do.
+
+    Args:
+        system: a system that does not run backward; its initial state plays no part.
+        start: the first token.
+        stop: the token after the last.
+        dtype: the number type to calculate in; that of the system when absent, half precision
+            raised to single.
+
+    Raises:
+        ValueError: if the system runs backward, or the tokens are outside the sequence.
+    """
+    if system.runs_backward:
+        raise ValueError(
+            "fold: needs a system that runs forward, but this one runs backward. "
+            "Reverse it first: dsf.algebra.reverse(system)."
+        )
+    part = written_out(system, start, stop, working(system.dtype) if dtype is None else dtype)
+    write, read, before = dense_of(part.B), dense_of(part.C), part.reads_before_update
     if isinstance(part.A, ScaledIdentity):
         panel = scalar_panel(part.A.decay, write, read, before=before)
     elif isinstance(part.A, Diagonal):
@@ -25,7 +42,7 @@ def fold(system: System, start: int, stop: int) -> Panel:
     else:
         panel = _token_by_token(part, write, read)
     return Panel(
-        local=panel.local + _on_diagonal(torch.as_tensor(part.feedthrough)),
+        local=panel.local + _on_diagonal(dense_of(part.feedthrough)),
         reach=panel.reach,
         write=panel.write,
         carry=panel.carry,
@@ -50,7 +67,9 @@ def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
     return Panel(local=local, reach=reach, write=sent, carry=Dense(carry.unsqueeze(-3)))
 
 
-def _on_diagonal(feedthrough: Tensor) -> Tensor:
+def _on_diagonal(
+    feedthrough: Shaped[Tensor, "*batch time output input"],
+) -> Shaped[Tensor, "*batch rows columns"]:
     """D_t as blocks on the diagonal of a window's map."""
     steps, outputs, inputs = feedthrough.shape[-3:]
     blocks = torch.diag_embed(feedthrough.movedim(-3, -1))

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient
-from dsf.evaluate.equations import at_border
+from dsf.coefficient import Matrices, dense_of
+from dsf.evaluate.border import at_border, forward_form
 from dsf.evaluate.chunks import chunkwise
-from dsf.system import Matrices, System
+from dsf.system import System
 from dsf.transition.timeline import is_constant
 
 
@@ -18,7 +18,7 @@ def convolution(
 ) -> Shaped[Tensor, "*batch time output channel"]:
     """The response of a time-invariant system by one fast Fourier transform.
 
-    The transform runs in double precision whatever the number type.
+    Impulse response and transform are calculated in double precision whatever the number type.
 
     Raises:
         ValueError: if any of A, B, C, D changes with time; the message names it.
@@ -43,16 +43,19 @@ def varying(system: System) -> str | None:
 
 
 def impulse_response(system: System) -> Shaped[Tensor, "*batch time output input"]:
-    """The response at every lag to a unit at the first token, one column for every input."""
-    at_rest = replace(system, initial=None, takes_real_part=False)
-    ports = torch.eye(system.input_size, dtype=system.dtype, device=system.device)
-    units = ports.new_zeros(system.steps, *ports.shape)
-    units[0] = ports
+    """The response at every lag to a unit at the first token met, one column for every input.
+
+    In double precision, whatever the number type of the system.
+    """
+    at_rest = replace(forward_form(system), initial=None, takes_real_part=False)
+    dtype = torch.promote_types(system.dtype, torch.float64)
+    ports = torch.eye(system.input_size, dtype=dtype, device=system.device)
+    units = torch.cat([ports[None], ports.new_zeros(system.steps - 1, *ports.shape)])
     return chunkwise(at_rest, units.expand(*system.batch, *units.shape))
 
 
 def _run(system: System, signal: Tensor) -> Tensor:
-    exact = torch.complex128 if signal.is_complex() else torch.float64
+    exact = torch.promote_types(signal.dtype, torch.float64)
     kernel = impulse_response(system).to(exact)
     length = 2 * system.steps
     transform = torch.fft.fft if signal.is_complex() else torch.fft.rfft
@@ -69,5 +72,4 @@ def _run(system: System, signal: Tensor) -> Tensor:
 
 
 def _is_constant(part: Matrices) -> bool:
-    dense = part.dense() if isinstance(part, Coefficient) else part
-    return is_constant(dense, axis=-3)
+    return is_constant(dense_of(part), axis=-3)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate.budget import check_room
-from dsf.evaluate.rows import SIZE, Rows, row_blocks
+from dsf.evaluate.rows import blocks_between
 
 Selection = slice | int
 
@@ -26,7 +26,20 @@ def attention_map(
 
     Raises:
         MapTooLarge: if the map would take more than half of the free memory.
-        IndexError: if ``rows`` names a token outside the sequence.
+        IndexError: if ``rows`` names a token outside the sequence, or none.
+
+    Example:
+        A state that halves and takes in the signal:
+
+        >>> import dsf, torch
+        >>> one = torch.ones(3, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> dsf.attention_map(system)
+        tensor([[1.0000, 0.0000, 0.0000],
+                [0.5000, 1.0000, 0.0000],
+                [0.2500, 0.5000, 1.0000]])
+        >>> dsf.attention_map(system, rows=-1)
+        tensor([[0.2500, 0.5000, 1.0000]])
     """
     first, last, stride = _span(rows, system.steps)
     outputs = system.output_size
@@ -37,12 +50,7 @@ def attention_map(
         system.dtype,
         system.device,
     )
-    parts = [
-        _within(block, first, last)
-        for block in row_blocks(system, size=min(SIZE, max(system.steps, 1)))
-        if _touches(block, first, last)
-    ]
-    weights = torch.cat(parts, dim=-2)
+    weights = torch.cat([block.weights for block in blocks_between(system, first, last)], dim=-2)
     if stride == 1:
         return weights
     return weights.unflatten(-2, (-1, outputs))[..., ::stride, :, :].flatten(-3, -2)
@@ -64,12 +72,3 @@ def _span(rows: Selection | None, steps: int) -> tuple[int, int, int]:
             f"attention_map: rows {rows} select no token of {steps}; ask for a forward range."
         )
     return first, last, stride
-
-
-def _touches(block: Rows, first: int, last: int) -> bool:
-    return bool(block.written[0] < last) and bool(block.written[-1] >= first)
-
-
-def _within(block: Rows, first: int, last: int) -> Tensor:
-    wanted = (block.written >= first) & (block.written < last)
-    return block.weights if bool(wanted.all()) else block.weights[..., wanted, :]

@@ -3,7 +3,8 @@
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.equations import advance, at_border, at_start
+from dsf.evaluate.border import at_border, at_start, written_out
+from dsf.evaluate.equations import advance
 from dsf.solve import doubling
 from dsf.system import System
 
@@ -14,11 +15,12 @@ def scan(
     """The response by a parallel prefix scan: few, large steps.
 
     Writes out all coefficients and all states at once, and goes dense where a structure is not
-    closed under composition. Meant for wide machines and short sequences.
+    closed under composition: ``time x state x state`` numbers. Meant for wide machines and short
+    sequences.
     """
     return at_border(_run, system, signal)
 
 
 def _run(system: System, signal: Tensor) -> Tensor:
-    whole = system.window(0, system.steps)
+    whole = written_out(system, 0, system.steps, signal.dtype)
     return advance(whole, signal, at_start(system, signal), solve=doubling)[0]

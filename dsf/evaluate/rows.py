@@ -1,17 +1,17 @@
 """The map of a system, a block of rows at a time."""
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from dsf.composite import ExplicitMap, Operator, RowSource, SystemSum
-from dsf.evaluate.equations import forward_form
-from dsf.evaluate.cache import kept_rows
-from dsf.evaluate.folding import fold
-from dsf.system import System
+from dsf.composite import ExplicitMap, Operator, SystemSum
+from dsf.evaluate.cache import kept_rows, kept_window
+from dsf.evaluate.sweep import backward_rows, forward_rows
 
 SIZE = 64
 
@@ -35,24 +35,62 @@ MapOrSystem = Tensor | Operator | Iterable[Rows]
 def row_blocks(map_or_system: MapOrSystem, *, size: int = SIZE) -> Iterator[Rows]:
     """The rows of a map in blocks of ``size`` written tokens, from the first token to the last.
 
-    From a system whose map never fits this holds one block and ``state x columns`` numbers. A sum
-    with a part that runs backward holds that part's whole map.
+    From a system whose map never fits this holds one block and ``state x columns`` numbers; from
+    one that runs backward one block and what its windows fold into, a few ``state x columns``.
 
     Raises:
         ValueError: if ``size`` is below 1, or a tensor is not a stack of square maps.
+        TypeError: if what is given is no map, no system and no blocks.
+
+    Example:
+        >>> import dsf, torch
+        >>> one = torch.ones(3, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> for block in dsf.row_blocks(system, size=2):
+        ...     print(block.written.tolist(), block.weights.sum(dim=-1).tolist())
+        [0, 1] [1.0, 1.5]
+        [2] [1.75]
     """
     if size < 1:
         raise ValueError(f"row_blocks: size must be at least 1 token, but it is {size}.")
     if isinstance(map_or_system, Tensor):
-        yield from _of_tensor(map_or_system, size)
-    elif isinstance(map_or_system, SystemSum):
-        yield from _of_sum(map_or_system, size)
-    elif isinstance(map_or_system, ExplicitMap):
-        yield from _of_source(map_or_system.rows, size)
-    elif isinstance(map_or_system, System):
-        yield from _of_system(map_or_system, size)
+        return _of_tensor(map_or_system, size)
+    if isinstance(map_or_system, Operator):
+        return blocks_between(map_or_system, 0, map_or_system.steps, size=size)
+    if not isinstance(map_or_system, Iterable):
+        raise TypeError(
+            f"row_blocks: needs a map, a system or blocks of rows, but it got "
+            f"{type(map_or_system).__name__}. A mixer gives its system: mixer.system()."
+        )
+    return iter(map_or_system)
+
+
+def blocks_between(system: Operator, first: int, last: int, *, size: int = SIZE) -> Iterator[Rows]:
+    """The rows of the written tokens ``first`` to ``last - 1``, and no others."""
+    borders = [*range(first, last, size), last]
+    if isinstance(system, SystemSum):
+        return _of_sum([blocks_between(part, first, last, size=size) for part in system])
+    if isinstance(system, ExplicitMap):
+        windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(borders))
+        return _told(windows, borders, system, system.read_steps)
+    rows = kept_rows(system)
+    if rows is not None:
+        windows = (kept_window(system, rows, *span) for span in pairwise(borders))
     else:
-        yield from map_or_system
+        windows = (backward_rows if system.runs_backward else forward_rows)(system, borders)
+    if system.takes_real_part:
+        windows = (weights.real for weights in windows)
+    return _told(windows, borders, system, system.steps)
+
+
+def _told(
+    windows: Iterator[Tensor], borders: list[int], system: Operator, reads: int
+) -> Iterator[Rows]:
+    """Blocks of weights, told which tokens they are about."""
+    read = torch.arange(reads, device=system.device).repeat_interleave(system.input_size)
+    for weights, span in zip(windows, pairwise(borders), strict=True):
+        written = torch.arange(*span, device=system.device)
+        yield Rows(weights, written.repeat_interleave(system.output_size), read)
 
 
 def _of_tensor(weights: Tensor, size: int) -> Iterator[Rows]:
@@ -63,61 +101,11 @@ def _of_tensor(weights: Tensor, size: int) -> Iterator[Rows]:
             f"knows its tokens."
         )
     token = torch.arange(weights.shape[-1], device=weights.device)
-    for start in range(0, len(token), size):
-        yield Rows(weights[..., start : start + size, :], token[start : start + size], token)
+    spans = pairwise([*range(0, len(token), size), len(token)])
+    return (Rows(weights[..., slice(*span), :], token[slice(*span)], token) for span in spans)
 
 
-def _of_source(rows: RowSource, size: int) -> Iterator[Rows]:
-    steps = rows.shape[-3]
-    read = torch.arange(rows.shape[-1], device=rows.device)
-    for start in range(0, steps, size):
-        stop = min(start + size, steps)
-        written = torch.arange(start, stop, device=rows.device)
-        yield Rows(rows.window(start, stop).squeeze(-2), written, read)
-
-
-def _of_sum(parts: SystemSum, size: int) -> Iterator[Rows]:
-    for blocks in zip(*(row_blocks(part, size=size) for part in parts), strict=True):
-        weights = torch.stack([block.weights for block in blocks]).sum(dim=0)
+def _of_sum(parts: list[Iterator[Rows]]) -> Iterator[Rows]:
+    for blocks in zip(*parts, strict=True):
+        weights = reduce(torch.add, [block.weights for block in blocks])
         yield Rows(weights, blocks[0].written, blocks[0].read)
-
-
-def _of_system(system: System, size: int) -> Iterator[Rows]:
-    rows = kept_rows(system)
-    if rows is not None:
-        yield from _of_source(rows, size)
-    elif system.runs_backward:
-        yield from _backward(system, size)
-    else:
-        yield from _forward(system, size)
-
-
-def _forward(system: System, size: int) -> Iterator[Rows]:
-    steps, inputs = system.steps, system.input_size
-    token = torch.arange(steps, device=system.device)
-    read = token.repeat_interleave(inputs)
-    zero = torch.zeros((), dtype=system.dtype, device=system.device)
-    past = zero.expand(*system.batch, system.state_size, 0)
-    for start in range(0, steps, size):
-        stop = min(start + size, steps)
-        panel = fold(system, start, stop)
-        ahead = zero.expand(*system.batch, panel.local.shape[-2], inputs * (steps - stop))
-        weights = torch.cat([panel.reach @ past, panel.local, ahead], dim=-1)
-        written = token[start:stop].repeat_interleave(system.output_size)
-        yield Rows(weights.real if system.takes_real_part else weights, written, read)
-        if stop < steps:
-            past = torch.cat([panel.carried(past), panel.write], dim=-1)
-
-
-def _backward(system: System, size: int) -> Iterator[Rows]:
-    """The last rows come first, so the whole map is held and handed out in order."""
-    turned = torch.cat([block.weights for block in _forward(forward_form(system), size)], dim=-2)
-    steps, outputs, inputs = system.steps, system.output_size, system.input_size
-    by_token = turned.unflatten(-1, (steps, inputs)).unflatten(-3, (steps, outputs))
-    weights = by_token.flip(-4, -2).flatten(-2).flatten(-3, -2)
-    token = torch.arange(steps, device=system.device)
-    for start in range(0, steps, size):
-        stop = min(start + size, steps)
-        part = weights[..., start * outputs : stop * outputs, :]
-        written = token[start:stop].repeat_interleave(outputs)
-        yield Rows(part, written, token.repeat_interleave(inputs))

@@ -4,7 +4,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.equations import advance, at_border, at_start
+from dsf.evaluate.border import at_border, at_start, working, written_out
+from dsf.evaluate.equations import advance
+from dsf.shapes import agree
 from dsf.solve import recurrence
 from dsf.system import System
 
@@ -25,8 +27,8 @@ def _run(system: System, signal: Tensor) -> Tensor:
     state, responses = at_start(system, signal), []
     for start in range(0, system.steps, WINDOW):
         stop = min(start + WINDOW, system.steps)
-        part = signal[..., start:stop, :, :]
-        response, state = advance(system.window(start, stop), part, state, solve=recurrence)
+        window = written_out(system, start, stop, signal.dtype)
+        response, state = advance(window, signal[..., start:stop, :, :], state, solve=recurrence)
         responses.append(response)
     return torch.cat(responses, dim=-3)
 
@@ -46,18 +48,41 @@ def step(
         signal: what enters at this token.
 
     Raises:
-        ValueError: for a system that runs backward, which cannot stream.
+        ValueError: for a system that runs backward, which cannot stream, a token outside the
+            sequence, or a complex signal where the system gives the real part.
+        ShapeError: if the state or the signal does not fit the system.
+
+    Example:
+        A state that halves and takes in the signal:
+
+        >>> import dsf, torch
+        >>> one = torch.ones(3, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> state = torch.zeros(1, 1)
+        >>> for token, value in enumerate([1.0, 0.0, 4.0]):
+        ...     response, state = dsf.step(system, token, state, torch.tensor([[value]]))
+        ...     print(response.item())
+        1.0
+        0.5
+        4.25
     """
     if system.runs_backward:
         raise ValueError(
             "step: a system that runs backward needs the whole sequence before its first response. "
             "Use dsf.respond on the whole sequence."
         )
+    if system.takes_real_part and signal.is_complex():
+        raise ValueError("step: this system gives the real part, so its signal must be real.")
+    batch = tuple(system.batch)
+    agree("step", "batch", system=batch, state=state.shape[:-2], signal=signal.shape[:-2])
+    agree("step", "state", system=system.state_size, state=state.shape[-2])
+    agree("step", "input", system=system.input_size, signal=signal.shape[-2])
+    agree("step", "channel", state=state.shape[-1], signal=signal.shape[-1])
     dtype = torch.promote_types(system.dtype, torch.promote_types(state.dtype, signal.dtype))
     response, leaving = advance(
-        system.window(token, token + 1),
-        signal.to(dtype).unsqueeze(-3),
-        state.to(dtype),
+        written_out(system, token, token + 1, working(dtype)),
+        signal.to(working(dtype)).unsqueeze(-3),
+        state.to(working(dtype)),
         solve=recurrence,
     )
     response = response.squeeze(-3)

@@ -39,6 +39,10 @@ class SoftmaxRows(RowSource):
     def device(self) -> torch.device:
         return self.query.device
 
+    @property
+    def is_causal(self) -> bool:
+        return self.causal
+
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
         scores = self.scale * (self.query[..., start:stop, :] @ self.key.mT)
         if self.softcap is not None:

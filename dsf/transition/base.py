@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.transition.storage import cast, on_parts
+
 
 class Transition(ABC):
     """The maps A_1 ... A_T of one system, stored by their structure.
@@ -57,9 +59,13 @@ class Transition(ABC):
     def window(self, start: int, stop: int) -> "Transition":
         """The tokens ``start`` to ``stop - 1``. What was sampled lazily is written out here."""
 
+    def cut(self, start: int, stop: int) -> "Transition":
+        """The tokens ``start`` to ``stop - 1``, sampled lazily where the whole is."""
+        return self.window(start, stop)
+
     @abstractmethod
     def delayed(self, lag: int) -> "Transition":
-        """Every map moved ``lag`` tokens later, identities in front."""
+        """Every map moved ``lag`` tokens later, identities in front; ``lag`` is at least 0."""
 
     @abstractmethod
     def flipped(self) -> "Transition":
@@ -68,6 +74,19 @@ class Transition(ABC):
     @abstractmethod
     def transposed(self) -> "Transition":
         """Every map transposed (not conjugated)."""
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> "Transition":
+        """The same maps in another number type or on another device.
+
+        What is complex stays complex, in the precision of ``dtype``.
+        """
+        return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
+
+    def diagonal(self) -> Shaped[Tensor, "*batch time state"] | None:
+        """The diagonals, if the structure has nothing beside them; else None."""
+        return None
 
     @property
     @abstractmethod

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.transition.base import Transition
-from dsf.transition.timeline import cut, delay, is_constant
+from dsf.transition.timeline import cut, delay, flip, is_constant
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Dense(Transition):
         return Dense(torch.where(front[:, None, None], identity, moved))
 
     def flipped(self) -> "Dense":
-        return Dense(self.matrix.flip(-3))
+        return Dense(flip(self.matrix, axis=-3))
 
     def transposed(self) -> "Dense":
         return Dense(self.matrix.mT)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsf.transition.base import Transition
 from dsf.transition.dense import Dense
-from dsf.transition.timeline import cut, delay, is_constant
+from dsf.transition.timeline import cut, delay, flip, is_constant
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class Diagonal(Transition):
         return self.decay.unsqueeze(-1) * state
 
     def compose(self, earlier: Transition) -> Transition:
-        if isinstance(earlier, Diagonal):
-            return Diagonal(self.decay * earlier.decay)
+        decay = earlier.diagonal()
+        if decay is not None:
+            return Diagonal(self.decay * decay)
         return Dense(self @ earlier.dense())
 
     def window(self, start: int, stop: int) -> "Diagonal":
@@ -46,10 +47,13 @@ class Diagonal(Transition):
         return Diagonal(delay(self.decay, lag, axis=-2, fill=1.0))
 
     def flipped(self) -> "Diagonal":
-        return Diagonal(self.decay.flip(-2))
+        return Diagonal(flip(self.decay, axis=-2))
 
     def transposed(self) -> "Diagonal":
         return self
+
+    def diagonal(self) -> Shaped[Tensor, "*batch time state"]:
+        return self.decay
 
     @property
     def is_constant(self) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsf.transition.base import Transition
 from dsf.transition.dense import Dense
-from dsf.transition.timeline import cut, delay, is_constant
+from dsf.transition.timeline import cut, delay, flip, is_constant
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class DiagonalPlusLowRank(Transition):
         )
 
     def flipped(self) -> "DiagonalPlusLowRank":
-        return DiagonalPlusLowRank(self.decay.flip(-2), self.left.flip(-3), self.right.flip(-3))
+        return DiagonalPlusLowRank(
+            flip(self.decay, axis=-2), flip(self.left, axis=-3), flip(self.right, axis=-3)
+        )
 
     def transposed(self) -> "DiagonalPlusLowRank":
         return DiagonalPlusLowRank(self.decay, self.right, self.left)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsf.transition.base import Transition
 from dsf.transition.diagonal import Diagonal
-from dsf.transition.timeline import cut, is_constant
+from dsf.transition.timeline import cut, delay, flip, is_constant
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,20 @@ class SampledDiagonal(Transition):
     def compose(self, earlier: Transition) -> Transition:
         return self._sampled(self.step).compose(earlier)
 
-    def delayed(self, lag: int) -> Diagonal:
-        return self._sampled(self.step).delayed(lag)
+    def cut(self, start: int, stop: int) -> "SampledDiagonal":
+        return SampledDiagonal(cut(self.step, start, stop, axis=-1), self.pole)
+
+    def delayed(self, lag: int) -> "SampledDiagonal":
+        return SampledDiagonal(delay(self.step, lag, axis=-1), self.pole)
 
     def flipped(self) -> "SampledDiagonal":
-        return SampledDiagonal(self.step.flip(-1), self.pole)
+        return SampledDiagonal(flip(self.step, axis=-1), self.pole)
 
     def transposed(self) -> "SampledDiagonal":
         return self
+
+    def diagonal(self) -> Shaped[Tensor, "*batch time state"]:
+        return self._sampled(self.step).decay
 
     @property
     def is_constant(self) -> bool:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dsf.transition.base import Transition
 from dsf.transition.dense import Dense
-from dsf.transition.timeline import cut, delay, is_constant
+from dsf.transition.diagonal import Diagonal
+from dsf.transition.timeline import cut, delay, flip, is_constant
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class ScaledIdentity(Transition):
     def compose(self, earlier: Transition) -> Transition:
         if isinstance(earlier, ScaledIdentity):
             return ScaledIdentity(self.decay * earlier.decay, self.size)
+        decay = earlier.diagonal()
+        if decay is not None:
+            return Diagonal(self.diagonal() * decay)
         return Dense(self @ earlier.dense())
 
     def window(self, start: int, stop: int) -> "ScaledIdentity":
@@ -47,10 +51,13 @@ class ScaledIdentity(Transition):
         return ScaledIdentity(delay(self.decay, lag, axis=-1, fill=1.0), self.size)
 
     def flipped(self) -> "ScaledIdentity":
-        return ScaledIdentity(self.decay.flip(-1), self.size)
+        return ScaledIdentity(flip(self.decay, axis=-1), self.size)
 
     def transposed(self) -> "ScaledIdentity":
         return self
+
+    def diagonal(self) -> Shaped[Tensor, "*batch time state"]:
+        return self.decay.unsqueeze(-1).expand(*self.decay.shape, self.size)
 
     @property
     def is_constant(self) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsf.transition.base import Transition
 from dsf.transition.dense import Dense
-from dsf.transition.timeline import cut, delay, is_constant
+from dsf.transition.timeline import cut, delay, flip, is_constant
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Shift(Transition):
         return Shift(delay(self.places, lag, axis=-1), self.size, self.leading, self.like)
 
     def flipped(self) -> "Shift":
-        return Shift(self.places.flip(-1), self.size, self.leading, self.like)
+        return Shift(flip(self.places, axis=-1), self.size, self.leading, self.like)
 
     def transposed(self) -> "Shift":
         return Shift(-self.places, self.size, self.leading, self.like)

@@ -1,25 +1,56 @@
-"""Moving tensors along their time axis."""
+"""Moving tensors along their time axis. Axes of stride 0 stay so, and keep costing nothing."""
+
+from collections.abc import Callable
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 
-def delay(part: Tensor, lag: int, *, axis: int, fill: float = 0.0) -> Tensor:
+def delay(
+    part: Shaped[Tensor, "..."], lag: int, *, axis: int, fill: float = 0.0
+) -> Shaped[Tensor, "..."]:
     """``part`` moved ``lag`` tokens later along ``axis``, with ``fill`` in front; same length."""
     steps = part.shape[axis]
     lag = min(lag, steps)
-    front = torch.full_like(part.narrow(axis, 0, lag), fill)
-    return torch.cat([front, part.narrow(axis, 0, steps - lag)], dim=axis)
+
+    def moved(stored: Tensor) -> Tensor:
+        front = torch.full_like(stored.narrow(axis, 0, lag), fill)
+        return torch.cat([front, stored.narrow(axis, 0, steps - lag)], dim=axis)
+
+    return on_stored(part, moved, keep=axis)
 
 
-def cut(part: Tensor, start: int, stop: int, *, axis: int) -> Tensor:
+def flip(part: Shaped[Tensor, "..."], *, axis: int) -> Shaped[Tensor, "..."]:
+    """The tokens of ``part`` in reverse order."""
+    if part.stride(axis) == 0:
+        return part
+    return on_stored(part, lambda stored: stored.flip(axis), keep=axis)
+
+
+def cut(part: Shaped[Tensor, "..."], start: int, stop: int, *, axis: int) -> Shaped[Tensor, "..."]:
     """The tokens ``start`` to ``stop - 1`` of ``part``, without a copy."""
     return part.narrow(axis, start, stop - start)
 
 
-def is_constant(part: Tensor, *, axis: int) -> bool:
+def is_constant(part: Shaped[Tensor, "..."], *, axis: int) -> bool:
     """Whether ``part`` is the same for every token."""
     if part.shape[axis] <= 1 or part.stride(axis) == 0:
         return True
     first = part.narrow(axis, 0, 1)
     return bool((part == first).all())
+
+
+def on_stored(
+    part: Shaped[Tensor, "..."], act: Callable[[Tensor], Tensor], *, keep: int | None = None
+) -> Shaped[Tensor, "..."]:
+    """``act`` done once on what is stored, and spread again over the axes of stride 0.
+
+    ``act`` must treat all entries along an axis alike, except along the axis ``keep``.
+    """
+    kept = None if keep is None else keep % part.ndim
+    stored = part
+    for axis, size in enumerate(part.shape):
+        if size > 1 and part.stride(axis) == 0 and axis != kept:
+            stored = stored.narrow(axis, 0, 1)
+    return act(stored).expand(part.shape)

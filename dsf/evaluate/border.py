@@ -1,0 +1,92 @@
+"""What happens at the border of every evaluator: sizes, number types, direction, real part."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.coefficient import window_of
+from dsf.composite import ExplicitMap, Operator, SystemSum
+from dsf.shapes import agree, has_axes
+from dsf.system import System, time_reversed
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def at_border(run: Callable[[System, Tensor], Tensor], system: System, signal: Tensor) -> Tensor:
+    """Run an evaluator on plain ground: sizes that fit, tokens in running order, one number type.
+
+    A real signal meets complex coefficients as a complex one, and of two precisions the higher one
+    counts, as torch does elsewhere. Half precision is calculated in single precision.
+    """
+    if not isinstance(system, System):
+        raise TypeError(
+            f"an evaluator runs one System, but it got {type(system).__name__}. "
+            f"dsf.respond takes sums of systems and explicit maps as well."
+        )
+    fits(system, signal)
+    if system.takes_real_part and signal.is_complex():
+        raise ValueError(
+            "respond: this system gives the real part of its output, which is linear in real "
+            "signals only, but the signal is complex. Drive it with the real and the imaginary "
+            "part in turn."
+        )
+    dtype = torch.promote_types(system.dtype, signal.dtype)
+    signal = signal.to(working(dtype))
+    if system.runs_backward:
+        response = run(forward_form(system), signal.flip(-3)).flip(-3)
+    else:
+        response = run(system, signal)
+    return (response.real if system.takes_real_part else response).to(
+        dtype.to_real() if system.takes_real_part else dtype
+    )
+
+
+def fits(system: Operator, signal: Tensor) -> None:
+    """Raise unless ``signal`` can drive ``system``.
+
+    Raises:
+        ShapeError: naming the axis and the two sizes.
+    """
+    has_axes("respond", "signal", signal.shape, "*batch time input channel")
+    reads = system.read_steps if isinstance(system, ExplicitMap) else system.steps
+    agree("respond", "time", system=reads, signal=signal.shape[-3])
+    agree("respond", "input", system=system.input_size, signal=signal.shape[-2])
+    agree("respond", "batch", system=tuple(system.batch), signal=tuple(signal.shape[:-3]))
+    for part in system if isinstance(system, SystemSum) else (system,):
+        if part.initial is not None:
+            held = part.initial.shape[-1]
+            agree("respond", "channel", initial=held, signal=signal.shape[-1])
+
+
+def working(dtype: torch.dtype) -> torch.dtype:
+    """The number type to calculate in: half precision loses too much in a running sum."""
+    return torch.float32 if dtype in HALVES else dtype
+
+
+def written_out(system: System, start: int, stop: int, dtype: torch.dtype) -> System:
+    """The window of some tokens, every part a tensor of the number type ``dtype``."""
+    part = system.window(start, stop)
+    return replace(
+        part,
+        A=part.A.to(dtype=dtype),
+        B=window_of(part.B, 0, stop - start).to(dtype),
+        C=window_of(part.C, 0, stop - start).to(dtype),
+        D=window_of(part.feedthrough, 0, stop - start).to(dtype),
+    )
+
+
+def at_start(
+    system: System, signal: Shaped[Tensor, "*batch time input channel"]
+) -> Shaped[Tensor, "*batch state channel"]:
+    """The state before the first token: ``system.initial``, or zero."""
+    if system.initial is None:
+        return signal.new_zeros(*system.batch, system.state_size, signal.shape[-1])
+    return system.initial.to(signal.dtype)
+
+
+def forward_form(system: System) -> System:
+    """A system that runs backward, with its tokens put into the order in which it meets them."""
+    return time_reversed(system) if system.runs_backward else system

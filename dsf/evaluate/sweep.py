@@ -1,0 +1,81 @@
+"""Rows of a system's map, window after window, from the panels the windows fold into."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.evaluate.border import forward_form
+from dsf.evaluate.folding import fold
+from dsf.evaluate.panel import Panel
+from dsf.system import System
+
+
+def forward_rows(
+    system: System, borders: list[int]
+) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
+    """The rows between every two borders.
+
+    What earlier tokens left in the state is carried along, one column for every input.
+    """
+    past = _nothing(system)
+    for span in pairwise(_from_the_start(borders)):
+        panel = fold(system, *span)
+        if span[0] >= borders[0]:
+            ahead = _zeros(system, panel.local.shape[-2], system.steps - span[1])
+            weights = torch.cat([panel.reach @ past, panel.local, ahead], dim=-1)
+            yield weights.to(system.dtype)
+        if span[1] < borders[-1]:
+            past = torch.cat([panel.carried(past), panel.write], dim=-1)
+
+
+def backward_rows(
+    system: System, borders: list[int]
+) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
+    """The same for a system that runs backward.
+
+    Its first row needs its last token, so all windows behind ``borders[0]`` are folded first and
+    kept as panels: numbers in proportion to the tokens, not to the map.
+    """
+    steps, turned = system.steps, forward_form(system)
+    met = _from_the_start([steps - border for border in reversed(borders)])
+    panels = [fold(turned, *span) for span in pairwise(met)]
+    for span in pairwise(borders):
+        panel = panels.pop()
+        behind = _reaching(panel, panels)
+        ahead = _zeros(system, panel.local.shape[-2], span[0])
+        weights = torch.cat([*behind, panel.local, ahead], dim=-1)
+        yield _turned(weights, system).to(system.dtype)
+
+
+def _from_the_start(borders: list[int]) -> list[int]:
+    """Borders of as wide windows in front of the given ones."""
+    width = max(stop - start for start, stop in pairwise(borders))
+    return [*range(0, borders[0], width), *borders]
+
+
+def _reaching(panel: Panel, earlier: list[Panel]) -> list[Tensor]:
+    """What the tokens of every earlier window add to the rows of ``panel``, the first one first."""
+    reach, parts = panel.reach, []
+    for before in reversed(earlier):
+        parts.append(reach @ before.write)
+        reach = (before.carry.transposed() @ reach.mT.unsqueeze(-3)).squeeze(-3).mT
+    return parts[::-1]
+
+
+def _turned(weights: Tensor, system: System) -> Tensor:
+    """Rows and columns with their tokens in reverse order, their ports in order."""
+    by_token = weights.unflatten(-1, (system.steps, system.input_size))
+    by_token = by_token.unflatten(-3, (-1, system.output_size))
+    return by_token.flip(-4, -2).flatten(-2).flatten(-3, -2)
+
+
+def _nothing(system: System) -> Tensor:
+    return _zeros(system, system.state_size, 0)
+
+
+def _zeros(system: System, rows: int, tokens: int) -> Tensor:
+    zero = torch.zeros((), dtype=system.dtype, device=system.device)
+    return zero.expand(*system.batch, rows, tokens * system.input_size)

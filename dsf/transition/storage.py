@@ -1,0 +1,77 @@
+"""What all stored structures have in common: a dataclass of tensors with named axes.
+
+The annotation of a field names its axes, so one function does for every structure what needs no
+idea of it: another number type, another device, other batch entries.
+"""
+
+from collections.abc import Callable
+from dataclasses import Field, fields, is_dataclass, replace
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from dsf.transition.timeline import on_stored
+
+Stored = TypeVar("Stored")
+
+
+def on_parts(stored: Stored, act: Callable[[Tensor], Tensor]) -> Stored:
+    """``stored`` with ``act`` done on every tensor it is made of."""
+    changed = {
+        field.name: act(getattr(stored, field.name))
+        for field in _fields(stored)
+        if isinstance(getattr(stored, field.name), Tensor)
+    }
+    return replace(stored, **changed)  # type: ignore[type-var]
+
+
+def cast(
+    part: Tensor, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """A tensor moved to a device and, unless it counts, to a number type.
+
+    A complex tensor asked for a real number type becomes complex of that precision: nothing drops
+    an imaginary part.
+    """
+    if dtype is None or not (part.is_floating_point() or part.is_complex()):
+        dtype = part.dtype
+    elif part.is_complex():
+        dtype = dtype.to_complex()
+    if part.dtype == dtype and device is None:
+        return part
+    return on_stored(part, lambda stored: stored.to(dtype=dtype, device=device))
+
+
+def picked(stored: Stored, index: Any, batch: torch.Size) -> Stored:
+    """The entries ``index`` of the batch axes of everything stored.
+
+    Args:
+        stored: a structure whose fields start with ``*batch`` where they have batch axes.
+        index: what to take from a tensor of shape ``batch``.
+        batch: the batch axes that are left.
+    """
+    changed: dict[str, Any] = {}
+    for field in _fields(stored):
+        part = getattr(stored, field.name)
+        if isinstance(part, Tensor) and _axes(field.type).startswith("*batch"):
+            changed[field.name] = part[index]
+        elif isinstance(part, torch.Size):
+            changed[field.name] = batch
+    return replace(stored, **changed)  # type: ignore[type-var]
+
+
+def _fields(stored: object) -> tuple[Field[Any], ...]:
+    if not is_dataclass(stored):
+        raise TypeError(
+            f"{type(stored).__name__} is not a dataclass of tensors, so its parts are not known."
+        )
+    return fields(stored)
+
+
+def _axes(annotation: Any) -> str:
+    """The axis names of a tensor annotation, empty for anything else."""
+    if get_origin(annotation) in (Union, UnionType):
+        return next((axes for axes in map(_axes, get_args(annotation)) if axes), "")
+    return getattr(annotation, "dim_str", "")
