@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import dsf
 from dsf.inspection import attention_interface, softmax
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.adapters import ADAPTERS
@@ -148,7 +147,7 @@ def _environment(model: nn.Module) -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     facts = {
-        "dsf": dsf.__version__,
+        "dsf": version("dsf"),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
