@@ -2,7 +2,10 @@
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.delta_net import DeltaNet
+from dsf.mixers.elman_rnn import ElmanRNN
 from dsf.mixers.gated_delta_net import GatedDeltaNet
+from dsf.mixers.gru import GRU
+from dsf.mixers.lstm import LSTM
 from dsf.mixers.scalar_gated_attention import ScalarGatedAttention
 from dsf.mixers.selective_state_space import SelectiveStateSpace
 from dsf.mixers.short_convolution import ShortConvolution
@@ -17,6 +20,9 @@ ALL: tuple[type[Mixer], ...] = (
     SelectiveStateSpace,
     StateSpaceDuality,
     ShortConvolution,
+    LSTM,
+    GRU,
+    ElmanRNN,
 )
 
 __all__ = ["ALL", "Mixer", *(mixer.__name__ for mixer in ALL)]

@@ -1,7 +1,11 @@
 """Random parts for ``draw``: float64, from an explicit generator, never nearly zero."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def normal(rng: torch.Generator, *size: int) -> Tensor:
@@ -29,3 +33,11 @@ def poles(rng: torch.Generator, *size: int) -> Tensor:
 def unit(vectors: Tensor) -> Tensor:
     """Vectors of length one along the last axis."""
     return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def lively(rng: torch.Generator, module: Module) -> Module:
+    """A module made on the meta device, with lively parameters that want no gradient."""
+    module = module.to_empty(device="cpu").requires_grad_(False)
+    for weight in module.parameters():
+        weight.copy_(0.6 * normal(rng, *weight.shape))
+    return module

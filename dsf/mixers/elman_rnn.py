@@ -1,0 +1,125 @@
+r"""The Elman network, the plain recurrent layer of ``torch.nn.RNN``.
+
+    h_t = φ(a_t)        a_t = W x_t + b + U h_{t-1} + b'        φ = tanh or relu
+
+With s_t = φ(a_t) / a_t held fixed it is linear and gives back the same states:
+
+    h_t = diag(s_t) U h_{t-1} + diag(s_t) [W, b + b'] [x_t; 1]
+
+Source: Elman 1990, doi:10.1207/s15516709cog1402_1.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.activations import RELU, TANH, Activation
+from dsf.ingredients.cell_weights import read_cell
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import lively, normal
+from dsf.system import System
+from dsf.transition import Dense
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ElmanRNN(Mixer):
+    """One layer and direction, quasi-linear along its own trajectory.
+
+    Attributes:
+        inputs: x, what the layer is given; the last port of the system is a constant one.
+        start: the state before the first token; zero when absent.
+        activation: φ.
+        runs_backward: from the last token to the first.
+    """
+
+    inputs: Float[Tensor, "*batch time input"]
+    input_weight: Float[Tensor, "channel input"]
+    recurrent_weight: Float[Tensor, "channel channel"]
+    input_bias: Float[Tensor, " channel"]
+    recurrent_bias: Float[Tensor, " channel"]
+    start: Float[Tensor, "*batch channel"] | None = None
+    activation: Activation = TANH
+    runs_backward: bool = False
+
+    source: ClassVar[str] = "doi:10.1207/s15516709cog1402_1"
+
+    @classmethod
+    def from_module(
+        cls,
+        module: torch.nn.RNN,
+        inputs: Float[Tensor, "*batch time input"],
+        initial: Float[Tensor, "*batch channel"] | None = None,
+        *,
+        layer: int = 0,
+        reverse: bool = False,
+    ) -> "ElmanRNN":
+        """One layer of ``module`` on the ``inputs`` of that layer, batch first whatever it says."""
+        weights = read_cell(module, torch.nn.RNN, layer=layer, reverse=reverse)
+        return cls(
+            inputs=inputs,
+            input_weight=weights.input_weight[0],
+            recurrent_weight=weights.recurrent_weight[0],
+            input_bias=weights.input_bias[0],
+            recurrent_bias=weights.recurrent_bias[0],
+            start=initial,
+            activation=TANH if module.nonlinearity == "tanh" else RELU,
+            runs_backward=reverse,
+        )
+
+    @cached_property
+    def _activated(self) -> Tensor:
+        """a_t of every token."""
+        bias = self.input_bias + self.recurrent_bias
+        driven = self.inputs @ self.input_weight.mT + bias
+        state = torch.zeros_like(driven[..., 0, :]) if self.start is None else self.start
+        found = []
+        for fed in self._in_running_order(driven).unbind(-2):
+            found.append(fed + state @ self.recurrent_weight.mT)
+            state = self.activation.value(found[-1])
+        return self._in_running_order(torch.stack(found, dim=-2))
+
+    def _in_running_order(self, part: Tensor) -> Tensor:
+        return part.flip(-2) if self.runs_backward else part
+
+    def system(self) -> System:
+        """The layer with s_t held fixed: exact on its own input, a statement about this input."""
+        initial = None if self.start is None else self.start.unsqueeze(-1)
+        return self._linear(self.activation.secant(self._activated), initial, affine=True)
+
+    def tangent(self) -> System:
+        """How a small change of the inputs moves the states: the Jacobian along the trajectory.
+
+        A different object from :meth:`system`: it is driven by a change of ``inputs`` (as
+        ``change.unsqueeze(-1)``), has no constant port and starts from zero. Driven by the inputs
+        themselves it does **not** give the states.
+        """
+        return self._linear(self.activation.slope(self._activated), None, affine=False)
+
+    def _linear(self, factor: Tensor, initial: Tensor | None, *, affine: bool) -> System:
+        entering = self.input_weight
+        if affine:
+            bias = self.input_bias + self.recurrent_bias
+            entering = torch.cat([entering, bias.unsqueeze(-1)], dim=-1)
+        rows = factor.unsqueeze(-1)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        return System(
+            A=Dense(rows * self.recurrent_weight),
+            B=rows * entering,
+            C=identity.expand(*factor.shape, -1),
+            initial=initial,
+            runs_backward=self.runs_backward,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
+        """``[x_t; 1]``."""
+        one = torch.ones_like(self.inputs[..., :1])
+        return torch.cat([self.inputs, one], dim=-1).unsqueeze(-1)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "ElmanRNN":
+        module = lively(rng, torch.nn.RNN(3, 4, dtype=torch.float64, device="meta"))
+        return cls.from_module(module, normal(rng, 2, steps, 3), normal(rng, 2, 4))

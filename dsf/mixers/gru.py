@@ -1,0 +1,164 @@
+r"""The gated recurrent unit of ``torch.nn.GRU``.
+
+    h_t = z_t ⊙ h_{t-1} + (1 - z_t) ⊙ n_t        n_t = tanh(a_t)
+    a_t = W_n x_t + b_n + r_t ⊙ (U_n h_{t-1} + b'_n)        r_t, z_t = σ(W x_t + b + U h_{t-1} + b')
+
+torch applies r_t after U_n. With the gates held fixed the states are a linear mix of the n_t.
+
+Source: Cho et al. 2014, arXiv:1406.1078.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.activations import tanh_secant
+from dsf.ingredients.cell_weights import read_cell
+from dsf.ingredients.channelwise import channel_systems
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import lively, normal
+from dsf.system import System
+from dsf.transition import Dense
+
+RESET, UPDATE, CANDIDATE = 0, 1, 2
+
+
+class Token(NamedTuple):
+    """What happens at a token: both gates, a_t, the state before, and U_n h_{t-1} + b'_n."""
+
+    reset: Tensor
+    update: Tensor
+    activated: Tensor
+    before: Tensor
+    recalled: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GRU(Mixer):
+    """One layer and direction, quasi-linear along its own trajectory.
+
+    :meth:`system` and :meth:`signal` are the first form: a system for every channel, system batch
+    ``*batch channel``, that mixes the candidates n_t. The candidates still contain the states.
+
+    Attributes:
+        inputs: x, what the layer is given.
+        input_weight, recurrent_weight, input_bias, recurrent_bias: reset, update and candidate.
+        start: the state before the first token; zero when absent.
+        runs_backward: from the last token to the first.
+    """
+
+    inputs: Float[Tensor, "*batch time input"]
+    input_weight: Float[Tensor, "3 channel input"]
+    recurrent_weight: Float[Tensor, "3 channel channel"]
+    input_bias: Float[Tensor, "3 channel"]
+    recurrent_bias: Float[Tensor, "3 channel"]
+    start: Float[Tensor, "*batch channel"] | None = None
+    runs_backward: bool = False
+
+    source: ClassVar[str] = "arXiv:1406.1078"
+
+    @classmethod
+    def from_module(
+        cls,
+        module: torch.nn.GRU,
+        inputs: Float[Tensor, "*batch time input"],
+        initial: Float[Tensor, "*batch channel"] | None = None,
+        *,
+        layer: int = 0,
+        reverse: bool = False,
+    ) -> "GRU":
+        """One layer of ``module`` on the ``inputs`` of that layer, batch first whatever it says."""
+        weights = read_cell(module, torch.nn.GRU, layer=layer, reverse=reverse)
+        return cls(
+            inputs=inputs,
+            input_weight=weights.input_weight,
+            recurrent_weight=weights.recurrent_weight,
+            input_bias=weights.input_bias,
+            recurrent_bias=weights.recurrent_bias,
+            start=initial,
+            runs_backward=reverse,
+        )
+
+    @cached_property
+    def _trajectory(self) -> Token:
+        driven = torch.einsum("gci,...ti->...tgc", self.input_weight, self.inputs) + self.input_bias
+        state = torch.zeros_like(driven[..., 0, 0, :]) if self.start is None else self.start
+        tokens = []
+        for fed in driven.flip(-3).unbind(-3) if self.runs_backward else driven.unbind(-3):
+            recalled = torch.einsum("gck,...k->...gc", self.recurrent_weight, state)
+            recalled = recalled + self.recurrent_bias
+            reset, update, _ = (fed + recalled).sigmoid().unbind(-2)
+            own = recalled[..., CANDIDATE, :]
+            activated = fed[..., CANDIDATE, :] + reset * own
+            tokens.append(Token(reset, update, activated, state, own))
+            state = update * state + (1 - update) * activated.tanh()
+        parts = (torch.stack(part, dim=-2) for part in zip(*tokens, strict=True))
+        return Token(*(part.flip(-2) if self.runs_backward else part for part in parts))
+
+    def system(self) -> System:
+        """The first form: exact on the layer's own input, a statement about this input."""
+        update = self._trajectory.update
+        return channel_systems(
+            decay=update,
+            write=1 - update,
+            read=torch.ones_like(update),
+            initial=self.start,
+            runs_backward=self.runs_backward,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
+        """The candidates n_t."""
+        return self._trajectory.activated.tanh().mT[..., None, None]
+
+    def second_form(self) -> System:
+        """The slope tanh(a_t) / a_t is held fixed too: a system from ``[x; 1]`` to the states.
+
+        Driven by :meth:`second_signal`.
+        """
+        at = self._trajectory
+        slope = (1 - at.update) * tanh_secant(at.activated)
+        _, _, recurrent = self.recurrent_weight.unbind(0)
+        bias = self.input_bias[CANDIDATE] + at.reset * self.recurrent_bias[CANDIDATE]
+        entering = self.input_weight[CANDIDATE].expand(*slope.shape, -1)
+        A = torch.diag_embed(at.update) + (slope * at.reset).unsqueeze(-1) * recurrent
+        B = slope.unsqueeze(-1) * torch.cat([entering, bias.unsqueeze(-1)], dim=-1)
+        return self._to_states(A, B, None if self.start is None else self.start.unsqueeze(-1))
+
+    def second_signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
+        """``[x_t; 1]``, what drives :meth:`second_form`."""
+        one = torch.ones_like(self.inputs[..., :1])
+        return torch.cat([self.inputs, one], dim=-1).unsqueeze(-1)
+
+    def tangent(self) -> System:
+        """How a small change of the inputs moves the states: the Jacobian along the trajectory.
+
+        A different object from :meth:`system`: gates move too. It is driven by a change of
+        ``inputs`` (as ``change.unsqueeze(-1)``) and starts from zero. Driven by the inputs
+        themselves it does **not** give the states.
+        """
+        at = self._trajectory
+        candidate = at.activated.tanh()
+        by_update = (at.before - candidate) * at.update * (1 - at.update)
+        by_candidate = (1 - at.update) * (1 - candidate.square())
+        by_reset = by_candidate * at.recalled * at.reset * (1 - at.reset)
+        A, B = (
+            by_reset.unsqueeze(-1) * weight[RESET]
+            + by_update.unsqueeze(-1) * weight[UPDATE]
+            + (by_candidate * through).unsqueeze(-1) * weight[CANDIDATE]
+            for weight, through in ((self.recurrent_weight, at.reset), (self.input_weight, 1.0))
+        )
+        return self._to_states(torch.diag_embed(at.update) + A, B, None)
+
+    def _to_states(self, A: Tensor, B: Tensor, initial: Tensor | None) -> System:
+        identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+        C = identity.expand_as(A)
+        return System(Dense(A), B, C, initial=initial, runs_backward=self.runs_backward)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "GRU":
+        module = lively(rng, torch.nn.GRU(3, 4, dtype=torch.float64, device="meta"))
+        return cls.from_module(module, normal(rng, 2, steps, 3), normal(rng, 2, 4))

@@ -1,0 +1,220 @@
+r"""The long short-term memory of ``torch.nn.LSTM``.
+
+    c_t = f_t ⊙ c_{t-1} + i_t ⊙ tanh(a_t)        h_t = o_t ⊙ tanh(c_t)
+
+The gates i, f, o and the candidate's a are affine in x_t and h_{t-1}. With the gates held fixed the
+cells are a linear mix of the candidates tanh(a_t), and h_t = (o_t tanh(c_t) / c_t) c_t reads them.
+
+Source: Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735, with forget gates.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.activations import tanh_secant
+from dsf.ingredients.cell_weights import CellWeights, read_cell
+from dsf.ingredients.channelwise import channel_systems
+from dsf.ingredients.lstm_cell import Gates, run_lstm
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import lively, normal
+from dsf.shapes import agree
+from dsf.system import System
+from dsf.transition import Dense, Diagonal
+
+WRITE, FORGET, CANDIDATE, READ = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LSTM(Mixer):
+    """One layer and direction, quasi-linear along its own trajectory.
+
+    :meth:`system` and :meth:`signal` are the first form, which mixes the candidates tanh(a_t); they
+    still contain the outputs before. It is a system for every channel, system batch
+    ``*batch channel``. A projection mixes the channels: then it is one system with a port for every
+    channel and for every output.
+
+    Attributes:
+        inputs: x, what the layer is given.
+        input_weight, recurrent_weight, input_bias, recurrent_bias: write gate, forget gate,
+            candidate and read gate, in torch's order (i, f, g, o).
+        projection: W_hr, from the channels to the outputs, where the layer has one.
+        start, start_cell: h_0 and c_0; zero when absent.
+        runs_backward: from the last token to the first.
+    """
+
+    inputs: Float[Tensor, "*batch time input"]
+    input_weight: Float[Tensor, "4 channel input"]
+    recurrent_weight: Float[Tensor, "4 channel output"]
+    input_bias: Float[Tensor, "4 channel"]
+    recurrent_bias: Float[Tensor, "4 channel"]
+    projection: Float[Tensor, "output channel"] | None = None
+    start: Float[Tensor, "*batch output"] | None = None
+    start_cell: Float[Tensor, "*batch channel"] | None = None
+    runs_backward: bool = False
+
+    source: ClassVar[str] = "doi:10.1162/neco.1997.9.8.1735"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.projection is None:
+            _, channels, outputs = self.recurrent_weight.shape
+            agree("LSTM (no projection)", "channel", output=outputs, input_weight=channels)
+
+    @classmethod
+    def from_module(
+        cls,
+        module: torch.nn.LSTM,
+        inputs: Float[Tensor, "*batch time input"],
+        initial: tuple[Float[Tensor, "*batch output"], Float[Tensor, "*batch channel"]]
+        | None = None,
+        *,
+        layer: int = 0,
+        reverse: bool = False,
+    ) -> "LSTM":
+        """One layer of ``module`` on the ``inputs`` of that layer, batch first whatever it says.
+
+        ``initial`` is ``(h_0, c_0)`` of that layer and direction.
+        """
+        start, start_cell = (None, None) if initial is None else initial
+        return cls(
+            inputs=inputs,
+            start=start,
+            start_cell=start_cell,
+            runs_backward=reverse,
+            **read_cell(module, torch.nn.LSTM, layer=layer, reverse=reverse)._asdict(),
+        )
+
+    @cached_property
+    def _gates(self) -> Gates:
+        *batch, _, _ = self.inputs.shape
+        _, channels, outputs = self.recurrent_weight.shape
+        zero = self.inputs.new_zeros
+        gates = run_lstm(
+            self._weights,
+            self.inputs.flip(-2) if self.runs_backward else self.inputs,
+            zero(*batch, outputs) if self.start is None else self.start,
+            zero(*batch, channels) if self.start_cell is None else self.start_cell,
+        )
+        return Gates(*(part.flip(-2) for part in gates)) if self.runs_backward else gates
+
+    @property
+    def _weights(self) -> CellWeights:
+        return CellWeights(
+            self.input_weight,
+            self.recurrent_weight,
+            self.input_bias,
+            self.recurrent_bias,
+            self.projection,
+        )
+
+    def system(self) -> System:
+        """The first form: exact on the layer's own input, a statement about this input."""
+        gates = self._gates
+        reading = gates.read * tanh_secant(gates.cell)
+        if self.projection is None:
+            return channel_systems(
+                decay=gates.forget,
+                write=gates.write,
+                read=reading,
+                initial=self.start_cell,
+                runs_backward=self.runs_backward,
+            )
+        return System(
+            A=Diagonal(gates.forget),
+            B=torch.diag_embed(gates.write),
+            C=self.projection * reading.unsqueeze(-2),
+            initial=None if self.start_cell is None else self.start_cell.unsqueeze(-1),
+            runs_backward=self.runs_backward,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*axes"]:
+        """The candidates: ``*batch channel time 1 1``, projected ``*batch time channel 1``."""
+        candidate = self._gates.candidate.tanh()
+        if self.projection is None:
+            return candidate.mT[..., None, None]
+        return candidate.unsqueeze(-1)
+
+    def second_form(self) -> System:
+        """The slope tanh(a_t) / a_t is held fixed too: from ``[x; 1]`` to h, with state ``[c; h]``.
+
+        Driven by :meth:`second_signal`.
+        """
+        gates = self._gates
+        slope = (gates.write * tanh_secant(gates.candidate)).unsqueeze(-1)
+        bias = (self.input_bias + self.recurrent_bias)[CANDIDATE]
+        affine = torch.cat([self.input_weight[CANDIDATE], bias.unsqueeze(-1)], dim=-1)
+        recalled = slope * self.recurrent_weight[CANDIDATE]
+        cell = torch.cat([torch.diag_embed(gates.forget), recalled], dim=-1)
+        reading = self._projected(gates.read * tanh_secant(gates.cell))
+        return self._to_outputs(
+            A=torch.cat([cell, reading @ cell], dim=-2),
+            B=torch.cat([slope * affine, reading @ (slope * affine)], dim=-2),
+            initial=self._start_of_both(),
+        )
+
+    def second_signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
+        """``[x_t; 1]``, what drives :meth:`second_form`."""
+        one = torch.ones_like(self.inputs[..., :1])
+        return torch.cat([self.inputs, one], dim=-1).unsqueeze(-1)
+
+    def tangent(self) -> System:
+        """How a small change of the inputs moves the outputs: the Jacobian along the trajectory.
+
+        A different object from :meth:`system`: gates move too, and the state is ``[dc; dh]``. It is
+        driven by a change of ``inputs`` (as ``change.unsqueeze(-1)``) and starts from zero. Driven
+        by the inputs themselves it does **not** give the outputs.
+        """
+        gates = self._gates
+        candidate, squashed = gates.candidate.tanh(), gates.cell.tanh()
+        to_cell = {
+            WRITE: candidate * gates.write * (1 - gates.write),
+            FORGET: gates.cell_before * gates.forget * (1 - gates.forget),
+            CANDIDATE: gates.write * (1 - candidate.square()),
+        }
+        to_output = squashed * gates.read * (1 - gates.read)
+        reading = self._projected(gates.read * (1 - squashed.square()))
+        columns = [
+            self._moved(weight, to_cell, to_output, reading)
+            for weight in (self.recurrent_weight, self.input_weight)
+        ]
+        forget = torch.diag_embed(gates.forget)
+        first = torch.cat([forget, reading @ forget], dim=-2)
+        return self._to_outputs(torch.cat([first, columns[0]], dim=-1), columns[1], initial=None)
+
+    def _moved(
+        self, weight: Tensor, to_cell: dict[int, Tensor], to_output: Tensor, reading: Tensor
+    ) -> Tensor:
+        """The change of ``[c; h]`` by what enters all gates through ``weight``."""
+        moved = [factor.unsqueeze(-1) * weight[gate] for gate, factor in to_cell.items()]
+        cell = torch.stack(moved).sum(dim=0)
+        return torch.cat([cell, reading @ cell + self._projected(to_output) @ weight[READ]], dim=-2)
+
+    def _projected(self, factor: Tensor) -> Tensor:
+        """``projection diag(factor)``."""
+        if self.projection is None:
+            return torch.diag_embed(factor)
+        return self.projection * factor.unsqueeze(-2)
+
+    def _start_of_both(self) -> Tensor | None:
+        if self.start is None and self.start_cell is None:
+            return None
+        first = 0 if not self.runs_backward else -1
+        both = (self._gates.cell_before, self._gates.output_before)
+        return torch.cat([part[..., first, :] for part in both], dim=-1).unsqueeze(-1)
+
+    def _to_outputs(self, A: Tensor, B: Tensor, initial: Tensor | None) -> System:
+        outputs = self.recurrent_weight.shape[-1]
+        identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)[-outputs:]
+        C = identity.expand(*A.shape[:-2], -1, -1)
+        return System(Dense(A), B, C, initial=initial, runs_backward=self.runs_backward)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "LSTM":
+        module = lively(rng, torch.nn.LSTM(3, 4, dtype=torch.float64, device="meta"))
+        initial = (normal(rng, 2, 4), normal(rng, 2, 4))
+        return cls.from_module(module, normal(rng, 2, steps, 3), initial)
