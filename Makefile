@@ -34,7 +34,7 @@ lint: setup
 
 matrix: set-up-needs-python  ## the inspection tests on an older release of the model library
 	@"$(PYTHON)" setup_environment.py --venv $(MATRIX_VENV) --with transformers==$(MATRIX_RELEASE)
-	$(MATRIX_VENV)/bin/python -m pytest -n 2 -m matrix
+	$(MATRIX_VENV)/bin/python -m pytest -n 2 -m matrix tests
 
 setup: set-up-needs-python
 	@"$(PYTHON)" setup_environment.py
