@@ -3,14 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.transition.storage import cast, on_parts
+from dsf.transition.storage import cast, on_parts, picked
 from dsf.transition.timeline import cut, flip
+
+Lazy = TypeVar("Lazy", bound="Coefficient")
 
 
 class Coefficient(ABC):
@@ -48,13 +50,17 @@ class Coefficient(ABC):
         return self.window(start, stop)
 
     def to(
-        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> "Coefficient":
+        self: Lazy, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Lazy:
         """The same matrices in another number type or on another device.
 
         What is complex stays complex, in the precision of ``dtype``.
         """
         return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
+
+    def picked(self: Lazy, index: Any, batch: torch.Size) -> Lazy:
+        """The entries ``index`` of the batch axes, which leave the axes ``batch``."""
+        return picked(self, index, batch)
 
     def dense(self) -> Shaped[Tensor, "*batch time rows columns"]:
         """All matrices written out."""

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient, TokenSlots
+from dsf.coefficient import Coefficient, TokenSlots, dense_of
 from dsf.composite import PANEL, RowSource
 from dsf.system import System
 from dsf.transition import ScaledIdentity
@@ -56,7 +56,7 @@ def _reads_only_what_is_held(system: System, rows: RowSource) -> bool:
 
 
 def _feeds_through(system: System) -> bool:
-    return bool((system.feedthrough != 0).any())
+    return bool((dense_of(system.feedthrough) != 0).any())
 
 
 def applied(

@@ -12,6 +12,7 @@ from torch import Tensor
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate.cache import kept_rows, kept_window
 from dsf.evaluate.sweep import backward_rows, forward_rows
+from dsf.system import System
 
 SIZE = 64
 
@@ -73,14 +74,17 @@ def blocks_between(system: Operator, first: int, last: int, *, size: int = SIZE)
     if isinstance(system, ExplicitMap):
         windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(borders))
         return _told(windows, borders, system, system.read_steps)
+    return _told(_windows(system, borders), borders, system, system.steps)
+
+
+def _windows(system: System, borders: list[int]) -> Iterator[Tensor]:
     rows = kept_rows(system)
     if rows is not None:
         windows = (kept_window(system, rows, *span) for span in pairwise(borders))
     else:
-        windows = (backward_rows if system.runs_backward else forward_rows)(system, borders)
-    if system.takes_real_part:
-        windows = (weights.real for weights in windows)
-    return _told(windows, borders, system, system.steps)
+        sweep = backward_rows if system.runs_backward else forward_rows
+        windows = (weights for weights in sweep(system, borders))
+    return (weights.real if system.takes_real_part else weights for weights in windows)
 
 
 def _told(

@@ -1,12 +1,15 @@
 """What every structure of A_t can do."""
 
 from abc import ABC, abstractmethod
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.transition.storage import cast, on_parts
+from dsf.transition.storage import cast, on_parts, picked
+
+Maps = TypeVar("Maps", bound="Transition")
 
 
 class Transition(ABC):
@@ -76,13 +79,17 @@ class Transition(ABC):
         """Every map transposed (not conjugated)."""
 
     def to(
-        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> "Transition":
+        self: Maps, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Maps:
         """The same maps in another number type or on another device.
 
         What is complex stays complex, in the precision of ``dtype``.
         """
         return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
+
+    def picked(self: Maps, index: Any, batch: torch.Size) -> Maps:
+        """The entries ``index`` of the batch axes, which leave the axes ``batch``."""
+        return picked(self, index, batch)
 
     def diagonal(self) -> Shaped[Tensor, "*batch time state"] | None:
         """The diagonals, if the structure has nothing beside them; else None."""

@@ -1,0 +1,105 @@
+"""Which structure survives when systems are put together."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.transition import (
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    SampledDiagonal,
+    ScaledIdentity,
+    Transition,
+)
+
+
+def block_diagonal(parts: Sequence[Transition]) -> Transition:
+    """States side by side, each moved by its own maps.
+
+    Diagonals stay diagonal, and sampled lazily when all have the same steps; with diagonals plus
+    low rank the ranks add up; everything else is written out.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    sampled = [part for part in parts if isinstance(part, SampledDiagonal)]
+    if len(sampled) == len(parts) and all(_same(part.step, sampled[0].step) for part in sampled):
+        return SampledDiagonal(sampled[0].step, torch.cat([part.pole for part in sampled], dim=-1))
+    diagonals = [part.diagonal() for part in parts]
+    known = [decay for decay in diagonals if decay is not None]
+    if len(known) == len(parts):
+        return Diagonal(torch.cat(known, dim=-1))
+    if all(low_rank(part) is not None for part in parts):
+        return _stacked_low_rank([low for low in map(low_rank, parts) if low is not None])
+    return Dense(blocks([part.dense() for part in parts]))
+
+
+def low_rank(A: Transition) -> DiagonalPlusLowRank | None:
+    """``A`` as a diagonal plus low rank, if it has that structure; a diagonal has rank 0."""
+    if isinstance(A, DiagonalPlusLowRank):
+        return A
+    decay = A.diagonal()
+    if decay is None:
+        return None
+    nothing = decay.new_zeros(()).expand(*decay.shape, 0)
+    return DiagonalPlusLowRank(decay, nothing, nothing)
+
+
+def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
+    """Matrices along the diagonal of a larger one, zeros elsewhere."""
+    columns = sum(part.shape[-1] for part in parts)
+    padded, before = [], 0
+    for part in parts:
+        after = columns - before - part.shape[-1]
+        padded.append(torch.nn.functional.pad(part, (before, after)))
+        before += part.shape[-1]
+    return torch.cat(padded, dim=-2)
+
+
+def in_time(first: Transition, second: Transition) -> Transition:
+    """The maps of ``first``, then those of ``second``."""
+    if isinstance(first, ScaledIdentity) and isinstance(second, ScaledIdentity):
+        return ScaledIdentity(torch.cat([first.decay, second.decay], dim=-1), first.size)
+    sampled = [part for part in (first, second) if isinstance(part, SampledDiagonal)]
+    if len(sampled) == 2 and _same(sampled[0].pole, sampled[1].pole):
+        steps = torch.cat([part.step for part in sampled], dim=-1)
+        return SampledDiagonal(steps, sampled[0].pole)
+    decays = first.diagonal(), second.diagonal()
+    if decays[0] is not None and decays[1] is not None:
+        return Diagonal(torch.cat([decays[0], decays[1]], dim=-2))
+    low = low_rank(first), low_rank(second)
+    if low[0] is not None and low[1] is not None:
+        return _low_rank_in_time(low[0], low[1])
+    return Dense(torch.cat([first.dense(), second.dense()], dim=-3))
+
+
+def _low_rank_in_time(
+    first: DiagonalPlusLowRank, second: DiagonalPlusLowRank
+) -> DiagonalPlusLowRank:
+    rank = max(first.left.shape[-1], second.left.shape[-1])
+    wide = [_widened(part, rank) for part in (first, second)]
+    return DiagonalPlusLowRank(
+        torch.cat([part.decay for part in wide], dim=-2),
+        torch.cat([part.left for part in wide], dim=-3),
+        torch.cat([part.right for part in wide], dim=-3),
+    )
+
+
+def _widened(part: DiagonalPlusLowRank, rank: int) -> DiagonalPlusLowRank:
+    missing = (0, rank - part.left.shape[-1])
+    pad = torch.nn.functional.pad
+    return DiagonalPlusLowRank(part.decay, pad(part.left, missing), pad(part.right, missing))
+
+
+def _stacked_low_rank(parts: Sequence[DiagonalPlusLowRank]) -> DiagonalPlusLowRank:
+    return DiagonalPlusLowRank(
+        torch.cat([part.decay for part in parts], dim=-1),
+        blocks([part.left for part in parts]),
+        blocks([part.right for part in parts]),
+    )
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    return left is right or (left.shape == right.shape and torch.equal(left, right))

@@ -1,0 +1,94 @@
+"""A sequence cut in two, and put together again."""
+
+from dataclasses import replace
+
+import torch
+
+from dsf.algebra.structures import in_time
+from dsf.coefficient import cut_of, dense_of
+from dsf.shapes import agree
+from dsf.system import System
+
+
+def split_at(system: System, token: int) -> tuple[System, System]:
+    """The tokens in front of ``token``, and those from ``token`` on.
+
+    The part that is met first keeps the initial state. To continue in the other one, give it the
+    state the first leaves: ``replace(second, initial=dsf.evaluate.final_state(first, signal))``.
+    Lazily sampled parts stay so; the rows of attention are written out.
+
+    Raises:
+        ValueError: if one of the two would be empty.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> import dsf, torch
+        >>> one = torch.ones(5, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> signal = torch.ones(5, 1, 1)
+        >>> front, back = dsf.algebra.split_at(system, 3)
+        >>> state = dsf.evaluate.final_state(front, signal[:3])
+        >>> dsf.respond(replace(back, initial=state), signal[3:]).flatten()
+        tensor([1.8750, 1.9375])
+        >>> dsf.respond(system, signal).flatten()
+        tensor([1.0000, 1.5000, 1.7500, 1.8750, 1.9375])
+    """
+    if not 0 < token < system.steps:
+        raise ValueError(
+            f"split_at: needs 0 < token < {system.steps}, so that both parts hold a token, "
+            f"but token is {token}."
+        )
+    front, back = _cut(system, 0, token), _cut(system, token, system.steps)
+    if system.runs_backward:
+        return front, replace(back, initial=system.initial)
+    return replace(front, initial=system.initial), back
+
+
+def _cut(system: System, start: int, stop: int) -> System:
+    return replace(
+        system,
+        A=system.A.cut(start, stop),
+        B=cut_of(system.B, start, stop),
+        C=cut_of(system.C, start, stop),
+        D=cut_of(system.feedthrough, start, stop),
+        initial=None,
+    )
+
+
+def concatenated(front: System, back: System) -> System:
+    """One sequence: the tokens of ``front``, then those of ``back``, with the state carried over.
+
+    Undoes :func:`split_at`. The structure of A survives where both have the same or are diagonal;
+    B, C and D are written out.
+
+    Raises:
+        ShapeError: if batch, states or ports differ.
+        ValueError: if the two do not read or run alike, or the part that is met second has an
+            initial state of its own, which the state carried over would contradict.
+
+    Example:
+        >>> import dsf, torch
+        >>> one = torch.ones(5, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> again = dsf.algebra.concatenated(*dsf.algebra.split_at(system, 2))
+        >>> dsf.attention_map(again).equal(dsf.attention_map(system))
+        True
+    """
+    agree("concatenated", "batch", front=tuple(front.batch), back=tuple(back.batch))
+    agree("concatenated", "state", front=front.state_size, back=back.state_size)
+    agree("concatenated", "input", front=front.input_size, back=back.input_size)
+    agree("concatenated", "output", front=front.output_size, back=back.output_size)
+    for name in ("reads_before_update", "takes_real_part", "runs_backward"):
+        if getattr(front, name) != getattr(back, name):
+            raise ValueError(f"concatenated: {name} must be the same in both, but it differs.")
+    first, second = (back, front) if front.runs_backward else (front, back)
+    if second.initial is not None:
+        raise ValueError(
+            "concatenated: the part that is met second has an initial state, but it gets the "
+            "state the other one leaves. Take it away: replace(system, initial=None)."
+        )
+    B, C, D = (
+        torch.cat([dense_of(getattr(part, name)) for part in (front, back)], dim=-3)
+        for name in ("B", "C", "feedthrough")
+    )
+    return replace(front, A=in_time(front.A, back.A), B=B, C=C, D=D, initial=first.initial)
