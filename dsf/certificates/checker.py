@@ -2,19 +2,20 @@
 
     python -I -S checker.py FILE...
 
-A certificate is a JSON file beside the tensors it speaks about (safetensors). This file reads both,
-derives the verdict anew from the stored bytes and the evidence, and rejects what differs. It imports
-nothing of the library that wrote the certificate, and decides in integers and fractions only: a
-finite float is the fraction it stores. Exit status 0 if all files are accepted, 1 otherwise.
+A certificate is a JSON file beside the tensors it speaks about (safetensors). This file reads
+both, derives the verdict anew from the stored bytes and the evidence, and rejects what differs. It
+imports nothing of the library that wrote the certificate, and decides in integers and fractions
+only: a finite float is the fraction it stores. Exit status 0 if all files are accepted, 1
+otherwise.
 """
 
 import hashlib
 import json
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from math import isqrt
+from math import isfinite, isqrt
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -142,7 +143,7 @@ class Matrix:
         else:
             code = CODES[self.kind]
         values = struct.unpack(f"<{self.columns}{code}", raw)
-        if any(value != value or value in (float("inf"), float("-inf")) for value in values):
+        if not all(map(isfinite, values)):
             raise Rejected("a stored number is not finite")
         return values
 
@@ -206,11 +207,8 @@ def up(value: Fraction) -> Fraction:
 def _rounded(value: Fraction, *, up: bool) -> Fraction:
     above, below = value.numerator, value.denominator
     shift = BITS - above.bit_length() + below.bit_length()
-    if shift >= 0:
-        scaled = (above << shift, below)
-    else:
-        scaled = (above, below << -shift)
-    cut = -((-scaled[0]) // scaled[1]) if up else scaled[0] // scaled[1]
+    above, below = above << max(shift, 0), below << max(-shift, 0)
+    cut = -(-above // below) if up else above // below
     return Fraction(cut, 1 << shift) if shift >= 0 else Fraction(cut << -shift)
 
 
@@ -231,8 +229,8 @@ def _exp(x: Fraction) -> tuple[Fraction, Fraction]:
         low, high = _exp(-x)
         return down(1 / high), up(1 / low)
     halvings = max(0, x.__ceil__().bit_length() + 8)
-    low, high = _exp_small(down(x / (1 << halvings))), _exp_small(up(x / (1 << halvings)))
-    below, above = low[0], high[1]
+    below = _exp_small(down(x / (1 << halvings)))[0]
+    above = _exp_small(up(x / (1 << halvings)))[1]
     for _ in range(halvings):
         below, above = down(below * below), up(above * above)
     return below, above
@@ -257,6 +255,11 @@ def softplus_below(x: Fraction) -> Fraction:
         if exp_above(down(step)) <= target and step > best:
             best = down(step)
     return best
+
+
+def added(values: Iterable[Fraction]) -> Fraction:
+    """The exact sum."""
+    return sum(values, Fraction(0))
 
 
 def root_above(value: Fraction) -> Fraction:
@@ -356,7 +359,7 @@ def linear_injective(content: Content, subject: Subject) -> str:
         total = Fraction(0)
         for index in range(row + 1):
             values = (feature(part) for part in key.row(index))
-            total += sum(a * b for a, b in zip(one, values, strict=True))  # type: ignore[operator, misc]
+            total += added(a * b for a, b in zip(one, values, strict=True))  # type: ignore[operator]
         if total == 0:
             raise Rejected("the weights have no denominator")
     return "REFUTED"
@@ -403,7 +406,7 @@ def row_sums(content: Content, subject: Subject) -> str:
     target, tolerance = number(parameters["target"]), number(parameters["tolerance"])
 
     def off(row: int) -> bool:
-        return abs(sum(weights.row(row)) - target) > tolerance
+        return abs(added(weights.row(row)) - target) > tolerance
 
     return _each_row(content, weights, off)
 
@@ -433,7 +436,7 @@ def window_mass(content: Content, subject: Subject) -> str:
     def short(row: int) -> bool:
         values = [abs(part) for part in weights.row(row)]
         token = row % weights.columns
-        return sum(values[max(0, token - width + 1) : token + 1]) < share * sum(values)
+        return added(values[max(0, token - width + 1) : token + 1]) < share * added(values)
 
     return _each_row(content, weights, short)
 
@@ -459,7 +462,7 @@ def same_map(content: Content, subject: Subject) -> str:
     energy = Fraction(0)
     for row in range(first.rows):
         pairs = zip(first.row(row), second.row(row), strict=True)
-        energy += sum((a - b) ** 2 for a, b in pairs)
+        energy += added((a - b) ** 2 for a, b in pairs)
     return "PROVED" if energy <= tolerance * tolerance and tolerance >= 0 else "REFUTED"
 
 
@@ -471,14 +474,14 @@ def nonexpansive(content: Content, subject: Subject) -> str:
         raise Rejected("one rate for every key is needed")
 
     def expands(row: int) -> bool:
-        size = rates[row] * sum(part * part for part in key.row(row))
+        size = rates[row] * added(part * part for part in key.row(row))
         return not 0 <= size <= 2
 
     return _each_row(content, key, expands)
 
 
 def decay(content: Content, subject: Subject) -> str:
-    """The product of stored decays e^g over every window of ``width`` tokens is at most ``most``."""
+    """The product of stored decays e^g over any ``width`` tokens is at most ``most``."""
     logs, parameters = subject["log_decay"], content["claim"]["parameters"]
     width, most = parameters["width"], number(parameters["most"])
     if type(width) is not int or not 1 <= width <= logs.columns or most <= 0:
@@ -486,7 +489,7 @@ def decay(content: Content, subject: Subject) -> str:
 
     def large(row: int) -> bool:
         values = logs.row(row)
-        total = sum(values[:width])
+        total = added(values[:width])
         worst = total
         for t in range(width, len(values)):
             total += values[t] - values[t - width]
@@ -512,7 +515,7 @@ def decay_box(content: Content, subject: Subject) -> str:
     if type(width) is not int or width < 1 or most <= 0 or rate[0] < 0:
         raise Rejected("the window or the rate is out of range")
     corner = [a if w > 0 else b for w, a, b in zip(weight, low, high, strict=True)]
-    least = sum(w * x for w, x in zip(weight, corner, strict=True)) + bias[0]
+    least = added(w * x for w, x in zip(weight, corner, strict=True)) + bias[0]
     if exp_above(-width * rate[0] * softplus_below(least)) > most:
         raise Rejected("the enclosed product is above the stated one")
     return "PROVED"
@@ -538,9 +541,9 @@ def locality(content: Content, subject: Subject) -> str:
             not a <= x <= b for a, x, b in zip(lower, query, upper, strict=True)
         ):
             raise Rejected("the witness lies outside the box")
-        scores = [sum(a * b for a, b in zip(row, query, strict=True)) for row in keys]
-        near = sum(exp_above(scores[j]) for j in inside)
-        far = sum(exp_below(scores[j]) for j in range(len(keys)) if j not in inside)
+        scores = [added(a * b for a, b in zip(row, query, strict=True)) for row in keys]
+        near = added(exp_above(scores[j]) for j in inside)
+        far = added(exp_below(scores[j]) for j in range(len(keys)) if j not in inside)
         if far <= odds * near:
             raise Rejected("the witness keeps the claim")
         return "REFUTED"
@@ -559,10 +562,8 @@ def _leaf_or_split(
         if "axis" in node:
             axis = place(node["axis"], len(low), "axis")
             middle = (low[axis] + high[axis]) / 2
-            for part, a, b in ((node["low"], low, [*high]), (node["high"], [*low], high)):
-                a, b = list(a), list(b)
-                (b if part is node["low"] else a)[axis] = middle
-                waiting.append((part, a, b))
+            waiting.append((node["low"], low, [*high[:axis], middle, *high[axis + 1 :]]))
+            waiting.append((node["high"], [*low[:axis], middle, *low[axis + 1 :]], high))
         else:
             _tangent(node, low, high, keys, inside, odds)
 
@@ -576,22 +577,23 @@ def _tangent(
     logs = [number(part) for part in leaf["log_p"]]
     if len(share) != len(inside) or len(logs) != len(inside):
         raise Rejected("a leaf must give one probability for every token of the window")
-    if any(p < 0 for p in share) or sum(share) != 1:
+    if any(p < 0 for p in share) or added(share) != 1:
         raise Rejected("the probabilities of a leaf do not sum to one")
     if any(p > 0 and exp_below(high) < p for p, high in zip(share, logs, strict=True)):
         raise Rejected("a logarithm of a leaf is too small")
     centre = [(a + b) / 2 for a, b in zip(lower, upper, strict=True)]
     radius = [(b - a) / 2 for a, b in zip(lower, upper, strict=True)]
     mean = [
-        sum(p * keys[j][k] for p, j in zip(share, inside, strict=True)) for k in range(len(centre))
+        added(p * keys[j][k] for p, j in zip(share, inside, strict=True))
+        for k in range(len(centre))
     ]
-    base = sum(m * c for m, c in zip(mean, centre, strict=True))
-    base -= sum(p * high for p, high in zip(share, logs, strict=True))
+    base = added(m * c for m, c in zip(mean, centre, strict=True))
+    base -= added(p * high for p, high in zip(share, logs, strict=True))
     far = Fraction(0)
     for j, row in enumerate(keys):
         if j not in inside:
-            score = sum(a * c for a, c in zip(row, centre, strict=True))
-            reach = sum(abs(a - m) * r for a, m, r in zip(row, mean, radius, strict=True))
+            score = added(a * c for a, c in zip(row, centre, strict=True))
+            reach = added(abs(a - m) * r for a, m, r in zip(row, mean, radius, strict=True))
             far += exp_above(up(score + reach - base))
     if far > odds:
         raise Rejected("a leaf's bound does not reach the stated share")
@@ -623,12 +625,14 @@ SENTENCES = {
     " with features {feature_map}",
     "locality": "for every query in the box at least {share} of the softmax row (scale {scale})"
     " lies on keys {window}",
-    "margin": "the smallest singular value of [keys, 1] up to row {first_row} is at least the bound",
+    "margin": "the smallest singular value of [keys, 1] up to row {first_row} is at least"
+    " the bound",
     "nonexpansive": "no transition I - b k k^T expands",
     "nonnegative": "no weight is below zero",
     "row_sums": "every row sums to {target} within {tolerance}",
     "same_map": "the two maps differ by at most {tolerance} in Frobenius norm",
-    "window_mass": "at least {share} of every row's absolute weight lies on its last {width} tokens",
+    "window_mass": "at least {share} of every row's absolute weight lies on its last {width}"
+    " tokens",
 }
 
 

@@ -1,0 +1,177 @@
+"""From a proposed verdict to a certificate: written, checked, and only then handed out."""
+
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from dsf.certificates import checker
+from dsf.certificates.certificate import Certificate, Level, Verdict
+
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What a search found, before the checker has seen it."""
+
+    name: str
+    verdict: Verdict
+    tensors: Mapping[str, Tensor]
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    witness: Mapping[str, Any] | None = None
+    bound: float | None = None
+    observed: float | None = None
+    assumptions: tuple[str, ...] = ()
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CheckerRefused(RuntimeError):
+    """The checker rejected what the library proposed: a defect of the library, never a verdict."""
+
+
+def issued(proposal: Proposal, folder: Path | None = None) -> Certificate:
+    """The certificate of a proposal that the independent checker accepted.
+
+    Written to ``folder`` (``certificates/`` and ``tensors/`` inside it), or to a temporary one that
+    is gone afterwards. Stored numbers that are NaN or infinite make the verdict UNKNOWN.
+
+    Raises:
+        CheckerRefused: if the checker rejects the file.
+    """
+    bad = [role for role, part in proposal.tensors.items() if not bool(part.isfinite().all())]
+    if bad:
+        return _unknown(proposal, {"data": f"{', '.join(bad)} holds NaN or infinite numbers"})
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="dsf-") as temporary:
+            return _written(proposal, Path(temporary))
+    return _written(proposal, folder)
+
+
+def _unknown(proposal: Proposal, limits: Mapping[str, Any]) -> Certificate:
+    return Certificate(
+        claim=checker.sentence(proposal.name, dict(proposal.parameters)),
+        verdict=Verdict.UNKNOWN,
+        level=Level.DATA,
+        method=proposal.method,
+        limits=limits,
+    )
+
+
+def _written(proposal: Proposal, folder: Path) -> Certificate:
+    files = folder / "certificates"
+    files.mkdir(parents=True, exist_ok=True)
+    (folder / "tensors").mkdir(exist_ok=True)
+    stem = f"{len(list(files.glob('*.json'))):04d}-{proposal.name}"
+    content = _content(proposal, f"tensors/{stem}.safetensors")
+    tensors = {role: part.detach().cpu().contiguous() for role, part in proposal.tensors.items()}
+    _replace(folder / "tensors" / f"{stem}.safetensors", save(tensors))
+    path = files / f"{stem}.json"
+    _replace(path, checker.canonical(content).encode())
+    try:
+        accepted = checker.check(path)
+    except checker.Rejected as error:
+        raise CheckerRefused(f"{proposal.name}: {error}") from None
+    return Certificate(
+        claim=content["claim"]["sentence"],
+        verdict=Verdict(accepted),
+        level=Level.DATA,
+        method=proposal.method,
+        bound=proposal.bound,
+        observed=proposal.observed,
+        witness=proposal.witness,
+        evidence=proposal.evidence,
+        assumptions=proposal.assumptions,
+        limits=proposal.limits,
+    )
+
+
+def _content(proposal: Proposal, file: str) -> dict[str, Any]:
+    parameters = {name: _plain(value) for name, value in proposal.parameters.items()}
+    content = {
+        "format": checker.FORMAT,
+        "format_version": checker.FORMAT_VERSION,
+        "claim": {
+            "name": proposal.name,
+            "parameters": parameters,
+            "sentence": checker.sentence(proposal.name, parameters),
+        },
+        "verdict": proposal.verdict.value,
+        "level": Level.DATA.value,
+        "bound": None if proposal.bound is None else {"value": hexed(proposal.bound)},
+        "observed": None if proposal.observed is None else hexed(proposal.observed),
+        "subject": [_entry(role, part, file) for role, part in proposal.tensors.items()],
+        "evidence": {name: _plain(value) for name, value in proposal.evidence.items()},
+        "witness": None if proposal.witness is None else _plain(dict(proposal.witness)),
+        "method": proposal.method,
+        "assumptions": list(proposal.assumptions),
+        "limits": {name: _plain(value) for name, value in proposal.limits.items()},
+        "provenance": {},
+        "arithmetic": {},
+        "software": {"dsf": version("dsf"), "python": platform.python_version()},
+    }
+    return content | {"identity": checker.identity(content)}
+
+
+def _entry(role: str, part: Tensor, file: str) -> dict[str, Any]:
+    if part.dtype not in TYPES:
+        raise TypeError(
+            f"certify: '{role}' must be a real floating tensor, but it is {part.dtype}. "
+            f"Certify the real and the imaginary part on their own."
+        )
+    raw = part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return {
+        "role": role,
+        "file": file,
+        "tensor": role,
+        "dtype": TYPES[part.dtype],
+        "shape": list(part.shape),
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
+
+
+def hexed(value: float | Fraction) -> str:
+    """A finite number as exact text: a hexadecimal float, or two hexadecimal integers."""
+    if isinstance(value, Fraction):
+        return f"{value.numerator:x}/{value.denominator:x}"
+    return float(value).hex()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float | Fraction):
+        return hexed(value)
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
