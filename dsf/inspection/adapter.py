@@ -1,11 +1,12 @@
 """What is written once for every family: two functions of what was captured."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from dsf.inspection.captured import Captured
+from dsf.inspection.hooks import Call
 from dsf.mixers import Mixer
 
 Parts = Iterable[Captured]
@@ -13,6 +14,10 @@ Parts = Iterable[Captured]
 
 def _whole(layer: Captured) -> Parts:
     return (layer,)
+
+
+def _alone(calls: Sequence[Call]) -> Sequence[Call]:
+    return calls
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,10 @@ class Adapter:
         axes: what the batch axes of the mixer's system count.
         split: a module that holds several mixers (the layers and directions of an LSTM) as one
             captured call for each.
+        join: a module that is called once for every token (an LSTM cell): all its calls, those
+            that continue one another as one.
         tolerance: the largest error of a healthy layer in guarded float64, relative.
+        advice: what to do when a family is not reproduced, where the cause is known.
     """
 
     families: Mapping[str, str]
@@ -35,7 +43,9 @@ class Adapter:
     finish: Callable[[Captured, Tensor], Tensor]
     axes: tuple[str, ...] = ("sample", "head")
     split: Callable[[Captured], Parts] = _whole
+    join: Callable[[Sequence[Call]], Sequence[Call]] = _alone
     tolerance: float = 1e-12
+    advice: Mapping[str, str] = field(default_factory=dict)
 
     def family_of(self, module: nn.Module) -> str | None:
         """The family of ``module``, None if it is none of this adapter's."""

@@ -1,21 +1,27 @@
 """Softmax attention through the model library's public attention and mask interfaces.
 
-One function is registered under a name of our own, together with the mask function under the same
-name: without the second a causal model would silently attend to the future. The function lets the
-modelling file's own eager attention do the work and records what went in and out.
+A function of ours is registered under a name of our own, together with the mask function under the
+same name: without the second a causal model would silently attend to the future. The function lets
+the library's own attention do the work and records what went in and out. A model that runs on fused
+attention keeps doing so, which leaves its output as it was, bit for bit, and makes no map.
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from dsf.inspection.errors import InspectionError
 from dsf.inspection.hooks import Call
+from dsf.inspection.softmax import as_bias
 
-NAME = "dsf_recorded"
+EAGER = "dsf_recorded"
+FUSED = "dsf_recorded_sdpa"  # the library looks for "sdpa" in the name
 LIBRARY = "transformers."
+SETTINGS = ("_attn_implementation_internal", "_experts_implementation_internal")
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def models_of_library(model: nn.Module) -> list[Any]:
@@ -38,17 +44,43 @@ def recording_attention(model: nn.Module, calls: list[Call]) -> Iterator[None]:
     if not hosts:
         yield
         return
-    names = {module: name for name, module in model.named_modules()}
-    _register(names, calls)
-    configs = _configs(model)
-    before = [config._attn_implementation_internal for config in configs]
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(_registered(_Recorder(model, calls)))
+        stack.enter_context(_settings_kept(model))
         for host in hosts:
-            host.set_attn_implementation(NAME)
+            host.set_attn_implementation(_route(host))
+        yield
+
+
+@contextmanager
+def plain_experts(model: nn.Module) -> Iterator[None]:
+    """Mixtures of experts without grouped kernels, which have no float64."""
+    with _settings_kept(model):
+        for host in models_of_library(model):
+            if hasattr(host, "set_experts_implementation"):
+                host.set_experts_implementation("eager")
+        yield
+
+
+def _route(host: Any) -> str:
+    """Fused where every part of the model runs fused now."""
+    now = {config._attn_implementation_internal for config in _configs(host)}
+    return FUSED if now == {"sdpa"} else EAGER
+
+
+@contextmanager
+def _settings_kept(model: nn.Module) -> Iterator[None]:
+    before = [
+        (config, name, getattr(config, name))
+        for config in _configs(model)
+        for name in SETTINGS
+        if hasattr(config, name)
+    ]
+    try:
         yield
     finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation_internal = implementation
+        for config, name, setting in before:
+            setattr(config, name, setting)
 
 
 def _configs(model: nn.Module) -> list[Any]:
@@ -65,23 +97,77 @@ def _configs(model: nn.Module) -> list[Any]:
     return list(found.values())
 
 
-def _register(names: dict[nn.Module, str], calls: list[Call]) -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
+class _Recorder:
+    """Runs the library's attention and keeps what went in and out, one mask for all layers."""
 
-    def recorded(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        **options: Any,
+    def __init__(self, model: nn.Module, calls: list[Call]):
+        self._names = {module: name for name, module in model.named_modules()}
+        self._calls = calls
+        self._biases: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def eager(
+        self, module: nn.Module, *tensors: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
-        eager = sys.modules[type(module).__module__].eager_attention_forward
-        output = eager(module, query, key, value, attention_mask, **options)
-        arguments = {"query": query, "key": key, "value": value, "attention_mask": attention_mask}
-        calls.append(Call(names.get(module, "attention"), module, arguments | options, output))
+        """The modelling file's own attention. A missing mask hides nothing."""
+        return self._run(_own_attention(module), False, module, tensors, options)
+
+    def fused(
+        self, module: nn.Module, *tensors: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Fused attention. A missing mask stands for a causal one where the module is causal."""
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        asked = options.get("is_causal")
+        causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
+        return self._run(sdpa_attention_forward, causal, module, tensors, options)
+
+    def _run(
+        self,
+        attention: Attention,
+        causal: bool,
+        module: nn.Module,
+        tensors: tuple[Tensor | None, ...],
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        output = attention(module, *tensors, **options)
+        given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
+        arguments: dict[str, Any] = given | options
+        mask = arguments.get("attention_mask")
+        arguments["is_causal"] = causal and mask is None
+        arguments["attention_mask"] = None if mask is None else self._bias(mask)
+        name = self._names.get(module, "attention")
+        self._calls.append(Call(name, module, arguments, output[0]))
         return output
 
-    AttentionInterface.register(NAME, recorded)
-    AttentionMaskInterface.register(NAME, eager_mask)
+    def _bias(self, mask: Tensor) -> Tensor:
+        """The mask object stays alive beside its bias, so that its identity is not given away."""
+        return self._biases.setdefault(id(mask), (mask, as_bias(mask)))[1]
+
+
+def _own_attention(module: nn.Module) -> Attention:
+    for cls in type(module).__mro__:
+        parts = vars(sys.modules[cls.__module__])
+        for name in ("eager_attention_forward", "simple_eager_attention_forward"):
+            if name in parts:
+                return parts[name]
+    raise InspectionError(
+        f"{type(module).__name__}: its file has no eager_attention_forward, so its attention "
+        "cannot be run and recorded. Build the model with attn_implementation='sdpa'."
+    )
+
+
+@contextmanager
+def _registered(recorder: _Recorder) -> Iterator[None]:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask, sdpa_mask
+
+    entries = ((EAGER, recorder.eager, eager_mask), (FUSED, recorder.fused, sdpa_mask))
+    for name, attention, mask in entries:
+        AttentionInterface.register(name, attention)
+        AttentionMaskInterface.register(name, mask)
+    try:
+        yield
+    finally:
+        for name, _, _ in entries:
+            AttentionInterface._global_mapping.pop(name, None)
+            AttentionMaskInterface._global_mapping.pop(name, None)

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Inexact
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +25,12 @@ class Captured:
 
     name: str
     family: str
-    module: nn.Module
+    module: Any
     weights: Mapping[str, Tensor]
     arguments: Mapping[str, Any]
     output: Tensor
 
-    def project(self, name: str, x: Tensor) -> Tensor:
+    def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
         """``x`` through the linear map ``name.weight`` and, where there is one, ``name.bias``."""
         return nn.functional.linear(
             x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
@@ -44,6 +46,8 @@ def raised(value: Any) -> Any:
     if isinstance(value, Tensor):
         value = value.detach()
         return value.to(torch.float64) if value.is_floating_point() else value
+    if isinstance(value, PackedSequence):
+        return value._replace(data=raised(value.data))
     if isinstance(value, tuple | list):
         return (
             type(value)(raised(part) for part in value) if type(value) in (tuple, list) else value

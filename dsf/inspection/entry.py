@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.examine import inspect_module
+from dsf.inspection.examine import Question, examine
 from dsf.inspection.result import Inspection
 
 
@@ -33,9 +33,21 @@ def inspect(
 
     Raises:
         LoadError: if a checkpoint is refused.
+        InspectionError: if the model cannot be run on these inputs.
         NonFiniteWeightsError: if a weight is NaN or infinite.
         ReconstructionError: if a rebuilt layer does not reproduce its output.
         NothingCapturedError: if no layer could be read.
+
+    >>> import dsf, torch
+    >>> _ = torch.manual_seed(0)
+    >>> recurrent = torch.nn.LSTM(3, 4, num_layers=2, batch_first=True)
+    >>> inspection = dsf.inspect(recurrent, torch.randn(1, 6, 3), exact=True)
+    >>> [layer.name for layer in inspection]
+    ['LSTM[layer 0]', 'LSTM[layer 1]']
+    >>> inspection[1].map().shape  # one map for every sample and channel
+    torch.Size([1, 4, 6, 6])
+    >>> inspection[1].error < 1e-14
+    True
     """
     name = None
     if not isinstance(model, nn.Module):
@@ -50,9 +62,10 @@ def inspect(
             "inspect: 'text' needs the tokenizer of a checkpoint, but the model is a module. "
             "Pass input_ids=... instead."
         )
-    return inspect_module(
-        model, *inputs, exact=exact, tolerance=tolerance, tokens=tokens, name=name, **named
+    question = Question(
+        inputs=inputs, named=named, exact=exact, tolerance=tolerance, tokens=tokens, name=name
     )
+    return examine(model, question)
 
 
 def _tokenised(

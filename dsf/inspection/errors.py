@@ -9,6 +9,10 @@ class ReconstructionError(InspectionError):
     """A rebuilt layer does not reproduce what the layer put out."""
 
 
+class UnreadableError(InspectionError):
+    """An adapter knows the module, but not what this call asked of it; the layer is listed."""
+
+
 class NothingCapturedError(InspectionError):
     """No token mixer of the model could be read."""
 

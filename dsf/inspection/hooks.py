@@ -1,11 +1,10 @@
-"""Recording what modules are called with, and leaving the model as it was found."""
+"""Recording what modules are called with."""
 
 import inspect as signatures
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -44,7 +43,7 @@ def bound(
 
 
 @contextmanager
-def recording(modules: dict[str, nn.Module], calls: list[Call]) -> Iterator[None]:
+def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[None]:
     """Append every call of one of ``modules`` to ``calls`` while the block runs."""
     handles = []
 
@@ -63,18 +62,3 @@ def recording(modules: dict[str, nn.Module], calls: list[Call]) -> Iterator[None
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; modes and random state are put back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    random = torch.get_rng_state()
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        torch.set_rng_state(random)

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import respond
-from dsf.inspection.adapter import Adapter, class_path
+from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured, raised, weights_of
-from dsf.inspection.errors import ReconstructionError
+from dsf.inspection.environment import described
+from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.hooks import Call
 from dsf.inspection.precision import TOLERANCE
 from dsf.inspection.result import InspectedLayer
@@ -39,8 +40,23 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
     """The layers that one captured call holds, each compared with what the module put out.
 
     Raises:
-        ReconstructionError: if a layer's error is above its limit, or is not a number.
+        ReconstructionError: if a layer cannot be rebuilt from its weights, or if its error is above
+            its limit, or is not a number.
+        UnreadableError: if the adapter cannot read this call.
     """
+    try:
+        yield from _rebuilt(call, adapter, family, limits)
+    except (KeyError, AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InspectionError):
+            raise
+        raise ReconstructionError(
+            f"{call.name} ({described(call.module)}): reading it as '{family}' failed with "
+            f"{type(error).__name__}: {error}. Its weights or arguments are not those of this "
+            "family: either the module was altered, or this release stores them differently."
+        ) from error
+
+
+def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
     output = call.first_output
     tolerance = limits.of(adapter, output.dtype)
     whole = Captured(
@@ -53,15 +69,17 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
     )
     for layer in adapter.split(whole):
         mixer = adapter.read(layer)
-        rebuilt = adapter.finish(layer, respond(mixer.system(), mixer.signal()))
+        system = mixer.system()
+        rebuilt = adapter.finish(layer, respond(system, mixer.signal()))
         error = relative_error(rebuilt, layer.output)
         if not error <= tolerance:
-            raise ReconstructionError(_worded(layer, error, tolerance))
-        yield InspectedLayer(layer.name, family, mixer, adapter.axes, error, tolerance)
+            raise ReconstructionError(_worded(layer, adapter, error, tolerance))
+        axes = adapter.axes[: len(system.batch)]
+        yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance)
 
 
-def relative_error(rebuilt: Tensor, captured: Tensor) -> float:
-    """Largest difference over the largest captured number."""
+def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*theirs"]) -> float:
+    """Largest difference over the largest captured number; infinite if the shapes differ."""
     if rebuilt.shape != captured.shape:
         return float("inf")
     if captured.numel() == 0:
@@ -71,16 +89,16 @@ def relative_error(rebuilt: Tensor, captured: Tensor) -> float:
     return difference / largest if largest > 0 else difference
 
 
-def _worded(layer: Captured, error: float, tolerance: float) -> str:
-    kind = class_path(type(layer.module))
-    package = kind.split(".", maxsplit=1)[0]
-    try:
-        release = f"{package} {version(package)}"
-    except PackageNotFoundError:
-        release = package
+def _worded(layer: Captured, adapter: Adapter, error: float, tolerance: float) -> str:
+    who = f"{layer.name} ({described(layer.module)}, read as '{layer.family}')"
+    if not layer.output.isfinite().all():
+        return (
+            f"{who}: what it put out holds NaN or infinite numbers, so nothing can be compared. "
+            "Look for an input that overflows the number type, or a query that sees no key."
+        )
     return (
-        f"{layer.name} ({kind}, read as '{layer.family}', {release}): the rebuilt layer differs "
-        f"from what it put out by {error:.1e} relative, above the tolerance of {tolerance:.0e}. "
-        f"Its map would not be the layer's. Either the module was altered, or this release "
-        f"computes it differently; try another release of {package}, or report it."
-    )
+        f"{who}: the rebuilt layer differs from what it put out by {error:.1e} relative, above the "
+        f"tolerance of {tolerance:.0e}. Its map would not be the layer's. Either the module was "
+        "altered, or this release computes it differently; try another release, or report it. "
+        f"{adapter.advice.get(layer.family, '')}"
+    ).rstrip()

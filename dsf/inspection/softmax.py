@@ -3,32 +3,82 @@
 Order of operations: scale q.k, soft cap, position bias, mask, sink, softmax.
 """
 
+from dataclasses import replace
+
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
 from dsf.mixers import SoftmaxAttention
 
+# Masks hold the smallest number of the model's type; float16 has the largest smallest.
+HIDDEN = torch.finfo(torch.float16).min / 2
+
+
+def as_bias(mask: Shaped[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """What a mask adds to the scores in float64, ``-inf`` where it hides a key.
+
+    A boolean mask is true where a key may be seen.
+    """
+    if mask.dtype == torch.bool:
+        zero = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
+        return zero.masked_fill(~mask, -torch.inf)
+    return mask.to(torch.float64).masked_fill(mask <= HIDDEN, -torch.inf)
+
+
+def attention(
+    query: Float[Tensor, "sample head time key"],
+    key: Float[Tensor, "sample head read key"],
+    value: Float[Tensor, "sample head read channel"],
+    bias: Float[Tensor, "#sample #head #time read"] | None,
+    *,
+    scale: float,
+    causal: bool = False,
+) -> SoftmaxAttention:
+    """The mixer; a bias that says no more than 'no token reads the future' is left out."""
+    if bias is not None and not causal and hides_the_future(bias):
+        causal = True
+        ahead = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).triu(1)
+        if bool((bias.masked_fill(ahead, 0) == 0).all()):
+            bias = None
+    return SoftmaxAttention(
+        query=query,
+        key=key,
+        value=value,
+        scale=scale,
+        bias=None if bias is None else bias.expand(*query.shape[:-1], key.shape[-2]),
+        causal=causal,
+    )
+
+
+def hides_the_future(bias: Float[Tensor, "*batch time read"]) -> bool:
+    """Whether a square bias hides every key above the diagonal."""
+    tokens, keys = bias.shape[-2:]
+    if tokens != keys:
+        return False
+    ahead = torch.ones(tokens, keys, dtype=torch.bool, device=bias.device).triu(1)
+    return bool(((bias == -torch.inf) | ~ahead).all())
+
 
 def read(layer: Captured) -> SoftmaxAttention:
     """Query, key and value as the interface got them; key and value heads repeated in blocks."""
     query, key, value = (layer.arguments[name] for name in ("query", "key", "value"))
     heads = query.shape[1]
-    bias = _bias(layer, (*query.shape[:-1], key.shape[-2]))
-    causal = bias is not None and _is_causal(bias)
-    plain = causal and bool((bias.masked_fill(_above(bias), 0) == 0).all())
     scale = layer.arguments.get("scaling")
-    return SoftmaxAttention(
-        query=query,
-        key=_repeated(key, heads),
-        value=_repeated(value, heads),
+    sink = layer.arguments.get("s_aux")
+    if sink is not None:
+        sink = sink.to(torch.float64).reshape(1, -1).expand(query.shape[0], heads)
+    plain = attention(
+        query,
+        _repeated(key, heads),
+        _repeated(value, heads),
+        _bias(layer),
         scale=float(scale) if scale is not None else query.shape[-1] ** -0.5,
-        bias=None if plain else bias,
-        causal=causal,
-        softcap=layer.arguments.get("softcap"),
-        sink=_sink(layer, query),
+        causal=layer.arguments["is_causal"] and query.shape[-2] > 1,
     )
+    return replace(plain, softcap=layer.arguments.get("softcap"), sink=sink)
 
 
 def finish(layer: Captured, mixed: Tensor) -> Tensor:
@@ -38,50 +88,27 @@ def finish(layer: Captured, mixed: Tensor) -> Tensor:
     rows belong to padding and are taken over.
     """
     response = mixed.squeeze(-2).transpose(1, 2)
-    bias = _bias(layer, (*response.shape[:1], response.shape[2], response.shape[1], 1))
+    bias = _bias(layer)
     if bias is None:
         return response
     blind = (bias == -torch.inf).all(dim=-1).transpose(1, 2).unsqueeze(-1)
     return torch.where(blind, layer.output, response)
 
 
-def _bias(layer: Captured, shape: tuple[int, ...]) -> Tensor | None:
-    """Position bias plus mask, ``-inf`` where the mask hides a key."""
-    total = None
-    for name in ("position_bias", "attention_mask"):
-        part = layer.arguments.get(name)
-        if part is None:
-            continue
-        if part.dtype == torch.bool:
-            part = torch.zeros_like(part, dtype=torch.float64).masked_fill(~part, -torch.inf)
-        hidden = part <= torch.finfo(torch.float16).min
-        part = part.masked_fill(hidden, -torch.inf)
-        total = part if total is None else total + part
-    if total is None:
-        return None
-    return total.expand(*shape[:-1], total.shape[-1])
-
-
-def _above(bias: Tensor) -> Tensor:
-    ones = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device)
-    return ones.triu(1)
-
-
-def _is_causal(bias: Tensor) -> bool:
-    square = bias.shape[-1] == bias.shape[-2]
-    return square and bool((bias[..., _above(bias)] == -torch.inf).all())
+def _bias(layer: Captured) -> Tensor | None:
+    """Position bias plus mask, over the keys there are."""
+    keys = layer.arguments["key"].shape[-2]
+    mask, position = (layer.arguments.get(name) for name in ("attention_mask", "position_bias"))
+    if position is not None:
+        position = as_bias(position)[..., :keys]
+    if mask is None or position is None:
+        return position if mask is None else mask[..., :keys]
+    return mask[..., :keys] + position
 
 
 def _repeated(part: Tensor, heads: int) -> Tensor:
     """Query head h reads key/value head h // (heads per group)."""
     return part.repeat_interleave(heads // part.shape[1], dim=1)
-
-
-def _sink(layer: Captured, query: Tensor) -> Tensor | None:
-    sink = layer.arguments.get("s_aux")
-    if sink is None:
-        return None
-    return sink.to(torch.float64).reshape(1, -1).expand(query.shape[0], query.shape[1])
 
 
 ADAPTER = Adapter(families={}, read=read, finish=finish, axes=("sample", "head"))

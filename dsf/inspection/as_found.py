@@ -1,0 +1,110 @@
+"""Running a model without leaving a trace: modes, attributes, buffers, weights and random state."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, compiled code or fused layers.
+
+    Afterwards, also when the run fails, the model is as it was found: what a forward pass wrote
+    into attributes, buffers or (in place) into weights is undone.
+    """
+    with (
+        torch.random.fork_rng(devices=_gpus(model)),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        _unfused(),
+        _attributes_kept(model),
+        _weights_kept(model),
+        ExitStack() as compiled,
+    ):
+        if any(_is_compiled(module) for module in model.modules()):
+            compiled.enter_context(torch.compiler.set_stance("force_eager"))
+        model.eval()
+        yield
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Encoder layers of torch call their attention instead of one fused kernel."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    modules = [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]
+    scripted = [part for part in model.modules() if isinstance(part, torch.jit.ScriptModule)]
+    modes = [part.training for part in scripted]
+    attributes = [dict(vars(module)) for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    try:
+        yield
+    finally:
+        for module, before, held in zip(modules, attributes, buffers, strict=True):
+            vars(module).clear()
+            vars(module).update(before)
+            module._buffers.clear()
+            module._buffers.update(held)
+        for part, training in zip(scripted, modes, strict=True):
+            part.train(training)
+
+
+@contextmanager
+def _weights_kept(model: nn.Module) -> Iterator[None]:
+    keeper = _InPlaceKeeper([*model.parameters(), *model.buffers()])
+    try:
+        with keeper:
+            yield
+    finally:
+        for part, before in keeper.before.values():
+            part.copy_(before)
+
+
+class _InPlaceKeeper(TorchFunctionMode):
+    """Keeps a copy of a weight before anything writes into it in place."""
+
+    def __init__(self, parts: Sequence[Tensor]):
+        super().__init__()
+        self._watched = {id(part) for part in parts}
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if (
+            args
+            and id(args[0]) in self._watched
+            and _writes(name)
+            and id(args[0]) not in self.before
+        ):
+            self.before[id(args[0])] = (args[0], args[0].detach().clone())
+        return func(*args, **(kwargs or {}))
+
+
+def _writes(name: str) -> bool:
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _gpus(model: nn.Module) -> list[torch.device]:
+    return list({part.device for part in model.parameters() if part.device.type == "cuda"})

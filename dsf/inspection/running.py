@@ -1,0 +1,77 @@
+"""Running a model once with everything recorded."""
+
+import inspect as signatures
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from dsf.inspection import attention_interface
+from dsf.inspection.environment import described
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.hooks import Call, recording
+from dsf.inspection.precision import dtype_of, guarded
+
+
+def run(
+    model: nn.Module,
+    watched: Mapping[str, nn.Module],
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+) -> list[Call]:
+    """Call ``model`` once: every call of a watched module and of the attention interface.
+
+    Raises:
+        InspectionError: if the model does not accept its inputs.
+    """
+    calls: list[Call] = []
+    wide = dtype_of(model) is torch.float64
+    with (
+        attention_interface.recording_attention(model, calls),
+        attention_interface.plain_experts(model) if wide else nullcontext(),
+        recording(watched, calls),
+        guarded(model),
+    ):
+        try:
+            model(*inputs, **_without_cache(model, named))
+        except Exception as error:
+            given = {f"input {k}": part for k, part in enumerate(inputs)} | named
+            listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
+            raise InspectionError(
+                f"{described(model)} could not be run on what it was given ({listed or 'nothing'})"
+                f": {type(error).__name__}: {error} Call the model with the same inputs first; "
+                "inspect passes them on as they are."
+            ) from error
+    return calls
+
+
+def widened(value: Any) -> Any:
+    """Floating tensors in float64, wherever they sit in tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, PackedSequence):
+        return value._replace(data=widened(value.data))
+    if type(value) in (tuple, list):
+        return type(value)(widened(part) for part in value)
+    if isinstance(value, dict):
+        return {name: widened(part) for name, part in value.items()}
+    return value
+
+
+def _sized(part: Any) -> str:
+    if isinstance(part, Tensor):
+        return f"{tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"
+    return type(part).__name__
+
+
+def _without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
+    """Library models run the whole sequence at once: several of them mis-continue a cache."""
+    if attention_interface.models_of_library(model) != [model]:
+        return named
+    takes = "use_cache" in signatures.signature(model.forward).parameters
+    if takes or hasattr(getattr(model, "config", None), "use_cache"):
+        return {"use_cache": False, **named}
+    return named
