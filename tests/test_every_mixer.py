@@ -234,7 +234,7 @@ def test_parts_of_different_length_are_refused(mixer):
 def test_a_part_with_too_few_axes_is_refused(mixer):
     for field in fields(mixer):
         axes = axes_of(field.type)
-        if field.name in tensors(mixer) and len(axes) > axes.count("*batch"):
+        if field.name in tensors(mixer) and any(axis.isalpha() for axis in axes):
             with pytest.raises(ShapeError, match=f"'{field.name}' must have the axes"):
                 replace(mixer, **{field.name: getattr(mixer, field.name).sum()})
             with pytest.raises(TypeError, match=f"'{field.name}' must be a torch tensor"):

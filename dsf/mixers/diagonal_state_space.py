@@ -1,0 +1,70 @@
+r"""S4D: a time-invariant diagonal state space, of whose conjugate pairs one half is kept.
+
+    dh/dt = diag(λ) h + b u        y = Re(2 c.h) + d u
+
+Source: Gu et al. 2022, arXiv:2206.11893.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Complex, Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.discretisation import Discretisation, zero_order_hold
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import complex_normal, normal, poles, uniform
+from dsf.system import System
+from dsf.transition import Diagonal
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DiagonalStateSpace(Mixer):
+    """One state space for every batch entry; the channel columns of ``value`` share it.
+
+    Attributes:
+        pole: λ, half of the spectrum, per unit of time, real part below zero.
+        write, read: b and c; the other half of the spectrum enters as the factor 2.
+        step: time per token, above zero.
+        feedthrough: d.
+        discretise: a rule of :mod:`dsf.ingredients.discretisation`.
+    """
+
+    value: Float[Tensor, "*batch time channel"]
+    pole: Complex[Tensor, "*batch state"]
+    write: Complex[Tensor, "*batch state"]
+    read: Complex[Tensor, "*batch state"]
+    step: Float[Tensor, "*batch"]
+    feedthrough: Float[Tensor, "*batch"] | None = None
+    discretise: Discretisation = zero_order_hold
+
+    source: ClassVar[str] = "arXiv:2206.11893"
+
+    def system(self) -> System:
+        steps = self.value.shape[-2]
+        decay, gain = self.discretise(self.pole, self.step.unsqueeze(-1))
+        decay, write, read = (
+            part.unsqueeze(-2).expand(*part.shape[:-1], steps, -1)
+            for part in (decay, gain * self.write, 2 * self.read)
+        )
+        D = None
+        if self.feedthrough is not None:
+            D = self.feedthrough.unsqueeze(-1).expand(*self.step.shape, steps)
+        return System.from_write_and_read(
+            Diagonal(decay), write, read, feedthrough=D, takes_real_part=True
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "DiagonalStateSpace":
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            pole=poles(rng, 2, 4),
+            write=complex_normal(rng, 2, 4),
+            read=complex_normal(rng, 2, 4),
+            step=uniform(rng, 2, low=0.1, high=0.7),
+            feedthrough=normal(rng, 2),
+        )

@@ -1,0 +1,50 @@
+r"""Gated linear attention: every key coordinate forgets at its own pace, which follows the input.
+
+    S_t = diag(exp(g_t)) S_{t-1} + k_t v_tᵀ        o_t = S_tᵀ q_t
+
+Source: Yang et al. 2023, arXiv:2312.06635.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Inexact, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+from dsf.transition import Diagonal
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GatedLinearAttention(Mixer):
+    """Linear attention with a decay for every key coordinate.
+
+    Attributes:
+        log_decay: g_t, nats per token, at most 0 for a decay that does not grow.
+    """
+
+    query: Inexact[Tensor, "*batch time key"]
+    key: Inexact[Tensor, "*batch time key"]
+    value: Inexact[Tensor, "*batch time channel"]
+    log_decay: Inexact[Tensor, "*batch time key"]
+
+    source: ClassVar[str] = "arXiv:2312.06635"
+
+    def system(self) -> System:
+        A = Diagonal(self.log_decay.exp())
+        return System.from_write_and_read(A, write=self.key, read=self.query)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedLinearAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.8),
+        )

@@ -1,0 +1,62 @@
+r"""Linear attention: a kernel in place of the exponential, so that a state of fixed size suffices.
+
+    a_ij = φ(q_i).φ(k_j) / Σ_s φ(q_i).φ(k_s)        o_i = Σ_j a_ij v_j
+
+The denominator depends on queries and keys alone and goes into C.
+
+Source: Katharopoulos et al. 2020, arXiv:2006.16236.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.composite import SystemSum
+from dsf.ingredients.accumulation import accumulator, total_in_reach
+from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearAttention(Mixer):
+    """Attention with a feature map.
+
+    Attributes:
+        feature_map: φ, applied along ``key``; it may change the width.
+        normalised: divide every row by its sum. Nothing is added to the denominator: features of
+            both signs can make it zero.
+        causal: token i reads tokens 0 ... i. Otherwise every token reads all, as a forward and a
+            backward system.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    feature_map: FeatureMap = elu_plus_one
+    normalised: bool = True
+    causal: bool = True
+
+    source: ClassVar[str] = "arXiv:2006.16236"
+
+    def system(self) -> System | SystemSum:
+        write, read = self.feature_map(self.key), self.feature_map(self.query)
+        if self.normalised:
+            reached = total_in_reach(write, causal=self.causal)
+            read = read / (read * reached).sum(dim=-1, keepdim=True)
+        return accumulator(write, read, causal=self.causal)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "LinearAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+        )

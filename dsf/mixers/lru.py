@@ -1,0 +1,72 @@
+r"""The linear recurrent unit: a diagonal recurrence in discrete time, given by radius and phase.
+
+    h_t = λ ⊙ h_{t-1} + sqrt(1 - |λ|²) ⊙ B u_t        y_t = Re(C h_t) + D u_t
+    λ = exp(-exp(ν) + i exp(θ))
+
+Source: Orvieto et al. 2023, arXiv:2303.06349.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Complex, Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.feedthrough import feedthrough_matrix
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import complex_normal, normal, uniform
+from dsf.system import System
+from dsf.transition import Diagonal
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LRU(Mixer):
+    """A system with one port for every input and every output channel.
+
+    Attributes:
+        log_radius: ν: the radius exp(-exp(ν)) is always below one.
+        log_phase: θ: the phase exp(θ), radians per token.
+        feedthrough: D, a factor for every channel or a matrix ``output input``.
+    """
+
+    value: Float[Tensor, "*batch time input"]
+    log_radius: Float[Tensor, " state"]
+    log_phase: Float[Tensor, " state"]
+    write: Complex[Tensor, "state input"]
+    read: Complex[Tensor, "output state"]
+    feedthrough: Float[Tensor, "*ports"] | None = None
+
+    source: ClassVar[str] = "arXiv:2303.06349"
+
+    def system(self) -> System:
+        *batch, steps, inputs = self.value.shape
+        outputs, states = self.read.shape
+        fading = self.log_radius.exp()
+        decay = torch.polar((-fading).exp(), self.log_phase.exp())
+        scale = (-torch.expm1(-2 * fading)).sqrt()
+        D = None
+        if self.feedthrough is not None:
+            D = feedthrough_matrix("LRU", self.feedthrough, outputs=outputs, inputs=inputs)
+            D = D.expand(*batch, steps, outputs, inputs)
+        return System(
+            A=Diagonal(decay.expand(*batch, steps, states)),
+            B=(scale.unsqueeze(-1) * self.write).expand(*batch, steps, states, inputs),
+            C=self.read.expand(*batch, steps, outputs, states),
+            D=D,
+            takes_real_part=True,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time input 1"]:
+        return self.value.unsqueeze(-1)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "LRU":
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            log_radius=uniform(rng, 4, low=-3.0, high=-0.5),
+            log_phase=uniform(rng, 4, low=-2.0, high=1.0),
+            write=complex_normal(rng, 4, 3),
+            read=complex_normal(rng, 3, 4),
+            feedthrough=normal(rng, 3),
+        )

@@ -1,0 +1,51 @@
+r"""Normalised attention: plain scores over a normaliser that each token computes for itself.
+
+    a_ij = q_i.k_j / η_i        o_i = Σ_{j<=i} a_ij v_j
+
+Source: Sieber et al. 2024, arXiv:2405.15731, where η = exp, softplus or sigmoid of a projection.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.composite import SystemSum
+from dsf.ingredients.accumulation import accumulator
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormalisedAttention(Mixer):
+    """Linear attention without a feature map, scaled by the reading token.
+
+    Attributes:
+        normaliser: η_i, usually above zero; rows sum to anything.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    normaliser: Float[Tensor, "*batch time"]
+
+    source: ClassVar[str] = "arXiv:2405.15731"
+
+    def system(self) -> System | SystemSum:
+        read = self.query / self.normaliser.unsqueeze(-1)
+        return accumulator(self.key, read, causal=True)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "NormalisedAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            normaliser=uniform(rng, 2, steps, low=0.5, high=3.0),
+        )

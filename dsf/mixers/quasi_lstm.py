@@ -1,0 +1,51 @@
+r"""The quasi-LSTM: an LSTM whose gates do not read the state, hence linear in what it mixes.
+
+    h_t = f_t ⊙ h_{t-1} + i_t ⊙ x_t        y_t = o_t ⊙ h_t
+
+Source: Sieber et al. 2024, arXiv:2405.15731; QRNN (fo-pooling) of Bradbury et al. 2016,
+arXiv:1611.01576.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.channelwise import channel_systems
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuasiLSTM(Mixer):
+    """One state for every channel. System batch: ``*batch channel``.
+
+    Attributes:
+        value: what is mixed.
+        forget, input, output: the gates' own values, usually in 0 ... 1, not their logits.
+    """
+
+    value: Float[Tensor, "*batch time channel"]
+    forget: Float[Tensor, "*batch time channel"]
+    input: Float[Tensor, "*batch time channel"]
+    output: Float[Tensor, "*batch time channel"]
+
+    source: ClassVar[str] = "arXiv:2405.15731"
+
+    def system(self) -> System:
+        return channel_systems(decay=self.forget, write=self.input, read=self.output)
+
+    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
+        return self.value.mT[..., None, None]
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "QuasiLSTM":
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            forget=uniform(rng, 2, steps, 3, low=0.5, high=0.98),
+            input=uniform(rng, 2, steps, 3, low=0.1, high=0.9),
+            output=uniform(rng, 2, steps, 3, low=0.1, high=0.9),
+        )

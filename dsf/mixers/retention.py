@@ -1,0 +1,52 @@
+r"""Retention: linear attention whose past fades at one fixed pace.
+
+    S_t = γ S_{t-1} + k_t v_tᵀ        o_t = S_tᵀ q_t
+
+Source: Sun et al. 2023, arXiv:2307.08621.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Inexact, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+from dsf.transition import ScaledIdentity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Retention(Mixer):
+    """Attention with a constant decay.
+
+    Attributes:
+        decay: γ, a factor per token, one for every batch entry (head). A complex one turns as well
+            as fades, and makes the output complex.
+    """
+
+    query: Inexact[Tensor, "*batch time key"]
+    key: Inexact[Tensor, "*batch time key"]
+    value: Inexact[Tensor, "*batch time channel"]
+    decay: Inexact[Tensor, "*batch"]
+
+    source: ClassVar[str] = "arXiv:2307.08621"
+
+    def system(self) -> System:
+        *batch, steps, states = self.key.shape
+        A = ScaledIdentity(self.decay.unsqueeze(-1).expand(*batch, steps), states)
+        return System.from_write_and_read(A, write=self.key, read=self.query)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "Retention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            decay=uniform(rng, 2, low=0.6, high=0.98),
+        )

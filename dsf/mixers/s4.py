@@ -1,0 +1,99 @@
+r"""S4: a time-invariant state space, diagonal plus rank one in continuous time.
+
+    dh/dt = A h + b u        y = Re(c.h) + d u        A = diag(λ) + p qᴴ
+
+It is sampled exactly by the trapezoidal rule, which keeps the form.
+
+Source: Gu, Goel & Ré 2021, arXiv:2111.00396. There A = Λ - P Q*: pass ``low_rank_left=-P`` and
+``low_rank_right=Q``.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Complex, Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.discretisation import Discretisation, bilinear, bilinear_low_rank
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import complex_normal, normal, poles, uniform
+from dsf.system import System
+from dsf.transition import DiagonalPlusLowRank
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class S4(Mixer):
+    """One state space for every channel column of ``value``.
+
+    A layer with a state space for each of its channels has the channels among the batch axes.
+
+    Attributes:
+        pole: λ, the full spectrum, per unit of time: of conjugate pairs give both.
+        low_rank_left, low_rank_right: p and q; q is conjugated by the mixer.
+        write, read: b and c; c is not conjugated.
+        step: time per token, above zero.
+        feedthrough: d.
+        discretise: only :func:`dsf.ingredients.bilinear` keeps diagonal plus rank one.
+
+    Raises:
+        ValueError: for another ``discretise``.
+    """
+
+    value: Float[Tensor, "*batch time channel"]
+    pole: Complex[Tensor, " state"]
+    low_rank_left: Complex[Tensor, " state"]
+    low_rank_right: Complex[Tensor, " state"]
+    write: Complex[Tensor, " state"]
+    read: Complex[Tensor, " state"]
+    step: Float[Tensor, "*batch"]
+    feedthrough: Float[Tensor, "*batch"] | None = None
+    discretise: Discretisation = bilinear
+
+    source: ClassVar[str] = "arXiv:2111.00396"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.discretise is not bilinear:
+            raise ValueError(
+                "S4: 'discretise' must be dsf.ingredients.bilinear, the one rule that keeps a "
+                "diagonal plus rank one. For another rule diagonalise A and use DiagonalStateSpace."
+            )
+
+    def system(self) -> System:
+        *batch, steps, _ = self.value.shape
+        size = (*batch, steps, self.pole.shape[-1])
+        sampled = bilinear_low_rank(
+            self.pole,
+            self.low_rank_left,
+            self.low_rank_right,
+            self.write,
+            self.step.unsqueeze(-1),
+        )
+        decay, left, right, write = (part.unsqueeze(-2).expand(size) for part in sampled)
+        D = None
+        if self.feedthrough is not None:
+            D = self.feedthrough.unsqueeze(-1).expand(*batch, steps)
+        return System.from_write_and_read(
+            DiagonalPlusLowRank(decay, left.unsqueeze(-1), right.unsqueeze(-1)),
+            write,
+            read=self.read.expand(size),
+            feedthrough=D,
+            takes_real_part=True,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "S4":
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            pole=poles(rng, 4),
+            low_rank_left=-0.5 * complex_normal(rng, 4),
+            low_rank_right=0.5 * complex_normal(rng, 4),
+            write=complex_normal(rng, 4),
+            read=complex_normal(rng, 4),
+            step=uniform(rng, 2, low=0.1, high=0.5),
+            feedthrough=normal(rng, 2),
+        )

@@ -1,0 +1,77 @@
+r"""S5: one time-invariant diagonal state space that reads and writes all channels at once.
+
+    dh/dt = diag(λ) h + B u        y = Re(C h) + D u        an input held between tokens
+
+Source: Smith, Warrington & Linderman 2022, arXiv:2208.04933.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Complex, Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.discretisation import zero_order_hold
+from dsf.ingredients.feedthrough import feedthrough_matrix
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import complex_normal, normal, poles, uniform
+from dsf.shapes import agree
+from dsf.system import System
+from dsf.transition import Diagonal
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class S5(Mixer):
+    """A system with one port for every input and every output channel.
+
+    Attributes:
+        pole: λ, per unit of time, real part below zero. Where one half of conjugate pairs is kept,
+            pass twice the ``read``: nothing is doubled here.
+        step: time per token, above zero: one number, or one for every state.
+        feedthrough: D, a factor for every channel or a matrix ``output input``.
+    """
+
+    value: Float[Tensor, "*batch time input"]
+    pole: Complex[Tensor, " state"]
+    write: Complex[Tensor, "state input"]
+    read: Complex[Tensor, "output state"]
+    step: Float[Tensor, "*one_or_state"]
+    feedthrough: Float[Tensor, "*ports"] | None = None
+
+    source: ClassVar[str] = "arXiv:2208.04933"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step.ndim:
+            agree("S5", "state", step=tuple(self.step.shape), pole=tuple(self.pole.shape))
+
+    def system(self) -> System:
+        *batch, steps, inputs = self.value.shape
+        outputs, states = self.read.shape
+        decay, gain = zero_order_hold(self.pole, self.step)
+        D = None
+        if self.feedthrough is not None:
+            D = feedthrough_matrix("S5", self.feedthrough, outputs=outputs, inputs=inputs)
+            D = D.expand(*batch, steps, outputs, inputs)
+        return System(
+            A=Diagonal(decay.expand(*batch, steps, states)),
+            B=(gain.unsqueeze(-1) * self.write).expand(*batch, steps, states, inputs),
+            C=self.read.expand(*batch, steps, outputs, states),
+            D=D,
+            takes_real_part=True,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time input 1"]:
+        return self.value.unsqueeze(-1)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "S5":
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            pole=poles(rng, 4),
+            write=complex_normal(rng, 4, 3),
+            read=complex_normal(rng, 2, 4),
+            step=uniform(rng, 4, low=0.1, high=0.7),
+            feedthrough=normal(rng, 2, 3),
+        )
