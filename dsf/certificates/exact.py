@@ -1,7 +1,7 @@
 """Stored floats as integers, and exact elimination on them."""
 
 from fractions import Fraction
-from math import gcd
+from math import isqrt, lcm
 
 from torch import Tensor
 
@@ -22,56 +22,67 @@ def integer_row(row: Tensor, extra: tuple[int, ...] = ()) -> list[int]:
 
 def independent_rows(rows: list[list[int]], wanted: int) -> list[int]:
     """The first rows that are independent modulo a large prime, at most ``wanted``."""
-    basis: list[tuple[int, list[int]]] = []
-    chosen = []
-    for index, row in enumerate(rows):
-        rest = [value % PRIME for value in row]
-        for lead, other in basis:
-            if rest[lead]:
-                factor = rest[lead]
-                rest = [(a - factor * b) % PRIME for a, b in zip(rest, other, strict=True)]
-        lead = next((k for k, value in enumerate(rest) if value), None)
-        if lead is None:
-            continue
-        inverse = pow(rest[lead], -1, PRIME)
-        basis.append((lead, [value * inverse % PRIME for value in rest]))
-        chosen.append(index)
-        if len(chosen) == wanted:
-            break
-    return chosen
+    return [index for index, _, _ in _eliminated(rows, wanted, PRIME)]
 
 
 def null_vector(rows: list[list[int]]) -> list[int] | None:
-    """Integers, not all zero, that every row takes to zero; None if there are none.
+    """Integers, not all zero, that every row takes to zero; None if none was found.
 
-    Fraction-free elimination: exact, and meant for small or nearly full rank.
+    Solved modulo larger and larger Mersenne primes, read back as fractions, and kept only if every
+    row really takes them to zero: exact, whatever the primes.
     """
     width = len(rows[0])
-    work = [list(row) for row in rows]
-    pivots: list[int] = []
-    for column in range(width):
-        place = next((r for r in range(len(pivots), len(work)) if work[r][column]), None)
-        if place is None:
-            return _direction(work, pivots, column, width)
-        work[len(pivots)], work[place] = work[place], work[len(pivots)]
-        lead = work[len(pivots)]
-        for row in range(len(work)):
-            if row != len(pivots) and work[row][column]:
-                a, b = lead[column], work[row][column]
-                mixed = [a * x - b * y for x, y in zip(work[row], lead, strict=True)]
-                common = gcd(*mixed) or 1
-                work[row] = [value // common for value in mixed]
-        pivots.append(column)
+    for bits in (61, 521, 2203, 9941):
+        prime = (1 << bits) - 1
+        basis = _eliminated(rows, width, prime)
+        if len(basis) == width:
+            return None
+        found = _read_back(_direction(basis, width, prime), prime)
+        if found and all(sum(map(int.__mul__, row, found)) == 0 for row in rows):
+            return found
     return None
 
 
-def _direction(work: list[list[int]], pivots: list[int], free: int, width: int) -> list[int]:
-    """Set the free unknown to one and read the pivots off the reduced rows."""
-    solution = [Fraction(0)] * width
-    solution[free] = Fraction(1)
-    for row, column in enumerate(pivots):
-        solution[column] = Fraction(-work[row][free], work[row][column])
-    scale = 1
-    for part in solution:
-        scale = scale * part.denominator // gcd(scale, part.denominator)
-    return [int(part * scale) for part in solution]
+def _eliminated(rows: list[list[int]], wanted: int, prime: int) -> list[tuple[int, int, list[int]]]:
+    """(index, leading column, reduced row) of the first rows independent modulo ``prime``."""
+    basis: list[tuple[int, int, list[int]]] = []
+    for index, row in enumerate(rows):
+        rest = [value % prime for value in row]
+        for _, lead, other in basis:
+            factor = rest[lead]
+            if factor:
+                rest = [(a - factor * b) % prime for a, b in zip(rest, other, strict=True)]
+        first = next((column for column, value in enumerate(rest) if value), -1)
+        if first < 0:
+            continue
+        inverse = pow(rest[first], -1, prime)
+        basis.append((index, first, [value * inverse % prime for value in rest]))
+        if len(basis) == wanted:
+            break
+    return basis
+
+
+def _direction(basis: list[tuple[int, int, list[int]]], width: int, prime: int) -> list[int]:
+    """One free unknown set to one, the others solved from the last row up."""
+    leads = {lead for _, lead, _ in basis}
+    solution = [0] * width
+    solution[next(column for column in range(width) if column not in leads)] = 1
+    for _, lead, row in reversed(basis):
+        others = sum(a * x for k, (a, x) in enumerate(zip(row, solution, strict=True)) if k != lead)
+        solution[lead] = -others % prime
+    return solution
+
+
+def _read_back(solution: list[int], prime: int) -> list[int] | None:
+    """The fractions of small terms behind residues, over a common denominator."""
+    limit = isqrt(prime // 2)
+    parts = []
+    for residue in solution:
+        (a, s), (b, t) = (prime, 0), (residue, 1)
+        while b > limit:
+            (a, s), (b, t) = (b, t), (a % b, s - a // b * t)
+        if t == 0 or abs(t) > limit:
+            return None
+        parts.append(Fraction(b, t))
+    scale = lcm(*(part.denominator for part in parts))
+    return [int(part * scale) for part in parts]

@@ -57,7 +57,7 @@ def injective(
     null = null_vector(rows)
     if null is None:  # dependent modulo the prime only: never seen, and no verdict
         return issued(proposal, folder)
-    return issued(_refuted(proposal, row, null + [0] if sink else null), folder)
+    return issued(_refuted(proposal, row, [*null, 0] if sink else null), folder)
 
 
 def _proved(proposal: Proposal, rows: list[int]) -> Proposal:

@@ -1,0 +1,209 @@
+"""Statements about the weights of a stored map, decided on the numbers as they are stored."""
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.certificates.certificate import Certificate, Verdict
+from dsf.certificates.exact import fractions_of
+from dsf.certificates.issuing import Proposal, hexed, issued
+
+Map = Float[Tensor, "*batch rows columns"]
+
+
+def row_sums(
+    map: Map, *, target: float = 1.0, tolerance: float = 0.0, folder: Path | None = None
+) -> Certificate:
+    """Certify that every row sums to ``target`` within ``tolerance``, by exact sums.
+
+    The witness is the row that is furthest off. ``observed`` is the largest distance.
+
+    Raises:
+        ValueError: if ``tolerance`` is negative.
+    """
+    if not tolerance >= 0:
+        raise ValueError(f"row_sums: 'tolerance' must be at least 0, but it is {tolerance}.")
+    rows = map.flatten(0, -2)
+    off = [abs(fsum(row) - target) for row in rows.double().tolist()] if _finite(map) else []
+    worst = max(range(len(off)), key=off.__getitem__, default=0)
+
+    def breaks(row: int) -> bool:
+        exact = sum(fractions_of(rows[row]), Fraction(0))
+        return abs(exact - Fraction(target)) > Fraction(tolerance)
+
+    return _decided(
+        "row_sums",
+        map,
+        {"target": hexed(target), "tolerance": hexed(tolerance)},
+        method="exact sums",
+        worst=worst,
+        breaks=breaks,
+        observed=off[worst] if off else None,
+        folder=folder,
+    )
+
+
+def zero_sums(map: Map, *, tolerance: float = 0.0, folder: Path | None = None) -> Certificate:
+    """Certify that every row sums to zero within ``tolerance``: ``row_sums`` with target 0."""
+    return row_sums(map, target=0.0, tolerance=tolerance, folder=folder)
+
+
+def nonnegative(map: Map, *, folder: Path | None = None) -> Certificate:
+    """Certify that no stored weight is below zero. The witness is the row of the smallest."""
+    rows = map.flatten(0, -2)
+    least = rows.amin(dim=-1)
+    worst = int(least.argmin())
+    return _decided(
+        "nonnegative",
+        map,
+        {},
+        method="the sign of every stored number",
+        worst=worst,
+        breaks=lambda row: bool(rows[row].min() < 0),
+        observed=float(least[worst]),
+        folder=folder,
+    )
+
+
+def causal(map: Map, *, folder: Path | None = None) -> Certificate:
+    """Certify that every stored weight above the diagonal is exactly zero.
+
+    Raises:
+        ValueError: if the map is not square.
+    """
+    _square("causal", map)
+    ahead = map.triu(1).abs().amax(dim=-1).flatten()
+    worst = int(ahead.argmax())
+    return _decided(
+        "causal",
+        map,
+        {},
+        method="exact zeros above the diagonal",
+        worst=worst,
+        breaks=lambda row: bool(ahead[row] > 0),
+        observed=float(ahead[worst]),
+        folder=folder,
+    )
+
+
+def window_mass(map: Map, *, width: int, share: float, folder: Path | None = None) -> Certificate:
+    """Certify that at least ``share`` of every row's absolute weight lies on its last ``width``
+    tokens, its own included.
+
+    Raises:
+        ValueError: if ``width`` is below 1, ``share`` outside 0 ... 1, or the map not square.
+    """
+    _square("window_mass", map)
+    if width < 1 or not 0 <= share <= 1:
+        raise ValueError(
+            f"window_mass: 'width' must be at least 1 and 'share' lie between 0 and 1, but they "
+            f"are {width} and {share}."
+        )
+    weights = map.double().abs()
+    near = weights.triu(1 - width).tril()
+    held = near.sum(dim=-1) / weights.sum(dim=-1)
+    rows = weights.flatten(0, -2)
+    worst = int(held.flatten().nan_to_num(1.0).argmin())
+
+    def breaks(row: int) -> bool:
+        values = fractions_of(rows[row])
+        token = row % map.shape[-1]
+        kept = sum(values[max(0, token - width + 1) : token + 1], Fraction(0))
+        return kept < Fraction(share) * sum(values, Fraction(0))
+
+    return _decided(
+        "window_mass",
+        map,
+        {"width": width, "share": hexed(share)},
+        method="exact sums",
+        worst=worst,
+        breaks=breaks,
+        observed=float(held.flatten()[worst]),
+        folder=folder,
+    )
+
+
+def same_map(
+    first: Map, second: Map, *, tolerance: float, folder: Path | None = None
+) -> Certificate:
+    """Certify that two stored maps differ by at most ``tolerance`` in Frobenius norm, exactly.
+
+    Raises:
+        ValueError: if the maps have different shapes or ``tolerance`` is negative.
+    """
+    if first.shape != second.shape or not tolerance >= 0:
+        raise ValueError(
+            f"same_map: needs maps of one shape and a tolerance of at least 0, but the shapes are "
+            f"{tuple(first.shape)} and {tuple(second.shape)}, the tolerance {tolerance}."
+        )
+    finite = _finite(first) and _finite(second)
+    distance = float((first.double() - second.double()).norm()) if finite else None
+    proposal = Proposal(
+        name="same_map",
+        verdict=Verdict.UNKNOWN,
+        tensors={"map": first, "other": second},
+        method="the exact sum of squared differences",
+        parameters={"tolerance": hexed(tolerance)},
+        observed=distance,
+    )
+    if distance is None:
+        return issued(proposal, folder)
+    pairs = zip(first.flatten(0, -2), second.flatten(0, -2), strict=True)
+    energy = sum(
+        (
+            (x - y) ** 2
+            for a, b in pairs
+            for x, y in zip(fractions_of(a), fractions_of(b), strict=True)
+        ),
+        Fraction(0),
+    )
+    within = energy <= Fraction(tolerance) ** 2
+    witness = None if within else {"energy": hexed(energy)}
+    verdict = Verdict.PROVED if within else Verdict.REFUTED
+    return issued(Proposal(**{**vars(proposal), "verdict": verdict, "witness": witness}), folder)
+
+
+def _decided(
+    name: str,
+    map: Tensor,
+    parameters: Mapping[str, Any],
+    *,
+    method: str,
+    worst: int,
+    breaks: Callable[[int], bool],
+    observed: float | None,
+    folder: Path | None,
+) -> Certificate:
+    """PROVED if no row breaks the claim, REFUTED with the worst row otherwise."""
+    proposal = Proposal(
+        name=name,
+        verdict=Verdict.UNKNOWN,
+        tensors={"map": map},
+        method=method,
+        parameters=parameters,
+        observed=observed,
+    )
+    if not _finite(map):
+        return issued(proposal, folder)
+    rows = range(map.flatten(0, -2).shape[0])
+    broken = worst if breaks(worst) else next((row for row in rows if breaks(row)), None)
+    if broken is None:
+        changes: dict[str, Any] = {"verdict": Verdict.PROVED}
+    else:
+        changes = {"verdict": Verdict.REFUTED, "witness": {"row": broken}}
+    return issued(Proposal(**{**vars(proposal), **changes}), folder)
+
+
+def _finite(map: Tensor) -> bool:
+    return bool(torch.isfinite(map).all())
+
+
+def _square(owner: str, map: Tensor) -> None:
+    if map.shape[-1] != map.shape[-2]:
+        raise ValueError(f"{owner}: needs a square map, but the shape is {tuple(map.shape)}.")
