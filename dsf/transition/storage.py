@@ -51,6 +51,9 @@ def picked(stored: Stored, index: Any, batch: torch.Size) -> Stored:
         stored: a structure whose fields start with ``*batch`` where they have batch axes.
         index: what to take from a tensor of shape ``batch``.
         batch: the batch axes that are left.
+
+    Raises:
+        TypeError: if the structure does not say where its batch axes are.
     """
     changed: dict[str, Any] = {}
     for field in _fields(stored):
@@ -59,7 +62,13 @@ def picked(stored: Stored, index: Any, batch: torch.Size) -> Stored:
             changed[field.name] = part[index]
         elif isinstance(part, torch.Size):
             changed[field.name] = batch
-    return replace(stored, **changed)  # type: ignore[type-var]
+    taken = replace(stored, **changed)  # type: ignore[type-var]
+    if taken.shape[:-3] != batch:  # type: ignore[attr-defined]
+        raise TypeError(
+            f"select: {type(stored).__name__} does not say which of its axes are batch axes; "
+            f"annotate its fields with '*batch ...', or give it a 'picked' of its own."
+        )
+    return taken
 
 
 def _fields(stored: object) -> tuple[Field[Any], ...]:
