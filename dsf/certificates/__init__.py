@@ -1,5 +1,35 @@
 """Properties with verdicts and the evidence for them."""
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
+from dsf.certificates.collisions import linear_injective
+from dsf.certificates.injectivity import injective
+from dsf.certificates.locality import locality
+from dsf.certificates.margins import margin
+from dsf.certificates.transitions import decay, decay_box, nonexpansive
+from dsf.certificates.weights import (
+    causal,
+    nonnegative,
+    row_sums,
+    same_map,
+    window_mass,
+    zero_sums,
+)
 
-__all__ = ["Certificate", "Level", "Verdict"]
+__all__ = [
+    "Certificate",
+    "Level",
+    "Verdict",
+    "causal",
+    "decay",
+    "decay_box",
+    "injective",
+    "linear_injective",
+    "locality",
+    "margin",
+    "nonexpansive",
+    "nonnegative",
+    "row_sums",
+    "same_map",
+    "window_mass",
+    "zero_sums",
+]

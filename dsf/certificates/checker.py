@@ -638,7 +638,14 @@ SENTENCES = {
 
 def sentence(name: str, parameters: dict[str, Any]) -> str:
     """The claim in words, with its parameters as they are stored."""
-    return SENTENCES[name].format(**parameters)
+    plain = {part: _decimal(value) for part, value in parameters.items()}
+    return SENTENCES[name].format(**plain)
+
+
+def _decimal(value: Any) -> Any:
+    """A hexadecimal float as the shortest decimal that reads back to it."""
+    is_float = isinstance(value, str) and "0x" in value
+    return repr(float.fromhex(value)) if is_float else value
 
 
 # --- the decision ----------------------------------------------------------------------------

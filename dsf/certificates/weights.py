@@ -37,16 +37,10 @@ def row_sums(
         exact = sum(fractions_of(rows[row]), Fraction(0))
         return abs(exact - Fraction(target)) > Fraction(tolerance)
 
-    return _decided(
-        "row_sums",
-        map,
-        {"target": hexed(target), "tolerance": hexed(tolerance)},
-        method="exact sums",
-        worst=worst,
-        breaks=breaks,
-        observed=off[worst] if off else None,
-        folder=folder,
-    )
+    observed = off[worst] if off else None
+    parameters = {"target": hexed(target), "tolerance": hexed(tolerance)}
+    proposal = _proposal("row_sums", map, "exact sums", observed, parameters)
+    return _decided(proposal, worst, breaks, folder)
 
 
 def zero_sums(map: Map, *, tolerance: float = 0.0, folder: Path | None = None) -> Certificate:
@@ -59,16 +53,10 @@ def nonnegative(map: Map, *, folder: Path | None = None) -> Certificate:
     rows = map.flatten(0, -2)
     least = rows.amin(dim=-1)
     worst = int(least.argmin())
-    return _decided(
-        "nonnegative",
-        map,
-        {},
-        method="the sign of every stored number",
-        worst=worst,
-        breaks=lambda row: bool(rows[row].min() < 0),
-        observed=float(least[worst]),
-        folder=folder,
+    proposal = _proposal(
+        "nonnegative", map, "the sign of every stored number", float(least[worst]), {}
     )
+    return _decided(proposal, worst, lambda row: bool(rows[row].min() < 0), folder)
 
 
 def causal(map: Map, *, folder: Path | None = None) -> Certificate:
@@ -80,16 +68,8 @@ def causal(map: Map, *, folder: Path | None = None) -> Certificate:
     _square("causal", map)
     ahead = map.triu(1).abs().amax(dim=-1).flatten()
     worst = int(ahead.argmax())
-    return _decided(
-        "causal",
-        map,
-        {},
-        method="exact zeros above the diagonal",
-        worst=worst,
-        breaks=lambda row: bool(ahead[row] > 0),
-        observed=float(ahead[worst]),
-        folder=folder,
-    )
+    proposal = _proposal("causal", map, "exact zeros above the diagonal", float(ahead[worst]), {})
+    return _decided(proposal, worst, lambda row: bool(ahead[row] > 0), folder)
 
 
 def window_mass(map: Map, *, width: int, share: float, folder: Path | None = None) -> Certificate:
@@ -117,16 +97,10 @@ def window_mass(map: Map, *, width: int, share: float, folder: Path | None = Non
         kept = sum(values[max(0, token - width + 1) : token + 1], Fraction(0))
         return kept < Fraction(share) * sum(values, Fraction(0))
 
-    return _decided(
-        "window_mass",
-        map,
-        {"width": width, "share": hexed(share)},
-        method="exact sums",
-        worst=worst,
-        breaks=breaks,
-        observed=float(held.flatten()[worst]),
-        folder=folder,
-    )
+    observed = float(held.flatten()[worst])
+    parameters = {"width": width, "share": hexed(share)}
+    proposal = _proposal("window_mass", map, "exact sums", observed, parameters)
+    return _decided(proposal, worst, breaks, folder)
 
 
 def same_map(
@@ -169,19 +143,10 @@ def same_map(
     return issued(Proposal(**{**vars(proposal), "verdict": verdict, "witness": witness}), folder)
 
 
-def _decided(
-    name: str,
-    map: Tensor,
-    parameters: Mapping[str, Any],
-    *,
-    method: str,
-    worst: int,
-    breaks: Callable[[int], bool],
-    observed: float | None,
-    folder: Path | None,
-) -> Certificate:
-    """PROVED if no row breaks the claim, REFUTED with the worst row otherwise."""
-    proposal = Proposal(
+def _proposal(
+    name: str, map: Tensor, method: str, observed: float | None, parameters: Mapping[str, Any]
+) -> Proposal:
+    return Proposal(
         name=name,
         verdict=Verdict.UNKNOWN,
         tensors={"map": map},
@@ -189,13 +154,19 @@ def _decided(
         parameters=parameters,
         observed=observed,
     )
+
+
+def _decided(
+    proposal: Proposal, worst: int, breaks: Callable[[int], bool], folder: Path | None
+) -> Certificate:
+    """PROVED if no row breaks the claim, REFUTED with the worst row otherwise."""
+    map = proposal.tensors["map"]
     if not _finite(map):
         return issued(proposal, folder)
     rows = range(map.flatten(0, -2).shape[0])
     broken = worst if breaks(worst) else next((row for row in rows if breaks(row)), None)
-    if broken is None:
-        changes: dict[str, Any] = {"verdict": Verdict.PROVED}
-    else:
+    changes: dict[str, Any] = {"verdict": Verdict.PROVED}
+    if broken is not None:
         changes = {"verdict": Verdict.REFUTED, "witness": {"row": broken}}
     return issued(Proposal(**{**vars(proposal), **changes}), folder)
 

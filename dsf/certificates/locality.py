@@ -1,0 +1,175 @@
+"""How much of a softmax row lies on a window, for every query of a box."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.certificates.certificate import Certificate, Verdict
+from dsf.certificates.issuing import CheckerRefused, Proposal, hexed, issued
+
+BOXES = 2000
+STEPS = 20
+DYADIC = 1 << 40
+
+
+def locality(
+    key: Float[Tensor, "tokens key"],
+    box: tuple[Float[Tensor, " key"], Float[Tensor, " key"]],
+    *,
+    window: tuple[int, int],
+    share: float,
+    scale: float | None = None,
+    boxes: int = BOXES,
+    folder: Path | None = None,
+) -> Certificate:
+    """Certify that at least ``share`` of the softmax row lies on the keys ``window[0]`` to
+    ``window[1] - 1`` for every query of a box.
+
+    Branch and bound: corners found by sign-gradient steps attack first; boxes are bounded by the
+    tangent of log-sum-exp and split along the coordinate that matters most. Every leaf is evaluated
+    again by the checker in enclosed arithmetic. ``bound`` is the share, ``observed`` the smallest
+    found. UNKNOWN when ``boxes`` boxes do not settle it.
+
+    Args:
+        key: the keys in reach of the row.
+        box: lower and upper bounds of the query.
+        window: first key and the one after the last.
+        share: between 0 and 1.
+        scale: factor on the scores, as a stored number; ``key width ** -0.5`` by default.
+        boxes: how many boxes may be looked at.
+
+    Raises:
+        ValueError: for an empty window or box, or a share outside 0 ... 1.
+    """
+    lower, upper = (part.double() for part in box)
+    _sensible(key, lower, upper, window, share)
+    factor = key.shape[-1] ** -0.5 if scale is None else scale
+    search = _Search(factor * key.double(), window, log((1 - share) / share))
+    proposal = Proposal(
+        name="locality",
+        verdict=Verdict.UNKNOWN,
+        tensors={"key": key, "lower": lower, "upper": upper},
+        method="tangent of log-sum-exp on a split tree",
+        parameters={"window": list(window), "share": hexed(share), "scale": hexed(factor)},
+        bound=share,
+        limits={"boxes": boxes},
+    )
+    if not bool(key.isfinite().all()):
+        return issued(proposal, folder)
+    worst, query = search.attack(lower, upper)
+    found: dict[str, Any] = {"observed": 1 / (1 + exp(worst))}
+    if worst > search.goal:
+        witness = {"query": [hexed(value) for value in query.tolist()]}
+        found |= {"verdict": Verdict.REFUTED, "witness": witness, "limits": {}}
+    else:
+        tree = search.tree(lower, upper, boxes)
+        if tree is not None:
+            found |= {"verdict": Verdict.PROVED, "evidence": {"tree": tree}, "limits": {}}
+    settled = Proposal(**{**vars(proposal), **found})
+    try:
+        return issued(settled, folder)
+    except CheckerRefused as error:
+        limits = {"boxes": boxes, "enclosure": str(error)}
+        undecided = {**vars(proposal), "observed": found["observed"], "limits": limits}
+        return issued(Proposal(**undecided), folder)
+
+
+@dataclass
+class _Search:
+    """The float64 search; nothing it finds counts before the checker has seen it."""
+
+    keys: Tensor
+    window: tuple[int, int]
+    goal: float
+    inside: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        token = torch.arange(len(self.keys))
+        self.inside = (token >= self.window[0]) & (token < self.window[1])
+
+    def odds(self, query: Tensor) -> Tensor:
+        """Log of the mass outside over the mass inside."""
+        scores = self.keys @ query
+        return scores[~self.inside].logsumexp(0) - scores[self.inside].logsumexp(0)
+
+    def attack(self, lower: Tensor, upper: Tensor) -> tuple[float, Tensor]:
+        """The worst query that sign-gradient steps to corners find."""
+        query = (lower + upper) / 2
+        worst, best = float(self.odds(query)), query
+        for _ in range(STEPS):
+            moving = query.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.odds(moving), moving)
+            query = torch.where(gradient > 0, upper, lower)
+            odds = float(self.odds(query))
+            if odds <= worst:
+                break
+            worst, best = odds, query
+        return worst, best
+
+    def tree(self, lower: Tensor, upper: Tensor, boxes: int) -> dict[str, Any] | None:
+        """A split tree whose leaves all keep the goal, or None."""
+        root: dict[str, Any] = {}
+        waiting = [(root, lower, upper)]
+        for _ in range(boxes):
+            if not waiting:
+                return root
+            node, low, high = waiting.pop()
+            share, logs, bound = self.leaf(low, high)
+            if bound < self.goal - 1e-9:
+                node.update(p=[hexed(p) for p in share], log_p=[hexed(x) for x in logs])
+                continue
+            axis = self._axis(low, high)
+            middle = (low[axis] + high[axis]) / 2
+            node.update(axis=axis, low={}, high={})
+            for name, side in (("low", high), ("high", low)):
+                edge = side.clone()
+                edge[axis] = middle
+                part = (low, edge) if name == "low" else (edge, high)
+                waiting.append((node[name], *part))
+        return root if not waiting else None
+
+    def leaf(self, lower: Tensor, upper: Tensor) -> tuple[list[Fraction], list[float], float]:
+        """Dyadic probabilities on the window, upper ends of their logarithms, and the bound."""
+        centre, radius = (lower + upper) / 2, (upper - lower) / 2
+        scores = self.keys @ centre
+        counts = (scores[self.inside].softmax(0) * DYADIC).long()
+        counts[counts.argmax()] += DYADIC - counts.sum()
+        share = [Fraction(int(count), DYADIC) for count in counts]
+        logs = [log(p) + 1e-12 if p else 0.0 for p in share]
+        weights = torch.tensor([float(p) for p in share], dtype=torch.float64)
+        mean = weights @ self.keys[self.inside]
+        base = mean @ centre - sum(float(p) * x for p, x in zip(share, logs, strict=True))
+        outside = self.keys[~self.inside]
+        reach = (outside - mean).abs() @ radius
+        bound = float((scores[~self.inside] + reach - base).logsumexp(0))
+        return share, logs, bound
+
+    def _axis(self, lower: Tensor, upper: Tensor) -> int:
+        centre = (lower + upper) / 2
+        scores = self.keys @ centre
+        near = scores[self.inside].softmax(0) @ self.keys[self.inside]
+        far = scores[~self.inside].softmax(0) @ self.keys[~self.inside]
+        spread = scores[~self.inside].softmax(0) @ (self.keys[~self.inside] - near).abs()
+        return int(((upper - lower) * torch.maximum((far - near).abs(), spread)).argmax())
+
+
+def _sensible(
+    key: Tensor, lower: Tensor, upper: Tensor, window: tuple[int, int], share: float
+) -> None:
+    start, stop = window
+    if not 0 <= start < stop <= len(key):
+        raise ValueError(
+            f"locality: 'window' must hold at least one of the {len(key)} keys, but it is {window}."
+        )
+    if bool((lower > upper).any()):
+        raise ValueError("locality: 'box' has a lower bound above its upper bound.")
+    if not 0 < share < 1:
+        raise ValueError(f"locality: 'share' must lie between 0 and 1, but it is {share}.")
+    if stop - start == len(key):
+        raise ValueError("locality: the window holds every key, so its share is 1.")

@@ -1,0 +1,145 @@
+"""Statements about how states are forgotten, decided on stored coefficients."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.certificates import checker
+from dsf.certificates.certificate import Certificate, Verdict
+from dsf.certificates.exact import fractions_of
+from dsf.certificates.issuing import CheckerRefused, Proposal, hexed, issued
+
+
+def nonexpansive(
+    key: Float[Tensor, "time key"], rate: Float[Tensor, " time"], *, folder: Path | None = None
+) -> Certificate:
+    """Certify that no delta step ``I - b k kᵀ`` expands: ``0 <= b |k|² <= 2``, exactly.
+
+    With decays of at most one in front the product stays nonexpansive. The witness is the token
+    that is furthest off; ``observed`` is the largest ``b |k|²``.
+    """
+    sizes = rate.double() * key.double().square().sum(dim=-1)
+    worst = int((sizes - 1).abs().nan_to_num(0.0).argmax())
+    proposal = Proposal(
+        name="nonexpansive",
+        verdict=Verdict.UNKNOWN,
+        tensors={"key": key, "rate": rate},
+        method="exact products of every token",
+        observed=float(sizes[worst]),
+    )
+    if not bool(sizes.isfinite().all()):
+        return issued(proposal, folder)
+
+    def expands(token: int) -> bool:
+        length = sum((part * part for part in fractions_of(key[token])), Fraction(0))
+        return not 0 <= fractions_of(rate[token : token + 1])[0] * length <= 2
+
+    order = [worst, *range(len(rate))]
+    return issued(_settled(proposal, next(filter(expands, order), None)), folder)
+
+
+def decay(
+    log_decay: Float[Tensor, "*batch time"],
+    *,
+    width: int,
+    most: float,
+    folder: Path | None = None,
+) -> Certificate:
+    """Certify that the decay over any ``width`` tokens in a row is at most ``most``.
+
+    The logarithms are summed exactly; one exponential is enclosed. ``observed`` is the largest
+    product in float64. UNKNOWN when the bound lies within the enclosure of the exponential.
+
+    Raises:
+        ValueError: if the window does not fit the sequence or ``most`` is not above 0.
+    """
+    if not 1 <= width <= log_decay.shape[-1] or not most > 0:
+        raise ValueError(
+            f"decay: 'width' must lie between 1 and {log_decay.shape[-1]} and 'most' be above 0, "
+            f"but they are {width} and {most}."
+        )
+    sums = log_decay.double().unfold(-1, width, 1).sum(dim=-1)
+    worst = int(sums.amax(dim=-1).flatten().argmax())
+    largest = float(sums.max().exp())
+    proposal = Proposal(
+        name="decay",
+        verdict=Verdict.UNKNOWN,
+        tensors={"log_decay": log_decay},
+        method="exact sums, one enclosed exponential",
+        parameters={"width": width, "most": hexed(most)},
+        observed=largest,
+    )
+    if not bool(log_decay.isfinite().all()):
+        return issued(proposal, folder)
+    return _tried(_settled(proposal, worst if largest > most else None), proposal, folder)
+
+
+def decay_box(
+    weight: Float[Tensor, " input"],
+    bias: Float[Tensor, ""],
+    rate: Float[Tensor, ""],
+    box: tuple[Float[Tensor, " input"], Float[Tensor, " input"]],
+    *,
+    width: int,
+    most: float,
+    folder: Path | None = None,
+) -> Certificate:
+    """Certify a decay for every input of a box: ``exp(-rate softplus(weight.x + bias))``, the
+    selective decay of Mamba with ``rate = exp(A_log)``, over ``width`` tokens is at most ``most``.
+
+    The decay falls in ``weight.x``, so one corner of the box decides; its exponentials are
+    enclosed. UNKNOWN when the enclosure does not settle it.
+
+    Raises:
+        ValueError: if the box is empty, or ``width``, ``most`` or ``rate`` out of range.
+    """
+    lower, upper = box
+    if bool((lower > upper).any()):
+        raise ValueError("decay_box: 'box' has a lower bound above its upper bound.")
+    if width < 1 or not most > 0 or not float(rate) >= 0:
+        raise ValueError(
+            f"decay_box: needs width >= 1, most > 0 and rate >= 0, but they are {width}, {most} "
+            f"and {float(rate)}."
+        )
+    least = torch.where(weight > 0, weight * lower, weight * upper).double().sum() + bias
+    largest = float(torch.exp(-width * rate * torch.nn.functional.softplus(least)))
+    proposal = Proposal(
+        name="decay_box",
+        verdict=Verdict.UNKNOWN,
+        tensors={
+            "weight": weight,
+            "bias": bias.reshape(1),
+            "rate": rate.reshape(1),
+            "lower": lower,
+            "upper": upper,
+        },
+        method="the worst corner, enclosed exponentials",
+        parameters={"width": width, "most": hexed(most)},
+        observed=largest,
+        limits={"search": "the enclosure does not reach the bound"} if largest > most else {},
+    )
+    if largest > most or not all(bool(t.isfinite().all()) for t in proposal.tensors.values()):
+        return issued(proposal, folder)
+    return _tried(_settled(proposal, None), proposal, folder)
+
+
+def _settled(proposal: Proposal, broken: int | None) -> Proposal:
+    changes: dict[str, Any] = {"verdict": Verdict.PROVED}
+    if broken is not None:
+        changes = {"verdict": Verdict.REFUTED, "witness": {"row": broken}}
+    return Proposal(**{**vars(proposal), **changes})
+
+
+def _tried(settled: Proposal, undecided: Proposal, folder: Path | None) -> Certificate:
+    """Float64 proposed; where the enclosures cannot follow, nothing is known."""
+    try:
+        return issued(settled, folder)
+    except CheckerRefused as error:
+        if not isinstance(error.__context__, checker.Rejected | None):
+            raise
+        limits = {"enclosure": str(error)}
+        return issued(Proposal(**{**vars(undecided), "limits": limits}), folder)
