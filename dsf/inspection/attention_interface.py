@@ -136,7 +136,7 @@ class _Recorder:
         arguments["is_causal"] = causal and mask is None
         arguments["attention_mask"] = None if mask is None else self._bias(mask)
         name = self._names.get(module, "attention")
-        self._calls.append(Call(name, module, arguments, output[0]))
+        self._calls.append(Call(name, module, arguments, output[0], place=len(self._calls)))
         return output
 
     def _bias(self, mask: Tensor) -> Tensor:

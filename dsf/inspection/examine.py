@@ -108,17 +108,17 @@ def _rebuilt(
 
 def _sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:
     """One call for every sequence, each with a name of its own, in the order in which they ran."""
-    order = {id(call): k for k, call in enumerate(calls)}
     of_module: dict[str, list[Call]] = {}
     for call in calls:
         of_module.setdefault(call.name, []).append(call)
     found = []
     for name, several in of_module.items():
         adapter, family = known.get(name) or (softmax.ADAPTER, _softmax_family(several[0].module))
+        shown = name or type(several[0].module).__name__
         for k, call in enumerate(adapter.join(several)):
-            call.name = f"{name} (call {k + 1})" if k > 0 else name
+            call.name = f"{shown} (call {k + 1})" if k > 0 else shown
             found.append((call, adapter, family))
-    return sorted(found, key=lambda entry: order[id(entry[0])])
+    return sorted(found, key=lambda entry: entry[0].place)
 
 
 def _softmax_family(module: nn.Module) -> str:

@@ -3,19 +3,25 @@
 import inspect as signatures
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 
+@dataclass(eq=False)
 class Call:
-    """One call of one module: bound arguments and output, as the model had them."""
+    """One call of one module: bound arguments and output, as the model had them.
 
-    def __init__(self, name: str, module: nn.Module, arguments: dict[str, Any], output: Any):
-        self.name = name
-        self.module = module
-        self.arguments = arguments
-        self.output = output
+    Attributes:
+        place: a number that grows with every call of a run.
+    """
+
+    name: str
+    module: nn.Module
+    arguments: dict[str, Any]
+    output: Any
+    place: int
 
     @property
     def first_output(self) -> Tensor:
@@ -51,7 +57,8 @@ def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[N
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
-            calls.append(Call(name, module, bound(module.forward, args, kwargs), output))
+            given = bound(module.forward, args, kwargs)
+            calls.append(Call(name, module, given, output, place=len(calls)))
 
         return hook
 

@@ -43,12 +43,20 @@ def _wide(part: Any) -> Any:
 
 @contextmanager
 def guarded(model: nn.Module) -> Iterator[None]:
-    """Run a float64 model in float64 throughout; other models as they are."""
-    if dtype_of(model) is torch.float64:
+    """Run a float64 model in float64 throughout, what it makes from nothing included.
+
+    Other models run as they are.
+    """
+    if dtype_of(model) is not torch.float64:
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
         with CastGuard():
             yield
-    else:
-        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

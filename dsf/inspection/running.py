@@ -40,10 +40,11 @@ def run(
         except Exception as error:
             given = {f"input {k}": part for k, part in enumerate(inputs)} | named
             listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
+            reason = f"{type(error).__name__}: {error}".rstrip(". \n")
             raise InspectionError(
-                f"{described(model)} could not be run on what it was given ({listed or 'nothing'})"
-                f": {type(error).__name__}: {error} Call the model with the same inputs first; "
-                "inspect passes them on as they are."
+                f"{described(model)} could not be run on what it was given "
+                f"({listed or 'nothing'}): {reason}. Try to call the model itself with the same inputs; inspect passes them "
+                "on as they are."
             ) from error
     return calls
 

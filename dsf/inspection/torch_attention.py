@@ -1,0 +1,94 @@
+"""torch.nn.MultiheadAttention: softmax attention from its own projections.
+
+``add_bias_kv`` and ``add_zero_attn`` let every query read one token more each, behind the others:
+the map has that many columns more.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from dsf.inspection import softmax
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.captured import Captured
+from dsf.mixers import SoftmaxAttention
+
+
+def read(layer: Captured) -> SoftmaxAttention:
+    """Projected, in heads, with the extra tokens behind; the scale is ``head width ** -0.5``."""
+    query, key, value = (_heads(layer, part) for part in _projected(layer))
+    return softmax.attention(
+        query, key, value, _bias(layer, keys=key.shape[-2]), scale=query.shape[-1] ** -0.5
+    )
+
+
+def finish(layer: Captured, mixed: Tensor) -> Tensor:
+    """Heads side by side, projected, in the layout of the module."""
+    response = layer.project("out_proj", mixed.squeeze(-2).transpose(1, 2).flatten(-2))
+    if layer.output.ndim == 2:
+        return response.squeeze(0)
+    return response if layer.module.batch_first else response.transpose(0, 1)
+
+
+def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, ``sample time model``, with the extra tokens behind."""
+    given = [_batch_first(layer, layer.arguments[name]) for name in ("query", "key", "value")]
+    bias = layer.weights.get("in_proj_bias")
+    biases = (None, None, None) if bias is None else bias.chunk(3)
+    weights = zip(given, _weights(layer), biases, strict=True)
+    query, key, value = (linear(part, weight, bias) for part, weight, bias in weights)
+    return query, _extended(layer, key, "bias_k"), _extended(layer, value, "bias_v")
+
+
+def _weights(layer: Captured) -> tuple[Tensor, ...]:
+    if "in_proj_weight" in layer.weights:
+        return layer.weights["in_proj_weight"].chunk(3)
+    return tuple(layer.weights[f"{name}_proj_weight"] for name in "qkv")
+
+
+def _extended(layer: Captured, part: Tensor, bias: str) -> Tensor:
+    if bias in layer.weights:
+        extra = layer.weights[bias].expand(part.shape[0], -1, -1)
+        part = torch.cat([part, extra], dim=1)
+    if layer.module.add_zero_attn:
+        part = torch.cat([part, torch.zeros_like(part[:, :1])], dim=1)
+    return part
+
+
+def _batch_first(layer: Captured, part: Tensor) -> Tensor:
+    if part.ndim == 2:
+        return part.unsqueeze(0)
+    return part if layer.module.batch_first else part.transpose(0, 1)
+
+
+def _heads(layer: Captured, part: Tensor) -> Tensor:
+    return part.unflatten(-1, (layer.module.num_heads, -1)).transpose(1, 2)
+
+
+def _bias(layer: Captured, *, keys: int) -> Tensor | None:
+    """Both masks in one, ``#sample #head #time read``; boolean ones are true where they hide."""
+    heads = layer.module.num_heads
+    attention, padding = (layer.arguments.get(name) for name in ("attn_mask", "key_padding_mask"))
+    parts = []
+    if attention is not None:
+        each = attention.ndim == 3  # one for every sample and head
+        parts.append(_added(attention.unflatten(0, (-1, heads)) if each else attention[None, None]))
+    if padding is not None:
+        parts.append(_added(padding.reshape(-1, 1, 1, padding.shape[-1])))
+    if not parts:
+        return None
+    bias: Tensor = sum(parts[1:], start=parts[0])
+    return torch.nn.functional.pad(bias, (0, keys - bias.shape[-1]))
+
+
+def _added(mask: Any) -> Tensor:
+    return softmax.as_bias(~mask if mask.dtype == torch.bool else mask)
+
+
+ADAPTER = Adapter(
+    families={"torch.nn.modules.activation.MultiheadAttention": "multihead"},
+    read=read,
+    finish=finish,
+)
