@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from dsf.inspection.loading.errors import LoadError, shown
+from dsf.inspection.loading.errors import LoadError, reason, shown
 from dsf.inspection.loading.versions import model_library
 
 _SAFE_ATTENTION = {None, "eager", "sdpa"}
@@ -42,7 +42,7 @@ def _config(kind: Any, values: dict[str, Any], where: str) -> Any:
     try:
         config = kind(**settings)
     except Exception as error:  # whatever a configuration class makes of a stranger's values
-        raise LoadError(f"{where}: {_first_line(error)}; correct the file.") from None
+        raise LoadError(f"{where}: {reason(error)}; correct the file.") from None
     if not _attention(config) <= _SAFE_ATTENTION:
         raise LoadError(f"{where}: selects an attention kernel by name; remove that setting.")
     return config
@@ -77,8 +77,3 @@ def _model_class(transformers: Any, names: Any, config: Any, where: str) -> Any:
 
 def _is_own(kind: Any) -> bool:
     return str(getattr(kind, "__module__", "")).startswith("transformers.models.")
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return shown(text.splitlines()[0])

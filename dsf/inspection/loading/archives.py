@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dsf.inspection.loading.child import archive_inventory
-from dsf.inspection.loading.errors import LoadError, shown
+from dsf.inspection.loading.errors import LoadError, reason, shown
 from dsf.inspection.loading.views import view
 from dsf.inspection.loading.zip_directory import check_stored, read_directory
 
@@ -41,7 +41,7 @@ def read_archive(path: Path, *, torchscript: bool) -> dict[str, Tensor]:
             _check_byte_order(archive, root, path)
             return _tensors(archive, root, listed, path)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise LoadError(f"{path}: damaged ({error}); download or save it again.") from None
+        raise LoadError(f"{path}: damaged ({reason(error)}); download or save it again.") from None
 
 
 def _root(path: Path, *, torchscript: bool) -> str:
@@ -82,7 +82,7 @@ def _tensors(
         member = f"{root}data/{entry['storage']['member']}"
         if member not in blocks:
             blocks[member] = _block(archive, member, path)
-        tensors[name] = view(blocks[member], entry, f"{path}:{name}")
+        tensors[name] = view(blocks[member], entry, f"{path}:{shown(name)}")
     return tensors
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsf.inspection.loading.errors import LoadError
+from dsf.inspection.loading.errors import LoadError, reason, shown
 from dsf.inspection.loading.zip_directory import check_stored, read_directory
 
 _HEADERS = {
@@ -37,18 +37,18 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     members = read_directory(path)
     check_stored(path, members)
     names = [member.filename for member in members]
+    if other := [name for name in names if not name.endswith(".npy")]:
+        raise LoadError(f"{path}: {shown(other[0])} is no .npy array; save it with numpy.savez.")
     with zipfile.ZipFile(path) as archive:
-        return {
-            name.removesuffix(".npy"): _tensor(_content(archive, name, path), f"{path}:{name}")
-            for name in names
-        }
+        return {name.removesuffix(".npy"): _member(archive, name, path) for name in names}
 
 
-def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Tensor:
     try:
-        return archive.read(name)
+        content = archive.read(name)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise LoadError(f"{path}: damaged ({error}); save it again.") from None
+        raise LoadError(f"{path}: damaged ({reason(error)}); save it again.") from None
+    return _tensor(content, f"{path}:{shown(name)}")
 
 
 def _tensor(content: bytes, where: str) -> Tensor:
@@ -56,10 +56,12 @@ def _tensor(content: bytes, where: str) -> Tensor:
     try:
         shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
     except (KeyError, ValueError, RecursionError, MemoryError) as error:
-        raise LoadError(f"{where}: no array header ({error}); save it with numpy.save.") from None
+        raise LoadError(
+            f"{where}: no array header ({reason(error)}); save it with numpy.save."
+        ) from None
     if dtype.kind not in _NUMBERS:
         raise LoadError(
-            f"{where}: holds {dtype}, and only plain numbers are read; "
+            f"{where}: holds {shown(dtype)}, and only plain numbers are read; "
             "convert it where you trust it and save the numbers."
         )
     promised, held = math.prod(shape) * dtype.itemsize, len(content) - stream.tell()
@@ -73,4 +75,4 @@ def _tensor(content: bytes, where: str) -> Tensor:
     try:
         return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C"))
     except TypeError as error:
-        raise LoadError(f"{where}: {error}; save it as float64.") from None
+        raise LoadError(f"{where}: {reason(error)}; save it as float64.") from None

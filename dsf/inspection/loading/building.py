@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.loading.architectures import Blueprint
-from dsf.inspection.loading.errors import LoadError, listed, shown
+from dsf.inspection.loading.errors import LoadError, listed, reason, shown
 from dsf.inspection.loading.versions import model_library
 
 _MOST_GROWTH = 4
@@ -42,8 +42,7 @@ def build(
                 trust_remote_code=False,
             )
         except Exception as error:  # whatever the model library makes of a stranger's tensors
-            reason = shown((str(error).strip() or type(error).__name__).splitlines()[0])
-            raise LoadError(f"{where}: the model cannot be built ({reason}).") from None
+            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     _check_complete(plan, found, where)
     return model.eval(), sorted(found["unexpected_keys"])
 
@@ -71,8 +70,7 @@ def _check_size(plan: Blueprint, weights: dict[str, Tensor], where: str) -> None
         try:
             skeleton = plan.model(plan.config)
         except Exception as error:  # whatever a model class makes of a stranger's settings
-            reason = shown((str(error).strip() or type(error).__name__).splitlines()[0])
-            raise LoadError(f"{where}: the model cannot be built ({reason}).") from None
+            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     asked = sum(parameter.numel() for parameter in skeleton.parameters())
     there = sum(tensor.numel() for tensor in weights.values())
     beside = sum(buffer.nbytes for buffer in skeleton.buffers())

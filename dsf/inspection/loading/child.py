@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsf.inspection.loading.archive import start
-from dsf.inspection.loading.errors import LoadError
+from dsf.inspection.loading.errors import LoadError, shown
 
 _BYTES_OF_MEMORY = 2 * 1024**3
 _SECONDS = 60
@@ -38,8 +38,8 @@ def archive_inventory(
     except subprocess.TimeoutExpired:
         raise LoadError(_stopped(path, "took too long")) from None
     if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise LoadError(_stopped(path, f"stopped ({reason or f'code {done.returncode}'})"))
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise LoadError(_stopped(path, f"stopped ({shown(said or f'code {done.returncode}')})"))
     answer = json.loads(done.stdout)
     if "refused" in answer:
         raise LoadError(

@@ -21,3 +21,8 @@ def listed(names: list[str], most: int = 5) -> str:
     """The first few names, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(shown(name) for name in names[:most]) + rest
+
+
+def reason(error: Exception) -> str:
+    """The first line of what another library said, which may quote a stranger's words."""
+    return shown((str(error).strip() or type(error).__name__).splitlines()[0])

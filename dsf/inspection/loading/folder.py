@@ -28,12 +28,15 @@ class ModelFolder:
         path = self.path / name
         if path.is_symlink() and not self._is_cached_blob(path):
             raise LoadError(
-                f"{path}: a link, and links are not followed; put a copy of the file in its place."
+                f"{self.path}: {shown(name)} is a link, and links are not followed; "
+                "put a copy of the file in its place."
             )
         if not path.exists():
             return None
         if not path.is_file():
-            raise LoadError(f"{path}: not a regular file; put the file itself in its place.")
+            raise LoadError(
+                f"{self.path}: {shown(name)} is no regular file; put a copy of one in its place."
+            )
         return path
 
     def required(self, name: str, cure: str) -> Path:

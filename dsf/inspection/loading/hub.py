@@ -7,7 +7,7 @@ from dsf.inspection.loading.errors import LoadError, shown
 from dsf.inspection.loading.tokenizing import TOKENIZER_FILES
 from dsf.inspection.loading.versions import model_library
 
-_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"]
 

@@ -6,7 +6,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dsf.inspection.loading.bounded_json import parse_object
-from dsf.inspection.loading.errors import LoadError
+from dsf.inspection.loading.errors import LoadError, reason
 
 MOST_TENSORS = 100_000
 _MOST_HEADER_BYTES = 16 * 1024**2
@@ -23,10 +23,12 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     _check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: a tensor on the mapped file would change, or crash, with the file.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise LoadError(
-            f"{path}: the header and the data disagree ({error}); download or save the file again."
+            f"{path}: the header and the data disagree ({reason(error)}); "
+            "download or save the file again."
         ) from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsf.inspection.loading.bounded_json import read_object
-from dsf.inspection.loading.errors import LoadError, shown
+from dsf.inspection.loading.errors import LoadError, reason
 from dsf.inspection.loading.folder import ModelFolder
 from dsf.inspection.loading.versions import model_library
 
@@ -46,10 +46,9 @@ def read_tokenizer(folder: ModelFolder, config: Any) -> Any | None:
                 copy, config=config, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # whatever the model library makes of a stranger's files
-            reason = shown((str(error).strip() or type(error).__name__).splitlines()[0])
             raise LoadError(
-                f"{folder.path}: its tokenizer cannot be read ({reason}); pass a folder without "
-                "the tokenizer's files to go on without it."
+                f"{folder.path}: its tokenizer cannot be read ({reason(error)}); "
+                "pass a folder without the tokenizer's files to go on without it."
             ) from None
 
 

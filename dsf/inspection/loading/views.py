@@ -1,6 +1,7 @@
 """A tensor on bytes that a stranger describes: made only if the description fits the bytes."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ _NUMBERS = {
     )
 }
 _MOST_AXES = 32
+_LARGEST = 2**62
 
 
 def view(block: bytearray, entry: dict[str, Any], where: str) -> Shaped[Tensor, "..."]:
@@ -34,7 +36,7 @@ def view(block: bytearray, entry: dict[str, Any], where: str) -> Shaped[Tensor, 
             f"{where}: numbers of type {shown(entry['dtype'])} are not read; convert them to float."
         )
     shape, stride, offset = entry["shape"], entry["stride"], entry["offset"]
-    if not _are_counts([*shape, *stride, offset]) or not len(shape) == len(stride) <= _MOST_AXES:
+    if not _are_layout(shape, stride, offset):
         raise LoadError(f"{where}: its shape or stride is no list of counts; save it again.")
     claimed = entry["storage"]["size"] * _element_size(entry["storage"]["kind"], dtype)
     last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + offset
@@ -44,19 +46,23 @@ def view(block: bytearray, entry: dict[str, Any], where: str) -> Shaped[Tensor, 
             f"{where}: shape {shape} with stride {stride} reaches {reaches} bytes and its storage "
             f"claims {claimed}, but {len(block)} are there; save it again."
         )
+    if 0 in shape:
+        return torch.empty(shape, dtype=dtype)
     if _overlap(shape, stride):
         raise LoadError(
             f"{where}: shape {shape} with stride {stride} repeats elements, so a small file "
             "becomes a large tensor; save it with .contiguous()."
         )
-    if 0 in shape:
-        return torch.empty(shape, dtype=dtype)
     flat = torch.frombuffer(block, dtype=dtype, count=len(block) // dtype.itemsize)
     return flat.as_strided(shape, stride, offset)
 
 
-def _are_counts(numbers: Sequence[object]) -> bool:
-    return all(type(number) is int and 0 <= number < 2**62 for number in numbers)
+def _are_layout(shape: Sequence[object], stride: Sequence[object], offset: object) -> bool:
+    numbers = (*shape, *stride, offset)
+    if not all(type(number) is int and 0 <= number < _LARGEST for number in numbers):
+        return False
+    fits = prod(size for size in shape if isinstance(size, int) and size) < _LARGEST
+    return fits and len(shape) == len(stride) <= _MOST_AXES
 
 
 def _element_size(kind: str, dtype: torch.dtype) -> int:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from dsf.inspection.loading.errors import LoadError, shown
+from dsf.inspection.loading.errors import LoadError, reason, shown
 
 _MOST_MEMBERS = 200_000
 
@@ -21,7 +21,7 @@ def read_directory(path: Path) -> list[zipfile.ZipInfo]:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise LoadError(
-            f"{path}: not a zip archive ({error}); save it again, best as safetensors."
+            f"{path}: not a zip archive ({reason(error)}); save it again, best as safetensors."
         ) from None
     if len(members) > _MOST_MEMBERS:
         raise LoadError(f"{path}: more than {_MOST_MEMBERS} members; save it as safetensors.")

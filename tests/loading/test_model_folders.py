@@ -1,0 +1,289 @@
+"""Honest folders load as they were saved; everything else in a folder is refused or left alone."""
+
+import ast
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dsf.inspection import loading
+from dsf.inspection.loading import LoadError, load_model, versions
+
+TOKENS = torch.arange(7).unsqueeze(0)
+
+
+def respell(folder, change):
+    """Save the folder's weights again after ``change``."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def shard(folder, table=None):
+    """Split the weights over two files with an index; ``table`` overrides its file names."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+    where = {}
+    for file, members in parts.items():
+        save_file({name: weights[name] for name in members}, folder / file)
+        where |= dict.fromkeys(members, file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where | (table or {})}))
+
+
+def test_a_saved_model_comes_back(saved_model, folder, no_network):
+    loaded = load_model(folder)
+    assert torch.equal(loaded.model(TOKENS).logits, saved_model[0](TOKENS).logits)
+    assert not loaded.model.training
+    assert loaded.identity == str(folder)
+    assert loaded.revision is None
+    assert loaded.tokenizer is None
+    assert loaded.notes == loaded.non_finite == ()
+    assert no_network == []
+
+
+def test_hashes_follow_the_files(folder, change_config):
+    first = load_model(folder)
+    respell(folder, lambda weights: weights["transformer.ln_f.bias"].add_(1.0))
+    second = load_model(folder)
+    third = load_model(change_config(resid_pdrop=0.5))
+    assert first.weights_hash != second.weights_hash == third.weights_hash
+    assert first.config_hash == second.config_hash != third.config_hash
+
+
+def test_random_numbers_and_logging_go_on_as_before(folder):
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    load_model(folder)
+    assert torch.equal(torch.rand(3), expected)
+    assert logging.get_verbosity() == level
+    assert logging.is_progress_bar_enabled()
+
+
+def test_another_number_type(folder):
+    model = load_model(folder, dtype=torch.float64).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+
+
+def test_weights_do_not_follow_the_file(folder):
+    """A tensor on a mapped file changes when somebody writes to the file."""
+    model = load_model(folder).model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    path = folder / "model.safetensors"
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\x01" * (path.stat().st_size // 2))
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_named(folder, value):
+    def spoil(weights):
+        weights["transformer.h.1.mlp.c_fc.weight"][-1, -1] = value
+
+    respell(folder, spoil)
+    assert load_model(folder).non_finite == ("transformer.h.1.mlp.c_fc.weight",)
+
+
+def test_a_tokenizer_comes_along(folder):
+    (folder / "tokenizer.json").write_text(json.dumps(WORDS))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": "?",
+        "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_code(folder / "evil.py", folder / "ran")
+    loaded = load_model(folder)
+    assert loaded.tokenizer("b a c")["input_ids"] == [2, 1, 0]
+    assert not (folder / "ran").exists()
+
+
+def test_a_broken_tokenizer_is_refused(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(LoadError, match=r"tokenizer cannot be read .* without the tokenizer"):
+        load_model(folder)
+
+
+def test_pickles_beside_the_weights_stay_closed(folder):
+    plant_pickle(folder / "pytorch_model.bin", folder / "ran")
+    plant_pickle(folder / "training_args.bin", folder / "ran")
+    (note,) = load_model(folder, allow_pickle_archive=True).notes
+    assert note == ("ignored 'pytorch_model.bin', 'training_args.bin': pickles are not opened.")
+    assert not (folder / "ran").exists()
+
+
+def test_pickles_alone_are_refused_with_a_cure(folder):
+    (folder / "model.safetensors").unlink()
+    plant_pickle(folder / "pytorch_model.bin", folder / "ran")
+    with pytest.raises(LoadError, match=r"unpickled; save .*, or pass allow_pickle_archive=True"):
+        load_model(folder)
+    with pytest.raises(LoadError, match="not a zip archive"):
+        load_model(folder, allow_pickle_archive=True)
+    assert not (folder / "ran").exists()
+
+
+def test_a_torch_archive_is_read_when_asked(saved_model, folder):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    loaded = load_model(folder, allow_pickle_archive=True)
+    assert torch.equal(loaded.model(TOKENS).logits, saved_model[0](TOKENS).logits)
+    assert loaded.notes == ()
+
+
+def test_missing_weights_are_an_error(folder):
+    respell(folder, lambda weights: weights.pop("transformer.h.0.ln_1.weight"))
+    with pytest.raises(LoadError, match=r"'transformer.h.0.ln_1.weight' .* would be made up"):
+        load_model(folder)
+
+
+def test_weights_of_another_shape_are_an_error(folder, change_config):
+    change_config(n_inner=40)
+    with pytest.raises(
+        LoadError, match=r"'transformer.h.0.mlp.c_fc.bias'.* shape \(64,\).*\(40,\)"
+    ):
+        load_model(folder)
+
+
+def test_weights_without_a_place_are_noted(folder):
+    respell(folder, lambda weights: weights.update(strange=torch.ones(2)))
+    assert load_model(folder).notes == (
+        "ignored weights that the model has no place for: 'strange'.",
+    )
+
+
+def test_shards(saved_model, folder):
+    shard(folder)
+    assert torch.equal(load_model(folder).model(TOKENS).logits, saved_model[0](TOKENS).logits)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("../../outside.safetensors", "leads out of the folder"),
+        ("/outside.safetensors", "leads out of the folder"),
+        ("..\\outside.safetensors", "leads out of the folder"),
+        ("C:outside.safetensors", "leads out of the folder"),
+        ("three.safetensors", "no 'three.safetensors' there"),
+        ("one.bin", "no .safetensors file"),
+        (7, "no 'weight_map' from names to files"),
+    ],
+)
+def test_an_index_stays_inside_the_folder(folder, file, words):
+    save_file({"stolen": torch.ones(1)}, folder.parent.parent / "outside.safetensors")
+    shard(folder, {"stolen": file})
+    with pytest.raises(LoadError, match=words):
+        load_model(folder)
+
+
+def test_one_name_in_two_shards(folder):
+    shard(folder)
+    first = load_file(folder / "one.safetensors")
+    name = next(iter(first))
+    second = load_file(folder / "two.safetensors")
+    save_file(second | {name: first[name]}, folder / "two.safetensors")
+    with pytest.raises(LoadError, match="is also in another file"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_links_are_not_followed(folder, name):
+    outside = folder.parent / "outside"
+    (folder / name).touch()
+    (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    with pytest.raises(LoadError, match=f"'{name}' is a link"):
+        load_model(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_opened(folder):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(LoadError, match="no regular file"):
+        load_model(folder)
+
+
+def test_files_that_redirect_the_library_are_not_read(folder, no_network):
+    """An adapter, a distributed checkpoint and generation code each change what a folder loads."""
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "other/model"}')
+    plant_pickle(folder / ".metadata", folder / "ran")
+    (folder / "custom_generate").mkdir()
+    write_code(folder / "custom_generate" / "generate.py", folder / "ran")
+    load_model(folder)
+    assert no_network == []
+    assert not (folder / "ran").exists()
+
+
+def test_a_file_and_a_revision_are_refused(folder):
+    with pytest.raises(LoadError, match="a file, where the folder around it is expected"):
+        load_model(folder / "model.safetensors")
+    with pytest.raises(LoadError, match="a folder has no revision 'main'"):
+        load_model(folder, revision="main")
+
+
+def test_old_libraries_are_refused(monkeypatch):
+    with pytest.raises(LoadError, match=r"torch 2.11 or later, but 2.9.1\+cpu is installed"):
+        versions.check_torch("2.9.1+cpu")
+    monkeypatch.setattr("transformers.__version__", "4.57.1")
+    with pytest.raises(LoadError, match=r"transformers 5.3 or later, but 4.57.1"):
+        versions.model_library()
+
+
+def test_without_the_model_library(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(LoadError, match=r'pip install "dsf\[hf\]"'):
+        load_model(folder)
+
+
+def test_the_model_library_is_imported_late():
+    """Importing it takes a second, and it may be absent."""
+    home = Path(loading.__file__).parent
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in home.rglob("*.py")]
+    top = [node for tree in trees for node in tree.body]
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in top if isinstance(node, ast.ImportFrom)}
+    assert {"torch", "json"} <= names
+    assert not [name for name in names if name.startswith(("transformers", "huggingface_hub"))]
+
+
+class Runs:
+    """Unpickling this runs a command."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def plant_pickle(path, mark):
+    path.write_bytes(pickle.dumps(Runs(mark)))
+
+
+def write_code(path, mark):
+    path.write_text(f"import os\nos.mkdir({str(mark)!r})\n")
+
+
+WORDS = {
+    "version": "1.0",
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"?": 0, "a": 1, "b": 2}, "unk_token": "?"},
+}
