@@ -1,0 +1,7 @@
+"""Draws and tabulates what an inspection found."""
+
+from dsf.report.figure import draw_grid
+from dsf.report.maps import draw_map
+from dsf.report.page import write_report
+
+__all__ = ["draw_grid", "draw_map", "write_report"]

@@ -1,0 +1,73 @@
+"""All layers of an inspection in one picture."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dsf.inspection import InspectedLayer, Inspection
+from dsf.report.maps import draw_map
+from dsf.report.plain import plain
+from dsf.report.saving import replace_file
+from dsf.report.selection import select
+from dsf.report.views import MapView, views
+
+SIDE = 256
+CELL = 2.0  # inches
+LEFT = 2.1
+
+
+def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Path:
+    """Write a picture with one row of maps for every layer.
+
+    Every map has colours of its own, symmetric about zero; their reach stands above it. Maps of
+    more than 256 tokens are pooled by magnitude with the sign kept.
+
+    Args:
+        path: the file to write; its ending decides the format, such as ``.png`` or ``.svg``.
+        most: how many maps of one layer to draw; the strongest where there are more.
+
+    Raises:
+        ValueError: if the inspection holds no layer, or the ending names no format.
+    """
+    if not inspection.layers:
+        raise ValueError("draw_grid: the inspection holds no layer, so there is nothing to draw.")
+    rows = [_row(layer, most) for layer in inspection]
+    across = max(len(row) for row in rows)
+    figure = Figure(figsize=(LEFT + CELL * across, CELL * 1.12 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), across, squeeze=False)
+    tokens = inspection.tokens
+    for layer, row, line in zip(inspection, rows, grid, strict=True):
+        _name_layer(line[0], layer)
+        for axes, view in zip(line, row, strict=False):
+            words = tokens[view.sample] if tokens else None
+            _draw(axes, view, words if axes is line[0] else None)
+        for axes in line[len(row) :]:
+            axes.set_axis_off()
+    return replace_file(path, lambda draft: _save(figure, draft))
+
+
+def _row(layer: InspectedLayer, most: int) -> list[MapView]:
+    return views(select(layer, most=most), side=SIDE)[:most]
+
+
+def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
+    title = f"{view.label}  ±{view.scale:.2g}"
+    draw_map(axes, view.weights, title=title, masked=view.masked, tokens=tokens)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _name_layer(axes: Axes, layer: InspectedLayer) -> None:
+    text = f"{plain(layer.name)}\n{plain(layer.family)}\nerror {layer.error:.0e}"
+    axes.set_ylabel(
+        text, rotation=0, ha="right", va="center", labelpad=12, fontsize=9, parse_math=False
+    )
+
+
+def _save(figure: Figure, draft: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(draft, dpi=160)

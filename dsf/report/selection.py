@@ -1,0 +1,118 @@
+"""Which heads or channels of a layer are drawn, and their part of the system."""
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.coefficient import Coefficient
+from dsf.composite import ExplicitMap, Operator, SystemSum
+from dsf.evaluate import respond
+from dsf.inspection import InspectedLayer
+from dsf.transition.storage import picked
+
+CHANNELS = 16
+HEADS = 64
+SAMPLES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Some maps of one layer.
+
+    Attributes:
+        places: where each drawn map sits on the batch axes of the layer's system.
+        labels: what to call each, such as ``head 3``.
+        system: the operator of the drawn maps alone; one batch axis.
+        total: how many maps the layer has.
+        chosen: how they were chosen, empty if all are drawn.
+    """
+
+    places: list[tuple[int, ...]]
+    labels: list[str]
+    system: Operator
+    total: int
+    chosen: str
+
+    @property
+    def samples(self) -> list[int]:
+        """The sample that each map belongs to."""
+        return [place[0] if place else 0 for place in self.places]
+
+
+def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
+    """All heads of a layer, or those whose response carries the most energy in this run.
+
+    Args:
+        most: how many maps of one sample to keep; by default 16 channels or 64 heads.
+    """
+    batch = tuple(layer.system.batch)
+    samples = batch[0] if _has_samples(layer) else 1
+    of_one = prod(batch) // samples
+    most = most or (CHANNELS if "channel" in layer.axes else HEADS)
+    chosen = ""
+    order = np.arange(prod(batch)).reshape(samples, of_one)
+    if of_one > most:
+        strength = energy(layer).reshape(samples, of_one).numpy(force=True)
+        order = np.argsort(-strength, axis=1, kind="stable")[:, :most]
+        order = order + of_one * np.arange(samples)[:, None]
+        chosen = "those whose response carries the most energy, strongest first"
+    if samples > SAMPLES:
+        order, chosen = order[:SAMPLES], "; ".join(filter(None, (chosen, "the first samples")))
+    places = [tuple(int(k) for k in np.unravel_index(at, batch)) for at in order.ravel()]
+    return Selection(
+        places=places if batch else [()],
+        labels=[_label(layer.axes, place, samples) for place in places] if batch else ["map"],
+        system=part_of(layer.system, places) if batch else layer.system,
+        total=prod(batch),
+        chosen=chosen,
+    )
+
+
+def energy(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
+    """Sum of squares of the response to this run's signal; infinite where it is not a number."""
+    response = respond(layer.system, layer.signal)
+    return torch.nan_to_num(response.abs().square().sum(dim=(-3, -2, -1)), nan=float("inf"))
+
+
+def part_of(operator: Operator, places: list[tuple[int, ...]]) -> Operator:
+    """The operator of some entries of the batch axes, on one batch axis."""
+    index = tuple(torch.tensor(axis, device=operator.device) for axis in zip(*places, strict=True))
+    left = torch.Size([len(places)])
+    if isinstance(operator, SystemSum):
+        return SystemSum(tuple(_system(part, index, left) for part in operator))
+    if isinstance(operator, ExplicitMap):
+        return replace(operator, rows=picked(operator.rows, index, left))
+    return _system(operator, index, left)
+
+
+def _system(system: Any, index: tuple[Tensor, ...], left: torch.Size) -> Any:
+    def taken(part: Any) -> Any:
+        return picked(part, index, left) if isinstance(part, Coefficient) else part[index]
+
+    return replace(
+        system,
+        A=picked(system.A, index, left),
+        B=taken(system.B),
+        C=taken(system.C),
+        D=taken(system.feedthrough),
+        initial=None,
+    )
+
+
+def _has_samples(layer: InspectedLayer) -> bool:
+    return bool(layer.axes) and layer.axes[0] == "sample" and len(layer.system.batch) > 0
+
+
+def _label(axes: tuple[str, ...], place: tuple[int, ...], samples: int) -> str:
+    names = [*axes[: len(place)], *(f"axis {k}" for k in range(len(axes), len(place)))]
+    shown = [
+        f"{name} {k}"
+        for name, k in zip(names, place, strict=True)
+        if not (name == "sample" and samples == 1)
+    ]
+    return ", ".join(shown) or "map"

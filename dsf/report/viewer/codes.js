@@ -1,0 +1,79 @@
+// Maps as the report packs them: one 8-bit code a cell, see dsf/report/codes.py.
+
+const MASKED = 0, NAN = 1, PLUS_INFINITY = 2, MINUS_INFINITY = 3, ZERO = 129, LEVELS = 125;
+
+/** Share of the scale, 0 to 1 with the sign, that a code stands for. */
+function shareOf(code) {
+  const level = (code - ZERO) / LEVELS;
+  return level * Math.abs(level);
+}
+
+/** What wins when several cells share a pixel: no number, then magnitude, masked last. */
+const RANK = Uint8Array.from({ length: 256 }, (_, code) =>
+  code === MASKED ? 0 : code <= MINUS_INFINITY ? 255 : 1 + Math.abs(code - ZERO));
+
+async function inflate(base64) {
+  const text = atob(base64);
+  const bytes = Uint8Array.from({ length: text.length }, (_, k) => text.charCodeAt(k));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/** A map of `rows x columns` cells that stand for `written x read` tokens. */
+class Picture {
+  constructor(raw, codes, values, scale, layer) {
+    this.rows = raw.rows;
+    this.columns = raw.columns;
+    this.codes = codes;
+    this.values = values;
+    this.scale = scale;
+    this.written = layer.written;
+    this.read = layer.read;
+  }
+
+  static async open(raw, scale, layer) {
+    const codes = await inflate(raw.codes);
+    const values = raw.values ? new Float32Array((await inflate(raw.values)).buffer) : null;
+    return new Picture(raw, codes, values, scale, layer);
+  }
+
+  get pooled() {
+    return this.rows < this.written || this.columns < this.read;
+  }
+
+  code(row, column) {
+    return this.codes[row * this.columns + column];
+  }
+
+  weight(row, column) {
+    const at = row * this.columns + column;
+    return this.values ? this.values[at] : shareOf(this.codes[at]) * this.scale;
+  }
+
+  /** First and last token of a row of cells. */
+  writtenBy(row) {
+    return run(row, this.rows, this.written);
+  }
+
+  readBy(column) {
+    return run(column, this.columns, this.read);
+  }
+
+  rowOf(token) {
+    return cellOf(token, this.rows, this.written);
+  }
+
+  columnOf(token) {
+    return cellOf(token, this.columns, this.read);
+  }
+}
+
+function run(cell, cells, tokens) {
+  return [Math.floor(cell * tokens / cells), Math.floor((cell + 1) * tokens / cells) - 1];
+}
+
+function cellOf(token, cells, tokens) {
+  let cell = Math.floor(token * cells / tokens);
+  while (run(cell, cells, tokens)[1] < token) cell += 1;
+  return cell;
+}

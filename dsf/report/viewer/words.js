@@ -1,0 +1,63 @@
+// Numbers and tokens as a person reads them. Everything becomes text nodes, never markup.
+
+function make(kind, properties = {}, ...children) {
+  const element = document.createElement(kind);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+function number(value, digits = 4) {
+  if (value === null || !Number.isFinite(value)) return "not finite";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const text = size >= 1e5 || size < 1e-4 ? value.toExponential(digits - 1) : value.toPrecision(digits);
+  return text.replace("-", "−").replace("e−", "e−");
+}
+
+/** Names tokens by their place and, where known, their text. */
+class Tokens {
+  constructor(texts, count) {
+    this.texts = texts && texts.length === count ? texts : null;
+    this.count = count;
+  }
+
+  text(token) {
+    return this.texts ? this.texts[token] : String(token);
+  }
+
+  /** `token 7` or its text in quotes with its place. */
+  named(token) {
+    if (!this.texts) return make("b", {}, `token ${token}`);
+    const text = make("span", { className: "token" }, `“${this.texts[token]}”`);
+    return make("b", {}, text, ` (${token})`);
+  }
+
+  many([first, last]) {
+    return first === last ? this.named(first) : make("b", {}, `tokens ${first}–${last}`);
+  }
+}
+
+/** One sentence about a cell. */
+function sentence(picture, row, column, written, read) {
+  const from = picture.writtenBy(row), to = picture.readBy(column);
+  const code = picture.code(row, column);
+  const links = (from[1] - from[0] + 1) * (to[1] - to[0] + 1);
+  if (code === MASKED) {
+    return [written.many(from), " cannot read ", read.many(to), ": masked."];
+  }
+  const weight = code === NAN ? "NaN" : code === PLUS_INFINITY ? "+∞" : code === MINUS_INFINITY ? "−∞"
+    : picture.values ? number(picture.weight(row, column), 6)
+      : `≈ ${number(picture.weight(row, column), 2)}`;
+  if (links > 1) {
+    return [written.many(from), " read ", read.many(to), ": the strongest of ",
+      `${links} links is `, make("b", {}, weight), "."];
+  }
+  const lag = from[0] - to[0];
+  const distance = lag === 0 ? "itself" : `${Math.abs(lag)} ${lag > 0 ? "back" : "ahead"}`;
+  return [written.many(from), " reads ", read.many(to), " with weight ", make("b", {}, weight),
+    ` · ${distance}.`];
+}
