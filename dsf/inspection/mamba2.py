@@ -1,0 +1,113 @@
+"""Mamba-2's scan: mamba2, bamba, granitemoehybrid, falcon_h1, nemotron_h, zamba2.
+
+[z|x|write|read|dt] = in_proj h      [x|write|read] = act(conv · + b)
+step = clamp(softplus(dt + dt_bias))      output = out_proj(norm(scan + D x, z))
+
+The norm gates first and divides by the root mean square of each group; falcon_h1 may divide first
+or have no norm.
+"""
+
+from math import inf
+
+from torch import Tensor
+from torch.nn.functional import silu, softplus
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.captured import Captured
+from dsf.inspection.pieces import (
+    activation,
+    by_head,
+    causal_convolution,
+    epsilon_of,
+    masked,
+    rms_normalised,
+    side_by_side,
+)
+from dsf.mixers import StateSpaceDuality
+
+CLAMPS_AT_THE_MINIMUM = {"nemotron_h", "zamba2"}
+WRONG_BEFORE_5_16 = (
+    "Releases of transformers before 5.16 get this layer wrong on a CPU as soon as a sequence is "
+    "longer than one chunk: upgrade transformers."
+)
+
+
+def read(layer: Captured) -> StateSpaceDuality:
+    """The scan this layer ran."""
+    module = layer.module
+    _, mixed, step = _projected(layer)
+    mixed = masked(layer, activation(layer)(causal_convolution(layer, "conv1d", mixed)))
+    shared = module.n_groups * module.ssm_state_size
+    x, write, read_out = mixed.split([mixed.shape[-1] - 2 * shared, shared, shared], dim=-1)
+    low, high = _limits(layer)
+    step = softplus(step + layer.weights["dt_bias"]).clamp(low, high)
+    return StateSpaceDuality(
+        value=by_head(x, module.num_heads),
+        step=step.mT,
+        pole=-layer.weights["A_log"].exp(),
+        write=by_head(write, module.n_groups),
+        read=by_head(read_out, module.n_groups),
+        feedthrough=layer.weights["D"],
+    )
+
+
+def finish(layer: Captured, mixed: Tensor) -> Tensor:
+    """Gate and normalise, then project."""
+    response, z = side_by_side(mixed.squeeze(-2)), _projected(layer)[0]
+    return layer.project("out_proj", _gated_and_normalised(layer, response, z))
+
+
+def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
+    """z, what the convolution takes, and the raw step."""
+    hidden = masked(layer, layer.arguments["hidden_states"])
+    hidden = hidden * getattr(layer.module, "ssm_in_multiplier", 1.0)
+    projected = layer.project("in_proj", hidden)
+    if "mup_vector" in layer.weights:
+        projected = projected * layer.weights["mup_vector"]
+    heads, convolved = layer.module.num_heads, layer.weights["conv1d.weight"].shape[0]
+    z, mixed, step = projected.split(
+        [projected.shape[-1] - convolved - heads, convolved, heads], dim=-1
+    )
+    return z, mixed, step
+
+
+def _limits(layer: Captured) -> tuple[float, float]:
+    """Older releases of two families keep the lower limit under another name."""
+    if layer.family in CLAMPS_AT_THE_MINIMUM and hasattr(layer.module, "time_step_min"):
+        return layer.module.time_step_min, inf
+    low, high = layer.module.time_step_limit
+    return low, high
+
+
+def _gated_and_normalised(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
+    weight = layer.weights.get("norm.weight")
+    if weight is None:
+        return response * silu(z)
+    if getattr(layer.module.norm, "norm_before_gate", False):
+        return weight * _normalised(layer, response) * silu(z)
+    return weight * _normalised(layer, response * silu(z))
+
+
+def _normalised(layer: Captured, x: Tensor) -> Tensor:
+    """Group by group; releases before 5.16 take the whole width for one group in most families."""
+    norm = layer.module.norm
+    groups = getattr(norm, "n_groups", None) or x.shape[-1] // getattr(
+        norm, "group_size", x.shape[-1]
+    )
+    return rms_normalised(x.unflatten(-1, (groups, -1)), epsilon=epsilon_of(norm)).flatten(-2)
+
+
+ADAPTER = Adapter(
+    families={
+        "transformers.models.mamba2.modeling_mamba2.Mamba2Mixer": "mamba2",
+        "transformers.models.bamba.modeling_bamba.BambaMixer": "bamba",
+        "transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer": "falcon_h1",
+        "transformers.models.granitemoehybrid.modeling_granitemoehybrid"
+        ".GraniteMoeHybridMambaLayer": "granitemoehybrid",
+        "transformers.models.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer": "nemotron_h",
+        "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer": "zamba2",
+    },
+    read=read,
+    finish=finish,
+    advice={"nemotron_h": WRONG_BEFORE_5_16, "zamba2": WRONG_BEFORE_5_16},
+)

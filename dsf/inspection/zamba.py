@@ -1,0 +1,55 @@
+"""Zamba's selective scan: Mamba's, with every head on its own.
+
+The rows of ``in_proj`` alternate between x and z. Each head projects and scans its own channels:
+
+x' = act(conv x + b)   [τ|write|read] = W_x x'   step = softplus(W_dt τ + b_dt)
+output = out_proj((scan + D x') ⊙ SiLU(z))
+"""
+
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import silu, softplus
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.captured import Captured
+from dsf.inspection.pieces import activation, by_head, causal_convolution, masked
+from dsf.mixers import SelectiveStateSpace
+
+
+def read(layer: Captured) -> SelectiveStateSpace:
+    """The selective scans of all heads of this layer."""
+    weights = layer.weights
+    x = causal_convolution(layer, "conv1d", _projected(layer)[0])
+    x = by_head(masked(layer, activation(layer)(x)), heads=weights["A_log"].shape[0])
+    rank, states = weights["dt_proj_weight"].shape[-1], weights["A_log"].shape[-1]
+    raw = x @ weights["x_proj_weight"].mT
+    tau, write, read_out = raw.split([rank, states, states], dim=-1)
+    bias = weights["dt_proj_bias"].unsqueeze(-2)
+    return SelectiveStateSpace(
+        value=x,
+        step=softplus(tau @ weights["dt_proj_weight"].mT + bias),
+        pole=-weights["A_log"].exp(),
+        write=write,
+        read=read_out,
+        feedthrough=weights["D"],
+    )
+
+
+def finish(layer: Captured, mixed: Tensor) -> Tensor:
+    """Gate, then project."""
+    response = rearrange(mixed, "sample head channel time 1 1 -> sample time (head channel)")
+    return layer.project("out_proj", response * silu(_projected(layer)[1]))
+
+
+def _projected(layer: Captured) -> tuple[Tensor, Tensor]:
+    hidden = masked(layer, layer.arguments["hidden_states"])
+    both = layer.project("in_proj", hidden)
+    return both[..., 0::2], both[..., 1::2]
+
+
+ADAPTER = Adapter(
+    families={"transformers.models.zamba.modeling_zamba.ZambaMambaMixer": "zamba"},
+    read=read,
+    finish=finish,
+    axes=("sample", "head", "channel"),
+)
