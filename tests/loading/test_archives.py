@@ -19,8 +19,7 @@ from tests.loading.crafting import Refers, crafted, read, rewritten, saved
 
 def lively():
     """A table with every kind of entry that checkpoints have."""
-    draw = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, 4, generator=draw)
+    weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     numbers = {
         str(dtype): torch.arange(4).to(dtype)
         for dtype in (
@@ -29,7 +28,9 @@ def lively():
             *(torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2),
         )
     }
-    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     return {
         "numbers": numbers,
         "module": module.state_dict(),
