@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.hooks import Call
+from dsf.inspection.hooks import Call, kept
+from dsf.inspection.seal import version
 from dsf.inspection.softmax import as_bias
 
 EAGER = "dsf_recorded"
@@ -103,7 +104,7 @@ class _Recorder:
     def __init__(self, model: nn.Module, calls: list[Call]):
         self._names = {module: name for name, module in model.named_modules()}
         self._calls = calls
-        self._biases: dict[int, tuple[Tensor, Tensor]] = {}
+        self._biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def eager(
         self, module: nn.Module, *tensors: Tensor | None, **options: Any
@@ -132,16 +133,21 @@ class _Recorder:
         output = attention(module, *tensors, **options)
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
         arguments: dict[str, Any] = given | options
+        for part in ("query", "key", "value"):
+            arguments[part] = kept(arguments[part])
         mask = arguments.get("attention_mask")
         arguments["is_causal"] = causal and mask is None
         arguments["attention_mask"] = None if mask is None else self._bias(mask)
         name = self._names.get(module, "attention")
-        self._calls.append(Call(name, module, arguments, output[0], place=len(self._calls)))
+        self._calls.append(Call(name, module, arguments, kept(output[0]), place=len(self._calls)))
         return output
 
     def _bias(self, mask: Tensor) -> Tensor:
         """The mask object stays alive beside its bias, so that its identity is not given away."""
-        return self._biases.setdefault(id(mask), (mask, as_bias(mask)))[1]
+        key = id(mask), version(mask)
+        if key not in self._biases:
+            self._biases[key] = mask, as_bias(mask)
+        return self._biases[key][1]
 
 
 def _own_attention(module: nn.Module) -> Attention:

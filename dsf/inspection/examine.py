@@ -68,7 +68,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         calls = run(model, watched, inputs, named)
         seen = {call.name for call in calls}
         layers, refused = _rebuilt(calls, known, limits)
-    missed = (*refused, *unread(model, seen))
+    missed = (*refused, *unread(model, seen, set(known)))
     title = question.name or type(model).__name__
     if not layers:
         raise NothingCapturedError(_nothing(title, missed))

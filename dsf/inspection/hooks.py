@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 
 @dataclass(eq=False)
@@ -48,6 +49,17 @@ def bound(
     return found
 
 
+def kept(value: Any) -> Any:
+    """A copy of every tensor: what comes after the call may write into the original."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, PackedSequence):
+        return value._replace(data=kept(value.data))
+    if type(value) in (tuple, list):
+        return type(value)(kept(part) for part in value)
+    return value
+
+
 @contextmanager
 def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[None]:
     """Append every call of one of ``modules`` to ``calls`` while the block runs."""
@@ -58,7 +70,8 @@ def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[N
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
             given = bound(module.forward, args, kwargs)
-            calls.append(Call(name, module, given, output, place=len(calls)))
+            arguments = {key: kept(part) for key, part in given.items()}
+            calls.append(Call(name, module, arguments, kept(output), place=len(calls)))
 
         return hook
 

@@ -15,6 +15,7 @@ from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.hooks import Call
 from dsf.inspection.precision import TOLERANCE
 from dsf.inspection.result import InspectedLayer
+from dsf.inspection.seal import Seal
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         if not error <= tolerance:
             raise ReconstructionError(_worded(layer, adapter, error, tolerance))
         axes = adapter.axes[: len(system.batch)]
-        yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance)
+        yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance, Seal(mixer))
 
 
 def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*theirs"]) -> float:

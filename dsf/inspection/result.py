@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, overload
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -10,10 +11,15 @@ from torch import Tensor
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
+from dsf.inspection.errors import ReconstructionError
+from dsf.inspection.seal import Seal
 from dsf.mixers import Mixer
 
+if TYPE_CHECKING:
+    from dsf.inspection.table import Table
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class InspectedLayer:
     """One token mixer of a model on one input, rebuilt and compared.
 
@@ -24,6 +30,7 @@ class InspectedLayer:
         axes: what the batch axes of the system count, such as ``("sample", "head")``.
         error: largest difference between rebuilt and captured output over the largest captured.
         tolerance: what ``error`` was held against; an inspection with a larger one raises.
+        seal: the mixer as it was compared; without one nothing is checked later.
     """
 
     name: str
@@ -32,24 +39,56 @@ class InspectedLayer:
     axes: tuple[str, ...]
     error: float
     tolerance: float
+    seal: Seal | None = None
 
-    @cached_property
+    @property
     def system(self) -> Operator:
-        """The mixer as a linear time-varying system; linear in its signal, given its coefficients."""
-        return self.mixer.system()
+        """The mixer as a linear time-varying system.
 
-    @cached_property
+        Linear in its signal, given its coefficients.
+
+        Raises:
+            ReconstructionError: if the mixer was altered after it was compared with the layer.
+        """
+        self._check_seal()
+        return self._system
+
+    @property
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
         """What drove the system in this run."""
+        self._check_seal()
         return self.mixer.signal()
 
     def map(self, rows: Selection | None = None) -> Shaped[Tensor, "*batch rows columns"]:
-        """The attention map of the layer, or some of its rows."""
+        """The attention map of the layer, or some of its rows.
+
+        Raises:
+            MapTooLarge: if it would take more than half of the free memory.
+            ReconstructionError: if the mixer was altered after it was compared with the layer.
+        """
         return attention_map(self.system, rows)
+
+    @cached_property
+    def _system(self) -> Operator:
+        return self.mixer.system()
+
+    def _check_seal(self) -> None:
+        if self.seal is not None and not self.seal.fits(self.mixer):
+            raise ReconstructionError(
+                f"{self.name}: its mixer was altered after it was compared with the layer, so the "
+                f"error of {self.error:.1e} is not that of this mixer. Inspect the model again; to "
+                "ask what a change would do, build the mixer yourself (dataclasses.replace) and "
+                "take its system()."
+            )
 
     def __repr__(self) -> str:
         mixer = type(self.mixer).__name__
         return f"InspectedLayer({self.name}: {self.family} as {mixer}, error {self.error:.1e})"
+
+    def _repr_html_(self) -> str:
+        from dsf.inspection.notebook import layer_table
+
+        return layer_table(self)
 
 
 @dataclass(frozen=True)
@@ -61,7 +100,7 @@ class Unsupported:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inspection(Sequence[InspectedLayer]):
     """All token mixers of a model on one input, in the order in which they ran.
 
@@ -79,7 +118,11 @@ class Inspection(Sequence[InspectedLayer]):
     tokens: tuple[tuple[str, ...], ...] | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # a slice gives a tuple
+    @overload
+    def __getitem__(self, index: int) -> InspectedLayer: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[InspectedLayer, ...]: ...
+    def __getitem__(self, index: int | slice) -> InspectedLayer | tuple[InspectedLayer, ...]:
         return self.layers[index]
 
     def __len__(self) -> int:
@@ -88,8 +131,24 @@ class Inspection(Sequence[InspectedLayer]):
     def __iter__(self) -> Iterator[InspectedLayer]:
         return iter(self.layers)
 
+    def measure(self) -> "Table":
+        """Every quantity of every map: one record for each layer, batch index and quantity."""
+        from dsf.inspection.measuring import measured
+
+        return measured(self.layers)
+
     def __repr__(self) -> str:
         lines = [f"Inspection({self.model}: {len(self.layers)} layers)"]
-        lines += [f"  {layer!r}" for layer in self.layers]
+        width = max((len(layer.name) for layer in self.layers), default=0)
+        lines += [
+            f"  {layer.name:{width}}  {layer.family} as {type(layer.mixer).__name__}, "
+            f"error {layer.error:.1e}"
+            for layer in self.layers
+        ]
         lines += [f"  not read: {missed.name} ({missed.reason})" for missed in self.unsupported]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from dsf.inspection.notebook import inspection_table
+
+        return inspection_table(self)

@@ -43,8 +43,8 @@ def run(
             reason = f"{type(error).__name__}: {error}".rstrip(". \n")
             raise InspectionError(
                 f"{described(model)} could not be run on what it was given "
-                f"({listed or 'nothing'}): {reason}. Try to call the model itself with the same inputs; inspect passes them "
-                "on as they are."
+                f"({listed or 'nothing'}): {reason}. Try to call the model itself with the same "
+                "inputs; inspect passes them on as they are."
             ) from error
     return calls
 

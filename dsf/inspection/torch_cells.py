@@ -34,10 +34,7 @@ def _continues(call: Call, last: Call) -> bool:
     given, left = _states(call.arguments.get("hx")), _states(last.output)
     if len(given) != len(left):
         return False
-    pairs = list(zip(given, left, strict=True))
-    if all(now is before for now, before in pairs):
-        return True
-    return all(now.shape == before.shape and torch.equal(now, before) for now, before in pairs)
+    return all(torch.equal(now, before) for now, before in zip(given, left, strict=True))
 
 
 def _states(part: Any) -> tuple[Tensor, ...]:

@@ -2,42 +2,61 @@
 
 import re
 
+import torch
 from torch import nn
 
 from dsf.inspection.adapter import class_path
 from dsf.inspection.result import Unsupported
 
 LOOKS_LIKE_A_MIXER = re.compile(
-    r"(Attention|Mixer|DeltaNet|ShortConv|RecurrentBlock|LSTM|GRU|RNN|LSTMLayer|SSM|LRU)$"
+    r"(Attention|Mixer|DeltaNet|ShortConv|RecurrentBlock|LSTM|GRU|RNN|(LSTM|GRU|RNN)Cell|LSTMLayer"
+    r"|SSM|LRU)$"
 )
 
 
-def unread(model: nn.Module, read: set[str]) -> list[Unsupported]:
+def unread(model: nn.Module, called: set[str], read: set[str]) -> list[Unsupported]:
     """Modules whose class is named like a token mixer and that no adapter read.
 
-    One that wraps a module which was read, or sits inside one, is accounted for.
+    One that wraps a module which was read, or sits inside one, is accounted for. TorchScript is
+    always listed: it shows nothing of what is inside.
+
+    Args:
+        model: the model that ran.
+        called: where the modules sit that an adapter knows and that were called.
+        read: where all modules sit that an adapter knows.
     """
-    found = []
+    found: list[Unsupported] = []
     for path, module in model.named_modules():
-        if not LOOKS_LIKE_A_MIXER.search(type(module).__name__):
+        if any(path.startswith(f"{other.name}.") for other in found):
             continue
-        if any(_related(path, other) for other in read):
-            continue
-        found.append(
-            Unsupported(path or "(the model itself)", class_path(type(module)), _reason(module))
+        reason = _reason(module, path in read)
+        if reason and not any(_related(path, other) for other in called):
+            found.append(Unsupported(path or "(the model itself)", _kind(module), reason))
+    return found
+
+
+def _reason(module: nn.Module, known: bool) -> str | None:
+    if isinstance(module, torch.jit.ScriptModule):
+        return (
+            "TorchScript takes no hooks: build the plain module (such as torch.nn.LSTM), fill it "
+            "with this one's state_dict() and inspect that"
         )
-    return [part for part in found if not _inside_another(part, found)]
-
-
-def _reason(module: nn.Module) -> str:
+    if known:
+        return "it was not called on this input"
+    if not LOOKS_LIKE_A_MIXER.search(type(module).__name__):
+        return None
     if type(module).__name__.endswith("Attention"):
-        return "computes attention on its own, outside the attention interface, or was not called"
+        return (
+            "it computes attention on its own, outside the attention interface, or was not called"
+        )
     return "no adapter knows this class, or it was not called"
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"TorchScript of {module.original_name}"
+    return class_path(type(module))
 
 
 def _related(path: str, other: str) -> bool:
     return path == other or other.startswith(f"{path}.") or path.startswith(f"{other}.") or not path
-
-
-def _inside_another(part: Unsupported, found: list[Unsupported]) -> bool:
-    return any(part.name.startswith(f"{other.name}.") for other in found if other is not part)

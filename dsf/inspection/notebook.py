@@ -1,0 +1,46 @@
+"""How an inspection shows itself in a notebook: plain tables, no script."""
+
+from collections.abc import Iterable
+from html import escape
+
+from dsf.inspection.result import InspectedLayer, Inspection
+
+HEAD = ("layer", "family", "mixer", "maps", "tokens", "error", "tolerance")
+
+
+def inspection_table(inspection: Inspection) -> str:
+    """One row a layer; below it what was not read."""
+    facts = ", ".join(f"{name} {fact}" for name, fact in inspection.environment.items())
+    rows = [_row("td", _cells(layer)) for layer in inspection]
+    missed = [
+        f"<li><code>{escape(part.name)}</code>: {escape(part.reason)}</li>"
+        for part in inspection.unsupported
+    ]
+    listed = f"<p>Not read:</p><ul>{''.join(missed)}</ul>" if missed else ""
+    return (
+        f"<p><b>{escape(inspection.model)}</b>: {len(inspection)} layers read"
+        f"<br><small>{escape(facts)}</small></p>"
+        f"<table>{_row('th', HEAD)}{''.join(rows)}</table>{listed}"
+    )
+
+
+def layer_table(layer: InspectedLayer) -> str:
+    """The facts of one layer."""
+    return f"<table>{_row('th', HEAD)}{_row('td', _cells(layer))}</table>"
+
+
+def _cells(layer: InspectedLayer) -> Iterable[str]:
+    counted = zip(layer.axes, layer.system.batch, strict=False)
+    return (
+        layer.name,
+        layer.family,
+        type(layer.mixer).__name__,
+        " × ".join(f"{size} {axis}{'s' if size != 1 else ''}" for axis, size in counted) or "1",
+        str(layer.system.steps),
+        f"{layer.error:.1e}",
+        f"{layer.tolerance:.0e}",
+    )
+
+
+def _row(kind: str, cells: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in cells)}</tr>"
