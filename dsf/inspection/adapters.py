@@ -2,11 +2,17 @@
 
 from dsf.inspection import (
     gated_delta,
+    kimi_delta,
+    lfm,
     mamba,
     mamba2,
+    minimax,
+    recurrent_gemma,
+    rwkv,
     torch_attention,
     torch_cells,
     torch_rnn,
+    xlstm,
     zamba,
 )
 from dsf.inspection.adapter import Adapter
@@ -16,6 +22,12 @@ ADAPTERS: tuple[Adapter, ...] = (
     zamba.ADAPTER,
     mamba2.ADAPTER,
     gated_delta.ADAPTER,
+    kimi_delta.ADAPTER,
+    recurrent_gemma.ADAPTER,
+    rwkv.ADAPTER,
+    xlstm.ADAPTER,
+    minimax.ADAPTER,
+    lfm.ADAPTER,
     torch_rnn.ADAPTER,
     torch_cells.ADAPTER,
     torch_attention.ADAPTER,

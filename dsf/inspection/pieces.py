@@ -51,7 +51,9 @@ def causal_convolution(layer: Captured, name: str, x: Tensor) -> Tensor:
     kernel = layer.weights[f"{name}.weight"].squeeze(1)
     steps, taps = x.shape[1], kernel.shape[-1]
     padded = functional.pad(x, (0, 0, taps - 1, 0))
-    convolved = sum(padded[:, tap : tap + steps] * kernel[:, tap] for tap in range(taps))
+    convolved = torch.zeros_like(x)
+    for tap in range(taps):
+        convolved += padded[:, tap : tap + steps] * kernel[:, tap]
     bias = layer.weights.get(f"{name}.bias")
     return convolved if bias is None else convolved + bias
 
@@ -63,7 +65,7 @@ def rms_normalised(x: Tensor, *, epsilon: float) -> Tensor:
 
 def epsilon_of(norm: nn.Module) -> float:
     """What a norm adds under its root, by either name."""
-    return getattr(norm, "variance_epsilon", None) or norm.eps
+    return float(getattr(norm, "variance_epsilon", None) or norm.eps)
 
 
 def unit_length(x: Tensor, *, epsilon: float = 1e-6) -> Tensor:

@@ -68,6 +68,26 @@ TWO_AND_SOFTMAX = {
     "num_hidden_layers": 3,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
 }
+EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 12}
+LATENT = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 24,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 6,
+    "v_head_dim": 5,
+    "n_group": 1,
+    "topk_group": 1,
+}
+KIMI = {"linear_head_dim": 6, "linear_num_heads": 4, "linear_conv_kernel_dim": 3}
+CONVOLUTIONS = {
+    "num_hidden_layers": 3,
+    "layer_types": ["conv", "full_attention", "conv"],
+    "conv_L_cache": 4,
+    "conv_bias": True,
+}
 
 FAMILIES = {
     "mamba": Family(
@@ -243,6 +263,128 @@ FAMILIES = {
         "OlmoHybridForCausalLM",
         WIDTH | ATTENTION | DELTA | TWO_AND_SOFTMAX | {"linear_allow_neg_eigval": True},
         "GatedDeltaNet",
+        softmax=1,
+        redrawn=False,
+    ),
+    "qwen4_exp": Family(
+        "Qwen4ExpForCausalLM",
+        WIDTH
+        | ATTENTION
+        | DELTA
+        | TWO_AND_SOFTMAX
+        | EXPERTS
+        | {
+            "num_experts": 2,
+            "shared_expert_intermediate_size": 12,
+            "output_gate_type": "sigmoid",
+            "indexer_n_heads": 2,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 8,
+            "indexer_budget": 8,
+            "indexer_compress_ratio": 4,
+            "ngram_vocab_size_base": 50,
+            "hc_lowrank": 4,
+            "hc_count": 2,
+        },
+        "GatedDeltaNet",
+        softmax=1,
+    ),
+    "lara_mini": Family(
+        "LaraMiniForCausalLM",
+        WIDTH
+        | ATTENTION
+        | DELTA
+        | TWO_AND_SOFTMAX
+        | EXPERTS
+        | {"num_experts": 2, "shared_expert_intermediate_size": 12},
+        "GatedDeltaNet",
+        softmax=1,
+    ),
+    "kimi_linear": Family(
+        "KimiLinearForCausalLM",
+        WIDTH | LATENT | TWO_AND_SOFTMAX | KIMI | EXPERTS,
+        "KimiDeltaAttention",
+        softmax=1,
+        redrawn=False,
+    ),
+    "bailing_hybrid": Family(
+        "BailingHybridForCausalLM",
+        WIDTH | LATENT | TWO_AND_SOFTMAX | EXPERTS | {"head_dim": 6, "short_conv_kernel_size": 3},
+        "KimiDeltaAttention",
+        softmax=1,
+        redrawn=False,
+    ),
+    "glm5_next": Family(
+        "Glm5NextTextModel",
+        WIDTH
+        | LATENT
+        | TWO_AND_SOFTMAX
+        | KIMI
+        | EXPERTS
+        | {
+            "qk_rope_head_dim": 0,
+            "n_routed_experts": 2,
+            "hc_mult": 2,
+            "index_topk": 8,
+            "index_head_dim": 8,
+            "index_n_heads": 2,
+            "index_kpool": 4,
+        },
+        "KimiDeltaAttention",
+        softmax=1,
+        redrawn=False,
+    ),
+    "recurrent_gemma": Family(
+        "RecurrentGemmaForCausalLM",
+        WIDTH
+        | ATTENTION
+        | {"num_hidden_layers": 3, "lru_width": 24, "conv1d_width": 3, "attention_window_size": 8},
+        "RGLRU",
+        softmax=1,
+        redrawn=False,
+    ),
+    "rwkv": Family(
+        "RwkvForCausalLM",
+        WIDTH | {"num_hidden_layers": 3, "attention_hidden_size": 24, "rescale_every": 2},
+        "RWKV4",
+        recurrent=3,
+        redrawn=False,
+    ),
+    "xlstm": Family(
+        "xLSTMForCausalLM",
+        WIDTH | {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 2, "use_bias": True},
+        "MLSTM",
+        redrawn=False,
+    ),
+    "minimax": Family(
+        "MiniMaxForCausalLM",
+        WIDTH
+        | ATTENTION
+        | TWO_AND_SOFTMAX
+        | {"num_local_experts": 2, "block_size": 8, "head_dim": 6},
+        "Retention",
+        softmax=1,
+        redrawn=False,
+        exact=1e-7,
+    ),
+    "lfm2": Family(
+        "Lfm2ForCausalLM",
+        WIDTH | ATTENTION | CONVOLUTIONS,
+        "ShortConvolution",
+        softmax=1,
+        redrawn=False,
+    ),
+    "lfm2_moe": Family(
+        "Lfm2MoeForCausalLM",
+        WIDTH | ATTENTION | CONVOLUTIONS | {"num_experts": 2, "num_experts_per_tok": 1},
+        "ShortConvolution",
+        softmax=1,
+        redrawn=False,
+    ),
+    "lfm3": Family(
+        "Lfm3ForCausalLM",
+        WIDTH | ATTENTION | CONVOLUTIONS | {"head_dim": 8},
+        "ShortConvolution",
         softmax=1,
         redrawn=False,
     ),

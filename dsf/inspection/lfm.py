@@ -1,0 +1,41 @@
+"""The gated short convolution of lfm2, lfm2_moe and lfm3.
+
+[write gate|read gate|value] = in_proj h      output = out_proj(read gate ⊙ (conv · + b))
+"""
+
+from torch import Tensor
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.captured import Captured
+from dsf.inspection.pieces import masked
+from dsf.mixers import ShortConvolution
+
+
+def read(layer: Captured) -> ShortConvolution:
+    """The convolution this layer applied, with both gates."""
+    hidden = masked(layer, layer.arguments["hidden_states"])
+    write_gate, read_gate, value = layer.project("in_proj", hidden).chunk(3, dim=-1)
+    return ShortConvolution(
+        value=value,
+        kernel=layer.weights["conv.weight"].squeeze(1),
+        bias=layer.weights.get("conv.bias"),
+        write_gate=write_gate,
+        read_gate=read_gate,
+    )
+
+
+def finish(layer: Captured, mixed: Tensor) -> Tensor:
+    """Project."""
+    return layer.project("out_proj", mixed.squeeze((-2, -1)).mT)
+
+
+ADAPTER = Adapter(
+    families={
+        "transformers.models.lfm2.modeling_lfm2.Lfm2ShortConv": "lfm2",
+        "transformers.models.lfm2_moe.modeling_lfm2_moe.Lfm2MoeShortConv": "lfm2_moe",
+        "transformers.models.lfm3.modeling_lfm3.Lfm3ShortConv": "lfm3",
+    },
+    read=read,
+    finish=finish,
+    axes=("sample", "channel"),
+)

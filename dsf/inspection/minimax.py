@@ -1,0 +1,40 @@
+"""Lightning attention of minimax: retention with a decay that every head keeps.
+
+[q|k|v] = act(qkv_proj h), head by head      decay = exp(-slope_rate)
+output = out_proj(σ(output_gate h) ⊙ w ⊙ RMS(scan))
+
+The norm covers all heads at once. Padding is zeroed after the activation.
+"""
+
+from torch import Tensor
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.captured import Captured
+from dsf.inspection.pieces import by_head, epsilon_of, masked, rms_normalised, side_by_side
+from dsf.mixers import Retention
+
+
+def read(layer: Captured) -> Retention:
+    """The retention this layer applied."""
+    qkv = layer.module.act_fn(layer.project("qkv_proj", layer.arguments["hidden_states"]))
+    slope = layer.weights["slope_rate"].flatten()
+    query, key, value = by_head(masked(layer, qkv), slope.numel()).chunk(3, dim=-1)
+    return Retention(
+        query=query, key=key, value=value, decay=(-slope).exp().expand(query.shape[:-2])
+    )
+
+
+def finish(layer: Captured, mixed: Tensor) -> Tensor:
+    """Normalise over all heads, then gate, then project."""
+    response = side_by_side(mixed.squeeze(-2))
+    response = rms_normalised(response, epsilon=epsilon_of(layer.module.norm))
+    gate = layer.project("output_gate", layer.arguments["hidden_states"]).sigmoid()
+    return layer.project("out_proj", gate * layer.weights["norm.weight"] * response)
+
+
+ADAPTER = Adapter(
+    families={"transformers.models.minimax.modeling_minimax.MiniMaxLightningAttention": "minimax"},
+    read=read,
+    finish=finish,
+    tolerance=1e-7,  # its decays are buffers that the library computes in float32
+)
