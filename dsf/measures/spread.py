@@ -21,7 +21,7 @@ def row_entropy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     def entropy(rows: Rows) -> Tensor:
         weight = rows.weights.abs()
         share = weight / weight.sum(dim=-1, keepdim=True)
-        return torch.special.entr(share).sum(dim=-1)
+        return _entropy(share)
 
     return per_row(map_or_system, entropy)
 
@@ -49,7 +49,7 @@ def effective_rank(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     weights = torch.cat([rows.weights for rows in row_blocks(map_or_system)], dim=-2)
     values = torch.linalg.svdvals(weights)
     share = values / values.sum(dim=-1, keepdim=True)
-    return torch.special.entr(share).sum(dim=-1).exp()
+    return _entropy(share).exp()
 
 
 def uniformity_gap(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
@@ -87,3 +87,9 @@ def uniform_share(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
         return rows.weights.sum(dim=-1).abs().square() / (tokens * energy)
 
     return per_row(map_or_system, share)
+
+
+def _entropy(share: Tensor) -> Tensor:
+    """The sum of -p log p, with zero where p is zero, in value and in gradient."""
+    safe = torch.where(share > 0, share, 1)
+    return -(share * safe.log()).sum(dim=-1)
