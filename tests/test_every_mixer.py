@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import fields, replace
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
@@ -59,6 +59,13 @@ def floating(mixer):
     }
 
 
+@cache
+def drawn_and_expected(cls, steps):
+    """A random instance and what its paper says, worked out once."""
+    mixer = draw(cls, steps)
+    return mixer, reference_for(cls)(mixer)
+
+
 def respond(mixer, method=None):
     return dsf.respond(mixer.system(), mixer.signal(), method=method)
 
@@ -89,10 +96,9 @@ def is_causal(mixer):
 @pytest.mark.parametrize("steps", LENGTHS)
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_every_method_gives_what_the_paper_says(mixer_class, method, steps):
-    mixer = draw(mixer_class, steps)
+    mixer, expected = drawn_and_expected(mixer_class, steps)
     if isinstance(mixer.system(), ExplicitMap):
         method = None
-    expected = reference_for(mixer_class)(mixer)
     ours = as_tokens(respond(mixer, method), expected)
     assert ours.dtype == expected.dtype
     assert_close(ours, expected, EXACT)
@@ -100,18 +106,17 @@ def test_every_method_gives_what_the_paper_says(mixer_class, method, steps):
 
 @pytest.mark.parametrize("steps", LENGTHS)
 def test_a_convolution_gives_it_too_where_nothing_changes_with_time(mixer_class, steps):
-    mixer = draw(mixer_class, steps)
+    mixer, expected = drawn_and_expected(mixer_class, steps)
     system = mixer.system()
     if isinstance(system, ExplicitMap | SystemSum) or varying(system) is not None:
         pytest.skip("changes with time")
-    expected = reference_for(mixer_class)(mixer)
     assert_close(as_tokens(respond(mixer, dsf.convolution), expected), expected, EXACT)
 
 
 @pytest.mark.parametrize("steps", LENGTHS)
 @pytest.mark.parametrize("size", [1, 4, 64])
 def test_the_map_times_the_signal_is_the_response(mixer_class, steps, size):
-    mixer = draw(mixer_class, steps)
+    mixer, expected = drawn_and_expected(mixer_class, steps)
     system, signal = mixer.system(), mixer.signal()
     blocks = list(dsf.row_blocks(system, size=size))
     weights = torch.cat([block.weights for block in blocks], dim=-2)
@@ -120,7 +125,6 @@ def test_the_map_times_the_signal_is_the_response(mixer_class, steps, size):
     response = mixed.unflatten(-2, (steps, system.output_size))
     if getattr(system, "initial", None) is not None:
         response = response + dsf.respond(system, torch.zeros_like(signal))
-    expected = reference_for(mixer_class)(mixer)
     assert_close(as_tokens(response, expected), expected, EXACT)
 
 

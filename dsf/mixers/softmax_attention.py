@@ -15,14 +15,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.coefficient import TokenSlots
 from dsf.composite import ExplicitMap, Operator
+from dsf.ingredients.attention_cache import cache_system
 from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
 from dsf.shapes import agree
-from dsf.system import System
-from dsf.transition import ScaledIdentity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,13 +68,7 @@ class SoftmaxAttention(Mixer):
         )
         if not self.causal:
             return ExplicitMap(rows)
-        batch, steps = self.query.shape[:-2], self._steps
-        kept = torch.ones((), dtype=self.query.dtype, device=self.query.device)
-        return System(
-            A=ScaledIdentity(kept.expand(*batch, steps), steps),
-            B=TokenSlots.cache(self.query, batch=batch, steps=steps),
-            C=rows,
-        )
+        return cache_system(rows)
 
     def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
         return self.value.unsqueeze(-2)

@@ -1,0 +1,58 @@
+r"""Forgetting attention: softmax attention whose logits fade with the tokens between.
+
+    a_ij = softmax_j(scale q_i.k_j + Σ_{s=j+1..i} g_s)        o_i = Σ_{j<=i} a_ij v_j
+
+No state of fixed size makes these weights; as a system every token keeps a state of its own.
+
+Source: Lin et al. 2025, arXiv:2503.02130.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.attention_cache import cache_system
+from dsf.ingredients.softmax_rows import SoftmaxRows
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ForgettingAttention(Mixer):
+    """Causal softmax attention with a forget gate for every token.
+
+    Attributes:
+        log_decay: g_s, nats per token, at most 0; ``-inf`` cuts off everything before the token.
+        scale: factor on q.k; ``key ** -0.5`` when absent.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    log_decay: Float[Tensor, "*batch time"]
+    scale: float | None = None
+
+    source: ClassVar[str] = "arXiv:2503.02130"
+
+    def system(self) -> System:
+        scale = self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        return cache_system(
+            SoftmaxRows(self.query, self.key, scale=scale, causal=True, log_decay=self.log_decay)
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "ForgettingAttention":
+        return cls(
+            query=2 * normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.8),
+            scale=0.7,
+        )

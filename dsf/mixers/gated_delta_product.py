@@ -1,0 +1,74 @@
+r"""Gated DeltaProduct: several delta rules at every token.
+
+    S_t = H_n ... H_1 exp(g_t) S_{t-1} + Σ_m H_n ... H_{m+1} β_m k_m v_mᵀ        o_t = S_tᵀ q_t
+    H_m = I - β_m k_m k_mᵀ
+
+The product is kept as I - W Kᵀ with one column for every micro-step; W is also what is written.
+
+Source: Siems et al. 2025, arXiv:2502.10297.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.system import System
+from dsf.transition import DiagonalPlusLowRank
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GatedDeltaProduct(Mixer):
+    """Delta rules with a micro-step axis; every micro-step is an input port of the system.
+
+    Attributes:
+        rate: β, write strengths.
+        log_decay: g_t, nats per token, at most 0, applied before the first micro-step; none when
+            absent (DeltaProduct).
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time micro key"]
+    value: Float[Tensor, "*batch time micro channel"]
+    rate: Float[Tensor, "*batch time micro"]
+    log_decay: Float[Tensor, "*batch time"] | None = None
+
+    source: ClassVar[str] = "arXiv:2502.10297"
+
+    def system(self) -> System:
+        decay = torch.ones_like(self.query[..., 0])
+        if self.log_decay is not None:
+            decay = self.log_decay.exp()
+        write = self._written()
+        A = DiagonalPlusLowRank(
+            decay=decay.unsqueeze(-1).expand_as(self.query),
+            left=-decay[..., None, None] * write,
+            right=self.key.mT,
+        )
+        return System(A, B=write, C=self.query.unsqueeze(-2))
+
+    def _written(self) -> Shaped[Tensor, "*batch time key micro"]:
+        """What is left at the token's end of what each micro-step wrote."""
+        written: list[Tensor] = []
+        for key, rate in zip(self.key.unbind(-2), self.rate.unbind(-1), strict=True):
+            added = rate.unsqueeze(-1) * key
+            written = [old - added * (key * old).sum(dim=-1, keepdim=True) for old in written]
+            written.append(added)
+        return torch.stack(written, dim=-1)
+
+    def signal(self) -> Shaped[Tensor, "*batch time micro channel"]:
+        return self.value
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedDeltaProduct":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=unit(normal(rng, 2, steps, 3, 4)),
+            value=normal(rng, 2, steps, 3, 2),
+            rate=uniform(rng, 2, steps, 3, low=0.2, high=1.8),
+            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
+        )

@@ -1,0 +1,48 @@
+r"""HGRN2: HGRN with an outer-product state; the key is what the decay lets go.
+
+    S_t = diag(a_t) S_{t-1} + (1 - a_t) v_tᵀ        o_t = S_tᵀ q_t
+
+Source: Qin et al. 2024, arXiv:2404.07904.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+from dsf.transition import Diagonal
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HGRN2(Mixer):
+    """Gated linear attention with the key tied to the decay.
+
+    Attributes:
+        decay: a_t, a factor per token in 0 ... 1 for every key coordinate.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    decay: Float[Tensor, "*batch time key"]
+
+    source: ClassVar[str] = "arXiv:2404.07904"
+
+    def system(self) -> System:
+        A = Diagonal(self.decay)
+        return System.from_write_and_read(A, write=1 - self.decay, read=self.query)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "HGRN2":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            decay=uniform(rng, 2, steps, 4, low=0.4, high=0.98),
+        )

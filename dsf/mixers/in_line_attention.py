@@ -1,0 +1,65 @@
+r"""InLine attention: linear attention less the mean score, plus an equal share for each token.
+
+    a_ij = φ(q_i).φ(k_j) - mean_s φ(q_i).φ(k_s) + 1/n_i        o_i = Σ_j a_ij v_j
+
+Rows sum to one and may hold negative weights. As a system the state has one coordinate more than
+the features have: it counts.
+
+Source: Han et al. 2024, arXiv:2412.06590 (every token reads all; the causal form is its
+counterpart over the n_i = i tokens in reach).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.composite import SystemSum
+from dsf.ingredients.accumulation import accumulator, total_in_reach
+from dsf.ingredients.feature_maps import FeatureMap, identity
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InLineAttention(Mixer):
+    """Injective linear attention.
+
+    Attributes:
+        feature_map: φ, applied along ``key``; it may change the width.
+        causal: token i reads tokens 0 ... i. Otherwise every token reads all, as a forward and a
+            backward system.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    feature_map: FeatureMap = identity
+    causal: bool = True
+
+    source: ClassVar[str] = "arXiv:2412.06590"
+
+    def system(self) -> System | SystemSum:
+        write, read = self.feature_map(self.key), self.feature_map(self.query)
+        one = torch.ones_like(write[..., :1])
+        reached, tokens = (total_in_reach(part, causal=self.causal) for part in (write, one))
+        share = (1 - (read * reached).sum(dim=-1, keepdim=True)) / tokens
+        return accumulator(
+            torch.cat([write, one], dim=-1),
+            torch.cat([read, share], dim=-1),
+            causal=self.causal,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "InLineAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+        )

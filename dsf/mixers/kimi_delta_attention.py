@@ -1,0 +1,61 @@
+r"""Kimi delta attention: every key coordinate fades by itself, then the delta rule corrects.
+
+    S_t = (I - β_t k_t k_tᵀ) diag(exp(g_t)) S_{t-1} + β_t k_t v_tᵀ        o_t = S_tᵀ q_t
+
+The memory fades before the key is looked up; in the other order the numbers differ.
+
+Source: Kimi Team 2025, arXiv:2510.26692. With g_t the same for all coordinates it is GatedDeltaNet.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.system import System
+from dsf.transition import DiagonalPlusLowRank
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KimiDeltaAttention(Mixer):
+    """The delta rule with a decay for every key coordinate.
+
+    Attributes:
+        rate: β_t, write strength; 0 writes and erases nothing.
+        log_decay: g_t, nats per token, at most 0.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    rate: Float[Tensor, "*batch time"]
+    log_decay: Float[Tensor, "*batch time key"]
+
+    source: ClassVar[str] = "arXiv:2510.26692"
+
+    def system(self) -> System:
+        write = self.rate.unsqueeze(-1) * self.key
+        decay = self.log_decay.exp()
+        A = DiagonalPlusLowRank(
+            decay=decay,
+            left=-write.unsqueeze(-1),
+            right=(decay * self.key).unsqueeze(-1),
+        )
+        return System.from_write_and_read(A, write, read=self.query)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "KimiDeltaAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=unit(normal(rng, 2, steps, 4)),
+            value=normal(rng, 2, steps, 3),
+            rate=uniform(rng, 2, steps, low=0.2, high=1.8),
+            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.5),
+        )

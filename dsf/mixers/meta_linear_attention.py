@@ -1,0 +1,56 @@
+r"""MetaLA: the key is what the decay lets go, and the current token may count extra.
+
+    S_t = diag(α_t) S_{t-1} + (1 - α_t) v_tᵀ        o_t = S_tᵀ q_t + q_t.(w ⊙ (1 - α_t)) v_t
+
+The layer passes the second term through a sigmoid, which makes it nonlinear in v; here it is
+without.
+
+Source: Chou et al. 2024, arXiv:2411.10741.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+from dsf.transition import Diagonal
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MetaLinearAttention(Mixer):
+    """Attention by a query and a decay.
+
+    Attributes:
+        decay: α_t, a factor per token in 0 ... 1 for every key coordinate.
+        augmentation: w; adds D_t = q_t.(w ⊙ (1 - α_t)), the sigmoid-free self-augmentation.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    decay: Float[Tensor, "*batch time key"]
+    augmentation: Float[Tensor, " key"] | None = None
+
+    source: ClassVar[str] = "arXiv:2411.10741"
+
+    def system(self) -> System:
+        write, D = 1 - self.decay, None
+        if self.augmentation is not None:
+            D = (self.query * self.augmentation * write).sum(dim=-1)
+        return System.from_write_and_read(Diagonal(self.decay), write, self.query, feedthrough=D)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "MetaLinearAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            decay=uniform(rng, 2, steps, 4, low=0.4, high=0.98),
+            augmentation=normal(rng, 4),
+        )

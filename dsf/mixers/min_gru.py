@@ -1,0 +1,48 @@
+r"""minGRU: a GRU whose gate and candidate do not read the state.
+
+    h_t = (1 - z_t) ⊙ h_{t-1} + z_t ⊙ h̃_t        y_t = h_t
+
+Source: Feng et al. 2024, arXiv:2410.01201.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.channelwise import channel_systems
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MinGRU(Mixer):
+    """One state for every channel. System batch: ``*batch channel``.
+
+    Attributes:
+        value: the candidate h̃, which is mixed.
+        update: z, the update gate's own value in 0 ... 1: what is written, not what is kept.
+    """
+
+    value: Float[Tensor, "*batch time channel"]
+    update: Float[Tensor, "*batch time channel"]
+
+    source: ClassVar[str] = "arXiv:2410.01201"
+
+    def system(self) -> System:
+        return channel_systems(
+            decay=1 - self.update, write=self.update, read=torch.ones_like(self.update)
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
+        return self.value.mT[..., None, None]
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "MinGRU":
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            update=uniform(rng, 2, steps, 3, low=0.05, high=0.6),
+        )

@@ -1,0 +1,53 @@
+r"""minLSTM: an LSTM whose gates and candidate do not read the state.
+
+    h_t = f'_t ⊙ h_{t-1} + i'_t ⊙ h̃_t        f' = f / (f + i)        i' = i / (f + i)
+
+Source: Feng et al. 2024, arXiv:2410.01201.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.channelwise import channel_systems
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MinLSTM(Mixer):
+    """One state for every channel. System batch: ``*batch channel``.
+
+    Attributes:
+        value: the candidate h̃, which is mixed.
+        forget, input: the gates' own values in 0 ... 1, before they are divided by their sum.
+        normalised: divide them by their sum; otherwise they apply as they are.
+    """
+
+    value: Float[Tensor, "*batch time channel"]
+    forget: Float[Tensor, "*batch time channel"]
+    input: Float[Tensor, "*batch time channel"]
+    normalised: bool = True
+
+    source: ClassVar[str] = "arXiv:2410.01201"
+
+    def system(self) -> System:
+        forget, written = self.forget, self.input
+        if self.normalised:
+            forget, written = (gate / (self.forget + self.input) for gate in (forget, written))
+        return channel_systems(decay=forget, write=written, read=torch.ones_like(forget))
+
+    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
+        return self.value.mT[..., None, None]
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "MinLSTM":
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            forget=uniform(rng, 2, steps, 3, low=0.4, high=0.95),
+            input=uniform(rng, 2, steps, 3, low=0.1, high=0.6),
+        )

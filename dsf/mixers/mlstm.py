@@ -1,0 +1,72 @@
+r"""mLSTM: a matrix memory with an exponential input gate, kept in range by a running maximum.
+
+    m_t = max(log σ(f_t) + m_{t-1}, i_t)        m_0 = 0
+    S_t = e^{log σ(f_t) + m_{t-1} - m_t} S_{t-1} + e^{i_t - m_t} k_t v_tᵀ
+    o_t = S_tᵀ q_t / (max(|q_t.n_t|, e^{-m_t}) + ε)
+
+n_t is the same recurrence on k_t alone. The normaliser sees queries, keys and gates only, so it
+goes into C. Rows do not sum to one.
+
+Source: Beck et al. 2024, arXiv:2405.04517.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.stabiliser import before, running_maximum
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal
+from dsf.solve import recurrence
+from dsf.system import System
+from dsf.transition import ScaledIdentity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MLSTM(Mixer):
+    """The matrix LSTM of xLSTM. No scale is applied: pass a query that is scaled.
+
+    Attributes:
+        input_gate: i_t, the exponent of the input gate.
+        forget_gate: f_t, before its sigmoid.
+        epsilon: ε, added to the normaliser.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    input_gate: Float[Tensor, "*batch time"]
+    forget_gate: Float[Tensor, "*batch time"]
+    epsilon: float = 1e-6
+
+    source: ClassVar[str] = "arXiv:2405.04517"
+
+    def system(self) -> System:
+        log_decay = torch.nn.functional.logsigmoid(self.forget_gate)
+        largest = running_maximum(
+            log_decay.unsqueeze(-1), self.input_gate.unsqueeze(-1), start=0.0
+        ).squeeze(-1)
+        decay = (log_decay + before(largest, axis=-1, start=0.0) - largest).exp()
+        write = (self.input_gate - largest).exp().unsqueeze(-1) * self.key
+        A = ScaledIdentity(decay, self.key.shape[-1])
+        held = recurrence(A, write.unsqueeze(-1)).squeeze(-1)
+        recalled = (self.query * held).sum(dim=-1).abs()
+        normaliser = torch.maximum(recalled, (-largest).exp()) + self.epsilon
+        return System.from_write_and_read(A, write, read=self.query / normaliser.unsqueeze(-1))
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "MLSTM":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            input_gate=normal(rng, 2, steps),
+            forget_gate=2 + normal(rng, 2, steps),
+            epsilon=1e-2,
+        )

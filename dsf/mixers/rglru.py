@@ -1,0 +1,58 @@
+r"""The real-gated linear recurrent unit of Griffin and RecurrentGemma.
+
+    h_t = a_t ⊙ h_{t-1} + sqrt(1 - a_t²) ⊙ g_t ⊙ x_t        y_t = h_t
+
+Where a document starts, a_t counts as zero: nothing is kept, and the input comes in full.
+
+Source: De et al. 2024, arXiv:2402.19427.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.channelwise import channel_systems
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RGLRU(Mixer):
+    """One state for every channel. System batch: ``*batch channel``.
+
+    Attributes:
+        value: x.
+        decay: a_t, a factor per token in 0 ... 1.
+        input_gate: g_t.
+        reset: where the state is forgotten before the token.
+    """
+
+    value: Float[Tensor, "*batch time channel"]
+    decay: Float[Tensor, "*batch time channel"]
+    input_gate: Float[Tensor, "*batch time channel"]
+    reset: Bool[Tensor, "*batch time"] | None = None
+
+    source: ClassVar[str] = "arXiv:2402.19427"
+
+    def system(self) -> System:
+        decay = self.decay
+        if self.reset is not None:
+            decay = decay.masked_fill(self.reset.unsqueeze(-1), 0)
+        write = ((1 - decay) * (1 + decay)).sqrt() * self.input_gate
+        return channel_systems(decay=decay, write=write, read=torch.ones_like(decay))
+
+    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
+        return self.value.mT[..., None, None]
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "RGLRU":
+        return cls(
+            value=normal(rng, 2, steps, 3),
+            decay=uniform(rng, 2, steps, 3, low=0.4, high=0.95),
+            input_gate=uniform(rng, 2, steps, 3, low=0.1, high=0.9),
+            reset=uniform(rng, 2, steps, low=-1.0, high=5.0) < 0,
+        )

@@ -1,0 +1,58 @@
+r"""RWKV-6: gated linear attention that reads before it updates, with a bonus for the current token.
+
+    o_t = S_{t-1}ᵀ q_t + q_t.(u ⊙ k_t) v_t        S_t = diag(exp(g_t)) S_{t-1} + k_t v_tᵀ
+
+Source: Peng et al. 2024, arXiv:2404.05892.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+from dsf.transition import Diagonal
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RWKV6(Mixer):
+    """The mixer of Finch.
+
+    Attributes:
+        log_decay: g_t, nats per token, at most 0.
+        bonus: u, factors on the current token's key.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    log_decay: Float[Tensor, "*batch time key"]
+    bonus: Float[Tensor, "*batch key"]
+
+    source: ClassVar[str] = "arXiv:2404.05892"
+
+    def system(self) -> System:
+        return System.from_write_and_read(
+            Diagonal(self.log_decay.exp()),
+            write=self.key,
+            read=self.query,
+            feedthrough=(self.query * self.bonus.unsqueeze(-2) * self.key).sum(dim=-1),
+            reads_before_update=True,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "RWKV6":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.8),
+            bonus=normal(rng, 2, 4),
+        )

@@ -1,0 +1,61 @@
+r"""RWKV-7: a delta rule whose removed and replaced directions are chosen apart.
+
+    S_t = (diag(exp(g_t)) + b_t a_tᵀ) S_{t-1} + k_t v_tᵀ        o_t = S_tᵀ q_t
+
+Source: Peng et al. 2025, arXiv:2503.14456, where a = -κ and b = κ ⊙ rate with κ of length one.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.system import System
+from dsf.transition import DiagonalPlusLowRank
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RWKV7(Mixer):
+    """Diagonal plus rank one with a decay for every key coordinate.
+
+    Attributes:
+        log_decay: g_t, nats per token, at most 0.
+        removal: a_t, what is looked up in the memory; it carries the minus sign.
+        replacement: b_t, where what was found is added.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    log_decay: Float[Tensor, "*batch time key"]
+    removal: Float[Tensor, "*batch time key"]
+    replacement: Float[Tensor, "*batch time key"]
+
+    source: ClassVar[str] = "arXiv:2503.14456"
+
+    def system(self) -> System:
+        A = DiagonalPlusLowRank(
+            decay=self.log_decay.exp(),
+            left=self.replacement.unsqueeze(-1),
+            right=self.removal.unsqueeze(-1),
+        )
+        return System.from_write_and_read(A, write=self.key, read=self.query)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "RWKV7":
+        direction = unit(normal(rng, 2, steps, 4))
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.5),
+            removal=-direction,
+            replacement=direction * uniform(rng, 2, steps, 4, low=0.1, high=0.9),
+        )

@@ -1,0 +1,102 @@
+r"""Zero-sum attention: softmax weights without their zero-order term, so that rows sum to zero.
+
+    w_ij = first_i δ_ij / n_i + higher_i ε_ij (+ zero_i / n_i)        o_i = Σ_j w_ij (q̂_i.k̂_j) v_j
+    δ_ij = s_j - mean s        ε_ij = softmax(s)_j - 1/n_i - δ_ij / n_i
+
+s is one logit for every token, the sums run over the n_i = i tokens in reach, q̂ and k̂ have length
+one. The state holds the sums of e^s k̂, s k̂ and k̂, the first one scaled by its running maximum.
+
+Source: Lu et al. 2025, arXiv:2602.05230.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.solve import recurrence
+from dsf.system import System
+from dsf.transition import Diagonal, ScaledIdentity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ZeroSumAttention(Mixer):
+    """Attention by the deviations from the mean.
+
+    Attributes:
+        query, key: scaled to length one here. Without them the weights are w_ij (radial only).
+        logit: s.
+        first_order, higher_order: factors of the reading token.
+        zero_order: adds ``zero_order_i / n_i`` to every weight, so that rows sum to it (radial).
+
+    Raises:
+        ValueError: if only one of ``query`` and ``key`` is given.
+    """
+
+    value: Float[Tensor, "*batch time channel"]
+    logit: Float[Tensor, "*batch time"]
+    first_order: Float[Tensor, "*batch time"]
+    higher_order: Float[Tensor, "*batch time"]
+    query: Float[Tensor, "*batch time key"] | None = None
+    key: Float[Tensor, "*batch time key"] | None = None
+    zero_order: Float[Tensor, "*batch time"] | None = None
+
+    source: ClassVar[str] = "arXiv:2602.05230"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.query is None) != (self.key is None):
+            raise ValueError(
+                "ZeroSumAttention: give both 'query' and 'key', or neither for radial weights."
+            )
+
+    def system(self) -> System:
+        steps = self.logit.shape[-1]
+        tokens = torch.arange(1, steps + 1, dtype=self.logit.dtype, device=self.logit.device)
+        largest = self.logit.cummax(dim=-1).values
+        decay = (torch.cat([largest[..., :1], largest[..., :-1]], dim=-1) - largest).exp()
+        raised = (self.logit - largest).exp()
+        total = recurrence(ScaledIdentity(decay, 1), raised[..., None, None])[..., 0, 0]
+        above = self.logit - self.logit[..., :1]  # weights depend on differences alone
+        mean = above.cumsum(dim=-1) / tokens
+        first, higher = self.first_order / tokens, self.higher_order / tokens
+        constant = -mean * (first - higher) - higher
+        if self.zero_order is not None:
+            constant = constant + self.zero_order / tokens
+        read = torch.stack([self.higher_order / total, first - higher, constant], dim=-1)
+        write = torch.stack([raised, above, torch.ones_like(above)], dim=-1)
+        kept = torch.stack([decay, torch.ones_like(decay), torch.ones_like(decay)], dim=-1)
+        return System.from_write_and_read(
+            Diagonal(self._by_key(kept, None)),
+            write=self._by_key(write, self.key),
+            read=self._by_key(read, self.query),
+        )
+
+    def _by_key(self, factors: Tensor, direction: Tensor | None) -> Tensor:
+        """Every factor times the unit vector of ``direction``, or times one; side by side."""
+        if self.key is None:
+            return factors
+        if direction is None:
+            unit = torch.ones_like(self.key)
+        else:
+            unit = torch.nn.functional.normalize(direction, dim=-1)
+        return (factors.unsqueeze(-1) * unit.unsqueeze(-2)).flatten(-2)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "ZeroSumAttention":
+        return cls(
+            query=normal(rng, 2, steps, 3),
+            key=normal(rng, 2, steps, 3),
+            value=normal(rng, 2, steps, 3),
+            logit=2 * normal(rng, 2, steps),
+            first_order=uniform(rng, 2, steps, low=0.2, high=0.9),
+            higher_order=uniform(rng, 2, steps, low=0.2, high=0.9),
+            zero_order=normal(rng, 2, steps),
+        )

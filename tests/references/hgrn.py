@@ -1,0 +1,12 @@
+"""HGRN as a step from the old state towards the new value."""
+
+import torch
+
+
+def reference(m):
+    state = torch.zeros_like(m.value[..., 0, :])
+    out = []
+    for t in range(m.value.shape[-2]):
+        state = torch.lerp(m.value[..., t, :], state, m.decay[..., t, :])
+        out.append(state)
+    return torch.stack(out, dim=-2)
