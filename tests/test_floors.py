@@ -28,7 +28,8 @@ LANDINGS: tuple[tuple[str, ...], ...] = (
     ("certificates", "layers", "models"),
     ("inspection",),
     ("report", "claims"),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(LANDINGS) for room in rooms}
 
