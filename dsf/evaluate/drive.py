@@ -21,7 +21,7 @@ def respond(
     signal: Shaped[Tensor, "*batch time input channel"],
     *,
     method: Method | None = None,
-) -> Shaped[Tensor, "*batch time output channel"]:
+) -> Shaped[Tensor, "*batch written output channel"]:
     """What ``system`` makes of ``signal``. Every ``method`` gives the same numbers, to rounding.
 
     Args:
