@@ -13,7 +13,7 @@ from dsf.report.plain import plain
 from dsf.report.plan import Plan, plan
 from dsf.report.pooling import edges, pool
 from dsf.report.selection import SAMPLES, Selection, part_of, select
-from dsf.report.views import MapView, Progress, views
+from dsf.report.views import MapView, Progress, untold, views
 
 SCHEMA_VERSION = 1
 THUMBNAIL = 48
@@ -24,21 +24,20 @@ Weights = Float[np.ndarray, "rows columns"]
 Mask = Bool[np.ndarray, "rows columns"]
 
 
-def content(inspection: Inspection, *, progress: Progress = lambda share: None) -> dict[str, Any]:
+def content(inspection: Inspection, *, progress: Progress = untold) -> dict[str, Any]:
     """Layers, maps and tokens of an inspection; every number in it is finite."""
     drawn = [select(layer) for layer in inspection]
     planned = plan(drawn)
-    layers = []
-    for at, (layer, selection) in enumerate(zip(inspection, drawn, strict=True)):
-        layers.append(
-            _layer(
-                layer,
-                selection,
-                planned,
-                whole=at in planned.whole,
-                progress=lambda share, at=at: progress((at + share) / len(drawn)),
-            )
+    layers = [
+        _layer(
+            layer,
+            selection,
+            planned,
+            whole=at in planned.whole,
+            progress=_part(progress, at, len(drawn)),
         )
+        for at, (layer, selection) in enumerate(zip(inspection, drawn, strict=True))
+    ]
     tokens = inspection.tokens
     return {
         "schema_version": SCHEMA_VERSION,
@@ -53,6 +52,11 @@ def embedded(value: Mapping[str, Any]) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _part(progress: Progress, at: int, parts: int) -> Progress:
+    """Progress through one of several equal parts, told as progress through all."""
+    return lambda share: progress((at + share) / parts)
 
 
 def _layer(
@@ -112,7 +116,7 @@ def _picture(view: MapView, *, exact: bool) -> dict[str, Any]:
 
 def _whole(drawn: Selection) -> dict[str, Any]:
     """The first map of the selection, token by token."""
-    first = [(0,)] if drawn.system.batch else []
+    first: list[tuple[int, ...]] = [(0,)] if drawn.system.batch else []
     alone = Selection(
         places=drawn.places[:1],
         labels=drawn.labels[:1],

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,8 +16,7 @@ from dsf.report.selection import select
 from dsf.report.views import MapView, views
 
 SIDE = 256
-CELL = 2.0  # inches
-LEFT = 2.1
+MAP, GAP, LEFT, ABOVE, BELOW = 2.0, 0.15, 2.6, 0.3, 0.75  # inches
 
 
 def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Path:
@@ -35,9 +35,7 @@ def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Pat
     if not inspection.layers:
         raise ValueError("draw_grid: the inspection holds no layer, so there is nothing to draw.")
     rows = [_row(layer, most) for layer in inspection]
-    across = max(len(row) for row in rows)
-    figure = Figure(figsize=(LEFT + CELL * across, CELL * 1.12 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), across, squeeze=False)
+    figure, grid = _sheet(len(rows), max(len(row) for row in rows))
     tokens = inspection.tokens
     for layer, row, line in zip(inspection, rows, grid, strict=True):
         _name_layer(line[0], layer)
@@ -47,6 +45,21 @@ def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Pat
         for axes in line[len(row) :]:
             axes.set_axis_off()
     return replace_file(path, lambda draft: _save(figure, draft))
+
+
+def _sheet(down: int, across: int) -> tuple[Figure, np.ndarray]:
+    """Axes at fixed places: an automatic layout takes seconds for a large grid."""
+    wide, high = LEFT + across * (MAP + GAP), down * (MAP + BELOW)
+    figure = Figure(figsize=(wide, high))
+    places = {
+        "left": LEFT / wide,
+        "right": 1 - GAP / wide,
+        "top": 1 - ABOVE / high,
+        "bottom": (BELOW - ABOVE) / high,
+        "wspace": GAP / MAP,
+        "hspace": BELOW / MAP,
+    }
+    return figure, figure.subplots(down, across, squeeze=False, gridspec_kw=places)
 
 
 def _row(layer: InspectedLayer, most: int) -> list[MapView]:
@@ -62,8 +75,16 @@ def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
 
 def _name_layer(axes: Axes, layer: InspectedLayer) -> None:
     text = f"{plain(layer.name)}\n{plain(layer.family)}\nerror {layer.error:.0e}"
-    axes.set_ylabel(
-        text, rotation=0, ha="right", va="center", labelpad=12, fontsize=9, parse_math=False
+    axes.annotate(
+        text,
+        (0, 0.5),
+        xytext=(-42, 0),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=9,
+        parse_math=False,
     )
 
 

@@ -50,9 +50,7 @@ def draw_map(
     hidden = odd if masked is None else odd | masked
     reach = float(np.abs(weights[~odd]).max(initial=0.0)) or 1.0
     axes.set_facecolor(MASKED)
-    image = axes.imshow(
-        np.ma.masked_array(weights, hidden), cmap=SIGNED, vmin=-reach, vmax=reach
-    )
+    image = axes.imshow(np.ma.masked_array(weights, hidden), cmap=SIGNED, vmin=-reach, vmax=reach)
     if odd.any():
         axes.imshow(np.ma.masked_array(odd, ~odd), cmap=ListedColormap([NOT_FINITE]))
     axes.set_title(title, fontsize=9, parse_math=False)

@@ -14,7 +14,7 @@ from dsf.inspection import Inspection
 from dsf.report.content import content, embedded
 from dsf.report.plain import plain
 from dsf.report.saving import replace_file
-from dsf.report.views import Progress
+from dsf.report.views import Progress, untold
 
 SCRIPTS = (
     "codes",
@@ -37,7 +37,7 @@ def write_report(
     *,
     title: str | None = None,
     facts: Mapping[str, str] | None = None,
-    progress: Progress = lambda share: None,
+    progress: Progress = untold,
 ) -> Path:
     """Write what an inspection found as one self-contained HTML file.
 
@@ -67,7 +67,7 @@ def rendered(
     *,
     title: str | None,
     facts: Mapping[str, str],
-    progress: Progress = lambda share: None,
+    progress: Progress = untold,
 ) -> str:
     """The text of the page."""
     script, style = _script(), _file("page.css")

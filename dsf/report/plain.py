@@ -7,13 +7,13 @@ LONGEST = 80
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-def plain(text: str) -> str:
+def plain(text: str, *, most: int = LONGEST) -> str:
     r"""``text`` with characters that do not show, or that reorder others, written as escapes.
 
     >>> plain("a\tb\u202e!")
     'a\\tb\\u202e!'
     """
-    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    short = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(_escaped(each) if _unseen(each) else each for each in short)
 
 

@@ -43,7 +43,7 @@ def plan(drawn: Sequence[Selection]) -> Plan:
 
 def _whole(sizes: list[int], side: int) -> frozenset[int]:
     """Layers in turn until the budget is spent; the first that is short enough in any case."""
-    left, kept = WHOLE_CELLS, []
+    left, kept = WHOLE_CELLS, list[int]()
     for at, size in enumerate(sizes):
         if side < size <= LONGEST_WHOLE and (size**2 <= left or not kept):
             kept.append(at)

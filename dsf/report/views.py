@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from dsf.evaluate import Rows, row_blocks
 from dsf.report.pooling import View
@@ -19,6 +19,11 @@ ROOM = 32 * 2**20
 """Bytes that one block of rows may take."""
 
 Progress = Callable[[float], None]
+"""What is told the share that is done, from 0 to 1."""
+
+
+def untold(_share: float) -> None:
+    """Nobody is watching."""
 
 
 @dataclass
@@ -76,17 +81,23 @@ class _Tally:
         self.infinities = np.zeros(self.maps, dtype=int)
 
     def add(
-        self, weights: Float[np.ndarray, "maps rows columns"], written: np.ndarray, read: np.ndarray
+        self, weights: Float[np.ndarray, "maps rows columns"], written: Int[np.ndarray, " rows"]
     ) -> None:
+        """Take in the rows of some whole tokens; the ports of a token stand side by side."""
+        tokens = slice(written[0], written[-1] + 1)
         with np.errstate(invalid="ignore"):
-            np.add.at(self.row_sums, (slice(None), written), weights.sum(axis=2))
-            np.add.at(self.column_sums, (slice(None), read), weights.sum(axis=1))
-        np.logical_or.at(self.filled, (slice(None), written), (weights != 0).any(axis=2))
+            self.row_sums[:, tokens] = _by_token(weights.sum(axis=2), len(np.unique(written)))
+            self.column_sums += _by_token(weights.sum(axis=1), self.read)
+        self.filled[:, tokens] = _by_token((weights != 0).any(axis=2), len(np.unique(written))) > 0
         self.nans += np.isnan(weights).sum(axis=(1, 2))
         self.infinities += np.isinf(weights).sum(axis=(1, 2))
 
 
-def views(drawn: Selection, *, side: int, progress: Progress = lambda share: None) -> list[MapView]:
+def _by_token(sums: np.ndarray, tokens: int) -> np.ndarray:
+    return sums.reshape(len(sums), tokens, -1).sum(axis=2)
+
+
+def views(drawn: Selection, *, side: int, progress: Progress = untold) -> list[MapView]:
     """Every map of ``drawn`` in at most ``side x side`` cells.
 
     With several ports a cell shows the strongest link between its two tokens.
@@ -96,11 +107,13 @@ def views(drawn: Selection, *, side: int, progress: Progress = lambda share: Non
     read = getattr(system, "read_steps", written)
     view, tally = View(maps, written, read, side), _Tally(maps, written, read)
     strongest = [Strongest() for _ in range(maps)]
+    complex_ = False
     for block in row_blocks(system, size=_rows_at_once(maps, read * system.input_size)):
+        complex_ = block.weights.is_complex()
         weights = _numbers(block).reshape(maps, *block.lag.shape)
         tokens = block.written.numpy(force=True), block.read.numpy(force=True)
         view.add(weights, masked(system, block), *tokens)
-        tally.add(weights, *tokens)
+        tally.add(weights, tokens[0])
         for links, map in zip(strongest, weights, strict=True):
             links.add(map, *tokens)
         progress((int(tokens[0][-1]) + 1) / written)
@@ -116,7 +129,7 @@ def views(drawn: Selection, *, side: int, progress: Progress = lambda share: Non
             empty_rows=np.flatnonzero(~tally.filled[k]).tolist(),
             nans=int(tally.nans[k]),
             infinities=int(tally.infinities[k]),
-            complex_=system.dtype.is_complex and not system.takes_real_part,
+            complex_=complex_,
         )
         for k in range(maps)
     ]

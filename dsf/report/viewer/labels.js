@@ -22,7 +22,7 @@ function labelled(start, length, pixels, cells) {
   const from = Math.ceil(Math.max(start, 0) / step) * step;
   for (let cell = from; cell < Math.min(start + length, cells); cell += step) {
     const at = (cell + 0.5 - start) * pixels / length;
-    if (at >= 0 && at <= pixels) chosen.push([cell, at]);
+    if (at >= 0 && at <= pixels) chosen.push([cell, at, step]);
   }
   return chosen;
 }
@@ -38,14 +38,14 @@ function drawLabels(context, layout, window, picture, written, read) {
   context.fillStyle = ramp().ink;
   context.textBaseline = "middle";
   context.textAlign = "right";
-  for (const [row, y] of labelled(window.row, window.rows, layout.height, picture.rows)) {
-    context.fillText(clipped(context, written.text(picture.writtenBy(row)[0])), layout.left - 6, y);
+  for (const [row, y, step] of labelled(window.row, window.rows, layout.height, picture.rows)) {
+    context.fillText(clipped(context, short(written, picture.writtenBy(row), step)), layout.left - 6, y);
   }
-  for (const [column, x] of labelled(window.column, window.columns, layout.width, picture.columns)) {
+  for (const [column, x, step] of labelled(window.column, window.columns, layout.width, picture.columns)) {
     context.save();
     context.translate(layout.left + x, layout.height + 6);
     context.rotate(-Math.PI / 2);
-    context.fillText(clipped(context, read.text(picture.readBy(column)[0])), 0, 0);
+    context.fillText(clipped(context, short(read, picture.readBy(column), step)), 0, 0);
     context.restore();
   }
   context.fillStyle = ramp().quiet;
@@ -57,6 +57,11 @@ function drawLabels(context, layout, window, picture, written, read) {
   context.restore();
   const below = layout.height + layout.bottom - 8;
   context.fillText("token read →", layout.left + layout.width / 2, below);
+}
+
+/** A text where every token has a label, else its place: texts without neighbours say little. */
+function short(tokens, [first, last], step) {
+  return step > 1 || last > first ? String(first) : tokens.text(first);
 }
 
 function clipped(context, text) {

@@ -1,11 +1,13 @@
 // Where the large map looks, and the keys and pointers that move it.
 
+const LARGEST_CELL = 90;
+
 /** Sizes in whole CSS pixels: the map fits the pane and, on a wide page, the window. */
 function fitted(available, margin, picture) {
   const widest = Math.max(available - margin.left, 40);
   const highest = Math.max(innerHeight * 0.58, 240);
   const ratio = Math.min(Math.max(picture.rows / picture.columns, 0.3), 1.3);
-  const width = Math.floor(Math.min(widest, highest / ratio));
+  const width = Math.floor(Math.min(widest, highest / ratio, LARGEST_CELL * picture.columns));
   return { ...margin, width, height: Math.floor(width * ratio), density: devicePixelRatio || 1 };
 }
 

@@ -142,7 +142,7 @@ class Viewer {
 }
 
 function aboutMap(map, layer, picture) {
-  const parts = [`${layer.family}, ${layer.written} tokens.`];
+  const parts = [`${layer.family}, ${layer.written} ${layer.written === 1 ? "token" : "tokens"}.`];
   if (picture.pooled) parts.push("Pooled: each cell shows its strongest link.");
   if (layer.ports > 1) parts.push(`Strongest of ${layer.ports} pairs of ports.`);
   if (map.magnitudes) parts.push("Complex weights: magnitudes.");

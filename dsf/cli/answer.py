@@ -1,0 +1,73 @@
+"""What every command does with its answer: one JSON object or text, a code, errors in words."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from dsf.cli.exits import WELL, code_of
+
+SCHEMA_VERSION = 1
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")]
+
+
+@dataclass
+class Answer:
+    """What a command found.
+
+    Attributes:
+        facts: for ``--json``; finite numbers and text only.
+        show: prints it for a person.
+        code: the exit code.
+    """
+
+    facts: dict[str, Any]
+    show: Callable[[], None]
+    code: int = field(default=WELL)
+
+
+def give(
+    command: str, work: Callable[[], Answer], *, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Do the work, print its answer, leave with its code.
+
+    Raises:
+        typer.Exit: with the exit code, always.
+    """
+    try:
+        answer = work()
+    except Exception as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        _complain(command, error, code, as_json=as_json, verbose=verbose)
+        raise typer.Exit(code) from None
+    if as_json:
+        _print_json(command, answer.code, answer.facts)
+    elif not quiet:
+        answer.show()
+    raise typer.Exit(answer.code)
+
+
+def _complain(command: str, error: Exception, code: int, *, as_json: bool, verbose: bool) -> None:
+    from dsf.report.plain import plain
+
+    if verbose:
+        traceback.print_exception(error)
+    kind, words = type(error).__name__, plain(str(error), most=2000) or "no further word"
+    if as_json:
+        _print_json(command, code, {"error": {"kind": kind, "message": words}})
+    else:
+        print(f"dsf {command}: {words}", file=sys.stderr)
+
+
+def _print_json(command: str, code: int, facts: dict[str, Any]) -> None:
+    whole = {"schema_version": SCHEMA_VERSION, "command": command, "exit_code": code, **facts}
+    print(json.dumps(whole, indent=2, allow_nan=False))

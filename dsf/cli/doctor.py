@@ -1,0 +1,35 @@
+"""``dsf doctor``: what this machine has, and what is missing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.exits import LIMIT, WELL
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="Folder that reports would go to.")] = Path(),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check versions, device, memory, disk and the extras; 0 if dsf can work here, else 3."""
+
+    def work() -> Answer:
+        from dsf.cli.machine import findings
+        from dsf.cli.screen import print_table
+
+        found = findings(out)
+        bad = [finding for finding in found if finding.verdict == "missing"]
+
+        def show() -> None:
+            rows = [(each.what, each.found, each.verdict, each.cure) for each in found]
+            print_table(("what", "found", "verdict", "cure"), rows)
+            print(f"{len(bad)} missing: see above" if bad else "dsf can work here")
+
+        facts = {"findings": [each.__dict__ for each in found]}
+        return Answer(facts, show, code=LIMIT if bad else WELL)
+
+    give("doctor", work, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -1,0 +1,67 @@
+"""``main``: the commands, and what they leave to the shell."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from dsf.cli import demo, doctor, inspect_model
+from dsf.cli.exits import BROKEN_PIPE, INTERRUPTED, USAGE
+
+app = typer.Typer(
+    name="dsf",
+    help="Read the token mixers of a trained model as linear time-varying systems.",
+    epilog="Exit codes: 0 all well, 1 a layer was not reproduced, 2 usage or refused input, "
+    "3 a limit, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("demo", short_help="Four small models inside the package, side by side.")(demo.run)
+app.command("inspect", short_help="One model on one input: maps and a report.")(inspect_model.run)
+app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.run)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"dsf {version('dsf')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Options of every command come after its name."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with an exit code."""
+    sys.exit(_code(arguments))
+
+
+def _code(arguments: list[str] | None) -> int:
+    try:
+        code = app(arguments, prog_name="dsf", standalone_mode=False) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output is gone; the interpreter must not complain about it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except typer.Exit as exit:
+        return exit.exit_code
+    except Exception as error:
+        if not hasattr(error, "show"):  # the parser's errors have moved between its releases
+            raise
+        error.show()
+        return USAGE
+    return int(code)

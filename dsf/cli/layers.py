@@ -1,0 +1,72 @@
+"""The layers of an inspection, for a terminal and for JSON."""
+
+from math import prod
+from typing import Any
+
+from dsf.cli.screen import print_table
+from dsf.inspection import Inspection
+from dsf.report.plain import plain
+
+HEADS = ("layer", "family", "read as", "maps", "tokens", "error", "tolerance", "verdict")
+
+
+def show_layers(inspection: Inspection) -> None:
+    """One line for every layer, then what was not read."""
+    print_table(
+        HEADS,
+        [
+            (
+                layer.name,
+                layer.family,
+                type(layer.mixer).__name__,
+                _counted(layer.axes, tuple(layer.system.batch)),
+                str(layer.system.steps),
+                f"{layer.error:.1e}",
+                f"{layer.tolerance:.0e}",
+                "reproduced",
+            )
+            for layer in inspection
+        ],
+    )
+    if inspection.unsupported:
+        print_table(
+            ("not read", "class", "reason"),
+            [(missed.name, missed.kind, missed.reason) for missed in inspection.unsupported],
+        )
+
+
+def layer_facts(inspection: Inspection) -> dict[str, Any]:
+    """The same as JSON."""
+    return {
+        "model": plain(inspection.model),
+        "layers": [
+            {
+                "name": plain(layer.name, most=500),
+                "family": layer.family,
+                "mixer": type(layer.mixer).__name__,
+                "axes": list(layer.axes),
+                "batch": list(layer.system.batch),
+                "tokens": layer.system.steps,
+                "error": layer.error,
+                "tolerance": layer.tolerance,
+            }
+            for layer in inspection
+        ],
+        "unsupported": [
+            {"name": plain(missed.name, most=500), "class": missed.kind, "reason": missed.reason}
+            for missed in inspection.unsupported
+        ],
+        "environment": inspection.environment,
+    }
+
+
+def _counted(axes: tuple[str, ...], batch: tuple[int, ...]) -> str:
+    """``4 heads``, with the samples in front where there are several."""
+    if len(axes) != len(batch):
+        return str(prod(batch))
+    shown = [
+        f"{size} {axis}{'s' if size != 1 else ''}"
+        for axis, size in zip(axes, batch, strict=True)
+        if not (axis == "sample" and size == 1)
+    ]
+    return " x ".join(shown) or "1 map"

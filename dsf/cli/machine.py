@@ -1,0 +1,134 @@
+"""What this machine offers, and whether it is enough."""
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+import webbrowser
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+Verdict = Literal["ok", "optional", "missing"]
+# Name, floor and extra of a line such as: transformers>=5.3; extra == "hf"
+_LINE = re.compile(r"""([\w.-]+)(?:\[[^]]*\])?(?:>=([\d.]+))?[^;]*(?:;.*extra == ['"](\w+)['"])?""")
+LITTLE_MEMORY, LITTLE_DISK = 10**9, 10**8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        verdict: ``optional`` is absent and not needed, ``missing`` is needed.
+        cure: what to do, empty where nothing is to be done.
+    """
+
+    what: str
+    found: str
+    verdict: Verdict = "ok"
+    cure: str = ""
+
+
+def findings(out: Path) -> list[Finding]:
+    """Everything ``dsf doctor`` looks at."""
+    return [*_packages(), *_hardware(), _disk(out), _writable(out), _browser()]
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("python", platform.python_version())
+    try:
+        wanted = [match.groups() for line in requires("dsf") or [] if (match := _LINE.match(line))]
+    except PackageNotFoundError:
+        cure = "pip install -e . in the checkout"
+        yield Finding("dsf", "runs from a folder, not installed", "missing", cure)
+        return
+    yield Finding("dsf", version("dsf"))
+    yield from (needed(name, floor) for name, floor, extra in wanted if not extra)
+    for extra in dict.fromkeys(extra for _, _, extra in wanted if extra):
+        yield offered(extra, {name: floor for name, floor, of in wanted if of == extra})
+
+
+def needed(name: str, floor: str | None) -> Finding:
+    """Whether a package that dsf cannot do without is there and new enough."""
+    fault = _fault(name, floor)
+    if not fault:
+        return Finding(name, version(name))
+    return Finding(name, fault, "missing", f'pip install "{name}>={floor or 0}"')
+
+
+def offered(extra: str, floors: Mapping[str, str | None]) -> Finding:
+    """Whether everything that an extra brings is there."""
+    without = [name for name, floor in floors.items() if _fault(name, floor)]
+    if without:
+        cure = f'pip install "dsf[{extra}]"'
+        return Finding(f"extra {extra}", f"without {', '.join(without)}", "optional", cure)
+    return Finding(f"extra {extra}", ", ".join(f"{name} {version(name)}" for name in floors))
+
+
+def _fault(name: str, floor: str | None) -> str:
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return "not installed"
+    old = floor and _numbers(found) < _numbers(floor)
+    return f"{found} is older than {floor}" if old else ""
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    leading = re.match(r"[\d.]*", release)
+    return tuple(int(part) for part in (leading.group() if leading else "").split(".") if part)
+
+
+def _hardware() -> Iterator[Finding]:
+    import torch
+
+    from dsf.evaluate.budget import free_memory
+
+    cuda = torch.cuda.is_available()
+    yield Finding("device", torch.cuda.get_device_name() if cuda else "cpu")
+    yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+    free = free_memory(torch.device("cpu"))
+    if free is None:
+        yield Finding("free memory", "unknown", "optional")
+    elif free < LITTLE_MEMORY:
+        yield Finding("free memory", _gigabytes(free), "missing", "close other programs")
+    else:
+        yield Finding("free memory", _gigabytes(free))
+
+
+def _disk(out: Path) -> Finding:
+    free = shutil.disk_usage(_existing(out)).free
+    if free < LITTLE_DISK:
+        return Finding("free disk", _gigabytes(free), "missing", "make room, or use --out")
+    return Finding("free disk", _gigabytes(free))
+
+
+def _writable(out: Path) -> Finding:
+    place = _existing(out)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return Finding("write access", str(place.resolve()))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return Finding("write access", f"{place.resolve()}: {reason}", "missing", "use --out")
+
+
+def _browser() -> Finding:
+    try:
+        return Finding("browser", webbrowser.get().name)
+    except (webbrowser.Error, AttributeError):
+        return Finding("browser", "none", "optional", "open report.html on another machine")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
