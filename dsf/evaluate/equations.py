@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.coefficient import Matrices, dense_of
 from dsf.system import System
 from dsf.transition import Transition
 
@@ -24,9 +25,21 @@ def advance(
     The one place where the two equations of a system are written down.
     """
     entering = entering.unsqueeze(-3)
-    drive = system.B @ signal
+    drive = _applied(system.B, signal)
     first = drive[..., :1, :, :] + system.A.window(0, 1) @ entering
     states = solve(system.A, torch.cat([first, drive[..., 1:, :, :]], dim=-3))
-    earlier = torch.cat([entering, states[..., :-1, :, :]], dim=-3)
-    seen = earlier if system.reads_before_update else states
-    return system.C @ seen + system.feedthrough @ signal, states[..., -1, :, :]
+    seen = states
+    if system.reads_before_update:
+        seen = torch.cat([entering, states[..., :-1, :, :]], dim=-3)
+    response = _applied(system.C, seen) + _applied(system.feedthrough, signal)
+    return response, states[..., -1, :, :]
+
+
+def _applied(matrices: Matrices, columns: Tensor) -> Tensor:
+    """``matrices @ columns``; products of single rows and columns are faster entry by entry."""
+    matrices = dense_of(matrices)
+    if matrices.shape[-1] == 1:
+        return matrices * columns
+    if matrices.shape[-2] == columns.shape[-1] == 1:
+        return (matrices.mT * columns).sum(dim=-2, keepdim=True)
+    return matrices @ columns

@@ -29,7 +29,7 @@ forward_cases = pytest.mark.parametrize(
 
 
 def draw(structure, kind, *, ports=(2, 3), initial=4, channel=4, steps=STEPS, **flags):
-    """A MIMO system with an initial state, and a signal; real signals where the real part counts."""
+    """A MIMO system with an initial state, and a signal; real signals for the real part."""
     drawer = Drawer(7, complex=kind != "real")
     system = drawer.system(
         structure,
