@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 import dsf
-from dsf.composite import ExplicitMap, SystemSum
 from dsf.evaluate.fourier import varying
 from dsf.shapes import ShapeError
 
@@ -88,29 +87,24 @@ def single(part):
     return part.to(torch.complex64 if part.is_complex() else torch.float32)
 
 
-def is_causal(mixer):
-    system = mixer.system()
-    return isinstance(system, dsf.System) and not system.runs_backward
-
-
 @pytest.mark.parametrize("steps", LENGTHS)
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_every_method_gives_what_the_paper_says(mixer_class, method, steps):
     mixer, expected = drawn_and_expected(mixer_class, steps)
-    if isinstance(mixer.system(), ExplicitMap):
-        method = None
     ours = as_tokens(respond(mixer, method), expected)
     assert ours.dtype == expected.dtype
     assert_close(ours, expected, EXACT)
 
 
 @pytest.mark.parametrize("steps", LENGTHS)
-def test_a_convolution_gives_it_too_where_nothing_changes_with_time(mixer_class, steps):
+def test_a_convolution_gives_it_too_or_says_what_changes_with_time(mixer_class, steps):
     mixer, expected = drawn_and_expected(mixer_class, steps)
-    system = mixer.system()
-    if isinstance(system, ExplicitMap | SystemSum) or varying(system) is not None:
-        pytest.skip("changes with time")
-    assert_close(as_tokens(respond(mixer, dsf.convolution), expected), expected, EXACT)
+    part = varying(mixer.system())
+    if part is None:
+        assert_close(as_tokens(respond(mixer, dsf.convolution), expected), expected, EXACT)
+    else:
+        with pytest.raises(ValueError, match=f"time-invariant system, but {part} changes"):
+            respond(mixer, dsf.convolution)
 
 
 @pytest.mark.parametrize("steps", LENGTHS)
@@ -131,8 +125,6 @@ def test_the_map_times_the_signal_is_the_response(mixer_class, steps, size):
 def test_no_token_reads_the_future(mixer_class):
     """A changed future leaves earlier outputs equal to the last bit."""
     mixer, other = draw(mixer_class, 9), draw(mixer_class, 9, seed=1)
-    if not is_causal(mixer):
-        pytest.skip("reads the future by intention")
     changed = {}
     for field in fields(mixer):
         part, new = getattr(mixer, field.name), getattr(other, field.name)
@@ -219,19 +211,27 @@ def test_a_graphics_card_gives_the_same(mixer):
     assert_close(respond(moved).cpu(), respond(mixer), EXACT)
 
 
-@pytest.mark.usefixtures("our_own_errors")
-def test_parts_of_different_length_are_refused(mixer):
-    name, axis = next(
-        (field.name, axes.index("time") - len(axes))
+def timed(mixer):
+    """The axis of time of every tensor field that has one, counted from the end."""
+    places = {
+        field.name: axes.index("time") - len(axes)
         for field in fields(mixer)
-        if "time" in (axes := axes_of(field.type)) and field.name in tensors(mixer)
-    )
-    timed = [field.name for field in fields(mixer) if "time" in axes_of(field.type)]
-    if len(set(timed) & set(tensors(mixer))) == 1:
-        pytest.skip("one part alone has a time axis")
-    short = getattr(mixer, name).narrow(axis, 0, 8)
-    with pytest.raises(ShapeError, match=rf"same 'time' size, but .*{name} has 8"):
-        replace(mixer, **{name: short})
+        if "time" in (axes := axes_of(field.type))
+    }
+    return {name: places[name] for name in places if name in tensors(mixer)}
+
+
+WITH_SEVERAL_TIMED = [cls for cls in dsf.mixers.ALL if len(timed(draw(cls, 1))) > 1]
+
+
+@pytest.mark.usefixtures("our_own_errors")
+@pytest.mark.parametrize("cls", WITH_SEVERAL_TIMED, ids=lambda cls: cls.__name__)
+def test_parts_of_different_length_are_refused(cls):
+    mixer = draw(cls, 9)
+    for name, axis in timed(mixer).items():
+        short = getattr(mixer, name).narrow(axis, 0, 8)
+        with pytest.raises(ShapeError, match=rf"same 'time' size, but .*{name} has 8"):
+            replace(mixer, **{name: short})
 
 
 @pytest.mark.usefixtures("our_own_errors")

@@ -100,14 +100,14 @@ def test_the_second_form_gives_the_same_outputs(mixer_class, reverse):
     torch.testing.assert_close(second, response(mixer), **EXACT)
 
 
-@SEVERAL
-@pytest.mark.parametrize("options", [{}, {"proj_size": 2}, {"nonlinearity": "relu"}], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "mixer_class", "options"),
+    [(*both, {}) for both in KINDS]
+    + [(*KINDS[0], {"proj_size": 2}), (*KINDS[2], {"nonlinearity": "relu"})],
+    ids=lambda part: getattr(part, "__name__", str(part)),
+)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_tangent_is_the_derivative_and_another_object(kind, mixer_class, options, reverse):
-    if ("proj_size" in options and kind is not torch.nn.LSTM) or (
-        "nonlinearity" in options and kind is not torch.nn.RNN
-    ):
-        pytest.skip("this kind has no such option")
     module = lively(kind, bidirectional=True, batch_first=True, **options)
     x, change = inputs(), inputs(seed=5)
     mixer = mixer_class.from_module(module, x, reverse=reverse)
