@@ -644,8 +644,7 @@ def sentence(name: str, parameters: dict[str, Any]) -> str:
 
 def _decimal(value: Any) -> Any:
     """A hexadecimal float as the shortest decimal that reads back to it."""
-    is_float = isinstance(value, str) and "0x" in value
-    return repr(float.fromhex(value)) if is_float else value
+    return repr(float.fromhex(value)) if isinstance(value, str) and "0x" in value else value
 
 
 # --- the decision ----------------------------------------------------------------------------

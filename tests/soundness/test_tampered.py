@@ -1,0 +1,206 @@
+"""Files that were changed after they were written."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dsf import certify
+from dsf.certificates import Verdict, checker
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with one certificate of rank and one of locality."""
+    rng = torch.Generator().manual_seed(0)
+    key = torch.randn(12, 4, generator=rng)
+    certify.injective(key, folder=tmp_path)
+    box = (-0.02 * torch.ones(4).double(), 0.02 * torch.ones(4).double())
+    certify.locality(key, box, window=(0, 4), share=0.2, folder=tmp_path)
+    return tmp_path
+
+
+def files(run):
+    return sorted((run / "certificates").glob("*.json"))
+
+
+def rewritten(path, change):
+    """The certificate with ``change`` applied and a fitting identity, as a forger would."""
+    content = json.loads(path.read_text())
+    change(content)
+    content["identity"] = checker.identity(content)
+    path.write_text(checker.canonical(content))
+    return path
+
+
+def test_the_checker_stands_alone(run):
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", checker.__file__, *map(str, files(run))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.count("accepted PROVED") == 2
+
+
+def test_no_byte_of_a_certificate_can_be_flipped(run):
+    chance = random.Random(0)
+    path = files(run)[0]
+    original = path.read_bytes()
+    for place in range(len(original)):
+        flipped = bytearray(original)
+        flipped[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(bytes(flipped))
+        with pytest.raises(checker.Rejected):
+            checker.check(path)
+    path.write_bytes(original)
+    assert checker.check(path) == "PROVED"
+
+
+def test_no_bit_of_the_data_can_be_flipped(run):
+    path = next((run / "tensors").glob("*injective*"))
+    original = path.read_bytes()
+    start = 8 + int.from_bytes(original[:8], "little")
+    for place in range(start, len(original)):
+        path.write_bytes(original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :])
+        with pytest.raises(checker.Rejected, match="other bytes"):
+            checker.check(files(run)[0])
+
+
+def set_in(*names, to):
+    def change(content):
+        for name in names[:-1]:
+            content = content[name]
+        content[names[-1]] = to
+
+    return change
+
+
+def stated(name, to):
+    """Another parameter, and the sentence that goes with it."""
+
+    def change(content):
+        content["claim"]["parameters"][name] = to
+        claim = content["claim"]
+        claim["sentence"] = checker.sentence(claim["name"], claim["parameters"])
+
+    return change
+
+
+RANK = [
+    (set_in("evidence", "rows", to=[0, 1, 2, 3, 3]), "different rows"),
+    (set_in("evidence", "rows", to=[0, 1, 2, 3]), "different rows"),
+    (set_in("evidence", "rows", to=[0, 1, 2, 3, -1]), "outside"),
+    (set_in("evidence", "rows", to=[0, 1, 2, 3, 11]), "outside"),
+    (set_in("evidence", "rows", to=[0, 1, 2, 3, True]), "outside"),
+    (set_in("evidence", "modulus", to="0"), "at least 2"),
+    (set_in("evidence", "modulus", to="1"), "at least 2"),
+    (set_in("evidence", "modulus", to="nan"), "hexadecimal"),
+    (set_in("verdict", to="REFUTED"), "malformed|witness"),
+    (set_in("verdict", to="HOLDS_NUMERICALLY"), "states HOLDS"),
+    (set_in("level", to="real"), "stored data"),
+    (set_in("claim", "sentence", to="every row is injective"), "sentence"),
+    (set_in("claim", "name", to="true"), "unknown"),
+    (stated("first_row", 3), "outside"),
+    (stated("first_row", "4"), "outside"),
+    (set_in("subject", 0, "file", to="../outside.safetensors"), "plain path"),
+    (set_in("subject", 0, "file", to="/etc/hostname"), "plain path"),
+    (set_in("subject", 0, "file", to="tensors/none"), "missing"),
+    (set_in("subject", 0, "shape", to=[4, 12]), "type or shape"),
+    (set_in("subject", 0, "dtype", to="F64"), "type or shape"),
+    (set_in("subject", 0, "tensor", to="value"), "holds no tensor"),
+    (set_in("subject", 0, "role", to="value"), "malformed"),
+    (set_in("extra", to=1), "keys"),
+    (set_in("format_version", to=2), "format"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), RANK)
+def test_a_forged_certificate_of_rank(run, change, words):
+    with pytest.raises(checker.Rejected, match=words):
+        checker.check(rewritten(files(run)[0], change))
+
+
+def first_leaf(tree):
+    while "axis" in tree:
+        tree = tree["low"]
+    return tree
+
+
+def heavier(content):
+    leaf = first_leaf(content["evidence"]["tree"])
+    leaf["p"][0] = "2/1"
+
+
+def shifted_logs(content):
+    leaf = first_leaf(content["evidence"]["tree"])
+    leaf["log_p"] = [float(-9).hex()] * len(leaf["log_p"])
+
+
+def half_a_tree(content):
+    content["evidence"]["tree"] = {"axis": 0, "low": content["evidence"]["tree"]}
+
+
+BOX = [
+    (heavier, "sum to one"),
+    (shifted_logs, "too small"),
+    (half_a_tree, "malformed"),
+    (stated("share", (0.9).hex()), "does not reach"),
+    (stated("share", float("nan").hex()), "finite|malformed"),
+    (stated("scale", float(40).hex()), "does not reach"),
+    (stated("window", [0, 40]), "outside"),
+    (stated("window", [3, 3]), "out of range"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BOX)
+def test_a_forged_certificate_of_locality(run, change, words):
+    with pytest.raises(checker.Rejected, match=words):
+        checker.check(rewritten(files(run)[1], change))
+
+
+def test_a_wider_box_is_other_data(run):
+    """The box is a tensor of its own: widened, it has another hash."""
+    path = next((run / "tensors").glob("*locality*"))
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"\x7b\x14\xae\x47\xe1\x7a\x94\x3f", b"\x00" * 6 + b"\xf0\x3f"))
+    with pytest.raises(checker.Rejected, match="other bytes"):
+        checker.check(files(run)[1])
+
+
+def test_names_that_stand_twice_and_numbers_with_points(run):
+    path = files(run)[0]
+    text = path.read_text()
+    for bad in (
+        text.replace('"level": "data"', '"level": "data",\n "level": "data"'),
+        text.replace('"format_version": 1', '"format_version": 1.0'),
+        text.replace('"format_version": 1', '"format_version": NaN'),
+        "[" * 100_000,
+        text + " ",
+    ):
+        path.write_text(bad)
+        with pytest.raises(checker.Rejected):
+            checker.check(path)
+
+
+def test_data_behind_a_link_is_refused(run):
+    path = next((run / "tensors").glob("*injective*"))
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+    with pytest.raises(checker.Rejected, match="link"):
+        checker.check(files(run)[0])
+
+
+def test_a_refutation_needs_a_witness():
+    with pytest.raises(ValueError, match="needs a witness"):
+        certify.Certificate(
+            claim="x", verdict=Verdict.REFUTED, level=certify.Level.DATA, method="none"
+        )
+
+
+def test_a_certificate_is_no_boolean():
+    found = certify.nonnegative(torch.eye(2))
+    with pytest.raises(TypeError, match="verdict is"):
+        bool(found)
