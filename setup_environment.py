@@ -4,10 +4,8 @@
 
 ``make`` calls this before every target. A finished set-up leaves a stamp that holds the hash of
 ``pyproject.toml`` and ``constraints.txt``: while both stay as they are the next call does nothing
-and needs no network. An interrupted set-up is taken up where it stopped.
-
-Environment variables:
-    DSF_TORCH_INDEX: address of a package index that holds small, CPU-only builds of torch.
+and needs no network. An interrupted set-up is taken up where it stopped. The environment variable
+``DSF_TORCH_INDEX`` may hold the address of an index of small, CPU-only builds of torch.
 """
 
 import argparse
@@ -33,6 +31,7 @@ OLDEST_PIP = (25, 1)  # the first that installs dependency groups
 PIP_WHEEL = "pip-26.3-py3-none-any.whl"
 PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 PROBE_SECONDS = 5
+MISSING = 3  # what the doctor returns when it runs and misses something
 LARGE = re.compile(r"^Downloading .*\((\d\d[\d.]* M|[\d.]* G)B\)$")
 # Another transformers release needs other releases of these, so their pins do not hold there.
 TIED_TO_TRANSFORMERS = {"huggingface-hub", "tokenizers", "transformers"}
@@ -52,6 +51,7 @@ def main() -> None:
     forget_half_installed(venv)
     renew_pip(venv)
     install(venv, options.extra)
+    look_around(venv)
     stamp.write_text(wanted)
 
 
@@ -147,11 +147,18 @@ def renew_pip(venv: Path) -> None:
 def install(venv: Path, extra: list[str]) -> None:
     """Torch first, since its source may differ, then this package in place with its tools."""
     torch = pinned_torch()
-    if not has_torch(venv):
+    if call(python_in(venv), "-m", "pip", "show", "torch", quiet=True) != 0:
         pip_install(venv, *torch_source(venv), torch)
     # With the builder inside, a later change of pyproject.toml alone needs no network.
     pip_install(venv, "hatchling", "editables")
     pip_install(venv, "--no-build-isolation", "--editable", str(ROOT), "--group", "dev", *extra)
+
+
+def look_around(venv: Path) -> None:
+    """Let the doctor of the fresh install speak, if there is something to say."""
+    dsf = python_in(venv).with_name("dsf")
+    if call(dsf, "doctor", "--quiet", quiet=True) != 0 and call(dsf, "doctor") != MISSING:
+        stop(f"dsf was installed but does not start: see what {dsf} doctor says.")
 
 
 def pinned_torch() -> str:
@@ -159,11 +166,6 @@ def pinned_torch() -> str:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return next(each for each in project["dependencies"] if each.startswith("torch>"))
-
-
-def has_torch(venv: Path) -> bool:
-    question = "from importlib.metadata import version; version('torch')"
-    return call(python_in(venv), "-c", question, quiet=True) == 0
 
 
 def torch_source(venv: Path) -> list[str]:

@@ -27,7 +27,13 @@ def venv(tmp_path):
 def steps(monkeypatch, venv):
     """The names of the steps that a run of the set-up takes; none of them is carried out."""
     taken = []
-    for step in ("make_environment", "forget_half_installed", "renew_pip", "install"):
+    for step in (
+        "make_environment",
+        "forget_half_installed",
+        "renew_pip",
+        "install",
+        "look_around",
+    ):
         monkeypatch.setattr(set_up, step, lambda *_, step=step: taken.append(step))
     monkeypatch.setattr(sys, "argv", ["setup_environment.py", "--venv", str(venv)])
     return taken
@@ -35,16 +41,16 @@ def steps(monkeypatch, venv):
 
 def test_a_finished_set_up_is_not_repeated(steps):
     set_up.main()
-    assert steps == ["make_environment", "forget_half_installed", "renew_pip", "install"]
+    assert steps[-2:] == ["install", "look_around"]
     set_up.main()
-    assert len(steps) == 4
+    assert len(steps) == 5
 
 
 def test_other_requirements_are_another_set_up(steps, monkeypatch):
     set_up.main()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--with", "transformers==5.8.0"])
     set_up.main()
-    assert len(steps) == 8
+    assert len(steps) == 10
 
 
 @pytest.mark.usefixtures("steps")
