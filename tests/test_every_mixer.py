@@ -142,6 +142,45 @@ def test_no_token_reads_the_future(mixer_class):
     assert torch.equal(blocks, blocks * torch.ones(9, 9).tril()[:, None, :, None])
 
 
+def test_a_shorter_sequence_is_the_beginning_of_a_longer_one(mixer):
+    """What is appended changes nothing before it."""
+    short = {}
+    for field in fields(mixer):
+        part = getattr(mixer, field.name)
+        for place, axis in enumerate(reversed(axes_of(field.type)), start=1):
+            if isinstance(part, Tensor) and axis in {"time", "read"}:
+                part = part.narrow(-place, 0, 5)
+        short[field.name] = part
+    assert_close(respond(replace(mixer, **short)), respond(mixer)[..., :5, :, :], EXACT)
+
+
+def test_a_stream_of_tokens_gives_the_same(mixer):
+    system, signal, whole = mixer.system(), mixer.signal(), respond(mixer)
+    dtype = torch.promote_types(system.dtype, signal.dtype)
+    state = torch.zeros(*system.batch, system.state_size, signal.shape[-1], dtype=dtype)
+    state = state if system.initial is None else system.initial
+    for t in range(system.steps):
+        response, state = dsf.step(system, t, state, signal[..., t, :, :])
+        assert_close(response, whole[..., t, :, :], 1e-11)
+
+
+def test_strides_do_not_matter(mixer):
+    """Every part as every second number of a larger tensor."""
+    spread = {
+        name: torch.stack([part, torch.zeros_like(part)], dim=-1)[..., 0]
+        for name, part in tensors(mixer).items()
+    }
+    assert_close(respond(replace(mixer, **spread)), respond(mixer), EXACT)
+
+
+def test_a_mixer_is_shown_by_its_sizes(mixer):
+    shown = repr(mixer)
+    assert shown.startswith(f"{type(mixer).__name__}(")
+    assert len(shown) < 400
+    for name, part in tensors(mixer).items():
+        assert f"{name} {tuple(part.shape)}" in shown
+
+
 def axes_of(annotation):
     """The axis names of a field, also of one that may be absent."""
     for member in getattr(annotation, "__args__", (annotation,)):

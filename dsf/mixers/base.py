@@ -14,7 +14,7 @@ from dsf.composite import Operator
 from dsf.shapes import ShapeError, agree, has_axes
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Mixer(ABC):
     """One architecture's coefficients on one sequence.
 
@@ -26,6 +26,17 @@ class Mixer(ABC):
 
     def __post_init__(self) -> None:
         check_axes(self)
+
+    def __repr__(self) -> str:
+        """The sizes of the tensors and the options, not the numbers."""
+        parts = []
+        for field in fields(self):
+            part = getattr(self, field.name)
+            if isinstance(part, Tensor):
+                parts.append(f"{field.name} {tuple(part.shape)}")
+            elif part is not None:
+                parts.append(f"{field.name}={getattr(part, '__name__', part)}")
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     @abstractmethod
     def system(self) -> Operator:

@@ -18,7 +18,7 @@ from dsf.system import System
 from dsf.transition import DiagonalPlusLowRank
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DeltaNet(Mixer):
     """Linear attention with the delta rule."""
 

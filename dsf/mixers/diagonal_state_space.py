@@ -19,7 +19,7 @@ from dsf.system import System
 from dsf.transition import Diagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DiagonalStateSpace(Mixer):
     """One state space for every batch entry; the channel columns of ``value`` share it.
 

@@ -25,7 +25,7 @@ from dsf.system import System
 from dsf.transition import Dense
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ElmanRNN(Mixer):
     """One layer and direction, quasi-linear along its own trajectory.
 

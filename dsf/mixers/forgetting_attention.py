@@ -21,7 +21,7 @@ from dsf.mixers.drawing import normal, uniform
 from dsf.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ForgettingAttention(Mixer):
     """Causal softmax attention with a forget gate for every token.
 

@@ -21,7 +21,7 @@ from dsf.system import System
 from dsf.transition import DiagonalPlusLowRank
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GatedDeltaProduct(Mixer):
     """Delta rules with a micro-step axis; every micro-step is an input port of the system.
 

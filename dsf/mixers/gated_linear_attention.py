@@ -18,7 +18,7 @@ from dsf.system import System
 from dsf.transition import Diagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GatedLinearAttention(Mixer):
     """Linear attention with a decay for every key coordinate.
 

@@ -37,7 +37,7 @@ class Token(NamedTuple):
     recalled: Tensor
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GRU(Mixer):
     """One layer and direction, quasi-linear along its own trajectory.
 

@@ -20,7 +20,7 @@ from dsf.system import System
 from dsf.transition import DiagonalPlusLowRank
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class KimiDeltaAttention(Mixer):
     """The delta rule with a decay for every key coordinate.
 

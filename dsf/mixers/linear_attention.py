@@ -22,7 +22,7 @@ from dsf.mixers.drawing import normal
 from dsf.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LinearAttention(Mixer):
     """Attention with a feature map.
 

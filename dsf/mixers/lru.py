@@ -20,7 +20,7 @@ from dsf.system import System
 from dsf.transition import Diagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LRU(Mixer):
     """A system with one port for every input and every output channel.
 

@@ -29,7 +29,7 @@ from dsf.transition import Dense, Diagonal
 WRITE, FORGET, CANDIDATE, READ = 0, 1, 2, 3
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LSTM(Mixer):
     """One layer and direction, quasi-linear along its own trajectory.
 

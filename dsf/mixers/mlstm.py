@@ -25,7 +25,7 @@ from dsf.system import System
 from dsf.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MLSTM(Mixer):
     """The matrix LSTM of xLSTM. No scale is applied: pass a query that is scaled.
 

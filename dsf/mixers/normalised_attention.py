@@ -19,7 +19,7 @@ from dsf.mixers.drawing import normal, uniform
 from dsf.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class NormalisedAttention(Mixer):
     """Linear attention without a feature map, scaled by the reading token.
 

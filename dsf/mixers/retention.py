@@ -18,7 +18,7 @@ from dsf.system import System
 from dsf.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Retention(Mixer):
     """Attention with a constant decay.
 

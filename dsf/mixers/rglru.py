@@ -20,7 +20,7 @@ from dsf.mixers.drawing import normal, uniform
 from dsf.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RGLRU(Mixer):
     """One state for every channel. System batch: ``*batch channel``.
 

@@ -23,7 +23,7 @@ from dsf.system import System
 from dsf.transition import Diagonal, ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RWKV4(Mixer):
     """One state for every channel. System batch: ``*batch channel``.
 

@@ -18,7 +18,7 @@ from dsf.system import System
 from dsf.transition import Diagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RWKV6(Mixer):
     """The mixer of Finch.
 

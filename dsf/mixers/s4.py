@@ -22,7 +22,7 @@ from dsf.system import System
 from dsf.transition import DiagonalPlusLowRank
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class S4(Mixer):
     """One state space for every channel column of ``value``.
 

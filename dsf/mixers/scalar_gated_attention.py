@@ -20,7 +20,7 @@ from dsf.system import System
 from dsf.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ScalarGatedAttention(Mixer):
     """Linear attention with one decay for every token.
 

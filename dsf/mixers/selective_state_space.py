@@ -22,7 +22,7 @@ from dsf.system import System
 from dsf.transition import SampledDiagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SelectiveStateSpace(Mixer):
     """Mamba's scan. Every channel is a system of its own: system batch ``*batch channel``.
 

@@ -20,7 +20,7 @@ from dsf.system import System
 from dsf.transition import Shift
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ShortConvolution(Mixer):
     """A causal depthwise convolution between two gates. System batch: ``*batch channel``.
 

@@ -23,7 +23,7 @@ from dsf.mixers.drawing import normal
 from dsf.shapes import agree
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxAttention(Mixer):
     """Scaled dot-product attention, one head per batch entry.
 

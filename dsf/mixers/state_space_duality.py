@@ -23,7 +23,7 @@ from dsf.system import System
 from dsf.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StateSpaceDuality(Mixer):
     """Mamba-2's scan. System batch: ``*batch head``.
 
