@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from dsf.cli import demo, doctor, inspect_model
+from dsf.cli import check, demo, doctor, inspect_model
 from dsf.cli.exits import BROKEN_PIPE, INTERRUPTED, USAGE
 
 app = typer.Typer(
     name="dsf",
     help="Read the token mixers of a trained model as linear time-varying systems.",
-    epilog="Exit codes: 0 all well, 1 a layer was not reproduced, 2 usage or refused input, "
-    "3 a limit, 130 interrupted.",
+    epilog="Exit codes: 0 all well, 1 a layer was not reproduced or a required property refuted, "
+    "2 usage or refused input, 3 a limit or nothing known, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("demo", short_help="Four small models inside the package, side by side.")(demo.run)
 app.command("inspect", short_help="One model on one input: maps and a report.")(inspect_model.run)
+app.command("check", short_help="Properties of every layer, with verdicts and evidence.")(check.run)
 app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.run)
 
 

@@ -1,0 +1,49 @@
+"""``dsf check``: the properties of every layer with verdicts, or an earlier run's evidence."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+
+
+def run(
+    model: Annotated[
+        str, typer.Argument(help="Folder of a checkpoint, a hub id, or the folder of a run.")
+    ],
+    *,
+    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
+    ids: Annotated[
+        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("dsf-run"),
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help="A property that must hold; a refutation ends with exit code 1."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Contact nobody.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Decide every property of every layer of MODEL on one input: PROVED, REFUTED or UNKNOWN.
+
+    The run folder holds the evidence; "dsf check RUN" checks it again. A run that was interrupted
+    goes on where it stopped.
+    """
+
+    def work() -> Answer:
+        from dsf.cli.run_model import Prompt, inspect_checkpoint
+        from dsf.cli.verdicts import check_again, check_model, is_run
+
+        if is_run(Path(model)):
+            return check_again(Path(model))
+        inspection = inspect_checkpoint(
+            model, Prompt(text, ids, file), exact=exact, offline=offline, revision=None
+        )
+        return check_model(inspection, out, require or [], watched=not (as_json or quiet))
+
+    give("check", work, as_json=as_json, quiet=quiet, verbose=verbose)

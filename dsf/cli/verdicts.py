@@ -1,0 +1,90 @@
+"""Verdicts for a terminal and for JSON."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dsf.certificates import Verdict, checker
+from dsf.cli.answer import Answer
+from dsf.cli.exits import FAILED, LIMIT, WELL
+from dsf.cli.screen import print_table, progress
+from dsf.inspection import Inspection
+from dsf.inspection.checking import PROPERTIES
+from dsf.inspection.runs import checked_run
+from dsf.inspection.table import Table
+from dsf.report.plain import plain
+
+HEADS = ("layer", "property", *(verdict.value for verdict in Verdict), "worst observed")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is one that ``checked_run`` wrote."""
+    return (path / "manifest.json").is_file() and (path / "units").is_dir()
+
+
+def check_model(
+    inspection: Inspection, folder: Path, required: Sequence[str], *, watched: bool
+) -> Answer:
+    """Decide everything, and fail where a required property is refuted.
+
+    Raises:
+        ValueError: if a required property is not known.
+    """
+    unknown = sorted(set(required) - set(PROPERTIES))
+    if unknown:
+        raise ValueError(
+            f"--require must name properties, but {', '.join(unknown)} came; known are "
+            f"{', '.join(PROPERTIES)}."
+        )
+    with progress("deciding", shown=watched) as told:
+        table = checked_run(inspection, folder, progress=lambda done, all_: told(done / all_))
+    code = _code(table, required)
+
+    def show() -> None:
+        print_table(HEADS, _rows(table))
+        counts = Counter(record["verdict"] for record in table)
+        print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
+        print(f"Evidence in {folder}; check it again with: dsf check {folder}")
+
+    facts = {"model": plain(inspection.model), "run": str(folder), "verdicts": table.to_json()}
+    return Answer(facts, show, code)
+
+
+def check_again(folder: Path) -> Answer:
+    """Run the checker on every certificate of a run."""
+    files = sorted(folder.glob("units/*/certificates/*.json"))
+    rejected = {}
+    for file in files:
+        try:
+            checker.check(file)
+        except checker.Rejected as error:
+            rejected[str(file.relative_to(folder))] = str(error)
+
+    def show() -> None:
+        for name, reason in rejected.items():
+            print(f"REJECTED {name}: {reason}")
+        print(f"{len(files) - len(rejected)} of {len(files)} certificates accepted")
+
+    facts = {"run": str(folder), "certificates": len(files), "rejected": rejected}
+    return Answer(facts, show, FAILED if rejected or not files else WELL)
+
+
+def _code(table: Table, required: Sequence[str]) -> int:
+    asked = {record["verdict"] for record in table if record["property"] in required}
+    if Verdict.REFUTED.value in asked:
+        return FAILED
+    return LIMIT if Verdict.UNKNOWN.value in asked else WELL
+
+
+def _rows(table: Table) -> list[tuple[str, ...]]:
+    """One line for every layer and property: how many heads got which verdict."""
+    pairs = dict.fromkeys((record["layer"], record["property"]) for record in table)
+    rows = []
+    for layer, name in pairs:
+        part = table.where(layer=layer, property=name)
+        counts = Counter(record["verdict"] for record in part)
+        seen = [record["observed"] for record in part if record["observed"] is not None]
+        worst = (min if name == "margin" else max)(seen, key=abs, default=None)
+        shown = "" if worst is None else f"{worst:.3g}"
+        rows.append((layer, name, *(str(counts[v.value] or "") for v in Verdict), shown))
+    return rows
