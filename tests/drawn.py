@@ -4,6 +4,9 @@ import numpy as np
 import torch
 
 import dsf
+from dsf.coefficient import SampledWrite, TokenSlots
+from dsf.composite import SystemSum
+from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.transition import (
     Dense,
     Diagonal,
@@ -81,6 +84,37 @@ class Drawer:
             initial=None if held is None else self.tensor(*batch, states, held),
             **flags,
         )
+
+
+def attention(seed=0, steps=6, *, initial=False):
+    """Causal softmax attention as a cache of tokens."""
+    drawer = Drawer(seed)
+    one = torch.ones((), dtype=torch.float64)
+    rows = SoftmaxRows(drawer.tensor(steps, 3), drawer.tensor(steps, 3), scale=2.0, causal=True)
+    return dsf.System(
+        ScaledIdentity(one.expand(steps), steps),
+        TokenSlots.cache(one, batch=torch.Size(), steps=steps),
+        rows,
+        initial=drawer.tensor(steps, 2) if initial else None,
+    )
+
+
+def sampled(seed=0, steps=6, *, channels=4):
+    """Mamba: one system for every channel, nothing written out."""
+    drawer = Drawer(seed)
+    step = drawer.real(channels, steps, low=0.1)
+    write = drawer.tensor(1, steps, 3).expand(channels, steps, 3)
+    read = drawer.tensor(1, steps, 1, 3).expand(channels, steps, 1, 3)
+    A = SampledDiagonal(step, -drawer.real(channels, 3, low=0.1))
+    return dsf.System(A, SampledWrite(step, write), read)
+
+
+def both_ways(drawer, system):
+    """``system`` and one that runs the other way."""
+    other = drawer.system(
+        "diagonal", steps=system.steps, ports=(system.input_size, system.output_size)
+    )
+    return SystemSum((system, dsf.algebra.reverse(other)))
 
 
 def written(A):
