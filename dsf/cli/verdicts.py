@@ -14,7 +14,8 @@ from dsf.inspection.runs import checked_run
 from dsf.inspection.table import Table
 from dsf.report.plain import plain
 
-HEADS = ("layer", "property", *(verdict.value for verdict in Verdict), "worst observed")
+DECIDED = (Verdict.PROVED, Verdict.REFUTED, Verdict.UNKNOWN)
+HEADS = ("layer", "property", *(verdict.value for verdict in DECIDED), "worst observed")
 
 
 def is_run(path: Path) -> bool:
@@ -86,5 +87,5 @@ def _rows(table: Table) -> list[tuple[str, ...]]:
         seen = [record["observed"] for record in part if record["observed"] is not None]
         worst = (min if name == "margin" else max)(seen, key=abs, default=None)
         shown = "" if worst is None else f"{worst:.3g}"
-        rows.append((layer, name, *(str(counts[v.value] or "") for v in Verdict), shown))
+        rows.append((layer, name, *(str(counts[v.value] or "") for v in DECIDED), shown))
     return rows
