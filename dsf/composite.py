@@ -9,7 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import Coefficient
-from dsf.shapes import agree
+from dsf.shapes import ShapeError, agree, has_axes
 from dsf.system import System
 
 PANEL = 64
@@ -76,6 +76,14 @@ class ExplicitMap:
     initial: None = None
     takes_real_part: bool = False
 
+    def __post_init__(self) -> None:
+        has_axes("ExplicitMap", "rows", self.rows.shape, "*batch time 1 read")
+        if 0 in (self.steps, self.read_steps):
+            raise ShapeError(
+                f"ExplicitMap: needs at least one token written and one read, but it has "
+                f"{self.steps} and {self.read_steps}."
+            )
+
     @property
     def batch(self) -> torch.Size:
         """The leading axes."""
@@ -129,9 +137,14 @@ class SystemSum:
     parts: tuple[System, ...]
 
     def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("SystemSum: needs at least one system, but it got none.")
         for axis in ("batch", "steps", "input_size", "output_size"):
             sizes = {f"part {k}": getattr(part, axis) for k, part in enumerate(self.parts)}
             agree("SystemSum", axis, **sizes)
+
+    def __repr__(self) -> str:
+        return f"SystemSum({' + '.join(map(repr, self.parts))})"
 
     def __iter__(self) -> Iterator[System]:
         return iter(self.parts)

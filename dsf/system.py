@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient, Matrices, flipped, window_of
+from dsf.coefficient import Matrices, flipped, window_of
 from dsf.shapes import ShapeError, agree, has_axes
 from dsf.transition import Transition
+
+KINDS: dict[str, Any] = {"A": Transition, "B": Matrices, "C": Matrices, "D": Matrices, "initial": Tensor}
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,12 +210,11 @@ class System:
                 f"System: A must be a structure of dsf.transition, but it is "
                 f"{type(self.A).__name__}. Matrices written out are dsf.transition.Dense(matrix)."
             )
-        for name in ("B", "C", "D", "initial"):
+        for name in ("A", "B", "C", "D", "initial"):
             part = getattr(self, name)
             if part is None and name in ("D", "initial"):
                 continue
-            kinds = Tensor if name == "initial" else (Tensor, Coefficient)
-            if not isinstance(part, kinds):
+            if not isinstance(part, KINDS[name]):
                 raise TypeError(
                     f"System: {name} must be a torch tensor, but it is {type(part).__name__}."
                 )
