@@ -27,13 +27,13 @@ class Sequences:
     Attributes:
         suffix: which they are, where the module was given several lengths.
         inputs, outputs: of the whole module.
-        starts: h_0, for an LSTM also c_0, each ``layer sample channel``; empty when absent.
+        starts: h_0, for an LSTM also c_0, with layers and directions in front; empty when absent.
     """
 
     suffix: str
     inputs: Float[Tensor, "sample time input"]
     outputs: Float[Tensor, "sample time output"]
-    starts: tuple[Float[Tensor, "layer sample width"], ...]
+    starts: tuple[Float[Tensor, "layer sample _"], ...]
 
 
 def split(whole: Captured) -> Iterator[Captured]:
