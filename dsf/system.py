@@ -12,7 +12,13 @@ from dsf.coefficient import Matrices, flipped, window_of
 from dsf.shapes import ShapeError, agree, has_axes
 from dsf.transition import Transition
 
-KINDS: dict[str, Any] = {"A": Transition, "B": Matrices, "C": Matrices, "D": Matrices, "initial": Tensor}
+KINDS: dict[str, Any] = {
+    "A": Transition,
+    "B": Matrices,
+    "C": Matrices,
+    "D": Matrices,
+    "initial": Tensor,
+}
 
 
 @dataclass(frozen=True, eq=False)
