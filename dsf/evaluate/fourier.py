@@ -23,12 +23,6 @@ def convolution(
     Raises:
         ValueError: if any of A, B, C, D changes with time; the message names it.
     """
-    name = varying(system)
-    if name is not None:
-        raise ValueError(
-            f"convolution: needs a time-invariant system, but {name} changes with time. "
-            f"Use method=dsf.chunkwise, which asks nothing of the coefficients."
-        )
     return at_border(_run, system, signal)
 
 
@@ -55,6 +49,12 @@ def impulse_response(system: System) -> Shaped[Tensor, "*batch time output input
 
 
 def _run(system: System, signal: Tensor) -> Tensor:
+    name = varying(system)
+    if name is not None:
+        raise ValueError(
+            f"convolution: needs a time-invariant system, but {name} changes with time. "
+            f"Use method=dsf.chunkwise, which asks nothing of the coefficients."
+        )
     exact = torch.promote_types(signal.dtype, torch.float64)
     kernel = impulse_response(system).to(exact)
     length = 2 * system.steps
