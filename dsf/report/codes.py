@@ -18,11 +18,11 @@ LEVELS = 125
 def coded(
     weights: Float[np.ndarray, "*size"], masked: Bool[np.ndarray, "*size"], scale: float
 ) -> UInt8[np.ndarray, "*size"]:
-    """The code of every weight; ``scale`` is the magnitude that gets the last level."""
-    finite = np.where(np.isfinite(weights), weights, 0)
-    share = np.clip(np.abs(finite) / scale, 0, 1) if scale > 0 else np.zeros_like(finite)
-    levels = np.rint(LEVELS * np.sqrt(share)) * np.sign(finite)
-    codes = (ZERO + levels).astype(np.uint8)
+    """The code of every weight; ``scale`` is the largest finite magnitude."""
+    weights = (weights / (scale or 1)).astype(np.float32)  # 1 at most, where it is finite
+    share = np.nan_to_num(weights, posinf=0, neginf=0)
+    levels = np.copysign(np.sqrt(np.abs(share)), share)
+    codes = np.rint(ZERO + LEVELS * levels).astype(np.uint8)
     codes[masked & (weights == 0)] = MASKED
     codes[np.isnan(weights)] = NAN
     codes[weights == np.inf] = PLUS_INFINITY
@@ -33,4 +33,4 @@ def coded(
 def packed(numbers: np.ndarray) -> str:
     """The bytes of an array, little-endian, as a browser's DecompressionStream takes them."""
     little = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<"))
-    return base64.b64encode(zlib.compress(little.tobytes(), 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(little.tobytes())).decode("ascii")

@@ -128,7 +128,8 @@ def _whole(drawn: Selection) -> dict[str, Any]:
     return _picture(views(alone, side=longest)[0], exact=False)
 
 
-def _shrunk(weights: Weights, masked: Mask) -> tuple[Weights, Mask]:
+def _shrunk(weights: Weights, masked: Mask) -> tuple[np.ndarray, np.ndarray]:
+    """A view, pooled once more to the size of a thumbnail."""
     rows, columns = (edges(size, min(size, THUMBNAIL)) for size in weights.shape)
     stack = pool(pool(weights[None], columns, axis=2), rows, axis=1)[0]
     hidden = np.logical_and.reduceat(np.logical_and.reduceat(masked, columns, axis=1), rows, axis=0)

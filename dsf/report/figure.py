@@ -36,12 +36,12 @@ def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Pat
         raise ValueError("draw_grid: the inspection holds no layer, so there is nothing to draw.")
     rows = [_row(layer, most) for layer in inspection]
     figure, grid = _sheet(len(rows), max(len(row) for row in rows))
-    tokens = inspection.tokens
+    tokens = inspection.tokens or ()
     for layer, row, line in zip(inspection, rows, grid, strict=True):
         _name_layer(line[0], layer)
         for axes, view in zip(line, row, strict=False):
-            words = tokens[view.sample] if tokens else None
-            _draw(axes, view, words if axes is line[0] else None)
+            named = axes is line[0] and view.sample < len(tokens)
+            _draw(axes, view, tokens[view.sample] if named else None)
         for axes in line[len(row) :]:
             axes.set_axis_off()
     return replace_file(path, lambda draft: _save(figure, draft))

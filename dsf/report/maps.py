@@ -65,6 +65,7 @@ def _name_tokens(axes: Axes, tokens: Sequence[str] | None, shape: tuple[int, int
         axes.set_yticks([])
         return
     texts = [plain(token)[:LONGEST_LABEL] for token in tokens]
-    axes.set_xticks(range(len(texts)), texts, rotation=90, fontsize=5.5, parse_math=False)
-    axes.set_yticks(range(len(texts)), texts, fontsize=5.5, parse_math=False)
+    size = min(6.0, 140 / len(texts))
+    axes.set_xticks(range(len(texts)), texts, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(range(len(texts)), texts, fontsize=size, parse_math=False)
     axes.tick_params(length=0, pad=2)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 Numbers = Float[np.ndarray, "maps rows columns"]
+Pooled = Float[np.ndarray, "maps down across"]
 
 
 def edges(size: int, bins: int) -> Int[np.ndarray, " bins"]:
@@ -21,8 +22,10 @@ def stronger(
     return np.where(np.isnan(one) | (np.abs(other) <= np.abs(one)), one, other)
 
 
-def pool(weights: Numbers, starts: Int[np.ndarray, " bins"], *, axis: int) -> Numbers:
+def pool(weights: Numbers, starts: Int[np.ndarray, " bins"], *, axis: int) -> Pooled:
     """The strongest number of every run along ``axis``."""
+    if len(starts) == weights.shape[axis]:
+        return weights
     highest = np.maximum.reduceat(weights, starts, axis=axis)
     return stronger(highest, np.minimum.reduceat(weights, starts, axis=axis))
 

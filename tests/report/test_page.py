@@ -1,0 +1,200 @@
+"""The page: complete, self-contained, safe whatever the tokens say, small at any length."""
+
+import base64
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import dsf
+from dsf.report import write_report
+from dsf.report.content import content
+
+FAMILIES = (
+    dsf.mixers.SoftmaxAttention,
+    dsf.mixers.DeltaNet,
+    dsf.mixers.SelectiveStateSpace,
+    dsf.mixers.S5,
+)
+
+
+@pytest.fixture
+def page(inspected, reading, tmp_path):
+    """A page whose every text is hostile."""
+    words = [*reading.hostile, "k01", "v02"]
+    inspection = inspected(
+        *FAMILIES, words=words, unsupported=[(reading.hostile[0], "Odd", "<b>not linear</b>")]
+    )
+    facts = {reading.hostile[0]: reading.hostile[0]}
+    path = write_report(inspection, tmp_path / "r.html", title=reading.hostile[0], facts=facts)
+    return path.read_text(encoding="utf-8")
+
+
+def test_no_text_becomes_an_element(page, reading):
+    parsed = reading.elements(page)
+    assert {tag for tag, _ in parsed.elements}.isdisjoint({"img", "b", "iframe", "link", "base"})
+    assert [tag for tag, _ in parsed.elements].count("script") == 2
+    assert not [name for _, attrs in parsed.elements for name in attrs if name.startswith("on")]
+    assert "49" not in json.dumps(reading.content(page)["tokens"])
+
+
+def test_nothing_is_asked_for(page, reading):
+    assert "http:" not in page
+    assert "https:" not in page
+    addresses = [
+        attrs[name]
+        for _, attrs in reading.elements(page).elements
+        for name in ("src", "href", "action")
+        if name in attrs
+    ]
+    assert all(address.startswith("#") for address in addresses)
+
+
+def test_the_policy_admits_our_script_and_style_alone(page, reading):
+    parsed = reading.elements(page)
+    (policy,) = [a["content"] for _, a in parsed.elements if "http-equiv" in a]
+    rules = dict(reading.policy.findall(policy))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        (ours,) = [text for name, attrs, text in parsed.inside if name == tag and not attrs]
+        digest = base64.b64encode(hashlib.sha256(ours.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+        assert "eval(" not in ours
+        assert "innerHTML" not in ours
+
+
+def test_characters_that_do_not_show_are_written_out(page, reading):
+    tokens = reading.content(page)["tokens"][0]
+    assert tokens[2] == "\\u202eevil\\u2028"
+    assert "\u202e" not in page
+    assert tokens[6] == "\\ud800"
+
+
+def test_every_layer_stands_with_its_error_and_what_was_not_read(page):
+    for number in ("1.0e-09", "4.0e-09", "1e-06"):
+        assert number in page
+    assert "model.layers.3.mixer" in page
+    assert "&lt;b&gt;not linear&lt;/b&gt;" in page
+    assert "Linear in its signal, given its coefficients" in page
+
+
+@pytest.mark.parametrize("cls", FAMILIES, ids=lambda cls: cls.__name__)
+def test_exact_maps_come_back_as_they_were(cls, inspected, reading):
+    inspection = inspected(cls)
+    maps = inspection[0].map().double()
+    steps, system = inspection[0].system.steps, inspection[0].system
+    by_token = maps.flatten(0, -3).unflatten(-1, (steps, system.input_size))
+    by_token = by_token.unflatten(-3, (steps, system.output_size)).transpose(-2, -3).flatten(-2)
+    expected = by_token.gather(-1, by_token.abs().argmax(-1, keepdim=True)).squeeze(-1)
+    for map, drawn in zip(expected, content(inspection)["layers"][0]["maps"], strict=True):
+        values = reading.unpacked(drawn["view"]["values"], "<f4", map.shape)
+        np.testing.assert_allclose(values, map.numpy(), rtol=1e-6)
+        row, column, weight = drawn["links"][0]
+        assert weight == pytest.approx(map[row, column].item(), rel=1e-12)
+        assert abs(weight) == map.abs().max().item() == drawn["scale"]
+
+
+def test_sums_by_hand(softmax, of):
+    map = content(of([softmax([[0.0, 0, 0], [0, 0, 0], [0, 0, 0]])]))["layers"][0]["maps"][0]
+    assert map["columns"] == [[0, pytest.approx(11 / 6)], [1, pytest.approx(5 / 6)], [2, 1 / 3]]
+    assert map["row_sums"] == [pytest.approx(1), pytest.approx(1)]
+
+
+def test_masked_differs_from_zero(softmax, of, reading):
+    hidden = -torch.inf
+    scores = [[0, 0, 0, 0], [hidden, 0, 0, 0], [-2000, 0, 0, 0], [hidden, hidden, 0, 0]]
+    layer = content(of([softmax(scores)]))["layers"][0]
+    codes = reading.weights(layer["maps"][0]["view"], 1.0)[1]
+    masked = [[0, 1, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 0, 0]]
+    assert (codes == 0).astype(int).tolist() == masked
+    assert codes[2, 0] == 129
+
+
+def test_a_row_that_reads_nothing_is_marked(softmax, of):
+    scores = [[0, 0, 0], [-torch.inf, -torch.inf, 0], [0, 0, 0]]
+    map = content(of([softmax(scores)]))["layers"][0]["maps"][0]
+    assert map["empty"] == [1]
+    assert map["empty_total"] == 1
+
+
+def test_maps_that_are_not_finite_are_counted_and_kept_out_of_the_json(of, reading):
+    mixer = dsf.mixers.LinearAttention.draw(torch.Generator().manual_seed(0), steps=5)
+    broken = type(mixer)(**{**vars(mixer), "query": torch.full_like(mixer.query, torch.nan)})
+    data = content(of([broken]))
+    map = data["layers"][0]["maps"][0]
+    assert map["nans"] > 0
+    assert map["scale"] == 0
+    assert map["links"] == []
+    assert map["row_sums"] == [None, None]
+    json.dumps(data, allow_nan=False)
+    assert (reading.weights(map["view"], 1.0)[1] == 1).any()
+
+
+def test_of_many_channels_the_strongest_are_drawn(of):
+    value = torch.ones(1, 6, 40, dtype=torch.float64) * torch.arange(40.0) / 40
+    mixer = dsf.mixers.SelectiveStateSpace(
+        value=value,
+        step=torch.full_like(value, 0.5),
+        pole=-torch.ones(40, 2, dtype=torch.float64),
+        write=torch.ones(1, 6, 2, dtype=torch.float64),
+        read=torch.ones(1, 6, 2, dtype=torch.float64),
+    )
+    layer = content(of([mixer], axes=("sample", "channel")))["layers"][0]
+    assert layer["total"] == 40
+    assert [map["label"] for map in layer["maps"]] == [f"channel {k}" for k in range(39, 23, -1)]
+    assert "energy" in layer["chosen"]
+
+
+def test_one_token(inspected, reading, tmp_path):
+    path = write_report(inspected(*FAMILIES, steps=1, words=["only"]), tmp_path / "r.html")
+    layers = reading.content(path.read_text(encoding="utf-8"))["layers"]
+    assert [layer["maps"][0]["view"]["rows"] for layer in layers] == [1] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "limit"), [(1024, 1.0), (4096, 4.0)])
+def test_a_long_map_is_there_token_by_token_within_the_size(steps, limit, of, tmp_path, reading):
+    rng = torch.Generator().manual_seed(0)
+    make = lambda width: torch.randn(1, steps, width, generator=rng)  # noqa: E731
+    mixer = dsf.mixers.SoftmaxAttention(query=3 * make(8), key=make(8), value=make(1))
+    path = write_report(of([mixer]), tmp_path / "long.html")
+    assert path.stat().st_size < limit * 2**20
+    map = reading.content(path.read_text(encoding="utf-8"))["layers"][0]["maps"][0]
+    assert (map["whole"]["rows"], map["view"]["rows"]) == (steps, 256)
+    whole, codes = reading.weights(map["whole"], map["scale"])
+    row, column, weight = map["links"][0]
+    assert whole[row, column] == pytest.approx(weight, rel=0.01)
+    assert (codes[np.triu_indices(steps, 1)] == 0).all()
+
+
+def test_many_heads_stay_small(of, tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    heads, steps = 36, 512
+    make = lambda width: torch.randn(heads, steps, width, generator=rng)  # noqa: E731
+    mixer = dsf.mixers.SoftmaxAttention(query=make(4), key=make(4), value=make(1))
+    path = write_report(of([mixer]), tmp_path / "many.html")
+    assert path.stat().st_size < 6 * 2**20 * heads / 144 + 2**20
+
+
+def test_the_content_has_this_form(inspected):
+    data = content(inspected(dsf.mixers.DeltaNet, words="abcdefghi"))
+    layer = data["layers"][0]
+    assert set(data) == {"schema_version", "tokens", "layers"}
+    assert data["schema_version"] == 1
+    assert set(layer) == {
+        *("name", "family", "written", "read", "ports", "total", "chosen", "thumbnails", "maps"),
+    }
+    assert set(layer["maps"][0]) == {
+        *("label", "sample", "scale", "nans", "infinities", "magnitudes", "empty", "empty_total"),
+        *("links", "columns", "row_sums", "view"),
+    }
+    assert set(layer["maps"][0]["view"]) == {"rows", "columns", "codes", "values"}
+
+
+def test_progress_ends_at_one(inspected, tmp_path):
+    told = []
+    write_report(inspected(*FAMILIES), tmp_path / "r.html", progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1
