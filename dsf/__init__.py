@@ -31,8 +31,10 @@ _HOME = {
 _ROOMS = {
     "mixers": "dsf.mixers",
     "algebra": "dsf.algebra",
+    "transition": "dsf.transition",
     "ingredients": "dsf.ingredients",
     "measures": "dsf.measures",
+    "exchange": "dsf.exchange",
     "certify": "dsf.certificates",
     "claims": "dsf.claims",
     "layers": "dsf.layers",
@@ -54,7 +56,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from dsf import algebra, ingredients, measures, mixers
+    from dsf import algebra, exchange, ingredients, measures, mixers, transition
     from dsf import certificates as certify
     from dsf.certificates import Certificate, Verdict
     from dsf.composite import ExplicitMap, SystemSum

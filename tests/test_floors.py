@@ -24,7 +24,7 @@ LANDINGS: tuple[tuple[str, ...], ...] = (
     ("composite",),
     ("ingredients",),
     ("evaluate", "algebra"),
-    ("mixers", "measures", "realisation"),
+    ("mixers", "measures", "realisation", "exchange"),
     ("certificates", "layers", "models"),
     ("inspection",),
     ("report", "claims"),

@@ -1,9 +1,9 @@
 """Properties with verdicts and the evidence for them."""
 
+from dsf.certificates.boxes import locality
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.collisions import linear_injective
 from dsf.certificates.injectivity import injective
-from dsf.certificates.locality import locality
 from dsf.certificates.margins import margin
 from dsf.certificates.transitions import decay, decay_box, nonexpansive
 from dsf.certificates.weights import (

@@ -1,19 +1,33 @@
 """The quantities that an inspection measures on every map, and the table they make."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dsf import measures
+from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, MapTooLarge
-from dsf.inspection.result import InspectedLayer
 from dsf.inspection.table import Record, Table
 
 Quantity = Callable[[Any], Tensor]
 WINDOW = 8
+
+
+class Measurable(Protocol):
+    """What is measured: anything with a map, a system, and names for its batch axes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def axes(self) -> tuple[str, ...]: ...
+    @property
+    def system(self) -> Operator: ...
+    def map(self) -> Tensor: ...
 
 
 def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
@@ -53,7 +67,7 @@ QUANTITIES: Mapping[str, Quantity] = {
 
 
 def measured(
-    layers: tuple[InspectedLayer, ...], quantities: Mapping[str, Quantity] = QUANTITIES
+    layers: Iterable[Measurable], quantities: Mapping[str, Quantity] = QUANTITIES
 ) -> Table:
     """One record for every layer, batch index and quantity."""
     records: list[Record] = []
@@ -64,7 +78,7 @@ def measured(
     return Table(tuple(records))
 
 
-def _source(layer: InspectedLayer) -> Any:
+def _source(layer: Measurable) -> Any:
     """The whole map where it fits, the system otherwise: every measure takes both."""
     try:
         return layer.map()
@@ -72,7 +86,7 @@ def _source(layer: InspectedLayer) -> Any:
         return layer.system
 
 
-def _records(layer: InspectedLayer, name: str, quantity: Quantity, source: Any) -> list[Record]:
+def _records(layer: Measurable, name: str, quantity: Quantity, source: Any) -> list[Record]:
     if isinstance(source, Tensor) and source.shape[-1] != source.shape[-2]:
         source = layer.system
     try:
