@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from html import escape
 
-from dsf.inspection.result import InspectedLayer, Inspection
+from typing import Any
 
 HEAD = ("layer", "family", "mixer", "maps", "tokens", "error", "tolerance")
 
 
-def inspection_table(inspection: Inspection) -> str:
+def inspection_table(inspection: Any) -> str:
     """One row a layer; below it what was not read."""
     facts = ", ".join(f"{name} {fact}" for name, fact in inspection.environment.items())
     rows = [_row("td", _cells(layer)) for layer in inspection]
@@ -24,12 +24,12 @@ def inspection_table(inspection: Inspection) -> str:
     )
 
 
-def layer_table(layer: InspectedLayer) -> str:
+def layer_table(layer: Any) -> str:
     """The facts of one layer."""
     return f"<table>{_row('th', HEAD)}{_row('td', _cells(layer))}</table>"
 
 
-def _cells(layer: InspectedLayer) -> Iterable[str]:
+def _cells(layer: Any) -> Iterable[str]:
     counted = zip(layer.axes, layer.system.batch, strict=False)
     return (
         layer.name,

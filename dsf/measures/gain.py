@@ -1,5 +1,7 @@
 """How much a map can amplify."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -65,7 +67,7 @@ def energy_gain(
 
 
 def _lanczos(system: System, steps: int, seed: int) -> Tensor:
-    back = adjoint(system, conjugate=True)
+    back = cast("System", adjoint(system, conjugate=True))
     rng = torch.Generator(device=system.device).manual_seed(seed)
     size = (*system.batch, system.steps * system.input_size)
     dtype = system.dtype.to_real() if system.takes_real_part else system.dtype
