@@ -45,6 +45,8 @@ def root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with an exit code."""
+    # The model library's advice is not an answer; an error still comes through.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.exit(_code(arguments))
 
 

@@ -120,6 +120,7 @@ def _whole(drawn: Selection) -> dict[str, Any]:
     alone = Selection(
         places=drawn.places[:1],
         labels=drawn.labels[:1],
+        samples=drawn.samples[:1],
         system=part_of(drawn.system, first) if first else drawn.system,
         total=1,
         chosen="",

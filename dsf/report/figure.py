@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from dsf.report.selection import select
 from dsf.report.views import MapView, views
 
 SIDE = 256
+NAME = 24  # characters
 MAP, GAP, LEFT, ABOVE, BELOW = 2.0, 0.15, 2.6, 0.3, 0.75  # inches
 
 
@@ -74,7 +76,8 @@ def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
 
 
 def _name_layer(axes: Axes, layer: InspectedLayer) -> None:
-    text = f"{plain(layer.name)}\n{plain(layer.family)}\nerror {layer.error:.0e}"
+    name = "\n".join(wrap(plain(layer.name).replace(" · ", " "), NAME))
+    text = f"{name}\n{plain(layer.family)}\nerror {layer.error:.0e}"
     axes.annotate(
         text,
         (0, 0.5),

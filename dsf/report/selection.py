@@ -27,6 +27,7 @@ class Selection:
     Attributes:
         places: where each drawn map sits on the batch axes of the layer's system.
         labels: what to call each, such as ``head 3``.
+        samples: which sample each belongs to.
         system: the operator of the drawn maps alone; one batch axis.
         total: how many maps the layer has.
         chosen: how they were chosen, empty if all are drawn.
@@ -34,14 +35,10 @@ class Selection:
 
     places: list[tuple[int, ...]]
     labels: list[str]
+    samples: list[int]
     system: Operator
     total: int
     chosen: str
-
-    @property
-    def samples(self) -> list[int]:
-        """The sample that each map belongs to."""
-        return [place[0] if place else 0 for place in self.places]
 
 
 def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
@@ -65,8 +62,9 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
         order, chosen = order[:SAMPLES], "; ".join(filter(None, (chosen, "the first samples")))
     places = [tuple(int(k) for k in np.unravel_index(at, batch)) for at in order.ravel()]
     return Selection(
-        places=places if batch else [()],
-        labels=[_label(layer.axes, place, samples) for place in places] if batch else ["map"],
+        places=places,
+        samples=[place[0] if samples > 1 else 0 for place in places],
+        labels=[_label(layer.axes, place, samples) for place in places],
         system=part_of(layer.system, places) if batch else layer.system,
         total=prod(batch),
         chosen=chosen,

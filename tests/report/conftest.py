@@ -1,4 +1,4 @@
-"""Inspections made of drawn mixers, and a reader of the page that shares nothing with its writer."""
+"""Inspections made of drawn mixers, and a reader of the page that shares nothing with it."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Pictures: signed colours about zero, masked and odd cells apart, tokens never taken for formulas."""
+"""Pictures: signed colours about zero, odd cells apart, tokens never taken for formulas."""
 
 import numpy as np
 import pytest

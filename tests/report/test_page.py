@@ -198,3 +198,12 @@ def test_progress_ends_at_one(inspected, tmp_path):
     write_report(inspected(*FAMILIES), tmp_path / "r.html", progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1
+
+
+def test_only_a_sample_axis_chooses_the_tokens(of):
+    mixer = dsf.mixers.DeltaNet.draw(torch.Generator().manual_seed(0), steps=4)
+    heads = content(of([mixer]))["layers"][0]["maps"]
+    samples = content(of([mixer], axes=("sample",)))["layers"][0]["maps"]
+    assert [map["sample"] for map in heads] == [0, 0]
+    assert [map["sample"] for map in samples] == [0, 1]
+    assert [map["label"] for map in samples] == ["sample 0", "sample 1"]

@@ -1,6 +1,7 @@
 """A file is replaced whole or left as it was."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_nothing_is_written_when_a_map_cannot_be_made(inspected, tmp_path, monke
 
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(IsADirectoryError, match="name a file in it"):
-        replace_file(tmp_path, lambda draft: None)
+        replace_file(tmp_path, Path.touch)
 
 
 def test_missing_folders_are_made(tmp_path):

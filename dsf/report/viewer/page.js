@@ -77,6 +77,12 @@ async function open(position, focus = false) {
   if (box.top < 0 || box.top > innerHeight * 0.6) viewer.heading.scrollIntoView();
 }
 
+/** The map to begin with: the one with the heaviest distant link, for its scale. */
+function mostTelling() {
+  const tells = ({ map }) => (map.scale > 0 ? reach(farthest(map)) / map.scale : 0);
+  return maps.reduce((best, entry, at) => (tells(entry) > tells(maps[best]) ? at : best), 0);
+}
+
 function restyle() {
   drawThumbnails();
   open(chosen);
@@ -110,7 +116,7 @@ async function start() {
     leave: () => maps[chosen].thumb.focus(),
     restyle,
   });
-  await open(0);
+  await open(mostTelling());
   followTheme();
   await drawThumbnails();
   document.documentElement.dataset.ready = "true";

@@ -27,7 +27,7 @@ class Viewer {
     this.tables = make("div", {});
     this.details = make("details", { open: true }, make("summary", {}, "Numbers"), this.tables);
     const keys = HELP.flatMap(([key, does]) => [make("kbd", {}, key), ` ${does}  `]);
-    root.replaceChildren(this.heading, this.about, this.controls(), this.surface, this.readout,
+    root.replaceChildren(this.heading, this.about, this.controls(), this.readout, this.surface,
       this.legend, this.strip, this.details, make("p", { className: "keys" }, ...keys));
     followKeys(this);
     followPointer(this);
@@ -69,7 +69,7 @@ class Viewer {
     this.written = this.tokensOf(layer.written);
     this.read = this.tokensOf(layer.read);
     if (!sameSize) {
-      const link = map.links[0] || [0, 0];
+      const link = farthest(map) || [0, 0];
       this.cell = [picture.rowOf(link[0]), picture.columnOf(link[1])];
       this.window = { row: 0, column: 0, rows: picture.rows, columns: picture.columns };
     }
@@ -139,6 +139,15 @@ class Viewer {
   fit() {
     this.zoom(0);
   }
+}
+
+/** Of the strongest links the one that says most: heavy and far from the diagonal. */
+function farthest(map) {
+  return map.links.reduce((best, link) => (best && reach(best) >= reach(link) ? best : link), null);
+}
+
+function reach([written, read, weight]) {
+  return Math.abs(weight) * (1 + Math.abs(written - read));
 }
 
 function aboutMap(map, layer, picture) {

@@ -1,0 +1,162 @@
+"""The page in a real browser: silent, offline, deaf to what tokens say, usable by keys alone."""
+
+import shutil
+
+import pytest
+
+import dsf
+from dsf.report import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH"),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, inspected, reading, tmp_path):
+    """Opens a page with hostile tokens; afterwards nothing may have been asked for or said."""
+    words = [*reading.hostile, "k01", "v02"]
+    inspection = inspected(
+        dsf.mixers.SoftmaxAttention,
+        dsf.mixers.DeltaNet,
+        dsf.mixers.SelectiveStateSpace,
+        words=words,
+    )
+    path = write_report(inspection, tmp_path / "r.html", title=words[0], facts={words[0]: words[0]})
+    said, asked, pages = [], [], []
+
+    def visit(**options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append("dialog") or dialog.dismiss())
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        pages.append(page)
+        return page
+
+    yield visit
+    for page in pages:
+        page.context.close()
+    assert said == []
+    assert set(asked) == {path.as_uri()}
+
+
+def test_tokens_stay_text(opened, reading):
+    page = opened()
+    assert page.locator("img, iframe, object").count() == 0
+    assert page.locator("script").count() == 2
+    assert reading.hostile[0] in page.locator(".strip").inner_text()
+    assert page.title().startswith(reading.hostile[0])
+
+
+def test_keys_alone_reach_everything(opened):
+    page = opened()
+    thumb, map, about = page.locator(".thumb"), page.locator(".surface canvas").nth(1), ".viewer h2"
+    thumb.first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.textContent") == "head 1"
+    page.keyboard.press("Enter")
+    page.locator(".surface canvas:focus").wait_for()
+    assert "mixer · head 1" in page.locator(about).inner_text()
+    page.keyboard.press("Home")
+    for _ in range(10):
+        page.keyboard.press("ArrowUp")
+    assert "“</script>" in page.locator(".readout").inner_text()
+    page.keyboard.press("End")
+    assert "masked" in page.locator(".readout").inner_text()
+    page.keyboard.press("n")
+    page.locator(".viewer h2", has_text="layers.1").wait_for()
+    page.keyboard.press("+")
+    assert page.get_by_role("button", name="Zoom out").is_enabled()
+    page.keyboard.press("0")
+    assert page.get_by_role("button", name="Zoom out").is_disabled()
+    page.keyboard.press("t")
+    assert not page.locator(".viewer details").evaluate("each => each.open")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.className") == "thumb"
+    assert map.count() == 1
+
+
+def test_values_under_the_pointer_are_those_of_the_map(opened, inspected):
+    page = opened()
+    map = inspected(dsf.mixers.SoftmaxAttention, dsf.mixers.DeltaNet)[1].map()[0]
+    page.locator(".thumb").nth(2).click()
+    page.locator(".viewer h2", has_text="layers.1.mixer · head 0").wait_for()
+    page.locator(".surface canvas:focus").wait_for()
+    for row, column in ((0, 0), (8, 0), (8, 8), (5, 3)):
+        page.keyboard.press("Home")
+        for key, count in (("ArrowUp", 9), ("ArrowDown", row), ("ArrowRight", column)):
+            for _ in range(count):
+                page.keyboard.press(key)
+        shown = page.locator(".readout b").last.inner_text().replace("−", "-")
+        assert float(shown) == pytest.approx(map[row, column].item(), rel=1e-5)
+
+
+def test_the_pointer_finds_the_cell_under_it(opened):
+    page = opened()
+    page.locator(".thumb").first.click()
+    canvas = page.locator(".surface canvas").nth(1)
+    layout = page.evaluate(
+        "() => { const c = document.querySelectorAll('.surface canvas')[1].getBoundingClientRect();"
+        " return [c.width, c.height]; }"
+    )
+    canvas.hover(position={"x": layout[0] - 3, "y": 3})
+    assert "(0)" in page.locator(".readout").inner_text()
+    assert "masked" in page.locator(".readout").inner_text()
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_overflows_and_colours_follow_the_theme(opened, width):
+    seen = set()
+    for scheme in ("light", "dark"):
+        page = opened(viewport={"width": width, "height": 780}, color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        seen.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        seen.add(page.locator(".surface canvas").first.evaluate("each => each.toDataURL()"))
+    assert len(seen) == 4
+
+
+def test_another_scale_changes_the_colours_and_the_legend(opened):
+    page = opened()
+    under = page.locator(".surface canvas").first
+    before = under.evaluate("each => each.toDataURL()")
+    page.get_by_label("Colour scale").select_option("root")
+    page.locator(".legend", has_text="square-root").wait_for()
+    assert under.evaluate("each => each.toDataURL()") != before
+
+
+def test_every_control_and_picture_has_a_name(opened):
+    page = opened()
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, select, input, [role=application]")]
+        .filter((each) => !(each.ariaLabel || each.textContent || each.labels?.length
+            || each.getAttribute("aria-label")))
+        .map((each) => each.outerHTML)"""
+    )
+    assert nameless == []
+
+
+def test_an_old_browser_gets_a_sentence(browser, inspected, tmp_path):
+    path = write_report(inspected(dsf.mixers.DeltaNet), tmp_path / "r.html")
+    context = browser.new_context()
+    context.add_init_script("delete globalThis.DecompressionStream")
+    page = context.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert "too old" in page.locator("#trouble").inner_text()
+    assert page.locator("#maps").is_hidden()
+    context.close()
