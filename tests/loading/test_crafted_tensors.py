@@ -73,7 +73,6 @@ def test_a_sparse_tensor_that_points_outside(tmp_path):
         (tensor(storage="none"), "no storage of numbers"),
         (tensor(more=({"conj": True},)), "conjugated or negated"),
     ],
-    ids=str,
 )
 def test_tensors_that_do_not_fit_their_storage(tmp_path, value, words):
     with pytest.raises(LoadError, match=words):

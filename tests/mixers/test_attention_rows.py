@@ -73,7 +73,11 @@ def test_rows_of_in_line_and_linear_attention_sum_to_one(causal, feature_map):
 
 
 @pytest.mark.parametrize("cls", [mixers.InLineAttention, mixers.LinearAttention])
-@pytest.mark.parametrize("options", [{}, {"feature_map": relu, "normalised": False}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"feature_map": relu, "normalised": False}],
+    ids=["by default", "not normalised"],
+)
 def test_attention_over_the_whole_sequence_gives_what_the_paper_says(cls, options):
     if cls is mixers.InLineAttention:
         options = {name: part for name, part in options.items() if name != "normalised"}
