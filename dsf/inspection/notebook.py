@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from html import escape
-
 from typing import Any
 
 HEAD = ("layer", "family", "mixer", "maps", "tokens", "error", "tolerance")
