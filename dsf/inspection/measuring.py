@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ Quantity = Callable[[Any], Tensor]
 WINDOW = 8
 
 
+@runtime_checkable
 class Measurable(Protocol):
     """What is measured: anything with a map, a system, and names for its batch axes."""
 

@@ -1,0 +1,227 @@
+"""What must not pass: each a clear error that says what is wrong and what to do about it."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from transformers import MambaConfig, MambaModel
+
+import dsf
+from dsf.evaluate.budget import MapTooLarge
+from dsf.inspection import (
+    InspectionError,
+    NonFiniteWeightsError,
+    NothingCapturedError,
+    ReconstructionError,
+)
+from dsf.shapes import ShapeError
+from tests.inspection.softmax_models import build, inputs
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    torch.manual_seed(0)
+
+
+def tiny_mamba():
+    config = MambaConfig(
+        vocab_size=31, hidden_size=8, state_size=4, num_hidden_layers=2, time_step_rank=3
+    )
+    return MambaModel(config).eval()
+
+
+IDS = {"input_ids": torch.arange(1, 10)[None]}
+
+
+def test_a_mixer_whose_output_was_altered():
+    model = tiny_mamba()
+    model.layers[1].mixer.register_forward_hook(lambda *call: call[-1] * 1.01)
+    words = r"layers\.1\.mixer \(transformers.*MambaMixer, transformers \d.*read as 'mamba'\): "
+    with pytest.raises(
+        ReconstructionError, match=words + r"the rebuilt layer differs.* by 9\.9e-03 relative"
+    ):
+        dsf.inspect(model, **IDS)
+
+
+def test_a_mixer_whose_weights_were_altered_after_it_ran():
+    model = tiny_mamba()
+
+    def rewrite(module, *_):
+        module.D.data = module.D.data + 1
+
+    handle = model.layers[0].mixer.register_forward_hook(rewrite)
+    with pytest.raises(ReconstructionError, match="Either the module was altered, or this release"):
+        dsf.inspect(model, **IDS)
+    handle.remove()
+
+
+def test_a_mixer_that_lacks_a_weight():
+    model = tiny_mamba()
+    mixer = model.layers[0].mixer
+    whole, mixer.x_proj = mixer.x_proj, nn.Sequential(mixer.x_proj)
+    assert whole.weight is mixer.x_proj[0].weight
+    with pytest.raises(
+        ReconstructionError, match=r"reading it as 'mamba' failed with KeyError: 'x_proj.weight'"
+    ):
+        dsf.inspect(model, **IDS)
+
+
+def test_a_layer_that_is_altered_after_it_was_compared():
+    inspection = dsf.inspect(build("llama"), **inputs("llama"))
+    first, second = inspection
+    first.mixer.query.mul_(2)
+    for ask in (first.map, lambda: first.system, lambda: first.signal):
+        with pytest.raises(
+            ReconstructionError, match=r"altered after it was compared.*Inspect the"
+        ):
+            ask()
+    second.map()
+
+
+def test_another_mixer_in_the_place_of_the_one_compared():
+    layer = dsf.inspect(build("llama"), **inputs("llama"))[0]
+    other = replace(layer, mixer=replace(layer.mixer, scale=1.0))
+    with pytest.raises(ReconstructionError, match="altered after it was compared"):
+        other.map()
+    assert replace(layer, name="renamed").map().shape == layer.map().shape
+    assert replace(layer.mixer, scale=1.0).system().steps == 13
+
+
+class OwnAttention(nn.Module):
+    """Softmax attention that nobody can look into."""
+
+    def forward(self, x):
+        return (x @ x.mT).softmax(dim=-1) @ x
+
+
+def test_an_unknown_mixer_alone():
+    words = (
+        r"Sequential: no token mixer could be read\. Seen were: 0 \(.*OwnAttention\): it computes"
+    )
+    with pytest.raises(NothingCapturedError, match=words):
+        dsf.inspect(nn.Sequential(OwnAttention()), torch.randn(1, 5, 4))
+
+
+def test_an_unknown_mixer_beside_a_known_one_is_listed():
+    model = nn.Sequential(OwnAttention(), nn.RNN(4, 3, batch_first=True))
+    inspection = dsf.inspect(model, torch.randn(1, 5, 4))
+    assert len(inspection) == 1
+    (missed,) = inspection.unsupported
+    assert (missed.name, missed.kind.rpartition(".")[2]) == ("0", "OwnAttention")
+    assert "not read: 0 (it computes attention on its own, outside the" in repr(inspection)
+
+
+def test_a_known_mixer_that_was_not_called_is_listed():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = nn.GRU(4, 3), nn.LSTM(4, 3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    (missed,) = dsf.inspect(Spare(), torch.randn(5, 1, 4)).unsupported
+    assert (missed.name, missed.reason) == ("spare", "it was not called on this input")
+
+
+def test_no_mixer_at_all():
+    with pytest.raises(NothingCapturedError, match="No module of it looks like a token mixer"):
+        dsf.inspect(nn.Linear(3, 3), torch.randn(2, 3))
+
+
+def test_inputs_of_another_shape():
+    words = (
+        r"GRU, torch .* could not be run.*input 0 \(2, 5, 9\) float32.*Expected 4, got 9\. Try to"
+    )
+    with pytest.raises(InspectionError, match=words):
+        dsf.inspect(nn.GRU(4, 3), torch.randn(2, 5, 9))
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_parts_that_do_not_fit():
+    layer = dsf.inspect(build("llama"), **inputs("llama"))[0]
+    with pytest.raises(
+        ShapeError, match=r"SoftmaxAttention.*'read' size.*key has 13, value has 12"
+    ):
+        dsf.mixers.SoftmaxAttention(
+            query=layer.mixer.query, key=layer.mixer.key, value=layer.mixer.value[..., 1:, :]
+        )
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers(number):
+    model = build("gpt2")
+    with torch.no_grad():
+        model.transformer.h[1].attn.c_attn.weight[0, 0] = number
+    words = r"NaN or infinite: transformer\.h\.1\.attn\.c_attn\.weight\. No statement .* repair"
+    with pytest.raises(NonFiniteWeightsError, match=words):
+        dsf.inspect(model, **inputs("gpt2"))
+
+
+def test_many_weights_that_are_not_numbers_are_counted():
+    model = nn.LSTM(3, 4, num_layers=3)
+    with torch.no_grad():
+        for part in model.parameters():
+            part.fill_(float("nan"))
+    with pytest.raises(NonFiniteWeightsError, match=r"bias_hh_l0, weight_ih_l1 and 7 more\."):
+        dsf.inspect(model, torch.randn(5, 1, 3))
+
+
+def test_activations_that_overflow():
+    model = nn.MultiheadAttention(4, 1, batch_first=True)
+    x = torch.full((1, 3, 4), 1e38)
+    with pytest.raises(ReconstructionError, match=r"holds NaN or infinite numbers.*overflows"):
+        dsf.inspect(model, x, x, x * 1e3)
+
+
+def test_weights_without_numbers():
+    with pytest.raises(InspectionError, match=r"weight_ih_l0.*meta device.*without offloading"):
+        dsf.inspect(nn.LSTM(3, 4, device="meta"), torch.randn(5, 1, 3))
+
+
+def test_a_lazy_module_that_never_ran():
+    with pytest.raises(InspectionError, match=r"weights without numbers: weight, bias.*run a lazy"):
+        dsf.inspect(nn.LazyLinear(3), torch.randn(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_torchscript():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.LSTM(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x)[0]
+
+    scripted = torch.jit.script(Wrapped())
+    words = r"TorchScript \(Wrapped\), which takes no hooks.*Build the plain module.*state_dict\(\)"
+    with pytest.raises(NothingCapturedError, match=words):
+        dsf.inspect(scripted, torch.randn(5, 1, 4))
+    inside = nn.Sequential(scripted, nn.RNN(3, 2)).train()
+    (missed,) = dsf.inspect(inside, torch.randn(5, 1, 4)).unsupported
+    assert (missed.name, missed.kind) == ("0", "TorchScript of Wrapped")
+    assert "state_dict()" in missed.reason
+    assert scripted.training
+
+
+def test_text_without_a_tokenizer():
+    with pytest.raises(InspectionError, match=r"needs the tokenizer.*Pass input_ids"):
+        dsf.inspect(build("gpt2"), text="hello")
+
+
+def test_a_map_larger_than_memory(monkeypatch):
+    layer = dsf.inspect(build("llama"), **inputs("llama"))[0]
+    monkeypatch.setattr("dsf.evaluate.budget.free_memory", lambda *_: 10_000)
+    with pytest.raises(MapTooLarge, match=re.escape("Ask for some rows (rows=slice(0, 64))")):
+        layer.map()
+    assert layer.map(rows=-1).shape == (2, 4, 1, 13)
+
+
+def test_a_tolerance_of_ones_own():
+    with pytest.raises(ReconstructionError, match="above the tolerance of 1e-12"):
+        dsf.inspect(build("llama"), tolerance=1e-12, **inputs("llama"))
+    layer = dsf.inspect(build("llama"), tolerance=1e-3, **inputs("llama"))[0]
+    assert layer.tolerance == 1e-3

@@ -1,0 +1,83 @@
+"""What an inspection shows, and that its copies are as good as itself."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from dsf.inspection import InspectedLayer, Inspection, ReconstructionError, Unsupported
+
+
+@pytest.fixture(scope="module")
+def inspection():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.GRU(3, 4, num_layers=2, batch_first=True))
+    return dsf.inspect(model, torch.randn(2, 5, 3), tokens=[["a", "b", "c", "d", "<e>"]] * 2)
+
+
+def test_it_is_a_sequence_of_layers(inspection):
+    assert isinstance(inspection, Inspection)
+    assert len(inspection) == 2
+    assert list(inspection) == [inspection[0], inspection[1]]
+    assert inspection[:1] == (inspection[0],)
+    assert isinstance(inspection[-1], InspectedLayer)
+    assert inspection.model == "Sequential"
+    assert inspection.tokens[1][4] == "<e>"
+
+
+def test_what_the_run_depends_on(inspection):
+    assert inspection.environment["torch"] == torch.__version__
+    assert inspection.environment["dtype"] == "float32"
+    assert inspection.environment["device"] == "cpu"
+    assert set(inspection.environment) >= {"dsf", "python"}
+
+
+def test_text(inspection):
+    first, second, third = repr(inspection).splitlines()
+    assert first == "Inspection(Sequential: 2 layers)"
+    assert second.startswith("  0[layer 0]  gru as GRU, error ")
+    assert third.startswith("  0[layer 1]  gru as GRU, error ")
+    assert repr(inspection[1]).startswith("InspectedLayer(0[layer 1]: gru as GRU, error ")
+
+
+def test_tables_for_notebooks_escape_what_they_show(inspection):
+    page = inspection._repr_html_()
+    assert page.count("<tr>") == 3
+    assert "<td>2 samples × 4 channels</td><td>5</td>" in page
+    assert inspection[0]._repr_html_().count("<tr>") == 2
+    hostile = Inspection(
+        inspection.layers, (Unsupported("<script>", "k", "<b>why</b>"),), model="<img>"
+    )._repr_html_()
+    assert "<script>" not in hostile
+    assert "<img>" not in hostile
+    assert "&lt;b&gt;why&lt;/b&gt;" in hostile
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda part: pickle.loads(pickle.dumps(part))], ids=["copy", "pickle"]
+)
+def test_copies_are_sealed_again_for_their_own_parts(inspection, copied):
+    twin = copied(inspection)[0]
+    assert torch.equal(twin.map(), inspection[0].map())
+    twin.mixer.inputs.add_(1)
+    with pytest.raises(ReconstructionError, match="altered after it was compared"):
+        twin.map()
+    with pytest.raises(ReconstructionError, match="altered after it was compared"):
+        copied(twin).map()
+    inspection[0].map()
+
+
+def test_signal_through_the_map_is_the_output(inspection):
+    layer = inspection[1]
+    by_map = layer.map() @ layer.signal[..., 0]
+    torch.testing.assert_close(by_map, dsf.respond(layer.system, layer.signal)[..., 0])
+    torch.testing.assert_close(layer.map(rows=slice(1, 3)), layer.map()[..., 1:3, :])
+
+
+def test_measures_of_every_map(inspection):
+    table = inspection.measure()
+    assert {record["layer"] for record in table} == {"0[layer 0]", "0[layer 1]"}
+    assert {record["sample"] for record in table} == {0, 1}
