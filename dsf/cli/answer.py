@@ -1,6 +1,7 @@
 """What every command does with its answer: one JSON object or text, a code, errors in words."""
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dsf.cli.exits import WELL, code_of
+from dsf.cli.exits import BROKEN_PIPE, WELL, code_of
 
 SCHEMA_VERSION = 1
 
@@ -49,10 +50,16 @@ def give(
             raise
         _complain(command, error, code, as_json=as_json, verbose=verbose)
         raise typer.Exit(code) from None
-    if as_json:
-        _print_json(command, answer.code, answer.facts)
-    elif not quiet:
-        answer.show()
+    try:
+        if as_json:
+            _print_json(command, answer.code, answer.facts)
+        elif not quiet:
+            answer.show()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read this is gone; the interpreter must not complain about it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(BROKEN_PIPE) from None
     raise typer.Exit(answer.code)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli import check, demo, doctor, inspect_model
-from dsf.cli.exits import BROKEN_PIPE, INTERRUPTED, USAGE
+from dsf.cli.exits import INTERRUPTED, USAGE
 
 app = typer.Typer(
     name="dsf",
@@ -26,12 +26,13 @@ app.command("check", short_help="Properties of every layer, with verdicts and ev
 app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.run)
 
 
-def _show_version(asked: bool) -> None:
+def _show_version(asked: bool) -> bool:
     if asked:
         from importlib.metadata import version
 
         typer.echo(f"dsf {version('dsf')}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -53,11 +54,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _code(arguments: list[str] | None) -> int:
     try:
         code = app(arguments, prog_name="dsf", standalone_mode=False) or 0
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output is gone; the interpreter must not complain about it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except typer.Exit as exit:

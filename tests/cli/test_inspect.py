@@ -1,0 +1,143 @@
+"""``dsf inspect``: one model, one input, a report; refusals in one sentence."""
+
+import json
+import os
+
+import pytest
+
+
+def test_a_checkpoint_becomes_a_report(run, checkpoint, tmp_path):
+    done = run("inspect", checkpoint, "--ids", "1 2,3 4", "--out", "here")
+    assert done.exit_code == 0, done.output
+    assert "model.layers.1.self_attn" in done.stdout
+    assert "2 heads" in done.stdout
+    assert sorted(os.listdir(tmp_path / "here")) == ["maps.png", "report.html"]
+
+
+def test_json_is_one_object_of_this_form(run, checkpoint, only_object):
+    done = run("inspect", checkpoint, "--ids", "5 6 7", "--json", "--exact")
+    found = only_object(done.stdout)
+    assert {name: type(value).__name__ for name, value in found.items()} == {
+        "schema_version": "int",
+        "command": "str",
+        "exit_code": "int",
+        "model": "str",
+        "layers": "list",
+        "unsupported": "list",
+        "environment": "dict",
+        "files": "dict",
+        "seconds": "float",
+    }
+    assert (found["schema_version"], found["command"], found["exit_code"]) == (1, "inspect", 0)
+    first = found["layers"][0]
+    assert {**first, "error": 0} == {
+        "name": "model.layers.0.self_attn",
+        "family": "llama",
+        "mixer": "SoftmaxAttention",
+        "axes": ["sample", "head"],
+        "batch": [1, 2],
+        "tokens": 3,
+        "error": 0,
+        "tolerance": first["tolerance"],
+    }
+    assert first["error"] <= first["tolerance"] < 1e-8
+    assert found["environment"]["weights"].startswith("sha256 ")
+
+
+def test_the_same_input_gives_the_same_fingerprint(run, checkpoint, only_object):
+    prints = [
+        only_object(run("inspect", checkpoint, "--ids", ids, "--json").stdout)["environment"]
+        for ids in ("5 6 7", "5,6,7", "5 6 8")
+    ]
+    assert prints[0]["input"] == prints[1]["input"] != prints[2]["input"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "exactly one of --text, --ids and --file"),
+        (["--ids", "1", "--text", "a"], "got 2"),
+        (["--ids", "1 x"], "whole numbers"),
+        (["--ids", ""], "one or more numbers from 0 to 31"),
+        (["--ids", "1 32"], "one or more numbers from 0 to 31"),
+        (["--text", "hello"], "no tokenizer"),
+        (["--file", "nowhere.txt"], "No such file"),
+    ],
+)
+def test_a_wrong_input_is_usage_with_a_cure(run, checkpoint, options, words):
+    done = run("inspect", checkpoint, *options)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stderr.startswith("dsf inspect: ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_missing_folder_is_refused_in_json_too(run, only_object):
+    done = run("inspect", "/no/such/folder", "--ids", "1", "--json", "--offline")
+    assert done.exit_code == 2
+    found = only_object(done.stdout)
+    assert found["exit_code"] == 2
+    assert "no folder there" in found["error"]["message"]
+
+
+def test_verbose_adds_the_traceback(run, checkpoint):
+    done = run("inspect", checkpoint, "--ids", "x", "-v")
+    assert "Traceback" in done.stderr
+    assert done.exit_code == 2
+
+
+def test_a_layer_that_is_not_reproduced_fails(run, checkpoint, monkeypatch):
+    from dsf.inspection import ReconstructionError
+
+    def refuse(*_, **__):
+        raise ReconstructionError("layer 0 is off by \x1b[31m1e-2\u202e")
+
+    monkeypatch.setattr("dsf.cli.run_model.inspect", refuse)
+    done = run("inspect", checkpoint, "--ids", "1")
+    assert done.exit_code == 1
+    assert done.stderr == "dsf inspect: layer 0 is off by \\x1b[31m1e-2\\u202e\n"
+
+
+def test_too_large_is_a_limit_and_a_fault_of_ours_stays_loud(run, checkpoint, monkeypatch):
+    from dsf.evaluate import MapTooLarge
+
+    for error, code in ((MapTooLarge("no room"), 3), (ZeroDivisionError("ours"), 1)):
+        monkeypatch.setattr("dsf.cli.run_model.inspect", raising(error))
+        done = run("inspect", checkpoint, "--ids", "1")
+        assert done.exit_code == code
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_quiet_prints_nothing(run, checkpoint):
+    done = run("inspect", checkpoint, "--ids", "1 2", "--quiet")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_text_goes_through_the_models_own_tokenizer(run, checkpoint, tmp_path, only_object):
+    """A word-level tokenizer with a token that is markup, a formula and a terminal code."""
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    words = {"<unk>": 0, "[red]</script>": 1, "\x1b[31mk": 2, "=cmd": 3}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    folder = tmp_path / "worded"
+    folder.mkdir()
+    for file in checkpoint.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    transformers.PreTrainedTokenizerFast(tokenizer_object=model).save_pretrained(folder)
+    text = tmp_path / "text.txt"
+    text.write_text("[red]</script> \x1b[31mk =cmd other")
+    done = run("inspect", folder, "--file", text, "--json")
+    assert only_object(done.stdout)["layers"][0]["tokens"] == 4
+    page = (tmp_path / "dsf-report" / "report.html").read_text()
+    content = page.split('id="content">')[1].split("</script>")[0]
+    tokens = json.loads(content)["tokens"]
+    assert tokens == [["[red]</script>", "\\x1b[31mk", "=cmd", "<unk>"]]

@@ -1,0 +1,75 @@
+"""What the command line does before and around every command."""
+
+import importlib.metadata
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "transformers", "matplotlib", "numba", "numpy", "sympy", "jinja2")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["inspect", "--help"]])
+def test_help_loads_nothing_heavy(run_alone, arguments):
+    script = (
+        "import sys; from dsf.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as exit: print(exit.code, *sorted(sys.modules), file=sys.stderr)"
+    )
+    done = run_alone("-c", script, *arguments)
+    code, *loaded = done.stderr.split()
+    assert code == "0"
+    assert set(HEAVY).isdisjoint(loaded)
+
+
+def test_help_is_quick(run_alone):
+    """The fastest of five, against the bare interpreter, since the machine may be busy."""
+
+    def fastest(*arguments):
+        times = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            run_alone(*arguments)
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    assert fastest("-m", "dsf", "--help") < 0.3 + 3 * fastest("-c", "pass")
+
+
+def test_help_lists_the_commands_and_the_exit_codes(run):
+    shown = " ".join(run("--help").output.split())
+    for word in ("demo", "inspect", "doctor", "Exit codes", "130 interrupted"):
+        assert word in shown
+
+
+def test_version(run):
+    assert run("--version").output.split() == ["dsf", importlib.metadata.version("dsf")]
+
+
+def test_a_misspelt_command_is_usage(run_alone):
+    done = run_alone("-m", "dsf", "inspekt")
+    assert done.returncode == 2
+    assert "inspect" in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_interrupt_has_a_code_of_its_own(run_alone):
+    script = (
+        "import dsf.cli.machine as machine, dsf.cli\n"
+        "def stop(out): raise KeyboardInterrupt\n"
+        "machine.findings = stop\n"
+        "dsf.cli.main(['doctor'])"
+    )
+    done = run_alone("-c", script)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_silent(tmp_path):
+    command = f"{sys.executable} -m dsf doctor --json | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")
