@@ -47,16 +47,20 @@ def test_the_output_of_the_module_comes_back(kind, mixer_class, bias, batch_firs
 
 
 @SEVERAL
-def test_a_start_that_is_not_zero_is_carried(kind, mixer_class):
-    module, x = lively(kind, batch_first=True), inputs()
-    start = inputs(4, seed=2)[:, 0]
-    initial = (start, 2 * start) if kind is torch.nn.LSTM else start
-    given = (start[None], 2 * start[None]) if kind is torch.nn.LSTM else start[None]
-    mixer = mixer_class.from_module(module, x, initial)
-    torch.testing.assert_close(response(mixer), module(x, given)[0], **EXACT)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_start_that_is_not_zero_is_carried(kind, mixer_class, reverse):
+    module, x = lively(kind, bidirectional=True, batch_first=True), inputs()
+    starts = inputs(4, seed=2)[:, :2].transpose(0, 1)
+    is_lstm = kind is torch.nn.LSTM
+    both = module(x, (starts, 2 * starts) if is_lstm else starts)[0]
+    expected = both[..., 4:] if reverse else both[..., :4]
+    own = starts[1 if reverse else 0]
+    initial = (own, 2 * own) if is_lstm else own
+    mixer = mixer_class.from_module(module, x, initial, reverse=reverse)
+    torch.testing.assert_close(response(mixer), expected, **EXACT)
     if kind is not torch.nn.RNN:
         second = dsf.respond(mixer.second_form(), mixer.second_signal()).squeeze(-1)
-        torch.testing.assert_close(second, module(x, given)[0], **EXACT)
+        torch.testing.assert_close(second, expected, **EXACT)
 
 
 @SEVERAL
