@@ -3,20 +3,33 @@
 They take a matrix, a system whose map never fits, or the blocks themselves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import prod
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows, row_blocks
+from dsf.evaluate.rows import SIZE
+from dsf.system import System
 
 Look = Callable[[Rows], Tensor]
+ENTRIES = 1 << 24  # of one block of rows, over the whole batch: 64 MB in float32
+
+
+def blocks(map_or_system: MapOrSystem) -> Iterator[Rows]:
+    """Blocks of rows, as many rows at a time as keep a long and wide batch in bounds."""
+    if not isinstance(map_or_system, System):
+        return row_blocks(map_or_system)
+    columns = map_or_system.steps * map_or_system.input_size
+    row = prod(map_or_system.batch) * columns * map_or_system.output_size
+    return row_blocks(map_or_system, size=min(SIZE, max(1, ENTRIES // max(row, 1))))
 
 
 def per_row(map_or_system: MapOrSystem, look: Look) -> Shaped[Tensor, "*batch rows"]:
     """One number for every row."""
-    return torch.cat([look(rows) for rows in row_blocks(map_or_system)], dim=-1)
+    return torch.cat([look(rows) for rows in blocks(map_or_system)], dim=-1)
 
 
 def total(map_or_system: MapOrSystem, look: Look) -> Tensor:
@@ -33,7 +46,7 @@ def _reduced(
     map_or_system: MapOrSystem, look: Look, join: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     found: Tensor | None = None
-    for rows in row_blocks(map_or_system):
+    for rows in blocks(map_or_system):
         seen = look(rows)
         found = seen if found is None else join(found, seen)
     if found is None:
