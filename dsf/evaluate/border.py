@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import window_of
+from dsf.coefficient import dense_of
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.shapes import agree, has_axes
 from dsf.system import System, time_reversed
+from dsf.transition.storage import cast
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -72,9 +73,9 @@ def written_out(system: System, start: int, stop: int, dtype: torch.dtype) -> Sy
     return replace(
         part,
         A=part.A.to(dtype=dtype),
-        B=window_of(part.B, 0, stop - start).to(dtype),
-        C=window_of(part.C, 0, stop - start).to(dtype),
-        D=window_of(part.feedthrough, 0, stop - start).to(dtype),
+        B=cast(dense_of(part.B), dtype=dtype),
+        C=cast(dense_of(part.C), dtype=dtype),
+        D=cast(dense_of(part.feedthrough), dtype=dtype),
     )
 
 

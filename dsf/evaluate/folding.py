@@ -1,14 +1,16 @@
 """A window of any system, folded into a panel by the structure of its A_t."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import dense_of
+from dsf.coefficient import Matrices, dense_of
 from dsf.evaluate.border import working, written_out
 from dsf.evaluate.feedback import feedback_panel
 from dsf.evaluate.panel import Panel
-from dsf.evaluate.segments import diagonal_panel, scalar_panel
+from dsf.evaluate.segments import Read, diagonal_segment, scalar_segment
 from dsf.system import System
 from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity
 
@@ -34,19 +36,22 @@ def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = N
     part = written_out(system, start, stop, working(system.dtype) if dtype is None else dtype)
     write, read, before = dense_of(part.B), dense_of(part.C), part.reads_before_update
     if isinstance(part.A, ScaledIdentity):
-        panel = scalar_panel(part.A.decay, write, read, before=before)
+        panel = scalar_segment(part.A.decay, [write], [Read(read, before)]).panel()
     elif isinstance(part.A, Diagonal):
-        panel = diagonal_panel(part.A.decay, write, read, before=before)
+        panel = diagonal_segment(part.A.decay, [write], [Read(read, before)]).panel()
     elif isinstance(part.A, DiagonalPlusLowRank):
         panel = feedback_panel(part.A, write, read, before=before)
     else:
         panel = _token_by_token(part, write, read)
-    return Panel(
-        local=panel.local + _on_diagonal(dense_of(part.feedthrough)),
-        reach=panel.reach,
-        write=panel.write,
-        carry=panel.carry,
-    )
+    if _is_nothing(part.feedthrough):
+        return panel
+    return replace(panel, local=panel.local + _on_diagonal(dense_of(part.feedthrough)))
+
+
+def _is_nothing(feedthrough: Matrices) -> bool:
+    """Whether this is the one zero that stands for an absent feedthrough."""
+    part = dense_of(feedthrough)
+    return not any(part.stride()) and not bool(part.flatten()[:1].any())
 
 
 def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:

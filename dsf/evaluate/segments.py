@@ -1,18 +1,48 @@
-"""Panels of systems whose A_t is diagonal or a scaled identity, by running products of decays.
+"""Windows of systems whose A_t is diagonal or a scaled identity, by running products of decays.
 
 Nothing here divides by a product of decays or takes ``exp`` of a long difference: decays are only
 multiplied, from each token to the tokens after it, so zeros and violent decays are exact.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dsf.evaluate.panel import Panel
 from dsf.transition import Diagonal, ScaledIdentity
 from dsf.transition.timeline import delay
 
-SMALL = 8
+SMALL = 4
+
+
+class Read(NamedTuple):
+    """Output matrices, and whether they meet the state before its update."""
+
+    matrices: Shaped[Tensor, "*batch time output state"]
+    before: bool
+
+
+class Segment(NamedTuple):
+    """What a window does to several writes, as several reads see it.
+
+    The four matrices of a :class:`Panel`: ``local[i][j]`` for read i and write j, ``reach[i]``,
+    ``sent[j]``, and ``carry``, which all of them share.
+    """
+
+    local: list[list[Tensor]]
+    reach: list[Tensor]
+    sent: list[Tensor]
+    carry: ScaledIdentity | Diagonal
+
+    def panel(self) -> Panel:
+        """The panel of one read and one write."""
+        return Panel(
+            local=self.local[0][0], reach=self.reach[0], write=self.sent[0], carry=self.carry
+        )
 
 
 def products(
@@ -26,43 +56,31 @@ def products(
     return torch.where((token[:, None] >= token).unsqueeze(-1), running, 0)
 
 
-def scalar_panel(
-    decay: Shaped[Tensor, "*batch time"],
-    write: Shaped[Tensor, "*batch time state input"],
-    read: Shaped[Tensor, "*batch time output state"],
-    *,
-    before: bool,
-) -> Panel:
-    """The panel of ``A_t = decay_t I``: a product of reads and writes, times the decay between."""
+def scalar_segment(
+    decay: Shaped[Tensor, "*batch time"], writes: Sequence[Tensor], reads: Sequence[Read]
+) -> Segment:
+    """``A_t = decay_t I``: a product of reads and writes, times the decay between."""
     between = products(decay.unsqueeze(-1)).squeeze(-1)
     reached = decay.cumprod(dim=-1)
-    reading, passed = between, reached
-    if before:
-        reading = delay(between, 1, axis=-2)
-        passed = delay(reached, 1, axis=-1, fill=1.0)
-    outputs, inputs = read.shape[-2], write.shape[-1]
-    rows, columns = _rows(read), _columns(write)
-    local = rows @ columns
-    spread = reading.repeat_interleave(outputs, -2) if outputs > 1 else reading
-    spread = spread.repeat_interleave(inputs, -1) if inputs > 1 else spread
-    return Panel(
-        local=local * spread,
-        reach=_rows(read * passed[..., None, None]),
-        write=_columns(write * between[..., -1, :, None, None]),
-        carry=ScaledIdentity(reached[..., -1:], write.shape[-2]),
-    )
+    columns = [_columns(write) for write in writes]
+    local, reach = [], []
+    for read, before in reads:
+        reading = delay(between, 1, axis=-2) if before else between
+        passed = delay(reached, 1, axis=-1, fill=1.0) if before else reached
+        rows = _rows(read)
+        local.append([(rows @ each) * _spread(reading, rows, each) for each in columns])
+        reach.append(_rows(read * passed[..., None, None]))
+    leaving = between[..., -1, :, None, None]
+    sent = [_columns(write * leaving) for write in writes]
+    return Segment(local, reach, sent, ScaledIdentity(reached[..., -1:], writes[0].shape[-2]))
 
 
-def diagonal_panel(
-    decay: Shaped[Tensor, "*batch time state"],
-    write: Shaped[Tensor, "*batch time state input"],
-    read: Shaped[Tensor, "*batch time output state"],
-    *,
-    before: bool,
-) -> Panel:
-    """The panel of ``A_t = diag(decay_t)``.
+def diagonal_segment(
+    decay: Shaped[Tensor, "*batch time state"], writes: Sequence[Tensor], reads: Sequence[Read]
+) -> Segment:
+    """``A_t = diag(decay_t)``.
 
-    Products of decays between all pairs are formed for 8 tokens only; twice as many tokens come
+    Products of decays between all pairs are formed for 4 tokens only; twice as many tokens come
     from two halves by matrix products, as often as needed.
     """
     steps = decay.shape[-2]
@@ -70,59 +88,84 @@ def diagonal_panel(
     while blocks * SMALL < steps:
         blocks *= 2
     missing = blocks * SMALL - steps if blocks > 1 else 0
-    decay = torch.nn.functional.pad(decay, (0, 0, 0, missing), value=1.0)
-    write = torch.nn.functional.pad(write, (0, 0, 0, 0, 0, missing))
-    read = torch.nn.functional.pad(read, (0, 0, 0, 0, 0, missing))
-    split = [
-        part.unflatten(axis, (blocks, -1)) for part, axis in ((decay, -2), (write, -3), (read, -3))
+    decay = pad(decay, (0, 0, 0, missing), value=1.0).unflatten(-2, (blocks, -1))
+    longer = [pad(write, (0, 0, 0, 0, 0, missing)).unflatten(-3, (blocks, -1)) for write in writes]
+    seen = [
+        Read(pad(read, (0, 0, 0, 0, 0, missing)).unflatten(-3, (blocks, -1)), before)
+        for read, before in reads
     ]
-    local, reach, sent, carry = _small(*split, before=before)
-    while local.shape[-3] > 1:
+    local, reach, sent, carry = _small(decay, longer, seen)
+    while blocks > 1:
         local, reach, sent, carry = _joined(local, reach, sent, carry)
-    rows, columns = steps * read.shape[-2], steps * write.shape[-1]
-    return Panel(
-        local=local[..., 0, :rows, :columns],
-        reach=reach[..., 0, :rows, :],
-        write=sent[..., 0, :, :columns],
-        carry=Diagonal(carry),
+        blocks //= 2
+    rows = [steps * read.shape[-2] for read, _ in reads]
+    columns = [steps * write.shape[-1] for write in writes]
+    return Segment(
+        [
+            [part[..., 0, :high, :wide] for part, wide in zip(parts, columns, strict=True)]
+            for parts, high in zip(local, rows, strict=True)
+        ],
+        [part[..., 0, :high, :] for part, high in zip(reach, rows, strict=True)],
+        [part[..., 0, :, :wide] for part, wide in zip(sent, columns, strict=True)],
+        Diagonal(carry),
     )
 
 
-def _small(
-    decay: Tensor, write: Tensor, read: Tensor, *, before: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+Blocks = tuple[list[list[Tensor]], list[Tensor], list[Tensor], Tensor]
+
+
+def _small(decay: Tensor, writes: Sequence[Tensor], reads: Sequence[Read]) -> Blocks:
     between = products(decay)
     reached = decay.cumprod(dim=-2)
-    reading, passed = between, reached
-    if before:
-        reading = delay(between, 1, axis=-3)
-        passed = delay(reached, 1, axis=-2, fill=1.0)
-    local = torch.einsum("...ton,...tsn,...snm->...tosm", read, reading, write)
-    return (
-        local.flatten(-2).flatten(-3, -2),
-        _rows(read * passed.unsqueeze(-2)),
-        _columns(write * between[..., -1, :, :].unsqueeze(-1)),
-        reached[..., -1, :],
-    )
+    local, reach = [], []
+    for read, before in reads:
+        reading = delay(between, 1, axis=-3) if before else between
+        passed = delay(reached, 1, axis=-2, fill=1.0) if before else reached
+        pairs = [
+            torch.einsum("...ton,...tsn,...snm->...tosm", read, reading, write) for write in writes
+        ]
+        local.append([pair.flatten(-2).flatten(-3, -2) for pair in pairs])
+        reach.append(_rows(read * passed.unsqueeze(-2)))
+    leaving = between[..., -1, :, :].unsqueeze(-1)
+    return local, reach, [_columns(write * leaving) for write in writes], reached[..., -1, :]
 
 
 def _joined(
-    local: Tensor, reach: Tensor, sent: Tensor, carry: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    local: list[list[Tensor]], reach: list[Tensor], sent: list[Tensor], carry: Tensor
+) -> Blocks:
     """Every two neighbouring blocks made one."""
     early, late = slice(0, None, 2), slice(1, None, 2)
-    below = reach[..., late, :, :] @ sent[..., early, :, :]
-    above = torch.zeros_like(below)
-    top = torch.cat([local[..., early, :, :], above], dim=-1)
-    bottom = torch.cat([below, local[..., late, :, :]], dim=-1)
     passing = carry[..., early, :].unsqueeze(-2)
     leaving = carry[..., late, :].unsqueeze(-1)
+    first = [[part[..., early, :, :] for part in parts] for parts in (reach, sent)]
+    second = [[part[..., late, :, :] for part in parts] for parts in (reach, sent)]
+    wider = [
+        [
+            _triangle(part[..., early, :, :], seen @ left, part[..., late, :, :])
+            for part, left in zip(parts, first[1], strict=True)
+        ]
+        for parts, seen in zip(local, second[0], strict=True)
+    ]
     return (
-        torch.cat([top, bottom], dim=-2),
-        torch.cat([reach[..., early, :, :], reach[..., late, :, :] * passing], dim=-2),
-        torch.cat([leaving * sent[..., early, :, :], sent[..., late, :, :]], dim=-1),
+        wider,
+        [torch.cat([a, b * passing], dim=-2) for a, b in zip(first[0], second[0], strict=True)],
+        [torch.cat([leaving * a, b], dim=-1) for a, b in zip(first[1], second[1], strict=True)],
         carry[..., early, :] * carry[..., late, :],
     )
+
+
+def _triangle(early: Tensor, between: Tensor, late: Tensor) -> Tensor:
+    """Two blocks on the diagonal, ``between`` below them, zeros above."""
+    top = pad(early, (0, late.shape[-1]))
+    return torch.cat([top, torch.cat([between, late], dim=-1)], dim=-2)
+
+
+def _spread(reading: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """One number for every pair of tokens, repeated for their ports."""
+    steps = reading.shape[-1]
+    outputs, inputs = rows.shape[-2] // steps, columns.shape[-1] // steps
+    high = reading.repeat_interleave(outputs, -2) if outputs > 1 else reading
+    return high.repeat_interleave(inputs, -1) if inputs > 1 else high
 
 
 def _rows(read: Tensor) -> Tensor:
@@ -132,4 +175,4 @@ def _rows(read: Tensor) -> Tensor:
 
 def _columns(write: Tensor) -> Tensor:
     """Writes as columns, ``state x (time input)``."""
-    return write.movedim(-3, -2).flatten(-2)
+    return write.squeeze(-1).mT if write.shape[-1] == 1 else write.movedim(-3, -2).flatten(-2)

@@ -28,7 +28,7 @@ forward_cases = pytest.mark.parametrize(
 )
 
 
-def draw(structure, kind, *, ports=(2, 3), initial=4, channel=4, steps=STEPS, **flags):
+def draw(structure, kind, *, ports=(2, 3), initial=5, channel=5, steps=STEPS, **flags):
     """A MIMO system with an initial state, and a signal; real signals for the real part."""
     drawer = Drawer(7, complex=kind != "real")
     system = drawer.system(
@@ -62,14 +62,6 @@ def test_one_port_and_one_channel_agree_with_the_loop(structure, before, backwar
     for method in (dsf.recurrent, dsf.scan, partial(dsf.chunkwise, size=4)):
         ours = dsf.respond(system, signal, method=method)
         assert_close(ours, literal_response(system, signal)[0])
-
-
-@cases
-def test_many_channels_agree_with_the_loop(structure, before, backward, kind):
-    flags = {"reads_before_update": before, "runs_backward": backward}
-    system, signal = draw(structure, kind, ports=(1, 1), initial=9, channel=9, **flags)
-    ours = dsf.respond(system, signal, method=partial(dsf.chunkwise, size=4))
-    assert_close(ours, literal_response(system, signal)[0])
 
 
 @cases
