@@ -50,7 +50,13 @@ def fits(system: Operator, signal: Tensor) -> None:
 
     Raises:
         ShapeError: naming the axis and the two sizes.
+        TypeError: if one of them is something else altogether.
     """
+    is_operator("respond", system)
+    if not isinstance(signal, Tensor):
+        raise TypeError(
+            f"respond: the signal must be a torch tensor, but it is {type(signal).__name__}."
+        )
     has_axes("respond", "signal", signal.shape, "*batch time input channel")
     reads = system.read_steps if isinstance(system, ExplicitMap) else system.steps
     agree("respond", "time", system=reads, signal=signal.shape[-3])
@@ -60,6 +66,19 @@ def fits(system: Operator, signal: Tensor) -> None:
         if part.initial is not None:
             held = part.initial.shape[-1]
             agree("respond", "channel", initial=held, signal=signal.shape[-1])
+
+
+def is_operator(owner: str, given: object) -> None:
+    """Raise unless ``given`` has a map.
+
+    Raises:
+        TypeError: saying what it is, and how a mixer becomes a system.
+    """
+    if not isinstance(given, Operator):
+        raise TypeError(
+            f"{owner}: needs a System, a SystemSum or an ExplicitMap, but it got "
+            f"{type(given).__name__}. A mixer gives its system: mixer.system()."
+        )
 
 
 def working(dtype: torch.dtype) -> torch.dtype:

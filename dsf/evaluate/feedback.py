@@ -18,7 +18,7 @@ def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, befor
     """Close the loop ``z -> z`` of the diagonal system around ``A``."""
     writes = (write, A.left)
     reads = (Read(read, before), Read(A.right.mT, True))
-    if A.decay.stride(-1) == 0:
+    if A.state_size > 0 and A.decay.stride(-1) == 0:
         open_loop = scalar_segment(A.decay[..., 0], writes, reads)
     else:
         open_loop = diagonal_segment(A.decay, writes, reads)

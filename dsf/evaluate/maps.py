@@ -5,6 +5,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import Operator
+from dsf.evaluate.border import is_operator
 from dsf.evaluate.budget import check_room
 from dsf.evaluate.rows import blocks_between
 
@@ -27,6 +28,7 @@ def attention_map(
     Raises:
         MapTooLarge: if the map would take more than half of the free memory.
         IndexError: if ``rows`` names a token outside the sequence, or none.
+        TypeError: if ``system`` is something else altogether.
 
     Example:
         A state that halves and takes in the signal:
@@ -41,6 +43,7 @@ def attention_map(
         >>> dsf.attention_map(system, rows=-1)
         tensor([[0.2500, 0.5000, 1.0000]])
     """
+    is_operator("attention_map", system)
     first, last, stride = _span(rows, system.steps)
     outputs = system.output_size
     columns = getattr(system, "read_steps", system.steps) * system.input_size

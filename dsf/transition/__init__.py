@@ -1,4 +1,4 @@
-"""A_t by structure: one file per structure, seven verbs each."""
+"""A_t by structure: one file per structure, the same verbs in each."""
 
 from dsf.transition.base import Transition
 from dsf.transition.dense import Dense

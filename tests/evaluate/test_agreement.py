@@ -148,6 +148,16 @@ def test_one_token_one_state_and_no_batch(structure):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
+def test_without_states_only_the_feedthrough_is_left(structure):
+    drawer = Drawer(12)
+    system = drawer.system(structure, states=0, ports=(2, 3))
+    signal = drawer.tensor(5, 2, 6)
+    for method in METHODS.values():
+        assert_close(dsf.respond(system, signal, method=method), system.D @ signal)
+    assert_close(dsf.attention_map(system), torch.block_diag(*system.D))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("backward", [False, True])
 def test_batch_entries_do_not_meet(structure, backward):
     drawer = Drawer(9)

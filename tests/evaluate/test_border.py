@@ -54,6 +54,18 @@ def test_evaluators_run_one_system(method):
 
 
 @ours
+def test_what_is_no_system_and_no_signal():
+    mixer = dsf.mixers.DeltaNet.draw(torch.Generator().manual_seed(0), steps=4)
+    words = r"got DeltaNet\. A mixer gives its system: mixer\.system\(\)"
+    with pytest.raises(TypeError, match=f"respond: .*{words}"):
+        dsf.respond(mixer, mixer.signal())
+    with pytest.raises(TypeError, match=f"attention_map: .*{words}"):
+        dsf.attention_map(mixer)
+    with pytest.raises(TypeError, match="the signal must be a torch tensor, but it is ndarray"):
+        dsf.respond(mixer.system(), mixer.signal().numpy())
+
+
+@ours
 def test_an_explicit_map_has_no_methods():
     shown = ExplicitMap(StoredRows(torch.ones(3, 4)))
     with pytest.raises(
