@@ -1,6 +1,8 @@
 """The Python blocks of the README run, from top to bottom, as one reader would type them."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,17 @@ def test_files_that_the_readme_names_exist():
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_commands_that_the_pages_name_exist():
+    text = "".join(
+        (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "CONTRIBUTING.md")
+    )
+    asked = [sys.executable, "-m", "dsf", "--help"]
+    known = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    commands = set(re.findall(r"^    dsf (\w+)", text, re.MULTILINE))
+    assert commands
+    assert commands <= set(known)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)", text)) <= targets
