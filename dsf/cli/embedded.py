@@ -12,6 +12,7 @@ from dsf.models import recall
 
 SEED = 2024
 SEQUENCES = 256
+TASK = "a key that comes back asks for the value that followed it"
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,13 @@ class Shown:
     @property
     def title(self) -> str:
         """The heading of the report."""
-        return "One recall task, four architectures"
+        return f"One recall task, {len(self.accuracy)} architectures"
 
     @property
     def facts(self) -> dict[str, str]:
         """The accuracies for a person."""
-        return {f"Recall, {name}": f"{share:.1%}" for name, share in self.accuracy.items()}
+        shares = {f"Recall, {name}": f"{share:.1%}" for name, share in self.accuracy.items()}
+        return {"Task": TASK, **shares}
 
 
 def inspect_embedded(*, watched: bool) -> Shown:

@@ -15,9 +15,7 @@ def test_a_machine_that_runs_the_tests_can_work(run, only_object):
 
 
 def test_a_missing_package_makes_three(run, monkeypatch):
-    monkeypatch.setattr(
-        "dsf.cli.machine.requires", lambda name: ["numpy>=9999", 'x>=1; extra == "y"']
-    )
+    monkeypatch.setattr("dsf.cli.machine.requires", lambda _: ["numpy>=9999", 'x>=1; extra == "y"'])
     done = run("doctor")
     assert done.exit_code == 3
     assert "older than 9999" in done.stdout
@@ -29,12 +27,12 @@ def test_a_missing_package_makes_three(run, monkeypatch):
     ("floor", "verdict"), [("0.0.1", "ok"), (None, "ok"), ("999", "missing"), ("9.9.9", "missing")]
 )
 def test_versions_compare_as_numbers(floor, verdict, monkeypatch):
-    monkeypatch.setattr("dsf.cli.machine.version", lambda name: "9.9.8+local")
+    monkeypatch.setattr("dsf.cli.machine.version", lambda _: "9.9.8+local")
     assert needed("anything", floor).verdict == verdict
 
 
 def test_ten_is_more_than_nine(monkeypatch):
-    monkeypatch.setattr("dsf.cli.machine.version", lambda name: "10.0")
+    monkeypatch.setattr("dsf.cli.machine.version", lambda _: "10.0")
     assert needed("anything", "9.9.9").verdict == "ok"
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dsf.inspection.loading import LoadError, load_model
 
@@ -90,12 +91,46 @@ def test_refused_settings(folder, change_config, settings, words):
         load_model(folder)
 
 
+def test_buffers_that_the_settings_make_up(tmp_path):
+    """A mask for every pair of positions: 4 GiB from a file of 1 MB."""
+    from transformers import GPTNeoConfig, GPTNeoModel
+
+    sizes = {"hidden_size": 4, "num_heads": 1, "num_layers": 1, "vocab_size": 9}
+    config = GPTNeoConfig(
+        eos_token_id=0,
+        **sizes,
+        attention_types=[[["global"], 1]],
+        max_position_embeddings=8,
+        bos_token_id=0,
+    )
+    GPTNeoModel(config).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["wpe.weight"] = torch.ones(66_000, 4)
+    save_file(weights, tmp_path / "model.safetensors")
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"max_position_embeddings": 66_000}))
+    with pytest.raises(LoadError, match="asks for 264276 weights and 4356000000 bytes beside them"):
+        load_model(tmp_path)
+
+
 def test_without_architectures_the_plain_model_is_meant(saved_model, folder, change_config):
     change_config(architectures=None)
     model = load_model(folder).model
     assert type(model).__name__ == "GPT2Model"
     plain = saved_model[0].transformer(TOKENS).last_hidden_state
     assert torch.equal(model(TOKENS).last_hidden_state, plain)
+
+
+def test_an_infinity_as_the_model_library_writes_it(tmp_path):
+    """JSON has none: the library writes {"__float__": "Infinity"}, as in every Mamba-2 folder."""
+    from transformers import Mamba2Config, Mamba2ForCausalLM
+
+    config = Mamba2Config(
+        hidden_size=8, num_heads=4, head_dim=4, state_size=4, num_hidden_layers=1, vocab_size=8
+    )
+    Mamba2ForCausalLM(config).save_pretrained(tmp_path)
+    assert "__float__" in (tmp_path / "config.json").read_text()
+    assert load_model(tmp_path).model.config.time_step_limit == (0.0, float("inf"))
 
 
 def test_no_settings(folder):

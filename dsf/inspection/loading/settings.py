@@ -38,6 +38,8 @@ _SELECT_CODE = {
     "trust_remote_code",
     "use_kernels",
 }
+# How the model library writes an infinity, which JSON does not have.
+_INFINITE = {"Infinity": float("inf"), "-Infinity": float("-inf")}
 _HARMLESS = {"_commit_hash", "_name_or_path", "_attn_implementation_autoset", "name_or_path"}
 
 
@@ -67,6 +69,8 @@ def _scrubbed(value: Any, dropped: set[str], where: str, *, allow_quantized: boo
         return [_scrubbed(item, dropped, where, allow_quantized=allow_quantized) for item in value]
     if not isinstance(value, dict):
         return value
+    if list(value) == ["__float__"] and value["__float__"] in _INFINITE:
+        return _INFINITE[value["__float__"]]
     for name, item in value.items():
         _check(name, item, where, allow_quantized=allow_quantized)
     dropped |= {name for name, item in value.items() if name in _SELECT_CODE and item is not None}

@@ -75,20 +75,14 @@ function clipped(context, text) {
 function drawCells(context, layout, window, picture, curve, stretch) {
   const cell = layout.width / window.columns;
   if (cell < 9) return;
-  context.strokeStyle = ramp().paper;
-  context.lineWidth = 1;
-  context.beginPath();
-  for (let row = Math.ceil(window.row); row <= window.row + window.rows; row += 1) {
-    const y = Math.round((row - window.row) * layout.height / window.rows);
-    context.moveTo(layout.left, y);
-    context.lineTo(layout.left + layout.width, y);
+  const high = layout.height / window.rows, first = (cells) => Math.ceil(cells - 1e-6);
+  context.fillStyle = ramp().paper;
+  for (let row = first(window.row); row <= window.row + window.rows; row += 1) {
+    context.fillRect(layout.left, first((row - window.row) * high), layout.width, 1);
   }
-  for (let column = Math.ceil(window.column); column <= window.column + window.columns; column += 1) {
-    const x = layout.left + Math.round((column - window.column) * cell);
-    context.moveTo(x, 0);
-    context.lineTo(x, layout.height);
+  for (let column = first(window.column); column <= window.column + window.columns; column += 1) {
+    context.fillRect(layout.left + first((column - window.column) * cell), 0, 1, layout.height);
   }
-  context.stroke();
   if (cell >= 46) drawNumbers(context, layout, window, picture, curve, stretch);
 }
 

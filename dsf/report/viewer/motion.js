@@ -7,8 +7,9 @@ function fitted(available, margin, picture) {
   const widest = Math.max(available - margin.left, 40);
   const highest = Math.max(innerHeight * 0.58, 240);
   const ratio = Math.min(Math.max(picture.rows / picture.columns, 0.3), 1.3);
-  const width = Math.floor(Math.min(widest, highest / ratio, LARGEST_CELL * picture.columns));
-  return { ...margin, width, height: Math.floor(width * ratio), density: devicePixelRatio || 1 };
+  const room = Math.floor(Math.min(widest, highest / ratio, LARGEST_CELL * picture.columns));
+  const width = room < 2 * picture.columns ? room : room - room % picture.columns;
+  return { ...margin, width, height: Math.round(width * ratio), density: devicePixelRatio || 1 };
 }
 
 function zoomed(window, picture, factor, [row, column]) {

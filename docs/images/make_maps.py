@@ -1,0 +1,84 @@
+"""Draw ``maps.png``: one map of each embedded model, all on the same recall prompt.
+
+    python docs/images/make_maps.py
+
+A ring stands where a key that comes back should read: at the value that once followed it. Of each
+model the map that puts most of its weight there is drawn, of Qwen3-Next among its delta rules.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dsf import models
+from dsf.cli.embedded import SEED
+from dsf.inspection import InspectedLayer, inspect
+from dsf.inspection.loading import load_model
+from dsf.mixers import GatedDeltaNet
+from dsf.models import recall
+from dsf.report import draw_map
+
+HERE = Path(__file__).resolve().parent
+TITLES = {
+    "llama": "Llama: softmax attention",
+    "mamba": "Mamba: selective state space",
+    "mamba2": "Mamba-2: state space duality",
+    "qwen3_next": "Qwen3-Next: gated delta rule",
+}
+PANEL = 3.1  # inches
+
+
+def main(path: Path) -> None:
+    drawn = recall.draw(torch.Generator().manual_seed(SEED), 1)
+    answers = where_the_answers_stand(drawn)
+    figure = Figure(figsize=(PANEL * len(models.NAMES), PANEL + 0.8), layout="constrained")
+    panels = figure.subplots(1, len(models.NAMES))
+    for axes, name in zip(panels, models.NAMES, strict=True):
+        draw_model(axes, name, drawn, answers)
+    panels[0].set_ylabel("token written", fontsize=9)
+    figure.supxlabel("token read", fontsize=9)
+    figure.savefig(path, dpi=170)
+
+
+def where_the_answers_stand(drawn: recall.Recall) -> list[tuple[int, int]]:
+    """Places (query, value) of the one sequence."""
+    tokens, targets = drawn.tokens[0].tolist(), drawn.targets[0].tolist()
+    return [(at, tokens.index(it)) for at, it in enumerate(targets) if it != recall.SILENT]
+
+
+def draw_model(axes: Axes, name: str, drawn: recall.Recall, answers: list[tuple[int, int]]) -> None:
+    layers = [
+        layer
+        for layer in inspect(load_model(models.folder(name)).model, input_ids=drawn.tokens)
+        if name != "qwen3_next" or isinstance(layer.mixer, GatedDeltaNet)
+    ]
+    layer, map = max(
+        ((layer, map) for layer in layers for map in maps_of(layer)),
+        key=lambda pair: share_on(pair[1], answers),
+    )
+    ahead = np.triu(np.ones(map.shape, dtype=bool), 1)
+    title = f"{TITLES[name]}\nreproduced to {layer.error:.0e}"
+    draw_map(axes, map, title=title, masked=ahead, tokens=recall.spell(drawn.tokens[0]))
+    rows, columns = zip(*answers, strict=True)
+    axes.scatter(columns, rows, s=70, facecolors="none", edgecolors="#1b1e24", linewidths=1.1)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def maps_of(layer: InspectedLayer) -> list[np.ndarray]:
+    """Every map of a layer on its own."""
+    return list(layer.map().flatten(0, -3).numpy(force=True))
+
+
+def share_on(map: np.ndarray, answers: list[tuple[int, int]]) -> float:
+    """The part of the weight in the queries' rows that lies on the answers."""
+    rows, columns = np.array(answers).T
+    return float(np.abs(map[rows, columns]).sum() / np.abs(map[rows]).sum())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "maps.png")
