@@ -52,6 +52,12 @@ def test_a_cache_whose_blobs_are_a_link(cache, tmp_path):
         load_model(cache)
 
 
+def test_links_to_blobs_outside_a_cache(cache):
+    other = cache.parent.rename(cache.parent.with_name("other"))
+    with pytest.raises(LoadError, match="is a link"):
+        load_model(other / COMMIT)
+
+
 @pytest.mark.usefixtures("cache")
 def test_a_model_that_is_not_cached(no_network):
     with pytest.raises(LoadError, match=r"'owner/other'.*asked only in the local cache") as caught:

@@ -61,13 +61,16 @@ def test_hashes_follow_the_files(folder, change_config):
 def test_random_numbers_and_logging_go_on_as_before(folder):
     from transformers.utils import logging
 
-    level = logging.get_verbosity()
+    before, level = logging.get_verbosity(), logging.INFO
+    logging.set_verbosity(level)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     load_model(folder)
     assert torch.equal(torch.rand(3), expected)
-    assert logging.get_verbosity() == level
+    after = logging.get_verbosity()
+    logging.set_verbosity(before)
+    assert after == level
     assert logging.is_progress_bar_enabled()
 
 
@@ -102,12 +105,14 @@ def test_a_tokenizer_comes_along(folder):
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": "?",
+        "chat_template": "{{ 1 }}",
         "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]},
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     write_code(folder / "evil.py", folder / "ran")
     loaded = load_model(folder)
     assert loaded.tokenizer("b a c")["input_ids"] == [2, 1, 0]
+    assert loaded.tokenizer.chat_template is None
     assert not (folder / "ran").exists()
 
 
@@ -146,8 +151,10 @@ def test_a_torch_archive_is_read_when_asked(saved_model, folder):
 
 def test_missing_weights_are_an_error(folder):
     respell(folder, lambda weights: weights.pop("transformer.h.0.ln_1.weight"))
+    state = torch.get_rng_state()
     with pytest.raises(LoadError, match=r"'transformer.h.0.ln_1.weight' .* would be made up"):
         load_model(folder)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_weights_of_another_shape_are_an_error(folder, change_config):

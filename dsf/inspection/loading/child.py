@@ -11,6 +11,8 @@ from dsf.inspection.loading.errors import LoadError, shown
 
 _BYTES_OF_MEMORY = 2 * 1024**3
 _SECONDS = 60
+_GRACE = 60  # on a busy machine seconds of work take longer than that
+_START = Path(start.__file__)
 
 
 def archive_inventory(
@@ -30,9 +32,9 @@ def archive_inventory(
     arguments = [str(path), member, kind, str(bytes_of_memory), str(seconds)]
     try:
         done = subprocess.run(  # noqa: S603 - our own file, and arguments that no shell reads
-            [sys.executable, "-I", "-S", start.__file__, *arguments],
+            [sys.executable, "-I", "-S", _START, *arguments],
             capture_output=True,
-            timeout=2 * seconds,
+            timeout=seconds + _GRACE,
             check=False,
         )
     except subprocess.TimeoutExpired:

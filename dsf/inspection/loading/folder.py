@@ -57,11 +57,7 @@ class ModelFolder:
     def _is_cached_blob(self, path: Path) -> bool:
         """Whether a link has the one form that the model library's download cache uses."""
         blobs = self.path.parent.parent / "blobs"
-        return (
-            self.path.parent.name == "snapshots"
-            and not blobs.is_symlink()
-            and path.resolve().parent == blobs
-        )
+        return self.path.parent.name == "snapshots" and path.resolve().parent == blobs
 
 
 def open_folder(path: Path) -> ModelFolder:

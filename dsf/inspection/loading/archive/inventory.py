@@ -6,7 +6,7 @@ from typing import Any
 from dsf.inspection.loading.archive.symbols import Module, Refused, StoredTensor
 
 _MOST_TENSORS = 100_000
-_MOST_VISITS = 1_000_000
+_MOST_VISITS = 500_000
 _DEEPEST = 32
 _LONGEST_NAME = 1_000
 
