@@ -36,8 +36,6 @@ _ROOMS = {
     "measures": "dsf.measures",
     "exchange": "dsf.exchange",
     "certify": "dsf.certificates",
-    "claims": "dsf.claims",
-    "layers": "dsf.layers",
 }
 
 __all__ = ["__version__", *_HOME, *_ROOMS]

@@ -5,6 +5,7 @@ from dsf.measures.gain import absolute_gain, column_norms, energy_gain, row_norm
 from dsf.measures.gramians import controllability_gramians, observability_gramians
 from dsf.measures.hankel import hankel_ranks, hankel_singular_values
 from dsf.measures.injectivity import (
+    colliding_query,
     confusions,
     distance_ratios,
     jacobian_rank,
@@ -45,6 +46,7 @@ from dsf.measures.sums import column_sums, largest_ahead, row_sum_spread, row_su
 
 __all__ = [
     "absolute_gain",
+    "colliding_query",
     "column_norms",
     "column_sums",
     "confusions",

@@ -1,5 +1,6 @@
 """Whether different queries get different rows of weights."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Row = Callable[[Tensor], Tensor]
+FACTOR = 2.5
 
 
 class KeyRank(NamedTuple):
@@ -83,3 +85,34 @@ def distance_ratios(
     """
     apart = torch.pdist(query)
     return (torch.pdist(weights)[apart > 0] / apart[apart > 0]).sort().values
+
+
+def colliding_query(
+    query: Float[Tensor, "*batch key"], *, feature_map: str, factor: float = FACTOR
+) -> Float[Tensor, "*batch key"]:
+    """Another query whose features are ``factor`` times those of ``query``.
+
+    Normalised linear attention gives both the same row, whatever the keys. Known for ``identity``,
+    ``relu``, ``elu_plus_one``, ``exp`` and ``softplus``.
+
+    Raises:
+        ValueError: for another feature map, or a factor that is not above 0 or is 1.
+
+    >>> colliding_query(torch.tensor([1.0, -2.0]), feature_map="identity", factor=2.0)
+    tensor([ 2., -4.])
+    """
+    if not factor > 0 or factor == 1:
+        raise ValueError(f"colliding_query: 'factor' must be above 0 and not 1, but is {factor}.")
+    if feature_map in ("identity", "relu"):
+        return factor * query
+    if feature_map == "elu_plus_one":
+        scaled = factor * (torch.nn.functional.elu(query) + 1)
+        return torch.where(scaled > 1, scaled - 1, scaled.log())
+    if feature_map == "exp":
+        return query + math.log(factor)
+    if feature_map == "softplus":
+        return torch.expm1(factor * torch.nn.functional.softplus(query)).log()
+    raise ValueError(
+        f"colliding_query: no collision is known for '{feature_map}'; known are identity, relu, "
+        f"elu_plus_one, exp and softplus."
+    )
