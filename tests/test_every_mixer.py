@@ -284,6 +284,14 @@ def test_a_part_with_too_few_axes_is_refused(mixer):
                 replace(mixer, **{field.name: [1.0]})
 
 
+@pytest.mark.usefixtures("our_own_errors")
+def test_parts_on_different_devices_are_refused(mixer):
+    name = next(iter(tensors(mixer)))
+    elsewhere = getattr(mixer, name).to("meta")
+    with pytest.raises(ShapeError, match=rf"on the same device, but .*{name} is on meta"):
+        replace(mixer, **{name: elsewhere})
+
+
 def test_every_file_has_its_place():
     """A converter that is not listed would not be tested, and one without a reference neither."""
     folder = Path(dsf.mixers.__file__).parent

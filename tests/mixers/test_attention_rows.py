@@ -7,7 +7,15 @@ import torch
 
 import dsf
 from dsf import mixers
-from dsf.ingredients import identity, leaky_relu, relu, second_order, softplus, squares
+from dsf.ingredients import (
+    elu_plus_one,
+    identity,
+    leaky_relu,
+    relu,
+    second_order,
+    softplus,
+    squares,
+)
 
 STEPS = 12
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
@@ -92,6 +100,16 @@ def test_attention_over_the_whole_sequence_gives_what_the_paper_says(cls, option
     for method in (None, dsf.recurrent, dsf.scan, dsf.chunkwise):
         response = dsf.respond(mixer.system(), mixer.signal(), method=method)
         torch.testing.assert_close(response.squeeze(-2), expected @ mixer.value, **EXACT)
+
+
+def test_elu_plus_one_by_hand_and_far_from_zero():
+    """Tiny far below zero rather than zero, and a finite slope where exp would overflow."""
+    x = torch.tensor([-50.0, -1.0, 0.0, 2.0, 1000.0], dtype=torch.float64, requires_grad=True)
+    features = elu_plus_one(x)
+    expected = [2.718281828459045**-50, 1 / 2.718281828459045, 1, 3, 1001]
+    assert features.tolist() == pytest.approx(expected, rel=1e-13)
+    features.sum().backward()
+    assert x.grad.tolist() == pytest.approx([*expected[:3], 1, 1], rel=1e-13)
 
 
 def test_second_order_features_give_the_series_of_the_exponential():
