@@ -1,10 +1,11 @@
 """Small parts that several families share, from what was captured."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from dsf.inspection.captured import Captured
@@ -63,9 +64,9 @@ def rms_normalised(x: Tensor, *, epsilon: float) -> Tensor:
     return x * (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
 
 
-def epsilon_of(norm: nn.Module) -> float:
+def epsilon_of(norm: Any) -> float:
     """What a norm adds under its root, by either name."""
-    return float(getattr(norm, "variance_epsilon", None) or norm.eps)
+    return getattr(norm, "variance_epsilon", None) or norm.eps
 
 
 def unit_length(x: Tensor, *, epsilon: float = 1e-6) -> Tensor:

@@ -1,0 +1,63 @@
+"""Every family of the library: read, rebuilt, compared, at every number type and padding."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+import dsf
+from tests.inspection.families.tiny_models import (
+    FAMILIES,
+    build,
+    inputs,
+    off_diagonal_share,
+    skip_a_known_defect,
+)
+
+pytestmark = pytest.mark.matrix
+
+# A float32 model against a float64 rebuild: its own rounding, a few layers deep.
+SINGLE = 2e-6
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    skip_a_known_defect(request.param)
+    return request.param
+
+
+def test_a_float32_model_is_rebuilt_and_its_layers_mix(family):
+    expected = FAMILIES[family]
+    inspection = dsf.inspect(build(family), **inputs())
+    kinds = Counter(type(layer.mixer).__name__ for layer in inspection)
+    assert kinds[expected.mixer] == expected.recurrent
+    assert kinds["SoftmaxAttention"] == expected.softmax
+    assert len(inspection) == expected.recurrent + expected.softmax
+    assert inspection.unsupported == ()
+    recurrent = [layer for layer in inspection if type(layer.mixer).__name__ == expected.mixer]
+    assert {layer.family for layer in inspection} == {family}
+    assert max(layer.error for layer in inspection) < SINGLE
+    assert min(off_diagonal_share(layer) for layer in recurrent) > 0.1
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+def test_a_float64_model_is_rebuilt_to_rounding(family, padding):
+    inspection = dsf.inspect(build(family).double(), **inputs(padding=padding))
+    limit = FAMILIES[family].exact
+    assert max(layer.error for layer in inspection) < limit
+    assert max(layer.tolerance for layer in inspection) <= limit
+
+
+def test_axes_name_the_batch_of_the_system(family):
+    for layer in dsf.inspect(build(family), **inputs(5)):
+        batch = layer.map().shape[:-2]
+        assert len(layer.axes) == len(batch)
+        assert layer.axes[0] == "sample"
+        assert batch[0] == 2
+
+
+def test_the_exact_switch_needs_no_float64_model(family):
+    model = build(family)
+    inspection = dsf.inspect(model, exact=True, **inputs())
+    assert max(layer.error for layer in inspection) < FAMILIES[family].exact
+    assert next(model.parameters()).dtype is torch.float32

@@ -1,0 +1,43 @@
+"""Two families that releases before 5.16 compute wrongly once a sequence is longer than a chunk."""
+
+import pytest
+import transformers
+
+import dsf
+from dsf.inspection import ReconstructionError
+from tests.inspection.families.tiny_models import DEFECTIVE, build, inputs, is_older_than
+
+pytestmark = pytest.mark.matrix
+
+old = pytest.mark.skipif(
+    not is_older_than("5.16"), reason=f"transformers {transformers.__version__} has it right"
+)
+ADVICE = r"'{}'.*differs from what it put out.*upgrade transformers"
+
+
+@old
+@pytest.mark.parametrize("family", DEFECTIVE)
+def test_a_wrong_layer_is_refused_with_advice(family):
+    with pytest.raises(ReconstructionError, match=ADVICE.format(family)):
+        dsf.inspect(build(family), **inputs())
+
+
+@pytest.mark.parametrize("family", DEFECTIVE)
+def test_within_one_chunk_every_release_is_right(family):
+    model = build(family, chunk_size=32).double()
+    inspection = dsf.inspect(model, **inputs(padding="left"))
+    assert max(layer.error for layer in inspection) < 1e-12
+
+
+@pytest.mark.parametrize("family", DEFECTIVE)
+def test_the_advice_comes_with_any_difference(family):
+    model = build(family, chunk_size=32)
+    for module in model.modules():
+        if "MambaMixer" in type(module).__name__ or "Mamba2Mixer" in type(module).__name__:
+            module.register_forward_hook(louder)
+    with pytest.raises(ReconstructionError, match=ADVICE.format(family)):
+        dsf.inspect(model, **inputs())
+
+
+def louder(_module, _inputs, output):
+    return 1.01 * output
