@@ -35,7 +35,7 @@ PANEL = 3.1  # inches
 def main(path: Path) -> None:
     drawn = recall.draw(torch.Generator().manual_seed(SEED), 1)
     answers = where_the_answers_stand(drawn)
-    figure = Figure(figsize=(PANEL * len(models.NAMES), PANEL + 0.8), layout="constrained")
+    figure = Figure(figsize=(PANEL * len(models.NAMES), PANEL + 0.65), layout="constrained")
     panels = figure.subplots(1, len(models.NAMES))
     for axes, name in zip(panels, models.NAMES, strict=True):
         draw_model(axes, name, drawn, answers)

@@ -36,9 +36,9 @@ class Shown:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The accuracies for a person."""
-        shares = {f"Recall, {name}": f"{share:.1%}" for name, share in self.accuracy.items()}
-        return {"Task": TASK, **shares}
+        """The task and how well the models do it, for a person."""
+        shares = (f"{name} {share:.1%}" for name, share in self.accuracy.items())
+        return {"Task": TASK, "Right answers": ", ".join(shares)}
 
 
 def inspect_embedded(*, watched: bool) -> Shown:

@@ -17,7 +17,8 @@ function marginOf(context, written, read) {
 
 /** Which cells get a label: all, or every so many. */
 function labelled(start, length, pixels, cells) {
-  const step = niceStep(CLOSEST * length / pixels);
+  const every = niceStep(CLOSEST * length / pixels);
+  const step = every === 1 ? 1 : niceStep(2 * CLOSEST * length / pixels);
   const chosen = [];
   const from = Math.ceil(Math.max(start, 0) / step) * step;
   for (let cell = from; cell < Math.min(start + length, cells); cell += step) {
@@ -39,7 +40,7 @@ function drawLabels(context, layout, window, picture, written, read) {
   context.textBaseline = "middle";
   context.textAlign = "right";
   for (const [row, y, step] of labelled(window.row, window.rows, layout.height, picture.rows)) {
-    context.fillText(clipped(context, short(written, picture.writtenBy(row), step)), layout.left - 6, y);
+    context.fillText(clipped(context, short(written, picture.writtenBy(row), step)), layout.left - 6, Math.max(y, 6));
   }
   for (const [column, x, step] of labelled(window.column, window.columns, layout.width, picture.columns)) {
     context.save();
