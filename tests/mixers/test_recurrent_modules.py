@@ -160,3 +160,11 @@ def test_a_wrong_number_of_gates_is_refused():
     one_more = torch.cat([mixer.input_weight, mixer.input_weight[:1]])
     with pytest.raises(ShapeError, match="input_weight has 4, the rule has 3"):
         replace(mixer, input_weight=one_more)
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_a_recurrent_weight_that_is_not_square_is_refused():
+    """One axis name twice in a part: both sizes count."""
+    mixer = ElmanRNN.from_module(torch.nn.RNN(3, 4), torch.zeros(2, 5, 3))
+    with pytest.raises(ShapeError, match=r"recurrent_weight has 5, recurrent_weight \(axis 1\) ha"):
+        replace(mixer, recurrent_weight=torch.zeros(5, 4))
