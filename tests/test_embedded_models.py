@@ -1,0 +1,116 @@
+"""The models that come with the package: small, finite, able to do what they learnt."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dsf import models
+from dsf.models import recall
+
+BUDGET = 2_000_000  # bytes, all models together
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module", params=models.NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name):
+    transformers = pytest.importorskip("transformers")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers.AutoModelForCausalLM.from_pretrained(models.folder(name))
+
+
+def test_all_models_together_stay_small():
+    folders = [models.folder(name) for name in models.NAMES]
+    assert 0 < sum(file.stat().st_size for each in folders for file in each.iterdir()) < BUDGET
+
+
+def test_weights_are_finite_and_about_a_hundred_thousand(name):
+    weights = load_file(models.folder(name) / "model.safetensors")
+    assert 80_000 < sum(weight.numel() for weight in weights.values()) < 120_000
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_a_configuration_names_its_class_and_no_machine(name):
+    configuration = json.loads((models.folder(name) / "config.json").read_text())
+    assert configuration["model_type"] == name
+    assert configuration["vocab_size"] == len(recall.VOCABULARY)
+    assert "_name_or_path" not in configuration
+    assert "/" not in json.dumps(configuration)
+
+
+def test_every_model_recalls(model):
+    assert recall.accuracy(model, recall.draw(seeded(77), 200)) >= 0.99
+
+
+def test_recall_needs_the_pairs(model):
+    tokens, targets = recall.draw(seeded(77), 200)
+    hidden = tokens.clone()
+    hidden[:, : 2 * recall.PAIRS] = recall.BLANK
+    assert recall.accuracy(model, recall.Recall(hidden, targets)) < 0.3
+
+
+def test_recorded_accuracies_are_those_of_the_stored_models(model, name):
+    record = json.loads((models.folder(name).parent / "recall.json").read_text(encoding="utf-8"))
+    drawn = recall.draw(seeded(record["test_seed"]), record["test_samples"])
+    measured = recall.accuracy(model, drawn)
+    assert measured == pytest.approx(record["models"][name]["accuracy"], abs=5e-4)
+    assert record["vocabulary"] == list(recall.VOCABULARY)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ValueError, match=r"no embedded model is called 'gpt'.*llama, mamba"):
+        models.folder("gpt")
+
+
+@pytest.mark.parametrize("pairs", [1, 5, 16])
+def test_every_query_asks_for_the_value_behind_its_key(pairs):
+    tokens, targets = recall.draw(seeded(0), 50, pairs=pairs, length=3 * pairs + 2)
+    for sequence, answers in zip(tokens.tolist(), targets.tolist(), strict=True):
+        shown = dict(zip(sequence[0 : 2 * pairs : 2], sequence[1 : 2 * pairs : 2], strict=True))
+        asked = {
+            key: answer
+            for key, answer in zip(sequence, answers, strict=True)
+            if answer != recall.SILENT
+        }
+        assert len(set(shown.values())) == pairs
+        assert asked == shown
+        assert sorted(sequence[2 * pairs :])[-pairs:] == sorted(shown)
+        assert answers[: 2 * pairs] == [recall.SILENT] * 2 * pairs
+
+
+def test_a_seed_gives_the_same_sequences():
+    first, second = recall.draw(seeded(3), 4), recall.draw(seeded(3), 4)
+    assert torch.equal(first.tokens, second.tokens)
+    assert not torch.equal(first.tokens, recall.draw(seeded(4), 4).tokens)
+
+
+def test_queries_fall_everywhere_behind_the_pairs():
+    targets = recall.draw(seeded(0), 2000).targets
+    often = (targets != recall.SILENT).double().mean(dim=0)[2 * recall.PAIRS :]
+    expected = recall.PAIRS / (recall.LENGTH - 2 * recall.PAIRS)
+    spread = math.sqrt(expected * (1 - expected) / 2000)
+    assert (often - expected).abs().max() < 5 * spread
+
+
+def test_impossible_sequences_are_refused():
+    with pytest.raises(ValueError, match="pairs is 17, but there are 16 keys"):
+        recall.draw(seeded(0), 1, pairs=17, length=99)
+    with pytest.raises(ValueError, match="5 pairs and as many queries take 15 tokens"):
+        recall.draw(seeded(0), 1, pairs=5, length=14)
+
+
+def test_tokens_are_spelled():
+    assert recall.spell(torch.tensor([0, 1, 16, 17, 32])) == ["·", "k00", "k15", "v00", "v15"]
+    assert len(recall.VOCABULARY) == 33
