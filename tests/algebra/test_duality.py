@@ -12,7 +12,6 @@ from tests.drawn import STRUCTURES, Drawer, attention, both_ways, sampled
 
 STEPS = 6
 structures = pytest.mark.parametrize("structure", STRUCTURES)
-complexes = pytest.mark.parametrize("complex", [False, True])
 befores = pytest.mark.parametrize("before", [False, True])
 backwards = pytest.mark.parametrize("backward", [False, True])
 
@@ -20,9 +19,8 @@ backwards = pytest.mark.parametrize("backward", [False, True])
 @structures
 @befores
 @backwards
-@complexes
-def test_the_adjoint_has_the_transposed_map(structure, before, backward, complex):
-    system = Drawer(24, complex=complex).system(
+def test_the_adjoint_has_the_transposed_map(structure, before, backward):
+    system = Drawer(24, complex=True).system(
         structure,
         steps=STEPS,
         ports=(2, 3),
@@ -37,15 +35,14 @@ def test_the_adjoint_has_the_transposed_map(structure, before, backward, complex
     assert_close(dsf.attention_map(turned), map.mT)
     assert_close(dsf.attention_map(adjoint(system, conjugate=True)), map.mH)
     assert_close(dsf.attention_map(adjoint(turned)), map)
-    signal = Drawer(25, complex=complex).tensor(STEPS, 3, 1)
+    signal = Drawer(25, complex=True).tensor(STEPS, 3, 1)
     assert_close(dsf.respond(turned, signal).flatten(), map.mT @ signal.flatten())
 
 
 @structures
 @backwards
-@complexes
-def test_reversal(structure, backward, complex):
-    drawer = Drawer(26, complex=complex)
+def test_reversal(structure, backward):
+    drawer = Drawer(26, complex=True)
     system = drawer.system(structure, steps=STEPS, initial=2, runs_backward=backward)
     turned = reverse(system)
     signal = drawer.tensor(STEPS, 1, 2)
