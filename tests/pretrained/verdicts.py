@@ -1,0 +1,104 @@
+"""The properties of trained models, decided: writes the table of ``docs/verdicts.md``.
+
+    python -m tests.pretrained.verdicts
+
+Uses the embedded models, and the trained weights that ``make pretrained`` fetched.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+import dsf
+from dsf import models
+from dsf.inspection.checking import findings
+from dsf.inspection.loading import load_model, read_tensors
+from dsf.models import recall
+from tests.pretrained.fetch import found
+from tests.pretrained.test_g2p import Speller
+from tests.pretrained.test_silero import CHUNK, RATE, Detector
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "verdicts.md"
+TEXT = (
+    "State space models and attention are two ways to let the tokens of a sequence talk to each "
+    "other, and a linear time-varying system is a language in which both can be written down, "
+    "compared, measured and proved to have or to lack a property."
+)
+HEAD = """# What is proved of trained models
+
+Every property of every layer, decided on one input and checked by the independent checker. A cell
+counts heads (or whole layers, where every channel is a system of its own). Written by
+`python -m tests.pretrained.verdicts`; nothing here is typed by hand.
+
+| model | layer | mixer | property | PROVED | REFUTED | UNKNOWN | observed |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def speller():
+    """g2p-en: the reader and the speaker of one word."""
+    saved = read_tensors(found("g2p") / "checkpoint20.npz")
+    return dsf.inspect(Speller(saved), "intelligence")
+
+
+def detector():
+    """silero-vad: the memory over 40 chunks of a tone that comes and goes."""
+    saved = read_tensors(found("silero") / "silero_vad.jit", allow_torchscript=True)
+    time = torch.arange(40 * CHUNK) / RATE
+    tone = 0.1 * torch.sin(2 * torch.pi * 220 * time) * (torch.sin(10 * time) > 0)
+    return dsf.inspect(Detector(saved).eval(), tone.unsqueeze(0))
+
+
+def encoder():
+    """MiniLM on a text longer than its heads are wide."""
+    loaded = load_model(found("minilm"))
+    batch = dict(loaded.tokenizer([TEXT], return_tensors="pt"))
+    return dsf.inspect(loaded.model, **batch)
+
+
+def embedded(name):
+    """An embedded model on one recall prompt."""
+    prompt = recall.draw(torch.Generator().manual_seed(2024), samples=1).tokens
+    return dsf.inspect(models.folder(name), input_ids=prompt)
+
+
+def inspections():
+    """Every model at hand, by name."""
+    for name in models.NAMES:
+        yield f"embedded {name}", embedded(name)
+    for name, source, build in (
+        ("MiniLM", "minilm", encoder),
+        ("g2p-en", "g2p", speller),
+        ("silero-vad", "silero", detector),
+    ):
+        if found(source) is not None:
+            yield name, build()
+
+
+def rows(model, inspection):
+    """One line for every layer and property."""
+    for layer in inspection:
+        decided = list(findings(layer))
+        for name in dict.fromkeys(finding.property for finding in decided):
+            part = [f.certificate for f in decided if f.property == name]
+            counts = Counter(certificate.verdict.value for certificate in part)
+            seen = [c.observed for c in part if c.observed is not None]
+            worst = (min if name == "margin" else max)(seen, key=abs, default=None)
+            cells = [str(counts[verdict] or "") for verdict in ("PROVED", "REFUTED", "UNKNOWN")]
+            shown = "" if worst is None else f"{worst:.3g}"
+            mixer = type(layer.mixer).__name__
+            yield [model, f"`{layer.name}`", mixer, name, *cells, shown]
+
+
+def main():
+    lines = []
+    for model, inspection in inspections():
+        for cells in rows(model, inspection):
+            lines.append(f"| {' | '.join(cells)} |")
+            print(*cells, sep="  ", flush=True)
+    PAGE.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
