@@ -2,7 +2,12 @@
 
 [x|z] = in_proj h        x' = act(conv x + b)        [τ|write|read] = x_proj x'
 step = softplus(W_dt τ + b_dt)        output = out_proj((scan + D x') ⊙ SiLU(z))
+
+Padding is zeroed before ``in_proj`` and after the convolution. Releases up to 5.8 zero x after
+``in_proj``, which differs where that has a bias, and gate with ``act``.
 """
+
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.nn.functional import silu, softplus
@@ -12,10 +17,17 @@ from dsf.inspection.captured import Captured
 from dsf.inspection.pieces import activation, causal_convolution, masked, rms_normalised
 from dsf.mixers import SelectiveStateSpace
 
+Halves = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def _halves(both: Tensor) -> tuple[Tensor, Tensor]:
+    x, z = both.chunk(2, dim=-1)
+    return x, z
+
 
 def read(layer: Captured) -> SelectiveStateSpace:
     """The selective scan this layer ran."""
-    x = _convolved(layer)
+    x = convolved(layer, projected(layer)[0])
     states = layer.weights["A_log"].shape[-1]
     raw = layer.project("x_proj", x)
     rank = raw.shape[-1] - 2 * states
@@ -34,18 +46,31 @@ def read(layer: Captured) -> SelectiveStateSpace:
 def finish(layer: Captured, mixed: Tensor) -> Tensor:
     """Gate, then project."""
     response = mixed.squeeze((-2, -1)).mT
-    return layer.project("out_proj", response * silu(_projected(layer)[1]))
+    return layer.project("out_proj", gated(layer, response, projected(layer)[1]))
 
 
-def _projected(layer: Captured) -> tuple[Tensor, Tensor]:
-    hidden = masked(layer, layer.arguments["hidden_states"])
-    x, z = layer.project("in_proj", hidden).chunk(2, dim=-1)
-    return x, z
+def projected(layer: Captured, halves: Halves = _halves) -> tuple[Tensor, Tensor]:
+    """x and z."""
+    hidden = layer.arguments["hidden_states"]
+    if _is_old(layer):
+        x, z = halves(layer.project("in_proj", hidden))
+        return masked(layer, x), z
+    return halves(layer.project("in_proj", masked(layer, hidden)))
 
 
-def _convolved(layer: Captured) -> Tensor:
-    x = causal_convolution(layer, "conv1d", _projected(layer)[0])
-    return masked(layer, activation(layer)(x))
+def convolved(layer: Captured, x: Tensor) -> Tensor:
+    """x after convolution and activation, padding zeroed once more."""
+    return masked(layer, activation(layer)(causal_convolution(layer, "conv1d", x)))
+
+
+def gated(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
+    """What the scan put out, times its gate."""
+    gate = activation(layer) if _is_old(layer) else silu
+    return response * gate(z)
+
+
+def _is_old(layer: Captured) -> bool:
+    return hasattr(layer.module, "slow_forward")
 
 
 def _normalised(layer: Captured, *parts: Tensor) -> tuple[Tensor, ...]:

@@ -3,8 +3,11 @@
 [q|k|v] = act(qkv_proj h), head by head      decay = exp(-slope_rate)
 output = out_proj(σ(output_gate h) ⊙ w ⊙ RMS(scan))
 
-The norm covers all heads at once. Padding is zeroed after the activation.
+The norm covers all heads at once. Padding is zeroed after the activation; older releases zero the
+values alone, which shows in what padding itself reads.
 """
+
+import sys
 
 from torch import Tensor
 
@@ -17,11 +20,11 @@ from dsf.mixers import Retention
 def read(layer: Captured) -> Retention:
     """The retention this layer applied."""
     qkv = layer.module.act_fn(layer.project("qkv_proj", layer.arguments["hidden_states"]))
-    slope = layer.weights["slope_rate"].flatten()
-    query, key, value = by_head(masked(layer, qkv), slope.numel()).chunk(3, dim=-1)
-    return Retention(
-        query=query, key=key, value=value, decay=(-slope).exp().expand(query.shape[:-2])
-    )
+    slope, kept = layer.weights["slope_rate"].flatten(), masked(layer, qkv)
+    query, key, _ = by_head(kept if _zeroes_whole_tokens(layer) else qkv, len(slope)).chunk(3, -1)
+    value = by_head(kept, len(slope)).chunk(3, dim=-1)[2]
+    decay = (-slope).exp().expand(query.shape[:-2])
+    return Retention(query=query, key=key, value=value, decay=decay)
 
 
 def finish(layer: Captured, mixed: Tensor) -> Tensor:
@@ -30,6 +33,11 @@ def finish(layer: Captured, mixed: Tensor) -> Tensor:
     response = rms_normalised(response, epsilon=epsilon_of(layer.module.norm))
     gate = layer.project("output_gate", layer.arguments["hidden_states"]).sigmoid()
     return layer.project("out_proj", gate * layer.weights["norm.weight"] * response)
+
+
+def _zeroes_whole_tokens(layer: Captured) -> bool:
+    """The function that does it came into the library together with the change."""
+    return hasattr(sys.modules[type(layer.module).__module__], "apply_mask_to_padding_states")
 
 
 ADAPTER = Adapter(

@@ -8,19 +8,20 @@ output = out_proj((scan + D x') ⊙ SiLU(z))
 
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import softplus
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
-from dsf.inspection.pieces import activation, by_head, causal_convolution, masked
+from dsf.inspection.mamba import convolved, gated, projected
+from dsf.inspection.pieces import by_head
 from dsf.mixers import SelectiveStateSpace
 
 
 def read(layer: Captured) -> SelectiveStateSpace:
     """The selective scans of all heads of this layer."""
     weights = layer.weights
-    x = causal_convolution(layer, "conv1d", _projected(layer)[0])
-    x = by_head(masked(layer, activation(layer)(x)), heads=weights["A_log"].shape[0])
+    x = convolved(layer, projected(layer, _alternating)[0])
+    x = by_head(x, heads=weights["A_log"].shape[0])
     rank, states = weights["dt_proj_weight"].shape[-1], weights["A_log"].shape[-1]
     raw = x @ weights["x_proj_weight"].mT
     tau, write, read_out = raw.split([rank, states, states], dim=-1)
@@ -38,12 +39,10 @@ def read(layer: Captured) -> SelectiveStateSpace:
 def finish(layer: Captured, mixed: Tensor) -> Tensor:
     """Gate, then project."""
     response = rearrange(mixed, "sample head channel time 1 1 -> sample time (head channel)")
-    return layer.project("out_proj", response * silu(_projected(layer)[1]))
+    return layer.project("out_proj", gated(layer, response, projected(layer, _alternating)[1]))
 
 
-def _projected(layer: Captured) -> tuple[Tensor, Tensor]:
-    hidden = masked(layer, layer.arguments["hidden_states"])
-    both = layer.project("in_proj", hidden)
+def _alternating(both: Tensor) -> tuple[Tensor, Tensor]:
     return both[..., 0::2], both[..., 1::2]
 
 

@@ -46,9 +46,8 @@ def interleaved(layer, part):
     return by_head(part, heads).repeat(1, layer.module.num_v_heads // heads, 1, 1)
 
 
-def halves(layer):
-    projected = layer.project("in_proj", layer.arguments["hidden_states"])
-    return projected.chunk(2, dim=-1)
+def halves(both):
+    return both.chunk(2, dim=-1)
 
 
 def as_it_is(x, **_):
@@ -75,7 +74,7 @@ MISTAKES = [
     ("padding ignored", "kimi_linear", kimi_delta, "masked", unmasked),
     ("no norms", "falcon_mamba", mamba, "rms_normalised", as_it_is),
     ("no norms", "jamba", mamba, "rms_normalised", as_it_is),
-    ("halves instead of alternate rows", "zamba", zamba, "_projected", halves),
+    ("halves instead of alternate rows", "zamba", zamba, "_alternating", halves),
     ("the other order", "kimi_linear", kimi_delta, "KimiDeltaAttention", DecaysLast),
     ("read after the update", "rwkv", rwkv, "RWKV4", ReadsAfterUpdate),
 ]
