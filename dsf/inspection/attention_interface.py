@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.hooks import Call, kept
+from dsf.inspection.hooks import Call, Through, kept
 from dsf.inspection.seal import version
 from dsf.inspection.softmax import as_bias
+from dsf.inspection.whereabouts import Whereabouts
 
 EAGER = "dsf_recorded"
 FUSED = "dsf_recorded_sdpa"  # the library looks for "sdpa" in the name
@@ -39,16 +40,16 @@ def _belongs(module: nn.Module) -> bool:
 
 
 @contextmanager
-def recording_attention(model: nn.Module, calls: list[Call]) -> Iterator[None]:
+def recording_attention(model: nn.Module, where: Whereabouts, calls: list[Call]) -> Iterator[None]:
     """Append every attention call of a library model to ``calls`` while the block runs."""
     hosts = models_of_library(model)
     if not hosts:
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(_registered(_Recorder(model, calls)))
+        stack.enter_context(_registered(_Recorder(where, calls)))
         stack.enter_context(_settings_kept(model))
-        for host in hosts:
+        for host in filter(_follows, hosts):
             host.set_attn_implementation(_route(host))
         yield
 
@@ -61,6 +62,12 @@ def plain_experts(model: nn.Module) -> Iterator[None]:
             if hasattr(host, "set_experts_implementation"):
                 host.set_experts_implementation("eager")
         yield
+
+
+def _follows(host: Any) -> bool:
+    """Whether the attention of ``host`` can be set; the library would warn and do nothing."""
+    asks = getattr(host, "_can_set_attn_implementation", None)
+    return asks is None or bool(asks())
 
 
 def _route(host: Any) -> str:
@@ -101,9 +108,8 @@ def _configs(model: nn.Module) -> list[Any]:
 class _Recorder:
     """Runs the library's attention and keeps what went in and out, one mask for all layers."""
 
-    def __init__(self, model: nn.Module, calls: list[Call]):
-        self._names = {module: name for name, module in model.named_modules()}
-        self._calls = calls
+    def __init__(self, where: Whereabouts, calls: list[Call]):
+        self._where, self._calls = where, calls
         self._biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def eager(
@@ -130,6 +136,8 @@ class _Recorder:
         tensors: tuple[Tensor | None, ...],
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
+        name = self._where.name_of(module)
+        self._where.claimed.add(name)
         output = attention(module, *tensors, **options)
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
         arguments: dict[str, Any] = given | options
@@ -138,8 +146,9 @@ class _Recorder:
         mask = arguments.get("attention_mask")
         arguments["is_causal"] = causal and mask is None
         arguments["attention_mask"] = None if mask is None else self._bias(mask)
-        name = self._names.get(module, "attention")
-        self._calls.append(Call(name, module, arguments, kept(output[0]), place=len(self._calls)))
+        place = len(self._calls)
+        kind = Through.INTERFACE
+        self._calls.append(Call(name, module, arguments, kept(output[0]), place, kind))
         return output
 
     def _bias(self, mask: Tensor) -> Tensor:

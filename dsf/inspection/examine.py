@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsf.inspection import softmax
+from dsf.inspection import fused_attention, softmax
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.adapters import ADAPTERS
 from dsf.inspection.as_found import at_rest
 from dsf.inspection.environment import described, environment
 from dsf.inspection.errors import NothingCapturedError, UnreadableError
-from dsf.inspection.hooks import Call
+from dsf.inspection.hooks import Call, Through
 from dsf.inspection.precision import dtype_of
 from dsf.inspection.rebuild import Limits, rebuild
 from dsf.inspection.result import InspectedLayer, Inspection, Unsupported
@@ -22,6 +22,7 @@ from dsf.inspection.running import run, widened
 from dsf.inspection.screening import screen
 from dsf.inspection.unread import unread
 
+SOFTMAX = {Through.INTERFACE: softmax.ADAPTER, Through.FUSED: fused_attention.ADAPTER}
 Known = Mapping[str, tuple[Adapter, str]]
 
 
@@ -102,18 +103,21 @@ def _rebuilt(
         try:
             layers += rebuild(call, adapter, family, limits)
         except UnreadableError as error:
-            refused.append(Unsupported(call.name, described(call.module), str(error)))
+            refused.append(Unsupported(call.name, described(call.module), str(error).rstrip(".")))
     return tuple(layers), tuple(refused)
 
 
 def _sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:
     """One call for every sequence, each with a name of its own, in the order in which they ran."""
-    of_module: dict[str, list[Call]] = {}
+    of_module: dict[tuple[Through, str], list[Call]] = {}
     for call in calls:
-        of_module.setdefault(call.name, []).append(call)
+        of_module.setdefault((call.through, call.name), []).append(call)
     found = []
-    for name, several in of_module.items():
-        adapter, family = known.get(name) or (softmax.ADAPTER, _softmax_family(several[0].module))
+    for (through, name), several in of_module.items():
+        if through is Through.MODULE:
+            adapter, family = known[name]
+        else:
+            adapter, family = SOFTMAX[through], _softmax_family(several[0].module)
         shown = name or type(several[0].module).__name__
         for k, call in enumerate(adapter.join(several)):
             call.name = f"{shown} (call {k + 1})" if k > 0 else shown

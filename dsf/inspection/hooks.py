@@ -4,10 +4,19 @@ import inspect as signatures
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+
+class Through(Enum):
+    """How a call was seen."""
+
+    MODULE = "a hook on the module"
+    INTERFACE = "the model library's attention interface"
+    FUSED = "torch's fused attention"
 
 
 @dataclass(eq=False)
@@ -16,6 +25,7 @@ class Call:
 
     Attributes:
         place: a number that grows with every call of a run.
+        through: how the call was seen.
     """
 
     name: str
@@ -23,6 +33,7 @@ class Call:
     arguments: dict[str, Any]
     output: Any
     place: int
+    through: Through = Through.MODULE
 
     @property
     def first_output(self) -> Tensor:

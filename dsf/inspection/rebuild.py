@@ -50,9 +50,10 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
     except (KeyError, AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InspectionError):
             raise
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise ReconstructionError(
             f"{call.name} ({described(call.module)}): reading it as '{family}' failed with "
-            f"{type(error).__name__}: {error}. Its weights or arguments are not those of this "
+            f"{reason}. Its weights or arguments are not those of this "
             "family: either the module was altered, or this release stores them differently."
         ) from error
 

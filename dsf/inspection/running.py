@@ -12,8 +12,10 @@ from torch.nn.utils.rnn import PackedSequence
 from dsf.inspection import attention_interface
 from dsf.inspection.environment import described
 from dsf.inspection.errors import InspectionError
+from dsf.inspection.fused_attention import recording_fused
 from dsf.inspection.hooks import Call, recording
 from dsf.inspection.precision import dtype_of, guarded
+from dsf.inspection.whereabouts import Whereabouts
 
 
 def run(
@@ -22,15 +24,18 @@ def run(
     inputs: tuple[Any, ...],
     named: dict[str, Any],
 ) -> list[Call]:
-    """Call ``model`` once: every call of a watched module and of the attention interface.
+    """Call ``model`` once: every call of a watched module, of the attention interface and of
+    fused attention.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
     """
     calls: list[Call] = []
     wide = dtype_of(model) is torch.float64
+    where = Whereabouts(model, claimed=set(watched))
     with (
-        attention_interface.recording_attention(model, calls),
+        recording_fused(where, calls),
+        attention_interface.recording_attention(model, where, calls),
         attention_interface.plain_experts(model) if wide else nullcontext(),
         recording(watched, calls),
         guarded(model),
