@@ -23,7 +23,7 @@ def sooner() -> Iterator[None]:
         yield
 
 
-def selective_scan(  # noqa: PLR0913 - the library decides what it passes
+def selective_scan(
     value: Tensor,
     step: Tensor,
     pole: Tensor,
