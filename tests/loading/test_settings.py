@@ -1,9 +1,13 @@
 """``config.json`` from a stranger: what selects code has no effect, and costs stay bounded."""
 
+import contextlib
 import json
+import shutil
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from dsf.inspection.loading import LoadError, load_model
@@ -64,7 +68,7 @@ def test_another_weight_file_named_in_the_settings_is_not_opened(folder, change_
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("values", "words"),
     [
         ({"model_type": "evil"}, "no family 'evil'"),
         ({"model_type": ["gpt2"]}, "no family"),
@@ -73,11 +77,13 @@ def test_another_weight_file_named_in_the_settings_is_not_opened(folder, change_
         ({"architectures": ["GPT2Config"]}, "no model 'GPT2Config'"),
         ({"architectures": ["PreTrainedModel"]}, "no model 'PreTrainedModel'"),
         ({"architectures": ["Trainer"]}, "no model 'Trainer'"),
-        ({"architectures": [7]}, "no model '7'"),
+        ({"architectures": [7]}, "no model '7'|Validation error"),
         ({"architectures": ["BertModel"]}, "'BertModel' is no model of the family 'gpt2'"),
         ({"n_layer": 10_001}, "'n_layer' is '10001'"),
         ({"n_layer": "two"}, "correct the file|cannot be built"),
         ({"dtype": "load"}, "'dtype' is 'load'"),
+        ({"dtype": ["float32"]}, "'dtype' is .*'float32'"),
+        ({"dtype": {"": "save"}}, "'dtype' is"),
         ({"torch_dtype": "save"}, "'torch_dtype' is 'save'"),
         ({"vocab_size": 10**12}, "asks for 16000000007104 weights"),
         ({"n_positions": 10**6}, "asks for"),
@@ -85,8 +91,8 @@ def test_another_weight_file_named_in_the_settings_is_not_opened(folder, change_
     ],
     ids=lambda value: next(iter(value), None) if isinstance(value, dict) else "",
 )
-def test_refused_settings(folder, change_config, settings, words):
-    change_config(**settings)
+def test_refused_settings(folder, change_config, values, words):
+    change_config(**values)
     with pytest.raises(LoadError, match=words):
         load_model(folder)
 
@@ -131,6 +137,33 @@ def test_an_infinity_as_the_model_library_writes_it(tmp_path):
     Mamba2ForCausalLM(config).save_pretrained(tmp_path)
     assert "__float__" in (tmp_path / "config.json").read_text()
     assert list(load_model(tmp_path).model.config.time_step_limit) == [0.0, float("inf")]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**65) | st.floats(width=16) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=3,
+)
+NAMES = st.sampled_from(
+    [
+        *("__float__", "activation_function", "architectures", "attn_pdrop", "bos_token_id"),
+        *("dtype", "id2label", "is_decoder", "layer_norm_epsilon", "model_type", "n_embd"),
+        *("n_head", "n_inner", "n_layer", "n_positions", "num_labels", "pad_token_id"),
+        *("pruned_heads", "rope_parameters", "scale_attn_weights", "summary_type"),
+        *("tie_word_embeddings", "to_dict", "use_cache", "vocab_size"),
+    ]
+)
+
+
+@given(st.dictionaries(NAMES, ANYTHING, min_size=1, max_size=2))
+@settings(max_examples=40, deadline=None)
+def test_any_settings_are_followed_or_refused(saved_model, tmp_path_factory, changes):
+    """Whatever the settings say, a model comes out or the one error that the loader has."""
+    folder = shutil.copytree(saved_model[1], tmp_path_factory.mktemp("any") / "model")
+    values = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(values))
+    with contextlib.suppress(LoadError):
+        assert not load_model(folder).model.training
 
 
 def test_no_settings(folder):

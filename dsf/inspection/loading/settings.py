@@ -8,7 +8,7 @@ from dsf.inspection.loading.folder import ModelFolder
 
 _MOST_BYTES = 4 * 1024**2
 _MOST_REPEATS = 10_000
-_DTYPES = {None, "auto", "float16", "bfloat16", "float32", "float64"}
+_DTYPES = {"None", "auto", "float16", "bfloat16", "float32", "float64"}
 _QUANTIZED = {"quantization_config", "compression_config"}
 # The model library acts on these: it loads kernels, code or files of a name that they give, or
 # lets them stand in for attributes of its own classes.
@@ -69,8 +69,8 @@ def _scrubbed(value: Any, dropped: set[str], where: str, *, allow_quantized: boo
         return [_scrubbed(item, dropped, where, allow_quantized=allow_quantized) for item in value]
     if not isinstance(value, dict):
         return value
-    if list(value) == ["__float__"] and value["__float__"] in _INFINITE:
-        return _INFINITE[value["__float__"]]
+    if list(value) == ["__float__"] and str(value["__float__"]) in _INFINITE:
+        return _INFINITE[str(value["__float__"])]
     for name, item in value.items():
         _check(name, item, where, allow_quantized=allow_quantized)
     dropped |= {name for name, item in value.items() if name in _SELECT_CODE and item is not None}
@@ -87,7 +87,7 @@ def _check(name: str, value: Any, where: str, *, allow_quantized: bool) -> None:
             f"{where}: {shown(name)} asks for quantised weights, whose values are rounded and "
             "whose layers are replaced; pass allow_quantized=True to accept that."
         )
-    if name in ("dtype", "torch_dtype") and not isinstance(value, dict) and value not in _DTYPES:
+    if name in ("dtype", "torch_dtype") and str(value) not in _DTYPES:
         raise LoadError(
             f"{where}: {shown(name)} is {shown(value)}, expected one of float16, bfloat16, float32 "
             "and float64; correct the file."

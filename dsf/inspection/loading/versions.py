@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from dsf.inspection.loading.errors import LoadError
+from dsf.inspection.loading.errors import LoadError, reason
 
 _OLDEST_TORCH = (2, 11)
 _OLDEST_MODEL_LIBRARY = (5, 3)
@@ -28,9 +28,10 @@ def model_library() -> Any:
     """
     try:
         import transformers
-    except ImportError:
+    except ImportError as error:
         raise LoadError(
-            'reading a model needs transformers, which is not installed: pip install "dsf[hf]".'
+            f"reading a model needs transformers, which cannot be imported ({reason(error)}): "
+            'pip install "dsf[hf]".'
         ) from None
     if _release(transformers.__version__) < _OLDEST_MODEL_LIBRARY:
         raise LoadError(
