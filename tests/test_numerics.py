@@ -12,7 +12,7 @@ import dsf
 from dsf.transition import Diagonal, DiagonalPlusLowRank, ScaledIdentity
 from tests.drawn import Drawer
 
-STATES, CHANNELS = 4, 6
+STATES, CHANNELS = 4, 9
 LIMIT = 1e-6
 
 REGIMES = {
@@ -153,7 +153,7 @@ def test_gradients_of_zero_decays_are_exact(which, complex, channels):
 def test_gradients_of_zero_decays_in_every_structure(which):
     drawer = Drawer(15)
     write, read, column = drawer.tensor(7, 2), drawer.tensor(7, 2), drawer.tensor(7, 2, 1)
-    signal = drawer.tensor(7, 1, 6)
+    signal = drawer.tensor(7, 1, 17)
     shapes = {
         (7,): lambda decay: ScaledIdentity(decay, 2),
         (7, 1): lambda decay: DiagonalPlusLowRank(decay.expand(7, 2), column, column),

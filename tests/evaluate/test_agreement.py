@@ -28,7 +28,7 @@ forward_cases = pytest.mark.parametrize(
 )
 
 
-def draw(structure, kind, *, ports=(2, 3), initial=5, channel=5, steps=STEPS, **flags):
+def draw(structure, kind, *, ports=(2, 3), initial=11, channel=11, steps=STEPS, **flags):
     """A MIMO system with an initial state, and a signal; real signals for the real part."""
     drawer = Drawer(7, complex=kind != "real")
     system = drawer.system(
@@ -161,8 +161,8 @@ def test_without_states_only_the_feedthrough_is_left(structure):
 @pytest.mark.parametrize("backward", [False, True])
 def test_batch_entries_do_not_meet(structure, backward):
     drawer = Drawer(9)
-    system = drawer.system(structure, batch=(2, 3), steps=7, initial=2, runs_backward=backward)
-    signal = drawer.tensor(2, 3, 7, 1, 2)
+    system = drawer.system(structure, batch=(2, 3), steps=7, initial=11, runs_backward=backward)
+    signal = drawer.tensor(2, 3, 7, 1, 11)
     for method in METHODS.values():
         ours = dsf.respond(system, signal, method=method)
         for index in product(range(2), range(3)):
@@ -189,9 +189,9 @@ def test_strided_parts_and_signals(structure):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_agree_between_methods(structure, kind):
     drawer = Drawer(11, complex=kind != "real")
-    system = drawer.system(structure, steps=9, initial=5, takes_real_part=kind == "real part")
+    system = drawer.system(structure, steps=9, initial=11, takes_real_part=kind == "real part")
     drawer.complex = kind == "complex"
-    signal = drawer.tensor(9, 1, 5)
+    signal = drawer.tensor(9, 1, 11)
     learnt = {"B": system.B, "C": system.C, "D": system.D, "initial": system.initial}
     stored = {name: part.clone() for name, part in vars(system.A).items() if learnable(part)}
     inputs = [part.requires_grad_() for part in (*learnt.values(), *stored.values())]
