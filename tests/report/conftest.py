@@ -16,6 +16,7 @@ from dsf.inspection import InspectedLayer, Inspection, Unsupported
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",
     "<!--<script>",
+    "</script/x",
     "\u202eevil\u2028",
     '=cmd|"/C calc"!A1',
     "{{ 7 * 7 }}",

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 
 import dsf
 from dsf.report import write_report
@@ -26,7 +27,7 @@ def browser():
 @pytest.fixture
 def opened(browser, inspected, reading, tmp_path):
     """Opens a page with hostile tokens; afterwards nothing may have been asked for or said."""
-    words = [*reading.hostile, "k01", "v02"]
+    words = [*reading.hostile, "k01"]
     inspection = inspected(
         dsf.mixers.SoftmaxAttention,
         dsf.mixers.DeltaNet,
@@ -117,6 +118,32 @@ def test_the_pointer_finds_the_cell_under_it(opened):
     canvas.hover(position={"x": layout[0] - 3, "y": 3})
     assert "(0)" in page.locator(".readout").inner_text()
     assert "masked" in page.locator(".readout").inner_text()
+
+
+def test_one_negative_link_among_many_tokens_is_seen_and_is_cool(browser, of, tmp_path):
+    """Six hundred tokens on fewer pixels: whatever shares a pixel with the link must yield."""
+    query, key = torch.zeros(1, 600, 1), torch.zeros(1, 600, 1)
+    query[0, 511], key[0, 101] = -1, 1
+    faint = torch.full((1, 600, 1), 0.02)
+    mixer = dsf.mixers.LinearAttention(
+        query=torch.cat([query, faint], -1),
+        key=torch.cat([key, faint], -1),
+        value=key,
+        feature_map=lambda features: features,
+        normalised=False,
+    )
+    page = browser.new_page(viewport={"width": 360, "height": 700})
+    page.goto(write_report(of([mixer]), tmp_path / "r.html").as_uri())
+    page.wait_for_selector("html[data-ready]")
+    cool = page.locator(".surface canvas").first.evaluate(
+        """(canvas) => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        let count = 0;
+        for (let k = 0; k < data.length; k += 4) count += data[k + 2] > data[k] + 80;
+        return count; }"""
+    )
+    page.close()
+    assert 1 <= cool <= 4
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
