@@ -12,6 +12,8 @@ from dsf.inspection import Inspection
 from dsf.inspection.checking import PROPERTIES
 from dsf.inspection.runs import checked_run
 from dsf.inspection.table import Table
+from dsf.inspection.tally import tallies
+from dsf.report import write_report
 from dsf.report.plain import plain
 
 DECIDED = (Verdict.PROVED, Verdict.REFUTED, Verdict.UNKNOWN)
@@ -40,12 +42,13 @@ def check_model(
     with progress("deciding", shown=watched) as told:
         table = checked_run(inspection, folder, progress=lambda done, all_: told(done / all_))
     code = _code(table, required)
+    page = write_report(inspection, folder / "report.html", verdicts=table)
 
     def show() -> None:
         print_table(HEADS, _rows(table))
         counts = Counter(record["verdict"] for record in table)
         print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
-        print(f"Evidence in {folder}; check it again with: dsf check {folder}")
+        print(f"{page}; evidence in {folder}, to be checked again with: dsf check {folder}")
 
     facts = {"model": plain(inspection.model), "run": str(folder), "verdicts": table.to_json()}
     return Answer(facts, show, code)
@@ -78,14 +81,9 @@ def _code(table: Table, required: Sequence[str]) -> int:
 
 
 def _rows(table: Table) -> list[tuple[str, ...]]:
-    """One line for every layer and property: how many heads got which verdict."""
-    pairs = dict.fromkeys((record["layer"], record["property"]) for record in table)
     rows = []
-    for layer, name in pairs:
-        part = table.where(layer=layer, property=name)
-        counts = Counter(record["verdict"] for record in part)
-        seen = [record["observed"] for record in part if record["observed"] is not None]
-        worst = (min if name == "margin" else max)(seen, key=abs, default=None)
-        shown = "" if worst is None else f"{worst:.3g}"
-        rows.append((layer, name, *(str(counts[v.value] or "") for v in DECIDED), shown))
+    for tally in tallies(table):
+        counts = (str(count or "") for count in (tally.proved, tally.refuted, tally.unknown))
+        worst = "" if tally.observed is None else f"{tally.observed:.3g}"
+        rows.append((tally.layer, tally.property, *counts, worst))
     return rows

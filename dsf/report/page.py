@@ -11,6 +11,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from dsf.inspection import Inspection
+from dsf.inspection.table import Table
+from dsf.inspection.tally import tallies
 from dsf.report.content import content, embedded
 from dsf.report.plain import plain
 from dsf.report.saving import replace_file
@@ -37,6 +39,7 @@ def write_report(
     *,
     title: str | None = None,
     facts: Mapping[str, str] | None = None,
+    verdicts: Table | None = None,
     progress: Progress = untold,
 ) -> Path:
     """Write what an inspection found as one self-contained HTML file.
@@ -50,6 +53,7 @@ def write_report(
         path: the file to write, replaced in one move when all went well.
         title: the heading; the model's name by default.
         facts: further lines for the head of the page, such as an accuracy.
+        verdicts: what was decided about the layers, as ``dsf check`` does, for a page of its own.
         progress: called with the share that is done, from 0 to 1.
 
     Returns:
@@ -58,7 +62,9 @@ def write_report(
     Raises:
         IsADirectoryError: if ``path`` is a folder.
     """
-    page = rendered(inspection, title=title, facts=facts or {}, progress=progress)
+    page = rendered(
+        inspection, title=title, facts=facts or {}, verdicts=verdicts, progress=progress
+    )
     return replace_file(path, lambda draft: draft.write_text(page, encoding="utf-8"))
 
 
@@ -67,6 +73,7 @@ def rendered(
     *,
     title: str | None,
     facts: Mapping[str, str],
+    verdicts: Table | None = None,
     progress: Progress = untold,
 ) -> str:
     """The text of the page."""
@@ -76,6 +83,7 @@ def rendered(
         title=plain(title or inspection.model or "Token mixers"),
         inspection=inspection,
         facts=facts,
+        tallies=tallies(verdicts) if verdicts is not None else [],
         plain=plain,
         layers=list(zip(inspection, data["layers"], strict=True)),
         data=Markup(embedded(data)),  # noqa: S704  # escaped by ``embedded``

@@ -5,15 +5,15 @@
 Uses the embedded models, and the trained weights that ``make pretrained`` fetched.
 """
 
-from collections import Counter
 from pathlib import Path
 
 import torch
 
 import dsf
 from dsf import models
-from dsf.inspection.checking import findings
+from dsf.inspection.checking import findings, verdicts
 from dsf.inspection.loading import load_model, read_tensors
+from dsf.inspection.tally import tallies
 from dsf.models import recall
 from tests.pretrained.fetch import found
 from tests.pretrained.test_g2p import Speller
@@ -79,16 +79,11 @@ def inspections():
 def rows(model, inspection):
     """One line for every layer and property."""
     for layer in inspection:
-        decided = list(findings(layer))
-        for name in dict.fromkeys(finding.property for finding in decided):
-            part = [f.certificate for f in decided if f.property == name]
-            counts = Counter(certificate.verdict.value for certificate in part)
-            seen = [c.observed for c in part if c.observed is not None]
-            worst = (min if name == "margin" else max)(seen, key=abs, default=None)
-            cells = [str(counts[verdict] or "") for verdict in ("PROVED", "REFUTED", "UNKNOWN")]
-            shown = "" if worst is None else f"{worst:.3g}"
+        for tally in tallies(verdicts(list(findings(layer)))):
+            counts = (str(count or "") for count in (tally.proved, tally.refuted, tally.unknown))
+            worst = "" if tally.observed is None else f"{tally.observed:.3g}"
             mixer = type(layer.mixer).__name__
-            yield [model, f"`{layer.name}`", mixer, name, *cells, shown]
+            yield [model, f"`{layer.name}`", mixer, tally.property, *counts, worst]
 
 
 def main():
