@@ -78,8 +78,17 @@ def read(layer: Captured) -> SoftmaxAttention:
 
 
 def finish(layer: Captured, mixed: Tensor) -> Tensor:
-    """The function's output: ``*batch time channel``."""
-    return mixed.squeeze(-2).reshape(layer.output.shape)
+    """The function's output: ``*batch time channel``.
+
+    A mask that hides all keys by the smallest number, not by ``-inf``, makes a uniform row; such
+    rows belong to padding and are taken over.
+    """
+    response = mixed.squeeze(-2).reshape(layer.output.shape)
+    mask = layer.arguments.get("attn_mask")
+    if mask is None:
+        return response
+    blind = (softmax.as_bias(mask) == -torch.inf).all(dim=-1, keepdim=True)
+    return torch.where(blind.expand(*response.shape[:-1], 1), layer.output, response)
 
 
 def _expanded(layer: Captured) -> list[Tensor]:
