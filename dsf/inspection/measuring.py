@@ -43,9 +43,10 @@ def _near(map_or_system: MapOrSystem) -> Tensor:
 
 
 def _middle_rank(map_or_system: Any) -> Tensor:
-    steps = map_or_system.shape[-1] if isinstance(map_or_system, Tensor) else map_or_system.steps
+    is_map = isinstance(map_or_system, Tensor)
+    steps = map_or_system.shape[-1] if is_map else map_or_system.steps
     if steps < 2:
-        return torch.zeros(map_or_system.shape[:-2])
+        return torch.zeros(map_or_system.shape[:-2] if is_map else map_or_system.batch)
     return measures.hankel_ranks(map_or_system, positions=[(steps - 1) // 2]).squeeze(-1)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.report.codes import coded, packed
+from dsf.report.measured import measures_of
 from dsf.report.plain import plain
 from dsf.report.plan import Plan, plan
 from dsf.report.pooling import edges, pool
@@ -63,7 +64,11 @@ def _layer(
     layer: InspectedLayer, drawn: Selection, planned: Plan, *, whole: bool, progress: Progress
 ) -> dict[str, Any]:
     seen = views(drawn, side=planned.side, progress=progress)
-    maps = [_map(view, exact=planned.exact) for view in seen]
+    finite = not any(view.nans + view.infinities for view in seen)
+    maps = [
+        {**_map(view, exact=planned.exact), "measures": numbers}
+        for view, numbers in zip(seen, measures_of(drawn, finite=finite), strict=True)
+    ]
     if whole:
         maps[0]["whole"] = _whole(drawn)
     small = [_shrunk(view.weights, view.masked) for view in seen]

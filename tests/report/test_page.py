@@ -188,7 +188,7 @@ def test_the_content_has_this_form(inspected):
     }
     assert set(layer["maps"][0]) == {
         *("label", "sample", "scale", "nans", "infinities", "magnitudes", "empty", "empty_total"),
-        *("links", "columns", "row_sums", "view"),
+        *("links", "columns", "row_sums", "measures", "view"),
     }
     assert set(layer["maps"][0]["view"]) == {"rows", "columns", "codes", "values"}
 
@@ -207,3 +207,20 @@ def test_only_a_sample_axis_chooses_the_tokens(of):
     assert [map["sample"] for map in heads] == [0, 0]
     assert [map["sample"] for map in samples] == [0, 1]
     assert [map["label"] for map in samples] == ["sample 0", "sample 1"]
+
+
+def test_measures_by_hand(softmax, of):
+    """Uniform causal rows: n tokens are read evenly, none negative, 1/2 and 1/3 on the first."""
+    map = content(of([softmax(torch.zeros(3, 3))]))["layers"][0]["maps"][0]
+    found = dict(map["measures"])
+    assert found["negative share of the weight"] == 0
+    assert found["share of later tokens' weight on the first"] == pytest.approx(5 / 12)
+    assert found["tokens that a row reads, effectively"] == pytest.approx(2)
+    assert found["largest absolute row sum"] == pytest.approx(1)
+    assert found["rank of what passes the middle token"] == 1
+
+
+def test_what_would_take_long_is_not_measured(softmax, of, monkeypatch):
+    monkeypatch.setattr("dsf.report.measured.MOST_CELLS", 8)
+    map = content(of([softmax(torch.zeros(3, 3))]))["layers"][0]["maps"][0]
+    assert map["measures"] == []

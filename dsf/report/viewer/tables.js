@@ -10,9 +10,12 @@ function drawTables(place, map, layer, tokensOf, choose) {
     }));
   const columns = table("Read most (column sums)", ["token", "sum"], map.columns.map(
     ([column, sum]) => [read.named(column), number(sum, 6)]));
+  const numbers = table("Measures", ["quantity", "value"], map.measures.map(
+    ([words, value]) => [words, number(value, 4)]));
+  const side = make("div", { className: "side" }, ...(map.measures.length ? [numbers] : []), columns);
   const save = make("a", { href: asCsv(map, written, read), download: "strongest-links.csv" },
     "Save the links as CSV");
-  place.replaceChildren(make("div", { className: "pair" }, links, columns), make("p", {}, save));
+  place.replaceChildren(make("div", { className: "pair" }, links, side), make("p", {}, save));
 }
 
 function table(caption, heads, rows) {

@@ -12,10 +12,10 @@ function make(kind, properties = {}, ...children) {
 
 function number(value, digits = 4) {
   if (value === null || !Number.isFinite(value)) return "not finite";
-  if (value === 0) return "0";
+  if (Number.isInteger(value) && Math.abs(value) < 1e5) return String(value).replace("-", "−");
   const size = Math.abs(value);
   const text = size >= 1e5 || size < 1e-4 ? value.toExponential(digits - 1) : value.toPrecision(digits);
-  return text.replace("-", "−").replace("e−", "e−");
+  return text.replaceAll("-", "−");
 }
 
 /** Names tokens by their place and, where known, their text. */
