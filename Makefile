@@ -25,7 +25,7 @@ demo: setup  ## a report and its certificates from a model inside the package
 test: check  ## what the pipeline runs
 
 check: lint  ## lint, types, tests, doctests and README blocks
-	$(RUN)/python -m pytest -n 2
+	$(RUN)/python -m pytest -n 2 --dist worksteal
 
 lint: setup
 	$(RUN)/ruff check .
