@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dsf.evaluate.border import forward_form
 from dsf.evaluate.folding import fold
+from dsf.evaluate.kept import Kept, nothing_kept
 from dsf.evaluate.panel import Panel
 from dsf.system import System
 
@@ -20,15 +21,16 @@ def forward_rows(
 
     What earlier tokens left in the state is carried along, one column for every input.
     """
-    past = _nothing(system)
+    kept: Kept | None = None
     for span in pairwise(_from_the_start(borders)):
         panel = fold(system, *span)
+        kept = kept or nothing_kept(system, panel)
         if span[0] >= borders[0]:
             ahead = _zeros(system, panel.local.shape[-2], system.steps - span[1])
-            weights = torch.cat([panel.reach @ past, panel.local, ahead], dim=-1)
+            weights = torch.cat([kept.read(panel.reach), panel.local, ahead], dim=-1)
             yield weights.to(system.dtype)
         if span[1] < borders[-1]:
-            past = torch.cat([panel.carried(past), panel.write], dim=-1)
+            kept.pass_over(panel)
 
 
 def backward_rows(
@@ -70,10 +72,6 @@ def _turned(weights: Tensor, system: System) -> Tensor:
     by_token = weights.unflatten(-1, (system.steps, system.input_size))
     by_token = by_token.unflatten(-3, (-1, system.output_size))
     return by_token.flip(-4, -2).flatten(-2).flatten(-3, -2)
-
-
-def _nothing(system: System) -> Tensor:
-    return _zeros(system, system.state_size, 0)
 
 
 def _zeros(system: System, rows: int, tokens: int) -> Tensor:

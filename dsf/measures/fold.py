@@ -15,7 +15,7 @@ from dsf.evaluate.rows import SIZE
 from dsf.system import System
 
 Look = Callable[[Rows], Tensor]
-ENTRIES = 1 << 24  # of one block of rows, over the whole batch: 64 MB in float32
+ENTRIES = 1 << 25  # of one block of rows, over the whole batch: 128 MB in float32
 
 
 def blocks(map_or_system: MapOrSystem) -> Iterator[Rows]:
