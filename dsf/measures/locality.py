@@ -29,9 +29,10 @@ def window_mass(map_or_system: MapOrSystem, *, width: int) -> Shaped[Tensor, "*b
     _at_least_one("window_mass", width)
 
     def share(rows: Rows) -> Tensor:
-        weight = rows.weights.abs()
-        near = (rows.lag >= 0) & (rows.lag < width)
-        return (weight * near).sum(dim=-1) / weight.sum(dim=-1)
+        reached = (rows.read > rows.written.min() - width) & (rows.read <= rows.written.max())
+        lag = rows.lag[:, reached]
+        near = rows.weights[..., reached] * ((lag >= 0) & (lag < width))
+        return near.norm(p=1, dim=-1) / rows.weights.norm(p=1, dim=-1)
 
     return per_row(map_or_system, share)
 
@@ -119,7 +120,8 @@ def mean_distance(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
 
     def mean(rows: Rows) -> Tensor:
         weight = rows.weights.abs()
-        return (weight * rows.lag.abs()).sum(dim=-1) / weight.sum(dim=-1)
+        lag = rows.lag.abs().to(weight.dtype)
+        return (weight * lag).sum(dim=-1) / weight.sum(dim=-1)
 
     return per_row(map_or_system, mean)
 

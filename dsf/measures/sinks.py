@@ -20,9 +20,9 @@ def sink_mass(map_or_system: MapOrSystem, *, token: int = 0) -> Shaped[Tensor, "
     """
 
     def both(rows: Rows) -> Tensor:
-        weight = rows.weights.abs() * (rows.written > token).unsqueeze(-1)
-        on_token = (weight * (rows.read == token)).sum(dim=(-2, -1))
-        return torch.stack([on_token, weight.sum(dim=(-2, -1))])
+        later = rows.weights[..., rows.written > token, :]
+        on_token = later[..., rows.read == token].abs().sum(dim=(-2, -1))
+        return torch.stack([on_token, later.norm(p=1, dim=-1).sum(dim=-1)])
 
     on_token, everything = total(map_or_system, both)
     return on_token / everything

@@ -20,8 +20,10 @@ def row_entropy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
 
     def entropy(rows: Rows) -> Tensor:
         weight = rows.weights.abs()
-        share = weight / weight.sum(dim=-1, keepdim=True)
-        return _entropy(share)
+        size = weight.sum(dim=-1)
+        safe = torch.where(weight > 0, weight, 1)
+        # log S - sum w log w / S: one pass less over the weights than normalising them first
+        return size.log() - (weight * safe.log()).sum(dim=-1) / size
 
     return per_row(map_or_system, entropy)
 
