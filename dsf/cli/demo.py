@@ -10,29 +10,35 @@ from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for report.html and maps.png.")] = Path(
-        "dsf-demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("dsf-demo"),
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Inspect the small models inside the package on one recall prompt, and write a report.
+    """Inspect and check the small models inside the package on one recall prompt.
 
-    Needs no network and takes seconds.
+    Writes a report, a picture and a run folder with the evidence. Needs no network and takes seconds.
     """
 
     def work() -> Answer:
         from dsf.cli.embedded import inspect_embedded, next_command
         from dsf.cli.layers import layer_facts, show_layers
-        from dsf.cli.results import open_page, write_results
+        from dsf.cli.results import decide, open_page, write_results
+        from dsf.cli.verdicts import counted
 
         begun = time.perf_counter()
         watched = not (as_json or quiet)
         shown = inspect_embedded(watched=watched)
+        evidence = out / "run"
+        verdicts = decide(shown.inspection, evidence, watched=watched)
         files = write_results(
-            shown.inspection, out, title=shown.title, facts=shown.facts, watched=watched
+            shown.inspection,
+            out,
+            title=shown.title,
+            facts=shown.facts,
+            verdicts=verdicts,
+            watched=watched,
         )
         seconds = time.perf_counter() - begun
         if open_:
@@ -43,10 +49,12 @@ def run(
             show_layers(shown.inspection)
             for name, value in shown.facts.items():
                 print(f"{name}: {value}")
+            print(f"{counted(verdicts)}; check the evidence again with: dsf check {evidence}")
             print(f"{files['report']} and {files['picture']}, after {seconds:.1f} s")
             print(f"Next: {next_command()}")
 
         facts = {**layer_facts(shown.inspection), "recall": shown.accuracy, "files": files}
-        return Answer({**facts, "prompt": shown.prompt, "seconds": seconds}, show)
+        facts.update(prompt=shown.prompt, seconds=seconds, run=str(evidence))
+        return Answer({**facts, "verdicts": verdicts.to_json()}, show)
 
     give("demo", work, as_json=as_json, quiet=quiet, verbose=verbose)

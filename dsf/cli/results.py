@@ -1,4 +1,4 @@
-"""Files that a command leaves behind: the page and the picture."""
+"""Files that a command leaves behind: the evidence, the page and the picture."""
 
 import webbrowser
 from collections.abc import Mapping
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dsf.cli.screen import progress
 from dsf.inspection import Inspection
+from dsf.inspection.runs import checked_run
+from dsf.inspection.table import Table
 
 
 def write_results(
@@ -14,6 +16,7 @@ def write_results(
     *,
     title: str | None,
     facts: Mapping[str, str],
+    verdicts: Table | None = None,
     watched: bool,
 ) -> dict[str, str]:
     """Write ``report.html`` and ``maps.png``; where they lie, by name."""
@@ -21,10 +24,21 @@ def write_results(
 
     with progress("drawing", shown=watched) as told:
         page = write_report(
-            inspection, folder / "report.html", title=title, facts=facts, progress=told
+            inspection,
+            folder / "report.html",
+            title=title,
+            facts=facts,
+            verdicts=verdicts,
+            progress=told,
         )
         picture = draw_grid(inspection, folder / "maps.png")
     return {"report": str(page), "picture": str(picture)}
+
+
+def decide(inspection: Inspection, run: Path, *, watched: bool) -> Table:
+    """Decide every property of every layer, with the evidence in the folder ``run``."""
+    with progress("deciding", shown=watched) as told:
+        return checked_run(inspection, run, progress=lambda done, all_: told(done / all_))
 
 
 def open_page(path: str) -> bool:

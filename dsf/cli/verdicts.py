@@ -7,10 +7,10 @@ from pathlib import Path
 from dsf.certificates import Verdict, checker
 from dsf.cli.answer import Answer
 from dsf.cli.exits import FAILED, LIMIT, WELL
-from dsf.cli.screen import print_table, progress
+from dsf.cli.results import decide
+from dsf.cli.screen import print_table
 from dsf.inspection import Inspection
 from dsf.inspection.checking import PROPERTIES
-from dsf.inspection.runs import checked_run
 from dsf.inspection.table import Table
 from dsf.inspection.tally import tallies
 from dsf.report import write_report
@@ -39,19 +39,23 @@ def check_model(
             f"--require must name properties, but {', '.join(unknown)} came; known are "
             f"{', '.join(PROPERTIES)}."
         )
-    with progress("deciding", shown=watched) as told:
-        table = checked_run(inspection, folder, progress=lambda done, all_: told(done / all_))
+    table = decide(inspection, folder, watched=watched)
     code = _code(table, required)
     page = write_report(inspection, folder / "report.html", verdicts=table)
 
     def show() -> None:
         print_table(HEADS, _rows(table))
-        counts = Counter(record["verdict"] for record in table)
-        print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
+        print(counted(table))
         print(f"{page}; evidence in {folder}, to be checked again with: dsf check {folder}")
 
     facts = {"model": plain(inspection.model), "run": str(folder), "verdicts": table.to_json()}
     return Answer(facts, show, code)
+
+
+def counted(table: Table) -> str:
+    """How often each verdict came, such as ``46 PROVED, 40 REFUTED``."""
+    counts = Counter(record["verdict"] for record in table)
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
 
 
 def check_again(folder: Path) -> Answer:

@@ -24,6 +24,9 @@ def test_the_demo_runs_in_a_process_of_its_own_without_a_network(run_alone, only
     assert min(found["recall"].values()) > 0.9
     assert {layer["name"].split(" · ")[0] for layer in found["layers"]} == set(models.NAMES)
     assert all(layer["error"] <= layer["tolerance"] for layer in found["layers"])
+    assert {record["verdict"] for record in found["verdicts"]} >= {"PROVED", "REFUTED"}
+    assert (tmp_path / found["run"] / "checker.py").is_file()
+    assert "PROVED" in (tmp_path / found["files"]["report"]).read_text(encoding="utf-8")
     for file in found["files"].values():
         assert (tmp_path / file).stat().st_size > 10_000
 
@@ -33,4 +36,7 @@ def test_the_demo_says_what_to_do_next(run):
     assert done.exit_code == 0, done.output
     assert "Next: dsf inspect" in done.stdout
     assert "reproduced" in done.stdout
+    again = run("check", "shown/run")
+    assert again.exit_code == 0
+    assert "certificates accepted" in again.stdout
     assert "\x1b" not in done.stdout

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import dsf
+from dsf.inspection.table import Table
 from dsf.report import write_report
 from dsf.report.content import content
 
@@ -224,3 +225,22 @@ def test_what_would_take_long_is_not_measured(softmax, of, monkeypatch):
     monkeypatch.setattr("dsf.report.measured.MOST_CELLS", 8)
     map = content(of([softmax(torch.zeros(3, 3))]))["layers"][0]["maps"][0]
     assert map["measures"] == []
+
+
+def test_verdicts_have_words_and_their_text_stays_text(inspected, reading, tmp_path):
+    def record(verdict, limits=""):
+        return {
+            "layer": reading.hostile[0],
+            "property": "causal",
+            "verdict": verdict,
+            "observed": 0.25,
+            "limits": limits,
+        }
+
+    verdicts = Table((record("PROVED"), record("PROVED"), record("UNKNOWN", "<b>time</b>")))
+    path = write_report(inspected(dsf.mixers.DeltaNet), tmp_path / "r.html", verdicts=verdicts)
+    page = path.read_text(encoding="utf-8")
+    assert "✓ 2 PROVED" in page
+    assert "? 1 UNKNOWN" in page
+    assert "REFUTED</span>" not in page
+    assert {"b", "img"}.isdisjoint(tag for tag, _ in reading.elements(page).elements)
