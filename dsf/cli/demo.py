@@ -18,7 +18,7 @@ def run(
 ) -> None:
     """Inspect and check the small models inside the package on one recall prompt.
 
-    Writes a report, a picture and a run folder with the evidence. Needs no network and takes seconds.
+    Writes a report, a picture and a run folder with the evidence. Needs no network.
     """
 
     def work() -> Answer:
