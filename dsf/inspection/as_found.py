@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, compiled code or fused layers.
+    """Evaluation mode without gradients or compiled code.
 
     Afterwards, also when the run fails, the model is as it was found: what a forward pass wrote
     into attributes, buffers or (in place) into weights is undone.
@@ -20,7 +20,6 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         torch.random.fork_rng(devices=_gpus(model)),
         torch.inference_mode(False),
         torch.no_grad(),
-        _unfused(),
         _attributes_kept(model),
         _weights_kept(model),
         ExitStack() as compiled,
@@ -29,17 +28,6 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             compiled.enter_context(torch.compiler.set_stance("force_eager"))
         model.eval()
         yield
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Encoder layers of torch call their attention instead of one fused kernel."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

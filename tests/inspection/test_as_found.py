@@ -41,7 +41,6 @@ def surroundings():
         "grad": torch.is_grad_enabled(),
         "random": torch.get_rng_state(),
         "default type": torch.get_default_dtype(),
-        "fused layers": torch.backends.mha.get_fastpath_enabled(),
         "attention functions": set(AttentionInterface._global_mapping),
         "mask functions": set(AttentionMaskInterface._global_mapping),
         "known masks": len(ALL_MASK_ATTENTION_FUNCTIONS),

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,9 +49,10 @@ def test_tables_for_notebooks_escape_what_they_show(inspection):
     assert page.count("<tr>") == 3
     assert "<td>2 samples × 4 channels</td><td>5</td>" in page
     assert inspection[0]._repr_html_().count("<tr>") == 2
-    hostile = Inspection(
-        inspection.layers, (Unsupported("<script>", "k", "<b>why</b>"),), model="<img>"
-    )._repr_html_()
+    layer = replace(inspection[0], name="<i>")
+    missed = Unsupported("<script>", "k", "<b>why</b>")
+    hostile = Inspection((layer,), (missed,), model="<img>")._repr_html_()
+    assert "<i>" not in hostile
     assert "<script>" not in hostile
     assert "<img>" not in hostile
     assert "&lt;b&gt;why&lt;/b&gt;" in hostile

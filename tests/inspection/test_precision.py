@@ -1,0 +1,54 @@
+"""A float64 model is float64 inside too, and only such a model is meddled with."""
+
+import torch
+from torch import nn
+
+import dsf
+from dsf.inspection.precision import guarded
+
+
+class Casts(nn.Module):
+    """Rounds to float32 in every way that models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixer = nn.GRU(3, 4, batch_first=True)
+
+    def types(self, x):
+        return [
+            x.float().dtype,
+            x.to(torch.float32).dtype,
+            x.type(torch.float32).dtype,
+            x.softmax(dim=-1, dtype=torch.float32).dtype,
+            nn.functional.softmax(x, dim=-1, dtype=torch.float32).dtype,
+            torch.zeros(2).dtype,
+            torch.ones(2, dtype=torch.float32).dtype,
+        ]
+
+    def forward(self, x):
+        self.seen.append(self.types(x))
+        return self.mixer(x)
+
+
+def test_what_a_model_sees_inside():
+    model, x = Casts(), torch.randn(1, 5, 3)
+    model.seen = seen = []
+    dsf.inspect(model, x)
+    dsf.inspect(model.double(), x.double())
+    model.types(x.double())
+    assert seen == [[torch.float32] * 7, [torch.float64] * 7]
+    assert model.types(x.double()) == [torch.float32] * 7
+
+
+def test_the_default_type_is_put_back():
+    with guarded(nn.Linear(1, 1).double()):
+        assert torch.get_default_dtype() is torch.float64
+    assert torch.get_default_dtype() is torch.float32
+
+
+def test_tolerances_follow_the_number_type():
+    x = torch.randn(1, 5, 3)
+    single, exact = (
+        dsf.inspect(nn.GRU(3, 4, batch_first=True), x, exact=each)[0] for each in (False, True)
+    )
+    assert (single.tolerance, exact.tolerance) == (1e-5, 1e-12)
