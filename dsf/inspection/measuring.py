@@ -93,8 +93,9 @@ def _records(layer: Measurable, name: str, quantity: Quantity, source: Any) -> l
         source = layer.system
     try:
         values = quantity(source)
-    except ValueError:  # a quantity that has no meaning for this map, such as lags of cross maps
-        return []
+    except ValueError as error:  # no meaning for this map, such as the order of a map with NaN
+        unmeasured = {"quantity": name, "value": math.nan, "note": str(error)}
+        return [{"layer": layer.name, "family": layer.family, **unmeasured}]
     found = []
     for index in _indices(values):
         number = values[index].item()

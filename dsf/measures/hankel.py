@@ -40,6 +40,7 @@ def hankel_singular_values(
 
     Raises:
         IndexError: if a position has no token after it.
+        ValueError: if the map is not square or not finite, or the system runs backward.
     """
     steps = _steps(map_or_system)
     chosen = list(range(steps - 1)) if positions is None else list(positions)
@@ -85,6 +86,11 @@ def _steps(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> int:
 
 
 def _of_map(weights: Tensor, positions: list[int]) -> Tensor:
+    if not bool(weights.isfinite().all()):
+        raise ValueError(
+            "hankel_singular_values: the map holds numbers that are NaN or infinite, and no "
+            "decomposition of such a map exists."
+        )
     steps = weights.shape[-1]
     width = max(min(t + 1, steps - t - 1) for t in positions)
     found = []

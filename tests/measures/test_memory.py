@@ -119,3 +119,10 @@ def test_energy_gain_of_a_system_is_the_norm_of_its_map(rng):
 def test_positions_without_a_future_are_refused():
     with pytest.raises(IndexError, match="between 0 and 1"):
         measures.hankel_singular_values(torch.eye(3).double(), positions=[2])
+
+
+def test_a_map_with_nan_has_no_order():
+    map = torch.eye(4).double()
+    map[2, 1] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        measures.hankel_ranks(map)

@@ -1,0 +1,50 @@
+"""The table of an inspection: tidy, complete, harmless."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from dsf.inspection.measuring import QUANTITIES, measured
+from dsf.inspection.table import Table
+
+
+@pytest.fixture(scope="module")
+def inspection():
+    torch.manual_seed(0)
+    return dsf.inspect(nn.MultiheadAttention(8, 2, batch_first=True), *[torch.randn(1, 6, 8)] * 3)
+
+
+def test_one_record_for_every_head_and_quantity(inspection):
+    table = inspection.measure()
+    assert len(table) == 2 * len(QUANTITIES)
+    sums = table.where(quantity="mean_row_sum")
+    assert [record["head"] for record in sums] == [0, 1]
+    assert all(math.isclose(record["value"], 1.0, abs_tol=1e-9) for record in sums)
+    assert all(record["value"] == 0 for record in table.where(quantity="negative_share"))
+
+
+class Broken:
+    """A layer whose map is no numbers."""
+
+    name, family, axes, system = "broken", "none", ("head",), None
+
+    def map(self):
+        return torch.full((1, 3, 3), torch.nan)
+
+
+def test_what_cannot_be_measured_says_why():
+    table = measured([Broken()])
+    rank = table.where(quantity="middle_hankel_rank")[0]
+    assert math.isnan(rank["value"])
+    assert "NaN or infinite" in rank["note"]
+
+
+def test_numbers_that_are_none_become_null_and_cells_stay_text():
+    table = Table(({"layer": "=cmd()", "value": math.nan}, {"layer": "-1", "value": 2.0}))
+    assert [record["value"] for record in table.to_json()] == [None, 2.0]
+    json.dumps(table.to_json(), allow_nan=False)
+    assert table.to_csv().splitlines() == ["layer,value", "'=cmd(),nan", "'-1,2.0"]
