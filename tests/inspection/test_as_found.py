@@ -10,6 +10,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 import dsf
 from dsf.inspection import InspectionError
+from tests.inspection.families import tiny_models
 from tests.inspection.softmax_models import TOKENS, VOCABULARY, build, inputs
 
 
@@ -111,6 +112,16 @@ def test_library_models_when_the_run_fails(name):
     before, around = state(model), surroundings()
     with pytest.raises(InspectionError, match="could not be run on what it was given"):
         dsf.inspect(model, **given)
+    assert_same(before, state(model))
+    assert_same(around, surroundings())
+
+
+@pytest.mark.parametrize("name", ["rwkv", "recurrent_gemma", "zamba", "qwen3_5_moe"])
+def test_models_that_write_into_themselves(name):
+    """rwkv divides weights by powers of two at its first run, recurrent_gemma keeps its states."""
+    model, ids = trained(tiny_models.build(name)), torch.arange(1, 12)[None]
+    before, around = state(model), surroundings()
+    dsf.inspect(model, input_ids=ids)
     assert_same(before, state(model))
     assert_same(around, surroundings())
 
