@@ -28,7 +28,8 @@ class Kept(ABC):
 def nothing_kept(system: System, first: Panel) -> Kept:
     """The start of a sequence whose first window is ``first``; the cheapest form that serves."""
     wants_gradients = first.reach.requires_grad or first.write.requires_grad
-    if isinstance(system.A, ScaledIdentity) and not wants_gradients:
+    scales = isinstance(system.A, ScaledIdentity) and system.state_size > 0
+    if scales and not wants_gradients:
         return Scaled(system, first.write.dtype)
     return Carried(system, first.write.dtype)
 

@@ -154,7 +154,10 @@ def test_without_states_only_the_feedthrough_is_left(structure):
     signal = drawer.tensor(5, 2, 6)
     for method in METHODS.values():
         assert_close(dsf.respond(system, signal, method=method), system.D @ signal)
-    assert_close(dsf.attention_map(system), torch.block_diag(*system.D))
+    map = torch.block_diag(*system.D)
+    assert_close(dsf.attention_map(system), map)
+    blocks = [block.weights for block in row_blocks(system, size=2)]
+    assert_close(torch.cat(blocks), map)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
