@@ -9,6 +9,7 @@ attention keeps doing so, which leaves its output as it was, bit for bit, and ma
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -121,12 +122,20 @@ class _Recorder:
     def fused(
         self, module: nn.Module, *tensors: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Fused attention. A missing mask stands for a causal one where the module is causal."""
+        """Fused attention. A missing mask stands for a causal one where the module is causal.
+
+        Options it has no use for, such as a soft cap on some releases, had no effect on this run.
+        """
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         asked = options.get("is_causal")
         causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
-        return self._run(sdpa_attention_forward, causal, module, tensors, options)
+        output = self._run(sdpa_attention_forward, causal, module, tensors, options)
+        used = signature(sdpa_attention_forward).parameters
+        arguments = self._calls[-1].arguments
+        for name in options.keys() - used.keys():
+            arguments.pop(name)
+        return output
 
     def _run(
         self,

@@ -13,6 +13,8 @@ from dsf.inspection import InspectionError
 from tests.inspection.families import tiny_models
 from tests.inspection.softmax_models import TOKENS, VOCABULARY, build, inputs
 
+pytestmark = pytest.mark.matrix
+
 
 def state(model):
     """Everything about a model that a run could change, as plain values."""
