@@ -1,6 +1,7 @@
 """Stored floats as integers, and exact elimination on them."""
 
 from fractions import Fraction
+from importlib.util import find_spec
 from math import isqrt, lcm
 
 from torch import Tensor
@@ -21,8 +22,27 @@ def integer_row(row: Tensor, extra: tuple[int, ...] = ()) -> list[int]:
 
 
 def independent_rows(rows: list[list[int]], wanted: int) -> list[int]:
-    """The first rows that are independent modulo a large prime, at most ``wanted``."""
+    """The first rows that are independent modulo a large prime, at most ``wanted``.
+
+    By python-flint where it is installed (the extra ``proof``), else by elimination in Python.
+    """
+    if find_spec("flint") is not None:
+        return _pivots(rows)[:wanted]
     return [index for index, _, _ in _eliminated(rows, wanted, PRIME)]
+
+
+def _pivots(rows: list[list[int]]) -> list[int]:
+    """Rows that are independent of the ones before: pivots of the transposed echelon form."""
+    from flint import nmod_mat
+
+    entries = [value % PRIME for column in zip(*rows, strict=True) for value in column]
+    echelon, rank = nmod_mat(len(rows[0]), len(rows), entries, PRIME).rref()
+    found, column = [], 0
+    for row in range(rank):
+        while int(echelon[row, column]) == 0:
+            column += 1
+        found.append(column)
+    return found
 
 
 def null_vector(rows: list[list[int]]) -> list[int] | None:

@@ -1,0 +1,72 @@
+"""Exact arithmetic on stored floats, with and without python-flint."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsf.certificates import exact
+
+matrices = st.integers(1, 5).flatmap(
+    lambda width: st.lists(
+        st.lists(st.integers(-4, 4), min_size=width, max_size=width), min_size=1, max_size=7
+    )
+)
+
+
+def rank(rows):
+    """By fractions, as in a textbook."""
+    work, found = [[Fraction(v) for v in row] for row in rows], 0
+    for column in range(len(rows[0])):
+        place = next((r for r in range(found, len(work)) if work[r][column]), None)
+        if place is None:
+            continue
+        work[found], work[place] = work[place], work[found]
+        for r in range(found + 1, len(work)):
+            factor = work[r][column] / work[found][column]
+            work[r] = [a - factor * b for a, b in zip(work[r], work[found], strict=True)]
+        found += 1
+    return found
+
+
+@pytest.fixture
+def without_flint(monkeypatch):
+    monkeypatch.setattr(exact, "find_spec", lambda _: None)
+
+
+@given(matrices)
+def test_chosen_rows_are_the_first_independent_ones(rows):
+    chosen = exact.independent_rows(rows, len(rows[0]))
+    assert len(chosen) == rank(rows) == rank([rows[k] for k in chosen] or [[0]])
+    for stop in range(1, len(rows) + 1):
+        assert sum(k < stop for k in chosen) == rank(rows[:stop])
+
+
+@pytest.mark.usefixtures("without_flint")
+def test_both_ways_choose_the_same_rows():
+    rng = torch.Generator().manual_seed(0)
+    key = torch.randint(-2, 3, (12, 6), generator=rng).float()
+    rows = [exact.integer_row(row, (1,)) for row in key]
+    slow = exact.independent_rows(rows, 7)
+    pytest.importorskip("flint", reason="python-flint is not installed")
+    assert slow == exact._pivots(rows)[:7]
+
+
+@given(matrices)
+def test_null_vectors_are_exact_and_found_when_they_exist(rows):
+    found = exact.null_vector(rows)
+    if rank(rows) == len(rows[0]):
+        assert found is None
+    else:
+        assert any(found)
+        assert all(sum(a * b for a, b in zip(row, found, strict=True)) == 0 for row in rows)
+
+
+def test_floats_are_the_fractions_they_store():
+    row = torch.tensor([0.1, -(2.0**-40), 3.0], dtype=torch.float32)
+    assert exact.fractions_of(row) == [Fraction(float(value)) for value in row]
+    assert exact.integer_row(torch.tensor([0.5, 0.25]), (1,)) == [2, 1, 4]
+    half = torch.tensor([1 / 3], dtype=torch.bfloat16)
+    assert exact.fractions_of(half)[0] == Fraction(float(half[0]))
