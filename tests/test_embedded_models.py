@@ -25,8 +25,6 @@ def name(request):
 @pytest.fixture(scope="module")
 def model(name):
     transformers = pytest.importorskip("transformers")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     return transformers.AutoModelForCausalLM.from_pretrained(models.folder(name))
 
 
