@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
@@ -77,7 +78,9 @@ def read(layer: Captured) -> SoftmaxAttention:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def finish(
+    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
+) -> Shaped[Tensor, "*axes"]:
     """The function's output: ``*batch time channel``.
 
     A mask that hides all keys by the smallest number, not by ``-inf``, makes a uniform row; such

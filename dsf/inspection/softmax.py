@@ -81,7 +81,9 @@ def read(layer: Captured) -> SoftmaxAttention:
     return replace(plain, softcap=layer.arguments.get("softcap"), sink=sink)
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def finish(
+    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
+) -> Shaped[Tensor, "*axes"]:
     """The interface's output: ``sample time head channel``.
 
     A query that sees no key gets a uniform row from the library and an empty one from us; such

@@ -7,6 +7,7 @@ the map has that many columns more.
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -24,7 +25,9 @@ def read(layer: Captured) -> SoftmaxAttention:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def finish(
+    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
+) -> Shaped[Tensor, "*axes"]:
     """Heads side by side, projected, in the layout of the module."""
     response = layer.project("out_proj", mixed.squeeze(-2).transpose(1, 2).flatten(-2))
     if layer.output.ndim == 2:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
@@ -75,7 +75,9 @@ def read(layer: Captured) -> Mixer:
     return ElmanRNN.from_module(module, inputs, start, reverse=reverse)
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def finish(
+    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
+) -> Shaped[Tensor, "*axes"]:
     """``sample time output``; channels that are systems of their own stand before the time."""
     if mixed.ndim == layer.output.ndim + 2:
         return mixed.squeeze((-2, -1)).mT
