@@ -1,6 +1,7 @@
 """One file per architecture: its coefficients on one sequence become a system."""
 
 from dsf.mixers.base import Mixer
+from dsf.mixers.comba import Comba
 from dsf.mixers.delta_net import DeltaNet
 from dsf.mixers.diagonal_state_space import DiagonalStateSpace
 from dsf.mixers.elman_rnn import ElmanRNN
@@ -55,6 +56,7 @@ ALL: tuple[type[Mixer], ...] = (
     RWKV7,
     DeltaNet,
     GatedDeltaNet,
+    Comba,
     KimiDeltaAttention,
     GatedDeltaProduct,
     S4,

@@ -1,0 +1,63 @@
+r"""Comba: a gated delta rule that erases at another vector than it writes to.
+
+    S_t = exp(g_t) (I - β_t k_t p_tᵀ) S_{t-1} + β_t k_t v_tᵀ        o_t = S_tᵀ q_t
+
+Source: Hu et al. 2025, "Comba: Improving Bilinear RNNs with Closed-loop Control". With p_t = k_t it
+is the gated DeltaNet.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Inexact, Shaped
+from torch import Tensor
+
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.system import System
+from dsf.transition import DiagonalPlusLowRank
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Comba(Mixer):
+    """The gated delta rule with a removal vector of its own.
+
+    Attributes:
+        removal: p_t, what is recalled and erased.
+        rate: β_t, write strength; 0 writes and erases nothing.
+        log_decay: g_t, nats per token, at most 0 for a decay that does not grow.
+    """
+
+    query: Inexact[Tensor, "*batch time key"]
+    key: Inexact[Tensor, "*batch time key"]
+    removal: Inexact[Tensor, "*batch time key"]
+    value: Inexact[Tensor, "*batch time channel"]
+    rate: Inexact[Tensor, "*batch time"]
+    log_decay: Inexact[Tensor, "*batch time"]
+
+    source: ClassVar[str] = "Hu et al. 2025, Comba"
+
+    def system(self) -> System:
+        write = self.rate.unsqueeze(-1) * self.key
+        decay = self.log_decay.exp().unsqueeze(-1)
+        A = DiagonalPlusLowRank(
+            decay=decay.expand_as(self.key),
+            left=-(decay * write).unsqueeze(-1),
+            right=self.removal.unsqueeze(-1),
+        )
+        return System.from_write_and_read(A, write, read=self.query)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "Comba":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=unit(normal(rng, 2, steps, 4)),
+            removal=unit(normal(rng, 2, steps, 4)),
+            value=normal(rng, 2, steps, 3),
+            rate=uniform(rng, 2, steps, low=0.2, high=0.9),
+            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
+        )
