@@ -86,11 +86,17 @@ class Coefficient(ABC):
 Matrices = Tensor | Coefficient
 
 
-def window_of(part: Matrices, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
-    """The matrices of the tokens ``start`` to ``stop - 1``, written out."""
-    if isinstance(part, Coefficient):
-        return part.window(start, stop)
-    return cut(part, start, stop, axis=-3)
+def window_of(
+    part: Matrices, start: int, stop: int, dtype: torch.dtype | None = None
+) -> Shaped[Tensor, "*batch time rows columns"]:
+    """The matrices of the tokens ``start`` to ``stop - 1``, written out in the type ``dtype``.
+
+    What is sampled lazily is sampled in that type, not rounded to it afterwards.
+    """
+    few = cut_of(part, start, stop)
+    if isinstance(few, Coefficient):
+        return few.to(dtype=dtype).dense()
+    return cast(few, dtype=dtype)
 
 
 def cut_of(part: Matrices, start: int, stop: int) -> Matrices:

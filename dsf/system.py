@@ -148,8 +148,10 @@ class System:
         """Where the parts live."""
         return self.A.device
 
-    def window(self, start: int, stop: int) -> "System":
+    def window(self, start: int, stop: int, *, dtype: torch.dtype | None = None) -> "System":
         """The tokens ``start`` to ``stop - 1``, all parts written out, without the initial state.
+
+        In the number type ``dtype`` if one is given: what is sampled lazily is sampled in it.
 
         Raises:
             ValueError: if the tokens do not lie inside the sequence.
@@ -161,10 +163,10 @@ class System:
             )
         return replace(
             self,
-            A=self.A.window(start, stop),
-            B=window_of(self.B, start, stop),
-            C=window_of(self.C, start, stop),
-            D=window_of(self.feedthrough, start, stop),
+            A=self.A.cut(start, stop).to(dtype=dtype).window(0, stop - start),
+            B=window_of(self.B, start, stop, dtype),
+            C=window_of(self.C, start, stop, dtype),
+            D=window_of(self.feedthrough, start, stop, dtype),
             initial=None,
         )
 

@@ -1,17 +1,14 @@
 """What happens at the border of every evaluator: sizes, number types, direction, real part."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import dense_of
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.shapes import agree, has_axes
 from dsf.system import System, time_reversed
-from dsf.transition.storage import cast
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -84,18 +81,6 @@ def is_operator(owner: str, given: object) -> None:
 def working(dtype: torch.dtype) -> torch.dtype:
     """The number type to calculate in: half precision loses too much in a running sum."""
     return torch.float32 if dtype in HALVES else dtype
-
-
-def written_out(system: System, start: int, stop: int, dtype: torch.dtype) -> System:
-    """The window of some tokens, every part a tensor of the number type ``dtype``."""
-    part = system.window(start, stop)
-    return replace(
-        part,
-        A=part.A.to(dtype=dtype),
-        B=cast(dense_of(part.B), dtype=dtype),
-        C=cast(dense_of(part.C), dtype=dtype),
-        D=cast(dense_of(part.feedthrough), dtype=dtype),
-    )
 
 
 def at_start(

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, at_start, written_out
+from dsf.evaluate.border import at_border, at_start
 from dsf.evaluate.equations import advance
 from dsf.evaluate.folding import fold
 from dsf.solve import recurrence
@@ -82,7 +82,7 @@ def _is_stepped(system: System, signal: Tensor) -> bool:
 def _stepped(
     system: System, start: int, stop: int, signal: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    window = written_out(system, start, stop, signal.dtype)
+    window = system.window(start, stop, dtype=signal.dtype)
     return advance(window, signal, state, solve=recurrence)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import Matrices, dense_of
-from dsf.evaluate.border import working, written_out
+from dsf.evaluate.border import working
 from dsf.evaluate.feedback import feedback_panel
 from dsf.evaluate.panel import Panel
 from dsf.evaluate.segments import Read, diagonal_segment, scalar_segment
@@ -33,7 +33,7 @@ def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = N
             "fold: needs a system that runs forward, but this one runs backward. "
             "Reverse it first: dsf.algebra.reverse(system)."
         )
-    part = written_out(system, start, stop, working(system.dtype) if dtype is None else dtype)
+    part = system.window(start, stop, dtype=dtype or working(system.dtype))
     write, read, before = dense_of(part.B), dense_of(part.C), part.reads_before_update
     if isinstance(part.A, ScaledIdentity):
         panel = scalar_segment(part.A.decay, [write], [Read(read, before)]).panel()

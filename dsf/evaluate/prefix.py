@@ -3,7 +3,7 @@
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, at_start, written_out
+from dsf.evaluate.border import at_border, at_start
 from dsf.evaluate.equations import advance
 from dsf.solve import doubling
 from dsf.system import System
@@ -22,5 +22,5 @@ def scan(
 
 
 def _run(system: System, signal: Tensor) -> Tensor:
-    whole = written_out(system, 0, system.steps, signal.dtype)
+    whole = system.window(0, system.steps, dtype=signal.dtype)
     return advance(whole, signal, at_start(system, signal), solve=doubling)[0]

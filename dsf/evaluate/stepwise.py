@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, at_start, working, written_out
+from dsf.evaluate.border import at_border, at_start, working
 from dsf.evaluate.equations import advance
 from dsf.shapes import agree
 from dsf.solve import recurrence
@@ -27,7 +27,7 @@ def _run(system: System, signal: Tensor) -> Tensor:
     state, responses = at_start(system, signal), []
     for start in range(0, system.steps, WINDOW):
         stop = min(start + WINDOW, system.steps)
-        window = written_out(system, start, stop, signal.dtype)
+        window = system.window(start, stop, dtype=signal.dtype)
         response, state = advance(window, signal[..., start:stop, :, :], state, solve=recurrence)
         responses.append(response)
     return torch.cat(responses, dim=-3)
@@ -80,7 +80,7 @@ def step(
     agree("step", "channel", state=state.shape[-1], signal=signal.shape[-1])
     dtype = torch.promote_types(system.dtype, torch.promote_types(state.dtype, signal.dtype))
     response, leaving = advance(
-        written_out(system, token, token + 1, working(dtype)),
+        system.window(token, token + 1, dtype=working(dtype)),
         signal.to(working(dtype)).unsqueeze(-3),
         state.to(working(dtype)),
         solve=recurrence,
