@@ -1,7 +1,6 @@
 """From a proposed verdict to a certificate: written, checked, and only then handed out."""
 
 import hashlib
-import os
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Level, Verdict
+from dsf.saving import replace_file
 
 TYPES = {
     torch.float64: "F64",
@@ -82,9 +82,11 @@ def _written(proposal: Proposal, folder: Path) -> Certificate:
     stem = f"{len(list(files.glob('*.json'))):04d}-{proposal.name}"
     content = _content(proposal, f"tensors/{stem}.safetensors")
     tensors = {role: part.detach().cpu().contiguous() for role, part in proposal.tensors.items()}
-    _replace(folder / "tensors" / f"{stem}.safetensors", save(tensors))
+    data = save(tensors)
+    replace_file(folder / "tensors" / f"{stem}.safetensors", lambda draft: draft.write_bytes(data))
     path = files / f"{stem}.json"
-    _replace(path, checker.canonical(content).encode())
+    text = checker.canonical(content)
+    replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8", newline="\n"))
     try:
         accepted = checker.check(path)
     except checker.Rejected as error:
@@ -162,16 +164,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return value
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from dsf.inspection.checking import findings, verdicts
 from dsf.inspection.measuring import measured
 from dsf.inspection.result import InspectedLayer, Inspection
 from dsf.inspection.table import Table
+from dsf.saving import replace_file
 
 SCHEMA = 1
 Progress = Callable[[int, int], None]
@@ -38,8 +38,8 @@ def checked_run(inspection: Inspection, folder: Path, *, progress: Progress | No
     metrics = Table(tuple(record for unit in tables for record in unit["metrics"]))
     decided = Table(tuple(record for unit in tables for record in unit["verdicts"]))
     for name, table in (("metrics", metrics), ("verdicts", decided)):
-        replaced(folder / f"{name}.csv", table.to_csv())
-        replaced(folder / f"{name}.json", _text(table.to_json()))
+        _write(folder / f"{name}.csv", table.to_csv())
+        _write(folder / f"{name}.json", _text(table.to_json()))
     manifest = {
         "schema_version": SCHEMA,
         "model": inspection.model,
@@ -52,7 +52,7 @@ def checked_run(inspection: Inspection, folder: Path, *, progress: Progress | No
         ],
         "unsupported": [vars(missed) for missed in inspection.unsupported],
     }  # fmt: skip
-    replaced(folder / "manifest.json", _text(manifest))
+    _write(folder / "manifest.json", _text(manifest))
     return decided
 
 
@@ -85,7 +85,7 @@ def _unit(layer: InspectedLayer, folder: Path, number: int) -> dict[str, Any]:
         "metrics": measured((layer,)).to_json(),
         "verdicts": decided.to_json(),
     }
-    replaced(path, _text(unit))
+    _write(path, _text(unit))
     return unit
 
 
@@ -105,14 +105,5 @@ def _text(content: Any) -> str:
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-def replaced(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(path: Path, text: str) -> None:
+    replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8", newline="\n"))

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.report.maps import draw_map
 from dsf.report.plain import plain
-from dsf.report.saving import replace_file
 from dsf.report.selection import select
 from dsf.report.views import MapView, views
+from dsf.saving import replace_file
 
 SIDE = 256
 NAME = 24  # characters

@@ -15,8 +15,8 @@ from dsf.inspection.table import Table
 from dsf.inspection.tally import tallies
 from dsf.report.content import content, embedded
 from dsf.report.plain import plain
-from dsf.report.saving import replace_file
 from dsf.report.views import Progress, untold
+from dsf.saving import replace_file
 
 SCRIPTS = (
     "codes",
