@@ -5,6 +5,7 @@ from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.collisions import linear_injective
 from dsf.certificates.injectivity import injective
 from dsf.certificates.margins import margin
+from dsf.certificates.systems import equivalent, reduction_error
 from dsf.certificates.transitions import decay, decay_box, nonexpansive
 from dsf.certificates.weights import (
     causal,
@@ -22,12 +23,14 @@ __all__ = [
     "causal",
     "decay",
     "decay_box",
+    "equivalent",
     "injective",
     "linear_injective",
     "locality",
     "margin",
     "nonexpansive",
     "nonnegative",
+    "reduction_error",
     "row_sums",
     "same_map",
     "window_mass",
