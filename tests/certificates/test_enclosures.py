@@ -58,3 +58,13 @@ def test_rounding_keeps_its_side(x):
 def test_special_points(x):
     value = mpmath.exp(exact(Fraction(x)))
     assert exact(checker.exp_below(Fraction(x))) <= value <= exact(checker.exp_above(Fraction(x)))
+
+
+@given(st.integers(0, 1 << 40))
+def test_the_series_encloses_where_nothing_else_is_rounded(part):
+    """At dyadic points no rounding of the argument can make up for a missing slack."""
+    x = Fraction(part, 1 << 47)
+    below, above = checker._exp_small(x)
+    value = mpmath.exp(exact(x))
+    assert exact(below) < value < exact(above)
+    assert above - below < Fraction(1, 1 << 140)

@@ -161,6 +161,59 @@ def test_a_forged_certificate_of_locality(run, change, words):
         checker.check(rewritten(files(run)[1], change))
 
 
+def test_a_share_a_hair_above_what_the_leaf_reaches(tmp_path):
+    """On a box of almost no width the bound of the only leaf is the share itself."""
+    rng = torch.Generator().manual_seed(1)
+    key = torch.randn(12, 4, generator=rng, dtype=torch.float64)
+    query = torch.randn(4, generator=rng, dtype=torch.float64)
+    box = (query - 1e-12, query + 1e-12)
+    share = float((key @ query).softmax(0)[:4].sum())
+    found = certify.locality(
+        key, box, window=(0, 4), share=share * (1 - 1e-6), scale=1.0, folder=tmp_path
+    )
+    assert found.verdict is Verdict.PROVED
+    (path,) = files(tmp_path)
+    with pytest.raises(checker.Rejected, match="does not reach"):
+        checker.check(rewritten(path, stated("share", (share * (1 + 1e-6)).hex())))
+    assert checker.check(rewritten(path, stated("share", (share * (1 - 1e-7)).hex()))) == "PROVED"
+
+
+def test_a_share_that_holds_in_the_middle_only(tmp_path):
+    """The leaf of a tiny box, forged into the certificate of a wide one around it.
+
+    The keys outside the window point along (1, -1): moves of both coordinates cancel unless every
+    one counts with its size.
+    """
+    key = torch.tensor([[0.0, 0.0]] * 4 + [[1.0, -1.0], [-1.0, 1.0]] * 4, dtype=torch.float64)
+    query = torch.zeros(2, dtype=torch.float64)
+    share = 4 / 12
+    leaves = []
+    for name, radius, claimed in (("tiny", 1e-12, 0.999 * share), ("wide", 0.3, 0.3 * share)):
+        found = certify.locality(
+            key, (query - radius, query + radius), window=(0, 4), share=claimed, scale=1.0,
+            folder=tmp_path / name,
+        )  # fmt: skip
+        assert found.verdict is Verdict.PROVED
+        leaves.append(files(tmp_path / name)[0])
+    leaf = json.loads(leaves[0].read_text())["evidence"]["tree"]
+
+    def forged(content):
+        stated("share", (0.99 * share).hex())(content)
+        content["evidence"]["tree"] = leaf
+
+    with pytest.raises(checker.Rejected, match="does not reach"):
+        checker.check(rewritten(leaves[1], forged))
+
+
+def test_logarithms_a_hair_too_small(run):
+    def shaved(content):
+        leaf = first_leaf(content["evidence"]["tree"])
+        leaf["log_p"] = [(float.fromhex(x) - 1e-9).hex() for x in leaf["log_p"]]
+
+    with pytest.raises(checker.Rejected, match="too small"):
+        checker.check(rewritten(files(run)[1], shaved))
+
+
 def test_a_wider_box_is_other_data(run):
     """The box is a tensor of its own: widened, it has another hash."""
     path = next((run / "tensors").glob("*locality*"))
