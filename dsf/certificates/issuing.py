@@ -81,7 +81,10 @@ def _written(proposal: Proposal, folder: Path) -> Certificate:
     (folder / "tensors").mkdir(exist_ok=True)
     stem = f"{len(list(files.glob('*.json'))):04d}-{proposal.name}"
     content = _content(proposal, f"tensors/{stem}.safetensors")
-    tensors = {role: part.detach().cpu().contiguous() for role, part in proposal.tensors.items()}
+    tensors = {
+        role: part.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for role, part in proposal.tensors.items()
+    }
     data = save(tensors)
     replace_file(folder / "tensors" / f"{stem}.safetensors", lambda draft: draft.write_bytes(data))
     path = files / f"{stem}.json"

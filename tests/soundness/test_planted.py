@@ -231,3 +231,9 @@ def test_what_is_no_number_is_unknown():
         ):
             assert found.verdict is Verdict.UNKNOWN
             assert "NaN or infinite" in found.limits["data"]
+
+
+def test_one_tensor_in_two_roles():
+    map = dyadic_map(generator(0))
+    assert certify.same_map(map, map, tolerance=0.0).verdict is PROVED
+    assert certify.same_map(map, map[:], tolerance=0.0).verdict is PROVED

@@ -1,0 +1,174 @@
+"""For every claim: an honest certificate, bent into a false one with a fitting identity."""
+
+import json
+
+import pytest
+import torch
+
+from dsf import certify
+from dsf.certificates import checker
+
+RNG = torch.Generator().manual_seed(5)
+KEY = torch.randn(12, 4, generator=RNG, dtype=torch.float64)
+DEPENDENT = torch.cat([KEY[:, :3], 2 * KEY[:, :1]], dim=-1)
+MAP = torch.softmax(torch.randn(5, 5, generator=RNG, dtype=torch.float64), dim=-1).tril()
+MAP = MAP / MAP.sum(dim=-1, keepdim=True)
+BENT = MAP.clone()
+BENT[3, 1] = -1e-9
+LOGS = -torch.rand(2, 9, generator=RNG, dtype=torch.float64) - 0.1
+RATE = torch.full((12,), 0.01, dtype=torch.float64)
+BOX = (-torch.ones(4).double(), torch.ones(4).double())
+SMALLEST = float(torch.linalg.svdvals(torch.cat([KEY, torch.ones(12, 1).double()], -1))[-1])
+ONE = torch.tensor(1.0, dtype=torch.float64)
+
+
+def verdict(to):
+    return lambda content: content.update(verdict=to, witness=None, evidence={})
+
+
+def witness(**parts):
+    return lambda content: content["witness"].update(parts)
+
+
+def stated(**parts):
+    def change(content):
+        claim = content["claim"]
+        claim["parameters"].update(parts)
+        claim["sentence"] = checker.sentence(claim["name"], claim["parameters"])
+
+    return change
+
+
+def bound(to):
+    return lambda content: content.update(bound={"value": to.hex()})
+
+
+def refuted(**parts):
+    return lambda content: content.update(verdict="REFUTED", witness=parts)
+
+
+CASES = {
+    "another direction": (
+        lambda f: certify.injective(DEPENDENT, folder=f),
+        witness(null=["1", "0", "0", "1", "0"]),
+        "moves the score",
+    ),
+    "a direction that is none": (
+        lambda f: certify.injective(DEPENDENT, folder=f),
+        witness(null=["0", "0", "0", "0", "0"]),
+        "no direction",
+    ),
+    "a direction with a constant under a sink": (
+        lambda f: certify.injective(DEPENDENT, sink=True, folder=f),
+        witness(null=["2", "0", "0", "-1", "1"]),
+        "no direction",
+    ),
+    "a row before the claim": (
+        lambda f: certify.injective(DEPENDENT, first_row=8, folder=f),
+        witness(row=5),
+        "outside the rows",
+    ),
+    "a larger margin": (lambda f: certify.margin(KEY, folder=f), bound(50.0), "residual"),
+    "a margin a hair above": (
+        lambda f: certify.margin(KEY, folder=f),
+        bound(SMALLEST * (1 + 1e-9)),
+        "residual",
+    ),
+    "a negative margin": (lambda f: certify.margin(KEY, folder=f), bound(-1.0), "residual"),
+    "queries that share nothing": (
+        lambda f: certify.linear_injective(KEY, feature_map="identity", folder=f),
+        witness(other=["1/1", "1/1", "0/1", "0/1"]),
+        "not proportional|vanish",
+    ),
+    "one query twice": (
+        lambda f: certify.linear_injective(KEY, feature_map="relu", folder=f),
+        lambda c: c["witness"].update(other=c["witness"]["query"]),
+        "two different",
+    ),
+    "queries below zero for elu": (
+        lambda f: certify.linear_injective(KEY, feature_map="elu_plus_one", folder=f),
+        witness(query=["-1/1"] * 4, other=["-2/1"] * 4),
+        "not rational",
+    ),
+    "a sum that is not reached": (
+        lambda f: certify.row_sums(MAP, tolerance=1e-12, folder=f),
+        stated(target=(1 + 1e-9).hex()),
+        "breaks the claim",
+    ),
+    "a row that keeps its sum": (
+        lambda f: certify.row_sums(MAP, tolerance=1e-12, folder=f),
+        refuted(row=2),
+        "keeps the claim",
+    ),
+    "a negative weight passed over": (
+        lambda f: certify.nonnegative(BENT, folder=f),
+        verdict("PROVED"),
+        "breaks the claim",
+    ),
+    "a look ahead passed over": (
+        lambda f: certify.causal(MAP.mT.contiguous(), folder=f),
+        verdict("PROVED"),
+        "breaks the claim",
+    ),
+    "a share that is not held": (
+        lambda f: certify.window_mass(MAP, width=2, share=0.0, folder=f),
+        stated(share=(0.999).hex()),
+        "breaks the claim",
+    ),
+    "a narrower window": (
+        lambda f: certify.window_mass(MAP, width=5, share=1.0, folder=f),
+        stated(width=1),
+        "breaks the claim",
+    ),
+    "maps closer than they are": (
+        lambda f: certify.same_map(MAP, BENT, tolerance=1.0, folder=f),
+        stated(tolerance=(1e-12).hex()),
+        "gives REFUTED",
+    ),
+    "an expanding step passed over": (
+        lambda f: certify.nonexpansive(KEY, 100 * RATE + 2, folder=f),
+        verdict("PROVED"),
+        "breaks the claim",
+    ),
+    "a faster decay": (
+        lambda f: certify.decay(LOGS, width=3, most=0.99, folder=f),
+        stated(most=(1e-3).hex()),
+        "breaks the claim",
+    ),
+    "a decay over fewer tokens": (
+        lambda f: certify.decay(
+            LOGS, width=3, most=float(LOGS.unfold(-1, 3, 1).sum(-1).max().exp()) * 1.01, folder=f
+        ),
+        stated(width=1),
+        "breaks the claim",
+    ),
+    "a faster decay over a box": (
+        lambda f: certify.decay_box(KEY[0], ONE, ONE, BOX, width=2, most=0.999, folder=f),
+        stated(most=(1e-6).hex()),
+        "above the stated",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_bent_is_rejected(case, tmp_path):
+    make, change, words = CASES[case]
+    make(tmp_path)
+    (path,) = (tmp_path / "certificates").glob("*.json")
+    honest = path.read_text()
+    checker.check(path)
+    content = json.loads(honest)
+    change(content)
+    content["identity"] = checker.identity(content)
+    assert checker.canonical(content) != honest
+    path.write_text(checker.canonical(content))
+    with pytest.raises(checker.Rejected, match=words):
+        checker.check(path)
+
+
+def test_every_claim_is_bent_at_least_once():
+    made = {name.split("certify.")[-1] for name in checker.CLAIMS}
+    bent = {"locality"}  # in test_tampered
+    for make, _, _ in CASES.values():
+        bent |= set(make.__code__.co_names) & made
+    assert bent == made
