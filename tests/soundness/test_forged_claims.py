@@ -130,6 +130,18 @@ CASES = {
         verdict("PROVED"),
         "breaks the claim",
     ),
+    "a negative rate passed over": (
+        lambda f: certify.nonexpansive(KEY, -RATE, folder=f),
+        verdict("PROVED"),
+        "breaks the claim",
+    ),
+    "a decay that is slow in the middle": (
+        lambda f: certify.decay(
+            torch.tensor([[-1.0, -1.0, 0.0, -1.0, -1.0]]).double(), width=1, most=0.5, folder=f
+        ),
+        verdict("PROVED"),
+        "breaks the claim",
+    ),
     "a faster decay": (
         lambda f: certify.decay(LOGS, width=3, most=0.99, folder=f),
         stated(most=(1e-3).hex()),
