@@ -126,3 +126,44 @@ def test_a_map_with_nan_has_no_order():
     map[2, 1] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinite"):
         measures.hankel_ranks(map)
+
+
+@pytest.mark.parametrize(
+    ("name", "states"),
+    [
+        ("LinearAttention", 4),
+        ("GatedLinearAttention", 4),
+        ("DeltaNet", 4),
+        ("SelectiveStateSpace", 4),
+        ("StateSpaceDuality", 3),
+        ("QuasiLSTM", 1),
+        ("RGLRU", 1),
+    ],
+)
+def test_ranks_stop_at_the_states_of_the_system(name, states):
+    mixer = getattr(dsf.mixers, name).draw(torch.Generator().manual_seed(1), steps=30)
+    map = dsf.attention_map(mixer.system())
+    assert measures.hankel_ranks(map).max() == states
+
+
+def test_ranks_of_zero_sum_and_meta_linear_attention_stop_at_their_widths():
+    rng = torch.Generator().manual_seed(1)
+    zero_sum = dsf.mixers.ZeroSumAttention.draw(rng, steps=40)
+    ranks = measures.hankel_ranks(dsf.attention_map(zero_sum.system()))
+    assert ranks.max() <= 3 * zero_sum.key.shape[-1]
+    meta = dsf.mixers.MetaLinearAttention.draw(rng, steps=40)
+    ranks = measures.hankel_ranks(dsf.attention_map(meta.system()))
+    assert ranks.max() == meta.decay.shape[-1]
+
+
+def test_gramians_are_those_of_python_control(rng):
+    control = pytest.importorskip("control", reason="python-control is not installed")
+    A, B, C = stable(rng, 4)
+    system = constant(A, B, C, 150)
+    theirs = dsf.exchange.to_control(system)
+    P = control.dlyap(theirs.A, theirs.B @ theirs.B.T)
+    Q = control.dlyap(theirs.A.T, theirs.C.T @ theirs.C)
+    ours = measures.controllability_gramians(system)[-1].numpy()
+    np.testing.assert_allclose(ours, P, rtol=1e-9, atol=1e-11)
+    seen = measures.observability_gramians(system)[0].numpy()
+    np.testing.assert_allclose(seen, Q, rtol=1e-9, atol=1e-11)
