@@ -1,10 +1,8 @@
 """Laws that every architecture keeps: evaluators, maps, causality, number types, gradients."""
 
-import re
 from dataclasses import fields, replace
 from functools import cache, partial
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 
 import dsf
 from dsf.evaluate.fourier import varying
-from dsf.shapes import ShapeError
+from tests.mixer_fields import axes_of, draw, snake, tensors
 
 METHODS = {
     "default": None,
@@ -27,27 +25,10 @@ LENGTHS = [1, 2, 9, 65]
 EXACT = 1e-12
 # Single precision, seven digits, two of them lost to nine lively steps.
 SINGLE = 1e-5
-# Files that hold what the converters share.
-SHARED = {"__init__", "base", "drawing"}
-
-
-def draw(cls, steps, seed=0):
-    return cls.draw(torch.Generator().manual_seed(seed), steps=steps)
-
-
-def snake(name):
-    """``RWKV7`` is ``rwkv7``, ``DeltaNet`` is ``delta_net``, ``MinGRU`` is ``min_gru``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def reference_for(cls):
     return import_module(f"tests.references.{snake(cls.__name__)}").reference
-
-
-def tensors(mixer):
-    """The tensor fields of a mixer, by name."""
-    parts = {field.name: getattr(mixer, field.name) for field in fields(mixer)}
-    return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
 
 def floating(mixer):
@@ -181,14 +162,6 @@ def test_a_mixer_is_shown_by_its_sizes(mixer):
         assert f"{name} {tuple(part.shape)}" in shown
 
 
-def axes_of(annotation):
-    """The axis names of a field, also of one that may be absent."""
-    for member in getattr(annotation, "__args__", (annotation,)):
-        if hasattr(member, "dim_str"):
-            return member.dim_str.split()
-    return getattr(annotation, "dim_str", "").split()
-
-
 def test_every_part_is_used(mixer):
     """Nothing that is drawn is nearly zero, and the map is not nearly diagonal."""
     weights = dsf.attention_map(mixer.system())
@@ -248,61 +221,3 @@ def test_a_graphics_card_gives_the_same(mixer):
         pytest.skip("no CUDA device on this machine")
     moved = replace(mixer, **{name: part.cuda() for name, part in tensors(mixer).items()})
     assert_close(respond(moved).cpu(), respond(mixer), EXACT)
-
-
-def timed(mixer):
-    """The axis of time of every tensor field that has one, counted from the end."""
-    places = {
-        field.name: axes.index("time") - len(axes)
-        for field in fields(mixer)
-        if "time" in (axes := axes_of(field.type))
-    }
-    return {name: places[name] for name in places if name in tensors(mixer)}
-
-
-WITH_SEVERAL_TIMED = [cls for cls in dsf.mixers.ALL if len(timed(draw(cls, 1))) > 1]
-
-
-@pytest.mark.usefixtures("our_own_errors")
-@pytest.mark.parametrize("cls", WITH_SEVERAL_TIMED, ids=lambda cls: cls.__name__)
-def test_parts_of_different_length_are_refused(cls):
-    mixer = draw(cls, 9)
-    for name, axis in timed(mixer).items():
-        short = getattr(mixer, name).narrow(axis, 0, 8)
-        with pytest.raises(ShapeError, match=rf"same 'time' size, but .*{name} has 8"):
-            replace(mixer, **{name: short})
-
-
-@pytest.mark.usefixtures("our_own_errors")
-def test_a_part_with_too_few_axes_is_refused(mixer):
-    for field in fields(mixer):
-        axes = axes_of(field.type)
-        if field.name in tensors(mixer) and any(axis.isalpha() for axis in axes):
-            with pytest.raises(ShapeError, match=f"'{field.name}' must have the axes"):
-                replace(mixer, **{field.name: getattr(mixer, field.name).sum()})
-            with pytest.raises(TypeError, match=f"'{field.name}' must be a torch tensor"):
-                replace(mixer, **{field.name: [1.0]})
-
-
-@pytest.mark.usefixtures("our_own_errors")
-def test_parts_on_different_devices_are_refused(mixer):
-    name = next(iter(tensors(mixer)))
-    elsewhere = getattr(mixer, name).to("meta")
-    with pytest.raises(ShapeError, match=rf"on the same device, but .*{name} is on meta"):
-        replace(mixer, **{name: elsewhere})
-
-
-def test_every_file_has_its_place():
-    """A converter that is not listed would not be tested, and one without a reference neither."""
-    folder = Path(dsf.mixers.__file__).parent
-    files = {path.stem for path in folder.glob("*.py")} - SHARED
-    references = {path.stem for path in (Path(__file__).parent / "references").glob("*.py")}
-    listed = {cls.__module__.rpartition(".")[-1] for cls in dsf.mixers.ALL}
-    assert files == listed
-    assert references == {snake(cls.__name__) for cls in dsf.mixers.ALL}
-    assert len(set(dsf.mixers.ALL)) == len(dsf.mixers.ALL)
-
-
-def test_references_import_nothing_of_ours():
-    for path in (Path(__file__).parent / "references").glob("*.py"):
-        assert not re.search(r"^\s*(import|from) dsf", path.read_text(), re.M), path.name
