@@ -244,16 +244,3 @@ def test_data_behind_a_link_is_refused(run):
     path.symlink_to("moved")
     with pytest.raises(checker.Rejected, match="link"):
         checker.check(files(run)[0])
-
-
-def test_a_refutation_needs_a_witness():
-    with pytest.raises(ValueError, match="needs a witness"):
-        certify.Certificate(
-            claim="x", verdict=Verdict.REFUTED, level=certify.Level.DATA, method="none"
-        )
-
-
-def test_a_certificate_is_no_boolean():
-    found = certify.nonnegative(torch.eye(2))
-    with pytest.raises(TypeError, match="verdict is"):
-        bool(found)
