@@ -1,6 +1,6 @@
 """How much of a softmax row lies on a window, for every query of a box."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import exp, log
 from pathlib import Path
@@ -71,13 +71,13 @@ def locality(
         tree = search.tree(lower, upper, boxes)
         if tree is not None:
             found |= {"verdict": Verdict.PROVED, "evidence": {"tree": tree}, "limits": {}}
-    settled = Proposal(**{**vars(proposal), **found})
+    decided = replace(proposal, **found)
     try:
-        return issued(settled, folder)
+        return issued(decided, folder)
     except CheckerRefused as error:
         limits = {"boxes": boxes, "enclosure": str(error)}
-        undecided = {**vars(proposal), "observed": found["observed"], "limits": limits}
-        return issued(Proposal(**undecided), folder)
+        undecided = replace(proposal, observed=found["observed"], limits=limits)
+        return issued(undecided, folder)
 
 
 @dataclass

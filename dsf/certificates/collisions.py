@@ -1,5 +1,6 @@
 """Queries that normalised linear attention cannot tell apart, as exact fractions."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -64,8 +65,8 @@ def linear_injective(
         "query": [hexed(part) for part in query],
         "other": [hexed(part) for part in other],
     }
-    changes = {"verdict": Verdict.REFUTED, "witness": witness, "limits": {}}
-    return issued(Proposal(**{**vars(proposal), **changes}), folder)
+    refuted = replace(proposal, verdict=Verdict.REFUTED, witness=witness, limits={})
+    return issued(refuted, folder)
 
 
 def _query(key: Tensor, feature_map: FeatureMap) -> list[Fraction] | None:

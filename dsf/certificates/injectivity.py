@@ -1,5 +1,6 @@
 """Whether softmax rows tell queries apart, decided exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -102,9 +103,9 @@ def _despite(
 
 def _proved(proposal: Proposal, rows: list[int]) -> Proposal:
     evidence = {"rows": rows, "modulus": f"{PRIME:x}"}
-    return Proposal(**{**vars(proposal), "verdict": Verdict.PROVED, "evidence": evidence})
+    return replace(proposal, verdict=Verdict.PROVED, evidence=evidence)
 
 
 def _refuted(proposal: Proposal, row: int, null: list[int]) -> Proposal:
     witness = {"row": row, "null": [f"{value:x}" for value in null]}
-    return Proposal(**{**vars(proposal), "verdict": Verdict.REFUTED, "witness": witness})
+    return replace(proposal, verdict=Verdict.REFUTED, witness=witness)

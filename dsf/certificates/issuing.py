@@ -4,7 +4,7 @@ import hashlib
 import platform
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +41,13 @@ class Proposal:
     observed: float | None = None
     assumptions: tuple[str, ...] = ()
     limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+def settled(proposal: Proposal, broken: int | None) -> Proposal:
+    """PROVED, or REFUTED by the row that breaks the claim."""
+    if broken is None:
+        return replace(proposal, verdict=Verdict.PROVED)
+    return replace(proposal, verdict=Verdict.REFUTED, witness={"row": broken})
 
 
 class CheckerRefused(RuntimeError):

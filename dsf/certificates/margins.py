@@ -1,5 +1,6 @@
 """How far keys are from being dependent, with a certified lower bound."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,12 +69,12 @@ def _bounded(proposal: Proposal, matrix: Tensor, observed: float) -> Proposal:
         rounding = 4 * len(matrix) * torch.finfo(gram.dtype).eps * float(gram.diagonal().sum())
         left = shift**2 - residual - rounding
         if left > 0:
-            changes = {
-                "verdict": Verdict.PROVED,
-                "tensors": {**proposal.tensors, "factor": factor},
-                "evidence": {**proposal.evidence, "shift": shift},
-                "bound": left**0.5,
-                "limits": {},
-            }
-            return Proposal(**{**vars(proposal), **changes})
+            return replace(
+                proposal,
+                verdict=Verdict.PROVED,
+                tensors={**proposal.tensors, "factor": factor},
+                evidence={**proposal.evidence, "shift": shift},
+                bound=left**0.5,
+                limits={},
+            )
     return proposal

@@ -1,17 +1,16 @@
 """Statements about how states are forgotten, decided on stored coefficients."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of
-from dsf.certificates.issuing import CheckerRefused, Proposal, hexed, issued
+from dsf.certificates.issuing import CheckerRefused, Proposal, hexed, issued, settled
 
 
 def nonexpansive(
@@ -39,7 +38,7 @@ def nonexpansive(
         return not 0 <= fractions_of(rate[token : token + 1])[0] * length <= 2
 
     order = [worst, *range(len(rate))]
-    return issued(_settled(proposal, next(filter(expands, order), None)), folder)
+    return issued(settled(proposal, next(filter(expands, order), None)), folder)
 
 
 def decay(
@@ -75,7 +74,7 @@ def decay(
     )
     if not bool(log_decay.isfinite().all()):
         return issued(proposal, folder)
-    return _tried(_settled(proposal, worst if largest > most else None), proposal, folder)
+    return _tried(settled(proposal, worst if largest > most else None), proposal, folder)
 
 
 def decay_box(
@@ -124,22 +123,13 @@ def decay_box(
     )
     if largest > most or not all(bool(t.isfinite().all()) for t in proposal.tensors.values()):
         return issued(proposal, folder)
-    return _tried(_settled(proposal, None), proposal, folder)
+    return _tried(settled(proposal, None), proposal, folder)
 
 
-def _settled(proposal: Proposal, broken: int | None) -> Proposal:
-    changes: dict[str, Any] = {"verdict": Verdict.PROVED}
-    if broken is not None:
-        changes = {"verdict": Verdict.REFUTED, "witness": {"row": broken}}
-    return Proposal(**{**vars(proposal), **changes})
-
-
-def _tried(settled: Proposal, undecided: Proposal, folder: Path | None) -> Certificate:
+def _tried(decided: Proposal, undecided: Proposal, folder: Path | None) -> Certificate:
     """Float64 proposed; where the enclosures cannot follow, nothing is known."""
     try:
-        return issued(settled, folder)
+        return issued(decided, folder)
     except CheckerRefused as error:
-        if not isinstance(error.__context__, checker.Rejected | None):
-            raise
         limits = {"enclosure": str(error)}
-        return issued(Proposal(**{**vars(undecided), "limits": limits}), folder)
+        return issued(replace(undecided, limits=limits), folder)

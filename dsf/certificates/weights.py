@@ -1,6 +1,7 @@
 """Statements about the weights of a stored map, decided on the numbers as they are stored."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from math import fsum
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of
-from dsf.certificates.issuing import Proposal, hexed, issued
+from dsf.certificates.issuing import Proposal, hexed, issued, settled
 
 Map = Float[Tensor, "*batch rows columns"]
 
@@ -140,7 +141,7 @@ def same_map(
     within = energy <= Fraction(tolerance) ** 2
     witness = None if within else {"energy": hexed(energy)}
     verdict = Verdict.PROVED if within else Verdict.REFUTED
-    return issued(Proposal(**{**vars(proposal), "verdict": verdict, "witness": witness}), folder)
+    return issued(replace(proposal, verdict=verdict, witness=witness), folder)
 
 
 def _proposal(
@@ -165,10 +166,7 @@ def _decided(
         return issued(proposal, folder)
     rows = range(map.flatten(0, -2).shape[0])
     broken = worst if breaks(worst) else next((row for row in rows if breaks(row)), None)
-    changes: dict[str, Any] = {"verdict": Verdict.PROVED}
-    if broken is not None:
-        changes = {"verdict": Verdict.REFUTED, "witness": {"row": broken}}
-    return issued(Proposal(**{**vars(proposal), **changes}), folder)
+    return issued(settled(proposal, broken), folder)
 
 
 def _finite(map: Tensor) -> bool:
