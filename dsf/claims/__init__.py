@@ -1,0 +1,77 @@
+"""The claims of the founding papers, each with a check that decides it.
+
+``ALL`` is the only list. An id never changes; what a check measures depends on the recipe in its
+file, the verdict on record does not.
+"""
+
+from collections.abc import Iterator
+
+from dsf.claims import (
+    coefficient_dynamics,
+    dynamical_systems,
+    eigenvalues,
+    in_line,
+    meta_linear,
+    zero_sum,
+)
+from dsf.claims.claim import PAPERS, Claim, Outcome, Standing, decide
+
+__all__ = ["ALL", "PAPERS", "Claim", "Outcome", "Standing", "check_all", "chosen", "decide"]
+
+
+def _number(claim: Claim) -> tuple[int, int]:
+    return list(PAPERS).index(claim.paper), int(claim.id.split("-")[1])
+
+
+ALL: tuple[Claim, ...] = tuple(
+    sorted(
+        (
+            *dynamical_systems.CLAIMS,
+            *coefficient_dynamics.CLAIMS,
+            *eigenvalues.CLAIMS,
+            *in_line.CLAIMS,
+            *meta_linear.CLAIMS,
+            *zero_sum.CLAIMS,
+        ),
+        key=_number,
+    )
+)
+
+
+def chosen(*, ids: tuple[str, ...] = (), paper: str | None = None) -> tuple[Claim, ...]:
+    """The claims with these ids, of this paper; all of them without either.
+
+    Args:
+        ids: such as ``INL-9``; any case.
+        paper: the letters in front of the number, such as ``INL``; any case.
+
+    Raises:
+        ValueError: for an id or a paper that is not in the table.
+    """
+    wanted = [id.upper() for id in ids]
+    known = {claim.id for claim in ALL}
+    strangers = [id for id in wanted if id not in known]
+    if strangers:
+        raise ValueError(
+            f"claims: no claim is called {', '.join(strangers)}. Ids look like {ALL[0].id}; "
+            f"'dsf claims --list' shows all."
+        )
+    if paper is not None and paper.upper() not in PAPERS:
+        raise ValueError(f"claims: no paper is called '{paper}'. Choose from {', '.join(PAPERS)}.")
+    return tuple(
+        claim
+        for claim in ALL
+        if (not wanted or claim.id in wanted) and (paper is None or claim.paper == paper.upper())
+    )
+
+
+def check_all(claims: tuple[Claim, ...] = ALL) -> Iterator[Outcome]:
+    """Decide one claim after the other.
+
+    Example:
+        >>> from dsf import claims
+        >>> for outcome in claims.check_all(claims.chosen(ids=("INL-9",))):
+        ...     print(outcome.claim.id, outcome.certificate.verdict.value, outcome.as_recorded)
+        INL-9 PROVED True
+    """
+    return map(decide, claims)

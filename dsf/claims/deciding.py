@@ -1,0 +1,138 @@
+"""From what a check found to a certificate: the only ways a claim of a paper is decided.
+
+``nan`` decides nothing anywhere, a false claim needs its witness, and what was only measured is
+never PROVED.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import sympy
+
+from dsf.certificates import Certificate, Level, Verdict
+
+
+def measured(claim: str, error: float, *, within: float, method: str) -> Certificate:
+    """HOLDS_NUMERICALLY if ``error`` is at most ``within``; otherwise the error is the witness."""
+    if error <= within:
+        return _floating(claim, Verdict.HOLDS_NUMERICALLY, method, within, error)
+    if math.isnan(error):
+        return _floating(claim, Verdict.UNKNOWN, method, limits={"error": "nan"})
+    witness = {"error": error, "allowed": within}
+    return _floating(claim, Verdict.REFUTED, method, within, error, witness=witness)
+
+
+def held(
+    claim: str,
+    conditions: Mapping[str, bool],
+    *,
+    method: str,
+    observed: float | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> Certificate:
+    """HOLDS_NUMERICALLY if every named condition was met; otherwise those that failed are the witness.
+
+    Args:
+        figures: the numbers behind the conditions, kept as evidence.
+    """
+    failed = [name for name, met in conditions.items() if not met]
+    verdict = Verdict.REFUTED if failed else Verdict.HOLDS_NUMERICALLY
+    witness = {"failed": failed, **(figures or {})} if failed else None
+    return Certificate(
+        claim=claim,
+        verdict=verdict,
+        level=Level.FLOAT,
+        method=method,
+        observed=observed,
+        witness=witness,
+        evidence=figures or {},
+    )
+
+
+def refuted(
+    claim: str,
+    violation: float,
+    *,
+    beyond: float,
+    witness: Mapping[str, Any],
+    method: str,
+) -> Certificate:
+    """REFUTED if the case in ``witness`` misses the claim by more than ``beyond``, else UNKNOWN."""
+    if violation > beyond:
+        return _floating(claim, Verdict.REFUTED, method, observed=violation, witness=witness)
+    limits = {"violation": str(violation), "needed": beyond}
+    return _floating(claim, Verdict.UNKNOWN, method, limits=limits)
+
+
+def identical(claim: str, residual: sympy.Expr | int, *, method: str) -> Certificate:
+    """PROVED if the symbolic ``residual`` is zero. Another one may be zero in disguise: UNKNOWN."""
+    proved = residual == 0
+    return Certificate(
+        claim=claim,
+        verdict=Verdict.PROVED if proved else Verdict.UNKNOWN,
+        level=Level.REAL,
+        method=method,
+        assumptions=("sympy simplifies correctly",),
+        limits={} if proved else {"residual": str(residual)[:200]},
+    )
+
+
+def argued(
+    claim: str,
+    argument: str,
+    hypotheses: Mapping[str, bool],
+    *,
+    method: str,
+    observed: float | None = None,
+) -> Certificate:
+    """PROVED by a short ``argument`` whose ``hypotheses`` were each checked, exactly or in the code.
+
+    One that fails leaves the claim open: UNKNOWN. The argument stands among the assumptions, since
+    no program read it.
+    """
+    failed = [name for name, met in hypotheses.items() if not met]
+    return Certificate(
+        claim=claim,
+        verdict=Verdict.UNKNOWN if failed else Verdict.PROVED,
+        level=Level.REAL,
+        method=method,
+        observed=observed,
+        assumptions=(argument,),
+        evidence={"hypotheses": list(hypotheses)},
+        limits={"failed": failed} if failed else {},
+    )
+
+
+def out_of_reach(claim: str, reason: str, *, trend: Mapping[str, Any] | None = None) -> Certificate:
+    """UNKNOWN: what it would take, and the trend that was seen at a small size."""
+    return Certificate(
+        claim=claim,
+        verdict=Verdict.UNKNOWN,
+        level=Level.FLOAT,
+        method="not decided at this scale",
+        evidence=trend or {},
+        limits={"scale": reason},
+    )
+
+
+def _floating(
+    claim: str,
+    verdict: Verdict,
+    method: str,
+    bound: float | None = None,
+    observed: float | None = None,
+    *,
+    witness: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Any] | None = None,
+) -> Certificate:
+    return Certificate(
+        claim=claim,
+        verdict=verdict,
+        level=Level.FLOAT,
+        method=method,
+        bound=bound,
+        observed=observed,
+        witness=witness,
+        limits=limits or {},
+    )

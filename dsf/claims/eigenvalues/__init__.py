@@ -1,0 +1,5 @@
+"""Claims of eigenvalue analyses of trained layers (Rickenbach et al. 2025, arXiv:2510.09379)."""
+
+from dsf.claims.claim import Claim
+
+CLAIMS: tuple[Claim, ...] = ()
