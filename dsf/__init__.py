@@ -30,12 +30,14 @@ _HOME = {
 }
 _ROOMS = {
     "mixers": "dsf.mixers",
+    "layers": "dsf.layers",
     "algebra": "dsf.algebra",
     "transition": "dsf.transition",
     "ingredients": "dsf.ingredients",
     "measures": "dsf.measures",
     "exchange": "dsf.exchange",
     "certify": "dsf.certificates",
+    "claims": "dsf.claims",
 }
 
 __all__ = ["__version__", *_HOME, *_ROOMS]
@@ -54,7 +56,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from dsf import algebra, exchange, ingredients, measures, mixers, transition
+    from dsf import algebra, claims, exchange, ingredients, measures, mixers, transition
     from dsf import certificates as certify
     from dsf.certificates import Certificate, Verdict
     from dsf.composite import ExplicitMap, SystemSum

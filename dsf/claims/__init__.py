@@ -53,11 +53,11 @@ def chosen(*, ids: tuple[str, ...] = (), paper: str | None = None) -> tuple[Clai
     strangers = [id for id in wanted if id not in known]
     if strangers:
         raise ValueError(
-            f"claims: no claim is called {', '.join(strangers)}. Ids look like {ALL[0].id}; "
+            f"no claim is called {', '.join(strangers)}. Ids look like {ALL[0].id}; "
             f"'dsf claims --list' shows all."
         )
     if paper is not None and paper.upper() not in PAPERS:
-        raise ValueError(f"claims: no paper is called '{paper}'. Choose from {', '.join(PAPERS)}.")
+        raise ValueError(f"no paper is called '{paper}'. Choose from {', '.join(PAPERS)}.")
     return tuple(
         claim
         for claim in ALL

@@ -43,10 +43,10 @@ class Claim:
         statement: what is claimed, as a sentence; a false one is worded as it is believed.
         standing: how sure it is that the paper says so.
         expected: the verdict on record. The check does not see it.
-        check: decides the claim. Its arguments have defaults; a test changes one of them (a sign, an
-            index, a formula) and sees another verdict.
-        note: what a reader should know: where the table errs, what the witness shows, what is out of
-            reach and why.
+        check: decides the claim. Its arguments have defaults; a test changes one of them (a sign,
+            an index, a formula) and sees another verdict.
+        note: what a reader should know: what the witness shows, what is out of reach and why, where
+            a published number is not the one found here.
     """
 
     id: str

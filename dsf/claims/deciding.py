@@ -31,7 +31,7 @@ def held(
     observed: float | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> Certificate:
-    """HOLDS_NUMERICALLY if every named condition was met; otherwise those that failed are the witness.
+    """HOLDS_NUMERICALLY if every named condition was met; those that failed are the witness.
 
     Args:
         figures: the numbers behind the conditions, kept as evidence.
@@ -86,7 +86,7 @@ def argued(
     method: str,
     observed: float | None = None,
 ) -> Certificate:
-    """PROVED by a short ``argument`` whose ``hypotheses`` were each checked, exactly or in the code.
+    """PROVED by a short ``argument`` whose ``hypotheses`` were checked, exactly or in the code.
 
     One that fails leaves the claim open: UNKNOWN. The argument stands among the assumptions, since
     no program read it.

@@ -14,6 +14,7 @@ from dsf.report.views import Progress as Told
 
 UNBOUNDED = 200
 LONGEST_CELL = 400
+NARROWEST_PROSE = 40
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -24,17 +25,25 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """A table where it fits, otherwise one line for every cell."""
+def print_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", prose: bool = False
+) -> None:
+    """A table where it fits, otherwise one line for every cell.
+
+    Args:
+        prose: the last column holds sentences, which may run over several lines.
+    """
     screen = console()
     cells = [[plain(cell, most=LONGEST_CELL) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    if prose:
+        widths[-1] = min(widths[-1], NARROWEST_PROSE)
     if sum(widths) + 2 * len(widths) > screen.width:
         _print_lines(screen, heads, cells)
         return
     table = Table(box=SIMPLE_HEAD, title=title or None, pad_edge=False)
     for head in heads:
-        table.add_column(head, no_wrap=True)
+        table.add_column(head, no_wrap=not (prose and head == heads[-1]))
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     screen.print(table)

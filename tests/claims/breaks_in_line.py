@@ -1,4 +1,4 @@
-"""One thing changed in each check of in line, after which its verdict must be another one."""
+"""One thing changed in each check, after which its verdict must be another one."""
 
 from collections.abc import Callable
 

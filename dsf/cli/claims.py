@@ -1,0 +1,38 @@
+"""``dsf claims``: what the founding papers say, decided one by one."""
+
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+
+
+def run(
+    ids: Annotated[
+        list[str] | None, typer.Argument(help='Claims to decide, such as "INL-9 ZER-7".')
+    ] = None,
+    *,
+    paper: Annotated[
+        str | None, typer.Option(help="Only this paper: DSF, CDY, EIG, INL, MLA or ZER.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the claims, decide none.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Decide the claims of the founding papers, those that are false included.
+
+    Each comes back PROVED, REFUTED with a witness, HOLDS_NUMERICALLY on the cases it states, or
+    UNKNOWN with what it would take. Exit code 0 if every verdict is the one on record, else 1.
+    """
+
+    def work() -> Answer:
+        from dsf.claims import chosen
+        from dsf.cli.decided import decide_claims, list_claims
+
+        wanted = chosen(ids=tuple(ids or ()), paper=paper)
+        if list_:
+            return list_claims(wanted)
+        return decide_claims(wanted, watched=not (as_json or quiet))
+
+    give("claims", work, as_json=as_json, quiet=quiet, verbose=verbose)
