@@ -85,11 +85,15 @@ def argued(
     *,
     method: str,
     observed: float | None = None,
+    figures: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """PROVED by a short ``argument`` whose ``hypotheses`` were checked, exactly or in the code.
 
     One that fails leaves the claim open: UNKNOWN. The argument stands among the assumptions, since
     no program read it.
+
+    Args:
+        figures: numbers that belong to the hypotheses, kept as evidence.
     """
     failed = [name for name, met in hypotheses.items() if not met]
     return Certificate(
@@ -99,7 +103,7 @@ def argued(
         method=method,
         observed=observed,
         assumptions=(argument,),
-        evidence={"hypotheses": list(hypotheses)},
+        evidence={"hypotheses": list(hypotheses), **(figures or {})},
         limits={"failed": failed} if failed else {},
     )
 
