@@ -1,0 +1,61 @@
+"""Heads are batch axes of a mixer: ``(batch, time, model)`` to ``(batch, head, time, width)``."""
+
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dsf.shapes import ShapeError
+
+
+def divide(owner: str, *, heads: int, **sizes: int) -> None:
+    """Raise unless every size is a positive multiple of ``heads``.
+
+    Raises:
+        ShapeError: naming ``owner``, the size and the number of heads.
+    """
+    if heads < 1:
+        raise ShapeError(f"{owner}: needs at least 1 head, but heads is {heads}.")
+    for name, size in sizes.items():
+        if size < 1 or size % heads:
+            raise ShapeError(
+                f"{owner}: {name} must be a positive multiple of the {heads} heads, but it is "
+                f"{size}. Change {name} or heads."
+            )
+
+
+def split(
+    x: Float[Tensor, "batch time model"], heads: int
+) -> Float[Tensor, "batch head time width"]:
+    """Every head's share of the channels, side by side in ``x``."""
+    return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
+
+
+def merge(
+    mixed: Shaped[Tensor, "batch head time 1 width"],
+) -> Shaped[Tensor, "batch time model"]:
+    """The response of a mixer with heads, its channels side by side again."""
+    return mixed.squeeze(-2).transpose(-2, -3).flatten(-2)
+
+
+class QueryKeyValue(nn.Module):
+    """The projections of attention: query and key together, value, both split into heads.
+
+    ``(2 key_size + model_size) (model_size + 1)`` parameters, ``model_size`` for one where there is
+    no bias.
+    """
+
+    def __init__(self, model_size: int, key_size: int, *, heads: int, bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key = nn.Linear(model_size, 2 * key_size, bias=bias)
+        self.value = nn.Linear(model_size, model_size, bias=bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch time model"]
+    ) -> tuple[
+        Float[Tensor, "batch head time key"],
+        Float[Tensor, "batch head time key"],
+        Float[Tensor, "batch head time channel"],
+    ]:
+        """Query, key and value."""
+        query, key = self.query_key(x).chunk(2, dim=-1)
+        return split(query, self.heads), split(key, self.heads), split(self.value(x), self.heads)

@@ -1,0 +1,110 @@
+"""What every trainable layer has in common: weights around one mixer."""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import cast
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dsf.evaluate import final_state, respond
+from dsf.mixers.base import Mixer
+from dsf.shapes import agree, has_axes
+from dsf.system import System
+
+Memory = dict[str, Tensor]
+"""What decoding carries from token to token, by name: states, sums, the last tokens of a filter."""
+
+
+class Layer(nn.Module, ABC):
+    """A token mixer with its projections: ``(batch, time, model)`` to the same shape.
+
+    The mixing itself is that of ``dsf.mixers``; a layer adds weights before it (``mixer``) and
+    after it (``finish``). Attention weights are never dropped at random: a map with dropout is no
+    map of the layer.
+
+    Attributes:
+        out: the projection every layer ends with.
+        causal: token i reads tokens 0 ... i only. Without it there is no decoding.
+    """
+
+    out: nn.Linear
+    causal: bool = True
+
+    @abstractmethod
+    def mixer(self, x: Float[Tensor, "batch time model"], memory: Memory | None = None) -> Mixer:
+        """The mixer that ``x`` drives.
+
+        Args:
+            x: the layer's input.
+            memory: when decoding, what earlier tokens left; what these leave is put in its place.
+        """
+
+    @abstractmethod
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """The layer's output from its input and the response of its mixer."""
+
+    def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time model"]:
+        """Mix a whole sequence, from rest.
+
+        Raises:
+            ShapeError: if ``x`` is not ``(batch, time, model_size)``, or holds no token.
+        """
+        self._fits(x, "batch time model")
+        mixer = self.mixer(x)
+        return self.finish(x, respond(mixer.system(), mixer.signal()))
+
+    def step(
+        self, token: Float[Tensor, "batch model"], memory: Memory | None = None
+    ) -> tuple[Float[Tensor, "batch model"], Memory]:
+        """Mix one more token, as decoding does.
+
+        Args:
+            token: the next input.
+            memory: what the call for the token before returned; None for the first. It is not
+                changed.
+
+        Raises:
+            ShapeError: if ``token`` is not ``(batch, model_size)``.
+            ValueError: if the layer reads ahead.
+        """
+        self._fits(token, "batch model")
+        if not self.causal:
+            raise ValueError(
+                f"{type(self).__name__}.step: this layer reads the whole sequence for every token, "
+                f"so there is no next token to mix. Build it with causal=True, or call it."
+            )
+        memory = dict(memory or {})
+        x = token.unsqueeze(-2)
+        mixed = self.mix_token(self.mixer(x, memory), memory)
+        return self.finish(x, mixed).squeeze(-2), memory
+
+    def mix_token(self, mixer: Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+        """The response to one token. Mixers whose coefficients look back say here how to go on."""
+        system, signal = cast("System", mixer.system()), mixer.signal()
+        if "state" in memory:
+            system = replace(system, initial=memory["state"])
+        memory["state"] = final_state(system, signal)
+        return respond(system, signal)
+
+    def _fits(self, x: Tensor, axes: str) -> None:
+        owner = type(self).__name__
+        has_axes(owner, "x", x.shape, axes)
+        agree(owner, "model", layer=self.out.out_features, x=x.shape[-1])
+
+
+def tokens_so_far(
+    x: Float[Tensor, "batch time model"], memory: Memory | None
+) -> Float[Tensor, " time"]:
+    """How many tokens there are up to each one, itself included: 1, 2, ...
+
+    When decoding, the count goes on from the one in ``memory``.
+    """
+    count = torch.arange(1, x.shape[-2] + 1, dtype=x.dtype, device=x.device)
+    if memory is not None:
+        count = count + memory.get("tokens", torch.zeros_like(count[:1]))
+        memory["tokens"] = count[-1:]
+    return count

@@ -1,0 +1,87 @@
+"""A layer of linear attention."""
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dsf import mixers
+from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one
+from dsf.layers.heads import QueryKeyValue, divide, merge
+from dsf.layers.layer import Layer, Memory
+
+
+class LinearAttention(Layer):
+    """Linear attention between linear projections; rows are divided by their sum.
+
+    With ``d = model_size`` and ``n = key_size`` it has ``2 d^2 + 2 d n + 2 d + 2 n`` parameters.
+
+    Args:
+        model_size: d.
+        key_size: n, the width of all queries together; d when absent.
+        heads: heads that share both widths.
+        feature_map: applied to queries and keys, without a scale.
+        normalised: divide every row by its sum, to which nothing is added.
+        causal: token i reads tokens 0 ... i; otherwise every token reads all.
+
+    Raises:
+        ShapeError: if a width is no multiple of ``heads``.
+
+    Source: Katharopoulos et al. 2020, arXiv:2006.16236; this parametrisation: Sieber et al. 2024,
+    arXiv:2405.15731.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.LinearAttention(8, key_size=4)
+        >>> out, memory = layer.step(torch.randn(1, 8))  # decoding keeps a state of fixed size
+        >>> memory["state"].shape  # batch, head, key, channel and one for the sum
+        torch.Size([1, 1, 4, 9])
+    """
+
+    def __init__(
+        self,
+        model_size: int,
+        *,
+        key_size: int | None = None,
+        heads: int = 1,
+        feature_map: FeatureMap = elu_plus_one,
+        normalised: bool = True,
+        causal: bool = True,
+    ) -> None:
+        super().__init__()
+        key_size = model_size if key_size is None else key_size
+        divide("LinearAttention", heads=heads, model_size=model_size, key_size=key_size)
+        self.feature_map, self.normalised, self.causal = feature_map, normalised, causal
+        self.project = QueryKeyValue(model_size, key_size, heads=heads)
+        self.out = nn.Linear(model_size, model_size)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.LinearAttention:
+        """Features of the projections, without a scale."""
+        query, key, value = self.project(x)
+        return mixers.LinearAttention(
+            query=query,
+            key=key,
+            value=value,
+            feature_map=self.feature_map,
+            normalised=self.normalised,
+            causal=self.causal,
+        )
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """Merge the heads and project."""
+        return self.out(merge(mixed))
+
+    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+        """A value of one beside the others makes the sum of the row."""
+        mixer = cast("mixers.LinearAttention", mixer)
+        if not self.normalised:
+            return super().mix_token(mixer, memory)
+        value = torch.cat([mixer.value, torch.ones_like(mixer.value[..., :1])], dim=-1)
+        mixed = super().mix_token(replace(mixer, value=value, normalised=False), memory)
+        return mixed[..., :-1] / mixed[..., -1:]

@@ -1,0 +1,67 @@
+"""A layer of normalised attention."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dsf import mixers
+from dsf.ingredients.feature_maps import exp
+from dsf.layers.heads import QueryKeyValue, divide, merge
+from dsf.layers.layer import Layer, Memory
+
+
+class NormalisedAttention(Layer):
+    """Linear attention whose rows are divided by a number that the reading token computes.
+
+    With ``d = model_size``, ``n = key_size`` and h heads it has
+    ``2 d^2 + 2 d n + 2 d + 2 n + h (d + 1)`` parameters.
+
+    Args:
+        model_size: d.
+        key_size: n, the width of all queries together; d when absent.
+        heads: h, heads that share both widths.
+        normaliser: makes the divisor of a linear projection, one for every head, above zero. The
+            paper has ``dsf.ingredients.exp``, ``dsf.ingredients.softplus`` and ``torch.sigmoid``.
+
+    Raises:
+        ShapeError: if a width is no multiple of ``heads``.
+
+    Source: Sieber et al. 2024, arXiv:2405.15731.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.NormalisedAttention(8, key_size=4, normaliser=torch.sigmoid)
+        >>> layer(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
+    """
+
+    def __init__(
+        self,
+        model_size: int,
+        *,
+        key_size: int | None = None,
+        heads: int = 1,
+        normaliser: Callable[[Tensor], Tensor] = exp,
+    ) -> None:
+        super().__init__()
+        key_size = model_size if key_size is None else key_size
+        divide("NormalisedAttention", heads=heads, model_size=model_size, key_size=key_size)
+        self.normaliser = normaliser
+        self.project = QueryKeyValue(model_size, key_size, heads=heads)
+        self.divisor = nn.Linear(model_size, heads)
+        self.out = nn.Linear(model_size, model_size)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.NormalisedAttention:
+        """Plain scores without a scale, over the normaliser of the reading token."""
+        query, key, value = self.project(x)
+        divisor = self.normaliser(self.divisor(x)).mT
+        return mixers.NormalisedAttention(query=query, key=key, value=value, normaliser=divisor)
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """Merge the heads and project."""
+        return self.out(merge(mixed))

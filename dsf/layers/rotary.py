@@ -1,0 +1,25 @@
+"""Rotary positions: queries and keys turn with their place, so that products know the lag."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+BASE = 10_000.0
+
+
+def rotated(
+    x: Float[Tensor, "*batch time key"], position: Float[Tensor, " time"], *, base: float = BASE
+) -> Float[Tensor, "*batch time key"]:
+    """``x`` with its entries k and ``k + key / 2`` turned by an angle that grows with position.
+
+    The angle is ``position base^(-2 k / key)`` radians. Lengths stay, and the product of two turned vectors depends on positions by their difference
+    alone.
+
+    Source: Su et al. 2021, arXiv:2104.09864.
+    """
+    half = x.shape[-1] // 2
+    speed = base ** (-torch.arange(half, dtype=x.dtype, device=x.device) / half)
+    angle = position.to(x.dtype).unsqueeze(-1) * speed
+    first, second = x.chunk(2, dim=-1)
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

@@ -1,0 +1,72 @@
+"""A layer of softmax attention."""
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dsf import mixers
+from dsf.evaluate import respond
+from dsf.layers.heads import QueryKeyValue, divide, merge
+from dsf.layers.layer import Layer, Memory
+
+
+class SoftmaxAttention(Layer):
+    """Scaled dot-product attention between linear projections.
+
+    With ``d = model_size`` and ``n = key_size`` it has ``2 d^2 + 2 d n + 2 d + 2 n`` parameters.
+
+    Args:
+        model_size: d.
+        key_size: n, the width of all queries together; d when absent.
+        heads: heads that share both widths.
+        causal: token i reads tokens 0 ... i; otherwise every token reads all.
+
+    Raises:
+        ShapeError: if a width is no multiple of ``heads``.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762; this parametrisation: Sieber et al. 2024,
+    arXiv:2405.15731.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.SoftmaxAttention(8, key_size=4, heads=2)
+        >>> x = torch.randn(1, 5, 8)
+        >>> layer(x).shape
+        torch.Size([1, 5, 8])
+        >>> dsf.attention_map(layer.mixer(x).system()).shape  # one map a head
+        torch.Size([1, 2, 5, 5])
+    """
+
+    def __init__(
+        self, model_size: int, *, key_size: int | None = None, heads: int = 1, causal: bool = True
+    ) -> None:
+        super().__init__()
+        key_size = model_size if key_size is None else key_size
+        divide("SoftmaxAttention", heads=heads, model_size=model_size, key_size=key_size)
+        self.causal = causal
+        self.project = QueryKeyValue(model_size, key_size, heads=heads)
+        self.out = nn.Linear(model_size, model_size)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.SoftmaxAttention:
+        """Scores over the square root of a head's key width."""
+        query, key, value = self.project(x)
+        return mixers.SoftmaxAttention(query=query, key=key, value=value, causal=self.causal)
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """Merge the heads and project."""
+        return self.out(merge(mixed))
+
+    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+        """Read the cache of keys and values, which grows by one."""
+        mixer = cast("mixers.SoftmaxAttention", mixer)
+        for name, new in (("key", mixer.key), ("value", mixer.value)):
+            memory[name] = torch.cat([memory[name], new], dim=-2) if name in memory else new
+        cache = replace(mixer, key=memory["key"], value=memory["value"], causal=False)
+        return respond(cache.system(), cache.signal())

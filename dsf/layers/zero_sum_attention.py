@@ -1,0 +1,94 @@
+"""A layer of zero-sum attention, in the form that a scan can run."""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from dsf import mixers
+from dsf.layers.heads import divide, merge, split
+from dsf.layers.layer import Layer, Memory, tokens_so_far
+from dsf.layers.rotary import rotated
+from dsf.shapes import ShapeError
+
+EPSILON = 1e-5
+
+
+class ZeroSumAttention(Layer):
+    r"""Attention by deviations from the mean, with one logit for every token.
+
+        s_i = -u_i.ubar_i / sqrt(width)     ubar_i = (e^tau mu + sum_{j<=i} u_j) / (e^tau + i)
+
+    first order, higher order = sigmoid of a projection of the reading token, one each for a head.
+    Rows of the map with angle need not sum to zero; those of the radial map do.
+    """
+
+    def __init__(
+        self,
+        model_size: int,
+        *,
+        key_size: int | None = None,
+        heads: int = 1,
+        angle: bool = True,
+        rotary: bool = True,
+        zero_order: bool = False,
+    ) -> None:
+        super().__init__()
+        key_size = model_size if key_size is None else key_size
+        divide("ZeroSumAttention", heads=heads, model_size=model_size, key_size=key_size)
+        if angle and rotary and key_size // heads % 2:
+            raise ShapeError(
+                f"ZeroSumAttention: rotary positions turn pairs, but a head's key width is "
+                f"{key_size // heads}. Make it even, or set rotary=False."
+            )
+        self.heads, self.angle, self.rotary, self.zero_order = heads, angle, rotary, zero_order
+        if angle:
+            self.query = nn.Linear(model_size, key_size)
+            self.key = nn.Linear(model_size, key_size)
+        self.value = nn.Linear(model_size, model_size)
+        self.logit = nn.Linear(model_size, key_size)
+        self.orders = nn.Linear(model_size, 3 * heads)
+        self.prior = nn.Parameter(torch.zeros(key_size))
+        self.log_weight = nn.Parameter(torch.zeros(heads))
+        self.out = nn.Linear(model_size, model_size)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.ZeroSumAttention:
+        """Logits, orders and directions of every token."""
+        count = tokens_so_far(x, memory)
+        first, higher, zero = self.orders(x).mT.chunk(3, dim=-2)
+        query, key = self._directions(x, count) if self.angle else (None, None)
+        return mixers.ZeroSumAttention(
+            value=split(self.value(x), self.heads),
+            logit=self._logits(x, count, memory),
+            first_order=first.sigmoid(),
+            higher_order=higher.sigmoid(),
+            zero_order=zero.tanh() if self.zero_order else None,
+            query=query,
+            key=key,
+        )
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """Normalise every head, merge them and project."""
+        normed = layer_norm(mixed, mixed.shape[-1:], eps=EPSILON)
+        return self.out(merge(normed))
+
+    def _directions(self, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = split(self.query(x), self.heads), split(self.key(x), self.heads)
+        if not self.rotary:
+            return query, key
+        return rotated(query, count - 1), rotated(key, count - 1)
+
+    def _logits(self, x: Tensor, count: Tensor, memory: Memory | None) -> Tensor:
+        u = split(self.logit(x), self.heads)
+        total = u.cumsum(dim=-2)
+        if memory is not None:
+            total = total + memory.get("logit_total", torch.zeros_like(total))
+            memory["logit_total"] = total
+        weight = self.log_weight.exp()[:, None, None]
+        prior = self.prior.unflatten(0, (self.heads, 1, -1))
+        mean = (weight * prior + total) / (weight + count.unsqueeze(-1))
+        return -(u * mean).sum(dim=-1) / u.shape[-1] ** 0.5
