@@ -1,7 +1,10 @@
 """Trainable token-mixer layers: weights around one mixer, ``(batch, time, model)`` both ways."""
 
-from dsf.layers.layer import Layer
+from dsf.layers.in_line_attention import InLineAttention
+from dsf.layers.initial import as_executed
+from dsf.layers.layer import Layer, Memory
 from dsf.layers.linear_attention import LinearAttention
+from dsf.layers.local_residual import LocalResidual
 from dsf.layers.normalised_attention import NormalisedAttention
 from dsf.layers.softmax_attention import SoftmaxAttention
 from dsf.layers.zero_sum_attention import ZeroSumAttention
@@ -10,7 +13,9 @@ ALL: tuple[type[Layer], ...] = (
     SoftmaxAttention,
     LinearAttention,
     NormalisedAttention,
+    InLineAttention,
     ZeroSumAttention,
 )
 
-__all__ = ["ALL", "Layer", *(layer.__name__ for layer in ALL)]
+__all__ = ["ALL", "Layer", "LocalResidual", "Memory", "as_executed"]
+__all__ += [layer.__name__ for layer in ALL]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
+from dsf.shapes import agree
 from dsf.system import System
 from dsf.transition import Diagonal
 
@@ -27,20 +28,28 @@ class MetaLinearAttention(Mixer):
 
     Attributes:
         decay: α_t, a factor per token in 0 ... 1 for every key coordinate.
-        augmentation: w; adds D_t = q_t.(w ⊙ (1 - α_t)), the sigmoid-free self-augmentation.
+        augmentation: w; adds D_t = q_t.(w ⊙ (1 - α_t)), the sigmoid-free self-augmentation. One w
+            for all, or with leading axes that end in those of the batch, such as one a head.
     """
 
     query: Float[Tensor, "*batch time key"]
     value: Float[Tensor, "*batch time channel"]
     decay: Float[Tensor, "*batch time key"]
-    augmentation: Float[Tensor, " key"] | None = None
+    augmentation: Float[Tensor, "*leading key"] | None = None
 
     source: ClassVar[str] = "arXiv:2411.10741"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.augmentation is not None and self.augmentation.ndim > 1:
+            leading = self.augmentation.shape[:-1]
+            batch = self.query.shape[:-2][-len(leading) :]
+            agree("MetaLinearAttention", "batch", query=batch, augmentation=leading)
 
     def system(self) -> System:
         write, D = 1 - self.decay, None
         if self.augmentation is not None:
-            D = (self.query * self.augmentation * write).sum(dim=-1)
+            D = (self.query * self.augmentation.unsqueeze(-2) * write).sum(dim=-1)
         return System.from_write_and_read(Diagonal(self.decay), write, self.query, feedthrough=D)
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:

@@ -1,0 +1,61 @@
+"""Gated linear attention: every key coordinate forgets at a pace that follows the input."""
+
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsf import mixers
+from dsf.layers.heads import divide, merge, split
+from dsf.layers.layer import Layer, Memory
+
+RANK = 16
+TEMPERATURE = 16
+
+
+class GatedLinearAttention(Layer):
+    """Query, key and a low-rank decay ``σ(x W₁ W₂ + b)^{1/16}``; gate ``SiLU(x W + b)``.
+
+    With keys of width n the weights are ``3d² + 2dn + 16(d + n)``, for n = d / 2 ``4d² + 24d``; the
+    biases of decay and gate are n + d more. The response is normalised per head (LayerNorm
+    without weights of its own) before the gate.
+
+    Args:
+        model_size: d.
+        key_size: n, all heads together; d / 2 when absent.
+        heads: among which keys and values are divided.
+
+    >>> layer = GatedLinearAttention(32, heads=2)
+    >>> layer(torch.randn(2, 10, 32)).shape
+    torch.Size([2, 10, 32])
+    """
+
+    def __init__(self, model_size: int, *, key_size: int | None = None, heads: int = 1) -> None:
+        super().__init__()
+        keys = model_size // 2 if key_size is None else key_size
+        divide(type(self).__name__, heads=heads, model_size=model_size, key_size=keys)
+        self.heads, self.sizes = heads, [keys, keys, model_size]
+        self.projections = nn.Linear(model_size, sum(self.sizes), bias=False)
+        self.decay_low = nn.Linear(model_size, RANK, bias=False)
+        self.decay = nn.Linear(RANK, keys)
+        self.gate = nn.Linear(model_size, model_size)
+        self.out = nn.Linear(model_size, model_size, bias=False)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.GatedLinearAttention:
+        query, key, value = self.projections(x).split(self.sizes, dim=-1)
+        log_decay = functional.logsigmoid(self.decay(self.decay_low(x))) / TEMPERATURE
+        return mixers.GatedLinearAttention(
+            query=split(query, self.heads),
+            key=split(key, self.heads),
+            value=split(value, self.heads),
+            log_decay=split(log_decay, self.heads),
+        )
+
+    def finish(
+        self,
+        x: Float[Tensor, "batch time model"],
+        mixed: Shaped[Tensor, "..."],
+    ) -> Float[Tensor, "batch time model"]:
+        normal = functional.layer_norm(mixed, mixed.shape[-1:])
+        return self.out(merge(normal) * functional.silu(self.gate(x)))

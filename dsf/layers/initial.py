@@ -1,0 +1,64 @@
+"""Initial values of weights that are not plain projections, and the ones a published run used."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SMALL = 0.02
+
+
+def step_bias(size: int, *, low: float = 1e-3, high: float = 0.1) -> Float[Tensor, " size"]:
+    """Biases whose softplus, the time per token, is log-uniform between ``low`` and ``high``."""
+    step = torch.empty(size).uniform_(math.log(low), math.log(high)).exp()
+    return step + (-step).expm1().neg().log()
+
+
+def log_rates(channels: int, states: int) -> Float[Tensor, "channel state"]:
+    """Logarithms of the rates 1 to ``states``, the same in every channel."""
+    return torch.arange(1.0, states + 1).log().expand(channels, states).clone()
+
+
+def ring_rates(size: int) -> Float[Tensor, " size"]:
+    """RG-LRU's rates before softplus: with an open gate the channels decay by 0.999 to 0.9."""
+    rates = torch.linspace(0.001, 0.1, size).expm1().log()
+    slowest, fastest = -9.0, -4.323
+    if size == 1:
+        return torch.full((1,), slowest)
+    return slowest + (rates - rates[0]) / (rates[-1] - rates[0]) * (fastest - slowest)
+
+
+def by_fan_in(linear: nn.Linear) -> None:
+    """Weights from N(0, 1 / inputs); biases zero."""
+    nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def small(linear: nn.Linear) -> None:
+    """Weights from N(0, 0.02²); biases zero."""
+    nn.init.normal_(linear.weight, std=SMALL)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def as_executed(module: nn.Module, *, depth: int = 2) -> None:
+    """Initialise ``module`` in place as the published runs of arXiv:2405.15731 did.
+
+    Every linear map gets N(0, 0.02²) and a bias of zero, the one called ``out``
+    N(0, (0.02 / √(2 depth))²), embeddings N(0, 0.02²); everything else keeps what it has. That also
+    overwrites the bias of the time step in ``SelectiveStateSpace``, ``StateSpaceDuality`` and
+    ``Mamba``, so that the step starts at log 2 = 0.693 instead of 0.001 to 0.1: the fastest
+    forgetting.
+
+    Args:
+        depth: how many blocks the model has.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            small(part)
+            if name.rpartition(".")[2] == "out":
+                nn.init.normal_(part.weight, std=SMALL / math.sqrt(2 * depth))
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=SMALL)

@@ -1,0 +1,180 @@
+"""MetaLA: a query, a decay that is the key as well, and a self-augmentation."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsf import mixers
+from dsf.evaluate import respond
+from dsf.layers import initial
+from dsf.layers.heads import divide, merge, split
+from dsf.layers.layer import Layer, Memory
+from dsf.layers.short_filter import ShortFilter
+
+TEMPERATURE = 16
+Coefficients = mixers.MetaLinearAttention | mixers.GatedLinearAttention
+
+
+class MetaLinearAttention(Layer):
+    r"""Decay ``α = σ(x W)^{1/16}``, key ``1 - α``, gate ``SiLU(x W + b)``.
+
+    With ``d = model_size``, ``n = key_size`` and a filter of ``K`` taps it has
+    ``3 d^2 + 2 d n + d`` parameters, ``n`` for the augmentation and ``K d`` for the filter; the
+    matrices alone are ``4 d^2`` at n = d / 2. The response is normalised per head (LayerNorm
+    without weights of its own) before the gate.
+
+    The augmentation adds ``σ(q_t.(w ⊙ (1 - α_t)) v_t)`` to the response. That is not linear in the
+    values, so no map contains it: ``mixer`` is without, ``finish`` adds it. With
+    ``augmentation="linear"`` the sigmoid is left out, and the term is part of the mixer's map.
+
+    Args:
+        model_size: d.
+        key_size: n, the width of all queries together; d / 2 when absent.
+        heads: heads that share both widths.
+        filter_width: K, taps of a causal filter with SiLU in front of everything; None for none.
+        augmentation: ``"sigmoid"`` as published, ``"linear"``, or None.
+        with_key: write with a projection of its own in place of ``1 - α``.
+        fixed_decay: a trained decay for each coordinate, the same for every token.
+
+    Raises:
+        ShapeError: if a width is no multiple of ``heads``.
+        ValueError: if ``augmentation`` is another word, or linear beside a key of its own.
+
+    Source: Chou et al. 2024, arXiv:2411.10741.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.MetaLinearAttention(8, heads=2)
+        >>> layer(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
+    """
+
+    def __init__(
+        self,
+        model_size: int,
+        *,
+        key_size: int | None = None,
+        heads: int = 1,
+        filter_width: int | None = 4,
+        augmentation: Literal["sigmoid", "linear"] | None = "sigmoid",
+        with_key: bool = False,
+        fixed_decay: bool = False,
+    ) -> None:
+        super().__init__()
+        keys = model_size // 2 if key_size is None else key_size
+        divide("MetaLinearAttention", heads=heads, model_size=model_size, key_size=keys)
+        _known(augmentation, with_key=with_key)
+        self.heads, self.filter, self.key = heads, None, None
+        if filter_width is not None:
+            self.filter = ShortFilter(model_size, filter_width, bias=False)
+        self.query = nn.Linear(model_size, keys, bias=False)
+        if with_key:
+            self.key = nn.Linear(model_size, keys, bias=False)
+        self.value = nn.Linear(model_size, model_size, bias=False)
+        self.decay = FixedLogit(keys) if fixed_decay else nn.Linear(model_size, keys, bias=False)
+        self.linear, self.augmentation = augmentation == "linear", None
+        if augmentation is not None:
+            self.augmentation = nn.Parameter(torch.empty(heads, keys // heads))
+        self.gate = nn.Linear(model_size, model_size)
+        self.out = nn.Linear(model_size, model_size, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Projections from N(0, 0.02²), no bias, no augmentation; a fixed decay of many lengths."""
+        for part in self.children():
+            if isinstance(part, nn.Linear):
+                initial.small(part)
+            elif isinstance(part, FixedLogit | ShortFilter):
+                part.reset_parameters()
+        if self.augmentation is not None:
+            nn.init.zeros_(self.augmentation)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> Coefficients:
+        """Query, decay and value of the filtered input."""
+        return self._coefficients(self._filtered(x, memory))
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """Augment, normalise every head, gate and project."""
+        filtered = self._filtered(x)
+        return self._finished(filtered, self._coefficients(filtered), mixed)
+
+    def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time model"]:
+        """Mix a whole sequence, from rest; every projection once."""
+        self._fits(x, "batch time model")
+        filtered = self._filtered(x)
+        mixer = self._coefficients(filtered)
+        return self._finished(filtered, mixer, respond(mixer.system(), mixer.signal()))
+
+    def step(
+        self, token: Float[Tensor, "batch model"], memory: Memory | None = None
+    ) -> tuple[Float[Tensor, "batch model"], Memory]:
+        """Mix one more token; ``memory`` holds the state and the filter's last tokens."""
+        self._fits(token, "batch model")
+        memory = dict(memory or {})
+        filtered = self._filtered(token.unsqueeze(-2), memory)
+        mixer = self._coefficients(filtered)
+        mixed = self.mix_token(mixer, memory)
+        return self._finished(filtered, mixer, mixed).squeeze(-2), memory
+
+    def _filtered(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        return x if self.filter is None else functional.silu(self.filter(x, memory))
+
+    def _coefficients(self, filtered: Tensor) -> Coefficients:
+        query, value = (split(part(filtered), self.heads) for part in (self.query, self.value))
+        log_decay = split(functional.logsigmoid(self.decay(filtered)) / TEMPERATURE, self.heads)
+        if self.key is not None:
+            key = split(self.key(filtered), self.heads)
+            return mixers.GatedLinearAttention(
+                query=query, key=key, value=value, log_decay=log_decay
+            )
+        return mixers.MetaLinearAttention(
+            query=query,
+            value=value,
+            decay=log_decay.exp(),
+            augmentation=self.augmentation if self.linear else None,
+        )
+
+    def _finished(self, filtered: Tensor, mixer: Coefficients, mixed: Tensor) -> Tensor:
+        if self.augmentation is not None and not self.linear:
+            write = mixer.key if isinstance(mixer, mixers.GatedLinearAttention) else 1 - mixer.decay
+            own = (mixer.query * self.augmentation.unsqueeze(-2) * write).sum(dim=-1, keepdim=True)
+            mixed = mixed + (own * mixer.value).sigmoid().unsqueeze(-2)
+        normal = functional.layer_norm(mixed, mixed.shape[-1:])
+        return self.out(merge(normal) * functional.silu(self.gate(filtered)))
+
+
+class FixedLogit(nn.Module):
+    """The same trained numbers for every token, at first evenly from -8 to 8."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.empty(size))
+
+    def reset_parameters(self) -> None:
+        """Half-lives, after the 16th root, from a token to tens of thousands."""
+        with torch.no_grad():
+            self.logit.copy_(torch.linspace(-8, 8, len(self.logit)))
+
+    def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time key"]:
+        """``logit``, once for every token of ``x``."""
+        return self.logit.expand(*x.shape[:-1], -1)
+
+
+def _known(augmentation: str | None, *, with_key: bool) -> None:
+    if augmentation not in ("sigmoid", "linear", None):
+        raise ValueError(
+            f"MetaLinearAttention: 'augmentation' must be 'sigmoid', 'linear' or None, "
+            f"but it is {augmentation!r}."
+        )
+    if augmentation == "linear" and with_key:
+        raise ValueError(
+            "MetaLinearAttention: a linear augmentation is part of the map of decay and query, "
+            "which a key of its own is not. Use augmentation='sigmoid' or None, or with_key=False."
+        )
