@@ -1,12 +1,17 @@
 """Trainable token-mixer layers: weights around one mixer, ``(batch, time, model)`` both ways."""
 
+from dsf.layers.delta_net import DeltaNet
+from dsf.layers.gated_linear_attention import GatedLinearAttention
 from dsf.layers.in_line_attention import InLineAttention
 from dsf.layers.initial import as_executed
 from dsf.layers.layer import Layer, Memory
 from dsf.layers.linear_attention import LinearAttention
 from dsf.layers.local_residual import LocalResidual
+from dsf.layers.meta_linear_attention import MetaLinearAttention
 from dsf.layers.normalised_attention import NormalisedAttention
+from dsf.layers.selective_state_space import SelectiveStateSpace
 from dsf.layers.softmax_attention import SoftmaxAttention
+from dsf.layers.state_space_duality import StateSpaceDuality
 from dsf.layers.zero_sum_attention import ZeroSumAttention
 
 ALL: tuple[type[Layer], ...] = (
@@ -15,6 +20,11 @@ ALL: tuple[type[Layer], ...] = (
     NormalisedAttention,
     InLineAttention,
     ZeroSumAttention,
+    SelectiveStateSpace,
+    StateSpaceDuality,
+    GatedLinearAttention,
+    DeltaNet,
+    MetaLinearAttention,
 )
 
 __all__ = ["ALL", "Layer", "LocalResidual", "Memory", "as_executed"]

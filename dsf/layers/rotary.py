@@ -12,8 +12,8 @@ def rotated(
 ) -> Float[Tensor, "*batch time key"]:
     """``x`` with its entries k and ``k + key / 2`` turned by an angle that grows with position.
 
-    The angle is ``position base^(-2 k / key)`` radians. Lengths stay, and the product of two turned vectors depends on positions by their difference
-    alone.
+    The angle is ``position base^(-2 k / key)`` radians. Lengths stay, and the product of two turned
+    vectors depends on their positions by the difference alone.
 
     Source: Su et al. 2021, arXiv:2104.09864.
     """

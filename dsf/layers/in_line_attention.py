@@ -1,0 +1,110 @@
+"""A layer of InLine attention."""
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dsf import mixers
+from dsf.ingredients.feature_maps import FeatureMap, identity
+from dsf.layers.heads import QueryKeyValue, divide, merge
+from dsf.layers.layer import Layer, Memory, tokens_so_far
+from dsf.layers.local_residual import LocalResidual
+
+
+class InLineAttention(Layer):
+    """Linear attention less the mean score, plus an equal share: one-to-one in the query.
+
+    Scores are ``φ(q_i).φ(k_j) / (n_i sqrt(width))`` with the n_i tokens in reach and the key width
+    of a head; with plain features that makes the rows the first-order expansion of softmax. With
+    ``C = model_size = key_size`` it has ``4 C^2 + 4 C`` parameters, and those of the local residual.
+
+    Args:
+        model_size: C.
+        key_size: the width of all queries together; C when absent.
+        heads: heads that share both widths.
+        feature_map: φ, applied to queries and keys.
+        scaled: divide the scores by ``n_i sqrt(width)``, as the published models do and the formula
+            of the paper does not.
+        causal: token i reads tokens 0 ... i; otherwise every token reads all, as published.
+        residual: added to the mixed values before the last projection; reads ahead.
+
+    Raises:
+        ShapeError: if a width is no multiple of ``heads``.
+        ValueError: if a causal layer is given a residual.
+
+    Source: Han et al. 2024, arXiv:2412.06590.
+
+    Example:
+        The rows of its map sum to one:
+
+        >>> import dsf, torch
+        >>> layer = dsf.layers.InLineAttention(8, heads=2).double()
+        >>> x = torch.randn(1, 5, 8, dtype=torch.float64)
+        >>> sums = dsf.attention_map(layer.mixer(x).system()).sum(dim=-1)
+        >>> torch.allclose(sums, torch.ones_like(sums))
+        True
+    """
+
+    def __init__(
+        self,
+        model_size: int,
+        *,
+        key_size: int | None = None,
+        heads: int = 1,
+        feature_map: FeatureMap = identity,
+        scaled: bool = True,
+        causal: bool = True,
+        residual: LocalResidual | None = None,
+    ) -> None:
+        super().__init__()
+        key_size = model_size if key_size is None else key_size
+        divide("InLineAttention", heads=heads, model_size=model_size, key_size=key_size)
+        if causal and residual is not None:
+            raise ValueError(
+                "InLineAttention: the local residual reads tokens ahead, so a causal layer cannot "
+                "have one. Set causal=False or leave out residual."
+            )
+        self.feature_map, self.scaled, self.causal = feature_map, scaled, causal
+        self.project = QueryKeyValue(model_size, key_size, heads=heads)
+        self.residual = residual
+        self.out = nn.Linear(model_size, model_size)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.InLineAttention:
+        """The factor belongs to the features, so they are made here and not in the mixer."""
+        query, key, value = self.project(x)
+        read = self.feature_map(query)
+        if self.scaled:
+            count = tokens_so_far(x, memory)
+            reach = count if self.causal else count[-1:]
+            read = read / (query.shape[-1] ** 0.5 * reach.unsqueeze(-1))
+        return mixers.InLineAttention(
+            query=read,
+            key=self.feature_map(key),
+            value=value,
+            feature_map=identity,
+            causal=self.causal,
+        )
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """Merge the heads, add the local residual and project."""
+        merged = merge(mixed)
+        if self.residual is not None:
+            merged = merged + self.residual(x, self.project.value(x))
+        return self.out(merged)
+
+    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+        """Keep the sums of ``[key, 1] [value, 1]ᵀ``: all that the weights of a row look back on."""
+        mixer = cast("mixers.InLineAttention", mixer)
+        value = torch.cat([mixer.value, torch.ones_like(mixer.value[..., :1])], dim=-1)
+        super().mix_token(replace(mixer, value=value), memory)
+        sums, total = memory["state"].split([mixer.key.shape[-1], 1], dim=-2)
+        scores = mixer.query @ sums
+        mean = total[..., :-1] / total[..., -1:]
+        return (scores[..., :-1] + (1 - scores[..., -1:]) * mean).unsqueeze(-2)
