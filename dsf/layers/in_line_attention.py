@@ -19,7 +19,7 @@ class InLineAttention(Layer):
 
     Scores are ``φ(q_i).φ(k_j) / (n_i sqrt(width))`` with the n_i tokens in reach and the key width
     of a head; with plain features that makes the rows the first-order expansion of softmax. With
-    ``C = model_size = key_size`` it has ``4 C^2 + 4 C`` parameters, and those of the local residual.
+    ``C = model_size = key_size`` it has ``4 C^2 + 4 C`` parameters, and those of the residual.
 
     Args:
         model_size: C.

@@ -84,16 +84,22 @@ class Layer(nn.Module, ABC):
 
     def mix_token(self, mixer: Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
         """The response to one token. Mixers whose coefficients look back say here how to go on."""
-        system, signal = cast("System", mixer.system()), mixer.signal()
-        if "state" in memory:
-            system = replace(system, initial=memory["state"])
-        memory["state"] = final_state(system, signal)
-        return respond(system, signal)
+        return advanced(cast("System", mixer.system()), mixer.signal(), memory)
 
     def _fits(self, x: Tensor, axes: str) -> None:
         owner = type(self).__name__
         has_axes(owner, "x", x.shape, axes)
         agree(owner, "model", layer=self.out.out_features, x=x.shape[-1])
+
+
+def advanced(
+    system: System, signal: Shaped[Tensor, "*batch time input channel"], memory: Memory
+) -> Shaped[Tensor, "*batch time output channel"]:
+    """The response from the ``state`` in ``memory``; the state it ends with takes its place."""
+    if "state" in memory:
+        system = replace(system, initial=memory["state"])
+    memory["state"] = final_state(system, signal)
+    return respond(system, signal)
 
 
 def tokens_so_far(

@@ -1,5 +1,7 @@
 """A layer of zero-sum attention, in the form that a scan can run."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch.nn.functional import layer_norm
 
 from dsf import mixers
 from dsf.layers.heads import divide, merge, split
-from dsf.layers.layer import Layer, Memory, tokens_so_far
+from dsf.layers.layer import Layer, Memory, advanced, tokens_so_far
 from dsf.layers.rotary import rotated
 from dsf.shapes import ShapeError
 
@@ -17,10 +19,37 @@ EPSILON = 1e-5
 class ZeroSumAttention(Layer):
     r"""Attention by deviations from the mean, with one logit for every token.
 
-        s_i = -u_i.ubar_i / sqrt(width)     ubar_i = (e^tau mu + sum_{j<=i} u_j) / (e^tau + i)
+        s_i = -u_i.ubar_i / sqrt(width)     ubar_i = (e^τ μ + Σ_{j<=i} u_j) / (e^τ + i)
 
-    first order, higher order = sigmoid of a projection of the reading token, one each for a head.
-    Rows of the map with angle need not sum to zero; those of the radial map do.
+    u is a projection, τ and μ are trained, and the first and higher order are sigmoids of
+    projections of the reading token, one a head. The response is normalised per head (LayerNorm
+    without weights of its own), so the first token, which can only give zero, stays zero. Causal
+    only. With ``d = model_size = key_size`` and h heads it has
+    ``5 (d^2 + d) + 3 h (d + 1) + d + h`` parameters; without ``zero_order``, h (d + 1) of them (the
+    last third of ``orders``) are idle.
+
+    Args:
+        model_size: d.
+        key_size: the width of all queries, keys and u together; d when absent.
+        heads: h, heads that share both widths.
+        angle: multiply every weight by the cosine of query and key. Rows then sum to anything; the
+            radial weights alone sum to zero.
+        rotary: turn query and key with their position first.
+        zero_order: add ``tanh(.) / i`` to every weight: the paper has it at most in a first layer.
+
+    Raises:
+        ShapeError: if a width is no multiple of ``heads``, or the key width of a head is odd and
+            queries and keys are to turn.
+
+    Source: Lu et al. 2025, arXiv:2602.05230.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.ZeroSumAttention(8, heads=2, angle=False).double()
+        >>> x = torch.randn(1, 5, 8, dtype=torch.float64)
+        >>> sums = dsf.attention_map(layer.mixer(x).system()).sum(dim=-1)
+        >>> torch.allclose(sums, torch.zeros_like(sums), atol=1e-12)
+        True
     """
 
     def __init__(
@@ -75,6 +104,11 @@ class ZeroSumAttention(Layer):
         """Normalise every head, merge them and project."""
         normed = layer_norm(mixed, mixed.shape[-1:], eps=EPSILON)
         return self.out(merge(normed))
+
+    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+        """The sums that weights look back on go on beside the state."""
+        mixer = cast("mixers.ZeroSumAttention", mixer)
+        return advanced(mixer.following(memory), mixer.signal(), memory)
 
     def _directions(self, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         query, key = split(self.query(x), self.heads), split(self.key(x), self.heads)

@@ -55,26 +55,45 @@ class ZeroSumAttention(Mixer):
             )
 
     def system(self) -> System:
-        steps = self.logit.shape[-1]
-        tokens = torch.arange(1, steps + 1, dtype=self.logit.dtype, device=self.logit.device)
-        largest = self.logit.cummax(dim=-1).values
-        decay = (torch.cat([largest[..., :1], largest[..., :-1]], dim=-1) - largest).exp()
-        raised = (self.logit - largest).exp()
-        total = recurrence(ScaledIdentity(decay, 1), raised[..., None, None])[..., 0, 0]
-        above = self.logit - self.logit[..., :1]  # weights depend on differences alone
-        mean = above.cumsum(dim=-1) / tokens
+        return self.following({})
+
+    def following(self, sums: dict[str, Tensor]) -> System:
+        """The system where other tokens came before these.
+
+        Args:
+            sums: what they left, by name: empty at the start. What these leave is put in its place.
+        """
+        raised, decay, total = self._exponentials(sums)
+        above = self.logit - sums.setdefault(
+            "origin", self.logit[..., :1]
+        )  # only differences count
+        ones = torch.ones_like(above)
+        tokens, mean = _going_on(ones, "counted", sums), _going_on(above, "above", sums)
+        mean = mean / tokens
         first, higher = self.first_order / tokens, self.higher_order / tokens
         constant = -mean * (first - higher) - higher
         if self.zero_order is not None:
             constant = constant + self.zero_order / tokens
         read = torch.stack([self.higher_order / total, first - higher, constant], dim=-1)
-        write = torch.stack([raised, above, torch.ones_like(above)], dim=-1)
-        kept = torch.stack([decay, torch.ones_like(decay), torch.ones_like(decay)], dim=-1)
+        write = torch.stack([raised, above, ones], dim=-1)
+        kept = torch.stack([decay, ones, ones], dim=-1)
         return System.from_write_and_read(
             Diagonal(self._by_key(kept, None)),
             write=self._by_key(write, self.key),
             read=self._by_key(read, self.query),
         )
+
+    def _exponentials(self, sums: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """``e^(s - m)``, how much smaller a higher maximum m makes older ones, and their sum."""
+        before = sums.get("largest", self.logit[..., :1])
+        largest = torch.maximum(self.logit.cummax(dim=-1).values, before)
+        decay = (torch.cat([before, largest[..., :-1]], dim=-1) - largest).exp()
+        raised = (self.logit - largest).exp()
+        entering = decay[..., :1] * sums.get("total", torch.zeros_like(before))
+        drive = torch.cat([raised[..., :1] + entering, raised[..., 1:]], dim=-1)
+        total = recurrence(ScaledIdentity(decay, 1), drive[..., None, None])[..., 0, 0]
+        sums.update(largest=largest[..., -1:], total=total[..., -1:])
+        return raised, decay, total
 
     def _by_key(self, factors: Tensor, direction: Tensor | None) -> Tensor:
         """Every factor times the unit vector of ``direction``, or times one; side by side."""
@@ -100,3 +119,12 @@ class ZeroSumAttention(Mixer):
             higher_order=uniform(rng, 2, steps, low=0.2, high=0.9),
             zero_order=normal(rng, 2, steps),
         )
+
+
+def _going_on(part: Tensor, name: str, sums: dict[str, Tensor]) -> Tensor:
+    """The running sum of ``part`` along tokens, which goes on from the one in ``sums``."""
+    total = part.cumsum(dim=-1)
+    if name in sums:
+        total = total + sums[name]
+    sums[name] = total[..., -1:]
+    return total
