@@ -7,8 +7,11 @@ from dsf.layers.initial import as_executed
 from dsf.layers.layer import Layer, Memory
 from dsf.layers.linear_attention import LinearAttention
 from dsf.layers.local_residual import LocalResidual
+from dsf.layers.mamba import Mamba
 from dsf.layers.meta_linear_attention import MetaLinearAttention
 from dsf.layers.normalised_attention import NormalisedAttention
+from dsf.layers.quasi_lstm import QuasiLSTM
+from dsf.layers.rglru import RGLRU
 from dsf.layers.selective_state_space import SelectiveStateSpace
 from dsf.layers.softmax_attention import SoftmaxAttention
 from dsf.layers.state_space_duality import StateSpaceDuality
@@ -25,6 +28,9 @@ ALL: tuple[type[Layer], ...] = (
     GatedLinearAttention,
     DeltaNet,
     MetaLinearAttention,
+    Mamba,
+    QuasiLSTM,
+    RGLRU,
 )
 
 __all__ = ["ALL", "Layer", "LocalResidual", "Memory", "as_executed"]

@@ -14,18 +14,26 @@ class DeltaNet(Layer):
     """Queries, keys and values pass a short filter and SiLU; queries and keys have length one.
 
     The rate is ``σ(x W)``, one for each head, so that no transition expands. The response is
-    normalised per head (RMSNorm without weights of its own). ``2dn + 2d² + dh`` parameters, and
-    ``width (2n + d)`` for the filter.
+    normalised per head (RMSNorm without weights of its own). With ``d = model_size``,
+    ``n = key_size`` and a filter of K taps it has ``2 d^2 + 2 d n + d heads + K (2 n + d)``
+    parameters.
 
     Args:
         model_size: d.
-        key_size: n, all heads together; d when absent.
-        heads: h, among which keys and values are divided.
-        filter_width: taps of the filter; None for no filter.
+        key_size: n, the width of all queries together; d when absent.
+        heads: heads that share both widths.
+        filter_width: K, taps of the causal filter; None for none.
 
-    >>> layer = DeltaNet(32, heads=2)
-    >>> layer(torch.randn(2, 10, 32)).shape
-    torch.Size([2, 10, 32])
+    Raises:
+        ShapeError: if a width is no multiple of ``heads``.
+
+    Source: Yang et al. 2024, arXiv:2406.06484.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.DeltaNet(8, heads=2)
+        >>> layer(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
     """
 
     def __init__(
@@ -38,7 +46,7 @@ class DeltaNet(Layer):
     ) -> None:
         super().__init__()
         keys = model_size if key_size is None else key_size
-        divide(type(self).__name__, heads=heads, model_size=model_size, key_size=keys)
+        divide("DeltaNet", heads=heads, model_size=model_size, key_size=keys)
         self.heads, self.sizes = heads, [keys, keys, model_size]
         self.projections = nn.Linear(model_size, sum(self.sizes), bias=False)
         self.filter = (
@@ -50,6 +58,7 @@ class DeltaNet(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.DeltaNet:
+        """Filtered features of unit length, and the rate of the unfiltered input."""
         projected = self.projections(x)
         if self.filter is not None:
             projected = self.filter(projected, memory)
@@ -62,9 +71,8 @@ class DeltaNet(Layer):
         )
 
     def finish(
-        self,
-        x: Float[Tensor, "batch time model"],
-        mixed: Shaped[Tensor, "..."],
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
+        """Normalise every head and project."""
         normal = functional.rms_norm(mixed, mixed.shape[-1:], eps=1e-5)
         return self.out(merge(normal))

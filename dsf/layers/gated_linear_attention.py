@@ -15,24 +15,32 @@ TEMPERATURE = 16
 class GatedLinearAttention(Layer):
     """Query, key and a low-rank decay ``σ(x W₁ W₂ + b)^{1/16}``; gate ``SiLU(x W + b)``.
 
-    With keys of width n the weights are ``3d² + 2dn + 16(d + n)``, for n = d / 2 ``4d² + 24d``; the
-    biases of decay and gate are n + d more. The response is normalised per head (LayerNorm
-    without weights of its own) before the gate.
+    The response is normalised per head (LayerNorm without weights of its own) before the gate.
+    With ``d = model_size`` and ``n = key_size`` the matrices have ``3 d^2 + 2 d n + 16 (d + n)``
+    entries, ``4 d^2 + 24 d`` at n = d / 2; the biases of decay and gate are ``n + d`` more.
 
     Args:
         model_size: d.
-        key_size: n, all heads together; d / 2 when absent.
-        heads: among which keys and values are divided.
+        key_size: n, the width of all queries together; d / 2 when absent.
+        heads: heads that share both widths.
 
-    >>> layer = GatedLinearAttention(32, heads=2)
-    >>> layer(torch.randn(2, 10, 32)).shape
-    torch.Size([2, 10, 32])
+    Raises:
+        ShapeError: if a width is no multiple of ``heads``.
+
+    Source: Yang et al. 2023, arXiv:2312.06635; this parametrisation: Chou et al. 2024,
+    arXiv:2411.10741.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.GatedLinearAttention(8, heads=2)
+        >>> layer(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
     """
 
     def __init__(self, model_size: int, *, key_size: int | None = None, heads: int = 1) -> None:
         super().__init__()
         keys = model_size // 2 if key_size is None else key_size
-        divide(type(self).__name__, heads=heads, model_size=model_size, key_size=keys)
+        divide("GatedLinearAttention", heads=heads, model_size=model_size, key_size=keys)
         self.heads, self.sizes = heads, [keys, keys, model_size]
         self.projections = nn.Linear(model_size, sum(self.sizes), bias=False)
         self.decay_low = nn.Linear(model_size, RANK, bias=False)
@@ -43,6 +51,7 @@ class GatedLinearAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.GatedLinearAttention:
+        """Query, key, value and the logarithm of the decay."""
         query, key, value = self.projections(x).split(self.sizes, dim=-1)
         log_decay = functional.logsigmoid(self.decay(self.decay_low(x))) / TEMPERATURE
         return mixers.GatedLinearAttention(
@@ -53,9 +62,8 @@ class GatedLinearAttention(Layer):
         )
 
     def finish(
-        self,
-        x: Float[Tensor, "batch time model"],
-        mixed: Shaped[Tensor, "..."],
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
+        """Normalise every head, gate and project."""
         normal = functional.layer_norm(mixed, mixed.shape[-1:])
         return self.out(merge(normal) * functional.silu(self.gate(x)))

@@ -1,4 +1,4 @@
-"""S6, the core of Mamba, as a layer of its own: no convolution, no gate, no expansion."""
+"""S6, the core of Mamba, as a layer of its own: no filter, no gate, no expansion."""
 
 import math
 
@@ -9,53 +9,41 @@ from torch.nn import functional
 
 from dsf import mixers
 from dsf.layers import initial
+from dsf.layers.heads import divide
 from dsf.layers.layer import Layer, Memory
 
 
-class SelectiveStateSpace(Layer):
-    """Step, write and read vectors follow the input; the tokens themselves are mixed.
+class Selection(nn.Module):
+    """Step, write and read vectors that follow the values; a pole and a skip for every channel.
 
-    ``d² + 2dr + 3dn + 2d`` parameters, of model size d, n states for every channel and rank
-    r = ⌈d / 16⌉ of the step.
-
-    Args:
-        model_size: d.
-        state_size: n.
-
-    >>> layer = SelectiveStateSpace(32, state_size=8)
-    >>> layer(torch.randn(2, 10, 32)).shape
-    torch.Size([2, 10, 32])
+    With d channels, n states each and a step of rank ``r = ceil(d / 16)`` there are
+    ``2 d r + 3 d n + 2 d`` parameters.
     """
 
-    def __init__(self, model_size: int, *, state_size: int = 16) -> None:
+    def __init__(self, channels: int, states: int) -> None:
         super().__init__()
-        self.sizes = [math.ceil(model_size / 16), state_size, state_size]
-        self.coefficients = nn.Linear(model_size, sum(self.sizes), bias=False)
-        self.step_size = nn.Linear(self.sizes[0], model_size)
-        self.log_rate = nn.Parameter(torch.empty(model_size, state_size))
-        self.feedthrough = nn.Parameter(torch.empty(model_size))
-        self.out = nn.Linear(model_size, model_size, bias=False)
+        self.rank, self.states = math.ceil(channels / 16), states
+        self.coefficients = nn.Linear(channels, self.rank + 2 * states, bias=False)
+        self.step_size = nn.Linear(self.rank, channels)
+        self.log_rate = nn.Parameter(torch.empty(channels, states))
+        self.feedthrough = nn.Parameter(torch.empty(channels))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Steps of 0.001 to 0.1, rates 1 to n, a feedthrough of one."""
         self.coefficients.reset_parameters()
-        self.out.reset_parameters()
-        rank = self.sizes[0]
-        nn.init.uniform_(self.step_size.weight, -(rank**-0.5), rank**-0.5)
+        nn.init.uniform_(self.step_size.weight, -(self.rank**-0.5), self.rank**-0.5)
         with torch.no_grad():
-            self.step_size.bias.copy_(initial.step_bias(*self.feedthrough.shape))
+            self.step_size.bias.copy_(initial.step_bias(len(self.feedthrough)))
             self.log_rate.copy_(initial.log_rates(*self.log_rate.shape))
             self.feedthrough.fill_(1.0)
 
-    def mixer(
-        self,
-        x: Float[Tensor, "batch time model"],
-        memory: Memory | None = None,
-    ) -> mixers.SelectiveStateSpace:
-        step, write, read = self.coefficients(x).split(self.sizes, dim=-1)
+    def forward(self, value: Float[Tensor, "batch time channel"]) -> mixers.SelectiveStateSpace:
+        """The mixer of ``value``."""
+        sizes = [self.rank, self.states, self.states]
+        step, write, read = self.coefficients(value).split(sizes, dim=-1)
         return mixers.SelectiveStateSpace(
-            value=x,
+            value=value,
             step=functional.softplus(self.step_size(step)),
             pole=-self.log_rate.exp(),
             write=write,
@@ -63,9 +51,44 @@ class SelectiveStateSpace(Layer):
             feedthrough=self.feedthrough,
         )
 
+
+class SelectiveStateSpace(Layer):
+    """Step, write and read vectors follow the input, whose tokens themselves are mixed.
+
+    With ``d = model_size``, ``n = state_size`` and a step of rank ``r = ceil(d / 16)`` it has
+    ``d^2 + 2 d r + 3 d n + 2 d`` parameters.
+
+    Args:
+        model_size: d.
+        state_size: n, states of every channel.
+
+    Raises:
+        ShapeError: if a size is below one.
+
+    Source: Gu & Dao 2023, arXiv:2312.00752; this parametrisation: Sieber et al. 2024,
+    arXiv:2405.15731.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.SelectiveStateSpace(8, state_size=4)
+        >>> layer(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
+    """
+
+    def __init__(self, model_size: int, *, state_size: int = 16) -> None:
+        super().__init__()
+        divide("SelectiveStateSpace", heads=1, model_size=model_size, state_size=state_size)
+        self.selection = Selection(model_size, state_size)
+        self.out = nn.Linear(model_size, model_size, bias=False)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.SelectiveStateSpace:
+        """The scan over the tokens themselves."""
+        return self.selection(x)
+
     def finish(
-        self,
-        x: Float[Tensor, "batch time model"],
-        mixed: Shaped[Tensor, "..."],
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
+        """Project."""
         return self.out(mixed[..., 0, 0].mT)

@@ -7,30 +7,45 @@ from torch.nn import functional
 
 from dsf import mixers
 from dsf.layers import initial
+from dsf.layers.heads import divide
 from dsf.layers.layer import Layer, Memory
 
 
 class StateSpaceDuality(Layer):
     """As ``SelectiveStateSpace``, but every channel decays with one number.
 
-    ``d² + 2dn + 4d + 1`` parameters, of model size d and n states for every channel. The input
-    gives one step per token; every channel adds its own bias to it before softplus, hence has its
-    own step once the biases are trained. ``step_size.weight``, d of the parameters, is idle: the
-    layer this one follows carries it and never uses it.
+    The input gives one step per token. Every channel adds its own bias to it before softplus, hence
+    has its own step once the biases are trained.
+
+    With ``d = model_size`` and ``n = state_size`` it has ``d^2 + 2 d n + 4 d + 1`` parameters, of
+    which the d in ``step_size.weight`` are idle: the layer this one follows carries them and never
+    uses them.
 
     Args:
         model_size: d.
-        state_size: n.
+        state_size: n, states of every channel.
 
-    >>> layer = StateSpaceDuality(32, state_size=8)
-    >>> layer(torch.randn(2, 10, 32)).shape
-    torch.Size([2, 10, 32])
+    Attributes:
+        idle: the parameters that nothing reads.
+
+    Raises:
+        ShapeError: if a size is below one.
+
+    Source: Dao & Gu 2024, arXiv:2405.21060; this parametrisation: Sieber et al. 2024,
+    arXiv:2405.15731.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.StateSpaceDuality(8, state_size=4)
+        >>> layer(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
     """
 
     idle = ("step_size.weight",)
 
     def __init__(self, model_size: int, *, state_size: int = 16) -> None:
         super().__init__()
+        divide("StateSpaceDuality", heads=1, model_size=model_size, state_size=state_size)
         self.sizes = [1, state_size, state_size]
         self.coefficients = nn.Linear(model_size, sum(self.sizes), bias=False)
         self.step_size = nn.Linear(1, model_size)
@@ -50,10 +65,9 @@ class StateSpaceDuality(Layer):
             self.feedthrough.fill_(1.0)
 
     def mixer(
-        self,
-        x: Float[Tensor, "batch time model"],
-        memory: Memory | None = None,
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.StateSpaceDuality:
+        """Every channel a head of its own, all with one write and read vector."""
         step, write, read = self.coefficients(x).split(self.sizes, dim=-1)
         return mixers.StateSpaceDuality(
             value=x.mT.unsqueeze(-1),
@@ -65,8 +79,7 @@ class StateSpaceDuality(Layer):
         )
 
     def finish(
-        self,
-        x: Float[Tensor, "batch time model"],
-        mixed: Shaped[Tensor, "..."],
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
+        """Project."""
         return self.out(mixed[..., 0, 0].mT)

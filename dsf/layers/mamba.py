@@ -1,0 +1,57 @@
+"""Mamba's layer: a short filter in front of S6, a gate behind it."""
+
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsf import mixers
+from dsf.layers.heads import divide
+from dsf.layers.layer import Layer, Memory
+from dsf.layers.selective_state_space import Selection
+from dsf.layers.short_filter import ShortFilter
+
+
+class Mamba(Layer):
+    """``SelectiveStateSpace`` on filtered values, beside a SiLU gate.
+
+    With ``d = model_size``, ``n = state_size``, a filter of K taps and a step of rank
+    ``r = ceil(d / 16)`` it has ``3 d^2 + 2 d r + 3 d n + (K + 3) d`` parameters. Its values are as
+    wide as the model; published Mamba models make them twice as wide.
+
+    Args:
+        model_size: d.
+        state_size: n, states of every channel.
+        filter_width: K, taps of the causal filter.
+
+    Raises:
+        ShapeError: if a size is below one.
+
+    Source: Gu & Dao 2023, arXiv:2312.00752.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.Mamba(8, state_size=4)
+        >>> layer(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
+    """
+
+    def __init__(self, model_size: int, *, state_size: int = 16, filter_width: int = 4) -> None:
+        super().__init__()
+        divide("Mamba", heads=1, model_size=model_size, state_size=state_size)
+        self.value = nn.Linear(model_size, model_size, bias=False)
+        self.gate = nn.Linear(model_size, model_size, bias=False)
+        self.filter = ShortFilter(model_size, filter_width, bias=True)
+        self.selection = Selection(model_size, state_size)
+        self.out = nn.Linear(model_size, model_size, bias=False)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.SelectiveStateSpace:
+        """The scan over filtered values."""
+        return self.selection(functional.silu(self.filter(self.value(x), memory)))
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """Gate by SiLU and project."""
+        return self.out(mixed[..., 0, 0].mT * functional.silu(self.gate(x)))

@@ -1,0 +1,92 @@
+"""The quasi-LSTM: an LSTM whose gates read the input only."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsf import mixers
+from dsf.layers import initial
+from dsf.layers.heads import divide
+from dsf.layers.layer import Layer, Memory
+from dsf.layers.short_filter import ShortFilter
+
+
+class QuasiLSTM(Layer):
+    """Filtered values between three gates, twice as wide as the model, beside a GELU gate.
+
+    With ``d = model_size`` and a filter of 4 taps it has ``18 d^2 + 16 d`` parameters, and one more
+    for the exponent of the reversed transition.
+
+    Args:
+        model_size: d.
+        transition: what the state keeps, f being the forget gate's logit. ``"sigmoid"``: σ(f).
+            ``"reversed"``: σ(-f)^relu(α) with a trained α, at first 1; the decay of S6 in the form
+            exp(-α softplus(f)).
+        filter_width: taps of the causal filter.
+
+    Raises:
+        ValueError: if ``transition`` is another word.
+
+    Source: Sieber et al. 2024, arXiv:2405.15731.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.QuasiLSTM(8, transition="reversed")
+        >>> layer(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
+    """
+
+    def __init__(
+        self,
+        model_size: int,
+        *,
+        transition: Literal["sigmoid", "reversed"] = "sigmoid",
+        filter_width: int = 4,
+    ) -> None:
+        super().__init__()
+        divide("QuasiLSTM", heads=1, model_size=model_size)
+        if transition not in ("sigmoid", "reversed"):
+            raise ValueError(
+                f"QuasiLSTM: 'transition' must be 'sigmoid' or 'reversed', but it is "
+                f"{transition!r}."
+            )
+        width = 2 * model_size
+        self.gate = nn.Linear(model_size, width, bias=False)
+        self.value = nn.Linear(model_size, width, bias=False)
+        self.filter = ShortFilter(width, filter_width, bias=True)
+        self.gates = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, model_size, bias=False)
+        self.exponent = nn.Parameter(torch.ones(())) if transition == "reversed" else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights from N(0, 1 / inputs), biases zero, an exponent of one."""
+        for linear in (self.gate, self.value, self.gates, self.out):
+            initial.by_fan_in(linear)
+        self.filter.reset_parameters()
+        if self.exponent is not None:
+            nn.init.ones_(self.exponent)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.QuasiLSTM:
+        """The filtered values and their gates."""
+        value = self.filter(self.value(x), memory)
+        forget, write, read = self.gates(value).chunk(3, dim=-1)
+        return mixers.QuasiLSTM(
+            value=value, forget=self._kept(forget), input=write.sigmoid(), output=read.sigmoid()
+        )
+
+    def _kept(self, logit: Tensor) -> Tensor:
+        if self.exponent is None:
+            return logit.sigmoid()
+        return (self.exponent.relu() * functional.logsigmoid(-logit)).exp()
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """Gate by GELU and project."""
+        return self.out(functional.gelu(self.gate(x)) * mixed[..., 0, 0].mT)

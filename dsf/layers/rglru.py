@@ -1,0 +1,76 @@
+"""The real-gated linear recurrent unit of Griffin."""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsf import mixers
+from dsf.layers import initial
+from dsf.layers.heads import divide
+from dsf.layers.layer import Layer, Memory
+from dsf.layers.short_filter import ShortFilter
+
+SHARPNESS = 8
+
+
+class RGLRU(Layer):
+    """Filtered values, twice as wide as the model, beside a GELU gate.
+
+    The decay is ``exp(-8 softplus(p) σ(x W_r + b_r))``, the input gate ``σ(x W_i + b_i)``, x being
+    the filtered values. With ``d = model_size`` and a filter of 4 taps there are
+    ``14 d^2 + 16 d`` parameters.
+
+    Nothing is added under the root of ``1 - a^2``; the layers this one follows add 1e-6 there.
+
+    Args:
+        model_size: d.
+        filter_width: taps of the causal filter.
+
+    Source: De et al. 2024, arXiv:2402.19427; this parametrisation: Sieber et al. 2024,
+    arXiv:2405.15731.
+
+    Example:
+        >>> import dsf, torch
+        >>> layer = dsf.layers.RGLRU(8)
+        >>> layer(torch.randn(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
+    """
+
+    def __init__(self, model_size: int, *, filter_width: int = 4) -> None:
+        super().__init__()
+        divide("RGLRU", heads=1, model_size=model_size)
+        width = 2 * model_size
+        self.gate = nn.Linear(model_size, width, bias=False)
+        self.value = nn.Linear(model_size, width, bias=False)
+        self.filter = ShortFilter(width, filter_width, bias=True)
+        self.gates = nn.Linear(width, 2 * width)
+        self.rate = nn.Parameter(torch.empty(width))
+        self.out = nn.Linear(width, model_size, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights from N(0, 1 / inputs), biases zero, decays of 0.9 to 0.999 at an open gate."""
+        for linear in (self.gate, self.value, self.gates, self.out):
+            initial.by_fan_in(linear)
+        self.filter.reset_parameters()
+        with torch.no_grad():
+            self.rate.copy_(initial.ring_rates(len(self.rate)))
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.RGLRU:
+        """The filtered values, their decay and their gate."""
+        value = self.filter(self.value(x), memory)
+        decay, write = self.gates(value).sigmoid().chunk(2, dim=-1)
+        return mixers.RGLRU(
+            value=value,
+            decay=(-SHARPNESS * functional.softplus(self.rate) * decay).exp(),
+            input_gate=write,
+        )
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """Gate by GELU and project."""
+        return self.out(functional.gelu(self.gate(x)) * mixed[..., 0, 0].mT)
