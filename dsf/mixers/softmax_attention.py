@@ -8,6 +8,7 @@ the e_t nor the rows are stored.
 Source: Vaswani et al. 2017, arXiv:1706.03762; as a system: Sieber et al. 2024, arXiv:2405.15731.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator
 from dsf.ingredients.attention_cache import cache_system
+from dsf.ingredients.exponential_features import Monomials
 from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
+from dsf.mixers.linear_attention import LinearAttention
 from dsf.shapes import agree
 
 
@@ -56,11 +59,15 @@ class SoftmaxAttention(Mixer):
     def _steps(self) -> int:
         return self.query.shape[-2]
 
+    @property
+    def _factor(self) -> float:
+        return self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
+
     def system(self) -> Operator:
         rows = SoftmaxRows(
             self.query,
             self.key,
-            scale=self.query.shape[-1] ** -0.5 if self.scale is None else self.scale,
+            scale=self._factor,
             causal=self.causal,
             bias=self.bias,
             softcap=self.softcap,
@@ -72,6 +79,50 @@ class SoftmaxAttention(Mixer):
 
     def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
         return self.value.unsqueeze(-2)
+
+    def expansion(self, order: int) -> LinearAttention:
+        """The same attention with the exponential series cut off at ``order``: a finite state.
+
+        ``C(key + order, order)`` states, so keep both small. The error of a score is at most
+        ``dsf.ingredients.series_error(score, order)``; at odd orders the sum of a row can reach
+        zero, and its weights anything.
+
+        Raises:
+            ValueError: if ``order`` is negative, or this attention has a bias, a soft cap or a
+                sink, or reads another sequence.
+
+        Example:
+            >>> import torch
+            >>> from dataclasses import replace
+            >>> from dsf.evaluate import attention_map
+            >>> exact = SoftmaxAttention.draw(torch.Generator().manual_seed(0), steps=3)
+            >>> exact = replace(exact, query=exact.query / 4, bias=None, softcap=None, sink=None)
+            >>> near = exact.expansion(order=6)
+            >>> near.system().state_size
+            210
+            >>> difference = attention_map(near.system()) - attention_map(exact.system())
+            >>> bool(difference.abs().max() < 1e-3)
+            True
+        """
+        extras = [name for name in ("bias", "softcap", "sink") if getattr(self, name) is not None]
+        if extras:
+            raise ValueError(
+                f"SoftmaxAttention.expansion: expands exp(scale q.k) alone, but this attention has "
+                f"{' and '.join(extras)}. Leave out what is not needed, with dataclasses.replace."
+            )
+        if self._steps != self.key.shape[-2]:
+            raise ValueError(
+                f"SoftmaxAttention.expansion: expands attention within one sequence, but "
+                f"{self._steps} tokens read {self.key.shape[-2]}."
+            )
+        scale = self._factor
+        return LinearAttention(
+            query=self.query * math.copysign(abs(scale) ** 0.5, scale),
+            key=self.key * abs(scale) ** 0.5,
+            value=self.value,
+            feature_map=Monomials(order),
+            causal=self.causal,
+        )
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "SoftmaxAttention":
