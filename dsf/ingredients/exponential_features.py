@@ -39,7 +39,8 @@ class Monomials:
 
     def __call__(self, x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features"]:
         """The features of ``x``, by degree: first the one, then ``x`` itself, then products."""
-        levels, places = [torch.ones_like(x[..., :1])], {(): 0}
+        levels = [torch.ones_like(x[..., :1])]
+        places: dict[tuple[int, ...], int] = {(): 0}
         for degree in range(1, self.order + 1):
             chosen = list(combinations_with_replacement(range(x.shape[-1]), degree))
             shorter = torch.tensor([places[entries[:-1]] for entries in chosen], device=x.device)

@@ -19,7 +19,8 @@ class InLineAttention(Layer):
 
     Scores are ``φ(q_i).φ(k_j) / (n_i sqrt(width))`` with the n_i tokens in reach and the key width
     of a head; with plain features that makes the rows the first-order expansion of softmax. With
-    ``C = model_size = key_size`` it has ``4 C^2 + 4 C`` parameters, and those of the residual.
+    ``C = model_size = key_size`` it has ``4 C^2 + 4 C`` parameters, and those of the residual;
+    with plain features the C biases of the keys are idle.
 
     Args:
         model_size: C.

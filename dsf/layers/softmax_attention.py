@@ -16,7 +16,8 @@ from dsf.layers.layer import Layer, Memory
 class SoftmaxAttention(Layer):
     """Scaled dot-product attention between linear projections.
 
-    With ``d = model_size`` and ``n = key_size`` it has ``2 d^2 + 2 d n + 2 d + 2 n`` parameters.
+    With ``d = model_size`` and ``n = key_size`` it has ``2 d^2 + 2 d n + 2 d + 2 n`` parameters, of
+    which the n biases of the keys are idle: they add the same to every score of a row.
 
     Args:
         model_size: d.

@@ -25,8 +25,8 @@ class ZeroSumAttention(Layer):
     projections of the reading token, one a head. The response is normalised per head (LayerNorm
     without weights of its own), so the first token, which can only give zero, stays zero. Causal
     only. With ``d = model_size = key_size`` and h heads it has
-    ``5 (d^2 + d) + 3 h (d + 1) + d + h`` parameters; without ``zero_order``, h (d + 1) of them (the
-    last third of ``orders``) are idle.
+    ``5 (d^2 + d) + 3 h (d + 1) + d + h`` parameters. Without ``zero_order``, h (d + 1) of them (the
+    last third of ``orders``) are idle, and without ``angle`` also d (the bias of ``value``).
 
     Args:
         model_size: d.
