@@ -1,12 +1,15 @@
-"""What is written once for every family: two functions of what was captured."""
+"""What is written once for every family: a few functions of what was captured."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from dsf.inspection.captured import Captured
+from dsf.inspection.chain import Chain
 from dsf.inspection.hooks import Call
+from dsf.inspection.layout import as_tokens
 from dsf.mixers import Mixer
 
 Parts = Iterable[Captured]
@@ -28,7 +31,13 @@ class Adapter:
         families: class paths, such as ``transformers.models.mamba.modeling_mamba.MambaMixer``,
             beside the family name of each. Subclasses are read alike.
         read: the mixer a module applied, recomputed from its parameters and its arguments.
-        finish: the module's output, from the response of its mixer.
+        leave: what happens to the response on its way out, given that response as
+            ``sample time width``.
+        enter: what happens to the module's input before it is mixed. With it the layer is known as
+            a whole, from input to output.
+        takes: the argument that ``enter`` begins with.
+        finish: instead of ``leave``, the module's output from the response as it is; for modules
+            whose output is no chain of stages.
         axes: what the batch axes of the mixer's system count.
         split: a module that holds several mixers (the layers and directions of an LSTM) as one
             captured call for each.
@@ -40,12 +49,24 @@ class Adapter:
 
     families: Mapping[str, str]
     read: Callable[[Captured], Mixer]
-    finish: Callable[[Captured, Tensor], Tensor]
+    leave: Callable[[Captured, Tensor], Chain] | None = None
+    enter: Callable[[Captured], Chain] | None = None
+    takes: str = "hidden_states"
+    finish: Callable[[Captured, Tensor], Tensor] | None = None
     axes: tuple[str, ...] = ("sample", "head")
     split: Callable[[Captured], Parts] = _whole
     join: Callable[[Sequence[Call]], Sequence[Call]] = _alone
     tolerance: float = 1e-12
     advice: Mapping[str, str] = field(default_factory=dict)
+
+    def finished(self, layer: Captured, mixer: Any, mixed: Tensor) -> Tensor:
+        """The module's output, from the response of its mixer."""
+        if self.finish is not None:
+            return self.finish(layer, mixed)
+        if self.leave is None:
+            raise TypeError("Adapter: 'leave' or 'finish' must say what comes after the mixer.")
+        response = as_tokens(mixed, mixer.value)
+        return self.leave(layer, response)(response)
 
     def family_of(self, module: nn.Module) -> str | None:
         """The family of ``module``, None if it is none of this adapter's."""

@@ -9,6 +9,8 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from dsf.inspection.chain import Project
+
 
 @dataclass(frozen=True, eq=False)
 class Captured:
@@ -32,9 +34,11 @@ class Captured:
 
     def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
         """``x`` through the linear map ``name.weight`` and, where there is one, ``name.bias``."""
-        return nn.functional.linear(
-            x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        )
+        return self.projection(name)(x)
+
+    def projection(self, name: str) -> Project:
+        """The linear map ``name`` as a stage."""
+        return Project(self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
     def replaced(self, **changes: Any) -> "Captured":
         """A copy with some parts exchanged."""

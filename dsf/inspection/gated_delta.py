@@ -12,14 +12,16 @@ from torch.nn.functional import softplus
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
+from dsf.inspection.chain import Chain, Scale, Stage, secant
 from dsf.inspection.pieces import (
     activation,
     by_head,
-    causal_convolution,
+    convolution,
     epsilon_of,
     masked,
-    rms_normalised,
-    side_by_side,
+    masking,
+    rms_factor,
+    some_rows,
     unit_length,
 )
 from dsf.mixers import GatedDeltaNet
@@ -43,13 +45,35 @@ def read(layer: Captured) -> GatedDeltaNet:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def enter(layer: Captured) -> Chain:
+    """Project, convolve, activate the values; padding is zeroed before."""
+    hidden = layer.arguments["hidden_states"]
+    linear = Chain((*masking(layer, hidden), *_values(layer)))
+    return Chain((*linear, Scale(secant(activation(layer), linear(hidden)))))
+
+
+def leave(layer: Captured, response: Tensor) -> Chain:
     """Normalise every head, then gate, then project."""
     norm, out = ("o_norm", "o_proj") if layer.family == "olmo_hybrid" else ("norm", "out_proj")
-    epsilon = epsilon_of(layer.module.get_submodule(norm))
-    response = layer.weights[f"{norm}.weight"] * rms_normalised(mixed.squeeze(-2), epsilon=epsilon)
+    heads = response.unflatten(-1, (layer.module.num_v_heads, -1))
+    factor = rms_factor(heads, epsilon=epsilon_of(layer.module.get_submodule(norm)))
+    factor = (layer.weights[f"{norm}.weight"] * factor).flatten(-2)
     gate = activation(layer, norm)(_projected(layer)[1])
-    return layer.project(out, side_by_side(response) * gate)
+    return Chain((Scale(factor * gate), layer.projection(out)))
+
+
+def _values(layer: Captured) -> tuple[Stage, ...]:
+    """The rows that make the values, and their convolution."""
+    keys = 2 * layer.module.key_dim
+    if "v_conv1d.weight" in layer.weights:
+        return layer.projection("v_proj"), convolution(layer, "v_conv1d")
+    if layer.family == "qwen3_next":
+        rows = some_rows(layer, "in_proj_qkvz", lambda qkvz: _by_kind(layer, qkvz)[2])
+    elif layer.family == "olmo_hybrid":
+        rows = layer.projection("v_proj")
+    else:
+        rows = some_rows(layer, "in_proj_qkv", lambda qkv: qkv[..., keys:])
+    return rows, convolution(layer, "conv1d", slice(keys, None))
 
 
 def _projected(layer: Captured) -> Inputs:
@@ -69,24 +93,30 @@ def _projected(layer: Captured) -> Inputs:
 
 def _from_key_heads(layer: Captured, hidden: Tensor) -> Inputs:
     """qwen3_next lays the rows out per key head: its q, its k, the v and z of its value heads."""
+    q, k, v, z = _by_kind(layer, layer.project("in_proj_qkvz", hidden))
+    ba = layer.project("in_proj_ba", hidden).unflatten(-1, (layer.module.num_k_heads, 2, -1))
+    b, a = (part.flatten(-2) for part in ba.unbind(-2))
+    return torch.cat([q, k, v], dim=-1), z, b, a
+
+
+def _by_kind(layer: Captured, qkvz: Tensor) -> Inputs:
     module = layer.module
     heads, keys = module.num_k_heads, module.head_k_dim
     values = module.value_dim // heads
-    qkvz = layer.project("in_proj_qkvz", hidden).unflatten(-1, (heads, -1))
-    ba = layer.project("in_proj_ba", hidden).unflatten(-1, (heads, 2, -1))
-    q, k, v, z = (part.flatten(-2) for part in qkvz.split([keys, keys, values, values], dim=-1))
-    b, a = (part.flatten(-2) for part in ba.unbind(-2))
-    return torch.cat([q, k, v], dim=-1), z, b, a
+    sizes = [keys, keys, values, values]
+    parts = qkvz.unflatten(-1, (heads, -1)).split(sizes, dim=-1)
+    q, k, v, z = (part.flatten(-2) for part in parts)
+    return q, k, v, z
 
 
 def _convolved(layer: Captured, qkv: Tensor) -> Tensor:
     """One convolution over all channels; olmo_hybrid had three until 5.8."""
     if "conv1d.weight" in layer.weights:
-        return causal_convolution(layer, "conv1d", qkv)
+        return convolution(layer, "conv1d")(qkv)
     module = layer.module
     parts = qkv.split([module.key_dim, module.key_dim, module.value_dim], dim=-1)
     named = zip("qkv", parts, strict=True)
-    return torch.cat([causal_convolution(layer, f"{n}_conv1d", x) for n, x in named], dim=-1)
+    return torch.cat([convolution(layer, f"{n}_conv1d")(x) for n, x in named], dim=-1)
 
 
 def _shared(layer: Captured, part: Tensor) -> Tensor:
@@ -109,5 +139,6 @@ ADAPTER = Adapter(
         )
     },
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
 )

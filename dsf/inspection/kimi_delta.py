@@ -13,14 +13,15 @@ from torch.nn.functional import softplus
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
+from dsf.inspection.chain import Chain, Scale, secant
 from dsf.inspection.pieces import (
     activation,
     by_head,
-    causal_convolution,
+    convolution,
     epsilon_of,
     masked,
-    rms_normalised,
-    side_by_side,
+    masking,
+    rms_factor,
     unit_length,
 )
 from dsf.mixers import KimiDeltaAttention
@@ -30,7 +31,7 @@ def read(layer: Captured) -> KimiDeltaAttention:
     """The delta rule this layer ran."""
     module, hidden = layer.module, masked(layer, layer.arguments["hidden_states"])
     qkv = torch.cat([layer.project(f"{part}_proj", hidden) for part in "qkv"], dim=-1)
-    qkv = activation(layer)(causal_convolution(layer, "conv1d", qkv))
+    qkv = activation(layer)(convolution(layer, "conv1d")(qkv))
     query, key, value = (by_head(part, module.num_heads) for part in qkv.chunk(3, dim=-1))
     return KimiDeltaAttention(
         query=unit_length(query) * module.head_dim**-0.5,
@@ -41,12 +42,21 @@ def read(layer: Captured) -> KimiDeltaAttention:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def enter(layer: Captured) -> Chain:
+    """Project, convolve, activate the values; padding is zeroed before."""
+    hidden, rows = layer.arguments["hidden_states"], layer.projection("v_proj")
+    values = slice(-rows.weight.shape[0], None)
+    linear = Chain((*masking(layer, hidden), rows, convolution(layer, "conv1d", values)))
+    return Chain((*linear, Scale(secant(activation(layer), linear(hidden)))))
+
+
+def leave(layer: Captured, response: Tensor) -> Chain:
     """Normalise every head, then gate, then project."""
-    response = rms_normalised(mixed.squeeze(-2), epsilon=epsilon_of(layer.module.o_norm))
-    response = side_by_side(layer.weights["o_norm.weight"] * response)
+    heads = response.unflatten(-1, (layer.module.num_heads, -1))
+    factor = rms_factor(heads, epsilon=epsilon_of(layer.module.o_norm))
+    factor = (layer.weights["o_norm.weight"] * factor).flatten(-2)
     gate = _in_one_or_two(layer, "g", masked(layer, layer.arguments["hidden_states"]))
-    return layer.project("o_proj", response * activation(layer, "o_norm")(gate))
+    return Chain((Scale(factor * activation(layer, "o_norm")(gate)), layer.projection("o_proj")))
 
 
 def _log_decay(layer: Captured, hidden: Tensor) -> Tensor:
@@ -82,5 +92,6 @@ ADAPTER = Adapter(
         )
     },
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
 )

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
-from dsf.inspection.pieces import masked
+from dsf.inspection.chain import Chain
+from dsf.inspection.pieces import masked, masking, some_rows
 from dsf.mixers import ShortConvolution
 
 
@@ -24,9 +25,15 @@ def read(layer: Captured) -> ShortConvolution:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def enter(layer: Captured) -> Chain:
+    """Project to values; padding is zeroed before."""
+    values = some_rows(layer, "in_proj", lambda rows: rows.chunk(3, dim=-1)[2])
+    return Chain((*masking(layer, layer.arguments["hidden_states"]), values))
+
+
+def leave(layer: Captured, _: Tensor) -> Chain:
     """Project."""
-    return layer.project("out_proj", mixed.squeeze((-2, -1)).mT)
+    return Chain((layer.projection("out_proj"),))
 
 
 ADAPTER = Adapter(
@@ -36,6 +43,7 @@ ADAPTER = Adapter(
         "transformers.models.lfm3.modeling_lfm3.Lfm3ShortConv": "lfm3",
     },
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
     axes=("sample", "channel"),
 )

@@ -14,7 +14,8 @@ from torch.nn.functional import silu, softplus
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
-from dsf.inspection.pieces import activation, causal_convolution, masked, rms_normalised
+from dsf.inspection.chain import Chain, Scale, Stage, secant
+from dsf.inspection.pieces import activation, convolution, masking, rms_normalised, some_rows
 from dsf.mixers import SelectiveStateSpace
 
 Halves = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -27,7 +28,7 @@ def _halves(both: Tensor) -> tuple[Tensor, Tensor]:
 
 def read(layer: Captured) -> SelectiveStateSpace:
     """The selective scan this layer ran."""
-    x = convolved(layer, projected(layer)[0])
+    x = entered(layer)
     states = layer.weights["A_log"].shape[-1]
     raw = layer.project("x_proj", x)
     rank = raw.shape[-1] - 2 * states
@@ -43,30 +44,28 @@ def read(layer: Captured) -> SelectiveStateSpace:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
-    """Gate, then project."""
-    response = mixed.squeeze((-2, -1)).mT
-    return layer.project("out_proj", gated(layer, response, projected(layer)[1]))
-
-
-def projected(layer: Captured, halves: Halves = _halves) -> tuple[Tensor, Tensor]:
-    """x and z."""
+def enter(layer: Captured, halves: Halves = _halves) -> Chain:
+    """Project, convolve, activate; padding is zeroed twice."""
     hidden = layer.arguments["hidden_states"]
-    if _is_old(layer):
-        x, z = halves(layer.project("in_proj", hidden))
-        return masked(layer, x), z
-    return halves(layer.project("in_proj", masked(layer, hidden)))
+    x, mask = some_rows(layer, "in_proj", lambda both: halves(both)[0]), masking(layer, hidden)
+    before: tuple[Stage, ...] = (x, *mask) if _is_old(layer) else (*mask, x)
+    linear = Chain((*before, convolution(layer, "conv1d")))
+    factor = secant(activation(layer), linear(hidden))
+    return Chain((*linear, Scale(factor), *mask))
 
 
-def convolved(layer: Captured, x: Tensor) -> Tensor:
-    """x after convolution and activation, padding zeroed once more."""
-    return masked(layer, activation(layer)(causal_convolution(layer, "conv1d", x)))
+def entered(layer: Captured, halves: Halves = _halves) -> Tensor:
+    """What is scanned."""
+    return enter(layer, halves)(layer.arguments["hidden_states"])
 
 
-def gated(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
-    """What the scan put out, times its gate."""
+def leave(layer: Captured, _: Tensor, halves: Halves = _halves) -> Chain:
+    """Gate, then project."""
+    hidden = layer.arguments["hidden_states"]
+    mask = () if _is_old(layer) else masking(layer, hidden)
+    z = Chain((*mask, some_rows(layer, "in_proj", lambda both: halves(both)[1])))(hidden)
     gate = activation(layer) if _is_old(layer) else silu
-    return response * gate(z)
+    return Chain((Scale(gate(z)), layer.projection("out_proj")))
 
 
 def _is_old(layer: Captured) -> bool:
@@ -94,6 +93,7 @@ ADAPTER = Adapter(
         "transformers.models.jamba.modeling_jamba.JambaMambaMixer": "jamba",
     },
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
     axes=("sample", "channel"),
 )

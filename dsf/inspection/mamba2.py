@@ -14,14 +14,16 @@ from torch.nn.functional import silu, softplus
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
+from dsf.inspection.chain import Chain, Scale, secant
 from dsf.inspection.pieces import (
     activation,
     by_head,
-    causal_convolution,
+    convolution,
     epsilon_of,
     masked,
-    rms_normalised,
-    side_by_side,
+    masking,
+    rms_factor,
+    some_rows,
 )
 from dsf.mixers import StateSpaceDuality
 
@@ -36,9 +38,9 @@ def read(layer: Captured) -> StateSpaceDuality:
     """The scan this layer ran."""
     module = layer.module
     _, mixed, step = _projected(layer)
-    mixed = masked(layer, activation(layer)(causal_convolution(layer, "conv1d", mixed)))
-    shared = module.n_groups * module.ssm_state_size
-    x, write, read_out = mixed.split([mixed.shape[-1] - 2 * shared, shared, shared], dim=-1)
+    mixed = masked(layer, activation(layer)(convolution(layer, "conv1d")(mixed)))
+    width, shared = _width(layer), module.n_groups * module.ssm_state_size
+    x, write, read_out = mixed.split([width, shared, shared], dim=-1)
     low, high = _limits(layer)
     step = softplus(step + layer.weights["dt_bias"]).clamp(low, high)
     return StateSpaceDuality(
@@ -51,10 +53,22 @@ def read(layer: Captured) -> StateSpaceDuality:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def enter(layer: Captured) -> Chain:
+    """Project, convolve, activate; padding is zeroed twice."""
+    hidden, width = layer.arguments["hidden_states"], _width(layer)
+    gate, mask = layer.weights["in_proj.weight"].shape[0] - _rest(layer), masking(layer, hidden)
+    x = some_rows(layer, "in_proj", lambda rows: rows[..., gate : gate + width])
+    tuned = layer.weights.get("mup_vector")
+    after = () if tuned is None else (Scale(tuned.flatten()[gate : gate + width]),)
+    before = (*mask, Scale(hidden.new_tensor(getattr(layer.module, "ssm_in_multiplier", 1.0))))
+    linear = Chain((*before, x, *after, convolution(layer, "conv1d", slice(width))))
+    return Chain((*linear, Scale(secant(activation(layer), linear(hidden))), *mask))
+
+
+def leave(layer: Captured, response: Tensor) -> Chain:
     """Gate and normalise, then project."""
-    response, z = side_by_side(mixed.squeeze(-2)), _projected(layer)[0]
-    return layer.project("out_proj", _gated_and_normalised(layer, response, z))
+    factor = _gate_over_norm(layer, response, _projected(layer)[0])
+    return Chain((Scale(factor), layer.projection("out_proj")))
 
 
 def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,11 +78,19 @@ def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
     projected = layer.project("in_proj", hidden)
     if "mup_vector" in layer.weights:
         projected = projected * layer.weights["mup_vector"]
-    heads, convolved = layer.module.num_heads, layer.weights["conv1d.weight"].shape[0]
-    z, mixed, step = projected.split(
-        [projected.shape[-1] - convolved - heads, convolved, heads], dim=-1
-    )
+    heads, rest = layer.module.num_heads, _rest(layer)
+    z, mixed, step = projected.split([projected.shape[-1] - rest, rest - heads, heads], dim=-1)
     return z, mixed, step
+
+
+def _rest(layer: Captured) -> int:
+    """Rows of ``in_proj`` that are not z."""
+    return layer.weights["conv1d.weight"].shape[0] + layer.module.num_heads
+
+
+def _width(layer: Captured) -> int:
+    shared = layer.module.n_groups * layer.module.ssm_state_size
+    return layer.weights["conv1d.weight"].shape[0] - 2 * shared
 
 
 def _limits(layer: Captured) -> tuple[float, float]:
@@ -79,22 +101,22 @@ def _limits(layer: Captured) -> tuple[float, float]:
     return low, high
 
 
-def _gated_and_normalised(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
+def _gate_over_norm(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
     weight = layer.weights.get("norm.weight")
     if weight is None:
-        return response * silu(z)
-    if getattr(layer.module.norm, "norm_before_gate", False):
-        return weight * _normalised(layer, response) * silu(z)
-    return weight * _normalised(layer, response * silu(z))
+        return silu(z)
+    first = getattr(layer.module.norm, "norm_before_gate", False)
+    return weight * silu(z) * _norm_factor(layer, response if first else response * silu(z))
 
 
-def _normalised(layer: Captured, x: Tensor) -> Tensor:
+def _norm_factor(layer: Captured, x: Tensor) -> Tensor:
     """Group by group; releases before 5.16 take the whole width for one group in most families."""
     norm = layer.module.norm
     groups = getattr(norm, "n_groups", None) or x.shape[-1] // getattr(
         norm, "group_size", x.shape[-1]
     )
-    return rms_normalised(x.unflatten(-1, (groups, -1)), epsilon=epsilon_of(norm)).flatten(-2)
+    factor = rms_factor(x.unflatten(-1, (groups, -1)), epsilon=epsilon_of(norm))
+    return factor.squeeze(-1).repeat_interleave(x.shape[-1] // groups, dim=-1)
 
 
 ADAPTER = Adapter(
@@ -108,6 +130,7 @@ ADAPTER = Adapter(
         "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer": "zamba2",
     },
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
     advice={"nemotron_h": WRONG_BEFORE_5_16, "zamba2": WRONG_BEFORE_5_16},
 )

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
-from dsf.inspection.pieces import by_head, epsilon_of, masked, rms_normalised, side_by_side
+from dsf.inspection.chain import Chain, Scale, secant
+from dsf.inspection.pieces import (
+    by_head,
+    epsilon_of,
+    masked,
+    masking,
+    rms_factor,
+    some_rows,
+)
 from dsf.mixers import Retention
 
 
@@ -27,12 +35,25 @@ def read(layer: Captured) -> Retention:
     return Retention(query=query, key=key, value=value, decay=decay)
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def enter(layer: Captured) -> Chain:
+    """Project to values and activate; padding is zeroed behind."""
+    hidden, heads = layer.arguments["hidden_states"], layer.weights["slope_rate"].numel()
+
+    def values(qkv: Tensor) -> Tensor:
+        return qkv.unflatten(-1, (heads, 3, -1))[..., 2, :].flatten(-2)
+
+    project = some_rows(layer, "qkv_proj", values)
+    factor = secant(layer.module.act_fn, project(hidden))
+    return Chain((project, Scale(factor), *masking(layer, hidden)))
+
+
+def leave(layer: Captured, response: Tensor) -> Chain:
     """Normalise over all heads, then gate, then project."""
-    response = side_by_side(mixed.squeeze(-2))
-    response = rms_normalised(response, epsilon=epsilon_of(layer.module.norm))
+    factor = rms_factor(response, epsilon=epsilon_of(layer.module.norm))
     gate = layer.project("output_gate", layer.arguments["hidden_states"]).sigmoid()
-    return layer.project("out_proj", gate * layer.weights["norm.weight"] * response)
+    return Chain(
+        (Scale(gate * layer.weights["norm.weight"] * factor), layer.projection("out_proj"))
+    )
 
 
 def _zeroes_whole_tokens(layer: Captured) -> bool:
@@ -43,6 +64,7 @@ def _zeroes_whole_tokens(layer: Captured) -> bool:
 ADAPTER = Adapter(
     families={"transformers.models.minimax.modeling_minimax.MiniMaxLightningAttention": "minimax"},
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
     tolerance=1e-7,  # its decays are buffers that the library computes in float32
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsf.inspection.captured import Captured
+from dsf.inspection.chain import Filter, Project, Scale
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -40,28 +41,45 @@ def activation(layer: Captured, part: str = "") -> Callable[[Tensor], Tensor]:
 
 def masked(layer: Captured, x: Tensor) -> Tensor:
     """``sample time width`` with padded tokens set to zero, where a 2-D padding mask came along."""
+    for stage in masking(layer, x):
+        x = stage(x)
+    return x
+
+
+def masking(layer: Captured, like: Tensor) -> tuple[Scale, ...]:
+    """Zero for padded tokens as a stage, one where a 2-D padding mask came along, else none.
+
+    Args:
+        like: ``sample time width``; its tokens are the last ones of the mask.
+    """
     mask = layer.arguments.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2:
-        return x
-    return x * mask[:, -x.shape[1] :].to(x.dtype).unsqueeze(-1)
+        return ()
+    return (Scale(mask[:, -like.shape[1] :].to(like.dtype).unsqueeze(-1)),)
 
 
-def causal_convolution(layer: Captured, name: str, x: Tensor) -> Tensor:
-    """The depthwise causal convolution ``name`` over ``sample time channel``; the last tap meets
-    the current token."""
-    kernel = layer.weights[f"{name}.weight"].squeeze(1)
-    steps, taps = x.shape[1], kernel.shape[-1]
-    padded = functional.pad(x, (0, 0, taps - 1, 0))
-    convolved = torch.zeros_like(x)
-    for tap in range(taps):
-        convolved += padded[:, tap : tap + steps] * kernel[:, tap]
+def some_rows(layer: Captured, name: str, pick: Callable[[Tensor], Tensor]) -> Project:
+    """The linear map ``name`` with those of its outputs, along the last axis, that are picked."""
+    whole = layer.projection(name)
+    return Project(pick(whole.weight.mT).mT, None if whole.bias is None else pick(whole.bias))
+
+
+def convolution(layer: Captured, name: str, channels: slice = slice(None)) -> Filter:
+    """The depthwise causal convolution ``name``, or some of its channels; the last tap meets the
+    current token."""
     bias = layer.weights.get(f"{name}.bias")
-    return convolved if bias is None else convolved + bias
+    kernel = layer.weights[f"{name}.weight"].squeeze(1)
+    return Filter(kernel[channels], None if bias is None else bias[channels])
 
 
 def rms_normalised(x: Tensor, *, epsilon: float) -> Tensor:
     """``x`` over its root mean square along the last axis."""
-    return x * (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+    return x * rms_factor(x, epsilon=epsilon)
+
+
+def rms_factor(x: Tensor, *, epsilon: float) -> Tensor:
+    """One over the root mean square along the last axis, which is kept with size one."""
+    return (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
 
 
 def epsilon_of(norm: Any) -> float:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -13,9 +15,11 @@ from dsf.inspection.captured import Captured, raised, weights_of
 from dsf.inspection.environment import described
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.hooks import Call
+from dsf.inspection.layout import as_tokens
 from dsf.inspection.precision import TOLERANCE
 from dsf.inspection.result import InspectedLayer
 from dsf.inspection.seal import Seal
+from dsf.inspection.whole import WholeMixer
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,30 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
     for layer in adapter.split(whole):
         mixer = adapter.read(layer)
         system = mixer.system()
-        rebuilt = adapter.finish(layer, respond(system, mixer.signal()))
+        rebuilt = adapter.finished(layer, mixer, respond(system, mixer.signal()))
         error = relative_error(rebuilt, layer.output)
         if not error <= tolerance:
             raise ReconstructionError(_worded(layer, adapter, error, tolerance))
         axes = adapter.axes[: len(system.batch)]
-        yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance, Seal(mixer))
+        shell = None if adapter.enter is None else partial(_whole, layer, adapter, mixer, tolerance)
+        yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance, Seal(mixer), shell)
+
+
+def _whole(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> WholeMixer:
+    """The layer as a whole, compared like its mixer."""
+    if adapter.enter is None or adapter.leave is None:
+        raise TypeError("Adapter: a layer is known as a whole by both 'enter' and 'leave'.")
+    response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
+    whole = WholeMixer(
+        given=layer.arguments[adapter.takes],
+        enter=adapter.enter(layer),
+        mixer=mixer,
+        leave=adapter.leave(layer, response),
+    )
+    error = relative_error(whole(whole.given), layer.output)
+    if not error <= tolerance:
+        raise ReconstructionError(_worded(layer, adapter, error, tolerance))
+    return whole
 
 
 def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*theirs"]) -> float:

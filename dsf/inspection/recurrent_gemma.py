@@ -11,7 +11,8 @@ from torch.nn.functional import softplus
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
-from dsf.inspection.pieces import by_head, causal_convolution, side_by_side
+from dsf.inspection.chain import Chain, Scale
+from dsf.inspection.pieces import by_head, convolution, side_by_side
 from dsf.mixers import RGLRU
 
 SHARPNESS = 8.0
@@ -19,8 +20,7 @@ SHARPNESS = 8.0
 
 def read(layer: Captured) -> RGLRU:
     """The recurrence this block ran."""
-    x = layer.project("linear_x", layer.arguments["input_states"])
-    x = causal_convolution(layer, "conv_1d", x)
+    x = enter(layer)(layer.arguments["input_states"])
     forgetting = softplus(layer.weights["rg_lru.recurrent_param"])
     log_decay = -SHARPNESS * _gate(layer, "recurrent_gate", x) * forgetting
     return RGLRU(
@@ -31,10 +31,15 @@ def read(layer: Captured) -> RGLRU:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def enter(layer: Captured) -> Chain:
+    """Project, convolve."""
+    return Chain((layer.projection("linear_x"), convolution(layer, "conv_1d")))
+
+
+def leave(layer: Captured, _: Tensor) -> Chain:
     """Gate, then project."""
     gate = layer.module.act_fn(layer.project("linear_y", layer.arguments["input_states"]))
-    return layer.project("linear_out", mixed.squeeze((-2, -1)).mT * gate)
+    return Chain((Scale(gate), layer.projection("linear_out")))
 
 
 def _gate(layer: Captured, name: str, x: Tensor) -> Tensor:
@@ -49,6 +54,8 @@ ADAPTER = Adapter(
         ".RecurrentGemmaRecurrentBlock": "recurrent_gemma"
     },
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
+    takes="input_states",
     axes=("sample", "channel"),
 )

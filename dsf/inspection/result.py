@@ -1,18 +1,19 @@
 """What an inspection found: layers with their systems, and what it could not read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
-from dsf.inspection.errors import ReconstructionError
+from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.seal import Seal
+from dsf.inspection.whole import WholeMixer
 from dsf.mixers import Mixer
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class InspectedLayer:
         error: largest difference between rebuilt and captured output over the largest captured.
         tolerance: what ``error`` was held against; an inspection with a larger one raises.
         seal: the mixer as it was compared; without one nothing is checked later.
+        shell: builds the whole layer around the mixer; None where it is not known as a whole.
     """
 
     name: str
@@ -40,6 +42,7 @@ class InspectedLayer:
     error: float
     tolerance: float
     seal: Seal | None = None
+    shell: Callable[[], WholeMixer] | None = None
 
     @property
     def system(self) -> Operator:
@@ -67,6 +70,37 @@ class InspectedLayer:
             ReconstructionError: if the mixer was altered after it was compared with the layer.
         """
         return attention_map(self.system, rows)
+
+    @cached_property
+    def whole(self) -> WholeMixer:
+        """The layer from its input to its output: convolution, activation, scan, gate and norm.
+
+        Affine, given this run.
+
+        Raises:
+            InspectionError: if only the mixer of this layer is known.
+            ReconstructionError: if it does not reproduce the layer's output.
+        """
+        self._check_seal()
+        if self.shell is None:
+            raise InspectionError(
+                f"{self.name}: of a layer of the family '{self.family}' only the mixer is known, "
+                "not what the module does around it. layer.map() gives the mixer's map."
+            )
+        return self.shell()
+
+    def mixer_map(
+        self, rows: Selection | None = None
+    ) -> Float[Tensor, "sample channel rows columns"]:
+        """The map of the whole layer, one for every channel, or some of its rows.
+
+        See ``WholeMixer.map``; ``layer.whole`` also has the remainder and the contributions.
+
+        Raises:
+            MapTooLarge: if it would take more than half of the free memory.
+            InspectionError: if only the mixer of this layer is known.
+        """
+        return self.whole.map(rows)
 
     @cached_property
     def _system(self) -> Operator:

@@ -6,11 +6,12 @@ Padding is ignored. The library rescales ``output`` at its first forward in eval
 weights belong to the run they are read in.
 """
 
+import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
+from dsf.inspection.chain import Chain, Filter, Scale
 from dsf.mixers import RWKV4
 
 
@@ -24,21 +25,31 @@ def read(layer: Captured) -> RWKV4:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def enter(layer: Captured) -> Chain:
+    """Blend every token with the one before, then project to values."""
+    return _blended(layer, "value")
+
+
+def leave(layer: Captured, _: Tensor) -> Chain:
     """Gate, then project."""
     gate = _projected(layer, "receptance").sigmoid()
-    return layer.project("output", gate * mixed.squeeze((-2, -1)).mT)
+    return Chain((Scale(gate), layer.projection("output")))
 
 
 def _projected(layer: Captured, name: str) -> Tensor:
-    hidden, blend = layer.arguments["hidden"], layer.weights[f"time_mix_{name}"]
-    earlier = pad(hidden, (0, 0, 1, -1))
-    return layer.project(name, blend * hidden + (1 - blend) * earlier)
+    return _blended(layer, name)(layer.arguments["hidden"])
+
+
+def _blended(layer: Captured, name: str) -> Chain:
+    now = layer.weights[f"time_mix_{name}"].flatten()
+    return Chain((Filter(torch.stack([1 - now, now], dim=-1)), layer.projection(name)))
 
 
 ADAPTER = Adapter(
     families={"transformers.models.rwkv.modeling_rwkv.RwkvSelfAttention": "rwkv"},
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
+    takes="hidden",
     axes=("sample", "channel"),
 )

@@ -6,11 +6,11 @@ The norm covers the channels of one head, mean removed. Padding is ignored.
 """
 
 from torch import Tensor
-from torch.nn.functional import layer_norm
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
-from dsf.inspection.pieces import by_head, side_by_side
+from dsf.inspection.chain import Centre, Chain, Scale
+from dsf.inspection.pieces import by_head, some_rows
 from dsf.mixers import MLSTM
 
 
@@ -30,13 +30,27 @@ def read(layer: Captured) -> MLSTM:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def enter(layer: Captured) -> Chain:
+    """Project; the norm behind the scan takes the mean of a head's channels out, in front of it."""
+    config = layer.module.config
+    if config.weight_mode == "fused":
+        keys, values = layer.module.qk_dim, layer.module.v_dim
+        rows = slice(2 * keys, 2 * keys + values)
+        project = some_rows(layer, "qkv_opreact", lambda whole: whole[..., rows])
+    else:
+        project = layer.projection("v")
+    return Chain((project, Centre(config.num_heads)))
+
+
+def leave(layer: Captured, response: Tensor) -> Chain:
     """Normalise every head, then gate, then project."""
-    response, norm = mixed.squeeze(-2), layer.module.multihead_norm
-    response = side_by_side(layer_norm(response, response.shape[-1:], eps=norm.eps))
-    response = response * layer.weights["multihead_norm.weight"]
-    response = response + layer.weights.get("multihead_norm.bias", 0)
-    return layer.project("out_proj", _projected(layer)[3].sigmoid() * response)
+    heads, norm = layer.module.config.num_heads, layer.module.multihead_norm
+    spread = response.unflatten(-1, (heads, -1)).var(dim=-1, correction=0, keepdim=True)
+    inverse = (spread + norm.eps).rsqrt().expand(*spread.shape[:-1], response.shape[-1] // heads)
+    factor = layer.weights["multihead_norm.weight"] * inverse.flatten(-2)
+    normalise = Scale(factor, layer.weights.get("multihead_norm.bias"))
+    gate = Scale(_projected(layer)[3].sigmoid())
+    return Chain((Centre(heads), normalise, gate, layer.projection("out_proj")))
 
 
 def _projected(layer: Captured) -> tuple[Tensor, ...]:
@@ -59,5 +73,7 @@ def _gates(layer: Captured) -> tuple[Tensor, ...]:
 ADAPTER = Adapter(
     families={"transformers.models.xlstm.modeling_xlstm.xLSTMLayer": "xlstm"},
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
+    takes="x",
 )

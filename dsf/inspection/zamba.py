@@ -6,13 +6,13 @@ x' = act(conv x + b)   [τ|write|read] = W_x x'   step = softplus(W_dt τ + b_dt
 output = out_proj((scan + D x') ⊙ SiLU(z))
 """
 
-from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from dsf.inspection import mamba
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
-from dsf.inspection.mamba import convolved, gated, projected
+from dsf.inspection.chain import Chain
 from dsf.inspection.pieces import by_head
 from dsf.mixers import SelectiveStateSpace
 
@@ -20,8 +20,7 @@ from dsf.mixers import SelectiveStateSpace
 def read(layer: Captured) -> SelectiveStateSpace:
     """The selective scans of all heads of this layer."""
     weights = layer.weights
-    x = convolved(layer, projected(layer, _alternating)[0])
-    x = by_head(x, heads=weights["A_log"].shape[0])
+    x = by_head(mamba.entered(layer, _alternating), heads=weights["A_log"].shape[0])
     rank, states = weights["dt_proj_weight"].shape[-1], weights["A_log"].shape[-1]
     raw = x @ weights["x_proj_weight"].mT
     tau, write, read_out = raw.split([rank, states, states], dim=-1)
@@ -36,10 +35,14 @@ def read(layer: Captured) -> SelectiveStateSpace:
     )
 
 
-def finish(layer: Captured, mixed: Tensor) -> Tensor:
+def enter(layer: Captured) -> Chain:
+    """Project, convolve, activate."""
+    return mamba.enter(layer, _alternating)
+
+
+def leave(layer: Captured, response: Tensor) -> Chain:
     """Gate, then project."""
-    response = rearrange(mixed, "sample head channel time 1 1 -> sample time (head channel)")
-    return layer.project("out_proj", gated(layer, response, projected(layer, _alternating)[1]))
+    return mamba.leave(layer, response, _alternating)
 
 
 def _alternating(both: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,6 +52,7 @@ def _alternating(both: Tensor) -> tuple[Tensor, Tensor]:
 ADAPTER = Adapter(
     families={"transformers.models.zamba.modeling_zamba.ZambaMambaMixer": "zamba"},
     read=read,
-    finish=finish,
+    enter=enter,
+    leave=leave,
     axes=("sample", "head", "channel"),
 )

@@ -8,7 +8,7 @@ from torch.nn.functional import silu
 
 import dsf
 from dsf.inspection import ReconstructionError, gated_delta, kimi_delta, mamba, mamba2, rwkv, zamba
-from dsf.inspection.pieces import by_head, rms_normalised
+from dsf.inspection.pieces import by_head, rms_factor
 from dsf.mixers import RWKV4, KimiDeltaAttention
 from dsf.transition import DiagonalPlusLowRank
 from tests.inspection.families.tiny_models import build, inputs
@@ -34,11 +34,15 @@ class DecaysLast(KimiDeltaAttention):
 
 
 def norm_before_gate(layer, response, z):
-    return layer.weights["norm.weight"] * mamba2._normalised(layer, response) * silu(z)
+    return layer.weights["norm.weight"] * mamba2._norm_factor(layer, response) * silu(z)
 
 
 def whole_width(layer, x):
-    return rms_normalised(x, epsilon=layer.module.norm.variance_epsilon)
+    return rms_factor(x, epsilon=layer.module.norm.variance_epsilon)
+
+
+def no_factor(x, **_):
+    return torch.ones_like(x[..., :1])
 
 
 def interleaved(layer, part):
@@ -58,17 +62,21 @@ def unmasked(_, x):
     return x
 
 
+def no_mask(*_):
+    return ()
+
+
 MISTAKES = [
     ("no unit length", "qwen3_next", gated_delta, "unit_length", as_it_is),
     ("no unit length", "kimi_linear", kimi_delta, "unit_length", as_it_is),
     ("key heads interleaved", "qwen3_5", gated_delta, "_shared", interleaved),
-    ("no norm", "olmo_hybrid", gated_delta, "rms_normalised", as_it_is),
+    ("no norm", "olmo_hybrid", gated_delta, "rms_factor", no_factor),
     ("a gate of another kind", "qwen4_exp", gated_delta, "activation", lambda *_: silu),
-    ("norm before gate", "mamba2", mamba2, "_gated_and_normalised", norm_before_gate),
-    ("norm over the whole width", "nemotron_h", mamba2, "_normalised", whole_width),
+    ("norm before gate", "mamba2", mamba2, "_gate_over_norm", norm_before_gate),
+    ("norm over the whole width", "nemotron_h", mamba2, "_norm_factor", whole_width),
     ("no limit of the step", "mamba2", mamba2, "_limits", lambda _: (0.0, torch.inf)),
     ("no limit of the step", "zamba2", mamba2, "_limits", lambda _: (0.0, torch.inf)),
-    ("padding ignored", "mamba", mamba, "masked", unmasked),
+    ("padding ignored", "mamba", mamba, "masking", no_mask),
     ("padding ignored", "mamba2", mamba2, "masked", unmasked),
     ("padding ignored", "qwen3_next", gated_delta, "masked", unmasked),
     ("padding ignored", "kimi_linear", kimi_delta, "masked", unmasked),

@@ -1,0 +1,102 @@
+"""The whole mixer of every family: from the module's input to its output, in one map and a rest."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import dsf
+from dsf.inspection import InspectionError, ReconstructionError
+from dsf.inspection.chain import Centre, Chain, Scale
+from tests.inspection.families.tiny_models import (
+    FAMILIES,
+    build,
+    inputs,
+    skip_a_known_defect,
+)
+
+pytestmark = pytest.mark.matrix
+
+# Where a family's projections, convolutions and norms have biases, what is left without the input.
+WITH_A_REMAINDER = {"mamba", "mamba2", "recurrent_gemma", "xlstm", "lfm2"}
+
+
+@pytest.fixture(params=FAMILIES)
+def layer(request):
+    skip_a_known_defect(request.param)
+    model = build(request.param).double()
+    inspection = dsf.inspect(model, **inputs(9, padding="left"))
+    return next(one for one in inspection if one.shell is not None)
+
+
+def close(ours, theirs, *, within=1e-12):
+    assert ours.shape == theirs.shape
+    return (ours - theirs).abs().max() <= within * theirs.abs().max()
+
+
+def test_the_map_the_parts_and_the_rest_make_the_output(layer):
+    """The output itself is compared with the captured one when ``whole`` is made."""
+    whole = layer.whole
+    output = whole(whole.given)
+    parts = whole.contributions()
+    assert close(parts.sum(dim=2) + whole.remainder, output)
+    assert ahead(parts) == 0
+
+    stream = between_projections(whole)
+    mixed = torch.einsum("scij,sjc->sic", layer.mixer_map(), stream)
+    inner = len(whole.leave.before_projection().stages)
+    assert close(Chain(whole.leave.stages[inner:]).linear(mixed), whole.linear(whole.given))
+    assert close(layer.mixer_map(slice(2, 5)), layer.mixer_map()[..., 2:5, :])
+    if layer.family in WITH_A_REMAINDER:
+        assert whole.remainder.abs().max() > 0.05 * output.abs().max()
+
+
+def ahead(parts):
+    """The largest contribution of a token to an earlier one."""
+    steps = parts.shape[1]
+    later = torch.ones(steps, steps, dtype=torch.bool).triu(1)
+    return parts[:, later].abs().max()
+
+
+def between_projections(whole):
+    """What the channel maps read, without constants: the mean of a head taken out where it is."""
+    behind = len(whole.enter.behind_projections().stages)
+    own = whole.enter.stages[: len(whole.enter.stages) - behind]
+    centred = [stage for stage in whole.enter if isinstance(stage, Centre)]
+    return Chain((*own, *centred)).linear(whole.given)
+
+
+def test_shares_add_up(layer):
+    whole = layer.whole
+    output = whole(whole.given)
+    kept = output.abs().amax(dim=-1) > 0
+    rest = (whole.remainder * output).sum(dim=-1) / output.square().sum(dim=-1)
+    total = whole.shares().sum(dim=-1) + rest
+    torch.testing.assert_close(total[kept], torch.ones_like(total[kept]))
+
+
+@pytest.mark.parametrize("part", ["enter", "leave"])
+def test_a_mistake_around_the_mixer_is_found(part):
+    """Another gate or another activation than the layer's leaves the mixer as it was."""
+    from dsf.inspection import mamba
+
+    right = mamba.ADAPTER
+    inspection = dsf.inspect(build("mamba").double(), **inputs(9))
+    chain = getattr(right, part)
+
+    def wrong(layer, *rest):
+        made = chain(layer, *rest)
+        return Chain((Scale(torch.full((1,), 1.01, dtype=torch.float64)), *made))
+
+    shell = inspection[0].shell
+    layer, _, mixer, tolerance = shell.args
+    bent = replace(right, **{part: wrong})
+    with pytest.raises(ReconstructionError, match="differs from what it put out"):
+        shell.func(layer, bent, mixer, tolerance)
+
+
+def test_a_layer_whose_surroundings_are_unknown_says_so():
+    recurrent = torch.nn.LSTM(3, 4, batch_first=True)
+    (layer,) = dsf.inspect(recurrent, torch.randn(1, 6, 3))
+    with pytest.raises(InspectionError, match="only the mixer is known"):
+        layer.mixer_map()
