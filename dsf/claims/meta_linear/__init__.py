@@ -1,5 +1,30 @@
 """Claims of MetaLA (Chou et al. 2024, arXiv:2411.10741)."""
 
 from dsf.claims.claim import Claim
+from dsf.claims.meta_linear import (
+    augmentation,
+    decays,
+    forms,
+    overwriting,
+    parameters,
+    queries,
+    row_sums,
+    states,
+    tables,
+    tied_keys,
+    unified_form,
+)
 
-CLAIMS: tuple[Claim, ...] = ()
+CLAIMS: tuple[Claim, ...] = (
+    *forms.CLAIMS,
+    *unified_form.CLAIMS,
+    *overwriting.CLAIMS,
+    *tied_keys.CLAIMS,
+    *queries.CLAIMS,
+    *states.CLAIMS,
+    *decays.CLAIMS,
+    *row_sums.CLAIMS,
+    *augmentation.CLAIMS,
+    *parameters.CLAIMS,
+    *tables.CLAIMS,
+)

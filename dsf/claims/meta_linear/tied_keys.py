@@ -1,0 +1,153 @@
+"""Softmax maps by the key 1 - α: the decay that makes any row of probabilities."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from torch import Tensor
+
+from dsf.certificates import Certificate, Verdict
+from dsf.claims.claim import Claim, Standing
+from dsf.claims.deciding import argued, measured, refuted
+from dsf.claims.meta_linear.random_maps import normal, softmax_map
+from dsf.evaluate import attention_map
+from dsf.measures import largest_difference
+from dsf.mixers import LinearAttention, MetaLinearAttention
+
+LONGEST, STEPS = 6, 64
+Decay = Callable[[Any, Any], Any]
+"""α_s from the sums of the row up to the token before and up to this one, in any number type."""
+
+
+def share_kept(before: Any, now: Any) -> Any:
+    """α_s = S_{s-1} / S_s; zero as long as nothing was summed up."""
+    return before / now if now != 0 else now
+
+
+def decays_of(row: list[Any], decay: Decay = share_kept) -> list[Any]:
+    """The decays that let one channel make ``row``."""
+    sums = [sum(row[:s], 0 * row[0]) for s in range(len(row) + 1)]
+    return [decay(before, now) for before, now in pairwise(sums)]
+
+
+def weights_of(decays: list[Any]) -> list[Any]:
+    """The last row of a channel with query 1 and key 1 - α."""
+    weights, kept = [], 1
+    for decay in reversed(decays):
+        weights.append((1 - decay) * kept)
+        kept = kept * decay
+    return weights[::-1]
+
+
+def any_row(decay: Decay = share_kept) -> Certificate:
+    """Rows of symbols, a row of 64 fractions, one-hot rows; the decays stay between 0 and 1."""
+    drawn = torch.softmax(3 * normal(np.random.default_rng(0), STEPS), dim=0).tolist()
+    whole = sum(map(Fraction, drawn))
+    exact = [Fraction(part) / whole for part in drawn]
+    one_hot = [[Fraction(int(s == t)) for s in range(LONGEST)] for t in range(LONGEST)]
+    decays = decays_of(exact, decay)
+    found = weights_of(decays_of(drawn, decay))
+    hypotheses = {
+        f"symbols, up to {LONGEST} tokens": all(_row_of(t, decay) for t in range(1, LONGEST + 1)),
+        f"{STEPS} tokens in fractions": weights_of(decays) == exact,
+        "one-hot rows": all(weights_of(decays_of(row, decay)) == row for row in one_hot),
+        "decays between 0 and 1": all(0 <= part <= 1 for part in decays),
+    }
+    return argued(
+        "one channel with query 1, key 1 - α and α_s = S_{s-1}/S_s makes any row of probabilities",
+        "(1 - α_s) α_{s+1} ... α_t telescopes to p_s / S_t, and sums of parts that are not "
+        "negative never shrink",
+        hypotheses,
+        method="symbols and exact fractions",
+        observed=max(abs(a - b) for a, b in zip(found, drawn, strict=True)),
+    )
+
+
+def any_map(query: Tensor | None = None, *, steps: int = STEPS) -> Certificate:
+    """One channel for every row: Q picks it, and either K or the decay draws it."""
+    target = softmax_map(steps)
+    pick = torch.eye(steps, dtype=target.dtype) if query is None else query
+    decay = torch.ones_like(target)
+    for row in range(steps):
+        decay[: row + 1, row] = target.new_tensor(decays_of(target[row, : row + 1].tolist()))
+    value = torch.ones(steps, 1, dtype=target.dtype)
+    tied = MetaLinearAttention(query=pick, decay=decay, value=value)
+    keyed = LinearAttention(
+        query=pick, key=target.mT, value=value, feature_map=torch.nn.Identity(), normalised=False
+    )
+    errors = [
+        float(largest_difference(attention_map(mixer.system()), target)) for mixer in (tied, keyed)
+    ]
+    return measured(
+        f"(Q, Λ_t) and (Q, K) with as many channels as tokens reproduce a causal softmax map of "
+        f"{steps} tokens",
+        float(np.max(errors)),
+        within=1e-12,
+        method="maps of the two mixers against the target",
+    )
+
+
+def from_tokens(third: tuple[float, float, float] = (0.6, 0.1, 0.3)) -> Certificate:
+    """Two maps that agree up to the second token, and the decay that channel 3 has there."""
+    rows = ((0.2, 0.3, 0.5), third)
+    found = [decays_of(list(row))[1] for row in rows]
+    return refuted(
+        "the decay that reproduces a softmax map is a function of the tokens seen so far",
+        abs(found[0] - found[1]),
+        beyond=1e-9,
+        witness={"third rows": [list(row) for row in rows], "α_2 of channel 3": found},
+        method="two maps with the same first two rows",
+    )
+
+
+def _row_of(tokens: int, decay: Decay) -> bool:
+    """Whether a row of symbols that sums to one comes out as it went in."""
+    free = list(sympy.symbols(f"p1:{tokens}", positive=True))
+    row = [*free, 1 - sum(free, sympy.S.Zero)]
+    return all(
+        sympy.cancel(a - b) == 0
+        for a, b in zip(weights_of(decays_of(row, decay)), row, strict=True)
+    )
+
+
+CLAIMS = (
+    Claim(
+        id="MLA-6",
+        statement=(
+            "With query 1 and key 1 - α the decay α_s = S_{s-1}/S_s, always between 0 and 1, "
+            "reproduces any row of probabilities."
+        ),
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=any_row,
+    ),
+    Claim(
+        id="MLA-7",
+        statement=(
+            "One-hot queries and keys tied to the decay reproduce any causal softmax map with as "
+            "many channels as tokens, and so do one-hot queries and free keys."
+        ),
+        standing=Standing.STATED,
+        expected=Verdict.HOLDS_NUMERICALLY,
+        check=any_map,
+        note="Row by row this is the exact construction of MLA-6.",
+    ),
+    Claim(
+        id="MLA-10",
+        statement=(
+            "The decay that reproduces a softmax map is computed from the tokens seen so far, as "
+            "the definition of a mixer asks."
+        ),
+        standing=Standing.DERIVED,
+        expected=Verdict.REFUTED,
+        check=from_tokens,
+        note=(
+            "Channel 3 must know row 3 at token 2: two maps with the same first two rows need "
+            "α_2 = 0.400 and 0.857. The construction shows that a map exists, not a layer."
+        ),
+    ),
+)
