@@ -1,0 +1,92 @@
+"""When InLine rows tell queries apart: with features that do, over enough keys."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.certificates import Certificate, Verdict, injective
+from dsf.claims.claim import Claim, Standing
+from dsf.claims.deciding import argued, refuted
+from dsf.claims.in_line.weights import drawn, in_line_rows
+from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one, identity, relu
+
+NEAR = 1e-9
+
+
+def undone_elu(y: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes key"]:
+    """The inverse of elu + 1."""
+    return torch.where(y > 1, y - 1, y.clamp(max=1).log())
+
+
+Inverse = Callable[[Tensor], Tensor]
+WITH_INVERSE: tuple[tuple[FeatureMap, Inverse], ...] = (
+    (identity, identity),
+    (elu_plus_one, undone_elu),
+)
+
+
+def injective_with_such_features(
+    maps: tuple[tuple[FeatureMap, Inverse], ...] = WITH_INVERSE,
+) -> Certificate:
+    """Exact rank of [phi(K), 1], and twenty queries back from their rows."""
+    query, key = drawn(20)
+    ranks, missed = [], []
+    for feature_map, inverse in maps:
+        features = feature_map(key)
+        ranks.append(injective(features, first_row=len(key) - 1).verdict)
+        rows = in_line_rows(query, key, feature_map=feature_map)
+        columns = torch.cat([features, torch.ones_like(features[:, :1])], dim=-1)
+        found = torch.linalg.lstsq(columns, rows.mT).solution[:-1].mT
+        missed.append((inverse(found) - query).abs().max().item())
+    return argued(
+        "InLine attention is injective in its query if phi is and rank [phi(K), 1] = d + 1",
+        "equal rows give [phi(K), 1] (phi(p) - phi(q), -c) = 0, hence phi(p) = phi(q) and p = q",
+        {
+            "[phi(K), 1] has full rank, exactly": set(ranks) == {Verdict.PROVED},
+            "phi has an inverse, and queries come back from their rows": max(missed) <= NEAR,
+        },
+        method="exact ranks, and least squares from row to query, for identity and elu + 1",
+        observed=max(missed),
+    )
+
+
+def injective_with_any_kernel(feature_map: FeatureMap = relu) -> Certificate:
+    """Rows of a query and of the same query with its negative entries doubled."""
+    query, key = drawn(1)
+    other = torch.where(query < 0, 2 * query, query)
+    rows = [in_line_rows(q, key, feature_map=feature_map) for q in (query, other)]
+    return refuted(
+        "InLine attention is injective in its query whatever the feature map",
+        (query - other).norm().item() if torch.equal(*rows) else 0.0,
+        beyond=0.5,
+        witness={
+            "feature map": "ReLU",
+            "query": query[0].tolist(),
+            "other": other[0].tolist(),
+            "largest difference of the rows": (rows[0] - rows[1]).abs().max().item(),
+        },
+        method="two queries with equal features",
+    )
+
+
+CLAIMS = (
+    Claim(
+        id="INL-6",
+        statement="InLine attention is injective in its query if its feature map is and "
+        "rank [phi(K), 1] = d + 1.",
+        standing=Standing.UNCONFIRMED,
+        expected=Verdict.PROVED,
+        check=injective_with_such_features,
+    ),
+    Claim(
+        id="INL-7",
+        statement="InLine attention is injective in its query for every kernel.",
+        standing=Standing.UNCONFIRMED,
+        expected=Verdict.REFUTED,
+        check=injective_with_any_kernel,
+        note="ReLU forgets negative entries: doubling them changes the query and leaves every "
+        "weight as it is.",
+    ),
+)
