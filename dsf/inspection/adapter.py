@@ -43,6 +43,8 @@ class Adapter:
             captured call for each.
         join: a module that is called once for every token (an LSTM cell): all its calls, those
             that continue one another as one.
+        rewrites_weights: whether the model writes into its weights when it runs, so that those of
+            the run have to be kept.
         tolerance: the largest error of a healthy layer in guarded float64, relative.
         advice: what to do when a family is not reproduced, where the cause is known.
     """
@@ -56,6 +58,7 @@ class Adapter:
     axes: tuple[str, ...] = ("sample", "head")
     split: Callable[[Captured], Parts] = _whole
     join: Callable[[Sequence[Call]], Sequence[Call]] = _alone
+    rewrites_weights: bool = False
     tolerance: float = 1e-12
     advice: Mapping[str, str] = field(default_factory=dict)
 

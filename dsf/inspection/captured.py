@@ -1,6 +1,6 @@
 """One call of one module: its weights, its arguments and what it put out, in float64."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.chain import Project
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.seal import version
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,28 @@ def raised(value: Any) -> Any:
     return value
 
 
-def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of ``module`` by name, floating ones in float64."""
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {name: raised(part) for name, part in named.items()}
+class Weights(Mapping[str, Tensor]):
+    """Parameters and buffers of a module by name, floating ones in float64 when they are looked at.
+
+    They are not copied, unless asked for: a model need not fit into memory twice. One that was
+    written into since is no longer that of the run and is refused.
+    """
+
+    def __init__(self, module: nn.Module, *, copied: bool = False):
+        named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        self._parts = {name: part.clone() if copied else part for name, part in named.items()}
+        self._versions = {name: version(part) for name, part in self._parts.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        part = self._parts[name]
+        if version(part) != self._versions[name]:
+            raise InspectionError(
+                f"the weight '{name}' was written into since the model was inspected. Inspect it again."
+            )
+        return raised(part)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)

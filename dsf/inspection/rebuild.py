@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.captured import Captured, raised, weights_of
+from dsf.inspection.captured import Captured, Weights, raised
 from dsf.inspection.environment import described
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.hooks import Call
@@ -69,7 +69,7 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         name=call.name,
         family=family,
         module=call.module,
-        weights=weights_of(call.module),
+        weights=Weights(call.module, copied=adapter.rewrites_weights),
         arguments={name: raised(value) for name, value in call.arguments.items()},
         output=raised(output),
     )

@@ -51,5 +51,6 @@ ADAPTER = Adapter(
     enter=enter,
     leave=leave,
     takes="hidden",
+    rewrites_weights=True,
     axes=("sample", "channel"),
 )

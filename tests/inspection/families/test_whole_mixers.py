@@ -100,3 +100,12 @@ def test_a_layer_whose_surroundings_are_unknown_says_so():
     (layer,) = dsf.inspect(recurrent, torch.randn(1, 6, 3))
     with pytest.raises(InspectionError, match="only the mixer is known"):
         layer.mixer_map()
+
+
+def test_weights_written_into_since_the_run_are_refused():
+    model = build("mamba")
+    inspection = dsf.inspect(model, **inputs(9))
+    with torch.no_grad():
+        model.backbone.layers[0].mixer.out_proj.weight.mul_(2)
+    with pytest.raises(InspectionError, match=r"'out_proj.weight' was written into"):
+        inspection[0].mixer_map()
