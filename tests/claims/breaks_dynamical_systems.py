@@ -20,6 +20,7 @@ from dsf.claims.dynamical_systems.gates import reversed_gate, softplus_is_a_powe
 from dsf.claims.dynamical_systems.orders import ORDERS, hankel_bounds, heads_and_states
 from dsf.claims.dynamical_systems.output_gate import normaliser_is_a_gate
 from dsf.claims.dynamical_systems.padding import zero_padding
+from dsf.claims.dynamical_systems.parameters import FORMULAS, first_steps, parameter_counts
 from dsf.claims.dynamical_systems.recall import runs_in_the_grids
 from dsf.claims.dynamical_systems.separable import duality_condition, write_index
 from dsf.claims.dynamical_systems.softmax_states import (
@@ -28,6 +29,7 @@ from dsf.claims.dynamical_systems.softmax_states import (
     no_state_serves_every_length,
     rank_measures_the_state,
 )
+from dsf.claims.dynamical_systems.taylor import monomials_approach_softmax
 from dsf.mixers import SoftmaxAttention
 
 
@@ -61,10 +63,21 @@ def counted(read, write):
     return torch.arange(1, len(read + write) + 1, dtype=read.dtype)
 
 
+def one_order_less(softmax, order):
+    """The last monomials left out."""
+    return softmax.expansion(max(order - 1, 0))
+
+
+def as_it_is(module):
+    """The layer's own initialisation, left alone."""
+    return module
+
+
 BREAKS: dict[str, Callable[[], Certificate]] = {
     "DSF-1": partial(forms_agree, reads_late),
     "DSF-2": partial(write_index, lambda normaliser: normaliser),
     "DSF-3": partial(never_reads_ahead, reverse),
+    "DSF-4": partial(monomials_approach_softmax, one_order_less),
     "DSF-5": partial(no_state_serves_every_length, few_features),
     "DSF-6": partial(infinite_at_fixed_length, partial(SoftmaxAttention, softcap=1.0)),
     "DSF-7": partial(minimal_order, lambda query, key: (query @ key.T).tril()),
@@ -83,5 +96,7 @@ BREAKS: dict[str, Callable[[], Certificate]] = {
     "DSF-21": partial(rank_measures_the_state, causal=False),
     "DSF-22": partial(heads_and_states, lambda key, _heads, channels: key * channels),
     "DSF-23": partial(unit_variance, lambda decay: (1 - decay) ** 2),
+    "DSF-24": partial(first_steps, as_it_is),
+    "DSF-25": partial(parameter_counts, FORMULAS | {"S6": lambda d, n: d * d + 3 * d * n + 2 * d}),
     "DSF-26": partial(runs_in_the_grids, 1376),
 }

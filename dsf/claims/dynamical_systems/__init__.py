@@ -10,15 +10,18 @@ from dsf.claims.dynamical_systems import (
     orders,
     output_gate,
     padding,
+    parameters,
     recall,
     separable,
     softmax_states,
+    taylor,
 )
 
 CLAIMS: tuple[Claim, ...] = (
     *every_form.CLAIMS,
     *separable.CLAIMS,
     *duality.CLAIMS,
+    *taylor.CLAIMS,
     *softmax_states.CLAIMS,
     *orders.CLAIMS,
     *padding.CLAIMS,
@@ -26,5 +29,6 @@ CLAIMS: tuple[Claim, ...] = (
     *bases.CLAIMS,
     *output_gate.CLAIMS,
     *gates.CLAIMS,
+    *parameters.CLAIMS,
     *recall.CLAIMS,
 )

@@ -113,7 +113,7 @@ CLAIMS = (
     Claim(
         id="DSF-17",
         statement="The eigenvalues of A_i are a property of the layer's map.",
-        standing=Standing.SECOND_HAND,
+        standing=Standing.UNCONFIRMED,
         expected=Verdict.REFUTED,
         check=spectrum_belongs_to_the_map,
         note=(
@@ -124,7 +124,7 @@ CLAIMS = (
     Claim(
         id="DSF-19",
         statement="|A| < 1 is the criterion of stability for the attention family.",
-        standing=Standing.SECOND_HAND,
+        standing=Standing.UNCONFIRMED,
         expected=Verdict.REFUTED,
         check=decay_is_the_criterion,
         note=(

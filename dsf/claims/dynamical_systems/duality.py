@@ -127,7 +127,7 @@ CLAIMS = (
             "State-space duality is separable attention with a key feature ψ that is a function "
             "of the current key alone."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.UNCONFIRMED,
         expected=Verdict.REFUTED,
         check=key_alone_suffices,
         note=(
@@ -138,7 +138,7 @@ CLAIMS = (
     Claim(
         id="DSF-15",
         statement="The selective state space of Mamba, all channels, is one separable attention.",
-        standing=Standing.DERIVED,
+        standing=Standing.UNCONFIRMED,
         expected=Verdict.REFUTED,
         check=channels_share_a_map,
         note=(

@@ -123,7 +123,7 @@ CLAIMS = (
         standing=Standing.STATED,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=forms_agree,
-        note="Softmax attention by its cache at finite length, or by monomials up to an error.",
+        note="Softmax attention by its cache, exact at finite length, and by monomials.",
     ),
     Claim(
         id="DSF-3",

@@ -179,7 +179,7 @@ CLAIMS = (
     Claim(
         id="DSF-6",
         statement="Softmax attention needs an infinite state even at a fixed length.",
-        standing=Standing.SECOND_HAND,
+        standing=Standing.UNCONFIRMED,
         expected=Verdict.REFUTED,
         check=infinite_at_fixed_length,
         note=(
@@ -200,7 +200,7 @@ CLAIMS = (
     Claim(
         id="DSF-21",
         statement="The rank of the causal attention map measures the state.",
-        standing=Standing.DERIVED,
+        standing=Standing.UNCONFIRMED,
         expected=Verdict.REFUTED,
         check=rank_measures_the_state,
         note=(
