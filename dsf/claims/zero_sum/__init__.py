@@ -1,5 +1,32 @@
 """Claims of ZeroS (Lu et al. 2025, arXiv:2602.05230)."""
 
 from dsf.claims.claim import Claim
+from dsf.claims.zero_sum import (
+    angle,
+    bounds,
+    forms,
+    growth,
+    lipschitz,
+    orders,
+    reachable,
+    released_layer,
+    released_scan,
+    results,
+    two_tokens,
+    zero_sums,
+)
 
-CLAIMS: tuple[Claim, ...] = ()
+CLAIMS: tuple[Claim, ...] = (
+    *zero_sums.CLAIMS,
+    *orders.CLAIMS,
+    *forms.CLAIMS,
+    *reachable.CLAIMS,
+    *two_tokens.CLAIMS,
+    *bounds.CLAIMS,
+    *lipschitz.CLAIMS,
+    *growth.CLAIMS,
+    *angle.CLAIMS,
+    *released_scan.CLAIMS,
+    *released_layer.CLAIMS,
+    *results.CLAIMS,
+)
