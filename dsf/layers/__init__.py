@@ -16,6 +16,7 @@ from dsf.layers.selective_state_space import SelectiveStateSpace
 from dsf.layers.softmax_attention import SoftmaxAttention
 from dsf.layers.state_space_duality import StateSpaceDuality
 from dsf.layers.zero_sum_attention import ZeroSumAttention
+from dsf.layers.zero_sum_softmax_attention import ZeroSumSoftmaxAttention
 
 ALL: tuple[type[Layer], ...] = (
     SoftmaxAttention,
@@ -23,6 +24,7 @@ ALL: tuple[type[Layer], ...] = (
     NormalisedAttention,
     InLineAttention,
     ZeroSumAttention,
+    ZeroSumSoftmaxAttention,
     SelectiveStateSpace,
     StateSpaceDuality,
     GatedLinearAttention,

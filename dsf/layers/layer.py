@@ -114,3 +114,9 @@ def tokens_so_far(
         count = count + memory.get("tokens", torch.zeros_like(count[:1]))
         memory["tokens"] = count[-1:]
     return count
+
+
+def cached(memory: Memory, **new: Shaped[Tensor, "*batch time _"]) -> None:
+    """Append ``new`` tokens to those that ``memory`` holds under the same names."""
+    for name, part in new.items():
+        memory[name] = torch.cat([memory[name], part], dim=-2) if name in memory else part

@@ -3,14 +3,13 @@
 from dataclasses import replace
 from typing import cast
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf import mixers
 from dsf.evaluate import respond
 from dsf.layers.heads import QueryKeyValue, divide, merge
-from dsf.layers.layer import Layer, Memory
+from dsf.layers.layer import Layer, Memory, cached
 
 
 class SoftmaxAttention(Layer):
@@ -67,7 +66,6 @@ class SoftmaxAttention(Layer):
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
         """Read the cache of keys and values, which grows by one."""
         mixer = cast("mixers.SoftmaxAttention", mixer)
-        for name, new in (("key", mixer.key), ("value", mixer.value)):
-            memory[name] = torch.cat([memory[name], new], dim=-2) if name in memory else new
+        cached(memory, key=mixer.key, value=mixer.value)
         cache = replace(mixer, key=memory["key"], value=memory["value"], causal=False)
         return respond(cache.system(), cache.signal())

@@ -36,6 +36,7 @@ from dsf.mixers.short_convolution import ShortConvolution
 from dsf.mixers.softmax_attention import SoftmaxAttention
 from dsf.mixers.state_space_duality import StateSpaceDuality
 from dsf.mixers.zero_sum_attention import ZeroSumAttention
+from dsf.mixers.zero_sum_softmax_attention import ZeroSumSoftmaxAttention
 
 ALL: tuple[type[Mixer], ...] = (
     SoftmaxAttention,
@@ -44,6 +45,7 @@ ALL: tuple[type[Mixer], ...] = (
     NormalisedAttention,
     InLineAttention,
     ZeroSumAttention,
+    ZeroSumSoftmaxAttention,
     MetaLinearAttention,
     Retention,
     ScalarGatedAttention,

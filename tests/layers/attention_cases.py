@@ -138,4 +138,19 @@ CASES = {
         parameters=ZERO_SUM - 2 * (D**2 + D),
         idle=H * (D + 1) + D,
     ),
+    # The biases of the keys, those of the values, and the order that is not in use.
+    "ZeroSumSoftmaxAttention": Case(
+        build=partial(layers.ZeroSumSoftmaxAttention, D, heads=H),
+        literal=partial(literal_zero_sum.paired, heads=H),
+        parameters=4 * (D**2 + D) + 3 * H * (D + 1),
+        idle=2 * D + H * (D + 1),
+    ),
+    "ZeroSumSoftmaxAttention, zero order, every token": Case(
+        build=partial(
+            layers.ZeroSumSoftmaxAttention, D, heads=H, causal=False, zero_order=True, key_size=N
+        ),
+        literal=partial(literal_zero_sum.paired, heads=H, causal=False, zero_order=True),
+        parameters=ATTENTION + 3 * H * (D + 1),
+        idle=N,
+    ),
 }

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tests.layers.literal_attention import heads_of, linear
+from tests.layers.literal_attention import attend, heads_of, linear, padded
 
 
 def reweighted(logits, first, higher, zero=None):
@@ -72,3 +72,14 @@ def cosines(weights, x, i, head, heads, rotary):
         query = turned(query, i)
         keys = torch.stack([turned(keys[:, j], j) for j in range(i + 1)], dim=1)
     return torch.nn.functional.cosine_similarity(query[:, None], keys[:, : i + 1], dim=-1)
+
+
+def paired(weights, x, *, heads, causal=True, zero_order=False):
+    def row(i, head, query, key):
+        reach = i + 1 if causal else x.shape[1]
+        scores = torch.einsum("bk,bjk->bj", query[:, i], key[:, :reach])
+        factors = orders(weights, x, i, head, heads, zero_order=zero_order)
+        return padded(reweighted(scores / math.sqrt(query.shape[-1]), *factors), x.shape[1])
+
+    merged = [normed(part) for part in heads_of(attend(weights, x, heads, row), heads)]
+    return linear(weights, "out", torch.cat(merged, dim=-1))

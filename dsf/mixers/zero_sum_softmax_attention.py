@@ -1,0 +1,138 @@
+r"""Zero-sum attention on scores of pairs: softmax re-weighted order by order, one row at a time.
+
+    w_ij = first_i δ_ij / n_i + higher_i ε_ij (+ zero_i / n_i)        o_i = Σ_j w_ij v_j
+    δ_ij = s_ij - mean_j s_ij        ε_ij = softmax_j(s_ij) - 1/n_i - δ_ij / n_i
+
+with s_ij = scale q_i.k_j, over the n_i tokens in reach. With all three factors at one that is
+softmax attention, without the higher order InLine attention. No recurrence of fixed size makes the
+weights: the state is a cache.
+
+Source: Lu et al. 2025, arXiv:2602.05230 (there ZeroS-SM).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.composite import PANEL, ExplicitMap, Operator, RowSource, StoredRows
+from dsf.ingredients.attention_cache import cache_system
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.shapes import agree
+
+
+@dataclass(frozen=True)
+class ZeroSumRows(RowSource):
+    """Rows of the map, from query and key on demand; ``orders`` are zero, first and higher."""
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch read key"]
+    orders: Float[Tensor, "*batch time 3"]
+    scale: float
+    causal: bool
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.query.shape[:-1], 1, self.key.shape[-2]])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.query.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.query.device
+
+    @property
+    def is_causal(self) -> bool:
+        return self.causal
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        scores = self.scale * (self.query[..., start:stop, :] @ self.key.mT)
+        ahead, reach = self._reach(start, stop)
+        mean = scores.masked_fill(ahead, 0).sum(dim=-1, keepdim=True) / reach
+        deviation = (scores - mean) / reach
+        softmax = scores.masked_fill(ahead, -torch.inf).softmax(dim=-1)
+        zero, first, higher = self.orders[..., start:stop, :].split(1, dim=-1)
+        rest = softmax - 1 / reach - deviation
+        weights = zero / reach + first * deviation + higher * rest
+        return weights.masked_fill(ahead, 0).unsqueeze(-2)
+
+    def _reach(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Which keys a row may not read, and how many it reads."""
+        read = torch.arange(self.key.shape[-2], device=self.device)
+        last = torch.arange(start, stop, device=self.device) if self.causal else read[-1:]
+        return read > last[:, None], (last[:, None] + 1).to(self.dtype)
+
+    def apply(
+        self, signal: Shaped[Tensor, "*batch read 1 channel"]
+    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+        value, steps = signal.squeeze(-2), self.query.shape[-2]
+        panels = [
+            self.window(start, min(start + PANEL, steps)).squeeze(-2) @ value
+            for start in range(0, steps, PANEL)
+        ]
+        return torch.cat(panels, dim=-2).unsqueeze(-2)
+
+    def flipped(self) -> StoredRows:
+        return StoredRows(self.dense().squeeze(-2).flip(-2))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ZeroSumSoftmaxAttention(Mixer):
+    """Attention by the deviations of softmax from an equal share.
+
+    Attributes:
+        first_order, higher_order: factors of the reading token.
+        zero_order: adds ``zero_order_i / n_i`` to every weight, so that rows sum to it, not to 0.
+        scale: factor on q.k; ``key ** -0.5`` when absent.
+        causal: token i reads tokens 0 ... i only, and the mixer is a system. Otherwise it is an
+            explicit map, which may read another sequence.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch read key"]
+    value: Float[Tensor, "*batch read channel"]
+    first_order: Float[Tensor, "*batch time"]
+    higher_order: Float[Tensor, "*batch time"]
+    zero_order: Float[Tensor, "*batch time"] | None = None
+    scale: float | None = None
+    causal: bool = True
+
+    source: ClassVar[str] = "arXiv:2602.05230"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.causal:
+            steps = self.query.shape[-2]
+            owner = "ZeroSumSoftmaxAttention (causal)"
+            agree(owner, "time", query=steps, key=self.key.shape[-2])
+
+    def system(self) -> Operator:
+        zero = torch.zeros_like(self.first_order) if self.zero_order is None else self.zero_order
+        rows = ZeroSumRows(
+            query=self.query,
+            key=self.key,
+            orders=torch.stack([zero, self.first_order, self.higher_order], dim=-1),
+            scale=self.query.shape[-1] ** -0.5 if self.scale is None else self.scale,
+            causal=self.causal,
+        )
+        return cache_system(rows) if self.causal else ExplicitMap(rows)
+
+    def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "ZeroSumSoftmaxAttention":
+        return cls(
+            query=2 * normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            first_order=uniform(rng, 2, steps, low=0.2, high=0.9),
+            higher_order=uniform(rng, 2, steps, low=0.2, high=0.9),
+            zero_order=normal(rng, 2, steps),
+            scale=0.7,
+        )
