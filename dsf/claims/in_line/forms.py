@@ -153,8 +153,7 @@ CLAIMS = (
     ),
     Claim(
         id="INL-11",
-        statement="The released code is InLine attention with phi(Q) = Q d^-1/2 / N and "
-        "phi(K) = K.",
+        statement="The released code is InLine attention with φ(Q) = Q d^(-1/2) / N and φ(K) = K.",
         standing=Standing.DERIVED,
         expected=Verdict.PROVED,
         check=released_code,

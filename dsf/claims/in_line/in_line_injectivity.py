@@ -75,7 +75,7 @@ CLAIMS = (
     Claim(
         id="INL-6",
         statement="InLine attention is injective in its query if its feature map is and "
-        "rank [phi(K), 1] = d + 1.",
+        "rank [φ(K), 1] = d + 1.",
         standing=Standing.UNCONFIRMED,
         expected=Verdict.PROVED,
         check=injective_with_such_features,

@@ -62,6 +62,6 @@ CLAIMS = (
         expected=Verdict.REFUTED,
         check=figure_uses_scale_one,
         note="With scale 1 softmax misses a printed weight by 0.09 and InLine by 0.79; the figure "
-        "has d^-1/2 on the scores and d^-1/2 / N for InLine.",
+        "has d^(-1/2) on the scores and d^(-1/2) / N for InLine.",
     ),
 )
