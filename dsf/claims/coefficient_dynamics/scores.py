@@ -74,7 +74,7 @@ CLAIMS = (
     ),
     Claim(
         id="CDY-5",
-        statement="A coefficient is zero with probability 1/2 for φ = ReLU and 0 for a linear phi.",
+        statement="A coefficient is zero with probability 1/2 for φ = ReLU and 0 for a linear φ.",
         standing=Standing.SECOND_HAND,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=zero_weights,
