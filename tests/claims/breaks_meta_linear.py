@@ -9,6 +9,7 @@ from torch.nn import Identity
 from dsf.certificates import Certificate
 from dsf.claims.meta_linear import (
     augmentation,
+    classification,
     decays,
     forms,
     overwriting,
@@ -67,6 +68,7 @@ BREAKS: dict[str, Callable[[], Certificate]] = {
     "MLA-19": lambda: parameters.counted(build=unfiltered),
     "MLA-20": lambda: forms.product_overflows(temperature=15.0),
     "MLA-21": lambda: decays.slow_decay(temperature=15),
+    "MLA-22": lambda: classification.as_printed(MetaLinearAttention(8, fixed_decay=True)),
     "MLA-23": lambda: states.rank_of_the_state(channels=6),
     "MLA-24": lambda: forms.printed_softmax(
         hide=lambda logits, reach: logits.masked_fill(reach == 0, -torch.inf)

@@ -3,6 +3,7 @@
 from dsf.claims.claim import Claim
 from dsf.claims.meta_linear import (
     augmentation,
+    classification,
     decays,
     forms,
     overwriting,
@@ -25,6 +26,7 @@ CLAIMS: tuple[Claim, ...] = (
     *decays.CLAIMS,
     *row_sums.CLAIMS,
     *augmentation.CLAIMS,
+    *classification.CLAIMS,
     *parameters.CLAIMS,
     *tables.CLAIMS,
 )
