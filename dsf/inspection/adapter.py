@@ -19,6 +19,10 @@ def _whole(layer: Captured) -> Parts:
     return (layer,)
 
 
+def _none(_: Captured) -> Tensor | None:
+    return None
+
+
 def _alone(calls: Sequence[Call]) -> Sequence[Call]:
     return calls
 
@@ -36,8 +40,10 @@ class Adapter:
         enter: what happens to the module's input before it is mixed. With it the layer is known as
             a whole, from input to output.
         takes: the argument that ``enter`` begins with.
-        finish: instead of ``leave``, the module's output from the response as it is; for modules
-            whose output is no chain of stages.
+        finish: instead of ``leave``, what was captured from the response as it is; where that is
+            no chain of stages, or not yet the module's output.
+        overlooked: tokens whose output the module makes in another way than the mixer, because
+            they are padding: ``sample time``, or None for none.
         axes: what the batch axes of the mixer's system count.
         split: a module that holds several mixers (the layers and directions of an LSTM) as one
             captured call for each.
@@ -55,6 +61,7 @@ class Adapter:
     enter: Callable[[Captured], Chain] | None = None
     takes: str = "hidden_states"
     finish: Callable[[Captured, Tensor], Tensor] | None = None
+    overlooked: Callable[[Captured], Tensor | None] = _none
     axes: tuple[str, ...] = ("sample", "head")
     split: Callable[[Captured], Parts] = _whole
     join: Callable[[Sequence[Call]], Sequence[Call]] = _alone

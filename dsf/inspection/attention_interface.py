@@ -9,6 +9,7 @@ attention keeps doing so, which leaves its output as it was, bit for bit, and ma
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -157,7 +158,10 @@ class _Recorder:
         arguments["attention_mask"] = None if mask is None else self._bias(mask)
         place = len(self._calls)
         kind = Through.INTERFACE
-        self._calls.append(Call(name, module, arguments, kept(output[0]), place, kind))
+        call = Call(name, module, arguments, kept(output[0]), place, kind)
+        self._calls.append(call)
+        value, mixed = arguments["value"], output[0].flatten(-2)
+        self._where.tell_surroundings(module, value, mixed, partial(setattr, call, "surroundings"))
         return output
 
     def _bias(self, mask: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from dsf.inspection.chain import Project
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.seal import version
+from dsf.inspection.surroundings import Surroundings
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class Captured:
         weights: parameters and buffers by name, floating ones in float64.
         arguments: the bound arguments of the call, floating tensors in float64.
         output: what the module put out, in float64.
+        surroundings: what an attention's module does around it, where that was recognised.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Captured:
     weights: Mapping[str, Tensor]
     arguments: Mapping[str, Any]
     output: Tensor
+    surroundings: Surroundings | None = None
 
     def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
         """``x`` through the linear map ``name.weight`` and, where there is one, ``name.bias``."""
@@ -77,7 +80,8 @@ class Weights(Mapping[str, Tensor]):
         part = self._parts[name]
         if version(part) != self._versions[name]:
             raise InspectionError(
-                f"the weight '{name}' was written into since the model was inspected. Inspect it again."
+                f"the weight '{name}' was written into since the model was inspected: inspect it "
+                "again."
             )
         return raised(part)
 

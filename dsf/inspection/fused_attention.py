@@ -5,6 +5,7 @@ Source of the conventions: ``torch.nn.functional.scaled_dot_product_attention``.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,12 @@ class _Listener(TorchFunctionMode):
         arguments = {name: kept(part) for name, part in given.items()}
         place = len(self._calls)
         name = self._where.name_of(module)
-        self._calls.append(Call(name, module, arguments, kept(output), place, Through.FUSED))
+        call = Call(name, module, arguments, kept(output), place, Through.FUSED)
+        self._calls.append(call)
+        if output.ndim == 4:
+            mixed = output.transpose(1, 2).flatten(-2)
+            tell = partial(setattr, call, "surroundings")
+            self._where.tell_surroundings(module, arguments["value"], mixed, tell)
 
 
 def read(layer: Captured) -> SoftmaxAttention:
@@ -132,4 +138,20 @@ def _bias(layer: Captured, query: Tensor, key: Tensor) -> Tensor | None:
     return None
 
 
-ADAPTER = Adapter(families={}, read=read, finish=finish)
+def overlooked(layer: Captured) -> Tensor | None:
+    """Tokens that see no key: ``sample time``."""
+    mask = layer.arguments.get("attn_mask")
+    if mask is None:
+        return None
+    seen = _in_heads(softmax.as_bias(mask).expand(*layer.output.shape[:-1], mask.shape[-1]))
+    return (seen == -torch.inf).all(dim=-1).any(dim=1)
+
+
+ADAPTER = Adapter(
+    families={},
+    read=read,
+    finish=finish,
+    enter=softmax.enter,
+    leave=softmax.leave,
+    overlooked=overlooked,
+)

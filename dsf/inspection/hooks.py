@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from dsf.inspection.surroundings import Surroundings
+
 
 class Through(Enum):
     """How a call was seen."""
@@ -26,6 +28,7 @@ class Call:
     Attributes:
         place: a number that grows with every call of a run.
         through: how the call was seen.
+        surroundings: what an attention's module does around it, where that was recognised.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Call:
     output: Any
     place: int
     through: Through = Through.MODULE
+    surroundings: Surroundings | None = None
 
     @property
     def first_output(self) -> Tensor:

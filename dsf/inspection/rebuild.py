@@ -72,6 +72,7 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         weights=Weights(call.module, copied=adapter.rewrites_weights),
         arguments={name: raised(value) for name, value in call.arguments.items()},
         output=raised(output),
+        surroundings=call.surroundings,
     )
     for layer in adapter.split(whole):
         mixer = adapter.read(layer)
@@ -81,22 +82,32 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         if not error <= tolerance:
             raise ReconstructionError(_worded(layer, adapter, error, tolerance))
         axes = adapter.axes[: len(system.batch)]
-        shell = None if adapter.enter is None else partial(_whole, layer, adapter, mixer, tolerance)
+        shell = partial(whole_layer, layer, adapter, mixer, tolerance)
         yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance, Seal(mixer), shell)
 
 
-def _whole(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> WholeMixer:
-    """The layer as a whole, compared like its mixer."""
+def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> WholeMixer:
+    """The layer as a whole, compared like its mixer.
+
+    Raises:
+        InspectionError: if only the mixer is known.
+        ReconstructionError: if the whole does not reproduce what the layer put out.
+    """
     if adapter.enter is None or adapter.leave is None:
-        raise TypeError("Adapter: a layer is known as a whole by both 'enter' and 'leave'.")
+        raise InspectionError(
+            f"{layer.name}: of a layer of the family '{layer.family}' only the mixer is known, not "
+            "what the module does around it. layer.map() gives the mixer's map."
+        )
     response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
-    whole = WholeMixer(
-        given=layer.arguments[adapter.takes],
-        enter=adapter.enter(layer),
-        mixer=mixer,
-        leave=adapter.leave(layer, response),
-    )
-    error = relative_error(whole(whole.given), layer.output)
+    enter, leave = adapter.enter(layer), adapter.leave(layer, response)
+    around = layer.surroundings
+    given = layer.arguments[adapter.takes] if around is None else raised(around.given)
+    whole = WholeMixer(given=given, enter=enter, mixer=mixer, leave=leave)
+    output = layer.output if around is None else raised(around.output)
+    rebuilt, other = whole(given), adapter.overlooked(layer)
+    if other is not None and rebuilt.shape == output.shape:
+        rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)
+    error = relative_error(rebuilt, output)
     if not error <= tolerance:
         raise ReconstructionError(_worded(layer, adapter, error, tolerance))
     return whole

@@ -7,10 +7,14 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.captured import Captured
+from dsf.inspection.captured import Captured, Weights
+from dsf.inspection.chain import Chain, Project, Scale
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.surroundings import Surroundings
+from dsf.inspection.whereabouts import is_transposed
 from dsf.mixers import SoftmaxAttention
 
 # Masks hold the smallest number of the model's type; float16 has the largest smallest.
@@ -113,4 +117,60 @@ def _repeated(part: Tensor, heads: int) -> Tensor:
     return part.repeat_interleave(heads // part.shape[1], dim=1)
 
 
-ADAPTER = Adapter(families={}, read=read, finish=finish, axes=("sample", "head"))
+def enter(layer: Captured) -> Chain:
+    """The projection of the values, those of a group once for each of its queries' heads.
+
+    Raises:
+        InspectionError: if it was not recognised.
+    """
+    around = _around(layer)
+    value, heads = layer.arguments["value"], layer.arguments["query"].shape[-3]
+    places = around.places.unflatten(-1, value.shape[-3:-2] + value.shape[-1:])
+    places = places.repeat_interleave(heads // value.shape[-3], dim=0).flatten()
+    weight, bias = _linear_map(around.source)
+    return Chain((Project(weight[places], None if bias is None else bias[places]),))
+
+
+def leave(layer: Captured, _: Tensor) -> Chain:
+    """The gate, if there is one, and the projection behind, if there is one.
+
+    Raises:
+        InspectionError: if they were not recognised.
+    """
+    around = _around(layer)
+    gate = () if around.gate is None else (Scale(around.gate),)
+    return Chain(gate if around.out is None else (*gate, Project(*_linear_map(around.out))))
+
+
+def overlooked(layer: Captured) -> Tensor | None:
+    """Tokens that see no key, where the library mixes uniformly: ``sample time``."""
+    bias = _bias(layer)
+    if bias is None:
+        return None
+    blind = (bias == -torch.inf).all(dim=-1).any(dim=1)
+    return blind.expand(layer.arguments["query"].shape[0], -1)
+
+
+def _around(layer: Captured) -> Surroundings:
+    if layer.surroundings is None:
+        raise InspectionError(
+            f"{layer.name}: around this attention no linear maps were recognised that make its "
+            "values and take its response, so only the mixer is known. layer.map() gives its map."
+        )
+    return layer.surroundings
+
+
+def _linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    weights = Weights(module)
+    weight = weights["weight"]
+    return weight.mT if is_transposed(module) else weight, weights.get("bias")
+
+
+ADAPTER = Adapter(
+    families={},
+    read=read,
+    finish=finish,
+    enter=enter,
+    leave=leave,
+    overlooked=overlooked,
+)

@@ -14,6 +14,8 @@ from torch.nn.functional import linear
 from dsf.inspection import softmax
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
+from dsf.inspection.chain import Chain, Project
+from dsf.inspection.errors import InspectionError
 from dsf.mixers import SoftmaxAttention
 
 
@@ -33,6 +35,28 @@ def finish(
     if layer.output.ndim == 2:
         return response.squeeze(0)
     return response if layer.module.batch_first else response.transpose(0, 1)
+
+
+def enter(layer: Captured) -> Chain:
+    """The projection of the values.
+
+    Raises:
+        InspectionError: for layouts other than batch first, and with extra tokens to read.
+    """
+    module = layer.module
+    extended = "bias_v" in layer.weights or module.add_zero_attn
+    if layer.output.ndim == 2 or not module.batch_first or extended:
+        raise InspectionError(
+            f"{layer.name}: as a whole this module is known with batch_first=True, three axes, and "
+            "without add_bias_kv and add_zero_attn. layer.map() gives the map of its heads."
+        )
+    bias = layer.weights.get("in_proj_bias")
+    return Chain((Project(_weights(layer)[2], None if bias is None else bias.chunk(3)[2]),))
+
+
+def leave(layer: Captured, _: Tensor) -> Chain:
+    """The projection of all heads."""
+    return Chain((layer.projection("out_proj"),))
 
 
 def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,4 +118,7 @@ ADAPTER = Adapter(
     families={"torch.nn.modules.activation.MultiheadAttention": "multihead"},
     read=read,
     finish=finish,
+    enter=enter,
+    leave=leave,
+    takes="value",
 )

@@ -1,11 +1,33 @@
-"""Which module of a model is running, for calls that carry no module with them."""
+"""Which module of a model is running, and which linear maps it has called."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from dsf.inspection.surroundings import Projected, Surroundings, surroundings
+
+# A projection belongs to the module that holds it, or to that module's parent.
+LEVELS = 2
+Told = Callable[[Surroundings | None], None]
+
+
+@dataclass(eq=False)
+class _Frame:
+    """A module that is running.
+
+    Attributes:
+        projected: the linear maps it has called, first to last.
+        awaiting: attentions it has called: how many maps ran before, values, response, whom to
+            tell.
+    """
+
+    module: nn.Module
+    projected: list[Projected] = field(default_factory=list)
+    awaiting: list[tuple[int, Tensor, Tensor, Told]] = field(default_factory=list)
 
 
 class Whereabouts:
@@ -17,13 +39,14 @@ class Whereabouts:
 
     def __init__(self, model: nn.Module, claimed: set[str]):
         self._names = {module: name for name, module in model.named_modules()}
-        self._running: list[nn.Module] = []
+        self._running: list[_Frame] = []
         self.claimed = set(claimed)
 
     @property
     def module(self) -> nn.Module | None:
         """The innermost module of the model that is running."""
-        return next((part for part in reversed(self._running) if part in self._names), None)
+        running = (frame.module for frame in reversed(self._running))
+        return next((module for module in running if module in self._names), None)
 
     def name_of(self, module: nn.Module) -> str:
         """Where ``module`` sits in the model, empty for the model itself and for strangers."""
@@ -31,7 +54,21 @@ class Whereabouts:
 
     def is_claimed(self) -> bool:
         """Whether a module that is running is read in another way."""
-        return any(self._names.get(part) in self.claimed for part in self._running)
+        return any(self._names.get(frame.module) in self.claimed for frame in self._running)
+
+    def tell_surroundings(
+        self, module: nn.Module, value: Tensor, mixed: Tensor, told: Told
+    ) -> None:
+        """Once ``module`` is through, tell what stood around the attention it just called.
+
+        Args:
+            value, mixed: what reached the attention, ``sample head read channel``, and what left
+                it, ``sample time (head channel)``.
+        """
+        for frame in reversed(self._running):
+            if frame.module is module:
+                frame.awaiting.append((len(frame.projected), value, mixed, told))
+                return
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -48,8 +85,24 @@ class Whereabouts:
                 handle.remove()
 
     def _enter(self, module: nn.Module, _: Any) -> None:
-        self._running.append(module)
+        self._running.append(_Frame(module))
 
-    def _leave(self, module: nn.Module, *_: Any) -> None:
-        if self._running and self._running[-1] is module:
-            self._running.pop()
+    def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
+        if not self._running or self._running[-1].module is not module:
+            return
+        frame = self._running.pop()
+        for ran, value, mixed, told in frame.awaiting:
+            told(surroundings(value, mixed, frame.projected[:ran], frame.projected[ran:], output))
+        if is_linear(module) and len(given) == 1 and isinstance(output, Tensor):
+            for outer in self._running[-LEVELS:]:
+                outer.projected.append(Projected(module, given[0], output))
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a plain linear map: torch's, or the transposed one of GPT-2."""
+    return isinstance(module, nn.Linear) or is_transposed(module)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether the weight of a linear map is ``input output``."""
+    return type(module).__name__ == "Conv1D" and not isinstance(module, nn.Linear)

@@ -72,9 +72,9 @@ class WholeMixer:
             MapTooLarge: if it would take more than half of the free memory.
         """
         chosen = slice(rows, rows + 1 or None) if isinstance(rows, int) else rows or slice(None)
-        samples, steps = self.given.shape[:2]
+        steps = self._system.steps
         written = torch.arange(steps, device=self.given.device)[chosen]
-        size = (samples, width_of(self.mixer.value), len(written), steps)
+        size = (*self.given.shape[:1], width_of(self.mixer.value), len(written), steps)
         check_room("mixer_map", size, self.given.dtype, self.given.device)
         weights = self._scan_map(chosen)
         for stage in reversed(self.enter.behind_projections().stages):
@@ -91,9 +91,8 @@ class WholeMixer:
         Summed over ``read``, with the remainder, they are the layer's output.
         """
         samples, steps, _ = self.given.shape
-        written = len(range(*rows.indices(steps)))
-        width = self.remainder.shape[-1]
-        size = (samples, written, steps, width)
+        written = len(range(*rows.indices(self._system.steps)))
+        size = (samples, written, steps, self.remainder.shape[-1])
         check_room("contributions", size, self.given.dtype, self.given.device)
         parts = []
         for start in range(0, steps, TOGETHER):

@@ -26,7 +26,7 @@ def layer(request):
     skip_a_known_defect(request.param)
     model = build(request.param).double()
     inspection = dsf.inspect(model, **inputs(9, padding="left"))
-    return next(one for one in inspection if one.shell is not None)
+    return next(one for one in inspection if type(one.mixer).__name__ != "SoftmaxAttention")
 
 
 def close(ours, theirs, *, within=1e-12):
