@@ -106,6 +106,6 @@ class InLineAttention(Layer):
         value = torch.cat([mixer.value, torch.ones_like(mixer.value[..., :1])], dim=-1)
         super().mix_token(replace(mixer, value=value), memory)
         sums, total = memory["state"].split([mixer.key.shape[-1], 1], dim=-2)
-        scores = mixer.query @ sums
+        scores = mixer.query.to(sums) @ sums
         mean = total[..., :-1] / total[..., -1:]
         return (scores[..., :-1] + (1 - scores[..., -1:]) * mean).unsqueeze(-2)

@@ -55,7 +55,7 @@ class Layer(nn.Module, ABC):
         """
         self._fits(x, "batch time model")
         mixer = self.mixer(x)
-        return self.finish(x, respond(mixer.system(), mixer.signal()))
+        return self.finish(x, respond(mixer.system(), mixer.signal()).to(x.dtype))
 
     def step(
         self, token: Float[Tensor, "batch model"], memory: Memory | None = None
@@ -80,7 +80,7 @@ class Layer(nn.Module, ABC):
         memory = dict(memory or {})
         x = token.unsqueeze(-2)
         mixed = self.mix_token(self.mixer(x, memory), memory)
-        return self.finish(x, mixed).squeeze(-2), memory
+        return self.finish(x, mixed.to(x.dtype)).squeeze(-2), memory
 
     def mix_token(self, mixer: Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
         """The response to one token. Mixers whose coefficients look back say here how to go on."""
@@ -107,9 +107,11 @@ def tokens_so_far(
 ) -> Float[Tensor, " time"]:
     """How many tokens there are up to each one, itself included: 1, 2, ...
 
-    When decoding, the count goes on from the one in ``memory``.
+    When decoding, the count goes on from the one in ``memory``. At least single precision: half
+    precision counts no further than 256.
     """
-    count = torch.arange(1, x.shape[-2] + 1, dtype=x.dtype, device=x.device)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    count = torch.arange(1, x.shape[-2] + 1, dtype=dtype, device=x.device)
     if memory is not None:
         count = count + memory.get("tokens", torch.zeros_like(count[:1]))
         memory["tokens"] = count[-1:]

@@ -117,7 +117,7 @@ class ZeroSumAttention(Layer):
         return rotated(query, count - 1), rotated(key, count - 1)
 
     def _logits(self, x: Tensor, count: Tensor, memory: Memory | None) -> Tensor:
-        u = split(self.logit(x), self.heads)
+        u = split(self.logit(x), self.heads).to(count)
         total = u.cumsum(dim=-2)
         if memory is not None:
             total = total + memory.get("logit_total", torch.zeros_like(total))

@@ -22,7 +22,7 @@ class Case:
     literal: Callable
     parameters: int
     idle: int = 0
-    steps: int = 9
+    steps: int = 6
 
     def drawn(self, seed=0):
         """The layer in float64, no parameter near its initial value."""

@@ -96,10 +96,10 @@ def test_decoding_leaves_the_memory_it_was_given(layer, x):
 
 
 def test_only_layers_that_say_so_read_ahead(layer, x):
-    changed = torch.cat([x[:, :5], x[:, 5:].flip(0)], dim=1)
+    changed = torch.cat([x[:, :3], x[:, 3:].flip(0)], dim=1)
     before, after = layer(x), layer(changed)
-    assert torch.equal(before[:, :5], after[:, :5]) == layer.causal
-    assert not torch.equal(before[:, 5:], after[:, 5:])
+    assert torch.equal(before[:, :3], after[:, :3]) == layer.causal
+    assert not torch.equal(before[:, 3:], after[:, 3:])
 
 
 def test_two_sequences_know_nothing_of_each_other(layer, x):
@@ -111,6 +111,16 @@ def test_single_precision_stays_single(layer, x):
     small = layer.float()(x.float())
     assert small.dtype == torch.float32
     assert_close(small.double(), expected, 2e-4)
+
+
+def test_half_precision_stays_half(layer, x):
+    """Compared with the same rounded numbers, calculated on in double precision."""
+    small = x.bfloat16()
+    expected = layer.bfloat16().double()(small.double())
+    layer.bfloat16()
+    for ours in (layer(small), decoded(layer, small[:, :3]) if layer.causal else layer(small)):
+        assert ours.dtype == torch.bfloat16
+        assert_close(ours.double(), expected[:, : ours.shape[1]], 0.1)
 
 
 def test_a_saved_layer_comes_back(case, layer, x):
