@@ -6,6 +6,7 @@ from torch import nn
 
 import dsf
 from dsf.inspection import InspectionError
+from dsf.inspection.chain import Chain
 from tests.inspection.softmax_models import BUILT, build, inputs
 
 HYBRIDS = ("qwen3_next", "glm5_next")
@@ -23,7 +24,7 @@ def check(layer):
     assert close(whole.contributions().sum(dim=2) + whole.remainder, output)
     mixed = torch.einsum("scij,sjc->sic", layer.mixer_map(), whole.enter.linear(whole.given))
     inner = len(whole.leave.before_projection().stages)
-    assert close(whole.leave[inner:].linear(mixed), whole.linear(whole.given))
+    assert close(Chain(whole.leave.stages[inner:]).linear(mixed), whole.linear(whole.given))
 
 
 @pytest.mark.parametrize("name", BUILT)
