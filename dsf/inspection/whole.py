@@ -46,16 +46,16 @@ class WholeMixer:
     mixer: Any
     leave: Chain
 
-    def __call__(self, x: Tokens) -> Tokens:
+    def __call__(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """The output that ``x`` would have with the factors of this run."""
         return self.linear(x) + self.remainder
 
-    def linear(self, x: Tokens) -> Tokens:
+    def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """What ``x`` contributes: the layer without its remainder."""
         return self.leave.linear(self._mixed(self.enter.linear(x)))
 
     @cached_property
-    def remainder(self) -> Float[Tensor, "sample time output"]:
+    def remainder(self) -> Float[Tensor, "sample written output"]:
         """The output that does not come from the input: what biases leave."""
         constant = respond(self._system, self._driven_by_nothing)
         entered = self._mixed(self.enter(torch.zeros_like(self.given)))
@@ -127,7 +127,7 @@ class WholeMixer:
     def _driven_by_nothing(self) -> Tensor:
         return replace(self.mixer, value=torch.zeros_like(self.mixer.value)).signal()
 
-    def _mixed(self, x: Tokens) -> Tokens:
+    def _mixed(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """The scan's response to values, without the constants that it is driven by.
 
         Further axes in front of ``sample`` go to the columns that share the coefficients.
