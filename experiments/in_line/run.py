@@ -6,20 +6,19 @@ Run from the repository: about half an hour of one core, one file a run in ``run
 already is left alone, so an interrupted sweep goes on where it stopped.
 """
 
-from pathlib import Path
 from time import process_time
 
 import torch
 
+from experiments.in_line import report, speed
 from experiments.in_line.digits import digits
 from experiments.in_line.masking import masked_accuracies
 from experiments.in_line.reading import confusions_per_image, locality, weight_spread
 from experiments.in_line.settings import Setting, settings
 from experiments.training.examples import accuracy, batches
 from experiments.training.fit import Schedule, fit
-from experiments.training.sweep import Result, sweep
+from experiments.training.sweep import Result, sweep, write_json
 
-RUNS = Path(__file__).with_name("runs")
 SCHEDULE = Schedule(rate=3e-3, steps=500, warm_up=50, check_every=250, enough=float("inf"))
 """All models take all steps: a stop at an accuracy would compare unequal trainings."""
 BATCH = 64
@@ -28,9 +27,12 @@ READ = 200
 
 
 def main() -> None:
-    """Do the runs that are missing."""
+    """Do the runs that are missing, and write what all of them found."""
     torch.set_num_threads(1)
-    sweep(run, settings(), RUNS)
+    if not report.SPEED.exists():
+        write_json(report.SPEED, {"rows": speed.times()})
+    sweep(run, settings(), report.RUNS)
+    report.main()
 
 
 def run(setting: Setting, schedule: Schedule = SCHEDULE) -> Result:

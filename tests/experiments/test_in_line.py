@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("sklearn")
 
 from dsf.evaluate import attention_map
-from dsf.mixers import InLineAttention, LinearAttention, SoftmaxAttention
+from dsf.mixers import InLineAttention, LinearAttention, Retention, SoftmaxAttention
 from experiments.in_line import digits, masking, neighbours, reading, run, settings, vision
 
 TOKENS = 64
@@ -91,8 +91,6 @@ def test_nothing_hidden_changes_nothing(kind):
 
 
 def test_a_mixer_without_a_rule_is_refused():
-    from dsf.mixers import Retention
-
     mixer = Retention.draw(torch.Generator().manual_seed(0), steps=TOKENS)
     with pytest.raises(TypeError, match=r"Retention.*tokens that are left"):
         masking.map_without(mixer, neighbours.within(1))
@@ -144,25 +142,9 @@ def test_uniform_attention_has_the_uniform_locality():
     assert spread == pytest.approx([0] * vision.DEPTH, abs=1e-12)
 
 
-def test_confusions_count_scaled_queries_of_linear_attention_and_not_of_softmax():
-    """Half of the queries are the other half times 2.5: 32 pairs in the first block's two heads."""
-    images = torch.rand(2, TOKENS, 1, dtype=torch.float64)
-    found = {}
-    for attention in ("linear-relu", "softmax"):
-        model = small(attention, residual=False)
-        block = model.blocks[0]
-        del model.blocks[1:]
-        plain = block.query
-        doubled = Doubled(block.attention.project)
-        block.attention.project = doubled
-        assert plain(next(iter(model.entered(images)))[1]).shape == (2, 2, TOKENS, 16)
-        with torch.no_grad():
-            found[attention] = reading.confusions_per_image(model, images)["absolute"]
-    assert found["linear-relu"] == [64, 64]
-    assert max(found["softmax"]) == 0
+class HalfScaled(torch.nn.Module):
+    """Projections whose second half of the queries is the first half times 2.5."""
 
-
-class Doubled(torch.nn.Module):
     def __init__(self, project):
         super().__init__()
         self.project = project
@@ -171,6 +153,18 @@ class Doubled(torch.nn.Module):
         query, key, value = self.project(x)
         half = query[..., : TOKENS // 2, :]
         return torch.cat([half, 2.5 * half], dim=-2), key, value
+
+
+@pytest.mark.parametrize(("attention", "pairs"), [("linear-relu", 64), ("softmax", 0)])
+def test_confusions_are_the_scaled_queries_of_linear_attention(attention, pairs):
+    """32 in each of the two heads of one block, and softmax tells all of them apart."""
+    model = small(attention, residual=False)
+    block = model.blocks[0]
+    block.attention.project = HalfScaled(block.attention.project)
+    del model.blocks[1:]
+    with torch.no_grad():
+        found = reading.confusions_per_image(model, torch.rand(2, TOKENS, 1, dtype=torch.float64))
+    assert found["absolute"] == [pairs, pairs]
 
 
 def test_a_short_run_leaves_what_the_tables_need():

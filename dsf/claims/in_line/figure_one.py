@@ -115,16 +115,20 @@ def in_line_weights(panel: Panel, *, scale: float = IN_LINE_SCALE) -> Float[Tens
     return attention_map(mixer.system())
 
 
+def our_weights(panel: Panel) -> dict[str, Float[Tensor, "queries keys"]]:
+    """All rows, by attention: ``softmax``, ``linear`` and ``in_line``, as the panel names them."""
+    return {
+        "softmax": softmax_weights(panel),
+        "linear": linear_weights(panel),
+        "in_line": in_line_weights(panel),
+    }
+
+
 def largest_differences(panel: Panel) -> dict[str, float]:
     """The largest distance of a weight from the printed one, by attention."""
-    ours = {
-        "softmax": (softmax_weights(panel), panel.softmax),
-        "linear": (linear_weights(panel), panel.linear),
-        "in_line": (in_line_weights(panel), panel.in_line),
-    }
     return {
-        name: (weights - weights.new_tensor(printed)).abs().max().item()
-        for name, (weights, printed) in ours.items()
+        attention: (weights - weights.new_tensor(getattr(panel, attention))).abs().max().item()
+        for attention, weights in our_weights(panel).items()
     }
 
 
