@@ -9,8 +9,7 @@ import torch
 pytest.importorskip("sklearn")
 
 from dsf.claims.in_line import figure_one
-from experiments.in_line import drawing, expansion, report, speed, summary, tables
-
+from experiments.in_line import expansion, report, speed, summary, tables
 
 README = Path(report.__file__).with_name("README.md")
 
