@@ -103,7 +103,7 @@ def infinite_at_fixed_length(
     exact = max(errors) < ROUNDING
     return refuted(
         f"softmax attention of {steps} tokens has no system with finitely many states",
-        1.0 if exact else float("nan"),
+        float(small.state_size) if exact else float("nan"),
         beyond=0.0,
         witness={
             "tokens": steps,
