@@ -8,19 +8,17 @@ done again, so an interrupted sweep goes on where it stopped. Remove the folder 
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
-from experiments.recall import mixers, queries, settings
+from experiments.recall import mixers, queries, report, settings
 from experiments.recall.model import Recaller
 from experiments.recall.settings import Setting
 from experiments.training.examples import Examples, accuracy, batches
 from experiments.training.fit import Schedule, fit
 from experiments.training.sweep import Result, sweep
 
-RUNS = Path(__file__).with_name("runs")
-STEPS, BATCH, ENOUGH = 2000, 32, 0.995
+STEPS, BATCH, ENOUGH = 1500, 32, 0.995
 TRAINING, CHECKED, TEST = (20_000, 0), (500, 1), (1000, 2)
 """Samples and seed of three sets: to learn from, to stop by, and to report."""
 
@@ -35,7 +33,8 @@ def main() -> None:
     chosen = settings.of_rates()
     if not arguments.rates_only:
         chosen |= settings.of_sweep()
-    sweep(run, chosen, RUNS, workers=arguments.workers)
+    sweep(run, chosen, report.RUNS, workers=arguments.workers)
+    report.main()
 
 
 def run(setting: Setting, *, steps: int = STEPS) -> Result:

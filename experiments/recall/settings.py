@@ -37,7 +37,7 @@ class Setting:
 def of_rates() -> dict[str, Setting]:
     """Every mixer at every rate, once."""
     return _named(
-        Setting(mixer, N, WIDTH, SEEDS[0], rate) for mixer in mixers.NAMES for rate in RATES
+        Setting(mixer, N, WIDTH, SEEDS[0], rate) for rate in RATES for mixer in mixers.NAMES
     )
 
 
