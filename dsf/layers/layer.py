@@ -27,6 +27,20 @@ class Layer(nn.Module, ABC):
     Attributes:
         out: the projection every layer ends with.
         causal: token i reads tokens 0 ... i only. Without it there is no decoding.
+
+    Example:
+        A layer mixes a sequence at once or token by token, and shows the map it applies:
+
+        >>> import dsf, torch
+        >>> layer = dsf.layers.LinearAttention(8, heads=2).double()
+        >>> x, memory, tokens = torch.randn(1, 5, 8).double(), None, []
+        >>> for token in x.unbind(dim=1):
+        ...     mixed, memory = layer.step(token, memory)
+        ...     tokens.append(mixed)
+        >>> torch.allclose(torch.stack(tokens, dim=1), layer(x))
+        True
+        >>> dsf.attention_map(layer.mixer(x).system()).shape
+        torch.Size([1, 2, 5, 5])
     """
 
     out: nn.Linear

@@ -120,8 +120,8 @@ class ZeroSumAttention(Layer):
         u = split(self.logit(x), self.heads).to(count)
         total = u.cumsum(dim=-2)
         if memory is not None:
-            total = total + memory.get("logit_total", torch.zeros_like(total))
-            memory["logit_total"] = total
+            total = total + memory.get("logit_total", torch.zeros_like(total[..., :1, :]))
+            memory["logit_total"] = total[..., -1:, :]
         weight = self.log_weight.exp()[:, None, None]
         prior = self.prior.unflatten(0, (self.heads, 1, -1))
         mean = (weight * prior + total) / (weight + count.unsqueeze(-1))

@@ -59,6 +59,12 @@ def test_turned_vectors_keep_length_and_know_the_lag():
     assert torch.equal(turned_q[0], q[0])
 
 
+def test_half_precision_turns_far_positions_too():
+    x, far = noise(1, 2, 4).bfloat16(), torch.tensor([1000.0, 1001.0])
+    expected = rotated(x.double(), far.double())
+    assert_close(rotated(x, far).double(), expected, 1e-2)
+
+
 def test_the_first_token_of_zero_sum_attention_is_the_bias():
     layer = CASES["ZeroSumAttention"].drawn()
     first = layer(noise(2, 5, 8))[:, 0]
