@@ -12,7 +12,7 @@ from torch import Tensor
 from dsf.certificates import Certificate, Verdict
 from dsf.certificates.exact import PRIME, independent_rows, integer_row
 from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, out_of_reach
+from dsf.claims.deciding import argued
 from dsf.claims.meta_linear.random_maps import normal, softmax_map
 from dsf.evaluate import attention_map
 from dsf.measures import hankel_ranks
@@ -67,15 +67,6 @@ def rank_of_the_state(channels: int = KEY) -> Certificate:
     )
 
 
-def half_as_many_states() -> Certificate:
-    """No construction with tied keys is known between half the tokens and all of them."""
-    return out_of_reach(
-        "⌈n/2⌉ ≤ d_k < n channels with key 1 - α reproduce every causal softmax map of n tokens",
-        "needs a construction or a proof that there is none; neither is known, and a search over "
-        "coefficients at a few tokens would decide nothing for all n",
-    )
-
-
 def _rank_of_a_mixer() -> int:
     rng = np.random.default_rng(0)
     mixer = MetaLinearAttention(
@@ -110,13 +101,6 @@ CLAIMS = (
         standing=Standing.DERIVED,
         expected=Verdict.PROVED,
         check=states_that_it_takes,
-    ),
-    Claim(
-        id="MLA-12",
-        statement="Half as many channels as tokens suffice for every causal softmax map.",
-        standing=Standing.DERIVED,
-        expected=Verdict.UNKNOWN,
-        check=half_as_many_states,
     ),
     Claim(
         id="MLA-23",
