@@ -86,24 +86,16 @@ class Coefficient(ABC):
 Matrices = Tensor | Coefficient
 
 
-def window_of(
-    part: Matrices, start: int, stop: int, dtype: torch.dtype | None = None
-) -> Shaped[Tensor, "*batch time rows columns"]:
-    """The matrices of the tokens ``start`` to ``stop - 1``, written out in the type ``dtype``.
+def cut_of(part: Matrices, start: int, stop: int, dtype: torch.dtype | None = None) -> Matrices:
+    """The matrices of the tokens ``start`` to ``stop - 1`` in the type ``dtype``.
 
-    What is sampled lazily is sampled in that type, not rounded to it afterwards.
+    Lazy where that can be: what is sampled lazily will be sampled in that type, not rounded to it
+    afterwards.
     """
-    few = cut_of(part, start, stop)
-    if isinstance(few, Coefficient):
-        return few.to(dtype=dtype).dense()
-    return cast(few, dtype=dtype)
-
-
-def cut_of(part: Matrices, start: int, stop: int) -> Matrices:
-    """The matrices of the tokens ``start`` to ``stop - 1``, lazy where that can be."""
     if isinstance(part, Coefficient):
-        return part.cut(start, stop)
-    return cut(part, start, stop, axis=-3)
+        few = part.cut(start, stop)
+        return few.to(dtype=dtype) if isinstance(few, Coefficient) else cast(few, dtype=dtype)
+    return cast(cut(part, start, stop, axis=-3), dtype=dtype)
 
 
 def flipped(part: Matrices) -> Matrices:
@@ -145,6 +137,10 @@ class SampledWrite(Coefficient):
     @property
     def device(self) -> torch.device:
         return self.step.device
+
+    def __matmul__(self, right: Tensor) -> Tensor:
+        """The step scales what enters, which is less than what is written."""
+        return self.write.unsqueeze(-1) * (self.step[..., None, None] * right)
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time state 1"]:
         step = cut(self.step, start, stop, axis=-1)

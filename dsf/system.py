@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Matrices, flipped, window_of
+from dsf.coefficient import Matrices, cut_of, dense_of, flipped
 from dsf.shapes import ShapeError, agree, has_axes
 from dsf.transition import Transition
 
@@ -164,9 +164,9 @@ class System:
         return replace(
             self,
             A=self.A.cut(start, stop).to(dtype=dtype).window(0, stop - start),
-            B=window_of(self.B, start, stop, dtype),
-            C=window_of(self.C, start, stop, dtype),
-            D=window_of(self.feedthrough, start, stop, dtype),
+            B=dense_of(cut_of(self.B, start, stop, dtype)),
+            C=dense_of(cut_of(self.C, start, stop, dtype)),
+            D=dense_of(cut_of(self.feedthrough, start, stop, dtype)),
             initial=None,
         )
 

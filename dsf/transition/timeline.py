@@ -30,6 +30,8 @@ def flip(part: Shaped[Tensor, "..."], *, axis: int) -> Shaped[Tensor, "..."]:
 
 def cut(part: Shaped[Tensor, "..."], start: int, stop: int, *, axis: int) -> Shaped[Tensor, "..."]:
     """The tokens ``start`` to ``stop - 1`` of ``part``, without a copy."""
+    if start == 0 and stop == part.shape[axis]:
+        return part
     return part.narrow(axis, start, stop - start)
 
 

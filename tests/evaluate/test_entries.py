@@ -1,0 +1,105 @@
+"""Entries that decay on their own: the walk, its derivatives of every kind, pieces of a batch."""
+
+import pytest
+import torch
+
+import dsf
+from dsf.evaluate import pieces
+from dsf.solve.entries import entry_by_entry
+
+
+@pytest.fixture
+def parts():
+    rng = torch.Generator().manual_seed(0)
+    decay = torch.randn(2, 4, 1, 1, dtype=torch.complex128, generator=rng)
+    drive = torch.randn(2, 4, 1, 2, dtype=torch.complex128, generator=rng)
+    decay[0, 2] = 0
+    return decay.requires_grad_(True), drive.requires_grad_(True)
+
+
+def by_hand(decay, drive):
+    states = [drive[..., 0, :, :]]
+    for t in range(1, drive.shape[-3]):
+        states.append(decay[..., t, :, :] * states[-1] + drive[..., t, :, :])
+    return torch.stack(states, dim=-3)
+
+
+def test_the_walk_is_the_loop(parts):
+    torch.testing.assert_close(entry_by_entry(*parts), by_hand(*parts), rtol=1e-14, atol=1e-14)
+
+
+def test_a_slow_decay_keeps_its_digits_in_single_precision():
+    decay, drive = torch.full((4096, 1, 1), 0.9999), torch.ones(4096, 1, 1)
+    exact = by_hand(decay.double(), drive.double())
+    assert ((entry_by_entry(decay, drive) - exact) / exact).abs().max() < 1e-7
+
+
+# torch loads its own forward derivatives by a way it deprecates.
+forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+@forward_mode
+@pytest.mark.parametrize("number", ["real", "complex", "real decay"])
+def test_first_and_second_derivatives(parts, number):
+    decay, drive = (part.detach() for part in parts)
+    decay = decay if number == "complex" else decay.real
+    drive = drive.real if number == "real" else drive
+    parts = decay.clone().requires_grad_(True), drive.clone().requires_grad_(True)
+    assert torch.autograd.gradcheck(
+        entry_by_entry, parts, check_forward_ad=True, check_batched_grad=True
+    )
+    assert torch.autograd.gradgradcheck(entry_by_entry, parts, check_fwd_over_rev=True)
+
+
+def test_one_part_alone_may_want_its_gradient(parts):
+    decay, drive = parts
+    for wanted in parts:
+        (alone,) = torch.autograd.grad(
+            entry_by_entry(*(part if part is wanted else part.detach() for part in parts))
+            .abs()
+            .sum(),
+            wanted,
+        )
+        (both,) = torch.autograd.grad(by_hand(decay, drive).abs().sum(), wanted)
+        torch.testing.assert_close(alone, both)
+
+
+@forward_mode
+def test_function_transforms(parts):
+    decay, drive = (part.detach().real for part in parts)
+    many = torch.stack([decay, decay / 2, -decay])
+    for axes, given in (((0, None), (many, drive)), ((None, 0), (decay, torch.stack([drive] * 3)))):
+        ours = torch.func.vmap(entry_by_entry, axes)(*given)
+        each = zip(*(part.expand(3, *part.shape[-4:]) for part in given), strict=True)
+        torch.testing.assert_close(ours, torch.stack([by_hand(*pair) for pair in each]))
+    torch.testing.assert_close(
+        torch.func.jacfwd(entry_by_entry)(decay, drive),
+        torch.func.jacrev(entry_by_entry)(decay, drive),
+    )
+
+
+@pytest.mark.parametrize("name", ["SelectiveStateSpace", "StateSpaceDuality", "LRU", "RGLRU"])
+def test_pieces_of_a_batch_give_the_same(monkeypatch, name):
+    mixer = getattr(dsf.mixers, name).draw(torch.Generator().manual_seed(0), steps=9)
+    whole = dsf.respond(mixer.system(), mixer.signal())
+    monkeypatch.setattr(pieces, "CACHED", 1)
+    system = mixer.system()
+    axis, parts = pieces.cached(system, mixer.signal(), 9)
+    assert len(parts) == system.batch[axis] > 1
+    torch.testing.assert_close(dsf.respond(system, mixer.signal()), whole, rtol=0, atol=0)
+    state = dsf.evaluate.final_state(system, mixer.signal())
+    assert state.shape[:-2] == system.batch
+
+
+def test_pieces_pass_gradients_on(monkeypatch):
+    mixer = dsf.mixers.SelectiveStateSpace.draw(torch.Generator().manual_seed(0), steps=9)
+    for part in (mixer.write, mixer.step):
+        part.requires_grad_(True)
+
+    def gradients():
+        response = dsf.respond(mixer.system(), mixer.signal())
+        return torch.autograd.grad(response.square().sum(), [mixer.write, mixer.step])
+
+    whole = gradients()
+    monkeypatch.setattr(pieces, "CACHED", 1)
+    torch.testing.assert_close(gradients(), whole)
