@@ -128,7 +128,8 @@ class MetaLinearAttention(Layer):
 
     def _coefficients(self, filtered: Tensor) -> Coefficients:
         query, value = (split(part(filtered), self.heads) for part in (self.query, self.value))
-        log_decay = split(functional.logsigmoid(self.decay(filtered)) / TEMPERATURE, self.heads)
+        logit = at_least_single(self.decay(filtered))
+        log_decay = split(functional.logsigmoid(logit) / TEMPERATURE, self.heads)
         if self.key is not None:
             key = split(self.key(filtered), self.heads)
             return mixers.GatedLinearAttention(
@@ -146,8 +147,13 @@ class MetaLinearAttention(Layer):
             write = mixer.key if isinstance(mixer, mixers.GatedLinearAttention) else 1 - mixer.decay
             own = (mixer.query * self.augmentation.unsqueeze(-2) * write).sum(dim=-1, keepdim=True)
             mixed = mixed + (own * mixer.value).sigmoid().unsqueeze(-2)
-        normal = functional.layer_norm(mixed, mixed.shape[-1:])
+        normal = functional.layer_norm(mixed.to(filtered.dtype), mixed.shape[-1:])
         return self.out(merge(normal) * functional.silu(self.gate(filtered)))
+
+
+def at_least_single(part: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """In half precision a decay near one leaves no digits to its complement, which is the key."""
+    return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 class FixedLogit(nn.Module):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.layers import attention_cases
+from tests.layers import attention_cases, recurrent_cases
 
-CASES = {**attention_cases.CASES}
+CASES = {**attention_cases.CASES, **recurrent_cases.CASES}
 
 
 @pytest.fixture(params=CASES, ids=list(CASES))
