@@ -27,7 +27,7 @@ def written_later(map: Float[Tensor, "time time"]) -> Float[Tensor, "later later
     return torch.nn.functional.pad(map, (0, 1, 1, 0))
 
 
-def states_that_it_takes(target: Tensor | None = None) -> Certificate:
+def states_that_it_takes(target: Float[Tensor, "time time"] | None = None) -> Certificate:
     """The rank of the middle block of a softmax map, exactly; then all blocks, measured."""
     map = softmax_map(STEPS) if target is None else target
     steps = len(map)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import sympy
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
@@ -67,7 +68,7 @@ def any_row(decay: Decay = share_kept) -> Certificate:
     )
 
 
-def any_map(query: Tensor | None = None, *, steps: int = STEPS) -> Certificate:
+def any_map(query: Float[Tensor, "time key"] | None = None, *, steps: int = STEPS) -> Certificate:
     """One channel for every row: Q picks it, and either K or the decay draws it."""
     target = softmax_map(steps)
     pick = torch.eye(steps, dtype=target.dtype) if query is None else query
