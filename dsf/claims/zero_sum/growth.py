@@ -1,6 +1,6 @@
 """How weights and outputs depend on the length of the row and on the size of the logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -51,17 +51,19 @@ def largest_weight_shrinks_like_one_over_t(weigh: Weigh = last_row) -> Certifica
     )
 
 
-def output_norms(first: float, higher: float) -> list[float]:
-    """Norm of the output over ``SCALES`` times fixed logits, unit values."""
+def output_norms(
+    weigh: Callable[[Tensor], Tensor], scales: Sequence[float] = SCALES
+) -> list[float]:
+    """Norm of the output of one row of 64 unit values, at ``scales`` times fixed logits."""
     rng = np.random.default_rng(0)
     values = normalize(torch.from_numpy(rng.standard_normal((64, 8))), dim=-1)
     logits = torch.from_numpy(rng.standard_normal(64))
-    return [float((last_row(scale * logits, first, higher) @ values).norm()) for scale in SCALES]
+    return [float((weigh(scale * logits) @ values).norm()) for scale in scales]
 
 
 def output_is_as_stable_as_softmax(first: float = 0.8, higher: float = 0.3) -> Certificate:
     """A softmax output is a mean of unit vectors and never longer than one."""
-    norms = output_norms(first, higher)
+    norms = output_norms(lambda logits: last_row(logits, first, higher))
     return refuted(
         "the output of zero-sum attention is bounded by the values, as that of softmax is",
         norms[-1] - 1,
