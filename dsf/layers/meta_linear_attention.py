@@ -147,7 +147,7 @@ class MetaLinearAttention(Layer):
             write = mixer.key if isinstance(mixer, mixers.GatedLinearAttention) else 1 - mixer.decay
             own = (mixer.query * self.augmentation.unsqueeze(-2) * write).sum(dim=-1, keepdim=True)
             mixed = mixed + (own * mixer.value).sigmoid().unsqueeze(-2)
-        normal = functional.layer_norm(mixed.to(filtered.dtype), mixed.shape[-1:])
+        normal = functional.layer_norm(mixed, mixed.shape[-1:]).to(filtered.dtype)
         return self.out(merge(normal) * functional.silu(self.gate(filtered)))
 
 
