@@ -49,10 +49,8 @@ def _future(scores: Tensor) -> Tensor:
 
 def drawn_scores() -> Float[Tensor, "time time"]:
     """q.k without a scale: 64 standard normal queries and keys of width 16."""
-    state = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    query, key = (torch.randn(1, 64, 1, WIDTH).double().squeeze() for _ in range(2))
-    torch.random.set_rng_state(state)
+    rng = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(64, WIDTH, generator=rng).double() for _ in range(2))
     return query @ key.mT
 
 
