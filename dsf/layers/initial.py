@@ -20,7 +20,7 @@ def log_rates(channels: int, states: int) -> Float[Tensor, "channel state"]:
     return torch.arange(1.0, states + 1).log().expand(channels, states).clone()
 
 
-def ring_rates(size: int) -> Float[Tensor, " size"]:
+def gated_rates(size: int) -> Float[Tensor, " size"]:
     """RG-LRU's rates before softplus: with an open gate the channels decay by 0.999 to 0.9."""
     rates = torch.linspace(0.001, 0.1, size).expm1().log()
     slowest, fastest = -9.0, -4.323

@@ -55,7 +55,7 @@ class RGLRU(Layer):
             initial.by_fan_in(linear)
         self.filter.reset_parameters()
         with torch.no_grad():
-            self.rate.copy_(initial.ring_rates(len(self.rate)))
+            self.rate.copy_(initial.gated_rates(len(self.rate)))
 
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
