@@ -36,6 +36,8 @@ def held(
     Args:
         figures: the numbers behind the conditions, kept as evidence.
     """
+    if observed is not None and math.isnan(observed):
+        return _floating(claim, Verdict.UNKNOWN, method, limits={"observed": "nan"})
     failed = [name for name, met in conditions.items() if not met]
     verdict = Verdict.REFUTED if failed else Verdict.HOLDS_NUMERICALLY
     witness = {"failed": failed, **(figures or {})} if failed else None
