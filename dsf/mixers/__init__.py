@@ -1,14 +1,17 @@
 """One file per architecture: its coefficients on one sequence become a system."""
 
 from dsf.mixers.base import Mixer
+from dsf.mixers.bounded_memory_attention import BoundedMemoryAttention
 from dsf.mixers.comba import Comba
 from dsf.mixers.delta_net import DeltaNet
 from dsf.mixers.diagonal_state_space import DiagonalStateSpace
 from dsf.mixers.elman_rnn import ElmanRNN
 from dsf.mixers.forgetting_attention import ForgettingAttention
 from dsf.mixers.gated_delta_net import GatedDeltaNet
+from dsf.mixers.gated_delta_net2 import GatedDeltaNet2
 from dsf.mixers.gated_delta_product import GatedDeltaProduct
 from dsf.mixers.gated_linear_attention import GatedLinearAttention
+from dsf.mixers.gated_slot_attention import GatedSlotAttention
 from dsf.mixers.gru import GRU
 from dsf.mixers.hgrn import HGRN
 from dsf.mixers.hgrn2 import HGRN2
@@ -17,11 +20,15 @@ from dsf.mixers.kimi_delta_attention import KimiDeltaAttention
 from dsf.mixers.linear_attention import LinearAttention
 from dsf.mixers.lru import LRU
 from dsf.mixers.lstm import LSTM
+from dsf.mixers.mamba3 import Mamba3
+from dsf.mixers.mesa_net import MesaNet
 from dsf.mixers.meta_linear_attention import MetaLinearAttention
 from dsf.mixers.min_gru import MinGRU
 from dsf.mixers.min_lstm import MinLSTM
 from dsf.mixers.mlstm import MLSTM
+from dsf.mixers.momentum_delta_net import MomentumDeltaNet
 from dsf.mixers.normalised_attention import NormalisedAttention
+from dsf.mixers.preconditioned_delta_net import PreconditionedDeltaNet
 from dsf.mixers.quasi_lstm import QuasiLSTM
 from dsf.mixers.retention import Retention
 from dsf.mixers.rglru import RGLRU
@@ -52,6 +59,9 @@ ALL: tuple[type[Mixer], ...] = (
     GatedLinearAttention,
     HGRN,
     HGRN2,
+    GatedSlotAttention,
+    BoundedMemoryAttention,
+    MesaNet,
     MLSTM,
     RWKV4,
     RWKV6,
@@ -60,6 +70,9 @@ ALL: tuple[type[Mixer], ...] = (
     GatedDeltaNet,
     Comba,
     KimiDeltaAttention,
+    GatedDeltaNet2,
+    PreconditionedDeltaNet,
+    MomentumDeltaNet,
     GatedDeltaProduct,
     S4,
     DiagonalStateSpace,
@@ -67,6 +80,7 @@ ALL: tuple[type[Mixer], ...] = (
     LRU,
     SelectiveStateSpace,
     StateSpaceDuality,
+    Mamba3,
     ShortConvolution,
     RGLRU,
     QuasiLSTM,

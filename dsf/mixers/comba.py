@@ -2,8 +2,7 @@ r"""Comba: a gated delta rule that erases at another vector than it writes to.
 
     S_t = exp(g_t) (I - β_t k_t p_tᵀ) S_{t-1} + β_t k_t v_tᵀ        o_t = S_tᵀ q_t
 
-Source: Hu et al. 2025, "Comba: Improving Bilinear RNNs with Closed-loop Control". With p_t = k_t it
-is the gated DeltaNet.
+Source: Hu et al. 2025, arXiv:2506.02475. With p_t = k_t it is the gated DeltaNet.
 """
 
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ import torch
 from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
+from dsf.ingredients.delta_rule import delta_rule
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System
-from dsf.transition import DiagonalPlusLowRank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -36,17 +35,15 @@ class Comba(Mixer):
     rate: Inexact[Tensor, "*batch time"]
     log_decay: Inexact[Tensor, "*batch time"]
 
-    source: ClassVar[str] = "Hu et al. 2025, Comba"
+    source: ClassVar[str] = "arXiv:2506.02475"
 
     def system(self) -> System:
-        write = self.rate.unsqueeze(-1) * self.key
-        decay = self.log_decay.exp().unsqueeze(-1)
-        A = DiagonalPlusLowRank(
-            decay=decay.expand_as(self.key),
-            left=-(decay * write).unsqueeze(-1),
-            right=self.removal.unsqueeze(-1),
+        return delta_rule(
+            decay=self.log_decay.exp().unsqueeze(-1).expand_as(self.key),
+            write=(self.rate.unsqueeze(-1) * self.key).unsqueeze(-1),
+            removal=self.removal.unsqueeze(-1),
+            read=self.query,
         )
-        return System.from_write_and_read(A, write, read=self.query)
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
         return self.value.unsqueeze(-2)

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
+from dsf.ingredients.delta_rule import delta_rule
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System
-from dsf.transition import DiagonalPlusLowRank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -30,14 +30,13 @@ class DeltaNet(Mixer):
     source: ClassVar[str] = "arXiv:2406.06484"
 
     def system(self) -> System:
-        write = self.rate.unsqueeze(-1) * self.key
-        one = torch.ones_like(self.rate).unsqueeze(-1)
-        A = DiagonalPlusLowRank(
-            decay=one.expand_as(self.key),
-            left=-write.unsqueeze(-1),
-            right=self.key.unsqueeze(-1),
+        key = self.key.unsqueeze(-1)
+        return delta_rule(
+            decay=torch.ones_like(self.rate).unsqueeze(-1).expand_as(self.key),
+            write=self.rate[..., None, None] * key,
+            removal=key,
+            read=self.query,
         )
-        return System.from_write_and_read(A, write, read=self.query)
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
         return self.value.unsqueeze(-2)

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
+from dsf.ingredients.delta_rule import delta_rule
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System
-from dsf.transition import DiagonalPlusLowRank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -36,14 +36,13 @@ class GatedDeltaNet(Mixer):
     source: ClassVar[str] = "arXiv:2412.06464"
 
     def system(self) -> System:
-        write = self.rate.unsqueeze(-1) * self.key
-        decay = self.log_decay.exp().unsqueeze(-1)
-        A = DiagonalPlusLowRank(
-            decay=decay.expand_as(self.key),
-            left=-(decay * write).unsqueeze(-1),
-            right=self.key.unsqueeze(-1),
+        key = self.key.unsqueeze(-1)
+        return delta_rule(
+            decay=self.log_decay.exp().unsqueeze(-1).expand_as(self.key),
+            write=self.rate[..., None, None] * key,
+            removal=key,
+            read=self.query,
         )
-        return System.from_write_and_read(A, write, read=self.query)
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
         return self.value.unsqueeze(-2)

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from dsf.ingredients.delta_rule import delta_rule
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System
-from dsf.transition import DiagonalPlusLowRank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -43,13 +43,12 @@ class GatedDeltaProduct(Mixer):
         decay = torch.ones_like(self.query[..., 0])
         if self.log_decay is not None:
             decay = self.log_decay.exp()
-        write = self._written()
-        A = DiagonalPlusLowRank(
+        return delta_rule(
             decay=decay.unsqueeze(-1).expand_as(self.query),
-            left=-decay[..., None, None] * write,
-            right=self.key.mT,
+            write=self._written(),
+            removal=self.key.mT,
+            read=self.query,
         )
-        return System(A, B=write, C=self.query.unsqueeze(-2))
 
     def _written(self) -> Shaped[Tensor, "*batch time key micro"]:
         """What is left at the token's end of what each micro-step wrote."""

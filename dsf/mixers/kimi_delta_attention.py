@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from dsf.ingredients.delta_rule import delta_rule
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System
-from dsf.transition import DiagonalPlusLowRank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -38,14 +38,13 @@ class KimiDeltaAttention(Mixer):
     source: ClassVar[str] = "arXiv:2510.26692"
 
     def system(self) -> System:
-        write = self.rate.unsqueeze(-1) * self.key
-        decay = self.log_decay.exp()
-        A = DiagonalPlusLowRank(
-            decay=decay,
-            left=-write.unsqueeze(-1),
-            right=(decay * self.key).unsqueeze(-1),
+        key = self.key.unsqueeze(-1)
+        return delta_rule(
+            decay=self.log_decay.exp(),
+            write=self.rate[..., None, None] * key,
+            removal=key,
+            read=self.query,
         )
-        return System.from_write_and_read(A, write, read=self.query)
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
         return self.value.unsqueeze(-2)

@@ -1,0 +1,60 @@
+r"""Attention with bounded-memory control (ABC): softmax over slots that hold weighted averages.
+
+    w_tm(j) = exp(s_jm) / Σ_{i<=t} exp(s_im)        K_tm, V_tm = Σ_j w_tm(j) k_j, Σ_j w_tm(j) v_j
+    o_t = Σ_m softmax_m(K_tm.q_t) V_tm
+
+With z_t = log Σ_{i<=t} exp(s_i) the averages are made by A_t = diag(exp(z_{t-1} - z_t)) and
+B_t = exp(s_t - z_t). Rows sum to one.
+
+Source: Peng et al. 2021, arXiv:2110.02488.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.slots import slot_system
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class BoundedMemoryAttention(Mixer):
+    """Attention to slots that average the past. No scale is applied: pass a query that is scaled.
+
+    Attributes:
+        slot_logit: s_t, the logarithm of the weight that each slot gives to the token; finite.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    slot_logit: Float[Tensor, "*batch time slot"]
+
+    source: ClassVar[str] = "arXiv:2110.02488"
+
+    def system(self) -> System:
+        total = self.slot_logit.logcumsumexp(dim=-2)
+        kept = (total[..., :-1, :] - total[..., 1:, :]).exp()
+        return slot_system(
+            decay=torch.cat([torch.ones_like(total[..., :1, :]), kept], dim=-2),
+            write=(self.slot_logit - total).exp(),
+            key=self.key,
+            query=self.query,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "BoundedMemoryAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            slot_logit=normal(rng, 2, steps, 5),
+        )

@@ -1,0 +1,61 @@
+r"""Gated DeltaNet 2: what is taken out of the memory and what is written are gated apart.
+
+    S_t = (I - k_t (e_t ⊙ k_t)ᵀ) diag(exp(g_t)) S_{t-1} + k_t (w_t ⊙ v_t)ᵀ        o_t = S_tᵀ q_t
+
+Source: arXiv:2605.22791. With e_t and w_t the same number everywhere it is KimiDeltaAttention with
+that rate.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.delta_rule import delta_rule
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GatedDeltaNet2(Mixer):
+    """The delta rule with an erase gate for every key coordinate, a write gate for every channel.
+
+    Attributes:
+        log_decay: g_t, nats per token, at most 0.
+        erase_gate: e_t, usually in 0 ... 1, or 0 ... 2 where eigenvalues may be negative.
+        write_gate: w_t, a factor on ``value`` before it is mixed; part of the signal.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    log_decay: Float[Tensor, "*batch time key"]
+    erase_gate: Float[Tensor, "*batch time key"]
+    write_gate: Float[Tensor, "*batch time channel"]
+
+    source: ClassVar[str] = "arXiv:2605.22791"
+
+    def system(self) -> System:
+        return delta_rule(
+            decay=self.log_decay.exp(),
+            write=self.key.unsqueeze(-1),
+            removal=(self.erase_gate * self.key).unsqueeze(-1),
+            read=self.query,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return (self.write_gate * self.value).unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedDeltaNet2":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=unit(normal(rng, 2, steps, 4)),
+            value=normal(rng, 2, steps, 3),
+            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.5),
+            erase_gate=uniform(rng, 2, steps, 4, low=0.1, high=0.9),
+            write_gate=uniform(rng, 2, steps, 3, low=0.1, high=0.9),
+        )

@@ -1,0 +1,57 @@
+r"""Gated slot attention: softmax over a fixed number of slots that forget and are written to.
+
+    K_t = diag(exp(g_t)) K_{t-1} + s_t k_tᵀ        V_t = diag(exp(g_t)) V_{t-1} + s_t v_tᵀ
+    o_t = V_tᵀ softmax(K_t q_t)
+
+The softmax sees queries and keys only, so it goes into C.
+
+Source: Zhang et al. 2024, arXiv:2409.07146.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.slots import slot_system
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GatedSlotAttention(Mixer):
+    """Attention to slots. No scale is applied: pass a query that is scaled.
+
+    Attributes:
+        slot_write: s_t, how much of the token each slot takes; usually ``1 - exp(log_decay)``.
+        log_decay: g_t, nats per token, at most 0.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    slot_write: Float[Tensor, "*batch time slot"]
+    log_decay: Float[Tensor, "*batch time slot"]
+
+    source: ClassVar[str] = "arXiv:2409.07146"
+
+    def system(self) -> System:
+        return slot_system(
+            decay=self.log_decay.exp(), write=self.slot_write, key=self.key, query=self.query
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedSlotAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            slot_write=uniform(rng, 2, steps, 5, low=0.1, high=0.9),
+            log_decay=-uniform(rng, 2, steps, 5, low=0.02, high=0.8),
+        )

@@ -1,0 +1,108 @@
+r"""Mamba-3 with one input and one output: every token writes itself and the token before it.
+
+    h_t = α_t h_{t-1} + (1 - λ_t) Δ_t α_t k_{t-1} v_{t-1}ᵀ + λ_t Δ_t k_t v_tᵀ
+    o_t = h_tᵀ q_t + d v_t        α_t = exp(Δ_t a_t)
+
+with queries and keys turned by the angle Σ_{s<=t} rotation_s. What the token before wrote is kept
+in states of its own: there are twice as many as keys have entries, and no coefficient looks ahead.
+
+
+    A_t = [[α I, (1 - λ) Δ α I], [0, 0]]        B_t = [λ Δ k; k]        C_t = [q; 0]
+
+Source: arXiv:2603.15569. With λ_t = 1 it is the scan of Mamba-2 with turned queries and keys.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.blocks import on_every_coordinate
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.shapes import ShapeError
+from dsf.system import System
+from dsf.transition import Dense
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Mamba3(Mixer):
+    """One head of Mamba-3. No scale is applied.
+
+    Attributes:
+        query, key: after their norm and bias, before they are turned.
+        step: Δ_t > 0, time per token.
+        pole: a_t, per unit of time, below zero.
+        blend: λ_t in 0 ... 1, the share of the new token in the trapezoid; 1/2 is the
+            trapezoidal rule.
+        rotation: radians by which neighbouring entries, (0, 1), (2, 3), ..., turn at this token;
+            entries after the last pair stay.
+        feedthrough: d, one factor per batch entry, added as D.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    step: Float[Tensor, "*batch time"]
+    pole: Float[Tensor, "*batch time"]
+    blend: Float[Tensor, "*batch time"]
+    rotation: Float[Tensor, "*batch time pair"] | None = None
+    feedthrough: Float[Tensor, "*batch"] | None = None
+
+    source: ClassVar[str] = "arXiv:2603.15569"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.key.shape[-1]
+        if self.rotation is not None and 2 * self.rotation.shape[-1] > size:
+            raise ShapeError(
+                f"Mamba3: 'rotation' turns pairs of key entries, at most {size // 2} of them for "
+                f"keys of {size} entries, but it has {self.rotation.shape[-1]}."
+            )
+
+    def system(self) -> System:
+        query, key = self._turned(self.query), self._turned(self.key)
+        kept = (self.step * self.pole).exp()
+        late = (1 - self.blend) * self.step * kept
+        small = torch.stack([kept, late, *[torch.zeros_like(kept)] * 2], dim=-1)
+        new = (self.blend * self.step).unsqueeze(-1) * key
+        return System.from_write_and_read(
+            Dense(on_every_coordinate(small.unflatten(-1, (2, 2)), key.shape[-1])),
+            write=torch.cat([new, key], dim=-1),
+            read=torch.cat([query, torch.zeros_like(query)], dim=-1),
+            feedthrough=self._feedthrough(),
+        )
+
+    def _turned(self, part: Tensor) -> Tensor:
+        """Neighbouring entries turned by all rotations so far."""
+        if self.rotation is None:
+            return part
+        angle = self.rotation.cumsum(dim=-2)
+        turning, staying = part.tensor_split([2 * angle.shape[-1]], dim=-1)
+        first, second = turning.unflatten(-1, (-1, 2)).unbind(-1)
+        cosine, sine = angle.cos(), angle.sin()
+        turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], -1)
+        return torch.cat([turned.flatten(-2), staying], dim=-1)
+
+    def _feedthrough(self) -> Tensor | None:
+        if self.feedthrough is None:
+            return None
+        return self.feedthrough.unsqueeze(-1).expand_as(self.step)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "Mamba3":
+        return cls(
+            query=normal(rng, 2, steps, 5),
+            key=normal(rng, 2, steps, 5),
+            value=normal(rng, 2, steps, 3),
+            step=uniform(rng, 2, steps, low=0.05, high=1.0),
+            pole=-uniform(rng, 2, steps, low=0.1, high=2.0),
+            blend=uniform(rng, 2, steps, low=0.2, high=0.8),
+            rotation=uniform(rng, 2, steps, 2, low=-2.0, high=2.0),
+            feedthrough=normal(rng, 2),
+        )

@@ -1,0 +1,69 @@
+r"""MesaNet: at every token, the ridge regression of all past values on all past keys.
+
+    H_t = exp(g_t) H_{t-1} + β_t k_t k_tᵀ        S_t = exp(g_t) S_{t-1} + β_t k_t v_tᵀ
+    o_t = S_tᵀ (H_t + diag(λ))⁻¹ q_t
+
+H_t sees keys only, so what solves for the query goes into C.
+
+Source: von Oswald et al. 2025, arXiv:2506.05233. Kernels solve by a few conjugate gradient steps;
+here the solution is exact.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.memories import read_from
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+from dsf.transition import ScaledIdentity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class MesaNet(Mixer):
+    """Linear attention whose query is solved against the keys. No scale is applied.
+
+    Attributes:
+        rate: β_t, weight of the token in the regression, at least 0.
+        log_decay: g_t, nats per token, at most 0.
+        ridge: λ, above 0. With zeros there, the first tokens have no solution, and ``system``
+            raises ``torch.linalg.LinAlgError``.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    rate: Float[Tensor, "*batch time"]
+    log_decay: Float[Tensor, "*batch time"]
+    ridge: Float[Tensor, "*batch key"]
+
+    source: ClassVar[str] = "arXiv:2506.05233"
+
+    def system(self) -> System:
+        write = self.rate.unsqueeze(-1) * self.key
+        A = ScaledIdentity(self.log_decay.exp(), self.key.shape[-1])
+        read = read_from(A, write, self.key, self._solved)
+        return System.from_write_and_read(A, write, read)
+
+    def _solved(self, curvature: Tensor, start: int, stop: int) -> Tensor:
+        """``(H_t + diag(λ))⁻¹ q_t``."""
+        full = curvature + self.ridge.diag_embed().unsqueeze(-3)
+        return torch.linalg.solve(full, self.query[..., start:stop, :])
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "MesaNet":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            rate=uniform(rng, 2, steps, low=0.2, high=0.9),
+            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
+            ridge=uniform(rng, 2, 4, low=0.3, high=2.0),
+        )

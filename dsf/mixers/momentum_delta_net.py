@@ -1,0 +1,76 @@
+r"""Momentum DeltaNet: errors gather in a momentum, and the memory follows the momentum.
+
+    M_t = μ_t M_{t-1} - η_t k_t (v_t - S_{t-1}ᵀ p_t)ᵀ
+    S_t = α_t S_{t-1} - β_t M_t        o_t = S_tᵀ q_t
+
+As a system the states are S above M:
+
+    A_t = [[α I - β η k pᵀ, -β μ I], [η k pᵀ, μ I]]        B_t = [β η k; -η k]        C_t = [q; 0]
+
+Source: arXiv:2605.05838. With μ_t = 0 and p_t = α_t k_t it is the gated DeltaNet.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.blocks import on_every_coordinate
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.system import System
+from dsf.transition import Dense
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class MomentumDeltaNet(Mixer):
+    """The delta rule as gradient descent with momentum; twice as many states as keys have entries.
+
+    Attributes:
+        removal: p_t, where the memory is looked up; often ``key``, or ``key`` times α_t.
+        rate: β_t, how far the memory follows the momentum.
+        error_rate: η_t, how much of the error enters the momentum.
+        log_decay: log α_t, nats per token, at most 0.
+        momentum_log_decay: log μ_t, nats per token, at most 0.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    removal: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    rate: Float[Tensor, "*batch time"]
+    error_rate: Float[Tensor, "*batch time"]
+    log_decay: Float[Tensor, "*batch time"]
+    momentum_log_decay: Float[Tensor, "*batch time"]
+
+    source: ClassVar[str] = "arXiv:2605.05838"
+
+    def system(self) -> System:
+        entered = self.error_rate.unsqueeze(-1) * self.key
+        write = torch.cat([self.rate.unsqueeze(-1) * entered, -entered], dim=-1)
+        read = torch.cat([self.query, torch.zeros_like(self.query)], dim=-1)
+        memory, momentum = self.log_decay.exp(), self.momentum_log_decay.exp()
+        decays = [memory, -self.rate * momentum, torch.zeros_like(memory), momentum]
+        kept = torch.stack(decays, dim=-1).unflatten(-1, (2, 2))
+        looked_up = torch.cat([self.removal, torch.zeros_like(self.removal)], dim=-1)
+        A = on_every_coordinate(kept, self.key.shape[-1])
+        A = A - write.unsqueeze(-1) * looked_up.unsqueeze(-2)
+        return System.from_write_and_read(Dense(A), write, read)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "MomentumDeltaNet":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=unit(normal(rng, 2, steps, 4)),
+            removal=unit(normal(rng, 2, steps, 4)),
+            value=normal(rng, 2, steps, 3),
+            rate=uniform(rng, 2, steps, low=0.2, high=0.7),
+            error_rate=uniform(rng, 2, steps, low=0.2, high=0.9),
+            log_decay=-uniform(rng, 2, steps, low=0.1, high=0.5),
+            momentum_log_decay=-uniform(rng, 2, steps, low=0.3, high=1.5),
+        )

@@ -1,0 +1,91 @@
+r"""Preconditioned DeltaNet: keys are shortened where the past had much of them.
+
+    a_t = exp(c_t) a_{t-1} + μ_t k_t²        r_t = log(a_t + ε) - ρ
+    p_t = reach^(-r_t / (1 + |r_t|)) k_t
+    S_t = (I - β_t p_t k_tᵀ) diag(exp(g_t)) S_{t-1} + β_t p_t v_tᵀ        o_t = S_tᵀ q_t
+
+a_t is the fading energy of every key coordinate, the diagonal of a curvature. It sees keys only, so
+the rule stays linear in the values.
+
+Source: arXiv:2604.21100. With g_t the same for all coordinates it is the preconditioned gated
+DeltaNet, otherwise preconditioned Kimi delta attention.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.delta_rule import delta_rule
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.solve import recurrence
+from dsf.system import System
+from dsf.transition import ScaledIdentity
+from dsf.transition.timeline import on_stored
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PreconditionedDeltaNet(Mixer):
+    """The delta rule that writes to a key rescaled by its own history.
+
+    Attributes:
+        rate: β_t, write strength; 0 writes and erases nothing.
+        log_decay: g_t, nats per token, at most 0. One that all coordinates share costs less when
+            it is expanded along ``key`` rather than copied.
+        curvature_rate: μ_t, weight of the token in a_t.
+        curvature_log_decay: c_t, nats per token, at most 0.
+        log_curvature: ρ, the logarithm of the energy at which a coordinate keeps its length;
+            -0.2 before training.
+        reach: a coordinate is stretched or shortened by a factor below this.
+        epsilon: ε, added to a_t.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    rate: Float[Tensor, "*batch time"]
+    log_decay: Float[Tensor, "*batch time key"]
+    curvature_rate: Float[Tensor, "*batch time"]
+    curvature_log_decay: Float[Tensor, "*batch time"]
+    log_curvature: Float[Tensor, "*batch"]
+    reach: float = 1.5
+    epsilon: float = 1e-6
+
+    source: ClassVar[str] = "arXiv:2604.21100"
+
+    def system(self) -> System:
+        write = self.rate.unsqueeze(-1) * self._preconditioned()
+        return delta_rule(
+            decay=on_stored(self.log_decay, torch.exp),
+            write=write.unsqueeze(-1),
+            removal=self.key.unsqueeze(-1),
+            read=self.query,
+        )
+
+    def _preconditioned(self) -> Float[Tensor, "*batch time key"]:
+        """p_t: the keys, every coordinate rescaled."""
+        fading = ScaledIdentity(self.curvature_log_decay.exp(), self.key.shape[-1])
+        new = self.curvature_rate.unsqueeze(-1) * self.key.square()
+        energy = recurrence(fading, new.unsqueeze(-1)).squeeze(-1)
+        excess = (energy + self.epsilon).log() - self.log_curvature[..., None, None]
+        return self.key * self.reach ** (-excess / (1 + excess.abs()))
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "PreconditionedDeltaNet":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=unit(normal(rng, 2, steps, 4)),
+            value=normal(rng, 2, steps, 3),
+            rate=uniform(rng, 2, steps, low=0.2, high=0.9),
+            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.5),
+            curvature_rate=uniform(rng, 2, steps, low=0.2, high=0.9),
+            curvature_log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
+            log_curvature=-uniform(rng, 2, low=0.1, high=0.9),
+            epsilon=1e-2,
+        )
