@@ -64,9 +64,8 @@ class ZeroSumAttention(Mixer):
             sums: what they left, by name: empty at the start. What these leave is put in its place.
         """
         raised, decay, total = self._exponentials(sums)
-        above = self.logit - sums.setdefault(
-            "origin", self.logit[..., :1]
-        )  # only differences count
+        origin = sums.setdefault("origin", self.logit[..., :1])
+        above = self.logit - origin  # weights depend on differences alone
         ones = torch.ones_like(above)
         tokens, mean = _going_on(ones, "counted", sums), _going_on(above, "above", sums)
         mean = mean / tokens
