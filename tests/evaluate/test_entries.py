@@ -103,3 +103,22 @@ def test_pieces_pass_gradients_on(monkeypatch):
     whole = gradients()
     monkeypatch.setattr(pieces, "CACHED", 1)
     torch.testing.assert_close(gradients(), whole)
+
+
+def test_the_last_piece_holds_what_is_left(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    decay, write, read = (torch.rand(5, 3, 2, generator=rng) for _ in range(3))
+    system = dsf.System.from_write_and_read(dsf.transition.Diagonal(decay), write, read)
+    signal = torch.randn(5, 3, 1, 1, generator=rng)
+    whole = dsf.respond(system, signal)
+    monkeypatch.setattr(pieces, "CACHED", 12)
+    axis, parts = pieces.cached(system, signal, 3)
+    assert [part.batch[axis] for part, _ in parts] == [2, 2, 1]
+    assert torch.equal(dsf.respond(system, signal), whole)
+
+
+def test_the_first_decay_meets_nothing(parts):
+    decay, drive = (part.detach() for part in parts)
+    wild = decay.clone()
+    wild[:, 0] = float("inf")
+    assert torch.equal(entry_by_entry(wild, drive), entry_by_entry(decay, drive))
