@@ -39,7 +39,8 @@ def cached(system: System, signal: Tensor, tokens: int) -> tuple[int, list[tuple
     axis = next((k for k, size in enumerate(system.batch) if size > 1), 0)
     numbers = system.batch.numel() * tokens * system.state_size * signal.shape[-1]
     parts = (system.A, system.B, system.C, system.feedthrough)
-    if numbers <= CACHED or not all(isinstance(part, PLAIN) for part in parts):
+    divisible = system.batch.numel() > 1 and all(isinstance(part, PLAIN) for part in parts)
+    if numbers <= CACHED or not divisible:
         return axis, [(system, signal)]
     few = max(1, system.batch[axis] * CACHED // numbers)
     once: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}

@@ -117,6 +117,13 @@ def test_the_last_piece_holds_what_is_left(monkeypatch):
     assert torch.equal(dsf.respond(system, signal), whole)
 
 
+def test_what_is_no_batch_stays_whole(monkeypatch):
+    monkeypatch.setattr(pieces, "CACHED", 1)
+    one = torch.ones(3, 2)
+    system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+    assert dsf.respond(system, torch.ones(3, 1, 1)).flatten().tolist() == [2, 3, 3.5]
+
+
 def test_the_first_decay_meets_nothing(parts):
     decay, drive = (part.detach() for part in parts)
     wild = decay.clone()
