@@ -42,7 +42,7 @@ STATEMENTS = (
 
 def main() -> None:
     """Write everything again."""
-    results = gather(settings.of_rates() | settings.of_sweep(), RUNS)
+    results = gather(settings.of_sweep() | settings.of_rates(), RUNS)
     seen = summary(results)
     write_json(FOLDER / "results.json", results)
     figures.draw(seen, FOLDER)

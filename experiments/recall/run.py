@@ -1,6 +1,6 @@
 """Train every mixer on multi-query recall, then write the results, the table and the figures.
 
-    python -m experiments.recall.run [--workers 2] [--rates-only]
+    python -m experiments.recall.run [--workers 2]
 
 Run from the repository. Finished runs are kept in ``experiments/recall/runs``; what is there is not
 done again, so an interrupted sweep goes on where it stopped. Remove the folder to start anew.
@@ -27,13 +27,9 @@ def main() -> None:
     """Do what is missing, then show all of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, one core each")
-    parser.add_argument("--rates-only", action="store_true", help="compare learning rates and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = settings.of_rates()
-    if not arguments.rates_only:
-        chosen |= settings.of_sweep()
-    sweep(run, chosen, report.RUNS, workers=arguments.workers)
+    sweep(run, settings.of_sweep() | settings.of_rates(), report.RUNS, workers=arguments.workers)
     report.main()
 
 
