@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dsf.composite import PANEL, RowSource, StoredRows
+from dsf.ingredients.pair_rows import PairRows, softmax_in_reach
 
 
 @dataclass(frozen=True)
-class SoftmaxRows(RowSource):
+class SoftmaxRows(PairRows):
     """Softmax over the keys in reach of ``scale q.k``, soft-capped, plus ``bias``.
 
     ``log_decay`` (causal rows only) adds to a score the decays of the tokens after the key up to
@@ -21,9 +21,6 @@ class SoftmaxRows(RowSource):
     0 ... i only.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch read key"]
-    scale: float
     causal: bool
     bias: Float[Tensor, "*batch time read"] | None = None
     softcap: float | None = None
@@ -31,23 +28,11 @@ class SoftmaxRows(RowSource):
     log_decay: Float[Tensor, "*batch read"] | None = None
 
     @property
-    def shape(self) -> torch.Size:
-        return torch.Size([*self.query.shape[:-1], 1, self.key.shape[-2]])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.query.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.query.device
-
-    @property
     def is_causal(self) -> bool:
         return self.causal
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
-        scores = self.scale * (self.query[..., start:stop, :] @ self.key.mT)
+        scores = self.scores(start, stop)
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         if self.bias is not None:
@@ -55,41 +40,25 @@ class SoftmaxRows(RowSource):
         if self.log_decay is not None:
             scores = scores + faded(self.log_decay, start, stop)
         if self.causal:
-            scores = scores.masked_fill(self._ahead(start, stop), -torch.inf)
+            scores = scores.masked_fill(self.ahead(start, stop), -torch.inf)
         return self._normalised(scores).unsqueeze(-2)
-
-    def _ahead(self, start: int, stop: int) -> Bool[Tensor, "time read"]:
-        written = torch.arange(start, stop, device=self.device)
-        read = torch.arange(self.key.shape[-2], device=self.device)
-        return read > written[:, None]
 
     def _normalised(self, scores: Tensor) -> Tensor:
         keys = scores.shape[-1]
         if self.sink is not None:
             column = self.sink[..., None, None].to(scores.dtype).expand(*scores.shape[:-1], 1)
             scores = torch.cat([scores, column], dim=-1)
-        reachable = (scores > -torch.inf).any(dim=-1, keepdim=True)
-        weights = scores.masked_fill(~reachable, 0).softmax(dim=-1) * reachable
-        return weights[..., :keys]
+        return softmax_in_reach(scores)[..., :keys]
 
     def apply(
         self, signal: Shaped[Tensor, "*batch read 1 channel"]
     ) -> Shaped[Tensor, "*batch time 1 channel"]:
-        value = signal.squeeze(-2)
-        if all(part is None for part in (self.softcap, self.sink, self.bias, self.log_decay)):
-            mixed = scaled_dot_product_attention(
-                self.query, self.key, value, is_causal=self.causal, scale=self.scale
-            )
-            return mixed.unsqueeze(-2)
-        steps = self.query.shape[-2]
-        panels = [
-            self.window(start, min(start + PANEL, steps)).squeeze(-2) @ value
-            for start in range(0, steps, PANEL)
-        ]
-        return torch.cat(panels, dim=-2).unsqueeze(-2)
-
-    def flipped(self) -> StoredRows:
-        return StoredRows(self.dense().squeeze(-2).flip(-2))
+        if any(part is not None for part in (self.softcap, self.sink, self.bias, self.log_decay)):
+            return super().apply(signal)
+        mixed = scaled_dot_product_attention(
+            self.query, self.key, signal.squeeze(-2), is_causal=self.causal, scale=self.scale
+        )
+        return mixed.unsqueeze(-2)
 
 
 def faded(

@@ -3,6 +3,7 @@
 from dsf.mixers.base import Mixer
 from dsf.mixers.bounded_memory_attention import BoundedMemoryAttention
 from dsf.mixers.comba import Comba
+from dsf.mixers.delta_former import DeltaFormer
 from dsf.mixers.delta_net import DeltaNet
 from dsf.mixers.diagonal_state_space import DiagonalStateSpace
 from dsf.mixers.elman_rnn import ElmanRNN
@@ -18,6 +19,7 @@ from dsf.mixers.hgrn2 import HGRN2
 from dsf.mixers.in_line_attention import InLineAttention
 from dsf.mixers.kimi_delta_attention import KimiDeltaAttention
 from dsf.mixers.linear_attention import LinearAttention
+from dsf.mixers.log_linear_attention import LogLinearAttention
 from dsf.mixers.lru import LRU
 from dsf.mixers.lstm import LSTM
 from dsf.mixers.mamba3 import Mamba3
@@ -28,6 +30,7 @@ from dsf.mixers.min_lstm import MinLSTM
 from dsf.mixers.mlstm import MLSTM
 from dsf.mixers.momentum_delta_net import MomentumDeltaNet
 from dsf.mixers.normalised_attention import NormalisedAttention
+from dsf.mixers.path_attention import PathAttention
 from dsf.mixers.preconditioned_delta_net import PreconditionedDeltaNet
 from dsf.mixers.quasi_lstm import QuasiLSTM
 from dsf.mixers.retention import Retention
@@ -42,12 +45,16 @@ from dsf.mixers.selective_state_space import SelectiveStateSpace
 from dsf.mixers.short_convolution import ShortConvolution
 from dsf.mixers.softmax_attention import SoftmaxAttention
 from dsf.mixers.state_space_duality import StateSpaceDuality
+from dsf.mixers.stick_breaking_attention import StickBreakingAttention
 from dsf.mixers.zero_sum_attention import ZeroSumAttention
 from dsf.mixers.zero_sum_softmax_attention import ZeroSumSoftmaxAttention
 
 ALL: tuple[type[Mixer], ...] = (
     SoftmaxAttention,
     ForgettingAttention,
+    PathAttention,
+    StickBreakingAttention,
+    DeltaFormer,
     LinearAttention,
     NormalisedAttention,
     InLineAttention,
@@ -56,6 +63,7 @@ ALL: tuple[type[Mixer], ...] = (
     MetaLinearAttention,
     Retention,
     ScalarGatedAttention,
+    LogLinearAttention,
     GatedLinearAttention,
     HGRN,
     HGRN2,

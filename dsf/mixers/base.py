@@ -63,7 +63,7 @@ def check_axes(mixer: Mixer) -> None:
     seen: dict[str, dict[str, int | tuple[int, ...]]] = {}
     devices: dict[str, str] = {}
     for field in fields(mixer):
-        axes = _axes(field.type)
+        axes = axes_of(field.type)
         part = getattr(mixer, field.name)
         if axes is None or (part is None and _may_be_absent(field.type)):
             continue
@@ -83,10 +83,10 @@ def check_axes(mixer: Mixer) -> None:
         raise ShapeError(f"{owner}: every part must be on the same device, but {listed}.")
 
 
-def _axes(annotation: Any) -> str | None:
+def axes_of(annotation: Any) -> str | None:
     """The axis names of a tensor annotation, None for a field that is no tensor."""
     if get_origin(annotation) in (Union, UnionType):
-        found = [_axes(member) for member in get_args(annotation)]
+        found = [axes_of(member) for member in get_args(annotation)]
         return next((axes for axes in found if axes is not None), None)
     return getattr(annotation, "dim_str", None)
 

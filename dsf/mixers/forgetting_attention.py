@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.ingredients.attention_cache import cache_system
+from dsf.ingredients.pair_rows import scale_or_default
 from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
@@ -39,7 +40,7 @@ class ForgettingAttention(Mixer):
     source: ClassVar[str] = "arXiv:2503.02130"
 
     def system(self) -> System:
-        scale = self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        scale = scale_or_default(self.scale, self.query)
         return cache_system(
             SoftmaxRows(self.query, self.key, scale=scale, causal=True, log_decay=self.log_decay)
         )

@@ -1,10 +1,12 @@
 r"""Linear attention: a kernel in place of the exponential, so that a state of fixed size suffices.
 
-    a_ij = φ(q_i).φ(k_j) / Σ_s φ(q_i).φ(k_s)        o_i = Σ_j a_ij v_j
+    a_ij = φ(q_i).φ(k_j) / (Σ_s φ(q_i).φ(k_s) + ε)        o_i = Σ_j a_ij v_j
 
 The denominator depends on queries and keys alone and goes into C.
 
-Source: Katharopoulos et al. 2020, arXiv:2006.16236.
+Source: Katharopoulos et al. 2020, arXiv:2006.16236. Based (Arora et al. 2024, arXiv:2402.18668) is
+``feature_map=second_order, epsilon=1e-6``, ReBased (Aksenov et al. 2024, arXiv:2402.10644) is
+``feature_map=squares, epsilon=1e-6``, both with a query that is scaled.
 """
 
 from dataclasses import dataclass
@@ -28,10 +30,11 @@ class LinearAttention(Mixer):
 
     Attributes:
         feature_map: φ, applied along ``key``; it may change the width.
-        normalised: divide every row by its sum. Nothing is added to the denominator: features of
-            both signs can make it zero.
+        normalised: divide every row by its sum. Features of both signs can make it zero.
         causal: token i reads tokens 0 ... i. Otherwise every token reads all, as a forward and a
             backward system.
+        epsilon: ε, added to the sum of a row; rows then sum to less than one. No effect without
+            ``normalised``.
     """
 
     query: Float[Tensor, "*batch time key"]
@@ -40,6 +43,7 @@ class LinearAttention(Mixer):
     feature_map: FeatureMap = elu_plus_one
     normalised: bool = True
     causal: bool = True
+    epsilon: float = 0.0
 
     source: ClassVar[str] = "arXiv:2006.16236"
 
@@ -47,7 +51,7 @@ class LinearAttention(Mixer):
         write, read = self.feature_map(self.key), self.feature_map(self.query)
         if self.normalised:
             reached = total_in_reach(write, causal=self.causal)
-            read = read / (read * reached).sum(dim=-1, keepdim=True)
+            read = read / ((read * reached).sum(dim=-1, keepdim=True) + self.epsilon)
         return accumulator(write, read, causal=self.causal)
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:

@@ -30,8 +30,7 @@ class MesaNet(Mixer):
     Attributes:
         rate: β_t, weight of the token in the regression, at least 0.
         log_decay: g_t, nats per token, at most 0.
-        ridge: λ, above 0. With zeros there, the first tokens have no solution, and ``system``
-            raises ``torch.linalg.LinAlgError``.
+        ridge: λ, above 0.
     """
 
     query: Float[Tensor, "*batch time key"]
@@ -44,6 +43,17 @@ class MesaNet(Mixer):
     source: ClassVar[str] = "arXiv:2506.05233"
 
     def system(self) -> System:
+        """The mixer as a system.
+
+        Raises:
+            ValueError: if an entry of ``ridge`` is not above zero: as long as fewer keys have been
+                seen than they have entries, the regression then has no unique solution.
+        """
+        if not bool((self.ridge > 0).all()):
+            raise ValueError(
+                f"MesaNet: 'ridge' must be above zero in every entry, but its smallest is "
+                f"{self.ridge.min().item():.3g}. A small one, such as 1e-6, will do."
+            )
         write = self.rate.unsqueeze(-1) * self.key
         A = ScaledIdentity(self.log_decay.exp(), self.key.shape[-1])
         read = read_from(A, write, self.key, self._solved)

@@ -2,7 +2,9 @@ r"""RWKV-7: a delta rule whose removed and replaced directions are chosen apart.
 
     S_t = (diag(exp(g_t)) + b_t a_tᵀ) S_{t-1} + k_t v_tᵀ        o_t = S_tᵀ q_t
 
-Source: Peng et al. 2025, arXiv:2503.14456, where a = -κ and b = κ ⊙ rate with κ of length one.
+Source: Peng et al. 2025, arXiv:2503.14456, where a = -κ and b = κ ⊙ rate with κ of length one. With
+g_t = 0 it is the identity plus a low rank (IPLR) of the kernel libraries; so is every A_t that they
+call diagonal plus low rank (DPLR).
 """
 
 from dataclasses import dataclass

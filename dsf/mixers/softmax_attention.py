@@ -19,6 +19,7 @@ from torch import Tensor
 from dsf.composite import ExplicitMap, Operator
 from dsf.ingredients.attention_cache import cache_system
 from dsf.ingredients.exponential_features import Monomials
+from dsf.ingredients.pair_rows import scale_or_default
 from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
@@ -61,7 +62,7 @@ class SoftmaxAttention(Mixer):
 
     @property
     def _factor(self) -> float:
-        return self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        return scale_or_default(self.scale, self.query)
 
     def system(self) -> Operator:
         rows = SoftmaxRows(

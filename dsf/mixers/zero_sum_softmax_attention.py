@@ -17,41 +17,27 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.composite import PANEL, ExplicitMap, Operator, RowSource, StoredRows
+from dsf.composite import ExplicitMap, Operator
 from dsf.ingredients.attention_cache import cache_system
+from dsf.ingredients.pair_rows import PairRows, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.shapes import agree
 
 
 @dataclass(frozen=True)
-class ZeroSumRows(RowSource):
+class ZeroSumRows(PairRows):
     """Rows of the map, from query and key on demand; ``orders`` are zero, first and higher."""
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch read key"]
     orders: Float[Tensor, "*batch time 3"]
-    scale: float
     causal: bool
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size([*self.query.shape[:-1], 1, self.key.shape[-2]])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.query.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.query.device
 
     @property
     def is_causal(self) -> bool:
         return self.causal
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
-        scores = self.scale * (self.query[..., start:stop, :] @ self.key.mT)
+        scores = self.scores(start, stop)
         ahead, reach = self._reach(start, stop)
         mean = scores.masked_fill(ahead, 0).sum(dim=-1, keepdim=True) / reach
         deviation = (scores - mean) / reach
@@ -66,19 +52,6 @@ class ZeroSumRows(RowSource):
         read = torch.arange(self.key.shape[-2], device=self.device)
         last = torch.arange(start, stop, device=self.device) if self.causal else read[-1:]
         return read > last[:, None], (last[:, None] + 1).to(self.dtype)
-
-    def apply(
-        self, signal: Shaped[Tensor, "*batch read 1 channel"]
-    ) -> Shaped[Tensor, "*batch time 1 channel"]:
-        value, steps = signal.squeeze(-2), self.query.shape[-2]
-        panels = [
-            self.window(start, min(start + PANEL, steps)).squeeze(-2) @ value
-            for start in range(0, steps, PANEL)
-        ]
-        return torch.cat(panels, dim=-2).unsqueeze(-2)
-
-    def flipped(self) -> StoredRows:
-        return StoredRows(self.dense().squeeze(-2).flip(-2))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -117,7 +90,7 @@ class ZeroSumSoftmaxAttention(Mixer):
             query=self.query,
             key=self.key,
             orders=torch.stack([zero, self.first_order, self.higher_order], dim=-1),
-            scale=self.query.shape[-1] ** -0.5 if self.scale is None else self.scale,
+            scale=scale_or_default(self.scale, self.query),
             causal=self.causal,
         )
         return cache_system(rows) if self.causal else ExplicitMap(rows)

@@ -1,0 +1,120 @@
+r"""DeltaFormer: softmax attention to values from which each token first takes what it finds before.
+
+    u_i = v_i - β_i Σ_{j<i} softmax_{j<i}(scale p_i.k_j) u_j
+    o_i = Σ_{j<=i} softmax_{j<=i}(scale q_i.k_j) u_j
+
+The map is S (I + diag(β) W)⁻¹ with S and W the two softmax maps, W strictly below the diagonal and
+with an empty first row. No state of fixed size makes it; as a system every token keeps a state of
+its own.
+
+Source: arXiv:2505.19488.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.composite import PANEL
+from dsf.ingredients.attention_cache import cache_system
+from dsf.ingredients.pair_rows import PairRows, scale_or_default, softmax_in_reach
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.system import System
+
+
+@dataclass(frozen=True)
+class DeltaFormerRows(PairRows):
+    """Rows of the map on demand, by substitution, a panel of keys at a time."""
+
+    removal: Float[Tensor, "*batch time key"]
+    rate: Float[Tensor, "*batch time"]
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        left, parts = self._attended(start, stop)[..., :stop], []
+        for last in range(stop, 0, -PANEL):
+            first = max(last - PANEL, 0)
+            earlier, inside = self._taken(first, last)
+            parts.append(
+                torch.linalg.solve_triangular(
+                    inside, left[..., first:], upper=False, left=False, unitriangular=True
+                )
+            )
+            left = left[..., :first] - parts[-1] @ earlier
+        rows = torch.cat(parts[::-1], dim=-1)
+        return torch.nn.functional.pad(rows, (0, self.key.shape[-2] - stop)).unsqueeze(-2)
+
+    def apply(
+        self, signal: Shaped[Tensor, "*batch read 1 channel"]
+    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+        value, steps = signal.squeeze(-2), self.query.shape[-2]
+        new, panels = value[..., :0, :], []
+        for start in range(0, steps, PANEL):
+            stop = min(start + PANEL, steps)
+            earlier, inside = self._taken(start, stop)
+            rest = value[..., start:stop, :] - earlier @ new
+            solved = torch.linalg.solve_triangular(inside, rest, upper=False, unitriangular=True)
+            new = torch.cat([new, solved], dim=-2)
+            panels.append(self._attended(start, stop)[..., :stop] @ new)
+        return torch.cat(panels, dim=-2).unsqueeze(-2)
+
+    def _attended(self, start: int, stop: int) -> Tensor:
+        """Rows of S."""
+        return softmax_in_reach(
+            self.scores(start, stop).masked_fill(self.ahead(start, stop), -torch.inf)
+        )
+
+    def _taken(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Rows of diag(β) W: columns before ``start``, and those from there to ``stop - 1``."""
+        scores = self.scale * (self.removal[..., start:stop, :] @ self.key[..., :stop, :].mT)
+        itself = self.lags(start, stop)[:, :stop] <= 0
+        taken = softmax_in_reach(scores.masked_fill(itself, -torch.inf))
+        earlier, inside = (self.rate[..., start:stop, None] * taken).tensor_split([start], dim=-1)
+        return earlier, inside
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class DeltaFormer(Mixer):
+    """Softmax attention with a delta rule on its cache.
+
+    Attributes:
+        removal: p_i, what looks up the values to take; the paper's models use ``key``.
+        rate: β_i, how much of what is found is taken; 0 leaves softmax attention.
+        scale: factor on both products; ``key ** -0.5`` when absent.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    removal: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    rate: Float[Tensor, "*batch time"]
+    scale: float | None = None
+
+    source: ClassVar[str] = "arXiv:2505.19488"
+
+    def system(self) -> System:
+        return cache_system(
+            DeltaFormerRows(
+                self.query,
+                self.key,
+                scale=scale_or_default(self.scale, self.query),
+                removal=self.removal,
+                rate=self.rate,
+            )
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "DeltaFormer":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            removal=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            rate=uniform(rng, 2, steps, low=0.2, high=0.9),
+            scale=0.7,
+        )

@@ -1,0 +1,107 @@
+r"""Log-linear attention: how far back a token lies, in powers of two, scales what is read of it.
+
+    a_ij = scale_i[level(i, j)] exp(Σ_{s=j+1..i} g_s) q_i.k_j        o_i = Σ_{j<=i} a_ij v_j
+
+with level(i, j) the number of binary digits of i xor j, tokens counted from 0: level 0 is the token
+itself, behind it lie blocks of at most 1, 2, 4, ... tokens. A memory for every level makes these
+weights; as a system every token keeps a state of its own.
+
+Source: Guo et al. 2025, arXiv:2506.04761.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.ingredients.attention_cache import cache_system
+from dsf.ingredients.pair_rows import PairRows
+from dsf.ingredients.softmax_rows import faded
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform
+from dsf.shapes import ShapeError
+from dsf.system import System
+
+
+@dataclass(frozen=True)
+class LogLinearRows(PairRows):
+    """Rows of the map, from query, key and levels on demand."""
+
+    log_decay: Float[Tensor, "*batch time"]
+    level_scale: Float[Tensor, "*batch time level"]
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        scores = self.scores(start, stop)
+        level = self._levels(start, stop).expand(scores.shape)
+        by_level = self.level_scale[..., start:stop, :].gather(-1, level)
+        weights = by_level * faded(self.log_decay, start, stop).exp() * scores
+        return weights.masked_fill(self.ahead(start, stop), 0).unsqueeze(-2)
+
+    def _levels(self, start: int, stop: int) -> Tensor:
+        written = torch.arange(start, stop, device=self.device)[:, None]
+        read = torch.arange(self.key.shape[-2], device=self.device)
+        return torch.frexp((written ^ read).double()).exponent.long()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LogLinearAttention(Mixer):
+    """Linear attention with one decay for every token and a scale for every level.
+
+    No scale is applied to q.k: pass a query that is scaled.
+
+    Attributes:
+        log_decay: g_s, nats per token, at most 0.
+        level_scale: what the token makes of each level; T tokens need one level more than the
+            binary digits of T - 1.
+
+    Raises:
+        ShapeError: if there are fewer levels than the sequence needs.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    log_decay: Float[Tensor, "*batch time"]
+    level_scale: Float[Tensor, "*batch time level"]
+
+    source: ClassVar[str] = "arXiv:2506.04761"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        steps, given = self.level_scale.shape[-2:]
+        if given < levels_of(steps):
+            raise ShapeError(
+                f"LogLinearAttention: {steps} tokens need {levels_of(steps)} levels, but "
+                f"'level_scale' has {given}."
+            )
+
+    def system(self) -> System:
+        return cache_system(
+            LogLinearRows(
+                self.query,
+                self.key,
+                scale=1.0,
+                log_decay=self.log_decay,
+                level_scale=self.level_scale,
+            )
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "LogLinearAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
+            level_scale=uniform(rng, 2, steps, levels_of(steps), low=0.2, high=2.0),
+        )
+
+
+def levels_of(steps: int) -> int:
+    """How many levels a sequence of ``steps`` tokens meets."""
+    return (steps - 1).bit_length() + 1

@@ -1,0 +1,112 @@
+r"""PaTH attention: softmax attention whose positions are products of Householder-like maps.
+
+    a_ij = softmax_j(scale (q_iᵀ H_i H_{i-1} ... H_{j+1} k_j + Σ_{s=j+1..i} g_s))
+    H_t = I - β_t w_t w_tᵀ        o_i = Σ_{j<=i} a_ij v_j
+
+No state of fixed size makes these weights; as a system every token keeps a state of its own.
+
+Source: Yang et al. 2025, arXiv:2505.16381.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.composite import PANEL
+from dsf.ingredients.attention_cache import cache_system
+from dsf.ingredients.pair_rows import PairRows, scale_or_default, softmax_in_reach
+from dsf.ingredients.softmax_rows import faded
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, uniform, unit
+from dsf.system import System
+
+
+@dataclass(frozen=True)
+class PathRows(PairRows):
+    """Rows of the map on demand: queries carried back to the keys, a panel of keys at a time."""
+
+    direction: Float[Tensor, "*batch time key"]
+    rate: Float[Tensor, "*batch time"]
+    log_decay: Float[Tensor, "*batch time"] | None
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        products = torch.cat([*self._products(start, stop)][::-1], dim=-1)
+        steps = self.key.shape[-2]
+        products = torch.nn.functional.pad(products, (0, steps - stop))
+        if self.log_decay is not None:
+            products = products + faded(self.log_decay, start, stop)
+        scores = (self.scale * products).masked_fill(self.ahead(start, stop), -torch.inf)
+        return softmax_in_reach(scores).unsqueeze(-2)
+
+    def _products(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Products with the keys, from the newest panel of keys to the oldest.
+
+        Inside a panel ``met`` is what each map on the way finds of the query along its direction,
+        after those newer than it; it solves a triangular system.
+        """
+        carried = self.query[..., start:stop, :]
+        written = torch.arange(start, stop, device=self.device)[:, None]
+        for last in range(stop, 0, -PANEL):
+            first = max(last - PANEL, 0)
+            key, direction = self.key[..., first:last, :], self.direction[..., first:last, :]
+            taken = self.rate[..., first:last, None] * direction
+            on_the_way = torch.arange(first, last, device=self.device) <= written
+            found = torch.where(on_the_way, carried @ direction.mT, 0)
+            met = torch.linalg.solve_triangular(
+                (taken @ direction.mT).tril(-1), found, upper=False, left=False, unitriangular=True
+            )
+            yield carried @ key.mT - met @ (taken @ key.mT).tril(-1)
+            carried = carried - met @ taken
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PathAttention(Mixer):
+    """Causal softmax attention with positions that follow the data.
+
+    Attributes:
+        direction: w_t, usually of length one.
+        rate: β_t, between 0 and 2 with directions of length one; 0 leaves the query as it is.
+        log_decay: g_s, nats per token before ``scale``, at most 0; none when absent.
+        scale: factor on the scores, decays included; ``key ** -0.5`` when absent.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    direction: Float[Tensor, "*batch time key"]
+    rate: Float[Tensor, "*batch time"]
+    log_decay: Float[Tensor, "*batch time"] | None = None
+    scale: float | None = None
+
+    source: ClassVar[str] = "arXiv:2505.16381"
+
+    def system(self) -> System:
+        return cache_system(
+            PathRows(
+                self.query,
+                self.key,
+                scale=scale_or_default(self.scale, self.query),
+                direction=self.direction,
+                rate=self.rate,
+                log_decay=self.log_decay,
+            )
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "PathAttention":
+        return cls(
+            query=2 * normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            direction=unit(normal(rng, 2, steps, 4)),
+            rate=uniform(rng, 2, steps, low=0.2, high=1.8),
+            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.8),
+            scale=0.7,
+        )

@@ -1,0 +1,76 @@
+r"""Stick-breaking attention: from the newest token back, each key takes its share of what is left.
+
+    z_ij = scale q_i.k_j        a_ij = σ(z_ij) Π_{j<l<i} (1 - σ(z_il))        o_i = Σ_{j<i} a_ij v_j
+
+Rows sum to less than one: what no key takes is lost. No state of fixed size makes these weights; as
+a system every token keeps a state of its own.
+
+Source: Tan et al. 2024, arXiv:2410.17980.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from dsf.ingredients.attention_cache import cache_system
+from dsf.ingredients.pair_rows import PairRows, scale_or_default
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal
+from dsf.system import System
+
+
+@dataclass(frozen=True)
+class StickBreakingRows(PairRows):
+    """Rows of the map, from query and key on demand."""
+
+    reads_itself: bool
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        scores = self.scores(start, stop)
+        hidden = self.lags(start, stop) < (0 if self.reads_itself else 1)
+        broken = logsigmoid(-scores).masked_fill(hidden, 0)
+        newer = torch.cat([broken[..., 1:], torch.zeros_like(broken[..., :1])], dim=-1)
+        left = newer.flip(-1).cumsum(dim=-1).flip(-1)
+        weights = (logsigmoid(scores) + left).exp()
+        return weights.masked_fill(hidden, 0).unsqueeze(-2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class StickBreakingAttention(Mixer):
+    """Causal attention that prefers what is recent, without positions and without softmax.
+
+    Attributes:
+        scale: factor on q.k; ``key ** -0.5`` when absent.
+        reads_itself: the token's own key breaks the stick first, before those behind it. Without it
+            the first token reads nothing.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
+    scale: float | None = None
+    reads_itself: bool = False
+
+    source: ClassVar[str] = "arXiv:2410.17980"
+
+    def system(self) -> System:
+        scale = scale_or_default(self.scale, self.query)
+        rows = StickBreakingRows(self.query, self.key, scale, reads_itself=self.reads_itself)
+        return cache_system(rows)
+
+    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "StickBreakingAttention":
+        return cls(
+            query=normal(rng, 2, steps, 4),
+            key=normal(rng, 2, steps, 4),
+            value=normal(rng, 2, steps, 3),
+            scale=0.7,
+            reads_itself=True,
+        )
