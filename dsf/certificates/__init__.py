@@ -5,6 +5,7 @@ from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.collisions import linear_injective
 from dsf.certificates.injectivity import injective
 from dsf.certificates.margins import margin
+from dsf.certificates.mixer_laws import check_mixer
 from dsf.certificates.systems import equivalent, reduction_error
 from dsf.certificates.transitions import decay, decay_box, nonexpansive
 from dsf.certificates.weights import (
@@ -21,6 +22,7 @@ __all__ = [
     "Level",
     "Verdict",
     "causal",
+    "check_mixer",
     "decay",
     "decay_box",
     "equivalent",

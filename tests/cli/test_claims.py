@@ -41,7 +41,10 @@ def test_a_paper_can_be_chosen_and_listed(run, only_object):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("INL-999",), "no claim is called INL-999"), (("--paper", "XYZ"), "no paper is called 'XYZ'")],
+    [
+        (("INL-999",), "no claim is called INL-999"),
+        (("--paper", "XYZ"), "no paper is called 'XYZ'"),
+    ],
 )
 def test_what_is_not_in_the_table_is_refused(run, arguments, words):
     done = run("claims", *arguments)

@@ -1,0 +1,241 @@
+"""The laws that every mixer keeps, for mixers that are written elsewhere."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsf.certificates.certificate import Certificate, Verdict
+from dsf.certificates.laws import Case, Law, bent, difference
+from dsf.certificates.subjects import Subject, as_type, floating
+from dsf.composite import ExplicitMap
+from dsf.evaluate import attention_map, chunkwise, convolution, recurrent, respond, row_blocks, scan
+from dsf.evaluate.fourier import varying
+from dsf.mixers.base import axes_of
+from dsf.system import System
+
+USUAL, SHORT = 9, 3
+EVALUATORS = {
+    "scan": scan,
+    "chunks of 1": partial(chunkwise, size=1),
+    "chunks of 4": partial(chunkwise, size=4),
+    "chunks of 64": partial(chunkwise, size=64),
+}
+SINGLE = 1e-5
+SLOPE = 1e-6
+"""Relative error of a gradient: finite differences have half the digits."""
+NUDGE = 1e-5
+
+Reference = Callable[[Any], Tensor]
+
+
+def check_mixer(
+    mixer_or_class: Any,
+    reference: Reference | None = None,
+    *,
+    causal: bool = True,
+    tolerance: float = 1e-12,
+    seed: int = 0,
+) -> tuple[Certificate, ...]:
+    """Measure the laws that every mixer of ``dsf`` keeps on one of your own.
+
+    A class is drawn at several lengths, which finds more than one instance does. Nothing is raised
+    for a law that is broken: its certificate is REFUTED and the witness names the case.
+
+    Args:
+        mixer_or_class: a frozen dataclass of coefficients with ``system()`` and ``signal()``; a
+            class also with ``draw(rng, steps=...)``.
+        reference: what your paper says, ``mixer -> *batch time channel``, as a plain loop.
+        causal: whether no token may read the future.
+        tolerance: the largest relative error in double precision.
+        seed: of what is drawn.
+
+    Raises:
+        TypeError: if it is no such class or instance.
+
+    >>> import dsf
+    >>> for certificate in dsf.certify.check_mixer(dsf.mixers.DeltaNet):
+    ...     assert certificate.verdict is dsf.Verdict.HOLDS_NUMERICALLY, certificate.witness
+    """
+    subject = Subject(mixer_or_class, seed)
+    laws = [
+        ("evaluators", "every evaluator gives the same response", tolerance, _evaluators),
+        ("map", "the map times the signal is the response", tolerance, _map),
+        ("row blocks", "blocks of rows are the rows of the map", tolerance, _row_blocks),
+        ("gradients", "they are those of finite differences", SLOPE, _gradients),
+        ("number type", "single precision stays single and is right", SINGLE, _number_type),
+        ("device", "nothing is made elsewhere than the parts are", tolerance, _device),
+    ]
+    if causal:
+        laws.append(("causality", "no token reads the future", tolerance, _causality))
+    if reference is not None:
+        against = partial(_reference, reference=reference)
+        laws.append(("reference", "the response is that of the reference", tolerance, against))
+    method = f"measured on {subject.described}"
+    made = Law(subject.owner, "making", "it makes a system and a signal that fit", 0.0)
+    first = made.judged(_making(subject), method=method)
+    if first.verdict is Verdict.REFUTED:
+        return (first,)
+    found = [
+        Law(subject.owner, name, sentence, figure).judged(cases(subject), method=method)
+        for name, sentence, figure, cases in laws
+    ]
+    parts = Law(subject.owner, "parts", "every tensor takes part", 1e-9, from_below=True)
+    return (first, *found, parts.judged(_parts(subject), method=method))
+
+
+def _answer(mixer: Any, method: Any = None) -> Tensor:
+    return respond(mixer.system(), mixer.signal(), method=method)
+
+
+def _making(subject: Subject) -> Iterator[Case]:
+    def flaw(steps: int) -> float:
+        return 0.0 * _answer(subject.mixer(steps)).numel()
+
+    for steps in {*subject.lengths, USUAL, SHORT}:
+        yield subject.label(steps), partial(flaw, steps)
+
+
+def _evaluators(subject: Subject) -> Iterator[Case]:
+    for steps in subject.lengths:
+
+        def apart(method: Any, steps: int = steps) -> float:
+            mixer = subject.mixer(steps)
+            if isinstance(mixer.system(), ExplicitMap):
+                return 0.0
+            return difference(_answer(mixer, method), _answer(mixer, recurrent))
+
+        def transformed(steps: int = steps) -> float:
+            system = subject.mixer(steps).system()
+            if not isinstance(system, System) or varying(system) is not None:
+                return 0.0
+            return apart(convolution, steps)
+
+        yield subject.label(steps, evaluator="default"), partial(apart, None)
+        for name, method in EVALUATORS.items():
+            yield subject.label(steps, evaluator=name), partial(apart, method)
+        yield subject.label(steps, evaluator="convolution"), transformed
+
+
+def _map(subject: Subject) -> Iterator[Case]:
+    def apart(steps: int) -> float:
+        mixer = subject.mixer(steps)
+        system, signal, response = mixer.system(), mixer.signal(), _answer(mixer)
+        weights = attention_map(system)
+        mixed = weights @ signal.flatten(-3, -2).to(weights.dtype)
+        free = respond(system, torch.zeros_like(signal))
+        return difference(mixed.unflatten(-2, response.shape[-3:-1]) + free, response)
+
+    for steps in subject.lengths:
+        yield subject.label(steps), partial(apart, steps)
+
+
+def _row_blocks(subject: Subject) -> Iterator[Case]:
+    def apart(steps: int, size: int) -> float:
+        system = subject.mixer(steps).system()
+        blocks = [block.weights for block in row_blocks(system, size=size)]
+        return difference(torch.cat(blocks, dim=-2), attention_map(system))
+
+    for steps in subject.lengths:
+        for size in (1, 4, 64):
+            yield subject.label(steps, size=size), partial(apart, steps, size)
+
+
+def _causality(subject: Subject) -> Iterator[Case]:
+    def of_the_map() -> float:
+        mixer = subject.mixer(USUAL)
+        signal, response, weights = mixer.signal(), _answer(mixer), attention_map(mixer.system())
+        blocks = weights.unflatten(-1, signal.shape[-3:-1]).unflatten(-3, response.shape[-3:-1])
+        entries = blocks.movedim(-2, -3)  # tokens written, tokens read, ports
+        ahead = torch.ones(entries.shape[-4:-2], dtype=torch.bool, device=weights.device).triu(1)
+        return difference(entries * ~ahead[..., None, None], entries)
+
+    def of_the_parts() -> float:
+        mixer = subject.mixer(USUAL)
+        kept = _answer(mixer).shape[-3] // 2 + 1
+        rng, changed = torch.Generator().manual_seed(1), {}
+        for field in fields(mixer):
+            part, axes = getattr(mixer, field.name), (axes_of(field.type) or "").split()
+            place = next((k - len(axes) for k, a in enumerate(axes) if a in ("time", "read")), None)
+            if place is not None and field.name in floating(mixer):
+                past, future = part.tensor_split([kept], dim=place)
+                changed[field.name] = torch.cat([past, bent(future, rng)], dim=place)
+        after = _answer(replace(mixer, **changed))
+        return difference(after[..., :kept, :, :], _answer(mixer)[..., :kept, :, :])
+
+    yield {"of": "the map"}, of_the_map
+    yield {"of": "the response, when later parts change"}, of_the_parts
+
+
+def _gradients(subject: Subject) -> Iterator[Case]:
+    def apart(name: str) -> float:
+        mixer = subject.mixer(SHORT)
+        part, rng = floating(mixer)[name], torch.Generator().manual_seed(2)
+        weights = torch.randn(_answer(mixer).shape, generator=rng, dtype=torch.float64)
+
+        def total(value: Tensor) -> Tensor:
+            answer = _answer(replace(mixer, **{name: value}))
+            return (answer.real * weights.to(answer.device)).sum()
+
+        step = bent(part, rng) - part
+        above, below = total(part + NUDGE * step), total(part - NUDGE * step)
+        variable = part.detach().clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(total(variable), variable)
+        terms = (slope.conj() * step).real
+        expected, size = terms.sum(), terms.abs().sum().clamp(min=torch.finfo(torch.float64).tiny)
+        return float(((above - below) / (2 * NUDGE) - expected).abs() / size)
+
+    for name in floating(subject.mixer(SHORT)):
+        yield subject.label(SHORT, part=name), partial(apart, name)
+
+
+def _number_type(subject: Subject) -> Iterator[Case]:
+    def apart() -> float:
+        mixer = subject.mixer(USUAL)
+        wide, small = _answer(mixer), _answer(as_type(mixer, torch.float32))
+        if small.dtype != (torch.complex64 if wide.is_complex() else torch.float32):
+            return math.inf
+        return difference(small.to(wide.dtype), wide)
+
+    yield subject.label(USUAL), apart
+
+
+def _device(subject: Subject) -> Iterator[Case]:
+    """With another device as the default, what is made without naming one cannot hide."""
+
+    def apart() -> float:
+        mixer = subject.mixer(USUAL)
+        expected = _answer(mixer)
+        with torch.device("meta"):
+            system, signal = mixer.system(), mixer.signal()
+        return difference(respond(system, signal), expected)
+
+    yield subject.label(USUAL), apart
+
+
+def _parts(subject: Subject) -> Iterator[Case]:
+    def moved(name: str) -> float:
+        mixer = subject.mixer(USUAL)
+        part = bent(floating(mixer)[name], torch.Generator().manual_seed(3))
+        return difference(_answer(replace(mixer, **{name: part})), _answer(mixer))
+
+    for name in floating(subject.mixer(USUAL)):
+        yield subject.label(USUAL, part=name), partial(moved, name)
+
+
+def _reference(subject: Subject, reference: Reference) -> Iterator[Case]:
+    def apart(steps: int) -> float:
+        mixer = subject.mixer(steps)
+        expected, response = reference(mixer), _answer(mixer)
+        if response.shape[-2:] == (1, 1) and response.ndim > expected.ndim:
+            response = response[..., 0, 0].mT
+        else:
+            response = response.squeeze(-1 if response.shape[-1] == 1 else -2)
+        return difference(response, expected)
+
+    for steps in subject.lengths:
+        yield subject.label(steps), partial(apart, steps)
