@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsf.inspection.captured import Captured
 from dsf.inspection.chain import Chain
@@ -29,7 +29,11 @@ def _alone(calls: Sequence[Call]) -> Sequence[Call]:
 
 @dataclass(frozen=True)
 class Adapter:
-    """How to read the modules of one kind.
+    """How to read the modules of one kind, or of several that differ in little.
+
+    Write one for modules of your own: pass it as ``dsf.inspect(model, ..., adapters=(MINE,))``, or
+    name it under the entry point group ``dsf.adapters`` of your package. ``dsf.check_adapter`` says
+    whether it is right.
 
     Attributes:
         families: class paths, such as ``transformers.models.mamba.modeling_mamba.MambaMixer``,
@@ -77,14 +81,6 @@ class Adapter:
             raise TypeError("Adapter: 'leave' or 'finish' must say what comes after the mixer.")
         response = as_tokens(mixed, mixer.value)
         return self.leave(layer, response)(response)
-
-    def family_of(self, module: nn.Module) -> str | None:
-        """The family of ``module``, None if it is none of this adapter's."""
-        for cls in type(module).__mro__:
-            family = self.families.get(class_path(cls))
-            if family is not None:
-                return family
-        return None
 
 
 def class_path(cls: type) -> str:

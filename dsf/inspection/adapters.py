@@ -1,4 +1,8 @@
-"""The adapters that read a module at its boundary: the only list."""
+"""The adapters that read a module at its boundary: the only list, and which one reads what."""
+
+from collections.abc import Sequence
+
+from torch import nn
 
 from dsf.inspection import (
     gated_delta,
@@ -15,7 +19,10 @@ from dsf.inspection import (
     xlstm,
     zamba,
 )
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, class_path
+from dsf.inspection.installed import installed
+
+Known = dict[str, tuple[Adapter, str]]
 
 ADAPTERS: tuple[Adapter, ...] = (
     mamba.ADAPTER,
@@ -32,3 +39,31 @@ ADAPTERS: tuple[Adapter, ...] = (
     torch_cells.ADAPTER,
     torch_attention.ADAPTER,
 )
+
+
+def known_modules(model: nn.Module, given: Sequence[Adapter] = ()) -> Known:
+    """Where the modules sit that an adapter reads at their boundary, with it and the family.
+
+    The class nearest to a module's own decides; for one class ``given`` come first, then the
+    adapters of installed packages, then ours.
+
+    Raises:
+        TypeError: if ``given`` holds something else.
+        InspectionError: if an installed package brings an adapter that is broken.
+    """
+    if not isinstance(given, Sequence) or not all(isinstance(one, Adapter) for one in given):
+        raise TypeError(
+            f"adapters: must be a tuple of dsf.inspection.Adapter, but it is {given!r}. A single "
+            "one is passed as adapters=(MINE,)."
+        )
+    of_class: Known = {}
+    for adapter in (*given, *installed(), *ADAPTERS):
+        for path, family in adapter.families.items():
+            of_class.setdefault(path, (adapter, family))
+    found = {}
+    for name, module in model.named_modules():
+        paths = [class_path(cls) for cls in type(module).__mro__]
+        nearest = next((path for path in paths if path in of_class), None)
+        if nearest is not None:
+            found[name] = of_class[nearest]
+    return found

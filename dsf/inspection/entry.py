@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from dsf.inspection.adapter import Adapter
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
 from dsf.inspection.result import Inspection
@@ -18,6 +19,7 @@ def inspect(
     exact: bool = False,
     tolerance: float | None = None,
     tokens: Sequence[Sequence[str]] | None = None,
+    adapters: Sequence[Adapter] = (),
     **named: Any,
 ) -> Inspection:
     """Read the token mixers of a trained model on one input, each with its reconstruction error.
@@ -30,6 +32,7 @@ def inspect(
         exact: run a copy of the model in float64 throughout.
         tolerance: the largest relative error of a layer; by default what its number type allows.
         tokens: the text of every token, one sequence a sample.
+        adapters: how to read modules of your own; they win over those that dsf brings.
 
     Raises:
         LoadError: if a checkpoint is refused.
@@ -63,7 +66,13 @@ def inspect(
             "Pass input_ids=... instead."
         )
     question = Question(
-        inputs=inputs, named=named, exact=exact, tolerance=tolerance, tokens=tokens, name=name
+        inputs=inputs,
+        named=named,
+        exact=exact,
+        tolerance=tolerance,
+        tokens=tokens,
+        name=name,
+        adapters=adapters,
     )
     return examine(model, question)
 

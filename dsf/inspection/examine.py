@@ -1,16 +1,16 @@
 """The one engine: run a model once, rebuild every token mixer, compare."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from dsf.inspection import fused_attention, softmax
+from dsf.inspection import followed_softmax, fused_attention, softmax
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.adapters import ADAPTERS
+from dsf.inspection.adapters import Known, known_modules
 from dsf.inspection.as_found import at_rest
 from dsf.inspection.environment import described, environment
 from dsf.inspection.errors import NothingCapturedError, UnreadableError
@@ -22,8 +22,11 @@ from dsf.inspection.running import run, widened
 from dsf.inspection.screening import screen
 from dsf.inspection.unread import unread
 
-SOFTMAX = {Through.INTERFACE: softmax.ADAPTER, Through.FUSED: fused_attention.ADAPTER}
-Known = Mapping[str, tuple[Adapter, str]]
+SOFTMAX = {
+    Through.INTERFACE: softmax.ADAPTER,
+    Through.FUSED: fused_attention.ADAPTER,
+    Through.FOLLOWED: followed_softmax.ADAPTER,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class Question:
             allows.
         tokens: the text of every token, one sequence a sample.
         name: what to call the model; its class by default.
+        adapters: further adapters, which win over all others.
     """
 
     inputs: tuple[Any, ...] = ()
@@ -45,6 +49,7 @@ class Question:
     tolerance: float | None = None
     tokens: Sequence[Sequence[str]] | None = None
     name: str | None = None
+    adapters: Sequence[Adapter] = ()
 
 
 def examine(model: nn.Module, question: Question) -> Inspection:
@@ -62,7 +67,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     if question.exact:
         model = copy.deepcopy(model).double()
         inputs, named = widened(inputs), widened(named)
-    known = _known(model)
+    known = known_modules(model, question.adapters)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
     with at_rest(model):
         watched = {path: model.get_submodule(path) for path in known}
@@ -83,23 +88,12 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     )
 
 
-def _known(model: nn.Module) -> Known:
-    """Where the modules sit that an adapter reads at their boundary."""
-    found = {}
-    for path, module in model.named_modules():
-        for adapter in ADAPTERS:
-            family = adapter.family_of(module)
-            if family is not None:
-                found[path] = (adapter, family)
-    return found
-
-
 def _rebuilt(
     calls: list[Call], known: Known, limits: Limits
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     layers: list[InspectedLayer] = []
     refused: list[Unsupported] = []
-    for call, adapter, family in _sequences(calls, known):
+    for call, adapter, family in sequences(calls, known):
         try:
             layers += rebuild(call, adapter, family, limits)
         except UnreadableError as error:
@@ -107,7 +101,7 @@ def _rebuilt(
     return tuple(layers), tuple(refused)
 
 
-def _sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:
+def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:
     """One call for every sequence, each with a name of its own, in the order in which they ran."""
     of_module: dict[tuple[Through, str], list[Call]] = {}
     for call in calls:

@@ -1,6 +1,6 @@
 """From a captured call to an inspected layer: read, respond, finish, compare."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -63,18 +63,8 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
 
 
 def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
-    output = call.first_output
-    tolerance = limits.of(adapter, output.dtype)
-    whole = Captured(
-        name=call.name,
-        family=family,
-        module=call.module,
-        weights=Weights(call.module, copied=adapter.rewrites_weights),
-        arguments={name: raised(value) for name, value in call.arguments.items()},
-        output=raised(output),
-        surroundings=call.surroundings,
-    )
-    for layer in adapter.split(whole):
+    tolerance = limits.of(adapter, call.first_output.dtype)
+    for layer in captured_layers(call, adapter, family):
         mixer = adapter.read(layer)
         system = mixer.system()
         rebuilt = adapter.finished(layer, mixer, respond(system, mixer.signal()))
@@ -86,12 +76,38 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance, Seal(mixer), shell)
 
 
+def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:
+    """What the adapter is given: one for every layer that the call holds."""
+    whole = Captured(
+        name=call.name,
+        family=family,
+        module=call.module,
+        weights=Weights(call.module, copied=adapter.rewrites_weights),
+        arguments={name: raised(value) for name, value in call.arguments.items()},
+        output=raised(call.first_output),
+        surroundings=call.surroundings,
+    )
+    return adapter.split(whole)
+
+
 def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> WholeMixer:
     """The layer as a whole, compared like its mixer.
 
     Raises:
         InspectionError: if only the mixer is known.
         ReconstructionError: if the whole does not reproduce what the layer put out.
+    """
+    whole, error = whole_and_error(layer, adapter, mixer)
+    if not error <= tolerance:
+        raise ReconstructionError(_worded(layer, adapter, error, tolerance))
+    return whole
+
+
+def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[WholeMixer, float]:
+    """The layer as a whole and how far it is from what the layer put out.
+
+    Raises:
+        InspectionError: if only the mixer is known.
     """
     if adapter.enter is None or adapter.leave is None:
         raise InspectionError(
@@ -107,10 +123,7 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
     rebuilt, other = whole(given), adapter.overlooked(layer)
     if other is not None and rebuilt.shape == output.shape:
         rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)
-    error = relative_error(rebuilt, output)
-    if not error <= tolerance:
-        raise ReconstructionError(_worded(layer, adapter, error, tolerance))
-    return whole
+    return whole, relative_error(rebuilt, output)
 
 
 def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*theirs"]) -> float:

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from dsf.inspection import attention_interface
 from dsf.inspection.environment import described
 from dsf.inspection.errors import InspectionError
+from dsf.inspection.following import recording_followed
 from dsf.inspection.fused_attention import recording_fused
 from dsf.inspection.hooks import Call, recording
 from dsf.inspection.precision import dtype_of, guarded
@@ -24,8 +25,8 @@ def run(
     inputs: tuple[Any, ...],
     named: dict[str, Any],
 ) -> list[Call]:
-    """Call ``model`` once: every call of a watched module, of the attention interface and of
-    fused attention.
+    """Call ``model`` once: every call of a watched module, of the attention interface, of fused
+    attention and of softmax between two products.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
@@ -35,6 +36,7 @@ def run(
     where = Whereabouts(model, claimed=set(watched))
     with (
         recording_fused(where, calls),
+        recording_followed(where, calls),
         attention_interface.recording_attention(model, where, calls),
         attention_interface.plain_experts(model) if wide else nullcontext(),
         recording(watched, calls),

@@ -123,11 +123,11 @@ def enter(layer: Captured) -> Chain:
     Raises:
         InspectionError: if it was not recognised.
     """
-    around = _around(layer)
+    found = around(layer)
     value, heads = layer.arguments["value"], layer.arguments["query"].shape[-3]
-    places = around.places.unflatten(-1, value.shape[-3:-2] + value.shape[-1:])
+    places = found.places.unflatten(-1, value.shape[-3:-2] + value.shape[-1:])
     places = places.repeat_interleave(heads // value.shape[-3], dim=0).flatten()
-    weight, bias = _linear_map(around.source)
+    weight, bias = linear_map(found.source)
     return Chain((Project(weight[places], None if bias is None else bias[places]),))
 
 
@@ -137,9 +137,9 @@ def leave(layer: Captured, _: Tensor) -> Chain:
     Raises:
         InspectionError: if they were not recognised.
     """
-    around = _around(layer)
-    gate = () if around.gate is None else (Scale(around.gate),)
-    return Chain(gate if around.out is None else (*gate, Project(*_linear_map(around.out))))
+    found = around(layer)
+    gate = () if found.gate is None else (Scale(found.gate),)
+    return Chain(gate if found.out is None else (*gate, Project(*linear_map(found.out))))
 
 
 def overlooked(layer: Captured) -> Tensor | None:
@@ -151,7 +151,12 @@ def overlooked(layer: Captured) -> Tensor | None:
     return blind.expand(layer.arguments["query"].shape[0], -1)
 
 
-def _around(layer: Captured) -> Surroundings:
+def around(layer: Captured) -> Surroundings:
+    """What stands around an attention.
+
+    Raises:
+        InspectionError: if it was not recognised.
+    """
     if layer.surroundings is None:
         raise InspectionError(
             f"{layer.name}: around this attention no linear maps were recognised that make its "
@@ -160,7 +165,8 @@ def _around(layer: Captured) -> Surroundings:
     return layer.surroundings
 
 
-def _linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight, ``output width``, and bias."""
     weights = Weights(module)
     weight = weights["weight"]
     return weight.mT if is_transposed(module) else weight, weights.get("bias")

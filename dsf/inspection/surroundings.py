@@ -49,6 +49,8 @@ def surroundings(
     mixed: Float[Tensor, "sample time width"],
     before: list[Projected],
     after: list[Projected],
+    *,
+    added: tuple[Any, ...] = (),
     output: Any,
 ) -> Surroundings | None:
     """What stands around an attention, None where that is not recognised.
@@ -56,6 +58,8 @@ def surroundings(
     Args:
         value, mixed: what reached the attention, and what left it.
         before, after: the linear maps that the module called on either side, first to last.
+        added: what the module was given. A residual stream among it, which the module adds behind
+            the last map (as bloom does), belongs to the block, not to the mixer.
         output: what the module put out; the first part where there are several.
     """
     while isinstance(output, tuple | list):
@@ -69,11 +73,19 @@ def surroundings(
         same = output.shape == mixed.shape and torch.equal(output, mixed)
         return _kept(given, source, places, None, None, output) if same else None
     behind = after[0]
-    if behind.given.shape != mixed.shape or not torch.equal(behind.output, output):
+    if behind.given.shape != mixed.shape or not _ends(behind.output, added, output):
         return None
+    output = behind.output
     equal = torch.equal(behind.given, mixed)
     gate = None if equal else _ratio(behind.given, mixed)
     return _kept(given, source, places, gate, behind, output)
+
+
+def _ends(last: Tensor, added: tuple[Any, ...], output: Tensor) -> bool:
+    """Whether the module puts out the last map's output, or that plus something it was given."""
+    streams = (part for part in added if isinstance(part, Tensor) and part.shape == last.shape)
+    sums = (stream + last for stream in streams if stream.is_floating_point())
+    return torch.equal(last, output) or any(torch.equal(each, output) for each in sums)
 
 
 def _kept(

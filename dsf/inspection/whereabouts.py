@@ -13,21 +13,21 @@ from dsf.inspection.surroundings import Projected, Surroundings, surroundings
 # A projection belongs to the module that holds it, or to that module's parent.
 LEVELS = 2
 Told = Callable[[Surroundings | None], None]
+Through = Callable[["Frame", int, Any, Any], None]
 
 
 @dataclass(eq=False)
-class _Frame:
+class Frame:
     """A module that is running.
 
     Attributes:
         projected: the linear maps it has called, first to last.
-        awaiting: attentions it has called: how many maps ran before, values, response, whom to
-            tell.
+        awaiting: whom to tell once it is through, and how many maps had run when that was asked.
     """
 
     module: nn.Module
     projected: list[Projected] = field(default_factory=list)
-    awaiting: list[tuple[int, Tensor, Tensor, Told]] = field(default_factory=list)
+    awaiting: list[tuple[int, Through]] = field(default_factory=list)
 
 
 class Whereabouts:
@@ -39,7 +39,7 @@ class Whereabouts:
 
     def __init__(self, model: nn.Module, claimed: set[str]):
         self._names = {module: name for name, module in model.named_modules()}
-        self._running: list[_Frame] = []
+        self._running: list[Frame] = []
         self.claimed = set(claimed)
 
     @property
@@ -65,9 +65,21 @@ class Whereabouts:
             value, mixed: what reached the attention, ``sample head read channel``, and what left
                 it, ``sample time (head channel)``.
         """
+
+        def tell(frame: Frame, ran: int, given: Any, output: Any) -> None:
+            told(around(frame, ran, value, mixed, given, output))
+
+        self.when_through(module, tell)
+
+    def is_running(self, module: nn.Module | None) -> bool:
+        """Whether a call of ``module`` has begun and not ended."""
+        return any(frame.module is module for frame in self._running)
+
+    def when_through(self, module: nn.Module, tell: Through) -> None:
+        """Once ``module`` is through, tell what it called, was given by position and put out."""
         for frame in reversed(self._running):
             if frame.module is module:
-                frame.awaiting.append((len(frame.projected), value, mixed, told))
+                frame.awaiting.append((len(frame.projected), tell))
                 return
 
     @contextmanager
@@ -85,17 +97,25 @@ class Whereabouts:
                 handle.remove()
 
     def _enter(self, module: nn.Module, _: Any) -> None:
-        self._running.append(_Frame(module))
+        self._running.append(Frame(module))
 
     def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
         if not self._running or self._running[-1].module is not module:
             return
         frame = self._running.pop()
-        for ran, value, mixed, told in frame.awaiting:
-            told(surroundings(value, mixed, frame.projected[:ran], frame.projected[ran:], output))
+        for ran, tell in frame.awaiting:
+            tell(frame, ran, given, output)
         if is_linear(module) and len(given) == 1 and isinstance(output, Tensor):
             for outer in self._running[-LEVELS:]:
                 outer.projected.append(Projected(module, given[0], output))
+
+
+def around(
+    frame: Frame, ran: int, value: Tensor, mixed: Tensor, given: Any, output: Any
+) -> Surroundings | None:
+    """What stood around an attention that ran after ``ran`` linear maps."""
+    before, after = frame.projected[:ran], frame.projected[ran:]
+    return surroundings(value, mixed, before, after, added=given, output=output)
 
 
 def is_linear(module: nn.Module) -> bool:

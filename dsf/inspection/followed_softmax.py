@@ -1,0 +1,88 @@
+"""Softmax attention that its module computes on its own, as bloom, mpt, falcon and gpt_neo do."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.inspection import softmax
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.captured import Captured
+from dsf.inspection.chain import Chain, Project
+from dsf.inspection.errors import UnreadableError
+from dsf.inspection.given_weights import GivenWeights
+from dsf.inspection.hooks import Call
+from dsf.mixers import SoftmaxAttention
+
+
+def read(layer: Captured) -> SoftmaxAttention | GivenWeights:
+    """Queries, keys and a bias where the scores are nothing else; otherwise the weights."""
+    given = layer.arguments
+    if given.get("heads") is None:
+        raise UnreadableError(
+            "it multiplies the output of a softmax with values, but makes only a part of what it "
+            "puts out that way (attention in blocks, several streams, or something beside it), so "
+            "this would not be its map"
+        )
+    value = _in_heads(layer, "value")
+    if "weights" in given:
+        return GivenWeights(weights=_in_heads(layer, "weights"), value=value)
+    bias = None if given["bias"] is None else _in_heads(layer, "bias")
+    query, key = _in_heads(layer, "query"), _in_heads(layer, "key")
+    return softmax.attention(query, key, value, bias, scale=given["scale"])
+
+
+def join(calls: Sequence[Call]) -> Sequence[Call]:
+    """All attentions of one module; one of them, where some are a part of what it puts out."""
+    parts = [call for call in calls if call.arguments.get("heads") is None]
+    return parts[:1] or calls
+
+
+def finish(
+    layer: Captured, mixed: Shaped[Tensor, "sample head time output channel"]
+) -> Shaped[Tensor, "map time channel"]:
+    """The product with the values. A query that sees no key is padding and taken over."""
+    response = mixed.squeeze(-2).flatten(0, 1)
+    blind = _blind(layer)
+    return response if blind is None else torch.where(blind.unsqueeze(-1), layer.output, response)
+
+
+def enter(layer: Captured) -> Chain:
+    """The projection of the values.
+
+    Raises:
+        InspectionError: if it was not recognised.
+    """
+    found = softmax.around(layer)
+    weight, bias = softmax.linear_map(found.source)
+    return Chain((Project(weight[found.places], None if bias is None else bias[found.places]),))
+
+
+def overlooked(layer: Captured) -> Tensor | None:
+    """Tokens that see no key: ``sample time``."""
+    blind = _blind(layer)
+    if blind is None:
+        return None
+    return rearrange(blind, "(s h) t -> s h t", h=layer.arguments["heads"]).any(dim=1)
+
+
+def _blind(layer: Captured) -> Tensor | None:
+    bias = layer.arguments.get("bias")
+    return None if bias is None else (bias == -torch.inf).all(dim=-1)
+
+
+def _in_heads(layer: Captured, name: str) -> Tensor:
+    return layer.arguments[name].unflatten(0, (-1, layer.arguments["heads"]))
+
+
+ADAPTER = Adapter(
+    families={},
+    read=read,
+    finish=finish,
+    enter=enter,
+    leave=softmax.leave,
+    overlooked=overlooked,
+    join=join,
+)
