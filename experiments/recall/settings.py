@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from experiments.recall import mixers
 
-STATES, WIDTHS, SEEDS = (4, 16, 64), (16, 32, 64), (0, 1, 2)
+STATES, WIDTHS, SEEDS = (4, 16, 64), (32, 64), (0, 1, 2)
 N, WIDTH = 16, 64
 """What is held while the other changes."""
 
