@@ -42,6 +42,7 @@ def main() -> None:
             "figure one": tables.largest_differences_table(),
             "accuracy": tables.accuracy_table(found),
             "confusions": tables.confusion_table(found),
+            "peaked": tables.peaked_table(found),
             "locality": tables.locality_table(found),
             "masking": tables.masking_table(found),
             "speed": tables.speed_table(times["rows"]),

@@ -13,6 +13,7 @@ import torch
 from experiments.in_line import report, speed
 from experiments.in_line.digits import digits
 from experiments.in_line.masking import masked_accuracies
+from experiments.in_line.peaked import confusions_of_peaked_rows
 from experiments.in_line.reading import confusions_per_image, locality, weight_spread
 from experiments.in_line.settings import Setting, settings
 from experiments.training.examples import accuracy, batches
@@ -66,6 +67,8 @@ def run(setting: Setting, schedule: Schedule = SCHEDULE) -> Result:
             "confusions": confusions_per_image(model, images),
             "masked": masked_accuracies(model, data.tested),
         }
+        if setting.attention == "softmax":
+            result["peaked"] = confusions_of_peaked_rows(model, images)
     result["processor_seconds_of_reading"] = round(process_time() - started, 1)
     return result
 

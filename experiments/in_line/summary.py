@@ -29,6 +29,8 @@ def _summary(runs: Sequence[Result]) -> Summary:
         return summary
     for kept in ("accuracy", "masked", "locality", "weight_spread", "processor_seconds"):
         summary[kept] = _medians(run[kept] for run in trained)
+    if all("peaked" in run for run in trained):
+        summary["peaked"] = [run["peaked"] for run in trained]
     summary["accuracies"] = [run["accuracy"] for run in trained]
     summary["confusions"] = {
         threshold: [_confusions(run["confusions"][threshold]) for run in trained]

@@ -66,6 +66,21 @@ def _counts(seeds: Sequence[Mapping[str, float]]) -> str:
     return f"{means} ({100 * without:.0f} %)"
 
 
+def peaked_table(found: Mapping[str, Summary]) -> str:
+    """Of softmax, seed by seed: rows with one large weight, and how many confusions are theirs."""
+    rows = [
+        [
+            variant,
+            " ".join(f"{100 * seed['peaked_rows']:.1f} %" for seed in entry["peaked"]),
+            " ".join(f"{seed['confusions']:.1f}" for seed in entry["peaked"]),
+            " ".join(f"{seed['between_peaked_rows']:.1f}" for seed in entry["peaked"]),
+        ]
+        for variant, entry in _trained(found)
+        if "peaked" in entry
+    ]
+    return table(["attention", "peaked rows", "confused pairs", "of these between peaked"], rows)
+
+
 def locality_table(found: Mapping[str, Summary]) -> str:
     """Share on the 3 x 3 neighbourhood, block by block, under both conventions."""
     rows = []

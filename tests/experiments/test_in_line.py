@@ -9,7 +9,7 @@ pytest.importorskip("sklearn")
 
 from dsf.evaluate import attention_map
 from dsf.mixers import InLineAttention, LinearAttention, Retention, SoftmaxAttention
-from experiments.in_line import digits, masking, neighbours, reading, run, settings, vision
+from experiments.in_line import digits, masking, neighbours, peaked, reading, run, settings, vision
 
 TOKENS = 64
 MIXERS = {
@@ -167,6 +167,19 @@ def test_confusions_are_the_scaled_queries_of_linear_attention(attention, pairs)
     assert found["absolute"] == [pairs, pairs]
 
 
+@pytest.mark.parametrize(("factor", "share"), [(0, 0), (1e4, 1)])
+def test_rows_are_peaked_where_scores_are_large_and_only_there(factor, share):
+    """All scores zero, or so large that one token has everything."""
+    model = small("softmax", residual=False)
+    for block in model.blocks:
+        block.attention.project.query_key.weight.data *= factor
+        block.attention.project.query_key.bias.data *= factor
+    with torch.no_grad():
+        found = peaked.confusions_of_peaked_rows(model, torch.rand(1, TOKENS, 1).double())
+    assert found["peaked_rows"] == pytest.approx(share, abs=0.05)
+    assert (found["between_peaked_rows"] > 0) == (share == 1)
+
+
 def test_a_short_run_leaves_what_the_tables_need():
     schedule = dataclasses.replace(run.SCHEDULE, steps=2, warm_up=1, check_every=2)
     result = run.run(settings.Setting("softmax", residual=False, seed=0), schedule)
@@ -174,6 +187,7 @@ def test_a_short_run_leaves_what_the_tables_need():
     assert 0 <= result["accuracy"] <= 1
     assert len(result["confusions"]["absolute"]) == run.READ
     assert set(result["masked"]) == {"1", "3", "5"}
+    assert result["peaked"]["between_peaked_rows"] <= result["peaked"]["confusions"]
 
 
 def test_the_runs_have_different_names_and_three_seeds_each():

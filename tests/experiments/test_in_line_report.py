@@ -75,6 +75,7 @@ def finished(seed, accuracy, counts=(0, 4)):
         "weight_spread": [1.0, 2.0],
         "processor_seconds": 1.0,
         "confusions": {"absolute": list(counts), "relative": [1, 1]},
+        "peaked": {"peaked_rows": 0.25, "confusions": 4.0, "between_peaked_rows": 3.0},
     }
 
 
