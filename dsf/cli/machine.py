@@ -87,10 +87,12 @@ def _hardware() -> Iterator[Finding]:
     import torch
 
     from dsf.evaluate.budget import free_memory
+    from dsf.kernels import found, why_off
 
     cuda = torch.cuda.is_available()
     yield Finding("device", torch.cuda.get_device_name() if cuda else "cpu")
     yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+    yield Finding("kernels", found(), "optional" if why_off() else "ok")
     free = free_memory(torch.device("cpu"))
     if free is None:
         yield Finding("free memory", "unknown", "optional")

@@ -10,7 +10,16 @@ def test_a_machine_that_runs_the_tests_can_work(run, only_object):
     found = only_object(done.stdout)
     assert (done.exit_code, found["exit_code"]) == (0, 0)
     listed = {each["what"]: each["found"] for each in found["findings"]}
-    for what in ("python", "torch", "device", "threads", "free memory", "free disk", "browser"):
+    for what in (
+        "python",
+        "torch",
+        "device",
+        "threads",
+        "kernels",
+        "free memory",
+        "free disk",
+        "browser",
+    ):
         assert listed[what]
 
 
@@ -51,3 +60,10 @@ def test_a_folder_that_cannot_be_written(run, tmp_path, monkeypatch):
     done = run("doctor", "--out", tmp_path / "not" / "there")
     assert done.exit_code == 3
     assert "Permission denied" in done.stdout
+
+
+def test_kernels_that_are_turned_off_are_named(run, monkeypatch):
+    monkeypatch.setenv("DSF_KERNELS", "0")
+    done = run("doctor", "--json")
+    assert done.exit_code == 0
+    assert "DSF_KERNELS=0 turns them off" in done.stdout

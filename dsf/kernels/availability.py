@@ -1,0 +1,66 @@
+"""Whether compiled loops may run: on this machine, and on these tensors."""
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+SWITCH = "DSF_KERNELS"
+OFF = ("0", "off", "false", "no")
+
+# Below this many updates of a state the plain path takes less time than loading the compiler does.
+WORTH = 2**20
+
+NUMBERS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def why_off() -> str:
+    """Why no compiled loop runs here; empty where they do."""
+    asked = os.environ.get(SWITCH, "").strip().lower()
+    if asked in OFF:
+        return f"{SWITCH}={asked} turns them off"
+    try:
+        version("numba")
+    except PackageNotFoundError:
+        return "numba is not installed"
+    return ""
+
+
+def found() -> str:
+    """What compiles the loops, and for which processor; or why nothing does."""
+    reason = why_off()
+    if reason:
+        return f"off: {reason}"
+    return f"numba {version('numba')} on cpu, compiled at first use and kept on disk"
+
+
+def applies(*parts: Tensor, work: int) -> bool:
+    """Whether a compiled loop may take ``parts``; else the plain path does.
+
+    It may where ``work``, the updates of single states, is worth it, and all parts are plain
+    numbers of one type in the memory of a processor that nothing differentiates, maps over or
+    traces: the loops have no derivatives, the plain path has them of every kind.
+    """
+    if work < WORTH or torch.compiler.is_compiling() or why_off():
+        return False
+    return len({part.dtype for part in parts}) == 1 and all(_is_bare(part) for part in parts)
+
+
+def _is_bare(part: Tensor) -> bool:
+    plain = type(part) in (Tensor, torch.nn.Parameter) and part.layout == torch.strided
+    if not plain or part.device.type != "cpu" or part.dtype not in NUMBERS:
+        return False
+    if part.requires_grad and torch.is_grad_enabled():
+        return False
+    return _has_memory(part) and forward_ad.unpack_dual(part).tangent is None
+
+
+def _has_memory(part: Tensor) -> bool:
+    """Tensors inside a function transform have none of their own."""
+    try:
+        part.data_ptr()
+    except RuntimeError:
+        return False
+    return True
