@@ -14,7 +14,7 @@ from experiments.zero_sum import variants
 WIDTH, N, BATCH = 64, 16, 64
 TRAINED, CHECKED, TESTED = (20_000, 0), (500, 1), (1000, 2)
 """Samples and seeds of three sets: to learn from, to stop by, and to report."""
-SCHEDULE = Schedule(rate=3e-3, steps=400, warm_up=50, check_every=50, enough=0.99)
+SCHEDULE = Schedule(rate=3e-3, steps=1500, warm_up=50, check_every=50, enough=0.99)
 
 
 @dataclass(frozen=True)
