@@ -25,6 +25,8 @@ _HOME = {
     "Certificate": "dsf.certificates",
     "Verdict": "dsf.certificates",
     "inspect": "dsf.inspection",
+    "probe": "dsf.inspection",
+    "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
     "write_report": "dsf.report",
 }
@@ -38,6 +40,7 @@ _ROOMS = {
     "exchange": "dsf.exchange",
     "certify": "dsf.certificates",
     "claims": "dsf.claims",
+    "plot": "dsf.plot",
 }
 
 __all__ = ["__version__", *_HOME, *_ROOMS]
@@ -56,7 +59,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from dsf import algebra, claims, exchange, ingredients, measures, mixers, transition
+    from dsf import algebra, claims, exchange, ingredients, measures, mixers, plot, transition
     from dsf import certificates as certify
     from dsf.certificates import Certificate, Verdict
     from dsf.composite import ExplicitMap, SystemSum
@@ -70,7 +73,7 @@ if TYPE_CHECKING:
         scan,
         step,
     )
-    from dsf.inspection import Inspection, inspect
+    from dsf.inspection import Adapter, Inspection, inspect, probe
     from dsf.realisation import realise, reduce
     from dsf.report import write_report
     from dsf.system import System

@@ -28,6 +28,7 @@ LANDINGS: tuple[tuple[str, ...], ...] = (
     ("certificates", "layers", "models"),
     ("inspection",),
     ("report", "claims"),
+    ("plot",),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,182 @@
+"""Numbers along an axis: tokens, lags, states, or anything else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from dsf.plot.sheet import array, keyed, lines_of, on, worded
+
+Numbers = Shaped[Tensor, "..."] | np.ndarray
+
+
+def per_token(
+    values: Numbers,
+    *,
+    label: str,
+    labels: Sequence[str] | None = None,
+    target: float | int | None = None,
+    x: str = "token",
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """One number for every token, a line for every batch entry.
+
+    Args:
+        label: what the numbers are, with the unit in brackets if they have one.
+        labels: a name for each line.
+        target: a value to hold them against, drawn across.
+
+    Raises:
+        ValueError: for complex numbers, more than 12 lines, or labels that do not fit.
+
+    Example:
+        >>> import torch
+        >>> axes = per_token(torch.tensor([0.0, 1.0, 1.5]), label="mean distance (tokens)")
+        >>> axes.get_xlabel(), axes.get_ylabel()
+        ('token', 'mean distance (tokens)')
+    """
+    axes = on(axes)
+    lines, names = lines_of("per_token", values, labels)
+    for line, name in zip(lines, names, strict=True):
+        axes.plot(np.arange(len(line)), line, label=name, marker="." if len(line) <= 40 else None)
+    if target is not None:
+        axes.axhline(target, color="#4a4a4a", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    keyed(axes, labels)
+    return worded(axes, title=title, x=x, y=label)
+
+
+def by_lag(
+    mass: Numbers,
+    *,
+    labels: Sequence[str] | None = None,
+    logarithmic: bool = True,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """How much weight a map puts on tokens that lie a given number of tokens back.
+
+    Whether a layer forgets is seen here, without a choice of states: an exponential decay is a
+    straight line, a map that never forgets is level.
+
+    Args:
+        mass: from ``dsf.measures.mass_by_lag``.
+        logarithmic: the vertical axis; zeros are not drawn on it.
+
+    Example:
+        >>> import torch
+        >>> axes = by_lag(torch.tensor([1.0, 0.5, 0.25]), labels=["decay 0.5"])
+        >>> axes.get_xlabel(), axes.get_yscale()
+        ('lag (tokens)', 'log')
+    """
+    axes = per_token(
+        mass, label="mean |weight|", labels=labels, x="lag (tokens)", title=title, axes=axes
+    )
+    if logarithmic:
+        axes.set_yscale("log", nonpositive="mask")
+    return axes
+
+
+def spectrum(
+    values: Numbers,
+    *,
+    label: str = "Hankel singular value",
+    labels: Sequence[str] | None = None,
+    floor: float | None = None,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """Singular values, largest first, on a logarithmic axis; a line for every batch entry.
+
+    Args:
+        floor: rounding level, drawn across: what lies below it is noise.
+
+    Example:
+        >>> import torch
+        >>> axes = spectrum(torch.tensor([1.0, 0.1, 1e-9]), floor=1e-12)
+        >>> axes.get_xlabel(), axes.lines[0].get_xdata().tolist()
+        ('number', [1, 2, 3])
+    """
+    axes = on(axes)
+    lines, names = lines_of("spectrum", values, labels)
+    for line, name in zip(lines, names, strict=True):
+        axes.plot(np.arange(1, len(line) + 1), line, label=name, marker=".")
+    axes.set_yscale("log", nonpositive="mask")
+    if floor is not None:
+        axes.axhline(floor, color="#4a4a4a", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    keyed(axes, labels)
+    return worded(axes, title=title, x="number", y=label)
+
+
+def rank_profile(
+    ranks: Numbers,
+    *,
+    labels: Sequence[str] | None = None,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """The states that the map needs between a token and the next: the ranks of its Hankel blocks.
+
+    Example:
+        >>> import torch
+        >>> axes = rank_profile(torch.tensor([1, 2, 2, 1]), labels=["softmax"])
+        >>> axes.get_xlabel(), axes.get_ylabel()
+        ('after token', 'states needed')
+    """
+    axes = on(axes)
+    lines, names = lines_of("rank_profile", ranks, labels)
+    for line, name in zip(lines, names, strict=True):
+        axes.step(np.arange(len(line)), line, where="mid", label=name)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0)
+    keyed(axes, labels)
+    return worded(axes, title=title, x="after token", y="states needed")
+
+
+def curves(
+    x: Numbers | Sequence[float | int],
+    lines: Mapping[str, Any],
+    *,
+    x_label: str,
+    y_label: str,
+    logarithmic: str = "",
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """Named curves over one axis, with dots where the numbers are.
+
+    Args:
+        x_label, y_label: with the unit in brackets, where there is one.
+        logarithmic: which axes are: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
+
+    Raises:
+        ValueError: if a curve has another length than ``x``.
+
+    Example:
+        >>> axes = curves([1, 2, 4], {"error": [1, 0.1, 0.001]}, x_label="states",
+        ...               y_label="error", logarithmic="xy")
+        >>> axes.get_xscale(), [text.get_text() for text in axes.get_legend().get_texts()]
+        ('log', ['error'])
+    """
+    axes = on(axes)
+    places = array(x)
+    for name, numbers in lines.items():
+        line = array(numbers)
+        if line.shape != places.shape:
+            raise ValueError(
+                f"curves: '{name}' has the shape {line.shape}, but 'x' has {places.shape}."
+            )
+        axes.plot(places, line, label=name, marker=".")
+    if "x" in logarithmic:
+        axes.set_xscale("log")
+    if "y" in logarithmic:
+        axes.set_yscale("log", nonpositive="mask")
+    keyed(axes, list(lines))
+    return worded(axes, title=title, x=x_label, y=y_label)

@@ -1,0 +1,41 @@
+"""Complex numbers in their plane."""
+
+import numpy as np
+from jaxtyping import Shaped
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle
+from torch import Tensor
+
+from dsf.plot.sheet import array, on, worded
+
+
+def complex_plane(
+    values: Shaped[Tensor, "..."] | np.ndarray,
+    *,
+    label: str | None = None,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """Eigenvalues and the unit circle.
+
+    Those of A_t belong to a choice of states, not to the map: see ``by_lag`` and ``spectrum`` for
+    what belongs to the map.
+
+    Args:
+        label: a name for these points, when several sets share the axes.
+
+    Example:
+        >>> import torch
+        >>> axes = complex_plane(torch.tensor([0.5 + 0.5j, 0.5 - 0.5j]))
+        >>> axes.get_xlabel(), axes.get_ylabel()
+        ('real part', 'imaginary part')
+    """
+    axes = on(axes)
+    numbers = array(values).reshape(-1)
+    if not any(isinstance(patch, Circle) for patch in axes.patches):
+        axes.add_patch(Circle((0, 0), 1, fill=False, color="#4a4a4a", linewidth=0.8))
+    axes.plot(numbers.real, numbers.imag, linestyle="", marker="o", alpha=0.6, label=label)
+    axes.set_aspect("equal", adjustable="datalim")
+    if label is not None:
+        axes.legend()
+    return worded(axes, title=title, x="real part", y="imaginary part")
