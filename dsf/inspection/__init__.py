@@ -1,21 +1,28 @@
 """A model's layers become mixers, each compared with what the layer put out."""
 
-from dsf.inspection.entry import inspect
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.entry import inspect, probe
 from dsf.inspection.errors import (
     InspectionError,
     NonFiniteWeightsError,
     NothingCapturedError,
     ReconstructionError,
 )
+from dsf.inspection.ports import Port
+from dsf.inspection.probing import Probe
 from dsf.inspection.result import InspectedLayer, Inspection, Unsupported
 
 __all__ = [
+    "Adapter",
     "InspectedLayer",
     "Inspection",
     "InspectionError",
     "NonFiniteWeightsError",
     "NothingCapturedError",
+    "Port",
+    "Probe",
     "ReconstructionError",
     "Unsupported",
     "inspect",
+    "probe",
 ]

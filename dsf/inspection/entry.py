@@ -1,6 +1,6 @@
-"""``inspect``: a module, a folder or a hub id, and what it is called with."""
+"""``inspect``: a module, a folder or a hub id, and what it is called with; ``probe``: a module."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,9 @@ from torch import nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
-from dsf.inspection.result import Inspection
+from dsf.inspection.ports import Port
+from dsf.inspection.probing import Probe
+from dsf.inspection.result import InspectedLayer, Inspection
 
 
 def inspect(
@@ -20,6 +22,7 @@ def inspect(
     tolerance: float | None = None,
     tokens: Sequence[Sequence[str]] | None = None,
     adapters: Sequence[Adapter] = (),
+    probe: Mapping[str, Probe] | Sequence[str] = (),
     **named: Any,
 ) -> Inspection:
     """Read the token mixers of a trained model on one input, each with its reconstruction error.
@@ -33,6 +36,8 @@ def inspect(
         tolerance: the largest relative error of a layer; by default what its number type allows.
         tokens: the text of every token, one sequence a sample.
         adapters: how to read modules of your own; they win over those that dsf brings.
+        probe: paths of modules that no adapter knows, to be driven with unit values (see
+            ``dsf.probe``); a mapping to ``dsf.inspection.Probe`` says between which ports.
 
     Raises:
         LoadError: if a checkpoint is refused.
@@ -73,8 +78,57 @@ def inspect(
         tokens=tokens,
         name=name,
         adapters=adapters,
+        probe=probe,
     )
     return examine(model, question)
+
+
+def probe(
+    module: nn.Module,
+    *inputs: Any,
+    value: str | Port | None = None,
+    response: str | Port | None = None,
+    exact: bool = True,
+    tolerance: float | None = None,
+    **named: Any,
+) -> InspectedLayer:
+    """The exact map of a mixer that no adapter knows, by driving its values with unit values.
+
+    What makes the weights (queries, keys, decays) stays as it is on these inputs; only the values
+    are exchanged, ceil(T / head width) times where the channels of a head share a map. That the
+    module is linear in between is checked, and its label says how exactly, whether a token reads
+    later ones, and how many passes it took.
+
+    Args:
+        module: one mixer; run it alone, or pass its path as ``dsf.inspect(model, probe=(path,))``.
+        inputs, named: what it is called with.
+        value, response: the ports in between, such as ``"v_proj"`` and ``"out_proj(input)"``; see
+            ``dsf.inspection.Port``. Found by name and by trying where they are absent.
+        exact: run a copy in float64 throughout.
+        tolerance: the largest relative error of the module's output when it is rebuilt.
+
+    Raises:
+        NothingCapturedError: if it is not linear in its values, with the superposition error.
+        ReconstructionError: if the map does not reproduce the module's output.
+
+    >>> import dsf, torch
+    >>> class Mean(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x.cumsum(dim=1) / torch.arange(1, x.shape[1] + 1)[:, None]
+    >>> layer = dsf.probe(Mean(), torch.ones(1, 3, 4))
+    >>> layer.map()[0, 0]
+    tensor([[1.0000, 0.0000, 0.0000],
+            [0.5000, 0.5000, 0.0000],
+            [0.3333, 0.3333, 0.3333]], dtype=torch.float64)
+    """
+    question = Question(
+        inputs=inputs,
+        named=named,
+        exact=exact,
+        tolerance=tolerance,
+        probe={"": Probe(value=value, response=response)},
+    )
+    return examine(module, question)[0]
 
 
 def _tokenised(

@@ -1,7 +1,7 @@
 """The one engine: run a model once, rebuild every token mixer, compare."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from dsf.inspection.environment import described, environment
 from dsf.inspection.errors import NothingCapturedError, UnreadableError
 from dsf.inspection.hooks import Call, Through
 from dsf.inspection.precision import dtype_of
+from dsf.inspection.probing import FAMILY, Probe, probes
 from dsf.inspection.rebuild import Limits, rebuild
 from dsf.inspection.result import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.running import run, widened
@@ -41,6 +42,7 @@ class Question:
         tokens: the text of every token, one sequence a sample.
         name: what to call the model; its class by default.
         adapters: further adapters, which win over all others.
+        probe: modules that are driven with unit values instead.
     """
 
     inputs: tuple[Any, ...] = ()
@@ -50,6 +52,7 @@ class Question:
     tokens: Sequence[Sequence[str]] | None = None
     name: str | None = None
     adapters: Sequence[Adapter] = ()
+    probe: Mapping[str, Probe] | Sequence[str] = ()
 
 
 def examine(model: nn.Module, question: Question) -> Inspection:
@@ -67,7 +70,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     if question.exact:
         model = copy.deepcopy(model).double()
         inputs, named = widened(inputs), widened(named)
-    known = known_modules(model, question.adapters)
+    known = _with_probes(model, known_modules(model, question.adapters), question.probe)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
     with at_rest(model):
         watched = {path: model.get_submodule(path) for path in known}
@@ -86,6 +89,19 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         tokens=None if tokens is None else tuple(tuple(sample) for sample in tokens),
         environment=environment(model),
     )
+
+
+def _with_probes(
+    model: nn.Module, known: Known, wanted: Mapping[str, Probe] | Sequence[str]
+) -> Known:
+    """A module that is driven is known by that alone, and so is what is inside."""
+    driven = probes(model, wanted)
+    outside = {
+        path: adapter
+        for path, adapter in known.items()
+        if not any(path == root or path.startswith(f"{root}.") or not root for root in driven)
+    }
+    return outside | {path: (adapter, FAMILY) for path, adapter in driven.items()}
 
 
 def _rebuilt(

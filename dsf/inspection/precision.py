@@ -1,7 +1,7 @@
 """Models that are float64 inside as well as outside, and what error a number type allows."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -47,9 +47,13 @@ def guarded(model: nn.Module) -> Iterator[None]:
 
     Other models run as they are.
     """
-    if dtype_of(model) is not torch.float64:
+    with in_double() if dtype_of(model) is torch.float64 else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def in_double() -> Iterator[None]:
+    """Whatever runs inside the block runs in float64."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

@@ -71,7 +71,7 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         error = relative_error(rebuilt, layer.output)
         if not error <= tolerance:
             raise ReconstructionError(_worded(layer, adapter, error, tolerance))
-        axes = adapter.axes[: len(system.batch)]
+        axes = getattr(mixer, "axes", adapter.axes)[: len(system.batch)]
         shell = partial(whole_layer, layer, adapter, mixer, tolerance)
         yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance, Seal(mixer), shell)
 
