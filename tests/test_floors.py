@@ -27,7 +27,7 @@ LANDINGS: tuple[tuple[str, ...], ...] = (
     ("mixers", "measures", "realisation", "exchange"),
     ("certificates", "layers", "models"),
     ("inspection",),
-    ("report", "claims"),
+    ("report", "claims", "jobs"),
     ("plot",),
     ("cli",),
     ("__main__",),

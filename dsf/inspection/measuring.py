@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -74,41 +75,50 @@ def measured(
     """One record for every layer, batch index and quantity."""
     records: list[Record] = []
     for layer in layers:
-        source = _source(layer)
-        for name, quantity in quantities.items():
-            records += _records(layer, name, quantity, source)
+        found, unmeasured = values(layer, quantities)
+        for name in quantities:
+            if name in found:
+                records += _records(layer, name, found[name])
+            else:
+                nothing = {"quantity": name, "value": math.nan, "note": unmeasured[name]}
+                records.append({"layer": layer.name, "family": layer.family, **nothing})
     return Table(tuple(records))
 
 
+def values(
+    layer: Measurable, quantities: Mapping[str, Quantity] = QUANTITIES
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each quantity over the batch axes of the layer, and why the others have no meaning here."""
+    source = _source(layer)
+    found, unmeasured = {}, {}
+    for name, quantity in quantities.items():
+        try:
+            found[name] = quantity(source)
+        except ValueError as error:  # such as the order of a map with NaN
+            unmeasured[name] = str(error)
+    return found, unmeasured
+
+
 def _source(layer: Measurable) -> Any:
-    """The whole map where it fits, the system otherwise: every measure takes both."""
+    """The whole map where it fits and is square, the system otherwise: every measure takes both."""
     try:
-        return layer.map()
+        map = layer.map()
     except MapTooLarge:
         return layer.system
+    return map if map.shape[-1] == map.shape[-2] else layer.system
 
 
-def _records(layer: Measurable, name: str, quantity: Quantity, source: Any) -> list[Record]:
-    if isinstance(source, Tensor) and source.shape[-1] != source.shape[-2]:
-        source = layer.system
-    try:
-        values = quantity(source)
-    except ValueError as error:  # no meaning for this map, such as the order of a map with NaN
-        unmeasured = {"quantity": name, "value": math.nan, "note": str(error)}
-        return [{"layer": layer.name, "family": layer.family, **unmeasured}]
-    found = []
-    for index in _indices(values):
-        number = values[index].item()
+def _records(layer: Measurable, name: str, found: Tensor) -> list[Record]:
+    records = []
+    for index in indices(found):
+        number = found[index].item()
         record: Record = {"layer": layer.name, "family": layer.family}
         record.update(zip(layer.axes, index, strict=False))
         record.update(quantity=name, value=number if isinstance(number, int) else float(number))
-        found.append(record)
-    return found
+        records.append(record)
+    return records
 
 
-def _indices(values: Tensor) -> list[tuple[int, ...]]:
-    sizes = values.shape
-    return [
-        tuple(int(k) for k in torch.unravel_index(torch.tensor(flat), sizes)) if sizes else ()
-        for flat in range(math.prod(sizes))
-    ]
+def indices(values: Tensor) -> list[tuple[int, ...]]:
+    """Every index of a tensor, the last axis fastest; the empty one for a single number."""
+    return list(product(*(range(size) for size in values.shape)))

@@ -1,7 +1,7 @@
 """The one loader: strangers' weight files and settings are opened here and nowhere else."""
 
 from dsf.inspection.loading.errors import LoadError
-from dsf.inspection.loading.loader import LoadedModel, load_model
+from dsf.inspection.loading.loader import LoadedModel, file_hashes, load_model
 from dsf.inspection.loading.reading import read_tensors
 
-__all__ = ["LoadError", "LoadedModel", "load_model", "read_tensors"]
+__all__ = ["LoadError", "LoadedModel", "file_hashes", "load_model", "read_tensors"]

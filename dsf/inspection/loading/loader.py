@@ -72,21 +72,7 @@ def load_model(
         LoadError: something was refused, is missing or does not fit together.
     """
     check_torch()
-    given = Path(path_or_id)
-    is_folder = given.is_dir()
-    if given.is_file():
-        raise LoadError(f"{given}: a file, where the folder around it is expected; pass that.")
-    if is_folder and revision is not None:
-        raise LoadError(f"{given}: a folder has no revision {revision!r}; pass revision=None.")
-    place = given
-    if not is_folder:
-        place = snapshot(
-            str(path_or_id),
-            revision,
-            offline=bool(offline),
-            allow_pickle_archive=allow_pickle_archive,
-        )
-    folder = open_folder(place)
+    folder = _found(path_or_id, revision, bool(offline), allow_pickle_archive)
     settings = read_settings(folder, allow_quantized=allow_quantized)
     plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
     files = weight_files(folder, allow_pickle_archive=allow_pickle_archive)
@@ -95,12 +81,49 @@ def load_model(
         model=model,
         tokenizer=read_tokenizer(folder, plan.config),
         identity=str(path_or_id),
-        revision=None if is_folder else place.name,
-        config_hash=sha256((folder.path / "config.json").read_bytes()).hexdigest(),
+        revision=None if Path(path_or_id).is_dir() else folder.path.name,
+        config_hash=_hash_of_settings(folder),
         weights_hash=fingerprint(files),
         non_finite=non_finite_weights(model),
         notes=_notes(folder, files, settings.dropped, unused),
     )
+
+
+def file_hashes(path_or_id: str | Path, *, offline: bool | None = None) -> tuple[str, str]:
+    """``config_hash`` and ``weights_hash`` of a model, without building it.
+
+    Raises:
+        LoadError: as ``load_model``, for what is found before the weights are read.
+    """
+    folder = _found(path_or_id, None, bool(offline), False)
+    files = weight_files(folder, allow_pickle_archive=False)
+    return _hash_of_settings(folder), fingerprint(files)
+
+
+def _found(
+    path_or_id: str | Path, revision: str | None, offline: bool, allow_pickle_archive: bool
+) -> ModelFolder:
+    given = Path(path_or_id)
+    if given.is_file():
+        raise LoadError(f"{given}: a file, where the folder around it is expected; pass that.")
+    if not given.is_dir():
+        return open_folder(
+            snapshot(
+                str(path_or_id),
+                revision,
+                offline=offline,
+                allow_pickle_archive=allow_pickle_archive,
+            )
+        )
+    if revision is not None:
+        raise LoadError(f"{given}: a folder has no revision {revision!r}; pass revision=None.")
+    return open_folder(given)
+
+
+def _hash_of_settings(folder: ModelFolder) -> str:
+    return sha256(
+        folder.required("config.json", "save the model with save_pretrained").read_bytes()
+    ).hexdigest()
 
 
 def _notes(

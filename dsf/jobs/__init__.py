@@ -1,0 +1,15 @@
+"""Many prompts through one model: a list of units that any executor works off, and that resumes."""
+
+from dsf.jobs.executors import cluster, in_process, processes
+from dsf.jobs.gathering import gather, summary
+from dsf.jobs.sweep import JobError, measure_prompts
+
+__all__ = [
+    "JobError",
+    "cluster",
+    "gather",
+    "in_process",
+    "measure_prompts",
+    "processes",
+    "summary",
+]

@@ -1,0 +1,89 @@
+"""Ways to work off units: in this process, in several, or as jobs of a cluster.
+
+An executor is a function ``(do, units) -> outcomes as they come``. Results never depend on it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dsf.jobs.plan import Unit
+
+Outcome = tuple[Unit, str | None]
+"""A unit, and None or why it failed."""
+Do = Callable[[Unit], Outcome]
+
+
+Executor = Callable[[Do, Sequence[Unit]], Iterator[Outcome]]
+"""Calls ``Do`` on every unit, once."""
+
+
+def in_process(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
+    """One unit after the other, here."""
+    return map(do, units)
+
+
+def processes(workers: int) -> Executor:
+    """So many processes of this machine, through joblib; each holds the model once.
+
+    Raises:
+        ValueError: if ``workers`` is not positive.
+        ImportError: if joblib is not installed.
+    """
+    if workers < 1:
+        raise ValueError(f"processes: workers is {workers}; at least one has to do the work.")
+    joblib = _needed("joblib")
+
+    def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+        yield from parallel(joblib.delayed(do)(unit) for unit in units)
+
+    return run
+
+
+def cluster(
+    folder: str | Path, *, units_per_job: int = 64, cluster: str | None = None, **parameters: Any
+) -> Executor:
+    """Jobs of a Slurm cluster through submitit; on a machine without Slurm they are processes.
+
+    Args:
+        folder: where submitit keeps its scripts and logs, on a disk that all nodes see.
+        units_per_job: units that one job works off, one after the other.
+        cluster: ``"slurm"``, ``"local"``, or None for what there is.
+        parameters: for ``submitit.AutoExecutor.update_parameters``, such as ``timeout_min=60``,
+            ``slurm_partition="..."``, ``slurm_array_parallelism=100``.
+
+    Raises:
+        ValueError: if ``units_per_job`` is not positive.
+        ImportError: if submitit is not installed.
+    """
+    if units_per_job < 1:
+        raise ValueError(f"cluster: units_per_job is {units_per_job}; a job needs at least one.")
+    submitit = _needed("submitit")
+
+    def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        executor.update_parameters(**parameters)
+        parts = [units[k : k + units_per_job] for k in range(0, len(units), units_per_job)]
+        jobs = executor.map_array(partial(_one_by_one, do), parts)
+        for job in submitit.helpers.as_completed(jobs):
+            yield from job.result()
+
+    return run
+
+
+def _one_by_one(do: Do, units: Sequence[Unit]) -> list[Outcome]:
+    return [do(unit) for unit in units]
+
+
+def _needed(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"this executor needs {name}, which is not installed: pip install 'dsf[scale]', or use "
+            "in_process."
+        ) from error

@@ -1,0 +1,77 @@
+"""One unit: the model on its prompts, every layer measured and written."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsf.inspection import InspectedLayer, Unsupported, inspect
+from dsf.inspection.loading import LoadedModel, load_model
+from dsf.inspection.measuring import QUANTITIES, values
+from dsf.jobs.executors import Outcome
+from dsf.jobs.plan import Plan, Unit
+from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
+
+
+def work(plan: Plan, folder: Path, unit: Unit) -> Outcome:
+    """Do a unit that is not finished; say why where it failed.
+
+    Any exception becomes words: one prompt that cannot be measured does not stop the others.
+    """
+    if is_finished(folder, unit):
+        return unit, None
+    try:
+        with _one_thread():
+            _measure(plan, folder, unit)
+    except Exception as error:
+        return unit, f"{type(error).__name__}: {error}"
+    return unit, None
+
+
+def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
+    ids = torch.tensor([plan.prompts[number] for number in unit.prompts])
+    number = 0
+    unsupported: list[Unsupported] = []
+    for layers, missed in _inspected(plan, ids):
+        for layer in layers:
+            write_layer(folder, unit, number, *_measured(layer, plan.quantities))
+            number += 1
+        unsupported += missed
+    finish(folder, unit, number, tuple(unsupported))
+
+
+def _inspected(
+    plan: Plan, ids: Tensor
+) -> Iterator[tuple[Sequence[InspectedLayer], Sequence[Unsupported]]]:
+    found = inspect(_loaded(plan.model).model, input_ids=ids)
+    yield tuple(found), found.unsupported
+
+
+def _measured(
+    layer: InspectedLayer, quantities: Sequence[str]
+) -> tuple[LayerFacts, dict[str, Tensor]]:
+    found, unmeasured = values(layer, {name: QUANTITIES[name] for name in quantities})
+    facts = LayerFacts(
+        layer.name, layer.family, layer.axes, layer.error, layer.tolerance, unmeasured
+    )
+    return facts, found
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str) -> LoadedModel:
+    """A worker loads its model once."""
+    return load_model(model)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Units are many: parallel work is between them, and sums keep their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

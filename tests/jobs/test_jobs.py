@@ -1,0 +1,182 @@
+"""Jobs over many prompts: units, executors, what is refused, what the files say."""
+
+import filecmp
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import dsf
+from dsf.inspection import measuring
+from dsf.inspection.measuring import measured
+from dsf.jobs import plan, storage, sweep, work
+from dsf.models import folder
+
+MODEL = folder("qwen3_next")
+PROMPTS = [[1, 2, 3, 4, 5], [5, 6, 7, 8, 9], [3, 1, 4], [1, 5, 9, 2, 6]]
+QUANTITIES = ("mean_row_sum", "negative_share", "half_life")
+
+
+def measure(place, prompts=PROMPTS, **options):
+    return dsf.jobs.measure_prompts(MODEL, prompts, place, quantities=QUANTITIES, **options)
+
+
+def equal_trees(one: Path, other: Path) -> bool:
+    """Same files, same bytes."""
+    files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
+    others = {path.relative_to(other) for path in other.rglob("*") if path.is_file()}
+    return files == others and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in files
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    place = tmp_path_factory.mktemp("job")
+    measure(place, batch=2)
+    return place
+
+
+def test_neighbours_of_one_length_share_a_unit():
+    units = plan._grouped(PROMPTS, batch=2)
+    assert [unit.prompts for unit in units] == [(0, 1), (2,), (3,)]
+    assert [unit.prompts for unit in plan._grouped(PROMPTS, batch=1)] == [(0,), (1,), (2,), (3,)]
+    assert [len(unit.prompts) for unit in plan._grouped([[1]] * 7, batch=3)] == [3, 3, 1]
+
+
+def test_the_numbers_are_those_of_an_inspection(finished):
+    table = dsf.jobs.gather(finished)
+    alone = dsf.inspect(MODEL, input_ids=torch.tensor([PROMPTS[2]]))
+    expected = {
+        (record["layer"], record.get("head"), record["quantity"]): record["value"]
+        for record in measured(alone, {name: measuring.QUANTITIES[name] for name in QUANTITIES})
+    }
+    found = {
+        (record["layer"], record.get("head"), record["quantity"]): record["value"]
+        for record in table.where(prompt=2)
+    }
+    assert found == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert {record["prompt"] for record in table} == {0, 1, 2, 3}
+
+
+def test_the_summary_is_that_of_the_records(finished):
+    row = next(iter(dsf.jobs.summary(finished).where(quantity="mean_row_sum", head=1)))
+    values = [
+        record["value"]
+        for record in dsf.jobs.gather(finished).where(
+            quantity="mean_row_sum", head=1, layer=row["layer"]
+        )
+    ]
+    numbers = torch.tensor(values, dtype=torch.float64)
+    assert row["count"] == len(PROMPTS)
+    assert row["mean"] == pytest.approx(numbers.mean().item())
+    assert row["deviation"] == pytest.approx(numbers.std().item())
+    assert (row["smallest"], row["largest"]) == (min(values), max(values))
+
+
+def test_moments_by_hand_and_without_what_is_nan():
+    from dsf.jobs.gathering import _Moments
+
+    moments = _Moments(torch.zeros(1, dtype=torch.float64))
+    moments.add(torch.tensor([[1.0], [math.nan], [2.0], [6.0]], dtype=torch.float64))
+    (row,) = moments.records(("l", "f", "q"), {("l", "f", "q"): ("head",)})
+    assert (row["count"], row["mean"], row["smallest"], row["largest"]) == (3, 3, 1, 6)
+    assert row["deviation"] == pytest.approx(7**0.5)
+
+
+def test_what_is_finished_is_not_done_again(finished, monkeypatch):
+    monkeypatch.setattr(work, "_measure", lambda *_: pytest.fail("done again"))
+    assert len(measure(finished, batch=2)) == len(dsf.jobs.summary(finished))
+
+
+def test_one_layer_missing_is_a_unit_missing(finished, tmp_path):
+    """A unit whose last file is gone is made again, and comes out the same."""
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    unit = copy / storage.UNITS / "00000002+1"
+    (unit / storage.FINISHED).unlink()
+    (unit / "0001.safetensors").unlink()
+    (unit / ".0001.tmp-99.safetensors").write_bytes(b"half")
+    assert [each.name for each in dsf.jobs.gathering.finished(copy)] == ["00000000+2", "00000003+1"]
+    measure(copy, batch=2)
+    assert equal_trees(finished, copy)
+
+
+@pytest.mark.parametrize("name", ["processes", "cluster"])
+def test_executors_make_the_same_files(finished, tmp_path, name):
+    place = tmp_path / "job"
+    executor = {
+        "processes": lambda: dsf.jobs.processes(2),
+        "cluster": lambda: dsf.jobs.cluster(
+            tmp_path / "logs", units_per_job=2, cluster="local", timeout_min=3
+        ),
+    }[name]()
+    seen = []
+    measure(place, batch=2, executor=executor, progress=lambda *counts: seen.append(counts))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert equal_trees(finished, place)
+
+
+def test_a_prompt_that_fails_is_told_after_all_others_and_tried_again(tmp_path):
+    with pytest.raises(
+        dsf.jobs.JobError, match=r"1 of 2 units failed\. 00000000\+1: InspectionErr"
+    ):
+        measure(tmp_path, [[10**6], [1, 2]])
+    assert [unit.name for unit in dsf.jobs.gathering.finished(tmp_path)] == ["00000001+1"]
+    with pytest.raises(dsf.jobs.JobError, match="1 of 2 units failed"):
+        measure(tmp_path, [[10**6], [1, 2]])
+
+
+def test_another_job_in_the_folder_is_refused(finished):
+    before = (finished / plan.MANIFEST).read_bytes()
+    with pytest.raises(ValueError, match="holds another job: prompts, prompts_hash, units differ"):
+        measure(finished, PROMPTS[:2], batch=2)
+    assert (finished / plan.MANIFEST).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch": 0}, "batch is 0; a unit needs at least one"),
+        ({"prompts": []}, "there are no prompts"),
+        ({"prompts": [[1], []]}, "prompt 1 has no token"),
+    ],
+)
+def test_arguments_without_sense_are_refused(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        measure(tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_quantities_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"quantities has \['charm'\]; choose among mean_row_sum"):
+        dsf.jobs.measure_prompts(MODEL, PROMPTS, tmp_path, quantities=["charm"])
+    with pytest.raises(ValueError, match="workers is 0"):
+        dsf.jobs.processes(0)
+    with pytest.raises(ValueError, match="units_per_job is 0"):
+        dsf.jobs.cluster(tmp_path, units_per_job=0)
+
+
+def test_threads_are_as_before_and_one_inside(tmp_path, monkeypatch):
+    before, inside = torch.get_num_threads(), []
+    monkeypatch.setattr(work, "_measure", lambda *_: inside.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        made = sweep._plan(str(MODEL), PROMPTS[:1], QUANTITIES, 1, False)
+        assert work.work(made, tmp_path, made.units[0]) == (made.units[0], None)
+        assert (inside, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_manifest_says_what_was_measured(finished):
+    held = json.loads((finished / plan.MANIFEST).read_text())
+    assert held["units"] == ["00000000+2", "00000002+1", "00000003+1"]
+    assert (held["prompts"], held["quantities"]) == (4, list(QUANTITIES))
+    assert len(held["weights"]) == 64
+    assert os.path.commonpath([held["model"], str(MODEL)]) == str(MODEL)
