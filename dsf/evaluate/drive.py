@@ -10,7 +10,7 @@ from torch import Tensor
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate.border import fits
 from dsf.evaluate.cache import applied, kept_response, kept_rows
-from dsf.evaluate.chunks import chunkwise
+from dsf.evaluate.chunks import by_default
 from dsf.system import System
 
 Method = Callable[[System, Tensor], Tensor]
@@ -29,7 +29,8 @@ def respond(
         signal: ``*batch time input channel``; ``channel`` columns share A, B, C, D.
         method: ``dsf.recurrent``, ``dsf.scan``, ``dsf.chunkwise`` or ``dsf.convolution``, or any
             function of a system and a signal. By default the one that suits the system: fused
-            attention for an attention cache, ``dsf.chunkwise`` otherwise.
+            attention for an attention cache, a compiled loop where one applies (real numbers on a
+            processor, nothing to differentiate, work worth it), else ``dsf.chunkwise``.
 
     Raises:
         ShapeError: if the signal does not fit the system.
@@ -61,4 +62,4 @@ def respond(
         rows = kept_rows(system)
         if rows is not None:
             return kept_response(system, rows, signal)
-    return (method or chunkwise)(system, signal)
+    return (method or by_default)(system, signal)

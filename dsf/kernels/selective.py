@@ -1,0 +1,243 @@
+"""The scan of a selective state space, with nothing written out.
+
+    h_t = exp(step_t pole) h_{t-1} + step_t write_t u_t        y_t = read_t . h_t + skip u_t
+
+for many channels with one diagonal each, which share ``write`` and ``read``. Channels go side by
+side in blocks, so that the states of a block stay in the cache while time runs.
+
+In single precision a decay near one would lose what distinguishes it from one, and a slow sum would
+lose digits at every token. So slow states take ``exp - 1`` and keep what rounding lost (Kahan).
+"""
+
+from typing import no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dsf.kernels.compiling import kernel
+from dsf.kernels.exponentials import ZERO, chosen, factor_of, less_one, power_of_two
+from dsf.kernels.spreading import in_parallel
+
+BLOCK, TILE, GROUP = 64, 32, 4
+# A row of a cell: state, what rounding lost, pole. A row of a tile: step, drive, response.
+STATE, LOST, POLE, ROW = 0, BLOCK, 2 * BLOCK, 3 * BLOCK
+STEP, DRIVE, SUM = 0, BLOCK, 2 * BLOCK
+U1, U2, U3, U_BLOCK, U_POLE, U_ROW = (np.uint64(n) for n in (1, 2, 3, BLOCK, POLE, ROW))
+QUARTER, ONE, TWO = np.float32(0.25), np.float32(1), np.float32(2)
+# Exponents, in units of log 2, down to which 2^x - 1 has a shorter form.
+GENTLE, LIVELY = np.float32(-1), np.float32(-4)
+
+
+def selective_scan(
+    step: Float[Tensor, "time channel"],
+    value: Float[Tensor, "time channel"],
+    pole: Float[Tensor, "channel state"],
+    write: Float[Tensor, "time state"],
+    read: Float[Tensor, "time state"],
+    skip: Float[Tensor, " channel"],
+    entering: Float[Tensor, "channel state"],
+    *,
+    into: tuple[Float[Tensor, "time channel"], Float[Tensor, "channel state"]],
+) -> None:
+    """Write the response, and the state after the last token, ``into`` two tensors.
+
+    All parts are of one real number type; the response lies in memory token after token.
+    """
+    states = pole.shape[-1]
+    more = -states % GROUP
+    bases = (pole.double() * np.log2(np.e)).to(pole.dtype)
+    rows, start = (pad(part, (0, more)).mT.contiguous().clone() for part in (bases, entering))
+    ports = (pad(part, (0, more)).flatten() for part in (write, read))
+    response, leaving = into
+    parts = (step.contiguous(), value.contiguous(), rows, *ports, skip.contiguous())
+    arrays = [part.detach().numpy() for part in (*parts, start, response)]
+    channels = value.shape[-1]
+    scan, share = _scan_double, BLOCK
+    if step.dtype == torch.float32:
+        scan, share = _scan_single, BLOCK * -(-channels // (BLOCK * torch.get_num_threads()))
+
+    def run(first: int) -> None:
+        scan(first, min(first + share, channels), *arrays)
+
+    in_parallel(run, range(0, channels, share))
+    leaving.copy_(start[:states].mT)
+
+
+@kernel()
+@no_type_check
+def _aligned(size, like):
+    """Zeros that begin at a border of the cache's lines."""
+    room = np.zeros(size + 16, like.dtype)
+    skipped = (-room.ctypes.data // like.itemsize) % 16
+    return room[skipped : skipped + size]
+
+
+@kernel()
+@no_type_check
+def _slow_entry(less, old, lost, drive):
+    """One update from ``decay - 1``: the state, and what its rounding lost."""
+    change = less * old + (drive + lost)
+    new = old + change
+    return new, change - (new - old)
+
+
+@kernel()
+@no_type_check
+def _gentle(x, old, lost, drive):
+    """For exponents from -1 to 0."""
+    return _slow_entry(less_one(x), old, lost, drive)
+
+
+@kernel()
+@no_type_check
+def _lively(x, old, lost, drive):
+    """For exponents from -4 to 0: a fourth of the exponent, squared twice."""
+    less = less_one(QUARTER * x)
+    less = less * (less + TWO)
+    return _slow_entry(less * (less + TWO), old, lost, drive)
+
+
+@kernel()
+@no_type_check
+def _any(x, old, lost, drive):
+    """For all exponents: where a state forgets most of itself, it is no sum to keep digits of."""
+    slow, factor = factor_of(x)
+    kept = chosen(slow, old, ZERO)
+    change = factor * old + (drive + chosen(slow, lost, ZERO))
+    new = kept + change
+    return new, change - (new - kept)
+
+
+@no_type_check
+def _updating(entry):
+    """A loop that updates four states of every channel; their sum stays in a register."""
+
+    @kernel()
+    @no_type_check
+    def update(cell, at, tile, token, write, read, n):
+        w0, w1, w2, w3 = write[n], write[n + U1], write[n + U2], write[n + U3]
+        r0, r1, r2, r3 = read[n], read[n + U1], read[n + U2], read[n + U3]
+        for d in range(U_BLOCK):
+            step, drive = tile[token + d], tile[token + U_BLOCK + d]
+            k = at + d
+            h0, l0 = entry(step * cell[k + U_POLE], cell[k], cell[k + U_BLOCK], w0 * drive)
+            cell[k], cell[k + U_BLOCK] = h0, l0
+            k += U_ROW
+            h1, l1 = entry(step * cell[k + U_POLE], cell[k], cell[k + U_BLOCK], w1 * drive)
+            cell[k], cell[k + U_BLOCK] = h1, l1
+            k += U_ROW
+            h2, l2 = entry(step * cell[k + U_POLE], cell[k], cell[k + U_BLOCK], w2 * drive)
+            cell[k], cell[k + U_BLOCK] = h2, l2
+            k += U_ROW
+            h3, l3 = entry(step * cell[k + U_POLE], cell[k], cell[k + U_BLOCK], w3 * drive)
+            cell[k], cell[k + U_BLOCK] = h3, l3
+            tile[token + U_POLE + d] += r0 * h0 + r1 * h1 + (r2 * h2 + r3 * h3)
+
+    return update
+
+
+_gentle_update, _lively_update, _any_update = map(_updating, (_gentle, _lively, _any))
+
+
+@kernel()
+@no_type_check
+def _load(tile, bounds, start, stop, first, last, step, value, skip):
+    """Steps, drives, skipped signals of some tokens; the longest step, nan if one is negative."""
+    bounds[:] = ZERO
+    for t in range(start, stop):
+        at = (t - start) * ROW
+        for d in range(last - first):
+            each, entering = step[t, first + d], value[t, first + d]
+            tile[at + STEP + d] = each
+            tile[at + DRIVE + d] = each * entering
+            tile[at + SUM + d] = skip[first + d] * entering
+            bounds[d] = chosen(each > bounds[d], each, bounds[d])
+            bounds[BLOCK + d] = chosen(each >= ZERO, bounds[BLOCK + d], ONE)
+    return np.float32(np.nan) if bounds[BLOCK:].any() else bounds[:BLOCK].max()
+
+
+@kernel()
+@no_type_check
+def _enter(cell, least, first, last, pole, state):
+    """States and poles of a block, and of every group the fastest pole; nan for a growing one."""
+    for n in range(len(pole)):
+        for d in range(last - first):
+            each, low = pole[n, first + d], least[n // GROUP]
+            cell[n * ROW + d], cell[n * ROW + POLE + d] = state[n, first + d], each
+            least[n // GROUP] = min(low, each) if each <= ZERO and low <= ZERO else np.nan
+
+
+@kernel()
+@no_type_check
+def _run_tile(cell, least, longest, tile, start, stop, write, read):
+    """Some tokens of a block, each group of states in the shortest form that its decays allow."""
+    states = len(least) * GROUP
+    for t in range(start, stop):
+        token = np.uint64((t - start) * ROW)
+        for group in range(len(least)):
+            lowest, at = longest * least[group], np.uint64(group * GROUP * ROW)
+            n = np.uint64(t * states + group * GROUP)
+            if lowest >= GENTLE:
+                _gentle_update(cell, at, tile, token, write, read, n)
+            elif lowest >= LIVELY:
+                _lively_update(cell, at, tile, token, write, read, n)
+            else:
+                _any_update(cell, at, tile, token, write, read, n)
+
+
+@kernel()
+@no_type_check
+def _scan_single(begin, end, step, value, pole, write, read, skip, state, response):
+    if begin < 0:
+        return
+    states, blocks = len(pole), (end - begin + BLOCK - 1) // BLOCK
+    cells = _aligned(blocks * states * ROW, step).reshape(blocks, states * ROW)
+    least = np.zeros((blocks, states // GROUP), step.dtype)
+    tile, bounds = _aligned(TILE * ROW, step), _aligned(2 * BLOCK, step)
+    for k in range(blocks):
+        first = begin + k * BLOCK
+        _enter(cells[k], least[k], first, min(first + BLOCK, end), pole, state)
+    for start in range(0, len(step), TILE):
+        stop = min(start + TILE, len(step))
+        for k in range(blocks):
+            first, last = begin + k * BLOCK, min(begin + (k + 1) * BLOCK, end)
+            longest = _load(tile, bounds, start, stop, first, last, step, value, skip)
+            _run_tile(cells[k], least[k], longest, tile, start, stop, write, read)
+            for t in range(start, stop):
+                for d in range(last - first):
+                    response[t, first + d] = tile[(t - start) * ROW + SUM + d]
+    for c in range(begin, end):
+        for n in range(states):
+            state[n, c] = cells[(c - begin) // BLOCK, n * ROW + (c - begin) % BLOCK]
+
+
+@kernel()
+@no_type_check
+def _scan_double(first, last, step, value, pole, write, read, skip, state, response):
+    if first < 0:
+        return
+    cell = np.zeros((len(pole), BLOCK))
+    token = np.zeros(ROW)
+    for n in range(len(pole)):
+        for d in range(last - first):
+            cell[n, d] = state[n, first + d]
+    for t in range(len(step)):
+        for d in range(last - first):
+            token[STEP + d] = step[t, first + d]
+            token[DRIVE + d] = step[t, first + d] * value[t, first + d]
+            token[SUM + d] = skip[first + d] * value[t, first + d]
+        for n in range(len(pole)):
+            w, r = write[t * len(pole) + n], read[t * len(pole) + n]
+            for d in range(last - first):
+                decay = power_of_two(token[STEP + d] * pole[n, first + d])
+                new = decay * cell[n, d] + w * token[DRIVE + d]
+                cell[n, d] = new
+                token[SUM + d] += r * new
+        for d in range(last - first):
+            response[t, first + d] = token[SUM + d]
+    for n in range(len(pole)):
+        for d in range(last - first):
+            state[n, first + d] = cell[n, d]
