@@ -26,9 +26,12 @@ _HOME = {
     "Verdict": "dsf.certificates",
     "inspect": "dsf.inspection",
     "probe": "dsf.inspection",
+    "check_adapter": "dsf.inspection",
     "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
+    "stack": "dsf.inspection",
     "write_report": "dsf.report",
+    "view": "dsf.report",
 }
 _ROOMS = {
     "mixers": "dsf.mixers",
@@ -40,6 +43,7 @@ _ROOMS = {
     "exchange": "dsf.exchange",
     "certify": "dsf.certificates",
     "claims": "dsf.claims",
+    "jobs": "dsf.jobs",
     "plot": "dsf.plot",
 }
 
@@ -59,7 +63,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from dsf import algebra, claims, exchange, ingredients, measures, mixers, plot, transition
+    from dsf import algebra, claims, exchange, ingredients, jobs, measures, mixers, plot, transition
     from dsf import certificates as certify
     from dsf.certificates import Certificate, Verdict
     from dsf.composite import ExplicitMap, SystemSum
@@ -73,7 +77,7 @@ if TYPE_CHECKING:
         scan,
         step,
     )
-    from dsf.inspection import Adapter, Inspection, inspect, probe
+    from dsf.inspection import Adapter, Inspection, check_adapter, inspect, probe, stack
     from dsf.realisation import realise, reduce
-    from dsf.report import write_report
+    from dsf.report import view, write_report
     from dsf.system import System

@@ -1,6 +1,7 @@
 """A model's layers become mixers, each compared with what the layer put out."""
 
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter_laws import check_adapter
 from dsf.inspection.entry import inspect, probe
 from dsf.inspection.errors import (
     InspectionError,
@@ -8,9 +9,11 @@ from dsf.inspection.errors import (
     NothingCapturedError,
     ReconstructionError,
 )
+from dsf.inspection.piecewise import inspect_piecewise
 from dsf.inspection.ports import Port
 from dsf.inspection.probing import Probe
 from dsf.inspection.result import InspectedLayer, Inspection, Unsupported
+from dsf.inspection.stacking import Stack, stack
 
 __all__ = [
     "Adapter",
@@ -22,7 +25,11 @@ __all__ = [
     "Port",
     "Probe",
     "ReconstructionError",
+    "Stack",
     "Unsupported",
+    "check_adapter",
     "inspect",
+    "inspect_piecewise",
+    "stack",
     "probe",
 ]

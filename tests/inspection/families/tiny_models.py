@@ -4,7 +4,6 @@ Freshly initialised, most of these families look at little more than the current
 test on them would prove little.
 """
 
-import math
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 import dsf.inspection
+from dsf.inspection.redrawing import redraw
 from tests.inspection.families.delta_families import DELTA_RULES
 from tests.inspection.families.family import PADDING, VOCABULARY
 from tests.inspection.families.gated_families import GATED
@@ -38,43 +38,6 @@ def build(name: str, *, seed: int = 0, **changes: Any) -> nn.Module:
     if family.redrawn:
         redraw(model, torch.Generator().manual_seed(seed))
     return model
-
-
-# Where states live for a few to some dozens of tokens.
-RANGES = {
-    "A_log": (math.log(0.05), math.log(2.0)),
-    "recurrent_param": (-6.0, -3.0),
-    "time_decay": (-3.0, 0.5),
-    "time_mix_key": (0.0, 1.0),
-    "time_mix_value": (0.0, 1.0),
-    "time_mix_receptance": (0.0, 1.0),
-}
-
-
-@torch.no_grad()
-def redraw(model: nn.Module, rng: torch.Generator) -> None:
-    """Draw every parameter so that states live for some tokens and every part takes part."""
-    for name, part in model.named_parameters():
-        part.copy_(_drawn(name, part, rng))
-
-
-def _drawn(name: str, part: Tensor, rng: torch.Generator) -> Tensor:
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(part.shape, generator=rng)
-
-    normal = torch.randn(part.shape, generator=rng)
-    last = name.rsplit(".", maxsplit=1)[-1]
-    if last in ("dt_bias", "dt_proj_bias") or name.endswith("dt_proj.bias"):
-        return uniform(math.log(0.02), math.log(0.5)).exp().expm1().log()
-    if last in RANGES:
-        return uniform(*RANGES[last])
-    if name.endswith("fgate_preact.bias"):
-        return 2 + normal
-    if part.ndim > 1:
-        return normal / math.sqrt(part[0].numel() if part.ndim != 3 else part.shape[-1])
-    if "norm" in name and last == "weight":
-        return 1 + 0.2 * normal
-    return 0.3 * normal
 
 
 def inputs(length: int = 21, *, padding: str = "none", seed: int = 1) -> dict[str, Tensor]:
