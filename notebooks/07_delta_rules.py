@@ -280,5 +280,6 @@ print("exercise 3: right")
 # - $0 \le \beta \lVert k \rVert^2 \le 2$ is a safe step, and a certificate can say so for every token.
 # - The map is linear attention times a triangular inverse; its negative weights are corrections.
 #
-# **Read on:** Yang et al. 2024, *Parallelizing linear transformers with the delta rule* (arXiv:
-# 2406.06484) and *Gated delta networks* (arXiv:2412.06464); Grazzi et al. 2024 (arXiv:2411.12537); Siems et al. 2025 (arXiv:2502.10297).
+# **Read on:** Yang et al. 2024, *Parallelizing linear transformers with the delta rule*
+# (arXiv:2406.06484) and *Gated delta networks* (arXiv:2412.06464); Grazzi et al. 2024
+# (arXiv:2411.12537); Siems et al. 2025 (arXiv:2502.10297).
