@@ -3,20 +3,24 @@
 Many modelling files multiply queries and keys, add to the scores what they like, call softmax and
 multiply the values. Whatever their modules are called, these three calls are seen; in between a
 tensor is followed by its identity. Anything done to the scores or the weights that is not
-understood leaves the weights themselves, which are the map.
+understood leaves the weights themselves, which are the map. Softmax of other numbers than products
+(experts, residual streams, additive attention) is none of this.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from dsf.inspection.functional_attention import FUNCTION, functional_call
 from dsf.inspection.hooks import Call, Through
 from dsf.inspection.products import STACK, Product, product
 from dsf.inspection.scores import Normalised, Scores, changed, explained
+from dsf.inspection.seal import version
 from dsf.inspection.seen_heads import tell_heads
 from dsf.inspection.whereabouts import Whereabouts
 
@@ -45,7 +49,10 @@ class _Follower(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if isinstance(output, Tensor) and output.ndim >= STACK:
+        if func is FUNCTION and not self._where.is_claimed():
+            call = functional_call(self._where, args, kwargs, output, len(self._calls))
+            self._calls += [] if call is None else [call]
+        elif isinstance(output, Tensor) and output.ndim >= STACK:
             name = getattr(func, "__name__", "").strip("_")
             if name == "softmax":
                 self._normalised(args, kwargs, output)
@@ -75,27 +82,22 @@ class _Follower(TorchFunctionMode):
         if dim not in (-1, output.ndim - 1) or self._where.is_claimed():
             return
         scores = self._find(given)
-        known = scores if isinstance(scores, Scores) else None
-        if known is not None:
-            rivals = [one for one in self._unused if one.module is known.module]
-            self._unused = [one for one in self._unused if one.module is not known.module]
-            columns = known.product.output.shape[-1]
-            if len(rivals) > 1 or not known.plain or output.shape[-1] != columns:
-                known = None  # something else than queries times keys is in the scores
-        self._follow(output, Normalised(self._where.module, given, output, known))
+        if not isinstance(scores, Scores):
+            return
+        rivals = [one for one in self._unused if one.module is scores.module]
+        self._unused = [one for one in self._unused if one.module is not scores.module]
+        if len(rivals) > 1 or output.shape[-1] != scores.product.output.shape[-1]:
+            scores = replace(scores, plain=False)  # more than queries times keys is in them
+        self._follow(output, Normalised(self._where.module, given, output, scores, version(output)))
 
     def _passed_on(self, name: str, given: tuple[Any, ...], output: Tensor) -> None:
-        sources = (found for part in given if (found := self._find(part)) is not None)
-        source = next(sources, None)
-        if source is None:
-            return
-        if isinstance(source, Scores):
-            if output.numel() != source.product.output.numel():
+        for part in given:
+            source = self._find(part)
+            if source is not None:
+                if output.numel() == part.numel() or output.shape[:-1] == part.shape[:-1]:
+                    passed = changed(source, name, given, output)
+                    self._follow(output, passed)
                 return
-            source = changed(source, name, given, output)
-        elif output.numel() != source.output.numel():
-            return
-        self._follow(output, source)
 
     def _follow(self, tensor: Tensor, what: Scores | Normalised) -> None:
         self._followed[id(tensor)] = tensor, what

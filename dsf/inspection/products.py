@@ -17,13 +17,15 @@ STACK = 3
 class Product:
     """``left @ right``, and what it was multiplied by on the way.
 
+    The axes in front of either may be those of ``batch`` or broadcast to them.
+
     Attributes:
         sources: the two arguments as they were passed, in the order of left and right.
         output: the product as a stack of matrices; another layout than the function's, perhaps.
     """
 
-    left: Shaped[Tensor, "*batch time inner"]
-    right: Shaped[Tensor, "*batch inner read"]
+    left: Shaped[Tensor, "*lefts time inner"]
+    right: Shaped[Tensor, "*rights inner read"]
     sources: tuple[Tensor, Tensor]
     output: Shaped[Tensor, "*batch time read"]
     factor: float = 1.0

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dsf.inspection.products import Product
+from dsf.inspection.seal import version
 from dsf.inspection.softmax import as_bias
 
 MULTIPLIES = {"mul", "imul", "rmul", "multiply"}
@@ -35,17 +36,25 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """What became of the output of a softmax."""
+    """What became of the output of a softmax.
+
+    Attributes:
+        given, output: of the softmax.
+        written: the version of ``output`` then; a later one was written into since.
+    """
 
     module: nn.Module | None
     given: Tensor
     output: Tensor
-    scores: Scores | None
+    scores: Scores
+    written: int | None
 
 
-def changed(scores: Scores, name: str, given: tuple[Any, ...], output: Tensor) -> Scores:
-    """The scores after the torch function ``name``, which made ``output`` of them."""
-    if name in ADDS or name in KEEPS:
+def changed(
+    scores: Scores | Normalised, name: str, given: tuple[Any, ...], output: Tensor
+) -> Scores | Normalised:
+    """The scores, or the weights, after the torch function ``name`` made ``output`` of them."""
+    if isinstance(scores, Normalised) or name in ADDS or name in KEEPS:
         return scores
     if name in MULTIPLIES or name in DIVIDES:
         others = [part for part in given if isinstance(part, Tensor | int | float)][:2]
@@ -77,10 +86,8 @@ def explained(weights: Normalised, made: Product) -> dict[str, Any]:
 
     One map after the other, ``map time width``.
     """
-    used = made.left.detach().flatten(0, -3)
-    same = torch.equal(used, weights.output.detach().reshape(used.shape).to(used.dtype))
-    scores = weights.scores
-    if scores is None or not same:
+    used, scores = made.left.detach().flatten(0, -3), weights.scores
+    if not scores.plain or not _are_used(weights, used):
         return {"weights": used.clone()}
     leading = scores.product.output.shape[:-2]
     left, right = scores.product.left.detach(), scores.product.right.detach().mT
@@ -92,6 +99,14 @@ def explained(weights: Normalised, made: Product) -> dict[str, Any]:
         query = query.double() * scores.factor
     bias = _bias(scale * query.double() @ key.double().mT, query, key, scale, weights.given)
     return {"query": query, "key": key.clone(), "scale": scale, "bias": bias}
+
+
+def _are_used(weights: Normalised, used: Float[Tensor, "map time read"]) -> bool:
+    """Whether the values are multiplied with what softmax put out, one map after the other."""
+    output = weights.output.detach()
+    if output.numel() != used.numel() or version(output) != weights.written:
+        return False
+    return torch.equal(used, output.reshape(used.shape).to(used.dtype))
 
 
 def _bias(

@@ -47,7 +47,9 @@ def _reason(module: nn.Module, known: bool) -> str | None:
         return None
     if type(module).__name__.endswith("Attention"):
         return (
-            "it computes attention on its own, outside the attention interface, or was not called"
+            "it was not called, or it attends in a way that was not recognised: outside the "
+            "attention interface and fused attention, and without softmax between two whole "
+            "products (in blocks, by sums). Where it is linear in its values, probe=... reads it"
         )
     return "no adapter knows this class, or it was not called"
 

@@ -89,28 +89,30 @@ def test_another_mixer_in_the_place_of_the_one_compared():
     assert replace(layer.mixer, scale=1.0).system().steps == 13
 
 
-class OwnAttention(nn.Module):
-    """Softmax attention that nobody can look into."""
+class AdditiveAttention(nn.Module):
+    """Its scores are sums, no products."""
 
     def forward(self, x):
-        return (x @ x.mT).softmax(dim=-1) @ x
+        scores = (x.unsqueeze(-2) + x.unsqueeze(-3)).tanh().sum(dim=-1)
+        return scores.softmax(dim=-1) @ x
 
 
 def test_an_unknown_mixer_alone():
     words = (
-        r"Sequential: no token mixer could be read\. Seen were: 0 \(.*OwnAttention\): it computes"
+        r"Sequential: no token mixer could be read\. Seen were: 0 \(.*AdditiveAttention\): it was "
+        r"not called, or it attends in a way that was not recognised.*probe=\.\.\. reads it"
     )
     with pytest.raises(NothingCapturedError, match=words):
-        dsf.inspect(nn.Sequential(OwnAttention()), torch.randn(1, 5, 4))
+        dsf.inspect(nn.Sequential(AdditiveAttention()), torch.randn(1, 5, 4))
 
 
 def test_an_unknown_mixer_beside_a_known_one_is_listed():
-    model = nn.Sequential(OwnAttention(), nn.RNN(4, 3, batch_first=True))
+    model = nn.Sequential(AdditiveAttention(), nn.RNN(4, 3, batch_first=True))
     inspection = dsf.inspect(model, torch.randn(1, 5, 4))
     assert len(inspection) == 1
     (missed,) = inspection.unsupported
-    assert (missed.name, missed.kind.rpartition(".")[2]) == ("0", "OwnAttention")
-    assert "not read: 0 (it computes attention on its own, outside the" in repr(inspection)
+    assert (missed.name, missed.kind.rpartition(".")[2]) == ("0", "AdditiveAttention")
+    assert "not read: 0 (it was not called, or it attends" in repr(inspection)
 
 
 def test_a_known_mixer_that_was_not_called_is_listed():

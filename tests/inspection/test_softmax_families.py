@@ -75,7 +75,9 @@ def test_maps_of_a_float32_model(name):
     for layer, maps in zip(inspection, eager_maps(model, given), strict=True):
         assert layer.map().dtype == torch.float64
         assert layer.error <= SINGLE
-        torch.testing.assert_close(layer.map().float(), maps, rtol=0, atol=5e-6)
+        # t5 does not scale its scores, so that they are large and cost the library digits.
+        atol = 1e-5 if name == "t5" else 5e-6
+        torch.testing.assert_close(layer.map().float(), maps, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("name", PADDABLE)
