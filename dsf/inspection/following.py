@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.functional_attention import FUNCTION, functional_call
 from dsf.inspection.hooks import Call, Through
-from dsf.inspection.products import STACK, Product, product
+from dsf.inspection.products import STACK, Product, flat, product
 from dsf.inspection.scores import Normalised, Scores, changed, explained
 from dsf.inspection.seal import version
 from dsf.inspection.seen_heads import tell_heads
@@ -59,7 +59,7 @@ class _Follower(TorchFunctionMode):
             elif (made := product(name, args, kwargs, output)) is not None:
                 self._multiplied(made, output)
             elif self._followed:
-                self._passed_on(name, (*args, *kwargs.values()), output)
+                self._passed_on(name, flat((*args, *kwargs.values())), output)
         return output
 
     def _multiplied(self, made: Product, output: Tensor) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 PLAIN = {"matmul", "bmm"}
-EQUATION = re.compile(r"^\s*(\w+)\s*,\s*(\w+)\s*->\s*(\w+)\s*$")
+EQUATION = re.compile(r"^(\w+),(\w+)->(\w+)$")
 STACK = 3
 """Axes a stack of matrices has at least; a matrix of two is a weight."""
 
@@ -42,6 +42,12 @@ class Product:
         )
 
 
+def flat(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments, those in lists as well (``torch.cat`` takes a list)."""
+    parts = (each if isinstance(each, tuple | list) else (each,) for each in given)
+    return tuple(part for several in parts for part in several)
+
+
 def product(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
 ) -> Product | None:
@@ -63,7 +69,8 @@ def product(
 def _contracted(args: tuple[Any, ...], output: Tensor) -> Product | None:
     """An einsum of two stacks that sums over one axis: the last two of what it puts out, or all
     but one of its axes, are rows and columns."""
-    equation = EQUATION.match(args[0]) if args and isinstance(args[0], str) else None
+    told = args[0].replace(" ", "") if args and isinstance(args[0], str) else ""
+    equation = EQUATION.match(told)
     operands = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
     if equation is None or len(operands) != 2 or any(part.ndim < STACK for part in operands):
         return None
