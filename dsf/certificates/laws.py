@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,6 +81,30 @@ class Law:
             witness={"law": self.name, **(where or {}), "figure": observed} if refuted else None,
             limits={"reason": "no case"} if verdict is Verdict.UNKNOWN else {},
         )
+
+
+def as_expected(
+    owner: str, found: Mapping[str, Certificate], expected: Mapping[str, str]
+) -> tuple[Certificate, ...]:
+    """The certificates by law, those of laws that were to fail with the reason.
+
+    Raises:
+        ValueError: if such a law holds, or there is none of its name.
+    """
+    for law, reason in expected.items():
+        if law not in found:
+            raise ValueError(
+                f"expected_failures: there is no law '{law}'; there are {', '.join(found)}."
+            )
+        if found[law].verdict is not Verdict.REFUTED:
+            raise ValueError(
+                f"expected_failures: {owner} was to break '{law}' ({reason}), but the verdict is "
+                f"{found[law].verdict.value}. Take it out of expected_failures."
+            )
+    return tuple(
+        replace(one, limits={"expected": expected[law]}) if law in expected else one
+        for law, one in found.items()
+    )
 
 
 def difference(one: Shaped[Tensor, "*ours"], other: Shaped[Tensor, "*theirs"]) -> float:

@@ -1,7 +1,7 @@
 """The laws that every mixer keeps, for mixers that are written elsewhere."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
-from dsf.certificates.laws import Case, Law, bent, difference
+from dsf.certificates.laws import Case, Law, as_expected, bent, difference
 from dsf.certificates.subjects import Subject, as_type, floating
 from dsf.composite import ExplicitMap
 from dsf.evaluate import attention_map, chunkwise, convolution, recurrent, respond, row_blocks, scan
@@ -40,6 +40,7 @@ def check_mixer(
     causal: bool = True,
     tolerance: float = 1e-12,
     seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
 ) -> tuple[Certificate, ...]:
     """Measure the laws that every mixer of ``dsf`` keeps on one of your own.
 
@@ -53,9 +54,12 @@ def check_mixer(
         causal: whether no token may read the future.
         tolerance: the largest relative error in double precision.
         seed: of what is drawn.
+        expected_failures: laws that your mixer breaks on purpose, each with the reason, which goes
+            into its certificate.
 
     Raises:
         TypeError: if it is no such class or instance.
+        ValueError: if a law that is expected to fail holds, or there is no such law.
 
     >>> import dsf
     >>> for certificate in dsf.certify.check_mixer(dsf.mixers.DeltaNet):
@@ -80,12 +84,13 @@ def check_mixer(
     first = made.judged(_making(subject), method=method)
     if first.verdict is Verdict.REFUTED:
         return (first,)
-    found = [
-        Law(subject.owner, name, sentence, figure).judged(cases(subject), method=method)
+    found = {
+        name: Law(subject.owner, name, sentence, figure).judged(cases(subject), method=method)
         for name, sentence, figure, cases in laws
-    ]
+    }
     parts = Law(subject.owner, "parts", "every tensor takes part", 1e-9, from_below=True)
-    return (first, *found, parts.judged(_parts(subject), method=method))
+    found["parts"] = parts.judged(_parts(subject), method=method)
+    return (first, *as_expected(subject.owner, found, expected_failures or {}))
 
 
 def _answer(mixer: Any, method: Any = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import dsf
 from dsf.composite import ExplicitMap, StoredRows
-from dsf.mixers import RWKV4, GatedLinearAttention, Mixer, SoftmaxAttention
+from dsf.mixers import RWKV4, GatedLinearAttention, Mixer
 from dsf.system import System
 from dsf.transition import Diagonal
 from tests.mixer_fields import snake
@@ -32,8 +32,8 @@ def reference(cls):
     return import_module(f"tests.references.{snake(cls.__name__)}").reference
 
 
-@pytest.mark.parametrize("cls", [GatedLinearAttention, RWKV4, SoftmaxAttention])
-def test_a_right_mixer_keeps_every_law(cls):
+@pytest.mark.parametrize("cls", dsf.mixers.ALL)
+def test_every_mixer_keeps_every_law(cls):
     found = dsf.certify.check_mixer(cls, reference(cls))
     assert [one.claim for one in found if one.verdict is not HOLDS] == []
     assert len(found) == 10
@@ -69,6 +69,10 @@ def test_a_map_without_a_system_is_a_mixer_too():
 
     assert broken(Both, causal=False) == {}
     assert broken(Both).keys() == {"causality"}
+    reason = "it reads both ways"
+    found = dsf.certify.check_mixer(Both, expected_failures={"causality": reason})
+    (failed,) = [one for one in found if one.verdict is REFUTED]
+    assert (failed.witness["law"], failed.limits) == ("causality", {"expected": reason})
 
 
 class Forgetful(Diagonal):
@@ -180,6 +184,18 @@ def test_a_reference_that_says_another_thing_is_found():
     assert found.keys() == {"reference"}
     assert found["reference"]["figure"] > 0.01
     assert broken(RWKV4, lambda mixer: mixer.value[..., :1])["reference"]["figure"] == torch.inf
+
+
+def test_a_failure_that_does_not_come_is_an_error():
+    words = (
+        r"GatedLinearAttention was to break 'causality' \(it looks ahead\), but the verdict is HO"
+    )
+    with pytest.raises(ValueError, match=words):
+        dsf.certify.check_mixer(
+            GatedLinearAttention, expected_failures={"causality": "it looks ahead"}
+        )
+    with pytest.raises(ValueError, match=r"no law 'speed'; there are evaluators, map, row blocks"):
+        dsf.certify.check_mixer(GatedLinearAttention, expected_failures={"speed": "slow"})
 
 
 @pytest.mark.parametrize("given", [torch.nn.Linear(2, 2), int, 3])
