@@ -26,6 +26,7 @@ _HOME = {
     "Verdict": "dsf.certificates",
     "inspect": "dsf.inspection",
     "probe": "dsf.inspection",
+    "support": "dsf.inspection",
     "check_adapter": "dsf.inspection",
     "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
@@ -77,7 +78,7 @@ if TYPE_CHECKING:
         scan,
         step,
     )
-    from dsf.inspection import Adapter, Inspection, check_adapter, inspect, probe, stack
+    from dsf.inspection import Adapter, Inspection, check_adapter, inspect, probe, stack, support
     from dsf.realisation import realise, reduce
     from dsf.report import view, write_report
     from dsf.system import System

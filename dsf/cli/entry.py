@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dsf.cli import check, claims, demo, doctor, inspect_model
+from dsf.cli import check, claims, demo, doctor, inspect_model, support
 from dsf.cli.exits import INTERRUPTED, USAGE
 
 app = typer.Typer(
@@ -22,6 +22,9 @@ app = typer.Typer(
 )
 app.command("demo", short_help="Four small models inside the package, side by side.")(demo.run)
 app.command("inspect", short_help="One model on one input: maps and a report.")(inspect_model.run)
+app.command("support", short_help="What the mixers of a model become, without running it.")(
+    support.run
+)
 app.command("check", short_help="Properties of every layer, with verdicts and evidence.")(check.run)
 app.command("claims", short_help="What the founding papers claim, decided.")(claims.run)
 app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.run)

@@ -14,6 +14,7 @@ from dsf.inspection.ports import Port
 from dsf.inspection.probing import Probe
 from dsf.inspection.result import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.stacking import Stack, stack
+from dsf.inspection.supporting import Support, support
 
 __all__ = [
     "Adapter",
@@ -26,10 +27,12 @@ __all__ = [
     "Probe",
     "ReconstructionError",
     "Stack",
+    "Support",
     "Unsupported",
     "check_adapter",
     "inspect",
     "inspect_piecewise",
-    "stack",
     "probe",
+    "stack",
+    "support",
 ]

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured, raised
-from dsf.mixers import GRU, LSTM, ElmanRNN, Mixer
+from dsf.mixers import GRU, LSTM, ElmanRNN
 
 AXES = ("sample", "channel")
 
@@ -63,7 +63,7 @@ def split(whole: Captured) -> Iterator[Captured]:
             inputs = outputs
 
 
-def read(layer: Captured) -> Mixer:
+def read(layer: Captured) -> LSTM | GRU | ElmanRNN:
     """The mixer of one layer and direction."""
     inputs, starts = layer.arguments["inputs"], layer.arguments["starts"]
     reverse, module = layer.arguments["reverse"], layer.module

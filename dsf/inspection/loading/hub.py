@@ -13,7 +13,12 @@ _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.
 
 
 def snapshot(
-    model_id: str, revision: str | None, *, offline: bool, allow_pickle_archive: bool
+    model_id: str,
+    revision: str | None,
+    *,
+    offline: bool,
+    allow_pickle_archive: bool = False,
+    settings_only: bool = False,
 ) -> Path:
     """The folder with a hub model's settings, tokenizer and weights; code is never fetched.
 
@@ -29,6 +34,8 @@ def snapshot(
     from huggingface_hub import snapshot_download
 
     wanted = ["config.json", *TOKENIZER_FILES, *_WEIGHTS, *(_PICKLED * allow_pickle_archive)]
+    if settings_only:
+        wanted = wanted[:1]
     try:
         found = snapshot_download(
             model_id, revision=revision, allow_patterns=wanted, local_files_only=offline

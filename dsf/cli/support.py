@@ -1,0 +1,50 @@
+"""``dsf support``: what every token mixer of a model becomes, without running it."""
+
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.exits import LIMIT, WELL
+
+HEADS = ("module", "class", "read as", "exact", "how")
+
+
+def run(
+    model: Annotated[
+        str, typer.Argument(help="Folder with a config.json, or a hub id owner/name.")
+    ],
+    *,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Contact nobody; a folder never needs to.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """List every token mixer of MODEL: its class, what it is read as, and whether exactly.
+
+    Needs the settings alone: no weights are loaded and nothing is run.
+    """
+
+    def work() -> Answer:
+        from dsf.cli.screen import print_table
+        from dsf.inspection.supporting import EXACT, NO, support
+        from dsf.report.plain import plain
+
+        found = support(model, offline=offline, revision=revision)
+        read = [one for one in found if one.exact != NO]
+        exact = [one for one in found if one.exact == EXACT]
+
+        def show() -> None:
+            print_table(HEADS, [(x.name, x.kind, x.mixer, x.exact, x.how) for x in found])
+            print(f"{len(found)} token mixers, {len(exact)} read exactly")
+
+        listed = [{name: plain(part) for name, part in vars(one).items()} for one in found]
+        facts = {"model": plain(model), "mixers": listed}
+        return Answer(facts, show, code=WELL if read else LIMIT)
+
+    give("support", work, as_json=as_json, quiet=quiet, verbose=verbose)
