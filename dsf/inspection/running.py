@@ -43,7 +43,7 @@ def run(
         guarded(model),
     ):
         try:
-            model(*inputs, **_without_cache(model, named))
+            model(*inputs, **without_cache(model, named))
         except Exception as error:
             given = {f"input {k}": part for k, part in enumerate(inputs)} | named
             listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
@@ -75,7 +75,7 @@ def _sized(part: Any) -> str:
     return type(part).__name__
 
 
-def _without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
+def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
     """Library models run the whole sequence at once: several of them mis-continue a cache."""
     if attention_interface.models_of_library(model) != [model]:
         return named
