@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsf.inspection import followed_softmax, fused_attention, softmax
+from dsf.inspection import followed_softmax, functional_attention, fused_attention, softmax
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.adapters import Known, known_modules
 from dsf.inspection.as_found import at_rest
@@ -26,6 +26,7 @@ from dsf.inspection.unread import unread
 SOFTMAX = {
     Through.INTERFACE: softmax.ADAPTER,
     Through.FUSED: fused_attention.ADAPTER,
+    Through.FUNCTIONAL: functional_attention.ADAPTER,
     Through.FOLLOWED: followed_softmax.ADAPTER,
 }
 
@@ -91,6 +92,34 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     )
 
 
+def examine_part(
+    model: nn.Module, path: str, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
+    """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
+
+    The rest of the model needs no numbers. Names are those of the whole model.
+
+    Raises:
+        InspectionError: if the module cannot be run on these inputs.
+        NonFiniteWeightsError: if one of its weights is NaN or infinite.
+        ReconstructionError: if a rebuilt layer does not reproduce its output.
+    """
+    part = model.get_submodule(path)
+    screen(part, path)
+    known = {at: each for at, each in known_modules(model).items() if _within(path, at)}
+    with at_rest(part):
+        watched = {at: model.get_submodule(at) for at in known}
+        calls = run(model, watched, inputs, named, part=part)
+        seen = {call.name for call in calls}
+        layers, refused = _rebuilt(calls, known, Limits(guarded=False, tolerance=None))
+    missed = (each for each in unread(model, seen, set(known)) if _within(path, each.name))
+    return layers, (*refused, *missed)
+
+
+def _within(root: str, path: str) -> bool:
+    return not root or path == root or path.startswith(f"{root}.")
+
+
 def _with_probes(
     model: nn.Module, known: Known, wanted: Mapping[str, Probe] | Sequence[str]
 ) -> Known:
@@ -99,7 +128,7 @@ def _with_probes(
     outside = {
         path: adapter
         for path, adapter in known.items()
-        if not any(path == root or path.startswith(f"{root}.") or not root for root in driven)
+        if not any(_within(root, path) for root in driven)
     }
     return outside | {path: (adapter, FAMILY) for path, adapter in driven.items()}
 

@@ -24,9 +24,13 @@ def run(
     watched: Mapping[str, nn.Module],
     inputs: tuple[Any, ...],
     named: dict[str, Any],
+    *,
+    part: nn.Module | None = None,
 ) -> list[Call]:
     """Call ``model`` once: every call of a watched module, of the attention interface, of fused
     attention and of softmax between two products.
+
+    With ``part`` only that part of the model is called, as the model would call it.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
@@ -43,13 +47,16 @@ def run(
         guarded(model),
     ):
         try:
-            model(*inputs, **without_cache(model, named))
+            if part is None:
+                model(*inputs, **without_cache(model, named))
+            else:
+                part(*inputs, **named)
         except Exception as error:
             given = {f"input {k}": part for k, part in enumerate(inputs)} | named
             listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
             reason = f"{type(error).__name__}: {error}".rstrip(". \n")
             raise InspectionError(
-                f"{described(model)} could not be run on what it was given "
+                f"{described(part or model)} could not be run on what it was given "
                 f"({listed or 'nothing'}): {reason}. Try to call the model itself with the same "
                 "inputs; inspect passes them on as they are."
             ) from error

@@ -1,5 +1,7 @@
 """What is refused before a model runs, because nothing said about it would mean anything."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -9,8 +11,12 @@ from dsf.inspection.errors import InspectionError, NonFiniteWeightsError, Nothin
 SHOWN = 5
 
 
-def screen(model: nn.Module) -> None:
+def screen(model: nn.Module, path: str = "") -> None:
     """Raise unless ``model`` can be run and has weights that are numbers.
+
+    Args:
+        model: a model, or the part of one that sits at ``path``.
+        path: what the names of its weights begin with.
 
     Raises:
         NothingCapturedError: for TorchScript, which takes no hooks.
@@ -23,13 +29,27 @@ def screen(model: nn.Module) -> None:
             "mixer could be read. Build the plain module (such as torch.nn.LSTM), fill it with "
             "this one's state_dict() and inspect that."
         )
-    parts = (*model.named_parameters(), *model.named_buffers())
+    parts = (*model.named_parameters(prefix=path), *model.named_buffers(prefix=path))
     empty = [name for name, part in parts if is_lazy(part) or part.is_meta]
     if empty:
         raise InspectionError(
             f"the model has weights without numbers: {_listed(empty)}. They are on the meta device "
             "or not made yet: load the checkpoint without offloading, and run a lazy module once."
         )
+    _refuse_what_is_no_number(parts)
+
+
+def screen_open(model: nn.Module) -> None:
+    """Raise unless those weights that are not on the meta device are numbers.
+
+    Raises:
+        NonFiniteWeightsError: if one is NaN or infinite.
+    """
+    parts = (*model.named_parameters(), *model.named_buffers())
+    _refuse_what_is_no_number([(name, part) for name, part in parts if not part.is_meta])
+
+
+def _refuse_what_is_no_number(parts: Iterable[tuple[str, Tensor]]) -> None:
     bad = [name for name, part in parts if "mask" not in name and not _is_finite(part)]
     if bad:
         raise NonFiniteWeightsError(

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsf.inspection import InspectedLayer, Unsupported, inspect
-from dsf.inspection.loading import LoadedModel, load_model
+from dsf.inspection import InspectedLayer, Unsupported, inspect, inspect_piecewise
+from dsf.inspection.loading import LoadedModel, PiecewiseModel, load_model, open_piecewise
 from dsf.inspection.measuring import QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
@@ -35,19 +35,20 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
     ids = torch.tensor([plan.prompts[number] for number in unit.prompts])
     number = 0
     unsupported: list[Unsupported] = []
-    for layers, missed in _inspected(plan, ids):
+
+    def keep(layers: Sequence[InspectedLayer], missed: Sequence[Unsupported]) -> None:
+        nonlocal number
         for layer in layers:
             write_layer(folder, unit, number, *_measured(layer, plan.quantities))
             number += 1
-        unsupported += missed
+        unsupported.extend(missed)
+
+    if plan.layerwise:
+        inspect_piecewise(_opened(plan.model), keep, input_ids=ids)
+    else:
+        found = inspect(_loaded(plan.model).model, input_ids=ids)
+        keep(tuple(found), found.unsupported)
     finish(folder, unit, number, tuple(unsupported))
-
-
-def _inspected(
-    plan: Plan, ids: Tensor
-) -> Iterator[tuple[Sequence[InspectedLayer], Sequence[Unsupported]]]:
-    found = inspect(_loaded(plan.model).model, input_ids=ids)
-    yield tuple(found), found.unsupported
 
 
 def _measured(
@@ -64,6 +65,11 @@ def _measured(
 def _loaded(model: str) -> LoadedModel:
     """A worker loads its model once."""
     return load_model(model)
+
+
+@lru_cache(maxsize=1)
+def _opened(model: str) -> PiecewiseModel:
+    return open_piecewise(model)
 
 
 @contextmanager

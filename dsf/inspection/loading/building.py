@@ -28,7 +28,7 @@ def build(
             more numbers than there are.
     """
     _check_size(plan, weights, where)
-    with _undisturbed():
+    with undisturbed():
         try:
             model, found = plan.model.from_pretrained(
                 None,
@@ -66,7 +66,7 @@ def _check_complete(plan: Blueprint, found: dict[str, Any], where: str) -> None:
 
 def _check_size(plan: Blueprint, weights: dict[str, Tensor], where: str) -> None:
     """Raise before memory is asked for that a few bytes of settings make up."""
-    with _undisturbed(), torch.device("meta"):
+    with undisturbed(), torch.device("meta"):
         try:
             skeleton = plan.model(plan.config)
         except Exception as error:  # whatever a model class makes of a stranger's settings
@@ -82,7 +82,7 @@ def _check_size(plan: Blueprint, weights: dict[str, Tensor], where: str) -> None
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """The model library says nothing, and random numbers go on afterwards as if it had not run."""
     logging = model_library().utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

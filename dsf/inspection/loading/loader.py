@@ -72,7 +72,7 @@ def load_model(
         LoadError: something was refused, is missing or does not fit together.
     """
     check_torch()
-    folder = _found(path_or_id, revision, bool(offline), allow_pickle_archive)
+    folder = found(path_or_id, revision, bool(offline), allow_pickle_archive)
     settings = read_settings(folder, allow_quantized=allow_quantized)
     plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
     files = weight_files(folder, allow_pickle_archive=allow_pickle_archive)
@@ -95,14 +95,19 @@ def file_hashes(path_or_id: str | Path, *, offline: bool | None = None) -> tuple
     Raises:
         LoadError: as ``load_model``, for what is found before the weights are read.
     """
-    folder = _found(path_or_id, None, bool(offline), False)
+    folder = found(path_or_id, None, bool(offline), False)
     files = weight_files(folder, allow_pickle_archive=False)
     return _hash_of_settings(folder), fingerprint(files)
 
 
-def _found(
+def found(
     path_or_id: str | Path, revision: str | None, offline: bool, allow_pickle_archive: bool
 ) -> ModelFolder:
+    """The folder of a model, fetched from the hub where it is an id.
+
+    Raises:
+        LoadError: for a file, or a revision of a folder, or what the hub does not give.
+    """
     given = Path(path_or_id)
     if given.is_file():
         raise LoadError(f"{given}: a file, where the folder around it is expected; pass that.")

@@ -20,7 +20,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         LoadError: the header is too long, lists more than 100,000 tensors, is not JSON, or
             disagrees with the file about sizes.
     """
-    _check_header(path)
+    check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             # Copies: a tensor on the mapped file would change, or crash, with the file.
@@ -32,7 +32,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _check_header(path: Path) -> None:
+def check_header(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")

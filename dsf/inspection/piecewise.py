@@ -1,0 +1,91 @@
+"""``inspect_piecewise``: models larger than the memory, one block at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from dsf.inspection.errors import InspectionError, NothingCapturedError
+from dsf.inspection.examine import examine_part
+from dsf.inspection.loading.piecewise import PiecewiseModel
+from dsf.inspection.result import InspectedLayer, Unsupported
+from dsf.inspection.running import without_cache
+from dsf.inspection.screening import screen_open
+
+Visit = Callable[[Sequence[InspectedLayer], Sequence[Unsupported]], None]
+Look = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
+
+
+def inspect_piecewise(piecewise: PiecewiseModel, visit: Visit, **named: Any) -> None:
+    """Run the body of a model once; hand the layers of every block to ``visit`` as it is reached.
+
+    The weights of a block are in memory while it runs, and no longer. Every layer is compared with
+    what it put out, as in ``inspect``; a layer that is kept holds its coefficients, not its
+    weights.
+
+    Args:
+        piecewise: a model as ``dsf.inspection.loading.open_piecewise`` gives it.
+        visit: called once for every block, in the order in which they run.
+        named: what the model is called with, such as ``input_ids=...``.
+
+    Raises:
+        LoadError: if a weight is missing.
+        InspectionError: if the model cannot be run on these inputs, or has no list of blocks.
+        NonFiniteWeightsError: if a weight is NaN or infinite.
+        ReconstructionError: if a rebuilt layer does not reproduce its output.
+        NothingCapturedError: if no layer could be read.
+    """
+    if not piecewise.blocks:
+        raise InspectionError(
+            f"{type(piecewise.model).__name__} has no list of blocks, so it cannot be run piece by "
+            "piece. Load it as a whole."
+        )
+    model, seen = piecewise.model, 0
+
+    def look(path: str, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
+        nonlocal seen
+        layers, missed = examine_part(model, path, inputs, given)
+        seen += len(layers)
+        visit(layers, missed)
+
+    body = model.get_submodule(piecewise.body)
+    with torch.no_grad(), ExitStack() as stack:
+        stack.enter_context(piecewise.opened_around())
+        screen_open(model)
+        for path in piecewise.blocks:
+            stack.enter_context(_opening(piecewise, path, look))
+        body(**without_cache(body, named))
+    if not seen:
+        raise NothingCapturedError(f"{type(model).__name__}: no token mixer could be read.")
+
+
+@contextmanager
+def _opening(piecewise: PiecewiseModel, path: str, look: Look) -> Iterator[None]:
+    """Before the block at ``path`` runs: open it and look at it; afterwards: close it."""
+    block, opened = piecewise.model.get_submodule(path), ExitStack()
+    looking = False
+
+    def enter(_: nn.Module, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
+        nonlocal looking
+        if not looking:  # looking runs the block too
+            opened.enter_context(piecewise.opened(path))
+            looking = True
+            look(path, inputs, given)
+            looking = False
+
+    def leave(*_: Any) -> None:
+        if not looking:
+            opened.close()
+
+    hooks = (
+        block.register_forward_pre_hook(enter, with_kwargs=True),
+        block.register_forward_hook(leave),
+    )
+    try:
+        yield
+    finally:
+        opened.close()
+        for hook in hooks:
+            hook.remove()

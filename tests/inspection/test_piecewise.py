@@ -1,0 +1,101 @@
+"""Block by block: the same layers as with all weights in memory, and only one block's weights."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import dsf
+from dsf.inspection import inspect_piecewise
+from dsf.inspection.loading import LoadError, open_piecewise
+from dsf.models import NAMES, folder
+
+IDS = torch.tensor([[1, 2, 3, 4, 5, 6], [7, 5, 3, 1, 2, 2]])
+
+
+def layers_of(piecewise, **named):
+    found = []
+    inspect_piecewise(piecewise, lambda layers, missed: found.extend([*layers, *missed]), **named)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_layers_are_those_of_the_whole_model(name):
+    expected = dsf.inspect(folder(name), input_ids=IDS)
+    found = layers_of(open_piecewise(folder(name)), input_ids=IDS)
+    assert [layer.name for layer in found] == [layer.name for layer in expected]
+    for layer, other in zip(found, expected, strict=True):
+        assert type(layer.mixer) is type(other.mixer)
+        # Not bit by bit: where in memory weights lie decides how a product is summed.
+        torch.testing.assert_close(layer.map(), other.map(), rtol=0, atol=1e-5)
+
+
+def test_one_block_is_open_at_a_time_and_none_at_the_end():
+    piecewise = open_piecewise(folder("qwen3_next"))
+    model, open_blocks = piecewise.model, []
+
+    def look(*_):
+        held = [name for name, part in model.named_parameters() if not part.is_meta]
+        open_blocks.append(
+            {path for path in piecewise.blocks for name in held if name.startswith(f"{path}.")}
+        )
+
+    inspect_piecewise(piecewise, look, input_ids=IDS)
+    assert open_blocks == [{path} for path in piecewise.blocks]
+    assert all(part.is_meta for part in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_padding_is_passed_on():
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    whole = dsf.inspect(folder("llama"), input_ids=IDS, attention_mask=mask)
+    found = layers_of(open_piecewise(folder("llama")), input_ids=IDS, attention_mask=mask)
+    torch.testing.assert_close(found[0].map(), whole[0].map(), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    place = tmp_path / "model"
+    shutil.copytree(folder("mamba"), place)
+    return place
+
+
+def changed(place, name, tensor):
+    path = place / "model.safetensors"
+    weights = load_file(path)
+    weights.pop(name)
+    save_file(weights | ({} if tensor is None else {name: tensor}), path, {"format": "pt"})
+    return open_piecewise(place)
+
+
+def test_what_is_missing_or_of_another_shape_is_said(copy):
+    name = "backbone.layers.1.mixer.A_log"
+    piecewise = changed(copy, name, torch.zeros(3, 2))
+    with pytest.raises(LoadError, match=rf"{name} has shape \(3, 2\), and config.json asks for"):
+        layers_of(piecewise, input_ids=IDS)
+    assert all(part.is_meta for part in piecewise.model.parameters())
+    with pytest.raises(LoadError, match=f"{name}.*not in the weight files under this name"):
+        layers_of(changed(copy, name, None), input_ids=IDS)
+
+
+@pytest.mark.parametrize("name", ["backbone.layers.1.mixer.D", "backbone.embeddings.weight"])
+def test_weights_that_are_no_numbers_are_refused(copy, name):
+    there = load_file(copy / "model.safetensors")[name]
+    piecewise = changed(copy, name, torch.full_like(there, torch.nan))
+    with pytest.raises(dsf.inspection.NonFiniteWeightsError, match=name):
+        layers_of(piecewise, input_ids=IDS)
+
+
+def test_a_job_by_blocks_says_the_same(tmp_path):
+    prompts, quantities = [[1, 2, 3, 4], [4, 3, 2, 1]], ["mean_row_sum", "negative_share"]
+    tables = [
+        dsf.jobs.measure_prompts(
+            folder("qwen3_next"), prompts, tmp_path / str(by_blocks), quantities=quantities,
+            batch=2, layerwise=by_blocks,
+        )
+        for by_blocks in (False, True)
+    ]  # fmt: skip
+    for one, other in zip(*tables, strict=True):
+        assert (one["layer"], one["quantity"]) == (other["layer"], other["quantity"])
+        assert one["mean"] == pytest.approx(other["mean"], rel=1e-4, abs=1e-5)
