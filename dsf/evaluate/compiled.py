@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dsf.coefficient import Coefficient, SampledWrite
 from dsf.evaluate.border import at_start
+from dsf.evaluate.memories import remembered
 from dsf.kernels import applies
 from dsf.system import System
 from dsf.transition import SampledDiagonal
@@ -17,7 +18,9 @@ Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*ba
 
 def compiled(system: System, signal: Shaped[Tensor, "*batch time input channel"]) -> Answer | None:
     """The response of a forward system and the state it leaves; None where no loop applies."""
-    return _selective(system, signal)
+    if signal.is_complex():
+        return None
+    return _selective(system, signal) or remembered(system, signal)
 
 
 def _selective(system: System, signal: Tensor) -> Answer | None:
