@@ -14,6 +14,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
 from dsf.inspection.chain import Chain, Scale, Stage, secant
 from dsf.inspection.pieces import (
+    LONE_PADDING,
     activation,
     by_head,
     convolution,
@@ -27,6 +28,14 @@ from dsf.inspection.pieces import (
 from dsf.mixers import GatedDeltaNet
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+PREFIXES = {
+    "qwen3_next": "Qwen3Next",
+    "qwen3_5": "Qwen3_5",
+    "qwen3_5_moe": "Qwen3_5Moe",
+    "qwen4_exp": "Qwen4ExpText",
+    "lara_mini": "LaraMini",
+    "olmo_hybrid": "OlmoHybrid",
+}
 
 
 def read(layer: Captured) -> GatedDeltaNet:
@@ -129,16 +138,10 @@ def _shared(layer: Captured, part: Tensor) -> Tensor:
 ADAPTER = Adapter(
     families={
         f"transformers.models.{family}.modeling_{family}.{prefix}GatedDeltaNet": family
-        for family, prefix in (
-            ("qwen3_next", "Qwen3Next"),
-            ("qwen3_5", "Qwen3_5"),
-            ("qwen3_5_moe", "Qwen3_5Moe"),
-            ("qwen4_exp", "Qwen4ExpText"),
-            ("lara_mini", "LaraMini"),
-            ("olmo_hybrid", "OlmoHybrid"),
-        )
+        for family, prefix in PREFIXES.items()
     },
     read=read,
     enter=enter,
     leave=leave,
+    advice=dict.fromkeys(PREFIXES, LONE_PADDING),
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
 from dsf.inspection.chain import Chain
-from dsf.inspection.pieces import masked, masking, some_rows
+from dsf.inspection.pieces import LONE_PADDING, masked, masking, some_rows
 from dsf.mixers import ShortConvolution
 
 
@@ -46,4 +46,5 @@ ADAPTER = Adapter(
     enter=enter,
     leave=leave,
     axes=("sample", "channel"),
+    advice=dict.fromkeys(("lfm2", "lfm2_moe"), LONE_PADDING),
 )

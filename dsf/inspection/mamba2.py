@@ -16,6 +16,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured
 from dsf.inspection.chain import Chain, Scale, secant
 from dsf.inspection.pieces import (
+    LONE_PADDING,
     activation,
     by_head,
     convolution,
@@ -30,7 +31,7 @@ from dsf.mixers import StateSpaceDuality
 CLAMPS_AT_THE_MINIMUM = {"nemotron_h", "zamba2"}
 WRONG_BEFORE_5_16 = (
     "Releases of transformers before 5.16 get this layer wrong on a CPU as soon as a sequence is "
-    "longer than one chunk: upgrade transformers."
+    "longer than one chunk, and up to 5.0 where there is padding: upgrade transformers."
 )
 
 
@@ -132,5 +133,8 @@ ADAPTER = Adapter(
     read=read,
     enter=enter,
     leave=leave,
-    advice={"nemotron_h": WRONG_BEFORE_5_16, "zamba2": WRONG_BEFORE_5_16},
+    advice={
+        **dict.fromkeys(("mamba2", "bamba", "falcon_h1", "granitemoehybrid"), LONE_PADDING),
+        **dict.fromkeys(("nemotron_h", "zamba2"), WRONG_BEFORE_5_16),
+    },
 )

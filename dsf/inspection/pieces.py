@@ -11,6 +11,11 @@ from torch.nn import functional
 from dsf.inspection.captured import Captured
 from dsf.inspection.chain import Filter, Project, Scale
 
+LONE_PADDING = (
+    "Releases of transformers before 5.16 let padding through in a batch of one: leave it out, or "
+    "upgrade transformers."
+)
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "swish": functional.silu,

@@ -151,6 +151,7 @@ STATE_SPACES = {
             "chunk_size": 8,
             "time_step_min": 0.1,
             "adapter_rank": 4,
+            "use_mem_rope": True,  # release 5.0 runs no other
             "use_mamba_kernels": False,
         },
         "StateSpaceDuality",

@@ -1,4 +1,4 @@
-"""Two families that releases before 5.16 compute wrongly once a sequence is longer than a chunk."""
+"""What releases before 5.16 get wrong: longer than a chunk, or a single sample with padding."""
 
 import pytest
 import transformers
@@ -20,6 +20,18 @@ ADVICE = r"'{}'.*differs from what it put out.*upgrade transformers"
 def test_a_wrong_layer_is_refused_with_advice(family):
     with pytest.raises(ReconstructionError, match=ADVICE.format(family)):
         dsf.inspect(build(family), **inputs())
+
+
+@pytest.mark.parametrize("family", ["mamba2", "bamba", "qwen3_next", "olmo_hybrid", "lfm2"])
+def test_padding_of_a_single_sample_counts_for_nothing_since_5_16(family):
+    """Before, the model takes padding for tokens, which is not what its mask says."""
+    lone = {name: part[:1] for name, part in inputs(padding="left").items()}
+    if not is_older_than("5.16"):
+        alone = dsf.inspect(build(family).double(), **lone)
+        assert max(layer.error for layer in alone) < 1e-12
+        return
+    with pytest.raises(ReconstructionError, match="let padding through in a batch of one"):
+        dsf.inspect(build(family), **lone)
 
 
 @pytest.mark.parametrize("family", DEFECTIVE)
