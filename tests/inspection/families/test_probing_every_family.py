@@ -64,7 +64,7 @@ def by_channel(layer):
     return map.repeat_interleave(width // map.shape[1], dim=1)
 
 
-def what_the_scan_leaves_out(layer):
+def factors(layer):
     """Factors on rows and columns: Mamba's scan gates, the RG-LRU's is given gated values."""
     rows = columns = torch.ones(())
     if layer.family in ("mamba", "falcon_mamba", "jamba", "zamba"):
@@ -85,7 +85,7 @@ def test_unit_values_give_the_map_of_the_adapter(family):
     assert driven.family == "probed"
     assert driven.error <= FAMILIES[family].exact
     assert "causal" in driven.mixer.label
-    rows, columns = what_the_scan_leaves_out(known)
+    rows, columns = factors(known)
     expected = rows * by_channel(known)
     difference = (by_channel(driven) * columns - expected).abs().max()
     assert difference <= FAMILIES[family].exact * expected.abs().max()

@@ -1,0 +1,127 @@
+"""Adapters with a mistake planted in them, and the error that each makes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import ModuleType
+from unittest.mock import patch
+
+import torch
+from torch.nn.functional import silu
+
+import dsf
+from dsf.inspection import gated_delta, kimi_delta, mamba, mamba2, pieces, rwkv, zamba
+from dsf.inspection.pieces import by_head, rms_factor
+from dsf.mixers import RWKV4, KimiDeltaAttention
+from dsf.transition import DiagonalPlusLowRank
+from tests.inspection.families.tiny_models import build, inputs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadsAfterUpdate(RWKV4):
+    def system(self):
+        return replace(super().system(), reads_before_update=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecaysLast(KimiDeltaAttention):
+    """diag(e^g) (I - b k kᵀ), the order of the gated delta rule."""
+
+    def system(self):
+        system, decay = super().system(), self.log_decay.exp()
+        write = self.rate.unsqueeze(-1) * self.key
+        A = DiagonalPlusLowRank(
+            decay=decay, left=-(decay * write).unsqueeze(-1), right=self.key.unsqueeze(-1)
+        )
+        return replace(system, A=A)
+
+
+def norm_before_gate(layer, response, z):
+    return layer.weights["norm.weight"] * mamba2._norm_factor(layer, response) * silu(z)
+
+
+def whole_width(layer, x):
+    return rms_factor(x, epsilon=layer.module.norm.variance_epsilon)
+
+
+def no_factor(x, **_):
+    return torch.ones_like(x[..., :1])
+
+
+def interleaved(layer, part):
+    heads = layer.module.num_k_heads
+    return by_head(part, heads).repeat(1, layer.module.num_v_heads // heads, 1, 1)
+
+
+def halves(both):
+    return both.chunk(2, dim=-1)
+
+
+def as_it_is(x, **_):
+    return x
+
+
+def unmasked(_, x):
+    return x
+
+
+def no_mask(*_):
+    return ()
+
+
+def latest_first(layer, name, channels=slice(None)):
+    right = pieces.convolution(layer, name, channels)
+    return replace(right, kernel=right.kernel.flip(-1))
+
+
+def no_epsilon(x, **_):
+    return pieces.unit_length(x, epsilon=0.0)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A part of an adapter exchanged for another: what it is, and whose."""
+
+    what: str
+    family: str
+    module: ModuleType
+    name: str
+    instead: Callable
+    double: bool = False
+
+    @property
+    def inputs(self):
+        """Padded, unless a key of padding, which is zero, would have no length at all."""
+        return inputs(padding="none" if self.double else "left")
+
+    def error(self):
+        """What the comparison finds, relative; without it 1e-6, in float64 1e-12."""
+        model = build(self.family)
+        with patch.object(self.module, self.name, self.instead):
+            layers = dsf.inspect(model, exact=self.double, tolerance=math.inf, **self.inputs)
+        return max(layer.error for layer in layers)
+
+
+MISTAKES = [
+    Mistake("no unit length", "qwen3_next", gated_delta, "unit_length", as_it_is),
+    Mistake("no unit length", "kimi_linear", kimi_delta, "unit_length", as_it_is),
+    Mistake("key heads interleaved", "qwen3_5", gated_delta, "_shared", interleaved),
+    Mistake("no norm", "olmo_hybrid", gated_delta, "rms_factor", no_factor),
+    Mistake("a gate of another kind", "qwen4_exp", gated_delta, "activation", lambda *_: silu),
+    Mistake("norm before gate", "mamba2", mamba2, "_gate_over_norm", norm_before_gate),
+    Mistake("norm over the whole width", "nemotron_h", mamba2, "_norm_factor", whole_width),
+    Mistake("no limit of the step", "mamba2", mamba2, "_limits", lambda _: (0.0, torch.inf)),
+    Mistake("no limit of the step", "zamba2", mamba2, "_limits", lambda _: (0.0, torch.inf)),
+    Mistake("padding ignored", "mamba", mamba, "masking", no_mask),
+    Mistake("padding ignored", "mamba2", mamba2, "masked", unmasked),
+    Mistake("padding ignored", "qwen3_next", gated_delta, "masked", unmasked),
+    Mistake("padding ignored", "kimi_linear", kimi_delta, "masked", unmasked),
+    Mistake("no norms", "falcon_mamba", mamba, "rms_normalised", as_it_is),
+    Mistake("no norms", "jamba", mamba, "rms_normalised", as_it_is),
+    Mistake("halves instead of alternate rows", "zamba", zamba, "_alternating", halves),
+    Mistake("the other order", "kimi_linear", kimi_delta, "KimiDeltaAttention", DecaysLast),
+    Mistake("read after the update", "rwkv", rwkv, "RWKV4", ReadsAfterUpdate),
+    Mistake("taps in the other order", "mamba", mamba, "convolution", latest_first),
+    Mistake("taps in the other order", "qwen3_next", gated_delta, "convolution", latest_first),
+    Mistake("no 1e-6 under a length", "qwen3_next", gated_delta, "unit_length", no_epsilon, True),
+]
