@@ -42,6 +42,7 @@ _ROOMS = {
     "ingredients": "dsf.ingredients",
     "measures": "dsf.measures",
     "exchange": "dsf.exchange",
+    "scans": "dsf.scans",
     "certify": "dsf.certificates",
     "claims": "dsf.claims",
     "jobs": "dsf.jobs",
@@ -64,7 +65,18 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from dsf import algebra, claims, exchange, ingredients, jobs, measures, mixers, plot, transition
+    from dsf import (
+        algebra,
+        claims,
+        exchange,
+        ingredients,
+        jobs,
+        measures,
+        mixers,
+        plot,
+        scans,
+        transition,
+    )
     from dsf import certificates as certify
     from dsf.certificates import Certificate, Verdict
     from dsf.composite import ExplicitMap, SystemSum
