@@ -56,10 +56,10 @@ def inspect_checkpoint(
 
 def _token_numbers(prompt: Prompt, loaded: LoadedModel) -> Int[Tensor, "1 time"]:
     if prompt.ids is not None:
-        ids = _parsed(prompt.ids)
+        ids = parsed(prompt.ids)
     else:
         text = prompt.text if prompt.file is None else prompt.file.read_text(encoding="utf-8")
-        ids = _tokenised(str(text), loaded)
+        ids = tokenised(str(text), loaded.tokenizer, loaded.identity)
     size = _vocabulary_size(loaded.model)
     if not ids or (size is not None and not all(0 <= number < size for number in ids)):
         span = "at least one token" if size is None else f"one or more numbers from 0 to {size - 1}"
@@ -67,22 +67,33 @@ def _token_numbers(prompt: Prompt, loaded: LoadedModel) -> Int[Tensor, "1 time"]
     return torch.tensor([ids])
 
 
-def _parsed(ids: str) -> list[int]:
+def parsed(ids: str) -> list[int]:
+    """Token numbers with spaces or commas between them.
+
+    Raises:
+        ValueError: if something else is there.
+    """
     try:
         return [int(word) for word in ids.replace(",", " ").split()]
     except ValueError:
         raise ValueError(
-            f"--ids must be whole numbers with spaces or commas between them, but it is {ids!r}."
+            f"token numbers must be whole numbers with spaces or commas between them, but they are "
+            f"{ids!r}."
         ) from None
 
 
-def _tokenised(text: str, loaded: LoadedModel) -> list[int]:
-    if loaded.tokenizer is None:
+def tokenised(text: str, tokenizer: Any | None, model: str) -> list[int]:
+    """Token numbers of a text.
+
+    Raises:
+        ValueError: if the model brings no tokenizer.
+    """
+    if tokenizer is None:
         raise ValueError(
-            f"{loaded.identity} brings no tokenizer, so text cannot be read. Give token numbers: "
+            f"{model} brings no tokenizer, so text cannot be read. Give token numbers: "
             f"--ids '1 2 3'."
         )
-    return list(loaded.tokenizer(text)["input_ids"])
+    return list(tokenizer(text)["input_ids"])
 
 
 def _names(ids: Int[Tensor, "1 time"], loaded: LoadedModel) -> list[list[str]]:

@@ -1,7 +1,12 @@
 """The one loader: strangers' weight files and settings are opened here and nowhere else."""
 
 from dsf.inspection.loading.errors import LoadError
-from dsf.inspection.loading.loader import LoadedModel, file_hashes, load_model
+from dsf.inspection.loading.loader import (
+    LoadedModel,
+    file_hashes,
+    load_model,
+    read_model_tokenizer,
+)
 from dsf.inspection.loading.piecewise import PiecewiseModel, open_piecewise
 from dsf.inspection.loading.reading import read_tensors
 
@@ -12,5 +17,6 @@ __all__ = [
     "file_hashes",
     "load_model",
     "open_piecewise",
+    "read_model_tokenizer",
     "read_tensors",
 ]

@@ -100,6 +100,18 @@ def file_hashes(path_or_id: str | Path, *, offline: bool | None = None) -> tuple
     return _hash_of_settings(folder), fingerprint(files)
 
 
+def read_model_tokenizer(path_or_id: str | Path, *, offline: bool | None = None) -> Any | None:
+    """The tokenizer of a model without the model, None where there is none.
+
+    Raises:
+        LoadError: as ``load_model``, for what is found before the weights are read.
+    """
+    folder = found(path_or_id, None, bool(offline), False)
+    settings = read_settings(folder, allow_quantized=True)
+    plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
+    return read_tokenizer(folder, plan.config)
+
+
 def found(
     path_or_id: str | Path, revision: str | None, offline: bool, allow_pickle_archive: bool
 ) -> ModelFolder:

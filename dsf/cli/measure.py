@@ -1,0 +1,53 @@
+"""``dsf measure``: one model on many prompts, as a job that resumes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or a hub id owner/name.")],
+    prompts: Annotated[
+        Path, typer.Argument(help="A UTF-8 file, one prompt a line: text, or with --ids numbers.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of this job alone.")] = Path("dsf-job"),
+    ids: Annotated[
+        bool, typer.Option("--ids", help='Lines are token numbers, such as "1 2 3".')
+    ] = False,
+    quantity: Annotated[
+        list[str] | None, typer.Option(help="What to measure; again for more. All by default.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Neighbours of one length in one forward pass.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes of this machine.")] = 1,
+    slurm: Annotated[
+        Path | None, typer.Option(help="Run as Slurm jobs; the folder for their logs.")
+    ] = None,
+    layerwise: Annotated[
+        bool,
+        typer.Option("--layerwise", help="Weights block by block: for models that do not fit."),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure every layer and head of MODEL on every line of PROMPTS.
+
+    Finished units are files: the same command goes on where it was stopped.
+    """
+
+    def work() -> Answer:
+        from dsf.cli.measured import Work, measure
+
+        return measure(
+            Work(model, prompts, out, tuple(quantity or ()), batch, layerwise),
+            ids=ids,
+            workers=workers,
+            slurm=slurm,
+            watched=not (as_json or quiet),
+        )
+
+    give("measure", work, as_json=as_json, quiet=quiet, verbose=verbose)

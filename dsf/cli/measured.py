@@ -1,0 +1,76 @@
+"""A file of prompts becomes a job, and its summary a table."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsf.cli.answer import Answer
+from dsf.cli.run_model import parsed, tokenised
+from dsf.cli.screen import print_table, progress
+from dsf.inspection.loading import read_model_tokenizer
+from dsf.inspection.measuring import QUANTITIES
+from dsf.inspection.table import Table
+from dsf.jobs import cluster, in_process, measure_prompts, processes
+
+MOST_ROWS = 60
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the command was asked to measure."""
+
+    model: str
+    prompts: Path
+    out: Path
+    quantities: tuple[str, ...]
+    batch: int
+    layerwise: bool
+
+
+def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched: bool) -> Answer:
+    """Do what is missing of the job, and show the summary.
+
+    Raises:
+        ValueError: if the file has no prompt, or both ways to spread the work are asked for.
+    """
+    if slurm is not None and workers > 1:
+        raise ValueError("--workers and --slurm exclude each other; give one of them.")
+    executor = in_process if workers == 1 else processes(workers)
+    with progress(f"{work.prompts}", shown=watched) as told:
+        table = measure_prompts(
+            work.model,
+            _prompts(work, ids),
+            work.out,
+            quantities=work.quantities or tuple(QUANTITIES),
+            batch=work.batch,
+            layerwise=work.layerwise,
+            executor=executor if slurm is None else cluster(slurm, cluster="slurm"),
+            progress=lambda done, every: told(done / every),
+        )
+    facts = {"folder": str(work.out), "summary": table.to_json()}
+    return Answer(facts, lambda: _show(table, work.out))
+
+
+def _prompts(work: Work, ids: bool) -> list[list[int]]:
+    lines = work.prompts.read_text(encoding="utf-8").splitlines()
+    written = [line for line in lines if line.strip()]
+    if ids:
+        return [parsed(line) for line in written]
+    tokenizer = read_model_tokenizer(work.model)
+    return [tokenised(line, tokenizer, work.model) for line in written]
+
+
+def _show(table: Table, folder: Path) -> None:
+    heads = ("layer", "head", "quantity", "prompts", "mean", "deviation", "smallest", "largest")
+    rows = [
+        (
+            record["layer"],
+            str(record.get("head", record.get("channel", ""))),
+            record["quantity"],
+            str(record["count"]),
+            *(f"{record[name]:.4g}" for name in heads[4:]),
+        )
+        for record in table[:MOST_ROWS]
+    ]
+    print_table(heads, rows)
+    left = len(table) - len(rows)
+    print(f"{folder}/summary.csv has all {len(table)} rows" + (f", {left} more" if left else ""))
