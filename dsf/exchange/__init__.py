@@ -1,0 +1,28 @@
+"""Systems and maps to and from other tools. None of them is needed unless it is called."""
+
+from dsf.exchange.arrays import to_npz, to_safetensors, to_xarray
+from dsf.exchange.attention_viewers import to_bertviz, to_circuitsvis
+from dsf.exchange.time_invariant import (
+    from_control,
+    from_scipy,
+    from_state_space,
+    state_space,
+    to_control,
+    to_scipy,
+)
+from dsf.exchange.transformer_lens import from_transformer_lens
+
+__all__ = [
+    "from_control",
+    "from_scipy",
+    "from_state_space",
+    "from_transformer_lens",
+    "state_space",
+    "to_bertviz",
+    "to_circuitsvis",
+    "to_control",
+    "to_npz",
+    "to_safetensors",
+    "to_scipy",
+    "to_xarray",
+]
