@@ -3,5 +3,6 @@
 from dsf.report.figure import draw_grid
 from dsf.report.maps import draw_map
 from dsf.report.page import write_report
+from dsf.report.widget import view
 
-__all__ = ["draw_grid", "draw_map", "write_report"]
+__all__ = ["draw_grid", "draw_map", "view", "write_report"]

@@ -1,10 +1,9 @@
-"""Maps as bytes: one signed 8-bit code a cell, deflated, in base64.
+"""Maps as bytes: one signed 8-bit code a cell, deflated.
 
 Codes 0 to 3 say what has no number; the others are symmetric about zero and grow with the square
 root of the weight, so that faint weights keep some digits.
 """
 
-import base64
 import zlib
 
 import numpy as np
@@ -30,7 +29,14 @@ def coded(
     return codes
 
 
-def packed(numbers: np.ndarray) -> str:
+def decoded(codes: UInt8[np.ndarray, "*size"], scale: float) -> Float[np.ndarray, "*size"]:
+    """The weights that codes stand for, to a level; 0 where masked, ``nan`` where not finite."""
+    levels = (codes.astype(float) - ZERO) / LEVELS
+    weights = np.where(codes <= MINUS_INFINITY, np.nan, levels * np.abs(levels) * scale)
+    return np.where(codes == MASKED, 0, weights)
+
+
+def packed(numbers: np.ndarray) -> bytes:
     """The bytes of an array, little-endian, as a browser's DecompressionStream takes them."""
     little = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<"))
-    return base64.b64encode(zlib.compress(little.tobytes())).decode("ascii")
+    return zlib.compress(little.tobytes())

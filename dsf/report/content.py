@@ -1,58 +1,79 @@
-"""What the page shows, as one JSON value: maps as bytes, everything a person reads as text."""
+"""What the viewer shows, as one value: maps as bytes, everything a person reads as text."""
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool, Float
-
-from dsf.inspection import InspectedLayer, Inspection
-from dsf.report.codes import coded, packed
-from dsf.report.measured import measures_of
+from dsf.report.layer_content import layer_content
 from dsf.report.plain import plain
-from dsf.report.plan import Plan, plan
-from dsf.report.pooling import edges, pool
-from dsf.report.selection import SAMPLES, Selection, part_of, select
-from dsf.report.views import MapView, Progress, untold, views
+from dsf.report.plan import plan
+from dsf.report.selection import SAMPLES, Selection, select
+from dsf.report.subjects import Decided, Shown, Subject, subjects
+from dsf.report.views import Progress, untold
 
-SCHEMA_VERSION = 1
-THUMBNAIL = 48
-COLUMNS_LISTED = 8
-EMPTY_ROWS_LISTED = 64
-
-Weights = Float[np.ndarray, "rows columns"]
-Mask = Bool[np.ndarray, "rows columns"]
+SCHEMA_VERSION = 2
+Grid = tuple[int, int]
 
 
-def content(inspection: Inspection, *, progress: Progress = untold) -> dict[str, Any]:
-    """Layers, maps and tokens of an inspection; every number in it is finite."""
-    drawn = [select(layer) for layer in inspection]
-    planned = plan(drawn)
+def content(
+    shown: Shown,
+    *,
+    verdicts: Decided = None,
+    grid: Grid | None = None,
+    progress: Progress = untold,
+) -> dict[str, Any]:
+    """Models, layers, maps and tokens of one or several inspections; every number is finite.
+
+    Arrays are deflated bytes: ``embedded`` writes them into a page, a widget sends them as they
+    are.
+
+    Args:
+        verdicts: what was decided about the layers: a table, or one for each inspection.
+        grid: height and width, where the last ``height * width`` tokens are places in a picture.
+
+    Raises:
+        ValueError: if no layer has as many tokens as ``grid`` has places.
+    """
+    all_ = subjects(shown, verdicts)
+    drawn = [(subject, layer, select(layer)) for subject in all_ for layer in subject.inspection]
+    _check_grid(grid, [selection for *_, selection in drawn])
+    planned = plan([selection for *_, selection in drawn])
     layers = [
-        _layer(
-            layer,
-            selection,
+        layer_content(
+            *parts,
             planned,
+            model=all_.index(parts[0]),
             whole=at in planned.whole,
             progress=_part(progress, at, len(drawn)),
         )
-        for at, (layer, selection) in enumerate(zip(inspection, drawn, strict=True))
+        for at, parts in enumerate(drawn)
     ]
-    tokens = inspection.tokens
     return {
         "schema_version": SCHEMA_VERSION,
-        "tokens": tokens and [[plain(token) for token in sample] for sample in tokens[:SAMPLES]],
+        "models": [{"name": subject.name, "tokens": _tokens(subject)} for subject in all_],
+        "grid": list(grid) if grid else None,
         "layers": layers,
     }
 
 
 def embedded(value: Mapping[str, Any]) -> str:
     """JSON that can stand inside a script element: pure ASCII, no character that ends one."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=_base64)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
+
+
+def _tokens(subject: Subject) -> list[list[str]] | None:
+    tokens = subject.inspection.tokens
+    if tokens is None:
+        return None
+    return [[plain(token) for token in sample] for sample in tokens[:SAMPLES]]
 
 
 def _part(progress: Progress, at: int, parts: int) -> Progress:
@@ -60,88 +81,12 @@ def _part(progress: Progress, at: int, parts: int) -> Progress:
     return lambda share: progress((at + share) / parts)
 
 
-def _layer(
-    layer: InspectedLayer, drawn: Selection, planned: Plan, *, whole: bool, progress: Progress
-) -> dict[str, Any]:
-    seen = views(drawn, side=planned.side, progress=progress)
-    finite = not any(view.nans + view.infinities for view in seen)
-    maps = [
-        {**_map(view, exact=planned.exact), "measures": numbers}
-        for view, numbers in zip(seen, measures_of(drawn, finite=finite), strict=True)
-    ]
-    if whole:
-        maps[0]["whole"] = _whole(drawn)
-    small = [_shrunk(view.weights, view.masked) for view in seen]
-    thumbnails = [coded(*each, view.scale) for each, view in zip(small, seen, strict=True)]
-    return {
-        "name": plain(layer.name),
-        "family": plain(layer.family),
-        "written": drawn.system.steps,
-        "read": getattr(drawn.system, "read_steps", drawn.system.steps),
-        "ports": drawn.system.input_size * drawn.system.output_size,
-        "total": drawn.total,
-        "chosen": drawn.chosen,
-        "thumbnails": {
-            "rows": thumbnails[0].shape[0],
-            "columns": thumbnails[0].shape[1],
-            "codes": packed(np.stack(thumbnails)),
-        },
-        "maps": maps,
-    }
-
-
-def _map(view: MapView, *, exact: bool) -> dict[str, Any]:
-    order = np.argsort(-np.abs(np.nan_to_num(view.column_sums)), kind="stable")
-    return {
-        "label": view.label,
-        "sample": view.sample,
-        "scale": view.scale,
-        "nans": view.nans,
-        "infinities": view.infinities,
-        "magnitudes": view.complex_,
-        "empty": view.empty_rows[:EMPTY_ROWS_LISTED],
-        "empty_total": len(view.empty_rows),
-        "links": [[link.written, link.read, link.weight] for link in view.strongest],
-        "columns": [[int(k), _finite(view.column_sums[k])] for k in order[:COLUMNS_LISTED]],
-        "row_sums": [_finite(view.row_sums.min()), _finite(view.row_sums.max())],
-        "view": _picture(view, exact=exact),
-    }
-
-
-def _picture(view: MapView, *, exact: bool) -> dict[str, Any]:
-    picture = {
-        "rows": view.weights.shape[0],
-        "columns": view.weights.shape[1],
-        "codes": packed(coded(view.weights, view.masked, view.scale)),
-    }
-    if exact:
-        picture["values"] = packed(view.weights.astype(np.float32))
-    return picture
-
-
-def _whole(drawn: Selection) -> dict[str, Any]:
-    """The first map of the selection, token by token."""
-    first: list[tuple[int, ...]] = [(0,)] if drawn.system.batch else []
-    alone = Selection(
-        places=drawn.places[:1],
-        labels=drawn.labels[:1],
-        samples=drawn.samples[:1],
-        system=part_of(drawn.system, first) if first else drawn.system,
-        total=1,
-        chosen="",
-    )
-    longest = max(drawn.system.steps, getattr(drawn.system, "read_steps", 1))
-    return _picture(views(alone, side=longest)[0], exact=False)
-
-
-def _shrunk(weights: Weights, masked: Mask) -> tuple[np.ndarray, np.ndarray]:
-    """A view, pooled once more to the size of a thumbnail."""
-    rows, columns = (edges(size, min(size, THUMBNAIL)) for size in weights.shape)
-    stack = pool(pool(weights[None], columns, axis=2), rows, axis=1)[0]
-    hidden = np.logical_and.reduceat(np.logical_and.reduceat(masked, columns, axis=1), rows, axis=0)
-    return stack, hidden
-
-
-def _finite(number: float) -> float | None:
-    """JSON knows no infinity and no NaN."""
-    return float(number) if np.isfinite(number) else None
+def _check_grid(grid: Grid | None, drawn: list[Selection]) -> None:
+    if grid is None:
+        return
+    counts = {getattr(each.system, "read_steps", each.system.steps) for each in drawn}
+    if min(grid) < 1 or max(counts, default=0) < grid[0] * grid[1]:
+        raise ValueError(
+            f"'grid' must be the height and width of the picture in tokens, but {grid} has "
+            f"{grid[0] * grid[1]} places and the layers read {sorted(counts)} tokens."
+        )

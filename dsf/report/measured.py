@@ -17,6 +17,7 @@ WORDS = {
     "negative_share": "negative share of the weight",
     "sink_mass": "share of later tokens' weight on the first",
     "mean_distance": "mean distance read, tokens",
+    "half_life": "half of the weight lies within, tokens",
     "mean_effective_tokens": "tokens that a row reads, effectively",
     "absolute_gain": "largest absolute row sum",
     RANK: "rank of what passes the middle token",

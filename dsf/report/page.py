@@ -4,56 +4,47 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from dsf.inspection import Inspection
-from dsf.inspection.table import Table
-from dsf.inspection.tally import tallies
-from dsf.report.content import content, embedded
+from dsf.inspection.tally import Tally, tallies
+from dsf.report.content import Grid, content, embedded
 from dsf.report.plain import plain
+from dsf.report.subjects import Decided, Shown, Subject, subjects
+from dsf.report.viewer import EXPLORER, file_of, script_of, style_of
 from dsf.report.views import Progress, untold
 from dsf.saving import replace_file
 
-SCRIPTS = (
-    "codes",
-    "colours",
-    "words",
-    "surface",
-    "labels",
-    "marks",
-    "motion",
-    "strip",
-    "tables",
-    "viewer",
-    "page",
-)
-
 
 def write_report(
-    inspection: Inspection,
+    inspection: Shown,
     path: str | Path,
     *,
     title: str | None = None,
     facts: Mapping[str, str] | None = None,
-    verdicts: Table | None = None,
+    verdicts: Decided = None,
+    grid: Grid | None = None,
     progress: Progress = untold,
 ) -> Path:
     """Write what an inspection found as one self-contained HTML file.
 
-    Every layer with its error and tolerance, its maps to look at closely, and what could not be
-    read. The file needs no network and runs no code but its own, whatever the tokens say. Long
-    maps are pooled by magnitude with the sign kept; of layers with many channels the strongest
-    are drawn, and the page says how many are not.
+    Every layer with its error and tolerance, its maps to look at closely, what it keeps of the
+    past, and what could not be read. The file needs no network and runs no code but its own,
+    whatever the tokens say. Long maps are pooled by magnitude with the sign kept; of layers with
+    many channels the strongest are drawn, and the page says how many are not.
 
     Args:
+        inspection: what ``dsf.inspect`` gave; a list of such to see models side by side.
         path: the file to write, replaced in one move when all went well.
         title: the heading; the model's name by default.
         facts: further lines for the head of the page, such as an accuracy.
-        verdicts: what was decided about the layers, as ``dsf check`` does, for a page of its own.
+        verdicts: what was decided about the layers, as ``dsf check`` does, shown beside the maps
+            and on a list of its own; for several inspections one table, or None, for each.
+        grid: height and width of a picture, where the last ``height * width`` tokens are its
+            places row by row; adds a view of what every place reads.
         progress: called with the share that is done, from 0 to 1.
 
     Returns:
@@ -61,31 +52,31 @@ def write_report(
 
     Raises:
         IsADirectoryError: if ``path`` is a folder.
+        ValueError: if no inspection came, ``verdicts`` are not one for each, or no layer has as
+            many tokens as ``grid`` has places.
     """
-    page = rendered(
-        inspection, title=title, facts=facts or {}, verdicts=verdicts, progress=progress
-    )
+    shown = subjects(inspection, verdicts)
+    data = content(inspection, verdicts=verdicts, grid=grid, progress=progress)
+    page = rendered(shown, data, title=title, facts=facts or {})
     return replace_file(path, lambda draft: draft.write_text(page, encoding="utf-8"))
 
 
 def rendered(
-    inspection: Inspection,
-    *,
-    title: str | None,
-    facts: Mapping[str, str],
-    verdicts: Table | None = None,
-    progress: Progress = untold,
+    shown: list[Subject], data: Mapping[str, Any], *, title: str | None, facts: Mapping[str, str]
 ) -> str:
     """The text of the page."""
-    script, style = _script(), _file("page.css")
-    data = content(inspection, progress=progress)
+    script, style = script_of(*EXPLORER, "page"), style_of("explorer", "page")
+    names = " and ".join(subject.name for subject in shown)
+    layers = [layer for subject in shown for layer in subject.inspection]
     return _template().render(
-        title=plain(title or inspection.model or "Token mixers"),
-        inspection=inspection,
+        title=plain(title or names),
         facts=facts,
-        tallies=tallies(verdicts) if verdicts is not None else [],
+        subjects=shown,
+        several=len(shown) > 1,
+        tallies=_tallies(shown),
+        unread=[missed for subject in shown for missed in subject.inspection.unsupported],
         plain=plain,
-        layers=list(zip(inspection, data["layers"], strict=True)),
+        layers=list(zip(layers, data["layers"], strict=True)),
         data=Markup(embedded(data)),  # noqa: S704  # escaped by ``embedded``
         script=Markup(script),  # noqa: S704  # ours
         style=Markup(style),  # noqa: S704  # ours
@@ -94,19 +85,20 @@ def rendered(
     )
 
 
+def _tallies(shown: list[Subject]) -> list[tuple[str, Tally]]:
+    """Verdicts counted, each with the name of its model."""
+    return [
+        (subject.name, tally)
+        for subject in shown
+        if subject.verdicts is not None
+        for tally in tallies(subject.verdicts)
+    ]
+
+
 @cache
 def _template():  # type: ignore[no-untyped-def]
     rules = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return rules.from_string(_file("page.html.j2"))
-
-
-def _script() -> str:
-    parts = "\n".join(_file(f"{name}.js") for name in SCRIPTS)
-    return f'(() => {{\n"use strict";\n{parts}\n}})();\n'
-
-
-def _file(name: str) -> str:
-    return (files("dsf.report") / "viewer" / name).read_text(encoding="utf-8")
+    return rules.from_string(file_of("page.html.j2"))
 
 
 def _fingerprint(text: str) -> str:

@@ -9,6 +9,7 @@ from dsf.report.selection import Selection
 EXACT_CELLS = 2**20
 VIEW_CELLS = 160 * 256**2
 WHOLE_CELLS = 2**21
+LONG_SHARE = 4  # a map token by token takes room from the views: for so many cells that of one
 LARGEST_VIEW, SMALLEST_VIEW, STEP = 256, 48, 16
 LONGEST_WHOLE = 4096
 
@@ -36,7 +37,8 @@ def plan(drawn: Sequence[Selection]) -> Plan:
     longest = max(sizes, default=1)
     if cells <= EXACT_CELLS and longest <= LARGEST_VIEW:
         return Plan(side=longest, exact=True, whole=frozenset())
-    side = isqrt(VIEW_CELLS // max(maps, 1)) // STEP * STEP
+    long = sum(sizes[at] ** 2 for at in _whole(sizes, LARGEST_VIEW))
+    side = isqrt((VIEW_CELLS - long // LONG_SHARE) // max(maps, 1)) // STEP * STEP
     side = min(max(side, SMALLEST_VIEW), LARGEST_VIEW)
     return Plan(side=side, exact=False, whole=_whole(sizes, side))
 

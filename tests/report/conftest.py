@@ -3,7 +3,9 @@
 import base64
 import json
 import re
+import shutil
 import zlib
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,18 +13,11 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection import InspectedLayer, Inspection, Unsupported
+from dsf.inspection.table import Table
+from dsf.report import write_report
+from tests.report.drawn import HOSTILE, of_mixers
 
-HOSTILE = (
-    "</script><img src=x onerror=alert(1)>",
-    "<!--<script>",
-    "</script/x",
-    "\u202eevil\u2028",
-    '=cmd|"/C calc"!A1',
-    "{{ 7 * 7 }}",
-    "$x^2$",
-    "\ud800",
-)
+READBACK = "Multiple readback operations"  # what a test that counts pixels is told
 
 
 class Elements(HTMLParser):
@@ -56,7 +51,8 @@ def read_content(page):
 
 
 def unpack(packed, dtype, shape):
-    return np.frombuffer(zlib.decompress(base64.b64decode(packed)), dtype).reshape(shape)
+    deflated = base64.b64decode(packed) if isinstance(packed, str) else packed
+    return np.frombuffer(zlib.decompress(deflated), dtype).reshape(shape)
 
 
 def weights_of(picture, scale):
@@ -99,31 +95,6 @@ def of():
     return of_mixers
 
 
-def of_mixers(mixers, *, words=None, unsupported=(), axes=None):
-    layers = []
-    for k, mixer in enumerate(mixers):
-        batch = len(mixer.system().batch)
-        names = axes or ("sample", "head", "channel")[:batch] if batch != 1 else ("head",)
-        layers.append(
-            InspectedLayer(
-                name=f"model.layers.{k}.mixer",
-                family=type(mixer).__name__.lower(),
-                mixer=mixer,
-                axes=axes or names,
-                error=1e-9 * (k + 1),
-                tolerance=1e-6,
-            )
-        )
-    tokens = None if words is None else (tuple(words),)
-    return Inspection(
-        layers=tuple(layers),
-        unsupported=tuple(Unsupported(*each) for each in unsupported),
-        model="drawn/model",
-        tokens=tokens,
-        environment={"dsf": "0", "torch": "0"},
-    )
-
-
 @pytest.fixture
 def softmax():
     """One softmax head with hand-made scores: row i of the map is softmax(scores[i])."""
@@ -140,3 +111,70 @@ def softmax():
         )
 
     return build
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium as the system has it; nothing is downloaded."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs Chromium on the PATH")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visited(browser):
+    """Opens a page; afterwards nothing may have been asked for or said."""
+    said, asked, pages = [], [], []
+
+    def visit(path, **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))  # warnings too
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append("dialog") or dialog.dismiss())
+        page.on("request", lambda request: asked.append((request.url, path.as_uri())))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        pages.append(page)
+        return page
+
+    yield visit
+    for page in pages:
+        page.context.close()
+    assert [text for text in said if READBACK not in text] == []
+    assert all(url == own for url, own in asked)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A page with hostile tokens and verdicts."""
+    words = [*HOSTILE, "k01"]
+    rng = torch.Generator().manual_seed(0)
+    kinds = (dsf.mixers.SoftmaxAttention, dsf.mixers.DeltaNet, dsf.mixers.SelectiveStateSpace)
+    inspection = of_mixers([kind.draw(rng, steps=9) for kind in kinds], words=words)
+    told = {"level": "data", "observed": -0.5, "claim": words[0], "limits": words[1]}
+    verdicts = [
+        {"layer": layer.name, "property": words[0], "verdict": verdict, **told}
+        for layer in inspection
+        for verdict in ("PROVED", "REFUTED", "UNKNOWN")
+    ]
+    path = tmp_path_factory.mktemp("page") / "r.html"
+    return write_report(
+        inspection,
+        path,
+        title=words[0],
+        facts={words[0]: words[0]},
+        verdicts=Table(tuple(verdicts)),
+        grid=(2, 4),
+    )
+
+
+@pytest.fixture
+def opened(visited, hostile):
+    """The hostile page, open."""
+    return partial(visited, hostile)

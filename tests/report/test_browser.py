@@ -1,72 +1,26 @@
 """The page in a real browser: silent, offline, deaf to what tokens say, usable by keys alone."""
 
-import shutil
-
 import pytest
 import torch
 
 import dsf
 from dsf.report import write_report
+from tests.report.drawn import HOSTILE
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, inspected, reading, tmp_path):
-    """Opens a page with hostile tokens; afterwards nothing may have been asked for or said."""
-    words = [*reading.hostile, "k01"]
-    inspection = inspected(
-        dsf.mixers.SoftmaxAttention,
-        dsf.mixers.DeltaNet,
-        dsf.mixers.SelectiveStateSpace,
-        words=words,
-    )
-    path = write_report(inspection, tmp_path / "r.html", title=words[0], facts={words[0]: words[0]})
-    said, asked, pages = [], [], []
-
-    def visit(**options):
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append("dialog") or dialog.dismiss())
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-ready]")
-        pages.append(page)
-        return page
-
-    yield visit
-    for page in pages:
-        page.context.close()
-    assert said == []
-    assert set(asked) == {path.as_uri()}
-
-
-def test_tokens_stay_text(opened, reading):
+def test_tokens_stay_text(opened):
     page = opened()
     assert page.locator("img, iframe, object").count() == 0
     assert page.locator("script").count() == 2
-    assert reading.hostile[0] in page.locator(".strip").inner_text()
-    assert page.title().startswith(reading.hostile[0])
+    assert HOSTILE[0] in page.locator(".strip").inner_text()
+    assert page.title().startswith(HOSTILE[0])
 
 
 def test_keys_alone_reach_everything(opened):
     page = opened()
-    thumb, map, about = page.locator(".thumb"), page.locator(".surface canvas").nth(1), ".viewer h2"
+    thumb, map, about = page.locator(".thumb"), page.locator(".surface canvas").nth(1), ".pane h2"
     thumb.first.focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.textContent") == "head 1"
@@ -80,13 +34,25 @@ def test_keys_alone_reach_everything(opened):
     page.keyboard.press("End")
     assert "masked" in page.locator(".readout").inner_text()
     page.keyboard.press("n")
-    page.locator(".viewer h2", has_text="layers.1").wait_for()
+    page.locator(".pane h2", has_text="layers.1").wait_for()
     page.keyboard.press("+")
     assert page.get_by_role("button", name="Zoom out").is_enabled()
     page.keyboard.press("0")
     assert page.get_by_role("button", name="Zoom out").is_disabled()
+    page.keyboard.press("v")
+    assert page.locator(".choices [aria-pressed=true]").inner_text() == "By lag"
+    page.keyboard.press("/")
+    page.keyboard.type("k01")
+    page.keyboard.press("Enter")
+    assert page.locator(".search .count").inner_text() == "1 of 1"
+    assert "k01" in page.locator(".readout b").nth(1).inner_text()
+    page.keyboard.press("Escape")
+    page.keyboard.press("c")
+    page.locator(".pane").nth(1).locator("canvas:focus").wait_for()
+    page.keyboard.press("c")
+    assert page.locator(".pane").count() == 1
     page.keyboard.press("t")
-    assert not page.locator(".viewer details").evaluate("each => each.open")
+    assert not page.locator(".more").evaluate("each => each.open")
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.className") == "thumb"
     assert map.count() == 1
@@ -96,7 +62,7 @@ def test_values_under_the_pointer_are_those_of_the_map(opened, inspected):
     page = opened()
     map = inspected(dsf.mixers.SoftmaxAttention, dsf.mixers.DeltaNet)[1].map()[0]
     page.locator(".thumb").nth(2).click()
-    page.locator(".viewer h2", has_text="layers.1.mixer · head 0").wait_for()
+    page.locator(".pane h2", has_text="layers.1.mixer · head 0").wait_for()
     page.locator(".surface canvas:focus").wait_for()
     for row, column in ((0, 0), (8, 0), (8, 8), (5, 3)):
         page.keyboard.press("Home")
@@ -115,7 +81,7 @@ def test_the_pointer_finds_the_cell_under_it(opened):
         "() => { const c = document.querySelectorAll('.surface canvas')[1].getBoundingClientRect();"
         " return [c.width, c.height]; }"
     )
-    canvas.hover(position={"x": layout[0] - 3, "y": 3})
+    canvas.hover(position={"x": layout[0] - 46 - 3, "y": 46 + 3})  # inside the profiles
     assert "(0)" in page.locator(".readout").inner_text()
     assert "masked" in page.locator(".readout").inner_text()
 

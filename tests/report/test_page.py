@@ -11,7 +11,7 @@ import torch
 import dsf
 from dsf.inspection.table import Table
 from dsf.report import write_report
-from dsf.report.content import content
+from dsf.report.content import content, embedded
 
 FAMILIES = (
     dsf.mixers.SoftmaxAttention,
@@ -38,7 +38,7 @@ def test_no_text_becomes_an_element(page, reading):
     assert {tag for tag, _ in parsed.elements}.isdisjoint({"img", "b", "iframe", "link", "base"})
     assert [tag for tag, _ in parsed.elements].count("script") == 2
     assert not [name for _, attrs in parsed.elements for name in attrs if name.startswith("on")]
-    assert "49" not in json.dumps(reading.content(page)["tokens"])
+    assert "49" not in json.dumps(reading.content(page)["models"])
 
 
 def test_nothing_is_asked_for(page, reading):
@@ -67,7 +67,7 @@ def test_the_policy_admits_our_script_and_style_alone(page, reading):
 
 
 def test_characters_that_do_not_show_are_written_out(page, reading):
-    tokens = reading.content(page)["tokens"][0]
+    tokens = reading.content(page)["models"][0]["tokens"][0]
     assert tokens[3] == "\\u202eevil\\u2028"
     assert "\u202e" not in page
     assert tokens[7] == "\\ud800"
@@ -129,7 +129,8 @@ def test_maps_that_are_not_finite_are_counted_and_kept_out_of_the_json(of, readi
     assert map["scale"] == 0
     assert map["links"] == []
     assert map["row_sums"] == [None, None]
-    json.dumps(data, allow_nan=False)
+    assert map["state"] == {"states": 4}
+    embedded(data)
     assert (reading.weights(map["view"], 1.0)[1] == 1).any()
 
 
@@ -182,14 +183,16 @@ def test_many_heads_stay_small(of, tmp_path):
 def test_the_content_has_this_form(inspected):
     data = content(inspected(dsf.mixers.DeltaNet, words="abcdefghi"))
     layer = data["layers"][0]
-    assert set(data) == {"schema_version", "tokens", "layers"}
-    assert data["schema_version"] == 1
+    assert set(data) == {"schema_version", "models", "grid", "layers"}
+    assert data["schema_version"] == 2
+    assert data["models"] == [{"name": "drawn/model", "tokens": [list("abcdefghi")]}]
     assert set(layer) == {
-        *("name", "family", "written", "read", "ports", "total", "chosen", "thumbnails", "maps"),
+        *("name", "family", "mixer", "model", "error", "tolerance", "written", "read", "ports"),
+        *("total", "chosen", "thumbnails", "maps"),
     }
     assert set(layer["maps"][0]) == {
         *("label", "sample", "scale", "nans", "infinities", "magnitudes", "empty", "empty_total"),
-        *("links", "columns", "row_sums", "measures", "view"),
+        *("links", "columns", "row_sums", "measures", "state", "verdicts", "view"),
     }
     assert set(layer["maps"][0]["view"]) == {"rows", "columns", "codes", "values"}
 
@@ -214,6 +217,7 @@ def test_measures_by_hand(softmax, of):
     """Uniform causal rows: n tokens are read evenly, none negative, 1/2 and 1/3 on the first."""
     map = content(of([softmax(torch.zeros(3, 3))]))["layers"][0]["maps"][0]
     found = dict(map["measures"])
+    assert found["half of the weight lies within, tokens"] == 1
     assert found["negative share of the weight"] == 0
     assert found["share of later tokens' weight on the first"] == pytest.approx(5 / 12)
     assert found["tokens that a row reads, effectively"] == pytest.approx(2)

@@ -33,7 +33,7 @@ def test_nothing_is_written_when_a_map_cannot_be_made(inspected, tmp_path, monke
     def fail(*_, **__):
         raise MemoryError("no room")
 
-    monkeypatch.setattr("dsf.report.content.views", fail)
+    monkeypatch.setattr("dsf.report.layer_content.views", fail)
     with pytest.raises(MemoryError, match="no room"):
         write_report(inspection, path)
     assert path.read_text() == "old"

@@ -12,9 +12,10 @@ function shareOf(code) {
 const RANK = Uint8Array.from({ length: 256 }, (_, code) =>
   code === MASKED ? 0 : code <= MINUS_INFINITY ? 255 : 1 + Math.abs(code - ZERO));
 
-async function inflate(base64) {
-  const text = atob(base64);
-  const bytes = Uint8Array.from({ length: text.length }, (_, k) => text.charCodeAt(k));
+/** Bytes that were deflated; a page holds them as base64, a widget as they are. */
+async function inflate(packed) {
+  const bytes = typeof packed === "string"
+    ? Uint8Array.from(atob(packed), (character) => character.charCodeAt(0)) : packed;
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }

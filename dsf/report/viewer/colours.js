@@ -5,14 +5,14 @@ const RAMPS = {
   light: {
     cool: [[246, 245, 241], [196, 219, 236], [125, 174, 213], [56, 121, 181], [16, 62, 120]],
     warm: [[246, 245, 241], [251, 214, 184], [244, 157, 107], [214, 84, 48], [131, 24, 22]],
-    none: [150, 190, 0], ink: "#1b1e24", quiet: "#595e68", paper: "#fbfaf7", hatch: "#d3cec3",
-    accent: "#0b5c7a",
+    none: [150, 190, 0], ink: "#1b1e24", quiet: "#595e68", hatch: "#d3cec3",
+    raised: "#ffffff", line: "#b9b3a6", found: "#8a5cd1", accent: "#0b5c7a", plus: "#c2482a", minus: "#2f6fae",
   },
   dark: {
     cool: [[33, 38, 46], [35, 72, 112], [47, 117, 181], [104, 176, 231], [205, 234, 255]],
     warm: [[33, 38, 46], [99, 52, 33], [186, 84, 40], [246, 148, 82], [255, 226, 188]],
-    none: [190, 230, 40], ink: "#e8e6e1", quiet: "#a3a8b2", paper: "#101317", hatch: "#343b45",
-    accent: "#7cc7e8",
+    none: [190, 230, 40], ink: "#e8e6e1", quiet: "#a3a8b2", hatch: "#343b45",
+    raised: "#181c22", line: "#4a525e", found: "#c3a2ff", accent: "#7cc7e8", plus: "#f08a4b", minus: "#6fb3ea",
   },
 };
 
@@ -22,10 +22,19 @@ const CURVES = {
   logarithmic: (share) => Math.log1p(1000 * share) / Math.log(1001),
 };
 
+let theme = "light";
+
+/** Everything drawn from now on is `light` or `dark`. */
+function setTheme(name) {
+  theme = name;
+}
+
 function ramp() {
-  const chosen = document.documentElement.dataset.theme;
-  const dark = chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  return RAMPS[dark && !matchMedia("print").matches ? "dark" : "light"];
+  return RAMPS[theme];
+}
+
+function css(colour) {
+  return `rgb(${colour.join(" ")})`;
 }
 
 /** Colour of a share of the scale, -1 to 1. */
@@ -47,7 +56,11 @@ function pixelsOf(curve, stretch) {
   return new Uint32Array(bytes.buffer);
 }
 
-/** Black or white, whichever reads better on a colour. */
-function inkOn([red, green, blue]) {
-  return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#14161a" : "#ffffff";
+/** Black or white, whichever stands out more from a colour. */
+function inkOn(colour) {
+  const [red, green, blue] = colour.map((byte) => {
+    const share = byte / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000000" : "#ffffff";
 }

@@ -3,16 +3,14 @@
 const FONT = '12px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
 const CLOSEST = 13;
 const WIDEST = 92;
+const BAND = 46;
 
-/** Room that the labels need beside and below the map. */
-function marginOf(context, written, read) {
+/** Room that the labels need beside and below the map, and the profiles above and beside it. */
+function marginOf(context, face) {
   context.font = FONT;
-  const room = (tokens) => {
-    const texts = tokens.texts ? new Set(tokens.texts) : [String(tokens.count - 1)];
-    return Math.max(...[...texts].map((text) => context.measureText(text).width));
-  };
-  const fitted = (tokens) => Math.ceil(Math.min(room(tokens), WIDEST)) + 26;
-  return { left: fitted(written), bottom: fitted(read) };
+  const room = (text) => Math.ceil(Math.min(context.measureText(text).width, WIDEST)) + 26;
+  const band = face.bands ? BAND : 0;
+  return { left: room(face.widestRow), bottom: room(face.widestColumn), top: band, right: band };
 }
 
 /** Which cells get a label: all, or every so many. */
@@ -34,35 +32,37 @@ function niceStep(least) {
   }
 }
 
-function drawLabels(context, layout, window, picture, written, read) {
+function drawLabels(context, { left, top, width, height, bottom }, window, face) {
   context.font = FONT;
   context.fillStyle = ramp().ink;
   context.textBaseline = "middle";
   context.textAlign = "right";
-  for (const [row, y, step] of labelled(window.row, window.rows, layout.height, picture.rows)) {
-    context.fillText(clipped(context, short(written, picture.writtenBy(row), step)), layout.left - 6, Math.max(y, 6));
+  for (const [row, y, step] of labelled(window.row, window.rows, height, face.rows)) {
+    context.fillText(clipped(context, face.rowLabel(row, step)), left - 6, top + Math.max(y, 6));
   }
-  for (const [column, x, step] of labelled(window.column, window.columns, layout.width, picture.columns)) {
+  if (face.bands) {
     context.save();
-    context.translate(layout.left + x, layout.height + 6);
-    context.rotate(-Math.PI / 2);
-    context.fillText(clipped(context, short(read, picture.readBy(column), step)), 0, 0);
+    context.font = FONT.replace("12px", "11px");
+    context.fillStyle = ramp().quiet;
+    context.fillText(face.bandName, left - 6, top - 12);
+    context.textAlign = "left";
+    context.fillText("column", left + width + 5, top + height + 10);
     context.restore();
+  }
+  const turned = (text, x, y) => {
+    context.save();
+    context.translate(x, y);
+    context.rotate(-Math.PI / 2);
+    context.fillText(text, 0, 0);
+    context.restore();
+  };
+  for (const [column, x, step] of labelled(window.column, window.columns, width, face.columns)) {
+    turned(clipped(context, face.columnLabel(column, step)), left + x, top + height + 6);
   }
   context.fillStyle = ramp().quiet;
   context.textAlign = "center";
-  context.save();
-  context.translate(8, layout.height / 2);
-  context.rotate(-Math.PI / 2);
-  context.fillText("← token written", 0, 0);
-  context.restore();
-  const below = layout.height + layout.bottom - 8;
-  context.fillText("token read →", layout.left + layout.width / 2, below);
-}
-
-/** A text where every token has a label, else its place: texts without neighbours say little. */
-function short(tokens, [first, last], step) {
-  return step > 1 || last > first ? String(first) : tokens.text(first);
+  turned(face.titles[0], 8, top + height / 2);
+  context.fillText(face.titles[1], left + width / 2, top + height + bottom - 8);
 }
 
 function clipped(context, text) {
@@ -73,31 +73,27 @@ function clipped(context, text) {
 }
 
 /** Thin lines between cells that are large enough to count, and numbers in very large ones. */
-function drawCells(context, layout, window, picture, curve, stretch) {
-  const cell = layout.width / window.columns;
-  if (cell < 9) return;
-  const high = layout.height / window.rows, first = (cells) => Math.ceil(cells - 1e-6);
-  context.fillStyle = ramp().paper;
+function drawCells(context, { left, top, width, height }, window, face, curve, stretch) {
+  const wide = width / window.columns, high = height / window.rows;
+  if (Math.min(wide, high) < 9) return;
+  const first = (cells) => Math.ceil(cells - 1e-6);
+  context.fillStyle = ramp().raised;
   for (let row = first(window.row); row <= window.row + window.rows; row += 1) {
-    context.fillRect(layout.left, first((row - window.row) * high), layout.width, 1);
+    context.fillRect(left, top + first((row - window.row) * high), width, 1);
   }
   for (let column = first(window.column); column <= window.column + window.columns; column += 1) {
-    context.fillRect(layout.left + first((column - window.column) * cell), 0, 1, layout.height);
+    context.fillRect(left + first((column - window.column) * wide), top, 1, height);
   }
-  if (cell >= 46) drawNumbers(context, layout, window, picture, curve, stretch);
-}
-
-function drawNumbers(context, layout, window, picture, curve, stretch) {
+  if (Math.min(wide, 2 * high) < 46) return;
   context.textAlign = "center";
   context.textBaseline = "middle";
-  for (let row = Math.floor(window.row); row < window.row + window.rows; row += 1) {
+  for (let row = Math.floor(window.row); row < Math.min(window.row + window.rows, face.rows); row += 1) {
     for (let column = Math.floor(window.column); column < window.column + window.columns; column += 1) {
-      const code = row < picture.rows && column < picture.columns ? picture.code(row, column) : MASKED;
+      const code = column < face.columns ? face.codes[row * face.columns + column] : MASKED;
       if (code <= MINUS_INFINITY) continue;
       context.fillStyle = inkOn(colourOf(shareOf(code) * stretch, curve));
-      const x = layout.left + (column + 0.5 - window.column) * layout.width / window.columns;
-      const y = (row + 0.5 - window.row) * layout.height / window.rows;
-      context.fillText(number(picture.weight(row, column), 2), x, y);
+      context.fillText(number(face.picture.weight(...face.origin([row, column])), 2),
+        left + (column + 0.5 - window.column) * wide, top + (row + 0.5 - window.row) * high);
     }
   }
 }

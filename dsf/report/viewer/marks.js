@@ -1,28 +1,47 @@
-// What lies over a map and below it: the cross of the chosen cell, and the scale.
+// What lies over a map and below it: the cross of the chosen cell, sought tokens, the scale.
 
-function drawCross(context, layout, window, [row, column], held) {
-  const { left, width, height, density } = layout;
+/** `sought` = {rows, columns}: cells of the face that hold what is searched for. */
+function drawCross(context, layout, window, face, cell, { held, sought }) {
+  const { left, top, width, height, density } = layout;
   context.setTransform(density, 0, 0, density, 0, 0);
   context.clearRect(0, 0, context.canvas.width, context.canvas.height);
+  const high = height / window.rows, wide = width / window.columns;
+  const x = (column) => left + (column - window.column) * wide;
+  const y = (row) => top + (row - window.row) * high;
   context.save();
   context.beginPath();
-  context.rect(left, 0, width, height);
+  context.rect(left, top, width, height);
   context.clip();
-  const high = height / window.rows, wide = width / window.columns;
-  const y = (row - window.row) * high, x = left + (column - window.column) * wide;
   context.strokeStyle = ramp().accent;
   context.lineWidth = 1;
-  context.strokeRect(left - 2, y - 0.5, width + 4, high + 1);
-  context.strokeRect(x - 0.5, -2, wide + 1, height + 4);
+  if (face.bands) {
+    context.strokeRect(left - 2, y(cell[0]) - 0.5, width + 4, high + 1);
+    context.strokeRect(x(cell[1]) - 0.5, top - 2, wide + 1, height + 4);
+  } else if (face.reader) {
+    context.lineWidth = 3;
+    context.strokeRect(x(face.reader[1]), y(face.reader[0]), wide, high);
+  }
   context.lineWidth = held ? 4 : 2.5;
   context.strokeStyle = ramp().ink;
   const grow = Math.max(0, (7 - Math.min(high, wide)) / 2);
-  context.strokeRect(x - grow, y - grow, wide + 2 * grow, high + 2 * grow);
+  context.strokeRect(x(cell[1]) - grow, y(cell[0]) - grow, wide + 2 * grow, high + 2 * grow);
   context.restore();
   context.fillStyle = ramp().accent;
-  const middle = y + high / 2, centre = x + wide / 2;
-  if (middle >= 0 && middle <= height) triangle(context, left - 1, middle, -1, 0);
-  if (centre >= left && centre <= left + width) triangle(context, centre, height + 1, 0, 1);
+  if (inside(cell[0], window.row, window.rows)) triangle(context, left - 1, y(cell[0] + 0.5), -1, 0);
+  if (inside(cell[1], window.column, window.columns)) {
+    triangle(context, x(cell[1] + 0.5), top + height + 1, 0, 1);
+  }
+  context.fillStyle = ramp().found;
+  for (const row of sought.rows.filter((each) => inside(each, window.row, window.rows))) {
+    context.fillRect(left - 4, y(row), 4, Math.max(high, 2));
+  }
+  for (const column of sought.columns.filter((each) => inside(each, window.column, window.columns))) {
+    context.fillRect(x(column), top + height, Math.max(wide, 2), 4);
+  }
+}
+
+function inside(cell, start, length) {
+  return cell + 0.5 >= start && cell + 0.5 <= start + length;
 }
 
 /** A small arrow head whose tip is at (x, y), pointing against (dx, dy). */
@@ -38,7 +57,7 @@ function drawLegend(place, scale, curve, map) {
   const bar = make("canvas", { width: 251, height: 1, "aria-hidden": "true" });
   const context = bar.getContext("2d");
   for (let k = 0; k < 251; k += 1) {
-    context.fillStyle = `rgb(${colourOf((k - 125) / 125, curve).join(" ")})`;
+    context.fillStyle = css(colourOf((k - 125) / 125, curve));
     context.fillRect(k, 0, 1, 1);
   }
   const ends = [`−${number(scale, 3)}`, "0", `+${number(scale, 3)}`];
@@ -52,7 +71,7 @@ function drawLegend(place, scale, curve, map) {
     : curve} colours`), swatch((sample) => sample.classList.add("pattern"), "masked"));
   if (map.nans + map.infinities) {
     place.append(swatch((sample) => {
-      sample.style.backgroundColor = `rgb(${ramp().none.join(" ")})`;
-    }, "not finite"));
+      sample.style.backgroundColor = css(ramp().none);
+    }, `not finite (${map.nans + map.infinities})`));
   }
 }

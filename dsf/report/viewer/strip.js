@@ -2,32 +2,35 @@
 
 const NEIGHBOURS = 150;
 
-/** Show one row of a map that is there token by token; `choose(token)` is called on a click. */
-function drawStrip(place, picture, row, read, curve, stretch, choose) {
+/** Show one row of a map over the texts; `choose(token)` is called on a click. */
+function drawStrip(place, { picture, cell, read, written }, curve, stretch, sought, choose) {
   place.replaceChildren();
-  if (!picture || picture.pooled || !read.texts) return;
-  const caption = make("p", {}, "What ", read.named(row), " reads, over the text:");
-  const line = make("div", {});
-  const from = Math.max(0, row - NEIGHBOURS), to = Math.min(read.count, row + NEIGHBOURS + 1);
+  if (!read.texts) return;
+  const own = picture.writtenBy(cell[0]);
+  const caption = make("p", {}, "What ", written.many(own), " reads, over the text:");
+  const line = make("div", { tabIndex: 0, role: "region", "aria-label": "Tokens and what is read of them" });
+  const from = Math.max(0, own[0] - NEIGHBOURS), to = Math.min(read.count, own[1] + NEIGHBOURS + 1);
   if (from > 0) line.append("… ");
   for (let token = from; token < to; token += 1) {
-    line.append(word(picture, row, token, read, curve, stretch, choose));
+    const element = word(picture.code(cell[0], picture.columnOf(token)), read.text(token), curve, stretch);
+    element.title = `token ${token}`;
+    element.classList.toggle("here", token >= own[0] && token <= own[1]);
+    element.classList.toggle("found", sought.has(token));
+    element.addEventListener("click", () => choose(token));
+    line.append(element);
   }
   if (to < read.count) line.append(" …");
   place.append(caption, line);
 }
 
-function word(picture, row, token, read, curve, stretch, choose) {
-  const code = picture.code(row, token);
-  const element = make("span", { textContent: read.text(token), title: `token ${token}` });
-  if (token === row) element.classList.add("here");
+function word(code, text, curve, stretch) {
+  const element = make("span", {}, text);
   if (code === MASKED) {
-    element.classList.add("ahead");
+    element.className = "ahead";
   } else {
     const colour = code <= MINUS_INFINITY ? ramp().none : colourOf(shareOf(code) * stretch, curve);
-    element.style.backgroundColor = `rgb(${colour.join(" ")})`;
+    element.style.backgroundColor = css(colour);
     element.style.color = inkOn(colour);
   }
-  element.addEventListener("click", () => choose(token));
   return element;
 }

@@ -1,11 +1,11 @@
 // Pixels of a map: every device pixel shows the strongest cell under it.
 
-/** Codes of `width x height` pixels that look at `window` = {row, column, rows, columns} in cells. */
-function sampled(picture, window, width, height) {
-  const across = spans(window.column, window.columns, width, picture.columns);
-  const down = spans(window.row, window.rows, height, picture.rows);
+/** Codes of `width x height` pixels that look at `window` = {row, column, rows, columns} of a face. */
+function sampled(face, window, width, height) {
+  const across = spans(window.column, window.columns, width, face.columns);
+  const down = spans(window.row, window.rows, height, face.rows);
   const seen = new Uint8Array(width * height);
-  const strongest = new Uint8Array(picture.columns);
+  const strongest = new Uint8Array(face.columns);
   let top = -1, bottom = -1;
   for (let y = 0; y < height; y += 1) {
     if (down.first[y] === top && down.last[y] === bottom) {
@@ -13,7 +13,7 @@ function sampled(picture, window, width, height) {
       continue;
     }
     [top, bottom] = [down.first[y], down.last[y]];
-    strongestOf(picture, top, bottom, strongest);
+    strongestOf(face, top, bottom, strongest);
     for (let x = 0; x < width; x += 1) {
       let best = strongest[across.first[x]];
       for (let column = across.first[x] + 1; column <= across.last[x]; column += 1) {
@@ -26,8 +26,8 @@ function sampled(picture, window, width, height) {
 }
 
 /** The strongest code of every column over the rows `top` to `bottom`. */
-function strongestOf(picture, top, bottom, strongest) {
-  const { codes, columns } = picture;
+function strongestOf(face, top, bottom, strongest) {
+  const { codes, columns } = face;
   strongest.set(codes.subarray(top * columns, (top + 1) * columns));
   for (let row = top + 1; row <= bottom; row += 1) {
     for (let column = 0, at = row * columns; column < columns; column += 1, at += 1) {

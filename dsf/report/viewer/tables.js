@@ -1,27 +1,39 @@
-// The strongest links as numbers, exact, and the tokens that are read most.
+// The strongest links as numbers, exact, the tokens that are read most, and what was measured.
 
-function drawTables(place, map, layer, tokensOf, choose) {
-  const written = tokensOf(layer.written), read = tokensOf(layer.read);
-  const links = table("Strongest links", ["written", "reads", "weight"], map.links.map(
+/** Everything about the shown panes in words and numbers; one column of measures for each. */
+function drawNumbers(place, panes, active) {
+  const { entry, written, read } = active;
+  const letters = panes.length > 1 ? ["A", "B"] : ["value"];
+  const links = table("Strongest links", ["written", "reads", "weight"], entry.map.links.map(
     ([row, column, weight]) => {
-      const go = make("button", { type: "button", className: "link" }, number(weight, 6));
-      go.addEventListener("click", () => choose(row, column));
+      const go = button(number(weight, 6), `Show ${weight}`, () => {
+        active.held = true;
+        active.choose([active.picture.rowOf(row), active.picture.columnOf(column)]);
+      }, { className: "link" });
+      go.removeAttribute("aria-label");
       return [written.named(row), read.named(column), go];
     }));
-  const columns = table("Read most (column sums)", ["token", "sum"], map.columns.map(
+  const columns = table("Read most (column sums)", ["token", "sum"], entry.map.columns.map(
     ([column, sum]) => [read.named(column), number(sum, 6)]));
-  const numbers = table("Measures", ["quantity", "value"], map.measures.map(
-    ([words, value]) => [words, number(value, 4)]));
-  const side = make("div", { className: "side" }, ...(map.measures.length ? [numbers] : []), columns);
-  const save = make("a", { href: asCsv(map, written, read), download: "strongest-links.csv" },
+  const save = make("a", { href: asCsv(entry.map, written, read), download: "strongest-links.csv" },
     "Save the links as CSV");
-  place.replaceChildren(make("div", { className: "pair" }, links, side), make("p", {}, save));
+  place.replaceChildren(...drawVerdicts(entry.map.verdicts), ...measured(panes, letters),
+    make("section", {}, links, save), make("section", {}, columns));
 }
 
-function table(caption, heads, rows) {
-  const last = heads.length - 1;
+function measured(panes, letters) {
+  const found = panes.map((pane) => new Map(pane.entry.map.measures));
+  const words = [...new Set(found.flatMap((each) => [...each.keys()]))];
+  if (!words.length) return [];
+  const rows = words.map((quantity) => [quantity,
+    ...found.map((each) => (each.has(quantity) ? number(each.get(quantity), 4) : "–"))]);
+  return [make("section", {}, table("Measures", ["quantity", ...letters], rows, 1))];
+}
+
+/** A table whose columns from `numbers` on hold numbers. */
+function table(caption, heads, rows, numbers = heads.length - 1) {
   const cell = (kind, content, k) =>
-    make(kind, { className: k === last ? "number" : "" }, content);
+    make(kind, { className: k >= numbers ? "number" : "" }, content);
   const head = make("tr", {}, ...heads.map((text, k) => cell("th", text, k)));
   const body = rows.map((row) => make("tr", {}, ...row.map((part, k) => cell("td", part, k))));
   return make("table", {}, make("caption", {}, caption), make("thead", {}, head),

@@ -10,6 +10,24 @@ function make(kind, properties = {}, ...children) {
   return element;
 }
 
+// The name space of drawings, asked of the browser: a page that holds no address fetches none.
+const DRAWING = new DOMParser().parseFromString("<svg></svg>", "text/html").body.firstChild.namespaceURI;
+
+/** An element of a drawing; attributes only, since the policy of the page admits no style. */
+function shape(kind, attributes = {}, ...children) {
+  const element = document.createElementNS(DRAWING, kind);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function button(text, name, act, extra = {}) {
+  const made = make("button", { type: "button", title: name, ...extra }, text);
+  if (text !== name) made.setAttribute("aria-label", name);
+  made.addEventListener("click", act);
+  return made;
+}
+
 function number(value, digits = 4) {
   if (value === null || !Number.isFinite(value)) return "not finite";
   if (Number.isInteger(value) && Math.abs(value) < 1e5) return String(value).replace("-", "−");
@@ -25,6 +43,14 @@ class Tokens {
     this.count = count;
   }
 
+  /** The text that takes most room, written in letters of one width. */
+  get widest() {
+    this.longest ??= this.texts
+      ? this.texts.reduce((most, text) => (text.length > most.length ? text : most), "")
+      : String(this.count - 1);
+    return this.longest;
+  }
+
   text(token) {
     return this.texts ? this.texts[token] : String(token);
   }
@@ -34,6 +60,16 @@ class Tokens {
     if (!this.texts) return make("b", {}, `token ${token}`);
     const text = make("span", { className: "token" }, `“${this.texts[token]}”`);
     return make("b", {}, text, ` (${token})`);
+  }
+
+  /** The tokens that hold a text, or the one at a place written as a number. */
+  holding(wanted) {
+    const sought = wanted.toLowerCase();
+    const found = (this.texts || []).flatMap((text, token) => (
+      text.toLowerCase().includes(sought) ? [token] : []));
+    const place = /^\d+$/.test(wanted) ? Number(wanted) : -1;
+    if (place >= 0 && place < this.count && !found.includes(place)) found.push(place);
+    return found;
   }
 
   many([first, last]) {

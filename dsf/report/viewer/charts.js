@@ -1,0 +1,110 @@
+// Small drawings of curves: points, axes with ticks, rules with a word. Lengths in drawing units.
+
+const CHART = { width: 340, height: 214, left: 52, right: 14, top: 24, bottom: 38 };
+
+/** One figure; `curves` = [{name, points: [[x, y]], stems}], `rules` = [{x | y, label}]. */
+function chart({ title, says, axes, curves, rules = [], logarithmic = false }) {
+  const points = curves.flatMap((curve) => curve.points);
+  const across = span([...points.map(([x]) => x), ...rules.flatMap(({ x }) => x ?? [])]);
+  const up = logarithmic ? decades(points) : span([0, ...points.map(([, y]) => y),
+    ...rules.flatMap(({ y }) => y ?? [])]);
+  const x = scaled(across, CHART.left, CHART.width - CHART.right);
+  const y = scaled(logarithmic ? up.map(Math.log10) : up, CHART.height - CHART.bottom, CHART.top);
+  const height = (value) => y(logarithmic ? Math.log10(Math.max(value, up[0])) : value);
+  const parts = [
+    ...ticks(up, logarithmic).map((at) => tick(CHART.left, height(at), at, "left")),
+    ...ticks(across).filter((at) => Number.isInteger(at))
+      .map((at) => tick(x(at), CHART.height - CHART.bottom, at, "below")),
+    ...rules.map((rule) => ruled(rule, x, height)),
+    ...curves.map((curve, k) => drawn(curve, k, x, height)),
+    ...(curves.length > 1 ? curves.map((curve, k) => named(curve, k)) : []),
+    shape("text", { x: CHART.width - CHART.right, y: CHART.height - 6, class: "title", "text-anchor": "end" }, axes[0]),
+    shape("text", { x: 2, y: 11, class: "title" }, axes[1]),
+  ];
+  const drawing = shape("svg", { viewBox: `0 0 ${CHART.width} ${CHART.height}`, role: "img",
+    "aria-label": `${title}. ${says}` }, ...parts);
+  const values = curves.map((curve) => make("p", {}, curve.name ? `${curve.name}: ` : "",
+    curve.points.map(([at, value]) => `${number(at, 4)}: ${number(value, 4)}`).join(", ")));
+  return make("figure", { className: "chart" }, make("h3", {}, title), drawing,
+    make("figcaption", {}, says), make("details", {}, make("summary", {}, "Values"), ...values));
+}
+
+function span(values) {
+  const low = Math.min(...values), high = Math.max(...values);
+  return low < high ? [low, high] : [Math.min(low, 0), Math.max(high, 1)];
+}
+
+/** Whole decades around the points, at most twelve below the largest. */
+function decades(points) {
+  const sizes = points.map(([, y]) => y);
+  if (!sizes.length) return [0.1, 1];
+  const top = Math.ceil(Math.log10(Math.max(...sizes)) - 1e-9);
+  const bottom = Math.floor(Math.log10(Math.min(...sizes)) + 1e-9);
+  return [10 ** Math.min(Math.max(bottom, top - 12), top - 1), 10 ** top];
+}
+
+function scaled([low, high], from, to) {
+  return (value) => from + (value - low) / (high - low) * (to - from);
+}
+
+function ticks([low, high], logarithmic = false) {
+  const found = [];
+  if (logarithmic) {
+    const [from, to] = [low, high].map((each) => Math.round(Math.log10(each)));
+    const step = Math.ceil((to - from) / 4);
+    for (let power = to; power >= from; power -= step) found.push(10 ** power);
+    return found;
+  }
+  const rough = (high - low) / 4, size = 10 ** Math.floor(Math.log10(rough));
+  const step = size * [1, 2, 5, 10].find((each) => each * size >= rough);
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k += 1) found.push(k * step);
+  return found;
+}
+
+function tick(x, y, value, side) {
+  const text = Math.abs(value) > 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5)
+    ? value.toExponential(0).replace("+", "")
+    : String(Number(value.toPrecision(4)));
+  const written = text.replaceAll("-", "−");
+  if (side === "below") {
+    return shape("g", { class: "tick" }, shape("line", { x1: x, x2: x, y1: y, y2: y + 4 }),
+      shape("text", { x, y: y + 16, "text-anchor": "middle" }, written));
+  }
+  return shape("g", { class: "tick" },
+    shape("line", { x1: x, x2: CHART.width - CHART.right, y1: y, y2: y }),
+    shape("text", { x: x - 6, y: y + 4, "text-anchor": "end" }, written));
+}
+
+function ruled({ x, y, label }, across, height) {
+  const line = y === undefined
+    ? { x1: across(x), x2: across(x), y1: CHART.top, y2: CHART.height - CHART.bottom }
+    : { x1: CHART.left, x2: CHART.width - CHART.right, y1: height(y), y2: height(y) };
+  const late = line.x1 > CHART.width * 0.6;
+  const place = y === undefined
+    ? { x: line.x1 + (late ? -5 : 5), y: CHART.top + 10, "text-anchor": late ? "end" : "start" }
+    : { x: line.x2, y: line.y1 - 5, "text-anchor": "end" };
+  return shape("g", { class: "rule" }, shape("line", line), shape("text", place, label));
+}
+
+function drawn({ points, stems }, k, x, height) {
+  const places = points.map(([at, value]) => [x(at), height(value)]);
+  const line = stems
+    ? places.map(([px, py]) => `M${px} ${height(0)}V${py}`).join("")
+    : places.map(([px, py], at) => `${at ? "L" : "M"}${px} ${py}`).join("");
+  const dots = places.length > 64 && !stems ? [] : places.map((place) => marker(k, ...place));
+  return shape("g", { class: `curve c${k}` }, shape("path", { d: line }), ...dots);
+}
+
+/** Curves differ in shape, not in colour alone. */
+function marker(k, x, y) {
+  const size = 2.6;
+  if (k === 0) return shape("circle", { cx: x, cy: y, r: size });
+  if (k === 1) return shape("rect", { x: x - size, y: y - size, width: 2 * size, height: 2 * size });
+  return shape("path", { class: "dot", d: `M${x} ${y - 3.6}l3.4 6h-6.8z` });
+}
+
+function named({ name }, k) {
+  const y = CHART.top + 10 + 15 * k, x = CHART.width - CHART.right - 104;
+  return shape("g", { class: `curve c${k}` }, marker(k, x, y - 4),
+    shape("text", { x: x + 9, y }, name));
+}

@@ -1,0 +1,83 @@
+// All maps, small: a line of pictures for every layer.
+
+class Overview {
+  /** `open(entry)` is called on a click. */
+  constructor(content, entries, settings, open) {
+    Object.assign(this, { content, entries, settings });
+    this.root = make("nav", { className: "overview" });
+    this.root.setAttribute("aria-label", "All maps");
+    content.models.forEach((model, at) => {
+      const layers = content.layers.filter((layer) => layer.model === at);
+      if (content.models.length > 1) this.root.append(make("h2", {}, model.name));
+      for (const layer of layers) this.root.append(this.line(layer, open));
+    });
+  }
+
+  line(layer, open) {
+    const count = layer.maps.length, left = layer.total - count;
+    const about = left > 0
+      ? `${layer.mixer} · ${count} of ${layer.total} drawn, ${left} left out`
+      : `${layer.mixer} · ${count} ${count === 1 ? "map" : "maps"}`;
+    const thumbs = make("div", { className: "thumbs" });
+    for (const entry of this.entries.filter((each) => each.layer === layer)) {
+      thumbs.append(this.thumb(entry, open, count > 4));
+    }
+    const across = [4, 6, 8, 12].find((many) => many >= count) || 8;
+    thumbs.style.setProperty("--across", across);
+    return make("section", { className: `layer ${across > 6 ? "many" : "few"}` }, make("h3", {}, layer.name), make("p", { title: layer.chosen }, about), thumbs);
+  }
+
+  thumb(entry, open, brief) {
+    const { layer, map } = entry, { rows, columns } = layer.thumbnails;
+    const canvas = make("canvas", { className: "pattern", width: columns, height: rows });
+    const short = brief ? map.label.replace(/^(head|channel) /, "") : map.label;
+    const thumb = make("button", { type: "button", className: "thumb", title: map.label, tabIndex: -1 },
+      canvas, make("span", {}, short));
+    thumb.setAttribute("aria-label", `${layer.name}, ${map.label}`);
+    thumb.addEventListener("click", () => open(entry));
+    thumb.addEventListener("keydown", (event) => this.walk(event, entry));
+    entry.thumb = thumb;
+    entry.context = canvas.getContext("2d");
+    return thumb;
+  }
+
+  /** Arrow keys step through the pictures; up and down to the neighbouring layer. */
+  walk(event, entry) {
+    const move = ARROWS[event.key];
+    if (!move) return;
+    event.preventDefault();
+    const layers = this.content.layers, next = layers[layers.indexOf(entry.layer) + move[0]];
+    const at = this.entries.indexOf(entry);
+    const target = move[0] === 0 ? this.entries[at + move[1]]
+      : next && this.entries.find((each) => each.layer === next
+        && each.index === Math.min(entry.index, next.maps.length - 1));
+    if (target) this.reach(target).focus();
+  }
+
+  /** Make a picture the one that Tab comes to. */
+  reach(entry) {
+    for (const each of this.entries) each.thumb.tabIndex = each === entry ? 0 : -1;
+    return entry.thumb;
+  }
+
+  /** Mark what is shown large: the active one first. */
+  press(shown) {
+    for (const { thumb } of this.entries) thumb.setAttribute("aria-pressed", "false");
+    for (const entry of shown) entry.thumb.setAttribute("aria-pressed", "true");
+    this.reach(shown[0]).scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  async draw() {
+    for (const layer of this.content.layers) {
+      layer.codes ??= await inflate(layer.thumbnails.codes);
+      const { rows, columns } = layer.thumbnails;
+      for (const entry of this.entries.filter((each) => each.layer === layer)) {
+        const scale = this.settings.scaleOf(entry), cells = rows * columns;
+        const codes = layer.codes.subarray(entry.index * cells, (entry.index + 1) * cells);
+        entry.context.clearRect(0, 0, columns, rows);
+        paint(entry.context, codes, pixelsOf(this.settings.curve, scale > 0 ? entry.map.scale / scale : 0),
+          0, 0, columns, rows);
+      }
+    }
+  }
+}

@@ -1,0 +1,181 @@
+// The large maps, one or two side by side, with their bar and their numbers.
+
+class Stage {
+  /** `ask` takes `step(by)`, `leave()`, `restyle()` and `shown()`; `entries` are all maps. */
+  constructor(entries, settings, ask) {
+    Object.assign(this, { entries, settings, ask, panes: [], view: "map", found: [] });
+    settings.sought = (entry) => (entry.tokens === this.active.entry.tokens ? this.found : []);
+    this.place = make("div", { className: "panes" });
+    this.apart = make("p", { className: "apart", role: "status", hidden: true });
+    this.numbers = make("div", { className: "numbers" });
+    this.details = make("details", { className: "more", open: true }, make("summary", {}, "Numbers"),
+      this.numbers);
+    this.details.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.active.over.focus();
+    });
+    this.root = make("div", { className: "stage" }, this.bar(),
+      make("div", { className: "body" }, make("div", {}, this.place, this.apart), this.details), keyHelp());
+    this.add();
+  }
+
+  bar() {
+    this.search = new Search({ tokens: () => this.active.read, found: (hits) => this.mark(hits),
+      go: (token) => this.goTo(token), leave: () => this.active.over.focus() });
+    const views = { ...VIEWS };
+    if (!this.settings.grid) delete views.grid;
+    this.views = choices("View", views, (name) => this.turn(name));
+    this.views.press("map");
+    this.both = button("Compare", "Compare with another map", () => this.compare());
+    this.out = button("−", "Zoom out", () => this.active.zoom(1 / 1.6));
+    this.zooms = make("span", { className: "push" }, this.out,
+      button("+", "Zoom in", () => this.active.zoom(1.6)), button("Fit", "Whole map", () => this.active.zoom(0)));
+    return make("div", { className: "bar" },
+      button("◀", "Previous map", () => this.ask.step(-1)), button("▶", "Next map", () => this.ask.step(1)),
+      this.views, this.both, ...scaleChoice(this.settings, () => this.ask.restyle()), this.search.root,
+      this.zooms);
+  }
+
+  add() {
+    const pane = new Pane(this.settings, {
+      step: (by) => this.ask.step(by), leave: () => this.ask.leave(), compare: () => this.compare(),
+      search: () => this.search.field.focus(), table: () => this.table(), moved: (one) => this.follow(one),
+      zoomed: (one) => this.share(one), activate: () => this.activate(pane),
+      nextView: () => {
+        const names = [...this.views.children].map((each) => each.value);
+        this.turn(names[(names.indexOf(this.view) + 1) % names.length]);
+      },
+    });
+    pane.view = this.view;
+    this.panes.push(pane);
+    this.active = pane;
+    this.place.append(pane.root);
+    return pane;
+  }
+
+  async open(entry) {
+    const pane = this.active;
+    await pane.open(entry);
+    if (this.settings.together) this.restyle();
+    this.refresh();
+    this.ask.shown();
+  }
+
+  activate(pane) {
+    if (this.active === pane || !pane.picture) return;
+    this.active = pane;
+    this.refresh();
+    this.ask.shown();
+  }
+
+  refresh() {
+    if (this.panes.some((pane) => !pane.picture)) return;
+    for (const [k, pane] of this.panes.entries()) {
+      pane.root.classList.toggle("active", this.panes.length > 1 && pane === this.active);
+      pane.heading.dataset.letter = this.panes.length > 1 ? "AB"[k] : "";
+    }
+    drawNumbers(this.numbers, this.panes, this.active);
+    this.share(this.active);
+  }
+
+  turn(view) {
+    this.view = view;
+    this.views.press(view);
+    for (const pane of this.panes) pane.turn(view);
+    this.zooms.hidden = view === "state";
+    this.share(this.active);
+  }
+
+  /** A second map beside the first, or one alone again. */
+  async compare(focus = true) {
+    const { active, panes } = this;
+    this.both.setAttribute("aria-pressed", String(panes.length < 2));
+    this.root.classList.toggle("two", panes.length < 2);
+    if (panes.length > 1) {
+      for (const pane of panes.filter((each) => each !== active)) pane.root.remove();
+      this.panes = [active];
+      this.apart.hidden = true;
+      active.draw();
+      this.refresh();
+      this.ask.shown();
+      if (focus) active.over.focus({ preventScroll: true });
+      return;
+    }
+    const { over } = this.add();
+    await this.open(counterpart(this.entries, active.entry));
+    this.follow(active);
+    if (focus) over.focus({ preventScroll: true });
+  }
+
+  /** The other pane looks at the same two tokens, as far as it has them. */
+  follow(pane) {
+    this.tellApart();
+    const other = this.panes.find((each) => each !== pane);
+    if (!other?.picture || this.following) return;
+    this.following = true;
+    const [written, read] = pane.chosenTokens;
+    const last = (tokens, token) => Math.min(token, tokens.count - 1);
+    other.held = pane.held;
+    other.choose([other.picture.rowOf(last(other.written, written)),
+      other.picture.columnOf(last(other.read, read))]);
+    this.following = false;
+    this.tellApart();
+  }
+
+  /** Faces of one size are looked at through one window. */
+  share(pane) {
+    this.out.disabled = !pane.window || pane.isWhole;
+    const other = this.panes.find((each) => each !== pane);
+    if (!other?.face || other.face.rows !== pane.face.rows || other.face.columns !== pane.face.columns) return;
+    other.window = { ...pane.window };
+    other.draw();
+  }
+
+  tellApart() {
+    const [one, other] = this.panes;
+    this.apart.hidden = !other?.picture || one.picture.pooled || other.picture.pooled;
+    if (this.apart.hidden) return;
+    const [a, b] = [one, other].map((pane) => pane.picture.weight(...pane.cell));
+    const close = one.picture.values && other.picture.values ? "" : "≈ ";
+    const same = String(one.chosenTokens) === String(other.chosenTokens);
+    this.apart.textContent = same && [a, b].every(Number.isFinite)
+      ? `A − B at this cell: ${close}${number(a - b, close ? 2 : 5)}` : "A and B look at different tokens.";
+  }
+
+  mark(hits) {
+    this.found = hits;
+    for (const pane of this.panes) pane.mark();
+  }
+
+  /** Show who reads a token most. */
+  goTo(token) {
+    const { picture } = this.active, column = picture.columnOf(token);
+    let best = Math.min(picture.rowOf(Math.min(token, picture.written - 1)), picture.rows - 1);
+    for (let row = 0; row < picture.rows; row += 1) {
+      if (RANK[picture.code(row, column)] > RANK[picture.code(best, column)]) best = row;
+    }
+    this.active.choose([best, column]);
+  }
+
+  table() {
+    this.details.open = !this.details.open;
+    if (this.details.open) this.details.querySelector("summary").focus();
+  }
+
+  restyle() {
+    for (const pane of this.panes) pane.draw();
+  }
+}
+
+/** The map at the same place in the next model, or in the next layer, or the next map. */
+function counterpart(entries, entry) {
+  const models = new Set(entries.map(({ layer }) => layer.model));
+  const layers = [...new Set(entries.map(({ layer }) => layer))];
+  const own = (model) => layers.filter((layer) => layer.model === model);
+  const at = own(entry.layer.model).indexOf(entry.layer);
+  const there = models.size > 1
+    ? own((entry.layer.model + 1) % models.size) : own(entry.layer.model);
+  const layer = models.size > 1 ? there[Math.min(at, there.length - 1)] : there[(at + 1) % there.length];
+  const found = entries.filter((each) => each.layer === layer);
+  const next = found[Math.min(entry.index, found.length - 1)];
+  return next === entry ? entries[(entries.indexOf(entry) + 1) % entries.length] : next;
+}

@@ -1,0 +1,70 @@
+// What a layer keeps of the past. Every number comes from dsf.measures; here it is only drawn.
+
+const ROUNDING = 1e-13;
+
+function drawState(place, { map, layer }) {
+  const { state } = map;
+  const figures = [hankelChart(state), lagChart(state, map), decayChart(state), leftChart(state, layer)];
+  place.replaceChildren(make("p", { className: "summary" }, summary(state, layer)),
+    make("div", { className: "charts" }, ...figures.filter(Boolean)));
+}
+
+function summary(state, layer) {
+  const parts = [state.states === null
+    ? "No state of fixed size: every token is kept, and what a row reads is decided when it is written."
+    : `A state of ${state.states} ${state.states === 1 ? "number" : "numbers"} for every channel carries the past.`];
+  if (state.horizon !== undefined) {
+    parts.push(state.horizon > layer.written
+      ? "Within this sequence it never falls below half."
+      : `The largest unit state has fallen to a half after ${state.horizon} `
+        + `${state.horizon === 1 ? "token" : "tokens"}.`);
+  }
+  if (!state.hankel) {
+    parts.push("Its spectrum was not measured: the sequence is too long, the state too large, the map "
+      + "not causal or not finite.");
+  }
+  return parts.join(" ");
+}
+
+function hankelChart({ hankel }) {
+  if (!hankel) return null;
+  const floor = ROUNDING * Math.max(...hankel.flatMap(([, values]) => values));
+  const curves = hankel.map(([token, values]) => ({ name: `after token ${token}`,
+    points: values.flatMap((value, k) => (value > floor ? [[k + 1, value]] : [])) }));
+  return chart({ title: "Hankel singular values",
+    says: "How strongly the past before a token can act on what is written after it, direction by "
+      + "direction. As many states are needed as values stand above rounding. Free of any choice of basis.",
+    axes: ["direction →", "singular value"], curves, logarithmic: true });
+}
+
+function lagChart({ lags }, map) {
+  if (!lags) return null;
+  const half = map.measures.find(([words]) => words.startsWith("half of the weight"))?.[1] ?? -1;
+  return chart({ title: "Weight by distance",
+    says: "Mean absolute weight at every lag, over the rows that reach that far. Free of any choice of basis.",
+    axes: ["tokens back →", "mean |weight|"],
+    curves: [{ points: lags[0].map((lag, k) => [lag, lags[1][k] ?? 0]) }],
+    rules: half >= 0 ? [{ x: half, label: `half within ${half}` }] : [] });
+}
+
+function decayChart({ exponents }) {
+  if (!exponents) return null;
+  const points = exponents.flatMap((nats, k) => (nats === null ? [] : [[k + 1, -nats]]));
+  const erased = exponents.length - points.length;
+  return chart({ title: "Decay spectrum",
+    says: "How fast each direction of the state is forgotten, on average over this sequence (Lyapunov "
+      + "exponents with the sign turned): 0 keeps, 0.69 halves every token."
+      + (erased ? ` Erased at once: ${erased} more.` : ""),
+    axes: ["direction →", "decay, nats per token"], curves: [{ points, stems: true }] });
+}
+
+function leftChart({ left, horizon }, layer) {
+  if (!left) return null;
+  const rules = [{ y: 0.5, label: "half" }];
+  if (horizon <= layer.written) rules.push({ x: horizon, label: `horizon ${horizon}` });
+  return chart({ title: "Memory horizon",
+    says: "What is left of the largest unit state before the first token (spectral norm of the product "
+      + "of transitions). It belongs to this basis: another one changes it and leaves the map alone.",
+    axes: ["tokens later →", "norm"],
+    curves: [{ points: left[0].map((at, k) => [at, left[1][k] ?? 0]) }], rules });
+}

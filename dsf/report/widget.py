@@ -1,0 +1,63 @@
+"""``view``: the explorer of a report in a notebook."""
+
+from functools import cache
+from typing import Any
+
+from dsf.report.content import Grid, content
+from dsf.report.still import still
+from dsf.report.subjects import Decided, Shown
+from dsf.report.viewer import EXPLORER, module_of, style_of
+from dsf.report.views import Progress, untold
+
+
+def view(
+    inspection: Shown,
+    *,
+    verdicts: Decided = None,
+    grid: Grid | None = None,
+    progress: Progress = untold,
+) -> Any:
+    """Look at an inspection in a notebook: the explorer of ``write_report`` as a widget.
+
+    Nothing is fetched, and maps travel as bytes. A saved notebook keeps a picture of all maps, so
+    that it can be read where no widget runs.
+
+    Args:
+        inspection: what ``dsf.inspect`` gave; a list of such to see models side by side.
+        verdicts: what was decided about the layers; see ``write_report``.
+        grid: height and width of a picture whose places are the last tokens.
+        progress: called with the share that is done, from 0 to 1.
+
+    Returns:
+        An ``anywidget.AnyWidget`` that shows itself.
+
+    Raises:
+        ModuleNotFoundError: if ``anywidget`` is not installed.
+        ValueError: as ``write_report`` does.
+    """
+    kind = _kind()
+    return kind(content=content(inspection, verdicts=verdicts, grid=grid, progress=progress))
+
+
+@cache
+def _kind() -> Any:
+    try:
+        import anywidget
+        import traitlets
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"dsf.view needs a widget library that is not installed ({error}). "
+            f'Install it with: pip install "dsf[notebooks]"; or write a page with dsf.write_report.'
+        ) from error
+
+    class Explorer(anywidget.AnyWidget):  # type: ignore[misc]  # untyped where not installed
+        """The maps of an inspection, live."""
+
+        _esm = module_of(*EXPLORER, "widget", sheet=style_of("explorer"))
+        content = traitlets.Dict().tag(sync=True)
+
+        def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            bundle, facts = super()._repr_mimebundle_(**options)
+            return {**bundle, "image/png": still(self.content)}, facts
+
+    return Explorer

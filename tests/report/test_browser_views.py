@@ -1,0 +1,147 @@
+"""The views of the explorer in a real browser: what they show is what the map holds."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+import dsf
+from dsf.report import write_report
+
+pytestmark = pytest.mark.slow
+
+COUNT = """(canvas) => {
+    const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const columns = new Set(), rows = new Set();
+    for (let k = 0; k < data.length / 4; k += 1) {
+        if (data[4 * k] <= data[4 * k + 2] + 80) continue;
+        columns.add(k % width);
+        rows.add((k - k % width) / width);
+    }
+    return [columns.size, rows.size]; }"""
+
+
+@pytest.fixture
+def shown(visited, tmp_path):
+    """Opens a page about an inspection."""
+
+    def visit(inspection, **options):
+        return visited(write_report(inspection, tmp_path / "r.html", **options))
+
+    return visit
+
+
+def press(page, *keys):
+    page.locator(".pane canvas").nth(1).focus()
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def number_in(text):
+    return float(text.replace("−", "-"))
+
+
+def test_by_lag_a_fixed_distance_is_an_upright_line(shown, of, softmax):
+    """From token 4 on each reads the one four back, the first four themselves: two lags in all."""
+    scores = torch.full((24, 24), -1000.0)
+    scores[torch.arange(24), torch.arange(24) - 4 * (torch.arange(24) > 3)] = 0
+    page = shown(of([softmax(scores)]))
+    under = page.locator(".surface canvas").first
+    wide, high = under.evaluate(COUNT)
+    page.get_by_role("button", name="By lag", exact=True).click()
+    narrow, tall = under.evaluate(COUNT)
+    assert wide == high * 20 / 24
+    assert narrow == 2 * high / 24
+    assert tall == high
+    press(page, "Home")
+    assert "itself" in page.locator(".readout").inner_text()
+    press(page, *["ArrowRight"] * 4)
+    assert "4 back" in page.locator(".readout").inner_text()
+    assert number_in(page.locator(".readout b").last.inner_text()) == pytest.approx(1)
+
+
+def test_on_the_grid_a_place_reads_its_neighbours(shown, of, softmax):
+    """A class token before 3 x 5 places; the place (1, 2) reads the one below it."""
+    scores = torch.zeros(16, 16)
+    scores[1 + 7, 1 + 12] = 1000
+    page = shown(of([softmax(scores, causal=False)]), grid=(3, 5))
+    page.get_by_role("button", name="On the grid", exact=True).click()
+    wide, high = page.locator(".surface canvas").first.evaluate(COUNT)
+    assert wide == pytest.approx(1.67 * high, rel=0.8)  # one cell and no more
+    assert "token 8 reads token 13 with weight 1" in page.locator(".readout").inner_text()
+    press(page, "ArrowUp", "ArrowUp", "Enter")
+    assert "token 3 reads token 3 with weight 0.0625" in page.locator(".readout").inner_text()
+
+
+def test_two_models_are_looked_at_through_one_cell(shown, of):
+    rng = partial(torch.Generator().manual_seed)
+    both = [of([dsf.mixers.DeltaNet.draw(rng(seed), steps=9)]) for seed in (0, 1)]
+    page = shown(both)
+    assert page.locator(".pane").count() == 2
+    for pane, thumb in ((1, 2), (0, 0)):
+        page.locator(".pane canvas:last-child").nth(pane).focus()
+        page.locator(".thumb").nth(thumb).click()
+    for row, column in ((8, 2), (6, 6)):
+        press(page, "Home", *["ArrowUp"] * 9, *["ArrowDown"] * row, *["ArrowRight"] * column)
+        weights = [each[0].map()[0, row, column].item() for each in both]
+        seen = page.locator(".pane")
+        for pane, weight in zip((seen.nth(0), seen.nth(1)), weights, strict=True):
+            shown_weight = number_in(pane.locator(".readout b").last.inner_text())
+            assert shown_weight == pytest.approx(weight, rel=1e-5)
+        apart = number_in(page.locator(".apart").inner_text().split(": ")[1])
+        assert apart == pytest.approx(weights[0] - weights[1], rel=1e-4)
+    press(page, "+")
+    under = page.locator(".pane .surface canvas:first-child")
+    assert page.get_by_role("button", name="Zoom out").is_enabled()
+    assert under.nth(0).bounding_box()["y"] == under.nth(1).bounding_box()["y"]
+
+
+def test_the_state_is_told_in_words_and_values(shown, of):
+    steps = 9
+    one = torch.ones(1, steps, 1, dtype=torch.float64)
+    halving = dsf.mixers.GatedLinearAttention(
+        query=one, key=one, value=one, log_decay=-one * math.log(2)
+    )
+    page = shown(of([halving]))
+    page.get_by_role("button", name="State", exact=True).click()
+    assert page.locator(".chart svg[role=img]").count() == 4
+    assert "fallen to a half after 1 token." in page.locator(".state .summary").inner_text()
+    decay = page.locator(".chart", has_text="Decay spectrum")
+    decay.locator("summary").click()
+    assert "1: 0.6931" in decay.locator("details").inner_text()
+    assert page.locator(".surface").is_hidden()
+
+
+def test_a_token_is_found_and_its_strongest_reader_shown(shown, of, softmax):
+    scores = torch.full((5, 5), -1000.0)
+    scores[:, 0] = 0
+    scores[3, 1] = 1000
+    inspection = of([softmax(scores)], words=["the", "Cat", "sat", "on", "the"])
+    page = shown(inspection)
+    field = page.get_by_label("Find a token by its text or place")
+    field.fill("cAt")
+    assert page.locator(".search .count").inner_text() == "1 found"
+    assert page.locator(".strip .found").inner_text() == "Cat"
+    field.press("Enter")
+    assert (
+        "“on” (3) reads “Cat” (1) with weight 1 · 2 back." in page.locator(".readout").inner_text()
+    )
+    field.fill("the")
+    field.press("Enter")
+    field.press("Enter")
+    assert page.locator(".search .count").inner_text() == "2 of 2"
+    field.fill("dog")
+    assert page.locator(".search .count").inner_text() == "none"
+
+
+def test_what_is_not_finite_is_counted_and_has_a_colour_of_its_own(shown, of):
+    mixer = dsf.mixers.LinearAttention.draw(torch.Generator().manual_seed(0), steps=5)
+    query = mixer.query.clone()
+    query[..., 2, :] = torch.nan
+    inspection = of([type(mixer)(**{**vars(mixer), "query": query})])
+    count = int(inspection[0].map()[0].isnan().sum())
+    page = shown(inspection)
+    assert count > 0
+    assert f"Not finite: {count} NaN, 0 infinite." in page.locator(".about").inner_text()
+    assert f"not finite ({count})" in page.locator(".legend").inner_text()

@@ -1,0 +1,67 @@
+"""The state view: what a layer keeps of the past, against answers known beforehand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import dsf
+from dsf.report import states
+from dsf.report.content import content
+
+
+def state_of(inspection):
+    return content(inspection)["layers"][0]["maps"][0]["state"]
+
+
+def halving(steps=9):
+    """One state that halves every token, written and read with weight one."""
+    one = torch.ones(1, steps, 1, dtype=torch.float64)
+    return dsf.mixers.GatedLinearAttention(
+        query=one, key=one, value=one, log_decay=-one * math.log(2)
+    )
+
+
+def test_one_halving_state_by_hand(of):
+    """The block after token t is an outer product of 2^-1, 2^-2, … and 2^-t, …, 1."""
+    state = state_of(of([halving()]))
+    assert state["states"] == 1
+    assert state["exponents"] == [pytest.approx(-math.log(2), rel=1e-3)]
+    assert state["horizon"] == 1
+    assert state["left"] == [
+        list(range(1, 10)),
+        pytest.approx([2.0**-t for t in range(1, 10)], rel=1e-3),
+    ]
+    assert state["lags"] == [list(range(9)), pytest.approx([2.0**-t for t in range(9)], rel=1e-3)]
+    assert [token for token, _ in state["hankel"]] == [2, 4, 6]
+    for token, (value,) in state["hankel"]:
+        read = sum(4.0**-t for t in range(token + 1))
+        written = sum(4.0**-t for t in range(1, 9 - token))
+        assert value == pytest.approx(math.sqrt(read * written), rel=1e-3)
+
+
+def test_softmax_keeps_every_token_and_has_a_spectrum(softmax, of):
+    scores = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    inspection = of([softmax(scores)])
+    state = state_of(inspection)
+    assert state["states"] is None
+    assert {"exponents", "left", "horizon"}.isdisjoint(state)
+    block = inspection[0].map()[0, 4:, :4]
+    token, values = state["hankel"][1]
+    assert token == 3
+    np.testing.assert_allclose(values, torch.linalg.svdvals(block).numpy(), rtol=1e-3)
+
+
+def test_what_would_take_long_or_has_no_meaning_is_left_out(inspected, softmax, of, monkeypatch):
+    cross = softmax(torch.zeros(3, 5), causal=False)
+    assert state_of(of([cross])) == {"states": None}
+    monkeypatch.setattr(states, "MOST_WORK", 1)
+    state = state_of(inspected(dsf.mixers.DeltaNet))
+    assert set(state) == {"states", "lags"}
+
+
+def test_a_long_curve_is_given_at_some_places_with_both_ends(of):
+    lags, mass = state_of(of([halving(steps=300)]))["lags"]
+    assert len(lags) == len(mass) == states.POINTS
+    assert (lags[0], lags[-1]) == (0, 299)

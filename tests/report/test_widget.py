@@ -1,0 +1,69 @@
+"""The widget: the content of a page, as bytes, and a picture where no widget runs."""
+
+import re
+
+import numpy as np
+import pytest
+
+import dsf
+from dsf.report import widget
+from dsf.report.content import content
+from dsf.report.still import still
+from dsf.report.viewer import EXPLORER, file_of
+
+anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf[notebooks]"')
+
+
+@pytest.fixture
+def shown(inspected):
+    return inspected(dsf.mixers.SoftmaxAttention, dsf.mixers.DeltaNet, words="abcdefghi")
+
+
+def test_maps_travel_as_bytes_beside_the_state_and_come_back(shown):
+    from ipywidgets.widgets.widget import _put_buffers, _remove_buffers
+
+    made = dsf.view(shown)
+    state, paths, buffers = _remove_buffers(made.get_state())
+    maps = sum(len(layer["maps"]) for layer in made.content["layers"])
+    assert len(buffers) == 2 * maps + len(shown)
+    assert "codes" not in state["content"]["layers"][0]["maps"][0]["view"]
+    _put_buffers(state, paths, buffers)
+    assert state["content"] == content(shown)
+
+
+def test_the_module_is_all_there_is(shown):
+    """One export, nothing fetched, every part of the page in it."""
+    module = dsf.view(shown)._esm
+    assert module.count("export default") == 1
+    assert not re.search(r"https?:|\bimport\b|innerHTML|\beval\(", module)
+    assert all(file_of(f"{name}.js") in module for name in EXPLORER)
+    assert "--paper" in module
+
+
+def test_a_saved_notebook_keeps_a_picture(shown):
+    bundle, _ = dsf.view(shown)._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_the_picture_shows_what_the_map_holds(of, softmax):
+    """A map of ones on its first column: a warm stripe at the left, nothing cool."""
+    from io import BytesIO
+
+    from matplotlib.image import imread
+
+    scores = np.full((6, 6), -1000.0)
+    scores[:, 0] = 0
+    pixels = imread(BytesIO(still(content(of([softmax(scores)])))))[..., :3]
+    warm = (pixels[..., 0] > pixels[..., 2] + 0.3).sum(axis=0)
+    cool = (pixels[..., 2] > pixels[..., 0] + 0.3).sum()
+    columns = np.flatnonzero(warm > 40)
+    assert 8 <= np.ptp(columns) + 1 <= 20  # a sixth of 85 pixels
+    assert cool == 0
+
+
+def test_without_the_library_the_cure_is_named(shown, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "anywidget", None)
+    widget._kind.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "dsf\[notebooks\]"'):
+        dsf.view(shown)
