@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.exponentials import ZERO, chosen, factor_of, less_one, power_of_two
+from dsf.kernels.exponentials import ZERO, chosen, factor_of, far_less_one, less_one, power_of_two
 from dsf.kernels.spreading import in_parallel
 
 BLOCK, TILE, GROUP = 64, 32, 4
@@ -26,9 +26,9 @@ BLOCK, TILE, GROUP = 64, 32, 4
 STATE, LOST, POLE, ROW = 0, BLOCK, 2 * BLOCK, 3 * BLOCK
 STEP, DRIVE, SUM = 0, BLOCK, 2 * BLOCK
 U1, U2, U3, U_BLOCK, U_POLE, U_ROW = (np.uint64(n) for n in (1, 2, 3, BLOCK, POLE, ROW))
-QUARTER, ONE, TWO = np.float32(0.25), np.float32(1), np.float32(2)
+ONE = np.float32(1)
 # Exponents, in units of log 2, down to which 2^x - 1 has a shorter form.
-GENTLE, LIVELY = np.float32(-1), np.float32(-4)
+GENTLE, LIVELY = np.float32(-2), np.float32(-4)
 
 
 def selective_scan(
@@ -87,17 +87,15 @@ def _slow_entry(less, old, lost, drive):
 @kernel()
 @no_type_check
 def _gentle(x, old, lost, drive):
-    """For exponents from -1 to 0."""
+    """For exponents from -2 to 0."""
     return _slow_entry(less_one(x), old, lost, drive)
 
 
 @kernel()
 @no_type_check
 def _lively(x, old, lost, drive):
-    """For exponents from -4 to 0: a fourth of the exponent, squared twice."""
-    less = less_one(QUARTER * x)
-    less = less * (less + TWO)
-    return _slow_entry(less * (less + TWO), old, lost, drive)
+    """For exponents from -4 to 0."""
+    return _slow_entry(far_less_one(x), old, lost, drive)
 
 
 @kernel()
@@ -147,16 +145,32 @@ _gentle_update, _lively_update, _any_update = map(_updating, (_gentle, _lively, 
 def _load(tile, bounds, start, stop, first, last, step, value, skip):
     """Steps, drives, skipped signals of some tokens; the longest step, nan if one is negative."""
     bounds[:] = ZERO
+    begin, width = np.uint64(first), np.uint64(last - first)
     for t in range(start, stop):
-        at = (t - start) * ROW
-        for d in range(last - first):
-            each, entering = step[t, first + d], value[t, first + d]
-            tile[at + STEP + d] = each
-            tile[at + DRIVE + d] = each * entering
-            tile[at + SUM + d] = skip[first + d] * entering
+        at, token = np.uint64((t - start) * ROW), np.uint64(t)
+        for d in range(width):
+            tile[at + d] = step[token, begin + d]
+        for d in range(width):
+            tile[at + U_POLE + d] = value[token, begin + d]
+        for d in range(U_BLOCK):
+            tile[at + U_BLOCK + d] = tile[at + d] * tile[at + U_POLE + d]
+        for d in range(width):
+            tile[at + U_POLE + d] *= skip[begin + d]
+        for d in range(U_BLOCK):
+            each = tile[at + d]
             bounds[d] = chosen(each > bounds[d], each, bounds[d])
-            bounds[BLOCK + d] = chosen(each >= ZERO, bounds[BLOCK + d], ONE)
+            bounds[U_BLOCK + d] = chosen(each >= ZERO, bounds[U_BLOCK + d], ONE)
     return np.float32(np.nan) if bounds[BLOCK:].any() else bounds[:BLOCK].max()
+
+
+@kernel()
+@no_type_check
+def _store(tile, start, stop, first, last, response):
+    begin, width = np.uint64(first), np.uint64(last - first)
+    for t in range(start, stop):
+        at, token = np.uint64((t - start) * ROW + SUM), np.uint64(t)
+        for d in range(width):
+            response[token, begin + d] = tile[at + d]
 
 
 @kernel()
@@ -206,9 +220,7 @@ def _scan_single(begin, end, step, value, pole, write, read, skip, state, respon
             first, last = begin + k * BLOCK, min(begin + (k + 1) * BLOCK, end)
             longest = _load(tile, bounds, start, stop, first, last, step, value, skip)
             _run_tile(cells[k], least[k], longest, tile, start, stop, write, read)
-            for t in range(start, stop):
-                for d in range(last - first):
-                    response[t, first + d] = tile[(t - start) * ROW + SUM + d]
+            _store(tile, start, stop, first, last, response)
     for c in range(begin, end):
         for n in range(states):
             state[n, c] = cells[(c - begin) // BLOCK, n * ROW + (c - begin) % BLOCK]
