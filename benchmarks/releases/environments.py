@@ -2,7 +2,7 @@
 
 An environment holds that release, with the tokenizers and the hub client that it wants, in front of
 everything that is installed here: torch and the rest are shared through one ``.pth`` line, which
-costs 60 MB and seconds rather than gigabytes. It needs the Python it was made with, so one whose
+costs 100 MB and seconds rather than gigabytes. It needs the Python it was made with, so one whose
 interpreter is gone is made again. ``full`` makes an environment that shares nothing.
 """
 

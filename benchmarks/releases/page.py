@@ -19,6 +19,8 @@ out, over the largest number it put out: of a float32 model, then of one that is
 Limits are 3e-6 and 1e-13; 1e-7 for minimax, which keeps its decays in float32. Parameters are drawn
 so that the layers mix: the *share* is the part of a map's Frobenius norm that is off its diagonal,
 in the layer that mixes least, and has to be above 0.1. A dash: the release has no such family.
+
+These are models in memory; to read a folder of weights dsf asks for transformers 5.3 or later.
 """
 DEFECTS = """## Where a release is at fault
 
