@@ -1,24 +1,21 @@
 """The laws that every adapter keeps, for adapters that are written elsewhere."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from dsf.certificates import Certificate, Verdict
-from dsf.certificates.laws import Case, Law, difference
+from dsf.certificates import Certificate
+from dsf.certificates.laws import Case, Law
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter_probing import by_channel, probing
 from dsf.inspection.adapter_subject import MASK, Subject
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.layout import width_of
 from dsf.inspection.ports import Port
 from dsf.inspection.precision import TOLERANCE
-from dsf.inspection.probing import FAMILY, Probe
+from dsf.inspection.probing import Probe
 from dsf.inspection.rebuild import whole_and_error
 from dsf.inspection.result import InspectedLayer
 
@@ -65,12 +62,12 @@ def check_adapter(
             "f'{Class.__module__}.{Class.__qualname__}'."
         )
     subjects = [given, given.redrawn(seed)] if redraw else [given]
-    owner = next(iter(adapter.families.values()))
+    owner = given.family
     found = [
         Law(owner, name, sentence, figure, from_below).judged(cases, method=METHOD)
         for name, sentence, figure, from_below, cases in _laws(subjects)
     ]
-    return (*found, _probing(owner, subjects[-1], Probe(value=value, response=response)))
+    return (*found, probing(owner, subjects[-1], Probe(value=value, response=response)))
 
 
 def _laws(subjects: list[Subject]) -> Iterator[tuple[str, str, float, bool, Iterator[Case]]]:
@@ -120,7 +117,7 @@ def _off_diagonal(subject: Subject) -> float:
     """The part of the least lively map's Frobenius norm that is not on its diagonal."""
     shares = []
     for layer in _read(subject, exact=True):
-        map = _by_channel(layer)
+        map = by_channel(layer)
         own = torch.diagonal(map, dim1=-2, dim2=-1).square().sum()
         shares.append(float((1 - own / map.square().sum()).clamp(min=0).sqrt()))
     return min(shares)
@@ -157,55 +154,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
     return bool(one == other)
-
-
-def _probing(owner: str, subject: Subject, how: Probe) -> Certificate:
-    """The map against the one that unit values give, where the values can be driven."""
-    law = Law(owner, "probing", "unit values give the map", subject.adapter.tolerance)
-    known = _read_or_none(subject)
-    cases, reasons = [], []
-    for path in subject.paths:
-        of_path = [layer for layer in known if layer.name == (path or type(subject.model).__name__)]
-        try:
-            driven = [
-                x for x in subject.layers(exact=True, probe={path: how}) if x.family == FAMILY
-            ]
-        except InspectionError as error:
-            reasons.append(str(error))
-            continue
-        if len(of_path) == len(driven) == 1 and driven[0].axes[-1] != "input":
-            figure = partial(_apart, driven[0], of_path[0])
-            cases.append(({"module": path, **subject.label}, figure))
-        else:
-            reasons.append(f"{path}: the channels mix, or the values cannot be driven")
-    found = law.judged(cases, method=f"unit values; {subject.label or 'as given'}")
-    if found.verdict is Verdict.UNKNOWN and reasons:
-        return replace(found, limits={"reason": "; ".join(reasons)})
-    return found
-
-
-def _read_or_none(subject: Subject) -> list[InspectedLayer]:
-    try:
-        return subject.exact_layers()
-    except InspectionError:  # other laws say so
-        return []
-
-
-def _apart(driven: InspectedLayer, known: InspectedLayer) -> float:
-    """From the mixer's map, or from the whole layer's: the ports may stand around either."""
-    probed, figures = _by_channel(driven), [float("inf")]
-    figures.append(difference(probed, _by_channel(known)))
-    if known.shell is not None:
-        with suppress(InspectionError):  # it is not known as a whole
-            figures.append(difference(probed, known.mixer_map()))
-    return min(figures)
-
-
-def _by_channel(layer: InspectedLayer) -> Shaped[Tensor, "sample channel time read"]:
-    """The map once for every channel, without the columns of ports that hold ones."""
-    ports = layer.mixer.signal().shape[-2]
-    map = layer.map().unflatten(-1, (-1, ports))[..., 0]
-    map = map.flatten(1, -3) if map.ndim > 3 else map.unsqueeze(1)
-    value = getattr(layer.mixer, "value", None)
-    width = map.shape[1] if value is None else width_of(value)
-    return map.repeat_interleave(max(width // map.shape[1], 1), dim=1)

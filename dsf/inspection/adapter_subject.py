@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,8 +42,17 @@ class Subject:
     @property
     def paths(self) -> list[str]:
         """Where the modules sit that the adapter reads."""
+        return list(self._known)
+
+    @property
+    def family(self) -> str:
+        """The family of the first of them."""
+        return next(iter(self._known.values()))
+
+    @cached_property
+    def _known(self) -> dict[str, str]:
         known = known_modules(self.model, (self.adapter,))
-        return [path for path, (adapter, _) in known.items() if adapter is self.adapter]
+        return {path: family for path, (one, family) in known.items() if one is self.adapter}
 
     @property
     def steps(self) -> int:

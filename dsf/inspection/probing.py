@@ -19,7 +19,7 @@ from dsf.inspection.driving import Driven, Repeated
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.ports import Port
 from dsf.inspection.stored_map import StoredMap
-from dsf.inspection.unit_values import ROUNDING, Linear, mixes, read_off, superposition
+from dsf.inspection.unit_values import ROUNDING, Linear, by_head, mixes, read_off, superposition
 
 FAMILY = "probed"
 AXES = {0: ("sample", "output", "input"), 1: ("sample", "channel")}
@@ -128,7 +128,7 @@ def _arranged(values: Tensor, linear: Linear) -> Tensor:
         outputs = linear.weights.shape[1]
         each = values.mT.unsqueeze(1).unsqueeze(-1)
         return each.expand(-1, outputs, -1, -1, -1)
-    return values.unflatten(-1, (-1, linear.width)).transpose(1, 2)
+    return by_head(values, linear.weights, linear.width)
 
 
 def _label(driven: Driven, linear: Linear) -> str:

@@ -1,8 +1,9 @@
 """The map of a function of values, from its responses to unit values, and whether it is one.
 
 Channels of one head share a map and keep to themselves. Then one pass drives as many tokens as a
-head has channels, each in a channel of its own: ceil(T / width) passes. Where every channel has a
-map of its own it takes T passes, and where channels mix one pass for every number.
+head has channels, each in a channel of its own: ceil(T / width) passes. Several heads in a row may
+read the values of one. Where every channel has a map of its own it takes T passes, and where
+channels mix one pass for every number.
 """
 
 from collections.abc import Callable
@@ -101,8 +102,13 @@ def applied(weights: Tensor, values: Tensor, width: int) -> Float[Tensor, "sampl
     """A map times values, for channels in heads of ``width``; 0 where they mix."""
     if width == 0:
         return torch.einsum("soitr,sri->sto", weights, values)
-    heads = values.unflatten(-1, (-1, width))
-    return torch.einsum("shtr,srhc->sthc", weights, heads).flatten(2)
+    return torch.einsum("shtr,shrc->sthc", weights, by_head(values, weights, width)).flatten(2)
+
+
+def by_head(values: Tensor, weights: Tensor, width: int) -> Float[Tensor, "sample head read _"]:
+    """Values in heads of ``width``, once for every head of the map that reads them."""
+    heads = values.unflatten(-1, (-1, width)).transpose(1, 2)
+    return heads.repeat_interleave(weights.shape[1] // heads.shape[1], dim=1)
 
 
 def _random(like: Tensor, *, seed: int) -> Tensor:
@@ -114,7 +120,7 @@ def _random(like: Tensor, *, seed: int) -> Tensor:
 def _widths(part: Function, like: Tensor, expected: Tensor) -> list[int]:
     """How wide heads may be, the likeliest first: channels of a head answer alike to one signal."""
     channels = like.shape[-1]
-    if expected.shape[-1] != channels:
+    if expected.shape[-1] % channels:
         return [0]
     alike = part(_random(like[..., :1], seed=3).expand_as(like).contiguous())
     limit = ROUNDING * alike.abs().max()
@@ -133,7 +139,7 @@ def _by_units(part: Function, like: Tensor, width: int) -> Float[Tensor, "sample
         driven = torch.arange(start, min(start + width, steps), device=like.device)
         values = torch.zeros_like(like).unflatten(-1, (heads, width))
         values[:, driven, :, driven - start] = 1
-        response = part(values.flatten(2)).unflatten(-1, (heads, width))
+        response = part(values.flatten(2)).unflatten(-1, (-1, width))
         columns.append(response[..., : len(driven)].transpose(1, 2))
     return torch.cat(columns, dim=-1)
 

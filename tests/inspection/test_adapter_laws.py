@@ -1,5 +1,6 @@
 """``check_adapter`` accepts adapters that are right and names what is wrong with the others."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -146,7 +147,6 @@ def in_single(layer):
         ({"enter": lambda layer: Chain((layer.projection("k_proj"),))}, "whole", {"figure"}),
         ({"leave": louder}, "whole", {"figure"}),
         ({"read": scribbles}, "trace", {"figure"}),
-        ({"read": values_twice}, "probing", {"module"}),
         ({"read": lambda layer: layer.nothing}, "single precision", {"error"}),
     ],
     ids=lambda part: part if isinstance(part, str) else None,
@@ -166,6 +166,17 @@ def test_a_layer_that_hardly_mixes_proves_little(call):
     assert found["liveliness"].verdict is REFUTED
     assert found["liveliness"].observed < 1e-6
     assert judged(RIGHT, module, **named)["liveliness"].verdict is HOLDS
+
+
+def test_ports_that_were_not_named_refute_nothing(call):
+    """They might stand around more than the mixer."""
+    module, named = call
+    twice = replace(RIGHT, read=values_twice)
+    found = judged(twice, module, **named)["probing"]
+    assert found.verdict is UNKNOWN
+    assert re.search(r"difference 0\.99\d*|difference 1\.0", found.limits["reason"])
+    ports = {"value": "v_proj", "response": "out_proj(input)"}
+    assert judged(twice, module, **ports, **named)["probing"].verdict is REFUTED
 
 
 def test_what_cannot_be_probed_is_not_known(call):

@@ -15,6 +15,7 @@ from dsf.inspection import (
     Probe,
     ReconstructionError,
 )
+from tests.inspection import softmax_models
 
 STEPS, HEADS, WIDTH = 11, 3, 4
 MODEL = HEADS * WIDTH
@@ -183,16 +184,21 @@ def test_the_response_may_have_another_length(x):
     assert layer.map().shape == (2, 1, STEPS, 7)
 
 
-def test_a_library_model_is_read_like_its_attention_interface():
-    from tests.inspection.softmax_models import build, inputs
+QKV = Port("c_attn", lambda qkv: qkv.chunk(3, dim=-1)[2])
+LIBRARY = {
+    "gpt2": Probe(value=QKV, response="c_proj(x)"),
+    "llama": Probe(),  # v_proj and o_proj(input), two query heads for every head of values
+}
 
-    model, given = build("gpt2").double(), inputs("gpt2", padded=True)
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_library_model_is_read_like_its_attention_interface(name):
+    model, given = softmax_models.build(name).double(), softmax_models.inputs(name, padded=True)
     known = dsf.inspect(model, **given)[0]
-    path = known.name
-    values = Port("c_attn", lambda qkv: qkv.chunk(3, dim=-1)[2])
-    probed = dsf.inspect(model, probe={path: Probe(value=values, response="c_proj(x)")}, **given)
-    driven = next(layer for layer in probed if layer.name == path)
+    probed = dsf.inspect(model, probe={known.name: LIBRARY[name]}, **given)
+    driven = next(layer for layer in probed if layer.name == known.name)
     torch.testing.assert_close(driven.map(), known.map(), atol=1e-12, rtol=0)
+    assert driven.axes == ("sample", "head")
 
 
 def test_an_output_that_was_altered_is_refused(x):
