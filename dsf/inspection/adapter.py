@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dsf.inspection.affine_layer import AffineLayer
 from dsf.inspection.captured import Captured
 from dsf.inspection.chain import Chain
 from dsf.inspection.hooks import Call
@@ -46,6 +47,7 @@ class Adapter:
         takes: the argument that ``enter`` begins with.
         finish: instead of ``leave``, what was captured from the response as it is; where that is
             no chain of stages, or not yet the module's output.
+        whole: instead of ``enter`` and ``leave``, the layer from input to output, from its mixer.
         overlooked: tokens whose output the module makes in another way than the mixer, because
             they are padding: ``sample time``, or None for none.
         axes: what the batch axes of the mixer's system count.
@@ -65,6 +67,7 @@ class Adapter:
     enter: Callable[[Captured], Chain] | None = None
     takes: str = "hidden_states"
     finish: Callable[[Captured, Tensor], Tensor] | None = None
+    whole: Callable[[Any], AffineLayer] | None = None
     overlooked: Callable[[Captured], Tensor | None] = _none
     axes: tuple[str, ...] = ("sample", "head")
     split: Callable[[Captured], Parts] = _whole

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.affine_layer import AffineLayer
 from dsf.inspection.captured import Captured, Weights, raised
 from dsf.inspection.environment import described
 from dsf.inspection.errors import InspectionError, ReconstructionError
@@ -90,7 +91,7 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
     return adapter.split(whole)
 
 
-def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> WholeMixer:
+def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> AffineLayer:
     """The layer as a whole, compared like its mixer.
 
     Raises:
@@ -103,12 +104,15 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
     return whole
 
 
-def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[WholeMixer, float]:
+def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[AffineLayer, float]:
     """The layer as a whole and how far it is from what the layer put out.
 
     Raises:
         InspectionError: if only the mixer is known.
     """
+    if adapter.whole is not None:
+        made = adapter.whole(mixer)
+        return made, relative_error(made(made.given), layer.output)
     if adapter.enter is None or adapter.leave is None:
         raise InspectionError(
             f"{layer.name}: of a layer of the family '{layer.family}' only the mixer is known, not "

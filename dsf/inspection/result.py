@@ -11,9 +11,9 @@ from torch import Tensor
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
+from dsf.inspection.affine_layer import AffineLayer
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.seal import Seal
-from dsf.inspection.whole import WholeMixer
 from dsf.mixers import Mixer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class InspectedLayer:
     error: float
     tolerance: float
     seal: Seal | None = None
-    shell: Callable[[], WholeMixer] | None = None
+    shell: Callable[[], AffineLayer] | None = None
 
     @property
     def system(self) -> Operator:
@@ -72,7 +72,7 @@ class InspectedLayer:
         return attention_map(self.system, rows)
 
     @cached_property
-    def whole(self) -> WholeMixer:
+    def whole(self) -> AffineLayer:
         """The layer from its input to its output: convolution, activation, scan, gate and norm.
 
         Affine, given this run.
@@ -98,7 +98,7 @@ class InspectedLayer:
 
         Raises:
             MapTooLarge: if it would take more than half of the free memory.
-            InspectionError: if only the mixer of this layer is known.
+            InspectionError: if only the mixer of this layer is known, or its channels mix.
         """
         return self.whole.map(rows)
 

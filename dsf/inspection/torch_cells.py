@@ -10,6 +10,7 @@ from dsf.inspection import torch_rnn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured, raised
 from dsf.inspection.hooks import Call
+from dsf.inspection.whole_cell import WholeCell
 
 KINDS = ((nn.LSTMCell, nn.LSTM), (nn.GRUCell, nn.GRU), (nn.RNNCell, nn.RNN))
 
@@ -88,5 +89,6 @@ ADAPTER = Adapter(
     finish=torch_rnn.finish,
     axes=torch_rnn.AXES,
     split=split,
+    whole=WholeCell.around,
     join=join,
 )

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.captured import Captured, raised
+from dsf.inspection.whole_cell import WholeCell
 from dsf.mixers import GRU, LSTM, ElmanRNN
 
 AXES = ("sample", "channel")
@@ -164,4 +165,5 @@ ADAPTER = Adapter(
     finish=finish,
     axes=AXES,
     split=split,
+    whole=WholeCell.around,
 )

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,15 +22,13 @@ from dsf.composite import Operator
 from dsf.evaluate import attention_map, respond
 from dsf.evaluate.budget import check_room
 from dsf.evaluate.maps import Selection
+from dsf.inspection.affine_layer import AffineLayer
 from dsf.inspection.chain import Centre, Chain, Filter, Scale, Stage, Tokens
 from dsf.inspection.layout import as_tokens, as_values, width_of
 
-TOGETHER = 64
-"""Tokens whose contributions are computed at a time."""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WholeMixer:
+class WholeMixer(AffineLayer):
     """A layer from its input to its output, affine once its run is known.
 
     Attributes:
@@ -45,10 +42,6 @@ class WholeMixer:
     enter: Chain
     mixer: Any
     leave: Chain
-
-    def __call__(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
-        """The output that ``x`` would have with the factors of this run."""
-        return self.linear(x) + self.remainder
 
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """What ``x`` contributes: the layer without its remainder."""
@@ -82,42 +75,6 @@ class WholeMixer:
         for stage in self.leave.before_projection():
             weights = _factor(stage, weights, steps)[..., written, None] * weights
         return weights
-
-    def contributions(
-        self, rows: slice = slice(None)
-    ) -> Float[Tensor, "sample written read output"]:
-        """What each token of the input adds to each token of the output, the vectors themselves.
-
-        Summed over ``read``, with the remainder, they are the layer's output.
-        """
-        samples, steps, _ = self.given.shape
-        written = len(range(*rows.indices(self._system.steps)))
-        size = (samples, written, steps, self.remainder.shape[-1])
-        check_room("contributions", size, self.given.dtype, self.given.device)
-        parts = []
-        for start in range(0, steps, TOGETHER):
-            stop = min(start + TOGETHER, steps)
-            alone = self.given.new_zeros(stop - start, *self.given.shape)
-            for token in range(start, stop):
-                alone[token - start, :, token] = self.given[:, token]
-            parts.append(self.linear(alone)[:, :, rows])
-        return rearrange(torch.cat(parts), "read sample written w -> sample written read w")
-
-    def shares(self) -> Float[Tensor, "sample written read"]:
-        """The part of each output token that comes from each input token, signed.
-
-        The contribution along the output, over the output's squared length: a row sums to one less
-        the share of the remainder. A token that points against the output has a negative share. An
-        output of zero has none: nan.
-        """
-        output = self(self.given)
-        along = output / output.square().sum(dim=-1, keepdim=True)
-        blocks = []
-        for start in range(0, output.shape[1], TOGETHER):
-            rows = slice(start, start + TOGETHER)
-            parts = self.contributions(rows)
-            blocks.append(torch.einsum("s w r d, s w d -> s w r", parts, along[:, rows]))
-        return torch.cat(blocks, dim=1)
 
     @cached_property
     def _system(self) -> Operator:

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dsf.inspection.affine_layer import AffineLayer
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.result import InspectedLayer
 from dsf.inspection.stacking.affine import tensors_in
 from dsf.inspection.stacking.following import Follower, Held, step_of
-from dsf.inspection.whole import WholeMixer
 
 LEAST = 1e-10
 """How far, relative, two runs of one model in float64 may be apart."""
@@ -33,7 +33,7 @@ class MixerCall:
         given = None if whole is None else self._first(whole.given, self._streams)
         self.is_known = given is not None
         if whole is not None and given is not None:
-            self._whole: WholeMixer = whole
+            self._whole: AffineLayer = whole
             self._given: Tensor = given
 
     def written_down(self, follower: Follower, output: Any) -> None:
@@ -91,7 +91,7 @@ class MixerCall:
         return bool((one - other).abs().max() <= self._limit * other.abs().max())
 
 
-def _whole(layer: InspectedLayer) -> WholeMixer | None:
+def _whole(layer: InspectedLayer) -> AffineLayer | None:
     try:
         return layer.whole
     except ReconstructionError:

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate.budget import check_room
+from dsf.inspection.affine_layer import TOGETHER
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.result import Inspection
 from dsf.inspection.stacking.steps import Step, contributed, left_over
-from dsf.inspection.whole import TOGETHER
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -96,10 +96,12 @@ def test_a_mistake_around_the_mixer_is_found(part):
 
 
 def test_a_layer_whose_surroundings_are_unknown_says_so():
-    recurrent = torch.nn.LSTM(3, 4, batch_first=True)
-    (layer,) = dsf.inspect(recurrent, torch.randn(1, 6, 3))
+    from dsf.inspection import mamba
+
+    without = replace(mamba.ADAPTER, enter=None)
+    inspection = dsf.inspect(build("mamba"), adapters=(without,), **inputs(9))
     with pytest.raises(InspectionError, match="only the mixer is known"):
-        layer.mixer_map()
+        inspection[0].mixer_map()
 
 
 def test_weights_written_into_since_the_run_are_refused():
