@@ -15,6 +15,7 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.layout import width_of
 from dsf.inspection.probing import FAMILY, Probe
 from dsf.inspection.result import InspectedLayer
+from dsf.inspection.whole import WholeMixer
 
 ELSEWHERE = (
     "the ports that were found may stand around more or less than the mixer: name them (value=..., "
@@ -39,7 +40,9 @@ def probing(owner: str, subject: Subject, how: Probe) -> Certificate:
 
 
 def _cases(subject: Subject, how: Probe) -> tuple[list[Case], list[str]]:
-    known, cases, reasons = _known(subject), [], []
+    known = _known(subject)
+    cases: list[Case] = []
+    reasons: list[str] = []
     for path in subject.paths:
         name = path or type(subject.model).__name__
         try:
@@ -70,9 +73,11 @@ def _apart(driven: InspectedLayer, known: InspectedLayer) -> float:
     expected = [map]
     shell: Any = known.shell
     if shell is not None and shell.args[1].enter is not None:
-        stages = known.whole.leave.before_projection()
-        if all(isinstance(stage, Scale) for stage in stages):
-            expected.append(_scaled(map, [stage.factor for stage in stages]))
+        whole = known.whole
+        stages = tuple(whole.leave.before_projection()) if isinstance(whole, WholeMixer) else ()
+        factors = [stage.factor for stage in stages if isinstance(stage, Scale)]
+        if len(factors) == len(stages):
+            expected.append(_scaled(map, factors))
         expected.append(known.mixer_map())
     return min(difference(probed, each) for each in expected)
 

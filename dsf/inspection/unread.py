@@ -51,7 +51,10 @@ def _reason(module: nn.Module, known: bool) -> str | None:
             "attention interface and fused attention, and without softmax between two whole "
             "products (in blocks, by sums). Where it is linear in its values, probe=... reads it"
         )
-    return "no adapter knows this class, or it was not called"
+    return (
+        "no adapter knows this class, or it was not called. Where it is linear in its values, "
+        "probe=... reads it"
+    )
 
 
 def _kind(module: nn.Module) -> str:
