@@ -25,7 +25,7 @@ def advance(
     The one place where the two equations of a system are written down. From rest, ``entering`` is
     None.
     """
-    drive = _applied(system.B, signal)
+    drive = applied(system.B, signal)
     if entering is not None:
         entering = entering.unsqueeze(-3)
         first = drive[..., :1, :, :] + system.A.window(0, 1) @ entering
@@ -34,11 +34,11 @@ def advance(
     if system.reads_before_update:
         before = torch.zeros_like(states[..., :1, :, :]) if entering is None else entering
         seen = torch.cat([before, states[..., :-1, :, :]], dim=-3)
-    response = _applied(system.C, seen) + _applied(system.feedthrough, signal)
+    response = applied(system.C, seen) + applied(system.feedthrough, signal)
     return response, states[..., -1, :, :]
 
 
-def _applied(matrices: Matrices, columns: Tensor) -> Tensor:
+def applied(matrices: Matrices, columns: Tensor) -> Tensor:
     """``matrices @ columns``; products of single rows and columns are faster entry by entry."""
     if isinstance(matrices, Coefficient):
         return matrices @ columns

@@ -1,0 +1,88 @@
+"""Systems that do not change with time: powers of one transition, one panel for all windows."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.coefficient import cut_of, dense_of
+from dsf.evaluate.border import at_start, forward_form
+from dsf.evaluate.folding import fold
+from dsf.system import System
+from dsf.transition import Transition
+from dsf.transition.timeline import is_constant
+
+
+def varying(system: System) -> str | None:
+    """The first of A, B, C, D that changes with time, or None."""
+    if not (system.A.cut(0, min(2, system.steps)).is_constant and system.A.is_constant):
+        return "A"
+    for name, part in (("B", system.B), ("C", system.C), ("D", system.feedthrough)):
+        if not is_constant(dense_of(part), axis=-3):
+            return name
+    return None
+
+
+def lags(system: System) -> Shaped[Tensor, "*batch time output input"]:
+    """The impulse response of a system that does not change, in double precision.
+
+    The lag ``q L + r`` is ``(C A^r) (A^(q L) B)``: one product of two short lists, each of which
+    doubles with one composition. Real where the response is the real part.
+    """
+    forward = forward_form(system)
+    dtype = torch.promote_types(system.dtype, torch.float64)
+    A = forward.A.cut(0, 1).to(dtype=dtype).window(0, 1)
+    parts = (forward.B, forward.C, forward.feedthrough)
+    B, C, D = (dense_of(cut_of(part, 0, 1, dtype)).squeeze(-3) for part in parts)
+    within = 1 << (forward.steps.bit_length() // 2)
+    reads, jump = _doubled(A.transposed(), C.mT, within)
+    sent, _ = _doubled(jump.transposed(), B, -(-forward.steps // within))
+    reads = reads.mT
+    if system.takes_real_part and reads.is_complex():
+        reads = torch.cat([reads.real, -reads.imag], dim=-1)
+        sent, D = torch.cat([sent.real, sent.imag], dim=-2), torch.view_as_real(D + 0j)[..., 0]
+    ports = (system.output_size, system.input_size)
+    pairs = (reads @ sent).unflatten(-1, (-1, ports[1])).unflatten(-3, (-1, ports[0]))
+    response = pairs.movedim(-2, -4).flatten(-4, -3)[..., : system.steps, :, :]
+    if system.reads_before_update:
+        response = torch.cat([torch.zeros_like(response[..., :1, :, :]), response], dim=-3)
+    first = response[..., :1, :, :] + D.unsqueeze(-3)
+    return torch.cat([first, response[..., 1 : system.steps, :, :]], dim=-3)
+
+
+def _doubled(A: Transition, columns: Tensor, count: int) -> tuple[Tensor, Transition]:
+    """``columns, A columns, A² columns, ...`` and the next power of two of A."""
+    wanted, done = count * columns.shape[-1], 1
+    while done < count:
+        further = (A @ columns.unsqueeze(-3)).squeeze(-3)
+        columns, A, done = torch.cat([columns, further], dim=-1), A.compose(A), 2 * done
+    return columns[..., :wanted], A
+
+
+def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The response of a forward system that does not change, and the state it leaves.
+
+    Whole windows of ``size`` tokens; the state is carried over them in double precision.
+    """
+    exact = torch.promote_types(signal.dtype, torch.float64)
+    panel = fold(system, 0, size, dtype=exact)
+    windows = signal.shape[-3] // size
+    columns = signal.unflatten(-3, (windows, size)).movedim(-4, -2).flatten(-4, -3).flatten(-2)
+    state = at_start(system, signal).to(exact)
+    sent = (panel.write.to(signal.dtype) @ columns).unflatten(-1, (windows, -1))
+    entering = []
+    for each in sent.unbind(-2):
+        entering.append(state)
+        state = panel.carried(state) + each
+    states = torch.stack(entering, dim=-2).flatten(-2).to(signal.dtype)
+    response = panel.local.to(signal.dtype) @ columns + panel.reach.to(signal.dtype) @ states
+    response = response.unflatten(-2, (size, -1)).unflatten(-1, (windows, -1))
+    return response.movedim(-2, -4).flatten(-4, -3), state.to(signal.dtype)
+
+
+def begun(system: System, tokens: int, state: Tensor) -> System:
+    """What follows the first ``tokens``, entered with ``state``."""
+    parts = (system.B, system.C, system.feedthrough)
+    B, C, D = (cut_of(part, tokens, system.steps) for part in parts)
+    return replace(system, A=system.A.cut(tokens, system.steps), B=B, C=C, D=D, initial=state)
