@@ -2,8 +2,8 @@
 
 Modelling files name their projections as they like and lay their rows out as they like. But the
 values that reach the attention are outputs of a linear map that ran before it, column by column,
-bit for bit; and what leaves it is, perhaps after a gate, the input of the first one behind it. That
-is looked for here; whether it was all, the comparison with the module's output says.
+bit for bit; and what leaves it is, perhaps after a gate, the input of the one that makes the
+output. That is looked for here; whether it was all, the comparison with the module's output says.
 """
 
 from dataclasses import dataclass
@@ -72,8 +72,10 @@ def surroundings(
     if not after:
         same = output.shape == mixed.shape and torch.equal(output, mixed)
         return _kept(given, source, places, None, None, output) if same else None
-    behind = after[0]
-    if behind.given.shape != mixed.shape or not _ends(behind.output, added, output):
+    # A gate may have a projection of its own in between.
+    fitting = (call for call in after if call.given.shape == mixed.shape)
+    behind = next((call for call in fitting if _ends(call.output, added, output)), None)
+    if behind is None:
         return None
     output = behind.output
     equal = torch.equal(behind.given, mixed)

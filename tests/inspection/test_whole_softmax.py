@@ -9,7 +9,7 @@ from dsf.inspection import InspectionError
 from dsf.inspection.chain import Chain
 from tests.inspection.softmax_models import BUILT, build, inputs
 
-HYBRIDS = ("qwen3_next", "glm5_next")
+HYBRIDS = {"qwen3_next": 2, "glm5_next": 1, "bailing_hybrid": 2, "lfm3": 2}
 
 
 def close(ours, theirs, *, within=1e-12):
@@ -43,7 +43,7 @@ def test_gates_and_latent_values_belong_to_the_whole(name):
     inspection = dsf.inspect(model, **tiny_models.inputs(9))
     (layer,) = (one for one in inspection if type(one.mixer).__name__ == "SoftmaxAttention")
     check(layer)
-    assert len(layer.whole.leave.stages) == (2 if name == "qwen3_next" else 1)
+    assert len(layer.whole.leave.stages) == HYBRIDS[name]
 
 
 def test_a_bias_of_the_values_is_a_remainder():
