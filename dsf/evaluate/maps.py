@@ -7,13 +7,20 @@ from torch import Tensor
 from dsf.composite import Operator
 from dsf.evaluate.border import is_operator
 from dsf.evaluate.budget import check_room
+from dsf.evaluate.by_loops import compiles
+from dsf.evaluate.place import Whole
 from dsf.evaluate.rows import blocks_between
+from dsf.shapes import ShapeError
+from dsf.system import System
 
 Selection = slice | int
 
 
 def attention_map(
-    system: Operator, rows: Selection | None = None
+    system: Operator,
+    rows: Selection | None = None,
+    *,
+    out: Shaped[Tensor, "*batch rows columns"] | None = None,
 ) -> Shaped[Tensor, "*batch rows columns"]:
     """The matrix that ``system`` applies to its tokens: row i is written, column j is read.
 
@@ -24,8 +31,11 @@ def attention_map(
     Args:
         system: a system, a sum of systems, or an explicit map.
         rows: the written tokens to return, a slice or one token; all by default.
+        out: memory to write the map into and to return, from an earlier call for example: fresh
+            memory takes much longer to fill. No gradient goes through it.
 
     Raises:
+        ShapeError: if ``out`` has another shape, number type or device than the map.
         MapTooLarge: if the map would take more than half of the free memory.
         IndexError: if ``rows`` names a token outside the sequence, or none.
         TypeError: if ``system`` is something else altogether.
@@ -47,16 +57,49 @@ def attention_map(
     first, last, stride = _span(rows, system.steps)
     outputs = system.output_size
     columns = getattr(system, "read_steps", system.steps) * system.input_size
-    check_room(
-        "attention_map",
-        (*system.batch, (last - first) * outputs, columns),
-        system.dtype,
-        system.device,
-    )
-    weights = torch.cat([block.weights for block in blocks_between(system, first, last)], dim=-2)
+    shape = (*system.batch, (last - first) * outputs, columns)
+    if out is not None:
+        _fits(out, shape if stride == 1 else None, system)
+        _written(system, first, last, Whole(out.detach(), clean=False))
+        return out
+    check_room("attention_map", shape, system.dtype, system.device)
+    weights = _joined(system, first, last, shape)
     if stride == 1:
         return weights
     return weights.unflatten(-2, (-1, outputs))[..., ::stride, :, :].flatten(-3, -2)
+
+
+def _joined(system: Operator, first: int, last: int, shape: tuple[int, ...]) -> Tensor:
+    """All blocks in fresh memory."""
+    if isinstance(system, System) and compiles(system, last):
+        like = torch.empty(0, dtype=system.dtype, device=system.device)
+        return _written(system, first, last, Whole(like.new_zeros(shape), clean=True))
+    return torch.cat([block.weights for block in blocks_between(system, first, last)], dim=-2)
+
+
+def _written(system: Operator, first: int, last: int, place: Whole) -> Tensor:
+    filled = 0
+    for block in blocks_between(system, first, last, place=place):
+        place.settle(filled, block.weights)
+        filled += block.weights.shape[-2]
+    return place.matrix
+
+
+def _fits(out: Tensor, shape: tuple[int, ...] | None, system: Operator) -> None:
+    if shape is None:
+        raise ValueError(
+            "attention_map: 'out' takes rows that follow each other, but the given range leaves "
+            "some out. Leave out 'out', or pick rows afterwards."
+        )
+    real = getattr(system, "takes_real_part", False)
+    dtype = system.dtype.to_real() if real else system.dtype
+    wanted, came = (shape, dtype, system.device), (tuple(out.shape), out.dtype, out.device)
+    if wanted != came:
+        raise ShapeError(
+            f"attention_map: 'out' must have the shape {wanted[0]}, the type {wanted[1]} and be on "
+            f"{wanted[2]}, but it has {came[0]}, {came[1]} and is on {came[2]}. Make it with "
+            f"torch.empty({wanted[0]}, dtype={wanted[1]}, device={str(wanted[2])!r})."
+        )
 
 
 def _span(rows: Selection | None, steps: int) -> tuple[int, int, int]:

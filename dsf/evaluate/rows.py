@@ -10,7 +10,9 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator, SystemSum
+from dsf.evaluate.by_loops import compiled_rows
 from dsf.evaluate.cache import kept_rows, kept_window
+from dsf.evaluate.place import Fresh, Place, Workspace
 from dsf.evaluate.sweep import backward_rows, forward_rows
 from dsf.system import System
 
@@ -33,11 +35,19 @@ class Rows(NamedTuple):
 MapOrSystem = Tensor | Operator | Iterable[Rows]
 
 
-def row_blocks(map_or_system: MapOrSystem, *, size: int = SIZE) -> Iterator[Rows]:
+def row_blocks(
+    map_or_system: MapOrSystem, *, size: int = SIZE, overwrites: bool = False
+) -> Iterator[Rows]:
     """The rows of a map in blocks of ``size`` written tokens, from the first token to the last.
 
     From a system whose map never fits this holds one block and ``state x columns`` numbers; from
     one that runs backward one block and what its windows fold into, a few ``state x columns``.
+
+    Args:
+        map_or_system: a map, a system, or blocks of rows, which are passed on as they are.
+        size: tokens of a block.
+        overwrites: if set, a block may be written over the one before, which saves much time where
+            blocks are used one after the other and not kept.
 
     Raises:
         ValueError: if ``size`` is below 1, or a tensor is not a stack of square maps.
@@ -57,7 +67,8 @@ def row_blocks(map_or_system: MapOrSystem, *, size: int = SIZE) -> Iterator[Rows
     if isinstance(map_or_system, Tensor):
         return _of_tensor(map_or_system, size)
     if isinstance(map_or_system, Operator):
-        return blocks_between(map_or_system, 0, map_or_system.steps, size=size)
+        place = Workspace() if overwrites else None
+        return blocks_between(map_or_system, 0, map_or_system.steps, size=size, place=place)
     if not isinstance(map_or_system, Iterable):
         raise TypeError(
             f"row_blocks: needs a map, a system or blocks of rows, but it got "
@@ -66,19 +77,27 @@ def row_blocks(map_or_system: MapOrSystem, *, size: int = SIZE) -> Iterator[Rows
     return iter(map_or_system)
 
 
-def blocks_between(system: Operator, first: int, last: int, *, size: int = SIZE) -> Iterator[Rows]:
-    """The rows of the written tokens ``first`` to ``last - 1``, and no others."""
+def blocks_between(
+    system: Operator, first: int, last: int, *, size: int = SIZE, place: Place | None = None
+) -> Iterator[Rows]:
+    """The rows of the written tokens ``first`` to ``last - 1``, and no others.
+
+    Where compiled loops make them, they are written into what ``place`` gives.
+    """
     borders = [*range(first, last, size), last]
     if isinstance(system, SystemSum):
         return _of_sum([blocks_between(part, first, last, size=size) for part in system])
     if isinstance(system, ExplicitMap):
         windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(borders))
         return _told(windows, borders, system, system.read_steps)
-    return _told(_windows(system, borders), borders, system, system.steps)
+    return _told(_windows(system, borders, place or Fresh()), borders, system, system.steps)
 
 
-def _windows(system: System, borders: list[int]) -> Iterator[Tensor]:
+def _windows(system: System, borders: list[int], place: Place) -> Iterator[Tensor]:
     rows = kept_rows(system)
+    fast = compiled_rows(system, borders, place) if rows is None else None
+    if fast is not None:
+        return fast
     if rows is not None:
         windows = (kept_window(system, rows, *span) for span in pairwise(borders))
     else:

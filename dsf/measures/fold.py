@@ -19,12 +19,16 @@ ENTRIES = 1 << 25  # of one block of rows, over the whole batch: 128 MB in float
 
 
 def blocks(map_or_system: MapOrSystem) -> Iterator[Rows]:
-    """Blocks of rows, as many rows at a time as keep a long and wide batch in bounds."""
+    """Blocks of rows, as many rows at a time as keep a long and wide batch in bounds.
+
+    Each may be written over the one before: look, and do not keep.
+    """
     if not isinstance(map_or_system, System):
         return row_blocks(map_or_system)
     columns = map_or_system.steps * map_or_system.input_size
     row = prod(map_or_system.batch) * columns * map_or_system.output_size
-    return row_blocks(map_or_system, size=min(SIZE, max(1, ENTRIES // max(row, 1))))
+    size = min(SIZE, max(1, ENTRIES // max(row, 1)))
+    return row_blocks(map_or_system, size=size, overwrites=True)
 
 
 def per_row(map_or_system: MapOrSystem, look: Look) -> Shaped[Tensor, "*batch rows"]:

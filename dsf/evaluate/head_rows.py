@@ -1,0 +1,82 @@
+"""Rows of maps with one decay a token, by compiled loops: scores once for all heads of a group."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.evaluate.heads import TILE, Heads
+from dsf.evaluate.place import Place, spans_by_tile
+from dsf.kernels import in_parallel
+
+
+def head_rows(
+    heads: Heads, borders: list[int], place: Place
+) -> Iterator[Float[Tensor, "*batch rows columns"]]:
+    """The rows between every two borders, written into what ``place`` gives."""
+    kept = _Kept(heads)
+    in_order = heads.order == tuple(range(len(heads.order)))
+    columns, (groups, number) = heads.steps, heads.decay.shape[:2]
+    for start, stop in pairwise(borders):
+        if in_order:
+            shape = (*heads.sizes, stop - start, columns)
+            buffer, top = place.take(heads.read, shape, first=start)
+            kept.write(start, stop, buffer.view(groups, number, -1, columns), top)
+            yield buffer[..., top : top + stop - start, :]
+        else:
+            apart = heads.read.new_zeros(groups, number, stop - start, columns)
+            kept.write(start, stop, apart, 0)
+            yield heads.in_batch(apart)
+
+
+class _Kept:
+    """Decays of all tokens, ordered for the loops."""
+
+    def __init__(self, heads: Heads) -> None:
+        from dsf.kernels.scalar_rows import suffixes
+
+        self.heads = heads
+        self.factor = torch.empty_like(heads.decay)
+        size = (*heads.decay.shape[:2], heads.tiles)
+        self.product = torch.empty(size, dtype=torch.float64)
+        for group in range(size[0]):
+            parts = (heads.decay, heads.step, self.factor, self.product)
+            suffixes(*(part[group].numpy() for part in parts))
+        self.scores = heads.read.new_empty(TILE * heads.steps)
+
+    def write(self, start: int, stop: int, out: Tensor, top: int) -> None:
+        """Fill the rows of ``out`` from ``top`` on."""
+        for group in range(out.shape[0]):
+            for tile, first, last in spans_by_tile(start, stop, TILE):
+                self._write_tile(group, tile, first, last, out[group], top + first - start)
+
+    def _write_tile(
+        self, group: int, tile: int, first: int, last: int, out: Tensor, top: int
+    ) -> None:
+        heads, rows = self.heads, last - first
+        read, write = heads.read[group, first:last], heads.write[group, :last]
+        scores = self.scores[: rows * last].view(rows, last)
+        torch.mm(read, write.mT, out=scores)
+        shares = min(torch.get_num_threads(), out.shape[0])
+        borders = [out.shape[0] * k // shares for k in range(shares + 1)]
+        spans = [slice(*span) for span in pairwise(borders)]
+        in_parallel(lambda some: self._share(group, tile, first, scores, out, top, some), spans)
+
+    def _share(
+        self,
+        group: int,
+        tile: int,
+        first: int,
+        scores: Tensor,
+        out: Tensor,
+        top: int,
+        some: slice,
+    ) -> None:
+        from dsf.kernels.scalar_rows import write_rows
+
+        heads = self.heads
+        parts = (heads.decay, heads.step, heads.feedthrough, self.factor, self.product)
+        arrays = [part[group, some].numpy() for part in parts]
+        write_rows(scores.numpy(), *arrays, tile, first, heads.before, out[some].numpy(), top)
