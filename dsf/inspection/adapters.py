@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from dsf.inspection import (
+    fla_delta,
+    fla_linear,
     gated_delta,
     kimi_delta,
     lfm,
@@ -36,6 +38,8 @@ ADAPTERS: tuple[Adapter, ...] = (
     xlstm.ADAPTER,
     minimax.ADAPTER,
     lfm.ADAPTER,
+    fla_linear.ADAPTER,
+    fla_delta.ADAPTER,
     lfm_vision.ADAPTER,
     torch_rnn.ADAPTER,
     torch_cells.ADAPTER,
