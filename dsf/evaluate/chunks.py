@@ -8,13 +8,14 @@ from torch import Tensor
 
 from dsf.evaluate.border import at_border, at_start
 from dsf.evaluate.compiled import compiled
+from dsf.evaluate.delay_line import moves_by_one
 from dsf.evaluate.equations import advance
 from dsf.evaluate.folding import fold
 from dsf.evaluate.invariant import begun, folded_once, varying
 from dsf.evaluate.pieces import cached, cut
 from dsf.solve import recurrence
 from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.transition import ScaledIdentity, Shift
 
 Window = Callable[[System, int, int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -114,6 +115,8 @@ def _walked(go: Window, system: System, signal: Tensor, size: int) -> tuple[Tens
 
 
 def _is_stepped(system: System, signal: Tensor) -> bool:
+    if isinstance(system.A, Shift):
+        return moves_by_one(system.A)
     if signal.device.type != "cpu":
         return False
     if isinstance(system.A, ScaledIdentity):

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from dsf.coefficient import Matrices, dense_of
 from dsf.evaluate.border import working
+from dsf.evaluate.delay_line import delay_panel, moves_by_one
 from dsf.evaluate.feedback import feedback_panel
 from dsf.evaluate.panel import Panel
 from dsf.evaluate.segments import Read, diagonal_segment, scalar_segment
 from dsf.system import System
-from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity
+from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity, Shift
 
 
 def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = None) -> Panel:
@@ -41,6 +42,8 @@ def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = N
         panel = diagonal_segment(part.A.decay, [write], [Read(read, before)]).panel()
     elif isinstance(part.A, DiagonalPlusLowRank):
         panel = feedback_panel(part.A, write, read, before=before)
+    elif isinstance(part.A, Shift) and moves_by_one(part.A):
+        panel = delay_panel(part.A, write, read, before=before)
     else:
         panel = _token_by_token(part, write, read)
     if _is_nothing(part.feedthrough):

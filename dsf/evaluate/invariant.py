@@ -67,17 +67,28 @@ def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tens
     """
     exact = torch.promote_types(signal.dtype, torch.float64)
     panel = fold(system, 0, size, dtype=exact)
+    local, reach, write = (
+        part.to(signal.dtype) for part in (panel.local, panel.reach, panel.write)
+    )
     windows = signal.shape[-3] // size
     columns = signal.unflatten(-3, (windows, size)).movedim(-4, -2).flatten(-4, -3).flatten(-2)
+    in_real_numbers = system.takes_real_part and signal.is_complex()
+    if in_real_numbers:  # of a complex number times a real signal the real part is half the work
+        local, reach, columns = local.real, torch.cat([reach.real, -reach.imag], -1), columns.real
+        write = torch.cat([write.real, write.imag], dim=-2)
+    sent = write @ columns
+    if in_real_numbers:
+        sent = torch.complex(*sent.tensor_split(2, dim=-2))
     state = at_start(system, signal).to(exact)
-    sent = (panel.write.to(signal.dtype) @ columns).unflatten(-1, (windows, -1))
     entering = []
-    for each in sent.unbind(-2):
+    for each in sent.unflatten(-1, (windows, -1)).unbind(-2):
         entering.append(state)
         state = panel.carried(state) + each
     states = torch.stack(entering, dim=-2).flatten(-2).to(signal.dtype)
-    response = panel.local.to(signal.dtype) @ columns + panel.reach.to(signal.dtype) @ states
-    response = response.unflatten(-2, (size, -1)).unflatten(-1, (windows, -1))
+    if in_real_numbers:
+        states = torch.cat([states.real, states.imag], dim=-2)
+    response = (local @ columns + reach @ states).unflatten(-2, (size, -1))
+    response = response.unflatten(-1, (windows, -1))
     return response.movedim(-2, -4).flatten(-4, -3), state.to(signal.dtype)
 
 
