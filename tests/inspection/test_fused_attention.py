@@ -143,3 +143,56 @@ def test_what_is_read_in_another_way_is_not_read_twice():
     assert [layer.name for layer in inspection] == ["0.layers.0.self_attn", "1"]
     assert not torch.nn.modules.module._global_forward_hooks
     assert not torch.nn.modules.module._global_forward_pre_hooks
+
+
+class Functional(nn.Module):
+    """Torch's functional multi-head attention on weights of one's own, time first (as WavLM)."""
+
+    def __init__(self, separate):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.separate = separate
+        self.places = nn.Parameter(torch.randn(2, 6, 6))
+
+    def forward(self, x, hidden):
+        x = x.transpose(0, 1)
+        weights = self.inner.weight.chunk(3)
+        named = dict(zip(("q_proj_weight", "k_proj_weight", "v_proj_weight"), weights, strict=True))
+        mixed, self.seen = nn.functional.multi_head_attention_forward(
+            x,
+            x,
+            x,
+            8,
+            2,
+            None if self.separate else self.inner.weight,
+            self.inner.bias,
+            None,
+            None,
+            False,
+            0.1,
+            self.outer.weight,
+            self.outer.bias,
+            training=self.training,
+            key_padding_mask=hidden,
+            attn_mask=self.places.repeat(len(hidden), 1, 1),
+            use_separate_proj_weight=self.separate,
+            average_attn_weights=False,
+            **(named if self.separate else {}),
+        )
+        return mixed.transpose(0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
+@pytest.mark.parametrize("separate", [True, False])
+def test_functional_multi_head_attention(separate):
+    model = nn.Sequential(Functional(separate)).double()
+    hidden = torch.zeros(3, 6, dtype=torch.bool)
+    hidden[-1, 4:] = True
+    x = draw(3, 6, 8)
+    expected = model.eval()[0](x, hidden)
+    weights = model[0].seen.detach()
+    (layer,) = dsf.inspect(model[0], x, hidden)
+    assert layer.error < EXACT
+    torch.testing.assert_close(layer.map(), weights)
+    assert (layer.map()[-1, ..., 4:] == 0).all()
+    assert expected.isfinite().all()
