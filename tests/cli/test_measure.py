@@ -9,7 +9,8 @@ def test_a_file_of_prompts_is_measured_and_goes_on(run, checkpoint, tmp_path, on
     result = run(*asked, "--batch", 2, "--json")
     assert result.exit_code == 0, result.output
     facts = only_object(result.stdout)
-    rows = list(csv.DictReader((tmp_path / "dsf-job" / "summary.csv").open()))
+    written = (tmp_path / "dsf-job" / "summary.csv").read_text()
+    rows = list(csv.DictReader(written.splitlines()))
     assert len(facts["summary"]) == len(rows) > 0
     assert {row["count"] for row in rows} == {"2"}
     assert {row["quantity"] for row in rows} == {"negative_share"}

@@ -1,0 +1,104 @@
+"""What one prompt through one layer costs, and from that what a large job would take.
+
+    python benchmarks/unit_costs.py
+
+Builds models of the shapes below with random weights, one block each, runs one prompt and writes
+``docs/unit_costs.json``; ``docs/scale.md`` quotes it. Processor seconds of one thread.
+"""
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from dsf.inspection import inspect
+from dsf.inspection.measuring import QUANTITIES, values
+from dsf.jobs.plan import Unit
+from dsf.jobs.storage import LayerFacts, write_layer
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "unit_costs.json"
+LINEAR = ("mean_row_sum",)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one layer on one prompt.
+
+    Attributes:
+        forward: the block in the model library.
+        rebuilt: reading, rebuilding and comparing its mixer, the run included.
+        measured: all quantities of ``dsf.inspection.measuring``.
+        kilobytes: of the file that is kept.
+    """
+
+    shape: str
+    tokens: int
+    layers: int
+    forward: float
+    rebuilt: float
+    measured: float
+    kilobytes: float
+
+
+def llama(tokens: int) -> tuple[torch.nn.Module, int]:
+    """One block of a 7B Llama: width 4096, 32 heads."""
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=4096, intermediate_size=11008, num_attention_heads=32,
+        num_hidden_layers=1, max_position_embeddings=tokens,
+    )  # fmt: skip
+    return transformers.LlamaModel(config).eval(), 32
+
+
+def mamba2(tokens: int) -> tuple[torch.nn.Module, int]:
+    """One block of a 7B Mamba-2: width 4096, 128 heads of 64, 128 states."""
+    del tokens
+    config = transformers.Mamba2Config(
+        vocab_size=64, hidden_size=4096, num_heads=128, head_dim=64, state_size=128, n_groups=8,
+        num_hidden_layers=1, expand=2,
+    )  # fmt: skip
+    return transformers.Mamba2Model(config).eval(), 64
+
+
+def cost(name: str, tokens: int) -> Cost:
+    """Build, run, rebuild, measure, write."""
+    torch.manual_seed(0)
+    model, layers = {"llama 7B": llama, "mamba-2 7B": mamba2}[name](tokens)
+    ids = torch.randint(64, (1, tokens))
+    with torch.no_grad():
+        forward = _seconds(lambda: model(input_ids=ids, use_cache=False))
+    found = []
+    rebuilt = _seconds(lambda: found.append(inspect(model, input_ids=ids)))
+    layer = found[0][0]
+    numbers = []
+    measured = _seconds(lambda: numbers.append(values(layer, QUANTITIES)))
+    with tempfile.TemporaryDirectory() as place:
+        facts = LayerFacts(layer.name, layer.family, layer.axes, 0.0, 0.0, numbers[0][1])
+        write_layer(Path(place), Unit((0,)), 0, facts, numbers[0][0])
+        size = sum(path.stat().st_size for path in Path(place).rglob("*.safetensors"))
+    return Cost(name, tokens, layers, forward, rebuilt, measured, size / 1e3)
+
+
+def _seconds(do) -> float:
+    begun = time.process_time()
+    do()
+    return round(time.process_time() - begun, 2)
+
+
+def main() -> None:
+    """All shapes."""
+    torch.set_num_threads(1)
+    costs = []
+    for name in ("llama 7B", "mamba-2 7B"):
+        costs.append(cost(name, 512))
+        print(costs[-1], flush=True)
+    content = {"costs": [asdict(each) for each in costs], "torch": torch.__version__,
+               "transformers": transformers.__version__}  # fmt: skip
+    PAGE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
