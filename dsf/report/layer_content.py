@@ -1,5 +1,6 @@
 """One layer of the viewer's content: its facts, its maps and what is known about each."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from dsf.report.views import MapView, Progress, views
 THUMBNAIL = 48
 COLUMNS_LISTED = 8
 EMPTY_ROWS_LISTED = 64
+MOST_BYTES = 13 * 2**18
+"""Of the map that is there token by token: what softmax attention over 4096 tokens takes."""
 
 Weights = Float[np.ndarray, "rows columns"]
 Mask = Bool[np.ndarray, "rows columns"]
@@ -67,7 +70,7 @@ def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
 
 
 def _thumbnails(seen: list[MapView]) -> dict[str, Any]:
-    small = [_shrunk(view.weights, view.masked) for view in seen]
+    small = [_shrunk(view.weights, view.masked, THUMBNAIL) for view in seen]
     codes = [coded(*each, view.scale) for each, view in zip(small, seen, strict=True)]
     rows, columns = codes[0].shape
     return {"rows": rows, "columns": columns, "codes": packed(np.stack(codes))}
@@ -103,7 +106,7 @@ def _picture(view: MapView, *, exact: bool) -> dict[str, Any]:
 
 
 def _whole(drawn: Selection) -> dict[str, Any]:
-    """The first map of the selection, token by token."""
+    """The first map of the selection, token by token, or as near to that as has room."""
     first: list[tuple[int, ...]] = [(0,)] if drawn.system.batch else []
     alone = Selection(
         places=drawn.places[:1],
@@ -114,12 +117,18 @@ def _whole(drawn: Selection) -> dict[str, Any]:
         chosen="",
     )
     longest = max(drawn.system.steps, getattr(drawn.system, "read_steps", 1))
-    return _picture(views(alone, side=longest)[0], exact=False)
+    view = views(alone, side=longest)[0]
+    picture = _picture(view, exact=False)
+    while len(picture["codes"]) > MOST_BYTES:
+        longest //= 2
+        weights, masked = _shrunk(view.weights, view.masked, longest)
+        picture = _picture(replace(view, weights=weights, masked=masked), exact=False)
+    return picture
 
 
-def _shrunk(weights: Weights, masked: Mask) -> tuple[np.ndarray, np.ndarray]:
-    """A view, pooled once more to the size of a thumbnail."""
-    rows, columns = (edges(size, min(size, THUMBNAIL)) for size in weights.shape)
+def _shrunk(weights: Weights, masked: Mask, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A view, pooled once more to at most ``side`` cells a side."""
+    rows, columns = (edges(size, min(size, side)) for size in weights.shape)
     stack = pool(pool(weights[None], columns, axis=2), rows, axis=1)[0]
     hidden = np.logical_and.reduceat(np.logical_and.reduceat(masked, columns, axis=1), rows, axis=0)
     return stack, hidden

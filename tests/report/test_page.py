@@ -155,6 +155,17 @@ def test_one_token(inspected, reading, tmp_path):
     assert [layer["maps"][0]["view"]["rows"] for layer in layers] == [1] * 4
 
 
+def test_a_long_map_that_takes_too_much_room_is_pooled_by_halves(softmax, of, reading, monkeypatch):
+    monkeypatch.setattr("dsf.report.layer_content.MOST_BYTES", 20_000)
+    rng = torch.Generator().manual_seed(0)
+    inspection = of([softmax(torch.randn(300, 300, generator=rng))])
+    map = content(inspection)["layers"][0]["maps"][0]
+    assert map["whole"]["rows"] == 150
+    weights = reading.weights(map["whole"], map["scale"])[0]
+    expected = inspection[0].map()[0].unfold(0, 2, 2).unfold(1, 2, 2).amax(dim=(-1, -2))
+    np.testing.assert_allclose(np.nan_to_num(weights), expected.numpy(), atol=0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "limit"), [(1024, 1.0), (4096, 4.0)])
 def test_a_long_map_is_there_token_by_token_within_the_size(steps, limit, of, tmp_path, reading):

@@ -31,6 +31,7 @@ class App {
       this.stage.activate(this.stage.panes[0]);
     }
     await this.overview.draw();
+    await new Promise(requestAnimationFrame);
   }
 
   /** The entries that are large, the active one first. */
@@ -52,8 +53,10 @@ class App {
     if (!focus) return;
     const { over, heading } = this.stage.active;
     over.focus({ preventScroll: true });
-    const box = over.getBoundingClientRect();
-    if (box.top < 0 || box.top > innerHeight * 0.6) heading.scrollIntoView();
+    this.sight = soon(this.sight, () => {
+      const box = over.getBoundingClientRect();
+      if (box.top < 0 || box.top > innerHeight * 0.6) heading.scrollIntoView();
+    });
   }
 
   step(by) {

@@ -64,7 +64,8 @@ class Overview {
   press(shown) {
     for (const { thumb } of this.entries) thumb.setAttribute("aria-pressed", "false");
     for (const entry of shown) entry.thumb.setAttribute("aria-pressed", "true");
-    this.reach(shown[0]).scrollIntoView({ block: "nearest", inline: "nearest" });
+    const thumb = this.reach(shown[0]);
+    this.scroll = soon(this.scroll, () => bringIntoSight(thumb, this.root));
   }
 
   async draw() {
@@ -80,4 +81,11 @@ class Overview {
       }
     }
   }
+}
+
+/** Scroll a box, and nothing around it, until something in it shows. */
+function bringIntoSight(element, box) {
+  const inner = element.getBoundingClientRect(), outer = box.getBoundingClientRect();
+  if (inner.top < outer.top) box.scrollTop -= outer.top - inner.top + 8;
+  if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom + 8;
 }

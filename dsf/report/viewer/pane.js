@@ -131,8 +131,9 @@ class Pane {
     drawProfiles(context, this.layout, window, face, at, this.curve);
     this.readout.replaceChildren(...sentence(picture, ...cell, written, read),
       this.held ? " Held: Enter or a click lets go." : "");
-    drawStrip(this.strip, this, this.settings.curve, this.stretch, new Set(found),
-      (token) => this.choose([picture.rowOf(Math.min(token, written.count - 1)), cell[1]]));
+    this.strips = soon(this.strips, () => drawStrip(this.strip, this, this.settings.curve,
+      this.stretch, new Set(found),
+      (token) => this.choose([picture.rowOf(Math.min(token, written.count - 1)), cell[1]])));
   }
 
   /** Choose a cell of the map and bring it into view. */

@@ -1,6 +1,6 @@
 // The input as text: what the chosen token reads, written out over the tokens themselves.
 
-const NEIGHBOURS = 150;
+const NEIGHBOURS = 100;
 
 /** Show one row of a map over the texts; `choose(token)` is called on a click. */
 function drawStrip(place, { picture, cell, read, written }, curve, stretch, sought, choose) {

@@ -58,6 +58,12 @@ function paint(context, codes, pixels, x, y, width, height) {
   context.drawImage(sheet, x, y);
 }
 
+/** Do something with the next frame, and only the last of what came before it: `before` is that. */
+function soon(before, act) {
+  cancelAnimationFrame(before);
+  return requestAnimationFrame(act);
+}
+
 /** Fill a rectangle with thin diagonal lines. */
 function hatch(context, x, y, width, height, step) {
   context.save();
