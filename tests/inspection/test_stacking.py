@@ -189,6 +189,32 @@ def test_what_stands_between_mixers_is_followed(x, inner):
     assert close(stack.contributions().sum(dim=2) + stack.remainder(), blocks(inner)(x).detach())
 
 
+def test_a_way_around_is_no_contribution_of_what_it_goes_around(x):
+    """The second block also reads what the first was given."""
+
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = blocks(nn.Identity)
+
+        def forward(self, x):
+            return self.layers[1](self.layers[0](x), x)
+
+    class Reading(Block):
+        def forward(self, x, first):
+            return super().forward(x) + 2 * first
+
+    model = Around()
+    model.layers[1].__class__ = Reading
+    stack = dsf.stack(model.double(), x)
+    direct = stack.contributions(1, 2).sum(dim=2)
+    assert close(direct + stack.remainder(1, 2), stack.hidden[2])
+    alone = dsf.stack(blocks(nn.Identity), x)
+    assert close(stack.remainder(1, 2) - alone.remainder(1, 2), 2 * x)
+    everything = stack.contributions(0, 2).sum(dim=2)
+    assert close(everything + stack.remainder(0, 2), stack.hidden[2])
+
+
 @pytest.mark.parametrize("inner", [Experts, Silent])
 def test_what_is_not_understood_is_closed_token_by_token(x, inner):
     stack = dsf.stack(blocks(inner), x)
