@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import signal as scipy_signal
 
-from dsf.evaluate.fourier import varying
+from dsf.evaluate.invariant import varying
 from dsf.system import System
 from dsf.transition import Dense
 
