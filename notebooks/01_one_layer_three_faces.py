@@ -144,7 +144,7 @@ invariant = s4d.system()
 toeplitz = dsf.attention_map(invariant)
 kernel = toeplitz[:, 0]
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+left, right = plot.panels(1, 2, size=(9, 3))
 plot.heat_map(toeplitz, title="S4D: one number per diagonal", axes=left)
 plot.per_token(kernel, label="weight", x="lag (tokens)", title="its kernel", axes=right)
 plt.show()

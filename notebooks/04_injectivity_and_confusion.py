@@ -142,11 +142,11 @@ rows = {
     "linear, elu + 1": linear_row(queries),
     "InLine": in_line_row(queries),
 }
-figure, grid = plt.subplots(1, 4, figsize=(13, 2.6), layout="constrained")
+grid = plot.panels(1, 4, size=(13, 2.6))
 for axes, (name, weights) in zip(grid, rows.items(), strict=True):
     ratios = measures.distance_ratios(weights, queries)
     plot.draw(measures.distance_ratios, ratios / ratios.max(), title=name, axes=axes)
-    axes.set_xlabel("distance of rows / of queries\n(share of the largest)", fontsize=8)
+    axes.set(xlabel="distance of rows / of queries\n(share of the largest)", xlim=(0, 1))
 plt.show()
 
 counts = {

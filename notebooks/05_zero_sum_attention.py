@@ -57,7 +57,7 @@ assert abs(higher.sum()) < 1e-15
 # like $|\delta|^2$. Halve the logits and the error of stopping early falls by 4 or by 8:
 
 # %%
-scales = torch.tensor([0.2, 0.1, 0.05, 0.025])
+scales = 0.4 * 0.5 ** torch.arange(6)
 after_first, after_second = [], []
 for scale in scales:
     d = scale * deviation

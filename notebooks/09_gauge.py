@@ -55,7 +55,7 @@ scrambled = change_of_basis(system, random_gauge)
 total = torch.cat([torch.zeros(1, N), log_decay.cumsum(dim=0)])
 undone = change_of_basis(system, torch.diag_embed((-total).exp()))
 
-figure, grid = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+grid = plot.panels(1, 3, size=(11, 3.4))
 named = {"own states": system, "random states": scrambled, "undone decay": undone}
 for axes, (name, each) in zip(grid, named.items(), strict=True):
     plot.draw(
@@ -113,7 +113,7 @@ assert certificate.verdict is dsf.Verdict.PROVED
 # - row sums, gains, entropies, negative weights.
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+left, right = plot.panels(1, 2, size=(9, 3.2))
 hankel = torch.stack(
     [measures.hankel_singular_values(each, positions=[T // 2])[0] for each in named.values()]
 )

@@ -43,7 +43,7 @@ system = dsf.System.from_write_and_read(
 P = measures.controllability_gramians(system)
 Q = measures.observability_gramians(system)
 t = 20
-figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+left, right = plot.panels(1, 2, size=(8, 3))
 plot.draw(measures.controllability_gramians, P[t], title="what was written", axes=left)
 plot.draw(measures.observability_gramians, Q[t], title="what will be read", axes=right)
 plt.show()

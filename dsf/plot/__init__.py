@@ -5,7 +5,7 @@ from dsf.plot.heat import heat_map, heat_maps
 from dsf.plot.lines import by_lag, curves, per_token, rank_profile, spectrum
 from dsf.plot.planes import complex_plane
 from dsf.plot.quantities import QUANTITIES, Quantity, draw
-from dsf.plot.sheet import style
+from dsf.plot.sheet import panels, style
 
 __all__ = [
     "QUANTITIES",
@@ -17,6 +17,7 @@ __all__ = [
     "heat_map",
     "heat_maps",
     "histogram",
+    "panels",
     "per_map",
     "per_token",
     "rank_profile",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
 from dsf.plot.sheet import array, keyed, lines_of, on, worded
@@ -176,6 +176,7 @@ def curves(
         axes.plot(places, line, label=name, marker=".")
     if "x" in logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     if "y" in logarithmic:
         axes.set_yscale("log", nonpositive="mask")
     keyed(axes, list(lines))

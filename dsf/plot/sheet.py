@@ -34,7 +34,15 @@ def on(axes: Axes | None) -> Axes:
 
 
 def panels(down: int, across: int, *, size: tuple[float, float] | None = None) -> list[Axes]:
-    """New axes, row by row; ``size`` in inches. Who makes many closes them (``plt.close``)."""
+    """New axes of one figure in the look of this package, row by row; ``size`` in inches.
+
+    For pictures beside each other: every function of this room takes ``axes``. A program that makes
+    many figures closes them (``plt.close``).
+
+    >>> left, right = panels(1, 2, size=(8.0, 3.0))
+    >>> left.figure is right.figure
+    True
+    """
     with style(), plt.rc_context({"figure.max_open_warning": 0}):
         grid = plt.subplots(down, across, squeeze=False, figsize=size)[1]
     return cast("list[Axes]", grid.flatten().tolist())

@@ -18,7 +18,8 @@ from notebooks.make_notebooks import (  # noqa: E402
 )
 
 SCRIPTS = scripts()
-SECONDS = 60
+SECONDS = 60  # of work; other programs on the machine do not count
+SPENT = "import time\n\nprint(time.process_time())"
 UNANSWERED = ("NotImplementedError", "AssertionError")
 
 
@@ -68,6 +69,7 @@ def tried_before_solved(script):
             check.metadata.tags = ["unanswered", "raises-exception"]
             cells += [nbformat.from_dict({**empty, "metadata": {}}), check]
         cells.append(whole)
+    cells.append(nbformat.v4.new_code_cell(SPENT))
     for number, cell in enumerate(cells):
         cell.id = f"cell{number}"
     return nbformat.v4.new_notebook(cells=cells, metadata=solved(script).metadata)
@@ -80,15 +82,19 @@ def printed(cell):
 @pytest.mark.slow
 def test_it_runs_and_its_exercises_fail_until_they_are_solved(script, capsys):
     """A cell that raises stops the run, apart from checks of exercises that nobody has solved."""
+    if "dsf.models" in script.read_text(encoding="utf-8"):
+        pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
     notebook = tried_before_solved(script)
     client = nbclient.NotebookClient(
-        notebook, timeout=4 * SECONDS, kernel_name="python3", resources={"metadata": {}}
+        notebook, timeout=280, kernel_name="python3", resources={"metadata": {}}
     )
     begun = time.perf_counter()
     client.execute()
     seconds = time.perf_counter() - begun
+    spent = float(printed(notebook.cells[-1]))
     with capsys.disabled():
-        print(f"\n    {script.stem}: {seconds:.1f} s", flush=True)
+        print(f"\n    {script.stem}: {seconds:.1f} s, {spent:.1f} s of work", flush=True)
+    assert spent < SECONDS
     for cell in tagged(notebook, "unanswered"):
         errors = [part.ename for part in cell.outputs if part.output_type == "error"]
         assert [name in UNANSWERED for name in errors] == [True], cell.source
