@@ -33,7 +33,8 @@ with the library alone (`benchmarks/releases/defects.py`).
 - *rounding*: the layer in float32 against the same layer in float64, on the same input.
 
 Two answers to one question are apart by their largest difference over the largest output. The third
-column is how far the layer is from its equations.
+column is how far the layer is from its equations. That those are right shows next door: the same
+families in one chunk, with padding in a batch of two, and on later releases are rebuilt.
 """
 
 
