@@ -21,8 +21,6 @@ from dsf.kernels.memories import (
 )
 from dsf.kernels.products import TILE, add_product
 
-ZERO = np.float32(0)
-
 
 @kernel()
 @no_type_check
@@ -84,17 +82,17 @@ def _fold(decay, read, look, write, before, folded, carry):
 def _pair(decay, read, look, write, before, pairs):
     """What every token reads, and what it looks up, of every earlier one of its chunk."""
     states = decay.shape[1]
-    reached = np.zeros(states, decay.dtype)
+    reached = np.zeros(states)
     pairs[:] = 0
     for j in range(CHUNK):
-        met = ZERO * write[j, 0]
+        met = 0.0
         for n in range(states):
             reached[n] = write[j, n]
             met += read[j, n] * reached[n]
         if not before:
             pairs[0, j * CHUNK + j] = met
         for i in range(j + 1, CHUNK):
-            found, late, early = ZERO * met, ZERO * met, ZERO * met
+            found, late, early = 0.0, 0.0, 0.0
             for n in range(states):
                 earlier = reached[n]
                 now = earlier * decay[i, n]
