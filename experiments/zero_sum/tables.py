@@ -85,7 +85,7 @@ def _reached(run: Result) -> int | str:
 def _dilution(curves: Mapping[str, Any]) -> Iterator[str]:
     shares, largest = curves["dilution"], curves["largest_weight"]
     weights = dict(zip(largest["tokens"], largest["t_max_w"], strict=True))
-    yield from _header("t", "uniform share of a softmax row", "t max|w| of ZeroS")
+    yield from _header("t", "uniform share of a softmax row", "t times the largest weight of ZeroS")
     for tokens, share in zip(shares["tokens"], shares["uniform_share"], strict=True):
         weight = f"{weights[tokens]:.2f}" if tokens in weights else ""
         yield _row(str(tokens), f"{share:.2f}", weight)
