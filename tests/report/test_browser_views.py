@@ -66,7 +66,7 @@ def test_on_the_grid_a_place_reads_its_neighbours(shown, of, softmax):
     scores = torch.zeros(16, 16)
     scores[1 + 7, 1 + 12] = 1000
     page = shown(of([softmax(scores, causal=False)]), grid=(3, 5))
-    page.get_by_role("button", name="On the grid", exact=True).click()
+    page.get_by_role("button", name="Grid", exact=True).click()
     wide, high = page.locator(".surface canvas").first.evaluate(COUNT)
     assert wide == pytest.approx(1.67 * high, rel=0.8)  # one cell and no more
     assert "token 8 reads token 13 with weight 1" in page.locator(".readout").inner_text()

@@ -1,6 +1,6 @@
 // The bar above the maps.
 
-const VIEWS = { map: "Map", lag: "By lag", grid: "On the grid", state: "State" };
+const VIEWS = { map: "Map", lag: "By lag", grid: "Grid", state: "State" };
 
 /** Buttons that choose one of several; `choose(name)` on a click. */
 function choices(label, names, choose) {

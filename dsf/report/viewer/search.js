@@ -4,7 +4,7 @@ class Search {
   /** `found(tokens)` marks them, `go(token)` shows one, `leave()` returns to the map. */
   constructor({ tokens, found, go, leave }) {
     Object.assign(this, { tokens, found, go, at: -1, hits: [] });
-    this.field = make("input", { type: "search", placeholder: "Find a token", spellcheck: false });
+    this.field = make("input", { type: "search", placeholder: "Find token", spellcheck: false });
     this.field.setAttribute("aria-label", "Find a token by its text or place");
     this.count = make("span", { className: "count", role: "status" });
     this.root = make("span", { className: "search" }, this.field, this.count);
