@@ -196,3 +196,17 @@ def test_growth_is_growth():
     system = replace(system, A=replace(system.A, pole=1e3 * system.A.pole))
     response, _ = compiled(system, signal)
     assert not response[..., -1, :, :].isfinite().any()
+
+
+@pytest.mark.parametrize("structure", ["selective", "scaled_identity", "diagonal"])
+def test_threads_change_nothing(structure):
+    drawer, before = Drawer(9, dtype=torch.float32), torch.get_num_threads()
+    system, signal = drawn(structure, lambda decay, _: decay, drawer, steps=90)
+    answers = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            answers.append(compiled(system, signal)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*answers)
