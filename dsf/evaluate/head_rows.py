@@ -1,6 +1,7 @@
 """Rows of maps with one decay a token, by compiled loops: scores once for all heads of a group."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -37,8 +38,9 @@ class _Kept:
     def __init__(self, heads: Heads) -> None:
         from dsf.kernels.scalar_rows import suffixes
 
-        self.heads = heads
-        self.factor = torch.empty_like(heads.decay)
+        # one layout of memory, one compilation
+        self.heads = heads = replace(heads, feedthrough=heads.feedthrough.contiguous())
+        self.factor = heads.decay.new_empty(heads.decay.shape)
         size = (*heads.decay.shape[:2], heads.tiles)
         self.product = torch.empty(size, dtype=torch.float64)
         for group in range(size[0]):

@@ -95,8 +95,8 @@ def _grouped(
     return Heads(
         by_group(read),
         by_group(write),
-        by_head(decay),
-        by_head(step),
+        by_head(decay).contiguous(),
+        by_head(step).contiguous(),
         by_head(feedthrough),
         before=system.reads_before_update,
         order=order,

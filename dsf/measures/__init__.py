@@ -42,9 +42,11 @@ from dsf.measures.stability import (
     product_norms,
     transition_eigenvalues,
 )
+from dsf.measures.streaming import Streamed, streamed
 from dsf.measures.sums import column_sums, largest_ahead, row_sum_spread, row_sums
 
 __all__ = [
+    "Streamed",
     "absolute_gain",
     "colliding_query",
     "column_norms",
@@ -82,6 +84,7 @@ __all__ = [
     "sink_rate",
     "smallest_entry",
     "states_needed",
+    "streamed",
     "transition_eigenvalues",
     "uniform_neighbourhood",
     "uniform_share",

@@ -9,19 +9,22 @@ from torch import Tensor
 from dsf.algebra import adjoint
 from dsf.evaluate import MapOrSystem, respond
 from dsf.evaluate.cache import kept_rows
-from dsf.measures.fold import largest, per_row, total
+from dsf.measures.fold import total
+from dsf.measures.passes import Measured, tallied
+from dsf.measures.tallies import ENERGY, MASS
 from dsf.system import System
 
 STEPS = 40
 
 
-def row_norms(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+def row_norms(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """The l2 norm of every row.
 
     >>> row_norms(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
     tensor([1., 5.])
     """
-    return per_row(map_or_system, lambda rows: rows.weights.norm(dim=-1))
+    (energy,) = tallied(map_or_system, ENERGY, measure="row_norms")
+    return energy.sqrt()
 
 
 def column_norms(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
@@ -33,13 +36,14 @@ def column_norms(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]
     return total(map_or_system, lambda rows: rows.weights.abs().square().sum(dim=-2)).sqrt()
 
 
-def absolute_gain(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+def absolute_gain(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The gain from largest entry to largest entry (l-infinity): the largest absolute row sum.
 
     >>> absolute_gain(torch.tensor([[1.0, 0.0], [-3.0, 4.0]]))
     tensor(7.)
     """
-    return largest(map_or_system, lambda rows: rows.weights.abs().sum(dim=-1).amax(dim=-1))
+    (mass,) = tallied(map_or_system, MASS, measure="absolute_gain")
+    return mass.amax(dim=-1)
 
 
 def energy_gain(

@@ -9,13 +9,15 @@ from torch import Tensor
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.evaluate.folding import fold
 from dsf.measures.fold import per_row, total
+from dsf.measures.passes import Measured, tallied
+from dsf.measures.tallies import DISTANCE, MASS, near
 from dsf.system import System
 
 BLOCK = 256
 HALF = 0.5
 
 
-def window_mass(map_or_system: MapOrSystem, *, width: int) -> Shaped[Tensor, "*batch rows"]:
+def window_mass(map_or_system: Measured, *, width: int) -> Shaped[Tensor, "*batch rows"]:
     """Share of a row's absolute weight that falls on its last ``width`` tokens, its own included.
 
     Between 0 and 1. A row of zeros has no weight to share and gives ``nan``.
@@ -27,14 +29,8 @@ def window_mass(map_or_system: MapOrSystem, *, width: int) -> Shaped[Tensor, "*b
     tensor([1.0000, 0.7500, 0.2500])
     """
     _at_least_one("window_mass", width)
-
-    def share(rows: Rows) -> Tensor:
-        reached = (rows.read > rows.written.min() - width) & (rows.read <= rows.written.max())
-        lag = rows.lag[:, reached]
-        near = rows.weights[..., reached] * ((lag >= 0) & (lag < width))
-        return near.norm(p=1, dim=-1) / rows.weights.norm(p=1, dim=-1)
-
-    return per_row(map_or_system, share)
+    close, everything = tallied(map_or_system, near(width), MASS, measure="window_mass")
+    return close / everything
 
 
 def window_sums(system: System, *, width: int) -> Shaped[Tensor, "*batch rows"]:
@@ -83,8 +79,8 @@ def neighbourhood_mass(
     def share(rows: Rows) -> Tensor:
         weight = rows.weights.abs()
         _fills(grid, int(rows.read.max()) + 1)
-        near = _neighbours(rows.written, rows.read, grid, radius)
-        return (weight * near).sum(dim=-1) / weight.sum(dim=-1)
+        around = _neighbours(rows.written, rows.read, grid, radius)
+        return (weight * around).sum(dim=-1) / weight.sum(dim=-1)
 
     return per_row(map_or_system, share)
 
@@ -105,11 +101,11 @@ def uniform_neighbourhood(
     if not edge_aware:
         return (2 * radius + 1) ** 2 / (tokens + extra_tokens)
     token = torch.arange(tokens)
-    near = _neighbours(token, token, grid, radius).sum(dim=-1).double().mean().item()
-    return near / (tokens + extra_tokens)
+    around = _neighbours(token, token, grid, radius).sum(dim=-1).double().mean().item()
+    return around / (tokens + extra_tokens)
 
 
-def mean_distance(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+def mean_distance(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """How far back a row reads on average, in tokens: lags weighted by absolute weight.
 
     At least 0; ``nan`` for an empty row. Tokens ahead count with their distance too.
@@ -118,12 +114,8 @@ def mean_distance(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     tensor([0.0000, 0.2500, 1.2500])
     """
 
-    def mean(rows: Rows) -> Tensor:
-        weight = rows.weights.abs()
-        lag = rows.lag.abs().to(weight.dtype)
-        return (weight * lag).sum(dim=-1) / weight.sum(dim=-1)
-
-    return per_row(map_or_system, mean)
+    distance, everything = tallied(map_or_system, DISTANCE, MASS, measure="mean_distance")
+    return distance / everything
 
 
 def mass_by_lag(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch time"]:

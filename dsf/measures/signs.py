@@ -5,35 +5,31 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows
-from dsf.measures.fold import in_reach, largest, per_row, real, total
+from dsf.measures.fold import in_reach, real, total
+from dsf.measures.passes import Measured, tallied
+from dsf.measures.tallies import MASS, lowest, negative
 
 
-def negative_mass(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """Total weight of the negative entries, as a positive number. 0 for softmax attention.
 
     >>> negative_mass(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(0.2500)
     """
-    return total(
-        map_or_system, lambda rows: -real(rows, "negative_mass").clamp(max=0).sum(dim=(-2, -1))
-    )
+    (weight,) = tallied(map_or_system, negative("negative_mass"), measure="negative_mass")
+    return weight.sum(dim=-1)
 
 
-def negative_share(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """Share of the absolute weight that is negative, between 0 and 1; ``nan`` for a zero map.
 
     >>> negative_share(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor(0.2500)
     """
 
-    def both(rows: Rows) -> Tensor:
-        weights = real(rows, "negative_share")
-        return torch.stack(
-            [-weights.clamp(max=0).sum(dim=(-2, -1)), weights.abs().sum(dim=(-2, -1))]
-        )
-
-    negative, everything = total(map_or_system, both)
-    return negative / everything
+    wanted = (negative("negative_share"), MASS)
+    below, everything = tallied(map_or_system, *wanted, measure="negative_share")
+    return below.sum(dim=-1) / everything.sum(dim=-1)
 
 
 def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
@@ -49,20 +45,21 @@ def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
         weights = real(rows, "negative_entries")
         return torch.stack([(weights < 0).sum(dim=(-2, -1)), in_reach(rows).sum(dim=(-2, -1))])
 
-    negative, reachable = total(map_or_system, counts)
-    return negative / reachable
+    below, reachable = total(map_or_system, counts)
+    return below / reachable
 
 
-def smallest_entry(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The smallest entry of the map; negative if any entry is.
 
     >>> smallest_entry(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(-0.2500)
     """
-    return -largest(map_or_system, lambda rows: (-real(rows, "smallest_entry")).amax(dim=(-2, -1)))
+    (entry,) = tallied(map_or_system, lowest("smallest_entry"), measure="smallest_entry")
+    return entry.amin(dim=-1)
 
 
-def convexity_defect(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+def convexity_defect(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """The l1 distance of every row from the nearest probability vector.
 
     At least 0; 0 exactly when the row is a convex combination (non-negative, sum 1). With
@@ -73,9 +70,6 @@ def convexity_defect(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"
     tensor([0.0000, 0.7500])
     """
 
-    def defect(rows: Rows) -> Tensor:
-        weights = real(rows, "convexity_defect")
-        negative = -weights.clamp(max=0).sum(dim=-1)
-        return negative + (weights.clamp(min=0).sum(dim=-1) - 1).abs()
-
-    return per_row(map_or_system, defect)
+    wanted = (negative("convexity_defect"), MASS)
+    below, everything = tallied(map_or_system, *wanted, measure="convexity_defect")
+    return below + (everything - below - 1).abs()

@@ -1,35 +1,32 @@
 """Tokens that are read by everyone."""
 
-import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows
-from dsf.measures.fold import total
+from dsf.measures.passes import Measured, tallied
+from dsf.measures.tallies import MASS, WRITTEN, on
 
 THRESHOLD = 0.3
 
 
-def sink_mass(map_or_system: MapOrSystem, *, token: int = 0) -> Shaped[Tensor, "*batch"]:
+def sink_mass(map_or_system: Measured, *, token: int = 0) -> Shaped[Tensor, "*batch"]:
     """Share of the map's absolute weight that falls on ``token``, between 0 and 1.
 
     Rows that write to ``token`` or before it are left out. ``nan`` if the rest is empty.
 
+    >>> import torch
     >>> sink_mass(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
     tensor(0.3750)
     """
 
-    def both(rows: Rows) -> Tensor:
-        later = rows.weights[..., rows.written > token, :]
-        on_token = later[..., rows.read == token].abs().sum(dim=(-2, -1))
-        return torch.stack([on_token, later.norm(p=1, dim=-1).sum(dim=-1)])
-
-    on_token, everything = total(map_or_system, both)
-    return on_token / everything
+    wanted = (on(token), MASS, WRITTEN)
+    on_token, everything, written = tallied(map_or_system, *wanted, measure="sink_mass")
+    later = (written > token).to(everything.dtype)
+    return (on_token * later).sum(dim=-1) / (everything * later).sum(dim=-1)
 
 
 def sink_rate(
-    map_or_system: MapOrSystem, *, token: int = 0, threshold: float = THRESHOLD
+    map_or_system: Measured, *, token: int = 0, threshold: float = THRESHOLD
 ) -> Shaped[Tensor, ""]:
     """Share of the maps of the batch in which ``token`` is a sink, between 0 and 1.
 

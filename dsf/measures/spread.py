@@ -6,9 +6,11 @@ from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows, row_blocks
 from dsf.measures.fold import in_reach, per_row
+from dsf.measures.passes import Measured, tallied
+from dsf.measures.tallies import MASS, SURPRISE
 
 
-def row_entropy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """Shannon entropy of every row's absolute weights, normalised to sum one, in nats.
 
     From 0 (one token) to log n (n tokens alike); ``nan`` for an empty row. For rows without
@@ -17,18 +19,12 @@ def row_entropy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     >>> row_entropy(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor([0.0000, 0.6931])
     """
-
-    def entropy(rows: Rows) -> Tensor:
-        weight = rows.weights.abs()
-        size = weight.sum(dim=-1)
-        safe = torch.where(weight > 0, weight, 1)
-        # log S - sum w log w / S: one pass less over the weights than normalising them first
-        return size.log() - (weight * safe.log()).sum(dim=-1) / size
-
-    return per_row(map_or_system, entropy)
+    size, surprise = tallied(map_or_system, MASS, SURPRISE, measure="row_entropy")
+    # log S - sum w log w / S: one pass less over the weights than normalising them first
+    return size.log() - surprise / size
 
 
-def effective_tokens(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+def effective_tokens(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """How many tokens a row reads as if evenly: the exponential of its entropy, 1 ... time.
 
     >>> effective_tokens(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
