@@ -17,9 +17,7 @@ MASS, NEGATIVE, ENERGY, SURPRISE, DISTANCE, LARGEST, LOWEST, NEAR = range(8)
 
 @kernel()
 @no_type_check
-def all_before(
-    decay: np.ndarray, weight: np.ndarray, mass: np.ndarray, lagged: np.ndarray
-) -> None:
+def all_before(decay: np.ndarray, weight: np.ndarray, mass: np.ndarray, lagged: np.ndarray) -> None:
     """At the end of every tile: weights of all tokens so far, faded; and those times their lag."""
     for h in range(decay.shape[0]):
         total, moved = 0.0, 0.0

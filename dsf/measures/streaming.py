@@ -47,8 +47,8 @@ def streamed(
     sizes of reads and writes and the decays between, that all of them together change no number
     of any row by more: a share of the row's absolute weight by at most ``error``, a mean distance
     by ``error`` tokens, an entropy by ``error`` nats, a sum of absolute weights by ``error`` times
-    the weight of its row; all beside the rounding of the number type. Systems whose states share one decay are skipped through; others are
-    visited whole and are exact.
+    the weight of its row; all beside the rounding of the number type. Systems whose states share
+    one decay are skipped through; others are visited whole and are exact.
 
     Args:
         map_or_system: a map, a system or blocks of rows.
