@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py [--short]
 
 One process, one thread, single precision, methods in turns, medians of the time at work. ``error``
-is relative to a loop in float64 over the same numbers, ``ratio`` what the method takes over what
+is relative to the same numbers taken in double precision, ``ratio`` what the method takes over what
 dsf takes. Writes ``benchmarks/evaluation.json``.
 """
 
