@@ -1,13 +1,16 @@
 """What the rows and columns of a map add up to."""
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.algebra import adjoint
 from dsf.composite import ExplicitMap, SystemSum
 from dsf.evaluate import MapOrSystem, respond
+from dsf.evaluate.cache import kept_rows
 from dsf.measures.fold import largest, per_row, total
 from dsf.system import System
 
@@ -59,9 +62,14 @@ def row_sum_spread(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
 def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
     """The signed sum of every column: how much a token is read, later tokens together.
 
+    From a system this is one pass of its adjoint, O(time x state), without a map; from a cache of
+    tokens a fold over its rows.
+
     >>> column_sums(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
     tensor([1.2500, 0.5000])
     """
+    if isinstance(map_or_system, System) and kept_rows(map_or_system) is None:
+        return _response_to_ones(cast("System", adjoint(map_or_system)))
     return total(map_or_system, lambda rows: rows.weights.sum(dim=-2))
 
 
