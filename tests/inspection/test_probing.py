@@ -116,7 +116,9 @@ def test_in_an_inspection_beside_known_layers(x):
     assert "from act" in inspection[1].mixer.label
     assert inspection[0].tolerance == 1e-5
     assert inspection[0].error < 1e-6
-    assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
+    after = model.state_dict()
+    assert all(torch.equal(part, before[name]) for name, part in after.items())
+    assert {part.dtype for part in after.values()} == {torch.float32}
     assert all(not part._forward_hooks for part in model.modules())
     assert {record["layer"] for record in inspection.measure()} >= {"mine"}
 
@@ -152,11 +154,12 @@ def test_a_module_that_is_linear_in_its_input(x):
     assert "and a constant" in layer.mixer.label
 
 
-def test_channels_that_mix():
+@pytest.mark.parametrize("outputs", [2, 3])
+def test_channels_that_mix(outputs):
     class Mixing(nn.Module):
         def __init__(self):
             super().__init__()
-            self.filter = nn.Conv1d(3, 2, 2)
+            self.filter = nn.Conv1d(3, outputs, 2)
 
         def forward(self, x):
             return self.filter(nn.functional.pad(x.mT, (1, 0))).mT
@@ -164,7 +167,7 @@ def test_channels_that_mix():
     module = Mixing()
     layer = dsf.probe(module, torch.randn(2, 5, 3))
     assert layer.axes == ("sample", "output", "input")
-    assert layer.map().shape == (2, 2, 3, 5, 5)
+    assert layer.map().shape == (2, outputs, 3, 5, 5)
     taps = module.filter.weight.detach().double()
     torch.testing.assert_close(layer.map()[0, :, :, 4, 4], taps[..., 1])
     torch.testing.assert_close(layer.map()[1, :, :, 4, 3], taps[..., 0])
