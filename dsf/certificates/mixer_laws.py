@@ -14,7 +14,7 @@ from dsf.certificates.laws import Case, Law, as_expected, bent, difference
 from dsf.certificates.subjects import Subject, as_type, floating
 from dsf.composite import ExplicitMap
 from dsf.evaluate import attention_map, chunkwise, convolution, recurrent, respond, row_blocks, scan
-from dsf.evaluate.fourier import varying
+from dsf.evaluate.invariant import varying
 from dsf.mixers.base import axes_of
 from dsf.system import System
 
