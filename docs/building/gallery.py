@@ -1,0 +1,135 @@
+"""The gallery: every architecture with its equation, its system, its map and its spectrum."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields
+from importlib import import_module
+
+import torch
+
+import dsf
+from docs.building.pictures import overview, tile
+from docs.building.words import cell, markdown, paragraphs
+from dsf.mixers.base import Mixer, axes_of
+
+STEPS = 24
+INDEX = """# Gallery
+
+Every architecture of `dsf.mixers.ALL`: its equation, its system, its attention map and what the map
+needs of a state. All pages and pictures are made by the library from one random instance, {steps}
+tokens long: they show what an architecture *can* do, not what training makes of it.
+
+In a map, row i is written and column j is read; blue subtracts, white is zero, orange adds.
+
+:::{{container}} tiles
+
+{tiles}
+
+:::
+
+```{{toctree}}
+:hidden:
+
+{names}
+```
+"""
+TILE = "[![Map of {name}]({page}-tile.png) {name}]({page}.md)"
+PAGE = """# {name}
+
+{words}
+
+![Attention map of {name} and its Hankel singular values]({page}.png)
+
+*Left:* the map of one head or channel of a random instance. *Right:* singular values of the block
+through which the first half of the tokens acts on the second: as many as are not zero is how many
+states any system needs in between, whatever its coordinates.
+
+## As a system
+
+| | is | here |
+|---|---|---|
+{letters}
+
+{facts}
+
+## Coefficients
+
+{{py:class}}`dsf.mixers.{name}` takes
+
+| field | axes | |
+|---|---|---|
+{fields}
+
+```python
+import dsf, torch
+
+mixer = dsf.mixers.{name}.draw(torch.Generator().manual_seed(0), steps={steps})
+map = dsf.attention_map(mixer.system())
+```
+"""
+
+
+def pages() -> Iterator[tuple[str, str | bytes]]:
+    """The index, one page and two pictures for every mixer."""
+    names = {kind: kind.__module__.rpartition(".")[2] for kind in dsf.mixers.ALL}
+    tiles = "\n\n".join(TILE.format(page=page, name=kind.__name__) for kind, page in names.items())
+    index = INDEX.format(steps=STEPS, tiles=tiles, names="\n".join(names.values()))
+    yield "gallery/index.md", index
+    for kind, page in names.items():
+        mixer = drawn(kind)
+        yield f"gallery/{page}.md", page_of(mixer, page)
+        yield f"gallery/{page}.png", overview(mixer.system())
+        yield f"gallery/{page}-tile.png", tile(mixer.system())
+
+
+def drawn(kind: type[Mixer]) -> Mixer:
+    """The instance that the pages show."""
+    return kind.draw(torch.Generator().manual_seed(0), steps=STEPS)
+
+
+def page_of(mixer: Mixer, page: str) -> str:
+    """One architecture as Markdown."""
+    kind = type(mixer)
+    return PAGE.format(
+        name=kind.__name__,
+        page=page,
+        steps=STEPS,
+        words=markdown(paragraphs(import_module(kind.__module__))),
+        letters="\n".join(_letters(mixer)),
+        facts=_facts(mixer),
+        fields="\n".join(_field(each) for each in fields(kind)),
+    )
+
+
+def _letters(mixer: Mixer) -> Iterator[str]:
+    """A, B, C and D: how each is stored, and its size at one token."""
+    system = mixer.system()
+    states = system.state_size
+    yield f"| A | {type(system.A).__name__} | {states} × {states} |"
+    for name in ("B", "C", "D"):
+        part = getattr(system, name)
+        rows, columns = part.shape[-2:]
+        yield f"| {name} | {type(part).__name__} | {rows} × {columns} |"
+
+
+def _facts(mixer: Mixer) -> str:
+    """The sentences that the four letters leave open."""
+    system, signal = mixer.system(), mixer.signal()
+    batch = " × ".join(map(str, system.batch)) or "one"
+    told = [f"{batch} systems (heads or channels), {signal.shape[-1]} channel(s) share each."]
+    if system.reads_before_update:
+        told.append("The state is read before it is updated.")
+    if system.takes_real_part:
+        told.append("Coefficients are complex; the response is the real part.")
+    return " ".join(told)
+
+
+def _field(field: Field) -> str:
+    axes = axes_of(field.type)
+    shown = f"`{axes.strip()}`" if axes is not None else cell(inspect.formatannotation(field.type))
+    default = "" if field.default is MISSING else f"default {_named(field.default)}"
+    return f"| `{field.name}` | {shown} | {default} |"
+
+
+def _named(default: object) -> str:
+    return f"`{getattr(default, '__name__', default)}`"

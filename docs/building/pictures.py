@@ -1,0 +1,49 @@
+"""The pictures of the gallery, drawn by ``dsf.plot``. The same system gives the same bytes."""
+
+from io import BytesIO
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+
+import dsf
+from dsf import measures, plot
+from dsf.report import draw_map
+
+mpl.use("agg")
+DPI = 90
+
+
+def overview(system: dsf.System) -> bytes:
+    """Map and Hankel singular values side by side."""
+    left, right = plot.panels(1, 2, size=(8.0, 3.5))
+    plot.heat_map(one(dsf.attention_map(system)), axes=left)
+    values = measures.hankel_singular_values(system, positions=[system.steps // 2 - 1])
+    plot.spectrum(first(values, 1), axes=right, title="Past to future")
+    return _file(right.figure)
+
+
+def tile(system: dsf.System) -> bytes:
+    """The map alone, small."""
+    figure = plt.figure(figsize=(1.5, 1.5))
+    axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    draw_map(axes, one(dsf.attention_map(system)), title="")
+    return _file(figure)
+
+
+def one(maps: torch.Tensor) -> torch.Tensor:
+    """The first map of a batch."""
+    return first(maps, 2)
+
+
+def first(numbers: torch.Tensor, axes: int) -> torch.Tensor:
+    """The first entry along all but the last axes."""
+    return numbers.flatten(0, -axes - 1)[0] if numbers.ndim > axes else numbers
+
+
+def _file(figure: Figure) -> bytes:
+    kept = BytesIO()
+    figure.savefig(kept, dpi=DPI, metadata={"Software": None})
+    plt.close(figure)
+    return kept.getvalue()

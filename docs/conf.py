@@ -1,0 +1,52 @@
+"""How Sphinx builds these pages: ``make docs``. What is generated is made by ``docs/building``."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import dsf  # noqa: E402
+
+project = "dsf"
+author = copyright = "The dsf developers"
+version = release = dsf.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "docs.building.mathml",
+    "docs.building.docstrings",
+    "docs.building.generated",
+]
+exclude_patterns = ["_build", "images/*.py", "building"]
+nitpicky = True
+# Shapes and other libraries' types: these pages are built without a network, so they link nowhere.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!dsf\.).*"),
+    (r"py:.*", r"dsf\.(\w+\.)*[a-z_]+\.\w+"),  # where a type lives inside its room
+]
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the tests run every notebook
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # widgets would be fetched
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autosummary_generate = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # an annotation is no markup: its stars would be
+copybutton_prompt_text = ">>> "
+
+html_theme = "furo"
+html_title = "dsf"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+html_copy_source = False
+html_show_sphinx = False
