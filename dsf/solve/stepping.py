@@ -30,6 +30,8 @@ def place_by_place(
     drive: Shaped[Tensor, "*batch time state channel"],
 ) -> Shaped[Tensor, "*batch time state channel"]:
     """States of a delay line that moves one place a token: all tokens of a place at once."""
+    if drive.shape[-2] == 0:
+        return drive
     first, *others = drive.unbind(dim=-2)
     states = [first]
     for entering in others:

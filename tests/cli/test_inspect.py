@@ -139,5 +139,5 @@ def test_text_goes_through_the_models_own_tokenizer(run, checkpoint, tmp_path, o
     assert only_object(done.stdout)["layers"][0]["tokens"] == 4
     page = (tmp_path / "dsf-report" / "report.html").read_text()
     content = page.split('id="content">')[1].split("</script>")[0]
-    tokens = json.loads(content)["tokens"]
+    tokens = json.loads(content)["models"][0]["tokens"]
     assert tokens == [["[red]</script>", "\\x1b[31mk", "=cmd", "<unk>"]]
