@@ -63,5 +63,16 @@ def _entries(module: str, public: dict[str, object]) -> str:
 
 def _entry(path: str, thing: object) -> str:
     if isinstance(thing, type):
-        return f".. autoclass:: {path}\n   :members:\n   :exclude-members: __init__\n"
-    return f".. autofunction:: {path}\n"
+        entry = f".. autoclass:: {path}\n   :members:\n   :exclude-members: __init__\n"
+    else:
+        entry = f".. autofunction:: {path}\n"
+    return f"{_anchors(path, thing)}\n{entry}"
+
+
+def _anchors(path: str, thing: object) -> str:
+    """The other name of a thing, the public or the room's: pages of source link back to either."""
+    name = path.rpartition(".")[2]
+    other = dsf._HOME[name] if name in dsf._HOME else "dsf"
+    parts = [each for each in vars(thing) if each[0] != "_"] if isinstance(thing, type) else []
+    ids = [f"{other}.{name}", *(f"{other}.{name}.{part}" for part in parts)]
+    return ".. raw:: html\n\n   " + "".join(f'<span id="{each}"></span>' for each in ids) + "\n"

@@ -1,0 +1,25 @@
+"""The built pages, made once for all tests of this folder."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of the pages as ``make docs`` builds them: a warning is an error."""
+    for needed in ("sphinx", "furo", "myst_nb", "sphinx_copybutton", "latex2mathml"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"building the pages needs {needed}: pip install 'dsf[docs]'")
+    out = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "docs", str(out)]
+    quiet = {**os.environ, "NO_COLOR": "1"}
+    done = subprocess.run(build, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out

@@ -1,0 +1,93 @@
+"""Every built page, read as text: links lead somewhere, pictures have words, nothing is fetched."""
+
+from functools import cache
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import dsf
+
+pytestmark = pytest.mark.slow
+FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src"}
+
+
+class Page(HTMLParser):
+    """What a page offers to link to, what it links to, what it fetches, and pictures without words."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.ids, self.links, self.fetched, self.wordless = set(), [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.ids.add(given.get("id"))
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        if tag in FETCHED and given.get(FETCHED[tag]):
+            self.fetched.append(given[FETCHED[tag]])
+        if tag == "link" and "stylesheet" in (given.get("rel") or ""):
+            self.fetched.append(given["href"])
+        if tag == "img" and not (given.get("alt") or "").strip():
+            self.wordless.append(given.get("src"))
+
+
+@pytest.fixture(scope="module")
+def read():
+    return cache(lambda path: Page(path.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    found = sorted(site.rglob("*.html"))
+    assert len(found) > 100
+    return found
+
+
+def broken(pages, read):
+    """Links and fetched files that are not there, or not in the site."""
+    for page in pages:
+        for target in [*read(page).links, *read(page).fetched]:
+            parts = urlsplit(target)
+            if parts.scheme in ("http", "https", "mailto", "data"):
+                continue
+            place = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if not place.is_file():
+                yield page.name, target
+            elif parts.fragment and place.suffix == ".html":
+                if unquote(parts.fragment) not in read(place).ids:
+                    yield page.name, target
+
+
+def test_every_link_leads_somewhere(pages, read):
+    assert list(broken(pages, read)) == []
+
+
+def test_a_broken_link_is_seen(tmp_path, read):
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<p id="here"><a href="#here">1</a><a href="#there">2</a><a href="no.html">3</a>'
+    )
+    assert [target for _, target in broken([page], read)] == ["#there", "no.html"]
+
+
+def test_every_picture_has_words(pages, read):
+    assert {page.name: read(page).wordless for page in pages if read(page).wordless} == {}
+
+
+def test_nothing_is_fetched_from_elsewhere(pages, read):
+    outside = [url for page in pages for url in read(page).fetched if "//" in url]
+    assert outside == []
+
+
+def test_every_architecture_measure_and_claim_has_its_place(site, read):
+    gallery = site / "_generated" / "gallery"
+    for kind in dsf.mixers.ALL:
+        text = (gallery / f"{kind.__module__.rpartition('.')[2]}.html").read_text("utf-8")
+        assert f"<h1>{kind.__name__}" in text
+    measures = (site / "_generated" / "measures.html").read_text("utf-8")
+    without = [name for name in dsf.measures.__all__ if f"dsf.measures.{name}" not in measures]
+    assert without == ["Streamed"]
+    claims = (site / "claims.html").read_text("utf-8")
+    assert [claim.id for claim in dsf.claims.ALL if claim.id not in claims] == []
