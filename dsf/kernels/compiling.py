@@ -41,7 +41,7 @@ def _announce_compiling() -> None:
         said = False
 
         def on_start(self, event: Any) -> None:
-            origin = event.data["dispatcher"].py_func.__module__
+            origin = event.data["dispatcher"].py_func.__module__ or ""
             if not self.said and origin.startswith(__package__):
                 self.said = True
                 logger.warning(

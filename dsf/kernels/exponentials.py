@@ -14,7 +14,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 
 from dsf.kernels.compiling import kernel
 
-ZERO = np.float32(0)
+ZERO, ONE_SINGLE = np.float32(0), np.float32(1)
 # Added and taken away again they round to a whole number, which their last bits then hold.
 ROUNDER, ROUNDER_DOUBLE = np.float32(1.5 * 2**23), 1.5 * 2**52
 ONE, ONE_DOUBLE = np.int32(0x3F800000), np.int64(0x3FF << 52)
@@ -79,7 +79,7 @@ def factor_of(x):
     less = rest * slope
     power = np.int32((rounded.view(np.int32) << MANTISSA) + ONE).view(np.float32)
     is_slow = whole == ZERO
-    return is_slow, chosen(is_slow, less, power + power * less)
+    return is_slow, chosen(is_slow, less, power * (ONE_SINGLE + less))
 
 
 @kernel()
@@ -93,4 +93,4 @@ def power_of_two(x):
     high = C5 + rest * (C6 + rest * (C7 + rest * (C8 + rest * (C9 + rest * C10))))
     slope = C0 + rest * (C1 + rest * (C2 + rest * (C3 + rest * (C4 + rest * high))))
     power = np.int64((rounded.view(np.int64) << MANTISSA_DOUBLE) + ONE_DOUBLE).view(np.float64)
-    return power + power * (rest * slope)
+    return power * (1.0 + rest * slope)

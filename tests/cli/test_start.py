@@ -1,6 +1,7 @@
 """What the command line does before and around every command."""
 
 import importlib.metadata
+import resource
 import subprocess
 import sys
 import time
@@ -35,6 +36,20 @@ def test_help_is_quick(run_alone):
         return min(times)
 
     assert fastest("-m", "dsf", "--help") < 0.3 + 3 * fastest("-c", "pass")
+
+
+def test_the_package_starts_like_torch(run_alone):
+    """Processor seconds, which other work on the machine hardly changes."""
+
+    def seconds(code):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run_alone("-c", code).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    of_torch = seconds("import torch")
+    assert seconds("import dsf") < 0.1 * of_torch
+    assert seconds("import dsf; dsf.System, dsf.respond, dsf.attention_map") < 1.5 * of_torch
 
 
 def test_help_lists_the_commands_and_the_exit_codes(run):

@@ -1,0 +1,146 @@
+"""What tokens of one chunk read of each other: reads times writes times the decays between."""
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.kernels.cuda.layout import laid, power_of_two
+
+
+def write_pairs(
+    read: Float[Tensor, "head time state"],
+    write: Float[Tensor, "head time state"],
+    decay: Float[Tensor, "head time decays"],
+    gain: Float[Tensor, "head time"],
+    out: Float[Tensor, "head rows columns"],
+    *,
+    chunk: int,
+    before: bool,
+    rows: tuple[int, int, int] | None = None,
+) -> None:
+    """Fill ``out``: the pairs of every chunk side by side, or the tiles of a map along its diagonal.
+
+    ``decay`` has one factor a token, or one for every state. Pairs ``before`` the decay of their
+    row leave out the diagonal. With ``rows`` (first, last, and the row of ``out`` to start at)
+    ``out`` is a map; else its columns are those of one chunk.
+    """
+    heads, steps, states = len(out), write.shape[1], write.shape[2]
+    first, last, top = rows or (0, steps, 0)
+    begin = first // chunk
+    parts = [laid(part) for part in (read, write, decay, gain)]
+    arrays, far = zip(*parts, strict=True)
+    kernel = _scalar_pairs if decay.shape[-1] == 1 else _diagonal_pairs
+    kernel[(heads, triton.cdiv(last, chunk) - begin)](
+        *arrays,
+        out,
+        *far,
+        out.stride(0),
+        out.stride(1),
+        steps,
+        states,
+        begin,
+        first,
+        last,
+        top,
+        across=chunk if rows else 0,
+        BEFORE=before,
+        C=chunk,
+        N=power_of_two(states) if decay.shape[-1] > 1 else 32,
+    )
+
+
+@triton.jit
+@no_type_check
+def _scalar_pairs(
+    read,
+    write,
+    decay,
+    gain,
+    out,
+    read_far,
+    write_far,
+    decay_far,
+    gain_far,
+    out_far,
+    width,
+    steps,
+    states,
+    begin,
+    first,
+    last,
+    top,
+    across,
+    BEFORE: tl.constexpr,
+    C: tl.constexpr,
+    N: tl.constexpr,
+):
+    h = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) + begin
+    i = tl.arange(0, C)
+    t = c * C + i
+    pairs = tl.zeros((C, C), tl.float32)
+    for start in range(0, states, N):
+        n = start + tl.arange(0, N)
+        there = (t < steps)[:, None] & (n < states)[None, :]
+        at = t[:, None] * states + n[None, :]
+        r = tl.load(read + h * read_far + at, mask=there, other=0.0)
+        w = tl.load(write + h * write_far + at, mask=there, other=0.0)
+        pairs += tl.dot(r, tl.trans(w), input_precision="ieee")
+    own = t - BEFORE
+    a = tl.load(decay + h * decay_far + own, mask=(own >= 0) & (own < steps), other=1.0)
+    later = (i - BEFORE)[:, None] > i[None, :]
+    between = tl.cumprod(tl.where(later, a.to(tl.float64)[:, None], 1.0), 0)
+    g = tl.load(gain + h * gain_far + t, mask=t < steps, other=0.0)
+    pairs = pairs * (between.to(tl.float32) * g[None, :])
+    pairs = tl.where((i - BEFORE)[:, None] >= i[None, :], pairs, 0.0)
+    place = out + h * out_far + (t - first + top)[:, None].to(tl.int64) * width
+    inside = ((t >= first) & (t < last))[:, None] & (t < steps)[None, :]
+    tl.store(place + (c * across + i)[None, :], pairs, mask=inside)
+
+
+@triton.jit
+@no_type_check
+def _diagonal_pairs(
+    read,
+    write,
+    decay,
+    gain,
+    out,
+    read_far,
+    write_far,
+    decay_far,
+    gain_far,
+    out_far,
+    width,
+    steps,
+    states,
+    begin,
+    first,
+    last,
+    top,
+    across,
+    BEFORE: tl.constexpr,
+    C: tl.constexpr,
+    N: tl.constexpr,
+):
+    h = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) + begin
+    i, n = tl.arange(0, C), tl.arange(0, N)
+    t = c * C + i
+    is_state, inside = n < states, (t >= first) & (t < last)
+    there = (t < steps)[:, None] & is_state[None, :]
+    r = tl.load(read + h * read_far + t[:, None] * states + n[None, :], mask=there, other=0.0)
+    own = t - BEFORE
+    known = ((own >= 0) & (own < steps))[:, None] & is_state[None, :]
+    at = own[:, None] * states + n[None, :]
+    a = tl.load(decay + h * decay_far + at, mask=known, other=1.0).to(tl.float64)
+    place = out + h * out_far + (t - first + top).to(tl.int64) * width + c * across
+    for j in range(tl.minimum(C, steps - c * C)):
+        w = tl.load(write + h * write_far + (c * C + j) * states + n, mask=is_state, other=0.0)
+        g = tl.load(gain + h * gain_far + c * C + j)
+        between = tl.cumprod(tl.where((i - BEFORE)[:, None] > j, a, 1.0), 0)
+        met = tl.sum(r * (between.to(tl.float32) * (w * g)[None, :]), axis=1)
+        tl.store(place + j, tl.where(i - BEFORE >= j, met, 0.0), mask=inside)

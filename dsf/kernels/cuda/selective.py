@@ -1,0 +1,105 @@
+"""The scan of a selective state space on CUDA: states live in registers and are never stored.
+
+    h_t = exp(step_t pole) h_{t-1} + step_t write_t u_t        y_t = read_t . h_t + skip u_t
+
+A program takes some channels of one sequence through all tokens.
+"""
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.kernels.cuda.layout import laid, power_of_two
+
+CHANNELS = 16
+
+
+def selective_scan(
+    step: Float[Tensor, "sequence channel time"],
+    value: Float[Tensor, "sequence channel time"],
+    pole: Float[Tensor, "sequence channel state"],
+    write: Float[Tensor, "sequence time state"],
+    read: Float[Tensor, "sequence time state"],
+    skip: Float[Tensor, "sequence channel"],
+    entering: Float[Tensor, "sequence channel state"],
+) -> tuple[Float[Tensor, "sequence channel time"], Float[Tensor, "sequence channel state"]]:
+    """The response, and the state after the last token. All parts in single precision."""
+    sequences, channels, steps = value.shape
+    states = pole.shape[-1]
+    response = torch.empty_like(value, memory_format=torch.contiguous_format)
+    leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
+    parts = [laid(part) for part in (step, value, pole, write, read, skip, entering)]
+    arrays, heads = zip(*parts, strict=True)
+    grid = (sequences, triton.cdiv(channels, CHANNELS))
+    _scan[grid](
+        *arrays,
+        response,
+        leaving,
+        *heads,
+        channels,
+        steps,
+        states,
+        D=CHANNELS,
+        N=power_of_two(states, least=1),
+    )
+    return response, leaving
+
+
+@triton.jit
+@no_type_check
+def _kept(x):
+    """``exp(x)`` in double precision; near zero all digits of what is lost, not of what is kept."""
+    less = 1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7)))))
+    near = 1.0 + (x * less).to(tl.float64)
+    return tl.where(tl.abs(x) < 0.25, near, tl.exp(x).to(tl.float64))
+
+
+@triton.jit
+@no_type_check
+def _scan(
+    step,
+    value,
+    pole,
+    write,
+    read,
+    skip,
+    entering,
+    response,
+    leaving,
+    step_far,
+    value_far,
+    pole_far,
+    write_far,
+    read_far,
+    skip_far,
+    entering_far,
+    channels,
+    steps,
+    states,
+    D: tl.constexpr,
+    N: tl.constexpr,
+):
+    b = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * D + tl.arange(0, D)
+    n = tl.arange(0, N)
+    is_channel, is_state = d < channels, n < states
+    both = is_channel[:, None] & is_state[None, :]
+    at = d[:, None] * states + n[None, :]
+    poles = tl.load(pole + b * pole_far + at, mask=both, other=0.0)
+    held = tl.load(entering + b * entering_far + at, mask=both, other=0.0).to(tl.float64)
+    passed = tl.load(skip + b * skip_far + d, mask=is_channel, other=0.0)
+    row = d.to(tl.int64) * steps
+    for t in range(steps):
+        size = tl.load(step + b * step_far + row + t, mask=is_channel, other=0.0)
+        u = tl.load(value + b * value_far + row + t, mask=is_channel, other=0.0)
+        w = tl.load(write + b * write_far + t * states + n, mask=is_state, other=0.0)
+        r = tl.load(read + b * read_far + t * states + n, mask=is_state, other=0.0)
+        drive = (size * u)[:, None] * w[None, :]
+        held = _kept(size[:, None] * poles) * held + drive
+        y = tl.sum(held.to(tl.float32) * r[None, :], axis=1) + passed * u
+        tl.store(response + b * channels * steps + row + t, y, mask=is_channel)
+    tl.store(leaving + b * channels * states + at, held.to(tl.float32), mask=both)
