@@ -4,6 +4,7 @@ Columns are visited backwards. What they can add at most is known before they ar
 the sizes of reads and writes and the decays between; a head stops where that is little enough.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,15 @@ from torch import Tensor
 from dsf.evaluate.heads import TILE, Heads
 from dsf.measures.tallies import Tallied, Tally
 
-FEWEST, MOST = 2, 16  # tiles of a chunk; scores of 64 x 1024 stay in the cache
+MOST = 16  # tiles of a chunk; scores of 64 x 1024 stay in the cache
 KINDS = ("mass", "negative", "energy", "surprise", "distance", "largest", "lowest", "near")
 
+ENTRY = 0.6e-9  # seconds for an entry of one map, all measures together
+LONG = 60.0  # seconds of work that are announced
+
 Progress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ def head_tallies(
     left, visited, done = torch.zeros(groups, number, dtype=torch.float64), 0, 0
     for group in range(groups):
         fold = _Fold(heads, group, wanted, limit(error, steps))
+        if group == 0:
+            _announce(fold.far_back(), steps, groups)
         for tile in range(heads.tiles):
             rows = slice(tile * TILE, min(steps, (tile + 1) * TILE))
             tally = fold.tile(tile, rows)
@@ -63,6 +71,19 @@ def head_tallies(
     in_reach = groups * number * steps * (steps + 1) / 2
     kept = {each: heads.in_batch(numbers) for each, numbers in found.items()}
     return Tallied(kept, error, heads.in_batch(left), visited / in_reach)
+
+
+def _announce(far_back: np.ndarray, steps: int, groups: int) -> None:
+    """Say before starting that the work is long, and why."""
+    entries = groups * steps * float(np.minimum(far_back, steps / 2).sum())
+    if entries * ENTRY < LONG:
+        return
+    whole = int((far_back >= steps - TILE).sum())
+    logger.warning(
+        f"measures: about {entries * ENTRY:.0f} s of work, {entries:.0e} entries. {whole} of "
+        f"{len(far_back)} heads have to be read back to the first token: for them the work grows "
+        f"with the square of the {steps} tokens. A larger 'error' or fewer tokens take less."
+    )
 
 
 class _Fold:
@@ -101,18 +122,45 @@ class _Fold:
         tally = np.zeros((KINDS.index("near") + len(self.widths), number, count))
         reach = self._own(rows, tally)
         self.left, gap = np.zeros(number), np.ones(number)
-        active, stop, few = np.arange(number), tile, FEWEST
+        active, stop = np.arange(number), tile
         while stop and len(active):
             active = self._going_on(active, stop, rows, reach, gap, tally)
             if len(active):
-                first = max(0, stop - few)
+                needed = self._needed(active, stop, MOST, rows, reach, gap, tally)
+                first = stop - int(np.median(needed))  # the slow half is asked again
                 self._chunk(active, first, stop, rows, reach, gap, tally)
                 self.visited += len(active) * count * (stop - first) * TILE
-                stop, few = first, min(2 * few, MOST)
-                self.left[active] = (
-                    0.0  # of those that go on it is asked again, if anything is left
-                )
+                stop = first
+                self.left[active] = 0.0  # of those that go on it is asked again
         return tally
+
+    def far_back(self) -> np.ndarray:
+        """About how many tokens the last rows read back, for every head; nothing is kept."""
+        number, tiles = self.product.shape
+        rows = slice((tiles - 1) * TILE, self.decay.shape[1])
+        tally = np.zeros((KINDS.index("near") + len(self.widths), number, rows.stop - rows.start))
+        reach, gap = self._own(rows, tally), np.ones(number)
+        self.visited = 0
+        return TILE * self._needed(np.arange(number), tiles - 1, tiles, rows, reach, gap, tally)
+
+    def _needed(
+        self,
+        active: np.ndarray,
+        stop: int,
+        most: int,
+        rows: slice,
+        reach: np.ndarray,
+        gap: np.ndarray,
+        tally: np.ndarray,
+    ) -> np.ndarray:
+        """After how many tiles before ``stop`` each head may stop for certain, up to ``most``."""
+        from dsf.kernels.stopping import tiles_needed
+
+        needed = np.zeros(len(active), dtype=int)
+        kept = self.product, self.mass, self.lagged
+        spans, limits = (rows.start, stop, most), (self.limit.share, self.limit.tokens)
+        tiles_needed(self.sizes[rows], reach, gap, *kept, *spans, active, tally, *limits, needed)
+        return needed
 
     def _own(self, rows: slice, tally: np.ndarray) -> np.ndarray:
         from dsf.kernels.tallying import own_entries, tally_entries
@@ -143,7 +191,7 @@ class _Fold:
         tally: np.ndarray,
     ) -> np.ndarray:
         """The heads whose earlier tiles cannot be left out."""
-        from dsf.kernels.tallying import left_over
+        from dsf.kernels.stopping import left_over
 
         kept = self.mass[:, stop - 1].copy(), self.lagged[:, stop - 1].copy()
         lag = rows.start - stop * TILE + 1
@@ -174,7 +222,7 @@ class _Fold:
         wants = self.names.__contains__
         parts = [
             size @ right,
-            (size * _logs(size)) @ faded if wants("surprise") else nothing,
+            _logs(size).mul_(size) @ faded if wants("surprise") else nothing,
             -(scores.clamp(max=0) @ faded) if wants("negative") else nothing,
             size.square() @ faded.square() if wants("energy") else nothing,
             self._near(size, faded, rows.start, columns),
@@ -196,5 +244,5 @@ class _Fold:
 
 
 def _logs(entries: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    size = entries.abs()
-    return torch.where(size > 0, size, 1).log_()
+    """Of the sizes; any number where the size is zero, which makes nothing of it."""
+    return entries.abs().clamp_(min=torch.finfo(entries.dtype).tiny).log_()
