@@ -72,7 +72,7 @@ def _entry(path: str, thing: object) -> str:
 def _anchors(path: str, thing: object) -> str:
     """The other name of a thing, the public or the room's: pages of source link back to either."""
     name = path.rpartition(".")[2]
-    other = dsf._HOME[name] if name in dsf._HOME else "dsf"
+    other = dsf._HOME.get(name, "dsf")
     parts = [each for each in vars(thing) if each[0] != "_"] if isinstance(thing, type) else []
     ids = [f"{other}.{name}", *(f"{other}.{name}.{part}" for part in parts)]
     return ".. raw:: html\n\n   " + "".join(f'<span id="{each}"></span>' for each in ids) + "\n"
