@@ -2,7 +2,10 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
@@ -24,12 +27,35 @@ def kernel(*, reorders: bool = False) -> Callable[[Loop], Loop]:
         _announce_compiling()
         flags = {"contract", "reassoc"} if reorders else {"contract"}
         options = {"nogil": True, "error_model": "numpy", "fastmath": flags}
-        try:
-            return numba.njit(cache=True, **options)(loop)
-        except RuntimeError:  # no folder that can be written to
-            return numba.njit(**options)(loop)
+        made = numba.njit(**options)(loop)
+        with suppress(RuntimeError):  # no folder that can be written to
+            made._cache = _kept_by_source()(loop)
+        return made
 
     return compiled
+
+
+@cache
+def _kept_by_source() -> type:
+    """A cache of machine code that forgets a loop when any file of loops changes.
+
+    The compiler looks at the file of a loop alone, and goes on using what a loop had inlined from
+    another file after that has changed.
+    """
+    from numba.core.caching import FunctionCache
+
+    class Kept(FunctionCache):  # type: ignore[misc]
+        def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
+            return (*super()._index_key(signature, codegen), source())
+
+    return Kept
+
+
+@cache
+def source() -> str:
+    """A hash of all files of loops."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @cache
