@@ -1,14 +1,12 @@
 """Statistics of maps in one pass against making the map first, and at lengths no map fits.
 
-    python benchmarks/tallies.py [--tokens 102400 1024000]
+    python -m benchmarks
 
-Prints and writes ``benchmarks/tallies.json``: processor seconds on one thread, the largest
-difference from the exact pass where that was made, and the ratio to ours. At the lengths of
-``--tokens`` also the share of the map that was visited and the memory beyond the inputs.
+Processor seconds on one thread, the largest
+difference from the exact pass where that was made, and the ratio to ours. At long
+lengths also the share of the map that was visited and the memory beyond the inputs.
 """
 
-import argparse
-import json
 from functools import partial
 from pathlib import Path
 from time import process_time
@@ -16,9 +14,10 @@ from time import process_time
 import torch
 
 from dsf import measures
-from dsf.mixers import StateSpaceDuality
+from dsf.mixers import SoftmaxAttention, StateSpaceDuality
 
 HEADS, STATES, ERROR = 24, 128, 1e-6
+FEWER = 32  # states at great lengths: a million tokens of 128 are a gigabyte of coefficients
 MEASURES = (
     measures.negative_share,
     measures.row_entropy,
@@ -28,10 +27,10 @@ MEASURES = (
 )
 
 
-def layer(tokens: int) -> StateSpaceDuality:
+def layer(tokens: int, states: int = STATES) -> StateSpaceDuality:
     """Random coefficients of the shape of Mamba-2; half-lives of 0.5 to 63 tokens."""
     rng = torch.Generator().manual_seed(0)
-    vectors = [torch.randn(1, tokens, STATES, generator=rng) * STATES**-0.5 for _ in range(2)]
+    vectors = [torch.randn(1, tokens, states, generator=rng) * states**-0.5 for _ in range(2)]
     return StateSpaceDuality(
         value=torch.zeros(()).expand(HEADS, tokens, 1),
         step=0.5 + torch.rand(HEADS, tokens, generator=rng),
@@ -70,31 +69,18 @@ def at_4096() -> list[dict]:
         key=lambda each: each[1],
     )
     theirs, longer = timed(lambda: materialised(mixer))
-    apart = max(
-        ((a - b).abs().max() / b.abs().max()).item()
-        for a, b in zip(ours.values, theirs, strict=True)
-    )
-    return [
-        {"case": case, "method": "dsf, one pass", "seconds": seconds, "error": apart, "ratio": 1.0},
-        {
-            "case": case,
-            "method": "map, then measures",
-            "seconds": longer,
-            "error": 0.0,
-            "ratio": longer / seconds,
-        },
-    ]
+    return rows_of(case, ours.values, theirs, seconds, longer)
 
 
 def long(tokens: int) -> dict:
     """With skipping; against the exact pass up to 16,384 tokens."""
-    system = layer(tokens).system()
+    system = layer(tokens, FEWER).system()
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = memory("VmRSS")
     found, seconds = timed(lambda: measures.streamed(system, *MEASURES, error=ERROR))
     row = {
-        "case": f"statistics 24 x {tokens}",
-        "method": f"dsf, error {ERROR:.0e}",
+        "case": f"statistics 24 x {tokens}, {FEWER} states",
+        "method": "dsf",
         "seconds": seconds,
         "error": float(torch.as_tensor(found.left_out).max()),
         "ratio": 1.0,
@@ -111,16 +97,34 @@ def long(tokens: int) -> dict:
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--tokens", type=int, nargs="*", default=[16_384, 102_400, 1_024_000])
-    torch.set_num_threads(1)
-    rows = at_4096()
-    rows += [long(tokens) for tokens in parser.parse_args().tokens]
-    for row in rows:
-        print(row)
-    Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+def softmax(tokens: int, *, heads: int = 16, width: int = 64) -> list[dict]:
+    """The same of softmax attention, against its map as a whole."""
+    rng = torch.Generator().manual_seed(0)
+    parts = [torch.randn(heads, tokens, width, generator=rng) for _ in range(3)]
+    query, key, value = parts
+    system = SoftmaxAttention(query=query * width**-0.5, key=key, value=value).system()
+
+    def eager() -> tuple[torch.Tensor, ...]:
+        scores = query @ key.mT * width**-0.5
+        ahead = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+        map = scores.masked_fill(ahead, -torch.inf).softmax(dim=-1)
+        return tuple(measure(map) for measure in MEASURES)
+
+    ours, seconds = timed(lambda: measures.streamed(system, *MEASURES))
+    theirs, longer = timed(eager)
+    case = f"statistics of softmax {heads} x {tokens}"
+    return rows_of(case, ours.values, theirs, seconds, longer)
 
 
-if __name__ == "__main__":
-    main()
+def rows_of(case: str, ours: tuple, theirs: tuple, seconds: float, longer: float) -> list[dict]:
+    """Ours beside the map as a whole."""
+    scales = [max(b.abs().max().item(), 1.0) for b in theirs]
+    apart = max(
+        ((a - b).abs().max() / scale).item()
+        for a, b, scale in zip(ours, theirs, scales, strict=True)
+    )
+    common = {"case": case, "error": 0.0}
+    return [
+        {**common, "method": "dsf", "seconds": seconds, "error": apart, "ratio": 1.0},
+        {**common, "method": "map, then measures", "seconds": longer, "ratio": longer / seconds},
+    ]
