@@ -89,7 +89,7 @@ def _laws(subjects: list[Subject]) -> Iterator[tuple[str, str, float, bool, Iter
     if MASK in subjects[0].named:
         yield "padding", "padding is followed", exact, False, _cases(padded, double)
     yield "liveliness", "the map mixes tokens", LIVELY, True, _cases(subjects[-1:], _off_diagonal)
-    if subjects[0].adapter.enter is not None:
+    if subjects[0].adapter.enter is not None or subjects[0].adapter.whole is not None:
         yield "whole", "the layer as a whole is rebuilt", exact, False, _cases(cut + padded, _whole)
 
 

@@ -68,9 +68,13 @@ def _known(subject: Subject) -> list[InspectedLayer]:
 
 
 def _apart(driven: InspectedLayer, known: InspectedLayer) -> float:
-    """From the mixer's map, the same behind its gate, or the whole layer's: where the ports are."""
+    """From the mixer's map, the same behind its gate, or the whole layer's: where the ports are.
+
+    Or from the map of values that have passed the mixer's own input gate.
+    """
     probed, map = by_channel(driven), by_channel(known)
     expected = [map]
+    gated = _gated(probed, known)
     shell: Any = known.shell
     if shell is not None and shell.args[1].enter is not None:
         whole = known.whole
@@ -79,7 +83,18 @@ def _apart(driven: InspectedLayer, known: InspectedLayer) -> float:
         if len(factors) == len(stages):
             expected.append(_scaled(map, factors))
         expected.append(known.mixer_map())
-    return min(difference(probed, each) for each in expected)
+    nearest = min(difference(probed, each) for each in expected)
+    return nearest if gated is None else min(nearest, difference(gated, map))
+
+
+def _gated(
+    probed: Float[Tensor, "sample channel time read"], known: InspectedLayer
+) -> Float[Tensor, "sample channel time read"] | None:
+    """``probed`` behind the input gate of a mixer with one state for every channel."""
+    gate = getattr(known.system, "B", None)
+    if known.axes[-1] != "channel" or gate is None or gate.shape[-2:] != (1, 1):
+        return None
+    return probed * gate.flatten(-3).unsqueeze(-2)
 
 
 def _scaled(

@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection import InspectionError, Port
+from dsf.inspection import InspectionError, torch_rnn
+from dsf.inspection.adapters import known_modules
 from dsf.inspection.chain import Chain, Scale
 from dsf.inspection.pieces import by_head, masked, masking
+from dsf.inspection.whole_cell import WholeCell
 from dsf.mixers import GatedLinearAttention
-from tests.inspection.families.tiny_models import build, inputs
+from tests.inspection.families.test_probing_every_family import PROBES
+from tests.inspection.families.tiny_models import build, inputs, is_older_than
 
 # The laws inspect each model some twenty times: without a shape check at every call.
 pytestmark = pytest.mark.usefixtures("our_own_errors")
@@ -23,6 +26,8 @@ HOLDS, REFUTED, UNKNOWN = (
     dsf.Verdict.UNKNOWN,
 )
 WIDTH, HEADS = 12, 3
+# Each drives its values at a port of another kind.
+PROBED = ("mamba", "qwen3_next", "recurrent_gemma", "rwkv", "minimax")
 
 
 class Gated(nn.Module):
@@ -186,18 +191,33 @@ def test_what_cannot_be_probed_is_not_known(call):
     assert "superposition error" in found.limits["reason"]
 
 
-def test_ours_keep_them_too():
-    from dsf.inspection import rwkv
-
-    value, response = Port("rwkv_linear_attention(value)"), Port("rwkv_linear_attention")
+@pytest.mark.skipif(is_older_than("5.16"), reason="older releases name their functions otherwise")
+@pytest.mark.parametrize("family", PROBED)
+def test_ours_keep_them_too(family):
+    """Every law, with the ports where the family's scan takes its values."""
+    model, ports = build(family), PROBES[family]
+    known = known_modules(model).values()
+    adapter = next(one for one, name in known if name == family)
     found = dsf.check_adapter(
-        rwkv.ADAPTER,
-        build("rwkv", num_hidden_layers=2),
-        value=value,
-        response=response,
+        adapter,
+        model,
+        value=ports.value,
+        response=ports.response,
+        redraw=False,  # they are lively
         **inputs(7),
     )
     assert [(one.claim, one.witness) for one in found if one.verdict is not HOLDS] == []
+
+
+def test_a_whole_of_its_own_is_measured(monkeypatch):
+    def whole():
+        found = dsf.check_adapter(torch_rnn.ADAPTER, module, torch.randn(2, 9, 3))
+        return next(one.verdict for one in found if one.claim.startswith("lstm, whole"))
+
+    module = nn.LSTM(3, 4, batch_first=True)
+    assert whole() is HOLDS
+    monkeypatch.setattr(WholeCell, "remainder", 0.1)
+    assert whole() is REFUTED
 
 
 def test_a_model_without_such_modules(call):
