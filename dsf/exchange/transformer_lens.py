@@ -136,8 +136,8 @@ def _layer(
             f"{parts.prefix}{PATTERN}: queries and keys give another pattern, or values another "
             f"hook_z; the relative difference is {error:.1e}, above the tolerance of {limit:.0e}. "
             "Pass scale= (one over cfg.attn_scale) and softcap= of the model, or keep "
-            "hook_attn_scores in the cache where the model adds something to its scores. A model in "
-            "train mode drops out parts of its pattern: call eval() first."
+            "hook_attn_scores in the cache where the model adds something to its scores. In train "
+            "mode a pattern has parts dropped out: call eval() first."
         )
     return InspectedLayer(
         name=parts.prefix.rstrip("."),
