@@ -33,6 +33,7 @@ _HOME = {
     "stack": "dsf.inspection",
     "write_report": "dsf.report",
     "view": "dsf.report",
+    "show_versions": "dsf.cli.machine",
 }
 _ROOMS = {
     "mixers": "dsf.mixers",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     )
     from dsf import certificates as certify
     from dsf.certificates import Certificate, Verdict
+    from dsf.cli.machine import show_versions
     from dsf.composite import ExplicitMap, SystemSum
     from dsf.evaluate import (
         attention_map,

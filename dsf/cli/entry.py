@@ -15,7 +15,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 all well, 1 a layer was not reproduced or a required property refuted, "
     "2 usage or refused input, 3 a limit or nothing known, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

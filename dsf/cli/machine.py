@@ -38,6 +38,16 @@ def findings(out: Path) -> list[Finding]:
     return [*_packages(), *_hardware(), _disk(out), _writable(out), _browser()]
 
 
+def show_versions() -> None:
+    """Print what an issue report needs: versions of Python, dsf and what it uses, and the machine.
+
+    >>> show_versions()
+    python...
+    """
+    for finding in (*_packages(), *_hardware()):
+        print(f"{finding.what:20} {finding.found}")
+
+
 def _packages() -> Iterator[Finding]:
     yield Finding("python", platform.python_version())
     try:
