@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: demo test check lint matrix releases pretrained notebooks docs setup clean
+.PHONY: demo test check lint matrix bench releases pretrained notebooks docs setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -36,6 +36,9 @@ matrix: set-up-needs-python  ## the inspection tests on an older release of the 
 	@"$(PYTHON)" setup_environment.py --venv $(MATRIX_VENV) --with transformers==$(MATRIX_RELEASE)
 	$(MATRIX_VENV)/bin/python -m pytest -n 2 -m matrix tests
 
+bench: setup  ## every benchmark against peers and limits: docs/benchmarks.md
+	$(RUN)/python -m benchmarks
+
 releases: setup  ## every model family on five releases of the model library: docs/releases.md
 	$(RUN)/python -m benchmarks.releases
 
@@ -47,7 +50,7 @@ notebooks: setup  ## the notebooks for readers, from their scripts
 	$(RUN)/python notebooks/make_notebooks.py
 
 docs: setup  ## these pages, warnings as errors: docs/_build/html/index.html
-	$(RUN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
+	$(RUN)/python -m sphinx -W --keep-going -n -a -q docs docs/_build/html
 
 setup: set-up-needs-python
 	@"$(PYTHON)" setup_environment.py

@@ -10,9 +10,19 @@ import torch
 import dsf
 from docs.building.pictures import overview, tile
 from docs.building.words import cell, markdown, paragraphs
+from dsf import transition
+from dsf.coefficient import dense_of
 from dsf.mixers.base import Mixer, axes_of
 
 STEPS = 24
+FORMS = {
+    transition.Dense: "dense",
+    transition.Diagonal: "diagonal",
+    transition.DiagonalPlusLowRank: "diagonal plus low rank",
+    transition.SampledDiagonal: "diagonal, exp(step · pole)",
+    transition.ScaledIdentity: "a number times the identity",
+    transition.Shift: "moves a register",
+}
 INDEX = """# Gallery
 
 Every architecture of `dsf.mixers.ALL`: its equation, its system, its attention map and what the map
@@ -46,8 +56,8 @@ states any system needs in between, whatever its coordinates.
 
 ## As a system
 
-| | is | here |
-|---|---|---|
+| | form | size here | along the sequence |
+|---|---|---|---|
 {letters}
 
 {facts}
@@ -102,21 +112,28 @@ def page_of(mixer: Mixer, page: str) -> str:
 
 
 def _letters(mixer: Mixer) -> Iterator[str]:
-    """A, B, C and D: how each is stored, and its size at one token."""
+    """A, B, C and D: the form of each, its size at one token, and whether tokens differ in it."""
     system = mixer.system()
-    states = system.state_size
-    yield f"| A | {type(system.A).__name__} | {states} × {states} |"
-    for name in ("B", "C", "D"):
+    for name in "ABCD":
         part = getattr(system, name)
-        rows, columns = part.shape[-2:]
-        yield f"| {name} | {type(part).__name__} | {rows} × {columns} |"
+        numbers = part.dense() if name == "A" else dense_of(part)
+        rows, columns = numbers.shape[-2:]
+        form = FORMS[type(part)] if name == "A" else "matrix"
+        if not numbers.any():
+            yield f"| {name} | zero | {rows} × {columns} | |"
+        else:
+            same = bool((numbers == numbers[..., :1, :, :]).all())
+            told = "the same at every token" if same else "changes from token to token"
+            yield f"| {name} | {form} | {rows} × {columns} | {told} |"
 
 
 def _facts(mixer: Mixer) -> str:
     """The sentences that the four letters leave open."""
     system, signal = mixer.system(), mixer.signal()
     batch = " × ".join(map(str, system.batch)) or "one"
-    told = [f"{batch} systems (heads or channels), {signal.shape[-1]} channel(s) share each."]
+    told = [
+        f"{batch} systems (samples, heads, channels); columns that share each: {signal.shape[-1]}."
+    ]
     if system.reads_before_update:
         told.append("The state is read before it is updated.")
     if system.takes_real_part:

@@ -53,14 +53,12 @@ def broken(pages, read):
             if parts.scheme in ("http", "https", "mailto", "data"):
                 continue
             place = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-            if not place.is_file():
-                yield page.name, target
-            elif place.suffix == ".html" and not _within(read(place), parts.fragment):
+            if not place.is_file() or not _within(place, parts.fragment, read):
                 yield page.name, target
 
 
-def _within(page, fragment):
-    return not fragment or unquote(fragment) in page.ids
+def _within(place, fragment, read):
+    return not fragment or place.suffix != ".html" or unquote(fragment) in read(place).ids
 
 
 def test_every_link_leads_somewhere(pages, read):
