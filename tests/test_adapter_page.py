@@ -1,4 +1,4 @@
-"""The page about adapters runs, its adapter is short, and its entry point is found once installed."""
+"""The page about adapters runs, its adapter is short, its entry point is found once installed."""
 
 import re
 import subprocess
@@ -53,8 +53,12 @@ def test_the_adapter_of_an_installed_package_is_found(tmp_path):
     listed = "\n".join(f"{name} = {place}" for name, place in points.items())
     (metadata / "entry_points.txt").write_text(f"[dsf.adapters]\n{listed}\n")
     place = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-    done = subprocess.run([sys.executable, "-c", place + USE], capture_output=True, text=True)
+    done = python(place + USE)
     assert done.stdout.split() == ["fading", "True"], done.stderr
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 def test_a_broken_entry_names_its_package(tmp_path):
@@ -64,5 +68,5 @@ def test_a_broken_entry_names_its_package(tmp_path):
     (metadata / "entry_points.txt").write_text("[dsf.adapters]\nmine = json:dumps\n")
     place = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
     use = "import dsf, torch\ndsf.inspect(torch.nn.GRU(2, 2), torch.ones(3, 1, 2))"
-    done = subprocess.run([sys.executable, "-c", place + use], capture_output=True, text=True)
+    done = python(place + use)
     assert "broken: its entry 'mine' (json:dumps) must be a dsf.inspection.Adapter" in done.stderr
