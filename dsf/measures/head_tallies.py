@@ -174,7 +174,7 @@ class _Fold:
         parts = [part[:, rows].clone(memory_format=torch.contiguous_format) for part in numbers]
         arrays = [part.numpy() for part in (read @ write.mT, *parts)]
         own_entries(*arrays, self.before, entries.numpy(), reach)
-        logs = _logs(entries) if "surprise" in self.names else entries
+        logs = _logs(entries.abs()) if "surprise" in self.names else entries
         tally_entries(entries.numpy(), logs.numpy(), 0, self.widths, tally)
         self.visited += number * count * (count + 1) // 2
         if rows.stop == self.decay.shape[1]:  # the last row has no zeros ahead, all others do
@@ -235,6 +235,8 @@ class _Fold:
 
     def _near(self, size: Tensor, faded: Tensor, start: int, columns: slice) -> Tensor:
         near = size.new_zeros(len(self.widths), len(size), faded.shape[1])
+        if not (start - columns.stop + 1 < self.widths).any():
+            return near
         token = torch.arange(columns.start, columns.stop)
         lag = torch.arange(start, start + len(size))[:, None] - token
         for found, width in zip(near, self.widths.tolist(), strict=True):
@@ -243,6 +245,6 @@ class _Fold:
         return near
 
 
-def _logs(entries: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """Of the sizes; any number where the size is zero, which makes nothing of it."""
-    return entries.abs().clamp_(min=torch.finfo(entries.dtype).tiny).log_()
+def _logs(size: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """Any number where the size is zero, which makes nothing of it."""
+    return size.clamp(min=torch.finfo(size.dtype).tiny).log_()
