@@ -1,29 +1,34 @@
 """Responses of layers of real size beside the model library's own path and the machine's limit.
 
-    python benchmarks/evaluation.py [--short]
+    python -m benchmarks
 
 One process, one thread, single precision, methods in turns, medians of the time at work. ``error``
 is relative to the same numbers taken in double precision, ``ratio`` what the method takes over what
-dsf takes. Writes ``benchmarks/evaluation.json``.
+dsf takes.
 """
 
-import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from limits import exponentials, interleaved, processor_seconds, products
 from torch import Tensor
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
 from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
 
 import dsf
+from benchmarks import peers
+from benchmarks.limits import exponentials, interleaved, passes, processor_seconds, products
 from dsf.evaluate import impulse_response
-from dsf.mixers import DiagonalStateSpace, GatedDeltaNet, SelectiveStateSpace, StateSpaceDuality
+from dsf.mixers import (
+    DiagonalStateSpace,
+    GatedDeltaNet,
+    GatedLinearAttention,
+    SelectiveStateSpace,
+    StateSpaceDuality,
+)
+from dsf.solve import recurrence
+from dsf.transition import Diagonal
 
 RNG = torch.Generator().manual_seed(0)
 Row = dict[str, Any]
@@ -56,7 +61,8 @@ def selective(tokens: int, *, channels: int = 1536, states: int = 16) -> list[Ro
         return mamba_selective_scan(value, step, mixer.pole, write, read, mixer.feedthrough)
 
     limit = exponentials(tokens * channels * states)
-    return compared(f"Mamba, {tokens} tokens", mixer, {"library": library}, limit)
+    works = {"library": library, **peers.selective(mixer)}
+    return compared(f"Mamba, {tokens} tokens", mixer, works, limit)
 
 
 def dual(tokens: int, *, heads: int = 24, width: int = 64, states: int = 128) -> list[Row]:
@@ -102,6 +108,45 @@ def gated_delta(tokens: int, *, heads: int = 8, width: int = 128) -> list[Row]:
 
     limit = products(6.0 * width * width * heads * tokens)
     return compared(f"Gated delta rule, {tokens} tokens", mixer, {"library": library}, limit)
+
+
+def gated_linear(tokens: int, *, heads: int = 4, keys: int = 128, width: int = 256) -> list[Row]:
+    """Case 4: gated linear attention. The limit is four operations a number of the state."""
+    mixer = GatedLinearAttention(
+        query=normal(1, heads, tokens, keys) * keys**-0.5,
+        key=normal(1, heads, tokens, keys),
+        value=normal(1, heads, tokens, width),
+        log_decay=-0.1 * torch.rand(1, heads, tokens, keys, generator=RNG),
+    )
+
+    def loop() -> Tensor:
+        state, found = torch.zeros(heads, keys, width), []
+        decays = mixer.log_decay[0].exp()
+        for t in range(tokens):
+            new = mixer.key[0, :, t, :, None] * mixer.value[0, :, t, None]
+            state = decays[:, t, :, None] * state + new
+            found.append(mixer.query[0, :, t, None] @ state)
+        return torch.cat(found, dim=1)
+
+    limit = products(4.0 * keys * width * heads * tokens)
+    return compared(f"GLA, {tokens} tokens", mixer, {"loop of torch": loop}, limit)
+
+
+def wide(tokens: int, *, columns: int = 24_576) -> list[Row]:
+    """Case 9: states that do not meet. The limit is memory: two numbers read, one written."""
+    decay = torch.rand(tokens, columns, generator=RNG)
+    drive = normal(tokens, columns, 1)
+    exact = recurrence(Diagonal(decay.double()), drive.double())
+
+    def ours() -> Tensor:
+        return recurrence(Diagonal(decay), drive)
+
+    works = {"dsf": ours, **peers.scans(decay, drive.squeeze(-1))}
+    limit = passes(tokens * columns, reads=2)
+    errors = {name: error_of(work().reshape(exact.shape), exact) for name, work in works.items()}
+    taken = interleaved({**works, "limit": limit}, rounds=3)
+    case = f"Wide scan, {tokens} tokens"
+    return [row(case, name, taken, errors.get(name, 0.0)) for name in taken]
 
 
 def invariant(tokens: int, *, channels: int = 256, modes: int = 32) -> list[Row]:
@@ -167,29 +212,3 @@ def row(case: str, method: str, taken: dict[str, float], error: float) -> Row:
     found = {"case": case, "method": method, "seconds": seconds, "error": error}
     print(f"{case:>32} {method:>24} {seconds * 1e3:9.1f} ms  error {error:.0e}", flush=True)
     return {**found, "ratio": seconds / taken["dsf"]}
-
-
-CASES = (
-    (selective, (1024, 4096)),
-    (dual, (4096,)),
-    (gated_delta, (2048, 8192)),
-    (invariant, (16384,)),
-)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--short", action="store_true", help="the shortest length of every case")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = []
-    for case, lengths in CASES:
-        for tokens in lengths[:1] if asked.short else lengths:
-            rows += case(tokens)
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    path = Path(__file__).with_suffix(".json")
-    path.write_text(json.dumps({**versions, "rows": rows}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -13,10 +13,10 @@ from dsf.kernels.exponentials import A0, A1, A2, A3, A4, A5, LEAST, MANTISSA, ON
 
 
 def processor_seconds(work: Callable[[], Any]) -> float:
-    """Time that this thread was at work, whatever else the machine does."""
-    begun = time.thread_time()
+    """Time that this process was at work, in all its threads, whatever else the machine does."""
+    begun = time.process_time()
     work()
-    return time.thread_time() - begun
+    return time.process_time() - begun
 
 
 def interleaved(works: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, float]:
@@ -60,3 +60,11 @@ def products(operations: float) -> Callable[[], None]:
             left @ right
 
     return multiply
+
+
+def passes(numbers: int, *, reads: int) -> Callable[[], Any]:
+    """So many numbers of single precision read from memory, ``reads`` times, and written once."""
+    given, out = torch.ones(reads, numbers), torch.empty(numbers)
+    if reads == 1:
+        return lambda: out.copy_(given[0])
+    return lambda: torch.add(given[0], given[1], out=out)

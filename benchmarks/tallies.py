@@ -102,7 +102,7 @@ def softmax(tokens: int, *, heads: int = 16, width: int = 64) -> list[dict]:
     rng = torch.Generator().manual_seed(0)
     parts = [torch.randn(heads, tokens, width, generator=rng) for _ in range(3)]
     query, key, value = parts
-    system = SoftmaxAttention(query=query * width**-0.5, key=key, value=value).system()
+    system = SoftmaxAttention(query=query, key=key, value=value).system()
 
     def eager() -> tuple[torch.Tensor, ...]:
         scores = query @ key.mT * width**-0.5
