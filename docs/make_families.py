@@ -31,6 +31,11 @@ small model with lively parameters: two samples of {tokens} tokens. Written by
 `python -m docs.make_families`; nothing here is typed by hand. Softmax attention is read through the
 library's own interface in every family that uses it. `dsf support MODEL` tells of one model.
 
+Special cases, each under test: diffllama calls its attention twice a layer, once for each half of
+the values; the map of its output head is that of head h less λ times that of head h + H / 2, before
+its norm. zaya mixes values with those of the token before: the map is of what reaches the softmax,
+and no whole layer is claimed. fnet transforms its tokens without any values; `dsf.probe` reads it.
+
 *Error*: largest difference between the rebuilt and the captured output of a layer, over the largest
 captured number; the worst layer of the family, its softmax layers included. *Padded*: the worse of
 left and right padding, in float64. *Whole*: the layer from its input to its output, affine part

@@ -10,7 +10,7 @@ from dsf.inspection.result import Unsupported
 
 LOOKS_LIKE_A_MIXER = re.compile(
     r"(Attention|Mixer|DeltaNet|ShortConv|RecurrentBlock|LSTM|GRU|RNN|(LSTM|GRU|RNN)Cell|LSTMLayer"
-    r"|SSM|LRU)$"
+    r"|SSM|LRU|FourierTransform|PoolFormerPooling)$"
 )
 
 
@@ -45,6 +45,11 @@ def _reason(module: nn.Module, known: bool) -> str | None:
         return "it was not called on this input"
     if not LOOKS_LIKE_A_MIXER.search(type(module).__name__):
         return None
+    if type(module).__name__.endswith(("FourierTransform", "PoolFormerPooling")):
+        return (
+            "it mixes tokens without values and weights of its own: a fixed transform or average "
+            "of its input. probe=... reads it, pass by pass"
+        )
     if type(module).__name__.endswith("Attention"):
         return (
             "it was not called, or it attends in a way that was not recognised: outside the "

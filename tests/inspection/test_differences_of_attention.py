@@ -70,3 +70,18 @@ def test_differential_attention_is_a_difference_of_the_maps_of_two_heads():
         rebuilt = module.o_proj(mixed.transpose(1, 2).flatten(2))
     seen = given["attention_mask"].bool()
     torch.testing.assert_close(rebuilt[seen], outputs[0][seen], rtol=0, atol=1e-12)
+
+
+def test_a_fourier_transform_of_tokens_is_named_and_can_be_driven():
+    settings = GROUPED | {"hidden_size": 8, "intermediate_size": 8}
+    settings.pop("num_key_value_heads")
+    model = AutoModel.from_config(CONFIG_MAPPING["fnet"](**settings)).eval()
+    ids = torch.randint(3, VOCABULARY, (1, 5), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InspectionError, match=r"FourierTransform.*a fixed transform or average"):
+        dsf.inspect(model, input_ids=ids)
+    path = "encoder.layer.0.fourier.self"
+    (layer,) = dsf.inspect(model, exact=True, probe=(path,), input_ids=ids)
+    assert layer.error < 1e-12
+    place = torch.arange(5, dtype=torch.float64)
+    wave = torch.exp(-2j * torch.pi * torch.outer(place, place) / 5)
+    torch.testing.assert_close(layer.map()[0, 0, 0].unflatten(-1, (-1, 1))[..., 0], wave.real)
