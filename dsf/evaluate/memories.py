@@ -31,7 +31,7 @@ def remembered(system: System, signal: Tensor) -> tuple[Tensor, Tensor] | None:
     """The response of a forward system and the state it leaves; None where no loop applies."""
     if signal.shape[-1] < FEW_COLUMNS or system.input_size * system.output_size != 1:
         return None
-    parts, entering = _parts(system), at_start(system, signal)
+    parts, entering = bare_parts(system), at_start(system, signal)
     D = system.feedthrough
     if parts is None or isinstance(D, Coefficient) or not system.batch:
         return None
@@ -44,7 +44,8 @@ def remembered(system: System, signal: Tensor) -> tuple[Tensor, Tensor] | None:
     return _recalled(parts, D[..., 0, 0], signal.squeeze(-2), entering, system.reads_before_update)
 
 
-def _parts(system: System) -> Bare | None:
+def bare_parts(system: System) -> Bare | None:
+    """The parts of a system that loops and kernels know; None if it is of another kind."""
     A, B, C = system.A, system.B, system.C
     if isinstance(C, Coefficient):
         return None

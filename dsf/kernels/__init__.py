@@ -3,7 +3,20 @@
 The modules with loops import numba, so they are imported where they are used; this face is light.
 """
 
-from dsf.kernels.availability import applies, found, why_off
+from dsf.kernels.availability import (
+    applies,
+    applies_on_cuda,
+    found,
+    why_off,
+    why_off_on_cuda,
+)
 from dsf.kernels.spreading import in_parallel
 
-__all__ = ["applies", "found", "in_parallel", "why_off"]
+__all__ = [
+    "applies",
+    "applies_on_cuda",
+    "found",
+    "in_parallel",
+    "why_off",
+    "why_off_on_cuda",
+]

@@ -13,6 +13,7 @@ OFF = ("0", "off", "false", "no")
 # Below this many updates of a state the plain path takes less time than loading the compiler does.
 WORTH = 2**20
 
+CUDA = "cuda"
 NUMBERS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -26,6 +27,18 @@ def why_off() -> str:
     except PackageNotFoundError:
         return "numba is not installed"
     return ""
+
+
+def why_off_on_cuda() -> str:
+    """Why no kernel of Triton runs on CUDA here; empty where they do."""
+    asked = os.environ.get(SWITCH, "").strip().lower()
+    if asked in OFF:
+        return f"{SWITCH}={asked} turns them off"
+    try:
+        version("triton")
+    except PackageNotFoundError:
+        return "triton is not installed"
+    return "" if torch.cuda.is_available() else "no CUDA device"
 
 
 def found() -> str:
@@ -45,12 +58,25 @@ def applies(*parts: Tensor, work: int) -> bool:
     """
     if work < WORTH or torch.compiler.is_compiling() or why_off():
         return False
-    return len({part.dtype for part in parts}) == 1 and all(_is_bare(part) for part in parts)
+    alike = len({part.dtype for part in parts}) == 1
+    return alike and all(part.dtype in NUMBERS and _is_bare(part, "cpu") for part in parts)
 
 
-def _is_bare(part: Tensor) -> bool:
+def applies_on_cuda(*parts: Tensor) -> bool:
+    """The same for the kernels of Triton, which take single precision on one CUDA device.
+
+    They have no derivatives either: where one is wanted, the plain path answers.
+    """
+    if any(part.device.type != CUDA or part.dtype != torch.float32 for part in parts):
+        return False
+    if torch.compiler.is_compiling() or why_off_on_cuda():
+        return False
+    return len({part.device for part in parts}) == 1 and all(_is_bare(part, CUDA) for part in parts)
+
+
+def _is_bare(part: Tensor, kind: str) -> bool:
     plain = type(part) in (Tensor, torch.nn.Parameter) and part.layout == torch.strided
-    if not plain or part.device.type != "cpu" or part.dtype not in NUMBERS:
+    if not plain or part.device.type != kind:
         return False
     if part.requires_grad and torch.is_grad_enabled():
         return False

@@ -1,4 +1,4 @@
-"""Matrix-valued memories on CUDA, chunk by chunk: see :mod:`dsf.kernels.memories` for the equations.
+"""Matrix-valued memories on CUDA, chunk by chunk: as in :mod:`dsf.kernels.memories`.
 
 Pairs of a chunk come from :mod:`dsf.kernels.cuda.pairs`, all chunks at once; then a program takes
 some columns of one head from chunk to chunk, its memory in registers, in double precision.
@@ -16,7 +16,6 @@ from dsf.kernels.cuda.layout import laid, power_of_two
 from dsf.kernels.cuda.pairs import write_pairs
 
 WIDE, NARROW = 64, 16
-MOST_STATES = 256
 ENTRIES = 4096  # of a memory in the registers of one program
 
 
@@ -72,7 +71,7 @@ def recall(
 
 @triton.jit
 @no_type_check
-def _products(decay, t, ahead, steps, states, n, DIAGONAL: tl.constexpr, REVERSE: tl.constexpr):
+def _products(decay, ahead, steps, states, n, DIAGONAL: tl.constexpr, REVERSE: tl.constexpr):
     """Running products of the decays at ``ahead`` of every token, one column or one a state."""
     if DIAGONAL:
         known = ((ahead >= 0) & (ahead < steps))[:, None] & (n < states)[None, :]
@@ -150,14 +149,14 @@ def _walk(
         # a decay of an earlier chunk is not in this product
         earlier = tl.where(i > 0, t - 1, -1)
         if BEFORE:
-            upto = _products(factors, t, earlier, steps, states, n, DIAGONAL, False)
+            upto = _products(factors, earlier, steps, states, n, DIAGONAL, False)
         else:
-            upto = _products(factors, t, t, steps, states, n, DIAGONAL, False)
+            upto = _products(factors, t, steps, states, n, DIAGONAL, False)
         pair = (h * steps + t[:, None]) * C + i[None, :]
         is_pair = is_row & (t < steps)[None, :]
         if DELTA:
             lo = tl.load(look + h * look_far + vector, mask=has_state, other=0.0)
-            until = _products(factors, t, earlier, steps, states, n, DIAGONAL, False)
+            until = _products(factors, earlier, steps, states, n, DIAGONAL, False)
             lo = (lo * until).to(tl.float32)
             entries -= tl.dot(lo, rounded, input_precision="ieee")
             below = tl.load(found + pair, mask=is_pair, other=0.0)
@@ -167,7 +166,7 @@ def _walk(
         y += tl.dot(own, entries, input_precision="ieee") + passed * u
         tl.store(response + h * steps * columns + place, y, mask=has_column)
         later = tl.where(t + 1 < stop, t + 1, -1)
-        rest = _products(factors, t, later, steps, states, n, DIAGONAL, True)
+        rest = _products(factors, later, steps, states, n, DIAGONAL, True)
         change = tl.dot(tl.trans((w * rest).to(tl.float32)), entries, input_precision="ieee")
         whole = tl.where(i[:, None] == 0, rest, 0.0)
         if DIAGONAL:

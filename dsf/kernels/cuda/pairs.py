@@ -21,7 +21,7 @@ def write_pairs(
     before: bool,
     rows: tuple[int, int, int] | None = None,
 ) -> None:
-    """Fill ``out``: the pairs of every chunk side by side, or the tiles of a map along its diagonal.
+    """Fill ``out``: the pairs of every chunk, or the tiles along the diagonal of a map.
 
     ``decay`` has one factor a token, or one for every state. Pairs ``before`` the decay of their
     row leave out the diagonal. With ``rows`` (first, last, and the row of ``out`` to start at)
