@@ -7,7 +7,7 @@ from math import isqrt
 from dsf.report.selection import Selection
 
 EXACT_CELLS = 2**20
-VIEW_CELLS = 160 * 256**2
+VIEW_CELLS = 146 * 256**2
 WHOLE_CELLS = 2**21
 LONG_SHARE = 4  # a map token by token takes room from the views: for so many cells that of one
 LARGEST_VIEW, SMALLEST_VIEW, STEP = 256, 48, 16
