@@ -17,7 +17,7 @@ PACKAGE = ROOT / "dsf"
 
 # Lowest first. Rooms on one landing do not see each other.
 LANDINGS: tuple[tuple[str, ...], ...] = (
-    ("shapes", "kernels", "saving"),
+    ("shapes", "kernels", "saving", "threads"),
     ("transition",),
     ("coefficient",),
     ("system", "solve"),

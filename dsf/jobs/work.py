@@ -1,7 +1,6 @@
 """One unit: the model on its prompts, every layer measured and written."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from dsf.inspection.measuring import QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
 from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
+from dsf.threads import one_thread
 
 
 def work(plan: Plan, folder: Path, unit: Unit) -> Outcome:
@@ -24,7 +24,7 @@ def work(plan: Plan, folder: Path, unit: Unit) -> Outcome:
     if is_finished(folder, unit):
         return unit, None
     try:
-        with _one_thread():
+        with one_thread():
             _measure(plan, folder, unit)
     except Exception as error:
         return unit, f"{type(error).__name__}: {error}"
@@ -70,14 +70,3 @@ def _loaded(model: str) -> LoadedModel:
 @lru_cache(maxsize=1)
 def _opened(model: str) -> PiecewiseModel:
     return open_piecewise(model)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Units are many: parallel work is between them, and sums keep their order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

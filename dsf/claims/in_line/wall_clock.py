@@ -1,8 +1,7 @@
 """Seconds of softmax and of InLine attention, one head, as the number of tokens grows."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +12,7 @@ from dsf.certificates import Certificate, Verdict
 from dsf.claims.claim import Claim, Standing
 from dsf.claims.deciding import held
 from dsf.claims.in_line.weights import in_line_rows
+from dsf.threads import one_thread
 
 WIDTH = 64
 SIZES = (64, 256, 1024, 2048)
@@ -48,7 +48,7 @@ def in_line(
 
 def faster_beyond_width(quick: Form = in_line, slow: Form = softmax) -> Certificate:
     """Seconds of both forms, timed in turns; the fastest run, since a busy machine only adds."""
-    with _one_thread():
+    with one_thread():
         seconds = [_fastest(tokens, quick, slow) for tokens in SIZES]
     gains = [second / first for first, second in seconds]
     return held(
@@ -70,17 +70,6 @@ def faster_beyond_width(quick: Form = in_line, slow: Form = softmax) -> Certific
             ),
         },
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Several would wait for each other on a busy machine, most of all in short runs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _fastest(tokens: int, *forms: Form) -> tuple[float, ...]:
