@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.kernels import applies, new_zeros
 from dsf.transition.timeline import delay
 
 # Numbers up to which it took less time to count in double precision everywhere than token by token.
@@ -44,6 +45,8 @@ class _Walk(torch.autograd.Function):
         that a slow decay loses over many tokens.
         """
         decays, drives = (part.movedim(-3, 0).contiguous() for part in (decay, drive))
+        if applies(decays, drives, work=drives.numel()):
+            return _compiled(decays, drives, turned).movedim(0, -3)
         order = range(len(drives))
         turn = reversed(order) if turned else order
         walk = _at_once if drive.numel() <= FEW else _in_place
@@ -84,6 +87,15 @@ class _Walk(torch.autograd.Function):
             for part, axis in zip((decay, drive), axes, strict=False)
         )
         return _walk(decay, drive, turned), 0
+
+
+def _compiled(decays: Tensor, drives: Tensor, turned: bool) -> Tensor:
+    from dsf.kernels.walking import walk
+
+    states = new_zeros(drives, tuple(drives.shape))
+    parts = (part.resolve_conj().resolve_neg().flatten(1) for part in (decays, drives))
+    walk(*parts, turned=turned, into=states.flatten(1))
+    return states
 
 
 def _at_once(decays: Tensor, drives: Tensor, order: list[tuple[int, int]]) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 
 import dsf
 from dsf.evaluate import pieces
+from dsf.kernels import availability, new_zeros
 from dsf.solve import entries
 from dsf.solve.entries import entry_by_entry
 
@@ -18,9 +19,10 @@ def parts():
     return decay.requires_grad_(True), drive.requires_grad_(True)
 
 
-@pytest.fixture(params=["few", "many"])
+@pytest.fixture(params=["few", "many", "compiled"])
 def route(request, monkeypatch):
     monkeypatch.setattr(entries, "FEW", 2**17 if request.param == "few" else 0)
+    monkeypatch.setattr(availability, "WORTH", 0 if request.param == "compiled" else 2**40)
 
 
 def by_hand(decay, drive):
@@ -150,3 +152,26 @@ def test_the_first_decay_meets_nothing(parts):
     wild = decay.clone()
     wild[:, 0] = float("inf")
     assert torch.equal(entry_by_entry(wild, drive), entry_by_entry(decay, drive))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_compiled_walk_by_threads(monkeypatch, turned):
+    """Entries in several pieces, the last one smaller, in single precision."""
+    walking = pytest.importorskip("dsf.kernels.walking")
+    monkeypatch.setattr(walking, "FEWEST", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    rng = torch.Generator().manual_seed(0)
+    decay, drive, states = torch.randn(3, 6, 5, generator=rng)
+    walking.walk(decay, drive, turned=turned, into=states)
+    if turned:
+        decay, drive = decay.roll(-1, dims=0).flip(0), drive.flip(0)
+    expected = by_hand(decay[..., None].double(), drive[..., None].double()).squeeze(-1)
+    expected = expected.flip(0) if turned else expected
+    torch.testing.assert_close(states.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_fresh_memory_is_of_the_kind_that_was_asked_for():
+    for dtype in (torch.float32, torch.complex128, torch.bfloat16):
+        made = new_zeros(torch.empty(0, dtype=dtype), (2, 3))
+        assert made.dtype == dtype
+        assert made.tolist() == [[0] * 3] * 2
