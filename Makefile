@@ -12,6 +12,9 @@ PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.1
 RUN := .venv/bin
 MATRIX_RELEASE := 5.8.0
 MATRIX_VENV := .venv-transformers-5.8
+BENCH_VENV := .venv-bench
+LENS_VENV := .venv-lens
+LENS_RELEASE := 5.9.0
 
 # Two test processes with one thread each are faster than one with two, and sums keep their order.
 export OMP_NUM_THREADS := 1
@@ -36,8 +39,10 @@ matrix: set-up-needs-python  ## the inspection tests on an older release of the 
 	@"$(PYTHON)" setup_environment.py --venv $(MATRIX_VENV) --with transformers==$(MATRIX_RELEASE)
 	$(MATRIX_VENV)/bin/python -m pytest -n 2 -m matrix tests
 
-bench: setup  ## every benchmark against peers and limits: docs/benchmarks.md
-	$(RUN)/python -m benchmarks
+bench: set-up-needs-python  ## every benchmark against peers and limits: docs/benchmarks.md; BENCH=--gate compares
+	@"$(PYTHON)" setup_environment.py --venv $(BENCH_VENV) --group peers
+	@"$(PYTHON)" setup_environment.py --venv $(LENS_VENV) --group lens --with transformers==$(LENS_RELEASE)
+	$(BENCH_VENV)/bin/python -m benchmarks $(BENCH)
 
 releases: setup  ## every model family on five releases of the model library: docs/releases.md
 	$(RUN)/python -m benchmarks.releases

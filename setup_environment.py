@@ -1,6 +1,6 @@
 """Make ``.venv`` from a bare machine: Python 3.11 or later and nothing else.
 
-    python3 setup_environment.py [--venv FOLDER] [--with NAME==VERSION ...]
+    python3 setup_environment.py [--venv FOLDER] [--with NAME==VERSION ...] [--group NAME ...]
 
 ``make`` calls this before every target. A finished set-up leaves a stamp that holds the hash of
 ``pyproject.toml`` and ``constraints.txt``: while both stay as they are the next call does nothing
@@ -41,16 +41,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Set up the development environment of dsf.")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", metavar="FOLDER")
     parser.add_argument("--with", dest="extra", nargs="*", default=[], metavar="NAME==VERSION")
+    parser.add_argument("--group", dest="groups", nargs="*", default=[], metavar="NAME")
     options = parser.parse_args()
+    extra = [*options.extra, *(part for group in options.groups for part in ("--group", group))]
     venv = options.venv.absolute()
-    stamp, wanted = venv / "set-up-finished", fingerprint(options.extra)
+    stamp, wanted = venv / "set-up-finished", fingerprint(extra)
     if stamp.is_file() and stamp.read_text() == wanted and runs(python_in(venv)):
         return
     stamp.unlink(missing_ok=True)
     make_environment(venv)
     forget_half_installed(venv)
     renew_pip(venv)
-    install(venv, options.extra)
+    install(venv, extra)
     look_around(venv)
     stamp.write_text(wanted)
 

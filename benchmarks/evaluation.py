@@ -12,27 +12,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
-from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
+from transformers.models.qwen3_next.modeling_qwen3_next import (
+    torch_chunk_gated_delta_rule,
+    torch_recurrent_gated_delta_rule,
+)
 
 import dsf
 from benchmarks import peers
-from benchmarks.limits import exponentials, interleaved, passes, processor_seconds, products
-from dsf.evaluate import impulse_response
+from benchmarks.limits import exponentials, interleaved, products
 from dsf.mixers import (
-    DiagonalStateSpace,
     GatedDeltaNet,
     GatedLinearAttention,
     SelectiveStateSpace,
     StateSpaceDuality,
 )
-from dsf.solve import recurrence
-from dsf.transition import Diagonal
 
 RNG = torch.Generator().manual_seed(0)
 Row = dict[str, Any]
 Works = dict[str, Callable[[], Tensor]]
+# Beyond this, of two ways of one library that take seconds only its usual one is timed.
+SHORT = 8192
 
 
 def normal(*size: int) -> Tensor:
@@ -54,15 +54,8 @@ def selective(tokens: int, *, channels: int = 1536, states: int = 16) -> list[Ro
         read=normal(1, tokens, states),
         feedthrough=normal(channels),
     )
-    theirs = [part.mT for part in (mixer.value, mixer.step, mixer.write, mixer.read)]
-
-    def library() -> Tensor:
-        value, step, write, read = theirs
-        return mamba_selective_scan(value, step, mixer.pole, write, read, mixer.feedthrough)
-
     limit = exponentials(tokens * channels * states)
-    works = {"library": library, **peers.selective(mixer)}
-    return compared(f"Mamba, {tokens} tokens", mixer, works, limit)
+    return compared(f"Mamba, {tokens} tokens", mixer, peers.selective(mixer), limit)
 
 
 def dual(tokens: int, *, heads: int = 24, width: int = 64, states: int = 128) -> list[Row]:
@@ -80,13 +73,16 @@ def dual(tokens: int, *, heads: int = 24, width: int = 64, states: int = 128) ->
         for part in (mixer.value, mixer.step, mixer.write, mixer.read)
     )
 
+    sizes = (64, 256) if tokens <= SHORT else (256,)
+
     def library(size: int) -> Tensor:
         found = mamba2_chunk_scan(
             value, step, mixer.pole, write, read, chunk_size=size, D=mixer.feedthrough
         )
         return found.reshape(value.shape).movedim(1, 2)
 
-    works = {f"library, chunks of {size}": lambda size=size: library(size) for size in (64, 256)}
+    works = {f"library, chunks of {size}": lambda size=size: library(size) for size in sizes}
+    works |= peers.dual(mixer)
     limit = products(4.0 * states * width * heads * tokens)
     return compared(f"Mamba-2, {tokens} tokens", mixer, works, limit)
 
@@ -103,11 +99,15 @@ def gated_delta(tokens: int, *, heads: int = 8, width: int = 128) -> list[Row]:
     parts = (mixer.query * width**0.5, mixer.key, mixer.value, mixer.log_decay, mixer.rate)
     theirs = [part.movedim(1, 2).contiguous() for part in parts]
 
-    def library() -> Tensor:
+    def chunks() -> Tensor:
         return torch_chunk_gated_delta_rule(*theirs)[0].movedim(1, 2)
 
+    def loop() -> Tensor:
+        return torch_recurrent_gated_delta_rule(*theirs, None, False)[0].movedim(1, 2)
+
+    works = {"library, chunks": chunks, "library, recurrent": loop}
     limit = products(6.0 * width * width * heads * tokens)
-    return compared(f"Gated delta rule, {tokens} tokens", mixer, {"library": library}, limit)
+    return compared(f"Gated delta rule, {tokens} tokens", mixer, works, limit)
 
 
 def gated_linear(tokens: int, *, heads: int = 4, keys: int = 128, width: int = 256) -> list[Row]:
@@ -132,68 +132,32 @@ def gated_linear(tokens: int, *, heads: int = 4, keys: int = 128, width: int = 2
     return compared(f"GLA, {tokens} tokens", mixer, {"loop of torch": loop}, limit)
 
 
-def wide(tokens: int, *, columns: int = 24_576) -> list[Row]:
-    """Case 9: states that do not meet. The limit is memory: two numbers read, one written."""
-    decay = torch.rand(tokens, columns, generator=RNG)
-    drive = normal(tokens, columns, 1)
-    exact = recurrence(Diagonal(decay.double()), drive.double())
-
-    def ours() -> Tensor:
-        return recurrence(Diagonal(decay), drive)
-
-    works = {"dsf": ours, **peers.scans(decay, drive.squeeze(-1))}
-    limit = passes(tokens * columns, reads=2)
-    errors = {name: error_of(work().reshape(exact.shape), exact) for name, work in works.items()}
-    taken = interleaved({**works, "limit": limit}, rounds=3)
-    case = f"Wide scan, {tokens} tokens"
-    return [row(case, name, taken, errors.get(name, 0.0)) for name in taken]
-
-
-def invariant(tokens: int, *, channels: int = 256, modes: int = 32) -> list[Row]:
-    """Case 5: the impulse responses of S4D, against the exponential of every mode and lag."""
-    rate = -torch.rand(channels, modes, generator=RNG) - 0.1
-    mixer = DiagonalStateSpace(
-        value=normal(channels, tokens, 1),
-        pole=torch.complex(rate, 3 * normal(channels, modes)),
-        write=torch.complex(normal(channels, modes), normal(channels, modes)),
-        read=torch.complex(normal(channels, modes), normal(channels, modes)),
-        step=steps(channels),
-    )
-    system = mixer.system()
-    decay = system.A.diagonal()[:, 0].to(torch.complex128)
-    exact = (part.to(torch.complex128) for part in (system.B[:, 0, :, 0], system.C[:, 0, 0]))
-    weight = torch.mul(*exact)
-
-    def direct() -> Tensor:
-        lags = torch.arange(tokens, dtype=torch.float64)
-        rows = zip(weight, decay.log(), strict=True)
-        return torch.stack([(lags[:, None] * each).exp() @ row for row, each in rows]).real
-
-    def ours() -> Tensor:
-        return impulse_response(system)[..., 0, 0]
-
-    found: list[Tensor] = []
-    taken = {"direct exponential": processor_seconds(lambda: found.append(direct()))}
-    taken |= interleaved({"dsf": ours}, rounds=3)
-    error = float((ours() - found[0]).norm() / found[0].norm())
-    case = f"Impulse response, {tokens} lags"
-    return [row(case, name, taken, error if name == "dsf" else 0.0) for name in taken]
-
-
 def compared(case: str, mixer: Any, works: Works, limit: Callable[[], Any]) -> list[Row]:
     """Rows of one case: dsf, the others, and the limit."""
     system, signal = mixer.system(), mixer.signal()
     exact = dsf.respond(dsf.algebra.converted(system, dtype=torch.float64), signal.double())
+    ours = {"dsf": lambda: dsf.respond(system, signal)}
+    return measured(case, {**ours, **works}, shown(exact), limit)
 
-    def ours() -> Tensor:
-        return dsf.respond(system, signal)
 
-    errors = {"dsf": error_of(ours(), exact), "limit": 0.0}
-    errors |= {
-        name: error_of(work().reshape_as(shown(exact)), exact) for name, work in works.items()
-    }
-    taken = interleaved({"dsf": ours, **works, "limit": limit}, rounds=3)
-    return [row(case, name, taken, errors[name]) for name in taken]
+def measured(
+    case: str, works: Works, exact: Tensor, limit: Callable[[], Any] | None = None
+) -> list[Row]:
+    """Rows of some ways to one response, the first of which is ours.
+
+    ``exact`` holds it in double precision, or as many of its last axis as are looked at.
+    """
+    errors = {"limit": 0.0}
+
+    def look(name: str, result: Any) -> None:
+        if name in works:
+            seen = result.reshape(*exact.shape[:-1], -1)[..., : exact.shape[-1]]
+            errors[name] = float((seen - exact).norm() / exact.norm())
+
+    bound = {} if limit is None else {"limit": limit}
+    taken = interleaved({**works, **bound}, rounds=3, look=look)
+    mine = taken[next(iter(works))]
+    return [row(case, name, seconds, mine, errors[name]) for name, seconds in taken.items()]
 
 
 def shown(response: Tensor) -> Tensor:
@@ -201,14 +165,7 @@ def shown(response: Tensor) -> Tensor:
     return response[..., 0, 0] if response.shape[-1] == 1 else response.squeeze(-2)
 
 
-def error_of(response: Tensor, exact: Tensor) -> float:
-    expected = shown(exact)
-    found = shown(response) if response.ndim == exact.ndim else response
-    return float((found - expected).norm() / expected.norm())
-
-
-def row(case: str, method: str, taken: dict[str, float], error: float) -> Row:
-    seconds = taken[method]
+def row(case: str, method: str, seconds: float, mine: float, error: float) -> Row:
     found = {"case": case, "method": method, "seconds": seconds, "error": error}
-    print(f"{case:>32} {method:>24} {seconds * 1e3:9.1f} ms  error {error:.0e}", flush=True)
-    return {**found, "ratio": seconds / taken["dsf"]}
+    print(f"{case:>32} {method:>28} {seconds * 1e3:9.1f} ms  error {error:.0e}", flush=True)
+    return {**found, "ratio": seconds / mine}

@@ -7,9 +7,16 @@ from typing import Any, no_type_check
 
 import numpy as np
 import torch
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from dsf.kernels.exponentials import A0, A1, A2, A3, A4, A5, LEAST, MANTISSA, ONE, ROUNDER, chosen
+
+# What takes more seconds than this is run once after the turn that does not count.
+LONG = 1.0
+LANES = 16
+NUMBERS = 2**26  # 268 MB, beyond every cache
 
 
 def processor_seconds(work: Callable[[], Any]) -> float:
@@ -19,14 +26,28 @@ def processor_seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - begun
 
 
-def interleaved(works: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, float]:
-    """The median seconds of each, taken in turns after one turn that does not count."""
+def interleaved(
+    works: dict[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    look: Callable[[str, Any], None] = lambda _name, _result: None,
+) -> dict[str, float]:
+    """The median seconds of each, taken in turns after one turn that does not count.
+
+    ``look`` is shown what each returns in that first turn.
+    """
+    first: dict[str, float] = {}
+    for name, work in works.items():
+        begun = time.process_time()
+        result = work()
+        first[name] = time.process_time() - begun
+        look(name, result)
+        del result
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
+    for turn in range(rounds):
         for name, work in works.items():
-            seconds = processor_seconds(work)
-            if turn:
-                taken[name].append(seconds)
+            if turn == 0 or first[name] < LONG:
+                taken[name].append(processor_seconds(work))
     return {name: median(each) for name, each in taken.items()}
 
 
@@ -68,3 +89,61 @@ def passes(numbers: int, *, reads: int) -> Callable[[], Any]:
     if reads == 1:
         return lambda: out.copy_(given[0])
     return lambda: torch.add(given[0], given[1], out=out)
+
+
+@intrinsic
+@no_type_check
+def _store_past_the_cache(_context, array, at):
+    """A register of ones, written without reading first what stood there."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        ones = ir.Constant(ir.VectorType(ir.FloatType(), LANES), [1.0] * LANES)
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ones.type.as_pointer())
+        stored = builder.store(ones, place, align=4 * LANES)
+        one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        stored.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.none(array, at), generate
+
+
+@njit(nogil=True)
+@no_type_check
+def _past_the_cache(array):
+    for at in range(0, len(array), LANES):
+        _store_past_the_cache(array, at)
+
+
+@njit(nogil=True)
+@no_type_check
+def _written(array, value):
+    for i in range(len(array)):
+        array[i] = value
+
+
+@njit(nogil=True, fastmath=True)
+@no_type_check
+def _summed(array):
+    total = np.float32(0)
+    for i in range(len(array)):
+        total += array[i]
+    return total
+
+
+def figures() -> dict[str, float]:
+    """Absolute limits of this run, in units of 10^9 a second, by name and unit."""
+    room = np.zeros(NUMBERS + LANES, np.float32)
+    skipped = (-room.ctypes.data // 4) % LANES
+    numbers = room[skipped : skipped + NUMBERS]
+    count, operations = 2**26, 2.0**36
+    works: dict[str, tuple[float, Callable[[], Any]]] = {
+        "read, GB/s": (4 * NUMBERS, lambda: _summed(numbers)),
+        "write, GB/s": (4 * NUMBERS, lambda: _written(numbers, np.float32(1))),
+        "write past the cache, GB/s": (4 * NUMBERS, lambda: _past_the_cache(numbers)),
+        "fresh memory of torch, GB/s": (4 * NUMBERS, lambda: torch.ones(NUMBERS)),
+        "product of matrices, GFLOP/s": (operations, products(operations)),
+        "exponential, product and sum, G/s": (count, exponentials(count)),
+    }
+    taken = interleaved({name: work for name, (_, work) in works.items()}, rounds=5)
+    return {name: amount / taken[name] / 1e9 for name, (amount, _) in works.items()}

@@ -53,6 +53,18 @@ def test_other_requirements_are_another_set_up(steps, monkeypatch):
     assert len(steps) == 10
 
 
+def test_another_group_is_another_set_up_and_reaches_pip(steps, monkeypatch):
+    set_up.main()
+    given = []
+    monkeypatch.setattr(set_up, "install", lambda _, extra: given.extend(extra))
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--group", "peers", "--with", "torch==2.11"])
+    set_up.main()
+    assert given == ["torch==2.11", "--group", "peers"]
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert {"peers", "lens"} <= set(groups["dependency-groups"])
+    assert steps.count("make_environment") == 2
+
+
 @pytest.mark.usefixtures("steps")
 def test_a_failed_set_up_is_not_remembered(venv, monkeypatch):
     set_up.main()

@@ -1,10 +1,12 @@
 """Every case of the benchmarks, small: all methods agree, and the page tells of each."""
 
+import json
+
 import pytest
 
 pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
 
-from benchmarks import evaluation, page, peers, tallies
+from benchmarks import evaluation, fixed, lens, limits, maps, models, page, peers, tallies, wide
 from benchmarks.record import ERROR, shortfalls
 
 CASES = {
@@ -12,9 +14,10 @@ CASES = {
     "dual": lambda: evaluation.dual(256, heads=2, width=16, states=16),
     "gated delta": lambda: evaluation.gated_delta(64, heads=1, width=32),
     "gated linear": lambda: evaluation.gated_linear(64, heads=1, keys=16, width=32),
-    "invariant": lambda: evaluation.invariant(256, channels=4, modes=4),
-    "wide": lambda: evaluation.wide(64, columns=64),
+    "invariant": lambda: fixed.invariant(256, channels=4, modes=4),
+    "wide": lambda: wide.wide(64, columns=64),
     "softmax": lambda: tallies.softmax(64, heads=2, width=8),
+    "models": lambda: models.inspected(tokens=24),
 }
 
 
@@ -23,10 +26,42 @@ def test_methods_agree_and_are_told(case):
     rows = case()
     assert "dsf" in {row["method"] for row in rows}
     assert all(0 <= row["error"] < ERROR for row in rows)
-    assert shortfalls(rows, rows) == []
+    assert shortfalls(rows, rows) == {}
     assert all(row["case"] in page._line(row) for row in rows)
+    assert all(page.group_of(row["case"]) for row in rows)
 
 
-def test_a_peer_that_is_not_there_is_reported(monkeypatch):
+def test_ways_of_others_to_a_map_are_the_map():
+    for mixer, others in (
+        (maps.selective(4, 12), (maps.probed, maps.triple_loop, maps.dense_logarithms)),
+        (maps.duality(3, 12), (maps.differences, maps.segment_sums)),
+    ):
+        assert all(maps.error(way(mixer), mixer) < ERROR for way in others)
+
+
+def test_a_peer_that_is_not_there_is_reported(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(peers, "NAMES", ("torch", "no_such_peer"))
     assert peers.versions()["no_such_peer"] == "not installed"
+    monkeypatch.setattr(lens, "PYTHON", tmp_path / "nowhere" / "bin" / "python")
+    assert peers.versions()["TransformerLens"] == "not installed"
+    assert lens.rows() == []
+    assert "TransformerLens is left out" in capsys.readouterr().out
+
+
+def test_what_takes_long_is_timed_once(monkeypatch):
+    calls = []
+    works = {"quick": lambda: calls.append("quick"), "slow": lambda: calls.append("slow")}
+    seen = []
+    limits.interleaved(works, rounds=3, look=lambda name, _: seen.append(name))
+    assert (seen, len(calls)) == (["quick", "slow"], 8)
+    monkeypatch.setattr(limits, "LONG", -1.0)
+    calls.clear()
+    limits.interleaved(works, rounds=3)
+    assert len(calls) == 4
+
+
+def test_the_page_is_the_page_of_its_record():
+    record = json.loads((page.DOCS / "benchmarks.json").read_text(encoding="utf-8"))
+    assert (page.DOCS / "benchmarks.md").read_text(encoding="utf-8") == page.text(record)
+    assert len(page.ratios(record["rows"]).axes) == 1
+    assert len(page.curves(record["growth"]).axes) == len(record["growth"])

@@ -1,33 +1,73 @@
-"""What the gate of the benchmarks lets pass, on made-up numbers."""
+"""What the gate of the benchmarks lets pass: made-up numbers, and a record that was spoiled."""
 
+import json
 import math
+import sys
 
-from benchmarks.record import shortfalls
+import pytest
+
+pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
+
+from benchmarks import __main__ as bench
+from benchmarks.record import missing, shortfalls
 
 
 def row(method, ratio, *, case="scan", error=1e-7):
     return {"case": case, "method": method, "seconds": 1.0, "error": error, "ratio": ratio}
 
 
-RECORD = [row("dsf", 1.0), row("library", 8.0), row("limit", 0.6)]
+RECORD = [row("dsf", 1.0), row("library", 8.0), row("limit", 0.6), row("dsf, fresh", 1.5)]
 
 
 def test_a_quarter_less_passes_and_more_does_not():
-    assert shortfalls([row("dsf", 1.0), row("library", 6.0), row("limit", 0.45)], RECORD) == []
-    (one,) = shortfalls([row("dsf", 1.0), row("library", 5.99)], RECORD)
+    assert shortfalls([row("dsf", 1.0), row("library", 6.0), row("limit", 0.45)], RECORD) == {}
+    (one,) = shortfalls([row("dsf", 1.0), row("library", 5.99)], RECORD)["scan"]
     assert one == "scan: library took 5.99 times what dsf took, but 8.00 in the record"
-    assert len(shortfalls([row("limit", 0.44), row("library", 80.0)], RECORD)) == 1
+    assert len(shortfalls([row("limit", 0.44), row("library", 80.0)], RECORD)["scan"]) == 1
+
+
+def test_another_way_of_ours_gets_worse_as_it_takes_longer():
+    assert shortfalls([row("dsf, fresh", 0.1), row("dsf, fresh", 2.0)], RECORD) == {}
+    assert len(shortfalls([row("dsf, fresh", 2.01)], RECORD)["scan"]) == 1
 
 
 def test_seconds_do_not_count_and_neither_does_what_only_one_run_has():
     slower = [{**each, "seconds": 99.0} for each in RECORD]
-    assert shortfalls([*slower, row("a new peer", 0.1)], RECORD) == []
-    assert shortfalls([], RECORD) == []
+    assert shortfalls([*slower, row("a new peer", 0.1)], RECORD) == {}
+    assert shortfalls([], RECORD) == {}
+    assert missing(slower[1:], RECORD) == ["scan: dsf"]
 
 
 def test_errors_of_ours_and_nan_fail():
-    (one,) = shortfalls([row("dsf", 1.0, error=2e-5)], RECORD)
+    (one,) = shortfalls([row("dsf", 1.0, error=2e-5)], RECORD)["scan"]
     assert "error of 2e-05, above 1e-05" in one
-    assert shortfalls([row("library", 9.0, error=1.0)], RECORD) == []
-    assert len(shortfalls([row("dsf", 1.0, error=math.nan)], RECORD)) == 1
-    assert len(shortfalls([row("library", math.nan)], RECORD)) == 1
+    assert shortfalls([row("library", 9.0, error=1.0)], RECORD) == {}
+    assert len(shortfalls([row("dsf", 1.0, error=math.nan)], RECORD)["scan"]) == 1
+    assert len(shortfalls([row("library", math.nan)], RECORD)["scan"]) == 1
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """``python -m benchmarks --gate`` over one case, whose ratios come one run after the other."""
+
+    def start(*ratios, record):
+        left = list(ratios)
+        one = {"one": lambda: [row("dsf", 1.0), row("library", left.pop(0))]}
+        monkeypatch.setattr(bench, "CASES", one)
+        monkeypatch.setattr(bench, "RECORD", tmp_path / "record.json")
+        bench.RECORD.write_text(json.dumps({"rows": record}), encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", ["benchmarks", "--gate"])
+        with pytest.raises(SystemExit) as ended:
+            bench.main()
+        assert left == []
+        return ended.value.code
+
+    return start
+
+
+def test_the_run_fails_on_a_record_that_was_spoiled(run, capsys):
+    assert run(8.0, record=RECORD) == 0
+    assert "in the record only: scan: limit" in capsys.readouterr().out
+    spoiled = [{**each, "ratio": 2 * each["ratio"]} for each in RECORD]
+    assert "library took 8.10 times" in run(8.0, 8.1, record=spoiled)
+    assert run(2.0, 7.0, record=RECORD) == 0  # a run that something else slowed down
