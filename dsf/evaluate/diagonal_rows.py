@@ -1,10 +1,9 @@
 """Rows of maps whose states forget each at its own pace, by compiled loops."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise, product
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,14 +11,17 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.coefficient import Matrices, dense_of
-from dsf.evaluate.place import Place, flat, spans_by_tile
+from dsf.coefficient import SampledWrite, dense_of
+from dsf.evaluate.place import Place, flat, is_clean
 from dsf.kernels import in_parallel
 from dsf.system import System
 from dsf.transition import Diagonal, SampledDiagonal
 
-TILE, FOURS = 64, 4
-CACHED = 2**16  # decays of a tile in one piece of the batch: they stay in the cache
+if TYPE_CHECKING:
+    from dsf.kernels.diagonal_tiles import Given, Part, Scratch
+
+TILE, LINE = 64, 64  # tokens; bytes of a line of the cache
+EXACT = 3  # arrays of the scratch in double precision
 
 
 def is_diagonal(system: System) -> bool:
@@ -33,96 +35,122 @@ def diagonal_rows(
     system: System, borders: list[int], place: Place
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
     """The rows between every two borders, written into what ``place`` gives."""
-    pieces = pieces_of(system)
-    like = torch.empty(0, dtype=system.dtype)
+    pieces = pieces_of(system, at_once=len(borders) == 2)
+    like, columns = torch.empty(0, dtype=system.dtype), system.steps
     for start, stop in pairwise(borders):
-        buffer, top = place.take(like, (*system.batch, stop - start, system.steps), first=start)
-        fill = partial(Piece.fill, start=start, stop=stop, out=flat(buffer), top=top)
+        shape = (*system.batch, stop - start, columns)
+        buffer, top = place.take(like, shape, first=columns)  # the loops write zeros themselves
+        clean = is_clean(place, buffer)
+        fill = partial(Piece.fill, start=start, stop=stop, out=flat(buffer), top=top, clean=clean)
         in_parallel(fill, pieces)
         yield buffer[..., top : top + stop - start, :]
 
 
-def pieces_of(system: System) -> list["Piece"]:
-    """The batch in pieces along its last axis, none too large for the cache."""
-    if not system.batch:
-        return [Piece(_picked(system, (), torch.Size()), 0)]
-    *leading, last = system.batch
-    few = max(1, CACHED // (TILE * system.state_size))
+def pieces_of(system: System, *, at_once: bool) -> list["Piece"]:
+    """The batch cut along its last axis, a piece for every thread."""
+    size = system.batch[-1] if system.batch else 1
+    shares = min(torch.get_num_threads(), size)
+    borders = [size * k // shares for k in range(shares + 1)]
     found = []
-    for place, index in enumerate(product(*(range(size) for size in leading))):
-        for first in range(0, last, few):
-            part = slice(first, min(first + few, last))
-            size = torch.Size([part.stop - part.start])
-            found.append(Piece(_picked(system, (*index, part), size), place * last + first))
+    for place, index in enumerate(product(*(range(axis) for axis in system.batch[:-1]))):
+        for first, last in pairwise(borders):
+            some = (*index, slice(first, last)) if system.batch else (None,)
+            found.append(Piece(system, some, place * size + first, at_once=at_once))
     return found
 
 
-def _picked(system: System, index: tuple[Any, ...], batch: torch.Size) -> System:
-    def some(part: Matrices) -> Matrices:
-        return part[index] if isinstance(part, Tensor) else part.picked(index, batch)
+class Piece:
+    """A few systems of a batch, and what their tiles so far left for the rows to come."""
 
-    return replace(
-        system,
-        A=system.A.picked(index, batch),
-        B=some(system.B),
-        C=some(system.C),
-        D=some(system.feedthrough),
-        initial=None,
+    def __init__(self, system: System, some: tuple[Any, ...], first: int, *, at_once: bool) -> None:
+        from dsf.kernels.diagonal_rows import Kept
+
+        self.given = _given(system, some)
+        self.span = slice(first, first + self.given.systems)
+        self.like = torch.empty(0, dtype=system.dtype)
+        width, tiles = self.given.width, -(-system.steps // TILE)
+        few = 1 if at_once else self.given.systems
+        self.kept = Kept(
+            few,
+            sent=self.like.new_empty(few * tiles * width * TILE).numpy(),
+            product=np.empty(few * tiles * width),
+            local=self.like.new_zeros(few * TILE * TILE).numpy(),
+            reach=self.like.new_empty(few * TILE * width).numpy(),
+        )
+        self.entered = 0
+
+    def fill(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
+        """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on."""
+        from dsf.kernels.diagonal_rows import fill
+        from dsf.kernels.sending import target_of
+
+        target = target_of(out[self.span].numpy(), clean=clean)
+        fill(self.given, self.kept, self._scratch(), self.entered, start, stop, target, top)
+        self.entered = -(-stop // TILE)
+
+    def _scratch(self) -> "Scratch":
+        """Zeros, so that what is computed beside the rows asked for stays finite."""
+        from dsf.kernels.diagonal_tiles import Scratch, sizes_of_scratch
+
+        sizes = sizes_of_scratch(self.given.width, -(-self.given.steps // TILE))
+        doubles = torch.empty(0, dtype=torch.float64)
+        return Scratch(
+            *(
+                (doubles if place < EXACT else self.like).new_zeros(size).numpy()
+                for place, size in enumerate(sizes)
+            )
+        )
+
+
+def _given(system: System, some: tuple[Any, ...]) -> "Given":
+    """The coefficients of ``some`` entries of the batch as flat tables."""
+    from dsf.kernels.diagonal_tiles import Given
+
+    A, B, one = system.A, system.B, torch.ones((), dtype=system.dtype)
+    gain = step = one.expand(*system.batch, system.steps)
+    if isinstance(A, SampledDiagonal):
+        decay, step = A.pole.unsqueeze(-2), A.step
+    else:
+        decay = cast("Diagonal", A).decay
+    if isinstance(B, SampledWrite):
+        write, gain = B.write, B.step
+    else:
+        write = dense_of(B).squeeze(-1)
+    more = -system.state_size % (LINE // one.element_size())
+    tables = {
+        "decay": _table(decay[some], more),
+        "read": _table(dense_of(system.C).squeeze(-2)[some], more),
+        "write": _table(write.mT[some], -system.steps % TILE, more),
+    }
+    vectors = {
+        "step": step[some],
+        "gain": gain[some],
+        "feedthrough": dense_of(system.feedthrough)[..., 0, 0][some],
+    }
+    return Given(
+        **{name: _flat(part) for name, part in (tables | vectors).items()},
+        sampled=isinstance(A, SampledDiagonal),
+        before=system.reads_before_update,
+        systems=len(step[some]),
+        steps=system.steps,
+        states=system.state_size,
+        width=system.state_size + more,
     )
 
 
-class Piece:
-    """A few systems of a batch: their current tile as four matrices, and what earlier ones left."""
+def _table(part: Tensor, *more: int) -> Tensor:
+    """Rows side by side, with more columns, and rows, of zeros; once where all systems share it."""
+    part = part[:1] if part.stride(0) == 0 else part
+    if any(more):
+        part = pad(part, tuple(number for size in more for number in (0, size)))
+    return part if part.stride(-1) == 1 else part.contiguous()
 
-    def __init__(self, system: System, first: int) -> None:
-        self.system, self.entries = system, system.batch.numel()
-        self.span = slice(first, first + self.entries)
-        self.states = system.state_size + -system.state_size % FOURS
-        self.tiles = -(-system.steps // TILE)
-        like = torch.empty(0, dtype=system.dtype)
-        self.sent = like.new_empty(self.entries, self.tiles, self.states * TILE).numpy()
-        self.product = np.empty((self.entries, self.tiles, self.states))
-        self.local = like.new_empty(self.entries, TILE * TILE).numpy()
-        self.reach = like.new_empty(self.entries, TILE * self.states).numpy()
-        self.entered = 0
 
-    def fill(self, *, start: int, stop: int, out: Tensor, top: int) -> None:
-        """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on."""
-        from dsf.kernels.diagonal_rows import copy_own, read_kept
+def _flat(part: Tensor) -> "Part":
+    """The memory behind a table of every system, and how far its rows are apart."""
+    from dsf.kernels.diagonal_tiles import Part
 
-        own = out[self.span].numpy()
-        for tile, first, last in spans_by_tile(start, stop, TILE):
-            self.enter(tile)
-            skip, rows = first - tile * TILE, last - first
-            line = top + first - start
-            read_kept(self.reach, self.product, self.sent, tile, skip, rows, own, line)
-            copy_own(self.local, tile, skip, rows, own, line)
-
-    def enter(self, tile: int) -> None:
-        """Fold all tiles up to ``tile``."""
-        from dsf.kernels.diagonal_rows import fold_tile
-
-        while self.entered <= tile:
-            decay, write, read, feedthrough = self._arrays(self.entered)
-            sent = np.empty_like(self.sent[:, 0])
-            passed = np.empty_like(self.product[:, 0])
-            before = self.system.reads_before_update
-            fold_tile(decay, write, read, before, self.local, self.reach, sent, passed)
-            self.local[:, :: TILE + 1] += feedthrough
-            self.sent[:, self.entered], self.product[:, self.entered] = sent, passed
-            self.entered += 1
-
-    def _arrays(self, tile: int) -> list[np.ndarray]:
-        """Decays, writes, reads and feedthrough of a full tile of tokens and states."""
-        start, stop = tile * TILE, min((tile + 1) * TILE, self.system.steps)
-        part = self.system.window(start, stop)
-        ahead = (0, start + TILE - stop)
-        missing = (0, self.states - self.system.state_size, *ahead)
-        vectors = (part.A.diagonal(), dense_of(part.B).squeeze(-1), dense_of(part.C).squeeze(-2))
-        folded = [self._full(vector, missing) for vector in vectors if vector is not None]
-        return [*folded, self._full(dense_of(part.feedthrough)[..., 0, 0], ahead)]
-
-    def _full(self, part: Tensor, missing: tuple[int, ...]) -> np.ndarray:
-        axes = len(missing) // 2
-        part = part.reshape(self.entries, *part.shape[part.ndim - axes :])
-        return (pad(part, missing) if any(missing) else part).contiguous().numpy()
+    places = zip(part.shape, part.stride(), strict=True)
+    numbers = part.detach().as_strided((1 + sum((size - 1) * by for size, by in places),), (1,))
+    entry = part.stride(0) if len(part) > 1 else 0
+    return Part(numbers.numpy(), entry, part.stride(1) if part.shape[1] > 1 else 0)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate.heads import TILE, Heads
-from dsf.evaluate.place import Place, spans_by_tile
+from dsf.evaluate.place import Place, is_clean, spans_by_tile
 from dsf.kernels import in_parallel
 
 
@@ -23,12 +23,13 @@ def head_rows(
     for start, stop in pairwise(borders):
         if in_order:
             shape = (*heads.sizes, stop - start, columns)
-            buffer, top = place.take(heads.read, shape, first=start)
-            kept.write(start, stop, buffer.view(groups, number, -1, columns), top)
+            buffer, top = place.take(heads.read, shape, first=columns)  # the loops write zeros
+            out = buffer.view(groups, number, -1, columns)
+            kept.write(start, stop, out, top, clean=is_clean(place, buffer))
             yield buffer[..., top : top + stop - start, :]
         else:
             apart = heads.read.new_zeros(groups, number, stop - start, columns)
-            kept.write(start, stop, apart, 0)
+            kept.write(start, stop, apart, 0, clean=True)
             yield heads.in_batch(apart)
 
 
@@ -48,37 +49,30 @@ class _Kept:
             suffixes(*(part[group].numpy() for part in parts))
         self.scores = heads.read.new_empty(TILE * heads.steps)
 
-    def write(self, start: int, stop: int, out: Tensor, top: int) -> None:
-        """Fill the rows of ``out`` from ``top`` on."""
-        for group in range(out.shape[0]):
+    def write(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
+        """Fill the rows of ``out`` from ``top`` on; where it is ``clean`` it holds zeros."""
+        for group, maps in enumerate(out):
             for tile, first, last in spans_by_tile(start, stop, TILE):
-                self._write_tile(group, tile, first, last, out[group], top + first - start)
+                self._write_tile(group, tile, first, last, maps, top + first - start, clean)
 
     def _write_tile(
-        self, group: int, tile: int, first: int, last: int, out: Tensor, top: int
+        self, group: int, tile: int, first: int, last: int, out: Tensor, top: int, clean: bool
     ) -> None:
         heads, rows = self.heads, last - first
         read, write = heads.read[group, first:last], heads.write[group, :last]
         scores = self.scores[: rows * last].view(rows, last)
         torch.mm(read, write.mT, out=scores)
+
+        def share(some: slice) -> None:
+            from dsf.kernels.scalar_rows import scratch_of, write_rows
+            from dsf.kernels.sending import target_of
+
+            parts = (heads.decay, heads.step, heads.feedthrough, self.factor, self.product)
+            arrays = [part[group, some].numpy() for part in parts]
+            target = target_of(out[some].numpy(), clean=clean)
+            scratch = scratch_of(scores.numpy(), heads.tiles)
+            write_rows(scores.numpy(), *arrays, tile, first, heads.before, scratch, target, top)
+
         shares = min(torch.get_num_threads(), out.shape[0])
         borders = [out.shape[0] * k // shares for k in range(shares + 1)]
-        spans = [slice(*span) for span in pairwise(borders)]
-        in_parallel(lambda some: self._share(group, tile, first, scores, out, top, some), spans)
-
-    def _share(
-        self,
-        group: int,
-        tile: int,
-        first: int,
-        scores: Tensor,
-        out: Tensor,
-        top: int,
-        some: slice,
-    ) -> None:
-        from dsf.kernels.scalar_rows import write_rows
-
-        heads = self.heads
-        parts = (heads.decay, heads.step, heads.feedthrough, self.factor, self.product)
-        arrays = [part[group, some].numpy() for part in parts]
-        write_rows(scores.numpy(), *arrays, tile, first, heads.before, out[some].numpy(), top)
+        in_parallel(share, [slice(*span) for span in pairwise(borders)])

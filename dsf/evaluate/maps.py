@@ -9,7 +9,7 @@ from dsf.evaluate.border import is_operator
 from dsf.evaluate.budget import check_room
 from dsf.evaluate.by_loops import compiles
 from dsf.evaluate.place import Whole
-from dsf.evaluate.rows import blocks_between
+from dsf.evaluate.rows import SIZE, blocks_between
 from dsf.kernels import new_zeros
 from dsf.shapes import ShapeError
 from dsf.system import System
@@ -79,8 +79,10 @@ def _joined(system: Operator, first: int, last: int, shape: tuple[int, ...]) -> 
 
 
 def _written(system: Operator, first: int, last: int, place: Whole) -> Tensor:
-    filled = 0
-    for block in blocks_between(system, first, last, place=place):
+    filled, size = 0, SIZE
+    if isinstance(system, System) and compiles(system, last) and place.matrix.is_contiguous():
+        size = last - first  # the loops go entry by entry and keep little of each
+    for block in blocks_between(system, first, last, size=size, place=place):
         place.settle(filled, block.weights)
         filled += block.weights.shape[-2]
     return place.matrix

@@ -67,6 +67,11 @@ class Whole(Place):
             rows.copy_(weights)
 
 
+def is_clean(place: Place, buffer: Tensor) -> bool:
+    """Whether a buffer that ``place`` gave holds zeros wherever nobody wrote."""
+    return isinstance(place, Whole) and place.clean and buffer is place.matrix
+
+
 def spans_by_tile(start: int, stop: int, tile: int) -> list[tuple[int, int, int]]:
     """``start`` to ``stop - 1`` cut at multiples of ``tile``: which tile, first and last row."""
     numbers = range(start // tile, -(-stop // tile))

@@ -5,13 +5,43 @@ the start of its tile, over the tiles between, and from the column on to the end
 are only multiplied, in float64, so zeros and violent decays are exact.
 """
 
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 
 from dsf.kernels.compiling import kernel
+from dsf.kernels.pointers import ahead, number, pointers, put
+from dsf.kernels.sending import send
+from dsf.kernels.vectors import (
+    WIDE,
+    arrived,
+    everywhere,
+    in_first,
+    lanes,
+    load,
+    load_double,
+    nothing,
+    spread,
+    store,
+    times,
+)
 
 TILE = 64
+
+
+class Scratch(NamedTuple):
+    """Memory for a row at work."""
+
+    line: np.ndarray  # as long as all tiles
+    scale: np.ndarray  # decays between earlier tiles and the row
+    gap: np.ndarray  # between earlier tiles and that of the row, in double precision
+    held: np.ndarray  # from the tokens of its own tile on, in double precision
+
+
+def scratch_of(like: np.ndarray, tiles: int) -> Scratch:
+    """As much as rows of so many tiles need."""
+    line, scale = np.zeros(tiles * TILE, like.dtype), np.zeros(tiles + WIDE, like.dtype)
+    return Scratch(line, scale, np.zeros(tiles + WIDE), np.zeros(TILE))
 
 
 @kernel()
@@ -30,77 +60,70 @@ def suffixes(decay: np.ndarray, step: np.ndarray, factor: np.ndarray, product: n
 
 @kernel()
 @no_type_check
-def write_rows(
-    scores: np.ndarray,
-    decay: np.ndarray,
-    step: np.ndarray,
-    feedthrough: np.ndarray,
-    factor: np.ndarray,
-    product: np.ndarray,
-    tile: int,
-    first: int,
-    before: bool,
-    out: np.ndarray,
-    top: int,
-) -> None:
-    """Rows from ``first`` on, all in ``tile``, for every head: to the rows of ``out`` from ``top``.
-
-    ``scores`` holds reads times writes up to the last of these rows.
-    """
-    rows, start = scores.shape[0], tile * TILE
-    reach, gap = np.empty(TILE), np.empty(tile)
-    for h in range(decay.shape[0]):
-        running = 1.0
-        for t in range(start, first + rows):
-            kept = running * decay[h, t]
-            reach[t - start] = running if before else kept
-            running = kept
-        running = 1.0
-        for earlier in range(tile - 1, -1, -1):
-            gap[earlier] = running
-            running *= product[h, earlier]
-        for i in range(rows):
-            for earlier in range(tile):
-                columns = slice(earlier * TILE, (earlier + 1) * TILE)
-                # slices: an index that might wrap around is not vectorised
-                score, after, row = scores[i, columns], factor[h, columns], out[h, top + i, columns]
-                scale = scores.dtype.type(reach[first - start + i] * gap[earlier])
-                for j in range(TILE):
-                    row[j] = score[j] * scale * after[j]
-        own_tile(scores, decay[h], step[h], feedthrough[h], start, first, before, out[h], top)
+def far_tiles(score, gap, seen, scale, factor, tiles, line):
+    """The part of a row before its own tile; ``seen`` decays lie between that and the row."""
+    lane = lanes(line)
+    for tile in range(0, tiles, WIDE):
+        store(scale, tile, times(load_double(gap, tile), everywhere(seen)))
+    for tile in range(tiles):
+        passed = spread(scale, tile)
+        for j in range(tile * TILE, (tile + 1) * TILE, lane):
+            store(line, j, times(times(load(score, j), passed), load(factor, j)))
 
 
 @kernel()
 @no_type_check
-def own_tile(
-    scores: np.ndarray,
-    decay: np.ndarray,
-    step: np.ndarray,
-    feedthrough: np.ndarray,
-    start: int,
-    first: int,
-    before: bool,
-    out: np.ndarray,
-    top: int,
-) -> None:
-    """The entries in the columns from ``start`` on, zeros above the diagonal."""
-    stop = scores.shape[1]
-    running = np.empty(TILE)
-    for t in range(start, stop):
-        held = t - start
-        if not before:
-            for j in range(held):
-                running[j] *= decay[t]
-            running[held] = step[t]
-            held += 1
-        if t >= first:
-            row = out[top + t - first]
-            for j in range(held):
-                row[start + j] = scores[t - first, start + j] * running[j]
-            for j in range(start + held, stop):
-                row[j] = 0
-            row[t] += feedthrough[t]
-        if before:
-            for j in range(held):
-                running[j] *= decay[t]
-            running[held] = step[t]
+def own_tile(score, held, count, line):
+    """The part of a row in its own tile: ``count`` entries, then zeros."""
+    for j in range(0, TILE, WIDE):
+        each = times(load_double(score, j), load_double(held, j))
+        store(line, j, in_first(count - j, each, everywhere(0.0)))
+
+
+@kernel()
+@no_type_check
+def hold(held, at, decay, step):
+    """Decays from every token of a tile on, one token later: that of the token ``at``."""
+    for j in range(0, TILE, WIDE):
+        store(held, j, times(load_double(held, j), everywhere(decay)))
+    put(held, at, np.float64(step))
+
+
+@kernel()
+@no_type_check
+def write_rows(
+    score, decay, step, feedthrough, factor, product, tile, first, before, memory, place, top
+):
+    """Rows from ``first`` on, all in ``tile``, for every head: to those of ``place`` from ``top``.
+
+    ``score`` holds reads times writes up to the last of these rows.
+    """
+    scores, factors = pointers(score), pointers(factor)
+    scratch, target = pointers(memory), pointers(place)
+    (rows, stop), (heads, steps), start = score.shape, decay.shape, tile * TILE
+    count = min(start + TILE, steps) if target.clean else steps
+    for j in range(start, len(memory.line), lanes(scratch.line)):
+        store(scratch.line, j, nothing(scratch.line))
+    for h in range(heads):
+        running = 1.0
+        for earlier in range(tile - 1, -1, -1):
+            put(scratch.gap, earlier, running)
+            running *= product[h, earlier]
+        running = 1.0
+        for t in range(start, first + rows):
+            kept = running * decay[h, t]
+            if not before:
+                hold(scratch.held, t - start, decay[h, t], step[h, t])
+            if t >= first:
+                row, line = ahead(scores, (t - first) * stop), scratch.line
+                seen = running if before else kept
+                weights = ahead(factors, h * steps)
+                far_tiles(row, scratch.gap, seen, scratch.scale, weights, tile, line)
+                own = ahead(row, start), scratch.held, t - start + (not before)
+                own_tile(*own, ahead(line, start))
+                put(line, t, number(line, t) + feedthrough[h, t])
+                send(line, count, target, (h * target.rows + top + t - first) * steps)
+            if before:
+                hold(scratch.held, t - start, decay[h, t], step[h, t])
+            running = kept
+    arrived()

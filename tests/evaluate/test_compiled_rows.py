@@ -55,11 +55,26 @@ def systems(steps):
     yield sampled(steps=steps)
 
 
-@pytest.mark.parametrize("steps", [1, 63, 64, 65, STEPS])
+@pytest.mark.parametrize("steps", [1, 63, 64, 65, STEPS, 192])
 def test_maps_are_those_of_the_plain_path(steps, monkeypatch):
     for system in systems(steps):
         assert compiles(system, steps)
         assert_close(dsf.attention_map(system), plain(system, monkeypatch))
+
+
+@pytest.mark.parametrize("steps", [1, 65, STEPS, 192])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_may_begin_anywhere_in_a_line_of_the_cache(steps, dtype, monkeypatch):
+    """Whole lines go to memory by themselves."""
+    for system in systems(steps):
+        few = dsf.algebra.converted(system, dtype=dtype)
+        wanted = plain(few, monkeypatch)
+        for skipped in range(3):
+            memory = torch.full((skipped + wanted.numel() + 1,), torch.nan, dtype=dtype)
+            out = memory[skipped:-1].view(wanted.shape)
+            assert_close(dsf.attention_map(few, out=out), wanted, rtol=1e-5, atol=1e-6)
+            assert memory[:skipped].isnan().all()
+            assert memory[-1].isnan()
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -159,14 +174,16 @@ def test_gradients_and_other_kinds_take_the_plain_path():
         assert not compiles(other, other.steps)
 
 
-def test_pieces_of_a_batch_cover_it_once():
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_pieces_of_a_batch_cover_it_once(threads, monkeypatch):
     from dsf.evaluate.diagonal_rows import pieces_of
 
-    system = Drawer(8).system("diagonal", batch=(2, 5), steps=3, states=600)
-    spans = [(piece.span.start, piece.span.stop) for piece in pieces_of(system)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    system = Drawer(8).system("diagonal", batch=(2, 5), steps=3, states=6)
+    spans = [(piece.span.start, piece.span.stop) for piece in pieces_of(system, at_once=True)]
     assert [spans[0][0], spans[-1][1]] == [0, 10]
     assert all(first[1] == second[0] for first, second in pairwise(spans))
-    assert len(spans) == 10
+    assert len(spans) == 2 * min(threads, 5)
 
 
 def test_a_sampled_diagonal_is_known():

@@ -1,0 +1,245 @@
+"""Tiles of maps whose states forget each at its own pace, as four matrices.
+
+Decays are running products from the nearest border, in double precision from tile to tile and from
+block to block, so zeros and violent decays are exact.
+"""
+
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+
+from dsf.kernels.compiling import kernel
+from dsf.kernels.exponentials import power_of_two
+from dsf.kernels.pointers import number, put
+from dsf.kernels.vectors import (
+    WIDE,
+    in_first,
+    lanes,
+    load,
+    load_double,
+    nothing,
+    ones,
+    plus_product,
+    spread,
+    store,
+    times,
+)
+
+TILE, NEAR, FOURS = 64, 16, 4
+BITS = float(np.log2(np.e))
+
+
+class Part(NamedTuple):
+    """A table of every system, in one flat array."""
+
+    numbers: np.ndarray
+    entry: int  # numbers from system to system, zero where they share
+    row: int  # numbers from row to row
+
+
+class Given(NamedTuple):
+    """Coefficients of some systems: rows of tokens as wide as ``width``, writes of states."""
+
+    decay: Part  # the logarithms for a step of one where ``sampled``
+    step: Part
+    sampled: bool
+    write: Part
+    gain: Part
+    read: Part
+    feedthrough: Part
+    before: bool
+    systems: int
+    steps: int
+    states: int
+    width: int  # states, filled up with zeros to whole registers
+
+
+class Scratch(NamedTuple):
+    """Memory for one system at work."""
+
+    exact: np.ndarray  # decays in double precision
+    pace: np.ndarray
+    gap: np.ndarray
+    decay: np.ndarray
+    read: np.ndarray
+    start: np.ndarray  # reads times the decays from the start of a block
+    gain: np.ndarray
+    passed: np.ndarray  # products of the decays of a block
+    shrunk: np.ndarray
+    scaled: np.ndarray
+    lines: np.ndarray
+
+
+def sizes_of_scratch(width: int, tiles: int) -> tuple[int, ...]:
+    """Numbers of every array of ``Scratch``; the first three are in double precision."""
+    table = TILE * width
+    small = table, TILE, width, table, table, table, TILE, TILE // NEAR * width, width
+    return *small, tiles * table + FOURS * width, FOURS * tiles * TILE
+
+
+@kernel()
+@no_type_check
+def multiply(left, l0, width, states, right, r0, rows, columns, out, o0, pitch):
+    """``out = left @ right``, by four rows and two registers of columns.
+
+    Row by row ``left`` has ``states`` of ``width`` numbers, ``right`` ``TILE``, ``out`` ``pitch``;
+    each begins at its place in a flat array.
+    """
+    lane = lanes(out)
+    for i in range(0, rows, 4):
+        for j in range(0, columns, 2 * lane):
+            n0 = l0 + i * width
+            n1, n2, n3 = n0 + width, n0 + 2 * width, n0 + 3 * width
+            r = r0 + j
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = nothing(out)
+            for n in range(states):
+                a, b = load(right, r), load(right, r + lane)
+                r += TILE
+                each = spread(left, n0 + n)
+                a0, b0 = plus_product(a0, each, a), plus_product(b0, each, b)
+                each = spread(left, n1 + n)
+                a1, b1 = plus_product(a1, each, a), plus_product(b1, each, b)
+                each = spread(left, n2 + n)
+                a2, b2 = plus_product(a2, each, a), plus_product(b2, each, b)
+                each = spread(left, n3 + n)
+                a3, b3 = plus_product(a3, each, a), plus_product(b3, each, b)
+            o = o0 + i * pitch + j
+            store(out, o, a0)
+            store(out, o + lane, b0)
+            store(out, o + pitch, a1)
+            store(out, o + pitch + lane, b1)
+            store(out, o + 2 * pitch, a2)
+            store(out, o + 2 * pitch + lane, b2)
+            store(out, o + 3 * pitch, a3)
+            store(out, o + 3 * pitch + lane, b3)
+
+
+@kernel()
+@no_type_check
+def nearest(sent, decay, read, width, states, first, before, local):
+    """The map of one block by itself: what each token wrote, in a lane of its own, moves on.
+
+    Afterwards ``sent`` holds in the columns of the block what is left at its end.
+    """
+    lane = lanes(local)
+    for j in range(0, NEAR, lane):
+        for n in range(0, states, 4):
+            place = n * TILE + first + j
+            h0, h1 = load(sent, place), load(sent, place + TILE)
+            h2, h3 = load(sent, place + 2 * TILE), load(sent, place + 3 * TILE)
+            for i in range(NEAR + before):
+                last = i - before
+                d, older = max(first + last, 0) * width + n, last - j
+                h0 = in_first(older, times(h0, spread(decay, d)), h0)
+                h1 = in_first(older, times(h1, spread(decay, d + 1)), h1)
+                h2 = in_first(older, times(h2, spread(decay, d + 2)), h2)
+                h3 = in_first(older, times(h3, spread(decay, d + 3)), h3)
+                if i < NEAR:
+                    r, o = (first + i) * width + n, (first + i) * TILE + first + j
+                    seen = load(local, o) if n else nothing(local)
+                    seen = plus_product(seen, spread(read, r), h0)
+                    seen = plus_product(seen, spread(read, r + 1), h1)
+                    seen = plus_product(seen, spread(read, r + 2), h2)
+                    seen = plus_product(seen, spread(read, r + 3), h3)
+                    store(local, o, in_first(older + 1, seen, nothing(local)))
+            store(sent, place, h0)
+            store(sent, place + TILE, h1)
+            store(sent, place + 2 * TILE, h2)
+            store(sent, place + 3 * TILE, h3)
+
+
+@kernel()
+@no_type_check
+def running(exact, read, width, states, before, start, reach, passed, product):
+    """Reads times the decays from the start of their block, and from that of the tile.
+
+    A read's own decay counts unless it is ``before`` it. Also the products of all decays of every
+    block and of the tile.
+    """
+    for n in range(0, states, WIDE):
+        whole = ones()
+        for first in range(0, TILE, NEAR):
+            block = ones()
+            for i in range(first, first + NEAR):
+                at = i * width + n
+                kept = times(block, load_double(exact, at))
+                seen = times(load_double(read, at), block if before else kept)
+                store(start, at, seen)
+                store(reach, at, times(seen, whole))
+                block = kept
+            store(passed, first // NEAR * width + n, block)
+            whole = times(whole, block)
+        store(product, n, whole)
+
+
+@kernel()
+@no_type_check
+def clear(table, first, last):
+    """Zeros at some places, up to whole registers."""
+    for k in range(first, last, lanes(table)):
+        store(table, k, nothing(table))
+
+
+@kernel()
+@no_type_check
+def load_tile(given, s, start, rows, scratch, sent):
+    """Decays, reads and writes of some tokens of one system, zeros behind the last of them."""
+    exact, pace, width, read = scratch.exact, scratch.pace, given.width, given.read
+    step, gain, decay, write = given.step, given.gain, given.decay, given.write
+    clear(scratch.gain, 0, TILE)
+    for i in range(rows):
+        put(pace, i, BITS * number(step.numbers, s * step.entry + (start + i) * step.row))
+        put(scratch.gain, i, number(gain.numbers, s * gain.entry + (start + i) * gain.row))
+    for i in range(rows):
+        d = s * decay.entry + (start + i) * decay.row
+        for n in range(0, width, WIDE):
+            each = load_double(decay.numbers, d + n)
+            store(exact, i * width + n, times(each, spread(pace, i)) if given.sampled else each)
+    if given.sampled:
+        for k in range(rows * width):
+            put(exact, k, power_of_two(number(exact, k)))
+    for i in range(rows):
+        r = s * read.entry + (start + i) * read.row
+        for n in range(0, width, WIDE):
+            store(scratch.decay, i * width + n, load_double(exact, i * width + n))
+            store(scratch.read, i * width + n, load_double(read.numbers, r + n))
+    for table in (scratch.decay, scratch.read):
+        clear(table, rows * width, TILE * width)
+    clear(exact, rows * width, TILE * width)
+    for n in range(width):
+        w = s * write.entry + n * write.row + start
+        for j in range(0, TILE, lanes(sent)):
+            each = times(load(write.numbers, w + j), load(scratch.gain, j))
+            store(sent, n * TILE + j, each)
+
+
+@kernel()
+@no_type_check
+def fold_tile(given, s, tile, scratch, sent, product, local, reach):
+    """What a tile of one system does: its map by itself, and what it reads, sends and keeps.
+
+    Args:
+        given: coefficients.
+        s, tile: which.
+        scratch: memory.
+        sent: every write times the decays behind it, state by state.
+        product: of all decays.
+        local: the map of the tile alone; above the diagonal it has to be zero.
+        reach: the reads times the decays up to them.
+    """
+    start, width, states = tile * TILE, given.width, given.states
+    rows, lane, feedthrough = min(TILE, given.steps - start), lanes(local), given.feedthrough
+    load_tile(given, s, start, rows, scratch, sent)
+    parts = (scratch.start, reach, scratch.passed, product)
+    running(scratch.exact, scratch.read, width, states, given.before, *parts)
+    for first in range(0, TILE, NEAR):
+        left = scratch.start, first * width, width, states
+        multiply(*left, sent, 0, NEAR, first, local, first * TILE, TILE)
+        nearest(sent, scratch.decay, scratch.read, width, states, first, given.before, local)
+        for n in range(states):
+            passed = spread(scratch.passed, first // NEAR * width + n)
+            for j in range(n * TILE, n * TILE + first, lane):
+                store(sent, j, times(load(sent, j), passed))
+    for i in range(rows):
+        own = number(feedthrough.numbers, s * feedthrough.entry + (start + i) * feedthrough.row)
+        put(local, i * TILE + i, number(local, i * TILE + i) + own)

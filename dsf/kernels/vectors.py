@@ -1,0 +1,215 @@
+"""A register of numbers as one value, for loops that the compiler would not turn into vectors.
+
+Products of small matrices run at the speed of the processor only where their sums stay in
+registers, and a triangle of decays only where some lanes stand still: both are written out in
+registers here. Places behind a pointer may have any alignment.
+"""
+
+from typing import no_type_check
+
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import types
+from numba.extending import intrinsic, models, register_model
+
+BYTES = 64 if get_host_cpu_features().get("avx512f") else 32
+WIDE = BYTES // 8  # lanes in double precision
+FUSED = ("contract",)
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """As many numbers of one kind as a register holds."""
+
+    def __init__(self, dtype: types.Type) -> None:
+        self.dtype, self.lanes = dtype, BYTES * 8 // dtype.bitwidth
+        super().__init__(f"Vector({dtype})")
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    """What a vector is to the compiler."""
+
+    @no_type_check
+    def __init__(self, manager, kind):
+        number = manager[kind.dtype].get_value_type()
+        super().__init__(manager, kind, ir.VectorType(number, kind.lanes))
+
+
+DOUBLE = Vector(types.float64)
+
+
+@no_type_check
+def _vector_at(builder, pointer, at, vector):
+    return builder.bitcast(builder.gep(pointer, [at]), vector.as_pointer())
+
+
+@no_type_check
+def _in_all_lanes(builder, number, lanes):
+    kind, index = ir.VectorType(number.type, lanes), ir.IntType(32)
+    one = builder.insert_element(kind(ir.Undefined), number, index(0))
+    return builder.shuffle_vector(one, one, ir.VectorType(index, lanes)([0] * lanes))
+
+
+@no_type_check
+def _as(builder, value, vector):
+    """A vector in another precision."""
+    if value.type == vector:
+        return value
+    narrower = vector.element == ir.FloatType()
+    return builder.fptrunc(value, vector) if narrower else builder.fpext(value, vector)
+
+
+@intrinsic
+@no_type_check
+def lanes(_context, pointer):
+    """How many of its numbers a register holds."""
+    count = Vector(pointer.dtype).lanes
+    return types.int64(pointer), lambda *_: ir.IntType(64)(count)
+
+
+@intrinsic
+@no_type_check
+def load(_context, pointer, at):
+    """The numbers from one place on."""
+    vector = Vector(pointer.dtype)
+
+    def generate(context, builder, _signature, arguments):
+        place = _vector_at(builder, *arguments, context.get_value_type(vector))
+        return builder.load(place, align=pointer.dtype.bitwidth // 8)
+
+    return vector(pointer, at), generate
+
+
+@intrinsic
+@no_type_check
+def load_double(_context, pointer, at):
+    """``WIDE`` numbers from one place on, in double precision."""
+
+    def generate(context, builder, _signature, arguments):
+        held = ir.VectorType(context.get_value_type(pointer.dtype), WIDE)
+        found = builder.load(
+            _vector_at(builder, *arguments, held), align=pointer.dtype.bitwidth // 8
+        )
+        return _as(builder, found, context.get_value_type(DOUBLE))
+
+    return DOUBLE(pointer, at), generate
+
+
+@intrinsic
+@no_type_check
+def spread(_context, pointer, at):
+    """The number at one place, in every lane."""
+    vector = Vector(pointer.dtype)
+
+    def generate(_context, builder, _signature, arguments):
+        return _in_all_lanes(
+            builder, builder.load(builder.gep(*arguments[:1], arguments[1:])), size
+        )
+
+    size = vector.lanes
+    return vector(pointer, at), generate
+
+
+@intrinsic
+@no_type_check
+def everywhere(_context, value):
+    """A number in double precision, in every lane."""
+
+    def generate(context, builder, signature, arguments):
+        wider = context.cast(builder, arguments[0], signature.args[0], types.float64)
+        return _in_all_lanes(builder, wider, WIDE)
+
+    return DOUBLE(value), generate
+
+
+@intrinsic
+@no_type_check
+def nothing(_context, pointer):
+    """Zeros of the kind it points to."""
+    vector = Vector(pointer.dtype)
+    return vector(pointer), lambda context, *_: context.get_value_type(vector)([0.0] * vector.lanes)
+
+
+@intrinsic
+@no_type_check
+def ones(_context):
+    """Ones in double precision."""
+    return DOUBLE(), lambda context, *_: context.get_value_type(DOUBLE)([1.0] * WIDE)
+
+
+@intrinsic
+@no_type_check
+def store(_context, pointer, at, vector):
+    """Write to one place, in the precision it is in."""
+
+    def generate(context, builder, _signature, arguments):
+        pointer_, at, value = arguments
+        held = ir.VectorType(context.get_value_type(pointer.dtype), vector.lanes)
+        place = _vector_at(builder, pointer_, at, held)
+        builder.store(_as(builder, value, held), place, align=pointer.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(pointer, at, vector), generate
+
+
+@intrinsic
+@no_type_check
+def store_past(_context, pointer, at, vector):
+    """Write to the memory behind the caches, at a border of their lines.
+
+    A loop that has written so ends with ``arrived()``.
+    """
+
+    def generate(context, builder, _signature, arguments):
+        pointer, at, value = arguments
+        made = builder.store(value, _vector_at(builder, pointer, at, value.type), align=BYTES)
+        made.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, at, vector), generate
+
+
+@intrinsic
+@no_type_check
+def arrived(_context):
+    """Wait until other threads can see everything written."""
+
+    def generate(context, builder, _signature, _arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+@no_type_check
+def times(_context, left, right):
+    """The product, lane by lane."""
+    return left(left, right), lambda _, builder, __, factors: builder.fmul(*factors)
+
+
+@intrinsic
+@no_type_check
+def plus_product(_context, total, left, right):
+    """``total + left * right``, rounded once."""
+
+    def generate(_context, builder, _signature, arguments):
+        total, left, right = arguments
+        return builder.fadd(total, builder.fmul(left, right, flags=FUSED), flags=FUSED)
+
+    return total(total, left, right), generate
+
+
+@intrinsic
+@no_type_check
+def in_first(_context, count, yes, no):
+    """``yes`` in the first lanes, as many as ``count``, and ``no`` in the others."""
+
+    def generate(_context, builder, _signature, arguments):
+        count, yes, no = arguments
+        whole = ir.VectorType(ir.IntType(32), size)
+        limit = _in_all_lanes(builder, builder.trunc(count, whole.element), size)
+        return builder.select(builder.icmp_signed("<", whole(list(range(size))), limit), yes, no)
+
+    size = yes.lanes
+    return yes(count, yes, no), generate
