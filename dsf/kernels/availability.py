@@ -1,6 +1,7 @@
 """Whether compiled loops may run: on this machine, and on these tensors."""
 
 import os
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -22,11 +23,7 @@ def why_off() -> str:
     asked = os.environ.get(SWITCH, "").strip().lower()
     if asked in OFF:
         return f"{SWITCH}={asked} turns them off"
-    try:
-        version("numba")
-    except PackageNotFoundError:
-        return "numba is not installed"
-    return ""
+    return "" if _is_installed("numba") else "numba is not installed"
 
 
 def why_off_on_cuda() -> str:
@@ -34,11 +31,18 @@ def why_off_on_cuda() -> str:
     asked = os.environ.get(SWITCH, "").strip().lower()
     if asked in OFF:
         return f"{SWITCH}={asked} turns them off"
-    try:
-        version("triton")
-    except PackageNotFoundError:
+    if not _is_installed("triton"):
         return "triton is not installed"
     return "" if torch.cuda.is_available() else "no CUDA device"
+
+
+@cache
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def found() -> str:

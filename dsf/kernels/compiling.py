@@ -13,12 +13,13 @@ Loop = TypeVar("Loop", bound=Callable[..., Any])
 logger = logging.getLogger(__name__)
 
 
-def kernel(*, reorders: bool = False) -> Callable[[Loop], Loop]:
+def kernel(*, reorders: bool = False, inlined: bool = False) -> Callable[[Loop], Loop]:
     """Compile a loop when it is first called, and keep the machine code on disk.
 
     Products and sums may be fused; ``reorders`` also lets long sums be added up in another order,
-    which is what makes them fast. Neither gives up infinities, nan or signs. Never in parallel:
-    the threads of the compiler beside those of torch slow down every operation of torch.
+    which is what makes them fast. Neither gives up infinities, nan or signs. ``inlined`` is for
+    parts of a loop that goes by vectors, which no call may interrupt. Never in parallel: the
+    threads of the compiler beside those of torch slow down every operation of torch.
     """
 
     def compiled(loop: Loop) -> Loop:
@@ -27,6 +28,7 @@ def kernel(*, reorders: bool = False) -> Callable[[Loop], Loop]:
         _announce_compiling()
         flags = {"contract", "reassoc"} if reorders else {"contract"}
         options = {"nogil": True, "error_model": "numpy", "fastmath": flags}
+        options["forceinline"] = inlined
         made = numba.njit(**options)(loop)
         with suppress(RuntimeError):  # no folder that can be written to
             made._cache = _kept_by_source()(loop)

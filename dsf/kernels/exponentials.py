@@ -35,8 +35,6 @@ def _slope(degree: int, low: float, high: float) -> tuple[Any, ...]:
 
 
 A0, A1, A2, A3, A4, A5 = (np.float32(c) for c in _slope(5, -0.5, 0.5))
-B0, B1, B2, B3, B4, B5, B6 = (np.float32(c) for c in _slope(6, -2.0, 0.0))
-L0, L1, L2, L3, L4, L5, L6, L7, L8 = (np.float32(c) for c in _slope(8, -4.0, 0.0))
 C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, C10 = (float(c) for c in _slope(10, -0.5, 0.5))
 
 
@@ -51,22 +49,7 @@ def chosen(_context, _condition, yes, no):
     return yes(types.boolean, yes, no), generate
 
 
-@kernel()
-@no_type_check
-def less_one(x):
-    """``2^x - 1`` to seven digits of itself, for ``x`` from -2 to 0 in single precision."""
-    return x * (B0 + x * (B1 + x * (B2 + x * (B3 + x * (B4 + x * (B5 + x * B6))))))
-
-
-@kernel()
-@no_type_check
-def far_less_one(x):
-    """The same from -4 to 0."""
-    high = L4 + x * (L5 + x * (L6 + x * (L7 + x * L8)))
-    return x * (L0 + x * (L1 + x * (L2 + x * (L3 + x * high))))
-
-
-@kernel()
+@kernel(inlined=True)
 @no_type_check
 def factor_of(x):
     """Whether ``x`` rounds to zero; then ``2^x - 1`` to seven digits of itself, else ``2^x``."""

@@ -14,8 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dsf.kernels.adapted import UNIT
 from dsf.kernels.compiling import kernel
-from dsf.kernels.exponentials import ZERO, chosen, power_of_two
+from dsf.kernels.exponentials import ZERO, power_of_two
+from dsf.kernels.prefetching import LINE, soon_read, soon_written
 from dsf.kernels.slow_states import (
     BLOCK,
     DRIVE,
@@ -34,8 +36,9 @@ from dsf.kernels.slow_states import (
 )
 from dsf.kernels.spreading import in_parallel
 
-TILE = 32
-ONE = np.float32(1)
+# Tokens of one block in a row, and how far ahead of itself a loop asks for memory.
+SPAN, AHEAD = 128, np.uint64(2)
+INFINITE = np.uint32(0x7F800000)
 
 
 def selective_scan(
@@ -55,7 +58,8 @@ def selective_scan(
     """
     states = pole.shape[-1]
     more = -states % GROUP
-    bases = (pole.double() * np.log2(np.e)).to(pole.dtype)
+    unit = UNIT if step.dtype == torch.float32 else 1.0
+    bases = (pole.double() * (np.log2(np.e) * unit)).to(pole.dtype)
     rows, start = (pad(part, (0, more)).mT.contiguous().clone() for part in (bases, entering))
     ports = (pad(part, (0, more)).flatten() for part in (write, read))
     response, leaving = into
@@ -82,37 +86,29 @@ def _aligned(size, like):
     return room[skipped : skipped + size]
 
 
-@kernel()
+@kernel(inlined=True)
 @no_type_check
-def _load(tile, bounds, start, stop, first, last, step, value, skip):
-    """Steps, drives, skipped signals of some tokens; the longest step, nan if one is negative."""
-    bounds[:] = ZERO
-    begin, width = np.uint64(first), np.uint64(last - first)
-    for t in range(start, stop):
-        at, token = np.uint64((t - start) * ROW), np.uint64(t)
-        for d in range(width):
-            tile[at + d] = step[token, begin + d]
-        for d in range(width):
-            tile[at + U_POLE + d] = value[token, begin + d]
-        for d in range(U_BLOCK):
-            tile[at + U_BLOCK + d] = tile[at + d] * tile[at + U_POLE + d]
-        for d in range(width):
-            tile[at + U_POLE + d] *= skip[begin + d]
-        for d in range(U_BLOCK):
-            each = tile[at + d]
-            bounds[d] = chosen(each > bounds[d], each, bounds[d])
-            bounds[U_BLOCK + d] = chosen(each >= ZERO, bounds[U_BLOCK + d], ONE)
-    return np.float32(np.nan) if bounds[BLOCK:].any() else bounds[:BLOCK].max()
+def _load(row, token, begin, width, step, value, skip):
+    """Steps, drives and skipped signals of one token; the longest step, nan if one is negative."""
+    # Integers order the bits of numbers that are not negative, and put nan and negative ones last.
+    longest = np.uint32(0)
+    for d in range(width):
+        each, given = step[token, begin + d], value[token, begin + d]
+        row[d] = each
+        row[U_BLOCK + d] = each * given
+        row[U_POLE + d] = skip[begin + d] * given
+        longest = max(longest, np.float32(each).view(np.uint32))
+    return np.uint32(longest).view(np.float32) if longest <= INFINITE else np.float32(np.nan)
 
 
-@kernel()
+@kernel(inlined=True)
 @no_type_check
-def _store(tile, start, stop, first, last, response):
-    begin, width = np.uint64(first), np.uint64(last - first)
-    for t in range(start, stop):
-        at, token = np.uint64((t - start) * ROW + SUM), np.uint64(t)
-        for d in range(width):
-            response[token, begin + d] = tile[at + d]
+def _ask(token, begin, step, value, response):
+    """Have the memory of a later token brought near."""
+    for d in range(0, BLOCK, LINE // 4):
+        soon_read(step, token, begin + np.uint64(d))
+        soon_read(value, token, begin + np.uint64(d))
+        soon_written(response, token, begin + np.uint64(d))
 
 
 @kernel()
@@ -128,20 +124,24 @@ def _enter(cell, least, first, last, pole, state):
 
 @kernel()
 @no_type_check
-def _run_tile(cell, least, longest, tile, start, stop, write, read):
+def _run(cell, least, row, start, stop, first, last, step, value, write, read, skip, response):
     """Some tokens of a block, each group of states in the shortest form that its decays allow."""
-    states = len(least) * GROUP
+    states, begin, width = len(least) * GROUP, np.uint64(first), np.uint64(last - first)
     for t in range(start, stop):
-        token = np.uint64((t - start) * ROW)
+        token = np.uint64(t)
+        _ask(token + AHEAD, begin, step, value, response)
+        longest = _load(row, token, begin, width, step, value, skip)
         for group in range(len(least)):
             lowest, at = longest * least[group], np.uint64(group * GROUP * ROW)
             n = np.uint64(t * states + group * GROUP)
             if lowest >= GENTLE:
-                gentle_update(cell, at, tile, token, write, read, n)
+                gentle_update(cell, at, row, write, read, n)
             elif lowest >= LIVELY:
-                lively_update(cell, at, tile, token, write, read, n)
+                lively_update(cell, at, row, write, read, n)
             else:
-                any_update(cell, at, tile, token, write, read, n)
+                any_update(cell, at, row, write, read, n)
+        for d in range(width):
+            response[token, begin + d] = row[U_POLE + d]
 
 
 @kernel()
@@ -152,17 +152,29 @@ def _scan_single(begin, end, step, value, pole, write, read, skip, state, respon
     states, blocks = len(pole), (end - begin + BLOCK - 1) // BLOCK
     cells = _aligned(blocks * states * ROW, step).reshape(blocks, states * ROW)
     least = np.zeros((blocks, states // GROUP), step.dtype)
-    tile, bounds = _aligned(TILE * ROW, step), _aligned(2 * BLOCK, step)
+    row = _aligned(ROW, step)
     for k in range(blocks):
         first = begin + k * BLOCK
         _enter(cells[k], least[k], first, min(first + BLOCK, end), pole, state)
-    for start in range(0, len(step), TILE):
-        stop = min(start + TILE, len(step))
+    for start in range(0, len(step), SPAN):
+        stop = min(start + SPAN, len(step))
         for k in range(blocks):
             first, last = begin + k * BLOCK, min(begin + (k + 1) * BLOCK, end)
-            longest = _load(tile, bounds, start, stop, first, last, step, value, skip)
-            _run_tile(cells[k], least[k], longest, tile, start, stop, write, read)
-            _store(tile, start, stop, first, last, response)
+            _run(
+                cells[k],
+                least[k],
+                row,
+                start,
+                stop,
+                first,
+                last,
+                step,
+                value,
+                write,
+                read,
+                skip,
+                response,
+            )
     for c in range(begin, end):
         for n in range(states):
             state[n, c] = cells[(c - begin) // BLOCK, n * ROW + (c - begin) % BLOCK]

@@ -197,7 +197,8 @@ def test_growth_is_growth():
     system, signal = drawn("selective", lambda decay, _: decay, drawer, steps=40)
     system = replace(system, A=replace(system.A, pole=-system.A.pole))
     response, _ = compiled(system, signal)
-    assert error(response, dsf.chunkwise(system, signal)) < SINGLE
+    exact = dsf.chunkwise(dsf.algebra.converted(system, dtype=torch.float64), signal.double())
+    assert error(response.double(), exact) < 2 * SINGLE  # growth multiplies what rounding did
     system = replace(system, A=replace(system.A, pole=1e3 * system.A.pole))
     response, _ = compiled(system, signal)
     assert not response[..., -1, :, :].isfinite().any()

@@ -62,7 +62,9 @@ def test_without_the_compiler(monkeypatch):
         raise availability.PackageNotFoundError(name)
 
     monkeypatch.setattr(availability, "version", missing)
+    availability._is_installed.cache_clear()
     assert why_off() == "numba is not installed"
+    availability._is_installed.cache_clear()
 
 
 def test_the_first_compilation_is_announced_once(caplog):
