@@ -12,10 +12,10 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.kernels.cuda.layout import laid, power_of_two
+from dsf.kernels.cuda.layout import LAUNCH, laid, power_of_two, vectors
 from dsf.kernels.cuda.pairs import write_pairs
 
-WIDE, NARROW = 64, 16
+WIDE, NARROW = 32, 16  # tokens of a chunk; at 64 no device has the shared memory
 ENTRIES = 4096  # of a memory in the registers of one program
 
 
@@ -65,6 +65,7 @@ def recall(
         C=chunk,
         N=size,
         P=wide,
+        **LAUNCH,
     )
     return response, leaving
 
@@ -139,12 +140,11 @@ def _walk(
         t = start + i
         stop = tl.minimum(start + C, steps)
         is_row = (t < steps)[:, None]
-        has_state, has_column = is_row & (n < states)[None, :], is_row & (p < columns)[None, :]
-        vector, place = t[:, None] * states + n[None, :], t[:, None] * columns + p[None, :]
+        has_column, place = is_row & (p < columns)[None, :], t[:, None] * columns + p[None, :]
         rounded = held.to(tl.float32)
-        w = tl.load(write + h * write_far + vector, mask=has_state, other=0.0)
-        r = tl.load(read + h * read_far + vector, mask=has_state, other=0.0)
-        u = tl.load(signal + h * signal_far + place, mask=has_column, other=0.0)
+        w = vectors(write + h * write_far, t, n, steps, states)
+        r = vectors(read + h * read_far, t, n, steps, states)
+        u = vectors(signal + h * signal_far, t, p, steps, columns)
         entries = u * tl.load(gain + h * gain_far + t, mask=t < steps, other=0.0)[:, None]
         # a decay of an earlier chunk is not in this product
         earlier = tl.where(i > 0, t - 1, -1)
@@ -155,7 +155,7 @@ def _walk(
         pair = (h * steps + t[:, None]) * C + i[None, :]
         is_pair = is_row & (t < steps)[None, :]
         if DELTA:
-            lo = tl.load(look + h * look_far + vector, mask=has_state, other=0.0)
+            lo = vectors(look + h * look_far, t, n, steps, states)
             until = _products(factors, earlier, steps, states, n, DIAGONAL, False)
             lo = (lo * until).to(tl.float32)
             entries -= tl.dot(lo, rounded, input_precision="ieee")

@@ -7,7 +7,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.kernels.cuda.layout import laid, power_of_two
+from dsf.kernels.cuda.layout import LAUNCH, laid, power_of_two, vectors
 
 
 def write_pairs(
@@ -49,6 +49,7 @@ def write_pairs(
         BEFORE=before,
         C=chunk,
         N=power_of_two(states) if decay.shape[-1] > 1 else 32,
+        **LAUNCH,
     )
 
 
@@ -84,10 +85,8 @@ def _scalar_pairs(
     pairs = tl.zeros((C, C), tl.float32)
     for start in range(0, states, N):
         n = start + tl.arange(0, N)
-        there = (t < steps)[:, None] & (n < states)[None, :]
-        at = t[:, None] * states + n[None, :]
-        r = tl.load(read + h * read_far + at, mask=there, other=0.0)
-        w = tl.load(write + h * write_far + at, mask=there, other=0.0)
+        r = vectors(read + h * read_far, t, n, steps, states)
+        w = vectors(write + h * write_far, t, n, steps, states)
         pairs += tl.dot(r, tl.trans(w), input_precision="ieee")
     own = t - BEFORE
     a = tl.load(decay + h * decay_far + own, mask=(own >= 0) & (own < steps), other=1.0)
@@ -131,16 +130,18 @@ def _diagonal_pairs(
     i, n = tl.arange(0, C), tl.arange(0, N)
     t = c * C + i
     is_state, inside = n < states, (t >= first) & (t < last)
-    there = (t < steps)[:, None] & is_state[None, :]
-    r = tl.load(read + h * read_far + t[:, None] * states + n[None, :], mask=there, other=0.0)
-    own = t - BEFORE
-    known = ((own >= 0) & (own < steps))[:, None] & is_state[None, :]
-    at = own[:, None] * states + n[None, :]
-    a = tl.load(decay + h * decay_far + at, mask=known, other=1.0).to(tl.float64)
+    r = vectors(read + h * read_far, t, n, steps, states)
+    factors, writes = decay + h * decay_far + n, write + h * write_far + n
     place = out + h * out_far + (t - first + top).to(tl.int64) * width + c * across
-    for j in range(tl.minimum(C, steps - c * C)):
-        w = tl.load(write + h * write_far + (c * C + j) * states + n, mask=is_state, other=0.0)
-        g = tl.load(gain + h * gain_far + c * C + j)
-        between = tl.cumprod(tl.where((i - BEFORE)[:, None] > j, a, 1.0), 0)
-        met = tl.sum(r * (between.to(tl.float32) * (w * g)[None, :]), axis=1)
-        tl.store(place + j, tl.where(i - BEFORE >= j, met, 0.0), mask=inside)
+    between = tl.full((C, N), 1.0, tl.float64)
+    count = tl.minimum(C, steps - c * C)
+    for back in range(count):
+        j = count - 1 - back
+        s = c * C + j
+        later = tl.minimum(s + 1, steps - 1)  # behind the last token no row asks
+        after = tl.load(factors + later * states, mask=is_state, other=1.0)
+        between = tl.where((i - BEFORE)[:, None] > j, between * after.to(tl.float64)[None, :], 1.0)
+        w = tl.load(writes + s * states, mask=is_state, other=0.0)
+        met = r * (between.to(tl.float32) * w[None, :])
+        pairs = tl.sum(met, axis=1) * tl.load(gain + h * gain_far + s)
+        tl.store(place + j, tl.where(i - BEFORE >= j, pairs, 0.0), mask=inside)

@@ -13,7 +13,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.kernels.cuda.layout import laid, power_of_two
+from dsf.kernels.cuda.layout import LAUNCH, laid, power_of_two
 
 CHANNELS = 16
 
@@ -27,24 +27,33 @@ def selective_scan(
     skip: Float[Tensor, "sequence channel"],
     entering: Float[Tensor, "sequence channel state"],
 ) -> tuple[Float[Tensor, "sequence channel time"], Float[Tensor, "sequence channel state"]]:
-    """The response, and the state after the last token. All parts in single precision."""
+    """The response, and the state after the last token. All parts in single precision.
+
+    ``step`` and ``value`` may lie in memory in any order, which the response takes over: with
+    channels side by side a program reads and writes whole lines.
+    """
     sequences, channels, steps = value.shape
     states = pole.shape[-1]
-    response = torch.empty_like(value, memory_format=torch.contiguous_format)
+    response = torch.empty_like(value)
     leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
-    parts = [laid(part) for part in (step, value, pole, write, read, skip, entering)]
-    arrays, heads = zip(*parts, strict=True)
-    grid = (sequences, triton.cdiv(channels, CHANNELS))
-    _scan[grid](
-        *arrays,
+    parts = [laid(part) for part in (pole, write, read, skip, entering)]
+    arrays, far = zip(*parts, strict=True)
+    _scan[(sequences, triton.cdiv(channels, CHANNELS))](
+        step,
+        value,
         response,
+        *arrays,
         leaving,
-        *heads,
+        *step.stride(),
+        *value.stride(),
+        *response.stride(),
+        *far,
         channels,
         steps,
         states,
         D=CHANNELS,
         N=power_of_two(states, least=1),
+        **LAUNCH | {"num_warps": 4},
     )
     return response, leaving
 
@@ -63,15 +72,22 @@ def _kept(x):
 def _scan(
     step,
     value,
+    response,
     pole,
     write,
     read,
     skip,
     entering,
-    response,
     leaving,
     step_far,
+    step_channel,
+    step_time,
     value_far,
+    value_channel,
+    value_time,
+    response_far,
+    response_channel,
+    response_time,
     pole_far,
     write_far,
     read_far,
@@ -92,14 +108,19 @@ def _scan(
     poles = tl.load(pole + b * pole_far + at, mask=both, other=0.0)
     held = tl.load(entering + b * entering_far + at, mask=both, other=0.0).to(tl.float64)
     passed = tl.load(skip + b * skip_far + d, mask=is_channel, other=0.0)
-    row = d.to(tl.int64) * steps
+    wide = d.to(tl.int64)
+    sizes = step + b * step_far + wide * step_channel
+    values = value + b * value_far + wide * value_channel
+    responses = response + b * response_far + wide * response_channel
+    writes, reads = write + b * write_far + n, read + b * read_far + n
     for t in range(steps):
-        size = tl.load(step + b * step_far + row + t, mask=is_channel, other=0.0)
-        u = tl.load(value + b * value_far + row + t, mask=is_channel, other=0.0)
-        w = tl.load(write + b * write_far + t * states + n, mask=is_state, other=0.0)
-        r = tl.load(read + b * read_far + t * states + n, mask=is_state, other=0.0)
+        far = t.to(tl.int64)
+        size = tl.load(sizes + far * step_time, mask=is_channel, other=0.0)
+        u = tl.load(values + far * value_time, mask=is_channel, other=0.0)
+        w = tl.load(writes + t * states, mask=is_state, other=0.0)
+        r = tl.load(reads + t * states, mask=is_state, other=0.0)
         drive = (size * u)[:, None] * w[None, :]
         held = _kept(size[:, None] * poles) * held + drive
         y = tl.sum(held.to(tl.float32) * r[None, :], axis=1) + passed * u
-        tl.store(response + b * channels * steps + row + t, y, mask=is_channel)
+        tl.store(responses + far * response_time, y, mask=is_channel)
     tl.store(leaving + b * channels * states + at, held.to(tl.float32), mask=both)

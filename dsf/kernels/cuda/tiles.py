@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.kernels.cuda.layout import laid
+from dsf.kernels.cuda.layout import LAUNCH, laid, vectors
 from dsf.kernels.cuda.pairs import write_pairs
 
 TILE, STATES = 64, 32
@@ -79,6 +79,7 @@ def write_map(
         DIAGONAL=decay.shape[-1] > 1,
         C=TILE,
         N=STATES,
+        **LAUNCH,
     )
 
 
@@ -124,11 +125,11 @@ def _far(
         there = (t < steps)[:, None] & known[None, :]
         shift = h * tiles * C
         up = tl.load(reach + (shift + t[:, None]) * decays + m[None, :], mask=there, other=0.0)
-        r = tl.load(read + h * read_far + t[:, None] * states + n[None, :], mask=there, other=0.0)
+        r = vectors(read + h * read_far, t, n, steps, states)
         r = (r * (up * gap[None, :])).to(tl.float32)
         seen = known[None, :]
         behind = tl.load(sent + (shift + s[:, None]) * decays + m[None, :], mask=seen, other=0.0)
-        w = tl.load(write + h * write_far + s[:, None] * states + n[None, :], mask=seen, other=0.0)
+        w = vectors(write + h * write_far, s, n, steps, states)
         weights += tl.dot(r, tl.trans(w * behind), input_precision="ieee")
     weights *= tl.load(gain + h * gain_far + s)[None, :]
     place = out + h * out_far + (t - first + top)[:, None].to(tl.int64) * steps + s[None, :]
