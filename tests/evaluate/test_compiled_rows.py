@@ -1,5 +1,6 @@
 """Rows that compiled loops make are the rows of the plain path, wherever they are written."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ import dsf
 from dsf.coefficient import SampledWrite
 from dsf.evaluate import row_blocks
 from dsf.evaluate.by_loops import compiles
+from dsf.mixers import SelectiveStateSpace
 from dsf.shapes import ShapeError
 from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
 from tests.drawn import Drawer, literal_map, sampled
@@ -53,6 +55,8 @@ def systems(steps):
                 yield drawer.system(structure, **size, **flags)
     yield shared(steps)
     yield sampled(steps=steps)
+    yield replace(sampled(steps=steps), reads_before_update=True)
+    yield SelectiveStateSpace.draw(torch.Generator().manual_seed(0), steps=steps).system()
 
 
 @pytest.mark.parametrize("steps", [1, 63, 64, 65, STEPS, 192])
