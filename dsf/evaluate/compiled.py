@@ -9,7 +9,7 @@ from torch import Tensor
 from dsf.coefficient import Coefficient, SampledWrite
 from dsf.evaluate.border import at_start
 from dsf.evaluate.memories import remembered
-from dsf.kernels import applies, new_empty
+from dsf.kernels import applies
 from dsf.system import System
 from dsf.transition import SampledDiagonal
 
@@ -48,7 +48,7 @@ def _scanned(
 
     fixed = D.stride(-1) == 0 or D.shape[-1] == 1
     skip = D[..., 0] if fixed else torch.zeros_like(D[..., 0])
-    response = new_empty(signal, tuple(signal.mT.shape))
+    response = signal.new_empty(signal.mT.shape)
     leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
     for one in _each(signal.shape[:-2]):
         selective_scan(

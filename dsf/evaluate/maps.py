@@ -10,7 +10,6 @@ from dsf.evaluate.budget import check_room
 from dsf.evaluate.by_loops import compiles
 from dsf.evaluate.place import Whole
 from dsf.evaluate.rows import SIZE, blocks_between
-from dsf.kernels import new_zeros
 from dsf.shapes import ShapeError
 from dsf.system import System
 
@@ -74,7 +73,7 @@ def _joined(system: Operator, first: int, last: int, shape: tuple[int, ...]) -> 
     """All blocks in fresh memory."""
     if isinstance(system, System) and compiles(system, last):
         like = torch.empty(0, dtype=system.dtype, device=system.device)
-        return _written(system, first, last, Whole(new_zeros(like, shape), clean=True))
+        return _written(system, first, last, Whole(like.new_zeros(shape), clean=True))
     return torch.cat([block.weights for block in blocks_between(system, first, last)], dim=-2)
 
 

@@ -10,7 +10,6 @@ from dsf.kernels.availability import (
     why_off,
     why_off_on_cuda,
 )
-from dsf.kernels.pages import new_empty, new_zeros
 from dsf.kernels.spreading import in_parallel
 
 __all__ = [
@@ -18,8 +17,6 @@ __all__ = [
     "applies_on_cuda",
     "found",
     "in_parallel",
-    "new_empty",
-    "new_zeros",
     "why_off",
     "why_off_on_cuda",
 ]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.kernels import applies, new_zeros
+from dsf.kernels import applies
 from dsf.transition.timeline import delay
 
 # Numbers up to which it took less time to count in double precision everywhere than token by token.
@@ -92,7 +92,7 @@ class _Walk(torch.autograd.Function):
 def _compiled(decays: Tensor, drives: Tensor, turned: bool) -> Tensor:
     from dsf.kernels.walking import walk
 
-    states = new_zeros(drives, tuple(drives.shape))
+    states = torch.empty_like(drives)
     parts = (part.resolve_conj().resolve_neg().flatten(1) for part in (decays, drives))
     walk(*parts, turned=turned, into=states.flatten(1))
     return states

@@ -5,7 +5,7 @@ import torch
 
 import dsf
 from dsf.evaluate import pieces
-from dsf.kernels import availability, new_zeros
+from dsf.kernels import availability
 from dsf.solve import entries
 from dsf.solve.entries import entry_by_entry
 
@@ -168,10 +168,3 @@ def test_the_compiled_walk_by_threads(monkeypatch, turned):
     expected = by_hand(decay[..., None].double(), drive[..., None].double()).squeeze(-1)
     expected = expected.flip(0) if turned else expected
     torch.testing.assert_close(states.double(), expected, rtol=1e-6, atol=1e-6)
-
-
-def test_fresh_memory_is_of_the_kind_that_was_asked_for():
-    for dtype in (torch.float32, torch.complex128, torch.bfloat16):
-        made = new_zeros(torch.empty(0, dtype=dtype), (2, 3))
-        assert made.dtype == dtype
-        assert made.tolist() == [[0] * 3] * 2
