@@ -1,9 +1,9 @@
-"""``2^x - 1`` in single precision by five products: what a slow state of a scan multiplies with.
+"""``2^x - 1`` in single precision by few products: what a slow state of a scan multiplies with.
 
-With its coefficients adapted beforehand, a polynomial of degree six takes three products and seven
-sums in place of six of each (Knuth, The Art of Computer Programming, volume 2, section 4.6.4).
-Products are what the processor runs out of; sums go beside them. Arguments come in units in which
-the highest coefficient is one: as ``UNIT * x``.
+With their coefficients adapted beforehand, polynomials of degree four and six take two and three
+products in place of four and six, and four or seven sums (Knuth, The Art of Computer Programming,
+volume 2, section 4.6.4). Products are what the processor runs out of; sums go beside them.
+Arguments come in units in which the highest coefficient is one: as ``UNIT * x``.
 """
 
 from typing import Any, no_type_check
@@ -11,20 +11,34 @@ from typing import Any, no_type_check
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 
-# The interval, in units of log 2, on which 2^x - 1 keeps six to seven digits of itself.
-LOWEST = -2.4
+# Where 2^x - 1 keeps six to seven digits of itself with degree six and four, in units of log 2.
+LOWEST, LOWEST_OF_FOUR = -2.4, -0.6
 
 
-def _slope(low: float) -> Any:
-    """``(2^x - 1) / x`` from ``low`` to zero as coefficients of degree six, the constant first."""
+def _slope(degree: int, low: float) -> tuple[float, Any]:
+    """``(2^x - 1) / x`` from ``low`` to zero: the unit, and coefficients, the constant first."""
 
     def slope(x: Any) -> Any:
         return np.expm1(x * np.log(2)) / x
 
-    return Chebyshev.interpolate(slope, 6, domain=[low, 0]).convert(kind=Polynomial).coef
+    fit = Chebyshev.interpolate(slope, degree, domain=[low, 0]).convert(kind=Polynomial).coef
+    unit = float(fit[-1] ** (1 / (degree + 1)))
+    return unit, fit / unit ** np.arange(1.0, degree + 2)
 
 
-def _adapted(u: Any) -> list[float]:
+def _adapted_four(u: Any) -> list[float]:
+    """``a`` such that with ``y = (x + a0) x + a1``
+
+    the polynomial of coefficients ``u``, the last one being one, is ``(y + x + a2) y + a3``.
+    """
+    first = (u[3] - 1) / 2
+    both = u[2] - first * (first + 1)
+    second = u[1] - first * both
+    third = both - 2 * second
+    return [first, second, third, u[0] - second * (second + third)]
+
+
+def _adapted_six(u: Any) -> list[float]:
     """``a`` such that with ``z = (x + a0) x + a1`` and ``w = (x + a2) z + a3``
 
     the polynomial of coefficients ``u``, the last one being one, is ``(z + a4 + w) w + a5``.
@@ -42,12 +56,10 @@ def _adapted(u: Any) -> list[float]:
     return [first, second, third, c - second * third, sums - 2 * c - second, u[0] - c * (sums - c)]
 
 
-_COEFFICIENTS = _slope(LOWEST)
-UNIT = float(_COEFFICIENTS[-1] ** (1 / 7))
-K0, K1, K2, K3, K4, K5 = (
-    np.float32(a) for a in _adapted(_COEFFICIENTS / UNIT ** np.arange(1.0, 8.0))
-)
-
+UNIT, _SIX = _slope(6, LOWEST)
+UNIT_OF_FOUR, _FOUR = _slope(4, LOWEST_OF_FOUR)
+K0, K1, K2, K3, K4, K5 = (np.float32(a) for a in _adapted_six(_SIX))
+F0, F1, F2, F3 = (np.float32(a) for a in _adapted_four(_FOUR))
 
 # Compiled where they are used, each for several numbers at once.
 
@@ -68,3 +80,15 @@ def middle(x, z):
 def upper(z, w):
     """The last, from both."""
     return ((z + K4) + w) * w + K5
+
+
+@no_type_check
+def inner(x):
+    """The first of two steps to the same by degree four."""
+    return (x + F0) * x + F1
+
+
+@no_type_check
+def outer(x, y):
+    """The last, from the first."""
+    return ((y + x) + F2) * y + F3

@@ -24,6 +24,7 @@ from dsf.kernels.slow_states import (
     GENTLE,
     GROUP,
     LIVELY,
+    MILD,
     POLE,
     ROW,
     STEP,
@@ -33,6 +34,7 @@ from dsf.kernels.slow_states import (
     any_update,
     gentle_update,
     lively_update,
+    mild_update,
 )
 from dsf.kernels.spreading import in_parallel
 
@@ -134,7 +136,9 @@ def _run(cell, least, row, start, stop, first, last, step, value, write, read, s
         for group in range(len(least)):
             lowest, at = longest * least[group], np.uint64(group * GROUP * ROW)
             n = np.uint64(t * states + group * GROUP)
-            if lowest >= GENTLE:
+            if lowest >= MILD:
+                mild_update(cell, at, row, write, read, n)
+            elif lowest >= GENTLE:
                 gentle_update(cell, at, row, write, read, n)
             elif lowest >= LIVELY:
                 lively_update(cell, at, row, write, read, n)

@@ -11,7 +11,17 @@ from typing import no_type_check
 
 import numpy as np
 
-from dsf.kernels.adapted import LOWEST, UNIT, lower, middle, upper
+from dsf.kernels.adapted import (
+    LOWEST,
+    LOWEST_OF_FOUR,
+    UNIT,
+    UNIT_OF_FOUR,
+    inner,
+    lower,
+    middle,
+    outer,
+    upper,
+)
 from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import ONE_SINGLE, ZERO, chosen, factor_of
 
@@ -24,8 +34,9 @@ STEP, DRIVE, SUM = 0, BLOCK, 2 * BLOCK
 U1, U2, U3, U_BLOCK, U_POLE = (np.uint64(n) for n in (1, 2, 3, BLOCK, POLE))
 U_ROW, TWO_ROWS, THREE_ROWS = (np.uint64(n * ROW) for n in (1, 2, 3))
 # Exponents, in units of the polynomial, down to which 2^x - 1 has a shorter form.
-GENTLE, LIVELY = np.float32(LOWEST * UNIT), np.float32(2 * LOWEST * UNIT)
-PER_UNIT, HALF, TWO = np.float32(1 / UNIT), np.float32(0.5), np.float32(2)
+MILD, GENTLE, LIVELY = (np.float32(low * UNIT) for low in (LOWEST_OF_FOUR, LOWEST, 2 * LOWEST))
+PER_UNIT, TO_FOUR = np.float32(1 / UNIT), np.float32(UNIT_OF_FOUR / UNIT)
+HALF, TWO = np.float32(0.5), np.float32(2)
 
 
 @no_type_check
@@ -48,6 +59,7 @@ def _each(operation):
 
 
 _lower, _middle, _upper = _each(lower), _each(middle), _each(upper)
+_inner, _outer = _each(inner), _each(outer)
 _sum, _product = _each(lambda a, b: a + b), _each(lambda a, b: a * b)
 _product_and_sum = _each(lambda a, b, c: a * b + c)
 _lost = _each(lambda change, new, old: change - (new - old))
@@ -67,6 +79,14 @@ def _moved(change, old):
     """The states, and what their rounding lost."""
     new = _sum(old, change)
     return new, _lost(change, new, old)
+
+
+@kernel(inlined=True)
+@no_type_check
+def _mild(x, old, lost, write, drive):
+    """For exponents from ``MILD`` to 0, in units of degree four."""
+    slope, drives = _outer(x, _inner(x)), _product_and_sum(write, drive, lost)
+    return _moved(_product_and_sum(slope, _product(x, old), drives), old)
 
 
 @kernel(inlined=True)
@@ -129,6 +149,7 @@ def _updating(entry, share=ONE_SINGLE):
     return update
 
 
+mild_update = _updating(_mild, TO_FOUR)
 gentle_update = _updating(_gentle)
 lively_update = _updating(_lively, HALF)
 any_update = _updating(_any, PER_UNIT)
