@@ -103,6 +103,7 @@ def _hardware() -> Iterator[Finding]:
     yield Finding("device", torch.cuda.get_device_name() if cuda else "cpu")
     yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
     yield Finding("kernels", found(), "optional" if why_off() else "ok")
+    yield from _kernels_on_cuda()
     free = free_memory(torch.device("cpu"))
     if free is None:
         yield Finding("free memory", "unknown", "optional")
@@ -110,6 +111,22 @@ def _hardware() -> Iterator[Finding]:
         yield Finding("free memory", _gigabytes(free), "missing", "close other programs")
     else:
         yield Finding("free memory", _gigabytes(free))
+
+
+def _kernels_on_cuda() -> Iterator[Finding]:
+    """Each is tried on the spot: a few seconds, on a machine with a CUDA device."""
+    import torch
+
+    from dsf.evaluate.tried import standings
+    from dsf.kernels import why_off_on_cuda
+
+    why = why_off_on_cuda()
+    if why:
+        yield Finding("kernels for cuda", f"off: {why}", "optional")
+        return
+    device = torch.device("cuda", torch.cuda.current_device())
+    for name, found in standings(device).items():
+        yield Finding(f"cuda: {name}", found, "ok" if found == "active" else "optional")
 
 
 def _disk(out: Path) -> Finding:

@@ -1,4 +1,4 @@
-"""Which maps compiled loops make the rows of."""
+"""Which maps compiled loops or kernels make the rows of."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,7 @@ from dsf.evaluate.diagonal_rows import diagonal_rows, is_diagonal
 from dsf.evaluate.head_rows import head_rows
 from dsf.evaluate.heads import heads_of
 from dsf.evaluate.place import Place
+from dsf.evaluate.rows_on_cuda import rows_on_cuda, writes_on_cuda
 from dsf.kernels import applies
 from dsf.system import System
 from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
@@ -21,6 +22,8 @@ def compiled_rows(
     """The rows between every two borders; None where the plain path has to make them."""
     if not compiles(system, borders[-1]):
         return None
+    if system.device.type != "cpu":
+        return rows_on_cuda(system, borders, place)
     heads = heads_of(system)
     if heads is not None:
         return head_rows(heads, borders, place)
@@ -28,11 +31,14 @@ def compiled_rows(
 
 
 def compiles(system: System, last: int) -> bool:
-    """Whether compiled loops make the rows up to ``last`` of this system."""
+    """Whether compiled loops, or kernels, make the rows up to ``last`` of this system."""
     parts = stored_parts(system)
     work = system.batch.numel() * last * last * system.state_size // 2
-    known = is_diagonal(system) or heads_of(system) is not None
-    return parts is not None and known and applies(*parts, work=work)
+    if parts is None or not (is_diagonal(system) or heads_of(system) is not None):
+        return False
+    if system.device.type != "cpu":
+        return writes_on_cuda(system, parts, work=work)
+    return applies(*parts, work=work)
 
 
 def stored_parts(system: System) -> list[Tensor] | None:

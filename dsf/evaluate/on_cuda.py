@@ -1,49 +1,132 @@
-"""Systems that a kernel for CUDA evaluates, and maps that one writes, where one applies.
+"""Systems that a kernel for CUDA evaluates, where one applies and has passed its trial."""
 
-Not yet behind ``respond`` and ``attention_map``: they ran in the interpreter only, on no device.
-"""
-
-from collections.abc import Iterator
-from itertools import pairwise
+from functools import partial
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient, dense_of
+from dsf.coefficient import Coefficient
 from dsf.evaluate.border import at_start
-from dsf.evaluate.by_loops import stored_parts
-from dsf.evaluate.diagonal_rows import is_diagonal
-from dsf.evaluate.heads import heads_of
+from dsf.evaluate.channels import Channels, channels_of
 from dsf.evaluate.memories import Bare, bare_parts
-from dsf.evaluate.place import Place, flat
+from dsf.evaluate.trials import response_error
 from dsf.kernels import applies_on_cuda
+from dsf.kernels.availability import WORTH
+from dsf.kernels.cuda.standing import DELTA_RULES, MEMORIES, SELECTIVE, has_passed
 from dsf.system import System
-from dsf.transition import ScaledIdentity
 
-MOST_STATES = 256
+Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
+
+MOST_STATES = 256  # in the registers of one program
+MOST_TOKENS = 16 * 65_535  # chunks of 16 along one axis of a grid
+MANY_CHANNELS = 70  # of a trial: more than one program takes
 
 
-def recalled_on_cuda(system: System, signal: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The response of a forward system and the state it leaves; None where no kernel applies."""
-    if system.input_size * system.output_size != 1 or not 0 < system.state_size <= MOST_STATES:
+def answered_on_cuda(
+    system: System, signal: Shaped[Tensor, "*batch time input channel"]
+) -> Answer | None:
+    """The response of a forward system and the state it leaves; None where no kernel may run."""
+    fits = 0 < system.state_size <= MOST_STATES and system.steps <= MOST_TOKENS
+    if not fits or signal.numel() * system.state_size < WORTH:
         return None
-    parts, entering, D = bare_parts(system), at_start(system, signal), system.feedthrough
-    if parts is None or isinstance(D, Coefficient) or not signal.numel():
+    return _scanned(system, signal) or _recalled(system, signal)
+
+
+def _scanned(system: System, signal: Tensor) -> Answer | None:
+    channels = channels_of(system, signal)
+    if channels is None or not applies_on_cuda(*channels) or not channels.share:
+        return None
+    states = system.state_size
+    return scanned(channels) if scan_has_passed(signal.device, states) else None
+
+
+def scan_has_passed(device: torch.device, states: int) -> bool:
+    """Whether the selective scan may run."""
+
+    def run(system: System, signal: Tensor) -> Answer | None:
+        channels = channels_of(system, signal)
+        return None if channels is None else scanned(channels)
+
+    trial = partial(response_error, run, device, "sampled", states=states, channels=1, before=False)
+    return has_passed(SELECTIVE, device, states, trial)
+
+
+def scanned(channels: Channels) -> Answer:
+    """What the selective scan makes of channels."""
+    from dsf.kernels.cuda.selective import selective_scan
+
+    step, signal = channels.step, channels.signal
+    batch, size = signal.shape[:-2].numel(), signal.shape[-2:]
+    with torch.cuda.device_of(signal):
+        response, leaving = selective_scan(
+            step.reshape(batch, *size),
+            signal.reshape(batch, *size),
+            channels.pole.reshape(batch, *channels.pole.shape[-2:]),
+            _of_first(channels.write, batch),
+            _of_first(channels.read, batch),
+            channels.skip.reshape(batch, -1),
+            channels.entering.reshape(batch, *channels.entering.shape[-2:]),
+        )
+    response = response.view(signal.shape)
+    if not channels.has_fixed_skip:
+        response = response + channels.feedthrough * signal
+    return response[..., None, None], leaving.view(channels.entering.shape).unsqueeze(-1)
+
+
+def _of_first(part: Tensor, batch: int) -> Tensor:
+    """What all channels of a sequence share."""
+    return part[..., 0, :, :].reshape(batch, *part.shape[-2:])
+
+
+def _recalled(system: System, signal: Tensor) -> Answer | None:
+    parts = _bare(system)
+    if parts is None or isinstance(system.feedthrough, Coefficient):
         return None
     tensors = [part for part in parts if part is not None]
-    if not applies_on_cuda(*tensors, D, signal, entering):
+    if not applies_on_cuda(*tensors, system.feedthrough, signal, at_start(system, signal)):
         return None
     if parts.left is not None and not torch.equal(-parts.left, parts.write):
         return None
-    return _recalled(system, parts, D[..., 0, 0], signal.squeeze(-2), entering)
+    structure = "scalar" if parts.decay.ndim < parts.write.ndim else "diagonal"
+    structure += "" if parts.look is None else " delta"
+    columns = min(signal.shape[-1], MANY_CHANNELS)
+    before = system.reads_before_update
+    if not recall_has_passed(signal.device, structure, system.state_size, columns, before=before):
+        return None
+    return recalled(system, signal)
 
 
-def _recalled(
-    system: System, parts: Bare, D: Tensor, signal: Tensor, entering: Tensor
-) -> tuple[Tensor, Tensor]:
+def _bare(system: System) -> Bare | None:
+    one_port = system.input_size * system.output_size == 1
+    return bare_parts(system) if one_port else None
+
+
+def recall_has_passed(
+    device: torch.device, structure: str, states: int, channels: int, *, before: bool
+) -> bool:
+    """Whether the kernel for matrix memories, or for those of a delta rule, may run."""
+    name = DELTA_RULES if "delta" in structure else MEMORIES
+    trial = partial(
+        response_error,
+        recalled,
+        device,
+        structure,
+        states=states,
+        channels=channels,
+        before=before,
+    )
+    return has_passed(name, device, (structure, states, channels, before), trial)
+
+
+def recalled(system: System, signal: Tensor) -> Answer:
+    """What the kernel for matrix memories makes of a system and its signal."""
     from dsf.kernels.cuda.memories import recall
 
+    parts = _bare(system)
+    if parts is None:
+        raise TypeError(f"recalled: no kernel takes {type(system.A).__name__}.")
+    signal, entering = signal.squeeze(-2), at_start(system, signal)
     batch, heads = system.batch, system.batch.numel()
 
     def by_head(part: Tensor, own: int) -> Tensor:
@@ -52,63 +135,16 @@ def _recalled(
 
     scalar = parts.decay.ndim < parts.write.ndim
     decay = parts.decay.unsqueeze(-1) if scalar else parts.decay
-    look = None if parts.look is None else by_head(parts.look, 2)
-    response, leaving = recall(
-        by_head(decay, 2),
-        by_head(parts.gain, 1),
-        by_head(parts.write, 2),
-        by_head(parts.read, 2),
-        look,
-        by_head(signal, 2),
-        signal.new_zeros(heads),
-        by_head(entering, 2),
-        before=system.reads_before_update,
-    )
-    response = response.view(signal.shape) + D.unsqueeze(-1) * signal
-    return response.unsqueeze(-2), leaving.view(entering.shape)
-
-
-def writes_on_cuda(system: System) -> bool:
-    """Whether a kernel for CUDA writes the map of this system."""
-    parts = stored_parts(system)
-    known = is_diagonal(system) or heads_of(system) is not None
-    few = 0 < system.state_size <= MOST_STATES and system.batch.numel() > 0
-    return parts is not None and known and few and applies_on_cuda(*parts)
-
-
-def rows_on_cuda(
-    system: System, borders: list[int], place: Place
-) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
-    """The rows between every two borders, written into what ``place`` gives.
-
-    The decays of a diagonal are written out, with their products up to the borders of tiles.
-    """
-    from dsf.kernels.cuda.tiles import Borders, write_map
-
-    heads, steps = system.batch.numel(), system.steps
-    decay = (
-        system.A.decay.unsqueeze(-1) if isinstance(system.A, ScaledIdentity) else _diagonal(system)
-    )
-    decay = decay.reshape(heads, steps, -1).contiguous()
-    write = dense_of(system.B).squeeze(-1).reshape(heads, steps, -1)
-    read = dense_of(system.C).squeeze(-2).reshape(heads, steps, -1)
-    D = dense_of(system.feedthrough)[..., 0, 0].expand(*system.batch, steps)
-    gain, before = decay.new_ones(1, steps).expand(heads, steps), system.reads_before_update
-    kept = Borders(decay, before=before)
-    for start, stop in pairwise(borders):
-        buffer, top = place.take(write, (*system.batch, stop - start, steps), first=start)
-        span = (start, stop, top)
-        write_map(read, write, decay, gain, kept, flat(buffer), rows=span, before=before)
-        rows = buffer[..., top : top + stop - start, :]
-        rows.diagonal(start, -2, -1).add_(D[..., start:stop])
-        yield rows
-
-
-def _diagonal(system: System) -> Tensor:
-    decay = system.A.diagonal()
-    if decay is None:
-        raise TypeError(
-            f"rows_on_cuda: needs a scaled identity or a diagonal, but A is "
-            f"{type(system.A).__name__}. Ask writes_on_cuda first."
+    with torch.cuda.device_of(signal):
+        response, leaving = recall(
+            by_head(decay, 2),
+            by_head(parts.gain, 1),
+            by_head(parts.write, 2),
+            by_head(parts.read, 2),
+            None if parts.look is None else by_head(parts.look, 2),
+            by_head(signal, 2),
+            by_head(entering, 2),
+            before=system.reads_before_update,
         )
-    return decay
+    response = response.view(signal.shape) + system.feedthrough[..., 0] * signal
+    return response.unsqueeze(-2), leaving.view(entering.shape)

@@ -26,7 +26,6 @@ def recall(
     read: Float[Tensor, "head time state"],
     look: Float[Tensor, "head time state"] | None,
     signal: Float[Tensor, "head time channel"],
-    skip: Float[Tensor, " head"],
     entering: Float[Tensor, "head state channel"],
     *,
     before: bool,
@@ -45,7 +44,7 @@ def recall(
     response = torch.empty_like(signal, memory_format=torch.contiguous_format)
     leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
     looked = read if look is None else look
-    parts = [laid(part) for part in (decay, gain, write, read, looked, signal, skip, entering)]
+    parts = [laid(part) for part in (decay, gain, write, read, looked, signal, entering)]
     arrays, far = zip(*parts, strict=True)
     size = power_of_two(states)
     wide = min(64, max(16, ENTRIES // size), power_of_two(columns))
@@ -104,7 +103,6 @@ def _walk(
     read,
     look,
     signal,
-    skip,
     entering,
     seen,
     found,
@@ -116,7 +114,6 @@ def _walk(
     read_far,
     look_far,
     signal_far,
-    skip_far,
     entering_far,
     steps,
     states,
@@ -134,7 +131,6 @@ def _walk(
     is_cell = (n < states)[:, None] & (p < columns)[None, :]
     cell = n[:, None] * columns + p[None, :]
     held = tl.load(entering + h * entering_far + cell, mask=is_cell, other=0.0).to(tl.float64)
-    passed = tl.load(skip + h * skip_far)
     factors = decay + h * decay_far
     for start in range(0, steps, C):
         t = start + i
@@ -163,7 +159,7 @@ def _walk(
             entries = _solved(below, entries, i, C)
         own = tl.load(seen + pair, mask=is_pair, other=0.0)
         y = tl.dot((r * upto).to(tl.float32), rounded, input_precision="ieee")
-        y += tl.dot(own, entries, input_precision="ieee") + passed * u
+        y += tl.dot(own, entries, input_precision="ieee")
         tl.store(response + h * steps * columns + place, y, mask=has_column)
         later = tl.where(t + 1 < stop, t + 1, -1)
         rest = _products(factors, later, steps, states, n, DIAGONAL, True)

@@ -114,13 +114,15 @@ def _scan(
     responses = response + b * response_far + wide * response_channel
     writes, reads = write + b * write_far + n, read + b * read_far + n
     for t in range(steps):
-        far = t.to(tl.int64)
-        size = tl.load(sizes + far * step_time, mask=is_channel, other=0.0)
-        u = tl.load(values + far * value_time, mask=is_channel, other=0.0)
+        size = tl.load(sizes, mask=is_channel, other=0.0)
+        u = tl.load(values, mask=is_channel, other=0.0)
         w = tl.load(writes + t * states, mask=is_state, other=0.0)
         r = tl.load(reads + t * states, mask=is_state, other=0.0)
         drive = (size * u)[:, None] * w[None, :]
         held = _kept(size[:, None] * poles) * held + drive
         y = tl.sum(held.to(tl.float32) * r[None, :], axis=1) + passed * u
-        tl.store(responses + far * response_time, y, mask=is_channel)
+        tl.store(responses, y, mask=is_channel)
+        sizes += step_time
+        values += value_time
+        responses += response_time
     tl.store(leaving + b * channels * states + at, held.to(tl.float32), mask=both)

@@ -1,0 +1,21 @@
+"""What became of every kernel for CUDA on a device."""
+
+import torch
+
+from dsf.evaluate.on_cuda import recall_has_passed, scan_has_passed
+from dsf.evaluate.rows_on_cuda import map_has_passed
+from dsf.kernels import why_off_on_cuda
+from dsf.kernels.cuda.standing import NAMES, standing
+
+STATES, CHANNELS = 16, 64
+
+
+def standings(device: torch.device) -> dict[str, str]:
+    """``active``, or ``off`` with the reason, by kernel; each is tried first where it may run."""
+    if not why_off_on_cuda():
+        for structure in ("scalar", "diagonal"):
+            for delta in ("", " delta"):
+                recall_has_passed(device, structure + delta, STATES, CHANNELS, before=False)
+            map_has_passed(device, structure, STATES, before=False)
+        scan_has_passed(device, STATES)
+    return {name: standing(name, device) for name in NAMES}

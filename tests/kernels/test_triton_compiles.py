@@ -1,0 +1,124 @@
+"""Every kernel becomes machine code for two generations of cards, and fits them; none is needed.
+
+What is compiled is what the joining code asks for: its launches are recorded, not run.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsf.evaluate import on_cuda, rows_on_cuda, trials
+from dsf.evaluate.channels import channels_of
+from dsf.evaluate.place import Fresh
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled"),
+    pytest.mark.filterwarnings("ignore"),  # of compilers
+]
+
+SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one program can have
+TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+SPILL = 1024  # bytes of a thread: more would be a kernel that lives in memory
+STRUCTURES = ("scalar", "diagonal", "scalar delta", "diagonal delta")
+# Generation, states, channels: what a usual model has, and the most states on the smaller card.
+SIZES = ((90, 128, 64), (80, 256, 16))
+
+
+def launches(monkeypatch, work):
+    """Every kernel that ``work`` launches: the function, its arguments by name, its options."""
+    from triton.runtime.jit import JITFunction
+
+    seen = []
+
+    def record(kernel, *arguments, **named):
+        del named["grid"], named["warmup"]
+        names = [param.name for param in kernel.params]
+        given = dict(zip(names, arguments, strict=False)) | named
+        seen.append((kernel, {name: given.pop(name) for name in names}, given))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JITFunction, "run", record)
+        work()
+    return seen
+
+
+def compiled(kernel, arguments, options, generation):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, fixed, aligned = {}, {}, {}
+    for at, param in enumerate(kernel.params):
+        value = arguments[param.name]
+        if param.is_constexpr:
+            signature[param.name], fixed[at,] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            single = value.dtype == torch.float32
+            signature[param.name] = "*fp32" if single else "*fp64"
+            aligned[at,] = [["tt.divisibility", 16]]
+        else:
+            signature[param.name] = "i32"
+    source = ASTSource(kernel, signature, fixed, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", generation, 32), options=options)
+
+
+def usage(binary, folder):
+    """Registers, and bytes that did not fit into them, of every thread."""
+    file = folder / "kernel.cubin"
+    file.write_bytes(binary.asm["cubin"])
+    command = [TOOL, "-res-usage", file]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return tuple(int(re.search(rf"{word}:(\d+)", told)[1]) for word in ("REG", "STACK"))
+
+
+def fits(launched, generation, folder):
+    kernel, arguments, options = launched
+    binary = compiled(kernel, arguments, options, generation)
+    _, spilled = usage(binary, folder)
+    assert binary.metadata.shared <= SHARED[generation]
+    assert spilled <= SPILL
+
+
+def drawn(structure, states, channels, before):
+    draw = trials.Draw(torch.device("cpu"))
+    system = draw.system(structure, states=states, steps=trials.LONG, before=before)
+    return system, draw.normal(*trials.BATCH, trials.LONG, 1, channels)
+
+
+def of_a_response(structure, states, channels, before, monkeypatch):
+    system, signal = drawn(structure, states, channels, before)
+    if structure == "sampled":
+        return launches(monkeypatch, lambda: on_cuda.scanned(channels_of(system, signal)))
+    return launches(monkeypatch, lambda: on_cuda.recalled(system, signal))
+
+
+def of_a_map(structure, states, before, monkeypatch):
+    system, _ = drawn(structure, states, 1, before)
+    borders = trials.BORDERS[:2]
+    return launches(monkeypatch, lambda: list(rows_on_cuda.rows_on_cuda(system, borders, Fresh())))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize(("generation", "states", "channels"), SIZES)
+def test_responses_fit(structure, states, channels, generation, monkeypatch, tmp_path):
+    before = states == 128
+    launched = of_a_response(structure, states, channels, before, monkeypatch)
+    assert len(launched) == (3 if "delta" in structure else 2)
+    for each in launched:
+        fits(each, generation, tmp_path)
+
+
+@pytest.mark.parametrize("structure", ["scalar", "diagonal", "sampled"])
+@pytest.mark.parametrize(("generation", "states"), [(90, 16), (80, 256)])
+def test_maps_and_scans_fit(structure, states, generation, monkeypatch, tmp_path):
+    launched = of_a_map(structure, states, states == 16, monkeypatch)
+    assert len(launched) == 2
+    if structure == "sampled":
+        launched += of_a_response(structure, states, 1, False, monkeypatch)
+    for each in launched:
+        fits(each, generation, tmp_path)
