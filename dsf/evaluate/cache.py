@@ -5,7 +5,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import Coefficient, TokenSlots, dense_of
-from dsf.composite import PANEL, RowSource
+from dsf.composite import PANEL, ExplicitMap, Operator, RowSource
 from dsf.system import System
 from dsf.transition import ScaledIdentity
 
@@ -19,6 +19,18 @@ def kept_rows(system: System) -> RowSource | None:
     tokens = torch.arange(system.steps, device=system.device)
     in_order = system.B.slots == system.steps and torch.equal(system.B.tokens, tokens)
     return system.C if in_order and bool((system.A.decay == 1).all()) else None
+
+
+def whole_rows(system: Operator) -> RowSource | None:
+    """The source of rows that are those of the map as they are; None where there is none."""
+    if isinstance(system, ExplicitMap):
+        return system.rows
+    if not isinstance(system, System):
+        return None
+    rows = kept_rows(system)
+    if rows is None or not _reads_only_what_is_held(system, rows) or _feeds_through(system):
+        return None
+    return rows
 
 
 def kept_window(
@@ -40,7 +52,7 @@ def kept_response(
     system: System, rows: RowSource, signal: Shaped[Tensor, "*batch time 1 channel"]
 ) -> Shaped[Tensor, "*batch time 1 channel"]:
     """The response of a cache at rest, a few rows at a time where it is not causal attention."""
-    if _reads_only_what_is_held(system, rows) and not _feeds_through(system):
+    if whole_rows(system) is not None:
         return applied(rows, signal)
     value = signal.squeeze(-2)
     panels = []

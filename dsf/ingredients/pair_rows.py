@@ -1,5 +1,6 @@
 """Rows of maps that are made from scores of pairs of tokens: what all of them have in common."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +37,11 @@ class PairRows(RowSource):
     def is_causal(self) -> bool:
         return True
 
-    def scores(self, start: int, stop: int) -> Float[Tensor, "*batch rows read"]:
-        """Scores of the queries ``start`` to ``stop - 1`` with every key."""
-        return self.scale * (self.query[..., start:stop, :] @ self.key.mT)
+    def scores(
+        self, start: int, stop: int, *, keys: int | None = None
+    ) -> Float[Tensor, "*batch rows keys"]:
+        """Scores of the queries ``start`` to ``stop - 1`` with the first ``keys``, or with all."""
+        return (self.scale * self.query[..., start:stop, :]) @ self.key[..., :keys, :].mT
 
     def lags(self, start: int, stop: int) -> Shaped[Tensor, "rows read"]:
         """How many tokens back each key is; negative ahead of the query."""
@@ -61,6 +64,32 @@ class PairRows(RowSource):
 
     def flipped(self) -> StoredRows:
         return StoredRows(self.dense().squeeze(-2).flip(-2))
+
+
+@dataclass(frozen=True)
+class ExponentialRows(PairRows):
+    """Rows that are exponentials of scores over their sum: a softmax, never formed here."""
+
+    @abstractmethod
+    def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+        """What is exponentiated, in nats; minus infinity where a key is not read.
+
+        Of every key, or of those before ``stop`` where rows are causal. In memory of its own, which
+        who asked may write over.
+        """
+
+    def unread(self) -> Float[Tensor, "*batch"] | None:
+        """The logarithm of what is added to the sum of a row for no key; None where nothing is."""
+        return None
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        logits, beside = self.logits(start, stop), self.unread()
+        keys = logits.shape[-1]
+        if beside is not None:
+            column = beside[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
+            logits = torch.cat([logits, column], dim=-1)
+        weights = softmax_in_reach(logits)[..., :keys]
+        return torch.nn.functional.pad(weights, (0, self.shape[-1] - keys)).unsqueeze(-2)
 
 
 def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:

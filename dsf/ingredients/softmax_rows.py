@@ -7,11 +7,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dsf.ingredients.pair_rows import PairRows, softmax_in_reach
+from dsf.ingredients.pair_rows import ExponentialRows
 
 
 @dataclass(frozen=True)
-class SoftmaxRows(PairRows):
+class SoftmaxRows(ExponentialRows):
     """Softmax over the keys in reach of ``scale q.k``, soft-capped, plus ``bias``.
 
     ``log_decay`` (causal rows only) adds to a score the decays of the tokens after the key up to
@@ -31,24 +31,22 @@ class SoftmaxRows(PairRows):
     def is_causal(self) -> bool:
         return self.causal
 
-    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
-        scores = self.scores(start, stop)
+    def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+        keys = stop if self.causal else self.key.shape[-2]
+        scores = self.scores(start, stop, keys=keys)
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         if self.bias is not None:
-            scores = scores + self.bias[..., start:stop, :]
+            scores = scores + self.bias[..., start:stop, :keys]
         if self.log_decay is not None:
-            scores = scores + faded(self.log_decay, start, stop)
+            scores = scores + faded(self.log_decay[..., :keys], start, stop)
         if self.causal:
-            scores = scores.masked_fill(self.ahead(start, stop), -torch.inf)
-        return self._normalised(scores).unsqueeze(-2)
+            square = torch.ones(stop - start, stop - start, dtype=torch.bool, device=self.device)
+            scores[..., start:].masked_fill_(square.triu(1), -torch.inf)
+        return scores
 
-    def _normalised(self, scores: Tensor) -> Tensor:
-        keys = scores.shape[-1]
-        if self.sink is not None:
-            column = self.sink[..., None, None].to(scores.dtype).expand(*scores.shape[:-1], 1)
-            scores = torch.cat([scores, column], dim=-1)
-        return softmax_in_reach(scores)[..., :keys]
+    def unread(self) -> Float[Tensor, "*batch"] | None:
+        return self.sink
 
     def apply(
         self, signal: Shaped[Tensor, "*batch read 1 channel"]

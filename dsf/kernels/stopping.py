@@ -10,47 +10,7 @@ from dsf.kernels.tallying import DISTANCE, MASS, TILE
 
 @kernel()
 @no_type_check
-def left_over(
-    sizes: np.ndarray,
-    reach: np.ndarray,
-    gap: np.ndarray,
-    mass: np.ndarray,
-    lagged: np.ndarray,
-    lag: int,
-    heads: np.ndarray,
-    tally: np.ndarray,
-    share: float,
-    tokens: float,
-    left: np.ndarray,
-) -> int:
-    """Which heads have to go on: theirs come first in ``heads``. Returns how many they are.
-
-    ``left`` becomes the largest share of its absolute weight that a row can have in the columns
-    not looked at: size of the read x decays x faded sizes of all their writes.
-    """
-    count = 0
-    for a in range(len(heads)):
-        h, goes_on, worst = heads[a], False, 0.0
-        for i in range(len(sizes)):
-            scale = sizes[i] * reach[h, i] * gap[h]
-            rest = scale * mass[h]
-            moved = scale * lagged[h] + (lag + i) * rest
-            seen = tally[MASS, h, i]
-            if rest != 0:  # nan goes on, too
-                away = moved + rest * tally[DISTANCE, h, i] / seen if seen > 0 else 0.0
-                if not (rest <= share * seen and away <= tokens * seen):
-                    goes_on = True
-                worst = max(worst, rest / seen if seen > 0 else 1.0)
-        left[h] = worst
-        if goes_on:
-            heads[count] = h
-            count += 1
-    return count
-
-
-@kernel()
-@no_type_check
-def tiles_needed(
+def going_on(
     sizes: np.ndarray,
     reach: np.ndarray,
     gap: np.ndarray,
@@ -58,35 +18,62 @@ def tiles_needed(
     mass: np.ndarray,
     lagged: np.ndarray,
     start: int,
-    stop: int,
+    stops: np.ndarray,
     most: int,
-    heads: np.ndarray,
-    tally: np.ndarray,
     share: float,
     tokens: float,
-    needed: np.ndarray,
-) -> None:
-    """After how many of the tiles before ``stop`` each head may stop for certain, up to ``most``.
+    tally: np.ndarray,
+    heads: np.ndarray,
+    firsts: np.ndarray,
+    left: np.ndarray,
+) -> int:
+    """Which heads have to go on: they come first in ``heads``. Returns how many they are.
 
-    Says so of the worst row and of what was seen so far: looking at more only lets it stop earlier.
+    The others get in ``left`` the largest share of its absolute weight that a row can have in the
+    columns not looked at: size of the read x decays x faded sizes of all their writes. Those that
+    go on may stop for certain at the tile ``firsts``, at most ``most`` tiles further back: looking
+    at more only lets them stop earlier.
     """
-    rows = len(sizes)
+    count = 0
     for a in range(len(heads)):
-        h, worst, away = heads[a], 0.0, 0.0
-        for i in range(rows):
-            seen = tally[MASS, h, i]
-            scale = sizes[i] * reach[h, i]
-            if scale != 0:
-                worst = max(worst, scale / seen)
-                away = max(away, tally[DISTANCE, h, i] / seen)
-        kept, tile = worst * gap[h], stop
-        while tile > max(0, stop - most):
-            tile -= 1
-            kept *= product[h, tile]
-            if tile == 0:
-                break
-            lag = start - tile * TILE + rows + away
-            rest = kept * mass[h, tile - 1]
-            if rest <= share and kept * lagged[h, tile - 1] + lag * rest <= tokens:
-                break
-        needed[a] = stop - tile
+        h = heads[a]
+        stop = stops[h]
+        if stop == 0:
+            left[h] = 0.0
+            continue
+        lag = start - stop * TILE + 1
+        goes_on, worst, closest, away = False, 0.0, 0.0, 0.0
+        for i in range(len(sizes)):
+            scale = sizes[i] * reach[h, i] * gap[h]
+            rest = scale * mass[h, stop - 1]
+            moved = scale * lagged[h, stop - 1] + (lag + i) * rest
+            seen = tally[h, MASS * TILE + i]
+            if rest != 0:  # nan goes on, too
+                distance = tally[h, DISTANCE * TILE + i] / seen if seen > 0 else 0.0
+                if not (rest <= share * seen and moved + rest * distance <= tokens * seen):
+                    goes_on = True
+                worst = max(worst, rest / seen if seen > 0 else 1.0)
+                closest, away = max(closest, scale / seen), max(away, distance)
+        left[h] = 0.0 if goes_on else worst
+        if goes_on:
+            far = max(0, stop - most)
+            size = len(sizes) + away
+            firsts[h] = _enough(
+                product[h], mass[h], lagged[h], closest, size, start, stop, far, share, tokens
+            )
+            heads[count] = h
+            count += 1
+    return count
+
+
+@kernel()
+@no_type_check
+def _enough(product, mass, lagged, kept, away, start, stop, far, share, tokens):
+    """The tile before which nothing has to be looked at, or ``far``."""
+    for tile in range(stop - 1, far, -1):
+        kept *= product[tile]
+        rest = kept * mass[tile - 1]
+        lag = start - tile * TILE + away
+        if rest <= share and kept * lagged[tile - 1] + lag * rest <= tokens:
+            return tile
+    return far

@@ -1,7 +1,8 @@
-"""Sums over the entries of rows, and what the entries that were not looked at can add to them.
+"""Sums over the entries of rows of maps with one decay a token, a tile of rows at a time.
 
-Rows are handled a tile at a time and their columns backwards, in chunks. ``tally`` holds for every
-kind of sum, head and row: see the constants.
+Scores of 64 rows lie side by side for every column, so that loops go along the rows and sums stay
+sums of columns. ``parts`` are three planes of them, flat: sizes, sizes times their logarithms, and
+sizes of the negative ones. ``tally`` holds for every kind of sum, head and row: see the constants.
 """
 
 import math
@@ -10,6 +11,8 @@ from typing import no_type_check
 import numpy as np
 
 from dsf.kernels.compiling import kernel
+from dsf.kernels.elementary import log_of
+from dsf.kernels.exponentials import chosen
 
 TILE = 64
 MASS, NEGATIVE, ENERGY, SURPRISE, DISTANCE, LARGEST, LOWEST, NEAR = range(8)
@@ -30,154 +33,138 @@ def all_before(decay: np.ndarray, weight: np.ndarray, mass: np.ndarray, lagged: 
 
 @kernel()
 @no_type_check
-def own_entries(
-    scores: np.ndarray,
-    decay: np.ndarray,
-    step: np.ndarray,
-    feedthrough: np.ndarray,
-    before: bool,
-    out: np.ndarray,
-    reach: np.ndarray,
-) -> None:
-    """Rows of one tile in its own columns, and the decays from its start up to every row."""
-    rows = scores.shape[0]
-    running = np.empty(rows)
-    for h in range(decay.shape[0]):
-        passed = 1.0
-        for i in range(rows):
-            row = out[h, i]
-            held = i if before else i + 1
-            if before:
-                reach[h, i] = passed
-            passed *= decay[h, i]
-            if not before:
-                reach[h, i] = passed
-                for j in range(i):
-                    running[j] *= decay[h, i]
-                running[i] = step[h, i]
-            for j in range(held):
-                row[j] = scores[i, j] * running[j]
-            for j in range(held, rows):
-                row[j] = 0
-            row[i] += feedthrough[h, i]
-            if before:
-                for j in range(i):
-                    running[j] *= decay[h, i]
-                running[i] = step[h, i]
-
-
-@kernel()
-@no_type_check
-def tally_entries(
-    entries: np.ndarray, logs: np.ndarray, lag: int, widths: np.ndarray, tally: np.ndarray
-) -> None:
-    """Add entries written out. The first row is ``lag`` tokens behind the first column."""
-    for h in range(entries.shape[0]):
-        for i in range(entries.shape[1]):
-            row, log = entries[h, i], logs[h, i]
-            mass, negative, energy, surprise, distance = 0.0, 0.0, 0.0, 0.0, 0.0
-            largest, lowest = tally[LARGEST, h, i], tally[LOWEST, h, i]
-            for j in range(min(len(row), lag + i + 1)):
-                size = abs(row[j])
-                mass += size
-                energy += size * size
-                surprise += size * log[j]
-                distance += size * (lag + i - j)
-                if row[j] < 0:
-                    negative += size
-                if not size <= largest:
-                    largest = size
-                if not row[j] >= lowest:
-                    lowest = row[j]
-            tally[MASS, h, i] += mass
-            tally[NEGATIVE, h, i] += negative
-            tally[ENERGY, h, i] += energy
-            tally[SURPRISE, h, i] += surprise
-            tally[DISTANCE, h, i] += distance
-            tally[LARGEST, h, i], tally[LOWEST, h, i] = largest, lowest
-            for w in range(len(widths)):
-                for j in range(max(0, lag + i + 1 - widths[w]), min(len(row), lag + i + 1)):
-                    tally[NEAR + w, h, i] += abs(row[j])
-
-
-@kernel()
-@no_type_check
-def faded_columns(
+def tally_tiles(
+    parts: np.ndarray,
+    first: int,
     factor: np.ndarray,
     logs: np.ndarray,
     product: np.ndarray,
     heads: np.ndarray,
-    first: int,
-    last: int,
-    right: np.ndarray,
-) -> None:
-    """Columns of the tiles ``first`` to ``last - 1``, faded to their end; times log; times lag."""
-    count = len(heads)
-    for a in range(count):
-        h, passed = heads[a], 1.0
-        for tile in range(last - 1, first - 1, -1):
-            log = math.log(passed) if passed > 0 else 0.0
-            for t in range(tile * TILE, (tile + 1) * TILE):
-                j, size = t - first * TILE, factor[h, t] * passed
-                right[j, a] = size
-                right[j, count + a] = size * (logs[h, t] + log)
-                right[j, 2 * count + a] = size * (last * TILE - 1 - t)
-            passed *= product[h, tile]
+    firsts: np.ndarray,
+    stops: np.ndarray,
+    reach: np.ndarray,
+    log_reach: np.ndarray,
+    gap: np.ndarray,
+    start: int,
+    widths: np.ndarray,
+    peaks: bool,
+    tally: np.ndarray,
+) -> int:
+    """Add the tiles before ``stops`` that lie in ``parts``, whose first tile is ``first``.
+
+    Every head goes back to its own of ``firsts``, or as far as the parts go. Returns how many tiles
+    of heads were added.
+    """
+    flat, plane, added = parts.reshape(-1), parts.shape[1], 0
+    sums = np.empty(4 * TILE, parts.dtype)
+    for h in heads:
+        begin = max(first, firsts[h])
+        while stops[h] > begin and gap[h] != 0:
+            tile = stops[h] - 1
+            column, at, lag = tile * TILE, (tile - first) * TILE * TILE, start - tile * TILE
+            _sum_tile(flat, plane, at, factor[h], logs[h], column, sums)
+            _add_sums(sums, lag - TILE + 1, reach[h], log_reach[h], gap[h], tally[h])
+            for w in range(len(widths)):
+                if lag - TILE + 1 < widths[w]:
+                    _sum_near(flat, at, factor[h], column, lag, widths[w], sums)
+                    for i in range(TILE):
+                        tally[h, (NEAR + w) * TILE + i] += reach[h, i] * gap[h] * sums[i]
+            if peaks:
+                for j in range(TILE):
+                    scale = factor[h, column + j] * gap[h]
+                    add_peaks(flat, plane, at + j * TILE, scale, reach[h], tally[h])
+            gap[h] *= product[h, tile]
+            stops[h] = tile
+            added += 1
+        stops[h] = min(stops[h], begin)
+    return added
 
 
 @kernel()
 @no_type_check
-def tally_chunk(
-    sums: np.ndarray,
-    logged: np.ndarray,
-    negative: np.ndarray,
-    energy: np.ndarray,
-    near: np.ndarray,
-    heads: np.ndarray,
-    reach: np.ndarray,
-    gap: np.ndarray,
-    lag: int,
-    tally: np.ndarray,
-) -> None:
-    """Add a chunk of columns, summed by matrix products before the decays up to the rows."""
-    count = len(heads)
-    for a in range(count):
-        h = heads[a]
-        for i in range(sums.shape[0]):
-            scale = reach[h, i] * gap[h]
-            if scale == 0:
-                continue
-            size = sums[i, a]
-            tally[MASS, h, i] += scale * size
-            tally[NEGATIVE, h, i] += scale * negative[i, a]
-            tally[ENERGY, h, i] += scale * scale * energy[i, a]
-            surprise = logged[i, a] + sums[i, count + a] + math.log(scale) * size
-            tally[SURPRISE, h, i] += scale * surprise
-            tally[DISTANCE, h, i] += scale * (sums[i, 2 * count + a] + (lag + i) * size)
-            for w in range(near.shape[0]):
-                tally[NEAR + w, h, i] += scale * near[w, i, a]
+def _sum_tile(parts, plane, at, factor, logs, column, sums):
+    """For every row: sizes, negative ones, sizes times log, sizes times lag to the tile's end."""
+    if plane < 0 or at < 0 or column < 0:
+        return
+    number = factor.dtype.type
+    sums[:] = 0
+    for quad in range(TILE // 4):
+        j, lag = column + 4 * quad, TILE - 1 - 4 * quad
+        a, b, c, d = factor[j], factor[j + 1], factor[j + 2], factor[j + 3]
+        la, lb, lc, ld = a * logs[j], b * logs[j + 1], c * logs[j + 2], d * logs[j + 3]
+        ma, mb, mc = a * number(lag), b * number(lag - 1), c * number(lag - 2)
+        md = d * number(lag - 3)
+        o = at + quad * (4 * TILE)
+        g, n = o + plane, o + 2 * plane
+        for i in range(TILE):
+            s, t, u = parts[o + i], parts[o + TILE + i], parts[o + 2 * TILE + i]
+            v = parts[o + 3 * TILE + i]
+            sums[i] += a * s + b * t + (c * u + d * v)
+            sums[TILE + i] += (
+                a * parts[n + i]
+                + b * parts[n + TILE + i]
+                + (c * parts[n + 2 * TILE + i] + d * parts[n + 3 * TILE + i])
+            )
+            sums[2 * TILE + i] += (
+                a * parts[g + i]
+                + b * parts[g + TILE + i]
+                + (c * parts[g + 2 * TILE + i] + d * parts[g + 3 * TILE + i])
+            ) + (la * s + lb * t + (lc * u + ld * v))
+            sums[3 * TILE + i] += ma * s + mb * t + (mc * u + md * v)
 
 
 @kernel()
 @no_type_check
-def tally_peaks(
-    scores: np.ndarray,
-    right: np.ndarray,
-    heads: np.ndarray,
-    reach: np.ndarray,
-    gap: np.ndarray,
-    tally: np.ndarray,
+def _add_sums(sums, lag, reach, log_reach, gap, tally):
+    """Scale the sums of a tile by the decays up to the rows."""
+    log_gap = math.log(gap)
+    for i in range(TILE):
+        scale = reach[i] * gap
+        size = scale * sums[i]
+        tally[MASS * TILE + i] += size
+        tally[NEGATIVE * TILE + i] += scale * sums[TILE + i]
+        tally[SURPRISE * TILE + i] += scale * sums[2 * TILE + i] + (log_reach[i] + log_gap) * size
+        tally[DISTANCE * TILE + i] += scale * sums[3 * TILE + i] + (lag + i) * size
+
+
+@kernel()
+@no_type_check
+def _sum_near(parts, at, factor, column, lag, width, sums):
+    """Sizes at lags below ``width``; ``lag`` is that of the first row and column."""
+    if at < 0 or column < 0:
+        return
+    sums[:TILE] = 0
+    for j in range(TILE):
+        scale, o = factor[column + j], at + j * TILE
+        for i in range(min(TILE, width - lag + j)):
+            sums[i] += scale * parts[o + i]
+
+
+@kernel()
+@no_type_check
+def add_peaks(parts, plane, at, scale, reach, tally):
+    """Squares of the entries of a column, the largest in size and the lowest."""
+    if plane < 0 or at < 0:
+        return
+    for i in range(TILE):
+        entry = reach[i] * scale * parts[at + i]
+        below = -reach[i] * scale * parts[2 * plane + at + i]
+        largest, lowest = tally[LARGEST * TILE + i], tally[LOWEST * TILE + i]
+        tally[ENERGY * TILE + i] += entry * entry
+        tally[LARGEST * TILE + i] = chosen(entry <= largest, largest, entry)
+        tally[LOWEST * TILE + i] = chosen(below >= lowest, lowest, below)
+
+
+@kernel()
+@no_type_check
+def split_scores(
+    scores: np.ndarray, size: np.ndarray, logged: np.ndarray, negative: np.ndarray
 ) -> None:
-    """Note the largest entry in size and the lowest of a chunk of columns."""
-    rows, columns = scores.shape
-    for a in range(len(heads)):
-        h = heads[a]
-        for i in range(rows):
-            scale = reach[h, i] * gap[h]
-            high, low = 0.0, 0.0
-            for j in range(columns):
-                entry = scores[i, j] * right[j, a]
-                high = max(high, entry)
-                low = min(low, entry)
-            tally[LARGEST, h, i] = max(tally[LARGEST, h, i], scale * max(high, -low))
-            tally[LOWEST, h, i] = min(tally[LOWEST, h, i], scale * low)
+    """The planes that make ``parts``, all flat; a score of zero has any logarithm."""
+    nothing = scores.dtype.type(0)
+    for i in range(len(scores)):
+        score = scores[i]
+        found = abs(score)
+        size[i] = found
+        logged[i] = found * log_of(found)
+        negative[i] = chosen(score > nothing, nothing, -score)

@@ -6,7 +6,7 @@ the sizes of reads and writes and the decays between; a head stops where that is
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate.heads import TILE, Heads
-from dsf.measures.tallies import Tallied, Tally
+from dsf.measures.tallies import KINDS, Tallied, Tally
+from dsf.measures.walks import Walk, name_of
 
 MOST = 16  # tiles of a chunk; scores of 64 x 1024 stay in the cache
-KINDS = ("mass", "negative", "energy", "surprise", "distance", "largest", "lowest", "near")
 
 ENTRY = 0.6e-9  # seconds for an entry of one map, all measures together
 LONG = 60.0  # seconds of work that are announced
-
-Progress = Callable[[int, int], None]
 
 logger = logging.getLogger(__name__)
 
@@ -47,30 +45,46 @@ def limit(error: float, steps: int) -> Limit:
     return Limit(error / (2 * (1 + math.log(1 / error) + math.log(steps + 1))), error)
 
 
-def head_tallies(
-    heads: Heads, wanted: Sequence[Tally], *, error: float, progress: Progress | None = None
-) -> Tallied:
-    """All of ``wanted`` in one pass over the tiles of every group of heads."""
-    groups, number, steps = heads.decay.shape
-    found = {each: heads.decay.new_empty(groups, number, steps) for each in wanted}
-    left, visited, done = torch.zeros(groups, number, dtype=torch.float64), 0, 0
-    for group in range(groups):
-        fold = _Fold(heads, group, wanted, limit(error, steps))
-        if group == 0:
-            _announce(fold.far_back(), steps, groups)
-        for tile in range(heads.tiles):
-            rows = slice(tile * TILE, min(steps, (tile + 1) * TILE))
-            tally = fold.tile(tile, rows)
-            for each, numbers in found.items():
-                numbers[group, :, rows] = torch.from_numpy(tally[fold.place(each)])
-            left[group] = torch.maximum(left[group], torch.from_numpy(fold.left))
-            done += rows.stop - rows.start
-            if progress is not None:
-                progress(done, groups * steps)
-        visited += fold.visited
-    in_reach = groups * number * steps * (steps + 1) / 2
-    kept = {each: heads.in_batch(numbers) for each, numbers in found.items()}
-    return Tallied(kept, error, heads.in_batch(left), visited / in_reach)
+class HeadWalk(Walk):
+    """Every group of heads, a tile of rows after the other."""
+
+    def __init__(self, heads: Heads, wanted: Sequence[Tally], *, error: float) -> None:
+        self.heads, self.wanted, self.limit = heads, wanted, limit(error, heads.steps)
+        groups, number, steps = heads.decay.shape
+        self.rows = groups * steps
+        self.numbers = {each: heads.decay.new_zeros(groups, number, steps) for each in wanted}
+        self.left = torch.zeros(groups, number, dtype=torch.float64)
+        self.visited = torch.zeros(groups, dtype=torch.int64)
+
+    def blocks(self, first: int) -> Iterator[int]:
+        groups, begin = len(self.left), divmod(first, self.heads.tiles)
+        for group in range(begin[0], groups):
+            fold = _Fold(self.heads, group, self.wanted, self.limit)
+            if group == 0:
+                _announce(fold.far_back(), self.heads.steps, groups)
+            for tile in range(begin[1] if group == begin[0] else 0, self.heads.tiles):
+                rows = slice(tile * TILE, min(self.heads.steps, (tile + 1) * TILE))
+                tally, left, visited = fold.tile(tile, rows)
+                for each, numbers in self.numbers.items():
+                    numbers[group, :, rows] = torch.from_numpy(tally[:, fold.place(each)])
+                self.left[group] = torch.maximum(self.left[group], torch.from_numpy(left))
+                self.visited[group] += visited
+                yield group * self.heads.steps + rows.stop
+
+    def found(self) -> dict[str, Tensor]:
+        numbers = {name_of(each): part for each, part in self.numbers.items()}
+        return numbers | {"left": self.left, "visited": self.visited}
+
+    def go_on(self, found: dict[str, Tensor]) -> None:
+        self.left, self.visited = found["left"], found["visited"]
+        self.numbers = {each: found[name_of(each)] for each in self.wanted}
+
+    def tallied(self, error: float) -> Tallied:
+        groups, number, steps = self.heads.decay.shape
+        in_reach = groups * number * steps * (steps + 1) / 2
+        kept = {each: self.heads.in_batch(part) for each, part in self.numbers.items()}
+        visited = int(self.visited.sum()) / in_reach
+        return Tallied(kept, error, self.heads.in_batch(self.left), visited)
 
 
 def _announce(far_back: np.ndarray, steps: int, groups: int) -> None:
@@ -93,7 +107,7 @@ class _Fold:
         from dsf.kernels.scalar_rows import suffixes
         from dsf.kernels.tallying import all_before
 
-        self.names = {each.name for each in wanted}
+        self.peaks = any(each.name in ("energy", "largest", "lowest") for each in wanted)
         self.widths = np.array([each.token for each in wanted if each.name == "near"], dtype=int)
         self.limit, self.before = limit, heads.before
         self.read, self.write = heads.read[group], heads.write[group]
@@ -103,12 +117,13 @@ class _Fold:
         self.factor = torch.empty_like(self.decay)
         self.product = np.empty((number, heads.tiles))
         suffixes(self.decay.numpy(), self.step.numpy(), self.factor.numpy(), self.product)
-        self.logs = torch.where(self.factor > 0, self.factor, 1).log_()
+        self.logs = _logs(self.factor)
         weight = self.step * self.write.norm(dim=-1)
         self.mass, self.lagged = np.zeros((2, number, heads.tiles))
         all_before(self.decay.numpy(), weight.numpy(), self.mass, self.lagged)
         self.sizes = self.read.norm(dim=-1).double().numpy()
-        self.left, self.visited = np.zeros(number), 0
+        self.scores = self.read.new_empty(MOST * TILE * TILE)
+        self.parts = self.read.new_empty(3 * MOST * TILE * TILE)
 
     def place(self, each: Tally) -> int:
         """Where its row of the tallies is."""
@@ -116,133 +131,82 @@ class _Fold:
             return KINDS.index(each.name)
         return KINDS.index("near") + self.widths.tolist().index(each.token)
 
-    def tile(self, tile: int, rows: slice) -> np.ndarray:
-        """Every kind of sum, for all heads and these rows."""
+    def tile(self, tile: int, rows: slice) -> tuple[np.ndarray, np.ndarray, int]:
+        """Every kind of sum, for all heads and these rows; what is left out; entries visited."""
+        from dsf.kernels.tallying import tally_tiles
+
         number, count = len(self.decay), rows.stop - rows.start
-        tally = np.zeros((KINDS.index("near") + len(self.widths), number, count))
-        reach = self._own(rows, tally)
-        self.left, gap = np.zeros(number), np.ones(number)
-        active, stop = np.arange(number), tile
-        while stop and len(active):
-            active = self._going_on(active, stop, rows, reach, gap, tally)
-            if len(active):
-                needed = self._needed(active, stop, MOST, rows, reach, gap, tally)
-                first = stop - int(np.median(needed))  # the slow half is asked again
-                self._chunk(active, first, stop, rows, reach, gap, tally)
-                self.visited += len(active) * count * (stop - first) * TILE
-                stop = first
-                self.left[active] = 0.0  # of those that go on it is asked again
-        return tally
+        state = _State(number, tile, len(self.widths))
+        read = torch.nn.functional.pad(self.read[rows], (0, 0, 0, TILE - count))
+        self._own(read, rows, state)
+        kept = self.factor.numpy(), self.logs.numpy(), self.product
+        active, visited = self._going_on(np.arange(number), rows, state, MOST), 0
+        while len(active):
+            last = int(state.stops[active].max())
+            first = max(last - MOST, int(state.firsts[active].min()))
+            parts = self._parts(self.write[first * TILE : last * TILE], read)
+            spans, decays = (state.firsts, state.stops), (state.reach, state.log_reach, state.gap)
+            asked = (rows.start, self.widths, self.peaks)
+            tiles = tally_tiles(parts, first, *kept, active, *spans, *decays, *asked, state.tally)
+            visited += tiles * count * TILE
+            active = self._going_on(active, rows, state, MOST)
+        visited += number * count * (count + 1) // 2
+        return state.tally.reshape(number, -1, TILE)[..., :count], state.left, visited
 
     def far_back(self) -> np.ndarray:
         """About how many tokens the last rows read back, for every head; nothing is kept."""
         number, tiles = self.product.shape
         rows = slice((tiles - 1) * TILE, self.decay.shape[1])
-        tally = np.zeros((KINDS.index("near") + len(self.widths), number, rows.stop - rows.start))
-        reach, gap = self._own(rows, tally), np.ones(number)
-        self.visited = 0
-        return TILE * self._needed(np.arange(number), tiles - 1, tiles, rows, reach, gap, tally)
+        state = _State(number, tiles - 1, len(self.widths))
+        read = torch.nn.functional.pad(self.read[rows], (0, 0, 0, tiles * TILE - rows.stop))
+        self._own(read, rows, state)
+        self._going_on(np.arange(number), rows, state, tiles)
+        return TILE * (tiles - 1 - state.firsts)
 
-    def _needed(
-        self,
-        active: np.ndarray,
-        stop: int,
-        most: int,
-        rows: slice,
-        reach: np.ndarray,
-        gap: np.ndarray,
-        tally: np.ndarray,
-    ) -> np.ndarray:
-        """After how many tiles before ``stop`` each head may stop for certain, up to ``most``."""
-        from dsf.kernels.stopping import tiles_needed
-
-        needed = np.zeros(len(active), dtype=int)
-        kept = self.product, self.mass, self.lagged
-        spans, limits = (rows.start, stop, most), (self.limit.share, self.limit.tokens)
-        tiles_needed(self.sizes[rows], reach, gap, *kept, *spans, active, tally, *limits, needed)
-        return needed
-
-    def _own(self, rows: slice, tally: np.ndarray) -> np.ndarray:
-        from dsf.kernels.tallying import own_entries, tally_entries
-
-        read, write = self.read[rows], self.write[rows]
-        number, count = len(self.decay), len(read)
-        entries = read.new_empty(number, count, count)
-        reach = np.empty((number, count))
-        numbers = (self.decay, self.step, self.feedthrough)
-        # one layout of memory, one compilation
-        parts = [part[:, rows].clone(memory_format=torch.contiguous_format) for part in numbers]
-        arrays = [part.numpy() for part in (read @ write.mT, *parts)]
-        own_entries(*arrays, self.before, entries.numpy(), reach)
-        logs = _logs(entries.abs()) if "surprise" in self.names else entries
-        tally_entries(entries.numpy(), logs.numpy(), 0, self.widths, tally)
-        self.visited += number * count * (count + 1) // 2
-        if rows.stop == self.decay.shape[1]:  # the last row has no zeros ahead, all others do
-            tally[KINDS.index("lowest"), :, -1] = entries[:, -1].amin(dim=-1)
-        return reach
-
-    def _going_on(
-        self,
-        active: np.ndarray,
-        stop: int,
-        rows: slice,
-        reach: np.ndarray,
-        gap: np.ndarray,
-        tally: np.ndarray,
-    ) -> np.ndarray:
+    def _going_on(self, active: np.ndarray, rows: slice, state: "_State", most: int) -> np.ndarray:
         """The heads whose earlier tiles cannot be left out."""
-        from dsf.kernels.stopping import left_over
+        from dsf.kernels.stopping import going_on
 
-        kept = self.mass[:, stop - 1].copy(), self.lagged[:, stop - 1].copy()
-        lag = rows.start - stop * TILE + 1
-        limits = (self.limit.share, self.limit.tokens, self.left)
-        count = left_over(self.sizes[rows], reach, gap, *kept, lag, active, tally, *limits)
+        kept = self.product, self.mass, self.lagged
+        spans, limits = (rows.start, state.stops, most), (self.limit.share, self.limit.tokens)
+        found = state.tally, active, state.firsts, state.left
+        count = going_on(self.sizes[rows], state.reach, state.gap, *kept, *spans, *limits, *found)
         return active[:count]
 
-    def _chunk(
-        self,
-        active: np.ndarray,
-        first: int,
-        last: int,
-        rows: slice,
-        reach: np.ndarray,
-        gap: np.ndarray,
-        tally: np.ndarray,
-    ) -> None:
-        """Add the columns of the tiles ``first`` to ``last - 1``."""
-        from dsf.kernels.tallying import faded_columns, tally_chunk, tally_peaks
+    def _own(self, read: Tensor, rows: slice, state: "_State") -> None:
+        from dsf.kernels.own_tiles import tally_own
 
-        columns, count = slice(first * TILE, last * TILE), len(active)
-        scores = self.read[rows] @ self.write[columns].mT
-        right = scores.new_empty(scores.shape[1], 3 * count)
-        decays = (self.factor.numpy(), self.logs.numpy(), self.product)
-        faded_columns(*decays, active, first, last, right.numpy())
-        size, faded = scores.abs(), right[:, :count]
-        nothing = scores.new_zeros(len(scores), count)
-        wants = self.names.__contains__
-        parts = [
-            size @ right,
-            _logs(size).mul_(size) @ faded if wants("surprise") else nothing,
-            -(scores.clamp(max=0) @ faded) if wants("negative") else nothing,
-            size.square() @ faded.square() if wants("energy") else nothing,
-            self._near(size, faded, rows.start, columns),
-        ]
-        lag = rows.start - last * TILE + 1
-        tally_chunk(*(part.numpy() for part in parts), active, reach, gap, lag, tally)
-        if wants("largest") or wants("lowest"):
-            tally_peaks(scores.numpy(), right.numpy(), active, reach, gap, tally)
-        gap[active] *= self.product[active, first:last].prod(axis=1)
+        numbers = (self.decay, self.step, self.feedthrough)
+        # one layout of memory, one compilation
+        decay, step, through = (
+            part[:, rows].clone(memory_format=torch.contiguous_format) for part in numbers
+        )
+        logs = _logs(decay), _logs(step)
+        arrays = [part.numpy() for part in (decay, step, *logs, through)]
+        parts = self._parts(self.write[rows], read)
+        found = state.tally, state.reach, state.log_reach
+        tally_own(parts, *arrays, self.before, self.widths, self.peaks, *found)
 
-    def _near(self, size: Tensor, faded: Tensor, start: int, columns: slice) -> Tensor:
-        near = size.new_zeros(len(self.widths), len(size), faded.shape[1])
-        if not (start - columns.stop + 1 < self.widths).any():
-            return near
-        token = torch.arange(columns.start, columns.stop)
-        lag = torch.arange(start, start + len(size))[:, None] - token
-        for found, width in zip(near, self.widths.tolist(), strict=True):
-            if start - columns.stop + 1 < width:
-                torch.mm(size * (lag < width), faded, out=found)
-        return near
+    def _parts(self, write: Tensor, read: Tensor) -> np.ndarray:
+        """Scores of columns and rows as sizes, sizes times their logarithms and negative sizes."""
+        from dsf.kernels.tallying import split_scores
+
+        size = len(write) * TILE
+        scores = self.scores[:size]
+        torch.mm(write, read.mT, out=scores.view(len(write), TILE))
+        parts = self.parts[: 3 * size].view(3, size).numpy()
+        split_scores(scores.numpy(), *parts)
+        return parts
+
+
+class _State:
+    """What is known of the rows of one tile while their columns are visited."""
+
+    def __init__(self, number: int, tile: int, widths: int) -> None:
+        self.tally = np.zeros((number, (KINDS.index("near") + widths) * TILE))
+        self.reach, self.log_reach = np.zeros((2, number, TILE))
+        self.gap, self.left = np.ones(number), np.zeros(number)
+        self.stops, self.firsts = np.full((2, number), tile)
 
 
 def _logs(size: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:

@@ -1,22 +1,27 @@
 """One pass over a map, by the way that suits its system."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, respond
 from dsf.evaluate.by_loops import stored_parts
 from dsf.evaluate.heads import Heads, heads_of
 from dsf.evaluate.planning import check_plan, statistics_bytes
 from dsf.kernels import applies
-from dsf.measures.head_tallies import head_tallies
-from dsf.measures.tallies import Asked, Tallied, Tally, from_pass, rowwise
+from dsf.measures.head_tallies import HeadWalk
+from dsf.measures.keeping import Keeper, walked
+from dsf.measures.score_tallies import ScoreWalk, scores_of
+from dsf.measures.tallies import Asked, Tallied, Tally, from_pass
+from dsf.measures.walks import Progress, RowWalk, Walk
 from dsf.system import System
 
-Progress = Callable[[int, int], None]
 Measured = MapOrSystem | Tallied | Asked
 
 # What needs no fold: linear in the map, or no question to it at all.
@@ -39,36 +44,51 @@ def one_pass(
     *,
     error: float = 0.0,
     progress: Progress | None = None,
+    resume: str | Path | None = None,
 ) -> Tallied:
     """All of ``wanted`` in one pass over the map."""
-    heads = heads_of(source) if isinstance(source, System) else None
+    keeper = None if resume is None else Keeper(resume, source, wanted, error=error)
+    walk = _walk(source, wanted, error)
+    made = walked(walk, error=error, progress=progress, keeper=keeper)
+    for each in wanted:
+        if each not in made.found:
+            made.found[each] = _beside(cast("Operator", source), each)
+    return made
+
+
+def _walk(source: MapOrSystem, wanted: Sequence[Tally], error: float) -> Walk:
+    """The fastest way through the map."""
+    if not isinstance(source, Operator):
+        return RowWalk(source, wanted)
+    scores = scores_of(source)
+    if scores is not None:
+        return ScoreWalk(scores, [each for each in wanted if each.name != "written"])
+    heads = heads_of(source)
     if not isinstance(source, System) or heads is None or not _is_fast(source, heads):
-        return Tallied(rowwise(source, wanted), error, 0.0, 1.0)
+        return RowWalk(source, wanted)
     check_plan(
         "measures",
         statistics_bytes(source, len(wanted)),
         source.device,
         cure="Measure some entries of the batch at a time, or ask for fewer measures at once.",
     )
-    folded = [each for each in wanted if each.name not in BESIDE]
-    made = head_tallies(heads, folded, error=error, progress=progress)
-    for each in wanted:
-        if each.name in BESIDE:
-            made.found[each] = _beside(source, each)
-    return made
+    return HeadWalk(heads, [each for each in wanted if each.name not in BESIDE], error=error)
 
 
 def _is_fast(system: System, heads: Heads) -> bool:
     parts = stored_parts(system)
-    if parts is None or bool((heads.decay < 0).any() or (heads.step < 0).any()):
+    if parts is None or system.steps == 1:
+        return False
+    if bool((heads.decay < 0).any() or (heads.step < 0).any()):
         return False
     return applies(*parts, work=system.batch.numel() * system.steps**2 * system.state_size // 2)
 
 
-def _beside(system: System, each: Tally) -> Tensor:
+def _beside(system: Operator, each: Tally) -> Tensor:
     token = torch.arange(system.steps, device=system.device)
     if each.name == "written":
         return token.expand(*system.batch, system.steps)
+    system = cast("System", system)
     unit = (token == each.token).to(system.dtype).reshape(system.steps, 1, 1)
     signal = unit.expand(*system.batch, system.steps, 1, 1)
     return respond(replace(system, initial=None), signal).abs().flatten(-3)

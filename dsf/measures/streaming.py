@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import MapOrSystem
-from dsf.measures.passes import Progress, one_pass
+from dsf.measures.passes import one_pass
 from dsf.measures.tallies import Asked
+from dsf.measures.walks import Progress
 
 MOST = 0.1
 
@@ -40,6 +42,7 @@ def streamed(
     *measures: Measure,
     error: float = 0.0,
     progress: Progress | None = None,
+    resume: str | Path | None = None,
 ) -> Streamed:
     """Several measures of one map in one pass over it, without the map.
 
@@ -56,9 +59,12 @@ def streamed(
             them: ``functools.partial(measures.window_mass, width=64)``.
         error: 0 for exact numbers.
         progress: told how many rows of how many are done.
+        resume: a file for what has been found so far, written every minute. Where it exists the
+            pass goes on from there, to the same numbers; at the end it holds all of them.
 
     Raises:
-        ValueError: if ``error`` is not between 0 and 0.1, or no measure is given.
+        ValueError: if ``error`` is not between 0 and 0.1, no measure is given, or ``resume`` is the
+            file of another system, other measures or another ``error``.
         TypeError: if a measure needs the map itself.
 
     Example:
@@ -85,6 +91,6 @@ def streamed(
                 f"itself, with the map or the system."
             ) from reason
     wanted = tuple(dict.fromkeys(asked.wanted))
-    made = one_pass(map_or_system, wanted, error=error, progress=progress)
+    made = one_pass(map_or_system, wanted, error=error, progress=progress, resume=resume)
     values = tuple(measure(made) for measure in measures)
     return Streamed(values, made.error, made.left_out, made.visited)

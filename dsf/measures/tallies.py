@@ -1,14 +1,16 @@
 """Numbers of single rows from which measures are made, many of them in one pass over a map."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows
-from dsf.measures.fold import Look, blocks, real
+from dsf.evaluate import Rows
+from dsf.measures.fold import Look, real
+
+# What compiled loops add up of every row, in their order; "near" for as many widths as are asked.
+KINDS = ("mass", "negative", "energy", "surprise", "distance", "largest", "lowest", "near")
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class Tallied:
 
     found: dict[Tally, Tensor]
     error: float
-    left_out: Shaped[Tensor, "*batch"] | float
-    visited: float
+    left_out: Shaped[Tensor, "*batch"] | float = 0.0
+    visited: float = 1.0
 
 
 class Asked:
@@ -114,12 +116,3 @@ def from_pass(
             f"measures.{measure})."
         )
     return tuple(source.found[each] for each in wanted)
-
-
-def rowwise(source: MapOrSystem, wanted: Sequence[Tally]) -> dict[Tally, Tensor]:
-    """Every tally from the rows themselves."""
-    parts: dict[Tally, list[Tensor]] = {each: [] for each in wanted}
-    for rows in blocks(source):
-        for each, found in parts.items():
-            found.append(each.look(rows))
-    return {each: torch.cat(found, dim=-1) for each, found in parts.items()}

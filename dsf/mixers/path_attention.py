@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsf.composite import PANEL
 from dsf.ingredients.attention_cache import cache_system
-from dsf.ingredients.pair_rows import PairRows, scale_or_default, softmax_in_reach
+from dsf.ingredients.pair_rows import ExponentialRows, scale_or_default
 from dsf.ingredients.softmax_rows import faded
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
@@ -26,21 +26,18 @@ from dsf.system import System
 
 
 @dataclass(frozen=True)
-class PathRows(PairRows):
+class PathRows(ExponentialRows):
     """Rows of the map on demand: queries carried back to the keys, a panel of keys at a time."""
 
     direction: Float[Tensor, "*batch time key"]
     rate: Float[Tensor, "*batch time"]
     log_decay: Float[Tensor, "*batch time"] | None
 
-    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+    def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
         products = torch.cat([*self._products(start, stop)][::-1], dim=-1)
-        steps = self.key.shape[-2]
-        products = torch.nn.functional.pad(products, (0, steps - stop))
         if self.log_decay is not None:
-            products = products + faded(self.log_decay, start, stop)
-        scores = (self.scale * products).masked_fill(self.ahead(start, stop), -torch.inf)
-        return softmax_in_reach(scores).unsqueeze(-2)
+            products = products + faded(self.log_decay[..., :stop], start, stop)
+        return (self.scale * products).masked_fill(self.ahead(start, stop)[:, :stop], -torch.inf)
 
     def _products(self, start: int, stop: int) -> Iterator[Tensor]:
         """Products with the keys, from the newest panel of keys to the oldest.

@@ -1,0 +1,92 @@
+"""Sums over rows that are exponentials of scores over their sum, while a row is in the cache."""
+
+import math
+from typing import no_type_check
+
+import numpy as np
+
+from dsf.kernels.compiling import kernel
+from dsf.kernels.elementary import two_to
+from dsf.kernels.exponentials import chosen
+from dsf.kernels.tallying import DISTANCE, ENERGY, LARGEST, LOWEST, MASS, NEAR, NEGATIVE, SURPRISE
+
+BLOCK = 512  # columns whose sums are rounded as the numbers are
+LOG_TWO = math.log(2)
+LEAST = -2000.0  # binary orders of magnitude below the peak: nothing is left in any number type
+
+
+@kernel(reorders=True)
+@no_type_check
+def tally_exponentials(
+    scores: np.ndarray,
+    peak: np.ndarray,
+    unread: float,
+    ahead: np.ndarray,
+    first: int,
+    causal: bool,
+    whole: int,
+    widths: np.ndarray,
+    tokens: np.ndarray,
+    tally: np.ndarray,
+) -> None:
+    """Every kind of sum of rows from token ``first`` on; ``scores`` in nats are overwritten.
+
+    ``peak`` is the largest of a row and ``unread`` the logarithm of what its sum has beside the
+    scores. ``whole`` is how many columns the map has, ``ahead`` is 0, 1, 2, ... ``BLOCK - 1``.
+    ``tally`` holds kinds and rows: after those named above one for each of ``widths`` and
+    ``tokens``.
+    """
+    number = scores.dtype.type
+    zero, least, to_two = number(0), number(LEAST), number(1 / LOG_TWO)
+    rows, columns = scores.shape
+    for i in range(rows):
+        token = first + i
+        top = number(unread) if peak[i] < unread else peak[i]
+        if top == -np.inf:
+            tally[:, i] = 0
+            continue
+        reach = min(columns, token + 1) if causal else columns
+        mass, negative, energy, surprise, distance = 0.0, 0.0, 0.0, 0.0, 0.0
+        for start in range(0, reach, BLOCK):
+            part = scores[i, start : min(reach, start + BLOCK)]
+            a, b, c, d, e = zero, zero, zero, zero, zero
+            lag = number(token - start)
+            for j in range(len(part)):
+                below = (part[j] - top) * to_two
+                below = chosen(below < least, least, below)
+                weight = two_to(below)
+                part[j] = weight
+                a += weight
+                b -= chosen(weight < zero, weight, zero)
+                c += weight * weight
+                d += weight * below
+                e += weight * abs(lag - ahead[j])
+            mass, negative, energy = mass + a, negative + b, energy + c
+            surprise, distance = surprise + d, distance + e
+        total = mass + math.exp(unread - top)
+        tally[MASS, i] = mass / total
+        tally[NEGATIVE, i] = negative / total
+        tally[ENERGY, i] = energy / total**2
+        tally[SURPRISE, i] = (surprise * LOG_TWO - math.log(total) * mass) / total
+        tally[DISTANCE, i] = distance / total
+        tally[LARGEST, i] = math.exp(peak[i] - top) / total
+        tally[LOWEST, i] = 0.0 if reach < whole else _lowest(scores[i]) / total
+        for w in range(len(widths)):
+            near = 0.0
+            part = scores[i, max(0, token + 1 - widths[w]) : min(reach, token + 1)]
+            for j in range(len(part)):
+                near += part[j]
+            tally[NEAR + w, i] = near / total
+        for t in range(len(tokens)):
+            weight = scores[i, tokens[t]] if 0 <= tokens[t] < reach else zero
+            tally[NEAR + len(widths) + t, i] = weight / total
+
+
+@kernel()
+@no_type_check
+def _lowest(row):
+    found = row[0]
+    for entry in row:
+        if not entry >= found:
+            found = entry
+    return found
