@@ -19,55 +19,25 @@ from transformers.models.qwen3_next.modeling_qwen3_next import (
 )
 
 import dsf
-from benchmarks import peers
+from benchmarks import layers, peers
 from benchmarks.limits import exponentials, interleaved, products
-from dsf.mixers import (
-    GatedDeltaNet,
-    GatedLinearAttention,
-    SelectiveStateSpace,
-    StateSpaceDuality,
-)
 
-RNG = torch.Generator().manual_seed(0)
 Row = dict[str, Any]
 Works = dict[str, Callable[[], Tensor]]
 # Beyond this, of two ways of one library that take seconds only its usual one is timed.
 SHORT = 8192
 
 
-def normal(*size: int) -> Tensor:
-    return torch.randn(*size, generator=RNG)
-
-
-def steps(*size: int) -> Tensor:
-    """Between 0.001 and 0.1, evenly in their logarithm, as models draw them."""
-    return (-6.9 + 4.6 * torch.rand(*size, generator=RNG)).exp()
-
-
 def selective(tokens: int, *, channels: int = 1536, states: int = 16) -> list[Row]:
     """Case 1: Mamba. The limit is one exponential and one fused product a state and token."""
-    mixer = SelectiveStateSpace(
-        value=normal(1, tokens, channels),
-        step=steps(1, tokens, channels),
-        pole=-torch.arange(1.0, states + 1).repeat(channels, 1),
-        write=normal(1, tokens, states),
-        read=normal(1, tokens, states),
-        feedthrough=normal(channels),
-    )
+    mixer = layers.selective(tokens, channels, states)
     limit = exponentials(tokens * channels * states)
     return compared(f"Mamba, {tokens} tokens", mixer, peers.selective(mixer), limit)
 
 
 def dual(tokens: int, *, heads: int = 24, width: int = 64, states: int = 128) -> list[Row]:
     """Case 2: Mamba-2. The limit is four operations a number of the state and token."""
-    mixer = StateSpaceDuality(
-        value=normal(1, heads, tokens, width),
-        step=steps(1, heads, tokens),
-        pole=-torch.linspace(1, 16, heads),
-        write=normal(1, 1, tokens, states),
-        read=normal(1, 1, tokens, states),
-        feedthrough=normal(heads),
-    )
+    mixer = layers.dual(tokens, heads, width, states)
     value, step, write, read = (
         part.movedim(1, 2).contiguous()
         for part in (mixer.value, mixer.step, mixer.write, mixer.read)
@@ -89,13 +59,7 @@ def dual(tokens: int, *, heads: int = 24, width: int = 64, states: int = 128) ->
 
 def gated_delta(tokens: int, *, heads: int = 8, width: int = 128) -> list[Row]:
     """Case 3: the gated delta rule. The limit is six operations a number of the state and token."""
-    mixer = GatedDeltaNet(
-        query=normal(1, heads, tokens, width) * width**-0.5,
-        key=torch.nn.functional.normalize(normal(1, heads, tokens, width), dim=-1),
-        value=normal(1, heads, tokens, width),
-        rate=torch.rand(1, heads, tokens, generator=RNG),
-        log_decay=-0.1 * torch.rand(1, heads, tokens, generator=RNG),
-    )
+    mixer = layers.gated_delta(tokens, heads, width)
     parts = (mixer.query * width**0.5, mixer.key, mixer.value, mixer.log_decay, mixer.rate)
     theirs = [part.movedim(1, 2).contiguous() for part in parts]
 
@@ -112,12 +76,7 @@ def gated_delta(tokens: int, *, heads: int = 8, width: int = 128) -> list[Row]:
 
 def gated_linear(tokens: int, *, heads: int = 4, keys: int = 128, width: int = 256) -> list[Row]:
     """Case 4: gated linear attention. The limit is four operations a number of the state."""
-    mixer = GatedLinearAttention(
-        query=normal(1, heads, tokens, keys) * keys**-0.5,
-        key=normal(1, heads, tokens, keys),
-        value=normal(1, heads, tokens, width),
-        log_decay=-0.1 * torch.rand(1, heads, tokens, keys, generator=RNG),
-    )
+    mixer = layers.gated_linear(tokens, heads, keys, width)
 
     def loop() -> Tensor:
         state, found = torch.zeros(heads, keys, width), []

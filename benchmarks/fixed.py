@@ -11,7 +11,8 @@ from scipy.signal import oaconvolve
 from torch import Tensor
 
 import dsf
-from benchmarks.evaluation import RNG, Row, measured, normal, steps
+from benchmarks.evaluation import Row, measured
+from benchmarks.layers import RNG, normal, steps
 from dsf.evaluate import impulse_response
 from dsf.mixers import DiagonalStateSpace
 

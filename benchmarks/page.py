@@ -19,11 +19,13 @@ class Group(NamedTuple):
         beginnings: of the names of its cases, as few letters as tell them apart from others.
         heading: of its section.
         says: what is computed, of which size.
+        alike: whether all methods do the same work, so that they belong into one picture.
     """
 
     beginnings: tuple[str, ...]
     heading: str
     says: str
+    alike: bool = True
 
 
 GROUPS = (
@@ -74,6 +76,7 @@ GROUPS = (
         "The models inside the package: *dsf* runs a model, rebuilds every layer in double "
         "precision and compares it with what the layer put out. The other lines are the plain run "
         "of the model library, and what all maps, or all measures, take on top.",
+        alike=False,
     ),
     Group(
         ("Maps of",),
@@ -145,16 +148,16 @@ def _line(row: Row) -> str:
     more = [f"{row['visited']:.2%} visited"] if "visited" in row else []
     more += [f"{row['memory_gb']:.2f} GB"] if "memory_gb" in row else []
     ratio = f"{row['ratio']:.0%}" if row["method"] == "limit" else f"{row['ratio']:.3g}"
-    error = "" if row["method"] == "limit" else f"{row['error']:.0e}"
+    error = f"{row['error']:.0e}" if row["error"] else ""
     numbers = f"{row['seconds']:.4g} | {ratio} | {error}"
     return f"| {row['case']} | {row['method']} | {numbers} | {', '.join(more)} |\n"
 
 
 def ratios(rows: list[Row]) -> Figure:
     """One line a case: other methods as dots at their ratio, the limit as a bar at its share."""
-    cases = list(dict.fromkeys(row["case"] for row in rows))
     others = [row for row in rows if not row["method"].startswith("dsf")]
-    cases = [case for case in cases if any(row["case"] == case for row in others)]
+    others = [row for row in others if group_of(row["case"]).alike]
+    cases = list(dict.fromkeys(row["case"] for row in others))
     figure = Figure(figsize=(9, 0.3 * len(cases) + 1), layout="constrained")
     axes = figure.subplots()
     for kind, marker, label in ((True, "|", "limit of the machine"), (False, "o", "other methods")):

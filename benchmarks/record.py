@@ -5,6 +5,8 @@ from typing import Any
 Row = dict[str, Any]
 # A ratio may fall to this share of its record; an error of ours may reach this.
 LEAST, ERROR = 0.75, 1e-5
+# How soon a system hands out memory is its own affair.
+FRESH = "dsf, fresh memory"
 
 
 def shortfalls(rows: list[Row], record: list[Row]) -> dict[str, list[str]]:
@@ -28,6 +30,8 @@ def shortfalls(rows: list[Row], record: list[Row]) -> dict[str, list[str]]:
 
 
 def _holds(method: str, ratio: float, before: float) -> bool:
+    if method == FRESH:
+        return True
     return LEAST * ratio <= before if method.startswith("dsf, ") else ratio >= LEAST * before
 
 

@@ -7,7 +7,8 @@ used again, all others into fresh memory, as ``dsf, fresh memory`` does.
 import torch
 
 from benchmarks import peers
-from benchmarks.evaluation import RNG, Row, measured, normal
+from benchmarks.evaluation import Row, measured
+from benchmarks.layers import RNG, normal
 from benchmarks.limits import passes
 from dsf.solve import recurrence
 from dsf.transition import Diagonal
