@@ -1,0 +1,91 @@
+"""The benchmark for graphics cards, as far as it goes without one."""
+
+import inspect
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from benchmarks import fla_calls, gpu, layers
+from dsf.mixers import StateSpaceDuality
+
+CASES = gpu.cases("cpu", share=64)
+LAYERS = {
+    "gated delta rule": lambda: layers.gated_delta(8, 2, 16),
+    "gla": lambda: layers.gated_linear(8, 2, 16, 32),
+    "mamba 2": lambda: layers.dual(8, 2, 16, 16),
+}
+
+
+def clock(work):
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_is_built_and_its_methods_agree(name):
+    case = CASES[name]()
+    case.others.pop("torch.compile", None)
+    case.others.pop("fla", None)
+    case.others.pop("fla, bfloat16", None)
+    made = gpu.rows(name, case, clock=clock)
+    assert [row["method"] for row in made] == ["dsf", "dsf, torch", *case.others]
+    assert all(row["error"] < 1e-5 for row in made)
+
+
+def test_a_method_that_fails_is_told_and_left_out(capsys):
+    case = CASES["Softmax, 4096 tokens"]()
+    case.others["broken"] = lambda: 1 / 0
+    made = gpu.rows("softmax", case, clock=clock)
+    assert "broken" not in {row["method"] for row in made}
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    record = {"card": "none", "torch": "2", "kernels": {"maps": "active"}, "rows": made}
+    assert "| softmax | SDPA |" in gpu.page(record)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_without_a_card_it_says_so(capsys):
+    assert gpu.main([]) == 2
+    assert capsys.readouterr().err == gpu.NO_CARD + "\n"
+    with pytest.raises(SystemExit):
+        gpu.main(["--unknown"])
+
+
+@pytest.mark.skipif(find_spec("fla") is None, reason="flash-linear-attention is not installed")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_the_library_takes_these_arguments(layer):
+    made = fla_calls.call(layer())
+    known = inspect.signature(made.function).parameters
+    assert set(made.arguments) <= set(known)
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_what_the_library_is_given_is_the_layer(layer):
+    """Its own formula, token by token, over the arguments of the call."""
+    mixer = layer()
+    given = fla_calls.call(mixer).arguments
+    steps, (key, value) = given["q"].shape[1], (given["q"].shape[-1], given["v"].shape[-1])
+    state, found = torch.zeros(1, given["q"].shape[2], key, value), []
+    for t in range(steps):
+        q, k, v, g = (given[name][:, t] for name in ("q", "k", "v", "g"))
+        decay = g.exp().unsqueeze(-1)
+        state = state * (decay if decay.ndim == state.ndim else decay.unsqueeze(-1))
+        if "beta" in given:
+            v = given["beta"][:, t, :, None] * (v - (k.unsqueeze(-2) @ state).squeeze(-2))
+        state = state + k.unsqueeze(-1) * v.unsqueeze(-2)
+        found.append((given["scale"] * q.unsqueeze(-2) @ state).squeeze(-2))
+    ours = gpu.response(replace(mixer, feedthrough=None) if is_dual(mixer) else mixer, "cpu")
+    torch.testing.assert_close(torch.stack(found, 2), ours.work(ours.system))
+
+
+def is_dual(mixer):
+    return isinstance(mixer, StateSpaceDuality)
+
+
+def test_the_library_has_nothing_for_a_selective_scan():
+    assert fla_calls.call(layers.selective(8, 4)) is None
+    assert fla_calls.works(layers.selective(8, 4)) == {}
