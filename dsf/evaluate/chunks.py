@@ -72,14 +72,20 @@ def final_state(
 
 
 def by_default(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
+    system: System,
+    signal: Shaped[Tensor, "*batch time input channel"],
+    *,
+    out: Tensor | None = None,
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """A compiled loop where one applies, windows where not; the same to rounding."""
-    return at_border(lambda forward, plain: _quickest(forward, plain)[0], system, signal)
+    """A compiled loop where one applies, windows where not; the same to rounding.
+
+    A loop writes into ``out`` where that has the order in memory that the loop has.
+    """
+    return at_border(lambda forward, plain: _quickest(forward, plain, out)[0], system, signal)
 
 
-def _quickest(system: System, signal: Tensor) -> tuple[Tensor, Tensor]:
-    return compiled(system, signal) or _run(system, signal, SIZE)
+def _quickest(system: System, signal: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return compiled(system, signal, out=out) or _run(system, signal, SIZE)
 
 
 def _run(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate.channels import Channels, channels_of
-from dsf.evaluate.memories import remembered
+from dsf.evaluate.memories import placed, remembered
 from dsf.evaluate.on_cuda import answered_on_cuda
 from dsf.kernels import applies
 from dsf.system import System
@@ -15,28 +15,34 @@ from dsf.system import System
 Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
 
 
-def compiled(system: System, signal: Shaped[Tensor, "*batch time input channel"]) -> Answer | None:
+def compiled(
+    system: System,
+    signal: Shaped[Tensor, "*batch time input channel"],
+    *,
+    out: Tensor | None = None,
+) -> Answer | None:
     """The response of a forward system and the state it leaves; None where no loop applies."""
     if signal.is_complex():
         return None
     if signal.device.type != "cpu":
         return answered_on_cuda(system, signal)
-    return _selective(system, signal) or remembered(system, signal)
+    return _selective(system, signal, out) or remembered(system, signal, out=out)
 
 
-def _selective(system: System, signal: Tensor) -> Answer | None:
+def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | None:
     channels = channels_of(system, signal)
     work = signal.numel() * system.state_size
     if channels is None or not applies(*channels, work=work) or not channels.share:
         return None
-    return _scanned(channels)
+    memory = None if out is None or out.ndim != signal.ndim else out[..., 0, 0].mT
+    return _scanned(channels, memory)
 
 
-def _scanned(channels: Channels) -> Answer:
+def _scanned(channels: Channels, memory: Tensor | None) -> Answer:
     from dsf.kernels.selective import selective_scan
 
     step, signal, skip = channels.step, channels.signal, channels.skip
-    response = signal.new_empty(signal.mT.shape)
+    response = placed(signal.mT.shape, signal, memory)
     leaving = torch.empty_like(channels.entering, memory_format=torch.contiguous_format)
     for one in product(*map(range, signal.shape[:-2])):
         selective_scan(

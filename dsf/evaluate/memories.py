@@ -27,7 +27,9 @@ class Bare(NamedTuple):
     left: Tensor | None = None
 
 
-def remembered(system: System, signal: Tensor) -> tuple[Tensor, Tensor] | None:
+def remembered(
+    system: System, signal: Tensor, *, out: Tensor | None = None
+) -> tuple[Tensor, Tensor] | None:
     """The response of a forward system and the state it leaves; None where no loop applies."""
     if signal.shape[-1] < FEW_COLUMNS or system.input_size * system.output_size != 1:
         return None
@@ -41,7 +43,17 @@ def remembered(system: System, signal: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     if parts.left is not None and not torch.equal(-parts.left, parts.write):
         return None
-    return _recalled(parts, D[..., 0, 0], signal.squeeze(-2), entering, system.reads_before_update)
+    bare = signal.squeeze(-2)
+    response = placed(bare.shape, bare, None if out is None else out.squeeze(-2))
+    return _recalled(parts, D[..., 0, 0], bare, entering, response, system.reads_before_update)
+
+
+def placed(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Tensor:
+    """Memory for a response without gaps: the given one if it serves, else fresh."""
+    if memory is None or memory.shape != shape or not memory.is_contiguous():
+        return like.new_empty(shape)
+    alike = memory.dtype == like.dtype and memory.device == like.device
+    return memory.detach() if alike else like.new_empty(shape)
 
 
 def bare_parts(system: System) -> Bare | None:
@@ -67,13 +79,12 @@ def _ones(B: Tensor) -> Tensor:
 
 
 def _recalled(
-    parts: Bare, D: Tensor, signal: Tensor, entering: Tensor, before: bool
+    parts: Bare, D: Tensor, signal: Tensor, entering: Tensor, response: Tensor, before: bool
 ) -> tuple[Tensor, Tensor]:
     from dsf.kernels.recall import Memories, recall
 
     fixed = D.stride(-1) == 0 or D.shape[-1] == 1
     skip = D[..., 0] if fixed else torch.zeros_like(D[..., 0])
-    response = torch.empty_like(signal, memory_format=torch.contiguous_format)
     leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
     for one in product(*map(range, signal.shape[:-3])):
         write, read = parts.write[one], parts.read[one]
