@@ -5,9 +5,7 @@ the sizes of reads and writes and the decays between; a head stops where that is
 """
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate.heads import TILE, Heads
+from dsf.measures.limits import Limit, limit
 from dsf.measures.tallies import KINDS, Tallied, Tally
 from dsf.measures.walks import Walk, name_of
 
@@ -24,25 +23,6 @@ ENTRY = 0.6e-9  # seconds for an entry of one map, all measures together
 LONG = 60.0  # seconds of work that are announced
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limit:
-    """When a row may stop: at this share of its weight left out, and tokens of mean distance."""
-
-    share: float
-    tokens: float
-
-
-def limit(error: float, steps: int) -> Limit:
-    """What may be left out so that shares, distances and entropies are off by ``error`` at most.
-
-    Leaving out a share p changes the entropy of a row of n tokens by at most ``p log n + h(p)``,
-    with ``h(p) <= p (1 + log 1/p)`` the entropy of the choice itself.
-    """
-    if error == 0:
-        return Limit(0.0, 0.0)
-    return Limit(error / (2 * (1 + math.log(1 / error) + math.log(steps + 1))), error)
 
 
 class HeadWalk(Walk):

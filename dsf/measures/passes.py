@@ -11,10 +11,12 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, respond
-from dsf.evaluate.by_loops import stored_parts
+from dsf.evaluate.by_loops import compiles, stored_parts
+from dsf.evaluate.diagonal_rows import is_diagonal
 from dsf.evaluate.heads import Heads, heads_of
 from dsf.evaluate.planning import check_plan, statistics_bytes
 from dsf.kernels import applies
+from dsf.measures.fading_tallies import FadingWalk
 from dsf.measures.head_tallies import HeadWalk
 from dsf.measures.keeping import Keeper, walked
 from dsf.measures.score_tallies import ScoreWalk, scores_of
@@ -65,6 +67,8 @@ def _walk(source: MapOrSystem, wanted: Sequence[Tally], error: float) -> Walk:
         return ScoreWalk(scores, [each for each in wanted if each.name != "written"])
     heads = heads_of(source)
     if not isinstance(source, System) or heads is None or not _is_fast(source, heads):
+        if error > 0 and isinstance(source, System) and _can_be_cut(source):
+            return FadingWalk(source, wanted, error=error)
         return RowWalk(source, wanted)
     check_plan(
         "measures",
@@ -73,6 +77,10 @@ def _walk(source: MapOrSystem, wanted: Sequence[Tally], error: float) -> Walk:
         cure="Measure some entries of the batch at a time, or ask for fewer measures at once.",
     )
     return HeadWalk(heads, [each for each in wanted if each.name not in BESIDE], error=error)
+
+
+def _can_be_cut(system: System) -> bool:
+    return is_diagonal(system) and compiles(system, system.steps)
 
 
 def _is_fast(system: System, heads: Heads) -> bool:

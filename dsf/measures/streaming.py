@@ -51,7 +51,7 @@ def streamed(
     of any row by more: a share of the row's absolute weight by at most ``error``, a mean distance
     by ``error`` tokens, an entropy by ``error`` nats, a sum of absolute weights by ``error`` times
     the weight of its row; all beside the rounding of the number type. Systems whose states share
-    one decay are skipped through; others are visited whole and are exact.
+    one decay or have one each are skipped through; others are visited whole and are exact.
 
     Args:
         map_or_system: a map, a system or blocks of rows.

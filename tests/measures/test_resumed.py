@@ -7,7 +7,7 @@ import torch
 
 import dsf
 from dsf import measures
-from tests.drawn import Drawer, attention
+from tests.drawn import Drawer, attention, sampled
 
 ASKED = (measures.row_entropy, measures.mean_distance, measures.negative_share, measures.sink_mass)
 STEPS = 200
@@ -28,6 +28,7 @@ def heads(seed=1):
 CASES = {
     "heads": heads,
     "scores": lambda: attention(steps=STEPS),
+    "diagonal": lambda: sampled(steps=STEPS),
     "rows": lambda: Drawer(2).system("low_rank", steps=STEPS),
     "a map": lambda: dsf.attention_map(heads()),
 }

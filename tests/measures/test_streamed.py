@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import dsf
 from dsf import measures
 from dsf.coefficient import SampledWrite
-from dsf.transition import ScaledIdentity
+from dsf.transition import Diagonal, ScaledIdentity
 from tests.drawn import Drawer, attention
 
 ROWWISE = (
@@ -83,6 +83,18 @@ def test_what_is_skipped_stays_under_the_error(error):
     assert found.left_out[3] == 0
     assert found.left_out[0] > 0
     assert found.visited < 0.8
+
+
+def test_a_bound_that_is_met_is_kept():
+    """A state that is written and read with ones adds all that it can, here from far away."""
+    one = torch.ones(2, 2400, 1, dtype=torch.float64)
+    kept = torch.tensor([0.9, 0.9925], dtype=torch.float64)[:, None].expand(2, 2400)
+    for A in (ScaledIdentity(kept, 1), Diagonal(kept.unsqueeze(-1))):
+        system = dsf.System.from_write_and_read(A, one, one)
+        expected = measures.mean_distance(dsf.attention_map(system))
+        found = measures.streamed(system, measures.mean_distance, error=1e-2)
+        assert (found.values[0] - expected).abs().max() <= 1e-2
+        assert found.visited < 1
 
 
 def test_the_certificate_covers_what_is_left_out():
