@@ -173,6 +173,10 @@ def rows(
 def page(found: dict[str, Any]) -> str:
     """The record as a page."""
     lines = [
+        "---",
+        "orphan: true",
+        "---",
+        "",
         "# On a graphics card",
         "",
         "Written by `python -m benchmarks.gpu`; nothing here is typed by hand. Medians between two",

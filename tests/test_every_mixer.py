@@ -213,11 +213,3 @@ def test_a_stack_of_sequences_is_each_of_them(mixer):
     } & set(tensors(mixer))
     alone = replace(mixer, **{name: getattr(mixer, name)[1] for name in batched})
     assert_close(respond(alone), respond(mixer)[1], EXACT)
-
-
-@pytest.mark.gpu
-def test_a_graphics_card_gives_the_same(mixer):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device on this machine")
-    moved = replace(mixer, **{name: part.cuda() for name, part in tensors(mixer).items()})
-    assert_close(respond(moved).cpu(), respond(mixer), EXACT)
