@@ -156,11 +156,7 @@ class System:
         Raises:
             ValueError: if the tokens do not lie inside the sequence.
         """
-        if not 0 <= start < stop <= self.steps:
-            raise ValueError(
-                f"System.window: needs 0 <= start < stop <= {self.steps}, "
-                f"but start is {start} and stop is {stop}."
-            )
+        self.check_span(start, stop)
         return replace(
             self,
             A=self.A.cut(start, stop).to(dtype=dtype).window(0, stop - start),
@@ -169,6 +165,14 @@ class System:
             D=dense_of(cut_of(self.feedthrough, start, stop, dtype)),
             initial=None,
         )
+
+    def check_span(self, start: int, stop: int) -> None:
+        """Raise ValueError unless the tokens ``start`` to ``stop - 1`` lie in the sequence."""
+        if not 0 <= start < stop <= self.steps:
+            raise ValueError(
+                f"System.window: needs 0 <= start < stop <= {self.steps}, "
+                f"but start is {start} and stop is {stop}."
+            )
 
     def __repr__(self) -> str:
         kind = type(self.A).__name__

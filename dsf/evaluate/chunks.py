@@ -13,7 +13,7 @@ from dsf.evaluate.equations import advance
 from dsf.evaluate.folding import fold
 from dsf.evaluate.invariant import begun, folded_once, varying
 from dsf.evaluate.pieces import cached, cut
-from dsf.solve import recurrence
+from dsf.solve import continued
 from dsf.system import System
 from dsf.transition import ScaledIdentity, Shift
 
@@ -64,7 +64,7 @@ def final_state(
 
     def run(forward: System, plain: Tensor) -> Tensor:
         response, state = _quickest(forward, plain)
-        states.append(state)
+        states.append(state.to(plain.dtype))
         return response
 
     at_border(run, system, signal)
@@ -112,7 +112,9 @@ def _in_turn(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]
 
 
 def _walked(go: Window, system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Window after window; the state is handed on in double precision."""
     state, responses = at_start(system, signal), []
+    state = state.to(torch.promote_types(state.dtype, torch.float64))
     for start in range(0, system.steps, size):
         stop = min(start + size, system.steps)
         response, state = go(system, start, stop, signal[..., start:stop, :, :], state)
@@ -135,7 +137,7 @@ def _stepped(
 ) -> tuple[Tensor, Tensor]:
     at_rest = start == 0 and system.initial is None
     part = cut(system, start, stop, dtype=signal.dtype)
-    return advance(part, signal, None if at_rest else state, solve=recurrence)
+    return advance(part, signal, None if at_rest else state, solve=continued)
 
 
 def _folded(
@@ -143,6 +145,6 @@ def _folded(
 ) -> tuple[Tensor, Tensor]:
     panel = fold(system, start, stop, dtype=signal.dtype)
     entering = signal.flatten(-3, -2)
-    response = panel.local @ entering + panel.reach @ state
+    response = panel.local @ entering + panel.reach @ state.to(entering.dtype)
     leaving = panel.carried(state) + panel.write @ entering
     return response.unflatten(-2, (stop - start, system.output_size)), leaving

@@ -10,7 +10,7 @@ from dsf.coefficient import Coefficient, Matrices
 from dsf.system import System
 from dsf.transition import Transition
 
-Solver = Callable[[Transition, Tensor], Tensor]
+Solver = Callable[[Transition, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def advance(
@@ -26,16 +26,12 @@ def advance(
     None.
     """
     drive = applied(system.B, signal)
-    if entering is not None:
-        entering = entering.unsqueeze(-3)
-        first = drive[..., :1, :, :] + system.A.window(0, 1) @ entering
-        drive = torch.cat([first, drive[..., 1:, :, :]], dim=-3)
-    seen = states = solve(system.A, drive)
+    seen, leaving = solve(system.A, drive, entering)
     if system.reads_before_update:
-        before = torch.zeros_like(states[..., :1, :, :]) if entering is None else entering
-        seen = torch.cat([before, states[..., :-1, :, :]], dim=-3)
-    response = applied(system.C, seen) + applied(system.feedthrough, signal)
-    return response, states[..., -1, :, :]
+        before = torch.zeros_like(seen[..., 0, :, :]) if entering is None else entering
+        before = before.to(seen.dtype).unsqueeze(-3)
+        seen = torch.cat([before, seen[..., :-1, :, :]], dim=-3)
+    return applied(system.C, seen) + applied(system.feedthrough, signal), leaving
 
 
 def applied(matrices: Matrices, columns: Tensor) -> Tensor:

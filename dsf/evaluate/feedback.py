@@ -12,6 +12,7 @@ from torch import Tensor
 from dsf.evaluate.panel import Panel
 from dsf.evaluate.segments import Read, diagonal_segment, scalar_segment
 from dsf.transition import DiagonalPlusLowRank
+from dsf.transition.storage import cast
 
 
 def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, before: bool) -> Panel:
@@ -38,7 +39,7 @@ def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, befor
         reach=y_from_h + y_from_z @ by_h,
         write=h_from_u + h_from_z @ by_u,
         carry=DiagonalPlusLowRank(
-            decay=open_loop.carry.diagonal(),
+            decay=cast(open_loop.carry.diagonal(), dtype=h_from_z.dtype),
             left=h_from_z.unsqueeze(-3),
             right=by_h.mT.unsqueeze(-3),
         ),

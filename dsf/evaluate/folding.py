@@ -11,6 +11,7 @@ from dsf.evaluate.border import working
 from dsf.evaluate.delay_line import delay_panel, moves_by_one
 from dsf.evaluate.feedback import feedback_panel
 from dsf.evaluate.panel import Panel
+from dsf.evaluate.pieces import cut
 from dsf.evaluate.segments import Read, diagonal_segment, scalar_segment
 from dsf.system import System
 from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity, Shift
@@ -34,7 +35,8 @@ def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = N
             "fold: needs a system that runs forward, but this one runs backward. "
             "Reverse it first: dsf.algebra.reverse(system)."
         )
-    part = system.window(start, stop, dtype=dtype or working(system.dtype))
+    part = cut(system, start, stop, dtype=dtype or working(system.dtype))
+    part = replace(part, A=part.A.window(0, stop - start))
     write, read, before = dense_of(part.B), dense_of(part.C), part.reads_before_update
     if isinstance(part.A, ScaledIdentity):
         panel = scalar_segment(part.A.decay, [write], [Read(read, before)]).panel()
@@ -58,20 +60,23 @@ def _is_nothing(feedthrough: Matrices) -> bool:
 
 
 def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
-    """For structures without a form of their own: one product with A_t a token."""
-    states, inputs = system.state_size, system.input_size
-    identity = torch.eye(states, dtype=write.dtype, device=write.device)
-    held = identity.expand(*system.batch, states, states)
+    """For structures without a form of their own: one product with A_t a token, in double."""
+    states, inputs, dtype = system.state_size, system.input_size, write.dtype
+    exact = torch.promote_types(dtype, torch.float64)
+    A, write, read = system.A.to(dtype=exact), write.to(exact), read.to(exact)
+    held = torch.eye(states, dtype=exact, device=write.device)
+    held = held.expand(*system.batch, states, states)
     rows = []
     for t in range(system.steps):
-        earlier, carried = held, (system.A.window(t, t + 1) @ held.unsqueeze(-3)).squeeze(-3)
+        earlier, carried = held, (A.window(t, t + 1) @ held.unsqueeze(-3)).squeeze(-3)
         held = torch.cat([carried, write[..., t, :, :]], dim=-1)
         seen = earlier if system.reads_before_update else held
         row = read[..., t, :, :] @ seen
         wanted = states + system.steps * inputs
         rows.append(torch.nn.functional.pad(row, (0, wanted - row.shape[-1])))
-    reach, local = torch.cat(rows, dim=-2).tensor_split([states], dim=-1)
+    reach, local = torch.cat(rows, dim=-2).to(dtype).tensor_split([states], dim=-1)
     carry, sent = held.tensor_split([states], dim=-1)
+    sent = sent.to(dtype)
     return Panel(local=local, reach=reach, write=sent, carry=Dense(carry.unsqueeze(-3)))
 
 

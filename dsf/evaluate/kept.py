@@ -58,11 +58,13 @@ class Scaled(Kept):
         columns = system.steps * system.input_size
         size = (*system.batch, system.state_size, columns)
         self.columns = torch.empty(size, dtype=dtype, device=system.device)
-        self.factor = torch.ones((*system.batch, 1, columns), dtype=dtype, device=system.device)
+        exact = torch.promote_types(dtype, torch.float64)
+        self.factor = torch.ones((*system.batch, 1, columns), dtype=exact, device=system.device)
         self.filled = 0
 
     def read(self, reach: Tensor) -> Tensor:
-        return (reach @ self.columns[..., : self.filled]).mul_(self.factor[..., : self.filled])
+        factor = self.factor[..., : self.filled].to(self.columns.dtype)
+        return (reach @ self.columns[..., : self.filled]).mul_(factor)
 
     def pass_over(self, panel: Panel) -> None:
         unit = self.factor.new_ones(*self.columns.shape[:-1], 1)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -21,7 +22,8 @@ class Panel:
         local: the map of the window alone.
         reach: what an entering state adds to the responses.
         write: what the signals leave in the state.
-        carry: the product of all A_t of the window, as a transition of one step.
+        carry: the product of all A_t of the window, as a transition of one step. Perhaps in double
+            precision, as many windows multiply.
     """
 
     local: Shaped[Tensor, "*batch rows columns"]
@@ -32,5 +34,21 @@ class Panel:
     def carried(
         self, state: Shaped[Tensor, "*batch state channel"]
     ) -> Shaped[Tensor, "*batch state channel"]:
-        """``carry h``."""
-        return (self.carry @ state.unsqueeze(-3)).squeeze(-3)
+        """``carry h``, in the precision of the state."""
+        return _moved(self.carry, state)
+
+    def seen_before(
+        self, rows: Shaped[Tensor, "*batch rows state"]
+    ) -> Shaped[Tensor, "*batch rows state"]:
+        """``rows carry``: what reads the leaving state, as it reads the entering one."""
+        return _moved(self.carry.transposed(), rows.mT).mT
+
+
+def _moved(carry: Transition, state: Tensor) -> Tensor:
+    exact = torch.promote_types(carry.dtype, state.dtype)
+    if carry.diagonal() is None:
+        carry = carry.to(dtype=exact)
+        moved = (carry @ state.to(exact).unsqueeze(-3)).squeeze(-3)
+    else:
+        moved = (carry @ state.unsqueeze(-3)).squeeze(-3)
+    return moved.to(state.dtype.to_complex() if moved.is_complex() else state.dtype)

@@ -20,13 +20,14 @@ CACHED = 2**19
 
 
 def cut(system: System, start: int, stop: int, *, dtype: torch.dtype) -> System:
-    """The tokens ``start`` to ``stop - 1``, without the initial state.
+    """The tokens ``start`` to ``stop - 1`` in the number type ``dtype``, without initial state.
 
-    What is sampled lazily will be sampled in the number type ``dtype``.
+    Decays that are sampled lazily will be sampled in double precision, other parts in ``dtype``.
     """
+    system.check_span(start, stop)
     return replace(
         system,
-        A=system.A.cut(start, stop).to(dtype=dtype),
+        A=system.A.cut(start, stop).to(dtype=dtype).finer(),
         B=cut_of(system.B, start, stop, dtype),
         C=cut_of(system.C, start, stop, dtype),
         D=cut_of(system.feedthrough, start, stop, dtype),

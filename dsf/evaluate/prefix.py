@@ -5,6 +5,7 @@ from torch import Tensor
 
 from dsf.evaluate.border import at_border, at_start
 from dsf.evaluate.equations import advance
+from dsf.evaluate.pieces import cut
 from dsf.solve import doubling
 from dsf.system import System
 
@@ -22,5 +23,5 @@ def scan(
 
 
 def _run(system: System, signal: Tensor) -> Tensor:
-    whole = system.window(0, system.steps, dtype=signal.dtype)
+    whole = cut(system, 0, system.steps, dtype=signal.dtype)
     return advance(whole, signal, at_start(system, signal), solve=doubling)[0]

@@ -5,6 +5,7 @@ multiplied, from each token to the tokens after it, so zeros and violent decays 
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import pad
 
 from dsf.evaluate.panel import Panel
 from dsf.transition import Diagonal, ScaledIdentity
+from dsf.transition.storage import cast
 from dsf.transition.timeline import delay
 
 SMALL = 4
@@ -61,7 +63,8 @@ def scalar_segment(
 ) -> Segment:
     """``A_t = decay_t I``: a product of reads and writes, times the decay between."""
     between = products(decay.unsqueeze(-1)).squeeze(-1)
-    reached = decay.cumprod(dim=-1)
+    exact = decay.to(torch.promote_types(decay.dtype, torch.float64)).cumprod(dim=-1)
+    reached = exact.to(decay.dtype)
     columns = [_columns(write) for write in writes]
     local, reach = [], []
     for read, before in reads:
@@ -72,7 +75,7 @@ def scalar_segment(
         reach.append(_rows(read * passed[..., None, None]))
     leaving = between[..., -1, :, None, None]
     sent = [_columns(write * leaving) for write in writes]
-    return Segment(local, reach, sent, ScaledIdentity(reached[..., -1:], writes[0].shape[-2]))
+    return Segment(local, reach, sent, ScaledIdentity(exact[..., -1:], writes[0].shape[-2]))
 
 
 def diagonal_segment(
@@ -81,7 +84,8 @@ def diagonal_segment(
     """``A_t = diag(decay_t)``.
 
     Products of decays between all pairs are formed for 4 tokens only; twice as many tokens come
-    from two halves by matrix products, as often as needed.
+    from two halves by matrix products, as often as needed. What carries over 4 tokens and more is
+    multiplied in double precision, from decays that may be finer than the writes and reads.
     """
     steps = decay.shape[-2]
     blocks = 1
@@ -115,6 +119,8 @@ Blocks = tuple[list[list[Tensor]], list[Tensor], list[Tensor], Tensor]
 
 
 def _small(decay: Tensor, writes: Sequence[Tensor], reads: Sequence[Read]) -> Blocks:
+    exact = decay.to(torch.promote_types(decay.dtype, torch.float64))
+    decay = cast(decay, dtype=writes[0].dtype)
     between = products(decay)
     reached = decay.cumprod(dim=-2)
     local, reach = [], []
@@ -127,7 +133,8 @@ def _small(decay: Tensor, writes: Sequence[Tensor], reads: Sequence[Read]) -> Bl
         local.append([pair.flatten(-2).flatten(-3, -2) for pair in pairs])
         reach.append(_rows(read * passed.unsqueeze(-2)))
     leaving = between[..., -1, :, :].unsqueeze(-1)
-    return local, reach, [_columns(write * leaving) for write in writes], reached[..., -1, :]
+    carry = reduce(torch.mul, exact.unbind(dim=-2))
+    return local, reach, [_columns(write * leaving) for write in writes], carry
 
 
 def _joined(
@@ -135,8 +142,9 @@ def _joined(
 ) -> Blocks:
     """Every two neighbouring blocks made one."""
     early, late = slice(0, None, 2), slice(1, None, 2)
-    passing = carry[..., early, :].unsqueeze(-2)
-    leaving = carry[..., late, :].unsqueeze(-1)
+    near = cast(carry, dtype=reach[0].dtype)
+    passing = near[..., early, :].unsqueeze(-2)
+    leaving = near[..., late, :].unsqueeze(-1)
     first = [[part[..., early, :, :] for part in parts] for parts in (reach, sent)]
     second = [[part[..., late, :, :] for part in parts] for parts in (reach, sent)]
     wider = [

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from dsf.evaluate.border import at_border, at_start, working
 from dsf.evaluate.equations import advance
+from dsf.evaluate.pieces import cut
 from dsf.shapes import agree
-from dsf.solve import recurrence
+from dsf.solve import continued
 from dsf.system import System
 
 WINDOW = 64
@@ -27,8 +28,8 @@ def _run(system: System, signal: Tensor) -> Tensor:
     state, responses = at_start(system, signal), []
     for start in range(0, system.steps, WINDOW):
         stop = min(start + WINDOW, system.steps)
-        window = system.window(start, stop, dtype=signal.dtype)
-        response, state = advance(window, signal[..., start:stop, :, :], state, solve=recurrence)
+        window = cut(system, start, stop, dtype=signal.dtype)
+        response, state = advance(window, signal[..., start:stop, :, :], state, solve=continued)
         responses.append(response)
     return torch.cat(responses, dim=-3)
 
@@ -80,10 +81,11 @@ def step(
     agree("step", "channel", state=state.shape[-1], signal=signal.shape[-1])
     dtype = torch.promote_types(system.dtype, torch.promote_types(state.dtype, signal.dtype))
     response, leaving = advance(
-        system.window(token, token + 1, dtype=working(dtype)),
+        cut(system, token, token + 1, dtype=working(dtype)),
         signal.to(working(dtype)).unsqueeze(-3),
         state.to(working(dtype)),
-        solve=recurrence,
+        solve=continued,
     )
     response = response.squeeze(-3)
+    leaving = leaving.to(response.dtype)
     return (response.real if system.takes_real_part else response), leaving

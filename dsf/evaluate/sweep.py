@@ -63,7 +63,7 @@ def _reaching(panel: Panel, earlier: list[Panel]) -> list[Tensor]:
     reach, parts = panel.reach, []
     for before in reversed(earlier):
         parts.append(reach @ before.write)
-        reach = (before.carry.transposed() @ reach.mT.unsqueeze(-3)).squeeze(-3).mT
+        reach = before.seen_before(reach)
     return parts[::-1]
 
 

@@ -21,7 +21,7 @@ def _slope(degree: int, low: float) -> tuple[float, Any]:
     def slope(x: Any) -> Any:
         return np.expm1(x * np.log(2)) / x
 
-    fit = Chebyshev.interpolate(slope, degree, domain=[low, 0]).convert(kind=Polynomial).coef
+    fit: Any = Chebyshev.interpolate(slope, degree, domain=[low, 0]).convert(kind=Polynomial).coef
     unit = float(fit[-1] ** (1 / (degree + 1)))
     return unit, fit / unit ** np.arange(1.0, degree + 2)
 

@@ -19,38 +19,50 @@ def walk(
     drives: Shaped[Tensor, "time entry"],
     *,
     turned: bool,
-    into: Shaped[Tensor, "time entry"],
+    at_rest: bool,
+    into: tuple[Shaped[Tensor, "time entry"], Shaped[Tensor, " entry"]],
 ) -> None:
     """Write ``h_t = decay_t h_{t-1} + drive_t``, turned ``decay_{t+1} h_{t+1} + drive_t``.
 
-    The running states are in double precision. All parts are of one number type and lie in memory
-    token after token.
+    All parts lie in memory token after token.
+
+    Args:
+        decays: of any precision.
+        drives: of any precision.
+        turned: whether the last token is met first.
+        at_rest: whether the decay of the first token plays no part.
+        into: the states, of the precision of ``drives``, and the running state, in double
+            precision: what enters, and then what leaves; turned that is ``decay_1 h_1``.
     """
-    arrays = [part.detach().numpy() for part in (decays, drives, into)]
+    arrays = [part.detach().numpy() for part in (decays, drives, *into)]
     entries = drives.shape[-1]
     share = max(FEWEST, -(-entries // torch.get_num_threads()))
 
     def run(first: int) -> None:
         last = min(first + share, entries)
-        running = np.zeros(last - first, np.promote_types(arrays[2].dtype, np.float64))
-        _walk(*arrays, running, first, turned)
+        _walk(*arrays[:3], arrays[3][first:last], first, turned, at_rest)
 
     in_parallel(run, range(0, entries, share))
 
 
 @kernel()
 @no_type_check
-def _walk(decays, drives, states, running, first, turned):
+def _walk(decays, drives, states, running, first, turned, at_rest):
     tokens, begin, width = len(drives), np.uint64(first), np.uint64(len(running))
     for place in range(tokens):
-        t = tokens - 1 - place if turned else place
-        now, met = np.uint64(t), np.uint64(t + 1 if turned else t)
-        if place == 0:
+        now = np.uint64(tokens - 1 - place if turned else place)
+        meets = not (at_rest and now == 0)
+        if turned:
+            for c in range(width):
+                new = running[c] + drives[now, begin + c]
+                states[now, begin + c] = new
+                running[c] = decays[now, begin + c] * new if meets else new
+        elif meets:
+            for c in range(width):
+                new = decays[now, begin + c] * running[c] + drives[now, begin + c]
+                running[c] = new
+                states[now, begin + c] = new
+        else:
             for c in range(width):
                 running[c] = drives[now, begin + c]
                 states[now, begin + c] = running[c]
-            continue
-        for c in range(width):
-            new = decays[met, begin + c] * running[c] + drives[now, begin + c]
-            running[c] = new
-            states[now, begin + c] = new

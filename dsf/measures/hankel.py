@@ -125,8 +125,7 @@ def _seen(system: System, positions: list[int]) -> Iterator[Tensor]:
     factor = torch.zeros(size, dtype=system.dtype, device=system.device)
     for start, stop in pairwise([system.steps, *(t + 1 for t in reversed(positions))]):
         panel = fold(system, stop, start)
-        carried = panel.carry.transposed() @ factor.mT.unsqueeze(-3)
-        factor = _triangular(torch.cat([panel.reach, carried.squeeze(-3).mT], dim=-2))
+        factor = _triangular(torch.cat([panel.reach, panel.seen_before(factor)], dim=-2))
         yield factor
 
 

@@ -86,8 +86,7 @@ def _futures(system: System) -> Iterator[Tensor]:
     for t in range(system.steps - 1, -1, -1):
         yield factor
         panel = fold(system, t, t + 1)
-        carried = panel.carry.transposed() @ factor.mT.unsqueeze(-3)
-        stacked = torch.cat([panel.reach, carried.squeeze(-3).mT], dim=-2)
+        stacked = torch.cat([panel.reach, panel.seen_before(factor)], dim=-2)
         factor = torch.linalg.qr(stacked, mode="r").R
 
 

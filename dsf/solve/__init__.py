@@ -1,6 +1,6 @@
-"""Solvers of the state equation alone: (A, drive) -> states, from rest."""
+"""Solvers of the state equation alone: (A, drive) -> states, from rest or from a state."""
 
 from dsf.solve.prefix import doubling
-from dsf.solve.stepping import recurrence
+from dsf.solve.stepping import continued, recurrence
 
-__all__ = ["doubling", "recurrence"]
+__all__ = ["continued", "doubling", "recurrence"]

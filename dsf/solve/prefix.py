@@ -1,23 +1,35 @@
 """A prefix scan: every state in a logarithmic number of passes."""
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.solve.entering import entered
 from dsf.transition import Transition
 from dsf.transition.timeline import delay
 
 
 def doubling(
-    A: Transition, drive: Shaped[Tensor, "*batch time state channel"]
-) -> Shaped[Tensor, "*batch time state channel"]:
+    A: Transition,
+    drive: Shaped[Tensor, "*batch time state channel"],
+    entering: Shaped[Tensor, "*batch state channel"] | None = None,
+) -> tuple[
+    Shaped[Tensor, "*batch time state channel"],
+    Shaped[Tensor, "*batch state channel"],
+]:
     """Solve ``h_t = A_t h_{t-1} + drive_t`` as a prefix scan.
 
     After the pass with a given lag, ``state[t]`` holds what the last ``2 * lag`` tokens wrote,
     and ``jump[t]`` carries a state across them.
+
+    Returns:
+        All states, and the last one.
     """
-    jump, state, lag = A, drive, 1
+    state, lag = entered(A, drive, entering), 1
+    jump = A.to(dtype=torch.float64)  # its products would be rounded once more at every lag
     while lag < A.steps:
-        state = state + jump @ delay(state, lag, axis=-3)
+        alike = jump.to(dtype=drive.dtype.to_real())
+        state = state + alike @ delay(state, lag, axis=-3)
         jump = jump.compose(jump.delayed(lag))
         lag *= 2
-    return state
+    return state, state[..., -1, :, :]

@@ -4,26 +4,52 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.solve.entering import entered
 from dsf.solve.entries import entry_by_entry
 from dsf.transition import ScaledIdentity, Shift, Transition
-from dsf.transition.timeline import cut, delay
+from dsf.transition.timeline import delay
 
 
 def recurrence(
     A: Transition, drive: Shaped[Tensor, "*batch time state channel"]
 ) -> Shaped[Tensor, "*batch time state channel"]:
-    """Solve ``h_t = A_t h_{t-1} + drive_t`` as it is written."""
+    """Solve ``h_t = A_t h_{t-1} + drive_t`` as it is written, from rest."""
+    return continued(A, drive, None)[0]
+
+
+def continued(
+    A: Transition,
+    drive: Shaped[Tensor, "*batch time state channel"],
+    entering: Shaped[Tensor, "*batch state channel"] | None,
+) -> tuple[
+    Shaped[Tensor, "*batch time state channel"],
+    Shaped[Tensor, "*batch state channel"],
+]:
+    """The same from the state ``entering``, if there is one, and the last state to go on from.
+
+    That is in double precision where states do not meet: handed on, it loses no digits however
+    many windows a long sequence is cut into.
+    """
     decay = A.decay.unsqueeze(-1) if isinstance(A, ScaledIdentity) else A.diagonal()
     if decay is not None:
-        return entry_by_entry(decay.unsqueeze(-1), drive)
+        return entry_by_entry(decay.unsqueeze(-1), drive, entering)
     if isinstance(A, Shift) and bool((A.places == 1).all()):
-        return place_by_place(drive)
-    state = cut(drive, 0, 1, axis=-3)
-    states = [state]
-    for t in range(1, A.steps):
-        state = A.window(t, t + 1) @ state + cut(drive, t, t + 1, axis=-3)
-        states.append(state)
-    return torch.cat(states, dim=-3)
+        states = place_by_place(entered(A, drive, entering))
+        return states, states[..., -1, :, :]
+    return _token_by_token(A, drive, entering)
+
+
+def _token_by_token(A: Transition, drive: Tensor, entering: Tensor | None) -> tuple[Tensor, Tensor]:
+    """In double precision: what many matrices multiply one after the other loses digits quickly."""
+    dtype = torch.promote_types(A.dtype, drive.dtype)
+    exact = torch.promote_types(dtype, torch.float64)
+    A, entering = A.to(dtype=exact), None if entering is None else entering.to(exact)
+    state, *later = entered(A, drive.to(exact), entering).unbind(dim=-3)
+    states = [state.to(dtype)]
+    for t, driven in enumerate(later, start=1):
+        state = (A.window(t, t + 1) @ state.unsqueeze(-3)).squeeze(-3) + driven
+        states.append(state.to(dtype))
+    return torch.stack(states, dim=-3), state
 
 
 def place_by_place(

@@ -66,6 +66,14 @@ class Transition(ABC):
         """The tokens ``start`` to ``stop - 1``, sampled lazily where the whole is."""
         return self.window(start, stop)
 
+    def finer(self: Maps) -> Maps:
+        """The same maps; what is sampled lazily will be sampled in double precision.
+
+        A decay close to one that is rounded to single precision loses 3e-8 at every token, always
+        in one direction.
+        """
+        return self
+
     @abstractmethod
     def delayed(self, lag: int) -> "Transition":
         """Every map moved ``lag`` tokens later, identities in front; ``lag`` is at least 0."""

@@ -39,14 +39,21 @@ class SampledDiagonal(Transition):
         return self._sampled(cut(self.step, start, stop, axis=-1))
 
     def _sampled(self, step: Tensor) -> Diagonal:
-        return Diagonal((step.unsqueeze(-1) * self.pole.unsqueeze(-2)).exp())
+        return Diagonal((step.unsqueeze(-1) * self.pole.unsqueeze(-2)).exp_())
+
+    def finer(self) -> "SampledDiagonal":
+        return self.to(dtype=torch.float64)
 
     def __matmul__(
         self, state: Shaped[Tensor, "*batch time state channel"]
     ) -> Shaped[Tensor, "*batch time state channel"]:
-        return self._sampled(self.step) @ state
+        """Sampled in the number type of the state: what is applied once need not be finer."""
+        alike = self.to(dtype=state.dtype)
+        return alike._sampled(alike.step) @ state
 
     def compose(self, earlier: Transition) -> Transition:
+        if isinstance(earlier, SampledDiagonal) and earlier.pole is self.pole:
+            return SampledDiagonal(self.step + earlier.step, self.pole)
         return self._sampled(self.step).compose(earlier)
 
     def cut(self, start: int, stop: int) -> "SampledDiagonal":
@@ -62,7 +69,9 @@ class SampledDiagonal(Transition):
         return self
 
     def diagonal(self) -> Shaped[Tensor, "*batch time state"]:
-        return self._sampled(self.step).decay
+        """The decays, in memory token after token: so they are walked through."""
+        by_time = self.step.movedim(-1, 0).contiguous().unsqueeze(-1)
+        return (by_time * self.pole).exp_().movedim(0, -2)
 
     @property
     def is_constant(self) -> bool:

@@ -15,8 +15,9 @@ def parts():
     rng = torch.Generator().manual_seed(0)
     decay = torch.randn(1, 4, 1, 1, dtype=torch.complex128, generator=rng)
     drive = torch.randn(1, 4, 1, 2, dtype=torch.complex128, generator=rng)
+    entering = torch.randn(1, 1, 2, dtype=torch.complex128, generator=rng)
     decay[0, 2] = 0
-    return decay.requires_grad_(True), drive.requires_grad_(True)
+    return decay.requires_grad_(True), drive.requires_grad_(True), entering.requires_grad_(True)
 
 
 @pytest.fixture(params=["few", "many", "compiled"])
@@ -25,23 +26,44 @@ def route(request, monkeypatch):
     monkeypatch.setattr(availability, "WORTH", 0 if request.param == "compiled" else 2**40)
 
 
-def by_hand(decay, drive):
-    states = [drive[..., 0, :, :]]
+def by_hand(decay, drive, entering=0.0):
+    states = [drive[..., 0, :, :] + decay[..., 0, :, :] * entering]
     for t in range(1, drive.shape[-3]):
         states.append(decay[..., t, :, :] * states[-1] + drive[..., t, :, :])
     return torch.stack(states, dim=-3)
 
 
+def states_of(*parts):
+    return entry_by_entry(*parts)[0]
+
+
 @pytest.mark.usefixtures("route")
 def test_the_walk_is_the_loop(parts):
-    torch.testing.assert_close(entry_by_entry(*parts), by_hand(*parts), rtol=1e-14, atol=1e-14)
+    for given in (parts, parts[:2]):
+        states, leaving = entry_by_entry(*given)
+        torch.testing.assert_close(states, by_hand(*given), rtol=1e-14, atol=1e-14)
+        assert torch.equal(leaving, states[..., -1, :, :])
 
 
 @pytest.mark.usefixtures("route")
 def test_a_slow_decay_keeps_its_digits_in_single_precision():
     decay, drive = torch.full((4096, 1, 1), 0.9999), torch.ones(4096, 1, 1)
     exact = by_hand(decay.double(), drive.double())
-    assert ((entry_by_entry(decay, drive) - exact) / exact).abs().max() < 1e-7
+    assert ((states_of(decay, drive) - exact) / exact).abs().max() < 1e-7
+
+
+@pytest.mark.usefixtures("route")
+def test_decays_and_what_enters_may_be_more_precise_than_the_rest():
+    """One step of 4,096 tokens or 64 of 64: the same digits, in states of single precision."""
+    decay, drive = torch.full((64, 1, 1), 1 - 1e-9, dtype=torch.float64), torch.ones(64, 1, 1)
+    state = None
+    for _ in range(64):
+        states, state = entry_by_entry(decay, drive, state)
+    assert states.dtype == torch.float32
+    assert state.dtype == torch.float64
+    exact = by_hand(decay[:1].expand(4096, 1, 1), drive[:1].double().expand(4096, 1, 1))[-1]
+    assert ((state - exact) / exact).abs() < 1e-12
+    assert ((states[-1] - exact) / exact).abs() < 1e-7
 
 
 # torch loads its own forward derivatives by a way it deprecates.
@@ -53,51 +75,50 @@ forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"
 @pytest.mark.usefixtures("route")
 @pytest.mark.parametrize("number", ["real", "complex", "real decay"])
 def test_first_and_second_derivatives(parts, number):
-    decay, drive = (part.detach() for part in parts)
+    decay, drive, entering = (part.detach() for part in parts)
     decay = decay if number == "complex" else decay.real
-    drive = drive.real if number == "real" else drive
-    parts = decay.clone().requires_grad_(True), drive.clone().requires_grad_(True)
-    assert torch.autograd.gradcheck(
-        entry_by_entry, parts, check_forward_ad=True, check_batched_grad=True
-    )
-    assert torch.autograd.gradgradcheck(
-        entry_by_entry, parts, check_fwd_over_rev=True, fast_mode=True
-    )
+    drive, entering = (drive.real, entering.real) if number == "real" else (drive, entering)
+    for given in ((decay, drive, entering), (decay, drive)):
+        parts = tuple(part.clone().requires_grad_(True) for part in given)
+        assert torch.autograd.gradcheck(
+            entry_by_entry, parts, check_forward_ad=True, check_batched_grad=True
+        )
+        assert torch.autograd.gradgradcheck(
+            entry_by_entry, parts, check_fwd_over_rev=True, fast_mode=True
+        )
 
 
 @pytest.mark.usefixtures("route")
 def test_the_walk_leaves_its_parts_alone():
     drive = torch.ones(3, 1, 1, dtype=torch.float64)
-    assert entry_by_entry(drive, drive).flatten().tolist() == [1, 2, 3]
-    assert drive.flatten().tolist() == [1, 1, 1]
+    entering = drive[0].clone()
+    assert states_of(drive, drive, entering).flatten().tolist() == [2, 3, 4]
+    assert torch.cat([drive.flatten(), entering.flatten()]).tolist() == [1, 1, 1, 1]
 
 
 def test_one_part_alone_may_want_its_gradient(parts):
-    decay, drive = parts
     for wanted in parts:
-        (alone,) = torch.autograd.grad(
-            entry_by_entry(*(part if part is wanted else part.detach() for part in parts))
-            .abs()
-            .sum(),
-            wanted,
-        )
-        (both,) = torch.autograd.grad(by_hand(decay, drive).abs().sum(), wanted)
+        some = (part if part is wanted else part.detach() for part in parts)
+        (alone,) = torch.autograd.grad(states_of(*some).abs().sum(), wanted)
+        (both,) = torch.autograd.grad(by_hand(*parts).abs().sum(), wanted)
         torch.testing.assert_close(alone, both)
 
 
 @pytest.mark.usefixtures("route")
 @forward_mode
 def test_function_transforms(parts):
-    decay, drive = (part.detach().real for part in parts)
+    decay, drive, entering = (part.detach().real for part in parts)
     many = torch.stack([decay, decay / 2, -decay])
     for axes, given in (((0, None), (many, drive)), ((None, 0), (decay, torch.stack([drive] * 3)))):
-        ours = torch.func.vmap(entry_by_entry, axes)(*given)
+        ours = torch.func.vmap(states_of, axes)(*given)
         each = zip(*(part.expand(3, *part.shape[-4:]) for part in given), strict=True)
         torch.testing.assert_close(ours, torch.stack([by_hand(*pair) for pair in each]))
-    torch.testing.assert_close(
-        torch.func.jacfwd(entry_by_entry)(decay, drive),
-        torch.func.jacrev(entry_by_entry)(decay, drive),
-    )
+    for turn in range(3):
+        forth, back = (
+            way(states_of, argnums=turn)(decay, drive, entering)
+            for way in (torch.func.jacfwd, torch.func.jacrev)
+        )
+        torch.testing.assert_close(forth, back)
 
 
 @pytest.mark.parametrize("name", ["SelectiveStateSpace", "StateSpaceDuality", "LRU", "RGLRU"])
@@ -148,10 +169,14 @@ def test_what_is_no_batch_stays_whole(monkeypatch):
 
 @pytest.mark.usefixtures("route")
 def test_the_first_decay_meets_nothing(parts):
-    decay, drive = (part.detach() for part in parts)
+    decay, drive, _ = (part.detach() for part in parts)
     wild = decay.clone()
     wild[:, 0] = float("inf")
-    assert torch.equal(entry_by_entry(wild, drive), entry_by_entry(decay, drive))
+    assert torch.equal(states_of(wild, drive), states_of(decay, drive))
+    drive.requires_grad_(True)
+    pulled = torch.autograd.grad(states_of(wild, drive).abs().sum(), drive)
+    expected = torch.autograd.grad(states_of(decay, drive).abs().sum(), drive)
+    assert torch.equal(*pulled, *expected)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -162,9 +187,15 @@ def test_the_compiled_walk_by_threads(monkeypatch, turned):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     rng = torch.Generator().manual_seed(0)
     decay, drive, states = torch.randn(3, 6, 5, generator=rng)
-    walking.walk(decay, drive, turned=turned, into=states)
+    entering = torch.randn(5, dtype=torch.float64, generator=rng)
+    running = entering.clone()
+    walking.walk(decay, drive, turned=turned, at_rest=False, into=(states, running))
+    left = running / decay[0] if turned else running
     if turned:
-        decay, drive = decay.roll(-1, dims=0).flip(0), drive.flip(0)
-    expected = by_hand(decay[..., None].double(), drive[..., None].double()).squeeze(-1)
+        drive[-1] += entering
+        entering, decay, drive = 0 * entering, decay.roll(-1, dims=0).flip(0), drive.flip(0)
+    parts = (part[..., None].double() for part in (decay, drive, entering))
+    expected = by_hand(*parts).squeeze(-1)
+    torch.testing.assert_close(left, expected[-1], rtol=1e-6, atol=1e-6)
     expected = expected.flip(0) if turned else expected
     torch.testing.assert_close(states.double(), expected, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,20 @@
+"""A state that enters, as a part of what the first token is driven by."""
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.transition import Transition
+
+
+def entered(
+    A: Transition,
+    drive: Shaped[Tensor, "*batch time state channel"],
+    entering: Shaped[Tensor, "*batch state channel"] | None,
+) -> Shaped[Tensor, "*batch time state channel"]:
+    """``drive``, with ``A_1 entering`` added at the first token."""
+    if entering is None:
+        return drive
+    carried = A.window(0, 1) @ entering.unsqueeze(-3)
+    dtype = drive.dtype.to_complex() if carried.is_complex() else drive.dtype
+    return torch.cat([drive[..., :1, :, :] + carried.to(dtype), drive[..., 1:, :, :]], dim=-3)
