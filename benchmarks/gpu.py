@@ -43,15 +43,15 @@ class Case:
 
     def exact(self) -> Tensor:
         """In double precision, by the plain path."""
-        with without_kernels():
+        with kernels("0"):
             return self.work(dsf.algebra.converted(self.system, dtype=torch.float64))
 
 
 @contextmanager
-def without_kernels():
-    """The plain path of torch."""
+def kernels(word: str):
+    """With ``DSF_KERNELS`` set to a word: 0 is the plain path of torch."""
     before = os.environ.get("DSF_KERNELS")
-    os.environ["DSF_KERNELS"] = "0"
+    os.environ["DSF_KERNELS"] = word
     try:
         yield
     finally:
@@ -80,8 +80,13 @@ def response(mixer: Mixer, device: str) -> Case:
     def work(any_system: Any) -> Tensor:
         return dsf.respond(any_system, signal.to(any_system.dtype)).squeeze(-2)
 
+    def by_fla() -> Tensor:
+        with kernels("fla"):
+            return work(system)
+
     others = {"torch.compile": lambda: compiled_path()(system, signal).squeeze(-2)}
-    return Case(system, work, others | fla_calls.works(mixer))
+    peers = fla_calls.works(mixer)
+    return Case(system, work, others | peers | ({"dsf, fla": by_fla} if peers else {}))
 
 
 def softmax(device: str, tokens: int, heads: int, width: int) -> Case:
@@ -153,7 +158,7 @@ def rows(
     """Every method of one case, ours first."""
 
     def plain() -> Tensor:
-        with without_kernels():
+        with kernels("0"):
             return case.work(case.system)
 
     exact, made = case.exact(), []

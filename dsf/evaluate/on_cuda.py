@@ -8,15 +8,14 @@ from torch import Tensor
 
 from dsf.coefficient import Coefficient
 from dsf.evaluate.border import at_start
+from dsf.evaluate.by_fla import answered_by_fla
 from dsf.evaluate.channels import Channels, channels_of
-from dsf.evaluate.memories import Bare, bare_parts
+from dsf.evaluate.heads_on_cuda import Answer, by_batch, by_head, one_port_parts
 from dsf.evaluate.trials import response_error
 from dsf.kernels import applies_on_cuda
 from dsf.kernels.availability import WORTH
 from dsf.kernels.cuda.standing import DELTA_RULES, MEMORIES, SELECTIVE, has_passed
 from dsf.system import System
-
-Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
 
 MOST_STATES = 256  # in the registers of one program
 MOST_TOKENS = 16 * 65_535  # chunks of 16 along one axis of a grid
@@ -80,7 +79,7 @@ def _of_first(part: Tensor, batch: int) -> Tensor:
 
 
 def _recalled(system: System, signal: Tensor) -> Answer | None:
-    parts = _bare(system)
+    parts = one_port_parts(system)
     if parts is None or isinstance(system.feedthrough, Coefficient):
         return None
     tensors = [part for part in parts if part is not None]
@@ -90,16 +89,14 @@ def _recalled(system: System, signal: Tensor) -> Answer | None:
         return None
     structure = "scalar" if parts.decay.ndim < parts.write.ndim else "diagonal"
     structure += "" if parts.look is None else " delta"
+    answer = answered_by_fla(system, signal, structure)
+    if answer is not None:
+        return answer
     columns = min(signal.shape[-1], MANY_CHANNELS)
     before = system.reads_before_update
     if not recall_has_passed(signal.device, structure, system.state_size, columns, before=before):
         return None
     return recalled(system, signal)
-
-
-def _bare(system: System) -> Bare | None:
-    one_port = system.input_size * system.output_size == 1
-    return bare_parts(system) if one_port else None
 
 
 def recall_has_passed(
@@ -123,28 +120,9 @@ def recalled(system: System, signal: Tensor) -> Answer:
     """What the kernel for matrix memories makes of a system and its signal."""
     from dsf.kernels.cuda.memories import recall
 
-    parts = _bare(system)
-    if parts is None:
+    heads = by_head(system, signal)
+    if heads is None:
         raise TypeError(f"recalled: no kernel takes {type(system.A).__name__}.")
-    signal, entering = signal.squeeze(-2), at_start(system, signal)
-    batch, heads = system.batch, system.batch.numel()
-
-    def by_head(part: Tensor, own: int) -> Tensor:
-        tail = part.shape[part.ndim - own :]
-        return part.expand(*batch, *tail).reshape(heads, *tail)
-
-    scalar = parts.decay.ndim < parts.write.ndim
-    decay = parts.decay.unsqueeze(-1) if scalar else parts.decay
     with torch.cuda.device_of(signal):
-        response, leaving = recall(
-            by_head(decay, 2),
-            by_head(parts.gain, 1),
-            by_head(parts.write, 2),
-            by_head(parts.read, 2),
-            None if parts.look is None else by_head(parts.look, 2),
-            by_head(signal, 2),
-            by_head(entering, 2),
-            before=system.reads_before_update,
-        )
-    response = response.view(signal.shape) + system.feedthrough[..., 0] * signal
-    return response.unsqueeze(-2), leaving.view(entering.shape)
+        response, leaving = recall(*heads, before=system.reads_before_update)
+    return by_batch(system, signal, response, leaving)

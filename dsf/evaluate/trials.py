@@ -54,14 +54,16 @@ class Draw:
         """All parts of a system with one port; ``structure`` names what moves its state."""
         write, read = self.shared(steps, states), self.shared(steps, states)
         D = self.normal(*BATCH, steps, 1, 1)
+        key = torch.nn.functional.normalize(write, dim=-1)
         if "delta" in structure:
-            write = torch.nn.functional.normalize(write, dim=-1).contiguous()
-        A = self._transition(structure, write, states, steps)
+            write = 2 * self.decay(*BATCH, steps, 1) * key
+        A = self._transition(structure, write, key, steps)
         sampled = SampledWrite(A.step, write) if isinstance(A, SampledDiagonal) else None
         B = sampled or write.unsqueeze(-1)
         return System(A, B, read.unsqueeze(-2), D, reads_before_update=before)
 
-    def _transition(self, structure: str, write: Tensor, states: int, steps: int) -> Transition:
+    def _transition(self, structure: str, write: Tensor, key: Tensor, steps: int) -> Transition:
+        states = key.shape[-1]
         if structure == "scalar":
             return ScaledIdentity(self.decay(*BATCH, steps), states)
         if structure == "sampled":
@@ -71,7 +73,7 @@ class Draw:
             return Diagonal(self.decay(*BATCH, steps, states))
         one = self.decay(*BATCH, steps, 1 if structure == "scalar delta" else states)
         decay = one.expand(*BATCH, steps, states)
-        return DiagonalPlusLowRank(decay, -write.unsqueeze(-1), (decay * write).unsqueeze(-1))
+        return DiagonalPlusLowRank(decay, -write.unsqueeze(-1), (decay * key).unsqueeze(-1))
 
 
 def response_error(

@@ -6,6 +6,7 @@ The modules with loops import numba, so they are imported where they are used; t
 from dsf.kernels.availability import (
     applies,
     applies_on_cuda,
+    asks_for_fla,
     found,
     why_off,
     why_off_on_cuda,
@@ -15,6 +16,7 @@ from dsf.kernels.spreading import in_parallel
 __all__ = [
     "applies",
     "applies_on_cuda",
+    "asks_for_fla",
     "found",
     "in_parallel",
     "why_off",

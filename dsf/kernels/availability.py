@@ -10,6 +10,8 @@ from torch.autograd import forward_ad
 
 SWITCH = "DSF_KERNELS"
 OFF = ("0", "off", "false", "no")
+ON = ("", "1", "on", "true", "yes")
+FLA = "fla"
 
 # Below this many updates of a state the plain path takes less time than loading the compiler does.
 WORTH = 2**20
@@ -20,20 +22,35 @@ NUMBERS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 def why_off() -> str:
     """Why no compiled loop runs here; empty where they do."""
-    asked = os.environ.get(SWITCH, "").strip().lower()
-    if asked in OFF:
-        return f"{SWITCH}={asked} turns them off"
-    return "" if _is_installed("numba") else "numba is not installed"
+    return _switched_off() or ("" if _is_installed("numba") else "numba is not installed")
 
 
 def why_off_on_cuda() -> str:
     """Why no kernel of Triton runs on CUDA here; empty where they do."""
-    asked = os.environ.get(SWITCH, "").strip().lower()
-    if asked in OFF:
-        return f"{SWITCH}={asked} turns them off"
-    if not _is_installed("triton"):
-        return "triton is not installed"
+    off = _switched_off()
+    if off or not _is_installed("triton"):
+        return off or "triton is not installed"
     return "" if torch.cuda.is_available() else "no CUDA device"
+
+
+def asks_for_fla() -> bool:
+    """Whether flash-linear-attention shall answer on CUDA where it can, in TF32."""
+    return _asked() == FLA
+
+
+def _switched_off() -> str:
+    asked = _asked()
+    return f"{SWITCH}={asked} turns them off" if asked in OFF else ""
+
+
+def _asked() -> str:
+    asked = os.environ.get(SWITCH, "").strip().lower()
+    if asked not in (*OFF, *ON, FLA):
+        raise ValueError(
+            f"{SWITCH}={asked} means nothing: 0 turns compiled loops and kernels off, {FLA} takes "
+            "those of flash-linear-attention on CUDA, and 1 is as if it were not set."
+        )
+    return asked
 
 
 @cache

@@ -67,3 +67,10 @@ def test_kernels_that_are_turned_off_are_named(run, monkeypatch):
     done = run("doctor", "--json")
     assert done.exit_code == 0
     assert "DSF_KERNELS=0 turns them off" in done.stdout
+
+
+def test_a_word_that_means_nothing_is_a_wrong_call(run, monkeypatch):
+    monkeypatch.setenv("DSF_KERNELS", "flash")
+    done = run("doctor")
+    assert done.exit_code == 2
+    assert "DSF_KERNELS=flash means nothing" in done.stderr

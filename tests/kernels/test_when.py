@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from dsf.kernels import applies, availability, compiling, found, in_parallel, why_off
+from dsf.kernels import (
+    applies,
+    asks_for_fla,
+    availability,
+    compiling,
+    found,
+    in_parallel,
+    why_off,
+)
 
 WORK = availability.WORTH
 
@@ -55,6 +63,18 @@ def test_the_switch(monkeypatch, word):
     assert f"DSF_KERNELS={word.lower()}" in why_off()
     assert found().startswith("off")
     assert not applies(torch.ones(3), work=WORK)
+
+
+@pytest.mark.parametrize(("word", "by_fla"), [("", False), ("1", False), (" FLA ", True)])
+def test_the_switch_leaves_loops_on(monkeypatch, word, by_fla):
+    monkeypatch.setenv("DSF_KERNELS", word)
+    assert (why_off(), asks_for_fla()) == ("", by_fla)
+
+
+def test_the_switch_refuses_other_words(monkeypatch):
+    monkeypatch.setenv("DSF_KERNELS", "flash")
+    with pytest.raises(ValueError, match="DSF_KERNELS=flash means nothing: 0 turns"):
+        applies(torch.ones(3), work=WORK)
 
 
 def test_without_the_compiler(monkeypatch):

@@ -23,11 +23,18 @@ _passed: set[tuple[str, torch.device, Hashable]] = set()
 _fault: dict[tuple[str, torch.device], str] = {}
 
 
-def has_passed(name: str, device: torch.device, kind: Hashable, trial: Callable[[], float]) -> bool:
+def has_passed(
+    name: str,
+    device: torch.device,
+    kind: Hashable,
+    trial: Callable[[], float],
+    *,
+    tolerance: float = TOLERANCE,
+) -> bool:
     """Whether the kernel may run, from its trial if ``kind`` was not tried in this process.
 
-    ``trial`` gives the error relative to the plain path. Beyond 1e-5, or where it raises, a warning
-    names the kernel, and it is off on this device until the process ends.
+    ``trial`` gives the error relative to the plain path. Beyond ``tolerance``, or where it raises,
+    a warning names the kernel, and it is off on this device until the process ends.
     """
     if (name, device) in _fault:
         return False
@@ -38,7 +45,7 @@ def has_passed(name: str, device: torch.device, kind: Hashable, trial: Callable[
     except Exception as fault:  # whatever it is, the plain path goes on
         found = " ".join(f"{type(fault).__name__}: {fault}".split())
         return _switch_off(name, device, found[:300])
-    if not error <= TOLERANCE:
+    if not error <= tolerance:
         return _switch_off(name, device, f"it is off by {error:.0e} from the plain path")
     _passed.add((name, device, kind))
     return True
@@ -48,7 +55,7 @@ def _switch_off(name: str, device: torch.device, why: str) -> bool:
     _fault[name, device] = why
     warnings.warn(
         f"dsf: the kernel for {name} failed its trial on {device} and is off in this process; "
-        f"torch goes on without it, with the same results. The reason: {why}",
+        f"dsf goes on without it, with the same results. The reason: {why}",
         RuntimeWarning,
         stacklevel=2,
     )

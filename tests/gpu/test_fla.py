@@ -1,0 +1,52 @@
+"""Flash-linear-attention behind ``respond`` on a CUDA device, to what TF32 leaves."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+import dsf
+from dsf.evaluate import final_state, on_cuda
+from dsf.evaluate.by_fla import answered_by_fla
+from dsf.evaluate.trials import Draw
+from dsf.evaluate.tried import standings
+from dsf.kernels.cuda import fla, standing
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+    pytest.mark.skipif(find_spec("fla") is None, reason="flash-linear-attention is not installed"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _asked_for(monkeypatch):
+    standing.forget()
+    monkeypatch.setenv("DSF_KERNELS", "fla")
+    monkeypatch.setattr(on_cuda, "WORTH", 0)
+    yield
+    standing.forget()
+
+
+def test_every_function_passes_its_trial_on_this_card():
+    found = standings(torch.device("cuda", torch.cuda.current_device()))
+    labels = [function.label for function in fla.FUNCTIONS.values()]
+    assert {label: found[label] for label in labels} == dict.fromkeys(labels, "active")
+
+
+@pytest.mark.parametrize("structure", fla.FUNCTIONS)
+@pytest.mark.parametrize("steps", [1, 64, 1000])
+def test_responses_and_states(structure, steps):
+    """Zeros among the decays included."""
+    draw = Draw(torch.device("cuda", torch.cuda.current_device()))
+    system = draw.system(structure, states=64, steps=steps, before=False)
+    system = replace(system, initial=draw.normal(*system.batch, 64, 48))
+    signal = draw.normal(*system.batch, steps, 1, 48)
+    exact = dsf.algebra.converted(system, dtype=torch.float64)
+    wanted = dsf.respond(exact, signal.double()), final_state(exact, signal.double())
+    assert answered_by_fla(system, signal, structure) is not None
+    found = dsf.respond(system, signal), final_state(system, signal)
+    for ours, right in zip(found, wanted, strict=True):
+        assert (ours - right).abs().max() < fla.TOLERANCE * right.abs().max()
