@@ -1,6 +1,8 @@
 """Window by window, with the state carried between."""
 
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import torch
 from jaxtyping import Shaped
@@ -10,40 +12,45 @@ from dsf.evaluate.border import at_border, at_start
 from dsf.evaluate.compiled import compiled
 from dsf.evaluate.delay_line import moves_by_one
 from dsf.evaluate.equations import advance
-from dsf.evaluate.folding import fold
+from dsf.evaluate.folding import fold, fold_together, folds_together
 from dsf.evaluate.invariant import begun, folded_once, varying
 from dsf.evaluate.pieces import cached, cut
+from dsf.evaluate.sizes import SIZES, stepped_size, window_size, windows_at_once
 from dsf.solve import continued
 from dsf.system import System
 from dsf.transition import ScaledIdentity, Shift
 
 Window = Callable[[System, int, int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
-SIZE = 64
 # Whole windows of a system that does not change from which it pays to fold one for all.
 FEW_WINDOWS = 2
 # Up to here stepping through a window took less time than forming its map, measured with 1, 16 and
-# 128 states: columns of a diagonal, columns times states of a scaled identity.
+# 128 states: columns of a diagonal, columns times states of a scaled identity; of so many sequences
+# or more, as fewer are folded in many windows at once.
 FEW_COLUMNS = 4
 FEW_NUMBERS = 32
+MANY_SEQUENCES = 8
 
 
 def chunkwise(
     system: System,
     signal: Shaped[Tensor, "*batch time input channel"],
     *,
-    size: int = SIZE,
+    size: int | None = None,
 ) -> Shaped[Tensor, "*batch time output channel"]:
     """The response in windows of ``size`` tokens: matrix products inside, the state between.
 
-    Holds one window and the carried state at a time. Accurate for every decay, zeros included:
+    Holds some windows and the carried state at a time. Accurate for every decay, zeros included:
     decays are only ever multiplied. On a processor a diagonal that drives few columns is stepped
     through inside its windows, which takes less work than forming their maps.
+
+    Without a ``size`` it is a power of two from 16 to 256, whichever should take the least time for
+    this structure, these sizes and this kind of device: :mod:`dsf.evaluate.sizes`.
 
     Raises:
         ValueError: if ``size`` is below 1.
     """
-    if size < 1:
+    if size is not None and size < 1:
         raise ValueError(f"chunkwise: size must be at least 1 token, but it is {size}.")
 
     def run(forward: System, plain: Tensor) -> Tensor:
@@ -85,12 +92,15 @@ def by_default(
 
 
 def _quickest(system: System, signal: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    return compiled(system, signal, out=out) or _run(system, signal, SIZE)
+    return compiled(system, signal, out=out) or _run(system, signal, None)
 
 
-def _run(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _run(system: System, signal: Tensor, size: int | None) -> tuple[Tensor, Tensor]:
+    if system.steps < FEW_WINDOWS * (size or SIZES[0]) or varying(system) is not None:
+        return _in_turn(system, signal, size)
+    size = size or window_size(system, signal.shape[-1], alike=True)
     whole = system.steps // size * size
-    if whole < FEW_WINDOWS * size or varying(system) is not None:
+    if whole < FEW_WINDOWS * size:
         return _in_turn(system, signal, size)
     response, state = folded_once(system, signal[..., :whole, :, :], size)
     if whole == system.steps:
@@ -99,24 +109,36 @@ def _run(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return torch.cat([response, rest], dim=-3), last
 
 
-def _in_turn(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _in_turn(system: System, signal: Tensor, size: int | None) -> tuple[Tensor, Tensor]:
+    channels = signal.shape[-1]
     if not _is_stepped(system, signal):
-        return _walked(_folded, system, signal, size)
-    tokens = min(size, system.steps)
-    axis, pieces = cached(system, signal, tokens)
-    walked = [_walked(_stepped, *piece, size) for piece in pieces]
+        size = size or window_size(system, channels)
+        at_once = windows_at_once(system, channels, size) if folds_together(system.A) else 1
+        borders = _borders(system.steps, size, at_once)
+        return _walked(partial(_folded, size=size), system, signal, borders)
+    size = size or stepped_size(system, channels)
+    axis, pieces = cached(system, signal, min(size, system.steps))
+    borders = _borders(system.steps, size, 1)
+    walked = [_walked(_stepped, *piece, borders) for piece in pieces]
     if len(walked) == 1:
         return walked[0]
     responses, states = zip(*walked, strict=True)
     return torch.cat(responses, dim=axis), torch.cat(states, dim=axis)
 
 
-def _walked(go: Window, system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Window after window; the state is handed on in double precision."""
+def _borders(steps: int, size: int, at_once: int) -> list[int]:
+    """Borders of groups of whole windows, and of what is left at the end."""
+    whole = steps // size * size
+    return sorted({*range(0, whole, size * at_once), whole, steps})
+
+
+def _walked(
+    go: Window, system: System, signal: Tensor, borders: list[int]
+) -> tuple[Tensor, Tensor]:
+    """From border to border; the state is handed on in double precision."""
     state, responses = at_start(system, signal), []
     state = state.to(torch.promote_types(state.dtype, torch.float64))
-    for start in range(0, system.steps, size):
-        stop = min(start + size, system.steps)
+    for start, stop in pairwise(borders):
         response, state = go(system, start, stop, signal[..., start:stop, :, :], state)
         responses.append(response)
     return torch.cat(responses, dim=-3), state
@@ -125,7 +147,7 @@ def _walked(go: Window, system: System, signal: Tensor, size: int) -> tuple[Tens
 def _is_stepped(system: System, signal: Tensor) -> bool:
     if isinstance(system.A, Shift):
         return moves_by_one(system.A)
-    if signal.device.type != "cpu":
+    if signal.device.type != "cpu" or system.batch.numel() < MANY_SEQUENCES:
         return False
     if isinstance(system.A, ScaledIdentity):
         return signal.shape[-1] * system.state_size <= FEW_NUMBERS
@@ -141,10 +163,24 @@ def _stepped(
 
 
 def _folded(
-    system: System, start: int, stop: int, signal: Tensor, state: Tensor
+    system: System, start: int, stop: int, signal: Tensor, state: Tensor, *, size: int
 ) -> tuple[Tensor, Tensor]:
+    if stop - start > size:
+        return _folded_together(system, start, stop, signal, state, size=size)
     panel = fold(system, start, stop, dtype=signal.dtype)
     entering = signal.flatten(-3, -2)
     response = panel.local @ entering + panel.reach @ state.to(entering.dtype)
     leaving = panel.carried(state) + panel.write @ entering
     return response.unflatten(-2, (stop - start, system.output_size)), leaving
+
+
+def _folded_together(
+    system: System, start: int, stop: int, signal: Tensor, state: Tensor, *, size: int
+) -> tuple[Tensor, Tensor]:
+    """The windows are the tokens of a shorter system, which what they leave drives."""
+    panel, carry = fold_together(system, start, stop, size=size, dtype=signal.dtype)
+    entering = signal.unflatten(-3, (-1, size)).flatten(-3, -2)
+    left, leaving = continued(carry, panel.write @ entering, state)
+    met = torch.cat([state.unsqueeze(-3).to(left.dtype), left[..., :-1, :, :]], dim=-3)
+    response = panel.local @ entering + panel.reach @ met.to(entering.dtype)
+    return response.unflatten(-2, (size, system.output_size)).flatten(-4, -3), leaving

@@ -14,7 +14,16 @@ from dsf.evaluate.panel import Panel
 from dsf.evaluate.pieces import cut
 from dsf.evaluate.segments import Read, diagonal_segment, scalar_segment
 from dsf.system import System
-from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity, Shift
+from dsf.transition import (
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    SampledDiagonal,
+    ScaledIdentity,
+    Shift,
+    Transition,
+)
+from dsf.transition.storage import on_parts
 
 
 def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = None) -> Panel:
@@ -35,8 +44,41 @@ def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = N
             "fold: needs a system that runs forward, but this one runs backward. "
             "Reverse it first: dsf.algebra.reverse(system)."
         )
-    part = cut(system, start, stop, dtype=dtype or working(system.dtype))
-    part = replace(part, A=part.A.window(0, stop - start))
+    return _panel(_written_out(system, start, stop, dtype or working(system.dtype)))
+
+
+def fold_together(
+    system: System, start: int, stop: int, *, size: int, dtype: torch.dtype
+) -> tuple[Panel, Transition]:
+    """The same of all windows of ``size`` tokens between ``start`` and ``stop``, at once.
+
+    Returns:
+        A panel with the windows as the last axis of its batch, and what carries a state over them:
+        a transition with the windows for its tokens.
+    """
+    part = _written_out(system, start, stop, dtype)
+    axis = len(part.batch)
+
+    def in_windows(stored: Tensor) -> Tensor:
+        return stored.unflatten(axis, (-1, size))
+
+    B, C, D = (in_windows(dense_of(each)) for each in (part.B, part.C, part.feedthrough))
+    panel = _panel(replace(part, A=on_parts(part.A, in_windows), B=B, C=C, D=D))
+    return panel, on_parts(panel.carry, lambda stored: stored.squeeze(axis + 1))
+
+
+def folds_together(A: Transition) -> bool:
+    """Whether all tensors of the structure have the axes ``*batch time`` in front of others."""
+    return isinstance(A, (Dense, Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity))
+
+
+def _written_out(system: System, start: int, stop: int, dtype: torch.dtype) -> System:
+    part = cut(system, start, stop, dtype=dtype)
+    return replace(part, A=part.A.window(0, stop - start))
+
+
+def _panel(part: System) -> Panel:
+    """All tokens of a system with its A written out."""
     write, read, before = dense_of(part.B), dense_of(part.C), part.reads_before_update
     if isinstance(part.A, ScaledIdentity):
         panel = scalar_segment(part.A.decay, [write], [Read(read, before)]).panel()
