@@ -21,7 +21,6 @@ from dsf.kernels.vectors import (
     nothing,
     ones,
     store,
-    times,
 )
 
 
@@ -45,10 +44,10 @@ def scale_reads(width, tile, skip, rows, scratch, product, reach):
         for n in range(0, width, WIDE):
             store(scratch.shrunk, n, load_double(scratch.gap, n))
             more = load_double(product, earlier * width + n)
-            store(scratch.gap, n, times(load_double(scratch.gap, n), more))
+            store(scratch.gap, n, load_double(scratch.gap, n) * more)
         for i in range(skip * width, (skip + rows) * width, width):
             for n in range(i, i + width, lanes(reach)):
-                each = times(load(reach, n), load(scratch.shrunk, n - i))
+                each = load(reach, n) * load(scratch.shrunk, n - i)
                 store(scratch.scaled, earlier * TILE * width + n, each)
 
 

@@ -19,10 +19,8 @@ from dsf.kernels.vectors import (
     load_double,
     nothing,
     ones,
-    plus_product,
     spread,
     store,
-    times,
 )
 
 TILE, NEAR, FOURS = 64, 16, 4
@@ -96,13 +94,13 @@ def multiply(left, l0, width, states, right, r0, rows, columns, out, o0, pitch):
                 a, b = load(right, r), load(right, r + lane)
                 r += TILE
                 each = spread(left, n0 + n)
-                a0, b0 = plus_product(a0, each, a), plus_product(b0, each, b)
+                a0, b0 = a0 + each * a, b0 + each * b
                 each = spread(left, n1 + n)
-                a1, b1 = plus_product(a1, each, a), plus_product(b1, each, b)
+                a1, b1 = a1 + each * a, b1 + each * b
                 each = spread(left, n2 + n)
-                a2, b2 = plus_product(a2, each, a), plus_product(b2, each, b)
+                a2, b2 = a2 + each * a, b2 + each * b
                 each = spread(left, n3 + n)
-                a3, b3 = plus_product(a3, each, a), plus_product(b3, each, b)
+                a3, b3 = a3 + each * a, b3 + each * b
             o = o0 + i * pitch + j
             store(out, o, a0)
             store(out, o + lane, b0)
@@ -130,17 +128,17 @@ def nearest(sent, decay, read, width, states, first, before, local):
             for i in range(NEAR + before):
                 last = i - before
                 d, older = max(first + last, 0) * width + n, last - j
-                h0 = in_first(older, times(h0, spread(decay, d)), h0)
-                h1 = in_first(older, times(h1, spread(decay, d + 1)), h1)
-                h2 = in_first(older, times(h2, spread(decay, d + 2)), h2)
-                h3 = in_first(older, times(h3, spread(decay, d + 3)), h3)
+                h0 = in_first(older, h0 * spread(decay, d), h0)
+                h1 = in_first(older, h1 * spread(decay, d + 1), h1)
+                h2 = in_first(older, h2 * spread(decay, d + 2), h2)
+                h3 = in_first(older, h3 * spread(decay, d + 3), h3)
                 if i < NEAR:
                     r, o = (first + i) * width + n, (first + i) * TILE + first + j
                     seen = load(local, o) if n else nothing(local)
-                    seen = plus_product(seen, spread(read, r), h0)
-                    seen = plus_product(seen, spread(read, r + 1), h1)
-                    seen = plus_product(seen, spread(read, r + 2), h2)
-                    seen = plus_product(seen, spread(read, r + 3), h3)
+                    seen = seen + spread(read, r) * h0
+                    seen = seen + spread(read, r + 1) * h1
+                    seen = seen + spread(read, r + 2) * h2
+                    seen = seen + spread(read, r + 3) * h3
                     store(local, o, in_first(older + 1, seen, nothing(local)))
             store(sent, place, h0)
             store(sent, place + TILE, h1)
@@ -162,13 +160,13 @@ def running(exact, read, width, states, before, start, reach, passed, product):
             block = ones()
             for i in range(first, first + NEAR):
                 at = i * width + n
-                kept = times(block, load_double(exact, at))
-                seen = times(load_double(read, at), block if before else kept)
+                kept = block * load_double(exact, at)
+                seen = load_double(read, at) * (block if before else kept)
                 store(start, at, seen)
-                store(reach, at, times(seen, whole))
+                store(reach, at, seen * whole)
                 block = kept
             store(passed, first // NEAR * width + n, block)
-            whole = times(whole, block)
+            whole = whole * block
         store(product, n, whole)
 
 
@@ -194,7 +192,7 @@ def load_tile(given, s, start, rows, scratch, sent):
         d = s * decay.entry + (start + i) * decay.row
         for n in range(0, width, WIDE):
             each = load_double(decay.numbers, d + n)
-            store(exact, i * width + n, times(each, spread(pace, i)) if given.sampled else each)
+            store(exact, i * width + n, each * spread(pace, i) if given.sampled else each)
     if given.sampled:
         for k in range(rows * width):
             put(exact, k, power_of_two(number(exact, k)))
@@ -209,7 +207,7 @@ def load_tile(given, s, start, rows, scratch, sent):
     for n in range(width):
         w = s * write.entry + n * write.row + start
         for j in range(0, TILE, lanes(sent)):
-            each = times(load(write.numbers, w + j), load(scratch.gain, j))
+            each = load(write.numbers, w + j) * load(scratch.gain, j)
             store(sent, n * TILE + j, each)
 
 
@@ -239,7 +237,7 @@ def fold_tile(given, s, tile, scratch, sent, product, local, reach):
         for n in range(states):
             passed = spread(scratch.passed, first // NEAR * width + n)
             for j in range(n * TILE, n * TILE + first, lane):
-                store(sent, j, times(load(sent, j), passed))
+                store(sent, j, load(sent, j) * passed)
     for i in range(rows):
         own = number(feedthrough.numbers, s * feedthrough.entry + (start + i) * feedthrough.row)
         put(local, i * TILE + i, number(local, i * TILE + i) + own)

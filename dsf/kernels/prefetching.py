@@ -8,36 +8,20 @@ from typing import no_type_check
 
 from llvmlite import ir
 from numba import types
-from numba.core.cgutils import unpack_tuple
 from numba.extending import intrinsic
 
-LINE = 64  # bytes
 
-
+@intrinsic
 @no_type_check
-def _asking(writes):
-    @intrinsic
-    @no_type_check
-    def ask(_context, table, row, column):
-        """Have the line around one entry of a table brought near."""
+def soon(_context, pointer):
+    """Have the line around a number brought near, into the second cache."""
 
-        def generate(context, builder, signature, arguments):
-            kind = signature.args[0]
-            found = context.make_array(kind)(context, builder, arguments[0])
-            offset = builder.mul(arguments[1], unpack_tuple(builder, found.strides)[0])
-            byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-            width = context.get_abi_sizeof(context.get_data_type(kind.dtype))
-            offset = builder.add(offset, builder.mul(arguments[2], ir.IntType(64)(width)))
-            place = builder.gep(builder.bitcast(found.data, byte), [offset])
-            call = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-            asked = builder.module.declare_intrinsic("llvm.prefetch", [byte], call)
-            nearest, data = number(3), number(1)
-            builder.call(asked, [place, number(writes), nearest, data])
-            return context.get_dummy_value()
+    def generate(context, builder, _signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        call = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        asked = builder.module.declare_intrinsic("llvm.prefetch", [byte], call)
+        reads, near, data = number(0), number(2), number(1)
+        builder.call(asked, [builder.bitcast(arguments[0], byte), reads, near, data])
+        return context.get_dummy_value()
 
-        return types.void(table, row, column), generate
-
-    return ask
-
-
-soon_read, soon_written = _asking(0), _asking(1)
+    return types.void(pointer), generate

@@ -23,7 +23,6 @@ from dsf.kernels.vectors import (
     nothing,
     spread,
     store,
-    times,
 )
 
 TILE = 64
@@ -64,11 +63,11 @@ def far_tiles(score, gap, seen, scale, factor, tiles, line):
     """The part of a row before its own tile; ``seen`` decays lie between that and the row."""
     lane = lanes(line)
     for tile in range(0, tiles, WIDE):
-        store(scale, tile, times(load_double(gap, tile), everywhere(seen)))
+        store(scale, tile, load_double(gap, tile) * seen)
     for tile in range(tiles):
         passed = spread(scale, tile)
         for j in range(tile * TILE, (tile + 1) * TILE, lane):
-            store(line, j, times(times(load(score, j), passed), load(factor, j)))
+            store(line, j, load(score, j) * passed * load(factor, j))
 
 
 @kernel()
@@ -76,7 +75,7 @@ def far_tiles(score, gap, seen, scale, factor, tiles, line):
 def own_tile(score, held, count, line):
     """The part of a row in its own tile: ``count`` entries, then zeros."""
     for j in range(0, TILE, WIDE):
-        each = times(load_double(score, j), load_double(held, j))
+        each = load_double(score, j) * load_double(held, j)
         store(line, j, in_first(count - j, each, everywhere(0.0)))
 
 
@@ -85,7 +84,7 @@ def own_tile(score, held, count, line):
 def hold(held, at, decay, step):
     """Decays from every token of a tile on, one token later: that of the token ``at``."""
     for j in range(0, TILE, WIDE):
-        store(held, j, times(load_double(held, j), everywhere(decay)))
+        store(held, j, load_double(held, j) * decay)
     put(held, at, np.float64(step))
 
 

@@ -17,29 +17,31 @@ from torch.nn.functional import pad
 from dsf.kernels.adapted import UNIT
 from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import ZERO, power_of_two
-from dsf.kernels.prefetching import LINE, soon_read, soon_written
+from dsf.kernels.pointers import ahead, pointers
 from dsf.kernels.slow_states import (
     BLOCK,
     DRIVE,
     GENTLE,
     GROUP,
+    LINE,
     LIVELY,
     MILD,
     POLE,
     ROW,
+    STATE,
     STEP,
     SUM,
-    U_BLOCK,
-    U_POLE,
     any_update,
     gentle_update,
     lively_update,
     mild_update,
 )
 from dsf.kernels.spreading import in_parallel
+from dsf.kernels.vectors import lanes, later, load, nothing, store
 
-# Tokens of one block in a row, and how far ahead of itself a loop asks for memory.
-SPAN, AHEAD = 128, np.uint64(2)
+# Tokens that states stay in registers for, and tokens of one block in a row: as many as the
+# processor knows the pages of.
+TOKENS, SPAN = 8, 512
 INFINITE = np.uint32(0x7F800000)
 
 
@@ -58,13 +60,16 @@ def selective_scan(
 
     All parts are of one real number type; the response lies in memory token after token.
     """
+    response, leaving = into
+    if step.dtype == torch.float32 and value.shape[-1] % BLOCK:
+        _in_whole_blocks(step, value, pole, write, read, skip, entering, into=into)
+        return
     states = pole.shape[-1]
     more = -states % GROUP
     unit = UNIT if step.dtype == torch.float32 else 1.0
     bases = (pole.double() * (np.log2(np.e) * unit)).to(pole.dtype)
     rows, start = (pad(part, (0, more)).mT.contiguous().clone() for part in (bases, entering))
     ports = (pad(part, (0, more)).flatten() for part in (write, read))
-    response, leaving = into
     parts = (step.contiguous(), value.contiguous(), rows, *ports, skip.contiguous())
     arrays = [part.detach().numpy() for part in (*parts, start, response)]
     channels = value.shape[-1]
@@ -79,6 +84,29 @@ def selective_scan(
     leaving.copy_(start[:states].mT)
 
 
+def _in_whole_blocks(
+    step: Tensor,
+    value: Tensor,
+    pole: Tensor,
+    write: Tensor,
+    read: Tensor,
+    skip: Tensor,
+    entering: Tensor,
+    *,
+    into: tuple[Tensor, Tensor],
+) -> None:
+    """The same with channels of zeros after the last ones."""
+    response, leaving = into
+    channels = value.shape[-1]
+    more = -channels % BLOCK
+    step, value, skip = (pad(part, (0, more)) for part in (step, value, skip))
+    pole, entering = (pad(part, (0, 0, 0, more)) for part in (pole, entering))
+    wider = torch.empty_like(value), torch.empty_like(entering)
+    selective_scan(step, value, pole, write, read, skip, entering, into=wider)
+    response.copy_(wider[0][:, :channels])
+    leaving.copy_(wider[1][:channels])
+
+
 @kernel()
 @no_type_check
 def _aligned(size, like):
@@ -88,97 +116,99 @@ def _aligned(size, like):
     return room[skipped : skipped + size]
 
 
+@kernel()
+@no_type_check
+def _enter(cell, least, first, pole, state):
+    """States and poles of a block, and of every group the fastest pole; nan for a growing one."""
+    for n in range(len(pole)):
+        for d in range(BLOCK):
+            each, low = pole[n, first + d], least[n // GROUP]
+            cell[n * ROW + STATE + d], cell[n * ROW + POLE + d] = state[n, first + d], each
+            least[n // GROUP] = min(low, each) if each <= ZERO and low <= ZERO else np.nan
+
+
 @kernel(inlined=True)
 @no_type_check
-def _load(row, token, begin, width, step, value, skip):
-    """Steps, drives and skipped signals of one token; the longest step, nan if one is negative."""
-    # Integers order the bits of numbers that are not negative, and put nan and negative ones last.
-    longest = np.uint32(0)
-    for d in range(width):
-        each, given = step[token, begin + d], value[token, begin + d]
-        row[d] = each
-        row[U_BLOCK + d] = each * given
-        row[U_POLE + d] = skip[begin + d] * given
-        longest = max(longest, np.float32(each).view(np.uint32))
+def _load(tile, peaks, count, step, value, skip, width):
+    """Steps, drives and skipped signals of some tokens; the longest step, nan if one is negative.
+
+    Integers order the bits of numbers that are not negative, and put nan and negative ones last.
+    """
+    line, peak = ahead(tile, 0), nothing(tile)
+    for _ in range(count):
+        for d in range(0, BLOCK, lanes(tile)):
+            each, given = load(step, d), load(value, d)
+            store(line, STEP + d, each)
+            store(line, DRIVE + d, each * given)
+            store(line, SUM + d, load(skip, d) * given)
+            peak = later(peak, each)
+        line, step, value = ahead(line, LINE), ahead(step, width), ahead(value, width)
+    store(pointers(peaks), 0, peak)
+    longest = peaks.view(np.uint32).max()
     return np.uint32(longest).view(np.float32) if longest <= INFINITE else np.float32(np.nan)
 
 
 @kernel(inlined=True)
 @no_type_check
-def _ask(token, begin, step, value, response):
-    """Have the memory of a later token brought near."""
-    for d in range(0, BLOCK, LINE // 4):
-        soon_read(step, token, begin + np.uint64(d))
-        soon_read(value, token, begin + np.uint64(d))
-        soon_written(response, token, begin + np.uint64(d))
+def _send(tile, count, response, width):
+    """Responses of some tokens."""
+    for _ in range(count):
+        for d in range(0, BLOCK, lanes(tile)):
+            store(response, d, load(tile, SUM + d))
+        tile, response = ahead(tile, LINE), ahead(response, width)
 
 
 @kernel()
 @no_type_check
-def _enter(cell, least, first, last, pole, state):
-    """States and poles of a block, and of every group the fastest pole; nan for a growing one."""
-    for n in range(len(pole)):
-        for d in range(last - first):
-            each, low = pole[n, first + d], least[n // GROUP]
-            cell[n * ROW + d], cell[n * ROW + POLE + d] = state[n, first + d], each
-            least[n // GROUP] = min(low, each) if each <= ZERO and low <= ZERO else np.nan
+def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
+    """Some tokens of a block, each group of states in the shortest form that its decays allow.
 
-
-@kernel()
-@no_type_check
-def _run(cell, least, row, start, stop, first, last, step, value, write, read, skip, response):
-    """Some tokens of a block, each group of states in the shortest form that its decays allow."""
-    states, begin, width = len(least) * GROUP, np.uint64(first), np.uint64(last - first)
-    for t in range(start, stop):
-        token = np.uint64(t)
-        _ask(token + AHEAD, begin, step, value, response)
-        longest = _load(row, token, begin, width, step, value, skip)
+    Groups take turns to ask for later lines of the ``tables``: steps, values and responses.
+    """
+    write, read = ports
+    tile = pointers(row)
+    for start in range(span[0], span[1], TOKENS):
+        count, o = min(TOKENS, span[1] - start), start * width
+        step, value, response = ahead(tables[0], o), ahead(tables[1], o), ahead(tables[2], o)
+        longest = _load(tile, peaks, count, step, value, skip, width)
+        asked = step, value, response
         for group in range(len(least)):
-            lowest, at = longest * least[group], np.uint64(group * GROUP * ROW)
-            n = np.uint64(t * states + group * GROUP)
+            lowest, mine = longest * least[group], ahead(cell, group * GROUP * ROW)
+            n, later_on = start * states + group * GROUP, ahead(asked[0], TOKENS * width)
+            w, r = ahead(write, n), ahead(read, n)
             if lowest >= MILD:
-                mild_update(cell, at, row, write, read, n)
+                mild_update(mine, tile, count, w, r, states, later_on, width)
             elif lowest >= GENTLE:
-                gentle_update(cell, at, row, write, read, n)
+                gentle_update(mine, tile, count, w, r, states, later_on, width)
             elif lowest >= LIVELY:
-                lively_update(cell, at, row, write, read, n)
+                lively_update(mine, tile, count, w, r, states, later_on, width)
             else:
-                any_update(cell, at, row, write, read, n)
-        for d in range(width):
-            response[token, begin + d] = row[U_POLE + d]
+                any_update(mine, tile, count, w, r, states, later_on, width)
+            asked = asked[1], asked[2], asked[0]
+        _send(tile, count, response, width)
 
 
 @kernel()
 @no_type_check
 def _scan_single(begin, end, step, value, pole, write, read, skip, state, response):
-    if begin < 0:
-        return
-    states, blocks = len(pole), (end - begin + BLOCK - 1) // BLOCK
+    states, blocks, width = len(pole), (end - begin) // BLOCK, step.shape[1]
     cells = _aligned(blocks * states * ROW, step).reshape(blocks, states * ROW)
     least = np.zeros((blocks, states // GROUP), step.dtype)
-    row = _aligned(ROW, step)
+    row, peaks = _aligned(TOKENS * LINE, step), np.zeros(BLOCK, step.dtype)
     for k in range(blocks):
-        first = begin + k * BLOCK
-        _enter(cells[k], least[k], first, min(first + BLOCK, end), pole, state)
+        _enter(cells[k], least[k], begin + k * BLOCK, pole, state)
+    ports = pointers(write), pointers(read)
     for start in range(0, len(step), SPAN):
-        stop = min(start + SPAN, len(step))
+        span = start, min(start + SPAN, len(step))
         for k in range(blocks):
-            first, last = begin + k * BLOCK, min(begin + (k + 1) * BLOCK, end)
-            _run(
-                cells[k],
-                least[k],
-                row,
-                start,
-                stop,
-                first,
-                last,
-                step,
-                value,
-                write,
-                read,
-                skip,
-                response,
+            first = begin + k * BLOCK
+            tables = (
+                ahead(pointers(step), first),
+                ahead(pointers(value), first),
+                ahead(pointers(response), first),
             )
+            mine = ahead(pointers(skip), first)
+            _run(pointers(cells[k]), least[k], row, peaks, span, tables, width, ports, states, mine)
     for c in range(begin, end):
         for n in range(states):
             state[n, c] = cells[(c - begin) // BLOCK, n * ROW + (c - begin) % BLOCK]
@@ -190,7 +220,7 @@ def _scan_double(first, last, step, value, pole, write, read, skip, state, respo
     if first < 0:
         return
     cell = np.zeros((len(pole), BLOCK))
-    token = np.zeros(ROW)
+    token = np.zeros(LINE)
     for n in range(len(pole)):
         for d in range(last - first):
             cell[n, d] = state[n, first + d]

@@ -1,10 +1,11 @@
-"""One token of a block of channels in single precision, four states of each channel at once.
+"""A few tokens of a block of channels in single precision, four states of each channel at once.
 
 A decay near one would lose what distinguishes it from one, and a slow sum would lose digits at
 every token. So slow states take ``decay - 1`` and keep what rounding lost (Kahan's sum).
 
-Every operation is written for four states before the next one: a processor looks ahead a few dozen
-instructions, less than two states one after the other, and each waits for the one before.
+Four states, what they lost and their poles stay in registers over all the tokens. Every operation
+is written for the four before the next one: a processor looks ahead a few dozen instructions, less
+than two states one after the other, and each waits for the one before.
 """
 
 from typing import no_type_check
@@ -24,15 +25,15 @@ from dsf.kernels.adapted import (
 )
 from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import ONE_SINGLE, ZERO, chosen, factor_of
+from dsf.kernels.pointers import ahead, number, put
+from dsf.kernels.prefetching import soon
+from dsf.kernels.vectors import lanes, load, spread, store
 
 BLOCK, GROUP = 32, 4
-# A row of a cell: state, what rounding lost, pole, and room that keeps rows off each other's
+# The row of a state: state, what rounding lost, pole, and room that keeps rows off each other's
 # places in the cache. The row of a token: step, drive, response.
 STATE, LOST, POLE, ROW = 0, BLOCK, 2 * BLOCK, 3 * BLOCK + 16
-STEP, DRIVE, SUM = 0, BLOCK, 2 * BLOCK
-# Unsigned, so that the compiler knows that no index wraps around.
-U1, U2, U3, U_BLOCK, U_POLE = (np.uint64(n) for n in (1, 2, 3, BLOCK, POLE))
-U_ROW, TWO_ROWS, THREE_ROWS = (np.uint64(n * ROW) for n in (1, 2, 3))
+STEP, DRIVE, SUM, LINE = 0, BLOCK, 2 * BLOCK, 3 * BLOCK
 # Exponents, in units of the polynomial, down to which 2^x - 1 has a shorter form.
 MILD, GENTLE, LIVELY = (np.float32(low * UNIT) for low in (LOWEST_OF_FOUR, LOWEST, 2 * LOWEST))
 PER_UNIT, TO_FOUR = np.float32(1 / UNIT), np.float32(UNIT_OF_FOUR / UNIT)
@@ -121,30 +122,63 @@ def _any(x, old, lost, write, drive):
 
 
 @no_type_check
-def _updating(entry, share=ONE_SINGLE):
-    """A loop that updates four states of every channel; their sum stays in a register.
-
-    ``entry`` takes exponents in units of the polynomial, times ``share``.
-    """
+def _fourfold(of):
+    """What lies at four places: of the rows of four states, or of four states at one token."""
 
     @kernel(inlined=True)
     @no_type_check
-    def update(cell, at, row, write, read, n):
-        w = write[n], write[n + U1], write[n + U2], write[n + U3]
-        r0, r1, r2, r3 = read[n], read[n + U1], read[n + U2], read[n + U3]
-        for d in range(U_BLOCK):
-            step, drive = row[d] * share, row[U_BLOCK + d]
-            k0 = at + d
-            k1, k2, k3 = k0 + U_ROW, k0 + TWO_ROWS, k0 + THREE_ROWS
-            pole = cell[k0 + U_POLE], cell[k1 + U_POLE], cell[k2 + U_POLE], cell[k3 + U_POLE]
-            lost = cell[k0 + U_BLOCK], cell[k1 + U_BLOCK], cell[k2 + U_BLOCK], cell[k3 + U_BLOCK]
-            x = _product((step, step, step, step), pole)
-            old, drives = (cell[k0], cell[k1], cell[k2], cell[k3]), (drive, drive, drive, drive)
-            new, lost = entry(x, old, lost, w, drives)
-            row[U_POLE + d] += r0 * new[0] + r1 * new[1] + (r2 * new[2] + r3 * new[3])
-            cell[k0], cell[k1], cell[k2], cell[k3] = new
-            cell[k0 + U_BLOCK], cell[k1 + U_BLOCK] = lost[0], lost[1]
-            cell[k2 + U_BLOCK], cell[k3 + U_BLOCK] = lost[2], lost[3]
+    def four(pointer, at, stride):
+        second, third = at + stride, at + 2 * stride
+        return of(pointer, at), of(pointer, second), of(pointer, third), of(pointer, third + stride)
+
+    return four
+
+
+_loaded, _spread, _numbers = _fourfold(load), _fourfold(spread), _fourfold(number)
+
+
+@kernel(inlined=True)
+@no_type_check
+def _keep(cell, at, parts):
+    for n in range(GROUP):
+        store(cell, n * ROW + at, parts[n])
+
+
+@kernel(inlined=True)
+@no_type_check
+def _seen(weights, states):
+    """What is read of four states."""
+    first = weights[0] * states[0] + weights[1] * states[1]
+    return first + (weights[2] * states[2] + weights[3] * states[3])
+
+
+@no_type_check
+def _updating(entry, share=ONE_SINGLE):
+    """A loop over ``count`` tokens, in each of which it has a line of ``table`` brought near.
+
+    ``entry`` takes exponents in units of the polynomial, times ``share``. ``write`` and ``read``
+    lie ``states`` numbers apart from token to token, lines of ``table`` ``width`` numbers.
+    """
+
+    @kernel()
+    @no_type_check
+    def update(cell, tile, count, write, read, states, table, width):
+        for d in range(0, BLOCK, lanes(cell)):
+            mine = ahead(cell, d)
+            old, lost = _loaded(mine, STATE, ROW), _loaded(mine, LOST, ROW)
+            pole = _product(_loaded(mine, POLE, ROW), (share, share, share, share))
+            line, w, r, asked = ahead(tile, d), ahead(write, 0), ahead(read, 0), ahead(table, d)
+            for _ in range(count):
+                step, drive = load(line, STEP), load(line, DRIVE)
+                x = _product(pole, (step, step, step, step))
+                drives = (drive, drive, drive, drive)
+                old, lost = entry(x, old, lost, _spread(w, 0, 1), drives)
+                store(line, SUM, load(line, SUM) + _seen(_spread(r, 0, 1), old))
+                soon(asked)
+                line, asked = ahead(line, LINE), ahead(asked, width)
+                w, r = ahead(w, states), ahead(r, states)
+            _keep(mine, STATE, old)
+            _keep(mine, LOST, lost)
 
     return update
 
@@ -152,4 +186,21 @@ def _updating(entry, share=ONE_SINGLE):
 mild_update = _updating(_mild, TO_FOUR)
 gentle_update = _updating(_gentle)
 lively_update = _updating(_lively, HALF)
-any_update = _updating(_any, PER_UNIT)
+
+
+@kernel()
+@no_type_check
+def any_update(cell, tile, count, write, read, states, _table, _width):
+    """The same for all exponents; the compiler makes vectors of it, and states go to the cache."""
+    for _ in range(count):
+        w, r = _numbers(write, 0, 1), _numbers(read, 0, 1)
+        for d in range(BLOCK):
+            step, drive = number(tile, STEP + d) * PER_UNIT, number(tile, DRIVE + d)
+            x = _product(_numbers(cell, POLE + d, ROW), (step, step, step, step))
+            old, lost = _numbers(cell, STATE + d, ROW), _numbers(cell, LOST + d, ROW)
+            new, lost = _any(x, old, lost, w, (drive, drive, drive, drive))
+            put(tile, SUM + d, number(tile, SUM + d) + _seen(r, new))
+            for n in range(GROUP):
+                put(cell, n * ROW + STATE + d, new[n])
+                put(cell, n * ROW + LOST + d, lost[n])
+        tile, write, read = ahead(tile, LINE), ahead(write, states), ahead(read, states)

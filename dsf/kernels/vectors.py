@@ -5,12 +5,13 @@ registers, and a triangle of decays only where some lanes stand still: both are 
 registers here. Places behind a pointer may have any alignment.
 """
 
+import operator
 from typing import no_type_check
 
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic, models, overload, register_model
 
 BYTES = 64 if get_host_cpu_features().get("avx512f") else 32
 WIDE = BYTES // 8  # lanes in double precision
@@ -57,6 +58,54 @@ def _as(builder, value, vector):
         return value
     narrower = vector.element == ir.FloatType()
     return builder.fptrunc(value, vector) if narrower else builder.fpext(value, vector)
+
+
+@no_type_check
+def _lane_by_lane(instruction):
+    @intrinsic
+    @no_type_check
+    def operate(_context, left, right):
+        vector = left if isinstance(left, Vector) else right
+
+        def generate(context, builder, signature, arguments):
+            def side(kind, value):
+                if kind == vector:
+                    return value
+                one = context.cast(builder, value, kind, vector.dtype)
+                return _in_all_lanes(builder, one, vector.lanes)
+
+            sides = map(side, signature.args, arguments)
+            return getattr(builder, instruction)(*sides, flags=FUSED)
+
+        return vector(left, right), generate
+
+    def on_vectors(left, right):
+        if isinstance(left, Vector) or isinstance(right, Vector):
+            return lambda left, right: operate(left, right)  # noqa: PLW0108  it has to be compiled
+        return None
+
+    return on_vectors
+
+
+# Vectors are added, taken away and multiplied as numbers are, and with numbers.
+for _operation, _instruction in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul")):
+    overload(getattr(operator, _operation))(_lane_by_lane(_instruction))
+
+
+@intrinsic
+@no_type_check
+def later(_context, one, other):
+    """Lane by lane the number whose bits are the larger integer.
+
+    Of numbers that are not negative that is the larger one; nan and negative ones come after them.
+    """
+
+    def generate(_context, builder, _signature, arguments):
+        bits = ir.VectorType(ir.IntType(one.dtype.bitwidth), one.lanes)
+        left, right = (builder.bitcast(side, bits) for side in arguments)
+        return builder.select(builder.icmp_unsigned(">", left, right), *arguments)
+
+    return one(one, other), generate
 
 
 @intrinsic
@@ -179,25 +228,6 @@ def arrived(_context):
         return context.get_dummy_value()
 
     return types.void(), generate
-
-
-@intrinsic
-@no_type_check
-def times(_context, left, right):
-    """The product, lane by lane."""
-    return left(left, right), lambda _, builder, __, factors: builder.fmul(*factors)
-
-
-@intrinsic
-@no_type_check
-def plus_product(_context, total, left, right):
-    """``total + left * right``, rounded once."""
-
-    def generate(_context, builder, _signature, arguments):
-        total, left, right = arguments
-        return builder.fadd(total, builder.fmul(left, right, flags=FUSED), flags=FUSED)
-
-    return total(total, left, right), generate
 
 
 @intrinsic
