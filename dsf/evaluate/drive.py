@@ -11,10 +11,18 @@ from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate.border import fits
 from dsf.evaluate.cache import applied, kept_response, kept_rows
 from dsf.evaluate.chunks import by_default
+from dsf.evaluate.planning import check_plan, respond_bytes
 from dsf.shapes import ShapeError
 from dsf.system import System
 
 Method = Callable[[System, Tensor], Tensor]
+
+# Numbers of a signal from which it is asked whether the response fits into memory.
+LARGE = 2**24
+SMALLER = (
+    "Take fewer entries of the batch or fewer channels at a time, or some tokens after the others: "
+    "dsf.evaluate.final_state is what the next ones begin with."
+)
 
 
 def respond(
@@ -39,6 +47,7 @@ def respond(
     Raises:
         ShapeError: if the signal does not fit the system, or ``out`` not the response.
         ValueError: if ``method`` needs what the system lacks.
+        MapTooLarge: if the response takes more than half of the free memory.
 
     Example:
         A state that halves and takes in the signal, driven by one unit:
@@ -53,6 +62,9 @@ def respond(
         tensor([1.0000, 0.5000, 0.2500])
     """
     fits(system, signal)
+    if isinstance(system, System) and out is None and signal.numel() >= LARGE:
+        needed = respond_bytes(system, signal.shape[-1])
+        check_plan("respond", needed, signal.device, cure=SMALLER)
     response = _respond(system, signal, method, out)
     return response if out is None else _written(response, out)
 

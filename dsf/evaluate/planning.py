@@ -12,6 +12,7 @@ from dsf.evaluate.budget import MapTooLarge, free_memory
 from dsf.evaluate.by_loops import compiles
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.heads import heads_of
+from dsf.evaluate.sizes import numbers_at_once
 from dsf.system import System
 
 WINDOW = 64
@@ -40,10 +41,7 @@ def respond_bytes(system: System, channels: int) -> int:
     """Peak memory of ``dsf.respond`` to a signal of ``channels`` channels, in bytes."""
     item, entries = working(system.dtype).itemsize, system.batch.numel()
     response = entries * system.steps * system.output_size * channels
-    ports = WINDOW * (system.input_size + system.output_size)
-    state = system.state_size
-    window = entries * (ports * ports + 3 * ports * state + 2 * (ports + state) * channels)
-    return (2 * response + window) * item
+    return (2 * response + 3 * numbers_at_once(system, channels)) * item
 
 
 def statistics_bytes(system: System, measures: int) -> int:

@@ -81,6 +81,13 @@ def windows_at_once(system: System, channels: int, size: int) -> int:
     return max(1, _costs(system).together // max(1, held))
 
 
+def numbers_at_once(system: System, channels: int) -> int:
+    """Numbers that are there while windows of the size chosen here are folded together."""
+    size = min(window_size(system, channels), system.steps)
+    windows = min(windows_at_once(system, channels, size), ceil(system.steps / size))
+    return windows * system.batch.numel() * _window(system, channels, size).held
+
+
 def cost(system: System, channels: int, size: int, *, alike: bool = False) -> float:
     """Nanoseconds of the response in windows of ``size`` tokens, but for what no size changes."""
     costs, window = _costs(system), _window(system, channels, size)

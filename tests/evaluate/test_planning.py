@@ -21,7 +21,7 @@ import ctypes, json, torch
 import dsf
 from dsf import measures
 from dsf.evaluate import planning
-from dsf.mixers import SelectiveStateSpace, StateSpaceDuality
+from dsf.mixers import GatedDeltaNet, SelectiveStateSpace, StateSpaceDuality
 
 def status(field):
     with open("/proc/self/status", encoding="ascii") as report:
@@ -59,13 +59,23 @@ def fold(system):
 heads, channels = duality(8, 2048).system(), selective(64, 1024).system()
 long, wide = duality(24, 20_000).system(), duality(8, 100_000).system()
 asked = [measures.negative_mass, measures.row_entropy, measures.mean_distance]
-signal = normal(8, 100_000, 1, 16)
+key, decay = torch.nn.functional.normalize(normal(8, 20_000, 64), dim=-1), -torch.rand(8, 20_000)
+rule = {"query": key, "key": key, "rate": torch.rand(8, 20_000), "log_decay": decay}
+delta = GatedDeltaNet(value=normal(8, 20_000, 16), **rule).system()
+signal, shorter, one = normal(8, 100_000, 1, 16), normal(24, 20_000, 1, 16), normal(64, 1024, 1, 1)
 cases = {
     "map, one decay": (planning.map_bytes(heads), lambda: dsf.attention_map(heads)),
     "map, diagonal": (planning.map_bytes(channels), lambda: dsf.attention_map(channels)),
     "blocks": (planning.block_bytes(long, 64), lambda: next(dsf.row_blocks(long))),
     "blocks, diagonal": (planning.block_bytes(channels, 64), lambda: fold(channels)),
     "respond": (planning.respond_bytes(wide, 16), lambda: dsf.respond(wide, signal)),
+    "windows": (planning.respond_bytes(long, 16), lambda: dsf.chunkwise(long, shorter)),
+    "windows, diagonal": (
+        planning.respond_bytes(channels, 1), lambda: dsf.chunkwise(channels, one)
+    ),
+    "windows, delta rule": (
+        planning.respond_bytes(delta, 16), lambda: dsf.chunkwise(delta, shorter[:8])
+    ),
     "statistics": (
         planning.statistics_bytes(long, 4),
         lambda: measures.streamed(long, *asked, error=1e-2),
@@ -99,4 +109,10 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     with pytest.raises(MapTooLarge, match=r"takes 2\.5 GB at its peak, but 4\.0 GB are free.*Cure"):
         check_plan("test", 2_500_000_000, torch.device("cpu"), cure="Cure.")
     check_plan("test", 2_000_000_000, torch.device("cpu"), cure="Cure.")
+    system = dsf.mixers.DeltaNet.draw(torch.Generator(), steps=2).system()
+    signal = torch.zeros(()).expand(*system.batch, 2, 1, 2**28)
+    with pytest.raises(
+        MapTooLarge, match=r"respond: this takes .* GB .* dsf\.evaluate\.final_state is what"
+    ):
+        dsf.respond(system, signal)
     assert block_size(dsf.mixers.DeltaNet.draw(torch.Generator(), steps=9).system()) == 64
