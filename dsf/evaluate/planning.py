@@ -18,6 +18,7 @@ from dsf.system import System
 WINDOW = 64
 SCORES = 64 * 1024  # of a chunk of columns, in a pass for statistics
 COPIES = 8  # of the scores of a chunk: sizes, logarithms, signs, squares
+HELD = 12  # numbers for each of windows folded at once: parts, products, and freed memory kept
 GB = 1e9
 
 
@@ -41,7 +42,7 @@ def respond_bytes(system: System, channels: int) -> int:
     """Peak memory of ``dsf.respond`` to a signal of ``channels`` channels, in bytes."""
     item, entries = working(system.dtype).itemsize, system.batch.numel()
     response = entries * system.steps * system.output_size * channels
-    return (2 * response + 3 * numbers_at_once(system, channels)) * item
+    return (2 * response + HELD * numbers_at_once(system, channels)) * item
 
 
 def statistics_bytes(system: System, measures: int) -> int:

@@ -57,12 +57,13 @@ def fold(system):
         block.weights[..., 0].sum()
 
 heads, channels = duality(8, 2048).system(), selective(64, 1024).system()
+many = selective(64, 50_000).system()
 long, wide = duality(24, 20_000).system(), duality(8, 100_000).system()
 asked = [measures.negative_mass, measures.row_entropy, measures.mean_distance]
 key, decay = torch.nn.functional.normalize(normal(8, 20_000, 64), dim=-1), -torch.rand(8, 20_000)
 rule = {"query": key, "key": key, "rate": torch.rand(8, 20_000), "log_decay": decay}
 delta = GatedDeltaNet(value=normal(8, 20_000, 16), **rule).system()
-signal, shorter, one = normal(8, 100_000, 1, 16), normal(24, 20_000, 1, 16), normal(64, 1024, 1, 1)
+signal, shorter, one = normal(8, 100_000, 1, 16), normal(24, 20_000, 1, 16), normal(64, 50_000, 1, 1)
 cases = {
     "map, one decay": (planning.map_bytes(heads), lambda: dsf.attention_map(heads)),
     "map, diagonal": (planning.map_bytes(channels), lambda: dsf.attention_map(channels)),
@@ -71,7 +72,7 @@ cases = {
     "respond": (planning.respond_bytes(wide, 16), lambda: dsf.respond(wide, signal)),
     "windows": (planning.respond_bytes(long, 16), lambda: dsf.chunkwise(long, shorter)),
     "windows, diagonal": (
-        planning.respond_bytes(channels, 1), lambda: dsf.chunkwise(channels, one)
+        planning.respond_bytes(many, 1), lambda: dsf.chunkwise(many, one)
     ),
     "windows, delta rule": (
         planning.respond_bytes(delta, 16), lambda: dsf.chunkwise(delta, shorter[:8])
