@@ -63,7 +63,8 @@ asked = [measures.negative_mass, measures.row_entropy, measures.mean_distance]
 key, decay = torch.nn.functional.normalize(normal(8, 20_000, 64), dim=-1), -torch.rand(8, 20_000)
 rule = {"query": key, "key": key, "rate": torch.rand(8, 20_000), "log_decay": decay}
 delta = GatedDeltaNet(value=normal(8, 20_000, 16), **rule).system()
-signal, shorter, one = normal(8, 100_000, 1, 16), normal(24, 20_000, 1, 16), normal(64, 50_000, 1, 1)
+signal, shorter = normal(8, 100_000, 1, 16), normal(24, 20_000, 1, 16)
+one = normal(64, 50_000, 1, 1)
 cases = {
     "map, one decay": (planning.map_bytes(heads), lambda: dsf.attention_map(heads)),
     "map, diagonal": (planning.map_bytes(channels), lambda: dsf.attention_map(channels)),
