@@ -30,6 +30,10 @@ def run(
         bool,
         typer.Option("--layerwise", help="Weights block by block: for models that do not fit."),
     ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest relative error of a layer; by default what its type allows."),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -43,7 +47,7 @@ def run(
         from dsf.cli.measured import Work, measure
 
         return measure(
-            Work(model, prompts, out, tuple(quantity or ()), batch, layerwise),
+            Work(model, prompts, out, tuple(quantity or ()), batch, layerwise, tolerance),
             ids=ids,
             workers=workers,
             slurm=slurm,

@@ -24,6 +24,7 @@ class Work:
     quantities: tuple[str, ...]
     batch: int
     layerwise: bool
+    tolerance: float | None
 
 
 def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched: bool) -> Answer:
@@ -43,6 +44,7 @@ def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched:
             quantities=work.quantities or tuple(QUANTITIES),
             batch=work.batch,
             layerwise=work.layerwise,
+            tolerance=work.tolerance,
             executor=executor if slurm is None else cluster(slurm, cluster="slurm"),
             progress=lambda done, every: told(done / every),
         )

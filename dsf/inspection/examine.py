@@ -93,7 +93,12 @@ def examine(model: nn.Module, question: Question) -> Inspection:
 
 
 def examine_part(
-    model: nn.Module, path: str, inputs: tuple[Any, ...], named: dict[str, Any]
+    model: nn.Module,
+    path: str,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    *,
+    tolerance: float | None = None,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
 
@@ -111,7 +116,7 @@ def examine_part(
         watched = {at: model.get_submodule(at) for at in known}
         calls = run(model, watched, inputs, named, part=part)
         seen = {call.name for call in calls}
-        layers, refused = _rebuilt(calls, known, Limits(guarded=False, tolerance=None))
+        layers, refused = _rebuilt(calls, known, Limits(guarded=False, tolerance=tolerance))
     missed = (each for each in unread(model, seen, set(known)) if _within(path, each.name))
     return layers, (*refused, *missed)
 

@@ -18,7 +18,9 @@ Visit = Callable[[Sequence[InspectedLayer], Sequence[Unsupported]], None]
 Look = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
 
 
-def inspect_piecewise(piecewise: PiecewiseModel, visit: Visit, **named: Any) -> None:
+def inspect_piecewise(
+    piecewise: PiecewiseModel, visit: Visit, *, tolerance: float | None = None, **named: Any
+) -> None:
     """Run the body of a model once; hand the layers of every block to ``visit`` as it is reached.
 
     The weights of a block are in memory while it runs, and no longer. Every layer is compared with
@@ -28,6 +30,7 @@ def inspect_piecewise(piecewise: PiecewiseModel, visit: Visit, **named: Any) -> 
     Args:
         piecewise: a model as ``dsf.inspection.loading.open_piecewise`` gives it.
         visit: called once for every block, in the order in which they run.
+        tolerance: the largest relative error of a layer; by default what its number type allows.
         named: what the model is called with, such as ``input_ids=...``.
 
     Raises:
@@ -46,7 +49,7 @@ def inspect_piecewise(piecewise: PiecewiseModel, visit: Visit, **named: Any) -> 
 
     def look(path: str, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
         nonlocal seen
-        layers, missed = examine_part(model, path, inputs, given)
+        layers, missed = examine_part(model, path, inputs, given, tolerance=tolerance)
         seen += len(layers)
         visit(layers, missed)
 

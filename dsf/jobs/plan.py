@@ -36,6 +36,7 @@ class Plan:
         quantities: names among ``dsf.inspection.measuring.QUANTITIES``.
         batch: the largest number of prompts in a unit.
         layerwise: whether the weights are loaded block by block.
+        tolerance: the largest error of a rebuilt layer; None for what its number type allows.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Plan:
     quantities: tuple[str, ...]
     batch: int
     layerwise: bool = False
+    tolerance: float | None = None
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -65,6 +67,7 @@ class Plan:
             "quantities": list(self.quantities),
             "batch": self.batch,
             "layerwise": self.layerwise,
+            "tolerance": self.tolerance,
             "units": [unit.name for unit in self.units],
         }
 

@@ -30,6 +30,7 @@ def measure_prompts(
     quantities: Sequence[str] = tuple(QUANTITIES),
     batch: int = 1,
     layerwise: bool = False,
+    tolerance: float | None = None,
     executor: Executor = in_process,
     progress: Progress | None = None,
 ) -> Table:
@@ -47,6 +48,7 @@ def measure_prompts(
         quantities: what to measure; names of ``dsf.inspection.measuring.QUANTITIES``.
         batch: prompts that go through the model together.
         layerwise: load the weights block by block, for models that do not fit.
+        tolerance: the largest relative error of a layer; by default what its number type allows.
         executor: ``in_process``, ``processes(n)`` or ``cluster(...)``.
         progress: told how many units of how many are finished.
 
@@ -65,7 +67,7 @@ def measure_prompts(
     >>> table.where(quantity="negative_share")[0]["count"]
     2
     """
-    plan = _plan(str(model), prompts, tuple(quantities), batch, layerwise)
+    plan = _plan(str(model), prompts, tuple(quantities), batch, layerwise, tolerance)
     place = Path(folder)
     claim(place, plan)
     units = plan.units
@@ -94,9 +96,14 @@ def _plan(
     quantities: tuple[str, ...],
     batch: int,
     layerwise: bool,
+    tolerance: float | None,
 ) -> Plan:
     if batch < 1:
         raise ValueError(f"measure_prompts: batch is {batch}; a unit needs at least one prompt.")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(
+            f"measure_prompts: tolerance is {tolerance}; it is a relative error between 0 and 1."
+        )
     empty = [number for number, prompt in enumerate(prompts) if not len(prompt)]
     if not prompts or empty:
         what = f"prompt {empty[0]} has no token" if empty else "there are no prompts"
@@ -116,4 +123,5 @@ def _plan(
         quantities=quantities,
         batch=batch,
         layerwise=layerwise,
+        tolerance=tolerance,
     )

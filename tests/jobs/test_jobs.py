@@ -40,6 +40,18 @@ def finished(tmp_path_factory):
     return place
 
 
+def test_a_limit_on_the_error_reaches_every_layer(tmp_path):
+    for layerwise in (False, True):
+        with pytest.raises(dsf.jobs.JobError, match="1e-15"):
+            measure(tmp_path / str(layerwise), PROMPTS[2:3], tolerance=1e-15, layerwise=layerwise)
+    measure(tmp_path / "loose", PROMPTS[2:3], tolerance=0.01)
+    assert json.loads((tmp_path / "loose" / "job.json").read_text())["tolerance"] == 0.01
+    with pytest.raises(ValueError, match="holds another job: tolerance differ"):
+        measure(tmp_path / "loose", PROMPTS[2:3])
+    with pytest.raises(ValueError, match="tolerance is 2.0"):
+        measure(tmp_path / "other", tolerance=2.0)
+
+
 def test_neighbours_of_one_length_share_a_unit():
     units = plan._grouped(PROMPTS, batch=2)
     assert [unit.prompts for unit in units] == [(0, 1), (2,), (3,)]
@@ -167,7 +179,7 @@ def test_threads_are_as_before_and_one_inside(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "_measure", lambda *_: inside.append(torch.get_num_threads()))
     torch.set_num_threads(2)
     try:
-        made = sweep._plan(str(MODEL), PROMPTS[:1], QUANTITIES, 1, False)
+        made = sweep._plan(str(MODEL), PROMPTS[:1], QUANTITIES, 1, False, None)
         assert work.work(made, tmp_path, made.units[0]) == (made.units[0], None)
         assert (inside, torch.get_num_threads()) == ([1], 2)
     finally:
