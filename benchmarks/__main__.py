@@ -46,9 +46,18 @@ def rows(names: list[str]) -> list[Row]:
     found: list[Row] = []
     for name in names:
         begun = time.monotonic()
-        found += CASES[name]()
+        made = CASES[name]()
+        for row in made:
+            print(told(row))
+        found += made
         print(f"-- {name}: {time.monotonic() - begun:.0f} s", flush=True)
     return found
+
+
+def told(row: Row) -> str:
+    """One line for the screen."""
+    taken = f"{row['seconds'] * 1e3:9.1f} ms {row['ratio']:7.2f}"
+    return f"{row['case']:>36} {row['method']:>30} {taken}  error {row['error']:.0e}"
 
 
 def gate(names: list[str], record: list[Row]) -> list[str]:

@@ -31,8 +31,6 @@ def rows() -> list[dict[str, Any]]:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    for row in found:
-        print(f"{row['case']:>32} {row['method']:>28} {row['seconds'] * 1e3:9.1f} ms", flush=True)
     return found
 
 
