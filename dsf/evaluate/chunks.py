@@ -15,6 +15,7 @@ from dsf.evaluate.equations import advance
 from dsf.evaluate.folding import fold, fold_together, folds_together
 from dsf.evaluate.invariant import begun, folded_once, varying
 from dsf.evaluate.pieces import cached, cut
+from dsf.evaluate.ringing import rung
 from dsf.evaluate.sizes import SIZES, stepped_size, window_size, windows_at_once
 from dsf.solve import continued
 from dsf.system import System
@@ -88,6 +89,9 @@ def by_default(
 
     A loop writes into ``out`` where that has the order in memory that the loop has.
     """
+    found = rung(system, signal, out=out)
+    if found is not None:
+        return found
     return at_border(lambda forward, plain: _quickest(forward, plain, out)[0], system, signal)
 
 

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from dsf.coefficient import cut_of, dense_of
 from dsf.evaluate.border import at_start, forward_form
-from dsf.evaluate.folding import fold
+from dsf.evaluate.panel import Panel
+from dsf.solve import continued
 from dsf.system import System
 from dsf.transition import Transition
+from dsf.transition.storage import on_parts
 from dsf.transition.timeline import is_constant
 
 
@@ -31,10 +33,7 @@ def lags(system: System) -> Shaped[Tensor, "*batch time output input"]:
     doubles with one composition. Real where the response is the real part.
     """
     forward = forward_form(system)
-    dtype = torch.promote_types(system.dtype, torch.float64)
-    A = forward.A.cut(0, 1).to(dtype=dtype).window(0, 1)
-    parts = (forward.B, forward.C, forward.feedthrough)
-    B, C, D = (dense_of(cut_of(part, 0, 1, dtype)).squeeze(-3) for part in parts)
+    A, B, C, D = first_token(forward, torch.promote_types(system.dtype, torch.float64))
     within = 1 << (forward.steps.bit_length() // 2)
     reads, jump = _doubled(A.transposed(), C.mT, within)
     sent, _ = _doubled(jump.transposed(), B, -(-forward.steps // within))
@@ -49,6 +48,14 @@ def lags(system: System) -> Shaped[Tensor, "*batch time output input"]:
         response = torch.cat([torch.zeros_like(response[..., :1, :, :]), response], dim=-3)
     first = response[..., :1, :, :] + D.unsqueeze(-3)
     return torch.cat([first, response[..., 1 : system.steps, :, :]], dim=-3)
+
+
+def first_token(system: System, dtype: torch.dtype) -> tuple[Transition, Tensor, Tensor, Tensor]:
+    """A, B, C, D of the first token."""
+    A = system.A.cut(0, 1).to(dtype=dtype).window(0, 1)
+    parts = (system.B, system.C, system.feedthrough)
+    B, C, D = (dense_of(cut_of(part, 0, 1, dtype)).squeeze(-3) for part in parts)
+    return A, B, C, D
 
 
 def _doubled(A: Transition, columns: Tensor, count: int) -> tuple[Tensor, Transition]:
@@ -66,7 +73,7 @@ def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tens
     Whole windows of ``size`` tokens; the state is carried over them in double precision.
     """
     exact = torch.promote_types(signal.dtype, torch.float64)
-    panel = fold(system, 0, size, dtype=exact)
+    panel = _window(system, size, exact)
     local, reach, write = (
         part.to(signal.dtype) for part in (panel.local, panel.reach, panel.write)
     )
@@ -79,17 +86,52 @@ def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tens
     sent = write @ columns
     if in_real_numbers:
         sent = torch.complex(*sent.tensor_split(2, dim=-2))
+    drive = sent.unflatten(-1, (windows, -1)).movedim(-2, -3)
     state = at_start(system, signal).to(exact)
-    entering = []
-    for each in sent.unflatten(-1, (windows, -1)).unbind(-2):
-        entering.append(state)
-        state = panel.carried(state) + each
-    states = torch.stack(entering, dim=-2).flatten(-2).to(signal.dtype)
+    left, leaving = continued(_for_all(panel.carry, windows), drive, state)
+    met = torch.cat([state.unsqueeze(-3).to(left.dtype), left[..., :-1, :, :]], dim=-3)
+    states = met.movedim(-3, -2).flatten(-2).to(signal.dtype)
     if in_real_numbers:
         states = torch.cat([states.real, states.imag], dim=-2)
     response = (local @ columns + reach @ states).unflatten(-2, (size, -1))
     response = response.unflatten(-1, (windows, -1))
-    return response.movedim(-2, -4).flatten(-4, -3), state.to(signal.dtype)
+    return response.movedim(-2, -4).flatten(-4, -3), leaving.to(signal.dtype)
+
+
+def _window(system: System, size: int, dtype: torch.dtype) -> Panel:
+    """Any window of ``size`` tokens: its map has one block for every lag."""
+    A, B, C, D = first_token(system, dtype)
+    sent = _doubled(A, B, size)[0].unflatten(-1, (size, -1))
+    seen = _doubled(A.transposed(), C.mT, size + 1)[0].mT.unflatten(-2, (size + 1, -1))
+    at_once = seen[..., :-1, :, :] @ B.unsqueeze(-3)
+    if system.reads_before_update:
+        at_once = torch.cat([torch.zeros_like(D).unsqueeze(-3), at_once[..., :-1, :, :]], dim=-3)
+    first = at_once[..., :1, :, :] + D.unsqueeze(-3)
+    by_lag = torch.cat([first, at_once[..., 1:, :, :], torch.zeros_like(first)], dim=-3)
+    tokens = torch.arange(size, device=D.device)
+    lag = tokens[:, None] - tokens
+    local = by_lag[..., lag.where(lag >= 0, size), :, :]  # ... row column output input
+    reach = seen[..., :-1, :, :] if system.reads_before_update else seen[..., 1:, :, :]
+    return Panel(
+        local=local.movedim(-2, -3).flatten(-2).flatten(-3, -2),
+        reach=reach.flatten(-3, -2),
+        write=sent.flip(-2).flatten(-2),
+        carry=_power(A, size),
+    )
+
+
+def _for_all(A: Transition, tokens: int) -> Transition:
+    """A transition of one token as one of many."""
+    axis = len(A.batch)
+    return on_parts(A, lambda one: one.expand(*one.shape[:axis], tokens, *one.shape[axis + 1 :]))
+
+
+def _power(A: Transition, count: int) -> Transition:
+    if count == 1:
+        return A
+    half = _power(A, count // 2)
+    whole = half.compose(half)
+    return A.compose(whole) if count % 2 else whole
 
 
 def begun(system: System, tokens: int, state: Tensor) -> System:

@@ -11,17 +11,8 @@ import numpy as np
 from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import power_of_two
 from dsf.kernels.pointers import number, put
-from dsf.kernels.vectors import (
-    WIDE,
-    in_first,
-    lanes,
-    load,
-    load_double,
-    nothing,
-    ones,
-    spread,
-    store,
-)
+from dsf.kernels.registers import WIDE, in_first, lanes, nothing, ones
+from dsf.kernels.vectors import load, load_double, spread, store
 
 TILE, NEAR, FOURS = 64, 16, 4
 BITS = float(np.log2(np.e))

@@ -11,19 +11,9 @@ import numpy as np
 
 from dsf.kernels.compiling import kernel
 from dsf.kernels.pointers import ahead, number, pointers, put
+from dsf.kernels.registers import WIDE, everywhere, in_first, lanes, nothing
 from dsf.kernels.sending import send
-from dsf.kernels.vectors import (
-    WIDE,
-    arrived,
-    everywhere,
-    in_first,
-    lanes,
-    load,
-    load_double,
-    nothing,
-    spread,
-    store,
-)
+from dsf.kernels.vectors import arrived, load, load_double, spread, store
 
 TILE = 64
 

@@ -18,6 +18,7 @@ from dsf.kernels.adapted import UNIT
 from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import ZERO, power_of_two
 from dsf.kernels.pointers import ahead, pointers
+from dsf.kernels.registers import lanes, later, nothing
 from dsf.kernels.slow_states import (
     BLOCK,
     DRIVE,
@@ -37,7 +38,7 @@ from dsf.kernels.slow_states import (
     mild_update,
 )
 from dsf.kernels.spreading import in_parallel
-from dsf.kernels.vectors import lanes, later, load, nothing, store
+from dsf.kernels.vectors import load, store
 
 # Tokens that states stay in registers for, and tokens of one block in a row: as many as the
 # processor knows the pages of.

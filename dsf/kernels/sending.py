@@ -10,7 +10,8 @@ import numpy as np
 
 from dsf.kernels.compiling import kernel
 from dsf.kernels.pointers import ahead, number, put
-from dsf.kernels.vectors import lanes, load, store_past
+from dsf.kernels.registers import lanes
+from dsf.kernels.vectors import load, store_past
 
 LINE = 64  # bytes of the cache
 

@@ -25,9 +25,11 @@ from dsf.kernels.adapted import (
 )
 from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import ONE_SINGLE, ZERO, chosen, factor_of
+from dsf.kernels.fours import each, loaded, numbers, spreads
 from dsf.kernels.pointers import ahead, number, put
 from dsf.kernels.prefetching import soon
-from dsf.kernels.vectors import lanes, load, spread, store
+from dsf.kernels.registers import lanes
+from dsf.kernels.vectors import load, store
 
 BLOCK, GROUP = 32, 4
 # The row of a state: state, what rounding lost, pole, and room that keeps rows off each other's
@@ -40,31 +42,12 @@ PER_UNIT, TO_FOUR = np.float32(1 / UNIT), np.float32(UNIT_OF_FOUR / UNIT)
 HALF, TWO = np.float32(0.5), np.float32(2)
 
 
-@no_type_check
-def _each(operation):
-    """An operation on the numbers of four states."""
-    of = kernel(inlined=True)(operation)
-
-    def on_one(a):
-        return of(a[0]), of(a[1]), of(a[2]), of(a[3])
-
-    def on_two(a, b):
-        return of(a[0], b[0]), of(a[1], b[1]), of(a[2], b[2]), of(a[3], b[3])
-
-    def on_three(a, b, c):
-        first, second = of(a[0], b[0], c[0]), of(a[1], b[1], c[1])
-        return first, second, of(a[2], b[2], c[2]), of(a[3], b[3], c[3])
-
-    made = (on_one, on_two, on_three)[operation.__code__.co_argcount - 1]
-    return kernel(inlined=True)(made)
-
-
-_lower, _middle, _upper = _each(lower), _each(middle), _each(upper)
-_inner, _outer = _each(inner), _each(outer)
-_sum, _product = _each(lambda a, b: a + b), _each(lambda a, b: a * b)
-_product_and_sum = _each(lambda a, b, c: a * b + c)
-_lost = _each(lambda change, new, old: change - (new - old))
-_squared = _each(lambda less: less * (less + TWO))
+_lower, _middle, _upper = each(lower), each(middle), each(upper)
+_inner, _outer = each(inner), each(outer)
+_sum, _product = each(lambda a, b: a + b), each(lambda a, b: a * b)
+_product_and_sum = each(lambda a, b, c: a * b + c)
+_lost = each(lambda change, new, old: change - (new - old))
+_squared = each(lambda less: less * (less + TWO))
 
 
 @kernel(inlined=True)
@@ -107,9 +90,9 @@ def _lively(half, old, lost, write, drive):
 
 
 # Whether a factor has one taken away, and the factor.
-_factor_of = _each(factor_of.py_func)
-_factor = _each(lambda found: found[1])
-_if_slow = _each(lambda found, part: chosen(found[0], part, ZERO))
+_factor_of = each(factor_of.py_func)
+_factor = each(lambda found: found[1])
+_if_slow = each(lambda found, part: chosen(found[0], part, ZERO))
 
 
 @kernel(inlined=True)
@@ -119,22 +102,6 @@ def _any(x, old, lost, write, drive):
     found = _factor_of(x)
     drives = _product_and_sum(write, drive, _if_slow(found, lost))
     return _moved(_product_and_sum(_factor(found), old, drives), _if_slow(found, old))
-
-
-@no_type_check
-def _fourfold(of):
-    """What lies at four places: of the rows of four states, or of four states at one token."""
-
-    @kernel(inlined=True)
-    @no_type_check
-    def four(pointer, at, stride):
-        second, third = at + stride, at + 2 * stride
-        return of(pointer, at), of(pointer, second), of(pointer, third), of(pointer, third + stride)
-
-    return four
-
-
-_loaded, _spread, _numbers = _fourfold(load), _fourfold(spread), _fourfold(number)
 
 
 @kernel(inlined=True)
@@ -165,15 +132,15 @@ def _updating(entry, share=ONE_SINGLE):
     def update(cell, tile, count, write, read, states, table, width):
         for d in range(0, BLOCK, lanes(cell)):
             mine = ahead(cell, d)
-            old, lost = _loaded(mine, STATE, ROW), _loaded(mine, LOST, ROW)
-            pole = _product(_loaded(mine, POLE, ROW), (share, share, share, share))
+            old, lost = loaded(mine, STATE, ROW), loaded(mine, LOST, ROW)
+            pole = _product(loaded(mine, POLE, ROW), (share, share, share, share))
             line, w, r, asked = ahead(tile, d), ahead(write, 0), ahead(read, 0), ahead(table, d)
             for _ in range(count):
                 step, drive = load(line, STEP), load(line, DRIVE)
                 x = _product(pole, (step, step, step, step))
                 drives = (drive, drive, drive, drive)
-                old, lost = entry(x, old, lost, _spread(w, 0, 1), drives)
-                store(line, SUM, load(line, SUM) + _seen(_spread(r, 0, 1), old))
+                old, lost = entry(x, old, lost, spreads(w, 0, 1), drives)
+                store(line, SUM, load(line, SUM) + _seen(spreads(r, 0, 1), old))
                 soon(asked)
                 line, asked = ahead(line, LINE), ahead(asked, width)
                 w, r = ahead(w, states), ahead(r, states)
@@ -193,11 +160,11 @@ lively_update = _updating(_lively, HALF)
 def any_update(cell, tile, count, write, read, states, _table, _width):
     """The same for all exponents; the compiler makes vectors of it, and states go to the cache."""
     for _ in range(count):
-        w, r = _numbers(write, 0, 1), _numbers(read, 0, 1)
+        w, r = numbers(write, 0, 1), numbers(read, 0, 1)
         for d in range(BLOCK):
             step, drive = number(tile, STEP + d) * PER_UNIT, number(tile, DRIVE + d)
-            x = _product(_numbers(cell, POLE + d, ROW), (step, step, step, step))
-            old, lost = _numbers(cell, STATE + d, ROW), _numbers(cell, LOST + d, ROW)
+            x = _product(numbers(cell, POLE + d, ROW), (step, step, step, step))
+            old, lost = numbers(cell, STATE + d, ROW), numbers(cell, LOST + d, ROW)
             new, lost = _any(x, old, lost, w, (drive, drive, drive, drive))
             put(tile, SUM + d, number(tile, SUM + d) + _seen(r, new))
             for n in range(GROUP):

@@ -48,7 +48,7 @@ def test_a_limit_on_the_error_reaches_every_layer(tmp_path):
     assert json.loads((tmp_path / "loose" / "job.json").read_text())["tolerance"] == 0.01
     with pytest.raises(ValueError, match="holds another job: tolerance differ"):
         measure(tmp_path / "loose", PROMPTS[2:3])
-    with pytest.raises(ValueError, match="tolerance is 2.0"):
+    with pytest.raises(ValueError, match=r"tolerance is 2\.0"):
         measure(tmp_path / "other", tolerance=2.0)
 
 

@@ -1,0 +1,90 @@
+"""Channels of complex modes that do not change with time, such as those of S4D.
+
+    g_t = decay g_{t-1} + u_t        y_t = Re(weight . g_t) + skip u_t
+
+The modes of a channel stay in registers while time runs, in double precision: slow ones add up as
+many numbers as they remember.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dsf.kernels.compiling import kernel
+from dsf.kernels.fours import each, loaded
+from dsf.kernels.pointers import ahead, number, pointers, put
+from dsf.kernels.registers import WIDE, total
+from dsf.kernels.spreading import in_parallel
+from dsf.kernels.vectors import store
+
+TOGETHER = 4 * WIDE  # modes in registers
+SPAN = 512  # tokens after which the modes that had no room take their turn
+
+
+def ring(
+    decay: Complex[Tensor, "channel mode"],
+    weight: Complex[Tensor, "channel mode"],
+    skip: Float[Tensor, " channel"],
+    signal: Float[Tensor, "channel time"],
+    *,
+    into: Float[Tensor, "channel time"],
+) -> None:
+    """Write the response from rest, which lies in memory channel after channel."""
+    more = -decay.shape[-1] % TOGETHER
+    parts = [pad(part, (0, more)) for each in (decay, weight) for part in (each.real, each.imag)]
+    table = torch.stack(parts, dim=-2).double()
+    arrays = [part.detach().numpy() for part in (table, skip.double(), signal.contiguous(), into)]
+    channels = len(signal)
+    share = max(1, -(-channels // torch.get_num_threads()))
+
+    def run(first: int) -> None:
+        _ring(first, min(first + share, channels), *arrays)
+
+    in_parallel(run, range(0, channels, share))
+
+
+_sum, _product = each(lambda a, b: a + b), each(lambda a, b: a * b)
+_product_and_sum = each(lambda a, b, c: a * b + c)
+_sum_less_product = each(lambda a, b, c: c - a * b)
+
+
+@kernel()
+@no_type_check
+def _some(table, state, modes, signal, sums, count):
+    """As many modes as there is room for in registers, over some tokens."""
+    decay, turn = loaded(table, 0, WIDE), loaded(table, modes, WIDE)
+    weight, across = loaded(table, 2 * modes, WIDE), loaded(table, 3 * modes, WIDE)
+    real, imaginary = loaded(state, 0, WIDE), loaded(state, modes, WIDE)
+    for t in range(count):
+        u = number(signal, t)
+        moved = _sum_less_product(turn, imaginary, (u, u, u, u))
+        imaginary = _product_and_sum(decay, imaginary, _product(turn, real))
+        real = _product_and_sum(decay, real, moved)
+        seen = _sum_less_product(across, imaginary, _product(weight, real))
+        put(sums, t, number(sums, t) + total((seen[0] + seen[1]) + (seen[2] + seen[3])))
+    for n in range(4):
+        store(state, n * WIDE, real[n])
+        store(state, modes + n * WIDE, imaginary[n])
+
+
+@kernel()
+@no_type_check
+def _ring(first, last, table, skip, signal, response):
+    modes, steps = table.shape[2], signal.shape[1]
+    states, row = np.empty(2 * modes), np.empty(SPAN)
+    state, sums = pointers(states), pointers(row)
+    for channel in range(first, last):
+        states[:] = 0
+        mine = pointers(table[channel])
+        for start in range(0, steps, SPAN):
+            count, given = min(SPAN, steps - start), signal[channel, start:]
+            for t in range(count):
+                row[t] = skip[channel] * given[t]
+            for n in range(0, modes, TOGETHER):
+                _some(ahead(mine, n), ahead(state, n), modes, pointers(given), sums, count)
+            for t in range(count):
+                response[channel, start + t] = row[t]
