@@ -117,7 +117,7 @@ def _kernels_on_cuda() -> Iterator[Finding]:
     """Each is tried on the spot: a few seconds, on a machine with a CUDA device."""
     import torch
 
-    from dsf.evaluate.tried import standings
+    from dsf.evaluate.cuda.standings import standings
     from dsf.kernels import why_off_on_cuda
 
     why = why_off_on_cuda()

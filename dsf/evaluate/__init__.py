@@ -3,13 +3,13 @@
 from dsf.evaluate.budget import MapTooLarge
 from dsf.evaluate.chunks import chunkwise, final_state
 from dsf.evaluate.drive import Method, respond
-from dsf.evaluate.folding import fold
 from dsf.evaluate.fourier import convolution, impulse_response
 from dsf.evaluate.maps import attention_map
-from dsf.evaluate.panel import Panel
 from dsf.evaluate.prefix import scan
 from dsf.evaluate.rows import MapOrSystem, Rows, row_blocks
 from dsf.evaluate.stepwise import recurrent, step
+from dsf.evaluate.windows.folding import fold
+from dsf.evaluate.windows.panel import Panel
 
 __all__ = [
     "MapOrSystem",

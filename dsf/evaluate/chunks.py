@@ -10,13 +10,13 @@ from torch import Tensor
 
 from dsf.evaluate.border import at_border, at_start
 from dsf.evaluate.compiled import compiled
-from dsf.evaluate.delay_line import moves_by_one
 from dsf.evaluate.equations import advance
-from dsf.evaluate.folding import fold, fold_together, folds_together
 from dsf.evaluate.invariant import begun, folded_once, varying
-from dsf.evaluate.pieces import cached, cut
-from dsf.evaluate.ringing import rung
-from dsf.evaluate.sizes import SIZES, stepped_size, window_size, windows_at_once
+from dsf.evaluate.loops.modes import rung
+from dsf.evaluate.windows.delay_line import moves_by_one
+from dsf.evaluate.windows.folding import fold, fold_together, folds_together
+from dsf.evaluate.windows.pieces import cached, cut
+from dsf.evaluate.windows.sizes import SIZES, stepped_size, window_size, windows_at_once
 from dsf.solve import continued
 from dsf.system import System
 from dsf.transition import ScaledIdentity, Shift
@@ -46,7 +46,7 @@ def chunkwise(
     through inside its windows, which takes less work than forming their maps.
 
     Without a ``size`` it is a power of two from 16 to 256, whichever should take the least time for
-    this structure, these sizes and this kind of device: :mod:`dsf.evaluate.sizes`.
+    this structure, these sizes and this kind of device: :mod:`dsf.evaluate.windows.sizes`.
 
     Raises:
         ValueError: if ``size`` is below 1.

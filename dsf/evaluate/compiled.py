@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.channels import Channels, channels_of
-from dsf.evaluate.memories import placed, remembered
-from dsf.evaluate.on_cuda import answered_on_cuda
+from dsf.evaluate.cuda.responses import answered_on_cuda
+from dsf.evaluate.loops.channels import Channels, channels_of
+from dsf.evaluate.loops.memories import placed, remembered
 from dsf.kernels import applies
 from dsf.system import System
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsf.coefficient import cut_of, dense_of
 from dsf.evaluate.border import at_start, forward_form
-from dsf.evaluate.panel import Panel
+from dsf.evaluate.windows.panel import Panel
 from dsf.solve import continued
 from dsf.system import System
 from dsf.transition import Transition

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.panel import Panel
+from dsf.evaluate.windows.panel import Panel
 from dsf.system import System
 from dsf.transition import ScaledIdentity
 

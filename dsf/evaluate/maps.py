@@ -7,7 +7,7 @@ from torch import Tensor
 from dsf.composite import Operator
 from dsf.evaluate.border import is_operator
 from dsf.evaluate.budget import check_room
-from dsf.evaluate.by_loops import compiles
+from dsf.evaluate.compiled_rows import compiles
 from dsf.evaluate.place import Whole
 from dsf.evaluate.rows import SIZE, blocks_between
 from dsf.shapes import ShapeError

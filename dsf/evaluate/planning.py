@@ -9,10 +9,10 @@ import torch
 from dsf.composite import Operator
 from dsf.evaluate.border import working
 from dsf.evaluate.budget import MapTooLarge, free_memory
-from dsf.evaluate.by_loops import compiles
 from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.compiled_rows import compiles
 from dsf.evaluate.heads import heads_of
-from dsf.evaluate.sizes import numbers_at_once
+from dsf.evaluate.windows.sizes import numbers_at_once
 from dsf.system import System
 
 WINDOW = 64

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dsf.evaluate.border import at_border, at_start
 from dsf.evaluate.equations import advance
-from dsf.evaluate.pieces import cut
+from dsf.evaluate.windows.pieces import cut
 from dsf.solve import doubling
 from dsf.system import System
 

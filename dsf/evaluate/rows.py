@@ -10,8 +10,8 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator, SystemSum
-from dsf.evaluate.by_loops import compiled_rows
 from dsf.evaluate.cache import kept_rows, kept_window
+from dsf.evaluate.compiled_rows import compiled_rows
 from dsf.evaluate.place import Fresh, Place, Workspace
 from dsf.evaluate.sweep import backward_rows, forward_rows
 from dsf.system import System

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dsf.evaluate.border import at_border, at_start, working
 from dsf.evaluate.equations import advance
-from dsf.evaluate.pieces import cut
+from dsf.evaluate.windows.pieces import cut
 from dsf.shapes import agree
 from dsf.solve import continued
 from dsf.system import System

@@ -8,9 +8,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate.border import forward_form
-from dsf.evaluate.folding import fold
 from dsf.evaluate.kept import Kept, nothing_kept
-from dsf.evaluate.panel import Panel
+from dsf.evaluate.windows.folding import fold
+from dsf.evaluate.windows.panel import Panel
 from dsf.system import System
 
 

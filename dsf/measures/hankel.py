@@ -16,7 +16,7 @@ from dsf.algebra import with_conjugates
 from dsf.composite import ExplicitMap, SystemSum
 from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows
-from dsf.evaluate.folding import fold
+from dsf.evaluate.windows.folding import fold
 from dsf.system import System
 
 TOLERANCE = 1e-10

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows
-from dsf.evaluate.folding import fold
+from dsf.evaluate.windows.folding import fold
 from dsf.measures.fold import per_row, total
 from dsf.measures.passes import Measured, tallied
 from dsf.measures.tallies import DISTANCE, MASS, near

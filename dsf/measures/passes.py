@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, respond
-from dsf.evaluate.by_loops import compiles, stored_parts
-from dsf.evaluate.diagonal_rows import is_diagonal
+from dsf.evaluate.compiled_rows import compiles, stored_parts
 from dsf.evaluate.heads import Heads, heads_of
+from dsf.evaluate.loops.diagonal_rows import is_diagonal
 from dsf.evaluate.planning import check_plan, statistics_bytes
 from dsf.kernels import applies
 from dsf.measures.fading_tallies import FadingWalk

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from dsf.evaluate.folding import fold
+from dsf.evaluate.windows.folding import fold
 from dsf.system import System
 from dsf.transition import Dense
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate import pieces
+from dsf.evaluate.windows import pieces
 from dsf.kernels import availability
 from dsf.solve import entries
 from dsf.solve.entries import entry_by_entry

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 import dsf
 from dsf import measures
 from dsf.composite import ExplicitMap
-from dsf.evaluate import on_cuda, rows_on_cuda
+from dsf.evaluate.cuda import responses
+from dsf.evaluate.cuda import rows as map_rows
 from dsf.kernels.cuda.standing import NAMES, forget, standing
 from tests.measures.test_every_fold import FOLDS, SIGNED
 from tests.mixer_fields import draw, tensors
@@ -88,7 +89,7 @@ def test_gradients(mixer):
 
 @pytest.fixture
 def _any_work_is_worth_it(monkeypatch):
-    for module in (on_cuda, rows_on_cuda):
+    for module in (responses, map_rows):
         monkeypatch.setattr(module, "WORTH", 0)
 
 
@@ -111,7 +112,7 @@ def test_kernels_in_single_precision(mixer, monkeypatch):
 
 def test_every_kernel_passes_its_trial_on_this_card():
     pytest.importorskip("triton", reason="triton is not installed")
-    from dsf.evaluate.tried import standings
+    from dsf.evaluate.cuda.standings import standings
 
     forget()
     device = torch.device(THERE, torch.cuda.current_device())

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate import final_state, on_cuda
-from dsf.evaluate.by_fla import answered_by_fla
-from dsf.evaluate.trials import Draw
-from dsf.evaluate.tried import standings
+from dsf.evaluate import final_state
+from dsf.evaluate.cuda import responses
+from dsf.evaluate.cuda.fla import answered_by_fla
+from dsf.evaluate.cuda.standings import standings
+from dsf.evaluate.cuda.trials import Draw
 from dsf.kernels.cuda import fla, standing
 
 pytestmark = [
@@ -25,7 +26,7 @@ pytestmark = [
 def _asked_for(monkeypatch):
     standing.forget()
     monkeypatch.setenv("DSF_KERNELS", "fla")
-    monkeypatch.setattr(on_cuda, "WORTH", 0)
+    monkeypatch.setattr(responses, "WORTH", 0)
     yield
     standing.forget()
 

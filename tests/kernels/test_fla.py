@@ -9,11 +9,11 @@ from torch.testing import assert_close
 
 import dsf
 from dsf.cli import machine
-from dsf.evaluate import on_cuda, trials
-from dsf.evaluate.by_fla import fla_has_passed, recalled_by_fla
 from dsf.evaluate.chunks import _run
-from dsf.evaluate.heads_on_cuda import by_head
-from dsf.evaluate.tried import standings
+from dsf.evaluate.cuda import responses, trials
+from dsf.evaluate.cuda.fla import fla_has_passed, recalled_by_fla
+from dsf.evaluate.cuda.heads import by_head
+from dsf.evaluate.cuda.standings import standings
 from dsf.kernels import availability
 from dsf.kernels.cuda import fla, standing
 from dsf.mixers import (
@@ -42,7 +42,7 @@ def _stand_in(monkeypatch):
     monkeypatch.setattr(availability, "CUDA", "cpu")
     for module in (availability, standing):
         monkeypatch.setattr(module, "why_off_on_cuda", lambda: "")
-    monkeypatch.setattr(on_cuda, "WORTH", 0)
+    monkeypatch.setattr(responses, "WORTH", 0)
     yield
     standing.forget()
 
@@ -111,12 +111,12 @@ def test_what_the_library_cannot_do_is_left_to_others():
 
 
 def test_it_answers_only_where_asked(monkeypatch):
-    monkeypatch.setattr(on_cuda, "recall_has_passed", lambda *_, **__: False)
+    monkeypatch.setattr(responses, "recall_has_passed", lambda *_, **__: False)
     system, signal = drawn()
-    assert on_cuda.answered_on_cuda(system, signal) is not None
-    assert on_cuda.answered_on_cuda(*drawn(before=True)) is None
+    assert responses.answered_on_cuda(system, signal) is not None
+    assert responses.answered_on_cuda(*drawn(before=True)) is None
     monkeypatch.delenv("DSF_KERNELS")
-    assert on_cuda.answered_on_cuda(system, signal) is None
+    assert responses.answered_on_cuda(system, signal) is None
 
 
 @pytest.mark.parametrize(("off_by", "passes"), [(2e-3, True), (2e-2, False)])
@@ -138,24 +138,24 @@ def test_a_trial_lets_tf32_pass_and_no_more(off_by, passes, monkeypatch):
 
 def test_without_the_library_it_says_so_and_goes_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "fla.ops.simple_gla", None)
-    monkeypatch.setattr(on_cuda, "recall_has_passed", lambda *_, **__: True)
-    monkeypatch.setattr(on_cuda, "recalled", lambda system, signal: _run(system, signal, 32))
+    monkeypatch.setattr(responses, "recall_has_passed", lambda *_, **__: True)
+    monkeypatch.setattr(responses, "recalled", lambda system, signal: _run(system, signal, 32))
     system, signal = drawn()
     with pytest.warns(RuntimeWarning, match="ModuleNotFoundError"):
-        response, _ = on_cuda.answered_on_cuda(system, signal)
+        response, _ = responses.answered_on_cuda(system, signal)
     assert_close(response, dsf.respond(system, signal, method=dsf.recurrent))
 
 
 def test_doctor_tells_of_it_where_asked(monkeypatch):
     for module in ("recall_has_passed", "map_has_passed", "scan_has_passed"):
-        monkeypatch.setattr(f"dsf.evaluate.tried.{module}", lambda *_, **__: True)
+        monkeypatch.setattr(f"dsf.evaluate.cuda.standings.{module}", lambda *_, **__: True)
     monkeypatch.setattr("dsf.kernels.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.tried.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.tried.STATES", 3)
+    monkeypatch.setattr("dsf.evaluate.cuda.standings.why_off_on_cuda", lambda: "")
+    monkeypatch.setattr("dsf.evaluate.cuda.standings.STATES", 3)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     found = standings(HERE)
     assert {label: found[label] for label in LABELS} == dict.fromkeys(LABELS, "active")
-    monkeypatch.setattr("dsf.evaluate.tried.standings", lambda _: found)
+    monkeypatch.setattr("dsf.evaluate.cuda.standings.standings", lambda _: found)
     told = {each.what: each.found for each in machine._kernels_on_cuda()}
     assert told["cuda: delta rule (fla)"] == "active"
     monkeypatch.delenv("DSF_KERNELS")

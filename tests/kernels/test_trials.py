@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from dsf.cli import machine
-from dsf.evaluate import trials
 from dsf.evaluate.chunks import _run
+from dsf.evaluate.cuda import trials
+from dsf.evaluate.cuda.standings import standings
 from dsf.evaluate.sweep import forward_rows
-from dsf.evaluate.tried import standings
 from dsf.kernels.cuda import standing
 from dsf.kernels.cuda.standing import MAPS, NAMES, TOLERANCE, has_passed
 
@@ -109,7 +109,7 @@ def test_a_trial_sees_a_wrong_row():
 def test_doctor_tells_of_every_kernel(monkeypatch):
     states = dict.fromkeys(NAMES, "active") | {MAPS: "off: it is off by 1e-02"}
     monkeypatch.setattr("dsf.kernels.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.tried.standings", lambda _: states)
+    monkeypatch.setattr("dsf.evaluate.cuda.standings.standings", lambda _: states)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     told = {each.what: (each.found, each.verdict) for each in machine._kernels_on_cuda()}
     assert told["cuda: maps"] == ("off: it is off by 1e-02", "optional")

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate import on_cuda, rows_on_cuda, trials
-from dsf.evaluate.by_loops import stored_parts
-from dsf.evaluate.channels import channels_of
 from dsf.evaluate.compiled import compiled
+from dsf.evaluate.compiled_rows import stored_parts
+from dsf.evaluate.cuda import responses, trials
+from dsf.evaluate.cuda import rows as map_rows
+from dsf.evaluate.cuda.trials import Draw
+from dsf.evaluate.loops.channels import channels_of
 from dsf.evaluate.place import Fresh
 from dsf.evaluate.sweep import forward_rows
-from dsf.evaluate.trials import Draw
 from dsf.kernels import availability
 from dsf.kernels.cuda import standing
 from tests.drawn import Drawer
@@ -42,8 +43,8 @@ def answered(system, signal):
     """By the kernel, without its trial."""
     channels = channels_of(system, signal)
     if channels is not None:
-        return on_cuda.scanned(channels)
-    return on_cuda.recalled(system, signal)
+        return responses.scanned(channels)
+    return responses.recalled(system, signal)
 
 
 @inside
@@ -82,7 +83,7 @@ def test_maps(structure, steps, before):
     system = replace(system, reads_before_update=before)
     exact = dsf.algebra.converted(system, dtype=torch.float64)
     borders = [0, steps] if steps < 70 else [5, 60, 70, steps]
-    rows = torch.cat(list(rows_on_cuda.rows_on_cuda(system, borders, Fresh())), dim=-2)
+    rows = torch.cat(list(map_rows.rows_on_cuda(system, borders, Fresh())), dim=-2)
     wanted = torch.cat(list(forward_rows(exact, borders)), dim=-2)
     assert error(rows.double(), wanted) < 1e-6
 
@@ -94,7 +95,7 @@ def test_channels_in_either_order_of_memory():
     by_time = by_channel._replace(
         step=by_channel.step.mT.contiguous().mT, signal=by_channel.signal.mT.contiguous().mT
     )
-    for one, other in zip(on_cuda.scanned(by_channel), on_cuda.scanned(by_time), strict=True):
+    for one, other in zip(responses.scanned(by_channel), responses.scanned(by_time), strict=True):
         assert torch.equal(one, other)
 
 
@@ -105,7 +106,7 @@ def _as_on_a_card(monkeypatch):
     monkeypatch.setattr(availability, "CUDA", "cpu")
     monkeypatch.setattr(availability, "why_off_on_cuda", lambda: "")
     monkeypatch.setattr(trials, "BATCH", (1, 2))
-    for module in (on_cuda, rows_on_cuda):
+    for module in (responses, map_rows):
         monkeypatch.setattr(module, "WORTH", 0)
     yield
     standing.forget()
@@ -117,9 +118,9 @@ def _as_on_a_card(monkeypatch):
 def test_the_kernels_pass_their_trials(structure):
     draw = Draw(HERE)
     system = draw.system(structure, states=5, steps=40, before=False)
-    assert on_cuda.answered_on_cuda(system, draw.normal(*trials.BATCH, 40, 1, 1)) is not None
+    assert responses.answered_on_cuda(system, draw.normal(*trials.BATCH, 40, 1, 1)) is not None
     if "delta" not in structure:
-        assert rows_on_cuda.writes_on_cuda(system, stored_parts(system), work=1)
+        assert map_rows.writes_on_cuda(system, stored_parts(system), work=1)
 
 
 @inside
@@ -140,8 +141,8 @@ def test_a_wrong_kernel_is_caught(monkeypatch):
     system = draw.system("scalar", states=5, steps=40, before=False)
     signal = draw.normal(*trials.BATCH, 40, 1, 1)
     with pytest.warns(RuntimeWarning, match="matrix memories failed its trial"):
-        assert on_cuda.answered_on_cuda(system, signal) is None
-    assert on_cuda.answered_on_cuda(system, signal) is None  # and warns no more
+        assert responses.answered_on_cuda(system, signal) is None
+    assert responses.answered_on_cuda(system, signal) is None  # and warns no more
 
 
 def test_what_is_on_a_processor_meets_no_kernel(monkeypatch):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsf.evaluate import on_cuda, rows_on_cuda, trials
-from dsf.evaluate.channels import channels_of
+from dsf.evaluate.cuda import responses, trials
+from dsf.evaluate.cuda import rows as map_rows
+from dsf.evaluate.loops.channels import channels_of
 from dsf.evaluate.place import Fresh
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
@@ -93,14 +94,14 @@ def drawn(structure, states, channels, before):
 def of_a_response(structure, states, channels, before, monkeypatch):
     system, signal = drawn(structure, states, channels, before)
     if structure == "sampled":
-        return launches(monkeypatch, lambda: on_cuda.scanned(channels_of(system, signal)))
-    return launches(monkeypatch, lambda: on_cuda.recalled(system, signal))
+        return launches(monkeypatch, lambda: responses.scanned(channels_of(system, signal)))
+    return launches(monkeypatch, lambda: responses.recalled(system, signal))
 
 
 def of_a_map(structure, states, before, monkeypatch):
     system, _ = drawn(structure, states, 1, before)
     borders = trials.BORDERS[:2]
-    return launches(monkeypatch, lambda: list(rows_on_cuda.rows_on_cuda(system, borders, Fresh())))
+    return launches(monkeypatch, lambda: list(map_rows.rows_on_cuda(system, borders, Fresh())))
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.heads_on_cuda import Answer, by_batch, by_head
-from dsf.evaluate.trials import response_error
+from dsf.evaluate.cuda.heads import Answer, by_batch, by_head
+from dsf.evaluate.cuda.trials import response_error
 from dsf.kernels import asks_for_fla
 from dsf.kernels.cuda.fla import FUNCTIONS, TOLERANCE, recall
 from dsf.kernels.cuda.standing import has_passed

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.evaluate.panel import Panel
+from dsf.evaluate.windows.panel import Panel
 from dsf.transition import Shift
 
 

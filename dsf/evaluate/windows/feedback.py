@@ -9,8 +9,8 @@ solves a unit lower triangular system, so no matrix of state by state is ever fo
 import torch
 from torch import Tensor
 
-from dsf.evaluate.panel import Panel
-from dsf.evaluate.segments import Read, diagonal_segment, scalar_segment
+from dsf.evaluate.windows.panel import Panel
+from dsf.evaluate.windows.segments import Read, diagonal_segment, scalar_segment
 from dsf.transition import DiagonalPlusLowRank
 from dsf.transition.storage import cast
 

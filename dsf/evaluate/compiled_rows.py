@@ -6,11 +6,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import Coefficient, SampledWrite
-from dsf.evaluate.diagonal_rows import diagonal_rows, is_diagonal
-from dsf.evaluate.head_rows import head_rows
+from dsf.evaluate.cuda.rows import rows_on_cuda, writes_on_cuda
 from dsf.evaluate.heads import heads_of
+from dsf.evaluate.loops.diagonal_rows import diagonal_rows, is_diagonal
+from dsf.evaluate.loops.head_rows import head_rows
 from dsf.evaluate.place import Place
-from dsf.evaluate.rows_on_cuda import rows_on_cuda, writes_on_cuda
 from dsf.kernels import applies
 from dsf.system import System
 from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity

@@ -9,9 +9,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import dense_of
-from dsf.evaluate.on_cuda import MOST_STATES
+from dsf.evaluate.cuda.responses import MOST_STATES
+from dsf.evaluate.cuda.trials import rows_error
 from dsf.evaluate.place import Fresh, Place, flat
-from dsf.evaluate.trials import rows_error
 from dsf.kernels import applies_on_cuda
 from dsf.kernels.availability import WORTH
 from dsf.kernels.cuda.standing import MAPS, has_passed

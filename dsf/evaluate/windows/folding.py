@@ -8,11 +8,11 @@ from torch import Tensor
 
 from dsf.coefficient import Matrices, dense_of
 from dsf.evaluate.border import working
-from dsf.evaluate.delay_line import delay_panel, moves_by_one
-from dsf.evaluate.feedback import feedback_panel
-from dsf.evaluate.panel import Panel
-from dsf.evaluate.pieces import cut
-from dsf.evaluate.segments import Read, diagonal_segment, scalar_segment
+from dsf.evaluate.windows.delay_line import delay_panel, moves_by_one
+from dsf.evaluate.windows.feedback import feedback_panel
+from dsf.evaluate.windows.panel import Panel
+from dsf.evaluate.windows.pieces import cut
+from dsf.evaluate.windows.segments import Read, diagonal_segment, scalar_segment
 from dsf.system import System
 from dsf.transition import (
     Dense,

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dsf.coefficient import Coefficient
 from dsf.evaluate.border import at_start
-from dsf.evaluate.by_fla import answered_by_fla
-from dsf.evaluate.channels import Channels, channels_of
-from dsf.evaluate.heads_on_cuda import Answer, by_batch, by_head, one_port_parts
-from dsf.evaluate.trials import response_error
+from dsf.evaluate.cuda.fla import answered_by_fla
+from dsf.evaluate.cuda.heads import Answer, by_batch, by_head, one_port_parts
+from dsf.evaluate.cuda.trials import response_error
+from dsf.evaluate.loops.channels import Channels, channels_of
 from dsf.kernels import applies_on_cuda
 from dsf.kernels.availability import WORTH
 from dsf.kernels.cuda.standing import DELTA_RULES, MEMORIES, SELECTIVE, has_passed

@@ -106,7 +106,7 @@ def _costs(system: System) -> Costs:
 
 
 def _window(system: System, channels: int, size: int) -> Window:
-    """Counted along :mod:`dsf.evaluate.folding`."""
+    """Counted along :mod:`dsf.evaluate.windows.folding`."""
     A, states = system.A, system.state_size
     inputs, outputs = size * system.input_size, size * system.output_size
     applied = float(inputs * outputs * channels)

@@ -4,7 +4,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate.invariant import first_token, varying
-from dsf.evaluate.memories import placed
+from dsf.evaluate.loops.memories import placed
 from dsf.kernels import applies
 from dsf.system import System
 

@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.evaluate.panel import Panel
+from dsf.evaluate.windows.panel import Panel
 from dsf.transition import Diagonal, ScaledIdentity
 from dsf.transition.storage import cast
 from dsf.transition.timeline import delay

@@ -2,9 +2,9 @@
 
 import torch
 
-from dsf.evaluate.by_fla import fla_has_passed
-from dsf.evaluate.on_cuda import recall_has_passed, scan_has_passed
-from dsf.evaluate.rows_on_cuda import map_has_passed
+from dsf.evaluate.cuda.fla import fla_has_passed
+from dsf.evaluate.cuda.responses import recall_has_passed, scan_has_passed
+from dsf.evaluate.cuda.rows import map_has_passed
 from dsf.kernels import asks_for_fla, why_off_on_cuda
 from dsf.kernels.cuda.fla import FUNCTIONS
 from dsf.kernels.cuda.standing import NAMES, standing
