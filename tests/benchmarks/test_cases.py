@@ -1,6 +1,8 @@
 """Every case of the benchmarks, small: all methods agree, and the page tells of each."""
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -65,3 +67,15 @@ def test_the_page_is_the_page_of_its_record():
     assert (page.DOCS / "benchmarks.md").read_text(encoding="utf-8") == page.text(record)
     assert len(page.ratios(record["rows"]).axes) == 1
     assert len(page.curves(record["growth"]).axes) == len(record["growth"])
+
+
+def test_what_still_runs_in_another_thread_is_waited_for():
+    def spin():
+        end = time.monotonic() + 0.2
+        while time.monotonic() < end:
+            torch.ones(2**16).sum()
+
+    other = threading.Thread(target=spin)
+    other.start()
+    limits.come_to_rest()
+    assert not other.is_alive()
