@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
 
