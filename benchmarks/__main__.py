@@ -1,7 +1,7 @@
 """Every case, one after the other: ``python -m benchmarks [--gate] [--only WORD]``.
 
 Writes ``docs/benchmarks.json`` and ``docs/benchmarks.md``; with ``--gate`` it writes nothing and
-fails where a ratio is more than a quarter below the one in ``docs/benchmarks.json``, in two runs
+fails where the ratios of a case are a quarter below those in ``docs/benchmarks.json``, in two runs
 of the case; with ``--only`` it runs the cases with that word in their names and writes nothing.
 """
 

@@ -95,8 +95,9 @@ medians of processor seconds; what takes more than a second is timed once. *Rati
 takes over what dsf takes, above one where dsf is faster; for *limit* it is the share of the
 machine's limit that dsf reaches: exponentials, products or memory, measured in the same run.
 *Error* is against double precision, or against the exact pass. Seconds differ from machine to
-machine: compare ratios. `make bench BENCH=--gate` fails where one falls more than a quarter
-below this page. Errors in single precision where decays are hard: [accuracy](accuracy.md).
+machine: compare ratios. `make bench BENCH=--gate` fails where those of a case fall, in the median,
+more than a quarter below this page. Errors in single precision where decays are hard:
+[accuracy](accuracy.md).
 
 ![What other methods take over what dsf takes](images/ratios.png)
 
