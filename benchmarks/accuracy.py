@@ -30,10 +30,10 @@ Method = Callable[[dsf.System, Tensor], Tensor]
 
 
 def _loops(system: dsf.System, signal: Tensor) -> Tensor:
-    """The compiled loop, however small the work; of complex modes one column."""
-    one = rung(system, signal[..., :1])
-    if one is not None:
-        return one
+    """The compiled loop, however small the work."""
+    of_modes = rung(system, signal)
+    if of_modes is not None:
+        return of_modes
     with patch("dsf.evaluate.loops.memories.FEW_COLUMNS", 1):
         found = compiled(system, signal)
     if found is None:

@@ -70,7 +70,18 @@ def test_the_loop_is_the_recurrence(rung, dtype, error, threads, monkeypatch):
     assert torch.equal(out, response)
 
 
-@pytest.mark.parametrize("case", ["begun", "backward", "wanted", "complex", "changing", "columns"])
+def test_columns_share_their_modes(rung):
+    mixer = layer(steps=9)
+    system, signal = mixer.system(), mixer.signal()
+    several = torch.cat([signal, -2 * signal, signal.flip(-3)], dim=-1)
+    response = dsf.respond(system, several)
+    assert rung == [(18, 9)]
+    torch.testing.assert_close(response, dsf.recurrent(system, several))
+    out = torch.full_like(response, torch.nan)
+    assert torch.equal(dsf.respond(system, several, out=out), response)
+
+
+@pytest.mark.parametrize("case", ["begun", "backward", "wanted", "complex", "changing"])
 def test_what_the_loop_does_not_know_goes_another_way(rung, case):
     mixer = layer(torch.float64, steps=9)
     system, signal = mixer.system(), mixer.signal()
@@ -82,11 +93,9 @@ def test_what_the_loop_does_not_know_goes_another_way(rung, case):
         signal = signal.requires_grad_(True)
     elif case == "complex":
         system = replace(system, takes_real_part=False)
-    elif case == "changing":
+    else:
         weight = torch.linspace(1, 2, 9, dtype=torch.float64)[:, None, None]
         system = replace(system, C=system.C * weight)
-    else:
-        signal = torch.cat([signal, 2 * signal], dim=-1)
     response = dsf.respond(system, signal)
     assert rung == []
     torch.testing.assert_close(response, dsf.recurrent(system, signal))

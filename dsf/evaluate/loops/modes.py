@@ -22,7 +22,7 @@ def rung(
     if not (system.takes_real_part and system.dtype.is_complex) or signal.is_complex():
         return None
     from_rest = system.initial is None and not (system.runs_backward or system.reads_before_update)
-    one_port = system.input_size * system.output_size * signal.shape[-1] == 1
+    one_port = system.input_size * system.output_size == 1
     if not (from_rest and one_port) or signal.dtype != system.dtype.to_real():
         return None
     A, B, C, D = first_token(system, system.dtype)
@@ -33,9 +33,15 @@ def rung(
         return None
     from dsf.kernels.modes import ring
 
-    flat = signal[..., 0, 0].reshape(-1, system.steps)
-    decay, weight = (part.reshape(len(flat), -1) for part in (decay, B.mT * C))
-    memory = None if out is None or out.ndim != signal.ndim else out[..., 0, 0].flatten(0, -2)
+    columns = signal.squeeze(-2).mT
+    flat = columns.reshape(-1, system.steps)
+
+    def of_columns(part: Tensor) -> Tensor:
+        """One entry of the batch after the other, as often as it has columns."""
+        return part.expand(*columns.shape[:-1], part.shape[-1]).reshape(len(flat), -1)
+
+    decay, weight, skip = map(of_columns, (decay, B.mT * C, D.real))
+    memory = None if out is None or out.ndim != signal.ndim else out.squeeze(-2).mT.flatten(0, -2)
     response = placed(flat.shape, flat, memory)
-    ring(decay, weight, D.real.reshape(-1), flat, into=response)
-    return response.view(signal.shape)
+    ring(decay, weight, skip.squeeze(-1), flat, into=response)
+    return response.view(columns.shape).mT.unsqueeze(-2)
