@@ -17,7 +17,7 @@ from dsf.evaluate.windows.delay_line import moves_by_one
 from dsf.evaluate.windows.folding import fold, fold_together, folds_together
 from dsf.evaluate.windows.pieces import cached, cut
 from dsf.evaluate.windows.sizes import SIZES, stepped_size, window_size, windows_at_once
-from dsf.solve import continued
+from dsf.solve import continued, states_before
 from dsf.system import System
 from dsf.transition import ScaledIdentity, Shift
 
@@ -185,6 +185,6 @@ def _folded_together(
     panel, carry = fold_together(system, start, stop, size=size, dtype=signal.dtype)
     entering = signal.unflatten(-3, (-1, size)).flatten(-3, -2)
     left, leaving = continued(carry, panel.write @ entering, state)
-    met = torch.cat([state.unsqueeze(-3).to(left.dtype), left[..., :-1, :, :]], dim=-3)
-    response = panel.local @ entering + panel.reach @ met.to(entering.dtype)
+    met = states_before(state, left).to(entering.dtype)
+    response = panel.local @ entering + panel.reach @ met
     return response.unflatten(-2, (size, system.output_size)).flatten(-4, -3), leaving

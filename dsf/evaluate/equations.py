@@ -7,6 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import Coefficient, Matrices
+from dsf.solve import states_before
 from dsf.system import System
 from dsf.transition import Transition
 
@@ -29,8 +30,7 @@ def advance(
     seen, leaving = solve(system.A, drive, entering)
     if system.reads_before_update:
         before = torch.zeros_like(seen[..., 0, :, :]) if entering is None else entering
-        before = before.to(seen.dtype).unsqueeze(-3)
-        seen = torch.cat([before, seen[..., :-1, :, :]], dim=-3)
+        seen = states_before(before, seen)
     return applied(system.C, seen) + applied(system.feedthrough, signal), leaving
 
 

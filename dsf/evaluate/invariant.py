@@ -9,7 +9,7 @@ from torch import Tensor
 from dsf.coefficient import cut_of, dense_of
 from dsf.evaluate.border import at_start, forward_form
 from dsf.evaluate.windows.panel import Panel
-from dsf.solve import continued
+from dsf.solve import continued, states_before
 from dsf.system import System
 from dsf.transition import Transition
 from dsf.transition.storage import on_parts
@@ -89,8 +89,7 @@ def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tens
     drive = sent.unflatten(-1, (windows, -1)).movedim(-2, -3)
     state = at_start(system, signal).to(exact)
     left, leaving = continued(_for_all(panel.carry, windows), drive, state)
-    met = torch.cat([state.unsqueeze(-3).to(left.dtype), left[..., :-1, :, :]], dim=-3)
-    states = met.movedim(-3, -2).flatten(-2).to(signal.dtype)
+    states = states_before(state, left).movedim(-3, -2).flatten(-2).to(signal.dtype)
     if in_real_numbers:
         states = torch.cat([states.real, states.imag], dim=-2)
     response = (local @ columns + reach @ states).unflatten(-2, (size, -1))

@@ -44,3 +44,4 @@ def _fourfold(of):
 
 
 loaded, spreads, numbers = _fourfold(load), _fourfold(spread), _fourfold(number)
+product, product_and_sum = each(lambda a, b: a * b), each(lambda a, b, c: a * b + c)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.fours import each, loaded
+from dsf.kernels.fours import each, loaded, product, product_and_sum
 from dsf.kernels.pointers import ahead, number, pointers, put
 from dsf.kernels.registers import WIDE, total
 from dsf.kernels.spreading import in_parallel
@@ -47,8 +47,6 @@ def ring(
     in_parallel(run, range(0, channels, share))
 
 
-_sum, _product = each(lambda a, b: a + b), each(lambda a, b: a * b)
-_product_and_sum = each(lambda a, b, c: a * b + c)
 _sum_less_product = each(lambda a, b, c: c - a * b)
 
 
@@ -62,9 +60,9 @@ def _some(table, state, modes, signal, sums, count):
     for t in range(count):
         u = number(signal, t)
         moved = _sum_less_product(turn, imaginary, (u, u, u, u))
-        imaginary = _product_and_sum(decay, imaginary, _product(turn, real))
-        real = _product_and_sum(decay, real, moved)
-        seen = _sum_less_product(across, imaginary, _product(weight, real))
+        imaginary = product_and_sum(decay, imaginary, product(turn, real))
+        real = product_and_sum(decay, real, moved)
+        seen = _sum_less_product(across, imaginary, product(weight, real))
         put(sums, t, number(sums, t) + total((seen[0] + seen[1]) + (seen[2] + seen[3])))
     for n in range(4):
         store(state, n * WIDE, real[n])

@@ -11,6 +11,7 @@ from typing import no_type_check
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import types
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, models, overload, register_model
 
 BYTES = 64 if get_host_cpu_features().get("avx512f") else 32
@@ -103,7 +104,8 @@ def total(_context, vector):
     def generate(context, builder, _signature, arguments):
         number, wide = (context.get_value_type(kind) for kind in (one, vector))
         name = f"llvm.vector.reduce.fadd.v{vector.lanes}f{one.bitwidth}"
-        summed = ir.Function(builder.module, ir.FunctionType(number, [number, wide]), name)
+        kind = ir.FunctionType(number, [number, wide])
+        summed = get_or_insert_function(builder.module, kind, name)
         return builder.call(summed, [number(-0.0), *arguments], fastmath=("reassoc",))
 
     return one(vector), generate

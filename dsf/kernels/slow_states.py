@@ -25,7 +25,7 @@ from dsf.kernels.adapted import (
 )
 from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import ONE_SINGLE, ZERO, chosen, factor_of
-from dsf.kernels.fours import each, loaded, numbers, spreads
+from dsf.kernels.fours import each, loaded, numbers, product, product_and_sum, spreads
 from dsf.kernels.pointers import ahead, number, put
 from dsf.kernels.prefetching import soon
 from dsf.kernels.registers import lanes
@@ -44,8 +44,7 @@ HALF, TWO = np.float32(0.5), np.float32(2)
 
 _lower, _middle, _upper = each(lower), each(middle), each(upper)
 _inner, _outer = each(inner), each(outer)
-_sum, _product = each(lambda a, b: a + b), each(lambda a, b: a * b)
-_product_and_sum = each(lambda a, b, c: a * b + c)
+_sum = each(lambda a, b: a + b)
 _lost = each(lambda change, new, old: change - (new - old))
 _squared = each(lambda less: less * (less + TWO))
 
@@ -69,24 +68,24 @@ def _moved(change, old):
 @no_type_check
 def _mild(x, old, lost, write, drive):
     """For exponents from ``MILD`` to 0, in units of degree four."""
-    slope, drives = _outer(x, _inner(x)), _product_and_sum(write, drive, lost)
-    return _moved(_product_and_sum(slope, _product(x, old), drives), old)
+    slope, drives = _outer(x, _inner(x)), product_and_sum(write, drive, lost)
+    return _moved(product_and_sum(slope, product(x, old), drives), old)
 
 
 @kernel(inlined=True)
 @no_type_check
 def _gentle(x, old, lost, write, drive):
     """For exponents from ``GENTLE`` to 0."""
-    drives = _product_and_sum(write, drive, lost)
-    return _moved(_product_and_sum(_slope(x), _product(x, old), drives), old)
+    drives = product_and_sum(write, drive, lost)
+    return _moved(product_and_sum(_slope(x), product(x, old), drives), old)
 
 
 @kernel(inlined=True)
 @no_type_check
 def _lively(half, old, lost, write, drive):
     """For exponents from ``LIVELY`` to 0, of which half is given and the power squared."""
-    less = _squared(_product(_slope(half), half))
-    return _moved(_product_and_sum(less, old, _product_and_sum(write, drive, lost)), old)
+    less = _squared(product(_slope(half), half))
+    return _moved(product_and_sum(less, old, product_and_sum(write, drive, lost)), old)
 
 
 # Whether a factor has one taken away, and the factor.
@@ -100,8 +99,8 @@ _if_slow = each(lambda found, part: chosen(found[0], part, ZERO))
 def _any(x, old, lost, write, drive):
     """For all exponents: where a state forgets most of itself, it is no sum to keep digits of."""
     found = _factor_of(x)
-    drives = _product_and_sum(write, drive, _if_slow(found, lost))
-    return _moved(_product_and_sum(_factor(found), old, drives), _if_slow(found, old))
+    drives = product_and_sum(write, drive, _if_slow(found, lost))
+    return _moved(product_and_sum(_factor(found), old, drives), _if_slow(found, old))
 
 
 @kernel(inlined=True)
@@ -133,11 +132,11 @@ def _updating(entry, share=ONE_SINGLE):
         for d in range(0, BLOCK, lanes(cell)):
             mine = ahead(cell, d)
             old, lost = loaded(mine, STATE, ROW), loaded(mine, LOST, ROW)
-            pole = _product(loaded(mine, POLE, ROW), (share, share, share, share))
+            pole = product(loaded(mine, POLE, ROW), (share, share, share, share))
             line, w, r, asked = ahead(tile, d), ahead(write, 0), ahead(read, 0), ahead(table, d)
             for _ in range(count):
                 step, drive = load(line, STEP), load(line, DRIVE)
-                x = _product(pole, (step, step, step, step))
+                x = product(pole, (step, step, step, step))
                 drives = (drive, drive, drive, drive)
                 old, lost = entry(x, old, lost, spreads(w, 0, 1), drives)
                 store(line, SUM, load(line, SUM) + _seen(spreads(r, 0, 1), old))
@@ -163,7 +162,7 @@ def any_update(cell, tile, count, write, read, states, _table, _width):
         w, r = numbers(write, 0, 1), numbers(read, 0, 1)
         for d in range(BLOCK):
             step, drive = number(tile, STEP + d) * PER_UNIT, number(tile, DRIVE + d)
-            x = _product(numbers(cell, POLE + d, ROW), (step, step, step, step))
+            x = product(numbers(cell, POLE + d, ROW), (step, step, step, step))
             old, lost = numbers(cell, STATE + d, ROW), numbers(cell, LOST + d, ROW)
             new, lost = _any(x, old, lost, w, (drive, drive, drive, drive))
             put(tile, SUM + d, number(tile, SUM + d) + _seen(r, new))

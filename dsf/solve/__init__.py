@@ -1,6 +1,7 @@
 """Solvers of the state equation alone: (A, drive) -> states, from rest or from a state."""
 
+from dsf.solve.entering import states_before
 from dsf.solve.prefix import doubling
 from dsf.solve.stepping import continued, recurrence
 
-__all__ = ["continued", "doubling", "recurrence"]
+__all__ = ["continued", "doubling", "recurrence", "states_before"]

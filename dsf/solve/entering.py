@@ -1,4 +1,4 @@
-"""A state that enters, as a part of what the first token is driven by."""
+"""A state that enters: part of what drives the first token, and what the first token meets."""
 
 import torch
 from jaxtyping import Shaped
@@ -18,3 +18,12 @@ def entered(
     carried = A.window(0, 1) @ entering.unsqueeze(-3)
     dtype = drive.dtype.to_complex() if carried.is_complex() else drive.dtype
     return torch.cat([drive[..., :1, :, :] + carried.to(dtype), drive[..., 1:, :, :]], dim=-3)
+
+
+def states_before(
+    entering: Shaped[Tensor, "*batch state channel"],
+    states: Shaped[Tensor, "*batch time state channel"],
+) -> Shaped[Tensor, "*batch time state channel"]:
+    """What every token meets, in the precision of ``states``: the state after the one before it."""
+    first = entering.unsqueeze(-3).to(states.dtype)
+    return torch.cat([first, states[..., :-1, :, :]], dim=-3)

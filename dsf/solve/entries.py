@@ -7,6 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.kernels import applies
+from dsf.solve.entering import states_before
 
 # Numbers up to which it took less time to count in double precision everywhere than token by token.
 FEW = 2**17
@@ -139,8 +140,7 @@ def _given(
 
 def _after(first: Tensor, states: Tensor, at_rest: bool) -> Tensor:
     """``states`` one token later, ``first`` in front of them unless nothing is there."""
-    front = torch.zeros_like(first) if at_rest else first
-    return torch.cat([front.unsqueeze(-3).to(states.dtype), states[..., :-1, :, :]], dim=-3)
+    return states_before(torch.zeros_like(first) if at_rest else first, states)
 
 
 def _compiled(

@@ -9,7 +9,7 @@ from torch import Tensor
 from dsf.evaluate.cuda.heads import Answer, by_batch, by_head
 from dsf.evaluate.cuda.trials import response_error
 from dsf.kernels import asks_for_fla
-from dsf.kernels.cuda.fla import FUNCTIONS, TOLERANCE, recall
+from dsf.kernels.cuda.fla import FUNCTIONS, TOLERANCE, call
 from dsf.kernels.cuda.standing import has_passed
 from dsf.system import System
 
@@ -45,8 +45,9 @@ def recalled_by_fla(
 ) -> Answer | None:
     """What the library makes of a system and its signal; None where it has no kernel."""
     heads = by_head(system, signal)
-    if heads is None:
+    made = None if heads is None else call(*heads)
+    if made is None:
         return None
     with torch.cuda.device_of(signal):
-        found = recall(*heads)
-    return None if found is None else by_batch(system, signal, *found)
+        found = made.answer()
+    return by_batch(system, signal, *found)

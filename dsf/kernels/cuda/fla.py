@@ -52,22 +52,12 @@ class Call(NamedTuple):
         """The library's function."""
         return getattr(import_module(self.module), self.name)
 
-
-def recall(
-    decay: Float[Tensor, "head time decays"],
-    gain: Float[Tensor, "head time"],
-    write: Float[Tensor, "head time state"],
-    read: Float[Tensor, "head time state"],
-    look: Float[Tensor, "head time state"] | None,
-    signal: Float[Tensor, "head time channel"],
-    entering: Float[Tensor, "head state channel"],
-) -> tuple[Float[Tensor, "head time channel"], Float[Tensor, "head state channel"]] | None:
-    """The response, and the memory after the last token; None where :func:`call` is None."""
-    made = call(decay, gain, write, read, look, signal, entering)
-    if made is None:
-        return None
-    response, leaving = made.function(**made.arguments)
-    return response.squeeze(2), leaving.squeeze(1)
+    def answer(
+        self,
+    ) -> tuple[Float[Tensor, "head time channel"], Float[Tensor, "head state channel"]]:
+        """The response, and the memory after the last token."""
+        response, leaving = self.function(**self.arguments)
+        return response.squeeze(2), leaving.squeeze(1)
 
 
 def call(
