@@ -17,7 +17,7 @@ PACKAGE = ROOT / "dsf"
 
 # Lowest first. Rooms on one landing do not see each other.
 LANDINGS: tuple[tuple[str, ...], ...] = (
-    ("shapes", "kernels", "saving", "threads"),
+    ("shapes", "kernels", "saving", "threads", "moved"),
     ("transition",),
     ("coefficient",),
     ("system", "solve"),
@@ -25,8 +25,9 @@ LANDINGS: tuple[tuple[str, ...], ...] = (
     ("ingredients",),
     ("evaluate", "algebra"),
     ("mixers", "measures", "realisation", "scans"),
-    ("certificates", "layers", "models"),
+    ("certificates", "layers", "models", "loading"),
     ("inspection",),
+    ("network", "properties"),
     ("report", "claims", "jobs", "exchange"),
     ("plot",),
     ("cli",),

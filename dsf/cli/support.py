@@ -32,7 +32,7 @@ def run(
 
     def work() -> Answer:
         from dsf.cli.screen import print_table
-        from dsf.inspection.supporting import EXACT, NO, support
+        from dsf.inspection.support_table import EXACT, NO, support
         from dsf.report.plain import plain
 
         found = support(model, offline=offline, revision=revision)

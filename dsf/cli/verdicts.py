@@ -10,9 +10,8 @@ from dsf.cli.exits import FAILED, LIMIT, WELL
 from dsf.cli.results import decide
 from dsf.cli.screen import print_table
 from dsf.inspection import Inspection
-from dsf.inspection.checking import PROPERTIES
-from dsf.inspection.table import Table
-from dsf.inspection.tally import tallies
+from dsf.inspection.results.table import Table
+from dsf.properties.decided import PROPERTIES, tallies
 from dsf.report import write_report
 from dsf.report.plain import plain
 

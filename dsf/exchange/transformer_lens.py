@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dsf.evaluate import attention_map, respond
 from dsf.inspection import InspectedLayer, Inspection, NothingCapturedError, ReconstructionError
-from dsf.inspection.precision import TOLERANCE
+from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.rebuild import relative_error
-from dsf.inspection.softmax import attention
+from dsf.inspection.softmax.attention import attention
 from dsf.mixers import SoftmaxAttention
 from dsf.shapes import has_axes
 

@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dsf.inspection.affine_layer import AffineLayer
-from dsf.inspection.captured import Captured
-from dsf.inspection.chain import Chain
-from dsf.inspection.hooks import Call
-from dsf.inspection.layout import as_tokens
+from dsf.inspection.capture.calls import Call, Captured
+from dsf.inspection.whole.affine_layer import AffineLayer
+from dsf.inspection.whole.head_layout import as_tokens
+from dsf.inspection.whole.stages import Chain
 from dsf.mixers import Mixer
 
 Parts = Iterable[Captured]
@@ -84,8 +83,3 @@ class Adapter:
             raise TypeError("Adapter: 'leave' or 'finish' must say what comes after the mixer.")
         response = as_tokens(mixed, mixer.value)
         return self.leave(layer, response)(response)
-
-
-def class_path(cls: type) -> str:
-    """``package.module.Class``."""
-    return f"{cls.__module__}.{cls.__qualname__}"

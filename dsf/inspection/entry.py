@@ -9,9 +9,9 @@ from torch import nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
-from dsf.inspection.ports import Port
-from dsf.inspection.probing import Probe
-from dsf.inspection.result import InspectedLayer, Inspection
+from dsf.inspection.probing.ports import Port
+from dsf.inspection.probing.probe import Probe
+from dsf.inspection.results.layers import InspectedLayer, Inspection
 
 
 def inspect(
@@ -59,7 +59,7 @@ def inspect(
     """
     name = None
     if not isinstance(model, nn.Module):
-        from dsf.inspection.loading import load_model
+        from dsf.loading import load_model
 
         loaded = load_model(model)
         model, name = loaded.model, loaded.identity

@@ -8,26 +8,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsf.inspection import followed_softmax, functional_attention, fused_attention, softmax
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.adapters import Known, known_modules
-from dsf.inspection.as_found import at_rest
-from dsf.inspection.environment import described, environment
+from dsf.inspection.capture.calls import Call, Through
+from dsf.inspection.capture.environment import described, environment
+from dsf.inspection.capture.isolation import at_rest
+from dsf.inspection.capture.precision import dtype_of
+from dsf.inspection.capture.screening import screen
 from dsf.inspection.errors import NothingCapturedError, UnreadableError
-from dsf.inspection.hooks import Call, Through
-from dsf.inspection.precision import dtype_of
-from dsf.inspection.probing import FAMILY, Probe, probes
+from dsf.inspection.families.registry import Known, known_modules
+from dsf.inspection.probing.probe import FAMILY, Probe, probes
 from dsf.inspection.rebuild import Limits, rebuild
-from dsf.inspection.result import InspectedLayer, Inspection, Unsupported
-from dsf.inspection.running import run, widened
-from dsf.inspection.screening import screen
-from dsf.inspection.unread import unread
+from dsf.inspection.recorded_run import run, widened
+from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
+from dsf.inspection.softmax import attention, followed, fused, torch_module
+from dsf.inspection.support_table import unread
 
 SOFTMAX = {
-    Through.INTERFACE: softmax.ADAPTER,
-    Through.FUSED: fused_attention.ADAPTER,
-    Through.FUNCTIONAL: functional_attention.ADAPTER,
-    Through.FOLLOWED: followed_softmax.ADAPTER,
+    Through.INTERFACE: attention.ADAPTER,
+    Through.FUSED: fused.ADAPTER,
+    Through.FUNCTIONAL: torch_module.FUNCTIONAL,
+    Through.FOLLOWED: followed.ADAPTER,
 }
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from dsf.inspection.capture.screening import screen_open
 from dsf.inspection.errors import InspectionError, NothingCapturedError
 from dsf.inspection.examine import examine_part
-from dsf.inspection.loading.piecewise import PiecewiseModel
-from dsf.inspection.result import InspectedLayer, Unsupported
-from dsf.inspection.running import without_cache
-from dsf.inspection.screening import screen_open
+from dsf.inspection.recorded_run import without_cache
+from dsf.inspection.results.layers import InspectedLayer, Unsupported
+from dsf.loading.piecewise import PiecewiseModel
 
 Visit = Callable[[Sequence[InspectedLayer], Sequence[Unsupported]], None]
 Look = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
@@ -28,7 +28,7 @@ def inspect_piecewise(
     weights.
 
     Args:
-        piecewise: a model as ``dsf.inspection.loading.open_piecewise`` gives it.
+        piecewise: a model as ``dsf.loading.open_piecewise`` gives it.
         visit: called once for every block, in the order in which they run.
         tolerance: the largest relative error of a layer; by default what its number type allows.
         named: what the model is called with, such as ``input_ids=...``.

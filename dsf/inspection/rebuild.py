@@ -11,16 +11,14 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.affine_layer import AffineLayer
-from dsf.inspection.captured import Captured, Weights, raised
-from dsf.inspection.environment import described
+from dsf.inspection.capture.calls import Call, Captured, Weights, raised
+from dsf.inspection.capture.environment import described
+from dsf.inspection.capture.integrity import Seal
+from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.errors import InspectionError, ReconstructionError
-from dsf.inspection.hooks import Call
-from dsf.inspection.layout import as_tokens
-from dsf.inspection.precision import TOLERANCE
-from dsf.inspection.result import InspectedLayer
-from dsf.inspection.seal import Seal
-from dsf.inspection.whole import WholeMixer
+from dsf.inspection.results.layers import InspectedLayer
+from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
+from dsf.inspection.whole.head_layout import as_tokens
 
 
 @dataclass(frozen=True)

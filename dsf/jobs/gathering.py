@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsf.inspection.measuring import indices
-from dsf.inspection.table import Record, Table
+from dsf.inspection.results.measurements import indices
+from dsf.inspection.results.table import Record, Table
 from dsf.jobs.plan import MANIFEST, Unit
 from dsf.jobs.storage import LayerFacts, is_finished, read_layers
 

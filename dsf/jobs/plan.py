@@ -33,7 +33,7 @@ class Plan:
         model: folder of a checkpoint, or hub id.
         weights, configuration: SHA-256 of the files behind it.
         prompts: token numbers.
-        quantities: names among ``dsf.inspection.measuring.QUANTITIES``.
+        quantities: names among ``dsf.inspection.results.measurements.QUANTITIES``.
         batch: the largest number of prompts in a unit.
         layerwise: whether the weights are loaded block by block.
         tolerance: the largest error of a rebuilt layer; None for what its number type allows.

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from dsf.inspection.loading import file_hashes
-from dsf.inspection.measuring import QUANTITIES
-from dsf.inspection.table import Table
+from dsf.inspection.results.measurements import QUANTITIES
+from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Executor, in_process
 from dsf.jobs.gathering import summary
 from dsf.jobs.plan import Plan, claim
 from dsf.jobs.storage import is_finished, sweep_up
 from dsf.jobs.work import work
+from dsf.loading import file_hashes
 from dsf.saving import replace_file
 
 Progress = Callable[[int, int], None]
@@ -45,7 +45,7 @@ def measure_prompts(
         model: folder of a checkpoint or hub id; every worker loads it once.
         prompts: token numbers.
         folder: of this job alone. It gets ``job.json``, ``units/`` and ``summary.csv``.
-        quantities: what to measure; names of ``dsf.inspection.measuring.QUANTITIES``.
+        quantities: what to measure; names of ``dsf.inspection.results.measurements.QUANTITIES``.
         batch: prompts that go through the model together.
         layerwise: load the weights block by block, for models that do not fit.
         tolerance: the largest relative error of a layer; by default what its number type allows.

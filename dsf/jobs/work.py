@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Unsupported, inspect, inspect_piecewise
-from dsf.inspection.loading import LoadedModel, PiecewiseModel, load_model, open_piecewise
-from dsf.inspection.measuring import QUANTITIES, values
+from dsf.inspection.results.measurements import QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
 from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
+from dsf.loading import LoadedModel, PiecewiseModel, load_model, open_piecewise
 from dsf.threads import one_thread
 
 

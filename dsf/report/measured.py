@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
-from dsf.inspection.measuring import QUANTITIES, measured
+from dsf.inspection.results.measurements import QUANTITIES, measured
 from dsf.report.selection import Selection
 
 MOST_CELLS = 2**25

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from dsf.inspection.tally import Tally, tallies
+from dsf.properties.decided import Tally, tallies
 from dsf.report.content import Grid, content, embedded
 from dsf.report.plain import plain
 from dsf.report.subjects import Decided, Shown, Subject, subjects

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from dsf.inspection import InspectedLayer, Inspection
-from dsf.inspection.table import Table
+from dsf.inspection.results.table import Table
 from dsf.report.plain import plain
 
 Shown = Inspection | Sequence[Inspection]

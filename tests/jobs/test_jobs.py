@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection import measuring
-from dsf.inspection.measuring import measured
+from dsf.inspection.results import measurements
+from dsf.inspection.results.measurements import measured
 from dsf.jobs import plan, storage, sweep, work
 from dsf.models import folder
 
@@ -64,7 +64,7 @@ def test_the_numbers_are_those_of_an_inspection(finished):
     alone = dsf.inspect(MODEL, input_ids=torch.tensor([PROMPTS[2]]))
     expected = {
         (record["layer"], record.get("head"), record["quantity"]): record["value"]
-        for record in measured(alone, {name: measuring.QUANTITIES[name] for name in QUANTITIES})
+        for record in measured(alone, {name: measurements.QUANTITIES[name] for name in QUANTITIES})
     }
     found = {
         (record["layer"], record.get("head"), record["quantity"]): record["value"]

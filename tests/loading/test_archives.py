@@ -12,9 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsf.inspection.loading import LoadError, child, read_tensors
-from dsf.inspection.loading.archive.opcodes import Machine
-from dsf.inspection.loading.archive.symbols import Refused
+from dsf.loading import LoadError, archives, read_tensors
+from dsf.loading.archive_reader.pickle_machine import Machine, Refused
 from tests.loading.crafting import Refers, crafted, read, rewritten, saved
 
 
@@ -50,7 +49,9 @@ def flattened(value, path=()):
     items = value.items() if isinstance(value, dict) else ()
     if isinstance(value, list | tuple):
         items = enumerate(value)
-    return {k: v for key, child in items for k, v in flattened(child, (*path, str(key))).items()}
+    return {
+        k: v for key, archives in items for k, v in flattened(archives, (*path, str(key))).items()
+    }
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -196,18 +197,20 @@ def test_memory_and_time_of_the_child_are_limited(tmp_path):
     many = b"\x80\x02" + b"]" * 1_000_000
     rewritten(path, replace={"data.pkl": many})
     with pytest.raises(LoadError, match="MemoryError"):
-        child.archive_inventory(path, "x/data.pkl", torchscript=False, bytes_of_memory=80 * 1024**2)
+        archives.archive_inventory(
+            path, "x/data.pkl", torchscript=False, bytes_of_memory=80 * 1024**2
+        )
     rewritten(path, replace={"data.pkl": many * 8})
     with pytest.raises(LoadError, match=r"stopped \('code -\d+'\)"):
-        child.archive_inventory(path, "x/data.pkl", torchscript=False, seconds=1)
+        archives.archive_inventory(path, "x/data.pkl", torchscript=False, seconds=1)
 
 
 def test_a_child_that_does_not_answer(tmp_path, monkeypatch):
-    monkeypatch.setattr(child, "_START", tmp_path / "sleep.py")
-    monkeypatch.setattr(child, "_GRACE", 0)
+    monkeypatch.setattr(archives, "_START", tmp_path / "sleep.py")
+    monkeypatch.setattr(archives, "_GRACE", 0)
     (tmp_path / "sleep.py").write_text("import time\ntime.sleep(60)\n")
     with pytest.raises(LoadError, match="took too long"):
-        child.archive_inventory(tmp_path, "x/data.pkl", torchscript=False, seconds=0)
+        archives.archive_inventory(tmp_path, "x/data.pkl", torchscript=False, seconds=0)
 
 
 def test_a_module_is_made_without_arguments():

@@ -5,7 +5,7 @@ import zipfile
 import pytest
 import torch
 
-from dsf.inspection.loading import LoadError
+from dsf.loading import LoadError
 from tests.loading.crafting import Stored, crafted, read, rewritten, saved, tensor
 
 

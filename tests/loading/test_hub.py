@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from dsf.inspection.loading import LoadError, load_model
+from dsf.loading import LoadError, load_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsf.inspection import loading
-from dsf.inspection.loading import LoadError, load_model, versions
+from dsf import loading
+from dsf.loading import LoadError, library_versions, load_model
 
 TOKENS = torch.arange(7).unsqueeze(0)
 
@@ -196,10 +196,10 @@ def test_a_file_and_a_revision_are_refused(folder):
 
 def test_old_libraries_are_refused(monkeypatch):
     with pytest.raises(LoadError, match=r"torch 2.11 or later, but 2.9.1\+cpu is installed"):
-        versions.check_torch("2.9.1+cpu")
+        library_versions.check_torch("2.9.1+cpu")
     monkeypatch.setattr("transformers.__version__", "4.57.1")
     with pytest.raises(LoadError, match=r"transformers 5.3 or later, but 4.57.1"):
-        versions.model_library()
+        library_versions.model_library()
 
 
 def test_without_the_model_library(folder, monkeypatch):

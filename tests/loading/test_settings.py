@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from dsf.inspection.loading import LoadError, load_model
+from dsf.loading import LoadError, load_model
 
 TOKENS = torch.arange(5).unsqueeze(0)
 

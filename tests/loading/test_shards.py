@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsf.inspection.loading import LoadError, load_model
+from dsf.loading import LoadError, load_model
 
 TOKENS = torch.arange(7).unsqueeze(0)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsf.inspection.loading import LoadError, read_tensors
-from dsf.inspection.loading.finite import all_finite
+from dsf.loading import LoadError, read_tensors
+from dsf.loading.tensor_files import all_finite
 
 
 def safetensors(path, header, data=b""):

@@ -11,10 +11,9 @@ import torch
 
 import dsf
 from dsf import models
-from dsf.inspection.checking import findings, verdicts
-from dsf.inspection.loading import load_model, read_tensors
-from dsf.inspection.tally import tallies
+from dsf.loading import load_model, read_tensors
 from dsf.models import recall
+from dsf.properties.decided import findings, tallies, verdicts
 from tests.pretrained.fetch import found
 from tests.pretrained.test_g2p import Speller
 from tests.pretrained.test_silero import CHUNK, RATE, Detector

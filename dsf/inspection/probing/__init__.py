@@ -1,0 +1,1 @@
+"""Unknown mixers, driven with unit values."""

@@ -1,0 +1,1 @@
+"""The routes by which softmax attention is found in a model."""

@@ -1,0 +1,1 @@
+"""A layer from its input to its output: affine stages around the mixer."""

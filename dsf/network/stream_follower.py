@@ -1,0 +1,203 @@
+"""Following the residual stream through a run, one torch function at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from dsf.network.affine_steps import Step
+from dsf.network.linear_parts import (
+    ACTIVATIONS,
+    ADDING,
+    BLANK,
+    DIVIDING,
+    LAYOUT,
+    MIXING,
+    MULTIPLYING,
+    NORMS,
+    REPLAYED,
+    SAME,
+    Call,
+    name_of,
+    pieces,
+    secant,
+    tensors_in,
+)
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A value that depends on the stream in another way than linearly, held as it was.
+
+    Attributes:
+        why: the function that made it so.
+        as_step: an activation can also go on as a step, its secant ``act(p) / p``; None for what
+            has none.
+    """
+
+    why: str
+    as_step: Callable[[], Step] | None = None
+
+
+Known = tuple[Tensor, Step | Held]
+
+
+class Follower(TorchFunctionMode):
+    """Writes down what happens to the tensors it follows.
+
+    Attributes:
+        resting: while set, nothing is followed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resting = False
+        self._numbers = count()
+        # The tensors are kept beside, so that no other gets their identity.
+        self._followed: dict[int, Known] = {}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is computed while the block runs is not part of the run."""
+        before, self.resting = self.resting, True
+        try:
+            yield
+        finally:
+            self.resting = before
+
+    def add(
+        self,
+        output: Tensor,
+        sources: Sequence[Step] = (),
+        linear: Callable[..., Tensor] | None = None,
+        rest: Tensor | None = None,
+    ) -> Step:
+        """Follow ``output`` as ``linear(*sources) + rest``, or as a stream that begins here."""
+        step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest)
+        self.follow(output, step)
+        return step
+
+    def follow(self, tensor: Tensor, what: Step | Held) -> None:
+        """From now on ``tensor`` is known as ``what``."""
+        self._followed[id(tensor)] = tensor, what
+
+    def find(self, part: Any) -> Step | Held | None:
+        """What ``part`` is known as, None if it has nothing to do with the stream."""
+        entry = self._followed.get(id(part)) if isinstance(part, Tensor) else None
+        return None if entry is None else entry[1]
+
+    def __torch_function__(
+        self,
+        func: Function,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        found: dict[int, Known] = {}
+        if not self.resting and self._followed:
+            for part in tensors_in((args, kwargs)):
+                if (what := self.find(part)) is not None:
+                    found[id(part)] = part, what
+        output = func(*args, **kwargs)
+        if found:
+            self._write_down(func, args, kwargs, output, list(found.values()))
+        return output
+
+    def _write_down(
+        self,
+        func: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        found: list[Known],
+    ) -> None:
+        name, (given, first) = name_of(func), found[0]
+        leads = bool(args) and args[0] is given
+        if name in BLANK:
+            return
+        if name == "setitem":
+            self.follow(args[0], Held(name))
+        elif name in SAME and leads and isinstance(output, Tensor):
+            self.follow(output, first)
+        elif _is_activation(name, args) and leads and not _is_lost(first):
+            self.follow(output, Held(name, lambda: self._secant(given, first, output)))
+        elif name in NORMS and leads and len(found) == 1 and not _is_lost(first):
+            self.add(output, (step_of(first),), *NORMS[name](*args, **kwargs))
+        elif (streams := _streams(name, args, found, leads=leads)) is not None:
+            replayed: Function = REPLAYED.get(name, func)
+            self._affine(Call(replayed, args, kwargs, output), streams)
+        else:
+            reasons = [what.why for _, what in found if isinstance(what, Held) and _is_lost(what)]
+            for each in tensors_in(output):
+                self.follow(each, Held(reasons[0] if reasons else name))
+
+    def _secant(self, given: Tensor, source: Step | Held, output: Tensor) -> Step:
+        return self.add(output, (step_of(source),), secant(output, given))
+
+    def _affine(self, call: Call, streams: list[Known]) -> None:
+        """A call that is affine in ``streams``: steps, or, of activations alone, still held."""
+        tensors, known = [part for part, _ in streams], [what for _, what in streams]
+        held = next((what.why for what in known if isinstance(what, Held)), "")
+        steps = [what for what in known if isinstance(what, Step)]
+        if steps:
+            for each, linear, rest in pieces(call, tensors):
+                self.add(each, [step_of(what) for what in known], linear, rest)
+            return
+        outputs = list(tensors_in(call.output))
+        for k, each in enumerate(outputs):
+
+            def as_step(k: int = k) -> Step:
+                output, linear, rest = list(pieces(call, tensors))[k]
+                return self.add(output, [step_of(what) for what in known], linear, rest)
+
+            self.follow(each, Held(held, as_step))
+
+
+def step_of(what: Step | Held) -> Step:
+    """A step as it is, an activation as its secant."""
+    if isinstance(what, Step):
+        return what
+    if what.as_step is None:
+        raise ValueError(f"'{what.why}' has no secant")
+    return what.as_step()
+
+
+def _is_lost(what: Step | Held) -> bool:
+    return isinstance(what, Held) and what.as_step is None
+
+
+def _is_activation(name: str, args: tuple[Any, ...]) -> bool:
+    """A function of every entry alone that is zero at zero; a power from one on is one."""
+    power = args[1] if name == "pow" and len(args) == 2 else None
+    return name in ACTIVATIONS or (isinstance(power, int | float) and power >= 1)
+
+
+def _streams(
+    name: str, args: tuple[Any, ...], found: list[Known], *, leads: bool
+) -> list[Known] | None:
+    """The tensors in which the function ``name`` is linear, None if it is not.
+
+    A product is linear in one of its factors, given the other: a gate is held.
+    """
+    able = [(part, what) for part, what in found if not _is_lost(what)]
+    steps: list[Known] = [(part, what) for part, what in able if isinstance(what, Step)]
+    if name in ADDING:
+        return able if len(able) == len(found) else None
+    if name in LAYOUT:
+        return able if leads and len(able) == len(found) == 1 else None
+    if name in MIXING:
+        return [known for known in able if len(args) > 2 and known[0] is args[2]] or None
+    if name in DIVIDING and not leads:
+        return None
+    if name in MULTIPLYING or name in DIVIDING:
+        chosen = steps or able
+        leading = name not in DIVIDING or (bool(chosen) and chosen[0][0] is args[0])
+        return chosen if len(chosen) == 1 and leading else None
+    return None
