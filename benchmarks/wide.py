@@ -17,7 +17,7 @@ SEEN = 1024  # columns whose error is looked at
 
 
 def wide(tokens: int, *, columns: int = 24_576) -> list[Row]:
-    from dsf.kernels.walking import walk
+    from dsf.kernels.diagonal_scan import walk
 
     decay, drive = torch.rand(tokens, columns, generator=RNG), normal(tokens, columns)
     states, running = torch.zeros_like(drive), torch.zeros(columns, dtype=torch.float64)

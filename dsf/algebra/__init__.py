@@ -2,8 +2,8 @@
 
 from dsf.algebra.bases import change_of_basis, with_conjugates
 from dsf.algebra.connections import direct_sum, parallel, series
+from dsf.algebra.conversion import converted, select
 from dsf.algebra.duality import adjoint, reverse
-from dsf.algebra.entries import converted, select
 from dsf.algebra.windows import concatenated, split_at
 
 __all__ = [

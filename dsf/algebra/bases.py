@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.algebra.plain import written_out
-from dsf.algebra.structures import block_diagonal
+from dsf.algebra.structures import block_diagonal, written_out
 from dsf.coefficient import dense_of
 from dsf.shapes import ShapeError
 from dsf.system import System, time_reversed

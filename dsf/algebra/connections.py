@@ -8,8 +8,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.algebra.bases import with_conjugates
-from dsf.algebra.plain import joint_initial, reading_before, same_sequence, written_out
-from dsf.algebra.structures import block_diagonal, low_rank
+from dsf.algebra.structures import (
+    block_diagonal,
+    joint_initial,
+    low_rank,
+    reading_before,
+    same_sequence,
+    written_out,
+)
 from dsf.coefficient import dense_of
 from dsf.composite import SystemSum
 from dsf.shapes import agree

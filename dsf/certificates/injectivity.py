@@ -1,15 +1,158 @@
-"""Whether softmax rows tell queries apart, decided exactly."""
+"""Whether rows of weights tell queries apart: softmax and normalised rows, margins of keys."""
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.certificates.exact import PRIME, independent_rows, integer_row, null_vector
-from dsf.certificates.issuing import Proposal, issued
-from dsf.certificates.margins import margin
+from dsf.certificates.exact import PRIME, fractions_of, independent_rows, integer_row, null_vector
+from dsf.certificates.issuing import Proposal, hexed, issued
+
+ROWS = 512
+
+
+def margin(
+    key: Float[Tensor, "tokens key"],
+    *,
+    first_row: int | None = None,
+    folder: Path | None = None,
+) -> Certificate:
+    """Certify a lower bound on the smallest singular value of ``[keys, 1]`` up to ``first_row``.
+
+    Rank alone misleads: rounding makes everything full rank. A margin above the rounding error of
+    what made the keys is what injectivity can rest on. With a float64 Cholesky factor R of
+    ``AᵀA - s² I`` and the exact residual E, the square is at least ``s² - |E|``. At most 512 rows
+    enter, spread over the tokens: more could only raise the value. UNKNOWN below about 1e-7 of the
+    norm, where float64 finds no factor; ``observed`` then carries the float64 value.
+
+    Raises:
+        ValueError: if ``first_row`` lies outside the tokens or leaves fewer rows than columns.
+    """
+    tokens, width = key.shape
+    row = tokens - 1 if first_row is None else first_row
+    if not width <= row < tokens:
+        raise ValueError(
+            f"margin: 'first_row' must lie between {width} and {tokens - 1}, so that there are as "
+            f"many keys as columns, but it is {row}."
+        )
+    chosen = torch.linspace(0, row, min(row + 1, max(ROWS, width + 1))).long().unique().tolist()
+    matrix = torch.cat([key[chosen].double(), key.new_ones(len(chosen), 1).double()], dim=-1)
+    finite = bool(key.isfinite().all())
+    observed = float(torch.linalg.svdvals(matrix)[-1]) if finite else None
+    proposal = Proposal(
+        name="margin",
+        verdict=Verdict.UNKNOWN,
+        tensors={"key": key},
+        method="Cholesky factor of the shifted Gram matrix, exact residual",
+        parameters={"first_row": row},
+        evidence={"rows": chosen},
+        observed=observed,
+        limits={"search": "no float64 factor leaves a positive bound"},
+    )
+    if observed is None or observed <= 0:
+        return issued(proposal, folder)
+    return issued(_bounded(proposal, matrix, observed), folder)
+
+
+def _bounded(proposal: Proposal, matrix: Tensor, observed: float) -> Proposal:
+    """The first shift below the observed value whose factor leaves a bound."""
+    gram = matrix.mT @ matrix
+    identity = torch.eye(len(gram), dtype=gram.dtype)
+    for share in (1 - 1e-6, 1 - 1e-3, 0.9, 0.5):
+        shift = observed * share
+        factor, failed = torch.linalg.cholesky_ex(gram - shift**2 * identity, upper=True)
+        if int(failed):
+            continue
+        residual = float(torch.linalg.matrix_norm(gram - shift**2 * identity - factor.mT @ factor))
+        rounding = 4 * len(matrix) * torch.finfo(gram.dtype).eps * float(gram.diagonal().sum())
+        left = shift**2 - residual - rounding
+        if left > 0:
+            return replace(
+                proposal,
+                verdict=Verdict.PROVED,
+                tensors={**proposal.tensors, "factor": factor},
+                evidence={**proposal.evidence, "shift": shift},
+                bound=left**0.5,
+                limits={},
+            )
+    return proposal
+
+
+FeatureMap = Literal["identity", "relu", "elu_plus_one"]
+
+
+def linear_injective(
+    key: Float[Tensor, "tokens key"],
+    *,
+    feature_map: FeatureMap,
+    row: int | None = None,
+    folder: Path | None = None,
+) -> Certificate:
+    """Decide whether normalised linear attention tells all queries apart: it does not.
+
+    A row depends on the features of its query up to a positive factor only, so two queries whose
+    features are proportional share it: ``2 q`` for the identity and ReLU, ``2 q + 1`` for elu + 1
+    with ``q >= 0``. The witness is such a pair as fractions, checked exactly. UNKNOWN only if no
+    tried query has a denominator other than zero.
+
+    Args:
+        key: the keys of one head.
+        feature_map: ``identity``, ``relu`` or ``elu_plus_one``.
+        row: the row the witness is about; the last by default.
+
+    Source: InLine attention, arXiv:2412.06590; the pairs are derived.
+
+    Raises:
+        ValueError: for a feature map without a known collision.
+    """
+    known = ("identity", "relu", "elu_plus_one")
+    if feature_map not in known:
+        raise ValueError(
+            f"linear_injective: collisions are known for {', '.join(known)}, not for "
+            f"'{feature_map}'. With more features than dimensions there need not be one."
+        )
+    chosen = key.shape[0] - 1 if row is None else row
+    proposal = Proposal(
+        name="linear_injective",
+        verdict=Verdict.UNKNOWN,
+        tensors={"key": key},
+        method="two queries with proportional features",
+        parameters={"feature_map": feature_map},
+        limits={"tried": "unit vectors and the sum of the keys"},
+    )
+    if not bool(key.isfinite().all()):
+        return issued(proposal, folder)
+    query = _query(key[: chosen + 1], feature_map)
+    if query is None:
+        return issued(proposal, folder)
+    other = [2 * part + 1 if feature_map == "elu_plus_one" else 2 * part for part in query]
+    witness = {
+        "row": chosen,
+        "query": [hexed(part) for part in query],
+        "other": [hexed(part) for part in other],
+    }
+    refuted = replace(proposal, verdict=Verdict.REFUTED, witness=witness, limits={})
+    return issued(refuted, folder)
+
+
+def _query(key: Tensor, feature_map: FeatureMap) -> list[Fraction] | None:
+    """A query whose weights have a denominator."""
+    width = key.shape[-1]
+    if feature_map == "elu_plus_one":
+        return [Fraction(1, 2)] * width
+    rows = [fractions_of(part) for part in key]
+    if feature_map == "relu":
+        rows = [[max(part, Fraction(0)) for part in row] for row in rows]
+    sums = [sum(column, Fraction(0)) for column in zip(*rows, strict=True)]
+    lead = next((k for k, value in enumerate(sums) if value), None)
+    if lead is None:
+        return None
+    return [Fraction(int(k == lead)) for k in range(width)]
 
 
 def injective(

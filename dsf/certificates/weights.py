@@ -1,4 +1,4 @@
-"""Statements about the weights of a stored map, decided on the numbers as they are stored."""
+"""Statements about the weights of a map, stored or implied by a system, decided on the numbers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of
 from dsf.certificates.issuing import Proposal, hexed, issued, settled
+from dsf.composite import Operator
+from dsf.evaluate import attention_map
+from dsf.realisation import reduce
 
 Map = Float[Tensor, "*batch rows columns"]
 
@@ -176,3 +179,40 @@ def _finite(map: Tensor) -> bool:
 def _square(owner: str, map: Tensor) -> None:
     if map.shape[-1] != map.shape[-2]:
         raise ValueError(f"{owner}: needs a square map, but the shape is {tuple(map.shape)}.")
+
+
+def equivalent(
+    first: Operator, second: Operator, *, tolerance: float, folder: Path | None = None
+) -> Certificate:
+    """Certify that two systems apply the same map, within ``tolerance`` in Frobenius norm.
+
+    Whatever their states and bases are. The maps are formed and compared exactly as they are
+    stored; ``tolerance`` has to leave room for the rounding that formed them.
+
+    Raises:
+        ValueError: if the maps have different shapes, or ``tolerance`` is negative.
+        MapTooLarge: if a map would take more than half of the free memory.
+    """
+    maps = [attention_map(system) for system in (first, second)]
+    dtype = torch.promote_types(maps[0].dtype, maps[1].dtype)
+    return same_map(maps[0].to(dtype), maps[1].to(dtype), tolerance=tolerance, folder=folder)
+
+
+def reduction_error(
+    map: Shaped[Tensor, "time time"], *, order: int, folder: Path | None = None
+) -> Certificate:
+    """Certify that the reduction of ``map`` to ``order`` states keeps its promised bound.
+
+    The map of ``dsf.reduce(map, order=order)`` is compared with the original exactly. ``observed``
+    is the distance; the tolerance of the claim is the bound, known before the maps are compared.
+
+    Raises:
+        ValueError: if ``order`` is below 1, or the map is not square, finite and causal.
+    """
+    reduction = reduce(map, order=order)
+    return same_map(
+        map,
+        attention_map(reduction.system),
+        tolerance=float(reduction.bound),
+        folder=folder,
+    )

@@ -64,7 +64,7 @@ def give(
 
 
 def _complain(command: str, error: Exception, code: int, *, as_json: bool, verbose: bool) -> None:
-    from dsf.report.plain import plain
+    from dsf.report.escaping import plain
 
     if verbose:
         traceback.print_exception(error)

@@ -5,7 +5,7 @@ from typing import Any
 
 from dsf.cli.screen import print_table
 from dsf.inspection import Inspection
-from dsf.report.plain import plain
+from dsf.report.escaping import plain
 
 HEADS = ("layer", "family", "read as", "maps", "tokens", "error", "tolerance", "verdict")
 

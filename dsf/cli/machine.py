@@ -96,7 +96,7 @@ def _numbers(release: str) -> tuple[int, ...]:
 def _hardware() -> Iterator[Finding]:
     import torch
 
-    from dsf.evaluate.budget import free_memory
+    from dsf.evaluate.memory_plan import free_memory
     from dsf.kernels import found, why_off
 
     cuda = torch.cuda.is_available()
@@ -117,7 +117,7 @@ def _kernels_on_cuda() -> Iterator[Finding]:
     """Each is tried on the spot: a few seconds, on a machine with a CUDA device."""
     import torch
 
-    from dsf.evaluate.cuda.standings import standings
+    from dsf.evaluate.cuda.trial_results import standings
     from dsf.kernels import why_off_on_cuda
 
     why = why_off_on_cuda()

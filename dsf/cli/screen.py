@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from dsf.report.plain import plain
+from dsf.report.escaping import plain
 from dsf.report.views import Progress as Told
 
 UNBOUNDED = 200

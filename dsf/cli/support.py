@@ -33,7 +33,7 @@ def run(
     def work() -> Answer:
         from dsf.cli.screen import print_table
         from dsf.inspection.support_table import EXACT, NO, support
-        from dsf.report.plain import plain
+        from dsf.report.escaping import plain
 
         found = support(model, offline=offline, revision=revision)
         read = [one for one in found if one.exact != NO]

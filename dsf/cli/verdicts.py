@@ -13,7 +13,7 @@ from dsf.inspection import Inspection
 from dsf.inspection.results.table import Table
 from dsf.properties.decided import PROPERTIES, tallies
 from dsf.report import write_report
-from dsf.report.plain import plain
+from dsf.report.escaping import plain
 
 DECIDED = (Verdict.PROVED, Verdict.REFUTED, Verdict.UNKNOWN)
 HEADS = ("layer", "property", *(verdict.value for verdict in DECIDED), "worst observed")

@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, at_start
+from dsf.evaluate.arguments import at_border, at_start
 from dsf.evaluate.compiled import compiled
 from dsf.evaluate.equations import advance
 from dsf.evaluate.invariant import begun, folded_once, varying
-from dsf.evaluate.loops.modes import rung
-from dsf.evaluate.windows.delay_line import moves_by_one
-from dsf.evaluate.windows.folding import fold, fold_together, folds_together
-from dsf.evaluate.windows.pieces import cached, cut
+from dsf.evaluate.loops.responses import rung
+from dsf.evaluate.windows.cutting import cached, cut
+from dsf.evaluate.windows.folding import fold, fold_together, folds_together, moves_by_one
 from dsf.evaluate.windows.sizes import SIZES, stepped_size, window_size, windows_at_once
 from dsf.solve import continued, states_before
 from dsf.system import System

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, forward_form
+from dsf.evaluate.arguments import at_border, forward_form
 from dsf.evaluate.chunks import chunkwise
 from dsf.evaluate.equations import applied
 from dsf.evaluate.invariant import lags, varying

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import cut_of, dense_of
-from dsf.evaluate.border import at_start, forward_form
+from dsf.evaluate.arguments import at_start, forward_form
 from dsf.evaluate.windows.panel import Panel
 from dsf.solve import continued, states_before
 from dsf.system import System

@@ -5,10 +5,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import Operator
-from dsf.evaluate.border import is_operator
-from dsf.evaluate.budget import check_room
-from dsf.evaluate.compiled_rows import compiles
-from dsf.evaluate.place import Whole
+from dsf.evaluate.arguments import is_operator
+from dsf.evaluate.compiled import compiles
+from dsf.evaluate.memory_plan import check_room
+from dsf.evaluate.output_buffers import Whole
 from dsf.evaluate.rows import SIZE, blocks_between
 from dsf.shapes import ShapeError
 from dsf.system import System

@@ -3,9 +3,9 @@
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, at_start
+from dsf.evaluate.arguments import at_border, at_start
 from dsf.evaluate.equations import advance
-from dsf.evaluate.windows.pieces import cut
+from dsf.evaluate.windows.cutting import cut
 from dsf.solve import doubling
 from dsf.system import System
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate.cache import kept_rows, kept_window
-from dsf.evaluate.compiled_rows import compiled_rows
-from dsf.evaluate.place import Fresh, Place, Workspace
-from dsf.evaluate.sweep import backward_rows, forward_rows
+from dsf.evaluate.compiled import compiled_rows
+from dsf.evaluate.output_buffers import Fresh, Place, Workspace
+from dsf.evaluate.row_windows import backward_rows, forward_rows
 from dsf.system import System
 
 SIZE = 64

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, at_start, working
+from dsf.evaluate.arguments import at_border, at_start, working
 from dsf.evaluate.equations import advance
-from dsf.evaluate.windows.pieces import cut
+from dsf.evaluate.windows.cutting import cut
 from dsf.shapes import agree
 from dsf.solve import continued
 from dsf.system import System

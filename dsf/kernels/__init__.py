@@ -11,7 +11,7 @@ from dsf.kernels.availability import (
     why_off,
     why_off_on_cuda,
 )
-from dsf.kernels.spreading import in_parallel
+from dsf.kernels.parallel import in_parallel
 
 __all__ = [
     "applies",

@@ -10,10 +10,19 @@ import numpy as np
 
 from dsf.kernels.compiling import kernel
 from dsf.kernels.diagonal_tiles import FOURS, TILE, fold_tile, multiply
-from dsf.kernels.pointers import ahead, pointers
-from dsf.kernels.registers import WIDE, lanes, nothing, ones
-from dsf.kernels.sending import send
-from dsf.kernels.vectors import arrived, load, load_double, store
+from dsf.kernels.registers import (
+    WIDE,
+    ahead,
+    arrived,
+    lanes,
+    load,
+    load_double,
+    nothing,
+    ones,
+    pointers,
+    store,
+)
+from dsf.kernels.streaming_stores import send
 
 
 class Kept(NamedTuple):

@@ -10,9 +10,19 @@ import numpy as np
 
 from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import power_of_two
-from dsf.kernels.pointers import number, put
-from dsf.kernels.registers import WIDE, in_first, lanes, nothing, ones
-from dsf.kernels.vectors import load, load_double, spread, store
+from dsf.kernels.registers import (
+    WIDE,
+    in_first,
+    lanes,
+    load,
+    load_double,
+    nothing,
+    number,
+    ones,
+    put,
+    spread,
+    store,
+)
 
 TILE, NEAR, FOURS = 64, 16, 4
 BITS = float(np.log2(np.e))

@@ -6,9 +6,17 @@ from typing import no_type_check
 import numpy as np
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.elementary import two_to
-from dsf.kernels.exponentials import chosen
-from dsf.kernels.tallying import DISTANCE, ENERGY, LARGEST, LOWEST, MASS, NEAR, NEGATIVE, SURPRISE
+from dsf.kernels.exponentials import chosen, two_to
+from dsf.kernels.scalar_tile_sums import (
+    DISTANCE,
+    ENERGY,
+    LARGEST,
+    LOWEST,
+    MASS,
+    NEAR,
+    NEGATIVE,
+    SURPRISE,
+)
 
 BLOCK = 512  # columns whose sums are rounded as the numbers are
 LOG_TWO = math.log(2)

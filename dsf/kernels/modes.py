@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.fours import each, loaded, product, product_and_sum
-from dsf.kernels.pointers import ahead, number, pointers, put
-from dsf.kernels.registers import WIDE, total
-from dsf.kernels.spreading import in_parallel
-from dsf.kernels.vectors import store
+from dsf.kernels.parallel import in_parallel
+from dsf.kernels.registers import WIDE, ahead, number, pointers, put, store, total
+from dsf.kernels.unrolled import each, loaded, product, product_and_sum
 
 TOGETHER = 4 * WIDE  # modes in registers
 SPAN = 512  # tokens after which the modes that had no room take their turn

@@ -1,9 +1,4 @@
-"""A register of numbers as one value, for loops that the compiler would not turn into vectors.
-
-Products of small matrices run at the speed of the processor only where their sums stay in
-registers, and a triangle of decays only where some lanes stand still: both are written out in
-registers here. How they come from memory and go there is in ``vectors.py``.
-"""
+"""Registers of numbers as values, numbers behind pointers, and the ways between."""
 
 import operator
 from typing import no_type_check
@@ -159,3 +154,188 @@ def lanes(_context, pointer):
     """How many of its numbers a register holds."""
     count = Vector(pointer.dtype).lanes
     return types.int64(pointer), lambda *_: ir.IntType(64)(count)
+
+
+class Pointer(types.Type):  # type: ignore[misc]
+    """Where the numbers of an array begin."""
+
+    def __init__(self, dtype: types.Type) -> None:
+        self.dtype = dtype
+        super().__init__(f"Pointer({dtype})")
+
+
+@register_model(Pointer)
+class PointerModel(models.PrimitiveModel):  # type: ignore[misc]
+    """What a pointer is to the compiler."""
+
+    @no_type_check
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, manager[kind.dtype].get_value_type().as_pointer())
+
+
+@no_type_check
+def _pointed(kind):
+    """The type of an array, and of arrays in named tuples, with pointers in their place."""
+    if isinstance(kind, types.Array):
+        return Pointer(kind.dtype)
+    if isinstance(kind, types.BaseNamedTuple):
+        return types.NamedTuple([_pointed(each) for each in kind.types], kind.instance_class)
+    return kind
+
+
+@no_type_check
+def _without_count(context, builder, kind, value):
+    if isinstance(kind, types.Array):
+        return context.make_array(kind)(context, builder, value).data
+    if isinstance(kind, types.BaseNamedTuple):
+        parts = [builder.extract_value(value, k) for k in range(len(kind.types))]
+        made = [
+            _without_count(context, builder, *pair) for pair in zip(kind.types, parts, strict=True)
+        ]
+        return context.make_tuple(builder, _pointed(kind), made)
+    return value
+
+
+@intrinsic
+@no_type_check
+def pointers(_context, arrays):
+    """An array, or a named tuple of them, as pointers; the arrays have to outlive their use."""
+
+    def generate(context, builder, signature, arguments):
+        return _without_count(context, builder, signature.args[0], arguments[0])
+
+    return _pointed(arrays)(arrays), generate
+
+
+@intrinsic
+@no_type_check
+def ahead(_context, pointer, count):
+    """The pointer ``count`` numbers further on."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return pointer(pointer, count), generate
+
+
+@intrinsic
+@no_type_check
+def number(_context, pointer, at):
+    """One number."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.load(builder.gep(arguments[0], [arguments[1]]))
+
+    return pointer.dtype(pointer, at), generate
+
+
+@intrinsic
+@no_type_check
+def put(_context, pointer, at, written):
+    """Write one number."""
+
+    def generate(context, builder, _signature, arguments):
+        pointer, at, value = arguments
+        builder.store(value, builder.gep(pointer, [at]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, at, written), generate
+
+
+@no_type_check
+def _vector_at(builder, pointer, at, vector):
+    return builder.bitcast(builder.gep(pointer, [at]), vector.as_pointer())
+
+
+@no_type_check
+def _as(builder, value, vector):
+    """A vector in another precision."""
+    if value.type == vector:
+        return value
+    narrower = vector.element == ir.FloatType()
+    return builder.fptrunc(value, vector) if narrower else builder.fpext(value, vector)
+
+
+@intrinsic
+@no_type_check
+def load(_context, pointer, at):
+    """The numbers from one place on."""
+    vector = Vector(pointer.dtype)
+
+    def generate(context, builder, _signature, arguments):
+        place = _vector_at(builder, *arguments, context.get_value_type(vector))
+        return builder.load(place, align=pointer.dtype.bitwidth // 8)
+
+    return vector(pointer, at), generate
+
+
+@intrinsic
+@no_type_check
+def load_double(_context, pointer, at):
+    """``WIDE`` numbers from one place on, in double precision."""
+
+    def generate(context, builder, _signature, arguments):
+        held = ir.VectorType(context.get_value_type(pointer.dtype), WIDE)
+        found = builder.load(
+            _vector_at(builder, *arguments, held), align=pointer.dtype.bitwidth // 8
+        )
+        return _as(builder, found, context.get_value_type(DOUBLE))
+
+    return DOUBLE(pointer, at), generate
+
+
+@intrinsic
+@no_type_check
+def spread(_context, pointer, at):
+    """The number at one place, in every lane."""
+    vector = Vector(pointer.dtype)
+
+    def generate(_context, builder, _signature, arguments):
+        return in_all_lanes(builder, builder.load(builder.gep(*arguments[:1], arguments[1:])), size)
+
+    size = vector.lanes
+    return vector(pointer, at), generate
+
+
+@intrinsic
+@no_type_check
+def store(_context, pointer, at, vector):
+    """Write to one place, in the precision it is in."""
+
+    def generate(context, builder, _signature, arguments):
+        pointer_, at, value = arguments
+        held = ir.VectorType(context.get_value_type(pointer.dtype), vector.lanes)
+        place = _vector_at(builder, pointer_, at, held)
+        builder.store(_as(builder, value, held), place, align=pointer.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(pointer, at, vector), generate
+
+
+@intrinsic
+@no_type_check
+def store_past(_context, pointer, at, vector):
+    """Write to the memory behind the caches, at a border of their lines.
+
+    A loop that has written so ends with ``arrived()``.
+    """
+
+    def generate(context, builder, _signature, arguments):
+        pointer, at, value = arguments
+        made = builder.store(value, _vector_at(builder, pointer, at, value.type), align=BYTES)
+        made.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, at, vector), generate
+
+
+@intrinsic
+@no_type_check
+def arrived(_context):
+    """Wait until other threads can see everything written."""
+
+    def generate(context, builder, _signature, _arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate

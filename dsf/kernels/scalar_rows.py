@@ -10,10 +10,23 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.pointers import ahead, number, pointers, put
-from dsf.kernels.registers import WIDE, everywhere, in_first, lanes, nothing
-from dsf.kernels.sending import send
-from dsf.kernels.vectors import arrived, load, load_double, spread, store
+from dsf.kernels.registers import (
+    WIDE,
+    ahead,
+    arrived,
+    everywhere,
+    in_first,
+    lanes,
+    load,
+    load_double,
+    nothing,
+    number,
+    pointers,
+    put,
+    spread,
+    store,
+)
+from dsf.kernels.streaming_stores import send
 
 TILE = 64
 

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.kernels.adapted import UNIT
 from dsf.kernels.compiling import kernel
+from dsf.kernels.expm1_polynomials import UNIT
 from dsf.kernels.exponentials import ZERO, power_of_two
-from dsf.kernels.pointers import ahead, pointers
-from dsf.kernels.registers import lanes, later, nothing
+from dsf.kernels.parallel import in_parallel
+from dsf.kernels.registers import ahead, lanes, later, load, nothing, pointers, store
 from dsf.kernels.slow_states import (
     BLOCK,
     DRIVE,
@@ -37,8 +37,6 @@ from dsf.kernels.slow_states import (
     lively_update,
     mild_update,
 )
-from dsf.kernels.spreading import in_parallel
-from dsf.kernels.vectors import load, store
 
 # Tokens that states stay in registers for, and tokens of one block in a row: as many as the
 # processor knows the pages of.

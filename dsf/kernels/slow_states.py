@@ -1,18 +1,14 @@
-"""A few tokens of a block of channels in single precision, four states of each channel at once.
-
-A decay near one would lose what distinguishes it from one, and a slow sum would lose digits at
-every token. So slow states take ``decay - 1`` and keep what rounding lost (Kahan's sum).
-
-Four states, what they lost and their poles stay in registers over all the tokens. Every operation
-is written for the four before the next one: a processor looks ahead a few dozen instructions, less
-than two states one after the other, and each waits for the one before.
-"""
+"""A few tokens of a block of channels in single precision, four states of each channel at once."""
 
 from typing import no_type_check
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
-from dsf.kernels.adapted import (
+from dsf.kernels.compiling import kernel
+from dsf.kernels.expm1_polynomials import (
     LOWEST,
     LOWEST_OF_FOUR,
     UNIT,
@@ -23,13 +19,26 @@ from dsf.kernels.adapted import (
     outer,
     upper,
 )
-from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import ONE_SINGLE, ZERO, chosen, factor_of
-from dsf.kernels.fours import each, loaded, numbers, product, product_and_sum, spreads
-from dsf.kernels.pointers import ahead, number, put
-from dsf.kernels.prefetching import soon
-from dsf.kernels.registers import lanes
-from dsf.kernels.vectors import load, store
+from dsf.kernels.registers import ahead, lanes, load, number, put, store
+from dsf.kernels.unrolled import each, loaded, numbers, product, product_and_sum, spreads
+
+
+@intrinsic
+@no_type_check
+def soon(_context, pointer):
+    """Have the line around a number brought near, into the second cache."""
+
+    def generate(context, builder, _signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        call = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        asked = builder.module.declare_intrinsic("llvm.prefetch", [byte], call)
+        reads, near, data = number(0), number(2), number(1)
+        builder.call(asked, [builder.bitcast(arguments[0], byte), reads, near, data])
+        return context.get_dummy_value()
+
+    return types.void(pointer), generate
+
 
 BLOCK, GROUP = 32, 4
 # The row of a state: state, what rounding lost, pole, and room that keeps rows off each other's

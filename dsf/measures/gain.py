@@ -11,7 +11,7 @@ from dsf.evaluate import MapOrSystem, respond
 from dsf.evaluate.cache import kept_rows
 from dsf.measures.fold import total
 from dsf.measures.passes import Measured, tallied
-from dsf.measures.tallies import ENERGY, MASS
+from dsf.measures.row_reductions import ENERGY, MASS
 from dsf.system import System
 
 STEPS = 40

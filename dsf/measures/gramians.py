@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import forward_form
+from dsf.evaluate.arguments import forward_form
 from dsf.system import System
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dsf.algebra import with_conjugates
 from dsf.composite import ExplicitMap, SystemSum
-from dsf.evaluate import attention_map
+from dsf.evaluate import attention_map, row_blocks
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.windows.folding import fold
 from dsf.system import System
@@ -131,3 +131,23 @@ def _seen(system: System, positions: list[int]) -> Iterator[Tensor]:
 
 def _triangular(tall: Tensor) -> Tensor:
     return torch.linalg.qr(tall, mode="r").R
+
+
+def states_needed(
+    map_or_system: Tensor | System | ExplicitMap, *, error: float
+) -> Int[Tensor, "*batch"]:
+    """The least order whose reduction is within ``error`` of the map, relative, in Frobenius norm.
+
+    "How many states does this head need": one number for every map of the batch. From the Hankel
+    singular values; ``dsf.reduce(map, order=...)`` of that order stays within its bound.
+
+    Raises:
+        ValueError: if ``error`` is not above 0.
+    """
+    if not error > 0:
+        raise ValueError(f"states_needed: 'error' must be above 0, but it is {error}.")
+    blocks = row_blocks(map_or_system)
+    size = torch.stack([rows.weights.abs().square().sum(dim=(-2, -1)) for rows in blocks]).sum(0)
+    energy = hankel_singular_values(map_or_system).square().sum(dim=-2)
+    left = energy.flip(-1).cumsum(dim=-1).flip(-1)
+    return (left > error**2 * size.unsqueeze(-1)).sum(dim=-1)

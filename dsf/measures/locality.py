@@ -10,7 +10,7 @@ from dsf.evaluate import MapOrSystem, Rows
 from dsf.evaluate.windows.folding import fold
 from dsf.measures.fold import per_row, total
 from dsf.measures.passes import Measured, tallied
-from dsf.measures.tallies import DISTANCE, MASS, near
+from dsf.measures.row_reductions import DISTANCE, MASS, near
 from dsf.system import System
 
 BLOCK = 256

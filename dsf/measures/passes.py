@@ -11,17 +11,14 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, respond
-from dsf.evaluate.compiled_rows import compiles, stored_parts
+from dsf.evaluate.compiled import compiles, stored_parts
 from dsf.evaluate.heads import Heads, heads_of
-from dsf.evaluate.loops.diagonal_rows import is_diagonal
-from dsf.evaluate.planning import check_plan, statistics_bytes
+from dsf.evaluate.loops.rows import is_diagonal
+from dsf.evaluate.memory_plan import check_plan, statistics_bytes
 from dsf.kernels import applies
-from dsf.measures.fading_tallies import FadingWalk
-from dsf.measures.head_tallies import HeadWalk
-from dsf.measures.keeping import Keeper, walked
-from dsf.measures.score_tallies import ScoreWalk, scores_of
-from dsf.measures.tallies import Asked, Tallied, Tally, from_pass
-from dsf.measures.walks import Progress, RowWalk, Walk
+from dsf.measures.checkpointing import Keeper, walked
+from dsf.measures.row_reductions import Asked, Progress, RowWalk, Tallied, Tally, Walk, from_pass
+from dsf.measures.structured_reductions import FadingWalk, HeadWalk, ScoreWalk, scores_of
 from dsf.system import System
 
 Measured = MapOrSystem | Tallied | Asked

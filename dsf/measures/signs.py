@@ -7,7 +7,7 @@ from torch import Tensor
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.measures.fold import in_reach, real, total
 from dsf.measures.passes import Measured, tallied
-from dsf.measures.tallies import MASS, lowest, negative
+from dsf.measures.row_reductions import MASS, lowest, negative
 
 
 def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:

@@ -4,7 +4,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.measures.passes import Measured, tallied
-from dsf.measures.tallies import MASS, WRITTEN, on
+from dsf.measures.row_reductions import MASS, WRITTEN, on
 
 THRESHOLD = 0.3
 

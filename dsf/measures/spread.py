@@ -7,7 +7,7 @@ from torch import Tensor
 from dsf.evaluate import MapOrSystem, Rows, row_blocks
 from dsf.measures.fold import in_reach, per_row
 from dsf.measures.passes import Measured, tallied
-from dsf.measures.tallies import MASS, SURPRISE
+from dsf.measures.row_reductions import MASS, SURPRISE
 
 
 def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from dsf.evaluate import MapOrSystem
 from dsf.measures.passes import one_pass
-from dsf.measures.tallies import Asked
-from dsf.measures.walks import Progress
+from dsf.measures.row_reductions import Asked, Progress
 
 MOST = 0.1
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.slots import slot_system
+from dsf.ingredients.matrix_memories import slot_system
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
 from dsf.system import System

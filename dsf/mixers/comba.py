@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
-from dsf.ingredients.delta_rule import delta_rule
+from dsf.ingredients.matrix_memories import delta_rule
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System

@@ -18,8 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.composite import PANEL
-from dsf.ingredients.attention_cache import cache_system
-from dsf.ingredients.pair_rows import PairRows, scale_or_default, softmax_in_reach
+from dsf.ingredients.softmax_rows import PairRows, cache_system, scale_or_default, softmax_in_reach
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.system import System

@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.activations import RELU, TANH, Activation
-from dsf.ingredients.cell_weights import read_cell
+from dsf.ingredients.recurrent_cells import RELU, TANH, Activation, read_cell
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import lively, normal
 from dsf.system import System

@@ -14,9 +14,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.attention_cache import cache_system
-from dsf.ingredients.pair_rows import scale_or_default
-from dsf.ingredients.softmax_rows import SoftmaxRows
+from dsf.ingredients.softmax_rows import SoftmaxRows, cache_system, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.system import System

@@ -16,9 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.activations import tanh_secant
-from dsf.ingredients.cell_weights import read_cell
-from dsf.ingredients.channelwise import channel_systems
+from dsf.ingredients.recurrent_cells import channel_systems, read_cell, tanh_secant
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import lively, normal
 from dsf.system import System

@@ -17,8 +17,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.composite import SystemSum
-from dsf.ingredients.accumulation import accumulator, total_in_reach
 from dsf.ingredients.feature_maps import FeatureMap, identity
+from dsf.ingredients.matrix_memories import accumulator, total_in_reach
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
 from dsf.system import System

@@ -16,9 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.attention_cache import cache_system
-from dsf.ingredients.pair_rows import PairRows
-from dsf.ingredients.softmax_rows import faded
+from dsf.ingredients.softmax_rows import PairRows, cache_system, faded
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.shapes import ShapeError

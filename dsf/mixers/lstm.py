@@ -16,10 +16,14 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.activations import tanh_secant
-from dsf.ingredients.cell_weights import CellWeights, read_cell
-from dsf.ingredients.channelwise import channel_systems
-from dsf.ingredients.lstm_cell import Gates, run_lstm
+from dsf.ingredients.recurrent_cells import (
+    CellWeights,
+    Gates,
+    channel_systems,
+    read_cell,
+    run_lstm,
+    tanh_secant,
+)
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import lively, normal
 from dsf.shapes import agree

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.blocks import on_every_coordinate
+from dsf.ingredients.matrix_memories import on_every_coordinate
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.shapes import ShapeError

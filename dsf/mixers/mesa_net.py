@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.memories import read_from
+from dsf.ingredients.matrix_memories import read_from
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.system import System

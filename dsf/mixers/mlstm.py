@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.stabiliser import before, running_maximum
+from dsf.ingredients.recurrent_cells import before, running_maximum
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
 from dsf.solve import recurrence

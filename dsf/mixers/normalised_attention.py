@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.composite import SystemSum
-from dsf.ingredients.accumulation import accumulator
+from dsf.ingredients.matrix_memories import accumulator
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.system import System

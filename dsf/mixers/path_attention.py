@@ -17,9 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.composite import PANEL
-from dsf.ingredients.attention_cache import cache_system
-from dsf.ingredients.pair_rows import ExponentialRows, scale_or_default
-from dsf.ingredients.softmax_rows import faded
+from dsf.ingredients.softmax_rows import ExponentialRows, cache_system, faded, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.discretisation import Discretisation, bilinear, bilinear_low_rank
+from dsf.ingredients.state_spaces import Discretisation, bilinear, bilinear_low_rank
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import complex_normal, normal, poles, uniform
 from dsf.system import System

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.discretisation import zero_order_hold
-from dsf.ingredients.feedthrough import feedthrough_matrix
+from dsf.ingredients.state_spaces import feedthrough_matrix, zero_order_hold
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import complex_normal, normal, poles, uniform
 from dsf.shapes import agree

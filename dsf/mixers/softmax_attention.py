@@ -17,10 +17,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator
-from dsf.ingredients.attention_cache import cache_system
-from dsf.ingredients.exponential_features import Monomials
-from dsf.ingredients.pair_rows import scale_or_default
-from dsf.ingredients.softmax_rows import SoftmaxRows
+from dsf.ingredients.feature_maps import Monomials
+from dsf.ingredients.softmax_rows import SoftmaxRows, cache_system, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
 from dsf.mixers.linear_attention import LinearAttention

@@ -18,8 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator
-from dsf.ingredients.attention_cache import cache_system
-from dsf.ingredients.pair_rows import PairRows, scale_or_default
+from dsf.ingredients.softmax_rows import PairRows, cache_system, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.shapes import agree

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.evaluate.budget import check_room
+from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.whole.affine_layer import TOGETHER

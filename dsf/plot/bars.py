@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from dsf.plot.sheet import array, on, worded
+from dsf.plot.drawing_style import array, on, worded
 
 Numbers = Shaped[Tensor, "..."] | np.ndarray
 

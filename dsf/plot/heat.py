@@ -7,8 +7,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from dsf.plot.sheet import on, panels, style, worded
-from dsf.report.maps import draw_map
+from dsf.plot.drawing_style import on, panels, style, worded
+from dsf.report.figure import draw_map
 
 Matrix = Float[Tensor, "rows columns"] | Float[np.ndarray, "rows columns"]
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
-from dsf.plot.sheet import array, keyed, lines_of, on, worded
+from dsf.plot.drawing_style import array, keyed, lines_of, on, worded
 
 Numbers = Shaped[Tensor, "..."] | np.ndarray
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 from torch import Tensor
 
-from dsf.plot.sheet import array, on, worded
+from dsf.plot.drawing_style import array, on, worded
 
 
 def complex_plane(

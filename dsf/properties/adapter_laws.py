@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf.certificates import Certificate, Verdict
-from dsf.certificates.laws import Case, Law, difference
+from dsf.certificates.mixer_laws import Case, Law, difference
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.errors import InspectionError

@@ -5,10 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dsf.report.escaping import plain
 from dsf.report.layer_content import layer_content
-from dsf.report.plain import plain
-from dsf.report.plan import plan
-from dsf.report.selection import SAMPLES, Selection, select
+from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.views import Progress, untold
 

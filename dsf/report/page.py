@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from dsf.properties.decided import Tally, tallies
 from dsf.report.content import Grid, content, embedded
-from dsf.report.plain import plain
+from dsf.report.escaping import plain
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.viewer import EXPLORER, file_of, script_of, style_of
 from dsf.report.views import Progress, untold

@@ -7,7 +7,7 @@ from typing import Any
 
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.results.table import Table
-from dsf.report.plain import plain
+from dsf.report.escaping import plain
 
 Shown = Inspection | Sequence[Inspection]
 Decided = Table | Sequence[Table | None] | None

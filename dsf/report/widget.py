@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from dsf.report.content import Grid, content
-from dsf.report.still import still
+from dsf.report.figure import still
 from dsf.report.subjects import Decided, Shown
 from dsf.report.viewer import EXPLORER, module_of, style_of
 from dsf.report.views import Progress, untold

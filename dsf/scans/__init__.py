@@ -2,6 +2,6 @@
 
 from dsf.scans.grids import Grid
 from dsf.scans.orders import ScanOrder
-from dsf.scans.summing import scanned
+from dsf.scans.summation import scanned
 
 __all__ = ["Grid", "ScanOrder", "scanned"]

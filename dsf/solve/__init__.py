@@ -1,6 +1,6 @@
 """Solvers of the state equation alone: (A, drive) -> states, from rest or from a state."""
 
-from dsf.solve.entering import states_before
+from dsf.solve.initial_state import states_before
 from dsf.solve.prefix import doubling
 from dsf.solve.stepping import continued, recurrence
 

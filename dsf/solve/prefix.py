@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.solve.entering import entered
+from dsf.solve.initial_state import entered
 from dsf.transition import Transition
 from dsf.transition.timeline import delay
 

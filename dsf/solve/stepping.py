@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.solve.entering import entered
-from dsf.solve.entries import entry_by_entry
+from dsf.solve.initial_state import entered
+from dsf.solve.uncoupled import entry_by_entry
 from dsf.transition import ScaledIdentity, Shift, Transition
 from dsf.transition.timeline import delay
 

@@ -10,7 +10,7 @@ import torch
 
 import dsf
 from dsf.evaluate import MapTooLarge
-from dsf.evaluate.planning import block_bytes, block_size, check_plan
+from dsf.evaluate.memory_plan import block_bytes, block_size, check_plan
 from tests.drawn import attention, sampled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +107,7 @@ def test_a_block_as_large_as_the_limit_allows():
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr("dsf.evaluate.planning.free_memory", lambda _: 4_000_000_000)
+    monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda _: 4_000_000_000)
     with pytest.raises(MapTooLarge, match=r"takes 2\.5 GB at its peak, but 4\.0 GB are free.*Cure"):
         check_plan("test", 2_500_000_000, torch.device("cpu"), cure="Cure.")
     check_plan("test", 2_000_000_000, torch.device("cpu"), cure="Cure.")

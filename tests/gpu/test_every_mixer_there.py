@@ -12,7 +12,7 @@ from dsf import measures
 from dsf.composite import ExplicitMap
 from dsf.evaluate.cuda import responses
 from dsf.evaluate.cuda import rows as map_rows
-from dsf.kernels.cuda.standing import NAMES, forget, standing
+from dsf.kernels.cuda.trial_results import NAMES, forget, standing
 from tests.measures.test_every_fold import FOLDS, SIGNED
 from tests.mixer_fields import draw, tensors
 
@@ -112,7 +112,7 @@ def test_kernels_in_single_precision(mixer, monkeypatch):
 
 def test_every_kernel_passes_its_trial_on_this_card():
     pytest.importorskip("triton", reason="triton is not installed")
-    from dsf.evaluate.cuda.standings import standings
+    from dsf.evaluate.cuda.trial_results import standings
 
     forget()
     device = torch.device(THERE, torch.cuda.current_device())

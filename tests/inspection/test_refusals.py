@@ -9,7 +9,7 @@ from torch import nn
 from transformers import MambaConfig, MambaModel
 
 import dsf
-from dsf.evaluate.budget import MapTooLarge
+from dsf.evaluate.memory_plan import MapTooLarge
 from dsf.inspection import (
     InspectionError,
     NonFiniteWeightsError,
@@ -216,7 +216,7 @@ def test_text_without_a_tokenizer():
 
 def test_a_map_larger_than_memory(monkeypatch):
     layer = dsf.inspect(build("llama"), **inputs("llama"))[0]
-    monkeypatch.setattr("dsf.evaluate.budget.free_memory", lambda *_: 10_000)
+    monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda *_: 10_000)
     with pytest.raises(MapTooLarge, match=re.escape("Ask for some rows (rows=slice(0, 64))")):
         layer.map()
     assert layer.map(rows=-1).shape == (2, 4, 1, 13)

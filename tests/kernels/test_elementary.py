@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from dsf.kernels.elementary import log_of, two_to
+from dsf.kernels.exponentials import log_of, two_to
 
 TYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 

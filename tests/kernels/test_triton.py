@@ -9,16 +9,15 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate.compiled import compiled
-from dsf.evaluate.compiled_rows import stored_parts
+from dsf.evaluate.compiled import compiled, stored_parts
 from dsf.evaluate.cuda import responses, trials
 from dsf.evaluate.cuda import rows as map_rows
 from dsf.evaluate.cuda.trials import Draw
-from dsf.evaluate.loops.channels import channels_of
-from dsf.evaluate.place import Fresh
-from dsf.evaluate.sweep import forward_rows
+from dsf.evaluate.loops.responses import channels_of
+from dsf.evaluate.output_buffers import Fresh
+from dsf.evaluate.row_windows import forward_rows
 from dsf.kernels import availability
-from dsf.kernels.cuda import standing
+from dsf.kernels.cuda import trial_results
 from tests.drawn import Drawer
 from tests.kernels.test_same_numbers import DECAYS, STRUCTURES, drawn, error, without_kernels
 
@@ -102,14 +101,14 @@ def test_channels_in_either_order_of_memory():
 @pytest.fixture
 def _as_on_a_card(monkeypatch):
     """The interpreter's tensors are taken for a card's."""
-    standing.forget()
+    trial_results.forget()
     monkeypatch.setattr(availability, "CUDA", "cpu")
     monkeypatch.setattr(availability, "why_off_on_cuda", lambda: "")
     monkeypatch.setattr(trials, "BATCH", (1, 2))
     for module in (responses, map_rows):
         monkeypatch.setattr(module, "WORTH", 0)
     yield
-    standing.forget()
+    trial_results.forget()
 
 
 @inside

@@ -13,8 +13,8 @@ import torch
 
 from dsf.evaluate.cuda import responses, trials
 from dsf.evaluate.cuda import rows as map_rows
-from dsf.evaluate.loops.channels import channels_of
-from dsf.evaluate.place import Fresh
+from dsf.evaluate.loops.responses import channels_of
+from dsf.evaluate.output_buffers import Fresh
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [

@@ -17,7 +17,7 @@ STEPS = 200
 def always(monkeypatch):
     """Loops take the smallest work, too, and every block is kept."""
     monkeypatch.setattr("dsf.kernels.availability.WORTH", 0)
-    monkeypatch.setattr("dsf.measures.keeping.PERIOD", 0.0)
+    monkeypatch.setattr("dsf.measures.checkpointing.PERIOD", 0.0)
 
 
 def heads(seed=1):
@@ -74,7 +74,7 @@ def test_a_stopped_pass_goes_on(make, tmp_path):
 
 
 def test_the_file_is_written_now_and_then(tmp_path, monkeypatch):
-    monkeypatch.setattr("dsf.measures.keeping.PERIOD", 1e6)
+    monkeypatch.setattr("dsf.measures.checkpointing.PERIOD", 1e6)
     run(heads(), tmp_path / "file", after=3)
     assert not (tmp_path / "file").exists()
     run(heads(), tmp_path / "file")

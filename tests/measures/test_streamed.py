@@ -138,7 +138,7 @@ def test_progress_is_told():
 
 def test_long_work_is_announced_before_it_starts(monkeypatch, caplog):
     """One head of three never forgets; the others would not be worth a word."""
-    monkeypatch.setattr("dsf.measures.head_tallies.LONG", 3e-4)
+    monkeypatch.setattr("dsf.measures.structured_reductions.LONG", 3e-4)
 
     def said(rates, error):
         caplog.clear()

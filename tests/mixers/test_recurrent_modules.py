@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.ingredients.activations import RELU, TANH
+from dsf.ingredients.recurrent_cells import RELU, TANH
 from dsf.mixers import GRU, LSTM, ElmanRNN
 from dsf.shapes import ShapeError
 

@@ -8,7 +8,7 @@ import pytest
 import dsf
 from dsf.report import widget
 from dsf.report.content import content
-from dsf.report.still import still
+from dsf.report.figure import still
 from dsf.report.viewer import EXPLORER, file_of
 
 anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf[notebooks]"')

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_start
-from dsf.evaluate.loops.memories import Bare, bare_parts
+from dsf.evaluate.arguments import at_start
+from dsf.evaluate.loops.responses import Bare, bare_parts
 from dsf.system import System
 
 Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]

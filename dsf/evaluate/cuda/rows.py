@@ -11,10 +11,10 @@ from torch import Tensor
 from dsf.coefficient import dense_of
 from dsf.evaluate.cuda.responses import MOST_STATES
 from dsf.evaluate.cuda.trials import rows_error
-from dsf.evaluate.place import Fresh, Place, flat
+from dsf.evaluate.output_buffers import Fresh, Place, flat
 from dsf.kernels import applies_on_cuda
 from dsf.kernels.availability import WORTH
-from dsf.kernels.cuda.standing import MAPS, has_passed
+from dsf.kernels.cuda.trial_results import MAPS, has_passed
 from dsf.system import System
 from dsf.transition import ScaledIdentity
 

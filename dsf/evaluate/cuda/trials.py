@@ -9,8 +9,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import SampledWrite
+from dsf.evaluate.row_windows import forward_rows
 from dsf.evaluate.stepwise import recurrent
-from dsf.evaluate.sweep import forward_rows
 from dsf.system import System
 from dsf.transition import (
     Diagonal,

@@ -5,13 +5,12 @@ from dataclasses import replace
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dsf.coefficient import Matrices, dense_of
-from dsf.evaluate.border import working
-from dsf.evaluate.windows.delay_line import delay_panel, moves_by_one
-from dsf.evaluate.windows.feedback import feedback_panel
+from dsf.evaluate.arguments import working
+from dsf.evaluate.windows.cutting import cut
 from dsf.evaluate.windows.panel import Panel
-from dsf.evaluate.windows.pieces import cut
 from dsf.evaluate.windows.segments import Read, diagonal_segment, scalar_segment
 from dsf.system import System
 from dsf.transition import (
@@ -23,7 +22,79 @@ from dsf.transition import (
     Shift,
     Transition,
 )
-from dsf.transition.storage import on_parts
+from dsf.transition.storage import cast, on_parts
+
+
+def moves_by_one(A: Shift) -> bool:
+    """Whether every token moves all states one place on."""
+    return bool((A.places == 1).all())
+
+
+def delay_panel(A: Shift, write: Tensor, read: Tensor, *, before: bool) -> Panel:
+    """What is written at a token stands in the states one token later one place further on.
+
+    Entry by entry along diagonals: a read meets what was written ``lag`` tokens ago in the states
+    from ``lag`` on. A read before the update meets it one place earlier.
+    """
+    steps, states = A.steps, A.state_size
+    late = int(before)
+    local = write.new_zeros(())
+    for lag in range(late, min(steps, states + late)):
+        place = lag - late
+        met = read[..., lag:, :, place:] @ write[..., : steps - lag, : states - place, :]
+        local = local + torch.diag_embed(met.movedim(-3, -1), offset=-lag)
+    rows, columns = read.shape[-2], write.shape[-1]
+    local = local.expand(*read.shape[:-3], rows, columns, steps, steps)
+    local = local.movedim(-2, -4).movedim(-1, -2).flatten(-2).flatten(-3, -2)
+    reach = [_from_place(read[..., t, :, :], t + 1 - late) for t in range(steps)]
+    sent = [_moved(write[..., t, :, :], steps - 1 - t) for t in range(steps)]
+    return Panel(
+        local=local,
+        reach=torch.cat(reach, dim=-2),
+        write=torch.cat(sent, dim=-1),
+        carry=replace(A, places=A.places.sum().unsqueeze(0)),
+    )
+
+
+def _from_place(read: Tensor, place: int) -> Tensor:
+    place = min(place, read.shape[-1])
+    return pad(read[..., place:], (0, place))
+
+
+def _moved(write: Tensor, places: int) -> Tensor:
+    places = min(places, write.shape[-2])
+    return pad(write[..., : write.shape[-2] - places, :], (0, 0, places, 0))
+
+
+def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, before: bool) -> Panel:
+    """Close the loop ``z -> z`` of the diagonal system around ``A``."""
+    writes = (write, A.left)
+    reads = (Read(read, before), Read(A.right.mT, True))
+    if A.state_size > 0 and A.decay.stride(-1) == 0:
+        open_loop = scalar_segment(A.decay[..., 0], writes, reads)
+    else:
+        open_loop = diagonal_segment(A.decay, writes, reads)
+    (y_from_u, y_from_z), (z_from_u, z_from_z) = open_loop.local
+    y_from_h, z_from_h = open_loop.reach
+    h_from_u, h_from_z = open_loop.sent
+    identity = torch.eye(z_from_z.shape[-1], dtype=z_from_z.dtype, device=z_from_z.device)
+    closed = torch.linalg.solve_triangular(
+        identity - z_from_z,
+        torch.cat([z_from_u, z_from_h], dim=-1),
+        upper=False,
+        unitriangular=True,
+    )
+    by_u, by_h = closed.tensor_split([z_from_u.shape[-1]], dim=-1)
+    return Panel(
+        local=y_from_u + y_from_z @ by_u,
+        reach=y_from_h + y_from_z @ by_h,
+        write=h_from_u + h_from_z @ by_u,
+        carry=DiagonalPlusLowRank(
+            decay=cast(open_loop.carry.diagonal(), dtype=h_from_z.dtype),
+            left=h_from_z.unsqueeze(-3),
+            right=by_h.mT.unsqueeze(-3),
+        ),
+    )
 
 
 def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = None) -> Panel:

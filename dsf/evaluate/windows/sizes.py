@@ -7,7 +7,7 @@ ones hold more pairs of tokens, and larger triangular systems where the structur
 from math import ceil, log2
 from typing import NamedTuple
 
-from dsf.solve.entries import FEW
+from dsf.solve.uncoupled import FEW
 from dsf.system import System
 from dsf.transition import Dense, DiagonalPlusLowRank, ScaledIdentity, Transition
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import attention_map, respond
-from dsf.evaluate.budget import check_room
 from dsf.evaluate.maps import Selection
+from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.whole.head_layout import as_tokens, as_values, width_of
 from dsf.inspection.whole.stages import Centre, Chain, Filter, Scale, Stage, Tokens
 

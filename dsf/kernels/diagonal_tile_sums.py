@@ -1,0 +1,124 @@
+"""Sums over the entries of rows in the columns of their own tile, where decays begin and end."""
+
+from typing import no_type_check
+
+import numpy as np
+
+from dsf.kernels.compiling import kernel
+from dsf.kernels.exponentials import chosen, log_of
+from dsf.kernels.scalar_tile_sums import (
+    DISTANCE,
+    ENERGY,
+    LARGEST,
+    LOWEST,
+    MASS,
+    NEAR,
+    NEGATIVE,
+    SURPRISE,
+    TILE,
+    add_peaks,
+)
+
+LANES = 16  # rows that are handled together, however few of them are needed
+
+
+@kernel()
+@no_type_check
+def tally_own(
+    parts: np.ndarray,
+    decay: np.ndarray,
+    step: np.ndarray,
+    log_decay: np.ndarray,
+    log_step: np.ndarray,
+    feedthrough: np.ndarray,
+    before: bool,
+    widths: np.ndarray,
+    peaks: bool,
+    tally: np.ndarray,
+    reach: np.ndarray,
+    log_reach: np.ndarray,
+) -> None:
+    """Rows of one tile in its own columns, and the decays from its start up to every row."""
+    heads, rows = decay.shape
+    flat, plane = parts.reshape(-1), parts.shape[1]
+    diagonal = np.zeros(TILE)
+    running = np.empty(2 * TILE)  # decays from a column to the rows, and their logarithms
+    for h in range(heads):
+        passed, log_passed = 1.0, 0.0
+        for i in range(rows):
+            if before:
+                reach[h, i], log_reach[h, i] = passed, log_passed
+            passed, log_passed = passed * decay[h, i], log_passed + log_decay[h, i]
+            if not before:
+                reach[h, i], log_reach[h, i] = passed, log_passed
+        running[:] = 0
+        for j in range(rows - 1, -1, -1):
+            if j + 1 < rows:
+                fade, log_fade = np.float64(decay[h, j + 1]), np.float64(log_decay[h, j + 1])
+                _fade(running, j + 2, fade, log_fade)
+                running[j + 1] = 1.0 if before else fade
+                running[TILE + j + 1] = 0.0 if before else log_fade
+            write, log = np.float64(step[h, j]), np.float64(log_step[h, j])
+            _add_column(flat, plane, j, write, log, running, tally[h])
+            if peaks:
+                add_peaks(flat, plane, j * TILE, write, running, tally[h])
+            for w in range(len(widths)):
+                if widths[w] < TILE:
+                    for i in range(j + 1, min(rows, j + widths[w])):
+                        close = flat[j * TILE + i] * (running[i] * write)
+                        tally[h, (NEAR + w) * TILE + i] += close
+            score = flat[j * TILE + j] - 2 * flat[2 * plane + j * TILE + j]
+            diagonal[j] = feedthrough[h, j] + (0.0 if before else score * write)
+        _add_diagonal(diagonal, widths, tally[h])
+
+
+@kernel()
+@no_type_check
+def _fade(running, row, fade, log_fade):
+    """One more decay for the rows from about ``row`` on; those before it are set later."""
+    for block in range(row // LANES, TILE // LANES):
+        o = block * LANES
+        for i in range(LANES):
+            running[o + i] *= fade
+            running[TILE + o + i] += log_fade
+
+
+@kernel()
+@no_type_check
+def _add_column(parts, plane, column, write, log, running, tally):
+    """Add the entries of a column below the diagonal; ``running`` is zero up to there."""
+    if plane < 0 or column < 0:
+        return
+    for block in range((column + 1) // LANES, TILE // LANES):
+        o = block * LANES
+        at, shift = column * TILE + o, o - column
+        for i in range(LANES):
+            scale = running[o + i] * write
+            entry = parts[at + i] * scale
+            logged = parts[plane + at + i] * scale + entry * (running[TILE + o + i] + log)
+            tally[MASS * TILE + o + i] += entry
+            tally[NEGATIVE * TILE + o + i] += parts[2 * plane + at + i] * scale
+            tally[SURPRISE * TILE + o + i] += logged
+            tally[DISTANCE * TILE + o + i] += entry * (shift + i)
+
+
+@kernel()
+@no_type_check
+def _add_diagonal(diagonal, widths, tally):
+    for i in range(TILE):
+        entry = diagonal[i]
+        size, below = abs(entry), chosen(entry > 0, 0.0, -entry)
+        largest, lowest = tally[LARGEST * TILE + i], tally[LOWEST * TILE + i]
+        tally[MASS * TILE + i] += size
+        tally[NEGATIVE * TILE + i] += below
+        tally[ENERGY * TILE + i] += size * size
+        tally[SURPRISE * TILE + i] += size * log_of(size)
+        tally[LARGEST * TILE + i] = chosen(size <= largest, largest, size)
+        tally[LOWEST * TILE + i] = chosen(entry >= lowest, lowest, entry)
+    for w in range(len(widths)):
+        near = (NEAR + w) * TILE
+        for i in range(TILE):
+            if widths[w] < TILE:
+                tally[near + i] += abs(diagonal[i])
+            else:
+                tally[near + i] = tally[MASS * TILE + i]

@@ -1,0 +1,192 @@
+"""States that do not meet: every entry decays on its own."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.kernels import applies
+from dsf.solve.initial_state import states_before
+
+# Numbers up to which it took less time to count in double precision everywhere than token by token.
+FEW = 2**17
+
+Walked = tuple[Tensor, Tensor]
+
+
+def entry_by_entry(
+    decay: Shaped[Tensor, "..."],
+    drive: Shaped[Tensor, "*batch time state channel"],
+    entering: Shaped[Tensor, "*batch state channel"] | None = None,
+) -> tuple[
+    Shaped[Tensor, "*batch time state channel"],
+    Shaped[Tensor, "*batch state channel"],
+]:
+    """Solve ``h_t = decay_t h_{t-1} + drive_t``, one token after the other.
+
+    ``decay`` is spread over the axes of ``drive``, and may be more precise than it. Gradients walk
+    from the last token to the first; derivatives of every kind and order are this walk again.
+
+    Returns:
+        All states in the precision of ``drive``, and the last one in double precision.
+    """
+    if decay.is_complex() or drive.is_complex():
+        decay, drive = (part.to(part.dtype.to_complex()) for part in (decay, drive))
+    decay, drive = torch.broadcast_tensors(decay, drive)
+    exact = torch.promote_types(drive.dtype, torch.float64)
+    if entering is None:
+        return _walk(decay, drive, torch.zeros_like(drive[..., 0, :, :], dtype=exact), False, True)
+    return _walk(decay, drive, entering.to(exact).expand_as(drive[..., 0, :, :]), False, False)
+
+
+def _walk(decay: Tensor, drive: Tensor, entering: Tensor, turned: bool, at_rest: bool) -> Walked:
+    return _Walk.apply(decay, drive, entering, turned, at_rest)  # type: ignore[no-untyped-call]
+
+
+class _Walk(torch.autograd.Function):
+    """``h_t = decay_t h_{t-1} + drive_t``; turned ``h_t = decay_{t+1} h_{t+1} + drive_t``.
+
+    Turned, ``h_{T+1}`` is met as it enters and ``decay_1 h_1`` leaves: so either is the adjoint of
+    the other with conjugate decays. At rest nothing meets the first decay, which may be infinite.
+    """
+
+    @staticmethod
+    def forward(
+        decay: Tensor, drive: Tensor, entering: Tensor, turned: bool, at_rest: bool
+    ) -> Walked:
+        """Time comes first in memory, so that every token is one run of numbers.
+
+        The running state is kept in double precision, which costs nothing here and saves the digits
+        that a slow decay loses over many tokens.
+        """
+        decays, drives = (part.movedim(-3, 0).contiguous() for part in (decay, drive))
+        if all(applies(part, work=drives.numel()) for part in (decays, drives, entering)):
+            go = _compiled
+        else:
+            go = _at_once if drive.numel() <= FEW else _in_place
+        states, leaving = go(decays, drives, entering, turned, at_rest)
+        return states.movedim(0, -3), torch.zeros_like(leaving) if turned and at_rest else leaving
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Walked) -> None:
+        decay, _, entering, ctx.turned, ctx.at_rest = inputs
+        ctx.save_for_backward(decay, entering, output[0])
+        ctx.save_for_forward(decay, entering, output[0])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        decay, entering, states = ctx.saved_tensors
+        by_states, by_leaving = _given(grads[0], grads[1], states, entering)
+        pulled, left = _walk(decay.conj(), by_states, by_leaving, not ctx.turned, ctx.at_rest)
+        if not ctx.needs_input_grad[0]:
+            return None, pulled, left, None, None
+        if ctx.turned:
+            met = _after(by_leaving, pulled, ctx.at_rest) * states.conj()
+        else:
+            met = _after(entering, states, ctx.at_rest).conj() * pulled
+        return met.to(decay.dtype), pulled, left, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        by_decay: Tensor | None,
+        by_drive: Tensor | None,
+        by_entering: Tensor | None,
+        *_: None,
+    ) -> Walked:
+        decay, entering, states = ctx.saved_tensors
+        by_decay = torch.zeros_like(decay) if by_decay is None else by_decay
+        by_drive, by_entering = _given(by_drive, by_entering, states, entering)
+        if not ctx.turned:
+            pushed = by_drive + by_decay * _after(entering, states, ctx.at_rest)
+            return _walk(decay, pushed.to(states.dtype), by_entering, False, ctx.at_rest)
+        met = by_decay * states
+        pushed = by_drive + torch.cat(
+            [met[..., 1:, :, :], torch.zeros_like(met[..., :1, :, :])], -3
+        )
+        found, left = _walk(decay, pushed.to(states.dtype), by_entering, True, ctx.at_rest)
+        return found, left if ctx.at_rest else left + met[..., 0, :, :]
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        axes: tuple[int | None, ...],
+        decay: Tensor,
+        drive: Tensor,
+        entering: Tensor,
+        turned: bool,
+        at_rest: bool,
+    ) -> tuple[Walked, tuple[int, int]]:
+        decay, drive, entering = (
+            part.expand(info.batch_size, *part.shape) if axis is None else part.movedim(axis, 0)
+            for part, axis in zip((decay, drive, entering), axes, strict=False)
+        )
+        return _walk(decay, drive, entering, turned, at_rest), (0, 0)
+
+
+def _given(
+    by_states: Tensor | None, by_last: Tensor | None, states: Tensor, last: Tensor
+) -> Walked:
+    """Derivatives by all states and by one that enters or leaves; zeros for what is missing."""
+    if by_states is None:
+        zero = torch.zeros_like(last if by_last is None else by_last)
+        by_states = zero.to(states.dtype).unsqueeze(-3).expand_as(states)
+    if by_last is None:
+        by_last = torch.zeros_like(by_states[..., 0, :, :], dtype=last.dtype)
+    return by_states, by_last
+
+
+def _after(first: Tensor, states: Tensor, at_rest: bool) -> Tensor:
+    """``states`` one token later, ``first`` in front of them unless nothing is there."""
+    return states_before(torch.zeros_like(first) if at_rest else first, states)
+
+
+def _compiled(
+    decays: Tensor, drives: Tensor, entering: Tensor, turned: bool, at_rest: bool
+) -> Walked:
+    from dsf.kernels.diagonal_scan import walk
+
+    states = torch.empty_like(drives)
+    running = entering.clone(memory_format=torch.contiguous_format)
+    parts = (part.resolve_conj().resolve_neg().flatten(1) for part in (decays, drives))
+    flat = states.flatten(1), running.flatten()
+    walk(*parts, turned=turned, at_rest=at_rest, into=flat)
+    return states, running
+
+
+def _at_once(
+    decays: Tensor, drives: Tensor, entering: Tensor, turned: bool, at_rest: bool
+) -> Walked:
+    """Everything in double precision: one operation a token."""
+    states = drives.to(entering.dtype, copy=True)
+    each, factors = states.unbind(), decays.to(entering.dtype).unbind()
+    if turned:
+        each[-1].add_(entering)
+        for t in range(len(each) - 1, 0, -1):
+            each[t - 1].addcmul_(factors[t], each[t])
+        leaving = factors[0] * each[0]
+    else:
+        if not at_rest:
+            each[0].addcmul_(factors[0], entering)
+        for t in range(1, len(each)):
+            each[t].addcmul_(factors[t], each[t - 1])
+        leaving = each[-1].clone()
+    return states.to(drives.dtype), leaving
+
+
+def _in_place(
+    decays: Tensor, drives: Tensor, entering: Tensor, turned: bool, at_rest: bool
+) -> Walked:
+    """One token in double precision at a time: what is walked through stays in the cache."""
+    states, running = torch.empty_like(drives), entering.clone()
+    buffer = torch.empty_like(running)
+    for t in range(len(drives) - 1, -1, -1) if turned else range(len(drives)):
+        if not turned and not (at_rest and t == 0):
+            running.mul_(buffer.copy_(decays[t]))
+        running.add_(buffer.copy_(drives[t]))
+        states[t].copy_(running)
+        if turned:
+            running.mul_(buffer.copy_(decays[t]))
+    return states, running
