@@ -19,7 +19,7 @@ def run(
 
     def work() -> Answer:
         from dsf.cli.machine import findings
-        from dsf.cli.screen import print_table
+        from dsf.cli.terminal import print_table
 
         found = findings(out)
         bad = [finding for finding in found if finding.verdict == "missing"]

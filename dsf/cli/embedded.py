@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from dsf import models
-from dsf.cli.screen import progress
+from dsf.cli.terminal import progress
 from dsf.inspection import Inspection, inspect
 from dsf.loading import load_model
 from dsf.models import recall

@@ -117,7 +117,7 @@ def _kernels_on_cuda() -> Iterator[Finding]:
     """Each is tried on the spot: a few seconds, on a machine with a CUDA device."""
     import torch
 
-    from dsf.evaluate.cuda.trial_results import standings
+    from dsf.evaluate.cuda.trial_results import all_trial_results
     from dsf.kernels import why_off_on_cuda
 
     why = why_off_on_cuda()
@@ -125,7 +125,7 @@ def _kernels_on_cuda() -> Iterator[Finding]:
         yield Finding("kernels for cuda", f"off: {why}", "optional")
         return
     device = torch.device("cuda", torch.cuda.current_device())
-    for name, found in standings(device).items():
+    for name, found in all_trial_results(device).items():
         yield Finding(f"cuda: {name}", found, "ok" if found == "active" else "optional")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dsf.cli.answer import Answer
 from dsf.cli.run_model import parsed, tokenised
-from dsf.cli.screen import print_table, progress
+from dsf.cli.terminal import print_table, progress
 from dsf.inspection.results.measurements import QUANTITIES
 from dsf.inspection.results.table import Table
 from dsf.jobs import cluster, in_process, measure_prompts, processes

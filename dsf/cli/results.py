@@ -4,7 +4,7 @@ import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 
-from dsf.cli.screen import progress
+from dsf.cli.terminal import progress
 from dsf.inspection import Inspection
 from dsf.inspection.results.table import Table
 from dsf.properties.run_folder import checked_run

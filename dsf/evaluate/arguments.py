@@ -13,7 +13,9 @@ from dsf.system import System, time_reversed
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def at_border(run: Callable[[System, Tensor], Tensor], system: System, signal: Tensor) -> Tensor:
+def with_checked_arguments(
+    run: Callable[[System, Tensor], Tensor], system: System, signal: Tensor
+) -> Tensor:
     """Run an evaluator on plain ground: sizes that fit, tokens in running order, one number type.
 
     A real signal meets complex coefficients as a complex one, and of two precisions the higher one
@@ -24,7 +26,7 @@ def at_border(run: Callable[[System, Tensor], Tensor], system: System, signal: T
             f"an evaluator runs one System, but it got {type(system).__name__}. "
             f"dsf.respond takes sums of systems and explicit maps as well."
         )
-    fits(system, signal)
+    check_signal(system, signal)
     if system.takes_real_part and signal.is_complex():
         raise ValueError(
             "respond: this system gives the real part of its output, which is linear in real "
@@ -32,7 +34,7 @@ def at_border(run: Callable[[System, Tensor], Tensor], system: System, signal: T
             "part in turn."
         )
     dtype = torch.promote_types(system.dtype, signal.dtype)
-    signal = signal.to(working(dtype))
+    signal = signal.to(working_dtype(dtype))
     if system.runs_backward:
         response = run(forward_form(system), signal.flip(-3)).flip(-3)
     else:
@@ -42,14 +44,14 @@ def at_border(run: Callable[[System, Tensor], Tensor], system: System, signal: T
     )
 
 
-def fits(system: Operator, signal: Tensor) -> None:
+def check_signal(system: Operator, signal: Tensor) -> None:
     """Raise unless ``signal`` can drive ``system``.
 
     Raises:
         ShapeError: naming the axis and the two sizes.
         TypeError: if one of them is something else altogether.
     """
-    is_operator("respond", system)
+    check_operator("respond", system)
     if not isinstance(signal, Tensor):
         raise TypeError(
             f"respond: the signal must be a torch tensor, but it is {type(signal).__name__}."
@@ -65,7 +67,7 @@ def fits(system: Operator, signal: Tensor) -> None:
             agree("respond", "channel", initial=held, signal=signal.shape[-1])
 
 
-def is_operator(owner: str, given: object) -> None:
+def check_operator(owner: str, given: object) -> None:
     """Raise unless ``given`` has a map.
 
     Raises:
@@ -78,12 +80,12 @@ def is_operator(owner: str, given: object) -> None:
         )
 
 
-def working(dtype: torch.dtype) -> torch.dtype:
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The number type to calculate in: half precision loses too much in a running sum."""
     return torch.float32 if dtype in HALVES else dtype
 
 
-def at_start(
+def state_at_start(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
 ) -> Shaped[Tensor, "*batch state channel"]:
     """The state before the first token: ``system.initial``, or zero."""

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import at_border, at_start
+from dsf.evaluate.arguments import state_at_start, with_checked_arguments
 from dsf.evaluate.compiled import compiled
 from dsf.evaluate.equations import advance
 from dsf.evaluate.invariant import begun, folded_once, varying
-from dsf.evaluate.loops.responses import rung
+from dsf.evaluate.loops.responses import modes_response
 from dsf.evaluate.windows.cutting import cached, cut
 from dsf.evaluate.windows.folding import fold, fold_together, folds_together, moves_by_one
 from dsf.evaluate.windows.sizes import SIZES, stepped_size, window_size, windows_at_once
@@ -56,7 +56,7 @@ def chunkwise(
     def run(forward: System, plain: Tensor) -> Tensor:
         return _run(forward, plain, size)[0]
 
-    return at_border(run, system, signal)
+    return with_checked_arguments(run, system, signal)
 
 
 def final_state(
@@ -74,7 +74,7 @@ def final_state(
         states.append(state.to(plain.dtype))
         return response
 
-    at_border(run, system, signal)
+    with_checked_arguments(run, system, signal)
     return states[0]
 
 
@@ -88,10 +88,12 @@ def by_default(
 
     A loop writes into ``out`` where that has the order in memory that the loop has.
     """
-    found = rung(system, signal, out=out)
+    found = modes_response(system, signal, out=out)
     if found is not None:
         return found
-    return at_border(lambda forward, plain: _quickest(forward, plain, out)[0], system, signal)
+    return with_checked_arguments(
+        lambda forward, plain: _quickest(forward, plain, out)[0], system, signal
+    )
 
 
 def _quickest(system: System, signal: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -118,14 +120,14 @@ def _in_turn(system: System, signal: Tensor, size: int | None) -> tuple[Tensor, 
         size = size or window_size(system, channels)
         at_once = windows_at_once(system, channels, size) if folds_together(system.A) else 1
         borders = _borders(system.steps, size, at_once)
-        return _walked(partial(_folded, size=size), system, signal, borders)
+        return _through_windows(partial(_folded, size=size), system, signal, borders)
     size = size or stepped_size(system, channels)
     axis, pieces = cached(system, signal, min(size, system.steps))
     borders = _borders(system.steps, size, 1)
-    walked = [_walked(_stepped, *piece, borders) for piece in pieces]
-    if len(walked) == 1:
-        return walked[0]
-    responses, states = zip(*walked, strict=True)
+    results = [_through_windows(_stepped, *piece, borders) for piece in pieces]
+    if len(results) == 1:
+        return results[0]
+    responses, states = zip(*results, strict=True)
     return torch.cat(responses, dim=axis), torch.cat(states, dim=axis)
 
 
@@ -135,11 +137,11 @@ def _borders(steps: int, size: int, at_once: int) -> list[int]:
     return sorted({*range(0, whole, size * at_once), whole, steps})
 
 
-def _walked(
+def _through_windows(
     go: Window, system: System, signal: Tensor, borders: list[int]
 ) -> tuple[Tensor, Tensor]:
     """From border to border; the state is handed on in double precision."""
-    state, responses = at_start(system, signal), []
+    state, responses = state_at_start(system, signal), []
     state = state.to(torch.promote_types(state.dtype, torch.float64))
     for start, stop in pairwise(borders):
         response, state = go(system, start, stop, signal[..., start:stop, :, :], state)

@@ -11,9 +11,9 @@ from dsf.coefficient import Coefficient, SampledWrite
 from dsf.evaluate.cuda.responses import answered_on_cuda
 from dsf.evaluate.cuda.rows import rows_on_cuda, writes_on_cuda
 from dsf.evaluate.heads import heads_of
-from dsf.evaluate.loops.responses import Channels, channels_of, placed, remembered
+from dsf.evaluate.loops.responses import Channels, channels_of, memory_response, output_memory
 from dsf.evaluate.loops.rows import diagonal_rows, head_rows, is_diagonal
-from dsf.evaluate.output_buffers import Place
+from dsf.evaluate.output_buffers import RowBuffer
 from dsf.kernels import applies
 from dsf.system import System
 from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
@@ -32,7 +32,7 @@ def compiled(
         return None
     if signal.device.type != "cpu":
         return answered_on_cuda(system, signal)
-    return _selective(system, signal, out) or remembered(system, signal, out=out)
+    return _selective(system, signal, out) or memory_response(system, signal, out=out)
 
 
 def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | None:
@@ -48,7 +48,7 @@ def _scanned(channels: Channels, memory: Tensor | None) -> Answer:
     from dsf.kernels.selective import selective_scan
 
     step, signal, skip = channels.step, channels.signal, channels.skip
-    response = placed(signal.mT.shape, signal, memory)
+    response = output_memory(signal.mT.shape, signal, memory)
     leaving = torch.empty_like(channels.entering, memory_format=torch.contiguous_format)
     for one in product(*map(range, signal.shape[:-2])):
         selective_scan(
@@ -68,7 +68,7 @@ def _scanned(channels: Channels, memory: Tensor | None) -> Answer:
 
 
 def compiled_rows(
-    system: System, borders: list[int], place: Place
+    system: System, borders: list[int], place: RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]] | None:
     """The rows between every two borders; None where the plain path has to make them."""
     if not compiles(system, borders[-1]):

@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator, SystemSum
-from dsf.evaluate.arguments import fits
+from dsf.evaluate.arguments import check_signal
 from dsf.evaluate.cache import applied, kept_response, kept_rows
 from dsf.evaluate.chunks import by_default
 from dsf.evaluate.memory_plan import check_plan, respond_bytes
@@ -61,7 +61,7 @@ def respond(
         >>> dsf.respond(system, unit, method=dsf.recurrent).flatten()
         tensor([1.0000, 0.5000, 0.2500])
     """
-    fits(system, signal)
+    check_signal(system, signal)
     if isinstance(system, System) and out is None and signal.numel() >= LARGE:
         needed = respond_bytes(system, signal.shape[-1])
         check_plan("respond", needed, signal.device, cure=SMALLER)

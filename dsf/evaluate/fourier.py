@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from dsf.evaluate.arguments import at_border, forward_form
+from dsf.evaluate.arguments import forward_form, with_checked_arguments
 from dsf.evaluate.chunks import chunkwise
 from dsf.evaluate.equations import applied
 from dsf.evaluate.invariant import lags, varying
@@ -24,7 +24,7 @@ def convolution(
     Raises:
         ValueError: if any of A, B, C, D changes with time; the message names it.
     """
-    return at_border(_run, system, signal)
+    return with_checked_arguments(_run, system, signal)
 
 
 def impulse_response(system: System) -> Shaped[Tensor, "*batch time output input"]:

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import cut_of, dense_of
-from dsf.evaluate.arguments import at_start, forward_form
+from dsf.evaluate.arguments import forward_form, state_at_start
 from dsf.evaluate.windows.panel import Panel
 from dsf.solve import continued, states_before
 from dsf.system import System
@@ -87,7 +87,7 @@ def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tens
     if in_real_numbers:
         sent = torch.complex(*sent.tensor_split(2, dim=-2))
     drive = sent.unflatten(-1, (windows, -1)).movedim(-2, -3)
-    state = at_start(system, signal).to(exact)
+    state = state_at_start(system, signal).to(exact)
     left, leaving = continued(_for_all(panel.carry, windows), drive, state)
     states = states_before(state, left).movedim(-3, -2).flatten(-2).to(signal.dtype)
     if in_real_numbers:

@@ -5,10 +5,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import Operator
-from dsf.evaluate.arguments import is_operator
+from dsf.evaluate.arguments import check_operator
 from dsf.evaluate.compiled import compiles
 from dsf.evaluate.memory_plan import check_room
-from dsf.evaluate.output_buffers import Whole
+from dsf.evaluate.output_buffers import WholeMap
 from dsf.evaluate.rows import SIZE, blocks_between
 from dsf.shapes import ShapeError
 from dsf.system import System
@@ -53,14 +53,14 @@ def attention_map(
         >>> dsf.attention_map(system, rows=-1)
         tensor([[0.2500, 0.5000, 1.0000]])
     """
-    is_operator("attention_map", system)
+    check_operator("attention_map", system)
     first, last, stride = _span(rows, system.steps)
     outputs = system.output_size
     columns = getattr(system, "read_steps", system.steps) * system.input_size
     shape = (*system.batch, (last - first) * outputs, columns)
     if out is not None:
         _fits(out, shape if stride == 1 else None, system)
-        _written(system, first, last, Whole(out.detach(), clean=False))
+        _written(system, first, last, WholeMap(out.detach(), clean=False))
         return out
     check_room("attention_map", shape, system.dtype, system.device)
     weights = _joined(system, first, last, shape)
@@ -73,11 +73,11 @@ def _joined(system: Operator, first: int, last: int, shape: tuple[int, ...]) -> 
     """All blocks in fresh memory."""
     if isinstance(system, System) and compiles(system, last):
         like = torch.empty(0, dtype=system.dtype, device=system.device)
-        return _written(system, first, last, Whole(like.new_zeros(shape), clean=True))
+        return _written(system, first, last, WholeMap(like.new_zeros(shape), clean=True))
     return torch.cat([block.weights for block in blocks_between(system, first, last)], dim=-2)
 
 
-def _written(system: Operator, first: int, last: int, place: Whole) -> Tensor:
+def _written(system: Operator, first: int, last: int, place: WholeMap) -> Tensor:
     filled, size = 0, SIZE
     if isinstance(system, System) and compiles(system, last) and place.matrix.is_contiguous():
         size = last - first  # the loops go entry by entry and keep little of each

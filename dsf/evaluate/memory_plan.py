@@ -5,7 +5,7 @@ import os
 import torch
 
 from dsf.composite import Operator
-from dsf.evaluate.arguments import working
+from dsf.evaluate.arguments import working_dtype
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.compiled import compiles
 from dsf.evaluate.heads import heads_of
@@ -77,7 +77,7 @@ def block_bytes(system: Operator, size: int) -> int:
 
 def respond_bytes(system: System, channels: int) -> int:
     """Peak memory of ``dsf.respond`` to a signal of ``channels`` channels, in bytes."""
-    item, entries = working(system.dtype).itemsize, system.batch.numel()
+    item, entries = working_dtype(system.dtype).itemsize, system.batch.numel()
     response = entries * system.steps * system.output_size * channels
     return (2 * response + HELD * numbers_at_once(system, channels)) * item
 
@@ -147,4 +147,4 @@ def _kept_bytes(system: Operator) -> int:
     states = system.state_size
     panel = WINDOW * (4 * states + 3 * WINDOW) * entries
     copies = 1 if compiles(system, system.steps) else 2
-    return (entries * states * steps * copies + panel) * working(system.dtype).itemsize
+    return (entries * states * steps * copies + panel) * working_dtype(system.dtype).itemsize

@@ -6,7 +6,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 
-class Place(ABC):
+class RowBuffer(ABC):
     """Rows to write into, asked for from the first row of a causal map to the last."""
 
     @abstractmethod
@@ -17,7 +17,7 @@ class Place(ABC):
         """
 
 
-class Fresh(Place):
+class FreshRows(RowBuffer):
     """New memory for every block, which may be kept."""
 
     def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
@@ -26,7 +26,7 @@ class Fresh(Place):
         return buffer, 0
 
 
-class Workspace(Place):
+class ReusedRows(RowBuffer):
     """One buffer that every block overwrites: fresh pages cost ten times what writing does."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Workspace(Place):
         return held, 0
 
 
-class Whole(Place):
+class WholeMap(RowBuffer):
     """The rows of one matrix, one block after the other.
 
     Args:
@@ -55,7 +55,7 @@ class Whole(Place):
         """The matrix itself where it is of the kind; what is written elsewhere is copied later."""
         top, self.filled = self.filled, self.filled + shape[-2]
         if self.matrix.dtype != like.dtype or not self.matrix.is_contiguous():
-            return Fresh().take(like, shape, first=first)
+            return FreshRows().take(like, shape, first=first)
         if not self.clean:
             self.matrix[..., top : self.filled, first:].zero_()
         return self.matrix, top
@@ -67,9 +67,9 @@ class Whole(Place):
             rows.copy_(weights)
 
 
-def is_clean(place: Place, buffer: Tensor) -> bool:
+def is_clean(place: RowBuffer, buffer: Tensor) -> bool:
     """Whether a buffer that ``place`` gave holds zeros wherever nobody wrote."""
-    return isinstance(place, Whole) and place.clean and buffer is place.matrix
+    return isinstance(place, WholeMap) and place.clean and buffer is place.matrix
 
 
 def spans_by_tile(start: int, stop: int, tile: int) -> list[tuple[int, int, int]]:

@@ -3,7 +3,7 @@
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import at_border, at_start
+from dsf.evaluate.arguments import state_at_start, with_checked_arguments
 from dsf.evaluate.equations import advance
 from dsf.evaluate.windows.cutting import cut
 from dsf.solve import doubling
@@ -19,9 +19,9 @@ def scan(
     closed under composition: ``time x state x state`` numbers. Meant for wide machines and short
     sequences.
     """
-    return at_border(_run, system, signal)
+    return with_checked_arguments(_run, system, signal)
 
 
 def _run(system: System, signal: Tensor) -> Tensor:
     whole = cut(system, 0, system.steps, dtype=signal.dtype)
-    return advance(whole, signal, at_start(system, signal), solve=doubling)[0]
+    return advance(whole, signal, state_at_start(system, signal), solve=doubling)[0]

@@ -15,7 +15,7 @@ from dsf.system import System
 from dsf.transition import ScaledIdentity
 
 
-class Kept(ABC):
+class Past(ABC):
     """The state as a matrix: one column for every input so far."""
 
     @abstractmethod
@@ -29,16 +29,16 @@ class Kept(ABC):
         """Carry the columns over a window and append the window's own."""
 
 
-def nothing_kept(system: System, first: Panel) -> Kept:
+def empty_past(system: System, first: Panel) -> Past:
     """The start of a sequence whose first window is ``first``; the cheapest form that serves."""
     wants_gradients = first.reach.requires_grad or first.write.requires_grad
     scales = isinstance(system.A, ScaledIdentity) and system.state_size > 0
     if scales and not wants_gradients:
-        return Scaled(system, first.write.dtype)
-    return Carried(system, first.write.dtype)
+        return ScaledPast(system, first.write.dtype)
+    return CarriedPast(system, first.write.dtype)
 
 
-class Carried(Kept):
+class CarriedPast(Past):
     """Columns carried over every window as they are: any structure, with gradients."""
 
     def __init__(self, system: System, dtype: torch.dtype):
@@ -52,7 +52,7 @@ class Carried(Kept):
         self.columns = torch.cat([panel.carried(self.columns), panel.write], dim=-1)
 
 
-class Scaled(Kept):
+class ScaledPast(Past):
     """Columns as they were written, and one factor each: where a window only scales the state.
 
     Long sequences are read in one product without rewriting ``state x columns`` numbers a window.
@@ -85,10 +85,10 @@ def forward_rows(
 
     What earlier tokens left in the state is carried along, one column for every input.
     """
-    kept: Kept | None = None
+    kept: Past | None = None
     for span in pairwise(_from_the_start(borders)):
         panel = fold(system, *span)
-        kept = kept or nothing_kept(system, panel)
+        kept = kept or empty_past(system, panel)
         if span[0] >= borders[0]:
             ahead = _zeros(system, panel.local.shape[-2], system.steps - span[1])
             weights = torch.cat([kept.read(panel.reach), panel.local, ahead], dim=-1)

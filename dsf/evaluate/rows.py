@@ -12,7 +12,7 @@ from torch import Tensor
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate.cache import kept_rows, kept_window
 from dsf.evaluate.compiled import compiled_rows
-from dsf.evaluate.output_buffers import Fresh, Place, Workspace
+from dsf.evaluate.output_buffers import FreshRows, ReusedRows, RowBuffer
 from dsf.evaluate.row_windows import backward_rows, forward_rows
 from dsf.system import System
 
@@ -67,7 +67,7 @@ def row_blocks(
     if isinstance(map_or_system, Tensor):
         return _of_tensor(map_or_system, size)
     if isinstance(map_or_system, Operator):
-        place = Workspace() if overwrites else None
+        place = ReusedRows() if overwrites else None
         return blocks_between(map_or_system, 0, map_or_system.steps, size=size, place=place)
     if not isinstance(map_or_system, Iterable):
         raise TypeError(
@@ -78,7 +78,7 @@ def row_blocks(
 
 
 def blocks_between(
-    system: Operator, first: int, last: int, *, size: int = SIZE, place: Place | None = None
+    system: Operator, first: int, last: int, *, size: int = SIZE, place: RowBuffer | None = None
 ) -> Iterator[Rows]:
     """The rows of the written tokens ``first`` to ``last - 1``, and no others.
 
@@ -90,10 +90,10 @@ def blocks_between(
     if isinstance(system, ExplicitMap):
         windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(borders))
         return _told(windows, borders, system, system.read_steps)
-    return _told(_windows(system, borders, place or Fresh()), borders, system, system.steps)
+    return _told(_windows(system, borders, place or FreshRows()), borders, system, system.steps)
 
 
-def _windows(system: System, borders: list[int], place: Place) -> Iterator[Tensor]:
+def _windows(system: System, borders: list[int], place: RowBuffer) -> Iterator[Tensor]:
     rows = kept_rows(system)
     fast = compiled_rows(system, borders, place) if rows is None else None
     if fast is not None:
@@ -101,8 +101,8 @@ def _windows(system: System, borders: list[int], place: Place) -> Iterator[Tenso
     if rows is not None:
         windows = (kept_window(system, rows, *span) for span in pairwise(borders))
     else:
-        sweep = backward_rows if system.runs_backward else forward_rows
-        windows = (weights for weights in sweep(system, borders))
+        window_rows = backward_rows if system.runs_backward else forward_rows
+        windows = (weights for weights in window_rows(system, borders))
     return (weights.real if system.takes_real_part else weights for weights in windows)
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import at_border, at_start, working
+from dsf.evaluate.arguments import state_at_start, with_checked_arguments, working_dtype
 from dsf.evaluate.equations import advance
 from dsf.evaluate.windows.cutting import cut
 from dsf.shapes import agree
@@ -21,11 +21,11 @@ def recurrent(
 
     Coefficients are written out for 64 tokens at a time, so a lazily sampled diagonal stays small.
     """
-    return at_border(_run, system, signal)
+    return with_checked_arguments(_run, system, signal)
 
 
 def _run(system: System, signal: Tensor) -> Tensor:
-    state, responses = at_start(system, signal), []
+    state, responses = state_at_start(system, signal), []
     for start in range(0, system.steps, WINDOW):
         stop = min(start + WINDOW, system.steps)
         window = cut(system, start, stop, dtype=signal.dtype)
@@ -81,9 +81,9 @@ def step(
     agree("step", "channel", state=state.shape[-1], signal=signal.shape[-1])
     dtype = torch.promote_types(system.dtype, torch.promote_types(state.dtype, signal.dtype))
     response, leaving = advance(
-        cut(system, token, token + 1, dtype=working(dtype)),
-        signal.to(working(dtype)).unsqueeze(-3),
-        state.to(working(dtype)),
+        cut(system, token, token + 1, dtype=working_dtype(dtype)),
+        signal.to(working_dtype(dtype)).unsqueeze(-3),
+        state.to(working_dtype(dtype)),
         solve=continued,
     )
     response = response.squeeze(-3)

@@ -11,9 +11,9 @@ from torch import nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Through
 from dsf.inspection.capture.environment import described, environment
-from dsf.inspection.capture.isolation import at_rest
+from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
-from dsf.inspection.capture.screening import screen
+from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.errors import NothingCapturedError, UnreadableError
 from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.probing.probe import FAMILY, Probe, probes
@@ -21,7 +21,7 @@ from dsf.inspection.rebuild import Limits, rebuild
 from dsf.inspection.recorded_run import run, widened
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, followed, fused, torch_module
-from dsf.inspection.support_table import unread
+from dsf.inspection.support_table import not_read
 
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
@@ -66,19 +66,19 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         NothingCapturedError: if no layer could be read.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
-    screen(model)
+    check_runnable(model)
     inputs, named = question.inputs, question.named
     if question.exact:
         model = copy.deepcopy(model).double()
         inputs, named = widened(inputs), widened(named)
     known = _with_probes(model, known_modules(model, question.adapters), question.probe)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
-    with at_rest(model):
+    with isolated(model):
         watched = {path: model.get_submodule(path) for path in known}
         calls = run(model, watched, inputs, named)
         seen = {call.name for call in calls}
         layers, refused = _rebuilt(calls, known, limits)
-    missed = (*refused, *unread(model, seen, set(known)))
+    missed = (*refused, *not_read(model, seen, set(known)))
     title = question.name or type(model).__name__
     if not layers:
         raise NothingCapturedError(_nothing(title, missed))
@@ -110,14 +110,14 @@ def examine_part(
         ReconstructionError: if a rebuilt layer does not reproduce its output.
     """
     part = model.get_submodule(path)
-    screen(part, path)
+    check_runnable(part, path)
     known = {at: each for at, each in known_modules(model).items() if _within(path, at)}
-    with at_rest(part):
+    with isolated(part):
         watched = {at: model.get_submodule(at) for at in known}
         calls = run(model, watched, inputs, named, part=part)
         seen = {call.name for call in calls}
         layers, refused = _rebuilt(calls, known, Limits(guarded=False, tolerance=tolerance))
-    missed = (each for each in unread(model, seen, set(known)) if _within(path, each.name))
+    missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
     return layers, (*refused, *missed)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsf.inspection.capture.screening import screen_open
+from dsf.inspection.capture.screening import check_open_weights
 from dsf.inspection.errors import InspectionError, NothingCapturedError
 from dsf.inspection.examine import examine_part
 from dsf.inspection.recorded_run import without_cache
@@ -56,7 +56,7 @@ def inspect_piecewise(
     body = model.get_submodule(piecewise.body)
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(piecewise.opened_around())
-        screen_open(model)
+        check_open_weights(model)
         for path in piecewise.blocks:
             stack.enter_context(_opening(piecewise, path, look))
         body(**without_cache(body, named))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, Weights, raised
+from dsf.inspection.capture.calls import Call, Captured, Weights, in_float64
 from dsf.inspection.capture.environment import described
-from dsf.inspection.capture.integrity import Seal
+from dsf.inspection.capture.integrity import Fingerprint
 from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.results.layers import InspectedLayer
@@ -72,7 +72,9 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
             raise ReconstructionError(_worded(layer, adapter, error, tolerance))
         axes = getattr(mixer, "axes", adapter.axes)[: len(system.batch)]
         shell = partial(whole_layer, layer, adapter, mixer, tolerance)
-        yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance, Seal(mixer), shell)
+        yield InspectedLayer(
+            layer.name, family, mixer, axes, error, tolerance, Fingerprint(mixer), shell
+        )
 
 
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:
@@ -82,8 +84,8 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
         family=family,
         module=call.module,
         weights=Weights(call.module, copied=adapter.rewrites_weights),
-        arguments={name: raised(value) for name, value in call.arguments.items()},
-        output=raised(call.first_output),
+        arguments={name: in_float64(value) for name, value in call.arguments.items()},
+        output=in_float64(call.first_output),
         surroundings=call.surroundings,
     )
     return adapter.split(whole)
@@ -119,9 +121,9 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
     response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
     enter, leave = adapter.enter(layer), adapter.leave(layer, response)
     around = layer.surroundings
-    given = layer.arguments[adapter.takes] if around is None else raised(around.given)
+    given = layer.arguments[adapter.takes] if around is None else in_float64(around.given)
     whole = WholeMixer(given=given, enter=enter, mixer=mixer, leave=leave)
-    output = layer.output if around is None else raised(around.output)
+    output = layer.output if around is None else in_float64(around.output)
     rebuilt, other = whole(given), adapter.overlooked(layer)
     if other is not None and rebuilt.shape == output.shape:
         rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.capture.calls import Call, recording
 from dsf.inspection.capture.environment import described
-from dsf.inspection.capture.module_stack import Whereabouts
+from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax import interface
@@ -37,7 +37,7 @@ def run(
     """
     calls: list[Call] = []
     wide = dtype_of(model) is torch.float64
-    where = Whereabouts(model, claimed=set(watched))
+    where = ModuleStack(model, claimed=set(watched))
     with (
         recording_fused(where, calls),
         recording_followed(where, calls),

@@ -21,7 +21,7 @@ LOOKS_LIKE_A_MIXER = re.compile(
 )
 
 
-def unread(model: nn.Module, called: set[str], read: set[str]) -> list[Unsupported]:
+def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsupported]:
     """Modules whose class is named like a token mixer and that no adapter read.
 
     One that wraps a module which was read, or sits inside one, is accounted for. TorchScript is

@@ -8,7 +8,7 @@ from dsf.inspection.results.measurements import QUANTITIES
 from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Executor, in_process
 from dsf.jobs.plan import Plan, claim
-from dsf.jobs.storage import is_finished, sweep_up
+from dsf.jobs.storage import is_finished, remove_unfinished
 from dsf.jobs.summaries import summary
 from dsf.jobs.work import work
 from dsf.loading import file_hashes
@@ -83,7 +83,7 @@ def measure_prompts(
         told = "; ".join(f"{name}: {trouble}" for name, trouble in list(failed.items())[:SHOWN])
         more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
         raise JobError(f"{len(failed)} of {len(units)} units failed. {told}{more}")
-    sweep_up(place)
+    remove_unfinished(place)
     table = summary(place)
     text = table.to_csv()
     replace_file(place / "summary.csv", lambda draft: draft.write_text(text, encoding="utf-8"))

@@ -77,7 +77,7 @@ def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str
         yield LayerFacts(**facts | {"axes": tuple(facts["axes"])}), values
 
 
-def sweep_up(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Remove what processes that were killed left half-written."""
     for draft in folder.rglob(".*.tmp-*"):
         draft.unlink(missing_ok=True)

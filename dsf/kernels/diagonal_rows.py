@@ -22,7 +22,7 @@ from dsf.kernels.registers import (
     pointers,
     store,
 )
-from dsf.kernels.streaming_stores import send
+from dsf.kernels.streaming_stores import stream
 
 
 class Kept(NamedTuple):
@@ -71,7 +71,7 @@ def write_rows(given, tile, skip, rows, scratch, sent, product, local, reach, ta
                 inside = j < own + TILE
                 each = load(local, (i + k) * TILE + j - own) if inside else nothing(local)
                 store(line, j, each)
-            send(line, count, target, o + (i - skip + k) * steps)
+            stream(line, count, target, o + (i - skip + k) * steps)
 
 
 @kernel()

@@ -1,4 +1,4 @@
-"""States that do not meet, walked through token after token with nothing written out but them."""
+"""Uncoupled states, token after token, with nothing written out but the states."""
 
 from typing import no_type_check
 
@@ -14,7 +14,7 @@ from dsf.kernels.parallel import in_parallel
 FEWEST = 1024
 
 
-def walk(
+def scan_states(
     decays: Shaped[Tensor, "time entry"],
     drives: Shaped[Tensor, "time entry"],
     *,

@@ -24,7 +24,7 @@ LANES = 16  # rows that are handled together, however few of them are needed
 
 @kernel()
 @no_type_check
-def tally_own(
+def sum_own_tile(
     parts: np.ndarray,
     decay: np.ndarray,
     step: np.ndarray,
@@ -34,7 +34,7 @@ def tally_own(
     before: bool,
     widths: np.ndarray,
     peaks: bool,
-    tally: np.ndarray,
+    statistics: np.ndarray,
     reach: np.ndarray,
     log_reach: np.ndarray,
 ) -> None:
@@ -59,17 +59,17 @@ def tally_own(
                 running[j + 1] = 1.0 if before else fade
                 running[TILE + j + 1] = 0.0 if before else log_fade
             write, log = np.float64(step[h, j]), np.float64(log_step[h, j])
-            _add_column(flat, plane, j, write, log, running, tally[h])
+            _add_column(flat, plane, j, write, log, running, statistics[h])
             if peaks:
-                add_peaks(flat, plane, j * TILE, write, running, tally[h])
+                add_peaks(flat, plane, j * TILE, write, running, statistics[h])
             for w in range(len(widths)):
                 if widths[w] < TILE:
                     for i in range(j + 1, min(rows, j + widths[w])):
                         close = flat[j * TILE + i] * (running[i] * write)
-                        tally[h, (NEAR + w) * TILE + i] += close
+                        statistics[h, (NEAR + w) * TILE + i] += close
             score = flat[j * TILE + j] - 2 * flat[2 * plane + j * TILE + j]
             diagonal[j] = feedthrough[h, j] + (0.0 if before else score * write)
-        _add_diagonal(diagonal, widths, tally[h])
+        _add_diagonal(diagonal, widths, statistics[h])
 
 
 @kernel()
@@ -85,7 +85,7 @@ def _fade(running, row, fade, log_fade):
 
 @kernel()
 @no_type_check
-def _add_column(parts, plane, column, write, log, running, tally):
+def _add_column(parts, plane, column, write, log, running, statistics):
     """Add the entries of a column below the diagonal; ``running`` is zero up to there."""
     if plane < 0 or column < 0:
         return
@@ -96,29 +96,29 @@ def _add_column(parts, plane, column, write, log, running, tally):
             scale = running[o + i] * write
             entry = parts[at + i] * scale
             logged = parts[plane + at + i] * scale + entry * (running[TILE + o + i] + log)
-            tally[MASS * TILE + o + i] += entry
-            tally[NEGATIVE * TILE + o + i] += parts[2 * plane + at + i] * scale
-            tally[SURPRISE * TILE + o + i] += logged
-            tally[DISTANCE * TILE + o + i] += entry * (shift + i)
+            statistics[MASS * TILE + o + i] += entry
+            statistics[NEGATIVE * TILE + o + i] += parts[2 * plane + at + i] * scale
+            statistics[SURPRISE * TILE + o + i] += logged
+            statistics[DISTANCE * TILE + o + i] += entry * (shift + i)
 
 
 @kernel()
 @no_type_check
-def _add_diagonal(diagonal, widths, tally):
+def _add_diagonal(diagonal, widths, statistics):
     for i in range(TILE):
         entry = diagonal[i]
         size, below = abs(entry), chosen(entry > 0, 0.0, -entry)
-        largest, lowest = tally[LARGEST * TILE + i], tally[LOWEST * TILE + i]
-        tally[MASS * TILE + i] += size
-        tally[NEGATIVE * TILE + i] += below
-        tally[ENERGY * TILE + i] += size * size
-        tally[SURPRISE * TILE + i] += size * log_of(size)
-        tally[LARGEST * TILE + i] = chosen(size <= largest, largest, size)
-        tally[LOWEST * TILE + i] = chosen(entry >= lowest, lowest, entry)
+        largest, lowest = statistics[LARGEST * TILE + i], statistics[LOWEST * TILE + i]
+        statistics[MASS * TILE + i] += size
+        statistics[NEGATIVE * TILE + i] += below
+        statistics[ENERGY * TILE + i] += size * size
+        statistics[SURPRISE * TILE + i] += size * log_of(size)
+        statistics[LARGEST * TILE + i] = chosen(size <= largest, largest, size)
+        statistics[LOWEST * TILE + i] = chosen(entry >= lowest, lowest, entry)
     for w in range(len(widths)):
         near = (NEAR + w) * TILE
         for i in range(TILE):
             if widths[w] < TILE:
-                tally[near + i] += abs(diagonal[i])
+                statistics[near + i] += abs(diagonal[i])
             else:
-                tally[near + i] = tally[MASS * TILE + i]
+                statistics[near + i] = statistics[MASS * TILE + i]

@@ -23,7 +23,7 @@ TOGETHER = 4 * WIDE  # modes in registers
 SPAN = 512  # tokens after which the modes that had no room take their turn
 
 
-def ring(
+def modes_response(
     decay: Complex[Tensor, "channel mode"],
     weight: Complex[Tensor, "channel mode"],
     skip: Float[Tensor, " channel"],

@@ -26,7 +26,7 @@ from dsf.kernels.registers import (
     spread,
     store,
 )
-from dsf.kernels.streaming_stores import send
+from dsf.kernels.streaming_stores import stream
 
 TILE = 64
 
@@ -124,7 +124,7 @@ def write_rows(
                 own = ahead(row, start), scratch.held, t - start + (not before)
                 own_tile(*own, ahead(line, start))
                 put(line, t, number(line, t) + feedthrough[h, t])
-                send(line, count, target, (h * target.rows + top + t - first) * steps)
+                stream(line, count, target, (h * target.rows + top + t - first) * steps)
             if before:
                 hold(scratch.held, t - start, decay[h, t], step[h, t])
             running = kept

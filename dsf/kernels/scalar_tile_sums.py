@@ -2,7 +2,7 @@
 
 Scores of 64 rows lie side by side for every column, so that loops go along the rows and sums stay
 sums of columns. ``parts`` are three planes of them, flat: sizes, sizes times their logarithms, and
-sizes of the negative ones. ``tally`` holds for every kind of sum, head and row: see the constants.
+sizes of the negative ones. ``statistics`` holds for every kind of sum, head and row: see the constants.
 """
 
 import math
@@ -32,7 +32,7 @@ def all_before(decay: np.ndarray, weight: np.ndarray, mass: np.ndarray, lagged: 
 
 @kernel()
 @no_type_check
-def tally_tiles(
+def sum_tiles(
     parts: np.ndarray,
     first: int,
     factor: np.ndarray,
@@ -47,7 +47,7 @@ def tally_tiles(
     start: int,
     widths: np.ndarray,
     peaks: bool,
-    tally: np.ndarray,
+    statistics: np.ndarray,
 ) -> int:
     """Add the tiles before ``stops`` that lie in ``parts``, whose first tile is ``first``.
 
@@ -62,16 +62,16 @@ def tally_tiles(
             tile = stops[h] - 1
             column, at, lag = tile * TILE, (tile - first) * TILE * TILE, start - tile * TILE
             _sum_tile(flat, plane, at, factor[h], logs[h], column, sums)
-            _add_sums(sums, lag - TILE + 1, reach[h], log_reach[h], gap[h], tally[h])
+            _add_sums(sums, lag - TILE + 1, reach[h], log_reach[h], gap[h], statistics[h])
             for w in range(len(widths)):
                 if lag - TILE + 1 < widths[w]:
                     _sum_near(flat, at, factor[h], column, lag, widths[w], sums)
                     for i in range(TILE):
-                        tally[h, (NEAR + w) * TILE + i] += reach[h, i] * gap[h] * sums[i]
+                        statistics[h, (NEAR + w) * TILE + i] += reach[h, i] * gap[h] * sums[i]
             if peaks:
                 for j in range(TILE):
                     scale = factor[h, column + j] * gap[h]
-                    add_peaks(flat, plane, at + j * TILE, scale, reach[h], tally[h])
+                    add_peaks(flat, plane, at + j * TILE, scale, reach[h], statistics[h])
             gap[h] *= product[h, tile]
             stops[h] = tile
             added += 1
@@ -114,16 +114,18 @@ def _sum_tile(parts, plane, at, factor, logs, column, sums):
 
 @kernel()
 @no_type_check
-def _add_sums(sums, lag, reach, log_reach, gap, tally):
+def _add_sums(sums, lag, reach, log_reach, gap, statistics):
     """Scale the sums of a tile by the decays up to the rows."""
     log_gap = math.log(gap)
     for i in range(TILE):
         scale = reach[i] * gap
         size = scale * sums[i]
-        tally[MASS * TILE + i] += size
-        tally[NEGATIVE * TILE + i] += scale * sums[TILE + i]
-        tally[SURPRISE * TILE + i] += scale * sums[2 * TILE + i] + (log_reach[i] + log_gap) * size
-        tally[DISTANCE * TILE + i] += scale * sums[3 * TILE + i] + (lag + i) * size
+        statistics[MASS * TILE + i] += size
+        statistics[NEGATIVE * TILE + i] += scale * sums[TILE + i]
+        statistics[SURPRISE * TILE + i] += (
+            scale * sums[2 * TILE + i] + (log_reach[i] + log_gap) * size
+        )
+        statistics[DISTANCE * TILE + i] += scale * sums[3 * TILE + i] + (lag + i) * size
 
 
 @kernel()
@@ -141,17 +143,17 @@ def _sum_near(parts, at, factor, column, lag, width, sums):
 
 @kernel()
 @no_type_check
-def add_peaks(parts, plane, at, scale, reach, tally):
+def add_peaks(parts, plane, at, scale, reach, statistics):
     """Squares of the entries of a column, the largest in size and the lowest."""
     if plane < 0 or at < 0:
         return
     for i in range(TILE):
         entry = reach[i] * scale * parts[at + i]
         below = -reach[i] * scale * parts[2 * plane + at + i]
-        largest, lowest = tally[LARGEST * TILE + i], tally[LOWEST * TILE + i]
-        tally[ENERGY * TILE + i] += entry * entry
-        tally[LARGEST * TILE + i] = chosen(entry <= largest, largest, entry)
-        tally[LOWEST * TILE + i] = chosen(below >= lowest, lowest, below)
+        largest, lowest = statistics[LARGEST * TILE + i], statistics[LOWEST * TILE + i]
+        statistics[ENERGY * TILE + i] += entry * entry
+        statistics[LARGEST * TILE + i] = chosen(entry <= largest, largest, entry)
+        statistics[LOWEST * TILE + i] = chosen(below >= lowest, lowest, below)
 
 
 @kernel()

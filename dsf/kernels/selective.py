@@ -25,12 +25,12 @@ from dsf.kernels.slow_states import (
     GENTLE,
     GROUP,
     LINE,
-    LIVELY,
     MILD,
     POLE,
     ROW,
     STATE,
     STEP,
+    STRONG,
     SUM,
     any_update,
     gentle_update,
@@ -179,7 +179,7 @@ def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
                 mild_update(mine, tile, count, w, r, states, later_on, width)
             elif lowest >= GENTLE:
                 gentle_update(mine, tile, count, w, r, states, later_on, width)
-            elif lowest >= LIVELY:
+            elif lowest >= STRONG:
                 lively_update(mine, tile, count, w, r, states, later_on, width)
             else:
                 any_update(mine, tile, count, w, r, states, later_on, width)

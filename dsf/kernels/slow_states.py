@@ -26,7 +26,7 @@ from dsf.kernels.unrolled import each, loaded, numbers, product, product_and_sum
 
 @intrinsic
 @no_type_check
-def soon(_context, pointer):
+def prefetched(_context, pointer):
     """Have the line around a number brought near, into the second cache."""
 
     def generate(context, builder, _signature, arguments):
@@ -46,7 +46,7 @@ BLOCK, GROUP = 32, 4
 STATE, LOST, POLE, ROW = 0, BLOCK, 2 * BLOCK, 3 * BLOCK + 16
 STEP, DRIVE, SUM, LINE = 0, BLOCK, 2 * BLOCK, 3 * BLOCK
 # Exponents, in units of the polynomial, down to which 2^x - 1 has a shorter form.
-MILD, GENTLE, LIVELY = (np.float32(low * UNIT) for low in (LOWEST_OF_FOUR, LOWEST, 2 * LOWEST))
+MILD, GENTLE, STRONG = (np.float32(low * UNIT) for low in (LOWEST_OF_FOUR, LOWEST, 2 * LOWEST))
 PER_UNIT, TO_FOUR = np.float32(1 / UNIT), np.float32(UNIT_OF_FOUR / UNIT)
 HALF, TWO = np.float32(0.5), np.float32(2)
 
@@ -92,7 +92,7 @@ def _gentle(x, old, lost, write, drive):
 @kernel(inlined=True)
 @no_type_check
 def _lively(half, old, lost, write, drive):
-    """For exponents from ``LIVELY`` to 0, of which half is given and the power squared."""
+    """For exponents from ``STRONG`` to 0, of which half is given and the power squared."""
     less = _squared(product(_slope(half), half))
     return _moved(product_and_sum(less, old, product_and_sum(write, drive, lost)), old)
 
@@ -149,7 +149,7 @@ def _updating(entry, share=ONE_SINGLE):
                 drives = (drive, drive, drive, drive)
                 old, lost = entry(x, old, lost, spreads(w, 0, 1), drives)
                 store(line, SUM, load(line, SUM) + _seen(spreads(r, 0, 1), old))
-                soon(asked)
+                prefetched(asked)
                 line, asked = ahead(line, LINE), ahead(asked, width)
                 w, r = ahead(w, states), ahead(r, states)
             _keep(mine, STATE, old)

@@ -31,7 +31,7 @@ def target_of(maps: np.ndarray, *, clean: bool) -> Target:
 
 @kernel()
 @no_type_check
-def send(line, count, target, o):
+def stream(line, count, target, o):
     """Copy numbers to their place in the target."""
     out, lane = ahead(target.numbers, o), lanes(line)
     begun = min(count, (target.skew - o) % lane)

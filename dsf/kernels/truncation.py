@@ -10,7 +10,7 @@ from dsf.kernels.scalar_tile_sums import DISTANCE, MASS, TILE
 
 @kernel()
 @no_type_check
-def going_on(
+def still_open(
     sizes: np.ndarray,
     reach: np.ndarray,
     gap: np.ndarray,
@@ -22,7 +22,7 @@ def going_on(
     most: int,
     share: float,
     tokens: float,
-    tally: np.ndarray,
+    statistics: np.ndarray,
     heads: np.ndarray,
     firsts: np.ndarray,
     left: np.ndarray,
@@ -47,9 +47,9 @@ def going_on(
             scale = sizes[i] * reach[h, i] * gap[h]
             rest = scale * mass[h, stop - 1]
             moved = scale * lagged[h, stop - 1] + (lag + i) * rest
-            seen = tally[h, MASS * TILE + i]
+            seen = statistics[h, MASS * TILE + i]
             if rest != 0:  # nan goes on, too
-                distance = tally[h, DISTANCE * TILE + i] / seen if seen > 0 else 0.0
+                distance = statistics[h, DISTANCE * TILE + i] / seen if seen > 0 else 0.0
                 if not (rest <= share * seen and moved + rest * distance <= tokens * seen):
                     goes_on = True
                 worst = max(worst, rest / seen if seen > 0 else 1.0)

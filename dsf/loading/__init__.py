@@ -1,4 +1,4 @@
-"""The one loader: strangers' weight files and settings are opened here and nowhere else."""
+"""The one loader: untrusted weight files and settings are opened here and nowhere else."""
 
 from dsf.loading.errors import LoadError
 from dsf.loading.loader import LoadedModel, file_hashes, load_model, read_model_tokenizer

@@ -1,4 +1,4 @@
-"""JSON from strangers: size, depth and numbers are bounded before anything uses them."""
+"""JSON from untrusted files: size, depth and numbers are bounded before anything uses them."""
 
 import json
 import math

@@ -51,7 +51,7 @@ def _config(kind: Any, values: dict[str, Any], where: str) -> Any:
     settings = {name: value for name, value in values.items() if name != "model_type"}
     try:
         config = kind(**settings)
-    except Exception as error:  # whatever a configuration class makes of a stranger's values
+    except Exception as error:  # whatever a configuration class makes of untrusted values
         raise LoadError(f"{where}: {reason(error)}; correct the file.") from None
     if not _attention(config) <= _SAFE_ATTENTION:
         raise LoadError(f"{where}: selects an attention kernel by name; remove that setting.")
@@ -118,7 +118,7 @@ def build(
                 local_files_only=True,
                 trust_remote_code=False,
             )
-        except Exception as error:  # whatever the model library makes of a stranger's tensors
+        except Exception as error:  # whatever the model library makes of untrusted tensors
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     _check_complete(plan, found, where)
     return model.eval(), sorted(found["unexpected_keys"])
@@ -146,7 +146,7 @@ def _check_size(plan: Blueprint, weights: dict[str, Tensor], where: str) -> None
     with undisturbed(), torch.device("meta"):
         try:
             skeleton = plan.model(plan.config)
-        except Exception as error:  # whatever a model class makes of a stranger's settings
+        except Exception as error:  # whatever a model class makes of untrusted settings
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     asked = sum(parameter.numel() for parameter in skeleton.parameters())
     there = sum(tensor.numel() for tensor in weights.values())
@@ -196,6 +196,6 @@ def load_skeleton(
     with undisturbed(), torch.device("meta"):
         try:
             model: nn.Module = plan.model(plan.config)
-        except Exception as error:  # whatever a model class makes of a stranger's settings
+        except Exception as error:  # whatever a model class makes of untrusted settings
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     return model.eval()

@@ -1,4 +1,4 @@
-"""What the loader raises, and how it shows a stranger's words."""
+"""What the loader raises, and how it shows words from an untrusted file."""
 
 _LONGEST = 120
 
@@ -24,5 +24,5 @@ def listed(names: list[str], most: int = 5) -> str:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what another library said, which may quote a stranger's words."""
+    """The first line of what another library said, which may quote words from an untrusted file."""
     return shown((str(error).strip() or type(error).__name__).splitlines()[0])

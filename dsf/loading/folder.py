@@ -1,4 +1,4 @@
-"""A folder from a stranger: only plain files directly inside it are opened."""
+"""An untrusted folder: only plain files directly inside it are opened."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The libraries that touch strangers' files, and the releases that are known to withstand them."""
+"""The libraries that touch untrusted files, and the releases that are known to withstand them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def check_torch(version: str | None = None) -> None:
     version = str(torch.__version__) if version is None else version
     if _release(version) < _OLDEST_TORCH:
         raise LoadError(
-            f"reading strangers' weights needs torch 2.11 or later, but {version} is installed: "
+            f"reading untrusted weights needs torch 2.11 or later, but {version} is installed: "
             "pip install --upgrade torch."
         )
 

@@ -45,7 +45,7 @@ def read_tokenizer(folder: ModelFolder, config: Any) -> Any | None:
             return model_library().AutoTokenizer.from_pretrained(
                 copy, config=config, local_files_only=True, trust_remote_code=False
             )
-        except Exception as error:  # whatever the model library makes of a stranger's files
+        except Exception as error:  # whatever the model library makes of untrusted files
             raise LoadError(
                 f"{folder.path}: its tokenizer cannot be read ({reason(error)}); "
                 "pass a folder without the tokenizer's files to go on without it."

@@ -1,4 +1,4 @@
-"""A walk through a map that is kept in a file, so that a run that was stopped goes on."""
+"""A pass over the rows of a map that is kept in a file, so that a stopped run goes on."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem
-from dsf.measures.row_reductions import Progress, Tallied, Tally, Walk, name_of
+from dsf.measures.row_reductions import Progress, Reduced, RowPass, RowReduction, name_of
 from dsf.saving import replace_file
 from dsf.transition.timeline import on_stored
 
@@ -23,8 +23,8 @@ PERIOD = 60.0  # seconds between two writes of the file
 FACTS = "statistics"
 
 
-class Keeper:
-    """The file of one walk, written now and then.
+class Checkpoint:
+    """The file of one pass, written now and then.
 
     Args:
         path: where it is, or will be.
@@ -37,7 +37,7 @@ class Keeper:
     """
 
     def __init__(
-        self, path: str | Path, source: MapOrSystem, wanted: Sequence[Tally], *, error: float
+        self, path: str | Path, source: MapOrSystem, wanted: Sequence[RowReduction], *, error: float
     ) -> None:
         if not isinstance(source, Tensor | Operator):
             raise ValueError(
@@ -48,29 +48,29 @@ class Keeper:
         names = sorted(name_of(each) for each in wanted)
         self.facts = {"system": fingerprint(source), "measures": names, "error": error}
 
-    def taken_up(self, walk: Walk) -> tuple[int, bool]:
-        """Give the walk what was kept; the block to go on with, and whether none is left.
+    def resume(self, row_pass: RowPass) -> tuple[int, bool]:
+        """Give the pass what was kept; the block to go on with, and whether none is left.
 
         Raises:
             ValueError: if the file holds something else.
         """
-        self.facts["walk"] = type(walk).__name__
+        self.facts["pass"] = type(row_pass).__name__
         if not self.path.exists():
             return 0, False
         try:
             with safe_open(self.path, framework="pt") as file:
                 facts: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
                 self._check(facts)
-                walk.go_on({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                row_pass.resume({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except SafetensorError as reason:
             raise self._refusal(f"is no file of statistics ({reason})") from reason
         return facts["block"], facts["finished"]
 
-    def keep(self, walk: Walk, block: int, *, finished: bool) -> None:
-        """Write the file if it is time, or if the walk is over; ``block`` is the next one."""
+    def write(self, row_pass: RowPass, block: int, *, finished: bool) -> None:
+        """Write the file if it is time, or if the pass is over; ``block`` is the next one."""
         if not finished and monotonic() - self.written < PERIOD:
             return
-        found = {name: part.detach().contiguous() for name, part in walk.found().items()}
+        found = {name: part.detach().contiguous() for name, part in row_pass.found().items()}
         facts = json.dumps({**self.facts, "block": block, "finished": finished}, sort_keys=True)
         replace_file(self.path, lambda draft: save_file(found, draft, metadata={FACTS: facts}))
         self.written = monotonic()
@@ -90,22 +90,22 @@ class Keeper:
         )
 
 
-def walked(
-    walk: Walk,
+def checkpointed(
+    row_pass: RowPass,
     *,
     error: float = 0.0,
     progress: Progress | None = None,
-    keeper: Keeper | None = None,
-) -> Tallied:
+    checkpoint: Checkpoint | None = None,
+) -> Reduced:
     """The numbers of all rows."""
-    block, finished = (0, False) if keeper is None else keeper.taken_up(walk)
-    for done in () if finished else walk.blocks(block):
+    block, finished = (0, False) if checkpoint is None else checkpoint.resume(row_pass)
+    for done in () if finished else row_pass.blocks(block):
         block += 1
-        if keeper is not None:
-            keeper.keep(walk, block, finished=done == walk.rows)
-        if progress is not None and walk.rows is not None:
-            progress(done, walk.rows)
-    return walk.tallied(error)
+        if checkpoint is not None:
+            checkpoint.write(row_pass, block, finished=done == row_pass.rows)
+        if progress is not None and row_pass.rows is not None:
+            progress(done, row_pass.rows)
+    return row_pass.reduced(error)
 
 
 def fingerprint(source: Any) -> str:

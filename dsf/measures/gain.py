@@ -10,7 +10,7 @@ from dsf.algebra import adjoint
 from dsf.evaluate import MapOrSystem, respond
 from dsf.evaluate.cache import kept_rows
 from dsf.measures.fold import total
-from dsf.measures.passes import Measured, tallied
+from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import ENERGY, MASS
 from dsf.system import System
 
@@ -23,7 +23,7 @@ def row_norms(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     >>> row_norms(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
     tensor([1., 5.])
     """
-    (energy,) = tallied(map_or_system, ENERGY, measure="row_norms")
+    (energy,) = reduced(map_or_system, ENERGY, measure="row_norms")
     return energy.sqrt()
 
 
@@ -42,7 +42,7 @@ def absolute_gain(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> absolute_gain(torch.tensor([[1.0, 0.0], [-3.0, 4.0]]))
     tensor(7.)
     """
-    (mass,) = tallied(map_or_system, MASS, measure="absolute_gain")
+    (mass,) = reduced(map_or_system, MASS, measure="absolute_gain")
     return mass.amax(dim=-1)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.evaluate.windows.folding import fold
 from dsf.measures.fold import per_row, total
-from dsf.measures.passes import Measured, tallied
+from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import DISTANCE, MASS, near
 from dsf.system import System
 
@@ -29,7 +29,7 @@ def window_mass(map_or_system: Measured, *, width: int) -> Shaped[Tensor, "*batc
     tensor([1.0000, 0.7500, 0.2500])
     """
     _at_least_one("window_mass", width)
-    close, everything = tallied(map_or_system, near(width), MASS, measure="window_mass")
+    close, everything = reduced(map_or_system, near(width), MASS, measure="window_mass")
     return close / everything
 
 
@@ -114,7 +114,7 @@ def mean_distance(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     tensor([0.0000, 0.2500, 1.2500])
     """
 
-    distance, everything = tallied(map_or_system, DISTANCE, MASS, measure="mean_distance")
+    distance, everything = reduced(map_or_system, DISTANCE, MASS, measure="mean_distance")
     return distance / everything
 
 

@@ -17,7 +17,7 @@ KINDS = ("mass", "negative", "energy", "surprise", "distance", "largest", "lowes
 
 
 @dataclass(frozen=True)
-class Tally:
+class RowReduction:
     """One number for every row: what ``look`` says of the rows, by whatever way is fastest."""
 
     name: str
@@ -35,25 +35,25 @@ def _distance(rows: Rows) -> Tensor:
     return (weight * rows.lag.abs().to(weight.dtype)).sum(dim=-1)
 
 
-MASS = Tally("mass", lambda rows: rows.weights.norm(p=1, dim=-1))
-ENERGY = Tally("energy", lambda rows: rows.weights.abs().square().sum(dim=-1))
-SURPRISE = Tally("surprise", _surprise)  # sum of |w| log |w|
-DISTANCE = Tally("distance", _distance)  # sum of |w| times the lag in tokens
-LARGEST = Tally("largest", lambda rows: rows.weights.abs().amax(dim=-1))
-WRITTEN = Tally("written", lambda rows: rows.written.expand(rows.weights.shape[:-1]))
+MASS = RowReduction("mass", lambda rows: rows.weights.norm(p=1, dim=-1))
+ENERGY = RowReduction("energy", lambda rows: rows.weights.abs().square().sum(dim=-1))
+SURPRISE = RowReduction("surprise", _surprise)  # sum of |w| log |w|
+DISTANCE = RowReduction("distance", _distance)  # sum of |w| times the lag in tokens
+LARGEST = RowReduction("largest", lambda rows: rows.weights.abs().amax(dim=-1))
+WRITTEN = RowReduction("written", lambda rows: rows.written.expand(rows.weights.shape[:-1]))
 
 
-def negative(measure: str) -> Tally:
+def negative(measure: str) -> RowReduction:
     """Weight of the negative entries, as a positive number."""
-    return Tally("negative", lambda rows: -real(rows, measure).clamp(max=0).sum(dim=-1))
+    return RowReduction("negative", lambda rows: -real(rows, measure).clamp(max=0).sum(dim=-1))
 
 
-def lowest(measure: str) -> Tally:
+def lowest(measure: str) -> RowReduction:
     """The smallest entry."""
-    return Tally("lowest", lambda rows: real(rows, measure).amin(dim=-1))
+    return RowReduction("lowest", lambda rows: real(rows, measure).amin(dim=-1))
 
 
-def near(width: int) -> Tally:
+def near(width: int) -> RowReduction:
     """Absolute weight on the last ``width`` tokens, the row's own included."""
 
     def look(rows: Rows) -> Tensor:
@@ -62,20 +62,20 @@ def near(width: int) -> Tally:
         weight = rows.weights[..., reached] * ((lag >= 0) & (lag < width))
         return weight.norm(p=1, dim=-1)
 
-    return Tally("near", look, width)
+    return RowReduction("near", look, width)
 
 
-def on(token: int) -> Tally:
+def on(token: int) -> RowReduction:
     """Absolute weight on one token."""
 
     def look(rows: Rows) -> Tensor:
         return rows.weights[..., rows.read == token].abs().sum(dim=-1)
 
-    return Tally("on", look, token)
+    return RowReduction("on", look, token)
 
 
 @dataclass(frozen=True)
-class Tallied:
+class Reduced:
     """What one pass over a map found: a measure takes it in place of the map.
 
     Attributes:
@@ -86,28 +86,28 @@ class Tallied:
         visited: share of the entries in reach that were looked at.
     """
 
-    found: dict[Tally, Tensor]
+    found: dict[RowReduction, Tensor]
     error: float
     left_out: Shaped[Tensor, "*batch"] | float = 0.0
     visited: float = 1.0
 
 
-class Asked:
+class Requested:
     """Stands for a map and notes what a measure wants to know of it."""
 
     def __init__(self) -> None:
-        self.wanted: tuple[Tally, ...] = ()
+        self.wanted: tuple[RowReduction, ...] = ()
 
 
 def from_pass(
-    source: "Tallied | Asked", wanted: tuple[Tally, ...], measure: str
+    source: "Reduced | Requested", wanted: tuple[RowReduction, ...], measure: str
 ) -> tuple[Shaped[Tensor, "*batch rows"], ...]:
     """What a pass found of every row.
 
     Raises:
         ValueError: if the pass was made without ``measure``.
     """
-    if isinstance(source, Asked):
+    if isinstance(source, Requested):
         source.wanted += wanted
         return tuple(torch.ones(1) for _ in wanted)
     missing = [each.name for each in wanted if each not in source.found]
@@ -124,7 +124,7 @@ def from_pass(
 Progress = Callable[[int, int], None]
 
 
-class Walk(ABC):
+class RowPass(ABC):
     """A map on its way through.
 
     Attributes:
@@ -143,25 +143,25 @@ class Walk(ABC):
         """All that is known so far, by name."""
 
     @abstractmethod
-    def go_on(self, found: dict[str, Tensor]) -> None:
-        """Take up what another walk had found when it was left."""
+    def resume(self, found: dict[str, Tensor]) -> None:
+        """Take up what another pass had found when it was left."""
 
     @abstractmethod
-    def tallied(self, error: float) -> Tallied:
+    def reduced(self, error: float) -> Reduced:
         """The numbers of all rows, after the last block."""
 
 
-def name_of(tally: Tally) -> str:
+def name_of(reduction: RowReduction) -> str:
     """Under which its numbers are kept."""
-    return f"{tally.name} {tally.token}"
+    return f"{reduction.name} {reduction.token}"
 
 
-class RowWalk(Walk):
+class WholeRowPass(RowPass):
     """The rows themselves, of any map: those no loop knows, and those gradients have to reach."""
 
-    def __init__(self, source: MapOrSystem, wanted: Sequence[Tally]) -> None:
+    def __init__(self, source: MapOrSystem, wanted: Sequence[RowReduction]) -> None:
         self.source, self.done = source, 0
-        self.parts: dict[Tally, list[Tensor]] = {each: [] for each in wanted}
+        self.parts: dict[RowReduction, list[Tensor]] = {each: [] for each in wanted}
         steps = source.shape[-1] if isinstance(source, Tensor) else getattr(source, "steps", None)
         self.rows = None if steps is None else steps * getattr(source, "output_size", 1)
 
@@ -175,12 +175,12 @@ class RowWalk(Walk):
     def found(self) -> dict[str, Tensor]:
         return {name_of(each): part for each, part in self._joined().items()}
 
-    def go_on(self, found: dict[str, Tensor]) -> None:
+    def resume(self, found: dict[str, Tensor]) -> None:
         self.done = next(iter(found.values())).shape[-1]
         self.parts = {each: [found[name_of(each)]] for each in self.parts}
 
-    def tallied(self, error: float) -> Tallied:
-        return Tallied(self._joined(), error)
+    def reduced(self, error: float) -> Reduced:
+        return Reduced(self._joined(), error)
 
-    def _joined(self) -> dict[Tally, Tensor]:
+    def _joined(self) -> dict[RowReduction, Tensor]:
         return {each: torch.cat(part, dim=-1) for each, part in self.parts.items()}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.measures.fold import in_reach, real, total
-from dsf.measures.passes import Measured, tallied
+from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import MASS, lowest, negative
 
 
@@ -16,7 +16,7 @@ def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> negative_mass(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(0.2500)
     """
-    (weight,) = tallied(map_or_system, negative("negative_mass"), measure="negative_mass")
+    (weight,) = reduced(map_or_system, negative("negative_mass"), measure="negative_mass")
     return weight.sum(dim=-1)
 
 
@@ -28,7 +28,7 @@ def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """
 
     wanted = (negative("negative_share"), MASS)
-    below, everything = tallied(map_or_system, *wanted, measure="negative_share")
+    below, everything = reduced(map_or_system, *wanted, measure="negative_share")
     return below.sum(dim=-1) / everything.sum(dim=-1)
 
 
@@ -55,7 +55,7 @@ def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> smallest_entry(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(-0.2500)
     """
-    (entry,) = tallied(map_or_system, lowest("smallest_entry"), measure="smallest_entry")
+    (entry,) = reduced(map_or_system, lowest("smallest_entry"), measure="smallest_entry")
     return entry.amin(dim=-1)
 
 
@@ -71,5 +71,5 @@ def convexity_defect(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """
 
     wanted = (negative("convexity_defect"), MASS)
-    below, everything = tallied(map_or_system, *wanted, measure="convexity_defect")
+    below, everything = reduced(map_or_system, *wanted, measure="convexity_defect")
     return below + (everything - below - 1).abs()

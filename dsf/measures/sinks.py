@@ -3,7 +3,7 @@
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.measures.passes import Measured, tallied
+from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import MASS, WRITTEN, on
 
 THRESHOLD = 0.3
@@ -20,7 +20,7 @@ def sink_mass(map_or_system: Measured, *, token: int = 0) -> Shaped[Tensor, "*ba
     """
 
     wanted = (on(token), MASS, WRITTEN)
-    on_token, everything, written = tallied(map_or_system, *wanted, measure="sink_mass")
+    on_token, everything, written = reduced(map_or_system, *wanted, measure="sink_mass")
     later = (written > token).to(everything.dtype)
     return (on_token * later).sum(dim=-1) / (everything * later).sum(dim=-1)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows, row_blocks
 from dsf.measures.fold import in_reach, per_row
-from dsf.measures.passes import Measured, tallied
+from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import MASS, SURPRISE
 
 
@@ -19,7 +19,7 @@ def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     >>> row_entropy(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor([0.0000, 0.6931])
     """
-    size, surprise = tallied(map_or_system, MASS, SURPRISE, measure="row_entropy")
+    size, surprise = reduced(map_or_system, MASS, SURPRISE, measure="row_entropy")
     # log S - sum w log w / S: one pass less over the weights than normalising them first
     return size.log() - surprise / size
 

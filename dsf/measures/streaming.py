@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dsf.evaluate import MapOrSystem
 from dsf.measures.passes import one_pass
-from dsf.measures.row_reductions import Asked, Progress
+from dsf.measures.row_reductions import Progress, Requested
 
 MOST = 0.1
 
@@ -79,7 +79,7 @@ def streamed(
         raise ValueError("streamed: needs at least one measure, such as measures.row_entropy.")
     if not 0 <= error <= MOST:
         raise ValueError(f"streamed: 'error' must lie between 0 and {MOST}, but it is {error}.")
-    asked = Asked()
+    asked = Requested()
     for measure in measures:
         try:
             measure(asked)

@@ -23,7 +23,15 @@ from dsf.evaluate.rows import blocks_between
 from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.kernels import applies
 from dsf.measures.fold import ENTRIES
-from dsf.measures.row_reductions import DISTANCE, KINDS, MASS, Tallied, Tally, Walk, name_of
+from dsf.measures.row_reductions import (
+    DISTANCE,
+    KINDS,
+    MASS,
+    Reduced,
+    RowPass,
+    RowReduction,
+    name_of,
+)
 from dsf.system import System
 from dsf.transition import Diagonal
 
@@ -50,17 +58,17 @@ def limit(error: float, steps: int) -> Limit:
 DIAGONAL_TILE = 64
 
 
-class FadingWalk(Walk):
+class DiagonalPass(RowPass):
     """Systems that forget alike together, a tile of rows after the other."""
 
-    def __init__(self, system: System, wanted: Sequence[Tally], *, error: float) -> None:
+    def __init__(self, system: System, wanted: Sequence[RowReduction], *, error: float) -> None:
         entries, self.steps = system.batch.numel(), system.steps
         self.system, self.wanted, self.limit = system, wanted, limit(error, self.steps)
         together = max(1, ENTRIES // (DIAGONAL_TILE * self.steps))
         self.groups = _by_decay(system).split(together)
         self.tiles = -(-self.steps // DIAGONAL_TILE)
         self.rows = len(self.groups) * self.steps
-        self.numbers: dict[Tally, Tensor] = {}
+        self.numbers: dict[RowReduction, Tensor] = {}
         self.left = torch.zeros(entries, dtype=torch.float64)
         self.visited = torch.zeros(entries, dtype=torch.int64)
 
@@ -86,14 +94,14 @@ class FadingWalk(Walk):
         numbers = {name_of(each): part for each, part in self.numbers.items()}
         return numbers | {"left": self.left, "visited": self.visited}
 
-    def go_on(self, found: dict[str, Tensor]) -> None:
+    def resume(self, found: dict[str, Tensor]) -> None:
         self.left, self.visited = found["left"], found["visited"]
         self.numbers = {each: found[name_of(each)] for each in self.wanted}
 
-    def tallied(self, error: float) -> Tallied:
+    def reduced(self, error: float) -> Reduced:
         batch, in_reach = self.system.batch, len(self.left) * self.steps * (self.steps + 1) / 2
         found = {each: part.view(*batch, self.steps) for each, part in self.numbers.items()}
-        return Tallied(found, error, self.left.view(batch), int(self.visited.sum()) / in_reach)
+        return Reduced(found, error, self.left.view(batch), int(self.visited.sum()) / in_reach)
 
 
 @dataclass
@@ -216,10 +224,10 @@ LONG = 60.0  # seconds of work that are announced
 logger = logging.getLogger(__name__)
 
 
-class HeadWalk(Walk):
+class HeadPass(RowPass):
     """Every group of heads, a tile of rows after the other."""
 
-    def __init__(self, heads: Heads, wanted: Sequence[Tally], *, error: float) -> None:
+    def __init__(self, heads: Heads, wanted: Sequence[RowReduction], *, error: float) -> None:
         self.heads, self.wanted, self.limit = heads, wanted, limit(error, heads.steps)
         groups, number, steps = heads.decay.shape
         self.rows = groups * steps
@@ -235,9 +243,9 @@ class HeadWalk(Walk):
                 _announce(fold.far_back(), self.heads.steps, groups)
             for tile in range(begin[1] if group == begin[0] else 0, self.heads.tiles):
                 rows = slice(tile * TILE, min(self.heads.steps, (tile + 1) * TILE))
-                tally, left, visited = fold.tile(tile, rows)
+                statistics, left, visited = fold.tile(tile, rows)
                 for each, numbers in self.numbers.items():
-                    numbers[group, :, rows] = torch.from_numpy(tally[:, fold.place(each)])
+                    numbers[group, :, rows] = torch.from_numpy(statistics[:, fold.place(each)])
                 self.left[group] = torch.maximum(self.left[group], torch.from_numpy(left))
                 self.visited[group] += visited
                 yield group * self.heads.steps + rows.stop
@@ -246,16 +254,16 @@ class HeadWalk(Walk):
         numbers = {name_of(each): part for each, part in self.numbers.items()}
         return numbers | {"left": self.left, "visited": self.visited}
 
-    def go_on(self, found: dict[str, Tensor]) -> None:
+    def resume(self, found: dict[str, Tensor]) -> None:
         self.left, self.visited = found["left"], found["visited"]
         self.numbers = {each: found[name_of(each)] for each in self.wanted}
 
-    def tallied(self, error: float) -> Tallied:
+    def reduced(self, error: float) -> Reduced:
         groups, number, steps = self.heads.decay.shape
         in_reach = groups * number * steps * (steps + 1) / 2
         kept = {each: self.heads.in_batch(part) for each, part in self.numbers.items()}
         visited = int(self.visited.sum()) / in_reach
-        return Tallied(kept, error, self.heads.in_batch(self.left), visited)
+        return Reduced(kept, error, self.heads.in_batch(self.left), visited)
 
 
 def _announce(far_back: np.ndarray, steps: int, groups: int) -> None:
@@ -272,9 +280,11 @@ def _announce(far_back: np.ndarray, steps: int, groups: int) -> None:
 
 
 class _Fold:
-    """One group of heads, all its tokens prepared; gives the tallies of one tile of rows."""
+    """One group of heads, all its tokens prepared; gives the statistics of one tile of rows."""
 
-    def __init__(self, heads: Heads, group: int, wanted: Sequence[Tally], limit: Limit) -> None:
+    def __init__(
+        self, heads: Heads, group: int, wanted: Sequence[RowReduction], limit: Limit
+    ) -> None:
         from dsf.kernels.scalar_rows import suffixes
         from dsf.kernels.scalar_tile_sums import all_before
 
@@ -296,15 +306,15 @@ class _Fold:
         self.scores = self.read.new_empty(MOST * TILE * TILE)
         self.parts = self.read.new_empty(3 * MOST * TILE * TILE)
 
-    def place(self, each: Tally) -> int:
-        """Where its row of the tallies is."""
+    def place(self, each: RowReduction) -> int:
+        """Where its row of the statistics is."""
         if each.name != "near":
             return KINDS.index(each.name)
         return KINDS.index("near") + self.widths.tolist().index(each.token)
 
     def tile(self, tile: int, rows: slice) -> tuple[np.ndarray, np.ndarray, int]:
         """Every kind of sum, for all heads and these rows; what is left out; entries visited."""
-        from dsf.kernels.scalar_tile_sums import tally_tiles
+        from dsf.kernels.scalar_tile_sums import sum_tiles
 
         number, count = len(self.decay), rows.stop - rows.start
         state = _State(number, tile, len(self.widths))
@@ -318,11 +328,13 @@ class _Fold:
             parts = self._parts(self.write[first * TILE : last * TILE], read)
             spans, decays = (state.firsts, state.stops), (state.reach, state.log_reach, state.gap)
             asked = (rows.start, self.widths, self.peaks)
-            tiles = tally_tiles(parts, first, *kept, active, *spans, *decays, *asked, state.tally)
+            tiles = sum_tiles(
+                parts, first, *kept, active, *spans, *decays, *asked, state.statistics
+            )
             visited += tiles * count * TILE
             active = self._going_on(active, rows, state, MOST)
         visited += number * count * (count + 1) // 2
-        return state.tally.reshape(number, -1, TILE)[..., :count], state.left, visited
+        return state.statistics.reshape(number, -1, TILE)[..., :count], state.left, visited
 
     def far_back(self) -> np.ndarray:
         """About how many tokens the last rows read back, for every head; nothing is kept."""
@@ -336,16 +348,16 @@ class _Fold:
 
     def _going_on(self, active: np.ndarray, rows: slice, state: "_State", most: int) -> np.ndarray:
         """The heads whose earlier tiles cannot be left out."""
-        from dsf.kernels.truncation import going_on
+        from dsf.kernels.truncation import still_open
 
         kept = self.product, self.mass, self.lagged
         spans, limits = (rows.start, state.stops, most), (self.limit.share, self.limit.tokens)
-        found = state.tally, active, state.firsts, state.left
-        count = going_on(self.sizes[rows], state.reach, state.gap, *kept, *spans, *limits, *found)
+        found = state.statistics, active, state.firsts, state.left
+        count = still_open(self.sizes[rows], state.reach, state.gap, *kept, *spans, *limits, *found)
         return active[:count]
 
     def _own(self, read: Tensor, rows: slice, state: "_State") -> None:
-        from dsf.kernels.diagonal_tile_sums import tally_own
+        from dsf.kernels.diagonal_tile_sums import sum_own_tile
 
         numbers = (self.decay, self.step, self.feedthrough)
         # one layout of memory, one compilation
@@ -355,8 +367,8 @@ class _Fold:
         logs = _logs(decay), _logs(step)
         arrays = [part.numpy() for part in (decay, step, *logs, through)]
         parts = self._parts(self.write[rows], read)
-        found = state.tally, state.reach, state.log_reach
-        tally_own(parts, *arrays, self.before, self.widths, self.peaks, *found)
+        found = state.statistics, state.reach, state.log_reach
+        sum_own_tile(parts, *arrays, self.before, self.widths, self.peaks, *found)
 
     def _parts(self, write: Tensor, read: Tensor) -> np.ndarray:
         """Scores of columns and rows as sizes, sizes times their logarithms and negative sizes."""
@@ -374,7 +386,7 @@ class _State:
     """What is known of the rows of one tile while their columns are visited."""
 
     def __init__(self, number: int, tile: int, widths: int) -> None:
-        self.tally = np.zeros((number, (KINDS.index("near") + widths) * TILE))
+        self.statistics = np.zeros((number, (KINDS.index("near") + widths) * TILE))
         self.reach, self.log_reach = np.zeros((2, number, TILE))
         self.gap, self.left = np.ones(number), np.zeros(number)
         self.stops, self.firsts = np.full((2, number), tile)
@@ -399,10 +411,10 @@ def scores_of(system: Operator) -> ExponentialRows | None:
     return rows if real and applies(*parts, work=rows.shape.numel()) else None
 
 
-class ScoreWalk(Walk):
+class ScorePass(RowPass):
     """One map of the batch after the other, its rows a panel at a time."""
 
-    def __init__(self, source: ExponentialRows, wanted: Sequence[Tally]) -> None:
+    def __init__(self, source: ExponentialRows, wanted: Sequence[RowReduction]) -> None:
         from dsf.kernels.exponential_rows import BLOCK
 
         self.source, self.places = source, _places(wanted)
@@ -425,19 +437,19 @@ class ScoreWalk(Walk):
             one = self.source.picked(self.entries[entry], torch.Size())
             for panel in range(begin[1] if entry == begin[0] else 0, self.panels):
                 start, stop = panel * self.size, min(self.steps, (panel + 1) * self.size)
-                tally = self._panel(one, start, stop)
+                statistics = self._panel(one, start, stop)
                 for each, numbers in self.numbers.items():
-                    numbers[entry, start:stop] = torch.from_numpy(tally[self.places[each]])
+                    numbers[entry, start:stop] = torch.from_numpy(statistics[self.places[each]])
                 yield entry * self.steps + stop
 
     def _panel(self, one: ExponentialRows, start: int, stop: int) -> np.ndarray:
         """Every kind of sum of some rows of one map."""
-        from dsf.kernels.exponential_rows import tally_exponentials
+        from dsf.kernels.exponential_rows import sum_exponentials
 
         scores, unread = one.logits(start, stop), one.unread()
         kinds = len(KINDS) - 1 + len(self.widths) + len(self.tokens)
-        tally = np.empty((kinds, stop - start))
-        tally_exponentials(
+        statistics = np.empty((kinds, stop - start))
+        sum_exponentials(
             scores.contiguous().numpy(),
             scores.amax(dim=-1).numpy(),
             -np.inf if unread is None else float(unread),
@@ -447,23 +459,23 @@ class ScoreWalk(Walk):
             one.shape[-1],
             self.widths,
             self.tokens,
-            tally,
+            statistics,
         )
-        return tally
+        return statistics
 
     def found(self) -> dict[str, Tensor]:
         return {name_of(each): numbers for each, numbers in self.numbers.items()}
 
-    def go_on(self, found: dict[str, Tensor]) -> None:
+    def resume(self, found: dict[str, Tensor]) -> None:
         for each, numbers in self.numbers.items():
             numbers.copy_(found[name_of(each)])
 
-    def tallied(self, error: float) -> Tallied:
+    def reduced(self, error: float) -> Reduced:
         shape = (*self.batch, self.steps)
-        return Tallied({each: part.view(shape) for each, part in self.numbers.items()}, error)
+        return Reduced({each: part.view(shape) for each, part in self.numbers.items()}, error)
 
 
-def _places(wanted: Sequence[Tally]) -> dict[Tally, int]:
+def _places(wanted: Sequence[RowReduction]) -> dict[RowReduction, int]:
     """Where each stands among the sums of a row: kinds, then widths, then tokens."""
     single = {each: KINDS.index(each.name) for each in wanted if each.name not in ("near", "on")}
     many = [each for name in ("near", "on") for each in wanted if each.name == name]

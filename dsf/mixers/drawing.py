@@ -35,8 +35,8 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
-def lively(rng: torch.Generator, module: Module) -> Module:
-    """A module made on the meta device, with lively parameters that want no gradient."""
+def with_drawn_weights(rng: torch.Generator, module: Module) -> Module:
+    """A module made on the meta device, with drawn parameters that want no gradient."""
     module = module.to_empty(device="cpu").requires_grad_(False)
     for weight in module.parameters():
         weight.copy_(0.6 * normal(rng, *weight.shape))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dsf.ingredients.recurrent_cells import RELU, TANH, Activation, read_cell
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import lively, normal
+from dsf.mixers.drawing import normal, with_drawn_weights
 from dsf.system import System
 from dsf.transition import Dense
 
@@ -120,5 +120,5 @@ class ElmanRNN(Mixer):
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "ElmanRNN":
-        module = lively(rng, torch.nn.RNN(3, 4, dtype=torch.float64, device="meta"))
+        module = with_drawn_weights(rng, torch.nn.RNN(3, 4, dtype=torch.float64, device="meta"))
         return cls.from_module(module, normal(rng, 2, steps, 3), normal(rng, 2, 4))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsf.ingredients.recurrent_cells import channel_systems, read_cell, tanh_secant
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import lively, normal
+from dsf.mixers.drawing import normal, with_drawn_weights
 from dsf.system import System
 from dsf.transition import Dense
 
@@ -158,5 +158,5 @@ class GRU(Mixer):
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "GRU":
-        module = lively(rng, torch.nn.GRU(3, 4, dtype=torch.float64, device="meta"))
+        module = with_drawn_weights(rng, torch.nn.GRU(3, 4, dtype=torch.float64, device="meta"))
         return cls.from_module(module, normal(rng, 2, steps, 3), normal(rng, 2, 4))

@@ -25,7 +25,7 @@ from dsf.ingredients.recurrent_cells import (
     tanh_secant,
 )
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import lively, normal
+from dsf.mixers.drawing import normal, with_drawn_weights
 from dsf.shapes import agree
 from dsf.system import System
 from dsf.transition import Dense, Diagonal
@@ -219,6 +219,6 @@ class LSTM(Mixer):
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "LSTM":
-        module = lively(rng, torch.nn.LSTM(3, 4, dtype=torch.float64, device="meta"))
+        module = with_drawn_weights(rng, torch.nn.LSTM(3, 4, dtype=torch.float64, device="meta"))
         initial = (normal(rng, 2, 4), normal(rng, 2, 4))
         return cls.from_module(module, normal(rng, 2, steps, 3), initial)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.module_stack import Whereabouts
+from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import guarded
 from dsf.inspection.entry import inspect
 from dsf.inspection.errors import InspectionError, ReconstructionError
@@ -136,6 +136,6 @@ def stack(
 @contextmanager
 def _attention_as_inspected(model: nn.Module) -> Iterator[None]:
     """The route by which an inspection runs attention: padding comes out otherwise on others."""
-    where = Whereabouts(model, claimed=set())
+    where = ModuleStack(model, claimed=set())
     with where.followed(), recording_attention(model, where, []):
         yield

@@ -32,7 +32,7 @@ Function = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class Frozen:
     """A value that depends on the stream in another way than linearly, held as it was.
 
     Attributes:
@@ -45,7 +45,7 @@ class Held:
     as_step: Callable[[], Step] | None = None
 
 
-Known = tuple[Tensor, Step | Held]
+Known = tuple[Tensor, Step | Frozen]
 
 
 class Follower(TorchFunctionMode):
@@ -83,11 +83,11 @@ class Follower(TorchFunctionMode):
         self.follow(output, step)
         return step
 
-    def follow(self, tensor: Tensor, what: Step | Held) -> None:
+    def follow(self, tensor: Tensor, what: Step | Frozen) -> None:
         """From now on ``tensor`` is known as ``what``."""
         self._followed[id(tensor)] = tensor, what
 
-    def find(self, part: Any) -> Step | Held | None:
+    def find(self, part: Any) -> Step | Frozen | None:
         """What ``part`` is known as, None if it has nothing to do with the stream."""
         entry = self._followed.get(id(part)) if isinstance(part, Tensor) else None
         return None if entry is None else entry[1]
@@ -123,28 +123,28 @@ class Follower(TorchFunctionMode):
         if name in BLANK:
             return
         if name == "setitem":
-            self.follow(args[0], Held(name))
+            self.follow(args[0], Frozen(name))
         elif name in SAME and leads and isinstance(output, Tensor):
             self.follow(output, first)
         elif _is_activation(name, args) and leads and not _is_lost(first):
-            self.follow(output, Held(name, lambda: self._secant(given, first, output)))
+            self.follow(output, Frozen(name, lambda: self._secant(given, first, output)))
         elif name in NORMS and leads and len(found) == 1 and not _is_lost(first):
             self.add(output, (step_of(first),), *NORMS[name](*args, **kwargs))
         elif (streams := _streams(name, args, found, leads=leads)) is not None:
             replayed: Function = REPLAYED.get(name, func)
             self._affine(Call(replayed, args, kwargs, output), streams)
         else:
-            reasons = [what.why for _, what in found if isinstance(what, Held) and _is_lost(what)]
+            reasons = [what.why for _, what in found if isinstance(what, Frozen) and _is_lost(what)]
             for each in tensors_in(output):
-                self.follow(each, Held(reasons[0] if reasons else name))
+                self.follow(each, Frozen(reasons[0] if reasons else name))
 
-    def _secant(self, given: Tensor, source: Step | Held, output: Tensor) -> Step:
+    def _secant(self, given: Tensor, source: Step | Frozen, output: Tensor) -> Step:
         return self.add(output, (step_of(source),), secant(output, given))
 
     def _affine(self, call: Call, streams: list[Known]) -> None:
         """A call that is affine in ``streams``: steps, or, of activations alone, still held."""
         tensors, known = [part for part, _ in streams], [what for _, what in streams]
-        held = next((what.why for what in known if isinstance(what, Held)), "")
+        held = next((what.why for what in known if isinstance(what, Frozen)), "")
         steps = [what for what in known if isinstance(what, Step)]
         if steps:
             for each, linear, rest in pieces(call, tensors):
@@ -157,10 +157,10 @@ class Follower(TorchFunctionMode):
                 output, linear, rest = list(pieces(call, tensors))[k]
                 return self.add(output, [step_of(what) for what in known], linear, rest)
 
-            self.follow(each, Held(held, as_step))
+            self.follow(each, Frozen(held, as_step))
 
 
-def step_of(what: Step | Held) -> Step:
+def step_of(what: Step | Frozen) -> Step:
     """A step as it is, an activation as its secant."""
     if isinstance(what, Step):
         return what
@@ -169,8 +169,8 @@ def step_of(what: Step | Held) -> Step:
     return what.as_step()
 
 
-def _is_lost(what: Step | Held) -> bool:
-    return isinstance(what, Held) and what.as_step is None
+def _is_lost(what: Step | Frozen) -> bool:
+    return isinstance(what, Frozen) and what.as_step is None
 
 
 def _is_activation(name: str, args: tuple[Any, ...]) -> bool:

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import kept
+from dsf.inspection.capture.calls import copied
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.network.affine_steps import Step
 from dsf.network.linear_parts import smallest, tensors_in
-from dsf.network.stream_follower import Follower, Held, step_of
+from dsf.network.stream_follower import Follower, Frozen, step_of
 
 LEAST = 1e-10
 """How far, relative, two runs of one model in float64 may be apart."""
@@ -49,7 +49,7 @@ class MixerCall:
         put_out, source = next(tensors_in(output)), follower.find(self._given)
         if source is None:
             return
-        if isinstance(source, Held) and source.as_step is None:
+        if isinstance(source, Frozen) and source.as_step is None:
             follower.follow(put_out, source)
             return
         added = self._added(put_out)
@@ -176,16 +176,16 @@ def closed(
     """The module closed, if its output has no step though it had one stream to start from."""
     put_out, given = next(tensors_in(output), None), list(tensors_in(arguments))
     what = follower.find(put_out)
-    lost = isinstance(what, Held) and what.as_step is None
+    lost = isinstance(what, Frozen) and what.as_step is None
     if put_out is None or not lost or len(given) != 1 or given[0].ndim != 3:
         return None
     source = follower.find(given[0])
     if not isinstance(source, Step) or given[0].shape != put_out.shape:
         return None
     args, named = arguments
-    kept_output = kept(put_out)
-    follower.add(put_out, (source,), *smallest(kept_output, kept(given[0])))
-    return Closed(name, module, kept(args), kept(named), kept_output)
+    kept_output = copied(put_out)
+    follower.add(put_out, (source,), *smallest(kept_output, copied(given[0])))
+    return Closed(name, module, copied(args), copied(named), kept_output)
 
 
 class Trace:
@@ -279,8 +279,8 @@ class Trace:
                 "Give the model a batch of sequences."
             )
         what = self._follower.find(stream) if self.states else self._follower.add(stream)
-        if what is None or (isinstance(what, Held) and what.as_step is None):
-            reason = f"because of '{what.why}'" if isinstance(what, Held) else "at all"
+        if what is None or (isinstance(what, Frozen) and what.as_step is None):
+            reason = f"because of '{what.why}'" if isinstance(what, Frozen) else "at all"
             raise UnreadableError(
                 f"stack: {where} the stream is not linear in the one before {reason}; what stands "
                 "between the mixers is not understood. Single layers can be read: layer.whole."

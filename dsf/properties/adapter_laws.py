@@ -285,7 +285,7 @@ def by_channel(layer: InspectedLayer) -> Shaped[Tensor, "sample channel time rea
     return map.repeat_interleave(max(width // map.shape[1], 1), dim=1)
 
 
-LIVELY = 0.1
+LEAST_MIXING = 0.1
 METHOD = "measured on the model as given and with its parameters drawn anew"
 
 Figure = Callable[[Subject], float]
@@ -354,7 +354,7 @@ def _laws(subjects: list[Subject]) -> Iterator[tuple[str, str, float, bool, Iter
     )
     if MASK in subjects[0].named:
         yield "padding", "padding is followed", exact, False, _cases(padded, double)
-    yield "liveliness", "the map mixes tokens", LIVELY, True, _cases(subjects[-1:], _off_diagonal)
+    yield "mixing", "the map mixes tokens", LEAST_MIXING, True, _cases(subjects[-1:], _off_diagonal)
     if subjects[0].adapter.enter is not None or subjects[0].adapter.whole is not None:
         yield "whole", "the layer as a whole is rebuilt", exact, False, _cases(cut + padded, _whole)
 
@@ -380,7 +380,7 @@ def _misnamed(subject: Subject) -> float:
 
 
 def _off_diagonal(subject: Subject) -> float:
-    """The part of the least lively map's Frobenius norm that is not on its diagonal."""
+    """The part of the map that mixes least's Frobenius norm that is not on its diagonal."""
     shares = []
     for layer in _read(subject, exact=True):
         map = by_channel(layer)

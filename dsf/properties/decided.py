@@ -203,7 +203,7 @@ def _unknown(claim: str, reason: str) -> Certificate:
     )
 
 
-class Tally(NamedTuple):
+class VerdictCount(NamedTuple):
     """How many parts of a layer got which verdict on one property.
 
     ``observed`` is what was measured on the worst part: the largest by size, for a margin the
@@ -219,17 +219,17 @@ class Tally(NamedTuple):
     reason: str
 
 
-def tallies(verdicts: Table) -> list[Tally]:
+def verdict_counts(verdicts: Table) -> list[VerdictCount]:
     """The verdict table of ``findings``, counted, in its own order."""
     pairs = dict.fromkeys((record["layer"], record["property"]) for record in verdicts)
     return [
-        _tally(layer, name, verdicts.where(layer=layer, property=name)) for layer, name in pairs
+        _counted(layer, name, verdicts.where(layer=layer, property=name)) for layer, name in pairs
     ]
 
 
-def _tally(layer: str, name: str, part: Table) -> Tally:
+def _counted(layer: str, name: str, part: Table) -> VerdictCount:
     counts = Counter(record["verdict"] for record in part)
-    return Tally(
+    return VerdictCount(
         layer=layer,
         property=name,
         proved=counts["PROVED"],

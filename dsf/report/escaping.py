@@ -1,4 +1,4 @@
-"""Text from strangers, made harmless to look at."""
+"""Untrusted text, made harmless to look at."""
 
 import unicodedata
 
@@ -7,7 +7,7 @@ LONGEST = 80
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-def plain(text: str, *, most: int = LONGEST) -> str:
+def escaped(text: str, *, most: int = LONGEST) -> str:
     r"""``text`` with characters that do not show, or that reorder others, written as escapes.
 
     >>> plain("a\tb\u202e!")

@@ -17,7 +17,7 @@ from matplotlib.image import AxesImage
 from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Inspection
-from dsf.report.escaping import plain
+from dsf.report.escaping import escaped
 from dsf.report.map_bytes import MASKED, decoded
 from dsf.report.selection import select
 from dsf.report.views import MapView, views
@@ -76,7 +76,7 @@ def _name_tokens(axes: Axes, tokens: Sequence[str] | None, shape: tuple[int, int
         axes.set_xticks([])
         axes.set_yticks([])
         return
-    texts = [plain(token)[:LONGEST_LABEL] for token in tokens]
+    texts = [escaped(token)[:LONGEST_LABEL] for token in tokens]
     size = min(6.0, 140 / len(texts))
     axes.set_xticks(range(len(texts)), texts, rotation=90, fontsize=size, parse_math=False)
     axes.set_yticks(range(len(texts)), texts, fontsize=size, parse_math=False)
@@ -87,7 +87,7 @@ ACROSS = 8
 SMALL_SIDE, NAMES, HEAD = 0.9, 2.4, 0.25  # inches
 
 
-def still(content: Mapping[str, Any]) -> bytes:
+def static_picture(content: Mapping[str, Any]) -> bytes:
     """One line of thumbnails for every layer of a viewer's content, as a PNG; at most eight."""
     layers = content["layers"]
     across = min(ACROSS, max((len(layer["maps"]) for layer in layers), default=1))
@@ -179,8 +179,8 @@ def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
 
 
 def _name_layer(axes: Axes, layer: InspectedLayer) -> None:
-    name = "\n".join(wrap(plain(layer.name).replace(" · ", " "), NAME))
-    text = f"{name}\n{plain(layer.family)}\nerror {layer.error:.0e}"
+    name = "\n".join(wrap(escaped(layer.name).replace(" · ", " "), NAME))
+    text = f"{name}\n{escaped(layer.family)}\nerror {layer.error:.0e}"
     axes.annotate(
         text,
         (0, 0.5),

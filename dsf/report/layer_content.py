@@ -14,7 +14,7 @@ from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
 from dsf.inspection.results.measurements import QUANTITIES, measured
-from dsf.report.escaping import plain
+from dsf.report.escaping import escaped
 from dsf.report.map_bytes import coded, packed
 from dsf.report.selection import Plan, Selection, part_of
 from dsf.report.subjects import Subject
@@ -208,8 +208,8 @@ def layer_content(
 
 def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
     return {
-        "name": plain(layer.name),
-        "family": plain(layer.family),
+        "name": escaped(layer.name),
+        "family": escaped(layer.family),
         "mixer": type(layer.mixer).__name__,
         "error": float(layer.error) if np.isfinite(layer.error) else None,
         "tolerance": layer.tolerance,

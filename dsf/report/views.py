@@ -187,7 +187,7 @@ class MapView:
 
 
 @dataclass
-class _Tally:
+class _Sums:
     """Running sums over the rows of all maps of a layer."""
 
     maps: int
@@ -231,7 +231,7 @@ def views(drawn: Selection, *, side: int, progress: Progress = untold) -> list[M
     system, maps = drawn.system, len(drawn.labels)
     written = system.steps
     read = getattr(system, "read_steps", written)
-    view, tally = View(maps, written, read, side), _Tally(maps, written, read)
+    view, sums = View(maps, written, read, side), _Sums(maps, written, read)
     strongest = [Strongest() for _ in range(maps)]
     complex_ = False
     for block in row_blocks(system, size=_rows_at_once(maps, read * system.input_size)):
@@ -239,7 +239,7 @@ def views(drawn: Selection, *, side: int, progress: Progress = untold) -> list[M
         weights = _numbers(block).reshape(maps, *block.lag.shape)
         tokens = block.written.numpy(force=True), block.read.numpy(force=True)
         view.add(weights, masked(system, block), *tokens)
-        tally.add(weights, tokens[0])
+        sums.add(weights, tokens[0])
         for links, map in zip(strongest, weights, strict=True):
             links.add(map, *tokens)
         progress((int(tokens[0][-1]) + 1) / written)
@@ -250,11 +250,11 @@ def views(drawn: Selection, *, side: int, progress: Progress = untold) -> list[M
             weights=view.weights[k],
             masked=view.masked[k],
             strongest=strongest[k].links(),
-            column_sums=tally.column_sums[k],
-            row_sums=tally.row_sums[k],
-            empty_rows=np.flatnonzero(~tally.filled[k]).tolist(),
-            nans=int(tally.nans[k]),
-            infinities=int(tally.infinities[k]),
+            column_sums=sums.column_sums[k],
+            row_sums=sums.row_sums[k],
+            empty_rows=np.flatnonzero(~sums.filled[k]).tolist(),
+            nans=int(sums.nans[k]),
+            infinities=int(sums.infinities[k]),
             complex_=complex_,
         )
         for k in range(maps)

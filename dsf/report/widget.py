@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from dsf.report.content import Grid, content
-from dsf.report.figure import still
+from dsf.report.figure import static_picture
 from dsf.report.subjects import Decided, Shown
 from dsf.report.viewer import EXPLORER, module_of, style_of
 from dsf.report.views import Progress, untold
@@ -58,6 +58,6 @@ def _kind() -> Any:
 
         def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             bundle, facts = super()._repr_mimebundle_(**options)
-            return {**bundle, "image/png": still(self.content)}, facts
+            return {**bundle, "image/png": static_picture(self.content)}, facts
 
     return Explorer

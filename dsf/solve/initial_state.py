@@ -7,7 +7,7 @@ from torch import Tensor
 from dsf.transition import Transition
 
 
-def entered(
+def with_initial_state(
     A: Transition,
     drive: Shaped[Tensor, "*batch time state channel"],
     entering: Shaped[Tensor, "*batch state channel"] | None,

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.solve.initial_state import entered
+from dsf.solve.initial_state import with_initial_state
 from dsf.transition import Transition
 from dsf.transition.timeline import delay
 
@@ -25,7 +25,7 @@ def doubling(
     Returns:
         All states, and the last one.
     """
-    state, lag = entered(A, drive, entering), 1
+    state, lag = with_initial_state(A, drive, entering), 1
     jump = A.to(dtype=torch.float64)  # its products would be rounded once more at every lag
     while lag < A.steps:
         alike = jump.to(dtype=drive.dtype.to_real())

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.solve.initial_state import entered
-from dsf.solve.uncoupled import entry_by_entry
+from dsf.solve.initial_state import with_initial_state
+from dsf.solve.uncoupled import uncoupled_states
 from dsf.transition import ScaledIdentity, Shift, Transition
 from dsf.transition.timeline import delay
 
@@ -27,14 +27,14 @@ def continued(
 ]:
     """The same from the state ``entering``, if there is one, and the last state to go on from.
 
-    That is in double precision where states do not meet: handed on, it loses no digits however
+    That is in double precision where states are uncoupled: handed on, it loses no digits however
     many windows a long sequence is cut into.
     """
     decay = A.decay.unsqueeze(-1) if isinstance(A, ScaledIdentity) else A.diagonal()
     if decay is not None:
-        return entry_by_entry(decay.unsqueeze(-1), drive, entering)
+        return uncoupled_states(decay.unsqueeze(-1), drive, entering)
     if isinstance(A, Shift) and bool((A.places == 1).all()):
-        states = place_by_place(entered(A, drive, entering))
+        states = place_by_place(with_initial_state(A, drive, entering))
         return states, states[..., -1, :, :]
     return _token_by_token(A, drive, entering)
 
@@ -44,7 +44,7 @@ def _token_by_token(A: Transition, drive: Tensor, entering: Tensor | None) -> tu
     dtype = torch.promote_types(A.dtype, drive.dtype)
     exact = torch.promote_types(dtype, torch.float64)
     A, entering = A.to(dtype=exact), None if entering is None else entering.to(exact)
-    state, *later = entered(A, drive.to(exact), entering).unbind(dim=-3)
+    state, *later = with_initial_state(A, drive.to(exact), entering).unbind(dim=-3)
     states = [state.to(dtype)]
     for t, driven in enumerate(later, start=1):
         state = (A.window(t, t + 1) @ state.unsqueeze(-3)).squeeze(-3) + driven

@@ -1,4 +1,4 @@
-"""States that do not meet: every entry decays on its own."""
+"""Uncoupled states: every entry of the state decays on its own."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from dsf.solve.initial_state import states_before
 # Numbers up to which it took less time to count in double precision everywhere than token by token.
 FEW = 2**17
 
-Walked = tuple[Tensor, Tensor]
+Solved = tuple[Tensor, Tensor]
 
 
-def entry_by_entry(
+def uncoupled_states(
     decay: Shaped[Tensor, "..."],
     drive: Shaped[Tensor, "*batch time state channel"],
     entering: Shaped[Tensor, "*batch state channel"] | None = None,
@@ -25,8 +25,8 @@ def entry_by_entry(
 ]:
     """Solve ``h_t = decay_t h_{t-1} + drive_t``, one token after the other.
 
-    ``decay`` is spread over the axes of ``drive``, and may be more precise than it. Gradients walk
-    from the last token to the first; derivatives of every kind and order are this walk again.
+    ``decay`` is spread over the axes of ``drive``, and may be more precise than it. Gradients go
+    from the last token to the first; derivatives of every kind and order are this recurrence again.
 
     Returns:
         All states in the precision of ``drive``, and the last one in double precision.
@@ -36,11 +36,11 @@ def entry_by_entry(
     decay, drive = torch.broadcast_tensors(decay, drive)
     exact = torch.promote_types(drive.dtype, torch.float64)
     if entering is None:
-        return _walk(decay, drive, torch.zeros_like(drive[..., 0, :, :], dtype=exact), False, True)
-    return _walk(decay, drive, entering.to(exact).expand_as(drive[..., 0, :, :]), False, False)
+        return _solve(decay, drive, torch.zeros_like(drive[..., 0, :, :], dtype=exact), False, True)
+    return _solve(decay, drive, entering.to(exact).expand_as(drive[..., 0, :, :]), False, False)
 
 
-def _walk(decay: Tensor, drive: Tensor, entering: Tensor, turned: bool, at_rest: bool) -> Walked:
+def _solve(decay: Tensor, drive: Tensor, entering: Tensor, turned: bool, at_rest: bool) -> Solved:
     return _Walk.apply(decay, drive, entering, turned, at_rest)  # type: ignore[no-untyped-call]
 
 
@@ -54,7 +54,7 @@ class _Walk(torch.autograd.Function):
     @staticmethod
     def forward(
         decay: Tensor, drive: Tensor, entering: Tensor, turned: bool, at_rest: bool
-    ) -> Walked:
+    ) -> Solved:
         """Time comes first in memory, so that every token is one run of numbers.
 
         The running state is kept in double precision, which costs nothing here and saves the digits
@@ -69,7 +69,7 @@ class _Walk(torch.autograd.Function):
         return states.movedim(0, -3), torch.zeros_like(leaving) if turned and at_rest else leaving
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Walked) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Solved) -> None:
         decay, _, entering, ctx.turned, ctx.at_rest = inputs
         ctx.save_for_backward(decay, entering, output[0])
         ctx.save_for_forward(decay, entering, output[0])
@@ -79,7 +79,7 @@ class _Walk(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         decay, entering, states = ctx.saved_tensors
         by_states, by_leaving = _given(grads[0], grads[1], states, entering)
-        pulled, left = _walk(decay.conj(), by_states, by_leaving, not ctx.turned, ctx.at_rest)
+        pulled, left = _solve(decay.conj(), by_states, by_leaving, not ctx.turned, ctx.at_rest)
         if not ctx.needs_input_grad[0]:
             return None, pulled, left, None, None
         if ctx.turned:
@@ -95,18 +95,18 @@ class _Walk(torch.autograd.Function):
         by_drive: Tensor | None,
         by_entering: Tensor | None,
         *_: None,
-    ) -> Walked:
+    ) -> Solved:
         decay, entering, states = ctx.saved_tensors
         by_decay = torch.zeros_like(decay) if by_decay is None else by_decay
         by_drive, by_entering = _given(by_drive, by_entering, states, entering)
         if not ctx.turned:
             pushed = by_drive + by_decay * _after(entering, states, ctx.at_rest)
-            return _walk(decay, pushed.to(states.dtype), by_entering, False, ctx.at_rest)
+            return _solve(decay, pushed.to(states.dtype), by_entering, False, ctx.at_rest)
         met = by_decay * states
         pushed = by_drive + torch.cat(
             [met[..., 1:, :, :], torch.zeros_like(met[..., :1, :, :])], -3
         )
-        found, left = _walk(decay, pushed.to(states.dtype), by_entering, True, ctx.at_rest)
+        found, left = _solve(decay, pushed.to(states.dtype), by_entering, True, ctx.at_rest)
         return found, left if ctx.at_rest else left + met[..., 0, :, :]
 
     @staticmethod
@@ -118,17 +118,17 @@ class _Walk(torch.autograd.Function):
         entering: Tensor,
         turned: bool,
         at_rest: bool,
-    ) -> tuple[Walked, tuple[int, int]]:
+    ) -> tuple[Solved, tuple[int, int]]:
         decay, drive, entering = (
             part.expand(info.batch_size, *part.shape) if axis is None else part.movedim(axis, 0)
             for part, axis in zip((decay, drive, entering), axes, strict=False)
         )
-        return _walk(decay, drive, entering, turned, at_rest), (0, 0)
+        return _solve(decay, drive, entering, turned, at_rest), (0, 0)
 
 
 def _given(
     by_states: Tensor | None, by_last: Tensor | None, states: Tensor, last: Tensor
-) -> Walked:
+) -> Solved:
     """Derivatives by all states and by one that enters or leaves; zeros for what is missing."""
     if by_states is None:
         zero = torch.zeros_like(last if by_last is None else by_last)
@@ -145,20 +145,20 @@ def _after(first: Tensor, states: Tensor, at_rest: bool) -> Tensor:
 
 def _compiled(
     decays: Tensor, drives: Tensor, entering: Tensor, turned: bool, at_rest: bool
-) -> Walked:
-    from dsf.kernels.diagonal_scan import walk
+) -> Solved:
+    from dsf.kernels.diagonal_scan import scan_states
 
     states = torch.empty_like(drives)
     running = entering.clone(memory_format=torch.contiguous_format)
     parts = (part.resolve_conj().resolve_neg().flatten(1) for part in (decays, drives))
     flat = states.flatten(1), running.flatten()
-    walk(*parts, turned=turned, at_rest=at_rest, into=flat)
+    scan_states(*parts, turned=turned, at_rest=at_rest, into=flat)
     return states, running
 
 
 def _at_once(
     decays: Tensor, drives: Tensor, entering: Tensor, turned: bool, at_rest: bool
-) -> Walked:
+) -> Solved:
     """Everything in double precision: one operation a token."""
     states = drives.to(entering.dtype, copy=True)
     each, factors = states.unbind(), decays.to(entering.dtype).unbind()
@@ -178,8 +178,8 @@ def _at_once(
 
 def _in_place(
     decays: Tensor, drives: Tensor, entering: Tensor, turned: bool, at_rest: bool
-) -> Walked:
-    """One token in double precision at a time: what is walked through stays in the cache."""
+) -> Solved:
+    """One token in double precision at a time: what is passed through stays in the cache."""
     states, running = torch.empty_like(drives), entering.clone()
     buffer = torch.empty_like(running)
     for t in range(len(drives) - 1, -1, -1) if turned else range(len(drives)):

@@ -69,7 +69,7 @@ class SampledDiagonal(Transition):
         return self
 
     def diagonal(self) -> Shaped[Tensor, "*batch time state"]:
-        """The decays, in memory token after token: so they are walked through."""
+        """The decays, in memory token after token: so they are read in order."""
         by_time = self.step.movedim(-1, 0).contiguous().unsqueeze(-1)
         return (by_time * self.pole).exp_().movedim(0, -2)
 

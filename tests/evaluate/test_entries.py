@@ -7,7 +7,7 @@ import dsf
 from dsf.evaluate.windows import cutting
 from dsf.kernels import availability
 from dsf.solve import uncoupled
-from dsf.solve.uncoupled import entry_by_entry
+from dsf.solve.uncoupled import uncoupled_states
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def by_hand(decay, drive, entering=0.0):
 
 
 def states_of(*parts):
-    return entry_by_entry(*parts)[0]
+    return uncoupled_states(*parts)[0]
 
 
 @pytest.mark.usefixtures("route")
 def test_the_walk_is_the_loop(parts):
     for given in (parts, parts[:2]):
-        states, leaving = entry_by_entry(*given)
+        states, leaving = uncoupled_states(*given)
         torch.testing.assert_close(states, by_hand(*given), rtol=1e-14, atol=1e-14)
         assert torch.equal(leaving, states[..., -1, :, :])
 
@@ -58,7 +58,7 @@ def test_decays_and_what_enters_may_be_more_precise_than_the_rest():
     decay, drive = torch.full((64, 1, 1), 1 - 1e-9, dtype=torch.float64), torch.ones(64, 1, 1)
     state = None
     for _ in range(64):
-        states, state = entry_by_entry(decay, drive, state)
+        states, state = uncoupled_states(decay, drive, state)
     assert states.dtype == torch.float32
     assert state.dtype == torch.float64
     exact = by_hand(decay[:1].expand(4096, 1, 1), drive[:1].double().expand(4096, 1, 1))[-1]
@@ -81,10 +81,10 @@ def test_first_and_second_derivatives(parts, number):
     for given in ((decay, drive, entering), (decay, drive)):
         parts = tuple(part.clone().requires_grad_(True) for part in given)
         assert torch.autograd.gradcheck(
-            entry_by_entry, parts, check_forward_ad=True, check_batched_grad=True
+            uncoupled_states, parts, check_forward_ad=True, check_batched_grad=True
         )
         assert torch.autograd.gradgradcheck(
-            entry_by_entry, parts, check_fwd_over_rev=True, fast_mode=True
+            uncoupled_states, parts, check_fwd_over_rev=True, fast_mode=True
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from dsf.cli import machine
 from dsf.evaluate.chunks import _run
 from dsf.evaluate.cuda import trials
-from dsf.evaluate.cuda.trial_results import standings
+from dsf.evaluate.cuda.trial_results import all_trial_results
 from dsf.evaluate.row_windows import forward_rows
 from dsf.kernels.cuda import trial_results
 from dsf.kernels.cuda.trial_results import MAPS, NAMES, TOLERANCE, has_passed
@@ -19,10 +19,10 @@ HERE = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _nothing_tried(monkeypatch):
-    trial_results.forget()
+    trial_results.forget_trials()
     monkeypatch.setattr(trial_results, "why_off_on_cuda", lambda: "")
     yield
-    trial_results.forget()
+    trial_results.forget_trials()
 
 
 def never():
@@ -30,14 +30,14 @@ def never():
 
 
 def test_one_that_agrees_is_tried_once_for_every_kind():
-    assert trial_results.standing(MAPS, HERE) == "not tried"
+    assert trial_results.trial_result(MAPS, HERE) == "not tried"
     assert has_passed(MAPS, HERE, 16, lambda: TOLERANCE)
     assert has_passed(MAPS, HERE, 16, never)
-    assert trial_results.standing(MAPS, HERE) == "active"
+    assert trial_results.trial_result(MAPS, HERE) == "active"
     with pytest.warns(RuntimeWarning, match="AssertionError: it was tried again"):
         assert not has_passed(MAPS, HERE, 32, never)
     assert not has_passed(MAPS, HERE, 16, never)
-    assert trial_results.standing(MAPS, torch.device("meta")) == "not tried"
+    assert trial_results.trial_result(MAPS, torch.device("meta")) == "not tried"
 
 
 @pytest.mark.parametrize("error", [2 * TOLERANCE, math.nan, math.inf])
@@ -48,13 +48,13 @@ def test_one_that_disagrees_is_off_after_one_warning(error):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not has_passed(MAPS, HERE, 16, lambda: 0.0)
-    assert trial_results.standing(MAPS, HERE).startswith("off: it is off by")
+    assert trial_results.trial_result(MAPS, HERE).startswith("off: it is off by")
 
 
 def test_the_switch_turns_all_off(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("DSF_KERNELS", "0")
-    assert set(standings(HERE).values()) == {"off: DSF_KERNELS=0 turns them off"}
+    assert set(all_trial_results(HERE).values()) == {"off: DSF_KERNELS=0 turns them off"}
 
 
 STRUCTURES = ("scalar", "diagonal", "scalar delta", "diagonal delta", "sampled")

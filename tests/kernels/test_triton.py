@@ -14,7 +14,7 @@ from dsf.evaluate.cuda import responses, trials
 from dsf.evaluate.cuda import rows as map_rows
 from dsf.evaluate.cuda.trials import Draw
 from dsf.evaluate.loops.responses import channels_of
-from dsf.evaluate.output_buffers import Fresh
+from dsf.evaluate.output_buffers import FreshRows
 from dsf.evaluate.row_windows import forward_rows
 from dsf.kernels import availability
 from dsf.kernels.cuda import trial_results
@@ -82,7 +82,7 @@ def test_maps(structure, steps, before):
     system = replace(system, reads_before_update=before)
     exact = dsf.algebra.converted(system, dtype=torch.float64)
     borders = [0, steps] if steps < 70 else [5, 60, 70, steps]
-    rows = torch.cat(list(map_rows.rows_on_cuda(system, borders, Fresh())), dim=-2)
+    rows = torch.cat(list(map_rows.rows_on_cuda(system, borders, FreshRows())), dim=-2)
     wanted = torch.cat(list(forward_rows(exact, borders)), dim=-2)
     assert error(rows.double(), wanted) < 1e-6
 
@@ -101,14 +101,14 @@ def test_channels_in_either_order_of_memory():
 @pytest.fixture
 def _as_on_a_card(monkeypatch):
     """The interpreter's tensors are taken for a card's."""
-    trial_results.forget()
+    trial_results.forget_trials()
     monkeypatch.setattr(availability, "CUDA", "cpu")
     monkeypatch.setattr(availability, "why_off_on_cuda", lambda: "")
     monkeypatch.setattr(trials, "BATCH", (1, 2))
     for module in (responses, map_rows):
         monkeypatch.setattr(module, "WORTH", 0)
     yield
-    trial_results.forget()
+    trial_results.forget_trials()
 
 
 @inside

@@ -17,7 +17,7 @@ from dsf.loading.archive_reader.pickle_machine import Machine, Refused
 from tests.loading.crafting import Refers, crafted, read, rewritten, saved
 
 
-def lively():
+def with_drawn_weights():
     """A table with every kind of entry that checkpoints have."""
     weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     numbers = {
@@ -57,8 +57,8 @@ def flattened(value, path=()):
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_what_was_saved_is_read(tmp_path, protocol):
     path = tmp_path / "x.pt"
-    torch.save(lively(), path, pickle_protocol=protocol)
-    expected, found = flattened(lively()), read(path)
+    torch.save(with_drawn_weights(), path, pickle_protocol=protocol)
+    expected, found = flattened(with_drawn_weights()), read(path)
     assert list(found) == list(expected)
     for name, value in expected.items():
         assert found[name].dtype == value.dtype
@@ -225,7 +225,7 @@ def program(value):
         return archive.read("archive/data.pkl")
 
 
-HONEST = program(lively())
+HONEST = program(with_drawn_weights())
 
 
 @given(st.integers(0, len(HONEST) - 1), st.binary(min_size=0, max_size=4), st.integers(0, 8))

@@ -102,10 +102,10 @@ def test_zero_is_lowest_where_something_is_ahead():
 
 
 def _lowest(rows):
-    from dsf.measures.passes import tallied
+    from dsf.measures.passes import reduced
     from dsf.measures.row_reductions import lowest
 
-    return tallied(rows, lowest("smallest_entry"), measure="smallest_entry")[0]
+    return reduced(rows, lowest("smallest_entry"), measure="smallest_entry")[0]
 
 
 def test_nan_stays_where_it_is():

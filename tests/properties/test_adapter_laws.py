@@ -93,9 +93,9 @@ def test_a_right_adapter_keeps_every_law(call):
     module, named = call
     found = judged(RIGHT, module, **named)
     assert [(one.claim, one.witness) for one in found.values() if one.verdict is not HOLDS] == []
-    laws = "trace", "axes", "single precision", "double precision", "padding", "liveliness"
+    laws = "trace", "axes", "single precision", "double precision", "padding", "mixing"
     assert tuple(found) == (*laws, "whole", "probing")
-    assert found["liveliness"].observed > 0.3
+    assert found["mixing"].observed > 0.3
     assert max(found[law].observed for law in ("double precision", "padding", "whole")) < 1e-14
 
 
@@ -169,9 +169,9 @@ def test_a_layer_that_hardly_mixes_proves_little(call):
     with torch.no_grad():
         module.g_proj.bias.fill_(-20)
     found = judged(RIGHT, module, redraw=False, **named)
-    assert found["liveliness"].verdict is REFUTED
-    assert found["liveliness"].observed < 1e-6
-    assert judged(RIGHT, module, **named)["liveliness"].verdict is HOLDS
+    assert found["mixing"].verdict is REFUTED
+    assert found["mixing"].observed < 1e-6
+    assert judged(RIGHT, module, **named)["mixing"].verdict is HOLDS
 
 
 def test_ports_that_were_not_named_refute_nothing(call):

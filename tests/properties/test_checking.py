@@ -10,7 +10,7 @@ from torch import nn
 
 import dsf
 from dsf.certificates import Verdict
-from dsf.properties.decided import findings, tallies, verdicts
+from dsf.properties.decided import findings, verdict_counts, verdicts
 from dsf.properties.run_folder import checked_run
 
 
@@ -54,7 +54,7 @@ def test_layers_of_channels_are_decided_whole(network):
 
 def test_tallies_count_every_head(attention):
     table = verdicts([finding for layer in attention for finding in findings(layer)])
-    tally = next(t for t in tallies(table) if t.property == "injective")
+    tally = next(t for t in verdict_counts(table) if t.property == "injective")
     assert (tally.proved, tally.refuted, tally.unknown) == (2, 0, 0)
 
 

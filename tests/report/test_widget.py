@@ -8,7 +8,7 @@ import pytest
 import dsf
 from dsf.report import widget
 from dsf.report.content import content
-from dsf.report.figure import still
+from dsf.report.figure import static_picture
 from dsf.report.viewer import EXPLORER, file_of
 
 anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf[notebooks]"')
@@ -54,7 +54,7 @@ def test_the_picture_shows_what_the_map_holds(of, softmax):
 
     scores = np.full((6, 6), -1000.0)
     scores[:, 0] = 0
-    pixels = imread(BytesIO(still(content(of([softmax(scores)])))))[..., :3]
+    pixels = imread(BytesIO(static_picture(content(of([softmax(scores)])))))[..., :3]
     warm = (pixels[..., 0] > pixels[..., 2] + 0.3).sum(axis=0)
     cool = (pixels[..., 2] > pixels[..., 0] + 0.3).sum()
     columns = np.flatnonzero(warm > 40)

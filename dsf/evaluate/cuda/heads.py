@@ -5,8 +5,8 @@ from typing import NamedTuple
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import at_start
-from dsf.evaluate.loops.responses import Bare, bare_parts
+from dsf.evaluate.arguments import state_at_start
+from dsf.evaluate.loops.responses import BareArrays, bare_arrays
 from dsf.system import System
 
 Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
@@ -24,10 +24,10 @@ class Heads(NamedTuple):
     entering: Shaped[Tensor, "head state channel"]
 
 
-def one_port_parts(system: System) -> Bare | None:
+def one_port_parts(system: System) -> BareArrays | None:
     """The parts of a system with one input and one output; None if it is of another kind."""
     one_port = system.input_size * system.output_size == 1
-    return bare_parts(system) if one_port else None
+    return bare_arrays(system) if one_port else None
 
 
 def by_head(system: System, signal: Shaped[Tensor, "*batch time 1 channel"]) -> Heads | None:
@@ -49,7 +49,7 @@ def by_head(system: System, signal: Shaped[Tensor, "*batch time 1 channel"]) -> 
         flat(parts.read, 2),
         None if parts.look is None else flat(parts.look, 2),
         flat(signal.squeeze(-2), 2),
-        flat(at_start(system, signal), 2),
+        flat(state_at_start(system, signal), 2),
     )
 
 

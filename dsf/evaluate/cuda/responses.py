@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import Coefficient
-from dsf.evaluate.arguments import at_start
+from dsf.evaluate.arguments import state_at_start
 from dsf.evaluate.cuda.heads import Answer, by_batch, by_head, one_port_parts
 from dsf.evaluate.cuda.trials import response_error
 from dsf.evaluate.loops.responses import Channels, channels_of
@@ -123,7 +123,7 @@ def _recalled(system: System, signal: Tensor) -> Answer | None:
     if parts is None or isinstance(system.feedthrough, Coefficient):
         return None
     tensors = [part for part in parts if part is not None]
-    if not applies_on_cuda(*tensors, system.feedthrough, signal, at_start(system, signal)):
+    if not applies_on_cuda(*tensors, system.feedthrough, signal, state_at_start(system, signal)):
         return None
     if parts.left is not None and not torch.equal(-parts.left, parts.write):
         return None

@@ -11,7 +11,7 @@ from torch import Tensor
 from dsf.coefficient import dense_of
 from dsf.evaluate.cuda.responses import MOST_STATES
 from dsf.evaluate.cuda.trials import rows_error
-from dsf.evaluate.output_buffers import Fresh, Place, flat
+from dsf.evaluate.output_buffers import FreshRows, RowBuffer, flat
 from dsf.kernels import applies_on_cuda
 from dsf.kernels.availability import WORTH
 from dsf.kernels.cuda.trial_results import MAPS, has_passed
@@ -36,11 +36,11 @@ def map_has_passed(device: torch.device, structure: str, states: int, *, before:
 
 
 def _fresh_rows(system: System, borders: list[int]) -> Iterator[Tensor]:
-    return rows_on_cuda(system, borders, Fresh())
+    return rows_on_cuda(system, borders, FreshRows())
 
 
 def rows_on_cuda(
-    system: System, borders: list[int], place: Place
+    system: System, borders: list[int], place: RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
     """The rows between every two borders, written into what ``place`` gives.
 

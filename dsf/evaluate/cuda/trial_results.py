@@ -6,12 +6,12 @@ from dsf.evaluate.cuda.responses import fla_has_passed, recall_has_passed, scan_
 from dsf.evaluate.cuda.rows import map_has_passed
 from dsf.kernels import asks_for_fla, why_off_on_cuda
 from dsf.kernels.cuda.fla import FUNCTIONS
-from dsf.kernels.cuda.trial_results import NAMES, standing
+from dsf.kernels.cuda.trial_results import NAMES, trial_result
 
 STATES, CHANNELS = 16, 64
 
 
-def standings(device: torch.device) -> dict[str, str]:
+def all_trial_results(device: torch.device) -> dict[str, str]:
     """``active``, or ``off`` with the reason, by kernel; each is tried first where it may run."""
     asked = FUNCTIONS if asks_for_fla() else {}
     if not why_off_on_cuda():
@@ -23,4 +23,4 @@ def standings(device: torch.device) -> dict[str, str]:
         for structure in asked:
             fla_has_passed(device, structure, STATES, CHANNELS)
     names = (*NAMES, *(function.label for function in asked.values()))
-    return {name: standing(name, device) for name in names}
+    return {name: trial_result(name, device) for name in names}

@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import Coefficient, SampledWrite
-from dsf.evaluate.arguments import at_start
+from dsf.evaluate.arguments import state_at_start
 from dsf.evaluate.invariant import first_token, varying
 from dsf.kernels import applies
 from dsf.system import System
@@ -18,7 +18,7 @@ from dsf.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, Scale
 FEW_COLUMNS = 16
 
 
-class Bare(NamedTuple):
+class BareArrays(NamedTuple):
     """The parts of a system with one input and one output; a delta rule looks up its memory."""
 
     decay: Tensor
@@ -29,13 +29,13 @@ class Bare(NamedTuple):
     left: Tensor | None = None
 
 
-def remembered(
+def memory_response(
     system: System, signal: Tensor, *, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor] | None:
     """The response of a forward system and the state it leaves; None where no loop applies."""
     if signal.shape[-1] < FEW_COLUMNS or system.input_size * system.output_size != 1:
         return None
-    parts, entering = bare_parts(system), at_start(system, signal)
+    parts, entering = bare_arrays(system), state_at_start(system, signal)
     D = system.feedthrough
     if parts is None or isinstance(D, Coefficient) or not system.batch:
         return None
@@ -46,11 +46,11 @@ def remembered(
     if parts.left is not None and not torch.equal(-parts.left, parts.write):
         return None
     bare = signal.squeeze(-2)
-    response = placed(bare.shape, bare, None if out is None else out.squeeze(-2))
+    response = output_memory(bare.shape, bare, None if out is None else out.squeeze(-2))
     return _recalled(parts, D[..., 0, 0], bare, entering, response, system.reads_before_update)
 
 
-def placed(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Tensor:
+def output_memory(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Tensor:
     """Memory for a response without gaps: the given one if it serves, else fresh."""
     if memory is None or memory.shape != shape or not memory.is_contiguous():
         return like.new_empty(shape)
@@ -58,7 +58,7 @@ def placed(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Tensor:
     return memory.detach() if alike else like.new_empty(shape)
 
 
-def bare_parts(system: System) -> Bare | None:
+def bare_arrays(system: System) -> BareArrays | None:
     """The parts of a system that loops and kernels know; None if it is of another kind."""
     A, B, C = system.A, system.B, system.C
     if isinstance(C, Coefficient):
@@ -66,13 +66,13 @@ def bare_parts(system: System) -> Bare | None:
     read = C.squeeze(-2)
     if isinstance(A, (ScaledIdentity, Diagonal)):
         if isinstance(B, SampledWrite):
-            return Bare(A.decay, B.step, B.write, read)
+            return BareArrays(A.decay, B.step, B.write, read)
         if isinstance(B, Tensor):
-            return Bare(A.decay, _ones(B), B.squeeze(-1), read)
+            return BareArrays(A.decay, _ones(B), B.squeeze(-1), read)
     if isinstance(A, DiagonalPlusLowRank) and A.left.shape[-1] == 1 and isinstance(B, Tensor):
         decay = A.decay[..., 0] if A.decay.stride(-1) == 0 else A.decay
         look, left = A.right.squeeze(-1), A.left.squeeze(-1)
-        return Bare(decay, _ones(B), B.squeeze(-1), read, look, left)
+        return BareArrays(decay, _ones(B), B.squeeze(-1), read, look, left)
     return None
 
 
@@ -81,7 +81,7 @@ def _ones(B: Tensor) -> Tensor:
 
 
 def _recalled(
-    parts: Bare, D: Tensor, signal: Tensor, entering: Tensor, response: Tensor, before: bool
+    parts: BareArrays, D: Tensor, signal: Tensor, entering: Tensor, response: Tensor, before: bool
 ) -> tuple[Tensor, Tensor]:
     from dsf.kernels.memories import Memories, recall
 
@@ -100,7 +100,7 @@ def _recalled(
     return response.unsqueeze(-2), leaving
 
 
-def rung(
+def modes_response(
     system: System,
     signal: Shaped[Tensor, "*batch time input channel"],
     *,
@@ -122,7 +122,7 @@ def rung(
         return None
     if varying(system) is not None:
         return None
-    from dsf.kernels.modes import ring
+    from dsf.kernels.modes import modes_response
 
     columns = signal.squeeze(-2).mT
     flat = columns.reshape(-1, system.steps)
@@ -133,8 +133,8 @@ def rung(
 
     decay, weight, skip = map(of_columns, (decay, B.mT * C, D.real))
     memory = None if out is None or out.ndim != signal.ndim else out.squeeze(-2).mT.flatten(0, -2)
-    response = placed(flat.shape, flat, memory)
-    ring(decay, weight, skip.squeeze(-1), flat, into=response)
+    response = output_memory(flat.shape, flat, memory)
+    modes_response(decay, weight, skip.squeeze(-1), flat, into=response)
     return response.view(columns.shape).mT.unsqueeze(-2)
 
 
@@ -179,7 +179,7 @@ def channels_of(
         return None
     if not system.batch or signal.shape[-1] != 1 or C.shape[-2] != 1:
         return None
-    vectors, held = signal[..., 0, 0], at_start(system, signal)[..., 0]
+    vectors, held = signal[..., 0, 0], state_at_start(system, signal)[..., 0]
     return Channels(A.step, A.pole, B.step, B.write, C.squeeze(-2), D[..., 0, 0], vectors, held)
 
 

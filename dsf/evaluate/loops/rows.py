@@ -14,14 +14,14 @@ from torch.nn.functional import pad
 
 from dsf.coefficient import SampledWrite, dense_of
 from dsf.evaluate.heads import TILE, Heads
-from dsf.evaluate.output_buffers import Place, flat, is_clean, spans_by_tile
+from dsf.evaluate.output_buffers import RowBuffer, flat, is_clean, spans_by_tile
 from dsf.kernels import in_parallel
 from dsf.system import System
 from dsf.transition import Diagonal, SampledDiagonal
 
 
 def head_rows(
-    heads: Heads, borders: list[int], place: Place
+    heads: Heads, borders: list[int], place: RowBuffer
 ) -> Iterator[Float[Tensor, "*batch rows columns"]]:
     """The rows between every two borders, written into what ``place`` gives."""
     kept = _Kept(heads)
@@ -100,7 +100,7 @@ def is_diagonal(system: System) -> bool:
 
 
 def diagonal_rows(
-    system: System, borders: list[int], place: Place
+    system: System, borders: list[int], place: RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
     """The rows between every two borders, written into what ``place`` gives."""
     pieces = pieces_of(system, at_once=len(borders) == 2)

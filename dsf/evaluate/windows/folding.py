@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.coefficient import Matrices, dense_of
-from dsf.evaluate.arguments import working
+from dsf.evaluate.arguments import working_dtype
 from dsf.evaluate.windows.cutting import cut
 from dsf.evaluate.windows.panel import Panel
 from dsf.evaluate.windows.segments import Read, diagonal_segment, scalar_segment
@@ -115,7 +115,7 @@ def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = N
             "fold: needs a system that runs forward, but this one runs backward. "
             "Reverse it first: dsf.algebra.reverse(system)."
         )
-    return _panel(_written_out(system, start, stop, dtype or working(system.dtype)))
+    return _panel(_written_out(system, start, stop, dtype or working_dtype(system.dtype)))
 
 
 def fold_together(

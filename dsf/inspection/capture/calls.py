@@ -12,7 +12,7 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dsf.inspection.capture.integrity import version
+from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import Surroundings
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.stages import Project
@@ -71,14 +71,14 @@ def bound(
     return found
 
 
-def kept(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """A copy of every tensor: what comes after the call may write into the original."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, PackedSequence):
-        return value._replace(data=kept(value.data))
+        return value._replace(data=copied(value.data))
     if type(value) in (tuple, list):
-        return type(value)(kept(part) for part in value)
+        return type(value)(copied(part) for part in value)
     return value
 
 
@@ -92,8 +92,8 @@ def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[N
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
             given = bound(module.forward, args, kwargs)
-            arguments = {key: kept(part) for key, part in given.items()}
-            calls.append(Call(name, module, arguments, kept(output), place=len(calls)))
+            arguments = {key: copied(part) for key, part in given.items()}
+            calls.append(Call(name, module, arguments, copied(output), place=len(calls)))
 
         return hook
 
@@ -141,16 +141,18 @@ class Captured:
         return replace(self, **changes)
 
 
-def raised(value: Any) -> Any:
+def in_float64(value: Any) -> Any:
     """Floating tensors in float64, detached; everything else as it is."""
     if isinstance(value, Tensor):
         value = value.detach()
         return value.to(torch.float64) if value.is_floating_point() else value
     if isinstance(value, PackedSequence):
-        return value._replace(data=raised(value.data))
+        return value._replace(data=in_float64(value.data))
     if isinstance(value, tuple | list):
         return (
-            type(value)(raised(part) for part in value) if type(value) in (tuple, list) else value
+            type(value)(in_float64(part) for part in value)
+            if type(value) in (tuple, list)
+            else value
         )
     return value
 
@@ -165,16 +167,16 @@ class Weights(Mapping[str, Tensor]):
     def __init__(self, module: nn.Module, *, copied: bool = False):
         named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         self._parts = {name: part.clone() if copied else part for name, part in named.items()}
-        self._versions = {name: version(part) for name, part in self._parts.items()}
+        self._versions = {name: times_written(part) for name, part in self._parts.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         part = self._parts[name]
-        if version(part) != self._versions[name]:
+        if times_written(part) != self._versions[name]:
             raise InspectionError(
                 f"the weight '{name}' was written into since the model was inspected: inspect it "
                 "again."
             )
-        return raised(part)
+        return in_float64(part)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)

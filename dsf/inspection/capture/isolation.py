@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
+def isolated(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients or compiled code.
 
     Afterwards, also when the run fails, the model is as it was found: what a forward pass wrote

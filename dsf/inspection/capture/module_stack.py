@@ -160,7 +160,7 @@ class Frame:
     awaiting: list[tuple[int, Through]] = field(default_factory=list)
 
 
-class Whereabouts:
+class ModuleStack:
     """The modules that are running now, outermost first.
 
     Attributes:
@@ -179,7 +179,7 @@ class Whereabouts:
         return next((module for module in running if module in self._names), None)
 
     def name_of(self, module: nn.Module) -> str:
-        """Where ``module`` sits in the model, empty for the model itself and for strangers."""
+        """Where ``module`` sits in the model, empty for the model itself and for other modules."""
         return self._names.get(module, "")
 
     def is_claimed(self) -> bool:

@@ -11,7 +11,7 @@ from dsf.inspection.errors import InspectionError, NonFiniteWeightsError, Nothin
 SHOWN = 5
 
 
-def screen(model: nn.Module, path: str = "") -> None:
+def check_runnable(model: nn.Module, path: str = "") -> None:
     """Raise unless ``model`` can be run and has weights that are numbers.
 
     Args:
@@ -39,7 +39,7 @@ def screen(model: nn.Module, path: str = "") -> None:
     _refuse_what_is_no_number(parts)
 
 
-def screen_open(model: nn.Module) -> None:
+def check_open_weights(model: nn.Module) -> None:
     """Raise unless those weights that are not on the meta device are numbers.
 
     Raises:

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from dsf.evaluate import respond
 from dsf.evaluate.maps import Selection
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, raised
+from dsf.inspection.capture.calls import Call, Captured, in_float64
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.inspection.whole.stages import Tokens
@@ -158,7 +158,7 @@ def twin(module: Any, layer: int) -> Any:
         **settings,
     ).requires_grad_(False)
     for name, weight in alone.named_parameters():
-        weight.copy_(raised(getattr(module, name.replace("_l0", f"_l{layer}"))))
+        weight.copy_(in_float64(getattr(module, name.replace("_l0", f"_l{layer}"))))
     return alone
 
 
@@ -286,7 +286,7 @@ def _as_layer(cell: Any) -> Any:
         **settings,
     ).requires_grad_(False)
     for name, weight in alone.named_parameters():
-        weight.copy_(raised(getattr(cell, name.removesuffix("_l0"))))
+        weight.copy_(in_float64(getattr(cell, name.removesuffix("_l0"))))
     return alone
 
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import raised
-from dsf.inspection.capture.isolation import at_rest
+from dsf.inspection.capture.calls import in_float64
+from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import in_double
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.probing.ports import Port, Touch, tapped
@@ -25,16 +25,16 @@ class Repeated:
 
     def __init__(self, module: nn.Module, arguments: Mapping[str, Any]):
         self.module = copy.deepcopy(module).double()
-        self.arguments = {name: raised(part) for name, part in arguments.items()}
+        self.arguments = {name: in_float64(part) for name, part in arguments.items()}
 
     def __call__(self) -> Tensor:
         """What the module puts out; the first of several. It keeps nothing of the call."""
         args, kwargs = as_called(self.module, self.arguments)
-        with at_rest(self.module), in_double():
+        with isolated(self.module), in_double():
             output = self.module(*args, **kwargs)
         while isinstance(output, tuple | list):
             output = output[0]
-        return raised(output)
+        return in_float64(output)
 
 
 @dataclass(eq=False)
@@ -56,7 +56,9 @@ class Driven:
             InspectionError: if the call passes no such port.
         """
         values: list[Tensor] = []
-        response, output = self._run(lambda seen: values.append(raised(seen).clone().flatten(2)))
+        response, output = self._run(
+            lambda seen: values.append(in_float64(seen).clone().flatten(2))
+        )
         return torch.cat(values, dim=2), response, output
 
     def __call__(self, values: Values) -> Response:
@@ -79,7 +81,7 @@ class Driven:
             touch(with_axes(seen, self.value))
 
         def leave(seen: Tensor) -> None:
-            found.append(with_axes(raised(seen).clone(), self.response).flatten(2))
+            found.append(with_axes(in_float64(seen).clone(), self.response).flatten(2))
 
         with (
             tapped(self.call.module, self.value, enter),

@@ -11,7 +11,7 @@ from torch import Tensor
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
-from dsf.inspection.capture.integrity import Seal
+from dsf.inspection.capture.integrity import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.mixers import Mixer
@@ -31,7 +31,7 @@ class InspectedLayer:
         axes: what the batch axes of the system count, such as ``("sample", "head")``.
         error: largest difference between rebuilt and captured output over the largest captured.
         tolerance: what ``error`` was held against; an inspection with a larger one raises.
-        seal: the mixer as it was compared; without one nothing is checked later.
+        fingerprint: of the mixer as it was compared; without one nothing is checked later.
         shell: builds the whole layer around the mixer; None where it is not known as a whole.
     """
 
@@ -41,7 +41,7 @@ class InspectedLayer:
     axes: tuple[str, ...]
     error: float
     tolerance: float
-    seal: Seal | None = None
+    fingerprint: Fingerprint | None = None
     shell: Callable[[], AffineLayer] | None = None
 
     @property
@@ -53,13 +53,13 @@ class InspectedLayer:
         Raises:
             ReconstructionError: if the mixer was altered after it was compared with the layer.
         """
-        self._check_seal()
+        self._check_unaltered()
         return self._system
 
     @property
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
         """What drove the system in this run."""
-        self._check_seal()
+        self._check_unaltered()
         return self.mixer.signal()
 
     def map(self, rows: Selection | None = None) -> Shaped[Tensor, "*batch rows columns"]:
@@ -81,7 +81,7 @@ class InspectedLayer:
             InspectionError: if only the mixer of this layer is known.
             ReconstructionError: if it does not reproduce the layer's output.
         """
-        self._check_seal()
+        self._check_unaltered()
         if self.shell is None:
             raise InspectionError(
                 f"{self.name}: of a layer of the family '{self.family}' only the mixer is known, "
@@ -106,8 +106,8 @@ class InspectedLayer:
     def _system(self) -> Operator:
         return self.mixer.system()
 
-    def _check_seal(self) -> None:
-        if self.seal is not None and not self.seal.fits(self.mixer):
+    def _check_unaltered(self) -> None:
+        if self.fingerprint is not None and not self.fingerprint.matches(self.mixer):
             raise ReconstructionError(
                 f"{self.name}: its mixer was altered after it was compared with the layer, so the "
                 f"error of {self.error:.1e} is not that of this mixer. Inspect the model again; to "

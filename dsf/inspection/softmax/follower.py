@@ -18,8 +18,8 @@ from torch import Size, Tensor
 from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.capture.calls import Call, Through
-from dsf.inspection.capture.integrity import version
-from dsf.inspection.capture.module_stack import Frame, Whereabouts, around
+from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
 from dsf.inspection.softmax.scores import (
     STACK,
     Normalised,
@@ -33,7 +33,7 @@ from dsf.inspection.softmax.scores import (
 from dsf.inspection.softmax.torch_module import FUNCTION, functional_call
 
 
-def tell_heads(where: Whereabouts, call: Call, mixed: Tensor) -> None:
+def tell_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
     """Once the module of ``call`` is through, note its heads and what stands around them.
 
     ``heads`` is None where the attention made only some of what the module put out.
@@ -92,14 +92,14 @@ def _heads(mixed: Tensor, tokens: Size) -> int | None:
 
 
 @contextmanager
-def recording_followed(where: Whereabouts, calls: list[Call]) -> Iterator[None]:
+def recording_followed(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
     """Append every softmax between two products to ``calls`` that nothing else accounts for."""
     with _Follower(where, calls):
         yield
 
 
 class _Follower(TorchFunctionMode):
-    def __init__(self, where: Whereabouts, calls: list[Call]):
+    def __init__(self, where: ModuleStack, calls: list[Call]):
         super().__init__()
         self._where, self._calls = where, calls
         # The tensors are kept beside, so that no other gets their identity.
@@ -154,7 +154,9 @@ class _Follower(TorchFunctionMode):
         self._unused = [one for one in self._unused if one.module is not scores.module]
         if len(rivals) > 1 or output.shape[-1] != scores.product.output.shape[-1]:
             scores = replace(scores, plain=False)  # more than queries times keys is in them
-        self._follow(output, Normalised(self._where.module, given, output, scores, version(output)))
+        self._follow(
+            output, Normalised(self._where.module, given, output, scores, times_written(output))
+        )
 
     def _passed_on(self, name: str, given: tuple[Any, ...], output: Tensor) -> None:
         for part in given:

@@ -15,8 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, Through, kept
-from dsf.inspection.capture.module_stack import Whereabouts
+from dsf.inspection.capture.calls import Call, Captured, Through, copied
+from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.softmax import attention
 from dsf.mixers import SoftmaxAttention
@@ -25,14 +25,14 @@ POSITIONAL = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
 @contextmanager
-def recording_fused(where: Whereabouts, calls: list[Call]) -> Iterator[None]:
+def recording_fused(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
     """Append every call of fused attention to ``calls`` that nothing else accounts for."""
     with where.followed(), _Listener(where, calls):
         yield
 
 
 class _Listener(TorchFunctionMode):
-    def __init__(self, where: Whereabouts, calls: list[Call]):
+    def __init__(self, where: ModuleStack, calls: list[Call]):
         super().__init__()
         self._where, self._calls = where, calls
 
@@ -53,10 +53,10 @@ class _Listener(TorchFunctionMode):
         if module is None:
             return
         given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
-        arguments = {name: kept(part) for name, part in given.items()}
+        arguments = {name: copied(part) for name, part in given.items()}
         place = len(self._calls)
         name = self._where.name_of(module)
-        call = Call(name, module, arguments, kept(output), place, Through.FUSED)
+        call = Call(name, module, arguments, copied(output), place, Through.FUSED)
         self._calls.append(call)
         if output.ndim == 4:
             mixed = output.transpose(1, 2).flatten(-2)

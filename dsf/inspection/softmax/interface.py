@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import Call, Through, kept
-from dsf.inspection.capture.integrity import version
-from dsf.inspection.capture.module_stack import Whereabouts
+from dsf.inspection.capture.calls import Call, Through, copied
+from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax.attention import as_bias
 
@@ -42,7 +42,7 @@ def _belongs(module: nn.Module) -> bool:
 
 
 @contextmanager
-def recording_attention(model: nn.Module, where: Whereabouts, calls: list[Call]) -> Iterator[None]:
+def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call]) -> Iterator[None]:
     """Append every attention call of a library model to ``calls`` while the block runs."""
     hosts = models_of_library(model)
     if not hosts:
@@ -110,7 +110,7 @@ def _configs(model: nn.Module) -> list[Any]:
 class _Recorder:
     """Runs the library's attention and keeps what went in and out, one mask for all layers."""
 
-    def __init__(self, where: Whereabouts, calls: list[Call]):
+    def __init__(self, where: ModuleStack, calls: list[Call]):
         self._where, self._calls = where, calls
         self._biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
@@ -152,13 +152,13 @@ class _Recorder:
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
         arguments: dict[str, Any] = given | options
         for part in ("query", "key", "value"):
-            arguments[part] = kept(arguments[part])
+            arguments[part] = copied(arguments[part])
         mask = arguments.get("attention_mask")
         arguments["is_causal"] = causal and mask is None
         arguments["attention_mask"] = None if mask is None else self._bias(mask)
         place = len(self._calls)
         kind = Through.INTERFACE
-        call = Call(name, module, arguments, kept(output[0]), place, kind)
+        call = Call(name, module, arguments, copied(output[0]), place, kind)
         self._calls.append(call)
         value, mixed = arguments["value"], output[0].flatten(-2)
         self._where.tell_surroundings(module, value, mixed, partial(setattr, call, "surroundings"))
@@ -166,7 +166,7 @@ class _Recorder:
 
     def _bias(self, mask: Tensor) -> Tensor:
         """The mask object stays alive beside its bias, so that its identity is not given away."""
-        key = id(mask), version(mask)
+        key = id(mask), times_written(mask)
         if key not in self._biases:
             self._biases[key] = mask, as_bias(mask)
         return self._biases[key][1]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dsf.inspection.capture.integrity import version
+from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.softmax.attention import as_bias
 
 PLAIN = {"matmul", "bmm"}
@@ -193,7 +193,7 @@ def explained(weights: Normalised, made: Product) -> dict[str, Any]:
 def _are_used(weights: Normalised, used: Float[Tensor, "map time read"]) -> bool:
     """Whether the values are multiplied with what softmax put out, one map after the other."""
     output = weights.output.detach()
-    if output.numel() != used.numel() or version(output) != weights.written:
+    if output.numel() != used.numel() or times_written(output) != weights.written:
         return False
     return torch.equal(used, output.reshape(used.shape).to(used.dtype))
 

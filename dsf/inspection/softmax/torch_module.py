@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, Through, bound, kept
-from dsf.inspection.capture.module_stack import Whereabouts
+from dsf.inspection.capture.calls import Call, Captured, Through, bound, copied
+from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax import attention
 from dsf.inspection.whole.stages import Chain, Project
@@ -131,15 +131,15 @@ BESIDE |= {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
 
 
 def functional_call(
-    where: Whereabouts, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, place: int
+    where: ModuleStack, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, place: int
 ) -> Call | None:
     """What the module that runs now gave to the function; None where none runs."""
     module = where.module
     if module is None:
         return None
-    arguments = {name: kept(part) for name, part in bound(FUNCTION, args, kwargs).items()}
+    arguments = {name: copied(part) for name, part in bound(FUNCTION, args, kwargs).items()}
     name = where.name_of(module)
-    return Call(name, module, arguments, kept(output), place, Through.FUNCTIONAL)
+    return Call(name, module, arguments, copied(output), place, Through.FUNCTIONAL)
 
 
 def read_functional(layer: Captured) -> SoftmaxAttention:

@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 # Measured with the assembler of sm_80 and sm_90: with fewer warps registers spill, and with loads
-# ahead of time the walk over chunks asks for more shared memory than a device has.
+# ahead of time the loop over chunks asks for more shared memory than a device has.
 LAUNCH: dict[str, Any] = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}
 
 

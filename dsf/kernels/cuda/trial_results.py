@@ -62,7 +62,7 @@ def _switch_off(name: str, device: torch.device, why: str) -> bool:
     return False
 
 
-def standing(name: str, device: torch.device) -> str:
+def trial_result(name: str, device: torch.device) -> str:
     """``active``, ``off`` with the reason, or ``not tried``."""
     why = why_off_on_cuda() or _fault.get((name, device))
     if why:
@@ -71,7 +71,7 @@ def standing(name: str, device: torch.device) -> str:
     return "active" if tried else "not tried"
 
 
-def forget() -> None:
+def forget_trials() -> None:
     """Every kernel is tried again."""
     _passed.clear()
     _fault.clear()

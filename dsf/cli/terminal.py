@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from dsf.report.escaping import plain
+from dsf.report.escaping import escaped
 from dsf.report.views import Progress as Told
 
 UNBOUNDED = 200
@@ -34,7 +34,7 @@ def print_table(
         prose: the last column holds sentences, which may run over several lines.
     """
     screen = console()
-    cells = [[plain(cell, most=LONGEST_CELL) for cell in row] for row in rows]
+    cells = [[escaped(cell, most=LONGEST_CELL) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
     if prose:
         widths[-1] = min(widths[-1], NARROWEST_PROSE)
@@ -60,7 +60,7 @@ def _print_lines(screen: Console, heads: Sequence[str], rows: Sequence[Sequence[
 def progress(label: str, *, shown: bool) -> Iterator[Told]:
     """A bar on standard error while something runs, if a person is watching."""
     screen = console(stderr=True)
-    columns = TextColumn(f"{plain(label)}"), BarColumn()
+    columns = TextColumn(f"{escaped(label)}"), BarColumn()
     with Progress(
         *columns, console=screen, transient=True, disable=not (shown and screen.is_terminal)
     ) as bars:
