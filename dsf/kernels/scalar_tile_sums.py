@@ -2,7 +2,8 @@
 
 Scores of 64 rows lie side by side for every column, so that loops go along the rows and sums stay
 sums of columns. ``parts`` are three planes of them, flat: sizes, sizes times their logarithms, and
-sizes of the negative ones. ``statistics`` holds for every kind of sum, head and row: see the constants.
+sizes of the negative ones. ``statistics`` holds, for every kind of sum, heads and rows: see the
+constants.
 """
 
 import math
