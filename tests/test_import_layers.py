@@ -1,7 +1,7 @@
-"""The house of the package: imports point down, files are small, names say what they hold.
+"""Layers of imports: every import points down, none runs in a circle, names say what they hold.
 
 Imports are read from the syntax trees, those inside functions included: a late import is still an
-arrow. What is not listed in ``LANDINGS`` is not part of the house.
+import. Every folder and top-level module of the package has to be listed in ``LAYERS``.
 """
 
 import ast
@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dsf"
 
-# Lowest first. Rooms on one landing do not see each other.
-LANDINGS: tuple[tuple[str, ...], ...] = (
+# Lowest first. Packages of one layer do not import each other.
+LAYERS: tuple[tuple[str, ...], ...] = (
     ("shapes", "kernels", "saving", "threads", "moved"),
     ("transition",),
     ("coefficient",),
@@ -33,12 +33,12 @@ LANDINGS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__main__",),
 )
-FLOOR = {room: floor for floor, rooms in enumerate(LANDINGS) for room in rooms}
+LAYER_OF = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 
-# Arrows that may point up, each with its reason.
-HANDS_UP: dict[tuple[str, str], str] = {}
-# Arrows that point down and are still wrong: an architecture does not say how it is computed.
-STRANGERS = {("mixers", "evaluate")}
+# Imports that may point up, each with its reason.
+ALLOWED_UP: dict[tuple[str, str], str] = {}
+# Imports that point down and are still wrong: an architecture does not say how it is computed.
+FORBIDDEN = {("mixers", "evaluate")}
 
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
 NAMELESS_FOLDERS = NAMELESS | {"base"}
@@ -61,7 +61,7 @@ def imports(module: str, tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Import):
             named = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level:
-            raise AssertionError(f"{module}: write the import in full, from dsf.<room>.")
+            raise AssertionError(f"{module}: write the import in full, from dsf.<part>.")
         elif isinstance(node, ast.ImportFrom):
             below = [f"{node.module}.{alias.name}" for alias in node.names]
             named = [name if name in TREES else node.module for name in below]
@@ -70,40 +70,42 @@ def imports(module: str, tree: ast.Module) -> Iterator[str]:
         yield from (name for name in named if name.partition(".")[0] == "dsf")
 
 
-def room(module: str) -> str:
-    """The room a module belongs to; the face of the package is the room ``dsf``."""
+def part_of(module: str) -> str:
+    """The folder or top-level module that a module belongs to; ``dsf`` itself is one."""
     return module.split(".")[1] if "." in module else module
 
 
 def arrows(trees: dict[str, ast.Module]) -> set[tuple[str, str]]:
-    """Pairs of different rooms, the importing one first. The face may see every room."""
+    """Pairs of different parts, the importing one first. ``dsf`` itself may import every part."""
     pairs = {
-        (room(above), room(below)) for above in trees for below in imports(above, trees[above])
+        (part_of(above), part_of(below))
+        for above in trees
+        for below in imports(above, trees[above])
     }
     return {(above, below) for above, below in pairs if above not in (below, "dsf")}
 
 
 def upward(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    return {(above, below) for above, below in pairs if FLOOR.get(below, 99) >= FLOOR[above]}
+    return {(above, below) for above, below in pairs if LAYER_OF.get(below, 99) >= LAYER_OF[above]}
 
 
-def test_every_room_has_a_floor():
-    assert {room(module) for module in TREES} - {"dsf"} <= set(FLOOR)
+def test_every_part_has_a_layer():
+    assert {part_of(module) for module in TREES} - {"dsf"} <= set(LAYER_OF)
 
 
 def test_imports_point_down():
-    assert upward(arrows(TREES)) <= set(HANDS_UP)
+    assert upward(arrows(TREES)) <= set(ALLOWED_UP)
 
 
 def test_an_exception_that_nobody_uses_is_an_error():
-    assert set(HANDS_UP) <= upward(arrows(TREES))
+    assert set(ALLOWED_UP) <= upward(arrows(TREES))
 
 
-def test_strangers_do_not_meet():
-    assert not STRANGERS & arrows(TREES)
+def test_forbidden_imports_are_not_made():
+    assert not FORBIDDEN & arrows(TREES)
 
 
-def test_nobody_imports_the_face():
+def test_nothing_inside_imports_the_public_names():
     inside = {module: tree for module, tree in TREES.items() if module != "dsf"}
     assert [module for module, tree in inside.items() if "dsf" in imports(module, tree)] == []
 
@@ -119,12 +121,35 @@ def test_imports_run_in_no_circle():
         pytest.fail(f"imports run in a circle: {' -> '.join(error.args[1])}")
 
 
-def test_a_planted_arrow_is_seen():
-    """The checks above would be empty if a late import or a room's own name slipped through."""
+FOLDERS = sorted({path.parent for path in FILES})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_the_parts_of_a_folder_run_in_no_circle(folder):
+    """Files beside each other and folders beside them, each folder as one part."""
+    prefix = f"{name_of(folder / '__init__.py')}."
+
+    def part(module: str) -> str | None:
+        return module.removeprefix(prefix).split(".")[0] if module.startswith(prefix) else None
+
+    graph: dict[str, set[str]] = {}
+    for module, tree in TREES.items():
+        above = part(module)
+        if above is not None:
+            below = {part(name) for name in imports(module, tree)} - {None, above}
+            graph.setdefault(above, set()).update(below)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"parts import each other in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_a_planted_import_is_seen():
+    """The checks above would be empty if a late import or a part's own name slipped through."""
     late = ast.parse("def draw():\n    from dsf.cli.demo import main\n")
-    face = ast.parse("import dsf\nfrom dsf import System\n")
+    public = ast.parse("import dsf\nfrom dsf import System\n")
     assert upward(arrows({"dsf.report.page": late})) == {("report", "cli")}
-    assert list(imports("dsf.report.page", face)) == ["dsf", "dsf"]
+    assert list(imports("dsf.report.page", public)) == ["dsf", "dsf"]
 
 
 def test_names_say_what_they_hold():
@@ -133,21 +158,21 @@ def test_names_say_what_they_hold():
     assert [path for path in inside if NAMELESS_FOLDERS & set(path.parts[:-1])] == []
 
 
-def test_no_module_bears_the_name_of_what_its_room_exports():
+def test_no_module_bears_the_name_of_what_its_package_exports():
     """The import of the one would hide the other."""
 
-    def exported(room_face: str) -> set[str]:
-        froms = (node for node in TREES[room_face].body if isinstance(node, ast.ImportFrom))
+    def exported(package: str) -> set[str]:
+        froms = (node for node in TREES[package].body if isinstance(node, ast.ImportFrom))
         return {
-            f"{room_face}.{alias.asname or alias.name}"
+            f"{package}.{alias.asname or alias.name}"
             for node in froms
             for alias in node.names
             if f"{node.module}.{alias.name}" not in TREES
         }
 
-    rooms = [name_of(path) for path in FILES if path.name == "__init__.py"]
+    packages = [name_of(path) for path in FILES if path.name == "__init__.py"]
     assert [
-        sorted(exported(face) & set(TREES)) for face in rooms if exported(face) & set(TREES)
+        sorted(exported(each) & set(TREES)) for each in packages if exported(each) & set(TREES)
     ] == []
 
 
