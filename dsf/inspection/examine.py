@@ -12,13 +12,13 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Through
 from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.precision import dtype_of
+from dsf.inspection.capture.precision import dtype_of, widened
 from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.errors import NothingCapturedError, UnreadableError
 from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.probing.probe import FAMILY, Probe, probes
 from dsf.inspection.rebuild import Limits, rebuild
-from dsf.inspection.recorded_run import run, widened
+from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.support_table import not_read

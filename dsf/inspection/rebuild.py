@@ -16,9 +16,12 @@ from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
 from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.head_layout import as_tokens
+
+IN_DOUBLE = "its module in float64"
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,15 @@ class Limits:
     guarded: bool = False
     tolerance: float | None = None
 
-    def of(self, adapter: Adapter, dtype: torch.dtype) -> float:
-        """The limit for a layer whose output came in ``dtype``."""
+    def of(self, adapter: Adapter, dtype: torch.dtype, *, sharp: bool) -> float:
+        """The limit for a layer whose output came in ``dtype``.
+
+        Args:
+            sharp: whether it is compared with its module in float64.
+        """
         if self.tolerance is not None:
             return self.tolerance
-        return adapter.tolerance if self.guarded else TOLERANCE.get(dtype, 1e-5)
+        return adapter.tolerance if sharp else TOLERANCE.get(dtype, 1e-5)
 
 
 def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
@@ -62,19 +69,42 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
 
 
 def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
-    tolerance = limits.of(adapter, call.first_output.dtype)
-    for layer in captured_layers(call, adapter, family):
+    reference, compared_with, sharp = _reference(call, limits)
+    tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
+    layers = captured_layers(reference, adapter, family)
+    outputs = [layer.output for layer in captured_layers(call, adapter, family)]
+    for layer, output in zip(layers, outputs, strict=True):
         mixer = adapter.read(layer)
         system = mixer.system()
         rebuilt = adapter.finished(layer, mixer, respond(system, mixer.signal()))
-        error = relative_error(rebuilt, layer.output)
-        if not error <= tolerance:
-            raise ReconstructionError(_worded(layer, adapter, error, tolerance))
-        axes = getattr(mixer, "axes", adapter.axes)[: len(system.batch)]
-        shell = partial(whole_layer, layer, adapter, mixer, tolerance)
+        formula = relative_error(rebuilt, layer.output)
+        rounding = 0.0 if reference is call else relative_error(output, layer.output)
+        if not formula <= tolerance:
+            raise ReconstructionError(_worded(layer, adapter, formula, tolerance, compared_with))
         yield InspectedLayer(
-            layer.name, family, mixer, axes, error, tolerance, Fingerprint(mixer), shell
+            name=layer.name,
+            family=family,
+            mixer=mixer,
+            axes=getattr(mixer, "axes", adapter.axes)[: len(system.batch)],
+            error=max(formula, rounding),
+            tolerance=tolerance,
+            fingerprint=Fingerprint(mixer),
+            shell=partial(whole_layer, layer, adapter, mixer, tolerance),
+            formula=formula,
+            rounding=rounding,
+            compared_with=compared_with,
         )
+
+
+def _reference(call: Call, limits: Limits) -> tuple[Call, str, bool]:
+    """What a layer is compared with, in words, and whether that ran in float64."""
+    if limits.guarded:
+        return call, IN_DOUBLE, True
+    try:
+        return reference_call(call), IN_DOUBLE, True
+    except NoReferenceError as error:
+        dtype = str(call.first_output.dtype).removeprefix("torch.")
+        return call, f"what it put out in {dtype}: {error}", False
 
 
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:
@@ -141,7 +171,13 @@ def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*
     return difference / largest if largest > 0 else difference
 
 
-def _worded(layer: Captured, adapter: Adapter, error: float, tolerance: float) -> str:
+def _worded(
+    layer: Captured,
+    adapter: Adapter,
+    error: float,
+    tolerance: float,
+    compared_with: str = IN_DOUBLE,
+) -> str:
     who = f"{layer.name} ({described(layer.module)}, read as '{layer.family}')"
     if not layer.output.isfinite().all():
         return (
@@ -149,8 +185,9 @@ def _worded(layer: Captured, adapter: Adapter, error: float, tolerance: float) -
             "Look for an input that overflows the number type, or a query that sees no key."
         )
     return (
-        f"{who}: the rebuilt layer differs from what it put out by {error:.1e} relative, above the "
-        f"tolerance of {tolerance:.0e}. Its map would not be the layer's. Either the module was "
-        "altered, or this release computes it differently; try another release, or report it. "
+        f"{who}: the rebuilt layer differs by {error:.1e} relative from {compared_with}, above the "
+        f"tolerance of {tolerance:.0e}. Its map would not be the layer's: the module does not "
+        "compute what its family does, in this release or after a change to it. Inspect it with an "
+        "adapter of its own, or report it. "
         f"{adapter.advice.get(layer.family, '')}"
     ).rstrip()

@@ -3,7 +3,7 @@
 import inspect as signatures
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.capture.integrity import times_written
-from dsf.inspection.capture.module_stack import Surroundings
+from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.stages import Project
 
@@ -29,10 +29,28 @@ class Through(Enum):
 
 
 @dataclass(eq=False)
-class Call:
-    """One call of one module: bound arguments and output, as the model had them.
+class Invocation:
+    """One forward pass of one module, kept so that it can be repeated.
 
     Attributes:
+        module: the module that ran.
+        args, kwargs: what it was called with, copied.
+        calls: the token mixers that ran in it, first to last; the module itself, or attentions.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    calls: list["Call"] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one token mixer: bound arguments and output, as the model had them.
+
+    Attributes:
+        invocation: the forward pass in which it happened; None where that is not known.
+        implementation: under which name the model library calls its attention, where it does.
         place: a number that grows with every call of a run.
         through: how the call was seen.
         surroundings: what an attention's module does around it, where that was recognised.
@@ -45,6 +63,8 @@ class Call:
     place: int
     through: Through = Through.MODULE
     surroundings: Surroundings | None = None
+    invocation: Invocation | None = None
+    implementation: str = ""
 
     @property
     def first_output(self) -> Tensor:
@@ -79,7 +99,32 @@ def copied(value: Any) -> Any:
         return value._replace(data=copied(value.data))
     if type(value) in (tuple, list):
         return type(value)(copied(part) for part in value)
+    if type(value) is dict:
+        return {name: copied(part) for name, part in value.items()}
     return value
+
+
+def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
+    """The forward pass of ``module`` that is running now, with copies of what it was called with.
+
+    All mixers that run in one forward pass share one.
+    """
+    frame = where.frame_of(module)
+    if frame is None:
+        return None
+    if frame.invocation is None:
+        frame.invocation = Invocation(module, copied(frame.args), copied(frame.kwargs))
+    return frame.invocation
+
+
+def add_call(calls: list[Call], call: Call, where: ModuleStack) -> None:
+    """Append a mixer that ran inside of the module of ``call``, with the forward pass it ran in."""
+    call.invocation = invocation_of(where, call.module)
+    config = getattr(call.module, "config", None)
+    call.implementation = getattr(config, "_attn_implementation_internal", None) or ""
+    if call.invocation is not None:
+        call.invocation.calls.append(call)
+    calls.append(call)
 
 
 @contextmanager
@@ -91,9 +136,12 @@ def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[N
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
-            given = bound(module.forward, args, kwargs)
-            arguments = {key: copied(part) for key, part in given.items()}
-            calls.append(Call(name, module, arguments, copied(output), place=len(calls)))
+            invocation = Invocation(module, copied(args), copied(kwargs))
+            arguments = bound(module.forward, invocation.args, invocation.kwargs)
+            call = Call(name, module, arguments, copied(output), place=len(calls))
+            call.invocation = invocation
+            invocation.calls.append(call)
+            calls.append(call)
 
         return hook
 

@@ -5,7 +5,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 TOLERANCE = {
@@ -61,6 +62,19 @@ def in_double() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+def widened(value: Any) -> Any:
+    """Floating tensors in float64, wherever they sit in tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, PackedSequence):
+        return value._replace(data=widened(value.data))
+    if type(value) in (tuple, list):
+        return type(value)(widened(part) for part in value)
+    if isinstance(value, dict):
+        return {name: widened(part) for name, part in value.items()}
+    return value
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

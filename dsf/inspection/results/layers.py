@@ -1,5 +1,6 @@
 """What an inspection found: layers with their systems, and what it could not read."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,6 +44,9 @@ class InspectedLayer:
     tolerance: float
     fingerprint: Fingerprint | None = None
     shell: Callable[[], AffineLayer] | None = None
+    formula: float = math.nan
+    rounding: float = math.nan
+    compared_with: str = ""
 
     @property
     def system(self) -> Operator:
