@@ -54,6 +54,8 @@ class Adapter:
             captured call for each.
         join: a module that is called once for every token (an LSTM cell): all its calls, those
             that continue one another as one.
+        repeat: for such a module, its output where a copy of it in float64 goes through the joined
+            call again, given that copy and the call's arguments.
         rewrites_weights: whether the model writes into its weights when it runs, so that those of
             the run have to be kept.
         tolerance: the largest error of a healthy layer in guarded float64, relative.
@@ -71,6 +73,7 @@ class Adapter:
     axes: tuple[str, ...] = ("sample", "head")
     split: Callable[[Captured], Parts] = _whole
     join: Callable[[Sequence[Call]], Sequence[Call]] = _alone
+    repeat: Callable[[Any, Mapping[str, Any]], Any] | None = None
     rewrites_weights: bool = False
     tolerance: float = 1e-12
     advice: Mapping[str, str] = field(default_factory=dict)

@@ -20,6 +20,7 @@ def inspect(
     text: str | Sequence[str] | None = None,
     exact: bool = False,
     tolerance: float | None = None,
+    strict: bool = False,
     tokens: Sequence[Sequence[str]] | None = None,
     adapters: Sequence[Adapter] = (),
     probe: Mapping[str, Probe] | Sequence[str] = (),
@@ -33,7 +34,10 @@ def inspect(
         inputs, named: what the model is called with, such as ``input_ids=...``.
         text: instead of ``input_ids``, for a checkpoint that brings its tokenizer.
         exact: run a copy of the model in float64 throughout.
-        tolerance: the largest relative error of a layer; by default what its number type allows.
+        tolerance: the largest difference of a rebuilt layer from its module in float64, relative;
+            1e-12 by default.
+        strict: raise for the first layer that is not reproduced. By default it is listed under
+            ``unsupported`` with the reason, and the other layers are read.
         tokens: the text of every token, one sequence a sample.
         adapters: how to read modules of your own; they win over those that dsf brings.
         probe: paths of modules that no adapter knows, to be driven with unit values (see
@@ -43,7 +47,8 @@ def inspect(
         LoadError: if a checkpoint is refused.
         InspectionError: if the model cannot be run on these inputs.
         NonFiniteWeightsError: if a weight is NaN or infinite.
-        ReconstructionError: if a rebuilt layer does not reproduce its output.
+        ReconstructionError: if a rebuilt layer does not reproduce its module and ``strict`` is
+            set, or no layer is left.
         NothingCapturedError: if no layer could be read.
 
     >>> import dsf, torch
@@ -75,6 +80,7 @@ def inspect(
         named=named,
         exact=exact,
         tolerance=tolerance,
+        strict=strict,
         tokens=tokens,
         name=name,
         adapters=adapters,
@@ -126,6 +132,7 @@ def probe(
         named=named,
         exact=exact,
         tolerance=tolerance,
+        strict=True,
         probe={"": Probe(value=value, response=response)},
     )
     return examine(module, question)[0]

@@ -1,12 +1,22 @@
 """What can go wrong with an inspection, each with a name of its own."""
 
+import math
+
 
 class InspectionError(ValueError):
     """A model could not be read."""
 
 
 class ReconstructionError(InspectionError):
-    """A rebuilt layer does not reproduce what the layer put out."""
+    """A rebuilt layer does not reproduce the layer.
+
+    Attributes:
+        formula: the relative difference; NaN where nothing could be compared.
+    """
+
+    def __init__(self, message: str, formula: float = math.nan):
+        super().__init__(message)
+        self.formula = formula
 
 
 class UnreadableError(InspectionError):

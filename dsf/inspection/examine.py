@@ -14,7 +14,7 @@ from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of, widened
 from dsf.inspection.capture.screening import check_runnable
-from dsf.inspection.errors import NothingCapturedError, UnreadableError
+from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.probing.probe import FAMILY, Probe, probes
 from dsf.inspection.rebuild import Limits, rebuild
@@ -42,6 +42,7 @@ class Question:
             allows.
         tokens: the text of every token, one sequence a sample.
         name: what to call the model; its class by default.
+        strict: whether a layer that is not reproduced ends the inspection; otherwise it is listed.
         adapters: further adapters, which win over all others.
         probe: modules that are driven with unit values instead.
     """
@@ -52,6 +53,7 @@ class Question:
     tolerance: float | None = None
     tokens: Sequence[Sequence[str]] | None = None
     name: str | None = None
+    strict: bool = False
     adapters: Sequence[Adapter] = ()
     probe: Mapping[str, Probe] | Sequence[str] = ()
 
@@ -77,9 +79,11 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         watched = {path: model.get_submodule(path) for path in known}
         calls = run(model, watched, inputs, named)
         seen = {call.name for call in calls}
-        layers, refused = _rebuilt(calls, known, limits)
+        layers, refused = _rebuilt(calls, known, limits, strict=question.strict)
     missed = (*refused, *not_read(model, seen, set(known)))
     title = question.name or type(model).__name__
+    if not layers and any(part.formula is not None for part in refused):
+        raise ReconstructionError("; ".join(part.reason for part in refused))
     if not layers:
         raise NothingCapturedError(_nothing(title, missed))
     tokens = question.tokens
@@ -99,6 +103,7 @@ def examine_part(
     named: dict[str, Any],
     *,
     tolerance: float | None = None,
+    strict: bool = False,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
 
@@ -116,7 +121,8 @@ def examine_part(
         watched = {at: model.get_submodule(at) for at in known}
         calls = run(model, watched, inputs, named, part=part)
         seen = {call.name for call in calls}
-        layers, refused = _rebuilt(calls, known, Limits(guarded=False, tolerance=tolerance))
+        limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=tolerance)
+        layers, refused = _rebuilt(calls, known, limits, strict=strict)
     missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
     return layers, (*refused, *missed)
 
@@ -139,7 +145,7 @@ def _with_probes(
 
 
 def _rebuilt(
-    calls: list[Call], known: Known, limits: Limits
+    calls: list[Call], known: Known, limits: Limits, *, strict: bool
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     layers: list[InspectedLayer] = []
     refused: list[Unsupported] = []
@@ -148,6 +154,11 @@ def _rebuilt(
             layers += rebuild(call, adapter, family, limits)
         except UnreadableError as error:
             refused.append(Unsupported(call.name, described(call.module), str(error).rstrip(".")))
+        except ReconstructionError as error:
+            if strict:
+                raise
+            kind, reason = described(call.module), str(error).rstrip(".")
+            refused.append(Unsupported(call.name, kind, reason, error.formula))
     return tuple(layers), tuple(refused)
 
 

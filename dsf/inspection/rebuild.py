@@ -69,7 +69,7 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
 
 
 def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
-    reference, compared_with, sharp = _reference(call, limits)
+    reference, compared_with, sharp = _reference(call, adapter, limits)
     tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
     layers = captured_layers(reference, adapter, family)
     outputs = [layer.output for layer in captured_layers(call, adapter, family)]
@@ -80,7 +80,9 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         formula = relative_error(rebuilt, layer.output)
         rounding = 0.0 if reference is call else relative_error(output, layer.output)
         if not formula <= tolerance:
-            raise ReconstructionError(_worded(layer, adapter, formula, tolerance, compared_with))
+            raise ReconstructionError(
+                _worded(layer, adapter, formula, tolerance, compared_with), formula
+            )
         yield InspectedLayer(
             name=layer.name,
             family=family,
@@ -96,12 +98,12 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         )
 
 
-def _reference(call: Call, limits: Limits) -> tuple[Call, str, bool]:
+def _reference(call: Call, adapter: Adapter, limits: Limits) -> tuple[Call, str, bool]:
     """What a layer is compared with, in words, and whether that ran in float64."""
     if limits.guarded:
         return call, IN_DOUBLE, True
     try:
-        return reference_call(call), IN_DOUBLE, True
+        return reference_call(call, adapter), IN_DOUBLE, True
     except NoReferenceError as error:
         dtype = str(call.first_output.dtype).removeprefix("torch.")
         return call, f"what it put out in {dtype}: {error}", False
@@ -130,7 +132,7 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
     """
     whole, error = whole_and_error(layer, adapter, mixer)
     if not error <= tolerance:
-        raise ReconstructionError(_worded(layer, adapter, error, tolerance))
+        raise ReconstructionError(_worded(layer, adapter, error, tolerance), error)
     return whole
 
 

@@ -6,10 +6,12 @@ not with what the number type of the run left of it.
 """
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Invocation, Through, in_float64
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_double, widened
@@ -23,12 +25,14 @@ class NoReferenceError(InspectionError):
     """A module cannot be run alone in float64 as it ran in its model."""
 
 
-def reference_call(call: Call) -> Call:
+def reference_call(call: Call, adapter: Adapter) -> Call:
     """``call`` as it is where its module runs in float64.
 
     Raises:
         NoReferenceError: if the module does not run alone in float64, or does something else then.
     """
+    if adapter.repeat is not None:
+        return _repeated(call, adapter.repeat)
     if call.invocation is None:
         raise NoReferenceError("what its module was called with is not known")
     if call.through is Through.MODULE:
@@ -45,6 +49,13 @@ def double_copy(module: nn.Module) -> nn.Module:
         is_weight = isinstance(part, nn.Parameter)
         known[id(part)] = nn.Parameter(wide, requires_grad=False) if is_weight else wide
     return copy.deepcopy(module, known)
+
+
+def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Call:
+    arguments = {name: in_float64(value) for name, value in call.arguments.items()}
+    with in_double():
+        output = repeat(double_copy(call.module), arguments)
+    return _changed(call, arguments, output, call.surroundings)
 
 
 def _of_module(call: Call, invocation: Invocation) -> Call:

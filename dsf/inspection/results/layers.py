@@ -131,11 +131,17 @@ class InspectedLayer:
 
 @dataclass(frozen=True)
 class Unsupported:
-    """A token mixer that was seen but not read, and why."""
+    """A token mixer that was seen but not read, and why.
+
+    Attributes:
+        formula: for a layer that was rebuilt and did not come out right, by how much, relative;
+            NaN where nothing could be compared, None where no rebuilding was tried.
+    """
 
     name: str
     kind: str
     reason: str
+    formula: float | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
