@@ -6,7 +6,10 @@ The public names, listed by hand and found on first use, so that ``import dsf`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from dsf.distribution import VERSION
+
+__version__ = VERSION
+
 
 _HOME = {
     "System": "dsf.system",

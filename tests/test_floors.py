@@ -17,7 +17,7 @@ PACKAGE = ROOT / "dsf"
 
 # Lowest first. Rooms on one landing do not see each other.
 LANDINGS: tuple[tuple[str, ...], ...] = (
-    ("shapes", "kernels", "saving", "threads"),
+    ("shapes", "kernels", "saving", "threads", "distribution"),
     ("transition",),
     ("coefficient",),
     ("system", "solve"),

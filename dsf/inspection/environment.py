@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import nn
 
+from dsf.distribution import VERSION
 from dsf.inspection.adapter import class_path
 from dsf.inspection.precision import dtype_of
 
@@ -13,7 +14,7 @@ from dsf.inspection.precision import dtype_of
 def environment(model: nn.Module) -> dict[str, str]:
     """The facts that another machine needs to repeat the run of ``model``."""
     facts = {
-        "dsf": release("dsf"),
+        "dsf": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": release("transformers"),
