@@ -52,6 +52,7 @@ def main() -> None:
     make_environment(venv)
     forget_half_installed(venv)
     renew_pip(venv)
+    forget_former_name(venv)
     install(venv, extra)
     look_around(venv)
     stamp.write_text(wanted)
@@ -144,6 +145,16 @@ def renew_pip(venv: Path) -> None:
     question = f"import pip, sys; sys.exit({version} < {OLDEST_PIP})"
     if call(python_in(venv), "-c", question, quiet=True) != 0:
         pip_install(venv, "--upgrade", "pip")
+
+
+def forget_former_name(venv: Path) -> None:
+    """Uninstall what is called ``dsf``: this package before it was renamed, or a stranger's.
+
+    Before the installation, since they would share the command or the files of the package.
+    """
+    if call(python_in(venv), "-m", "pip", "show", "dsf", quiet=True) == 0:
+        say("uninstalling the distribution dsf, whose name is not that of this package")
+        call(python_in(venv), "-m", "pip", "uninstall", "--yes", "dsf", quiet=True)
 
 
 def install(venv: Path, extra: list[str]) -> None:

@@ -31,6 +31,7 @@ def steps(monkeypatch, venv):
         "make_environment",
         "forget_half_installed",
         "renew_pip",
+        "forget_former_name",
         "install",
         "look_around",
     ):
@@ -43,14 +44,14 @@ def test_a_finished_set_up_is_not_repeated(steps):
     set_up.main()
     assert steps[-2:] == ["install", "look_around"]
     set_up.main()
-    assert len(steps) == 5
+    assert len(steps) == 6
 
 
 def test_other_requirements_are_another_set_up(steps, monkeypatch):
     set_up.main()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--with", "transformers==5.8.0"])
     set_up.main()
-    assert len(steps) == 10
+    assert len(steps) == 12
 
 
 def test_another_group_is_another_set_up_and_reaches_pip(steps, monkeypatch):

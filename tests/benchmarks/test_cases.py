@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 
 from benchmarks import evaluation, fixed, lens, limits, maps, models, page, peers, tallies, wide
 from benchmarks.record import ERROR, shortfalls
