@@ -95,14 +95,14 @@ written by `make bench`; nothing in it is typed by hand. The benchmarks run in o
 thread and time the methods in turns. Times are medians of processor seconds; what takes more than a
 second is timed once.
 
-- *Ratio* is the time of a method divided by the time of dsf, so it is above one where dsf is faster.
-  For *limit* it is the share of the machine's limit that dsf reaches, for exponentials, products or
-  memory, measured in the same run.
+- *Ratio* is the time of a method divided by the time of dsf, so it is above one where dsf is
+  faster. For *limit* it is the share of the machine's limit that dsf reaches, for exponentials,
+  products or memory, measured in the same run.
 - *Error* is relative to double precision, or to the pass that skips nothing.
 
 Seconds differ from machine to machine, so compare ratios. `make bench BENCH=--gate` fails if the
-ratios of a case fall, in the median, more than a quarter below those on this page. [](accuracy.md) has
-the errors in single precision for decays that are slow, very fast, or zero.
+ratios of a case fall, in the median, more than a quarter below those on this page. [](accuracy.md)
+has the errors in single precision for decays that are slow, very fast, or zero.
 
 ![Time of other methods divided by the time of dsf](images/ratios.png)
 

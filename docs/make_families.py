@@ -24,24 +24,25 @@ from tests.inspection.families.tiny_models import (
 
 PAGE = Path(__file__).resolve().with_name("families.md")
 TOKENS, FEW = 21, 9
-HEAD = """# Families
+HEAD = """# Model families
 
 This page lists the recurrent, linear and short-convolution [families](glossary.md#family) of
-transformers {release}. Each is rebuilt from a small model whose parameters are drawn so that its layers
-mix, on two samples of {tokens} tokens. The page is written by `python -m docs.make_families`; nothing in
-it is typed by hand. Softmax attention is read through the library's own interface in every family
-that uses it. `dsf support MODEL` says what is read of one particular model.
+transformers {release}. Each is rebuilt from a small model whose parameters are drawn so that its
+layers mix, on two samples of {tokens} tokens. Softmax attention is read through the library's own
+interface in every family that uses it. `dsf support MODEL` says what is read of one particular
+model. The page is written by `python -m docs.make_families`; nothing in it is typed by hand.
 
-Special cases, each covered by a test: diffllama calls its attention twice per layer, once for each half
-of the values; the map of its output head h is that of head h minus λ times that of head h + H / 2,
-before its norm. zaya mixes values with those of the token before: the map is that of the softmax
-alone, and there is no map of the whole layer. fnet transforms its tokens without any values;
-`dsf.probe` reads it.
+Special cases, each covered by a test: diffllama calls its attention twice per layer, once for each
+half of the values; the map of its output head h, before its norm, is that of head h minus λ times
+that of head h + H / 2. zaya mixes values with those of the token before: the map is that of the
+softmax alone, and there is no map of the whole layer. fnet transforms its tokens without any
+values; `dsf.probe` reads it.
 
 The columns are errors and shares:
 
-- *float32* and *float64*: the largest difference between the rebuilt and the captured output of a layer,
-  over the largest captured number, in the worst layer of the family, its softmax layers included;
+- *float32* and *float64*: the largest difference between the rebuilt and the captured output of a
+  layer, over the largest captured number, in the worst layer of the family, its softmax layers
+  included;
 - *padded*: the worse of left and right padding, in float64;
 - *whole*: the layer from its input to its output, [remainder](glossary.md#remainder) included;
 - *probed*: the difference between the map and the one that a [probe](glossary.md#probe) gives, over

@@ -27,8 +27,8 @@ TEXT = (
 )
 HEAD = """# What is proved of trained models
 
-This table lists every property of every layer of some trained models, decided on one input and checked
-by the independent checker (see [](certificates.md)). The columns of
+This table lists every property of every layer of some trained models, decided on one input and
+checked by the independent checker (see [](certificates.md)). The columns of
 [verdicts](glossary.md#verdict) count heads, or whole layers where every channel is a system of its
 own. The page is written by `python -m tests.pretrained.verdicts`; nothing in it is typed by hand.
 
