@@ -132,10 +132,11 @@ def _letters(mixer: Mixer) -> Iterator[str]:
 def _facts(mixer: Mixer) -> str:
     """The sentences that the four letters leave open."""
     system, signal = mixer.system(), mixer.signal()
-    batch = " × ".join(map(str, system.batch))
+    count = " × ".join(map(str, system.batch))
+    systems = f"{count} systems" if count else "one system"
     told = [
-        f"The instance has {f'{batch} systems' if batch else 'one system'} (one for each sample, head "
-        f"or channel); columns of the signal for each: {signal.shape[-1]}."
+        f"The instance has {systems} (one for each sample, head or channel); columns of the signal "
+        f"for each: {signal.shape[-1]}."
     ]
     if system.reads_before_update:
         told.append("The state is read before it is updated.")
