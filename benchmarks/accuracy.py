@@ -112,17 +112,19 @@ TEXT = """---
 orphan: true
 ---
 
-# Accuracy
+# Accuracy in single precision
 
-Relative errors in single precision against a loop in double precision over the same numbers. Slow
-decays are exp(-0.000001) on average, violent ones exp(-50) at one token in twenty, exact zeros
-forget everything at one in a hundred; where nothing changes with time, one mode in four is so. Of
-maps the last {rows} rows are compared, of row blocks what all of them make of the signal. Written
-by `python -m benchmarks.accuracy`.
+This page lists errors of every evaluator in single precision, relative to a loop in double
+precision over the same numbers. In the column *decays*, *slow* decays are exp(-0.000001) on
+average, *violent* ones are exp(-50) at one token in twenty, and *exact zeros* erase the state at
+one token in a hundred. In the time-invariant structure (*complex, unchanging*) one mode in four has
+such a decay instead. Of maps the last {rows} rows are compared; row blocks are multiplied with the
+signal, and all of the response is compared. The page is written by `python -m benchmarks.accuracy`.
 
-All are within {limit:.0e}. Decays that are sampled (selective) are sampled in double precision
-wherever many of them are multiplied, and states that only decay are handed from window to window in
-double precision: rounded, a decay close to one would lose 3e-8 at every token that is remembered.
+All errors are within {limit:.0e}. Two things are done in double precision for this: decays that are
+computed from a step size (selective) wherever many of them are multiplied, and the state of
+diagonal systems between windows. In single precision a decay close to one would lose 3e-8 at every
+token.
 
 {table}
 """

@@ -45,65 +45,70 @@ GROUPS = (
         ("Time-invariant,", "Impulse response,"),
         "Time-invariant",
         "S4D with 256 channels of 32 complex modes: the response, and the impulse response alone. "
-        "Convolutions with a kernel that is given do not have to make it.",
+        "Convolutions with a given kernel do not have to compute the kernel.",
     ),
     Group(
         ("Wide scan,",),
-        "Scan of states that do not meet",
-        "24,576 states, each with a decay of its own at every token. *dsf* writes into memory that "
-        "is used again, the others hand out fresh memory. The limit is reading two numbers and "
-        "writing one.",
+        "Scan of uncoupled states",
+        "Diagonal transitions of 24,576 states, each with its own decay at every token. *dsf* "
+        "writes into memory that is reused, the other methods allocate fresh memory. The limit is "
+        "the time to read two numbers and write one.",
     ),
     Group(
         ("S6 map",),
         "Maps of Mamba",
-        "Channels x tokens; the map of every channel as a matrix, into memory that is used again "
-        "unless it says fresh. By blocks: rows one after the other, where the whole map would not "
-        "fit.",
+        "Sizes are channels x tokens. The map of every channel is computed as a matrix, in memory "
+        "that is reused unless the line says fresh. *By blocks of rows*: one block after the "
+        "other, where the whole map would not fit.",
     ),
-    Group(("SSD map",), "Maps of Mamba-2", "Heads x tokens, 128 states."),
+    Group(("SSD map",), "Maps of Mamba-2", "Sizes are heads x tokens, with 128 states."),
     Group(
         ("statistics",),
-        "Statistics of maps",
-        "Negative share, entropy, mean distance, mass near the diagonal and gain of every row in "
-        "one pass, heads x tokens, without the map. At great lengths parts of the map that are "
-        "proved to matter less than 1e-6 are left out; at 16,384 tokens the ratio is to the pass "
-        "that leaves nothing out.",
+        "Row reductions of maps",
+        "Five statistics of every row (negative share, entropy, mean distance, mass near the "
+        "diagonal and gain) in one pass and without storing the map; sizes are heads x tokens. At "
+        "great lengths parts of the map that are proved to matter less than 1e-6 are skipped; at "
+        "16,384 tokens the ratio is to the pass that skips nothing.",
     ),
     Group(
         ("Inspection of",),
-        "Models as a whole",
+        "Inspection of whole models",
         "The models inside the package: *dsf* runs a model, rebuilds every layer in double "
-        "precision and compares it with what the layer put out. The other lines are the plain run "
-        "of the model library, and what all maps, or all measures, take on top.",
+        "precision and compares it with the layer's own output. The other lines are the plain run "
+        "of the model library, and the additional time for all maps, or for all measures.",
         alike=False,
     ),
     Group(
         ("Maps of",),
         "TransformerLens",
-        "The same models in an environment with TransformerLens: *dsf* inspects, checks and makes "
-        "all maps, TransformerLens runs with its cache and makes them. Its error is its largest "
-        "difference from ours below the diagonal; its maps of the gated delta rule are a heuristic "
-        "by its own account.",
+        "The same models in an environment with TransformerLens: *dsf* inspects the model, checks "
+        "every layer and computes all maps; TransformerLens runs the model with its cache and "
+        "computes the maps. Its error is the largest difference from the maps of dsf below the "
+        "diagonal. Its maps of the gated delta rule are a heuristic by its own account.",
     ),
 )
 
 HEAD = """# Benchmarks
 
-Written by `make bench`; nothing here is typed by hand. One process, one thread, methods in turns,
-medians of processor seconds; what takes more than a second is timed once. *Ratio* is what a method
-takes over what dsf takes, above one where dsf is faster; for *limit* it is the share of the
-machine's limit that dsf reaches: exponentials, products or memory, measured in the same run.
-*Error* is against double precision, or against the exact pass. Seconds differ from machine to
-machine: compare ratios. `make bench BENCH=--gate` fails where those of a case fall, in the median,
-more than a quarter below this page. Errors in single precision where decays are hard:
-[accuracy](accuracy.md).
+This page compares the speed of dsf with other libraries and with the limits of the machine. It is
+written by `make bench`; nothing in it is typed by hand. The benchmarks run in one process with one
+thread and time the methods in turns. Times are medians of processor seconds; what takes more than a
+second is timed once.
 
-![What other methods take over what dsf takes](images/ratios.png)
+- *Ratio* is the time of a method divided by the time of dsf, so it is above one where dsf is
+  faster. For *limit* it is the share of the machine's limit that dsf reaches, for exponentials,
+  products or memory, measured in the same run.
+- *Error* is relative to double precision, or to the pass that skips nothing.
+
+Seconds differ from machine to machine, so compare ratios. `make bench BENCH=--gate` fails if the
+ratios of a case fall, in the median, more than a quarter below those on this page. [](accuracy.md)
+has the errors in single precision for decays that are slow, very fast, or zero.
+
+![Time of other methods divided by the time of dsf](images/ratios.png)
 
 """
 TABLE = "| case | method | seconds | ratio | error | |\n|---|---|---|---|---|---|\n"
-GROWTH = """## Growth
+GROWTH = """## Growth with size
 
 Seconds of Mamba-2 as one size doubles, with the exponent between the two largest sizes.
 

@@ -8,7 +8,7 @@ sys.path.insert(0, str(ROOT))
 
 import dsf  # noqa: E402
 
-project = "dsf"
+project = "dsf-toolkit"
 author = copyright = "The dsf developers"
 version = release = dsf.__version__
 
@@ -28,7 +28,7 @@ nitpicky = True
 # Shapes and other libraries' types: these pages are built without a network, so they link nowhere.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!dsf\.).*"),
-    (r"py:.*", r"dsf\.(\w+\.)*[a-z_]+\.\w+"),  # where a type lives inside its room
+    (r"py:.*", r"dsf\.(\w+\.)*[a-z_]+\.\w+"),  # where a type lives inside its subpackage
 ]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

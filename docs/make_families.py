@@ -24,23 +24,32 @@ from tests.inspection.families.tiny_models import (
 
 PAGE = Path(__file__).resolve().with_name("families.md")
 TOKENS, FEW = 21, 9
-HEAD = """# Families
+HEAD = """# Model families
 
-The recurrent, linear and short-convolution families of transformers {release}, each rebuilt from a
-small model with lively parameters: two samples of {tokens} tokens. Written by
-`python -m docs.make_families`; nothing here is typed by hand. Softmax attention is read through the
-library's own interface in every family that uses it. `dsf support MODEL` tells of one model.
+This page lists the recurrent, linear and short-convolution [families](glossary.md#family) of
+transformers {release}. Each is rebuilt from a small model whose parameters are drawn so that its
+layers mix, on two samples of {tokens} tokens. Softmax attention is read through the library's own
+interface in every family that uses it. `dsf support MODEL` says what is read of one particular
+model. The page is written by `python -m docs.make_families`; nothing in it is typed by hand.
 
-Special cases, each under test: diffllama calls its attention twice a layer, once for each half of
-the values; the map of its output head is that of head h less λ times that of head h + H / 2, before
-its norm. zaya mixes values with those of the token before: the map is of what reaches the softmax,
-and no whole layer is claimed. fnet transforms its tokens without any values; `dsf.probe` reads it.
+Special cases, each covered by a test: diffllama calls its attention twice per layer, once for each
+half of the values; the map of its output head h, before its norm, is that of head h minus λ times
+that of head h + H / 2. zaya mixes values with those of the token before: the map is that of the
+softmax alone, and there is no map of the whole layer. fnet transforms its tokens without any
+values; `dsf.probe` reads it.
 
-*Error*: largest difference between the rebuilt and the captured output of a layer, over the largest
-captured number; the worst layer of the family, its softmax layers included. *Padded*: the worse of
-left and right padding, in float64. *Whole*: the layer from its input to its output, affine part
-included. *Probed*: the map against the one that unit values give, over {few} tokens. *Mixing*: the
-least share of a map's norm off its diagonal. The buffers of minimax are float32 in the library.
+The columns are errors and shares:
+
+- *float32* and *float64*: the largest difference between the rebuilt and the captured output of a
+  layer, over the largest captured number, in the worst layer of the family, its softmax layers
+  included;
+- *padded*: the worse of left and right padding, in float64;
+- *whole*: the layer from its input to its output, [remainder](glossary.md#remainder) included;
+- *probed*: the difference between the map and the one that a [probe](glossary.md#probe) gives, over
+  {few} tokens;
+- *mixing*: the smallest share of a map's norm that is off its diagonal.
+
+The buffers of minimax are float32 in the library.
 
 | family | class | mixer | float32 | float64 | padded | whole | probed | mixing |
 |---|---|---|---|---|---|---|---|---|
@@ -48,8 +57,9 @@ least share of a map's norm off its diagonal. The buffers of minimax are float32
 MISTAKES_HEAD = """
 ## Planted mistakes
 
-What the comparison says to an adapter in which one thing is wrong: the same models, padded on the
-left. Every one is refused: above 1e-5 in float32, and the last, which is below that, in float64.
+The comparison has to find mistakes in adapters. Each line is an adapter in which one thing was made
+wrong on purpose, and the error of the same models, padded on the left. Every one is refused: for an
+error above 1e-5 in float32 or, for the last, which is below that, in float64.
 
 | mistake | family | error |
 |---|---|---|

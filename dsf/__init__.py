@@ -6,9 +6,10 @@ The public names, listed by hand and found on first use, so that ``import dsf`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dsf.distribution import VERSION
 from dsf.moved import install
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOME = {
     "System": "dsf.system",

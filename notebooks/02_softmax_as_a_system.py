@@ -40,13 +40,13 @@ def softmax(tokens, width, scale=1.0, seed=0):
 # %% [markdown]
 # ## The cache is a state
 #
-# Give every token a place of its own in the state. Reading token $t$ fills place $t$, nothing is
-# ever forgotten, and the output matrix is row $t$ of the map:
+# Give every token a place of its own in the state. Token $t$ fills place $t$, nothing is ever
+# forgotten, and the output matrix is row $t$ of the map:
 #
 # $$A_t = I, \qquad B_t = e_t, \qquad C_t = (a_{t1}, \dots, a_{tt}, 0, \dots, 0), \qquad N = T .$$
 #
-# This is exact, and it is *linear in the values given queries and keys*. The library keeps neither
-# the $e_t$ nor the rows; they come from queries and keys when somebody asks.
+# This is exact, and it is *linear in the values given queries and keys*. The library stores
+# neither the $e_t$ nor the rows; both are computed from queries and keys when they are needed.
 
 # %%
 attention = softmax(tokens=24, width=3)
@@ -142,7 +142,7 @@ for order in (2, 3):
 # The series is good for all small scores. Given *one* map, the best system with $n$ states is found
 # from the singular values of the Hankel blocks: no system of $n$ states is nearer to a block, in
 # spectral norm, than its singular value $\sigma_{n+1}$ (Eckart-Young). `dsf.reduce` keeps the
-# leading directions at every token, and states an error bound *before* it looks at the error.
+# leading directions at every token, and its error bound is known *before* the error is measured.
 
 # %%
 states = [1, 2, 3, 4, 6, 8, 10]
@@ -166,9 +166,9 @@ plt.show()
 assert all(error <= bound for error, bound in zip(reduced, bounds, strict=True))
 
 # %% [markdown]
-# The power series pays for all queries that might come, the reduction for the ones that came. The
-# first can be computed while tokens arrive, the second only when the map is known: it is a
-# measuring rod, not an architecture. The bound can be certified, with exact arithmetic on the
+# The power series has to serve all queries that might occur, the reduction only the ones that did.
+# The first can be computed while tokens arrive, the second only when the whole map is known: it is a
+# reference to compare with, not an architecture. The bound can be certified, with exact arithmetic on the
 # stored numbers:
 
 # %% tags=["proved"]

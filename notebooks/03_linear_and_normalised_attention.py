@@ -2,14 +2,14 @@
 # # 3. Linear and normalised attention
 #
 # Replace $e^{q^\top k}$ by $\phi(q)^\top \phi(k)$ and the sum over the past can be kept in a state
-# of fixed size. What to divide by is then a choice, and it is worth a notebook of its own.
+# of fixed size. What to divide by is then a choice, and this notebook is about that choice.
 #
 # | layer | weight $a_{ij}$ | normaliser |
 # |---|---|---|
 # | linear attention | $\phi(q_i)^\top\phi(k_j)/\eta_i$ | $\eta_i = \sum_{s \le i} \phi(q_i)^\top \phi(k_s)$ |
 # | normalised attention | $q_i^\top k_j/\eta_i$ | $\eta_i = g(w^\top u_i)$, the current token only |
 #
-# **You will learn** where the normaliser sits in the system, why neither layer forgets, why the
+# **You will learn** where the normaliser is in the system, why neither layer forgets, why the
 # rank of a causal map is *not* its state, and what a decay would change.
 
 # %%
@@ -92,8 +92,8 @@ print(certificate)
 assert certificate.verdict is dsf.Verdict.PROVED
 
 # %% [markdown]
-# A review of the paper prints $\eta_{t-1}$ instead of $\eta_t$ in $B_t$. One index; the library
-# refutes it by building it.
+# A review of the paper prints $\eta_{t-1}$ instead of $\eta_t$ in $B_t$. It differs by one index;
+# the library builds that system and refutes the claim.
 
 # %% tags=["refuted"]
 certificate = decided("DSF-2")
@@ -122,8 +122,8 @@ plot.draw(measures.row_sums, sums, labels=["linear", "normalised"])
 plt.show()
 
 # %% [markdown]
-# Is $\eta$ a forget factor? It sits at the output: a gain for the token that reads, the same for
-# all tokens that are read. Nothing depends on the lag.
+# Is $\eta$ a forget factor? It acts at the output: it is a gain of the query, the same for all keys.
+# Nothing depends on the lag.
 
 # %% tags=["proved"]
 certificate = decided("DSF-18")
@@ -143,8 +143,8 @@ plot.per_token(
     rows / rows.amax(dim=-1, keepdim=True),
     label="weight / largest of the row",
     labels=["decay 0.8", "linear attention"],
-    x="token read",
-    title="how the last token reads 20 equal tokens",
+    x="key",
+    title="weights of the last query on 20 equal tokens",
 )
 plt.show()
 assert torch.allclose(rows[1], rows[1][0].expand(T))

@@ -13,7 +13,7 @@
 # w_i = \sigma^1 \tfrac{\delta_i}{t} + \sigma^h \varepsilon_i, \qquad \sum_i w_i = 0 .$$
 #
 # **You will learn** what signed weights can say, how the layer runs in linear time with a state of
-# $3 d_k$ entries, and which of the sentences written about it survive a check.
+# $3 d_k$ entries, and which of the claims made about it hold.
 
 # %%
 import matplotlib.pyplot as plt
@@ -311,9 +311,9 @@ print("exercise 3: right, the gap is", gap)
 # %% [markdown]
 # ## What to take along
 #
-# - A row that sums to zero compares; a row that sums to one averages. Signed maps need signed eyes:
+# - A row that sums to zero compares; a row that sums to one averages. Read signed maps with care:
 #   large weights of both signs can cancel.
-# - The radial weights sum to zero, the layer with the angle does not.
+# - The radial weights sum to zero; the weights of the full layer, with its cosine factor, do not.
 # - Linear time costs a state three times that of linear attention, and bounded logits are an
 #   assumption, not a detail.
 #

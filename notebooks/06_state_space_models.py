@@ -149,8 +149,8 @@ plt.show()
 #
 # In S6 the step follows the token, $\Delta_t = \mathrm{softplus}(w^\top x_t + b)$. Look at $h_t =
 # e^{\Delta_t a} h_{t-1} + \Delta_t b_t x_t$: with $\Delta_t \to 0$ the token is *skipped* ($A = I$,
-# nothing written), with $\Delta_t \to \infty$ the past is *reset*. Let us have tokens that matter
-# and noise, and a step that knows which is which.
+# nothing written), with $\Delta_t \to \infty$ the past is *reset*. In this example some
+# tokens matter and the others are noise, and the step tells them apart.
 
 # %%
 T = 32
@@ -200,7 +200,7 @@ print(certificate)
 assert certificate.verdict is dsf.Verdict.PROVED
 
 # %% [markdown]
-# S6's decay is a gate in disguise. With $\Delta = \mathrm{softplus}(z)$,
+# S6's decay is a forget gate in another form. With $\Delta = \mathrm{softplus}(z)$,
 #
 # $$e^{-a\,\mathrm{softplus}(z)} = (1 + e^z)^{-a} = \sigma(-z)^a ,$$
 #

@@ -2,12 +2,12 @@
 # # 8. Recurrent networks along a trajectory
 #
 # An LSTM is not linear: its gates and its activations depend on the state. Still, *along one run*
-# all of them are numbers. Hold them fixed and the network is a linear time-varying system that
-# gives back exactly the same outputs.
+# all of them are numbers. Freeze them at their values on this run, and the network is a linear
+# time-varying system with exactly the same outputs.
 #
-# "Hold fixed" can mean two things, and they answer different questions:
+# "Freeze" can mean two things, and they answer different questions:
 #
-# | | keeps fixed | the map says |
+# | | frozen | the map says |
 # |---|---|---|
 # | **quasi-linear** (secant) | the ratio $\phi(a_t)/a_t$ and the gates | how this output is *made of* the inputs |
 # | **tangent** (Jacobian) | the slope $\phi'(a_t)$, gates move too | how it would *change* with them |
@@ -59,7 +59,7 @@ print("difference to torch:", (ours - theirs).abs().max().item())
 torch.testing.assert_close(ours, theirs)
 
 # %% [markdown]
-# `dsf.inspect` does this for whole models, and compares every layer with what it put out:
+# `dsf.inspect` does this for whole models, and compares every rebuilt layer with its own output:
 
 # %%
 with torch.no_grad():
@@ -140,9 +140,9 @@ assert exponents[0] < exponents[1] < exponents[2]
 # %% [markdown]
 # ## The LSTM: an additive path
 #
-# $c_t = f_t \odot c_{t-1} + i_t \odot \tanh(a_t)$, $h_t = o_t \odot \tanh(c_t)$. With the gates of
-# the run held fixed each cell is a one-state system, driven by the candidates, and its map can be
-# read off:
+# $c_t = f_t \odot c_{t-1} + i_t \odot \tanh(a_t)$, $h_t = o_t \odot \tanh(c_t)$. With the gates
+# frozen at their values on this run, each cell is a one-state system, driven by the candidates, and
+# its map can be read off:
 #
 # $$\Phi_{ij} = o_i\, \frac{\tanh c_i}{c_i}\; f_i f_{i-1} \cdots f_{j+1}\; i_j .$$
 #

@@ -2,7 +2,7 @@
 # # 9. Gauge: what eigenvalues do and do not say
 #
 # Spectra of $A_t$ are often plotted to explain how a layer remembers: mass near one, long memory;
-# mass near zero, selection. But the state is an inner matter of the layer. Rename it,
+# mass near zero, selection. But the state is internal to the layer. Choose other coordinates for it,
 # $\tilde h_t = T_t h_t$ with any invertible matrices $T_t$, and
 #
 # $$\tilde A_t = T_t A_t T_{t-1}^{-1}, \qquad \tilde B_t = T_t B_t, \qquad \tilde C_t = C_t T_t^{-1},
@@ -88,7 +88,7 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 # ## Nor is $|A_t| < 1$ a criterion of stability
 #
 # Attention with a normaliser has $A_t = \eta_{t-1}/\eta_t$ in one gauge. Half of these ratios are
-# above one. Nothing explodes: $\eta_t$ only says how loud token $t$ reads.
+# above one. Nothing explodes: $\eta_t$ only scales the response at token $t$.
 
 # %% tags=["refuted"]
 certificate = decided("DSF-19")
@@ -109,7 +109,7 @@ assert certificate.verdict is dsf.Verdict.PROVED
 # Everything that can be computed from the map. Above all
 #
 # - the **Hankel singular values**, what passes from the past to the future at each token,
-# - the **mass by lag**, how forgetting looks from outside,
+# - the **mass by lag**, which shows how a layer forgets,
 # - row sums, gains, entropies, negative weights.
 
 # %%
@@ -136,7 +136,8 @@ for numbers in (hankel, mass):
 # **2. On average, under bounded gauges.** If all $T_t$ and $T_t^{-1}$ stay below one bound, the
 # mean growth of $A_t \cdots A_1$ cannot change: $\tilde A_t \cdots \tilde A_1 = T_t (A_t \cdots
 # A_1) T_0^{-1}$, and $\frac1t \log \lVert T_t \rVert \to 0$. These **Lyapunov exponents** are what
-# an eigenvalue wants to be. A gauge that undoes a decay grows exponentially: that is how it cheats.
+# one would like eigenvalues to be. A gauge that undoes a decay grows exponentially, so it is not
+# bounded.
 
 # %%
 long = 400
@@ -197,7 +198,7 @@ print("exercise 1: right")
 # %% [markdown]
 # **2.** Find a gauge (scalars $\theta_0, \dots, \theta_T$, $T_t = \theta_t I$) that turns Retention
 # with decay $\gamma$ into a system whose transitions are all $\rho I$, for any $\rho > 0$ you like.
-# Layers that "explode" on paper are one gauge away.
+# So a layer that "explodes" on paper may be the same as one that does not.
 
 
 # %% tags=["solution"]
@@ -246,7 +247,7 @@ print("exercise 3: right")
 #   can be had.
 # - Report the map, its Hankel singular values and its mass by lag first; Lyapunov exponents where a
 #   rate is wanted.
-# - A picture that a renaming of states can change needs the naming in its caption.
+# - If a picture depends on the choice of states, its caption has to name that choice.
 #
 # **Read on:** Rickenbach et al. 2025, *Task-level insights from eigenvalues* (arXiv:2510.09379),
 # with this notebook beside it; Sieber et al. 2024 (arXiv:2405.15731).

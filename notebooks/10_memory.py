@@ -80,8 +80,8 @@ torch.testing.assert_close(
 #
 # ## Taking states away
 #
-# `dsf.reduce` walks through the tokens once and keeps, after each, the directions that the future
-# sees most. What it drops at different tokens is orthogonal, so the squared errors add up exactly:
+# `dsf.reduce` goes through the tokens once and keeps, after each, the directions of the state that
+# contribute most to later responses. What it drops at different tokens is orthogonal, so the squared errors add up exactly:
 # the bound is known before the maps are compared, and it is met up to rounding.
 
 # %%

@@ -16,8 +16,8 @@
 # | C3 | with the fewest groups of parameters |
 #
 # The answer of the paper: queries and dynamic decay are enough, the key can be tied, $k_t = 1 -
-# \alpha_t$. **You will learn** the constructions behind C1 and C2, check them, and find the places
-# where the argument has holes: a proof in a paper is a claim like any other.
+# \alpha_t$. **You will learn** the constructions behind C1 and C2, check them, and find the gaps in
+# the argument: a proof in a paper is a claim like any other.
 
 # %%
 import matplotlib.pyplot as plt
@@ -44,7 +44,7 @@ def softmax_map(tokens):
 
 
 # %% [markdown]
-# ## C1: room for one more
+# ## C1: overwriting one value
 #
 # The memory is full: row $i$ of the state holds $v_i$. A new value has to go into row 1. What is
 # left of the old one? A fixed decay leaves $\alpha$ of it, no decay leaves all, a dynamic decay
@@ -86,7 +86,7 @@ plot.per_token(
     torch.stack([p, row, alpha]),
     label="number",
     labels=["wanted weight", "weight of the layer", "decay"],
-    x="token read",
+    x="key",
 )
 plt.show()
 torch.testing.assert_close(row, p)
@@ -96,7 +96,7 @@ certificate = decided("MLA-6")
 assert certificate.verdict is dsf.Verdict.PROVED
 
 # %% [markdown]
-# A whole map: give every row a channel of its own and let the query of token $t$ pick channel $t$.
+# A whole map takes a channel for every row: the query of token $t$ picks channel $t$.
 
 # %%
 target = softmax_map(16)
@@ -112,7 +112,7 @@ plot.heat_maps({"softmax map": target, "MetaLA with 16 channels": found})
 plt.show()
 
 # %% [markdown]
-# ## Three holes
+# ## Three gaps in the argument
 #
 # **Who knows the decay?** Channel $c$ uses row $c$ of the map for *all* tokens up to $c$: the decay
 # at token $j$ depends on queries that have not come yet. A layer computes $\alpha_j$ from $x_j$.
@@ -246,7 +246,7 @@ assert apart < 1e-12, f"your map is off by {apart:.2g}"
 print("exercise 2: right")
 
 # %% [markdown]
-# **3.** A *fixed* decay can also make any one row, by loud keys: $k_s = p_s\, \alpha^{-(t-s)}$. How
+# **3.** A *fixed* decay can also make any one row, by large keys: $k_s = p_s\, \alpha^{-(t-s)}$. How
 # large does the key of the first token get when it is to receive weight $p$ at token $t$? At which
 # length $t$ does that overflow float16 (largest number 65504) for $\alpha = 0.9$ and $p = 0.1$?
 

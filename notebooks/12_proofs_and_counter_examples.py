@@ -207,9 +207,9 @@ for outcome in dsf.claims.check_all(dsf.claims.chosen(ids=tuple(lessons))):
     assert outcome.certificate.witness
 
 # %% [markdown]
-# A refuted sentence is rarely the end of its paper. Most of these have a true neighbour: own index,
-# rows from $d + 1$ on, injective kernels, "among diagonal decays", another constant. A witness
-# shows the way to it.
+# A refuted sentence rarely refutes its paper. Most of these are close to a true one: with another
+# index, for rows from $d + 1$ on, for injective kernels, "among diagonal decays", with another
+# constant. A witness shows how to correct the claim.
 #
 # ### A measurement that misleads
 #
@@ -308,7 +308,7 @@ print("exercise 3: right; the library's tangent bound is tighter, and encloses i
 #
 # - Read the quantifier ("for which inputs?") and the level ("of which numbers?") before the verdict.
 # - Trust the checker, not the search. A certificate is data that others can check.
-# - `UNKNOWN` is an answer. A counter-example is a gift.
+# - `UNKNOWN` is an answer, and a counter-example shows how a claim has to be corrected.
 #
 # **Read on:** Jia & Rinard 2021, *Exploiting verified neural networks via floating point numerical
 # error*; Xu et al. 2020, *Automatic perturbation analysis* (arXiv:2002.12920).

@@ -34,10 +34,10 @@ print(" ".join(words[0]))
 # %% [markdown]
 # ## Read
 #
-# `dsf.inspect` runs the model once, catches every token mixer with its input and output, rebuilds
+# `dsf.inspect` runs the model once, captures the input and output of every token mixer, rebuilds
 # each one in float64 from its parameters, and **compares**. The error in the table is the
-# difference between the rebuilt layer and what the model put out. Above a tolerance it raises: a
-# map that does not reproduce its layer is never shown.
+# difference between the rebuilt layer and what the model put out. Above a tolerance it raises
+# an error: a map that does not reproduce its layer is never shown.
 
 # %%
 names = ("llama", "mamba2", "qwen3_next")
@@ -51,7 +51,7 @@ for inspection in read.values():
 # ## Look
 #
 # One head of the last layer of each. Softmax attention forms its map anyway; Mamba-2 and the gated
-# delta rule never do. Rows are tokens that are written, columns tokens that are read.
+# delta rule never do. Rows are queries (the tokens written to), columns are keys (the tokens read).
 
 # %%
 last = {name: inspection[-1].map()[0, 0] for name, inspection in read.items()}
@@ -86,17 +86,17 @@ print({label: round(share, 2) for label, share in zip(labels, best, strict=True)
 assert best[labels.index("llama 1")] > 0.9
 
 # %% [markdown]
-# In the llama the second layer reads the answer in one step. The recurrent layers spread the work:
-# a short convolution in front of them has already put a key beside its value, so the token to read
-# is another one, and the map of the *bare* mixer is only part of the layer. For such layers
-# `layer.mixer_map()` folds convolution, activation, gate and norm into one map per channel.
+# In the llama the second layer attends to the answer in one step. The recurrent layers divide the
+# work: a short convolution in front of them has already put a key beside its value, so the token to
+# attend to is another one, and the map of the mixer *alone* is only part of the layer. For such
+# layers `layer.mixer_map()` includes convolution, activation, gate and norm in one map per channel.
 
 # %%
 delta = read["qwen3_next"][-1]
 whole = delta.mixer_map()
-print("bare mixer:", tuple(delta.map().shape), " whole layer:", tuple(whole.shape))
+print("mixer alone:", tuple(delta.map().shape), " whole layer:", tuple(whole.shape))
 plot.heat_maps(
-    {"bare mixer, head 0": delta.map()[0, 0], "whole layer, channel 0": whole[0, 0]},
+    {"mixer alone, head 0": delta.map()[0, 0], "whole layer, channel 0": whole[0, 0]},
     tokens=words[0],
 )
 plt.show()
@@ -163,7 +163,8 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 #
 # ## Report
 #
-# One HTML file with all maps, errors and measures; it works offline and runs no foreign code.
+# The report is one HTML file with all maps, errors and measures. It works offline and loads no code
+# from elsewhere.
 
 # %%
 page = Path(tempfile.mkdtemp()) / "report.html"
@@ -256,8 +257,8 @@ print(f"exercise 1: right, layer {number}, head {head}: {top:.0%} on four tokens
 
 # %% [markdown]
 # **2.** Knock out a token. Given a map and the values of a head, what is the response of the head
-# if token `j` had written nothing? (A question about the system with its coefficients held fixed;
-# the model itself might react otherwise.)
+# if token `j` had written nothing? (A question about the system with its coefficients frozen; the
+# model itself might react otherwise.)
 
 
 # %% tags=["solution"]

@@ -10,31 +10,36 @@ Report = dict[str, Any]
 
 HEAD = """# Families and releases of transformers
 
-Written by `make releases`, which makes an environment for every release and inspects the smallest
-model of every family in it; nothing here is typed by hand, and every single number is in
-`releases.json` beside this page.
+This page says which releases of transformers were tried with which families, and how exactly each
+was read. It is written by `make releases`, which makes an environment for every release and
+inspects the smallest model of every family in it. Nothing in it is typed by hand, and every single
+number is in `releases.json` beside this page.
 
-The two numbers of a cell are the largest difference between a rebuilt mixer and what the layer put
-out, over the largest number it put out: of a float32 model, then of one that is float64 throughout.
-Limits are 3e-6 and 1e-13; 1e-7 for minimax, which keeps its decays in float32. Parameters are drawn
-so that the layers mix: the *share* is the part of a map's Frobenius norm that is off its diagonal,
-in the layer that mixes least, and has to be above 0.1. A dash: the release has no such family.
+The two numbers of a cell are the largest difference between a rebuilt layer and the layer's own
+output, over the largest number of that output: first for a float32 model, then for one that is
+float64 throughout. The limits are 3e-6 and 1e-13; for minimax, which keeps its decays in float32,
+1e-7. Parameters are drawn so that the layers mix: the *share* is the part of a map's Frobenius norm
+that is off its diagonal, in the layer that mixes least, and has to be above 0.1. A dash means that
+the release does not have the family.
 
-These are models in memory; to read a folder of weights dsf asks for transformers 5.3 or later.
+These are models in memory; to read a folder of weights dsf needs transformers 5.3 or later.
 """
 DEFECTS = """## Where a release is at fault
 
-What is in bold above was refused with an error, or is coarser than the limit. Here is why, shown
-with the library alone (`benchmarks/releases/defects.py`).
+A cell in bold was refused with an error, or its error is above the limit. The cause is shown here
+with the library alone (`benchmarks/releases/defects.py`), by two computations that should give the
+same.
 
 - *raises*: the model itself does not run.
-- *chunks*: its output with chunks of 8 tokens against one chunk: the order of a sum, no more.
-- *padding*: the tokens of a sample behind padding against the same tokens without it.
-- *rounding*: the layer in float32 against the same layer in float64, on the same input.
+- *chunks*: the output computed in chunks of 8 tokens and in one chunk, which should differ only by
+  the order of a sum.
+- *padding*: the output at the tokens of a sample with padding and without it.
+- *rounding*: the layer in float32 and the same layer in float64, on the same input.
 
-Two answers to one question are apart by their largest difference over the largest output. The third
-column is how far the layer is from its equations. That those are right shows next door: the same
-families in one chunk, with padding in a batch of two, and on later releases are rebuilt.
+The last column is the largest difference between the two, over the largest output. The third column
+is how far the layer is from its equations. That the equations are right is shown by the other
+tables: the same families in one chunk, with padding in a batch of two, and on later releases are
+rebuilt.
 """
 
 
@@ -114,7 +119,7 @@ def _faults(reports: list[Report]) -> str:
             errors = [run["error"] for run in runs if run["error"] is not None]
             error = f"{max(errors):.2g}" if errors else "does not run"
             shown = max(run["shown"] for run in runs)
-            shown = shown if isinstance(shown, str) else f"answers {shown:.2g} apart"
+            shown = shown if isinstance(shown, str) else f"outputs differ by {shown:.2g}"
             lines.append(_row(name, report["transformers"], error, defect, shown))
     return "\n".join([*lines, ""])
 

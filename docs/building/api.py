@@ -1,4 +1,4 @@
-"""One page for every public room: its own sentence, a table of names, and every name."""
+"""One page for every public subpackage: its own sentence, a table of names, and every name."""
 
 import inspect
 from collections.abc import Iterator
@@ -8,45 +8,46 @@ from types import ModuleType
 
 import dsf
 
-FACE = """dsf
+PACKAGE = """dsf
 ===
 
 .. py:module:: dsf
 
-Names are found on first use, so that ``import dsf`` costs nothing.
+The public names of the package itself. They are imported on first use, so that ``import dsf`` is
+fast.
 
 """
 INDEX = """API
 ===
 
-Everything public, with links to its source. Architectures stand in :doc:`dsf.mixers <mixers>`,
-each with a picture in the :doc:`gallery <../gallery/index>`.
+Everything public, with links to its source. The architectures are in :doc:`dsf.mixers <mixers>`,
+and the :doc:`gallery <../gallery/index>` has a picture of each.
 
 .. toctree::
    :maxdepth: 1
 
-   {rooms}
+   {pages}
 """
 
 
 def pages() -> Iterator[tuple[str, str]]:
     """Paths and texts."""
-    rooms = {name: import_module(place) for name, place in dsf._ROOMS.items()}
-    rooms |= {"inspection": import_module("dsf.inspection")}
-    listed = "\n   ".join(("face", *rooms))
-    yield "api/index.rst", INDEX.format(rooms=listed)
-    face = {name: getattr(dsf, name) for name in dsf._HOME}
-    yield "api/face.rst", FACE + _entries("dsf", face)
-    for name, room in rooms.items():
-        yield f"api/{name}.rst", _room(name, room)
+    parts = {name: import_module(place) for name, place in dsf._ROOMS.items()}
+    parts |= {"inspection": import_module("dsf.inspection")}
+    listed = "\n   ".join(("package", *parts))
+    yield "api/index.rst", INDEX.format(pages=listed)
+    names = {name: getattr(dsf, name) for name in dsf._HOME}
+    yield "api/package.rst", PACKAGE + _entries("dsf", names)
+    for name, part in parts.items():
+        yield f"api/{name}.rst", _subpackage(name, part)
 
 
-def _room(name: str, room: ModuleType) -> str:
+def _subpackage(name: str, part: ModuleType) -> str:
     title = f"dsf.{name}"
-    sentence = (inspect.getdoc(room) or "").split("\n\n")[0]
-    module = room.__name__
+    sentence = (inspect.getdoc(part) or "").split("\n\n")[0]
+    module = part.__name__
     head = f"{title}\n{'=' * len(title)}\n\n.. py:module:: {module}\n\n{sentence}\n\n"
-    named = {each: getattr(room, each) for each in room.__all__ if each not in dsf._HOME}
+    named = {each: getattr(part, each) for each in part.__all__ if each not in dsf._HOME}
     # Tables such as ALL have pages of their own, which show them better than their text.
     public = {
         each: thing for each, thing in named.items() if isinstance(thing, type) or isroutine(thing)
@@ -70,7 +71,7 @@ def _entry(path: str, thing: object) -> str:
 
 
 def _anchors(path: str, thing: object) -> str:
-    """The other name of a thing, the public or the room's: pages of source link back to either."""
+    """The other name of a thing, public or of its subpackage: pages of source link to either."""
     name = path.rpartition(".")[2]
     other = dsf._HOME.get(name, "dsf")
     parts = [each for each in vars(thing) if each[0] != "_"] if isinstance(thing, type) else []

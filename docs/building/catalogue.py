@@ -11,10 +11,11 @@ from dsf.plot import QUANTITIES
 
 HEAD = """# Measures
 
-A measure is a function from a map or a system to numbers. Given a system it goes through the map a
-few rows at a time, so that the length may be one at which the whole map does not fit. Definitions,
-ranges, edge cases and sources stand in {py:mod}`dsf.measures`; `dsf.plot.draw(measure, numbers)`
-draws what any of them gives, with its unit.
+A measure is a function from a [map](../glossary.md#map) or a [system](../glossary.md#system) to
+numbers. Given a system it computes the map a few rows at a time, so that it also works at lengths
+at which the whole map does not fit into memory. {py:mod}`dsf.measures` has definitions, ranges,
+edge cases and sources; `dsf.plot.draw(measure, numbers)` plots the result of any measure, with its
+unit.
 
 """
 
@@ -30,7 +31,7 @@ def _groups() -> Iterator[str]:
     for module, group in groupby(functions, key=lambda each: each.__module__):
         question = (inspect.getdoc(import_module(module)) or "").split("\n\n")[0]
         yield f"## {linked(' '.join(question.split())).rstrip('.')}\n"
-        yield "| measure | is | unit | of |\n|---|---|---|---|"
+        yield "| measure | definition | unit | argument |\n|---|---|---|---|"
         yield from (_row(each) for each in group)
         yield ""
 

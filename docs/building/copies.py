@@ -50,17 +50,18 @@ def pages() -> Iterator[tuple[str, str | bytes]]:
 LISTS = {
     "notebooks": """# Notebooks
 
-A term's worth of sequence models. Every notebook runs in less than a minute and downloads
-nothing; three exercises in each tell you what is wrong with an answer. To work through them,
+A course about sequence models, for one term. Every notebook runs in less than a minute and
+downloads nothing. Each has three exercises, with cells that say what is wrong with an answer. To
+work through them:
 
     pip install ".[hf,proof,notebooks]"
     jupyter lab notebooks
 
-Here they are without results, as they are handed to students.
+On these pages the notebooks are shown without results, as students get them.
 """,
     "experiments": """# Experiments
 
-One folder for each question: configuration, seed, and the numbers that came out.
+Each experiment answers one question. Its folder has the configuration, the seeds and the results.
 """,
 }
 

@@ -21,15 +21,16 @@ FORMS = {
     transition.DiagonalPlusLowRank: "diagonal plus low rank",
     transition.SampledDiagonal: "diagonal, exp(step · pole)",
     transition.ScaledIdentity: "a number times the identity",
-    transition.Shift: "moves a register",
+    transition.Shift: "shift register",
 }
-INDEX = """# Gallery
+INDEX = """# Gallery of architectures
 
-Every architecture of `dsf.mixers.ALL`: its equation, its system, its attention map and what the map
-needs of a state. All pages and pictures are made by the library from one random instance, {steps}
-tokens long: they show what an architecture *can* do, not what training makes of it.
+Every architecture of `dsf.mixers.ALL`, with its equation, its system, its attention map, and how
+many states the map needs. All pages and pictures are made by the library from one random instance
+of {steps} tokens: they show what an architecture *can* do, not what training makes of it.
 
-In a map, row i is written and column j is read; blue subtracts, white is zero, orange adds.
+In a map, rows are [queries and columns are keys](../../glossary.md#query-and-key); blue weights are
+negative, white ones are zero, orange ones are positive.
 
 :::{{container}} tiles
 
@@ -50,9 +51,10 @@ PAGE = """# {name}
 
 ![Attention map of {name} and its Hankel singular values]({page}.png)
 
-*Left:* the map of one head or channel of a random instance. *Right:* singular values of the block
-through which the first half of the tokens acts on the second: as many as are not zero is how many
-states any system needs in between, whatever its coordinates.
+*Left:* the map of one head or channel of a random instance. *Right:* singular values of the [Hankel
+block](../../glossary.md#hankel-block) through which the first half of the tokens acts on the
+second. The number of those that are not zero is the number of states that any system needs in
+between, whatever its coordinates.
 
 ## As a system
 
@@ -64,7 +66,7 @@ states any system needs in between, whatever its coordinates.
 
 ## Coefficients
 
-{{py:class}}`dsf.mixers.{name}` takes
+{{py:class}}`dsf.mixers.{name}` has these fields:
 
 | field | axes | |
 |---|---|---|
@@ -130,9 +132,11 @@ def _letters(mixer: Mixer) -> Iterator[str]:
 def _facts(mixer: Mixer) -> str:
     """The sentences that the four letters leave open."""
     system, signal = mixer.system(), mixer.signal()
-    batch = " × ".join(map(str, system.batch)) or "one"
+    count = " × ".join(map(str, system.batch))
+    systems = f"{count} systems" if count else "one system"
     told = [
-        f"{batch} systems (samples, heads, channels); columns that share each: {signal.shape[-1]}."
+        f"The instance has {systems} (one for each sample, head or channel); columns of the signal "
+        f"for each: {signal.shape[-1]}."
     ]
     if system.reads_before_update:
         told.append("The state is read before it is updated.")

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Level, Verdict
+from dsf.distribution import VERSION
 from dsf.saving import replace_file
 
 TYPES = {
@@ -137,7 +137,7 @@ def _content(proposal: Proposal, file: str) -> dict[str, Any]:
         "limits": {name: _plain(value) for name, value in proposal.limits.items()},
         "provenance": {},
         "arithmetic": {},
-        "software": {"dsf": version("dsf"), "python": platform.python_version()},
+        "software": {"dsf": VERSION, "python": platform.python_version()},
     }
     return content | {"identity": checker.identity(content)}
 

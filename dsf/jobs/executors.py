@@ -84,6 +84,6 @@ def _needed(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"this executor needs {name}, which is not installed: pip install 'dsf[scale]', or use "
-            "in_process."
+            f"this executor needs {name}, which is not installed: "
+            'pip install "dsf-toolkit[scale]", or use in_process.'
         ) from error

@@ -31,12 +31,12 @@ def model_library() -> Any:
     except ImportError as error:
         raise LoadError(
             f"reading a model needs transformers, which cannot be imported ({reason(error)}): "
-            'pip install "dsf[hf]".'
+            'pip install "dsf-toolkit[hf]".'
         ) from None
     if _release(transformers.__version__) < _OLDEST_MODEL_LIBRARY:
         raise LoadError(
             f"reading a model needs transformers 5.3 or later, but {transformers.__version__} is "
-            'installed: pip install --upgrade "dsf[hf]".'
+            'installed: pip install --upgrade "dsf-toolkit[hf]".'
         )
     return transformers
 

@@ -1,7 +1,8 @@
 """Four tiny trained models that come with the package: a configuration and weights each.
 
 They solve the recall task of :mod:`dsf.models.recall`, so their maps show trained structure. The
-classes that run them are those of transformers, which ``pip install "dsf[hf]"`` brings along.
+classes that run them are those of transformers, which ``pip install "dsf-toolkit[hf]"`` brings
+along.
 """
 
 from importlib.resources import files

@@ -204,7 +204,7 @@ def test_old_libraries_are_refused(monkeypatch):
 
 def test_without_the_model_library(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(LoadError, match=r'pip install "dsf\[hf\]"'):
+    with pytest.raises(LoadError, match=r'pip install "dsf-toolkit\[hf\]"'):
         load_model(folder)
 
 

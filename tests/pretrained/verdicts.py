@@ -26,9 +26,10 @@ TEXT = (
 )
 HEAD = """# What is proved of trained models
 
-Every property of every layer, decided on one input and checked by the independent checker. A cell
-counts heads (or whole layers, where every channel is a system of its own). Written by
-`python -m tests.pretrained.verdicts`; nothing here is typed by hand.
+This table lists every property of every layer of some trained models, decided on one input and
+checked by the independent checker (see [](certificates.md)). The columns of
+[verdicts](glossary.md#verdict) count heads, or whole layers where every channel is a system of its
+own. The page is written by `python -m tests.pretrained.verdicts`; nothing in it is typed by hand.
 
 | model | layer | mixer | property | PROVED | REFUTED | UNKNOWN | observed |
 |---|---|---|---|---|---|---|---|

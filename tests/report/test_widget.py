@@ -11,7 +11,7 @@ from dsf.report.content import content
 from dsf.report.figure import static_picture
 from dsf.report.viewer import EXPLORER, file_of
 
-anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf[notebooks]"')
+anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')
 
 
 @pytest.fixture
@@ -65,5 +65,5 @@ def test_the_picture_shows_what_the_map_holds(of, softmax):
 def test_without_the_library_the_cure_is_named(shown, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "anywidget", None)
     widget._kind.cache_clear()
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "dsf\[notebooks\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "dsf-toolkit\[notebooks\]"'):
         dsf.view(shown)

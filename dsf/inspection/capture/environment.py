@@ -6,13 +6,14 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import nn
 
+from dsf.distribution import VERSION
 from dsf.inspection.capture.precision import dtype_of
 
 
 def environment(model: nn.Module) -> dict[str, str]:
     """The facts that another machine needs to repeat the run of ``model``."""
     facts = {
-        "dsf": release("dsf"),
+        "dsf": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": release("transformers"),

@@ -1,23 +1,23 @@
 # %% [markdown]
-# # 1. One layer, three faces
+# # 1. One layer, three forms
 #
-# A token mixer takes a signal $u_1, \dots, u_T$ (one vector for every token) and gives a response
+# A token mixer takes a signal $u_1, \dots, u_T$ (one vector for every token) and returns a response
 # $y_1, \dots, y_T$. Attention, state-space models, delta rules and recurrent networks look
 # different on paper. Once their coefficients are computed, each is the same object, a **linear
 # time-varying system**:
 #
 # $$h_t = A_t h_{t-1} + B_t u_t, \qquad y_t = C_t h_t + D_t u_t .$$
 #
-# This notebook looks at one such layer from three sides:
+# This notebook shows one such layer in three forms:
 #
-# | face | what it is | cost for $T$ tokens, $N$ states |
+# | form | what it is | cost for $T$ tokens, $N$ states |
 # |---|---|---|
 # | recurrence | a state that is carried along | $T N$ (diagonal $A$) |
 # | matrix | the **attention map** $\Phi$, $y = \Phi u$ | $T^2$ |
 # | kernel | a filter, $y = k * u$ | $T \log T$, time-invariant layers only |
 #
-# **You will learn** to pass from one face to the other by hand, to see when a face does not exist,
-# and to tell a proof about a map from a look at it.
+# **You will learn** to convert one form into another by hand, to see when a form does not exist, and
+# to tell a proof about a map from a look at its picture.
 
 # %%
 import matplotlib.pyplot as plt
@@ -30,15 +30,16 @@ torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# ## A layer with coefficients of its own
+# ## An example: retention
 #
-# *Retention* (Sun et al. 2023) is linear attention whose past fades at a fixed pace $\gamma$:
+# *Retention* (Sun et al. 2023) is linear attention whose past decays by a fixed factor $\gamma$ per
+# token:
 #
 # $$S_t = \gamma\, S_{t-1} + k_t v_t^\top, \qquad o_t = S_t^\top q_t .$$
 #
 # Compare with the general equation: the state is $S$ (one column for every value channel),
 # $A_t = \gamma I$, $B_t = k_t$, $C_t = q_t^\top$, $D_t = 0$, and the signal is the value $v_t$. All
-# channels share the four coefficients, so nothing has to be stacked.
+# channels share the four coefficients, so one system is enough for all of them.
 
 # %%
 T, N, P = 24, 4, 3  # tokens, states, channels
@@ -49,7 +50,7 @@ system = retention.system()
 print(system)
 
 # %% [markdown]
-# ## Face one: the recurrence
+# ## First form: the recurrence
 #
 # The equation, token by token. The state is a summary of everything read so far; it never grows.
 
@@ -70,15 +71,16 @@ torch.testing.assert_close(by_hand, by_library)
 print("largest difference:", (by_hand - by_library).abs().max().item())
 
 # %% [markdown]
-# ## Face two: the matrix
+# ## Second form: the matrix
 #
-# Put the equation into itself until no state is left:
+# Substitute the equation into itself until no state is left:
 #
 # $$y_i = \sum_{j \le i} \underbrace{C_i A_i A_{i-1} \cdots A_{j+1} B_j}_{\Phi_{ij}} u_j, \qquad
 # \Phi_{ii} = C_i B_i + D_i, \qquad \Phi_{ij} = 0 \text{ for } j > i .$$
 #
-# $\Phi$ is the attention map of a layer that never computes one. Row $i$ says how token $i$ is made
-# from the tokens it has read. Here $\Phi_{ij} = \gamma^{i-j}\, q_i^\top k_j$.
+# $\Phi$ is the attention map of a layer that never computes one. As in attention, row $i$ belongs to
+# the **query**, the token that is written to, and column $j$ to the **key**, the token that is read.
+# Here $\Phi_{ij} = \gamma^{i-j}\, q_i^\top k_j$.
 
 # %%
 map = dsf.attention_map(system)
@@ -91,9 +93,9 @@ plot.heat_map(map, title="retention: map of 24 tokens")
 plt.show()
 
 # %% [markdown]
-# Blue entries are negative: token $i$ *subtracts* what token $j$ said. Softmax attention cannot do
-# that. It is tempting to stop at the picture; a picture is no proof. `dsf.certify` gives one of
-# three verdicts, and an independent checker has to accept the evidence before you see `PROVED` or
+# Blue entries are negative: token $i$ *subtracts* the value of token $j$. Softmax attention cannot do
+# that. It is tempting to stop at the picture, but a picture is no proof. `dsf.certify` returns one of
+# three verdicts, and an independent checker has to accept the evidence before it returns `PROVED` or
 # `REFUTED`.
 
 # %% tags=["proved"]
@@ -111,7 +113,8 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 # "Causal" is proved for these stored numbers, every entry above the diagonal being exactly zero.
 # "No negative weight" is refuted by a witness: a row that anybody can look up.
 #
-# A certificate is not a boolean. `if certificate:` raises, because `UNKNOWN` is neither yes nor no.
+# A certificate is not a boolean. `if certificate:` raises an error, because `UNKNOWN` is neither yes
+# nor no.
 
 # %%
 try:
@@ -120,7 +123,7 @@ except TypeError as error:
     print(error)
 
 # %% [markdown]
-# ## Face three: the kernel
+# ## Third form: the kernel
 #
 # If $A, B, C$ do not depend on $t$, then $\Phi_{ij} = C A^{i-j} B$ depends on the **lag** $i - j$
 # alone. The map is constant along its diagonals (a Toeplitz matrix), and the layer is a convolution
@@ -128,7 +131,8 @@ except TypeError as error:
 #
 # $$k_\tau = C A^{\tau} B \quad (+\, D \text{ at } \tau = 0) .$$
 #
-# S4 and its relatives are of this kind. Two states, one slow and one that turns:
+# S4 and its relatives are of this kind. Here is an example with two states, one that decays and one
+# that also oscillates:
 
 # %%
 pole = torch.tensor([-0.1 + 0.0j, -0.1 + 1.0j])
@@ -167,9 +171,9 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# What remains of a kernel for any map is the mean size of its weights at each lag. It does not
-# depend on how states are chosen, and it shows at one glance how a layer forgets: $\gamma = 0.9$
-# is a straight line on a logarithmic axis.
+# What exists for every map is the mean magnitude of its weights at each lag. It does not depend on
+# how states are chosen, and it shows at a glance how a layer forgets: $\gamma = 0.9$ is a straight
+# line on a logarithmic axis.
 
 # %%
 slow, fast = (
@@ -181,10 +185,10 @@ plot.by_lag(mass, labels=["decay 1", "decay 0.9", "decay 0.7"])
 plt.show()
 
 # %% [markdown]
-# ## Between the faces: chunks
+# ## Chunks: the matrix inside, the state between
 #
-# Real implementations use the matrix inside a chunk of tokens, where it is small and a graphics
-# card is quick, and the state between chunks. All evaluators of `dsf` give the same numbers:
+# Real implementations use the matrix inside a chunk of tokens, where it is small and fast on a GPU,
+# and the state between chunks. All evaluators of `dsf` give the same numbers:
 
 # %%
 answers = {
@@ -198,7 +202,7 @@ for name, answer in answers.items():
 # %% [markdown]
 # ## Exercises
 #
-# Each exercise is a function to write, followed by a cell that says what is wrong.
+# Each exercise is a function to write, followed by a cell that says what is wrong with an answer.
 #
 # **1.** Write the map from the coefficients, for any $A_t$ given as full matrices.
 
@@ -259,8 +263,8 @@ assert torch.allclose(shifted[1:], got[:-1]), "a later impulse gives the same re
 print("exercise 2: right")
 
 # %% [markdown]
-# **3.** Split a sequence in two. Respond to the second half from the state that the first half
-# left, with two products instead of a loop over its tokens:
+# **3.** Split a sequence in two. Compute the response to the second half from the state that the
+# first half left, with two products instead of a loop over its tokens:
 #
 # $$y_i = \gamma^{i} S^\top q_i + \sum_{j \le i} \gamma^{i-j} (q_i^\top k_j)\, v_j ,$$
 #
@@ -292,8 +296,9 @@ print("exercise 3: right")
 # ## What to take along
 #
 # - A mixer is a system; the system is linear *in its signal, given its coefficients*.
-# - Recurrence and map always exist, a kernel only without change in time.
-# - A verdict speaks about what it says it speaks about: these numbers, not every run of the layer.
+# - Recurrence and map always exist, a kernel only for time-invariant layers.
+# - A verdict holds for what its claim names, such as these stored numbers, and not for every run of
+#   the layer.
 #
 # **Read on:** Sieber et al. 2024, *Understanding the differences in foundation models: attention,
 # state space models, and recurrent neural networks* (arXiv:2405.15731). Next: softmax attention,
