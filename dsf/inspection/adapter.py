@@ -15,7 +15,8 @@ from dsf.mixers import Mixer
 Parts = Iterable[Captured]
 
 
-def _whole(layer: Captured) -> Parts:
+def one_layer(layer: Captured) -> Parts:
+    """A call that holds one layer."""
     return (layer,)
 
 
@@ -71,7 +72,7 @@ class Adapter:
     whole: Callable[[Any], AffineLayer] | None = None
     overlooked: Callable[[Captured], Tensor | None] = _none
     axes: tuple[str, ...] = ("sample", "head")
-    split: Callable[[Captured], Parts] = _whole
+    split: Callable[[Captured], Parts] = one_layer
     join: Callable[[Sequence[Call]], Sequence[Call]] = _alone
     repeat: Callable[[Any, Mapping[str, Any]], Any] | None = None
     rewrites_weights: bool = False

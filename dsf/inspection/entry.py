@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
 from dsf.inspection.probing.ports import Port
@@ -21,6 +22,8 @@ def inspect(
     exact: bool = False,
     tolerance: float | None = None,
     strict: bool = False,
+    layers: Chosen = None,
+    heads: Chosen = None,
     tokens: Sequence[Sequence[str]] | None = None,
     adapters: Sequence[Adapter] = (),
     probe: Mapping[str, Probe] | Sequence[str] = (),
@@ -38,6 +41,10 @@ def inspect(
             1e-12 by default.
         strict: raise for the first layer that is not reproduced. By default it is listed under
             ``unsupported`` with the reason, and the other layers are read.
+        layers: which layers to rebuild and keep: numbers in the order in which they run, slices,
+            names, paths of modules that hold them, patterns such as ``"*.3.*"``, or several of
+            these; all by default.
+        heads: which heads of each, or channels where a layer has those: numbers or slices.
         tokens: the text of every token, one sequence a sample.
         adapters: how to read modules of your own; they win over those that dsf brings.
         probe: paths of modules that no adapter knows, to be driven with unit values (see
@@ -81,6 +88,8 @@ def inspect(
         exact=exact,
         tolerance=tolerance,
         strict=strict,
+        layers=layers,
+        heads=heads,
         tokens=tokens,
         name=name,
         adapters=adapters,
@@ -96,6 +105,7 @@ def probe(
     response: str | Port | None = None,
     exact: bool = True,
     tolerance: float | None = None,
+    heads: Chosen = None,
     **named: Any,
 ) -> InspectedLayer:
     """The exact map of a mixer that no adapter knows, by driving its values with unit values.
@@ -112,6 +122,7 @@ def probe(
             ``dsf.inspection.Port``. Found by name and by trying where they are absent.
         exact: run a copy in float64 throughout.
         tolerance: the largest relative error of the module's output when it is rebuilt.
+        heads: which heads or channels to keep: numbers or slices; all by default.
 
     Raises:
         NothingCapturedError: if it is not linear in its values, with the superposition error.
@@ -133,6 +144,7 @@ def probe(
         exact=exact,
         tolerance=tolerance,
         strict=True,
+        heads=heads,
         probe={"": Probe(value=value, response=response)},
     )
     return examine(module, question)[0]

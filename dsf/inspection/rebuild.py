@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import respond
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.calls import Call, Captured, Weights, in_float64
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
@@ -107,6 +107,13 @@ def _reference(call: Call, adapter: Adapter, limits: Limits) -> tuple[Call, str,
     except NoReferenceError as error:
         dtype = str(call.first_output.dtype).removeprefix("torch.")
         return call, f"what it put out in {dtype}: {error}", False
+
+
+def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:
+    """What the layers of a call are called; most calls hold one."""
+    if adapter.split is one_layer:
+        return [call.name]
+    return [layer.name for layer in captured_layers(call, adapter, family)]
 
 
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:

@@ -48,7 +48,7 @@ def findings(layer: InspectedLayer, *, folder: Path | None = None) -> Iterator[F
     as a whole. Certificates are written to ``folder`` where one is given.
     """
     for index in _parts(layer):
-        part = dict(zip(layer.axes, index, strict=False))
+        part = dict(zip(layer.axes, layer.place(index), strict=False))
         for name, decide in PROPERTIES.items():
             certificate = decide(layer, index, folder)
             if certificate is not None:

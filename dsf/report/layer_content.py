@@ -1,6 +1,6 @@
 """One layer of the viewer's content: facts, maps and states, and what is known about each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +47,10 @@ class Drawn:
     def map(self) -> Shaped[Tensor, "*batch rows columns"]:
         """All of them written out."""
         return attention_map(self.system)
+
+    def place(self, index: Sequence[int]) -> tuple[int, ...]:
+        """The number of a drawn map."""
+        return tuple(index)
 
 
 def measures_of(drawn: Selection, *, finite: bool) -> list[list[tuple[str, float | None]]]:

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from dsf.algebra import select
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
@@ -30,10 +32,19 @@ class InspectedLayer:
         family: whose equations were read, such as ``mamba2``.
         mixer: the coefficients, in float64.
         axes: what the batch axes of the system count, such as ``("sample", "head")``.
-        error: largest difference between rebuilt and captured output over the largest captured.
-        tolerance: what ``error`` was held against; an inspection with a larger one raises.
+        error: the larger of ``formula`` and ``rounding``: how far the rebuilt layer may lie from
+            what the module put out in this run.
+        tolerance: what ``formula`` was held against.
         fingerprint: of the mixer as it was compared; without one nothing is checked later.
         shell: builds the whole layer around the mixer; None where it is not known as a whole.
+        formula: largest difference of the rebuilt layer from ``compared_with``, relative to the
+            largest number there. Within ``tolerance``.
+        rounding: how far what the module put out in this run lies from the module in float64,
+            relative: what the number type and the kernels of the run did to it.
+        compared_with: what ``formula`` was measured against: the module itself in float64, or why
+            that was not possible and what stood in for it.
+        heads: which heads, or channels, of the layer are looked at; None for all. ``system``,
+            ``signal`` and ``map`` are of these alone.
     """
 
     name: str
@@ -47,6 +58,7 @@ class InspectedLayer:
     formula: float = math.nan
     rounding: float = math.nan
     compared_with: str = ""
+    heads: tuple[int, ...] | None = None
 
     @property
     def system(self) -> Operator:
@@ -64,7 +76,8 @@ class InspectedLayer:
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
         """What drove the system in this run."""
         self._check_unaltered()
-        return self.mixer.signal()
+        signal = self.mixer.signal()
+        return signal if self.heads is None else signal[self._index]
 
     def map(self, rows: Selection | None = None) -> Shaped[Tensor, "*batch rows columns"]:
         """The attention map of the layer, or some of its rows.
@@ -108,7 +121,20 @@ class InspectedLayer:
 
     @cached_property
     def _system(self) -> Operator:
-        return self.mixer.system()
+        system = self.mixer.system()
+        return system if self.heads is None else select(system, self._index)
+
+    @property
+    def _index(self) -> tuple[slice | Tensor, ...]:
+        """The heads that are looked at, on the last batch axis."""
+        axes = len(self.axes)
+        return (slice(None),) * (axes - 1) + (torch.tensor(self.heads),)
+
+    def place(self, index: Sequence[int]) -> tuple[int, ...]:
+        """Where an entry of the batch axes sits in the whole layer: its sample, its head."""
+        if self.heads is None or len(index) < len(self.axes):
+            return tuple(index)
+        return (*index[:-1], self.heads[index[-1]])
 
     def _check_unaltered(self) -> None:
         if self.fingerprint is not None and not self.fingerprint.matches(self.mixer):
@@ -163,11 +189,27 @@ class Inspection(Sequence[InspectedLayer]):
     environment: dict[str, str] = field(default_factory=dict)
 
     @overload
-    def __getitem__(self, index: int) -> InspectedLayer: ...
+    def __getitem__(self, index: int | str) -> InspectedLayer: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[InspectedLayer, ...]: ...
-    def __getitem__(self, index: int | slice) -> InspectedLayer | tuple[InspectedLayer, ...]:
+    def __getitem__(self, index: slice) -> "Inspection": ...
+    def __getitem__(self, index: int | str | slice) -> "InspectedLayer | Inspection":
+        """A layer by its number or name; some of them, by a slice, as an inspection.
+
+        Raises:
+            IndexError, KeyError: if there is no such layer.
+        """
+        if isinstance(index, slice):
+            return replace(self, layers=self.layers[index])
+        if isinstance(index, str):
+            return self._by_name(index)
         return self.layers[index]
+
+    def _by_name(self, name: str) -> InspectedLayer:
+        found = next((layer for layer in self.layers if layer.name == name), None)
+        if found is None:
+            listed = ", ".join(layer.name for layer in self.layers)
+            raise KeyError(f"no layer is called '{name}'; there are {listed}")
+        return found
 
     def __len__(self) -> int:
         return len(self.layers)
