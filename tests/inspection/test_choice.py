@@ -48,11 +48,13 @@ def test_a_layer_that_is_not_there_is_an_error_that_lists_them(wanted):
 
 
 @pytest.mark.parametrize("wanted", [1.5, [], [None], True])
+@pytest.mark.usefixtures("our_own_errors")
 def test_what_is_no_choice_at_all_is_an_error(wanted):
     with pytest.raises(TypeError, match="layers: must be numbers, names or slices"):
         chosen_layers(NAMES, wanted)
 
 
+@pytest.mark.usefixtures("our_own_errors")
 def test_heads_by_number_and_slice():
     assert chosen_heads("it", 4, None) is None
     assert chosen_heads("it", 4, [-1, slice(0, 2)]) == (0, 1, 3)
