@@ -1,7 +1,7 @@
-"""Import paths that documentation once showed, and where they lead now.
+"""Old import paths of earlier releases, redirected to where the modules and names are now.
 
-A module that moved is found under its old name too, as the same object; so is a name that a package
-once exported. Nothing in here is needed by this package itself.
+A module that moved can still be imported under its old name and is the same object; so can a name
+that a package used to export. The package itself imports nothing by these old paths.
 """
 
 import sys
@@ -30,7 +30,7 @@ NAMES = {
 
 
 class _Redirect(MetaPathFinder, Loader):
-    """Finds a module under a name it bore before. Asked last, so it costs other imports nothing."""
+    """Import hook for old module names. It is the last finder, so other imports do not reach it."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -44,7 +44,7 @@ class _Redirect(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """It ran under its own name; the import system only has to leave it as it was."""
+        """The module has already run under its new name; only restore its import specification."""
         spec = module.__spec__
         if spec is not None and spec.loader is self:
             module.__spec__ = spec.loader_state
@@ -57,7 +57,7 @@ def install() -> None:
 
 
 def forwarding(package: str) -> Callable[[str], Any]:
-    """A ``__getattr__`` that finds the names which ``package`` once exported."""
+    """A module-level ``__getattr__`` for the names that ``package`` used to export."""
 
     def find(name: str) -> Any:
         if name not in NAMES[package]:

@@ -1,4 +1,4 @@
-"""A map becomes a system, and a large system a small one, with a bound and the error itself."""
+"""Realisation of a map as a system, and order reduction with an error bound and measured error."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from dsf.transition import Dense
 
 
 class Token(NamedTuple):
-    """The reduced coefficients of one token, in the coordinates before and after it."""
+    """The reduced coefficients of one token, in the state coordinates before and after it."""
 
     A: Shaped[Tensor, "*batch kept before"]
     B: Shaped[Tensor, "*batch kept input"]
@@ -28,7 +28,7 @@ class Token(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Which directions stay: those above a threshold, at most ``order``."""
+    """Which singular directions are kept: those above a threshold, at most ``order`` of them."""
 
     threshold: Shaped[Tensor, "*batch"]
     order: int | None
@@ -41,7 +41,10 @@ class Cut(NamedTuple):
 
 
 def through_map(map: Tensor, cut: Cut) -> Iterator[Token]:
-    """Token by token, with the rows that the future still reads of the state."""
+    """The reduced coefficients of a map, token by token.
+
+    Carries the rows of the map of all later tokens, expressed in the current state.
+    """
     steps = map.shape[-1]
     future = map[..., :, :0]
     for t in range(steps):
@@ -55,7 +58,10 @@ def through_map(map: Tensor, cut: Cut) -> Iterator[Token]:
 
 
 def through_system(system: System, cut: Cut) -> Iterator[Token]:
-    """Token by token, with the original state as a combination of the kept coordinates."""
+    """The reduced coefficients of a system, token by token.
+
+    Carries a basis that expresses the original state in the coordinates that are kept.
+    """
     futures = list(_futures(system))[::-1]
     size = (*system.batch, system.state_size, 0)
     basis = torch.zeros(size, dtype=system.dtype, device=system.device)
@@ -77,7 +83,7 @@ def through_system(system: System, cut: Cut) -> Iterator[Token]:
 
 
 def _futures(system: System) -> Iterator[Tensor]:
-    """Factors of what the future sees of the state, after the last token first."""
+    """Triangular factors of the observability Gramian after every token, the last token first."""
     size = (*system.batch, system.state_size, system.state_size)
     factor = torch.zeros(size, dtype=system.dtype, device=system.device)
     for t in range(system.steps - 1, -1, -1):
@@ -88,7 +94,7 @@ def _futures(system: System) -> Iterator[Tensor]:
 
 
 def _split(seen: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Singular directions that stay, the others zero or gone, and the energy that is dropped."""
+    """The singular directions that are kept, and the energy of those that are dropped."""
     left, values, right = torch.linalg.svd(seen, full_matrices=False)
     kept = cut.mask(values)
     dropped = values.square().where(~kept, 0).sum(dim=-1)
@@ -120,15 +126,15 @@ TOLERANCE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """A smaller system, and how far its map may and does lie from the original's.
+    """A smaller system, with a bound on the error of its map and the error as measured.
 
     Attributes:
         system: the reduced system; it reads before it updates, with a feedthrough of its own.
-        order: states it uses, at the token where it uses most.
+        order: number of states at the token that needs most.
         bound: upper bound on the Frobenius norm of the difference of the two maps, known before
-            the maps are compared; rounding is allowed for by time x machine epsilon x size.
+            the maps are compared; time x machine epsilon x size is added for rounding.
         error: the Frobenius norm of the difference as measured.
-        size: the Frobenius norm of the original map, to hold the two against.
+        size: the Frobenius norm of the original map, the scale of bound and error.
     """
 
     system: System
@@ -143,8 +149,8 @@ def realise(map: Shaped[Tensor, "*batch time time"], *, tolerance: float = TOLER
 
     The number of states after each token is the rank of ``map[t+1:, :t+1]``, counted above
     ``tolerance`` times the Frobenius norm of the map; states are padded with zeros to the largest
-    number over all tokens (and over the batch). The feedthrough is free, so the system reads before
-    it updates. Works in the number type of the map.
+    number over all tokens (and over the batch). The system reads before the update, so that the
+    diagonal of the map is its feedthrough D. Works in the number type of the map.
 
     Raises:
         ValueError: if the map is not square, not finite, or not causal (names the entry).
@@ -164,13 +170,13 @@ def reduce(
     order: int | None = None,
     tolerance: float | None = None,
 ) -> Reduction:
-    """A system with fewer states, with a bound on the error and the error itself.
+    """A system with fewer states, with a bound on the error and the error as measured.
 
-    Keeps, after every token, the directions of the state that the future sees most, given unit
-    signals in the past (the leading Hankel singular values).
+    After every token it keeps the directions of the state with the largest Hankel singular values:
+    those that carry most from unit signals in the past to later responses.
 
     Args:
-        map_or_system: a causal map, or a causal system (an attention cache goes by its map).
+        map_or_system: a causal map, or a causal system (for an attention cache its map is used).
         order: keep at most this many states.
         tolerance: instead, drop singular values below this fraction of the map's Frobenius norm.
 
@@ -203,7 +209,10 @@ def reduce(
 
 def _plain(system: System) -> System:
     if system.runs_backward:
-        raise ValueError("reduce: needs a causal system; take dsf.algebra.reverse of it first.")
+        raise ValueError(
+            "reduce: needs a causal system, but this one runs backward. "
+            "Reverse it first: dsf.algebra.reverse(system)."
+        )
     return with_conjugates(system) if system.takes_real_part else system
 
 
@@ -239,5 +248,5 @@ def _realisable(map: Tensor) -> None:
     if len(ahead):
         raise ValueError(
             f"realise: needs a causal map, but entry {tuple(ahead[0].tolist())} above the diagonal "
-            f"is {map[tuple(ahead[0])].item():.3g}. Realise the two triangles on their own."
+            f"is {map[tuple(ahead[0])].item():.3g}. Realise the two triangles separately."
         )

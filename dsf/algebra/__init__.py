@@ -1,4 +1,4 @@
-"""Systems from systems. Every function returns a new value and computes no response."""
+"""Systems made from systems. Every function returns a new system and computes no response."""
 
 from dsf.algebra.bases import change_of_basis, with_conjugates
 from dsf.algebra.connections import direct_sum, parallel, series

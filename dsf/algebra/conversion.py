@@ -1,4 +1,4 @@
-"""The same systems in another number type, on another device, or fewer of them."""
+"""Systems in another number type or on another device, and selected entries of their batch."""
 
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -18,12 +18,13 @@ def converted(
 ) -> Kind:
     """The system in another precision or on another device.
 
-    Lazily sampled parts and attention stay what they are and are computed in the new precision.
+    Lazily sampled coefficients and attention rows stay lazy and are computed in the new precision.
 
     Args:
         system: any system, sum or explicit map.
-        dtype: a real number type, the precision: complex parts become complex of that precision.
-        device: where to move every part.
+        dtype: a real number type, which sets the precision: complex coefficients become complex
+            numbers of that precision.
+        device: where to move every coefficient.
 
     Raises:
         ValueError: if ``dtype`` is not a real floating number type.
@@ -70,11 +71,11 @@ def select(system: Kind, index: Any) -> Kind:
 
     Args:
         system: any system, sum or explicit map.
-        index: what to take from a tensor with the axes of ``system.batch``: a number, a slice, a
-            tuple of these, or an index tensor.
+        index: an index into a tensor of shape ``system.batch``: a number, a slice, a tuple of
+            these, or an index tensor.
 
     Raises:
-        IndexError: if there is no such entry, or the index goes beyond the batch axes.
+        IndexError: if there is no such entry, or the index has more axes than the batch.
 
     Example:
         >>> import dsf, torch
@@ -85,7 +86,7 @@ def select(system: Kind, index: Any) -> Kind:
         >>> dsf.algebra.select(system, 5)
         System(3 tokens, 1 states, 1 in, 1 out; A: Diagonal; float32 on cpu)
     """
-    index = _spelled_out(index, len(system.batch))
+    index = _without_ellipsis(index, len(system.batch))
     batch = torch.empty(system.batch, device="meta")[index].shape
     if isinstance(system, SystemSum):
         return replace(system, parts=tuple(select(part, index) for part in system))
@@ -105,16 +106,16 @@ def select(system: Kind, index: Any) -> Kind:
     )
 
 
-def _spelled_out(index: Any, axes: int) -> Any:
-    """An ellipsis replaced by the axes it stands for, so that it cannot reach the time axis."""
+def _without_ellipsis(index: Any, axes: int) -> Any:
+    """An ellipsis replaced by the batch axes it stands for, so it cannot include the time axis."""
     parts = index if isinstance(index, tuple) else (index,)
     if any(part is None for part in parts):
         raise IndexError("select: an index of None would add an axis; take entries only.")
     if not any(part is Ellipsis for part in parts):
         return index
-    place = next(k for k, part in enumerate(parts) if part is Ellipsis)
+    position = next(k for k, part in enumerate(parts) if part is Ellipsis)
     named = sum(part.ndim if _is_mask(part) else 1 for part in parts if part is not Ellipsis)
-    return (*parts[:place], *[slice(None)] * (axes - named), *parts[place + 1 :])
+    return (*parts[:position], *[slice(None)] * (axes - named), *parts[position + 1 :])
 
 
 def _is_mask(part: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Which structure survives when systems are put together, and every part written out for it."""
+"""Which structure of A_t is preserved when systems are combined, and the combined coefficients."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from dsf.transition import (
 
 
 def written_out(system: System) -> System:
-    """Input, output and feedthrough matrices as tensors of the number type that holds them all."""
+    """The system with B, C and D as stored tensors, and all parts in its common number type."""
     dtype = system.dtype
     return replace(
         system,
@@ -33,9 +33,9 @@ def written_out(system: System) -> System:
 
 
 def reading_before(system: System) -> System:
-    """The same responses from the state before the update: ``C_t A_t h_{t-1} + (C_t B_t + D_t) u``.
+    """The same system, reading before the update: ``y = C_t A_t h_{t-1} + (C_t B_t + D_t) u_t``.
 
-    Every system has this form; the other way round A_t would have to be invertible.
+    Every system has this form; the reverse conversion would need invertible A_t.
     """
     if system.reads_before_update:
         return system
@@ -46,16 +46,16 @@ def reading_before(system: System) -> System:
 
 
 def joint_initial(systems: Sequence[System]) -> torch.Tensor | None:
-    """The initial states one below the other, zeros for those at rest; None when all are."""
-    held = [system.initial for system in systems if system.initial is not None]
-    if not held:
+    """The initial states stacked along the state axis, zeros where absent; None if all are."""
+    given = [system.initial for system in systems if system.initial is not None]
+    if not given:
         return None
-    channels = {f"part {k}": each.shape[-1] for k, each in enumerate(held)}
+    channels = {f"part {k}": each.shape[-1] for k, each in enumerate(given)}
     agree("initial states", "channel", **channels)
-    channel = held[0].shape[-1]
+    channel = given[0].shape[-1]
     return torch.cat(
         [
-            held[0].new_zeros(*system.batch, system.state_size, channel)
+            given[0].new_zeros(*system.batch, system.state_size, channel)
             if system.initial is None
             else system.initial
             for system in systems
@@ -65,10 +65,10 @@ def joint_initial(systems: Sequence[System]) -> torch.Tensor | None:
 
 
 def same_sequence(owner: str, systems: Sequence[System]) -> None:
-    """Raise unless all systems run over the same tokens on the same device.
+    """Raise unless all systems have the same batch axes and tokens and are on the same device.
 
     Raises:
-        ShapeError: naming the axis and the sizes.
+        ShapeError: names the axis and the sizes.
     """
     names = [f"system {k}" for k in range(len(systems))]
     batches = [tuple(system.batch) for system in systems]
@@ -80,10 +80,10 @@ def same_sequence(owner: str, systems: Sequence[System]) -> None:
 
 
 def block_diagonal(parts: Sequence[Transition]) -> Transition:
-    """States side by side, each moved by its own maps.
+    """The block-diagonal transition of the stacked states.
 
-    Diagonals stay diagonal, and sampled lazily when all have the same steps; with diagonals plus
-    low rank the ranks add up; everything else is written out.
+    Diagonals stay diagonal, and stay lazily sampled when all have the same step sizes; if some are
+    diagonal plus low rank, the ranks add up; every other structure becomes dense.
     """
     if len(parts) == 1:
         return parts[0]
@@ -106,8 +106,8 @@ def low_rank(A: Transition) -> DiagonalPlusLowRank | None:
     decay = A.diagonal()
     if decay is None:
         return None
-    nothing = decay.new_zeros(()).expand(*decay.shape, 0)
-    return DiagonalPlusLowRank(decay, nothing, nothing)
+    empty = decay.new_zeros(()).expand(*decay.shape, 0)
+    return DiagonalPlusLowRank(decay, empty, empty)
 
 
 def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
@@ -122,7 +122,7 @@ def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
 
 
 def in_time(first: Transition, second: Transition) -> Transition:
-    """The maps of ``first``, then those of ``second``."""
+    """The transitions of ``first`` followed in time by those of ``second``."""
     if isinstance(first, ScaledIdentity) and isinstance(second, ScaledIdentity):
         return ScaledIdentity(torch.cat([first.decay, second.decay], dim=-1), first.size)
     sampled = [part for part in (first, second) if isinstance(part, SampledDiagonal)]

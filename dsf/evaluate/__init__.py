@@ -1,4 +1,4 @@
-"""A system and a signal make a response; a system makes a map."""
+"""Evaluators: the response of a system to a signal, and the attention map of a system."""
 
 from dsf.evaluate.chunks import chunkwise, final_state
 from dsf.evaluate.dispatch import Method, respond

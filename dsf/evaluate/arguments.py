@@ -1,4 +1,4 @@
-"""What happens at the border of every evaluator: sizes, number types, direction, real part."""
+"""Argument checks and conversions shared by all evaluators: sizes, number types, direction."""
 
 from collections.abc import Callable
 
@@ -16,10 +16,11 @@ HALVES = (torch.float16, torch.bfloat16)
 def with_checked_arguments(
     run: Callable[[System, Tensor], Tensor], system: System, signal: Tensor
 ) -> Tensor:
-    """Run an evaluator on plain ground: sizes that fit, tokens in running order, one number type.
+    """Run an evaluator on checked arguments: a forward system and a signal of one number type.
 
-    A real signal meets complex coefficients as a complex one, and of two precisions the higher one
-    counts, as torch does elsewhere. Half precision is calculated in single precision.
+    Number types are promoted as torch does: a real signal becomes complex for complex
+    coefficients, and the higher of two precisions is used. Half precision is computed in single
+    precision. A system that runs backward is evaluated on the reversed sequence.
     """
     if not isinstance(system, System):
         raise TypeError(
@@ -29,9 +30,9 @@ def with_checked_arguments(
     check_signal(system, signal)
     if system.takes_real_part and signal.is_complex():
         raise ValueError(
-            "respond: this system gives the real part of its output, which is linear in real "
-            "signals only, but the signal is complex. Drive it with the real and the imaginary "
-            "part in turn."
+            "respond: this system takes the real part of its output, which is linear in real "
+            "signals only, but the signal is complex. Evaluate its real and its imaginary part "
+            "separately."
         )
     dtype = torch.promote_types(system.dtype, signal.dtype)
     signal = signal.to(working_dtype(dtype))
@@ -48,8 +49,8 @@ def check_signal(system: Operator, signal: Tensor) -> None:
     """Raise unless ``signal`` can drive ``system``.
 
     Raises:
-        ShapeError: naming the axis and the two sizes.
-        TypeError: if one of them is something else altogether.
+        ShapeError: names the axis and the two sizes.
+        TypeError: if one of them is of another type.
     """
     check_operator("respond", system)
     if not isinstance(signal, Tensor):
@@ -63,15 +64,15 @@ def check_signal(system: Operator, signal: Tensor) -> None:
     agree("respond", "batch", system=tuple(system.batch), signal=tuple(signal.shape[:-3]))
     for part in system if isinstance(system, SystemSum) else (system,):
         if part.initial is not None:
-            held = part.initial.shape[-1]
-            agree("respond", "channel", initial=held, signal=signal.shape[-1])
+            channels = part.initial.shape[-1]
+            agree("respond", "channel", initial=channels, signal=signal.shape[-1])
 
 
 def check_operator(owner: str, given: object) -> None:
-    """Raise unless ``given`` has a map.
+    """Raise unless ``given`` is a system, a sum of systems or an explicit map.
 
     Raises:
-        TypeError: saying what it is, and how a mixer becomes a system.
+        TypeError: names its type, and how a mixer becomes a system.
     """
     if not isinstance(given, Operator):
         raise TypeError(
@@ -81,7 +82,7 @@ def check_operator(owner: str, given: object) -> None:
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The number type to calculate in: half precision loses too much in a running sum."""
+    """The number type to compute in: half precision is too coarse for running sums."""
     return torch.float32 if dtype in HALVES else dtype
 
 
@@ -95,5 +96,5 @@ def state_at_start(
 
 
 def forward_form(system: System) -> System:
-    """A system that runs backward, with its tokens put into the order in which it meets them."""
+    """A forward system: one that runs backward gets its tokens reversed, others are unchanged."""
     return time_reversed(system) if system.runs_backward else system

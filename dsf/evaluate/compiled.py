@@ -1,4 +1,4 @@
-"""Which systems compiled loops and kernels evaluate, and which maps they make the rows of."""
+"""Responses and map rows by compiled CPU loops or CUDA kernels, for the systems they support."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -27,7 +27,7 @@ def compiled(
     *,
     out: Tensor | None = None,
 ) -> Answer | None:
-    """The response of a forward system and the state it leaves; None where no loop applies."""
+    """The response of a forward system and its final state; None where no loop applies."""
     if signal.is_complex():
         return None
     if signal.device.type != "cpu":
@@ -68,21 +68,21 @@ def _scanned(channels: Channels, memory: Tensor | None) -> Answer:
 
 
 def compiled_rows(
-    system: System, borders: list[int], place: RowBuffer
+    system: System, boundaries: list[int], output: RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]] | None:
-    """The rows between every two borders; None where the plain path has to make them."""
-    if not compiles(system, borders[-1]):
+    """The rows between consecutive boundaries; None where no compiled loop or kernel applies."""
+    if not compiles(system, boundaries[-1]):
         return None
     if system.device.type != "cpu":
-        return rows_on_cuda(system, borders, place)
+        return rows_on_cuda(system, boundaries, output)
     heads = heads_of(system)
     if heads is not None:
-        return head_rows(heads, borders, place)
-    return diagonal_rows(system, borders, place)
+        return head_rows(heads, boundaries, output)
+    return diagonal_rows(system, boundaries, output)
 
 
 def compiles(system: System, last: int) -> bool:
-    """Whether compiled loops, or kernels, make the rows up to ``last`` of this system."""
+    """Whether compiled loops or kernels compute the rows before token ``last`` of this system."""
     parts = stored_parts(system)
     work = system.batch.numel() * last * last * system.state_size // 2
     if parts is None or not (is_diagonal(system) or heads_of(system) is not None):
@@ -93,7 +93,7 @@ def compiles(system: System, last: int) -> bool:
 
 
 def stored_parts(system: System) -> list[Tensor] | None:
-    """All tensors of a diagonal system; None if it is of another kind."""
+    """All tensors of a system with a diagonal A; None for other systems."""
     if isinstance(system.A, SampledDiagonal):
         parts = [system.A.step, system.A.pole]
     elif isinstance(system.A, Diagonal | ScaledIdentity):

@@ -1,4 +1,4 @@
-"""The one entry to every evaluator."""
+"""``respond``: the response of any system by the evaluator that suits it, or a given one."""
 
 from collections.abc import Callable
 from functools import partial, reduce
@@ -17,11 +17,11 @@ from dsf.system import System
 
 Method = Callable[[System, Tensor], Tensor]
 
-# Numbers of a signal from which it is asked whether the response fits into memory.
+# For signals of at least so many numbers the free memory is checked first.
 LARGE = 2**24
 SMALLER = (
-    "Take fewer entries of the batch or fewer channels at a time, or some tokens after the others: "
-    "dsf.evaluate.final_state is what the next ones begin with."
+    "Process fewer entries of the batch or fewer channels at a time, or split the sequence: "
+    "dsf.evaluate.final_state gives the initial state of the next part."
 )
 
 
@@ -32,25 +32,26 @@ def respond(
     method: Method | None = None,
     out: Shaped[Tensor, "*batch written output channel"] | None = None,
 ) -> Shaped[Tensor, "*batch written output channel"]:
-    """What ``system`` makes of ``signal``. Every ``method`` gives the same numbers, to rounding.
+    """The response of ``system`` to ``signal``. Every ``method`` gives the same, to rounding.
 
     Args:
         system: a system, a sum of systems, or an explicit map.
         signal: ``*batch time input channel``; ``channel`` columns share A, B, C, D.
         method: ``dsf.recurrent``, ``dsf.scan``, ``dsf.chunkwise`` or ``dsf.convolution``, or any
             function of a system and a signal. By default the one that suits the system: fused
-            attention for an attention cache, a compiled loop where one applies (real numbers on a
-            processor, nothing to differentiate, work worth it), else ``dsf.chunkwise``.
-        out: an earlier response, to be written over and returned: fresh memory takes about as long
-            as writing all of it ten times. It may share no memory with what is given.
+            attention for an attention cache; a compiled loop where one applies (real numbers on a
+            CPU, no gradients, enough work to pay for loading the compiler); else
+            ``dsf.chunkwise``.
+        out: an earlier response, which is overwritten and returned: allocating fresh memory takes
+            about as long as writing it ten times. It may share no memory with the arguments.
 
     Raises:
-        ShapeError: if the signal does not fit the system, or ``out`` not the response.
-        ValueError: if ``method`` needs what the system lacks.
+        ShapeError: if the signal does not fit the system, or ``out`` does not fit the response.
+        ValueError: if ``method`` does not support the system.
         MapTooLarge: if the response takes more than half of the free memory.
 
     Example:
-        A state that halves and takes in the signal, driven by one unit:
+        A state with decay 0.5, driven by a unit impulse:
 
         >>> import dsf, torch
         >>> one = torch.ones(3, 1)
@@ -77,7 +78,7 @@ def _respond(
     if isinstance(system, ExplicitMap):
         if method is not None:
             raise ValueError(
-                "respond: this mixer is an explicit map without a finite state, so no method "
+                "respond: this mixer is an explicit map without a recurrent state, so no method "
                 "applies to it. Leave 'method' out."
             )
         return applied(system.rows, signal)
@@ -89,12 +90,12 @@ def _respond(
 
 
 def _written(response: Tensor, out: Tensor) -> Tensor:
-    """What an evaluator that knows no ``out`` made, or nothing to do."""
+    """``out``, with the response copied into it unless the evaluator has already written there."""
     expected, came = ((tuple(each.shape), each.dtype, each.device) for each in (response, out))
     if expected != came:
         raise ShapeError(
             f"respond: 'out' must have the shape {expected[0]}, the type {expected[1]} and be on "
             f"{expected[2]}, but it has the shape {came[0]}, the type {came[1]} and is on "
-            f"{came[2]}. Take an earlier response."
+            f"{came[2]}. Pass an earlier response of the same sizes."
         )
     return out if response.data_ptr() == out.data_ptr() else out.copy_(response)

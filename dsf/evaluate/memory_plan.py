@@ -1,4 +1,9 @@
-"""How much memory a map or another operation takes at its peak, known before it starts."""
+"""Peak memory of maps, row folds and responses, computed from sizes before they start.
+
+``free_memory`` asks the operating system or the CUDA device. ``check_room`` refuses a tensor and
+``check_plan`` an operation that would take more than half of it. The functions ``..._bytes`` count
+the peak memory of one operation each, and ``block_size`` chooses how many rows fit at a time.
+"""
 
 import os
 
@@ -14,11 +19,11 @@ from dsf.system import System
 
 
 class MapTooLarge(MemoryError):
-    """A map would not fit into half of the free memory."""
+    """An operation would take more than half of the free memory."""
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Free bytes on ``device``, or None where the system does not say."""
+    """Free bytes on ``device``, or None where they cannot be determined."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -37,7 +42,7 @@ def check_room(
     """Raise if a tensor of ``shape`` would take more than half of the free memory.
 
     Raises:
-        MapTooLarge: with the sizes in GB and the way around.
+        MapTooLarge: with the sizes in GB and a remedy.
     """
     needed = dtype.itemsize
     for size in shape:
@@ -53,9 +58,11 @@ def check_room(
 
 
 WINDOW = 64
-SCORES = 64 * 1024  # of a chunk of columns, in a pass for statistics
-COPIES = 8  # of the scores of a chunk: sizes, logarithms, signs, squares
-HELD = 12  # numbers for each of windows folded at once: parts, products, and freed memory kept
+SCORES = 64 * 1024  # scores of one chunk of columns in a pass of row reductions
+COPIES = 8  # arrays of the size of those scores: absolute values, logarithms, signs, squares
+# Arrays of the size of all windows folded at once: coefficients, products, and freed memory that
+# the allocator has not returned.
+HELD = 12
 GB = 1e9
 
 
@@ -63,16 +70,16 @@ def map_bytes(system: Operator) -> int:
     """Peak memory of ``dsf.attention_map(system)``, in bytes."""
     whole = _row_bytes(system) * system.steps
     if isinstance(system, System) and compiles(system, system.steps):
-        return whole + _kept_bytes(system)
-    return 2 * whole + _kept_bytes(system)  # blocks, and their concatenation
+        return whole + _carried_bytes(system)
+    return 2 * whole + _carried_bytes(system)  # the blocks, and their concatenation
 
 
 def block_bytes(system: Operator, size: int) -> int:
-    """Peak memory of a fold over ``dsf.row_blocks`` of ``size`` tokens, in bytes."""
+    """Peak memory of a pass over ``dsf.row_blocks`` of ``size`` tokens, in bytes."""
     block = _row_bytes(system) * size
     if isinstance(system, System) and compiles(system, system.steps):
-        return block + _kept_bytes(system)
-    return 3 * block + _kept_bytes(system)
+        return block + _carried_bytes(system)
+    return 3 * block + _carried_bytes(system)
 
 
 def respond_bytes(system: System, channels: int) -> int:
@@ -83,21 +90,21 @@ def respond_bytes(system: System, channels: int) -> int:
 
 
 def statistics_bytes(system: System, measures: int) -> int:
-    """Peak memory of ``measures.streamed`` with so many measures of every row, in bytes."""
+    """Peak memory of ``measures.streamed`` with ``measures`` measures of every row, in bytes."""
     item, rows = system.dtype.itemsize, system.batch.numel() * system.steps * system.output_size
     if heads_of(system) is None:
         return block_bytes(system, WINDOW) + 2 * rows * measures * item
-    # numbers of every row twice over, decays and steps in order, factors and their logarithms
+    # two copies of every measure, contiguous decays and steps, decay products and their logarithms
     return (rows * (2 * measures + 6) + COPIES * SCORES) * item
 
 
 def block_size(system: Operator, *, limit: int | None = None) -> int:
-    """How many tokens a block of rows may have so that a fold keeps under ``limit`` bytes.
+    """How many tokens a block of rows may have for its peak memory to stay below ``limit`` bytes.
 
-    Half of the free memory where no limit is given; at most 64, which is as fast as any.
+    The default limit is half of the free memory. At most 64 tokens: larger blocks are not faster.
 
     Raises:
-        MapTooLarge: if one row at a time takes more, with what it takes.
+        MapTooLarge: if one row of every map takes more than the limit, with the two sizes.
     """
     if limit is None:
         free = free_memory(system.device)
@@ -115,7 +122,7 @@ def block_size(system: Operator, *, limit: int | None = None) -> int:
 
 
 def check_plan(owner: str, needed: int, device: torch.device, *, cure: str) -> None:
-    """Refuse what takes more than half of the free memory, before anything is done.
+    """Raise if an operation needs more than half of the free memory, before it starts.
 
     Raises:
         MapTooLarge: with the sizes in GB and the ``cure``.
@@ -129,16 +136,16 @@ def check_plan(owner: str, needed: int, device: torch.device, *, cure: str) -> N
 
 
 def _row_bytes(system: Operator) -> int:
-    """One written token of every map."""
+    """Bytes of one query (row) of every map of the batch."""
     columns = getattr(system, "read_steps", system.steps) * system.input_size
     return system.batch.numel() * system.output_size * columns * system.dtype.itemsize
 
 
-def _kept_bytes(system: Operator) -> int:
-    """What windows leave for the rows after them."""
+def _carried_bytes(system: Operator) -> int:
+    """Bytes that earlier windows store for the rows of later ones."""
     if not isinstance(system, System):
         return 0
-    if kept_rows(system) is not None:  # rows come from query and key
+    if kept_rows(system) is not None:  # rows are computed from queries and keys
         return 0
     entries, steps = system.batch.numel(), system.steps * system.input_size
     heads = heads_of(system)

@@ -1,4 +1,4 @@
-"""A prefix scan over the whole sequence."""
+"""The parallel-scan evaluator: a prefix scan over the whole sequence."""
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -13,11 +13,11 @@ from dsf.system import System
 def scan(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """The response by a parallel prefix scan: few, large steps.
+    """The response by a parallel prefix scan: a logarithmic number of large operations.
 
-    Writes out all coefficients and all states at once, and goes dense where a structure is not
-    closed under composition: ``time x state x state`` numbers. Meant for wide machines and short
-    sequences.
+    Stores all coefficients and all states at once; transitions become dense where their structure
+    is not closed under products: ``time x state x state`` numbers. Meant for highly parallel
+    devices and short sequences.
     """
     return with_checked_arguments(_run, system, signal)
 

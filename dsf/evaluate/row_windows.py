@@ -1,4 +1,4 @@
-"""Rows of a system's map, window after window, from the panels the windows fold into."""
+"""Rows of the map of any system, computed window by window from folded panels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,21 +16,21 @@ from dsf.transition import ScaledIdentity
 
 
 class Past(ABC):
-    """The state as a matrix: one column for every input so far."""
+    """The state as a linear function of all earlier inputs: a matrix with a column for each."""
 
     @abstractmethod
     def read(
         self, reach: Shaped[Tensor, "*batch rows state"]
     ) -> Shaped[Tensor, "*batch rows columns"]:
-        """What rows that reach into the entering state make of every column."""
+        """``reach`` times the matrix: weights of earlier inputs in rows that read the state."""
 
     @abstractmethod
     def pass_over(self, panel: Panel) -> None:
-        """Carry the columns over a window and append the window's own."""
+        """Multiply the columns by the transition of a window and append the window's own."""
 
 
 def empty_past(system: System, first: Panel) -> Past:
-    """The start of a sequence whose first window is ``first``; the cheapest form that serves."""
+    """An empty past, in the cheapest representation for a system with this first panel."""
     wants_gradients = first.reach.requires_grad or first.write.requires_grad
     scales = isinstance(system.A, ScaledIdentity) and system.state_size > 0
     if scales and not wants_gradients:
@@ -39,7 +39,7 @@ def empty_past(system: System, first: Panel) -> Past:
 
 
 class CarriedPast(Past):
-    """Columns carried over every window as they are: any structure, with gradients."""
+    """Columns multiplied by the transition of every window: for any structure, with gradients."""
 
     def __init__(self, system: System, dtype: torch.dtype):
         zero = torch.zeros((), dtype=dtype, device=system.device)
@@ -53,9 +53,9 @@ class CarriedPast(Past):
 
 
 class ScaledPast(Past):
-    """Columns as they were written, and one factor each: where a window only scales the state.
+    """Columns as they were written and one factor for each, where a window only scales the state.
 
-    Long sequences are read in one product without rewriting ``state x columns`` numbers a window.
+    The columns are read in one product and need not be rewritten in every window.
     """
 
     def __init__(self, system: System, dtype: torch.dtype):
@@ -79,51 +79,51 @@ class ScaledPast(Past):
 
 
 def forward_rows(
-    system: System, borders: list[int]
+    system: System, boundaries: list[int]
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
-    """The rows between every two borders.
+    """The rows between consecutive boundaries.
 
-    What earlier tokens left in the state is carried along, one column for every input.
+    The state as a function of all earlier inputs is carried along, with a column for each input.
     """
-    kept: Past | None = None
-    for span in pairwise(_from_the_start(borders)):
+    past: Past | None = None
+    for span in pairwise(_from_the_start(boundaries)):
         panel = fold(system, *span)
-        kept = kept or empty_past(system, panel)
-        if span[0] >= borders[0]:
+        past = past or empty_past(system, panel)
+        if span[0] >= boundaries[0]:
             ahead = _zeros(system, panel.local.shape[-2], system.steps - span[1])
-            weights = torch.cat([kept.read(panel.reach), panel.local, ahead], dim=-1)
+            weights = torch.cat([past.read(panel.reach), panel.local, ahead], dim=-1)
             yield weights.to(system.dtype)
-        if span[1] < borders[-1]:
-            kept.pass_over(panel)
+        if span[1] < boundaries[-1]:
+            past.pass_over(panel)
 
 
 def backward_rows(
-    system: System, borders: list[int]
+    system: System, boundaries: list[int]
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
     """The same for a system that runs backward.
 
-    Its first row needs its last token, so all windows behind ``borders[0]`` are folded first and
-    kept as panels: numbers in proportion to the tokens, not to the map.
+    Its first row reads its last token, so all windows after the first boundary are folded first and
+    stored as panels, whose size is proportional to the number of tokens, not to the map.
     """
-    steps, turned = system.steps, forward_form(system)
-    met = _from_the_start([steps - border for border in reversed(borders)])
-    panels = [fold(turned, *span) for span in pairwise(met)]
-    for span in pairwise(borders):
+    steps, forward = system.steps, forward_form(system)
+    processed = _from_the_start([steps - boundary for boundary in reversed(boundaries)])
+    panels = [fold(forward, *span) for span in pairwise(processed)]
+    for span in pairwise(boundaries):
         panel = panels.pop()
         behind = _reaching(panel, panels)
         ahead = _zeros(system, panel.local.shape[-2], span[0])
         weights = torch.cat([*behind, panel.local, ahead], dim=-1)
-        yield _turned(weights, system).to(system.dtype)
+        yield _reversed(weights, system).to(system.dtype)
 
 
-def _from_the_start(borders: list[int]) -> list[int]:
-    """Borders of as wide windows in front of the given ones."""
-    width = max(stop - start for start, stop in pairwise(borders))
-    return [*range(0, borders[0], width), *borders]
+def _from_the_start(boundaries: list[int]) -> list[int]:
+    """The boundaries, preceded by those of windows of the same width from token 0 on."""
+    width = max(stop - start for start, stop in pairwise(boundaries))
+    return [*range(0, boundaries[0], width), *boundaries]
 
 
 def _reaching(panel: Panel, earlier: list[Panel]) -> list[Tensor]:
-    """What the tokens of every earlier window add to the rows of ``panel``, the first one first."""
+    """The weights of every earlier window in the rows of ``panel``, the first window first."""
     reach, parts = panel.reach, []
     for before in reversed(earlier):
         parts.append(reach @ before.write)
@@ -131,8 +131,8 @@ def _reaching(panel: Panel, earlier: list[Panel]) -> list[Tensor]:
     return parts[::-1]
 
 
-def _turned(weights: Tensor, system: System) -> Tensor:
-    """Rows and columns with their tokens in reverse order, their ports in order."""
+def _reversed(weights: Tensor, system: System) -> Tensor:
+    """Rows and columns with tokens in reverse order and the ports of each token in order."""
     by_token = weights.unflatten(-1, (system.steps, system.input_size))
     by_token = by_token.unflatten(-3, (-1, system.output_size))
     return by_token.flip(-4, -2).flatten(-2).flatten(-3, -2)

@@ -1,4 +1,4 @@
-"""One token after the other, as the equations are written."""
+"""The recurrent evaluator: one token after the other, for a whole sequence or a stream."""
 
 import torch
 from jaxtyping import Shaped
@@ -19,7 +19,7 @@ def recurrent(
 ) -> Shaped[Tensor, "*batch time output channel"]:
     """The response, one token after the other: the reference for every other evaluator.
 
-    Coefficients are written out for 64 tokens at a time, so a lazily sampled diagonal stays small.
+    Lazily sampled coefficients are written out for 64 tokens at a time, which bounds the memory.
     """
     return with_checked_arguments(_run, system, signal)
 
@@ -40,21 +40,21 @@ def step(
     state: Shaped[Tensor, "*batch state channel"],
     signal: Shaped[Tensor, "*batch input channel"],
 ) -> tuple[Shaped[Tensor, "*batch output channel"], Shaped[Tensor, "*batch state channel"]]:
-    """One token of a stream: its response, and the state to hand to the next call.
+    """One token of a stream: its response, and the state to pass to the next call.
 
     Args:
-        system: any causal system; only the coefficients of ``token`` are looked at.
-        token: which token, counted from 0.
+        system: any causal system; only the coefficients of ``token`` are used.
+        token: the token, counted from 0.
         state: the state before it; ``system.initial`` or zeros for the first.
-        signal: what enters at this token.
+        signal: the signal at this token.
 
     Raises:
         ValueError: for a system that runs backward, which cannot stream, a token outside the
-            sequence, or a complex signal where the system gives the real part.
+            sequence, or a complex signal where the system takes the real part.
         ShapeError: if the state or the signal does not fit the system.
 
     Example:
-        A state that halves and takes in the signal:
+        A state with decay 0.5:
 
         >>> import dsf, torch
         >>> one = torch.ones(3, 1)
@@ -73,7 +73,7 @@ def step(
             "Use dsf.respond on the whole sequence."
         )
     if system.takes_real_part and signal.is_complex():
-        raise ValueError("step: this system gives the real part, so its signal must be real.")
+        raise ValueError("step: this system takes the real part, so its signal must be real.")
     batch = tuple(system.batch)
     agree("step", "batch", system=batch, state=state.shape[:-2], signal=signal.shape[:-2])
     agree("step", "state", system=system.state_size, state=state.shape[-2])

@@ -1,8 +1,8 @@
-r"""Systems that ran in other orders, taken back to the order of the tokens and added.
+r"""Sums of systems that each scan the tokens in an order of their own.
 
     y = Σ_k P_kᵀ S_k(P_k u)        its map: Σ_k P_kᵀ Φ_k P_k        P_k: the order of scan k
 
-Exact in any order, also where no state runs along the tokens themselves.
+Exact for any permutation, also where no single recurrence along the tokens has this map.
 """
 
 from dataclasses import dataclass, replace
@@ -23,17 +23,17 @@ Scan = tuple[Operator, ScanOrder]
 
 
 def scanned(*scans: Scan) -> ExplicitMap:
-    """The sum of systems that each saw the tokens in an order of its own, in the tokens' order.
+    """The sum of systems that each scan the tokens in an order of their own, in token order.
+
+    The response costs as much as the responses of the systems. Rows of the map are computed as
+    responses of the adjoint systems, a block of rows at a time.
 
     Args:
-        scans: a system as it ran, step by step, and the order in which it met the tokens.
-
-    Its response costs what the systems cost. Rows of its map are responses of the adjoint systems,
-    a panel at a time, wherever the tokens are.
+        scans: pairs of a system, with its coefficients in scan order, and that scan order.
 
     Raises:
-        ValueError: without a scan, or if a system starts from an initial state: what that adds is
-            part of no map.
+        ValueError: without a scan, or if a system has an initial state, whose response is not part
+            of a map.
         ShapeError: if sizes differ, or a system has more than one port.
 
     Example:
@@ -62,8 +62,9 @@ def scanned(*scans: Scan) -> ExplicitMap:
         parts = system.parts if isinstance(system, SystemSum) else (system,)
         if any(part.initial is not None for part in parts):
             raise ValueError(
-                f"scanned: the system of scan {k} starts from an initial state, whose response is "
-                "part of no map. Take dataclasses.replace(system, initial=None), and add it apart."
+                f"scanned: the system of scan {k} has an initial state, whose response is not part "
+                "of a map. Use dataclasses.replace(system, initial=None) and add that response "
+                "separately."
             )
     for axis in ("batch", "steps"):
         agree("scanned", axis, **{f"scan {k}": getattr(s, axis) for k, (s, _) in enumerate(scans)})
@@ -72,7 +73,7 @@ def scanned(*scans: Scan) -> ExplicitMap:
 
 @dataclass(frozen=True)
 class ScannedRows(RowSource):
-    """Rows of the map of several scans together."""
+    """Rows of the summed map of several scans."""
 
     scans: tuple[Scan, ...]
 
@@ -91,7 +92,7 @@ class ScannedRows(RowSource):
         return self.scans[0][0].device
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
-        """Row t of a system's map is what its adjoint makes of a unit at t."""
+        """Row t of a system's map is the response of its adjoint to a unit signal at token t."""
         rows = []
         for system, order in self.scans:
             steps = order.met_at[start:stop].to(self.device)
@@ -127,7 +128,7 @@ class ScannedRows(RowSource):
 
 
 def _response(system: Operator) -> torch.dtype:
-    """The number type of what a system gives."""
+    """The number type of the response of a system to a real signal."""
     parts = system.parts if isinstance(system, SystemSum) else (system,)
     dtypes = (part.dtype.to_real() if part.takes_real_part else part.dtype for part in parts)
     return reduce(torch.promote_types, dtypes)

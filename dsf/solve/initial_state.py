@@ -1,4 +1,4 @@
-"""A state that enters: part of what drives the first token, and what the first token meets."""
+"""The initial state of a recurrence: added to the first drive, and the state before each token."""
 
 import torch
 from jaxtyping import Shaped
@@ -24,6 +24,6 @@ def states_before(
     entering: Shaped[Tensor, "*batch state channel"],
     states: Shaped[Tensor, "*batch time state channel"],
 ) -> Shaped[Tensor, "*batch time state channel"]:
-    """What every token meets, in the precision of ``states``: the state after the one before it."""
+    """The state before every token, ``h_0 ... h_{T-1}``, in the precision of ``states``."""
     first = entering.unsqueeze(-3).to(states.dtype)
     return torch.cat([first, states[..., :-1, :, :]], dim=-3)

@@ -1,4 +1,4 @@
-"""One token after the other."""
+"""Sequential solvers of the state equation: one token after the other."""
 
 import torch
 from jaxtyping import Shaped
@@ -25,10 +25,10 @@ def continued(
     Shaped[Tensor, "*batch time state channel"],
     Shaped[Tensor, "*batch state channel"],
 ]:
-    """The same from the state ``entering``, if there is one, and the last state to go on from.
+    """All states from the initial state ``entering`` (zero if None), and the last state.
 
-    That is in double precision where states are uncoupled: handed on, it loses no digits however
-    many windows a long sequence is cut into.
+    Where the states are uncoupled the last state is returned in double precision, so that carrying
+    it from window to window loses no digits, however many windows a long sequence is cut into.
     """
     decay = A.decay.unsqueeze(-1) if isinstance(A, ScaledIdentity) else A.diagonal()
     if decay is not None:
@@ -40,7 +40,7 @@ def continued(
 
 
 def _token_by_token(A: Transition, drive: Tensor, entering: Tensor | None) -> tuple[Tensor, Tensor]:
-    """In double precision: what many matrices multiply one after the other loses digits quickly."""
+    """In double precision, because products of many matrices lose digits quickly."""
     dtype = torch.promote_types(A.dtype, drive.dtype)
     exact = torch.promote_types(dtype, torch.float64)
     A, entering = A.to(dtype=exact), None if entering is None else entering.to(exact)
@@ -55,7 +55,10 @@ def _token_by_token(A: Transition, drive: Tensor, entering: Tensor | None) -> tu
 def place_by_place(
     drive: Shaped[Tensor, "*batch time state channel"],
 ) -> Shaped[Tensor, "*batch time state channel"]:
-    """States of a delay line that moves one place a token: all tokens of a place at once."""
+    """States of a delay line that shifts by one position a token: all tokens of a position at once.
+
+    Position n at token t holds what drove it then plus position n - 1 at token t - 1.
+    """
     if drive.shape[-2] == 0:
         return drive
     first, *others = drive.unbind(dim=-2)

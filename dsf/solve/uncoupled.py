@@ -1,4 +1,4 @@
-"""Uncoupled states: every entry of the state decays on its own."""
+"""The recurrence of uncoupled states, where each entry has its own decay, with its derivatives."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor
 from dsf.kernels import applies
 from dsf.solve.initial_state import states_before
 
-# Numbers up to which it took less time to count in double precision everywhere than token by token.
+# Drives of at most so many numbers are converted to double precision as a whole; for larger ones
+# converting one token at a time took less time.
 FEW = 2**17
 
 Solved = tuple[Tensor, Tensor]
@@ -25,8 +26,9 @@ def uncoupled_states(
 ]:
     """Solve ``h_t = decay_t h_{t-1} + drive_t``, one token after the other.
 
-    ``decay`` is spread over the axes of ``drive``, and may be more precise than it. Gradients go
-    from the last token to the first; derivatives of every kind and order are this recurrence again.
+    ``decay`` is broadcast to the axes of ``drive`` and may have a higher precision. The gradient is
+    this recurrence run from the last token to the first; derivatives of every order, forward and
+    reverse, are again such recurrences.
 
     Returns:
         All states in the precision of ``drive``, and the last one in double precision.
@@ -41,31 +43,35 @@ def uncoupled_states(
 
 
 def _solve(decay: Tensor, drive: Tensor, entering: Tensor, turned: bool, at_rest: bool) -> Solved:
-    return _Walk.apply(decay, drive, entering, turned, at_rest)  # type: ignore[no-untyped-call]
+    return _Recurrence.apply(  # type: ignore[no-untyped-call]
+        decay, drive, entering, turned, at_rest
+    )
 
 
-class _Walk(torch.autograd.Function):
-    """``h_t = decay_t h_{t-1} + drive_t``; turned ``h_t = decay_{t+1} h_{t+1} + drive_t``.
+class _Recurrence(torch.autograd.Function):
+    """``h_t = decay_t h_{t-1} + drive_t``; if ``turned``, ``h_t = decay_{t+1} h_{t+1} + drive_t``.
 
-    Turned, ``h_{T+1}`` is met as it enters and ``decay_1 h_1`` leaves: so either is the adjoint of
-    the other with conjugate decays. At rest nothing meets the first decay, which may be infinite.
+    The turned recurrence runs from the last token to the first. It starts from
+    ``decay_{T+1} h_{T+1}``, given as ``entering``, and returns ``decay_1 h_1`` as its final state:
+    so each of the two recurrences is the adjoint of the other with conjugate decays. With
+    ``at_rest`` the first decay multiplies nothing, and it may be infinite.
     """
 
     @staticmethod
     def forward(
         decay: Tensor, drive: Tensor, entering: Tensor, turned: bool, at_rest: bool
     ) -> Solved:
-        """Time comes first in memory, so that every token is one run of numbers.
+        """Time is the first axis in memory, so that the numbers of a token are contiguous.
 
-        The running state is kept in double precision, which costs nothing here and saves the digits
-        that a slow decay loses over many tokens.
+        The running state is in double precision: that costs nothing here, and decays close to one
+        would otherwise lose digits over many tokens.
         """
         decays, drives = (part.movedim(-3, 0).contiguous() for part in (decay, drive))
         if all(applies(part, work=drives.numel()) for part in (decays, drives, entering)):
-            go = _compiled
+            solve = _compiled
         else:
-            go = _at_once if drive.numel() <= FEW else _in_place
-        states, leaving = go(decays, drives, entering, turned, at_rest)
+            solve = _at_once if drive.numel() <= FEW else _in_place
+        states, leaving = solve(decays, drives, entering, turned, at_rest)
         return states.movedim(0, -3), torch.zeros_like(leaving) if turned and at_rest else leaving
 
     @staticmethod
@@ -79,14 +85,16 @@ class _Walk(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         decay, entering, states = ctx.saved_tensors
         by_states, by_leaving = _given(grads[0], grads[1], states, entering)
-        pulled, left = _solve(decay.conj(), by_states, by_leaving, not ctx.turned, ctx.at_rest)
+        by_drive, by_entering = _solve(
+            decay.conj(), by_states, by_leaving, not ctx.turned, ctx.at_rest
+        )
         if not ctx.needs_input_grad[0]:
-            return None, pulled, left, None, None
+            return None, by_drive, by_entering, None, None
         if ctx.turned:
-            met = _after(by_leaving, pulled, ctx.at_rest) * states.conj()
+            by_decay = _shifted(by_leaving, by_drive, ctx.at_rest) * states.conj()
         else:
-            met = _after(entering, states, ctx.at_rest).conj() * pulled
-        return met.to(decay.dtype), pulled, left, None, None
+            by_decay = _shifted(entering, states, ctx.at_rest).conj() * by_drive
+        return by_decay.to(decay.dtype), by_drive, by_entering, None, None
 
     @staticmethod
     def jvp(
@@ -100,14 +108,14 @@ class _Walk(torch.autograd.Function):
         by_decay = torch.zeros_like(decay) if by_decay is None else by_decay
         by_drive, by_entering = _given(by_drive, by_entering, states, entering)
         if not ctx.turned:
-            pushed = by_drive + by_decay * _after(entering, states, ctx.at_rest)
-            return _solve(decay, pushed.to(states.dtype), by_entering, False, ctx.at_rest)
-        met = by_decay * states
-        pushed = by_drive + torch.cat(
-            [met[..., 1:, :, :], torch.zeros_like(met[..., :1, :, :])], -3
+            drive = by_drive + by_decay * _shifted(entering, states, ctx.at_rest)
+            return _solve(decay, drive.to(states.dtype), by_entering, False, ctx.at_rest)
+        scaled = by_decay * states
+        drive = by_drive + torch.cat(
+            [scaled[..., 1:, :, :], torch.zeros_like(scaled[..., :1, :, :])], -3
         )
-        found, left = _solve(decay, pushed.to(states.dtype), by_entering, True, ctx.at_rest)
-        return found, left if ctx.at_rest else left + met[..., 0, :, :]
+        found, left = _solve(decay, drive.to(states.dtype), by_entering, True, ctx.at_rest)
+        return found, left if ctx.at_rest else left + scaled[..., 0, :, :]
 
     @staticmethod
     def vmap(
@@ -129,7 +137,7 @@ class _Walk(torch.autograd.Function):
 def _given(
     by_states: Tensor | None, by_last: Tensor | None, states: Tensor, last: Tensor
 ) -> Solved:
-    """Derivatives by all states and by one that enters or leaves; zeros for what is missing."""
+    """Derivatives by all states and by the initial or final one, zeros where they are None."""
     if by_states is None:
         zero = torch.zeros_like(last if by_last is None else by_last)
         by_states = zero.to(states.dtype).unsqueeze(-3).expand_as(states)
@@ -138,8 +146,8 @@ def _given(
     return by_states, by_last
 
 
-def _after(first: Tensor, states: Tensor, at_rest: bool) -> Tensor:
-    """``states`` one token later, ``first`` in front of them unless nothing is there."""
+def _shifted(first: Tensor, states: Tensor, at_rest: bool) -> Tensor:
+    """``states`` shifted one token later, with ``first`` in front, or zeros if ``at_rest``."""
     return states_before(torch.zeros_like(first) if at_rest else first, states)
 
 
@@ -159,7 +167,7 @@ def _compiled(
 def _at_once(
     decays: Tensor, drives: Tensor, entering: Tensor, turned: bool, at_rest: bool
 ) -> Solved:
-    """Everything in double precision: one operation a token."""
+    """The whole drive in double precision, one operation a token."""
     states = drives.to(entering.dtype, copy=True)
     each, factors = states.unbind(), decays.to(entering.dtype).unbind()
     if turned:
@@ -179,7 +187,7 @@ def _at_once(
 def _in_place(
     decays: Tensor, drives: Tensor, entering: Tensor, turned: bool, at_rest: bool
 ) -> Solved:
-    """One token in double precision at a time: what is passed through stays in the cache."""
+    """One token in double precision at a time, so that the working buffers stay in the cache."""
     states, running = torch.empty_like(drives), entering.clone()
     buffer = torch.empty_like(running)
     for t in range(len(drives) - 1, -1, -1) if turned else range(len(drives)):

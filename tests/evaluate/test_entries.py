@@ -180,16 +180,16 @@ def test_the_first_decay_meets_nothing(parts):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_compiled_walk_by_threads(monkeypatch, turned):
+def test_the_compiled_scan_by_threads(monkeypatch, turned):
     """Entries in several pieces, the last one smaller, in single precision."""
-    walking = pytest.importorskip("dsf.kernels.diagonal_scan")
-    monkeypatch.setattr(walking, "FEWEST", 2)
+    diagonal_scan = pytest.importorskip("dsf.kernels.diagonal_scan")
+    monkeypatch.setattr(diagonal_scan, "FEWEST", 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     rng = torch.Generator().manual_seed(0)
     decay, drive, states = torch.randn(3, 6, 5, generator=rng)
     entering = torch.randn(5, dtype=torch.float64, generator=rng)
     running = entering.clone()
-    walking.walk(decay, drive, turned=turned, at_rest=False, into=(states, running))
+    diagonal_scan.scan_states(decay, drive, turned=turned, at_rest=False, into=(states, running))
     left = running / decay[0] if turned else running
     if turned:
         drive[-1] += entering

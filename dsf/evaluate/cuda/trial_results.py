@@ -1,4 +1,4 @@
-"""What became of every kernel for CUDA on a device."""
+"""The state of every CUDA kernel on a device: active, or off with the reason."""
 
 import torch
 
@@ -12,7 +12,7 @@ STATES, CHANNELS = 16, 64
 
 
 def all_trial_results(device: torch.device) -> dict[str, str]:
-    """``active``, or ``off`` with the reason, by kernel; each is tried first where it may run."""
+    """``active``, or ``off`` with the reason, for every kernel; missing trials are run first."""
     asked = FUNCTIONS if asks_for_fla() else {}
     if not why_off_on_cuda():
         for structure in ("scalar", "diagonal"):

@@ -1,4 +1,9 @@
-"""Systems handed to compiled loops: matrix memories, complex modes, the channels of Mamba."""
+"""Responses by compiled CPU loops: which systems they support, and as which arrays.
+
+- ``memory_response``: matrix memories, with one decay a token, one a state, or a delta rule.
+- ``modes_response``: time-invariant complex diagonals that take the real part, such as S4D.
+- ``channels_of``: the channels of a selective state space (Mamba), each with its own diagonal.
+"""
 
 from itertools import product
 from typing import NamedTuple
@@ -14,12 +19,16 @@ from dsf.kernels import applies
 from dsf.system import System
 from dsf.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
 
-# Columns below which too little of a loop's width is used.
+# With fewer columns the loops would leave most SIMD lanes unused.
 FEW_COLUMNS = 16
 
 
 class BareArrays(NamedTuple):
-    """The parts of a system with one input and one output; a delta rule looks up its memory."""
+    """The coefficients of a system with one input and one output, as tensors.
+
+    ``B_t = gain_t write_t`` and ``C_t = read_t``. For a delta rule, ``left_t look_tᵀ`` is the
+    low-rank term of A_t: the memory is read at ``look`` before it is overwritten.
+    """
 
     decay: Tensor
     gain: Tensor
@@ -32,7 +41,7 @@ class BareArrays(NamedTuple):
 def memory_response(
     system: System, signal: Tensor, *, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor] | None:
-    """The response of a forward system and the state it leaves; None where no loop applies."""
+    """The response of a forward system and its final state; None where no loop applies."""
     if signal.shape[-1] < FEW_COLUMNS or system.input_size * system.output_size != 1:
         return None
     parts, entering = bare_arrays(system), state_at_start(system, signal)
@@ -51,7 +60,7 @@ def memory_response(
 
 
 def output_memory(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Tensor:
-    """Memory for a response without gaps: the given one if it serves, else fresh."""
+    """Contiguous memory for a response: the given tensor if shape and type fit, else a new one."""
     if memory is None or memory.shape != shape or not memory.is_contiguous():
         return like.new_empty(shape)
     alike = memory.dtype == like.dtype and memory.device == like.device
@@ -59,7 +68,7 @@ def output_memory(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Ten
 
 
 def bare_arrays(system: System) -> BareArrays | None:
-    """The parts of a system that loops and kernels know; None if it is of another kind."""
+    """The coefficients of a system that the loops and kernels support; None for other systems."""
     A, B, C = system.A, system.B, system.C
     if isinstance(C, Coefficient):
         return None
@@ -108,7 +117,7 @@ def modes_response(
 ) -> Shaped[Tensor, "*batch time output channel"] | None:
     """The real part of the response to a real signal; None where the loop does not apply.
 
-    The signal stays real: as a complex one it would take longer to write down than to answer.
+    The signal is not converted to complex numbers, which would take longer than the loop itself.
     """
     if not (system.takes_real_part and system.dtype.is_complex) or signal.is_complex():
         return None
@@ -128,7 +137,7 @@ def modes_response(
     flat = columns.reshape(-1, system.steps)
 
     def of_columns(part: Tensor) -> Tensor:
-        """One entry of the batch after the other, as often as it has columns."""
+        """``part`` of every batch entry, repeated for each of its signal columns."""
         return part.expand(*columns.shape[:-1], part.shape[-1]).reshape(len(flat), -1)
 
     decay, weight, skip = map(of_columns, (decay, B.mT * C, D.real))
@@ -139,7 +148,7 @@ def modes_response(
 
 
 class Channels(NamedTuple):
-    """A system for every channel, and what drives it; the last axis of the batch is theirs."""
+    """A selective diagonal for every channel, and its signal; channels are the last batch axis."""
 
     step: Shaped[Tensor, "*batch time"]
     pole: Shaped[Tensor, "*batch state"]
@@ -152,18 +161,18 @@ class Channels(NamedTuple):
 
     @property
     def share(self) -> bool:
-        """Whether all write and read alike, each with the steps of its own decays."""
+        """Whether all channels share write and read, and each uses one step for decay and input."""
         together = _is_shared(self.write, -3) and _is_shared(self.read, -3)
         return together and _is_same(self.step, self.gain)
 
     @property
     def has_fixed_skip(self) -> bool:
-        """Whether what passes by the state is the same for all tokens."""
+        """Whether the feedthrough is the same for all tokens."""
         return self.feedthrough.stride(-1) == 0 or self.feedthrough.shape[-1] == 1
 
     @property
     def skip(self) -> Shaped[Tensor, "*batch"]:
-        """What passes by the state where that is fixed, else zeros."""
+        """The feedthrough where it is the same for all tokens, else zeros."""
         first = self.feedthrough[..., 0]
         return first if self.has_fixed_skip else torch.zeros_like(first)
 
@@ -171,7 +180,7 @@ class Channels(NamedTuple):
 def channels_of(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
 ) -> Channels | None:
-    """``system`` and what drives it as channels; None if it is of another kind."""
+    """``system`` and its signal as channels; None if it is not of this form."""
     A, B, C, D = system.A, system.B, system.C, system.feedthrough
     if not (isinstance(A, SampledDiagonal) and isinstance(B, SampledWrite)):
         return None
@@ -179,8 +188,8 @@ def channels_of(
         return None
     if not system.batch or signal.shape[-1] != 1 or C.shape[-2] != 1:
         return None
-    vectors, held = signal[..., 0, 0], state_at_start(system, signal)[..., 0]
-    return Channels(A.step, A.pole, B.step, B.write, C.squeeze(-2), D[..., 0, 0], vectors, held)
+    values, start = signal[..., 0, 0], state_at_start(system, signal)[..., 0]
+    return Channels(A.step, A.pole, B.step, B.write, C.squeeze(-2), D[..., 0, 0], values, start)
 
 
 def _is_shared(part: Tensor, axis: int) -> bool:

@@ -1,4 +1,8 @@
-"""Rows of maps by compiled loops: with one decay a token, or a decay for every state."""
+"""Rows of maps by compiled CPU loops, for the two structures that they support.
+
+- ``head_rows``: systems with one scalar decay a token, grouped as in :mod:`dsf.evaluate.heads`.
+- ``diagonal_rows``: systems with a decay for every state, stored or lazily sampled.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,32 +25,32 @@ from dsf.transition import Diagonal, SampledDiagonal
 
 
 def head_rows(
-    heads: Heads, borders: list[int], place: RowBuffer
+    heads: Heads, boundaries: list[int], output: RowBuffer
 ) -> Iterator[Float[Tensor, "*batch rows columns"]]:
-    """The rows between every two borders, written into what ``place`` gives."""
-    kept = _Kept(heads)
+    """The rows between consecutive boundaries, written into the memory that ``output`` provides."""
+    writer = _HeadWriter(heads)
     in_order = heads.order == tuple(range(len(heads.order)))
     columns, (groups, number) = heads.steps, heads.decay.shape[:2]
-    for start, stop in pairwise(borders):
+    for start, stop in pairwise(boundaries):
         if in_order:
             shape = (*heads.sizes, stop - start, columns)
-            buffer, top = place.take(heads.read, shape, first=columns)  # the loops write zeros
+            buffer, top = output.take(heads.read, shape, first=columns)  # the loops write zeros
             out = buffer.view(groups, number, -1, columns)
-            kept.write(start, stop, out, top, clean=is_clean(place, buffer))
+            writer.write(start, stop, out, top, clean=is_clean(output, buffer))
             yield buffer[..., top : top + stop - start, :]
         else:
             apart = heads.read.new_zeros(groups, number, stop - start, columns)
-            kept.write(start, stop, apart, 0, clean=True)
+            writer.write(start, stop, apart, 0, clean=True)
             yield heads.in_batch(apart)
 
 
-class _Kept:
-    """Decays of all tokens, ordered for the loops."""
+class _HeadWriter:
+    """Products of decays inside every tile and over whole tiles, and the rows made from them."""
 
     def __init__(self, heads: Heads) -> None:
         from dsf.kernels.scalar_rows import suffixes
 
-        # one layout of memory, one compilation
+        # a loop is compiled once for every memory layout
         self.heads = heads = replace(heads, feedthrough=heads.feedthrough.contiguous())
         self.factor = heads.decay.new_empty(heads.decay.shape)
         size = (*heads.decay.shape[:2], heads.tiles)
@@ -57,7 +61,10 @@ class _Kept:
         self.scores = heads.read.new_empty(TILE * heads.steps)
 
     def write(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
-        """Fill the rows of ``out`` from ``top`` on; where it is ``clean`` it holds zeros."""
+        """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on.
+
+        ``clean`` says that ``out`` is filled with zeros.
+        """
         for group, maps in enumerate(out):
             for tile, first, last in spans_by_tile(start, stop, TILE):
                 self._write_tile(group, tile, first, last, maps, top + first - start, clean)
@@ -81,54 +88,54 @@ class _Kept:
             write_rows(scores.numpy(), *arrays, tile, first, heads.before, scratch, target, top)
 
         shares = min(torch.get_num_threads(), out.shape[0])
-        borders = [out.shape[0] * k // shares for k in range(shares + 1)]
-        in_parallel(share, [slice(*span) for span in pairwise(borders)])
+        boundaries = [out.shape[0] * k // shares for k in range(shares + 1)]
+        in_parallel(share, [slice(*span) for span in pairwise(boundaries)])
 
 
 if TYPE_CHECKING:
     from dsf.kernels.diagonal_tiles import Given, Part, Scratch
 
-DIAGONAL_TILE, LINE = 64, 64  # tokens; bytes of a line of the cache
-EXACT = 3  # arrays of the scratch in double precision
+DIAGONAL_TILE, LINE = 64, 64  # tokens of a tile; bytes of a cache line
+EXACT = 3  # the first so many arrays of ``Scratch`` are in double precision
 
 
 def is_diagonal(system: System) -> bool:
-    """Whether the loops know this system: causal, real, one port, a diagonal perhaps sampled."""
+    """Whether the loops support this system: causal, real, one port, stored or sampled diagonal."""
     one_port = system.input_size == system.output_size == 1
     known = isinstance(system.A, Diagonal | SampledDiagonal) and system.state_size > 0
     return known and one_port and not (system.runs_backward or system.dtype.is_complex)
 
 
 def diagonal_rows(
-    system: System, borders: list[int], place: RowBuffer
+    system: System, boundaries: list[int], output: RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
-    """The rows between every two borders, written into what ``place`` gives."""
-    pieces = pieces_of(system, at_once=len(borders) == 2)
+    """The rows between consecutive boundaries, written into the memory that ``output`` provides."""
+    pieces = pieces_of(system, at_once=len(boundaries) == 2)
     like, columns = torch.empty(0, dtype=system.dtype), system.steps
-    for start, stop in pairwise(borders):
+    for start, stop in pairwise(boundaries):
         shape = (*system.batch, stop - start, columns)
-        buffer, top = place.take(like, shape, first=columns)  # the loops write zeros themselves
-        clean = is_clean(place, buffer)
+        buffer, top = output.take(like, shape, first=columns)  # the loops write zeros themselves
+        clean = is_clean(output, buffer)
         fill = partial(Piece.fill, start=start, stop=stop, out=flat(buffer), top=top, clean=clean)
         in_parallel(fill, pieces)
         yield buffer[..., top : top + stop - start, :]
 
 
 def pieces_of(system: System, *, at_once: bool) -> list["Piece"]:
-    """The batch cut along its last axis, a piece for every thread."""
+    """The batch split along its last axis into one piece for every thread."""
     size = system.batch[-1] if system.batch else 1
     shares = min(torch.get_num_threads(), size)
-    borders = [size * k // shares for k in range(shares + 1)]
+    boundaries = [size * k // shares for k in range(shares + 1)]
     found = []
-    for place, index in enumerate(product(*(range(axis) for axis in system.batch[:-1]))):
-        for first, last in pairwise(borders):
+    for number, index in enumerate(product(*(range(axis) for axis in system.batch[:-1]))):
+        for first, last in pairwise(boundaries):
             some = (*index, slice(first, last)) if system.batch else (None,)
-            found.append(Piece(system, some, place * size + first, at_once=at_once))
+            found.append(Piece(system, some, number * size + first, at_once=at_once))
     return found
 
 
 class Piece:
-    """A few systems of a batch, and what their tiles so far left for the rows to come."""
+    """Some systems of a batch, and the matrices of the tiles so far, which later rows need."""
 
     def __init__(self, system: System, some: tuple[Any, ...], first: int, *, at_once: bool) -> None:
         from dsf.kernels.diagonal_rows import Kept
@@ -157,15 +164,15 @@ class Piece:
         self.entered = -(-stop // DIAGONAL_TILE)
 
     def _scratch(self) -> "Scratch":
-        """Zeros, so that what is computed beside the rows asked for stays finite."""
+        """Scratch memory filled with zeros, so that unused rows of a tile stay finite."""
         from dsf.kernels.diagonal_tiles import Scratch, sizes_of_scratch
 
         sizes = sizes_of_scratch(self.given.width, -(-self.given.steps // DIAGONAL_TILE))
         doubles = torch.empty(0, dtype=torch.float64)
         return Scratch(
             *(
-                (doubles if place < EXACT else self.like).new_zeros(size).numpy()
-                for place, size in enumerate(sizes)
+                (doubles if k < EXACT else self.like).new_zeros(size).numpy()
+                for k, size in enumerate(sizes)
             )
         )
 
@@ -207,7 +214,7 @@ def _given(system: System, some: tuple[Any, ...]) -> "Given":
 
 
 def _table(part: Tensor, *more: int) -> Tensor:
-    """Rows side by side, with more columns, and rows, of zeros; once where all systems share it."""
+    """``part`` padded with zero columns (and rows); stored once where all systems share it."""
     part = part[:1] if part.stride(0) == 0 else part
     if any(more):
         part = pad(part, tuple(number for size in more for number in (0, size)))
@@ -215,10 +222,10 @@ def _table(part: Tensor, *more: int) -> Tensor:
 
 
 def _flat(part: Tensor) -> "Part":
-    """The memory behind a table of every system, and how far its rows are apart."""
+    """The memory of a table of every system as a flat array, with the distances between rows."""
     from dsf.kernels.diagonal_tiles import Part
 
-    places = zip(part.shape, part.stride(), strict=True)
-    numbers = part.detach().as_strided((1 + sum((size - 1) * by for size, by in places),), (1,))
+    axes = zip(part.shape, part.stride(), strict=True)
+    numbers = part.detach().as_strided((1 + sum((size - 1) * by for size, by in axes),), (1,))
     entry = part.stride(0) if len(part) > 1 else 0
     return Part(numbers.numpy(), entry, part.stride(1) if part.shape[1] > 1 else 0)

@@ -1,4 +1,4 @@
-"""A system cut along time, or along its batch into pieces that a processor's cache holds."""
+"""A system cut along time into windows, or along its batch into pieces that fit the cache."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,18 +11,18 @@ from dsf.system import System
 from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
 from dsf.transition.storage import on_parts
 
-# Structures all of whose tensors begin with the axes of the batch.
+# Structures whose tensors all begin with the batch axes.
 PLAIN = (Tensor, SampledWrite, Diagonal, SampledDiagonal, ScaledIdentity)
 
-# Numbers in one state of all tokens. Measured with 64 channels of 16 states, 32 tokens and
-# gradients: sequences one by one, 4, 16 or all 64 at once took 75, 52, 37 and 70 ms.
+# Numbers in the states of all tokens of a window. Measured with 64 channels of 16 states, 32 tokens
+# and gradients: sequences one by one, 4, 16 or all 64 at once took 75, 52, 37 and 70 ms.
 CACHED = 2**19
 
 
 def cut(system: System, start: int, stop: int, *, dtype: torch.dtype) -> System:
     """The tokens ``start`` to ``stop - 1`` in the number type ``dtype``, without initial state.
 
-    Decays that are sampled lazily will be sampled in double precision, other parts in ``dtype``.
+    Lazily sampled decays will be computed in double precision, other parts in ``dtype``.
     """
     system.check_span(start, stop)
     return replace(
@@ -36,7 +36,7 @@ def cut(system: System, start: int, stop: int, *, dtype: torch.dtype) -> System:
 
 
 def cached(system: System, signal: Tensor, tokens: int) -> tuple[int, list[tuple[System, Tensor]]]:
-    """Pieces of the batch whose states over ``tokens`` tokens are few enough, and their axis."""
+    """Pieces of the batch whose states over ``tokens`` tokens fit the cache, and their axis."""
     axis = next((k for k, size in enumerate(system.batch) if size > 1), 0)
     numbers = system.batch.numel() * tokens * system.state_size * signal.shape[-1]
     parts = (system.A, system.B, system.C, system.feedthrough)
@@ -47,7 +47,7 @@ def cached(system: System, signal: Tensor, tokens: int) -> tuple[int, list[tuple
     once: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def piece(part: Any, k: int) -> Any:
-        """Split once: the gradients of slices would be as large as the whole, each."""
+        """Split once for all pieces: the gradient of every slice would be as large as the whole."""
         if isinstance(part, Tensor):
             if id(part) not in once:
                 once[id(part)] = part, _split(part, few, axis)
@@ -71,7 +71,7 @@ def cached(system: System, signal: Tensor, tokens: int) -> tuple[int, list[tuple
 
 
 def _split(part: Tensor, few: int, axis: int) -> tuple[Tensor, ...]:
-    """``part`` in pieces along ``axis``; what is stored once for many is passed on once."""
+    """``part`` in pieces along ``axis``, with its other broadcast axes still stored once."""
     stored = part
     for k, size in enumerate(part.shape):
         if size > 1 and part.stride(k) == 0 and k != axis:
