@@ -79,16 +79,17 @@ def parsed(text: str) -> list[int | str | slice]:
 
 
 def _several(name: str, wanted: Any) -> Iterable[int | str | slice]:
-    several = (wanted,) if isinstance(wanted, int | str | slice) else tuple(wanted)
-    odd = [
-        each
-        for each in several
-        if isinstance(each, bool) or not isinstance(each, int | str | slice)
-    ]
+    several = tuple(wanted) if isinstance(wanted, Sequence | set | range) else (wanted,)
+    several = (wanted,) if isinstance(wanted, str) else several
+    odd = [each for each in several if not _is_choice(each)]
     if odd or not several:
         what = repr(odd[0]) if odd else "nothing"
         raise TypeError(f"{name}: must be numbers, names or slices, but it has {what}.")
     return several
+
+
+def _is_choice(each: Any) -> bool:
+    return isinstance(each, int | str | slice) and not isinstance(each, bool)
 
 
 def _matching(names: Sequence[str], wanted: int | str | slice) -> list[str]:

@@ -19,6 +19,10 @@ class ReconstructionError(InspectionError):
         self.formula = formula
 
 
+class RoundingWarning(UserWarning):
+    """A run lies further from its module in float64 than its number type and length explain."""
+
+
 class UnreadableError(InspectionError):
     """An adapter knows the module, but not what this call asked of it; the layer is listed."""
 

@@ -1,5 +1,6 @@
 """From a captured call to an inspected layer: read, respond, finish, compare."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +15,8 @@ from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.calls import Call, Captured, Weights, in_float64
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
-from dsf.inspection.capture.precision import TOLERANCE
-from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.capture.precision import TOLERANCE, expected_rounding
+from dsf.inspection.errors import InspectionError, ReconstructionError, RoundingWarning
 from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
@@ -77,12 +78,17 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         mixer = adapter.read(layer)
         system = mixer.system()
         rebuilt = adapter.finished(layer, mixer, respond(system, mixer.signal()))
+        if not output.isfinite().all():
+            raise ReconstructionError(_not_finite(layer))
         formula = relative_error(rebuilt, layer.output)
         rounding = 0.0 if reference is call else relative_error(output, layer.output)
         if not formula <= tolerance:
             raise ReconstructionError(
                 _worded(layer, adapter, formula, tolerance, compared_with), formula
             )
+        expected = expected_rounding(call.first_output.dtype, system.steps)
+        if rounding > expected:
+            _warn_of_rounding(layer, rounding, expected, call.first_output.dtype)
         yield InspectedLayer(
             name=layer.name,
             family=family,
@@ -98,10 +104,26 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         )
 
 
+def _warn_of_rounding(
+    layer: Captured, rounding: float, expected: float, dtype: torch.dtype
+) -> None:
+    kind = str(dtype).removeprefix("torch.")
+    warnings.warn(
+        f"{_who(layer)}: what it put out in this run differs by {rounding:.1e} relative from its "
+        f"module in float64 on the same input, more than {kind} explains ({expected:.0e}). Its map "
+        "is that of the module in float64; look at the kernel that this run used, or at what "
+        "changes the module's weights or output.",
+        RoundingWarning,
+        stacklevel=2,
+    )
+
+
 def _reference(call: Call, adapter: Adapter, limits: Limits) -> tuple[Call, str, bool]:
     """What a layer is compared with, in words, and whether that ran in float64."""
     if limits.guarded:
         return call, IN_DOUBLE, True
+    if call.invocation is not None and not adapter.rewrites_weights:
+        call.invocation.check_weights(call.name)
     try:
         return reference_call(call, adapter), IN_DOUBLE, True
     except NoReferenceError as error:
@@ -180,6 +202,17 @@ def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*
     return difference / largest if largest > 0 else difference
 
 
+def _who(layer: Captured) -> str:
+    return f"{layer.name} ({described(layer.module)}, read as '{layer.family}')"
+
+
+def _not_finite(layer: Captured) -> str:
+    return (
+        f"{_who(layer)}: what it put out holds NaN or infinite numbers, so nothing can be "
+        "compared. Look for an input that overflows the number type, or a query that sees no key."
+    )
+
+
 def _worded(
     layer: Captured,
     adapter: Adapter,
@@ -187,16 +220,12 @@ def _worded(
     tolerance: float,
     compared_with: str = IN_DOUBLE,
 ) -> str:
-    who = f"{layer.name} ({described(layer.module)}, read as '{layer.family}')"
     if not layer.output.isfinite().all():
-        return (
-            f"{who}: what it put out holds NaN or infinite numbers, so nothing can be compared. "
-            "Look for an input that overflows the number type, or a query that sees no key."
-        )
+        return _not_finite(layer)
     return (
-        f"{who}: the rebuilt layer differs by {error:.1e} relative from {compared_with}, above the "
-        f"tolerance of {tolerance:.0e}. Its map would not be the layer's: the module does not "
-        "compute what its family does, in this release or after a change to it. Inspect it with an "
-        "adapter of its own, or report it. "
+        f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from {compared_with}, "
+        f"above the tolerance of {tolerance:.0e}. Its map would not be the layer's: the module does not "
+        "compute what its family does, in this release or after a change to it. Inspect it with "
+        "an adapter of its own, or report it. "
         f"{adapter.advice.get(layer.family, '')}"
     ).rstrip()

@@ -114,7 +114,7 @@ def test_in_an_inspection_beside_known_layers(x):
     assert [layer.name for layer in inspection] == ["mine", "bent", "known[layer 0]"]
     assert "from v_proj" in inspection[0].mixer.label
     assert "from act" in inspection[1].mixer.label
-    assert inspection[0].tolerance == 1e-5
+    assert inspection[0].formula <= inspection[0].tolerance == 1e-12
     assert inspection[0].error < 1e-6
     after = model.state_dict()
     assert all(torch.equal(part, before[name]) for name, part in after.items())

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
-from dsf.inspection.errors import InspectionError
+from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.stages import Project
 
 
@@ -35,13 +35,28 @@ class Invocation:
     Attributes:
         module: the module that ran.
         args, kwargs: what it was called with, copied.
+        weights: where each weight lay when it began, and how often it had been written into.
         calls: the token mixers that ran in it, first to last; the module itself, or attentions.
     """
 
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    weights: list[tuple[int, int]]
     calls: list["Call"] = field(default_factory=list)
+
+    def check_weights(self, name: str) -> None:
+        """Raise unless the weights of the module are still those that it ran with.
+
+        Raises:
+            ReconstructionError: if they are not.
+        """
+        if storage_of(self.module) != self.weights:
+            raise ReconstructionError(
+                f"{name}: the weights of its module were exchanged or written into after it ran, "
+                "by a hook or by the model itself, so nothing can be said about the layer of this "
+                "run. Inspect the model without what changes its weights."
+            )
 
 
 @dataclass(eq=False)
@@ -73,6 +88,11 @@ class Call:
         while isinstance(output, tuple | list):
             output = output[0]
         return output
+
+
+def storage_of(module: nn.Module) -> list[tuple[int, int]]:
+    """Where every weight lies, and how often it was written into."""
+    return [(part.data_ptr(), times_written(part)) for part in module.parameters()]
 
 
 def bound(
@@ -113,7 +133,8 @@ def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
     if frame is None:
         return None
     if frame.invocation is None:
-        frame.invocation = Invocation(module, copied(frame.args), copied(frame.kwargs))
+        args, kwargs = copied(frame.args), copied(frame.kwargs)
+        frame.invocation = Invocation(module, args, kwargs, storage_of(module))
     return frame.invocation
 
 
@@ -130,13 +151,18 @@ def add_call(calls: list[Call], call: Call, where: ModuleStack) -> None:
 @contextmanager
 def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[None]:
     """Append every call of one of ``modules`` to ``calls`` while the block runs."""
-    handles = []
+    handles: list[Any] = []
+    begun: dict[nn.Module, list[list[tuple[int, int]]]] = {}
+
+    def begin(module: nn.Module, _: Any) -> None:
+        begun.setdefault(module, []).append(storage_of(module))
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
-            invocation = Invocation(module, copied(args), copied(kwargs))
+            weights = begun[module].pop()
+            invocation = Invocation(module, copied(args), copied(kwargs), weights)
             arguments = bound(module.forward, invocation.args, invocation.kwargs)
             call = Call(name, module, arguments, copied(output), place=len(calls))
             call.invocation = invocation
@@ -147,6 +173,7 @@ def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[N
 
     try:
         for name, module in modules.items():
+            handles.append(module.register_forward_pre_hook(begin))
             handles.append(module.register_forward_hook(hook_for(name), with_kwargs=True))
         yield
     finally:
