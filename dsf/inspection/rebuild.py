@@ -224,8 +224,8 @@ def _worded(
         return _not_finite(layer)
     return (
         f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from {compared_with}, "
-        f"above the tolerance of {tolerance:.0e}. Its map would not be the layer's: the module does not "
-        "compute what its family does, in this release or after a change to it. Inspect it with "
-        "an adapter of its own, or report it. "
+        f"above the tolerance of {tolerance:.0e}. Its map would not be the layer's: the "
+        "module does not compute what its family does, in this release or after a change to it. "
+        "Read it with an adapter of its own, or report it. "
         f"{adapter.advice.get(layer.family, '')}"
     ).rstrip()
