@@ -16,8 +16,8 @@
 # | matrix | the **attention map** $\Phi$, $y = \Phi u$ | $T^2$ |
 # | kernel | a filter, $y = k * u$ | $T \log T$, time-invariant layers only |
 #
-# **You will learn** to convert one form into another by hand, to see when a form does not exist, and
-# to tell a proof about a map from a look at its picture.
+# **You will learn** to convert one form into another by hand, to see when a form does not exist,
+# and to tell a proof about a map from a look at its picture.
 
 # %%
 import matplotlib.pyplot as plt
@@ -78,9 +78,9 @@ print("largest difference:", (by_hand - by_library).abs().max().item())
 # $$y_i = \sum_{j \le i} \underbrace{C_i A_i A_{i-1} \cdots A_{j+1} B_j}_{\Phi_{ij}} u_j, \qquad
 # \Phi_{ii} = C_i B_i + D_i, \qquad \Phi_{ij} = 0 \text{ for } j > i .$$
 #
-# $\Phi$ is the attention map of a layer that never computes one. As in attention, row $i$ belongs to
-# the **query**, the token that is written to, and column $j$ to the **key**, the token that is read.
-# Here $\Phi_{ij} = \gamma^{i-j}\, q_i^\top k_j$.
+# $\Phi$ is the attention map of a layer that never computes one. As in attention, row $i$ belongs
+# to the **query**, the token that is written to, and column $j$ to the **key**, the token that is
+# read. Here $\Phi_{ij} = \gamma^{i-j}\, q_i^\top k_j$.
 
 # %%
 map = dsf.attention_map(system)
@@ -93,10 +93,10 @@ plot.heat_map(map, title="retention: map of 24 tokens")
 plt.show()
 
 # %% [markdown]
-# Blue entries are negative: token $i$ *subtracts* the value of token $j$. Softmax attention cannot do
-# that. It is tempting to stop at the picture, but a picture is no proof. `dsf.certify` returns one of
-# three verdicts, and an independent checker has to accept the evidence before it returns `PROVED` or
-# `REFUTED`.
+# Blue entries are negative: token $i$ *subtracts* the value of token $j$. Softmax attention cannot
+# do that. It is tempting to stop at the picture, but a picture is no proof. `dsf.certify` returns
+# one of three verdicts, and an independent checker has to accept the evidence before it returns
+# `PROVED` or `REFUTED`.
 
 # %% tags=["proved"]
 certificate = dsf.certify.causal(map)
@@ -113,8 +113,8 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 # "Causal" is proved for these stored numbers, every entry above the diagonal being exactly zero.
 # "No negative weight" is refuted by a witness: a row that anybody can look up.
 #
-# A certificate is not a boolean. `if certificate:` raises an error, because `UNKNOWN` is neither yes
-# nor no.
+# A certificate is not a boolean. `if certificate:` raises an error, because `UNKNOWN` is neither
+# yes nor no.
 
 # %%
 try:
@@ -293,13 +293,13 @@ assert error < 1e-12, f"off by {error:.2g} from the recurrence"
 print("exercise 3: right")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
 # - A mixer is a system; the system is linear *in its signal, given its coefficients*.
 # - Recurrence and map always exist, a kernel only for time-invariant layers.
 # - A verdict holds for what its claim names, such as these stored numbers, and not for every run of
 #   the layer.
 #
-# **Read on:** Sieber et al. 2024, *Understanding the differences in foundation models: attention,
-# state space models, and recurrent neural networks* (arXiv:2405.15731). Next: softmax attention,
-# which has no finite kernel trick, as a system.
+# **Further reading:** Sieber et al. 2024, *Understanding the differences in foundation models:
+# attention, state space models, and recurrent neural networks* (arXiv:2405.15731). Next: softmax
+# attention, which has no finite kernel trick, as a system.

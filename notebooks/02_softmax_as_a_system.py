@@ -62,8 +62,8 @@ plt.show()
 # %% [markdown]
 # ## How many states does a map need?
 #
-# Whatever a system does, what the past (tokens up to $t$) tells the future (tokens after $t$) has
-# to pass through the state $h_t$. In the map this is the **Hankel block**
+# In any system, everything that the past (tokens up to $t$) contributes to the future (tokens after
+# $t$) has to pass through the state $h_t$. In the map this is the **Hankel block**
 #
 # $$H_t = \Phi_{t+1:,\; :t} = \begin{pmatrix} C_{t+1}A_{t+1} \\ C_{t+2}A_{t+2}A_{t+1} \\ \vdots
 # \end{pmatrix} \begin{pmatrix} \cdots & A_t B_{t-1} & B_t \end{pmatrix}, \qquad
@@ -167,9 +167,9 @@ assert all(error <= bound for error, bound in zip(reduced, bounds, strict=True))
 
 # %% [markdown]
 # The power series has to serve all queries that might occur, the reduction only the ones that did.
-# The first can be computed while tokens arrive, the second only when the whole map is known: it is a
-# reference to compare with, not an architecture. The bound can be certified, with exact arithmetic on the
-# stored numbers:
+# The first can be computed while tokens arrive, the second only when the whole map is known: it is
+# a reference to compare with, not an architecture. The bound can be certified, with exact
+# arithmetic on the stored numbers:
 
 # %% tags=["proved"]
 certificate = dsf.certify.reduction_error(map, order=6)
@@ -263,12 +263,12 @@ for name, tested in (("softmax", map), ("linear", dsf.attention_map(linear.syste
 print("exercise 3: right")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
 # - At a fixed length softmax attention has a finite state; the smallest has $\lfloor T/2 \rfloor$
 #   entries for generic queries and keys. Over all lengths no finite state suffices.
 # - Truncated series are linear attention with more features; odd orders can go wrong.
 # - Hankel singular values say how many states a *given* map needs, and how much each one matters.
 #
-# **Read on:** Sieber et al. 2024 (arXiv:2405.15731); Dewilde & van der Veen 1998, *Time-varying
-# systems and computations*, on minimal realisations.
+# **Further reading:** Sieber et al. 2024 (arXiv:2405.15731); Dewilde & van der Veen 1998,
+# *Time-varying systems and computations*, on minimal realisations.

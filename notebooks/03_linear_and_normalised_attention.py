@@ -122,8 +122,8 @@ plot.draw(measures.row_sums, sums, labels=["linear", "normalised"])
 plt.show()
 
 # %% [markdown]
-# Is $\eta$ a forget factor? It acts at the output: it is a gain of the query, the same for all keys.
-# Nothing depends on the lag.
+# Is $\eta$ a forget factor? It acts at the output: it is a gain of the query, the same for all
+# keys. Nothing depends on the lag.
 
 # %% tags=["proved"]
 certificate = decided("DSF-18")
@@ -253,11 +253,12 @@ assert torch.allclose(rows[0], rows[1]), f"the rows differ by {(rows[0] - rows[1
 print("exercise 3: right")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
 # - A normaliser that does not depend on values belongs to $C$ (or, in another choice of states, to
 #   $A$ and $B$ together). It is a gain, not a decay.
 # - $A = I$: nothing is forgotten and the order of the past is lost.
 # - States are counted in Hankel blocks, not in the rank of the masked map.
 #
-# **Read on:** Katharopoulos et al. 2020 (arXiv:2006.16236); Sieber et al. 2024 (arXiv:2405.15731).
+# **Further reading:** Katharopoulos et al. 2020 (arXiv:2006.16236); Sieber et al. 2024
+# (arXiv:2405.15731).

@@ -275,13 +275,13 @@ for number in range(3):
 print("exercise 3: right")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
-# - Softmax rows are one-to-one iff $\operatorname{rank}[K, \mathbf 1] = d+1$; causal rows from token
-#   $d + 1$ on only.
-# - Normalised linear attention with at most $d$ features confuses queries, always; more features may
-#   save it.
+# - Softmax rows are one-to-one iff $\operatorname{rank}[K, \mathbf 1] = d+1$; causal rows from
+#   token $d + 1$ on only.
+# - Normalised linear attention with at most $d$ features confuses queries, always; more features
+#   may save it.
 # - Injective in $q$ is not injective in the token: a projection that narrows confuses by itself.
 #
-# **Read on:** Han et al. 2024, *Bridging the divide: reconsidering softmax and linear attention*
-# (arXiv:2412.06590).
+# **Further reading:** Han et al. 2024, *Bridging the divide: reconsidering softmax and linear
+# attention* (arXiv:2412.06590).

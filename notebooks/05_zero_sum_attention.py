@@ -309,7 +309,7 @@ assert abs(gap - gap_for_difference(0.8, 0.1)) > 0.1, "the gap depends on the ga
 print("exercise 3: right, the gap is", gap)
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
 # - A row that sums to zero compares; a row that sums to one averages. Read signed maps with care:
 #   large weights of both signs can cancel.
@@ -317,4 +317,4 @@ print("exercise 3: right, the gap is", gap)
 # - Linear time costs a state three times that of linear attention, and bounded logits are an
 #   assumption, not a detail.
 #
-# **Read on:** Lu et al. 2025, *ZeroS: zero-sum linear attention* (arXiv:2602.05230).
+# **Further reading:** Lu et al. 2025, *ZeroS: zero-sum linear attention* (arXiv:2602.05230).

@@ -83,10 +83,10 @@ assert abs(math.log2(gap[-2] / gap[-1]) - 3) < 0.05
 # $$A_{nk} = -\begin{cases}\sqrt{(2n+1)(2k+1)} & n > k\\ n + 1 & n = k\\ 0 & n < k\end{cases}
 # \qquad B_n = \sqrt{2n+1} .$$
 #
-# It cannot be diagonalised in practice: its eigenvectors are exponentially ill-conditioned. But with
-# $p_n = \sqrt{n + 1/2}$ the sum $A + p p^\top$ is $-\frac12 I$ plus a skew-symmetric matrix, which a
-# unitary change of states makes diagonal. What is left is a diagonal *plus rank one*, and the
-# bilinear rule keeps that form.
+# It cannot be diagonalised in practice: its eigenvectors are exponentially ill-conditioned. But
+# with $p_n = \sqrt{n + 1/2}$ the sum $A + p p^\top$ is $-\frac12 I$ plus a skew-symmetric matrix,
+# which a unitary change of states makes diagonal. What is left is a diagonal *plus rank one*, and
+# the bilinear rule keeps that form.
 
 # %%
 N, T = 8, 64
@@ -324,12 +324,12 @@ assert torch.allclose(found, map), "the diagonal is right; does the decay of tok
 print("exercise 3: right")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
 # - Sampling turns poles into decays; half-life is $\ln 2 / (\Delta |a|)$ tokens.
-# - Time-invariant layers filter, selective layers choose: small step, token skipped; large step, past
-#   reset.
+# - Time-invariant layers filter, selective layers choose: small step, token skipped; large step,
+#   past reset.
 # - One decay per head makes the map a masked attention. One per channel does not.
 #
-# **Read on:** Gu, Goel & Ré 2021 (arXiv:2111.00396); Gu et al. 2022 (arXiv:2206.11893); Gu & Dao
-# 2023 (arXiv:2312.00752); Dao & Gu 2024 (arXiv:2405.21060).
+# **Further reading:** Gu, Goel & Ré 2021 (arXiv:2111.00396); Gu et al. 2022 (arXiv:2206.11893); Gu
+# & Dao 2023 (arXiv:2312.00752); Dao & Gu 2024 (arXiv:2405.21060).

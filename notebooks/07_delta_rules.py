@@ -2,7 +2,8 @@
 # # 7. Delta rules
 #
 # Linear attention adds: writing a second value under the same key leaves the sum of both. The
-# **delta rule** corrects instead. It reads what the state holds under $k_t$, and writes the error:
+# **delta rule** corrects instead. It reads what the state has stored under $k_t$, and writes the
+# error:
 #
 # $$S_t = S_{t-1} + \beta_t k_t (v_t - S_{t-1}^\top k_t)^\top
 # = \underbrace{(I - \beta_t k_t k_t^\top)}_{A_t} S_{t-1} + \underbrace{\beta_t k_t}_{B_t} v_t^\top,
@@ -232,7 +233,7 @@ assert torch.allclose(found, wanted), "the first token is right: what does the s
 print("exercise 1: right")
 
 # %% [markdown]
-# **2.** With a raw key $k$ (any length), which rate erases exactly what the memory holds under $k$,
+# **2.** With a raw key $k$ (any length), which rate erases exactly what is stored under $k$,
 # so that afterwards $S^\top k = v$?
 
 
@@ -274,12 +275,13 @@ assert repeated < 1e-12, "writing the same pair again changes nothing"
 print("exercise 3: right")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
 # - The delta rule writes the error of what it remembers: gradient descent inside the layer.
-# - $0 \le \beta \lVert k \rVert^2 \le 2$ is a safe step, and a certificate can say so for every token.
+# - $0 \le \beta \lVert k \rVert^2 \le 2$ is a safe step, and a certificate can say so for every
+#   token.
 # - The map is linear attention times a triangular inverse; its negative weights are corrections.
 #
-# **Read on:** Yang et al. 2024, *Parallelizing linear transformers with the delta rule*
+# **Further reading:** Yang et al. 2024, *Parallelizing linear transformers with the delta rule*
 # (arXiv:2406.06484) and *Gated delta networks* (arXiv:2412.06464); Grazzi et al. 2024
 # (arXiv:2411.12537); Siems et al. 2025 (arXiv:2502.10297).

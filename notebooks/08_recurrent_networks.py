@@ -287,7 +287,7 @@ assert torch.allclose(found, wanted, atol=1e-14, rtol=1e-6), "the order: later t
 print("exercise 3: right")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
 # - Along its own trajectory a nonlinear network is exactly a linear system. That system is a
 #   statement about this run.
@@ -295,5 +295,5 @@ print("exercise 3: right")
 # - Products of transitions decide about memory; gates that do not see the state make them known in
 #   advance.
 #
-# **Read on:** Hochreiter & Schmidhuber 1997; De et al. 2024, *Griffin* (arXiv:2402.19427); Feng et
-# al. 2024, *Were RNNs all we needed?* (arXiv:2410.01201).
+# **Further reading:** Hochreiter & Schmidhuber 1997; De et al. 2024, *Griffin* (arXiv:2402.19427);
+# Feng et al. 2024, *Were RNNs all we needed?* (arXiv:2410.01201).

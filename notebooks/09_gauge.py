@@ -2,8 +2,8 @@
 # # 9. Gauge: what eigenvalues do and do not say
 #
 # Spectra of $A_t$ are often plotted to explain how a layer remembers: mass near one, long memory;
-# mass near zero, selection. But the state is internal to the layer. Choose other coordinates for it,
-# $\tilde h_t = T_t h_t$ with any invertible matrices $T_t$, and
+# mass near zero, selection. But the state is internal to the layer. Choose other coordinates for
+# it, $\tilde h_t = T_t h_t$ with any invertible matrices $T_t$, and
 #
 # $$\tilde A_t = T_t A_t T_{t-1}^{-1}, \qquad \tilde B_t = T_t B_t, \qquad \tilde C_t = C_t T_t^{-1},
 # \qquad \tilde D_t = D_t$$
@@ -241,13 +241,13 @@ assert half_life(torch.eye(5)) == 0, "a map that reads its own token only has ha
 print("exercise 3: right")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
-# - A spectrum of $A_t$ shows a layer *and a choice of states*. With time-varying gauges any spectrum
-#   can be had.
+# - A spectrum of $A_t$ shows a layer *and a choice of states*. With time-varying gauges any
+#   spectrum can be had.
 # - Report the map, its Hankel singular values and its mass by lag first; Lyapunov exponents where a
 #   rate is wanted.
 # - If a picture depends on the choice of states, its caption has to name that choice.
 #
-# **Read on:** Rickenbach et al. 2025, *Task-level insights from eigenvalues* (arXiv:2510.09379),
-# with this notebook beside it; Sieber et al. 2024 (arXiv:2405.15731).
+# **Further reading:** Rickenbach et al. 2025, *Task-level insights from eigenvalues*
+# (arXiv:2510.09379), with this notebook beside it; Sieber et al. 2024 (arXiv:2405.15731).

@@ -81,8 +81,9 @@ torch.testing.assert_close(
 # ## Taking states away
 #
 # `dsf.reduce` goes through the tokens once and keeps, after each, the directions of the state that
-# contribute most to later responses. What it drops at different tokens is orthogonal, so the squared errors add up exactly:
-# the bound is known before the maps are compared, and it is met up to rounding.
+# contribute most to later responses. What it drops at different tokens is orthogonal, so the
+# squared errors add up exactly: the bound is known before the maps are compared, and it is met up
+# to rounding.
 
 # %%
 orders = [1, 2, 3, 4, 5]
@@ -96,9 +97,9 @@ assert found[2].error / found[2].size < 0.02
 # %% [markdown]
 # ## A trained model
 #
-# `dsf` brings small models that solve *recall*: five (key, value) pairs, then each key comes back
-# and the model has to name its value. Nothing but the sequence holds the answer, so something in
-# the model has to carry it. We read the two softmax layers of the tiny llama.
+# `dsf` comes with small models that solve *recall*: five (key, value) pairs, then each key comes
+# back and the model has to name its value. The answer is nowhere but in the sequence, so something
+# in the model has to remember it. We read the two softmax layers of the tiny llama.
 
 # %%
 from dsf.models import folder, recall
@@ -277,11 +278,13 @@ assert lower_bound(head, 31) == 0, "with as many states as tokens nothing is exc
 print(f"exercise 3: right, every four-state system is off by at least {bound / head.norm():.0%}")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
-# - Reachable *and* observable: $\sqrt{\lambda(P_t Q_t)}$ are the Hankel singular values, free of gauge.
+# - Reachable *and* observable: $\sqrt{\lambda(P_t Q_t)}$ are the Hankel singular values, free of
+#   gauge.
 # - A reduction comes with a bound before, and an error after.
 # - The states that a trained head needs count what its task makes it remember.
 #
-# **Read on:** Moore 1981, *Principal component analysis in linear systems*; Dewilde & van der Veen
-# 1998, *Time-varying systems and computations*; Arora et al. 2023, *Zoology* (arXiv:2312.04927).
+# **Further reading:** Moore 1981, *Principal component analysis in linear systems*; Dewilde & van
+# der Veen 1998, *Time-varying systems and computations*; Arora et al. 2023, *Zoology*
+# (arXiv:2312.04927).

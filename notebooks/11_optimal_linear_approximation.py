@@ -246,9 +246,10 @@ assert apart < 1e-12, f"your map is off by {apart:.2g}"
 print("exercise 2: right")
 
 # %% [markdown]
-# **3.** A *fixed* decay can also make any one row, by large keys: $k_s = p_s\, \alpha^{-(t-s)}$. How
-# large does the key of the first token get when it is to receive weight $p$ at token $t$? At which
-# length $t$ does that overflow float16 (largest number 65504) for $\alpha = 0.9$ and $p = 0.1$?
+# **3.** A *fixed* decay can also make any one row, by large keys: $k_s = p_s\, \alpha^{-(t-s)}$.
+# How large does the key of the first token get when it is to receive weight $p$ at token $t$? At
+# which length $t$ does that overflow float16 (largest number 65504) for $\alpha = 0.9$ and $p =
+# 0.1$?
 
 
 # %% tags=["solution"]
@@ -275,12 +276,12 @@ assert overflow_length(0.1, 0.99) > 5 * length, "slower decays overflow much lat
 print(f"exercise 3: right, at {length} tokens")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
 # - A running average with a dynamic decay reproduces any row of probabilities; that is why the key
 #   may be tied to the decay.
 # - "There are parameters" is not "a layer computes them", and not "training finds them".
 # - The number of channels bounds the rank of every block of the map. No parametrisation escapes it.
 #
-# **Read on:** Chou et al. 2024, *MetaLA: unified optimal linear approximation to softmax attention
-# map* (arXiv:2411.10741).
+# **Further reading:** Chou et al. 2024, *MetaLA: unified optimal linear approximation to softmax
+# attention map* (arXiv:2411.10741).

@@ -186,7 +186,7 @@ assert tight.verdict is dsf.Verdict.UNKNOWN
 # %% [markdown]
 # ## How published claims fail
 #
-# `dsf.claims` holds the claims of six papers, each with a check that does not see the expected
+# `dsf.claims` has the claims of six papers, each with a check that does not see the expected
 # verdict. Those that are refuted fail in few ways, and every one of these is easy to overlook:
 
 # %% tags=["refuted"]
@@ -304,11 +304,12 @@ assert certified_share(keys, centre, 0.05, (48, 64)) > 0.9 * inside, "that is fa
 print("exercise 3: right; the library's tangent bound is tighter, and encloses its rounding")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
-# - Read the quantifier ("for which inputs?") and the level ("of which numbers?") before the verdict.
+# - Read the quantifier ("for which inputs?") and the level ("of which numbers?") before the
+#   verdict.
 # - Trust the checker, not the search. A certificate is data that others can check.
 # - `UNKNOWN` is an answer, and a counter-example shows how a claim has to be corrected.
 #
-# **Read on:** Jia & Rinard 2021, *Exploiting verified neural networks via floating point numerical
-# error*; Xu et al. 2020, *Automatic perturbation analysis* (arXiv:2002.12920).
+# **Further reading:** Jia & Rinard 2021, *Exploiting verified neural networks via floating point
+# numerical error*; Xu et al. 2020, *Automatic perturbation analysis* (arXiv:2002.12920).

@@ -36,8 +36,8 @@ print(" ".join(words[0]))
 #
 # `dsf.inspect` runs the model once, captures the input and output of every token mixer, rebuilds
 # each one in float64 from its parameters, and **compares**. The error in the table is the
-# difference between the rebuilt layer and what the model put out. Above a tolerance it raises
-# an error: a map that does not reproduce its layer is never shown.
+# difference between the rebuilt output and the model's own. Above a tolerance it raises an error: a
+# map that does not reproduce its layer is never shown.
 
 # %%
 names = ("llama", "mamba2", "qwen3_next")
@@ -138,7 +138,7 @@ plt.show()
 # %% [markdown]
 # ## Decide
 #
-# Sentences about these layers, with evidence. Rows of the llama's heads sum to one and hold no
+# Sentences about these layers, with evidence. Rows of the llama's heads sum to one and have no
 # negative weight; the delta rule subtracts.
 
 # %% tags=["proved"]
@@ -309,11 +309,11 @@ for seed in range(3):
 print("exercise 3: right")
 
 # %% [markdown]
-# ## What to take along
+# ## Summary
 #
 # - Inspect, *compare*, look, measure, decide, report: in this order.
 # - A map is a statement about one run of a layer, linear in its values with its coefficients fixed.
 # - Compare architectures by what no choice of states can change.
 #
-# **Read on:** the README of this package for the command line and for longer sequences; Arora et
-# al. 2023, *Zoology* (arXiv:2312.04927), on recall.
+# **Further reading:** the README of this package for the command line and for longer sequences;
+# Arora et al. 2023, *Zoology* (arXiv:2312.04927), on recall.

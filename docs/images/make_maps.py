@@ -2,8 +2,8 @@
 
     python docs/images/make_maps.py
 
-A ring stands where a key that comes back should read: at the value that once followed it. Of each
-model the map that puts most of its weight there is drawn, of Qwen3-Next among its delta rules.
+A ring marks where a key that comes back should attend to: the value that once followed it. Of each
+model the map with most of its weight there is drawn, for Qwen3-Next among its delta rules.
 """
 
 import sys
@@ -39,8 +39,8 @@ def main(path: Path) -> None:
     panels = figure.subplots(1, len(models.NAMES))
     for axes, name in zip(panels, models.NAMES, strict=True):
         draw_model(axes, name, drawn, answers)
-    panels[0].set_ylabel("token written", fontsize=9)
-    figure.supxlabel("token read", fontsize=9)
+    panels[0].set_ylabel("query (token written to)", fontsize=9)
+    figure.supxlabel("key (token read)", fontsize=9)
     figure.savefig(path, dpi=170)
 
 

@@ -1,4 +1,4 @@
-"""A model's layers become mixers, each compared with what the layer put out."""
+"""Reads the token mixers of a model from one run and checks each against the layer's output."""
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.entry import inspect, probe

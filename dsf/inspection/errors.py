@@ -1,4 +1,4 @@
-"""What can go wrong with an inspection, each with a name of its own."""
+"""The errors that an inspection raises."""
 
 import math
 
@@ -8,7 +8,7 @@ class InspectionError(ValueError):
 
 
 class ReconstructionError(InspectionError):
-    """A rebuilt layer does not reproduce the layer.
+    """A layer that was rebuilt from its coefficients does not reproduce the layer itself.
 
     Attributes:
         formula: the relative difference; NaN where nothing could be compared.
@@ -24,7 +24,7 @@ class RoundingWarning(UserWarning):
 
 
 class UnreadableError(InspectionError):
-    """An adapter knows the module, but not what this call asked of it; the layer is listed."""
+    """An adapter reads the class of a module but not this call, which is listed as unsupported."""
 
 
 class NothingCapturedError(InspectionError):
@@ -32,4 +32,4 @@ class NothingCapturedError(InspectionError):
 
 
 class NonFiniteWeightsError(InspectionError):
-    """Weights that are not numbers: nothing said about the layer would mean anything."""
+    """A weight is NaN or infinite, so that no statement about its layer would mean anything."""

@@ -1,4 +1,4 @@
-"""The one engine: run a model once, rebuild every token mixer, compare."""
+"""Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -34,19 +34,19 @@ SOFTMAX = {
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a model is called with, and how closely to look.
+    """What a model is called with, and the options of its inspection.
 
     Attributes:
         inputs, named: what the model is called with.
         exact: run a copy of the model in float64 throughout, with tolerances near 1e-12.
-        tolerance: the largest relative error a layer may have; by default what its number type
-            allows.
-        tokens: the text of every token, one sequence a sample.
-        name: what to call the model; its class by default.
+        tolerance: the largest difference of a rebuilt layer from its module in float64, relative;
+            by default that of its adapter.
+        tokens: the text of every token, one sequence for each sample.
+        name: the name of the model; by default that of its class.
         strict: whether a layer that is not reproduced ends the inspection; otherwise it is listed.
         layers, heads: which are looked at; None for all.
-        adapters: further adapters, which win over all others.
-        probe: modules that are driven with unit values instead.
+        adapters: further adapters, which take precedence over all others.
+        probe: modules that are probed with unit values instead of being read by an adapter.
     """
 
     inputs: tuple[Any, ...] = ()
@@ -63,7 +63,9 @@ class Question:
 
 
 def examine(model: nn.Module, question: Question) -> Inspection:
-    """Run ``model`` once and rebuild every token mixer it applies; leave it as it was found.
+    """Run ``model`` once and rebuild every token mixer that it applies.
+
+    Afterwards the model is in the state it had before the run.
 
     Raises:
         InspectionError: if the model cannot be run on these inputs.
@@ -71,7 +73,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         ReconstructionError: if a rebuilt layer does not reproduce its output.
         NothingCapturedError: if no layer could be read.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
+    model = getattr(model, "_orig_mod", model)  # the module that torch.compile wrapped
     check_runnable(model)
     inputs, named = question.inputs, question.named
     if question.exact:
@@ -110,7 +112,7 @@ def examine_part(
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
 
-    The rest of the model needs no numbers. Names are those of the whole model.
+    The rest of the model may be on the meta device. Layers bear their names in the whole model.
 
     Raises:
         InspectionError: if the module cannot be run on these inputs.
@@ -137,14 +139,14 @@ def _within(root: str, path: str) -> bool:
 def _with_probes(
     model: nn.Module, known: Known, wanted: Mapping[str, Probe] | Sequence[str]
 ) -> Known:
-    """A module that is driven is known by that alone, and so is what is inside."""
-    driven = probes(model, wanted)
+    """``known``, where a module that is probed replaces every adapter for it and inside it."""
+    probed = probes(model, wanted)
     outside = {
         path: adapter
         for path, adapter in known.items()
-        if not any(_within(root, path) for root in driven)
+        if not any(_within(root, path) for root in probed)
     }
-    return outside | {path: (adapter, FAMILY) for path, adapter in driven.items()}
+    return outside | {path: (adapter, FAMILY) for path, adapter in probed.items()}
 
 
 def _rebuilt(
@@ -180,7 +182,7 @@ def _with_heads(layer: InspectedLayer, wanted: Chosen) -> InspectedLayer:
 
 
 def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:
-    """One call for every sequence, each with a name of its own, in the order in which they ran."""
+    """One call for every sequence with its adapter and family, uniquely named, in running order."""
     of_module: dict[tuple[Through, str], list[Call]] = {}
     for call in calls:
         of_module.setdefault((call.through, call.name), []).append(call)
@@ -198,7 +200,7 @@ def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]
 
 
 def _softmax_family(module: nn.Module) -> str:
-    """The folder of the modelling file: ``llama`` of ``transformers.models.llama...``."""
+    """The family of a softmax attention: ``llama`` for ``transformers.models.llama...``."""
     for cls in type(module).__mro__:
         parts = cls.__module__.split(".")
         if parts[:2] == ["transformers", "models"]:
@@ -208,5 +210,9 @@ def _softmax_family(module: nn.Module) -> str:
 
 def _nothing(title: str, missed: Sequence[Unsupported]) -> str:
     listed = "; ".join(f"{part.name} ({part.kind}): {part.reason}" for part in missed)
-    seen = f"Seen were: {listed}." if listed else "No module of it looks like a token mixer."
+    seen = (
+        f"Modules that look like token mixers but could not be read: {listed}."
+        if listed
+        else "No module of it looks like a token mixer."
+    )
     return f"{title}: no token mixer could be read. {seen}"

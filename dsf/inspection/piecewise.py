@@ -1,4 +1,4 @@
-"""``inspect_piecewise``: models larger than the memory, one block at a time."""
+"""``inspect_piecewise``: inspects a model larger than the memory, one block at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,11 +28,11 @@ def inspect_piecewise(
     heads: Chosen = None,
     **named: Any,
 ) -> None:
-    """Run the body of a model once; hand the layers of every block to ``visit`` as it is reached.
+    """Run the body of a model once and pass the layers of every block to ``visit``.
 
-    The weights of a block are in memory while it runs, and no longer. Every layer is compared with
-    what it put out, as in ``inspect``; a layer that is kept holds its coefficients, not its
-    weights.
+    The weights of a block are in memory only while it runs. Every layer is compared with its
+    captured output, as in ``inspect``. A layer that is kept after its visit holds its
+    coefficients, not its weights.
 
     Args:
         piecewise: a model as ``dsf.loading.open_piecewise`` gives it.
@@ -49,8 +49,8 @@ def inspect_piecewise(
     """
     if not piecewise.blocks:
         raise InspectionError(
-            f"{type(piecewise.model).__name__} has no list of blocks, so it cannot be run piece by "
-            "piece. Load it as a whole."
+            f"{type(piecewise.model).__name__} has no list of blocks, so it cannot be run block by "
+            "block. Load the whole model and use dsf.inspect."
         )
     model, seen = piecewise.model, 0
     question = Question(tolerance=tolerance, strict=strict, heads=heads)
@@ -74,13 +74,13 @@ def inspect_piecewise(
 
 @contextmanager
 def _opening(piecewise: PiecewiseModel, path: str, look: Look) -> Iterator[None]:
-    """Before the block at ``path`` runs: open it and look at it; afterwards: close it."""
+    """Hooks that load the block at ``path`` and inspect it before it runs, and free it after."""
     block, opened = piecewise.model.get_submodule(path), ExitStack()
     looking = False
 
     def enter(_: nn.Module, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
         nonlocal looking
-        if not looking:  # looking runs the block too
+        if not looking:  # the inspection itself runs the block again
             opened.enter_context(piecewise.opened(path))
             looking = True
             look(path, inputs, given)

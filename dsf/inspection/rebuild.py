@@ -1,4 +1,4 @@
-"""From a captured call to an inspected layer: read, respond, finish, compare."""
+"""Rebuilds a layer from a captured call and compares it with the output that was captured."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -27,11 +27,11 @@ IN_DOUBLE = "its module in float64"
 
 @dataclass(frozen=True)
 class Limits:
-    """What error a layer may have.
+    """The largest relative error that a layer may have.
 
     Attributes:
         guarded: whether the model ran in float64 throughout.
-        tolerance: the user's own limit, None for the one that suits the number type.
+        tolerance: the limit that the user set; None for the one that suits the dtype.
     """
 
     guarded: bool = False
@@ -49,11 +49,11 @@ class Limits:
 
 
 def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
-    """The layers that one captured call holds, each compared with what the module put out.
+    """The layers in one captured call, each compared with the module's output.
 
     Raises:
-        ReconstructionError: if a layer cannot be rebuilt from its weights, or if its error is above
-            its limit, or is not a number.
+        ReconstructionError: if a layer cannot be rebuilt from its weights, or if its error is NaN
+            or above its limit.
         UnreadableError: if the adapter cannot read this call.
     """
     try:
@@ -65,7 +65,8 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
         raise ReconstructionError(
             f"{call.name} ({described(call.module)}): reading it as '{family}' failed with "
             f"{reason}. Its weights or arguments are not those of this "
-            "family: either the module was altered, or this release stores them differently."
+            "family: either the module was altered, or this release of its library stores them "
+            "differently. Try another release, or report it."
         ) from error
 
 
@@ -139,7 +140,7 @@ def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:
 
 
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:
-    """What the adapter is given: one for every layer that the call holds."""
+    """What the adapter is given: one captured call for every layer in ``call``."""
     whole = Captured(
         name=call.name,
         family=family,
@@ -153,11 +154,11 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
 
 
 def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> AffineLayer:
-    """The layer as a whole, compared like its mixer.
+    """The whole layer from input to output, compared with the captured output like its mixer.
 
     Raises:
         InspectionError: if only the mixer is known.
-        ReconstructionError: if the whole does not reproduce what the layer put out.
+        ReconstructionError: if the whole layer does not reproduce the captured output.
     """
     whole, error = whole_and_error(layer, adapter, mixer)
     if not error <= tolerance:
@@ -166,7 +167,7 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
 
 
 def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[AffineLayer, float]:
-    """The layer as a whole and how far it is from what the layer put out.
+    """The whole layer and the relative error of its output.
 
     Raises:
         InspectionError: if only the mixer is known.
@@ -176,8 +177,8 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
         return made, relative_error(made(made.given), layer.output)
     if adapter.enter is None or adapter.leave is None:
         raise InspectionError(
-            f"{layer.name}: of a layer of the family '{layer.family}' only the mixer is known, not "
-            "what the module does around it. layer.map() gives the mixer's map."
+            f"{layer.name}: of the family '{layer.family}' only the mixer is known, not the stages "
+            "between it and the module's input and output. layer.map() gives the mixer's map."
         )
     response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
     enter, leave = adapter.enter(layer), adapter.leave(layer, response)
@@ -192,7 +193,7 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
 
 
 def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*theirs"]) -> float:
-    """Largest difference over the largest captured number; infinite if the shapes differ."""
+    """Largest absolute difference over the largest captured value; infinite if shapes differ."""
     if rebuilt.shape != captured.shape:
         return float("inf")
     if captured.numel() == 0:
@@ -208,8 +209,8 @@ def _who(layer: Captured) -> str:
 
 def _not_finite(layer: Captured) -> str:
     return (
-        f"{_who(layer)}: what it put out holds NaN or infinite numbers, so nothing can be "
-        "compared. Look for an input that overflows the number type, or a query that sees no key."
+        f"{_who(layer)}: its output holds NaN or infinite numbers, so nothing can be compared. "
+        "Look for an input that overflows the dtype, or for a query whose keys are all masked."
     )
 
 

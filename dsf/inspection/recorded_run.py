@@ -1,4 +1,4 @@
-"""Running a model once with everything recorded."""
+"""Runs a model once and records the calls of its token mixers and attention functions."""
 
 import inspect as signatures
 from collections.abc import Mapping
@@ -26,10 +26,11 @@ def run(
     *,
     part: nn.Module | None = None,
 ) -> list[Call]:
-    """Call ``model`` once: every call of a watched module, of the attention interface, of fused
-    attention and of softmax between two products.
+    """Run ``model`` once and record every call of a token mixer.
 
-    With ``part`` only that part of the model is called, as the model would call it.
+    Recorded are the calls of ``watched`` modules, of the model library's attention interface, of
+    torch's fused attention, and of softmax between two matrix products. With ``part`` only that
+    module is called, as the model would call it.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
@@ -55,9 +56,9 @@ def run(
             listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
             reason = f"{type(error).__name__}: {error}".rstrip(". \n")
             raise InspectionError(
-                f"{described(part or model)} could not be run on what it was given "
-                f"({listed or 'nothing'}): {reason}. Try to call the model itself with the same "
-                "inputs; inspect passes them on as they are."
+                f"{described(part or model)} could not be run on its inputs "
+                f"({listed or 'none were given'}): {reason}. Try to call the model itself with the "
+                "same inputs; inspect passes them on unchanged."
             ) from error
     return calls
 
@@ -69,7 +70,10 @@ def _sized(part: Any) -> str:
 
 
 def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
-    """Library models run the whole sequence at once: several of them mis-continue a cache."""
+    """``named`` with ``use_cache=False`` for models of the library.
+
+    Several of them compute wrong outputs when they continue a cache.
+    """
     if interface.models_of_library(model) != [model]:
         return named
     takes = "use_cache" in signatures.signature(model.forward).parameters

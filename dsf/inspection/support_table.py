@@ -1,4 +1,9 @@
-"""What every token mixer of a model becomes, and which mixers are not read, with the reason."""
+"""Which token mixers of a model are supported, before a run, and which were not read, after it.
+
+``support`` lists every token mixer of a model without running it, with the mixer of ``dsf.mixers``
+that it becomes. ``not_read`` lists, after a run, the modules that look like token mixers and were
+not read, with the reason. Both go by the same pattern of class names.
+"""
 
 import inspect as signatures
 import re
@@ -22,15 +27,15 @@ LOOKS_LIKE_A_MIXER = re.compile(
 
 
 def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsupported]:
-    """Modules whose class is named like a token mixer and that no adapter read.
+    """Modules whose class is named like a token mixer and that were not read, with the reason.
 
-    One that wraps a module which was read, or sits inside one, is accounted for. TorchScript is
-    always listed: it shows nothing of what is inside.
+    A module that contains one that was read, or lies inside one, is not listed. TorchScript modules
+    are always listed, because they take no hooks.
 
     Args:
         model: the model that ran.
-        called: where the modules sit that an adapter knows and that were called.
-        read: where all modules sit that an adapter knows.
+        called: paths of the modules that an adapter reads and that were called.
+        read: paths of all modules that an adapter reads.
     """
     found: list[Unsupported] = []
     for path, module in model.named_modules():
@@ -45,8 +50,8 @@ def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsuppo
 def _reason(module: nn.Module, known: bool) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return (
-            "TorchScript takes no hooks: build the plain module (such as torch.nn.LSTM), fill it "
-            "with this one's state_dict() and inspect that"
+            "TorchScript takes no hooks: build the plain module (such as torch.nn.LSTM), load this "
+            "one's state_dict() into it and inspect that"
         )
     if known:
         return "it was not called on this input"
@@ -54,18 +59,19 @@ def _reason(module: nn.Module, known: bool) -> str | None:
         return None
     if type(module).__name__.endswith(("FourierTransform", "PoolFormerPooling")):
         return (
-            "it mixes tokens without values and weights of its own: a fixed transform or average "
-            "of its input. probe=... reads it, pass by pass"
+            "it has no values and no weights of its own: it mixes tokens by a fixed transform or "
+            "average of its input. Pass probe=... to read it with unit values"
         )
     if type(module).__name__.endswith("Attention"):
         return (
-            "it was not called, or it attends in a way that was not recognised: outside the "
-            "attention interface and fused attention, and without softmax between two whole "
-            "products (in blocks, by sums). Where it is linear in its values, probe=... reads it"
+            "it was not called, or its attention was not recognised: it goes neither through the "
+            "attention interface nor through torch's fused attention, and has no softmax between "
+            "one product of queries and keys and one with the values (it may work in blocks or by "
+            "sums). If it is linear in its values, pass probe=... to read it"
         )
     return (
-        "no adapter knows this class, or it was not called. Where it is linear in its values, "
-        "probe=... reads it"
+        "no adapter reads this class, or it was not called. If it is linear in its values, pass "
+        "probe=... to read it"
     )
 
 
@@ -80,31 +86,31 @@ def _related(path: str, other: str) -> bool:
 
 
 EXACT, WHEN_RUN, NO = "yes", "when run", "no"
-# What the code of a module that computes attention names, and what becomes of it.
+# Names in the source code of an attention module, whether it is read then, and by which way.
 SIGNS = (
     (("ALL_ATTENTION_FUNCTIONS", "attention_interface"), EXACT, "through the attention interface"),
     (("scaled_dot_product_attention",), EXACT, "through torch's fused attention"),
     (
         ("softmax(",),
         WHEN_RUN,
-        "softmax of its own: read where it stands between two products, which a run shows",
+        "through its own softmax, which is read if it lies between two products; only a run shows",
     ),
 )
-UNKNOWN = "no adapter knows this class: dsf.probe reads it if it is linear in its values"
-SCRIPTED = "TorchScript takes no hooks: fill the plain module with its state_dict()"
+UNKNOWN = "no adapter reads this class; dsf.probe does if it is linear in its values"
+SCRIPTED = "TorchScript takes no hooks: load its state_dict() into the plain module"
 
 
 @dataclass(frozen=True)
 class Support:
-    """One token mixer of a model and what dsf makes of it.
+    """One token mixer of a model and how it is read.
 
     Attributes:
-        name: where it sits.
+        name: the path of the module.
         kind: its class.
         mixer: the class of ``dsf.mixers`` it becomes; empty where that is not known.
-        exact: ``yes``, ``no``, or ``when run`` where only a run can tell. Whatever is read is
-            compared with the module's own output in every run.
-        how: by which way it is read, or why not.
+        exact: whether it is read: ``yes``, ``no``, or ``when run`` where only a run shows it.
+            Whatever is read is compared with the module's own output in every run.
+        how: by which way it is read, or why it is not.
     """
 
     name: str
@@ -124,13 +130,13 @@ def support(
     """Every token mixer of a model and what it becomes, without running it.
 
     Args:
-        model: a module, also one on the meta device, the folder of a ``config.json``, or a hub id,
-            of which the settings alone are fetched.
-        adapters: further ones, as for ``dsf.inspect``.
-        revision, offline: of a hub id.
+        model: a module, which may be on the meta device; a folder with a ``config.json``; or a hub
+            id, of which only the configuration is downloaded.
+        adapters: further adapters, as for ``dsf.inspect``.
+        revision, offline: the revision of a hub id, and whether to use the local cache only.
 
     Raises:
-        LoadError: if the settings are refused.
+        LoadError: if the configuration is refused.
 
     >>> import dsf, torch
     >>> dsf.support(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LSTM(3, 4)))
@@ -171,7 +177,7 @@ def _looks(path: str, module: nn.Module, known: Any) -> bool:
 
 
 def _mixer_of(adapter: Adapter, family: str) -> str:
-    """What ``read`` says it returns; of several the one that is called like the family."""
+    """The return annotation of ``read``; of several classes the one named like the family."""
     hint = get_type_hints(adapter.read).get("return")
     names = [cls.__name__ for cls in get_args(hint) or (hint,) if isinstance(cls, type)]
     named = [name for name in names if name.lower().startswith(family.lower())]
@@ -179,7 +185,7 @@ def _mixer_of(adapter: Adapter, family: str) -> str:
 
 
 def _read_as(module: nn.Module) -> tuple[str, str, str]:
-    """The mixer, whether it is exact, and how: from what the code of the class names."""
+    """The mixer, whether it is read, and how, judged by names in the source code of the class."""
     if isinstance(module, torch.jit.ScriptModule):
         return "", NO, SCRIPTED
     code = _code(type(module))
@@ -190,7 +196,7 @@ def _read_as(module: nn.Module) -> tuple[str, str, str]:
 
 
 def _code(cls: type) -> str:
-    """The source of a class and of those it derives from, up to torch's own."""
+    """The source code of a class and its base classes, up to the first of torch."""
     parts = []
     for each in cls.__mro__:
         if each.__module__.startswith("torch."):

@@ -1,4 +1,4 @@
-"""Many prompts through one model: a list of units that any executor works off, and that resumes."""
+"""Measures a model on many prompts, in units that any executor runs and that can be resumed."""
 
 from dsf.jobs.executors import cluster, in_process, processes
 from dsf.jobs.prompts import JobError, measure_prompts

@@ -1,4 +1,4 @@
-"""``measure_prompts``: every layer of a model on many prompts."""
+"""``measure_prompts``: measures every layer of a model on many prompts."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ SHOWN = 3
 
 
 class JobError(RuntimeError):
-    """Some units failed; the others are finished, and the next call tries these again."""
+    """Some units failed; the others are finished, and the next call runs only the failed ones."""
 
 
 def measure_prompts(
@@ -36,29 +36,29 @@ def measure_prompts(
 ) -> Table:
     """Measure every layer and head of a checkpoint on every prompt, as files in ``folder``.
 
-    A unit is up to ``batch`` neighbouring prompts of one length. What is finished is not done
-    again, so a job that was stopped, killed or spread over machines goes on where it is; the files
-    come out the same, byte for byte, whatever executor made them. Every layer is compared with what
-    it put out, as in ``dsf.inspect``.
+    A unit is up to ``batch`` consecutive prompts of one length. Finished units are not repeated, so
+    that a job which was stopped, killed or run on several machines can be resumed. The files are
+    the same, byte for byte, whichever executor was used. Every layer is compared with its captured
+    output, as in ``dsf.inspect``.
 
     Args:
-        model: folder of a checkpoint or hub id; every worker loads it once.
-        prompts: token numbers.
-        folder: of this job alone. It gets ``job.json``, ``units/`` and ``summary.csv``.
+        model: the folder of a checkpoint or a hub id; every worker loads it once.
+        prompts: the token ids of every prompt.
+        folder: a folder for this job alone, with ``job.json``, ``units/`` and ``summary.csv``.
         quantities: what to measure; names of ``dsf.inspection.results.measurements.QUANTITIES``.
-        batch: prompts that go through the model together.
-        layerwise: load the weights block by block, for models that do not fit.
-        tolerance: the largest relative error of a layer; by default what its number type allows.
+        batch: the largest number of prompts that run through the model together.
+        layerwise: load the weights block by block, for models larger than the memory.
+        tolerance: the largest relative error of a layer; by default one that suits its dtype.
         executor: ``in_process``, ``processes(n)`` or ``cluster(...)``.
-        progress: told how many units of how many are finished.
+        progress: called with the number of finished units and that of all units.
 
     Returns:
         ``summary(folder)``.
 
     Raises:
-        ValueError: if an argument makes no sense, or the folder holds another job.
+        ValueError: if an argument is out of range, or the folder holds another job.
         LoadError: if the checkpoint is refused.
-        JobError: after all other units, if some failed.
+        JobError: if some units failed, after all others are finished.
 
     >>> import dsf, tempfile
     >>> from dsf.models import folder
@@ -80,9 +80,9 @@ def measure_prompts(
         if progress is not None:
             progress(done, len(units))
     if failed:
-        told = "; ".join(f"{name}: {trouble}" for name, trouble in list(failed.items())[:SHOWN])
+        reasons = "; ".join(f"{name}: {trouble}" for name, trouble in list(failed.items())[:SHOWN])
         more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
-        raise JobError(f"{len(failed)} of {len(units)} units failed. {told}{more}")
+        raise JobError(f"{len(failed)} of {len(units)} units failed. {reasons}{more}")
     remove_unfinished(place)
     table = summary(place)
     text = table.to_csv()
@@ -99,19 +99,20 @@ def _plan(
     tolerance: float | None,
 ) -> Plan:
     if batch < 1:
-        raise ValueError(f"measure_prompts: batch is {batch}; a unit needs at least one prompt.")
+        raise ValueError(f"measure_prompts: batch is {batch}, but it must be at least 1.")
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(
-            f"measure_prompts: tolerance is {tolerance}; it is a relative error between 0 and 1."
+            f"measure_prompts: tolerance is {tolerance}, but it must be a relative error between 0 "
+            "and 1."
         )
     empty = [number for number, prompt in enumerate(prompts) if not len(prompt)]
     if not prompts or empty:
         what = f"prompt {empty[0]} has no token" if empty else "there are no prompts"
-        raise ValueError(f"measure_prompts: {what}; give token numbers, at least one a prompt.")
+        raise ValueError(f"measure_prompts: {what}; pass at least one token id for each prompt.")
     unknown = sorted(set(quantities) - set(QUANTITIES))
     if unknown or not quantities:
         raise ValueError(
-            f"measure_prompts: quantities has {unknown or 'nothing'}; choose among "
+            f"measure_prompts: quantities has {unknown or 'no entry'}; choose among "
             f"{', '.join(QUANTITIES)}."
         )
     configuration, weights = file_hashes(model)

@@ -1,4 +1,4 @@
-"""What the units of a job say together."""
+"""Reads the results of a job: all records, or statistics over its prompts."""
 
 import json
 from collections.abc import Iterator
@@ -36,8 +36,8 @@ def gather(folder: str | Path) -> Table:
 def summary(folder: str | Path) -> Table:
     """Count, mean, standard deviation, smallest and largest value over the prompts.
 
-    One record for every layer, head and quantity. The files are read one after the other, so memory
-    does not grow with the number of prompts. NaN is left out and shows in the count.
+    One record for every layer, head and quantity. The files are read one after the other, so that
+    memory does not grow with the number of prompts. NaN values are left out of the count, too.
 
     Raises:
         FileNotFoundError: if the folder holds no job.
@@ -59,7 +59,7 @@ def _quantities(folder: Path) -> Iterator[tuple[Unit, LayerFacts, str, Tensor]]:
 
 
 def finished(folder: Path) -> Iterator[Unit]:
-    """The units that are there, in the order of their prompts."""
+    """The finished units, in the order of their prompts."""
     described = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for name in described["units"]:
         first, _, count = name.partition("+")
@@ -69,7 +69,7 @@ def finished(folder: Path) -> Iterator[Unit]:
 
 
 class _Moments:
-    """Running count, mean, squared deviations (Welford), smallest and largest."""
+    """Running count, mean, sum of squared deviations (Welford), smallest and largest value."""
 
     def __init__(self, like: Tensor):
         self.count, self.mean, self.squares = (torch.zeros_like(like) for _ in range(3))

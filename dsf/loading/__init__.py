@@ -1,4 +1,7 @@
-"""The one loader: untrusted weight files and settings are opened here and nowhere else."""
+"""Loads models from untrusted checkpoints: weight files and configurations are opened here only.
+
+No code that comes with a checkpoint runs, and nothing is unpickled.
+"""
 
 from dsf.loading.errors import LoadError
 from dsf.loading.loader import LoadedModel, file_hashes, load_model, read_model_tokenizer

@@ -1,7 +1,8 @@
-"""Torch archives (``.pt``, ``.pth``, ``.bin``, TorchScript), read without unpickling them.
+"""Reads torch archives (``.pt``, ``.pth``, ``.bin``, TorchScript) without unpickling them.
 
-The directory of the archive is judged first; a child process reads the list of tensors; a tensor
-is made on the bytes only if its description fits them.
+``read_directory`` and ``check_stored`` check the zip directory first. ``archive_inventory`` lets a
+child process read the list of tensors, with limits of time and memory. ``view`` makes a tensor of
+stored bytes only if its shape and stride fit them. ``read_archive`` does all of this.
 """
 
 import json
@@ -25,10 +26,10 @@ _MOST_MEMBERS = 200_000
 
 
 def read_directory(path: Path) -> list[zipfile.ZipInfo]:
-    """What a zip archive lists, every name once.
+    """The members of a zip archive, whose names must all differ.
 
     Raises:
-        LoadError: not a zip archive, too many members, or a name that is there twice.
+        LoadError: not a zip archive, too many members, or a name that appears twice.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -42,14 +43,14 @@ def read_directory(path: Path) -> list[zipfile.ZipInfo]:
     counts = Counter(member.filename for member in members)
     if len(counts) < len(members):
         raise LoadError(
-            f"{path}: {shown(counts.most_common(1)[0][0])} is there twice, so readers may disagree "
-            "about it; save the archive again."
+            f"{path}: {shown(counts.most_common(1)[0][0])} appears twice, so that programs may "
+            "read different contents; save the archive again."
         )
     return members
 
 
 def check_stored(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
-    """Raise unless members are stored as they are and add up to no more than the file.
+    """Raise unless members are stored uncompressed and their sizes fit into the file.
 
     Raises:
         LoadError: naming the compressed or encrypted member, or the sizes.
@@ -65,8 +66,8 @@ def check_stored(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
             )
     if total > size:
         raise LoadError(
-            f"{path}: members claim {total} bytes in a file of {size}, as archives do that "
-            "explode; save it again, best as safetensors."
+            f"{path}: members claim {total} bytes in a file of {size}, as decompression bombs do; "
+            "save it again, best as safetensors."
         )
 
 
@@ -87,24 +88,24 @@ def view(block: bytearray, entry: dict[str, Any], where: str) -> Shaped[Tensor, 
     """The tensor that ``entry`` describes by ``dtype``, ``shape``, ``stride`` and ``offset``.
 
     Raises:
-        LoadError: a type without plain numbers, sizes that are no counts, elements outside the
-            block, a block of another size than claimed, or elements that overlap.
+        LoadError: the dtype is not supported, a size or stride is no count, an element lies outside
+            the block, the block has another size than claimed, or elements overlap.
     """
     dtype = _NUMBERS.get(entry["dtype"])
     if dtype is None:
         raise LoadError(
-            f"{where}: numbers of type {shown(entry['dtype'])} are not read; convert them to float."
+            f"{where}: dtype {shown(entry['dtype'])} is not supported; convert it to float."
         )
     shape, stride, offset = entry["shape"], entry["stride"], entry["offset"]
     if not _are_layout(shape, stride, offset):
-        raise LoadError(f"{where}: its shape or stride is no list of counts; save it again.")
+        raise LoadError(f"{where}: its shape or stride is not a list of counts; save it again.")
     claimed = entry["storage"]["size"] * _element_size(entry["storage"]["kind"], dtype)
     last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + offset
     reaches = 0 if 0 in shape else (last + 1) * dtype.itemsize
     if claimed != len(block) or reaches > len(block):
         raise LoadError(
             f"{where}: shape {shape} with stride {stride} reaches {reaches} bytes and its storage "
-            f"claims {claimed}, but {len(block)} are there; save it again."
+            f"claims {claimed}, but the archive has {len(block)}; save it again."
         )
     if 0 in shape:
         return torch.empty(shape, dtype=dtype)
@@ -130,9 +131,10 @@ def _element_size(kind: str, dtype: torch.dtype) -> int:
 
 
 def _overlap(shape: Sequence[int], stride: Sequence[int]) -> bool:
-    """Whether two indices may reach one element: an axis steps no further than smaller ones reach.
+    """Whether two indices may address one element.
 
-    Axes that pass here are nested like those of a dense tensor, so nothing is ever counted twice.
+    They cannot if every stride exceeds what the axes with smaller strides reach together, as in a
+    dense tensor.
     """
     reach = 0
     for step, size in sorted(zip(stride, shape, strict=True)):
@@ -145,7 +147,7 @@ def _overlap(shape: Sequence[int], stride: Sequence[int]) -> bool:
 
 _BYTES_OF_MEMORY = 2 * 1024**3
 _SECONDS = 60
-_GRACE = 60  # on a busy machine seconds of work take longer than that
+_GRACE = 60  # in wall time, since the limit counts processor time
 _START = Path(start.__file__)
 
 
@@ -160,7 +162,7 @@ def archive_inventory(
     """The tensors that ``member`` of the archive lists, by name, as plain data.
 
     Raises:
-        LoadError: the archive was refused, or reading its list hit a limit.
+        LoadError: the archive was refused, or reading its list reached a limit.
     """
     kind = "torchscript" if torchscript else "tensors"
     arguments = [str(path), member, kind, str(bytes_of_memory), str(seconds)]
@@ -179,8 +181,8 @@ def archive_inventory(
     answer = json.loads(done.stdout)
     if "refused" in answer:
         raise LoadError(
-            f"{path}: refused, because {answer['refused']}; convert it to safetensors "
-            "where you trust it, and load that."
+            f"{path}: refused, because {answer['refused']}; if you trust it, convert it to "
+            "safetensors and load that."
         )
     tensors: dict[str, dict[str, Any]] = answer["tensors"]
     return tensors
@@ -189,7 +191,7 @@ def archive_inventory(
 def _stopped(path: Path, what: str) -> str:
     return (
         f"{path}: the process that reads its list of tensors {what}; "
-        "convert it to safetensors where you trust it, and load that."
+        "if you trust it, convert it to safetensors and load that."
     )
 
 
@@ -200,18 +202,19 @@ _PROGRAM = "data.pkl"
 def read_archive(path: Path, *, torchscript: bool) -> dict[str, Tensor]:
     """Every tensor of a torch archive, by dotted name; views share memory as they did when saved.
 
-    No code of the archive runs and no global it names is imported: for TorchScript too, only the
-    list of attributes is read, and the source it carries stays packed.
+    No code of the archive runs and no global that it names is imported. Of TorchScript, too, only
+    the list of attributes is read, not the source code.
 
     Raises:
-        LoadError: a compressed or exploding archive, TorchScript where it was not asked for, a
-            pickle that does more than list tensors, or a tensor that does not fit its storage.
+        LoadError: a compressed archive or a decompression bomb, TorchScript without
+            ``torchscript``, a pickle that does more than list tensors, or a tensor that does not
+            fit its storage.
     """
     root = _root(path, torchscript=torchscript)
     listed = archive_inventory(path, root + _PROGRAM, torchscript=torchscript)
     if not listed:
         raise LoadError(
-            f"{path}: no tensors in it (a frozen TorchScript archive folds them into its code); "
+            f"{path}: holds no tensors (a frozen TorchScript archive has them in its code); "
             "save the state_dict() as safetensors."
         )
     try:
@@ -223,7 +226,7 @@ def read_archive(path: Path, *, torchscript: bool) -> dict[str, Tensor]:
 
 
 def _root(path: Path, *, torchscript: bool) -> str:
-    """The folder inside the archive, once its directory is found harmless."""
+    """The root folder inside the archive, after its directory has been checked."""
     members = read_directory(path)
     code = [member for member in members if "/code/" in member.filename]
     if code and not torchscript:
@@ -235,8 +238,8 @@ def _root(path: Path, *, torchscript: bool) -> str:
     programs = [member for member in members if _is_program(member.filename)]
     if len(programs) != 1 or programs[0].file_size > _MOST_PROGRAM_BYTES:
         raise LoadError(
-            f"{path}: no archive of torch.save, or a list of tensors above {_MOST_PROGRAM_BYTES} "
-            "bytes; save it as safetensors."
+            f"{path}: no archive of torch.save, or its list of tensors has more than "
+            f"{_MOST_PROGRAM_BYTES} bytes; save it as safetensors."
         )
     return programs[0].filename.removesuffix(_PROGRAM)
 
@@ -248,7 +251,9 @@ def _is_program(name: str) -> bool:
 def _check_byte_order(archive: zipfile.ZipFile, root: str, path: Path) -> None:
     order = root + "byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
-        raise LoadError(f"{path}: saved on a big-endian machine; save it again on a usual one.")
+        raise LoadError(
+            f"{path}: saved on a big-endian machine; save it again on a little-endian one."
+        )
 
 
 def _tensors(

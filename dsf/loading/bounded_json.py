@@ -1,4 +1,4 @@
-"""JSON from untrusted files: size, depth and numbers are bounded before anything uses them."""
+"""Reads JSON from untrusted files with limits on size, depth and numbers."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def read_object(path: Path, *, most_bytes: int) -> dict[str, Any]:
     size = path.stat().st_size
     if size > most_bytes:
         raise LoadError(
-            f"{path}: {size} bytes, where at most {most_bytes} are read; "
+            f"{path}: the file has {size} bytes, where at most {most_bytes} are read; "
             "check that this is the right file."
         )
     return parse_object(path.read_bytes(), str(path))
@@ -74,4 +74,4 @@ def _children(value: object) -> list[Any]:
 
 
 def _too_deep(where: str) -> str:
-    return f"{where}: nested deeper than {_DEEPEST} levels, as no model's settings are; refused."
+    return f"{where}: nested deeper than {_DEEPEST} levels, which no model needs; correct the file."

@@ -1,4 +1,8 @@
-"""From a model's settings to its class, to a skeleton without weights, or to a filled model."""
+"""Builds models from their settings, with the model library's own classes only.
+
+``blueprint`` finds the configuration and model class that settings name. ``build`` makes the model
+with given weights, ``load_skeleton`` its modules on the meta device, without weights.
+"""
 
 import warnings
 from collections.abc import Iterator
@@ -16,7 +20,7 @@ from dsf.loading.library_versions import model_library
 from dsf.loading.settings import read_settings
 
 _SAFE_ATTENTION = {None, "eager", "sdpa"}
-_CURE = "only models that the library itself has are built, since others bring code of their own"
+_CURE = "only the library's own models are built, since others come with code"
 
 
 class Blueprint(NamedTuple):
@@ -29,11 +33,11 @@ class Blueprint(NamedTuple):
 def blueprint(values: dict[str, Any], where: str) -> Blueprint:
     """The configuration object and the model class that settings name.
 
-    Without ``architectures`` the family's plain model, without a head, is meant.
+    Without ``architectures`` it is the base model of the family, without a head.
 
     Raises:
-        LoadError: a family or class that the model library itself does not have, or settings that
-            its configuration refuses.
+        LoadError: the model library itself has no such family or class, or its configuration
+            refuses the settings.
     """
     transformers = model_library()
     family = values.get("model_type")
@@ -51,10 +55,12 @@ def _config(kind: Any, values: dict[str, Any], where: str) -> Any:
     settings = {name: value for name, value in values.items() if name != "model_type"}
     try:
         config = kind(**settings)
-    except Exception as error:  # whatever a configuration class makes of untrusted values
+    except Exception as error:  # a configuration class may raise anything on untrusted values
         raise LoadError(f"{where}: {reason(error)}; correct the file.") from None
     if not _attention(config) <= _SAFE_ATTENTION:
-        raise LoadError(f"{where}: selects an attention kernel by name; remove that setting.")
+        raise LoadError(
+            f"{where}: a setting selects an attention kernel by name; remove that setting."
+        )
     return config
 
 
@@ -96,13 +102,13 @@ _MOST_BUFFER_BYTES = 4 * 1024**3
 def build(
     plan: Blueprint, weights: dict[str, Tensor], where: str, dtype: torch.dtype | None
 ) -> tuple[nn.Module, list[str]]:
-    """The model with these weights, in evaluation mode, and the names of weights it has no use for.
+    """The model with these weights, in evaluation mode, and the names of weights it does not use.
 
-    The library is given tensors and no path, so it opens no file and contacts nobody.
+    The library is given tensors and no path, so that it opens no file and uses no network.
 
     Raises:
-        LoadError: the settings ask for weights that are missing or of another shape, or for far
-            more numbers than there are.
+        LoadError: the settings ask for weights that are missing or of another shape, or for a model
+            that is far larger than the weights.
     """
     _check_size(plan, weights, where)
     with undisturbed():
@@ -118,7 +124,7 @@ def build(
                 local_files_only=True,
                 trust_remote_code=False,
             )
-        except Exception as error:  # whatever the model library makes of untrusted tensors
+        except Exception as error:  # the model library may raise anything on untrusted tensors
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     _check_complete(plan, found, where)
     return model.eval(), sorted(found["unexpected_keys"])
@@ -135,32 +141,32 @@ def _check_complete(plan: Blueprint, found: dict[str, Any], where: str) -> None:
         )
     if missing := sorted(found["missing_keys"]):
         raise LoadError(
-            f"{where}: {listed(missing)} of {name} would be made up, since no weight file has "
-            "them; set 'architectures' in config.json to the class that was saved, or add the "
+            f"{where}: {listed(missing)} of {name} would be drawn at random, since no weight file "
+            "has them; set 'architectures' in config.json to the class that was saved, or add the "
             "missing file."
         )
 
 
 def _check_size(plan: Blueprint, weights: dict[str, Tensor], where: str) -> None:
-    """Raise before memory is asked for that a few bytes of settings make up."""
+    """Raise, before memory is allocated, if the settings ask for far more than the files hold."""
     with undisturbed(), torch.device("meta"):
         try:
             skeleton = plan.model(plan.config)
-        except Exception as error:  # whatever a model class makes of untrusted settings
+        except Exception as error:  # a model class may raise anything on untrusted settings
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     asked = sum(parameter.numel() for parameter in skeleton.parameters())
     there = sum(tensor.numel() for tensor in weights.values())
     beside = sum(buffer.nbytes for buffer in skeleton.buffers())
     if asked > _MOST_GROWTH * there or beside > _MOST_BUFFER_BYTES:
         raise LoadError(
-            f"{where}: config.json asks for {asked} weights and {beside} bytes beside them, and "
-            f"the files hold {there} weights; use the config.json that belongs to these weights."
+            f"{where}: config.json asks for {asked} weights and {beside} bytes of buffers, but the "
+            f"files hold {there} weights; use the config.json that belongs to these weights."
         )
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """The model library says nothing, and random numbers go on afterwards as if it had not run."""
+    """Silence the model library and restore torch's random state after the ``with`` block."""
     logging = model_library().utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
@@ -178,13 +184,13 @@ def undisturbed() -> Iterator[None]:
 def load_skeleton(
     path_or_id: str | Path, *, revision: str | None = None, offline: bool = False
 ) -> nn.Module:
-    """The modules of a model on the meta device: no weights are read, fetched or made.
+    """The modules of a model on the meta device: no weights are read, downloaded or allocated.
 
     Args:
         path_or_id: a folder with a ``config.json``, or ``owner/name`` on the hub.
 
     Raises:
-        LoadError: as ``load_model``, for what is found before the weights are read.
+        LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
     given = Path(path_or_id)
     place = given
@@ -196,6 +202,6 @@ def load_skeleton(
     with undisturbed(), torch.device("meta"):
         try:
             model: nn.Module = plan.model(plan.config)
-        except Exception as error:  # whatever a model class makes of untrusted settings
+        except Exception as error:  # a model class may raise anything on untrusted settings
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     return model.eval()

@@ -1,14 +1,14 @@
-"""What the loader raises, and how it shows words from an untrusted file."""
+"""``LoadError``, and how text from an untrusted file is quoted in its messages."""
 
 _LONGEST = 120
 
 
 class LoadError(ValueError):
-    """A file or folder was refused: what, where, why and what to do, in one sentence."""
+    """A file or folder was refused; the message names the file, the reason and what to do."""
 
 
 def shown(name: object) -> str:
-    """``name`` on one line: control and bidirectional characters escaped, long ones cut.
+    """``name`` quoted on one line: control and bidirectional characters escaped, long text cut.
 
     >>> shown("a\\x1b[31m")
     "'a\\\\x1b[31m'"
@@ -24,5 +24,5 @@ def listed(names: list[str], most: int = 5) -> str:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what another library said, which may quote words from an untrusted file."""
+    """The first line of another library's message, quoted, since it may repeat untrusted text."""
     return shown((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -1,4 +1,4 @@
-"""An untrusted folder: only plain files directly inside it are opened."""
+"""``ModelFolder``: an untrusted folder, of which only regular files directly inside are opened."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,15 @@ _PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder that holds a model's files; ``path`` is absolute and has no links in it."""
+    """A folder with a model's files; ``path`` is absolute and without symbolic links."""
 
     path: Path
 
     def file(self, name: str) -> Path | None:
-        """The file called ``name``, or None where there is none.
+        """The path of the file ``name``, or None where there is none.
 
         Raises:
-            LoadError: ``name`` leads out of the folder, is a link, or is no regular file.
+            LoadError: ``name`` leads out of the folder, or is a link or no regular file.
         """
         if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
             raise LoadError(
@@ -40,14 +40,14 @@ class ModelFolder:
         return path
 
     def required(self, name: str, cure: str) -> Path:
-        """The file called ``name``.
+        """The path of the file ``name``.
 
         Raises:
-            LoadError: as ``file``, and where there is none; ``cure`` says what to do.
+            LoadError: as ``file``, and if there is none; the message ends with ``cure``.
         """
         path = self.file(name)
         if path is None:
-            raise LoadError(f"{self.path}: no {shown(name)} there; {cure}.")
+            raise LoadError(f"{self.path}: has no file {shown(name)}; {cure}.")
         return path
 
     def pickles(self) -> list[str]:
@@ -55,11 +55,11 @@ class ModelFolder:
         return sorted(entry.name for entry in self.path.iterdir() if entry.suffix in _PICKLES)
 
     def _is_cached_blob(self, path: Path) -> bool:
-        """Whether a link has the one form that the model library's download cache uses."""
+        """Whether a link leads to a blob of the model library's download cache."""
         blobs = self.path.parent.parent / "blobs"
         return self.path.parent.name == "snapshots" and path.resolve().parent == blobs
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """The folder at ``path``, which itself may be reached through a link."""
+    """The folder at ``path``; ``path`` itself may contain symbolic links."""
     return ModelFolder(path.resolve())

@@ -1,4 +1,4 @@
-"""A hub id becomes a folder in the download cache."""
+"""Downloads the files of a hub id into the library's cache."""
 
 import re
 from pathlib import Path
@@ -20,14 +20,14 @@ def snapshot(
     allow_pickle_archive: bool = False,
     settings_only: bool = False,
 ) -> Path:
-    """The folder with a hub model's settings, tokenizer and weights; code is never fetched.
+    """The folder with a hub model's settings, tokenizer and weights; code is not downloaded.
 
     Raises:
-        LoadError: neither a folder nor a hub id, or the model cannot be had.
+        LoadError: ``model_id`` is neither a folder nor a hub id, or the download failed.
     """
     if not _ID.fullmatch(model_id):
         raise LoadError(
-            f"{shown(model_id)}: no folder there, and not a hub id of the form owner/name; "
+            f"{shown(model_id)}: neither an existing folder nor a hub id of the form owner/name; "
             "check the path."
         )
     model_library()
@@ -40,10 +40,10 @@ def snapshot(
         found = snapshot_download(
             model_id, revision=revision, allow_patterns=wanted, local_files_only=offline
         )
-    except Exception as error:  # the client's errors share no class, and all mean the same here
+    except Exception as error:  # the client's errors have no common base class
         raise LoadError(
-            f"{shown(model_id)}: no folder of this name, and the hub did not give it "
-            f"({type(error).__name__}){'' if not offline else ', asked only in the local cache'}; "
+            f"{shown(model_id)}: no folder of this name, and the download failed "
+            f"({type(error).__name__}){'' if not offline else ', from the local cache only'}; "
             "check the name and the connection, or pass a downloaded folder."
         ) from None
     return Path(found)

@@ -1,4 +1,4 @@
-"""The libraries that touch untrusted files, and the releases that are known to withstand them."""
+"""The oldest releases of torch and transformers that may be used on untrusted files."""
 
 from typing import Any
 
@@ -11,7 +11,11 @@ _OLDEST_MODEL_LIBRARY = (5, 3)
 
 
 def check_torch(version: str | None = None) -> None:
-    """Raise unless torch is 2.11 or later, which closed the known holes in its readers."""
+    """Raise unless torch is 2.11 or later, which closed the known vulnerabilities of its readers.
+
+    Raises:
+        LoadError: torch is older.
+    """
     version = str(torch.__version__) if version is None else version
     if _release(version) < _OLDEST_TORCH:
         raise LoadError(

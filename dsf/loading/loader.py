@@ -1,4 +1,4 @@
-"""``load_model``: a folder or a hub id becomes a model, with what is known about it."""
+"""``load_model``: builds the model in a folder or of a hub id, without running its code."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,17 +21,17 @@ from dsf.loading.weights import fingerprint, read_weights, weight_files
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model and where it came from.
+    """A model and its origin.
 
     Attributes:
         model: in evaluation mode, on the CPU.
-        tokenizer: the model library's, or None where the folder has none.
-        identity: the folder or hub id, as it was given.
+        tokenizer: the tokenizer of transformers, or None where the folder has none.
+        identity: the folder or hub id that was passed.
         revision: the commit of a hub model, else None.
         config_hash, weights_hash: SHA-256 in hexadecimal, of ``config.json`` and of the names and
             contents of the weight files.
         non_finite: names of weights that hold NaN or an infinity.
-        notes: what was left out, one sentence each.
+        notes: what was ignored, one sentence each.
     """
 
     model: nn.Module
@@ -56,19 +56,19 @@ def load_model(
     """Build the model in a folder, or of a hub id, from the model library's own classes.
 
     No code that comes with a model runs: settings that select code are dropped, weights are read
-    from safetensors, and the library sees tensors instead of files.
+    from safetensors, and the model library is given tensors instead of files.
 
     Args:
         path_or_id: a folder written by ``save_pretrained``, or ``owner/name`` on the hub.
         revision: branch, tag or commit of a hub id.
-        offline: contact nobody. A folder is always read offline.
-        dtype: number type of the weights; None keeps the one they were saved for.
+        offline: use no network. A folder is always read offline.
+        dtype: dtype of the weights; None keeps the one they were saved for.
         allow_pickle_archive: where there is no safetensors file, read ``pytorch_model.bin``, still
             without unpickling it (see ``read_tensors``).
         allow_quantized: accept a ``quantization_config``.
 
     Raises:
-        LoadError: something was refused, is missing or does not fit together.
+        LoadError: a file was refused, is missing, or disagrees with another one.
     """
     check_torch()
     folder = found(path_or_id, revision, bool(offline), allow_pickle_archive)
@@ -92,7 +92,7 @@ def file_hashes(path_or_id: str | Path, *, offline: bool | None = None) -> tuple
     """``config_hash`` and ``weights_hash`` of a model, without building it.
 
     Raises:
-        LoadError: as ``load_model``, for what is found before the weights are read.
+        LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
     folder = found(path_or_id, None, bool(offline), False)
     files = weight_files(folder, allow_pickle_archive=False)
@@ -100,10 +100,10 @@ def file_hashes(path_or_id: str | Path, *, offline: bool | None = None) -> tuple
 
 
 def read_model_tokenizer(path_or_id: str | Path, *, offline: bool | None = None) -> Any | None:
-    """The tokenizer of a model without the model, None where there is none.
+    """The tokenizer of a model, without building the model; None where it has none.
 
     Raises:
-        LoadError: as ``load_model``, for what is found before the weights are read.
+        LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
     folder = found(path_or_id, None, bool(offline), False)
     settings = read_settings(folder, allow_quantized=True)
@@ -114,10 +114,10 @@ def read_model_tokenizer(path_or_id: str | Path, *, offline: bool | None = None)
 def found(
     path_or_id: str | Path, revision: str | None, offline: bool, allow_pickle_archive: bool
 ) -> ModelFolder:
-    """The folder of a model, fetched from the hub where it is an id.
+    """The folder of a model, downloaded from the hub where an id was passed.
 
     Raises:
-        LoadError: for a file, or a revision of a folder, or what the hub does not give.
+        LoadError: a file was passed, or a revision for a folder, or the download failed.
     """
     given = Path(path_or_id)
     if given.is_file():
@@ -150,6 +150,6 @@ def _notes(
     notes = {
         "ignored {}: pickles are not opened.": pickles,
         "ignored settings that select code: {}.": dropped,
-        "ignored weights that the model has no place for: {}.": unused,
+        "ignored weights that the model does not use: {}.": unused,
     }
     return tuple(text.format(listed(names)) for text, names in notes.items() if names)

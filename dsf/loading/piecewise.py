@@ -1,4 +1,4 @@
-"""Models that do not fit: weights stay on the disk until the part that holds them is opened."""
+"""Models larger than the memory: the weights of a block are read from disk while it is needed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +18,13 @@ from dsf.loading.weights import weight_files
 
 
 class PiecewiseModel:
-    """A model of the library whose parameters have no numbers while they are not open.
+    """A model of transformers whose parameters are on the meta device unless they are opened.
 
     Attributes:
         model: the whole module, in evaluation mode.
-        body: path of the model without its head.
-        blocks: paths of the modules to be opened one by one: what the outermost lists hold.
+        body: the path of the model without its head.
+        blocks: the paths of the modules to open one by one: the entries of the outermost
+            ``ModuleList``.
     """
 
     def __init__(self, model: nn.Module, body: str, places: dict[str, Path]):
@@ -33,10 +34,10 @@ class PiecewiseModel:
 
     @contextmanager
     def opened(self, path: str) -> Iterator[None]:
-        """Everything below ``path`` has its numbers inside the block.
+        """Read the weights below ``path`` from disk for the ``with`` block.
 
         Raises:
-            LoadError: if the files hold no tensor of that name and shape.
+            LoadError: if the weight files have no tensor of a weight's name and shape.
         """
         with self._filled(
             [name for name in self.model.state_dict() if name.startswith(f"{path}.")]
@@ -45,10 +46,10 @@ class PiecewiseModel:
 
     @contextmanager
     def opened_around(self) -> Iterator[None]:
-        """The body without its blocks: embeddings, norms, what blocks share.
+        """Read the weights of the body outside its blocks: embeddings, norms, shared modules.
 
         Raises:
-            LoadError: if the files hold no tensor of that name and shape.
+            LoadError: if the weight files have no tensor of a weight's name and shape.
         """
         inside = tuple(f"{path}." for path in self.blocks)
         body = f"{self.body}." if self.body else ""
@@ -58,13 +59,13 @@ class PiecewiseModel:
 
     @contextmanager
     def _filled(self, names: list[str]) -> Iterator[None]:
-        held = self.model.state_dict(keep_vars=True)
+        empty = self.model.state_dict(keep_vars=True)
         tensors = self._read(names)
         for name, tensor in tensors.items():
-            if tensor.shape != held[name].shape:
+            if tensor.shape != empty[name].shape:
                 raise LoadError(
                     f"{self._places[name]}: {name} has shape {tuple(tensor.shape)}, and "
-                    f"config.json asks for {tuple(held[name].shape)}; use the one that belongs to "
+                    f"config.json asks for {tuple(empty[name].shape)}; use the one that belongs to "
                     "these weights."
                 )
         for name, tensor in tensors.items():
@@ -73,14 +74,14 @@ class PiecewiseModel:
             yield
         finally:
             for name in names:
-                self._put(name, held[name])
+                self._put(name, empty[name])
 
     def _read(self, names: list[str]) -> dict[str, Tensor]:
         missing = [name for name in names if name not in self._places]
         if missing:
             raise LoadError(
-                f"{listed(missing)}: not in the weight files under this name. Families whose "
-                "weights are renamed or merged on loading have to be loaded as a whole."
+                f"{listed(missing)}: not in the weight files under this name. Models whose weights "
+                "are renamed or merged on loading must be loaded as a whole, with load_model."
             )
         read: dict[str, Tensor] = {}
         for path in sorted({self._places[name] for name in names}):
@@ -100,10 +101,10 @@ class PiecewiseModel:
 
 
 def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> PiecewiseModel:
-    """The model in a folder, or of a hub id, without its weights.
+    """The model in a folder, or of a hub id, with all weights still on disk.
 
     Raises:
-        LoadError: something was refused, is missing or does not fit together.
+        LoadError: a file was refused, is missing, or disagrees with another one.
     """
     check_torch()
     folder = found(path_or_id, None, bool(offline), False)
@@ -114,14 +115,14 @@ def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> Pi
         check_header(path)
         with safe_open(path, framework="pt") as file:
             places |= dict.fromkeys(file.keys(), path)
-    with undisturbed(), _parameters_without_numbers():
+    with undisturbed(), _parameters_on_meta():
         model = plan.model(plan.config).eval()
     prefix = model.base_model_prefix
     return PiecewiseModel(model, prefix if hasattr(model, prefix) else "", places)
 
 
 def _blocks(module: nn.Module, path: str) -> Iterator[str]:
-    """The entries of the outermost lists of modules."""
+    """The paths of the entries of the outermost lists of modules."""
     for name, child in module.named_children():
         at = f"{path}.{name}" if path else name
         if isinstance(child, nn.ModuleList):
@@ -131,8 +132,8 @@ def _blocks(module: nn.Module, path: str) -> Iterator[str]:
 
 
 @contextmanager
-def _parameters_without_numbers() -> Iterator[None]:
-    """Modules made inside keep one parameter at a time in memory, and their buffers."""
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules built inside move each parameter to the meta device at once, but keep buffers."""
     register = nn.Module.register_parameter
 
     def emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

@@ -1,4 +1,4 @@
-"""A model's ``config.json``: what selects code is dropped, what hides costs is refused."""
+"""Reads a model's ``config.json``, without settings that select code or ask for vast models."""
 
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ _MOST_BYTES = 4 * 1024**2
 _MOST_REPEATS = 10_000
 _DTYPES = {"None", "auto", "float16", "bfloat16", "float32", "float64"}
 _QUANTIZED = {"quantization_config", "compression_config"}
-# The model library acts on these: it loads kernels, code or files of a name that they give, or
-# lets them stand in for attributes of its own classes.
+# By these settings the model library loads kernels, code or files, or replaces attributes of its
+# own classes.
 _SELECT_CODE = {
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -44,7 +44,7 @@ _HARMLESS = {"_commit_hash", "_name_or_path", "_attn_implementation_autoset", "n
 
 
 class Settings(NamedTuple):
-    """The settings that may be acted on, and the names of those that were dropped."""
+    """The settings that are kept, and the names of those that were dropped."""
 
     values: dict[str, Any]
     dropped: list[str]
@@ -54,8 +54,8 @@ def read_settings(folder: ModelFolder, *, allow_quantized: bool) -> Settings:
     """The settings in a folder's ``config.json``, without those that select code.
 
     Raises:
-        LoadError: no such file, unacceptable JSON, an unknown number type, a layer count no model
-            has, or quantised weights unless ``allow_quantized``.
+        LoadError: there is no such file, its JSON is not acceptable, a dtype is unknown, a count of
+            layers is larger than any model's, or weights are quantised without ``allow_quantized``.
     """
     path = folder.required("config.json", "pass the folder that save_pretrained wrote")
     values = read_object(path, most_bytes=_MOST_BYTES)

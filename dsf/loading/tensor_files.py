@@ -1,4 +1,9 @@
-"""Tensors from one file, by the kind of file: safetensors, NumPy, torch archives."""
+"""Reads the tensors in one untrusted file: safetensors, NumPy arrays or torch archives.
+
+``read_safetensors``, ``read_npy`` and ``read_npz`` each read one kind of file, after checking its
+header against the size of the file. ``read_tensors`` chooses by the file's ending.
+``non_finite_weights`` lists the weights of a model that are NaN or infinite.
+"""
 
 import io
 import math
@@ -25,13 +30,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, by name.
 
     Raises:
-        LoadError: the header is too long, lists more than 100,000 tensors, is not JSON, or
-            disagrees with the file about sizes.
+        LoadError: the header is too long, lists more than 100,000 tensors, is not JSON, or gives
+            sizes that differ from those in the file.
     """
     check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            # Copies: a tensor on the mapped file would change, or crash, with the file.
+            # Copies, since a tensor on the mapped file would change with the file, or crash.
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise LoadError(
@@ -41,6 +46,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_header(path: Path) -> None:
+    """Raise unless the header of a safetensors file is JSON of bounded size.
+
+    Raises:
+        LoadError: the header is too long, lists more than 100,000 tensors, or is not JSON.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
@@ -53,7 +63,7 @@ def check_header(path: Path) -> None:
     if len(header) > MOST_TENSORS:
         raise LoadError(
             f"{path}: lists {len(header)} tensors, where at most {MOST_TENSORS} are read; "
-            "merge them or check that this is the right file."
+            "check that this is the right file."
         )
 
 
@@ -68,7 +78,7 @@ def read_npy(path: Path) -> dict[str, Tensor]:
     """The array of an ``.npy`` file, under the file's stem.
 
     Raises:
-        LoadError: Python objects, records or text, or a header that does not fit the file.
+        LoadError: it holds Python objects, records or text, or its header does not fit the file.
     """
     return {path.stem: _tensor(path.read_bytes(), str(path))}
 
@@ -77,13 +87,16 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     """The arrays of an uncompressed ``.npz`` file, by name.
 
     Raises:
-        LoadError: as ``read_npy``, or the archive is compressed, lies or repeats a name.
+        LoadError: as ``read_npy``, or the archive is compressed, claims wrong sizes or repeats a
+            name.
     """
     members = read_directory(path)
     check_stored(path, members)
     names = [member.filename for member in members]
     if other := [name for name in names if not name.endswith(".npy")]:
-        raise LoadError(f"{path}: {shown(other[0])} is no .npy array; save it with numpy.savez.")
+        raise LoadError(
+            f"{path}: {shown(other[0])} is not an .npy array; save the file with numpy.savez."
+        )
     with zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy"): _member(archive, name, path) for name in names}
 
@@ -107,13 +120,13 @@ def _tensor(content: bytes, where: str) -> Tensor:
     if dtype.kind not in _NUMBERS:
         raise LoadError(
             f"{where}: holds {shown(dtype)}, and only plain numbers are read; "
-            "convert it where you trust it and save the numbers."
+            "if you trust the file, convert it and save the numbers."
         )
-    promised, held = math.prod(shape) * dtype.itemsize, len(content) - stream.tell()
-    if min(shape, default=0) < 0 or promised != held:
+    promised, present = math.prod(shape) * dtype.itemsize, len(content) - stream.tell()
+    if min(shape, default=0) < 0 or promised != present:
         raise LoadError(
-            f"{where}: the header promises shape {shape} of {dtype}, {promised} bytes, and "
-            f"{held} are there; save the array again."
+            f"{where}: the header gives shape {shape} of {dtype}, which takes {promised} bytes, "
+            f"but the file has {present}; save the array again."
         )
     flat = np.frombuffer(bytearray(stream.read()), dtype=dtype)
     array = flat.reshape(shape, order="F" if by_columns else "C")
@@ -129,7 +142,7 @@ def non_finite_weights(model: nn.Module) -> tuple[str, ...]:
 
 
 def all_finite(tensor: Shaped[Tensor, "..."]) -> bool:
-    """Whether every element is a finite number; no second tensor of this size is made."""
+    """Whether every element is finite, computed without a second tensor of this size."""
     if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
@@ -146,14 +159,14 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """Every tensor in a ``.safetensors``, ``.npz``, ``.npy`` or torch archive, by name.
 
-    Nothing is unpickled and no code in the file runs, whatever is allowed: the opcodes of a torch
-    archive are followed in a child process with limits of memory and time, and only a list of
-    plain tensors comes back. Names inside nested tables are joined by dots.
+    Whatever is allowed, nothing is unpickled and no code in the file runs: a child process with
+    limits of memory and time interprets the pickle opcodes of a torch archive and returns only a
+    list of plain tensors. Names inside nested dictionaries are joined by dots.
 
     Args:
-        path: the file; its ending says what it is.
-        allow_pickle_archive: also read what ``torch.save`` wrote.
-        allow_torchscript: also read the parameters of what ``torch.jit.save`` wrote.
+        path: the file; its ending gives the format.
+        allow_pickle_archive: also read files written by ``torch.save``.
+        allow_torchscript: also read the parameters in files written by ``torch.jit.save``.
 
     Raises:
         LoadError: the file is missing, of another kind, or refused.
@@ -161,7 +174,7 @@ def read_tensors(
     check_torch()
     path = Path(path)
     if not path.is_file():
-        raise LoadError(f"{path}: no file there; check the path.")
+        raise LoadError(f"{path}: there is no such file; check the path.")
     if path.suffix in _READERS:
         return _READERS[path.suffix](path)
     if path.suffix not in _ARCHIVES:
@@ -171,7 +184,7 @@ def read_tensors(
         )
     if not (allow_pickle_archive or allow_torchscript):
         raise LoadError(
-            f"{path}: torch archives are pickles; convert it to safetensors where you trust it, or "
-            "pass allow_pickle_archive=True to have its list of tensors read without unpickling."
+            f"{path}: torch archives are pickles; convert it to safetensors if you trust it, or "
+            "pass allow_pickle_archive=True to read its list of tensors without unpickling it."
         )
     return read_archive(path, torchscript=allow_torchscript)

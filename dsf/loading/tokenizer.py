@@ -1,4 +1,4 @@
-"""The tokenizer of a model's folder, if there is one."""
+"""Reads the tokenizer in a model's folder, if there is one."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ _MOST_SETTINGS_BYTES = 8 * 1024**2
 def read_tokenizer(folder: ModelFolder, config: Any) -> Any | None:
     """The tokenizer of ``folder``, or None where it has none.
 
-    The library sees a copy with known files only, so nothing else in the folder can matter.
+    The model library is given a copy with the known files only, so that no other file is opened.
 
     Raises:
         LoadError: a file is refused, or the model library cannot make a tokenizer of them.
@@ -45,10 +45,10 @@ def read_tokenizer(folder: ModelFolder, config: Any) -> Any | None:
             return model_library().AutoTokenizer.from_pretrained(
                 copy, config=config, local_files_only=True, trust_remote_code=False
             )
-        except Exception as error:  # whatever the model library makes of untrusted files
+        except Exception as error:  # the model library may raise anything on untrusted files
             raise LoadError(
                 f"{folder.path}: its tokenizer cannot be read ({reason(error)}); "
-                "pass a folder without the tokenizer's files to go on without it."
+                "pass a folder without the tokenizer's files to load the model without it."
             ) from None
 
 

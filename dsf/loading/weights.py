@@ -1,4 +1,4 @@
-"""Which files of a folder hold its weights, and the tensors in them."""
+"""Finds the weight files of a model's folder and reads the tensors in them."""
 
 import hashlib
 from pathlib import Path
@@ -21,8 +21,8 @@ def weight_files(folder: ModelFolder, *, allow_pickle_archive: bool) -> list[Pat
     """The files that hold a folder's weights, in the order of their names.
 
     Raises:
-        LoadError: there are none, or an index names a file that is missing, a link, elsewhere or
-            of another kind.
+        LoadError: there are none, or an index names a file that is missing, a link, in another
+            folder or of another kind.
     """
     kinds = [(_SINGLE, _INDEX)]
     if allow_pickle_archive:
@@ -34,7 +34,7 @@ def weight_files(folder: ModelFolder, *, allow_pickle_archive: bool) -> list[Pat
             return _shards(folder, path, Path(single).suffix)
     pickles = listed(folder.pickles())
     raise LoadError(
-        f"{folder.path}: no {_SINGLE} there"
+        f"{folder.path}: has no {_SINGLE}"
         + (f", and {pickles} would have to be unpickled" if pickles else "")
         + "; save the model with save_pretrained"
         + (", or pass allow_pickle_archive=True." if pickles else ".")
@@ -45,7 +45,7 @@ def read_weights(files: list[Path]) -> dict[str, Tensor]:
     """The tensors of all files together.
 
     Raises:
-        LoadError: a file is refused, or two hold a tensor of one name.
+        LoadError: a file is refused, or two files hold a tensor of the same name.
     """
     weights: dict[str, Tensor] = {}
     for path in files:
@@ -76,8 +76,10 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
 def _shards(folder: ModelFolder, index: Path, suffix: str) -> list[Path]:
     table: Any = read_object(index, most_bytes=_MOST_INDEX_BYTES).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise LoadError(f"{index}: no 'weight_map' from names to files; download it again.")
+        raise LoadError(f"{index}: has no 'weight_map' from names to files; download it again.")
     names = sorted(set(table.values()))
     if wrong := [name for name in names if not name.endswith(suffix)]:
-        raise LoadError(f"{index}: {shown(wrong[0])} is no {suffix} file; download it again.")
+        raise LoadError(
+            f"{index}: names {shown(wrong[0])}, which is no {suffix} file; download it again."
+        )
     return [folder.required(name, "download the missing part of the weights") for name in names]

@@ -1,4 +1,4 @@
-"""A model across its layers: what a token adds to the stream some blocks later."""
+"""``stack``: what each token adds to the residual stream some blocks later, across the layers."""
 
 from dsf.network.entry import stack
 from dsf.network.stacked import Stack

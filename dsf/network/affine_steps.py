@@ -1,8 +1,8 @@
-"""A run written down as affine steps from the residual stream to the residual stream.
+"""A recorded run as affine steps, from one residual stream to another, and how to replay them.
 
-What is linear in the stream stays a step; what is not (a gate, the size a norm divides by) is held
-as it was. Replayed on the stream of the run the steps give back what the model computed; replayed
-on a part of it they say what that part contributes.
+Operations that are linear in the stream are steps; everything else (a gate, the root mean square
+that a norm divides by) is frozen at its value on this run. Replayed on the stream of the run, the
+steps give the hidden states of the model; replayed on a part of it, the contribution of that part.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ class Step:
     """One affine operation of a run: ``linear(*sources) + rest``.
 
     Attributes:
-        number: grows along the run.
-        shape: of what it gives.
-        sources: whose results it takes; none for the stream that is put in.
-        linear: takes the results of the sources, each with one more axis in front, and gives its
-            own with that axis in front.
-        rest: what it adds, without that axis; None for nothing.
+        number: the position in the run.
+        shape: the shape of the result.
+        sources: the steps whose results it takes; none for the stream that the run starts from.
+        linear: a function from the results of the sources to its own result, all with one more
+            leading axis.
+        rest: the constant it adds, without that axis; None for zero.
     """
 
     number: int
@@ -36,9 +36,10 @@ class Step:
 def contributed(
     start: Step, stop: Step, given: Float[Tensor, "front sample *axes"]
 ) -> Float[Tensor, "front sample *axes"]:
-    """What ``given`` at ``start`` adds to the result of ``stop``, linear in ``given``.
+    """What ``given``, as the result of ``start``, adds to the result of ``stop``.
 
-    What reaches ``stop`` from before ``start`` on another way is not part of it.
+    It is linear in ``given``. Paths that reach ``stop`` from before ``start`` without passing
+    ``start`` are not included.
     """
     chain, earlier = _between(start, stop)
     known = {step: given.new_zeros(len(given), *step.shape) for step in earlier}
@@ -48,11 +49,11 @@ def contributed(
 def left_over(
     start: Step, stop: Step, root: Step, stream: Shaped[Tensor, "*axes"]
 ) -> Shaped[Tensor, "*axes"]:
-    """The result of ``stop`` if ``start`` gave zero: what biases and other ways around it leave.
+    """The result of ``stop`` if that of ``start`` were zero: from biases and from other paths.
 
     Args:
         root: the first step of the run.
-        stream: what was put in there.
+        stream: the result of ``root``.
     """
     chain, earlier = _between(start, stop)
     known = {root: stream.unsqueeze(0)}
@@ -64,7 +65,7 @@ def left_over(
 
 
 def _between(start: Step, stop: Step) -> tuple[list[Step], list[Step]]:
-    """The steps from ``start`` to ``stop`` in order, and those before ``start`` that they read."""
+    """The steps from ``start`` to ``stop`` in order, and the earlier steps that they need."""
     chain: dict[Step, None] = {}
     earlier: dict[Step, None] = {}
     waiting = [stop]
@@ -84,7 +85,9 @@ def _replayed(chain: list[Step], known: dict[Step, Tensor], stop: Step, *, affin
     last_read = {source: step for step in chain for source in step.sources}
     for step in chain:
         if step.linear is None:
-            raise ValueError("a stream that was put in elsewhere has no result to replay")
+            raise ValueError(
+                "a step without sources cannot be replayed: give its result, or start from it."
+            )
         result = step.linear(*(known[source] for source in step.sources))
         known[step] = result + step.rest if affine and step.rest is not None else result
         for source in step.sources:

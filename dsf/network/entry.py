@@ -1,4 +1,4 @@
-"""``stack``: a model on one input, as one linear network from token to token."""
+"""``stack``: records a model on one input as one affine network across its layers."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ from dsf.network.trace import Trace, calls_by_module
 
 
 def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> dict[str, nn.Module]:
-    """The blocks one after the other, by path: the list of modules in which the mixers sit.
+    """The blocks in order, by path: the entries of the list of modules that contains the mixers.
 
     Raises:
-        InspectionError: if there is no such list, or several and none is named.
+        InspectionError: if there is no such list, or there are several and ``wanted`` is None.
     """
     lists = {
         path: module
@@ -35,8 +35,8 @@ def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> di
     outer = [path for path in lists if not any(_holds(other, path) for other in lists)]
     if wanted is not None and wanted not in lists:
         raise InspectionError(
-            f"stack: blocks='{wanted}' is no list of modules with token mixers in it. There are: "
-            f"{', '.join(map(repr, lists)) or 'none'}."
+            f"stack: blocks='{wanted}' is no list of modules with token mixers in it. Name one of: "
+            f"{', '.join(map(repr, lists)) or 'none; this model has no such list'}."
         )
     if wanted is None and len(outer) != 1:
         raise InspectionError(
@@ -61,30 +61,31 @@ def stack(
 ) -> Stack:
     """Compose the token mixers of a model across its layers, on one input.
 
-    A copy of the model runs in float64. Between the mixers, which go in as a whole, everything that
-    is linear in the residual stream stays as it is. What is not is held as it was in this run:
+    A copy of the model runs in float64. Every mixer enters as the whole layer of its inspection.
+    Between the mixers, operations that are linear in the residual stream are recorded as they are.
+    Everything else is frozen at its value on this run:
 
-    - a norm divides by the size it divided by,
+    - a norm divides by the root mean square or deviation of this run,
     - an activation is the factor ``act(p) / p``,
-    - of a product of two streams, the one that went through an activation is a constant,
-    - a module of which none of this is understood (a mixture of experts), and through which every
-      token goes by itself, is the smallest matrix that does to each token what it did; ``closed``
-      lists these.
+    - of a product of two branches of the stream, the one with an activation is a constant (a gate),
+    - a module with other operations (a mixture of experts) that treats every token by itself is,
+      for each token, the matrix of smallest norm from its input to its output; ``closed`` lists
+      these modules.
 
-    So the network is linear, exactly so, and on this input it gives the model's own hidden states.
-    Another input has other factors.
+    The network is then exactly affine in the stream, and on this input it gives the model's own
+    hidden states. Another input has other factors.
 
     Args:
-        model: a torch module, the folder of a checkpoint, or a hub id. A module is left as it was.
+        model: a torch module, the folder of a checkpoint, or a hub id. A module is copied.
         inputs, named: what the model is called with, such as ``input_ids=...``.
-        blocks: the list of modules to go through, such as ``model.layers``, where there are several
+        blocks: the path of the list of blocks, such as ``model.layers``, where a model has several
             (an encoder and a decoder).
-        adapters: how to read modules of your own, as :func:`dsf.inspect` takes them.
+        adapters: how to read modules of your own, as for :func:`dsf.inspect`.
 
     Raises:
-        InspectionError: if a mixer is not known as a whole, or the blocks are not found.
-        UnreadableError: if the stream goes through something that is not understood.
-        ReconstructionError: if the steps do not give back the hidden states of the model.
+        InspectionError: if the blocks are not found or did not run.
+        UnreadableError: if an operation between the mixers cannot be recorded as affine.
+        ReconstructionError: if the steps do not reproduce the hidden states of the model.
 
     Example:
         >>> import dsf, torch
@@ -111,12 +112,15 @@ def stack(
     found = blocks_of(model, list(mixers), blocks)
     trace = Trace(model.eval(), found, mixers)
     with torch.random.fork_rng(), torch.no_grad(), plain_experts(model), guarded(model):
-        with trace.following(), _attention_as_inspected(model):
+        with trace.recorded(), _attention_as_inspected(model):
             model(*inputs, **without_cache(model, named))
         for closed in trace.closed:
             closed.check()
     if not trace.is_complete:
-        raise InspectionError(f"stack: {list(found)[-1]} did not run; name other blocks.")
+        raise InspectionError(
+            f"stack: the block {list(found)[-1]} did not run. Name other blocks: "
+            "stack(model, ..., blocks='...')."
+        )
     made = Stack(
         inspection=inspection,
         blocks=tuple(found),
@@ -127,15 +131,16 @@ def stack(
     limit = max(layer.tolerance for layer in inspection)
     if not made.error <= limit:
         raise ReconstructionError(
-            f"stack: the blocks of {inspection.model} give back its hidden states up to "
-            f"{made.error:.1e} relative, above the tolerance of {limit:.0e}."
+            f"stack: the blocks of {inspection.model} reproduce its hidden states with a relative "
+            f"error of {made.error:.1e}, above the tolerance of {limit:.0e}, so contributions "
+            "would be wrong. Does the model draw random numbers, or keep a state between runs?"
         )
     return made
 
 
 @contextmanager
 def _attention_as_inspected(model: nn.Module) -> Iterator[None]:
-    """The route by which an inspection runs attention: padding comes out otherwise on others."""
+    """Run attention as an inspection does, since other ways give other outputs for padding."""
     where = ModuleStack(model, claimed=set())
     with where.followed(), recording_attention(model, where, []):
         yield

@@ -1,4 +1,9 @@
-"""Which torch functions are linear in a stream, and the linear part of each on this run."""
+"""Which torch functions are linear in the residual stream, and the linear part of their calls.
+
+Tables (``SAME``, ``LAYOUT``, ``ADDING``, ``MULTIPLYING``, ...) say in which arguments a function is
+linear. ``pieces`` splits a call into a linear part and a constant; ``secant``, ``smallest`` and
+``NORMS`` give the linear parts of activations, of modules that are not understood, and of norms.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +20,7 @@ Linear = Callable[..., Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A torch function, what it was called with, and what it put out."""
+    """One call of a torch function: its arguments and its output."""
 
     func: Callable[..., Any]
     args: tuple[Any, ...]
@@ -24,9 +29,9 @@ class Call:
 
 
 def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:
-    """Every tensor that was put out, how it depends on ``streams``, and what is added.
+    """Every output tensor of a call, with its linear dependence on ``streams`` and its constant.
 
-    The function is affine in ``streams`` together; its other arguments are held as they were.
+    The function must be affine in ``streams`` together; its other arguments are frozen.
     """
 
     def again(*given: Tensor) -> Any:
@@ -45,7 +50,7 @@ def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Line
 def secant(
     value: Shaped[Tensor, "*axes"], given: Shaped[Tensor, "*axes"]
 ) -> Callable[[Tensor], Tensor]:
-    """The factor that makes ``value`` of ``given``, entry by entry; both are zero together."""
+    """Multiplication by ``value / given``, elementwise; both must be zero in the same places."""
     factor = torch.where(given == 0, 0, value / torch.where(given == 0, 1, given))
     return lambda x: x * factor
 
@@ -53,9 +58,9 @@ def secant(
 def smallest(
     value: Shaped[Tensor, "*axes output"], given: Shaped[Tensor, "*axes width"]
 ) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
-    """The smallest matrix that makes ``value`` of ``given``, token by token: ``v gᵀ / |g|²``.
+    """For each token the matrix of smallest norm that maps ``given`` to ``value``: ``v gᵀ / |g|²``.
 
-    Where ``given`` is zero nothing is linear, and the value is what is added.
+    Where ``given`` is zero there is none, and the value becomes the constant that is added.
     """
     square = given.square().sum(dim=-1, keepdim=True)
     along = given / torch.where(square == 0, 1, square)
@@ -64,7 +69,7 @@ def smallest(
 
 
 def tensors_in(part: Any) -> Iterator[Tensor]:
-    """The tensors in tuples, lists and dictionaries."""
+    """All tensors in nested tuples, lists and dictionaries."""
     if isinstance(part, Tensor):
         yield part
     elif isinstance(part, tuple | list):
@@ -95,7 +100,7 @@ def _unless_zero(part: Tensor) -> Tensor | None:
 
 
 def _with(part: Any, put: Mapping[int, Tensor]) -> Any:
-    """``part`` with some tensors exchanged for others."""
+    """``part`` with some tensors replaced, by their ids."""
     if isinstance(part, Tensor):
         return put.get(id(part), part)
     if type(part) in (tuple, list):
@@ -107,12 +112,12 @@ def _with(part: Any, put: Mapping[int, Tensor]) -> Any:
 
 Function = Callable[..., Any]
 
-# The tensor itself, or a copy of it.
+# The result is the tensor itself, or a copy of it.
 SAME = {
     "to", "float", "double", "type", "type_as", "contiguous", "clone", "detach", "requires_grad",
     "dropout", "dropout1d", "alpha_dropout", "feature_dropout", "cpu",
 }  # fmt: skip
-# Linear in one tensor, in the same way whatever it holds.
+# Linear in their first tensor, without reference to others.
 LAYOUT = {
     "view", "reshape", "view_as", "reshape_as", "transpose", "permute", "unsqueeze", "squeeze",
     "flatten", "unflatten", "expand", "expand_as", "repeat", "repeat_interleave", "getitem",
@@ -134,7 +139,7 @@ ADDING: dict[str, Function] = {
     "stack": torch.stack,
     "where": torch.where,
 }
-# Linear in one tensor while the others are held.
+# Linear in one tensor while the others are frozen.
 MULTIPLYING: dict[str, Function] = {
     "mul": torch.mul,
     "imul": torch.mul,
@@ -149,14 +154,14 @@ MULTIPLYING: dict[str, Function] = {
     "conv1d": torch.conv1d,
     "conv2d": torch.conv2d,
 }
-# Linear in the first tensor while the second is held.
+# Linear in the first tensor while the second is frozen.
 DIVIDING: dict[str, Function] = {
     "div": torch.div,
     "idiv": torch.div,
     "truediv": torch.div,
     "itruediv": torch.div,
 }
-# Take sizes and number types from a tensor, not its numbers.
+# These use the shape and dtype of a tensor, not its values.
 BLANK = {
     "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor", "zeros_like", "ones_like",
     "empty_like", "full_like", "rand_like", "randn_like", "shape", "dtype", "device", "size", "dim",
@@ -165,18 +170,18 @@ BLANK = {
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Tensor:
-    """Fused attention as a matrix times the values; the matrix is what units give."""
+    """Fused attention as a matrix times the values; the matrix is its response to unit values."""
     unit = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device)
     units = unit.expand(*key.shape[:-1], -1)
     weights = functional.scaled_dot_product_attention(query, key, units, *args, **named)
     return weights @ value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
 
 
-# Linear in the third tensor, the values, while queries and keys are held.
+# Linear in the third tensor, the values, while queries and keys are frozen.
 MIXING: dict[str, Function] = {"scaled_dot_product_attention": attention}
 REPLAYED = ADDING | MULTIPLYING | DIVIDING | MIXING
-"""What stands for a function when its step is replayed: the one that writes into nothing."""
-# Entry by entry, and zero where their argument is.
+"""The function to call when a step is replayed, which does not write in place."""
+# Elementwise, and zero where their argument is zero.
 ACTIVATIONS = {
     "silu", "gelu", "relu", "relu6", "tanh", "elu", "celu", "selu", "leaky_relu", "hardswish",
     "mish", "softsign", "softshrink", "hardtanh", "tanhshrink", "square",
@@ -184,7 +189,7 @@ ACTIVATIONS = {
 
 
 def name_of(func: Function) -> str:
-    """``add`` for ``torch.add``, ``Tensor.add_`` and ``Tensor.__add__``; properties by theirs."""
+    """``add`` for ``torch.add``, ``Tensor.add_`` and ``Tensor.__add__``; a property's own name."""
     name: str = getattr(func, "__name__", "")
     if name == "__get__":
         name = getattr(getattr(func, "__self__", None), "__name__", "")
@@ -198,7 +203,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
-    """The mean taken out, over the deviation of this run; and the bias it adds."""
+    """A layer norm that divides by the deviation of this run: its linear part, and its bias."""
     axes = tuple(range(-len(shape), 0))
     factor = (given.var(dim=axes, correction=0, keepdim=True) + eps).rsqrt()
     factor = factor if weight is None else factor * weight
@@ -209,7 +214,7 @@ def layer_norm(
 def rms_norm(
     given: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None
 ) -> tuple[Callable[[Tensor], Tensor], None]:
-    """Over the root mean square of this run."""
+    """An RMS norm that divides by the root mean square of this run: its linear part."""
     axes = tuple(range(-len(shape), 0))
     least = torch.finfo(given.dtype).eps if eps is None else eps
     factor = (given.square().mean(dim=axes, keepdim=True) + least).rsqrt()

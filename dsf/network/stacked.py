@@ -1,4 +1,4 @@
-"""A run of several blocks as one linear network: what each token adds to each token."""
+"""``Stack``: the blocks of a model as one affine network, and what each token contributes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,16 +21,17 @@ from dsf.network.affine_steps import Step, contributed, left_over
 class Stack:
     """The blocks of a model on one input, affine from one residual stream to another.
 
-    Stream ``k`` is what enters block ``k``; the last one is what leaves the last block. Tokens are
-    in the order of the model's input.
+    Stream ``k`` is the input of block ``k``, and the last stream the output of the last block.
+    Tokens are in the order of the model's input.
 
     Attributes:
         inspection: the layers, each with its own map and error.
         blocks: the paths of the blocks.
-        hidden: the streams of the run, one more than blocks. A model with several streams side by
-            side (hyper-connections) has a further axis for these.
-        closed: modules that are held as the smallest matrix for every token.
-        states: the steps that lead to every stream.
+        hidden: the streams of the run, one more than blocks. A model with several parallel streams
+            (hyper-connections) has a further axis for them.
+        closed: paths of the modules that are frozen as one matrix for every token, that of smallest
+            norm.
+        states: for every stream, the step whose result it is.
     """
 
     inspection: Inspection
@@ -42,10 +43,10 @@ class Stack:
     def contributions(
         self, start: int = 0, stop: int | None = None
     ) -> Float[Tensor, "sample written read *width"]:
-        """What each token of stream ``start`` adds to each token of stream ``stop``, as vectors.
+        """The vector that each token of stream ``start`` adds to each token of stream ``stop``.
 
-        Summed over ``read``, with the remainder, they are ``hidden[stop]``. Every way counts:
-        through the mixers, through what stands between them, and past both.
+        Their sum over ``read``, plus the remainder, is ``hidden[stop]``. They count all paths:
+        through mixers, through feed-forward layers, and along the residual connections.
 
         Raises:
             IndexError: if there are no such streams.
@@ -61,18 +62,18 @@ class Stack:
     def remainder(
         self, start: int = 0, stop: int | None = None
     ) -> Float[Tensor, "sample time *width"]:
-        """What of stream ``stop`` does not come from stream ``start``: biases, and ways around."""
+        """The part of stream ``stop`` that does not come from stream ``start``, such as biases."""
         start, stop = self._between(start, stop)
         return left_over(self.states[start], self.states[stop], self.states[0], self.hidden[0])
 
     def rollout(
         self, start: int = 0, stop: int | None = None
     ) -> Float[Tensor, "sample written read"]:
-        """The part of each token of stream ``stop`` that comes from each token of ``start``.
+        """The signed share of each token of stream ``stop`` that comes from each of ``start``.
 
-        Signed, and exact: the contribution along the stream, over the stream's squared length. A
-        row sums to one less the share of the remainder; a token that pushes the other way has a
-        negative share, and single shares can be beyond one.
+        It is exact: the inner product of the contribution with the stream, over the stream's
+        squared length. A row sums to one minus the share of the remainder. A contribution that
+        points against the stream has a negative share, and single shares may exceed one.
         """
         start, stop = self._between(start, stop)
         stream = self.hidden[stop].flatten(2)
@@ -88,15 +89,15 @@ class Stack:
     ) -> Float[Tensor, "sample written read"]:
         """The product of the single blocks' rollouts: an approximation of :meth:`rollout`.
 
-        Between blocks only one number of every contribution is kept, not its direction, as
-        attention rollout does. Any pair of streams costs a product once the blocks are known.
+        Between blocks it keeps one number of every contribution and not its direction, as attention
+        rollout does. Once the single blocks are known, any pair of streams costs matrix products.
         """
         start, stop = self._between(start, stop)
         return reduce(lambda earlier, later: later @ earlier, self._single_blocks[start:stop])
 
     @cached_property
     def error(self) -> float:
-        """The largest relative difference between a stream and what the one before makes of it."""
+        """The largest relative error of a stream that is rebuilt from the stream before it."""
         errors = []
         for (first, last), (given, stream) in zip(
             pairwise(self.states), pairwise(self.hidden), strict=True
@@ -125,15 +126,15 @@ class Stack:
         chosen = last if stop is None else stop
         if not 0 <= start < chosen <= last:
             raise IndexError(
-                f"Stack: streams are counted from 0 to {last}, and 'start' comes before 'stop', "
+                f"Stack: streams are counted from 0 to {last}, and 'start' must be below 'stop', "
                 f"but start is {start} and stop is {chosen}."
             )
         return start, chosen
 
     def __repr__(self) -> str:
         magnitude = f"{self.error:.0e}" if self.error else "the last bit"
-        held = f", {len(self.closed)} modules closed" if self.closed else ""
+        closed = f", {len(self.closed)} modules closed" if self.closed else ""
         return (
             f"Stack({self.inspection.model}: {len(self.blocks)} blocks, "
-            f"{self.hidden[0].shape[1]} tokens{held}; exact to {magnitude})"
+            f"{self.hidden[0].shape[1]} tokens{closed}; exact to {magnitude})"
         )

@@ -1,4 +1,4 @@
-"""Following the residual stream through a run, one torch function at a time."""
+"""Follows the residual stream through a run, one torch function at a time, as affine steps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,12 +33,12 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """A value that depends on the stream in another way than linearly, held as it was.
+    """A value that depends on the stream nonlinearly and is frozen at its value on this run.
 
     Attributes:
-        why: the function that made it so.
-        as_step: an activation can also go on as a step, its secant ``act(p) / p``; None for what
-            has none.
+        why: the function that is not linear.
+        as_step: a function that records the value as a step after all, by the secant
+            ``act(p) / p`` of an activation; None where there is none.
     """
 
     why: str
@@ -49,22 +49,22 @@ Known = tuple[Tensor, Step | Frozen]
 
 
 class Follower(TorchFunctionMode):
-    """Writes down what happens to the tensors it follows.
+    """Records the torch functions that are applied to the tensors it follows.
 
     Attributes:
-        resting: while set, nothing is followed.
+        resting: while True, nothing is recorded.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.resting = False
         self._numbers = count()
-        # The tensors are kept beside, so that no other gets their identity.
+        # The tensors are kept alive, so that no other tensor gets the same id.
         self._followed: dict[int, Known] = {}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is computed while the block runs is not part of the run."""
+        """Do not record what is computed inside the ``with`` block."""
         before, self.resting = self.resting, True
         try:
             yield
@@ -78,17 +78,17 @@ class Follower(TorchFunctionMode):
         linear: Callable[..., Tensor] | None = None,
         rest: Tensor | None = None,
     ) -> Step:
-        """Follow ``output`` as ``linear(*sources) + rest``, or as a stream that begins here."""
+        """Follow ``output`` as ``linear(*sources) + rest``; without sources as the first stream."""
         step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest)
         self.follow(output, step)
         return step
 
     def follow(self, tensor: Tensor, what: Step | Frozen) -> None:
-        """From now on ``tensor`` is known as ``what``."""
+        """From now on follow ``tensor`` as ``what``."""
         self._followed[id(tensor)] = tensor, what
 
     def find(self, part: Any) -> Step | Frozen | None:
-        """What ``part`` is known as, None if it has nothing to do with the stream."""
+        """What ``part`` is followed as; None if it does not depend on the stream."""
         entry = self._followed.get(id(part)) if isinstance(part, Tensor) else None
         return None if entry is None else entry[1]
 
@@ -107,10 +107,10 @@ class Follower(TorchFunctionMode):
                     found[id(part)] = part, what
         output = func(*args, **kwargs)
         if found:
-            self._write_down(func, args, kwargs, output, list(found.values()))
+            self._record(func, args, kwargs, output, list(found.values()))
         return output
 
-    def _write_down(
+    def _record(
         self,
         func: Function,
         args: tuple[Any, ...],
@@ -126,15 +126,17 @@ class Follower(TorchFunctionMode):
             self.follow(args[0], Frozen(name))
         elif name in SAME and leads and isinstance(output, Tensor):
             self.follow(output, first)
-        elif _is_activation(name, args) and leads and not _is_lost(first):
+        elif _is_activation(name, args) and leads and not _has_no_step(first):
             self.follow(output, Frozen(name, lambda: self._secant(given, first, output)))
-        elif name in NORMS and leads and len(found) == 1 and not _is_lost(first):
+        elif name in NORMS and leads and len(found) == 1 and not _has_no_step(first):
             self.add(output, (step_of(first),), *NORMS[name](*args, **kwargs))
         elif (streams := _streams(name, args, found, leads=leads)) is not None:
             replayed: Function = REPLAYED.get(name, func)
             self._affine(Call(replayed, args, kwargs, output), streams)
         else:
-            reasons = [what.why for _, what in found if isinstance(what, Frozen) and _is_lost(what)]
+            reasons = [
+                what.why for _, what in found if isinstance(what, Frozen) and _has_no_step(what)
+            ]
             for each in tensors_in(output):
                 self.follow(each, Frozen(reasons[0] if reasons else name))
 
@@ -142,9 +144,9 @@ class Follower(TorchFunctionMode):
         return self.add(output, (step_of(source),), secant(output, given))
 
     def _affine(self, call: Call, streams: list[Known]) -> None:
-        """A call that is affine in ``streams``: steps, or, of activations alone, still held."""
+        """Record a call that is affine in ``streams``: as steps, or frozen if all of them are."""
         tensors, known = [part for part, _ in streams], [what for _, what in streams]
-        held = next((what.why for what in known if isinstance(what, Frozen)), "")
+        why = next((what.why for what in known if isinstance(what, Frozen)), "")
         steps = [what for what in known if isinstance(what, Step)]
         if steps:
             for each, linear, rest in pieces(call, tensors):
@@ -157,11 +159,15 @@ class Follower(TorchFunctionMode):
                 output, linear, rest = list(pieces(call, tensors))[k]
                 return self.add(output, [step_of(what) for what in known], linear, rest)
 
-            self.follow(each, Frozen(held, as_step))
+            self.follow(each, Frozen(why, as_step))
 
 
 def step_of(what: Step | Frozen) -> Step:
-    """A step as it is, an activation as its secant."""
+    """``what`` as a step; a frozen activation by its secant.
+
+    Raises:
+        ValueError: if a frozen value has no secant.
+    """
     if isinstance(what, Step):
         return what
     if what.as_step is None:
@@ -169,12 +175,12 @@ def step_of(what: Step | Frozen) -> Step:
     return what.as_step()
 
 
-def _is_lost(what: Step | Frozen) -> bool:
+def _has_no_step(what: Step | Frozen) -> bool:
     return isinstance(what, Frozen) and what.as_step is None
 
 
 def _is_activation(name: str, args: tuple[Any, ...]) -> bool:
-    """A function of every entry alone that is zero at zero; a power from one on is one."""
+    """Whether ``name`` is elementwise and zero at zero, as powers with exponents from 1 are."""
     power = args[1] if name == "pow" and len(args) == 2 else None
     return name in ACTIVATIONS or (isinstance(power, int | float) and power >= 1)
 
@@ -182,11 +188,11 @@ def _is_activation(name: str, args: tuple[Any, ...]) -> bool:
 def _streams(
     name: str, args: tuple[Any, ...], found: list[Known], *, leads: bool
 ) -> list[Known] | None:
-    """The tensors in which the function ``name`` is linear, None if it is not.
+    """The tensors in which the function ``name`` is linear; None if it is not.
 
-    A product is linear in one of its factors, given the other: a gate is held.
+    A product is linear in one of its factors while the other, such as a gate, is frozen.
     """
-    able = [(part, what) for part, what in found if not _is_lost(what)]
+    able = [(part, what) for part, what in found if not _has_no_step(what)]
     steps: list[Known] = [(part, what) for part, what in able if isinstance(what, Step)]
     if name in ADDING:
         return able if len(able) == len(found) else None

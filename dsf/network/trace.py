@@ -1,4 +1,9 @@
-"""One run of a model, written down from the first block to behind the last."""
+"""Records one run of a model as affine steps, from the first block to the output of the last.
+
+``Trace`` hooks all modules and follows the residual stream between the mixers. ``MixerCall`` adds a
+call of a mixer as one step, that of its inspected whole layer. ``Closed`` is a module whose inside
+cannot be followed but which treats every token by itself; it is frozen as one matrix per token.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,15 +23,15 @@ from dsf.network.linear_parts import smallest, tensors_in
 from dsf.network.stream_follower import Follower, Frozen, step_of
 
 LEAST = 1e-10
-"""How far, relative, two runs of one model in float64 may be apart."""
+"""The largest relative difference allowed between two runs of one model in float64."""
 
 
 class MixerCall:
-    """One call of a module that mixes tokens, while it runs.
+    """One call of a token mixer, while its module runs.
 
     Attributes:
-        is_known: whether the layer is known as a whole, from one of the module's arguments on.
-            Otherwise what happens in the module has to be followed like everything else.
+        is_known: whether the whole layer is known, with one of the module's arguments as its input.
+            If not, the operations inside the module are followed like all others.
     """
 
     def __init__(self, layer: InspectedLayer, arguments: Any):
@@ -40,11 +45,11 @@ class MixerCall:
             self._whole: AffineLayer = whole
             self._given: Tensor = given
 
-    def written_down(self, follower: Follower, output: Any) -> None:
-        """The module is through: its output as a step.
+    def record(self, follower: Follower, output: Any) -> None:
+        """Record the output of the module, which has returned, as a step.
 
         Raises:
-            ReconstructionError: if the output is not what the layer makes of the module's input.
+            ReconstructionError: if the output differs from that of the inspected layer.
         """
         put_out, source = next(tensors_in(output)), follower.find(self._given)
         if source is None:
@@ -64,25 +69,28 @@ class MixerCall:
         )
 
     def _affine(self, own: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """Tokens that see no key are padding: there the module's output is held."""
-        whole, blind = self._whole, _blind(self._layer)
-        if blind is None:
+        """The layer as linear part and constant; the output of padding tokens is a constant.
+
+        Padding tokens are those whose keys are all masked.
+        """
+        whole, masked = self._whole, _fully_masked(self._layer)
+        if masked is None:
             return whole.linear, whole.remainder
-        shown = ~blind.unsqueeze(-1)
+        shown = ~masked.unsqueeze(-1)
         return lambda x: whole.linear(x) * shown, torch.where(shown, whole.remainder, own)
 
     def _added(self, put_out: Tensor) -> Tensor | None:
-        """The residual stream that the module itself adds behind its mixer, if it does."""
-        mixed, blind = self._whole(self._whole.given), _blind(self._layer)
-        shown = slice(None) if blind is None else ~blind
+        """The residual stream, if the module itself adds it to the output of its mixer."""
+        mixed, masked = self._whole(self._whole.given), _fully_masked(self._layer)
+        shown = slice(None) if masked is None else ~masked
         if self._near(mixed, put_out, shown):
             return None
         for part in self._streams:
             if part.shape == put_out.shape and self._near(mixed + part, put_out, shown):
                 return part
         raise ReconstructionError(
-            f"stack: {self._layer.name} put out something else than it did when it was inspected. "
-            "Does the model draw random numbers, or keep a state from run to run?"
+            f"stack: the output of {self._layer.name} differs from that when it was inspected. "
+            "Does the model draw random numbers, or keep a state between runs?"
         )
 
     def _first(self, wanted: Tensor, among: Sequence[Tensor]) -> Tensor | None:
@@ -104,12 +112,13 @@ def _whole(layer: InspectedLayer) -> AffineLayer | None:
         return None
 
 
-def _blind(layer: InspectedLayer) -> Bool[Tensor, "sample time"] | None:
+def _fully_masked(layer: InspectedLayer) -> Bool[Tensor, "sample time"] | None:
+    """Tokens whose keys are all masked in some head; None if there are none."""
     bias: Float[Tensor, "sample head time read"] | None = getattr(layer.mixer, "bias", None)
     if bias is None or bias.ndim != 4:
         return None
-    blind = (bias == -torch.inf).all(dim=-1).any(dim=1)
-    return blind if bool(blind.any()) else None
+    masked = (bias == -torch.inf).all(dim=-1).any(dim=1)
+    return masked if bool(masked.any()) else None
 
 
 def calls_by_module(layers: Sequence[InspectedLayer]) -> dict[str, Iterator[InspectedLayer]]:
@@ -122,15 +131,16 @@ def calls_by_module(layers: Sequence[InspectedLayer]) -> dict[str, Iterator[Insp
 
 
 SAME_TOKEN = 1e-10
+"""The largest relative change of a token's output when other tokens are changed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Closed:
-    """A module as the smallest matrix that does to each token what it did.
+    """A module that is frozen, for each token, as the smallest matrix from input to output.
 
     Attributes:
-        args, named: what it was called with: one stream, and things that are no tensors.
-        output: what it put out.
+        args, named: the arguments of the call: one stream, and values that are not tensors.
+        output: the output of the call.
     """
 
     name: str
@@ -140,13 +150,13 @@ class Closed:
     output: Tensor
 
     def check(self) -> None:
-        """No token's output may depend on another token.
+        """Check, by changing tokens, that no token's output depends on another token.
 
-        Of any two tokens some run keeps one and changes the other: they differ in a digit of their
-        places.
+        For any two tokens some run keeps the one and changes the other, because their positions
+        differ in some binary digit.
 
         Raises:
-            UnreadableError: if one does.
+            UnreadableError: if one depends on another.
         """
         places = torch.arange(self.output.shape[1], device=self.output.device)
         for digit in range(len(places).bit_length()):
@@ -165,15 +175,15 @@ class Closed:
         before = self.output[:, unchanged]
         if before.numel() and not (again - before).abs().max() <= SAME_TOKEN * before.abs().max():
             raise UnreadableError(
-                f"stack: {self.name} mixes tokens, and it is no mixer that was read. Write an "
-                "adapter for it, and pass it to stack as adapters=(MINE,)."
+                f"stack: {self.name} mixes tokens, but no adapter read it as a token mixer. Write "
+                "an adapter for it, and pass it as stack(model, ..., adapters=(MINE,))."
             )
 
 
 def closed(
     follower: Follower, name: str, module: nn.Module, arguments: Any, output: Any
 ) -> Closed | None:
-    """The module closed, if its output has no step though it had one stream to start from."""
+    """The module as ``Closed``, if its one stream is a step and its output cannot be followed."""
     put_out, given = next(tensors_in(output), None), list(tensors_in(arguments))
     what = follower.find(put_out)
     lost = isinstance(what, Frozen) and what.as_step is None
@@ -189,12 +199,12 @@ def closed(
 
 
 class Trace:
-    """The run as steps.
+    """A run recorded as steps.
 
     Attributes:
-        states: the stream in front of every block, and behind the last.
-        streams: what they were.
-        closed: modules that went in as the smallest map that does what they did.
+        states: the steps that give the input of every block and the output of the last.
+        streams: their values.
+        closed: modules that are frozen as one matrix for every token.
     """
 
     def __init__(
@@ -211,8 +221,8 @@ class Trace:
         self._running: list[tuple[str, MixerCall]] = []
 
     @contextmanager
-    def following(self) -> Iterator[None]:
-        """Write down what the model does while the block runs."""
+    def recorded(self) -> Iterator[None]:
+        """Record what the model computes inside the ``with`` block."""
         with ExitStack() as hooks:
             for name, module in self._model.named_modules():
                 if isinstance(module, torch.jit.ScriptModule):
@@ -226,7 +236,7 @@ class Trace:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last block is through."""
+        """Whether the last block has returned."""
         return len(self.states) > len(self._blocks)
 
     def _before(self, name: str) -> Any:
@@ -235,7 +245,7 @@ class Trace:
                 return
             with self._follower.paused():
                 if name in self._blocks:
-                    self._at_border(f"in front of {name}", (args, named))
+                    self._add_stream(f"before {name}", (args, named))
                 layer = next(self._mixers.get(name, iter(())), None) if self.states else None
                 call = None if layer is None else MixerCall(layer, (args, named))
             if call is not None:
@@ -256,12 +266,12 @@ class Trace:
                 return
             with self._follower.paused():
                 if call is not None and call.is_known:
-                    call.written_down(self._follower, output)
+                    call.record(self._follower, output)
                 elif not self._holds_a_mixer(name):
                     found = closed(self._follower, name, module, (args, named), output)
                     self.closed += [] if found is None else [found]
                 if name == self._blocks[-1]:
-                    self._at_border(f"behind {name}", output)
+                    self._add_stream(f"after {name}", output)
             self._follower.resting = self.is_complete
 
         return hook
@@ -269,21 +279,22 @@ class Trace:
     def _holds_a_mixer(self, name: str) -> bool:
         return any(path == name or path.startswith(f"{name}.") for path in self._mixers)
 
-    def _at_border(self, where: str, given: Any) -> None:
-        """The stream there, which has to be a step."""
+    def _add_stream(self, where: str, given: Any) -> None:
+        """Add the residual stream at this place, which must be a step."""
         stream = next((part for part in tensors_in(given) if part.is_floating_point()), None)
         if stream is None or stream.ndim < 3:
-            shape = "nothing" if stream is None else f"the shape {tuple(stream.shape)}"
+            shape = "no tensor" if stream is None else f"a tensor of shape {tuple(stream.shape)}"
             raise UnreadableError(
-                f"stack: {where} the stream must be 'sample time width', but there is {shape}. "
-                "Give the model a batch of sequences."
+                f"stack: {where} the residual stream must have the axes 'sample time width', but "
+                f"there is {shape}. Call the model with a batch of sequences."
             )
         what = self._follower.find(stream) if self.states else self._follower.add(stream)
         if what is None or (isinstance(what, Frozen) and what.as_step is None):
             reason = f"because of '{what.why}'" if isinstance(what, Frozen) else "at all"
             raise UnreadableError(
-                f"stack: {where} the stream is not linear in the one before {reason}; what stands "
-                "between the mixers is not understood. Single layers can be read: layer.whole."
+                f"stack: {where} the residual stream does not depend linearly on the one before it "
+                f"{reason}, so the operations between the mixers cannot be followed. Single layers "
+                "can be read: dsf.inspect(...)[k].whole."
             )
         self.states.append(step_of(what))
         self.streams.append(stream.detach().clone())

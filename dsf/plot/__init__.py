@@ -1,4 +1,4 @@
-"""Pictures of numbers: every function draws what it is given, computes nothing, returns axes."""
+"""Draws measured numbers with matplotlib: each function takes numbers and returns axes."""
 
 from dsf.plot.bars import histogram, per_map
 from dsf.plot.drawing_style import panels, style

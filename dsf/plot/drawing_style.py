@@ -1,4 +1,4 @@
-"""The look of every picture, and the axes it is drawn on."""
+"""The style of all pictures, new axes in that style, and checks of the numbers to draw."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -29,15 +29,15 @@ def style() -> AbstractContextManager[None]:
 
 
 def on(axes: Axes | None) -> Axes:
-    """``axes``, or new ones in the look of this package."""
+    """``axes``, or new ones in the style of this package."""
     return panels(1, 1)[0] if axes is None else axes
 
 
 def panels(down: int, across: int, *, size: tuple[float, float] | None = None) -> list[Axes]:
-    """New axes of one figure in the look of this package, row by row; ``size`` in inches.
+    """New axes of one figure in the style of this package, row by row; ``size`` in inches.
 
-    For pictures beside each other: every function of this room takes ``axes``. A program that makes
-    many figures closes them (``plt.close``).
+    Every function of ``dsf.plot`` takes ``axes``, so that pictures can share a figure. Figures that
+    are no longer needed should be closed with ``plt.close``.
 
     >>> left, right = panels(1, 2, size=(8.0, 3.0))
     >>> left.figure is right.figure
@@ -49,7 +49,7 @@ def panels(down: int, across: int, *, size: tuple[float, float] | None = None) -
 
 
 def worded(axes: Axes, *, title: str, x: str, y: str) -> Axes:
-    """``axes`` with their words. A dollar sign in a title is a dollar sign."""
+    """``axes`` with a title and axis labels. A dollar sign in the title is not taken for math."""
     with style():
         axes.set_title(title, parse_math=False)
         axes.set(xlabel=x, ylabel=y)
@@ -57,14 +57,14 @@ def worded(axes: Axes, *, title: str, x: str, y: str) -> Axes:
 
 
 def keyed(axes: Axes, labels: Sequence[str] | None) -> None:
-    """A legend, where there is something to tell apart."""
+    """Add a legend if there are labels."""
     if labels:
         with style():
             axes.legend()
 
 
 def array(numbers: Any) -> np.ndarray:
-    """A tensor, an array, a list or a number as an array."""
+    """A tensor, array, list or number as a NumPy array."""
     return numbers.numpy(force=True) if isinstance(numbers, Tensor) else np.asarray(numbers)
 
 
@@ -74,20 +74,20 @@ def lines_of(
     """One line for every batch entry, and a label for each.
 
     Raises:
-        ValueError: for a single number, for complex numbers, for more lines than an eye tells
-            apart, and for labels that do not fit.
+        ValueError: if ``values`` is a single number or complex, or has more than 12 lines, or if
+            ``labels`` has another length.
     """
     numbers = array(values)
     if numbers.ndim == 0 or np.iscomplexobj(numbers):
         raise ValueError(
             f"{owner}: 'values' must be real numbers along an axis, but they are {numbers.dtype} "
-            f"of shape {numbers.shape}. Of complex numbers pass the magnitudes."
+            f"of shape {numbers.shape}. For complex numbers pass the magnitudes."
         )
     lines = numbers.reshape(-1, numbers.shape[-1])
     if len(lines) > MOST_LINES:
         raise ValueError(
-            f"{owner}: 'values' of shape {numbers.shape} are {len(lines)} lines, and nobody tells "
-            f"more than {MOST_LINES} apart. Pick some, such as values[0], or take a mean."
+            f"{owner}: 'values' of shape {numbers.shape} are {len(lines)} lines, but no more than "
+            f"{MOST_LINES} can be distinguished. Select some, such as values[0], or take a mean."
         )
     if labels is not None and len(labels) != len(lines):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Properties of what an inspection found: which hold, with verdicts and their evidence."""
+"""Decides properties of inspected layers and of adapters, with verdicts and evidence."""
 
 from dsf.properties.adapter_laws import check_adapter
 

@@ -1,4 +1,10 @@
-"""The laws that every adapter keeps, for adapters that are written elsewhere."""
+"""``check_adapter``: tests an adapter against the laws that every adapter has to keep.
+
+``redraw`` draws parameters anew, so that a fresh model mixes tokens. A ``Subject`` is a model, one
+call of it, and its variants: other parameters, lengths, samples or padding. ``probing`` compares an
+adapter's map with one that is measured by unit values. ``check_adapter`` measures all laws on all
+variants and gives a certificate for each.
+"""
 
 import copy
 import math
@@ -26,7 +32,7 @@ from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.head_layout import width_of
 from dsf.inspection.whole.stages import Scale
 
-# Where states live for a few to some dozens of tokens.
+# Parameters drawn from these ranges make states decay within a few to some dozens of tokens.
 RANGES = {
     "A_log": (math.log(0.05), math.log(2.0)),
     "recurrent_param": (-6.0, -3.0),
@@ -39,10 +45,10 @@ RANGES = {
 
 @torch.no_grad()
 def redraw(model: nn.Module, rng: torch.Generator) -> None:
-    """Draw every parameter so that states live for some tokens and every part takes part.
+    """Draw every parameter anew, so that states last for some tokens and no part is zero.
 
-    Matrices keep the size of what they map; biases of step sizes and parameters of decays, known by
-    the names that are usual for them, are drawn from the ranges above.
+    Matrices keep the scale of what they multiply. Biases of step sizes and parameters of decays,
+    recognised by their usual names, are drawn from the ranges above.
     """
     for name, part in model.named_parameters():
         part.copy_(_drawn(name, part, rng))
@@ -69,7 +75,7 @@ def _drawn(name: str, part: Tensor, rng: torch.Generator) -> Tensor:
 
 MASK = "attention_mask"
 PADDED = 3
-"""One token in so many is padding."""
+"""One token in this many is made padding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +84,7 @@ class Subject:
 
     Attributes:
         time: the axis of the inputs that counts tokens.
-        label: what was changed, for a witness.
+        label: how it differs from the model and call as given, for a witness.
     """
 
     adapter: Adapter
@@ -91,12 +97,12 @@ class Subject:
 
     @property
     def paths(self) -> list[str]:
-        """Where the modules sit that the adapter reads."""
+        """The paths of the modules that the adapter reads."""
         return list(self._known)
 
     @property
     def family(self) -> str:
-        """The family of the first of them."""
+        """The family of the first of these modules."""
         return next(iter(self._known.values()))
 
     @cached_property
@@ -106,17 +112,17 @@ class Subject:
 
     @property
     def steps(self) -> int:
-        """Tokens of the call."""
+        """The number of tokens of the call."""
         sizes = [part.shape[self.time] for part in self._tensors() if part.ndim > self.time]
         if not sizes:
             raise InspectionError(
                 f"check_adapter: none of the inputs has an axis {self.time} that counts tokens. "
-                "Pass what the model is called with, and time=... if it is another axis."
+                "Pass the inputs of the model, and time=... if tokens are on another axis."
             )
         return sizes[0]
 
     def exact_layers(self) -> list[InspectedLayer]:
-        """The layers of the adapter's modules in float64, whatever their error; read once."""
+        """The layers of the adapter's modules in float64, of any error; computed once."""
         if not self._exact:
             self._exact.append(self.layers(exact=True))
         return self._exact[0]
@@ -124,7 +130,7 @@ class Subject:
     def layers(
         self, *, exact: bool, probe: Mapping[str, Probe] | None = None
     ) -> list[InspectedLayer]:
-        """The layers of the adapter's modules, whatever their error."""
+        """The layers of the adapter's modules, of any error."""
         question = Question(
             inputs=self.inputs,
             named=dict(self.named),
@@ -137,26 +143,25 @@ class Subject:
         return [layer for layer in examine(self.model, question) if _is_of(layer.name, names)]
 
     def redrawn(self, seed: int) -> "Subject":
-        """The same with parameters that make it mix."""
+        """The same with parameters drawn anew, so that it mixes tokens."""
         model = copy.deepcopy(self.model)
         redraw(model, torch.Generator().manual_seed(seed))
         return self._changed({"parameters": "drawn anew"}, model=model)
 
     def lengths(self) -> Iterator["Subject"]:
-        """The beginnings of the call, down to one token."""
+        """The same with the first tokens only, in several lengths down to one."""
         for steps in sorted({1, 2, self.steps // 2 + 1, self.steps}):
             yield self._cut(slice(0, steps), self.time, self.steps, {"tokens": steps})
 
     def samples(self) -> Iterator["Subject"]:
-        """Every sample alone."""
+        """The same with every sample alone."""
         axis = 0 if self.time else 1
         count = next(iter(self._tensors())).shape[axis]
         for k in range(count):
             yield self._cut(slice(k, k + 1), axis, count, {"sample": k})
 
     def padded(self) -> Iterator["Subject"]:
-        """With some tokens of the first sample as padding, in front and behind; for a model that
-        was called with an attention mask."""
+        """The same with padding before or after the first sample, if it has an attention mask."""
         mask = self.named.get(MASK)
         if isinstance(mask, Tensor) and mask.ndim == 2 and self.steps >= PADDED:
             some = self.steps // PADDED
@@ -183,20 +188,20 @@ class Subject:
 
 
 def _is_of(name: str, modules: list[str]) -> bool:
-    """Whether a layer belongs to one of the modules: a call, or a part of it."""
+    """Whether a layer is one of the modules, one call of it, or a part of it."""
     return any(name == path or name.startswith((f"{path}[", f"{path} (call")) for path in modules)
 
 
 ELSEWHERE = (
-    "the ports that were found may stand around more or less than the mixer: name them (value=..., "
+    "the ports that were found may enclose more or less than the mixer: name them (value=..., "
     "response=...)"
 )
 
 
 def probing(owner: str, subject: Subject, how: Probe) -> Certificate:
-    """The map against the one that unit values give, where the values can be driven.
+    """Compare the adapter's map with the one measured by unit values, where that is possible.
 
-    A difference refutes an adapter only if the ports were named.
+    A difference refutes the adapter only if the ports were named.
     """
     law = Law(owner, "probing", "unit values give the map", subject.adapter.tolerance)
     cases, reasons = _probed_cases(subject, how)
@@ -221,32 +226,33 @@ def _probed_cases(subject: Subject, how: Probe) -> tuple[list[Case], list[str]]:
             reasons.append(str(error))
             continue
         one = [layer for layer in known if layer.name == name]
-        driven = [layer for layer in layers if layer.name == name and layer.family == FAMILY]
-        if len(one) == len(driven) == 1 and driven[0].axes[-1] != "input":
+        probed = [layer for layer in layers if layer.name == name and layer.family == FAMILY]
+        if len(one) == len(probed) == 1 and probed[0].axes[-1] != "input":
             case = {"module": path, **subject.label}
-            cases.append((case, partial(_apart, driven[0], one[0])))
+            cases.append((case, partial(_apart, probed[0], one[0])))
         else:
-            reasons.append(f"{name}: the channels mix, or the values cannot be driven")
+            reasons.append(f"{name}: its channels mix, or its values cannot be replaced")
     return cases, reasons
 
 
 def _known(subject: Subject) -> list[InspectedLayer]:
     try:
         return subject.exact_layers()
-    except InspectionError:  # other laws say so
+    except InspectionError:  # the other laws report it
         return []
 
 
-def _apart(driven: InspectedLayer, known: InspectedLayer) -> float:
-    """From the mixer's map, the same behind its gate, or the whole layer's: where the ports are.
+def _apart(layer: InspectedLayer, known: InspectedLayer) -> float:
+    """The relative difference between the probed map of ``layer`` and that of the adapter.
 
-    Or from the map of values that have passed the mixer's own input gate.
+    It is the smallest over the maps between which the ports may lie: the mixer's map, the same with
+    its output gate, that of the whole layer, and that of values after the mixer's input gate.
     """
-    probed, map = by_channel(driven), by_channel(known)
+    probed, map = by_channel(layer), by_channel(known)
     expected = [map]
     gated = _gated(probed, known)
-    shell: Any = known.shell
-    if shell is not None and shell.args[1].enter is not None:
+    build_whole: Any = known.shell
+    if build_whole is not None and build_whole.args[1].enter is not None:
         whole = known.whole
         stages = tuple(whole.leave.before_projection()) if isinstance(whole, WholeMixer) else ()
         factors = [stage.factor for stage in stages if isinstance(stage, Scale)]
@@ -260,7 +266,7 @@ def _apart(driven: InspectedLayer, known: InspectedLayer) -> float:
 def _gated(
     probed: Float[Tensor, "sample channel time read"], known: InspectedLayer
 ) -> Float[Tensor, "sample channel time read"] | None:
-    """``probed`` behind the input gate of a mixer with one state for every channel."""
+    """``probed`` times the input gate, for a mixer with one state for every channel."""
     gate = getattr(known.system, "B", None)
     if known.axes[-1] != "channel" or gate is None or gate.shape[-2:] != (1, 1):
         return None
@@ -276,7 +282,7 @@ def _scaled(
 
 
 def by_channel(layer: InspectedLayer) -> Shaped[Tensor, "sample channel time read"]:
-    """The map once for every channel, without the columns of ports that hold ones."""
+    """The map for every channel, without the columns of constant inputs."""
     ports = layer.mixer.signal().shape[-2]
     map = layer.map().unflatten(-1, (-1, ports))[..., 0]
     map = map.flatten(1, -3) if map.ndim > 3 else map.unsqueeze(1)
@@ -302,23 +308,24 @@ def check_adapter(
     seed: int = 0,
     **named: Any,
 ) -> tuple[Certificate, ...]:
-    """Measure the laws that every adapter of ``dsf`` keeps on one of your own.
+    """Check an adapter of your own against the laws that every adapter of ``dsf`` keeps.
 
-    Nothing is raised for a law that is broken: its certificate is REFUTED and the witness names the
-    case. UNKNOWN says what was missing to measure one, such as ports to drive the values at.
+    A law that is broken raises nothing: its certificate is REFUTED, and the witness names the case.
+    UNKNOWN states what was missing to measure a law, such as ports for unit values.
 
     Args:
         adapter: how to read modules of your classes.
-        model: one of your modules, or a model that holds some; left as it was found.
-        inputs, named: what the model is called with: at least two samples of some ten tokens.
-            With an ``attention_mask`` padding is tried as well.
-        value, response: ports to drive the values at (see ``dsf.probe``).
+        model: one of your modules, or a model that contains some; its state is restored.
+        inputs, named: what the model is called with: at least two samples of some ten tokens. If
+            there is an ``attention_mask``, padding is checked, too.
+        value, response: ports where values enter and the response leaves (see ``dsf.probe``).
         time: the axis of the inputs that counts tokens; the other of the first two counts samples.
-        redraw: also measure with parameters that are drawn anew, since fresh ones hardly mix.
-        seed: of what is drawn.
+        redraw: also check with parameters drawn anew, since newly initialised ones hardly mix
+            tokens.
+        seed: the seed of the new parameters.
 
     Raises:
-        InspectionError: if the model holds no module of the adapter's classes.
+        InspectionError: if the model contains no module of the adapter's classes.
     """
     given = Subject(adapter, model, inputs, named, time)
     if not given.paths:
@@ -342,8 +349,8 @@ def _laws(subjects: list[Subject]) -> Iterator[tuple[str, str, float, bool, Iter
     alone = [part for subject in subjects for part in subject.samples()]
     padded = [part for subject in subjects for part in subject.padded()]
     double = partial(_error, exact=True)
-    yield "trace", "the model is left as found", 0.0, False, _cases(subjects, _trace)
-    yield "axes", "they name what the batch counts", 0.0, False, _cases(subjects, _misnamed)
+    yield "trace", "the model is unchanged by a run", 0.0, False, _cases(subjects, _trace)
+    yield "axes", "every batch axis has a name", 0.0, False, _cases(subjects, _misnamed)
     yield "single precision", "a float32 model is rebuilt", single, False, _cases(cut, _error)
     yield (
         "double precision",
@@ -353,10 +360,10 @@ def _laws(subjects: list[Subject]) -> Iterator[tuple[str, str, float, bool, Iter
         _cases(cut + alone, double),
     )
     if MASK in subjects[0].named:
-        yield "padding", "padding is followed", exact, False, _cases(padded, double)
+        yield "padding", "padding is rebuilt", exact, False, _cases(padded, double)
     yield "mixing", "the map mixes tokens", LEAST_MIXING, True, _cases(subjects[-1:], _off_diagonal)
     if subjects[0].adapter.enter is not None or subjects[0].adapter.whole is not None:
-        yield "whole", "the layer as a whole is rebuilt", exact, False, _cases(cut + padded, _whole)
+        yield "whole", "the whole layer is rebuilt", exact, False, _cases(cut + padded, _whole)
 
 
 def _cases(subjects: list[Subject], figure: Figure) -> Iterator[Case]:
@@ -380,7 +387,7 @@ def _misnamed(subject: Subject) -> float:
 
 
 def _off_diagonal(subject: Subject) -> float:
-    """The part of the map that mixes least's Frobenius norm that is not on its diagonal."""
+    """The share of the Frobenius norm off the diagonal, for the map where it is smallest."""
     shares = []
     for layer in _read(subject, exact=True):
         map = by_channel(layer)
@@ -390,13 +397,13 @@ def _off_diagonal(subject: Subject) -> float:
 
 
 def _whole(subject: Subject) -> float:
-    shells = [layer.shell for layer in _read(subject, exact=True)]
-    known = [shell.args[:3] for shell in shells if isinstance(shell, partial)]
+    builders = [layer.shell for layer in _read(subject, exact=True)]
+    known = [build.args[:3] for build in builders if isinstance(build, partial)]
     return max(whole_and_error(*parts)[1] for parts in known)
 
 
 def _trace(subject: Subject) -> float:
-    """How many parts of the model an inspection changes."""
+    """The number of parameters, buffers and modules that an inspection changes."""
     before = _state(subject.model)
     with torch.enable_grad():
         maps = [layer.map() for layer in _read(subject, exact=False)]

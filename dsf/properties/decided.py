@@ -1,4 +1,8 @@
-"""Every property of every layer, decided: the rows of ``dsf check``."""
+"""Decides the properties of inspected layers, as ``dsf check`` prints them.
+
+``findings`` decides every property in ``PROPERTIES`` for every head, each with a certificate.
+``verdicts`` lists them as a table, and ``verdict_counts`` counts them by layer and property.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,10 +29,10 @@ class Finding:
     """One property of one part of a layer.
 
     Attributes:
-        layer, family: as inspected.
-        part: the batch indices it is about, by name; empty for a whole layer.
-        property: what was asked, such as ``nonnegative``.
-        certificate: the verdict and what it rests on.
+        layer, family: those of the inspected layer.
+        part: the batch indices of the head, by name of the axis; empty for a whole layer.
+        property: its name, such as ``nonnegative``.
+        certificate: the verdict and its evidence.
     """
 
     layer: str
@@ -42,10 +46,10 @@ Decide = Callable[[InspectedLayer, tuple[int, ...], Path | None], Certificate | 
 
 
 def findings(layer: InspectedLayer, *, folder: Path | None = None) -> Iterator[Finding]:
-    """Decide every property that has a meaning for ``layer``.
+    """Decide every property that is defined for ``layer``.
 
-    Layers with a head axis are decided head by head; layers whose channels are systems of their own
-    as a whole. Certificates are written to ``folder`` where one is given.
+    Layers with a head axis are decided head by head, layers whose channels are separate systems as
+    a whole. Certificates are written to ``folder`` if one is given.
     """
     for index in _parts(layer):
         part = dict(zip(layer.axes, layer.place(index), strict=False))
@@ -84,7 +88,7 @@ def _parts(layer: InspectedLayer) -> list[tuple[int, ...]]:
 
 
 def _map(layer: InspectedLayer, index: tuple[int, ...]) -> Tensor:
-    """The stored map: real, whole, of one part of the layer."""
+    """The map of one part of the layer."""
     return layer.map()[index]
 
 
@@ -97,7 +101,7 @@ def _square(layer: InspectedLayer) -> bool:
 def causal(
     layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
 ) -> Certificate | None:
-    """No weight above the diagonal, for square maps."""
+    """No weight on a later token, for square maps."""
     return certify.causal(_map(layer, index), folder=folder) if _square(layer) else None
 
 
@@ -107,16 +111,16 @@ def nonnegative(layer: InspectedLayer, index: tuple[int, ...], folder: Path | No
 
 
 def sums_to_one(layer: InspectedLayer, index: tuple[int, ...], folder: Path | None) -> Certificate:
-    """Rows that sum to one up to float32 rounding. Empty rows break it."""
+    """Every row sums to one, up to float32 rounding; a row of zeros does not."""
     return certify.row_sums(_map(layer, index), tolerance=SUM_TOLERANCE, folder=folder)
 
 
 def injective(
     layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
 ) -> Certificate | None:
-    """Different queries get different rows: softmax and normalised linear attention.
+    """Different queries have different rows, for softmax and normalised linear attention.
 
-    A causal head on fewer tokens than its keys are wide is refuted at its last row.
+    A causal head with fewer tokens than key channels is refuted at its last row.
     """
     mixer = layer.mixer
     if isinstance(mixer, LinearAttention):
@@ -135,7 +139,7 @@ def injective(
 def margin(
     layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
 ) -> Certificate | None:
-    """How far the keys of softmax attention are from being dependent, all in reach."""
+    """How far all keys of softmax attention are from linear dependence."""
     mixer = layer.mixer
     if not isinstance(mixer, SoftmaxAttention) or _hidden(mixer) is not None:
         return None
@@ -146,7 +150,7 @@ def margin(
 def nonexpansive(
     layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
 ) -> Certificate | None:
-    """No delta step expands."""
+    """No delta-rule update expands the state."""
     mixer = layer.mixer
     if not isinstance(mixer, DeltaNet | GatedDeltaNet):
         return None
@@ -156,7 +160,7 @@ def nonexpansive(
 def forgets(
     layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
 ) -> Certificate | None:
-    """The decay over the whole sequence is at most a half, where one number a token decays."""
+    """The decay over the whole sequence is at most a half, for one decay per token."""
     logs = getattr(layer.mixer, "log_decay", None)
     if not isinstance(logs, Tensor) or logs[index].ndim != 1:
         return None
@@ -185,11 +189,11 @@ def _linear(mixer: LinearAttention, index: tuple[int, ...], folder: Path | None)
 
 
 def _hidden(mixer: SoftmaxAttention) -> str | None:
-    """Why the rank of all keys does not decide, or None."""
+    """Why the rank of all keys does not decide injectivity; None if it does."""
     if mixer.softcap is not None:
-        return "a soft cap bends the scores, so the rank of the keys does not decide"
+        return "a soft cap makes the scores nonlinear, so the rank of the keys does not decide"
     if mixer.bias is not None and bool((mixer.bias == -torch.inf).any()):
-        return "a mask hides keys, so the rank of all keys does not decide"
+        return "a mask hides some keys, so the rank of all keys does not decide"
     return None
 
 
@@ -204,10 +208,10 @@ def _unknown(claim: str, reason: str) -> Certificate:
 
 
 class VerdictCount(NamedTuple):
-    """How many parts of a layer got which verdict on one property.
+    """The numbers of heads or layers with each verdict on one property.
 
-    ``observed`` is what was measured on the worst part: the largest by size, for a margin the
-    smallest; None where nothing was measured.
+    ``observed`` is the worst measured value: the largest by magnitude, for a margin the smallest;
+    None where nothing was measured.
     """
 
     layer: str
@@ -220,7 +224,7 @@ class VerdictCount(NamedTuple):
 
 
 def verdict_counts(verdicts: Table) -> list[VerdictCount]:
-    """The verdict table of ``findings``, counted, in its own order."""
+    """The counts of a table of ``verdicts``, in its order."""
     pairs = dict.fromkeys((record["layer"], record["property"]) for record in verdicts)
     return [
         _counted(layer, name, verdicts.where(layer=layer, property=name)) for layer, name in pairs

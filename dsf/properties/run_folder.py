@@ -1,4 +1,4 @@
-"""A run folder: what was checked, on what, with the evidence; interrupted runs go on."""
+"""``checked_run``: decides all properties of an inspection and stores them in a folder."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ Progress = Callable[[int, int], None]
 
 
 def checked_run(inspection: Inspection, folder: Path, *, progress: Progress | None = None) -> Table:
-    """Decide every property of every layer, with metrics and evidence in ``folder``.
+    """Decide every property of every layer, and write measures and evidence to ``folder``.
 
     Writes ``manifest.json``, ``units/`` (one file for every finished layer), ``certificates/`` and
     ``tensors/`` inside each unit's folder, ``metrics.csv``, ``metrics.json``, ``verdicts.csv``,
-    ``verdicts.json`` and a copy of ``checker.py``. A layer whose unit is there and was made from
-    the same numbers is not decided again.
+    ``verdicts.json`` and a copy of ``checker.py``. A layer whose unit exists and was made from the
+    same numbers is not decided again, so that an interrupted run can be resumed.
 
     Raises:
         ValueError: if the folder holds a run of another schema.
@@ -70,7 +70,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _unit(layer: InspectedLayer, folder: Path, number: int) -> dict[str, Any]:
-    """What was decided about one layer, from its file if that is about the same numbers."""
+    """The measures and verdicts of one layer, from its file if it has the same numbers."""
     place = folder / "units" / f"{number:04d}"
     path, wanted = place / "unit.json", _fingerprint(layer)
     if path.exists():

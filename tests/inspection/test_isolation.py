@@ -112,7 +112,7 @@ def test_library_models_when_the_run_fails(name):
     model, given = trained(build(name)), inputs(name)
     given["input_ids"] = torch.full((2, TOKENS), VOCABULARY + 5)
     before, around = state(model), surroundings()
-    with pytest.raises(InspectionError, match="could not be run on what it was given"):
+    with pytest.raises(InspectionError, match="could not be run on its inputs"):
         dsf.inspect(model, **given)
     assert_same(before, state(model))
     assert_same(around, surroundings())

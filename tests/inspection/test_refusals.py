@@ -106,8 +106,9 @@ class AdditiveAttention(nn.Module):
 
 def test_an_unknown_mixer_alone():
     words = (
-        r"Sequential: no token mixer could be read\. Seen were: 0 \(.*AdditiveAttention\): it was "
-        r"not called, or it attends in a way that was not recognised.*probe=\.\.\. reads it"
+        r"Sequential: no token mixer could be read\. Modules that look like .*: 0 "
+        r"\(.*AdditiveAttention\): it was not called, or its attention was not recognised.*"
+        r"pass probe=\.\.\. to read it"
     )
     with pytest.raises(NothingCapturedError, match=words):
         dsf.inspect(nn.Sequential(AdditiveAttention()), torch.randn(1, 5, 4))
@@ -119,7 +120,7 @@ def test_an_unknown_mixer_beside_a_known_one_is_listed():
     assert len(inspection) == 1
     (missed,) = inspection.unsupported
     assert (missed.name, missed.kind.rpartition(".")[2]) == ("0", "AdditiveAttention")
-    assert "not read: 0 (it was not called, or it attends" in repr(inspection)
+    assert "not read: 0 (it was not called, or its attention" in repr(inspection)
 
 
 def test_a_known_mixer_that_was_not_called_is_listed():
@@ -191,7 +192,7 @@ def test_weights_without_numbers():
 
 
 def test_a_lazy_module_that_never_ran():
-    with pytest.raises(InspectionError, match=r"weights without numbers: weight, bias.*run a lazy"):
+    with pytest.raises(InspectionError, match=r"weights without data: weight, bias.*run a lazy"):
         dsf.inspect(nn.LazyLinear(3), torch.randn(2, 3))
 
 

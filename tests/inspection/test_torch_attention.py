@@ -126,5 +126,5 @@ def test_a_query_that_sees_no_key():
     module = with_drawn_weights(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
     x = torch.randn(1, READ, WIDTH, dtype=torch.float64)
     everything = torch.ones(1, READ, dtype=torch.bool)
-    with pytest.raises(ReconstructionError, match=r"holds NaN.*a query that sees no key"):
+    with pytest.raises(ReconstructionError, match=r"holds NaN.*a query whose keys are all masked"):
         dsf.inspect(module, x, x, x, key_padding_mask=everything, need_weights=True)

@@ -87,7 +87,7 @@ def test_a_pickle_runs_nothing(tmp_path):
     (tmp_path / "ran").rmdir()
     with pytest.raises(LoadError, match=r"names 'posix.mkdir'|names 'nt.mkdir'") as caught:
         read(path)
-    assert "convert it to safetensors where you trust it" in str(caught.value)
+    assert "if you trust it, convert it to safetensors" in str(caught.value)
     assert not (tmp_path / "ran").exists()
 
 
@@ -128,9 +128,9 @@ def shared(levels):
     [
         (lambda: nest(40), "too many tensors, or nests them too deep"),
         (lambda: shared(30), "too many tensors, or nests them too deep"),
-        (lambda: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "there twice or is too long"),
-        (lambda: {"a" * 2000: torch.ones(1)}, "there twice or is too long"),
-        (lambda: {"a": 1}, "no tensors in it"),
+        (lambda: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "appears twice or is too long"),
+        (lambda: {"a" * 2000: torch.ones(1)}, "appears twice or is too long"),
+        (lambda: {"a": 1}, "holds no tensors"),
         (lambda: {"a": collections.Counter()}, "names 'collections.Counter'"),
     ],
     ids=["deep", "shared", "twice", "long", "none", "other"],
@@ -151,11 +151,11 @@ def test_an_archive_that_contains_itself(tmp_path):
     ("change", "words"),
     [
         ({"replace": {"byteorder": b"big"}}, "big-endian"),
-        ({"replace": {"data.pkl": b"\x80\x02"}}, "opcodes make no sense"),
-        ({"replace": {"data.pkl": b""}}, "opcodes make no sense"),
+        ({"replace": {"data.pkl": b"\x80\x02"}}, "opcodes are not valid"),
+        ({"replace": {"data.pkl": b""}}, "opcodes are not valid"),
         ({"replace": {"data.pkl": b"\x80\x02I1\n."}}, "uses the opcode INT"),
         ({"replace": {"data.pkl": b"\x80\x02(cos\nsystem\no."}}, "names 'os.system'"),
-        ({"replace": {"data.pkl": b"\x80\x02K\x01K\x02\x86R."}}, "opcodes make no sense"),
+        ({"replace": {"data.pkl": b"\x80\x02K\x01K\x02\x86R."}}, "opcodes are not valid"),
         ({"replace": {"data.pkl": b"\x80\x02K\x01)R."}}, "calls 'a value'"),
         ({"replace": {"data.pkl": b"\x80\x02K\x01)\x81."}}, "makes an object"),
         ({"replace": {"data.pkl": b"\x80\x02K\x01}b."}}, "sets the state"),
@@ -214,7 +214,7 @@ def test_a_child_that_does_not_answer(tmp_path, monkeypatch):
 
 
 def test_a_module_is_made_without_arguments():
-    with pytest.raises(Refused, match="neither a table nor a module"):
+    with pytest.raises(Refused, match="neither a dictionary nor a module"):
         Machine(torchscript=True).follow(b"\x80\x02c__torch__\nM\nK\x01\x85\x81.")
 
 

@@ -138,7 +138,9 @@ def test_a_torch_archive_is_read_when_asked(saved_model, folder):
 def test_missing_weights_are_an_error(folder):
     respell(folder, lambda weights: weights.pop("transformer.h.0.ln_1.weight"))
     state = torch.get_rng_state()
-    with pytest.raises(LoadError, match=r"'transformer.h.0.ln_1.weight' .* would be made up"):
+    with pytest.raises(
+        LoadError, match=r"'transformer.h.0.ln_1.weight' .* would be drawn at random"
+    ):
         load_model(folder)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -153,9 +155,7 @@ def test_weights_of_another_shape_are_an_error(folder, change_config):
 
 def test_weights_without_a_place_are_noted(folder):
     respell(folder, lambda weights: weights.update(strange=torch.ones(2)))
-    assert load_model(folder).notes == (
-        "ignored weights that the model has no place for: 'strange'.",
-    )
+    assert load_model(folder).notes == ("ignored weights that the model does not use: 'strange'.",)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

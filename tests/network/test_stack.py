@@ -224,7 +224,7 @@ def test_what_is_not_understood_is_closed_token_by_token(x, inner):
 
 
 def test_a_module_that_mixes_tokens_is_not_closed(x):
-    with pytest.raises(UnreadableError, match=r"0.inner mixes tokens, and it is no mixer"):
+    with pytest.raises(UnreadableError, match=r"0.inner mixes tokens, but no adapter read it"):
         dsf.stack(blocks(Mean), x)
 
 
@@ -234,7 +234,7 @@ def test_a_stream_that_is_bent_is_refused(x):
             return x.exp() + self.attention(x, x, x)[0]
 
     model = nn.Sequential(Bent(None), Bent(None)).double()
-    with pytest.raises(UnreadableError, match=r"in front of 1 the stream .* because of 'exp'"):
+    with pytest.raises(UnreadableError, match=r"before 1 the residual stream .* because of 'exp'"):
         dsf.stack(model, x)
 
 

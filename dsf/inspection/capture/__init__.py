@@ -1,1 +1,1 @@
-"""A model is run without a trace, and what its modules were given and put out is written down."""
+"""Runs a model without changing it and records the inputs and outputs of its modules."""

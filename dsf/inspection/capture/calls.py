@@ -1,4 +1,9 @@
-"""One call of one module: what it got and gave, recorded by hooks, and read in float64 later."""
+"""One call of one module: recorded by hooks during the run, and read in float64 afterwards.
+
+``recording`` hooks modules and appends a ``Call``, with bound arguments and output as the model had
+them, for every call. ``Captured`` is what an adapter gets to read later: the same arguments and
+output in float64, and ``Weights``, which converts a parameter only when it is looked up.
+"""
 
 import inspect as signatures
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +24,7 @@ from dsf.inspection.whole.stages import Project
 
 
 class Through(Enum):
-    """How a call was seen."""
+    """By which way a call was recorded."""
 
     MODULE = "a hook on the module"
     INTERFACE = "the model library's attention interface"
@@ -66,9 +71,10 @@ class Call:
     Attributes:
         invocation: the forward pass in which it happened; None where that is not known.
         implementation: under which name the model library calls its attention, where it does.
-        place: a number that grows with every call of a run.
-        through: how the call was seen.
-        surroundings: what an attention's module does around it, where that was recognised.
+        place: the position of the call in the run, growing with every call.
+        through: by which way the call was recorded.
+        surroundings: what the module of an attention computes before and after it, where that was
+            recognised.
     """
 
     name: str
@@ -83,7 +89,7 @@ class Call:
 
     @property
     def first_output(self) -> Tensor:
-        """The output tensor; the first where the module put out several."""
+        """The output tensor; the first of several."""
         output = self.output
         while isinstance(output, tuple | list):
             output = output[0]
@@ -98,7 +104,7 @@ def storage_of(module: nn.Module) -> list[tuple[int, int]]:
 def bound(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Arguments by the names of ``function``'s signature, trailing keywords flattened."""
+    """Arguments by the names in the signature of ``function``; ``**kwargs`` by their own."""
     signature = signatures.signature(function)
     named = signature.bind_partial(*args, **kwargs)
     found: dict[str, Any] = {}
@@ -112,7 +118,7 @@ def bound(
 
 
 def copied(value: Any) -> Any:
-    """A copy of every tensor: what comes after the call may write into the original."""
+    """``value`` with every tensor copied, since later code may write into the original."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, PackedSequence):
@@ -150,7 +156,7 @@ def add_call(calls: list[Call], call: Call, where: ModuleStack) -> None:
 
 @contextmanager
 def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[None]:
-    """Append every call of one of ``modules`` to ``calls`` while the block runs."""
+    """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
     handles: list[Any] = []
     begun: dict[nn.Module, list[list[tuple[int, int]]]] = {}
 
@@ -186,13 +192,14 @@ class Captured:
     """What an adapter is given.
 
     Attributes:
-        name: where the module sits in the model.
-        family: whose equations it follows, as the adapter lists it.
-        module: the module itself, for settings that are no tensors (never call it).
-        weights: parameters and buffers by name, floating ones in float64.
-        arguments: the bound arguments of the call, floating tensors in float64.
-        output: what the module put out, in float64.
-        surroundings: what an attention's module does around it, where that was recognised.
+        name: the path of the module in the model.
+        family: the name that the adapter gives to the module's class.
+        module: the module itself, to look up settings that are not tensors. Never call it.
+        weights: parameters and buffers by name, floating-point ones in float64.
+        arguments: the arguments of the call by name, floating-point tensors in float64.
+        output: the module's output, in float64.
+        surroundings: what the module of an attention computes before and after it, where that was
+            recognised.
     """
 
     name: str
@@ -204,20 +211,20 @@ class Captured:
     surroundings: Surroundings | None = None
 
     def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
-        """``x`` through the linear map ``name.weight`` and, where there is one, ``name.bias``."""
+        """``x`` projected by ``name.weight`` and, where there is one, ``name.bias``."""
         return self.projection(name)(x)
 
     def projection(self, name: str) -> Project:
-        """The linear map ``name`` as a stage."""
+        """The projection ``name`` as a stage."""
         return Project(self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
     def replaced(self, **changes: Any) -> "Captured":
-        """A copy with some parts exchanged."""
+        """A copy with some fields replaced."""
         return replace(self, **changes)
 
 
 def in_float64(value: Any) -> Any:
-    """Floating tensors in float64, detached; everything else as it is."""
+    """Floating-point tensors in float64, also inside tuples and lists, detached; the rest as is."""
     if isinstance(value, Tensor):
         value = value.detach()
         return value.to(torch.float64) if value.is_floating_point() else value
@@ -233,10 +240,10 @@ def in_float64(value: Any) -> Any:
 
 
 class Weights(Mapping[str, Tensor]):
-    """Parameters and buffers of a module by name, floating ones in float64 when they are looked at.
+    """Parameters and buffers of a module by name, converted to float64 when they are looked up.
 
-    They are not copied, unless asked for: a model need not fit into memory twice. One that was
-    written into since is no longer that of the run and is refused.
+    They are not copied unless ``copied`` is set, so that a model need not fit into memory twice.
+    Looking up a weight that was changed in place since the run raises an ``InspectionError``.
     """
 
     def __init__(self, module: nn.Module, *, copied: bool = False):
@@ -248,8 +255,8 @@ class Weights(Mapping[str, Tensor]):
         part = self._parts[name]
         if times_written(part) != self._versions[name]:
             raise InspectionError(
-                f"the weight '{name}' was written into since the model was inspected: inspect it "
-                "again."
+                f"the weight '{name}' was written into after the model was inspected, so it is no "
+                "longer that of the run. Inspect the model again."
             )
         return in_float64(part)
 

@@ -1,4 +1,4 @@
-"""What a run depends on: versions, number type, device."""
+"""What a run depends on: package versions, dtype and device."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -37,7 +37,7 @@ def class_path(cls: type) -> str:
 
 
 def described(module: nn.Module) -> str:
-    """``package.module.Class, package 1.2``: what to name in an error about ``module``."""
+    """``package.module.Class, package 1.2``: how error messages name ``module``."""
     kind = class_path(type(module))
     package = kind.partition(".")[0]
     return f"{kind}, {package} {release(package)}" if release(package) else kind

@@ -1,4 +1,4 @@
-"""Whether a mixer is still the one that was compared with its layer."""
+"""Detects whether a mixer was changed after it was compared with its layer."""
 
 from dataclasses import fields
 from typing import Any
@@ -9,9 +9,10 @@ from dsf.mixers import Mixer
 
 
 class Fingerprint:
-    """The parts of a mixer at the moment it was checked: the same objects, not written into since.
+    """The fields of a mixer when it was compared: the same objects, unchanged since.
 
-    A copy (or a pickle) of an intact fingerprint is intact for the copied parts.
+    In-place changes are detected by torch's version counters. A copy or pickle of an intact
+    fingerprint is intact for the copied fields.
     """
 
     def __init__(self, mixer: Mixer):
@@ -19,7 +20,7 @@ class Fingerprint:
         self._versions = [times_written(part) for part in self._parts]
 
     def matches(self, mixer: Mixer) -> bool:
-        """Whether ``mixer`` is what was compared."""
+        """Whether ``mixer`` has the same fields as when it was compared."""
         parts = _parts(mixer)
         same = len(parts) == len(self._parts)
         return same and self._intact() and all(map(_is, parts, self._parts))
@@ -40,7 +41,7 @@ def _parts(mixer: Mixer) -> list[Any]:
 
 
 def times_written(part: Any) -> int:
-    """How often torch wrote into a tensor in place; not counted in inference mode."""
+    """How often torch wrote into a tensor in place; 0 for tensors of inference mode."""
     return part._version if isinstance(part, Tensor) and not part.is_inference() else 0
 
 

@@ -1,4 +1,4 @@
-"""Running a model without leaving a trace: modes, attributes, buffers, weights and random state."""
+"""Runs a model and restores its modes, attributes, buffers, weights and the random state."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,17 +11,17 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients or compiled code.
+    """Run the ``with`` block in evaluation mode, without gradients or compiled code.
 
-    Afterwards, also when the run fails, the model is as it was found: what a forward pass wrote
-    into attributes, buffers or (in place) into weights is undone.
+    Afterwards, also when the run fails, the model is restored: whatever a forward pass wrote into
+    attributes, buffers or (in place) into weights is undone.
     """
     with (
         torch.random.fork_rng(devices=_gpus(model)),
         torch.inference_mode(False),
         torch.no_grad(),
-        _attributes_kept(model),
-        _weights_kept(model),
+        _attributes_restored(model),
+        _weights_restored(model),
         ExitStack() as compiled,
     ):
         if any(_is_compiled(module) for module in model.modules()):
@@ -31,7 +31,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
+def _attributes_restored(model: nn.Module) -> Iterator[None]:
     modules = [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]
     scripted = [part for part in model.modules() if isinstance(part, torch.jit.ScriptModule)]
     modes = [part.training for part in scripted]
@@ -40,28 +40,28 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, before, held in zip(modules, attributes, buffers, strict=True):
+        for module, before, tensors in zip(modules, attributes, buffers, strict=True):
             vars(module).clear()
             vars(module).update(before)
             module._buffers.clear()
-            module._buffers.update(held)
+            module._buffers.update(tensors)
         for part, training in zip(scripted, modes, strict=True):
             part.train(training)
 
 
 @contextmanager
-def _weights_kept(model: nn.Module) -> Iterator[None]:
-    keeper = _InPlaceKeeper([*model.parameters(), *model.buffers()])
+def _weights_restored(model: nn.Module) -> Iterator[None]:
+    backup = _WeightBackup([*model.parameters(), *model.buffers()])
     try:
-        with keeper:
+        with backup:
             yield
     finally:
-        for part, before in keeper.before.values():
+        for part, before in backup.before.values():
             part.copy_(before)
 
 
-class _InPlaceKeeper(TorchFunctionMode):
-    """Keeps a copy of a weight before anything writes into it in place."""
+class _WeightBackup(TorchFunctionMode):
+    """Copies a weight before a torch function writes into it in place."""
 
     def __init__(self, parts: Sequence[Tensor]):
         super().__init__()

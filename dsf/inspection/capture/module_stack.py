@@ -1,4 +1,10 @@
-"""Which modules are running, and which linear maps stand around an attention that is called."""
+"""The modules that are running, and the linear maps around an attention that one of them calls.
+
+``ModuleStack`` follows, by global hooks, which modules of a model are running, and records in each
+``Frame`` the calls of linear maps. Once a module that called an attention has returned,
+``surroundings`` compares numbers to find the projection that made the values, the output gate and
+the output projection.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """One call of a linear map."""
+    """One call of a linear map: the module, its input and its output."""
 
     module: nn.Module
     given: Tensor
@@ -22,15 +28,17 @@ class Projected:
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """What a module did around its attention.
+    """What a module computed before and after its attention.
 
     Attributes:
-        given: what the values were projected from, ``sample read model``.
-        source: the linear map that made the values.
-        places: which output of ``source`` each value is, ``(head channel)``.
-        gate: what the response was multiplied by, ``sample time width``; None for nothing.
-        out: the linear map behind; None where the module puts the response out.
-        output: what the module put out, ``sample time model``.
+        given: the input of the value projection, ``sample read model``.
+        source: the value projection, or the joint projection of queries, keys and values.
+        places: for every channel of the values, ``(head channel)``, the output of ``source`` that
+            it equals.
+        gate: the output gate that the response was multiplied by, ``sample time width``; None if
+            there is none.
+        out: the output projection; None where the response is the module's output.
+        output: the module's output, ``sample time model``.
     """
 
     given: Tensor
@@ -41,109 +49,10 @@ class Surroundings:
     output: Tensor
 
 
-def surroundings(
-    value: Float[Tensor, "sample head read channel"],
-    mixed: Float[Tensor, "sample time width"],
-    before: list[Projected],
-    after: list[Projected],
-    *,
-    added: tuple[Any, ...] = (),
-    output: Any,
-) -> Surroundings | None:
-    """What stands around an attention, None where that is not recognised.
-
-    Args:
-        value, mixed: what reached the attention, and what left it.
-        before, after: the linear maps that the module called on either side, first to last.
-        added: what the module was given. A residual stream among it, which the module adds behind
-            the last map (as bloom does), belongs to the block, not to the mixer.
-        output: what the module put out; the first part where there are several.
-    """
-    while isinstance(output, tuple | list):
-        output = output[0]
-    found = _source(value, before)
-    if found is None or not isinstance(output, Tensor) or output.ndim != 3:
-        return None
-    source, places = found
-    given = source.given.reshape(value.shape[0], value.shape[2], -1)
-    if not after:
-        same = output.shape == mixed.shape and torch.equal(output, mixed)
-        return _kept(given, source, places, None, None, output) if same else None
-    # A gate may have a projection of its own in between.
-    fitting = (call for call in after if call.given.shape == mixed.shape)
-    behind = next((call for call in fitting if _ends(call.output, added, output)), None)
-    if behind is None:
-        return None
-    output = behind.output
-    equal = torch.equal(behind.given, mixed)
-    gate = None if equal else _ratio(behind.given, mixed)
-    return _kept(given, source, places, gate, behind, output)
-
-
-def _ends(last: Tensor, added: tuple[Any, ...], output: Tensor) -> bool:
-    """Whether the module puts out the last map's output, or that plus something it was given."""
-    streams = (part for part in added if isinstance(part, Tensor) and part.shape == last.shape)
-    sums = (stream + last for stream in streams if stream.is_floating_point())
-    return torch.equal(last, output) or any(torch.equal(each, output) for each in sums)
-
-
-def _kept(
-    given: Tensor,
-    source: Projected,
-    places: Tensor,
-    gate: Tensor | None,
-    behind: Projected | None,
-    output: Tensor,
-) -> Surroundings:
-    """Copies: what comes after may write into the originals."""
-    return Surroundings(
-        given=given.detach().clone(),
-        source=source.module,
-        places=places,
-        gate=gate,
-        out=None if behind is None else behind.module,
-        output=output.detach().clone(),
-    )
-
-
-def _ratio(product: Tensor, factor: Tensor) -> Tensor:
-    product, factor = product.detach().double(), factor.detach().double()
-    return torch.where(factor == 0, 0, product / torch.where(factor == 0, 1, factor))
-
-
-def _source(value: Tensor, calls: list[Projected]) -> tuple[Projected, Tensor] | None:
-    """The linear map whose outputs the values are, and which output each of them is."""
-    samples, _, steps, _ = value.shape
-    wanted = value.transpose(1, 2).flatten(-2).flatten(0, 1)
-    for call in reversed(calls):
-        if call.output.shape[:-1].numel() == samples * steps:
-            places = _columns(wanted, call.output.reshape(samples * steps, -1))
-            if places is not None:
-                return call, places
-    return None
-
-
-def _columns(
-    wanted: Float[Tensor, "tokens width"], among: Float[Tensor, "tokens outputs"]
-) -> Int[Tensor, " width"] | None:
-    """For every column of ``wanted`` one of ``among`` that equals it; None if one has none."""
-    of_number: dict[float, list[int]] = {}
-    for k, number in enumerate(among[-1].tolist()):
-        of_number.setdefault(number, []).append(k)
-    found = []
-    for k, number in enumerate(wanted[-1].tolist()):
-        same = (p for p in of_number.get(number, ()) if torch.equal(among[:, p], wanted[:, k]))
-        place = next(same, None)
-        if place is None:
-            return None
-        found.append(place)
-    return torch.tensor(found, device=wanted.device)
-
-
-# A projection belongs to the module that holds it, or to that module's parent.
+# A linear map is recorded for the module that contains it and for that module's parent.
 LEVELS = 2
-Told = Callable[[Surroundings | None], None]
-Through = Callable[["Frame", int, Any, Any], None]
+OnSurroundings = Callable[[Surroundings | None], None]
+AfterCall = Callable[["Frame", int, Any, Any], None]
 
 
 @dataclass(eq=False)
@@ -152,8 +61,9 @@ class Frame:
 
     Attributes:
         args, kwargs: what it was called with.
-        projected: the linear maps it has called, first to last.
-        awaiting: whom to tell once it is through, and how many maps had run when that was asked.
+        projected: the calls of linear maps so far, in running order.
+        callbacks: what to call once the module has returned, each with the number of linear maps
+            that had run when it was added.
         invocation: what was copied of this forward pass, once a token mixer ran in it.
     """
 
@@ -162,14 +72,15 @@ class Frame:
     kwargs: dict[str, Any] = field(default_factory=dict)
     invocation: Any = None
     projected: list[Projected] = field(default_factory=list)
-    awaiting: list[tuple[int, Through]] = field(default_factory=list)
+    callbacks: list[tuple[int, AfterCall]] = field(default_factory=list)
 
 
 class ModuleStack:
     """The modules that are running now, outermost first.
 
     Attributes:
-        claimed: modules whose inside is read in another way.
+        claimed: paths of modules that are read as a whole or through the attention interface, so
+            that no attention inside them is recorded a second time.
     """
 
     def __init__(self, model: nn.Module, claimed: set[str]):
@@ -184,28 +95,31 @@ class ModuleStack:
         return next((module for module in running if module in self._names), None)
 
     def name_of(self, module: nn.Module) -> str:
-        """Where ``module`` sits in the model, empty for the model itself and for other modules."""
+        """The path of ``module`` in the model; empty for the model itself and for other modules."""
         return self._names.get(module, "")
 
     def is_claimed(self) -> bool:
-        """Whether a module that is running is read in another way."""
+        """Whether one of the running modules is claimed."""
         return any(self._names.get(frame.module) in self.claimed for frame in self._running)
 
-    def tell_surroundings(
-        self, module: nn.Module, value: Tensor, mixed: Tensor, told: Told
+    def pass_surroundings(
+        self, module: nn.Module, value: Tensor, mixed: Tensor, callback: OnSurroundings
     ) -> None:
-        """Once ``module`` is through, tell what stood around the attention it just called.
+        """Once ``module`` has returned, pass the surroundings of its attention to ``callback``.
+
+        They are None where they are not recognised, and where the module called several attentions,
+        since none of them makes the output alone.
 
         Args:
-            value, mixed: what reached the attention, ``sample head read channel``, and what left
-                it, ``sample time (head channel)``.
+            value: the values of the attention, ``sample head read channel``.
+            mixed: its response, ``sample time (head channel)``.
         """
 
-        def tell(frame: Frame, ran: int, given: Any, output: Any) -> None:
-            alone = len(frame.awaiting) == 1  # of several, none makes the output by itself
-            told(around(frame, ran, value, mixed, given, output) if alone else None)
+        def find(frame: Frame, ran: int, given: Any, output: Any) -> None:
+            alone = len(frame.callbacks) == 1
+            callback(around(frame, ran, value, mixed, given, output) if alone else None)
 
-        self.when_through(module, tell)
+        self.after_call(module, find)
 
     def frame_of(self, module: nn.Module) -> Frame | None:
         """The innermost running call of ``module``."""
@@ -215,15 +129,19 @@ class ModuleStack:
         """Whether a call of ``module`` has begun and not ended."""
         return any(frame.module is module for frame in self._running)
 
-    def when_through(self, module: nn.Module, tell: Through) -> None:
-        """Once ``module`` is through, tell what it called, was given by position and put out."""
+    def after_call(self, module: nn.Module, callback: AfterCall) -> None:
+        """Once ``module`` has returned, call ``callback``.
+
+        Its arguments are the frame, the number of linear maps that have run so far, the positional
+        arguments of the module's call and its output.
+        """
         frame = self.frame_of(module)
         if frame is not None:
-            frame.awaiting.append((len(frame.projected), tell))
+            frame.callbacks.append((len(frame.projected), callback))
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Keep track while the block runs."""
+        """Keep track of the running modules inside the ``with`` block."""
         handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
@@ -252,8 +170,8 @@ class ModuleStack:
         if not self._running or self._running[-1].module is not module:
             return
         frame = self._running.pop()
-        for ran, tell in frame.awaiting:
-            tell(frame, ran, given, output)
+        for ran, callback in frame.callbacks:
+            callback(frame, ran, given, output)
         if is_linear(module) and len(given) == 1 and isinstance(output, Tensor):
             for outer in self._running[-LEVELS:]:
                 outer.projected.append(Projected(module, given[0], output))
@@ -262,16 +180,116 @@ class ModuleStack:
 def around(
     frame: Frame, ran: int, value: Tensor, mixed: Tensor, given: Any, output: Any
 ) -> Surroundings | None:
-    """What stood around an attention that ran after ``ran`` linear maps."""
+    """The surroundings of an attention that was called after the first ``ran`` linear maps."""
     before, after = frame.projected[:ran], frame.projected[ran:]
     return surroundings(value, mixed, before, after, added=given, output=output)
 
 
+def surroundings(
+    value: Float[Tensor, "sample head read channel"],
+    mixed: Float[Tensor, "sample time width"],
+    before: list[Projected],
+    after: list[Projected],
+    *,
+    added: tuple[Any, ...] = (),
+    output: Any,
+) -> Surroundings | None:
+    """What a module computed before and after its attention; None where it is not recognised.
+
+    Args:
+        value, mixed: the values and the response of the attention.
+        before, after: the linear maps that the module called before and after the attention, in
+            running order.
+        added: the inputs of the module. If one of them is the residual stream and the module adds
+            it after the output projection (as bloom does), that sum is left to the block.
+        output: the module's output; of several the first.
+    """
+    while isinstance(output, tuple | list):
+        output = output[0]
+    found = _source(value, before)
+    if found is None or not isinstance(output, Tensor) or output.ndim != 3:
+        return None
+    source, places = found
+    given = source.given.reshape(value.shape[0], value.shape[2], -1)
+    if not after:
+        same = output.shape == mixed.shape and torch.equal(output, mixed)
+        return _kept(given, source, places, None, None, output) if same else None
+    # The projection of an output gate may run between the attention and the output projection.
+    fitting = (call for call in after if call.given.shape == mixed.shape)
+    behind = next((call for call in fitting if _ends(call.output, added, output)), None)
+    if behind is None:
+        return None
+    output = behind.output
+    equal = torch.equal(behind.given, mixed)
+    gate = None if equal else _ratio(behind.given, mixed)
+    return _kept(given, source, places, gate, behind, output)
+
+
+def _ends(last: Tensor, added: tuple[Any, ...], output: Tensor) -> bool:
+    """Whether the module's output is that of the last linear map, perhaps plus an input."""
+    streams = (part for part in added if isinstance(part, Tensor) and part.shape == last.shape)
+    sums = (stream + last for stream in streams if stream.is_floating_point())
+    return torch.equal(last, output) or any(torch.equal(each, output) for each in sums)
+
+
+def _kept(
+    given: Tensor,
+    source: Projected,
+    places: Tensor,
+    gate: Tensor | None,
+    behind: Projected | None,
+    output: Tensor,
+) -> Surroundings:
+    """The surroundings with copied tensors, since later code may write into the originals."""
+    return Surroundings(
+        given=given.detach().clone(),
+        source=source.module,
+        places=places,
+        gate=gate,
+        out=None if behind is None else behind.module,
+        output=output.detach().clone(),
+    )
+
+
+def _ratio(product: Tensor, factor: Tensor) -> Tensor:
+    product, factor = product.detach().double(), factor.detach().double()
+    return torch.where(factor == 0, 0, product / torch.where(factor == 0, 1, factor))
+
+
+def _source(value: Tensor, calls: list[Projected]) -> tuple[Projected, Tensor] | None:
+    """The linear map that made the values, and which of its outputs each channel is."""
+    samples, _, steps, _ = value.shape
+    wanted = value.transpose(1, 2).flatten(-2).flatten(0, 1)
+    for call in reversed(calls):
+        if call.output.shape[:-1].numel() == samples * steps:
+            places = _columns(wanted, call.output.reshape(samples * steps, -1))
+            if places is not None:
+                return call, places
+    return None
+
+
+def _columns(
+    wanted: Float[Tensor, "tokens width"], among: Float[Tensor, "tokens outputs"]
+) -> Int[Tensor, " width"] | None:
+    """For every column of ``wanted`` the index of an equal one of ``among``; None if not all."""
+    of_number: dict[float, list[int]] = {}
+    for k, number in enumerate(among[-1].tolist()):
+        of_number.setdefault(number, []).append(k)
+    found = []
+    for k, number in enumerate(wanted[-1].tolist()):
+        same = (p for p in of_number.get(number, ()) if torch.equal(among[:, p], wanted[:, k]))
+        place = next(same, None)
+        if place is None:
+            return None
+        found.append(place)
+    return torch.tensor(found, device=wanted.device)
+
+
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a plain linear map: torch's, or the transposed one of GPT-2."""
+    """Whether a module is a linear map: torch's ``Linear``, or the ``Conv1D`` of GPT-2."""
     return isinstance(module, nn.Linear) or is_transposed(module)
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether the weight of a linear map is ``input output``."""
+    """Whether the weight of a linear map is laid out as ``input output``."""
     return type(module).__name__ == "Conv1D" and not isinstance(module, nn.Linear)

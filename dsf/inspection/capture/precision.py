@@ -1,4 +1,4 @@
-"""Models that are float64 inside as well as outside, and what error a number type allows."""
+"""Runs float64 models without float32 inside, and the error that each dtype allows."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 TOLERANCE = {
-    torch.float64: 1e-5,  # without the guard a float64 model still rounds to float32 inside
+    torch.float64: 1e-5,  # outside CastGuard, a float64 model may round to float32 inside
     torch.float32: 1e-5,
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
@@ -37,10 +37,10 @@ def expected_rounding(dtype: torch.dtype, steps: int) -> float:
 
 
 class CastGuard(TorchFunctionMode):
-    """While active, whatever asks for float32 gets float64.
+    """While active, a torch function that asks for float32 gets float64.
 
     ``model.double()`` leaves ``.float()``, ``.to(torch.float32)`` and ``softmax(dtype=...)`` in the
-    model's code; each of them would round the inside of a float64 model to float32.
+    model's code; each of them would round intermediate results of a float64 model to float32.
     """
 
     def __torch_function__(
@@ -63,9 +63,9 @@ def _wide(part: Any) -> Any:
 
 @contextmanager
 def guarded(model: nn.Module) -> Iterator[None]:
-    """Run a float64 model in float64 throughout, what it makes from nothing included.
+    """Run a float64 model in float64 throughout, including the tensors that it creates.
 
-    Other models run as they are.
+    Models of another dtype run unchanged.
     """
     with in_double() if dtype_of(model) is torch.float64 else nullcontext():
         yield
@@ -73,7 +73,7 @@ def guarded(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_double() -> Iterator[None]:
-    """Whatever runs inside the block runs in float64."""
+    """Run the ``with`` block in float64: default dtype and casts."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -97,7 +97,7 @@ def widened(value: Any) -> Any:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """The number type of the model's first floating parameter or buffer."""
+    """The dtype of the model's first floating-point parameter or buffer; else torch's default."""
     for part in (*model.parameters(), *model.buffers()):
         if part.is_floating_point():
             return part.dtype

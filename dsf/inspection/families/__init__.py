@@ -1,1 +1,1 @@
-"""One file for each known token mixer of other people's code, and the list of them."""
+"""Adapters for the token mixers of other libraries, one module for each, and their list."""

@@ -1,9 +1,9 @@
-"""Delta rules of the ``fla`` package: delta_net, gated_deltanet and kda.
+"""Reads delta rules of the ``fla`` package: delta_net, gated_deltanet and kda.
 
 query = q / |q| / √dk      key = k / |k|
 rate = σ(b), twice that where negative eigenvalues are allowed
-gated_deltanet: log decay = -exp(A_log) softplus(a + dt_bias), one a head
-kda: the same with f for a, one a key channel, or bound · σ(exp(A_log) (f + dt_bias))
+gated_deltanet: log decay = -exp(A_log) softplus(a + dt_bias), one per head
+kda: the same with f for a, one per key channel, or bound · σ(exp(A_log) (f + dt_bias))
 output = o_proj(w ⊙ RMS(scan) ⊙ act(gate)), the norm over one head
 
 Source: flash-linear-attention 0.6.0, ``fla/layers/{delta_net,gated_deltanet,kda}.py``.
@@ -49,19 +49,19 @@ def read(layer: Captured) -> Read:
 
 
 def enter(layer: Captured) -> Chain:
-    """Project, convolve and activate the values."""
+    """Projection, convolution and activation of the values."""
     return entering(layer, bare="silu")
 
 
 def leave(layer: Captured, response: Tensor) -> Chain:
-    """Normalise every head, then gate, then project."""
+    """The norm of every head, the output gate, then the output projection."""
     gated = getattr(layer.module, "use_gate", True)
     gate = layer.module.o_norm.activation if gated else None
     return leaving(layer, response, norm="o_norm", heads=_value_heads(layer), gate=gate)
 
 
 def _pair(layer: Captured) -> tuple[Tensor, Tensor]:
-    """Queries and keys, activated and of unit length; delta_net may choose otherwise."""
+    """Queries and keys, activated and of unit length; delta_net has other settings too."""
     kind = getattr(layer.module, "qk_activation", "silu")
     read_part = partial(stream, layer, bare="silu" if kind == "silu" else "linear")
     query, key = read_part("q"), read_part("k")

@@ -1,7 +1,8 @@
-"""Linear attention of the ``fla`` package: with or without decays of every kind.
+"""Reads linear attention of the ``fla`` package, with and without decays.
 
-Queries are scaled by ``1 / sqrt(dk)`` inside the kernels. Output: normalise every head, gate with
-``g_proj``, project; hgrn2 normalises all heads at once and has no gate.
+Queries are scaled by ``1 / sqrt(dk)`` inside the kernels. After the mixer follow the norm of
+every head, the output gate ``g_proj`` and the output projection; hgrn2 has one norm over all heads
+and no gate.
 
 Source: flash-linear-attention 0.6.0, ``fla/layers``: ``gla``, ``multiscale_retention``,
 ``linear_attn``, ``hgrn2``.
@@ -36,7 +37,7 @@ Read = GatedLinearAttention | Retention | LinearAttention | HGRN2
 
 
 def read(layer: Captured) -> Read:
-    """The mixer of the layer's family."""
+    """The mixer that this layer applied, according to its family."""
     return READERS[layer.family](layer)
 
 
@@ -57,7 +58,7 @@ def _gla(layer: Captured) -> GatedLinearAttention:
 
 
 def _retention(layer: Captured) -> Retention:
-    """Head h keeps ``1 - 2 ** (-5 - h)`` a token."""
+    """Head h has the decay ``1 - 2 ** (-5 - h)`` per token."""
     query, key = (rotated(part) for part in _mapped(layer))
     heads = torch.arange(layer.module.num_heads, dtype=query.dtype, device=query.device)
     return Retention(
@@ -73,7 +74,7 @@ def _linear(layer: Captured) -> LinearAttention:
     query, key = (_features(layer, f"feature_map_{part}", stream(layer, part)) for part in "qk")
     query = query / (query.sum(-1, True) + 1e-4) if module.norm_q else query
     key = key / (key.sum(-1, True) + 1e-4) if module.norm_k else key
-    for stage in masking(layer, hidden(layer)):  # features of nothing are something
+    for stage in masking(layer, hidden(layer)):  # the features of padding are not zero
         key = stage.factor.unsqueeze(1) * key
     return LinearAttention(
         query=query * query.shape[-1] ** -0.5,
@@ -104,12 +105,12 @@ READERS: dict[str, Callable[[Captured], Read]] = {
 
 
 def enter(layer: Captured) -> Chain:
-    """Project, convolve and activate the values."""
+    """Projection, convolution and activation of the values."""
     return entering(layer, "i" if layer.family == "hgrn2" else "v")
 
 
 def leave(layer: Captured, response: Tensor) -> Chain:
-    """Normalise, gate, project."""
+    """Norm, output gate, output projection."""
     module = layer.module
     if layer.family == "hgrn2":
         norm = rms_factor(response, epsilon=epsilon_of(module.g_norm))
@@ -121,7 +122,7 @@ def leave(layer: Captured, response: Tensor) -> Chain:
             return leaving(layer, response, norm="norm", heads=module.num_heads, gate=None)
         return Chain((layer.projection("o_proj"), *masking(layer, response)))
     fused = module.fuse_norm_and_gate
-    gate = "silu" if fused else known_by(layer, module.gate_fn) if module.use_output_gate else None
+    gate = "silu" if fused else known_by(module.gate_fn) if module.use_output_gate else None
     norm_name = "g_norm_swish_gate" if fused else "g_norm"
     return leaving(layer, response, norm=norm_name, heads=module.num_heads, gate=gate)
 
@@ -132,13 +133,15 @@ def _mapped(layer: Captured) -> tuple[Tensor, Tensor]:
     function = layer.module.feature_map_fn
     if function is None:
         return query, key
-    if known_by(layer, function) != "relu":
-        raise UnreadableError(f"{layer.name}: of the feature maps only relu is read here")
+    if known_by(function) != "relu":
+        raise UnreadableError(
+            "its feature map is not relu, the only one that this adapter reads in its family"
+        )
     return query.relu(), key.relu()
 
 
 def _features(layer: Captured, name: str, x: Tensor) -> Tensor:
-    """The feature map ``name`` of linear attention: a function, or one with weights."""
+    """``x`` through the feature map ``name``: a function, or a module with weights."""
     kind = getattr(layer.module, name)
     called = getattr(kind, "__name__", type(kind).__name__)
 
@@ -155,7 +158,7 @@ def _features(layer: Captured, name: str, x: Tensor) -> Tensor:
         "DPFPFeatureMap": lambda: _shifted_products(_both_signs(x).relu(), kind.nu),
     }
     if called not in maps:
-        raise UnreadableError(f"{layer.name}: its feature map {called} is not known here")
+        raise UnreadableError(f"its feature map {called} is not known to this adapter")
     return maps[called]()
 
 
@@ -164,7 +167,7 @@ def _both_signs(x: Tensor) -> Tensor:
 
 
 def _shifted_products(x: Tensor, shifts: int) -> Tensor:
-    """Each feature times those 1, 2, ... places before it."""
+    """Products of each feature with the features 1, 2, ... places before it."""
     return torch.cat([x * x.roll(shift, dims=-1) for shift in range(1, shifts + 1)], dim=-1)
 
 

@@ -1,7 +1,8 @@
-"""What layers of the ``fla`` package share: streams of queries, keys and values, and the way out.
+"""What layers of the ``fla`` package share: queries, keys, values, norm, gate and projection.
 
-Source: flash-linear-attention 0.6.0, ``fla/layers``. Padding is cut out there before anything runs
-and filled with zeros behind, so a sequence begins at its first token and writes nothing before.
+Source: flash-linear-attention 0.6.0, ``fla/layers``. The package removes padding before a layer
+runs and fills it with zeros afterwards, so that a sequence begins at its first token and padding
+writes nothing into the state.
 """
 
 import sys
@@ -23,14 +24,14 @@ from dsf.inspection.families.shared import (
 from dsf.inspection.whole.stages import Chain, Project, Scale, Stage, secant
 
 TOLERANCE = 1e-5
-"""Its kernels sum in float32, whatever the number type of the model."""
+"""The kernels of fla sum in float32, whatever the dtype of the model."""
 
 
 def stream(layer: Captured, part: str, *, bare: str = "linear") -> Tensor:
     """Queries, keys or values as they reach the kernel, in heads.
 
     Args:
-        bare: the activation where no convolution brings its own.
+        bare: the activation where there is no convolution, which has its own.
     """
     stages = _linear(layer, part)
     x = _act(layer, part, bare)(stages(hidden(layer)))
@@ -38,17 +39,17 @@ def stream(layer: Captured, part: str, *, bare: str = "linear") -> Tensor:
 
 
 def entering(layer: Captured, part: str = "v", *, bare: str = "linear") -> Chain:
-    """The way of the values as stages."""
+    """The stages from the layer's input to the values."""
     linear, given = _linear(layer, part), hidden(layer)
     factor = secant(_act(layer, part, bare), linear(given))
     return Chain((*linear, Scale(factor), *masking(layer, given)))
 
 
 def leaving(layer: Captured, response: Tensor, *, norm: str, heads: int, gate: str | None) -> Chain:
-    """Normalise every head, gate where there is one, project; padding is zero.
+    """The norm of every head, the output gate if any, the output projection; padding is zero.
 
     Args:
-        gate: the activation of ``g_proj``; None where nothing gates.
+        gate: the activation of ``g_proj``; None where there is no output gate.
     """
     x = hidden(layer)
     split = response.unflatten(-1, (heads, -1))
@@ -61,47 +62,47 @@ def leaving(layer: Captured, response: Tensor, *, norm: str, heads: int, gate: s
 
 
 def through(layer: Captured, name: str, x: Tensor) -> Tensor:
-    """Through the linear map ``name``, or through a narrow one and a wide one."""
+    """``x`` through the projection ``name``, or through its two low-rank factors."""
     if f"{name}.weight" in layer.weights:
         return layer.project(name, x)
     return layer.project(f"{name}.1", layer.project(f"{name}.0", x))
 
 
 def hidden(layer: Captured) -> Tensor:
-    """The layer's input, zero where it is padded.
+    """The layer's input, with padding set to zero.
 
     Raises:
         UnreadableError: for packed sequences, a running cache, or padding between tokens.
     """
     given, mask = layer.arguments, layer.arguments.get("attention_mask")
     if given.get("cu_seqlens") is not None:
-        raise UnreadableError("packed sequences (cu_seqlens): give it one sequence a sample")
+        raise UnreadableError(
+            "it was given packed sequences (cu_seqlens): pass one sequence for each sample"
+        )
     cache = given.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
-        raise UnreadableError("it continues a cache: run the whole sequence, use_cache=False")
+        raise UnreadableError("it continues a cache: run the whole sequence with use_cache=False")
     if isinstance(mask, Tensor) and bool((mask.bool().int().diff(dim=-1) == 1).sum(-1).gt(1).any()):
-        raise UnreadableError("padding between tokens: pad on one side")
+        raise UnreadableError("its mask has padding between tokens: pad on one side")
     x: Tensor = given["hidden_states"]
     return Chain(masking(layer, x))(x)
 
 
-def known_by(layer: Captured, function: Callable[..., Tensor]) -> str:
+def known_by(function: Callable[..., Tensor]) -> str:
     """The name under which the package lists an activation.
 
     Raises:
-        UnreadableError: for one that is not known here.
+        UnreadableError: if it is not listed in ``ACTIVATIONS``.
     """
     listed = vars(sys.modules["fla.modules.activations"])["ACT2FN"]
     name = next((each for each, known in listed.items() if known is function), "")
     if name not in ACTIVATIONS:
-        raise UnreadableError(
-            f"{layer.name}: its activation '{name or function}' is not known here"
-        )
+        raise UnreadableError(f"its activation '{name or function}' is not known to this adapter")
     return name
 
 
 def _linear(layer: Captured, part: str) -> Chain:
-    """Masked, projected and, where that is set, convolved; heads of a group once for each."""
+    """Mask, projection and, if set, convolution; grouped heads are repeated."""
     rows, groups = layer.projection(f"{part}_proj"), _groups(layer, part)
     stages: list[Stage] = [Project(_shared(rows.weight, groups), rows.bias)]
     if f"{part}_conv1d.weight" in layer.weights:
@@ -117,7 +118,7 @@ def _act(layer: Captured, part: str, bare: str) -> Callable[[Tensor], Tensor]:
 
 
 def _groups(layer: Captured, part: str) -> tuple[int, int]:
-    """Heads that are projected, and how many read each of them."""
+    """The number of heads that are projected, and how many query heads read each of them."""
     times = getattr(layer.module, "num_kv_groups", 1) if part in "kv" else 1
     return _heads_of(layer, part) // times, times
 
@@ -134,12 +135,12 @@ def _shared(rows: Tensor, groups: tuple[int, int]) -> Tensor:
 
 
 def shared_by(part: Tensor, heads: int) -> Tensor:
-    """Queries or keys, ``sample head time key``, once for each of ``heads`` value heads."""
+    """Queries or keys, ``sample head time key``, repeated for each of ``heads`` value heads."""
     return part.repeat_interleave(heads // part.shape[1], dim=1)
 
 
 def rotated(x: Tensor, *, base: float = 10000.0) -> Tensor:
-    """Every position turned by its angles; the two halves of the channels are the pairs."""
+    """Rotary position embedding of ``x``; the two halves of the channels form the pairs."""
     steps, width = x.shape[-2:]
     speed = base ** -(torch.arange(0, width, 2, dtype=x.dtype, device=x.device) / width)
     angle = torch.arange(steps, dtype=x.dtype, device=x.device)[:, None] * speed

@@ -1,9 +1,9 @@
-"""The gated delta rule: qwen3_next, qwen3_5, qwen3_5_moe, qwen4_exp, lara_mini, olmo_hybrid.
+"""Reads the gated delta rule of qwen3_next, qwen3_5(_moe), qwen4_exp, lara_mini, olmo_hybrid.
 
 [q|k|v] = act(conv ·)      query = q / |q| / √dk      key = k / |k|      rate = σ(b)
 log decay = -exp(A_log) softplus(a + dt_bias)      output = out_proj(w ⊙ RMS(scan) ⊙ act(z))
 
-The norm covers the channels of one head. Value heads share key heads in blocks.
+The norm covers the channels of one head. Consecutive value heads share one key head.
 """
 
 import torch
@@ -55,14 +55,14 @@ def read(layer: Captured) -> GatedDeltaNet:
 
 
 def enter(layer: Captured) -> Chain:
-    """Project, convolve, activate the values; padding is zeroed before."""
+    """Projection, convolution and activation of the values; padding is set to zero before."""
     hidden = layer.arguments["hidden_states"]
     linear = Chain((*masking(layer, hidden), *_values(layer)))
     return Chain((*linear, Scale(secant(activation(layer), linear(hidden)))))
 
 
 def leave(layer: Captured, response: Tensor) -> Chain:
-    """Normalise every head, then gate, then project."""
+    """The norm of every head, the output gate, then the output projection."""
     norm, out = ("o_norm", "o_proj") if layer.family == "olmo_hybrid" else ("norm", "out_proj")
     heads = response.unflatten(-1, (layer.module.num_v_heads, -1))
     factor = rms_factor(heads, epsilon=epsilon_of(layer.module.get_submodule(norm)))
@@ -72,7 +72,7 @@ def leave(layer: Captured, response: Tensor) -> Chain:
 
 
 def _values(layer: Captured) -> tuple[Stage, ...]:
-    """The rows that make the values, and their convolution."""
+    """The projection of the values, and their convolution."""
     keys = 2 * layer.module.key_dim
     if "v_conv1d.weight" in layer.weights:
         return layer.projection("v_proj"), convolution(layer, "v_conv1d")
@@ -86,7 +86,7 @@ def _values(layer: Captured) -> tuple[Stage, ...]:
 
 
 def _projected(layer: Captured) -> Inputs:
-    """What the convolution takes (all queries, all keys, all values), then z, b and a."""
+    """The input of the convolution (all queries, all keys, all values), then z, b and a."""
     hidden = masked(layer, layer.arguments["hidden_states"])
     if layer.family == "qwen3_next":
         return _from_key_heads(layer, hidden)
@@ -101,7 +101,7 @@ def _projected(layer: Captured) -> Inputs:
 
 
 def _from_key_heads(layer: Captured, hidden: Tensor) -> Inputs:
-    """qwen3_next lays the rows out per key head: its q, its k, the v and z of its value heads."""
+    """The same for qwen3_next, whose projection is ordered by key head: q, k, then v and z."""
     q, k, v, z = _by_kind(layer, layer.project("in_proj_qkvz", hidden))
     ba = layer.project("in_proj_ba", hidden).unflatten(-1, (layer.module.num_k_heads, 2, -1))
     b, a = (part.flatten(-2) for part in ba.unbind(-2))
@@ -119,7 +119,7 @@ def _by_kind(layer: Captured, qkvz: Tensor) -> Inputs:
 
 
 def _convolved(layer: Captured, qkv: Tensor) -> Tensor:
-    """One convolution over all channels; olmo_hybrid had three until 5.8."""
+    """Queries, keys and values convolved: by one convolution, in olmo_hybrid until 5.8 by three."""
     if "conv1d.weight" in layer.weights:
         return convolution(layer, "conv1d")(qkv)
     module = layer.module
@@ -129,7 +129,7 @@ def _convolved(layer: Captured, qkv: Tensor) -> Tensor:
 
 
 def _shared(layer: Captured, part: Tensor) -> Tensor:
-    """Keys or queries of every value head."""
+    """Keys or queries, repeated for every value head."""
     heads = layer.module.num_k_heads
     served = layer.module.num_v_heads // heads
     return by_head(part, heads).repeat_interleave(served, dim=1)

@@ -1,4 +1,4 @@
-"""Kimi delta attention: kimi_linear, bailing_hybrid, glm5_next.
+"""Reads Kimi delta attention: kimi_linear, bailing_hybrid, glm5_next.
 
 [q|k|v] = act(conv ·)      query = q / |q| / √d      key = k / |k|      rate = σ(b)
 log decay = -exp(A_log) softplus(f + dt_bias), or bound · σ(exp(A_log) (f + dt_bias))
@@ -43,7 +43,7 @@ def read(layer: Captured) -> KimiDeltaAttention:
 
 
 def enter(layer: Captured) -> Chain:
-    """Project, convolve, activate the values; padding is zeroed before."""
+    """Projection, convolution and activation of the values; padding is set to zero before."""
     hidden, rows = layer.arguments["hidden_states"], layer.projection("v_proj")
     values = slice(-rows.weight.shape[0], None)
     linear = Chain((*masking(layer, hidden), rows, convolution(layer, "conv1d", values)))
@@ -51,7 +51,7 @@ def enter(layer: Captured) -> Chain:
 
 
 def leave(layer: Captured, response: Tensor) -> Chain:
-    """Normalise every head, then gate, then project."""
+    """The norm of every head, the output gate, then the output projection."""
     heads = response.unflatten(-1, (layer.module.num_heads, -1))
     factor = rms_factor(heads, epsilon=epsilon_of(layer.module.o_norm))
     factor = (layer.weights["o_norm.weight"] * factor).flatten(-2)
@@ -68,7 +68,7 @@ def _log_decay(layer: Captured, hidden: Tensor) -> Tensor:
 
 
 def _lower_bound(layer: Captured) -> float | None:
-    """The most that a token may forget, in nats; None without such a bound."""
+    """The lower bound of the log decay, in nats per token; None without one."""
     gate = layer.module.forget_gate
     if layer.family == "bailing_hybrid":
         return gate.lower_bound if gate.safe_gate else None
@@ -76,7 +76,7 @@ def _lower_bound(layer: Captured) -> float | None:
 
 
 def _in_one_or_two(layer: Captured, name: str, hidden: Tensor) -> Tensor:
-    """Through one projection, or a narrow one and a wide one."""
+    """``hidden`` through the projection ``name``, or through its two low-rank factors."""
     if f"{name}_proj.weight" in layer.weights:
         return layer.project(f"{name}_proj", hidden)
     return layer.project(f"{name}_b_proj", layer.project(f"{name}_a_proj", hidden))

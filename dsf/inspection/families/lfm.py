@@ -1,4 +1,4 @@
-"""The gated short convolution of lfm2, lfm2_moe and lfm3.
+"""Reads the gated short convolution of lfm2, lfm2_moe and lfm3.
 
 [write gate|read gate|value] = in_proj h      output = out_proj(read gate ⊙ (conv · + b))
 """
@@ -26,13 +26,13 @@ def read(layer: Captured) -> ShortConvolution:
 
 
 def enter(layer: Captured) -> Chain:
-    """Project to values; padding is zeroed before."""
+    """The projection of the values; padding is set to zero before."""
     values = some_rows(layer, "in_proj", lambda rows: rows.chunk(3, dim=-1)[2])
     return Chain((*masking(layer, layer.arguments["hidden_states"]), values))
 
 
 def leave(layer: Captured, _: Tensor) -> Chain:
-    """Project."""
+    """The output projection."""
     return Chain((layer.projection("out_proj"),))
 
 

@@ -1,10 +1,11 @@
-"""The gated convolution over patches in the vision tower of lfm3_vl.
+"""Reads the gated convolution over patches in the vision tower of lfm3_vl.
 
 [write gate|read gate|value] = in_proj h
 output = out_proj(read gate ⊙ filter(write gate ⊙ value))
 
-Every channel has a filter of its own over the grid of a frame. The patches of a frame come block by
-block; frames know nothing of each other. No state of fixed size does this: an explicit map.
+Every channel has its own filter over the grid of a frame. The patches of a frame are ordered block
+by block, and frames do not mix. No recurrence with a state of fixed size gives this map, so it is
+stored explicitly, by its taps.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,12 @@ from dsf.mixers import Mixer
 
 @dataclass(frozen=True)
 class FilterRows(RowSource):
-    """Rows with one weight for every tap; the token behind the last stands for none."""
+    """Rows of a map with one weight for every tap of a filter.
+
+    Attributes:
+        weights: the weight of every tap.
+        reads: the token that each tap reads; the number of tokens where it reads none.
+    """
 
     weights: Float[Tensor, "channel time taps"]
     reads: Int[Tensor, "time taps"]
@@ -57,10 +63,10 @@ class FilterRows(RowSource):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GridConvolution(Mixer):
-    """A depthwise filter over a grid between two gates.
+    """A depthwise filter over a grid, between a gate on what is written and one on what is read.
 
     Attributes:
-        reads: the token that each tap meets; the number of tokens where it meets none.
+        reads: the token that each tap reads; the number of tokens where it reads none.
     """
 
     kernel: Float[Tensor, "channel taps"]
@@ -92,7 +98,7 @@ class GridConvolution(Mixer):
 def neighbours(
     grids: list[tuple[int, int, int]], *, side: int, block: int
 ) -> Int[Tensor, "time taps"]:
-    """Which token each tap of a square filter meets, for tokens that come block by block."""
+    """The token that each tap of a square filter reads, for tokens ordered block by block."""
     found, first = [], 0
     total = sum(frames * height * width for frames, height, width in grids)
     for frames, height, width in grids:
@@ -125,7 +131,7 @@ def read(layer: Captured) -> GridConvolution:
 
 
 def finish(layer: Captured, mixed: Shaped[Tensor, "channel time 1 1"]) -> Tensor:
-    """Project."""
+    """The module's output: the response through the output projection."""
     return layer.project("out_proj", mixed.squeeze((-2, -1)).mT)
 
 

@@ -1,9 +1,9 @@
-"""Mamba's selective scan: mamba, falcon_mamba, jamba.
+"""Reads Mamba's selective scan: mamba, falcon_mamba, jamba.
 
 [x|z] = in_proj h        x' = act(conv x + b)        [τ|write|read] = x_proj x'
 step = softplus(W_dt τ + b_dt)        output = out_proj((scan + D x') ⊙ SiLU(z))
 
-Padding is zeroed before ``in_proj`` and after the convolution. Releases up to 5.8 zero x after
+Padding is set to zero before ``in_proj`` and after the convolution. Releases up to 5.8 zero x after
 ``in_proj``, which differs where that has a bias, and gate with ``act``.
 """
 
@@ -51,7 +51,7 @@ def read(layer: Captured) -> SelectiveStateSpace:
 
 
 def enter(layer: Captured, halves: Halves = _halves) -> Chain:
-    """Project, convolve, activate; padding is zeroed twice."""
+    """Projection, convolution, activation; padding is set to zero before and after."""
     hidden = layer.arguments["hidden_states"]
     x, mask = some_rows(layer, "in_proj", lambda both: halves(both)[0]), masking(layer, hidden)
     before: tuple[Stage, ...] = (x, *mask) if _is_old(layer) else (*mask, x)
@@ -61,12 +61,12 @@ def enter(layer: Captured, halves: Halves = _halves) -> Chain:
 
 
 def entered(layer: Captured, halves: Halves = _halves) -> Tensor:
-    """What is scanned."""
+    """The values: the input of the scan."""
     return enter(layer, halves)(layer.arguments["hidden_states"])
 
 
 def leave(layer: Captured, _: Tensor, halves: Halves = _halves) -> Chain:
-    """Gate, then project."""
+    """The output gate, then the output projection."""
     hidden = layer.arguments["hidden_states"]
     mask = () if _is_old(layer) else masking(layer, hidden)
     z = Chain((*mask, some_rows(layer, "in_proj", lambda both: halves(both)[1])))(hidden)
@@ -79,7 +79,7 @@ def _is_old(layer: Captured) -> bool:
 
 
 def _normalised(layer: Captured, *parts: Tensor) -> tuple[Tensor, ...]:
-    """falcon_mamba normalises without weights, jamba with them, mamba not at all."""
+    """Step, write and read after their norms: falcon_mamba's without weights, jamba's with them."""
     if layer.family == "falcon_mamba":
         return tuple(rms_normalised(part, epsilon=layer.module.rms_eps) for part in parts)
     if layer.family == "jamba":

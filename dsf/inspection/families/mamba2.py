@@ -1,10 +1,10 @@
-"""Mamba-2's scan: mamba2, bamba, granitemoehybrid, falcon_h1, nemotron_h, zamba2.
+"""Reads Mamba-2's scan: mamba2, bamba, granitemoehybrid, falcon_h1, nemotron_h, zamba2.
 
 [z|x|write|read|dt] = in_proj h      [x|write|read] = act(conv · + b)
 step = clamp(softplus(dt + dt_bias))      output = out_proj(norm(scan + D x, z))
 
-The norm gates first and divides by the root mean square of each group; falcon_h1 may divide first
-or have no norm.
+The norm multiplies by the output gate first and then divides by the root mean square of each group;
+falcon_h1 may divide first or have no norm.
 """
 
 from math import inf
@@ -55,7 +55,7 @@ def read(layer: Captured) -> StateSpaceDuality:
 
 
 def enter(layer: Captured) -> Chain:
-    """Project, convolve, activate; padding is zeroed twice."""
+    """Projection, convolution, activation; padding is set to zero before and after."""
     hidden, width = layer.arguments["hidden_states"], _width(layer)
     gate, mask = layer.weights["in_proj.weight"].shape[0] - _rest(layer), masking(layer, hidden)
     x = some_rows(layer, "in_proj", lambda rows: rows[..., gate : gate + width])
@@ -67,13 +67,13 @@ def enter(layer: Captured) -> Chain:
 
 
 def leave(layer: Captured, response: Tensor) -> Chain:
-    """Gate and normalise, then project."""
+    """Output gate and norm as one factor, then the output projection."""
     factor = _gate_over_norm(layer, response, _projected(layer)[0])
     return Chain((Scale(factor), layer.projection("out_proj")))
 
 
 def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
-    """z, what the convolution takes, and the raw step."""
+    """z, the input of the convolution, and the step size before its softplus."""
     hidden = masked(layer, layer.arguments["hidden_states"])
     hidden = hidden * getattr(layer.module, "ssm_in_multiplier", 1.0)
     projected = layer.project("in_proj", hidden)
@@ -85,7 +85,7 @@ def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _rest(layer: Captured) -> int:
-    """Rows of ``in_proj`` that are not z."""
+    """The number of outputs of ``in_proj`` that are not z."""
     return layer.weights["conv1d.weight"].shape[0] + layer.module.num_heads
 
 
@@ -95,7 +95,7 @@ def _width(layer: Captured) -> int:
 
 
 def _limits(layer: Captured) -> tuple[float, float]:
-    """Older releases of two families keep the lower limit under another name."""
+    """The limits of the step size; older releases of two families name the lower one otherwise."""
     if layer.family in CLAMPS_AT_THE_MINIMUM and hasattr(layer.module, "time_step_min"):
         return layer.module.time_step_min, inf
     low, high = layer.module.time_step_limit
@@ -111,7 +111,7 @@ def _gate_over_norm(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
 
 
 def _norm_factor(layer: Captured, x: Tensor) -> Tensor:
-    """Group by group; releases before 5.16 take the whole width for one group in most families."""
+    """The norm's factor, by group; before 5.16 most families have one group of the whole width."""
     norm = layer.module.norm
     groups = getattr(norm, "n_groups", None) or x.shape[-1] // getattr(
         norm, "group_size", x.shape[-1]

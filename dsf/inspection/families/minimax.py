@@ -1,10 +1,10 @@
-"""Lightning attention of minimax: retention with a decay that every head keeps.
+"""Reads lightning attention of minimax: retention with one constant decay for every head.
 
 [q|k|v] = act(qkv_proj h), head by head      decay = exp(-slope_rate)
 output = out_proj(σ(output_gate h) ⊙ w ⊙ RMS(scan))
 
-The norm covers all heads at once. Padding is zeroed after the activation; older releases zero the
-values alone, which shows in what padding itself reads.
+The norm covers all heads at once. Padding is set to zero after the activation; older releases
+do so for the values only, which changes the output of padding tokens alone.
 """
 
 import sys
@@ -36,7 +36,7 @@ def read(layer: Captured) -> Retention:
 
 
 def enter(layer: Captured) -> Chain:
-    """Project to values and activate; padding is zeroed behind."""
+    """Projection and activation of the values; padding is set to zero after."""
     hidden, heads = layer.arguments["hidden_states"], layer.weights["slope_rate"].numel()
 
     def values(qkv: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def enter(layer: Captured) -> Chain:
 
 
 def leave(layer: Captured, response: Tensor) -> Chain:
-    """Normalise over all heads, then gate, then project."""
+    """The norm over all heads, the output gate, then the output projection."""
     factor = rms_factor(response, epsilon=epsilon_of(layer.module.norm))
     gate = layer.project("output_gate", layer.arguments["hidden_states"]).sigmoid()
     return Chain(
@@ -57,7 +57,7 @@ def leave(layer: Captured, response: Tensor) -> Chain:
 
 
 def _zeroes_whole_tokens(layer: Captured) -> bool:
-    """The function that does it came into the library together with the change."""
+    """Whether queries and keys of padding are zero too: releases with that function do so."""
     return hasattr(sys.modules[type(layer.module).__module__], "apply_mask_to_padding_states")
 
 

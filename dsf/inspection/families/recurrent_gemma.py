@@ -1,9 +1,9 @@
-"""The RG-LRU of recurrent_gemma, between a convolution and a gate.
+"""Reads the RG-LRU of recurrent_gemma, between a short convolution and an output gate.
 
 value = conv(linear_x h) + b      r, input gate = σ(value W + c), block by block
 log decay = -8 r softplus(recurrent_param)      output = linear_out(scan ⊙ act(linear_y h))
 
-A token at position 0 starts a document: its state forgets what came before. Padding is ignored.
+A token at position 0 starts a document and resets the state. The module ignores padding masks.
 """
 
 from torch import Tensor
@@ -32,12 +32,12 @@ def read(layer: Captured) -> RGLRU:
 
 
 def enter(layer: Captured) -> Chain:
-    """Project, convolve."""
+    """Projection and convolution."""
     return Chain((layer.projection("linear_x"), convolution(layer, "conv_1d")))
 
 
 def leave(layer: Captured, _: Tensor) -> Chain:
-    """Gate, then project."""
+    """The output gate, then the output projection."""
     gate = layer.module.act_fn(layer.project("linear_y", layer.arguments["input_states"]))
     return Chain((Scale(gate), layer.projection("linear_out")))
 

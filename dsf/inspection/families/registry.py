@@ -1,4 +1,4 @@
-"""The adapters that read a module at its boundary: the only list, and which one reads what."""
+"""The list of all adapters that read a module by hooks, and which adapter reads which module."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -32,10 +32,10 @@ GROUP = "dsf.adapters"
 
 @cache
 def installed() -> tuple[Adapter, ...]:
-    """The adapters of every installed package, looked up once.
+    """The adapters that installed packages name under ``dsf.adapters``, looked up once.
 
     Raises:
-        InspectionError: if a package's entry cannot be loaded or is something else.
+        InspectionError: if an entry cannot be loaded, or is neither an adapter nor a tuple of them.
     """
     return tuple(adapter for point in entry_points(group=GROUP) for adapter in _loaded(point))
 
@@ -84,14 +84,14 @@ ADAPTERS: tuple[Adapter, ...] = (
 
 
 def known_modules(model: nn.Module, given: Sequence[Adapter] = ()) -> Known:
-    """Where the modules sit that an adapter reads at their boundary, with it and the family.
+    """The adapter and family of every module that an adapter reads, by its path.
 
-    The class nearest to a module's own decides; for one class ``given`` come first, then the
-    adapters of installed packages, then ours.
+    The first class in a module's method resolution order that an adapter names decides. Of several
+    adapters for one class, those ``given`` come first, then those of installed packages, then ours.
 
     Raises:
-        TypeError: if ``given`` holds something else.
-        InspectionError: if an installed package brings an adapter that is broken.
+        TypeError: if ``given`` holds anything but adapters.
+        InspectionError: if an adapter of an installed package cannot be loaded.
     """
     if not isinstance(given, Sequence) or not all(isinstance(one, Adapter) for one in given):
         raise TypeError(

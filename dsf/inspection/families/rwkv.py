@@ -1,9 +1,11 @@
-"""RWKV-4's time mixing: projections of each token blended with the one before, then the scan.
+"""Reads RWKV-4's time mixing: token shift, projections, then the scan.
+
+The token shift blends each token with the one before it.
 
 output = output(σ(receptance) ⊙ scan)
 
-Padding is ignored. The library rescales ``output`` at its first forward in evaluation mode, so the
-weights belong to the run they are read in.
+The module ignores padding masks. The library rescales ``output`` at its first forward pass in
+evaluation mode, so that weights are copied for the run they belong to.
 """
 
 import torch
@@ -26,12 +28,12 @@ def read(layer: Captured) -> RWKV4:
 
 
 def enter(layer: Captured) -> Chain:
-    """Blend every token with the one before, then project to values."""
+    """The token shift, then the projection of the values."""
     return _blended(layer, "value")
 
 
 def leave(layer: Captured, _: Tensor) -> Chain:
-    """Gate, then project."""
+    """The output gate, then the output projection."""
     gate = _projected(layer, "receptance").sigmoid()
     return Chain((Scale(gate), layer.projection("output")))
 

@@ -1,4 +1,4 @@
-"""Small parts that several families share, from what was captured."""
+"""Projections, convolutions, masks, norms and activations that the adapters of families share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,11 +29,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation(layer: Captured, part: str = "") -> Callable[[Tensor], Tensor]:
-    """The activation that the module, or its submodule ``part``, is set to; SiLU where no choice
-    is offered.
+    """The activation of the module or of its submodule ``part``; SiLU where it has no setting.
 
     Raises:
-        ValueError: for an activation that is not known here.
+        ValueError: if the activation is not listed in ``ACTIVATIONS``.
     """
     wanted = getattr(layer.module.get_submodule(part), "activation", "silu")
     if wanted not in ACTIVATIONS:
@@ -45,17 +44,17 @@ def activation(layer: Captured, part: str = "") -> Callable[[Tensor], Tensor]:
 
 
 def masked(layer: Captured, x: Tensor) -> Tensor:
-    """``sample time width`` with padded tokens set to zero, where a 2-D padding mask came along."""
+    """``x``, ``sample time width``, with padding tokens set to zero if there is a 2-D mask."""
     for stage in masking(layer, x):
         x = stage(x)
     return x
 
 
 def masking(layer: Captured, like: Tensor) -> tuple[Scale, ...]:
-    """Zero for padded tokens as a stage, one where a 2-D padding mask came along, else none.
+    """A stage that sets padding tokens to zero, if there is a 2-D padding mask; else no stage.
 
     Args:
-        like: ``sample time width``; its tokens are the last ones of the mask.
+        like: ``sample time width``, which gives the dtype; its tokens are the last of the mask.
     """
     mask = layer.arguments.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2:
@@ -64,41 +63,43 @@ def masking(layer: Captured, like: Tensor) -> tuple[Scale, ...]:
 
 
 def some_rows(layer: Captured, name: str, pick: Callable[[Tensor], Tensor]) -> Project:
-    """The linear map ``name`` with those of its outputs, along the last axis, that are picked."""
+    """The projection ``name``, limited to those outputs that ``pick`` takes along the last axis."""
     whole = layer.projection(name)
     return Project(pick(whole.weight.mT).mT, None if whole.bias is None else pick(whole.bias))
 
 
 def convolution(layer: Captured, name: str, channels: slice = slice(None)) -> Filter:
-    """The depthwise causal convolution ``name``, or some of its channels; the last tap meets the
-    current token."""
+    """The depthwise causal convolution ``name``, or some of its channels.
+
+    Its last tap multiplies the current token.
+    """
     bias = layer.weights.get(f"{name}.bias")
     kernel = layer.weights[f"{name}.weight"].squeeze(1)
     return Filter(kernel[channels], None if bias is None else bias[channels])
 
 
 def rms_normalised(x: Tensor, *, epsilon: float) -> Tensor:
-    """``x`` over its root mean square along the last axis."""
+    """``x`` divided by its root mean square along the last axis."""
     return x * rms_factor(x, epsilon=epsilon)
 
 
 def rms_factor(x: Tensor, *, epsilon: float) -> Tensor:
-    """One over the root mean square along the last axis, which is kept with size one."""
+    """One over the root mean square along the last axis, which stays with size one."""
     return (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
 
 
 def epsilon_of(norm: Any) -> float:
-    """What a norm adds under its root, by either name."""
+    """The epsilon that a norm adds under its root, by either attribute name."""
     return getattr(norm, "variance_epsilon", None) or norm.eps
 
 
 def unit_length(x: Tensor, *, epsilon: float = 1e-6) -> Tensor:
-    """``x`` over its length along the last axis, with ``epsilon`` under the root."""
+    """``x`` divided by its length along the last axis, with ``epsilon`` under the root."""
     return x * (x.square().sum(dim=-1, keepdim=True) + epsilon).rsqrt()
 
 
 def by_head(x: Tensor, heads: int) -> Tensor:
-    """``sample time (head channel)`` as ``sample head time channel``."""
+    """``sample time (head channel)`` split into ``sample head time channel``."""
     return rearrange(x, "sample time (head channel) -> sample head time channel", head=heads)
 
 

@@ -1,4 +1,9 @@
-"""Torch's own LSTM, GRU and RNN, their cells stepped by hand, and each as a whole layer."""
+"""Reads ``torch.nn.LSTM``, ``GRU`` and ``RNN``, and their cells.
+
+``ADAPTER`` reads the modules: each layer and direction becomes a mixer of its own. ``CELLS`` reads
+cells that the caller steps token by token: the calls whose states continue one another are joined
+into one sequence. ``WholeCell`` is such a layer from its input to its output.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +29,11 @@ from dsf.system import System
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WholeCell(AffineLayer):
-    """An LSTM, GRU or Elman layer, affine in its input once its run is known.
+    """An LSTM, GRU or Elman layer as an affine function of its input, with gates frozen at one run.
 
     Attributes:
         given: the layer's input in this run.
-        system: from ``[x; 1]`` to the outputs.
+        system: the system from ``[x; 1]`` to the outputs.
     """
 
     given: Float[Tensor, "sample time width"]
@@ -41,7 +46,7 @@ class WholeCell(AffineLayer):
         return cls(given=mixer.inputs, system=system)
 
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
-        """What ``x`` contributes: the layer without its remainder."""
+        """The part of the output that is linear in ``x``, without the remainder."""
         front, stacked = x.shape[:-3], x.reshape(-1, *x.shape[-3:])
         ports = torch.cat([stacked, torch.zeros_like(stacked[..., :1])], dim=-1)
         signal = rearrange(ports, "front sample time port -> sample time port front")
@@ -51,7 +56,7 @@ class WholeCell(AffineLayer):
 
     @cached_property
     def remainder(self) -> Float[Tensor, "sample written output"]:
-        """The output that does not come from the input: what biases and the first state leave."""
+        """The part of the output that comes from biases and the initial state."""
         nothing = torch.zeros_like(self.given)
         ports = torch.cat([nothing, torch.ones_like(nothing[..., :1])], dim=-1)
         return respond(self.system, ports.unsqueeze(-1)).squeeze(-1)
@@ -60,7 +65,7 @@ class WholeCell(AffineLayer):
         self,
         rows: Selection | None = None,  # noqa: ARG002
     ) -> Float[Tensor, "sample channel rows columns"]:
-        """There is none for single channels.
+        """Always refused: there is no map of single channels.
 
         Raises:
             InspectionError: always.
@@ -68,7 +73,7 @@ class WholeCell(AffineLayer):
         raise InspectionError(
             "mixer_map: in a recurrent layer of torch the channels feed back into each other, so "
             "that none has a map of its own from the layer's input. layer.whole.contributions() "
-            "has what every token adds, and layer.map() the map between its gates."
+            "gives the vector that every token adds, and layer.map() the map of the mixer."
         )
 
 
@@ -80,9 +85,10 @@ class Sequences:
     """Sequences of one length that a recurrent module was given, batch first.
 
     Attributes:
-        suffix: which they are, where the module was given several lengths.
-        inputs, outputs: of the whole module.
-        starts: h_0, for an LSTM also c_0, with layers and directions in front; empty when absent.
+        suffix: the sample, where the module was given sequences of several lengths.
+        inputs, outputs: the inputs and outputs of the whole module.
+        starts: the initial states h_0, for an LSTM also c_0, of all layers and directions; empty
+            when none were given.
     """
 
     suffix: str
@@ -133,7 +139,7 @@ def read(layer: Captured) -> LSTM | GRU | ElmanRNN:
 def finish(
     layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
 ) -> Shaped[Tensor, "*axes"]:
-    """``sample time output``; channels that are systems of their own stand before the time."""
+    """The layer's output, ``sample time output``, also where every channel is its own system."""
     if mixed.ndim == layer.output.ndim + 2:
         return mixed.squeeze((-2, -1)).mT
     return mixed.squeeze(-1)
@@ -163,8 +169,10 @@ def twin(module: Any, layer: int) -> Any:
 
 
 def _sequences(whole: Captured) -> Iterator[Sequences]:
-    """A batch as it is; a packed one of several lengths sample by sample, so that every reverse
-    run starts at the last token of its own sample."""
+    """The batch, or its samples one by one where a packed batch has several lengths.
+
+    A reverse direction then starts at the last token of its own sample.
+    """
     given, starts = whole.arguments["input"], _starts(whole.arguments.get("hx"))
     if isinstance(given, PackedSequence):
         inputs, lengths = pad_packed_sequence(given, batch_first=True)
@@ -202,7 +210,7 @@ def _as_torch_wants(starts: tuple[Tensor, ...]) -> Any:
 
 
 def _label(module: Any, layer: int, direction: int, suffix: str) -> str:
-    """``[layer 1, reverse]``, saying only what the module leaves open."""
+    """``[layer 1, reverse]``; the direction only if the module has two."""
     parts = [f"layer {layer}"]
     if module.bidirectional:
         parts.append("reverse" if direction else "forward")
@@ -227,10 +235,10 @@ KINDS = ((nn.LSTMCell, nn.LSTM), (nn.GRUCell, nn.GRU), (nn.RNNCell, nn.RNN))
 
 
 def join(calls: Sequence[Call]) -> list[Call]:
-    """Every call whose state is what an earlier one put out is the next token of its sequence.
+    """Join the calls of a cell into sequences, one call for each.
 
-    The first call of a sequence stands for all of it: its input and output get an axis for the
-    time in front.
+    A call whose initial state is the output of an earlier one is the next token of that sequence.
+    In the joined call input and output get a leading time axis.
     """
     sequences: list[list[Call]] = []
     for call in calls:
@@ -272,7 +280,7 @@ def repeat(cell: Any, arguments: Mapping[str, Any]) -> Tensor:
 
 
 def as_one_layer(whole: Captured) -> Iterator[Captured]:
-    """The cell as a layer, on the whole sequence, batch first."""
+    """The joined call of a cell as that of a layer on the whole sequence, batch first."""
     alone, starts = _as_layer(whole.module), _states(whole.arguments.get("hx"))
     inputs, output = whole.arguments["input"], whole.output
     if inputs.ndim == 2:

@@ -1,8 +1,8 @@
-"""The matrix LSTM of xlstm.
+"""Reads the matrix LSTM of xlstm.
 
 query = q / √d      gates = cap tanh(· / cap)      output = out_proj(σ(o) ⊙ (w LayerNorm(scan) + b))
 
-The norm covers the channels of one head, mean removed. Padding is ignored.
+The norm covers the channels of one head and subtracts their mean. Padding masks are ignored.
 """
 
 from torch import Tensor
@@ -31,7 +31,7 @@ def read(layer: Captured) -> MLSTM:
 
 
 def enter(layer: Captured) -> Chain:
-    """Project; the norm behind the scan takes the mean of a head's channels out, in front of it."""
+    """The projection of the values, less the mean over a head, which the later norm subtracts."""
     config = layer.module.config
     if config.weight_mode == "fused":
         keys, values = layer.module.qk_dim, layer.module.v_dim
@@ -43,7 +43,7 @@ def enter(layer: Captured) -> Chain:
 
 
 def leave(layer: Captured, response: Tensor) -> Chain:
-    """Normalise every head, then gate, then project."""
+    """The norm of every head, the output gate, then the output projection."""
     heads, norm = layer.module.config.num_heads, layer.module.multihead_norm
     spread = response.unflatten(-1, (heads, -1)).var(dim=-1, correction=0, keepdim=True)
     inverse = (spread + norm.eps).rsqrt().expand(*spread.shape[:-1], response.shape[-1] // heads)
@@ -63,7 +63,7 @@ def _projected(layer: Captured) -> tuple[Tensor, ...]:
 
 
 def _gates(layer: Captured) -> tuple[Tensor, ...]:
-    """Input and forget gate before their caps."""
+    """Input and forget gate before their soft caps."""
     x = layer.arguments["x"]
     if layer.module.config.weight_mode == "fused":
         return layer.project("ifgate_preact", x).chunk(2, dim=-1)

@@ -1,6 +1,6 @@
-"""Zamba's selective scan: Mamba's, with every head on its own.
+"""Reads Zamba's selective scan: Mamba's, with separate projections for every head.
 
-The rows of ``in_proj`` alternate between x and z. Each head projects and scans its own channels:
+The outputs of ``in_proj`` alternate between x and z. Each head has its own channels and weights:
 
 x' = act(conv x + b)   [τ|write|read] = W_x x'   step = softplus(W_dt τ + b_dt)
 output = out_proj((scan + D x') ⊙ SiLU(z))
@@ -36,12 +36,12 @@ def read(layer: Captured) -> SelectiveStateSpace:
 
 
 def enter(layer: Captured) -> Chain:
-    """Project, convolve, activate."""
+    """Projection, convolution and activation of the values."""
     return mamba.enter(layer, _alternating)
 
 
 def leave(layer: Captured, response: Tensor) -> Chain:
-    """Gate, then project."""
+    """The output gate, then the output projection."""
     return mamba.leave(layer, response, _alternating)
 
 

@@ -1,1 +1,1 @@
-"""Unknown mixers, driven with unit values."""
+"""Reads mixers that no adapter knows, by replacing their values with unit values."""

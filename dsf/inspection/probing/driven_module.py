@@ -1,4 +1,8 @@
-"""A module as a function of its values: everything else as it was in one call."""
+"""A module as a function of its values, with everything else frozen at its value on one call.
+
+``Repeated`` repeats a captured call with a float64 copy of the module. ``Driven`` is the function
+from the values, written in at one port of that call, to the response read at another.
+"""
 
 import copy
 import inspect as signatures
@@ -21,14 +25,14 @@ Response = Float[Tensor, "sample time output"]
 
 
 class Repeated:
-    """A call of a module that can be made again, by a copy of it in float64."""
+    """A call of a module that can be repeated, by a copy of the module in float64."""
 
     def __init__(self, module: nn.Module, arguments: Mapping[str, Any]):
         self.module = copy.deepcopy(module).double()
         self.arguments = {name: in_float64(part) for name, part in arguments.items()}
 
     def __call__(self) -> Tensor:
-        """What the module puts out; the first of several. It keeps nothing of the call."""
+        """The module's output; of several the first. Attributes that the call set are restored."""
         args, kwargs = as_called(self.module, self.arguments)
         with isolated(self.module), in_double():
             output = self.module(*args, **kwargs)
@@ -39,9 +43,14 @@ class Repeated:
 
 @dataclass(eq=False)
 class Driven:
-    """``f(values) = response``, between two ports of a call.
+    """The function from values to response between two ports of a call.
 
-    A port that is passed several times in one call gives its channels one after the other.
+    Where several tensors pass a port in one call, their channels are concatenated.
+
+    Attributes:
+        call: the call that is repeated.
+        value, response: the ports where the values enter and the response leaves.
+        passes: the number of forward passes so far.
     """
 
     call: Repeated
@@ -49,11 +58,11 @@ class Driven:
     response: Port
     passes: int = 0
 
-    def as_it_was(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The call's own values, response and output.
+    def original(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The values, response and output of the original call.
 
         Raises:
-            InspectionError: if the call passes no such port.
+            InspectionError: if no tensor passes one of the ports.
         """
         values: list[Tensor] = []
         response, output = self._run(
@@ -62,12 +71,12 @@ class Driven:
         return torch.cat(values, dim=2), response, output
 
     def __call__(self, values: Values) -> Response:
-        """The response to other values."""
+        """The response to the given values."""
         self.passes += 1
         return self._run(_writing(values))[0]
 
     def output(self, response: Response) -> Tensor:
-        """What the module puts out once its response is another."""
+        """The module's output when its response is replaced by the given one."""
         write = _writing(response)
         with tapped(self.call.module, self.response, lambda s: write(with_axes(s, self.response))):
             return self.call()
@@ -90,14 +99,17 @@ class Driven:
             output = self.call()
         missed = self.value if not passed else self.response if not found else None
         if missed is not None:
-            raise InspectionError(f"Port '{missed.where}': nothing passed it in this call.")
+            raise InspectionError(
+                f"Port '{missed.where}': no tensor passed it in this call. Name a submodule or "
+                "function that the module calls."
+            )
         return torch.cat(found, dim=2), output
 
 
 def as_called(
     module: nn.Module, arguments: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments by name as ``forward`` takes them: by position where it must be."""
+    """Named arguments as ``forward`` takes them: by position where its signature requires it."""
     rest, args = dict(arguments), []
     kinds = signatures.signature(module.forward).parameters
     starred = any(kind.kind is kind.VAR_POSITIONAL for kind in kinds.values())
@@ -114,7 +126,7 @@ def as_called(
 
 
 def _writing(whole: Tensor) -> Touch:
-    """Writes ``whole``, one call after the other."""
+    """A function that writes the channels of ``whole``, in turn, into the tensors it is given."""
     place = 0
 
     def write(seen: Tensor) -> None:
@@ -127,9 +139,15 @@ def _writing(whole: Tensor) -> Touch:
 
 
 def with_axes(seen: Tensor, port: Port) -> Tensor:
+    """``seen``, if it has the axes ``sample time channel`` or ``sample time head channel``.
+
+    Raises:
+        InspectionError: if it has another number of axes.
+    """
     if seen.ndim not in (3, 4):
         raise InspectionError(
-            f"Port '{port.where}': its view must be sample, time, channel, perhaps with a head "
-            f"before the channel, but it has the axes {tuple(seen.shape)}. Give Port a view=..."
+            f"Port '{port.where}': its view must be sample, time, channel, or sample, time, head, "
+            f"channel, but it has the shape {tuple(seen.shape)}. Give Port a view=... that has "
+            "these axes."
         )
     return seen

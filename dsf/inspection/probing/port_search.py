@@ -1,4 +1,4 @@
-"""Where the values of an unknown module may enter, and where its response may leave."""
+"""Searches an unknown module for ports where its values may enter and its response leave."""
 
 import inspect as signatures
 import re
@@ -19,7 +19,7 @@ VALUE_ARGUMENTS = ("value", "values", "v")
 
 @dataclass(frozen=True)
 class Passed:
-    """A submodule without submodules that was called, in the order of the calls."""
+    """One call of a submodule that has no submodules: its name, input and output."""
 
     name: str
     given: Tensor | None
@@ -28,11 +28,12 @@ class Passed:
 
 
 def pairs(call: Repeated) -> Iterator[tuple[Port, Port]]:
-    """Pairs of ports, the likeliest first.
+    """Candidate pairs of a value port and a response port, the likeliest first.
 
-    What a submodule called like values puts out, or the one that is given its output; then an
-    argument of that name of a function in the file of the class; then what the module is given. On
-    the other side the submodules behind it, back to front, then what the module puts out.
+    Candidates for the values: the output of a submodule whose name means values, or of the
+    submodule that is given that output; then an argument named like values of a function in the
+    file that defines the class; then the module's input. Candidates for the response, for each of
+    the first: the inputs of later submodules, the last one first; then the module's output.
     """
     passed = _leaves(call)
     values: list[Tensor] = []
@@ -74,7 +75,7 @@ def _leaves(call: Repeated) -> list[Passed]:
 
 
 def _tokens(part: Any) -> tuple[int, ...]:
-    """Samples and tokens of ``sample time width``; empty for something else."""
+    """The sizes of sample and time of a ``sample time width`` tensor; empty for anything else."""
     if isinstance(part, Tensor) and part.ndim == 3 and part.is_floating_point():
         return tuple(part.shape[:2])
     return ()

@@ -1,4 +1,4 @@
-"""One tensor inside a module that runs: looked at, or exchanged for another."""
+"""``Port``: a place inside a running module where a tensor is read or replaced."""
 
 import inspect as signatures
 import re
@@ -23,13 +23,14 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Port:
-    """Where values enter, or where a response leaves.
+    """The place in a module where its values enter or its response leaves.
 
     Attributes:
-        where: ``v_proj`` for what a submodule puts out, ``out_proj(input)`` for an argument of it;
-            the same for a method and for a function of the file that defines the module's class,
-            such as ``scan(value)``. ``""`` is the module's output and ``(x)`` its argument.
-        view: from that tensor to a view of it: ``sample time channel``, or with a head axis
+        where: ``v_proj`` for the output of a submodule, ``out_proj(input)`` for one of its
+            arguments. Methods, and functions in the file that defines the module's class, are named
+            in the same way, such as ``scan(value)``. ``""`` is the module's output and ``(x)`` its
+            argument.
+        view: a function from that tensor to a view of it as ``sample time channel`` or
             ``sample time head channel``.
     """
 
@@ -45,21 +46,21 @@ class Port:
 
     @property
     def name(self) -> str:
-        """The submodule or function."""
+        """The name of the submodule, method or function."""
         return self.where.partition("(")[0]
 
     @property
     def argument(self) -> str | None:
-        """Which of its arguments; None for its output."""
+        """The name of its argument; None for its output."""
         return self.where.partition("(")[2].rstrip(")") or None
 
 
 @contextmanager
 def tapped(module: nn.Module, port: Port, touch: Touch) -> Iterator[None]:
-    """While the block runs, ``touch`` is given the tensor of every call and may write into it.
+    """Inside the ``with`` block, pass tensors at ``port`` to ``touch``, which may write to it.
 
     Raises:
-        InspectionError: if there is no such submodule, function or argument.
+        InspectionError: if the module has no such submodule, function or argument.
     """
     inner = dict(module.named_modules()).get(port.name)
     if inner is not None:
@@ -109,20 +110,20 @@ def _exchanged(
     port: Port,
     touch: Touch,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with the one of ``port`` touched."""
+    """The arguments, where that of ``port`` is replaced by a copy passed to ``touch``."""
     named = signatures.signature(function).bind_partial(*args, **kwargs)
     given = named.arguments.get(str(port.argument))
     if not isinstance(given, Tensor):
         raise InspectionError(
-            f"Port '{port.where}': '{port.name}' was not given a tensor '{port.argument}'; it was "
-            f"given {', '.join(named.arguments) or 'nothing'}."
+            f"Port '{port.where}': '{port.name}' was not given a tensor '{port.argument}'. Name "
+            f"one that it was given: {', '.join(named.arguments) or 'there is none'}."
         )
     named.arguments[str(port.argument)] = _touched(given, port, touch)
     return named.args, named.kwargs
 
 
 def _touched(output: Any, port: Port, touch: Touch) -> Any:
-    """A copy, so that nothing else that holds the tensor is changed; the first of several."""
+    """A copy passed to ``touch``, so that the original stays unchanged; of several the first."""
     if isinstance(output, tuple | list):
         return type(output)((_touched(output[0], port, touch), *output[1:]))
     copy = output.clone()
@@ -131,7 +132,7 @@ def _touched(output: Any, port: Port, touch: Touch) -> Any:
 
 
 def _function(module: nn.Module, port: Port) -> tuple[Any, str]:
-    """The object that holds the method or function, and its name there."""
+    """The object whose attribute the method or function is, and its name there."""
     *path, name = port.name.split(".")
     inner = dict(module.named_modules()).get(".".join(path))
     if inner is not None and callable(getattr(inner, name, None)):
@@ -141,6 +142,6 @@ def _function(module: nn.Module, port: Port) -> tuple[Any, str]:
         if not path and callable(getattr(file, name, None)):
             return file, name
     raise InspectionError(
-        f"Port '{port.where}': {type(module).__name__} has no submodule or method "
-        f"'{port.name}', nor has the file of its class such a function."
+        f"Port '{port.where}': {type(module).__name__} has no submodule or method '{port.name}', "
+        "and the file that defines its class has no such function. Name one of those."
     )

@@ -1,7 +1,8 @@
-"""A mixer that no adapter knows, read by driving its values with unit values.
+"""Reads the map of a mixer that no adapter knows, by replacing its values with unit values.
 
-Whatever made the weights (queries, keys, decays) stays as it was in the call. What comes out is the
-exact map from one port to another, if the module is linear in between; that is checked.
+Whatever makes the weights of the map (queries, keys, decays) is frozen at its value on the captured
+call. If the module is linear from the value port to the response port, which is checked, the
+responses are the columns of its exact map.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,11 +33,11 @@ from dsf.mixers import Mixer
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StoredMap(Mixer):
-    """Rows of a map as they are, and the values it was applied to.
+    """A map stored entry by entry, and the values it was applied to.
 
     Attributes:
         axes: what the batch axes count.
-        label: what is known of the map, in words.
+        label: how the map was measured, in words: ports, forward passes, superposition error.
     """
 
     weights: Float[Tensor, "*batch time read"]
@@ -64,33 +65,33 @@ AXES = {0: ("sample", "output", "input"), 1: ("sample", "channel")}
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """How to drive a module: a port where its values enter, one where its response leaves.
+    """How to probe a module: the port where its values enter and that where its response leaves.
 
     Attributes:
-        value: by default whatever is called like values, or the module's input, if the module is
-            linear in it.
-        response: by default the input of the last submodule up to which it is linear, or what the
-            function, or the module, puts out.
+        value: by default a tensor that is named like values, or the module's input, provided that
+            the module is linear in it.
+        response: by default the input of the last submodule up to which the module is linear in its
+            values, or the output of the function, or that of the module.
     """
 
     value: str | Port | None = None
     response: str | Port | None = None
 
     def adapter(self) -> Adapter:
-        """Reads one module by driving it."""
+        """An adapter that reads one module by probing it."""
         prober = _Prober(self)
         return Adapter(families={}, read=prober.read, finish=prober.finish)
 
 
 class _Prober:
-    """Reads a call, and finishes the one it read last."""
+    """The ``read`` and ``finish`` of a probe; ``finish`` belongs to the call that was read last."""
 
     def __init__(self, probe: Probe):
         self._probe = probe
 
     def read(self, layer: Captured) -> StoredMap:
         self._driven = self._chosen(Repeated(layer.module, layer.arguments))
-        values, _, _ = self._driven.as_it_was()
+        values, _, _ = self._driven.original()
         self._linear = read_off(self._driven, values)
         width = self._linear.width
         return StoredMap(
@@ -101,7 +102,7 @@ class _Prober:
         )
 
     def finish(self, _: Captured, mixed: Shaped[Tensor, "*batch time 1 channel"]) -> Tensor:
-        """What the module's own code makes of the response that the map gives."""
+        """The output that the module's own code computes from the response of the map."""
         response = mixed.squeeze(-2)
         if self._linear.width == 0:
             response = response.sum(dim=2).squeeze(-1).mT
@@ -110,7 +111,7 @@ class _Prober:
         return self._driven.output(response + self._linear.rest)
 
     def _chosen(self, call: Repeated) -> Driven:
-        """The ports that were named; else the first pair between which the module is linear."""
+        """The named ports, or else the first pair between which the module is linear."""
         if self._probe.value is not None:
             value = _port(self._probe.value)
             usual = value.name if value.argument else ""
@@ -121,7 +122,7 @@ class _Prober:
             response = found if self._probe.response is None else _port(self._probe.response)
             driven = Driven(call, value, response)
             try:
-                values, _, _ = driven.as_it_was()
+                values, _, _ = driven.original()
                 if not mixes(driven, values):
                     continue
                 bent = superposition(driven, values)
@@ -134,11 +135,11 @@ class _Prober:
 
 
 def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
-    """An adapter for every module that is to be driven, by its path.
+    """An adapter for every module that is to be probed, by its path.
 
     Raises:
         InspectionError: if there is no such module.
-        TypeError: if ``wanted`` is something else.
+        TypeError: if ``wanted`` is neither a sequence of paths nor a mapping to ``Probe``.
     """
     if isinstance(wanted, str):
         raise TypeError(f"probe: must be a tuple of paths; for one pass probe=({wanted!r},).")
@@ -160,7 +161,7 @@ def _port(given: str | Port) -> Port:
 
 
 def _arranged(values: Tensor, linear: Linear) -> Tensor:
-    """Values in the axes of the map."""
+    """The values in the axes of the map."""
     if linear.width == 0:
         outputs = linear.weights.shape[1]
         each = values.mT.unsqueeze(1).unsqueeze(-1)
@@ -183,10 +184,11 @@ def _label(driven: Driven, linear: Linear) -> str:
 def _unfound(tried: Mapping[str, Any]) -> str:
     if not tried:
         return (
-            "no values were found in it: name them (value='v_proj', or value='function(argument)')"
+            "no values were found in it: name the port where they enter (value='v_proj', or "
+            "value='function(argument)')"
         )
     where = min(tried, key=lambda name: tried[name])
     return (
         f"it is not linear in its values: superposition error {tried[where]:.1e} from {where}; "
-        "name other ports (value=..., response=...) if you know better"
+        "if it is linear between other ports, name them (value=..., response=...)"
     )

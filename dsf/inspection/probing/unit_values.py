@@ -1,9 +1,9 @@
-"""The map of a function of values, from its responses to unit values, and whether it is one.
+"""Measures the map of a linear function of values by unit values, and checks that it is linear.
 
-Channels of one head share a map and keep to themselves. Then one pass drives as many tokens as a
-head has channels, each in a channel of its own: ceil(T / width) passes. Several heads in a row may
-read the values of one. Where every channel has a map of its own it takes T passes, and where
-channels mix one pass for every number.
+Where the channels of a head share one map and do not mix, one forward pass measures as many columns
+as a head has channels, each token in a channel of its own: ceil(T / width) passes. Several
+consecutive heads may read the values of one. Where every channel has its own map it takes T passes,
+and where channels mix, one pass for every token and channel.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,20 @@ from dsf.inspection.errors import UnreadableError
 
 Function = Callable[[Tensor], Tensor]
 ROUNDING = 1e-9
-"""What passes for equal in float64; a nonlinearity that bends less is not seen."""
+"""The largest relative difference taken for rounding; a smaller nonlinearity is not detected."""
 MOST_PASSES = 20_000
+"""The largest number of forward passes for one map."""
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A function of values as a map and what it adds.
+    """An affine function of values: a map and the response to zero values.
 
     Attributes:
         weights: ``sample head time read``, or ``sample output input time read`` where channels mix.
-        width: channels of a head; 1 where every channel has a map of its own, 0 where they mix.
-        rest: the response to no values at all.
-        superposition: how far it is from linear, relative.
+        width: channels of a head; 1 where every channel has its own map, 0 where channels mix.
+        rest: the response to zero values.
+        superposition: the relative error of superposition; 0 for an affine function.
     """
 
     weights: Tensor
@@ -48,7 +49,7 @@ class Linear:
 
 
 def superposition(function: Function, like: Float[Tensor, "sample read input"]) -> float:
-    """How far ``function`` is from affine: 0 for one that is, nan where it is not finite."""
+    """The relative error of superposition: 0 if ``function`` is affine, nan if it is not finite."""
     one, other = _random(like, seed=0), _random(like, seed=1)
     rest = function(torch.zeros_like(like))
     first, second = function(one) - rest, function(other) - rest
@@ -62,7 +63,7 @@ def superposition(function: Function, like: Float[Tensor, "sample read input"]) 
 
 
 def mixes(function: Function, like: Float[Tensor, "sample read input"]) -> bool:
-    """Whether the first or the last token changes the response at another one."""
+    """Whether the first or the last token changes the response at any other token."""
     values, rest = _random(like, seed=0), function(torch.zeros_like(like))
     if like.shape[1] == 1 or rest.shape[1] != like.shape[1]:
         return True
@@ -75,7 +76,7 @@ def mixes(function: Function, like: Float[Tensor, "sample read input"]) -> bool:
 
 
 def read_off(function: Function, like: Float[Tensor, "sample read input"]) -> Linear:
-    """The map of ``function``, checked on random values.
+    """The map of ``function``, measured by unit values and checked on random values.
 
     Raises:
         UnreadableError: if it is not linear, or takes too many passes.
@@ -106,7 +107,7 @@ def applied(weights: Tensor, values: Tensor, width: int) -> Float[Tensor, "sampl
 
 
 def by_head(values: Tensor, weights: Tensor, width: int) -> Float[Tensor, "sample head read _"]:
-    """Values in heads of ``width``, once for every head of the map that reads them."""
+    """The values in heads of ``width``, repeated for every head of the map that reads them."""
     heads = values.unflatten(-1, (-1, width)).transpose(1, 2)
     return heads.repeat_interleave(weights.shape[1] // heads.shape[1], dim=1)
 
@@ -118,7 +119,7 @@ def _random(like: Tensor, *, seed: int) -> Tensor:
 
 
 def _widths(part: Function, like: Tensor, expected: Tensor) -> list[int]:
-    """How wide heads may be, the likeliest first: channels of a head answer alike to one signal."""
+    """Candidate head widths, the likeliest first: a head maps equal channels to equal responses."""
     channels = like.shape[-1]
     if expected.shape[-1] % channels:
         return [0]
@@ -148,8 +149,9 @@ def _by_impulses(part: Function, like: Tensor) -> Float[Tensor, "sample output i
     _, steps, channels = like.shape
     if steps * channels > MOST_PASSES:
         raise UnreadableError(
-            f"its channels mix, and {steps * channels} passes are too many: name the projection of "
-            "the values and what follows the mixer (value=..., response=...)"
+            f"its channels mix, so that {steps * channels} forward passes would be needed, but at "
+            f"most {MOST_PASSES} are made: name the projection of the values and the module behind "
+            "the mixer (value=..., response=...)"
         )
     responses = []
     for channel in range(channels):

@@ -1,1 +1,1 @@
-"""What an inspection found, as layers, tables and numbers."""
+"""The result of an inspection: its layers, the quantities of their maps, and tables."""

@@ -1,4 +1,4 @@
-"""What an inspection found: layers with their systems, and what it could not read."""
+"""The result of an inspection: ``InspectedLayer`` for each token mixer, and those not read."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class InspectedLayer:
-    """One token mixer of a model on one input, rebuilt and compared.
+    """One token mixer of a model on one input, rebuilt and compared with its output.
 
     Attributes:
-        name: where it sits in the model, such as ``model.layers.0.self_attn``.
-        family: whose equations were read, such as ``mamba2``.
+        name: the path of the module in the model, such as ``model.layers.0.self_attn``.
+        family: the family that it was read as, such as ``mamba2``.
         mixer: the coefficients, in float64.
         axes: what the batch axes of the system count, such as ``("sample", "head")``.
         error: the larger of ``formula`` and ``rounding``: how far the rebuilt layer may lie from
             what the module put out in this run.
         tolerance: what ``formula`` was held against.
-        fingerprint: of the mixer as it was compared; without one nothing is checked later.
-        shell: builds the whole layer around the mixer; None where it is not known as a whole.
+        fingerprint: of the mixer when it was compared, to detect later changes; None to skip that.
+        shell: a function that builds the whole layer around the mixer; None where only the mixer
+            is known.
         formula: largest difference of the rebuilt layer from ``compared_with``, relative to the
             largest number there. Within ``tolerance``.
         rounding: how far what the module put out in this run lies from the module in float64,
@@ -74,7 +75,7 @@ class InspectedLayer:
 
     @property
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
-        """What drove the system in this run."""
+        """The input of the system in this run: the values of the mixer."""
         self._check_unaltered()
         signal = self.mixer.signal()
         return signal if self.heads is None else signal[self._index]
@@ -90,19 +91,21 @@ class InspectedLayer:
 
     @cached_property
     def whole(self) -> AffineLayer:
-        """The layer from its input to its output: convolution, activation, scan, gate and norm.
+        """The whole layer, from input to output: convolution, activation, scan, gate and norm.
 
-        Affine, given this run.
+        It is affine in its input once its factors (gates, norms, decays) are frozen at their values
+        on this run.
 
         Raises:
             InspectionError: if only the mixer of this layer is known.
-            ReconstructionError: if it does not reproduce the layer's output.
+            ReconstructionError: if the whole layer does not reproduce the captured output.
         """
         self._check_unaltered()
         if self.shell is None:
             raise InspectionError(
-                f"{self.name}: of a layer of the family '{self.family}' only the mixer is known, "
-                "not what the module does around it. layer.map() gives the mixer's map."
+                f"{self.name}: of the family '{self.family}' only the mixer is known, not the "
+                "stages between it and the module's input and output. layer.map() gives the "
+                "mixer's map."
             )
         return self.shell()
 
@@ -140,9 +143,9 @@ class InspectedLayer:
         if self.fingerprint is not None and not self.fingerprint.matches(self.mixer):
             raise ReconstructionError(
                 f"{self.name}: its mixer was altered after it was compared with the layer, so the "
-                f"error of {self.error:.1e} is not that of this mixer. Inspect the model again; to "
-                "ask what a change would do, build the mixer yourself (dataclasses.replace) and "
-                "take its system()."
+                f"error of {self.error:.1e} is not that of this mixer. Inspect the model again. To "
+                "study a changed mixer, build it yourself with dataclasses.replace and call its "
+                "system()."
             )
 
     def __repr__(self) -> str:
@@ -157,7 +160,7 @@ class InspectedLayer:
 
 @dataclass(frozen=True)
 class Unsupported:
-    """A token mixer that was seen but not read, and why.
+    """A token mixer that was found but not read: its path, its class and the reason.
 
     Attributes:
         formula: for a layer that was rebuilt and did not come out right, by how much, relative;
@@ -175,8 +178,8 @@ class Inspection(Sequence[InspectedLayer]):
     """All token mixers of a model on one input, in the order in which they ran.
 
     Attributes:
-        layers: what was read; iterating over the inspection gives these.
-        unsupported: what was seen and not read, with reasons.
+        layers: the layers that were read; iterating over the inspection gives them.
+        unsupported: the token mixers that were found but not read, with reasons.
         model: a name for the model: its class, folder or hub id.
         tokens: the text of every token of every sample, where known.
         environment: versions, dtype, device and settings the run depends on.

@@ -1,4 +1,4 @@
-"""The quantities that an inspection measures on every map, and the table they make."""
+"""Measures a fixed list of quantities on the map of every layer and lists them in a table."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ WINDOW = 8
 
 @runtime_checkable
 class Measurable(Protocol):
-    """What is measured: anything with a map, a system, and names for its batch axes."""
+    """A layer that can be measured: it has a map, a system, and names for its batch axes."""
 
     @property
     def name(self) -> str: ...
@@ -89,19 +89,19 @@ def measured(
 def values(
     layer: Measurable, quantities: Mapping[str, Quantity] = QUANTITIES
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each quantity over the batch axes of the layer, and why the others have no meaning here."""
+    """Each quantity over the batch axes of the layer, and why the others are not defined for it."""
     source = _source(layer)
     found, unmeasured = {}, {}
     for name, quantity in quantities.items():
         try:
             found[name] = quantity(source)
-        except ValueError as error:  # such as the order of a map with NaN
+        except ValueError as error:  # such as ranks of a map with NaN
             unmeasured[name] = str(error)
     return found, unmeasured
 
 
 def _source(layer: Measurable) -> Any:
-    """The whole map where it fits and is square, the system otherwise: every measure takes both."""
+    """The map where it fits into memory and is square, else the system; measures take both."""
     try:
         map = layer.map()
     except MapTooLarge:
@@ -121,5 +121,5 @@ def _records(layer: Measurable, name: str, found: Tensor) -> list[Record]:
 
 
 def indices(values: Tensor) -> list[tuple[int, ...]]:
-    """Every index of a tensor, the last axis fastest; the empty one for a single number."""
+    """Every index of a tensor, the last axis fastest; one empty index for a scalar."""
     return list(product(*(range(size) for size in values.shape)))

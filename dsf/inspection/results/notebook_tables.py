@@ -1,4 +1,4 @@
-"""How an inspection shows itself in a notebook: plain tables, no script."""
+"""The HTML tables by which a notebook displays an inspection; they need no script."""
 
 from collections.abc import Iterable
 from html import escape
@@ -8,7 +8,7 @@ HEAD = ("layer", "family", "mixer", "maps", "tokens", "error", "tolerance")
 
 
 def inspection_table(inspection: Any) -> str:
-    """One row a layer; below it what was not read."""
+    """A table with one row for each layer, and a list of the mixers that were not read."""
     facts = ", ".join(f"{name} {fact}" for name, fact in inspection.environment.items())
     rows = [_row("td", _cells(layer)) for layer in inspection]
     missed = [
@@ -24,7 +24,7 @@ def inspection_table(inspection: Any) -> str:
 
 
 def layer_table(layer: Any) -> str:
-    """The facts of one layer."""
+    """A table with the facts of one layer."""
     return f"<table>{_row('th', HEAD)}{_row('td', _cells(layer))}</table>"
 
 

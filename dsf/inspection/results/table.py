@@ -1,4 +1,4 @@
-"""Numbers in rows: one layer, one head, one quantity each."""
+"""``Table``: measured numbers, one record for every layer, batch index and quantity."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ Record = dict[str, Any]
 class Table(Sequence[Record]):
     """A tidy table: one record for every layer, batch index and quantity.
 
-    Iterating gives dictionaries, so ``pandas.DataFrame(table)`` works as it is.
+    Iterating gives dictionaries, so that ``pandas.DataFrame(table)`` works.
     """
 
     records: tuple[Record, ...]
@@ -47,7 +47,7 @@ class Table(Sequence[Record]):
         return Table(tuple(kept))
 
     def to_csv(self) -> str:
-        """Comma-separated text. A cell that a spreadsheet would run gets a leading quote."""
+        """Comma-separated text. A cell that a spreadsheet would run as a formula gets a quote."""
         out = io.StringIO()
         writer = csv.DictWriter(out, fieldnames=self.columns, lineterminator="\n")
         writer.writeheader()

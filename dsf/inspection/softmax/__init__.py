@@ -1,1 +1,1 @@
-"""The routes by which softmax attention is found in a model."""
+"""The ways by which softmax attention is found in a model, one module for each."""

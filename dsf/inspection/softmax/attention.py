@@ -1,6 +1,6 @@
-"""Softmax attention of any family that goes through the attention interface.
+"""Reads softmax attention that goes through the model library's attention interface.
 
-Order of operations: scale q.k, soft cap, position bias, mask, sink, softmax.
+Order of operations: scaled product of query and key, soft cap, position bias, mask, sink, softmax.
 """
 
 from dataclasses import replace
@@ -16,14 +16,14 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.stages import Chain, Project, Scale
 from dsf.mixers import SoftmaxAttention
 
-# Masks hold the smallest number of the model's type; float16 has the largest smallest.
+# Additive masks hide a key by the lowest number of the model's dtype; that of float16 is highest.
 HIDDEN = torch.finfo(torch.float16).min / 2
 
 
 def as_bias(mask: Shaped[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """What a mask adds to the scores in float64, ``-inf`` where it hides a key.
+    """A mask as a float64 bias of the scores, ``-inf`` where a key is masked.
 
-    A boolean mask is true where a key may be seen.
+    A boolean mask is true where a key is not masked.
     """
     if mask.dtype == torch.bool:
         zero = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
@@ -40,7 +40,7 @@ def attention(
     scale: float,
     causal: bool = False,
 ) -> SoftmaxAttention:
-    """The mixer; a bias that says no more than 'no token reads the future' is left out."""
+    """The mixer; a bias that only masks later keys is replaced by ``causal=True``."""
     if bias is not None and not causal and hides_the_future(bias):
         causal = True
         ahead = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).triu(1)
@@ -57,7 +57,7 @@ def attention(
 
 
 def hides_the_future(bias: Float[Tensor, "*batch time read"]) -> bool:
-    """Whether a square bias hides every key above the diagonal."""
+    """Whether a square bias masks every key above the diagonal."""
     tokens, keys = bias.shape[-2:]
     if tokens != keys:
         return False
@@ -66,7 +66,7 @@ def hides_the_future(bias: Float[Tensor, "*batch time read"]) -> bool:
 
 
 def read(layer: Captured) -> SoftmaxAttention:
-    """Query, key and value as the interface got them; key and value heads repeated in blocks."""
+    """The mixer with query, key and value of the interface; grouped heads are repeated."""
     query, key, value = (layer.arguments[name] for name in ("query", "key", "value"))
     heads = query.shape[1]
     scale = layer.arguments.get("scaling")
@@ -89,19 +89,19 @@ def finish(
 ) -> Shaped[Tensor, "*axes"]:
     """The interface's output: ``sample time head channel``.
 
-    A query that sees no key gets a uniform row from the library and an empty one from us; such
-    rows belong to padding and are taken over.
+    For a query whose keys are all masked the library has a uniform row and our map a row of zeros.
+    Such queries are padding; their output is copied from the captured one.
     """
     response = mixed.squeeze(-2).transpose(1, 2)
     bias = _bias(layer)
     if bias is None:
         return response
-    blind = (bias == -torch.inf).all(dim=-1).transpose(1, 2).unsqueeze(-1)
-    return torch.where(blind, layer.output, response)
+    fully_masked = (bias == -torch.inf).all(dim=-1).transpose(1, 2).unsqueeze(-1)
+    return torch.where(fully_masked, layer.output, response)
 
 
 def _bias(layer: Captured) -> Tensor | None:
-    """Position bias plus mask, over the keys there are."""
+    """Position bias plus mask, cut to the number of keys."""
     keys = layer.arguments["key"].shape[-2]
     mask, position = (layer.arguments.get(name) for name in ("attention_mask", "position_bias"))
     if position is not None:
@@ -112,15 +112,15 @@ def _bias(layer: Captured) -> Tensor | None:
 
 
 def _repeated(part: Tensor, heads: int) -> Tensor:
-    """Query head h reads key/value head h // (heads per group)."""
+    """Keys or values repeated so that query head h has head h // (heads per group)."""
     return part.repeat_interleave(heads // part.shape[1], dim=1)
 
 
 def enter(layer: Captured) -> Chain:
-    """The projection of the values, those of a group once for each of its queries' heads.
+    """The value projection, repeated for every query head of a group.
 
     Raises:
-        InspectionError: if it was not recognised.
+        InspectionError: if the projection was not recognised.
     """
     found = around(layer)
     value, heads = layer.arguments["value"], layer.arguments["query"].shape[-3]
@@ -131,7 +131,7 @@ def enter(layer: Captured) -> Chain:
 
 
 def leave(layer: Captured, _: Tensor) -> Chain:
-    """The gate, if there is one, and the projection behind, if there is one.
+    """The output gate and the output projection, each if there is one.
 
     Raises:
         InspectionError: if they were not recognised.
@@ -142,30 +142,30 @@ def leave(layer: Captured, _: Tensor) -> Chain:
 
 
 def overlooked(layer: Captured) -> Tensor | None:
-    """Tokens that see no key, where the library mixes uniformly: ``sample time``."""
+    """Tokens whose keys are all masked, where the library has a uniform row: ``sample time``."""
     bias = _bias(layer)
     if bias is None:
         return None
-    blind = (bias == -torch.inf).all(dim=-1).any(dim=1)
-    return blind.expand(layer.arguments["query"].shape[0], -1)
+    fully_masked = (bias == -torch.inf).all(dim=-1).any(dim=1)
+    return fully_masked.expand(layer.arguments["query"].shape[0], -1)
 
 
 def around(layer: Captured) -> Surroundings:
-    """What stands around an attention.
+    """What the module computes before and after its attention.
 
     Raises:
-        InspectionError: if it was not recognised.
+        InspectionError: if that was not recognised.
     """
     if layer.surroundings is None:
         raise InspectionError(
-            f"{layer.name}: around this attention no linear maps were recognised that make its "
-            "values and take its response, so only the mixer is known. layer.map() gives its map."
+            f"{layer.name}: around this attention no linear maps were recognised as its value and "
+            "output projections, so only the mixer is known. layer.map() gives its map."
         )
     return layer.surroundings
 
 
 def linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight, ``output width``, and bias."""
+    """The weight of a linear map, laid out ``output width``, and its bias."""
     weights = Weights(module)
     weight = weights["weight"]
     return weight.mT if is_transposed(module) else weight, weights.get("bias")

@@ -1,4 +1,4 @@
-"""Softmax attention that its module computes on its own, as bloom, mpt, falcon and gpt_neo do."""
+"""Reads softmax attention that a module computes itself, as bloom, mpt, falcon and gpt_neo do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from dsf.mixers.base import Mixer
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GivenWeights(Mixer):
-    """Values summed with the weights that a module was seen to multiply them with.
+    """An attention map that was recorded as such, and the values it was multiplied with.
 
     Attributes:
-        weights: row t is what token t is made of.
+        weights: row t holds the weights of query t.
     """
 
     weights: Float[Tensor, "*batch time read"]
@@ -46,13 +46,13 @@ class GivenWeights(Mixer):
 
 
 def read(layer: Captured) -> SoftmaxAttention | GivenWeights:
-    """Queries, keys and a bias where the scores are nothing else; otherwise the weights."""
+    """Softmax attention where queries, keys and a bias explain the scores; else the weights."""
     given = layer.arguments
     if given.get("heads") is None:
         raise UnreadableError(
-            "it multiplies the output of a softmax with values, but makes only a part of what it "
-            "puts out that way (attention in blocks, several streams, or something beside it), so "
-            "this would not be its map"
+            "it multiplies the output of a softmax with values, but that is only a part of its "
+            "output (attention in blocks, several streams, or a further branch), so this would not "
+            "be its map"
         )
     value = _in_heads(layer, "value")
     if "weights" in given:
@@ -63,7 +63,7 @@ def read(layer: Captured) -> SoftmaxAttention | GivenWeights:
 
 
 def join(calls: Sequence[Call]) -> Sequence[Call]:
-    """All attentions of one module; one of them, where some are a part of what it puts out."""
+    """The attentions of one module; only one, if some make only a part of the module's output."""
     parts = [call for call in calls if call.arguments.get("heads") is None]
     return parts[:1] or calls
 
@@ -71,14 +71,14 @@ def join(calls: Sequence[Call]) -> Sequence[Call]:
 def finish(
     layer: Captured, mixed: Shaped[Tensor, "sample head time output channel"]
 ) -> Shaped[Tensor, "map time channel"]:
-    """The product with the values. A query that sees no key is padding and taken over."""
+    """The response; that of a query whose keys are all masked (padding) is the captured one."""
     response = mixed.squeeze(-2).flatten(0, 1)
-    blind = _blind(layer)
-    return response if blind is None else torch.where(blind.unsqueeze(-1), layer.output, response)
+    masked = _fully_masked(layer)
+    return response if masked is None else torch.where(masked.unsqueeze(-1), layer.output, response)
 
 
 def enter(layer: Captured) -> Chain:
-    """The projection of the values.
+    """The value projection.
 
     Raises:
         InspectionError: if it was not recognised.
@@ -89,14 +89,14 @@ def enter(layer: Captured) -> Chain:
 
 
 def overlooked(layer: Captured) -> Tensor | None:
-    """Tokens that see no key: ``sample time``."""
-    blind = _blind(layer)
-    if blind is None:
+    """Tokens whose keys are all masked: ``sample time``."""
+    masked = _fully_masked(layer)
+    if masked is None:
         return None
-    return rearrange(blind, "(s h) t -> s h t", h=layer.arguments["heads"]).any(dim=1)
+    return rearrange(masked, "(s h) t -> s h t", h=layer.arguments["heads"]).any(dim=1)
 
 
-def _blind(layer: Captured) -> Tensor | None:
+def _fully_masked(layer: Captured) -> Tensor | None:
     bias = layer.arguments.get("bias")
     return None if bias is None else (bias == -torch.inf).all(dim=-1)
 

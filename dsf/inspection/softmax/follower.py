@@ -1,10 +1,13 @@
-"""Softmax attention that a module computes on its own, followed from the scores to the values.
+"""Records softmax attention that a module computes itself, from the scores to the values.
 
-Many modelling files multiply queries and keys, add to the scores what they like, call softmax and
-multiply the values. Whatever their modules are called, these three calls are seen; in between a
-tensor is followed by its identity. Anything done to the scores or the weights that is not
-understood leaves the weights themselves, which are the map. Softmax of other numbers than products
-(experts, residual streams, additive attention) is none of this.
+Many modelling files multiply queries and keys, add a mask or bias to the scores, call softmax and
+multiply the values. A torch function mode sees these calls in any module; between them a tensor is
+followed by its identity. If an operation on the scores or the weights is not understood, the
+weights are recorded instead, which are the map. A softmax of anything but a product of two tensors
+(experts, residual streams, additive attention) is not recorded.
+
+``record_heads`` adds to a recorded call the number of heads and what the module computes before and
+after the attention, which are known only once the module has returned.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,16 +36,16 @@ from dsf.inspection.softmax.scores import (
 from dsf.inspection.softmax.torch_module import FUNCTION, functional_call
 
 
-def tell_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
-    """Once the module of ``call`` is through, note its heads and what stands around them.
+def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
+    """Once the module of ``call`` has returned, record the number of heads and its surroundings.
 
-    ``heads`` is None where the attention made only some of what the module put out.
+    ``heads`` is None where the attention makes only a part of the module's output.
 
     Args:
         mixed: the response as the module has it, ``*batch time channel``.
     """
 
-    def tell(frame: Frame, ran: int, given: Any, output: Any) -> None:
+    def record(frame: Frame, ran: int, given: Any, output: Any) -> None:
         put_out = first_tensor(output)
         behind = [one.given.shape[-1] for one in frame.projected[ran:]]
         heads = None if put_out is None else heads_of(mixed, put_out, behind)
@@ -52,23 +55,23 @@ def tell_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
             merged = rearrange(mixed.flatten(0, -3), "(s h) t c -> s t (h c)", h=heads)
             call.surroundings = around(frame, ran, value, merged, given, output)
 
-    where.when_through(call.module, tell)
+    where.after_call(call.module, record)
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """What a module put out; the first part where there are several."""
+    """The first tensor in a module's output; None if there is none."""
     while isinstance(output, tuple | list | dict) and output:
         output = next(iter(output.values() if isinstance(output, dict) else output))
     return output if isinstance(output, Tensor) else None
 
 
 def heads_of(mixed: Tensor, output: Tensor, behind: Sequence[int] = ()) -> int | None:
-    """Heads of every sample; None where the attention is not all of what a module put out.
+    """The number of heads; None where the attention makes only a part of the module's output.
 
     Args:
         mixed: the attention's response, ``*batch time channel``.
-        output: what the module put out; channels stand last, or second as images have them.
-        behind: the widths of what the linear maps behind the attention took.
+        output: the module's output, with channels in the last axis or, as images have them, second.
+        behind: the input widths of the linear maps called after the attention.
     """
     if output.shape == mixed.shape and mixed.ndim > STACK:
         return mixed.shape[-3]
@@ -82,7 +85,7 @@ def heads_of(mixed: Tensor, output: Tensor, behind: Sequence[int] = ()) -> int |
 
 
 def _heads(mixed: Tensor, tokens: Size) -> int | None:
-    """Responses for every token, if these are the tokens of whole samples."""
+    """The number of responses for every token, if ``tokens`` is the shape of whole samples."""
     steps, maps = mixed.shape[-2], mixed.shape[:-2].numel()
     heads, rest = divmod(maps * steps, max(tokens.numel(), 1))
     if rest or not heads or maps % heads or (mixed.ndim > STACK and mixed.shape[-3] != heads):
@@ -93,7 +96,7 @@ def _heads(mixed: Tensor, tokens: Size) -> int | None:
 
 @contextmanager
 def recording_followed(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
-    """Append every softmax between two products to ``calls`` that nothing else accounts for."""
+    """Append to ``calls`` every softmax between two products, unless its module is claimed."""
     with _Follower(where, calls):
         yield
 
@@ -102,7 +105,7 @@ class _Follower(TorchFunctionMode):
     def __init__(self, where: ModuleStack, calls: list[Call]):
         super().__init__()
         self._where, self._calls = where, calls
-        # The tensors are kept beside, so that no other gets their identity.
+        # The tensors are kept alive, so that no other tensor gets the same id.
         self._followed: dict[int, tuple[Tensor, Scores | Normalised]] = {}
         self._unused: list[Scores] = []
 
@@ -154,7 +157,9 @@ class _Follower(TorchFunctionMode):
         rivals = [one for one in self._unused if one.module is scores.module]
         self._unused = [one for one in self._unused if one.module is not scores.module]
         if len(rivals) > 1 or output.shape[-1] != scores.product.output.shape[-1]:
-            scores = replace(scores, plain=False)  # more than queries times keys is in them
+            scores = replace(
+                scores, plain=False
+            )  # the scores are more than one product of queries and keys
         self._follow(
             output, Normalised(self._where.module, given, output, scores, times_written(output))
         )
@@ -176,7 +181,7 @@ class _Follower(TorchFunctionMode):
         return None if entry is None else entry[1]
 
     def _forget(self) -> None:
-        """Let go of what modules did that are through."""
+        """Forget the tensors of modules that have returned."""
         running = self._where.is_running
         self._unused = [one for one in self._unused if running(one.module)]
         self._followed = {
@@ -200,4 +205,4 @@ class _Follower(TorchFunctionMode):
             Through.FOLLOWED,
         )
         add_call(self._calls, call, self._where)
-        tell_heads(self._where, call, mixed)
+        record_heads(self._where, call, mixed)

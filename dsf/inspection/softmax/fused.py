@@ -1,4 +1,4 @@
-"""Softmax attention of any module that calls torch's fused attention itself.
+"""Records and reads softmax attention of modules that call torch's fused attention.
 
 Source of the conventions: ``torch.nn.functional.scaled_dot_product_attention``.
 """
@@ -26,7 +26,7 @@ POSITIONAL = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 @contextmanager
 def recording_fused(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
-    """Append every call of fused attention to ``calls`` that nothing else accounts for."""
+    """Append to ``calls`` every call of fused attention, unless its module is claimed."""
     with where.followed(), _Listener(where, calls):
         yield
 
@@ -60,16 +60,16 @@ class _Listener(TorchFunctionMode):
         add_call(self._calls, call, self._where)
         if output.ndim == 4:
             mixed = output.transpose(1, 2).flatten(-2)
-            tell = partial(setattr, call, "surroundings")
-            self._where.tell_surroundings(module, arguments["value"], mixed, tell)
+            keep = partial(setattr, call, "surroundings")
+            self._where.pass_surroundings(module, arguments["value"], mixed, keep)
 
 
 def read(layer: Captured) -> SoftmaxAttention:
-    """Query, key and value as the function got them; key and value heads repeated in blocks."""
+    """The mixer with query, key and value of the function; grouped heads are repeated in blocks."""
     if layer.arguments.get("dropout_p"):
         raise UnreadableError(
-            "fused attention with dropout, also in evaluation mode: its weights are random. Pass "
-            "dropout_p=0.0 when the module is not training."
+            "it calls fused attention with dropout, also in evaluation mode: its weights are "
+            "random. Pass dropout_p=0.0 when the module is not training"
         )
     query, key, value = (_in_heads(part) for part in _expanded(layer))
     scale = layer.arguments.get("scale")
@@ -88,22 +88,24 @@ def finish(
 ) -> Shaped[Tensor, "*axes"]:
     """The function's output: ``*batch time channel``.
 
-    A mask that hides all keys by the smallest number, not by ``-inf``, makes a uniform row; such
-    rows belong to padding and are taken over.
+    A mask that hides all keys of a query by the lowest number of the dtype, not by ``-inf``, gives
+    a uniform row. Such queries are padding; their output is copied from the captured one.
     """
     response = mixed.squeeze(-2).reshape(layer.output.shape)
     mask = layer.arguments.get("attn_mask")
     if mask is None:
         return response
-    blind = (attention.as_bias(mask) == -torch.inf).all(dim=-1, keepdim=True)
-    return torch.where(blind.expand(*response.shape[:-1], 1), layer.output, response)
+    fully_masked = (attention.as_bias(mask) == -torch.inf).all(dim=-1, keepdim=True)
+    return torch.where(fully_masked.expand(*response.shape[:-1], 1), layer.output, response)
 
 
 def _expanded(layer: Captured) -> list[Tensor]:
-    """Query, key and value with equal axes in front."""
+    """Query, key and value with equal batch axes; grouped heads are repeated."""
     query, key, value = (layer.arguments[name] for name in ("query", "key", "value"))
     if query.is_nested:
-        raise UnreadableError("fused attention on a nested tensor: pass a padded batch instead.")
+        raise UnreadableError(
+            "it calls fused attention on a nested tensor. Pass a padded batch instead"
+        )
     if layer.arguments.get("enable_gqa"):
         key, value = (
             part.repeat_interleave(query.shape[-3] // part.shape[-3], dim=-3)
@@ -115,7 +117,7 @@ def _expanded(layer: Captured) -> list[Tensor]:
 
 
 def _in_heads(part: Tensor) -> Tensor:
-    """``sample head time width``: one head where there is no axis for it, more axes in one."""
+    """``sample head time width``: one head if there is no axis for it; further axes are merged."""
     if part.ndim < 4:
         return part.reshape(-1, 1, *part.shape[-2:])
     return part.flatten(0, -4)
@@ -126,7 +128,7 @@ def _is_causal(layer: Captured) -> bool:
 
 
 def _bias(layer: Captured, query: Tensor, key: Tensor) -> Tensor | None:
-    """The mask, or that of a causal rectangle: both sequences begin together."""
+    """The mask as a bias; a causal map that is not square gets one, aligned at the first tokens."""
     size = query.shape[-2], key.shape[-2]
     mask = layer.arguments.get("attn_mask")
     if mask is not None:
@@ -138,7 +140,7 @@ def _bias(layer: Captured, query: Tensor, key: Tensor) -> Tensor | None:
 
 
 def overlooked(layer: Captured) -> Tensor | None:
-    """Tokens that see no key: ``sample time``."""
+    """Tokens whose keys are all masked: ``sample time``."""
     mask = layer.arguments.get("attn_mask")
     if mask is None:
         return None

@@ -1,9 +1,9 @@
-"""Softmax attention through the model library's public attention and mask interfaces.
+"""Records softmax attention through the model library's attention and mask interfaces.
 
-A function of ours is registered under a name of our own, together with the mask function under the
-same name: without the second a causal model would silently attend to the future. The function lets
-the library's own attention do the work and records what went in and out. A model that runs on fused
-attention keeps doing so, which leaves its output as it was, bit for bit, and makes no map.
+A recording function is registered under a name of our own, together with a mask function of that
+name; without the latter a causal model would silently attend to later tokens. The recording
+function calls the library's own attention and records its inputs and output. A model that runs on
+fused attention keeps using it, so that its output stays the same bit for bit and no map is formed.
 """
 
 import sys
@@ -29,7 +29,7 @@ Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def models_of_library(model: nn.Module) -> list[Any]:
-    """The outermost modules of ``model`` that are models of the library."""
+    """The outermost modules of ``model`` that are models of transformers."""
     if _belongs(model):
         return [model]
     return [found for child in model.children() for found in models_of_library(child)]
@@ -43,15 +43,15 @@ def _belongs(module: nn.Module) -> bool:
 
 @contextmanager
 def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call]) -> Iterator[None]:
-    """Append every attention call of a library model to ``calls`` while the block runs."""
+    """Append every attention call of a library model to ``calls`` inside the ``with`` block."""
     hosts = models_of_library(model)
     if not hosts:
         yield
         return
     with ExitStack() as stack:
         stack.enter_context(_registered(_Recorder(where, calls)))
-        stack.enter_context(_settings_kept(model))
-        for host in filter(_follows, hosts):
+        stack.enter_context(_settings_restored(model))
+        for host in filter(_can_be_set, hosts):
             host.set_attn_implementation(_route(host))
         yield
 
@@ -64,7 +64,7 @@ def recording_attention_in(
     if not implementation:
         yield
         return
-    with _registered(_Recorder(where, calls)), _settings_kept(part):
+    with _registered(_Recorder(where, calls)), _settings_restored(part):
         for config in _configs(part):
             config._attn_implementation_internal = implementation
         yield
@@ -72,28 +72,28 @@ def recording_attention_in(
 
 @contextmanager
 def plain_experts(model: nn.Module) -> Iterator[None]:
-    """Mixtures of experts without grouped kernels, which have no float64."""
-    with _settings_kept(model):
+    """Run mixtures of experts without grouped kernels, which do not support float64."""
+    with _settings_restored(model):
         for host in models_of_library(model):
             if hasattr(host, "set_experts_implementation"):
                 host.set_experts_implementation("eager")
         yield
 
 
-def _follows(host: Any) -> bool:
-    """Whether the attention of ``host`` can be set; the library would warn and do nothing."""
+def _can_be_set(host: Any) -> bool:
+    """Whether the attention of ``host`` can be set; if not, the library only warns."""
     asks = getattr(host, "_can_set_attn_implementation", None)
     return asks is None or bool(asks())
 
 
 def _route(host: Any) -> str:
-    """Fused where every part of the model runs fused now."""
+    """The recording name to set: fused if every part of the model now runs fused attention."""
     now = {config._attn_implementation_internal for config in _configs(host)}
     return FUSED if now == {"sdpa"} else EAGER
 
 
 @contextmanager
-def _settings_kept(model: nn.Module) -> Iterator[None]:
+def _settings_restored(model: nn.Module) -> Iterator[None]:
     before = [
         (config, name, getattr(config, name))
         for config in _configs(model)
@@ -108,7 +108,7 @@ def _settings_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Every configuration object that says how attention is computed, sub-configurations too."""
+    """Every configuration, sub-configurations too, that selects how attention is computed."""
     found: dict[int, Any] = {}
     waiting = [config for module in model.modules() if (config := getattr(module, "config", None))]
     while waiting:
@@ -122,7 +122,7 @@ def _configs(model: nn.Module) -> list[Any]:
 
 
 class _Recorder:
-    """Runs the library's attention and keeps what went in and out, one mask for all layers."""
+    """Runs the library's attention and records its calls; equal masks are converted once."""
 
     def __init__(self, where: ModuleStack, calls: list[Call]):
         self._where, self._calls = where, calls
@@ -131,15 +131,15 @@ class _Recorder:
     def eager(
         self, module: nn.Module, *tensors: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """The modelling file's own attention. A missing mask hides nothing."""
+        """Run the modelling file's own attention, where no mask means that no key is masked."""
         return self._run(_own_attention(module), False, module, tensors, options)
 
     def fused(
         self, module: nn.Module, *tensors: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Fused attention. A missing mask stands for a causal one where the module is causal.
+        """Run fused attention, where no mask means a causal one if the module is causal.
 
-        Options it has no use for, such as a soft cap on some releases, had no effect on this run.
+        Options that it ignores, such as a soft cap in some releases, are not recorded.
         """
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -175,11 +175,11 @@ class _Recorder:
         call = Call(name, module, arguments, copied(output[0]), place, kind)
         add_call(self._calls, call, self._where)
         value, mixed = arguments["value"], output[0].flatten(-2)
-        self._where.tell_surroundings(module, value, mixed, partial(setattr, call, "surroundings"))
+        self._where.pass_surroundings(module, value, mixed, partial(setattr, call, "surroundings"))
         return output
 
     def _bias(self, mask: Tensor) -> Tensor:
-        """The mask object stays alive beside its bias, so that its identity is not given away."""
+        """A mask as a bias. The mask is kept alive, so that no other tensor gets the same id."""
         key = id(mask), times_written(mask)
         if key not in self._biases:
             self._biases[key] = mask, as_bias(mask)
@@ -193,8 +193,8 @@ def _own_attention(module: nn.Module) -> Attention:
             if name in parts:
                 return parts[name]
     raise InspectionError(
-        f"{type(module).__name__}: its file has no eager_attention_forward, so its attention "
-        "cannot be run and recorded. Build the model with attn_implementation='sdpa'."
+        f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so its "
+        "attention cannot be recorded. Build the model with attn_implementation='sdpa'."
     )
 
 

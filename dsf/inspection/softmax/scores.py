@@ -1,4 +1,10 @@
-"""Scores of queries and keys, told from the products, sums and masks that a module computes."""
+"""Finds queries, keys, scale and bias in the products, sums and masks that a module computes.
+
+``product`` recognises a torch call that multiplies two stacks of matrices. ``changed`` follows the
+``Scores`` of such a product, or the ``Normalised`` output of a softmax, through later torch calls.
+``explained`` gives query, key, scale and bias that reproduce the weights, or the weights themselves
+where something else was done to the scores.
+"""
 
 import re
 from dataclasses import dataclass, replace
@@ -14,18 +20,19 @@ from dsf.inspection.softmax.attention import as_bias
 PLAIN = {"matmul", "bmm"}
 EQUATION = re.compile(r"^(\w+),(\w+)->(\w+)$")
 STACK = 3
-"""Axes a stack of matrices has at least; a matrix of two is a weight."""
+"""The least number of axes of a stack of matrices; a tensor with two is taken for a weight."""
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """``left @ right``, and what it was multiplied by on the way.
+    """A matrix product ``factor left @ right`` that a torch function computed.
 
-    The axes in front of either may be those of ``batch`` or broadcast to them.
+    The leading axes of ``left`` and ``right`` are those of ``batch`` or broadcast to them.
 
     Attributes:
         sources: the two arguments as they were passed, in the order of left and right.
-        output: the product as a stack of matrices; another layout than the function's, perhaps.
+        output: the product as a stack of matrices, perhaps permuted from the function's output.
+        factor: what the product was multiplied by in the same call.
     """
 
     left: Shaped[Tensor, "*lefts time inner"]
@@ -36,7 +43,7 @@ class Product:
 
     @property
     def transposed(self) -> "Product":
-        """The same numbers as ``rightᵀ leftᵀ``."""
+        """The transposed product, ``rightᵀ leftᵀ``."""
         return Product(
             left=self.right.mT,
             right=self.left.mT,
@@ -47,7 +54,7 @@ class Product:
 
 
 def flat(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments, those in lists as well (``torch.cat`` takes a list)."""
+    """Arguments, with lists and tuples flattened (``torch.cat`` takes a list)."""
     parts = (each if isinstance(each, tuple | list) else (each,) for each in given)
     return tuple(part for several in parts for part in several)
 
@@ -55,7 +62,7 @@ def flat(given: tuple[Any, ...]) -> tuple[Any, ...]:
 def product(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
 ) -> Product | None:
-    """The product that the torch function ``name`` made; None if it made none of two stacks."""
+    """The product that the torch function ``name`` computed; None if it is none of two stacks."""
     if name == "einsum":
         return _contracted(args, output)
     added = name == "baddbmm"
@@ -71,10 +78,12 @@ def product(
 
 
 def _contracted(args: tuple[Any, ...], output: Tensor) -> Product | None:
-    """An einsum of two stacks that sums over one axis: the last two of what it puts out, or all
-    but one of its axes, are rows and columns."""
-    told = args[0].replace(" ", "") if args and isinstance(args[0], str) else ""
-    equation = EQUATION.match(told)
+    """The matrix product in an einsum of two stacks that sums over one axis; None if it is none.
+
+    Each operand must have exactly one axis that the other lacks: rows and columns of the product.
+    """
+    written = args[0].replace(" ", "") if args and isinstance(args[0], str) else ""
+    equation = EQUATION.match(written)
     operands = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
     if equation is None or len(operands) != 2 or any(part.ndim < STACK for part in operands):
         return None
@@ -94,7 +103,7 @@ def _contracted(args: tuple[Any, ...], output: Tensor) -> Product | None:
 
 
 def _laid_out(part: Tensor, axes: str, wanted: list[str]) -> Tensor | None:
-    """``part`` with its axes in the order that is wanted, None if it has others."""
+    """``part`` with its axes in the order of ``wanted``; None if it has other axes."""
     if sorted(axes) != sorted(wanted):
         return None
     return part.permute([axes.index(axis) for axis in wanted])
@@ -102,7 +111,7 @@ def _laid_out(part: Tensor, axes: str, wanted: list[str]) -> Tensor | None:
 
 MULTIPLIES = {"mul", "imul", "rmul", "multiply"}
 DIVIDES = {"div", "truediv", "itruediv", "divide", "true_divide"}
-# What these add or hide is a bias of the scores; the others keep all numbers.
+# ADDS: what these functions add or mask is a bias of the scores. KEEPS: these keep all numbers.
 ADDS = {"add", "iadd", "radd", "sub", "isub", "masked_fill", "where", "max", "maximum", "clamp"}
 KEEPS = {"view", "reshape", "unflatten", "flatten", "squeeze", "unsqueeze", "contiguous", "clone"}
 KEEPS |= {"to", "type", "type_as", "float", "double", "half", "bfloat16", "dropout"}
@@ -110,11 +119,11 @@ KEEPS |= {"to", "type", "type_as", "float", "double", "half", "bfloat16", "dropo
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What became of a product of queries and keys.
+    """The scores that a module computes from a product of queries and keys.
 
     Attributes:
-        factor: what the scores were multiplied by since, a number or one for every head.
-        plain: whether all that was done to them is a factor and a bias.
+        factor: what the scores were multiplied by so far: one number, or one for every head.
+        plain: whether nothing but a factor and a bias was applied to them.
     """
 
     module: nn.Module | None
@@ -125,11 +134,12 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """What became of the output of a softmax.
+    """The weights that a softmax makes of scores.
 
     Attributes:
-        given, output: of the softmax.
-        written: the version of ``output`` then; a later one was written into since.
+        given, output: the input and output of the softmax.
+        written: torch's version counter of ``output`` after the softmax; a higher one later shows
+            an in-place change.
     """
 
     module: nn.Module | None
@@ -142,7 +152,7 @@ class Normalised:
 def changed(
     scores: Scores | Normalised, name: str, given: tuple[Any, ...], output: Tensor
 ) -> Scores | Normalised:
-    """The scores, or the weights, after the torch function ``name`` made ``output`` of them."""
+    """The scores, or the weights, after the torch function ``name`` made ``output`` from them."""
     if isinstance(scores, Normalised) or name in ADDS or name in KEEPS:
         return scores
     if name in MULTIPLIES or name in DIVIDES:
@@ -156,14 +166,14 @@ def changed(
 
 
 def _has_columns(part: Any) -> bool:
-    """Whether a factor differs between the entries of one map."""
+    """Whether a factor may differ between the entries of one map."""
     if not isinstance(part, Tensor) or part.numel() == 1:
         return False
     return part.shape[-2:] != (1, 1)
 
 
 def _of_heads(factor: Tensor, output: Tensor) -> Tensor:
-    """One number, or one for every map."""
+    """A factor as one number, or as one for every map, ``map 1 1``."""
     factor = factor.detach().double()
     if factor.numel() == 1:
         return factor.reshape(())
@@ -171,9 +181,9 @@ def _of_heads(factor: Tensor, output: Tensor) -> Tensor:
 
 
 def explained(weights: Normalised, made: Product) -> dict[str, Any]:
-    """Query, key, scale and bias that give the weights in ``made``, or those weights themselves.
+    """Query, key, scale and bias that reproduce the weights in ``made``, or those weights.
 
-    One map after the other, ``map time width``.
+    Tensors have one leading axis for all maps, ``map time width``.
     """
     used, scores = made.left.detach().flatten(0, -3), weights.scores
     if not scores.plain or not _are_used(weights, used):
@@ -191,7 +201,7 @@ def explained(weights: Normalised, made: Product) -> dict[str, Any]:
 
 
 def _are_used(weights: Normalised, used: Float[Tensor, "map time read"]) -> bool:
-    """Whether the values are multiplied with what softmax put out, one map after the other."""
+    """Whether the values are multiplied with the unchanged output of the softmax."""
     output = weights.output.detach()
     if output.numel() != used.numel() or times_written(output) != weights.written:
         return False
@@ -205,9 +215,9 @@ def _bias(
     scale: float,
     given: Tensor,
 ) -> Tensor | None:
-    """What was added to the products before softmax; None where that is rounding.
+    """What was added to the scaled products before softmax; None where that is only rounding.
 
-    In half precision it is always kept: there, rounding is as large as some biases.
+    In half precision it is always kept, because there rounding is as large as some biases.
     """
     bias = as_bias(given.detach().reshape(products.shape)) - products
     if not bool((bias != 0).any()):

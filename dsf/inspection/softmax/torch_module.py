@@ -1,6 +1,8 @@
-"""Softmax attention of ``torch.nn.MultiheadAttention``, and of callers of its functional form.
+"""Reads ``torch.nn.MultiheadAttention`` and modules that call its functional form.
 
-WavLM is one: the function projects and attends inside, from weights that it is given by name.
+``ADAPTER`` reads the module. ``FUNCTIONAL`` reads calls of
+``torch.nn.functional.multi_head_attention_forward`` by other modules, such as WavLM's: the function
+projects and attends, with weights passed as arguments, and is read like a module of these weights.
 """
 
 from types import SimpleNamespace
@@ -21,7 +23,7 @@ from dsf.mixers import SoftmaxAttention
 
 
 def read(layer: Captured) -> SoftmaxAttention:
-    """Projected, in heads, with the extra tokens behind; the scale is ``head width ** -0.5``."""
+    """The mixer of the projected heads, with extra keys last; scale is ``head width ** -0.5``."""
     query, key, value = (_heads(layer, part) for part in _projected(layer))
     return attention.attention(
         query, key, value, _bias(layer, keys=key.shape[-2]), scale=query.shape[-1] ** -0.5
@@ -31,7 +33,7 @@ def read(layer: Captured) -> SoftmaxAttention:
 def finish(
     layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
 ) -> Shaped[Tensor, "*axes"]:
-    """Heads side by side, projected, in the layout of the module."""
+    """The response through the output projection, in the module's layout."""
     response = layer.project("out_proj", mixed.squeeze(-2).transpose(1, 2).flatten(-2))
     if layer.output.ndim == 2:
         return response.squeeze(0)
@@ -39,29 +41,30 @@ def finish(
 
 
 def enter(layer: Captured) -> Chain:
-    """The projection of the values.
+    """The value projection.
 
     Raises:
-        InspectionError: for layouts other than batch first, and with extra tokens to read.
+        InspectionError: for layouts other than batch first, and with extra keys.
     """
     module = layer.module
     extended = "bias_v" in layer.weights or module.add_zero_attn
     if layer.output.ndim == 2 or not module.batch_first or extended:
         raise InspectionError(
-            f"{layer.name}: as a whole this module is known with batch_first=True, three axes, and "
-            "without add_bias_kv and add_zero_attn. layer.map() gives the map of its heads."
+            f"{layer.name}: the whole layer is known only for batch_first=True, inputs of three "
+            "axes, and without add_bias_kv and add_zero_attn. layer.map() gives the maps of its "
+            "heads."
         )
     bias = layer.weights.get("in_proj_bias")
     return Chain((Project(_weights(layer)[2], None if bias is None else bias.chunk(3)[2]),))
 
 
 def leave(layer: Captured, _: Tensor) -> Chain:
-    """The projection of all heads."""
+    """The output projection."""
     return Chain((layer.projection("out_proj"),))
 
 
 def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, ``sample time model``, with the extra tokens behind."""
+    """Query, key and value, ``sample time model``, with the extra keys and values last."""
     given = [_batch_first(layer, layer.arguments[name]) for name in ("query", "key", "value")]
     bias = layer.weights.get("in_proj_bias")
     biases = (None, None, None) if bias is None else bias.chunk(3)
@@ -96,7 +99,7 @@ def _heads(layer: Captured, part: Tensor) -> Tensor:
 
 
 def _bias(layer: Captured, *, keys: int) -> Tensor | None:
-    """Both masks in one, ``#sample #head #time read``; boolean ones are true where they hide."""
+    """Both masks as a bias, ``#sample #head #time read``; boolean ones are true where they mask."""
     heads = layer.module.num_heads
     attention, padding = (layer.arguments.get(name) for name in ("attn_mask", "key_padding_mask"))
     parts = []
@@ -126,14 +129,14 @@ ADAPTER = Adapter(
 
 
 FUNCTION = torch.nn.functional.multi_head_attention_forward
-BESIDE = {"bias_k", "bias_v", "in_proj_bias", "in_proj_weight"}
-BESIDE |= {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
+WEIGHT_ARGUMENTS = {"bias_k", "bias_v", "in_proj_bias", "in_proj_weight"}
+WEIGHT_ARGUMENTS |= {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
 
 
 def functional_call(
     where: ModuleStack, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, place: int
 ) -> Call | None:
-    """What the module that runs now gave to the function; None where none runs."""
+    """The call of the function by the module that is running; None if none is."""
     module = where.module
     if module is None:
         return None
@@ -143,21 +146,21 @@ def functional_call(
 
 
 def read_functional(layer: Captured) -> SoftmaxAttention:
-    """As ``torch.nn.MultiheadAttention`` with these weights."""
+    """The mixer, read as from ``torch.nn.MultiheadAttention`` with the weights of the call."""
     return read(_as_module(layer))
 
 
 def finish_functional(
     layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
 ) -> Shaped[Tensor, "*axes"]:
-    """Heads side by side, projected, time first."""
+    """The response through the output projection, time first."""
     return finish(_as_module(layer), mixed)
 
 
 def _as_module(layer: Captured) -> Captured:
-    """The call as if a module of torch's had made it; the function takes time first."""
+    """The call as that of a ``torch.nn.MultiheadAttention``; the function takes time first."""
     given = layer.arguments
-    weights = {name: given[name] for name in BESIDE if given.get(name) is not None}
+    weights = {name: given[name] for name in WEIGHT_ARGUMENTS if given.get(name) is not None}
     if given.get("use_separate_proj_weight"):
         weights.pop("in_proj_weight", None)
     weights |= {

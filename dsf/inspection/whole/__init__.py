@@ -1,1 +1,1 @@
-"""A layer from its input to its output: affine stages around the mixer."""
+"""Whole layers, from input to output: the mixer with the affine stages before and after it."""

@@ -1,4 +1,4 @@
-"""A layer from its input to its output, affine once its run is known, with its maps."""
+"""Whole layers as affine functions of their input, frozen at one run, and their maps."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -18,37 +18,43 @@ from dsf.inspection.whole.head_layout import as_tokens, as_values, width_of
 from dsf.inspection.whole.stages import Centre, Chain, Filter, Scale, Stage, Tokens
 
 TOGETHER = 64
-"""Tokens whose contributions are computed at a time."""
+"""The number of tokens whose contributions are computed in one batch."""
 
 
 class AffineLayer(ABC):
-    """What a layer makes of any input, with the factors of this run: ``linear(x) + remainder``."""
+    """A layer as an affine function of its input, ``linear(x) + remainder``.
+
+    Its factors (gates, norms, decays, weights of a map) are frozen at their values on one run.
+    """
 
     given: Float[Tensor, "sample time width"]
 
     @abstractmethod
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
-        """What ``x`` contributes: the layer without its remainder."""
+        """The part of the output that is linear in ``x``, without the remainder."""
 
     @cached_property
     @abstractmethod
     def remainder(self) -> Float[Tensor, "sample written output"]:
-        """The output that does not come from the input."""
+        """The part of the output that does not depend on the input."""
 
     @abstractmethod
     def map(self, rows: Selection | None = None) -> Float[Tensor, "sample channel rows columns"]:
         """The map of every channel, or some of its rows."""
 
     def __call__(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
-        """The output that ``x`` would have with the factors of this run."""
+        """The output for the input ``x``, with the factors of this run."""
         return self.linear(x) + self.remainder
 
     def contributions(
         self, rows: slice = slice(None)
     ) -> Float[Tensor, "sample written read output"]:
-        """What each token of the input adds to each token of the output, the vectors themselves.
+        """The vector that each input token adds to each output token.
 
-        Summed over ``read``, with the remainder, they are the layer's output.
+        Their sum over ``read``, plus the remainder, is the layer's output.
+
+        Raises:
+            MapTooLarge: if they would take more than half of the free memory.
         """
         samples, steps, _ = self.given.shape
         written = len(range(*rows.indices(self.remainder.shape[1])))
@@ -64,11 +70,11 @@ class AffineLayer(ABC):
         return rearrange(torch.cat(parts), "read sample written w -> sample written read w")
 
     def shares(self) -> Float[Tensor, "sample written read"]:
-        """The part of each output token that comes from each input token, signed.
+        """The signed share of each output token that comes from each input token.
 
-        The contribution along the output, over the output's squared length: a row sums to one less
-        the share of the remainder. A token that points against the output has a negative share. An
-        output of zero has none: nan.
+        It is the inner product of the contribution with the output, over the output's squared
+        length, so that a row sums to one minus the share of the remainder. A contribution that
+        points against the output has a negative share. Rows of a zero output are nan.
         """
         output = self(self.given)
         along = output / output.square().sum(dim=-1, keepdim=True)
@@ -82,13 +88,13 @@ class AffineLayer(ABC):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WholeMixer(AffineLayer):
-    """A layer from its input to its output, affine once its run is known.
+    """A mixer with the affine stages before and after it, frozen at one run.
 
     Attributes:
         given: the layer's input in this run.
-        enter: from the input to the values of the mixer.
-        mixer: the mixer; its coefficients are those of the run.
-        leave: from the response of the mixer to the layer's output.
+        enter: the stages from the layer's input to the values of the mixer.
+        mixer: the mixer with the coefficients of this run.
+        leave: the stages from the response of the mixer to the layer's output.
     """
 
     given: Float[Tensor, "sample time width"]
@@ -97,22 +103,22 @@ class WholeMixer(AffineLayer):
     leave: Chain
 
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
-        """What ``x`` contributes: the layer without its remainder."""
+        """The part of the output that is linear in ``x``, without the remainder."""
         return self.leave.linear(self._mixed(self.enter.linear(x)))
 
     @cached_property
     def remainder(self) -> Float[Tensor, "sample written output"]:
-        """The output that does not come from the input: what biases leave."""
-        constant = respond(self._system, self._driven_by_nothing)
+        """The part of the output that does not depend on the input; it comes from biases."""
+        constant = respond(self._system, self._signal_of_zero_values)
         entered = self._mixed(self.enter(torch.zeros_like(self.given)))
         return self.leave(entered + as_tokens(constant, self.mixer.value))
 
     def map(self, rows: Selection | None = None) -> Float[Tensor, "sample channel rows columns"]:
-        """T of every channel, or some of its rows.
+        """The token map T of every channel, or some of its rows.
 
-        It takes what comes out of the projection in front of the mixer (its bias included) to what
-        enters the projection behind it. Where the norm takes out the mean of a head's channels, the
-        mean is taken out before.
+        It maps the output of the projection before the mixer (its bias included) to the input of
+        the projection after it. Where the norm subtracts the mean over a head's channels, the mean
+        is subtracted before the map is applied.
 
         Raises:
             MapTooLarge: if it would take more than half of the free memory.
@@ -134,18 +140,18 @@ class WholeMixer(AffineLayer):
         return self.mixer.system()
 
     @cached_property
-    def _driven_by_nothing(self) -> Tensor:
+    def _signal_of_zero_values(self) -> Tensor:
         return replace(self.mixer, value=torch.zeros_like(self.mixer.value)).signal()
 
     def _mixed(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
-        """The scan's response to values, without the constants that it is driven by.
+        """The mixer's response to the values ``x``, without what its constant inputs add.
 
-        Further axes in front of ``sample`` go to the columns that share the coefficients.
+        Axes before ``sample`` are computed as further columns, which share the coefficients.
         """
         front, stacked = x.shape[:-3], x.reshape(-1, *x.shape[-3:])
         signals = [
             replace(self.mixer, value=as_values(each, self.mixer.value)).signal()
-            - self._driven_by_nothing
+            - self._signal_of_zero_values
             for each in stacked
         ]
         responses = respond(self._system, torch.cat(signals, dim=-1)).chunk(len(signals), dim=-1)
@@ -153,7 +159,7 @@ class WholeMixer(AffineLayer):
         return mixed.reshape(*front, *mixed.shape[1:])
 
     def _scan_map(self, rows: slice) -> Tensor:
-        """The mixer's own map, once for every channel; without columns of ports that hold ones."""
+        """The mixer's own map for every channel, without the columns of constant inputs."""
         ports = self.mixer.signal().shape[-2]
         map = attention_map(self._system, rows).unflatten(-1, (-1, ports))[..., 0]
         map = map.flatten(1, -3) if map.ndim > 3 else map.unsqueeze(1)
@@ -161,7 +167,7 @@ class WholeMixer(AffineLayer):
 
 
 def _before(weights: Tensor, stage: Stage) -> Tensor:
-    """The map of ``stage`` first, then ``weights``."""
+    """The product of maps: first that of ``stage``, then ``weights``."""
     if not isinstance(stage, Filter):
         return weights * _factor(stage, weights, weights.shape[-1]).unsqueeze(-2)
     taps, filtered = stage.kernel.shape[-1], torch.zeros_like(weights)
@@ -174,8 +180,11 @@ def _before(weights: Tensor, stage: Stage) -> Tensor:
 def _factor(
     stage: Stage, weights: Float[Tensor, "sample channel rows columns"], steps: int
 ) -> Float[Tensor, "sample channel time"]:
-    if isinstance(stage, Centre):  # commutes with a map that a head's channels share
+    if isinstance(stage, Centre):  # commutes with a map that all channels of a head share
         return weights.new_ones(weights.shape[0], weights.shape[1], steps)
     if not isinstance(stage, Scale):
-        raise TypeError(f"mixer_map: a {type(stage).__name__} between the projections has no place")
+        raise TypeError(
+            "mixer_map: between the projections only Scale, Filter and Centre stages have a map "
+            f"for each channel, but the adapter gave a {type(stage).__name__}."
+        )
     return stage.factor.expand(weights.shape[0], steps, weights.shape[1]).mT

@@ -1,8 +1,8 @@
-"""What a layer does to its tokens around the mixer, frozen along one run: affine stages in a chain.
+"""What a layer computes before and after its mixer, as a chain of affine stages.
 
-Gates, norms and activations are factors once the run is known: an activation becomes its secant
-``act(p) / p``, a norm one over the size it divided by. Every stage takes and gives
-``sample time width``.
+Gates, norms and activations are frozen at their values on one run and become factors: an activation
+its secant ``act(p) / p``, a norm one over the root mean square or deviation that it divided by.
+Every stage takes and returns ``sample time width``.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ Tokens = Float[Tensor, "*batch time _"]
 
 @dataclass(frozen=True, eq=False)
 class Project:
-    """``weight x + bias``, token by token."""
+    """A projection of every token: ``weight x + bias``."""
 
     weight: Float[Tensor, "output width"]
     bias: Float[Tensor, " output"] | None = None
@@ -34,7 +34,7 @@ class Project:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """``factor x + offset``, entry by entry."""
+    """An elementwise factor and offset: ``factor x + offset``."""
 
     factor: Tensor
     offset: Tensor | None = None
@@ -48,7 +48,7 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Filter:
-    """A causal convolution of every channel; the last tap meets the current token."""
+    """A causal convolution of every channel; its last tap multiplies the current token."""
 
     kernel: Float[Tensor, "width taps"]
     bias: Float[Tensor, " width"] | None = None
@@ -67,7 +67,7 @@ class Filter:
 
 @dataclass(frozen=True, eq=False)
 class Centre:
-    """Every channel less the mean over the channels of its head."""
+    """Subtracts from every channel the mean over the channels of its head."""
 
     heads: int
 
@@ -84,12 +84,12 @@ Stage = Project | Scale | Filter | Centre
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Stages, first to last."""
+    """Stages in the order in which they are applied."""
 
     stages: tuple[Stage, ...]
 
     def linear(self, x: Tokens) -> Tokens:
-        """Without what the stages add."""
+        """The linear part: the stages without their biases and offsets."""
         for stage in self.stages:
             x = stage.linear(x)
         return x
@@ -100,7 +100,7 @@ class Chain:
         return x
 
     def behind_projections(self) -> "Chain":
-        """The stages behind the last projection: there every channel is on its own."""
+        """The stages after the last projection, where channels do not mix (but for ``Centre``)."""
         places = [k for k, stage in enumerate(self.stages) if isinstance(stage, Project)]
         return Chain(self.stages[places[-1] + 1 :] if places else self.stages)
 
@@ -114,13 +114,13 @@ class Chain:
 
 
 def secant(act: Callable[[Tensor], Tensor], p: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """``act(p) / p``: the factor that does to ``p`` what the activation does; 0 where p is 0.
+    """``act(p) / p``: the factor that stands for the activation at ``p``; 0 where ``p`` is 0.
 
     Raises:
-        UnreadableError: for an activation that does not keep zero at zero.
+        UnreadableError: if the activation of zero is not zero.
     """
     if bool(act(torch.zeros_like(p[..., :1])).any()):
         raise UnreadableError(
-            "the activation of the values is not zero at zero, so that no factor stands for it"
+            "the activation of its values is not zero at zero, so that no factor can stand for it"
         )
     return torch.where(p == 0, torch.zeros_like(p), act(p) / torch.where(p == 0, 1, p))

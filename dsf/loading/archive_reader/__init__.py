@@ -1,5 +1,5 @@
-"""Reads what a torch archive says it holds, without running any of it.
+"""The child process that lists the tensors of a torch archive without running any of its code.
 
-This folder needs the standard library alone, so that the child process that does the reading
-starts at once, holds no torch and never unpickles.
+This package needs only the standard library, so that the process starts fast, does not import torch
+and never unpickles.
 """

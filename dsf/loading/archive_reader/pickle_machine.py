@@ -1,4 +1,4 @@
-"""A stack machine that follows the opcodes of an archive and builds records instead of objects."""
+"""An interpreter of pickle opcodes that builds records of tensors instead of objects."""
 
 import pickletools
 import re
@@ -8,19 +8,19 @@ from typing import Any
 
 
 class Refused(Exception):
-    """The archive asks for something that a table of tensors does not need."""
+    """The archive uses something that a table of tensors does not need."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A global of some module, by name only."""
+    """A global of some module, known by name and never imported."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A block of numbers in the archive: the member that holds it and the type torch gave it."""
+    """A storage in the archive: its torch class, the member with its bytes, its elements."""
 
     kind: str
     member: str
@@ -29,7 +29,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A view on a storage; offset and stride count elements."""
+    """A tensor as a view of a storage; offset and stride count elements."""
 
     storage: Storage
     dtype: str
@@ -40,7 +40,7 @@ class StoredTensor:
 
 @dataclass
 class Module:
-    """A TorchScript module: its attributes, as data."""
+    """A TorchScript module, as its attributes."""
 
     attributes: dict[Any, Any] = field(default_factory=dict)
 
@@ -65,7 +65,11 @@ _PLAIN_VALUE = re.compile(r"torch\.[a-z][a-z0-9_]*")
 
 
 def named(text: str, *, torchscript: bool) -> Name:
-    """The symbol for a global, refused unless a table of tensors has a use for it."""
+    """The record of a global.
+
+    Raises:
+        Refused: a table of tensors does not need this global.
+    """
     known = text in _ANSWERS or text == _UNTYPED or text.removeprefix("torch.") in DTYPES
     if known or _PLAIN_VALUE.fullmatch(text) or (torchscript and text.startswith(_SCRIPT)):
         return Name(text)
@@ -73,25 +77,25 @@ def named(text: str, *, torchscript: bool) -> Name:
 
 
 def called(function: object, arguments: object) -> Any:
-    """What a call stands for."""
+    """The record that a call of ``function`` stands for."""
     if isinstance(function, Name) and isinstance(arguments, tuple) and function.text in _ANSWERS:
         return _ANSWERS[function.text](*arguments)
     raise Refused(f"it calls {str(getattr(function, 'text', 'a value'))[:100]!r}")
 
 
 def made(kind: object, arguments: object) -> Module:
-    """A new TorchScript module, still without attributes."""
+    """The record of a new TorchScript module, still without attributes."""
     if isinstance(kind, Name) and kind.text.startswith(_SCRIPT) and arguments == ():
         return Module()
-    raise Refused("it makes an object that is neither a table nor a module")
+    raise Refused("it makes an object that is neither a dictionary nor a module")
 
 
 def given_state(target: object, state: object) -> None:
-    """Attributes for a module; those of a dictionary (its version notes) are of no use here."""
+    """Set the attributes of a module; those of a dictionary (version numbers) are ignored."""
     if isinstance(target, Module) and isinstance(state, dict):
         target.attributes.update(state)
     elif not isinstance(target, dict):
-        raise Refused("it sets the state of an object that is neither a table nor a module")
+        raise Refused("it sets the state of an object that is neither a dictionary nor a module")
 
 
 def storage(description: object) -> Storage:
@@ -147,7 +151,7 @@ _MARK = object()
 
 
 class Machine:
-    """The stack and the memo while the opcodes are followed."""
+    """The stack and the memo of the interpreter."""
 
     def __init__(self, *, torchscript: bool) -> None:
         self.stack: list[Any] = []
@@ -155,17 +159,17 @@ class Machine:
         self.torchscript = torchscript
 
     def follow(self, program: bytes) -> Any:
-        """What the program leaves on the stack: dictionaries, lists, numbers, text, records.
+        """The value of the pickle program: dictionaries, lists, numbers, text and records.
 
         Raises:
-            Refused: an opcode, a global or a call that a table of tensors does not need.
+            Refused: it has an opcode, a global or a call that a table of tensors does not need.
         """
         try:
             for opcode, argument, _ in pickletools.genops(program):
                 self._step(opcode.name, argument)
             (result,) = self.stack
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise Refused(f"its opcodes make no sense ({type(error).__name__})") from None
+            raise Refused(f"its opcodes are not valid ({type(error).__name__})") from None
         return result
 
     def _step(self, opcode: str, argument: Any) -> None:
@@ -179,12 +183,12 @@ class Machine:
             raise Refused(f"it uses the opcode {opcode}")
 
     def taken(self, count: int) -> list[Any]:
-        """The topmost values, off the stack."""
+        """Remove the topmost ``count`` values from the stack and return them."""
         values = [self.stack.pop() for _ in range(count)]
         return values[::-1]
 
     def since_mark(self) -> list[Any]:
-        """Everything above the topmost mark, off the stack together with it."""
+        """Remove everything above the topmost mark, and the mark, and return the values."""
         values = []
         while (value := self.stack.pop()) is not _MARK:
             values.append(value)
@@ -265,10 +269,11 @@ _LONGEST_NAME = 1_000
 
 
 def tensors_by_name(top: object) -> dict[str, StoredTensor]:
-    """Every tensor reachable from ``top`` through tables, lists and module attributes.
+    """Every tensor reachable from ``top`` through dictionaries, lists and module attributes.
 
     Raises:
-        Refused: two tensors of one name, too many, too deep, or a name too long.
+        Refused: two tensors have one name, or there are too many, nested too deep or with a name
+            too long.
     """
     found: dict[str, StoredTensor] = {}
     visits = 0
@@ -287,13 +292,13 @@ def tensors_by_name(top: object) -> dict[str, StoredTensor]:
 
 def _add(found: dict[str, StoredTensor], name: str, tensor: StoredTensor) -> None:
     if name in found or len(name) > _LONGEST_NAME:
-        raise Refused(f"a name is there twice or is too long: {name[:100]!r}")
+        raise Refused(f"a name appears twice or is too long: {name[:100]!r}")
     found[name] = tensor
 
 
 def _children(value: object) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Module):
-        # Lists of a module only repeat its parameters under other names.
+        # Lists of a module repeat its parameters under other names.
         kept = {key: child for key, child in value.attributes.items() if not _is_list(child)}
         return _items(kept)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What the child process does: set its own limits, read one archive, print what is in it."""
+"""The child process: limits its memory and time, reads one archive, prints its tensors as JSON."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from dsf.loading.archive_reader.pickle_machine import Machine, Refused, tensors_
 
 
 def main(path: str, member: str, kind: str, bytes_of_memory: str, seconds: str) -> None:
-    """Print the tensors that ``member`` of the archive lists, or why it was refused, as JSON."""
+    """Print as JSON the tensors that ``member`` of the archive lists, or why it was refused."""
     _limit(int(bytes_of_memory), int(seconds))
     json.dump(_answer(path, member, torchscript=kind == "torchscript"), sys.stdout)
 
@@ -28,7 +28,7 @@ def _answer(path: str, member: str, *, torchscript: bool) -> dict[str, Any]:
 def _limit(bytes_of_memory: int, seconds: int) -> None:
     try:
         import resource
-    except ImportError:  # Windows has no such limits; the parent's time limit still holds.
+    except ImportError:  # Windows has no such limits; the parent's time limit still applies.
         return
     resource.setrlimit(resource.RLIMIT_AS, (bytes_of_memory, bytes_of_memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))

@@ -1,6 +1,6 @@
-"""First lines of the child process: reach this folder without running the packages around it.
+"""Starts the child process without importing the packages around this one.
 
-Those import torch, which takes seconds and would put a loader within the reach of an archive.
+Those import torch, which takes seconds and has an unpickler.
 """
 
 import sys
@@ -11,7 +11,7 @@ _HOME = "dsf.loading.archive_reader"
 
 
 def name_packages_without_running_them() -> None:
-    """Register an empty module, with its folder, for each package on the way to this file."""
+    """Register an empty module, with its folder, for each package that contains this file."""
     package, folder = _HOME, Path(__file__).resolve().parent
     while package:
         module = ModuleType(package)
