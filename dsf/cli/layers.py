@@ -7,7 +7,17 @@ from dsf.cli.terminal import print_table
 from dsf.inspection import Inspection
 from dsf.report.escaping import escaped
 
-HEADS = ("layer", "family", "read as", "maps", "tokens", "error", "tolerance", "verdict")
+HEADS = (
+    "layer",
+    "family",
+    "read as",
+    "maps",
+    "tokens",
+    "formula",
+    "rounding",
+    "tolerance",
+    "verdict",
+)
 
 
 def show_layers(inspection: Inspection) -> None:
@@ -21,7 +31,8 @@ def show_layers(inspection: Inspection) -> None:
                 type(layer.mixer).__name__,
                 _counted(layer.axes, tuple(layer.system.batch)),
                 str(layer.system.steps),
-                f"{layer.error:.1e}",
+                f"{layer.formula:.1e}",
+                f"{layer.rounding:.1e}",
                 f"{layer.tolerance:.0e}",
                 "reproduced",
             )
@@ -48,6 +59,10 @@ def layer_facts(inspection: Inspection) -> dict[str, Any]:
                 "batch": list(layer.system.batch),
                 "tokens": layer.system.steps,
                 "error": layer.error,
+                "formula": layer.formula,
+                "rounding": layer.rounding,
+                "compared_with": escaped(layer.compared_with, most=500),
+                "heads": None if layer.heads is None else list(layer.heads),
                 "tolerance": layer.tolerance,
             }
             for layer in inspection

@@ -60,7 +60,14 @@ def _measured(
 ) -> tuple[LayerFacts, dict[str, Tensor]]:
     found, unmeasured = values(layer, {name: QUANTITIES[name] for name in quantities})
     facts = LayerFacts(
-        layer.name, layer.family, layer.axes, layer.error, layer.tolerance, unmeasured
+        name=layer.name,
+        family=layer.family,
+        axes=layer.axes,
+        error=layer.error,
+        formula=layer.formula,
+        rounding=layer.rounding,
+        tolerance=layer.tolerance,
+        unmeasured=unmeasured,
     )
     return facts, found
 

@@ -39,9 +39,9 @@ def test_what_the_run_depends_on(inspection):
 def test_text(inspection):
     first, second, third = repr(inspection).splitlines()
     assert first == "Inspection(Sequential: 2 layers)"
-    assert second.startswith("  0[layer 0]  gru as GRU, error ")
-    assert third.startswith("  0[layer 1]  gru as GRU, error ")
-    assert repr(inspection[1]).startswith("InspectedLayer(0[layer 1]: gru as GRU, error ")
+    assert second.startswith("  0[layer 0]  gru as GRU, formula ")
+    assert third.startswith("  0[layer 1]  gru as GRU, formula ")
+    assert repr(inspection[1]).startswith("InspectedLayer(0[layer 1]: gru as GRU, formula ")
 
 
 def test_tables_for_notebooks_escape_what_they_show(inspection):

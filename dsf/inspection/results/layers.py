@@ -39,7 +39,7 @@ class InspectedLayer:
         shell: a function that builds the whole layer around the mixer; None where only the mixer
             is known.
         formula: largest difference of the rebuilt layer from ``compared_with``, relative to the
-            largest number there. Within ``tolerance``.
+            largest number there. Within ``tolerance``; by default ``error``.
         rounding: how far what the module put out in this run lies from the module in float64,
             relative: what the number type and the kernels of the run did to it.
         compared_with: what ``formula`` was measured against: the module itself in float64, or why
@@ -57,9 +57,13 @@ class InspectedLayer:
     fingerprint: Fingerprint | None = None
     shell: Callable[[], AffineLayer] | None = None
     formula: float = math.nan
-    rounding: float = math.nan
-    compared_with: str = ""
+    rounding: float = 0.0
+    compared_with: str = "its output"
     heads: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.formula):  # nothing ran a second time
+            object.__setattr__(self, "formula", self.error)
 
     @property
     def system(self) -> Operator:
@@ -148,14 +152,28 @@ class InspectedLayer:
                 "system()."
             )
 
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether the rebuilt layer is what it was compared with."""
+        return self.formula <= self.tolerance
+
+    @property
+    def seal(self) -> Fingerprint | None:
+        """The former name of ``fingerprint``."""
+        return self.fingerprint
+
     def __repr__(self) -> str:
         mixer = type(self.mixer).__name__
-        return f"InspectedLayer({self.name}: {self.family} as {mixer}, error {self.error:.1e})"
+        return f"InspectedLayer({self.name}: {self.family} as {mixer}, {_worded(self)})"
 
     def _repr_html_(self) -> str:
         from dsf.inspection.results.notebook_tables import layer_table
 
         return layer_table(self)
+
+
+def _worded(layer: InspectedLayer) -> str:
+    return f"formula {layer.formula:.0e}, rounding {layer.rounding:.0e}"
 
 
 @dataclass(frozen=True)
@@ -231,7 +249,7 @@ class Inspection(Sequence[InspectedLayer]):
         width = max((len(layer.name) for layer in self.layers), default=0)
         lines += [
             f"  {layer.name:{width}}  {layer.family} as {type(layer.mixer).__name__}, "
-            f"error {layer.error:.1e}"
+            f"{_worded(layer)}"
             for layer in self.layers
         ]
         lines += [f"  not read: {missed.name} ({missed.reason})" for missed in self.unsupported]
