@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: demo test check lint matrix bench releases pretrained notebooks docs setup clean
+.PHONY: demo test check pipeline extras lint matrix bench releases pretrained notebooks docs setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -25,7 +25,15 @@ export NUMBA_NUM_THREADS := 1
 demo: setup  ## a report and its certificates from a model inside the package
 	$(RUN)/dsf demo
 
-test: check  ## what the pipeline runs
+test: check  ## what every change has to pass
+	@echo "What needs Chromium, Triton or trained weights was skipped where they are missing: make pipeline fetches them first."
+
+pipeline: lint extras check  ## all that needs no graphics card, Chromium, Triton and trained weights too
+
+extras: setup
+	.ci/chromium
+	@"$(PYTHON)" setup_environment.py --group pipeline
+	$(RUN)/python tests/pretrained/fetch.py
 
 check: lint  ## lint, types, tests, doctests and README blocks
 	$(RUN)/python -m pytest -n 2 --dist worksteal

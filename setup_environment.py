@@ -4,8 +4,9 @@
 
 ``make`` calls this before every target. A finished set-up leaves a stamp that holds the hash of
 ``pyproject.toml`` and ``constraints.txt``: while both stay as they are the next call does nothing
-and needs no network. An interrupted set-up is taken up where it stopped. The environment variable
-``DSF_TORCH_INDEX`` may hold the address of an index of small, CPU-only builds of torch.
+and needs no network. A group is added to what is there, and stays for calls without it. An
+interrupted set-up is taken up where it stopped. The environment variable ``DSF_TORCH_INDEX`` may
+hold the address of an index of small, CPU-only builds of torch.
 """
 
 import argparse
@@ -43,18 +44,20 @@ def main() -> None:
     parser.add_argument("--with", dest="extra", nargs="*", default=[], metavar="NAME==VERSION")
     parser.add_argument("--group", dest="groups", nargs="*", default=[], metavar="NAME")
     options = parser.parse_args()
-    extra = [*options.extra, *(part for group in options.groups for part in ("--group", group))]
     venv = options.venv.absolute()
-    stamp, wanted = venv / "set-up-finished", fingerprint(extra)
-    if stamp.is_file() and stamp.read_text() == wanted and runs(python_in(venv)):
+    stamp, wanted = venv / "set-up-finished", fingerprint(options.extra)
+    there = groups_there(stamp, wanted)
+    if there is not None and there.issuperset(options.groups) and runs(python_in(venv)):
         return
+    groups = sorted({*options.groups, *(there or ())})
     stamp.unlink(missing_ok=True)
     make_environment(venv)
     forget_half_installed(venv)
     renew_pip(venv)
-    install(venv, extra)
+    forget_former_name(venv)
+    install(venv, [*options.extra, *(part for name in groups for part in ("--group", name))])
     look_around(venv)
-    stamp.write_text(wanted)
+    stamp.write_text("\n".join([wanted, *groups]))
 
 
 def fingerprint(extra: list[str]) -> str:
@@ -62,7 +65,13 @@ def fingerprint(extra: list[str]) -> str:
     parts = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
     # The package is installed in place: a moved checkout needs a new set-up.
     parts += [str(ROOT).encode(), *(name.encode() for name in extra)]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest() + "\n"
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def groups_there(stamp: Path, wanted: str) -> set[str] | None:
+    """The groups that the set-up this stamp tells of has added; None if it was another set-up."""
+    lines = stamp.read_text().split() if stamp.is_file() else []
+    return set(lines[1:]) if lines[:1] == [wanted] else None
 
 
 def python_in(venv: Path) -> Path:
@@ -144,6 +153,16 @@ def renew_pip(venv: Path) -> None:
     question = f"import pip, sys; sys.exit({version} < {OLDEST_PIP})"
     if call(python_in(venv), "-c", question, quiet=True) != 0:
         pip_install(venv, "--upgrade", "pip")
+
+
+def forget_former_name(venv: Path) -> None:
+    """Uninstall what is called ``dsf``: this package before it was renamed, or a stranger's.
+
+    Before the installation, since they would share the command or the files of the package.
+    """
+    if call(python_in(venv), "-m", "pip", "show", "dsf", quiet=True) == 0:
+        say("uninstalling the distribution dsf, whose name is not that of this package")
+        call(python_in(venv), "-m", "pip", "uninstall", "--yes", "dsf", quiet=True)
 
 
 def install(venv: Path, extra: list[str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import evaluation, fixed, lens, maps, models, page, tallies, wide
+from benchmarks import evaluation, fixed, lens, maps, models, page, row_statistics, wide
 from benchmarks.growth import growth
 from benchmarks.limits import figures
 from benchmarks.peers import versions
@@ -33,9 +33,11 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "wide scan, 4096": lambda: wide.wide(4096),
     "maps of Mamba": maps.selective_maps,
     "maps of Mamba-2": maps.duality_maps,
-    "statistics": tallies.at_4096,
-    "statistics of softmax": lambda: tallies.softmax(4096),
-    "long statistics": lambda: [tallies.long(tokens) for tokens in (16_384, 102_400, 1_024_000)],
+    "statistics": row_statistics.at_4096,
+    "statistics of softmax": lambda: row_statistics.softmax(4096),
+    "long statistics": lambda: [
+        row_statistics.long(tokens) for tokens in (16_384, 102_400, 1_024_000)
+    ],
     "inspection": models.inspected,
     "TransformerLens": lens.rows,
 }

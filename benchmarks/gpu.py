@@ -25,7 +25,7 @@ import dsf
 from benchmarks import fla_calls, layers
 from benchmarks.page import DOCS
 from dsf import measures
-from dsf.evaluate.cuda.standings import standings
+from dsf.evaluate.cuda.trial_results import all_trial_results
 from dsf.mixers import Mixer, SoftmaxAttention
 
 Row = dict[str, Any]
@@ -213,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     card = torch.cuda.get_device_name(device)
     print(f"{card}, torch {torch.__version__}")
     found: dict[str, Any] = {"card": card, "torch": torch.__version__, "rows": []}
-    found["kernels"] = standings(device)
+    found["kernels"] = all_trial_results(device)
     for name, build in cases("cuda").items():
         if asked.only in name:
             found["rows"] += rows(name, build())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import dsf
-from benchmarks import maps, tallies
+from benchmarks import maps, row_statistics
 from benchmarks.limits import processor_seconds
 from dsf import measures
 from dsf.mixers import StateSpaceDuality
@@ -55,5 +55,5 @@ def _response(changed: str, size: int) -> Callable[[], Any]:
 
 def _statistics(tokens: int) -> Callable[[], Any]:
     """Five of every head, leaving out what stays below 1e-6."""
-    system = tallies.layer(tokens, tallies.FEWER).system()
-    return lambda: measures.streamed(system, *tallies.MEASURES, error=tallies.ERROR)
+    system = row_statistics.layer(tokens, row_statistics.FEWER).system()
+    return lambda: measures.streamed(system, *row_statistics.MEASURES, error=row_statistics.ERROR)

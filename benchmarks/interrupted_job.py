@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import dsf
-from dsf.jobs.gathering import finished
+from dsf.jobs.summaries import finished
 from dsf.models import folder
 
 KILLS, WORKERS = 5, 3

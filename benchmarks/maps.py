@@ -18,7 +18,7 @@ from transformers.models.mamba2.modeling_mamba2 import segment_sum
 import dsf
 from benchmarks.limits import LONG
 from benchmarks.peers import mamba_selective_scan
-from benchmarks.tallies import memory
+from benchmarks.row_statistics import memory
 from dsf.mixers import SelectiveStateSpace, StateSpaceDuality
 
 

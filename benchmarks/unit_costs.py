@@ -18,7 +18,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from dsf.inspection import inspect
-from dsf.inspection.measuring import QUANTITIES, values
+from dsf.inspection.results.measurements import QUANTITIES, values
 from dsf.jobs.plan import Unit
 from dsf.jobs.storage import LayerFacts, write_layer
 
@@ -38,7 +38,7 @@ class Cost:
         loading: its weights, read as bfloat16 from a file in the memory of the system.
         forward: the block in the model library.
         rebuilt: reading, rebuilding and comparing its mixer, the run included.
-        measured: all quantities of ``dsf.inspection.measuring``.
+        measured: all quantities of ``dsf.inspection.results.measurements``.
         kilobytes: of the file that is kept.
         peak: memory of the process so far, in GB.
     """

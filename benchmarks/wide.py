@@ -17,13 +17,13 @@ SEEN = 1024  # columns whose error is looked at
 
 
 def wide(tokens: int, *, columns: int = 24_576) -> list[Row]:
-    from dsf.kernels.walking import walk
+    from dsf.kernels.diagonal_scan import scan_states
 
     decay, drive = torch.rand(tokens, columns, generator=RNG), normal(tokens, columns)
     states, running = torch.zeros_like(drive), torch.zeros(columns, dtype=torch.float64)
 
     def loop() -> torch.Tensor:
-        walk(decay, drive, turned=False, at_rest=True, into=(states, running))
+        scan_states(decay, drive, turned=False, at_rest=True, into=(states, running))
         return states
 
     some = (part[:, :SEEN].double() for part in (decay, drive.unsqueeze(-1)))

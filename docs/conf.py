@@ -8,7 +8,7 @@ sys.path.insert(0, str(ROOT))
 
 import dsf  # noqa: E402
 
-project = "dsf"
+project = "dsf-toolkit"
 author = copyright = "The dsf developers"
 version = release = dsf.__version__
 

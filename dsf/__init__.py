@@ -6,7 +6,10 @@ The public names, listed by hand and found on first use, so that ``import dsf`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from dsf.distribution import VERSION
+from dsf.moved import install
+
+__version__ = VERSION
 
 _HOME = {
     "System": "dsf.system",
@@ -27,10 +30,10 @@ _HOME = {
     "inspect": "dsf.inspection",
     "probe": "dsf.inspection",
     "support": "dsf.inspection",
-    "check_adapter": "dsf.inspection",
+    "check_adapter": "dsf.properties",
     "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
-    "stack": "dsf.inspection",
+    "stack": "dsf.network",
     "write_report": "dsf.report",
     "view": "dsf.report",
     "show_versions": "dsf.cli.machine",
@@ -51,6 +54,9 @@ _ROOMS = {
 }
 
 __all__ = ["__version__", *_HOME, *_ROOMS]
+
+
+install()
 
 
 def __getattr__(name: str) -> Any:
@@ -92,7 +98,9 @@ if TYPE_CHECKING:
         scan,
         step,
     )
-    from dsf.inspection import Adapter, Inspection, check_adapter, inspect, probe, stack, support
+    from dsf.inspection import Adapter, Inspection, inspect, probe, support
+    from dsf.network import stack
+    from dsf.properties import check_adapter
     from dsf.realisation import realise, reduce
     from dsf.report import view, write_report
     from dsf.system import System

@@ -1,4 +1,4 @@
-"""Input, output and feedthrough matrices that are too large to be written out at once."""
+"""Lazy input, output and feedthrough matrices, evaluated for a window of tokens at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,10 +16,10 @@ Lazy = TypeVar("Lazy", bound="Coefficient")
 
 
 class Coefficient(ABC):
-    """Matrices B_t or C_t of every token, computed where they are looked at.
+    """Matrices B_t, C_t or D_t of every token, computed when they are needed.
 
     Behaves like a tensor of shape ``(*batch, time, rows, columns)``: indexing, ``@`` and torch
-    functions write it out, ``window`` writes out only the tokens it is asked for.
+    functions compute all of it, ``window`` computes only the tokens it is asked for.
     """
 
     @property
@@ -35,7 +35,7 @@ class Coefficient(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where it lives."""
+        """The device it is stored on."""
 
     @abstractmethod
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
@@ -46,7 +46,7 @@ class Coefficient(ABC):
         """The tokens in reverse order."""
 
     def cut(self, start: int, stop: int) -> "Matrices":
-        """The tokens ``start`` to ``stop - 1``, lazy where the whole can be cut lazily."""
+        """The tokens ``start`` to ``stop - 1``, kept lazy where the class supports it."""
         return self.window(start, stop)
 
     def to(
@@ -54,12 +54,12 @@ class Coefficient(ABC):
     ) -> Lazy:
         """The same matrices in another number type or on another device.
 
-        What is complex stays complex, in the precision of ``dtype``.
+        Complex parts stay complex, in the precision of ``dtype``.
         """
         return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
 
     def picked(self: Lazy, index: Any, batch: torch.Size) -> Lazy:
-        """The entries ``index`` of the batch axes, which leave the axes ``batch``."""
+        """The entries ``index`` of the batch axes; ``batch`` is the shape of what remains."""
         return picked(self, index, batch)
 
     def dense(self) -> Shaped[Tensor, "*batch time rows columns"]:
@@ -89,8 +89,8 @@ Matrices = Tensor | Coefficient
 def cut_of(part: Matrices, start: int, stop: int, dtype: torch.dtype | None = None) -> Matrices:
     """The matrices of the tokens ``start`` to ``stop - 1`` in the type ``dtype``.
 
-    Lazy where that can be: what is sampled lazily will be sampled in that type, not rounded to it
-    afterwards.
+    Lazy where the coefficient supports it; lazily sampled values are then computed in that type,
+    not rounded to it afterwards.
     """
     if isinstance(part, Coefficient):
         few = part.cut(start, stop)
@@ -109,7 +109,7 @@ def dense_of(part: Matrices) -> Shaped[Tensor, "*batch time rows columns"]:
 
 
 def _plain(given: Any) -> Any:
-    """Every coefficient among the arguments of a torch function written out."""
+    """The arguments of a torch function with every lazy coefficient replaced by its tensor."""
     if isinstance(given, Coefficient):
         return given.dense()
     if type(given) in (list, tuple):
@@ -121,7 +121,7 @@ def _plain(given: Any) -> Any:
 
 @dataclass(frozen=True)
 class SampledWrite(Coefficient):
-    """B_t = step_t write_t, with one ``write`` shared by many channels (stride 0 costs nothing)."""
+    """B_t = step_t write_t; channels that share ``write`` store it once (stride 0)."""
 
     step: Shaped[Tensor, "*batch time"]
     write: Shaped[Tensor, "*batch time state"]
@@ -139,7 +139,7 @@ class SampledWrite(Coefficient):
         return self.step.device
 
     def __matmul__(self, right: Tensor) -> Tensor:
-        """The step scales what enters, which is less than what is written."""
+        """Scale the signal by the step: it has fewer numbers than B."""
         return self.write.unsqueeze(-1) * (self.step[..., None, None] * right)
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time state 1"]:
@@ -157,7 +157,7 @@ class SampledWrite(Coefficient):
 
 @dataclass(frozen=True)
 class TokenSlots(Coefficient):
-    """B_t = e_t: token ``t`` is kept in state ``t``, as in an attention cache."""
+    """B_t = e_t: token ``t`` is stored in state ``t``, as in an attention cache."""
 
     tokens: Shaped[Tensor, " time"]
     slots: int

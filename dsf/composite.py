@@ -1,4 +1,4 @@
-"""Token mixers that are not one causal system: explicit maps and sums."""
+"""Token mixers that are not one causal system: maps given by their rows, and sums of systems."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -16,15 +16,16 @@ PANEL = 64
 
 
 class RowSource(Coefficient):
-    """Rows of a map, computed where they are looked at: shape ``(*batch, time, 1, read)``.
+    """Rows of a map, computed when they are needed: shape ``(*batch, time, 1, read)``.
 
-    Used as the C of a system that keeps every token in a state of its own (an attention cache),
-    or on its own as an :class:`ExplicitMap`.
+    The axis ``time`` counts queries (rows), ``read`` counts keys (columns). Used as the C of a
+    system that stores every token in a state of its own (an attention cache), or on its own as an
+    :class:`ExplicitMap`.
     """
 
     @property
     def is_causal(self) -> bool:
-        """Whether row t is known to be zero behind column t; False where it is not known."""
+        """Whether row t is known to be zero after column t; False where that is not known."""
         return False
 
     @abstractmethod
@@ -36,7 +37,7 @@ class RowSource(Coefficient):
 
 @dataclass(frozen=True)
 class StoredRows(RowSource):
-    """Rows of a map that is already a matrix."""
+    """Rows of a map that is stored as a matrix, ``query x key``."""
 
     matrix: Shaped[Tensor, "*batch time read"]
 
@@ -66,10 +67,10 @@ class StoredRows(RowSource):
 
 @dataclass(frozen=True, eq=False)
 class ExplicitMap:
-    """A mixer given by the rows of its map alone; it has no finite state of its own.
+    """A mixer given by the rows of its map alone, without a recurrent state.
 
-    Non-causal softmax attention, cross attention (rectangular), and attention whose weights no
-    recurrence makes. One input and one output port.
+    For non-causal softmax attention, cross attention (a rectangular map), and attention whose
+    weights follow from no recurrence. One input and one output port.
     """
 
     rows: RowSource
@@ -80,7 +81,7 @@ class ExplicitMap:
         has_axes("ExplicitMap", "rows", self.rows.shape, "*batch time 1 read")
         if 0 in (self.steps, self.read_steps):
             raise ShapeError(
-                f"ExplicitMap: needs at least one token written and one read, but it has "
+                f"ExplicitMap: needs at least one query (row) and one key (column), but it has "
                 f"{self.steps} and {self.read_steps}."
             )
 
@@ -91,22 +92,22 @@ class ExplicitMap:
 
     @property
     def steps(self) -> int:
-        """How many tokens are written."""
+        """How many queries (rows, tokens that are written)."""
         return self.rows.shape[-3]
 
     @property
     def read_steps(self) -> int:
-        """How many tokens are read."""
+        """How many keys (columns, tokens that are read)."""
         return self.rows.shape[-1]
 
     @property
     def input_size(self) -> int:
-        """Input ports: one."""
+        """Number of input ports: one."""
         return 1
 
     @property
     def output_size(self) -> int:
-        """Output ports: one."""
+        """Number of output ports: one."""
         return 1
 
     @property
@@ -116,7 +117,7 @@ class ExplicitMap:
 
     @property
     def device(self) -> torch.device:
-        """Where the map lives."""
+        """The device of the map."""
         return self.rows.device
 
     def __repr__(self) -> str:
@@ -129,9 +130,9 @@ class ExplicitMap:
 
 @dataclass(frozen=True, eq=False)
 class SystemSum:
-    """Systems side by side on one signal, their responses added: ``y = Σ S_k(u)``.
+    """Systems applied to one signal with their responses added: ``y = Σ_k S_k(u)``.
 
-    A forward and a backward system make a non-causal (quasi-separable) mixer.
+    The sum of a forward and a backward system is a non-causal (quasi-separable) mixer.
     """
 
     parts: tuple[System, ...]
@@ -161,17 +162,17 @@ class SystemSum:
 
     @property
     def input_size(self) -> int:
-        """Input ports."""
+        """Number of input ports."""
         return self.parts[0].input_size
 
     @property
     def output_size(self) -> int:
-        """Output ports."""
+        """Number of output ports."""
         return self.parts[0].output_size
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number type that holds every part."""
+        """The number type to which all parts promote."""
         dtype = self.parts[0].dtype
         for part in self.parts[1:]:
             dtype = torch.promote_types(dtype, part.dtype)
@@ -179,7 +180,7 @@ class SystemSum:
 
     @property
     def device(self) -> torch.device:
-        """Where the parts live."""
+        """The device of the parts."""
         return self.parts[0].device
 
 

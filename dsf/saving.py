@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic replacement of files: a reader finds either the old file or the complete new one."""
 
 import os
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` make a file beside ``path``, then put it in its place in one move.
+    """Let ``write`` create a file beside ``path``, then move it to ``path`` in one step.
 
-    Whatever goes wrong before that move leaves the old file as it was.
+    If anything fails before that step, the old file is unchanged.
 
     Raises:
         IsADirectoryError: if ``path`` is a folder.
@@ -16,7 +16,7 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(
-            f"{path} is a folder; name a file in it, such as {path}/report.html."
+            f"{path} is a folder. Give the name of a file in it, such as {path}/report.html."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
@@ -31,7 +31,7 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 
 def _to_disk(path: Path) -> None:
-    """Flush a file or a folder; folders cannot be opened everywhere."""
+    """Flush a file or a folder to disk; Windows cannot open folders, so there they are skipped."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)

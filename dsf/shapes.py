@@ -1,4 +1,4 @@
-"""The one place that compares sizes and words the error when they differ."""
+"""Checks of sizes and axes, and the error that names the axis and the sizes when they differ."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ def agree(owner: str, axis: str, **sizes: Size) -> None:
     """Raise unless every named part has the same size along ``axis``.
 
     Raises:
-        ShapeError: naming ``owner``, the axis, and the size each part came with.
+        ShapeError: names ``owner``, the axis, and the size of every part.
     """
     if len(set(sizes.values())) > 1:
         raise ShapeError(
@@ -22,9 +22,10 @@ def agree(owner: str, axis: str, **sizes: Size) -> None:
 
 
 def has_axes(owner: str, part: str, shape: tuple[int, ...], axes: str) -> None:
-    """Raise unless ``shape`` has as many axes as the words of ``axes`` ask for.
+    """Raise ShapeError unless ``shape`` has as many axes as ``axes`` names.
 
-    A word with a star, such as ``*batch``, stands for any number of axes.
+    ``axes`` is a list of names separated by spaces. A name with a star, such as ``*batch``, stands
+    for any number of axes.
     """
     words = axes.split()
     named = [word for word in words if not word.startswith("*")]

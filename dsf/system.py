@@ -1,4 +1,4 @@
-"""The value everything is about: one linear time-varying system, unrolled over one sequence."""
+"""The central data type: a linear time-varying state-space system, unrolled over one sequence."""
 
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -28,7 +28,7 @@ class System:
         h_t = A_t h_{t-1} + B_t u_t        y_t = C_t h_t + D_t u_t
 
     Unrolled over one sequence and **linear in its signal, given its coefficients**: where a layer
-    computes A, B, C, D from its own input, the system is that layer along this one trajectory.
+    computes A, B, C, D from its own input, the system describes that layer on this one sequence.
 
     Attributes:
         A: the state transitions, ``*batch time state state``, stored by structure.
@@ -37,19 +37,19 @@ class System:
         D: feedthrough, ``*batch time output input``; zero when absent.
         initial: the state before the first token, ``*batch state channel``; zero when absent.
         reads_before_update: if set, ``y_t = C_t h_{t-1} + D_t u_t`` (RWKV-4, RWKV-6).
-        takes_real_part: if set, the response is the real part of the above; for complex
-            coefficients that stand for a real system.
-        runs_backward: if set, the state runs from the last token to the first:
+        takes_real_part: if set, the response is the real part of ``y_t``; for complex coefficients
+            that represent a real system.
+        runs_backward: if set, the recurrence runs from the last token to the first:
             ``h_t = A_t h_{t+1} + B_t u_t``, and ``initial`` is the state after the last token.
 
     Source: Sieber et al. 2024, arXiv:2405.15731 (there Lambda for A).
 
     Raises:
-        ShapeError: naming the part and the axis when sizes do not agree, or there is no token.
-        TypeError: if a part is not what it must be, or counts in whole numbers.
+        ShapeError: if sizes do not agree (names the part and the axis), or there is no token.
+        TypeError: if a part has the wrong type, or holds integers or booleans.
 
     Example:
-        Two states that halve and stay, read together:
+        Two states, one with decay 0.5 and one that does not decay; the output is their sum:
 
         >>> import dsf, torch
         >>> decay = torch.tensor([[0.5, 1.0]]).expand(3, 2)
@@ -94,7 +94,7 @@ class System:
         reads_before_update: bool = False,
         takes_real_part: bool = False,
     ) -> "System":
-        """One input and one output: B_t is the column ``write_t``, C_t the row ``read_t``."""
+        """A system with one input and one output: B_t is the column write_t, C_t the row read_t."""
         D = None if feedthrough is None else feedthrough[..., None, None]
         return cls(
             A,
@@ -107,7 +107,7 @@ class System:
 
     @property
     def feedthrough(self) -> Matrices:
-        """D, which is always there once the system is built."""
+        """D, never None: zeros where none was given."""
         return cast("Matrices", self.D)
 
     @property
@@ -122,22 +122,22 @@ class System:
 
     @property
     def state_size(self) -> int:
-        """States of one channel."""
+        """Number of states of one channel."""
         return self.A.state_size
 
     @property
     def input_size(self) -> int:
-        """Input ports."""
+        """Number of input ports."""
         return self.B.shape[-1]
 
     @property
     def output_size(self) -> int:
-        """Output ports."""
+        """Number of output ports."""
         return self.C.shape[-2]
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number type that holds every part."""
+        """The number type to which all parts promote."""
         parts = [self._coefficient_dtype(), self.feedthrough.dtype]
         if self.initial is not None:
             parts.append(self.initial.dtype)
@@ -145,16 +145,16 @@ class System:
 
     @property
     def device(self) -> torch.device:
-        """Where the parts live."""
+        """The device of the parts."""
         return self.A.device
 
     def window(self, start: int, stop: int, *, dtype: torch.dtype | None = None) -> "System":
         """The tokens ``start`` to ``stop - 1``, all parts written out, without the initial state.
 
-        In the number type ``dtype`` if one is given: what is sampled lazily is sampled in it.
+        With ``dtype``, in that number type: lazily sampled coefficients are computed in it.
 
         Raises:
-            ValueError: if the tokens do not lie inside the sequence.
+            ValueError: if the tokens do not lie in the sequence.
         """
         self.check_span(start, stop)
         return replace(
@@ -232,13 +232,13 @@ class System:
                 )
             if not (part.dtype.is_floating_point or part.dtype.is_complex):
                 raise TypeError(
-                    f"System: {name} counts in {str(part.dtype).removeprefix('torch.')}; "
+                    f"System: {name} has the number type {str(part.dtype).removeprefix('torch.')}; "
                     f"convert it to real or complex numbers first, for example with .double()."
                 )
 
 
 def time_reversed(system: System) -> System:
-    """The tokens in reverse order, and the state running the other way through them."""
+    """The tokens in reverse order, and the recurrence in the opposite direction."""
     return replace(
         system,
         A=system.A.flipped(),

@@ -1,4 +1,4 @@
-"""How many threads torch may use, for as long as a block runs."""
+"""A context manager that limits torch to one thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A single thread inside, as many as before afterwards.
+    """Run the block with a single torch thread, and restore the number of threads afterwards.
 
-    Several would wait for each other on a busy machine, most of all in short runs; and with one,
-    sums keep their order.
+    On a busy machine several threads wait for each other, which costs most in short runs; with one
+    thread the order of summation, and so the rounding, is fixed.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,6 @@
-"""Fixtures for every test: all mixers, and our own error messages."""
+"""For every test: all mixers, our own error messages, and a table of what was skipped."""
+
+from collections import Counter
 
 import jaxtyping
 import pytest
@@ -25,3 +27,16 @@ def our_own_errors():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    """Last of all: how many tests were skipped, and why."""
+    told = yield
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        terminalreporter.section("skipped")
+    for reason, count in sorted(reasons.items(), key=lambda each: (-each[1], each[0])):
+        terminalreporter.write_line(f"{count:5} x {reason}")
+    return told

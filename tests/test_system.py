@@ -142,9 +142,9 @@ def test_parts_of_the_wrong_kind(system):
         ):
             replace(system, **{name: [1.0]})
         whole = torch.ones_like(getattr(system, name)).long()
-        with pytest.raises(TypeError, match=rf"System: {name} counts in int64.*\.double"):
+        with pytest.raises(TypeError, match=rf"System: {name} has the number type int64.*\.double"):
             replace(system, **{name: whole})
-    with pytest.raises(TypeError, match="System: A counts in int64"):
+    with pytest.raises(TypeError, match="System: A has the number type int64"):
         dsf.System(Diagonal(torch.ones(2, 4, 3).long()), system.B, system.C)
     with pytest.raises(TypeError, match="System: B must be a torch tensor, but it is NoneType"):
         replace(system, B=None)
@@ -155,9 +155,9 @@ def test_a_sequence_without_tokens():
     nothing = torch.ones(0, 2)
     with pytest.raises(ShapeError, match="System: needs at least one token"):
         dsf.System.from_write_and_read(Diagonal(nothing), nothing, nothing)
-    with pytest.raises(ShapeError, match="ExplicitMap: needs at least one token"):
+    with pytest.raises(ShapeError, match="ExplicitMap: needs at least one query"):
         ExplicitMap(StoredRows(torch.ones(0, 4)))
-    with pytest.raises(ShapeError, match="ExplicitMap: needs at least one token"):
+    with pytest.raises(ShapeError, match="ExplicitMap: needs at least one query"):
         ExplicitMap(StoredRows(torch.ones(4, 0)))
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import dsf
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -15,8 +17,13 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+    (file,) = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
         yield archive
+
+
+def test_it_bears_the_name_that_is_ours(wheel):
+    assert Path(wheel.filename).name.startswith(f"dsf_toolkit-{dsf.__version__}-")
 
 
 def test_every_file_of_the_package_is_inside(wheel):

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from dsf import models
 from dsf.cli.embedded import SEED
 from dsf.inspection import InspectedLayer, inspect
-from dsf.inspection.loading import load_model
+from dsf.loading import load_model
 from dsf.mixers import GatedDeltaNet
 from dsf.models import recall
 from dsf.report import draw_map

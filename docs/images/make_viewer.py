@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from dsf.cli.embedded import inspect_embedded
 from dsf.inspection import Inspection
-from dsf.inspection.runs import checked_run
+from dsf.properties.run_folder import checked_run
 from dsf.report import write_report
 
 HERE = Path(__file__).resolve().parent

@@ -1,9 +1,9 @@
-"""Systems from systems. Every function returns a new value and computes no response."""
+"""Systems made from systems. Every function returns a new system and computes no response."""
 
 from dsf.algebra.bases import change_of_basis, with_conjugates
 from dsf.algebra.connections import direct_sum, parallel, series
+from dsf.algebra.conversion import converted, select
 from dsf.algebra.duality import adjoint, reverse
-from dsf.algebra.entries import converted, select
 from dsf.algebra.windows import concatenated, split_at
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The same map from other states."""
+"""The same map in other state coordinates: a change of basis, and complex states as real pairs."""
 
 from dataclasses import replace
 
@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.algebra.plain import written_out
-from dsf.algebra.structures import block_diagonal
+from dsf.algebra.structures import block_diagonal, written_out
 from dsf.coefficient import dense_of
 from dsf.shapes import ShapeError
 from dsf.system import System, time_reversed
@@ -16,22 +15,22 @@ from dsf.transition.storage import on_parts
 
 
 def change_of_basis(system: System, T: Shaped[Tensor, "*leading state state"]) -> System:
-    """The system in the states ``T_t h_t``: other coefficients, the same map (a gauge).
+    """The system in the coordinates ``T_t h_t``: other coefficients, the same map (a gauge).
 
-    All structure of A is lost: the new A_t = T_t A_t T_{t-1}^{-1} are written out.
+    All structure of A is lost: the new A_t = T_t A_t T_{t-1}^{-1} are dense.
 
     Args:
         system: any system.
-        T: one matrix, ``*batch state state``, or one for every place between tokens, ``*batch
-            time+1 state state``: the first for the state in front of the first token, the last for
-            the state behind the last one.
+        T: one matrix, ``*batch state state``, or one matrix for the state before and after every
+            token, ``*batch time+1 state state``: the first for the state before the first token,
+            the last for the state after the last one.
 
     Raises:
-        ShapeError: if T has other axes than these.
+        ShapeError: if T has other axes.
         ValueError: if a matrix cannot be inverted.
 
     Example:
-        Two equal states; the new basis holds their mean and their difference:
+        Two equal states; the new coordinates are their mean and their difference:
 
         >>> import dsf, torch
         >>> decay, one = torch.full((3, 2), 0.5), torch.ones(3, 2)
@@ -44,19 +43,19 @@ def change_of_basis(system: System, T: Shaped[Tensor, "*leading state state"]) -
         True
     """
     if system.runs_backward:
-        turned = T.flip(-3) if T.ndim == len(system.batch) + 3 else T
-        return time_reversed(change_of_basis(time_reversed(system), turned))
+        flipped = T.flip(-3) if T.ndim == len(system.batch) + 3 else T
+        return time_reversed(change_of_basis(time_reversed(system), flipped))
     between = _between_tokens(system, T)
     dtype = torch.promote_types(system.dtype, T.dtype)
     between = between.to(dtype)
     earlier, later = between[..., :-1, :, :], between[..., 1:, :, :]
-    plain = written_out(system)
-    A, B, C = (dense_of(part).to(dtype) for part in (plain.A.dense(), plain.B, plain.C))
+    stored = written_out(system)
+    A, B, C = (dense_of(part).to(dtype) for part in (stored.A.dense(), stored.B, stored.C))
     initial = None
     if system.initial is not None:
         initial = between[..., 0, :, :] @ system.initial.to(dtype)
     return replace(
-        plain,
+        stored,
         A=Dense(_divided(later @ A, earlier)),
         B=later @ B,
         C=_divided(C, earlier if system.reads_before_update else later),
@@ -65,7 +64,7 @@ def change_of_basis(system: System, T: Shaped[Tensor, "*leading state state"]) -
 
 
 def _between_tokens(system: System, T: Tensor) -> Tensor:
-    """One matrix for every place between tokens, the ends included."""
+    """``T_0 ... T_T``: one matrix for the state before the first and after every token."""
     states = system.state_size
     constant = (*system.batch, states, states)
     varying = (*system.batch, system.steps + 1, states, states)
@@ -88,15 +87,16 @@ def _divided(rows: Tensor, T: Tensor) -> Tensor:
 
 
 def with_conjugates(system: System) -> System:
-    """A system that gives the real part, written as a plain one over ``(h, conj h)``.
+    """A system that takes the real part, rewritten with the states ``(h, conj h)`` instead.
 
-    Its response is complex, with an imaginary part of zero up to rounding; twice the states.
+    The new system has twice the states, and its response is complex with an imaginary part of zero
+    up to rounding.
 
     Raises:
         ValueError: if the system does not take the real part.
 
     Example:
-        A state that turns by a quarter at every token:
+        A complex state that rotates by a quarter turn at every token:
 
         >>> import dsf, torch
         >>> one = torch.ones(5, 1, dtype=torch.complex64)
@@ -108,17 +108,17 @@ def with_conjugates(system: System) -> System:
     """
     if not system.takes_real_part:
         raise ValueError(
-            "with_conjugates: only for a system that takes the real part, but this one does not; "
-            "its response is that of its coefficients already."
+            "with_conjugates: only for a system that takes the real part, but this one does not. "
+            "Use it as it is."
         )
-    plain = written_out(system)
-    B, C, D = (dense_of(part) for part in (plain.B, plain.C, plain.feedthrough))
+    stored = written_out(system)
+    B, C, D = (dense_of(part) for part in (stored.B, stored.C, stored.feedthrough))
     initial = None
     if system.initial is not None:
         initial = torch.cat([system.initial, system.initial.conj()], dim=-2)
     return replace(
-        plain,
-        A=block_diagonal([plain.A, on_parts(plain.A, torch.conj)]),
+        stored,
+        A=block_diagonal([stored.A, on_parts(stored.A, torch.conj)]),
         B=torch.cat([B, B.conj()], dim=-2),
         C=torch.cat([C, C.conj()], dim=-1) / 2,
         D=torch.complex(D.real, torch.zeros_like(D.real)) if D.is_complex() else D,

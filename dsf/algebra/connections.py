@@ -1,4 +1,4 @@
-"""Systems connected to each other: one after the other, added, side by side."""
+"""Connections of systems: in series, in parallel (added), and as a direct sum of ports."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,8 +8,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.algebra.bases import with_conjugates
-from dsf.algebra.plain import joint_initial, reading_before, same_sequence, written_out
-from dsf.algebra.structures import block_diagonal, low_rank
+from dsf.algebra.structures import (
+    block_diagonal,
+    joint_initial,
+    low_rank,
+    reading_before,
+    same_sequence,
+    written_out,
+)
 from dsf.coefficient import dense_of
 from dsf.composite import SystemSum
 from dsf.shapes import agree
@@ -20,17 +26,18 @@ from dsf.transition import Dense, DiagonalPlusLowRank, Transition
 def series(first: System, second: System) -> System:
     """``second`` driven by the response of ``first``; its map is the product of the two maps.
 
-    The states lie one below the other. Diagonals, also with low rank, stay diagonals plus low rank
-    (the ports between are added to the rank); other structures are written out, and so are B and
-    C: after an attention cache of T tokens that takes T² numbers each.
+    The states are stacked. Diagonal transitions, with or without a low-rank term, become diagonal
+    plus low rank, where the number of ports between the two systems adds to the rank; other
+    structures become dense. B and C are written out: for an attention cache of T tokens that takes
+    T² numbers each.
 
     Raises:
-        ShapeError: if ``first`` puts out what ``second`` does not take in.
-        ValueError: if one runs forward and the other backward, or ``second`` takes the real part
-            and ``first`` puts out complex numbers.
+        ShapeError: if ``first`` has another number of outputs than ``second`` has inputs.
+        ValueError: if one runs forward and the other backward, or if ``second`` takes the real part
+            and ``first`` has a complex response.
 
     Example:
-        Twice a delay of one token is a delay of two:
+        Two delays of one token in series are a delay of two:
 
         >>> import dsf, torch
         >>> like = torch.zeros(())
@@ -44,13 +51,14 @@ def series(first: System, second: System) -> System:
     agree("series", "between", first=first.output_size, second=second.input_size)
     if first.runs_backward != second.runs_backward:
         raise ValueError(
-            "series: one system runs forward and the other backward, and no single system does "
-            "what both do. Respond with one after the other, or multiply their maps."
+            "series: one system runs forward and the other backward, so no single system has "
+            "the product of their maps. Call dsf.respond on one after the other, or multiply the "
+            "maps."
         )
     if second.takes_real_part and first.dtype.is_complex and not first.takes_real_part:
         raise ValueError(
-            "series: the second system gives the real part, so it takes real signals only, but "
-            "the first one puts out complex numbers."
+            "series: the second system takes the real part of its response, so it needs a real "
+            "signal, but the response of the first one is complex."
         )
     real = second.takes_real_part or (first.takes_real_part and not second.dtype.is_complex)
     if first.takes_real_part:
@@ -59,7 +67,7 @@ def series(first: System, second: System) -> System:
 
 
 def _cascade(first: System, second: System) -> System:
-    """Both read after the update, or the whole reads before it."""
+    """The cascade reads after the update if both systems do, and before the update otherwise."""
     before = first.reads_before_update or second.reads_before_update
     early = reading_before(first)
     late = reading_before(second) if before else second
@@ -80,7 +88,7 @@ def _cascade(first: System, second: System) -> System:
 
 
 def _chained(first: Transition, second: Transition, write: Tensor, read: Tensor) -> Transition:
-    """Block diagonal, and ``write @ read`` from the states of ``first`` to those of ``second``."""
+    """Block diagonal, plus ``write @ read`` from the states of ``first`` to those of ``second``."""
     states = first.state_size, second.state_size
     left = pad(write, (0, 0, states[0], 0))
     right = pad(read.mT, (0, 0, 0, states[1]))
@@ -101,19 +109,19 @@ def _one_type(*parts: Tensor) -> list[Tensor]:
 
 
 def parallel(*systems: System | SystemSum) -> System | SystemSum:
-    """All systems on one signal, their responses added; the map is the sum of the maps.
+    """All systems applied to one signal and their responses added; the maps add up as well.
 
-    One system whose states lie side by side where all run the same way: diagonals stay diagonal,
-    with low rank the ranks add up, other structures are written out, and so are B and C. A
-    :class:`SystemSum` where some run forward and some backward, or where some give the real part
-    of complex numbers and others the complex numbers themselves.
+    If all run in the same direction the result is one system with the states stacked: diagonals
+    stay diagonal, the ranks of low-rank terms add up, other structures become dense, and B and C
+    are written out. The result is a :class:`SystemSum` if some systems run forward and some
+    backward, or if some take the real part of a complex response and others return it complex.
 
     Raises:
-        ShapeError: if batch, tokens or ports differ.
+        ShapeError: if batch axes, numbers of tokens or numbers of ports differ.
         ValueError: if there is no system.
 
     Example:
-        A slow and a fast state, each read on its own:
+        A state that decays slowly and one that decays fast, both driven by the same signal:
 
         >>> import dsf, torch
         >>> one = torch.ones(3, 1)
@@ -139,17 +147,18 @@ def parallel(*systems: System | SystemSum) -> System | SystemSum:
 
 
 def direct_sum(*systems: System) -> System | SystemSum:
-    """Every system on ports of its own, side by side; the map holds one map for every system.
+    """Systems stacked so that each keeps its own input and output ports.
 
-    Input and output ports are those of the first system, then of the second, and so on; states and
-    structure are as in :func:`parallel`.
+    The map, sorted by port, is block diagonal with one block for every system. Ports are those of
+    the first system, then of the second, and so on; states and structure are as in
+    :func:`parallel`.
 
     Raises:
-        ShapeError: if batch or tokens differ.
+        ShapeError: if batch axes or numbers of tokens differ.
         ValueError: if there is no system.
 
     Example:
-        Two tokens, two ports; each port feels its own decay:
+        Two tokens and two ports, each with its own decay:
 
         >>> import dsf, torch
         >>> one = torch.ones(2, 1)
@@ -185,17 +194,17 @@ def _parts(system: System | SystemSum) -> Sequence[System]:
 
 
 def _add_up(parts: Sequence[System]) -> bool:
-    """Whether one system can do what all of them do."""
+    """Whether one system with stacked states has the sum of the responses."""
     if len({part.runs_backward for part in parts}) > 1:
         return False
-    plain = [part for part in parts if not part.takes_real_part]
-    return len(plain) == len(parts) or not any(part.dtype.is_complex for part in plain)
+    others = [part for part in parts if not part.takes_real_part]
+    return len(others) == len(parts) or not any(part.dtype.is_complex for part in others)
 
 
 def _stacked(parts: Sequence[System]) -> System:
     before = any(part.reads_before_update for part in parts)
-    plain = [written_out(part) for part in parts]
-    read = [reading_before(part) for part in plain] if before else plain
+    stored = [written_out(part) for part in parts]
+    read = [reading_before(part) for part in stored] if before else stored
     feedthrough = dense_of(read[0].feedthrough)
     for part in read[1:]:
         feedthrough = feedthrough + dense_of(part.feedthrough)

@@ -1,4 +1,4 @@
-"""The transposed map and the reversed sequence."""
+"""The adjoint system (transposed map) and the reversed system (sequence in reverse order)."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,10 +15,11 @@ from dsf.transition.storage import on_parts
 
 
 def reverse(system: Operator) -> Operator:
-    """The system that does to a reversed sequence what ``system`` does to the sequence.
+    """The system that applies to the reversed sequence what ``system`` applies to the sequence.
 
-    Tokens in reverse order, and a state that runs the other way: reversing twice changes nothing.
-    Structure and lazily sampled parts survive; the rows of attention are written out, T² numbers.
+    Tokens are in reverse order and the recurrence runs in the opposite direction; reversing twice
+    gives the original. The structure of A and lazily sampled coefficients are preserved; the rows
+    of an attention map are written out, T² numbers.
 
     Example:
         A state that halves, from the last token to the first:
@@ -39,17 +40,18 @@ def reverse(system: Operator) -> Operator:
 
 
 def adjoint(system: Operator, *, conjugate: bool = False) -> Operator:
-    """The system whose map is the transposed map; it runs the other way.
+    """The system whose map is the transposed map; its recurrence runs in the opposite direction.
 
-    Structure and lazily sampled parts survive; the rows of attention are written out once it is
-    evaluated, T² numbers. The initial state is no part of the map, and the adjoint starts at rest.
+    The structure of A and lazily sampled coefficients are preserved; the rows of an attention map
+    are written out when the adjoint is evaluated, T² numbers. The initial state is not part of the
+    map, so the adjoint starts from a zero state.
 
     Args:
         system: any system, sum or explicit map.
         conjugate: transpose and take complex conjugates.
 
     Example:
-        What a token reads from, the adjoint writes to:
+        Where the map reads token j for token i, the adjoint reads token i for token j:
 
         >>> import dsf, torch
         >>> one = torch.ones(3, 1)
@@ -96,7 +98,7 @@ def _transposed(part: Matrices, conjugate: bool) -> Matrices:
 
 @dataclass(frozen=True)
 class Transposed(Coefficient):
-    """Matrices that are transposed where they are looked at."""
+    """A lazy coefficient whose matrices are transposed when they are evaluated."""
 
     of: Coefficient
     conjugated: bool
@@ -115,8 +117,8 @@ class Transposed(Coefficient):
         return self.of.device
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
-        turned = self.of.window(start, stop).mT
-        return turned.conj() if self.conjugated else turned
+        transposed = self.of.window(start, stop).mT
+        return transposed.conj() if self.conjugated else transposed
 
     def flipped(self) -> "Transposed":
         return replace(self, of=self.of.flipped())

@@ -1,11 +1,15 @@
-"""Which structure survives when systems are put together."""
+"""Which structure of A_t is preserved when systems are combined, and the combined coefficients."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.coefficient import dense_of
+from dsf.shapes import ShapeError, agree
+from dsf.system import System
 from dsf.transition import (
     Dense,
     Diagonal,
@@ -16,11 +20,70 @@ from dsf.transition import (
 )
 
 
-def block_diagonal(parts: Sequence[Transition]) -> Transition:
-    """States side by side, each moved by its own maps.
+def written_out(system: System) -> System:
+    """The system with B, C and D as stored tensors, and all parts in its common number type."""
+    dtype = system.dtype
+    return replace(
+        system,
+        A=system.A.to(dtype=dtype),
+        B=dense_of(system.B).to(dtype),
+        C=dense_of(system.C).to(dtype),
+        D=dense_of(system.feedthrough).to(dtype),
+    )
 
-    Diagonals stay diagonal, and sampled lazily when all have the same steps; with diagonals plus
-    low rank the ranks add up; everything else is written out.
+
+def reading_before(system: System) -> System:
+    """The same system, reading before the update: ``y = C_t A_t h_{t-1} + (C_t B_t + D_t) u_t``.
+
+    Every system has this form; the reverse conversion would need invertible A_t.
+    """
+    if system.reads_before_update:
+        return system
+    B, C, D = (dense_of(part) for part in (system.B, system.C, system.feedthrough))
+    return replace(
+        system, C=(system.A.transposed() @ C.mT).mT, D=C @ B + D, reads_before_update=True
+    )
+
+
+def joint_initial(systems: Sequence[System]) -> torch.Tensor | None:
+    """The initial states stacked along the state axis, zeros where absent; None if all are."""
+    given = [system.initial for system in systems if system.initial is not None]
+    if not given:
+        return None
+    channels = {f"part {k}": each.shape[-1] for k, each in enumerate(given)}
+    agree("initial states", "channel", **channels)
+    channel = given[0].shape[-1]
+    return torch.cat(
+        [
+            given[0].new_zeros(*system.batch, system.state_size, channel)
+            if system.initial is None
+            else system.initial
+            for system in systems
+        ],
+        dim=-2,
+    )
+
+
+def same_sequence(owner: str, systems: Sequence[System]) -> None:
+    """Raise unless all systems have the same batch axes and tokens and are on the same device.
+
+    Raises:
+        ShapeError: names the axis and the sizes.
+    """
+    names = [f"system {k}" for k in range(len(systems))]
+    batches = [tuple(system.batch) for system in systems]
+    agree(owner, "batch", **dict(zip(names, batches, strict=True)))
+    agree(owner, "time", **dict(zip(names, [each.steps for each in systems], strict=True)))
+    devices = {str(system.device) for system in systems}
+    if len(devices) > 1:
+        raise ShapeError(f"{owner}: all systems must be on one device, but they are on {devices}.")
+
+
+def block_diagonal(parts: Sequence[Transition]) -> Transition:
+    """The block-diagonal transition of the stacked states.
+
+    Diagonals stay diagonal, and stay lazily sampled when all have the same step sizes; if some are
+    diagonal plus low rank, the ranks add up; every other structure becomes dense.
     """
     if len(parts) == 1:
         return parts[0]
@@ -43,8 +106,8 @@ def low_rank(A: Transition) -> DiagonalPlusLowRank | None:
     decay = A.diagonal()
     if decay is None:
         return None
-    nothing = decay.new_zeros(()).expand(*decay.shape, 0)
-    return DiagonalPlusLowRank(decay, nothing, nothing)
+    empty = decay.new_zeros(()).expand(*decay.shape, 0)
+    return DiagonalPlusLowRank(decay, empty, empty)
 
 
 def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
@@ -59,7 +122,7 @@ def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
 
 
 def in_time(first: Transition, second: Transition) -> Transition:
-    """The maps of ``first``, then those of ``second``."""
+    """The transitions of ``first`` followed in time by those of ``second``."""
     if isinstance(first, ScaledIdentity) and isinstance(second, ScaledIdentity):
         return ScaledIdentity(torch.cat([first.decay, second.decay], dim=-1), first.size)
     sampled = [part for part in (first, second) if isinstance(part, SampledDiagonal)]

@@ -1,4 +1,4 @@
-"""A sequence cut in two, and put together again."""
+"""A system split in two along time, and two systems concatenated along time."""
 
 from dataclasses import replace
 
@@ -11,11 +11,12 @@ from dsf.system import System
 
 
 def split_at(system: System, token: int) -> tuple[System, System]:
-    """The tokens in front of ``token``, and those from ``token`` on.
+    """The system on the tokens before ``token``, and the system on the tokens from ``token`` on.
 
-    The part that is met first keeps the initial state. To continue in the other one, give it the
-    state the first leaves: ``replace(second, initial=dsf.evaluate.final_state(first, signal))``.
-    Lazily sampled parts stay so; the rows of attention are written out.
+    The initial state stays with the part that is processed first. To continue with the other part,
+    give it the state after the first: ``replace(second,
+    initial=dsf.evaluate.final_state(first, signal))``. Lazily sampled coefficients stay lazy; the
+    rows of an attention map are written out.
 
     Raises:
         ValueError: if one of the two would be empty.
@@ -35,7 +36,7 @@ def split_at(system: System, token: int) -> tuple[System, System]:
     """
     if not 0 < token < system.steps:
         raise ValueError(
-            f"split_at: needs 0 < token < {system.steps}, so that both parts hold a token, "
+            f"split_at: needs 0 < token < {system.steps}, so that both parts have a token, "
             f"but token is {token}."
         )
     front, back = _cut(system, 0, token), _cut(system, token, system.steps)
@@ -56,15 +57,16 @@ def _cut(system: System, start: int, stop: int) -> System:
 
 
 def concatenated(front: System, back: System) -> System:
-    """One sequence: the tokens of ``front``, then those of ``back``, with the state carried over.
+    """One system on the tokens of ``front`` followed by those of ``back``, the state carried over.
 
-    Undoes :func:`split_at`. The structure of A survives where both have the same or are diagonal;
-    B, C and D are written out.
+    The inverse of :func:`split_at`. The structure of A is preserved where both systems have the
+    same structure or both are diagonal; B, C and D are written out.
 
     Raises:
-        ShapeError: if batch, states or ports differ.
-        ValueError: if the two do not read or run alike, or the part that is met second has an
-            initial state of its own, which the state carried over would contradict.
+        ShapeError: if batch axes, numbers of states or numbers of ports differ.
+        ValueError: if the two differ in ``reads_before_update``, ``takes_real_part`` or
+            ``runs_backward``, or if the part that is processed second has an initial state of its
+            own, which would contradict the state carried over.
 
     Example:
         >>> import dsf, torch
@@ -84,8 +86,8 @@ def concatenated(front: System, back: System) -> System:
     first, second = (back, front) if front.runs_backward else (front, back)
     if second.initial is not None:
         raise ValueError(
-            "concatenated: the part that is met second has an initial state, but it gets the "
-            "state the other one leaves. Take it away: replace(system, initial=None)."
+            "concatenated: the part that is processed second has an initial state, but it starts "
+            "from the final state of the other one. Remove it: replace(system, initial=None)."
         )
     B, C, D = (
         torch.cat([dense_of(getattr(part, name)) for part in (front, back)], dim=-3)

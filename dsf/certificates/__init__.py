@@ -1,16 +1,15 @@
-"""Properties with verdicts and the evidence for them."""
+"""Certificates: statements about maps, systems and mixers with a verdict and its evidence."""
 
 from dsf.certificates.boxes import locality
 from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.certificates.collisions import linear_injective
-from dsf.certificates.injectivity import injective
-from dsf.certificates.margins import margin
+from dsf.certificates.injectivity import injective, linear_injective, margin
 from dsf.certificates.mixer_laws import check_mixer
-from dsf.certificates.systems import equivalent, reduction_error
 from dsf.certificates.transitions import decay, decay_box, nonexpansive
 from dsf.certificates.weights import (
     causal,
+    equivalent,
     nonnegative,
+    reduction_error,
     row_sums,
     same_map,
     window_mass,

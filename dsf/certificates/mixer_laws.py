@@ -1,22 +1,205 @@
-"""The laws that every mixer keeps, for mixers that are written elsewhere."""
+"""Laws that every mixer must satisfy, measured on stated cases; also for user-defined mixers.
+
+- ``Law``: a statement with a limit, and the certificate from its measured cases.
+- ``Subject``: the mixer that is tested, as a class with random instances or as one instance.
+- ``check_mixer``: all laws, followed by the functions that measure the cases of each.
+"""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.certificates.certificate import Certificate, Verdict
-from dsf.certificates.laws import Case, Law, as_expected, bent, difference
-from dsf.certificates.subjects import Subject, as_type, floating
+from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.composite import ExplicitMap
 from dsf.evaluate import attention_map, chunkwise, convolution, recurrent, respond, row_blocks, scan
 from dsf.evaluate.invariant import varying
 from dsf.mixers.base import axes_of
 from dsf.system import System
+
+Case = tuple[Mapping[str, Any], Callable[[], float]]
+"""A label that describes a case, and the function that measures it."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """A statement about ``owner`` that must hold in every case.
+
+    Attributes:
+        owner: the name of the class that is tested.
+        name: a short name.
+        sentence: the statement.
+        figure: the limit for what is measured.
+        from_below: whether the limit is a minimum instead of a maximum.
+    """
+
+    owner: str
+    name: str
+    sentence: str
+    figure: float
+    from_below: bool = False
+
+    def judged(self, cases: Iterable[Case], *, method: str) -> Certificate:
+        """HOLDS_NUMERICALLY if every case is within the limit, else REFUTED by the worst case.
+
+        A case that raises an error or measures nan violates the law. Without a case the verdict is
+        UNKNOWN.
+        """
+        worst: float | None = None
+        where: Mapping[str, Any] = {}
+        for label, measure in cases:
+            try:
+                measured = self._without_nan(measure())
+            except Exception as error:  # raised by the code under test
+                raised = f"{type(error).__name__}: {error}"
+                return self._certified(Verdict.REFUTED, method, None, {**label, "error": raised})
+            if worst is None or self._is_worse(measured, worst):
+                worst, where = measured, label
+        if worst is None:
+            return self._certified(Verdict.UNKNOWN, method, None)
+        if self._is_worse(worst, self.figure):
+            return self._certified(Verdict.REFUTED, method, worst, where)
+        return self._certified(Verdict.HOLDS_NUMERICALLY, method, worst)
+
+    def _is_worse(self, one: float, other: float) -> bool:
+        return one < other if self.from_below else one > other
+
+    def _without_nan(self, figure: float) -> float:
+        if not math.isnan(figure):
+            return figure
+        return -math.inf if self.from_below else math.inf
+
+    def _certified(
+        self,
+        verdict: Verdict,
+        method: str,
+        observed: float | None,
+        where: Mapping[str, Any] | None = None,
+    ) -> Certificate:
+        refuted = verdict is Verdict.REFUTED
+        return Certificate(
+            claim=f"{self.owner}, {self.name}: {self.sentence}",
+            verdict=verdict,
+            level=Level.FLOAT,
+            method=method,
+            bound=self.figure,
+            observed=observed,
+            witness={"law": self.name, **(where or {}), "figure": observed} if refuted else None,
+            limits={"reason": "no case"} if verdict is Verdict.UNKNOWN else {},
+        )
+
+
+def as_expected(
+    owner: str, found: Mapping[str, Certificate], expected: Mapping[str, str]
+) -> tuple[Certificate, ...]:
+    """The certificates of all laws, with the reason added where a violation was expected.
+
+    Raises:
+        ValueError: if a law that was expected to fail holds, or has an unknown name.
+    """
+    for law, reason in expected.items():
+        if law not in found:
+            raise ValueError(
+                f"expected_failures: there is no law '{law}'; the laws are {', '.join(found)}."
+            )
+        if found[law].verdict is not Verdict.REFUTED:
+            raise ValueError(
+                f"expected_failures: {owner} was expected to violate '{law}' ({reason}), but the "
+                f"verdict is {found[law].verdict.value}. Remove it from expected_failures."
+            )
+    return tuple(
+        replace(one, limits={"expected": expected[law]}) if law in expected else one
+        for law, one in found.items()
+    )
+
+
+def difference(one: Shaped[Tensor, "*ours"], other: Shaped[Tensor, "*theirs"]) -> float:
+    """Largest difference over the largest number of ``other``; infinite if the shapes differ."""
+    if one.shape != other.shape:
+        return math.inf
+    if other.numel() == 0:
+        return 0.0
+    largest = other.abs().max().item()
+    apart = (one - other).abs().max().item()
+    return float(apart / largest if largest > 0 else apart)
+
+
+def bent(part: Shaped[Tensor, "*axes"], rng: torch.Generator) -> Shaped[Tensor, "*axes"]:
+    """``part`` with every entry slightly smaller and none zero, so that decays stay below one."""
+    spread = torch.rand(part.shape, generator=rng, dtype=torch.float64).to(part.device)
+    smaller = part * (0.99 - 0.1 * spread).to(part.real.dtype)
+    return torch.where(part == 0, (0.01 + 0.1 * spread).to(part.dtype), smaller)
+
+
+LENGTHS = (1, 2, 9, 65)
+
+
+class Subject:
+    """The mixer under test: a class with random instances of any length, or one instance."""
+
+    def __init__(self, mixer_or_class: Any, seed: int):
+        self._given, self._seed = mixer_or_class, seed
+        self._drawn = isinstance(mixer_or_class, type)
+        needed = ("system", "signal", "draw") if self._drawn else ("system", "signal")
+        missing = [name for name in needed if not hasattr(mixer_or_class, name)]
+        if missing or not is_dataclass(mixer_or_class):
+            lacking = f"has no {', '.join(missing)}" if missing else "is no dataclass"
+            raise TypeError(
+                f"check_mixer: needs a dataclass with system() and signal(), and for a class also "
+                f"draw(rng, steps=...), but {mixer_or_class!r} {lacking}. Derive it from "
+                "dsf.mixers.Mixer."
+            )
+        owner: Any = mixer_or_class if self._drawn else type(mixer_or_class)
+        self.owner: str = owner.__name__
+
+    @property
+    def described(self) -> str:
+        """A description of the instances that the laws are measured on."""
+        if not self._drawn:
+            return "one instance"
+        return f"random instances of {', '.join(map(str, LENGTHS))} tokens, seed {self._seed}"
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Numbers of tokens of the instances; 0 stands for a single given instance."""
+        return LENGTHS if self._drawn else (0,)
+
+    def mixer(self, steps: int) -> Any:
+        """The instance, in double precision."""
+        if not self._drawn:
+            return as_type(self._given, torch.float64)
+        rng = torch.Generator().manual_seed(self._seed)
+        return as_type(self._given.draw(rng, steps=steps), torch.float64)
+
+    def label(self, steps: int, **more: Any) -> dict[str, Any]:
+        """The label of a case."""
+        return {**more, "tokens": steps} if self._drawn else more
+
+
+def floating(mixer: Any) -> dict[str, Tensor]:
+    """The real and complex tensors of a mixer by name."""
+    parts = {field.name: getattr(mixer, field.name) for field in fields(mixer)}
+    return {
+        name: part
+        for name, part in parts.items()
+        if isinstance(part, Tensor) and (part.is_floating_point() or part.is_complex())
+    }
+
+
+def as_type(mixer: Any, dtype: torch.dtype) -> Any:
+    """The mixer in another precision; complex parts stay complex."""
+    parts = floating(mixer)
+    changed = {
+        name: part.to(dtype.to_complex() if part.is_complex() else dtype)
+        for name, part in parts.items()
+    }
+    return replace(mixer, **changed)
+
 
 USUAL, SHORT = 9, 3
 EVALUATORS = {
@@ -27,7 +210,7 @@ EVALUATORS = {
 }
 SINGLE = 1e-5
 SLOPE = 1e-6
-"""Relative error of a gradient: finite differences have half the digits."""
+"""Limit on the relative error of gradients: finite differences have half the digits."""
 NUDGE = 1e-5
 
 Reference = Callable[[Any], Tensor]
@@ -42,24 +225,26 @@ def check_mixer(
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
 ) -> tuple[Certificate, ...]:
-    """Measure the laws that every mixer of ``dsf`` keeps on one of your own.
+    """Measure the laws that every mixer of ``dsf`` satisfies on a mixer of your own.
 
-    A class is drawn at several lengths, which finds more than one instance does. Nothing is raised
-    for a law that is broken: its certificate is REFUTED and the witness names the case.
+    A class is tested with random instances of several lengths, which finds more errors than one
+    instance. A violated law raises nothing: its certificate is REFUTED and the witness names the
+    case.
 
     Args:
         mixer_or_class: a frozen dataclass of coefficients with ``system()`` and ``signal()``; a
-            class also with ``draw(rng, steps=...)``.
-        reference: what your paper says, ``mixer -> *batch time channel``, as a plain loop.
-        causal: whether no token may read the future.
+            class also needs ``draw(rng, steps=...)``.
+        reference: a direct implementation, ``mixer -> *batch time channel``, such as the loop of
+            your paper.
+        causal: whether no token may read later tokens.
         tolerance: the largest relative error in double precision.
-        seed: of what is drawn.
-        expected_failures: laws that your mixer breaks on purpose, each with the reason, which goes
-            into its certificate.
+        seed: of the random instances.
+        expected_failures: laws that your mixer violates on purpose, each with the reason, which is
+            recorded in its certificate.
 
     Raises:
         TypeError: if it is no such class or instance.
-        ValueError: if a law that is expected to fail holds, or there is no such law.
+        ValueError: if a law that is expected to fail holds, or has an unknown name.
 
     >>> import dsf
     >>> for certificate in dsf.certify.check_mixer(dsf.mixers.DeltaNet):
@@ -155,7 +340,7 @@ def _causality(subject: Subject) -> Iterator[Case]:
         mixer = subject.mixer(USUAL)
         signal, response, weights = mixer.signal(), _answer(mixer), attention_map(mixer.system())
         blocks = weights.unflatten(-1, signal.shape[-3:-1]).unflatten(-3, response.shape[-3:-1])
-        entries = blocks.movedim(-2, -3)  # tokens written, tokens read, ports
+        entries = blocks.movedim(-2, -3)  # query (row), key (column), ports
         ahead = torch.ones(entries.shape[-4:-2], dtype=torch.bool, device=weights.device).triu(1)
         return difference(entries * ~ahead[..., None, None], entries)
 
@@ -165,10 +350,10 @@ def _causality(subject: Subject) -> Iterator[Case]:
         rng, changed = torch.Generator().manual_seed(1), {}
         for field in fields(mixer):
             part, axes = getattr(mixer, field.name), (axes_of(field.type) or "").split()
-            place = next((k - len(axes) for k, a in enumerate(axes) if a in ("time", "read")), None)
-            if place is not None and field.name in floating(mixer):
-                past, future = part.tensor_split([kept], dim=place)
-                changed[field.name] = torch.cat([past, bent(future, rng)], dim=place)
+            axis = next((k - len(axes) for k, a in enumerate(axes) if a in ("time", "read")), None)
+            if axis is not None and field.name in floating(mixer):
+                past, future = part.tensor_split([kept], dim=axis)
+                changed[field.name] = torch.cat([past, bent(future, rng)], dim=axis)
         after = _answer(replace(mixer, **changed))
         return difference(after[..., :kept, :, :], _answer(mixer)[..., :kept, :, :])
 
@@ -210,7 +395,7 @@ def _number_type(subject: Subject) -> Iterator[Case]:
 
 
 def _device(subject: Subject) -> Iterator[Case]:
-    """With another device as the default, what is made without naming one cannot hide."""
+    """With another default device, tensors that are created without a device cause an error."""
 
     def apart() -> float:
         mixer = subject.mixer(USUAL)

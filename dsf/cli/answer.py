@@ -64,11 +64,11 @@ def give(
 
 
 def _complain(command: str, error: Exception, code: int, *, as_json: bool, verbose: bool) -> None:
-    from dsf.report.plain import plain
+    from dsf.report.escaping import escaped
 
     if verbose:
         traceback.print_exception(error)
-    kind, words = type(error).__name__, plain(str(error), most=2000) or "no further word"
+    kind, words = type(error).__name__, escaped(str(error), most=2000) or "no further word"
     if as_json:
         _print_json(command, code, {"error": {"kind": kind, "message": words}})
     else:

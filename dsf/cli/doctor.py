@@ -15,11 +15,14 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check versions, device, memory, disk and the extras; 0 if dsf can work here, else 3."""
+    """Check versions, device, memory, disk, the extras, and who else is called dsf.
+
+    Exit code 0 if dsf can work here, else 3.
+    """
 
     def work() -> Answer:
         from dsf.cli.machine import findings
-        from dsf.cli.screen import print_table
+        from dsf.cli.terminal import print_table
 
         found = findings(out)
         bad = [finding for finding in found if finding.verdict == "missing"]
@@ -28,6 +31,8 @@ def run(
             rows = [(each.what, each.found, each.verdict, each.cure) for each in found]
             print_table(("what", "found", "verdict", "cure"), rows)
             print(f"{len(bad)} missing: see above" if bad else "dsf can work here")
+            if warned := sum(each.verdict == "warning" for each in found):
+                print(f"{warned} to look at: see the warnings above")
 
         facts = {"findings": [each.__dict__ for each in found]}
         return Answer(facts, show, code=LIMIT if bad else WELL)

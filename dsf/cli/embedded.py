@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from dsf import models
-from dsf.cli.screen import progress
+from dsf.cli.terminal import progress
 from dsf.inspection import Inspection, inspect
-from dsf.inspection.loading import load_model
+from dsf.loading import load_model
 from dsf.models import recall
 
 SEED = 2024

@@ -8,6 +8,7 @@ import typer
 
 from dsf.cli import check, claims, demo, doctor, inspect_model, measure, support
 from dsf.cli.exits import INTERRUPTED, USAGE
+from dsf.distribution import VERSION
 
 app = typer.Typer(
     name="dsf",
@@ -32,9 +33,7 @@ app.command("doctor", short_help="What this machine has, and what is missing.")(
 
 def _show_version(asked: bool) -> bool:
     if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"dsf {version('dsf')}")
+        typer.echo(f"dsf {VERSION}")
         raise typer.Exit
     return asked
 

@@ -15,7 +15,7 @@ def code_of(error: Exception) -> int | None:
     """The exit code of an error that a person can act on; None for a fault of the program."""
     from dsf.evaluate import MapTooLarge
     from dsf.inspection import InspectionError, ReconstructionError
-    from dsf.inspection.loading import LoadError
+    from dsf.loading import LoadError
 
     if isinstance(error, ReconstructionError):
         return FAILED

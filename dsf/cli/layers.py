@@ -3,9 +3,9 @@
 from math import prod
 from typing import Any
 
-from dsf.cli.screen import print_table
+from dsf.cli.terminal import print_table
 from dsf.inspection import Inspection
-from dsf.report.plain import plain
+from dsf.report.escaping import escaped
 
 HEADS = ("layer", "family", "read as", "maps", "tokens", "error", "tolerance", "verdict")
 
@@ -38,10 +38,10 @@ def show_layers(inspection: Inspection) -> None:
 def layer_facts(inspection: Inspection) -> dict[str, Any]:
     """The same as JSON."""
     return {
-        "model": plain(inspection.model),
+        "model": escaped(inspection.model),
         "layers": [
             {
-                "name": plain(layer.name, most=500),
+                "name": escaped(layer.name, most=500),
                 "family": layer.family,
                 "mixer": type(layer.mixer).__name__,
                 "axes": list(layer.axes),
@@ -53,7 +53,7 @@ def layer_facts(inspection: Inspection) -> dict[str, Any]:
             for layer in inspection
         ],
         "unsupported": [
-            {"name": plain(missed.name, most=500), "class": missed.kind, "reason": missed.reason}
+            {"name": escaped(missed.name, most=500), "class": missed.kind, "reason": missed.reason}
             for missed in inspection.unsupported
         ],
         "environment": inspection.environment,

@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import tempfile
+import tomllib
 import webbrowser
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
-Verdict = Literal["ok", "optional", "missing"]
+from dsf.cli.name_conflicts import IMPORTED_AS, RUNNING, name_conflicts
+from dsf.distribution import NAME, VERSION
+
+Verdict = Literal["ok", "optional", "warning", "missing"]
 # Name, floor and extra of a line such as: transformers>=5.3; extra == "hf"
 _LINE = re.compile(r"""([\w.-]+)(?:\[[^]]*\])?(?:>=([\d.]+))?[^;]*(?:;.*extra == ['"](\w+)['"])?""")
 LITTLE_MEMORY, LITTLE_DISK = 10**9, 10**8
@@ -23,7 +27,8 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        verdict: ``optional`` is absent and not needed, ``missing`` is needed.
+        verdict: ``optional`` is absent and not needed, ``warning`` does no harm yet, ``missing``
+            keeps dsf from working.
         cure: what to do, empty where nothing is to be done.
     """
 
@@ -35,7 +40,7 @@ class Finding:
 
 def findings(out: Path) -> list[Finding]:
     """Everything ``dsf doctor`` looks at."""
-    return [*_packages(), *_hardware(), _disk(out), _writable(out), _browser()]
+    return [*_packages(), *_import_name(), *_hardware(), _disk(out), _writable(out), _browser()]
 
 
 def show_versions() -> None:
@@ -44,22 +49,34 @@ def show_versions() -> None:
     >>> show_versions()
     python...
     """
-    for finding in (*_packages(), *_hardware()):
+    for finding in (*_packages(), *_import_name(), *_hardware()):
         print(f"{finding.what:20} {finding.found}")
 
 
 def _packages() -> Iterator[Finding]:
     yield Finding("python", platform.python_version())
     try:
-        wanted = [match.groups() for line in requires("dsf") or [] if (match := _LINE.match(line))]
+        lines = requires(NAME) or []
+        yield Finding(NAME, VERSION)
     except PackageNotFoundError:
-        cure = "pip install -e . in the checkout"
-        yield Finding("dsf", "runs from a folder, not installed", "missing", cure)
-        return
-    yield Finding("dsf", version("dsf"))
+        lines = _required_by_checkout()
+        told = f"{VERSION}, not installed: runs from a folder"
+        yield Finding(NAME, told, "warning", "pip install -e . in the checkout")
+    wanted = [match.groups() for line in lines if (match := _LINE.match(line))]
     yield from (needed(name, floor) for name, floor, extra in wanted if not extra)
     for extra in dict.fromkeys(extra for _, _, extra in wanted if extra):
         yield offered(extra, {name: floor for name, floor, of in wanted if of == extra})
+
+
+def _required_by_checkout() -> list[str]:
+    """The lines of ``requires`` for a package that runs from its checkout; none elsewhere."""
+    settings = RUNNING.parent / "pyproject.toml"
+    if not settings.is_file():
+        return []
+    project = tomllib.loads(settings.read_text(encoding="utf-8")).get("project", {})
+    extras = project.get("optional-dependencies", {})
+    offers = (f"{line}; extra == '{name}'" for name, lines in extras.items() for line in lines)
+    return [*project.get("dependencies", ()), *offers]
 
 
 def needed(name: str, floor: str | None) -> Finding:
@@ -74,7 +91,7 @@ def offered(extra: str, floors: Mapping[str, str | None]) -> Finding:
     """Whether everything that an extra brings is there."""
     without = [name for name, floor in floors.items() if _fault(name, floor)]
     if without:
-        cure = f'pip install "dsf[{extra}]"'
+        cure = f'pip install "{NAME}[{extra}]"'
         return Finding(f"extra {extra}", f"without {', '.join(without)}", "optional", cure)
     return Finding(f"extra {extra}", ", ".join(f"{name} {version(name)}" for name in floors))
 
@@ -93,10 +110,21 @@ def _numbers(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in (leading.group() if leading else "").split(".") if part)
 
 
+def _import_name() -> Iterator[Finding]:
+    """Where this package lies, and what else is called by its name."""
+    what = f"import {IMPORTED_AS}"
+    yield Finding(what, str(RUNNING))
+    for other in name_conflicts():
+        told = f"{other.what} in {other.place}"
+        if other.shadows:
+            told += f" is imported instead of {NAME}, or lies among its files"
+        yield Finding(what, told, "missing" if other.shadows else "warning", other.cure)
+
+
 def _hardware() -> Iterator[Finding]:
     import torch
 
-    from dsf.evaluate.budget import free_memory
+    from dsf.evaluate.memory_plan import free_memory
     from dsf.kernels import found, why_off
 
     cuda = torch.cuda.is_available()
@@ -117,7 +145,7 @@ def _kernels_on_cuda() -> Iterator[Finding]:
     """Each is tried on the spot: a few seconds, on a machine with a CUDA device."""
     import torch
 
-    from dsf.evaluate.cuda.standings import standings
+    from dsf.evaluate.cuda.trial_results import all_trial_results
     from dsf.kernels import why_off_on_cuda
 
     why = why_off_on_cuda()
@@ -125,7 +153,7 @@ def _kernels_on_cuda() -> Iterator[Finding]:
         yield Finding("kernels for cuda", f"off: {why}", "optional")
         return
     device = torch.device("cuda", torch.cuda.current_device())
-    for name, found in standings(device).items():
+    for name, found in all_trial_results(device).items():
         yield Finding(f"cuda: {name}", found, "ok" if found == "active" else "optional")
 
 

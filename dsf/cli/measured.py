@@ -5,11 +5,11 @@ from pathlib import Path
 
 from dsf.cli.answer import Answer
 from dsf.cli.run_model import parsed, tokenised
-from dsf.cli.screen import print_table, progress
-from dsf.inspection.loading import read_model_tokenizer
-from dsf.inspection.measuring import QUANTITIES
-from dsf.inspection.table import Table
+from dsf.cli.terminal import print_table, progress
+from dsf.inspection.results.measurements import QUANTITIES
+from dsf.inspection.results.table import Table
 from dsf.jobs import cluster, in_process, measure_prompts, processes
+from dsf.loading import read_model_tokenizer
 
 MOST_ROWS = 60
 

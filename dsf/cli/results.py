@@ -4,10 +4,10 @@ import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 
-from dsf.cli.screen import progress
+from dsf.cli.terminal import progress
 from dsf.inspection import Inspection
-from dsf.inspection.runs import checked_run
-from dsf.inspection.table import Table
+from dsf.inspection.results.table import Table
+from dsf.properties.run_folder import checked_run
 
 
 def write_results(

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dsf.inspection import Inspection, inspect
-from dsf.inspection.loading import LoadedModel, load_model
+from dsf.loading import LoadedModel, load_model
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ def run(
     """
 
     def work() -> Answer:
-        from dsf.cli.screen import print_table
-        from dsf.inspection.supporting import EXACT, NO, support
-        from dsf.report.plain import plain
+        from dsf.cli.terminal import print_table
+        from dsf.inspection.support_table import EXACT, NO, support
+        from dsf.report.escaping import escaped
 
         found = support(model, offline=offline, revision=revision)
         read = [one for one in found if one.exact != NO]
@@ -43,8 +43,8 @@ def run(
             print_table(HEADS, [(x.name, x.kind, x.mixer, x.exact, x.how) for x in found])
             print(f"{len(found)} token mixers, {len(exact)} read exactly")
 
-        listed = [{name: plain(part) for name, part in vars(one).items()} for one in found]
-        facts = {"model": plain(model), "mixers": listed}
+        listed = [{name: escaped(part) for name, part in vars(one).items()} for one in found]
+        facts = {"model": escaped(model), "mixers": listed}
         return Answer(facts, show, code=WELL if read else LIMIT)
 
     give("support", work, as_json=as_json, quiet=quiet, verbose=verbose)

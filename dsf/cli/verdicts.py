@@ -8,13 +8,12 @@ from dsf.certificates import Verdict, checker
 from dsf.cli.answer import Answer
 from dsf.cli.exits import FAILED, LIMIT, WELL
 from dsf.cli.results import decide
-from dsf.cli.screen import print_table
+from dsf.cli.terminal import print_table
 from dsf.inspection import Inspection
-from dsf.inspection.checking import PROPERTIES
-from dsf.inspection.table import Table
-from dsf.inspection.tally import tallies
+from dsf.inspection.results.table import Table
+from dsf.properties.decided import PROPERTIES, verdict_counts
 from dsf.report import write_report
-from dsf.report.plain import plain
+from dsf.report.escaping import escaped
 
 DECIDED = (Verdict.PROVED, Verdict.REFUTED, Verdict.UNKNOWN)
 HEADS = ("layer", "property", *(verdict.value for verdict in DECIDED), "worst observed")
@@ -48,7 +47,7 @@ def check_model(
         print(counted(table))
         print(f"{page}; evidence in {folder}, to be checked again with: dsf check {folder}")
 
-    facts = {"model": plain(inspection.model), "run": str(folder), "verdicts": table.to_json()}
+    facts = {"model": escaped(inspection.model), "run": str(folder), "verdicts": table.to_json()}
     return Answer(facts, show, code)
 
 
@@ -86,8 +85,8 @@ def _code(table: Table, required: Sequence[str]) -> int:
 
 def _rows(table: Table) -> list[tuple[str, ...]]:
     rows = []
-    for tally in tallies(table):
-        counts = (str(count or "") for count in (tally.proved, tally.refuted, tally.unknown))
-        worst = "" if tally.observed is None else f"{tally.observed:.3g}"
-        rows.append((tally.layer, tally.property, *counts, worst))
+    for count in verdict_counts(table):
+        counts = (str(count or "") for count in (count.proved, count.refuted, count.unknown))
+        worst = "" if count.observed is None else f"{count.observed:.3g}"
+        rows.append((count.layer, count.property, *counts, worst))
     return rows

@@ -1,4 +1,4 @@
-"""Systems whose state is a cache of all tokens: their map is the rows of C."""
+"""Attention caches: systems that store every token in a state, so the map is the rows of C."""
 
 import torch
 from jaxtyping import Shaped
@@ -11,7 +11,7 @@ from dsf.transition import ScaledIdentity
 
 
 def kept_rows(system: System) -> RowSource | None:
-    """The rows to read from, if every token stays as it is in a state of its own; else None."""
+    """The rows of C if the system is an attention cache without decay, else None."""
     if not (isinstance(system.B, TokenSlots) and isinstance(system.C, RowSource)):
         return None
     if not isinstance(system.A, ScaledIdentity) or isinstance(system.feedthrough, Coefficient):
@@ -22,13 +22,13 @@ def kept_rows(system: System) -> RowSource | None:
 
 
 def whole_rows(system: Operator) -> RowSource | None:
-    """The source of rows that are those of the map as they are; None where there is none."""
+    """The row source whose rows are exactly the rows of the map; None where there is none."""
     if isinstance(system, ExplicitMap):
         return system.rows
     if not isinstance(system, System):
         return None
     rows = kept_rows(system)
-    if rows is None or not _reads_only_what_is_held(system, rows) or _feeds_through(system):
+    if rows is None or not _reads_only_stored_tokens(system, rows) or _feeds_through(system):
         return None
     return rows
 
@@ -36,11 +36,11 @@ def whole_rows(system: Operator) -> RowSource | None:
 def kept_window(
     system: System, rows: RowSource, start: int, stop: int
 ) -> Shaped[Tensor, "*batch time read"]:
-    """Rows of the map: of the stored rows what the cache holds when they are read, and D."""
+    """Rows of the map: the rows of C where the key is already in the cache, plus D."""
     weights = rows.window(start, stop).squeeze(-2)
     written = torch.arange(start, stop, device=rows.device)
     lag = written[:, None] - torch.arange(rows.shape[-1], device=rows.device)
-    if not _reads_only_what_is_held(system, rows):
+    if not _reads_only_stored_tokens(system, rows):
         back = -lag if system.runs_backward else lag
         weights = torch.where(back > 0 if system.reads_before_update else back >= 0, weights, 0)
     if _feeds_through(system):
@@ -51,7 +51,7 @@ def kept_window(
 def kept_response(
     system: System, rows: RowSource, signal: Shaped[Tensor, "*batch time 1 channel"]
 ) -> Shaped[Tensor, "*batch time 1 channel"]:
-    """The response of a cache at rest, a few rows at a time where it is not causal attention."""
+    """The response of a cache without initial state; a panel of rows at a time where not causal."""
     if whole_rows(system) is not None:
         return applied(rows, signal)
     value = signal.squeeze(-2)
@@ -63,7 +63,7 @@ def kept_response(
     return torch.cat(panels, dim=-2).unsqueeze(-2)
 
 
-def _reads_only_what_is_held(system: System, rows: RowSource) -> bool:
+def _reads_only_stored_tokens(system: System, rows: RowSource) -> bool:
     return rows.is_causal and not (system.runs_backward or system.reads_before_update)
 
 
@@ -74,7 +74,7 @@ def _feeds_through(system: System) -> bool:
 def applied(
     rows: RowSource, signal: Shaped[Tensor, "*batch read 1 channel"]
 ) -> Shaped[Tensor, "*batch time 1 channel"]:
-    """``rows`` times the signal, in the number type that holds both."""
+    """``rows`` times the signal, in the number type to which both promote."""
     if signal.is_complex() and not rows.dtype.is_complex:
         return torch.complex(applied(rows, signal.real), applied(rows, signal.imag))
     dtype = torch.promote_types(rows.dtype, signal.dtype)

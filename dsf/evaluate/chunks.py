@@ -1,4 +1,4 @@
-"""Window by window, with the state carried between."""
+"""The chunkwise evaluator: matrix products inside windows of tokens, a recurrence between them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, at_start
+from dsf.evaluate.arguments import state_at_start, with_checked_arguments
 from dsf.evaluate.compiled import compiled
 from dsf.evaluate.equations import advance
 from dsf.evaluate.invariant import begun, folded_once, varying
-from dsf.evaluate.loops.modes import rung
-from dsf.evaluate.windows.delay_line import moves_by_one
-from dsf.evaluate.windows.folding import fold, fold_together, folds_together
-from dsf.evaluate.windows.pieces import cached, cut
+from dsf.evaluate.loops.responses import modes_response
+from dsf.evaluate.windows.cutting import cached, cut
+from dsf.evaluate.windows.folding import fold, fold_together, folds_together, moves_by_one
 from dsf.evaluate.windows.sizes import SIZES, stepped_size, window_size, windows_at_once
 from dsf.solve import continued, states_before
 from dsf.system import System
@@ -23,11 +22,11 @@ from dsf.transition import ScaledIdentity, Shift
 
 Window = Callable[[System, int, int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
-# Whole windows of a system that does not change from which it pays to fold one for all.
+# From this number of whole windows on, a time-invariant system is folded once for all of them.
 FEW_WINDOWS = 2
-# Up to here stepping through a window took less time than forming its map, measured with 1, 16 and
-# 128 states: columns of a diagonal, columns times states of a scaled identity; of so many sequences
-# or more, as fewer are folded in many windows at once.
+# Up to these limits the recurrence inside a window took less time than forming its map, measured
+# with 1, 16 and 128 states: columns for a diagonal, columns times states for a scaled identity.
+# Only for so many sequences or more: for fewer, many windows are folded at once.
 FEW_COLUMNS = 4
 FEW_NUMBERS = 32
 MANY_SEQUENCES = 8
@@ -39,14 +38,14 @@ def chunkwise(
     *,
     size: int | None = None,
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """The response in windows of ``size`` tokens: matrix products inside, the state between.
+    """The response in windows of ``size`` tokens: matrix products inside, a recurrence between.
 
-    Holds some windows and the carried state at a time. Accurate for every decay, zeros included:
-    decays are only ever multiplied. On a processor a diagonal that drives few columns is stepped
-    through inside its windows, which takes less work than forming their maps.
+    The memory in use is some windows and the carried state. Accurate for every decay, zeros
+    included: decays are only multiplied. On a CPU, a diagonal transition with few signal columns is
+    evaluated by the recurrence inside its windows too, which is less work than forming their maps.
 
-    Without a ``size`` it is a power of two from 16 to 256, whichever should take the least time for
-    this structure, these sizes and this kind of device: :mod:`dsf.evaluate.windows.sizes`.
+    By default ``size`` is the power of two from 16 to 256 with the least estimated time for this
+    structure, these sizes and this kind of device: :mod:`dsf.evaluate.windows.sizes`.
 
     Raises:
         ValueError: if ``size`` is below 1.
@@ -57,16 +56,16 @@ def chunkwise(
     def run(forward: System, plain: Tensor) -> Tensor:
         return _run(forward, plain, size)[0]
 
-    return at_border(run, system, signal)
+    return with_checked_arguments(run, system, signal)
 
 
 def final_state(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
 ) -> Shaped[Tensor, "*batch state channel"]:
-    """The state after the last token the system meets: the ``initial`` of what follows.
+    """The state after the last token that is processed: the ``initial`` of a continuation.
 
-    For a system that runs backward that is the state before the first token. Complex where the
-    coefficients are, also where the response takes the real part.
+    For a system that runs backward this is the state once token 0 is processed. Complex where the
+    coefficients are complex, also if the system takes the real part of its response.
     """
     states: list[Tensor] = []
 
@@ -75,7 +74,7 @@ def final_state(
         states.append(state.to(plain.dtype))
         return response
 
-    at_border(run, system, signal)
+    with_checked_arguments(run, system, signal)
     return states[0]
 
 
@@ -85,14 +84,16 @@ def by_default(
     *,
     out: Tensor | None = None,
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """A compiled loop where one applies, windows where not; the same to rounding.
+    """The response by a compiled loop where one applies, else chunkwise; equal to rounding.
 
-    A loop writes into ``out`` where that has the order in memory that the loop has.
+    A loop writes into ``out`` where its memory layout is that of the loop.
     """
-    found = rung(system, signal, out=out)
+    found = modes_response(system, signal, out=out)
     if found is not None:
         return found
-    return at_border(lambda forward, plain: _quickest(forward, plain, out)[0], system, signal)
+    return with_checked_arguments(
+        lambda forward, plain: _quickest(forward, plain, out)[0], system, signal
+    )
 
 
 def _quickest(system: System, signal: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -118,32 +119,32 @@ def _in_turn(system: System, signal: Tensor, size: int | None) -> tuple[Tensor, 
     if not _is_stepped(system, signal):
         size = size or window_size(system, channels)
         at_once = windows_at_once(system, channels, size) if folds_together(system.A) else 1
-        borders = _borders(system.steps, size, at_once)
-        return _walked(partial(_folded, size=size), system, signal, borders)
+        boundaries = _boundaries(system.steps, size, at_once)
+        return _window_by_window(partial(_folded, size=size), system, signal, boundaries)
     size = size or stepped_size(system, channels)
     axis, pieces = cached(system, signal, min(size, system.steps))
-    borders = _borders(system.steps, size, 1)
-    walked = [_walked(_stepped, *piece, borders) for piece in pieces]
-    if len(walked) == 1:
-        return walked[0]
-    responses, states = zip(*walked, strict=True)
+    boundaries = _boundaries(system.steps, size, 1)
+    results = [_window_by_window(_stepped, *piece, boundaries) for piece in pieces]
+    if len(results) == 1:
+        return results[0]
+    responses, states = zip(*results, strict=True)
     return torch.cat(responses, dim=axis), torch.cat(states, dim=axis)
 
 
-def _borders(steps: int, size: int, at_once: int) -> list[int]:
-    """Borders of groups of whole windows, and of what is left at the end."""
+def _boundaries(steps: int, size: int, at_once: int) -> list[int]:
+    """Boundaries of groups of ``at_once`` whole windows, and of the rest at the end."""
     whole = steps // size * size
     return sorted({*range(0, whole, size * at_once), whole, steps})
 
 
-def _walked(
-    go: Window, system: System, signal: Tensor, borders: list[int]
+def _window_by_window(
+    evaluate: Window, system: System, signal: Tensor, boundaries: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """From border to border; the state is handed on in double precision."""
-    state, responses = at_start(system, signal), []
+    """One window after the other, with the state carried between them in double precision."""
+    state, responses = state_at_start(system, signal), []
     state = state.to(torch.promote_types(state.dtype, torch.float64))
-    for start, stop in pairwise(borders):
-        response, state = go(system, start, stop, signal[..., start:stop, :, :], state)
+    for start, stop in pairwise(boundaries):
+        response, state = evaluate(system, start, stop, signal[..., start:stop, :, :], state)
         responses.append(response)
     return torch.cat(responses, dim=-3), state
 
@@ -181,10 +182,10 @@ def _folded(
 def _folded_together(
     system: System, start: int, stop: int, signal: Tensor, state: Tensor, *, size: int
 ) -> tuple[Tensor, Tensor]:
-    """The windows are the tokens of a shorter system, which what they leave drives."""
+    """Many windows folded at once, then a recurrence from window to window."""
     panel, carry = fold_together(system, start, stop, size=size, dtype=signal.dtype)
     entering = signal.unflatten(-3, (-1, size)).flatten(-3, -2)
     left, leaving = continued(carry, panel.write @ entering, state)
-    met = states_before(state, left).to(entering.dtype)
-    response = panel.local @ entering + panel.reach @ met
+    before = states_before(state, left).to(entering.dtype)
+    response = panel.local @ entering + panel.reach @ before
     return response.unflatten(-2, (size, system.output_size)).flatten(-4, -3), leaving

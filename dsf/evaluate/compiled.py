@@ -1,16 +1,22 @@
-"""Systems that a compiled loop or a kernel evaluates, where one applies: :mod:`dsf.kernels`."""
+"""Responses and map rows by compiled CPU loops or CUDA kernels, for the systems they support."""
 
+from collections.abc import Iterator
 from itertools import product
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.coefficient import Coefficient, SampledWrite
 from dsf.evaluate.cuda.responses import answered_on_cuda
-from dsf.evaluate.loops.channels import Channels, channels_of
-from dsf.evaluate.loops.memories import placed, remembered
+from dsf.evaluate.cuda.rows import rows_on_cuda, writes_on_cuda
+from dsf.evaluate.heads import heads_of
+from dsf.evaluate.loops.responses import Channels, channels_of, memory_response, output_memory
+from dsf.evaluate.loops.rows import diagonal_rows, head_rows, is_diagonal
+from dsf.evaluate.output_buffers import RowBuffer
 from dsf.kernels import applies
 from dsf.system import System
+from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
 
 Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
 
@@ -21,12 +27,12 @@ def compiled(
     *,
     out: Tensor | None = None,
 ) -> Answer | None:
-    """The response of a forward system and the state it leaves; None where no loop applies."""
+    """The response of a forward system and its final state; None where no loop applies."""
     if signal.is_complex():
         return None
     if signal.device.type != "cpu":
         return answered_on_cuda(system, signal)
-    return _selective(system, signal, out) or remembered(system, signal, out=out)
+    return _selective(system, signal, out) or memory_response(system, signal, out=out)
 
 
 def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | None:
@@ -42,7 +48,7 @@ def _scanned(channels: Channels, memory: Tensor | None) -> Answer:
     from dsf.kernels.selective import selective_scan
 
     step, signal, skip = channels.step, channels.signal, channels.skip
-    response = placed(signal.mT.shape, signal, memory)
+    response = output_memory(signal.mT.shape, signal, memory)
     leaving = torch.empty_like(channels.entering, memory_format=torch.contiguous_format)
     for one in product(*map(range, signal.shape[:-2])):
         selective_scan(
@@ -59,3 +65,46 @@ def _scanned(channels: Channels, memory: Tensor | None) -> Answer:
     if not channels.has_fixed_skip:
         response = response + channels.feedthrough * signal
     return response[..., None, None], leaving.unsqueeze(-1)
+
+
+def compiled_rows(
+    system: System, boundaries: list[int], output: RowBuffer
+) -> Iterator[Shaped[Tensor, "*batch rows columns"]] | None:
+    """The rows between consecutive boundaries; None where no compiled loop or kernel applies."""
+    if not compiles(system, boundaries[-1]):
+        return None
+    if system.device.type != "cpu":
+        return rows_on_cuda(system, boundaries, output)
+    heads = heads_of(system)
+    if heads is not None:
+        return head_rows(heads, boundaries, output)
+    return diagonal_rows(system, boundaries, output)
+
+
+def compiles(system: System, last: int) -> bool:
+    """Whether compiled loops or kernels compute the rows before token ``last`` of this system."""
+    parts = stored_parts(system)
+    work = system.batch.numel() * last * last * system.state_size // 2
+    if parts is None or not (is_diagonal(system) or heads_of(system) is not None):
+        return False
+    if system.device.type != "cpu":
+        return writes_on_cuda(system, parts, work=work)
+    return applies(*parts, work=work)
+
+
+def stored_parts(system: System) -> list[Tensor] | None:
+    """All tensors of a system with a diagonal A; None for other systems."""
+    if isinstance(system.A, SampledDiagonal):
+        parts = [system.A.step, system.A.pole]
+    elif isinstance(system.A, Diagonal | ScaledIdentity):
+        parts = [system.A.decay]
+    else:
+        return None
+    for part in (system.B, system.C, system.feedthrough):
+        if isinstance(part, SampledWrite):
+            parts += [part.step, part.write]
+        elif isinstance(part, Coefficient):
+            return None
+        else:
+            parts.append(part)
+    return parts

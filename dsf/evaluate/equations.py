@@ -1,4 +1,4 @@
-"""The two equations of a system."""
+"""The state equation and the output equation of a system."""
 
 from collections.abc import Callable
 
@@ -23,8 +23,8 @@ def advance(
 ) -> tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]:
     """Response to ``signal`` from the state ``entering``, and the state after the last token.
 
-    The one place where the two equations of a system are written down. From rest, ``entering`` is
-    None.
+    Every evaluator that steps through tokens uses these two equations. ``entering`` is None for a
+    zero initial state.
     """
     drive = applied(system.B, signal)
     seen, leaving = solve(system.A, drive, entering)
@@ -35,7 +35,7 @@ def advance(
 
 
 def applied(matrices: Matrices, columns: Tensor) -> Tensor:
-    """``matrices @ columns``; products of single rows and columns are faster entry by entry."""
+    """``matrices @ columns``; products with a single row or column are faster elementwise."""
     if isinstance(matrices, Coefficient):
         return matrices @ columns
     if matrices.shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""Time-invariant systems as convolutions."""
+"""Time-invariant systems as convolutions, by the fast Fourier transform."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, forward_form
+from dsf.evaluate.arguments import forward_form, with_checked_arguments
 from dsf.evaluate.chunks import chunkwise
 from dsf.evaluate.equations import applied
 from dsf.evaluate.invariant import lags, varying
@@ -19,18 +19,18 @@ def convolution(
 ) -> Shaped[Tensor, "*batch time output channel"]:
     """The response of a time-invariant system by one fast Fourier transform.
 
-    Impulse response and transform are calculated in double precision whatever the number type.
+    Impulse response and transform are computed in double precision whatever the number type.
 
     Raises:
-        ValueError: if any of A, B, C, D changes with time; the message names it.
+        ValueError: if any of A, B, C, D changes with time (names it).
     """
-    return at_border(_run, system, signal)
+    return with_checked_arguments(_run, system, signal)
 
 
 def impulse_response(system: System) -> Shaped[Tensor, "*batch time output input"]:
-    """The response at every lag to a unit at the first token met, one column for every input.
+    """The response at every lag to a unit at the first processed token, a column for every input.
 
-    In double precision, whatever the number type of the system; real where that takes the real
+    In double precision, whatever the number type of the system; real if the system takes the real
     part of its response.
     """
     if varying(system) is None:
@@ -48,20 +48,20 @@ def _run(system: System, signal: Tensor) -> Tensor:
     if name is not None:
         raise ValueError(
             f"convolution: needs a time-invariant system, but {name} changes with time. "
-            f"Use method=dsf.chunkwise, which asks nothing of the coefficients."
+            f"Use method=dsf.chunkwise, which takes any coefficients."
         )
     if system.takes_real_part:
         signal = signal.real
     exact = torch.promote_types(signal.dtype, torch.float64)
     kernel = lags(system).to(exact)
     length = next_fast_len(2 * system.steps - 1, real=not signal.is_complex())
-    there, back = (
+    transform, inverse = (
         (torch.fft.fft, torch.fft.ifft)
         if signal.is_complex()
         else (torch.fft.rfft, torch.fft.irfft)
     )
-    spectra = (there(part, n=length, dim=-3) for part in (kernel, signal.to(exact)))
-    response = back(applied(*spectra), n=length, dim=-3)
+    spectra = (transform(part, n=length, dim=-3) for part in (kernel, signal.to(exact)))
+    response = inverse(applied(*spectra), n=length, dim=-3)
     response = response[..., : system.steps, :, :].to(signal.dtype)
     if system.initial is None:
         return response

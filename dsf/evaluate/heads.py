@@ -1,7 +1,7 @@
-"""Systems whose states share one decay, as plain arrays: heads that read and write alike together.
+"""Systems with one scalar decay a token as plain arrays, grouped by equal reads and writes.
 
-An entry of their map is ``(read_i . write_j) x step_j x decays between``, so the products of reads
-and writes are formed once for all heads that share them.
+An entry of their map is ``(read_i . write_j) step_j`` times the decays between, so the
+products of reads and writes are computed once for all heads that share them.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,11 @@ TILE = 64
 
 @dataclass(frozen=True)
 class Heads:
-    """A causal system with one decay a token and one port, its batch as groups of heads."""
+    """A causal system with one decay a token and one port, its batch arranged as groups of heads.
+
+    The heads of a group share ``read`` and ``write``. ``order`` and ``sizes`` say how the batch
+    axes of the system were permuted; ``before`` is its ``reads_before_update``.
+    """
 
     read: Float[Tensor, "group time state"]
     write: Float[Tensor, "group time state"]
@@ -33,23 +37,23 @@ class Heads:
 
     @property
     def steps(self) -> int:
-        """How many tokens."""
+        """Number of tokens."""
         return self.read.shape[-2]
 
     @property
     def tiles(self) -> int:
-        """How many tiles of tokens, the last one perhaps not full."""
+        """Number of tiles of tokens; the last one may be partly filled."""
         return -(-self.steps // TILE)
 
     def in_batch(self, part: Tensor) -> Tensor:
-        """Axes ``group head ...`` as the batch axes of the system."""
+        """``part`` with its axes ``group head`` replaced by the batch axes of the system."""
         apart = part.reshape((*self.sizes, *part.shape[2:]))
         back = [self.order.index(axis) for axis in range(len(self.order))]
         return apart.permute((*back, *range(len(back), apart.ndim)))
 
 
 def heads_of(system: Operator) -> Heads | None:
-    """``system`` as heads; None if it is of another kind."""
+    """``system`` as heads; None if it is not of this form."""
     if not isinstance(system, System) or not isinstance(system.A, ScaledIdentity):
         return None
     if system.runs_backward or system.input_size != 1 or system.output_size != 1:

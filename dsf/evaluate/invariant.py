@@ -1,4 +1,4 @@
-"""Systems that do not change with time: powers of one transition, one panel for all windows."""
+"""Time-invariant systems: impulse responses from powers of A, and one panel for all windows."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import cut_of, dense_of
-from dsf.evaluate.border import at_start, forward_form
+from dsf.evaluate.arguments import forward_form, state_at_start
 from dsf.evaluate.windows.panel import Panel
 from dsf.solve import continued, states_before
 from dsf.system import System
@@ -27,10 +27,10 @@ def varying(system: System) -> str | None:
 
 
 def lags(system: System) -> Shaped[Tensor, "*batch time output input"]:
-    """The impulse response of a system that does not change, in double precision.
+    """The impulse response of a time-invariant system at every lag, in double precision.
 
-    The lag ``q L + r`` is ``(C A^r) (A^(q L) B)``: one product of two short lists, each of which
-    doubles with one composition. Real where the response is the real part.
+    At lag ``q L + r`` it is ``(C A^r) (A^(q L) B)``: one product of two short lists, each of which
+    is built by repeated doubling. Real where the system takes the real part.
     """
     forward = forward_form(system)
     A, B, C, D = first_token(forward, torch.promote_types(system.dtype, torch.float64))
@@ -59,7 +59,7 @@ def first_token(system: System, dtype: torch.dtype) -> tuple[Transition, Tensor,
 
 
 def _doubled(A: Transition, columns: Tensor, count: int) -> tuple[Tensor, Transition]:
-    """``columns, A columns, A² columns, ...`` and the next power of two of A."""
+    """``columns, A columns, A² columns, ...``, ``count`` of them, and the next power of A."""
     wanted, done = count * columns.shape[-1], 1
     while done < count:
         further = (A @ columns.unsqueeze(-3)).squeeze(-3)
@@ -68,9 +68,10 @@ def _doubled(A: Transition, columns: Tensor, count: int) -> tuple[Tensor, Transi
 
 
 def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The response of a forward system that does not change, and the state it leaves.
+    """The response of a forward time-invariant system, and its final state.
 
-    Whole windows of ``size`` tokens; the state is carried over them in double precision.
+    The number of tokens must be a multiple of the window ``size``; the state is carried from window
+    to window in double precision.
     """
     exact = torch.promote_types(signal.dtype, torch.float64)
     panel = _window(system, size, exact)
@@ -80,14 +81,14 @@ def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tens
     windows = signal.shape[-3] // size
     columns = signal.unflatten(-3, (windows, size)).movedim(-4, -2).flatten(-4, -3).flatten(-2)
     in_real_numbers = system.takes_real_part and signal.is_complex()
-    if in_real_numbers:  # of a complex number times a real signal the real part is half the work
+    if in_real_numbers:  # the real part of a complex number times a real signal is half the work
         local, reach, columns = local.real, torch.cat([reach.real, -reach.imag], -1), columns.real
         write = torch.cat([write.real, write.imag], dim=-2)
     sent = write @ columns
     if in_real_numbers:
         sent = torch.complex(*sent.tensor_split(2, dim=-2))
     drive = sent.unflatten(-1, (windows, -1)).movedim(-2, -3)
-    state = at_start(system, signal).to(exact)
+    state = state_at_start(system, signal).to(exact)
     left, leaving = continued(_for_all(panel.carry, windows), drive, state)
     states = states_before(state, left).movedim(-3, -2).flatten(-2).to(signal.dtype)
     if in_real_numbers:
@@ -98,7 +99,7 @@ def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tens
 
 
 def _window(system: System, size: int, dtype: torch.dtype) -> Panel:
-    """Any window of ``size`` tokens: its map has one block for every lag."""
+    """The panel of any window of ``size`` tokens: its map depends on the lag alone."""
     A, B, C, D = first_token(system, dtype)
     sent = _doubled(A, B, size)[0].unflatten(-1, (size, -1))
     seen = _doubled(A.transposed(), C.mT, size + 1)[0].mT.unflatten(-2, (size + 1, -1))
@@ -120,7 +121,7 @@ def _window(system: System, size: int, dtype: torch.dtype) -> Panel:
 
 
 def _for_all(A: Transition, tokens: int) -> Transition:
-    """A transition of one token as one of many."""
+    """A transition of one token repeated for ``tokens`` tokens, without a copy."""
     axis = len(A.batch)
     return on_parts(A, lambda one: one.expand(*one.shape[:axis], tokens, *one.shape[axis + 1 :]))
 
@@ -134,7 +135,7 @@ def _power(A: Transition, count: int) -> Transition:
 
 
 def begun(system: System, tokens: int, state: Tensor) -> System:
-    """What follows the first ``tokens``, entered with ``state``."""
+    """The system after its first ``tokens`` tokens, with ``state`` as its initial state."""
     parts = (system.B, system.C, system.feedthrough)
     B, C, D = (cut_of(part, tokens, system.steps) for part in parts)
     return replace(system, A=system.A.cut(tokens, system.steps), B=B, C=C, D=D, initial=state)

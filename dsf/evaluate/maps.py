@@ -1,14 +1,14 @@
-"""The attention map a system implies."""
+"""The attention map of a system as a matrix, or selected rows of it."""
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import Operator
-from dsf.evaluate.border import is_operator
-from dsf.evaluate.budget import check_room
-from dsf.evaluate.compiled_rows import compiles
-from dsf.evaluate.place import Whole
+from dsf.evaluate.arguments import check_operator
+from dsf.evaluate.compiled import compiles
+from dsf.evaluate.memory_plan import check_room
+from dsf.evaluate.output_buffers import WholeMap
 from dsf.evaluate.rows import SIZE, blocks_between
 from dsf.shapes import ShapeError
 from dsf.system import System
@@ -22,26 +22,26 @@ def attention_map(
     *,
     out: Shaped[Tensor, "*batch rows columns"] | None = None,
 ) -> Shaped[Tensor, "*batch rows columns"]:
-    """The matrix that ``system`` applies to its tokens: row i is written, column j is read.
+    """The matrix that ``system`` applies to its tokens: query i (row) reads key j (column).
 
     For i > j the entry is ``C_i A_i ... A_{j+1} B_j``, on the diagonal ``C_i B_i + D_i``. With
-    several ports the rows run over (token, output) and the columns over (token, input). What the
-    initial state adds is not part of the map.
+    several ports the rows run over (token, output) and the columns over (token, input). The
+    response to the initial state is not part of the map.
 
     Args:
         system: a system, a sum of systems, or an explicit map.
-        rows: the written tokens to return, a slice or one token; all by default.
-        out: memory to write the map into and to return, from an earlier call for example: fresh
-            memory takes much longer to fill. No gradient goes through it.
+        rows: the queries (rows) to return, a slice or one token; all by default.
+        out: a tensor to write the map into and to return, for example that of an earlier call:
+            fresh memory takes much longer to fill. No gradient goes through it.
 
     Raises:
         ShapeError: if ``out`` has another shape, number type or device than the map.
         MapTooLarge: if the map would take more than half of the free memory.
-        IndexError: if ``rows`` names a token outside the sequence, or none.
-        TypeError: if ``system`` is something else altogether.
+        IndexError: if ``rows`` selects a token outside the sequence, or none.
+        TypeError: if ``system`` is of another type.
 
     Example:
-        A state that halves and takes in the signal:
+        A state with decay 0.5:
 
         >>> import dsf, torch
         >>> one = torch.ones(3, 1)
@@ -53,14 +53,14 @@ def attention_map(
         >>> dsf.attention_map(system, rows=-1)
         tensor([[0.2500, 0.5000, 1.0000]])
     """
-    is_operator("attention_map", system)
+    check_operator("attention_map", system)
     first, last, stride = _span(rows, system.steps)
     outputs = system.output_size
     columns = getattr(system, "read_steps", system.steps) * system.input_size
     shape = (*system.batch, (last - first) * outputs, columns)
     if out is not None:
         _fits(out, shape if stride == 1 else None, system)
-        _written(system, first, last, Whole(out.detach(), clean=False))
+        _written(system, first, last, WholeMap(out.detach(), clean=False))
         return out
     check_room("attention_map", shape, system.dtype, system.device)
     weights = _joined(system, first, last, shape)
@@ -70,28 +70,28 @@ def attention_map(
 
 
 def _joined(system: Operator, first: int, last: int, shape: tuple[int, ...]) -> Tensor:
-    """All blocks in fresh memory."""
+    """The rows in newly allocated memory."""
     if isinstance(system, System) and compiles(system, last):
         like = torch.empty(0, dtype=system.dtype, device=system.device)
-        return _written(system, first, last, Whole(like.new_zeros(shape), clean=True))
+        return _written(system, first, last, WholeMap(like.new_zeros(shape), clean=True))
     return torch.cat([block.weights for block in blocks_between(system, first, last)], dim=-2)
 
 
-def _written(system: Operator, first: int, last: int, place: Whole) -> Tensor:
+def _written(system: Operator, first: int, last: int, output: WholeMap) -> Tensor:
     filled, size = 0, SIZE
-    if isinstance(system, System) and compiles(system, last) and place.matrix.is_contiguous():
-        size = last - first  # the loops go entry by entry and keep little of each
-    for block in blocks_between(system, first, last, size=size, place=place):
-        place.settle(filled, block.weights)
+    if isinstance(system, System) and compiles(system, last) and output.matrix.is_contiguous():
+        size = last - first  # the loops need little memory for each entry of the batch
+    for block in blocks_between(system, first, last, size=size, output=output):
+        output.settle(filled, block.weights)
         filled += block.weights.shape[-2]
-    return place.matrix
+    return output.matrix
 
 
 def _fits(out: Tensor, shape: tuple[int, ...] | None, system: Operator) -> None:
     if shape is None:
         raise ValueError(
-            "attention_map: 'out' takes rows that follow each other, but the given range leaves "
-            "some out. Leave out 'out', or pick rows afterwards."
+            "attention_map: 'out' takes consecutive rows, but the given range skips some. Leave "
+            "out 'out', or select rows afterwards."
         )
     real = getattr(system, "takes_real_part", False)
     dtype = system.dtype.to_real() if real else system.dtype

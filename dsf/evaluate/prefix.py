@@ -1,11 +1,11 @@
-"""A prefix scan over the whole sequence."""
+"""The parallel-scan evaluator: a prefix scan over the whole sequence."""
 
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, at_start
+from dsf.evaluate.arguments import state_at_start, with_checked_arguments
 from dsf.evaluate.equations import advance
-from dsf.evaluate.windows.pieces import cut
+from dsf.evaluate.windows.cutting import cut
 from dsf.solve import doubling
 from dsf.system import System
 
@@ -13,15 +13,15 @@ from dsf.system import System
 def scan(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """The response by a parallel prefix scan: few, large steps.
+    """The response by a parallel prefix scan: a logarithmic number of large operations.
 
-    Writes out all coefficients and all states at once, and goes dense where a structure is not
-    closed under composition: ``time x state x state`` numbers. Meant for wide machines and short
-    sequences.
+    Stores all coefficients and all states at once; transitions become dense where their structure
+    is not closed under products: ``time x state x state`` numbers. Meant for highly parallel
+    devices and short sequences.
     """
-    return at_border(_run, system, signal)
+    return with_checked_arguments(_run, system, signal)
 
 
 def _run(system: System, signal: Tensor) -> Tensor:
     whole = cut(system, 0, system.steps, dtype=signal.dtype)
-    return advance(whole, signal, at_start(system, signal), solve=doubling)[0]
+    return advance(whole, signal, state_at_start(system, signal), solve=doubling)[0]

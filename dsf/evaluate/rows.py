@@ -1,4 +1,4 @@
-"""The map of a system, a block of rows at a time."""
+"""The rows of a map in blocks, so that the whole map is never stored."""
 
 from collections.abc import Iterable, Iterator
 from functools import reduce
@@ -11,24 +11,24 @@ from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate.cache import kept_rows, kept_window
-from dsf.evaluate.compiled_rows import compiled_rows
-from dsf.evaluate.place import Fresh, Place, Workspace
-from dsf.evaluate.sweep import backward_rows, forward_rows
+from dsf.evaluate.compiled import compiled_rows
+from dsf.evaluate.output_buffers import FreshRows, ReusedRows, RowBuffer
+from dsf.evaluate.row_windows import backward_rows, forward_rows
 from dsf.system import System
 
 SIZE = 64
 
 
 class Rows(NamedTuple):
-    """Some rows of a map, every column present."""
+    """Some rows of a map, with all columns."""
 
     weights: Shaped[Tensor, "*batch rows columns"]
-    written: Int[Tensor, " rows"]  # the token each row writes to
-    read: Int[Tensor, " columns"]  # the token each column reads from
+    written: Int[Tensor, " rows"]  # the query (row) token of each row
+    read: Int[Tensor, " columns"]  # the key (column) token of each column
 
     @property
     def lag(self) -> Int[Tensor, "rows columns"]:
-        """How many tokens back each weight reaches; negative looks ahead."""
+        """Query position minus key position of every weight, in tokens; negative for later keys."""
         return self.written[:, None] - self.read
 
 
@@ -38,20 +38,20 @@ MapOrSystem = Tensor | Operator | Iterable[Rows]
 def row_blocks(
     map_or_system: MapOrSystem, *, size: int = SIZE, overwrites: bool = False
 ) -> Iterator[Rows]:
-    """The rows of a map in blocks of ``size`` written tokens, from the first token to the last.
+    """The rows of a map in blocks of ``size`` queries (rows), from the first token to the last.
 
-    From a system whose map never fits this holds one block and ``state x columns`` numbers; from
-    one that runs backward one block and what its windows fold into, a few ``state x columns``.
+    For a system the memory in use is one block and ``state x columns`` numbers, never the map; for
+    one that runs backward, one block and the panels of all windows, a few ``state x columns``.
 
     Args:
-        map_or_system: a map, a system, or blocks of rows, which are passed on as they are.
+        map_or_system: a map, a system, or blocks of rows, which are passed on unchanged.
         size: tokens of a block.
-        overwrites: if set, a block may be written over the one before, which saves much time where
-            blocks are used one after the other and not kept.
+        overwrites: if set, a block may reuse the memory of the one before, which saves much time
+            where blocks are used one after the other and not stored.
 
     Raises:
         ValueError: if ``size`` is below 1, or a tensor is not a stack of square maps.
-        TypeError: if what is given is no map, no system and no blocks.
+        TypeError: if ``map_or_system`` is of another type.
 
     Example:
         >>> import dsf, torch
@@ -67,8 +67,8 @@ def row_blocks(
     if isinstance(map_or_system, Tensor):
         return _of_tensor(map_or_system, size)
     if isinstance(map_or_system, Operator):
-        place = Workspace() if overwrites else None
-        return blocks_between(map_or_system, 0, map_or_system.steps, size=size, place=place)
+        output = ReusedRows() if overwrites else None
+        return blocks_between(map_or_system, 0, map_or_system.steps, size=size, output=output)
     if not isinstance(map_or_system, Iterable):
         raise TypeError(
             f"row_blocks: needs a map, a system or blocks of rows, but it got "
@@ -78,40 +78,42 @@ def row_blocks(
 
 
 def blocks_between(
-    system: Operator, first: int, last: int, *, size: int = SIZE, place: Place | None = None
+    system: Operator, first: int, last: int, *, size: int = SIZE, output: RowBuffer | None = None
 ) -> Iterator[Rows]:
-    """The rows of the written tokens ``first`` to ``last - 1``, and no others.
+    """The rows of the queries ``first`` to ``last - 1`` in blocks of ``size`` tokens.
 
-    Where compiled loops make them, they are written into what ``place`` gives.
+    Compiled loops write them into the memory that ``output`` provides.
     """
-    borders = [*range(first, last, size), last]
+    boundaries = [*range(first, last, size), last]
     if isinstance(system, SystemSum):
         return _of_sum([blocks_between(part, first, last, size=size) for part in system])
     if isinstance(system, ExplicitMap):
-        windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(borders))
-        return _told(windows, borders, system, system.read_steps)
-    return _told(_windows(system, borders, place or Fresh()), borders, system, system.steps)
+        windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(boundaries))
+        return _with_tokens(windows, boundaries, system, system.read_steps)
+    return _with_tokens(
+        _windows(system, boundaries, output or FreshRows()), boundaries, system, system.steps
+    )
 
 
-def _windows(system: System, borders: list[int], place: Place) -> Iterator[Tensor]:
+def _windows(system: System, boundaries: list[int], output: RowBuffer) -> Iterator[Tensor]:
     rows = kept_rows(system)
-    fast = compiled_rows(system, borders, place) if rows is None else None
+    fast = compiled_rows(system, boundaries, output) if rows is None else None
     if fast is not None:
         return fast
     if rows is not None:
-        windows = (kept_window(system, rows, *span) for span in pairwise(borders))
+        windows = (kept_window(system, rows, *span) for span in pairwise(boundaries))
     else:
-        sweep = backward_rows if system.runs_backward else forward_rows
-        windows = (weights for weights in sweep(system, borders))
+        window_rows = backward_rows if system.runs_backward else forward_rows
+        windows = (weights for weights in window_rows(system, boundaries))
     return (weights.real if system.takes_real_part else weights for weights in windows)
 
 
-def _told(
-    windows: Iterator[Tensor], borders: list[int], system: Operator, reads: int
+def _with_tokens(
+    windows: Iterator[Tensor], boundaries: list[int], system: Operator, reads: int
 ) -> Iterator[Rows]:
-    """Blocks of weights, told which tokens they are about."""
+    """Blocks of weights together with their query and key tokens."""
     read = torch.arange(reads, device=system.device).repeat_interleave(system.input_size)
-    for weights, span in zip(windows, pairwise(borders), strict=True):
+    for weights, span in zip(windows, pairwise(boundaries), strict=True):
         written = torch.arange(*span, device=system.device)
         yield Rows(weights, written.repeat_interleave(system.output_size), read)
 
@@ -121,7 +123,7 @@ def _of_tensor(weights: Tensor, size: int) -> Iterator[Rows]:
         raise ValueError(
             f"row_blocks: a map given as a tensor must be square in its last two axes, but its "
             f"shape is {tuple(weights.shape)}. Pass a part of a map as dsf.evaluate.Rows, which "
-            f"knows its tokens."
+            f"names its query and key tokens."
         )
     token = torch.arange(weights.shape[-1], device=weights.device)
     spans = pairwise([*range(0, len(token), size), len(token)])

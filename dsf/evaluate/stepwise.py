@@ -1,12 +1,12 @@
-"""One token after the other, as the equations are written."""
+"""The recurrent evaluator: one token after the other, for a whole sequence or a stream."""
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_border, at_start, working
+from dsf.evaluate.arguments import state_at_start, with_checked_arguments, working_dtype
 from dsf.evaluate.equations import advance
-from dsf.evaluate.windows.pieces import cut
+from dsf.evaluate.windows.cutting import cut
 from dsf.shapes import agree
 from dsf.solve import continued
 from dsf.system import System
@@ -19,13 +19,13 @@ def recurrent(
 ) -> Shaped[Tensor, "*batch time output channel"]:
     """The response, one token after the other: the reference for every other evaluator.
 
-    Coefficients are written out for 64 tokens at a time, so a lazily sampled diagonal stays small.
+    Lazily sampled coefficients are written out for 64 tokens at a time, which bounds the memory.
     """
-    return at_border(_run, system, signal)
+    return with_checked_arguments(_run, system, signal)
 
 
 def _run(system: System, signal: Tensor) -> Tensor:
-    state, responses = at_start(system, signal), []
+    state, responses = state_at_start(system, signal), []
     for start in range(0, system.steps, WINDOW):
         stop = min(start + WINDOW, system.steps)
         window = cut(system, start, stop, dtype=signal.dtype)
@@ -40,21 +40,21 @@ def step(
     state: Shaped[Tensor, "*batch state channel"],
     signal: Shaped[Tensor, "*batch input channel"],
 ) -> tuple[Shaped[Tensor, "*batch output channel"], Shaped[Tensor, "*batch state channel"]]:
-    """One token of a stream: its response, and the state to hand to the next call.
+    """One token of a stream: its response, and the state to pass to the next call.
 
     Args:
-        system: any causal system; only the coefficients of ``token`` are looked at.
-        token: which token, counted from 0.
+        system: any causal system; only the coefficients of ``token`` are used.
+        token: the token, counted from 0.
         state: the state before it; ``system.initial`` or zeros for the first.
-        signal: what enters at this token.
+        signal: the signal at this token.
 
     Raises:
         ValueError: for a system that runs backward, which cannot stream, a token outside the
-            sequence, or a complex signal where the system gives the real part.
+            sequence, or a complex signal where the system takes the real part.
         ShapeError: if the state or the signal does not fit the system.
 
     Example:
-        A state that halves and takes in the signal:
+        A state with decay 0.5:
 
         >>> import dsf, torch
         >>> one = torch.ones(3, 1)
@@ -73,7 +73,7 @@ def step(
             "Use dsf.respond on the whole sequence."
         )
     if system.takes_real_part and signal.is_complex():
-        raise ValueError("step: this system gives the real part, so its signal must be real.")
+        raise ValueError("step: this system takes the real part, so its signal must be real.")
     batch = tuple(system.batch)
     agree("step", "batch", system=batch, state=state.shape[:-2], signal=signal.shape[:-2])
     agree("step", "state", system=system.state_size, state=state.shape[-2])
@@ -81,9 +81,9 @@ def step(
     agree("step", "channel", state=state.shape[-1], signal=signal.shape[-1])
     dtype = torch.promote_types(system.dtype, torch.promote_types(state.dtype, signal.dtype))
     response, leaving = advance(
-        cut(system, token, token + 1, dtype=working(dtype)),
-        signal.to(working(dtype)).unsqueeze(-3),
-        state.to(working(dtype)),
+        cut(system, token, token + 1, dtype=working_dtype(dtype)),
+        signal.to(working_dtype(dtype)).unsqueeze(-3),
+        state.to(working_dtype(dtype)),
         solve=continued,
     )
     response = response.squeeze(-3)

@@ -1,4 +1,4 @@
-"""Systems and maps to and from other tools. None of them is needed unless it is called."""
+"""Converts systems and maps to and from other tools, which are imported only when needed."""
 
 from dsf.exchange.arrays import to_npz, to_safetensors, to_xarray
 from dsf.exchange.attention_viewers import to_bertviz, to_circuitsvis

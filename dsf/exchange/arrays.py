@@ -1,4 +1,4 @@
-"""The maps of an inspection as arrays: npz, safetensors and xarray."""
+"""Writes the maps of an inspection as npz or safetensors, or converts them to xarray."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,13 @@ CAVEAT = "linear in its signal, given its coefficients: a statement about this r
 
 
 def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
-    """Write the map of every layer under its name, and ``about``: what they are, as JSON.
+    """Write the map of every layer under its name, and a description, ``about``, as JSON.
 
-    The file is there whole or not at all. ``json.loads(str(numpy.load(path)["about"]))`` has the
-    axes of every map, its error, and the tokens.
+    The file is written atomically. ``json.loads(str(numpy.load(path)["about"]))`` has the axes of
+    every map, its error, and the tokens.
 
     Args:
-        dtype: the number type to store, a real one; complex maps become complex of that precision.
+        dtype: the real dtype to store; complex maps get the complex dtype of that precision.
 
     Raises:
         MapTooLarge: if a map would take more than half of the free memory.
@@ -44,13 +44,13 @@ def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = tor
 def to_safetensors(
     inspection: Inspection, path: str | Path, *, dtype: torch.dtype = torch.float32
 ) -> Path:
-    """Write the map of every layer under its name; the metadata's ``about`` says what they are.
+    """Write the map of every layer under its name, and a description, ``about``, as metadata.
 
-    The file is there whole or not at all. One head of it is read without the rest:
+    The file is written atomically. One head can be read without the rest:
     ``safetensors.safe_open(path, "pt").get_slice(name)[0, 3]``.
 
     Args:
-        dtype: the number type to store, a real one; complex maps become complex of that precision.
+        dtype: the real dtype to store; complex maps get the complex dtype of that precision.
 
     Raises:
         MapTooLarge: if a map would take more than half of the free memory.
@@ -70,10 +70,10 @@ def to_safetensors(
 
 
 def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> Any:
-    """The maps as an ``xarray.DataTree``, one node a layer, with named axes and tokens.
+    """The maps as an ``xarray.DataTree``, with a node for each layer, named axes and tokens.
 
     Args:
-        dtype: the number type, a real one; complex maps become complex of that precision.
+        dtype: a real dtype; complex maps get the complex dtype of that precision.
 
     Raises:
         ModuleNotFoundError: if xarray is not installed.
@@ -112,7 +112,7 @@ def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> 
 
 
 def _maps(inspection: Inspection, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every map under its layer's name, ports on axes of their own where there are several."""
+    """Every map under its layer's name; several input or output ports get their own axes."""
     maps = {}
     for layer in inspection:
         system, map = layer.system, layer.map()
@@ -155,7 +155,7 @@ def _about(inspection: Inspection) -> str:
 
 
 def _fitting(inspection: Inspection, map: Tensor, axes: list[str], axis: str) -> Any:
-    """The tokens, ``sample`` by token, if they are those of this axis."""
+    """The tokens, ``sample token``, if their number fits this axis; else None."""
     tokens = inspection.tokens
     if tokens is None or "sample" not in axes:
         return None
@@ -166,5 +166,5 @@ def _fitting(inspection: Inspection, map: Tensor, axes: list[str], axis: str) ->
 
 
 def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    with path.open("wb") as file:  # a name without .npz would get one
+    with path.open("wb") as file:  # given a path, numpy would append .npz
         np.savez(file, **arrays)

@@ -1,6 +1,6 @@
-"""What BertViz and CircuitsVis draw: tensors of attention and a list of tokens.
+"""Converts maps and tokens to the arguments of BertViz and CircuitsVis.
 
-Both put tokens into their pages as they are, so angle brackets are exchanged for ‹ and ›.
+Both insert tokens into HTML without escaping, so that angle brackets are replaced by ‹ and ›.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,12 @@ def to_bertviz(
 ) -> tuple[list[Float[Tensor, "1 head time time"]], list[str]]:
     """Maps of one sample and its tokens: ``bertviz.head_view(*to_bertviz(inspection))``.
 
-    BertViz draws a weight as the strength of a line: negative ones are not seen there.
+    BertViz draws a weight as the opacity of a line, so that negative weights are not visible.
 
     Args:
-        layers: the places of layers in the inspection; all by default.
-        heads: heads, or channels, of every layer.
+        layers: indices of layers in the inspection; by default all.
+        sample: the index of the sample.
+        heads: the heads, or channels, of every layer.
 
     Raises:
         ValueError: if the layers differ in their number of heads or tokens, or a map is not square.
@@ -58,13 +59,14 @@ def to_bertviz(
 def to_circuitsvis(
     inspection: Inspection, layer: int = 0, *, sample: int = 0, heads: slice = slice(None)
 ) -> dict[str, Any]:
-    """Signed maps of one layer and sample, as ``attention_heads`` of CircuitsVis takes them.
+    """Signed maps of one layer and sample, as arguments of CircuitsVis' ``attention_heads``.
 
     ``circuitsvis.attention.attention_heads(**to_circuitsvis(inspection, 1))``
 
     Args:
-        layer: the place of the layer in the inspection.
-        heads: heads, or channels.
+        layer: the index of the layer in the inspection.
+        sample: the index of the sample.
+        heads: the heads, or channels.
 
     Raises:
         ValueError: if the map is not square.
@@ -81,7 +83,7 @@ def to_circuitsvis(
 
 
 def _maps(layer: InspectedLayer, sample: int, heads: slice) -> Float[Tensor, "head time time"]:
-    """Of one sample, every further batch axis as a head; without the columns of constants."""
+    """Maps of one sample, one for each head, without the columns of constant inputs."""
     index = (sample, heads)[: len(layer.axes)]
     system = select(layer.system, index)
     map = attention_map(system).unflatten(-1, (-1, system.input_size))[..., 0]

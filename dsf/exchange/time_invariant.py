@@ -1,4 +1,4 @@
-"""Time-invariant systems to and from the control theorists' tools."""
+"""Converts time-invariant systems to and from SciPy and python-control."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ Four = tuple["NDArray[Any]", "NDArray[Any]", "NDArray[Any]", "NDArray[Any]"]
 def state_space(system: System) -> Four:
     """A, B, C, D of a time-invariant system in the control convention, as arrays.
 
-    Control reads the state before the update, ``x_{t+1} = A x_t + B u_t``, ``y_t = C x_t + D u_t``;
-    a system that reads after it has ``C A`` there and ``D + C B``. Same response, token by token.
+    In control the output reads the state before the update, ``x_{t+1} = A x_t + B u_t``,
+    ``y_t = C x_t + D u_t``. A system that reads after the update gets ``C A`` for C and ``D + C B``
+    for D, which gives the same response at every token.
 
     Raises:
         ValueError: if the system changes with time, has batch axes, runs backward, or takes the
@@ -29,14 +30,14 @@ def state_space(system: System) -> Four:
     name = varying(system)
     if name is not None:
         raise ValueError(
-            f"state_space: needs a time-invariant system, but {name} changes with time. Control "
-            f"libraries know no others."
+            f"state_space: needs a time-invariant system, since control libraries have no others, "
+            f"but {name} changes with time."
         )
     if system.batch or system.runs_backward or system.takes_real_part:
         raise ValueError(
-            "state_space: needs one causal system with a plain state; pick one with "
-            "dsf.algebra.select, turn it with dsf.algebra.reverse, or take "
-            "dsf.algebra.with_conjugates of it first."
+            "state_space: needs one causal system without batch axes whose output is not the real "
+            "part of a complex state; pick one with dsf.algebra.select, reverse time with "
+            "dsf.algebra.reverse, or use dsf.algebra.with_conjugates first."
         )
     token = system.window(0, 1)
     A = token.A.dense()[0]
@@ -68,12 +69,12 @@ def from_scipy(system: Any, *, steps: int) -> System:
     """A system of ``steps`` tokens from a discrete-time ``scipy.signal.StateSpace``.
 
     Raises:
-        ValueError: for a continuous-time system.
+        ValueError: if the system is continuous in time.
     """
     if system.dt is None:
         raise ValueError(
-            "from_scipy: needs a discrete-time system, but this one is continuous. Sample it "
-            "first: scipy.signal.cont2discrete."
+            "from_scipy: needs a discrete-time system, but this one is continuous. Discretise it "
+            "first with scipy.signal.cont2discrete."
         )
     return from_state_space(system.A, system.B, system.C, system.D, steps=steps)
 
@@ -97,8 +98,11 @@ def from_control(system: Any, *, steps: int) -> System:
     """A system of ``steps`` tokens from a discrete-time ``control.StateSpace``.
 
     Raises:
-        ValueError: for a continuous-time system.
+        ValueError: if the system is continuous in time.
     """
     if not system.isdtime(strict=True):
-        raise ValueError("from_control: needs a discrete-time system; sample it first.")
+        raise ValueError(
+            "from_control: needs a discrete-time system, but this one is continuous. Discretise it "
+            "first with control.sample_system."
+        )
     return from_state_space(system.A, system.B, system.C, system.D, steps=steps)

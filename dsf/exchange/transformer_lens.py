@@ -1,7 +1,7 @@
-"""Softmax attention out of a cache of activations of TransformerLens, which need not be there.
+"""Reads softmax attention from a TransformerLens activation cache; the library is not needed.
 
-Anything that maps names to tensors will do: of every attention its queries, keys, values and
-pattern are looked for by the names of their hooks, and told apart by shape.
+The cache may be any mapping from names to tensors: the queries, keys, values and pattern of every
+attention are found by the names of their hooks.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dsf.evaluate import attention_map, respond
 from dsf.inspection import InspectedLayer, Inspection, NothingCapturedError, ReconstructionError
-from dsf.inspection.precision import TOLERANCE
+from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.rebuild import relative_error
-from dsf.inspection.softmax import attention
+from dsf.inspection.softmax.attention import attention
 from dsf.mixers import SoftmaxAttention
 from dsf.shapes import has_axes
 
@@ -31,24 +31,23 @@ def from_transformer_lens(
     tolerance: float | None = None,
     tokens: Sequence[Sequence[str]] | None = None,
 ) -> Inspection:
-    """The attentions of a cache, each rebuilt from its queries and keys and held against its
-    pattern and, where it is there, its ``hook_z``.
+    """The attentions in a cache, each rebuilt from its queries and keys.
 
-    What a pattern gives no weight at all is taken to be masked. With ``hook_attn_scores`` in the
-    cache anything that a model adds to its scores comes along as a bias (ALiBi, relative
-    positions).
+    The rebuilt map is compared with the pattern and, where the cache has it, with ``hook_z``. Zero
+    weights of a pattern are taken to be masked. If the cache has ``hook_attn_scores``, whatever the
+    model adds to its scores (ALiBi, relative positions) becomes a bias.
 
     Args:
-        cache: what ``model.run_with_cache(...)`` gives, with batch axes or without.
-        scale: the factor on q.k, one over the model's ``cfg.attn_scale``; ``d_head ** -0.5`` by
-            default.
-        softcap: of the scores, where the model has one.
-        tolerance: the largest relative error; by default what the pattern's number type allows.
-        tokens: the text of every token, one sequence a sample.
+        cache: the cache of ``model.run_with_cache(...)``, with or without a batch axis.
+        scale: the factor on the product of query and key, one over the model's ``cfg.attn_scale``;
+            by default ``d_head ** -0.5``.
+        softcap: the soft cap of the scores, if the model has one.
+        tolerance: the largest relative error; by default one that suits the pattern's dtype.
+        tokens: the text of every token, one sequence for each sample.
 
     Raises:
         NothingCapturedError: if there is no pattern in the cache.
-        ReconstructionError: if a pattern is not what its queries and keys give.
+        ReconstructionError: if queries and keys do not reproduce a pattern.
 
     Example:
         >>> import torch
@@ -64,8 +63,8 @@ def from_transformer_lens(
     names = [name for name in map(str, cache.keys()) if name.endswith(PATTERN)]
     if not names:
         raise NothingCapturedError(
-            f"from_transformer_lens: no name in the cache ends in '{PATTERN}'. Run the model with "
-            "the attention patterns kept: run_with_cache without a filter of names."
+            f"from_transformer_lens: no name in the cache ends in '{PATTERN}'. Keep the attention "
+            "patterns: call run_with_cache without names_filter."
         )
     layers = [
         _layer(_Parts(cache, name.removesuffix(PATTERN)), scale, softcap, tolerance)
@@ -79,24 +78,24 @@ def from_transformer_lens(
 
 
 class _Parts:
-    """What a cache holds of one attention, in float64, ``sample head ...``."""
+    """The tensors of one attention in a cache, in float64, ``sample head ...``."""
 
     def __init__(self, cache: Any, prefix: str):
         self._cache, self.prefix = cache, prefix
         self._names = set(map(str, cache.keys()))
 
     def by_head(self, *hooks: str) -> Float[Tensor, "sample head time width"] | None:
-        """The first of these that is there; position before head becomes head before position."""
+        """The first of these hooks in the cache, with the head axis before the position."""
         part = next((part for hook in hooks if (part := self._raw(hook)) is not None), None)
         return None if part is None else self._batched(part, hooks[0]).transpose(1, 2)
 
     def pairs(self, hook: str) -> Float[Tensor, "sample head time read"] | None:
-        """Numbers of pairs of positions."""
+        """A hook with one number for every pair of positions; None if it is not in the cache."""
         part = self._raw(hook)
         return None if part is None else self._batched(part, hook)
 
     def dtype(self) -> torch.dtype:
-        """The number type of the pattern."""
+        """The dtype of the pattern."""
         dtype: torch.dtype = self._cache[self.prefix + PATTERN].dtype
         return dtype
 
@@ -120,7 +119,7 @@ def _layer(
     if pattern is None or query is None or key is None or value is None:
         raise NothingCapturedError(
             f"from_transformer_lens: {parts.prefix}{PATTERN} is in the cache, but not all of "
-            f"{parts.prefix}hook_q, hook_k and hook_v. Keep these too."
+            f"{parts.prefix}hook_q, hook_k and hook_v. Keep these in the cache, too."
         )
     heads = query.shape[1]
     key, value = (part.repeat_interleave(heads // part.shape[1], 1) for part in (key, value))
@@ -136,8 +135,8 @@ def _layer(
             f"{parts.prefix}{PATTERN}: queries and keys give another pattern, or values another "
             f"hook_z; the relative difference is {error:.1e}, above the tolerance of {limit:.0e}. "
             "Pass scale= (one over cfg.attn_scale) and softcap= of the model, or keep "
-            "hook_attn_scores in the cache where the model adds something to its scores. In train "
-            "mode a pattern has parts dropped out: call eval() first."
+            "hook_attn_scores in the cache if the model adds a bias to its scores. In training "
+            "mode a pattern has dropout: call model.eval() first."
         )
     return InspectedLayer(
         name=parts.prefix.rstrip("."),
@@ -150,7 +149,7 @@ def _layer(
 
 
 def _bias(parts: _Parts, pattern: Tensor, products: Tensor, softcap: float | None) -> Tensor:
-    """What is added to the scores, ``-inf`` where the pattern has no weight."""
+    """The bias of the scores, ``-inf`` where the pattern is zero."""
     scores = parts.pairs("hook_attn_scores")
     capped = products if softcap is None else softcap * torch.tanh(products / softcap)
     seen = pattern != 0

@@ -1,23 +1,21 @@
-"""Mathematics that several mixers share."""
+"""Mathematics that several mixers share: feature maps, discretisation, softmax rows, memories."""
 
-from dsf.ingredients.discretisation import bilinear, zero_order_hold
-from dsf.ingredients.exponential_features import (
+from dsf.ingredients.feature_maps import (
     Monomials,
     RandomFeatures,
-    monomials,
-    random_features,
-    series_error,
-)
-from dsf.ingredients.feature_maps import (
     elu_plus_one,
     exp,
     identity,
     leaky_relu,
+    monomials,
+    random_features,
     relu,
     second_order,
+    series_error,
     softplus,
     squares,
 )
+from dsf.ingredients.state_spaces import bilinear, zero_order_hold
 
 __all__ = [
     "Monomials",

@@ -1,6 +1,14 @@
-"""Feature maps of linear attention: functions of queries and keys, along their last axis."""
+"""Feature maps of linear attention, and finite-dimensional approximations of ``exp(q.k)``.
 
+Elementwise maps (``elu_plus_one``, ``relu``, ...) and squares come first; ``Monomials`` is the
+truncated exponential series, with ``series_error`` its error bound; ``RandomFeatures`` are positive
+random features.
+"""
+
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import torch
 from jaxtyping import Float
@@ -53,3 +61,118 @@ def second_order(x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features
     Source: Arora et al. 2024, arXiv:2402.18668.
     """
     return torch.cat([torch.ones_like(x[..., :1]), x, squares(x) / 2**0.5], dim=-1)
+
+
+@dataclass(frozen=True)
+class Monomials:
+    """All products of at most ``order`` entries: the exponential series, truncated.
+
+    ``φ(q).φ(k) = Σ_{p <= order} (q.k)^p / p!``: the products ``x^a / sqrt(a!)`` for every exponent
+    vector a with entries that sum to at most ``order``. For even orders that is above zero for all
+    q and k; for odd orders it may be zero or below.
+
+    Raises:
+        ValueError: if ``order`` is negative.
+
+    Source: the expansion of softmax attention in Sieber et al. 2024, arXiv:2405.15731.
+
+    Example:
+        >>> import torch
+        >>> q, k = torch.tensor([1.0, 0.5]), torch.tensor([0.4, -1.0])
+        >>> features = Monomials(order=2)
+        >>> features(q) @ features(k), 1 + q @ k + (q @ k) ** 2 / 2
+        (tensor(0.9050), tensor(0.9050))
+        >>> features(q).shape, features.width(2)
+        (torch.Size([6]), 6)
+    """
+
+    order: int
+
+    def __post_init__(self) -> None:
+        _check_order(self.order)
+
+    def __call__(self, x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features"]:
+        """The features of ``x`` by degree: a constant one, ``x`` itself, then products."""
+        levels = [torch.ones_like(x[..., :1])]
+        positions: dict[tuple[int, ...], int] = {(): 0}
+        for degree in range(1, self.order + 1):
+            chosen = list(combinations_with_replacement(range(x.shape[-1]), degree))
+            shorter = torch.tensor([positions[entries[:-1]] for entries in chosen], device=x.device)
+            last = torch.tensor([entries[-1] for entries in chosen], device=x.device)
+            repeats = [entries.count(entries[-1]) for entries in chosen]
+            factor = torch.tensor(repeats, dtype=x.dtype, device=x.device).rsqrt()
+            levels.append(levels[-1][..., shorter] * x[..., last] * factor)
+            positions = {entries: position for position, entries in enumerate(chosen)}
+        return torch.cat(levels, dim=-1)
+
+    def width(self, key_size: int) -> int:
+        """The number of features of vectors with ``key_size`` entries."""
+        return math.comb(key_size + self.order, self.order)
+
+
+def monomials(order: int) -> Monomials:
+    """A feature map with ``φ(q).φ(k)`` the exponential series up to ``order``."""
+    return Monomials(order)
+
+
+def series_error(x: Float[Tensor, "*axes"], order: int) -> Float[Tensor, "*axes"]:
+    """An upper bound on the error of the exponential series up to ``order`` at ``x``.
+
+    ``|x|^(order + 1) / (order + 1)! e^|x|``, by Taylor's theorem. It bounds the series, not the
+    rounding of its evaluation.
+
+    Raises:
+        ValueError: if ``order`` is negative.
+    """
+    _check_order(order)
+    size = x.abs()
+    power = torch.special.xlogy(order + 1, size) - math.lgamma(order + 2)
+    return (power + size).exp()
+
+
+@dataclass(frozen=True, eq=False)
+class RandomFeatures:
+    """Features ``exp(ω.x - |x|^2 / 2) / sqrt(m)`` along m directions ω: all above zero.
+
+    For standard normal directions ``φ(q).φ(k)`` is ``exp(q.k)`` on average, with variance
+    ``exp(2 q.k) (exp(|q + k|^2) - 1) / m``.
+
+    Source: Choromanski et al. 2020, arXiv:2009.14794.
+    """
+
+    directions: Float[Tensor, "features key"]
+
+    def __call__(self, x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features"]:
+        """The features of ``x``."""
+        half_square = x.square().sum(dim=-1, keepdim=True) / 2
+        projected = x @ self.directions.to(x).mT
+        return (projected - half_square).exp() / len(self.directions) ** 0.5
+
+
+def random_features(rng: torch.Generator, *, key_size: int, width: int) -> RandomFeatures:
+    """A feature map for ``exp(q.k)`` with ``width`` directions drawn from ``rng``.
+
+    Raises:
+        ValueError: if a size is below 1.
+
+    Example:
+        >>> import torch
+        >>> features = random_features(torch.Generator().manual_seed(0), key_size=2, width=4096)
+        >>> q, k = torch.tensor([0.5, 0.0]), torch.tensor([1.0, 1.0])
+        >>> abs(features(q) @ features(k) - 1.649) < 0.2
+        tensor(True)
+    """
+    if key_size < 1 or width < 1:
+        raise ValueError(
+            f"random_features: key_size and width must be at least 1, but they are {key_size} and "
+            f"{width}."
+        )
+    directions = torch.randn(width, key_size, generator=rng, dtype=torch.float64, device=rng.device)
+    return RandomFeatures(directions)
+
+
+def _check_order(order: int) -> None:
+    if order < 0:
+        raise ValueError(
+            f"an exponential series needs an order of at least 0, but the order is {order}."
+        )

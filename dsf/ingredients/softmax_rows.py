@@ -1,24 +1,128 @@
-"""Rows of a softmax attention map, from query and key on demand."""
+"""Rows of attention maps computed on demand from query-key scores, and their cache system.
 
+- ``PairRows``: the base class, with scores ``scale q_i.k_j`` and lags.
+- ``ExponentialRows``: rows that are a softmax of logits; ``SoftmaxRows`` is softmax attention with
+  optional bias, soft cap, sink and decays.
+- ``cache_system``: a causal map as a system that stores every token in a state.
+"""
+
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dsf.ingredients.pair_rows import ExponentialRows
+from dsf.coefficient import TokenSlots
+from dsf.composite import PANEL, RowSource, StoredRows
+from dsf.system import System
+from dsf.transition import ScaledIdentity
+
+
+@dataclass(frozen=True)
+class PairRows(RowSource):
+    """Rows from scores ``scale q_i.k_j``, causal unless ``is_causal`` is overridden.
+
+    Subclasses define ``window``, which turns scores into weights.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch read key"]
+    scale: float
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.query.shape[:-1], 1, self.key.shape[-2]])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.query.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.query.device
+
+    @property
+    def is_causal(self) -> bool:
+        return True
+
+    def scores(
+        self, start: int, stop: int, *, keys: int | None = None
+    ) -> Float[Tensor, "*batch rows keys"]:
+        """Scores of the queries ``start`` to ``stop - 1`` with the first ``keys`` keys, or all."""
+        return (self.scale * self.query[..., start:stop, :]) @ self.key[..., :keys, :].mT
+
+    def lags(self, start: int, stop: int) -> Shaped[Tensor, "rows read"]:
+        """Query position minus key position, in tokens; negative for later keys."""
+        written = torch.arange(start, stop, device=self.device)
+        return written[:, None] - torch.arange(self.key.shape[-2], device=self.device)
+
+    def ahead(self, start: int, stop: int) -> Bool[Tensor, "rows read"]:
+        """Whether the key comes after the query."""
+        return self.lags(start, stop) < 0
+
+    def apply(
+        self, signal: Shaped[Tensor, "*batch read 1 channel"]
+    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+        value, steps = signal.squeeze(-2), self.query.shape[-2]
+        panels = [
+            self.window(start, min(start + PANEL, steps)).squeeze(-2) @ value
+            for start in range(0, steps, PANEL)
+        ]
+        return torch.cat(panels, dim=-2).unsqueeze(-2)
+
+    def flipped(self) -> StoredRows:
+        return StoredRows(self.dense().squeeze(-2).flip(-2))
+
+
+@dataclass(frozen=True)
+class ExponentialRows(PairRows):
+    """Rows that are exponentials of logits divided by their sum: a softmax."""
+
+    @abstractmethod
+    def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+        """The logits, in nats; minus infinity where a key is not read.
+
+        For every key, or for those before ``stop`` where rows are causal. In newly allocated
+        memory, which the caller may overwrite.
+        """
+
+    def unread(self) -> Float[Tensor, "*batch"] | None:
+        """The logarithm of a term in the denominator that belongs to no key (a sink), or None."""
+        return None
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        logits, sink = self.logits(start, stop), self.unread()
+        keys = logits.shape[-1]
+        if sink is not None:
+            column = sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
+            logits = torch.cat([logits, column], dim=-1)
+        weights = softmax_in_reach(logits)[..., :keys]
+        return torch.nn.functional.pad(weights, (0, self.shape[-1] - keys)).unsqueeze(-2)
+
+
+def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:
+    """``scale`` if it is given, otherwise ``key ** -0.5``."""
+    return query.shape[-1] ** -0.5 if scale is None else scale
+
+
+def softmax_in_reach(
+    scores: Float[Tensor, "*batch rows read"],
+) -> Float[Tensor, "*batch rows read"]:
+    """Softmax over the last axis; a row whose scores are all minus infinity becomes zeros."""
+    reachable = (scores > -torch.inf).any(dim=-1, keepdim=True)
+    return scores.masked_fill(~reachable, 0).softmax(dim=-1) * reachable
 
 
 @dataclass(frozen=True)
 class SoftmaxRows(ExponentialRows):
-    """Softmax over the keys in reach of ``scale q.k``, soft-capped, plus ``bias``.
+    """Softmax of ``scale q.k``, soft-capped, plus ``bias``, over the keys that a query reads.
 
-    ``log_decay`` (causal rows only) adds to a score the decays of the tokens after the key up to
-    the query, in nats.
-    ``sink`` adds ``exp(sink)`` to the denominator only, so that rows sum to less than one. A row
-    that reaches no key is empty: zeros. Rows are causal when the query of token i reads the keys
-    0 ... i only.
+    ``log_decay`` (causal rows only) adds to a score the log decays of the tokens after the key up
+    to the query, in nats. ``sink`` adds ``exp(sink)`` to the denominator only, so that rows sum to
+    less than one. A row that reads no key is zero. In causal rows the query of token i reads the
+    keys 0 ... i only.
     """
 
     causal: bool
@@ -64,8 +168,8 @@ def faded(
 ) -> Float[Tensor, "*batch time read"]:
     """Sums of ``log_decay`` over the tokens after a key up to a query in ``start ... stop - 1``.
 
-    Zero for keys behind the query. Only added up, never a difference of long sums, so neighbours
-    of a distant start keep all digits.
+    Zero for later keys. Sums are accumulated directly and never differences of cumulative sums, so
+    no digits are lost for tokens far from the start.
     """
     earlier, inside, later = log_decay.tensor_split([start, stop], dim=-1)
     after = torch.cat([earlier[..., 1:], torch.zeros_like(earlier[..., :1])], dim=-1)
@@ -77,3 +181,14 @@ def faded(
     between = torch.where(follows, between, 0)
     ahead = torch.zeros_like(later).unsqueeze(-2).expand(*between.shape[:-1], -1)
     return torch.cat([to_window.unsqueeze(-2) + passed, between, ahead], dim=-1)
+
+
+def cache_system(rows: RowSource) -> System:
+    """A_t = I, B_t = e_t and C_t = row t of a causal map; neither e_t nor the rows are stored."""
+    *batch, steps, _, _ = rows.shape
+    kept = torch.ones((), dtype=rows.dtype, device=rows.device)
+    return System(
+        A=ScaledIdentity(kept.expand(*batch, steps), steps),
+        B=TokenSlots.cache(kept, batch=torch.Size(batch), steps=steps),
+        C=rows,
+    )

@@ -1,7 +1,6 @@
-"""A model's layers become mixers, each compared with what the layer put out."""
+"""Reads the token mixers of a model from one run and checks each against the layer's output."""
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.adapter_laws import check_adapter
 from dsf.inspection.entry import inspect, probe
 from dsf.inspection.errors import (
     InspectionError,
@@ -10,11 +9,11 @@ from dsf.inspection.errors import (
     ReconstructionError,
 )
 from dsf.inspection.piecewise import inspect_piecewise
-from dsf.inspection.ports import Port
-from dsf.inspection.probing import Probe
-from dsf.inspection.result import InspectedLayer, Inspection, Unsupported
-from dsf.inspection.stacking import Stack, stack
-from dsf.inspection.supporting import Support, support
+from dsf.inspection.probing.ports import Port
+from dsf.inspection.probing.probe import Probe
+from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
+from dsf.inspection.support_table import Support, support
+from dsf.moved import forwarding
 
 __all__ = [
     "Adapter",
@@ -26,13 +25,12 @@ __all__ = [
     "Port",
     "Probe",
     "ReconstructionError",
-    "Stack",
     "Support",
     "Unsupported",
-    "check_adapter",
     "inspect",
     "inspect_piecewise",
     "probe",
-    "stack",
     "support",
 ]
+
+__getattr__ = forwarding(__name__)

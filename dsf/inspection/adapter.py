@@ -1,4 +1,4 @@
-"""What is written once for every family: a few functions of what was captured."""
+"""``Adapter``: the functions by which the modules of one family are read from a captured call."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dsf.inspection.affine_layer import AffineLayer
-from dsf.inspection.captured import Captured
-from dsf.inspection.chain import Chain
-from dsf.inspection.hooks import Call
-from dsf.inspection.layout import as_tokens
+from dsf.inspection.capture.calls import Call, Captured
+from dsf.inspection.whole.affine_layer import AffineLayer
+from dsf.inspection.whole.head_layout import as_tokens
+from dsf.inspection.whole.stages import Chain
 from dsf.mixers import Mixer
 
 Parts = Iterable[Captured]
@@ -30,35 +29,37 @@ def _alone(calls: Sequence[Call]) -> Sequence[Call]:
 
 @dataclass(frozen=True)
 class Adapter:
-    """How to read the modules of one kind, or of several that differ in little.
+    """How the modules of one class, or of a few closely related classes, are read.
 
     Write one for modules of your own: pass it as ``dsf.inspect(model, ..., adapters=(MINE,))``, or
-    name it under the entry point group ``dsf.adapters`` of your package. ``dsf.check_adapter`` says
-    whether it is right.
+    name it under the entry point group ``dsf.adapters`` of your package. ``dsf.check_adapter``
+    checks whether it is right.
 
     Attributes:
-        families: class paths, such as ``transformers.models.mamba.modeling_mamba.MambaMixer``,
-            beside the family name of each. Subclasses are read alike.
-        read: the mixer a module applied, recomputed from its parameters and its arguments.
-        leave: what happens to the response on its way out, given that response as
-            ``sample time width``.
-        enter: what happens to the module's input before it is mixed. With it the layer is known as
-            a whole, from input to output.
-        takes: the argument that ``enter`` begins with.
-        finish: instead of ``leave``, what was captured from the response as it is; where that is
-            no chain of stages, or not yet the module's output.
-        whole: instead of ``enter`` and ``leave``, the layer from input to output, from its mixer.
-        overlooked: tokens whose output the module makes in another way than the mixer, because
-            they are padding: ``sample time``, or None for none.
+        families: the family name of every class path, such as
+            ``transformers.models.mamba.modeling_mamba.MambaMixer``. Subclasses are read in the
+            same way.
+        read: the mixer that a module applied, recomputed from its parameters and its arguments.
+        leave: the stages from the mixer's response to the module's output (output gate, norm,
+            output projection). It is given the response as ``sample time width``.
+        enter: the stages from the module's input to the mixer's values (projection, short
+            convolution, activation). With it the whole layer is known, from input to output.
+        takes: the name of the argument that ``enter`` starts from.
+        finish: instead of ``leave``, a function from the mixer's response, in the mixer's axes, to
+            the captured output. For modules where that is no chain of stages, or where the captured
+            output is not the module's output.
+        whole: instead of ``enter`` and ``leave``, a function from the mixer to the whole layer.
+        overlooked: the padding tokens whose output the module computes in another way than the
+            mixer, as a boolean mask ``sample time``; None if there are none.
         axes: what the batch axes of the mixer's system count.
-        split: a module that holds several mixers (the layers and directions of an LSTM) as one
-            captured call for each.
-        join: a module that is called once for every token (an LSTM cell): all its calls, those
-            that continue one another as one.
-        rewrites_weights: whether the model writes into its weights when it runs, so that those of
-            the run have to be kept.
-        tolerance: the largest error of a healthy layer in guarded float64, relative.
-        advice: what to do when a family is not reproduced, where the cause is known.
+        split: for a module that holds several mixers (the layers and directions of an LSTM): one
+            captured call for each of them.
+        join: for a module that is called once for every token (an LSTM cell): its calls, where
+            consecutive calls of one sequence are merged into one.
+        rewrites_weights: whether the model writes into its weights when it runs, so that a copy of
+            them must be taken for the run.
+        tolerance: the largest relative error allowed when the model runs in float64 throughout.
+        advice: for each family with a known defect, what to do when its output is not reproduced.
     """
 
     families: Mapping[str, str]
@@ -81,11 +82,9 @@ class Adapter:
         if self.finish is not None:
             return self.finish(layer, mixed)
         if self.leave is None:
-            raise TypeError("Adapter: 'leave' or 'finish' must say what comes after the mixer.")
+            raise TypeError(
+                "Adapter: one of 'leave' and 'finish' must be given, since they compute the "
+                "module's output from the mixer's response, but both are None."
+            )
         response = as_tokens(mixed, mixer.value)
         return self.leave(layer, response)(response)
-
-
-def class_path(cls: type) -> str:
-    """``package.module.Class``."""
-    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,4 +1,4 @@
-"""``inspect``: a module, a folder or a hub id, and what it is called with; ``probe``: a module."""
+"""The entry points ``inspect``, for the mixers of a model, and ``probe``, for an unknown mixer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from torch import nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
-from dsf.inspection.ports import Port
-from dsf.inspection.probing import Probe
-from dsf.inspection.result import InspectedLayer, Inspection
+from dsf.inspection.probing.ports import Port
+from dsf.inspection.probing.probe import Probe
+from dsf.inspection.results.layers import InspectedLayer, Inspection
 
 
 def inspect(
@@ -28,16 +28,16 @@ def inspect(
     """Read the token mixers of a trained model on one input, each with its reconstruction error.
 
     Args:
-        model: a torch module, the folder of a checkpoint, or a hub id. A module is left as it was
-            found.
+        model: a torch module, the folder of a checkpoint, or a hub id. A module is restored to
+            the state it had before the run.
         inputs, named: what the model is called with, such as ``input_ids=...``.
         text: instead of ``input_ids``, for a checkpoint that brings its tokenizer.
         exact: run a copy of the model in float64 throughout.
-        tolerance: the largest relative error of a layer; by default what its number type allows.
-        tokens: the text of every token, one sequence a sample.
-        adapters: how to read modules of your own; they win over those that dsf brings.
-        probe: paths of modules that no adapter knows, to be driven with unit values (see
-            ``dsf.probe``); a mapping to ``dsf.inspection.Probe`` says between which ports.
+        tolerance: the largest relative error of a layer; by default one that suits its dtype.
+        tokens: the text of every token, one sequence for each sample.
+        adapters: how to read modules of your own; they take precedence over those of dsf.
+        probe: paths of modules that no adapter reads, to be probed with unit values (see
+            ``dsf.probe``). A mapping from paths to ``dsf.inspection.Probe`` also names the ports.
 
     Raises:
         LoadError: if a checkpoint is refused.
@@ -59,7 +59,7 @@ def inspect(
     """
     name = None
     if not isinstance(model, nn.Module):
-        from dsf.inspection.loading import load_model
+        from dsf.loading import load_model
 
         loaded = load_model(model)
         model, name = loaded.model, loaded.identity
@@ -92,23 +92,27 @@ def probe(
     tolerance: float | None = None,
     **named: Any,
 ) -> InspectedLayer:
-    """The exact map of a mixer that no adapter knows, by driving its values with unit values.
+    """The exact map of a mixer that no adapter reads, measured by replacing its values.
 
-    What makes the weights (queries, keys, decays) stays as it is on these inputs; only the values
-    are exchanged, ceil(T / head width) times where the channels of a head share a map. That the
-    module is linear in between is checked, and its label says how exactly, whether a token reads
-    later ones, and how many passes it took.
+    Whatever makes the weights of the map (queries, keys, decays) is frozen at its value on these
+    inputs. Only the values are replaced, by unit values, in ceil(T / head width) forward passes
+    where the channels of a head share a map. It is checked that the module is linear from the
+    values to the response; the label of the mixer states the superposition error, whether a token
+    reads later tokens, and the number of forward passes.
 
     Args:
-        module: one mixer; run it alone, or pass its path as ``dsf.inspect(model, probe=(path,))``.
-        inputs, named: what it is called with.
-        value, response: the ports in between, such as ``"v_proj"`` and ``"out_proj(input)"``; see
-            ``dsf.inspection.Port``. Found by name and by trying where they are absent.
+        module: one mixer to run alone. For a mixer inside a model, pass its path instead:
+            ``dsf.inspect(model, ..., probe=(path,))``.
+        inputs, named: what the module is called with.
+        value, response: where the values enter and where the response leaves, such as
+            ``"v_proj"`` and ``"out_proj(input)"``; see ``dsf.inspection.Port``. Where they are
+            not given, they are searched for by name and by trial.
         exact: run a copy in float64 throughout.
         tolerance: the largest relative error of the module's output when it is rebuilt.
 
     Raises:
-        NothingCapturedError: if it is not linear in its values, with the superposition error.
+        NothingCapturedError: if the module is not linear in its values; the message states the
+            superposition error.
         ReconstructionError: if the map does not reproduce the module's output.
 
     >>> import dsf, torch
@@ -136,7 +140,7 @@ def _tokenised(
 ) -> tuple[dict[str, Any], list[list[str]]]:
     if tokenizer is None:
         raise InspectionError(
-            "inspect: 'text' was given, but the checkpoint has no tokenizer. Pass input_ids=... "
+            "inspect: 'text' needs a tokenizer, but the checkpoint has none. Pass input_ids=... "
             "(on the command line: --ids)."
         )
     samples = [text] if isinstance(text, str) else list(text)

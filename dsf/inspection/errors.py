@@ -1,4 +1,4 @@
-"""What can go wrong with an inspection, each with a name of its own."""
+"""The errors that an inspection raises."""
 
 
 class InspectionError(ValueError):
@@ -6,11 +6,11 @@ class InspectionError(ValueError):
 
 
 class ReconstructionError(InspectionError):
-    """A rebuilt layer does not reproduce what the layer put out."""
+    """A layer that was rebuilt from its coefficients does not reproduce the captured output."""
 
 
 class UnreadableError(InspectionError):
-    """An adapter knows the module, but not what this call asked of it; the layer is listed."""
+    """An adapter reads the class of a module but not this call, which is listed as unsupported."""
 
 
 class NothingCapturedError(InspectionError):
@@ -18,4 +18,4 @@ class NothingCapturedError(InspectionError):
 
 
 class NonFiniteWeightsError(InspectionError):
-    """Weights that are not numbers: nothing said about the layer would mean anything."""
+    """A weight is NaN or infinite, so that no statement about its layer would mean anything."""

@@ -1,4 +1,4 @@
-"""The one engine: run a model once, rebuild every token mixer, compare."""
+"""Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -8,42 +8,42 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsf.inspection import followed_softmax, functional_attention, fused_attention, softmax
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.adapters import Known, known_modules
-from dsf.inspection.as_found import at_rest
-from dsf.inspection.environment import described, environment
+from dsf.inspection.capture.calls import Call, Through
+from dsf.inspection.capture.environment import described, environment
+from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.capture.precision import dtype_of
+from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.errors import NothingCapturedError, UnreadableError
-from dsf.inspection.hooks import Call, Through
-from dsf.inspection.precision import dtype_of
-from dsf.inspection.probing import FAMILY, Probe, probes
+from dsf.inspection.families.registry import Known, known_modules
+from dsf.inspection.probing.probe import FAMILY, Probe, probes
 from dsf.inspection.rebuild import Limits, rebuild
-from dsf.inspection.result import InspectedLayer, Inspection, Unsupported
-from dsf.inspection.running import run, widened
-from dsf.inspection.screening import screen
-from dsf.inspection.unread import unread
+from dsf.inspection.recorded_run import run, widened
+from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
+from dsf.inspection.softmax import attention, followed, fused, torch_module
+from dsf.inspection.support_table import not_read
 
 SOFTMAX = {
-    Through.INTERFACE: softmax.ADAPTER,
-    Through.FUSED: fused_attention.ADAPTER,
-    Through.FUNCTIONAL: functional_attention.ADAPTER,
-    Through.FOLLOWED: followed_softmax.ADAPTER,
+    Through.INTERFACE: attention.ADAPTER,
+    Through.FUSED: fused.ADAPTER,
+    Through.FUNCTIONAL: torch_module.FUNCTIONAL,
+    Through.FOLLOWED: followed.ADAPTER,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a model is called with, and how closely to look.
+    """What a model is called with, and the options of its inspection.
 
     Attributes:
         inputs, named: what the model is called with.
         exact: run a copy of the model in float64 throughout, with tolerances near 1e-12.
-        tolerance: the largest relative error a layer may have; by default what its number type
-            allows.
-        tokens: the text of every token, one sequence a sample.
-        name: what to call the model; its class by default.
-        adapters: further adapters, which win over all others.
-        probe: modules that are driven with unit values instead.
+        tolerance: the largest relative error a layer may have; by default one that suits its
+            dtype.
+        tokens: the text of every token, one sequence for each sample.
+        name: the name of the model; by default that of its class.
+        adapters: further adapters, which take precedence over all others.
+        probe: modules that are probed with unit values instead of being read by an adapter.
     """
 
     inputs: tuple[Any, ...] = ()
@@ -57,7 +57,9 @@ class Question:
 
 
 def examine(model: nn.Module, question: Question) -> Inspection:
-    """Run ``model`` once and rebuild every token mixer it applies; leave it as it was found.
+    """Run ``model`` once and rebuild every token mixer that it applies.
+
+    Afterwards the model is in the state it had before the run.
 
     Raises:
         InspectionError: if the model cannot be run on these inputs.
@@ -65,20 +67,20 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         ReconstructionError: if a rebuilt layer does not reproduce its output.
         NothingCapturedError: if no layer could be read.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
-    screen(model)
+    model = getattr(model, "_orig_mod", model)  # the module that torch.compile wrapped
+    check_runnable(model)
     inputs, named = question.inputs, question.named
     if question.exact:
         model = copy.deepcopy(model).double()
         inputs, named = widened(inputs), widened(named)
     known = _with_probes(model, known_modules(model, question.adapters), question.probe)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
-    with at_rest(model):
+    with isolated(model):
         watched = {path: model.get_submodule(path) for path in known}
         calls = run(model, watched, inputs, named)
         seen = {call.name for call in calls}
         layers, refused = _rebuilt(calls, known, limits)
-    missed = (*refused, *unread(model, seen, set(known)))
+    missed = (*refused, *not_read(model, seen, set(known)))
     title = question.name or type(model).__name__
     if not layers:
         raise NothingCapturedError(_nothing(title, missed))
@@ -102,7 +104,7 @@ def examine_part(
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
 
-    The rest of the model needs no numbers. Names are those of the whole model.
+    The rest of the model may be on the meta device. Layers bear their names in the whole model.
 
     Raises:
         InspectionError: if the module cannot be run on these inputs.
@@ -110,14 +112,14 @@ def examine_part(
         ReconstructionError: if a rebuilt layer does not reproduce its output.
     """
     part = model.get_submodule(path)
-    screen(part, path)
+    check_runnable(part, path)
     known = {at: each for at, each in known_modules(model).items() if _within(path, at)}
-    with at_rest(part):
+    with isolated(part):
         watched = {at: model.get_submodule(at) for at in known}
         calls = run(model, watched, inputs, named, part=part)
         seen = {call.name for call in calls}
         layers, refused = _rebuilt(calls, known, Limits(guarded=False, tolerance=tolerance))
-    missed = (each for each in unread(model, seen, set(known)) if _within(path, each.name))
+    missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
     return layers, (*refused, *missed)
 
 
@@ -128,14 +130,14 @@ def _within(root: str, path: str) -> bool:
 def _with_probes(
     model: nn.Module, known: Known, wanted: Mapping[str, Probe] | Sequence[str]
 ) -> Known:
-    """A module that is driven is known by that alone, and so is what is inside."""
-    driven = probes(model, wanted)
+    """``known``, where a module that is probed replaces every adapter for it and inside it."""
+    probed = probes(model, wanted)
     outside = {
         path: adapter
         for path, adapter in known.items()
-        if not any(_within(root, path) for root in driven)
+        if not any(_within(root, path) for root in probed)
     }
-    return outside | {path: (adapter, FAMILY) for path, adapter in driven.items()}
+    return outside | {path: (adapter, FAMILY) for path, adapter in probed.items()}
 
 
 def _rebuilt(
@@ -152,7 +154,7 @@ def _rebuilt(
 
 
 def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:
-    """One call for every sequence, each with a name of its own, in the order in which they ran."""
+    """One call for every sequence with its adapter and family, uniquely named, in running order."""
     of_module: dict[tuple[Through, str], list[Call]] = {}
     for call in calls:
         of_module.setdefault((call.through, call.name), []).append(call)
@@ -170,7 +172,7 @@ def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]
 
 
 def _softmax_family(module: nn.Module) -> str:
-    """The folder of the modelling file: ``llama`` of ``transformers.models.llama...``."""
+    """The family of a softmax attention: ``llama`` for ``transformers.models.llama...``."""
     for cls in type(module).__mro__:
         parts = cls.__module__.split(".")
         if parts[:2] == ["transformers", "models"]:
@@ -180,5 +182,9 @@ def _softmax_family(module: nn.Module) -> str:
 
 def _nothing(title: str, missed: Sequence[Unsupported]) -> str:
     listed = "; ".join(f"{part.name} ({part.kind}): {part.reason}" for part in missed)
-    seen = f"Seen were: {listed}." if listed else "No module of it looks like a token mixer."
+    seen = (
+        f"Modules that look like token mixers but could not be read: {listed}."
+        if listed
+        else "No module of it looks like a token mixer."
+    )
     return f"{title}: no token mixer could be read. {seen}"

@@ -1,4 +1,4 @@
-"""``inspect_piecewise``: models larger than the memory, one block at a time."""
+"""``inspect_piecewise``: inspects a model larger than the memory, one block at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from dsf.inspection.capture.screening import check_open_weights
 from dsf.inspection.errors import InspectionError, NothingCapturedError
 from dsf.inspection.examine import examine_part
-from dsf.inspection.loading.piecewise import PiecewiseModel
-from dsf.inspection.result import InspectedLayer, Unsupported
-from dsf.inspection.running import without_cache
-from dsf.inspection.screening import screen_open
+from dsf.inspection.recorded_run import without_cache
+from dsf.inspection.results.layers import InspectedLayer, Unsupported
+from dsf.loading.piecewise import PiecewiseModel
 
 Visit = Callable[[Sequence[InspectedLayer], Sequence[Unsupported]], None]
 Look = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
@@ -21,16 +21,16 @@ Look = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
 def inspect_piecewise(
     piecewise: PiecewiseModel, visit: Visit, *, tolerance: float | None = None, **named: Any
 ) -> None:
-    """Run the body of a model once; hand the layers of every block to ``visit`` as it is reached.
+    """Run the body of a model once and pass the layers of every block to ``visit``.
 
-    The weights of a block are in memory while it runs, and no longer. Every layer is compared with
-    what it put out, as in ``inspect``; a layer that is kept holds its coefficients, not its
-    weights.
+    The weights of a block are in memory only while it runs. Every layer is compared with its
+    captured output, as in ``inspect``. A layer that is kept after its visit holds its
+    coefficients, not its weights.
 
     Args:
-        piecewise: a model as ``dsf.inspection.loading.open_piecewise`` gives it.
+        piecewise: a model as ``dsf.loading.open_piecewise`` gives it.
         visit: called once for every block, in the order in which they run.
-        tolerance: the largest relative error of a layer; by default what its number type allows.
+        tolerance: the largest relative error of a layer; by default one that suits its dtype.
         named: what the model is called with, such as ``input_ids=...``.
 
     Raises:
@@ -42,8 +42,8 @@ def inspect_piecewise(
     """
     if not piecewise.blocks:
         raise InspectionError(
-            f"{type(piecewise.model).__name__} has no list of blocks, so it cannot be run piece by "
-            "piece. Load it as a whole."
+            f"{type(piecewise.model).__name__} has no list of blocks, so it cannot be run block by "
+            "block. Load the whole model and use dsf.inspect."
         )
     model, seen = piecewise.model, 0
 
@@ -56,7 +56,7 @@ def inspect_piecewise(
     body = model.get_submodule(piecewise.body)
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(piecewise.opened_around())
-        screen_open(model)
+        check_open_weights(model)
         for path in piecewise.blocks:
             stack.enter_context(_opening(piecewise, path, look))
         body(**without_cache(body, named))
@@ -66,13 +66,13 @@ def inspect_piecewise(
 
 @contextmanager
 def _opening(piecewise: PiecewiseModel, path: str, look: Look) -> Iterator[None]:
-    """Before the block at ``path`` runs: open it and look at it; afterwards: close it."""
+    """Hooks that load the block at ``path`` and inspect it before it runs, and free it after."""
     block, opened = piecewise.model.get_submodule(path), ExitStack()
     looking = False
 
     def enter(_: nn.Module, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
         nonlocal looking
-        if not looking:  # looking runs the block too
+        if not looking:  # the inspection itself runs the block again
             opened.enter_context(piecewise.opened(path))
             looking = True
             look(path, inputs, given)

@@ -1,4 +1,4 @@
-"""From a captured call to an inspected layer: read, respond, finish, compare."""
+"""Rebuilds a layer from a captured call and compares it with the output that was captured."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,43 +11,41 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.affine_layer import AffineLayer
-from dsf.inspection.captured import Captured, Weights, raised
-from dsf.inspection.environment import described
+from dsf.inspection.capture.calls import Call, Captured, Weights, in_float64
+from dsf.inspection.capture.environment import described
+from dsf.inspection.capture.integrity import Fingerprint
+from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.errors import InspectionError, ReconstructionError
-from dsf.inspection.hooks import Call
-from dsf.inspection.layout import as_tokens
-from dsf.inspection.precision import TOLERANCE
-from dsf.inspection.result import InspectedLayer
-from dsf.inspection.seal import Seal
-from dsf.inspection.whole import WholeMixer
+from dsf.inspection.results.layers import InspectedLayer
+from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
+from dsf.inspection.whole.head_layout import as_tokens
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What error a layer may have.
+    """The largest relative error that a layer may have.
 
     Attributes:
         guarded: whether the model ran in float64 throughout.
-        tolerance: the user's own limit, None for the one that suits the number type.
+        tolerance: the limit that the user set; None for the one that suits the dtype.
     """
 
     guarded: bool = False
     tolerance: float | None = None
 
     def of(self, adapter: Adapter, dtype: torch.dtype) -> float:
-        """The limit for a layer whose output came in ``dtype``."""
+        """The limit for a layer whose captured output has this ``dtype``."""
         if self.tolerance is not None:
             return self.tolerance
         return adapter.tolerance if self.guarded else TOLERANCE.get(dtype, 1e-5)
 
 
 def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
-    """The layers that one captured call holds, each compared with what the module put out.
+    """The layers in one captured call, each compared with the module's output.
 
     Raises:
-        ReconstructionError: if a layer cannot be rebuilt from its weights, or if its error is above
-            its limit, or is not a number.
+        ReconstructionError: if a layer cannot be rebuilt from its weights, or if its error is NaN
+            or above its limit.
         UnreadableError: if the adapter cannot read this call.
     """
     try:
@@ -59,7 +57,8 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
         raise ReconstructionError(
             f"{call.name} ({described(call.module)}): reading it as '{family}' failed with "
             f"{reason}. Its weights or arguments are not those of this "
-            "family: either the module was altered, or this release stores them differently."
+            "family: either the module was altered, or this release of its library stores them "
+            "differently. Try another release, or report it."
         ) from error
 
 
@@ -73,30 +72,32 @@ def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Itera
         if not error <= tolerance:
             raise ReconstructionError(_worded(layer, adapter, error, tolerance))
         axes = getattr(mixer, "axes", adapter.axes)[: len(system.batch)]
-        shell = partial(whole_layer, layer, adapter, mixer, tolerance)
-        yield InspectedLayer(layer.name, family, mixer, axes, error, tolerance, Seal(mixer), shell)
+        build_whole = partial(whole_layer, layer, adapter, mixer, tolerance)
+        yield InspectedLayer(
+            layer.name, family, mixer, axes, error, tolerance, Fingerprint(mixer), build_whole
+        )
 
 
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:
-    """What the adapter is given: one for every layer that the call holds."""
+    """What the adapter is given: one captured call for every layer in ``call``."""
     whole = Captured(
         name=call.name,
         family=family,
         module=call.module,
         weights=Weights(call.module, copied=adapter.rewrites_weights),
-        arguments={name: raised(value) for name, value in call.arguments.items()},
-        output=raised(call.first_output),
+        arguments={name: in_float64(value) for name, value in call.arguments.items()},
+        output=in_float64(call.first_output),
         surroundings=call.surroundings,
     )
     return adapter.split(whole)
 
 
 def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> AffineLayer:
-    """The layer as a whole, compared like its mixer.
+    """The whole layer from input to output, compared with the captured output like its mixer.
 
     Raises:
         InspectionError: if only the mixer is known.
-        ReconstructionError: if the whole does not reproduce what the layer put out.
+        ReconstructionError: if the whole layer does not reproduce the captured output.
     """
     whole, error = whole_and_error(layer, adapter, mixer)
     if not error <= tolerance:
@@ -105,7 +106,7 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
 
 
 def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[AffineLayer, float]:
-    """The layer as a whole and how far it is from what the layer put out.
+    """The whole layer and the relative error of its output.
 
     Raises:
         InspectionError: if only the mixer is known.
@@ -115,15 +116,15 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
         return made, relative_error(made(made.given), layer.output)
     if adapter.enter is None or adapter.leave is None:
         raise InspectionError(
-            f"{layer.name}: of a layer of the family '{layer.family}' only the mixer is known, not "
-            "what the module does around it. layer.map() gives the mixer's map."
+            f"{layer.name}: of the family '{layer.family}' only the mixer is known, not the stages "
+            "between it and the module's input and output. layer.map() gives the mixer's map."
         )
     response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
     enter, leave = adapter.enter(layer), adapter.leave(layer, response)
     around = layer.surroundings
-    given = layer.arguments[adapter.takes] if around is None else raised(around.given)
+    given = layer.arguments[adapter.takes] if around is None else in_float64(around.given)
     whole = WholeMixer(given=given, enter=enter, mixer=mixer, leave=leave)
-    output = layer.output if around is None else raised(around.output)
+    output = layer.output if around is None else in_float64(around.output)
     rebuilt, other = whole(given), adapter.overlooked(layer)
     if other is not None and rebuilt.shape == output.shape:
         rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)
@@ -131,7 +132,7 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
 
 
 def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*theirs"]) -> float:
-    """Largest difference over the largest captured number; infinite if the shapes differ."""
+    """Largest absolute difference over the largest captured value; infinite if shapes differ."""
     if rebuilt.shape != captured.shape:
         return float("inf")
     if captured.numel() == 0:
@@ -145,12 +146,13 @@ def _worded(layer: Captured, adapter: Adapter, error: float, tolerance: float) -
     who = f"{layer.name} ({described(layer.module)}, read as '{layer.family}')"
     if not layer.output.isfinite().all():
         return (
-            f"{who}: what it put out holds NaN or infinite numbers, so nothing can be compared. "
-            "Look for an input that overflows the number type, or a query that sees no key."
+            f"{who}: its output holds NaN or infinite numbers, so nothing can be compared. Look "
+            "for an input that overflows the dtype, or for a query whose keys are all masked."
         )
     return (
-        f"{who}: the rebuilt layer differs from what it put out by {error:.1e} relative, above the "
-        f"tolerance of {tolerance:.0e}. Its map would not be the layer's. Either the module was "
-        "altered, or this release computes it differently; try another release, or report it. "
+        f"{who}: the rebuilt layer differs from the captured output by {error:.1e} relative, above "
+        f"the tolerance of {tolerance:.0e}, so its map would not be that of the layer. Either the "
+        "module was altered, or this release of its library computes it differently; try another "
+        "release, or report it. "
         f"{adapter.advice.get(layer.family, '')}"
     ).rstrip()

@@ -1,8 +1,8 @@
-"""Many prompts through one model: a list of units that any executor works off, and that resumes."""
+"""Measures a model on many prompts, in units that any executor runs and that can be resumed."""
 
 from dsf.jobs.executors import cluster, in_process, processes
-from dsf.jobs.gathering import gather, summary
-from dsf.jobs.sweep import JobError, measure_prompts
+from dsf.jobs.prompts import JobError, measure_prompts
+from dsf.jobs.summaries import gather, summary
 
 __all__ = [
     "JobError",

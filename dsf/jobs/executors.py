@@ -1,6 +1,7 @@
-"""Ways to work off units: in this process, in several, or as jobs of a cluster.
+"""Executors, which run units in this process, in several processes, or as jobs of a cluster.
 
-An executor is a function ``(do, units) -> outcomes as they come``. Results never depend on it.
+An executor is a function from ``do`` and units to outcomes, in the order in which they finish. The
+results do not depend on the executor.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,28 +12,28 @@ from typing import Any
 from dsf.jobs.plan import Unit
 
 Outcome = tuple[Unit, str | None]
-"""A unit, and None or why it failed."""
+"""A unit, and None or the reason why it failed."""
 Do = Callable[[Unit], Outcome]
 
 
 Executor = Callable[[Do, Sequence[Unit]], Iterator[Outcome]]
-"""Calls ``Do`` on every unit, once."""
+"""Calls ``Do`` once on every unit."""
 
 
 def in_process(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
-    """One unit after the other, here."""
+    """Run one unit after the other in this process."""
     return map(do, units)
 
 
 def processes(workers: int) -> Executor:
-    """So many processes of this machine, through joblib; each holds the model once.
+    """Run units in ``workers`` local processes, through joblib; each loads the model once.
 
     Raises:
         ValueError: if ``workers`` is not positive.
         ImportError: if joblib is not installed.
     """
     if workers < 1:
-        raise ValueError(f"processes: workers is {workers}; at least one has to do the work.")
+        raise ValueError(f"processes: workers is {workers}, but it must be at least 1.")
     joblib = _needed("joblib")
 
     def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
@@ -45,12 +46,12 @@ def processes(workers: int) -> Executor:
 def cluster(
     folder: str | Path, *, units_per_job: int = 64, cluster: str | None = None, **parameters: Any
 ) -> Executor:
-    """Jobs of a Slurm cluster through submitit; on a machine without Slurm they are processes.
+    """Run units as jobs of a Slurm cluster, through submitit; without Slurm as local processes.
 
     Args:
-        folder: where submitit keeps its scripts and logs, on a disk that all nodes see.
-        units_per_job: units that one job works off, one after the other.
-        cluster: ``"slurm"``, ``"local"``, or None for what there is.
+        folder: for scripts and logs of submitit, on a disk that all nodes can access.
+        units_per_job: the number of units that one job runs, one after the other.
+        cluster: ``"slurm"``, ``"local"``, or None for Slurm where it is installed.
         parameters: for ``submitit.AutoExecutor.update_parameters``, such as ``timeout_min=60``,
             ``slurm_partition="..."``, ``slurm_array_parallelism=100``.
 
@@ -59,7 +60,7 @@ def cluster(
         ImportError: if submitit is not installed.
     """
     if units_per_job < 1:
-        raise ValueError(f"cluster: units_per_job is {units_per_job}; a job needs at least one.")
+        raise ValueError(f"cluster: units_per_job is {units_per_job}, but it must be at least 1.")
     submitit = _needed("submitit")
 
     def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
@@ -84,6 +85,6 @@ def _needed(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"this executor needs {name}, which is not installed: pip install 'dsf[scale]', or use "
-            "in_process."
+            f"this executor needs {name}, which is not installed: "
+            'pip install "dsf-toolkit[scale]", or use in_process.'
         ) from error

@@ -1,4 +1,4 @@
-"""What a job consists of: the model, the prompts, the quantities, and the units they make."""
+"""``Plan``: the model, prompts and quantities of a job, and the units it is divided into."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,28 +15,28 @@ MANIFEST = "job.json"
 
 @dataclass(frozen=True)
 class Unit:
-    """Prompts of one length that go through the model together: the piece that is done or not."""
+    """Prompts of one length that run together; the smallest piece of work that can be resumed."""
 
     prompts: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        """The same for the same prompts, whoever asks; in the order of the prompts."""
+        """A name that depends on the prompts alone and sorts in their order."""
         return f"{self.prompts[0]:08d}+{len(self.prompts)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that decides the numbers; the same plan is the same job.
+    """Everything that determines the results; equal plans are the same job.
 
     Attributes:
-        model: folder of a checkpoint, or hub id.
-        weights, configuration: SHA-256 of the files behind it.
-        prompts: token numbers.
-        quantities: names among ``dsf.inspection.measuring.QUANTITIES``.
+        model: the folder of a checkpoint, or a hub id.
+        weights, configuration: SHA-256 of its files.
+        prompts: token ids.
+        quantities: names among ``dsf.inspection.results.measurements.QUANTITIES``.
         batch: the largest number of prompts in a unit.
         layerwise: whether the weights are loaded block by block.
-        tolerance: the largest error of a rebuilt layer; None for what its number type allows.
+        tolerance: the largest relative error of a layer; None for one that suits its dtype.
     """
 
     model: str
@@ -50,12 +50,12 @@ class Plan:
 
     @property
     def units(self) -> tuple[Unit, ...]:
-        """Neighbours of one length together, ``batch`` at most."""
+        """Consecutive prompts of one length, at most ``batch`` in each unit."""
         return tuple(_grouped(self.prompts, self.batch))
 
     @property
     def described(self) -> dict[str, Any]:
-        """What the manifest holds, all of it decided before the first unit."""
+        """The content of the manifest, which is fixed before the first unit runs."""
         prompts = json.dumps(self.prompts, separators=(",", ":"))
         return {
             "schema_version": SCHEMA,
@@ -73,15 +73,15 @@ class Plan:
 
 
 def claim(folder: Path, plan: Plan) -> None:
-    """Make ``folder`` the place of this job.
+    """Write the manifest of this job into ``folder``, or check that it is there.
 
     Raises:
-        ValueError: if it holds another job.
+        ValueError: if the folder holds another job.
     """
     manifest = folder / MANIFEST
     if manifest.exists():
-        held = json.loads(manifest.read_text(encoding="utf-8"))
-        other = sorted(key for key, value in plan.described.items() if held.get(key) != value)
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        other = sorted(key for key, value in plan.described.items() if found.get(key) != value)
         if other:
             raise ValueError(
                 f"{folder} holds another job: {', '.join(other)} differ. Choose another folder, or "

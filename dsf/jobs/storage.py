@@ -1,4 +1,7 @@
-"""Units as files: one folder a unit, one file a layer, and a last file that says it is finished."""
+"""Stores units as files: a folder for each unit, a file for each layer, and a final marker file.
+
+A unit is finished once its marker file ``finished.json`` exists.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,12 +24,12 @@ _FACTS = "layer"
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What is said of a layer beside its numbers.
+    """The facts about a layer that are stored beside its numbers.
 
     Attributes:
-        name, family, axes: as inspected; the first axis counts the prompts of the unit.
-        error, tolerance: of the reconstruction, the largest over the prompts of the unit.
-        unmeasured: why a quantity has no meaning here, by its name.
+        name, family, axes: those of the inspected layer; the first axis counts the prompts.
+        error, tolerance: of the reconstruction; the error is the largest over the prompts.
+        unmeasured: for each quantity that is not defined here, the reason.
     """
 
     name: str
@@ -38,23 +41,23 @@ class LayerFacts:
 
 
 def is_finished(folder: Path, unit: Unit) -> bool:
-    """Whether every layer of the unit is there."""
+    """Whether all layers of the unit are stored."""
     return (folder / UNITS / unit.name / FINISHED).exists()
 
 
 def write_layer(
     folder: Path, unit: Unit, number: int, facts: LayerFacts, values: Mapping[str, Tensor]
 ) -> None:
-    """Put the numbers of one layer into its file, whole or not at all."""
+    """Write the numbers of one layer into its file, atomically."""
     tensors = {name: value.to(torch.float64).contiguous() for name, value in values.items()}
-    # One entry: the order of several is not the same in every run.
+    # A single entry, since the order of several differs from run to run.
     metadata = {_FACTS: json.dumps(asdict(facts), sort_keys=True)}
     path = folder / UNITS / unit.name / f"{number:04d}.safetensors"
     replace_file(path, lambda draft: save_file(tensors, draft, metadata=metadata))
 
 
 def finish(folder: Path, unit: Unit, layers: int, unsupported: tuple[Unsupported, ...]) -> None:
-    """Say that a unit has all its layers; ``unsupported`` are those that could not be read."""
+    """Mark a unit as finished; ``unsupported`` are the layers that could not be read."""
     content = {
         "prompts": list(unit.prompts),
         "layers": layers,
@@ -66,7 +69,7 @@ def finish(folder: Path, unit: Unit, layers: int, unsupported: tuple[Unsupported
 
 
 def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str, Tensor]]]:
-    """The layers of a finished unit in their order."""
+    """The layers of a finished unit, in order."""
     place = folder / UNITS / unit.name
     count = json.loads((place / FINISHED).read_text(encoding="utf-8"))["layers"]
     for number in range(count):
@@ -77,7 +80,7 @@ def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str
         yield LayerFacts(**facts | {"axes": tuple(facts["axes"])}), values
 
 
-def sweep_up(folder: Path) -> None:
-    """Remove what processes that were killed left half-written."""
+def remove_unfinished(folder: Path) -> None:
+    """Remove incomplete files of processes that were killed."""
     for draft in folder.rglob(".*.tmp-*"):
         draft.unlink(missing_ok=True)

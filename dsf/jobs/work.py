@@ -1,4 +1,4 @@
-"""One unit: the model on its prompts, every layer measured and written."""
+"""Runs one unit: the model on its prompts, with every layer measured and stored."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Unsupported, inspect, inspect_piecewise
-from dsf.inspection.loading import LoadedModel, PiecewiseModel, load_model, open_piecewise
-from dsf.inspection.measuring import QUANTITIES, values
+from dsf.inspection.results.measurements import QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
 from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
+from dsf.loading import LoadedModel, PiecewiseModel, load_model, open_piecewise
 from dsf.threads import one_thread
 
 
 def work(plan: Plan, folder: Path, unit: Unit) -> Outcome:
-    """Do a unit that is not finished; say why where it failed.
+    """Run a unit unless it is finished; return the reason where it failed.
 
-    Any exception becomes words: one prompt that cannot be measured does not stop the others.
+    Any exception becomes text, so that a prompt which cannot be measured does not stop the others.
     """
     if is_finished(folder, unit):
         return unit, None
@@ -63,7 +63,7 @@ def _measured(
 
 @lru_cache(maxsize=1)
 def _loaded(model: str) -> LoadedModel:
-    """A worker loads its model once."""
+    """The model, loaded once in every worker."""
     return load_model(model)
 
 

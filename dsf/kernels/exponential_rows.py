@@ -1,4 +1,4 @@
-"""Sums over rows that are exponentials of scores over their sum, while a row is in the cache."""
+"""Row reductions of softmax rows from their scores, computed while a row is in the cache."""
 
 import math
 from typing import no_type_check
@@ -6,18 +6,26 @@ from typing import no_type_check
 import numpy as np
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.elementary import two_to
-from dsf.kernels.exponentials import chosen
-from dsf.kernels.tallying import DISTANCE, ENERGY, LARGEST, LOWEST, MASS, NEAR, NEGATIVE, SURPRISE
+from dsf.kernels.exponentials import chosen, two_to
+from dsf.kernels.scalar_tile_sums import (
+    DISTANCE,
+    ENERGY,
+    LARGEST,
+    LOWEST,
+    MASS,
+    NEAR,
+    NEGATIVE,
+    SURPRISE,
+)
 
-BLOCK = 512  # columns whose sums are rounded as the numbers are
+BLOCK = 512  # columns summed in the precision of the scores; blocks are added in double precision
 LOG_TWO = math.log(2)
-LEAST = -2000.0  # binary orders of magnitude below the peak: nothing is left in any number type
+LEAST = -2000.0  # base-2 logarithm relative to the peak that underflows in every number type
 
 
 @kernel(reorders=True)
 @no_type_check
-def tally_exponentials(
+def sum_exponentials(
     scores: np.ndarray,
     peak: np.ndarray,
     unread: float,
@@ -27,14 +35,14 @@ def tally_exponentials(
     whole: int,
     widths: np.ndarray,
     tokens: np.ndarray,
-    tally: np.ndarray,
+    statistics: np.ndarray,
 ) -> None:
-    """Every kind of sum of rows from token ``first`` on; ``scores`` in nats are overwritten.
+    """All sums of the rows from token ``first`` on; ``scores``, in nats, are overwritten.
 
-    ``peak`` is the largest of a row and ``unread`` the logarithm of what its sum has beside the
-    scores. ``whole`` is how many columns the map has, ``ahead`` is 0, 1, 2, ... ``BLOCK - 1``.
-    ``tally`` holds kinds and rows: after those named above one for each of ``widths`` and
-    ``tokens``.
+    ``peak`` is the largest score of a row and ``unread`` the logarithm of a term in the denominator
+    that belongs to no key. ``whole`` is the number of columns of the map, ``ahead`` is
+    ``0 ... BLOCK - 1``. ``statistics`` is ``kind row``: the kinds of
+    :mod:`dsf.kernels.scalar_tile_sums`, then one for each of ``widths`` and of ``tokens``.
     """
     number = scores.dtype.type
     zero, least, to_two = number(0), number(LEAST), number(1 / LOG_TWO)
@@ -43,7 +51,7 @@ def tally_exponentials(
         token = first + i
         top = number(unread) if peak[i] < unread else peak[i]
         if top == -np.inf:
-            tally[:, i] = 0
+            statistics[:, i] = 0
             continue
         reach = min(columns, token + 1) if causal else columns
         mass, negative, energy, surprise, distance = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -64,22 +72,22 @@ def tally_exponentials(
             mass, negative, energy = mass + a, negative + b, energy + c
             surprise, distance = surprise + d, distance + e
         total = mass + math.exp(unread - top)
-        tally[MASS, i] = mass / total
-        tally[NEGATIVE, i] = negative / total
-        tally[ENERGY, i] = energy / total**2
-        tally[SURPRISE, i] = (surprise * LOG_TWO - math.log(total) * mass) / total
-        tally[DISTANCE, i] = distance / total
-        tally[LARGEST, i] = math.exp(peak[i] - top) / total
-        tally[LOWEST, i] = 0.0 if reach < whole else _lowest(scores[i]) / total
+        statistics[MASS, i] = mass / total
+        statistics[NEGATIVE, i] = negative / total
+        statistics[ENERGY, i] = energy / total**2
+        statistics[SURPRISE, i] = (surprise * LOG_TWO - math.log(total) * mass) / total
+        statistics[DISTANCE, i] = distance / total
+        statistics[LARGEST, i] = math.exp(peak[i] - top) / total
+        statistics[LOWEST, i] = 0.0 if reach < whole else _lowest(scores[i]) / total
         for w in range(len(widths)):
             near = 0.0
             part = scores[i, max(0, token + 1 - widths[w]) : min(reach, token + 1)]
             for j in range(len(part)):
                 near += part[j]
-            tally[NEAR + w, i] = near / total
+            statistics[NEAR + w, i] = near / total
         for t in range(len(tokens)):
             weight = scores[i, tokens[t]] if 0 <= tokens[t] < reach else zero
-            tally[NEAR + len(widths) + t, i] = weight / total
+            statistics[NEAR + len(widths) + t, i] = weight / total
 
 
 @kernel()

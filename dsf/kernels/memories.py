@@ -1,18 +1,96 @@
-"""Matrix-valued memories, chunk by chunk: many columns share the decays, writes and reads.
+"""Matrix-valued memories on the CPU, chunk by chunk: linear attention and delta rules.
 
-    S_t = diag(decay_t) S_{t-1} + write_t x_tᵀ        y_t = S_tᵀ read_t
-
-with ``x_t`` the signal times a gain, or, for a delta rule, what of it the memory did not hold:
-``x_t = u_t - S_{t-1}ᵀ look_t``. A chunk is a few small matrix products on 64 columns at a time.
-Decays are only multiplied, in float64; the memory is kept in float64 from chunk to chunk.
+- ``add_product``, ``add_triangle``, ``solve_unit_triangle``: small matrix products and solves.
+- ``scalar_chunks``: chunks with one decay a token, heads one after the other.
+- ``diagonal_chunks``: the same with a decay for every state.
+- ``Memories``, ``recall``: the coefficients as tensors, and the entry that cuts heads over threads
+  and tokens into chunks.
 """
 
-from typing import no_type_check
+from dataclasses import dataclass, fields, replace
+from typing import Any, no_type_check
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.products import TILE, add_product, add_triangle, solve_unit_triangle
+from dsf.kernels.parallel import in_parallel
+
+TILE = 64
+
+
+@kernel()
+@no_type_check
+def add_product(left, right, rows, inner, out):
+    """``out += left @ right``: ``rows x inner`` and ``inner x TILE``, sizes multiples of four."""
+    if rows < 0 or inner < 0:
+        return
+    for i in range(rows // 4):
+        o, l0 = i * (4 * TILE), i * 4 * inner
+        for n in range(inner // 4):
+            l1, l2, l3 = l0 + inner, l0 + 2 * inner, l0 + 3 * inner
+            a0, b0, c0, d0 = left[l0], left[l0 + 1], left[l0 + 2], left[l0 + 3]
+            a1, b1, c1, d1 = left[l1], left[l1 + 1], left[l1 + 2], left[l1 + 3]
+            a2, b2, c2, d2 = left[l2], left[l2 + 1], left[l2 + 2], left[l2 + 3]
+            a3, b3, c3, d3 = left[l3], left[l3 + 1], left[l3 + 2], left[l3 + 3]
+            l0, r = l0 + 4, n * (4 * TILE)
+            for j in range(TILE):
+                a, b = right[r + j], right[r + TILE + j]
+                c, d = right[r + 2 * TILE + j], right[r + 3 * TILE + j]
+                out[o + j] += a0 * a + b0 * b + (c0 * c + d0 * d)
+                out[o + TILE + j] += a1 * a + b1 * b + (c1 * c + d1 * d)
+                out[o + 2 * TILE + j] += a2 * a + b2 * b + (c2 * c + d2 * d)
+                out[o + 3 * TILE + j] += a3 * a + b3 * b + (c3 * c + d3 * d)
+
+
+@kernel()
+@no_type_check
+def add_triangle(left, right, rows, out):
+    """``out += left @ right`` for a ``rows x rows`` matrix that is zero above the diagonal."""
+    if rows < 0:
+        return
+    for i in range(rows // 4):
+        o, l0 = i * (4 * TILE), i * 4 * rows
+        for n in range(i + 1):
+            l1, l2, l3 = l0 + rows, l0 + 2 * rows, l0 + 3 * rows
+            a0, b0, c0, d0 = left[l0], left[l0 + 1], left[l0 + 2], left[l0 + 3]
+            a1, b1, c1, d1 = left[l1], left[l1 + 1], left[l1 + 2], left[l1 + 3]
+            a2, b2, c2, d2 = left[l2], left[l2 + 1], left[l2 + 2], left[l2 + 3]
+            a3, b3, c3, d3 = left[l3], left[l3 + 1], left[l3 + 2], left[l3 + 3]
+            l0, r = l0 + 4, n * (4 * TILE)
+            for j in range(TILE):
+                a, b = right[r + j], right[r + TILE + j]
+                c, d = right[r + 2 * TILE + j], right[r + 3 * TILE + j]
+                out[o + j] += a0 * a + b0 * b + (c0 * c + d0 * d)
+                out[o + TILE + j] += a1 * a + b1 * b + (c1 * c + d1 * d)
+                out[o + 2 * TILE + j] += a2 * a + b2 * b + (c2 * c + d2 * d)
+                out[o + 3 * TILE + j] += a3 * a + b3 * b + (c3 * c + d3 * d)
+
+
+@kernel()
+@no_type_check
+def solve_unit_triangle(below, rows, columns):
+    """Solve ``(identity + below) x = columns`` in place, ``below`` strictly lower triangular."""
+    if rows < 0:
+        return
+    for i in range(1, rows):
+        o, at = i * TILE, i * rows
+        for n in range(i // 4):
+            a, b = below[at + 4 * n], below[at + 4 * n + 1]
+            c, d = below[at + 4 * n + 2], below[at + 4 * n + 3]
+            r = n * (4 * TILE)
+            for j in range(TILE):
+                columns[o + j] -= (a * columns[r + j] + b * columns[r + TILE + j]) + (
+                    c * columns[r + 2 * TILE + j] + d * columns[r + 3 * TILE + j]
+                )
+        for n in range(i // 4 * 4, i):
+            a, r = below[at + n], n * TILE
+            for j in range(TILE):
+                columns[o + j] -= a * columns[r + j]
+
 
 CHUNK = 32
 
@@ -22,21 +100,21 @@ CHUNK = 32
 def scalar_chunks(
     decay, gain, skip, read, look, send, seen, held, signal, memory, response, before, begin
 ):
-    """The chunks from the token ``begin`` on; one decay a token, heads one after the other.
+    """The chunks from token ``begin`` on, with one decay a token, heads one after the other.
 
-    ``seen`` and ``held`` are the products of reads and of looks with writes, pair by pair, and
-    ``send`` holds the writes of every chunk as columns. What heads share is stored once. Without
-    ``look``, ``held`` is empty.
+    ``seen`` and ``held`` are the products of reads and of look-up vectors with writes for every
+    pair of tokens of a chunk, and ``send`` holds the writes of every chunk as columns. Arrays that
+    heads share are stored once. Without a delta rule ``look`` and ``held`` are empty.
     """
     heads, _, columns = signal.shape
     states, delta = memory.shape[1], len(held) > 0
     own, below = np.zeros(CHUNK * CHUNK, signal.dtype), np.zeros(CHUNK * CHUNK, signal.dtype)
     scales = np.zeros((3, CHUNK), signal.dtype)
-    room = _room(states, signal)
+    room = _buffers(states, signal)
     for h in range(heads):
         g = h if len(send) > 1 else 0
         for first in range(0, columns, TILE):
-            _take_up(memory[h], first, room[0], room[1])
+            _load_memory(memory[h], first, room[0], room[1])
             for c in range(send.shape[1]):
                 start = begin + c * CHUNK
                 carry = _gaps(decay[h], start, seen[g, c], held, g, c, before, own, below, scales)
@@ -48,13 +126,13 @@ def scalar_chunks(
                 _store(signal[h], start, first, skip[h], room[3], response[h])
                 _scale(room[2], scales[2])
                 _update(send[g, c].ravel(), carry, states, room)
-            _put_back(memory[h], first, room[0])
+            _store_memory(memory[h], first, room[0])
 
 
 @kernel()
 @no_type_check
-def _room(states, like):
-    """Memory, its rounded copy, entries, answers, changes: each for ``TILE`` columns."""
+def _buffers(states, like):
+    """Buffers of ``TILE`` columns: memory, its rounded copy, chunk inputs, responses, updates."""
     return (
         np.zeros(states * TILE),
         np.zeros(states * TILE, like.dtype),
@@ -67,7 +145,11 @@ def _room(states, like):
 @kernel()
 @no_type_check
 def _gaps(decay, start, seen, held, g, c, before, own, below, scales):
-    """Pairs times the decays between; decays from the start, before a token, and to the end."""
+    """Multiply pairs by the decays between them, and compute three decays of every token.
+
+    ``scales`` are the decays from the start of the chunk to the read, from the start to before the
+    token, and from the token to the end. Returns the product of all decays of the chunk.
+    """
     own[:] = 0
     running = 1.0
     for i in range(CHUNK):
@@ -95,7 +177,7 @@ def _gaps(decay, start, seen, held, g, c, before, own, below, scales):
 @kernel()
 @no_type_check
 def _load(signal, start, first, gain, entries):
-    """The signal times its gain; zeros where there are fewer columns than ``TILE``."""
+    """The signal times its gain, with zeros in columns beyond the last."""
     if start < 0 or first < 0:
         return
     wide = min(TILE, signal.shape[1] - first)
@@ -108,7 +190,7 @@ def _load(signal, start, first, gain, entries):
 @kernel()
 @no_type_check
 def _look_up(look, below, scale, states, room):
-    """Take away what the memory holds, of earlier chunks and of earlier entries of this one."""
+    """Subtract what the memory returns at ``look``, from earlier chunks and from this one."""
     _, memory, entries, answers, _ = room
     answers[:] = 0
     add_product(look, memory, CHUNK, states, answers)
@@ -162,7 +244,7 @@ def _update(send, carry, states, room):
 
 @kernel()
 @no_type_check
-def _take_up(memory, first, exact, rounded):
+def _load_memory(memory, first, exact, rounded):
     for n in range(len(memory)):
         for j in range(min(TILE, memory.shape[1] - first)):
             exact[n * TILE + j] = memory[n, first + j]
@@ -171,7 +253,205 @@ def _take_up(memory, first, exact, rounded):
 
 @kernel()
 @no_type_check
-def _put_back(memory, first, exact):
+def _store_memory(memory, first, exact):
     for n in range(len(memory)):
         for j in range(min(TILE, memory.shape[1] - first)):
             memory[n, first + j] = exact[n * TILE + j]
+
+
+@kernel()
+@no_type_check
+def diagonal_chunks(decay, gain, skip, read, look, write, signal, memory, response, before, end):
+    """The chunks before token ``end`` with a decay for every state, heads one after the other.
+
+    Arrays that heads share are stored once. Without a delta rule ``look`` is empty.
+    """
+    heads, _, columns = signal.shape
+    states, delta = memory.shape[1], len(look) > 0
+    folded = np.zeros((3, CHUNK * states), signal.dtype)
+    pairs = np.zeros((2, CHUNK * CHUNK), signal.dtype)
+    carry, ones = np.zeros(states), np.ones(CHUNK, signal.dtype)
+    blocks = (columns + TILE - 1) // TILE
+    for h in range(heads):
+        g = h if len(write) > 1 else 0
+        rooms = [_buffers(states, signal) for _ in range(blocks)]
+        for b in range(blocks):
+            _load_memory(memory[h], b * TILE, rooms[b][0], rooms[b][1])
+        for start in range(0, end, CHUNK):
+            span = slice(start, start + CHUNK)
+            own_look = look[h, span] if delta else read[g, span]
+            _fold(decay[h, span], read[g, span], own_look, write[g, span], before, folded, carry)
+            _pair(decay[h, span], read[g, span], own_look, write[g, span], before, pairs)
+            for b in range(blocks):
+                room = rooms[b]
+                _load(signal[h], start, b * TILE, gain[h], room[2])
+                if delta:
+                    _look_up(folded[1], pairs[1], ones, states, room)
+                _answer(folded[0], pairs[0], ones, states, room)
+                _store(signal[h], start, b * TILE, skip[h], room[3], response[h])
+                _update_diagonal(folded[2], carry, states, room)
+        for b in range(blocks):
+            _store_memory(memory[h], b * TILE, rooms[b][0])
+
+
+@kernel()
+@no_type_check
+def _fold(decay, read, look, write, before, folded, carry):
+    """Reads and look-up vectors times the decays from the start of the chunk; the product of all.
+
+    Writes, as columns, times the decays to the end.
+    """
+    states = len(carry)
+    carry[:] = 1.0
+    for i in range(CHUNK):
+        at = i * states
+        for n in range(states):
+            earlier = carry[n]
+            carry[n] = earlier * decay[i, n]
+            folded[0, at + n] = read[i, n] * (earlier if before else carry[n])
+            folded[1, at + n] = look[i, n] * earlier
+    carry[:] = 1.0
+    for i in range(CHUNK - 1, -1, -1):
+        for n in range(states):
+            folded[2, n * CHUNK + i] = write[i, n] * carry[n]
+            carry[n] *= decay[i, n]
+
+
+@kernel(reorders=True)
+@no_type_check
+def _pair(decay, read, look, write, before, pairs):
+    """Products of reads and of look-up vectors with decayed writes for all pairs of a chunk."""
+    states = decay.shape[1]
+    reached = np.zeros(states)
+    pairs[:] = 0
+    for j in range(CHUNK):
+        diagonal = 0.0
+        for n in range(states):
+            reached[n] = write[j, n]
+            diagonal += read[j, n] * reached[n]
+        if not before:
+            pairs[0, j * CHUNK + j] = diagonal
+        for i in range(j + 1, CHUNK):
+            found, late, early = 0.0, 0.0, 0.0
+            for n in range(states):
+                earlier = reached[n]
+                now = earlier * decay[i, n]
+                found += look[i, n] * earlier
+                early += read[i, n] * earlier
+                late += read[i, n] * now
+                reached[n] = now
+            pairs[0, i * CHUNK + j] = early if before else late
+            pairs[1, i * CHUNK + j] = found
+
+
+@kernel()
+@no_type_check
+def _update_diagonal(send, carry, states, room):
+    exact, memory, entries, _, change = room
+    change[:] = 0
+    add_product(send, entries, states, CHUNK, change)
+    for n in range(states):
+        for k in range(n * TILE, (n + 1) * TILE):
+            new = carry[n] * exact[k] + change[k]
+            exact[k] = new
+            memory[k] = new
+
+
+SEGMENT = 32 * CHUNK
+
+
+@dataclass(frozen=True)
+class Memories:
+    """Coefficients of many heads; ``write`` and ``read`` may be stored once for all of them.
+
+    Attributes:
+        decay: one factor a token, or one for every state.
+        gain: factor on the signal.
+        look: for a delta rule the vectors at which the memory is read before it is overwritten;
+            otherwise a tensor without heads.
+    """
+
+    decay: Float[Tensor, "head time"] | Float[Tensor, "head time state"]
+    gain: Float[Tensor, "head time"]
+    write: Float[Tensor, "stored time state"]
+    read: Float[Tensor, "stored time state"]
+    look: Float[Tensor, "looking time state"]
+    signal: Float[Tensor, "head time channel"]
+
+    def each(self, act: Any) -> "Memories":
+        """The same with ``act`` applied to every tensor."""
+        return replace(
+            self, **{field.name: act(getattr(self, field.name)) for field in fields(self)}
+        )
+
+    def by_states(self, act: Any) -> "Memories":
+        """The same with ``act`` applied to every tensor that has a state axis."""
+        names = ["write", "read", "look", *(["decay"] if self.decay.ndim > 2 else [])]
+        return replace(self, **{name: act(getattr(self, name)) for name in names})
+
+
+def recall(
+    parts: Memories,
+    skip: Float[Tensor, " head"],
+    memory: Float[Tensor, "head state channel"],
+    response: Float[Tensor, "head time channel"],
+    *,
+    before: bool,
+) -> Float[Tensor, "head state channel"]:
+    """Fill ``response``, starting from the state ``memory``, and return the final state."""
+    states = memory.shape[-2]
+    missing = -states % 4
+    if missing:
+        parts = parts.by_states(lambda part: pad(part, (0, missing)))
+    held = pad(memory.double(), (0, 0, 0, missing)).clone(memory_format=torch.contiguous_format)
+    parts = parts.each(lambda part: part.detach().contiguous())
+    heads, workers = len(held), torch.get_num_threads()
+    share = -(-heads // workers)
+
+    def run(first: int) -> None:
+        some = slice(first, first + share)
+        ours = parts.each(lambda part: part if len(part) != heads else part[some])
+        _run(ours, skip[some].contiguous(), held[some], response[some], before)
+
+    in_parallel(run, range(0, heads, share))
+    return held[:, :states].to(memory.dtype)
+
+
+def _run(parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool) -> None:
+    whole = parts.signal.shape[1] // CHUNK * CHUNK
+    rest = parts.signal.shape[1] - whole
+    _chunks(parts, skip, held, response, before, whole)
+    if rest:
+        last = parts.each(lambda part: _padded(part[:, whole:], 0.0))
+        last = replace(last, decay=_padded(parts.decay[:, whole:], 1.0))
+        answer = torch.zeros_like(last.signal)
+        _chunks(last, skip, held, answer, before, CHUNK)
+        response[:, whole:] = answer[:, :rest]
+
+
+def _padded(part: Tensor, by: float) -> Tensor:
+    missing = CHUNK - part.shape[1]
+    return pad(part, (0, 0) * (part.ndim - 2) + (0, missing), value=by)
+
+
+def _chunks(
+    parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool, end: int
+) -> None:
+    ends = [part.numpy() for part in (parts.signal, held, response)]
+    decay, gain, skips, read, look = (
+        part.numpy() for part in (parts.decay, parts.gain, skip, parts.read, parts.look)
+    )
+    if decay.ndim > 2:
+        diagonal_chunks(decay, gain, skips, read, look, parts.write.numpy(), *ends, before, end)
+        return
+    for begin in range(0, end, SEGMENT):
+        span = slice(begin, min(begin + SEGMENT, end))
+        send = _by_chunk(parts.write[:, span]).mT.contiguous()
+        seen = _by_chunk(parts.read[:, span]) @ send
+        found = _by_chunk(parts.look[:, span]) @ send[: len(look)]
+        prepared = (part.numpy() for part in (send, seen, found))
+        scalar_chunks(decay, gain, skips, read, look, *prepared, *ends, before, begin)
+
+
+def _by_chunk(part: Tensor) -> Tensor:
+    return part.unflatten(1, (-1, CHUNK))

@@ -1,4 +1,4 @@
-"""Trainable token-mixer layers: weights around one mixer, ``(batch, time, model)`` both ways."""
+"""Trainable layers: projections around one token mixer, ``(batch, time, model)`` to the same."""
 
 from dsf.layers.delta_net import DeltaNet
 from dsf.layers.gated_linear_attention import GatedLinearAttention

@@ -1,4 +1,4 @@
-"""DeltaNet: erase what a key holds, then write the new value there."""
+"""The DeltaNet layer: replaces the value stored under a key by a new one."""
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -11,18 +11,20 @@ from dsf.layers.short_filter import ShortFilter
 
 
 class DeltaNet(Layer):
-    """Queries, keys and values pass a short filter and SiLU; queries and keys have length one.
+    """Delta rule on queries, keys and values after a short convolution and SiLU.
+
+    Queries and keys are normalised to unit length.
 
     The rate is ``σ(x W)``, one for each head, so that no transition expands. The response is
-    normalised per head (RMSNorm without weights of its own). With ``d = model_size``,
-    ``n = key_size`` and a filter of K taps it has ``2 d^2 + 2 d n + d heads + K (2 n + d)``
+    normalised per head (RMSNorm without weights). With ``d = model_size``,
+    ``n = key_size`` and a convolution of K taps it has ``2 d^2 + 2 d n + d heads + K (2 n + d)``
     parameters.
 
     Args:
         model_size: d.
-        key_size: n, the width of all queries together; d when absent.
-        heads: heads that share both widths.
-        filter_width: K, taps of the causal filter; None for none.
+        key_size: n, the width of all queries together; by default d.
+        heads: the number of heads, which share both widths.
+        filter_width: K, the taps of the short convolution; None for none.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``.
@@ -58,7 +60,7 @@ class DeltaNet(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.DeltaNet:
-        """Filtered features of unit length, and the rate of the unfiltered input."""
+        """The mixer of the convolved projections; the rate is computed from the input itself."""
         projected = self.projections(x)
         if self.filter is not None:
             projected = self.filter(projected, memory)
@@ -73,6 +75,6 @@ class DeltaNet(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Normalise every head and project."""
+        """The norm of every head, then the output projection."""
         normal = functional.rms_norm(mixed, mixed.shape[-1:], eps=1e-5)
         return self.out(merge(normal))

@@ -1,4 +1,4 @@
-"""Gated linear attention: every key coordinate forgets at a pace that follows the input."""
+"""The layer of gated linear attention: every key channel has a decay computed from the input."""
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -13,16 +13,16 @@ TEMPERATURE = 16
 
 
 class GatedLinearAttention(Layer):
-    """Query, key and a low-rank decay ``σ(x W₁ W₂ + b)^{1/16}``; gate ``SiLU(x W + b)``.
+    """Linear attention with low-rank decay ``σ(x W₁ W₂ + b)^{1/16}`` and gate ``SiLU(x W + b)``.
 
-    The response is normalised per head (LayerNorm without weights of its own) before the gate.
+    The response is normalised per head (LayerNorm without weights) before the output gate.
     With ``d = model_size`` and ``n = key_size`` the matrices have ``3 d^2 + 2 d n + 16 (d + n)``
     entries, ``4 d^2 + 24 d`` at n = d / 2; the biases of decay and gate are ``n + d`` more.
 
     Args:
         model_size: d.
-        key_size: n, the width of all queries together; d / 2 when absent.
-        heads: heads that share both widths.
+        key_size: n, the width of all queries together; by default d / 2.
+        heads: the number of heads, which share both widths.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``.
@@ -51,7 +51,7 @@ class GatedLinearAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.GatedLinearAttention:
-        """Query, key, value and the logarithm of the decay."""
+        """The mixer with query, key, value and log decay."""
         query, key, value = self.projections(x).split(self.sizes, dim=-1)
         log_decay = functional.logsigmoid(self.decay(self.decay_low(x))) / TEMPERATURE
         return mixers.GatedLinearAttention(
@@ -64,6 +64,6 @@ class GatedLinearAttention(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Normalise every head, gate and project."""
+        """The norm of every head, the output gate, then the output projection."""
         normal = functional.layer_norm(mixed, mixed.shape[-1:])
         return self.out(merge(normal) * functional.silu(self.gate(x)))

@@ -1,4 +1,4 @@
-"""Heads are batch axes of a mixer: ``(batch, time, model)`` to ``(batch, head, time, width)``."""
+"""Splits channels into heads, as batch axes of a mixer, and merges them again."""
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -25,22 +25,22 @@ def divide(owner: str, *, heads: int, **sizes: int) -> None:
 def split(
     x: Float[Tensor, "batch time model"], heads: int
 ) -> Float[Tensor, "batch head time width"]:
-    """Every head's share of the channels, side by side in ``x``."""
+    """``x``, ``batch time (head width)``, split into heads, ``batch head time width``."""
     return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
 
 
 def merge(
     mixed: Shaped[Tensor, "batch head time 1 width"],
 ) -> Shaped[Tensor, "batch time model"]:
-    """The response of a mixer with heads, its channels side by side again."""
+    """The response of a mixer with heads, with the channels of all heads in one axis."""
     return mixed.squeeze(-2).transpose(-2, -3).flatten(-2)
 
 
 class QueryKeyValue(nn.Module):
-    """The projections of attention: query and key together, value, both split into heads.
+    """The projections of attention: one for query and key, one for value, split into heads.
 
-    ``(2 key_size + model_size) (model_size + 1)`` parameters, ``model_size`` for one where there is
-    no bias.
+    ``(2 key_size + model_size) (model_size + 1)`` parameters; without bias
+    ``(2 key_size + model_size) model_size``.
     """
 
     def __init__(self, model_size: int, key_size: int, *, heads: int, bias: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""A layer of InLine attention."""
+"""The layer of InLine attention."""
 
 from dataclasses import replace
 from typing import cast
@@ -15,22 +15,24 @@ from dsf.layers.local_residual import LocalResidual
 
 
 class InLineAttention(Layer):
-    """Linear attention less the mean score, plus an equal share: one-to-one in the query.
+    """Linear attention minus the mean score plus a uniform weight, injective in the query.
 
-    Scores are ``φ(q_i).φ(k_j) / (n_i sqrt(width))`` with the n_i tokens in reach and the key width
-    of a head; with plain features that makes the rows the first-order expansion of softmax. With
-    ``C = model_size = key_size`` it has ``4 C^2 + 4 C`` parameters, and those of the residual;
-    with plain features the C biases of the keys are idle.
+    Scores are ``φ(q_i).φ(k_j) / (n_i sqrt(width))`` with the number n_i of unmasked tokens and the
+    key width of a head; with identity features, rows are the first-order expansion of softmax. With
+    ``C = model_size = key_size`` it has ``4 C^2 + 4 C`` parameters, and those of the residual; with
+    identity features the C biases of the keys have no effect.
 
     Args:
         model_size: C.
-        key_size: the width of all queries together; C when absent.
-        heads: heads that share both widths.
+        key_size: the width of all queries together; by default C.
+        heads: the number of heads, which share both widths.
         feature_map: φ, applied to queries and keys.
         scaled: divide the scores by ``n_i sqrt(width)``, as the published models do and the formula
             of the paper does not.
-        causal: token i reads tokens 0 ... i; otherwise every token reads all, as published.
-        residual: added to the mixed values before the last projection; reads ahead.
+        causal: whether token i reads tokens 0 ... i only; otherwise, as published, every token
+            reads all.
+        residual: a term added to the mixed values before the output projection, which reads later
+            tokens.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``.
@@ -65,7 +67,7 @@ class InLineAttention(Layer):
         divide("InLineAttention", heads=heads, model_size=model_size, key_size=key_size)
         if causal and residual is not None:
             raise ValueError(
-                "InLineAttention: the local residual reads tokens ahead, so a causal layer cannot "
+                "InLineAttention: the local residual reads later tokens, so a causal layer cannot "
                 "have one. Set causal=False or leave out residual."
             )
         self.feature_map, self.scaled, self.causal = feature_map, scaled, causal
@@ -76,7 +78,7 @@ class InLineAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.InLineAttention:
-        """The factor belongs to the features, so they are made here and not in the mixer."""
+        """The mixer of features that are computed here, since the scale is a part of them."""
         query, key, value = self.project(x)
         read = self.feature_map(query)
         if self.scaled:
@@ -94,14 +96,14 @@ class InLineAttention(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Merge the heads, add the local residual and project."""
+        """Merge the heads, add the local residual, then apply the output projection."""
         merged = merge(mixed)
         if self.residual is not None:
             merged = merged + self.residual(x, self.project.value(x))
         return self.out(merged)
 
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        """Keep the sums of ``[key, 1] [value, 1]ᵀ``: all that the weights of a row look back on."""
+        """Keep the sums of ``[key, 1] [value, 1]ᵀ``, on which all weights of a row depend."""
         mixer = cast("mixers.InLineAttention", mixer)
         value = torch.cat([mixer.value, torch.ones_like(mixer.value[..., :1])], dim=-1)
         super().mix_token(replace(mixer, value=value), memory)

@@ -1,4 +1,4 @@
-"""Initial values of weights that are not plain projections, and the ones a published run used."""
+"""Initial values of decays and step sizes, and the initialisation of published runs."""
 
 import math
 
@@ -10,7 +10,7 @@ SMALL = 0.02
 
 
 def step_bias(size: int, *, low: float = 1e-3, high: float = 0.1) -> Float[Tensor, " size"]:
-    """Biases whose softplus, the time per token, is log-uniform between ``low`` and ``high``."""
+    """Biases whose softplus, the step size, is log-uniform between ``low`` and ``high``."""
     step = torch.empty(size).uniform_(math.log(low), math.log(high)).exp()
     return step + (-step).expm1().neg().log()
 
@@ -21,7 +21,7 @@ def log_rates(channels: int, states: int) -> Float[Tensor, "channel state"]:
 
 
 def gated_rates(size: int) -> Float[Tensor, " size"]:
-    """RG-LRU's rates before softplus: with an open gate the channels decay by 0.999 to 0.9."""
+    """RG-LRU's rates before softplus: decays of 0.999 to 0.9 where the recurrence gate is one."""
     rates = torch.linspace(0.001, 0.1, size).expm1().log()
     slowest, fastest = -9.0, -4.323
     if size == 1:

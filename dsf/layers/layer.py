@@ -1,4 +1,4 @@
-"""What every trainable layer has in common: weights around one mixer."""
+"""``Layer``: the base class of all trainable layers, and their decoding token by token."""
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -14,19 +14,19 @@ from dsf.shapes import agree, has_axes
 from dsf.system import System
 
 Memory = dict[str, Tensor]
-"""What decoding carries from token to token, by name: states, sums, the last tokens of a filter."""
+"""What decoding keeps between tokens, by name: states, sums, the last inputs of a convolution."""
 
 
 class Layer(nn.Module, ABC):
     """A token mixer with its projections: ``(batch, time, model)`` to the same shape.
 
-    The mixing itself is that of ``dsf.mixers``; a layer adds weights before it (``mixer``) and
-    after it (``finish``). Attention weights are never dropped at random: a map with dropout is no
-    map of the layer.
+    Tokens are mixed by a mixer of ``dsf.mixers``; a layer adds weights before it (``mixer``) and
+    after it (``finish``). There is no dropout of attention weights, since a map with dropout is not
+    the map of the layer.
 
     Attributes:
-        out: the projection every layer ends with.
-        causal: token i reads tokens 0 ... i only. Without it there is no decoding.
+        out: the output projection.
+        causal: whether token i reads tokens 0 ... i only, which decoding requires.
 
     Example:
         A layer mixes a sequence at once or token by token, and shows the map it applies:
@@ -48,11 +48,11 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def mixer(self, x: Float[Tensor, "batch time model"], memory: Memory | None = None) -> Mixer:
-        """The mixer that ``x`` drives.
+        """The mixer with the coefficients for the input ``x``.
 
         Args:
             x: the layer's input.
-            memory: when decoding, what earlier tokens left; what these leave is put in its place.
+            memory: when decoding, what is kept of earlier tokens; it is updated in place.
         """
 
     @abstractmethod
@@ -62,10 +62,10 @@ class Layer(nn.Module, ABC):
         """The layer's output from its input and the response of its mixer."""
 
     def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time model"]:
-        """Mix a whole sequence, from rest.
+        """Apply the layer to a whole sequence, from a state of zero.
 
         Raises:
-            ShapeError: if ``x`` is not ``(batch, time, model_size)``, or holds no token.
+            ShapeError: if ``x`` is not ``(batch, time, model_size)``, or has no token.
         """
         self._fits(x, "batch time model")
         mixer = self.mixer(x)
@@ -74,22 +74,22 @@ class Layer(nn.Module, ABC):
     def step(
         self, token: Float[Tensor, "batch model"], memory: Memory | None = None
     ) -> tuple[Float[Tensor, "batch model"], Memory]:
-        """Mix one more token, as decoding does.
+        """Apply the layer to the next token, as in decoding.
 
         Args:
             token: the next input.
-            memory: what the call for the token before returned; None for the first. It is not
-                changed.
+            memory: the memory that the call for the previous token returned; None for the first
+                token. It is not changed.
 
         Raises:
             ShapeError: if ``token`` is not ``(batch, model_size)``.
-            ValueError: if the layer reads ahead.
+            ValueError: if the layer is not causal.
         """
         self._fits(token, "batch model")
         if not self.causal:
             raise ValueError(
                 f"{type(self).__name__}.step: this layer reads the whole sequence for every token, "
-                f"so there is no next token to mix. Build it with causal=True, or call it."
+                f"so it cannot decode. Build it with causal=True, or call it on the whole sequence."
             )
         memory = dict(memory or {})
         x = token.unsqueeze(-2)
@@ -97,7 +97,7 @@ class Layer(nn.Module, ABC):
         return self.finish(x, mixed.to(x.dtype)).squeeze(-2), memory
 
     def mix_token(self, mixer: Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        """The response to one token. Mixers whose coefficients look back say here how to go on."""
+        """The mixer's response to one token; overridden if coefficients depend on earlier ones."""
         return advanced(cast("System", mixer.system()), mixer.signal(), memory)
 
     def _fits(self, x: Tensor, axes: str) -> None:
@@ -109,7 +109,7 @@ class Layer(nn.Module, ABC):
 def advanced(
     system: System, signal: Shaped[Tensor, "*batch time input channel"], memory: Memory
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """The response from the ``state`` in ``memory``; the state it ends with takes its place."""
+    """The response from the ``state`` in ``memory``, which is replaced by the final state."""
     if "state" in memory:
         system = replace(system, initial=memory["state"])
     memory["state"] = final_state(system, signal)
@@ -119,10 +119,10 @@ def advanced(
 def tokens_so_far(
     x: Float[Tensor, "batch time model"], memory: Memory | None
 ) -> Float[Tensor, " time"]:
-    """How many tokens there are up to each one, itself included: 1, 2, ...
+    """The number of tokens up to each one, itself included: 1, 2, ...
 
-    When decoding, the count goes on from the one in ``memory``. At least single precision: half
-    precision counts no further than 256.
+    When decoding, the count continues from ``memory``. It has at least single precision, since half
+    precision represents integers only up to 256 or 2048.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     count = torch.arange(1, x.shape[-2] + 1, dtype=dtype, device=x.device)
@@ -133,6 +133,6 @@ def tokens_so_far(
 
 
 def cached(memory: Memory, **new: Shaped[Tensor, "*batch time _"]) -> None:
-    """Append ``new`` tokens to those that ``memory`` holds under the same names."""
+    """Append ``new`` tokens to those in ``memory`` of the same names."""
     for name, part in new.items():
         memory[name] = torch.cat([memory[name], part], dim=-2) if name in memory else part

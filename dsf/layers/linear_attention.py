@@ -1,4 +1,4 @@
-"""A layer of linear attention."""
+"""The layer of linear attention."""
 
 from dataclasses import replace
 from typing import cast
@@ -14,17 +14,17 @@ from dsf.layers.layer import Layer, Memory
 
 
 class LinearAttention(Layer):
-    """Linear attention between linear projections; rows are divided by their sum.
+    """Linear attention between linear projections, with rows divided by their sum.
 
     With ``d = model_size`` and ``n = key_size`` it has ``2 d^2 + 2 d n + 2 d + 2 n`` parameters.
 
     Args:
         model_size: d.
-        key_size: n, the width of all queries together; d when absent.
-        heads: heads that share both widths.
+        key_size: n, the width of all queries together; by default d.
+        heads: the number of heads, which share both widths.
         feature_map: applied to queries and keys, without a scale.
         normalised: divide every row by its sum, to which nothing is added.
-        causal: token i reads tokens 0 ... i; otherwise every token reads all.
+        causal: whether token i reads tokens 0 ... i only; otherwise every token reads all.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``.
@@ -36,7 +36,7 @@ class LinearAttention(Layer):
         >>> import dsf, torch
         >>> layer = dsf.layers.LinearAttention(8, key_size=4)
         >>> out, memory = layer.step(torch.randn(1, 8))  # decoding keeps a state of fixed size
-        >>> memory["state"].shape  # batch, head, key, channel and one for the sum
+        >>> memory["state"].shape  # batch, head, key, channels and one for the row sum
         torch.Size([1, 1, 4, 9])
     """
 
@@ -60,7 +60,7 @@ class LinearAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.LinearAttention:
-        """Features of the projections, without a scale."""
+        """The mixer of the projections, whose features have no scale."""
         query, key, value = self.project(x)
         return mixers.LinearAttention(
             query=query,
@@ -74,11 +74,11 @@ class LinearAttention(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Merge the heads and project."""
+        """Merge the heads, then apply the output projection."""
         return self.out(merge(mixed))
 
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        """A value of one beside the others makes the sum of the row."""
+        """The response to one token; a further value of one gives the sum of the row."""
         mixer = cast("mixers.LinearAttention", mixer)
         if not self.normalised:
             return super().mix_token(mixer, memory)

@@ -1,4 +1,4 @@
-"""A 3 by 3 filter over the values of a grid of tokens, whose weights follow the mean token."""
+"""A 3 x 3 convolution of values on a grid of tokens, with weights computed from the mean token."""
 
 import torch
 from jaxtyping import Float
@@ -12,16 +12,16 @@ TAPS = 9
 
 
 class LocalResidual(nn.Module):
-    """What InLine attention adds to the mixed values, before the last projection.
+    """The term that InLine attention adds to the mixed values, before the output projection.
 
-    Every sequence and channel gets a filter of its own, from the mean of all tokens; beyond the
-    edge of the grid there are zeros. ``10 C^2 / heads + 10 C`` parameters for C channels.
+    Every sequence and channel has its own filter, computed from the mean of all tokens; the grid is
+    padded with zeros. ``10 C^2 / heads + 10 C`` parameters for C channels.
 
     Args:
         model_size: C.
-        heads: the two maps that make the filters run in each head on its own.
+        heads: the number of heads; the two maps that compute the filters are separate in each.
         grid: rows and columns of tokens, row by row in the sequence.
-        class_token: the sequence begins with a token outside the grid, which nothing is added to.
+        class_token: whether the sequence begins with a token outside the grid, which gets no term.
 
     Raises:
         ShapeError: if ``model_size`` is no multiple of ``heads``, or a side of the grid is below 1.
@@ -29,7 +29,7 @@ class LocalResidual(nn.Module):
     Source: Han et al. 2024, arXiv:2412.06590.
 
     Example:
-        With value one everywhere, the middle of the grid receives the sum of the filter:
+        If all values are one, the middle of the grid gets the sum of the filter:
 
         >>> import torch
         >>> residual = LocalResidual(2, heads=1, grid=(3, 3)).double()
@@ -52,17 +52,17 @@ class LocalResidual(nn.Module):
     def filters(
         self, x: Float[Tensor, "batch time model"]
     ) -> Float[Tensor, "batch model rows columns"]:
-        """One 3 by 3 filter a sequence and channel; entry (1, 1) weighs the token itself."""
+        """A 3 x 3 filter for every sequence and channel; entry (1, 1) is the token's own weight."""
         mean = x.mean(dim=-2).unsqueeze(-1)
         return self.outer(gelu(self.inner(mean))).unflatten(-2, (-1, 3, 3)).squeeze(-1)
 
     def forward(
         self, x: Float[Tensor, "batch time model"], value: Float[Tensor, "batch time model"]
     ) -> Float[Tensor, "batch time model"]:
-        """What is added at every token, given the layer's input and its values.
+        """The term for every token, from the layer's input and its values.
 
         Raises:
-            ShapeError: if the sequence is not the grid, and the class token where there is one.
+            ShapeError: if the sequence is not the grid, after the class token if there is one.
         """
         self._fits(value)
         inside = value[..., self.outside :, :].mT.unflatten(-1, self.grid)
@@ -76,18 +76,18 @@ class LocalResidual(nn.Module):
     def local_map(
         self, x: Float[Tensor, "batch time model"]
     ) -> Float[Tensor, "batch model time time"]:
-        """The filters as one map a channel: row i receives, column j is read.
+        """The filters as a map for every channel: rows are queries, columns are keys.
 
-        To be added to the map of the mixer. Rows sum to the sum of the filter away from the edge,
-        to a part of it at the edge, and to zero at the class token.
+        It is to be added to the map of the mixer. Away from the edge, rows sum to the sum of the
+        filter; at the edge to a part of it, and at the class token to zero.
 
         Raises:
-            ShapeError: if the sequence is not the grid, and the class token where there is one.
+            ShapeError: if the sequence is not the grid, after the class token if there is one.
         """
         self._fits(x)
         tokens = x.shape[-2] - self.outside
         units = torch.eye(tokens, dtype=x.dtype, device=x.device).unflatten(-1, (1, *self.grid))
-        seen = unfold(units, 3, padding=1)  # unit read, tap, token written
+        seen = unfold(units, 3, padding=1)  # key, tap, query
         weights = torch.einsum("bck,jki->bcij", self.filters(x).flatten(-2), seen)
         return nn.functional.pad(weights, (self.outside, 0, self.outside, 0))
 

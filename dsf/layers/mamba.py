@@ -1,4 +1,4 @@
-"""Mamba's layer: a short filter in front of S6, a gate behind it."""
+"""The Mamba layer: a short convolution before the selective scan S6, an output gate after it."""
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -12,16 +12,16 @@ from dsf.layers.short_filter import ShortFilter
 
 
 class Mamba(Layer):
-    """``SelectiveStateSpace`` on filtered values, beside a SiLU gate.
+    """``SelectiveStateSpace`` on convolved values, with a SiLU output gate.
 
-    With ``d = model_size``, ``n = state_size``, a filter of K taps and a step of rank
+    With ``d = model_size``, ``n = state_size``, a convolution of K taps and a step of rank
     ``r = ceil(d / 16)`` it has ``3 d^2 + 2 d r + 3 d n + (K + 3) d`` parameters. Its values are as
     wide as the model; published Mamba models make them twice as wide.
 
     Args:
         model_size: d.
         state_size: n, states of every channel.
-        filter_width: K, taps of the causal filter.
+        filter_width: K, the taps of the short convolution.
 
     Raises:
         ShapeError: if a size is below one.
@@ -47,11 +47,11 @@ class Mamba(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.SelectiveStateSpace:
-        """The scan over filtered values."""
+        """The scan over convolved values."""
         return self.selection(functional.silu(self.filter(self.value(x), memory)))
 
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Gate by SiLU and project."""
+        """The SiLU output gate, then the output projection."""
         return self.out(mixed[..., 0, 0].mT * functional.silu(self.gate(x)))

@@ -1,4 +1,4 @@
-"""MetaLA: a query, a decay that is the key as well, and a self-augmentation."""
+"""The MetaLA layer: a query, a decay that also determines the key, and a self-augmentation."""
 
 from typing import Literal
 
@@ -19,29 +19,29 @@ Coefficients = mixers.MetaLinearAttention | mixers.GatedLinearAttention
 
 
 class MetaLinearAttention(Layer):
-    r"""Decay ``α = σ(x W)^{1/16}``, key ``1 - α``, gate ``SiLU(x W + b)``.
+    r"""Linear attention with decay ``α = σ(x W)^{1/16}``, key ``1 - α``, gate ``SiLU(x W + b)``.
 
-    With ``d = model_size``, ``n = key_size`` and a filter of ``K`` taps it has
-    ``3 d^2 + 2 d n + d`` parameters, ``n`` for the augmentation and ``K d`` for the filter; the
-    matrices alone are ``4 d^2`` at n = d / 2. The response is normalised per head (LayerNorm
-    without weights of its own) before the gate.
+    With ``d = model_size``, ``n = key_size`` and a convolution of ``K`` taps it has
+    ``3 d^2 + 2 d n + d`` parameters, ``n`` for the augmentation and ``K d`` for the convolution;
+    the matrices alone are ``4 d^2`` at n = d / 2. The response is normalised per head (LayerNorm
+    without weights) before the output gate.
 
-    The augmentation adds ``σ(q_t.(w ⊙ (1 - α_t)) v_t)`` to the response. That is not linear in the
-    values, so no map contains it: ``mixer`` is without, ``finish`` adds it. With
-    ``augmentation="linear"`` the sigmoid is left out, and the term is part of the mixer's map.
+    The augmentation adds ``σ(q_t.(w ⊙ (1 - α_t)) v_t)`` to the response. This is not linear in the
+    values, so that no map contains it: ``mixer`` leaves it out and ``finish`` adds it. With
+    ``augmentation="linear"`` there is no sigmoid, and the term is part of the mixer's map.
 
     Args:
         model_size: d.
-        key_size: n, the width of all queries together; d / 2 when absent.
-        heads: heads that share both widths.
-        filter_width: K, taps of a causal filter with SiLU in front of everything; None for none.
+        key_size: n, the width of all queries together; by default d / 2.
+        heads: the number of heads, which share both widths.
+        filter_width: K, the taps of a short convolution with SiLU on the input; None for none.
         augmentation: ``"sigmoid"`` as published, ``"linear"``, or None.
-        with_key: write with a projection of its own in place of ``1 - α``.
-        fixed_decay: a trained decay for each coordinate, the same for every token.
+        with_key: whether the key is a separate projection instead of ``1 - α``.
+        fixed_decay: whether the decay of each key channel is trained and the same for all tokens.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``.
-        ValueError: if ``augmentation`` is another word, or linear beside a key of its own.
+        ValueError: if ``augmentation`` is none of these, or linear together with ``with_key``.
 
     Source: Chou et al. 2024, arXiv:2411.10741.
 
@@ -83,7 +83,7 @@ class MetaLinearAttention(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Projections from N(0, 0.02²), no bias, no augmentation; a fixed decay of many lengths."""
+        """Projections from N(0, 0.02²), zero bias and augmentation, fixed decays of all lengths."""
         for part in self.children():
             if isinstance(part, nn.Linear):
                 initial.small(part)
@@ -95,18 +95,18 @@ class MetaLinearAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> Coefficients:
-        """Query, decay and value of the filtered input."""
+        """The mixer with query, decay and value of the convolved input."""
         return self._coefficients(self._filtered(x, memory))
 
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Augment, normalise every head, gate and project."""
+        """Augmentation, norm of every head, output gate, then output projection."""
         filtered = self._filtered(x)
         return self._finished(filtered, self._coefficients(filtered), mixed)
 
     def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time model"]:
-        """Mix a whole sequence, from rest; every projection once."""
+        """Apply the layer to a whole sequence, from a state of zero; every projection runs once."""
         self._fits(x, "batch time model")
         filtered = self._filtered(x)
         mixer = self._coefficients(filtered)
@@ -115,7 +115,7 @@ class MetaLinearAttention(Layer):
     def step(
         self, token: Float[Tensor, "batch model"], memory: Memory | None = None
     ) -> tuple[Float[Tensor, "batch model"], Memory]:
-        """Mix one more token; ``memory`` holds the state and the filter's last tokens."""
+        """Apply the layer to the next token; ``memory`` has the state and the last inputs."""
         self._fits(token, "batch model")
         memory = dict(memory or {})
         filtered = self._filtered(token.unsqueeze(-2), memory)
@@ -152,24 +152,24 @@ class MetaLinearAttention(Layer):
 
 
 def at_least_single(part: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """In half precision a decay near one leaves no digits to its complement, which is the key."""
+    """At least single precision: in half precision the key, one minus a decay near one, is lost."""
     return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 class FixedLogit(nn.Module):
-    """The same trained numbers for every token, at first evenly from -8 to 8."""
+    """Trained logits that are the same for every token, initially evenly spaced from -8 to 8."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.logit = nn.Parameter(torch.empty(size))
 
     def reset_parameters(self) -> None:
-        """Half-lives, after the 16th root, from a token to tens of thousands."""
+        """Logits whose decays have half-lives from one token to tens of thousands."""
         with torch.no_grad():
             self.logit.copy_(torch.linspace(-8, 8, len(self.logit)))
 
     def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time key"]:
-        """``logit``, once for every token of ``x``."""
+        """``logit``, repeated for every token of ``x``."""
         return self.logit.expand(*x.shape[:-1], -1)
 
 
@@ -182,5 +182,5 @@ def _known(augmentation: str | None, *, with_key: bool) -> None:
     if augmentation == "linear" and with_key:
         raise ValueError(
             "MetaLinearAttention: a linear augmentation is part of the map of decay and query, "
-            "which a key of its own is not. Use augmentation='sigmoid' or None, or with_key=False."
+            "which a separate key is not. Use augmentation='sigmoid' or None, or with_key=False."
         )

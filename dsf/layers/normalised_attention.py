@@ -1,4 +1,4 @@
-"""A layer of normalised attention."""
+"""The layer of normalised attention."""
 
 from collections.abc import Callable
 
@@ -12,17 +12,18 @@ from dsf.layers.layer import Layer, Memory
 
 
 class NormalisedAttention(Layer):
-    """Linear attention whose rows are divided by a number that the reading token computes.
+    """Linear attention whose rows are divided by a number computed from the query's token.
 
     With ``d = model_size``, ``n = key_size`` and h heads it has
     ``2 d^2 + 2 d n + 2 d + 2 n + h (d + 1)`` parameters.
 
     Args:
         model_size: d.
-        key_size: n, the width of all queries together; d when absent.
-        heads: h, heads that share both widths.
-        normaliser: makes the divisor of a linear projection, one for every head, above zero. The
-            paper has ``dsf.ingredients.exp``, ``dsf.ingredients.softplus`` and ``torch.sigmoid``.
+        key_size: n, the width of all queries together; by default d.
+        heads: h, the number of heads, which share both widths.
+        normaliser: the function from a linear projection, one for every head, to the divisor,
+            which must be positive. The paper has ``dsf.ingredients.exp``,
+            ``dsf.ingredients.softplus`` and ``torch.sigmoid``.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``.
@@ -55,7 +56,7 @@ class NormalisedAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.NormalisedAttention:
-        """Plain scores without a scale, over the normaliser of the reading token."""
+        """The mixer of unscaled scores, divided by the normaliser of the query's token."""
         query, key, value = self.project(x)
         divisor = self.normaliser(self.divisor(x)).mT
         return mixers.NormalisedAttention(query=query, key=key, value=value, normaliser=divisor)
@@ -63,5 +64,5 @@ class NormalisedAttention(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Merge the heads and project."""
+        """Merge the heads, then apply the output projection."""
         return self.out(merge(mixed))

@@ -1,4 +1,4 @@
-"""The quasi-LSTM: an LSTM whose gates read the input only."""
+"""The quasi-LSTM layer: an LSTM whose gates depend on the input only, not on the state."""
 
 from typing import Literal
 
@@ -15,20 +15,20 @@ from dsf.layers.short_filter import ShortFilter
 
 
 class QuasiLSTM(Layer):
-    """Filtered values between three gates, twice as wide as the model, beside a GELU gate.
+    """Convolved values with three gates, twice as wide as the model, and a GELU output gate.
 
-    With ``d = model_size`` and a filter of 4 taps it has ``18 d^2 + 16 d`` parameters, and one more
-    for the exponent of the reversed transition.
+    With ``d = model_size`` and a convolution of 4 taps it has ``18 d^2 + 16 d`` parameters, and one
+    more for the exponent of the reversed transition.
 
     Args:
         model_size: d.
-        transition: what the state keeps, f being the forget gate's logit. ``"sigmoid"``: σ(f).
-            ``"reversed"``: σ(-f)^relu(α) with a trained α, at first 1; the decay of S6 in the form
-            exp(-α softplus(f)).
-        filter_width: taps of the causal filter.
+        transition: the decay of the state, with the logit f of the forget gate. ``"sigmoid"``:
+            σ(f). ``"reversed"``: σ(-f)^relu(α) with a trained α, initially 1; the decay of S6 in
+            the form exp(-α softplus(f)).
+        filter_width: taps of the short convolution.
 
     Raises:
-        ValueError: if ``transition`` is another word.
+        ValueError: if ``transition`` is neither ``"sigmoid"`` nor ``"reversed"``.
 
     Source: Sieber et al. 2024, arXiv:2405.15731.
 
@@ -73,7 +73,7 @@ class QuasiLSTM(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.QuasiLSTM:
-        """The filtered values and their gates."""
+        """The mixer of the convolved values and their gates."""
         value = self.filter(self.value(x), memory)
         forget, write, read = self.gates(value).chunk(3, dim=-1)
         return mixers.QuasiLSTM(
@@ -88,5 +88,5 @@ class QuasiLSTM(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Gate by GELU and project."""
+        """The GELU output gate, then the output projection."""
         return self.out(functional.gelu(self.gate(x)) * mixed[..., 0, 0].mT)

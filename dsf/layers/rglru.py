@@ -1,4 +1,4 @@
-"""The real-gated linear recurrent unit of Griffin."""
+"""The layer of the real-gated linear recurrent unit (RG-LRU) of Griffin."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -15,17 +15,17 @@ SHARPNESS = 8
 
 
 class RGLRU(Layer):
-    """Filtered values, twice as wide as the model, beside a GELU gate.
+    """RG-LRU on convolved values, twice as wide as the model, with a GELU output gate.
 
-    The decay is ``exp(-8 softplus(p) σ(x W_r + b_r))``, the input gate ``σ(x W_i + b_i)``, x being
-    the filtered values. With ``d = model_size`` and a filter of 4 taps there are
+    The decay is ``exp(-8 softplus(p) σ(x W_r + b_r))``, the input gate ``σ(x W_i + b_i)``, for
+    convolved values x. With ``d = model_size`` and a convolution of 4 taps there are
     ``14 d^2 + 16 d`` parameters.
 
     Nothing is added under the root of ``1 - a^2``; the layers this one follows add 1e-6 there.
 
     Args:
         model_size: d.
-        filter_width: taps of the causal filter.
+        filter_width: taps of the short convolution.
 
     Source: De et al. 2024, arXiv:2402.19427; this parametrisation: Sieber et al. 2024,
     arXiv:2405.15731.
@@ -50,7 +50,7 @@ class RGLRU(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights from N(0, 1 / inputs), biases zero, decays of 0.9 to 0.999 at an open gate."""
+        """Weights from N(0, 1 / inputs), zero biases, decays of 0.9 to 0.999 for a gate of one."""
         for linear in (self.gate, self.value, self.gates, self.out):
             initial.by_fan_in(linear)
         self.filter.reset_parameters()
@@ -60,7 +60,7 @@ class RGLRU(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.RGLRU:
-        """The filtered values, their decay and their gate."""
+        """The mixer of the convolved values with decay and input gate."""
         value = self.filter(self.value(x), memory)
         decay, write = self.gates(value).sigmoid().chunk(2, dim=-1)
         return mixers.RGLRU(
@@ -72,5 +72,5 @@ class RGLRU(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Gate by GELU and project."""
+        """The GELU output gate, then the output projection."""
         return self.out(functional.gelu(self.gate(x)) * mixed[..., 0, 0].mT)

@@ -1,4 +1,4 @@
-"""Rotary positions: queries and keys turn with their place, so that products know the lag."""
+"""Rotary position embedding: rotates queries and keys so that their products depend on the lag."""
 
 import torch
 from jaxtyping import Float
@@ -10,11 +10,11 @@ BASE = 10_000.0
 def rotated(
     x: Float[Tensor, "*batch time key"], position: Float[Tensor, " time"], *, base: float = BASE
 ) -> Float[Tensor, "*batch time key"]:
-    """``x`` with its entries k and ``k + key / 2`` turned by an angle that grows with position.
+    """``x`` with entries k and ``k + key / 2`` rotated by an angle proportional to the position.
 
-    The angle is ``position base^(-2 k / key)`` radians. Lengths stay, and the product of two turned
-    vectors depends on their positions by the difference alone. Angles are calculated in the number
-    type of ``position``: half precision counts no further than 256.
+    The angle is ``position base^(-2 k / key)`` radians. Lengths are preserved, and the product of
+    two rotated vectors depends only on the difference of their positions. Angles are computed in
+    the dtype of ``position``; half precision represents integers only up to 256 or 2048.
 
     Source: Su et al. 2021, arXiv:2104.09864.
     """

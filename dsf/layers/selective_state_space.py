@@ -1,4 +1,4 @@
-"""S6, the core of Mamba, as a layer of its own: no filter, no gate, no expansion."""
+"""The layer of the selective scan S6, Mamba's core, without convolution, gate or expansion."""
 
 import math
 
@@ -14,7 +14,7 @@ from dsf.layers.layer import Layer, Memory
 
 
 class Selection(nn.Module):
-    """Step, write and read vectors that follow the values; a pole and a skip for every channel.
+    """Step, write and read vectors from the values, with a pole and a skip for every channel.
 
     With d channels, n states each and a step of rank ``r = ceil(d / 16)`` there are
     ``2 d r + 3 d n + 2 d`` parameters.
@@ -30,7 +30,7 @@ class Selection(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Steps of 0.001 to 0.1, rates 1 to n, a feedthrough of one."""
+        """Step sizes of 0.001 to 0.1, rates 1 to n, a feedthrough of one."""
         self.coefficients.reset_parameters()
         nn.init.uniform_(self.step_size.weight, -(self.rank**-0.5), self.rank**-0.5)
         with torch.no_grad():
@@ -39,7 +39,7 @@ class Selection(nn.Module):
             self.feedthrough.fill_(1.0)
 
     def forward(self, value: Float[Tensor, "batch time channel"]) -> mixers.SelectiveStateSpace:
-        """The mixer of ``value``."""
+        """The mixer of these values."""
         sizes = [self.rank, self.states, self.states]
         step, write, read = self.coefficients(value).split(sizes, dim=-1)
         return mixers.SelectiveStateSpace(
@@ -53,14 +53,14 @@ class Selection(nn.Module):
 
 
 class SelectiveStateSpace(Layer):
-    """Step, write and read vectors follow the input, whose tokens themselves are mixed.
+    """The selective scan of the input itself, with step, write and read vectors from the input.
 
     With ``d = model_size``, ``n = state_size`` and a step of rank ``r = ceil(d / 16)`` it has
     ``d^2 + 2 d r + 3 d n + 2 d`` parameters.
 
     Args:
         model_size: d.
-        state_size: n, states of every channel.
+        state_size: n, the number of states of every channel.
 
     Raises:
         ShapeError: if a size is below one.
@@ -84,11 +84,11 @@ class SelectiveStateSpace(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.SelectiveStateSpace:
-        """The scan over the tokens themselves."""
+        """The scan over the input itself."""
         return self.selection(x)
 
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Project."""
+        """The output projection."""
         return self.out(mixed[..., 0, 0].mT)

@@ -1,4 +1,4 @@
-"""The short causal filter in front of many mixers."""
+"""The short causal convolution before many mixers."""
 
 import torch
 from jaxtyping import Float
@@ -8,11 +8,11 @@ from dsf.layers.layer import Memory
 
 
 class ShortFilter(nn.Conv1d):
-    """A causal filter of ``width`` taps for every channel: ``y_t = Σ_k weight[K-1-k] x_{t-k}``.
+    """A causal convolution of every channel: ``y_t = Σ_k weight[K-1-k] x_{t-k}``.
 
     Args:
-        channels: how many, each filtered on its own.
-        width: K, the taps; a token sees itself and ``width - 1`` before it.
+        channels: the number of channels, each with its own taps.
+        width: K, the number of taps: the current token and ``width - 1`` before it.
         bias: whether a trained constant is added for every channel.
 
     Raises:
@@ -23,14 +23,14 @@ class ShortFilter(nn.Conv1d):
         if width < 1:
             raise ValueError(
                 f"ShortFilter: 'width' must be at least 1, the current token, but it is {width}. "
-                f"Give None to the layer for no filter."
+                f"Pass None to the layer for no convolution."
             )
         super().__init__(channels, channels, width, groups=channels, bias=bias)
 
     def forward(
         self, x: Float[Tensor, "*batch time channel"], memory: Memory | None = None
     ) -> Float[Tensor, "*batch time channel"]:
-        """Filter ``x``, which goes on from the ``tail`` in ``memory`` and leaves its own there."""
+        """Convolve ``x``, preceded by the ``tail`` in ``memory``, which becomes that of ``x``."""
         earlier = self.kernel_size[0] - 1
         tail = None if memory is None else memory.get("tail")
         if tail is None:

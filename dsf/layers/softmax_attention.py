@@ -1,4 +1,4 @@
-"""A layer of softmax attention."""
+"""The layer of softmax attention."""
 
 from dataclasses import replace
 from typing import cast
@@ -16,13 +16,13 @@ class SoftmaxAttention(Layer):
     """Scaled dot-product attention between linear projections.
 
     With ``d = model_size`` and ``n = key_size`` it has ``2 d^2 + 2 d n + 2 d + 2 n`` parameters, of
-    which the n biases of the keys are idle: they add the same to every score of a row.
+    which the n biases of the keys have no effect: they add the same to every score of a row.
 
     Args:
         model_size: d.
-        key_size: n, the width of all queries together; d when absent.
-        heads: heads that share both widths.
-        causal: token i reads tokens 0 ... i; otherwise every token reads all.
+        key_size: n, the width of all queries together; by default d.
+        heads: the number of heads, which share both widths.
+        causal: whether token i reads tokens 0 ... i only; otherwise every token reads all.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``.
@@ -36,7 +36,7 @@ class SoftmaxAttention(Layer):
         >>> x = torch.randn(1, 5, 8)
         >>> layer(x).shape
         torch.Size([1, 5, 8])
-        >>> dsf.attention_map(layer.mixer(x).system()).shape  # one map a head
+        >>> dsf.attention_map(layer.mixer(x).system()).shape  # one map for each head
         torch.Size([1, 2, 5, 5])
     """
 
@@ -53,18 +53,18 @@ class SoftmaxAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.SoftmaxAttention:
-        """Scores over the square root of a head's key width."""
+        """The mixer, whose scores are divided by the square root of a head's key width."""
         query, key, value = self.project(x)
         return mixers.SoftmaxAttention(query=query, key=key, value=value, causal=self.causal)
 
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Merge the heads and project."""
+        """Merge the heads, then apply the output projection."""
         return self.out(merge(mixed))
 
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        """Read the cache of keys and values, which grows by one."""
+        """The response to one token; its key and value are appended to the cache."""
         mixer = cast("mixers.SoftmaxAttention", mixer)
         cached(memory, key=mixer.key, value=mixer.value)
         cache = replace(mixer, key=memory["key"], value=memory["value"], causal=False)

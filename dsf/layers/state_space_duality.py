@@ -1,4 +1,4 @@
-"""The layer of state-space duality: one rate of decay for all states and channels."""
+"""The layer of state-space duality: one decay rate for all states and channels."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,21 +12,21 @@ from dsf.layers.layer import Layer, Memory
 
 
 class StateSpaceDuality(Layer):
-    """As ``SelectiveStateSpace``, but every channel decays with one number.
+    """As ``SelectiveStateSpace``, but all states of a channel have the same decay.
 
-    The input gives one step per token. Every channel adds its own bias to it before softplus, hence
+    The input gives one step per token. Every channel adds its own bias to it before softplus and so
     has its own step once the biases are trained.
 
     With ``d = model_size`` and ``n = state_size`` it has ``d^2 + 2 d n + 4 d + 1`` parameters, of
-    which the d in ``step_size.weight`` are idle: the layer this one follows carries them and never
-    uses them.
+    which the d in ``step_size.weight`` have no effect: the published layer has them, too, and does
+    not use them.
 
     Args:
         model_size: d.
         state_size: n, states of every channel.
 
     Attributes:
-        idle: the parameters that nothing reads.
+        idle: the parameters that have no effect.
 
     Raises:
         ShapeError: if a size is below one.
@@ -55,7 +55,7 @@ class StateSpaceDuality(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Steps of 0.001 to 0.1, a rate and a feedthrough of one."""
+        """Step sizes of 0.001 to 0.1, a rate and a feedthrough of one."""
         self.coefficients.reset_parameters()
         self.out.reset_parameters()
         nn.init.uniform_(self.step_size.weight, -1.0, 1.0)
@@ -67,7 +67,7 @@ class StateSpaceDuality(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.StateSpaceDuality:
-        """Every channel a head of its own, all with one write and read vector."""
+        """The mixer, where every channel is a head and all share write and read vectors."""
         step, write, read = self.coefficients(x).split(self.sizes, dim=-1)
         return mixers.StateSpaceDuality(
             value=x.mT.unsqueeze(-1),
@@ -81,5 +81,5 @@ class StateSpaceDuality(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Project."""
+        """The output projection."""
         return self.out(mixed[..., 0, 0].mT)

@@ -1,4 +1,4 @@
-"""A layer of zero-sum attention, in the form that a scan can run."""
+"""The layer of zero-sum attention, in the form that can be computed by a scan."""
 
 from typing import cast
 
@@ -22,24 +22,24 @@ class ZeroSumAttention(Layer):
         s_i = -u_i.ubar_i / sqrt(width)     ubar_i = (e^τ μ + Σ_{j<=i} u_j) / (e^τ + i)
 
     u is a projection, τ and μ are trained, and the first and higher order are sigmoids of
-    projections of the reading token, one a head. The response is normalised per head (LayerNorm
-    without weights of its own), so the first token, which can only give zero, stays zero. Causal
-    only. With ``d = model_size = key_size`` and h heads it has
+    projections of the query's token, one for each head. The response is normalised per head
+    (LayerNorm without weights), so the first token, whose response is always zero, stays zero. It
+    is always causal. With ``d = model_size = key_size`` and h heads it has
     ``5 (d^2 + d) + 3 h (d + 1) + d + h`` parameters. Without ``zero_order``, h (d + 1) of them (the
-    last third of ``orders``) are idle, and without ``angle`` also d (the bias of ``value``).
+    last third of ``orders``) have no effect, and without ``angle`` also d (the bias of ``value``).
 
     Args:
         model_size: d.
-        key_size: the width of all queries, keys and u together; d when absent.
-        heads: h, heads that share both widths.
-        angle: multiply every weight by the cosine of query and key. Rows then sum to anything; the
-            radial weights alone sum to zero.
-        rotary: turn query and key with their position first.
+        key_size: the width of all queries, keys and u together; by default d.
+        heads: h, the number of heads, which share both widths.
+        angle: multiply every weight by the cosine of query and key. The radial weights alone sum to
+            zero; rows with angles may have any sum.
+        rotary: apply rotary position embedding to query and key.
         zero_order: add ``tanh(.) / i`` to every weight: the paper has it at most in a first layer.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``, or the key width of a head is odd and
-            queries and keys are to turn.
+            ``rotary`` is set.
 
     Source: Lu et al. 2025, arXiv:2602.05230.
 
@@ -84,7 +84,7 @@ class ZeroSumAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.ZeroSumAttention:
-        """Logits, orders and directions of every token."""
+        """The mixer with logits, orders and directions of every token."""
         count = tokens_so_far(x, memory)
         first, higher, zero = self.orders(x).mT.chunk(3, dim=-2)
         query, key = self._directions(x, count) if self.angle else (None, None)
@@ -101,12 +101,12 @@ class ZeroSumAttention(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Normalise every head, merge them and project."""
+        """The norm of every head, then the output projection."""
         normed = layer_norm(mixed, mixed.shape[-1:], eps=EPSILON)
         return self.out(merge(normed))
 
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        """The sums that weights look back on go on beside the state."""
+        """The response to one token; ``memory`` also keeps the sums that its weights depend on."""
         mixer = cast("mixers.ZeroSumAttention", mixer)
         return advanced(mixer.following(memory), mixer.signal(), memory)
 

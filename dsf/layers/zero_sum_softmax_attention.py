@@ -1,4 +1,4 @@
-"""A layer of zero-sum attention on scores of pairs."""
+"""The layer of zero-sum softmax attention, on scores of query and key."""
 
 from dataclasses import replace
 from typing import cast
@@ -15,21 +15,21 @@ from dsf.layers.zero_sum_attention import EPSILON
 
 
 class ZeroSumSoftmaxAttention(Layer):
-    """Softmax attention without its equal share, first and higher order weighed by the reader.
+    """Softmax attention minus its uniform part, with factors from the query for each order.
 
-    The paper's text gives the weights; what surrounds them here is that of ``ZeroSumAttention``:
-    factors from a projection, a LayerNorm for each head without weights of its own. With
+    The paper's text gives the weights; the rest is as in ``ZeroSumAttention``: factors of the first
+    and higher order from a projection, a LayerNorm without weights for each head. With
     ``d = model_size``, ``n = key_size`` and h heads it has
-    ``2 d^2 + 2 d n + 2 d + 2 n + 3 h (d + 1)`` parameters. The n biases of the keys are idle;
-    without ``zero_order`` so are d (the bias of the values) and h (d + 1) (the last third of
+    ``2 d^2 + 2 d n + 2 d + 2 n + 3 h (d + 1)`` parameters. The n biases of the keys have no effect;
+    without ``zero_order`` neither have d (the bias of the values) and h (d + 1) (the last third of
     ``orders``).
 
     Args:
         model_size: d.
-        key_size: n, the width of all queries together; d when absent.
+        key_size: n, the width of all queries together; by default d.
         heads: h, heads that share both widths.
         zero_order: add ``tanh(.) / i`` to every weight, so that rows sum to it and not to zero.
-        causal: token i reads tokens 0 ... i; otherwise every token reads all.
+        causal: whether token i reads tokens 0 ... i only; otherwise every token reads all.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``.
@@ -63,7 +63,7 @@ class ZeroSumSoftmaxAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.ZeroSumSoftmaxAttention:
-        """Scores over the square root of a head's key width, and the orders of every token."""
+        """The mixer: scores over the square root of a head's key width, and a factor per order."""
         query, key, value = self.project(x)
         first, higher, zero = self.orders(x).mT.chunk(3, dim=-2)
         return mixers.ZeroSumSoftmaxAttention(
@@ -79,12 +79,12 @@ class ZeroSumSoftmaxAttention(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Normalise every head, merge them and project."""
+        """The norm of every head, then the output projection."""
         normed = layer_norm(mixed, mixed.shape[-1:], eps=EPSILON)
         return self.out(merge(normed))
 
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        """Read the cache of keys and values, which grows by one."""
+        """The response to one token; its key and value are appended to the cache."""
         mixer = cast("mixers.ZeroSumSoftmaxAttention", mixer)
         cached(memory, key=mixer.key, value=mixer.value)
         cache = replace(mixer, key=memory["key"], value=memory["value"], causal=False)

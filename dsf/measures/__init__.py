@@ -1,9 +1,9 @@
-"""Numbers from maps and systems: one file per question."""
+"""Measures: numbers that describe a map or a system, one file for each question."""
 
 from dsf.measures.distance import largest_difference, map_distance
 from dsf.measures.gain import absolute_gain, column_norms, energy_gain, row_norms
 from dsf.measures.gramians import controllability_gramians, observability_gramians
-from dsf.measures.hankel import hankel_ranks, hankel_singular_values
+from dsf.measures.hankel import hankel_ranks, hankel_singular_values, states_needed
 from dsf.measures.injectivity import (
     colliding_query,
     confusions,
@@ -20,7 +20,6 @@ from dsf.measures.locality import (
     window_mass,
     window_sums,
 )
-from dsf.measures.order import states_needed
 from dsf.measures.signs import (
     convexity_defect,
     negative_entries,

@@ -1,4 +1,4 @@
-"""One pass over a map, by the way that suits its system."""
+"""One pass over the rows of a map by the fastest algorithm for its system, for many reductions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,30 +11,35 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, respond
-from dsf.evaluate.compiled_rows import compiles, stored_parts
+from dsf.evaluate.compiled import compiles, stored_parts
 from dsf.evaluate.heads import Heads, heads_of
-from dsf.evaluate.loops.diagonal_rows import is_diagonal
-from dsf.evaluate.planning import check_plan, statistics_bytes
+from dsf.evaluate.loops.rows import is_diagonal
+from dsf.evaluate.memory_plan import check_plan, statistics_bytes
 from dsf.kernels import applies
-from dsf.measures.fading_tallies import FadingWalk
-from dsf.measures.head_tallies import HeadWalk
-from dsf.measures.keeping import Keeper, walked
-from dsf.measures.score_tallies import ScoreWalk, scores_of
-from dsf.measures.tallies import Asked, Tallied, Tally, from_pass
-from dsf.measures.walks import Progress, RowWalk, Walk
+from dsf.measures.checkpointing import Checkpoint, checkpointed
+from dsf.measures.row_reductions import (
+    Progress,
+    Reduced,
+    Requested,
+    RowPass,
+    RowReduction,
+    WholeRowPass,
+    from_pass,
+)
+from dsf.measures.structured_reductions import DiagonalPass, HeadPass, ScorePass, scores_of
 from dsf.system import System
 
-Measured = MapOrSystem | Tallied | Asked
+Measured = MapOrSystem | Reduced | Requested
 
-# What needs no fold: linear in the map, or no question to it at all.
+# Reductions that need no pass over the map: linear in it, or independent of it.
 BESIDE = ("on", "written")
 
 
-def tallied(
-    source: Measured, *wanted: Tally, measure: str
+def reduced(
+    source: Measured, *wanted: RowReduction, measure: str
 ) -> tuple[Shaped[Tensor, "*batch rows"], ...]:
-    """Numbers of every row: from a pass that was made, or from one made now, exact."""
-    if isinstance(source, Tallied | Asked):
+    """Reductions of every row: from the results of a pass, or from an exact pass made now."""
+    if isinstance(source, Reduced | Requested):
         return from_pass(source, wanted, measure)
     found = one_pass(source, wanted).found
     return tuple(found[each] for each in wanted)
@@ -42,44 +47,44 @@ def tallied(
 
 def one_pass(
     source: MapOrSystem,
-    wanted: Sequence[Tally],
+    wanted: Sequence[RowReduction],
     *,
     error: float = 0.0,
     progress: Progress | None = None,
     resume: str | Path | None = None,
-) -> Tallied:
+) -> Reduced:
     """All of ``wanted`` in one pass over the map."""
-    keeper = None if resume is None else Keeper(resume, source, wanted, error=error)
-    walk = _walk(source, wanted, error)
-    made = walked(walk, error=error, progress=progress, keeper=keeper)
+    checkpoint = None if resume is None else Checkpoint(resume, source, wanted, error=error)
+    row_pass = _pass_for(source, wanted, error)
+    made = checkpointed(row_pass, error=error, progress=progress, checkpoint=checkpoint)
     for each in wanted:
         if each not in made.found:
-            made.found[each] = _beside(cast("Operator", source), each)
+            made.found[each] = _without_pass(cast("Operator", source), each)
     return made
 
 
-def _walk(source: MapOrSystem, wanted: Sequence[Tally], error: float) -> Walk:
-    """The fastest way through the map."""
+def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float) -> RowPass:
+    """The fastest algorithm for the rows of this map."""
     if not isinstance(source, Operator):
-        return RowWalk(source, wanted)
+        return WholeRowPass(source, wanted)
     scores = scores_of(source)
     if scores is not None:
-        return ScoreWalk(scores, [each for each in wanted if each.name != "written"])
+        return ScorePass(scores, [each for each in wanted if each.name != "written"])
     heads = heads_of(source)
     if not isinstance(source, System) or heads is None or not _is_fast(source, heads):
-        if error > 0 and isinstance(source, System) and _can_be_cut(source):
-            return FadingWalk(source, wanted, error=error)
-        return RowWalk(source, wanted)
+        if error > 0 and isinstance(source, System) and _can_be_truncated(source):
+            return DiagonalPass(source, wanted, error=error)
+        return WholeRowPass(source, wanted)
     check_plan(
         "measures",
         statistics_bytes(source, len(wanted)),
         source.device,
         cure="Measure some entries of the batch at a time, or ask for fewer measures at once.",
     )
-    return HeadWalk(heads, [each for each in wanted if each.name not in BESIDE], error=error)
+    return HeadPass(heads, [each for each in wanted if each.name not in BESIDE], error=error)
 
 
-def _can_be_cut(system: System) -> bool:
+def _can_be_truncated(system: System) -> bool:
     return is_diagonal(system) and compiles(system, system.steps)
 
 
@@ -92,7 +97,7 @@ def _is_fast(system: System, heads: Heads) -> bool:
     return applies(*parts, work=system.batch.numel() * system.steps**2 * system.state_size // 2)
 
 
-def _beside(system: Operator, each: Tally) -> Tensor:
+def _without_pass(system: Operator, each: RowReduction) -> Tensor:
     token = torch.arange(system.steps, device=system.device)
     if each.name == "written":
         return token.expand(*system.batch, system.steps)

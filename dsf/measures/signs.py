@@ -6,8 +6,8 @@ from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.measures.fold import in_reach, real, total
-from dsf.measures.passes import Measured, tallied
-from dsf.measures.tallies import MASS, lowest, negative
+from dsf.measures.passes import Measured, reduced
+from dsf.measures.row_reductions import MASS, lowest, negative
 
 
 def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
@@ -16,7 +16,7 @@ def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> negative_mass(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(0.2500)
     """
-    (weight,) = tallied(map_or_system, negative("negative_mass"), measure="negative_mass")
+    (weight,) = reduced(map_or_system, negative("negative_mass"), measure="negative_mass")
     return weight.sum(dim=-1)
 
 
@@ -28,14 +28,14 @@ def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """
 
     wanted = (negative("negative_share"), MASS)
-    below, everything = tallied(map_or_system, *wanted, measure="negative_share")
+    below, everything = reduced(map_or_system, *wanted, measure="negative_share")
     return below.sum(dim=-1) / everything.sum(dim=-1)
 
 
 def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
-    """Share of the entries in reach that are negative, between 0 and 1.
+    """Share of the entries that are negative, between 0 and 1.
 
-    In reach are the entries on and below the diagonal, or all in rows of a map that looks ahead.
+    Of the entries on and below the diagonal, or of all entries in rows that read later tokens.
 
     >>> negative_entries(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor(0.3333)
@@ -55,7 +55,7 @@ def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> smallest_entry(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(-0.2500)
     """
-    (entry,) = tallied(map_or_system, lowest("smallest_entry"), measure="smallest_entry")
+    (entry,) = reduced(map_or_system, lowest("smallest_entry"), measure="smallest_entry")
     return entry.amin(dim=-1)
 
 
@@ -64,12 +64,12 @@ def convexity_defect(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
 
     At least 0; 0 exactly when the row is a convex combination (non-negative, sum 1). With
     negative mass n and positive mass p of the row it is ``n + |p - 1|``: the negative entries are
-    lifted to zero, the positive ones scaled until they sum to one. An empty row is at distance 1.
+    set to zero and the positive ones scaled to sum to one. A row of zeros is at distance 1.
 
     >>> convexity_defect(torch.tensor([[1.0, 0.0], [-0.25, 1.5]]))
     tensor([0.0000, 0.7500])
     """
 
     wanted = (negative("convexity_defect"), MASS)
-    below, everything = tallied(map_or_system, *wanted, measure="convexity_defect")
+    below, everything = reduced(map_or_system, *wanted, measure="convexity_defect")
     return below + (everything - below - 1).abs()

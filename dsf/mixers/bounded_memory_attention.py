@@ -1,4 +1,4 @@
-r"""Attention with bounded-memory control (ABC): softmax over slots that hold weighted averages.
+r"""Attention with bounded-memory control (ABC): softmax over slots that store weighted averages.
 
     w_tm(j) = exp(s_jm) / Σ_{i<=t} exp(s_im)        K_tm, V_tm = Σ_j w_tm(j) k_j, Σ_j w_tm(j) v_j
     o_t = Σ_m softmax_m(K_tm.q_t) V_tm
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.slots import slot_system
+from dsf.ingredients.matrix_memories import slot_system
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
 from dsf.system import System

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
-from dsf.ingredients.delta_rule import delta_rule
+from dsf.ingredients.matrix_memories import delta_rule
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System
@@ -23,7 +23,7 @@ class Comba(Mixer):
     """The gated delta rule with a removal vector of its own.
 
     Attributes:
-        removal: p_t, what is recalled and erased.
+        removal: p_t, the vector at which the memory is read and erased.
         rate: β_t, write strength; 0 writes and erases nothing.
         log_decay: g_t, nats per token, at most 0 for a decay that does not grow.
     """

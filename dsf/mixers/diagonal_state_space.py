@@ -1,4 +1,4 @@
-r"""S4D: a time-invariant diagonal state space, of whose conjugate pairs one half is kept.
+r"""S4D: a time-invariant diagonal state space with one state for each conjugate pair.
 
     dh/dt = diag(λ) h + b u        y = Re(2 c.h) + d u
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.discretisation import Discretisation, zero_order_hold
+from dsf.ingredients.state_spaces import Discretisation, zero_order_hold
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import complex_normal, normal, poles, uniform
 from dsf.system import System
@@ -28,7 +28,7 @@ class DiagonalStateSpace(Mixer):
         write, read: b and c; the other half of the spectrum enters as the factor 2.
         step: time per token, above zero.
         feedthrough: d.
-        discretise: a rule of :mod:`dsf.ingredients.discretisation`.
+        discretise: a rule of :mod:`dsf.ingredients.state_spaces`.
     """
 
     value: Float[Tensor, "*batch time channel"]

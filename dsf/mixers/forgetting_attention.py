@@ -1,8 +1,8 @@
-r"""Forgetting attention: softmax attention whose logits fade with the tokens between.
+r"""Forgetting attention: softmax attention with log decays of the tokens between in its logits.
 
     a_ij = softmax_j(scale q_i.k_j + Σ_{s=j+1..i} g_s)        o_i = Σ_{j<=i} a_ij v_j
 
-No state of fixed size makes these weights; as a system every token keeps a state of its own.
+No recurrence with a state of fixed size has these weights; the system is an attention cache.
 
 Source: Lin et al. 2025, arXiv:2503.02130.
 """
@@ -14,9 +14,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.attention_cache import cache_system
-from dsf.ingredients.pair_rows import scale_or_default
-from dsf.ingredients.softmax_rows import SoftmaxRows
+from dsf.ingredients.softmax_rows import SoftmaxRows, cache_system, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.system import System

@@ -1,4 +1,4 @@
-r"""Gated DeltaNet 2: what is taken out of the memory and what is written are gated apart.
+r"""Gated DeltaNet 2: separate gates for erasing from and for writing to the memory.
 
     S_t = (I - k_t (e_t ⊙ k_t)ᵀ) diag(exp(g_t)) S_{t-1} + k_t (w_t ⊙ v_t)ᵀ        o_t = S_tᵀ q_t
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.delta_rule import delta_rule
+from dsf.ingredients.matrix_memories import delta_rule
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System

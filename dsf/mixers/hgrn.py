@@ -1,4 +1,4 @@
-r"""HGRN: a gated recurrence whose input gate is what the forget gate leaves.
+r"""HGRN: a gated recurrence whose input gate is one minus its forget gate.
 
     h_t = a_t ⊙ h_{t-1} + (1 - a_t) ⊙ v_t        y_t = h_t
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.channelwise import channel_systems
+from dsf.ingredients.recurrent_cells import channel_systems
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.system import System

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.feedthrough import feedthrough_matrix
+from dsf.ingredients.state_spaces import feedthrough_matrix
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import complex_normal, normal, uniform
 from dsf.system import System

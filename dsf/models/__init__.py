@@ -1,7 +1,7 @@
-"""Four tiny trained models that come with the package: a configuration and weights each.
+"""Four small trained models that come with the package, each as configuration and weights.
 
-They solve the recall task of :mod:`dsf.models.recall`, so their maps show trained structure. The
-classes that run them are those of transformers, which ``pip install "dsf[hf]"`` brings along.
+They solve the recall task of :mod:`dsf.models.recall`, so that their maps show trained structure.
+They are run by classes of transformers, which ``pip install "dsf-toolkit[hf]"`` installs.
 """
 
 from importlib.resources import files
@@ -11,7 +11,7 @@ NAMES = ("llama", "mamba", "mamba2", "qwen3_next")
 
 
 def folder(name: str) -> Path:
-    """The folder of one embedded model, as ``AutoModelForCausalLM.from_pretrained`` takes it.
+    """The folder of one embedded model, for ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
         ValueError: if no model of that name comes with the package.

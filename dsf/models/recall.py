@@ -1,14 +1,14 @@
-"""In-context recall, the task that the embedded models were trained to solve.
+"""In-context recall, the task that the embedded models were trained on.
 
-A sequence first shows pairs, a key followed by its value. Each key then comes back once, at a place
-drawn among the remaining ones, and there the model has to name the value that followed it. All
-other places hold a blank. Keys and values are drawn anew for every sequence, so nothing but the
-sequence itself holds the answer.
+A sequence first shows pairs, a key followed by its value. Each key then appears once more, at a
+random later position, and there the model has to predict the value that followed it. All other
+positions hold a blank. Keys and values are drawn anew for every sequence, so that only the sequence
+itself contains the answer.
 
     k07 v03 k12 v15 · k12 · · k07        asks for v15 under the second k12, for v03 under k07
 
 Source: the multi-query associative recall of Arora et al. 2023, arXiv:2312.04927, made smaller.
-There the distance to a query follows a power law; here all places are equally likely.
+There the distance to a query follows a power law; here all positions are equally likely.
 """
 
 from collections.abc import Sequence
@@ -25,18 +25,18 @@ LENGTH = 32
 
 BLANK = 0
 SILENT = -100
-"""The target where nothing is asked: what ``torch.nn.functional.cross_entropy`` ignores."""
+"""The target at tokens without a query, which ``torch.nn.functional.cross_entropy`` ignores."""
 
 VOCABULARY = (
     "·",
     *(f"k{number:02d}" for number in range(KEYS)),
     *(f"v{number:02d}" for number in range(VALUES)),
 )
-"""Token strings in the order of their numbers: the blank, the keys, the values."""
+"""Token strings in the order of their ids: the blank, the keys, the values."""
 
 
 class Recall(NamedTuple):
-    """Sequences, and what to answer at each of their tokens."""
+    """Sequences, and the target at each of their tokens."""
 
     tokens: Int[Tensor, "samples time"]
     targets: Int[Tensor, "samples time"]
@@ -47,11 +47,12 @@ def draw(
 ) -> Recall:
     """Draw ``samples`` sequences of ``length`` tokens, each with ``pairs`` pairs and queries.
 
-    No key and no value occurs in two pairs of one sequence. Targets are token numbers under the
-    queries and ``SILENT`` everywhere else.
+    No key and no value occurs in two pairs of one sequence. Targets are token ids at the queries
+    and ``SILENT`` everywhere else.
 
     Raises:
-        ValueError: if the pairs outnumber the alphabet, or pairs and queries do not fit.
+        ValueError: if there are fewer keys or values than pairs, or pairs and queries do not fit
+            into ``length``.
     """
     if not 1 <= pairs <= min(KEYS, VALUES):
         raise ValueError(
@@ -77,8 +78,8 @@ def draw(
 def accuracy(model: nn.Module, recall: Recall) -> float:
     """Share of the queries, 0 to 1, whose most likely next token is the right value.
 
-    ``model`` maps token numbers to an object with ``logits``, as the classes of transformers do. It
-    is read in evaluation mode and left in the mode it came in.
+    ``model`` maps token ids to an object with ``logits``, as the classes of transformers do. It
+    runs in evaluation mode; its own mode is restored.
     """
     training = model.training
     model.eval()
@@ -90,7 +91,7 @@ def accuracy(model: nn.Module, recall: Recall) -> float:
 
 
 def spell(tokens: Int[Tensor, " time"] | Sequence[int]) -> list[str]:
-    """The token strings of one sequence, for the axes of a map."""
+    """The token strings of one sequence, such as labels for the axes of a map."""
     return [VOCABULARY[int(token)] for token in tokens]
 
 

@@ -1,11 +1,11 @@
-"""Pictures of numbers: every function draws what it is given, computes nothing, returns axes."""
+"""Draws measured numbers with matplotlib: each function takes numbers and returns axes."""
 
 from dsf.plot.bars import histogram, per_map
+from dsf.plot.drawing_style import panels, style
 from dsf.plot.heat import heat_map, heat_maps
 from dsf.plot.lines import by_lag, curves, per_token, rank_profile, spectrum
 from dsf.plot.planes import complex_plane
 from dsf.plot.quantities import QUANTITIES, Quantity, draw
-from dsf.plot.sheet import panels, style
 
 __all__ = [
     "QUANTITIES",

@@ -1,4 +1,4 @@
-"""Single numbers beside each other, and how many there are of which size."""
+"""Bar charts of one number for every map, and histograms."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from dsf.plot.sheet import array, on, worded
+from dsf.plot.drawing_style import array, on, worded
 
 Numbers = Shaped[Tensor, "..."] | np.ndarray
 
@@ -24,12 +24,12 @@ def per_map(
     """One number for every map of a batch, as bars. Two batch axes are numbered together.
 
     Args:
-        label: what the numbers are, with the unit in brackets if they have one.
+        label: the name of the numbers, with the unit in brackets if they have one.
         labels: a name for each map, such as those of layers or heads.
-        target: a value to hold them against, drawn across.
+        target: a reference value, drawn as a horizontal line.
 
     Raises:
-        ValueError: for complex numbers, or labels that do not fit.
+        ValueError: if the numbers are complex, or ``labels`` has another length.
 
     Example:
         >>> import torch
@@ -40,7 +40,9 @@ def per_map(
     """
     numbers = array(values).reshape(-1)
     if np.iscomplexobj(numbers):
-        raise ValueError("per_map: 'values' must be real, but they are complex.")
+        raise ValueError(
+            "per_map: 'values' must be real, but they are complex. Pass their magnitudes."
+        )
     if labels is not None and len(labels) != len(numbers):
         raise ValueError(
             f"per_map: 'labels' must name each of the {len(numbers)} maps, but there are "
@@ -68,11 +70,11 @@ def histogram(
     title: str = "",
     axes: Axes | None = None,
 ) -> Axes:
-    """How many numbers there are of which size; of confusions: those that pile up at zero.
+    """A histogram of numbers, such as distances of rows, where confused queries are at zero.
 
     Args:
-        label: what the numbers are, with the unit in brackets if they have one.
-        counted: what is counted, the name of the vertical axis.
+        label: the name of the numbers, with the unit in brackets if they have one.
+        counted: what is counted, as the label of the vertical axis.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Maps as coloured squares."""
+"""Heat maps of attention maps and other matrices."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,8 +7,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from dsf.plot.sheet import on, panels, style, worded
-from dsf.report.maps import draw_map
+from dsf.plot.drawing_style import on, panels, style, worded
+from dsf.report.figure import draw_map
 
 Matrix = Float[Tensor, "rows columns"] | Float[np.ndarray, "rows columns"]
 
@@ -20,25 +20,26 @@ def heat_map(
     tokens: Sequence[str] | None = None,
     axes: Axes | None = None,
     label: str = "weight",
-    x: str = "token read",
-    y: str = "token written",
+    x: str = "key",
+    y: str = "query",
 ) -> Axes:
-    """One map: row i is written, column j is read. Blue subtracts, white is zero, red adds.
+    """One map: rows are queries, columns are keys; blue is negative, white zero, red positive.
 
-    The colour bar reaches to the largest magnitude, both ways.
+    The colour scale is symmetric about zero and reaches the largest magnitude.
 
     Args:
-        tokens: texts for both axes, drawn up to 40.
-        label: what the colours mean, with its unit if it has one.
+        tokens: texts for both axes, drawn for up to 40 tokens.
+        label: the label of the colour bar, with the unit in brackets if it has one.
+        x, y: the labels of the axes.
 
     Raises:
-        ValueError: for anything but one real matrix.
+        ValueError: if ``map`` is not one real matrix.
 
     Example:
         >>> import torch
         >>> axes = heat_map(torch.tensor([[1.0, 0.0], [-0.5, 1.5]]), title="two tokens")
         >>> axes.get_xlabel(), axes.images[0].get_clim()
-        ('token read', (-1.5, 1.5))
+        ('key', (-1.5, 1.5))
     """
     axes = on(axes)
     image = draw_map(axes, map, title=title, tokens=tokens)
@@ -51,15 +52,15 @@ def heat_map(
 def heat_maps(
     maps: Mapping[str, Matrix], *, tokens: Sequence[str] | None = None, columns: int = 4
 ) -> list[Axes]:
-    """Several maps beside each other, every one with colours of its own.
+    """Several maps in one figure, each with its own colour scale.
 
     Args:
-        maps: title and map.
+        maps: a map for every title.
         tokens: texts for the axes of the first map.
-        columns: how many stand in one row.
+        columns: the number of maps in one row.
 
     Raises:
-        ValueError: without a map.
+        ValueError: if ``maps`` is empty.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Numbers along an axis: tokens, lags, states, or anything else."""
+"""Line charts of numbers along an axis: tokens, lags, states, or any other."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
-from dsf.plot.sheet import array, keyed, lines_of, on, worded
+from dsf.plot.drawing_style import array, keyed, lines_of, on, worded
 
 Numbers = Shaped[Tensor, "..."] | np.ndarray
 
@@ -27,12 +27,13 @@ def per_token(
     """One number for every token, a line for every batch entry.
 
     Args:
-        label: what the numbers are, with the unit in brackets if they have one.
+        label: the name of the numbers, with the unit in brackets if they have one.
         labels: a name for each line.
-        target: a value to hold them against, drawn across.
+        target: a reference value, drawn as a horizontal line.
 
     Raises:
-        ValueError: for complex numbers, more than 12 lines, or labels that do not fit.
+        ValueError: if the numbers are complex or make more than 12 lines, or ``labels`` has another
+            length.
 
     Example:
         >>> import torch
@@ -59,14 +60,14 @@ def by_lag(
     title: str = "",
     axes: Axes | None = None,
 ) -> Axes:
-    """How much weight a map puts on tokens that lie a given number of tokens back.
+    """The mean weight of a map at every lag, the number of tokens from key to query.
 
-    Whether a layer forgets is seen here, without a choice of states: an exponential decay is a
-    straight line, a map that never forgets is level.
+    It shows how a layer forgets, independently of the basis of its state: an exponential decay is a
+    straight line, a map that never forgets a horizontal one.
 
     Args:
-        mass: from ``dsf.measures.mass_by_lag``.
-        logarithmic: the vertical axis; zeros are not drawn on it.
+        mass: the result of ``dsf.measures.mass_by_lag``.
+        logarithmic: whether the vertical axis is logarithmic; zeros are not drawn on it.
 
     Example:
         >>> import torch
@@ -94,7 +95,7 @@ def spectrum(
     """Singular values, largest first, on a logarithmic axis; a line for every batch entry.
 
     Args:
-        floor: rounding level, drawn across: what lies below it is noise.
+        floor: the rounding level, drawn as a horizontal line; values below it are noise.
 
     Example:
         >>> import torch
@@ -121,7 +122,7 @@ def rank_profile(
     title: str = "",
     axes: Axes | None = None,
 ) -> Axes:
-    """The states that the map needs between a token and the next: the ranks of its Hankel blocks.
+    """The number of states that a map needs after each token: the ranks of its Hankel blocks.
 
     Example:
         >>> import torch
@@ -150,11 +151,11 @@ def curves(
     title: str = "",
     axes: Axes | None = None,
 ) -> Axes:
-    """Named curves over one axis, with dots where the numbers are.
+    """Named curves over one axis, with a marker at every number.
 
     Args:
-        x_label, y_label: with the unit in brackets, where there is one.
-        logarithmic: which axes are: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
+        x_label, y_label: axis labels, with the unit in brackets if there is one.
+        logarithmic: the logarithmic axes: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
 
     Raises:
         ValueError: if a curve has another length than ``x``.

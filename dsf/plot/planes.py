@@ -1,4 +1,4 @@
-"""Complex numbers in their plane."""
+"""Complex numbers, such as eigenvalues, in the complex plane."""
 
 import numpy as np
 from jaxtyping import Shaped
@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 from torch import Tensor
 
-from dsf.plot.sheet import array, on, worded
+from dsf.plot.drawing_style import array, on, worded
 
 
 def complex_plane(
@@ -18,11 +18,11 @@ def complex_plane(
 ) -> Axes:
     """Eigenvalues and the unit circle.
 
-    Those of A_t belong to a choice of states, not to the map: see ``by_lag`` and ``spectrum`` for
-    what belongs to the map.
+    The eigenvalues of A_t depend on the basis of the state. ``by_lag`` and ``spectrum`` show
+    quantities that depend on the map alone.
 
     Args:
-        label: a name for these points, when several sets share the axes.
+        label: a name for these points, if several sets share the axes.
 
     Example:
         >>> import torch

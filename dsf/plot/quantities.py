@@ -1,4 +1,4 @@
-"""What every measure is called, in which unit, and how it is drawn: a table, and one function."""
+"""A table of the label, unit and picture of every measure, and ``draw``, which uses it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Quantity:
     """How the numbers of one measure are drawn.
 
     Attributes:
-        label: what stands at the axis.
+        label: the label of the axis.
         picture: the function that draws them.
-        unit: of the numbers; empty for a ratio.
-        x: what the numbers run along, where it is not the token written.
-        target: a value worth holding them against.
+        unit: the unit of the numbers; empty for a ratio.
+        x: the axis that the numbers run along, if that is not the query.
+        target: a reference value.
     """
 
     label: str
@@ -41,7 +41,7 @@ class Quantity:
 
 
 def _key_rank(found: Any, **options: Any) -> Axes:
-    """The rank of [K, 1] against the full one."""
+    """The rank of [K, 1], with the full rank as reference."""
     return per_map(found.rank, target=found.full, **options)
 
 
@@ -53,14 +53,14 @@ def _gramian(gramian: Any, **options: Any) -> Axes:
 QUANTITIES: Mapping[Callable[..., Any], Quantity] = {
     measures.absolute_gain: Quantity("gain, largest to largest", per_map),
     measures.colliding_query: Quantity("colliding query", per_token, x="coordinate"),
-    measures.column_norms: Quantity("column norm", per_token, x="token read"),
-    measures.column_sums: Quantity("column sum", per_token, x="token read"),
+    measures.column_norms: Quantity("column norm", per_token, x="key"),
+    measures.column_sums: Quantity("column sum", per_token, x="key"),
     measures.confusions: Quantity("confused queries", per_map, unit="pairs"),
     measures.controllability_gramians: Quantity("controllability", _gramian),
     measures.convexity_defect: Quantity("distance from a convex row", per_token),
     measures.distance_ratios: Quantity("distance of rows / distance of queries", histogram),
     measures.effective_rank: Quantity("effective rank", per_map),
-    measures.effective_tokens: Quantity("tokens read as if evenly", per_token, unit="tokens"),
+    measures.effective_tokens: Quantity("effective number of keys", per_token, unit="tokens"),
     measures.energy_gain: Quantity("gain, energy to energy", per_map),
     measures.half_life: Quantity("half-life", per_map, unit="tokens"),
     measures.hankel_ranks: Quantity("states needed", rank_profile),
@@ -97,22 +97,22 @@ QUANTITIES: Mapping[Callable[..., Any], Quantity] = {
     measures.window_mass: Quantity("mass on the window", per_token),
     measures.window_sums: Quantity("signed sum on the window", per_token),
 }
-"""One entry for every measure."""
+"""The entry of every measure in ``dsf.measures``."""
 
 
 def draw(
     measure: Callable[..., Any], numbers: Any, *, axes: Axes | None = None, **options: Any
 ) -> Axes:
-    """What ``measure`` gave, drawn as its numbers want to be, with its name and unit.
+    """Draw the result of ``measure`` as its entry in ``QUANTITIES`` says, with label and unit.
 
     Args:
-        measure: the function of ``dsf.measures`` the numbers come from.
-        numbers: what it returned.
-        axes: where to draw; new ones when absent.
-        options: of the function that draws, such as ``labels`` or ``title``.
+        measure: the function of ``dsf.measures`` that returned the numbers.
+        numbers: its result.
+        axes: the axes to draw on; by default new ones.
+        options: options of the function that draws, such as ``labels`` or ``title``.
 
     Raises:
-        ValueError: for a function that is no measure.
+        ValueError: if ``measure`` is not in ``QUANTITIES``.
 
     Example:
         >>> import torch
@@ -126,8 +126,8 @@ def draw(
     if quantity is None:
         name = getattr(measure, "__name__", measure)
         raise ValueError(
-            f"draw: 'measure' must be a function of dsf.measures, but it is {name}. Numbers of "
-            f"your own are drawn by per_token, per_map, curves or heat_map."
+            f"draw: 'measure' must be a function of dsf.measures, but it is {name}. Draw numbers "
+            f"of your own with per_token, per_map, curves or heat_map."
         )
     words: dict[str, Any] = {}
     if quantity.picture in (*WORDED, _key_rank):

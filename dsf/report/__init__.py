@@ -1,7 +1,6 @@
 """Draws and tabulates what an inspection found."""
 
-from dsf.report.figure import draw_grid
-from dsf.report.maps import draw_map
+from dsf.report.figure import draw_grid, draw_map
 from dsf.report.page import write_report
 from dsf.report.widget import view
 

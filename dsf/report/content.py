@@ -5,10 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dsf.report.escaping import escaped
 from dsf.report.layer_content import layer_content
-from dsf.report.plain import plain
-from dsf.report.plan import plan
-from dsf.report.selection import SAMPLES, Selection, select
+from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.views import Progress, untold
 
@@ -73,7 +72,7 @@ def _tokens(subject: Subject) -> list[list[str]] | None:
     tokens = subject.inspection.tokens
     if tokens is None:
         return None
-    return [[plain(token) for token in sample] for sample in tokens[:SAMPLES]]
+    return [[escaped(token) for token in sample] for sample in tokens[:SAMPLES]]
 
 
 def _part(progress: Progress, at: int, parts: int) -> Progress:

@@ -1,20 +1,123 @@
-"""All layers of an inspection in one picture."""
+"""Static pictures: one map on axes, all layers in one figure, and a small one for widgets."""
 
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Inspection
-from dsf.report.maps import draw_map
-from dsf.report.plain import plain
+from dsf.report.escaping import escaped
+from dsf.report.map_bytes import MASKED, decoded
 from dsf.report.selection import select
 from dsf.report.views import MapView, views
 from dsf.saving import replace_file
+
+MASKED_COLOUR = "#e7e3da"
+NOT_FINITE = "#96be00"
+LABELLED, LONGEST_LABEL = 40, 10
+# The colours of the page: cool subtracts, zero is paper, warm adds.
+COOL = ["#103e78", "#3879b5", "#7daed5", "#c4dbec"]
+WARM = ["#fbd6b8", "#f49d6b", "#d65430", "#831816"]
+SIGNED = LinearSegmentedColormap.from_list("signed", [*COOL, "#f6f5f1", *WARM])
+
+
+def draw_map(
+    axes: Axes,
+    map: Float[Tensor, "rows columns"] | Float[np.ndarray, "rows columns"],
+    *,
+    title: str,
+    masked: Bool[np.ndarray, "rows columns"] | None = None,
+    tokens: Sequence[str] | None = None,
+) -> AxesImage:
+    """Show one map: row i is written, column j is read, zero in the middle of the colours.
+
+    The colours reach to the largest finite magnitude. What is not finite is green.
+
+    Args:
+        map: real weights; of a complex map pass the magnitudes or the real part.
+        masked: cells where no weight can stand, drawn grey.
+        tokens: labels for both axes of a square map, drawn up to 40.
+
+    Raises:
+        ValueError: for anything but one real matrix.
+    """
+    weights = map.numpy(force=True) if isinstance(map, Tensor) else map
+    if weights.ndim != 2 or np.iscomplexobj(weights):
+        raise ValueError(
+            f"draw_map: 'map' must be one real matrix, but it is {weights.dtype} of shape "
+            f"{weights.shape}. Pick one map, such as layer.map()[0, 3]."
+        )
+    odd = ~np.isfinite(weights)
+    hidden = odd if masked is None else odd | masked
+    reach = float(np.abs(weights[~odd]).max(initial=0.0)) or 1.0
+    axes.set_facecolor(MASKED_COLOUR)
+    image = axes.imshow(np.ma.masked_array(weights, hidden), cmap=SIGNED, vmin=-reach, vmax=reach)
+    if odd.any():
+        axes.imshow(np.ma.masked_array(odd, ~odd), cmap=ListedColormap([NOT_FINITE]))
+    axes.set_title(title, fontsize=9, parse_math=False)
+    _name_tokens(axes, tokens, weights.shape)
+    return image
+
+
+def _name_tokens(axes: Axes, tokens: Sequence[str] | None, shape: tuple[int, int]) -> None:
+    """Token texts where they fit, otherwise no ticks: a wall of numbers says nothing."""
+    if tokens is None or len(tokens) > LABELLED or shape != (len(tokens), len(tokens)):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    texts = [escaped(token)[:LONGEST_LABEL] for token in tokens]
+    size = min(6.0, 140 / len(texts))
+    axes.set_xticks(range(len(texts)), texts, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(range(len(texts)), texts, fontsize=size, parse_math=False)
+    axes.tick_params(length=0, pad=2)
+
+
+ACROSS = 8
+SMALL_SIDE, NAMES, HEAD = 0.9, 2.4, 0.25  # inches
+
+
+def static_picture(content: Mapping[str, Any]) -> bytes:
+    """One line of thumbnails for every layer of a viewer's content, as a PNG; at most eight."""
+    layers = content["layers"]
+    across = min(ACROSS, max((len(layer["maps"]) for layer in layers), default=1))
+    wide, high = NAMES + across * SMALL_SIDE, max(len(layers), 1) * (SMALL_SIDE + HEAD)
+    figure = Figure(figsize=(wide, high), dpi=100)
+    for down, layer in enumerate(layers):
+        bottom = 1 - (down * (SMALL_SIDE + HEAD) + HEAD + SMALL_SIDE) / high
+        named = f"{layer['name']}\n{layer['family']}"
+        text = figure.text(
+            0.1 / wide, bottom + SMALL_SIDE / 2 / high, named, va="center", fontsize=8
+        )
+        text.set(parse_math=False, wrap=True)
+        for at, (map, codes) in enumerate(zip(layer["maps"], _codes(layer), strict=True)):
+            if at < across:
+                left = (NAMES + at * SMALL_SIDE) / wide
+                axes = figure.add_axes((left, bottom, 0.94 * SMALL_SIDE / wide, SMALL_SIDE / high))
+                weights = decoded(codes, map["scale"])
+                draw_map(axes, weights, title="", masked=codes == MASKED)
+                axes.set_title(map["label"], fontsize=7, pad=2, parse_math=False)
+                axes.set_axis_off()
+    out = BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _codes(layer: Mapping[str, Any]) -> UInt8[np.ndarray, "maps rows columns"]:
+    packed = layer["thumbnails"]
+    codes = np.frombuffer(zlib.decompress(packed["codes"]), np.uint8)
+    return codes.reshape(-1, packed["rows"], packed["columns"])
+
 
 SIDE = 256
 NAME = 24  # characters
@@ -76,8 +179,8 @@ def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
 
 
 def _name_layer(axes: Axes, layer: InspectedLayer) -> None:
-    name = "\n".join(wrap(plain(layer.name).replace(" · ", " "), NAME))
-    text = f"{name}\n{plain(layer.family)}\nerror {layer.error:.0e}"
+    name = "\n".join(wrap(escaped(layer.name).replace(" · ", " "), NAME))
+    text = f"{name}\n{escaped(layer.family)}\nerror {layer.error:.0e}"
     axes.annotate(
         text,
         (0, 0.5),

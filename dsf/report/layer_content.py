@@ -1,21 +1,173 @@
-"""One layer of the viewer's content: its facts, its maps and what is known about each."""
+"""One layer of the viewer's content: facts, maps and states, and what is known about each."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
 
+from dsf import measures
+from dsf.composite import ExplicitMap, Operator, SystemSum
+from dsf.evaluate import attention_map
+from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
-from dsf.report.codes import coded, packed
-from dsf.report.measured import measures_of
-from dsf.report.plain import plain
-from dsf.report.plan import Plan
-from dsf.report.pooling import edges, pool
-from dsf.report.selection import Selection, part_of
-from dsf.report.states import states_of
+from dsf.inspection.results.measurements import QUANTITIES, measured
+from dsf.report.escaping import escaped
+from dsf.report.map_bytes import coded, packed
+from dsf.report.selection import Plan, Selection, part_of
 from dsf.report.subjects import Subject
-from dsf.report.views import MapView, Progress, views
+from dsf.report.views import MapView, Progress, edges, pool, views
+from dsf.system import System
+
+MOST_CELLS = 2**25
+LONGEST_FOR_RANKS = 256
+RANK = "middle_hankel_rank"
+WORDS = {
+    "negative_share": "negative share of the weight",
+    "sink_mass": "share of later tokens' weight on the first",
+    "mean_distance": "mean distance read, tokens",
+    "half_life": "half of the weight lies within, tokens",
+    "mean_effective_tokens": "tokens that a row reads, effectively",
+    "absolute_gain": "largest absolute row sum",
+    RANK: "rank of what passes the middle token",
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The maps of one layer that are drawn, as something to measure."""
+
+    system: Operator
+    name: str = ""
+    family: str = ""
+    axes: tuple[str, ...] = ("map",)
+
+    def map(self) -> Shaped[Tensor, "*batch rows columns"]:
+        """All of them written out."""
+        return attention_map(self.system)
+
+
+def measures_of(drawn: Selection, *, finite: bool) -> list[list[tuple[str, float | None]]]:
+    """For every drawn map what was measured, as (words, value); None for what is not a number.
+
+    Args:
+        finite: whether every weight is; ranks have no meaning otherwise.
+    """
+    steps, maps = drawn.system.steps, len(drawn.labels)
+    if maps * steps**2 > MOST_CELLS:
+        return [[] for _ in range(maps)]
+    with_ranks = finite and steps <= LONGEST_FOR_RANKS
+    wanted = {name: QUANTITIES[name] for name in WORDS if with_ranks or name != RANK}
+    found: list[list[tuple[str, float | None]]] = [[] for _ in range(maps)]
+    for record in measured([Drawn(drawn.system)], wanted).to_json():
+        value = record["value"]
+        words = WORDS[record["quantity"]]
+        found[record.get("map", 0)].append((words, None if value is None else float(value)))
+    return found
+
+
+MOST_WORK = 2**28
+"""Multiplications, about: maps times tokens times the cube of the states."""
+
+MOST_STATE_CELLS = 2**23
+"""Of all drawn maps of a layer, for the mean weight by lag."""
+
+LONGEST = 512
+POINTS = 64
+QUARTERS = (1 / 4, 1 / 2, 3 / 4)
+
+
+def states_of(drawn: Selection, *, finite: bool) -> list[dict[str, Any]]:
+    """For every drawn map its Hankel spectrum, decay and memory, as far as they have a meaning.
+
+    ``hankel`` holds ``[token, singular values]`` after a quarter, a half and three quarters of the
+    tokens; ``exponents`` the growth of each direction in nats per token; ``left`` what remains of
+    the largest unit state, and ``horizon`` the tokens until that is one half; ``lags`` the mean
+    absolute weight by lag. ``states`` is the number of states, None where every token is kept.
+
+    Args:
+        finite: whether every weight is; nothing is measured otherwise.
+    """
+    system, maps = drawn.system, len(drawn.labels)
+    keeps_all = not isinstance(system, System) or kept_rows(system) is not None
+    found: list[dict[str, Any]] = [
+        {"states": None if keeps_all else getattr(system, "state_size", None)} for _ in range(maps)
+    ]
+    if not finite or system.steps < 2 or _rectangular(system):
+        return found
+    _add_lags(found, system)
+    if _runs_forward(system) and _work(system, maps, keeps_all=keeps_all) <= MOST_WORK:
+        _add_hankel(found, system)
+        if isinstance(system, System) and not keeps_all and system.state_size:
+            _add_decay(found, system)
+    return found
+
+
+def _rectangular(system: Operator) -> bool:
+    return isinstance(system, ExplicitMap) and system.read_steps != system.steps
+
+
+def _runs_forward(system: Operator) -> bool:
+    """Whether every state, where there is one, runs from the first token to the last."""
+    parts = system.parts if isinstance(system, SystemSum) else (system,)
+    return not any(getattr(part, "runs_backward", False) for part in parts)
+
+
+def _work(system: Operator, maps: int, *, keeps_all: bool) -> int:
+    """About how many multiplications the measures of the state take."""
+    if system.steps > LONGEST:
+        return MOST_WORK + 1
+    if keeps_all or not isinstance(system, System):
+        return 4 * maps * system.steps**3  # a decomposition takes several products
+    return maps * system.steps * system.state_size**3
+
+
+def _add_lags(found: list[dict[str, Any]], system: Operator) -> None:
+    if len(found) * system.steps**2 > MOST_STATE_CELLS:
+        return
+    at = _points(system.steps)
+    mass = _by_map(measures.mass_by_lag, system)
+    for facts, curve in zip(found, mass, strict=True):
+        facts["lags"] = [at.tolist(), _short(curve[at])]
+
+
+def _add_hankel(found: list[dict[str, Any]], system: Operator) -> None:
+    positions = sorted({int(share * (system.steps - 1)) for share in QUARTERS})
+    values = _by_map(measures.hankel_singular_values, system, positions=positions)
+    for facts, blocks in zip(found, values, strict=True):
+        facts["hankel"] = [
+            [token, _short(block[:POINTS])] for token, block in zip(positions, blocks, strict=True)
+        ]
+
+
+def _add_decay(found: list[dict[str, Any]], system: System) -> None:
+    at = _points(system.steps)
+    exponents = _by_map(measures.lyapunov_exponents, system)
+    norms = _by_map(measures.product_norms, system)
+    horizon = _by_map(measures.memory_horizon, system)
+    for k, facts in enumerate(found):
+        facts["exponents"] = _short(exponents[k][:POINTS])
+        facts["left"] = [(at + 1).tolist(), _short(norms[k][at])]
+        facts["horizon"] = int(horizon[k])
+
+
+def _points(count: int) -> Int[np.ndarray, " points"]:
+    """Some of the places 0 ... count - 1, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
+
+
+def _by_map(measure: Callable[..., Tensor], system: Operator, **options: Any) -> np.ndarray:
+    """What a measure says of every map; a system of one map may have no batch axis."""
+    values = measure(system, **options)
+    return (values if system.batch else values[None]).numpy(force=True)
+
+
+def _short(numbers: np.ndarray) -> list[float | None]:
+    """Four digits of each; None for what is not finite."""
+    return [float(f"{each:.4g}") if np.isfinite(each) else None for each in numbers]
+
 
 THUMBNAIL = 48
 COLUMNS_LISTED = 8
@@ -56,8 +208,8 @@ def layer_content(
 
 def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
     return {
-        "name": plain(layer.name),
-        "family": plain(layer.family),
+        "name": escaped(layer.name),
+        "family": escaped(layer.family),
         "mixer": type(layer.mixer).__name__,
         "error": float(layer.error) if np.isfinite(layer.error) else None,
         "tolerance": layer.tolerance,

@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from dsf.inspection.tally import Tally, tallies
+from dsf.properties.decided import VerdictCount, verdict_counts
 from dsf.report.content import Grid, content, embedded
-from dsf.report.plain import plain
+from dsf.report.escaping import escaped
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.viewer import EXPLORER, file_of, script_of, style_of
 from dsf.report.views import Progress, untold
@@ -69,13 +69,13 @@ def rendered(
     names = " and ".join(subject.name for subject in shown)
     layers = [layer for subject in shown for layer in subject.inspection]
     return _template().render(
-        title=plain(title or names),
+        title=escaped(title or names),
         facts=facts,
         subjects=shown,
         several=len(shown) > 1,
-        tallies=_tallies(shown),
+        verdict_counts=_verdict_counts(shown),
         unread=[missed for subject in shown for missed in subject.inspection.unsupported],
-        plain=plain,
+        plain=escaped,
         layers=list(zip(layers, data["layers"], strict=True)),
         data=Markup(embedded(data)),  # noqa: S704  # escaped by ``embedded``
         script=Markup(script),  # noqa: S704  # ours
@@ -85,13 +85,13 @@ def rendered(
     )
 
 
-def _tallies(shown: list[Subject]) -> list[tuple[str, Tally]]:
+def _verdict_counts(shown: list[Subject]) -> list[tuple[str, VerdictCount]]:
     """Verdicts counted, each with the name of its model."""
     return [
-        (subject.name, tally)
+        (subject.name, count)
         for subject in shown
         if subject.verdicts is not None
-        for tally in tallies(subject.verdicts)
+        for count in verdict_counts(subject.verdicts)
     ]
 
 

@@ -6,8 +6,8 @@ from pathlib import PurePath
 from typing import Any
 
 from dsf.inspection import InspectedLayer, Inspection
-from dsf.inspection.table import Table
-from dsf.report.plain import plain
+from dsf.inspection.results.table import Table
+from dsf.report.escaping import escaped
 
 Shown = Inspection | Sequence[Inspection]
 Decided = Table | Sequence[Table | None] | None
@@ -48,11 +48,11 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
     """
     inspections = [shown] if isinstance(shown, Inspection) else list(shown)
     tables = [verdicts] if verdicts is None or isinstance(verdicts, Table) else list(verdicts)
-    strangers = [each for each in inspections if not isinstance(each, Inspection)]
-    if strangers:
+    others = [each for each in inspections if not isinstance(each, Inspection)]
+    if others:
         raise TypeError(
             f"'inspection' must be what dsf.inspect gives, or a list of such, but it holds "
-            f"{type(strangers[0]).__name__}."
+            f"{type(others[0]).__name__}."
         )
     if not inspections:
         raise ValueError("'inspection' is an empty list, so there is nothing to show.")
@@ -70,7 +70,7 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
 def _name(model: str) -> str:
     """Of a folder on this machine its own name: the path is no matter of the reader's."""
     path = PurePath(model)
-    return plain(path.name if path.is_absolute() else model) or "model"
+    return escaped(path.name if path.is_absolute() else model) or "model"
 
 
 def _different(names: list[str]) -> list[str]:
@@ -83,7 +83,7 @@ def _different(names: list[str]) -> list[str]:
 
 def _verdict(record: dict[str, Any]) -> dict[str, Any]:
     texts = {
-        name: plain(str(record.get(name) or ""), most=LONGEST_CLAIM)
+        name: escaped(str(record.get(name) or ""), most=LONGEST_CLAIM)
         for name in ("property", "verdict", "level", "claim", "limits")
     }
     return {**texts, "observed": record.get("observed")}

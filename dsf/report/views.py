@@ -1,19 +1,145 @@
-"""What is drawn of one layer: pooled maps, their strongest links and sums, one pass over the rows.
-
-Nothing here holds a whole map of every head: rows come in blocks, small enough for ``ROOM``.
-"""
+"""What is drawn of one layer: pooled maps, strongest links and sums, in one pass over the rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
+from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import Rows, row_blocks
-from dsf.report.pooling import View
-from dsf.report.reach import masked
+from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.report.selection import Selection
-from dsf.report.strongest import Link, Strongest
+
+Numbers = Float[np.ndarray, "maps rows columns"]
+Pooled = Float[np.ndarray, "maps down across"]
+
+
+def edges(size: int, bins: int) -> Int[np.ndarray, " bins"]:
+    """Where each of ``bins`` nearly equal runs of ``size`` cells starts; bins is at most size."""
+    return np.arange(bins) * size // bins
+
+
+def stronger(
+    one: Float[np.ndarray, "*size"], other: Float[np.ndarray, "*size"]
+) -> Float[np.ndarray, "*size"]:
+    """Of two numbers the one of larger magnitude; what is not a number wins."""
+    return np.where(np.isnan(one) | (np.abs(other) <= np.abs(one)), one, other)
+
+
+def pool(weights: Numbers, starts: Int[np.ndarray, " bins"], *, axis: int) -> Pooled:
+    """The strongest number of every run along ``axis``."""
+    if len(starts) == weights.shape[axis]:
+        return weights
+    highest = np.maximum.reduceat(weights, starts, axis=axis)
+    return stronger(highest, np.minimum.reduceat(weights, starts, axis=axis))
+
+
+class View:
+    """A map of ``written x read`` tokens in at most ``side x side`` cells, filled block by block.
+
+    Attributes:
+        weights: the strongest weight of every cell.
+        masked: whether no weight of the cell can be other than zero.
+    """
+
+    def __init__(self, maps: int, written: int, read: int, side: int) -> None:
+        self.rows = edges(written, min(side, written))
+        self.columns = edges(read, min(side, read))
+        self.weights = np.zeros((maps, len(self.rows), len(self.columns)))
+        self.masked = np.ones((maps, len(self.rows), len(self.columns)), dtype=bool)
+
+    def add(
+        self,
+        weights: Numbers,
+        masked: Bool[np.ndarray, "maps rows columns"],
+        written: Int[np.ndarray, " rows"],
+        read: Int[np.ndarray, " columns"],
+    ) -> None:
+        """Take in some rows of the maps; several rows or columns may belong to one token."""
+        cells = np.searchsorted(self.rows, written, side="right") - 1
+        first = np.flatnonzero(np.diff(cells, prepend=-1))
+        columns = np.searchsorted(read, self.columns)
+        strongest = pool(pool(weights, columns, axis=2), first, axis=1)
+        hidden = np.logical_and.reduceat(masked, columns, axis=2)
+        hidden = np.logical_and.reduceat(hidden, first, axis=1)
+        into = cells[first]
+        self.weights[:, into] = stronger(self.weights[:, into], strongest)
+        self.masked[:, into] &= hidden
+
+
+def masked(operator: Operator, rows: Rows) -> Bool[np.ndarray, "maps rows columns"]:
+    """Cells that no coefficient could fill: ahead in a causal map, or hidden by a mask."""
+    lag = rows.lag
+    hidden = torch.zeros_like(lag, dtype=torch.bool)
+    if isinstance(operator, SystemSum):
+        ways = {part.runs_backward for part in operator}
+        if len(ways) == 1:
+            hidden = _beyond(lag, backward=ways.pop())
+    elif not isinstance(operator, ExplicitMap):
+        hidden = _beyond(lag, backward=operator.runs_backward)
+    source = operator.rows if isinstance(operator, ExplicitMap) else getattr(operator, "C", None)
+    if isinstance(source, SoftmaxRows):
+        if source.causal:
+            hidden = hidden | _beyond(lag, backward=False)
+        if source.bias is not None:
+            bias = source.bias[..., rows.written[0] : rows.written[-1] + 1, :]
+            hidden = hidden | (bias == -torch.inf)
+    maps = rows.weights.shape[:-2].numel()
+    return hidden.expand(rows.weights.shape).reshape(maps, *lag.shape).numpy(force=True)
+
+
+def _beyond(lag: Tensor, *, backward: bool) -> Tensor:
+    return lag > 0 if backward else lag < 0
+
+
+KEPT = 12
+
+
+@dataclass(frozen=True)
+class Link:
+    """One weight: what token ``written`` takes from token ``read``."""
+
+    written: int
+    read: int
+    weight: float
+
+
+class Strongest:
+    """The largest finite weights of one map, by magnitude."""
+
+    def __init__(self) -> None:
+        self._links: list[Link] = []
+
+    def add(
+        self,
+        weights: Float[np.ndarray, "rows columns"],
+        written: Int[np.ndarray, " rows"],
+        read: Int[np.ndarray, " columns"],
+    ) -> None:
+        """Take in some rows."""
+        size = np.where(np.isfinite(weights), np.abs(weights), 0)
+        floor = abs(self._links[-1].weight) if len(self._links) == KEPT else 0.0
+        places = np.flatnonzero(size > floor)
+        if len(places) > KEPT:
+            places = places[np.argpartition(size.ravel()[places], -KEPT)[-KEPT:]]
+        rows, columns = np.unravel_index(places, weights.shape)
+        found = [
+            Link(int(written[row]), int(read[column]), float(weights[row, column]))
+            for row, column in zip(rows, columns, strict=True)
+        ]
+        self._links = sorted(self._links + found, key=_strength)[:KEPT]
+
+    def links(self) -> list[Link]:
+        """Strongest first."""
+        return list(self._links)
+
+
+def _strength(link: Link) -> tuple[float, int, int]:
+    return -abs(link.weight), link.written, link.read
+
 
 ROOM = 32 * 2**20
 """Bytes that one block of rows may take."""
@@ -61,7 +187,7 @@ class MapView:
 
 
 @dataclass
-class _Tally:
+class _Sums:
     """Running sums over the rows of all maps of a layer."""
 
     maps: int
@@ -105,7 +231,7 @@ def views(drawn: Selection, *, side: int, progress: Progress = untold) -> list[M
     system, maps = drawn.system, len(drawn.labels)
     written = system.steps
     read = getattr(system, "read_steps", written)
-    view, tally = View(maps, written, read, side), _Tally(maps, written, read)
+    view, sums = View(maps, written, read, side), _Sums(maps, written, read)
     strongest = [Strongest() for _ in range(maps)]
     complex_ = False
     for block in row_blocks(system, size=_rows_at_once(maps, read * system.input_size)):
@@ -113,7 +239,7 @@ def views(drawn: Selection, *, side: int, progress: Progress = untold) -> list[M
         weights = _numbers(block).reshape(maps, *block.lag.shape)
         tokens = block.written.numpy(force=True), block.read.numpy(force=True)
         view.add(weights, masked(system, block), *tokens)
-        tally.add(weights, tokens[0])
+        sums.add(weights, tokens[0])
         for links, map in zip(strongest, weights, strict=True):
             links.add(map, *tokens)
         progress((int(tokens[0][-1]) + 1) / written)
@@ -124,11 +250,11 @@ def views(drawn: Selection, *, side: int, progress: Progress = untold) -> list[M
             weights=view.weights[k],
             masked=view.masked[k],
             strongest=strongest[k].links(),
-            column_sums=tally.column_sums[k],
-            row_sums=tally.row_sums[k],
-            empty_rows=np.flatnonzero(~tally.filled[k]).tolist(),
-            nans=int(tally.nans[k]),
-            infinities=int(tally.infinities[k]),
+            column_sums=sums.column_sums[k],
+            row_sums=sums.row_sums[k],
+            empty_rows=np.flatnonzero(~sums.filled[k]).tolist(),
+            nans=int(sums.nans[k]),
+            infinities=int(sums.infinities[k]),
             complex_=complex_,
         )
         for k in range(maps)

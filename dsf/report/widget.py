@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from dsf.report.content import Grid, content
-from dsf.report.still import still
+from dsf.report.figure import static_picture
 from dsf.report.subjects import Decided, Shown
 from dsf.report.viewer import EXPLORER, module_of, style_of
 from dsf.report.views import Progress, untold
@@ -47,7 +47,8 @@ def _kind() -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"dsf.view needs a widget library that is not installed ({error}). "
-            f'Install it with: pip install "dsf[notebooks]"; or write a page with dsf.write_report.'
+            'Install it with: pip install "dsf-toolkit[notebooks]"; '
+            "or write a page with dsf.write_report."
         ) from error
 
     class Explorer(anywidget.AnyWidget):  # type: ignore[misc]  # untyped where not installed
@@ -58,6 +59,6 @@ def _kind() -> Any:
 
         def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             bundle, facts = super()._repr_mimebundle_(**options)
-            return {**bundle, "image/png": still(self.content)}, facts
+            return {**bundle, "image/png": static_picture(self.content)}, facts
 
     return Explorer

@@ -1,4 +1,4 @@
-"""Tokens on a grid: the ways across it, and maps seen on it."""
+"""Tokens on a two-dimensional grid: scan orders across it, and maps viewed as images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from dsf.scans.orders import ScanOrder
 
 @dataclass(frozen=True)
 class Grid:
-    """Tokens in ``height`` rows of ``width``, counted row by row.
+    """Tokens in ``height`` rows of ``width``, numbered row by row.
 
     Attributes:
-        apart: places in the sequence of tokens that are not on the grid, such as a class token.
+        apart: positions in the sequence of tokens that are not on the grid, such as a class token.
 
     Example:
         >>> grid = Grid(2, 3)
@@ -31,12 +31,12 @@ class Grid:
 
     @property
     def steps(self) -> int:
-        """How many tokens, those apart included."""
+        """Number of tokens, those apart from the grid included."""
         return self.height * self.width + len(self.apart)
 
     @property
     def places(self) -> Tensor:
-        """Where in the sequence the tokens of the grid are, ``height width``."""
+        """Positions in the sequence of the tokens of the grid, ``height width``."""
         on_it = [token for token in range(self.steps) if token not in set(self.apart)]
         return torch.tensor(on_it).reshape(self.height, self.width)
 
@@ -49,13 +49,13 @@ class Grid:
         return self._through(self.places.mT.flatten())
 
     def to_and_fro(self) -> ScanOrder:
-        """Row by row, every other one from its end, so that neighbours follow each other."""
+        """Row by row, every second row reversed, so that consecutive tokens are neighbours."""
         places = self.places.clone()
         places[1::2] = places[1::2].flip(-1)
         return self._through(places.flatten())
 
     def crossing(self) -> tuple[ScanOrder, ScanOrder, ScanOrder, ScanOrder]:
-        """By rows, by columns, and both from the end: the cross scan of VMamba.
+        """By rows, by columns, and both reversed: the cross scan of VMamba.
 
         Source: Liu et al. 2024, arXiv:2401.10166.
         """
@@ -65,13 +65,13 @@ class Grid:
     def view(
         self, map: Shaped[Tensor, "*batch written read"]
     ) -> Shaped[Tensor, "*batch height width height width"]:
-        """A map of the tokens as pictures: where is written, then where is read.
+        """A map of the tokens with its query (row) and its key (column) axis as grid axes.
 
-        ``view(map)[..., y, x, :, :]`` is what the token at row y, column x reads, on the grid.
-        Tokens apart are left out.
+        ``view(map)[..., y, x, :, :]`` are the weights with which the token at row y, column x of
+        the grid reads the tokens of the grid. Tokens apart from the grid are left out.
 
         Raises:
-            ValueError: if the map has other sizes than the grid.
+            ValueError: if the map does not have as many tokens as the grid.
         """
         if map.shape[-2:] != (self.steps, self.steps):
             raise ValueError(
@@ -85,7 +85,7 @@ class Grid:
         return cut.unflatten(-1, sizes).unflatten(-3, sizes)
 
     def _through(self, way: Tensor) -> ScanOrder:
-        """That way over the grid; tokens apart keep their places in the sequence."""
+        """The scan order of the grid tokens ``way``; tokens apart keep their positions."""
         visits = torch.arange(self.steps)
         visits[self.places.flatten()] = way
         return ScanOrder(visits)

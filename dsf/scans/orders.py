@@ -1,4 +1,4 @@
-"""In which order a scan visits the tokens."""
+"""Scan orders: permutations of the tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ class ScanOrder:
     """A permutation of the tokens.
 
     Attributes:
-        visits: the token that the scan meets at each of its steps.
+        visits: the token that the scan visits at each of its steps.
 
     Raises:
-        ValueError: if a token is met twice, or not at all.
+        ValueError: if a token is visited twice, or not at all.
 
     Example:
         >>> import torch
         >>> order = ScanOrder.of([2, 0, 1])
-        >>> order.scanned(torch.tensor([10, 11, 12]), axis=0)  # as the scan meets them
+        >>> order.scanned(torch.tensor([10, 11, 12]), axis=0)  # in scan order
         tensor([12, 10, 11])
         >>> order.restored(order.scanned(torch.arange(3), axis=0), axis=0)
         tensor([0, 1, 2])
@@ -31,16 +31,16 @@ class ScanOrder:
     visits: Int[Tensor, " time"]
 
     def __post_init__(self) -> None:
-        met = self.visits.sort().values
-        if not torch.equal(met, torch.arange(len(met), device=met.device)):
+        visited = self.visits.sort().values
+        if not torch.equal(visited, torch.arange(len(visited), device=visited.device)):
             raise ValueError(
-                f"ScanOrder: 'visits' must name each of the tokens 0 to {len(met) - 1} once, but "
-                f"sorted they are {met.tolist()[:20]}."
+                f"ScanOrder: 'visits' must name each of the tokens 0 to {len(visited) - 1} once, "
+                f"but sorted they are {visited.tolist()[:20]}."
             )
 
     @classmethod
     def of(cls, visits: Sequence[int]) -> "ScanOrder":
-        """The order that meets these tokens, first to last."""
+        """The order that visits these tokens, first to last."""
         return cls(torch.tensor(list(visits), dtype=torch.int64))
 
     @classmethod
@@ -55,24 +55,24 @@ class ScanOrder:
 
     @property
     def steps(self) -> int:
-        """How many tokens."""
+        """Number of tokens."""
         return len(self.visits)
 
     @cached_property
     def met_at(self) -> Int[Tensor, " time"]:
-        """The step at which the scan meets each token: the inverse permutation."""
+        """The step at which the scan visits each token: the inverse permutation."""
         return self.visits.argsort()
 
     def reversed(self) -> "ScanOrder":
-        """The same way, from its end."""
+        """The reversed order."""
         return ScanOrder(self.visits.flip(0))
 
     def scanned(self, part: Shaped[Tensor, "*axes"], *, axis: int) -> Shaped[Tensor, "*axes"]:
-        """What belongs to the tokens, as the scan meets it."""
+        """``part`` permuted along ``axis`` from the order of the tokens to scan order."""
         return part.index_select(axis, self.visits.to(part.device))
 
     def restored(self, part: Shaped[Tensor, "*axes"], *, axis: int) -> Shaped[Tensor, "*axes"]:
-        """What the scan made step by step, in the order of the tokens."""
+        """``part`` permuted along ``axis`` from scan order to the order of the tokens."""
         return part.index_select(axis, self.met_at.to(part.device))
 
     def __eq__(self, other: object) -> bool:

@@ -1,6 +1,6 @@
-"""Solvers of the state equation alone: (A, drive) -> states, from rest or from a state."""
+"""Solvers of the state equation h_t = A_t h_{t-1} + drive_t: (A, drive, h_0) -> states."""
 
-from dsf.solve.entering import states_before
+from dsf.solve.initial_state import states_before
 from dsf.solve.prefix import doubling
 from dsf.solve.stepping import continued, recurrence
 

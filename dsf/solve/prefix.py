@@ -1,10 +1,10 @@
-"""A prefix scan: every state in a logarithmic number of passes."""
+"""A parallel prefix scan: all states in a logarithmic number of passes."""
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.solve.entering import entered
+from dsf.solve.initial_state import with_initial_state
 from dsf.transition import Transition
 from dsf.transition.timeline import delay
 
@@ -19,14 +19,14 @@ def doubling(
 ]:
     """Solve ``h_t = A_t h_{t-1} + drive_t`` as a prefix scan.
 
-    After the pass with a given lag, ``state[t]`` holds what the last ``2 * lag`` tokens wrote,
-    and ``jump[t]`` carries a state across them.
+    After the pass with a given lag, ``state[t]`` is the state that the last ``2 * lag`` tokens
+    alone would leave, and ``jump[t]`` is the product of their transitions.
 
     Returns:
         All states, and the last one.
     """
-    state, lag = entered(A, drive, entering), 1
-    jump = A.to(dtype=torch.float64)  # its products would be rounded once more at every lag
+    state, lag = with_initial_state(A, drive, entering), 1
+    jump = A.to(dtype=torch.float64)  # so that its products are not rounded again in every pass
     while lag < A.steps:
         alike = jump.to(dtype=drive.dtype.to_real())
         state = state + alike @ delay(state, lag, axis=-3)

@@ -1,4 +1,4 @@
-"""A_t by structure: one file per structure, the same verbs in each."""
+"""State transitions A_t by structure: one file per structure, the same operations in each."""
 
 from dsf.transition.base import Transition
 from dsf.transition.dense import Dense

@@ -1,4 +1,4 @@
-"""What every structure of A_t can do."""
+"""The interface that every structure of A_t implements."""
 
 from abc import ABC, abstractmethod
 from typing import Any, TypeVar
@@ -13,25 +13,25 @@ Maps = TypeVar("Maps", bound="Transition")
 
 
 class Transition(ABC):
-    """The maps A_1 ... A_T of one system, stored by their structure.
+    """The transition matrices A_1 ... A_T of one system, stored by their structure.
 
-    ``shape`` is ``(*batch, time, state, state)`` whatever the storage. Indices count from 0.
+    ``shape`` is ``(*batch, time, state, state)`` whatever the storage. Token indices count from 0.
     """
 
     @property
     @abstractmethod
     def shape(self) -> torch.Size:
-        """The shape the maps would have if written out: ``(*batch, time, state, state)``."""
+        """The shape of the matrices if written out: ``(*batch, time, state, state)``."""
 
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """The number type of the maps."""
+        """The number type of the matrices."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the maps live."""
+        """The device the matrices are stored on."""
 
     @property
     def batch(self) -> torch.Size:
@@ -40,7 +40,7 @@ class Transition(ABC):
 
     @property
     def steps(self) -> int:
-        """How many tokens the maps cover."""
+        """The number of tokens."""
         return self.shape[-3]
 
     @property
@@ -56,27 +56,30 @@ class Transition(ABC):
 
     @abstractmethod
     def compose(self, earlier: "Transition") -> "Transition":
-        """A_t after ``earlier_t``, token by token. Closed where it can be, dense otherwise."""
+        """The products ``A_t earlier_t``, token by token.
+
+        In the same structure where it is closed under products, dense otherwise.
+        """
 
     @abstractmethod
     def window(self, start: int, stop: int) -> "Transition":
-        """The tokens ``start`` to ``stop - 1``. What was sampled lazily is written out here."""
+        """The tokens ``start`` to ``stop - 1``, with lazily sampled values computed."""
 
     def cut(self, start: int, stop: int) -> "Transition":
-        """The tokens ``start`` to ``stop - 1``, sampled lazily where the whole is."""
+        """The tokens ``start`` to ``stop - 1``; lazily sampled values stay lazy."""
         return self.window(start, stop)
 
     def finer(self: Maps) -> Maps:
-        """The same maps; what is sampled lazily will be sampled in double precision.
+        """The same matrices; lazily sampled values will be computed in double precision.
 
-        A decay close to one that is rounded to single precision loses 3e-8 at every token, always
-        in one direction.
+        Rounding a decay close to one to single precision gives a relative error of 3e-8 at every
+        token, always of the same sign.
         """
         return self
 
     @abstractmethod
     def delayed(self, lag: int) -> "Transition":
-        """Every map moved ``lag`` tokens later, identities in front; ``lag`` is at least 0."""
+        """Every matrix ``lag`` tokens later, identities in front; ``lag`` is at least 0."""
 
     @abstractmethod
     def flipped(self) -> "Transition":
@@ -84,30 +87,30 @@ class Transition(ABC):
 
     @abstractmethod
     def transposed(self) -> "Transition":
-        """Every map transposed (not conjugated)."""
+        """Every matrix transposed (not conjugated)."""
 
     def to(
         self: Maps, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Maps:
-        """The same maps in another number type or on another device.
+        """The same matrices in another number type or on another device.
 
-        What is complex stays complex, in the precision of ``dtype``.
+        Complex parts stay complex, in the precision of ``dtype``.
         """
         return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
 
     def picked(self: Maps, index: Any, batch: torch.Size) -> Maps:
-        """The entries ``index`` of the batch axes, which leave the axes ``batch``."""
+        """The entries ``index`` of the batch axes; ``batch`` is the shape of what remains."""
         return picked(self, index, batch)
 
     def diagonal(self) -> Shaped[Tensor, "*batch time state"] | None:
-        """The diagonals, if the structure has nothing beside them; else None."""
+        """The diagonals if the structure is diagonal, else None."""
         return None
 
     @property
     @abstractmethod
     def is_constant(self) -> bool:
-        """Whether every token has the same map."""
+        """Whether every token has the same matrix."""
 
     @abstractmethod
     def dense(self) -> Shaped[Tensor, "*batch time state state"]:
-        """The maps written out."""
+        """The matrices written out."""

@@ -1,4 +1,4 @@
-"""A_t written out: any matrix at every token."""
+"""Dense transitions: an arbitrary matrix A_t at every token."""
 
 from dataclasses import dataclass
 

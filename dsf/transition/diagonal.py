@@ -1,4 +1,4 @@
-"""A_t = diag(decay_t): every state forgets at its own pace."""
+"""A_t = diag(decay_t): every state has its own decay."""
 
 from dataclasses import dataclass
 

@@ -15,9 +15,9 @@ from dsf.transition.timeline import cut, delay, flip, is_constant
 class DiagonalPlusLowRank(Transition):
     """A diagonal and an update of low rank at every token. ``right`` is transposed, not conjugated.
 
-    Not closed under composition: two of them give a dense matrix. Where all states share a decay,
-    give it as ``decay.expand(*decay.shape[:-1], state)``, one stored number a token: windows of
-    tokens then fold in the cheaper form for one decay.
+    Not closed under composition: the product of two is dense. Where all states share a decay, give
+    it as ``decay.expand(*decay.shape[:-1], state)``, one stored number a token: windows of tokens
+    are then folded by the cheaper algorithm for a scalar decay.
     """
 
     decay: Shaped[Tensor, "*batch time state"]

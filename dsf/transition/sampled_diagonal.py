@@ -1,4 +1,4 @@
-"""A_t = exp(step_t diag(pole)): a continuous-time diagonal, sampled when it is looked at."""
+"""A_t = exp(step_t diag(pole)): a continuous-time diagonal, discretised when it is needed."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from dsf.transition.timeline import cut, delay, flip, is_constant
 
 @dataclass(frozen=True)
 class SampledDiagonal(Transition):
-    """The selective diagonal of Mamba, kept as two small factors.
+    """The selective diagonal of Mamba, stored as step sizes and poles.
 
-    Written out it would hold ``time x channel x state`` numbers; ``window`` writes out only the
+    Written out it would take ``time x channel x state`` numbers; ``window`` computes only the
     tokens it is asked for.
     """
 
@@ -47,7 +47,7 @@ class SampledDiagonal(Transition):
     def __matmul__(
         self, state: Shaped[Tensor, "*batch time state channel"]
     ) -> Shaped[Tensor, "*batch time state channel"]:
-        """Sampled in the number type of the state: what is applied once need not be finer."""
+        """Sampled in the number type of the state, which is accurate enough for one product."""
         alike = self.to(dtype=state.dtype)
         return alike._sampled(alike.step) @ state
 
@@ -69,7 +69,7 @@ class SampledDiagonal(Transition):
         return self
 
     def diagonal(self) -> Shaped[Tensor, "*batch time state"]:
-        """The decays, in memory token after token: so they are walked through."""
+        """The decays, with time as the slowest axis in memory, as recurrences read them."""
         by_time = self.step.movedim(-1, 0).contiguous().unsqueeze(-1)
         return (by_time * self.pole).exp_().movedim(0, -2)
 

@@ -1,4 +1,4 @@
-"""A_t = decay_t I: all states of a channel forget at one pace."""
+"""A_t = decay_t I: all states of a channel share one decay."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A_t moves every state one place on and drops the last: the delay line of a convolution."""
+"""A_t shifts the states by one position and drops the last: the delay line of a convolution."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from dsf.transition.timeline import cut, delay, flip, is_constant
 
 @dataclass(frozen=True)
 class Shift(Transition):
-    """State ``n`` becomes state ``n + places``; a negative number of places moves back.
+    """State ``n`` becomes state ``n + places``; a negative number shifts backward.
 
-    ``places`` may differ from token to token, so that the identity (0 places) is a shift too and
-    products of shifts in one direction stay shifts.
+    ``places`` may differ from token to token: the identity (0 places) is a shift too, and products
+    of shifts in one direction are shifts.
     """
 
     places: Shaped[Tensor, " time"]

@@ -1,7 +1,6 @@
-"""What all stored structures have in common: a dataclass of tensors with named axes.
+"""Operations on any dataclass of tensors with named axes: number type, device, batch entries.
 
-The annotation of a field names its axes, so one function does for every structure what needs no
-idea of it: another number type, another device, other batch entries.
+The annotation of a field names its axes, so these functions serve every stored structure.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ Stored = TypeVar("Stored")
 
 
 def on_parts(stored: Stored, act: Callable[[Tensor], Tensor]) -> Stored:
-    """``stored`` with ``act`` done on every tensor it is made of."""
+    """``stored`` with ``act`` applied to each of its tensors."""
     changed = {
         field.name: act(getattr(stored, field.name))
         for field in _fields(stored)
@@ -30,10 +29,10 @@ def on_parts(stored: Stored, act: Callable[[Tensor], Tensor]) -> Stored:
 def cast(
     part: Tensor, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> Tensor:
-    """A tensor moved to a device and, unless it counts, to a number type.
+    """A tensor moved to a device and converted to a number type; integers and booleans keep theirs.
 
-    A complex tensor asked for a real number type becomes complex of that precision: nothing drops
-    an imaginary part.
+    For a real ``dtype`` a complex tensor becomes complex of that precision: imaginary parts are
+    never dropped.
     """
     if dtype is None or not (part.is_floating_point() or part.is_complex()):
         dtype = part.dtype
@@ -45,15 +44,16 @@ def cast(
 
 
 def picked(stored: Stored, index: Any, batch: torch.Size) -> Stored:
-    """The entries ``index`` of the batch axes of everything stored.
+    """The entries ``index`` of the batch axes of every tensor.
 
     Args:
-        stored: a structure whose fields start with ``*batch`` where they have batch axes.
-        index: what to take from a tensor of shape ``batch``.
-        batch: the batch axes that are left.
+        stored: a structure whose field annotations start with ``*batch`` where they have batch
+            axes.
+        index: an index into a tensor with the batch axes of ``stored``.
+        batch: the shape of the batch axes that remain.
 
     Raises:
-        TypeError: if the structure does not say where its batch axes are.
+        TypeError: if the annotations do not say which axes are batch axes.
     """
     changed: dict[str, Any] = {}
     for field in _fields(stored):

@@ -1,4 +1,4 @@
-"""Moving tensors along their time axis. Axes of stride 0 stay so, and keep costing nothing."""
+"""Delays, reversals and slices of tensors along time, which keep broadcast (stride 0) axes."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def delay(
     part: Shaped[Tensor, "..."], lag: int, *, axis: int, fill: float = 0.0
 ) -> Shaped[Tensor, "..."]:
-    """``part`` moved ``lag`` tokens later along ``axis``, with ``fill`` in front; same length."""
+    """``part`` shifted ``lag`` tokens later along ``axis``, with ``fill`` in front; same length."""
     steps = part.shape[axis]
     lag = min(lag, steps)
 
@@ -46,13 +46,13 @@ def is_constant(part: Shaped[Tensor, "..."], *, axis: int) -> bool:
 def on_stored(
     part: Shaped[Tensor, "..."], act: Callable[[Tensor], Tensor], *, keep: int | None = None
 ) -> Shaped[Tensor, "..."]:
-    """``act`` done once on what is stored, and spread again over the axes of stride 0.
+    """``act`` applied to the numbers as stored, and the result broadcast over axes of stride 0.
 
     ``act`` must treat all entries along an axis alike, except along the axis ``keep``.
     """
-    kept = None if keep is None else keep % part.ndim
+    excepted = None if keep is None else keep % part.ndim
     stored = part
     for axis, size in enumerate(part.shape):
-        if size > 1 and part.stride(axis) == 0 and axis != kept:
+        if size > 1 and part.stride(axis) == 0 and axis != excepted:
             stored = stored.narrow(axis, 0, 1)
     return act(stored).expand(part.shape)

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dsf.report.maps import draw_map
+from dsf.report.figure import draw_map
 from dsf.saving import replace_file
 
 STYLES = {

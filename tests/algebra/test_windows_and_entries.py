@@ -92,7 +92,7 @@ def test_cuts_and_joins_that_cannot_be():
     for token in (0, 4, -1):
         with pytest.raises(ValueError, match=f"0 < token < 4.*token is {token}"):
             split_at(system, token)
-    with pytest.raises(ValueError, match="met second has an initial state"):
+    with pytest.raises(ValueError, match="processed second has an initial state"):
         concatenated(system, system)
     with pytest.raises(ValueError, match="reads_before_update must be the same"):
         concatenated(system, replace(system, initial=None, reads_before_update=True))

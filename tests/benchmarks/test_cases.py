@@ -7,9 +7,20 @@ import time
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 
-from benchmarks import evaluation, fixed, lens, limits, maps, models, page, peers, tallies, wide
+from benchmarks import (
+    evaluation,
+    fixed,
+    lens,
+    limits,
+    maps,
+    models,
+    page,
+    peers,
+    row_statistics,
+    wide,
+)
 from benchmarks.record import ERROR, shortfalls
 
 CASES = {
@@ -19,7 +30,7 @@ CASES = {
     "gated linear": lambda: evaluation.gated_linear(64, heads=1, keys=16, width=32),
     "invariant": lambda: fixed.invariant(256, channels=4, modes=4),
     "wide": lambda: wide.wide(64, columns=64),
-    "softmax": lambda: tallies.softmax(64, heads=2, width=8),
+    "softmax": lambda: row_statistics.softmax(64, heads=2, width=8),
     "models": lambda: models.inspected(tokens=24),
 }
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 
 from benchmarks import __main__ as bench
 from benchmarks.record import missing, shortfalls

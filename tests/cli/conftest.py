@@ -54,7 +54,7 @@ def only_object():
 def checkpoint(tmp_path_factory):
     """The folder of a tiny untrained model without a tokenizer."""
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
+    transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
     config = transformers.LlamaConfig(
         vocab_size=32,
         hidden_size=16,

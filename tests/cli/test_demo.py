@@ -4,7 +4,7 @@ import pytest
 
 from dsf import models
 
-pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 pytestmark = pytest.mark.slow
 
 NO_NETWORK = """

@@ -3,6 +3,7 @@
 import pytest
 
 from dsf.cli.machine import needed, offered
+from dsf.distribution import NAME
 
 
 def test_a_machine_that_runs_the_tests_can_work(run, only_object):
@@ -29,7 +30,7 @@ def test_a_missing_package_makes_three(run, monkeypatch):
     assert done.exit_code == 3
     assert "older than 9999" in done.stdout
     assert 'pip install "numpy>=9999"' in done.stdout
-    assert 'pip install "dsf[y]"' in done.stdout
+    assert f'pip install "{NAME}[y]"' in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_ten_is_more_than_nine(monkeypatch):
 
 def test_an_extra_may_be_absent():
     found = offered("odd", {"numpy": "1.0", "no-such-package": None})
-    assert (found.verdict, found.cure) == ("optional", 'pip install "dsf[odd]"')
+    assert (found.verdict, found.cure) == ("optional", f'pip install "{NAME}[odd]"')
     assert "no-such-package" in found.found
     assert "numpy" not in found.found
 
@@ -73,4 +74,4 @@ def test_a_word_that_means_nothing_is_a_wrong_call(run, monkeypatch):
     monkeypatch.setenv("DSF_KERNELS", "flash")
     done = run("doctor")
     assert done.exit_code == 2
-    assert "DSF_KERNELS=flash means nothing" in done.stderr
+    assert "DSF_KERNELS=flash is not a known value" in done.stderr

@@ -1,12 +1,13 @@
 """What the command line does before and around every command."""
 
-import importlib.metadata
 import resource
 import subprocess
 import sys
 import time
 
 import pytest
+
+import dsf
 
 HEAVY = ("torch", "transformers", "matplotlib", "numba", "numpy", "sympy", "jinja2")
 
@@ -59,7 +60,7 @@ def test_help_lists_the_commands_and_the_exit_codes(run):
 
 
 def test_version(run):
-    assert run("--version").output.split() == ["dsf", importlib.metadata.version("dsf")]
+    assert run("--version").output.split() == ["dsf", dsf.__version__]
 
 
 def test_a_misspelt_command_is_usage(run_alone):

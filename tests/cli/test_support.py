@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection.supporting import NO, WHEN_RUN
+from dsf.inspection.support_table import NO, WHEN_RUN
 from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
 

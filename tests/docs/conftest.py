@@ -16,7 +16,7 @@ def site(tmp_path_factory):
     """The folder of the pages as ``make docs`` builds them: a warning is an error."""
     for needed in ("sphinx", "furo", "myst_nb", "sphinx_copybutton", "latex2mathml"):
         if importlib.util.find_spec(needed) is None:
-            pytest.skip(f"building the pages needs {needed}: pip install 'dsf[docs]'")
+            pytest.skip(f"building the pages needs {needed}: pip install 'dsf-toolkit[docs]'")
     out = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "docs", str(out)]
     quiet = {**os.environ, "NO_COLOR": "1"}

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 import dsf
 from dsf.coefficient import SampledWrite
 from dsf.evaluate import row_blocks
-from dsf.evaluate.compiled_rows import compiles
+from dsf.evaluate.compiled import compiles
 from dsf.mixers import SelectiveStateSpace
 from dsf.shapes import ShapeError
 from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
@@ -119,7 +119,7 @@ def test_memory_that_does_not_fit():
     with pytest.raises(ShapeError, match=r"'out' must have the shape \(4, 150, 150\).*float32"):
         dsf.attention_map(system, out=torch.empty(4, STEPS, STEPS))
     out = torch.empty(4, STEPS // 2, STEPS, dtype=torch.float64)
-    with pytest.raises(ValueError, match="takes rows that follow each other"):
+    with pytest.raises(ValueError, match="takes consecutive rows"):
         dsf.attention_map(system, slice(0, None, 2), out=out)
 
 
@@ -180,7 +180,7 @@ def test_gradients_and_other_kinds_take_the_plain_path():
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_pieces_of_a_batch_cover_it_once(threads, monkeypatch):
-    from dsf.evaluate.loops.diagonal_rows import pieces_of
+    from dsf.evaluate.loops.rows import pieces_of
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     system = Drawer(8).system("diagonal", batch=(2, 5), steps=3, states=6)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate.windows import pieces
+from dsf.evaluate.windows import cutting
 from dsf.kernels import availability
-from dsf.solve import entries
-from dsf.solve.entries import entry_by_entry
+from dsf.solve import uncoupled
+from dsf.solve.uncoupled import uncoupled_states
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def parts():
 
 @pytest.fixture(params=["few", "many", "compiled"])
 def route(request, monkeypatch):
-    monkeypatch.setattr(entries, "FEW", 2**17 if request.param == "few" else 0)
+    monkeypatch.setattr(uncoupled, "FEW", 2**17 if request.param == "few" else 0)
     monkeypatch.setattr(availability, "WORTH", 0 if request.param == "compiled" else 2**40)
 
 
@@ -34,13 +34,13 @@ def by_hand(decay, drive, entering=0.0):
 
 
 def states_of(*parts):
-    return entry_by_entry(*parts)[0]
+    return uncoupled_states(*parts)[0]
 
 
 @pytest.mark.usefixtures("route")
 def test_the_walk_is_the_loop(parts):
     for given in (parts, parts[:2]):
-        states, leaving = entry_by_entry(*given)
+        states, leaving = uncoupled_states(*given)
         torch.testing.assert_close(states, by_hand(*given), rtol=1e-14, atol=1e-14)
         assert torch.equal(leaving, states[..., -1, :, :])
 
@@ -58,7 +58,7 @@ def test_decays_and_what_enters_may_be_more_precise_than_the_rest():
     decay, drive = torch.full((64, 1, 1), 1 - 1e-9, dtype=torch.float64), torch.ones(64, 1, 1)
     state = None
     for _ in range(64):
-        states, state = entry_by_entry(decay, drive, state)
+        states, state = uncoupled_states(decay, drive, state)
     assert states.dtype == torch.float32
     assert state.dtype == torch.float64
     exact = by_hand(decay[:1].expand(4096, 1, 1), drive[:1].double().expand(4096, 1, 1))[-1]
@@ -81,10 +81,10 @@ def test_first_and_second_derivatives(parts, number):
     for given in ((decay, drive, entering), (decay, drive)):
         parts = tuple(part.clone().requires_grad_(True) for part in given)
         assert torch.autograd.gradcheck(
-            entry_by_entry, parts, check_forward_ad=True, check_batched_grad=True
+            uncoupled_states, parts, check_forward_ad=True, check_batched_grad=True
         )
         assert torch.autograd.gradgradcheck(
-            entry_by_entry, parts, check_fwd_over_rev=True, fast_mode=True
+            uncoupled_states, parts, check_fwd_over_rev=True, fast_mode=True
         )
 
 
@@ -125,9 +125,9 @@ def test_function_transforms(parts):
 def test_pieces_of_a_batch_give_the_same(monkeypatch, name):
     mixer = getattr(dsf.mixers, name).draw(torch.Generator().manual_seed(0), steps=9)
     whole = dsf.respond(mixer.system(), mixer.signal())
-    monkeypatch.setattr(pieces, "CACHED", 1)
+    monkeypatch.setattr(cutting, "CACHED", 1)
     system = mixer.system()
-    axis, parts = pieces.cached(system, mixer.signal(), 9)
+    axis, parts = cutting.cached(system, mixer.signal(), 9)
     assert len(parts) == system.batch[axis] > 1
     torch.testing.assert_close(dsf.respond(system, mixer.signal()), whole, rtol=0, atol=0)
     state = dsf.evaluate.final_state(system, mixer.signal())
@@ -144,7 +144,7 @@ def test_pieces_pass_gradients_on(monkeypatch):
         return torch.autograd.grad(response.square().sum(), [mixer.write, mixer.step])
 
     whole = gradients()
-    monkeypatch.setattr(pieces, "CACHED", 1)
+    monkeypatch.setattr(cutting, "CACHED", 1)
     torch.testing.assert_close(gradients(), whole)
 
 
@@ -154,14 +154,14 @@ def test_the_last_piece_holds_what_is_left(monkeypatch):
     system = dsf.System.from_write_and_read(dsf.transition.Diagonal(decay), write, read)
     signal = torch.randn(5, 3, 1, 1, generator=rng)
     whole = dsf.respond(system, signal)
-    monkeypatch.setattr(pieces, "CACHED", 12)
-    axis, parts = pieces.cached(system, signal, 3)
+    monkeypatch.setattr(cutting, "CACHED", 12)
+    axis, parts = cutting.cached(system, signal, 3)
     assert [part.batch[axis] for part, _ in parts] == [2, 2, 1]
     assert torch.equal(dsf.respond(system, signal), whole)
 
 
 def test_what_is_no_batch_stays_whole(monkeypatch):
-    monkeypatch.setattr(pieces, "CACHED", 1)
+    monkeypatch.setattr(cutting, "CACHED", 1)
     one = torch.ones(3, 2)
     system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
     assert dsf.respond(system, torch.ones(3, 1, 1)).flatten().tolist() == [2, 3, 3.5]
@@ -180,16 +180,16 @@ def test_the_first_decay_meets_nothing(parts):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_compiled_walk_by_threads(monkeypatch, turned):
+def test_the_compiled_scan_by_threads(monkeypatch, turned):
     """Entries in several pieces, the last one smaller, in single precision."""
-    walking = pytest.importorskip("dsf.kernels.walking")
-    monkeypatch.setattr(walking, "FEWEST", 2)
+    diagonal_scan = pytest.importorskip("dsf.kernels.diagonal_scan")
+    monkeypatch.setattr(diagonal_scan, "FEWEST", 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     rng = torch.Generator().manual_seed(0)
     decay, drive, states = torch.randn(3, 6, 5, generator=rng)
     entering = torch.randn(5, dtype=torch.float64, generator=rng)
     running = entering.clone()
-    walking.walk(decay, drive, turned=turned, at_rest=False, into=(states, running))
+    diagonal_scan.scan_states(decay, drive, turned=turned, at_rest=False, into=(states, running))
     left = running / decay[0] if turned else running
     if turned:
         drive[-1] += entering

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import dsf
 from dsf.composite import ExplicitMap, StoredRows, SystemSum
 from dsf.evaluate import MapTooLarge, Rows, row_blocks
-from dsf.evaluate.budget import check_room, free_memory
+from dsf.evaluate.memory_plan import check_room, free_memory
 from tests.drawn import Drawer, attention, both_ways, literal_map, sampled
 
 ours = pytest.mark.usefixtures("our_own_errors")
@@ -116,7 +116,7 @@ def test_the_real_part_is_taken_in_maps_as_in_responses():
 
 def test_a_map_too_large_is_refused_before_it_is_made(monkeypatch):
     """Said in GB, with the way around; some of its rows are still to be had."""
-    monkeypatch.setattr("dsf.evaluate.budget.free_memory", lambda _: 16_000)
+    monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda _: 16_000)
     one = torch.ones(100, 1)
     system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one), one, one)
     words = r"shape \(100, 100\) in float32 takes 0\.0 GB.*rows=slice\(0, 64\).*dsf\.row_blocks"
@@ -135,7 +135,7 @@ def test_a_map_of_a_million_tokens_is_refused():
 
 
 def test_memory_that_nobody_knows_is_not_refused(monkeypatch):
-    monkeypatch.setattr("dsf.evaluate.budget.free_memory", lambda _: None)
+    monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda _: None)
     check_room("test", (2**40,), torch.float64, torch.device("cpu"))
 
 

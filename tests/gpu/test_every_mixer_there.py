@@ -12,7 +12,7 @@ from dsf import measures
 from dsf.composite import ExplicitMap
 from dsf.evaluate.cuda import responses
 from dsf.evaluate.cuda import rows as map_rows
-from dsf.kernels.cuda.standing import NAMES, forget, standing
+from dsf.kernels.cuda.trial_results import NAMES, forget_trials, trial_result
 from tests.measures.test_every_fold import FOLDS, SIGNED
 from tests.mixer_fields import draw, tensors
 
@@ -112,9 +112,9 @@ def test_kernels_in_single_precision(mixer, monkeypatch):
 
 def test_every_kernel_passes_its_trial_on_this_card():
     pytest.importorskip("triton", reason="triton is not installed")
-    from dsf.evaluate.cuda.standings import standings
+    from dsf.evaluate.cuda.trial_results import all_trial_results
 
-    forget()
+    forget_trials()
     device = torch.device(THERE, torch.cuda.current_device())
-    assert standings(device) == dict.fromkeys(NAMES, "active")
-    assert standing(NAMES[0], device) == "active"
+    assert all_trial_results(device) == dict.fromkeys(NAMES, "active")
+    assert trial_result(NAMES[0], device) == "active"

@@ -9,10 +9,10 @@ import torch
 import dsf
 from dsf.evaluate import final_state
 from dsf.evaluate.cuda import responses
-from dsf.evaluate.cuda.fla import answered_by_fla
-from dsf.evaluate.cuda.standings import standings
+from dsf.evaluate.cuda.responses import answered_by_fla
+from dsf.evaluate.cuda.trial_results import all_trial_results
 from dsf.evaluate.cuda.trials import Draw
-from dsf.kernels.cuda import fla, standing
+from dsf.kernels.cuda import fla, trial_results
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,15 +24,15 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _asked_for(monkeypatch):
-    standing.forget()
+    trial_results.forget_trials()
     monkeypatch.setenv("DSF_KERNELS", "fla")
     monkeypatch.setattr(responses, "WORTH", 0)
     yield
-    standing.forget()
+    trial_results.forget_trials()
 
 
 def test_every_function_passes_its_trial_on_this_card():
-    found = standings(torch.device("cuda", torch.cuda.current_device()))
+    found = all_trial_results(torch.device("cuda", torch.cuda.current_device()))
     labels = [function.label for function in fla.FUNCTIONS.values()]
     assert {label: found[label] for label in labels} == dict.fromkeys(labels, "active")
 

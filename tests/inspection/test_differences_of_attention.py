@@ -6,7 +6,7 @@ from transformers import CONFIG_MAPPING, AutoModel
 
 import dsf
 from dsf.inspection import InspectionError
-from dsf.inspection.precision import CastGuard
+from dsf.inspection.capture.precision import CastGuard
 from tests.inspection.softmax_models import GROUPED, VOCABULARY
 
 SETTINGS = {

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection.measuring import QUANTITIES, measured
-from dsf.inspection.table import Table
+from dsf.inspection.results.measurements import QUANTITIES, measured
+from dsf.inspection.results.table import Table
 
 
 @pytest.fixture(scope="module")

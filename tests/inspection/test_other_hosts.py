@@ -12,7 +12,7 @@ from dsf.composite import ExplicitMap
 EXACT, SINGLE, WIDTH, HEADS, TOKENS, READ = 1e-12, 3e-6, 12, 3, 7, 5
 
 
-def lively(module):
+def with_drawn_weights(module):
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for part in module.parameters():
@@ -59,7 +59,9 @@ def test_a_vision_transformer_has_the_same_maps_either_way(normalised):
     x = draw(2, TOKENS, WIDTH).double()
     maps = []
     for fused in (True, False):
-        attention = lively(VisionAttention(fused=fused, normalised=normalised)).double().train()
+        attention = (
+            with_drawn_weights(VisionAttention(fused=fused, normalised=normalised)).double().train()
+        )
         (layer,) = dsf.inspect(attention, x)
         assert layer.error < EXACT
         assert layer.mixer.bias is None
@@ -85,10 +87,10 @@ def test_torchs_encoder_and_decoder(norm_first, dtype):
     read, written = draw(2, READ, WIDTH).to(dtype), draw(2, TOKENS, WIDTH).to(dtype)
     limit = EXACT if dtype is torch.float64 else SINGLE
 
-    encoded = dsf.inspect(lively(encoder).to(dtype), read, src_key_padding_mask=ends)
+    encoded = dsf.inspect(with_drawn_weights(encoder).to(dtype), read, src_key_padding_mask=ends)
     memory = encoder(read, src_key_padding_mask=ends).detach()
     given = {"tgt_mask": ahead, "memory_key_padding_mask": ends}
-    decoded = dsf.inspect(lively(decoder).to(dtype), written, read, **given)
+    decoded = dsf.inspect(with_drawn_weights(decoder).to(dtype), written, read, **given)
     assert memory.isfinite().all()
     for layer in (*encoded, *decoded):
         assert layer.error < limit
@@ -124,7 +126,7 @@ class Detector(nn.Module):
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_torchscript_is_read_through_its_state_dict(tmp_path):
     """What the refusal advises: the plain module, filled with the weights of the scripted one."""
-    torch.jit.script(lively(Detector())).save(tmp_path / "detector.jit")
+    torch.jit.script(with_drawn_weights(Detector())).save(tmp_path / "detector.jit")
     scripted = torch.jit.load(tmp_path / "detector.jit")
     plain, sound = Detector(), draw(2, 40)
     plain.load_state_dict(scripted.state_dict())

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import dsf
 from dsf.inspection import inspect_piecewise
-from dsf.inspection.loading import LoadError, open_piecewise
+from dsf.loading import LoadError, open_piecewise
 from dsf.models import NAMES, folder
 
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6], [7, 5, 3, 1, 2, 2]])

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection.precision import guarded
+from dsf.inspection.capture.precision import guarded
 
 
 class Casts(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import MambaConfig, MambaModel
 
 import dsf
-from dsf.evaluate.budget import MapTooLarge
+from dsf.evaluate.memory_plan import MapTooLarge
 from dsf.inspection import (
     InspectionError,
     NonFiniteWeightsError,
@@ -99,8 +99,9 @@ class AdditiveAttention(nn.Module):
 
 def test_an_unknown_mixer_alone():
     words = (
-        r"Sequential: no token mixer could be read\. Seen were: 0 \(.*AdditiveAttention\): it was "
-        r"not called, or it attends in a way that was not recognised.*probe=\.\.\. reads it"
+        r"Sequential: no token mixer could be read\. Modules that look like .*: 0 "
+        r"\(.*AdditiveAttention\): it was not called, or its attention was not recognised.*"
+        r"pass probe=\.\.\. to read it"
     )
     with pytest.raises(NothingCapturedError, match=words):
         dsf.inspect(nn.Sequential(AdditiveAttention()), torch.randn(1, 5, 4))
@@ -112,7 +113,7 @@ def test_an_unknown_mixer_beside_a_known_one_is_listed():
     assert len(inspection) == 1
     (missed,) = inspection.unsupported
     assert (missed.name, missed.kind.rpartition(".")[2]) == ("0", "AdditiveAttention")
-    assert "not read: 0 (it was not called, or it attends" in repr(inspection)
+    assert "not read: 0 (it was not called, or its attention" in repr(inspection)
 
 
 def test_a_known_mixer_that_was_not_called_is_listed():
@@ -184,7 +185,7 @@ def test_weights_without_numbers():
 
 
 def test_a_lazy_module_that_never_ran():
-    with pytest.raises(InspectionError, match=r"weights without numbers: weight, bias.*run a lazy"):
+    with pytest.raises(InspectionError, match=r"weights without data: weight, bias.*run a lazy"):
         dsf.inspect(nn.LazyLinear(3), torch.randn(2, 3))
 
 
@@ -216,7 +217,7 @@ def test_text_without_a_tokenizer():
 
 def test_a_map_larger_than_memory(monkeypatch):
     layer = dsf.inspect(build("llama"), **inputs("llama"))[0]
-    monkeypatch.setattr("dsf.evaluate.budget.free_memory", lambda *_: 10_000)
+    monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda *_: 10_000)
     with pytest.raises(MapTooLarge, match=re.escape("Ask for some rows (rows=slice(0, 64))")):
         layer.map()
     assert layer.map(rows=-1).shape == (2, 4, 1, 13)

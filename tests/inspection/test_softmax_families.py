@@ -8,8 +8,8 @@ import torch
 
 import dsf
 from dsf.composite import ExplicitMap
-from dsf.inspection.precision import CastGuard
-from dsf.inspection.softmax import as_bias
+from dsf.inspection.capture.precision import CastGuard
+from dsf.inspection.softmax.attention import as_bias
 from tests.inspection.families.tiny_models import is_older_than
 from tests.inspection.softmax_models import (
     BUILT,

@@ -25,7 +25,7 @@ def _same_numbers_every_time():
     torch.manual_seed(0)
 
 
-def lively(module):
+def with_drawn_weights(module):
     with torch.no_grad():
         for part in module.parameters():
             part.copy_(0.6 * torch.randn_like(part))
@@ -51,7 +51,7 @@ def masks():
 @pytest.mark.parametrize("options", OPTIONS)
 def test_maps_are_the_weights_of_torch(options, mask, batch_first):
     options, mask = OPTIONS[options], masks()[mask]
-    module = lively(
+    module = with_drawn_weights(
         nn.MultiheadAttention(WIDTH, HEADS, dropout=0.3, batch_first=batch_first, **options)
     )
     given = [
@@ -72,7 +72,7 @@ def test_maps_are_the_weights_of_torch(options, mask, batch_first):
 
 
 def test_without_a_batch():
-    module = lively(nn.MultiheadAttention(WIDTH, HEADS))
+    module = with_drawn_weights(nn.MultiheadAttention(WIDTH, HEADS))
     x = torch.randn(READ, WIDTH, dtype=torch.float64)
     hidden = torch.arange(READ) == 2
     (layer,) = dsf.inspect(module, x, x, x, key_padding_mask=hidden)
@@ -81,7 +81,7 @@ def test_without_a_batch():
 
 
 def test_a_causal_mask_makes_a_system():
-    module = lively(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
+    module = with_drawn_weights(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
     x = torch.randn(1, READ, WIDTH, dtype=torch.float64)
     ahead = torch.ones(READ, READ, dtype=torch.bool).triu(1)
     for options in ({}, {"is_causal": True}, {"is_causal": True, "need_weights": False}):
@@ -96,7 +96,7 @@ def test_a_causal_mask_makes_a_system():
 def test_inside_the_layers_of_torch_whose_fused_path_skips_it():
     """Alone, the encoder runs one fused kernel a layer and packs padded samples."""
     blocks = nn.TransformerEncoderLayer(WIDTH, HEADS, 16, batch_first=True)
-    model = lively(nn.TransformerEncoder(blocks, num_layers=3)).eval()
+    model = with_drawn_weights(nn.TransformerEncoder(blocks, num_layers=3)).eval()
     x = torch.randn(SAMPLES, READ, WIDTH, dtype=torch.float64)
     padding = torch.zeros(SAMPLES, READ, dtype=torch.bool)
     padding[0, 4:] = True
@@ -108,7 +108,7 @@ def test_inside_the_layers_of_torch_whose_fused_path_skips_it():
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 def test_encoder_decoder_and_cross_attention():
-    model = lively(nn.Transformer(WIDTH, HEADS, 1, 1, 16))
+    model = with_drawn_weights(nn.Transformer(WIDTH, HEADS, 1, 1, 16))
     inspection = dsf.inspect(
         model,
         torch.randn(READ, SAMPLES, WIDTH, dtype=torch.float64),
@@ -123,8 +123,8 @@ def test_encoder_decoder_and_cross_attention():
 
 
 def test_a_query_that_sees_no_key():
-    module = lively(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
+    module = with_drawn_weights(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
     x = torch.randn(1, READ, WIDTH, dtype=torch.float64)
     everything = torch.ones(1, READ, dtype=torch.bool)
-    with pytest.raises(ReconstructionError, match=r"holds NaN.*a query that sees no key"):
+    with pytest.raises(ReconstructionError, match=r"holds NaN.*a query whose keys are all masked"):
         dsf.inspect(module, x, x, x, key_padding_mask=everything, need_weights=True)

@@ -20,7 +20,7 @@ def _same_numbers_every_time():
     torch.manual_seed(0)
 
 
-def lively(module):
+def with_drawn_weights(module):
     """Larger weights than the initial ones, so that the past matters."""
     with torch.no_grad():
         for part in module.parameters():
@@ -49,7 +49,7 @@ def written_out(layer):
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
 @pytest.mark.parametrize("family", MODULES)
 def test_every_layer_and_direction(family, bidirectional, batch_first):
-    module = lively(
+    module = with_drawn_weights(
         MODULES[family](
             WIDTH,
             4,
@@ -73,7 +73,7 @@ def test_every_layer_and_direction(family, bidirectional, batch_first):
 @pytest.mark.parametrize("family", MODULES)
 def test_maps_alone_give_the_output_of_the_module(family):
     """Without a start, the maps of the last layer times its signals are what torch puts out."""
-    module = lively(
+    module = with_drawn_weights(
         MODULES[family](WIDTH, 4, num_layers=2, batch_first=True, bidirectional=True)
     ).double()
     inputs = torch.randn(SAMPLES, TOKENS, WIDTH, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_maps_alone_give_the_output_of_the_module(family):
 
 @pytest.mark.parametrize("family", MODULES)
 def test_one_direction_looks_back_the_other_ahead(family):
-    module = lively(MODULES[family](WIDTH, 4, bidirectional=True))
+    module = with_drawn_weights(MODULES[family](WIDTH, 4, bidirectional=True))
     forward, reverse = dsf.inspect(module, torch.randn(TOKENS, 1, WIDTH))
     name = type(module).__name__
     assert forward.name == f"{name}[layer 0, forward]"
@@ -100,7 +100,7 @@ def test_one_direction_looks_back_the_other_ahead(family):
 
 @pytest.mark.parametrize("family", MODULES)
 def test_a_sequence_without_a_batch(family):
-    module = lively(MODULES[family](WIDTH, 4, num_layers=2, bidirectional=True))
+    module = with_drawn_weights(MODULES[family](WIDTH, 4, num_layers=2, bidirectional=True))
     for start in ((), (start_of(module, samples=1),)):
         squeezed = [
             part.squeeze(1) if isinstance(part, torch.Tensor) else tuple(p.squeeze(1) for p in part)
@@ -114,7 +114,7 @@ def test_a_sequence_without_a_batch(family):
 @pytest.mark.parametrize("family", MODULES)
 def test_packed_samples_are_read_one_by_one(family):
     """Every reverse run starts at the last token of its own sample, not behind the padding."""
-    module = lively(MODULES[family](WIDTH, 4, num_layers=2, bidirectional=True))
+    module = with_drawn_weights(MODULES[family](WIDTH, 4, num_layers=2, bidirectional=True))
     packed = pack_sequence([torch.randn(n, WIDTH) for n in (3, 6, 5)], enforce_sorted=False)
     inspection = dsf.inspect(module, packed, start_of(module, samples=3), exact=True)
     assert [layer.system.steps for layer in inspection] == [3] * 4 + [6] * 4 + [5] * 4
@@ -123,7 +123,7 @@ def test_packed_samples_are_read_one_by_one(family):
 
 
 def test_packed_samples_of_one_length_stay_a_batch():
-    module = lively(nn.GRU(WIDTH, 4))
+    module = with_drawn_weights(nn.GRU(WIDTH, 4))
     packed = pack_sequence([torch.randn(5, WIDTH) for _ in range(3)])
     (layer,) = dsf.inspect(module.double(), packed.double())
     assert tuple(layer.system.batch) == (3, 4)
@@ -133,7 +133,7 @@ def test_packed_samples_of_one_length_stay_a_batch():
 
 @no_projection_warning
 def test_projections():
-    module = lively(nn.LSTM(WIDTH, 5, num_layers=2, proj_size=2, bidirectional=True))
+    module = with_drawn_weights(nn.LSTM(WIDTH, 5, num_layers=2, proj_size=2, bidirectional=True))
     inspection = dsf.inspect(module, torch.randn(TOKENS, SAMPLES, WIDTH), start_of(module))
     assert all(layer.error < 1e-6 for layer in inspection)
     assert inspection[0].axes == ("sample",)
@@ -141,13 +141,13 @@ def test_projections():
 
 
 def test_relu():
-    module = lively(nn.RNN(WIDTH, 5, num_layers=2, nonlinearity="relu"))
+    module = with_drawn_weights(nn.RNN(WIDTH, 5, num_layers=2, nonlinearity="relu"))
     inspection = dsf.inspect(module, torch.randn(TOKENS, SAMPLES, WIDTH), exact=True)
     assert all(layer.error < EXACT for layer in inspection)
 
 
 def test_weights_behind_a_parametrisation():
-    module = lively(nn.LSTM(WIDTH, 4))
+    module = with_drawn_weights(nn.LSTM(WIDTH, 4))
     nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
     assert dsf.inspect(module, torch.randn(TOKENS, 1, WIDTH), exact=True)[0].error < EXACT
 
@@ -179,7 +179,7 @@ class Stepping(nn.Module):
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("family", CELLS)
 def test_a_cell_called_token_by_token_is_one_layer(family, bias, start):
-    model = Stepping(lively(CELLS[family](WIDTH, 4, bias=bias)), start=start)
+    model = Stepping(with_drawn_weights(CELLS[family](WIDTH, 4, bias=bias)), start=start)
     (layer,) = dsf.inspect(model, torch.randn(TOKENS, SAMPLES, WIDTH), exact=True)
     assert (layer.name, layer.family, layer.system.steps) == ("cell", family, TOKENS)
     assert layer.system.batch[0] == SAMPLES
@@ -187,7 +187,7 @@ def test_a_cell_called_token_by_token_is_one_layer(family, bias, start):
 
 
 def test_a_cell_that_starts_again_is_another_sequence():
-    model = Stepping(lively(nn.LSTMCell(WIDTH, 4)), runs=3)
+    model = Stepping(with_drawn_weights(nn.LSTMCell(WIDTH, 4)), runs=3)
     inspection = dsf.inspect(model, torch.randn(TOKENS, SAMPLES, WIDTH))
     assert [layer.name for layer in inspection] == ["cell", "cell (call 2)", "cell (call 3)"]
     assert all(layer.system.steps == TOKENS for layer in inspection)
@@ -195,7 +195,9 @@ def test_a_cell_that_starts_again_is_another_sequence():
 
 
 def test_a_cell_without_a_batch():
-    (layer,) = dsf.inspect(Stepping(lively(nn.GRUCell(WIDTH, 4))), torch.randn(TOKENS, WIDTH))
+    (layer,) = dsf.inspect(
+        Stepping(with_drawn_weights(nn.GRUCell(WIDTH, 4))), torch.randn(TOKENS, WIDTH)
+    )
     assert tuple(layer.system.batch) == (1, 4)
     assert layer.error < 1e-6
 
@@ -204,7 +206,7 @@ def test_sequences_that_take_turns_are_told_apart():
     class Turns(nn.Module):
         def __init__(self):
             super().__init__()
-            self.cell = lively(nn.GRUCell(WIDTH, 4))
+            self.cell = with_drawn_weights(nn.GRUCell(WIDTH, 4))
 
         def forward(self, inputs):
             states = [None, None]
@@ -226,6 +228,6 @@ def test_a_module_that_was_altered_is_refused(family):
             output, state = super().forward(input, hx)
             return output * 1.001, state
 
-    module = lively(Altered(WIDTH, 4))
-    with pytest.raises(ReconstructionError, match=f"read as '{family}'.*differs from what it put"):
+    module = with_drawn_weights(Altered(WIDTH, 4))
+    with pytest.raises(ReconstructionError, match=f"read as '{family}'.*differs from the captured"):
         dsf.inspect(module, torch.randn(TOKENS, 1, WIDTH))

@@ -30,7 +30,7 @@ SEVERAL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "interme
 SEVERAL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
 
 
-def lively(model):
+def with_drawn_weights(model):
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for path, part in model.named_parameters():
@@ -46,14 +46,14 @@ def bart():
     mask = torch.ones_like(ids)
     mask[-1, -PADDED:] = 0
     given = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": ids[:, :WRITTEN]}
-    return lively(BartModel(BartConfig(**SIDES))), given
+    return with_drawn_weights(BartModel(BartConfig(**SIDES))), given
 
 
 def whisper():
     sound = torch.randn(2, 5, 2 * TOKENS, generator=torch.Generator().manual_seed(1))
     ids = torch.randint(4, 61, (2, WRITTEN), generator=torch.Generator().manual_seed(2))
     given = {"input_features": sound, "decoder_input_ids": ids}
-    return lively(WhisperModel(WhisperConfig(**{**SIDES, **SOUND}))), given
+    return with_drawn_weights(WhisperModel(WhisperConfig(**{**SIDES, **SOUND}))), given
 
 
 def in_order(maps):
@@ -119,9 +119,11 @@ def packed(kind):
 )
 def test_packed_documents_do_not_see_one_another(kind, route, window):
     if window is None:
-        model = lively(LlamaForCausalLM(LlamaConfig(**SEVERAL)))
+        model = with_drawn_weights(LlamaForCausalLM(LlamaConfig(**SEVERAL)))
     else:
-        model = lively(MistralForCausalLM(MistralConfig(**SEVERAL, sliding_window=window)))
+        model = with_drawn_weights(
+            MistralForCausalLM(MistralConfig(**SEVERAL, sliding_window=window))
+        )
     model.set_attn_implementation(route)
     given = packed(kind)
     split = DOCUMENTS[0]

@@ -6,7 +6,7 @@ from torch import nn
 
 import dsf
 from dsf.inspection import InspectionError
-from dsf.inspection.chain import Chain
+from dsf.inspection.whole.stages import Chain
 from tests.inspection.softmax_models import BUILT, build, inputs
 
 HYBRIDS = {"qwen3_next": 2, "glm5_next": 1, "bailing_hybrid": 2, "lfm3": 2}

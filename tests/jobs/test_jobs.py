@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection import measuring
-from dsf.inspection.measuring import measured
-from dsf.jobs import plan, storage, sweep, work
+from dsf.inspection.results import measurements
+from dsf.inspection.results.measurements import measured
+from dsf.jobs import plan, prompts, storage, work
 from dsf.models import folder
 
 MODEL = folder("qwen3_next")
@@ -64,7 +64,7 @@ def test_the_numbers_are_those_of_an_inspection(finished):
     alone = dsf.inspect(MODEL, input_ids=torch.tensor([PROMPTS[2]]))
     expected = {
         (record["layer"], record.get("head"), record["quantity"]): record["value"]
-        for record in measured(alone, {name: measuring.QUANTITIES[name] for name in QUANTITIES})
+        for record in measured(alone, {name: measurements.QUANTITIES[name] for name in QUANTITIES})
     }
     found = {
         (record["layer"], record.get("head"), record["quantity"]): record["value"]
@@ -75,7 +75,7 @@ def test_the_numbers_are_those_of_an_inspection(finished):
 
 
 def test_the_summary_is_that_of_the_records(finished):
-    row = next(iter(dsf.jobs.summary(finished).where(quantity="mean_row_sum", head=1)))
+    row = next(iter(dsf.jobs.summaries(finished).where(quantity="mean_row_sum", head=1)))
     values = [
         record["value"]
         for record in dsf.jobs.gather(finished).where(
@@ -90,7 +90,7 @@ def test_the_summary_is_that_of_the_records(finished):
 
 
 def test_moments_by_hand_and_without_what_is_nan():
-    from dsf.jobs.gathering import _Moments
+    from dsf.jobs.summaries import _Moments
 
     moments = _Moments(torch.zeros(1, dtype=torch.float64))
     moments.add(torch.tensor([[1.0], [math.nan], [2.0], [6.0]], dtype=torch.float64))
@@ -101,7 +101,7 @@ def test_moments_by_hand_and_without_what_is_nan():
 
 def test_what_is_finished_is_not_done_again(finished, monkeypatch):
     monkeypatch.setattr(work, "_measure", lambda *_: pytest.fail("done again"))
-    assert len(measure(finished, batch=2)) == len(dsf.jobs.summary(finished))
+    assert len(measure(finished, batch=2)) == len(dsf.jobs.summaries(finished))
 
 
 def test_one_layer_missing_is_a_unit_missing(finished, tmp_path):
@@ -179,7 +179,7 @@ def test_threads_are_as_before_and_one_inside(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "_measure", lambda *_: inside.append(torch.get_num_threads()))
     torch.set_num_threads(2)
     try:
-        made = sweep._plan(str(MODEL), PROMPTS[:1], QUANTITIES, 1, False, None)
+        made = prompts._plan(str(MODEL), PROMPTS[:1], QUANTITIES, 1, False, None)
         assert work.work(made, tmp_path, made.units[0]) == (made.units[0], None)
         assert (inside, torch.get_num_threads()) == ([1], 2)
     finally:

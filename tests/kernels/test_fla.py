@@ -11,11 +11,11 @@ import dsf
 from dsf.cli import machine
 from dsf.evaluate.chunks import _run
 from dsf.evaluate.cuda import responses, trials
-from dsf.evaluate.cuda.fla import fla_has_passed, recalled_by_fla
 from dsf.evaluate.cuda.heads import by_head
-from dsf.evaluate.cuda.standings import standings
+from dsf.evaluate.cuda.responses import fla_has_passed, recalled_by_fla
+from dsf.evaluate.cuda.trial_results import all_trial_results
 from dsf.kernels import availability
-from dsf.kernels.cuda import fla, standing
+from dsf.kernels.cuda import fla, trial_results
 from dsf.mixers import (
     DeltaNet,
     GatedDeltaNet,
@@ -36,15 +36,15 @@ ROUNDING = 1e-5  # of single precision
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch):
     """In place of the library, with a processor taken for a card."""
-    standing.forget()
+    trial_results.forget_trials()
     fla_stand_in.installed(monkeypatch)
     monkeypatch.setenv("DSF_KERNELS", "fla")
     monkeypatch.setattr(availability, "CUDA", "cpu")
-    for module in (availability, standing):
+    for module in (availability, trial_results):
         monkeypatch.setattr(module, "why_off_on_cuda", lambda: "")
     monkeypatch.setattr(responses, "WORTH", 0)
     yield
-    standing.forget()
+    trial_results.forget_trials()
 
 
 def drawn(structure="scalar", **options):
@@ -148,16 +148,16 @@ def test_without_the_library_it_says_so_and_goes_on(monkeypatch):
 
 def test_doctor_tells_of_it_where_asked(monkeypatch):
     for module in ("recall_has_passed", "map_has_passed", "scan_has_passed"):
-        monkeypatch.setattr(f"dsf.evaluate.cuda.standings.{module}", lambda *_, **__: True)
+        monkeypatch.setattr(f"dsf.evaluate.cuda.trial_results.{module}", lambda *_, **__: True)
     monkeypatch.setattr("dsf.kernels.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.cuda.standings.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.cuda.standings.STATES", 3)
+    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.why_off_on_cuda", lambda: "")
+    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.STATES", 3)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    found = standings(HERE)
+    found = all_trial_results(HERE)
     assert {label: found[label] for label in LABELS} == dict.fromkeys(LABELS, "active")
-    monkeypatch.setattr("dsf.evaluate.cuda.standings.standings", lambda _: found)
+    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.standings", lambda _: found)
     told = {each.what: each.found for each in machine._kernels_on_cuda()}
     assert told["cuda: delta rule (fla)"] == "active"
     monkeypatch.delenv("DSF_KERNELS")
     monkeypatch.undo()
-    assert not set(standings(HERE)) & set(LABELS)
+    assert not set(all_trial_results(HERE)) & set(LABELS)

@@ -14,7 +14,7 @@ from tests.drawn import Drawer
 @pytest.fixture
 def rung(monkeypatch):
     """How often the loop ran, for any work."""
-    count, run = [], modes.ring
+    count, run = [], modes.modes_response
 
     def counted(*parts, into):
         count.append(into.shape)

@@ -59,7 +59,7 @@ def test_the_scan_takes_exponentials_by_the_vector():
 @pytest.mark.usefixtures("one_thread")
 def test_small_products_keep_their_sums_in_registers():
     """Where an index might wrap around, loops go number by number: eight times slower and more."""
-    from dsf.kernels.products import TILE, add_product
+    from dsf.kernels.memories import TILE, add_product
 
     large = torch.ones(256, 256)
     of_torch = shortest(lambda: large @ large, turns=4) / 256**3
@@ -76,7 +76,7 @@ def test_rows_of_maps_are_products_at_full_speed(dtype):
     import numba
 
     from dsf.kernels.diagonal_tiles import TILE, multiply
-    from dsf.kernels.pointers import pointers
+    from dsf.kernels.registers import pointers
 
     @numba.njit
     def tiles(left, right, out, turns):

@@ -9,20 +9,20 @@ import torch
 from dsf.cli import machine
 from dsf.evaluate.chunks import _run
 from dsf.evaluate.cuda import trials
-from dsf.evaluate.cuda.standings import standings
-from dsf.evaluate.sweep import forward_rows
-from dsf.kernels.cuda import standing
-from dsf.kernels.cuda.standing import MAPS, NAMES, TOLERANCE, has_passed
+from dsf.evaluate.cuda.trial_results import all_trial_results
+from dsf.evaluate.row_windows import forward_rows
+from dsf.kernels.cuda import trial_results
+from dsf.kernels.cuda.trial_results import MAPS, NAMES, TOLERANCE, has_passed
 
 HERE = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_tried(monkeypatch):
-    standing.forget()
-    monkeypatch.setattr(standing, "why_off_on_cuda", lambda: "")
+    trial_results.forget_trials()
+    monkeypatch.setattr(trial_results, "why_off_on_cuda", lambda: "")
     yield
-    standing.forget()
+    trial_results.forget_trials()
 
 
 def never():
@@ -30,14 +30,14 @@ def never():
 
 
 def test_one_that_agrees_is_tried_once_for_every_kind():
-    assert standing.standing(MAPS, HERE) == "not tried"
+    assert trial_results.trial_result(MAPS, HERE) == "not tried"
     assert has_passed(MAPS, HERE, 16, lambda: TOLERANCE)
     assert has_passed(MAPS, HERE, 16, never)
-    assert standing.standing(MAPS, HERE) == "active"
+    assert trial_results.trial_result(MAPS, HERE) == "active"
     with pytest.warns(RuntimeWarning, match="AssertionError: it was tried again"):
         assert not has_passed(MAPS, HERE, 32, never)
     assert not has_passed(MAPS, HERE, 16, never)
-    assert standing.standing(MAPS, torch.device("meta")) == "not tried"
+    assert trial_results.trial_result(MAPS, torch.device("meta")) == "not tried"
 
 
 @pytest.mark.parametrize("error", [2 * TOLERANCE, math.nan, math.inf])
@@ -48,13 +48,13 @@ def test_one_that_disagrees_is_off_after_one_warning(error):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not has_passed(MAPS, HERE, 16, lambda: 0.0)
-    assert standing.standing(MAPS, HERE).startswith("off: it is off by")
+    assert trial_results.trial_result(MAPS, HERE).startswith("off: its relative error is")
 
 
 def test_the_switch_turns_all_off(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("DSF_KERNELS", "0")
-    assert set(standings(HERE).values()) == {"off: DSF_KERNELS=0 turns them off"}
+    assert set(all_trial_results(HERE).values()) == {"off: DSF_KERNELS=0 turns them off"}
 
 
 STRUCTURES = ("scalar", "diagonal", "scalar delta", "diagonal delta", "sampled")
@@ -107,12 +107,12 @@ def test_a_trial_sees_a_wrong_row():
 
 
 def test_doctor_tells_of_every_kernel(monkeypatch):
-    states = dict.fromkeys(NAMES, "active") | {MAPS: "off: it is off by 1e-02"}
+    states = dict.fromkeys(NAMES, "active") | {MAPS: "off: its relative error is 1e-02"}
     monkeypatch.setattr("dsf.kernels.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.cuda.standings.standings", lambda _: states)
+    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.standings", lambda _: states)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     told = {each.what: (each.found, each.verdict) for each in machine._kernels_on_cuda()}
-    assert told["cuda: maps"] == ("off: it is off by 1e-02", "optional")
+    assert told["cuda: maps"] == ("off: its relative error is 1e-02", "optional")
     assert told["cuda: delta rules"] == ("active", "ok")
     monkeypatch.setattr("dsf.kernels.why_off_on_cuda", lambda: "no CUDA device")
     (one,) = machine._kernels_on_cuda()

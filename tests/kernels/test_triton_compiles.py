@@ -13,8 +13,8 @@ import torch
 
 from dsf.evaluate.cuda import responses, trials
 from dsf.evaluate.cuda import rows as map_rows
-from dsf.evaluate.loops.channels import channels_of
-from dsf.evaluate.place import Fresh
+from dsf.evaluate.loops.responses import channels_of
+from dsf.evaluate.output_buffers import FreshRows
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [
@@ -101,7 +101,7 @@ def of_a_response(structure, states, channels, before, monkeypatch):
 def of_a_map(structure, states, before, monkeypatch):
     system, _ = drawn(structure, states, 1, before)
     borders = trials.BORDERS[:2]
-    return launches(monkeypatch, lambda: list(map_rows.rows_on_cuda(system, borders, Fresh())))
+    return launches(monkeypatch, lambda: list(map_rows.rows_on_cuda(system, borders, FreshRows())))
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -10,7 +10,7 @@ import torch
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory):
     """The model, and the folder it was saved to."""
-    transformers = pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
+    transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
     torch.manual_seed(0)
     config = transformers.GPT2Config(
         n_layer=2,

@@ -7,7 +7,7 @@ import zipfile
 
 import torch
 
-from dsf.inspection.loading import read_tensors
+from dsf.loading import read_tensors
 
 
 def read(path):

@@ -12,13 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsf.inspection.loading import LoadError, child, read_tensors
-from dsf.inspection.loading.archive.opcodes import Machine
-from dsf.inspection.loading.archive.symbols import Refused
+from dsf.loading import LoadError, archives, read_tensors
+from dsf.loading.archive_reader.pickle_machine import Machine, Refused
 from tests.loading.crafting import Refers, crafted, read, rewritten, saved
 
 
-def lively():
+def with_drawn_weights():
     """A table with every kind of entry that checkpoints have."""
     weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     numbers = {
@@ -50,14 +49,16 @@ def flattened(value, path=()):
     items = value.items() if isinstance(value, dict) else ()
     if isinstance(value, list | tuple):
         items = enumerate(value)
-    return {k: v for key, child in items for k, v in flattened(child, (*path, str(key))).items()}
+    return {
+        k: v for key, archives in items for k, v in flattened(archives, (*path, str(key))).items()
+    }
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_what_was_saved_is_read(tmp_path, protocol):
     path = tmp_path / "x.pt"
-    torch.save(lively(), path, pickle_protocol=protocol)
-    expected, found = flattened(lively()), read(path)
+    torch.save(with_drawn_weights(), path, pickle_protocol=protocol)
+    expected, found = flattened(with_drawn_weights()), read(path)
     assert list(found) == list(expected)
     for name, value in expected.items():
         assert found[name].dtype == value.dtype
@@ -86,7 +87,7 @@ def test_a_pickle_runs_nothing(tmp_path):
     (tmp_path / "ran").rmdir()
     with pytest.raises(LoadError, match=r"names 'posix.mkdir'|names 'nt.mkdir'") as caught:
         read(path)
-    assert "convert it to safetensors where you trust it" in str(caught.value)
+    assert "if you trust it, convert it to safetensors" in str(caught.value)
     assert not (tmp_path / "ran").exists()
 
 
@@ -127,9 +128,9 @@ def shared(levels):
     [
         (lambda: nest(40), "too many tensors, or nests them too deep"),
         (lambda: shared(30), "too many tensors, or nests them too deep"),
-        (lambda: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "there twice or is too long"),
-        (lambda: {"a" * 2000: torch.ones(1)}, "there twice or is too long"),
-        (lambda: {"a": 1}, "no tensors in it"),
+        (lambda: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "appears twice or is too long"),
+        (lambda: {"a" * 2000: torch.ones(1)}, "appears twice or is too long"),
+        (lambda: {"a": 1}, "holds no tensors"),
         (lambda: {"a": collections.Counter()}, "names 'collections.Counter'"),
     ],
     ids=["deep", "shared", "twice", "long", "none", "other"],
@@ -150,11 +151,11 @@ def test_an_archive_that_contains_itself(tmp_path):
     ("change", "words"),
     [
         ({"replace": {"byteorder": b"big"}}, "big-endian"),
-        ({"replace": {"data.pkl": b"\x80\x02"}}, "opcodes make no sense"),
-        ({"replace": {"data.pkl": b""}}, "opcodes make no sense"),
+        ({"replace": {"data.pkl": b"\x80\x02"}}, "opcodes are not valid"),
+        ({"replace": {"data.pkl": b""}}, "opcodes are not valid"),
         ({"replace": {"data.pkl": b"\x80\x02I1\n."}}, "uses the opcode INT"),
         ({"replace": {"data.pkl": b"\x80\x02(cos\nsystem\no."}}, "names 'os.system'"),
-        ({"replace": {"data.pkl": b"\x80\x02K\x01K\x02\x86R."}}, "opcodes make no sense"),
+        ({"replace": {"data.pkl": b"\x80\x02K\x01K\x02\x86R."}}, "opcodes are not valid"),
         ({"replace": {"data.pkl": b"\x80\x02K\x01)R."}}, "calls 'a value'"),
         ({"replace": {"data.pkl": b"\x80\x02K\x01)\x81."}}, "makes an object"),
         ({"replace": {"data.pkl": b"\x80\x02K\x01}b."}}, "sets the state"),
@@ -196,22 +197,24 @@ def test_memory_and_time_of_the_child_are_limited(tmp_path):
     many = b"\x80\x02" + b"]" * 1_000_000
     rewritten(path, replace={"data.pkl": many})
     with pytest.raises(LoadError, match="MemoryError"):
-        child.archive_inventory(path, "x/data.pkl", torchscript=False, bytes_of_memory=80 * 1024**2)
+        archives.archive_inventory(
+            path, "x/data.pkl", torchscript=False, bytes_of_memory=80 * 1024**2
+        )
     rewritten(path, replace={"data.pkl": many * 8})
     with pytest.raises(LoadError, match=r"stopped \('code -\d+'\)"):
-        child.archive_inventory(path, "x/data.pkl", torchscript=False, seconds=1)
+        archives.archive_inventory(path, "x/data.pkl", torchscript=False, seconds=1)
 
 
 def test_a_child_that_does_not_answer(tmp_path, monkeypatch):
-    monkeypatch.setattr(child, "_START", tmp_path / "sleep.py")
-    monkeypatch.setattr(child, "_GRACE", 0)
+    monkeypatch.setattr(archives, "_START", tmp_path / "sleep.py")
+    monkeypatch.setattr(archives, "_GRACE", 0)
     (tmp_path / "sleep.py").write_text("import time\ntime.sleep(60)\n")
     with pytest.raises(LoadError, match="took too long"):
-        child.archive_inventory(tmp_path, "x/data.pkl", torchscript=False, seconds=0)
+        archives.archive_inventory(tmp_path, "x/data.pkl", torchscript=False, seconds=0)
 
 
 def test_a_module_is_made_without_arguments():
-    with pytest.raises(Refused, match="neither a table nor a module"):
+    with pytest.raises(Refused, match="neither a dictionary nor a module"):
         Machine(torchscript=True).follow(b"\x80\x02c__torch__\nM\nK\x01\x85\x81.")
 
 
@@ -222,7 +225,7 @@ def program(value):
         return archive.read("archive/data.pkl")
 
 
-HONEST = program(lively())
+HONEST = program(with_drawn_weights())
 
 
 @given(st.integers(0, len(HONEST) - 1), st.binary(min_size=0, max_size=4), st.integers(0, 8))

@@ -5,7 +5,7 @@ import zipfile
 import pytest
 import torch
 
-from dsf.inspection.loading import LoadError
+from dsf.loading import LoadError
 from tests.loading.crafting import Stored, crafted, read, rewritten, saved, tensor
 
 
@@ -56,18 +56,18 @@ def test_a_sparse_tensor_that_points_outside(tmp_path):
         (tensor(offset=1), "reaches 20 bytes"),
         (tensor(shape=(2, 2), stride=(3, 1)), "reaches 20 bytes"),
         (tensor(shape=(2**61,), stride=(2**61,)), "reaches"),
-        (tensor(size=5), "claims 20, but 16 are there"),
-        (tensor(size=3, shape=(2,)), "claims 12, but 16 are there"),
-        (tensor(offset=-1), "no list of counts"),
-        (tensor(shape=(-4,)), "no list of counts"),
-        (tensor(stride=(-1,)), "no list of counts"),
-        (tensor(shape=(2**70,)), "no list of counts"),
-        (tensor(shape=(4.0,)), "no list of counts"),
-        (tensor(shape=(True,)), "no list of counts"),
-        (tensor(shape=(0, 2**61, 2**61), stride=(1, 1, 1)), "no list of counts"),
-        (tensor(shape=(2, 2)), "no list of counts"),
-        (tensor(shape=(1,) * 40, stride=(1,) * 40), "no list of counts"),
-        (tensor(shape=7), "opcodes make no sense"),
+        (tensor(size=5), "claims 20, but the archive has 16"),
+        (tensor(size=3, shape=(2,)), "claims 12, but the archive has 16"),
+        (tensor(offset=-1), "not a list of counts"),
+        (tensor(shape=(-4,)), "not a list of counts"),
+        (tensor(stride=(-1,)), "not a list of counts"),
+        (tensor(shape=(2**70,)), "not a list of counts"),
+        (tensor(shape=(4.0,)), "not a list of counts"),
+        (tensor(shape=(True,)), "not a list of counts"),
+        (tensor(shape=(0, 2**61, 2**61), stride=(1, 1, 1)), "not a list of counts"),
+        (tensor(shape=(2, 2)), "not a list of counts"),
+        (tensor(shape=(1,) * 40, stride=(1,) * 40), "not a list of counts"),
+        (tensor(shape=7), "opcodes are not valid"),
         (tensor(storage=Stored(4, "1")), "'x/data/1' is missing"),
         (tensor(storage=Stored(4, "../data.pkl")), "'x/data/../data.pkl' is missing"),
         (tensor(storage="none"), "no storage of numbers"),

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from dsf.inspection.loading import LoadError, load_model
+from dsf.loading import LoadError, load_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -60,7 +60,7 @@ def test_links_to_blobs_outside_a_cache(cache):
 
 @pytest.mark.usefixtures("cache")
 def test_a_model_that_is_not_cached(no_network):
-    with pytest.raises(LoadError, match=r"'owner/other'.*asked only in the local cache") as caught:
+    with pytest.raises(LoadError, match=r"'owner/other'.*from the local cache only") as caught:
         load_model("owner/other", offline=True)
     assert "\n" not in str(caught.value)
     assert no_network == []
@@ -75,6 +75,6 @@ def test_a_hub_that_does_not_answer(no_network):
 
 @pytest.mark.parametrize("name", ["./missing", "/missing/folder", "a/b/c", "../a", "a b"])
 def test_neither_a_folder_nor_an_id(name, no_network):
-    with pytest.raises(LoadError, match="no folder there, and not a hub id"):
+    with pytest.raises(LoadError, match="neither an existing folder nor a hub id"):
         load_model(name)
     assert no_network == []

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsf.inspection import loading
-from dsf.inspection.loading import LoadError, load_model, versions
+from dsf import loading
+from dsf.loading import LoadError, library_versions, load_model
 
 TOKENS = torch.arange(7).unsqueeze(0)
 
@@ -138,7 +138,9 @@ def test_a_torch_archive_is_read_when_asked(saved_model, folder):
 def test_missing_weights_are_an_error(folder):
     respell(folder, lambda weights: weights.pop("transformer.h.0.ln_1.weight"))
     state = torch.get_rng_state()
-    with pytest.raises(LoadError, match=r"'transformer.h.0.ln_1.weight' .* would be made up"):
+    with pytest.raises(
+        LoadError, match=r"'transformer.h.0.ln_1.weight' .* would be drawn at random"
+    ):
         load_model(folder)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -153,9 +155,7 @@ def test_weights_of_another_shape_are_an_error(folder, change_config):
 
 def test_weights_without_a_place_are_noted(folder):
     respell(folder, lambda weights: weights.update(strange=torch.ones(2)))
-    assert load_model(folder).notes == (
-        "ignored weights that the model has no place for: 'strange'.",
-    )
+    assert load_model(folder).notes == ("ignored weights that the model does not use: 'strange'.",)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -196,15 +196,15 @@ def test_a_file_and_a_revision_are_refused(folder):
 
 def test_old_libraries_are_refused(monkeypatch):
     with pytest.raises(LoadError, match=r"torch 2.11 or later, but 2.9.1\+cpu is installed"):
-        versions.check_torch("2.9.1+cpu")
+        library_versions.check_torch("2.9.1+cpu")
     monkeypatch.setattr("transformers.__version__", "4.57.1")
     with pytest.raises(LoadError, match=r"transformers 5.3 or later, but 4.57.1"):
-        versions.model_library()
+        library_versions.model_library()
 
 
 def test_without_the_model_library(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(LoadError, match=r'pip install "dsf\[hf\]"'):
+    with pytest.raises(LoadError, match=r'pip install "dsf-toolkit\[hf\]"'):
         load_model(folder)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsf.inspection.loading import LoadError, load_model
+from dsf.loading import LoadError, load_model
 
 TOKENS = torch.arange(7).unsqueeze(0)
 
@@ -37,7 +37,7 @@ def test_shards(saved_model, folder):
         ("/outside.safetensors", "leads out of the folder"),
         ("..\\outside.safetensors", "leads out of the folder"),
         ("C:outside.safetensors", "leads out of the folder"),
-        ("three.safetensors", "no 'three.safetensors' there"),
+        ("three.safetensors", "has no file 'three.safetensors'"),
         ("one.bin", "no .safetensors file"),
         (7, "no 'weight_map' from names to files"),
     ],

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 
-from dsf.inspection.loading import LoadError, read_tensors
+from dsf.loading import LoadError, read_tensors
 from tests.loading.crafting import read
 
 

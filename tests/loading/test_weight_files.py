@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsf.inspection.loading import LoadError, read_tensors
-from dsf.inspection.loading.finite import all_finite
+from dsf.loading import LoadError, read_tensors
+from dsf.loading.tensor_files import all_finite
 
 
 def safetensors(path, header, data=b""):
@@ -120,10 +120,10 @@ def test_objects_are_not_unpickled(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (npy((2**40,), data=b"\0" * 8), "promises shape .* 8796093022208 bytes, and 8 are there"),
-        (npy((2,), data=b"\0" * 8), "promises"),
-        (npy((1,), data=b"\0" * 16), "promises"),
-        (npy((-1, -1), data=b"\0" * 8), "promises"),
+        (npy((2**40,), data=b"\0" * 8), "gives shape .* 8796093022208 bytes, but the file has 8"),
+        (npy((2,), data=b"\0" * 8), "the header gives shape"),
+        (npy((1,), data=b"\0" * 16), "the header gives shape"),
+        (npy((-1, -1), data=b"\0" * 8), "the header gives shape"),
         (npy((1,), dtype="<U2", data=b"\0" * 8), "only plain numbers"),
         (npy((1,), dtype=[("a", "<f8")], data=b"\0" * 8), "only plain numbers"),
         (npy((1,), dtype="<f16", data=b"\0" * 16), "save it as float64"),
@@ -165,7 +165,7 @@ def test_a_member_twice(tmp_path):
         archive.writestr("a.npy", npy((1,), data=b"\0" * 8))
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("a.npy", npy((1,), data=b"\1" * 8))
-    with pytest.raises(LoadError, match=r"'a\.npy' is there twice"):
+    with pytest.raises(LoadError, match=r"'a\.npy' appears twice"):
         read_tensors(tmp_path / "x.npz")
 
 
@@ -186,7 +186,8 @@ def test_damaged_members(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("x.txt", "ending '.txt' is none of"), ("none.npy", "no file there")]
+    ("name", "words"),
+    [("x.txt", "ending '.txt' is none of"), ("none.npy", "there is no such file")],
 )
 def test_other_files(tmp_path, name, words):
     (tmp_path / "x.txt").write_text("1")

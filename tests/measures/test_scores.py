@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import dsf
 from dsf import measures
-from dsf.measures.score_tallies import scores_of
+from dsf.measures.structured_reductions import scores_of
 from dsf.mixers import ForgettingAttention, PathAttention, SoftmaxAttention
 from tests.drawn import Drawer
 
@@ -89,7 +89,7 @@ def test_scores_measure_like_the_map(case, monkeypatch):
 def test_panels_of_any_size_give_the_same(monkeypatch):
     system = attention(100).system()
     expected = measures.streamed(system, *MEASURES).values
-    monkeypatch.setattr("dsf.measures.score_tallies.ENTRIES", 700)
+    monkeypatch.setattr("dsf.measures.structured_reductions.ENTRIES", 700)
     for ours, other in zip(measures.streamed(system, *MEASURES).values, expected, strict=True):
         assert_close(ours, other, equal_nan=True)
 
@@ -102,10 +102,10 @@ def test_zero_is_lowest_where_something_is_ahead():
 
 
 def _lowest(rows):
-    from dsf.measures.passes import tallied
-    from dsf.measures.tallies import lowest
+    from dsf.measures.passes import reduced
+    from dsf.measures.row_reductions import lowest
 
-    return tallied(rows, lowest("smallest_entry"), measure="smallest_entry")[0]
+    return reduced(rows, lowest("smallest_entry"), measure="smallest_entry")[0]
 
 
 def test_nan_stays_where_it_is():

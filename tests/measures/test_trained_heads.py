@@ -6,8 +6,8 @@ import torch
 import dsf
 from dsf import measures, models
 from dsf.certificates import Verdict
-from dsf.inspection.checking import findings
 from dsf.models import recall
+from dsf.properties.decided import findings
 
 
 @pytest.fixture(scope="module", params=models.NAMES)

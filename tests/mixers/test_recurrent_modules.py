@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.ingredients.activations import RELU, TANH
+from dsf.ingredients.recurrent_cells import RELU, TANH
 from dsf.mixers import GRU, LSTM, ElmanRNN
 from dsf.shapes import ShapeError
 
@@ -16,7 +16,7 @@ SEVERAL = pytest.mark.parametrize(("kind", "mixer_class"), KINDS, ids=lambda k: 
 STEPS = 9
 
 
-def lively(kind, **options):
+def with_drawn_weights(kind, **options):
     """A module in double precision whose gates are far from one half."""
     module = kind(3, 4, dtype=torch.float64, **options).requires_grad_(False)
     rng = torch.Generator().manual_seed(0)
@@ -40,7 +40,7 @@ def response(mixer):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_the_output_of_the_module_comes_back(kind, mixer_class, bias, batch_first):
-    module = lively(kind, bias=bias, batch_first=batch_first)
+    module = with_drawn_weights(kind, bias=bias, batch_first=batch_first)
     x = inputs()
     expected = module(x)[0] if batch_first else module(x.transpose(0, 1))[0].transpose(0, 1)
     torch.testing.assert_close(response(mixer_class.from_module(module, x)), expected, **EXACT)
@@ -49,7 +49,7 @@ def test_the_output_of_the_module_comes_back(kind, mixer_class, bias, batch_firs
 @SEVERAL
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_start_that_is_not_zero_is_carried(kind, mixer_class, reverse):
-    module, x = lively(kind, bidirectional=True, batch_first=True), inputs()
+    module, x = with_drawn_weights(kind, bidirectional=True, batch_first=True), inputs()
     starts = inputs(4, seed=2)[:, :2].transpose(0, 1)
     is_lstm = kind is torch.nn.LSTM
     both = module(x, (starts, 2 * starts) if is_lstm else starts)[0]
@@ -65,7 +65,10 @@ def test_a_start_that_is_not_zero_is_carried(kind, mixer_class, reverse):
 
 @SEVERAL
 def test_layers_and_directions_are_read_one_by_one(kind, mixer_class):
-    module, x = lively(kind, num_layers=2, bidirectional=True, batch_first=True), inputs()
+    module, x = (
+        with_drawn_weights(kind, num_layers=2, bidirectional=True, batch_first=True),
+        inputs(),
+    )
     for layer in range(2):
         both = [
             mixer_class.from_module(module, x, layer=layer, reverse=reverse)
@@ -81,7 +84,10 @@ def test_layers_and_directions_are_read_one_by_one(kind, mixer_class):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_an_lstm_with_a_projection(reverse):
-    module, x = lively(torch.nn.LSTM, proj_size=2, bidirectional=True, batch_first=True), inputs()
+    module, x = (
+        with_drawn_weights(torch.nn.LSTM, proj_size=2, bidirectional=True, batch_first=True),
+        inputs(),
+    )
     mixer = LSTM.from_module(module, x, reverse=reverse)
     expected = module(x)[0][..., 2:] if reverse else module(x)[0][..., :2]
     torch.testing.assert_close(response(mixer), expected, **EXACT)
@@ -90,7 +96,7 @@ def test_an_lstm_with_a_projection(reverse):
 
 
 def test_a_network_with_relu():
-    module, x = lively(torch.nn.RNN, nonlinearity="relu", batch_first=True), inputs()
+    module, x = with_drawn_weights(torch.nn.RNN, nonlinearity="relu", batch_first=True), inputs()
     torch.testing.assert_close(response(ElmanRNN.from_module(module, x)), module(x)[0], **EXACT)
 
 
@@ -98,7 +104,7 @@ def test_a_network_with_relu():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_second_form_gives_the_same_outputs(mixer_class, reverse):
     kind = getattr(torch.nn, mixer_class.__name__)
-    module, x = lively(kind, bidirectional=True, batch_first=True), inputs()
+    module, x = with_drawn_weights(kind, bidirectional=True, batch_first=True), inputs()
     mixer = mixer_class.from_module(module, x, reverse=reverse)
     second = dsf.respond(mixer.second_form(), mixer.second_signal()).squeeze(-1)
     torch.testing.assert_close(second, response(mixer), **EXACT)
@@ -112,7 +118,7 @@ def test_the_second_form_gives_the_same_outputs(mixer_class, reverse):
 )
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_tangent_is_the_derivative_and_another_object(kind, mixer_class, options, reverse):
-    module = lively(kind, bidirectional=True, batch_first=True, **options)
+    module = with_drawn_weights(kind, bidirectional=True, batch_first=True, **options)
     x, change = inputs(), inputs(seed=5)
     mixer = mixer_class.from_module(module, x, reverse=reverse)
 
@@ -141,7 +147,7 @@ def test_gates_of_a_candidate_near_zero_stay_finite():
 
 def test_what_the_module_lacks_is_said():
     module = torch.nn.GRU(3, 4)
-    with pytest.raises(ValueError, match="there is no layer 1; it has 1"):
+    with pytest.raises(ValueError, match="there is no layer 1; the module has 1 layers"):
         GRU.from_module(module, torch.zeros(2, 5, 3), layer=1)
     with pytest.raises(ValueError, match="one direction; leave 'reverse' out"):
         GRU.from_module(module, torch.zeros(2, 5, 3), reverse=True)

@@ -5,8 +5,8 @@ import time
 import nbformat
 import pytest
 
-jupytext = pytest.importorskip("jupytext", reason='needs pip install "dsf[notebooks]"')
-nbclient = pytest.importorskip("nbclient", reason='needs pip install "dsf[notebooks]"')
+jupytext = pytest.importorskip("jupytext", reason='needs pip install "dsf-toolkit[notebooks]"')
+nbclient = pytest.importorskip("nbclient", reason='needs pip install "dsf-toolkit[notebooks]"')
 
 from notebooks.make_notebooks import (  # noqa: E402
     exercises,
@@ -83,7 +83,7 @@ def printed(cell):
 def test_it_runs_and_its_exercises_fail_until_they_are_solved(script, capsys):
     """A cell that raises stops the run, apart from checks of exercises that nobody has solved."""
     if "dsf.models" in script.read_text(encoding="utf-8"):
-        pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
+        pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
     notebook = tried_before_solved(script)
     client = nbclient.NotebookClient(
         notebook, timeout=280, kernel_name="python3", resources={"metadata": {}}

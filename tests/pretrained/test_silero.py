@@ -10,7 +10,7 @@ from torch import nn
 
 import dsf
 from dsf.inspection import NothingCapturedError
-from dsf.inspection.loading import read_tensors
+from dsf.loading import read_tensors
 
 WEIGHTS = "silero"
 RATE, CHUNK, CONTEXT, FREQUENCIES = 16_000, 512, 64, 129

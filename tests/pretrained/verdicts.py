@@ -11,10 +11,9 @@ import torch
 
 import dsf
 from dsf import models
-from dsf.inspection.checking import findings, verdicts
-from dsf.inspection.loading import load_model, read_tensors
-from dsf.inspection.tally import tallies
+from dsf.loading import load_model, read_tensors
 from dsf.models import recall
+from dsf.properties.decided import findings, verdict_counts, verdicts
 from tests.pretrained.fetch import found
 from tests.pretrained.test_g2p import Speller
 from tests.pretrained.test_silero import CHUNK, RATE, Detector
@@ -80,7 +79,7 @@ def inspections():
 def rows(model, inspection):
     """One line for every layer and property."""
     for layer in inspection:
-        for tally in tallies(verdicts(list(findings(layer)))):
+        for tally in verdict_counts(verdicts(list(findings(layer)))):
             counts = (str(count or "") for count in (tally.proved, tally.refuted, tally.unknown))
             worst = "" if tally.observed is None else f"{tally.observed:.3g}"
             mixer = type(layer.mixer).__name__

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection.table import Table
+from dsf.inspection.results.table import Table
 from dsf.report import write_report
 from tests.report.drawn import HOSTILE, of_mixers
 

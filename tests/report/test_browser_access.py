@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import dsf
-from dsf.report.codes import packed
 from dsf.report.content import content
+from dsf.report.map_bytes import packed
 from dsf.report.page import rendered
 from dsf.report.subjects import subjects
 from tests.report.drawn import of_mixers
@@ -82,8 +82,10 @@ def many_heads():
 
 
 def test_144_heads_and_4096_tokens_open_at_once(visited, tmp_path, monkeypatch):
-    monkeypatch.setattr("dsf.report.measured.MOST_CELLS", 0)  # the page is timed, not the measures
-    monkeypatch.setattr("dsf.report.plan.EXACT_CELLS", 0)
+    monkeypatch.setattr(
+        "dsf.report.layer_content.MOST_CELLS", 0
+    )  # the page is timed, not the measures
+    monkeypatch.setattr("dsf.report.selection.EXACT_CELLS", 0)
     path = tmp_path / "r.html"
     path.write_text(many_heads(), encoding="utf-8")
     size = path.stat().st_size / 1e6

@@ -11,7 +11,7 @@ from dsf.report.content import embedded
 from tests.report.drawn import HOSTILE, of_mixers
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("anywidget", reason='needs pip install "dsf[notebooks]"')
+pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')
 
 NOTEBOOK = """<!doctype html><html lang="en"><title>notebook</title>
 <style>button { color: rgb(1, 2, 3); }</style>

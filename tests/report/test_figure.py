@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 import dsf
 from dsf.report import draw_grid, draw_map
-from dsf.report.maps import MASKED, NOT_FINITE
+from dsf.report.figure import MASKED_COLOUR, NOT_FINITE
 
 
 def pixels(map, masked=None):
@@ -40,7 +40,7 @@ def test_signs_are_warm_and_cool_about_a_pale_zero():
 def test_masked_and_odd_cells_have_colours_of_their_own():
     map = torch.tensor([[1.0, 0.0], [torch.nan, 0.5]], dtype=torch.float64)
     drawn = pixels(map, masked=np.array([[False, True], [False, False]]))
-    assert drawn[0, 1].tolist() == rgb(MASKED)
+    assert drawn[0, 1].tolist() == rgb(MASKED_COLOUR)
     assert drawn[1, 0].tolist() == rgb(NOT_FINITE)
 
 

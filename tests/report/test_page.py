@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection.table import Table
+from dsf.inspection.results.table import Table
 from dsf.report import write_report
 from dsf.report.content import content, embedded
 
@@ -237,7 +237,7 @@ def test_measures_by_hand(softmax, of):
 
 
 def test_what_would_take_long_is_not_measured(softmax, of, monkeypatch):
-    monkeypatch.setattr("dsf.report.measured.MOST_CELLS", 8)
+    monkeypatch.setattr("dsf.report.layer_content.MOST_CELLS", 8)
     map = content(of([softmax(torch.zeros(3, 3))]))["layers"][0]["maps"][0]
     assert map["measures"] == []
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers", reason='needs pip install "dsf[hf]"')
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "images" / "make_maps.py"
 
 

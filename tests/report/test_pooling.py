@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dsf.report.pooling import View, edges, stronger
+from dsf.report.views import View, edges, stronger
 
 small = arrays(np.float64, (2, 7, 11), elements=st.floats(-9, 9))
 

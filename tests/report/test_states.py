@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import states
+from dsf.report import layer_content
 from dsf.report.content import content
 
 
@@ -56,12 +56,12 @@ def test_softmax_keeps_every_token_and_has_a_spectrum(softmax, of):
 def test_what_would_take_long_or_has_no_meaning_is_left_out(inspected, softmax, of, monkeypatch):
     cross = softmax(torch.zeros(3, 5), causal=False)
     assert state_of(of([cross])) == {"states": None}
-    monkeypatch.setattr(states, "MOST_WORK", 1)
+    monkeypatch.setattr(layer_content, "MOST_WORK", 1)
     state = state_of(inspected(dsf.mixers.DeltaNet))
     assert set(state) == {"states", "lags"}
 
 
 def test_a_long_curve_is_given_at_some_places_with_both_ends(of):
     lags, mass = state_of(of([halving(steps=300)]))["lags"]
-    assert len(lags) == len(mass) == states.POINTS
+    assert len(lags) == len(mass) == layer_content.POINTS
     assert (lags[0], lags[-1]) == (0, 299)

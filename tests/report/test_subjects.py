@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection.table import Table
+from dsf.inspection.results.table import Table
 from dsf.report import write_report
 from dsf.report.content import content
 

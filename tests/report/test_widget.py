@@ -8,10 +8,10 @@ import pytest
 import dsf
 from dsf.report import widget
 from dsf.report.content import content
-from dsf.report.still import still
+from dsf.report.figure import static_picture
 from dsf.report.viewer import EXPLORER, file_of
 
-anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf[notebooks]"')
+anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_picture_shows_what_the_map_holds(of, softmax):
 
     scores = np.full((6, 6), -1000.0)
     scores[:, 0] = 0
-    pixels = imread(BytesIO(still(content(of([softmax(scores)])))))[..., :3]
+    pixels = imread(BytesIO(static_picture(content(of([softmax(scores)])))))[..., :3]
     warm = (pixels[..., 0] > pixels[..., 2] + 0.3).sum(axis=0)
     cool = (pixels[..., 2] > pixels[..., 0] + 0.3).sum()
     columns = np.flatnonzero(warm > 40)
@@ -65,5 +65,5 @@ def test_the_picture_shows_what_the_map_holds(of, softmax):
 def test_without_the_library_the_cure_is_named(shown, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "anywidget", None)
     widget._kind.cache_clear()
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "dsf\[notebooks\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "dsf-toolkit\[notebooks\]"'):
         dsf.view(shown)

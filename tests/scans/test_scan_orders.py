@@ -146,7 +146,7 @@ def test_what_is_no_order_and_what_is_no_map_is_refused():
     with pytest.raises(ShapeError, match=r"scan 0.*written has 4, read has 4, order has 5"):
         scanned((system, ScanOrder.forward(5)))
     started = replace(system, initial=torch.ones(*system.batch, system.state_size, 3))
-    with pytest.raises(ValueError, match="scan 0 starts from an initial state"):
+    with pytest.raises(ValueError, match="scan 0 has an initial state"):
         scanned((started, ScanOrder.forward(4)))
     with pytest.raises(ValueError, match="at least one system"):
         scanned()

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dsf.claims.meta_linear.family import Family, Form, drawn, response
-from dsf.ingredients.discretisation import bilinear, zero_order_hold
 from dsf.ingredients.feature_maps import elu_plus_one
+from dsf.ingredients.state_spaces import bilinear, zero_order_hold
 from dsf.mixers import (
     DiagonalStateSpace,
     GatedLinearAttention,

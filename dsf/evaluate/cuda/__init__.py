@@ -1,1 +1,1 @@
-"""Systems handed to kernels for CUDA, each after a trial on the card at hand."""
+"""Adapters between systems and CUDA kernels, which must pass a trial on the device before use."""

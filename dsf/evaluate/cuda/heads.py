@@ -1,19 +1,19 @@
-"""Heads with a matrix for a state, as kernels for CUDA take them."""
+"""Systems with a matrix-valued state as tensors with one head axis, for the CUDA kernels."""
 
 from typing import NamedTuple
 
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.border import at_start
-from dsf.evaluate.loops.memories import Bare, bare_parts
+from dsf.evaluate.arguments import state_at_start
+from dsf.evaluate.loops.responses import BareArrays, bare_arrays
 from dsf.system import System
 
 Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
 
 
 class Heads(NamedTuple):
-    """The parts of a system with one port, its signal and the state before, ``head ...``."""
+    """The coefficients of a system with one port, its signal and its initial state, by head."""
 
     decay: Shaped[Tensor, "head time decays"]
     gain: Shaped[Tensor, "head time"]
@@ -24,14 +24,14 @@ class Heads(NamedTuple):
     entering: Shaped[Tensor, "head state channel"]
 
 
-def one_port_parts(system: System) -> Bare | None:
-    """The parts of a system with one input and one output; None if it is of another kind."""
+def one_port_parts(system: System) -> BareArrays | None:
+    """The coefficients of a system with one input and one output; None for other systems."""
     one_port = system.input_size * system.output_size == 1
-    return bare_parts(system) if one_port else None
+    return bare_arrays(system) if one_port else None
 
 
 def by_head(system: System, signal: Shaped[Tensor, "*batch time 1 channel"]) -> Heads | None:
-    """One axis for the batch; None where :func:`one_port_parts` is None."""
+    """The batch axes flattened to one head axis; None where :func:`one_port_parts` is None."""
     parts = one_port_parts(system)
     if parts is None:
         return None
@@ -49,7 +49,7 @@ def by_head(system: System, signal: Shaped[Tensor, "*batch time 1 channel"]) -> 
         flat(parts.read, 2),
         None if parts.look is None else flat(parts.look, 2),
         flat(signal.squeeze(-2), 2),
-        flat(at_start(system, signal), 2),
+        flat(state_at_start(system, signal), 2),
     )
 
 
@@ -59,7 +59,7 @@ def by_batch(
     response: Shaped[Tensor, "head time channel"],
     leaving: Shaped[Tensor, "head state channel"],
 ) -> Answer:
-    """The axes of the batch again, and what D adds."""
+    """The head axis split into batch axes again, and the feedthrough added to the response."""
     bare = signal.squeeze(-2)
     response = response.reshape(bare.shape) + system.feedthrough[..., 0] * bare
     return response.unsqueeze(-2), leaving.reshape(*system.batch, *leaving.shape[-2:])

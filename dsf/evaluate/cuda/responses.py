@@ -1,4 +1,11 @@
-"""Systems that a kernel for CUDA evaluates, where one applies and has passed its trial."""
+"""Responses by CUDA kernels, for systems where one applies and has passed its trial.
+
+- ``answered_by_fla``: matrix memories and delta rules by flash-linear-attention, where asked for.
+- ``scanned``: selective state spaces by the scan of :mod:`dsf.kernels.cuda.selective`.
+- ``recalled``: matrix memories and delta rules by :mod:`dsf.kernels.cuda.memories`.
+
+The functions ``..._has_passed`` say whether a kernel may run on this device.
+"""
 
 from functools import partial
 
@@ -7,25 +14,68 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import Coefficient
-from dsf.evaluate.border import at_start
-from dsf.evaluate.cuda.fla import answered_by_fla
+from dsf.evaluate.arguments import state_at_start
 from dsf.evaluate.cuda.heads import Answer, by_batch, by_head, one_port_parts
 from dsf.evaluate.cuda.trials import response_error
-from dsf.evaluate.loops.channels import Channels, channels_of
-from dsf.kernels import applies_on_cuda
+from dsf.evaluate.loops.responses import Channels, channels_of
+from dsf.kernels import applies_on_cuda, asks_for_fla
 from dsf.kernels.availability import WORTH
-from dsf.kernels.cuda.standing import DELTA_RULES, MEMORIES, SELECTIVE, has_passed
+from dsf.kernels.cuda.fla import FUNCTIONS, TOLERANCE, call
+from dsf.kernels.cuda.trial_results import DELTA_RULES, MEMORIES, SELECTIVE, has_passed
 from dsf.system import System
 
-MOST_STATES = 256  # in the registers of one program
-MOST_TOKENS = 16 * 65_535  # chunks of 16 along one axis of a grid
-MANY_CHANNELS = 70  # of a trial: more than one program takes
+
+def answered_by_fla(
+    system: System, signal: Shaped[Tensor, "*batch time 1 channel"], structure: str
+) -> Answer | None:
+    """The response and the final state by flash-linear-attention.
+
+    None where the library was not asked for, its kernel failed the trial, or it has no kernel.
+    """
+    if system.reads_before_update or not asks_for_fla():
+        return None
+    if not fla_has_passed(signal.device, structure, system.state_size, signal.shape[-1]):
+        return None
+    return recalled_by_fla(system, signal)
+
+
+def fla_has_passed(device: torch.device, structure: str, states: int, channels: int) -> bool:
+    """Whether the library's kernel for a structure may run; its tolerance is larger, for TF32."""
+    trial = partial(
+        response_error,
+        recalled_by_fla,
+        device,
+        structure,
+        states=states,
+        channels=channels,
+        before=False,
+    )
+    kind, label = (states, channels), FUNCTIONS[structure].label
+    return has_passed(label, device, kind, trial, tolerance=TOLERANCE)
+
+
+def recalled_by_fla(
+    system: System, signal: Shaped[Tensor, "*batch time 1 channel"]
+) -> Answer | None:
+    """The response and the final state by the library; None where it has no kernel."""
+    heads = by_head(system, signal)
+    made = None if heads is None else call(*heads)
+    if made is None:
+        return None
+    with torch.cuda.device_of(signal):
+        found = made.answer()
+    return by_batch(system, signal, *found)
+
+
+MOST_STATES = 256  # that fit in the registers of one program
+MOST_TOKENS = 16 * 65_535  # as chunks of 16 tokens are one axis of the launch grid
+MANY_CHANNELS = 70  # channels of a trial: more than one program takes
 
 
 def answered_on_cuda(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
 ) -> Answer | None:
-    """The response of a forward system and the state it leaves; None where no kernel may run."""
+    """The response of a forward system and its final state; None where no kernel may run."""
     fits = 0 < system.state_size <= MOST_STATES and system.steps <= MOST_TOKENS
     if not fits or signal.numel() * system.state_size < WORTH:
         return None
@@ -52,7 +102,7 @@ def scan_has_passed(device: torch.device, states: int) -> bool:
 
 
 def scanned(channels: Channels) -> Answer:
-    """What the selective scan makes of channels."""
+    """The response of channels and their final state by the selective scan."""
     from dsf.kernels.cuda.selective import selective_scan
 
     step, signal = channels.step, channels.signal
@@ -74,7 +124,7 @@ def scanned(channels: Channels) -> Answer:
 
 
 def _of_first(part: Tensor, batch: int) -> Tensor:
-    """What all channels of a sequence share."""
+    """The part that all channels of a sequence share, taken from the first of them."""
     return part[..., 0, :, :].reshape(batch, *part.shape[-2:])
 
 
@@ -83,7 +133,7 @@ def _recalled(system: System, signal: Tensor) -> Answer | None:
     if parts is None or isinstance(system.feedthrough, Coefficient):
         return None
     tensors = [part for part in parts if part is not None]
-    if not applies_on_cuda(*tensors, system.feedthrough, signal, at_start(system, signal)):
+    if not applies_on_cuda(*tensors, system.feedthrough, signal, state_at_start(system, signal)):
         return None
     if parts.left is not None and not torch.equal(-parts.left, parts.write):
         return None
@@ -102,7 +152,7 @@ def _recalled(system: System, signal: Tensor) -> Answer | None:
 def recall_has_passed(
     device: torch.device, structure: str, states: int, channels: int, *, before: bool
 ) -> bool:
-    """Whether the kernel for matrix memories, or for those of a delta rule, may run."""
+    """Whether the kernel for matrix memories, with or without a delta rule, may run."""
     name = DELTA_RULES if "delta" in structure else MEMORIES
     trial = partial(
         response_error,
@@ -117,7 +167,7 @@ def recall_has_passed(
 
 
 def recalled(system: System, signal: Tensor) -> Answer:
-    """What the kernel for matrix memories makes of a system and its signal."""
+    """The response and the final state by the kernel for matrix memories."""
     from dsf.kernels.cuda.memories import recall
 
     heads = by_head(system, signal)

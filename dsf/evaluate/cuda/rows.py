@@ -1,4 +1,4 @@
-"""Maps that a kernel for CUDA writes, where one applies and has passed its trial."""
+"""Rows of maps by a CUDA kernel, for systems where it applies and has passed its trial."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -11,10 +11,10 @@ from torch import Tensor
 from dsf.coefficient import dense_of
 from dsf.evaluate.cuda.responses import MOST_STATES
 from dsf.evaluate.cuda.trials import rows_error
-from dsf.evaluate.place import Fresh, Place, flat
+from dsf.evaluate.output_buffers import FreshRows, RowBuffer, flat
 from dsf.kernels import applies_on_cuda
 from dsf.kernels.availability import WORTH
-from dsf.kernels.cuda.standing import MAPS, has_passed
+from dsf.kernels.cuda.trial_results import MAPS, has_passed
 from dsf.system import System
 from dsf.transition import ScaledIdentity
 
@@ -35,16 +35,16 @@ def map_has_passed(device: torch.device, structure: str, states: int, *, before:
     return has_passed(MAPS, device, (structure, states, before), trial)
 
 
-def _fresh_rows(system: System, borders: list[int]) -> Iterator[Tensor]:
-    return rows_on_cuda(system, borders, Fresh())
+def _fresh_rows(system: System, boundaries: list[int]) -> Iterator[Tensor]:
+    return rows_on_cuda(system, boundaries, FreshRows())
 
 
 def rows_on_cuda(
-    system: System, borders: list[int], place: Place
+    system: System, boundaries: list[int], output: RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
-    """The rows between every two borders, written into what ``place`` gives.
+    """The rows between consecutive boundaries, written into the memory that ``output`` provides.
 
-    The decays of a diagonal are written out, with their products up to the borders of tiles.
+    The decays of a diagonal are written out, with their products up to the edges of tiles.
     """
     from dsf.kernels.cuda.tiles import Borders, write_map
 
@@ -53,13 +53,13 @@ def rows_on_cuda(
     read = _by_head(system, dense_of(system.C).squeeze(-2))
     D = dense_of(system.feedthrough)[..., 0, 0].expand(*system.batch, system.steps)
     gain = decay.new_ones(1, system.steps).expand(system.batch.numel(), -1)
-    kept = Borders(decay, before=before)
-    for start, stop in pairwise(borders):
+    products = Borders(decay, before=before)
+    for start, stop in pairwise(boundaries):
         shape = (*system.batch, stop - start, system.steps)
-        buffer, top = place.take(write, shape, first=start)
+        buffer, top = output.take(write, shape, first=start)
         span = (start, stop, top)
         with torch.cuda.device_of(buffer):
-            write_map(read, write, decay, gain, kept, flat(buffer), rows=span, before=before)
+            write_map(read, write, decay, gain, products, flat(buffer), rows=span, before=before)
         rows = buffer[..., top : top + stop - start, :]
         rows.diagonal(start, -2, -1).add_(D[..., start:stop])
         yield rows
@@ -78,5 +78,5 @@ def _decays(system: System) -> Shaped[Tensor, "*batch time decays"]:
 
 
 def _by_head(system: System, part: Tensor) -> Shaped[Tensor, "head time state"]:
-    """One axis for the batch; what all heads share stays stored once."""
+    """The batch axes flattened to one; parts that all heads share are stored once."""
     return part.expand(*system.batch, *part.shape[-2:]).reshape(-1, *part.shape[-2:])

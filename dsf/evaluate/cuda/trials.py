@@ -1,4 +1,4 @@
-"""Small random systems on which a kernel for CUDA has to agree with the plain path."""
+"""Trials of CUDA kernels: small random systems compared with a double-precision reference."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,8 +9,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.coefficient import SampledWrite
+from dsf.evaluate.row_windows import forward_rows
 from dsf.evaluate.stepwise import recurrent
-from dsf.evaluate.sweep import forward_rows
 from dsf.system import System
 from dsf.transition import (
     Diagonal,
@@ -20,7 +20,7 @@ from dsf.transition import (
     Transition,
 )
 
-# Two sequences of three heads; no number of tokens or states is a multiple of what a kernel takes.
+# Two sequences of three heads; numbers of tokens and states are no multiples of the tile sizes.
 BATCH, STEPS, LONG = (2, 3), 75, 150
 BORDERS = [5, 70, LONG]
 SINGLE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
@@ -39,7 +39,7 @@ class Draw:
         return torch.randn(*size, generator=self.rng, **SINGLE).to(self.device)
 
     def decay(self, *size: int) -> Tensor:
-        """Factors a token: most ordinary, some violent, slow or exactly zero."""
+        """Factors per token: most between 1/2 and 1, some 1e-20, close to one, or exactly zero."""
         chance, decay = torch.rand(2, *size, generator=self.rng, **SINGLE)
         decay = 0.5 + decay / 2
         for share, other in ((0.15, 1 - 1e-6), (0.1, 1e-20), (0.05, 0.0)):
@@ -51,7 +51,10 @@ class Draw:
         return self.normal(BATCH[0], 1, *size).expand(*BATCH, *size)
 
     def system(self, structure: str, *, states: int, steps: int, before: bool) -> System:
-        """All parts of a system with one port; ``structure`` names what moves its state."""
+        """A system with one port, all of whose coefficients are non-zero.
+
+        ``structure`` names its transition.
+        """
         write, read = self.shared(steps, states), self.shared(steps, states)
         D = self.normal(*BATCH, steps, 1, 1)
         key = torch.nn.functional.normalize(write, dim=-1)
@@ -79,7 +82,10 @@ class Draw:
 def response_error(
     run: Run, device: torch.device, structure: str, *, states: int, channels: int, before: bool
 ) -> float:
-    """How far ``run`` is from the recurrence in double precision, relative to the largest entry."""
+    """The largest error of ``run``, relative to the largest entry.
+
+    The reference is the recurrence in double precision.
+    """
     draw = Draw(device)
     system = draw.system(structure, states=states, steps=STEPS, before=before)
     signal = draw.normal(*BATCH, STEPS, 1, channels)
@@ -99,7 +105,7 @@ def response_error(
 def rows_error(
     write: Write, device: torch.device, structure: str, *, states: int, before: bool
 ) -> float:
-    """The same for rows of the map, from one that starts no tile."""
+    """The same for rows of the map, starting with one inside a tile."""
     system = Draw(device).system(structure, states=states, steps=LONG, before=before)
     exact = system.window(0, LONG, dtype=torch.float64)
     found = zip(write(system, BORDERS), forward_rows(exact, BORDERS), strict=True)

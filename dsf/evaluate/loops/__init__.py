@@ -1,1 +1,1 @@
-"""Systems handed to compiled loops on a processor, as the bare arrays those take."""
+"""Adapters between systems and the compiled CPU loops, which take plain arrays."""

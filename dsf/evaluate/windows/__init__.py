@@ -1,1 +1,1 @@
-"""A few tokens of a system as four matrices: how many, and how each structure is folded."""
+"""Windows of tokens folded into panels of four matrices, and how many tokens a window has."""

@@ -1,17 +1,16 @@
-"""A window of any system, folded into a panel by the structure of its A_t."""
+"""Folding: a window of any system as a panel, with one algorithm for each structure of A_t."""
 
 from dataclasses import replace
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dsf.coefficient import Matrices, dense_of
-from dsf.evaluate.border import working
-from dsf.evaluate.windows.delay_line import delay_panel, moves_by_one
-from dsf.evaluate.windows.feedback import feedback_panel
+from dsf.evaluate.arguments import working_dtype
+from dsf.evaluate.windows.cutting import cut
 from dsf.evaluate.windows.panel import Panel
-from dsf.evaluate.windows.pieces import cut
 from dsf.evaluate.windows.segments import Read, diagonal_segment, scalar_segment
 from dsf.system import System
 from dsf.transition import (
@@ -23,38 +22,115 @@ from dsf.transition import (
     Shift,
     Transition,
 )
-from dsf.transition.storage import on_parts
+from dsf.transition.storage import cast, on_parts
+
+
+def moves_by_one(A: Shift) -> bool:
+    """Whether every token shifts the states by one position."""
+    return bool((A.places == 1).all())
+
+
+def delay_panel(A: Shift, write: Tensor, read: Tensor, *, before: bool) -> Panel:
+    """The panel of a delay line: whatever a token writes moves on by one state position a token.
+
+    The map is computed diagonal by diagonal: a write of ``lag`` tokens ago is read in the states
+    from position ``lag`` on, or ``lag - 1`` for a read before the update.
+    """
+    steps, states = A.steps, A.state_size
+    late = int(before)
+    local = write.new_zeros(())
+    for lag in range(late, min(steps, states + late)):
+        shift = lag - late
+        weights = read[..., lag:, :, shift:] @ write[..., : steps - lag, : states - shift, :]
+        local = local + torch.diag_embed(weights.movedim(-3, -1), offset=-lag)
+    rows, columns = read.shape[-2], write.shape[-1]
+    local = local.expand(*read.shape[:-3], rows, columns, steps, steps)
+    local = local.movedim(-2, -4).movedim(-1, -2).flatten(-2).flatten(-3, -2)
+    reach = [_shifted_read(read[..., t, :, :], t + 1 - late) for t in range(steps)]
+    sent = [_shifted_write(write[..., t, :, :], steps - 1 - t) for t in range(steps)]
+    return Panel(
+        local=local,
+        reach=torch.cat(reach, dim=-2),
+        write=torch.cat(sent, dim=-1),
+        carry=replace(A, places=A.places.sum().unsqueeze(0)),
+    )
+
+
+def _shifted_read(read: Tensor, places: int) -> Tensor:
+    places = min(places, read.shape[-1])
+    return pad(read[..., places:], (0, places))
+
+
+def _shifted_write(write: Tensor, places: int) -> Tensor:
+    places = min(places, write.shape[-2])
+    return pad(write[..., : write.shape[-2] - places, :], (0, 0, places, 0))
+
+
+def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, before: bool) -> Panel:
+    """The panel of a diagonal plus low rank, as a diagonal system with a feedback loop.
+
+    With ``z_t = right_tᵀ h_{t-1}`` the low-rank term is an input ``left_t z_t`` of the diagonal
+    system. Inside the window z depends on itself through a strictly lower triangular matrix, so a
+    triangular solve closes the loop.
+    """
+    writes = (write, A.left)
+    reads = (Read(read, before), Read(A.right.mT, True))
+    if A.state_size > 0 and A.decay.stride(-1) == 0:
+        open_loop = scalar_segment(A.decay[..., 0], writes, reads)
+    else:
+        open_loop = diagonal_segment(A.decay, writes, reads)
+    (y_from_u, y_from_z), (z_from_u, z_from_z) = open_loop.local
+    y_from_h, z_from_h = open_loop.reach
+    h_from_u, h_from_z = open_loop.sent
+    identity = torch.eye(z_from_z.shape[-1], dtype=z_from_z.dtype, device=z_from_z.device)
+    closed = torch.linalg.solve_triangular(
+        identity - z_from_z,
+        torch.cat([z_from_u, z_from_h], dim=-1),
+        upper=False,
+        unitriangular=True,
+    )
+    by_u, by_h = closed.tensor_split([z_from_u.shape[-1]], dim=-1)
+    return Panel(
+        local=y_from_u + y_from_z @ by_u,
+        reach=y_from_h + y_from_z @ by_h,
+        write=h_from_u + h_from_z @ by_u,
+        carry=DiagonalPlusLowRank(
+            decay=cast(open_loop.carry.diagonal(), dtype=h_from_z.dtype),
+            left=h_from_z.unsqueeze(-3),
+            right=by_h.mT.unsqueeze(-3),
+        ),
+    )
 
 
 def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = None) -> Panel:
-    """What the tokens ``start`` to ``stop - 1`` of a forward system do.
+    """The panel of the tokens ``start`` to ``stop - 1`` of a forward system.
 
     Args:
-        system: a system that does not run backward; its initial state plays no part.
+        system: a system that does not run backward; its initial state is not used.
         start: the first token.
         stop: the token after the last.
-        dtype: the number type to calculate in; that of the system when absent, half precision
+        dtype: the number type to compute in; by default that of the system, with half precision
             raised to single.
 
     Raises:
-        ValueError: if the system runs backward, or the tokens are outside the sequence.
+        ValueError: if the system runs backward, or the tokens do not lie in the sequence.
     """
     if system.runs_backward:
         raise ValueError(
             "fold: needs a system that runs forward, but this one runs backward. "
             "Reverse it first: dsf.algebra.reverse(system)."
         )
-    return _panel(_written_out(system, start, stop, dtype or working(system.dtype)))
+    return _panel(_written_out(system, start, stop, dtype or working_dtype(system.dtype)))
 
 
 def fold_together(
     system: System, start: int, stop: int, *, size: int, dtype: torch.dtype
 ) -> tuple[Panel, Transition]:
-    """The same of all windows of ``size`` tokens between ``start`` and ``stop``, at once.
+    """The panels of all windows of ``size`` tokens between ``start`` and ``stop``, at once.
 
     Returns:
-        A panel with the windows as the last axis of its batch, and what carries a state over them:
-        a transition with the windows for its tokens.
+        A panel with the windows as the last axis of its batch, and their ``carry`` as a transition
+        whose time axis counts windows.
     """
     part = _written_out(system, start, stop, dtype)
     axis = len(part.batch)
@@ -68,7 +144,7 @@ def fold_together(
 
 
 def folds_together(A: Transition) -> bool:
-    """Whether all tensors of the structure have the axes ``*batch time`` in front of others."""
+    """Whether all tensors of the structure begin with the axes ``*batch time``."""
     return isinstance(A, (Dense, Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity))
 
 
@@ -78,7 +154,7 @@ def _written_out(system: System, start: int, stop: int, dtype: torch.dtype) -> S
 
 
 def _panel(part: System) -> Panel:
-    """All tokens of a system with its A written out."""
+    """The panel of all tokens of a system whose A is written out."""
     write, read, before = dense_of(part.B), dense_of(part.C), part.reads_before_update
     if isinstance(part.A, ScaledIdentity):
         panel = scalar_segment(part.A.decay, [write], [Read(read, before)]).panel()
@@ -90,34 +166,34 @@ def _panel(part: System) -> Panel:
         panel = delay_panel(part.A, write, read, before=before)
     else:
         panel = _token_by_token(part, write, read)
-    if _is_nothing(part.feedthrough):
+    if _is_absent(part.feedthrough):
         return panel
     return replace(panel, local=panel.local + _on_diagonal(dense_of(part.feedthrough)))
 
 
-def _is_nothing(feedthrough: Matrices) -> bool:
+def _is_absent(feedthrough: Matrices) -> bool:
     """Whether this is the one zero that stands for an absent feedthrough."""
     part = dense_of(feedthrough)
     return not any(part.stride()) and not bool(part.flatten()[:1].any())
 
 
 def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
-    """For structures without a form of their own: one product with A_t a token, in double."""
+    """For all other structures: one product with A_t a token, in double precision."""
     states, inputs, dtype = system.state_size, system.input_size, write.dtype
     exact = torch.promote_types(dtype, torch.float64)
     A, write, read = system.A.to(dtype=exact), write.to(exact), read.to(exact)
-    held = torch.eye(states, dtype=exact, device=write.device)
-    held = held.expand(*system.batch, states, states)
+    state = torch.eye(states, dtype=exact, device=write.device)
+    state = state.expand(*system.batch, states, states)
     rows = []
     for t in range(system.steps):
-        earlier, carried = held, (A.window(t, t + 1) @ held.unsqueeze(-3)).squeeze(-3)
-        held = torch.cat([carried, write[..., t, :, :]], dim=-1)
-        seen = earlier if system.reads_before_update else held
+        earlier, carried = state, (A.window(t, t + 1) @ state.unsqueeze(-3)).squeeze(-3)
+        state = torch.cat([carried, write[..., t, :, :]], dim=-1)
+        seen = earlier if system.reads_before_update else state
         row = read[..., t, :, :] @ seen
         wanted = states + system.steps * inputs
         rows.append(torch.nn.functional.pad(row, (0, wanted - row.shape[-1])))
     reach, local = torch.cat(rows, dim=-2).to(dtype).tensor_split([states], dim=-1)
-    carry, sent = held.tensor_split([states], dim=-1)
+    carry, sent = state.tensor_split([states], dim=-1)
     sent = sent.to(dtype)
     return Panel(local=local, reach=reach, write=sent, carry=Dense(carry.unsqueeze(-3)))
 

@@ -1,4 +1,4 @@
-"""What a few tokens of a system do, as four matrices."""
+"""A panel: the input-output behaviour of a window of tokens as four matrices."""
 
 from dataclasses import dataclass
 
@@ -13,17 +13,17 @@ from dsf.transition import Transition
 class Panel:
     """A window of tokens, folded.
 
-    With ``u`` the signals and ``y`` the responses of the window, token after token, ``h`` the
-    state that enters and ``h'`` the one that leaves:
+    With ``u`` the signals and ``y`` the responses of the window stacked over its tokens, ``h`` the
+    state before the window and ``h'`` the state after it:
 
         y = local u + reach h        h' = carry h + write u
 
     Attributes:
         local: the map of the window alone.
-        reach: what an entering state adds to the responses.
-        write: what the signals leave in the state.
-        carry: the product of all A_t of the window, as a transition of one step. Perhaps in double
-            precision, as many windows multiply.
+        reach: from the state before the window to the responses.
+        write: from the signals to the state after the window.
+        carry: the product of all A_t of the window, as a transition of one step. It may be in
+            double precision, as the products of many windows are multiplied.
     """
 
     local: Shaped[Tensor, "*batch rows columns"]
@@ -40,7 +40,7 @@ class Panel:
     def seen_before(
         self, rows: Shaped[Tensor, "*batch rows state"]
     ) -> Shaped[Tensor, "*batch rows state"]:
-        """``rows carry``: what reads the leaving state, as it reads the entering one."""
+        """``rows carry``: rows that read the state after the window, acting on the one before."""
         return _moved(self.carry.transposed(), rows.mT).mT
 
 

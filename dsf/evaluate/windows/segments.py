@@ -1,7 +1,7 @@
 """Windows of systems whose A_t is diagonal or a scaled identity, by running products of decays.
 
 Nothing here divides by a product of decays or takes ``exp`` of a long difference: decays are only
-multiplied, from each token to the tokens after it, so zeros and violent decays are exact.
+multiplied, from each token to the tokens after it, so decays of zero or near zero lose no accuracy.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ SMALL = 4
 
 
 class Read(NamedTuple):
-    """Output matrices, and whether they meet the state before its update."""
+    """Output matrices, and whether they read the state before its update."""
 
     matrices: Shaped[Tensor, "*batch time output state"]
     before: bool
 
 
 class Segment(NamedTuple):
-    """What a window does to several writes, as several reads see it.
+    """The panels of a window for every pair of several writes and several reads.
 
-    The four matrices of a :class:`Panel`: ``local[i][j]`` for read i and write j, ``reach[i]``,
-    ``sent[j]``, and ``carry``, which all of them share.
+    ``local[i][j]`` is for read i and write j, ``reach[i]`` for read i, ``sent[j]`` (``write`` in a
+    :class:`Panel`) for write j, and ``carry`` is common to all.
     """
 
     local: list[list[Tensor]]
@@ -41,7 +41,7 @@ class Segment(NamedTuple):
     carry: ScaledIdentity | Diagonal
 
     def panel(self) -> Panel:
-        """The panel of one read and one write."""
+        """The panel of the first read and the first write."""
         return Panel(
             local=self.local[0][0], reach=self.reach[0], write=self.sent[0], carry=self.carry
         )
@@ -61,7 +61,7 @@ def products(
 def scalar_segment(
     decay: Shaped[Tensor, "*batch time"], writes: Sequence[Tensor], reads: Sequence[Read]
 ) -> Segment:
-    """``A_t = decay_t I``: a product of reads and writes, times the decay between."""
+    """``A_t = decay_t I``: products of reads and writes, times the decays between the tokens."""
     between = products(decay.unsqueeze(-1)).squeeze(-1)
     exact = decay.to(torch.promote_types(decay.dtype, torch.float64)).cumprod(dim=-1)
     reached = exact.to(decay.dtype)
@@ -83,9 +83,9 @@ def diagonal_segment(
 ) -> Segment:
     """``A_t = diag(decay_t)``.
 
-    Products of decays between all pairs are formed for 4 tokens only; twice as many tokens come
-    from two halves by matrix products, as often as needed. What carries over 4 tokens and more is
-    multiplied in double precision, from decays that may be finer than the writes and reads.
+    Products of decays between all pairs are computed for blocks of 4 tokens only; blocks are then
+    joined in pairs by matrix products until one block is left. The products of decays over whole
+    blocks are in double precision, from decays that may be more precise than reads and writes.
     """
     steps = decay.shape[-2]
     blocks = 1
@@ -140,7 +140,7 @@ def _small(decay: Tensor, writes: Sequence[Tensor], reads: Sequence[Read]) -> Bl
 def _joined(
     local: list[list[Tensor]], reach: list[Tensor], sent: list[Tensor], carry: Tensor
 ) -> Blocks:
-    """Every two neighbouring blocks made one."""
+    """Neighbouring blocks joined in pairs."""
     early, late = slice(0, None, 2), slice(1, None, 2)
     near = cast(carry, dtype=reach[0].dtype)
     passing = near[..., early, :].unsqueeze(-2)
@@ -169,7 +169,7 @@ def _triangle(early: Tensor, between: Tensor, late: Tensor) -> Tensor:
 
 
 def _spread(reading: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """One number for every pair of tokens, repeated for their ports."""
+    """A number for every pair of tokens, repeated for each pair of their ports."""
     steps = reading.shape[-1]
     outputs, inputs = rows.shape[-2] // steps, columns.shape[-1] // steps
     high = reading.repeat_interleave(outputs, -2) if outputs > 1 else reading

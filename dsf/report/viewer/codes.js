@@ -1,4 +1,4 @@
-// Maps as the report packs them: one 8-bit code a cell, see dsf/report/codes.py.
+// Maps as the report packs them: one 8-bit code a cell, see dsf/report/map_bytes.py.
 
 const MASKED = 0, NAN = 1, PLUS_INFINITY = 2, MINUS_INFINITY = 3, ZERO = 129, LEVELS = 125;
 

@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import silu
 
 import dsf
-from dsf.inspection import gated_delta, kimi_delta, mamba, mamba2, pieces, rwkv, zamba
-from dsf.inspection.pieces import by_head, rms_factor
+from dsf.inspection.families import gated_delta, kimi_delta, mamba, mamba2, rwkv, shared, zamba
+from dsf.inspection.families.shared import by_head, rms_factor
 from dsf.mixers import RWKV4, KimiDeltaAttention
 from dsf.transition import DiagonalPlusLowRank
 from tests.inspection.families.tiny_models import build, inputs
@@ -70,12 +70,12 @@ def no_mask(*_):
 
 
 def latest_first(layer, name, channels=slice(None)):
-    right = pieces.convolution(layer, name, channels)
+    right = shared.convolution(layer, name, channels)
     return replace(right, kernel=right.kernel.flip(-1))
 
 
 def no_epsilon(x, **_):
-    return pieces.unit_length(x, epsilon=0.0)
+    return shared.unit_length(x, epsilon=0.0)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.matrix
 old = pytest.mark.skipif(
     not is_older_than("5.16"), reason=f"transformers {transformers.__version__} has it right"
 )
-ADVICE = r"'{}'.*differs from what it put out.*upgrade transformers"
+ADVICE = r"'{}'.*differs from the captured output.*upgrade transformers"
 
 
 @old

@@ -5,8 +5,8 @@ import torch
 import transformers
 
 import dsf
-from dsf.inspection.lfm_vision import GridConvolution
-from dsf.inspection.redrawing import redraw
+from dsf.inspection.families.lfm_vision import GridConvolution
+from dsf.properties.adapter_laws import redraw
 
 GRIDS = [[1, 4, 6], [1, 6, 4], [2, 2, 4]]
 

@@ -19,7 +19,7 @@ BELOW_SINGLE = 1e-7
 def test_a_planted_mistake_is_found(mistake):
     """Far above the tolerance: nothing an adapter gets wrong is a small error in float64."""
     model = build(mistake.family)
-    words = rf"'{mistake.family}'.*differs from what it put out by (\d\.\de[+-]\d+) relative"
+    words = rf"'{mistake.family}'.*differs from the captured output by (\d\.\de[+-]\d+) relative"
     with (
         patch.object(mistake.module, mistake.name, mistake.instead),
         pytest.raises(ReconstructionError, match=words) as caught,

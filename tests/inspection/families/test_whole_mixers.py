@@ -7,7 +7,7 @@ import torch
 
 import dsf
 from dsf.inspection import InspectionError, ReconstructionError
-from dsf.inspection.chain import Centre, Chain, Scale
+from dsf.inspection.whole.stages import Centre, Chain, Scale
 from tests.inspection.families.tiny_models import (
     FAMILIES,
     build,
@@ -78,7 +78,7 @@ def test_shares_add_up(layer):
 @pytest.mark.parametrize("part", ["enter", "leave"])
 def test_a_mistake_around_the_mixer_is_found(part):
     """Another gate or another activation than the layer's leaves the mixer as it was."""
-    from dsf.inspection import mamba
+    from dsf.inspection.families import mamba
 
     right = mamba.ADAPTER
     inspection = dsf.inspect(build("mamba").double(), **inputs(9))
@@ -91,12 +91,12 @@ def test_a_mistake_around_the_mixer_is_found(part):
     shell = inspection[0].shell
     layer, _, mixer, tolerance = shell.args
     bent = replace(right, **{part: wrong})
-    with pytest.raises(ReconstructionError, match="differs from what it put out"):
+    with pytest.raises(ReconstructionError, match="differs from the captured output"):
         shell.func(layer, bent, mixer, tolerance)
 
 
 def test_a_layer_whose_surroundings_are_unknown_says_so():
-    from dsf.inspection import mamba
+    from dsf.inspection.families import mamba
 
     without = replace(mamba.ADAPTER, enter=None)
     inspection = dsf.inspect(build("mamba"), adapters=(without,), **inputs(9))

@@ -1,0 +1,68 @@
+"""Text and tables on a terminal; nothing that comes from a model is ever taken for markup."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from dsf.report.escaping import escaped
+from dsf.report.views import Progress as Told
+
+UNBOUNDED = 200
+LONGEST_CELL = 400
+NARROWEST_PROSE = 40
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that reads no markup; wide where there is no terminal to set a width."""
+    made = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not made.is_terminal:
+        made.width = UNBOUNDED
+    return made
+
+
+def print_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", prose: bool = False
+) -> None:
+    """A table where it fits, otherwise one line for every cell.
+
+    Args:
+        prose: the last column holds sentences, which may run over several lines.
+    """
+    screen = console()
+    cells = [[escaped(cell, most=LONGEST_CELL) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    if prose:
+        widths[-1] = min(widths[-1], NARROWEST_PROSE)
+    if sum(widths) + 2 * len(widths) > screen.width:
+        _print_lines(screen, heads, cells)
+        return
+    table = Table(box=SIMPLE_HEAD, title=title or None, pad_edge=False)
+    for head in heads:
+        table.add_column(head, no_wrap=not (prose and head == heads[-1]))
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    screen.print(table)
+
+
+def _print_lines(screen: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for row in rows:
+        screen.print(Text(row[0]), style="bold")
+        for head, cell in zip(heads[1:], row[1:], strict=True):
+            screen.print(Text(f"  {head}: {cell}"))
+
+
+@contextmanager
+def progress(label: str, *, shown: bool) -> Iterator[Told]:
+    """A bar on standard error while something runs, if a person is watching."""
+    screen = console(stderr=True)
+    columns = TextColumn(f"{escaped(label)}"), BarColumn()
+    with Progress(
+        *columns, console=screen, transient=True, disable=not (shown and screen.is_terminal)
+    ) as bars:
+        task = bars.add_task("", total=1.0)
+        yield lambda share: bars.update(task, completed=share)

@@ -1,0 +1,100 @@
+"""Argument checks and conversions shared by all evaluators: sizes, number types, direction."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.composite import ExplicitMap, Operator, SystemSum
+from dsf.shapes import agree, has_axes
+from dsf.system import System, time_reversed
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def with_checked_arguments(
+    run: Callable[[System, Tensor], Tensor], system: System, signal: Tensor
+) -> Tensor:
+    """Run an evaluator on checked arguments: a forward system and a signal of one number type.
+
+    Number types are promoted as torch does: a real signal becomes complex for complex
+    coefficients, and the higher of two precisions is used. Half precision is computed in single
+    precision. A system that runs backward is evaluated on the reversed sequence.
+    """
+    if not isinstance(system, System):
+        raise TypeError(
+            f"an evaluator runs one System, but it got {type(system).__name__}. "
+            f"dsf.respond takes sums of systems and explicit maps as well."
+        )
+    check_signal(system, signal)
+    if system.takes_real_part and signal.is_complex():
+        raise ValueError(
+            "respond: this system takes the real part of its output, which is linear in real "
+            "signals only, but the signal is complex. Evaluate its real and its imaginary part "
+            "separately."
+        )
+    dtype = torch.promote_types(system.dtype, signal.dtype)
+    signal = signal.to(working_dtype(dtype))
+    if system.runs_backward:
+        response = run(forward_form(system), signal.flip(-3)).flip(-3)
+    else:
+        response = run(system, signal)
+    return (response.real if system.takes_real_part else response).to(
+        dtype.to_real() if system.takes_real_part else dtype
+    )
+
+
+def check_signal(system: Operator, signal: Tensor) -> None:
+    """Raise unless ``signal`` can drive ``system``.
+
+    Raises:
+        ShapeError: names the axis and the two sizes.
+        TypeError: if one of them is of another type.
+    """
+    check_operator("respond", system)
+    if not isinstance(signal, Tensor):
+        raise TypeError(
+            f"respond: the signal must be a torch tensor, but it is {type(signal).__name__}."
+        )
+    has_axes("respond", "signal", signal.shape, "*batch time input channel")
+    reads = system.read_steps if isinstance(system, ExplicitMap) else system.steps
+    agree("respond", "time", system=reads, signal=signal.shape[-3])
+    agree("respond", "input", system=system.input_size, signal=signal.shape[-2])
+    agree("respond", "batch", system=tuple(system.batch), signal=tuple(signal.shape[:-3]))
+    for part in system if isinstance(system, SystemSum) else (system,):
+        if part.initial is not None:
+            channels = part.initial.shape[-1]
+            agree("respond", "channel", initial=channels, signal=signal.shape[-1])
+
+
+def check_operator(owner: str, given: object) -> None:
+    """Raise unless ``given`` is a system, a sum of systems or an explicit map.
+
+    Raises:
+        TypeError: names its type, and how a mixer becomes a system.
+    """
+    if not isinstance(given, Operator):
+        raise TypeError(
+            f"{owner}: needs a System, a SystemSum or an ExplicitMap, but it got "
+            f"{type(given).__name__}. A mixer gives its system: mixer.system()."
+        )
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The number type to compute in: half precision is too coarse for running sums."""
+    return torch.float32 if dtype in HALVES else dtype
+
+
+def state_at_start(
+    system: System, signal: Shaped[Tensor, "*batch time input channel"]
+) -> Shaped[Tensor, "*batch state channel"]:
+    """The state before the first token: ``system.initial``, or zero."""
+    if system.initial is None:
+        return signal.new_zeros(*system.batch, system.state_size, signal.shape[-1])
+    return system.initial.to(signal.dtype)
+
+
+def forward_form(system: System) -> System:
+    """A forward system: one that runs backward gets its tokens reversed, others are unchanged."""
+    return time_reversed(system) if system.runs_backward else system

@@ -1,0 +1,101 @@
+"""``respond``: the response of any system by the evaluator that suits it, or a given one."""
+
+from collections.abc import Callable
+from functools import partial, reduce
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.composite import ExplicitMap, Operator, SystemSum
+from dsf.evaluate.arguments import check_signal
+from dsf.evaluate.cache import applied, kept_response, kept_rows
+from dsf.evaluate.chunks import by_default
+from dsf.evaluate.memory_plan import check_plan, respond_bytes
+from dsf.shapes import ShapeError
+from dsf.system import System
+
+Method = Callable[[System, Tensor], Tensor]
+
+# For signals of at least so many numbers the free memory is checked first.
+LARGE = 2**24
+SMALLER = (
+    "Process fewer entries of the batch or fewer channels at a time, or split the sequence: "
+    "dsf.evaluate.final_state gives the initial state of the next part."
+)
+
+
+def respond(
+    system: Operator,
+    signal: Shaped[Tensor, "*batch time input channel"],
+    *,
+    method: Method | None = None,
+    out: Shaped[Tensor, "*batch written output channel"] | None = None,
+) -> Shaped[Tensor, "*batch written output channel"]:
+    """The response of ``system`` to ``signal``. Every ``method`` gives the same, to rounding.
+
+    Args:
+        system: a system, a sum of systems, or an explicit map.
+        signal: ``*batch time input channel``; ``channel`` columns share A, B, C, D.
+        method: ``dsf.recurrent``, ``dsf.scan``, ``dsf.chunkwise`` or ``dsf.convolution``, or any
+            function of a system and a signal. By default the one that suits the system: fused
+            attention for an attention cache; a compiled loop where one applies (real numbers on a
+            CPU, no gradients, enough work to pay for loading the compiler); else
+            ``dsf.chunkwise``.
+        out: an earlier response, which is overwritten and returned: allocating fresh memory takes
+            about as long as writing it ten times. It may share no memory with the arguments.
+
+    Raises:
+        ShapeError: if the signal does not fit the system, or ``out`` does not fit the response.
+        ValueError: if ``method`` does not support the system.
+        MapTooLarge: if the response takes more than half of the free memory.
+
+    Example:
+        A state with decay 0.5, driven by a unit impulse:
+
+        >>> import dsf, torch
+        >>> one = torch.ones(3, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> unit = torch.tensor([1.0, 0, 0]).reshape(3, 1, 1)  # time, input, channel
+        >>> dsf.respond(system, unit).flatten()
+        tensor([1.0000, 0.5000, 0.2500])
+        >>> dsf.respond(system, unit, method=dsf.recurrent).flatten()
+        tensor([1.0000, 0.5000, 0.2500])
+    """
+    check_signal(system, signal)
+    if isinstance(system, System) and out is None and signal.numel() >= LARGE:
+        needed = respond_bytes(system, signal.shape[-1])
+        check_plan("respond", needed, signal.device, cure=SMALLER)
+    response = _respond(system, signal, method, out)
+    return response if out is None else _written(response, out)
+
+
+def _respond(
+    system: Operator, signal: Tensor, method: Method | None, out: Tensor | None = None
+) -> Tensor:
+    if isinstance(system, SystemSum):
+        return reduce(torch.add, [_respond(part, signal, method) for part in system])
+    if isinstance(system, ExplicitMap):
+        if method is not None:
+            raise ValueError(
+                "respond: this mixer is an explicit map without a recurrent state, so no method "
+                "applies to it. Leave 'method' out."
+            )
+        return applied(system.rows, signal)
+    if method is None and system.initial is None and not system.takes_real_part:
+        rows = kept_rows(system)
+        if rows is not None:
+            return kept_response(system, rows, signal)
+    return (method or partial(by_default, out=out))(system, signal)
+
+
+def _written(response: Tensor, out: Tensor) -> Tensor:
+    """``out``, with the response copied into it unless the evaluator has already written there."""
+    expected, came = ((tuple(each.shape), each.dtype, each.device) for each in (response, out))
+    if expected != came:
+        raise ShapeError(
+            f"respond: 'out' must have the shape {expected[0]}, the type {expected[1]} and be on "
+            f"{expected[2]}, but it has the shape {came[0]}, the type {came[1]} and is on "
+            f"{came[2]}. Pass an earlier response of the same sizes."
+        )
+    return out if response.data_ptr() == out.data_ptr() else out.copy_(response)

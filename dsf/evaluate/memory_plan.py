@@ -1,0 +1,157 @@
+"""Peak memory of maps, row folds and responses, computed from sizes before they start.
+
+``free_memory`` asks the operating system or the CUDA device. ``check_room`` refuses a tensor and
+``check_plan`` an operation that would take more than half of it. The functions ``..._bytes`` count
+the peak memory of one operation each, and ``block_size`` chooses how many rows fit at a time.
+"""
+
+import os
+
+import torch
+
+from dsf.composite import Operator
+from dsf.evaluate.arguments import working_dtype
+from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.compiled import compiles
+from dsf.evaluate.heads import heads_of
+from dsf.evaluate.windows.sizes import numbers_at_once
+from dsf.system import System
+
+
+class MapTooLarge(MemoryError):
+    """An operation would take more than half of the free memory."""
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Free bytes on ``device``, or None where they cannot be determined."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as report:
+            for line in report:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def check_room(
+    owner: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raise if a tensor of ``shape`` would take more than half of the free memory.
+
+    Raises:
+        MapTooLarge: with the sizes in GB and a remedy.
+    """
+    needed = dtype.itemsize
+    for size in shape:
+        needed *= size
+    free = free_memory(device)
+    if free is not None and needed > free / 2:
+        raise MapTooLarge(
+            f"{owner}: a map of shape {tuple(shape)} in {str(dtype).removeprefix('torch.')} takes "
+            f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free and half of that is the "
+            f"limit. Ask for some rows (rows=slice(0, 64)), or fold over dsf.row_blocks(system): "
+            f"the measures do that by themselves."
+        )
+
+
+WINDOW = 64
+SCORES = 64 * 1024  # scores of one chunk of columns in a pass of row reductions
+COPIES = 8  # arrays of the size of those scores: absolute values, logarithms, signs, squares
+# Arrays of the size of all windows folded at once: coefficients, products, and freed memory that
+# the allocator has not returned.
+HELD = 12
+GB = 1e9
+
+
+def map_bytes(system: Operator) -> int:
+    """Peak memory of ``dsf.attention_map(system)``, in bytes."""
+    whole = _row_bytes(system) * system.steps
+    if isinstance(system, System) and compiles(system, system.steps):
+        return whole + _carried_bytes(system)
+    return 2 * whole + _carried_bytes(system)  # the blocks, and their concatenation
+
+
+def block_bytes(system: Operator, size: int) -> int:
+    """Peak memory of a pass over ``dsf.row_blocks`` of ``size`` tokens, in bytes."""
+    block = _row_bytes(system) * size
+    if isinstance(system, System) and compiles(system, system.steps):
+        return block + _carried_bytes(system)
+    return 3 * block + _carried_bytes(system)
+
+
+def respond_bytes(system: System, channels: int) -> int:
+    """Peak memory of ``dsf.respond`` to a signal of ``channels`` channels, in bytes."""
+    item, entries = working_dtype(system.dtype).itemsize, system.batch.numel()
+    response = entries * system.steps * system.output_size * channels
+    return (2 * response + HELD * numbers_at_once(system, channels)) * item
+
+
+def statistics_bytes(system: System, measures: int) -> int:
+    """Peak memory of ``measures.streamed`` with ``measures`` measures of every row, in bytes."""
+    item, rows = system.dtype.itemsize, system.batch.numel() * system.steps * system.output_size
+    if heads_of(system) is None:
+        return block_bytes(system, WINDOW) + 2 * rows * measures * item
+    # two copies of every measure, contiguous decays and steps, decay products and their logarithms
+    return (rows * (2 * measures + 6) + COPIES * SCORES) * item
+
+
+def block_size(system: Operator, *, limit: int | None = None) -> int:
+    """How many tokens a block of rows may have for its peak memory to stay below ``limit`` bytes.
+
+    The default limit is half of the free memory. At most 64 tokens: larger blocks are not faster.
+
+    Raises:
+        MapTooLarge: if one row of every map takes more than the limit, with the two sizes.
+    """
+    if limit is None:
+        free = free_memory(system.device)
+        limit = None if free is None else free // 2
+    if limit is None or block_bytes(system, WINDOW) <= limit:
+        return WINDOW
+    least = block_bytes(system, 1)
+    if least > limit:
+        raise MapTooLarge(
+            f"row_blocks: one row of every map at a time takes {least / GB:.2f} GB, but "
+            f"{limit / GB:.2f} GB are the limit. Take fewer entries of the batch at a time, or a "
+            f"shorter window of the sequence."
+        )
+    return (limit - least) // (block_bytes(system, 2) - least) + 1
+
+
+def check_plan(owner: str, needed: int, device: torch.device, *, cure: str) -> None:
+    """Raise if an operation needs more than half of the free memory, before it starts.
+
+    Raises:
+        MapTooLarge: with the sizes in GB and the ``cure``.
+    """
+    free = free_memory(device)
+    if free is not None and needed > free / 2:
+        raise MapTooLarge(
+            f"{owner}: this takes {needed / GB:.1f} GB at its peak, but {free / GB:.1f} GB are "
+            f"free and half of that is the limit. {cure}"
+        )
+
+
+def _row_bytes(system: Operator) -> int:
+    """Bytes of one query (row) of every map of the batch."""
+    columns = getattr(system, "read_steps", system.steps) * system.input_size
+    return system.batch.numel() * system.output_size * columns * system.dtype.itemsize
+
+
+def _carried_bytes(system: Operator) -> int:
+    """Bytes that earlier windows store for the rows of later ones."""
+    if not isinstance(system, System):
+        return 0
+    if kept_rows(system) is not None:  # rows are computed from queries and keys
+        return 0
+    entries, steps = system.batch.numel(), system.steps * system.input_size
+    heads = heads_of(system)
+    if heads is not None and compiles(system, system.steps):
+        return (3 * entries + WINDOW) * steps * system.dtype.itemsize
+    states = system.state_size
+    panel = WINDOW * (4 * states + 3 * WINDOW) * entries
+    copies = 1 if compiles(system, system.steps) else 2
+    return (entries * states * steps * copies + panel) * working_dtype(system.dtype).itemsize

@@ -1,0 +1,1 @@
+"""Runs a model without changing it and records the inputs and outputs of its modules."""

@@ -1,0 +1,192 @@
+"""One call of one module: recorded by hooks during the run, and read in float64 afterwards.
+
+``recording`` hooks modules and appends a ``Call``, with bound arguments and output as the model had
+them, for every call. ``Captured`` is what an adapter gets to read later: the same arguments and
+output in float64, and ``Weights``, which converts a parameter only when it is looked up.
+"""
+
+import inspect as signatures
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import torch
+from jaxtyping import Inexact
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.module_stack import Surroundings
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.whole.stages import Project
+
+
+class Through(Enum):
+    """By which way a call was recorded."""
+
+    MODULE = "a hook on the module"
+    INTERFACE = "the model library's attention interface"
+    FUSED = "torch's fused attention"
+    FUNCTIONAL = "torch's functional multi-head attention"
+    FOLLOWED = "softmax between two products"
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one module: bound arguments and output, as the model had them.
+
+    Attributes:
+        place: the position of the call in the run, growing with every call.
+        through: by which way the call was recorded.
+        surroundings: what the module of an attention computes before and after it, where that was
+            recognised.
+    """
+
+    name: str
+    module: nn.Module
+    arguments: dict[str, Any]
+    output: Any
+    place: int
+    through: Through = Through.MODULE
+    surroundings: Surroundings | None = None
+
+    @property
+    def first_output(self) -> Tensor:
+        """The output tensor; the first of several."""
+        output = self.output
+        while isinstance(output, tuple | list):
+            output = output[0]
+        return output
+
+
+def bound(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments by the names in the signature of ``function``; ``**kwargs`` by their own."""
+    signature = signatures.signature(function)
+    named = signature.bind_partial(*args, **kwargs)
+    found: dict[str, Any] = {}
+    for name, value in named.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is signatures.Parameter.VAR_KEYWORD:
+            found.update(value)
+        else:
+            found[name] = value
+    return found
+
+
+def copied(value: Any) -> Any:
+    """``value`` with every tensor copied, since later code may write into the original."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, PackedSequence):
+        return value._replace(data=copied(value.data))
+    if type(value) in (tuple, list):
+        return type(value)(copied(part) for part in value)
+    return value
+
+
+@contextmanager
+def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[None]:
+    """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
+    handles = []
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
+            given = bound(module.forward, args, kwargs)
+            arguments = {key: copied(part) for key, part in given.items()}
+            calls.append(Call(name, module, arguments, copied(output), place=len(calls)))
+
+        return hook
+
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(hook_for(name), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """What an adapter is given.
+
+    Attributes:
+        name: the path of the module in the model.
+        family: the name that the adapter gives to the module's class.
+        module: the module itself, to look up settings that are not tensors. Never call it.
+        weights: parameters and buffers by name, floating-point ones in float64.
+        arguments: the arguments of the call by name, floating-point tensors in float64.
+        output: the module's output, in float64.
+        surroundings: what the module of an attention computes before and after it, where that was
+            recognised.
+    """
+
+    name: str
+    family: str
+    module: Any
+    weights: Mapping[str, Tensor]
+    arguments: Mapping[str, Any]
+    output: Tensor
+    surroundings: Surroundings | None = None
+
+    def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
+        """``x`` projected by ``name.weight`` and, where there is one, ``name.bias``."""
+        return self.projection(name)(x)
+
+    def projection(self, name: str) -> Project:
+        """The projection ``name`` as a stage."""
+        return Project(self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+
+    def replaced(self, **changes: Any) -> "Captured":
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+def in_float64(value: Any) -> Any:
+    """Floating-point tensors in float64, also inside tuples and lists, detached; the rest as is."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.to(torch.float64) if value.is_floating_point() else value
+    if isinstance(value, PackedSequence):
+        return value._replace(data=in_float64(value.data))
+    if isinstance(value, tuple | list):
+        return (
+            type(value)(in_float64(part) for part in value)
+            if type(value) in (tuple, list)
+            else value
+        )
+    return value
+
+
+class Weights(Mapping[str, Tensor]):
+    """Parameters and buffers of a module by name, converted to float64 when they are looked up.
+
+    They are not copied unless ``copied`` is set, so that a model need not fit into memory twice.
+    Looking up a weight that was changed in place since the run raises an ``InspectionError``.
+    """
+
+    def __init__(self, module: nn.Module, *, copied: bool = False):
+        named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        self._parts = {name: part.clone() if copied else part for name, part in named.items()}
+        self._versions = {name: times_written(part) for name, part in self._parts.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        part = self._parts[name]
+        if times_written(part) != self._versions[name]:
+            raise InspectionError(
+                f"the weight '{name}' was written into after the model was inspected, so it is no "
+                "longer that of the run. Inspect the model again."
+            )
+        return in_float64(part)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)

@@ -1,0 +1,277 @@
+"""The modules that are running, and the linear maps around an attention that one of them calls.
+
+``ModuleStack`` follows, by global hooks, which modules of a model are running, and records in each
+``Frame`` the calls of linear maps. Once a module that called an attention has returned,
+``surroundings`` compares numbers to find the projection that made the values, the output gate and
+the output projection.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """One call of a linear map: the module, its input and its output."""
+
+    module: nn.Module
+    given: Tensor
+    output: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What a module computed before and after its attention.
+
+    Attributes:
+        given: the input of the value projection, ``sample read model``.
+        source: the value projection, or the joint projection of queries, keys and values.
+        places: for every channel of the values, ``(head channel)``, the output of ``source`` that
+            it equals.
+        gate: the output gate that the response was multiplied by, ``sample time width``; None if
+            there is none.
+        out: the output projection; None where the response is the module's output.
+        output: the module's output, ``sample time model``.
+    """
+
+    given: Tensor
+    source: nn.Module
+    places: Int[Tensor, " width"]
+    gate: Tensor | None
+    out: nn.Module | None
+    output: Tensor
+
+
+# A linear map is recorded for the module that contains it and for that module's parent.
+LEVELS = 2
+OnSurroundings = Callable[[Surroundings | None], None]
+AfterCall = Callable[["Frame", int, Any, Any], None]
+
+
+@dataclass(eq=False)
+class Frame:
+    """A module that is running.
+
+    Attributes:
+        projected: the calls of linear maps so far, in running order.
+        callbacks: what to call once the module has returned, each with the number of linear maps
+            that had run when it was added.
+    """
+
+    module: nn.Module
+    projected: list[Projected] = field(default_factory=list)
+    callbacks: list[tuple[int, AfterCall]] = field(default_factory=list)
+
+
+class ModuleStack:
+    """The modules that are running now, outermost first.
+
+    Attributes:
+        claimed: paths of modules that are read as a whole or through the attention interface, so
+            that no attention inside them is recorded a second time.
+    """
+
+    def __init__(self, model: nn.Module, claimed: set[str]):
+        self._names = {module: name for name, module in model.named_modules()}
+        self._running: list[Frame] = []
+        self.claimed = set(claimed)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The innermost module of the model that is running."""
+        running = (frame.module for frame in reversed(self._running))
+        return next((module for module in running if module in self._names), None)
+
+    def name_of(self, module: nn.Module) -> str:
+        """The path of ``module`` in the model; empty for the model itself and for other modules."""
+        return self._names.get(module, "")
+
+    def is_claimed(self) -> bool:
+        """Whether one of the running modules is claimed."""
+        return any(self._names.get(frame.module) in self.claimed for frame in self._running)
+
+    def pass_surroundings(
+        self, module: nn.Module, value: Tensor, mixed: Tensor, callback: OnSurroundings
+    ) -> None:
+        """Once ``module`` has returned, pass the surroundings of its attention to ``callback``.
+
+        They are None where they are not recognised, and where the module called several attentions,
+        since none of them makes the output alone.
+
+        Args:
+            value: the values of the attention, ``sample head read channel``.
+            mixed: its response, ``sample time (head channel)``.
+        """
+
+        def find(frame: Frame, ran: int, given: Any, output: Any) -> None:
+            alone = len(frame.callbacks) == 1
+            callback(around(frame, ran, value, mixed, given, output) if alone else None)
+
+        self.after_call(module, find)
+
+    def is_running(self, module: nn.Module | None) -> bool:
+        """Whether a call of ``module`` has begun and not ended."""
+        return any(frame.module is module for frame in self._running)
+
+    def after_call(self, module: nn.Module, callback: AfterCall) -> None:
+        """Once ``module`` has returned, call ``callback``.
+
+        Its arguments are the frame, the number of linear maps that have run so far, the positional
+        arguments of the module's call and its output.
+        """
+        for frame in reversed(self._running):
+            if frame.module is module:
+                frame.callbacks.append((len(frame.projected), callback))
+                return
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Keep track of the running modules inside the ``with`` block."""
+        handles = (
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            self._running.clear()
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        self._running.append(Frame(module))
+
+    def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
+        if not self._running or self._running[-1].module is not module:
+            return
+        frame = self._running.pop()
+        for ran, callback in frame.callbacks:
+            callback(frame, ran, given, output)
+        if is_linear(module) and len(given) == 1 and isinstance(output, Tensor):
+            for outer in self._running[-LEVELS:]:
+                outer.projected.append(Projected(module, given[0], output))
+
+
+def around(
+    frame: Frame, ran: int, value: Tensor, mixed: Tensor, given: Any, output: Any
+) -> Surroundings | None:
+    """The surroundings of an attention that was called after the first ``ran`` linear maps."""
+    before, after = frame.projected[:ran], frame.projected[ran:]
+    return surroundings(value, mixed, before, after, added=given, output=output)
+
+
+def surroundings(
+    value: Float[Tensor, "sample head read channel"],
+    mixed: Float[Tensor, "sample time width"],
+    before: list[Projected],
+    after: list[Projected],
+    *,
+    added: tuple[Any, ...] = (),
+    output: Any,
+) -> Surroundings | None:
+    """What a module computed before and after its attention; None where it is not recognised.
+
+    Args:
+        value, mixed: the values and the response of the attention.
+        before, after: the linear maps that the module called before and after the attention, in
+            running order.
+        added: the inputs of the module. If one of them is the residual stream and the module adds
+            it after the output projection (as bloom does), that sum is left to the block.
+        output: the module's output; of several the first.
+    """
+    while isinstance(output, tuple | list):
+        output = output[0]
+    found = _source(value, before)
+    if found is None or not isinstance(output, Tensor) or output.ndim != 3:
+        return None
+    source, places = found
+    given = source.given.reshape(value.shape[0], value.shape[2], -1)
+    if not after:
+        same = output.shape == mixed.shape and torch.equal(output, mixed)
+        return _kept(given, source, places, None, None, output) if same else None
+    # The projection of an output gate may run between the attention and the output projection.
+    fitting = (call for call in after if call.given.shape == mixed.shape)
+    behind = next((call for call in fitting if _ends(call.output, added, output)), None)
+    if behind is None:
+        return None
+    output = behind.output
+    equal = torch.equal(behind.given, mixed)
+    gate = None if equal else _ratio(behind.given, mixed)
+    return _kept(given, source, places, gate, behind, output)
+
+
+def _ends(last: Tensor, added: tuple[Any, ...], output: Tensor) -> bool:
+    """Whether the module's output is that of the last linear map, perhaps plus an input."""
+    streams = (part for part in added if isinstance(part, Tensor) and part.shape == last.shape)
+    sums = (stream + last for stream in streams if stream.is_floating_point())
+    return torch.equal(last, output) or any(torch.equal(each, output) for each in sums)
+
+
+def _kept(
+    given: Tensor,
+    source: Projected,
+    places: Tensor,
+    gate: Tensor | None,
+    behind: Projected | None,
+    output: Tensor,
+) -> Surroundings:
+    """The surroundings with copied tensors, since later code may write into the originals."""
+    return Surroundings(
+        given=given.detach().clone(),
+        source=source.module,
+        places=places,
+        gate=gate,
+        out=None if behind is None else behind.module,
+        output=output.detach().clone(),
+    )
+
+
+def _ratio(product: Tensor, factor: Tensor) -> Tensor:
+    product, factor = product.detach().double(), factor.detach().double()
+    return torch.where(factor == 0, 0, product / torch.where(factor == 0, 1, factor))
+
+
+def _source(value: Tensor, calls: list[Projected]) -> tuple[Projected, Tensor] | None:
+    """The linear map that made the values, and which of its outputs each channel is."""
+    samples, _, steps, _ = value.shape
+    wanted = value.transpose(1, 2).flatten(-2).flatten(0, 1)
+    for call in reversed(calls):
+        if call.output.shape[:-1].numel() == samples * steps:
+            places = _columns(wanted, call.output.reshape(samples * steps, -1))
+            if places is not None:
+                return call, places
+    return None
+
+
+def _columns(
+    wanted: Float[Tensor, "tokens width"], among: Float[Tensor, "tokens outputs"]
+) -> Int[Tensor, " width"] | None:
+    """For every column of ``wanted`` the index of an equal one of ``among``; None if not all."""
+    of_number: dict[float, list[int]] = {}
+    for k, number in enumerate(among[-1].tolist()):
+        of_number.setdefault(number, []).append(k)
+    found = []
+    for k, number in enumerate(wanted[-1].tolist()):
+        same = (p for p in of_number.get(number, ()) if torch.equal(among[:, p], wanted[:, k]))
+        place = next(same, None)
+        if place is None:
+            return None
+        found.append(place)
+    return torch.tensor(found, device=wanted.device)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map: torch's ``Linear``, or the ``Conv1D`` of GPT-2."""
+    return isinstance(module, nn.Linear) or is_transposed(module)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether the weight of a linear map is laid out as ``input output``."""
+    return type(module).__name__ == "Conv1D" and not isinstance(module, nn.Linear)

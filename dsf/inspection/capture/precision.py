@@ -1,0 +1,71 @@
+"""Runs float64 models without float32 inside, and the error that each dtype allows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+TOLERANCE = {
+    torch.float64: 1e-5,  # outside CastGuard, a float64 model may round to float32 inside
+    torch.float32: 1e-5,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}
+
+
+class CastGuard(TorchFunctionMode):
+    """While active, a torch function that asks for float32 gets float64.
+
+    ``model.double()`` leaves ``.float()``, ``.to(torch.float32)`` and ``softmax(dtype=...)`` in the
+    model's code; each of them would round intermediate results of a float64 model to float32.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        plain = tuple(_wide(part) for part in args)
+        named = {name: _wide(part) for name, part in (kwargs or {}).items()}
+        return func(*plain, **named)
+
+
+def _wide(part: Any) -> Any:
+    return torch.float64 if part is torch.float32 else part
+
+
+@contextmanager
+def guarded(model: nn.Module) -> Iterator[None]:
+    """Run a float64 model in float64 throughout, including the tensors that it creates.
+
+    Models of another dtype run unchanged.
+    """
+    with in_double() if dtype_of(model) is torch.float64 else nullcontext():
+        yield
+
+
+@contextmanager
+def in_double() -> Iterator[None]:
+    """Run the ``with`` block in float64: default dtype and casts."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with CastGuard():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The dtype of the model's first floating-point parameter or buffer; else torch's default."""
+    for part in (*model.parameters(), *model.buffers()):
+        if part.is_floating_point():
+            return part.dtype
+    return torch.get_default_dtype()

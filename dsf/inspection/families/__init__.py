@@ -1,0 +1,1 @@
+"""Adapters for the token mixers of other libraries, one module for each, and their list."""

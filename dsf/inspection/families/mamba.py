@@ -1,0 +1,105 @@
+"""Reads Mamba's selective scan: mamba, falcon_mamba, jamba.
+
+[x|z] = in_proj h        x' = act(conv x + b)        [τ|write|read] = x_proj x'
+step = softplus(W_dt τ + b_dt)        output = out_proj((scan + D x') ⊙ SiLU(z))
+
+Padding is set to zero before ``in_proj`` and after the convolution. Releases up to 5.8 zero x after
+``in_proj``, which differs where that has a bias, and gate with ``act``.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn.functional import silu, softplus
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.shared import (
+    activation,
+    convolution,
+    masking,
+    rms_normalised,
+    some_rows,
+)
+from dsf.inspection.whole.stages import Chain, Scale, Stage, secant
+from dsf.mixers import SelectiveStateSpace
+
+Halves = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def _halves(both: Tensor) -> tuple[Tensor, Tensor]:
+    x, z = both.chunk(2, dim=-1)
+    return x, z
+
+
+def read(layer: Captured) -> SelectiveStateSpace:
+    """The selective scan this layer ran."""
+    x = entered(layer)
+    states = layer.weights["A_log"].shape[-1]
+    raw = layer.project("x_proj", x)
+    rank = raw.shape[-1] - 2 * states
+    tau, write, read_out = raw.split([rank, states, states], dim=-1)
+    tau, write, read_out = _normalised(layer, tau, write, read_out)
+    return SelectiveStateSpace(
+        value=x,
+        step=softplus(layer.project("dt_proj", tau)),
+        pole=-layer.weights["A_log"].exp(),
+        write=write,
+        read=read_out,
+        feedthrough=layer.weights["D"],
+    )
+
+
+def enter(layer: Captured, halves: Halves = _halves) -> Chain:
+    """Projection, convolution, activation; padding is set to zero before and after."""
+    hidden = layer.arguments["hidden_states"]
+    x, mask = some_rows(layer, "in_proj", lambda both: halves(both)[0]), masking(layer, hidden)
+    before: tuple[Stage, ...] = (x, *mask) if _is_old(layer) else (*mask, x)
+    linear = Chain((*before, convolution(layer, "conv1d")))
+    factor = secant(activation(layer), linear(hidden))
+    return Chain((*linear, Scale(factor), *mask))
+
+
+def entered(layer: Captured, halves: Halves = _halves) -> Tensor:
+    """The values: the input of the scan."""
+    return enter(layer, halves)(layer.arguments["hidden_states"])
+
+
+def leave(layer: Captured, _: Tensor, halves: Halves = _halves) -> Chain:
+    """The output gate, then the output projection."""
+    hidden = layer.arguments["hidden_states"]
+    mask = () if _is_old(layer) else masking(layer, hidden)
+    z = Chain((*mask, some_rows(layer, "in_proj", lambda both: halves(both)[1])))(hidden)
+    gate = activation(layer) if _is_old(layer) else silu
+    return Chain((Scale(gate(z)), layer.projection("out_proj")))
+
+
+def _is_old(layer: Captured) -> bool:
+    return hasattr(layer.module, "slow_forward")
+
+
+def _normalised(layer: Captured, *parts: Tensor) -> tuple[Tensor, ...]:
+    """Step, write and read after their norms: falcon_mamba's without weights, jamba's with them."""
+    if layer.family == "falcon_mamba":
+        return tuple(rms_normalised(part, epsilon=layer.module.rms_eps) for part in parts)
+    if layer.family == "jamba":
+        norms = ("dt_layernorm", "b_layernorm", "c_layernorm")
+        return tuple(
+            layer.weights[f"{norm}.weight"]
+            * rms_normalised(part, epsilon=getattr(layer.module, norm).variance_epsilon)
+            for norm, part in zip(norms, parts, strict=True)
+        )
+    return parts
+
+
+ADAPTER = Adapter(
+    families={
+        "transformers.models.mamba.modeling_mamba.MambaMixer": "mamba",
+        "transformers.models.falcon_mamba.modeling_falcon_mamba.FalconMambaMixer": "falcon_mamba",
+        "transformers.models.jamba.modeling_jamba.JambaMambaMixer": "jamba",
+    },
+    read=read,
+    enter=enter,
+    leave=leave,
+    axes=("sample", "channel"),
+)

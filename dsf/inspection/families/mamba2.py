@@ -1,0 +1,140 @@
+"""Reads Mamba-2's scan: mamba2, bamba, granitemoehybrid, falcon_h1, nemotron_h, zamba2.
+
+[z|x|write|read|dt] = in_proj h      [x|write|read] = act(conv · + b)
+step = clamp(softplus(dt + dt_bias))      output = out_proj(norm(scan + D x, z))
+
+The norm multiplies by the output gate first and then divides by the root mean square of each group;
+falcon_h1 may divide first or have no norm.
+"""
+
+from math import inf
+
+from torch import Tensor
+from torch.nn.functional import silu, softplus
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.shared import (
+    LONE_PADDING,
+    activation,
+    by_head,
+    convolution,
+    epsilon_of,
+    masked,
+    masking,
+    rms_factor,
+    some_rows,
+)
+from dsf.inspection.whole.stages import Chain, Scale, secant
+from dsf.mixers import StateSpaceDuality
+
+CLAMPS_AT_THE_MINIMUM = {"nemotron_h", "zamba2"}
+WRONG_BEFORE_5_16 = (
+    "Releases of transformers before 5.16 get this layer wrong on a CPU as soon as a sequence is "
+    "longer than one chunk, and up to 5.0 where there is padding: upgrade transformers."
+)
+
+
+def read(layer: Captured) -> StateSpaceDuality:
+    """The scan this layer ran."""
+    module = layer.module
+    _, mixed, step = _projected(layer)
+    mixed = masked(layer, activation(layer)(convolution(layer, "conv1d")(mixed)))
+    width, shared = _width(layer), module.n_groups * module.ssm_state_size
+    x, write, read_out = mixed.split([width, shared, shared], dim=-1)
+    low, high = _limits(layer)
+    step = softplus(step + layer.weights["dt_bias"]).clamp(low, high)
+    return StateSpaceDuality(
+        value=by_head(x, module.num_heads),
+        step=step.mT,
+        pole=-layer.weights["A_log"].exp(),
+        write=by_head(write, module.n_groups),
+        read=by_head(read_out, module.n_groups),
+        feedthrough=layer.weights["D"],
+    )
+
+
+def enter(layer: Captured) -> Chain:
+    """Projection, convolution, activation; padding is set to zero before and after."""
+    hidden, width = layer.arguments["hidden_states"], _width(layer)
+    gate, mask = layer.weights["in_proj.weight"].shape[0] - _rest(layer), masking(layer, hidden)
+    x = some_rows(layer, "in_proj", lambda rows: rows[..., gate : gate + width])
+    tuned = layer.weights.get("mup_vector")
+    after = () if tuned is None else (Scale(tuned.flatten()[gate : gate + width]),)
+    before = (*mask, Scale(hidden.new_tensor(getattr(layer.module, "ssm_in_multiplier", 1.0))))
+    linear = Chain((*before, x, *after, convolution(layer, "conv1d", slice(width))))
+    return Chain((*linear, Scale(secant(activation(layer), linear(hidden))), *mask))
+
+
+def leave(layer: Captured, response: Tensor) -> Chain:
+    """Output gate and norm as one factor, then the output projection."""
+    factor = _gate_over_norm(layer, response, _projected(layer)[0])
+    return Chain((Scale(factor), layer.projection("out_proj")))
+
+
+def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
+    """z, the input of the convolution, and the step size before its softplus."""
+    hidden = masked(layer, layer.arguments["hidden_states"])
+    hidden = hidden * getattr(layer.module, "ssm_in_multiplier", 1.0)
+    projected = layer.project("in_proj", hidden)
+    if "mup_vector" in layer.weights:
+        projected = projected * layer.weights["mup_vector"]
+    heads, rest = layer.module.num_heads, _rest(layer)
+    z, mixed, step = projected.split([projected.shape[-1] - rest, rest - heads, heads], dim=-1)
+    return z, mixed, step
+
+
+def _rest(layer: Captured) -> int:
+    """The number of outputs of ``in_proj`` that are not z."""
+    return layer.weights["conv1d.weight"].shape[0] + layer.module.num_heads
+
+
+def _width(layer: Captured) -> int:
+    shared = layer.module.n_groups * layer.module.ssm_state_size
+    return layer.weights["conv1d.weight"].shape[0] - 2 * shared
+
+
+def _limits(layer: Captured) -> tuple[float, float]:
+    """The limits of the step size; older releases of two families name the lower one otherwise."""
+    if layer.family in CLAMPS_AT_THE_MINIMUM and hasattr(layer.module, "time_step_min"):
+        return layer.module.time_step_min, inf
+    low, high = layer.module.time_step_limit
+    return low, high
+
+
+def _gate_over_norm(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
+    weight = layer.weights.get("norm.weight")
+    if weight is None:
+        return silu(z)
+    first = getattr(layer.module.norm, "norm_before_gate", False)
+    return weight * silu(z) * _norm_factor(layer, response if first else response * silu(z))
+
+
+def _norm_factor(layer: Captured, x: Tensor) -> Tensor:
+    """The norm's factor, by group; before 5.16 most families have one group of the whole width."""
+    norm = layer.module.norm
+    groups = getattr(norm, "n_groups", None) or x.shape[-1] // getattr(
+        norm, "group_size", x.shape[-1]
+    )
+    factor = rms_factor(x.unflatten(-1, (groups, -1)), epsilon=epsilon_of(norm))
+    return factor.squeeze(-1).repeat_interleave(x.shape[-1] // groups, dim=-1)
+
+
+ADAPTER = Adapter(
+    families={
+        "transformers.models.mamba2.modeling_mamba2.Mamba2Mixer": "mamba2",
+        "transformers.models.bamba.modeling_bamba.BambaMixer": "bamba",
+        "transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer": "falcon_h1",
+        "transformers.models.granitemoehybrid.modeling_granitemoehybrid"
+        ".GraniteMoeHybridMambaLayer": "granitemoehybrid",
+        "transformers.models.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer": "nemotron_h",
+        "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer": "zamba2",
+    },
+    read=read,
+    enter=enter,
+    leave=leave,
+    advice={
+        **dict.fromkeys(("mamba2", "bamba", "falcon_h1", "granitemoehybrid"), LONE_PADDING),
+        **dict.fromkeys(("nemotron_h", "zamba2"), WRONG_BEFORE_5_16),
+    },
+)

@@ -1,0 +1,111 @@
+"""The list of all adapters that read a module by hooks, and which adapter reads which module."""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from torch import nn
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.environment import class_path
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.families import (
+    fla_delta,
+    fla_linear,
+    gated_delta,
+    kimi_delta,
+    lfm,
+    lfm_vision,
+    mamba,
+    mamba2,
+    minimax,
+    recurrent_gemma,
+    rwkv,
+    torch_recurrent,
+    xlstm,
+    zamba,
+)
+from dsf.inspection.softmax import torch_module
+
+GROUP = "dsf.adapters"
+
+
+@cache
+def installed() -> tuple[Adapter, ...]:
+    """The adapters that installed packages name under ``dsf.adapters``, looked up once.
+
+    Raises:
+        InspectionError: if an entry cannot be loaded, or is neither an adapter nor a tuple of them.
+    """
+    return tuple(adapter for point in entry_points(group=GROUP) for adapter in _loaded(point))
+
+
+def _loaded(point: EntryPoint) -> tuple[Adapter, ...]:
+    try:
+        entry = point.load()
+    except Exception as error:  # whatever the package does when it is imported
+        raise InspectionError(
+            f"{_package(point)}: its adapter '{point.name}' ({point.value}) could not be loaded: "
+            f"{type(error).__name__}: {error}. Repair or uninstall that package."
+        ) from error
+    found = entry if isinstance(entry, tuple) else (entry,)
+    if not all(isinstance(part, Adapter) for part in found):
+        raise InspectionError(
+            f"{_package(point)}: its entry '{point.name}' ({point.value}) must be a "
+            f"dsf.inspection.Adapter or a tuple of them, but it is {type(entry).__name__}."
+        )
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.module
+
+
+Known = dict[str, tuple[Adapter, str]]
+
+ADAPTERS: tuple[Adapter, ...] = (
+    mamba.ADAPTER,
+    zamba.ADAPTER,
+    mamba2.ADAPTER,
+    gated_delta.ADAPTER,
+    kimi_delta.ADAPTER,
+    recurrent_gemma.ADAPTER,
+    rwkv.ADAPTER,
+    xlstm.ADAPTER,
+    minimax.ADAPTER,
+    lfm.ADAPTER,
+    fla_linear.ADAPTER,
+    fla_delta.ADAPTER,
+    lfm_vision.ADAPTER,
+    torch_recurrent.ADAPTER,
+    torch_recurrent.CELLS,
+    torch_module.ADAPTER,
+)
+
+
+def known_modules(model: nn.Module, given: Sequence[Adapter] = ()) -> Known:
+    """The adapter and family of every module that an adapter reads, by its path.
+
+    The first class in a module's method resolution order that an adapter names decides. Of several
+    adapters for one class, those ``given`` come first, then those of installed packages, then ours.
+
+    Raises:
+        TypeError: if ``given`` holds anything but adapters.
+        InspectionError: if an adapter of an installed package cannot be loaded.
+    """
+    if not isinstance(given, Sequence) or not all(isinstance(one, Adapter) for one in given):
+        raise TypeError(
+            f"adapters: must be a tuple of dsf.inspection.Adapter, but it is {given!r}. A single "
+            "one is passed as adapters=(MINE,)."
+        )
+    of_class: Known = {}
+    for adapter in (*given, *installed(), *ADAPTERS):
+        for path, family in adapter.families.items():
+            of_class.setdefault(path, (adapter, family))
+    found = {}
+    for name, module in model.named_modules():
+        paths = [class_path(cls) for cls in type(module).__mro__]
+        nearest = next((path for path in paths if path in of_class), None)
+        if nearest is not None:
+            found[name] = of_class[nearest]
+    return found

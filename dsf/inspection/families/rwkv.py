@@ -1,0 +1,58 @@
+"""Reads RWKV-4's time mixing: token shift, projections, then the scan.
+
+The token shift blends each token with the one before it.
+
+output = output(σ(receptance) ⊙ scan)
+
+The module ignores padding masks. The library rescales ``output`` at its first forward pass in
+evaluation mode, so that weights are copied for the run they belong to.
+"""
+
+import torch
+from torch import Tensor
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Captured
+from dsf.inspection.whole.stages import Chain, Filter, Scale
+from dsf.mixers import RWKV4
+
+
+def read(layer: Captured) -> RWKV4:
+    """The scan this layer ran."""
+    return RWKV4(
+        key=_projected(layer, "key"),
+        value=_projected(layer, "value"),
+        log_decay=-layer.weights["time_decay"].exp(),
+        bonus=layer.weights["time_first"],
+    )
+
+
+def enter(layer: Captured) -> Chain:
+    """The token shift, then the projection of the values."""
+    return _blended(layer, "value")
+
+
+def leave(layer: Captured, _: Tensor) -> Chain:
+    """The output gate, then the output projection."""
+    gate = _projected(layer, "receptance").sigmoid()
+    return Chain((Scale(gate), layer.projection("output")))
+
+
+def _projected(layer: Captured, name: str) -> Tensor:
+    return _blended(layer, name)(layer.arguments["hidden"])
+
+
+def _blended(layer: Captured, name: str) -> Chain:
+    now = layer.weights[f"time_mix_{name}"].flatten()
+    return Chain((Filter(torch.stack([1 - now, now], dim=-1)), layer.projection(name)))
+
+
+ADAPTER = Adapter(
+    families={"transformers.models.rwkv.modeling_rwkv.RwkvSelfAttention": "rwkv"},
+    read=read,
+    enter=enter,
+    leave=leave,
+    takes="hidden",
+    rewrites_weights=True,
+    axes=("sample", "channel"),
+)

@@ -1,0 +1,313 @@
+"""Reads ``torch.nn.LSTM``, ``GRU`` and ``RNN``, and their cells.
+
+``ADAPTER`` reads the modules: each layer and direction becomes a mixer of its own. ``CELLS`` reads
+cells that the caller steps token by token: the calls whose states continue one another are joined
+into one sequence. ``WholeCell`` is such a layer from its input to its output.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from dsf.evaluate import respond
+from dsf.evaluate.maps import Selection
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Call, Captured, in_float64
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.whole.affine_layer import AffineLayer
+from dsf.inspection.whole.stages import Tokens
+from dsf.mixers import GRU, LSTM, ElmanRNN
+from dsf.system import System
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WholeCell(AffineLayer):
+    """An LSTM, GRU or Elman layer as an affine function of its input, with gates frozen at one run.
+
+    Attributes:
+        given: the layer's input in this run.
+        system: the system from ``[x; 1]`` to the outputs.
+    """
+
+    given: Float[Tensor, "sample time width"]
+    system: System
+
+    @classmethod
+    def around(cls, mixer: LSTM | GRU | ElmanRNN) -> "WholeCell":
+        """The layer that applied ``mixer``."""
+        system = mixer.system() if isinstance(mixer, ElmanRNN) else mixer.second_form()
+        return cls(given=mixer.inputs, system=system)
+
+    def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
+        """The part of the output that is linear in ``x``, without the remainder."""
+        front, stacked = x.shape[:-3], x.reshape(-1, *x.shape[-3:])
+        ports = torch.cat([stacked, torch.zeros_like(stacked[..., :1])], dim=-1)
+        signal = rearrange(ports, "front sample time port -> sample time port front")
+        response = respond(replace(self.system, initial=None), signal)
+        back = rearrange(response, "sample time output front -> front sample time output")
+        return back.reshape(*front, *back.shape[1:])
+
+    @cached_property
+    def remainder(self) -> Float[Tensor, "sample written output"]:
+        """The part of the output that comes from biases and the initial state."""
+        nothing = torch.zeros_like(self.given)
+        ports = torch.cat([nothing, torch.ones_like(nothing[..., :1])], dim=-1)
+        return respond(self.system, ports.unsqueeze(-1)).squeeze(-1)
+
+    def map(
+        self,
+        rows: Selection | None = None,  # noqa: ARG002
+    ) -> Float[Tensor, "sample channel rows columns"]:
+        """Always refused: there is no map of single channels.
+
+        Raises:
+            InspectionError: always.
+        """
+        raise InspectionError(
+            "mixer_map: in a recurrent layer of torch the channels feed back into each other, so "
+            "that none has a map of its own from the layer's input. layer.whole.contributions() "
+            "gives the vector that every token adds, and layer.map() the map of the mixer."
+        )
+
+
+AXES = ("sample", "channel")
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Sequences of one length that a recurrent module was given, batch first.
+
+    Attributes:
+        suffix: the sample, where the module was given sequences of several lengths.
+        inputs, outputs: the inputs and outputs of the whole module.
+        starts: the initial states h_0, for an LSTM also c_0, of all layers and directions; empty
+            when none were given.
+    """
+
+    suffix: str
+    inputs: Float[Tensor, "sample time input"]
+    outputs: Float[Tensor, "sample time output"]
+    starts: tuple[Float[Tensor, "layer sample _"], ...]
+
+
+def split(whole: Captured) -> Iterator[Captured]:
+    """One captured call for every layer and direction, in the order in which they ran."""
+    module = whole.module
+    twins = [twin(module, layer) for layer in range(module.num_layers)]
+    for sequences in _sequences(whole):
+        inputs = sequences.inputs
+        for layer, alone in enumerate(twins):
+            directions = alone.bidirectional + 1
+            first = layer * directions
+            starts = tuple(part[first : first + directions] for part in sequences.starts)
+            outputs = sequences.outputs
+            if layer < len(twins) - 1:
+                outputs = alone(inputs, _as_torch_wants(starts))[0]
+            for k, output in enumerate(outputs.chunk(directions, dim=-1)):
+                yield whole.replaced(
+                    name=whole.name + _label(module, layer, k, sequences.suffix),
+                    module=alone,
+                    arguments={
+                        "inputs": inputs,
+                        "starts": tuple(part[k] for part in starts),
+                        "reverse": k == 1,
+                    },
+                    output=output,
+                )
+            inputs = outputs
+
+
+def read(layer: Captured) -> LSTM | GRU | ElmanRNN:
+    """The mixer of one layer and direction."""
+    inputs, starts = layer.arguments["inputs"], layer.arguments["starts"]
+    reverse, module = layer.arguments["reverse"], layer.module
+    if isinstance(module, nn.LSTM):
+        return LSTM.from_module(module, inputs, starts or None, reverse=reverse)
+    start = starts[0] if starts else None
+    if isinstance(module, nn.GRU):
+        return GRU.from_module(module, inputs, start, reverse=reverse)
+    return ElmanRNN.from_module(module, inputs, start, reverse=reverse)
+
+
+def finish(
+    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
+) -> Shaped[Tensor, "*axes"]:
+    """The layer's output, ``sample time output``, also where every channel is its own system."""
+    if mixed.ndim == layer.output.ndim + 2:
+        return mixed.squeeze((-2, -1)).mT
+    return mixed.squeeze(-1)
+
+
+def twin(module: Any, layer: int) -> Any:
+    """One layer of ``module`` as a module of its own, batch first, in float64."""
+    kind = next(cls for cls in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, cls))
+    directions = module.bidirectional + 1
+    width = module.proj_size or module.hidden_size
+    settings = {"nonlinearity": module.nonlinearity} if kind is nn.RNN else {}
+    if module.proj_size:
+        settings["proj_size"] = module.proj_size
+    alone = kind(
+        module.input_size if layer == 0 else directions * width,
+        module.hidden_size,
+        bias=module.bias,
+        bidirectional=module.bidirectional,
+        batch_first=True,
+        dtype=torch.float64,
+        device=next(module.parameters()).device,
+        **settings,
+    ).requires_grad_(False)
+    for name, weight in alone.named_parameters():
+        weight.copy_(in_float64(getattr(module, name.replace("_l0", f"_l{layer}"))))
+    return alone
+
+
+def _sequences(whole: Captured) -> Iterator[Sequences]:
+    """The batch, or its samples one by one where a packed batch has several lengths.
+
+    A reverse direction then starts at the last token of its own sample.
+    """
+    given, starts = whole.arguments["input"], _starts(whole.arguments.get("hx"))
+    if isinstance(given, PackedSequence):
+        inputs, lengths = pad_packed_sequence(given, batch_first=True)
+        outputs, _ = pad_packed_sequence(given._replace(data=whole.output), batch_first=True)
+        if len(set(lengths.tolist())) == 1:
+            yield Sequences("", inputs, outputs, starts)
+            return
+        for k, length in enumerate(lengths.tolist()):
+            of_sample = slice(k, k + 1)
+            yield Sequences(
+                suffix=f"sample {k}",
+                inputs=inputs[of_sample, :length],
+                outputs=outputs[of_sample, :length],
+                starts=tuple(part[:, of_sample] for part in starts),
+            )
+    elif given.ndim == 2:
+        starts = tuple(part.unsqueeze(1) for part in starts)
+        yield Sequences("", given.unsqueeze(0), whole.output.unsqueeze(0), starts)
+    elif whole.module.batch_first:
+        yield Sequences("", given, whole.output, starts)
+    else:
+        yield Sequences("", given.transpose(0, 1), whole.output.transpose(0, 1), starts)
+
+
+def _starts(given: Any) -> tuple[Tensor, ...]:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, Tensor) else tuple(given)
+
+
+def _as_torch_wants(starts: tuple[Tensor, ...]) -> Any:
+    if len(starts) == 2:
+        return tuple(part.contiguous() for part in starts)
+    return starts[0].contiguous() if starts else None
+
+
+def _label(module: Any, layer: int, direction: int, suffix: str) -> str:
+    """``[layer 1, reverse]``; the direction only if the module has two."""
+    parts = [f"layer {layer}"]
+    if module.bidirectional:
+        parts.append("reverse" if direction else "forward")
+    return f"[{', '.join([*parts, suffix] if suffix else parts)}]"
+
+
+ADAPTER = Adapter(
+    families={
+        "torch.nn.modules.rnn.LSTM": "lstm",
+        "torch.nn.modules.rnn.GRU": "gru",
+        "torch.nn.modules.rnn.RNN": "elman",
+    },
+    read=read,
+    finish=finish,
+    axes=AXES,
+    split=split,
+    whole=WholeCell.around,
+)
+
+
+KINDS = ((nn.LSTMCell, nn.LSTM), (nn.GRUCell, nn.GRU), (nn.RNNCell, nn.RNN))
+
+
+def join(calls: Sequence[Call]) -> list[Call]:
+    """Join the calls of a cell into sequences, one call for each.
+
+    A call whose initial state is the output of an earlier one is the next token of that sequence.
+    In the joined call input and output get a leading time axis.
+    """
+    sequences: list[list[Call]] = []
+    for call in calls:
+        before = next((one for one in reversed(sequences) if _continues(call, one[-1])), None)
+        if before is None:
+            sequences.append([call])
+        else:
+            before.append(call)
+    return [_merged(sequence) for sequence in sequences]
+
+
+def _continues(call: Call, last: Call) -> bool:
+    given, left = _states(call.arguments.get("hx")), _states(last.output)
+    if len(given) != len(left):
+        return False
+    return all(torch.equal(now, before) for now, before in zip(given, left, strict=True))
+
+
+def _states(part: Any) -> tuple[Tensor, ...]:
+    if part is None:
+        return ()
+    return (part,) if isinstance(part, Tensor) else tuple(part)
+
+
+def _merged(sequence: list[Call]) -> Call:
+    first = sequence[0]
+    inputs = torch.stack([call.arguments["input"] for call in sequence])
+    outputs = torch.stack([call.first_output for call in sequence])
+    return Call(first.name, first.module, first.arguments | {"input": inputs}, outputs, first.place)
+
+
+def as_one_layer(whole: Captured) -> Iterator[Captured]:
+    """The joined call of a cell as that of a layer on the whole sequence, batch first."""
+    alone, starts = _as_layer(whole.module), _states(whole.arguments.get("hx"))
+    inputs, output = whole.arguments["input"], whole.output
+    if inputs.ndim == 2:
+        inputs, output = inputs.unsqueeze(1), output.unsqueeze(1)
+        starts = tuple(part.unsqueeze(0) for part in starts)
+    arguments = {"inputs": inputs.transpose(0, 1), "starts": starts, "reverse": False}
+    yield whole.replaced(module=alone, arguments=arguments, output=output.transpose(0, 1))
+
+
+def _as_layer(cell: Any) -> Any:
+    kind = next(layer for single, layer in KINDS if isinstance(cell, single))
+    settings = {"nonlinearity": cell.nonlinearity} if kind is nn.RNN else {}
+    alone = kind(
+        cell.input_size,
+        cell.hidden_size,
+        bias=cell.bias,
+        batch_first=True,
+        dtype=torch.float64,
+        device=cell.weight_ih.device,
+        **settings,
+    ).requires_grad_(False)
+    for name, weight in alone.named_parameters():
+        weight.copy_(in_float64(getattr(cell, name.removesuffix("_l0"))))
+    return alone
+
+
+CELLS = Adapter(
+    families={
+        "torch.nn.modules.rnn.LSTMCell": "lstm",
+        "torch.nn.modules.rnn.GRUCell": "gru",
+        "torch.nn.modules.rnn.RNNCell": "elman",
+    },
+    read=read,
+    finish=finish,
+    axes=AXES,
+    split=as_one_layer,
+    whole=WholeCell.around,
+    join=join,
+)

@@ -1,0 +1,1 @@
+"""Reads mixers that no adapter knows, by replacing their values with unit values."""

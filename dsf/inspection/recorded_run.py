@@ -1,0 +1,96 @@
+"""Runs a model once and records the calls of its token mixers and attention functions."""
+
+import inspect as signatures
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from dsf.inspection.capture.calls import Call, recording
+from dsf.inspection.capture.environment import described
+from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.capture.precision import dtype_of, guarded
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.softmax import interface
+from dsf.inspection.softmax.follower import recording_followed
+from dsf.inspection.softmax.fused import recording_fused
+
+
+def run(
+    model: nn.Module,
+    watched: Mapping[str, nn.Module],
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    *,
+    part: nn.Module | None = None,
+) -> list[Call]:
+    """Run ``model`` once and record every call of a token mixer.
+
+    Recorded are the calls of ``watched`` modules, of the model library's attention interface, of
+    torch's fused attention, and of softmax between two matrix products. With ``part`` only that
+    module is called, as the model would call it.
+
+    Raises:
+        InspectionError: if the model does not accept its inputs.
+    """
+    calls: list[Call] = []
+    wide = dtype_of(model) is torch.float64
+    where = ModuleStack(model, claimed=set(watched))
+    with (
+        recording_fused(where, calls),
+        recording_followed(where, calls),
+        interface.recording_attention(model, where, calls),
+        interface.plain_experts(model) if wide else nullcontext(),
+        recording(watched, calls),
+        guarded(model),
+    ):
+        try:
+            if part is None:
+                model(*inputs, **without_cache(model, named))
+            else:
+                part(*inputs, **named)
+        except Exception as error:
+            given = {f"input {k}": part for k, part in enumerate(inputs)} | named
+            listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
+            reason = f"{type(error).__name__}: {error}".rstrip(". \n")
+            raise InspectionError(
+                f"{described(part or model)} could not be run on its inputs "
+                f"({listed or 'none were given'}): {reason}. Try to call the model itself with the "
+                "same inputs; inspect passes them on unchanged."
+            ) from error
+    return calls
+
+
+def widened(value: Any) -> Any:
+    """Floating-point tensors in float64, also inside tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, PackedSequence):
+        return value._replace(data=widened(value.data))
+    if type(value) in (tuple, list):
+        return type(value)(widened(part) for part in value)
+    if isinstance(value, dict):
+        return {name: widened(part) for name, part in value.items()}
+    return value
+
+
+def _sized(part: Any) -> str:
+    if isinstance(part, Tensor):
+        return f"{tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"
+    return type(part).__name__
+
+
+def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
+    """``named`` with ``use_cache=False`` for models of the library.
+
+    Several of them compute wrong outputs when they continue a cache.
+    """
+    if interface.models_of_library(model) != [model]:
+        return named
+    takes = "use_cache" in signatures.signature(model.forward).parameters
+    if takes or hasattr(getattr(model, "config", None), "use_cache"):
+        return {"use_cache": False, **named}
+    return named

@@ -1,0 +1,1 @@
+"""The result of an inspection: its layers, the quantities of their maps, and tables."""

@@ -1,0 +1,124 @@
+"""Measures a fixed list of quantities on the map of every layer and lists them in a table."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from dsf import measures
+from dsf.composite import Operator
+from dsf.evaluate import MapOrSystem, MapTooLarge
+from dsf.inspection.results.table import Record, Table
+
+Quantity = Callable[[Any], Tensor]
+WINDOW = 8
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """A layer that can be measured: it has a map, a system, and names for its batch axes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def axes(self) -> tuple[str, ...]: ...
+    @property
+    def system(self) -> Operator: ...
+    def map(self) -> Tensor: ...
+
+
+def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
+    def mean(map_or_system: MapOrSystem) -> Tensor:
+        return measure(map_or_system).nanmean(dim=-1)
+
+    return mean
+
+
+def _near(map_or_system: MapOrSystem) -> Tensor:
+    return measures.window_mass(map_or_system, width=WINDOW)
+
+
+def _middle_rank(map_or_system: Any) -> Tensor:
+    is_map = isinstance(map_or_system, Tensor)
+    steps = map_or_system.shape[-1] if is_map else map_or_system.steps
+    if steps < 2:
+        return torch.zeros(map_or_system.shape[:-2] if is_map else map_or_system.batch)
+    return measures.hankel_ranks(map_or_system, positions=[(steps - 1) // 2]).squeeze(-1)
+
+
+QUANTITIES: Mapping[str, Quantity] = {
+    "mean_row_sum": _row_mean(measures.row_sums),
+    "row_sum_spread": measures.row_sum_spread,
+    "negative_share": measures.negative_share,
+    "smallest_entry": measures.smallest_entry,
+    "mean_convexity_defect": _row_mean(measures.convexity_defect),
+    f"mean_window_mass_{WINDOW}": _row_mean(_near),
+    "mean_distance": _row_mean(measures.mean_distance),
+    "half_life": measures.half_life,
+    "mean_effective_tokens": _row_mean(measures.effective_tokens),
+    "mean_uniform_share": _row_mean(measures.uniform_share),
+    "sink_mass": measures.sink_mass,
+    "absolute_gain": measures.absolute_gain,
+    "largest_ahead": measures.largest_ahead,
+    "middle_hankel_rank": _middle_rank,
+}
+
+
+def measured(
+    layers: Iterable[Measurable], quantities: Mapping[str, Quantity] = QUANTITIES
+) -> Table:
+    """One record for every layer, batch index and quantity."""
+    records: list[Record] = []
+    for layer in layers:
+        found, unmeasured = values(layer, quantities)
+        for name in quantities:
+            if name in found:
+                records += _records(layer, name, found[name])
+            else:
+                nothing = {"quantity": name, "value": math.nan, "note": unmeasured[name]}
+                records.append({"layer": layer.name, "family": layer.family, **nothing})
+    return Table(tuple(records))
+
+
+def values(
+    layer: Measurable, quantities: Mapping[str, Quantity] = QUANTITIES
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each quantity over the batch axes of the layer, and why the others are not defined for it."""
+    source = _source(layer)
+    found, unmeasured = {}, {}
+    for name, quantity in quantities.items():
+        try:
+            found[name] = quantity(source)
+        except ValueError as error:  # such as ranks of a map with NaN
+            unmeasured[name] = str(error)
+    return found, unmeasured
+
+
+def _source(layer: Measurable) -> Any:
+    """The map where it fits into memory and is square, else the system; measures take both."""
+    try:
+        map = layer.map()
+    except MapTooLarge:
+        return layer.system
+    return map if map.shape[-1] == map.shape[-2] else layer.system
+
+
+def _records(layer: Measurable, name: str, found: Tensor) -> list[Record]:
+    records = []
+    for index in indices(found):
+        number = found[index].item()
+        record: Record = {"layer": layer.name, "family": layer.family}
+        record.update(zip(layer.axes, index, strict=False))
+        record.update(quantity=name, value=number if isinstance(number, int) else float(number))
+        records.append(record)
+    return records
+
+
+def indices(values: Tensor) -> list[tuple[int, ...]]:
+    """Every index of a tensor, the last axis fastest; one empty index for a scalar."""
+    return list(product(*(range(size) for size in values.shape)))

@@ -1,0 +1,1 @@
+"""The ways by which softmax attention is found in a model, one module for each."""

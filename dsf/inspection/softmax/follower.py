@@ -1,0 +1,207 @@
+"""Records softmax attention that a module computes itself, from the scores to the values.
+
+Many modelling files multiply queries and keys, add a mask or bias to the scores, call softmax and
+multiply the values. A torch function mode sees these calls in any module; between them a tensor is
+followed by its identity. If an operation on the scores or the weights is not understood, the
+weights are recorded instead, which are the map. A softmax of anything but a product of two tensors
+(experts, residual streams, additive attention) is not recorded.
+
+``record_heads`` adds to a recorded call the number of heads and what the module computes before and
+after the attention, which are known only once the module has returned.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Size, Tensor
+from torch.overrides import TorchFunctionMode
+
+from dsf.inspection.capture.calls import Call, Through
+from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
+from dsf.inspection.softmax.scores import (
+    STACK,
+    Normalised,
+    Product,
+    Scores,
+    changed,
+    explained,
+    flat,
+    product,
+)
+from dsf.inspection.softmax.torch_module import FUNCTION, functional_call
+
+
+def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
+    """Once the module of ``call`` has returned, record the number of heads and its surroundings.
+
+    ``heads`` is None where the attention makes only a part of the module's output.
+
+    Args:
+        mixed: the response as the module has it, ``*batch time channel``.
+    """
+
+    def record(frame: Frame, ran: int, given: Any, output: Any) -> None:
+        put_out = first_tensor(output)
+        behind = [one.given.shape[-1] for one in frame.projected[ran:]]
+        heads = None if put_out is None else heads_of(mixed, put_out, behind)
+        call.arguments["heads"] = heads
+        if heads is not None:
+            value = call.arguments["value"].unflatten(0, (-1, heads))
+            merged = rearrange(mixed.flatten(0, -3), "(s h) t c -> s t (h c)", h=heads)
+            call.surroundings = around(frame, ran, value, merged, given, output)
+
+    where.after_call(call.module, record)
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The first tensor in a module's output; None if there is none."""
+    while isinstance(output, tuple | list | dict) and output:
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output if isinstance(output, Tensor) else None
+
+
+def heads_of(mixed: Tensor, output: Tensor, behind: Sequence[int] = ()) -> int | None:
+    """The number of heads; None where the attention makes only a part of the module's output.
+
+    Args:
+        mixed: the attention's response, ``*batch time channel``.
+        output: the module's output, with channels in the last axis or, as images have them, second.
+        behind: the input widths of the linear maps called after the attention.
+    """
+    if output.shape == mixed.shape and mixed.ndim > STACK:
+        return mixed.shape[-3]
+    for axis in (-1, 1):
+        width = output.shape[axis]
+        heads = _heads(mixed, output.movedim(axis, -1).shape[:-1])
+        widths = {width, *behind} if axis == -1 else {width}
+        if heads is not None and heads * mixed.shape[-1] in widths:
+            return heads
+    return None
+
+
+def _heads(mixed: Tensor, tokens: Size) -> int | None:
+    """The number of responses for every token, if ``tokens`` is the shape of whole samples."""
+    steps, maps = mixed.shape[-2], mixed.shape[:-2].numel()
+    heads, rest = divmod(maps * steps, max(tokens.numel(), 1))
+    if rest or not heads or maps % heads or (mixed.ndim > STACK and mixed.shape[-3] != heads):
+        return None
+    fits = len(tokens) == 1 or steps in tokens or steps == tokens[1:].numel()
+    return heads if fits else None
+
+
+@contextmanager
+def recording_followed(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
+    """Append to ``calls`` every softmax between two products, unless its module is claimed."""
+    with _Follower(where, calls):
+        yield
+
+
+class _Follower(TorchFunctionMode):
+    def __init__(self, where: ModuleStack, calls: list[Call]):
+        super().__init__()
+        self._where, self._calls = where, calls
+        # The tensors are kept alive, so that no other tensor gets the same id.
+        self._followed: dict[int, tuple[Tensor, Scores | Normalised]] = {}
+        self._unused: list[Scores] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func is FUNCTION and not self._where.is_claimed():
+            call = functional_call(self._where, args, kwargs, output, len(self._calls))
+            self._calls += [] if call is None else [call]
+        elif isinstance(output, Tensor) and output.ndim >= STACK:
+            name = getattr(func, "__name__", "").strip("_")
+            if name == "softmax":
+                self._normalised(args, kwargs, output)
+            elif (made := product(name, args, kwargs, output)) is not None:
+                self._multiplied(made, output)
+            elif self._followed:
+                self._passed_on(name, flat((*args, *kwargs.values())), output)
+        return output
+
+    def _multiplied(self, made: Product, output: Tensor) -> None:
+        if self._where.is_claimed():
+            return
+        for each in (made, made.transposed):
+            weights = self._find(each.sources[0])
+            if isinstance(weights, Normalised):
+                self._record(weights, each)
+                return
+        self._forget()
+        one = torch.ones((), dtype=torch.float64, device=output.device)
+        scores = Scores(self._where.module, made, made.factor * one)
+        self._unused.append(scores)
+        self._follow(output, scores)
+
+    def _normalised(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        given = args[0] if args else kwargs["input"]
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        if dim not in (-1, output.ndim - 1) or self._where.is_claimed():
+            return
+        scores = self._find(given)
+        if not isinstance(scores, Scores):
+            return
+        rivals = [one for one in self._unused if one.module is scores.module]
+        self._unused = [one for one in self._unused if one.module is not scores.module]
+        if len(rivals) > 1 or output.shape[-1] != scores.product.output.shape[-1]:
+            scores = replace(
+                scores, plain=False
+            )  # the scores are more than one product of queries and keys
+        self._follow(
+            output, Normalised(self._where.module, given, output, scores, times_written(output))
+        )
+
+    def _passed_on(self, name: str, given: tuple[Any, ...], output: Tensor) -> None:
+        for part in given:
+            source = self._find(part)
+            if source is not None:
+                if output.numel() == part.numel() or output.shape[:-1] == part.shape[:-1]:
+                    passed = changed(source, name, given, output)
+                    self._follow(output, passed)
+                return
+
+    def _follow(self, tensor: Tensor, what: Scores | Normalised) -> None:
+        self._followed[id(tensor)] = tensor, what
+
+    def _find(self, part: Any) -> Scores | Normalised | None:
+        entry = self._followed.get(id(part)) if isinstance(part, Tensor) else None
+        return None if entry is None else entry[1]
+
+    def _forget(self) -> None:
+        """Forget the tensors of modules that have returned."""
+        running = self._where.is_running
+        self._unused = [one for one in self._unused if running(one.module)]
+        self._followed = {
+            key: entry for key, entry in self._followed.items() if running(entry[1].module)
+        }
+
+    def _record(self, weights: Normalised, made: Product) -> None:
+        module = self._where.module
+        if module is None:
+            return
+        leading = made.output.shape[:-2]
+        value = made.right.expand(*leading, *made.right.shape[-2:]).flatten(0, -3)
+        arguments = explained(weights, made) | {"value": value.detach().clone()}
+        mixed = made.output.detach().clone()
+        call = Call(
+            self._where.name_of(module),
+            module,
+            arguments,
+            mixed.flatten(0, -3),
+            len(self._calls),
+            Through.FOLLOWED,
+        )
+        self._calls.append(call)
+        record_heads(self._where, call, mixed)

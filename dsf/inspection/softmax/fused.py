@@ -1,0 +1,158 @@
+"""Records and reads softmax attention of modules that call torch's fused attention.
+
+Source of the conventions: ``torch.nn.functional.scaled_dot_product_attention``.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Call, Captured, Through, copied
+from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.errors import UnreadableError
+from dsf.inspection.softmax import attention
+from dsf.mixers import SoftmaxAttention
+
+POSITIONAL = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+
+@contextmanager
+def recording_fused(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
+    """Append to ``calls`` every call of fused attention, unless its module is claimed."""
+    with where.followed(), _Listener(where, calls):
+        yield
+
+
+class _Listener(TorchFunctionMode):
+    def __init__(self, where: ModuleStack, calls: list[Call]):
+        super().__init__()
+        self._where, self._calls = where, calls
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is scaled_dot_product_attention and not self._where.is_claimed():
+            self._record(args, kwargs or {}, output)
+        return output
+
+    def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        module = self._where.module
+        if module is None:
+            return
+        given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
+        arguments = {name: copied(part) for name, part in given.items()}
+        place = len(self._calls)
+        name = self._where.name_of(module)
+        call = Call(name, module, arguments, copied(output), place, Through.FUSED)
+        self._calls.append(call)
+        if output.ndim == 4:
+            mixed = output.transpose(1, 2).flatten(-2)
+            keep = partial(setattr, call, "surroundings")
+            self._where.pass_surroundings(module, arguments["value"], mixed, keep)
+
+
+def read(layer: Captured) -> SoftmaxAttention:
+    """The mixer with query, key and value of the function; grouped heads are repeated in blocks."""
+    if layer.arguments.get("dropout_p"):
+        raise UnreadableError(
+            "it calls fused attention with dropout, also in evaluation mode: its weights are "
+            "random. Pass dropout_p=0.0 when the module is not training"
+        )
+    query, key, value = (_in_heads(part) for part in _expanded(layer))
+    scale = layer.arguments.get("scale")
+    return attention.attention(
+        query,
+        key,
+        value,
+        _bias(layer, query, key),
+        scale=float(scale) if scale is not None else query.shape[-1] ** -0.5,
+        causal=_is_causal(layer) and query.shape[-2] == key.shape[-2],
+    )
+
+
+def finish(
+    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
+) -> Shaped[Tensor, "*axes"]:
+    """The function's output: ``*batch time channel``.
+
+    A mask that hides all keys of a query by the lowest number of the dtype, not by ``-inf``, gives
+    a uniform row. Such queries are padding; their output is copied from the captured one.
+    """
+    response = mixed.squeeze(-2).reshape(layer.output.shape)
+    mask = layer.arguments.get("attn_mask")
+    if mask is None:
+        return response
+    fully_masked = (attention.as_bias(mask) == -torch.inf).all(dim=-1, keepdim=True)
+    return torch.where(fully_masked.expand(*response.shape[:-1], 1), layer.output, response)
+
+
+def _expanded(layer: Captured) -> list[Tensor]:
+    """Query, key and value with equal batch axes; grouped heads are repeated."""
+    query, key, value = (layer.arguments[name] for name in ("query", "key", "value"))
+    if query.is_nested:
+        raise UnreadableError(
+            "it calls fused attention on a nested tensor. Pass a padded batch instead"
+        )
+    if layer.arguments.get("enable_gqa"):
+        key, value = (
+            part.repeat_interleave(query.shape[-3] // part.shape[-3], dim=-3)
+            for part in (key, value)
+        )
+    parts = (query, key, value)
+    leading = torch.broadcast_shapes(*(part.shape[:-2] for part in parts))
+    return [part.expand(*leading, *part.shape[-2:]) for part in parts]
+
+
+def _in_heads(part: Tensor) -> Tensor:
+    """``sample head time width``: one head if there is no axis for it; further axes are merged."""
+    if part.ndim < 4:
+        return part.reshape(-1, 1, *part.shape[-2:])
+    return part.flatten(0, -4)
+
+
+def _is_causal(layer: Captured) -> bool:
+    return bool(layer.arguments.get("is_causal"))
+
+
+def _bias(layer: Captured, query: Tensor, key: Tensor) -> Tensor | None:
+    """The mask as a bias; a causal map that is not square gets one, aligned at the first tokens."""
+    size = query.shape[-2], key.shape[-2]
+    mask = layer.arguments.get("attn_mask")
+    if mask is not None:
+        return _in_heads(attention.as_bias(mask).expand(*layer.output.shape[:-2], *size))
+    if _is_causal(layer) and size[0] != size[1]:
+        seen = torch.ones(size, dtype=torch.bool, device=query.device).tril()
+        return attention.as_bias(seen)[None, None]
+    return None
+
+
+def overlooked(layer: Captured) -> Tensor | None:
+    """Tokens whose keys are all masked: ``sample time``."""
+    mask = layer.arguments.get("attn_mask")
+    if mask is None:
+        return None
+    seen = _in_heads(attention.as_bias(mask).expand(*layer.output.shape[:-1], mask.shape[-1]))
+    return (seen == -torch.inf).all(dim=-1).any(dim=1)
+
+
+ADAPTER = Adapter(
+    families={},
+    read=read,
+    finish=finish,
+    enter=attention.enter,
+    leave=attention.leave,
+    overlooked=overlooked,
+)

@@ -1,0 +1,201 @@
+"""Records softmax attention through the model library's attention and mask interfaces.
+
+A recording function is registered under a name of our own, together with a mask function of that
+name; without the latter a causal model would silently attend to later tokens. The recording
+function calls the library's own attention and records its inputs and output. A model that runs on
+fused attention keeps using it, so that its output stays the same bit for bit and no map is formed.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from inspect import signature
+from typing import Any
+
+from torch import Tensor, nn
+
+from dsf.inspection.capture.calls import Call, Through, copied
+from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.softmax.attention import as_bias
+
+EAGER = "dsf_recorded"
+FUSED = "dsf_recorded_sdpa"  # the library looks for "sdpa" in the name
+LIBRARY = "transformers."
+SETTINGS = ("_attn_implementation_internal", "_experts_implementation_internal")
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def models_of_library(model: nn.Module) -> list[Any]:
+    """The outermost modules of ``model`` that are models of transformers."""
+    if _belongs(model):
+        return [model]
+    return [found for child in model.children() for found in models_of_library(child)]
+
+
+def _belongs(module: nn.Module) -> bool:
+    return hasattr(module, "set_attn_implementation") and any(
+        cls.__module__.startswith(LIBRARY) for cls in type(module).__mro__
+    )
+
+
+@contextmanager
+def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call]) -> Iterator[None]:
+    """Append every attention call of a library model to ``calls`` inside the ``with`` block."""
+    hosts = models_of_library(model)
+    if not hosts:
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(_registered(_Recorder(where, calls)))
+        stack.enter_context(_settings_restored(model))
+        for host in filter(_can_be_set, hosts):
+            host.set_attn_implementation(_route(host))
+        yield
+
+
+@contextmanager
+def plain_experts(model: nn.Module) -> Iterator[None]:
+    """Run mixtures of experts without grouped kernels, which do not support float64."""
+    with _settings_restored(model):
+        for host in models_of_library(model):
+            if hasattr(host, "set_experts_implementation"):
+                host.set_experts_implementation("eager")
+        yield
+
+
+def _can_be_set(host: Any) -> bool:
+    """Whether the attention of ``host`` can be set; if not, the library only warns."""
+    asks = getattr(host, "_can_set_attn_implementation", None)
+    return asks is None or bool(asks())
+
+
+def _route(host: Any) -> str:
+    """The recording name to set: fused if every part of the model now runs fused attention."""
+    now = {config._attn_implementation_internal for config in _configs(host)}
+    return FUSED if now == {"sdpa"} else EAGER
+
+
+@contextmanager
+def _settings_restored(model: nn.Module) -> Iterator[None]:
+    before = [
+        (config, name, getattr(config, name))
+        for config in _configs(model)
+        for name in SETTINGS
+        if hasattr(config, name)
+    ]
+    try:
+        yield
+    finally:
+        for config, name, setting in before:
+            setattr(config, name, setting)
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """Every configuration, sub-configurations too, that selects how attention is computed."""
+    found: dict[int, Any] = {}
+    waiting = [config for module in model.modules() if (config := getattr(module, "config", None))]
+    while waiting:
+        config = waiting.pop()
+        if id(config) in found or not hasattr(config, "_attn_implementation_internal"):
+            continue
+        found[id(config)] = config
+        parts = getattr(config, "sub_configs", None) or {}
+        waiting += [part for name in parts if (part := getattr(config, name, None)) is not None]
+    return list(found.values())
+
+
+class _Recorder:
+    """Runs the library's attention and records its calls; equal masks are converted once."""
+
+    def __init__(self, where: ModuleStack, calls: list[Call]):
+        self._where, self._calls = where, calls
+        self._biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def eager(
+        self, module: nn.Module, *tensors: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the modelling file's own attention, where no mask means that no key is masked."""
+        return self._run(_own_attention(module), False, module, tensors, options)
+
+    def fused(
+        self, module: nn.Module, *tensors: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run fused attention, where no mask means a causal one if the module is causal.
+
+        Options that it ignores, such as a soft cap in some releases, are not recorded.
+        """
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        asked = options.get("is_causal")
+        causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
+        output = self._run(sdpa_attention_forward, causal, module, tensors, options)
+        used = signature(sdpa_attention_forward).parameters
+        arguments = self._calls[-1].arguments
+        for name in options.keys() - used.keys():
+            arguments.pop(name)
+        return output
+
+    def _run(
+        self,
+        attention: Attention,
+        causal: bool,
+        module: nn.Module,
+        tensors: tuple[Tensor | None, ...],
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        name = self._where.name_of(module)
+        self._where.claimed.add(name)
+        output = attention(module, *tensors, **options)
+        given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
+        arguments: dict[str, Any] = given | options
+        for part in ("query", "key", "value"):
+            arguments[part] = copied(arguments[part])
+        mask = arguments.get("attention_mask")
+        arguments["is_causal"] = causal and mask is None
+        arguments["attention_mask"] = None if mask is None else self._bias(mask)
+        place = len(self._calls)
+        kind = Through.INTERFACE
+        call = Call(name, module, arguments, copied(output[0]), place, kind)
+        self._calls.append(call)
+        value, mixed = arguments["value"], output[0].flatten(-2)
+        self._where.pass_surroundings(module, value, mixed, partial(setattr, call, "surroundings"))
+        return output
+
+    def _bias(self, mask: Tensor) -> Tensor:
+        """A mask as a bias. The mask is kept alive, so that no other tensor gets the same id."""
+        key = id(mask), times_written(mask)
+        if key not in self._biases:
+            self._biases[key] = mask, as_bias(mask)
+        return self._biases[key][1]
+
+
+def _own_attention(module: nn.Module) -> Attention:
+    for cls in type(module).__mro__:
+        parts = vars(sys.modules[cls.__module__])
+        for name in ("eager_attention_forward", "simple_eager_attention_forward"):
+            if name in parts:
+                return parts[name]
+    raise InspectionError(
+        f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so its "
+        "attention cannot be recorded. Build the model with attn_implementation='sdpa'."
+    )
+
+
+@contextmanager
+def _registered(recorder: _Recorder) -> Iterator[None]:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask, sdpa_mask
+
+    entries = ((EAGER, recorder.eager, eager_mask), (FUSED, recorder.fused, sdpa_mask))
+    for name, attention, mask in entries:
+        AttentionInterface.register(name, attention)
+        AttentionMaskInterface.register(name, mask)
+    try:
+        yield
+    finally:
+        for name, _, _ in entries:
+            AttentionInterface._global_mapping.pop(name, None)
+            AttentionMaskInterface._global_mapping.pop(name, None)

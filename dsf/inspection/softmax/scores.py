@@ -1,0 +1,232 @@
+"""Finds queries, keys, scale and bias in the products, sums and masks that a module computes.
+
+``product`` recognises a torch call that multiplies two stacks of matrices. ``changed`` follows the
+``Scores`` of such a product, or the ``Normalised`` output of a softmax, through later torch calls.
+``explained`` gives query, key, scale and bias that reproduce the weights, or the weights themselves
+where something else was done to the scores.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.softmax.attention import as_bias
+
+PLAIN = {"matmul", "bmm"}
+EQUATION = re.compile(r"^(\w+),(\w+)->(\w+)$")
+STACK = 3
+"""The least number of axes of a stack of matrices; a tensor with two is taken for a weight."""
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A matrix product ``factor left @ right`` that a torch function computed.
+
+    The leading axes of ``left`` and ``right`` are those of ``batch`` or broadcast to them.
+
+    Attributes:
+        sources: the two arguments as they were passed, in the order of left and right.
+        output: the product as a stack of matrices, perhaps permuted from the function's output.
+        factor: what the product was multiplied by in the same call.
+    """
+
+    left: Shaped[Tensor, "*lefts time inner"]
+    right: Shaped[Tensor, "*rights inner read"]
+    sources: tuple[Tensor, Tensor]
+    output: Shaped[Tensor, "*batch time read"]
+    factor: float = 1.0
+
+    @property
+    def transposed(self) -> "Product":
+        """The transposed product, ``rightᵀ leftᵀ``."""
+        return Product(
+            left=self.right.mT,
+            right=self.left.mT,
+            sources=self.sources[::-1],
+            output=self.output.mT,
+            factor=self.factor,
+        )
+
+
+def flat(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments, with lists and tuples flattened (``torch.cat`` takes a list)."""
+    parts = (each if isinstance(each, tuple | list) else (each,) for each in given)
+    return tuple(part for several in parts for part in several)
+
+
+def product(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+) -> Product | None:
+    """The product that the torch function ``name`` computed; None if it is none of two stacks."""
+    if name == "einsum":
+        return _contracted(args, output)
+    added = name == "baddbmm"
+    if not added and name not in PLAIN:
+        return None
+    given = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
+    pair = given[-2:]
+    if len(pair) < 2 or any(part.ndim < STACK for part in pair):
+        return None
+    left, right = pair
+    factor = float(kwargs.get("alpha", 1.0)) if added else 1.0
+    return Product(left, right, (left, right), output, factor)
+
+
+def _contracted(args: tuple[Any, ...], output: Tensor) -> Product | None:
+    """The matrix product in an einsum of two stacks that sums over one axis; None if it is none.
+
+    Each operand must have exactly one axis that the other lacks: rows and columns of the product.
+    """
+    written = args[0].replace(" ", "") if args and isinstance(args[0], str) else ""
+    equation = EQUATION.match(written)
+    operands = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
+    if equation is None or len(operands) != 2 or any(part.ndim < STACK for part in operands):
+        return None
+    first, second, out = equation.groups()
+    summed = [axis for axis in first if axis in second and axis not in out]
+    rows = [axis for axis in first if axis not in second and axis in out]
+    columns = [axis for axis in second if axis not in first and axis in out]
+    if len(summed) != 1 or len(rows) != 1 or len(columns) != 1:
+        return None
+    batch = [axis for axis in out if axis not in (*rows, *columns)]
+    left = _laid_out(operands[0], first, [*batch, *rows, *summed])
+    right = _laid_out(operands[1], second, [*batch, *summed, *columns])
+    arranged = _laid_out(output, out, [*batch, *rows, *columns])
+    if left is None or right is None or arranged is None:
+        return None
+    return Product(left, right, (operands[0], operands[1]), arranged)
+
+
+def _laid_out(part: Tensor, axes: str, wanted: list[str]) -> Tensor | None:
+    """``part`` with its axes in the order of ``wanted``; None if it has other axes."""
+    if sorted(axes) != sorted(wanted):
+        return None
+    return part.permute([axes.index(axis) for axis in wanted])
+
+
+MULTIPLIES = {"mul", "imul", "rmul", "multiply"}
+DIVIDES = {"div", "truediv", "itruediv", "divide", "true_divide"}
+# ADDS: what these functions add or mask is a bias of the scores. KEEPS: these keep all numbers.
+ADDS = {"add", "iadd", "radd", "sub", "isub", "masked_fill", "where", "max", "maximum", "clamp"}
+KEEPS = {"view", "reshape", "unflatten", "flatten", "squeeze", "unsqueeze", "contiguous", "clone"}
+KEEPS |= {"to", "type", "type_as", "float", "double", "half", "bfloat16", "dropout"}
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores that a module computes from a product of queries and keys.
+
+    Attributes:
+        factor: what the scores were multiplied by so far: one number, or one for every head.
+        plain: whether nothing but a factor and a bias was applied to them.
+    """
+
+    module: nn.Module | None
+    product: Product
+    factor: Tensor
+    plain: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Normalised:
+    """The weights that a softmax makes of scores.
+
+    Attributes:
+        given, output: the input and output of the softmax.
+        written: torch's version counter of ``output`` after the softmax; a higher one later shows
+            an in-place change.
+    """
+
+    module: nn.Module | None
+    given: Tensor
+    output: Tensor
+    scores: Scores
+    written: int | None
+
+
+def changed(
+    scores: Scores | Normalised, name: str, given: tuple[Any, ...], output: Tensor
+) -> Scores | Normalised:
+    """The scores, or the weights, after the torch function ``name`` made ``output`` from them."""
+    if isinstance(scores, Normalised) or name in ADDS or name in KEEPS:
+        return scores
+    if name in MULTIPLIES or name in DIVIDES:
+        others = [part for part in given if isinstance(part, Tensor | int | float)][:2]
+        other = next((part for part in others[::-1] if not _has_columns(part)), None)
+        if other is not None and _has_columns(others[0]) != _has_columns(others[-1]):
+            factor = _of_heads(other, output) if isinstance(other, Tensor) else float(other)
+            times = factor if name in MULTIPLIES else 1 / factor
+            return replace(scores, factor=scores.factor * times)
+    return replace(scores, plain=False)
+
+
+def _has_columns(part: Any) -> bool:
+    """Whether a factor may differ between the entries of one map."""
+    if not isinstance(part, Tensor) or part.numel() == 1:
+        return False
+    return part.shape[-2:] != (1, 1)
+
+
+def _of_heads(factor: Tensor, output: Tensor) -> Tensor:
+    """A factor as one number, or as one for every map, ``map 1 1``."""
+    factor = factor.detach().double()
+    if factor.numel() == 1:
+        return factor.reshape(())
+    return factor.expand(*output.shape[:-2], 1, 1).flatten(0, -3)
+
+
+def explained(weights: Normalised, made: Product) -> dict[str, Any]:
+    """Query, key, scale and bias that reproduce the weights in ``made``, or those weights.
+
+    Tensors have one leading axis for all maps, ``map time width``.
+    """
+    used, scores = made.left.detach().flatten(0, -3), weights.scores
+    if not scores.plain or not _are_used(weights, used):
+        return {"weights": used.clone()}
+    leading = scores.product.output.shape[:-2]
+    left, right = scores.product.left.detach(), scores.product.right.detach().mT
+    query, key = (part.expand(*leading, *part.shape[-2:]).flatten(0, -3) for part in (left, right))
+    scale, query = 1.0, query.clone()
+    if scores.factor.numel() == 1:
+        scale = scores.factor.item()
+    else:
+        query = query.double() * scores.factor
+    bias = _bias(scale * query.double() @ key.double().mT, query, key, scale, weights.given)
+    return {"query": query, "key": key.clone(), "scale": scale, "bias": bias}
+
+
+def _are_used(weights: Normalised, used: Float[Tensor, "map time read"]) -> bool:
+    """Whether the values are multiplied with the unchanged output of the softmax."""
+    output = weights.output.detach()
+    if output.numel() != used.numel() or times_written(output) != weights.written:
+        return False
+    return torch.equal(used, output.reshape(used.shape).to(used.dtype))
+
+
+def _bias(
+    products: Float[Tensor, "map time read"],
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    given: Tensor,
+) -> Tensor | None:
+    """What was added to the scaled products before softmax; None where that is only rounding.
+
+    In half precision it is always kept, because there rounding is as large as some biases.
+    """
+    bias = as_bias(given.detach().reshape(products.shape)) - products
+    if not bool((bias != 0).any()):
+        return None
+    shown = bias > -torch.inf
+    largest = abs(scale) * query.double().norm(dim=-1).max() * key.double().norm(dim=-1).max()
+    coarsest = max(torch.finfo(part.dtype).eps for part in (key, given))
+    rounding = 16 * coarsest * largest
+    if coarsest <= torch.finfo(torch.float32).eps and bool((bias[shown].abs() <= rounding).all()):
+        bias = bias.masked_fill(shown, 0)
+        return bias if bool((~shown).any()) else None
+    return bias

@@ -1,0 +1,126 @@
+"""What a layer computes before and after its mixer, as a chain of affine stages.
+
+Gates, norms and activations are frozen at their values on one run and become factors: an activation
+its secant ``act(p) / p``, a norm one over the root mean square or deviation that it divided by.
+Every stage takes and returns ``sample time width``.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import linear, pad
+
+from dsf.inspection.errors import UnreadableError
+
+Tokens = Float[Tensor, "*batch time _"]
+
+
+@dataclass(frozen=True, eq=False)
+class Project:
+    """A projection of every token: ``weight x + bias``."""
+
+    weight: Float[Tensor, "output width"]
+    bias: Float[Tensor, " output"] | None = None
+
+    def linear(self, x: Tokens) -> Tokens:
+        return linear(x, self.weight)
+
+    def __call__(self, x: Tokens) -> Tokens:
+        return linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """An elementwise factor and offset: ``factor x + offset``."""
+
+    factor: Tensor
+    offset: Tensor | None = None
+
+    def linear(self, x: Tokens) -> Tokens:
+        return self.factor * x
+
+    def __call__(self, x: Tokens) -> Tokens:
+        return self.linear(x) if self.offset is None else self.linear(x) + self.offset
+
+
+@dataclass(frozen=True, eq=False)
+class Filter:
+    """A causal convolution of every channel; its last tap multiplies the current token."""
+
+    kernel: Float[Tensor, "width taps"]
+    bias: Float[Tensor, " width"] | None = None
+
+    def linear(self, x: Tokens) -> Tokens:
+        steps, taps = x.shape[-2], self.kernel.shape[-1]
+        padded = pad(x, (0, 0, taps - 1, 0))
+        filtered = torch.zeros_like(x)
+        for tap in range(taps):
+            filtered = filtered + padded[..., tap : tap + steps, :] * self.kernel[:, tap]
+        return filtered
+
+    def __call__(self, x: Tokens) -> Tokens:
+        return self.linear(x) if self.bias is None else self.linear(x) + self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class Centre:
+    """Subtracts from every channel the mean over the channels of its head."""
+
+    heads: int
+
+    def linear(self, x: Tokens) -> Tokens:
+        by_head = x.unflatten(-1, (self.heads, -1))
+        return (by_head - by_head.mean(dim=-1, keepdim=True)).flatten(-2)
+
+    def __call__(self, x: Tokens) -> Tokens:
+        return self.linear(x)
+
+
+Stage = Project | Scale | Filter | Centre
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Stages in the order in which they are applied."""
+
+    stages: tuple[Stage, ...]
+
+    def linear(self, x: Tokens) -> Tokens:
+        """The linear part: the stages without their biases and offsets."""
+        for stage in self.stages:
+            x = stage.linear(x)
+        return x
+
+    def __call__(self, x: Tokens) -> Tokens:
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def behind_projections(self) -> "Chain":
+        """The stages after the last projection, where channels do not mix (but for ``Centre``)."""
+        places = [k for k, stage in enumerate(self.stages) if isinstance(stage, Project)]
+        return Chain(self.stages[places[-1] + 1 :] if places else self.stages)
+
+    def before_projection(self) -> "Chain":
+        """The stages before the first projection."""
+        places = (k for k, stage in enumerate(self.stages) if isinstance(stage, Project))
+        return Chain(self.stages[: next(places, len(self.stages))])
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+
+def secant(act: Callable[[Tensor], Tensor], p: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """``act(p) / p``: the factor that stands for the activation at ``p``; 0 where ``p`` is 0.
+
+    Raises:
+        UnreadableError: if the activation of zero is not zero.
+    """
+    if bool(act(torch.zeros_like(p[..., :1])).any()):
+        raise UnreadableError(
+            "the activation of its values is not zero at zero, so that no factor can stand for it"
+        )
+    return torch.where(p == 0, torch.zeros_like(p), act(p) / torch.where(p == 0, 1, p))

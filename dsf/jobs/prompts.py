@@ -1,0 +1,128 @@
+"""``measure_prompts``: measures every layer of a model on many prompts."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from dsf.inspection.results.measurements import QUANTITIES
+from dsf.inspection.results.table import Table
+from dsf.jobs.executors import Executor, in_process
+from dsf.jobs.plan import Plan, claim
+from dsf.jobs.storage import is_finished, remove_unfinished
+from dsf.jobs.summaries import summary
+from dsf.jobs.work import work
+from dsf.loading import file_hashes
+from dsf.saving import replace_file
+
+Progress = Callable[[int, int], None]
+SHOWN = 3
+
+
+class JobError(RuntimeError):
+    """Some units failed; the others are finished, and the next call runs only the failed ones."""
+
+
+def measure_prompts(
+    model: str | Path,
+    prompts: Sequence[Sequence[int]],
+    folder: str | Path,
+    *,
+    quantities: Sequence[str] = tuple(QUANTITIES),
+    batch: int = 1,
+    layerwise: bool = False,
+    tolerance: float | None = None,
+    executor: Executor = in_process,
+    progress: Progress | None = None,
+) -> Table:
+    """Measure every layer and head of a checkpoint on every prompt, as files in ``folder``.
+
+    A unit is up to ``batch`` consecutive prompts of one length. Finished units are not repeated, so
+    that a job which was stopped, killed or run on several machines can be resumed. The files are
+    the same, byte for byte, whichever executor was used. Every layer is compared with its captured
+    output, as in ``dsf.inspect``.
+
+    Args:
+        model: the folder of a checkpoint or a hub id; every worker loads it once.
+        prompts: the token ids of every prompt.
+        folder: a folder for this job alone, with ``job.json``, ``units/`` and ``summary.csv``.
+        quantities: what to measure; names of ``dsf.inspection.results.measurements.QUANTITIES``.
+        batch: the largest number of prompts that run through the model together.
+        layerwise: load the weights block by block, for models larger than the memory.
+        tolerance: the largest relative error of a layer; by default one that suits its dtype.
+        executor: ``in_process``, ``processes(n)`` or ``cluster(...)``.
+        progress: called with the number of finished units and that of all units.
+
+    Returns:
+        ``summary(folder)``.
+
+    Raises:
+        ValueError: if an argument is out of range, or the folder holds another job.
+        LoadError: if the checkpoint is refused.
+        JobError: if some units failed, after all others are finished.
+
+    >>> import dsf, tempfile
+    >>> from dsf.models import folder
+    >>> place = tempfile.mkdtemp()
+    >>> table = dsf.jobs.measure_prompts(folder("mamba"), [[1, 2, 3], [4, 5, 6]], place)
+    >>> table.where(quantity="negative_share")[0]["count"]
+    2
+    """
+    plan = _plan(str(model), prompts, tuple(quantities), batch, layerwise, tolerance)
+    place = Path(folder)
+    claim(place, plan)
+    units = plan.units
+    missing = [unit for unit in units if not is_finished(place, unit)]
+    done, failed = len(units) - len(missing), {}
+    for unit, trouble in executor(partial(work, plan, place), missing):
+        done += 1
+        if trouble is not None:
+            failed[unit.name] = trouble
+        if progress is not None:
+            progress(done, len(units))
+    if failed:
+        reasons = "; ".join(f"{name}: {trouble}" for name, trouble in list(failed.items())[:SHOWN])
+        more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+        raise JobError(f"{len(failed)} of {len(units)} units failed. {reasons}{more}")
+    remove_unfinished(place)
+    table = summary(place)
+    text = table.to_csv()
+    replace_file(place / "summary.csv", lambda draft: draft.write_text(text, encoding="utf-8"))
+    return table
+
+
+def _plan(
+    model: str,
+    prompts: Sequence[Sequence[int]],
+    quantities: tuple[str, ...],
+    batch: int,
+    layerwise: bool,
+    tolerance: float | None,
+) -> Plan:
+    if batch < 1:
+        raise ValueError(f"measure_prompts: batch is {batch}, but it must be at least 1.")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(
+            f"measure_prompts: tolerance is {tolerance}, but it must be a relative error between 0 "
+            "and 1."
+        )
+    empty = [number for number, prompt in enumerate(prompts) if not len(prompt)]
+    if not prompts or empty:
+        what = f"prompt {empty[0]} has no token" if empty else "there are no prompts"
+        raise ValueError(f"measure_prompts: {what}; pass at least one token id for each prompt.")
+    unknown = sorted(set(quantities) - set(QUANTITIES))
+    if unknown or not quantities:
+        raise ValueError(
+            f"measure_prompts: quantities has {unknown or 'no entry'}; choose among "
+            f"{', '.join(QUANTITIES)}."
+        )
+    configuration, weights = file_hashes(model)
+    return Plan(
+        model=model,
+        weights=weights,
+        configuration=configuration,
+        prompts=tuple(tuple(int(token) for token in prompt) for prompt in prompts),
+        quantities=quantities,
+        batch=batch,
+        layerwise=layerwise,
+        tolerance=tolerance,
+    )

@@ -1,0 +1,103 @@
+"""Reads the results of a job: all records, or statistics over its prompts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsf.inspection.results.measurements import indices
+from dsf.inspection.results.table import Record, Table
+from dsf.jobs.plan import MANIFEST, Unit
+from dsf.jobs.storage import LayerFacts, is_finished, read_layers
+
+Key = tuple[str, str, str]
+"""Layer, family, quantity."""
+
+
+def gather(folder: str | Path) -> Table:
+    """One record for every prompt, layer, head and quantity of the finished units.
+
+    Raises:
+        FileNotFoundError: if the folder holds no job.
+    """
+    records: list[Record] = []
+    for unit, facts, name, value in _quantities(Path(folder)):
+        for place, prompt in enumerate(unit.prompts):
+            for index in indices(value[place]):
+                record: Record = {"prompt": prompt, "layer": facts.name, "family": facts.family}
+                record.update(zip(facts.axes[1:], index, strict=False))
+                record.update(quantity=name, value=value[place][index].item())
+                records.append(record)
+    return Table(tuple(records))
+
+
+def summary(folder: str | Path) -> Table:
+    """Count, mean, standard deviation, smallest and largest value over the prompts.
+
+    One record for every layer, head and quantity. The files are read one after the other, so that
+    memory does not grow with the number of prompts. NaN values are left out of the count, too.
+
+    Raises:
+        FileNotFoundError: if the folder holds no job.
+    """
+    sums: dict[Key, _Moments] = {}
+    axes: dict[Key, tuple[str, ...]] = {}
+    for _, facts, name, value in _quantities(Path(folder)):
+        key = facts.name, facts.family, name
+        axes[key] = facts.axes[1:]
+        sums.setdefault(key, _Moments(value[0])).add(value)
+    return Table(tuple(record for key, each in sums.items() for record in each.records(key, axes)))
+
+
+def _quantities(folder: Path) -> Iterator[tuple[Unit, LayerFacts, str, Tensor]]:
+    for unit in finished(folder):
+        for facts, values in read_layers(folder, unit):
+            for name in sorted(values):
+                yield unit, facts, name, values[name]
+
+
+def finished(folder: Path) -> Iterator[Unit]:
+    """The finished units, in the order of their prompts."""
+    described = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    for name in described["units"]:
+        first, _, count = name.partition("+")
+        unit = Unit(tuple(range(int(first), int(first) + int(count))))
+        if is_finished(folder, unit):
+            yield unit
+
+
+class _Moments:
+    """Running count, mean, sum of squared deviations (Welford), smallest and largest value."""
+
+    def __init__(self, like: Tensor):
+        self.count, self.mean, self.squares = (torch.zeros_like(like) for _ in range(3))
+        self.smallest = torch.full_like(like, torch.inf)
+        self.largest = torch.full_like(like, -torch.inf)
+
+    def add(self, values: Tensor) -> None:
+        for value in values:
+            there = ~value.isnan()
+            self.count += there
+            change = torch.where(there, value - self.mean, 0)
+            self.mean += change / self.count.clamp(min=1)
+            self.squares += change * torch.where(there, value - self.mean, 0)
+            self.smallest = torch.fmin(self.smallest, value)
+            self.largest = torch.fmax(self.largest, value)
+
+    def records(self, key: Key, axes: dict[Key, tuple[str, ...]]) -> Iterator[Record]:
+        layer, family, quantity = key
+        spread = (self.squares / (self.count - 1).clamp(min=1)).sqrt()
+        for index in indices(self.count):
+            record: Record = {"layer": layer, "family": family}
+            record.update(zip(axes[key], index, strict=False))
+            record.update(quantity=quantity, count=int(self.count[index].item()))
+            for name, part in (
+                ("mean", self.mean),
+                ("deviation", spread),
+                ("smallest", self.smallest),
+                ("largest", self.largest),
+            ):
+                record[name] = part[index].item() if self.count[index] else float("nan")
+            yield record

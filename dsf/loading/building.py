@@ -1,0 +1,207 @@
+"""Builds models from their settings, with the model library's own classes only.
+
+``blueprint`` finds the configuration and model class that settings name. ``build`` makes the model
+with given weights, ``load_skeleton`` its modules on the meta device, without weights.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dsf.loading.errors import LoadError, listed, reason, shown
+from dsf.loading.folder import open_folder
+from dsf.loading.hub import snapshot
+from dsf.loading.library_versions import model_library
+from dsf.loading.settings import read_settings
+
+_SAFE_ATTENTION = {None, "eager", "sdpa"}
+_CURE = "only the library's own models are built, since others come with code"
+
+
+class Blueprint(NamedTuple):
+    """A class of the model library and the settings to build it with."""
+
+    model: Any
+    config: Any
+
+
+def blueprint(values: dict[str, Any], where: str) -> Blueprint:
+    """The configuration object and the model class that settings name.
+
+    Without ``architectures`` it is the base model of the family, without a head.
+
+    Raises:
+        LoadError: the model library itself has no such family or class, or its configuration
+            refuses the settings.
+    """
+    transformers = model_library()
+    family = values.get("model_type")
+    kinds = transformers.models.auto.configuration_auto.CONFIG_MAPPING
+    if not isinstance(family, str) or family not in kinds or not _is_own(kinds[family]):
+        raise LoadError(
+            f"{where}: transformers {transformers.__version__} has no family {shown(family)}; "
+            f"{_CURE}."
+        )
+    config = _config(kinds[family], values, where)
+    return Blueprint(_model_class(transformers, values.get("architectures"), config, where), config)
+
+
+def _config(kind: Any, values: dict[str, Any], where: str) -> Any:
+    settings = {name: value for name, value in values.items() if name != "model_type"}
+    try:
+        config = kind(**settings)
+    except Exception as error:  # a configuration class may raise anything on untrusted values
+        raise LoadError(f"{where}: {reason(error)}; correct the file.") from None
+    if not _attention(config) <= _SAFE_ATTENTION:
+        raise LoadError(
+            f"{where}: a setting selects an attention kernel by name; remove that setting."
+        )
+    return config
+
+
+def _attention(config: Any) -> set[Any]:
+    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
+    below = [_attention(part) for part in parts if hasattr(part, "_attn_implementation")]
+    return {config._attn_implementation}.union(*below)
+
+
+def _model_class(transformers: Any, names: Any, config: Any, where: str) -> Any:
+    if not names:
+        mapping = transformers.models.auto.modeling_auto.MODEL_MAPPING
+        chosen = mapping.get(type(config), None)
+        name = config.model_type
+    else:
+        name = names[0] if isinstance(names, list) else names
+        chosen = getattr(transformers, name, None) if isinstance(name, str) else None
+    is_model = isinstance(chosen, type) and issubclass(chosen, transformers.PreTrainedModel)
+    if not is_model or not _is_own(chosen):
+        raise LoadError(
+            f"{where}: transformers {transformers.__version__} has no model {shown(name)}; {_CURE}."
+        )
+    if not issubclass(type(config), chosen.config_class or ()):
+        raise LoadError(
+            f"{where}: {shown(name)} is no model of the family {shown(config.model_type)}; "
+            "correct 'architectures' or 'model_type'."
+        )
+    return chosen
+
+
+def _is_own(kind: Any) -> bool:
+    return str(getattr(kind, "__module__", "")).startswith("transformers.models.")
+
+
+_MOST_GROWTH = 4
+_MOST_BUFFER_BYTES = 4 * 1024**3
+
+
+def build(
+    plan: Blueprint, weights: dict[str, Tensor], where: str, dtype: torch.dtype | None
+) -> tuple[nn.Module, list[str]]:
+    """The model with these weights, in evaluation mode, and the names of weights it does not use.
+
+    The library is given tensors and no path, so that it opens no file and uses no network.
+
+    Raises:
+        LoadError: the settings ask for weights that are missing or of another shape, or for a model
+            that is far larger than the weights.
+    """
+    _check_size(plan, weights, where)
+    with undisturbed():
+        try:
+            model, found = plan.model.from_pretrained(
+                None,
+                config=plan.config,
+                state_dict=weights,
+                dtype="auto" if dtype is None else dtype,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+        except Exception as error:  # the model library may raise anything on untrusted tensors
+            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
+    _check_complete(plan, found, where)
+    return model.eval(), sorted(found["unexpected_keys"])
+
+
+def _check_complete(plan: Blueprint, found: dict[str, Any], where: str) -> None:
+    name = plan.model.__name__
+    if other := sorted(found["mismatched_keys"]):
+        parameter, stored, expected = other[0]
+        raise LoadError(
+            f"{where}: {listed([key for key, *_ in other])} of {name}: the file has shape "
+            f"{tuple(stored)} for {shown(parameter)} and config.json asks for {tuple(expected)}; "
+            "use the config.json that belongs to these weights."
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise LoadError(
+            f"{where}: {listed(missing)} of {name} would be drawn at random, since no weight file "
+            "has them; set 'architectures' in config.json to the class that was saved, or add the "
+            "missing file."
+        )
+
+
+def _check_size(plan: Blueprint, weights: dict[str, Tensor], where: str) -> None:
+    """Raise, before memory is allocated, if the settings ask for far more than the files hold."""
+    with undisturbed(), torch.device("meta"):
+        try:
+            skeleton = plan.model(plan.config)
+        except Exception as error:  # a model class may raise anything on untrusted settings
+            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
+    asked = sum(parameter.numel() for parameter in skeleton.parameters())
+    there = sum(tensor.numel() for tensor in weights.values())
+    beside = sum(buffer.nbytes for buffer in skeleton.buffers())
+    if asked > _MOST_GROWTH * there or beside > _MOST_BUFFER_BYTES:
+        raise LoadError(
+            f"{where}: config.json asks for {asked} weights and {beside} bytes of buffers, but the "
+            f"files hold {there} weights; use the config.json that belongs to these weights."
+        )
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Silence the model library and restore torch's random state after the ``with`` block."""
+    logging = model_library().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_skeleton(
+    path_or_id: str | Path, *, revision: str | None = None, offline: bool = False
+) -> nn.Module:
+    """The modules of a model on the meta device: no weights are read, downloaded or allocated.
+
+    Args:
+        path_or_id: a folder with a ``config.json``, or ``owner/name`` on the hub.
+
+    Raises:
+        LoadError: as ``load_model``, for problems that are found before the weights are read.
+    """
+    given = Path(path_or_id)
+    place = given
+    if not given.is_dir():
+        place = snapshot(str(path_or_id), revision, offline=offline, settings_only=True)
+    folder = open_folder(place)
+    where = f"{folder.path / 'config.json'}"
+    plan = blueprint(read_settings(folder, allow_quantized=True).values, where)
+    with undisturbed(), torch.device("meta"):
+        try:
+            model: nn.Module = plan.model(plan.config)
+        except Exception as error:  # a model class may raise anything on untrusted settings
+            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
+    return model.eval()

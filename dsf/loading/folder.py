@@ -1,0 +1,65 @@
+"""``ModelFolder``: an untrusted folder, of which only regular files directly inside are opened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsf.loading.errors import LoadError, shown
+
+_PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with a model's files; ``path`` is absolute and without symbolic links."""
+
+    path: Path
+
+    def file(self, name: str) -> Path | None:
+        """The path of the file ``name``, or None where there is none.
+
+        Raises:
+            LoadError: ``name`` leads out of the folder, or is a link or no regular file.
+        """
+        if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
+            raise LoadError(
+                f"{self.path}: {shown(name)} leads out of the folder; "
+                "only files directly inside it are read, so correct the name."
+            )
+        path = self.path / name
+        if path.is_symlink() and not self._is_cached_blob(path):
+            raise LoadError(
+                f"{self.path}: {shown(name)} is a link, and links are not followed; "
+                "put a copy of the file in its place."
+            )
+        if not path.exists():
+            return None
+        if not path.is_file():
+            raise LoadError(
+                f"{self.path}: {shown(name)} is no regular file; put a copy of one in its place."
+            )
+        return path
+
+    def required(self, name: str, cure: str) -> Path:
+        """The path of the file ``name``.
+
+        Raises:
+            LoadError: as ``file``, and if there is none; the message ends with ``cure``.
+        """
+        path = self.file(name)
+        if path is None:
+            raise LoadError(f"{self.path}: has no file {shown(name)}; {cure}.")
+        return path
+
+    def pickles(self) -> list[str]:
+        """Names of the files that would have to be unpickled, in order."""
+        return sorted(entry.name for entry in self.path.iterdir() if entry.suffix in _PICKLES)
+
+    def _is_cached_blob(self, path: Path) -> bool:
+        """Whether a link leads to a blob of the model library's download cache."""
+        blobs = self.path.parent.parent / "blobs"
+        return self.path.parent.name == "snapshots" and path.resolve().parent == blobs
+
+
+def open_folder(path: Path) -> ModelFolder:
+    """The folder at ``path``; ``path`` itself may contain symbolic links."""
+    return ModelFolder(path.resolve())

@@ -1,0 +1,190 @@
+"""Row reductions: one number for every row of a map, from which measures are computed.
+
+``RowReduction`` defines what is computed of a row. ``Requested`` records which reductions a measure
+needs, ``RowPass`` computes many of them in one pass over a map, and ``Reduced`` holds the results.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.evaluate import MapOrSystem, Rows
+from dsf.measures.fold import Look, blocks, real
+
+# What compiled loops compute of every row, in their order; "near" once for each requested width.
+KINDS = ("mass", "negative", "energy", "surprise", "distance", "largest", "lowest", "near")
+
+
+@dataclass(frozen=True)
+class RowReduction:
+    """One number for every row, computed by ``look`` or, in a pass, by a faster algorithm."""
+
+    name: str
+    look: Look = field(compare=False, repr=False)
+    token: int = 0  # for "near" a width in tokens, for "on" the token
+
+
+def _surprise(rows: Rows) -> Tensor:
+    weight = rows.weights.abs()
+    return (weight * torch.where(weight > 0, weight, 1).log()).sum(dim=-1)
+
+
+def _distance(rows: Rows) -> Tensor:
+    weight = rows.weights.abs()
+    return (weight * rows.lag.abs().to(weight.dtype)).sum(dim=-1)
+
+
+MASS = RowReduction("mass", lambda rows: rows.weights.norm(p=1, dim=-1))
+ENERGY = RowReduction("energy", lambda rows: rows.weights.abs().square().sum(dim=-1))
+SURPRISE = RowReduction("surprise", _surprise)  # sum of |w| log |w|
+DISTANCE = RowReduction("distance", _distance)  # sum of |w| times the lag in tokens
+LARGEST = RowReduction("largest", lambda rows: rows.weights.abs().amax(dim=-1))
+WRITTEN = RowReduction("written", lambda rows: rows.written.expand(rows.weights.shape[:-1]))
+
+
+def negative(measure: str) -> RowReduction:
+    """Weight of the negative entries, as a positive number."""
+    return RowReduction("negative", lambda rows: -real(rows, measure).clamp(max=0).sum(dim=-1))
+
+
+def lowest(measure: str) -> RowReduction:
+    """The smallest entry."""
+    return RowReduction("lowest", lambda rows: real(rows, measure).amin(dim=-1))
+
+
+def near(width: int) -> RowReduction:
+    """Absolute weight on the last ``width`` tokens, the row's own included."""
+
+    def look(rows: Rows) -> Tensor:
+        reached = (rows.read > rows.written.min() - width) & (rows.read <= rows.written.max())
+        lag = rows.lag[:, reached]
+        weight = rows.weights[..., reached] * ((lag >= 0) & (lag < width))
+        return weight.norm(p=1, dim=-1)
+
+    return RowReduction("near", look, width)
+
+
+def on(token: int) -> RowReduction:
+    """Absolute weight on one token."""
+
+    def look(rows: Rows) -> Tensor:
+        return rows.weights[..., rows.read == token].abs().sum(dim=-1)
+
+    return RowReduction("on", look, token)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The results of one pass over a map, which a measure accepts in place of the map.
+
+    Attributes:
+        found: for every requested reduction, a number for every row.
+        error: the requested error bound; 0 for an exact pass.
+        left_out: the largest share of its absolute weight that any row can have in the entries
+            that were not computed, for every map of the batch. A rigorous bound, not an estimate.
+        visited: share of the causal entries that were computed.
+    """
+
+    found: dict[RowReduction, Tensor]
+    error: float
+    left_out: Shaped[Tensor, "*batch"] | float = 0.0
+    visited: float = 1.0
+
+
+class Requested:
+    """A placeholder for a map that records which row reductions a measure needs."""
+
+    def __init__(self) -> None:
+        self.wanted: tuple[RowReduction, ...] = ()
+
+
+def from_pass(
+    source: "Reduced | Requested", wanted: tuple[RowReduction, ...], measure: str
+) -> tuple[Shaped[Tensor, "*batch rows"], ...]:
+    """The reductions ``wanted`` from the results of a pass, or a record of them in ``Requested``.
+
+    Raises:
+        ValueError: if the pass was made without ``measure``.
+    """
+    if isinstance(source, Requested):
+        source.wanted += wanted
+        return tuple(torch.ones(1) for _ in wanted)
+    missing = [each.name for each in wanted if each not in source.found]
+    if missing:
+        names = "', '".join(missing)
+        raise ValueError(
+            f"{measure}: needs '{names}' of every row, which this pass did not "
+            f"collect. Name every measure when the pass is made: measures.streamed(system, "
+            f"measures.{measure})."
+        )
+    return tuple(source.found[each] for each in wanted)
+
+
+Progress = Callable[[int, int], None]
+
+
+class RowPass(ABC):
+    """A pass over the rows of a map, block by block, which can be interrupted and resumed.
+
+    Attributes:
+        rows: the number of rows, counted again for every part of the batch that is processed
+            separately; None if it is not known.
+    """
+
+    rows: int | None
+
+    @abstractmethod
+    def blocks(self, first: int) -> Iterator[int]:
+        """Process the blocks from ``first`` on; yields the total number of rows done after each."""
+
+    @abstractmethod
+    def found(self) -> dict[str, Tensor]:
+        """The results so far, by name, for a checkpoint."""
+
+    @abstractmethod
+    def resume(self, found: dict[str, Tensor]) -> None:
+        """Restore the results of an interrupted pass."""
+
+    @abstractmethod
+    def reduced(self, error: float) -> Reduced:
+        """The results for all rows, after the last block."""
+
+
+def name_of(reduction: RowReduction) -> str:
+    """The name under which the results of a reduction are stored in a checkpoint."""
+    return f"{reduction.name} {reduction.token}"
+
+
+class WholeRowPass(RowPass):
+    """The reductions computed from whole rows: for any map, with gradients."""
+
+    def __init__(self, source: MapOrSystem, wanted: Sequence[RowReduction]) -> None:
+        self.source, self.done = source, 0
+        self.parts: dict[RowReduction, list[Tensor]] = {each: [] for each in wanted}
+        steps = source.shape[-1] if isinstance(source, Tensor) else getattr(source, "steps", None)
+        self.rows = None if steps is None else steps * getattr(source, "output_size", 1)
+
+    def blocks(self, first: int) -> Iterator[int]:
+        for rows in islice(blocks(self.source), first, None):
+            for each, part in self.parts.items():
+                part.append(each.look(rows))
+            self.done += rows.weights.shape[-2]
+            yield self.done
+
+    def found(self) -> dict[str, Tensor]:
+        return {name_of(each): part for each, part in self._joined().items()}
+
+    def resume(self, found: dict[str, Tensor]) -> None:
+        self.done = next(iter(found.values())).shape[-1]
+        self.parts = {each: [found[name_of(each)]] for each in self.parts}
+
+    def reduced(self, error: float) -> Reduced:
+        return Reduced(self._joined(), error)
+
+    def _joined(self) -> dict[RowReduction, Tensor]:
+        return {each: torch.cat(part, dim=-1) for each, part in self.parts.items()}

@@ -1,0 +1,146 @@
+"""``stack``: records a model on one input as one affine network across its layers."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.capture.precision import guarded
+from dsf.inspection.entry import inspect
+from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.recorded_run import widened, without_cache
+from dsf.inspection.softmax.interface import plain_experts, recording_attention
+from dsf.network.stacked import Stack
+from dsf.network.trace import Trace, calls_by_module
+
+
+def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> dict[str, nn.Module]:
+    """The blocks in order, by path: the entries of the list of modules that contains the mixers.
+
+    Raises:
+        InspectionError: if there is no such list, or there are several and ``wanted`` is None.
+    """
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+        and any(mixer.startswith(f"{path}." if path else "") for mixer in mixers)
+    }
+    outer = [path for path in lists if not any(_holds(other, path) for other in lists)]
+    if wanted is not None and wanted not in lists:
+        raise InspectionError(
+            f"stack: blocks='{wanted}' is no list of modules with token mixers in it. Name one of: "
+            f"{', '.join(map(repr, lists)) or 'none; this model has no such list'}."
+        )
+    if wanted is None and len(outer) != 1:
+        raise InspectionError(
+            f"stack: needs one list of blocks with token mixers in them, but the model has "
+            f"{', '.join(map(repr, outer)) or 'none'}. Name one: stack(model, ..., blocks='...')."
+        )
+    chosen = outer[0] if wanted is None else wanted
+    front = f"{chosen}." if chosen else ""
+    return {f"{front}{name}": module for name, module in lists[chosen].named_children()}
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return outer != inner and (outer == "" or inner.startswith(f"{outer}."))
+
+
+def stack(
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    blocks: str | None = None,
+    adapters: Sequence[Adapter] = (),
+    **named: Any,
+) -> Stack:
+    """Compose the token mixers of a model across its layers, on one input.
+
+    A copy of the model runs in float64. Every mixer enters as the whole layer of its inspection.
+    Between the mixers, operations that are linear in the residual stream are recorded as they are.
+    Everything else is frozen at its value on this run:
+
+    - a norm divides by the root mean square or deviation of this run,
+    - an activation is the factor ``act(p) / p``,
+    - of a product of two branches of the stream, the one with an activation is a constant (a gate),
+    - a module with other operations (a mixture of experts) that treats every token by itself is,
+      for each token, the matrix of smallest norm from its input to its output; ``closed`` lists
+      these modules.
+
+    The network is then exactly affine in the stream, and on this input it gives the model's own
+    hidden states. Another input has other factors.
+
+    Args:
+        model: a torch module, the folder of a checkpoint, or a hub id. A module is copied.
+        inputs, named: what the model is called with, such as ``input_ids=...``.
+        blocks: the path of the list of blocks, such as ``model.layers``, where a model has several
+            (an encoder and a decoder).
+        adapters: how to read modules of your own, as for :func:`dsf.inspect`.
+
+    Raises:
+        InspectionError: if the blocks are not found or did not run.
+        UnreadableError: if an operation between the mixers cannot be recorded as affine.
+        ReconstructionError: if the steps do not reproduce the hidden states of the model.
+
+    Example:
+        >>> import dsf, torch
+        >>> _ = torch.manual_seed(0)
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        >>> stack = dsf.stack(model, torch.randn(1, 5, 8))
+        >>> stack
+        Stack(TransformerEncoder: 3 blocks, 5 tokens; exact to 1e-15)
+        >>> parts = stack.contributions()  # from the first block's input to the last one's output
+        >>> parts.shape
+        torch.Size([1, 5, 5, 8])
+        >>> whole = parts.sum(dim=2) + stack.remainder()
+        >>> torch.testing.assert_close(whole, stack.hidden[-1])
+    """
+    if not isinstance(model, nn.Module):
+        from dsf.loading import load_model
+
+        model = load_model(model).model
+    model = copy.deepcopy(getattr(model, "_orig_mod", model)).double().requires_grad_(False)
+    inputs, named = widened(inputs), widened(named)
+    inspection = inspect(model, *inputs, adapters=adapters, **named)
+    mixers = calls_by_module(inspection.layers)
+    found = blocks_of(model, list(mixers), blocks)
+    trace = Trace(model.eval(), found, mixers)
+    with torch.random.fork_rng(), torch.no_grad(), plain_experts(model), guarded(model):
+        with trace.recorded(), _attention_as_inspected(model):
+            model(*inputs, **without_cache(model, named))
+        for closed in trace.closed:
+            closed.check()
+    if not trace.is_complete:
+        raise InspectionError(
+            f"stack: the block {list(found)[-1]} did not run. Name other blocks: "
+            "stack(model, ..., blocks='...')."
+        )
+    made = Stack(
+        inspection=inspection,
+        blocks=tuple(found),
+        states=tuple(trace.states),
+        hidden=tuple(trace.streams),
+        closed=tuple(closed.name for closed in trace.closed),
+    )
+    limit = max(layer.tolerance for layer in inspection)
+    if not made.error <= limit:
+        raise ReconstructionError(
+            f"stack: the blocks of {inspection.model} reproduce its hidden states with a relative "
+            f"error of {made.error:.1e}, above the tolerance of {limit:.0e}, so contributions "
+            "would be wrong. Does the model draw random numbers, or keep a state between runs?"
+        )
+    return made
+
+
+@contextmanager
+def _attention_as_inspected(model: nn.Module) -> Iterator[None]:
+    """Run attention as an inspection does, since other ways give other outputs for padding."""
+    where = ModuleStack(model, claimed=set())
+    with where.followed(), recording_attention(model, where, []):
+        yield

@@ -1,0 +1,228 @@
+"""Which torch functions are linear in the residual stream, and the linear part of their calls.
+
+Tables (``SAME``, ``LAYOUT``, ``ADDING``, ``MULTIPLYING``, ...) say in which arguments a function is
+linear. ``pieces`` splits a call into a linear part and a constant; ``secant``, ``smallest`` and
+``NORMS`` give the linear parts of activations, of modules that are not understood, and of norms.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, vmap
+from torch.nn import functional
+
+Linear = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a torch function: its arguments and its output."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:
+    """Every output tensor of a call, with its linear dependence on ``streams`` and its constant.
+
+    The function must be affine in ``streams`` together; its other arguments are frozen.
+    """
+
+    def again(*given: Tensor) -> Any:
+        put = dict(zip(map(id, streams), given, strict=True))
+        return call.func(*_with(call.args, put), **_with(call.kwargs, put))
+
+    still = again(*(torch.zeros_like(part) for part in streams))
+    if isinstance(call.output, Tensor):
+        yield call.output, _linear(again, still), _unless_zero(still)
+        return
+    for k, each in enumerate(call.output):
+        part = partial(_part_of, again, k)
+        yield each, _linear(part, still[k]), _unless_zero(still[k])
+
+
+def secant(
+    value: Shaped[Tensor, "*axes"], given: Shaped[Tensor, "*axes"]
+) -> Callable[[Tensor], Tensor]:
+    """Multiplication by ``value / given``, elementwise; both must be zero in the same places."""
+    factor = torch.where(given == 0, 0, value / torch.where(given == 0, 1, given))
+    return lambda x: x * factor
+
+
+def smallest(
+    value: Shaped[Tensor, "*axes output"], given: Shaped[Tensor, "*axes width"]
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """For each token the matrix of smallest norm that maps ``given`` to ``value``: ``v gᵀ / |g|²``.
+
+    Where ``given`` is zero there is none, and the value becomes the constant that is added.
+    """
+    square = given.square().sum(dim=-1, keepdim=True)
+    along = given / torch.where(square == 0, 1, square)
+    rest = torch.where(square == 0, value, 0)
+    return lambda x: value * (x * along).sum(dim=-1, keepdim=True), _unless_zero(rest)
+
+
+def tensors_in(part: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and dictionaries."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, tuple | list):
+        for each in part:
+            yield from tensors_in(each)
+    elif isinstance(part, Mapping):
+        for each in part.values():
+            yield from tensors_in(each)
+
+
+def _part_of(call: Callable[..., Any], k: int, *given: Tensor) -> Tensor:
+    part: Tensor = call(*given)[k]
+    return part
+
+
+def _linear(call: Callable[..., Tensor], still: Tensor) -> Linear:
+    adds = bool(still.any())
+
+    def linear(*given: Tensor) -> Tensor:
+        result = vmap(call)(*given)
+        return result - still if adds else result
+
+    return linear
+
+
+def _unless_zero(part: Tensor) -> Tensor | None:
+    return part if bool(part.any()) else None
+
+
+def _with(part: Any, put: Mapping[int, Tensor]) -> Any:
+    """``part`` with some tensors replaced, by their ids."""
+    if isinstance(part, Tensor):
+        return put.get(id(part), part)
+    if type(part) in (tuple, list):
+        return type(part)(_with(each, put) for each in part)
+    if type(part) is dict:
+        return {name: _with(each, put) for name, each in part.items()}
+    return part
+
+
+Function = Callable[..., Any]
+
+# The result is the tensor itself, or a copy of it.
+SAME = {
+    "to", "float", "double", "type", "type_as", "contiguous", "clone", "detach", "requires_grad",
+    "dropout", "dropout1d", "alpha_dropout", "feature_dropout", "cpu",
+}  # fmt: skip
+# Linear in their first tensor, without reference to others.
+LAYOUT = {
+    "view", "reshape", "view_as", "reshape_as", "transpose", "permute", "unsqueeze", "squeeze",
+    "flatten", "unflatten", "expand", "expand_as", "repeat", "repeat_interleave", "getitem",
+    "chunk", "split", "unbind", "tensor_split", "swapaxes", "swapdims", "movedim", "moveaxis",
+    "roll", "flip", "select", "narrow", "index_select", "take_along_dim", "gather", "pad", "t", "T",
+    "mT", "neg", "sum", "mean", "cumsum", "masked_fill", "tril", "triu", "rearrange",
+}  # fmt: skip
+# Linear in all tensors together.
+ADDING: dict[str, Function] = {
+    "add": torch.add,
+    "iadd": torch.add,
+    "radd": torch.add,
+    "sub": torch.sub,
+    "isub": torch.sub,
+    "rsub": torch.rsub,
+    "cat": torch.cat,
+    "concat": torch.cat,
+    "concatenate": torch.cat,
+    "stack": torch.stack,
+    "where": torch.where,
+}
+# Linear in one tensor while the others are frozen.
+MULTIPLYING: dict[str, Function] = {
+    "mul": torch.mul,
+    "imul": torch.mul,
+    "rmul": torch.mul,
+    "matmul": torch.matmul,
+    "bmm": torch.bmm,
+    "mm": torch.mm,
+    "addmm": torch.addmm,
+    "baddbmm": torch.baddbmm,
+    "einsum": torch.einsum,
+    "linear": functional.linear,
+    "conv1d": torch.conv1d,
+    "conv2d": torch.conv2d,
+}
+# Linear in the first tensor while the second is frozen.
+DIVIDING: dict[str, Function] = {
+    "div": torch.div,
+    "idiv": torch.div,
+    "truediv": torch.div,
+    "itruediv": torch.div,
+}
+# These use the shape and dtype of a tensor, not its values.
+BLANK = {
+    "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor", "zeros_like", "ones_like",
+    "empty_like", "full_like", "rand_like", "randn_like", "shape", "dtype", "device", "size", "dim",
+    "numel", "is_floating_point",
+}  # fmt: skip
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Tensor:
+    """Fused attention as a matrix times the values; the matrix is its response to unit values."""
+    unit = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device)
+    units = unit.expand(*key.shape[:-1], -1)
+    weights = functional.scaled_dot_product_attention(query, key, units, *args, **named)
+    return weights @ value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
+
+
+# Linear in the third tensor, the values, while queries and keys are frozen.
+MIXING: dict[str, Function] = {"scaled_dot_product_attention": attention}
+REPLAYED = ADDING | MULTIPLYING | DIVIDING | MIXING
+"""The function to call when a step is replayed, which does not write in place."""
+# Elementwise, and zero where their argument is zero.
+ACTIVATIONS = {
+    "silu", "gelu", "relu", "relu6", "tanh", "elu", "celu", "selu", "leaky_relu", "hardswish",
+    "mish", "softsign", "softshrink", "hardtanh", "tanhshrink", "square",
+}  # fmt: skip
+
+
+def name_of(func: Function) -> str:
+    """``add`` for ``torch.add``, ``Tensor.add_`` and ``Tensor.__add__``; a property's own name."""
+    name: str = getattr(func, "__name__", "")
+    if name == "__get__":
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+    return name.strip("_")
+
+
+def layer_norm(
+    given: Tensor,
+    shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """A layer norm that divides by the deviation of this run: its linear part, and its bias."""
+    axes = tuple(range(-len(shape), 0))
+    factor = (given.var(dim=axes, correction=0, keepdim=True) + eps).rsqrt()
+    factor = factor if weight is None else factor * weight
+    rest = None if bias is None else bias.expand(given.shape)
+    return lambda x: (x - x.mean(dim=axes, keepdim=True)) * factor, rest
+
+
+def rms_norm(
+    given: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None
+) -> tuple[Callable[[Tensor], Tensor], None]:
+    """An RMS norm that divides by the root mean square of this run: its linear part."""
+    axes = tuple(range(-len(shape), 0))
+    least = torch.finfo(given.dtype).eps if eps is None else eps
+    factor = (given.square().mean(dim=axes, keepdim=True) + least).rsqrt()
+    factor = factor if weight is None else factor * weight
+    return lambda x: x * factor, None
+
+
+NORMS: dict[str, Callable[..., tuple[Callable[[Tensor], Tensor], Tensor | None]]] = {
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+}

@@ -1,0 +1,209 @@
+"""Follows the residual stream through a run, one torch function at a time, as affine steps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from dsf.network.affine_steps import Step
+from dsf.network.linear_parts import (
+    ACTIVATIONS,
+    ADDING,
+    BLANK,
+    DIVIDING,
+    LAYOUT,
+    MIXING,
+    MULTIPLYING,
+    NORMS,
+    REPLAYED,
+    SAME,
+    Call,
+    name_of,
+    pieces,
+    secant,
+    tensors_in,
+)
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """A value that depends on the stream nonlinearly and is frozen at its value on this run.
+
+    Attributes:
+        why: the function that is not linear.
+        as_step: a function that records the value as a step after all, by the secant
+            ``act(p) / p`` of an activation; None where there is none.
+    """
+
+    why: str
+    as_step: Callable[[], Step] | None = None
+
+
+Known = tuple[Tensor, Step | Frozen]
+
+
+class Follower(TorchFunctionMode):
+    """Records the torch functions that are applied to the tensors it follows.
+
+    Attributes:
+        resting: while True, nothing is recorded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resting = False
+        self._numbers = count()
+        # The tensors are kept alive, so that no other tensor gets the same id.
+        self._followed: dict[int, Known] = {}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not record what is computed inside the ``with`` block."""
+        before, self.resting = self.resting, True
+        try:
+            yield
+        finally:
+            self.resting = before
+
+    def add(
+        self,
+        output: Tensor,
+        sources: Sequence[Step] = (),
+        linear: Callable[..., Tensor] | None = None,
+        rest: Tensor | None = None,
+    ) -> Step:
+        """Follow ``output`` as ``linear(*sources) + rest``; without sources as the first stream."""
+        step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest)
+        self.follow(output, step)
+        return step
+
+    def follow(self, tensor: Tensor, what: Step | Frozen) -> None:
+        """From now on follow ``tensor`` as ``what``."""
+        self._followed[id(tensor)] = tensor, what
+
+    def find(self, part: Any) -> Step | Frozen | None:
+        """What ``part`` is followed as; None if it does not depend on the stream."""
+        entry = self._followed.get(id(part)) if isinstance(part, Tensor) else None
+        return None if entry is None else entry[1]
+
+    def __torch_function__(
+        self,
+        func: Function,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        found: dict[int, Known] = {}
+        if not self.resting and self._followed:
+            for part in tensors_in((args, kwargs)):
+                if (what := self.find(part)) is not None:
+                    found[id(part)] = part, what
+        output = func(*args, **kwargs)
+        if found:
+            self._record(func, args, kwargs, output, list(found.values()))
+        return output
+
+    def _record(
+        self,
+        func: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        found: list[Known],
+    ) -> None:
+        name, (given, first) = name_of(func), found[0]
+        leads = bool(args) and args[0] is given
+        if name in BLANK:
+            return
+        if name == "setitem":
+            self.follow(args[0], Frozen(name))
+        elif name in SAME and leads and isinstance(output, Tensor):
+            self.follow(output, first)
+        elif _is_activation(name, args) and leads and not _has_no_step(first):
+            self.follow(output, Frozen(name, lambda: self._secant(given, first, output)))
+        elif name in NORMS and leads and len(found) == 1 and not _has_no_step(first):
+            self.add(output, (step_of(first),), *NORMS[name](*args, **kwargs))
+        elif (streams := _streams(name, args, found, leads=leads)) is not None:
+            replayed: Function = REPLAYED.get(name, func)
+            self._affine(Call(replayed, args, kwargs, output), streams)
+        else:
+            reasons = [
+                what.why for _, what in found if isinstance(what, Frozen) and _has_no_step(what)
+            ]
+            for each in tensors_in(output):
+                self.follow(each, Frozen(reasons[0] if reasons else name))
+
+    def _secant(self, given: Tensor, source: Step | Frozen, output: Tensor) -> Step:
+        return self.add(output, (step_of(source),), secant(output, given))
+
+    def _affine(self, call: Call, streams: list[Known]) -> None:
+        """Record a call that is affine in ``streams``: as steps, or frozen if all of them are."""
+        tensors, known = [part for part, _ in streams], [what for _, what in streams]
+        why = next((what.why for what in known if isinstance(what, Frozen)), "")
+        steps = [what for what in known if isinstance(what, Step)]
+        if steps:
+            for each, linear, rest in pieces(call, tensors):
+                self.add(each, [step_of(what) for what in known], linear, rest)
+            return
+        outputs = list(tensors_in(call.output))
+        for k, each in enumerate(outputs):
+
+            def as_step(k: int = k) -> Step:
+                output, linear, rest = list(pieces(call, tensors))[k]
+                return self.add(output, [step_of(what) for what in known], linear, rest)
+
+            self.follow(each, Frozen(why, as_step))
+
+
+def step_of(what: Step | Frozen) -> Step:
+    """``what`` as a step; a frozen activation by its secant.
+
+    Raises:
+        ValueError: if a frozen value has no secant.
+    """
+    if isinstance(what, Step):
+        return what
+    if what.as_step is None:
+        raise ValueError(f"'{what.why}' has no secant")
+    return what.as_step()
+
+
+def _has_no_step(what: Step | Frozen) -> bool:
+    return isinstance(what, Frozen) and what.as_step is None
+
+
+def _is_activation(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether ``name`` is elementwise and zero at zero, as powers with exponents from 1 are."""
+    power = args[1] if name == "pow" and len(args) == 2 else None
+    return name in ACTIVATIONS or (isinstance(power, int | float) and power >= 1)
+
+
+def _streams(
+    name: str, args: tuple[Any, ...], found: list[Known], *, leads: bool
+) -> list[Known] | None:
+    """The tensors in which the function ``name`` is linear; None if it is not.
+
+    A product is linear in one of its factors while the other, such as a gate, is frozen.
+    """
+    able = [(part, what) for part, what in found if not _has_no_step(what)]
+    steps: list[Known] = [(part, what) for part, what in able if isinstance(what, Step)]
+    if name in ADDING:
+        return able if len(able) == len(found) else None
+    if name in LAYOUT:
+        return able if leads and len(able) == len(found) == 1 else None
+    if name in MIXING:
+        return [known for known in able if len(args) > 2 and known[0] is args[2]] or None
+    if name in DIVIDING and not leads:
+        return None
+    if name in MULTIPLYING or name in DIVIDING:
+        chosen = steps or able
+        leading = name not in DIVIDING or (bool(chosen) and chosen[0][0] is args[0])
+        return chosen if len(chosen) == 1 and leading else None
+    return None

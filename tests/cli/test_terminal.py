@@ -1,0 +1,32 @@
+"""Tables on a terminal: what a model calls things is never taken for markup or control."""
+
+import pytest
+
+from dsf.cli.terminal import print_table
+
+HOSTILE = ("[red]x[/red]", ":bomb:", "\x1b[2J", "\u202eabc", "a\nb")
+
+
+def test_hostile_text_is_shown_as_it_is(capsys):
+    print_table(("name",), [(text,) for text in HOSTILE])
+    shown = capsys.readouterr().out
+    for text in ("[red]x[/red]", ":bomb:", "\\x1b[2J", "\\u202eabc", "a\\nb"):
+        assert text in shown
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+
+
+def test_no_colour_without_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print_table(("name", "value"), [("a", "b")])
+    assert "\x1b[3" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [20, 200])
+def test_a_narrow_terminal_loses_nothing(width, capsys, monkeypatch):
+    monkeypatch.setattr("dsf.cli.terminal.UNBOUNDED", width)
+    print_table(("layer", "reason"), [("model.layers.0", "because it is so")])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "model.layers.0" in shown
+    assert "because it is so" in shown

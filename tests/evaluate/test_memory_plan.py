@@ -1,0 +1,120 @@
+"""What a plan says an operation takes holds it, and is not four times too much."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dsf
+from dsf.evaluate import MapTooLarge
+from dsf.evaluate.memory_plan import block_bytes, block_size, check_plan
+from tests.drawn import attention, sampled
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Peaks are those of a process of its own: the one of a test run was reached long ago.
+PROGRAM = """
+import ctypes, json, torch
+import dsf
+from dsf import measures
+from dsf.evaluate import planning
+from dsf.mixers import GatedDeltaNet, SelectiveStateSpace, StateSpaceDuality
+
+def status(field):
+    with open("/proc/self/status", encoding="ascii") as report:
+        return next(int(line.split()[1]) * 1024 for line in report if line.startswith(field))
+
+def peak(work):
+    work()  # compiles, and fills the pools of the libraries
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as switch:
+        switch.write("5")
+    held = status("VmRSS")
+    work()
+    return status("VmHWM") - held
+
+torch.set_num_threads(1)
+normal = torch.randn
+def duality(heads, steps):
+    step = torch.rand(heads, steps)
+    vectors = normal(1, steps, 64), normal(1, steps, 64)
+    value = torch.zeros(()).expand(heads, steps, 1)
+    pole = -torch.linspace(0.1, 1, heads)
+    return StateSpaceDuality(value=value, step=step, pole=pole, write=vectors[0], read=vectors[1])
+
+def selective(channels, steps):
+    step = torch.rand(steps, channels)
+    pole = -torch.arange(1.0, 17).expand(channels, 16)
+    vectors = normal(steps, 16), normal(steps, 16)
+    value = torch.zeros(()).expand(steps, channels)
+    return SelectiveStateSpace(value=value, step=step, pole=pole, write=vectors[0], read=vectors[1])
+
+def fold(system):
+    for block in dsf.row_blocks(system, overwrites=True):
+        block.weights[..., 0].sum()
+
+heads, channels = duality(8, 2048).system(), selective(64, 1024).system()
+many = selective(64, 50_000).system()
+long, wide = duality(24, 20_000).system(), duality(8, 100_000).system()
+asked = [measures.negative_mass, measures.row_entropy, measures.mean_distance]
+key, decay = torch.nn.functional.normalize(normal(8, 20_000, 64), dim=-1), -torch.rand(8, 20_000)
+rule = {"query": key, "key": key, "rate": torch.rand(8, 20_000), "log_decay": decay}
+delta = GatedDeltaNet(value=normal(8, 20_000, 16), **rule).system()
+signal, shorter = normal(8, 100_000, 1, 16), normal(24, 20_000, 1, 16)
+one = normal(64, 50_000, 1, 1)
+cases = {
+    "map, one decay": (planning.map_bytes(heads), lambda: dsf.attention_map(heads)),
+    "map, diagonal": (planning.map_bytes(channels), lambda: dsf.attention_map(channels)),
+    "blocks": (planning.block_bytes(long, 64), lambda: next(dsf.row_blocks(long))),
+    "blocks, diagonal": (planning.block_bytes(channels, 64), lambda: fold(channels)),
+    "respond": (planning.respond_bytes(wide, 16), lambda: dsf.respond(wide, signal)),
+    "windows": (planning.respond_bytes(long, 16), lambda: dsf.chunkwise(long, shorter)),
+    "windows, diagonal": (
+        planning.respond_bytes(many, 1), lambda: dsf.chunkwise(many, one)
+    ),
+    "windows, delta rule": (
+        planning.respond_bytes(delta, 16), lambda: dsf.chunkwise(delta, shorter[:8])
+    ),
+    "statistics": (
+        planning.statistics_bytes(long, 4),
+        lambda: measures.streamed(long, *asked, error=1e-2),
+    ),
+}
+print(json.dumps({name: (plan, peak(work)) for name, (plan, work) in cases.items()}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from /proc")
+def test_plans_hold_peaks():
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    for name, (plan, peak) in json.loads(run.stdout.splitlines()[-1]).items():
+        assert plan / 4 <= peak <= plan, f"{name}: planned {plan / 1e6} MB, took {peak / 1e6} MB"
+
+
+def test_a_block_as_large_as_the_limit_allows():
+    for system in (sampled(steps=200), attention(steps=200)):
+        assert block_size(system, limit=2**40) == 64
+        for limit in (block_bytes(system, 1), block_bytes(system, 7), block_bytes(system, 8) - 1):
+            size = block_size(system, limit=limit)
+            assert block_bytes(system, size) <= limit < block_bytes(system, size + 1)
+        with pytest.raises(MapTooLarge, match=r"one row of every map at a time takes 0\.00 GB"):
+            block_size(system, limit=block_bytes(system, 1) - 1)
+
+
+def test_what_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda _: 4_000_000_000)
+    with pytest.raises(MapTooLarge, match=r"takes 2\.5 GB at its peak, but 4\.0 GB are free.*Cure"):
+        check_plan("test", 2_500_000_000, torch.device("cpu"), cure="Cure.")
+    check_plan("test", 2_000_000_000, torch.device("cpu"), cure="Cure.")
+    system = dsf.mixers.DeltaNet.draw(torch.Generator(), steps=2).system()
+    signal = torch.zeros(()).expand(*system.batch, 2, 1, 2**28)
+    with pytest.raises(
+        MapTooLarge, match=r"respond: this takes .* GB .* dsf\.evaluate\.final_state gives"
+    ):
+        dsf.respond(system, signal)
+    assert block_size(dsf.mixers.DeltaNet.draw(torch.Generator(), steps=9).system()) == 64

@@ -1,0 +1,222 @@
+"""A model is left as it was found, also when the run fails."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+import dsf
+from dsf.inspection import InspectionError
+from tests.inspection.families import tiny_models
+from tests.inspection.softmax_models import TOKENS, VOCABULARY, build, inputs
+
+pytestmark = pytest.mark.matrix
+
+
+def state(model):
+    """Everything about a model that a run could change, as plain values."""
+    return {
+        "weights": {name: part.clone() for name, part in model.state_dict().items()},
+        "modes": {name: part.training for name, part in model.named_modules()},
+        "hooks": {
+            name: (len(part._forward_hooks), len(part._forward_pre_hooks))
+            for name, part in model.named_modules()
+        },
+        "attributes": {name: sorted(vars(part)) for name, part in model.named_modules()},
+        "gradients": {
+            name: (part.requires_grad, None if part.grad is None else part.grad.clone())
+            for name, part in model.named_parameters()
+        },
+        "attention": [
+            part.config._attn_implementation
+            for part in model.modules()
+            if hasattr(part, "config") and hasattr(part.config, "_attn_implementation")
+        ],
+    }
+
+
+def surroundings():
+    """What a run could change outside the model."""
+    return {
+        "grad": torch.is_grad_enabled(),
+        "random": torch.get_rng_state(),
+        "default type": torch.get_default_dtype(),
+        "attention functions": set(AttentionInterface._global_mapping),
+        "mask functions": set(AttentionMaskInterface._global_mapping),
+        "known masks": len(ALL_MASK_ATTENTION_FUNCTIONS),
+    }
+
+
+def assert_same(one, other):
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_same(one[name], other[name])
+    elif isinstance(one, tuple | list):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_same(left, right)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def trained(model):
+    """In training mode, dropout and all, with gradients from a step before."""
+    model.train()
+    for part in model.parameters():
+        part.grad = torch.ones_like(part)
+    return model
+
+
+class Scribbler(nn.Module):
+    """Writes into everything it owns while it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.register_buffer("count", torch.zeros(2))
+        self.register_buffer("longest", torch.zeros(3))
+        self.scale = nn.Parameter(torch.ones(8))
+        self.fail = False
+
+    def forward(self, x):
+        self.count += 1
+        self.longest = torch.ones(5)
+        self.cache = x
+        with torch.no_grad():
+            self.scale.div_(2)
+            self.attention.out_proj.weight[0] = 0
+        torch.rand(1)
+        if self.fail:
+            raise RuntimeError("no more ink")
+        return self.attention(x, x, x)[0] * self.scale
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "t5", "gpt_oss"])
+def test_library_models(name, exact):
+    model, given = trained(build(name)), inputs(name)
+    before, around = state(model), surroundings()
+    dsf.inspect(model, exact=exact, **given)
+    assert_same(before, state(model))
+    assert_same(around, surroundings())
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "t5"])
+def test_library_models_when_the_run_fails(name):
+    model, given = trained(build(name)), inputs(name)
+    given["input_ids"] = torch.full((2, TOKENS), VOCABULARY + 5)
+    before, around = state(model), surroundings()
+    with pytest.raises(InspectionError, match="could not be run on its inputs"):
+        dsf.inspect(model, **given)
+    assert_same(before, state(model))
+    assert_same(around, surroundings())
+
+
+@pytest.mark.parametrize("name", ["rwkv", "recurrent_gemma", "zamba", "qwen3_5_moe"])
+def test_models_that_write_into_themselves(name):
+    """rwkv divides weights by powers of two at its first run, recurrent_gemma keeps its states."""
+    model, ids = trained(tiny_models.build(name)), torch.arange(1, 12)[None]
+    before, around = state(model), surroundings()
+    dsf.inspect(model, input_ids=ids)
+    assert_same(before, state(model))
+    assert_same(around, surroundings())
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_what_a_forward_pass_writes_is_undone(fail):
+    model = trained(Scribbler())
+    model.fail = fail
+    before, around = state(model), surroundings()
+    if fail:
+        with pytest.raises(InspectionError, match=r"RuntimeError: no more ink\. Try to call"):
+            dsf.inspect(model, torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)))
+    else:
+        x = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+        layer = dsf.inspect(model, x)[0]
+        assert layer.error < 1e-6
+    assert_same(before, state(model))
+    assert_same(around, surroundings())
+    assert not hasattr(model, "cache")
+    assert model.longest.shape == (3,)
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_whatever_the_caller_does_about_gradients(around):
+    model, given = build("llama"), inputs("llama")
+    with around():
+        inspection = dsf.inspect(model, **given)
+        assert all(layer.error < 1e-6 for layer in inspection)
+    assert not inspection[0].map().requires_grad
+
+
+def test_the_model_trains_on_as_before():
+    model, given = build("llama").train(), inputs("llama")
+    dsf.inspect(model, **given)
+    model(**given, labels=given["input_ids"]).loss.backward()
+    assert all(part.grad is not None for part in model.parameters())
+
+
+def test_outputs_are_the_same_before_and_after():
+    model, given = build("gemma2"), inputs("gemma2")
+    with torch.no_grad():
+        before = model(**given).logits
+        dsf.inspect(model, **given)
+        assert torch.equal(model(**given).logits, before)
+
+
+class Pair(nn.Module):
+    """Two library models and a recurrent layer of torch's in one module."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = build("bert"), build("gemma2")
+        self.memory = nn.LSTM(32, 5, batch_first=True)
+
+    def forward(self, ids):
+        encoded = self.encoder(input_ids=ids).last_hidden_state
+        self.memory(encoded)
+        return self.decoder(input_ids=ids).logits
+
+
+def test_two_models_in_one_module():
+    model = trained(Pair())
+    before = state(model)
+    inspection = dsf.inspect(model, inputs("llama")["input_ids"])
+    assert [layer.family for layer in inspection] == ["bert", "bert", "lstm", "gemma2", "gemma2"]
+    assert inspection[0].name == "encoder.encoder.layer.0.attention.self"
+    assert inspection.unsupported == ()
+    assert_same(before, state(model))
+
+
+def test_what_a_layer_gives_back_may_be_written_into():
+    """A residual added in place must not reach what was captured."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            mixed = self.attention(x, x, x)[0]
+            mixed += 5
+            x.mul_(3)
+            return mixed
+
+    x = torch.randn(1, 4, 8)
+    assert dsf.inspect(Residual(), x.clone())[0].error < 1e-6
+    assert dsf.inspect(Residual().double(), x.double())[0].error < 1e-14
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
+def test_compiled_models_run_without_their_compiler():
+    recurrent = nn.GRU(3, 4)
+    assert dsf.inspect(torch.compile(recurrent), torch.randn(5, 1, 3))[0].error < 1e-6
+    inside = nn.Sequential(copy.deepcopy(recurrent))
+    inside[0].compile()
+    assert dsf.inspect(inside, torch.randn(5, 1, 3))[0].name == "0[layer 0]"

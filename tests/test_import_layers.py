@@ -1,0 +1,201 @@
+"""Layers of imports: every import points down, none runs in a circle, names say what they hold.
+
+Imports are read from the syntax trees, those inside functions included: a late import is still an
+import. Every folder and top-level module of the package has to be listed in ``LAYERS``.
+"""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "dsf"
+
+# Lowest first. Packages of one layer do not import each other.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("shapes", "kernels", "saving", "threads", "moved", "distribution"),
+    ("transition",),
+    ("coefficient",),
+    ("system", "solve"),
+    ("composite",),
+    ("ingredients",),
+    ("evaluate", "algebra"),
+    ("mixers", "measures", "realisation", "scans"),
+    ("certificates", "layers", "models", "loading"),
+    ("inspection",),
+    ("network", "properties"),
+    ("report", "claims", "jobs", "exchange"),
+    ("plot",),
+    ("cli",),
+    ("__main__",),
+)
+LAYER_OF = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+
+# Imports that may point up, each with its reason.
+ALLOWED_UP: dict[tuple[str, str], str] = {}
+# Imports that point down and are still wrong: an architecture does not say how it is computed.
+FORBIDDEN = {("mixers", "evaluate")}
+
+NAMELESS = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
+NAMELESS_FOLDERS = NAMELESS | {"base"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """``dsf/solve/prefix.py`` is ``dsf.solve.prefix``; a folder's ``__init__`` is the folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+TREES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def imports(module: str, tree: ast.Module) -> Iterator[str]:
+    """Every module of this package that a tree names, as far down as it names it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            named = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{module}: write the import in full, from dsf.<part>.")
+        elif isinstance(node, ast.ImportFrom):
+            below = [f"{node.module}.{alias.name}" for alias in node.names]
+            named = [name if name in TREES else node.module for name in below]
+        else:
+            continue
+        yield from (name for name in named if name.partition(".")[0] == "dsf")
+
+
+def part_of(module: str) -> str:
+    """The folder or top-level module that a module belongs to; ``dsf`` itself is one."""
+    return module.split(".")[1] if "." in module else module
+
+
+def arrows(trees: dict[str, ast.Module]) -> set[tuple[str, str]]:
+    """Pairs of different parts, the importing one first. ``dsf`` itself may import every part."""
+    pairs = {
+        (part_of(above), part_of(below))
+        for above in trees
+        for below in imports(above, trees[above])
+    }
+    return {(above, below) for above, below in pairs if above not in (below, "dsf")}
+
+
+def upward(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    return {(above, below) for above, below in pairs if LAYER_OF.get(below, 99) >= LAYER_OF[above]}
+
+
+def test_every_part_has_a_layer():
+    assert {part_of(module) for module in TREES} - {"dsf"} <= set(LAYER_OF)
+
+
+def test_imports_point_down():
+    assert upward(arrows(TREES)) <= set(ALLOWED_UP)
+
+
+def test_an_exception_that_nobody_uses_is_an_error():
+    assert set(ALLOWED_UP) <= upward(arrows(TREES))
+
+
+def test_forbidden_imports_are_not_made():
+    assert not FORBIDDEN & arrows(TREES)
+
+
+def test_nothing_inside_imports_the_public_names():
+    inside = {module: tree for module, tree in TREES.items() if module != "dsf"}
+    assert [module for module, tree in inside.items() if "dsf" in imports(module, tree)] == []
+
+
+def test_imports_run_in_no_circle():
+    graph = {
+        module: {name for name in imports(module, tree) if name != module}
+        for module, tree in TREES.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports run in a circle: {' -> '.join(error.args[1])}")
+
+
+FOLDERS = sorted({path.parent for path in FILES})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_the_parts_of_a_folder_run_in_no_circle(folder):
+    """Files beside each other and folders beside them, each folder as one part."""
+    prefix = f"{name_of(folder / '__init__.py')}."
+
+    def part(module: str) -> str | None:
+        return module.removeprefix(prefix).split(".")[0] if module.startswith(prefix) else None
+
+    graph: dict[str, set[str]] = {}
+    for module, tree in TREES.items():
+        above = part(module)
+        if above is not None:
+            below = {part(name) for name in imports(module, tree)} - {None, above}
+            graph.setdefault(above, set()).update(below)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"parts import each other in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_a_planted_import_is_seen():
+    """The checks above would be empty if a late import or a part's own name slipped through."""
+    late = ast.parse("def draw():\n    from dsf.cli.demo import main\n")
+    public = ast.parse("import dsf\nfrom dsf import System\n")
+    assert upward(arrows({"dsf.report.page": late})) == {("report", "cli")}
+    assert list(imports("dsf.report.page", public)) == ["dsf", "dsf"]
+
+
+def test_names_say_what_they_hold():
+    inside = [path.relative_to(PACKAGE) for path in FILES]
+    assert [path for path in inside if path.stem in NAMELESS] == []
+    assert [path for path in inside if NAMELESS_FOLDERS & set(path.parts[:-1])] == []
+
+
+def test_no_module_bears_the_name_of_what_its_package_exports():
+    """The import of the one would hide the other."""
+
+    def exported(package: str) -> set[str]:
+        froms = (node for node in TREES[package].body if isinstance(node, ast.ImportFrom))
+        return {
+            f"{package}.{alias.asname or alias.name}"
+            for node in froms
+            for alias in node.names
+            if f"{node.module}.{alias.name}" not in TREES
+        }
+
+    packages = [name_of(path) for path in FILES if path.name == "__init__.py"]
+    assert [
+        sorted(exported(each) & set(TREES)) for each in packages if exported(each) & set(TREES)
+    ] == []
+
+
+def test_no_file_blinds_the_shape_checks():
+    def futures(tree: ast.Module) -> list[str]:
+        return [
+            alias.name
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and node.module == "__future__"
+            for alias in node.names
+        ]
+
+    assert [name for name, tree in TREES.items() if "annotations" in futures(tree)] == []
+
+
+def test_the_references_import_nothing_of_ours():
+    references = (ROOT / "tests" / "references").rglob("*.py")
+    trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in references}
+    assert [name for name, tree in trees.items() if list(imports(name, tree))] == []
+
+
+def test_extras_and_groups_are_the_same_sets():
+    """Users install extras, developers groups: what one list gains the other must gain."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
+    assert extras == {name: groups[name] for name in extras}
