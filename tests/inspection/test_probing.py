@@ -150,7 +150,7 @@ def test_a_module_that_is_linear_in_its_input(x):
         band = layer.map().diagonal(-lag, dim1=-2, dim2=-1)
         expected = taps[:, 1 - lag, None].expand(2, -1, STEPS - abs(lag))
         torch.testing.assert_close(band, expected)
-    assert "reads ahead" in layer.mixer.label
+    assert "reads later tokens" in layer.mixer.label
     assert "and a constant" in layer.mixer.label
 
 
