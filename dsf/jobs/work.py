@@ -13,10 +13,10 @@ from dsf.inspection.measuring import QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
 from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
-from dsf.threads import one_thread
+from dsf.threads import limited_to
 
 
-def work(plan: Plan, folder: Path, unit: Unit) -> Outcome:
+def work(plan: Plan, folder: Path, unit: Unit, *, threads: int = 1) -> Outcome:
     """Do a unit that is not finished; say why where it failed.
 
     Any exception becomes words: one prompt that cannot be measured does not stop the others.
@@ -24,7 +24,7 @@ def work(plan: Plan, folder: Path, unit: Unit) -> Outcome:
     if is_finished(folder, unit):
         return unit, None
     try:
-        with one_thread():
+        with limited_to(threads):
             _measure(plan, folder, unit)
     except Exception as error:
         return unit, f"{type(error).__name__}: {error}"
