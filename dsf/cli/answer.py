@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dsf.cli.exits import BROKEN_PIPE, WELL, code_of
+from dsf.cli.threads import ThreadCount, computing, threads_in_use
 
 SCHEMA_VERSION = 1
 
@@ -35,7 +36,13 @@ class Answer:
 
 
 def give(
-    command: str, work: Callable[[], Answer], *, as_json: bool, quiet: bool, verbose: bool
+    command: str,
+    work: Callable[[ThreadCount], Answer],
+    *,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Do the work, print its answer, leave with its code.
 
@@ -43,7 +50,9 @@ def give(
         typer.Exit: with the exit code, always.
     """
     try:
-        answer = work()
+        with computing(threads) as count:
+            answer = work(count)
+            used = threads_in_use()
     except Exception as error:
         code = code_of(error)
         if code is None:
@@ -52,7 +61,7 @@ def give(
         raise typer.Exit(code) from None
     try:
         if as_json:
-            _print_json(command, answer.code, answer.facts)
+            _print_json(command, answer.code, {"threads": used, **answer.facts})
         elif not quiet:
             answer.show()
         sys.stdout.flush()

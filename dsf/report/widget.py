@@ -47,7 +47,8 @@ def _kind() -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"dsf.view needs a widget library that is not installed ({error}). "
-            'Install it with: pip install "dsf-toolkit[notebooks]"; or write a page with dsf.write_report.'
+            'Install it with: pip install "dsf-toolkit[notebooks]"; '
+            "or write a page with dsf.write_report."
         ) from error
 
     class Explorer(anywidget.AnyWidget):  # type: ignore[misc]  # untyped where not installed
