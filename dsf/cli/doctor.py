@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.exits import LIMIT, WELL
+from dsf.cli.answer import LIMIT, WELL, Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.threads import ThreadCount, Threads
 
 
