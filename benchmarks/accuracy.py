@@ -114,12 +114,13 @@ orphan: true
 
 # Accuracy in single precision
 
-This page lists errors of every evaluator in single precision, relative to a loop in double
-precision over the same numbers. In the column *decays*, *slow* decays are exp(-0.000001) on
-average, *violent* ones are exp(-50) at one token in twenty, and *exact zeros* erase the state at
-one token in a hundred. In the time-invariant structure (*complex, unchanging*) one mode in four has
-such a decay instead. Of maps the last {rows} rows are compared; row blocks are multiplied with the
-signal, and all of the response is compared. The page is written by `python -m benchmarks.accuracy`.
+This page lists errors of every [evaluator](glossary.md#evaluator) in single precision, relative to
+a loop in double precision over the same numbers. In the column *decays*, *slow* decays are
+exp(-0.000001) on average, *violent* ones are exp(-50) at one token in twenty, and *exact zeros*
+erase the state at one token in a hundred. In the time-invariant structure (*complex, unchanging*)
+one mode in four has such a decay instead. Of maps the last {rows} rows are compared; row blocks are
+multiplied with the signal, and all of the response is compared. The
+page is written by `python -m benchmarks.accuracy`.
 
 All errors are within {limit:.0e}. Two things are done in double precision for this: decays that are
 computed from a step size (selective) wherever many of them are multiplied, and the state of

@@ -65,10 +65,10 @@ GROUPS = (
     Group(
         ("statistics",),
         "Row reductions of maps",
-        "Five statistics of every row (negative share, entropy, mean distance, mass near the "
-        "diagonal and gain) in one pass and without storing the map; sizes are heads x tokens. At "
-        "great lengths parts of the map that are proved to matter less than 1e-6 are skipped; at "
-        "16,384 tokens the ratio is to the pass that skips nothing.",
+        "Five [statistics of every row](glossary.md#row-reduction) (negative share, entropy, mean "
+        "distance, mass near the diagonal and gain) in one pass and without storing the map; sizes "
+        "are heads x tokens. At great lengths parts of the map that are proved to matter less than "
+        "1e-6 are skipped; at 16,384 tokens the ratio is to the pass that skips nothing.",
     ),
     Group(
         ("Inspection of",),

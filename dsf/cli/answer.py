@@ -1,4 +1,4 @@
-"""What every command does with its answer: one JSON object or text, a code, errors in words."""
+"""What every command does with its answer: JSON or text, an exit code, errors in words."""
 
 import json
 import os
@@ -10,7 +10,33 @@ from typing import Annotated, Any
 
 import typer
 
-from dsf.cli.exits import BROKEN_PIPE, WELL, code_of
+from dsf.cli.threads import ThreadCount, computing, threads_in_use
+
+WELL = 0
+FAILED = 1
+"""A layer was not reproduced."""
+USAGE = 2
+"""A wrong call, or input that was refused."""
+LIMIT = 3
+"""A limit was hit, or something is missing on this machine."""
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def code_of(error: Exception) -> int | None:
+    """The exit code of an error that a person can act on; None for a fault of the program."""
+    from dsf.evaluate import MapTooLarge
+    from dsf.inspection import InspectionError, ReconstructionError
+    from dsf.loading import LoadError
+
+    if isinstance(error, ReconstructionError):
+        return FAILED
+    if isinstance(error, (InspectionError, LoadError, OSError, ValueError)):
+        return USAGE
+    if isinstance(error, (MapTooLarge, MemoryError)):
+        return LIMIT
+    return None
+
 
 SCHEMA_VERSION = 1
 
@@ -35,7 +61,13 @@ class Answer:
 
 
 def give(
-    command: str, work: Callable[[], Answer], *, as_json: bool, quiet: bool, verbose: bool
+    command: str,
+    work: Callable[[ThreadCount], Answer],
+    *,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Do the work, print its answer, leave with its code.
 
@@ -43,7 +75,9 @@ def give(
         typer.Exit: with the exit code, always.
     """
     try:
-        answer = work()
+        with computing(threads) as count:
+            answer = work(count)
+            used = threads_in_use()
     except Exception as error:
         code = code_of(error)
         if code is None:
@@ -52,7 +86,7 @@ def give(
         raise typer.Exit(code) from None
     try:
         if as_json:
-            _print_json(command, answer.code, answer.facts)
+            _print_json(command, answer.code, {"threads": used, **answer.facts})
         elif not quiet:
             answer.show()
         sys.stdout.flush()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
@@ -25,6 +26,7 @@ def run(
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Contact nobody.")] = False,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -35,15 +37,15 @@ def run(
     goes on where it stopped.
     """
 
-    def work() -> Answer:
+    def work(count: ThreadCount) -> Answer:
         from dsf.cli.run_model import Prompt, inspect_checkpoint
         from dsf.cli.verdicts import check_again, check_model, is_run
 
         if is_run(Path(model)):
             return check_again(Path(model))
         inspection = inspect_checkpoint(
-            model, Prompt(text, ids, file), exact=exact, offline=offline, revision=None
+            model, Prompt(text, ids, file), count, exact=exact, offline=offline, revision=None
         )
         return check_model(inspection, out, require or [], watched=not (as_json or quiet))
 
-    give("check", work, as_json=as_json, quiet=quiet, verbose=verbose)
+    give("check", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

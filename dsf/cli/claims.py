@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
@@ -16,6 +17,7 @@ def run(
         str | None, typer.Option(help="Only this paper: DSF, CDY, EIG, INL, MLA or ZER.")
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the claims, decide none.")] = False,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -26,7 +28,7 @@ def run(
     UNKNOWN with what it would take. Exit code 0 if every verdict is the one on record, else 1.
     """
 
-    def work() -> Answer:
+    def work(_: ThreadCount) -> Answer:
         from dsf.claims import chosen
         from dsf.cli.decided import decide_claims, list_claims
 
@@ -35,4 +37,4 @@ def run(
             return list_claims(wanted)
         return decide_claims(wanted, watched=not (as_json or quiet))
 
-    give("claims", work, as_json=as_json, quiet=quiet, verbose=verbose)
+    give("claims", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from dsf.claims import Claim, Outcome, check_all
 from dsf.claims.records import decided, described
-from dsf.cli.answer import Answer
-from dsf.cli.exits import FAILED, WELL
+from dsf.cli.answer import FAILED, WELL, Answer
 from dsf.cli.terminal import print_table, progress
 
 HEADS = ("claim", "verdict", "observed", "statement")

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
     out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("dsf-demo"),
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -21,7 +23,7 @@ def run(
     Writes a report, a picture and a run folder with the evidence. Needs no network.
     """
 
-    def work() -> Answer:
+    def work(_: ThreadCount) -> Answer:
         from dsf.cli.embedded import inspect_embedded, next_command
         from dsf.cli.layers import layer_facts, show_layers
         from dsf.cli.results import decide, open_page, write_results
@@ -57,4 +59,4 @@ def run(
         facts.update(prompt=shown.prompt, seconds=seconds, run=str(evidence))
         return Answer({**facts, "verdicts": verdicts.to_json()}, show)
 
-    give("demo", work, as_json=as_json, quiet=quiet, verbose=verbose)
+    give("demo", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.exits import LIMIT, WELL
+from dsf.cli.answer import LIMIT, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
     out: Annotated[Path, typer.Option(help="Folder that reports would go to.")] = Path(),
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -20,11 +21,11 @@ def run(
     Exit code 0 if dsf can work here, else 3.
     """
 
-    def work() -> Answer:
+    def work(count: ThreadCount) -> Answer:
         from dsf.cli.machine import findings
         from dsf.cli.terminal import print_table
 
-        found = findings(out)
+        found = findings(out, str(count))
         bad = [finding for finding in found if finding.verdict == "missing"]
 
         def show() -> None:
@@ -37,4 +38,4 @@ def run(
         facts = {"findings": [each.__dict__ for each in found]}
         return Answer(facts, show, code=LIMIT if bad else WELL)
 
-    give("doctor", work, as_json=as_json, quiet=quiet, verbose=verbose)
+    give("doctor", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

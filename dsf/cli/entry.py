@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli import check, claims, demo, doctor, inspect_model, measure, support
-from dsf.cli.exits import INTERRUPTED, USAGE
+from dsf.cli.answer import INTERRUPTED, USAGE
 from dsf.distribution import VERSION
 
 app = typer.Typer(

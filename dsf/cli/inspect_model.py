@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
@@ -28,6 +29,7 @@ def run(
         str | None, typer.Option(help="Branch, tag or commit of a hub model.")
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -37,14 +39,14 @@ def run(
     Give the input as --text, --ids or --file.
     """
 
-    def work() -> Answer:
+    def work(count: ThreadCount) -> Answer:
         from dsf.cli.layers import layer_facts, show_layers
         from dsf.cli.results import open_page, write_results
         from dsf.cli.run_model import Prompt, inspect_checkpoint
 
         begun = time.perf_counter()
         inspection = inspect_checkpoint(
-            model, Prompt(text, ids, file), exact=exact, offline=offline, revision=revision
+            model, Prompt(text, ids, file), count, exact=exact, offline=offline, revision=revision
         )
         watched = not (as_json or quiet)
         files = write_results(inspection, out, title=None, facts={}, watched=watched)
@@ -58,4 +60,4 @@ def run(
 
         return Answer({**layer_facts(inspection), "files": files, "seconds": seconds}, show)
 
-    give("inspect", work, as_json=as_json, quiet=quiet, verbose=verbose)
+    give("inspect", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -38,9 +38,16 @@ class Finding:
     cure: str = ""
 
 
-def findings(out: Path) -> list[Finding]:
+def findings(out: Path, threads: str) -> list[Finding]:
     """Everything ``dsf doctor`` looks at."""
-    return [*_packages(), *_import_name(), *_hardware(), _disk(out), _writable(out), _browser()]
+    return [
+        *_packages(),
+        *_import_name(),
+        *_hardware(threads),
+        _disk(out),
+        _writable(out),
+        _browser(),
+    ]
 
 
 def show_versions() -> None:
@@ -49,7 +56,10 @@ def show_versions() -> None:
     >>> show_versions()
     python...
     """
-    for finding in (*_packages(), *_import_name(), *_hardware()):
+    import torch
+
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    for finding in (*_packages(), *_import_name(), *_hardware(threads)):
         print(f"{finding.what:20} {finding.found}")
 
 
@@ -121,7 +131,7 @@ def _import_name() -> Iterator[Finding]:
         yield Finding(what, told, "missing" if other.shadows else "warning", other.cure)
 
 
-def _hardware() -> Iterator[Finding]:
+def _hardware(threads: str) -> Iterator[Finding]:
     import torch
 
     from dsf.evaluate.memory_plan import free_memory
@@ -129,7 +139,7 @@ def _hardware() -> Iterator[Finding]:
 
     cuda = torch.cuda.is_available()
     yield Finding("device", torch.cuda.get_device_name() if cuda else "cpu")
-    yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+    yield Finding("threads", threads)
     yield Finding("kernels", found(), "optional" if why_off() else "ok")
     yield from _kernels_on_cuda()
     free = free_memory(torch.device("cpu"))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
@@ -34,24 +35,27 @@ def run(
         float | None,
         typer.Option(help="Largest relative error of a layer; by default what its type allows."),
     ] = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure every layer and head of MODEL on every line of PROMPTS.
 
-    Finished units are files: the same command goes on where it was stopped.
+    Finished units are files: the same command goes on where it was stopped. Every process computes
+    on one thread unless --threads gives it more, so that several do not wait for each other.
     """
 
-    def work() -> Answer:
+    def work(count: ThreadCount) -> Answer:
         from dsf.cli.measured import Work, measure
 
+        each = count.asked or 1
         return measure(
-            Work(model, prompts, out, tuple(quantity or ()), batch, layerwise, tolerance),
+            Work(model, prompts, out, tuple(quantity or ()), batch, layerwise, tolerance, each),
             ids=ids,
             workers=workers,
             slurm=slurm,
             watched=not (as_json or quiet),
         )
 
-    give("measure", work, as_json=as_json, quiet=quiet, verbose=verbose)
+    give("measure", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

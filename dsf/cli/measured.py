@@ -25,6 +25,7 @@ class Work:
     batch: int
     layerwise: bool
     tolerance: float | None
+    threads: int
 
 
 def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched: bool) -> Answer:
@@ -45,6 +46,7 @@ def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched:
             batch=work.batch,
             layerwise=work.layerwise,
             tolerance=work.tolerance,
+            threads=work.threads,
             executor=executor if slurm is None else cluster(slurm, cluster="slurm"),
             progress=lambda done, every: told(done / every),
         )

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dsf.cli.threads import ThreadCount
 from dsf.inspection import Inspection, inspect
 from dsf.loading import LoadedModel, load_model
 
@@ -31,9 +32,15 @@ class Prompt:
 
 
 def inspect_checkpoint(
-    path: str, prompt: Prompt, *, exact: bool, offline: bool, revision: str | None
+    path: str,
+    prompt: Prompt,
+    threads: ThreadCount,
+    *,
+    exact: bool,
+    offline: bool,
+    revision: str | None,
 ) -> Inspection:
-    """Load a checkpoint, run it on the prompt and rebuild its layers.
+    """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both.
 
     Raises:
         LoadError: if the checkpoint is refused.
@@ -43,6 +50,7 @@ def inspect_checkpoint(
     loaded = load_model(path, revision=revision, offline=offline)
     ids = _token_numbers(prompt, loaded)
     names = _names(ids, loaded)
+    threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
     found = inspect(loaded.model, input_ids=ids, tokens=names, exact=exact)
     origin = {
         "revision": loaded.revision or "",

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.exits import LIMIT, WELL
+from dsf.cli.answer import LIMIT, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.threads import ThreadCount, Threads
 
 HEADS = ("module", "class", "read as", "exact", "how")
 
@@ -21,6 +21,7 @@ def run(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.")
     ] = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -30,7 +31,7 @@ def run(
     Needs the settings alone: no weights are loaded and nothing is run.
     """
 
-    def work() -> Answer:
+    def work(_: ThreadCount) -> Answer:
         from dsf.cli.terminal import print_table
         from dsf.inspection.support_table import EXACT, NO, support
         from dsf.report.escaping import escaped
@@ -47,4 +48,4 @@ def run(
         facts = {"model": escaped(model), "mixers": listed}
         return Answer(facts, show, code=WELL if read else LIMIT)
 
-    give("support", work, as_json=as_json, quiet=quiet, verbose=verbose)
+    give("support", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsf.certificates import Verdict, checker
-from dsf.cli.answer import Answer
-from dsf.cli.exits import FAILED, LIMIT, WELL
+from dsf.cli.answer import FAILED, LIMIT, WELL, Answer
 from dsf.cli.results import decide
 from dsf.cli.terminal import print_table
 from dsf.inspection import Inspection

@@ -31,6 +31,7 @@ def measure_prompts(
     batch: int = 1,
     layerwise: bool = False,
     tolerance: float | None = None,
+    threads: int = 1,
     executor: Executor = in_process,
     progress: Progress | None = None,
 ) -> Table:
@@ -49,6 +50,7 @@ def measure_prompts(
         batch: the largest number of prompts that run through the model together.
         layerwise: load the weights block by block, for models larger than the memory.
         tolerance: the largest relative error of a layer; by default one that suits its dtype.
+        threads: of a worker. With more than one, files are equal to rounding, not byte for byte.
         executor: ``in_process``, ``processes(n)`` or ``cluster(...)``.
         progress: called with the number of finished units and that of all units.
 
@@ -67,13 +69,15 @@ def measure_prompts(
     >>> table.where(quantity="negative_share")[0]["count"]
     2
     """
+    if threads < 1:
+        raise ValueError(f"measure_prompts: threads is {threads}; a worker needs at least one.")
     plan = _plan(str(model), prompts, tuple(quantities), batch, layerwise, tolerance)
     place = Path(folder)
     claim(place, plan)
     units = plan.units
     missing = [unit for unit in units if not is_finished(place, unit)]
     done, failed = len(units) - len(missing), {}
-    for unit, trouble in executor(partial(work, plan, place), missing):
+    for unit, trouble in executor(partial(work, plan, place, threads=threads), missing):
         done += 1
         if trouble is not None:
             failed[unit.name] = trouble

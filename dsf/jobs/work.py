@@ -13,10 +13,10 @@ from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
 from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
 from dsf.loading import LoadedModel, PiecewiseModel, load_model, open_piecewise
-from dsf.threads import one_thread
+from dsf.threads import limited_to
 
 
-def work(plan: Plan, folder: Path, unit: Unit) -> Outcome:
+def work(plan: Plan, folder: Path, unit: Unit, *, threads: int = 1) -> Outcome:
     """Run a unit unless it is finished; return the reason where it failed.
 
     Any exception becomes text, so that a prompt which cannot be measured does not stop the others.
@@ -24,7 +24,7 @@ def work(plan: Plan, folder: Path, unit: Unit) -> Outcome:
     if is_finished(folder, unit):
         return unit, None
     try:
-        with one_thread():
+        with limited_to(threads):
             _measure(plan, folder, unit)
     except Exception as error:
         return unit, f"{type(error).__name__}: {error}"

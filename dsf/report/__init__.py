@@ -1,4 +1,4 @@
-"""Draws and tabulates what an inspection found."""
+"""Shows the result of an inspection: as an HTML page, as a notebook widget, or as a picture."""
 
 from dsf.report.figure import draw_grid, draw_map
 from dsf.report.page import write_report

@@ -1,4 +1,4 @@
-"""What the viewer shows, as one value: maps as bytes, everything a person reads as text."""
+"""Collects what the viewer shows in one dictionary: maps as bytes, everything else as JSON."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from dsf.report.escaping import escaped
 from dsf.report.layer_content import layer_content
 from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
-from dsf.report.views import Progress, untold
+from dsf.report.views import Progress, ignored
 
 SCHEMA_VERSION = 2
 Grid = tuple[int, int]
@@ -20,19 +20,20 @@ def content(
     *,
     verdicts: Decided = None,
     grid: Grid | None = None,
-    progress: Progress = untold,
+    progress: Progress = ignored,
 ) -> dict[str, Any]:
     """Models, layers, maps and tokens of one or several inspections; every number is finite.
 
-    Arrays are deflated bytes: ``embedded`` writes them into a page, a widget sends them as they
-    are.
+    Arrays are compressed bytes (deflate); ``embedded`` writes them into a page, a widget sends them
+    unchanged.
 
     Args:
-        verdicts: what was decided about the layers: a table, or one for each inspection.
-        grid: height and width, where the last ``height * width`` tokens are places in a picture.
+        verdicts: the verdicts about the layers: a table, or one for each inspection.
+        grid: height and width of a picture whose patches are the last ``height * width`` tokens.
+        progress: called with the finished share, from 0 to 1.
 
     Raises:
-        ValueError: if no layer has as many tokens as ``grid`` has places.
+        ValueError: if no layer has as many tokens as ``grid`` has patches.
     """
     all_ = subjects(shown, verdicts)
     drawn = [(subject, layer, select(layer)) for subject in all_ for layer in subject.inspection]
@@ -57,7 +58,7 @@ def content(
 
 
 def embedded(value: Mapping[str, Any]) -> str:
-    """JSON that can stand inside a script element: pure ASCII, no character that ends one."""
+    """JSON that is safe inside a script element: pure ASCII, without ``<``, ``>`` and ``&``."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=_base64)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -76,7 +77,7 @@ def _tokens(subject: Subject) -> list[list[str]] | None:
 
 
 def _part(progress: Progress, at: int, parts: int) -> Progress:
-    """Progress through one of several equal parts, told as progress through all."""
+    """A progress function for one of several equal parts, which reports the share of all."""
     return lambda share: progress((at + share) / parts)
 
 
@@ -87,5 +88,5 @@ def _check_grid(grid: Grid | None, drawn: list[Selection]) -> None:
     if min(grid) < 1 or max(counts, default=0) < grid[0] * grid[1]:
         raise ValueError(
             f"'grid' must be the height and width of the picture in tokens, but {grid} has "
-            f"{grid[0] * grid[1]} places and the layers read {sorted(counts)} tokens."
+            f"{grid[0] * grid[1]} patches and the layers have {sorted(counts)} keys."
         )

@@ -1,4 +1,4 @@
-"""Untrusted text, made harmless to look at."""
+"""Escapes characters of untrusted text that are invisible or reorder the text around them."""
 
 import unicodedata
 
@@ -8,9 +8,9 @@ UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def escaped(text: str, *, most: int = LONGEST) -> str:
-    r"""``text`` with characters that do not show, or that reorder others, written as escapes.
+    r"""``text`` with invisible and reordering characters written as escapes, and cut if too long.
 
-    >>> plain("a\tb\u202e!")
+    >>> escaped("a\tb\u202e!")
     'a\\tb\\u202e!'
     """
     short = text if len(text) <= most else text[: most - 1] + "…"

@@ -1,4 +1,8 @@
-"""Static pictures: one map on axes, all layers in one figure, and a small one for widgets."""
+"""Static pictures of maps, drawn with matplotlib.
+
+``draw_map`` draws one map on axes. ``draw_grid`` writes a figure with one row of maps for every
+layer. ``static_picture`` draws the thumbnails that a saved notebook shows in place of a widget.
+"""
 
 import warnings
 import zlib
@@ -26,7 +30,7 @@ from dsf.saving import replace_file
 MASKED_COLOUR = "#e7e3da"
 NOT_FINITE = "#96be00"
 LABELLED, LONGEST_LABEL = 40, 10
-# The colours of the page: cool subtracts, zero is paper, warm adds.
+# The colours of the page: cool for negative weights, the background at zero, warm for positive.
 COOL = ["#103e78", "#3879b5", "#7daed5", "#c4dbec"]
 WARM = ["#fbd6b8", "#f49d6b", "#d65430", "#831816"]
 SIGNED = LinearSegmentedColormap.from_list("signed", [*COOL, "#f6f5f1", *WARM])
@@ -40,17 +44,17 @@ def draw_map(
     masked: Bool[np.ndarray, "rows columns"] | None = None,
     tokens: Sequence[str] | None = None,
 ) -> AxesImage:
-    """Show one map: row i is written, column j is read, zero in the middle of the colours.
+    """Show one map: rows are queries, columns are keys, and the colours are symmetric about zero.
 
-    The colours reach to the largest finite magnitude. What is not finite is green.
+    The colours reach the largest finite magnitude. Weights that are not finite are green.
 
     Args:
         map: real weights; of a complex map pass the magnitudes or the real part.
-        masked: cells where no weight can stand, drawn grey.
-        tokens: labels for both axes of a square map, drawn up to 40.
+        masked: cells that are masked, drawn grey.
+        tokens: labels for both axes of a square map, drawn for up to 40 tokens.
 
     Raises:
-        ValueError: for anything but one real matrix.
+        ValueError: if ``map`` is not one real matrix.
     """
     weights = map.numpy(force=True) if isinstance(map, Tensor) else map
     if weights.ndim != 2 or np.iscomplexobj(weights):
@@ -71,7 +75,7 @@ def draw_map(
 
 
 def _name_tokens(axes: Axes, tokens: Sequence[str] | None, shape: tuple[int, int]) -> None:
-    """Token texts where they fit, otherwise no ticks: a wall of numbers says nothing."""
+    """Label the axes with token texts where they fit; else draw no ticks."""
     if tokens is None or len(tokens) > LABELLED or shape != (len(tokens), len(tokens)):
         axes.set_xticks([])
         axes.set_yticks([])
@@ -88,7 +92,7 @@ SMALL_SIDE, NAMES, HEAD = 0.9, 2.4, 0.25  # inches
 
 
 def static_picture(content: Mapping[str, Any]) -> bytes:
-    """One line of thumbnails for every layer of a viewer's content, as a PNG; at most eight."""
+    """A PNG with one line of at most eight thumbnails for every layer of a viewer's content."""
     layers = content["layers"]
     across = min(ACROSS, max((len(layer["maps"]) for layer in layers), default=1))
     wide, high = NAMES + across * SMALL_SIDE, max(len(layers), 1) * (SMALL_SIDE + HEAD)
@@ -127,18 +131,18 @@ MAP, GAP, LEFT, ABOVE, BELOW = 2.0, 0.15, 2.6, 0.3, 0.75  # inches
 def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Path:
     """Write a picture with one row of maps for every layer.
 
-    Every map has colours of its own, symmetric about zero; their reach stands above it. Maps of
-    more than 256 tokens are pooled by magnitude with the sign kept.
+    Every map has its own colour scale, symmetric about zero, whose limit is printed above it. Maps
+    of more than 256 tokens are pooled by magnitude with the sign kept.
 
     Args:
-        path: the file to write; its ending decides the format, such as ``.png`` or ``.svg``.
-        most: how many maps of one layer to draw; the strongest where there are more.
+        path: the file to write; its ending selects the format, such as ``.png`` or ``.svg``.
+        most: how many maps of one layer to draw; if it has more, those of the strongest response.
 
     Raises:
-        ValueError: if the inspection holds no layer, or the ending names no format.
+        ValueError: if the inspection has no layer, or the ending is no known format.
     """
     if not inspection.layers:
-        raise ValueError("draw_grid: the inspection holds no layer, so there is nothing to draw.")
+        raise ValueError("draw_grid: the inspection has no layer, so there is nothing to draw.")
     rows = [_row(layer, most) for layer in inspection]
     figure, grid = _sheet(len(rows), max(len(row) for row in rows))
     tokens = inspection.tokens or ()
@@ -153,7 +157,7 @@ def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Pat
 
 
 def _sheet(down: int, across: int) -> tuple[Figure, np.ndarray]:
-    """Axes at fixed places: an automatic layout takes seconds for a large grid."""
+    """A figure with axes at fixed positions; an automatic layout takes seconds for a large grid."""
     wide, high = LEFT + across * (MAP + GAP), down * (MAP + BELOW)
     figure = Figure(figsize=(wide, high))
     places = {

@@ -1,4 +1,8 @@
-"""One layer of the viewer's content: facts, maps and states, and what is known about each."""
+"""The viewer's content for one layer: facts, maps, measures of the maps and of the state.
+
+``measures_of`` measures every drawn map. ``states_of`` adds the Hankel spectrum, decay and memory
+of its state. ``layer_content`` puts these together with the pooled maps, as bytes.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,18 +30,18 @@ LONGEST_FOR_RANKS = 256
 RANK = "middle_hankel_rank"
 WORDS = {
     "negative_share": "negative share of the weight",
-    "sink_mass": "share of later tokens' weight on the first",
-    "mean_distance": "mean distance read, tokens",
-    "half_life": "half of the weight lies within, tokens",
-    "mean_effective_tokens": "tokens that a row reads, effectively",
-    "absolute_gain": "largest absolute row sum",
-    RANK: "rank of what passes the middle token",
+    "sink_mass": "share of later queries' weight on the first key",
+    "mean_distance": "mean distance from query to key, tokens",
+    "half_life": "half of the weight lies within this lag, tokens",
+    "mean_effective_tokens": "effective number of keys per query",
+    "absolute_gain": "largest row sum of absolute weights",
+    RANK: "Hankel rank at the middle token",
 }
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The maps of one layer that are drawn, as something to measure."""
+    """The maps of one layer that are drawn, in the form that ``measured`` takes."""
 
     system: Operator
     name: str = ""
@@ -45,7 +49,7 @@ class Drawn:
     axes: tuple[str, ...] = ("map",)
 
     def map(self) -> Shaped[Tensor, "*batch rows columns"]:
-        """All of them written out."""
+        """All of these maps, as matrices."""
         return attention_map(self.system)
 
     def place(self, index: Sequence[int]) -> tuple[int, ...]:
@@ -54,10 +58,10 @@ class Drawn:
 
 
 def measures_of(drawn: Selection, *, finite: bool) -> list[list[tuple[str, float | None]]]:
-    """For every drawn map what was measured, as (words, value); None for what is not a number.
+    """For every drawn map its measures, as (label, value); None for values that are not finite.
 
     Args:
-        finite: whether every weight is; ranks have no meaning otherwise.
+        finite: whether every weight is finite; ranks are not defined otherwise.
     """
     steps, maps = drawn.system.steps, len(drawn.labels)
     if maps * steps**2 > MOST_CELLS:
@@ -73,10 +77,10 @@ def measures_of(drawn: Selection, *, finite: bool) -> list[list[tuple[str, float
 
 
 MOST_WORK = 2**28
-"""Multiplications, about: maps times tokens times the cube of the states."""
+"""The largest number of multiplications, about: maps times tokens times the cube of the states."""
 
 MOST_STATE_CELLS = 2**23
-"""Of all drawn maps of a layer, for the mean weight by lag."""
+"""The largest number of weights of all drawn maps of a layer, for the mean weight by lag."""
 
 LONGEST = 512
 POINTS = 64
@@ -84,15 +88,16 @@ QUARTERS = (1 / 4, 1 / 2, 3 / 4)
 
 
 def states_of(drawn: Selection, *, finite: bool) -> list[dict[str, Any]]:
-    """For every drawn map its Hankel spectrum, decay and memory, as far as they have a meaning.
+    """For every drawn map its Hankel spectrum, decay and memory, as far as they are defined.
 
     ``hankel`` holds ``[token, singular values]`` after a quarter, a half and three quarters of the
-    tokens; ``exponents`` the growth of each direction in nats per token; ``left`` what remains of
-    the largest unit state, and ``horizon`` the tokens until that is one half; ``lags`` the mean
-    absolute weight by lag. ``states`` is the number of states, None where every token is kept.
+    tokens; ``exponents`` the growth of each direction in nats per token; ``left`` the norm that
+    remains of the largest unit state, and ``horizon`` the tokens until that is one half; ``lags``
+    the mean absolute weight by lag. ``states`` is the number of states, None where every token is
+    kept.
 
     Args:
-        finite: whether every weight is; nothing is measured otherwise.
+        finite: whether every weight is finite; nothing is measured otherwise.
     """
     system, maps = drawn.system, len(drawn.labels)
     keeps_all = not isinstance(system, System) or kept_rows(system) is not None
@@ -114,13 +119,13 @@ def _rectangular(system: Operator) -> bool:
 
 
 def _runs_forward(system: Operator) -> bool:
-    """Whether every state, where there is one, runs from the first token to the last."""
+    """Whether all states, if there are any, run from the first token to the last."""
     parts = system.parts if isinstance(system, SystemSum) else (system,)
     return not any(getattr(part, "runs_backward", False) for part in parts)
 
 
 def _work(system: Operator, maps: int, *, keeps_all: bool) -> int:
-    """About how many multiplications the measures of the state take."""
+    """The number of multiplications, about, for the measures of the state."""
     if system.steps > LONGEST:
         return MOST_WORK + 1
     if keeps_all or not isinstance(system, System):
@@ -158,18 +163,18 @@ def _add_decay(found: list[dict[str, Any]], system: System) -> None:
 
 
 def _points(count: int) -> Int[np.ndarray, " points"]:
-    """Some of the places 0 ... count - 1, the first and the last among them."""
+    """At most ``POINTS`` of the indices 0 ... count - 1, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 
 def _by_map(measure: Callable[..., Tensor], system: Operator, **options: Any) -> np.ndarray:
-    """What a measure says of every map; a system of one map may have no batch axis."""
+    """A measure of every map; the system of a single map may have no batch axis."""
     values = measure(system, **options)
     return (values if system.batch else values[None]).numpy(force=True)
 
 
 def _short(numbers: np.ndarray) -> list[float | None]:
-    """Four digits of each; None for what is not finite."""
+    """The numbers to four digits; None for those that are not finite."""
     return [float(f"{each:.4g}") if np.isfinite(each) else None for each in numbers]
 
 
@@ -177,7 +182,7 @@ THUMBNAIL = 48
 COLUMNS_LISTED = 8
 EMPTY_ROWS_LISTED = 64
 MOST_BYTES = 13 * 2**18
-"""Of the map that is there token by token: what softmax attention over 4096 tokens takes."""
+"""The largest size of a map that is not pooled: that of softmax attention over 4096 tokens."""
 
 Weights = Float[np.ndarray, "rows columns"]
 Mask = Bool[np.ndarray, "rows columns"]
@@ -193,7 +198,7 @@ def layer_content(
     whole: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Everything about one layer; ``whole`` adds its first map token by token."""
+    """Everything about one layer; ``whole`` adds its first map without pooling."""
     seen = views(drawn, side=planned.side, progress=progress)
     maps = [_map(view, exact=planned.exact) for view in seen]
     finite = not any(view.nans + view.infinities for view in seen)
@@ -264,7 +269,7 @@ def _picture(view: MapView, *, exact: bool) -> dict[str, Any]:
 
 
 def _whole(drawn: Selection) -> dict[str, Any]:
-    """The first map of the selection, token by token, or as near to that as has room."""
+    """The first map of the selection, pooled only as far as its size requires."""
     first: list[tuple[int, ...]] = [(0,)] if drawn.system.batch else []
     alone = Selection(
         places=drawn.places[:1],
@@ -285,7 +290,7 @@ def _whole(drawn: Selection) -> dict[str, Any]:
 
 
 def _shrunk(weights: Weights, masked: Mask, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """A view, pooled once more to at most ``side`` cells a side."""
+    """Weights and mask pooled once more, to at most ``side`` cells along each side."""
     rows, columns = (edges(size, min(size, side)) for size in weights.shape)
     stack = pool(pool(weights[None], columns, axis=2), rows, axis=1)[0]
     hidden = np.logical_and.reduceat(np.logical_and.reduceat(masked, columns, axis=1), rows, axis=0)
@@ -293,5 +298,5 @@ def _shrunk(weights: Weights, masked: Mask, side: int) -> tuple[np.ndarray, np.n
 
 
 def _finite(number: float) -> float | None:
-    """JSON knows no infinity and no NaN."""
+    """``number``, or None for NaN and infinities, which JSON does not have."""
     return float(number) if np.isfinite(number) else None

@@ -1,7 +1,7 @@
-"""Maps as bytes: one signed 8-bit code a cell, deflated.
+"""Encodes maps as bytes: one 8-bit code for each cell, compressed by deflate.
 
-Codes 0 to 3 say what has no number; the others are symmetric about zero and grow with the square
-root of the weight, so that faint weights keep some digits.
+Codes 0 to 3 stand for masked and non-finite weights. The others are symmetric about zero and grow
+with the square root of the weight, so that small weights keep some digits.
 """
 
 import zlib
@@ -18,7 +18,7 @@ def coded(
     weights: Float[np.ndarray, "*size"], masked: Bool[np.ndarray, "*size"], scale: float
 ) -> UInt8[np.ndarray, "*size"]:
     """The code of every weight; ``scale`` is the largest finite magnitude."""
-    weights = (weights / (scale or 1)).astype(np.float32)  # 1 at most, where it is finite
+    weights = (weights / (scale or 1)).astype(np.float32)  # at most 1 in magnitude, where finite
     share = np.nan_to_num(weights, posinf=0, neginf=0)
     levels = np.copysign(np.sqrt(np.abs(share)), share)
     codes = np.rint(ZERO + LEVELS * levels).astype(np.uint8)
@@ -30,13 +30,13 @@ def coded(
 
 
 def decoded(codes: UInt8[np.ndarray, "*size"], scale: float) -> Float[np.ndarray, "*size"]:
-    """The weights that codes stand for, to a level; 0 where masked, ``nan`` where not finite."""
+    """The weights of codes, to within one level; 0 where masked, ``nan`` where not finite."""
     levels = (codes.astype(float) - ZERO) / LEVELS
     weights = np.where(codes <= MINUS_INFINITY, np.nan, levels * np.abs(levels) * scale)
     return np.where(codes == MASKED, 0, weights)
 
 
 def packed(numbers: np.ndarray) -> bytes:
-    """The bytes of an array, little-endian, as a browser's DecompressionStream takes them."""
+    """The compressed bytes of an array, little-endian, for a browser's DecompressionStream."""
     little = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<"))
     return zlib.compress(little.tobytes())

@@ -1,4 +1,4 @@
-"""``write_report``: an inspection as one HTML file that asks for nothing, not even a network."""
+"""``write_report``: an inspection as one self-contained HTML file that needs no network."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ from dsf.report.content import Grid, content, embedded
 from dsf.report.escaping import escaped
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.viewer import EXPLORER, file_of, script_of, style_of
-from dsf.report.views import Progress, untold
+from dsf.report.views import Progress, ignored
 from dsf.saving import replace_file
 
 
@@ -27,33 +27,34 @@ def write_report(
     facts: Mapping[str, str] | None = None,
     verdicts: Decided = None,
     grid: Grid | None = None,
-    progress: Progress = untold,
+    progress: Progress = ignored,
 ) -> Path:
-    """Write what an inspection found as one self-contained HTML file.
+    """Write the result of an inspection as one self-contained HTML file.
 
-    Every layer with its error and tolerance, its maps to look at closely, what it keeps of the
-    past, and what could not be read. The file needs no network and runs no code but its own,
-    whatever the tokens say. Long maps are pooled by magnitude with the sign kept; of layers with
-    many channels the strongest are drawn, and the page says how many are not.
+    It shows every layer with its error, tolerance and maps, measures of the maps and of the state,
+    and the modules that could not be read. The file needs no network, and its content security
+    policy allows no script but its own, whatever the tokens contain. Long maps are pooled by
+    magnitude with the sign kept. Of layers with many channels those with the strongest response are
+    drawn, and the page states how many are not.
 
     Args:
-        inspection: what ``dsf.inspect`` gave; a list of such to see models side by side.
-        path: the file to write, replaced in one move when all went well.
-        title: the heading; the model's name by default.
+        inspection: the result of ``dsf.inspect``, or a list of them to compare models.
+        path: the file to write; an existing file is replaced only once all is written.
+        title: the heading; by default the model's name.
         facts: further lines for the head of the page, such as an accuracy.
-        verdicts: what was decided about the layers, as ``dsf check`` does, shown beside the maps
-            and on a list of its own; for several inspections one table, or None, for each.
-        grid: height and width of a picture, where the last ``height * width`` tokens are its
-            places row by row; adds a view of what every place reads.
-        progress: called with the share that is done, from 0 to 1.
+        verdicts: the verdicts about the layers, as ``dsf check`` gives them, shown beside the maps
+            and in a table; for several inspections one table, or None, for each.
+        grid: height and width of a picture whose patches, row by row, are the last
+            ``height * width`` tokens; adds a view of the weights on every patch.
+        progress: called with the finished share, from 0 to 1.
 
     Returns:
         The path that was written.
 
     Raises:
         IsADirectoryError: if ``path`` is a folder.
-        ValueError: if no inspection came, ``verdicts`` are not one for each, or no layer has as
-            many tokens as ``grid`` has places.
+        ValueError: if ``inspection`` is empty, ``verdicts`` does not have one table for each, or no
+            layer has as many tokens as ``grid`` has patches.
     """
     shown = subjects(inspection, verdicts)
     data = content(inspection, verdicts=verdicts, grid=grid, progress=progress)
@@ -64,7 +65,7 @@ def write_report(
 def rendered(
     shown: list[Subject], data: Mapping[str, Any], *, title: str | None, facts: Mapping[str, str]
 ) -> str:
-    """The text of the page."""
+    """The HTML text of the page."""
     script, style = script_of(*EXPLORER, "page"), style_of("explorer", "page")
     names = " and ".join(subject.name for subject in shown)
     layers = [layer for subject in shown for layer in subject.inspection]
@@ -74,7 +75,7 @@ def rendered(
         subjects=shown,
         several=len(shown) > 1,
         verdict_counts=_verdict_counts(shown),
-        unread=[missed for subject in shown for missed in subject.inspection.unsupported],
+        unsupported=[missed for subject in shown for missed in subject.inspection.unsupported],
         plain=escaped,
         layers=list(zip(layers, data["layers"], strict=True)),
         data=Markup(embedded(data)),  # noqa: S704  # escaped by ``embedded``
@@ -86,7 +87,7 @@ def rendered(
 
 
 def _verdict_counts(shown: list[Subject]) -> list[tuple[str, VerdictCount]]:
-    """Verdicts counted, each with the name of its model."""
+    """The counts of verdicts, each with the name of its model."""
     return [
         (subject.name, count)
         for subject in shown
@@ -102,5 +103,5 @@ def _template():  # type: ignore[no-untyped-def]
 
 
 def _fingerprint(text: str) -> str:
-    """As a content security policy names an inline element."""
+    """The hash by which a content security policy names an inline element."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,8 @@
-"""Which heads or channels of a layer are drawn, and how much of every map goes into the file."""
+"""Selects the heads or channels of a layer that are drawn, and the size of their pictures.
+
+``select`` takes all maps of a layer, or those with the strongest response. ``plan`` shares the size
+of the file among all selected maps: how far they are pooled, and which are stored without pooling.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +30,12 @@ class Selection:
     """Some maps of one layer.
 
     Attributes:
-        places: where each drawn map sits on the batch axes of the layer's system.
-        labels: what to call each, such as ``head 3``.
-        samples: which sample each belongs to.
-        system: the operator of the drawn maps alone; one batch axis.
+        places: the index of each selected map on the batch axes of the layer's system.
+        labels: a name for each, such as ``head 3``.
+        samples: the sample that each belongs to.
+        system: the operator of the selected maps alone, with one batch axis.
         total: how many maps the layer has.
-        chosen: how they were chosen, empty if all are drawn.
+        chosen: how they were selected, in words; empty if all are.
     """
 
     places: list[tuple[int, ...]]
@@ -43,10 +47,10 @@ class Selection:
 
 
 def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
-    """All heads of a layer, or those whose response carries the most energy in this run.
+    """All maps of a layer, or those whose response has the largest energy in this run.
 
     Args:
-        most: how many maps of one sample to keep; by default 16 channels or 64 heads.
+        most: the largest number of maps of one sample; by default 16 channels or 64 heads.
     """
     batch = tuple(layer.system.batch)
     samples = batch[0] if _has_samples(layer) else 1
@@ -58,7 +62,7 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
         strength = energy(layer).reshape(samples, of_one).numpy(force=True)
         order = np.argsort(-strength, axis=1, kind="stable")[:, :most]
         order = order + of_one * np.arange(samples)[:, None]
-        chosen = "those whose response carries the most energy, strongest first"
+        chosen = "those whose response has the largest energy, strongest first"
     if samples > SAMPLES:
         order, chosen = order[:SAMPLES], "; ".join(filter(None, (chosen, "the first samples")))
     places = [tuple(int(k) for k in np.unravel_index(at, batch)) for at in order.ravel()]
@@ -73,13 +77,13 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
 
 
 def energy(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
-    """Sum of squares of the response to this run's signal; infinite where it is not a number."""
+    """The sum of squares of the response to this run's values; infinite where that is NaN."""
     response = respond(layer.system, layer.signal)
     return torch.nan_to_num(response.abs().square().sum(dim=(-3, -2, -1)), nan=float("inf"))
 
 
 def part_of(operator: Operator, places: list[tuple[int, ...]]) -> Operator:
-    """The operator of some entries of the batch axes, on one batch axis."""
+    """The operator of some entries of the batch axes, with one batch axis."""
     index = tuple(torch.tensor(axis, device=operator.device) for axis in zip(*places, strict=True))
     left = torch.Size([len(places)])
     if isinstance(operator, SystemSum):
@@ -120,19 +124,19 @@ def _label(axes: tuple[str, ...], place: tuple[int, ...], samples: int) -> str:
 EXACT_CELLS = 2**20
 VIEW_CELLS = 146 * 256**2
 WHOLE_CELLS = 2**21
-LONG_SHARE = 4  # a map token by token takes room from the views: for so many cells that of one
+LONG_SHARE = 4  # so many cells of a map without pooling count as one cell of a pooled view
 LARGEST_VIEW, SMALLEST_VIEW, STEP = 256, 48, 16
 LONGEST_WHOLE = 4096
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the file holds.
+    """The sizes of the pictures in the file.
 
     Attributes:
-        side: cells along each side of a view.
+        side: the largest number of cells along each side of a pooled view.
         exact: whether views hold every weight as float32 beside its 8-bit code.
-        whole: the layers whose first map is there token by token beside the pooled view.
+        whole: the indices of layers whose first map is also stored without pooling.
     """
 
     side: int
@@ -141,7 +145,7 @@ class Plan:
 
 
 def plan(drawn: Sequence[Selection]) -> Plan:
-    """Share the budgets of cells among the maps of all layers."""
+    """Share the limits on the number of cells among the maps of all layers."""
     sizes = [_size(layer) for layer in drawn]
     cells = sum(len(layer.labels) * size**2 for layer, size in zip(drawn, sizes, strict=True))
     maps = sum(len(layer.labels) for layer in drawn)
@@ -155,7 +159,7 @@ def plan(drawn: Sequence[Selection]) -> Plan:
 
 
 def _whole(sizes: list[int], side: int) -> frozenset[int]:
-    """Layers in turn until the budget is spent; the first that is short enough in any case."""
+    """Layers in order, within the limit of cells; the first that is short enough in any case."""
     left, kept = WHOLE_CELLS, list[int]()
     for at, size in enumerate(sizes):
         if side < size <= LONGEST_WHOLE and (size**2 <= left or not kept):

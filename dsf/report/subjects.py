@@ -1,4 +1,4 @@
-"""What is shown: one inspection, or several side by side, each with what was decided about it."""
+"""``Subject``: one inspection that is shown, alone or beside others, with its verdicts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Subject:
     """One inspection to show.
 
     Attributes:
-        name: what to call its model, different from the others'.
-        verdicts: what was decided about its layers, as ``dsf check`` does; None if nothing was.
+        name: a name for its model that differs from those of the others.
+        verdicts: the verdicts about its layers, as ``dsf check`` gives them; None without any.
     """
 
     inspection: Inspection
@@ -28,7 +28,7 @@ class Subject:
     verdicts: Table | None = None
 
     def decided(self, layer: InspectedLayer, place: tuple[int, ...]) -> list[dict[str, Any]]:
-        """The verdicts about one map of a layer; those about the whole layer are its own too."""
+        """The verdicts about one map of a layer, including those about the whole layer."""
         if self.verdicts is None:
             return []
         about = dict(zip(layer.axes, layer.place(place), strict=False))
@@ -43,38 +43,40 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
     """One subject for every inspection.
 
     Raises:
-        TypeError: if something other than inspections came.
-        ValueError: if no inspection came, or not one table of verdicts for each.
+        TypeError: if ``shown`` holds anything but inspections.
+        ValueError: if ``shown`` is empty, or ``verdicts`` does not have one table for each.
     """
     inspections = [shown] if isinstance(shown, Inspection) else list(shown)
     tables = [verdicts] if verdicts is None or isinstance(verdicts, Table) else list(verdicts)
     others = [each for each in inspections if not isinstance(each, Inspection)]
     if others:
         raise TypeError(
-            f"'inspection' must be what dsf.inspect gives, or a list of such, but it holds "
+            f"'inspection' must be what dsf.inspect returns, or a list of them, but it holds "
             f"{type(others[0]).__name__}."
         )
     if not inspections:
-        raise ValueError("'inspection' is an empty list, so there is nothing to show.")
+        raise ValueError(
+            "'inspection' is an empty list, so there is nothing to show. Pass an inspection."
+        )
     if verdicts is None:
         tables = [None] * len(inspections)
     if len(tables) != len(inspections):
         raise ValueError(
             f"'verdicts' must hold one table for each inspection, but {len(tables)} came for "
-            f"{len(inspections)}. Give None for an inspection of which nothing was decided."
+            f"{len(inspections)}. Pass None for an inspection without verdicts."
         )
     names = _different([_name(each.model) for each in inspections])
     return [Subject(*each) for each in zip(inspections, names, tables, strict=True)]
 
 
 def _name(model: str) -> str:
-    """Of a folder on this machine its own name: the path is no matter of the reader's."""
+    """The name of a model; of a local folder only its last part, since the page may be shared."""
     path = PurePath(model)
     return escaped(path.name if path.is_absolute() else model) or "model"
 
 
 def _different(names: list[str]) -> list[str]:
-    """Equal names with a number each."""
+    """The names, where equal ones get a number each."""
     return [
         f"{name} ({names[:at].count(name) + 1})" if names.count(name) > 1 else name
         for at, name in enumerate(names)

@@ -1,4 +1,8 @@
-"""What is drawn of one layer: pooled maps, strongest links and sums, in one pass over the rows."""
+"""Pooled maps, largest weights and sums of one layer, in one pass over blocks of rows.
+
+``View`` pools the maps, ``Strongest`` keeps the largest weights of a map, ``_Sums`` adds rows and
+columns. ``views`` runs all three over the blocks and returns one ``MapView`` for each map.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,14 +22,14 @@ Pooled = Float[np.ndarray, "maps down across"]
 
 
 def edges(size: int, bins: int) -> Int[np.ndarray, " bins"]:
-    """Where each of ``bins`` nearly equal runs of ``size`` cells starts; bins is at most size."""
+    """The starts of ``bins`` nearly equal runs of ``size`` cells, for ``bins`` up to ``size``."""
     return np.arange(bins) * size // bins
 
 
 def stronger(
     one: Float[np.ndarray, "*size"], other: Float[np.ndarray, "*size"]
 ) -> Float[np.ndarray, "*size"]:
-    """Of two numbers the one of larger magnitude; what is not a number wins."""
+    """Of two numbers the one of larger magnitude; NaN takes precedence."""
     return np.where(np.isnan(one) | (np.abs(other) <= np.abs(one)), one, other)
 
 
@@ -38,11 +42,11 @@ def pool(weights: Numbers, starts: Int[np.ndarray, " bins"], *, axis: int) -> Po
 
 
 class View:
-    """A map of ``written x read`` tokens in at most ``side x side`` cells, filled block by block.
+    """Maps of ``written`` queries and ``read`` keys, pooled to at most ``side x side`` cells.
 
     Attributes:
         weights: the strongest weight of every cell.
-        masked: whether no weight of the cell can be other than zero.
+        masked: whether all weights of the cell are masked.
     """
 
     def __init__(self, maps: int, written: int, read: int, side: int) -> None:
@@ -58,7 +62,7 @@ class View:
         written: Int[np.ndarray, " rows"],
         read: Int[np.ndarray, " columns"],
     ) -> None:
-        """Take in some rows of the maps; several rows or columns may belong to one token."""
+        """Add some rows of the maps; several rows or columns may belong to one token."""
         cells = np.searchsorted(self.rows, written, side="right") - 1
         first = np.flatnonzero(np.diff(cells, prepend=-1))
         columns = np.searchsorted(read, self.columns)
@@ -71,7 +75,7 @@ class View:
 
 
 def masked(operator: Operator, rows: Rows) -> Bool[np.ndarray, "maps rows columns"]:
-    """Cells that no coefficient could fill: ahead in a causal map, or hidden by a mask."""
+    """Weights that are zero whatever the coefficients: of later keys, or hidden by a mask."""
     lag = rows.lag
     hidden = torch.zeros_like(lag, dtype=torch.bool)
     if isinstance(operator, SystemSum):
@@ -100,7 +104,7 @@ KEPT = 12
 
 @dataclass(frozen=True)
 class Link:
-    """One weight: what token ``written`` takes from token ``read``."""
+    """One weight, of the query at token ``written`` on the key at token ``read``."""
 
     written: int
     read: int
@@ -119,7 +123,7 @@ class Strongest:
         written: Int[np.ndarray, " rows"],
         read: Int[np.ndarray, " columns"],
     ) -> None:
-        """Take in some rows."""
+        """Add some rows."""
         size = np.where(np.isfinite(weights), np.abs(weights), 0)
         floor = abs(self._links[-1].weight) if len(self._links) == KEPT else 0.0
         places = np.flatnonzero(size > floor)
@@ -133,7 +137,7 @@ class Strongest:
         self._links = sorted(self._links + found, key=_strength)[:KEPT]
 
     def links(self) -> list[Link]:
-        """Strongest first."""
+        """The largest weights, the largest first."""
         return list(self._links)
 
 
@@ -141,15 +145,15 @@ def _strength(link: Link) -> tuple[float, int, int]:
     return -abs(link.weight), link.written, link.read
 
 
-ROOM = 32 * 2**20
-"""Bytes that one block of rows may take."""
+BLOCK_BYTES = 32 * 2**20
+"""The largest number of bytes in one block of rows."""
 
 Progress = Callable[[float], None]
-"""What is told the share that is done, from 0 to 1."""
+"""A function that is called with the finished share, from 0 to 1."""
 
 
-def untold(_share: float) -> None:
-    """Nobody is watching."""
+def ignored(_share: float) -> None:
+    """A ``Progress`` that does nothing."""
 
 
 @dataclass
@@ -157,13 +161,13 @@ class MapView:
     """One map as it is drawn.
 
     Attributes:
-        label: which head or channel.
-        sample: which sample its tokens belong to.
+        label: its head or channel.
+        sample: the sample that its tokens belong to.
         weights, masked: the pooled map, ``rows columns``.
         strongest: the largest weights, exact.
-        column_sums: what every read token hands out in all, ports added.
-        row_sums: what every written token takes in all, ports added.
-        empty_rows: the written tokens that take nothing at all.
+        column_sums: the sum of all weights on every key, over all ports.
+        row_sums: the sum of all weights of every query, over all ports.
+        empty_rows: the queries whose weights are all zero.
         nans, infinities: how many weights are not finite.
         complex_: whether magnitudes of complex weights are shown.
     """
@@ -209,7 +213,7 @@ class _Sums:
     def add(
         self, weights: Float[np.ndarray, "maps rows columns"], written: Int[np.ndarray, " rows"]
     ) -> None:
-        """Take in the rows of some whole tokens; the ports of a token stand side by side."""
+        """Add the rows of some tokens, each with all of its ports, which are adjacent."""
         tokens = slice(written[0], written[-1] + 1)
         with np.errstate(invalid="ignore"):
             self.row_sums[:, tokens] = _by_token(weights.sum(axis=2), len(np.unique(written)))
@@ -223,10 +227,10 @@ def _by_token(sums: np.ndarray, tokens: int) -> np.ndarray:
     return sums.reshape(len(sums), tokens, -1).sum(axis=2)
 
 
-def views(drawn: Selection, *, side: int, progress: Progress = untold) -> list[MapView]:
-    """Every map of ``drawn`` in at most ``side x side`` cells.
+def views(drawn: Selection, *, side: int, progress: Progress = ignored) -> list[MapView]:
+    """Every map of ``drawn``, pooled to at most ``side x side`` cells.
 
-    With several ports a cell shows the strongest link between its two tokens.
+    With several ports a cell shows the largest weight between its two tokens.
     """
     system, maps = drawn.system, len(drawn.labels)
     written = system.steps
@@ -267,4 +271,4 @@ def _numbers(block: Rows) -> np.ndarray:
 
 
 def _rows_at_once(maps: int, columns: int) -> int:
-    return int(np.clip(ROOM // (8 * maps * columns), 1, 64))
+    return int(np.clip(BLOCK_BYTES // (8 * maps * columns), 1, 64))

@@ -1,4 +1,4 @@
-"""``view``: the explorer of a report in a notebook."""
+"""``view``: the maps of an inspection as a notebook widget, as in the page of a report."""
 
 from functools import cache
 from typing import Any
@@ -7,7 +7,7 @@ from dsf.report.content import Grid, content
 from dsf.report.figure import static_picture
 from dsf.report.subjects import Decided, Shown
 from dsf.report.viewer import EXPLORER, module_of, style_of
-from dsf.report.views import Progress, untold
+from dsf.report.views import Progress, ignored
 
 
 def view(
@@ -15,21 +15,21 @@ def view(
     *,
     verdicts: Decided = None,
     grid: Grid | None = None,
-    progress: Progress = untold,
+    progress: Progress = ignored,
 ) -> Any:
-    """Look at an inspection in a notebook: the explorer of ``write_report`` as a widget.
+    """Show an inspection in a notebook: the viewer of ``write_report`` as a widget.
 
-    Nothing is fetched, and maps travel as bytes. A saved notebook keeps a picture of all maps, so
-    that it can be read where no widget runs.
+    It needs no network. A saved notebook keeps a picture of all maps, which is shown where widgets
+    do not run.
 
     Args:
-        inspection: what ``dsf.inspect`` gave; a list of such to see models side by side.
-        verdicts: what was decided about the layers; see ``write_report``.
-        grid: height and width of a picture whose places are the last tokens.
-        progress: called with the share that is done, from 0 to 1.
+        inspection: the result of ``dsf.inspect``, or a list of them to compare models.
+        verdicts: the verdicts about the layers; see ``write_report``.
+        grid: height and width of a picture whose patches are the last tokens.
+        progress: called with the finished share, from 0 to 1.
 
     Returns:
-        An ``anywidget.AnyWidget`` that shows itself.
+        An ``anywidget.AnyWidget``, which a notebook displays.
 
     Raises:
         ModuleNotFoundError: if ``anywidget`` is not installed.
@@ -52,7 +52,7 @@ def _kind() -> Any:
         ) from error
 
     class Explorer(anywidget.AnyWidget):  # type: ignore[misc]  # untyped where not installed
-        """The maps of an inspection, live."""
+        """The interactive maps of an inspection."""
 
         _esm = module_of(*EXPLORER, "widget", sheet=style_of("explorer"))
         content = traitlets.Dict().tag(sync=True)

@@ -21,6 +21,7 @@ def test_json_is_one_object_of_this_form(run, checkpoint, only_object):
         "schema_version": "int",
         "command": "str",
         "exit_code": "int",
+        "threads": "int",
         "model": "str",
         "layers": "list",
         "unsupported": "list",

@@ -73,7 +73,7 @@ def test_a_misspelt_command_is_usage(run_alone):
 def test_an_interrupt_has_a_code_of_its_own(run_alone):
     script = (
         "import dsf.cli.machine as machine, dsf.cli\n"
-        "def stop(out): raise KeyboardInterrupt\n"
+        "def stop(*_): raise KeyboardInterrupt\n"
         "machine.findings = stop\n"
         "dsf.cli.main(['doctor'])"
     )

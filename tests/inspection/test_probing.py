@@ -13,7 +13,7 @@ from dsf.inspection import (
     NothingCapturedError,
     Port,
     Probe,
-    ReconstructionError,
+    RoundingWarning,
 )
 from tests.inspection import softmax_models
 
@@ -150,7 +150,7 @@ def test_a_module_that_is_linear_in_its_input(x):
         band = layer.map().diagonal(-lag, dim1=-2, dim2=-1)
         expected = taps[:, 1 - lag, None].expand(2, -1, STEPS - abs(lag))
         torch.testing.assert_close(band, expected)
-    assert "reads ahead" in layer.mixer.label
+    assert "reads later tokens" in layer.mixer.label
     assert "and a constant" in layer.mixer.label
 
 
@@ -204,14 +204,16 @@ def test_a_library_model_is_read_like_its_attention_interface(name):
     assert driven.axes == ("sample", "head")
 
 
-def test_an_output_that_was_altered_is_refused(x):
+def test_an_output_that_was_altered_once_is_told_of(x):
     module = Fading()
     calls = []
     module.register_forward_hook(
         lambda _m, _i, out: out if calls.append(0) or len(calls) > 1 else out * 1.01
     )
-    with pytest.raises(ReconstructionError, match=r"9\.9e-03 relative"):
-        dsf.inspect(module, x, probe=("",))
+    with pytest.warns(RoundingWarning, match=r"differs by 1\.0e-02 relative .* more than float32"):
+        layer = dsf.inspect(module, x, probe=("",))[0]
+    assert layer.formula < 1e-12
+    assert 9e-3 < layer.rounding == layer.error < 1.1e-2
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ def test_it_is_a_sequence_of_layers(inspection):
     assert isinstance(inspection, Inspection)
     assert len(inspection) == 2
     assert list(inspection) == [inspection[0], inspection[1]]
-    assert inspection[:1] == (inspection[0],)
+    assert list(inspection[:1]) == [inspection[0]]
+    assert isinstance(inspection[:1], Inspection)
     assert isinstance(inspection[-1], InspectedLayer)
     assert inspection.model == "Sequential"
     assert inspection.tokens[1][4] == "<e>"

@@ -42,8 +42,8 @@ def finished(tmp_path_factory):
 
 def test_a_limit_on_the_error_reaches_every_layer(tmp_path):
     for layerwise in (False, True):
-        with pytest.raises(dsf.jobs.JobError, match="1e-15"):
-            measure(tmp_path / str(layerwise), PROMPTS[2:3], tolerance=1e-15, layerwise=layerwise)
+        with pytest.raises(dsf.jobs.JobError, match="1e-18"):
+            measure(tmp_path / str(layerwise), PROMPTS[2:3], tolerance=1e-18, layerwise=layerwise)
     measure(tmp_path / "loose", PROMPTS[2:3], tolerance=0.01)
     assert json.loads((tmp_path / "loose" / "job.json").read_text())["tolerance"] == 0.01
     with pytest.raises(ValueError, match="holds another job: tolerance differ"):
@@ -155,6 +155,7 @@ def test_another_job_in_the_folder_is_refused(finished):
     ("options", "words"),
     [
         ({"batch": 0}, "batch is 0; a unit needs at least one"),
+        ({"threads": 0}, "threads is 0; a worker needs at least one"),
         ({"prompts": []}, "there are no prompts"),
         ({"prompts": [[1], []]}, "prompt 1 has no token"),
     ],
@@ -181,7 +182,8 @@ def test_threads_are_as_before_and_one_inside(tmp_path, monkeypatch):
     try:
         made = prompts._plan(str(MODEL), PROMPTS[:1], QUANTITIES, 1, False, None)
         assert work.work(made, tmp_path, made.units[0]) == (made.units[0], None)
-        assert (inside, torch.get_num_threads()) == ([1], 2)
+        work.work(made, tmp_path, made.units[0], threads=3)
+        assert (inside, torch.get_num_threads()) == ([1, 3], 2)
     finally:
         torch.set_num_threads(before)
 

@@ -20,12 +20,12 @@ def test_tokens_stay_text(opened):
 
 def test_keys_alone_reach_everything(opened):
     page = opened()
-    thumb, map, about = page.locator(".thumb"), page.locator(".surface canvas").nth(1), ".pane h2"
+    thumb, map, about = page.locator(".thumb"), page.locator(".canvases canvas").nth(1), ".pane h2"
     thumb.first.focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.textContent") == "head 1"
     page.keyboard.press("Enter")
-    page.locator(".surface canvas:focus").wait_for()
+    page.locator(".canvases canvas:focus").wait_for()
     assert "mixer · head 1" in page.locator(about).inner_text()
     page.keyboard.press("Home")
     for _ in range(10):
@@ -63,7 +63,7 @@ def test_values_under_the_pointer_are_those_of_the_map(opened, inspected):
     map = inspected(dsf.mixers.SoftmaxAttention, dsf.mixers.DeltaNet)[1].map()[0]
     page.locator(".thumb").nth(2).click()
     page.locator(".pane h2", has_text="layers.1.mixer · head 0").wait_for()
-    page.locator(".surface canvas:focus").wait_for()
+    page.locator(".canvases canvas:focus").wait_for()
     for row, column in ((0, 0), (8, 0), (8, 8), (5, 3)):
         page.keyboard.press("Home")
         for key, count in (("ArrowUp", 9), ("ArrowDown", row), ("ArrowRight", column)):
@@ -76,10 +76,10 @@ def test_values_under_the_pointer_are_those_of_the_map(opened, inspected):
 def test_the_pointer_finds_the_cell_under_it(opened):
     page = opened()
     page.locator(".thumb").first.click()
-    canvas = page.locator(".surface canvas").nth(1)
+    canvas = page.locator(".canvases canvas").nth(1)
     layout = page.evaluate(
-        "() => { const c = document.querySelectorAll('.surface canvas')[1].getBoundingClientRect();"
-        " return [c.width, c.height]; }"
+        "() => { const c = document.querySelectorAll('.canvases canvas')[1]"
+        ".getBoundingClientRect(); return [c.width, c.height]; }"
     )
     canvas.hover(position={"x": layout[0] - 46 - 3, "y": 46 + 3})  # inside the profiles
     assert "(0)" in page.locator(".readout").inner_text()
@@ -101,7 +101,7 @@ def test_one_negative_link_among_many_tokens_is_seen_and_is_cool(browser, of, tm
     page = browser.new_page(viewport={"width": 360, "height": 700})
     page.goto(write_report(of([mixer]), tmp_path / "r.html").as_uri())
     page.wait_for_selector("html[data-ready]")
-    cool = page.locator(".surface canvas").first.evaluate(
+    cool = page.locator(".canvases canvas").first.evaluate(
         """(canvas) => {
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
         let count = 0;
@@ -119,13 +119,13 @@ def test_nothing_overflows_and_colours_follow_the_theme(opened, width):
         page = opened(viewport={"width": width, "height": 780}, color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         seen.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        seen.add(page.locator(".surface canvas").first.evaluate("each => each.toDataURL()"))
+        seen.add(page.locator(".canvases canvas").first.evaluate("each => each.toDataURL()"))
     assert len(seen) == 4
 
 
 def test_another_scale_changes_the_colours_and_the_legend(opened):
     page = opened()
-    under = page.locator(".surface canvas").first
+    under = page.locator(".canvases canvas").first
     before = under.evaluate("each => each.toDataURL()")
     page.get_by_label("Colour scale").select_option("root")
     page.locator(".legend", has_text="square-root").wait_for()

@@ -52,7 +52,7 @@ def test_the_printed_page_is_light_and_without_controls(opened):
     page.emulate_media(media="print")
     assert page.locator(".bar").is_hidden()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(251, 250, 247)"
-    corner = page.locator(".surface canvas").first.evaluate(
+    corner = page.locator(".canvases canvas").first.evaluate(
         "(each) => [...each.getContext('2d').getImageData(0, 0, each.width, each.height).data]"
         ".reduce((most, byte, k) => (k % 4 === 3 ? most : Math.max(most, byte)), 0)"
     )

@@ -47,7 +47,7 @@ def test_by_lag_a_fixed_distance_is_an_upright_line(shown, of, softmax):
     scores = torch.full((24, 24), -1000.0)
     scores[torch.arange(24), torch.arange(24) - 4 * (torch.arange(24) > 3)] = 0
     page = shown(of([softmax(scores)]))
-    under = page.locator(".surface canvas").first
+    under = page.locator(".canvases canvas").first
     wide, high = under.evaluate(COUNT)
     page.get_by_role("button", name="By lag", exact=True).click()
     narrow, tall = under.evaluate(COUNT)
@@ -55,9 +55,9 @@ def test_by_lag_a_fixed_distance_is_an_upright_line(shown, of, softmax):
     assert narrow == 2 * high / 24
     assert tall == high
     press(page, "Home")
-    assert "itself" in page.locator(".readout").inner_text()
+    assert "the same token" in page.locator(".readout").inner_text()
     press(page, *["ArrowRight"] * 4)
-    assert "4 back" in page.locator(".readout").inner_text()
+    assert "key 4 tokens before the query" in page.locator(".readout").inner_text()
     assert number_in(page.locator(".readout b").last.inner_text()) == pytest.approx(1)
 
 
@@ -67,11 +67,11 @@ def test_on_the_grid_a_place_reads_its_neighbours(shown, of, softmax):
     scores[1 + 7, 1 + 12] = 1000
     page = shown(of([softmax(scores, causal=False)]), grid=(3, 5))
     page.get_by_role("button", name="Grid", exact=True).click()
-    wide, high = page.locator(".surface canvas").first.evaluate(COUNT)
+    wide, high = page.locator(".canvases canvas").first.evaluate(COUNT)
     assert wide == pytest.approx(1.67 * high, rel=0.8)  # one cell and no more
-    assert "token 8 reads token 13 with weight 1" in page.locator(".readout").inner_text()
+    assert "Query token 8, key token 13: weight 1" in page.locator(".readout").inner_text()
     press(page, "ArrowUp", "ArrowUp", "Enter")
-    assert "token 3 reads token 3 with weight 0.0625" in page.locator(".readout").inner_text()
+    assert "Query token 3, key token 3: weight 0.0625" in page.locator(".readout").inner_text()
 
 
 def test_two_models_are_looked_at_through_one_cell(shown, of):
@@ -92,7 +92,7 @@ def test_two_models_are_looked_at_through_one_cell(shown, of):
         apart = number_in(page.locator(".apart").inner_text().split(": ")[1])
         assert apart == pytest.approx(weights[0] - weights[1], rel=1e-4)
     press(page, "+")
-    under = page.locator(".pane .surface canvas:first-child")
+    under = page.locator(".pane .canvases canvas:first-child")
     assert page.get_by_role("button", name="Zoom out").is_enabled()
     assert under.nth(0).bounding_box()["y"] == under.nth(1).bounding_box()["y"]
 
@@ -110,7 +110,7 @@ def test_the_state_is_told_in_words_and_values(shown, of):
     decay = page.locator(".chart", has_text="Decay spectrum")
     decay.locator("summary").click()
     assert "1: 0.6931" in decay.locator("details").inner_text()
-    assert page.locator(".surface").is_hidden()
+    assert page.locator(".canvases").is_hidden()
 
 
 def test_a_token_is_found_and_its_strongest_reader_shown(shown, of, softmax):
@@ -119,13 +119,14 @@ def test_a_token_is_found_and_its_strongest_reader_shown(shown, of, softmax):
     scores[3, 1] = 1000
     inspection = of([softmax(scores)], words=["the", "Cat", "sat", "on", "the"])
     page = shown(inspection)
-    field = page.get_by_label("Find a token by its text or place")
+    field = page.get_by_label("Find a token by its text or position")
     field.fill("cAt")
     assert page.locator(".search .count").inner_text() == "1 found"
     assert page.locator(".strip .found").inner_text() == "Cat"
     field.press("Enter")
     assert (
-        "“on” (3) reads “Cat” (1) with weight 1 · 2 back." in page.locator(".readout").inner_text()
+        "Query “on” (3), key “Cat” (1): weight 1 · key 2 tokens before the query."
+        in page.locator(".readout").inner_text()
     )
     field.fill("the")
     field.press("Enter")

@@ -66,9 +66,9 @@ def test_the_widget_draws_in_a_shadow_and_follows_the_notebook(cell):
 def test_the_widget_is_moved_by_keys_and_reads_the_map(cell):
     page = cell(light=True)
     page.locator(".thumb").nth(0).click()
-    canvas = page.locator(".surface canvas").nth(1)
+    canvas = page.locator(".canvases canvas").nth(1)
     for key in ("Home", *["ArrowUp"] * 9):
         canvas.press(key)
     told = page.locator(".readout").inner_text()
-    assert told.startswith(f"“{HOSTILE[0]}” (0) reads")
+    assert told.startswith(f"Query “{HOSTILE[0]}” (0), key")
     assert page.locator("img, iframe").count() == 0

@@ -78,7 +78,7 @@ def test_every_layer_stands_with_its_error_and_what_was_not_read(page):
         assert number in page
     assert "model.layers.3.mixer" in page
     assert "&lt;b&gt;not linear&lt;/b&gt;" in page
-    assert "Linear in its signal, given its coefficients" in page
+    assert "linear in the values, given its coefficients" in page
 
 
 @pytest.mark.parametrize("cls", FAMILIES, ids=lambda cls: cls.__name__)
@@ -228,12 +228,12 @@ def test_measures_by_hand(softmax, of):
     """Uniform causal rows: n tokens are read evenly, none negative, 1/2 and 1/3 on the first."""
     map = content(of([softmax(torch.zeros(3, 3))]))["layers"][0]["maps"][0]
     found = dict(map["measures"])
-    assert found["half of the weight lies within, tokens"] == 1
+    assert found["half of the weight lies within this lag, tokens"] == 1
     assert found["negative share of the weight"] == 0
-    assert found["share of later tokens' weight on the first"] == pytest.approx(5 / 12)
-    assert found["tokens that a row reads, effectively"] == pytest.approx(2)
-    assert found["largest absolute row sum"] == pytest.approx(1)
-    assert found["rank of what passes the middle token"] == 1
+    assert found["share of later queries' weight on the first key"] == pytest.approx(5 / 12)
+    assert found["effective number of keys per query"] == pytest.approx(2)
+    assert found["largest row sum of absolute weights"] == pytest.approx(1)
+    assert found["Hankel rank at the middle token"] == 1
 
 
 def test_what_would_take_long_is_not_measured(softmax, of, monkeypatch):

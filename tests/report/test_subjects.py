@@ -53,5 +53,5 @@ def test_what_cannot_be_shown_is_refused_with_the_cure(inspected):
         content([inspection[0]])
     with pytest.raises(ValueError, match="one table for each inspection, but 1 came for 2"):
         content([inspection, inspection], verdicts=Table(()))
-    with pytest.raises(ValueError, match=r"\(4, 4\) has 16 places and the layers read \[9\]"):
+    with pytest.raises(ValueError, match=r"\(4, 4\) has 16 patches and the layers have \[9\] keys"):
         content(inspection, grid=(4, 4))

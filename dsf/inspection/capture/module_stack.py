@@ -291,5 +291,5 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether the weight of a linear map is laid out as ``input output``."""
+    """Whether the weight of a linear map has the axes ``input output``, as in ``Conv1D``."""
     return type(module).__name__ == "Conv1D" and not isinstance(module, nn.Linear)

@@ -172,7 +172,9 @@ def _arranged(values: Tensor, linear: Linear) -> Tensor:
 def _label(driven: Driven, linear: Linear) -> str:
     steps, reads = linear.weights.shape[-2:]
     ahead = linear.ahead if steps == reads else None
-    causal = "" if ahead is None else ", causal" if ahead == 0 else f", reads ahead ({ahead:.0e})"
+    causal = (
+        "" if ahead is None else ", causal" if ahead == 0 else f", reads later tokens ({ahead:.0e})"
+    )
     affine = "" if not bool(torch.any(linear.rest)) else ", and a constant"
     return (
         f"probed from {driven.value.where} to {driven.response.where or 'the output'} in "

@@ -1,9 +1,9 @@
-"""The explorer's own files, put together: plain scripts that share one scope, no build step."""
+"""Joins the viewer's scripts and style sheets: plain files in one scope, without a build step."""
 
 from functools import cache
 from importlib.resources import files
 
-# In the order in which they are read: a file uses the constants of those before it.
+# In loading order: a file may use the constants of those before it.
 EXPLORER = (
     "codes",
     "text",
@@ -30,24 +30,24 @@ EXPLORER = (
 
 
 def script_of(*names: str) -> str:
-    """A script for a page: strict, and with no name left outside."""
+    """A script for a page, in strict mode and without global names."""
     return f'(() => {{\n"use strict";\n{_joined(names)}\n}})();\n'
 
 
 def module_of(*names: str, sheet: str) -> str:
-    """A module for a notebook, which finds its style in ``SHEET``."""
+    """A module for a notebook; its style sheet is the constant ``SHEET``."""
     quoted = sheet.replace("\\", "\\\\").replace("`", "\\`").replace("${", "\\${")
     return f"const SHEET = `{quoted}`;\n{_joined(names)}\n"
 
 
 def style_of(*names: str) -> str:
-    """Style sheets, one after the other."""
+    """The named style sheets as one text."""
     return "\n".join(file_of(f"{name}.css") for name in names)
 
 
 @cache
 def file_of(name: str) -> str:
-    """The text of one file of this folder."""
+    """The text of one file in this folder."""
     return (files("dsf.report") / "viewer" / name).read_text(encoding="utf-8")
 
 

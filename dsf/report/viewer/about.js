@@ -1,15 +1,15 @@
-// A map in words, and what is picked to be seen first.
+// The description of a map, and which cell and which map are shown first.
 
 const known = new Map();
 
-/** Tokens by their texts and number; made once, since long texts take time to measure. */
+/** The tokens of given texts and count; cached, since measuring long texts takes time. */
 function tokensOf(texts, count) {
   const made = known.get(texts) || known.set(texts, {}).get(texts);
   made[count] ??= new Tokens(texts, count);
   return made[count];
 }
 
-/** Of the strongest links the one that says most: heavy and far from the diagonal. */
+/** Of the largest weights the one that is largest times its distance from the diagonal. */
 function farthest(map) {
   return map.links.reduce((best, link) => (best && reach(best) >= reach(link) ? best : link), null);
 }
@@ -18,32 +18,32 @@ function reach([written, read, weight]) {
   return Math.abs(weight) * (1 + Math.abs(written - read));
 }
 
-/** The map to begin with: the one with the heaviest distant link, for its scale. */
-function mostTelling(entries) {
-  const tells = ({ map }) => (map.scale > 0 ? reach(farthest(map)) / map.scale : 0);
-  return entries.reduce((best, entry) => (tells(entry) > tells(best) ? entry : best));
+/** The map to show first: the one with the largest distant weight, relative to its scale. */
+function firstMap(entries) {
+  const merit = ({ map }) => (map.scale > 0 ? reach(farthest(map)) / map.scale : 0);
+  return entries.reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
 }
 
 function aboutMap(map, layer, picture) {
   const parts = [`${layer.family} as ${layer.mixer}, ${layer.written} `
     + `${layer.written === 1 ? "token" : "tokens"}.`];
-  if (layer.chosen) parts.push(`Of ${layer.total} maps are drawn ${layer.chosen}.`);
-  if (picture.pooled) parts.push("Pooled: each cell shows its strongest link.");
-  if (layer.ports > 1) parts.push(`Strongest of ${layer.ports} pairs of ports.`);
-  if (map.magnitudes) parts.push("Complex weights: magnitudes.");
+  if (layer.chosen) parts.push(`Only some of its ${layer.total} maps are drawn: ${layer.chosen}.`);
+  if (picture.pooled) parts.push("Pooled: each cell shows the largest of its weights.");
+  if (layer.ports > 1) parts.push(`Each cell shows the largest of ${layer.ports} input-output pairs.`);
+  if (map.magnitudes) parts.push("The weights are complex; their magnitudes are shown.");
   if (map.nans + map.infinities) {
     parts.push(`Not finite: ${map.nans} NaN, ${map.infinities} infinite.`);
   }
   if (map.empty_total) {
     const more = map.empty_total > map.empty.length ? " …" : "";
-    parts.push(`Rows that read nothing: ${map.empty.join(", ")}${more}.`);
+    parts.push(`Queries whose weights are all zero: ${map.empty.join(", ")}${more}.`);
   }
   const [low, high] = map.row_sums;
   parts.push(`Row sums ${number(low, 3)} to ${number(high, 3)}.`);
   return parts.join(" ");
 }
 
-/** The mean weight by lag, for the band above a map by lag. */
+/** The mean weight by lag, for the bars above a map by lag. */
 function lagCurve({ map, layer }, picture) {
   if (!map.state.lags) return null;
   const [lags, values] = map.state.lags;

@@ -1,4 +1,4 @@
-// The explorer: an overview of all maps beside those that are large. A page and a widget start it.
+// The viewer: an overview of all maps beside one or two large ones. A page or a widget starts it.
 
 class App {
   constructor(root, content) {
@@ -14,7 +14,7 @@ class App {
 
   async start() {
     if (!("DecompressionStream" in globalThis)) {
-      throw new Error("this browser is too old to unpack them (it lacks DecompressionStream)");
+      throw new Error("this browser is too old to decompress them, since it lacks DecompressionStream");
     }
     this.overview = new Overview(this.content, this.entries, this.settings,
       (entry) => this.open(entry, true));
@@ -24,7 +24,7 @@ class App {
     });
     this.root.replaceChildren(this.overview.root, this.stage.root);
     this.root.hidden = false;
-    const first = mostTelling(this.entries.filter(({ layer }) => layer.model === 0));
+    const first = firstMap(this.entries.filter(({ layer }) => layer.model === 0));
     await this.open(first);
     if (this.content.models.length > 1) {
       await this.stage.compare(false);
@@ -34,13 +34,13 @@ class App {
     await new Promise(requestAnimationFrame);
   }
 
-  /** The entries that are large, the active one first. */
+  /** The entries that are shown large, the active one first. */
   get shown() {
     const { active, panes } = this.stage;
     return [active, ...panes.filter((pane) => pane !== active)].map((pane) => pane.entry);
   }
 
-  /** The largest weight that the colours reach to. */
+  /** The weight at the end of the colour scale. */
   scaleOf(entry) {
     if (!this.settings.together) return entry.map.scale;
     const beside = this.stage.panes.length > 1 ? this.shown.filter(Boolean).map(({ map }) => map) : [];

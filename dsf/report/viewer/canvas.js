@@ -1,11 +1,11 @@
-// Pixels of a map: every device pixel shows the strongest cell under it.
+// Draws the pixels of a map: every device pixel shows the largest weight of the cells under it.
 
-/** Codes of `width x height` pixels that look at `window` = {row, column, rows, columns} of a face. */
-function sampled(face, window, width, height) {
-  const across = spans(window.column, window.columns, width, face.columns);
-  const down = spans(window.row, window.rows, height, face.rows);
+/** Codes of `width x height` pixels for the part `window` = {row, column, rows, columns} of a raster. */
+function sampled(raster, window, width, height) {
+  const across = spans(window.column, window.columns, width, raster.columns);
+  const down = spans(window.row, window.rows, height, raster.rows);
   const seen = new Uint8Array(width * height);
-  const strongest = new Uint8Array(face.columns);
+  const strongest = new Uint8Array(raster.columns);
   let top = -1, bottom = -1;
   for (let y = 0; y < height; y += 1) {
     if (down.first[y] === top && down.last[y] === bottom) {
@@ -13,7 +13,7 @@ function sampled(face, window, width, height) {
       continue;
     }
     [top, bottom] = [down.first[y], down.last[y]];
-    strongestOf(face, top, bottom, strongest);
+    strongestOf(raster, top, bottom, strongest);
     for (let x = 0; x < width; x += 1) {
       let best = strongest[across.first[x]];
       for (let column = across.first[x] + 1; column <= across.last[x]; column += 1) {
@@ -25,9 +25,9 @@ function sampled(face, window, width, height) {
   return seen;
 }
 
-/** The strongest code of every column over the rows `top` to `bottom`. */
-function strongestOf(face, top, bottom, strongest) {
-  const { codes, columns } = face;
+/** The code of the largest weight in every column, over the rows `top` to `bottom`. */
+function strongestOf(raster, top, bottom, strongest) {
+  const { codes, columns } = raster;
   strongest.set(codes.subarray(top * columns, (top + 1) * columns));
   for (let row = top + 1; row <= bottom; row += 1) {
     for (let column = 0, at = row * columns; column < columns; column += 1, at += 1) {
@@ -36,7 +36,7 @@ function strongestOf(face, top, bottom, strongest) {
   }
 }
 
-/** First and last cell under every pixel. */
+/** The first and last cell under every pixel. */
 function spans(start, length, pixels, cells) {
   const first = new Int32Array(pixels), last = new Int32Array(pixels);
   const clip = (cell) => Math.min(Math.max(cell, 0), cells - 1);
@@ -48,7 +48,7 @@ function spans(start, length, pixels, cells) {
   return { first, last };
 }
 
-/** Paint codes into a rectangle of a canvas; masked pixels let the hatching through. */
+/** Paint codes into a rectangle of a canvas; the hatching shows through masked pixels. */
 function paint(context, codes, pixels, x, y, width, height) {
   const image = new ImageData(width, height);
   const words = new Uint32Array(image.data.buffer);
@@ -58,7 +58,7 @@ function paint(context, codes, pixels, x, y, width, height) {
   context.drawImage(sheet, x, y);
 }
 
-/** Do something with the next frame, and only the last of what came before it: `before` is that. */
+/** Call `act` in the next animation frame and cancel the request `before`. */
 function soon(before, act) {
   cancelAnimationFrame(before);
   return requestAnimationFrame(act);

@@ -1,4 +1,4 @@
-// Small drawings of curves: points, axes with ticks, rules with a word. Lengths in drawing units.
+// Small charts of curves in SVG: points, axes with ticks, labelled rules. Lengths in SVG units.
 
 const CHART = { width: 340, height: 214, left: 52, right: 14, top: 24, bottom: 38 };
 
@@ -34,7 +34,7 @@ function span(values) {
   return low < high ? [low, high] : [Math.min(low, 0), Math.max(high, 1)];
 }
 
-/** Whole decades around the points, at most twelve below the largest. */
+/** A range of whole decades that contains the points, at most twelve of them. */
 function decades(points) {
   const sizes = points.map(([, y]) => y);
   if (!sizes.length) return [0.1, 1];
@@ -65,14 +65,14 @@ function tick(x, y, value, side) {
   const text = Math.abs(value) > 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5)
     ? value.toExponential(0).replace("+", "")
     : String(Number(value.toPrecision(4)));
-  const written = text.replaceAll("-", "−");
+  const shown = text.replaceAll("-", "−");
   if (side === "below") {
     return shape("g", { class: "tick" }, shape("line", { x1: x, x2: x, y1: y, y2: y + 4 }),
-      shape("text", { x, y: y + 16, "text-anchor": "middle" }, written));
+      shape("text", { x, y: y + 16, "text-anchor": "middle" }, shown));
   }
   return shape("g", { class: "tick" },
     shape("line", { x1: x, x2: CHART.width - CHART.right, y1: y, y2: y }),
-    shape("text", { x: x - 6, y: y + 4, "text-anchor": "end" }, written));
+    shape("text", { x: x - 6, y: y + 4, "text-anchor": "end" }, shown));
 }
 
 function ruled({ x, y, label }, across, height) {
@@ -95,7 +95,7 @@ function drawn({ points, stems }, k, x, height) {
   return shape("g", { class: `curve c${k}` }, shape("path", { d: line }), ...dots);
 }
 
-/** Curves differ in shape, not in colour alone. */
+/** The marker of a curve; markers differ in shape, so that colour is not needed. */
 function marker(k, x, y) {
   const size = 2.6;
   if (k === 0) return shape("circle", { cx: x, cy: y, r: size });

@@ -1,18 +1,18 @@
-// Maps as the report packs them: one 8-bit code a cell, see dsf/report/map_bytes.py.
+// Decodes maps: one 8-bit code for each cell, as written by dsf/report/map_bytes.py.
 
 const MASKED = 0, NAN = 1, PLUS_INFINITY = 2, MINUS_INFINITY = 3, ZERO = 129, LEVELS = 125;
 
-/** Share of the scale, 0 to 1 with the sign, that a code stands for. */
+/** The weight of a code as a share of the scale, -1 to 1. */
 function shareOf(code) {
   const level = (code - ZERO) / LEVELS;
   return level * Math.abs(level);
 }
 
-/** What wins when several cells share a pixel: no number, then magnitude, masked last. */
+/** The order when several cells share a pixel: not finite first, then by magnitude, masked last. */
 const RANK = Uint8Array.from({ length: 256 }, (_, code) =>
   code === MASKED ? 0 : code <= MINUS_INFINITY ? 255 : 1 + Math.abs(code - ZERO));
 
-/** Bytes that were deflated; a page holds them as base64, a widget as they are. */
+/** Decompress bytes, which a page has as base64 and a widget as bytes. */
 async function inflate(packed) {
   const bytes = typeof packed === "string"
     ? Uint8Array.from(atob(packed), (character) => character.charCodeAt(0)) : packed;
@@ -20,7 +20,7 @@ async function inflate(packed) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** A map of `rows x columns` cells that stand for `written x read` tokens. */
+/** A map of `rows x columns` cells for `written` queries and `read` keys. */
 class Picture {
   constructor(raw, codes, values, scale, layer) {
     this.rows = raw.rows;
@@ -51,11 +51,12 @@ class Picture {
     return this.values ? this.values[at] : shareOf(this.codes[at]) * this.scale;
   }
 
-  /** First and last token of a row of cells. */
+  /** The first and last query of a row of cells. */
   writtenBy(row) {
     return run(row, this.rows, this.written);
   }
 
+  /** The first and last key of a column of cells. */
   readBy(column) {
     return run(column, this.columns, this.read);
   }

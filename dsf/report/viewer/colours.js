@@ -1,4 +1,4 @@
-// A diverging scale, symmetric about zero: cool subtracts, warm adds. Blue and orange-red stay apart
+// A diverging scale, symmetric about zero: cool is negative, warm positive. Blue and orange-red differ
 // for all common kinds of colour blindness, and differ from zero in lightness as well.
 
 const RAMPS = {
@@ -24,7 +24,7 @@ const CURVES = {
 
 let theme = "light";
 
-/** Everything drawn from now on is `light` or `dark`. */
+/** Draw everything from now on in the theme `light` or `dark`. */
 function setTheme(name) {
   theme = name;
 }
@@ -37,7 +37,7 @@ function css(colour) {
   return `rgb(${colour.join(" ")})`;
 }
 
-/** Colour of a share of the scale, -1 to 1. */
+/** The colour of a share of the scale, -1 to 1. */
 function colourOf(share, curve) {
   const stops = share < 0 ? ramp().cool : ramp().warm;
   const place = CURVES[curve](Math.min(Math.abs(share), 1)) * (stops.length - 1);
@@ -45,18 +45,18 @@ function colourOf(share, curve) {
   return stops[from].map((low, k) => Math.round(low + (stops[from + 1][k] - low) * (place - from)));
 }
 
-/** Pixel of every code, for a map whose own scale is `stretch` times the scale that is shown. */
+/** The pixel of every code, for a map whose scale is `stretch` times the scale that is shown. */
 function pixelsOf(curve, stretch) {
   const bytes = new Uint8ClampedArray(4 * 256);
   for (let code = 0; code < 256; code += 1) {
-    if (code === MASKED) continue; // see-through: the hatching below shows
+    if (code === MASKED) continue; // transparent, so that the hatching below is visible
     const colour = code <= MINUS_INFINITY ? ramp().none : colourOf(shareOf(code) * stretch, curve);
     bytes.set([...colour, 255], 4 * code);
   }
   return new Uint32Array(bytes.buffer);
 }
 
-/** Black or white, whichever stands out more from a colour. */
+/** Black or white, whichever has more contrast with a colour. */
 function inkOn(colour) {
   const [red, green, blue] = colour.map((byte) => {
     const share = byte / 255;

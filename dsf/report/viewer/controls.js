@@ -1,4 +1,4 @@
-// The bar above the maps.
+// The controls above the maps, and the list of keys below them.
 
 const VIEWS = { map: "Map", lag: "By lag", grid: "Grid", state: "State" };
 
@@ -29,11 +29,11 @@ function scaleChoice(settings, changed) {
     settings.together = together.checked;
     changed();
   });
-  return [curve, make("label", {}, together, "one scale")];
+  return [curve, make("label", {}, together, "same scale")];
 }
 
 const HELP = [["← ↑ → ↓", "move the cell"], ["n p", "next, previous map"], ["v", "next view"],
-  ["c", "compare"], ["/", "find a token"], ["+ − 0", "zoom"], ["Enter", "hold the cell"],
+  ["c", "compare"], ["/", "find a token"], ["+ − 0", "zoom"], ["Enter", "fix the cell"],
   ["t", "numbers"], ["Esc", "back to the overview"]];
 
 function keyHelp() {

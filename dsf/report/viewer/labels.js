@@ -1,19 +1,19 @@
-// Token labels and cell lines around and on a map. All lengths in CSS pixels.
+// Token labels beside a map, and lines and numbers in its cells. All lengths in CSS pixels.
 
 const FONT = '12px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
 const CLOSEST = 13;
 const WIDEST = 92;
 const BAND = 46;
 
-/** Room that the labels need beside and below the map, and the profiles above and beside it. */
-function marginOf(context, face) {
+/** The margins that labels need beside and below the map, and bars above and beside it. */
+function marginOf(context, raster) {
   context.font = FONT;
-  const room = (text) => Math.ceil(Math.min(context.measureText(text).width, WIDEST)) + 26;
-  const band = face.bands ? BAND : 0;
-  return { left: room(face.widestRow), bottom: room(face.widestColumn), top: band, right: band };
+  const width = (text) => Math.ceil(Math.min(context.measureText(text).width, WIDEST)) + 26;
+  const band = raster.bands ? BAND : 0;
+  return { left: width(raster.widestRow), bottom: width(raster.widestColumn), top: band, right: band };
 }
 
-/** Which cells get a label: all, or every so many. */
+/** The cells that get a label: all, or every so many. */
 function labelled(start, length, pixels, cells) {
   const every = niceStep(CLOSEST * length / pixels);
   const step = every === 1 ? 1 : niceStep(2 * CLOSEST * length / pixels);
@@ -32,21 +32,21 @@ function niceStep(least) {
   }
 }
 
-function drawLabels(context, { left, top, width, height, bottom }, window, face) {
+function drawLabels(context, { left, top, width, height, bottom }, window, raster) {
   context.font = FONT;
   context.fillStyle = ramp().ink;
   context.textBaseline = "middle";
   context.textAlign = "right";
-  for (const [row, y, step] of labelled(window.row, window.rows, height, face.rows)) {
-    context.fillText(clipped(context, face.rowLabel(row, step)), left - 6, top + Math.max(y, 6));
+  for (const [row, y, step] of labelled(window.row, window.rows, height, raster.rows)) {
+    context.fillText(clipped(context, raster.rowLabel(row, step)), left - 6, top + Math.max(y, 6));
   }
-  if (face.bands) {
+  if (raster.bands) {
     context.save();
     context.font = FONT.replace("12px", "11px");
     context.fillStyle = ramp().quiet;
-    context.fillText(face.bandName, left - 6, top - 12);
+    context.fillText(raster.bandName, left - 6, top - 12);
     context.textAlign = "left";
-    context.fillText("column", left + width + 5, top + height + 10);
+    context.fillText("key", left + width + 5, top + height + 10);
     context.restore();
   }
   const turned = (text, x, y) => {
@@ -56,13 +56,13 @@ function drawLabels(context, { left, top, width, height, bottom }, window, face)
     context.fillText(text, 0, 0);
     context.restore();
   };
-  for (const [column, x, step] of labelled(window.column, window.columns, width, face.columns)) {
-    turned(clipped(context, face.columnLabel(column, step)), left + x, top + height + 6);
+  for (const [column, x, step] of labelled(window.column, window.columns, width, raster.columns)) {
+    turned(clipped(context, raster.columnLabel(column, step)), left + x, top + height + 6);
   }
   context.fillStyle = ramp().quiet;
   context.textAlign = "center";
-  turned(face.titles[0], 8, top + height / 2);
-  context.fillText(face.titles[1], left + width / 2, top + height + bottom - 8);
+  turned(raster.titles[0], 8, top + height / 2);
+  context.fillText(raster.titles[1], left + width / 2, top + height + bottom - 8);
 }
 
 function clipped(context, text) {
@@ -72,8 +72,8 @@ function clipped(context, text) {
   return `${text.slice(0, length)}…`;
 }
 
-/** Thin lines between cells that are large enough to count, and numbers in very large ones. */
-function drawCells(context, { left, top, width, height }, window, face, curve, stretch) {
+/** Thin lines between large cells, and weights as numbers in very large ones. */
+function drawCells(context, { left, top, width, height }, window, raster, curve, stretch) {
   const wide = width / window.columns, high = height / window.rows;
   if (Math.min(wide, high) < 9) return;
   const first = (cells) => Math.ceil(cells - 1e-6);
@@ -87,12 +87,12 @@ function drawCells(context, { left, top, width, height }, window, face, curve, s
   if (Math.min(wide, 2 * high) < 46) return;
   context.textAlign = "center";
   context.textBaseline = "middle";
-  for (let row = Math.floor(window.row); row < Math.min(window.row + window.rows, face.rows); row += 1) {
+  for (let row = Math.floor(window.row); row < Math.min(window.row + window.rows, raster.rows); row += 1) {
     for (let column = Math.floor(window.column); column < window.column + window.columns; column += 1) {
-      const code = column < face.columns ? face.codes[row * face.columns + column] : MASKED;
+      const code = column < raster.columns ? raster.codes[row * raster.columns + column] : MASKED;
       if (code <= MINUS_INFINITY) continue;
       context.fillStyle = inkOn(colourOf(shareOf(code) * stretch, curve));
-      context.fillText(number(face.picture.weight(...face.origin([row, column])), 2),
+      context.fillText(number(raster.picture.weight(...raster.origin([row, column])), 2),
         left + (column + 0.5 - window.column) * wide, top + (row + 0.5 - window.row) * high);
     }
   }

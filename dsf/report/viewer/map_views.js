@@ -1,15 +1,15 @@
-// What is drawn of a map: the map itself, the same by lag, or one row of it on a grid of places.
-// A face has cells of its own; `origin` and `place` go between them and the cells of the map.
+// The views of a map: the map itself, its weights by lag, or one query's weights on a grid of patches.
+// Each is a raster of cells; `place` and `origin` convert cells of the map to cells of the raster and back.
 
-class MapFace {
+class MapRaster {
   constructor(picture, written, read) {
     Object.assign(this, { picture, written, read });
     this.rows = picture.rows;
     this.columns = picture.columns;
     this.codes = picture.codes;
-    this.titles = ["← token written", "token read →"];
+    this.titles = ["← query", "key →"];
     this.bands = true;
-    this.bandName = "row";
+    this.bandName = "query";
   }
 
   origin(cell) {
@@ -37,8 +37,8 @@ class MapFace {
   }
 }
 
-/** Column k of this face is what lies k cells back; further left of zero what lies ahead. */
-class LagFace extends MapFace {
+/** The map by lag: a column of this raster is a lag; negative lags, of later keys, come first. */
+class LagRaster extends MapRaster {
   constructor(picture, written, read, measured) {
     super(picture, written, read);
     this.ahead = readsAhead(picture) ? picture.columns - 1 : 0;
@@ -52,8 +52,8 @@ class LagFace extends MapFace {
         }
       }
     }
-    this.titles = ["← token written", "tokens back →"];
-    this.bandName = measured ? "mean" : "row";
+    this.titles = ["← query", "lag, tokens →"];
+    this.bandName = measured ? "mean" : "query";
   }
 
   columnAt(row, column) {
@@ -78,8 +78,8 @@ class LagFace extends MapFace {
   }
 }
 
-/** What one written token reads, where the last tokens are places of a picture, row by row. */
-class GridFace extends MapFace {
+/** The weights of one query, where the last tokens are patches of a picture, row by row. */
+class GridRaster extends MapRaster {
   constructor(picture, written, read, grid, row) {
     super(picture, written, read);
     [this.rows, this.columns] = grid;
@@ -87,11 +87,11 @@ class GridFace extends MapFace {
     this.row = row;
     const first = row * picture.columns + this.before;
     this.codes = picture.codes.subarray(first, first + this.rows * this.columns);
-    this.titles = ["← down", "across →"];
+    this.titles = ["← row of patches", "column of patches →"];
     this.bands = false;
   }
 
-  /** Whether a map has one cell for every token and room for the grid. */
+  /** Whether a map is not pooled and has enough keys for the grid. */
   static fits(picture, grid) {
     return Boolean(grid) && !picture.pooled && picture.columns >= grid[0] * grid[1];
   }
@@ -105,8 +105,8 @@ class GridFace extends MapFace {
     return [Math.floor(at / this.columns), at % this.columns];
   }
 
-  /** Where the token that reads sits itself, if it is a place. */
-  get reader() {
+  /** The patch of the query itself, if it is one. */
+  get query() {
     const at = this.row - (this.written.count - this.rows * this.columns);
     return at < 0 ? null : [Math.floor(at / this.columns), at % this.columns];
   }
@@ -137,7 +137,7 @@ function readsAhead(picture) {
   return false;
 }
 
-/** A text where every token has a label, else its place: texts without neighbours say little. */
+/** The text of a token where every token has a label, else its position. */
 function labelOf(tokens, [first, last], step) {
   return step > 1 || last > first ? String(first) : tokens.text(first);
 }

@@ -1,7 +1,7 @@
-// What lies over a map and below it: the cross of the chosen cell, sought tokens, the scale.
+// Drawn over a map: the cross of the chosen cell and tokens that were found; below it: the colour scale.
 
-/** `sought` = {rows, columns}: cells of the face that hold what is searched for. */
-function drawCross(context, layout, window, face, cell, { held, sought }) {
+/** `sought` = {rows, columns}: cells of the raster whose tokens were found. */
+function drawCross(context, layout, window, raster, cell, { fixed, sought }) {
   const { left, top, width, height, density } = layout;
   context.setTransform(density, 0, 0, density, 0, 0);
   context.clearRect(0, 0, context.canvas.width, context.canvas.height);
@@ -14,14 +14,14 @@ function drawCross(context, layout, window, face, cell, { held, sought }) {
   context.clip();
   context.strokeStyle = ramp().accent;
   context.lineWidth = 1;
-  if (face.bands) {
+  if (raster.bands) {
     context.strokeRect(left - 2, y(cell[0]) - 0.5, width + 4, high + 1);
     context.strokeRect(x(cell[1]) - 0.5, top - 2, wide + 1, height + 4);
-  } else if (face.reader) {
+  } else if (raster.query) {
     context.lineWidth = 3;
-    context.strokeRect(x(face.reader[1]), y(face.reader[0]), wide, high);
+    context.strokeRect(x(raster.query[1]), y(raster.query[0]), wide, high);
   }
-  context.lineWidth = held ? 4 : 2.5;
+  context.lineWidth = fixed ? 4 : 2.5;
   context.strokeStyle = ramp().ink;
   const grow = Math.max(0, (7 - Math.min(high, wide)) / 2);
   context.strokeRect(x(cell[1]) - grow, y(cell[0]) - grow, wide + 2 * grow, high + 2 * grow);
@@ -67,8 +67,8 @@ function drawLegend(place, scale, curve, map) {
     paint(sample);
     return make("span", {}, sample, text);
   };
-  place.replaceChildren(ramps, make("span", {}, `weight, no unit; ${curve === "root" ? "square-root"
-    : curve} colours`), swatch((sample) => sample.classList.add("pattern"), "masked"));
+  place.replaceChildren(ramps, make("span", {}, `weight, without unit; ${curve === "root" ? "square-root"
+    : curve} colour scale`), swatch((sample) => sample.classList.add("pattern"), "masked"));
   if (map.nans + map.infinities) {
     place.append(swatch((sample) => {
       sample.style.backgroundColor = css(ramp().none);

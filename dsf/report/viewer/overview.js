@@ -1,4 +1,4 @@
-// All maps, small: a line of pictures for every layer.
+// All maps as thumbnails, with one line for every layer.
 
 class Overview {
   /** `open(entry)` is called on a click. */
@@ -16,7 +16,7 @@ class Overview {
   line(layer, open) {
     const count = layer.maps.length, left = layer.total - count;
     const about = left > 0
-      ? `${layer.mixer} · ${count} of ${layer.total} drawn, ${left} left out`
+      ? `${layer.mixer} · ${count} of ${layer.total} drawn, ${left} not drawn`
       : `${layer.mixer} · ${count} ${count === 1 ? "map" : "maps"}`;
     const thumbs = make("div", { className: "thumbs" });
     for (const entry of this.entries.filter((each) => each.layer === layer)) {
@@ -35,14 +35,14 @@ class Overview {
       canvas, make("span", {}, short));
     thumb.setAttribute("aria-label", `${layer.name}, ${map.label}`);
     thumb.addEventListener("click", () => open(entry));
-    thumb.addEventListener("keydown", (event) => this.walk(event, entry));
+    thumb.addEventListener("keydown", (event) => this.moveFocus(event, entry));
     entry.thumb = thumb;
     entry.context = canvas.getContext("2d");
     return thumb;
   }
 
-  /** Arrow keys step through the pictures; up and down to the neighbouring layer. */
-  walk(event, entry) {
+  /** Arrow keys move through the thumbnails; up and down go to the neighbouring layer. */
+  moveFocus(event, entry) {
     const move = ARROWS[event.key];
     if (!move) return;
     event.preventDefault();
@@ -54,13 +54,13 @@ class Overview {
     if (target) this.reach(target).focus();
   }
 
-  /** Make a picture the one that Tab comes to. */
+  /** Make a thumbnail the one that the Tab key reaches. */
   reach(entry) {
     for (const each of this.entries) each.thumb.tabIndex = each === entry ? 0 : -1;
     return entry.thumb;
   }
 
-  /** Mark what is shown large: the active one first. */
+  /** Mark the thumbnails of the maps that are shown large, the active one first. */
   press(shown) {
     for (const { thumb } of this.entries) thumb.setAttribute("aria-pressed", "false");
     for (const entry of shown) entry.thumb.setAttribute("aria-pressed", "true");
@@ -83,7 +83,7 @@ class Overview {
   }
 }
 
-/** Scroll a box, and nothing around it, until something in it shows. */
+/** Scroll a box, and nothing around it, until an element in it is visible. */
 function bringIntoSight(element, box) {
   const inner = element.getBoundingClientRect(), outer = box.getBoundingClientRect();
   if (inner.top < outer.top) box.scrollTop -= outer.top - inner.top + 8;

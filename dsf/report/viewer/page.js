@@ -1,4 +1,4 @@
-// The explorer in a page of its own.
+// Starts the viewer in a page.
 
 function followTheme(app) {
   const toggle = document.getElementById("theme");

@@ -1,29 +1,29 @@
-// One map, large: what it is, its pixels, the cell under the pointer or the keys.
+// One large map: heading, description, pixels, and the cell chosen by pointer or keys.
 
 class Pane {
-  /** `ask` takes what concerns more than this map: other maps, views, the search, the table. */
+  /** `ask` has functions for what concerns more than this map: other maps, views, search, tables. */
   constructor(settings, ask) {
-    Object.assign(this, { settings, ask, held: false, cell: [0, 0], view: "map" });
+    Object.assign(this, { settings, ask, fixed: false, cell: [0, 0], view: "map" });
     this.heading = make("h2", {});
     this.about = make("p", { className: "about" });
     this.under = make("canvas", {});
     this.over = make("canvas", { tabIndex: 0, role: "application" });
     this.over.setAttribute("aria-roledescription", "attention map");
-    this.surface = make("div", { className: "surface" }, this.under, this.over);
+    this.canvases = make("div", { className: "canvases" }, this.under, this.over);
     this.readout = make("p", { className: "readout", role: "status" });
     this.legend = make("div", { className: "legend" });
     this.strip = make("div", { className: "strip" });
-    this.pictureParts = [this.readout, this.surface, this.legend, this.strip];
+    this.pictureParts = [this.readout, this.canvases, this.legend, this.strip];
     this.statePart = make("div", { className: "state", hidden: true });
     this.root = make("article", { className: "pane" }, this.heading, this.about,
       ...this.pictureParts, this.statePart);
     this.root.addEventListener("focusin", () => ask.activate());
     followKeys(this);
     followPointer(this);
-    new ResizeObserver(() => this.draw()).observe(this.surface);
+    new ResizeObserver(() => this.draw()).observe(this.canvases);
   }
 
-  /** Show a map: first as small as it is at hand, then token by token where it is there. */
+  /** Show a map: first pooled, then without pooling where that is stored. */
   async open(entry) {
     this.entry = entry;
     const { map, layer } = entry;
@@ -55,31 +55,31 @@ class Pane {
     return [this.picture.writtenBy(this.cell[0])[0], this.picture.readBy(this.cell[1])[0]];
   }
 
-  /** Look at the map as `view` says, where it can be looked at so. */
+  /** Show the map in the view of this name, where it is possible. */
   turn(view) {
     this.view = view;
     if (!this.picture) return;
-    const before = this.face;
-    this.face = this.faceFor(view);
-    if (this.face instanceof GridFace) this.cell[1] = Math.max(this.cell[1], this.face.before);
-    const same = before && before.rows === this.face.rows && before.columns === this.face.columns;
-    if (!same) this.window = { row: 0, column: 0, rows: this.face.rows, columns: this.face.columns };
+    const before = this.raster;
+    this.raster = this.rasterFor(view);
+    if (this.raster instanceof GridRaster) this.cell[1] = Math.max(this.cell[1], this.raster.before);
+    const same = before && before.rows === this.raster.rows && before.columns === this.raster.columns;
+    if (!same) this.window = { row: 0, column: 0, rows: this.raster.rows, columns: this.raster.columns };
     for (const part of this.pictureParts) part.hidden = view === "state";
     this.statePart.hidden = view !== "state";
     if (view === "state") drawState(this.statePart, this.entry);
     else this.draw();
   }
 
-  faceFor(view) {
+  rasterFor(view) {
     const parts = [this.picture, this.written, this.read], { grid } = this.settings;
-    if (view === "lag") return new LagFace(...parts, Boolean(this.entry.map.state.lags));
-    if (view === "grid" && GridFace.fits(this.picture, grid)) {
-      return new GridFace(...parts, grid, this.cell[0]);
+    if (view === "lag") return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
+    if (view === "grid" && GridRaster.fits(this.picture, grid)) {
+      return new GridRaster(...parts, grid, this.cell[0]);
     }
-    return new MapFace(...parts);
+    return new MapRaster(...parts);
   }
 
-  /** What stands above a map by lag: the mean weight at every lag, where it was measured. */
+  /** The mean weight at every lag, shown above a map by lag, where it was measured. */
   get curve() {
     return this.view === "lag" ? lagCurve(this.entry, this.picture) : null;
   }
@@ -93,10 +93,10 @@ class Pane {
   }
 
   draw() {
-    if (!this.face || this.view === "state" || !this.surface.clientWidth) return;
-    const context = this.under.getContext("2d"), { face, window, stretch } = this;
+    if (!this.raster || this.view === "state" || !this.canvases.clientWidth) return;
+    const context = this.under.getContext("2d"), { raster, window, stretch } = this;
     const { curve } = this.settings;
-    this.layout = fitted(this.surface.clientWidth, marginOf(context, face), face);
+    this.layout = fitted(this.canvases.clientWidth, marginOf(context, raster), raster);
     const { left, top, width, height, right, bottom, density } = this.layout;
     for (const canvas of [this.under, this.over]) {
       canvas.width = (left + width + right) * density;
@@ -106,31 +106,31 @@ class Pane {
     }
     const place = [left, top, width, height].map((length) => Math.round(length * density));
     hatch(context, ...place, 6 * density);
-    paint(context, sampled(face, window, place[2], place[3]), pixelsOf(curve, stretch), ...place);
+    paint(context, sampled(raster, window, place[2], place[3]), pixelsOf(curve, stretch), ...place);
     context.scale(density, density);
-    drawCells(context, this.layout, window, face, curve, stretch);
-    drawLabels(context, this.layout, window, face);
+    drawCells(context, this.layout, window, raster, curve, stretch);
+    drawLabels(context, this.layout, window, raster);
     drawLegend(this.legend, this.shownScale, curve, this.entry.map);
     this.over.style.touchAction = this.isWhole ? "pan-y" : "none";
     this.mark();
   }
 
   get isWhole() {
-    return this.window.rows >= this.face.rows;
+    return this.window.rows >= this.raster.rows;
   }
 
-  /** Cross lines, profiles, the sentence and the strip of the chosen cell. */
+  /** Draw the cross lines, bars, sentence and token text of the chosen cell. */
   mark() {
     if (!this.layout || this.view === "state") return;
-    const { picture, face, window, written, read, cell } = this;
-    const context = this.over.getContext("2d"), at = face.place(cell);
+    const { picture, raster, window, written, read, cell } = this;
+    const context = this.over.getContext("2d"), at = raster.place(cell);
     const found = this.settings.sought(this.entry);
-    const sought = { rows: face.bands ? found.map((token) => picture.rowOf(token)) : [],
+    const sought = { rows: raster.bands ? found.map((token) => picture.rowOf(token)) : [],
       columns: this.view === "map" ? found.map((token) => picture.columnOf(token)) : [] };
-    drawCross(context, this.layout, window, face, at, { held: this.held, sought });
-    drawProfiles(context, this.layout, window, face, at, this.curve);
+    drawCross(context, this.layout, window, raster, at, { fixed: this.fixed, sought });
+    drawProfiles(context, this.layout, window, raster, at, this.curve);
     this.readout.replaceChildren(...sentence(picture, ...cell, written, read),
-      this.held ? " Held: Enter or a click lets go." : "");
+      this.fixed ? " The cell is fixed: press Enter or click to release it." : "");
     this.strips = soon(this.strips, () => drawStrip(this.strip, this, this.settings.curve,
       this.stretch, new Set(found),
       (token) => this.choose([picture.rowOf(Math.min(token, written.count - 1)), cell[1]])));
@@ -140,10 +140,10 @@ class Pane {
   choose([row, column]) {
     const clip = (cell, cells) => Math.min(Math.max(cell, 0), cells - 1);
     this.cell = [clip(row, this.picture.rows), clip(column, this.picture.columns)];
-    if (this.face instanceof GridFace && this.face.row !== this.cell[0]) {
-      this.face = this.faceFor("grid");
+    if (this.raster instanceof GridRaster && this.raster.row !== this.cell[0]) {
+      this.raster = this.rasterFor("grid");
       this.draw();
-    } else if (bringIntoView(this.window, this.face.place(this.cell))) {
+    } else if (bringIntoView(this.window, this.raster.place(this.cell))) {
       this.draw();
     } else {
       this.mark();
@@ -151,32 +151,32 @@ class Pane {
     this.ask.moved(this);
   }
 
-  /** Choose a cell of what is drawn; where no link lies nothing happens. */
+  /** Choose a cell of the drawing; where it shows no weight nothing happens. */
   point(at) {
-    const cell = this.face.origin(at);
+    const cell = this.raster.origin(at);
     if (cell && (cell[0] !== this.cell[0] || cell[1] !== this.cell[1])) this.choose(cell);
   }
 
   move(down, right) {
-    const [row, column] = this.face.place(this.cell), { rows, columns } = this.face;
+    const [row, column] = this.raster.place(this.cell), { rows, columns } = this.raster;
     const clip = (cell, cells) => Math.min(Math.max(cell, 0), cells - 1);
     this.point([clip(row + down, rows), clip(column + right, columns)]);
   }
 
-  /** Let the cell stay when the pointer goes on; on a grid, let the place read instead. */
-  hold(at) {
-    if (this.face instanceof GridFace) {
-      const column = at ? this.face.origin(at)[1] : this.cell[1];
+  /** Fix the cell, so that the pointer does not move it; on a grid, make the patch the query. */
+  fix(at) {
+    if (this.raster instanceof GridRaster) {
+      const column = at ? this.raster.origin(at)[1] : this.cell[1];
       this.choose([column, column]);
       return;
     }
-    this.held = !this.held;
+    this.fixed = !this.fixed;
     if (at) this.point(at);
     this.mark();
   }
 
-  zoom(factor, around = this.face.place(this.cell)) {
-    zoomed(this.window, this.face, factor, around);
+  zoom(factor, around = this.raster.place(this.cell)) {
+    zoomed(this.window, this.raster, factor, around);
     this.draw();
     this.ask.zoomed(this);
   }

@@ -1,25 +1,25 @@
-// Where a large map looks, and the keys and pointers that move it.
+// Keys and pointers of a large map: choosing a cell, zooming and panning.
 
 const LARGEST_CELL = 90;
 
-/** Sizes in whole CSS pixels: the map fits the pane and, on a wide page, the window. */
-function fitted(available, margin, face) {
+/** Sizes in whole CSS pixels, so that the map fits the pane and the height of the window. */
+function fitted(available, margin, raster) {
   const widest = Math.max(available - margin.left - margin.right, 40);
   const highest = Math.max(innerHeight * 0.62 - margin.top - margin.bottom, 240);
-  const ratio = Math.min(Math.max(face.rows / face.columns, 0.3), 1.3);
-  const room = Math.floor(Math.min(widest, highest / ratio, LARGEST_CELL * face.columns));
-  const width = room < 2 * face.columns ? room : room - room % face.columns;
+  const ratio = Math.min(Math.max(raster.rows / raster.columns, 0.3), 1.3);
+  const room = Math.floor(Math.min(widest, highest / ratio, LARGEST_CELL * raster.columns));
+  const width = room < 2 * raster.columns ? room : room - room % raster.columns;
   return { ...margin, width, height: Math.round(width * ratio), density: devicePixelRatio || 1 };
 }
 
-function zoomed(window, face, factor, [row, column]) {
-  const least = Math.min(4, face.rows, face.columns);
-  const share = factor === 0 ? 1 : Math.min(1, window.rows / factor / face.rows);
-  const rows = Math.max(share * face.rows, least);
-  const columns = Math.max(share * face.columns, least);
+function zoomed(window, raster, factor, [row, column]) {
+  const least = Math.min(4, raster.rows, raster.columns);
+  const share = factor === 0 ? 1 : Math.min(1, window.rows / factor / raster.rows);
+  const rows = Math.max(share * raster.rows, least);
+  const columns = Math.max(share * raster.columns, least);
   const y = (row + 0.5 - window.row) / window.rows, x = (column + 0.5 - window.column) / window.columns;
-  window.row = within(row + 0.5 - y * rows, rows, face.rows);
-  window.column = within(column + 0.5 - x * columns, columns, face.columns);
+  window.row = within(row + 0.5 - y * rows, rows, raster.rows);
+  window.column = within(column + 0.5 - x * columns, columns, raster.columns);
   Object.assign(window, { rows, columns });
 }
 
@@ -27,7 +27,7 @@ function within(start, length, cells) {
   return Math.min(Math.max(start, 0), Math.max(cells - length, 0));
 }
 
-/** Move the window so that a cell lies in it; whether it had to. */
+/** Move the window so that it contains a cell; returns whether it moved. */
 function bringIntoView(window, [row, column]) {
   const before = [window.row, window.column];
   window.row = Math.min(Math.max(window.row, row + 1 - window.rows), row);
@@ -37,14 +37,14 @@ function bringIntoView(window, [row, column]) {
 
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
-/** The keys of a map; those that are not its own go to `ask`. */
+/** Keys of a map; those that concern more than this map call functions of `ask`. */
 function followKeys(pane) {
   const acts = {
     n: () => pane.ask.step(1), p: () => pane.ask.step(-1), Escape: () => pane.ask.leave(),
     v: () => pane.ask.nextView(), c: () => pane.ask.compare(), t: () => pane.ask.table(),
     "/": () => pane.ask.search(), "+": () => pane.zoom(1.6), "=": () => pane.zoom(1.6),
     "-": () => pane.zoom(1 / 1.6), 0: () => pane.zoom(0), Home: () => pane.move(0, -Infinity),
-    End: () => pane.move(0, Infinity), Enter: () => pane.hold(),
+    End: () => pane.move(0, Infinity), Enter: () => pane.fix(),
   };
   pane.over.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -53,7 +53,7 @@ function followKeys(pane) {
     else if (acts[event.key]) acts[event.key]();
     else return;
     event.preventDefault();
-    event.stopPropagation(); // a notebook has keys of its own
+    event.stopPropagation(); // a notebook has its own keys
   });
 }
 
@@ -74,13 +74,13 @@ function followPointer(pane) {
     if (drag && Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > 4) drag.moved = true;
     if (drag?.moved) return pan(pane, drag, event);
     const cell = under(event);
-    if (cell && !pane.held) pane.point(cell);
+    if (cell && !pane.fixed) pane.point(cell);
     return undefined;
   });
   pane.over.addEventListener("pointerup", (event) => {
     const cell = drag && !drag.moved && under(event);
     drag = null;
-    if (cell) pane.hold(cell);
+    if (cell) pane.fix(cell);
   });
   pane.over.addEventListener("pointercancel", () => { drag = null; });
   pane.over.addEventListener("wheel", (event) => {
@@ -91,10 +91,10 @@ function followPointer(pane) {
 }
 
 function pan(pane, drag, event) {
-  const { width, height } = pane.layout, { window, face } = pane;
+  const { width, height } = pane.layout, { window, raster } = pane;
   const down = (event.clientY - drag.y) * drag.rows / height;
   const right = (event.clientX - drag.x) * drag.columns / width;
-  window.row = within(drag.row - down, window.rows, face.rows);
-  window.column = within(drag.column - right, window.columns, face.columns);
+  window.row = within(drag.row - down, window.rows, raster.rows);
+  window.column = within(drag.column - right, window.columns, raster.columns);
   pane.draw();
 }

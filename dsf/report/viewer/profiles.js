@@ -1,15 +1,15 @@
-// The chosen row above the map and the chosen column beside it, as bars; over lags the mean.
+// Bars above a map for the chosen query and beside it for the chosen key; by lag, the mean weight.
 
 const SPACE = 5;
 
-function drawProfiles(context, layout, window, face, cell, curve) {
-  if (!face.bands) return;
+function drawProfiles(context, layout, window, raster, cell, curve) {
+  if (!raster.bands) return;
   const { left, top, width, height, right } = layout;
-  const across = curve ? along(curve, window.column - face.ahead, window.columns, width)
-    : strongest(face, window.column, window.columns, width, face.columns,
-      (column) => face.codes[cell[0] * face.columns + column]);
-  const down = strongest(face, window.row, window.rows, height, face.rows,
-    (row) => face.codes[row * face.columns + cell[1]]);
+  const across = curve ? along(curve, window.column - raster.ahead, window.columns, width)
+    : strongest(raster, window.column, window.columns, width, raster.columns,
+      (column) => raster.codes[cell[0] * raster.columns + column]);
+  const down = strongest(raster, window.row, window.rows, height, raster.rows,
+    (row) => raster.codes[row * raster.columns + cell[1]]);
   bars(context, across, top - SPACE, (at, from, to, colour) => {
     context.fillStyle = colour;
     context.fillRect(left + at, top - SPACE - to, 1, Math.max(to - from, 0.5));
@@ -20,8 +20,8 @@ function drawProfiles(context, layout, window, face, cell, curve) {
   });
 }
 
-/** One share for every pixel, that of the strongest cell under it. */
-function strongest(face, start, length, pixels, cells, codeAt) {
+/** For every pixel the largest weight of the cells under it, as a share of the scale. */
+function strongest(raster, start, length, pixels, cells, codeAt) {
   const { first, last } = spans(start, length, pixels, cells);
   return Float64Array.from({ length: pixels }, (_, at) => {
     let best = codeAt(first[at]);
@@ -32,7 +32,7 @@ function strongest(face, start, length, pixels, cells, codeAt) {
   });
 }
 
-/** A curve given at some lags, read at every pixel; lags ahead are not in it. */
+/** For every pixel the value of a curve that is given at some lags; 0 for negative lags. */
 function along({ lags, values, perCell }, start, length, pixels) {
   return Float64Array.from({ length: pixels }, (_, at) => {
     const lag = Math.floor(start + (at + 0.5) * length / pixels) * perCell;
@@ -42,11 +42,11 @@ function along({ lags, values, perCell }, start, length, pixels) {
   });
 }
 
-/** Bars from a line at zero; both signs share the band as they need it. */
-function bars(context, shares, room, bar) {
+/** Bars from a line at zero, placed so that both signs fit. */
+function bars(context, shares, length, bar) {
   const highest = shares.reduce((most, share) => Math.max(most, share), 0);
   const lowest = shares.reduce((least, share) => Math.min(least, share), 0);
-  const unit = room / (highest - lowest || 1);
+  const unit = length / (highest - lowest || 1);
   const zero = -lowest * unit;
   const { plus, minus, line } = ramp();
   for (let at = 0; at < shares.length; at += 1) {

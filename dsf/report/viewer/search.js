@@ -1,11 +1,11 @@
-// Finding tokens by their text, or by their place.
+// The search field, which finds tokens by their text or position.
 
 class Search {
   /** `found(tokens)` marks them, `go(token)` shows one, `leave()` returns to the map. */
   constructor({ tokens, found, go, leave }) {
     Object.assign(this, { tokens, found, go, at: -1, hits: [] });
     this.field = make("input", { type: "search", placeholder: "Find token", spellcheck: false });
-    this.field.setAttribute("aria-label", "Find a token by its text or place");
+    this.field.setAttribute("aria-label", "Find a token by its text or position");
     this.count = make("span", { className: "count", role: "status" });
     this.root = make("span", { className: "search" }, this.field, this.count);
     this.field.addEventListener("input", () => this.look());
@@ -20,7 +20,7 @@ class Search {
   look() {
     this.at = -1;
     this.hits = this.field.value ? this.tokens().holding(this.field.value) : [];
-    this.tell();
+    this.showCount();
     this.found(this.hits);
   }
 
@@ -28,11 +28,11 @@ class Search {
     if (!this.hits.length) return;
     this.at = (this.at + by + this.hits.length) % this.hits.length;
     if (this.at < 0) this.at = this.hits.length - 1;
-    this.tell();
+    this.showCount();
     this.go(this.hits[this.at]);
   }
 
-  tell() {
+  showCount() {
     const many = this.hits.length;
     this.count.textContent = !this.field.value ? "" : !many ? "none"
       : this.at < 0 ? `${many} found` : `${this.at + 1} of ${many}`;

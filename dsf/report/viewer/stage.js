@@ -1,7 +1,7 @@
-// The large maps, one or two side by side, with their bar and their numbers.
+// The large maps, one or two side by side, with the controls above and the tables beside them.
 
 class Stage {
-  /** `ask` takes `step(by)`, `leave()`, `restyle()` and `shown()`; `entries` are all maps. */
+  /** `entries` are all maps; `ask` has the functions `step(by)`, `leave()`, `restyle()`, `shown()`. */
   constructor(entries, settings, ask) {
     Object.assign(this, { entries, settings, ask, panes: [], view: "map", found: [] });
     settings.sought = (entry) => (entry.tokens === this.active.entry.tokens ? this.found : []);
@@ -106,31 +106,31 @@ class Stage {
     if (focus) over.focus({ preventScroll: true });
   }
 
-  /** The other pane looks at the same two tokens, as far as it has them. */
+  /** Choose the same query and key in the other pane, as far as it has them. */
   follow(pane) {
-    this.tellApart();
+    this.showDifference();
     const other = this.panes.find((each) => each !== pane);
     if (!other?.picture || this.following) return;
     this.following = true;
     const [written, read] = pane.chosenTokens;
     const last = (tokens, token) => Math.min(token, tokens.count - 1);
-    other.held = pane.held;
+    other.fixed = pane.fixed;
     other.choose([other.picture.rowOf(last(other.written, written)),
       other.picture.columnOf(last(other.read, read))]);
     this.following = false;
-    this.tellApart();
+    this.showDifference();
   }
 
-  /** Faces of one size are looked at through one window. */
+  /** Show the same part of both maps, if they have the same number of cells. */
   share(pane) {
     this.out.disabled = !pane.window || pane.isWhole;
     const other = this.panes.find((each) => each !== pane);
-    if (!other?.face || other.face.rows !== pane.face.rows || other.face.columns !== pane.face.columns) return;
+    if (!other?.raster || other.raster.rows !== pane.raster.rows || other.raster.columns !== pane.raster.columns) return;
     other.window = { ...pane.window };
     other.draw();
   }
 
-  tellApart() {
+  showDifference() {
     const [one, other] = this.panes;
     this.apart.hidden = !other?.picture || one.picture.pooled || other.picture.pooled;
     if (this.apart.hidden) return;
@@ -138,7 +138,7 @@ class Stage {
     const close = one.picture.values && other.picture.values ? "" : "≈ ";
     const same = String(one.chosenTokens) === String(other.chosenTokens);
     this.apart.textContent = same && [a, b].every(Number.isFinite)
-      ? `A − B at this cell: ${close}${number(a - b, close ? 2 : 5)}` : "A and B look at different tokens.";
+      ? `A − B at this cell: ${close}${number(a - b, close ? 2 : 5)}` : "A and B show different queries or keys.";
   }
 
   mark(hits) {
@@ -146,7 +146,7 @@ class Stage {
     for (const pane of this.panes) pane.mark();
   }
 
-  /** Show who reads a token most. */
+  /** Choose the cell of the query with the largest weight on a key. */
   goTo(token) {
     const { picture } = this.active, column = picture.columnOf(token);
     let best = Math.min(picture.rowOf(Math.min(token, picture.written - 1)), picture.rows - 1);
@@ -166,7 +166,7 @@ class Stage {
   }
 }
 
-/** The map at the same place in the next model, or in the next layer, or the next map. */
+/** The map to compare with: at the same position in the next model or layer, or the next map. */
 function counterpart(entries, entry) {
   const models = new Set(entries.map(({ layer }) => layer.model));
   const layers = [...new Set(entries.map(({ layer }) => layer))];

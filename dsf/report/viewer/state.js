@@ -1,4 +1,4 @@
-// What a layer keeps of the past. Every number comes from dsf.measures; here it is only drawn.
+// Charts of what a layer keeps of earlier tokens. All numbers come from dsf.measures.
 
 const ROUNDING = 1e-13;
 
@@ -11,16 +11,16 @@ function drawState(place, { map, layer }) {
 
 function summary(state, layer) {
   const parts = [state.states === null
-    ? "No state of fixed size: every token is kept, and what a row reads is decided when it is written."
-    : `A state of ${state.states} ${state.states === 1 ? "number" : "numbers"} for every channel carries the past.`];
+    ? "No state of fixed size: every token is kept, and each query has its own weights on them."
+    : `A state of ${state.states} ${state.states === 1 ? "number" : "numbers"} per channel is all that is kept of earlier tokens.`];
   if (state.horizon !== undefined) {
     parts.push(state.horizon > layer.written
-      ? "Within this sequence it never falls below half."
+      ? "Within this sequence the largest unit state never falls to a half."
       : `The largest unit state has fallen to a half after ${state.horizon} `
         + `${state.horizon === 1 ? "token" : "tokens"}.`);
   }
   if (!state.hankel) {
-    parts.push("Its spectrum was not measured: the sequence is too long, the state too large, the map "
+    parts.push("The Hankel spectrum was not measured: the sequence is too long, the state too large, the map "
       + "not causal or not finite.");
   }
   return parts.join(" ");
@@ -32,8 +32,8 @@ function hankelChart({ hankel }) {
   const curves = hankel.map(([token, values]) => ({ name: `after token ${token}`,
     points: values.flatMap((value, k) => (value > floor ? [[k + 1, value]] : [])) }));
   return chart({ title: "Hankel singular values",
-    says: "How strongly the past before a token can act on what is written after it, direction by "
-      + "direction. As many states are needed as values stand above rounding. Free of any choice of basis.",
+    says: "How strongly the tokens up to one token can act on the outputs after it, direction by "
+      + "direction. As many states are needed as values lie above rounding. Independent of the basis.",
     axes: ["direction →", "singular value"], curves, logarithmic: true });
 }
 
@@ -41,8 +41,8 @@ function lagChart({ lags }, map) {
   if (!lags) return null;
   const half = map.measures.find(([words]) => words.startsWith("half of the weight"))?.[1] ?? -1;
   return chart({ title: "Weight by distance",
-    says: "Mean absolute weight at every lag, over the rows that reach that far. Free of any choice of basis.",
-    axes: ["tokens back →", "mean |weight|"],
+    says: "Mean absolute weight at every lag, over the queries that have such a key. Independent of the basis.",
+    axes: ["lag, tokens →", "mean |weight|"],
     curves: [{ points: lags[0].map((lag, k) => [lag, lags[1][k] ?? 0]) }],
     rules: half >= 0 ? [{ x: half, label: `half within ${half}` }] : [] });
 }
@@ -52,9 +52,9 @@ function decayChart({ exponents }) {
   const points = exponents.flatMap((nats, k) => (nats === null ? [] : [[k + 1, -nats]]));
   const erased = exponents.length - points.length;
   return chart({ title: "Decay spectrum",
-    says: "How fast each direction of the state is forgotten, on average over this sequence (Lyapunov "
-      + "exponents with the sign turned): 0 keeps, 0.69 halves every token."
-      + (erased ? ` Erased at once: ${erased} more.` : ""),
+    says: "How fast each direction of the state decays, on average over this sequence (Lyapunov "
+      + "exponents with the opposite sign): 0 keeps it, 0.69 halves it at every token."
+      + (erased ? ` Directions erased at once: ${erased} more.` : ""),
     axes: ["direction →", "decay, nats per token"], curves: [{ points, stems: true }] });
 }
 
@@ -63,8 +63,8 @@ function leftChart({ left, horizon }, layer) {
   const rules = [{ y: 0.5, label: "half" }];
   if (horizon <= layer.written) rules.push({ x: horizon, label: `horizon ${horizon}` });
   return chart({ title: "Memory horizon",
-    says: "What is left of the largest unit state before the first token (spectral norm of the product "
-      + "of transitions). It belongs to this basis: another one changes it and leaves the map alone.",
+    says: "The norm that remains of the largest unit state before the first token (spectral norm of the "
+      + "product of transitions). It depends on the basis of the state; the map does not.",
     axes: ["tokens later →", "norm"],
     curves: [{ points: left[0].map((at, k) => [at, left[1][k] ?? 0]) }], rules });
 }

@@ -1,31 +1,31 @@
-// The strongest links as numbers, exact, the tokens that are read most, and what was measured.
+// Tables beside a map: its largest weights, exact; the keys with the largest sums; its measures.
 
-/** Everything about the shown panes in words and numbers; one column of measures for each. */
+/** Verdicts and tables of the active pane, with one column of measures for each shown pane. */
 function drawNumbers(place, panes, active) {
   const { entry, written, read } = active;
   const letters = panes.length > 1 ? ["A", "B"] : ["value"];
-  const links = table("Strongest links", ["written", "reads", "weight"], entry.map.links.map(
+  const links = table("Largest weights", ["query", "key", "weight"], entry.map.links.map(
     ([row, column, weight]) => {
       const go = button(number(weight, 6), `Show ${weight}`, () => {
-        active.held = true;
+        active.fixed = true;
         active.choose([active.picture.rowOf(row), active.picture.columnOf(column)]);
       }, { className: "link" });
       go.removeAttribute("aria-label");
       return [written.named(row), read.named(column), go];
     }));
-  const columns = table("Read most (column sums)", ["token", "sum"], entry.map.columns.map(
+  const columns = table("Keys with the largest column sums", ["key", "sum"], entry.map.columns.map(
     ([column, sum]) => [read.named(column), number(sum, 6)]));
   const save = make("a", { href: asCsv(entry.map, written, read), download: "strongest-links.csv" },
-    "Save the links as CSV");
+    "Save these weights as CSV");
   place.replaceChildren(...drawVerdicts(entry.map.verdicts), ...measured(panes, letters),
     make("section", {}, links, save), make("section", {}, columns));
 }
 
 function measured(panes, letters) {
   const found = panes.map((pane) => new Map(pane.entry.map.measures));
-  const words = [...new Set(found.flatMap((each) => [...each.keys()]))];
-  if (!words.length) return [];
-  const rows = words.map((quantity) => [quantity,
+  const labels = [...new Set(found.flatMap((each) => [...each.keys()]))];
+  if (!labels.length) return [];
+  const rows = labels.map((quantity) => [quantity,
     ...found.map((each) => (each.has(quantity) ? number(each.get(quantity), 4) : "–"))]);
   return [make("section", {}, table("Measures", ["quantity", ...letters], rows, 1))];
 }
@@ -40,7 +40,7 @@ function table(caption, heads, rows, numbers = heads.length - 1) {
     make("tbody", {}, ...body));
 }
 
-/** A spreadsheet must not take the text of a token for a formula. */
+/** The largest weights as CSV; token texts are quoted, so that none is run as a formula. */
 function asCsv(map, written, read) {
   const quoted = (text) => `"${(/^[=+\-@]/.test(text) ? "'" : "") + text.replaceAll('"', '""')}"`;
   const lines = map.links.map(([row, column, weight]) =>

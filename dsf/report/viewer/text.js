@@ -1,4 +1,4 @@
-// Numbers and tokens as a person reads them. Everything becomes text nodes, never markup.
+// Numbers, tokens and weights as text. Everything becomes text nodes, never markup.
 
 function make(kind, properties = {}, ...children) {
   const element = document.createElement(kind);
@@ -10,10 +10,10 @@ function make(kind, properties = {}, ...children) {
   return element;
 }
 
-// The name space of drawings, asked of the browser: a page that holds no address fetches none.
+// The namespace of SVG, asked of the browser, so that the page contains no address at all.
 const DRAWING = new DOMParser().parseFromString("<svg></svg>", "text/html").body.firstChild.namespaceURI;
 
-/** An element of a drawing; attributes only, since the policy of the page admits no style. */
+/** An SVG element; attributes only, since the policy of the page allows no inline style. */
 function shape(kind, attributes = {}, ...children) {
   const element = document.createElementNS(DRAWING, kind);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -36,14 +36,14 @@ function number(value, digits = 4) {
   return text.replaceAll("-", "−");
 }
 
-/** Names tokens by their place and, where known, their text. */
+/** Names tokens by their position and, where known, their text. */
 class Tokens {
   constructor(texts, count) {
     this.texts = texts && texts.length === count ? texts : null;
     this.count = count;
   }
 
-  /** The text that takes most room, written in letters of one width. */
+  /** The text with the most characters. */
   get widest() {
     this.longest ??= this.texts
       ? this.texts.reduce((most, text) => (text.length > most.length ? text : most), "")
@@ -55,14 +55,14 @@ class Tokens {
     return this.texts ? this.texts[token] : String(token);
   }
 
-  /** `token 7` or its text in quotes with its place. */
+  /** `token 7`, or its text in quotes with its position. */
   named(token) {
     if (!this.texts) return make("b", {}, `token ${token}`);
     const text = make("span", { className: "token" }, `“${this.texts[token]}”`);
     return make("b", {}, text, ` (${token})`);
   }
 
-  /** The tokens that hold a text, or the one at a place written as a number. */
+  /** The tokens that contain a text, and the one at a position given as a number. */
   holding(wanted) {
     const sought = wanted.toLowerCase();
     const found = (this.texts || []).flatMap((text, token) => (
@@ -77,23 +77,25 @@ class Tokens {
   }
 }
 
-/** One sentence about a cell. */
+/** One sentence about a cell: its query, its key and its weight. */
 function sentence(picture, row, column, written, read) {
   const from = picture.writtenBy(row), to = picture.readBy(column);
   const code = picture.code(row, column);
   const links = (from[1] - from[0] + 1) * (to[1] - to[0] + 1);
   if (code === MASKED) {
-    return [written.many(from), " cannot read ", read.many(to), ": masked."];
+    return ["Query ", written.many(from), ", key ", read.many(to), ": masked."];
   }
   const weight = code === NAN ? "NaN" : code === PLUS_INFINITY ? "+∞" : code === MINUS_INFINITY ? "−∞"
     : picture.values ? number(picture.weight(row, column), 6)
       : `≈ ${number(picture.weight(row, column), 2)}`;
   if (links > 1) {
-    return [written.many(from), " read ", read.many(to), ": the strongest of ",
-      `${links} links is `, make("b", {}, weight), "."];
+    return ["Query ", written.many(from), ", key ", read.many(to), ": the largest of ",
+      `${links} weights is `, make("b", {}, weight), "."];
   }
   const lag = from[0] - to[0];
-  const distance = lag === 0 ? "itself" : `${Math.abs(lag)} ${lag > 0 ? "back" : "ahead"}`;
-  return [written.many(from), " reads ", read.many(to), " with weight ", make("b", {}, weight),
+  const tokens = Math.abs(lag) === 1 ? "token" : "tokens";
+  const distance = lag === 0 ? "the same token"
+    : `key ${Math.abs(lag)} ${tokens} ${lag > 0 ? "before" : "after"} the query`;
+  return ["Query ", written.many(from), ", key ", read.many(to), ": weight ", make("b", {}, weight),
     ` · ${distance}.`];
 }

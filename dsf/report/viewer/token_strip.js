@@ -1,19 +1,19 @@
-// The input as text: what the chosen token reads, written out over the tokens themselves.
+// The input as text, each token coloured by the weight that the chosen query has on it as a key.
 
 const NEIGHBOURS = 100;
 
-/** Show one row of a map over the texts; `choose(token)` is called on a click. */
+/** Show one row of a map as colours of the tokens; `choose(token)` is called on a click. */
 function drawStrip(place, { picture, cell, read, written }, curve, stretch, sought, choose) {
   place.replaceChildren();
   if (!read.texts) return;
   const own = picture.writtenBy(cell[0]);
-  const caption = make("p", {}, "What ", written.many(own), " reads, over the text:");
-  const line = make("div", { tabIndex: 0, role: "region", "aria-label": "Tokens and what is read of them" });
+  const caption = make("p", {}, "Weights of query ", written.many(own), " on the tokens as keys:");
+  const line = make("div", { tabIndex: 0, role: "region", "aria-label": "Tokens, coloured by the weight of the chosen query on them as keys" });
   const from = Math.max(0, own[0] - NEIGHBOURS), to = Math.min(read.count, own[1] + NEIGHBOURS + 1);
   if (from > 0) line.append("… ");
   for (let token = from; token < to; token += 1) {
     const element = word(picture.code(cell[0], picture.columnOf(token)), read.text(token), curve, stretch);
-    element.title = `token ${token}`;
+    element.title = `key ${token}`;
     element.classList.toggle("here", token >= own[0] && token <= own[1]);
     element.classList.toggle("found", sought.has(token));
     element.addEventListener("click", () => choose(token));

@@ -1,4 +1,4 @@
-// What was decided about a map: word, sign and shape, never colour alone.
+// The verdicts about a map, each with a word and a sign, so that colour is not needed.
 
 const SIGNS = { PROVED: ["✓", "good"], REFUTED: ["✗", "bad"], UNKNOWN: ["?", ""] };
 
@@ -7,12 +7,12 @@ function drawVerdicts(verdicts) {
   const items = verdicts.map((each) => {
     const [sign, tone] = SIGNS[each.verdict] || ["·", ""];
     const chip = make("span", { className: `chip ${tone}` }, `${sign} ${each.verdict}`);
-    const told = [`Claim: ${each.claim}. Level: ${each.level}.`];
-    if (each.observed !== null) told.push(`Observed: ${number(each.observed, 4)}.`);
-    if (each.limits) told.push(`Limits: ${each.limits}.`);
+    const facts = [`Claim: ${each.claim}. Level: ${each.level}.`];
+    if (each.observed !== null) facts.push(`Observed: ${number(each.observed, 4)}.`);
+    if (each.limits) facts.push(`Limits: ${each.limits}.`);
     return make("details", { className: "verdict" },
       make("summary", {}, make("span", {}, each.property.replaceAll("_", " ")), chip),
-      make("p", {}, told.join(" ")));
+      make("p", {}, facts.join(" ")));
   });
   return [make("section", {}, make("h3", {}, "Properties"), ...items)];
 }

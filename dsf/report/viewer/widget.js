@@ -1,4 +1,4 @@
-// The explorer in a notebook: in a shadow of its own, so that neither touches the other's style.
+// Starts the viewer in a notebook, in a shadow root, so that page and viewer keep their styles.
 
 function notebookTheme() {
   const { jpThemeLight, vscodeThemeKind } = document.body.dataset;
