@@ -1,4 +1,4 @@
-"""Attention caches: systems that store every token in a state, so that the map is the rows of C."""
+"""Attention caches: systems that store every token in a state, so the map is the rows of C."""
 
 import torch
 from jaxtyping import Shaped

@@ -1,4 +1,4 @@
-"""Systems with one scalar decay a token as plain arrays, heads with equal reads and writes grouped.
+"""Systems with one scalar decay a token as plain arrays, grouped by equal reads and writes.
 
 An entry of their map is ``(read_i . write_j) step_j`` times the decays between, so the
 products of reads and writes are computed once for all heads that share them.

@@ -1,4 +1,4 @@
-"""Mathematics that several mixers share."""
+"""Mathematics that several mixers share: feature maps, discretisation, softmax rows, memories."""
 
 from dsf.ingredients.feature_maps import (
     Monomials,

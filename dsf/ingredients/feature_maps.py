@@ -1,4 +1,9 @@
-"""Feature maps of linear attention, and finite ones for the exponential of a score."""
+"""Feature maps of linear attention, and finite-dimensional approximations of ``exp(q.k)``.
+
+Elementwise maps (``elu_plus_one``, ``relu``, ...) and squares come first; ``Monomials`` is the
+truncated exponential series, with ``series_error`` its error bound; ``RandomFeatures`` are positive
+random features.
+"""
 
 import math
 from collections.abc import Callable
@@ -60,7 +65,7 @@ def second_order(x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features
 
 @dataclass(frozen=True)
 class Monomials:
-    """All products of at most ``order`` entries: the exponential series, cut off.
+    """All products of at most ``order`` entries: the exponential series, truncated.
 
     ``φ(q).φ(k) = Σ_{p <= order} (q.k)^p / p!``: the products ``x^a / sqrt(a!)`` for every exponent
     vector a with entries that sum to at most ``order``. For even orders that is above zero for all
@@ -84,24 +89,24 @@ class Monomials:
     order: int
 
     def __post_init__(self) -> None:
-        _counts(self.order)
+        _check_order(self.order)
 
     def __call__(self, x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features"]:
-        """The features of ``x``, by degree: first the one, then ``x`` itself, then products."""
+        """The features of ``x`` by degree: a constant one, ``x`` itself, then products."""
         levels = [torch.ones_like(x[..., :1])]
-        places: dict[tuple[int, ...], int] = {(): 0}
+        positions: dict[tuple[int, ...], int] = {(): 0}
         for degree in range(1, self.order + 1):
             chosen = list(combinations_with_replacement(range(x.shape[-1]), degree))
-            shorter = torch.tensor([places[entries[:-1]] for entries in chosen], device=x.device)
+            shorter = torch.tensor([positions[entries[:-1]] for entries in chosen], device=x.device)
             last = torch.tensor([entries[-1] for entries in chosen], device=x.device)
             repeats = [entries.count(entries[-1]) for entries in chosen]
             factor = torch.tensor(repeats, dtype=x.dtype, device=x.device).rsqrt()
             levels.append(levels[-1][..., shorter] * x[..., last] * factor)
-            places = {entries: place for place, entries in enumerate(chosen)}
+            positions = {entries: position for position, entries in enumerate(chosen)}
         return torch.cat(levels, dim=-1)
 
     def width(self, key_size: int) -> int:
-        """How many features vectors of ``key_size`` entries get."""
+        """The number of features of vectors with ``key_size`` entries."""
         return math.comb(key_size + self.order, self.order)
 
 
@@ -111,7 +116,7 @@ def monomials(order: int) -> Monomials:
 
 
 def series_error(x: Float[Tensor, "*axes"], order: int) -> Float[Tensor, "*axes"]:
-    """At most how far the exponential series up to ``order`` is from ``exp(x)``.
+    """An upper bound on the error of the exponential series up to ``order`` at ``x``.
 
     ``|x|^(order + 1) / (order + 1)! e^|x|``, by Taylor's theorem. It bounds the series, not the
     rounding of its evaluation.
@@ -119,7 +124,7 @@ def series_error(x: Float[Tensor, "*axes"], order: int) -> Float[Tensor, "*axes"
     Raises:
         ValueError: if ``order`` is negative.
     """
-    _counts(order)
+    _check_order(order)
     size = x.abs()
     power = torch.special.xlogy(order + 1, size) - math.lgamma(order + 2)
     return (power + size).exp()
@@ -166,8 +171,8 @@ def random_features(rng: torch.Generator, *, key_size: int, width: int) -> Rando
     return RandomFeatures(directions)
 
 
-def _counts(order: int) -> None:
+def _check_order(order: int) -> None:
     if order < 0:
         raise ValueError(
-            f"an exponential series ends at order 0 or higher, but the order given is {order}."
+            f"an exponential series needs an order of at least 0, but the order is {order}."
         )

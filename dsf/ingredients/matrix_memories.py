@@ -1,4 +1,8 @@
-"""What matrix-valued memories share: sums over the past, delta rules, slots."""
+"""Building blocks of matrix-valued memories: sums over the past, delta rules, slots.
+
+``accumulator`` and ``total_in_reach`` are for linear attention without decay, ``delta_rule`` for
+the delta-rule family, ``read_from`` and ``slot_system`` for attention to a fixed number of slots.
+"""
 
 from collections.abc import Callable
 
@@ -15,7 +19,7 @@ from dsf.transition import Diagonal, DiagonalPlusLowRank, ScaledIdentity, Transi
 def on_every_coordinate(
     small: Inexact[Tensor, "*batch time rows columns"], size: int
 ) -> Inexact[Tensor, "*batch time tall wide"]:
-    """``small ⊗ I`` with the identity of ``size``: coordinates of one kind lie together."""
+    """``small ⊗ I`` with the identity of ``size``, a Kronecker product for every token."""
     identity = torch.eye(size, dtype=small.dtype, device=small.device)
     spread = small[..., :, None, :, None] * identity[:, None, :]
     return spread.flatten(-2).flatten(-3, -2)
@@ -29,8 +33,8 @@ def accumulator(
 ) -> System | SystemSum:
     """Weights ``read_i.write_j``: for j <= i if ``causal``, for all pairs otherwise.
 
-    All pairs are a forward system and one that runs backward and reads before it updates, so that
-    the diagonal is counted once.
+    All pairs are the sum of a forward system and one that runs backward and reads before the
+    update, so that the diagonal is counted once.
     """
     *batch, steps, states = write.shape
     kept = torch.ones((), dtype=write.dtype, device=write.device).expand(*batch, steps)
@@ -45,7 +49,7 @@ def accumulator(
 def total_in_reach(
     part: Shaped[Tensor, "*batch time state"], *, causal: bool
 ) -> Shaped[Tensor, "*batch time state"]:
-    """The sum over the tokens that a token reads: the past and itself, or the whole sequence."""
+    """The sum over the keys that a query reads: the past and itself, or the whole sequence."""
     if causal:
         return part.cumsum(dim=-2)
     return part.sum(dim=-2, keepdim=True).expand_as(part)
@@ -60,9 +64,9 @@ def delta_rule(
 ) -> System:
     """``A_t = (I - write_t removal_tᵀ) diag(decay_t)``, ``B_t = write_t``, ``C_t = read_t``.
 
-    The memory fades before it is looked up; where all coordinates share a decay the order makes no
-    difference. Every column of ``write`` is an input port. A shared decay costs less when it is
-    expanded along ``key`` rather than copied.
+    The decay is applied before the memory is read at ``removal``; where all coordinates share a
+    decay the order makes no difference. Every column of ``write`` is an input port. A shared decay
+    costs less when it is expanded along ``key`` rather than copied.
     """
     A = DiagonalPlusLowRank(decay=decay, left=-write, right=decay.unsqueeze(-1) * removal)
     return System(A, B=write, C=read.unsqueeze(-2))
@@ -77,10 +81,10 @@ def read_from(
     kept: Float[Tensor, "*batch time key"],
     read: Reading,
 ) -> Float[Tensor, "*batch time read"]:
-    """What ``read`` makes of ``S_t = A_t S_{t-1} + write_t kept_tᵀ``, a few tokens at a time.
+    """``read`` applied to ``S_t = A_t S_{t-1} + write_t kept_tᵀ``, a few tokens at a time.
 
     ``read(memories, start, stop)`` gets the memories of the tokens ``start`` to ``stop - 1``, of
-    shape ``*batch time state key``. All of them are never held at once, unless gradients are.
+    shape ``*batch time state key``. They are stored for all tokens only if gradients are needed.
     """
     found, entering = [], torch.zeros_like(write[..., :1, :, None] * kept[..., :1, None, :])
     for start in range(0, A.steps, PANEL):
@@ -103,12 +107,12 @@ def slot_system(
 ) -> System:
     """``A_t = diag(decay_t)``, ``B_t = write_t``, ``C_t = softmax over the slots of K_t q_t``.
 
-    The keys K_t that the slots hold are made by the same A and B, from keys in place of values.
+    The keys K_t of the slots follow the same recurrence, with keys in place of values.
     """
     A = Diagonal(decay)
 
-    def scores(held: Tensor, start: int, stop: int) -> Tensor:
-        return (held @ query[..., start:stop, :, None]).squeeze(-1)
+    def scores(keys: Tensor, start: int, stop: int) -> Tensor:
+        return (keys @ query[..., start:stop, :, None]).squeeze(-1)
 
     read = read_from(A, write, key, scores).softmax(dim=-1)
     return System.from_write_and_read(A, write, read)

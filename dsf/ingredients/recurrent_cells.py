@@ -1,4 +1,10 @@
-"""What recurrent networks share: activations with slopes, weights of cells, running maxima."""
+"""Building blocks of recurrent networks: activations, cell weights, and per-channel systems.
+
+- ``Activation``, ``TANH``, ``RELU``: a function with its secant and its slope.
+- ``CellWeights``, ``read_cell``: the weights of one layer of a torch LSTM, GRU or RNN.
+- ``Gates``, ``run_lstm``: the gates of an LSTM layer along a sequence.
+- ``channel_systems``, ``running_maximum``, ``before``: helpers for gated recurrences.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +26,8 @@ class Activation:
 
     Attributes:
         value: the function itself.
-        secant: slope of the line from the origin, ``value(a) / a``: ``value(a) = secant(a) a``.
+        secant: slope of the secant through the origin, ``value(a) / a``, so that
+            ``value(a) = secant(a) a``.
         slope: the derivative.
     """
 
@@ -55,7 +62,7 @@ GATES: dict[type[torch.nn.RNNBase], int] = {torch.nn.LSTM: 4, torch.nn.GRU: 3, t
 
 
 class CellWeights(NamedTuple):
-    """Weights with an axis for the gates in front, in torch's order; biases zero where absent."""
+    """Weights with the gates as their first axis, in torch's order; absent biases are zero."""
 
     input_weight: Float[Tensor, "gates channel input"]
     recurrent_weight: Float[Tensor, "gates channel output"]
@@ -67,7 +74,7 @@ class CellWeights(NamedTuple):
 def read_cell(
     module: torch.nn.Module, kind: type[torch.nn.RNNBase], *, layer: int, reverse: bool
 ) -> CellWeights:
-    """The weights of ``layer``, of the direction from the last token to the first if ``reverse``.
+    """The weights of ``layer``; with ``reverse``, of the direction from last token to first.
 
     Raises:
         TypeError: if the module is not of ``kind``.
@@ -81,7 +88,8 @@ def read_cell(
         )
     if not 0 <= layer < module.num_layers:
         raise ValueError(
-            f"{name}: there is no layer {layer}; it has {module.num_layers}, counted from 0."
+            f"{name}: there is no layer {layer}; the module has {module.num_layers} layers, "
+            f"counted from 0."
         )
     if reverse and not module.bidirectional:
         raise ValueError(f"{name}: this module has one direction; leave 'reverse' out.")
@@ -107,7 +115,7 @@ def _by_gate(module: torch.nn.RNNBase, name: str, gates: int) -> Tensor:
 
 
 class Gates(NamedTuple):
-    """The gates of every token, the candidate before its tanh, the cell, and what came before.
+    """Gates, candidate (before tanh) and cell of every token, and the cell and output before it.
 
     All of shape ``*batch time channel``; ``output_before`` is ``*batch time output``.
     """
@@ -127,17 +135,17 @@ def run_lstm(
     start: Float[Tensor, "*batch output"],
     start_cell: Float[Tensor, "*batch channel"],
 ) -> Gates:
-    """Run the layer from the first token to the last.
+    """Run an LSTM layer from the first token to the last.
 
     i, f, g, o = σ, σ, tanh, σ (W x_t + b + U h_{t-1} + b')
     c_t = f c_{t-1} + i g        h_t = o tanh(c_t), through the projection where there is one
     """
     bias = weights.input_bias + weights.recurrent_bias
-    driven = torch.einsum("gci,...ti->...tgc", weights.input_weight, inputs) + bias
+    from_inputs = torch.einsum("gci,...ti->...tgc", weights.input_weight, inputs) + bias
     output, cell, tokens = start, start_cell, []
-    for fed in driven.unbind(-3):
-        recalled = torch.einsum("gco,...o->...gc", weights.recurrent_weight, output)
-        write, forget, candidate, read = (fed + recalled).unbind(-2)
+    for from_input in from_inputs.unbind(-3):
+        from_output = torch.einsum("gco,...o->...gc", weights.recurrent_weight, output)
+        write, forget, candidate, read = (from_input + from_output).unbind(-2)
         write, forget, read = write.sigmoid(), forget.sigmoid(), read.sigmoid()
         after = forget * cell + write * candidate.tanh()
         tokens.append(Gates(write, forget, candidate, read, after, cell, output))
@@ -155,10 +163,10 @@ def channel_systems(
     initial: Inexact[Tensor, "*batch channel"] | None = None,
     runs_backward: bool = False,
 ) -> System:
-    """``h = decay h + write u``, ``y = read h``, each channel on its own.
+    """``h = decay h + write u``, ``y = read h`` for every channel separately.
 
-    The channel becomes the last batch axis: system batch ``*batch channel``, one state each. The
-    signal that fits is ``u.mT[..., None, None]``.
+    The channel becomes the last batch axis: system batch ``*batch channel``, with one state each.
+    Its signal is ``u.mT[..., None, None]``.
     """
     return System(
         A=ScaledIdentity(decay.mT, 1),
@@ -177,7 +185,7 @@ def running_maximum(
 ) -> Float[Tensor, "*batch time width"]:
     """``m_t = max(m_{t-1} + log_decay_t, logit_t)`` from ``m_0 = start``.
 
-    One token after the other: from cumulative sums it would lose digits with every token.
+    Computed one token after the other: by cumulative sums it would lose digits with every token.
     """
     largest, found = torch.full_like(logit[..., 0, :], start), []
     for fade, new in zip(log_decay.unbind(-2), logit.unbind(-2), strict=True):
@@ -187,6 +195,6 @@ def running_maximum(
 
 
 def before(part: Tensor, *, axis: int, start: float) -> Tensor:
-    """What ``part`` was one token earlier along ``axis``, and ``start`` before the first."""
+    """``part`` delayed by one token along ``axis``, with ``start`` at the first token."""
     first = torch.full_like(part.narrow(axis, 0, 1), start)
     return torch.cat([first, part.narrow(axis, 0, part.shape[axis] - 1)], dim=axis)

@@ -1,4 +1,10 @@
-"""Rows of maps that are made from scores of pairs of tokens, on demand, and their system."""
+"""Rows of attention maps computed on demand from query-key scores, and their cache system.
+
+- ``PairRows``: the base class, with scores ``scale q_i.k_j`` and lags.
+- ``ExponentialRows``: rows that are a softmax of logits; ``SoftmaxRows`` is softmax attention with
+  optional bias, soft cap, sink and decays.
+- ``cache_system``: a causal map as a system that stores every token in a state.
+"""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -16,9 +22,9 @@ from dsf.transition import ScaledIdentity
 
 @dataclass(frozen=True)
 class PairRows(RowSource):
-    """Rows from scores ``scale q_i.k_j``, causal ones unless ``is_causal`` says otherwise.
+    """Rows from scores ``scale q_i.k_j``, causal unless ``is_causal`` is overridden.
 
-    ``window`` says what becomes of the scores.
+    Subclasses define ``window``, which turns scores into weights.
     """
 
     query: Float[Tensor, "*batch time key"]
@@ -44,16 +50,16 @@ class PairRows(RowSource):
     def scores(
         self, start: int, stop: int, *, keys: int | None = None
     ) -> Float[Tensor, "*batch rows keys"]:
-        """Scores of the queries ``start`` to ``stop - 1`` with the first ``keys``, or with all."""
+        """Scores of the queries ``start`` to ``stop - 1`` with the first ``keys`` keys, or all."""
         return (self.scale * self.query[..., start:stop, :]) @ self.key[..., :keys, :].mT
 
     def lags(self, start: int, stop: int) -> Shaped[Tensor, "rows read"]:
-        """How many tokens back each key is; negative ahead of the query."""
+        """Query position minus key position, in tokens; negative for later keys."""
         written = torch.arange(start, stop, device=self.device)
         return written[:, None] - torch.arange(self.key.shape[-2], device=self.device)
 
     def ahead(self, start: int, stop: int) -> Bool[Tensor, "rows read"]:
-        """Which keys come after their query."""
+        """Whether the key comes after the query."""
         return self.lags(start, stop) < 0
 
     def apply(
@@ -72,52 +78,51 @@ class PairRows(RowSource):
 
 @dataclass(frozen=True)
 class ExponentialRows(PairRows):
-    """Rows that are exponentials of scores over their sum: a softmax, never formed here."""
+    """Rows that are exponentials of logits divided by their sum: a softmax."""
 
     @abstractmethod
     def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
-        """What is exponentiated, in nats; minus infinity where a key is not read.
+        """The logits, in nats; minus infinity where a key is not read.
 
-        Of every key, or of those before ``stop`` where rows are causal. In memory of its own, which
-        who asked may write over.
+        For every key, or for those before ``stop`` where rows are causal. In newly allocated
+        memory, which the caller may overwrite.
         """
 
     def unread(self) -> Float[Tensor, "*batch"] | None:
-        """The logarithm of what is added to the sum of a row for no key; None where nothing is."""
+        """The logarithm of a term in the denominator that belongs to no key (a sink), or None."""
         return None
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
-        logits, beside = self.logits(start, stop), self.unread()
+        logits, sink = self.logits(start, stop), self.unread()
         keys = logits.shape[-1]
-        if beside is not None:
-            column = beside[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
+        if sink is not None:
+            column = sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
             logits = torch.cat([logits, column], dim=-1)
         weights = softmax_in_reach(logits)[..., :keys]
         return torch.nn.functional.pad(weights, (0, self.shape[-1] - keys)).unsqueeze(-2)
 
 
 def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:
-    """``scale`` if there is one, otherwise ``key ** -0.5``."""
+    """``scale`` if it is given, otherwise ``key ** -0.5``."""
     return query.shape[-1] ** -0.5 if scale is None else scale
 
 
 def softmax_in_reach(
     scores: Float[Tensor, "*batch rows read"],
 ) -> Float[Tensor, "*batch rows read"]:
-    """Softmax over the scores above minus infinity; a row without one is zeros."""
+    """Softmax over the last axis; a row whose scores are all minus infinity becomes zeros."""
     reachable = (scores > -torch.inf).any(dim=-1, keepdim=True)
     return scores.masked_fill(~reachable, 0).softmax(dim=-1) * reachable
 
 
 @dataclass(frozen=True)
 class SoftmaxRows(ExponentialRows):
-    """Softmax over the keys in reach of ``scale q.k``, soft-capped, plus ``bias``.
+    """Softmax of ``scale q.k``, soft-capped, plus ``bias``, over the keys that a query reads.
 
-    ``log_decay`` (causal rows only) adds to a score the decays of the tokens after the key up to
-    the query, in nats.
-    ``sink`` adds ``exp(sink)`` to the denominator only, so that rows sum to less than one. A row
-    that reaches no key is empty: zeros. Rows are causal when the query of token i reads the keys
-    0 ... i only.
+    ``log_decay`` (causal rows only) adds to a score the log decays of the tokens after the key up
+    to the query, in nats. ``sink`` adds ``exp(sink)`` to the denominator only, so that rows sum to
+    less than one. A row that reads no key is zero. In causal rows the query of token i reads the
+    keys 0 ... i only.
     """
 
     causal: bool
@@ -163,8 +168,8 @@ def faded(
 ) -> Float[Tensor, "*batch time read"]:
     """Sums of ``log_decay`` over the tokens after a key up to a query in ``start ... stop - 1``.
 
-    Zero for keys behind the query. Only added up, never a difference of long sums, so neighbours
-    of a distant start keep all digits.
+    Zero for later keys. Sums are accumulated directly and never differences of cumulative sums, so
+    no digits are lost for tokens far from the start.
     """
     earlier, inside, later = log_decay.tensor_split([start, stop], dim=-1)
     after = torch.cat([earlier[..., 1:], torch.zeros_like(earlier[..., :1])], dim=-1)

@@ -1,4 +1,4 @@
-"""What state spaces share: sampling a continuous system at a step, and the feedthrough."""
+"""Discretisation of continuous-time state spaces, and their feedthrough matrix."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,14 +13,14 @@ SMALL = 1e-5
 
 
 class Sampled(NamedTuple):
-    """What one token does: a factor per token, and the gain of the input."""
+    """A discretised diagonal: the decay, a factor per token, and the gain of the input."""
 
     decay: Tensor
     gain: Tensor
 
 
 class SampledLowRank(NamedTuple):
-    """diag(decay) + left rightᵀ, and the input vector."""
+    """A discretised diagonal plus low rank, diag(decay) + left rightᵀ, and the input vector."""
 
     decay: Tensor
     left: Tensor
@@ -32,9 +32,9 @@ Discretisation = Callable[[Tensor, Tensor], Sampled]
 
 
 def zero_order_hold(pole: Inexact[Tensor, "*pole"], step: Inexact[Tensor, "*step"]) -> Sampled:
-    """Exact for an input held between tokens: ``exp(step pole)``, ``(exp(step pole) - 1) / pole``.
+    """Zero-order hold: ``exp(step pole)`` and ``(exp(step pole) - 1) / pole``.
 
-    The gain of a pole at zero is its limit, ``step``.
+    Exact for an input that is constant between tokens. The gain for a pole at zero is ``step``.
     """
     exponent = step * pole
     small = exponent.abs() < SMALL
@@ -78,10 +78,10 @@ def bilinear_low_rank(
 def feedthrough_matrix(
     owner: str, feedthrough: Shaped[Tensor, "*ports"], *, outputs: int, inputs: int
 ) -> Shaped[Tensor, "output input"]:
-    """A vector goes on the diagonal, a matrix stays.
+    """D as a matrix ``output input``; a vector becomes a diagonal matrix.
 
     Raises:
-        ShapeError: if it does not fit the ports.
+        ShapeError: if it does not fit the numbers of ports.
     """
     if feedthrough.ndim == 1:
         size = feedthrough.shape[0]

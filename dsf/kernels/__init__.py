@@ -1,6 +1,7 @@
-"""Compiled inner loops: bare arrays in, bare arrays out, no idea of systems.
+"""Compiled inner loops on plain arrays, by numba on a CPU and by Triton on CUDA.
 
-The modules with loops import numba, so they are imported where they are used; this face is light.
+The modules with loops import numba or triton, so they are imported only where they are used; this
+package itself imports neither.
 """
 
 from dsf.kernels.availability import (

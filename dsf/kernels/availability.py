@@ -1,4 +1,4 @@
-"""Whether compiled loops may run: on this machine, and on these tensors."""
+"""Whether compiled loops and kernels may run, on this machine and for given tensors."""
 
 import os
 from functools import cache
@@ -13,7 +13,7 @@ OFF = ("0", "off", "false", "no")
 ON = ("", "1", "on", "true", "yes")
 FLA = "fla"
 
-# Below this many updates of a state the plain path takes less time than loading the compiler does.
+# For fewer state updates, torch operations take less time than loading the compiler.
 WORTH = 2**20
 
 CUDA = "cuda"
@@ -21,12 +21,12 @@ NUMBERS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def why_off() -> str:
-    """Why no compiled loop runs here; empty where they do."""
+    """Why compiled loops are off on this machine; empty if they are on."""
     return _switched_off() or ("" if _is_installed("numba") else "numba is not installed")
 
 
 def why_off_on_cuda() -> str:
-    """Why no kernel of Triton runs on CUDA here; empty where they do."""
+    """Why Triton kernels are off on this machine; empty if they are on."""
     off = _switched_off()
     if off or not _is_installed("triton"):
         return off or "triton is not installed"
@@ -34,7 +34,7 @@ def why_off_on_cuda() -> str:
 
 
 def asks_for_fla() -> bool:
-    """Whether flash-linear-attention shall answer on CUDA where it can, in TF32."""
+    """Whether flash-linear-attention is to be used on CUDA where it can, in TF32."""
     return _asked() == FLA
 
 
@@ -47,8 +47,8 @@ def _asked() -> str:
     asked = os.environ.get(SWITCH, "").strip().lower()
     if asked not in (*OFF, *ON, FLA):
         raise ValueError(
-            f"{SWITCH}={asked} means nothing: 0 turns compiled loops and kernels off, {FLA} takes "
-            "those of flash-linear-attention on CUDA, and 1 is as if it were not set."
+            f"{SWITCH}={asked} is not a known value: 0 turns compiled loops and kernels off, {FLA} "
+            "uses the kernels of flash-linear-attention on CUDA, and 1 is the default."
         )
     return asked
 
@@ -63,7 +63,7 @@ def _is_installed(name: str) -> bool:
 
 
 def found() -> str:
-    """What compiles the loops, and for which processor; or why nothing does."""
+    """The compiler of the CPU loops and its version, or why they are off."""
     reason = why_off()
     if reason:
         return f"off: {reason}"
@@ -71,11 +71,11 @@ def found() -> str:
 
 
 def applies(*parts: Tensor, work: int) -> bool:
-    """Whether a compiled loop may take ``parts``; else the plain path does.
+    """Whether a compiled loop may process ``parts``; otherwise torch operations are used.
 
-    It may where ``work``, the updates of single states, is worth it, and all parts are plain
-    numbers of one type in the memory of a processor that nothing differentiates, maps over or
-    traces: the loops have no derivatives, the plain path has them of every kind.
+    ``work``, the number of updates of single states, must be large enough. All parts must be
+    strided CPU tensors of one number type without gradients and outside function transforms and
+    tracing: the loops have no derivatives, torch operations have them of every kind.
     """
     if work < WORTH or torch.compiler.is_compiling() or why_off():
         return False
@@ -84,10 +84,7 @@ def applies(*parts: Tensor, work: int) -> bool:
 
 
 def applies_on_cuda(*parts: Tensor) -> bool:
-    """The same for the kernels of Triton, which take single precision on one CUDA device.
-
-    They have no derivatives either: where one is wanted, the plain path answers.
-    """
+    """The same for the Triton kernels, which take single precision on one CUDA device."""
     if any(part.device.type != CUDA or part.dtype != torch.float32 for part in parts):
         return False
     if torch.compiler.is_compiling() or why_off_on_cuda():
@@ -105,7 +102,7 @@ def _is_bare(part: Tensor, kind: str) -> bool:
 
 
 def _has_memory(part: Tensor) -> bool:
-    """Tensors inside a function transform have none of their own."""
+    """Whether the tensor has memory of its own, unlike those inside a function transform."""
     try:
         part.data_ptr()
     except RuntimeError:

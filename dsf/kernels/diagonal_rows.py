@@ -1,7 +1,7 @@
-"""Rows of maps whose states forget each at its own pace.
+"""Rows of maps with a decay for every state.
 
-What a row reads from an earlier tile of tokens is a product of small matrices. Rows are put
-together in the cache and leave it in one piece.
+The entries of a row in the columns of an earlier tile of tokens are a product of small matrices.
+Rows are assembled in the cache and then written to memory by streaming stores.
 """
 
 from typing import NamedTuple, no_type_check
@@ -26,9 +26,9 @@ from dsf.kernels.streaming_stores import stream
 
 
 class Kept(NamedTuple):
-    """What tiles leave for the rows after them, in flat arrays: see ``fold_tile``."""
+    """The matrices of the tiles so far, which later rows need, as flat arrays (``fold_tile``)."""
 
-    systems: int  # one where rows are written system by system, and it is needed no more
+    systems: int  # 1 if all rows of a system are written at once, so that memory is reused
     sent: np.ndarray  # of every tile
     product: np.ndarray  # of every tile
     local: np.ndarray  # of the last tile
@@ -55,7 +55,7 @@ def scale_reads(width, tile, skip, rows, scratch, product, reach):
 @kernel()
 @no_type_check
 def write_rows(given, tile, skip, rows, scratch, sent, product, local, reach, target, o):
-    """``rows`` rows of a tile of one system, behind its first ``skip``, from the place ``o`` on."""
+    """Write ``rows`` rows of a tile after its first ``skip`` to the target from index ``o`` on."""
     width, steps, own, lane = given.width, given.steps, tile * TILE, lanes(local)
     pitch = (steps + TILE - 1) // TILE * TILE
     count = min(own + TILE, steps) if target.clean else steps
@@ -77,9 +77,9 @@ def write_rows(given, tile, skip, rows, scratch, sent, product, local, reach, ta
 @kernel()
 @no_type_check
 def fill(coefficients, matrices, memory, entered, start, stop, place, top):
-    """Rows ``start`` to ``stop - 1`` of every system to those of their place from ``top`` on.
+    """Write the rows ``start`` to ``stop - 1`` of every system to the target from row ``top`` on.
 
-    The ``matrices`` hold the first ``entered`` tiles.
+    ``matrices`` holds the first ``entered`` tiles already; the others are added to it.
     """
     given, kept = pointers(coefficients), pointers(matrices)
     scratch, target = pointers(memory), pointers(place)

@@ -1,4 +1,4 @@
-"""Uncoupled states, token after token, with nothing written out but the states."""
+"""The recurrence of uncoupled states, one token after the other, on the CPU."""
 
 from typing import no_type_check
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from dsf.kernels.compiling import kernel
 from dsf.kernels.parallel import in_parallel
 
-# Entries worth a thread: a token of fewer is too short a run of numbers.
+# Fewest entries for a thread: fewer contiguous numbers a token are read too slowly.
 FEWEST = 1024
 
 
@@ -22,17 +22,18 @@ def scan_states(
     at_rest: bool,
     into: tuple[Shaped[Tensor, "time entry"], Shaped[Tensor, " entry"]],
 ) -> None:
-    """Write ``h_t = decay_t h_{t-1} + drive_t``, turned ``decay_{t+1} h_{t+1} + drive_t``.
+    """Write ``h_t = decay_t h_{t-1} + drive_t``; if ``turned``, ``decay_{t+1} h_{t+1} + drive_t``.
 
-    All parts lie in memory token after token.
+    In all arrays the numbers of a token are contiguous.
 
     Args:
         decays: of any precision.
         drives: of any precision.
-        turned: whether the last token is met first.
-        at_rest: whether the decay of the first token plays no part.
-        into: the states, of the precision of ``drives``, and the running state, in double
-            precision: what enters, and then what leaves; turned that is ``decay_1 h_1``.
+        turned: run from the last token to the first.
+        at_rest: the initial state is zero, and the first decay is not applied.
+        into: the states, in the precision of ``drives``, and the running state, in double
+            precision: the initial state before, the final state after; if ``turned`` the final
+            state is ``decay_1 h_1``.
     """
     arrays = [part.detach().numpy() for part in (decays, drives, *into)]
     entries = drives.shape[-1]
@@ -40,24 +41,24 @@ def scan_states(
 
     def run(first: int) -> None:
         last = min(first + share, entries)
-        _walk(*arrays[:3], arrays[3][first:last], first, turned, at_rest)
+        _scan(*arrays[:3], arrays[3][first:last], first, turned, at_rest)
 
     in_parallel(run, range(0, entries, share))
 
 
 @kernel()
 @no_type_check
-def _walk(decays, drives, states, running, first, turned, at_rest):
+def _scan(decays, drives, states, running, first, turned, at_rest):
     tokens, begin, width = len(drives), np.uint64(first), np.uint64(len(running))
-    for place in range(tokens):
-        now = np.uint64(tokens - 1 - place if turned else place)
-        meets = not (at_rest and now == 0)
+    for k in range(tokens):
+        now = np.uint64(tokens - 1 - k if turned else k)
+        decays_state = not (at_rest and now == 0)
         if turned:
             for c in range(width):
                 new = running[c] + drives[now, begin + c]
                 states[now, begin + c] = new
-                running[c] = decays[now, begin + c] * new if meets else new
-        elif meets:
+                running[c] = decays[now, begin + c] * new if decays_state else new
+        elif decays_state:
             for c in range(width):
                 new = decays[now, begin + c] * running[c] + drives[now, begin + c]
                 running[c] = new

@@ -1,4 +1,8 @@
-"""Sums over the entries of rows in the columns of their own tile, where decays begin and end."""
+"""Row reductions over the diagonal tiles of maps with one scalar decay a token.
+
+In a diagonal tile the queries (rows) and the keys (columns) are the same tokens, so the decays
+between them differ from entry to entry.
+"""
 
 from typing import no_type_check
 
@@ -19,7 +23,7 @@ from dsf.kernels.scalar_tile_sums import (
     add_peaks,
 )
 
-LANES = 16  # rows that are handled together, however few of them are needed
+LANES = 16  # rows that are processed together, as a fixed count for the compiler
 
 
 @kernel()
@@ -38,7 +42,11 @@ def sum_own_tile(
     reach: np.ndarray,
     log_reach: np.ndarray,
 ) -> None:
-    """Rows of one tile in its own columns, and the decays from its start up to every row."""
+    """Add the rows of one diagonal tile to ``statistics``; fill the decays from its start.
+
+    ``reach`` and ``log_reach`` are the decays from the start of the tile up to every row, and their
+    logarithms. ``parts`` and ``statistics`` are as in :mod:`dsf.kernels.scalar_tile_sums`.
+    """
     heads, rows = decay.shape
     flat, plane = parts.reshape(-1), parts.shape[1]
     diagonal = np.zeros(TILE)
@@ -75,7 +83,7 @@ def sum_own_tile(
 @kernel()
 @no_type_check
 def _fade(running, row, fade, log_fade):
-    """One more decay for the rows from about ``row`` on; those before it are set later."""
+    """Multiply the decays of the rows from about ``row`` on; rows before it are set later."""
     for block in range(row // LANES, TILE // LANES):
         o = block * LANES
         for i in range(LANES):
@@ -86,7 +94,7 @@ def _fade(running, row, fade, log_fade):
 @kernel()
 @no_type_check
 def _add_column(parts, plane, column, write, log, running, statistics):
-    """Add the entries of a column below the diagonal; ``running`` is zero up to there."""
+    """Add the entries of a column below the diagonal; ``running`` is zero on and above it."""
     if plane < 0 or column < 0:
         return
     for block in range((column + 1) // LANES, TILE // LANES):

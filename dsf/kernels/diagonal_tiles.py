@@ -1,7 +1,7 @@
-"""Tiles of maps whose states forget each at its own pace, as four matrices.
+"""Tiles of maps with a decay for every state, folded into four matrices.
 
-Decays are running products from the nearest border, in double precision from tile to tile and from
-block to block, so zeros and violent decays are exact.
+Decays are running products within a block of tokens, and in double precision from block to block
+and from tile to tile, so decays of zero or near zero lose no accuracy.
 """
 
 from typing import NamedTuple, no_type_check
@@ -37,9 +37,9 @@ class Part(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Coefficients of some systems: rows of tokens as wide as ``width``, writes of states."""
+    """Coefficients of some systems; decays and reads have a row a token, writes a row a state."""
 
-    decay: Part  # the logarithms for a step of one where ``sampled``
+    decay: Part  # if ``sampled``, the poles: log decays for a step of one
     step: Part
     sampled: bool
     write: Part
@@ -50,14 +50,14 @@ class Given(NamedTuple):
     systems: int
     steps: int
     states: int
-    width: int  # states, filled up with zeros to whole registers
+    width: int  # states, padded with zeros to whole registers
 
 
 class Scratch(NamedTuple):
-    """Memory for one system at work."""
+    """Working memory for one system."""
 
     exact: np.ndarray  # decays in double precision
-    pace: np.ndarray
+    pace: np.ndarray  # steps in units of log 2
     gap: np.ndarray
     decay: np.ndarray
     read: np.ndarray
@@ -70,7 +70,7 @@ class Scratch(NamedTuple):
 
 
 def sizes_of_scratch(width: int, tiles: int) -> tuple[int, ...]:
-    """Numbers of every array of ``Scratch``; the first three are in double precision."""
+    """The sizes of the arrays of ``Scratch``; the first three are in double precision."""
     table = TILE * width
     small = table, TILE, width, table, table, table, TILE, TILE // NEAR * width, width
     return *small, tiles * table + FOURS * width, FOURS * tiles * TILE
@@ -79,10 +79,10 @@ def sizes_of_scratch(width: int, tiles: int) -> tuple[int, ...]:
 @kernel()
 @no_type_check
 def multiply(left, l0, width, states, right, r0, rows, columns, out, o0, pitch):
-    """``out = left @ right``, by four rows and two registers of columns.
+    """``out = left @ right`` in blocks of four rows and two registers of columns.
 
-    Row by row ``left`` has ``states`` of ``width`` numbers, ``right`` ``TILE``, ``out`` ``pitch``;
-    each begins at its place in a flat array.
+    The distance from row to row is ``width`` in ``left`` (``states`` of it are used), ``TILE`` in
+    ``right`` and ``pitch`` in ``out``; ``l0``, ``r0`` and ``o0`` are the first indices.
     """
     lane = lanes(out)
     for i in range(0, rows, 4):
@@ -116,16 +116,16 @@ def multiply(left, l0, width, states, right, r0, rows, columns, out, o0, pitch):
 @kernel()
 @no_type_check
 def nearest(sent, decay, read, width, states, first, before, local):
-    """The map of one block by itself: what each token wrote, in a lane of its own, moves on.
+    """The map of one block, with a lane for every token: its write is decayed token by token.
 
-    Afterwards ``sent`` holds in the columns of the block what is left at its end.
+    Afterwards the columns of the block in ``sent`` hold the writes decayed to its end.
     """
     lane = lanes(local)
     for j in range(0, NEAR, lane):
         for n in range(0, states, 4):
-            place = n * TILE + first + j
-            h0, h1 = load(sent, place), load(sent, place + TILE)
-            h2, h3 = load(sent, place + 2 * TILE), load(sent, place + 3 * TILE)
+            at = n * TILE + first + j
+            h0, h1 = load(sent, at), load(sent, at + TILE)
+            h2, h3 = load(sent, at + 2 * TILE), load(sent, at + 3 * TILE)
             for i in range(NEAR + before):
                 last = i - before
                 d, older = max(first + last, 0) * width + n, last - j
@@ -141,19 +141,19 @@ def nearest(sent, decay, read, width, states, first, before, local):
                     seen = seen + spread(read, r + 2) * h2
                     seen = seen + spread(read, r + 3) * h3
                     store(local, o, in_first(older + 1, seen, nothing(local)))
-            store(sent, place, h0)
-            store(sent, place + TILE, h1)
-            store(sent, place + 2 * TILE, h2)
-            store(sent, place + 3 * TILE, h3)
+            store(sent, at, h0)
+            store(sent, at + TILE, h1)
+            store(sent, at + 2 * TILE, h2)
+            store(sent, at + 3 * TILE, h3)
 
 
 @kernel()
 @no_type_check
 def running(exact, read, width, states, before, start, reach, passed, product):
-    """Reads times the decays from the start of their block, and from that of the tile.
+    """Reads times the decays from the start of their block (``start``) and tile (``reach``).
 
-    A read's own decay counts unless it is ``before`` it. Also the products of all decays of every
-    block and of the tile.
+    The decay of the read's own token is included unless ``before``. Also the products of all decays
+    of every block (``passed``) and of the tile (``product``).
     """
     for n in range(0, states, WIDE):
         whole = ones()
@@ -174,7 +174,7 @@ def running(exact, read, width, states, before, start, reach, passed, product):
 @kernel()
 @no_type_check
 def clear(table, first, last):
-    """Zeros at some places, up to whole registers."""
+    """Write zeros from index ``first`` to ``last``, rounded up to whole registers."""
     for k in range(first, last, lanes(table)):
         store(table, k, nothing(table))
 
@@ -182,7 +182,7 @@ def clear(table, first, last):
 @kernel()
 @no_type_check
 def load_tile(given, s, start, rows, scratch, sent):
-    """Decays, reads and writes of some tokens of one system, zeros behind the last of them."""
+    """Decays, reads and writes of the tokens of one tile of one system, zeros after the last."""
     exact, pace, width, read = scratch.exact, scratch.pace, given.width, given.read
     step, gain, decay, write = given.step, given.gain, given.decay, given.write
     clear(scratch.gain, 0, TILE)
@@ -215,16 +215,16 @@ def load_tile(given, s, start, rows, scratch, sent):
 @kernel()
 @no_type_check
 def fold_tile(given, s, tile, scratch, sent, product, local, reach):
-    """What a tile of one system does: its map by itself, and what it reads, sends and keeps.
+    """Fold one tile of one system into four matrices, which are written into the last arguments.
 
     Args:
-        given: coefficients.
-        s, tile: which.
-        scratch: memory.
-        sent: every write times the decays behind it, state by state.
-        product: of all decays.
-        local: the map of the tile alone; above the diagonal it has to be zero.
-        reach: the reads times the decays up to them.
+        given: the coefficients.
+        s, tile: the indices of the system and of the tile.
+        scratch: working memory.
+        sent: the writes times the decays after them, ``state token``.
+        product: the product of all decays, for every state.
+        local: the map of the tile alone; must be zero above the diagonal beforehand.
+        reach: the reads times the decays up to them, ``token state``.
     """
     start, width, states = tile * TILE, given.width, given.states
     rows, lane, feedthrough = min(TILE, given.steps - start), lanes(local), given.feedthrough

@@ -1,9 +1,9 @@
-"""``2^x - 1`` in single precision by few products: what a slow state of a scan multiplies with.
+"""``2^x - 1`` in single precision with few multiplications, for decays close to one.
 
-With their coefficients adapted beforehand, polynomials of degree four and six take two and three
-products in place of four and six, and four or seven sums (Knuth, The Art of Computer Programming,
-volume 2, section 4.6.4). Products are what the processor runs out of; sums go beside them.
-Arguments come in units in which the highest coefficient is one: as ``UNIT * x``.
+With adapted coefficients, polynomials of degree four and six take two and three products instead of
+four and six, and four or seven sums (Knuth, The Art of Computer Programming, volume 2, section
+4.6.4). Multiplications limit the speed of the loop; additions run beside them. Arguments are in
+units in which the highest coefficient is one, ``UNIT * x``.
 """
 
 from typing import Any, no_type_check
@@ -11,12 +11,15 @@ from typing import Any, no_type_check
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 
-# Where 2^x - 1 keeps six to seven digits of itself with degree six and four, in units of log 2.
+# Smallest x for which degree six and four give 2^x - 1 with six to seven correct digits.
 LOWEST, LOWEST_OF_FOUR = -2.4, -0.6
 
 
 def _slope(degree: int, low: float) -> tuple[float, Any]:
-    """``(2^x - 1) / x`` from ``low`` to zero: the unit, and coefficients, the constant first."""
+    """A polynomial for ``(2^x - 1) / x`` from ``low`` to zero: its unit and coefficients.
+
+    The constant coefficient comes first.
+    """
 
     def slope(x: Any) -> Any:
         return np.expm1(x * np.log(2)) / x
@@ -48,7 +51,7 @@ def _adapted_six(u: Any) -> list[float]:
     first = both - 2 * b
     sums = u[3] - total * (b + first) - b * (total + 1)
     c = u[2] - total * sums - b * (b + first)
-    # Of degree three, so that one of its roots is real.
+    # a cubic equation, which has a real root
     b = next(root.real for root in (b * sums + c * first - u[1]).roots() if abs(root.imag) < 1e-9)
     first, sums, c = first(b), sums(b), c(b)
     third = total - first
@@ -61,34 +64,34 @@ UNIT_OF_FOUR, _FOUR = _slope(4, LOWEST_OF_FOUR)
 K0, K1, K2, K3, K4, K5 = (np.float32(a) for a in _adapted_six(_SIX))
 F0, F1, F2, F3 = (np.float32(a) for a in _adapted_four(_FOUR))
 
-# Compiled where they are used, each for several numbers at once.
+# The steps of the evaluation. They are compiled where they are used, on several numbers at once.
 
 
 @no_type_check
 def lower(x):
-    """The first of three steps to ``(2^x - 1) / x``."""
+    """The first of three steps to ``(2^x - 1) / x`` by the polynomial of degree six."""
     return (x + K0) * x + K1
 
 
 @no_type_check
 def middle(x, z):
-    """The second, from the first."""
+    """The second step, from the result ``z`` of the first."""
     return (x + K2) * z + K3
 
 
 @no_type_check
 def upper(z, w):
-    """The last, from both."""
+    """The last step, from the results of both."""
     return ((z + K4) + w) * w + K5
 
 
 @no_type_check
 def inner(x):
-    """The first of two steps to the same by degree four."""
+    """The first of two steps to ``(2^x - 1) / x`` by the polynomial of degree four."""
     return (x + F0) * x + F1
 
 
 @no_type_check
 def outer(x, y):
-    """The last, from the first."""
+    """The last step, from the result ``y`` of the first."""
     return ((y + x) + F2) * y + F3

@@ -1,4 +1,4 @@
-"""Sums over rows that are exponentials of scores over their sum, while a row is in the cache."""
+"""Row reductions of softmax rows from their scores, computed while a row is in the cache."""
 
 import math
 from typing import no_type_check
@@ -18,9 +18,9 @@ from dsf.kernels.scalar_tile_sums import (
     SURPRISE,
 )
 
-BLOCK = 512  # columns whose sums are rounded as the numbers are
+BLOCK = 512  # columns summed in the precision of the scores; blocks are added in double precision
 LOG_TWO = math.log(2)
-LEAST = -2000.0  # binary orders of magnitude below the peak: nothing is left in any number type
+LEAST = -2000.0  # base-2 logarithm relative to the peak that underflows in every number type
 
 
 @kernel(reorders=True)
@@ -37,12 +37,12 @@ def sum_exponentials(
     tokens: np.ndarray,
     statistics: np.ndarray,
 ) -> None:
-    """Every kind of sum of rows from token ``first`` on; ``scores`` in nats are overwritten.
+    """All sums of the rows from token ``first`` on; ``scores``, in nats, are overwritten.
 
-    ``peak`` is the largest of a row and ``unread`` the logarithm of what its sum has beside the
-    scores. ``whole`` is how many columns the map has, ``ahead`` is 0, 1, 2, ... ``BLOCK - 1``.
-    ``statistics`` holds kinds and rows: after those named above one for each of ``widths`` and
-    ``tokens``.
+    ``peak`` is the largest score of a row and ``unread`` the logarithm of a term in the denominator
+    that belongs to no key. ``whole`` is the number of columns of the map, ``ahead`` is
+    ``0 ... BLOCK - 1``. ``statistics`` is ``kind row``: the kinds of
+    :mod:`dsf.kernels.scalar_tile_sums`, then one for each of ``widths`` and of ``tokens``.
     """
     number = scores.dtype.type
     zero, least, to_two = number(0), number(LEAST), number(1 / LOG_TWO)

@@ -1,4 +1,9 @@
-"""Exponentials and logarithms in compiled loops, several numbers at once: no call, no branch."""
+"""Exponentials and logarithms for compiled loops, without calls or branches, so they vectorise.
+
+- ``chosen``: a conditional value without a branch.
+- ``factor_of`` (single precision), ``power_of_two`` (double precision), ``two_to`` (either): 2^x.
+- ``log_of``: the natural logarithm.
+"""
 
 from typing import Any, no_type_check
 
@@ -10,7 +15,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from dsf.kernels.compiling import kernel
 
 ZERO, ONE_SINGLE = np.float32(0), np.float32(1)
-# Added and taken away again they round to a whole number, which their last bits then hold.
+# Adding such a number rounds to an integer, which is then in the last bits of the sum.
 ROUNDER, ROUNDER_DOUBLE = np.float32(1.5 * 2**23), 1.5 * 2**52
 ONE, ONE_DOUBLE = np.int32(0x3F800000), np.int64(0x3FF << 52)
 LEAST, MOST = np.float32(-127), np.float32(128)
@@ -36,7 +41,7 @@ C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, C10 = (float(c) for c in _slope(10, -0.5
 @intrinsic
 @no_type_check
 def chosen(_context, _condition, yes, no):
-    """``yes`` where the condition holds, else ``no``: an instruction, where ``if`` is a branch."""
+    """``yes`` if the condition holds, else ``no``, as a select instruction instead of a branch."""
 
     def generate(_context, builder, _signature, arguments):
         return builder.select(*arguments)
@@ -47,7 +52,7 @@ def chosen(_context, _condition, yes, no):
 @kernel(inlined=True)
 @no_type_check
 def factor_of(x):
-    """Whether ``x`` rounds to zero; then ``2^x - 1`` to seven digits of itself, else ``2^x``."""
+    """Whether ``x`` rounds to zero, and in that case ``2^x - 1`` to seven digits, else ``2^x``."""
     x = chosen(x < LEAST, LEAST, x)
     x = chosen(x > MOST, MOST, x)
     rounded = np.float32(x + ROUNDER)
@@ -74,10 +79,10 @@ def power_of_two(x):
     return power * (1.0 + rest * slope)
 
 
-# What a whole exponent leaves between the square roots of a half and of two.
+# Bits of sqrt(1/2): mantissas are reduced to the interval from sqrt(1/2) to sqrt(2).
 ROOT, ROOT_DOUBLE = np.int32(0x3F3504F3), np.int64(0x3FE6A09E667F3BCD)
 LOG_TWO, LOG_TWO_SINGLE = float(np.log(2)), np.float32(np.log(2))
-# atanh(s) / s in powers of s squared
+# coefficients of atanh(s) / s as a series in s²
 SERIES = tuple(1 / (2 * k + 1) for k in range(11))
 S0, S1, S2, S3, S4, S5, S6, S7, S8, S9, S10 = SERIES
 T1, T2, T3, T4, T5 = (np.float32(each) for each in SERIES[1:6])
@@ -86,7 +91,7 @@ TWO_SINGLE = np.float32(2)
 
 @no_type_check
 def two_to(x: Any) -> Any:
-    """``2^x``; zero below the smallest number, nan for nan."""
+    """``2^x``; zero on underflow, nan for nan."""
     raise NotImplementedError
 
 
@@ -111,7 +116,7 @@ def _two_to_single(x):
 
 @no_type_check
 def log_of(x: Any) -> Any:
-    """The logarithm of a positive number that is not subnormal; any number for zero and nan."""
+    """The natural logarithm of a positive normal number; some number for zero and nan."""
     raise NotImplementedError
 
 

@@ -1,4 +1,11 @@
-"""Matrix-valued memories, chunk by chunk: many columns share the decays, writes and reads."""
+"""Matrix-valued memories on the CPU, chunk by chunk: linear attention and delta rules.
+
+- ``add_product``, ``add_triangle``, ``solve_unit_triangle``: small matrix products and solves.
+- ``scalar_chunks``: chunks with one decay a token, heads one after the other.
+- ``diagonal_chunks``: the same with a decay for every state.
+- ``Memories``, ``recall``: the coefficients as tensors, and the entry that cuts heads over threads
+  and tokens into chunks.
+"""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, no_type_check
@@ -18,7 +25,7 @@ TILE = 64
 @kernel()
 @no_type_check
 def add_product(left, right, rows, inner, out):
-    """``out += left @ right``: ``rows x inner`` and ``inner x TILE``; rows and inner by fours."""
+    """``out += left @ right``: ``rows x inner`` and ``inner x TILE``, sizes multiples of four."""
     if rows < 0 or inner < 0:
         return
     for i in range(rows // 4):
@@ -66,7 +73,7 @@ def add_triangle(left, right, rows, out):
 @kernel()
 @no_type_check
 def solve_unit_triangle(below, rows, columns):
-    """``columns`` solved in place by ``identity + below``, strictly lower triangular."""
+    """Solve ``(identity + below) x = columns`` in place, ``below`` strictly lower triangular."""
     if rows < 0:
         return
     for i in range(1, rows):
@@ -93,21 +100,21 @@ CHUNK = 32
 def scalar_chunks(
     decay, gain, skip, read, look, send, seen, held, signal, memory, response, before, begin
 ):
-    """The chunks from the token ``begin`` on; one decay a token, heads one after the other.
+    """The chunks from token ``begin`` on, with one decay a token, heads one after the other.
 
-    ``seen`` and ``held`` are the products of reads and of looks with writes, pair by pair, and
-    ``send`` holds the writes of every chunk as columns. What heads share is stored once. Without
-    ``look``, ``held`` is empty.
+    ``seen`` and ``held`` are the products of reads and of look-up vectors with writes for every
+    pair of tokens of a chunk, and ``send`` holds the writes of every chunk as columns. Arrays that
+    heads share are stored once. Without a delta rule ``look`` and ``held`` are empty.
     """
     heads, _, columns = signal.shape
     states, delta = memory.shape[1], len(held) > 0
     own, below = np.zeros(CHUNK * CHUNK, signal.dtype), np.zeros(CHUNK * CHUNK, signal.dtype)
     scales = np.zeros((3, CHUNK), signal.dtype)
-    room = _room(states, signal)
+    room = _buffers(states, signal)
     for h in range(heads):
         g = h if len(send) > 1 else 0
         for first in range(0, columns, TILE):
-            _take_up(memory[h], first, room[0], room[1])
+            _load_memory(memory[h], first, room[0], room[1])
             for c in range(send.shape[1]):
                 start = begin + c * CHUNK
                 carry = _gaps(decay[h], start, seen[g, c], held, g, c, before, own, below, scales)
@@ -119,13 +126,13 @@ def scalar_chunks(
                 _store(signal[h], start, first, skip[h], room[3], response[h])
                 _scale(room[2], scales[2])
                 _update(send[g, c].ravel(), carry, states, room)
-            _put_back(memory[h], first, room[0])
+            _store_memory(memory[h], first, room[0])
 
 
 @kernel()
 @no_type_check
-def _room(states, like):
-    """Memory, its rounded copy, entries, answers, changes: each for ``TILE`` columns."""
+def _buffers(states, like):
+    """Buffers of ``TILE`` columns: memory, its rounded copy, chunk inputs, responses, updates."""
     return (
         np.zeros(states * TILE),
         np.zeros(states * TILE, like.dtype),
@@ -138,7 +145,11 @@ def _room(states, like):
 @kernel()
 @no_type_check
 def _gaps(decay, start, seen, held, g, c, before, own, below, scales):
-    """Pairs times the decays between; decays from the start, before a token, and to the end."""
+    """Multiply pairs by the decays between them, and compute three decays of every token.
+
+    ``scales`` are the decays from the start of the chunk to the read, from the start to before the
+    token, and from the token to the end. Returns the product of all decays of the chunk.
+    """
     own[:] = 0
     running = 1.0
     for i in range(CHUNK):
@@ -166,7 +177,7 @@ def _gaps(decay, start, seen, held, g, c, before, own, below, scales):
 @kernel()
 @no_type_check
 def _load(signal, start, first, gain, entries):
-    """The signal times its gain; zeros where there are fewer columns than ``TILE``."""
+    """The signal times its gain, with zeros in columns beyond the last."""
     if start < 0 or first < 0:
         return
     wide = min(TILE, signal.shape[1] - first)
@@ -179,7 +190,7 @@ def _load(signal, start, first, gain, entries):
 @kernel()
 @no_type_check
 def _look_up(look, below, scale, states, room):
-    """Take away what the memory holds, of earlier chunks and of earlier entries of this one."""
+    """Subtract what the memory returns at ``look``, from earlier chunks and from this one."""
     _, memory, entries, answers, _ = room
     answers[:] = 0
     add_product(look, memory, CHUNK, states, answers)
@@ -233,7 +244,7 @@ def _update(send, carry, states, room):
 
 @kernel()
 @no_type_check
-def _take_up(memory, first, exact, rounded):
+def _load_memory(memory, first, exact, rounded):
     for n in range(len(memory)):
         for j in range(min(TILE, memory.shape[1] - first)):
             exact[n * TILE + j] = memory[n, first + j]
@@ -242,7 +253,7 @@ def _take_up(memory, first, exact, rounded):
 
 @kernel()
 @no_type_check
-def _put_back(memory, first, exact):
+def _store_memory(memory, first, exact):
     for n in range(len(memory)):
         for j in range(min(TILE, memory.shape[1] - first)):
             memory[n, first + j] = exact[n * TILE + j]
@@ -251,9 +262,9 @@ def _put_back(memory, first, exact):
 @kernel()
 @no_type_check
 def diagonal_chunks(decay, gain, skip, read, look, write, signal, memory, response, before, end):
-    """Whole chunks up to ``end``, heads one after the other; what heads share is stored once.
+    """The chunks before token ``end`` with a decay for every state, heads one after the other.
 
-    Without a look up ``look`` is empty.
+    Arrays that heads share are stored once. Without a delta rule ``look`` is empty.
     """
     heads, _, columns = signal.shape
     states, delta = memory.shape[1], len(look) > 0
@@ -263,9 +274,9 @@ def diagonal_chunks(decay, gain, skip, read, look, write, signal, memory, respon
     blocks = (columns + TILE - 1) // TILE
     for h in range(heads):
         g = h if len(write) > 1 else 0
-        rooms = [_room(states, signal) for _ in range(blocks)]
+        rooms = [_buffers(states, signal) for _ in range(blocks)]
         for b in range(blocks):
-            _take_up(memory[h], b * TILE, rooms[b][0], rooms[b][1])
+            _load_memory(memory[h], b * TILE, rooms[b][0], rooms[b][1])
         for start in range(0, end, CHUNK):
             span = slice(start, start + CHUNK)
             own_look = look[h, span] if delta else read[g, span]
@@ -280,13 +291,16 @@ def diagonal_chunks(decay, gain, skip, read, look, write, signal, memory, respon
                 _store(signal[h], start, b * TILE, skip[h], room[3], response[h])
                 _update_diagonal(folded[2], carry, states, room)
         for b in range(blocks):
-            _put_back(memory[h], b * TILE, rooms[b][0])
+            _store_memory(memory[h], b * TILE, rooms[b][0])
 
 
 @kernel()
 @no_type_check
 def _fold(decay, read, look, write, before, folded, carry):
-    """Reads and looks times the decays from the start, writes times those to the end as columns."""
+    """Reads and look-up vectors times the decays from the start of the chunk; the product of all.
+
+    Writes, as columns, times the decays to the end.
+    """
     states = len(carry)
     carry[:] = 1.0
     for i in range(CHUNK):
@@ -306,17 +320,17 @@ def _fold(decay, read, look, write, before, folded, carry):
 @kernel(reorders=True)
 @no_type_check
 def _pair(decay, read, look, write, before, pairs):
-    """What every token reads, and what it looks up, of every earlier one of its chunk."""
+    """Products of reads and of look-up vectors with decayed writes for all pairs of a chunk."""
     states = decay.shape[1]
     reached = np.zeros(states)
     pairs[:] = 0
     for j in range(CHUNK):
-        met = 0.0
+        diagonal = 0.0
         for n in range(states):
             reached[n] = write[j, n]
-            met += read[j, n] * reached[n]
+            diagonal += read[j, n] * reached[n]
         if not before:
-            pairs[0, j * CHUNK + j] = met
+            pairs[0, j * CHUNK + j] = diagonal
         for i in range(j + 1, CHUNK):
             found, late, early = 0.0, 0.0, 0.0
             for n in range(states):
@@ -352,8 +366,9 @@ class Memories:
 
     Attributes:
         decay: one factor a token, or one for every state.
-        gain: what the signal is multiplied by on its way in.
-        look: for a delta rule the vectors at which the memory is looked up; else no heads at all.
+        gain: factor on the signal.
+        look: for a delta rule the vectors at which the memory is read before it is overwritten;
+            otherwise a tensor without heads.
     """
 
     decay: Float[Tensor, "head time"] | Float[Tensor, "head time state"]
@@ -364,13 +379,13 @@ class Memories:
     signal: Float[Tensor, "head time channel"]
 
     def each(self, act: Any) -> "Memories":
-        """The same with ``act`` done on every part."""
+        """The same with ``act`` applied to every tensor."""
         return replace(
             self, **{field.name: act(getattr(self, field.name)) for field in fields(self)}
         )
 
     def by_states(self, act: Any) -> "Memories":
-        """The same with ``act`` done on every part that has states."""
+        """The same with ``act`` applied to every tensor that has a state axis."""
         names = ["write", "read", "look", *(["decay"] if self.decay.ndim > 2 else [])]
         return replace(self, **{name: act(getattr(self, name)) for name in names})
 
@@ -383,7 +398,7 @@ def recall(
     *,
     before: bool,
 ) -> Float[Tensor, "head state channel"]:
-    """Fill ``response`` from the state ``memory``, and return the state after the last token."""
+    """Fill ``response``, starting from the state ``memory``, and return the final state."""
     states = memory.shape[-2]
     missing = -states % 4
     if missing:
@@ -396,25 +411,25 @@ def recall(
     def run(first: int) -> None:
         some = slice(first, first + share)
         ours = parts.each(lambda part: part if len(part) != heads else part[some])
-        _walk(ours, skip[some].contiguous(), held[some], response[some], before)
+        _run(ours, skip[some].contiguous(), held[some], response[some], before)
 
     in_parallel(run, range(0, heads, share))
     return held[:, :states].to(memory.dtype)
 
 
-def _walk(parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool) -> None:
+def _run(parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool) -> None:
     whole = parts.signal.shape[1] // CHUNK * CHUNK
     rest = parts.signal.shape[1] - whole
     _chunks(parts, skip, held, response, before, whole)
     if rest:
-        last = parts.each(lambda part: _filled_up(part[:, whole:], 0.0))
-        last = replace(last, decay=_filled_up(parts.decay[:, whole:], 1.0))
+        last = parts.each(lambda part: _padded(part[:, whole:], 0.0))
+        last = replace(last, decay=_padded(parts.decay[:, whole:], 1.0))
         answer = torch.zeros_like(last.signal)
         _chunks(last, skip, held, answer, before, CHUNK)
         response[:, whole:] = answer[:, :rest]
 
 
-def _filled_up(part: Tensor, by: float) -> Tensor:
+def _padded(part: Tensor, by: float) -> Tensor:
     missing = CHUNK - part.shape[1]
     return pad(part, (0, 0) * (part.ndim - 2) + (0, missing), value=by)
 

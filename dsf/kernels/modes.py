@@ -1,9 +1,9 @@
-"""Channels of complex modes that do not change with time, such as those of S4D.
+"""Time-invariant complex diagonal systems with real responses, such as S4D, channel by channel.
 
     g_t = decay g_{t-1} + u_t        y_t = Re(weight . g_t) + skip u_t
 
-The modes of a channel stay in registers while time runs, in double precision: slow ones add up as
-many numbers as they remember.
+The modes (complex states) of a channel stay in registers over time, in double precision, because
+slowly decaying modes accumulate rounding errors over many tokens.
 """
 
 from typing import no_type_check
@@ -20,7 +20,7 @@ from dsf.kernels.registers import WIDE, ahead, number, pointers, put, store, tot
 from dsf.kernels.unrolled import each, loaded, product, product_and_sum
 
 TOGETHER = 4 * WIDE  # modes in registers
-SPAN = 512  # tokens after which the modes that had no room take their turn
+SPAN = 512  # tokens processed with one group of modes before the next group
 
 
 def modes_response(
@@ -31,7 +31,7 @@ def modes_response(
     *,
     into: Float[Tensor, "channel time"],
 ) -> None:
-    """Write the response from rest, which lies in memory channel after channel."""
+    """Write the response from a zero state; all arrays have time as their contiguous axis."""
     more = -decay.shape[-1] % TOGETHER
     parts = [pad(part, (0, more)) for each in (decay, weight) for part in (each.real, each.imag)]
     table = torch.stack(parts, dim=-2).double()
@@ -40,7 +40,7 @@ def modes_response(
     share = max(1, -(-channels // torch.get_num_threads()))
 
     def run(first: int) -> None:
-        _ring(first, min(first + share, channels), *arrays)
+        _channels(first, min(first + share, channels), *arrays)
 
     in_parallel(run, range(0, channels, share))
 
@@ -50,8 +50,8 @@ _sum_less_product = each(lambda a, b, c: c - a * b)
 
 @kernel()
 @no_type_check
-def _some(table, state, modes, signal, sums, count):
-    """As many modes as there is room for in registers, over some tokens."""
+def _modes(table, state, modes, signal, sums, count):
+    """One group of modes, as many as fit in registers, over ``count`` tokens."""
     decay, turn = loaded(table, 0, WIDE), loaded(table, modes, WIDE)
     weight, across = loaded(table, 2 * modes, WIDE), loaded(table, 3 * modes, WIDE)
     real, imaginary = loaded(state, 0, WIDE), loaded(state, modes, WIDE)
@@ -69,7 +69,7 @@ def _some(table, state, modes, signal, sums, count):
 
 @kernel()
 @no_type_check
-def _ring(first, last, table, skip, signal, response):
+def _channels(first, last, table, skip, signal, response):
     modes, steps = table.shape[2], signal.shape[1]
     states, row = np.empty(2 * modes), np.empty(SPAN)
     state, sums = pointers(states), pointers(row)
@@ -81,6 +81,6 @@ def _ring(first, last, table, skip, signal, response):
             for t in range(count):
                 row[t] = skip[channel] * given[t]
             for n in range(0, modes, TOGETHER):
-                _some(ahead(mine, n), ahead(state, n), modes, pointers(given), sums, count)
+                _modes(ahead(mine, n), ahead(state, n), modes, pointers(given), sums, count)
             for t in range(count):
                 response[channel, start + t] = row[t]

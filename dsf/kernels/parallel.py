@@ -1,4 +1,4 @@
-"""Independent pieces of one job on as many threads as torch has."""
+"""Independent pieces of work on as many threads as torch uses."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,9 @@ Piece = TypeVar("Piece")
 
 
 def in_parallel(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
-    """``work`` done on every piece. Helps where it runs compiled loops, which hold no lock.
+    """Call ``work`` on every piece, in threads: compiled loops release the interpreter lock.
 
-    The threads live for one call: kept ones would be dead in a forked process.
+    The threads are started anew in every call, since a pool would not survive a fork.
     """
     workers = min(torch.get_num_threads(), len(pieces))
     if workers <= 1:

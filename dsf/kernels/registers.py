@@ -1,4 +1,12 @@
-"""Registers of numbers as values, numbers behind pointers, and the ways between."""
+"""SIMD vectors and pointers as types of numba, with the loads and stores between them.
+
+- ``Vector``: the numbers of one SIMD register, with ``+``, ``-``, ``*`` lane by lane, ``total``,
+  ``in_first`` and constructors of constants.
+- ``Pointer``: the memory of an array without its length; ``pointers`` makes them, ``ahead`` moves
+  them, ``number`` and ``put`` read and write single numbers.
+- ``load``, ``load_double``, ``spread``, ``store``: between memory and vectors; ``store_past`` and
+  ``arrived`` are streaming stores and their fence.
+"""
 
 import operator
 from typing import no_type_check
@@ -15,7 +23,7 @@ FUSED = ("contract",)
 
 
 class Vector(types.Type):  # type: ignore[misc]
-    """As many numbers of one kind as a register holds."""
+    """The numbers of one SIMD register."""
 
     def __init__(self, dtype: types.Type) -> None:
         self.dtype, self.lanes = dtype, BYTES * 8 // dtype.bitwidth
@@ -24,7 +32,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 @register_model(Vector)
 class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
-    """What a vector is to the compiler."""
+    """The LLVM type of a vector."""
 
     @no_type_check
     def __init__(self, manager, kind):
@@ -69,7 +77,7 @@ def _lane_by_lane(instruction):
     return on_vectors
 
 
-# Vectors are added, taken away and multiplied as numbers are, and with numbers.
+# +, - and * of vectors with vectors and with numbers.
 for _operation, _instruction in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul")):
     overload(getattr(operator, _operation))(_lane_by_lane(_instruction))
 
@@ -77,9 +85,9 @@ for _operation, _instruction in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul
 @intrinsic
 @no_type_check
 def later(_context, one, other):
-    """Lane by lane the number whose bits are the larger integer.
+    """Lane by lane the number whose bit pattern is the larger unsigned integer.
 
-    Of numbers that are not negative that is the larger one; nan and negative ones come after them.
+    Of two non-negative numbers that is the larger one; nan and negative numbers count as larger.
     """
 
     def generate(_context, builder, _signature, arguments):
@@ -93,7 +101,7 @@ def later(_context, one, other):
 @intrinsic
 @no_type_check
 def total(_context, vector):
-    """The sum of all lanes, in pairs."""
+    """The sum of all lanes, added in pairs."""
     one = vector.dtype
 
     def generate(context, builder, _signature, arguments):
@@ -109,7 +117,7 @@ def total(_context, vector):
 @intrinsic
 @no_type_check
 def in_first(_context, count, yes, no):
-    """``yes`` in the first lanes, as many as ``count``, and ``no`` in the others."""
+    """``yes`` in the first ``count`` lanes and ``no`` in the others."""
 
     def generate(_context, builder, _signature, arguments):
         count, yes, no = arguments
@@ -124,7 +132,7 @@ def in_first(_context, count, yes, no):
 @intrinsic
 @no_type_check
 def everywhere(_context, value):
-    """A number in double precision, in every lane."""
+    """A number, converted to double precision, in every lane."""
 
     def generate(context, builder, signature, arguments):
         wider = context.cast(builder, arguments[0], signature.args[0], types.float64)
@@ -136,7 +144,7 @@ def everywhere(_context, value):
 @intrinsic
 @no_type_check
 def nothing(_context, pointer):
-    """Zeros of the kind it points to."""
+    """A vector of zeros of the number type that ``pointer`` points to."""
     vector = Vector(pointer.dtype)
     return vector(pointer), lambda context, *_: context.get_value_type(vector)([0.0] * vector.lanes)
 
@@ -144,20 +152,20 @@ def nothing(_context, pointer):
 @intrinsic
 @no_type_check
 def ones(_context):
-    """Ones in double precision."""
+    """A vector of ones in double precision."""
     return DOUBLE(), lambda context, *_: context.get_value_type(DOUBLE)([1.0] * WIDE)
 
 
 @intrinsic
 @no_type_check
 def lanes(_context, pointer):
-    """How many of its numbers a register holds."""
+    """The number of lanes of a vector of the number type that ``pointer`` points to."""
     count = Vector(pointer.dtype).lanes
     return types.int64(pointer), lambda *_: ir.IntType(64)(count)
 
 
 class Pointer(types.Type):  # type: ignore[misc]
-    """Where the numbers of an array begin."""
+    """The address of the numbers of an array."""
 
     def __init__(self, dtype: types.Type) -> None:
         self.dtype = dtype
@@ -166,7 +174,7 @@ class Pointer(types.Type):  # type: ignore[misc]
 
 @register_model(Pointer)
 class PointerModel(models.PrimitiveModel):  # type: ignore[misc]
-    """What a pointer is to the compiler."""
+    """The LLVM type of a pointer."""
 
     @no_type_check
     def __init__(self, manager, kind):
@@ -175,7 +183,7 @@ class PointerModel(models.PrimitiveModel):  # type: ignore[misc]
 
 @no_type_check
 def _pointed(kind):
-    """The type of an array, and of arrays in named tuples, with pointers in their place."""
+    """The type with arrays, also inside named tuples, replaced by pointers."""
     if isinstance(kind, types.Array):
         return Pointer(kind.dtype)
     if isinstance(kind, types.BaseNamedTuple):
@@ -199,7 +207,7 @@ def _without_count(context, builder, kind, value):
 @intrinsic
 @no_type_check
 def pointers(_context, arrays):
-    """An array, or a named tuple of them, as pointers; the arrays have to outlive their use."""
+    """An array, or a named tuple of arrays, as pointers. The arrays must outlive their use."""
 
     def generate(context, builder, signature, arguments):
         return _without_count(context, builder, signature.args[0], arguments[0])
@@ -210,7 +218,7 @@ def pointers(_context, arrays):
 @intrinsic
 @no_type_check
 def ahead(_context, pointer, count):
-    """The pointer ``count`` numbers further on."""
+    """The pointer advanced by ``count`` numbers."""
 
     def generate(_context, builder, _signature, arguments):
         return builder.gep(arguments[0], [arguments[1]])
@@ -221,7 +229,7 @@ def ahead(_context, pointer, count):
 @intrinsic
 @no_type_check
 def number(_context, pointer, at):
-    """One number."""
+    """The number at index ``at``."""
 
     def generate(_context, builder, _signature, arguments):
         return builder.load(builder.gep(arguments[0], [arguments[1]]))
@@ -232,7 +240,7 @@ def number(_context, pointer, at):
 @intrinsic
 @no_type_check
 def put(_context, pointer, at, written):
-    """Write one number."""
+    """Write one number at index ``at``."""
 
     def generate(context, builder, _signature, arguments):
         pointer, at, value = arguments
@@ -249,7 +257,7 @@ def _vector_at(builder, pointer, at, vector):
 
 @no_type_check
 def _as(builder, value, vector):
-    """A vector in another precision."""
+    """A vector converted to the precision of another vector type."""
     if value.type == vector:
         return value
     narrower = vector.element == ir.FloatType()
@@ -259,12 +267,12 @@ def _as(builder, value, vector):
 @intrinsic
 @no_type_check
 def load(_context, pointer, at):
-    """The numbers from one place on."""
+    """The numbers from index ``at`` on as a vector."""
     vector = Vector(pointer.dtype)
 
     def generate(context, builder, _signature, arguments):
-        place = _vector_at(builder, *arguments, context.get_value_type(vector))
-        return builder.load(place, align=pointer.dtype.bitwidth // 8)
+        address = _vector_at(builder, *arguments, context.get_value_type(vector))
+        return builder.load(address, align=pointer.dtype.bitwidth // 8)
 
     return vector(pointer, at), generate
 
@@ -272,12 +280,12 @@ def load(_context, pointer, at):
 @intrinsic
 @no_type_check
 def load_double(_context, pointer, at):
-    """``WIDE`` numbers from one place on, in double precision."""
+    """``WIDE`` numbers from index ``at`` on, converted to double precision."""
 
     def generate(context, builder, _signature, arguments):
-        held = ir.VectorType(context.get_value_type(pointer.dtype), WIDE)
+        stored = ir.VectorType(context.get_value_type(pointer.dtype), WIDE)
         found = builder.load(
-            _vector_at(builder, *arguments, held), align=pointer.dtype.bitwidth // 8
+            _vector_at(builder, *arguments, stored), align=pointer.dtype.bitwidth // 8
         )
         return _as(builder, found, context.get_value_type(DOUBLE))
 
@@ -287,7 +295,7 @@ def load_double(_context, pointer, at):
 @intrinsic
 @no_type_check
 def spread(_context, pointer, at):
-    """The number at one place, in every lane."""
+    """The number at index ``at`` in every lane (a broadcast load)."""
     vector = Vector(pointer.dtype)
 
     def generate(_context, builder, _signature, arguments):
@@ -300,13 +308,13 @@ def spread(_context, pointer, at):
 @intrinsic
 @no_type_check
 def store(_context, pointer, at, vector):
-    """Write to one place, in the precision it is in."""
+    """Write a vector from index ``at`` on, converted to the number type of the memory."""
 
     def generate(context, builder, _signature, arguments):
         pointer_, at, value = arguments
-        held = ir.VectorType(context.get_value_type(pointer.dtype), vector.lanes)
-        place = _vector_at(builder, pointer_, at, held)
-        builder.store(_as(builder, value, held), place, align=pointer.dtype.bitwidth // 8)
+        stored = ir.VectorType(context.get_value_type(pointer.dtype), vector.lanes)
+        address = _vector_at(builder, pointer_, at, stored)
+        builder.store(_as(builder, value, stored), address, align=pointer.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(pointer, at, vector), generate
@@ -315,9 +323,9 @@ def store(_context, pointer, at, vector):
 @intrinsic
 @no_type_check
 def store_past(_context, pointer, at, vector):
-    """Write to the memory behind the caches, at a border of their lines.
+    """Write a vector by a streaming store, which bypasses the caches; the address must be aligned.
 
-    A loop that has written so ends with ``arrived()``.
+    A loop that uses it must end with ``arrived()``.
     """
 
     def generate(context, builder, _signature, arguments):
@@ -332,7 +340,7 @@ def store_past(_context, pointer, at, vector):
 @intrinsic
 @no_type_check
 def arrived(_context):
-    """Wait until other threads can see everything written."""
+    """A memory fence: all earlier stores become visible to other threads."""
 
     def generate(context, builder, _signature, _arguments):
         builder.fence("seq_cst")

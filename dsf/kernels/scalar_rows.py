@@ -1,8 +1,9 @@
-"""Rows of maps whose states share one decay a token: scores of reads and writes, times decays.
+"""Rows of maps with one scalar decay a token: scores of reads and writes, times decays.
 
-Tokens are cut into tiles. An entry is ``score x reach x gap x factor``: decays from the row back to
-the start of its tile, over the tiles between, and from the column on to the end of its tile. Decays
-are only multiplied, in float64, so zeros and violent decays are exact.
+Tokens are cut into tiles. An entry is ``score x reach x gap x factor``, where ``reach`` is the
+product of decays from the row (query) back to the start of its tile, ``gap`` that over the tiles
+between, and ``factor`` that from the column (key) to the end of its tile. Decays are only
+multiplied, in float64, so decays of zero or near zero lose no accuracy.
 """
 
 from typing import NamedTuple, no_type_check
@@ -32,16 +33,16 @@ TILE = 64
 
 
 class Scratch(NamedTuple):
-    """Memory for a row at work."""
+    """Working memory for one row."""
 
-    line: np.ndarray  # as long as all tiles
-    scale: np.ndarray  # decays between earlier tiles and the row
-    gap: np.ndarray  # between earlier tiles and that of the row, in double precision
-    held: np.ndarray  # from the tokens of its own tile on, in double precision
+    line: np.ndarray  # the row, padded to whole tiles
+    scale: np.ndarray  # decays between every earlier tile and the row
+    gap: np.ndarray  # decays between every earlier tile and the tile of the row, in float64
+    held: np.ndarray  # decays between every token of its own tile and the row, in float64
 
 
 def scratch_of(like: np.ndarray, tiles: int) -> Scratch:
-    """As much as rows of so many tiles need."""
+    """Working memory for rows of ``tiles`` tiles."""
     line, scale = np.zeros(tiles * TILE, like.dtype), np.zeros(tiles + WIDE, like.dtype)
     return Scratch(line, scale, np.zeros(tiles + WIDE), np.zeros(TILE))
 
@@ -49,7 +50,10 @@ def scratch_of(like: np.ndarray, tiles: int) -> Scratch:
 @kernel()
 @no_type_check
 def suffixes(decay: np.ndarray, step: np.ndarray, factor: np.ndarray, product: np.ndarray) -> None:
-    """``factor``: ``step`` times the decays after a token in its tile; ``product``: whole tiles."""
+    """Fill ``factor``, ``step`` times the decays after a token in its tile, and ``product``.
+
+    ``product`` holds the product of all decays of every tile.
+    """
     heads, steps = decay.shape
     for h in range(heads):
         for tile in range(product.shape[1]):
@@ -63,7 +67,7 @@ def suffixes(decay: np.ndarray, step: np.ndarray, factor: np.ndarray, product: n
 @kernel()
 @no_type_check
 def far_tiles(score, gap, seen, scale, factor, tiles, line):
-    """The part of a row before its own tile; ``seen`` decays lie between that and the row."""
+    """The part of a row before its own tile; ``seen`` is the decay from the tile's start to it."""
     lane = lanes(line)
     for tile in range(0, tiles, WIDE):
         store(scale, tile, load_double(gap, tile) * seen)
@@ -85,7 +89,7 @@ def own_tile(score, held, count, line):
 @kernel()
 @no_type_check
 def hold(held, at, decay, step):
-    """Decays from every token of a tile on, one token later: that of the token ``at``."""
+    """Multiply the decays of all tokens of a tile by ``decay``, and start those of token ``at``."""
     for j in range(0, TILE, WIDE):
         store(held, j, load_double(held, j) * decay)
     put(held, at, np.float64(step))
@@ -96,9 +100,10 @@ def hold(held, at, decay, step):
 def write_rows(
     score, decay, step, feedthrough, factor, product, tile, first, before, memory, place, top
 ):
-    """Rows from ``first`` on, all in ``tile``, for every head: to those of ``place`` from ``top``.
+    """Write rows from token ``first`` on, all in ``tile``, for every head.
 
-    ``score`` holds reads times writes up to the last of these rows.
+    ``score`` is reads times writes for these rows and all columns up to the last of them. Rows are
+    written to those of ``place`` from ``top`` on.
     """
     scores, factors = pointers(score), pointers(factor)
     scratch, target = pointers(memory), pointers(place)

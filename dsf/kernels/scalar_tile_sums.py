@@ -1,9 +1,9 @@
-"""Sums over the entries of rows of maps with one decay a token, a tile of rows at a time.
+"""Row reductions of maps with one scalar decay a token, for a tile of rows and earlier tiles.
 
-Scores of 64 rows lie side by side for every column, so that loops go along the rows and sums stay
-sums of columns. ``parts`` are three planes of them, flat: sizes, sizes times their logarithms, and
-sizes of the negative ones. ``statistics`` holds, for every kind of sum, heads and rows: see the
-constants.
+The scores of the 64 rows of a tile are contiguous for every column, so that the inner loops run
+over rows and need no horizontal sums. ``parts`` are three planes of them, flat: absolute values,
+those times their logarithms, and absolute values of the negative scores. ``statistics`` holds every
+kind of sum (the constants below) for the rows of every head.
 """
 
 import math
@@ -21,7 +21,7 @@ MASS, NEGATIVE, ENERGY, SURPRISE, DISTANCE, LARGEST, LOWEST, NEAR = range(8)
 @kernel()
 @no_type_check
 def all_before(decay: np.ndarray, weight: np.ndarray, mass: np.ndarray, lagged: np.ndarray) -> None:
-    """At the end of every tile: weights of all tokens so far, faded; and those times their lag."""
+    """At the end of every tile: the decayed weights of all tokens so far, and those times lag."""
     for h in range(decay.shape[0]):
         total, moved = 0.0, 0.0
         for t in range(decay.shape[1]):
@@ -50,10 +50,10 @@ def sum_tiles(
     peaks: bool,
     statistics: np.ndarray,
 ) -> int:
-    """Add the tiles before ``stops`` that lie in ``parts``, whose first tile is ``first``.
+    """Add the tiles before ``stops`` that are in ``parts``, whose first tile is ``first``.
 
-    Every head goes back to its own of ``firsts``, or as far as the parts go. Returns how many tiles
-    of heads were added.
+    For every head, tiles are added back to its entry of ``firsts`` or to the first tile of the
+    parts. Returns the number of tiles that were added, over all heads.
     """
     flat, plane, added = parts.reshape(-1), parts.shape[1], 0
     sums = np.empty(4 * TILE, parts.dtype)
@@ -83,7 +83,10 @@ def sum_tiles(
 @kernel()
 @no_type_check
 def _sum_tile(parts, plane, at, factor, logs, column, sums):
-    """For every row: sizes, negative ones, sizes times log, sizes times lag to the tile's end."""
+    """For every row: sums of absolute values, negative ones, those times log, and times lag.
+
+    The lag is that from the column to the end of the tile.
+    """
     if plane < 0 or at < 0 or column < 0:
         return
     number = factor.dtype.type
@@ -132,7 +135,7 @@ def _add_sums(sums, lag, reach, log_reach, gap, statistics):
 @kernel()
 @no_type_check
 def _sum_near(parts, at, factor, column, lag, width, sums):
-    """Sizes at lags below ``width``; ``lag`` is that of the first row and column."""
+    """Absolute values at lags below ``width``; ``lag`` is that of the first row and column."""
     if at < 0 or column < 0:
         return
     sums[:TILE] = 0
@@ -145,7 +148,7 @@ def _sum_near(parts, at, factor, column, lag, width, sums):
 @kernel()
 @no_type_check
 def add_peaks(parts, plane, at, scale, reach, statistics):
-    """Squares of the entries of a column, the largest in size and the lowest."""
+    """Squares of the entries of a column, the largest absolute value and the smallest entry."""
     if plane < 0 or at < 0:
         return
     for i in range(TILE):
@@ -162,7 +165,7 @@ def add_peaks(parts, plane, at, scale, reach, statistics):
 def split_scores(
     scores: np.ndarray, size: np.ndarray, logged: np.ndarray, negative: np.ndarray
 ) -> None:
-    """The planes that make ``parts``, all flat; a score of zero has any logarithm."""
+    """Fill the three planes of ``parts``; the logarithm of a zero score is some finite number."""
     nothing = scores.dtype.type(0)
     for i in range(len(scores)):
         score = scores[i]

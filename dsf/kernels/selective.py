@@ -1,9 +1,9 @@
-"""The scan of a selective state space, with nothing written out.
+"""The scan of a selective state space (Mamba) on the CPU, without storing decays or states.
 
     h_t = exp(step_t pole) h_{t-1} + step_t write_t u_t        y_t = read_t . h_t + skip u_t
 
-for many channels with one diagonal each, which share ``write`` and ``read``. Channels go side by
-side in blocks, so that the states of a block stay in the cache while time runs.
+for many channels with one diagonal each, which share ``write`` and ``read``. Channels are processed
+in blocks, so that the states of a block stay in the cache over time.
 """
 
 from typing import no_type_check
@@ -38,8 +38,8 @@ from dsf.kernels.slow_states import (
     mild_update,
 )
 
-# Tokens that states stay in registers for, and tokens of one block in a row: as many as the
-# processor knows the pages of.
+# Tokens for which states stay in registers, and consecutive tokens of one block of channels: no
+# more than the address translation buffer (TLB) has pages for.
 TOKENS, SPAN = 8, 512
 INFINITE = np.uint32(0x7F800000)
 
@@ -55,9 +55,9 @@ def selective_scan(
     *,
     into: tuple[Float[Tensor, "time channel"], Float[Tensor, "channel state"]],
 ) -> None:
-    """Write the response, and the state after the last token, ``into`` two tensors.
+    """Write the response and the state after the last token into the two tensors of ``into``.
 
-    All parts are of one real number type; the response lies in memory token after token.
+    All parts have one real number type; in the response the numbers of a token are contiguous.
     """
     response, leaving = into
     if step.dtype == torch.float32 and value.shape[-1] % BLOCK:
@@ -94,7 +94,7 @@ def _in_whole_blocks(
     *,
     into: tuple[Tensor, Tensor],
 ) -> None:
-    """The same with channels of zeros after the last ones."""
+    """The same with the channels padded with zeros to whole blocks."""
     response, leaving = into
     channels = value.shape[-1]
     more = -channels % BLOCK
@@ -109,7 +109,7 @@ def _in_whole_blocks(
 @kernel()
 @no_type_check
 def _aligned(size, like):
-    """Zeros that begin at a border of the cache's lines."""
+    """An array of zeros that is aligned to cache lines."""
     room = np.zeros(size + 16, like.dtype)
     skipped = (-room.ctypes.data // like.itemsize) % 16
     return room[skipped : skipped + size]
@@ -117,8 +117,8 @@ def _aligned(size, like):
 
 @kernel()
 @no_type_check
-def _enter(cell, least, first, pole, state):
-    """States and poles of a block, and of every group the fastest pole; nan for a growing one."""
+def _load_states(cell, least, first, pole, state):
+    """States and poles of a block, and the lowest pole of every group; nan if one is positive."""
     for n in range(len(pole)):
         for d in range(BLOCK):
             each, low = pole[n, first + d], least[n // GROUP]
@@ -128,10 +128,11 @@ def _enter(cell, least, first, pole, state):
 
 @kernel(inlined=True)
 @no_type_check
-def _load(tile, peaks, count, step, value, skip, width):
-    """Steps, drives and skipped signals of some tokens; the longest step, nan if one is negative.
+def _load_tokens(tile, peaks, count, step, value, skip, width):
+    """Steps, drives and feedthrough of some tokens; returns the longest step, nan if one is < 0.
 
-    Integers order the bits of numbers that are not negative, and put nan and negative ones last.
+    Bit patterns compared as integers order non-negative numbers correctly, and put nan and negative
+    numbers after all of them.
     """
     line, peak = ahead(tile, 0), nothing(tile)
     for _ in range(count):
@@ -149,8 +150,8 @@ def _load(tile, peaks, count, step, value, skip, width):
 
 @kernel(inlined=True)
 @no_type_check
-def _send(tile, count, response, width):
-    """Responses of some tokens."""
+def _store_responses(tile, count, response, width):
+    """Copy the responses of some tokens to the result."""
     for _ in range(count):
         for d in range(0, BLOCK, lanes(tile)):
             store(response, d, load(tile, SUM + d))
@@ -160,16 +161,16 @@ def _send(tile, count, response, width):
 @kernel()
 @no_type_check
 def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
-    """Some tokens of a block, each group of states in the shortest form that its decays allow.
+    """Some tokens of a block; each group of states uses the cheapest loop for its decays.
 
-    Groups take turns to ask for later lines of the ``tables``: steps, values and responses.
+    The groups in turn prefetch later lines of the ``tables``: steps, values and responses.
     """
     write, read = ports
     tile = pointers(row)
     for start in range(span[0], span[1], TOKENS):
         count, o = min(TOKENS, span[1] - start), start * width
         step, value, response = ahead(tables[0], o), ahead(tables[1], o), ahead(tables[2], o)
-        longest = _load(tile, peaks, count, step, value, skip, width)
+        longest = _load_tokens(tile, peaks, count, step, value, skip, width)
         asked = step, value, response
         for group in range(len(least)):
             lowest, mine = longest * least[group], ahead(cell, group * GROUP * ROW)
@@ -184,7 +185,7 @@ def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
             else:
                 any_update(mine, tile, count, w, r, states, later_on, width)
             asked = asked[1], asked[2], asked[0]
-        _send(tile, count, response, width)
+        _store_responses(tile, count, response, width)
 
 
 @kernel()
@@ -195,7 +196,7 @@ def _scan_single(begin, end, step, value, pole, write, read, skip, state, respon
     least = np.zeros((blocks, states // GROUP), step.dtype)
     row, peaks = _aligned(TOKENS * LINE, step), np.zeros(BLOCK, step.dtype)
     for k in range(blocks):
-        _enter(cells[k], least[k], begin + k * BLOCK, pole, state)
+        _load_states(cells[k], least[k], begin + k * BLOCK, pole, state)
     ports = pointers(write), pointers(read)
     for start in range(0, len(step), SPAN):
         span = start, min(start + SPAN, len(step))

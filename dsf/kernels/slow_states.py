@@ -1,4 +1,14 @@
-"""A few tokens of a block of channels in single precision, four states of each channel at once."""
+"""The inner loops of the selective scan in single precision, four states of each channel at once.
+
+A decay close to one is applied as ``state + (2^x - 1) state``, and the rounding error of each
+update is carried to the next (compensated summation), so that slow states keep their digits. There
+is one loop for each range of exponents x = log2(decay):
+
+- ``mild_update`` from ``MILD`` to 0, by a polynomial of degree four;
+- ``gentle_update`` from ``GENTLE`` to 0, by one of degree six;
+- ``lively_update`` from ``STRONG`` to 0, by the square of the factor for half the exponent;
+- ``any_update`` for all exponents.
+"""
 
 from typing import no_type_check
 
@@ -27,7 +37,7 @@ from dsf.kernels.unrolled import each, loaded, numbers, product, product_and_sum
 @intrinsic
 @no_type_check
 def prefetched(_context, pointer):
-    """Have the line around a number brought near, into the second cache."""
+    """Prefetch the cache line of a number into the second-level cache."""
 
     def generate(context, builder, _signature, arguments):
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -41,11 +51,11 @@ def prefetched(_context, pointer):
 
 
 BLOCK, GROUP = 32, 4
-# The row of a state: state, what rounding lost, pole, and room that keeps rows off each other's
-# places in the cache. The row of a token: step, drive, response.
+# The row of a state: state, its rounding error, pole, and padding so that rows do not map to the
+# same cache sets. The row of a token: step, drive, response.
 STATE, LOST, POLE, ROW = 0, BLOCK, 2 * BLOCK, 3 * BLOCK + 16
 STEP, DRIVE, SUM, LINE = 0, BLOCK, 2 * BLOCK, 3 * BLOCK
-# Exponents, in units of the polynomial, down to which 2^x - 1 has a shorter form.
+# Lower limits of the exponents, in units of the polynomial, for the cheaper forms of 2^x - 1.
 MILD, GENTLE, STRONG = (np.float32(low * UNIT) for low in (LOWEST_OF_FOUR, LOWEST, 2 * LOWEST))
 PER_UNIT, TO_FOUR = np.float32(1 / UNIT), np.float32(UNIT_OF_FOUR / UNIT)
 HALF, TWO = np.float32(0.5), np.float32(2)
@@ -54,8 +64,8 @@ HALF, TWO = np.float32(0.5), np.float32(2)
 _lower, _middle, _upper = each(lower), each(middle), each(upper)
 _inner, _outer = each(inner), each(outer)
 _sum = each(lambda a, b: a + b)
-_lost = each(lambda change, new, old: change - (new - old))
-_squared = each(lambda less: less * (less + TWO))
+_rounding_error = each(lambda change, new, old: change - (new - old))
+_squared_minus_one = each(lambda less: less * (less + TWO))  # (1 + less)² - 1
 
 
 @kernel(inlined=True)
@@ -67,18 +77,18 @@ def _slope(x):
 
 @kernel(inlined=True)
 @no_type_check
-def _moved(change, old):
-    """The states, and what their rounding lost."""
+def _updated(change, old):
+    """``old + change``, and the rounding error of that sum."""
     new = _sum(old, change)
-    return new, _lost(change, new, old)
+    return new, _rounding_error(change, new, old)
 
 
 @kernel(inlined=True)
 @no_type_check
 def _mild(x, old, lost, write, drive):
-    """For exponents from ``MILD`` to 0, in units of degree four."""
+    """For exponents from ``MILD`` to 0, in units of the polynomial of degree four."""
     slope, drives = _outer(x, _inner(x)), product_and_sum(write, drive, lost)
-    return _moved(product_and_sum(slope, product(x, old), drives), old)
+    return _updated(product_and_sum(slope, product(x, old), drives), old)
 
 
 @kernel(inlined=True)
@@ -86,18 +96,18 @@ def _mild(x, old, lost, write, drive):
 def _gentle(x, old, lost, write, drive):
     """For exponents from ``GENTLE`` to 0."""
     drives = product_and_sum(write, drive, lost)
-    return _moved(product_and_sum(_slope(x), product(x, old), drives), old)
+    return _updated(product_and_sum(_slope(x), product(x, old), drives), old)
 
 
 @kernel(inlined=True)
 @no_type_check
-def _lively(half, old, lost, write, drive):
-    """For exponents from ``STRONG`` to 0, of which half is given and the power squared."""
-    less = _squared(product(_slope(half), half))
-    return _moved(product_and_sum(less, old, product_and_sum(write, drive, lost)), old)
+def _strong(half, old, lost, write, drive):
+    """For exponents from ``STRONG`` to 0: takes half the exponent and squares the factor."""
+    less = _squared_minus_one(product(_slope(half), half))
+    return _updated(product_and_sum(less, old, product_and_sum(write, drive, lost)), old)
 
 
-# Whether a factor has one taken away, and the factor.
+# Whether the decay is close to one, and then decay - 1, else the decay.
 _factor_of = each(factor_of.py_func)
 _factor = each(lambda found: found[1])
 _if_slow = each(lambda found, part: chosen(found[0], part, ZERO))
@@ -106,33 +116,34 @@ _if_slow = each(lambda found, part: chosen(found[0], part, ZERO))
 @kernel(inlined=True)
 @no_type_check
 def _any(x, old, lost, write, drive):
-    """For all exponents: where a state forgets most of itself, it is no sum to keep digits of."""
+    """For all exponents. Rounding errors are carried only where the decay is close to one."""
     found = _factor_of(x)
     drives = product_and_sum(write, drive, _if_slow(found, lost))
-    return _moved(product_and_sum(_factor(found), old, drives), _if_slow(found, old))
+    return _updated(product_and_sum(_factor(found), old, drives), _if_slow(found, old))
 
 
 @kernel(inlined=True)
 @no_type_check
-def _keep(cell, at, parts):
+def _store_rows(cell, at, parts):
     for n in range(GROUP):
         store(cell, n * ROW + at, parts[n])
 
 
 @kernel(inlined=True)
 @no_type_check
-def _seen(weights, states):
-    """What is read of four states."""
+def _weighted_sum(weights, states):
+    """The sum of four states times their read weights."""
     first = weights[0] * states[0] + weights[1] * states[1]
     return first + (weights[2] * states[2] + weights[3] * states[3])
 
 
 @no_type_check
 def _updating(entry, share=ONE_SINGLE):
-    """A loop over ``count`` tokens, in each of which it has a line of ``table`` brought near.
+    """Compile a loop over ``count`` tokens that updates four states of a block of channels.
 
-    ``entry`` takes exponents in units of the polynomial, times ``share``. ``write`` and ``read``
-    lie ``states`` numbers apart from token to token, lines of ``table`` ``width`` numbers.
+    ``entry`` takes exponents in units of the polynomial, times ``share``. At every token the loop
+    prefetches a cache line of ``table`` for later tokens. The distance from token to token is
+    ``states`` numbers in ``write`` and ``read`` and ``width`` numbers in ``table``.
     """
 
     @kernel()
@@ -148,25 +159,25 @@ def _updating(entry, share=ONE_SINGLE):
                 x = product(pole, (step, step, step, step))
                 drives = (drive, drive, drive, drive)
                 old, lost = entry(x, old, lost, spreads(w, 0, 1), drives)
-                store(line, SUM, load(line, SUM) + _seen(spreads(r, 0, 1), old))
+                store(line, SUM, load(line, SUM) + _weighted_sum(spreads(r, 0, 1), old))
                 prefetched(asked)
                 line, asked = ahead(line, LINE), ahead(asked, width)
                 w, r = ahead(w, states), ahead(r, states)
-            _keep(mine, STATE, old)
-            _keep(mine, LOST, lost)
+            _store_rows(mine, STATE, old)
+            _store_rows(mine, LOST, lost)
 
     return update
 
 
 mild_update = _updating(_mild, TO_FOUR)
 gentle_update = _updating(_gentle)
-lively_update = _updating(_lively, HALF)
+lively_update = _updating(_strong, HALF)
 
 
 @kernel()
 @no_type_check
 def any_update(cell, tile, count, write, read, states, _table, _width):
-    """The same for all exponents; the compiler makes vectors of it, and states go to the cache."""
+    """The same for all exponents, vectorised by the compiler, with states stored at every token."""
     for _ in range(count):
         w, r = numbers(write, 0, 1), numbers(read, 0, 1)
         for d in range(BLOCK):
@@ -174,7 +185,7 @@ def any_update(cell, tile, count, write, read, states, _table, _width):
             x = product(numbers(cell, POLE + d, ROW), (step, step, step, step))
             old, lost = numbers(cell, STATE + d, ROW), numbers(cell, LOST + d, ROW)
             new, lost = _any(x, old, lost, w, (drive, drive, drive, drive))
-            put(tile, SUM + d, number(tile, SUM + d) + _seen(r, new))
+            put(tile, SUM + d, number(tile, SUM + d) + _weighted_sum(r, new))
             for n in range(GROUP):
                 put(cell, n * ROW + STATE + d, new[n])
                 put(cell, n * ROW + LOST + d, lost[n])

@@ -1,7 +1,7 @@
-"""Rows of maps on their way from the cache to memory, past all larger caches.
+"""Streaming (non-temporal) stores: rows of maps are written to memory without passing the caches.
 
-To fetch a line of memory before it is written over takes as long as to write it, and a map is
-seldom read before it is complete.
+An ordinary store first loads the cache line that it overwrites, which takes as long as writing it;
+and a map is rarely read before it is complete.
 """
 
 from typing import NamedTuple, no_type_check
@@ -11,20 +11,20 @@ import numpy as np
 from dsf.kernels.compiling import kernel
 from dsf.kernels.registers import ahead, lanes, load, number, put, store_past
 
-LINE = 64  # bytes of the cache
+LINE = 64  # bytes of a cache line
 
 
 class Target(NamedTuple):
-    """Where rows are written."""
+    """The memory that rows are written to."""
 
     numbers: np.ndarray
     rows: int  # of every system
-    clean: bool  # whether it holds zeros
-    skew: int  # numbers ahead of the first line of the cache
+    clean: bool  # whether it is filled with zeros
+    skew: int  # numbers before the first boundary of a cache line
 
 
 def target_of(maps: np.ndarray, *, clean: bool) -> Target:
-    """The memory of some maps, ``entry rows columns`` without gaps."""
+    """The memory of some maps, a contiguous array ``entry rows columns``, as a target."""
     skew = -maps.ctypes.data // maps.itemsize % (LINE // maps.itemsize)
     return Target(maps.reshape(-1), maps.shape[1], clean, skew)
 
@@ -32,7 +32,7 @@ def target_of(maps: np.ndarray, *, clean: bool) -> Target:
 @kernel()
 @no_type_check
 def stream(line, count, target, o):
-    """Copy numbers to their place in the target."""
+    """Copy ``count`` numbers of ``line`` to the target from index ``o`` on by streaming stores."""
     out, lane = ahead(target.numbers, o), lanes(line)
     begun = min(count, (target.skew - o) % lane)
     whole = begun + (count - begun) // lane * lane

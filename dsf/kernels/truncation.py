@@ -1,4 +1,4 @@
-"""How far back rows have to be looked at, from what the rest can add to them at most."""
+"""Truncation of rows: how many earlier tiles are needed, from bounds on all tiles before them."""
 
 from typing import no_type_check
 
@@ -27,12 +27,12 @@ def still_open(
     firsts: np.ndarray,
     left: np.ndarray,
 ) -> int:
-    """Which heads have to go on: they come first in ``heads``. Returns how many they are.
+    """Move the heads that need earlier tiles to the front of ``heads``, and return their number.
 
-    The others get in ``left`` the largest share of its absolute weight that a row can have in the
-    columns not looked at: size of the read x decays x faded sizes of all their writes. Those that
-    go on may stop for certain at the tile ``firsts``, at most ``most`` tiles further back: looking
-    at more only lets them stop earlier.
+    For every other head, ``left`` becomes a bound on the share of its absolute weight that a row
+    can have in the columns left out: norm of the read x decays x decayed norms of all their writes.
+    For a head that needs more, ``firsts`` becomes a tile, at most ``most`` tiles further back, at
+    which it can stop for certain; it may turn out that it can stop earlier.
     """
     count = 0
     for a in range(len(heads)):
@@ -48,7 +48,7 @@ def still_open(
             rest = scale * mass[h, stop - 1]
             moved = scale * lagged[h, stop - 1] + (lag + i) * rest
             seen = statistics[h, MASS * TILE + i]
-            if rest != 0:  # nan goes on, too
+            if rest != 0:  # also true for nan, which needs more tiles
                 distance = statistics[h, DISTANCE * TILE + i] / seen if seen > 0 else 0.0
                 if not (rest <= share * seen and moved + rest * distance <= tokens * seen):
                     goes_on = True
@@ -69,7 +69,7 @@ def still_open(
 @kernel()
 @no_type_check
 def _enough(product, mass, lagged, kept, away, start, stop, far, share, tokens):
-    """The tile before which nothing has to be looked at, or ``far``."""
+    """The latest tile before which all columns may be left out, or ``far``."""
     for tile in range(stop - 1, far, -1):
         kept *= product[tile]
         rest = kept * mass[tile - 1]

@@ -1,7 +1,7 @@
-"""Four of everything at once, written out: operation by operation, not one after the other.
+"""Operations on four numbers or vectors at once, unrolled so that independent instructions overlap.
 
-A processor looks ahead a few dozen instructions, and each waits for the one before: what is
-independent has to stand close together.
+A processor looks only a few dozen instructions ahead for independent ones, so the same operation
+on all four has to come before the next operation.
 """
 
 from typing import no_type_check
@@ -12,7 +12,7 @@ from dsf.kernels.registers import load, number, spread
 
 @no_type_check
 def each(operation):
-    """An operation on four numbers or vectors, and on as many others."""
+    """``operation``, of one to three arguments, applied to tuples of four numbers or vectors."""
     of = kernel(inlined=True)(operation)
 
     def on_one(a):
@@ -31,7 +31,7 @@ def each(operation):
 
 @no_type_check
 def _fourfold(of):
-    """What lies at four places."""
+    """``of`` at four indices, ``stride`` numbers apart."""
 
     @kernel(inlined=True)
     @no_type_check

@@ -1,4 +1,4 @@
-"""Numbers from maps and systems: one file per question."""
+"""Measures: numbers that describe a map or a system, one file for each question."""
 
 from dsf.measures.distance import largest_difference, map_distance
 from dsf.measures.gain import absolute_gain, column_norms, energy_gain, row_norms

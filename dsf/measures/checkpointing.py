@@ -1,4 +1,4 @@
-"""A pass over the rows of a map that is kept in a file, so that a stopped run goes on."""
+"""Checkpoints of a pass over the rows of a map: an interrupted run can be resumed from a file."""
 
 import json
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ FACTS = "statistics"
 
 
 class Checkpoint:
-    """The file of one pass, written now and then.
+    """The file of one pass, written at most once a minute and at the end.
 
     Args:
-        path: where it is, or will be.
-        source: a map or a system; the file belongs to its numbers.
-        wanted: what is noted of every row.
-        error: the bound that was asked for.
+        path: the file, which may exist already.
+        source: a map or a system; the file is valid for exactly its numbers.
+        wanted: the row reductions that the pass computes.
+        error: the error bound that was requested.
 
     Raises:
-        ValueError: if ``source`` are blocks of rows, which pass by once.
+        ValueError: if ``source`` is an iterable of blocks, which can be read only once.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class Checkpoint:
     ) -> None:
         if not isinstance(source, Tensor | Operator):
             raise ValueError(
-                "streamed: 'resume' needs a map or a system, which can be gone through again, but "
-                "blocks of rows came. Leave 'resume' out, or pass the system they come from."
+                "streamed: 'resume' needs a map or a system, whose rows can be computed again, but "
+                "it got blocks of rows. Leave 'resume' out, or pass the system they come from."
             )
         self.path, self.written = Path(path), monotonic()
         names = sorted(name_of(each) for each in wanted)
         self.facts = {"system": fingerprint(source), "measures": names, "error": error}
 
     def resume(self, row_pass: RowPass) -> tuple[int, bool]:
-        """Give the pass what was kept; the block to go on with, and whether none is left.
+        """Restore the pass from the file; the next block, and whether the pass is finished.
 
         Raises:
-            ValueError: if the file holds something else.
+            ValueError: if the file belongs to another pass, or is no checkpoint.
         """
         self.facts["pass"] = type(row_pass).__name__
         if not self.path.exists():
@@ -63,11 +63,11 @@ class Checkpoint:
                 self._check(facts)
                 row_pass.resume({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except SafetensorError as reason:
-            raise self._refusal(f"is no file of statistics ({reason})") from reason
+            raise self._refusal(f"is no checkpoint of a pass ({reason})") from reason
         return facts["block"], facts["finished"]
 
     def write(self, row_pass: RowPass, block: int, *, finished: bool) -> None:
-        """Write the file if it is time, or if the pass is over; ``block`` is the next one."""
+        """Write the file if a minute has passed or the pass is finished; ``block`` is the next."""
         if not finished and monotonic() - self.written < PERIOD:
             return
         found = {name: part.detach().contiguous() for name, part in row_pass.found().items()}
@@ -77,16 +77,16 @@ class Checkpoint:
 
     def _check(self, facts: dict[str, Any]) -> None:
         if not facts:
-            raise self._refusal("is no file of statistics")
+            raise self._refusal("is no checkpoint of a pass")
         for name, own in self.facts.items():
             if facts.get(name) != own:
                 seen = "" if name == "system" else f": {facts.get(name)} instead of {own}"
-                raise self._refusal(f"was begun with another value of '{name}'{seen}")
+                raise self._refusal(f"was started with another value of '{name}'{seen}")
 
     def _refusal(self, reason: str) -> ValueError:
         return ValueError(
             f"streamed: {self.path} {reason}. Name another file for this run, or delete that one "
-            f"to begin anew."
+            f"to start again."
         )
 
 
@@ -97,7 +97,7 @@ def checkpointed(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Reduced:
-    """The numbers of all rows."""
+    """The reductions of all rows, resumed from ``checkpoint`` and written to it as it goes."""
     block, finished = (0, False) if checkpoint is None else checkpoint.resume(row_pass)
     for done in () if finished else row_pass.blocks(block):
         block += 1
@@ -109,7 +109,7 @@ def checkpointed(
 
 
 def fingerprint(source: Any) -> str:
-    """A hash of everything a map or a system is made of."""
+    """A hash of all tensors and options of a map or a system."""
     digest = sha256()
     _feed(digest, source)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""How far two maps lie apart."""
+"""Distances between two maps."""
 
 import torch
 from jaxtyping import Shaped
@@ -10,7 +10,7 @@ from dsf.evaluate import MapOrSystem, row_blocks
 def map_distance(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """The Frobenius norm of the difference over that of ``first``. At least 0, ``nan`` for 0/0.
 
-    Folds over row blocks of both, so neither map has to fit.
+    Computed from row blocks of both, so neither map has to fit in memory.
 
     Raises:
         ValueError: if the maps have different sizes.
@@ -54,6 +54,6 @@ def _summed(first: MapOrSystem, second: MapOrSystem) -> tuple[Tensor, Tensor]:
 def _alike(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
         raise ValueError(
-            f"map_distance: both maps must have the same size, but blocks of "
-            f"{tuple(first.shape)} and {tuple(second.shape)} came."
+            f"map_distance: both maps must have the same size, but their blocks have the shapes "
+            f"{tuple(first.shape)} and {tuple(second.shape)}."
         )

@@ -19,9 +19,9 @@ ENTRIES = 1 << 25  # of one block of rows, over the whole batch: 128 MB in float
 
 
 def blocks(map_or_system: MapOrSystem) -> Iterator[Rows]:
-    """Blocks of rows, as many rows at a time as keep a long and wide batch in bounds.
+    """Blocks of rows, with fewer rows at a time for large batches and long sequences.
 
-    Each may be written over the one before: look, and do not keep.
+    A block may reuse the memory of the one before, so it must not be stored.
     """
     if not isinstance(map_or_system, System):
         return row_blocks(map_or_system)
@@ -37,12 +37,12 @@ def per_row(map_or_system: MapOrSystem, look: Look) -> Shaped[Tensor, "*batch ro
 
 
 def total(map_or_system: MapOrSystem, look: Look) -> Tensor:
-    """The sum over the blocks of what ``look`` makes of each."""
+    """The sum of ``look(rows)`` over the blocks."""
     return _reduced(map_or_system, look, torch.add)
 
 
 def largest(map_or_system: MapOrSystem, look: Look) -> Tensor:
-    """The largest of what ``look`` makes of each block; ``nan`` if any is."""
+    """The elementwise largest ``look(rows)`` over the blocks; ``nan`` if any is."""
     return _reduced(map_or_system, look, torch.maximum)
 
 
@@ -59,7 +59,7 @@ def _reduced(
 
 
 def real(rows: Rows, measure: str) -> Tensor:
-    """The weights, which must be real for ``measure`` to have a meaning.
+    """The weights, which must be real for ``measure`` to be defined.
 
     Raises:
         ValueError: for a complex map.
@@ -67,13 +67,16 @@ def real(rows: Rows, measure: str) -> Tensor:
     if rows.weights.is_complex():
         raise ValueError(
             f"{measure}: signs need a real map, but this one is complex. Measure the magnitudes "
-            f"(map.abs()) or the real part (map.real) and say which."
+            f"(map.abs()) or the real part (map.real) instead."
         )
     return rows.weights
 
 
 def in_reach(rows: Rows) -> Tensor:
-    """Ones at the tokens a row can read: all of them, or those up to its own in a causal block."""
+    """Ones at the keys that a query may read: all, or those up to its own in a causal block.
+
+    A block counts as causal if all its weights on later tokens are zero.
+    """
     behind = rows.lag >= 0
     ahead = (rows.weights != 0) & ~behind
     causal = ~ahead.flatten(-2).any(dim=-1)

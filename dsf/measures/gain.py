@@ -1,4 +1,4 @@
-"""How much a map can amplify."""
+"""Norms and gains of a map: row norms, column norms, l-infinity and l2 gain."""
 
 from typing import cast
 
@@ -28,7 +28,7 @@ def row_norms(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
 
 
 def column_norms(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
-    """The l2 norm of every column: how strongly a token is read in all.
+    """The l2 norm of every column: how strongly a key is read by all queries together.
 
     >>> column_norms(torch.tensor([[3.0, 0.0], [4.0, 2.0]]))
     tensor([5., 2.])
@@ -37,7 +37,7 @@ def column_norms(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]
 
 
 def absolute_gain(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
-    """The gain from largest entry to largest entry (l-infinity): the largest absolute row sum.
+    """The l-infinity gain of the map: the largest sum of absolute weights in a row.
 
     >>> absolute_gain(torch.tensor([[1.0, 0.0], [-3.0, 4.0]]))
     tensor(7.)
@@ -51,8 +51,8 @@ def energy_gain(
 ) -> Shaped[Tensor, "*batch"]:
     """The largest l2 gain of the map, its spectral norm.
 
-    From a matrix, exact. From a system, a lower bound by Lanczos bidiagonalisation with the system
-    and its adjoint, without a map; ``steps`` products usually give six digits and more.
+    For a matrix, exact. For a system, a lower bound by Lanczos bidiagonalisation with the system
+    and its adjoint, without a map; ``steps`` products usually give six digits or more.
 
     Raises:
         ValueError: if ``steps`` is below 1.
@@ -93,7 +93,7 @@ def _apply(system: System, vector: Tensor) -> Tensor:
 
 
 def _without(vector: Tensor, others: list[Tensor]) -> Tensor:
-    """``vector`` made orthogonal to ``others``, twice for rounding's sake."""
+    """``vector`` made orthogonal to ``others``; done twice to remove rounding errors."""
     for _ in range(2):
         for other in others:
             vector = vector - (other.conj() * vector).sum(dim=-1, keepdim=True) * other

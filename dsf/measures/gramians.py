@@ -1,4 +1,4 @@
-"""Which states the past can reach and the future can see: time-varying Gramians."""
+"""Time-varying Gramians: which states signals can reach, and which states responses depend on."""
 
 import torch
 from jaxtyping import Shaped
@@ -9,11 +9,11 @@ from dsf.system import System
 
 
 def controllability_gramians(system: System) -> Shaped[Tensor, "*batch time state state"]:
-    """P_t = A_t P_{t-1} A_tᴴ + B_t B_tᴴ from rest: the energy that unit signals leave in h_t.
+    """P_t = A_t P_{t-1} A_tᴴ + B_t B_tᴴ with P_0 = 0: the energy that unit signals leave in h_t.
 
     Hermitian, positive semidefinite. In the state coordinates of this system: a change of basis
-    changes it, ``hankel_singular_values`` not. For a constant stable system P_t grows to the
-    solution of the discrete Lyapunov equation. Holds time x state² numbers.
+    changes it, but not ``hankel_singular_values``. For a constant stable system P_t converges to
+    the solution of the discrete Lyapunov equation. The result has time x state² numbers.
     """
     whole = _causal(system, "controllability_gramians")
     state = _zero(whole)

@@ -1,8 +1,8 @@
-"""How much the past weighs on the future: singular values of the Hankel blocks of a map.
+"""Hankel singular values: how strongly signals up to each token affect the responses after it.
 
-The block at token t maps what was read up to t to what is written after it:
-``map[t+1:, :t+1]``. Its rank is the number of states any system needs there, and its singular
-values do not depend on state coordinates.
+The block at token t, ``map[t+1:, :t+1]``, maps the signals up to t to the responses after t. Its
+rank is the number of states that any system with this map needs there, and its singular values do
+not depend on state coordinates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,10 +29,9 @@ def hankel_singular_values(
 ) -> Shaped[Tensor, "*batch positions order"]:
     """Singular values of the Hankel blocks after the tokens ``positions``, largest first.
 
-    From a system of N states they come from factors of the two Gramians, carried along by
-    orthogonal triangularisation between the positions: O(time x N²) and accurate to rounding of
-    the largest, never a time x time matrix. From a map, by decomposing its blocks; shorter lists
-    are filled with zeros.
+    For a system of N states they are computed from factors of the two Gramians, carried between the
+    positions by QR decompositions: O(time x N²), accurate to the rounding of the largest, and never
+    a time x time matrix. For a map, by decomposing its blocks; shorter lists are padded with zeros.
 
     Args:
         map_or_system: a square map, or a causal system.
@@ -47,14 +46,17 @@ def hankel_singular_values(
     if not chosen or min(chosen) < 0 or max(chosen) >= steps - 1:
         raise IndexError(
             f"hankel_singular_values: positions must lie between 0 and {steps - 2}, since a block "
-            f"needs a token after it, but {chosen or 'none'} came."
+            f"needs a token after it, but they are {chosen or 'none'}."
         )
     if isinstance(map_or_system, Tensor):
         return _of_map(map_or_system, chosen)
     if not isinstance(map_or_system, System) or kept_rows(map_or_system) is not None:
         return _of_map(attention_map(map_or_system), chosen)
     if map_or_system.runs_backward:
-        raise ValueError("hankel_singular_values: needs a causal system; reverse it first.")
+        raise ValueError(
+            "hankel_singular_values: needs a causal system, but this one runs backward. "
+            "Reverse it first: dsf.algebra.reverse(system)."
+        )
     return _of_system(map_or_system, chosen)
 
 
@@ -88,8 +90,8 @@ def _steps(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> int:
 def _of_map(weights: Tensor, positions: list[int]) -> Tensor:
     if not bool(weights.isfinite().all()):
         raise ValueError(
-            "hankel_singular_values: the map holds numbers that are NaN or infinite, and no "
-            "decomposition of such a map exists."
+            "hankel_singular_values: the map holds numbers that are NaN or infinite, so it has no "
+            "singular values."
         )
     steps = weights.shape[-1]
     width = max(min(t + 1, steps - t - 1) for t in positions)
@@ -136,10 +138,11 @@ def _triangular(tall: Tensor) -> Tensor:
 def states_needed(
     map_or_system: Tensor | System | ExplicitMap, *, error: float
 ) -> Int[Tensor, "*batch"]:
-    """The least order whose reduction is within ``error`` of the map, relative, in Frobenius norm.
+    """The smallest number of states that approximates the map to a relative ``error``.
 
-    "How many states does this head need": one number for every map of the batch. From the Hankel
-    singular values; ``dsf.reduce(map, order=...)`` of that order stays within its bound.
+    The error is in Frobenius norm, relative to that of the map; one number for every map of the
+    batch. Computed from the Hankel singular values; ``dsf.reduce(map, order=...)`` with that order
+    stays within its bound.
 
     Raises:
         ValueError: if ``error`` is not above 0.

@@ -1,4 +1,4 @@
-"""Whether different queries get different rows of weights."""
+"""Whether different queries get different rows of weights (injectivity of attention)."""
 
 import math
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def key_rank(key: Float[Tensor, "*batch tokens key"], *, tolerance: float = 1e-9
     """Rank of [K, 1] and its smallest singular value.
 
     A softmax row over these keys is injective in its query exactly when the rank is d + 1. The
-    numerical rank counts singular values above ``tolerance`` times the largest; the verdict with
-    evidence is ``dsf.certify.injective``.
+    numerical rank counts singular values above ``tolerance`` times the largest; for a certificate
+    use ``dsf.certify.injective``.
 
     Source: InLine attention, arXiv:2412.06590, proposition on softmax; the condition is sharp.
     """
@@ -42,8 +42,8 @@ def jacobian_rank(
 ) -> Int[Tensor, " queries"]:
     """Rank of the Jacobian of ``query -> row of weights`` at each query, by automatic derivatives.
 
-    Below the key width some direction of the query does not move the weights. Singular values
-    below ``tolerance`` times the largest count as zero; a row that never moves has rank 0.
+    If it is below the key width, some direction of the query does not change the weights. Singular
+    values below ``tolerance`` times the largest count as zero; a constant row has rank 0.
     """
     ranks = []
     for single in query:
@@ -61,11 +61,12 @@ def confusions(
     queries_beyond: float = 1e-2,
     relative: bool = False,
 ) -> int:
-    """Pairs of queries that lie apart while their rows of weights do not.
+    """Number of pairs of different queries whose rows of weights are almost equal.
 
     Counts pairs whose rows are less than ``weights_within`` apart (l2) and whose queries are more
-    than ``queries_beyond`` apart. ``relative=True`` measures the rows against the root-mean-square
-    distance to the mean row, so that flat maps gain nothing by being flat.
+    than ``queries_beyond`` apart. With ``relative=True`` the distance of rows is measured in units
+    of the root-mean-square distance to the mean row, so that it does not depend on how flat the
+    rows are.
     """
     limit = weights_within
     if relative:
@@ -78,10 +79,10 @@ def confusions(
 def distance_ratios(
     weights: Float[Tensor, "queries tokens"], query: Float[Tensor, "queries key"]
 ) -> Float[Tensor, " pairs"]:
-    """Distance of rows over distance of queries, for every pair of queries, smallest first.
+    """Distance of rows divided by distance of queries, for every pair of queries, smallest first.
 
-    A curve that starts at zero belongs to a map that confuses queries. Pairs of equal queries are
-    left out.
+    If the smallest is zero, the map gives two different queries the same row. Pairs of equal
+    queries are left out.
     """
     apart = torch.pdist(query)
     return (torch.pdist(weights)[apart > 0] / apart[apart > 0]).sort().values
@@ -92,8 +93,8 @@ def colliding_query(
 ) -> Float[Tensor, "*batch key"]:
     """Another query whose features are ``factor`` times those of ``query``.
 
-    Normalised linear attention gives both the same row, whatever the keys. Known for ``identity``,
-    ``relu``, ``elu_plus_one``, ``exp`` and ``softplus``.
+    Normalised linear attention gives both the same row, whatever the keys. Available for
+    ``identity``, ``relu``, ``elu_plus_one``, ``exp`` and ``softplus``.
 
     Raises:
         ValueError: for another feature map, or a factor that is not above 0 or is 1.

@@ -1,4 +1,4 @@
-"""How near the tokens are that a map reads."""
+"""How close the keys are that a query reads: window masses, neighbourhoods, distances by lag."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ HALF = 0.5
 def window_mass(map_or_system: Measured, *, width: int) -> Shaped[Tensor, "*batch rows"]:
     """Share of a row's absolute weight that falls on its last ``width`` tokens, its own included.
 
-    Between 0 and 1. A row of zeros has no weight to share and gives ``nan``.
+    Between 0 and 1; ``nan`` for a row of zeros.
 
     Raises:
         ValueError: if ``width`` is below 1.
@@ -36,8 +36,8 @@ def window_mass(map_or_system: Measured, *, width: int) -> Shaped[Tensor, "*batc
 def window_sums(system: System, *, width: int) -> Shaped[Tensor, "*batch rows"]:
     """The signed sum of the last ``width`` entries of every row, its own token included.
 
-    Linear in the map, so only the band of that width is ever formed: O(time x width), whatever the
-    length. Over ``row_sums`` it is the window mass of a map without negative entries.
+    Linear in the map, so only the band of that width is computed: O(time x width). Divided by
+    ``row_sums`` it is the window mass of a map without negative entries.
 
     Raises:
         ValueError: if ``width`` is below 1, or the system runs backward.
@@ -66,11 +66,11 @@ def neighbourhood_mass(
     """Share of a row's absolute weight on the tokens at most ``radius`` away in rows and columns.
 
     For tokens laid out row by row on a ``grid`` of height x width; ``radius=1`` is the 3 x 3
-    neighbourhood. Between 0 and 1; ``nan`` for an empty row. ``uniform_neighbourhood`` gives what
-    uniform attention would have.
+    neighbourhood. Between 0 and 1; ``nan`` for a row of zeros. ``uniform_neighbourhood`` is the
+    value for uniform attention.
 
     Raises:
-        ValueError: if the grid has not as many places as the map has tokens.
+        ValueError: if the grid does not have as many positions as the map has tokens.
 
     >>> neighbourhood_mass(torch.full((9, 9), 1 / 9), grid=(3, 3))[4]
     tensor(1.)
@@ -90,8 +90,9 @@ def uniform_neighbourhood(
 ) -> float:
     """The mean neighbourhood mass of uniform attention on ``grid``.
 
-    Edge-aware it counts the places that exist; plain it takes ``(2 radius + 1)²`` everywhere, as
-    the InLine paper does with one class token (``extra_tokens=1``): 9/197 on 14 x 14.
+    With ``edge_aware`` only positions inside the grid count; otherwise every neighbourhood has
+    ``(2 radius + 1)²`` of them, as in the InLine paper with one class token (``extra_tokens=1``):
+    9/197 on 14 x 14.
 
     >>> round(uniform_neighbourhood(grid=(14, 14), edge_aware=False, extra_tokens=1), 4)
     0.0457
@@ -106,9 +107,9 @@ def uniform_neighbourhood(
 
 
 def mean_distance(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
-    """How far back a row reads on average, in tokens: lags weighted by absolute weight.
+    """Mean distance of the keys that a query reads, in tokens, weighted by absolute weight.
 
-    At least 0; ``nan`` for an empty row. Tokens ahead count with their distance too.
+    At least 0; ``nan`` for a row of zeros. Later tokens count with their distance too.
 
     >>> mean_distance(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
     tensor([0.0000, 0.2500, 1.2500])
@@ -128,11 +129,11 @@ def mass_by_lag(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch time"]:
     def by_lag(rows: Rows) -> Tensor:
         steps = int(rows.read.max()) + 1
         lag = rows.lag
-        place = lag.clamp(min=0).flatten()
+        index = lag.clamp(min=0).flatten()
         weight = (rows.weights.abs() * (lag >= 0)).flatten(-2)
         sums = weight.new_zeros(*weight.shape[:-1], steps)
-        sums = sums.index_add(-1, place, weight)
-        counts = torch.bincount(place[(lag >= 0).flatten()], minlength=steps)
+        sums = sums.index_add(-1, index, weight)
+        counts = torch.bincount(index[(lag >= 0).flatten()], minlength=steps)
         return torch.stack([sums, counts.to(sums.dtype).expand_as(sums)])
 
     sums, counts = total(map_or_system, by_lag)
@@ -142,7 +143,7 @@ def mass_by_lag(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch time"]:
 def half_life(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """The smallest lag, in tokens, up to which half of the mass by lag lies.
 
-    From 0 (half of the weight on the token itself) to time - 1; ``nan`` mass gives -1.
+    From 0 (half of the weight on the token itself) to time - 1; -1 if a mass is ``nan``.
 
     >>> half_life(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
     tensor(1)
@@ -161,8 +162,8 @@ def _at_least_one(measure: str, width: int) -> None:
 def _fills(grid: tuple[int, int], tokens: int) -> None:
     if grid[0] * grid[1] != tokens:
         raise ValueError(
-            f"neighbourhood_mass: a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} places, "
-            f"but the map has {tokens} tokens. Leave out class tokens first."
+            f"neighbourhood_mass: a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} "
+            f"positions, but the map has {tokens} tokens. Leave out class tokens first."
         )
 
 

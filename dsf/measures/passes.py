@@ -1,4 +1,4 @@
-"""One pass over a map, by the way that suits its system."""
+"""One pass over the rows of a map by the fastest algorithm for its system, for many reductions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,14 +31,14 @@ from dsf.system import System
 
 Measured = MapOrSystem | Reduced | Requested
 
-# What needs no fold: linear in the map, or no question to it at all.
+# Reductions that need no pass over the map: linear in it, or independent of it.
 BESIDE = ("on", "written")
 
 
 def reduced(
     source: Measured, *wanted: RowReduction, measure: str
 ) -> tuple[Shaped[Tensor, "*batch rows"], ...]:
-    """Numbers of every row: from a pass that was made, or from one made now, exact."""
+    """Reductions of every row: from the results of a pass, or from an exact pass made now."""
     if isinstance(source, Reduced | Requested):
         return from_pass(source, wanted, measure)
     found = one_pass(source, wanted).found
@@ -59,12 +59,12 @@ def one_pass(
     made = checkpointed(row_pass, error=error, progress=progress, checkpoint=checkpoint)
     for each in wanted:
         if each not in made.found:
-            made.found[each] = _beside(cast("Operator", source), each)
+            made.found[each] = _without_pass(cast("Operator", source), each)
     return made
 
 
 def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float) -> RowPass:
-    """The fastest way through the map."""
+    """The fastest algorithm for the rows of this map."""
     if not isinstance(source, Operator):
         return WholeRowPass(source, wanted)
     scores = scores_of(source)
@@ -72,7 +72,7 @@ def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float)
         return ScorePass(scores, [each for each in wanted if each.name != "written"])
     heads = heads_of(source)
     if not isinstance(source, System) or heads is None or not _is_fast(source, heads):
-        if error > 0 and isinstance(source, System) and _can_be_cut(source):
+        if error > 0 and isinstance(source, System) and _can_be_truncated(source):
             return DiagonalPass(source, wanted, error=error)
         return WholeRowPass(source, wanted)
     check_plan(
@@ -84,7 +84,7 @@ def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float)
     return HeadPass(heads, [each for each in wanted if each.name not in BESIDE], error=error)
 
 
-def _can_be_cut(system: System) -> bool:
+def _can_be_truncated(system: System) -> bool:
     return is_diagonal(system) and compiles(system, system.steps)
 
 
@@ -97,7 +97,7 @@ def _is_fast(system: System, heads: Heads) -> bool:
     return applies(*parts, work=system.batch.numel() * system.steps**2 * system.state_size // 2)
 
 
-def _beside(system: Operator, each: RowReduction) -> Tensor:
+def _without_pass(system: Operator, each: RowReduction) -> Tensor:
     token = torch.arange(system.steps, device=system.device)
     if each.name == "written":
         return token.expand(*system.batch, system.steps)

@@ -1,4 +1,8 @@
-"""Numbers of single rows from which measures are made, many of them in one pass over a map."""
+"""Row reductions: one number for every row of a map, from which measures are computed.
+
+``RowReduction`` defines what is computed of a row. ``Requested`` records which reductions a measure
+needs, ``RowPass`` computes many of them in one pass over a map, and ``Reduced`` holds the results.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +16,17 @@ from torch import Tensor
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.measures.fold import Look, blocks, real
 
-# What compiled loops add up of every row, in their order; "near" for as many widths as are asked.
+# What compiled loops compute of every row, in their order; "near" once for each requested width.
 KINDS = ("mass", "negative", "energy", "surprise", "distance", "largest", "lowest", "near")
 
 
 @dataclass(frozen=True)
 class RowReduction:
-    """One number for every row: what ``look`` says of the rows, by whatever way is fastest."""
+    """One number for every row, computed by ``look`` or, in a pass, by a faster algorithm."""
 
     name: str
     look: Look = field(compare=False, repr=False)
-    token: int = 0  # a width in tokens, or which token
+    token: int = 0  # for "near" a width in tokens, for "on" the token
 
 
 def _surprise(rows: Rows) -> Tensor:
@@ -76,14 +80,14 @@ def on(token: int) -> RowReduction:
 
 @dataclass(frozen=True)
 class Reduced:
-    """What one pass over a map found: a measure takes it in place of the map.
+    """The results of one pass over a map, which a measure accepts in place of the map.
 
     Attributes:
-        found: a number for every row, of every kind that was asked for.
-        error: the bound that was asked for; 0 for an exact pass.
+        found: for every requested reduction, a number for every row.
+        error: the requested error bound; 0 for an exact pass.
         left_out: the largest share of its absolute weight that any row can have in the entries
-            that were not looked at, for every map of the batch. Certified, not estimated.
-        visited: share of the entries in reach that were looked at.
+            that were not computed, for every map of the batch. A rigorous bound, not an estimate.
+        visited: share of the causal entries that were computed.
     """
 
     found: dict[RowReduction, Tensor]
@@ -93,7 +97,7 @@ class Reduced:
 
 
 class Requested:
-    """Stands for a map and notes what a measure wants to know of it."""
+    """A placeholder for a map that records which row reductions a measure needs."""
 
     def __init__(self) -> None:
         self.wanted: tuple[RowReduction, ...] = ()
@@ -102,7 +106,7 @@ class Requested:
 def from_pass(
     source: "Reduced | Requested", wanted: tuple[RowReduction, ...], measure: str
 ) -> tuple[Shaped[Tensor, "*batch rows"], ...]:
-    """What a pass found of every row.
+    """The reductions ``wanted`` from the results of a pass, or a record of them in ``Requested``.
 
     Raises:
         ValueError: if the pass was made without ``measure``.
@@ -125,39 +129,39 @@ Progress = Callable[[int, int], None]
 
 
 class RowPass(ABC):
-    """A map on its way through.
+    """A pass over the rows of a map, block by block, which can be interrupted and resumed.
 
     Attributes:
-        rows: how many rows there are, those of all parts of the batch that come one after the
-            other; None where it is not known.
+        rows: the number of rows, counted again for every part of the batch that is processed
+            separately; None if it is not known.
     """
 
     rows: int | None
 
     @abstractmethod
     def blocks(self, first: int) -> Iterator[int]:
-        """Go through the blocks from ``first`` on; after each, how many rows are done in all."""
+        """Process the blocks from ``first`` on; yields the total number of rows done after each."""
 
     @abstractmethod
     def found(self) -> dict[str, Tensor]:
-        """All that is known so far, by name."""
+        """The results so far, by name, for a checkpoint."""
 
     @abstractmethod
     def resume(self, found: dict[str, Tensor]) -> None:
-        """Take up what another pass had found when it was left."""
+        """Restore the results of an interrupted pass."""
 
     @abstractmethod
     def reduced(self, error: float) -> Reduced:
-        """The numbers of all rows, after the last block."""
+        """The results for all rows, after the last block."""
 
 
 def name_of(reduction: RowReduction) -> str:
-    """Under which its numbers are kept."""
+    """The name under which the results of a reduction are stored in a checkpoint."""
     return f"{reduction.name} {reduction.token}"
 
 
 class WholeRowPass(RowPass):
-    """The rows themselves, of any map: those no loop knows, and those gradients have to reach."""
+    """The reductions computed from whole rows: for any map, with gradients."""
 
     def __init__(self, source: MapOrSystem, wanted: Sequence[RowReduction]) -> None:
         self.source, self.done = source, 0

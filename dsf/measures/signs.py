@@ -33,9 +33,9 @@ def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
 
 
 def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
-    """Share of the entries in reach that are negative, between 0 and 1.
+    """Share of the entries that are negative, between 0 and 1.
 
-    In reach are the entries on and below the diagonal, or all in rows of a map that looks ahead.
+    Of the entries on and below the diagonal, or of all entries in rows that read later tokens.
 
     >>> negative_entries(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor(0.3333)
@@ -64,7 +64,7 @@ def convexity_defect(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
 
     At least 0; 0 exactly when the row is a convex combination (non-negative, sum 1). With
     negative mass n and positive mass p of the row it is ``n + |p - 1|``: the negative entries are
-    lifted to zero, the positive ones scaled until they sum to one. An empty row is at distance 1.
+    set to zero and the positive ones scaled to sum to one. A row of zeros is at distance 1.
 
     >>> convexity_defect(torch.tensor([[1.0, 0.0], [-0.25, 1.5]]))
     tensor([0.0000, 0.7500])

@@ -1,4 +1,4 @@
-"""Tokens that are read by everyone."""
+"""Attention sinks: tokens on which most queries put much of their weight."""
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -12,7 +12,7 @@ THRESHOLD = 0.3
 def sink_mass(map_or_system: Measured, *, token: int = 0) -> Shaped[Tensor, "*batch"]:
     """Share of the map's absolute weight that falls on ``token``, between 0 and 1.
 
-    Rows that write to ``token`` or before it are left out. ``nan`` if the rest is empty.
+    Queries at ``token`` or before it are left out. ``nan`` if no weight is left.
 
     >>> import torch
     >>> sink_mass(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
@@ -30,9 +30,9 @@ def sink_rate(
 ) -> Shaped[Tensor, ""]:
     """Share of the maps of the batch in which ``token`` is a sink, between 0 and 1.
 
-    A token is a sink when the rows after it give it more than ``threshold`` of their absolute
-    weight. For maps without negative entries whose rows sum to one this is the usual sink rate;
-    for signed maps the absolute weights are what is counted.
+    A token is a sink when later queries give it more than ``threshold`` of their absolute weight.
+    For maps without negative entries whose rows sum to one this is the usual sink rate; for signed
+    maps the absolute weights are counted.
 
     Raises:
         ValueError: if ``threshold`` is not strictly between 0 and 1.

@@ -1,4 +1,4 @@
-"""How widely the weight of a map is spread."""
+"""How widely the weight of a row or a map is spread: entropies, effective rank, uniformity."""
 
 import torch
 from jaxtyping import Shaped
@@ -13,19 +13,19 @@ from dsf.measures.row_reductions import MASS, SURPRISE
 def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """Shannon entropy of every row's absolute weights, normalised to sum one, in nats.
 
-    From 0 (one token) to log n (n tokens alike); ``nan`` for an empty row. For rows without
-    negative entries that sum to one it is the usual attention entropy.
+    From 0 (all weight on one token) to log n (equal weight on n tokens); ``nan`` for a row of
+    zeros. For rows without negative entries that sum to one it is the usual attention entropy.
 
     >>> row_entropy(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor([0.0000, 0.6931])
     """
     size, surprise = reduced(map_or_system, MASS, SURPRISE, measure="row_entropy")
-    # log S - sum w log w / S: one pass less over the weights than normalising them first
+    # log S - sum w log w / S needs one pass less over the weights than normalising them first
     return size.log() - surprise / size
 
 
 def effective_tokens(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
-    """How many tokens a row reads as if evenly: the exponential of its entropy, 1 ... time.
+    """The effective number of tokens that a row reads: the exponential of its entropy, 1 ... time.
 
     >>> effective_tokens(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor([1., 2.])
@@ -36,8 +36,9 @@ def effective_tokens(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
 def effective_rank(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """The exponential of the entropy of the singular values, normalised to sum one: 1 ... time.
 
-    A property of the map as a matrix, not of the state behind it: a masked map of rank-one weights
-    has full rank (see ``hankel_ranks`` for the state). Holds the whole map. ``nan`` for a zero map.
+    A property of the map as a matrix, not of a recurrent state: a causally masked map of rank-one
+    weights has full rank (see ``hankel_ranks`` for the number of states). Stores the whole map.
+    ``nan`` for a zero map.
 
     Source: Roy & Vetterli 2007, "The effective rank".
 
@@ -51,9 +52,9 @@ def effective_rank(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
 
 
 def uniformity_gap(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
-    """The l2 distance of every row from uniform weights 1/n over the n tokens in its reach.
+    """The l2 distance of every row from uniform weights 1/n over the n tokens that it may read.
 
-    At least 0. For a causal map row i reaches i + 1 tokens, otherwise all.
+    At least 0. In a causal map query i may read i + 1 tokens, otherwise all.
 
     >>> uniformity_gap(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
     tensor([0., 0.])
@@ -70,8 +71,8 @@ def uniformity_gap(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
 def uniform_share(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     """Share of a row's energy that lies in its uniform part: (row sum)² / (n |row|²).
 
-    Between 0 and 1: 1 for uniform weights, 0 for rows that sum to zero, ``nan`` for an empty row.
-    For softmax with bounded logits it stays above a bound however long the row (dilution).
+    Between 0 and 1: 1 for uniform weights, 0 for rows that sum to zero, ``nan`` for a row of zeros.
+    For softmax with bounded logits it stays above a bound, however long the row (dilution).
 
     Source: the dilution argument of ZeroS, arXiv:2602.05230.
 

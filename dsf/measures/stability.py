@@ -1,4 +1,4 @@
-"""Whether states grow or are forgotten."""
+"""Growth and decay of the state: norms of transition products, Lyapunov exponents, eigenvalues."""
 
 import torch
 from jaxtyping import Int, Shaped
@@ -8,7 +8,7 @@ from dsf.system import System
 
 
 def product_norms(system: System) -> Shaped[Tensor, "*batch time"]:
-    r"""Spectral norms of :math:`A_t \cdots A_1`: what is left of the largest unit state.
+    r"""Spectral norms of :math:`A_t \cdots A_1`: the largest norm that a unit state can have left.
 
     In the state coordinates of this system: a change of basis changes it.
     """
@@ -26,8 +26,8 @@ def memory_horizon(system: System, *, level: float = 0.5) -> Int[Tensor, "*batch
     r"""Tokens until the largest unit state before the first token has shrunk to ``level``.
 
     The size is the spectral norm of :math:`A_t \cdots A_1`, in the state coordinates of this
-    system: a change of basis changes it. One that never shrinks that far within the sequence gets
-    ``system.steps + 1``.
+    system: a change of basis changes it. ``system.steps + 1`` if it does not shrink that far within
+    the sequence.
 
     Raises:
         ValueError: if ``level`` is not strictly between 0 and 1.
@@ -41,10 +41,10 @@ def memory_horizon(system: System, *, level: float = 0.5) -> Int[Tensor, "*batch
 
 
 def lyapunov_exponents(system: System) -> Shaped[Tensor, "*batch state"]:
-    """Mean growth of the state in nats per token, one for each direction, largest first.
+    """Mean growth rate of the state in nats per token, one for each direction, largest first.
 
-    Negative: forgotten exponentially; 0: kept; ``-inf``: erased. Directions are followed by
-    repeated QR decompositions over this sequence. Over long sequences a bounded change of basis
+    Negative: exponential decay; 0: neither growth nor decay; ``-inf``: erased. Computed by repeated
+    QR decompositions along this sequence. In the limit of long sequences a bounded change of basis
     does not change them.
     """
     identity = torch.eye(system.state_size, dtype=system.dtype, device=system.device)
@@ -61,7 +61,8 @@ def lyapunov_exponents(system: System) -> Shaped[Tensor, "*batch state"]:
 def transition_eigenvalues(system: System) -> Shaped[Tensor, "*batch time state"]:
     """Eigenvalues of every A_t, complex.
 
-    **Not a property of the map**: h -> T_t h sends A_t to T_t A_t T_{t-1}^-1 and leaves the map
-    alone, so any spectrum can be had. Report ``hankel_singular_values`` and ``mass_by_lag`` first.
+    **Not a property of the map**: the change of basis h -> T_t h maps A_t to T_t A_t T_{t-1}^-1 and
+    leaves the map unchanged, so the eigenvalues can be made anything. Report
+    ``hankel_singular_values`` and ``mass_by_lag`` first.
     """
     return torch.linalg.eigvals(system.A.dense())

@@ -1,4 +1,4 @@
-"""Many measures of one map in a single pass, exact or with a stated error."""
+"""``streamed``: many measures of one map in a single pass, exact or with a stated error bound."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ Measure = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class Streamed:
-    """Measures of one map, and how they were found.
+    """Measures of one map, and how much of it was computed.
 
     Attributes:
         values: one for each measure, in order.
-        error: the bound that was asked for; 0 for an exact pass.
+        error: the requested error bound; 0 for an exact pass.
         left_out: the largest share of its absolute weight that a row can have in the entries that
-            were not looked at, for every map of the batch. Certified, not estimated; 0 where every
-            entry that is not zero was looked at.
-        visited: share of the entries in reach that were looked at, between 0 and 1.
+            were not computed, for every map of the batch. A rigorous bound, not an estimate; 0
+            where all non-zero entries were computed.
+        visited: share of the causal entries that were computed, between 0 and 1.
     """
 
     values: tuple[Tensor, ...]
@@ -45,26 +45,27 @@ def streamed(
 ) -> Streamed:
     """Several measures of one map in one pass over it, without the map.
 
-    With an ``error`` above 0, tiles of the map are skipped where it is certain beforehand, from the
-    sizes of reads and writes and the decays between, that all of them together change no number
-    of any row by more: a share of the row's absolute weight by at most ``error``, a mean distance
-    by ``error`` tokens, an entropy by ``error`` nats, a sum of absolute weights by ``error`` times
-    the weight of its row; all beside the rounding of the number type. Systems whose states share
-    one decay or have one each are skipped through; others are visited whole and are exact.
+    With an ``error`` above 0, tiles of the map are skipped where the norms of reads and writes and
+    the decays between them prove that all skipped tiles together change no result by more than
+    this: a share of the row's absolute weight by at most ``error``, a mean distance by ``error``
+    tokens, an entropy by ``error`` nats, a sum of absolute weights by ``error`` times the absolute
+    weight of its row; rounding of the number type comes on top. Tiles are skipped for systems with
+    a scalar or a diagonal transition; the map of other systems is computed completely, and their
+    results are exact.
 
     Args:
         map_or_system: a map, a system or blocks of rows.
-        measures: functions of ``dsf.measures`` that look at rows one by one, or anything that asks
-            them: ``functools.partial(measures.window_mass, width=64)``.
-        error: 0 for exact numbers.
-        progress: told how many rows of how many are done.
-        resume: a file for what has been found so far, written every minute. Where it exists the
-            pass goes on from there, to the same numbers; at the end it holds all of them.
+        measures: functions of ``dsf.measures`` that reduce rows one by one, or functions that call
+            them, such as ``functools.partial(measures.window_mass, width=64)``.
+        error: 0 for exact results.
+        progress: called with the number of rows that are done and the total number.
+        resume: a checkpoint file, written every minute. If it exists, the pass continues from
+            there and gives the same results; at the end it holds all of them.
 
     Raises:
         ValueError: if ``error`` is not between 0 and 0.1, no measure is given, or ``resume`` is the
-            file of another system, other measures or another ``error``.
-        TypeError: if a measure needs the map itself.
+            checkpoint of another system, other measures or another ``error``.
+        TypeError: if a measure cannot be computed row by row.
 
     Example:
         >>> import dsf, torch
@@ -86,8 +87,8 @@ def streamed(
         except (TypeError, AttributeError) as reason:
             name = getattr(measure, "__name__", repr(measure))
             raise TypeError(
-                f"streamed: {name} cannot be found row by row in one pass ({reason}). Call it by "
-                f"itself, with the map or the system."
+                f"streamed: {name} cannot be computed row by row in one pass ({reason}). Call it "
+                f"separately, with the map or the system."
             ) from reason
     wanted = tuple(dict.fromkeys(asked.wanted))
     made = one_pass(map_or_system, wanted, error=error, progress=progress, resume=resume)

@@ -1,4 +1,12 @@
-"""Row reductions that never form whole rows, by the structure of the system."""
+"""Row reductions that use the structure of a system, so that whole rows are never computed.
+
+- ``limit``: how much of a row may be left out for a given error bound.
+- ``DiagonalPass``: diagonal systems with truncation. The columns of a tile of rows are computed
+  from the diagonal back until a bound on all earlier columns is small enough.
+- ``HeadPass``: systems with one scalar decay a token, by compiled loops, exact or with the same
+  truncation.
+- ``ScorePass``: rows that are exponentials of scores, such as softmax attention, by compiled loops.
+"""
 
 import logging
 import math
@@ -38,17 +46,22 @@ from dsf.transition import Diagonal
 
 @dataclass(frozen=True)
 class Limit:
-    """When a row may stop: at this share of its weight left out, and tokens of mean distance."""
+    """What truncation of a row may leave out.
+
+    Attributes:
+        share: of the absolute weight of the row.
+        tokens: change of its mean distance, in tokens.
+    """
 
     share: float
     tokens: float
 
 
 def limit(error: float, steps: int) -> Limit:
-    """What may be left out so that shares, distances and entropies are off by ``error`` at most.
+    """The limit for which shares, distances and entropies have an error of at most ``error``.
 
     Leaving out a share p changes the entropy of a row of n tokens by at most ``p log n + h(p)``,
-    with ``h(p) <= p (1 + log 1/p)`` the entropy of the choice itself.
+    with ``h(p) <= p (1 + log 1/p)`` the binary entropy of p.
     """
     if error == 0:
         return Limit(0.0, 0.0)
@@ -59,7 +72,10 @@ DIAGONAL_TILE = 64
 
 
 class DiagonalPass(RowPass):
-    """Systems that forget alike together, a tile of rows after the other."""
+    """Diagonal systems with truncation, one tile of rows after the other.
+
+    Entries of the batch with similar decays are processed together, as they need as many columns.
+    """
 
     def __init__(self, system: System, wanted: Sequence[RowReduction], *, error: float) -> None:
         entries, self.steps = system.batch.numel(), system.steps
@@ -77,9 +93,9 @@ class DiagonalPass(RowPass):
         for number in range(begin[0], len(self.groups)):
             group = self.groups[number]
             index = torch.unravel_index(group, self.system.batch) if self.system.batch else ()
-            fading = _Fading(select(self.system, index), self.limit)
+            truncated = _TruncatedRows(select(self.system, index), self.limit)
             for tile in range(begin[1] if number == begin[0] else 0, self.tiles):
-                rows, left = fading.rows(tile)
+                rows, left = truncated.rows(tile)
                 span = slice(tile * DIAGONAL_TILE, tile * DIAGONAL_TILE + len(rows.written))
                 for each in self.wanted:
                     found = each.look(rows)
@@ -106,40 +122,50 @@ class DiagonalPass(RowPass):
 
 @dataclass
 class _Bound:
-    """What a few rows of every system have in the columns before a token, at most."""
+    """Bounds on what the columns before a tile contribute to a few rows of every system.
+
+    Attributes:
+        share: of the absolute weight of the columns after it.
+        tokens: change of the mean distance, in tokens.
+    """
 
     share: Float[Tensor, "*entry rows"]
     tokens: Float[Tensor, "*entry rows"]
 
     def suffices(self, limit: Limit) -> bool:
-        """Whether it may be left out; never where it is nan."""
+        """Whether those columns may be left out in every row; never where a bound is nan."""
         return bool(((self.share <= limit.share) & (self.tokens <= limit.tokens)).all())
 
 
-class _Fading:
-    """Systems with what every tile of tokens leaves in their states, in size."""
+class _TruncatedRows:
+    """Rows of diagonal systems without the columns that are negligible, and a bound on those.
+
+    For every tile of tokens, ``decays`` are the products of its absolute decays, ``masses`` the
+    absolute writes of all tokens up to its end, decayed to there, and ``lagged`` the same sums with
+    every write times its lag.
+    """
 
     def __init__(self, system: System, limit: Limit) -> None:
         self.system, self.limit, self.width = system, limit, 1
-        kept = held = moved = torch.zeros((), dtype=torch.float64)
-        self.kept: list[Tensor] = []
-        self.held: list[Tensor] = []
-        self.moved: list[Tensor] = []
+        kept = mass = moved = torch.zeros((), dtype=torch.float64)
+        self.decays: list[Tensor] = []
+        self.masses: list[Tensor] = []
+        self.lagged: list[Tensor] = []
         for start in range(0, system.steps - DIAGONAL_TILE, DIAGONAL_TILE):
             decay, write = self._sizes(start, start + DIAGONAL_TILE)
             after = decay.flip(-2).cumprod(dim=-2).flip(-2)
             kept = after[..., 0, :]
             last = torch.ones_like(after[..., :1, :])
-            faded = torch.cat([after[..., 1:, :], last], dim=-2) * write
-            lag = torch.arange(DIAGONAL_TILE - 1, -1, -1, dtype=faded.dtype).unsqueeze(-1)
-            moved = kept * (moved + DIAGONAL_TILE * held) + (lag * faded).sum(dim=-2)
-            held = kept * held + faded.sum(dim=-2)
-            self.kept.append(kept)
-            self.held.append(held)
-            self.moved.append(moved)
+            decayed = torch.cat([after[..., 1:, :], last], dim=-2) * write
+            lag = torch.arange(DIAGONAL_TILE - 1, -1, -1, dtype=decayed.dtype).unsqueeze(-1)
+            moved = kept * (moved + DIAGONAL_TILE * mass) + (lag * decayed).sum(dim=-2)
+            mass = kept * mass + decayed.sum(dim=-2)
+            self.decays.append(kept)
+            self.masses.append(mass)
+            self.lagged.append(moved)
 
     def rows(self, tile: int) -> tuple[Rows, Float[Tensor, "*entry"]]:
-        """The rows of a tile in the columns that can matter, and the share that is left out."""
+        """The rows of a tile without negligible columns, and the largest share left out."""
         start, stop = tile * DIAGONAL_TILE, min(self.system.steps, (tile + 1) * DIAGONAL_TILE)
         reach = self._reach(start, stop)
         width = min(self.width, tile)
@@ -151,11 +177,12 @@ class _Fading:
                 break
             width = min(tile, 2 * width + 1)
         enough = self._enough(tile, width, reach, mass, distance)
-        self.width = enough + enough // 8 + 1  # a little more: looking again costs a whole tile
+        # a little more for the next tile: a second attempt costs all columns again
+        self.width = enough + enough // 8 + 1
         return rows, bound.share.amax(dim=-1)
 
     def _enough(self, tile: int, width: int, reach: Tensor, mass: Tensor, distance: Tensor) -> int:
-        """How many tiles before this one had been enough."""
+        """The smallest number of earlier tiles that would have been enough, by bisection."""
         low, high = 0, width
         while low < high:
             middle = (low + high) // 2
@@ -166,14 +193,14 @@ class _Fading:
     def _before(
         self, first: int, tile: int, reach: Tensor, mass: Tensor, distance: Tensor
     ) -> _Bound:
-        """What the columns before the tile ``first`` add to the rows of ``tile`` at most."""
+        """A bound on what the columns before the tile ``first`` add to the rows of ``tile``."""
         if first == 0:
             return _Bound(torch.zeros_like(mass), torch.zeros_like(mass))
-        gap = torch.ones_like(self.kept[0])
+        gap = torch.ones_like(self.decays[0])
         for earlier in range(first, tile):
-            gap = gap * self.kept[earlier]
-        held, moved = gap * self.held[first - 1], gap * self.moved[first - 1]
-        rest = (reach @ held.unsqueeze(-1)).squeeze(-1)
+            gap = gap * self.decays[earlier]
+        mass_before, moved = gap * self.masses[first - 1], gap * self.lagged[first - 1]
+        rest = (reach @ mass_before.unsqueeze(-1)).squeeze(-1)
         lag = torch.arange(reach.shape[-2], dtype=rest.dtype) + ((tile - first) * DIAGONAL_TILE + 1)
         away = (reach @ moved.unsqueeze(-1)).squeeze(-1) + lag * rest
         share = torch.where(rest == 0, 0, torch.where(mass > 0, rest / mass, inf))
@@ -181,13 +208,13 @@ class _Fading:
         return _Bound(share, torch.where(rest == 0, 0, away / mass + share * far))
 
     def _sizes(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Decays and writes in size."""
+        """Absolute values of decays and writes."""
         A = cast("Diagonal", self.system.A.cut(start, stop).window(0, stop - start))
         write = dense_of(cut_of(self.system.B, start, stop)).squeeze(-1)
         return A.decay.double().abs(), write.double().abs()
 
     def _reach(self, start: int, stop: int) -> Tensor:
-        """Reads in size, times the decays from the start up to every row."""
+        """Absolute values of reads, times the decays from ``start`` up to every row."""
         decay, _ = self._sizes(start, stop)
         passed = decay.cumprod(dim=-2)
         if self.system.reads_before_update:
@@ -195,7 +222,7 @@ class _Fading:
         return passed * dense_of(cut_of(self.system.C, start, stop)).squeeze(-2).double().abs()
 
     def _between(self, first: int, start: int, stop: int) -> Rows:
-        """Rows in the columns from the tile ``first`` on: the map of those tokens alone."""
+        """Rows in the columns from the tile ``first`` on, from the map of those tokens alone."""
         begin, whole = first * DIAGONAL_TILE, self.system
         part = replace(
             whole,
@@ -210,22 +237,22 @@ class _Fading:
 
 
 def _by_decay(system: System) -> Tensor:
-    """The entries of the batch, those with the slowest states first, as their first tokens say."""
+    """The batch entries ordered by their slowest state, slowest first, from the first tokens."""
     A = cast("Diagonal", system.A.window(0, min(system.steps, DIAGONAL_TILE)))
     slowest = A.decay.abs().amax(dim=-1).mean(dim=-1)
     return slowest.reshape(-1).argsort(descending=True, stable=True)
 
 
-MOST = 16  # tiles of a chunk; scores of 64 x 1024 stay in the cache
+MOST = 16  # tiles of a chunk of columns: its 64 x 1024 scores fit the cache
 
-ENTRY = 0.6e-9  # seconds for an entry of one map, all measures together
-LONG = 60.0  # seconds of work that are announced
+ENTRY = 0.6e-9  # seconds for one entry of one map, all measures together
+LONG = 60.0  # a warning is logged if the work takes longer than so many seconds
 
 logger = logging.getLogger(__name__)
 
 
 class HeadPass(RowPass):
-    """Every group of heads, a tile of rows after the other."""
+    """Systems with one scalar decay a token: every group of heads, one tile of rows at a time."""
 
     def __init__(self, heads: Heads, wanted: Sequence[RowReduction], *, error: float) -> None:
         self.heads, self.wanted, self.limit = heads, wanted, limit(error, heads.steps)
@@ -238,14 +265,14 @@ class HeadPass(RowPass):
     def blocks(self, first: int) -> Iterator[int]:
         groups, begin = len(self.left), divmod(first, self.heads.tiles)
         for group in range(begin[0], groups):
-            fold = _Fold(self.heads, group, self.wanted, self.limit)
+            fold = _HeadFold(self.heads, group, self.wanted, self.limit)
             if group == 0:
-                _announce(fold.far_back(), self.heads.steps, groups)
+                _warn_if_long(fold.far_back(), self.heads.steps, groups)
             for tile in range(begin[1] if group == begin[0] else 0, self.heads.tiles):
                 rows = slice(tile * TILE, min(self.heads.steps, (tile + 1) * TILE))
                 statistics, left, visited = fold.tile(tile, rows)
                 for each, numbers in self.numbers.items():
-                    numbers[group, :, rows] = torch.from_numpy(statistics[:, fold.place(each)])
+                    numbers[group, :, rows] = torch.from_numpy(statistics[:, fold.index(each)])
                 self.left[group] = torch.maximum(self.left[group], torch.from_numpy(left))
                 self.visited[group] += visited
                 yield group * self.heads.steps + rows.stop
@@ -261,26 +288,26 @@ class HeadPass(RowPass):
     def reduced(self, error: float) -> Reduced:
         groups, number, steps = self.heads.decay.shape
         in_reach = groups * number * steps * (steps + 1) / 2
-        kept = {each: self.heads.in_batch(part) for each, part in self.numbers.items()}
+        found = {each: self.heads.in_batch(part) for each, part in self.numbers.items()}
         visited = int(self.visited.sum()) / in_reach
-        return Reduced(kept, error, self.heads.in_batch(self.left), visited)
+        return Reduced(found, error, self.heads.in_batch(self.left), visited)
 
 
-def _announce(far_back: np.ndarray, steps: int, groups: int) -> None:
-    """Say before starting that the work is long, and why."""
+def _warn_if_long(far_back: np.ndarray, steps: int, groups: int) -> None:
+    """Log a warning with the estimated time and the reason if the pass will take long."""
     entries = groups * steps * float(np.minimum(far_back, steps / 2).sum())
     if entries * ENTRY < LONG:
         return
     whole = int((far_back >= steps - TILE).sum())
     logger.warning(
-        f"measures: about {entries * ENTRY:.0f} s of work, {entries:.0e} entries. {whole} of "
-        f"{len(far_back)} heads have to be read back to the first token: for them the work grows "
-        f"with the square of the {steps} tokens. A larger 'error' or fewer tokens take less."
+        f"measures: about {entries * ENTRY:.0f} s of work, {entries:.0e} entries. For {whole} of "
+        f"{len(far_back)} heads all columns back to the first token are needed: for them the work "
+        f"grows with the square of the {steps} tokens. A larger 'error' or fewer tokens take less."
     )
 
 
-class _Fold:
-    """One group of heads, all its tokens prepared; gives the statistics of one tile of rows."""
+class _HeadFold:
+    """One group of heads: products of decays for all tokens, and the reductions of one tile."""
 
     def __init__(
         self, heads: Heads, group: int, wanted: Sequence[RowReduction], limit: Limit
@@ -306,22 +333,22 @@ class _Fold:
         self.scores = self.read.new_empty(MOST * TILE * TILE)
         self.parts = self.read.new_empty(3 * MOST * TILE * TILE)
 
-    def place(self, each: RowReduction) -> int:
-        """Where its row of the statistics is."""
+    def index(self, each: RowReduction) -> int:
+        """The index of a reduction among the rows of the statistics."""
         if each.name != "near":
             return KINDS.index(each.name)
         return KINDS.index("near") + self.widths.tolist().index(each.token)
 
     def tile(self, tile: int, rows: slice) -> tuple[np.ndarray, np.ndarray, int]:
-        """Every kind of sum, for all heads and these rows; what is left out; entries visited."""
+        """All sums for all heads and these rows, the share left out, and the entries computed."""
         from dsf.kernels.scalar_tile_sums import sum_tiles
 
         number, count = len(self.decay), rows.stop - rows.start
         state = _State(number, tile, len(self.widths))
         read = torch.nn.functional.pad(self.read[rows], (0, 0, 0, TILE - count))
         self._own(read, rows, state)
-        kept = self.factor.numpy(), self.logs.numpy(), self.product
-        active, visited = self._going_on(np.arange(number), rows, state, MOST), 0
+        factors = self.factor.numpy(), self.logs.numpy(), self.product
+        active, visited = self._unfinished(np.arange(number), rows, state, MOST), 0
         while len(active):
             last = int(state.stops[active].max())
             first = max(last - MOST, int(state.firsts[active].min()))
@@ -329,38 +356,41 @@ class _Fold:
             spans, decays = (state.firsts, state.stops), (state.reach, state.log_reach, state.gap)
             asked = (rows.start, self.widths, self.peaks)
             tiles = sum_tiles(
-                parts, first, *kept, active, *spans, *decays, *asked, state.statistics
+                parts, first, *factors, active, *spans, *decays, *asked, state.statistics
             )
             visited += tiles * count * TILE
-            active = self._going_on(active, rows, state, MOST)
+            active = self._unfinished(active, rows, state, MOST)
         visited += number * count * (count + 1) // 2
         return state.statistics.reshape(number, -1, TILE)[..., :count], state.left, visited
 
     def far_back(self) -> np.ndarray:
-        """About how many tokens the last rows read back, for every head; nothing is kept."""
+        """Estimate for every head of how many columns before the last tile of rows are needed."""
         number, tiles = self.product.shape
         rows = slice((tiles - 1) * TILE, self.decay.shape[1])
         state = _State(number, tiles - 1, len(self.widths))
         read = torch.nn.functional.pad(self.read[rows], (0, 0, 0, tiles * TILE - rows.stop))
         self._own(read, rows, state)
-        self._going_on(np.arange(number), rows, state, tiles)
+        self._unfinished(np.arange(number), rows, state, tiles)
         return TILE * (tiles - 1 - state.firsts)
 
-    def _going_on(self, active: np.ndarray, rows: slice, state: "_State", most: int) -> np.ndarray:
-        """The heads whose earlier tiles cannot be left out."""
+    def _unfinished(
+        self, active: np.ndarray, rows: slice, state: "_State", most: int
+    ) -> np.ndarray:
+        """The heads for which earlier tiles cannot be left out yet."""
         from dsf.kernels.truncation import still_open
 
-        kept = self.product, self.mass, self.lagged
+        earlier = self.product, self.mass, self.lagged
         spans, limits = (rows.start, state.stops, most), (self.limit.share, self.limit.tokens)
         found = state.statistics, active, state.firsts, state.left
-        count = still_open(self.sizes[rows], state.reach, state.gap, *kept, *spans, *limits, *found)
+        sizes, reach, gap = self.sizes[rows], state.reach, state.gap
+        count = still_open(sizes, reach, gap, *earlier, *spans, *limits, *found)
         return active[:count]
 
     def _own(self, read: Tensor, rows: slice, state: "_State") -> None:
         from dsf.kernels.diagonal_tile_sums import sum_own_tile
 
         numbers = (self.decay, self.step, self.feedthrough)
-        # one layout of memory, one compilation
+        # contiguous, as a loop is compiled once for every memory layout
         decay, step, through = (
             part[:, rows].clone(memory_format=torch.contiguous_format) for part in numbers
         )
@@ -371,7 +401,7 @@ class _Fold:
         sum_own_tile(parts, *arrays, self.before, self.widths, self.peaks, *found)
 
     def _parts(self, write: Tensor, read: Tensor) -> np.ndarray:
-        """Scores of columns and rows as sizes, sizes times their logarithms and negative sizes."""
+        """Scores of columns and rows: absolute values, those times their logs, negative parts."""
         from dsf.kernels.scalar_tile_sums import split_scores
 
         size = len(write) * TILE
@@ -383,7 +413,15 @@ class _Fold:
 
 
 class _State:
-    """What is known of the rows of one tile while their columns are visited."""
+    """The sums and bounds of the rows of one tile while earlier tiles are added.
+
+    Attributes:
+        statistics: the sums so far, ``head (kind row)``.
+        reach, log_reach: decays from the start of the tile up to every row, and their logarithms.
+        gap: for every head the product of the decays between the tiles added last and this one.
+        left: the largest share of a row that is left out.
+        stops, firsts: for every head the earliest tile added, and a tile where it may stop.
+    """
 
     def __init__(self, number: int, tile: int, widths: int) -> None:
         self.statistics = np.zeros((number, (KINDS.index("near") + widths) * TILE))
@@ -393,15 +431,15 @@ class _State:
 
 
 def _logs(size: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """Any number where the size is zero, which makes nothing of it."""
+    """Logarithms of absolute values; some finite number for zero, as it is multiplied by zero."""
     return size.clamp(min=torch.finfo(size.dtype).tiny).log_()
 
 
-ROWS, PANEL_ENTRIES = 64, 1 << 21  # of a panel: it has to stay in the cache
+ROWS, PANEL_ENTRIES = 64, 1 << 21  # limits of a panel, so that it fits the cache
 
 
 def scores_of(system: Operator) -> ExponentialRows | None:
-    """The source of scores, where compiled loops may take them; else None."""
+    """The source of the scores of ``system`` where compiled loops apply; else None."""
     rows = whole_rows(system)
     if not isinstance(rows, ExponentialRows):
         return None
@@ -412,14 +450,14 @@ def scores_of(system: Operator) -> ExponentialRows | None:
 
 
 class ScorePass(RowPass):
-    """One map of the batch after the other, its rows a panel at a time."""
+    """Rows that are exponentials of scores: one map of the batch after the other, by panels."""
 
     def __init__(self, source: ExponentialRows, wanted: Sequence[RowReduction]) -> None:
         from dsf.kernels.exponential_rows import BLOCK
 
-        self.source, self.places = source, _places(wanted)
+        self.source, self.indices = source, _indices(wanted)
         self.widths, self.tokens = (
-            np.array([each.token for each in self.places if each.name == name], dtype=int)
+            np.array([each.token for each in self.indices if each.name == name], dtype=int)
             for name in ("near", "on")
         )
         *self.batch, self.steps, _, columns = source.shape
@@ -439,11 +477,11 @@ class ScorePass(RowPass):
                 start, stop = panel * self.size, min(self.steps, (panel + 1) * self.size)
                 statistics = self._panel(one, start, stop)
                 for each, numbers in self.numbers.items():
-                    numbers[entry, start:stop] = torch.from_numpy(statistics[self.places[each]])
+                    numbers[entry, start:stop] = torch.from_numpy(statistics[self.indices[each]])
                 yield entry * self.steps + stop
 
     def _panel(self, one: ExponentialRows, start: int, stop: int) -> np.ndarray:
-        """Every kind of sum of some rows of one map."""
+        """All sums of some rows of one map, ``kind row``."""
         from dsf.kernels.exponential_rows import sum_exponentials
 
         scores, unread = one.logits(start, stop), one.unread()
@@ -475,8 +513,8 @@ class ScorePass(RowPass):
         return Reduced({each: part.view(shape) for each, part in self.numbers.items()}, error)
 
 
-def _places(wanted: Sequence[RowReduction]) -> dict[RowReduction, int]:
-    """Where each stands among the sums of a row: kinds, then widths, then tokens."""
+def _indices(wanted: Sequence[RowReduction]) -> dict[RowReduction, int]:
+    """The index of every reduction among the sums of a row: kinds, then widths, then tokens."""
     single = {each: KINDS.index(each.name) for each in wanted if each.name not in ("near", "on")}
     many = [each for name in ("near", "on") for each in wanted if each.name == name]
     return single | {each: KINDS.index("near") + k for k, each in enumerate(many)}

@@ -1,4 +1,4 @@
-"""What the rows and columns of a map add up to."""
+"""Row sums and column sums of a map, and its largest weight on later tokens."""
 
 from dataclasses import replace
 from typing import cast
@@ -18,8 +18,8 @@ from dsf.system import System
 def row_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     """The signed sum of every row: the response to a constant signal of ones.
 
-    Any number; 1 for softmax attention, 0 for zero-sum attention. A row without reachable keys
-    sums to 0, a row with ``nan`` to ``nan``. From a system this is one pass of the recurrence,
+    1 for softmax attention, 0 for zero-sum attention, any number in general. A row that reads no
+    key sums to 0, a row with ``nan`` to ``nan``. For a system this is one pass of the recurrence,
     O(time x state), without a map.
 
     >>> row_sums(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
@@ -41,7 +41,7 @@ def _response_to_ones(system: System | SystemSum | ExplicitMap) -> Tensor:
 
 
 def _at_rest(system: System | SystemSum | ExplicitMap) -> System | SystemSum | ExplicitMap:
-    """Without its initial state, which is no part of the map."""
+    """The system without its initial state, which is not part of the map."""
     if isinstance(system, System):
         return replace(system, initial=None)
     if isinstance(system, SystemSum):
@@ -60,10 +60,10 @@ def row_sum_spread(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
 
 
 def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
-    """The signed sum of every column: how much a token is read, later tokens together.
+    """The signed sum of every column: the total weight with which a key is read by all queries.
 
-    From a system this is one pass of its adjoint, O(time x state), without a map; from a cache of
-    tokens a fold over its rows.
+    For a system this is one pass of its adjoint, O(time x state), without a map; for an attention
+    cache, a pass over its rows.
 
     >>> column_sums(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
     tensor([1.2500, 0.5000])

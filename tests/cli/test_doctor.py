@@ -73,4 +73,4 @@ def test_a_word_that_means_nothing_is_a_wrong_call(run, monkeypatch):
     monkeypatch.setenv("DSF_KERNELS", "flash")
     done = run("doctor")
     assert done.exit_code == 2
-    assert "DSF_KERNELS=flash means nothing" in done.stderr
+    assert "DSF_KERNELS=flash is not a known value" in done.stderr

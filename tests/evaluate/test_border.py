@@ -69,7 +69,7 @@ def test_what_is_no_system_and_no_signal():
 def test_an_explicit_map_has_no_methods():
     shown = ExplicitMap(StoredRows(torch.ones(3, 4)))
     with pytest.raises(
-        ValueError, match=r"explicit map without a finite state.*Leave 'method' out"
+        ValueError, match=r"explicit map without a recurrent state.*Leave 'method' out"
     ):
         dsf.respond(shown, torch.ones(4, 1, 1), method=dsf.recurrent)
     with pytest.raises(ShapeError, match="'time' size, but system has 4, signal has 3"):
@@ -154,7 +154,7 @@ def test_a_stream_refuses_what_it_cannot_do():
     with pytest.raises(ShapeError, match=r"step: .*'channel' size, but state has 4, signal has 1"):
         dsf.step(system, 0, state, signal[..., :1])
     turned = replace(system, takes_real_part=True)
-    with pytest.raises(ValueError, match="gives the real part, so its signal must be real"):
+    with pytest.raises(ValueError, match="takes the real part, so its signal must be real"):
         dsf.step(turned, 0, state, signal * 1j)
 
 

@@ -119,7 +119,7 @@ def test_memory_that_does_not_fit():
     with pytest.raises(ShapeError, match=r"'out' must have the shape \(4, 150, 150\).*float32"):
         dsf.attention_map(system, out=torch.empty(4, STEPS, STEPS))
     out = torch.empty(4, STEPS // 2, STEPS, dtype=torch.float64)
-    with pytest.raises(ValueError, match="takes rows that follow each other"):
+    with pytest.raises(ValueError, match="takes consecutive rows"):
         dsf.attention_map(system, slice(0, None, 2), out=out)
 
 

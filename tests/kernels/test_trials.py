@@ -48,7 +48,7 @@ def test_one_that_disagrees_is_off_after_one_warning(error):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not has_passed(MAPS, HERE, 16, lambda: 0.0)
-    assert trial_results.trial_result(MAPS, HERE).startswith("off: it is off by")
+    assert trial_results.trial_result(MAPS, HERE).startswith("off: its relative error is")
 
 
 def test_the_switch_turns_all_off(monkeypatch):
@@ -107,12 +107,12 @@ def test_a_trial_sees_a_wrong_row():
 
 
 def test_doctor_tells_of_every_kernel(monkeypatch):
-    states = dict.fromkeys(NAMES, "active") | {MAPS: "off: it is off by 1e-02"}
+    states = dict.fromkeys(NAMES, "active") | {MAPS: "off: its relative error is 1e-02"}
     monkeypatch.setattr("dsf.kernels.why_off_on_cuda", lambda: "")
     monkeypatch.setattr("dsf.evaluate.cuda.trial_results.standings", lambda _: states)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     told = {each.what: (each.found, each.verdict) for each in machine._kernels_on_cuda()}
-    assert told["cuda: maps"] == ("off: it is off by 1e-02", "optional")
+    assert told["cuda: maps"] == ("off: its relative error is 1e-02", "optional")
     assert told["cuda: delta rules"] == ("active", "ok")
     monkeypatch.setattr("dsf.kernels.why_off_on_cuda", lambda: "no CUDA device")
     (one,) = machine._kernels_on_cuda()

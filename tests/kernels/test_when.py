@@ -73,7 +73,7 @@ def test_the_switch_leaves_loops_on(monkeypatch, word, by_fla):
 
 def test_the_switch_refuses_other_words(monkeypatch):
     monkeypatch.setenv("DSF_KERNELS", "flash")
-    with pytest.raises(ValueError, match="DSF_KERNELS=flash means nothing: 0 turns"):
+    with pytest.raises(ValueError, match="DSF_KERNELS=flash is not a known value: 0 turns"):
         applies(torch.ones(3), work=WORK)
 
 
@@ -89,7 +89,7 @@ def test_without_the_compiler(monkeypatch):
 
 def test_the_first_compilation_is_announced_once(caplog):
     """Of a loop that has no file, so that nothing is kept on disk and it does compile."""
-    compiling._announce_compiling.cache_clear()
+    compiling._log_compiling.cache_clear()
     space = {"__name__": "dsf.kernels.example"}
     exec("def twice(x):\n    return 2 * x\n", space)
     twice = compiling.kernel()(space["twice"])

@@ -79,7 +79,7 @@ def test_neighbourhoods_on_a_grid():
     assert plain == 9 / 197
     aware = measures.uniform_neighbourhood(grid=(14, 14), extra_tokens=1)
     assert aware == pytest.approx(0.0414, abs=5e-5)
-    with pytest.raises(ValueError, match="12 places, but the map has 9 tokens"):
+    with pytest.raises(ValueError, match="12 positions, but the map has 9 tokens"):
         measures.neighbourhood_mass(uniform, grid=(3, 4))
 
 

@@ -100,7 +100,7 @@ def test_other_files_are_refused(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="'row_pass': HeadWalk instead of RowWalk"):
             go(heads(), *ASKED)
     path.write_text("something else")
-    with pytest.raises(ValueError, match="is no file of statistics"):
+    with pytest.raises(ValueError, match="is no checkpoint of a pass"):
         go(heads(), *ASKED)
     with pytest.raises(ValueError, match="'resume' needs a map or a system"):
         go(dsf.row_blocks(heads()), *ASKED, path=tmp_path / "new")

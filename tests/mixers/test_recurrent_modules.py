@@ -147,7 +147,7 @@ def test_gates_of_a_candidate_near_zero_stay_finite():
 
 def test_what_the_module_lacks_is_said():
     module = torch.nn.GRU(3, 4)
-    with pytest.raises(ValueError, match="there is no layer 1; it has 1"):
+    with pytest.raises(ValueError, match="there is no layer 1; the module has 1 layers"):
         GRU.from_module(module, torch.zeros(2, 5, 3), layer=1)
     with pytest.raises(ValueError, match="one direction; leave 'reverse' out"):
         GRU.from_module(module, torch.zeros(2, 5, 3), reverse=True)

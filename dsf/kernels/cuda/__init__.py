@@ -1,6 +1,6 @@
-"""Kernels for CUDA in Triton: bare tensors in, bare tensors out, single precision.
+"""CUDA kernels in Triton on plain tensors in single precision.
 
-Decays are only multiplied, in double precision, and states are kept in it; products of matrices
-keep all digits (no TF32). The modules import triton, so they are imported where they are used.
-Only :mod:`dsf.kernels.cuda.fla` differs: it calls another library, in TF32, where asked for.
+Products of decays and states are in double precision; matrix products are in full single precision
+(no TF32). The modules import triton, so they are imported only where they are used. The exception
+is :mod:`dsf.kernels.cuda.fla`, which calls another library, in TF32, where that is asked for.
 """

@@ -1,6 +1,6 @@
 """Matrix memories and delta rules by the kernels of flash-linear-attention, where installed.
 
-They multiply in TF32, with ten bits of mantissa, so they answer only where asked for. The functions
+They multiply in TF32, with ten bits of mantissa, so they are used only on request. The functions
 and their arguments are those of fla-core 0.6.0.
 """
 
@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# TF32 rounds every factor by up to 5e-4; small trials with factors so rounded were off by 2e-3.
+# TF32 rounds every factor by up to 5e-4; trials with factors rounded so had errors of 2e-3.
 TOLERANCE = 5e-3
-MOST_HEADS = 65_535  # along one axis of a grid
-FAINT = 1e-30  # a decay that leaves nothing to be looked up
+MOST_HEADS = 65_535  # along one axis of a launch grid
+FAINT = 1e-30  # decays up to this count as zero: nothing is left in the memory
 
 
 class Function(NamedTuple):
-    """A function of the library, by module and name, and what it is called here."""
+    """A function of the library, by module and name, and its label in messages."""
 
     label: str
     module: str
@@ -39,8 +39,8 @@ FUNCTIONS = {
 class Call(NamedTuple):
     """A function of the library and its arguments, ``head time 1 ...``.
 
-    Its own order is ``batch time head ...``. Every head goes as a sequence with one head, which
-    leaves tensors as they lie in memory.
+    The axes of the library are ``batch time head ...``. Every head is passed as a sequence with one
+    head, so that tensors need not be copied.
     """
 
     module: str
@@ -55,7 +55,7 @@ class Call(NamedTuple):
     def answer(
         self,
     ) -> tuple[Float[Tensor, "head time channel"], Float[Tensor, "head state channel"]]:
-        """The response, and the memory after the last token."""
+        """The response, and the state after the last token."""
         response, leaving = self.function(**self.arguments)
         return response.squeeze(2), leaving.squeeze(1)
 
@@ -69,10 +69,10 @@ def call(
     signal: Float[Tensor, "head time channel"],
     entering: Float[Tensor, "head state channel"],
 ) -> Call | None:
-    """How the library computes these memories, read after their update.
+    """The call of the library that computes these memories, read after their update.
 
-    None where it cannot: a negative decay has no logarithm, what a delta rule looks up must be what
-    it writes, but for a factor, and of heads there may be 65,535.
+    None where it cannot: a negative decay has no logarithm, the look-up vector of a delta rule must
+    be proportional to its write vector, and there may be at most 65,535 heads.
     """
     if len(signal) > MOST_HEADS or bool((decay < 0).any()):
         return None
@@ -92,15 +92,19 @@ def call(
 
 
 def _logarithm(decay: Tensor) -> Tensor:
-    """Of zeros that of the smallest number: the library adds up logarithms in single precision.
+    """The logarithm, for a decay of zero that of the smallest normal number.
 
-    With -1e4 instead, the tokens after a zero lost two digits; -inf made them NaN.
+    The library adds logarithms in single precision: with -1e4 for zero, the tokens after it lost
+    two digits; with -inf they became NaN.
     """
     return decay.clamp(min=torch.finfo(decay.dtype).tiny).log()
 
 
 def _key_and_rate(decay: Tensor, write: Tensor, look: Tensor) -> tuple[Tensor, Tensor] | None:
-    """``write = rate key`` and ``look = decay key``; where all fades the key is free."""
+    """The key and rate with ``write = rate key`` and ``look = decay key``, or None.
+
+    Where all decays are zero, ``look`` does not constrain the key.
+    """
     most = decay.amax(dim=-1, keepdim=True)
     share, seen = (torch.where(most > FAINT, part / most, 0) for part in (decay, look))
     kept = share * write

@@ -1,7 +1,8 @@
-"""Matrix-valued memories on CUDA, chunk by chunk: as in :mod:`dsf.kernels.memories`.
+"""Matrix-valued memories on CUDA, chunk by chunk, as in :mod:`dsf.kernels.memories`.
 
-Pairs of a chunk come from :mod:`dsf.kernels.cuda.pairs`, all chunks at once; then a program takes
-some columns of one head from chunk to chunk, its memory in registers, in double precision.
+The maps of all chunks are computed at once by :mod:`dsf.kernels.cuda.pairs`; then one program for
+every head and block of columns runs over the chunks, with its memory in registers in double
+precision.
 """
 
 from typing import no_type_check
@@ -15,8 +16,8 @@ from torch import Tensor
 from dsf.kernels.cuda.layout import LAUNCH, laid, power_of_two, vectors
 from dsf.kernels.cuda.pairs import write_pairs
 
-WIDE, NARROW = 32, 16  # tokens of a chunk; at 64 no device has the shared memory
-ENTRIES = 4096  # of a memory in the registers of one program
+WIDE, NARROW = 32, 16  # tokens of a chunk; 64 would need more shared memory than devices have
+ENTRIES = 4096  # numbers of the memory in the registers of one program
 
 
 def recall(
@@ -30,7 +31,7 @@ def recall(
     *,
     before: bool,
 ) -> tuple[Float[Tensor, "head time channel"], Float[Tensor, "head state channel"]]:
-    """The response, and the memory after the last token. All parts in single precision."""
+    """The response, and the state after the last token. All parts in single precision."""
     heads, steps, columns = signal.shape
     states, decays = write.shape[-1], decay.shape[-1]
     chunk = WIDE if look is None and decays == 1 else NARROW
@@ -48,7 +49,7 @@ def recall(
     arrays, far = zip(*parts, strict=True)
     size = power_of_two(states)
     wide = min(64, max(16, ENTRIES // size), power_of_two(columns))
-    _walk[(heads, triton.cdiv(columns, wide))](
+    _run_chunks[(heads, triton.cdiv(columns, wide))](
         *arrays,
         seen,
         found,
@@ -72,7 +73,7 @@ def recall(
 @triton.jit
 @no_type_check
 def _products(decay, ahead, steps, states, n, DIAGONAL: tl.constexpr, REVERSE: tl.constexpr):
-    """Running products of the decays at ``ahead`` of every token, one column or one a state."""
+    """Running products of the decays at the tokens ``ahead``, with one column or one a state."""
     if DIAGONAL:
         known = ((ahead >= 0) & (ahead < steps))[:, None] & (n < states)[None, :]
         at = tl.where(known, ahead[:, None] * states + n[None, :], 0)
@@ -86,7 +87,7 @@ def _products(decay, ahead, steps, states, n, DIAGONAL: tl.constexpr, REVERSE: t
 @triton.jit
 @no_type_check
 def _solved(below, entries, i, C: tl.constexpr):
-    """Entries less what earlier ones of the chunk left, token after token."""
+    """Forward substitution with ``identity + below``, token after token."""
     for k in range(1, C):
         row = tl.sum(tl.where(i[:, None] == k, below, 0.0), axis=0)
         left = tl.sum(row[:, None] * entries, axis=0)
@@ -96,7 +97,7 @@ def _solved(below, entries, i, C: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _walk(
+def _run_chunks(
     decay,
     gain,
     write,
@@ -142,7 +143,7 @@ def _walk(
         r = vectors(read + h * read_far, t, n, steps, states)
         u = vectors(signal + h * signal_far, t, p, steps, columns)
         entries = u * tl.load(gain + h * gain_far + t, mask=t < steps, other=0.0)[:, None]
-        # a decay of an earlier chunk is not in this product
+        # -1 for the first token: the product starts inside the chunk
         earlier = tl.where(i > 0, t - 1, -1)
         if BEFORE:
             upto = _products(factors, earlier, steps, states, n, DIAGONAL, False)

@@ -1,4 +1,4 @@
-"""What tokens of one chunk read of each other: reads times writes times the decays between."""
+"""The map of every chunk of tokens alone: reads times writes times the decays between."""
 
 from typing import no_type_check
 
@@ -21,11 +21,11 @@ def write_pairs(
     before: bool,
     rows: tuple[int, int, int] | None = None,
 ) -> None:
-    """Fill ``out``: the pairs of every chunk, or the tiles along the diagonal of a map.
+    """Fill ``out`` with the map of every chunk, or with the tiles along the diagonal of a map.
 
-    ``decay`` has one factor a token, or one for every state. Pairs ``before`` the decay of their
-    row leave out the diagonal. With ``rows`` (first, last, and the row of ``out`` to start at)
-    ``out`` is a map; else its columns are those of one chunk.
+    ``decay`` has one factor a token, or one for every state. With ``before`` rows read before the
+    update, so their own decay and the diagonal are left out. With ``rows`` (first, last, and the
+    first row of ``out``) ``out`` is a map; otherwise its columns are those of one chunk.
     """
     heads, steps, states = len(out), write.shape[1], write.shape[2]
     first, last, top = rows or (0, steps, 0)
@@ -138,10 +138,10 @@ def _diagonal_pairs(
     for back in range(count):
         j = count - 1 - back
         s = c * C + j
-        later = tl.minimum(s + 1, steps - 1)  # behind the last token no row asks
+        later = tl.minimum(s + 1, steps - 1)  # not used in any row for the last token
         after = tl.load(factors + later * states, mask=is_state, other=1.0)
         between = tl.where((i - BEFORE)[:, None] > j, between * after.to(tl.float64)[None, :], 1.0)
         w = tl.load(writes + s * states, mask=is_state, other=0.0)
-        met = r * (between.to(tl.float32) * w[None, :])
-        pairs = tl.sum(met, axis=1) * tl.load(gain + h * gain_far + s)
+        products = r * (between.to(tl.float32) * w[None, :])
+        pairs = tl.sum(products, axis=1) * tl.load(gain + h * gain_far + s)
         tl.store(place + j, tl.where(i - BEFORE >= j, pairs, 0.0), mask=inside)

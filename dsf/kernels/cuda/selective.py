@@ -1,8 +1,8 @@
-"""The scan of a selective state space on CUDA: states live in registers and are never stored.
+"""The scan of a selective state space (Mamba) on CUDA, with states in registers only.
 
     h_t = exp(step_t pole) h_{t-1} + step_t write_t u_t        y_t = read_t . h_t + skip u_t
 
-A program takes some channels of one sequence through all tokens.
+A program processes some channels of one sequence over all tokens.
 """
 
 from typing import no_type_check
@@ -29,8 +29,8 @@ def selective_scan(
 ) -> tuple[Float[Tensor, "sequence channel time"], Float[Tensor, "sequence channel state"]]:
     """The response, and the state after the last token. All parts in single precision.
 
-    ``step`` and ``value`` may lie in memory in any order, which the response takes over: with
-    channels side by side a program reads and writes whole lines.
+    ``step`` and ``value`` may have any memory layout, and the response has that of ``value``; with
+    contiguous channels memory accesses are coalesced.
     """
     sequences, channels, steps = value.shape
     states = pole.shape[-1]
@@ -60,8 +60,8 @@ def selective_scan(
 
 @triton.jit
 @no_type_check
-def _kept(x):
-    """``exp(x)`` in double precision; near zero all digits of what is lost, not of what is kept."""
+def _decay(x):
+    """``exp(x)`` in double precision; near zero ``exp(x) - 1`` keeps single-precision digits."""
     less = 1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7)))))
     near = 1.0 + (x * less).to(tl.float64)
     return tl.where(tl.abs(x) < 0.25, near, tl.exp(x).to(tl.float64))
@@ -119,7 +119,7 @@ def _scan(
         w = tl.load(writes + t * states, mask=is_state, other=0.0)
         r = tl.load(reads + t * states, mask=is_state, other=0.0)
         drive = (size * u)[:, None] * w[None, :]
-        held = _kept(size[:, None] * poles) * held + drive
+        held = _decay(size[:, None] * poles) * held + drive
         y = tl.sum(held.to(tl.float32) * r[None, :], axis=1) + passed * u
         tl.store(responses, y, mask=is_channel)
         sizes += step_time

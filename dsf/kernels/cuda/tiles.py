@@ -1,7 +1,8 @@
-"""Maps on CUDA, 64 x 64 entries at a time: far tiles from decays up to a tile's borders.
+"""Maps on CUDA in tiles of 64 x 64 entries.
 
-A row carries the decays from the start of its tile, a column those to the end of its own, and
-between lie whole tiles: all three are running products, so zeros and violent decays are exact.
+Off the diagonal an entry is a read times the decays from the start of its tile, a write times the
+decays to the end of its tile, and the decays of the whole tiles between. All three are running
+products, so decays of zero or near zero lose no accuracy.
 """
 
 from typing import no_type_check
@@ -19,12 +20,12 @@ TILE, STATES = 64, 32
 
 
 class Borders:
-    """Running products of decays up to the borders of tiles.
+    """Running products of decays up to the edges of tiles.
 
     Attributes:
         reach: from the start of its tile up to a token, its own decay included unless ``before``.
-        sent: behind a token up to the end of its tile.
-        product: of whole tiles, in double precision.
+        sent: after a token up to the end of its tile.
+        product: over whole tiles, in double precision.
     """
 
     def __init__(self, decay: Float[Tensor, "head time decays"], *, before: bool) -> None:
@@ -50,9 +51,10 @@ def write_map(
     rows: tuple[int, int, int],
     before: bool,
 ) -> None:
-    """Write rows of maps without feedthrough; ``rows`` are first, last, and where ``out`` begins.
+    """Write rows of maps without feedthrough.
 
-    Everything is in single precision; ``out`` is contiguous and zero behind its diagonal.
+    ``rows`` are the first row, the row after the last, and the first row of ``out``. Everything is
+    in single precision; ``out`` is contiguous and must be zero above the diagonal beforehand.
     """
     first, last, top = rows
     write_pairs(read, write, decay, gain, out, chunk=TILE, before=before, rows=rows)

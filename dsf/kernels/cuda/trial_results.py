@@ -1,7 +1,7 @@
-"""Which kernels for CUDA have shown on the device at hand that they give the right numbers.
+"""Results of the trials that CUDA kernels must pass on a device before they are used.
 
-A kernel is tried in every process before its first use, and for every size it is compiled for: a
-card, a driver or a compiler that nobody tested must not change a result. One that fails is off.
+A kernel is tested in every process before its first use, and for every size it is compiled for, so
+that an untested device, driver or compiler cannot change a result. A kernel that fails is off.
 """
 
 import warnings
@@ -31,10 +31,10 @@ def has_passed(
     *,
     tolerance: float = TOLERANCE,
 ) -> bool:
-    """Whether the kernel may run, from its trial if ``kind`` was not tried in this process.
+    """Whether the kernel may run; runs its ``trial`` if ``kind`` was not tried in this process.
 
-    ``trial`` gives the error relative to the plain path. Beyond ``tolerance``, or where it raises,
-    a warning names the kernel, and it is off on this device until the process ends.
+    ``trial`` returns the error relative to the reference. If it exceeds ``tolerance`` or the trial
+    raises, a warning names the kernel, and it is off on this device until the process ends.
     """
     if (name, device) in _fault:
         return False
@@ -42,11 +42,11 @@ def has_passed(
         return True
     try:
         error = trial()
-    except Exception as fault:  # whatever it is, the plain path goes on
+    except Exception as fault:  # whatever it is, torch operations are used instead
         found = " ".join(f"{type(fault).__name__}: {fault}".split())
         return _switch_off(name, device, found[:300])
     if not error <= tolerance:
-        return _switch_off(name, device, f"it is off by {error:.0e} from the plain path")
+        return _switch_off(name, device, f"its relative error is {error:.0e}")
     _passed.add((name, device, kind))
     return True
 
@@ -55,7 +55,7 @@ def _switch_off(name: str, device: torch.device, why: str) -> bool:
     _fault[name, device] = why
     warnings.warn(
         f"dsf: the kernel for {name} failed its trial on {device} and is off in this process; "
-        f"dsf goes on without it, with the same results. The reason: {why}",
+        f"dsf uses torch operations instead, with the same results. The reason: {why}",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -72,6 +72,6 @@ def trial_result(name: str, device: torch.device) -> str:
 
 
 def forget_trials() -> None:
-    """Every kernel is tried again."""
+    """Forget all results, so that every kernel is tried again."""
     _passed.clear()
     _fault.clear()
