@@ -1,4 +1,4 @@
-"""Properties with verdicts and the evidence for them."""
+"""Certificates: statements about maps, systems and mixers with a verdict and its evidence."""
 
 from dsf.certificates.boxes import locality
 from dsf.certificates.certificate import Certificate, Level, Verdict

@@ -1,4 +1,4 @@
-"""How much of a softmax row lies on a window, for every query of a box."""
+"""A certificate on the softmax weight that falls on a window of keys, for all queries of a box."""
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -31,18 +31,18 @@ def locality(
     """Certify that at least ``share`` of the softmax row lies on the keys ``window[0]`` to
     ``window[1] - 1`` for every query of a box.
 
-    Branch and bound: corners found by sign-gradient steps attack first; boxes are bounded by the
-    tangent of log-sum-exp and split along the coordinate that matters most. Every leaf is evaluated
-    again by the checker in enclosed arithmetic. ``bound`` is the share, ``observed`` the smallest
-    found. UNKNOWN when ``boxes`` boxes do not settle it.
+    Branch and bound: first sign-gradient steps search the corners of the box for a counterexample;
+    then boxes are bounded by the tangent of log-sum-exp and split along the coordinate with most
+    influence. The checker evaluates every leaf again in interval arithmetic. ``bound`` is the
+    share, ``observed`` the smallest share found. UNKNOWN if ``boxes`` boxes are not enough.
 
     Args:
-        key: the keys in reach of the row.
+        key: the keys that the row reads.
         box: lower and upper bounds of the query.
         window: first key and the one after the last.
         share: between 0 and 1.
         scale: factor on the scores, as a stored number; ``key width ** -0.5`` by default.
-        boxes: how many boxes may be looked at.
+        boxes: largest number of boxes that are examined.
 
     Raises:
         ValueError: for an empty window or box, or a share outside 0 ... 1.
@@ -82,7 +82,7 @@ def locality(
 
 @dataclass
 class _Search:
-    """The float64 search; nothing it finds counts before the checker has seen it."""
+    """The search in float64; its results count only once the checker has accepted them."""
 
     keys: Tensor
     window: tuple[int, int]
@@ -94,12 +94,12 @@ class _Search:
         self.inside = (token >= self.window[0]) & (token < self.window[1])
 
     def odds(self, query: Tensor) -> Tensor:
-        """Log of the mass outside over the mass inside."""
+        """Logarithm of the weight outside the window divided by the weight inside."""
         scores = self.keys @ query
         return scores[~self.inside].logsumexp(0) - scores[self.inside].logsumexp(0)
 
     def attack(self, lower: Tensor, upper: Tensor) -> tuple[float, Tensor]:
-        """The worst query that sign-gradient steps to corners find."""
+        """The query with the largest odds that sign-gradient steps from corner to corner find."""
         query = (lower + upper) / 2
         worst, best = float(self.odds(query)), query
         for _ in range(STEPS):
@@ -113,7 +113,7 @@ class _Search:
         return worst, best
 
     def tree(self, lower: Tensor, upper: Tensor, boxes: int) -> dict[str, Any] | None:
-        """A split tree whose leaves all keep the goal, or None."""
+        """A tree of splits in whose leaves the claim holds, or None."""
         root: dict[str, Any] = {}
         waiting = [(root, lower, upper)]
         for _ in range(boxes):
@@ -135,7 +135,7 @@ class _Search:
         return root if not waiting else None
 
     def leaf(self, lower: Tensor, upper: Tensor) -> tuple[list[Fraction], list[float], float]:
-        """Dyadic probabilities on the window, upper ends of their logarithms, and the bound."""
+        """Dyadic probabilities on the window, upper bounds of their logarithms, and the bound."""
         centre, radius = (lower + upper) / 2, (upper - lower) / 2
         scores = self.keys @ centre
         counts = (scores[self.inside].softmax(0) * DYADIC).long()
@@ -165,11 +165,12 @@ def _sensible(
     start, stop = window
     if not 0 <= start < stop <= len(key):
         raise ValueError(
-            f"locality: 'window' must hold at least one of the {len(key)} keys, but it is {window}."
+            f"locality: 'window' must contain at least one of the {len(key)} keys, but it is "
+            f"{window}."
         )
     if bool((lower > upper).any()):
         raise ValueError("locality: 'box' has a lower bound above its upper bound.")
     if not 0 < share < 1:
         raise ValueError(f"locality: 'share' must lie between 0 and 1, but it is {share}.")
     if stop - start == len(key):
-        raise ValueError("locality: the window holds every key, so its share is 1.")
+        raise ValueError("locality: the window contains every key, so its share is 1.")

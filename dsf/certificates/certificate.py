@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Verdict(Enum):
-    """What is known of a claim."""
+    """What is known about a claim."""
 
     PROVED = "PROVED"
     REFUTED = "REFUTED"
@@ -17,10 +17,10 @@ class Verdict(Enum):
 
 
 class Level(Enum):
-    """What the claim speaks about.
+    """What the claim is about.
 
     ``DATA``: the stored numbers, read as exact rationals. ``REAL``: the real-valued map defined by
-    stored weights and a set of inputs, rounding enclosed. ``FLOAT``: the program as it runs.
+    stored weights and a set of inputs, with rounding enclosed. ``FLOAT``: the program as it runs.
     """
 
     DATA = "data"
@@ -36,14 +36,14 @@ class Certificate:
         claim: the statement as a sentence, with what it quantifies over.
         verdict: PROVED, REFUTED (with a witness) or UNKNOWN; a paper's claim that was measured on
             stated cases may be HOLDS_NUMERICALLY, which proves nothing about other cases.
-        level: what the claim speaks about; it is never promoted.
+        level: what the claim is about; a verdict at one level is not a verdict at another.
         bound: the proven bound, with direction and unit in ``claim``; None where there is none.
         observed: what was measured on this input; never a proof about other inputs.
         witness: the case that refutes the claim; required for REFUTED.
         method: how the verdict was reached.
         evidence: what an independent checker needs to accept the verdict.
-        assumptions: sentences the verdict rests on and no checker can test.
-        limits: what stopped the search, for UNKNOWN: boxes, seconds, missing libraries, bad data.
+        assumptions: statements that the verdict depends on and no checker can test.
+        limits: for UNKNOWN, what ended the search: boxes, seconds, missing libraries, bad data.
     """
 
     claim: str
@@ -60,20 +60,20 @@ class Certificate:
     def __post_init__(self) -> None:
         if self.verdict is Verdict.REFUTED and not self.witness:
             raise ValueError(
-                f"Certificate: REFUTED needs a witness, but none came for '{self.claim}'. "
-                f"Without a case at hand the verdict is UNKNOWN."
+                f"Certificate: REFUTED needs a witness, but there is none for '{self.claim}'. "
+                f"Without a witness the verdict is UNKNOWN."
             )
         for name in ("bound", "observed"):
             value = getattr(self, name)
             if value is not None and math.isnan(value) and self.verdict is not Verdict.UNKNOWN:
                 raise ValueError(
-                    f"Certificate: '{name}' is nan, so nothing is known of '{self.claim}'; the "
+                    f"Certificate: '{name}' is nan, so nothing is known about '{self.claim}'; the "
                     f"verdict must be UNKNOWN."
                 )
 
     def __bool__(self) -> bool:
         raise TypeError(
-            "a certificate is no yes or no: UNKNOWN would count as one of them. Compare the "
+            "a certificate has no truth value, because its verdict may be UNKNOWN. Compare the "
             "verdict, as in certificate.verdict is Verdict.PROVED."
         )
 

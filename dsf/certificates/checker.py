@@ -38,7 +38,7 @@ class Rejected(Exception):
 
 
 def canonical(content: dict[str, Any]) -> str:
-    """The one text of a certificate: sorted keys, no spaces to vary, a line end."""
+    """The canonical text of a certificate: sorted keys, fixed spacing, a final newline."""
     return json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False, indent=1) + "\n"
 
 
@@ -49,7 +49,7 @@ def identity(content: dict[str, Any]) -> str:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The content of a certificate whose text is canonical and whose identity is its own."""
+    """The content of a certificate, once its text is canonical and its identity is correct."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -101,7 +101,7 @@ def number(text: Any) -> Fraction:
 
 
 def place(value: Any, size: int, what: str) -> int:
-    """An index that lies inside."""
+    """An index, checked to lie in ``0 ... size - 1``."""
     if type(value) is not int or not 0 <= value < size:
         raise Rejected(f"{what} {value!r} lies outside 0 ... {size - 1}")
     return value
@@ -128,7 +128,7 @@ class Matrix:
         return [Fraction(*value.as_integer_ratio()) for value in self._floats(index)]
 
     def scaled(self, index: int, extra: Sequence[int] = ()) -> tuple[list[int], int]:
-        """One row, and ``extra`` behind it, as integers over a common power of two."""
+        """One row followed by ``extra``, as integers over a common power of two."""
         parts = [value.as_integer_ratio() for value in self._floats(index)]
         unit = max([below for _, below in parts], default=1)
         found = [above * (unit // below) for above, below in parts]
@@ -149,7 +149,7 @@ class Matrix:
 
 
 def load(folder: Path, entry: dict[str, Any]) -> Matrix:
-    """The tensor an entry of ``subject`` names, once its bytes have the stated hash."""
+    """The tensor that an entry of ``subject`` names, after its bytes have the stated hash."""
     path = _inside(folder, entry["file"])
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -200,7 +200,7 @@ def down(value: Fraction) -> Fraction:
 
 
 def up(value: Fraction) -> Fraction:
-    """``value`` rounded up likewise."""
+    """``value`` rounded up to a multiple of 2^-BITS relative to its size."""
     return _rounded(value, up=True)
 
 
@@ -555,7 +555,7 @@ def _leaf_or_split(
     tree: Any, lower: list[Fraction], upper: list[Fraction],
     keys: list[list[Fraction]], inside: range, odds: Fraction,
 ) -> None:  # fmt: skip
-    """Walk a split tree: its leaves cover the box by construction."""
+    """Check all leaves of a split tree, which cover the box by construction."""
     waiting = [(tree, lower, upper)]
     while waiting:
         node, low, high = waiting.pop()

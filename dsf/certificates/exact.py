@@ -1,4 +1,4 @@
-"""Stored floats as integers, and exact elimination on them."""
+"""Stored floats as fractions and integers, and exact linear algebra on them."""
 
 from fractions import Fraction
 from importlib.util import find_spec
@@ -15,16 +15,16 @@ def fractions_of(row: Tensor) -> list[Fraction]:
 
 
 def integer_row(row: Tensor, extra: tuple[int, ...] = ()) -> list[int]:
-    """A vector, and ``extra`` behind it, over a common power of two."""
+    """A vector followed by ``extra``, as integers over a common power of two."""
     parts = [value.as_integer_ratio() for value in row.double().tolist()]
     unit = max([below for _, below in parts], default=1)
     return [above * (unit // below) for above, below in parts] + [unit * value for value in extra]
 
 
 def independent_rows(rows: list[list[int]], wanted: int) -> list[int]:
-    """The first rows that are independent modulo a large prime, at most ``wanted``.
+    """Indices of the first rows that are independent modulo a large prime, at most ``wanted``.
 
-    By python-flint where it is installed (the extra ``proof``), else by elimination in Python.
+    Computed by python-flint where it is installed (the extra ``proof``), else in Python.
     """
     if find_spec("flint") is not None:
         return _pivots(rows)[:wanted]
@@ -46,10 +46,10 @@ def _pivots(rows: list[list[int]]) -> list[int]:
 
 
 def null_vector(rows: list[list[int]]) -> list[int] | None:
-    """Integers, not all zero, that every row takes to zero; None if none was found.
+    """A non-zero integer vector that is orthogonal to every row; None if none was found.
 
-    Solved modulo larger and larger Mersenne primes, read back as fractions, and kept only if every
-    row really takes them to zero: exact, whatever the primes.
+    Solved modulo larger and larger Mersenne primes, reconstructed as fractions, and returned only
+    if it is exactly orthogonal to every row, so the result does not depend on the primes.
     """
     width = len(rows[0])
     for bits in (61, 521, 2203, 9941):
@@ -83,7 +83,7 @@ def _eliminated(rows: list[list[int]], wanted: int, prime: int) -> list[tuple[in
 
 
 def _direction(basis: list[tuple[int, int, list[int]]], width: int, prime: int) -> list[int]:
-    """One free unknown set to one, the others solved from the last row up."""
+    """A solution with one free unknown set to one, by back substitution."""
     leads = {lead for _, lead, _ in basis}
     solution = [0] * width
     solution[next(column for column in range(width) if column not in leads)] = 1
@@ -94,7 +94,7 @@ def _direction(basis: list[tuple[int, int, list[int]]], width: int, prime: int) 
 
 
 def _read_back(solution: list[int], prime: int) -> list[int] | None:
-    """The fractions of small terms behind residues, over a common denominator."""
+    """Fractions with small terms reconstructed from residues, over a common denominator."""
     limit = isqrt(prime // 2)
     parts = []
     for residue in solution:

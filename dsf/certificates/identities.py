@@ -1,8 +1,8 @@
-"""Identities proved with symbols: for every size where the algebra allows, else at a stated size.
+"""Identities proved symbolically: for every size where the algebra allows it, else at one size.
 
-Each function returns a certificate whose claim says what it quantifies over. A residual that does
-not simplify to zero proves nothing and refutes nothing: UNKNOWN. What is expanded is given as an
-argument where a reader may want to see it fail.
+Each function returns a certificate whose claim says what it quantifies over. If the residual does
+not simplify to zero, the verdict is UNKNOWN. Some functions take the expression as an argument, so
+that a false identity can be tried.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Row = Callable[[MatrixExpr], MatrixExpr]
 
 
 def in_line_row(scores: MatrixExpr) -> MatrixExpr:
-    """What InLine attention makes of one query's scores: centred, plus 1/n."""
+    """The row of InLine attention from the scores of one query: centred, plus 1/n."""
     ones = OneMatrix(TOKENS, 1)
     return scores - ones * (ones.T * scores) / TOKENS + ones / TOKENS
 
@@ -40,10 +40,10 @@ def centred_sums_to_zero(row: Row = centred_row) -> Certificate:
 
 
 def basis_leaves_the_map(tokens: int = 3, states: int = 2) -> Certificate:
-    """h -> T_t h leaves every entry of the map alone, at a stated size.
+    """The change of basis h -> T_t h leaves every entry of the map unchanged, at a stated size.
 
     Checked entry by entry on C T_i^-1 (T_i A_i T_{i-1}^-1) ... T_j B with symbolic 2 x 2 (or
-    larger) matrices; invertible T_t are the hypothesis.
+    larger) matrices; that T_t are invertible is an assumption.
     """
     A, T = _matrices("A", tokens, states), _matrices("T", tokens, states)
     B = [sympy.Matrix(states, 1, sympy.symbols(f"b{t}_:{states}")) for t in range(tokens)]
@@ -64,7 +64,7 @@ def basis_leaves_the_map(tokens: int = 3, states: int = 2) -> Certificate:
 def separable_attention_telescopes(tokens: int = 4) -> Certificate:
     """A_t = (eta_{t-1}/eta_t) I and B_t = k_t/eta_t give the entry q_i.k_j/eta_i, at a stated size.
 
-    The normaliser of the *own* index belongs into B_t.
+    B_t needs the normaliser of its *own* token.
     """
     eta = sympy.symbols(f"eta1:{tokens + 1}", positive=True)
     missed = sympy.S.Zero
@@ -86,7 +86,7 @@ def softplus_decay_is_a_power() -> Certificate:
 
 
 def delta_step_overwrites(states: int = 3) -> Certificate:
-    """With |k| = 1 and rate 1 a delta step leaves exactly the new value under its key."""
+    """With |k| = 1 and rate 1, reading at the key after a delta step returns the new value."""
     k = sympy.Matrix(states, 1, sympy.symbols(f"k:{states}", real=True))
     state = sympy.Matrix(states, 1, sympy.symbols(f"s:{states}", real=True))
     value = Symbol("v", real=True)

@@ -1,4 +1,9 @@
-"""Whether rows of weights tell queries apart: softmax and normalised rows, margins of keys."""
+"""Certificates on injectivity: whether different queries get different rows of weights.
+
+- ``margin``: a lower bound on the smallest singular value of the keys with a column of ones.
+- ``linear_injective``: normalised linear attention is not injective; the witness is two queries.
+- ``injective``: softmax rows are injective exactly when ``[keys, 1]`` has full column rank.
+"""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -24,11 +29,11 @@ def margin(
 ) -> Certificate:
     """Certify a lower bound on the smallest singular value of ``[keys, 1]`` up to ``first_row``.
 
-    Rank alone misleads: rounding makes everything full rank. A margin above the rounding error of
-    what made the keys is what injectivity can rest on. With a float64 Cholesky factor R of
-    ``AᵀA - s² I`` and the exact residual E, the square is at least ``s² - |E|``. At most 512 rows
-    enter, spread over the tokens: more could only raise the value. UNKNOWN below about 1e-7 of the
-    norm, where float64 finds no factor; ``observed`` then carries the float64 value.
+    The rank alone is not conclusive, because rounding makes almost every matrix full rank:
+    injectivity needs a margin above the rounding error of the keys. With a float64 Cholesky factor
+    R of ``AᵀA - s² I`` and the exact residual E, the square is at least ``s² - |E|``. At most 512
+    rows are used, spread over the tokens; more could only raise the value. UNKNOWN below about 1e-7
+    of the norm, where float64 finds no factor; ``observed`` is then the float64 value.
 
     Raises:
         ValueError: if ``first_row`` lies outside the tokens or leaves fewer rows than columns.
@@ -60,7 +65,7 @@ def margin(
 
 
 def _bounded(proposal: Proposal, matrix: Tensor, observed: float) -> Proposal:
-    """The first shift below the observed value whose factor leaves a bound."""
+    """The proposal with the first shift below the observed value that gives a positive bound."""
     gram = matrix.mT @ matrix
     identity = torch.eye(len(gram), dtype=gram.dtype)
     for share in (1 - 1e-6, 1 - 1e-3, 0.9, 0.5):
@@ -93,12 +98,12 @@ def linear_injective(
     row: int | None = None,
     folder: Path | None = None,
 ) -> Certificate:
-    """Decide whether normalised linear attention tells all queries apart: it does not.
+    """Refute that normalised linear attention gives different queries different rows.
 
-    A row depends on the features of its query up to a positive factor only, so two queries whose
-    features are proportional share it: ``2 q`` for the identity and ReLU, ``2 q + 1`` for elu + 1
-    with ``q >= 0``. The witness is such a pair as fractions, checked exactly. UNKNOWN only if no
-    tried query has a denominator other than zero.
+    A row depends on the features of its query only up to a positive factor, so two queries with
+    proportional features have the same row: ``2 q`` for the identity and ReLU, ``2 q + 1`` for
+    elu + 1 with ``q >= 0``. The witness is such a pair as fractions, checked exactly. UNKNOWN only
+    if the sum of the row is zero for every query that was tried.
 
     Args:
         key: the keys of one head.
@@ -114,7 +119,7 @@ def linear_injective(
     if feature_map not in known:
         raise ValueError(
             f"linear_injective: collisions are known for {', '.join(known)}, not for "
-            f"'{feature_map}'. With more features than dimensions there need not be one."
+            f"'{feature_map}'. With more features than key entries there need not be a collision."
         )
     chosen = key.shape[0] - 1 if row is None else row
     proposal = Proposal(
@@ -141,7 +146,7 @@ def linear_injective(
 
 
 def _query(key: Tensor, feature_map: FeatureMap) -> list[Fraction] | None:
-    """A query whose weights have a denominator."""
+    """A query for which the sum of the row is not zero, or None."""
     width = key.shape[-1]
     if feature_map == "elu_plus_one":
         return [Fraction(1, 2)] * width
@@ -169,27 +174,27 @@ def injective(
     Row i over the keys 0 ... i is injective in its query exactly when ``[keys, 1]`` has full column
     rank; with a sink, when the keys have. Scale, additive bias and a common rotation of all queries
     change nothing. Rows with too few keys cannot be injective; the default is the first row that
-    can, ``key width`` (one less with a sink). For full attention take ``first_row=tokens - 1``.
+    can be, ``key width`` (one less with a sink). For full attention take ``first_row=tokens - 1``.
 
     PROVED by rows whose determinant is a unit modulo a prime, REFUTED by an exact integer direction
-    that moves no weight. That is about the stored numbers only: a product of low rank that was
-    rounded has full rank. At ``Level.REAL`` the claim is about every key matrix within
-    ``uncertainty`` of the stored one (Frobenius norm; the rounding of whatever made the keys), and
-    it is PROVED only by a certified smallest singular value above that.
+    of the query that changes no weight. This is about the stored numbers only: a low-rank product
+    has full rank once it is rounded. At ``Level.REAL`` the claim is about every key matrix within
+    ``uncertainty`` of the stored one (in Frobenius norm; a bound on the rounding in the computation
+    of the keys), and it is PROVED only by a certified smallest singular value above that.
 
     Source: InLine attention, arXiv:2412.06590; the condition is sharp.
 
     Raises:
         ValueError: if ``first_row`` lies outside the tokens, or ``level`` is ``Level.FLOAT``:
-            large queries saturate the softmax of a program, so two of them give one row.
+            large queries saturate a floating-point softmax, so two of them give the same row.
     """
     if level is Level.FLOAT:
         raise ValueError(
-            "injective: 'level' cannot be FLOAT, since a program's softmax saturates and gives "
-            "two large queries the same row. Ask at DATA or REAL."
+            "injective: 'level' cannot be FLOAT, since a floating-point softmax saturates and "
+            "gives two large queries the same row. Use Level.DATA or Level.REAL."
         )
     if level is Level.REAL:
-        return _despite(key, first_row, sink, uncertainty, folder)
+        return _within_uncertainty(key, first_row, sink, uncertainty, folder)
     tokens, width = key.shape
     needed = width if sink else width + 1
     row = min(needed, tokens) - 1 if first_row is None else first_row
@@ -212,12 +217,12 @@ def injective(
     if len(chosen) == needed:
         return issued(_proved(proposal, chosen), folder)
     null = null_vector(rows)
-    if null is None:  # dependent modulo the prime only: never seen, and no verdict
+    if null is None:  # dependent modulo the prime only, which has never been seen: no verdict
         return issued(proposal, folder)
     return issued(_refuted(proposal, row, [*null, 0] if sink else null), folder)
 
 
-def _despite(
+def _within_uncertainty(
     key: Tensor, first_row: int | None, sink: bool, uncertainty: float, folder: Path | None
 ) -> Certificate:
     """The claim for every key matrix near the stored one, from a certified margin."""
@@ -227,18 +232,18 @@ def _despite(
         f"{uncertainty:g} of the stored ones"
     )
     assumption = f"the keys differ from the stored ones by at most {uncertainty:g} (Frobenius)"
-    held: Certificate | None = None
+    found: Certificate | None = None
     if not sink and row < len(key):
-        held = margin(key, first_row=row, folder=folder)
-    proved = held is not None and held.bound is not None and held.bound > uncertainty
+        found = margin(key, first_row=row, folder=folder)
+    proved = found is not None and found.bound is not None and found.bound > uncertainty
     reason = "with a sink no margin is certified" if sink else "the certified margin is too small"
     return Certificate(
         claim=claim,
         verdict=Verdict.PROVED if proved else Verdict.UNKNOWN,
         level=Level.REAL,
         method="certified smallest singular value of [keys, 1]",
-        bound=None if held is None else held.bound,
-        observed=None if held is None else held.observed,
+        bound=None if found is None else found.bound,
+        observed=None if found is None else found.observed,
         assumptions=(assumption,),
         limits={} if proved else {"margin": reason},
     )

@@ -1,4 +1,4 @@
-"""From a proposed verdict to a certificate: written, checked, and only then handed out."""
+"""Certificates from proposed verdicts: written to a file and returned only once it is accepted."""
 
 import hashlib
 import platform
@@ -28,7 +28,7 @@ TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What a search found, before the checker has seen it."""
+    """The result of a search before it has been checked; fields are as in ``Certificate``."""
 
     name: str
     verdict: Verdict
@@ -44,21 +44,21 @@ class Proposal:
 
 
 def settled(proposal: Proposal, broken: int | None) -> Proposal:
-    """PROVED, or REFUTED by the row that breaks the claim."""
+    """The proposal as PROVED, or as REFUTED with ``broken`` as the row that violates the claim."""
     if broken is None:
         return replace(proposal, verdict=Verdict.PROVED)
     return replace(proposal, verdict=Verdict.REFUTED, witness={"row": broken})
 
 
 class CheckerRefused(RuntimeError):
-    """The checker rejected what the library proposed: a defect of the library, never a verdict."""
+    """The checker rejected a proposal of the library: an error in the library, not a verdict."""
 
 
 def issued(proposal: Proposal, folder: Path | None = None) -> Certificate:
-    """The certificate of a proposal that the independent checker accepted.
+    """The certificate of a proposal, after the independent checker has accepted its file.
 
     Written to ``folder`` (``certificates/`` and ``tensors/`` inside it), or to a temporary one that
-    is gone afterwards. Stored numbers that are NaN or infinite make the verdict UNKNOWN.
+    is deleted afterwards. If a tensor has NaN or infinite entries, the verdict is UNKNOWN.
 
     Raises:
         CheckerRefused: if the checker rejects the file.
@@ -146,7 +146,7 @@ def _entry(role: str, part: Tensor, file: str) -> dict[str, Any]:
     if part.dtype not in TYPES:
         raise TypeError(
             f"certify: '{role}' must be a real floating tensor, but it is {part.dtype}. "
-            f"Certify the real and the imaginary part on their own."
+            f"Certify the real and the imaginary part separately."
         )
     raw = part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
     return {

@@ -1,4 +1,9 @@
-"""The laws that every mixer keeps, measured on stated cases; also for mixers written elsewhere."""
+"""Laws that every mixer must satisfy, measured on stated cases; also for user-defined mixers.
+
+- ``Law``: a statement with a limit, and the certificate from its measured cases.
+- ``Subject``: the mixer that is tested, as a class with random instances or as one instance.
+- ``check_mixer``: all laws, followed by the functions that measure the cases of each.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,19 +23,19 @@ from dsf.mixers.base import axes_of
 from dsf.system import System
 
 Case = tuple[Mapping[str, Any], Callable[[], float]]
-"""What is measured, in words, and the measurement."""
+"""A label that describes a case, and the function that measures it."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """What must hold of ``owner`` in every case.
+    """A statement about ``owner`` that must hold in every case.
 
     Attributes:
-        owner: whose law it is.
-        name: a word for it.
-        sentence: what it says.
-        figure: the limit of what is measured.
-        from_below: whether the figure is the least that is wanted, instead of the most.
+        owner: the name of the class that is tested.
+        name: a short name.
+        sentence: the statement.
+        figure: the limit for what is measured.
+        from_below: whether the limit is a minimum instead of a maximum.
     """
 
     owner: str
@@ -40,17 +45,17 @@ class Law:
     from_below: bool = False
 
     def judged(self, cases: Iterable[Case], *, method: str) -> Certificate:
-        """HOLDS_NUMERICALLY if every case keeps within the figure; else the worst is the witness.
+        """HOLDS_NUMERICALLY if every case is within the limit, else REFUTED by the worst case.
 
-        A case that raises breaks the law, as does one that measures no number. Without a case
-        nothing is known.
+        A case that raises an error or measures nan violates the law. Without a case the verdict is
+        UNKNOWN.
         """
         worst: float | None = None
         where: Mapping[str, Any] = {}
         for label, measure in cases:
             try:
                 measured = self._without_nan(measure())
-            except Exception as error:  # the subject's own code
+            except Exception as error:  # raised by the code under test
                 raised = f"{type(error).__name__}: {error}"
                 return self._certified(Verdict.REFUTED, method, None, {**label, "error": raised})
             if worst is None or self._is_worse(measured, worst):
@@ -92,20 +97,20 @@ class Law:
 def as_expected(
     owner: str, found: Mapping[str, Certificate], expected: Mapping[str, str]
 ) -> tuple[Certificate, ...]:
-    """The certificates by law, those of laws that were to fail with the reason.
+    """The certificates of all laws, with the reason added where a violation was expected.
 
     Raises:
-        ValueError: if such a law holds, or there is none of its name.
+        ValueError: if a law that was expected to fail holds, or has an unknown name.
     """
     for law, reason in expected.items():
         if law not in found:
             raise ValueError(
-                f"expected_failures: there is no law '{law}'; there are {', '.join(found)}."
+                f"expected_failures: there is no law '{law}'; the laws are {', '.join(found)}."
             )
         if found[law].verdict is not Verdict.REFUTED:
             raise ValueError(
-                f"expected_failures: {owner} was to break '{law}' ({reason}), but the verdict is "
-                f"{found[law].verdict.value}. Take it out of expected_failures."
+                f"expected_failures: {owner} was expected to violate '{law}' ({reason}), but the "
+                f"verdict is {found[law].verdict.value}. Remove it from expected_failures."
             )
     return tuple(
         replace(one, limits={"expected": expected[law]}) if law in expected else one
@@ -125,7 +130,7 @@ def difference(one: Shaped[Tensor, "*ours"], other: Shaped[Tensor, "*theirs"]) -
 
 
 def bent(part: Shaped[Tensor, "*axes"], rng: torch.Generator) -> Shaped[Tensor, "*axes"]:
-    """``part`` with every entry a little smaller and none zero; signs stay, and decays decay."""
+    """``part`` with every entry slightly smaller and none zero, so that decays stay below one."""
     spread = torch.rand(part.shape, generator=rng, dtype=torch.float64).to(part.device)
     smaller = part * (0.99 - 0.1 * spread).to(part.real.dtype)
     return torch.where(part == 0, (0.01 + 0.1 * spread).to(part.dtype), smaller)
@@ -135,7 +140,7 @@ LENGTHS = (1, 2, 9, 65)
 
 
 class Subject:
-    """A class that is drawn at any length, or one instance."""
+    """The mixer under test: a class with random instances of any length, or one instance."""
 
     def __init__(self, mixer_or_class: Any, seed: int):
         self._given, self._seed = mixer_or_class, seed
@@ -145,7 +150,7 @@ class Subject:
         if missing or not is_dataclass(mixer_or_class):
             lacking = f"has no {', '.join(missing)}" if missing else "is no dataclass"
             raise TypeError(
-                f"check_mixer: needs a dataclass with system() and signal(), a class also with "
+                f"check_mixer: needs a dataclass with system() and signal(), and for a class also "
                 f"draw(rng, steps=...), but {mixer_or_class!r} {lacking}. Derive it from "
                 "dsf.mixers.Mixer."
             )
@@ -154,14 +159,14 @@ class Subject:
 
     @property
     def described(self) -> str:
-        """What the laws are measured on."""
+        """A description of the instances that the laws are measured on."""
         if not self._drawn:
             return "one instance"
         return f"random instances of {', '.join(map(str, LENGTHS))} tokens, seed {self._seed}"
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """How many tokens the instances have; 0 for the one that was given."""
+        """Numbers of tokens of the instances; 0 stands for a single given instance."""
         return LENGTHS if self._drawn else (0,)
 
     def mixer(self, steps: int) -> Any:
@@ -172,7 +177,7 @@ class Subject:
         return as_type(self._given.draw(rng, steps=steps), torch.float64)
 
     def label(self, steps: int, **more: Any) -> dict[str, Any]:
-        """What names a case."""
+        """The label of a case."""
         return {**more, "tokens": steps} if self._drawn else more
 
 
@@ -205,7 +210,7 @@ EVALUATORS = {
 }
 SINGLE = 1e-5
 SLOPE = 1e-6
-"""Relative error of a gradient: finite differences have half the digits."""
+"""Limit on the relative error of gradients: finite differences have half the digits."""
 NUDGE = 1e-5
 
 Reference = Callable[[Any], Tensor]
@@ -220,24 +225,26 @@ def check_mixer(
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
 ) -> tuple[Certificate, ...]:
-    """Measure the laws that every mixer of ``dsf`` keeps on one of your own.
+    """Measure the laws that every mixer of ``dsf`` satisfies on a mixer of your own.
 
-    A class is drawn at several lengths, which finds more than one instance does. Nothing is raised
-    for a law that is broken: its certificate is REFUTED and the witness names the case.
+    A class is tested with random instances of several lengths, which finds more errors than one
+    instance. A violated law raises nothing: its certificate is REFUTED and the witness names the
+    case.
 
     Args:
         mixer_or_class: a frozen dataclass of coefficients with ``system()`` and ``signal()``; a
-            class also with ``draw(rng, steps=...)``.
-        reference: what your paper says, ``mixer -> *batch time channel``, as a plain loop.
-        causal: whether no token may read the future.
+            class also needs ``draw(rng, steps=...)``.
+        reference: a direct implementation, ``mixer -> *batch time channel``, such as the loop of
+            your paper.
+        causal: whether no token may read later tokens.
         tolerance: the largest relative error in double precision.
-        seed: of what is drawn.
-        expected_failures: laws that your mixer breaks on purpose, each with the reason, which goes
-            into its certificate.
+        seed: of the random instances.
+        expected_failures: laws that your mixer violates on purpose, each with the reason, which is
+            recorded in its certificate.
 
     Raises:
         TypeError: if it is no such class or instance.
-        ValueError: if a law that is expected to fail holds, or there is no such law.
+        ValueError: if a law that is expected to fail holds, or has an unknown name.
 
     >>> import dsf
     >>> for certificate in dsf.certify.check_mixer(dsf.mixers.DeltaNet):
@@ -333,7 +340,7 @@ def _causality(subject: Subject) -> Iterator[Case]:
         mixer = subject.mixer(USUAL)
         signal, response, weights = mixer.signal(), _answer(mixer), attention_map(mixer.system())
         blocks = weights.unflatten(-1, signal.shape[-3:-1]).unflatten(-3, response.shape[-3:-1])
-        entries = blocks.movedim(-2, -3)  # tokens written, tokens read, ports
+        entries = blocks.movedim(-2, -3)  # query (row), key (column), ports
         ahead = torch.ones(entries.shape[-4:-2], dtype=torch.bool, device=weights.device).triu(1)
         return difference(entries * ~ahead[..., None, None], entries)
 
@@ -343,10 +350,10 @@ def _causality(subject: Subject) -> Iterator[Case]:
         rng, changed = torch.Generator().manual_seed(1), {}
         for field in fields(mixer):
             part, axes = getattr(mixer, field.name), (axes_of(field.type) or "").split()
-            place = next((k - len(axes) for k, a in enumerate(axes) if a in ("time", "read")), None)
-            if place is not None and field.name in floating(mixer):
-                past, future = part.tensor_split([kept], dim=place)
-                changed[field.name] = torch.cat([past, bent(future, rng)], dim=place)
+            axis = next((k - len(axes) for k, a in enumerate(axes) if a in ("time", "read")), None)
+            if axis is not None and field.name in floating(mixer):
+                past, future = part.tensor_split([kept], dim=axis)
+                changed[field.name] = torch.cat([past, bent(future, rng)], dim=axis)
         after = _answer(replace(mixer, **changed))
         return difference(after[..., :kept, :, :], _answer(mixer)[..., :kept, :, :])
 
@@ -388,7 +395,7 @@ def _number_type(subject: Subject) -> Iterator[Case]:
 
 
 def _device(subject: Subject) -> Iterator[Case]:
-    """With another device as the default, what is made without naming one cannot hide."""
+    """With another default device, tensors that are created without a device cause an error."""
 
     def apart() -> float:
         mixer = subject.mixer(USUAL)

@@ -1,4 +1,4 @@
-"""Statements about how states are forgotten, decided on stored coefficients."""
+"""Certificates on state transitions: delta steps that do not expand, and bounds on decays."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -18,8 +18,8 @@ def nonexpansive(
 ) -> Certificate:
     """Certify that no delta step ``I - b k kᵀ`` expands: ``0 <= b |k|² <= 2``, exactly.
 
-    With decays of at most one in front the product stays nonexpansive. The witness is the token
-    that is furthest off; ``observed`` is the largest ``b |k|²``.
+    Multiplied by decays of at most one it stays nonexpansive. The witness is the token whose
+    ``b |k|²`` is furthest from 1, and ``observed`` is that value.
     """
     sizes = rate.double() * key.double().square().sum(dim=-1)
     worst = int((sizes - 1).abs().nan_to_num(0.0).argmax())
@@ -50,8 +50,8 @@ def decay(
 ) -> Certificate:
     """Certify that the decay over any ``width`` tokens in a row is at most ``most``.
 
-    The logarithms are summed exactly; one exponential is enclosed. ``observed`` is the largest
-    product in float64. UNKNOWN when the bound lies within the enclosure of the exponential.
+    The logarithms are summed exactly, and one exponential is enclosed in an interval. ``observed``
+    is the largest product in float64. UNKNOWN if the bound lies inside that interval.
 
     Raises:
         ValueError: if the window does not fit the sequence or ``most`` is not above 0.
@@ -90,8 +90,8 @@ def decay_box(
     """Certify a decay for every input of a box: ``exp(-rate softplus(weight.x + bias))``, the
     selective decay of Mamba with ``rate = exp(A_log)``, over ``width`` tokens is at most ``most``.
 
-    The decay falls in ``weight.x``, so one corner of the box decides; its exponentials are
-    enclosed. UNKNOWN when the enclosure does not settle it.
+    The decay is decreasing in ``weight.x``, so one corner of the box decides; its exponentials are
+    enclosed in intervals. UNKNOWN if these are not conclusive.
 
     Raises:
         ValueError: if the box is empty, or ``width``, ``most`` or ``rate`` out of range.
@@ -127,7 +127,7 @@ def decay_box(
 
 
 def _tried(decided: Proposal, undecided: Proposal, folder: Path | None) -> Certificate:
-    """Float64 proposed; where the enclosures cannot follow, nothing is known."""
+    """The certificate of a float64 verdict, or UNKNOWN where intervals are not conclusive."""
     try:
         return issued(decided, folder)
     except CheckerRefused as error:

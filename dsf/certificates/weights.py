@@ -1,4 +1,9 @@
-"""Statements about the weights of a map, stored or implied by a system, decided on the numbers."""
+"""Certificates on the weights of a map, decided exactly on the stored numbers.
+
+- ``row_sums``, ``zero_sums``, ``nonnegative``, ``causal``, ``window_mass``: rows of one map.
+- ``same_map``: the distance of two maps; ``equivalent`` is the same for two systems, and
+  ``reduction_error`` for a reduced system and the bound it was given.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,7 +31,7 @@ def row_sums(
 ) -> Certificate:
     """Certify that every row sums to ``target`` within ``tolerance``, by exact sums.
 
-    The witness is the row that is furthest off. ``observed`` is the largest distance.
+    The witness is the row with the largest deviation, which is ``observed``.
 
     Raises:
         ValueError: if ``tolerance`` is negative.
@@ -53,7 +58,7 @@ def zero_sums(map: Map, *, tolerance: float = 0.0, folder: Path | None = None) -
 
 
 def nonnegative(map: Map, *, folder: Path | None = None) -> Certificate:
-    """Certify that no stored weight is below zero. The witness is the row of the smallest."""
+    """Certify that no stored weight is below zero. The witness is the row of the smallest one."""
     rows = map.flatten(0, -2)
     least = rows.amin(dim=-1)
     worst = int(least.argmin())
@@ -91,9 +96,9 @@ def window_mass(map: Map, *, width: int, share: float, folder: Path | None = Non
         )
     weights = map.double().abs()
     near = weights.triu(1 - width).tril()
-    held = near.sum(dim=-1) / weights.sum(dim=-1)
+    shares = near.sum(dim=-1) / weights.sum(dim=-1)
     rows = weights.flatten(0, -2)
-    worst = int(held.flatten().nan_to_num(1.0).argmin())
+    worst = int(shares.flatten().nan_to_num(1.0).argmin())
 
     def breaks(row: int) -> bool:
         values = fractions_of(rows[row])
@@ -101,7 +106,7 @@ def window_mass(map: Map, *, width: int, share: float, folder: Path | None = Non
         kept = sum(values[max(0, token - width + 1) : token + 1], Fraction(0))
         return kept < Fraction(share) * sum(values, Fraction(0))
 
-    observed = float(held.flatten()[worst])
+    observed = float(shares.flatten()[worst])
     parameters = {"width": width, "share": hexed(share)}
     proposal = _proposal("window_mass", map, "exact sums", observed, parameters)
     return _decided(proposal, worst, breaks, folder)
@@ -118,7 +123,7 @@ def same_map(
     if first.shape != second.shape or not tolerance >= 0:
         raise ValueError(
             f"same_map: needs maps of one shape and a tolerance of at least 0, but the shapes are "
-            f"{tuple(first.shape)} and {tuple(second.shape)}, the tolerance {tolerance}."
+            f"{tuple(first.shape)} and {tuple(second.shape)} and the tolerance is {tolerance}."
         )
     finite = _finite(first) and _finite(second)
     distance = float((first.double() - second.double()).norm()) if finite else None
@@ -163,7 +168,7 @@ def _proposal(
 def _decided(
     proposal: Proposal, worst: int, breaks: Callable[[int], bool], folder: Path | None
 ) -> Certificate:
-    """PROVED if no row breaks the claim, REFUTED with the worst row otherwise."""
+    """PROVED if no row violates the claim, else REFUTED with such a row, the worst if it does."""
     map = proposal.tensors["map"]
     if not _finite(map):
         return issued(proposal, folder)
@@ -186,8 +191,8 @@ def equivalent(
 ) -> Certificate:
     """Certify that two systems apply the same map, within ``tolerance`` in Frobenius norm.
 
-    Whatever their states and bases are. The maps are formed and compared exactly as they are
-    stored; ``tolerance`` has to leave room for the rounding that formed them.
+    States and bases may differ. The maps are computed in floating point and then compared exactly,
+    so ``tolerance`` has to allow for the rounding of that computation.
 
     Raises:
         ValueError: if the maps have different shapes, or ``tolerance`` is negative.
@@ -201,7 +206,7 @@ def equivalent(
 def reduction_error(
     map: Shaped[Tensor, "time time"], *, order: int, folder: Path | None = None
 ) -> Certificate:
-    """Certify that the reduction of ``map`` to ``order`` states keeps its promised bound.
+    """Certify that the reduction of ``map`` to ``order`` states is within its error bound.
 
     The map of ``dsf.reduce(map, order=order)`` is compared with the original exactly. ``observed``
     is the distance; the tolerance of the claim is the bound, known before the maps are compared.

@@ -1,4 +1,4 @@
-"""Operations on four numbers or vectors at once, unrolled so that independent instructions overlap.
+"""Operations on four numbers or vectors at once, unrolled so that instructions can overlap.
 
 A processor looks only a few dozen instructions ahead for independent ones, so the same operation
 on all four has to come before the next operation.

@@ -1,4 +1,4 @@
-"""One file per architecture: its coefficients on one sequence become a system."""
+"""Mixers: published architectures as systems, one file for each."""
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.bounded_memory_attention import BoundedMemoryAttention

@@ -1,4 +1,4 @@
-"""What every architecture has in common: fields checked by axis name, a system, a signal."""
+"""The base class of all mixers: fields checked by axis name, a system, a signal."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from dsf.shapes import ShapeError, agree, has_axes
 class Mixer(ABC):
     """One architecture's coefficients on one sequence.
 
-    The annotation of a field is its shape check: sizes are compared by axis name when the mixer is
-    built, so a converter contains no checks of shapes. Nothing is broadcast silently.
+    The annotation of a field defines its shape check: sizes are compared by axis name when the
+    mixer is built, so subclasses need no shape checks. Nothing is broadcast silently.
     """
 
     source: ClassVar[str]
@@ -44,7 +44,7 @@ class Mixer(ABC):
 
     @abstractmethod
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
-        """What drives the system."""
+        """The signal that drives the system."""
 
     @classmethod
     @abstractmethod
@@ -56,8 +56,8 @@ def check_axes(mixer: Mixer) -> None:
     """Compare the sizes of all tensor fields of ``mixer``, axis by axis.
 
     Raises:
-        ShapeError: naming the class, the axis and the parts that differ.
-        TypeError: if a field that must be a tensor is something else.
+        ShapeError: names the class, the axis and the fields that differ.
+        TypeError: if a field that must be a tensor is not.
     """
     owner = type(mixer).__name__
     seen: dict[str, dict[str, int | tuple[int, ...]]] = {}
@@ -84,7 +84,7 @@ def check_axes(mixer: Mixer) -> None:
 
 
 def axes_of(annotation: Any) -> str | None:
-    """The axis names of a tensor annotation, None for a field that is no tensor."""
+    """The axis names of a tensor annotation, None for other fields."""
     if get_origin(annotation) in (Union, UnionType):
         found = [axes_of(member) for member in get_args(annotation)]
         return next((axes for axes in found if axes is not None), None)
@@ -98,9 +98,9 @@ def _may_be_absent(annotation: Any) -> bool:
 def _sizes(
     part: str, axes: str, shape: tuple[int, ...]
 ) -> Iterator[tuple[str, str, int | tuple[int, ...]]]:
-    """Every axis, what to call it there, and its size; a starred one takes what others leave.
+    """Every axis with its label in messages and its size; a starred name takes the other axes.
 
-    A number among the axis names is a size that is asked for.
+    A number among the axis names is a required size.
     """
     words = axes.split()
     starred = next((k for k, word in enumerate(words) if word.startswith("*")), len(words))

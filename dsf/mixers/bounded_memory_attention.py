@@ -1,4 +1,4 @@
-r"""Attention with bounded-memory control (ABC): softmax over slots that hold weighted averages.
+r"""Attention with bounded-memory control (ABC): softmax over slots that store weighted averages.
 
     w_tm(j) = exp(s_jm) / Σ_{i<=t} exp(s_im)        K_tm, V_tm = Σ_j w_tm(j) k_j, Σ_j w_tm(j) v_j
     o_t = Σ_m softmax_m(K_tm.q_t) V_tm

@@ -23,7 +23,7 @@ class Comba(Mixer):
     """The gated delta rule with a removal vector of its own.
 
     Attributes:
-        removal: p_t, what is recalled and erased.
+        removal: p_t, the vector at which the memory is read and erased.
         rate: β_t, write strength; 0 writes and erases nothing.
         log_decay: g_t, nats per token, at most 0 for a decay that does not grow.
     """

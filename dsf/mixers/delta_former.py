@@ -1,11 +1,11 @@
-r"""DeltaFormer: softmax attention to values from which each token first takes what it finds before.
+r"""DeltaFormer: softmax attention to values corrected by what earlier tokens already store.
 
     u_i = v_i - β_i Σ_{j<i} softmax_{j<i}(scale p_i.k_j) u_j
     o_i = Σ_{j<=i} softmax_{j<=i}(scale q_i.k_j) u_j
 
 The map is S (I + diag(β) W)⁻¹ with S and W the two softmax maps, W strictly below the diagonal and
-with an empty first row. No state of fixed size makes it; as a system every token keeps a state of
-its own.
+with a first row of zeros. No recurrence with a state of fixed size has this map; the system is an
+attention cache.
 
 Source: arXiv:2505.19488.
 """
@@ -79,8 +79,8 @@ class DeltaFormer(Mixer):
     """Softmax attention with a delta rule on its cache.
 
     Attributes:
-        removal: p_i, what looks up the values to take; the paper's models use ``key``.
-        rate: β_i, how much of what is found is taken; 0 leaves softmax attention.
+        removal: p_i, the query for the values to subtract; the paper's models use ``key``.
+        rate: β_i, factor on what is subtracted; with 0 it is softmax attention.
         scale: factor on both products; ``key ** -0.5`` when absent.
     """
 

@@ -1,4 +1,4 @@
-r"""DeltaNet: erase what a key holds, then write the new value there.
+r"""DeltaNet: erase what is stored at a key, then write the new value there.
 
     S_t = (I - β_t k_t k_tᵀ) S_{t-1} + β_t k_t v_tᵀ        o_t = S_tᵀ q_t
 

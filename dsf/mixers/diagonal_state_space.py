@@ -1,4 +1,4 @@
-r"""S4D: a time-invariant diagonal state space, of whose conjugate pairs one half is kept.
+r"""S4D: a time-invariant diagonal state space with one state for each conjugate pair.
 
     dh/dt = diag(λ) h + b u        y = Re(2 c.h) + d u
 

@@ -1,4 +1,4 @@
-"""Random parts for ``draw``: float64, from an explicit generator, never nearly zero."""
+"""Random coefficients for ``draw``: float64, from an explicit generator."""
 
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ def normal(rng: torch.Generator, *size: int) -> Tensor:
 
 
 def uniform(rng: torch.Generator, *size: int, low: float, high: float) -> Tensor:
-    """Numbers spread evenly between ``low`` and ``high``."""
+    """Uniformly distributed numbers between ``low`` and ``high``."""
     return low + (high - low) * torch.rand(*size, generator=rng, dtype=torch.float64)
 
 
@@ -36,7 +36,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def with_drawn_weights(rng: torch.Generator, module: Module) -> Module:
-    """A module made on the meta device, with drawn parameters that want no gradient."""
+    """A module that was made on the meta device, with random parameters without gradients."""
     module = module.to_empty(device="cpu").requires_grad_(False)
     for weight in module.parameters():
         weight.copy_(0.6 * normal(rng, *weight.shape))

@@ -1,8 +1,8 @@
-r"""The Elman network, the plain recurrent layer of ``torch.nn.RNN``.
+r"""The Elman network, the recurrent layer of ``torch.nn.RNN``.
 
     h_t = φ(a_t)        a_t = W x_t + b + U h_{t-1} + b'        φ = tanh or relu
 
-With s_t = φ(a_t) / a_t held fixed it is linear and gives back the same states:
+For fixed s_t = φ(a_t) / a_t it is linear and has the same states:
 
     h_t = diag(s_t) U h_{t-1} + diag(s_t) [W, b + b'] [x_t; 1]
 
@@ -29,7 +29,7 @@ class ElmanRNN(Mixer):
     """One layer and direction, quasi-linear along its own trajectory.
 
     Attributes:
-        inputs: x, what the layer is given; the last port of the system is a constant one.
+        inputs: x, the input of the layer; the last input port of the system is a constant one.
         start: the state before the first token; zero when absent.
         activation: φ.
         runs_backward: from the last token to the first.
@@ -56,7 +56,7 @@ class ElmanRNN(Mixer):
         layer: int = 0,
         reverse: bool = False,
     ) -> "ElmanRNN":
-        """One layer of ``module`` on the ``inputs`` of that layer, batch first whatever it says."""
+        """One layer of ``module`` on the ``inputs`` of that layer, batch first in any case."""
         weights = read_cell(module, torch.nn.RNN, layer=layer, reverse=reverse)
         return cls(
             inputs=inputs,
@@ -85,16 +85,16 @@ class ElmanRNN(Mixer):
         return part.flip(-2) if self.runs_backward else part
 
     def system(self) -> System:
-        """The layer with s_t held fixed: exact on its own input, a statement about this input."""
+        """The layer with s_t fixed: exact for this input, and valid for this input only."""
         initial = None if self.start is None else self.start.unsqueeze(-1)
         return self._linear(self.activation.secant(self._activated), initial, affine=True)
 
     def tangent(self) -> System:
-        """How a small change of the inputs moves the states: the Jacobian along the trajectory.
+        """The Jacobian along the trajectory: from small changes of the inputs to the states.
 
-        A different object from :meth:`system`: it is driven by a change of ``inputs`` (as
-        ``change.unsqueeze(-1)``), has no constant port and starts from zero. Driven by the inputs
-        themselves it does **not** give the states.
+        Not the same as :meth:`system`: its signal is a change of ``inputs`` (as
+        ``change.unsqueeze(-1)``), it has no constant port, and it starts from zero. Driven by the
+        inputs themselves it does **not** give the states.
         """
         return self._linear(self.activation.slope(self._activated), None, affine=False)
 

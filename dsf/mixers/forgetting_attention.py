@@ -1,8 +1,8 @@
-r"""Forgetting attention: softmax attention whose logits fade with the tokens between.
+r"""Forgetting attention: softmax attention with log decays of the tokens between in its logits.
 
     a_ij = softmax_j(scale q_i.k_j + Σ_{s=j+1..i} g_s)        o_i = Σ_{j<=i} a_ij v_j
 
-No state of fixed size makes these weights; as a system every token keeps a state of its own.
+No recurrence with a state of fixed size has these weights; the system is an attention cache.
 
 Source: Lin et al. 2025, arXiv:2503.02130.
 """

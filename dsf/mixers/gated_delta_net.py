@@ -1,4 +1,4 @@
-r"""Gated DeltaNet: forget everything a little, erase what the key holds, write the new value.
+r"""Gated DeltaNet: decay the memory, erase what is stored at the key, write the new value.
 
     S_t = exp(g_t) (I - β_t k_t k_tᵀ) S_{t-1} + β_t k_t v_tᵀ        o_t = S_tᵀ q_t
 

@@ -1,4 +1,4 @@
-r"""Gated DeltaNet 2: what is taken out of the memory and what is written are gated apart.
+r"""Gated DeltaNet 2: separate gates for erasing from and for writing to the memory.
 
     S_t = (I - k_t (e_t ⊙ k_t)ᵀ) diag(exp(g_t)) S_{t-1} + k_t (w_t ⊙ v_t)ᵀ        o_t = S_tᵀ q_t
 

@@ -3,7 +3,7 @@ r"""Gated DeltaProduct: several delta rules at every token.
     S_t = H_n ... H_1 exp(g_t) S_{t-1} + Σ_m H_n ... H_{m+1} β_m k_m v_mᵀ        o_t = S_tᵀ q_t
     H_m = I - β_m k_m k_mᵀ
 
-The product is kept as I - W Kᵀ with one column for every micro-step; W is also what is written.
+The product is stored as I - W Kᵀ with one column for every micro-step; W is also the input matrix.
 
 Source: Siems et al. 2025, arXiv:2502.10297.
 """
@@ -51,7 +51,7 @@ class GatedDeltaProduct(Mixer):
         )
 
     def _written(self) -> Shaped[Tensor, "*batch time key micro"]:
-        """What is left at the token's end of what each micro-step wrote."""
+        """The writes of all micro-steps, each after the micro-steps that follow it."""
         written: list[Tensor] = []
         for key, rate in zip(self.key.unbind(-2), self.rate.unbind(-1), strict=True):
             added = rate.unsqueeze(-1) * key

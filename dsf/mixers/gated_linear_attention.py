@@ -1,4 +1,4 @@
-r"""Gated linear attention: every key coordinate forgets at its own pace, which follows the input.
+r"""Gated linear attention: every key coordinate has its own data-dependent decay.
 
     S_t = diag(exp(g_t)) S_{t-1} + k_t v_tᵀ        o_t = S_tᵀ q_t
 

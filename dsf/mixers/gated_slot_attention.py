@@ -1,9 +1,9 @@
-r"""Gated slot attention: softmax over a fixed number of slots that forget and are written to.
+r"""Gated slot attention: softmax over a fixed number of slots with gated updates.
 
     K_t = diag(exp(g_t)) K_{t-1} + s_t k_tᵀ        V_t = diag(exp(g_t)) V_{t-1} + s_t v_tᵀ
     o_t = V_tᵀ softmax(K_t q_t)
 
-The softmax sees queries and keys only, so it goes into C.
+The softmax depends on queries and keys only, so it is part of C.
 
 Source: Zhang et al. 2024, arXiv:2409.07146.
 """
@@ -26,7 +26,7 @@ class GatedSlotAttention(Mixer):
     """Attention to slots. No scale is applied: pass a query that is scaled.
 
     Attributes:
-        slot_write: s_t, how much of the token each slot takes; usually ``1 - exp(log_decay)``.
+        slot_write: s_t, weight of the token in each slot; usually ``1 - exp(log_decay)``.
         log_decay: g_t, nats per token, at most 0.
     """
 

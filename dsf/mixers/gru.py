@@ -3,7 +3,7 @@ r"""The gated recurrent unit of ``torch.nn.GRU``.
     h_t = z_t ⊙ h_{t-1} + (1 - z_t) ⊙ n_t        n_t = tanh(a_t)
     a_t = W_n x_t + b_n + r_t ⊙ (U_n h_{t-1} + b'_n)        r_t, z_t = σ(W x_t + b + U h_{t-1} + b')
 
-torch applies r_t after U_n. With the gates held fixed the states are a linear mix of the n_t.
+torch applies r_t after U_n. For fixed gates the states are linear in the candidates n_t.
 
 Source: Cho et al. 2014, arXiv:1406.1078.
 """
@@ -26,7 +26,7 @@ RESET, UPDATE, CANDIDATE = 0, 1, 2
 
 
 class Token(NamedTuple):
-    """What happens at a token: both gates, a_t, the state before, and U_n h_{t-1} + b'_n."""
+    """The values at every token: both gates, a_t, the state before, and U_n h_{t-1} + b'_n."""
 
     reset: Tensor
     update: Tensor
@@ -40,10 +40,10 @@ class GRU(Mixer):
     """One layer and direction, quasi-linear along its own trajectory.
 
     :meth:`system` and :meth:`signal` are the first form: a system for every channel, system batch
-    ``*batch channel``, that mixes the candidates n_t. The candidates still contain the states.
+    ``*batch channel``, that mixes the candidates n_t. These still depend on the states before.
 
     Attributes:
-        inputs: x, what the layer is given.
+        inputs: x, the input of the layer.
         input_weight, recurrent_weight, input_bias, recurrent_bias: reset, update and candidate.
         start: the state before the first token; zero when absent.
         runs_backward: from the last token to the first.
@@ -69,7 +69,7 @@ class GRU(Mixer):
         layer: int = 0,
         reverse: bool = False,
     ) -> "GRU":
-        """One layer of ``module`` on the ``inputs`` of that layer, batch first whatever it says."""
+        """One layer of ``module`` on the ``inputs`` of that layer, batch first in any case."""
         weights = read_cell(module, torch.nn.GRU, layer=layer, reverse=reverse)
         return cls(
             inputs=inputs,
@@ -98,7 +98,7 @@ class GRU(Mixer):
         return Token(*(part.flip(-2) if self.runs_backward else part for part in parts))
 
     def system(self) -> System:
-        """The first form: exact on the layer's own input, a statement about this input."""
+        """The first form: exact for this input, and valid for this input only."""
         update = self._trajectory.update
         return channel_systems(
             decay=update,
@@ -113,7 +113,7 @@ class GRU(Mixer):
         return self._trajectory.activated.tanh().mT[..., None, None]
 
     def second_form(self) -> System:
-        """The slope tanh(a_t) / a_t is held fixed too: a system from ``[x; 1]`` to the states.
+        """The system with tanh(a_t) / a_t fixed too: from ``[x; 1]`` to the states.
 
         Driven by :meth:`second_signal`.
         """
@@ -127,16 +127,16 @@ class GRU(Mixer):
         return self._to_states(A, B, None if self.start is None else self.start.unsqueeze(-1))
 
     def second_signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
-        """``[x_t; 1]``, what drives :meth:`second_form`."""
+        """``[x_t; 1]``, the signal of :meth:`second_form`."""
         one = torch.ones_like(self.inputs[..., :1])
         return torch.cat([self.inputs, one], dim=-1).unsqueeze(-1)
 
     def tangent(self) -> System:
-        """How a small change of the inputs moves the states: the Jacobian along the trajectory.
+        """The Jacobian along the trajectory: from small changes of the inputs to the states.
 
-        A different object from :meth:`system`: gates move too. It is driven by a change of
-        ``inputs`` (as ``change.unsqueeze(-1)``) and starts from zero. Driven by the inputs
-        themselves it does **not** give the states.
+        Not the same as :meth:`system`: the gates change too. Its signal is a change of ``inputs``
+        (as ``change.unsqueeze(-1)``), and it starts from zero. Driven by the inputs themselves it
+        does **not** give the states.
         """
         at = self._trajectory
         candidate = at.activated.tanh()

@@ -1,4 +1,4 @@
-r"""HGRN: a gated recurrence whose input gate is what the forget gate leaves.
+r"""HGRN: a gated recurrence whose input gate is one minus its forget gate.
 
     h_t = a_t ⊙ h_{t-1} + (1 - a_t) ⊙ v_t        y_t = h_t
 

@@ -1,4 +1,4 @@
-r"""HGRN2: HGRN with an outer-product state; the key is what the decay lets go.
+r"""HGRN2: HGRN with an outer-product state; the key is one minus the decay.
 
     S_t = diag(a_t) S_{t-1} + (1 - a_t) v_tᵀ        o_t = S_tᵀ q_t
 

@@ -2,11 +2,11 @@ r"""InLine attention: linear attention less the mean score, plus an equal share 
 
     a_ij = φ(q_i).φ(k_j) - mean_s φ(q_i).φ(k_s) + 1/n_i        o_i = Σ_j a_ij v_j
 
-Rows sum to one and may hold negative weights. As a system the state has one coordinate more than
-the features have: it counts.
+Rows sum to one and may have negative weights. The state of the system has one entry more than the
+features: the sum of all values so far, for the mean score and the equal share.
 
 Source: Han et al. 2024, arXiv:2412.06590 (every token reads all; the causal form is its
-counterpart over the n_i = i tokens in reach).
+counterpart over the n_i = i tokens up to i).
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class InLineAttention(Mixer):
 
     Attributes:
         feature_map: φ, applied along ``key``; it may change the width.
-        causal: token i reads tokens 0 ... i. Otherwise every token reads all, as a forward and a
-            backward system.
+        causal: token i reads tokens 0 ... i. Otherwise every token reads all, as the sum of a
+            forward and a backward system.
     """
 
     query: Float[Tensor, "*batch time key"]

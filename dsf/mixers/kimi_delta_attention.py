@@ -1,8 +1,8 @@
-r"""Kimi delta attention: every key coordinate fades by itself, then the delta rule corrects.
+r"""Kimi delta attention: a decay for every key coordinate, then the delta rule.
 
     S_t = (I - β_t k_t k_tᵀ) diag(exp(g_t)) S_{t-1} + β_t k_t v_tᵀ        o_t = S_tᵀ q_t
 
-The memory fades before the key is looked up; in the other order the numbers differ.
+The decay is applied before the memory is read at the key; in the other order the results differ.
 
 Source: Kimi Team 2025, arXiv:2510.26692. With g_t the same for all coordinates it is GatedDeltaNet.
 """

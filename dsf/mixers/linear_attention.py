@@ -2,11 +2,11 @@ r"""Linear attention: a kernel in place of the exponential, so that a state of f
 
     a_ij = φ(q_i).φ(k_j) / (Σ_s φ(q_i).φ(k_s) + ε)        o_i = Σ_j a_ij v_j
 
-The denominator depends on queries and keys alone and goes into C.
+The denominator depends on queries and keys alone and is part of C.
 
 Source: Katharopoulos et al. 2020, arXiv:2006.16236. Based (Arora et al. 2024, arXiv:2402.18668) is
 ``feature_map=second_order, epsilon=1e-6``, ReBased (Aksenov et al. 2024, arXiv:2402.10644) is
-``feature_map=squares, epsilon=1e-6``, both with a query that is scaled.
+``feature_map=squares, epsilon=1e-6``, both with a scaled query.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class LinearAttention(Mixer):
     Attributes:
         feature_map: φ, applied along ``key``; it may change the width.
         normalised: divide every row by its sum. Features of both signs can make it zero.
-        causal: token i reads tokens 0 ... i. Otherwise every token reads all, as a forward and a
-            backward system.
+        causal: token i reads tokens 0 ... i. Otherwise every token reads all, as the sum of a
+            forward and a backward system.
         epsilon: ε, added to the sum of a row; rows then sum to less than one. No effect without
             ``normalised``.
     """

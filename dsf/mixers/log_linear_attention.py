@@ -1,10 +1,10 @@
-r"""Log-linear attention: how far back a token lies, in powers of two, scales what is read of it.
+r"""Log-linear attention: weights are scaled by the distance of the key in powers of two.
 
     a_ij = scale_i[level(i, j)] exp(Σ_{s=j+1..i} g_s) q_i.k_j        o_i = Σ_{j<=i} a_ij v_j
 
 with level(i, j) the number of binary digits of i xor j, tokens counted from 0: level 0 is the token
-itself, behind it lie blocks of at most 1, 2, 4, ... tokens. A memory for every level makes these
-weights; as a system every token keeps a state of its own.
+itself, before it come blocks of at most 1, 2, 4, ... tokens. A recurrence with one memory for every
+level has these weights; the system here is an attention cache.
 
 Source: Guo et al. 2025, arXiv:2506.04761.
 """
@@ -51,8 +51,8 @@ class LogLinearAttention(Mixer):
 
     Attributes:
         log_decay: g_s, nats per token, at most 0.
-        level_scale: what the token makes of each level; T tokens need one level more than the
-            binary digits of T - 1.
+        level_scale: factors of the query on each level; T tokens need one level more than T - 1 has
+            binary digits.
 
     Raises:
         ShapeError: if there are fewer levels than the sequence needs.
@@ -101,5 +101,5 @@ class LogLinearAttention(Mixer):
 
 
 def levels_of(steps: int) -> int:
-    """How many levels a sequence of ``steps`` tokens meets."""
+    """The number of levels in a sequence of ``steps`` tokens."""
     return (steps - 1).bit_length() + 1

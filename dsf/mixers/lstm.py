@@ -2,8 +2,8 @@ r"""The long short-term memory of ``torch.nn.LSTM``.
 
     c_t = f_t ⊙ c_{t-1} + i_t ⊙ tanh(a_t)        h_t = o_t ⊙ tanh(c_t)
 
-The gates i, f, o and the candidate's a are affine in x_t and h_{t-1}. With the gates held fixed the
-cells are a linear mix of the candidates tanh(a_t), and h_t = (o_t tanh(c_t) / c_t) c_t reads them.
+The gates i, f, o and a_t are affine in x_t and h_{t-1}. For fixed gates the cells are linear in the
+candidates tanh(a_t), and h_t = (o_t tanh(c_t) / c_t) c_t is linear in the cells.
 
 Source: Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735, with forget gates.
 """
@@ -37,13 +37,13 @@ WRITE, FORGET, CANDIDATE, READ = 0, 1, 2, 3
 class LSTM(Mixer):
     """One layer and direction, quasi-linear along its own trajectory.
 
-    :meth:`system` and :meth:`signal` are the first form, which mixes the candidates tanh(a_t); they
-    still contain the outputs before. It is a system for every channel, system batch
-    ``*batch channel``. A projection mixes the channels: then it is one system with a port for every
-    channel and for every output.
+    :meth:`system` and :meth:`signal` are the first form, which mixes the candidates tanh(a_t).
+    These still depend on the outputs before. It is a system for every channel, system batch
+    ``*batch channel``. With a projection, which mixes channels, it is one system with an input port
+    for every channel and an output port for every output.
 
     Attributes:
-        inputs: x, what the layer is given.
+        inputs: x, the input of the layer.
         input_weight, recurrent_weight, input_bias, recurrent_bias: write gate, forget gate,
             candidate and read gate, in torch's order (i, f, g, o).
         projection: W_hr, from the channels to the outputs, where the layer has one.
@@ -80,7 +80,7 @@ class LSTM(Mixer):
         layer: int = 0,
         reverse: bool = False,
     ) -> "LSTM":
-        """One layer of ``module`` on the ``inputs`` of that layer, batch first whatever it says.
+        """One layer of ``module`` on the ``inputs`` of that layer, batch first in any case.
 
         ``initial`` is ``(h_0, c_0)`` of that layer and direction.
         """
@@ -117,7 +117,7 @@ class LSTM(Mixer):
         )
 
     def system(self) -> System:
-        """The first form: exact on the layer's own input, a statement about this input."""
+        """The first form: exact for this input, and valid for this input only."""
         gates = self._gates
         reading = gates.read * tanh_secant(gates.cell)
         if self.projection is None:
@@ -144,7 +144,7 @@ class LSTM(Mixer):
         return candidate.unsqueeze(-1)
 
     def second_form(self) -> System:
-        """The slope tanh(a_t) / a_t is held fixed too: from ``[x; 1]`` to h, with state ``[c; h]``.
+        """The system with tanh(a_t) / a_t fixed too: from ``[x; 1]`` to h, with state ``[c; h]``.
 
         Driven by :meth:`second_signal`.
         """
@@ -162,16 +162,16 @@ class LSTM(Mixer):
         )
 
     def second_signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
-        """``[x_t; 1]``, what drives :meth:`second_form`."""
+        """``[x_t; 1]``, the signal of :meth:`second_form`."""
         one = torch.ones_like(self.inputs[..., :1])
         return torch.cat([self.inputs, one], dim=-1).unsqueeze(-1)
 
     def tangent(self) -> System:
-        """How a small change of the inputs moves the outputs: the Jacobian along the trajectory.
+        """The Jacobian along the trajectory: from small changes of the inputs to the outputs.
 
-        A different object from :meth:`system`: gates move too, and the state is ``[dc; dh]``. It is
-        driven by a change of ``inputs`` (as ``change.unsqueeze(-1)``) and starts from zero. Driven
-        by the inputs themselves it does **not** give the outputs.
+        Not the same as :meth:`system`: the gates change too, and the state is ``[dc; dh]``. Its
+        signal is a change of ``inputs`` (as ``change.unsqueeze(-1)``), and it starts from zero.
+        Driven by the inputs themselves it does **not** give the outputs.
         """
         gates = self._gates
         candidate, squashed = gates.candidate.tanh(), gates.cell.tanh()

@@ -3,13 +3,13 @@ r"""Mamba-3 with one input and one output: every token writes itself and the tok
     h_t = α_t h_{t-1} + (1 - λ_t) Δ_t α_t k_{t-1} v_{t-1}ᵀ + λ_t Δ_t k_t v_tᵀ
     o_t = h_tᵀ q_t + d v_t        α_t = exp(Δ_t a_t)
 
-with queries and keys turned by the angle Σ_{s<=t} rotation_s. What the token before wrote is kept
-in states of its own: there are twice as many as keys have entries, and no coefficient looks ahead.
-
+with queries and keys rotated by the angle Σ_{s<=t} rotation_s. What the previous token wrote is
+stored in additional states: there are twice as many states as key entries, and no coefficient
+depends on later tokens.
 
     A_t = [[α I, (1 - λ) Δ α I], [0, 0]]        B_t = [λ Δ k; k]        C_t = [q; 0]
 
-Source: arXiv:2603.15569. With λ_t = 1 it is the scan of Mamba-2 with turned queries and keys.
+Source: arXiv:2603.15569. With λ_t = 1 it is the scan of Mamba-2 with rotated queries and keys.
 """
 
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ class Mamba3(Mixer):
     """One head of Mamba-3. No scale is applied.
 
     Attributes:
-        query, key: after their norm and bias, before they are turned.
+        query, key: after their norm and bias, before the rotation.
         step: Δ_t > 0, time per token.
         pole: a_t, per unit of time, below zero.
         blend: λ_t in 0 ... 1, the share of the new token in the trapezoid; 1/2 is the
             trapezoidal rule.
-        rotation: radians by which neighbouring entries, (0, 1), (2, 3), ..., turn at this token;
-            entries after the last pair stay.
+        rotation: angle in radians by which the pairs of entries (0, 1), (2, 3), ... rotate at this
+            token; entries after the last pair are not rotated.
         feedthrough: d, one factor per batch entry, added as D.
     """
 
@@ -58,7 +58,7 @@ class Mamba3(Mixer):
         size = self.key.shape[-1]
         if self.rotation is not None and 2 * self.rotation.shape[-1] > size:
             raise ShapeError(
-                f"Mamba3: 'rotation' turns pairs of key entries, at most {size // 2} of them for "
+                f"Mamba3: 'rotation' rotates pairs of key entries, at most {size // 2} of them for "
                 f"keys of {size} entries, but it has {self.rotation.shape[-1]}."
             )
 
@@ -76,7 +76,7 @@ class Mamba3(Mixer):
         )
 
     def _turned(self, part: Tensor) -> Tensor:
-        """Neighbouring entries turned by all rotations so far."""
+        """Pairs of neighbouring entries rotated by the sum of all angles so far."""
         if self.rotation is None:
             return part
         angle = self.rotation.cumsum(dim=-2)

@@ -3,7 +3,7 @@ r"""MesaNet: at every token, the ridge regression of all past values on all past
     H_t = exp(g_t) H_{t-1} + β_t k_t k_tᵀ        S_t = exp(g_t) S_{t-1} + β_t k_t v_tᵀ
     o_t = S_tᵀ (H_t + diag(λ))⁻¹ q_t
 
-H_t sees keys only, so what solves for the query goes into C.
+H_t depends on keys only, so the solution for the query is part of C.
 
 Source: von Oswald et al. 2025, arXiv:2506.05233. Kernels solve by a few conjugate gradient steps;
 here the solution is exact.
@@ -25,7 +25,7 @@ from dsf.transition import ScaledIdentity
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MesaNet(Mixer):
-    """Linear attention whose query is solved against the keys. No scale is applied.
+    """Linear attention with the query multiplied by (H_t + diag(λ))⁻¹. No scale is applied.
 
     Attributes:
         rate: β_t, weight of the token in the regression, at least 0.
@@ -46,13 +46,13 @@ class MesaNet(Mixer):
         """The mixer as a system.
 
         Raises:
-            ValueError: if an entry of ``ridge`` is not above zero: as long as fewer keys have been
-                seen than they have entries, the regression then has no unique solution.
+            ValueError: if an entry of ``ridge`` is not above zero: with fewer tokens than key
+                entries the regression then has no unique solution.
         """
         if not bool((self.ridge > 0).all()):
             raise ValueError(
                 f"MesaNet: 'ridge' must be above zero in every entry, but its smallest is "
-                f"{self.ridge.min().item():.3g}. A small one, such as 1e-6, will do."
+                f"{self.ridge.min().item():.3g}. A small value such as 1e-6 is enough."
             )
         write = self.rate.unsqueeze(-1) * self.key
         A = ScaledIdentity(self.log_decay.exp(), self.key.shape[-1])

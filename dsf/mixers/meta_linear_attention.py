@@ -1,9 +1,8 @@
-r"""MetaLA: the key is what the decay lets go, and the current token may count extra.
+r"""MetaLA: the key is one minus the decay, and the current token may get additional weight.
 
     S_t = diag(α_t) S_{t-1} + (1 - α_t) v_tᵀ        o_t = S_tᵀ q_t + q_t.(w ⊙ (1 - α_t)) v_t
 
-The layer passes the second term through a sigmoid, which makes it nonlinear in v; here it is
-without.
+The layer applies a sigmoid to the second term, which makes it nonlinear in v; here there is none.
 
 Source: Chou et al. 2024, arXiv:2411.10741.
 """

@@ -23,8 +23,8 @@ class MinGRU(Mixer):
     """One state for every channel. System batch: ``*batch channel``.
 
     Attributes:
-        value: the candidate h̃, which is mixed.
-        update: z, the update gate's own value in 0 ... 1: what is written, not what is kept.
+        value: the candidate h̃, the signal that is mixed.
+        update: z, the value of the update gate in 0 ... 1 (not its logit): the factor on h̃.
     """
 
     value: Float[Tensor, "*batch time channel"]

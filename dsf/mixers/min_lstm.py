@@ -23,8 +23,8 @@ class MinLSTM(Mixer):
     """One state for every channel. System batch: ``*batch channel``.
 
     Attributes:
-        value: the candidate h̃, which is mixed.
-        forget, input: the gates' own values in 0 ... 1, before they are divided by their sum.
+        value: the candidate h̃, the signal that is mixed.
+        forget, input: the values of the gates in 0 ... 1, before they are divided by their sum.
         normalised: divide them by their sum; otherwise they apply as they are.
     """
 

@@ -4,8 +4,8 @@ r"""mLSTM: a matrix memory with an exponential input gate, kept in range by a ru
     S_t = e^{log σ(f_t) + m_{t-1} - m_t} S_{t-1} + e^{i_t - m_t} k_t v_tᵀ
     o_t = S_tᵀ q_t / (max(|q_t.n_t|, e^{-m_t}) + ε)
 
-n_t is the same recurrence on k_t alone. The normaliser sees queries, keys and gates only, so it
-goes into C. Rows do not sum to one.
+n_t is the same recurrence on k_t alone. The normaliser depends on queries, keys and gates only, so
+it is part of C. Rows do not sum to one.
 
 Source: Beck et al. 2024, arXiv:2405.04517.
 """
@@ -27,7 +27,7 @@ from dsf.transition import ScaledIdentity
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MLSTM(Mixer):
-    """The matrix LSTM of xLSTM. No scale is applied: pass a query that is scaled.
+    """The matrix LSTM of xLSTM. No scale is applied: pass a scaled query.
 
     Attributes:
         input_gate: i_t, the exponent of the input gate.

@@ -1,4 +1,4 @@
-r"""Momentum DeltaNet: errors gather in a momentum, and the memory follows the momentum.
+r"""Momentum DeltaNet: a delta rule as gradient descent with momentum.
 
     M_t = μ_t M_{t-1} - η_t k_t (v_t - S_{t-1}ᵀ p_t)ᵀ
     S_t = α_t S_{t-1} - β_t M_t        o_t = S_tᵀ q_t
@@ -29,9 +29,9 @@ class MomentumDeltaNet(Mixer):
     """The delta rule as gradient descent with momentum; twice as many states as keys have entries.
 
     Attributes:
-        removal: p_t, where the memory is looked up; often ``key``, or ``key`` times α_t.
-        rate: β_t, how far the memory follows the momentum.
-        error_rate: η_t, how much of the error enters the momentum.
+        removal: p_t, the vector at which the memory is read; often ``key``, or ``key`` times α_t.
+        rate: β_t, step size of the memory along the momentum.
+        error_rate: η_t, weight of the error in the momentum.
         log_decay: log α_t, nats per token, at most 0.
         momentum_log_decay: log μ_t, nats per token, at most 0.
     """

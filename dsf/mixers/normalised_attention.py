@@ -1,4 +1,4 @@
-r"""Normalised attention: plain scores over a normaliser that each token computes for itself.
+r"""Normalised attention: scores divided by a normaliser that depends on the query token alone.
 
     a_ij = q_i.k_j / η_i        o_i = Σ_{j<=i} a_ij v_j
 
@@ -21,10 +21,10 @@ from dsf.system import System
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class NormalisedAttention(Mixer):
-    """Linear attention without a feature map, scaled by the reading token.
+    """Linear attention without a feature map, each row divided by a number of its own.
 
     Attributes:
-        normaliser: η_i, usually above zero; rows sum to anything.
+        normaliser: η_i, usually above zero; the sums of rows are not fixed.
     """
 
     query: Float[Tensor, "*batch time key"]

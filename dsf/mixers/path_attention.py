@@ -3,7 +3,7 @@ r"""PaTH attention: softmax attention whose positions are products of Householde
     a_ij = softmax_j(scale (q_iᵀ H_i H_{i-1} ... H_{j+1} k_j + Σ_{s=j+1..i} g_s))
     H_t = I - β_t w_t w_tᵀ        o_i = Σ_{j<=i} a_ij v_j
 
-No state of fixed size makes these weights; as a system every token keeps a state of its own.
+No recurrence with a state of fixed size has these weights; the system is an attention cache.
 
 Source: Yang et al. 2025, arXiv:2505.16381.
 """
@@ -25,7 +25,7 @@ from dsf.system import System
 
 @dataclass(frozen=True)
 class PathRows(ExponentialRows):
-    """Rows of the map on demand: queries carried back to the keys, a panel of keys at a time."""
+    """Rows of the map on demand, by transforming queries back to the keys, a panel at a time."""
 
     direction: Float[Tensor, "*batch time key"]
     rate: Float[Tensor, "*batch time"]
@@ -40,8 +40,8 @@ class PathRows(ExponentialRows):
     def _products(self, start: int, stop: int) -> Iterator[Tensor]:
         """Products with the keys, from the newest panel of keys to the oldest.
 
-        Inside a panel ``met`` is what each map on the way finds of the query along its direction,
-        after those newer than it; it solves a triangular system.
+        Inside a panel, ``met`` holds the component of the query along the direction of each map,
+        after all later maps have been applied; it solves a triangular system.
         """
         carried = self.query[..., start:stop, :]
         written = torch.arange(start, stop, device=self.device)[:, None]
@@ -60,11 +60,11 @@ class PathRows(ExponentialRows):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PathAttention(Mixer):
-    """Causal softmax attention with positions that follow the data.
+    """Causal softmax attention with data-dependent positions.
 
     Attributes:
         direction: w_t, usually of length one.
-        rate: β_t, between 0 and 2 with directions of length one; 0 leaves the query as it is.
+        rate: β_t, between 0 and 2 with directions of length one; 0 leaves the query unchanged.
         log_decay: g_s, nats per token before ``scale``, at most 0; none when absent.
         scale: factor on the scores, decays included; ``key ** -0.5`` when absent.
     """

@@ -1,11 +1,11 @@
-r"""Preconditioned DeltaNet: keys are shortened where the past had much of them.
+r"""Preconditioned DeltaNet: key entries are scaled down where past keys were large.
 
     a_t = exp(c_t) a_{t-1} + μ_t k_t²        r_t = log(a_t + ε) - ρ
     p_t = reach^(-r_t / (1 + |r_t|)) k_t
     S_t = (I - β_t p_t k_tᵀ) diag(exp(g_t)) S_{t-1} + β_t p_t v_tᵀ        o_t = S_tᵀ q_t
 
-a_t is the fading energy of every key coordinate, the diagonal of a curvature. It sees keys only, so
-the rule stays linear in the values.
+a_t is the decayed energy of every key coordinate, the diagonal of a curvature. It depends on keys
+only, so the rule stays linear in the values.
 
 Source: arXiv:2604.21100. With g_t the same for all coordinates it is the preconditioned gated
 DeltaNet, otherwise preconditioned Kimi delta attention.
@@ -29,7 +29,7 @@ from dsf.transition.timeline import on_stored
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PreconditionedDeltaNet(Mixer):
-    """The delta rule that writes to a key rescaled by its own history.
+    """The delta rule with write vectors rescaled by the energy of past keys.
 
     Attributes:
         rate: β_t, write strength; 0 writes and erases nothing.
@@ -37,8 +37,8 @@ class PreconditionedDeltaNet(Mixer):
             it is expanded along ``key`` rather than copied.
         curvature_rate: μ_t, weight of the token in a_t.
         curvature_log_decay: c_t, nats per token, at most 0.
-        log_curvature: ρ, the logarithm of the energy at which a coordinate keeps its length;
-            -0.2 before training.
+        log_curvature: ρ, the logarithm of the energy at which a coordinate is not rescaled; -0.2
+            before training.
         reach: a coordinate is stretched or shortened by a factor below this.
         epsilon: ε, added to a_t.
     """

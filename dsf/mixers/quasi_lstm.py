@@ -24,8 +24,8 @@ class QuasiLSTM(Mixer):
     """One state for every channel. System batch: ``*batch channel``.
 
     Attributes:
-        value: what is mixed.
-        forget, input, output: the gates' own values, usually in 0 ... 1, not their logits.
+        value: x, the signal that is mixed.
+        forget, input, output: the values of the gates, usually in 0 ... 1, not their logits.
     """
 
     value: Float[Tensor, "*batch time channel"]

@@ -1,4 +1,4 @@
-r"""Retention: linear attention whose past fades at one fixed pace.
+r"""Retention: linear attention with one constant decay.
 
     S_t = γ S_{t-1} + k_t v_tᵀ        o_t = S_tᵀ q_t
 
@@ -23,8 +23,8 @@ class Retention(Mixer):
     """Attention with a constant decay.
 
     Attributes:
-        decay: γ, a factor per token, one for every batch entry (head). A complex one turns as well
-            as fades, and makes the output complex.
+        decay: γ, a factor per token, one for every batch entry (head). A complex decay also rotates
+            the state and makes the output complex.
     """
 
     query: Inexact[Tensor, "*batch time key"]

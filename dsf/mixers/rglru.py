@@ -2,7 +2,7 @@ r"""The real-gated linear recurrent unit of Griffin and RecurrentGemma.
 
     h_t = a_t ⊙ h_{t-1} + sqrt(1 - a_t²) ⊙ g_t ⊙ x_t        y_t = h_t
 
-Where a document starts, a_t counts as zero: nothing is kept, and the input comes in full.
+Where a document starts, a_t counts as zero: the state is erased, and the input factor is one.
 
 Source: De et al. 2024, arXiv:2402.19427.
 """
@@ -28,7 +28,7 @@ class RGLRU(Mixer):
         value: x.
         decay: a_t, a factor per token in 0 ... 1.
         input_gate: g_t.
-        reset: where the state is forgotten before the token.
+        reset: whether the state is erased before the token.
     """
 
     value: Float[Tensor, "*batch time channel"]

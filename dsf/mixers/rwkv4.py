@@ -2,8 +2,8 @@ r"""RWKV-4: a weighted mean over the past in every channel, with a bonus for the
 
     a_ij ~ e^{(i-1-j) w + k_j} for j < i        a_ii ~ e^{u + k_i}        rows sum to one
 
-The sums are scaled by their running maximum. The system reads before it updates: the current token
-enters by D.
+The sums are scaled by their running maximum. The system reads before the update, and the current
+token contributes through D.
 
 Source: Peng et al. 2023, arXiv:2305.13048.
 """

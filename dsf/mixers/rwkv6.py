@@ -1,4 +1,4 @@
-r"""RWKV-6: gated linear attention that reads before it updates, with a bonus for the current token.
+r"""RWKV-6: gated linear attention that reads before the update, with a current-token bonus.
 
     o_t = S_{t-1}ᵀ q_t + q_t.(u ⊙ k_t) v_t        S_t = diag(exp(g_t)) S_{t-1} + k_t v_tᵀ
 

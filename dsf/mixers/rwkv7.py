@@ -1,4 +1,4 @@
-r"""RWKV-7: a delta rule whose removed and replaced directions are chosen apart.
+r"""RWKV-7: a delta rule with separate vectors for what is removed and what replaces it.
 
     S_t = (diag(exp(g_t)) + b_t a_tᵀ) S_{t-1} + k_t v_tᵀ        o_t = S_tᵀ q_t
 
@@ -26,8 +26,8 @@ class RWKV7(Mixer):
 
     Attributes:
         log_decay: g_t, nats per token, at most 0.
-        removal: a_t, what is looked up in the memory; it carries the minus sign.
-        replacement: b_t, where what was found is added.
+        removal: a_t, the vector at which the memory is read; it carries the minus sign.
+        replacement: b_t, the vector at which the value read there is added.
     """
 
     query: Float[Tensor, "*batch time key"]

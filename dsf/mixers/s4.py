@@ -2,7 +2,7 @@ r"""S4: a time-invariant state space, diagonal plus rank one in continuous time.
 
     dh/dt = A h + b u        y = Re(c.h) + d u        A = diag(λ) + p qᴴ
 
-It is sampled exactly by the trapezoidal rule, which keeps the form.
+It is discretised by the trapezoidal rule, which preserves diagonal plus rank one.
 
 Source: Gu, Goel & Ré 2021, arXiv:2111.00396. There A = Λ - P Q*: pass ``low_rank_left=-P`` and
 ``low_rank_right=Q``.

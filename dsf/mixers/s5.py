@@ -1,6 +1,6 @@
 r"""S5: one time-invariant diagonal state space that reads and writes all channels at once.
 
-    dh/dt = diag(λ) h + B u        y = Re(C h) + D u        an input held between tokens
+    dh/dt = diag(λ) h + B u        y = Re(C h) + D u        input constant between tokens
 
 Source: Smith, Warrington & Linderman 2022, arXiv:2208.04933.
 """
@@ -25,8 +25,8 @@ class S5(Mixer):
     """A system with one port for every input and every output channel.
 
     Attributes:
-        pole: λ, per unit of time, real part below zero. Where one half of conjugate pairs is kept,
-            pass twice the ``read``: nothing is doubled here.
+        pole: λ, per unit of time, real part below zero. If only one of each conjugate pair is
+            given, pass twice the ``read``: nothing is doubled here.
         step: time per token, above zero: one number, or one for every state.
         feedthrough: D, a factor for every channel or a matrix ``output input``.
     """

@@ -1,4 +1,4 @@
-r"""Scalar-gated linear attention: all states of a head forget at one pace, which follows the input.
+r"""Scalar-gated linear attention: all states of a head share one data-dependent decay.
 
     S_t = exp(g_t) S_{t-1} + k_t v_tᵀ        o_t = S_tᵀ q_t
 

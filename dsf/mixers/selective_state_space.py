@@ -1,4 +1,4 @@
-r"""The selective state space of Mamba (S6): step and write/read vectors follow the input.
+r"""The selective state space of Mamba (S6): step, write and read vectors depend on the input.
 
     h_t = exp(Δ_t a) h_{t-1} + Δ_t b_t x_t        y_t = c_tᵀ h_t + d x_t        for every channel
 
@@ -27,7 +27,7 @@ class SelectiveStateSpace(Mixer):
     """Mamba's scan. Every channel is a system of its own: system batch ``*batch channel``.
 
     Attributes:
-        value: what is mixed.
+        value: x, the signal that is mixed.
         step: Δ > 0, time per token.
         pole: the continuous-time diagonal, below zero: ``channel state``, or with leading axes that
             end in those of the batch.

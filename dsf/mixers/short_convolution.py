@@ -25,10 +25,10 @@ class ShortConvolution(Mixer):
     """A causal depthwise convolution between two gates. System batch: ``*batch channel``.
 
     Attributes:
-        value: what is mixed.
-        kernel: the taps; ``kernel[:, -1]`` meets the current token.
-        bias: added after the convolution and before ``read_gate``. It enters by a second input
-            port that is driven by one.
+        value: x, the signal that is filtered.
+        kernel: the taps; ``kernel[:, -1]`` is the factor of the current token.
+        bias: added after the convolution and before ``read_gate``, through a second input port
+            whose signal is one.
         write_gate: factor on ``value``; one when absent.
         read_gate: factor on the output; one when absent.
     """
@@ -60,7 +60,7 @@ class ShortConvolution(Mixer):
         return (torch.ones_like(self.value) if factor is None else factor).mT
 
     def signal(self) -> Shaped[Tensor, "*batch channel time input 1"]:
-        """The values; with a bias also a port that is always one."""
+        """The values; with a bias also a second port whose signal is one."""
         values = self.value.mT.unsqueeze(-1)
         if self.bias is not None:
             values = torch.cat([values, torch.ones_like(values)], dim=-1)

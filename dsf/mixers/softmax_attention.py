@@ -1,9 +1,9 @@
-r"""Softmax attention: every token keeps a state of its own, the cache.
+r"""Softmax attention, whose state is a cache of all tokens.
 
     a_ij = softmax_j(scale q_i.k_j, soft-capped, + bias_ij)        o_i = Σ_j a_ij v_j
 
-As a system of finite length it is exact with A_t = I, B_t = e_t and C_t = row t of the map; neither
-the e_t nor the rows are stored.
+On a finite sequence it is exactly the system with A_t = I, B_t = e_t and C_t = row t of the map;
+neither the e_t nor the rows are stored.
 
 Source: Vaswani et al. 2017, arXiv:1706.03762; as a system: Sieber et al. 2024, arXiv:2405.15731.
 """
@@ -80,11 +80,11 @@ class SoftmaxAttention(Mixer):
         return self.value.unsqueeze(-2)
 
     def expansion(self, order: int) -> LinearAttention:
-        """The same attention with the exponential series cut off at ``order``: a finite state.
+        """The same attention with the exponential series truncated at ``order``: a finite state.
 
-        ``C(key + order, order)`` states, so keep both small. The error of a score is at most
-        ``dsf.ingredients.series_error(score, order)``; at odd orders the sum of a row can reach
-        zero, and its weights anything.
+        It has ``C(key + order, order)`` states, so keep both small. The error of ``exp(score)`` is
+        at most ``dsf.ingredients.series_error(score, order)``. At odd orders the sum of a row can
+        be zero or close to it, and the weights then become arbitrarily large.
 
         Raises:
             ValueError: if ``order`` is negative, or this attention has a bias, a soft cap or a
@@ -107,7 +107,7 @@ class SoftmaxAttention(Mixer):
         if extras:
             raise ValueError(
                 f"SoftmaxAttention.expansion: expands exp(scale q.k) alone, but this attention has "
-                f"{' and '.join(extras)}. Leave out what is not needed, with dataclasses.replace."
+                f"{' and '.join(extras)}. Remove it first with dataclasses.replace."
             )
         if self._steps != self.key.shape[-2]:
             raise ValueError(

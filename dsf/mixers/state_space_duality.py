@@ -28,14 +28,14 @@ class StateSpaceDuality(Mixer):
     """Mamba-2's scan. System batch: ``*batch head``.
 
     Attributes:
-        value: what is mixed.
+        value: x, the signal that is mixed.
         step: Δ > 0, time per token.
         pole: a, per unit of time, below zero.
         write, read: shared by the heads of one group.
         feedthrough: one factor per head, added as D.
 
     Raises:
-        ShapeError: if the heads cannot be shared out evenly among the groups.
+        ShapeError: if the number of heads is not a multiple of the number of groups.
     """
 
     value: Float[Tensor, "*batch head time channel"]
@@ -52,7 +52,7 @@ class StateSpaceDuality(Mixer):
         heads, groups = self.value.shape[-3], self.write.shape[-3]
         if groups == 0 or heads % groups:
             raise ShapeError(
-                f"StateSpaceDuality: every group of 'write' and 'read' must serve the same number "
+                f"StateSpaceDuality: every group of 'write' and 'read' must have the same number "
                 f"of heads, but there are {heads} heads and {groups} groups. Repeat the groups "
                 f"until their number divides that of the heads."
             )

@@ -1,9 +1,9 @@
-r"""Stick-breaking attention: from the newest token back, each key takes its share of what is left.
+r"""Stick-breaking attention: from the latest key back, each takes a share of the weight left.
 
     z_ij = scale q_i.k_j        a_ij = σ(z_ij) Π_{j<l<i} (1 - σ(z_il))        o_i = Σ_{j<i} a_ij v_j
 
-Rows sum to less than one: what no key takes is lost. No state of fixed size makes these weights; as
-a system every token keeps a state of its own.
+Rows sum to less than one, as the weight left after the first key is dropped. No recurrence with a
+state of fixed size has these weights; the system is an attention cache.
 
 Source: Tan et al. 2024, arXiv:2410.17980.
 """
@@ -40,12 +40,12 @@ class StickBreakingRows(PairRows):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StickBreakingAttention(Mixer):
-    """Causal attention that prefers what is recent, without positions and without softmax.
+    """Causal attention with a preference for recent keys, without positions and without softmax.
 
     Attributes:
         scale: factor on q.k; ``key ** -0.5`` when absent.
-        reads_itself: the token's own key breaks the stick first, before those behind it. Without it
-            the first token reads nothing.
+        reads_itself: if set, the query's own key takes its share first, before earlier keys. If
+            not, the first query reads nothing.
     """
 
     query: Float[Tensor, "*batch time key"]

@@ -3,7 +3,7 @@ r"""Zero-sum attention: softmax weights without their zero-order term, so that r
     w_ij = first_i δ_ij / n_i + higher_i ε_ij (+ zero_i / n_i)        o_i = Σ_j w_ij (q̂_i.k̂_j) v_j
     δ_ij = s_j - mean s        ε_ij = softmax(s)_j - 1/n_i - δ_ij / n_i
 
-s is one logit for every token, the sums run over the n_i = i tokens in reach, q̂ and k̂ have length
+s is one logit for every token, the sums run over the n_i = i tokens up to i, q̂ and k̂ have length
 one. The state holds the sums of e^s k̂, s k̂ and k̂, the first one scaled by its running maximum.
 
 Source: Lu et al. 2025, arXiv:2602.05230.
@@ -30,7 +30,7 @@ class ZeroSumAttention(Mixer):
     Attributes:
         query, key: scaled to length one here. Without them the weights are w_ij (radial only).
         logit: s.
-        first_order, higher_order: factors of the reading token.
+        first_order, higher_order: factors of the query (row).
         zero_order: adds ``zero_order_i / n_i`` to every weight, so that rows sum to it (radial).
 
     Raises:
@@ -58,10 +58,11 @@ class ZeroSumAttention(Mixer):
         return self.following({})
 
     def following(self, sums: dict[str, Tensor]) -> System:
-        """The system where other tokens came before these.
+        """The system on tokens that continue an earlier sequence.
 
         Args:
-            sums: what they left, by name: empty at the start. What these leave is put in its place.
+            sums: the running sums of the earlier tokens, by name; empty at the start. They are
+                replaced by the sums that include these tokens.
         """
         raised, decay, total = self._exponentials(sums)
         origin = sums.setdefault("origin", self.logit[..., :1])
@@ -83,7 +84,7 @@ class ZeroSumAttention(Mixer):
         )
 
     def _exponentials(self, sums: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """``e^(s - m)``, how much smaller a higher maximum m makes older ones, and their sum."""
+        """``e^(s - m)`` with running maximum m, its decay where m grows, and the running sum."""
         before = sums.get("largest", self.logit[..., :1])
         largest = torch.maximum(self.logit.cummax(dim=-1).values, before)
         decay = (torch.cat([before, largest[..., :-1]], dim=-1) - largest).exp()
@@ -95,7 +96,7 @@ class ZeroSumAttention(Mixer):
         return raised, decay, total
 
     def _by_key(self, factors: Tensor, direction: Tensor | None) -> Tensor:
-        """Every factor times the unit vector of ``direction``, or times one; side by side."""
+        """Every factor times the unit vector of ``direction``, or times one; concatenated."""
         if self.key is None:
             return factors
         if direction is None:
@@ -121,7 +122,7 @@ class ZeroSumAttention(Mixer):
 
 
 def _going_on(part: Tensor, name: str, sums: dict[str, Tensor]) -> Tensor:
-    """The running sum of ``part`` along tokens, which goes on from the one in ``sums``."""
+    """The running sum of ``part`` along tokens, continued from the one in ``sums``."""
     total = part.cumsum(dim=-1)
     if name in sums:
         total = total + sums[name]

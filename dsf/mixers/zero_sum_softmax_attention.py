@@ -3,9 +3,9 @@ r"""Zero-sum attention on scores of pairs: softmax re-weighted order by order, o
     w_ij = first_i δ_ij / n_i + higher_i ε_ij (+ zero_i / n_i)        o_i = Σ_j w_ij v_j
     δ_ij = s_ij - mean_j s_ij        ε_ij = softmax_j(s_ij) - 1/n_i - δ_ij / n_i
 
-with s_ij = scale q_i.k_j, over the n_i tokens in reach. With all three factors at one that is
-softmax attention, without the higher order InLine attention. No recurrence of fixed size makes the
-weights: the state is a cache.
+with s_ij = scale q_i.k_j, over the n_i keys that query i reads. With all three factors at one it is
+softmax attention, without the higher order InLine attention. No recurrence with a state of fixed
+size has these weights; the system is an attention cache.
 
 Source: Lu et al. 2025, arXiv:2602.05230 (there ZeroS-SM).
 """
@@ -58,7 +58,7 @@ class ZeroSumSoftmaxAttention(Mixer):
     """Attention by the deviations of softmax from an equal share.
 
     Attributes:
-        first_order, higher_order: factors of the reading token.
+        first_order, higher_order: factors of the query (row).
         zero_order: adds ``zero_order_i / n_i`` to every weight, so that rows sum to it, not to 0.
         scale: factor on q.k; ``key ** -0.5`` when absent.
         causal: token i reads tokens 0 ... i only, and the mixer is a system. Otherwise it is an

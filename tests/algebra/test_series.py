@@ -79,7 +79,7 @@ def test_series_refuses_what_has_no_meaning():
     system = drawer.system("diagonal", ports=(2, 2))
     with pytest.raises(ShapeError, match=r"series.*'between' size, but first has 2, second has 3"):
         series(system, drawer.system("diagonal", ports=(3, 1)))
-    with pytest.raises(ValueError, match=r"forward and the other backward.*multiply their maps"):
+    with pytest.raises(ValueError, match=r"forward and the other backward.*multiply the maps"):
         series(system, replace(system, runs_backward=True))
     with pytest.raises(ValueError, match="the response of the first one is complex"):
         series(system, replace(system, takes_real_part=True))

@@ -188,13 +188,16 @@ def test_a_reference_that_says_another_thing_is_found():
 
 def test_a_failure_that_does_not_come_is_an_error():
     words = (
-        r"GatedLinearAttention was to break 'causality' \(it looks ahead\), but the verdict is HO"
+        r"GatedLinearAttention was expected to violate 'causality' \(it looks ahead\), but the "
+        r"verdict is HO"
     )
     with pytest.raises(ValueError, match=words):
         dsf.certify.check_mixer(
             GatedLinearAttention, expected_failures={"causality": "it looks ahead"}
         )
-    with pytest.raises(ValueError, match=r"no law 'speed'; there are evaluators, map, row blocks"):
+    with pytest.raises(
+        ValueError, match=r"no law 'speed'; the laws are evaluators, map, row blocks"
+    ):
         dsf.certify.check_mixer(GatedLinearAttention, expected_failures={"speed": "slow"})
 
 

@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     system = dsf.mixers.DeltaNet.draw(torch.Generator(), steps=2).system()
     signal = torch.zeros(()).expand(*system.batch, 2, 1, 2**28)
     with pytest.raises(
-        MapTooLarge, match=r"respond: this takes .* GB .* dsf\.evaluate\.final_state is what"
+        MapTooLarge, match=r"respond: this takes .* GB .* dsf\.evaluate\.final_state gives"
     ):
         dsf.respond(system, signal)
     assert block_size(dsf.mixers.DeltaNet.draw(torch.Generator(), steps=9).system()) == 64

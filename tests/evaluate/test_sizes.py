@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import dsf
 from dsf.evaluate import final_state
-from dsf.evaluate.chunks import _borders
+from dsf.evaluate.chunks import _boundaries
 from dsf.evaluate.windows.sizes import (
     GRAPHICS_CARD,
     PROCESSOR,
@@ -139,9 +139,9 @@ def test_windows_at_once_or_one_by_one(structure, complex, before, monkeypatch):
 
 
 def test_groups_of_windows_end_with_what_is_left():
-    assert _borders(38, 4, 2) == [0, 8, 16, 24, 32, 36, 38]
-    assert _borders(36, 4, 100) == [0, 36]
-    assert _borders(3, 4, 2) == [0, 3]
+    assert _boundaries(38, 4, 2) == [0, 8, 16, 24, 32, 36, 38]
+    assert _boundaries(36, 4, 100) == [0, 36]
+    assert _boundaries(3, 4, 2) == [0, 3]
 
 
 def test_systems_that_do_not_change_in_windows_of_their_own_size():
