@@ -34,8 +34,8 @@ from dsf.kernels.slow_states import (
     SUM,
     any_update,
     gentle_update,
-    lively_update,
     mild_update,
+    strong_update,
 )
 
 # Tokens for which states stay in registers, and consecutive tokens of one block of channels: no
@@ -181,7 +181,7 @@ def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
             elif lowest >= GENTLE:
                 gentle_update(mine, tile, count, w, r, states, later_on, width)
             elif lowest >= STRONG:
-                lively_update(mine, tile, count, w, r, states, later_on, width)
+                strong_update(mine, tile, count, w, r, states, later_on, width)
             else:
                 any_update(mine, tile, count, w, r, states, later_on, width)
             asked = asked[1], asked[2], asked[0]

@@ -6,7 +6,7 @@ is one loop for each range of exponents x = log2(decay):
 
 - ``mild_update`` from ``MILD`` to 0, by a polynomial of degree four;
 - ``gentle_update`` from ``GENTLE`` to 0, by one of degree six;
-- ``lively_update`` from ``STRONG`` to 0, by the square of the factor for half the exponent;
+- ``strong_update`` from ``STRONG`` to 0, by the square of the factor for half the exponent;
 - ``any_update`` for all exponents.
 """
 
@@ -171,7 +171,7 @@ def _updating(entry, share=ONE_SINGLE):
 
 mild_update = _updating(_mild, TO_FOUR)
 gentle_update = _updating(_gentle)
-lively_update = _updating(_strong, HALF)
+strong_update = _updating(_strong, HALF)
 
 
 @kernel()

@@ -46,7 +46,7 @@ def hankel_singular_values(
     if not chosen or min(chosen) < 0 or max(chosen) >= steps - 1:
         raise IndexError(
             f"hankel_singular_values: positions must lie between 0 and {steps - 2}, since a block "
-            f"needs a token after it, but they are {chosen or 'none'}."
+            f"needs a token after it, but 'positions' is {chosen}."
         )
     if isinstance(map_or_system, Tensor):
         return _of_map(map_or_system, chosen)

@@ -45,8 +45,8 @@ def window_sums(system: System, *, width: int) -> Shaped[Tensor, "*batch rows"]:
     _at_least_one("window_sums", width)
     if system.runs_backward:
         raise ValueError("window_sums: needs a causal system, but this one runs backward.")
-    borders = [*range(0, system.steps, BLOCK), system.steps]
-    return torch.cat([_band(system, *span, width) for span in pairwise(borders)], dim=-1)
+    boundaries = [*range(0, system.steps, BLOCK), system.steps]
+    return torch.cat([_band(system, *span, width) for span in pairwise(boundaries)], dim=-1)
 
 
 def _band(system: System, start: int, stop: int, width: int) -> Tensor:

@@ -13,7 +13,7 @@ from dsf.transition.timeline import delay
 def recurrence(
     A: Transition, drive: Shaped[Tensor, "*batch time state channel"]
 ) -> Shaped[Tensor, "*batch time state channel"]:
-    """Solve ``h_t = A_t h_{t-1} + drive_t`` as it is written, from rest."""
+    """Solve ``h_t = A_t h_{t-1} + drive_t`` token by token, from a zero initial state."""
     return continued(A, drive, None)[0]
 
 
