@@ -155,7 +155,7 @@ def test_doctor_tells_of_it_where_asked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     found = all_trial_results(HERE)
     assert {label: found[label] for label in LABELS} == dict.fromkeys(LABELS, "active")
-    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.standings", lambda _: found)
+    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.all_trial_results", lambda _: found)
     told = {each.what: each.found for each in machine._kernels_on_cuda()}
     assert told["cuda: delta rule (fla)"] == "active"
     monkeypatch.delenv("DSF_KERNELS")

@@ -21,7 +21,7 @@ def rung(monkeypatch):
         run(*parts, into=into)
 
     monkeypatch.setattr(availability, "WORTH", 0)
-    monkeypatch.setattr(modes, "ring", counted)
+    monkeypatch.setattr(modes, "modes_response", counted)
     return count
 
 

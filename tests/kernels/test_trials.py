@@ -109,7 +109,7 @@ def test_a_trial_sees_a_wrong_row():
 def test_doctor_tells_of_every_kernel(monkeypatch):
     states = dict.fromkeys(NAMES, "active") | {MAPS: "off: its relative error is 1e-02"}
     monkeypatch.setattr("dsf.kernels.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.standings", lambda _: states)
+    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.all_trial_results", lambda _: states)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     told = {each.what: (each.found, each.verdict) for each in machine._kernels_on_cuda()}
     assert told["cuda: maps"] == ("off: its relative error is 1e-02", "optional")
