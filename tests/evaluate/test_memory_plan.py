@@ -20,7 +20,7 @@ PROGRAM = """
 import ctypes, json, torch
 import dsf
 from dsf import measures
-from dsf.evaluate import planning
+from dsf.evaluate import memory_plan
 from dsf.mixers import GatedDeltaNet, SelectiveStateSpace, StateSpaceDuality
 
 def status(field):
@@ -66,20 +66,20 @@ delta = GatedDeltaNet(value=normal(8, 20_000, 16), **rule).system()
 signal, shorter = normal(8, 100_000, 1, 16), normal(24, 20_000, 1, 16)
 one = normal(64, 50_000, 1, 1)
 cases = {
-    "map, one decay": (planning.map_bytes(heads), lambda: dsf.attention_map(heads)),
-    "map, diagonal": (planning.map_bytes(channels), lambda: dsf.attention_map(channels)),
-    "blocks": (planning.block_bytes(long, 64), lambda: next(dsf.row_blocks(long))),
-    "blocks, diagonal": (planning.block_bytes(channels, 64), lambda: fold(channels)),
-    "respond": (planning.respond_bytes(wide, 16), lambda: dsf.respond(wide, signal)),
-    "windows": (planning.respond_bytes(long, 16), lambda: dsf.chunkwise(long, shorter)),
+    "map, one decay": (memory_plan.map_bytes(heads), lambda: dsf.attention_map(heads)),
+    "map, diagonal": (memory_plan.map_bytes(channels), lambda: dsf.attention_map(channels)),
+    "blocks": (memory_plan.block_bytes(long, 64), lambda: next(dsf.row_blocks(long))),
+    "blocks, diagonal": (memory_plan.block_bytes(channels, 64), lambda: fold(channels)),
+    "respond": (memory_plan.respond_bytes(wide, 16), lambda: dsf.respond(wide, signal)),
+    "windows": (memory_plan.respond_bytes(long, 16), lambda: dsf.chunkwise(long, shorter)),
     "windows, diagonal": (
-        planning.respond_bytes(many, 1), lambda: dsf.chunkwise(many, one)
+        memory_plan.respond_bytes(many, 1), lambda: dsf.chunkwise(many, one)
     ),
     "windows, delta rule": (
-        planning.respond_bytes(delta, 16), lambda: dsf.chunkwise(delta, shorter[:8])
+        memory_plan.respond_bytes(delta, 16), lambda: dsf.chunkwise(delta, shorter[:8])
     ),
     "statistics": (
-        planning.statistics_bytes(long, 4),
+        memory_plan.statistics_bytes(long, 4),
         lambda: measures.streamed(long, *asked, error=1e-2),
     ),
 }

@@ -97,7 +97,7 @@ def test_other_files_are_refused(tmp_path, monkeypatch):
         go(heads(), *ASKED, error=1e-2)
     with monkeypatch.context() as off:
         off.setenv("DSF_KERNELS", "0")
-        with pytest.raises(ValueError, match="'row_pass': HeadWalk instead of RowWalk"):
+        with pytest.raises(ValueError, match="'pass': HeadPass instead of WholeRowPass"):
             go(heads(), *ASKED)
     path.write_text("something else")
     with pytest.raises(ValueError, match="is no checkpoint of a pass"):

@@ -89,7 +89,7 @@ def test_another_sequence_and_a_negative_order_are_refused():
     across = replace(mixer, query=mixer.query[:, :3])
     with pytest.raises(ValueError, match="within one sequence, but 3 tokens read 7"):
         across.expansion(2)
-    with pytest.raises(ValueError, match="order 0 or higher, but the order given is -1"):
+    with pytest.raises(ValueError, match="order of at least 0, but the order is -1"):
         mixer.expansion(-1)
 
 
