@@ -1,6 +1,6 @@
 """The layers of an inspection, for a terminal and for JSON."""
 
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 from dsf.cli.terminal import print_table
@@ -68,11 +68,20 @@ def layer_facts(inspection: Inspection) -> dict[str, Any]:
             for layer in inspection
         ],
         "unsupported": [
-            {"name": escaped(missed.name, most=500), "class": missed.kind, "reason": missed.reason}
+            {
+                "name": escaped(missed.name, most=500),
+                "class": missed.kind,
+                "reason": missed.reason,
+                "formula": _finite(missed.formula),
+            }
             for missed in inspection.unsupported
         ],
         "environment": inspection.environment,
     }
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and isfinite(number) else None
 
 
 def _counted(axes: tuple[str, ...], batch: tuple[int, ...]) -> str:
