@@ -33,7 +33,7 @@ def libraries(tmp_path_factory):
 def site(tmp_path):
     """A folder for distributions, in which ours is installed."""
     folder = tmp_path / "site"
-    distribution(folder, "dsf-toolkit", "0.1.0")
+    distribution(folder, "dsf-toolkit", "0.1.0", top_level_txt="dsf\n")
     return folder
 
 
@@ -102,12 +102,16 @@ def test_our_own_former_name_is_noticed_and_hides_nothing(ask, site):
     assert conflicts(ask()) == [["dsf 0.1.0", str(ROOT / "dsf"), False]]
 
 
-def test_another_copy_of_ours_hides_nothing(ask, tmp_path):
+@pytest.mark.parametrize("installed", [False, True])
+def test_another_copy_of_ours_hides_nothing(ask, site, tmp_path, installed):
     (tmp_path / "dsf" / "cli").mkdir(parents=True)
     for file in ("__init__.py", "cli/doctor.py"):
         (tmp_path / "dsf" / file).touch()
-    copy = ["another copy of this package", str(tmp_path / "dsf"), False]
-    assert conflicts(ask(OURS_FIRST + ASK)) == [copy]
+    if installed:
+        distribution(site, "dsf", "0.1.0", ["old.pth"], direct_url_json="{}")
+        (site / "old.pth").write_text(f"{tmp_path}\n")
+    what = "dsf 0.1.0" if installed else "another copy of this package"
+    assert conflicts(ask(OURS_FIRST + ASK)) == [[what, str(tmp_path / "dsf"), False]]
 
 
 @pytest.mark.parametrize("name", ["dsf/__init__.py", "dsf.py"])
