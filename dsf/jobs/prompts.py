@@ -70,7 +70,7 @@ def measure_prompts(
     2
     """
     if threads < 1:
-        raise ValueError(f"measure_prompts: threads is {threads}; a worker needs at least one.")
+        raise ValueError(f"measure_prompts: threads is {threads}, but it must be at least 1.")
     plan = _plan(str(model), prompts, tuple(quantities), batch, layerwise, tolerance)
     place = Path(folder)
     claim(place, plan)

@@ -79,7 +79,7 @@ def test_a_missing_folder_is_refused_in_json_too(run, only_object):
     assert done.exit_code == 2
     found = only_object(done.stdout)
     assert found["exit_code"] == 2
-    assert "no folder there" in found["error"]["message"]
+    assert "neither an existing folder nor a hub id" in found["error"]["message"]
 
 
 def test_verbose_adds_the_traceback(run, checkpoint):

@@ -73,7 +73,7 @@ def test_what_only_a_run_can_tell_and_what_nobody_knows():
     one, other, cell = dsf.support(nn.ModuleList([Block()]))
     assert (one.name, one.mixer, one.exact) == ("0.attention", "SoftmaxAttention", WHEN_RUN)
     assert (other.name, other.mixer, other.exact) == ("0.mixer", "", NO)
-    assert "dsf.probe reads it if it is linear in its values" in other.how
+    assert "dsf.probe does if it is linear in its values" in other.how
     assert (cell.name, cell.mixer, cell.exact) == ("0.memory", "GRU", "yes")
 
 

@@ -75,7 +75,7 @@ def test_the_numbers_are_those_of_an_inspection(finished):
 
 
 def test_the_summary_is_that_of_the_records(finished):
-    row = next(iter(dsf.jobs.summaries(finished).where(quantity="mean_row_sum", head=1)))
+    row = next(iter(dsf.jobs.summary(finished).where(quantity="mean_row_sum", head=1)))
     values = [
         record["value"]
         for record in dsf.jobs.gather(finished).where(
@@ -101,7 +101,7 @@ def test_moments_by_hand_and_without_what_is_nan():
 
 def test_what_is_finished_is_not_done_again(finished, monkeypatch):
     monkeypatch.setattr(work, "_measure", lambda *_: pytest.fail("done again"))
-    assert len(measure(finished, batch=2)) == len(dsf.jobs.summaries(finished))
+    assert len(measure(finished, batch=2)) == len(dsf.jobs.summary(finished))
 
 
 def test_one_layer_missing_is_a_unit_missing(finished, tmp_path):
@@ -114,7 +114,7 @@ def test_one_layer_missing_is_a_unit_missing(finished, tmp_path):
     (unit / storage.FINISHED).unlink()
     (unit / "0001.safetensors").unlink()
     (unit / ".0001.tmp-99.safetensors").write_bytes(b"half")
-    assert [each.name for each in dsf.jobs.gathering.finished(copy)] == ["00000000+2", "00000003+1"]
+    assert [each.name for each in dsf.jobs.summaries.finished(copy)] == ["00000000+2", "00000003+1"]
     measure(copy, batch=2)
     assert equal_trees(finished, copy)
 
@@ -139,7 +139,7 @@ def test_a_prompt_that_fails_is_told_after_all_others_and_tried_again(tmp_path):
         dsf.jobs.JobError, match=r"1 of 2 units failed\. 00000000\+1: InspectionErr"
     ):
         measure(tmp_path, [[10**6], [1, 2]])
-    assert [unit.name for unit in dsf.jobs.gathering.finished(tmp_path)] == ["00000001+1"]
+    assert [unit.name for unit in dsf.jobs.summaries.finished(tmp_path)] == ["00000001+1"]
     with pytest.raises(dsf.jobs.JobError, match="1 of 2 units failed"):
         measure(tmp_path, [[10**6], [1, 2]])
 
@@ -154,8 +154,8 @@ def test_another_job_in_the_folder_is_refused(finished):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batch": 0}, "batch is 0; a unit needs at least one"),
-        ({"threads": 0}, "threads is 0; a worker needs at least one"),
+        ({"batch": 0}, "batch is 0, but it must be at least 1"),
+        ({"threads": 0}, "threads is 0, but it must be at least 1"),
         ({"prompts": []}, "there are no prompts"),
         ({"prompts": [[1], []]}, "prompt 1 has no token"),
     ],

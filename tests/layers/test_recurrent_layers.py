@@ -173,7 +173,7 @@ def test_a_filter_goes_on_from_its_tail(width):
         (
             partial(layers.MetaLinearAttention, 8, augmentation="linear", with_key=True),
             ValueError,
-            "which a key of its own is not",
+            "which a separate key is not",
         ),
     ],
 )
