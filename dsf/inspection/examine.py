@@ -88,8 +88,9 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         layers, refused = _rebuilt(calls, known, limits, question)
     missed = (*refused, *not_read(model, seen, set(known)))
     title = question.name or type(model).__name__
-    if not layers and any(part.formula is not None for part in refused):
-        raise ReconstructionError("; ".join(part.reason for part in refused))
+    wrong = [part.formula for part in refused if part.formula is not None]
+    if not layers and wrong:
+        raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
     if not layers:
         raise NothingCapturedError(_nothing(title, missed))
     tokens = question.tokens
