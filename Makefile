@@ -33,6 +33,7 @@ pipeline: lint extras check  ## all that needs no graphics card, Chromium, Trito
 extras: setup
 	.ci/chromium
 	@"$(PYTHON)" setup_environment.py --group pipeline
+	.ci/flash-linear-attention $(RUN)/python
 	$(RUN)/python tests/pretrained/fetch.py
 
 check: lint  ## lint, types, tests, doctests and README blocks
@@ -76,5 +77,5 @@ set-up-needs-python:
 	@test -n "$(PYTHON)" || { echo "dsf needs Python 3.11 or later, and none is on the PATH." >&2; exit 2; }
 
 clean:  ## caches, builds and environments
-	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/_generated
+	rm -rf .venv .venv-* .fla build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/_generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
