@@ -206,14 +206,10 @@ def main(names: list[str]) -> None:
         f"{name} in {dtype}"
         for name, runs in record.items()
         for dtype, run in runs.items()
-        if "refused" not in run and (run["unsupported"] or not run["formula"] <= _limit(name))
+        if "refused" not in run and (run["unsupported"] or not run["formula"] <= 1e-12)
     ]
     if wrong:
         sys.exit(f"above their tolerance, or not read: {', '.join(wrong)}")
-
-
-def _limit(name: str) -> float:
-    return 1e-7 if name == "minimax" else 1e-12
 
 
 def _told(found: Mapping[str, Any]) -> str:
@@ -249,9 +245,8 @@ layers. Written by `make sizes`.
 """  # noqa: E501
 NOTE = """
 
-MiniMax keeps the decays of its retention in buffers that the library computes in float32: its limit
-is 1e-7. All others have 1e-12. A dash stands where the library itself does not run the model in that
-number type.
+The limit of every layer is 1e-12. A dash stands where the library itself does not run the model in
+that number type.
 """
 
 

@@ -59,6 +59,8 @@ class Adapter:
             consecutive calls of one sequence are merged into one.
         repeat: for such a module: its output where a copy of it in float64 goes through the joined
             call again, given that copy and the call's arguments.
+        renew: where the module keeps buffers that it computed from others when it was built:
+            computes them anew in its copy in float64, given that copy.
         rewrites_weights: whether the model writes into its weights when it runs, so that a copy of
             them must be taken for the run.
         tolerance: the largest relative error allowed when the model runs in float64 throughout.
@@ -77,6 +79,7 @@ class Adapter:
     split: Callable[[Captured], Parts] = one_layer
     join: Callable[[Sequence[Call]], Sequence[Call]] = _alone
     repeat: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    renew: Callable[[Any], None] | None = None
     rewrites_weights: bool = False
     tolerance: float = 1e-12
     advice: Mapping[str, str] = field(default_factory=dict)

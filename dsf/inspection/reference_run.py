@@ -36,7 +36,7 @@ def reference_call(call: Call, adapter: Adapter) -> Call:
     if call.invocation is None:
         raise NoReferenceError("what its module was called with is not known")
     if call.through is Through.MODULE:
-        return _of_module(call, call.invocation)
+        return _of_module(call, call.invocation, adapter.renew)
     return _of_attention(call, call.invocation)
 
 
@@ -58,8 +58,12 @@ def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Ca
     return _changed(call, arguments, output, call.surroundings)
 
 
-def _of_module(call: Call, invocation: Invocation) -> Call:
-    output = _run(double_copy(call.module), invocation)
+def _of_module(call: Call, invocation: Invocation, renew: Callable[[Any], None] | None) -> Call:
+    twin = double_copy(call.module)
+    if renew is not None:
+        with in_double():
+            renew(twin)
+    output = _run(twin, invocation)
     arguments = {name: in_float64(value) for name, value in call.arguments.items()}
     return _changed(call, arguments, output, call.surroundings)
 
