@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: demo test check pipeline extras lint matrix bench releases pretrained notebooks docs setup clean
+.PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained notebooks docs setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -52,6 +52,9 @@ bench: set-up-needs-python  ## every benchmark against peers and limits: docs/be
 	@"$(PYTHON)" setup_environment.py --venv $(BENCH_VENV) --group peers
 	@"$(PYTHON)" setup_environment.py --venv $(LENS_VENV) --group lens --with transformers==$(LENS_RELEASE)
 	$(BENCH_VENV)/bin/python -m benchmarks $(BENCH)
+
+sizes: setup  ## every recurrent family at a published width: docs/sizes.md
+	$(RUN)/python -m benchmarks.published_sizes
 
 releases: setup  ## every model family on five releases of the model library: docs/releases.md
 	$(RUN)/python -m benchmarks.releases

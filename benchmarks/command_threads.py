@@ -32,7 +32,7 @@ from dsf.claims import chosen
 from dsf.cli.decided import decide_claims
 from dsf.cli.embedded import inspect_embedded
 from dsf.cli.results import decide, write_results
-from dsf.cli.run_model import Prompt, inspect_checkpoint
+from dsf.cli.run_model import Options, Prompt, inspect_checkpoint
 from dsf.cli.threads import ThreadCount
 from dsf.inspection import Inspection
 from dsf.models import NAMES, folder
@@ -117,9 +117,7 @@ def _of_checkpoint(name: str, place: Path, tokens: int, *, checked: bool) -> Cas
     prompt = Prompt(None, " ".join(str(k % VOCABULARY) for k in range(tokens)), None)
 
     def inspection() -> Inspection:
-        return inspect_checkpoint(
-            str(place), prompt, _as_set(), exact=False, offline=True, revision=None
-        )
+        return inspect_checkpoint(str(place), prompt, _as_set(), Options(offline=True))
 
     return Case(name, work, partial(_commands, inspection, checked=checked))
 

@@ -38,7 +38,7 @@ _HOME = {
     "view": "dsf.report",
     "show_versions": "dsf.cli.machine",
 }
-_ROOMS = {
+_SUBPACKAGES = {
     "mixers": "dsf.mixers",
     "layers": "dsf.layers",
     "algebra": "dsf.algebra",
@@ -51,9 +51,10 @@ _ROOMS = {
     "claims": "dsf.claims",
     "jobs": "dsf.jobs",
     "plot": "dsf.plot",
+    "testing": "dsf.testing",
 }
 
-__all__ = ["__version__", *_HOME, *_ROOMS]
+__all__ = ["__version__", *_HOME, *_SUBPACKAGES]
 
 
 install()
@@ -62,8 +63,8 @@ install()
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
-    if name in _ROOMS:
-        return import_module(_ROOMS[name])
+    if name in _SUBPACKAGES:
+        return import_module(_SUBPACKAGES[name])
     raise AttributeError(f"module 'dsf' has no attribute '{name}'")
 
 
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
         mixers,
         plot,
         scans,
+        testing,
         transition,
     )
     from dsf import certificates as certify

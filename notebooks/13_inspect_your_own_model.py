@@ -35,9 +35,9 @@ print(" ".join(words[0]))
 # ## Read
 #
 # `dsf.inspect` runs the model once, captures the input and output of every token mixer, rebuilds
-# each one in float64 from its parameters, and **compares**. The error in the table is the
-# difference between the rebuilt output and the model's own. Above a tolerance it raises an error: a
-# map that does not reproduce its layer is never shown.
+# each one in float64 from its parameters, and **compares** it with its own module, run in float64
+# on the same input: that is `formula`. A layer above 1e-12 is refused, so a map that does not
+# reproduce its layer is never shown. `rounding` is how far the run lies from that module.
 
 # %%
 names = ("llama", "mamba2", "qwen3_next")
@@ -45,7 +45,7 @@ read = {name: dsf.inspect(folder(name), input_ids=drawn.tokens, tokens=words) fo
 for inspection in read.values():
     print(inspection, "\n")
     assert not inspection.unsupported
-    assert all(layer.error < layer.tolerance for layer in inspection)
+    assert all(layer.formula <= layer.tolerance for layer in inspection)
 
 # %% [markdown]
 # ## Look

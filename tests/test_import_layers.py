@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("mixers", "measures", "realisation", "scans"),
     ("certificates", "layers", "models", "loading"),
     ("inspection",),
-    ("network", "properties"),
+    ("network", "properties", "testing"),
     ("report", "claims", "jobs", "exchange"),
     ("plot",),
     ("cli",),

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.releases.cases import ONE_CHUNK, Family, build, inputs
 from dsf.inspection.capture.calls import recording
-from dsf.inspection.capture.precision import guarded
-from dsf.inspection.recorded_run import widened
+from dsf.inspection.capture.precision import guarded, widened
 
 CLEAR = 1e-2  # of the largest output; rounding is below 1e-5
 ALIKE = 0.1  # how closely our error has to be the library's own rounding

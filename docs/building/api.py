@@ -32,7 +32,7 @@ and the :doc:`gallery <../gallery/index>` has a picture of each.
 
 def pages() -> Iterator[tuple[str, str]]:
     """Paths and texts."""
-    parts = {name: import_module(place) for name, place in dsf._ROOMS.items()}
+    parts = {name: import_module(place) for name, place in dsf._SUBPACKAGES.items()}
     parts |= {"inspection": import_module("dsf.inspection")}
     listed = "\n   ".join(("package", *parts))
     yield "api/index.rst", INDEX.format(pages=listed)

@@ -38,13 +38,13 @@ def run(
     """
 
     def work(count: ThreadCount) -> Answer:
-        from dsf.cli.run_model import Prompt, inspect_checkpoint
+        from dsf.cli.run_model import Options, Prompt, inspect_checkpoint
         from dsf.cli.verdicts import check_again, check_model, is_run
 
         if is_run(Path(model)):
             return check_again(Path(model))
         inspection = inspect_checkpoint(
-            model, Prompt(text, ids, file), count, exact=exact, offline=offline, revision=None
+            model, Prompt(text, ids, file), count, Options(exact=exact, offline=offline)
         )
         return check_model(inspection, out, require or [], watched=not (as_json or quiet))
 

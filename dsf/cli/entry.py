@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dsf.cli import check, claims, demo, doctor, inspect_model, measure, support
+from dsf.cli import audit, check, claims, demo, doctor, inspect_model, measure, support
 from dsf.cli.answer import INTERRUPTED, USAGE
 from dsf.distribution import VERSION
 
@@ -27,6 +27,7 @@ app.command("support", short_help="What the mixers of a model become, without ru
 )
 app.command("check", short_help="Properties of every layer, with verdicts and evidence.")(check.run)
 app.command("measure", short_help="Every layer on many prompts: a job that resumes.")(measure.run)
+app.command("audit", short_help="How far a run lies from its modules in float64.")(audit.run)
 app.command("claims", short_help="What the founding papers claim, decided.")(claims.run)
 app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.run)
 

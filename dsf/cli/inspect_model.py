@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.answer import FAILED, WELL, Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -21,7 +21,34 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for report.html and maps.png.")] = Path(
         "dsf-report"
     ),
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Rebuild and compare, and write no files.")
+    ] = False,
+    layers: Annotated[
+        str | None,
+        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(help='Which heads, or channels, of each layer: "2" or "0:4".')
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Number type of the weights: float32, bfloat16, float16, float64."),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference of a rebuilt layer from its module in float64; 1e-12 if left "
+            "out."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first layer that is not reproduced.")
+    ] = False,
+    layerwise: Annotated[
+        bool, typer.Option("--layerwise", help="Load the weights block by block.")
+    ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Contact nobody; a folder never needs to.")
     ] = False,
@@ -36,28 +63,43 @@ def run(
 ) -> None:
     """Rebuild every token mixer of MODEL on one input, compare, and write a report.
 
-    Give the input as --text, --ids or --file.
+    Give the input as --text, --ids or --file. A layer that is not reproduced is listed with the
+    reason, and the exit code is 1.
     """
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.layers import layer_facts, show_layers
         from dsf.cli.results import open_page, write_results
-        from dsf.cli.run_model import Prompt, inspect_checkpoint
+        from dsf.cli.run_model import Options, Prompt, inspect_checkpoint
 
         begun = time.perf_counter()
-        inspection = inspect_checkpoint(
-            model, Prompt(text, ids, file), count, exact=exact, offline=offline, revision=revision
+        options = Options(
+            exact=exact,
+            dtype=dtype,
+            layers=layers,
+            heads=heads,
+            tolerance=tolerance,
+            strict=strict,
+            layerwise=layerwise,
+            offline=offline,
+            revision=revision,
         )
+        inspection = inspect_checkpoint(model, Prompt(text, ids, file), count, options)
         watched = not (as_json or quiet)
-        files = write_results(inspection, out, title=None, facts={}, watched=watched)
+        files: dict[str, str] = {}
+        if not no_report:
+            files = write_results(inspection, out, title=None, facts={}, watched=watched)
         seconds = time.perf_counter() - begun
-        if open_:
+        if open_ and files:
             open_page(files["report"])
 
         def show() -> None:
             show_layers(inspection)
-            print(f"{files['report']} and {files['picture']}, after {seconds:.1f} s")
+            written = f"{files['report']} and {files['picture']}, after" if files else "After"
+            print(f"{written} {seconds:.1f} s")
 
-        return Answer({**layer_facts(inspection), "files": files, "seconds": seconds}, show)
+        failed = any(missed.formula is not None for missed in inspection.unsupported)
+        facts = {**layer_facts(inspection), "files": files, "seconds": seconds}
+        return Answer(facts, show, code=FAILED if failed else WELL)
 
     give("inspect", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -1,13 +1,23 @@
 """The layers of an inspection, for a terminal and for JSON."""
 
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 from dsf.cli.terminal import print_table
 from dsf.inspection import Inspection
 from dsf.report.escaping import escaped
 
-HEADS = ("layer", "family", "read as", "maps", "tokens", "error", "tolerance", "verdict")
+HEADS = (
+    "layer",
+    "family",
+    "read as",
+    "maps",
+    "tokens",
+    "formula",
+    "rounding",
+    "tolerance",
+    "verdict",
+)
 
 
 def show_layers(inspection: Inspection) -> None:
@@ -21,7 +31,8 @@ def show_layers(inspection: Inspection) -> None:
                 type(layer.mixer).__name__,
                 _counted(layer.axes, tuple(layer.system.batch)),
                 str(layer.system.steps),
-                f"{layer.error:.1e}",
+                f"{layer.formula:.1e}",
+                f"{layer.rounding:.1e}",
                 f"{layer.tolerance:.0e}",
                 "reproduced",
             )
@@ -48,16 +59,29 @@ def layer_facts(inspection: Inspection) -> dict[str, Any]:
                 "batch": list(layer.system.batch),
                 "tokens": layer.system.steps,
                 "error": layer.error,
+                "formula": layer.formula,
+                "rounding": layer.rounding,
+                "compared_with": escaped(layer.compared_with, most=500),
+                "heads": None if layer.heads is None else list(layer.heads),
                 "tolerance": layer.tolerance,
             }
             for layer in inspection
         ],
         "unsupported": [
-            {"name": escaped(missed.name, most=500), "class": missed.kind, "reason": missed.reason}
+            {
+                "name": escaped(missed.name, most=500),
+                "class": missed.kind,
+                "reason": missed.reason,
+                "formula": _finite(missed.formula),
+            }
             for missed in inspection.unsupported
         ],
         "environment": inspection.environment,
     }
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and isfinite(number) else None
 
 
 def _counted(axes: tuple[str, ...], batch: tuple[int, ...]) -> str:

@@ -1,17 +1,42 @@
 """A checkpoint and a prompt become an inspection."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from dsf.cli.threads import ThreadCount
-from dsf.inspection import Inspection, inspect
-from dsf.loading import LoadedModel, load_model
+from dsf.inspection import (
+    InspectedLayer,
+    Inspection,
+    Unsupported,
+    inspect,
+    inspect_piecewise,
+)
+from dsf.inspection.capture.environment import environment
+from dsf.inspection.choice import chosen_layers
+from dsf.inspection.choice import parsed as parsed_choice
+from dsf.loading import LoadedModel, load_model, open_piecewise, read_model_tokenizer
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+class _Opened(NamedTuple):
+    """A model whose weights are still on disk, as far as a prompt has to know it."""
+
+    model: Any
+    tokenizer: Any | None
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -31,27 +56,74 @@ class Prompt:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a checkpoint is loaded and looked at.
+
+    Attributes:
+        exact: run the model in float64.
+        dtype: the number type of the weights; None for the one they were saved for.
+        layers, heads: which to look at, as a person types them; None for all.
+        tolerance, strict: as ``dsf.inspect`` takes them.
+        layerwise: load the weights block by block.
+        offline: contact nobody.
+        revision: branch, tag or commit of a hub id.
+    """
+
+    exact: bool = False
+    dtype: str | None = None
+    layers: str | None = None
+    heads: str | None = None
+    tolerance: float | None = None
+    strict: bool = False
+    layerwise: bool = False
+    offline: bool = False
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(
+                f"--dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}, or left out "
+                "for the type that the weights were saved for."
+            )
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise ValueError(
+                f"--tolerance is {self.tolerance}; it is a relative difference between 0 and 1."
+            )
+        beside = [name for name in ("exact", "dtype", "revision") if getattr(self, name)]
+        if self.layerwise and beside:
+            raise ValueError(
+                f"--layerwise and --{beside[0]} exclude each other: leave one of them out."
+            )
+
+
 def inspect_checkpoint(
-    path: str,
-    prompt: Prompt,
-    threads: ThreadCount,
-    *,
-    exact: bool,
-    offline: bool,
-    revision: str | None,
+    path: str, prompt: Prompt, threads: ThreadCount, options: Options
 ) -> Inspection:
     """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both.
 
     Raises:
         LoadError: if the checkpoint is refused.
-        ValueError: if the prompt does not suit the model.
-        InspectionError: if a layer is not reproduced, or none could be read.
+        ValueError: if the prompt or an option does not suit the model.
+        InspectionError: if no layer is reproduced, or none could be read.
     """
-    loaded = load_model(path, revision=revision, offline=offline)
+    if options.layerwise:
+        return _inspect_layerwise(path, prompt, threads, options)
+    dtype = None if options.dtype is None else DTYPES[options.dtype]
+    loaded = load_model(path, revision=options.revision, offline=options.offline, dtype=dtype)
     ids = _token_numbers(prompt, loaded)
     names = _names(ids, loaded)
     threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
-    found = inspect(loaded.model, input_ids=ids, tokens=names, exact=exact)
+    found = inspect(
+        loaded.model,
+        input_ids=ids,
+        tokens=names,
+        exact=options.exact,
+        tolerance=options.tolerance,
+        strict=options.strict,
+        layers=None if options.layers is None else parsed_choice(options.layers),
+        heads=None if options.heads is None else parsed_choice(options.heads),
+    )
     origin = {
         "revision": loaded.revision or "",
         "weights": f"sha256 {loaded.weights_hash[:16]}",
@@ -62,7 +134,42 @@ def inspect_checkpoint(
     return replace(found, model=loaded.identity, environment={**found.environment, **known})
 
 
-def _token_numbers(prompt: Prompt, loaded: LoadedModel) -> Int[Tensor, "1 time"]:
+def _inspect_layerwise(
+    path: str, prompt: Prompt, threads: ThreadCount, options: Options
+) -> Inspection:
+    """The same with one block of the model in memory at a time."""
+    piecewise = open_piecewise(path, offline=options.offline)
+    tokenizer = read_model_tokenizer(path, offline=options.offline)
+    opened = _Opened(piecewise.model, tokenizer, path)
+    ids = _token_numbers(prompt, opened)
+    threads.suit(sum(part.numel() for part in piecewise.model.parameters()) * ids.numel())
+    layers: list[InspectedLayer] = []
+    missed: list[Unsupported] = []
+
+    def keep(found: Sequence[InspectedLayer], unread: Sequence[Unsupported]) -> None:
+        layers.extend(found)
+        missed.extend(unread)
+
+    inspect_piecewise(
+        piecewise,
+        keep,
+        tolerance=options.tolerance,
+        strict=options.strict,
+        heads=None if options.heads is None else parsed_choice(options.heads),
+        input_ids=ids,
+    )
+    wanted = None if options.layers is None else parsed_choice(options.layers)
+    chosen = chosen_layers([layer.name for layer in layers], wanted)
+    return Inspection(
+        layers=tuple(layer for layer in layers if layer.name in chosen),
+        unsupported=tuple(missed),
+        model=path,
+        tokens=tuple(tuple(names) for names in _names(ids, opened)),
+        environment=environment(piecewise.model),
+    )
+
+
+def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _Opened") -> Int[Tensor, "1 time"]:
     if prompt.ids is not None:
         ids = parsed(prompt.ids)
     else:
@@ -104,7 +211,7 @@ def tokenised(text: str, tokenizer: Any | None, model: str) -> list[int]:
     return list(tokenizer(text)["input_ids"])
 
 
-def _names(ids: Int[Tensor, "1 time"], loaded: LoadedModel) -> list[list[str]]:
+def _names(ids: Int[Tensor, "1 time"], loaded: "LoadedModel | _Opened") -> list[list[str]]:
     numbers = ids[0].tolist()
     if loaded.tokenizer is None:
         return [[str(number) for number in numbers]]

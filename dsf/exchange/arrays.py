@@ -135,6 +135,8 @@ def _record(layer: InspectedLayer) -> dict[str, Any]:
         "family": layer.family,
         "mixer": type(layer.mixer).__name__,
         "error": layer.error,
+        "formula": layer.formula,
+        "rounding": layer.rounding,
         "tolerance": layer.tolerance,
     }
 

@@ -7,6 +7,7 @@ from dsf.inspection.errors import (
     NonFiniteWeightsError,
     NothingCapturedError,
     ReconstructionError,
+    RoundingWarning,
 )
 from dsf.inspection.piecewise import inspect_piecewise
 from dsf.inspection.probing.ports import Port
@@ -25,6 +26,7 @@ __all__ = [
     "Port",
     "Probe",
     "ReconstructionError",
+    "RoundingWarning",
     "Support",
     "Unsupported",
     "inspect",

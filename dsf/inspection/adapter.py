@@ -15,7 +15,8 @@ from dsf.mixers import Mixer
 Parts = Iterable[Captured]
 
 
-def _whole(layer: Captured) -> Parts:
+def one_layer(layer: Captured) -> Parts:
+    """A call that holds one layer."""
     return (layer,)
 
 
@@ -56,6 +57,10 @@ class Adapter:
             captured call for each of them.
         join: for a module that is called once for every token (an LSTM cell): its calls, where
             consecutive calls of one sequence are merged into one.
+        repeat: for such a module: its output where a copy of it in float64 goes through the joined
+            call again, given that copy and the call's arguments.
+        renew: where the module keeps buffers that it computed from others when it was built:
+            computes them anew in its copy in float64, given that copy.
         rewrites_weights: whether the model writes into its weights when it runs, so that a copy of
             them must be taken for the run.
         tolerance: the largest relative error allowed when the model runs in float64 throughout.
@@ -71,8 +76,10 @@ class Adapter:
     whole: Callable[[Any], AffineLayer] | None = None
     overlooked: Callable[[Captured], Tensor | None] = _none
     axes: tuple[str, ...] = ("sample", "head")
-    split: Callable[[Captured], Parts] = _whole
+    split: Callable[[Captured], Parts] = one_layer
     join: Callable[[Sequence[Call]], Sequence[Call]] = _alone
+    repeat: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    renew: Callable[[Any], None] | None = None
     rewrites_weights: bool = False
     tolerance: float = 1e-12
     advice: Mapping[str, str] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
 from dsf.inspection.probing.ports import Port
@@ -20,6 +21,9 @@ def inspect(
     text: str | Sequence[str] | None = None,
     exact: bool = False,
     tolerance: float | None = None,
+    strict: bool = False,
+    layers: Chosen = None,
+    heads: Chosen = None,
     tokens: Sequence[Sequence[str]] | None = None,
     adapters: Sequence[Adapter] = (),
     probe: Mapping[str, Probe] | Sequence[str] = (),
@@ -33,7 +37,14 @@ def inspect(
         inputs, named: what the model is called with, such as ``input_ids=...``.
         text: instead of ``input_ids``, for a checkpoint that brings its tokenizer.
         exact: run a copy of the model in float64 throughout.
-        tolerance: the largest relative error of a layer; by default one that suits its dtype.
+        tolerance: the largest difference of a rebuilt layer from its module in float64, relative;
+            1e-12 by default.
+        strict: raise for the first layer that is not reproduced. By default it is listed under
+            ``unsupported`` with the reason, and the other layers are read.
+        layers: which layers to rebuild and keep: numbers in the order in which they run, slices,
+            names, paths of modules that hold them, patterns such as ``"*.3.*"``, or several of
+            these; all by default.
+        heads: which heads of each, or channels where a layer has those: numbers or slices.
         tokens: the text of every token, one sequence for each sample.
         adapters: how to read modules of your own; they take precedence over those of dsf.
         probe: paths of modules that no adapter reads, to be probed with unit values (see
@@ -43,7 +54,8 @@ def inspect(
         LoadError: if a checkpoint is refused.
         InspectionError: if the model cannot be run on these inputs.
         NonFiniteWeightsError: if a weight is NaN or infinite.
-        ReconstructionError: if a rebuilt layer does not reproduce its output.
+        ReconstructionError: if a rebuilt layer does not reproduce its module and ``strict`` is
+            set, or no layer is left.
         NothingCapturedError: if no layer could be read.
 
     >>> import dsf, torch
@@ -75,6 +87,9 @@ def inspect(
         named=named,
         exact=exact,
         tolerance=tolerance,
+        strict=strict,
+        layers=layers,
+        heads=heads,
         tokens=tokens,
         name=name,
         adapters=adapters,
@@ -90,6 +105,7 @@ def probe(
     response: str | Port | None = None,
     exact: bool = True,
     tolerance: float | None = None,
+    heads: Chosen = None,
     **named: Any,
 ) -> InspectedLayer:
     """The exact map of a mixer that no adapter reads, measured by replacing its values.
@@ -109,6 +125,7 @@ def probe(
             not given, they are searched for by name and by trial.
         exact: run a copy in float64 throughout.
         tolerance: the largest relative error of the module's output when it is rebuilt.
+        heads: which heads or channels to keep: numbers or slices; all by default.
 
     Raises:
         NothingCapturedError: if the module is not linear in its values; the message states the
@@ -130,6 +147,8 @@ def probe(
         named=named,
         exact=exact,
         tolerance=tolerance,
+        strict=True,
+        heads=heads,
         probe={"": Probe(value=value, response=response)},
     )
     return examine(module, question)[0]

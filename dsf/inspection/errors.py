@@ -1,12 +1,26 @@
 """The errors that an inspection raises."""
 
+import math
+
 
 class InspectionError(ValueError):
     """A model could not be read."""
 
 
 class ReconstructionError(InspectionError):
-    """A layer that was rebuilt from its coefficients does not reproduce the captured output."""
+    """A layer that was rebuilt from its coefficients does not reproduce the layer itself.
+
+    Attributes:
+        formula: the relative difference; NaN where nothing could be compared.
+    """
+
+    def __init__(self, message: str, formula: float = math.nan):
+        super().__init__(message)
+        self.formula = formula
+
+
+class RoundingWarning(UserWarning):
+    """A run lies further from its module in float64 than its number type and length explain."""
 
 
 class UnreadableError(InspectionError):

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,13 +12,14 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Through
 from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.precision import dtype_of
+from dsf.inspection.capture.precision import dtype_of, widened
 from dsf.inspection.capture.screening import check_runnable
-from dsf.inspection.errors import NothingCapturedError, UnreadableError
+from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
+from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.probing.probe import FAMILY, Probe, probes
-from dsf.inspection.rebuild import Limits, rebuild
-from dsf.inspection.recorded_run import run, widened
+from dsf.inspection.rebuild import Limits, layer_names, rebuild
+from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.support_table import not_read
@@ -38,10 +39,12 @@ class Question:
     Attributes:
         inputs, named: what the model is called with.
         exact: run a copy of the model in float64 throughout, with tolerances near 1e-12.
-        tolerance: the largest relative error a layer may have; by default one that suits its
-            dtype.
+        tolerance: the largest difference of a rebuilt layer from its module in float64, relative;
+            by default that of its adapter.
         tokens: the text of every token, one sequence for each sample.
         name: the name of the model; by default that of its class.
+        strict: whether a layer that is not reproduced ends the inspection; otherwise it is listed.
+        layers, heads: which are looked at; None for all.
         adapters: further adapters, which take precedence over all others.
         probe: modules that are probed with unit values instead of being read by an adapter.
     """
@@ -52,6 +55,9 @@ class Question:
     tolerance: float | None = None
     tokens: Sequence[Sequence[str]] | None = None
     name: str | None = None
+    strict: bool = False
+    layers: Chosen = None
+    heads: Chosen = None
     adapters: Sequence[Adapter] = ()
     probe: Mapping[str, Probe] | Sequence[str] = ()
 
@@ -79,9 +85,12 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         watched = {path: model.get_submodule(path) for path in known}
         calls = run(model, watched, inputs, named)
         seen = {call.name for call in calls}
-        layers, refused = _rebuilt(calls, known, limits)
+        layers, refused = _rebuilt(calls, known, limits, question)
     missed = (*refused, *not_read(model, seen, set(known)))
     title = question.name or type(model).__name__
+    wrong = [part.formula for part in refused if part.formula is not None]
+    if not layers and wrong:
+        raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
     if not layers:
         raise NothingCapturedError(_nothing(title, missed))
     tokens = question.tokens
@@ -100,7 +109,7 @@ def examine_part(
     inputs: tuple[Any, ...],
     named: dict[str, Any],
     *,
-    tolerance: float | None = None,
+    question: Question,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
 
@@ -118,7 +127,8 @@ def examine_part(
         watched = {at: model.get_submodule(at) for at in known}
         calls = run(model, watched, inputs, named, part=part)
         seen = {call.name for call in calls}
-        layers, refused = _rebuilt(calls, known, Limits(guarded=False, tolerance=tolerance))
+        limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
+        layers, refused = _rebuilt(calls, known, limits, question)
     missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
     return layers, (*refused, *missed)
 
@@ -141,16 +151,35 @@ def _with_probes(
 
 
 def _rebuilt(
-    calls: list[Call], known: Known, limits: Limits
+    calls: list[Call], known: Known, limits: Limits, question: Question
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     layers: list[InspectedLayer] = []
     refused: list[Unsupported] = []
-    for call, adapter, family in sequences(calls, known):
+    found = sequences(calls, known)
+    names = [layer_names(call, adapter, family) for call, adapter, family in found]
+    wanted = chosen_layers([name for several in names for name in several], question.layers)
+    for (call, adapter, family), several in zip(found, names, strict=True):
+        only = wanted.intersection(several)
+        if not only:
+            continue
         try:
-            layers += rebuild(call, adapter, family, limits)
+            built = rebuild(call, adapter, family, limits)
+            layers += [_with_heads(layer, question.heads) for layer in built if layer.name in only]
         except UnreadableError as error:
             refused.append(Unsupported(call.name, described(call.module), str(error).rstrip(".")))
+        except ReconstructionError as error:
+            if question.strict:
+                raise
+            kind, reason = described(call.module), str(error).rstrip(".")
+            refused.append(Unsupported(call.name, kind, reason, error.formula))
     return tuple(layers), tuple(refused)
+
+
+def _with_heads(layer: InspectedLayer, wanted: Chosen) -> InspectedLayer:
+    """The layer with some of its heads; of channels where it has these instead."""
+    count = layer.system.batch[-1] if len(layer.system.batch) > 1 else 1
+    heads = chosen_heads(layer.name, count, wanted)
+    return layer if heads is None else replace(layer, heads=heads)
 
 
 def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:

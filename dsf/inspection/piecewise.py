@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from dsf.inspection.capture.screening import check_open_weights
+from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import InspectionError, NothingCapturedError
-from dsf.inspection.examine import examine_part
+from dsf.inspection.examine import Question, examine_part
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import InspectedLayer, Unsupported
 from dsf.loading.piecewise import PiecewiseModel
@@ -19,7 +20,13 @@ Look = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
 
 
 def inspect_piecewise(
-    piecewise: PiecewiseModel, visit: Visit, *, tolerance: float | None = None, **named: Any
+    piecewise: PiecewiseModel,
+    visit: Visit,
+    *,
+    tolerance: float | None = None,
+    strict: bool = False,
+    heads: Chosen = None,
+    **named: Any,
 ) -> None:
     """Run the body of a model once and pass the layers of every block to ``visit``.
 
@@ -30,7 +37,7 @@ def inspect_piecewise(
     Args:
         piecewise: a model as ``dsf.loading.open_piecewise`` gives it.
         visit: called once for every block, in the order in which they run.
-        tolerance: the largest relative error of a layer; by default one that suits its dtype.
+        tolerance, strict, heads: as for ``dsf.inspect``.
         named: what the model is called with, such as ``input_ids=...``.
 
     Raises:
@@ -46,10 +53,11 @@ def inspect_piecewise(
             "block. Load the whole model and use dsf.inspect."
         )
     model, seen = piecewise.model, 0
+    question = Question(tolerance=tolerance, strict=strict, heads=heads)
 
     def look(path: str, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
         nonlocal seen
-        layers, missed = examine_part(model, path, inputs, given, tolerance=tolerance)
+        layers, missed = examine_part(model, path, inputs, given, question=question)
         seen += len(layers)
         visit(layers, missed)
 

@@ -1,5 +1,6 @@
 """Rebuilds a layer from a captured call and compares it with the output that was captured."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,15 +11,18 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import respond
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.calls import Call, Captured, Weights, in_float64
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
-from dsf.inspection.capture.precision import TOLERANCE
-from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.capture.precision import TOLERANCE, expected_rounding
+from dsf.inspection.errors import InspectionError, ReconstructionError, RoundingWarning
+from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.head_layout import as_tokens
+
+IN_DOUBLE = "its module in float64"
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,15 @@ class Limits:
     guarded: bool = False
     tolerance: float | None = None
 
-    def of(self, adapter: Adapter, dtype: torch.dtype) -> float:
-        """The limit for a layer whose captured output has this ``dtype``."""
+    def of(self, adapter: Adapter, dtype: torch.dtype, *, sharp: bool) -> float:
+        """The limit for a layer whose output came in ``dtype``.
+
+        Args:
+            sharp: whether it is compared with its module in float64.
+        """
         if self.tolerance is not None:
             return self.tolerance
-        return adapter.tolerance if self.guarded else TOLERANCE.get(dtype, 1e-5)
+        return adapter.tolerance if sharp else TOLERANCE.get(dtype, 1e-5)
 
 
 def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
@@ -63,19 +71,72 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
 
 
 def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
-    tolerance = limits.of(adapter, call.first_output.dtype)
-    for layer in captured_layers(call, adapter, family):
+    reference, compared_with, sharp = _reference(call, adapter, limits)
+    tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
+    layers = captured_layers(reference, adapter, family)
+    outputs = [layer.output for layer in captured_layers(call, adapter, family)]
+    for layer, output in zip(layers, outputs, strict=True):
         mixer = adapter.read(layer)
         system = mixer.system()
         rebuilt = adapter.finished(layer, mixer, respond(system, mixer.signal()))
-        error = relative_error(rebuilt, layer.output)
-        if not error <= tolerance:
-            raise ReconstructionError(_worded(layer, adapter, error, tolerance))
-        axes = getattr(mixer, "axes", adapter.axes)[: len(system.batch)]
-        build_whole = partial(whole_layer, layer, adapter, mixer, tolerance)
+        if not output.isfinite().all():
+            raise ReconstructionError(_not_finite(layer))
+        formula = relative_error(rebuilt, layer.output)
+        rounding = 0.0 if reference is call else relative_error(output, layer.output)
+        if not formula <= tolerance:
+            raise ReconstructionError(
+                _worded(layer, adapter, formula, tolerance, compared_with), formula
+            )
+        expected = expected_rounding(call.first_output.dtype, system.steps)
+        if rounding > expected:
+            _warn_of_rounding(layer, rounding, expected, call.first_output.dtype)
         yield InspectedLayer(
-            layer.name, family, mixer, axes, error, tolerance, Fingerprint(mixer), build_whole
+            name=layer.name,
+            family=family,
+            mixer=mixer,
+            axes=getattr(mixer, "axes", adapter.axes)[: len(system.batch)],
+            error=max(formula, rounding),
+            tolerance=tolerance,
+            fingerprint=Fingerprint(mixer),
+            shell=partial(whole_layer, layer, adapter, mixer, tolerance),
+            formula=formula,
+            rounding=rounding,
+            compared_with=compared_with,
         )
+
+
+def _warn_of_rounding(
+    layer: Captured, rounding: float, expected: float, dtype: torch.dtype
+) -> None:
+    kind = str(dtype).removeprefix("torch.")
+    warnings.warn(
+        f"{_who(layer)}: what it put out in this run differs by {rounding:.1e} relative from its "
+        f"module in float64 on the same input, more than {kind} explains ({expected:.0e}). Its map "
+        "is that of the module in float64; look at the kernel that this run used, or at what "
+        "changes the module's weights or output.",
+        RoundingWarning,
+        stacklevel=2,
+    )
+
+
+def _reference(call: Call, adapter: Adapter, limits: Limits) -> tuple[Call, str, bool]:
+    """What a layer is compared with, in words, and whether that ran in float64."""
+    if limits.guarded:
+        return call, IN_DOUBLE, True
+    if call.invocation is not None and not adapter.rewrites_weights:
+        call.invocation.check_weights(call.name)
+    try:
+        return reference_call(call, adapter), IN_DOUBLE, True
+    except NoReferenceError as error:
+        dtype = str(call.first_output.dtype).removeprefix("torch.")
+        return call, f"what it put out in {dtype}: {error}", False
+
+
+def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:
+    """What the layers of a call are called; most calls hold one."""
+    if adapter.split is one_layer:
+        return [call.name]
+    return [layer.name for layer in captured_layers(call, adapter, family)]
 
 
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:
@@ -101,7 +162,7 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
     """
     whole, error = whole_and_error(layer, adapter, mixer)
     if not error <= tolerance:
-        raise ReconstructionError(_worded(layer, adapter, error, tolerance))
+        raise ReconstructionError(_worded(layer, adapter, error, tolerance), error)
     return whole
 
 
@@ -142,17 +203,30 @@ def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*
     return difference / largest if largest > 0 else difference
 
 
-def _worded(layer: Captured, adapter: Adapter, error: float, tolerance: float) -> str:
-    who = f"{layer.name} ({described(layer.module)}, read as '{layer.family}')"
-    if not layer.output.isfinite().all():
-        return (
-            f"{who}: its output holds NaN or infinite numbers, so nothing can be compared. Look "
-            "for an input that overflows the dtype, or for a query whose keys are all masked."
-        )
+def _who(layer: Captured) -> str:
+    return f"{layer.name} ({described(layer.module)}, read as '{layer.family}')"
+
+
+def _not_finite(layer: Captured) -> str:
     return (
-        f"{who}: the rebuilt layer differs from the captured output by {error:.1e} relative, above "
-        f"the tolerance of {tolerance:.0e}, so its map would not be that of the layer. Either the "
-        "module was altered, or this release of its library computes it differently; try another "
-        "release, or report it. "
+        f"{_who(layer)}: its output holds NaN or infinite numbers, so nothing can be compared. "
+        "Look for an input that overflows the dtype, or for a query whose keys are all masked."
+    )
+
+
+def _worded(
+    layer: Captured,
+    adapter: Adapter,
+    error: float,
+    tolerance: float,
+    compared_with: str = IN_DOUBLE,
+) -> str:
+    if not layer.output.isfinite().all():
+        return _not_finite(layer)
+    return (
+        f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from {compared_with}, "
+        f"above the tolerance of {tolerance:.0e}. Its map would not be the layer's: the "
+        "module does not compute what its family does, in this release or after a change to it. "
+        "Read it with an adapter of its own, or report it. "
         f"{adapter.advice.get(layer.family, '')}"
     ).rstrip()

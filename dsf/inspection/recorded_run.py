@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.capture.calls import Call, recording
 from dsf.inspection.capture.environment import described
@@ -62,19 +61,6 @@ def run(
                 "same inputs; inspect passes them on unchanged."
             ) from error
     return calls
-
-
-def widened(value: Any) -> Any:
-    """Floating-point tensors in float64, also inside tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value
-    if isinstance(value, PackedSequence):
-        return value._replace(data=widened(value.data))
-    if type(value) in (tuple, list):
-        return type(value)(widened(part) for part in value)
-    if isinstance(value, dict):
-        return {name: widened(part) for name, part in value.items()}
-    return value
 
 
 def _sized(part: Any) -> str:

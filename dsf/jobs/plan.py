@@ -9,7 +9,7 @@ from typing import Any
 
 from dsf.saving import replace_file
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "job.json"
 
 

@@ -28,7 +28,7 @@ class LayerFacts:
 
     Attributes:
         name, family, axes: those of the inspected layer; the first axis counts the prompts.
-        error, tolerance: of the reconstruction; the error is the largest over the prompts.
+        error, formula, rounding, tolerance: as of an inspected layer, the largest over the prompts.
         unmeasured: for each quantity that is not defined here, the reason.
     """
 
@@ -36,6 +36,8 @@ class LayerFacts:
     family: str
     axes: tuple[str, ...]
     error: float
+    formula: float
+    rounding: float
     tolerance: float
     unmeasured: Mapping[str, str]
 

@@ -44,9 +44,13 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
         unsupported.extend(missed)
 
     if plan.layerwise:
-        inspect_piecewise(_opened(plan.model), keep, tolerance=plan.tolerance, input_ids=ids)
+        inspect_piecewise(
+            _opened(plan.model), keep, tolerance=plan.tolerance, strict=True, input_ids=ids
+        )
     else:
-        found = inspect(_loaded(plan.model).model, tolerance=plan.tolerance, input_ids=ids)
+        found = inspect(
+            _loaded(plan.model).model, tolerance=plan.tolerance, strict=True, input_ids=ids
+        )
         keep(tuple(found), found.unsupported)
     finish(folder, unit, number, tuple(unsupported))
 
@@ -56,7 +60,14 @@ def _measured(
 ) -> tuple[LayerFacts, dict[str, Tensor]]:
     found, unmeasured = values(layer, {name: QUANTITIES[name] for name in quantities})
     facts = LayerFacts(
-        layer.name, layer.family, layer.axes, layer.error, layer.tolerance, unmeasured
+        name=layer.name,
+        family=layer.family,
+        axes=layer.axes,
+        error=layer.error,
+        formula=layer.formula,
+        rounding=layer.rounding,
+        tolerance=layer.tolerance,
+        unmeasured=unmeasured,
     )
     return facts, found
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.capture.precision import guarded
+from dsf.inspection.capture.precision import guarded, widened
 from dsf.inspection.entry import inspect
 from dsf.inspection.errors import InspectionError, ReconstructionError
-from dsf.inspection.recorded_run import widened, without_cache
+from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
 from dsf.network.stacked import Stack
 from dsf.network.trace import Trace, calls_by_module

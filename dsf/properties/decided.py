@@ -52,7 +52,7 @@ def findings(layer: InspectedLayer, *, folder: Path | None = None) -> Iterator[F
     a whole. Certificates are written to ``folder`` if one is given.
     """
     for index in _parts(layer):
-        part = dict(zip(layer.axes, index, strict=False))
+        part = dict(zip(layer.axes, layer.place(index), strict=False))
         for name, decide in PROPERTIES.items():
             certificate = decide(layer, index, folder)
             if certificate is not None:

@@ -47,7 +47,8 @@ def checked_run(inspection: Inspection, folder: Path, *, progress: Progress | No
         "tokens": inspection.tokens,
         "layers": [
             {"name": layer.name, "family": layer.family, "error": layer.error,
-             "tolerance": layer.tolerance, "unit": f"units/{number:04d}"}
+             "formula": layer.formula, "rounding": layer.rounding, "tolerance": layer.tolerance,
+             "unit": f"units/{number:04d}"}
             for number, layer in enumerate(inspection)
         ],
         "unsupported": [vars(missed) for missed in inspection.unsupported],

@@ -184,7 +184,7 @@ def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
 
 def _name_layer(axes: Axes, layer: InspectedLayer) -> None:
     name = "\n".join(wrap(escaped(layer.name).replace(" · ", " "), NAME))
-    text = f"{name}\n{escaped(layer.family)}\nerror {layer.error:.0e}"
+    text = f"{name}\n{escaped(layer.family)}\nformula {layer.formula:.0e}"
     axes.annotate(
         text,
         (0, 0.5),

@@ -4,7 +4,7 @@
 of its state. ``layer_content`` puts these together with the pooled maps, as bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,6 +51,10 @@ class Drawn:
     def map(self) -> Shaped[Tensor, "*batch rows columns"]:
         """All of these maps, as matrices."""
         return attention_map(self.system)
+
+    def place(self, index: Sequence[int]) -> tuple[int, ...]:
+        """The number of a drawn map."""
+        return tuple(index)
 
 
 def measures_of(drawn: Selection, *, finite: bool) -> list[list[tuple[str, float | None]]]:
@@ -216,7 +220,9 @@ def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
         "name": escaped(layer.name),
         "family": escaped(layer.family),
         "mixer": type(layer.mixer).__name__,
-        "error": float(layer.error) if np.isfinite(layer.error) else None,
+        "error": _finite(layer.error),
+        "formula": _finite(layer.formula),
+        "rounding": _finite(layer.rounding),
         "tolerance": layer.tolerance,
         "written": drawn.system.steps,
         "read": getattr(drawn.system, "read_steps", drawn.system.steps),

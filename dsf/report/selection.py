@@ -69,7 +69,7 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
     return Selection(
         places=places,
         samples=[place[0] if samples > 1 else 0 for place in places],
-        labels=[_label(layer.axes, place, samples) for place in places],
+        labels=[_label(layer.axes, layer.place(place), samples) for place in places],
         system=part_of(layer.system, places) if batch else layer.system,
         total=prod(batch),
         chosen=chosen,

@@ -31,7 +31,7 @@ class Subject:
         """The verdicts about one map of a layer, including those about the whole layer."""
         if self.verdicts is None:
             return []
-        about = dict(zip(layer.axes, place, strict=False))
+        about = dict(zip(layer.axes, layer.place(place), strict=False))
         return [
             _verdict(record)
             for record in self.verdicts.where(layer=layer.name).to_json()

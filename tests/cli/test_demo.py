@@ -23,7 +23,7 @@ def test_the_demo_runs_in_a_process_of_its_own_without_a_network(run_alone, only
     assert found["seconds"] < 60
     assert min(found["recall"].values()) > 0.9
     assert {layer["name"].split(" · ")[0] for layer in found["layers"]} == set(models.NAMES)
-    assert all(layer["error"] <= layer["tolerance"] for layer in found["layers"])
+    assert all(layer["formula"] <= layer["tolerance"] for layer in found["layers"])
     assert {record["verdict"] for record in found["verdicts"]} >= {"PROVED", "REFUTED"}
     assert (tmp_path / found["run"] / "checker.py").is_file()
     assert "PROVED" in (tmp_path / found["files"]["report"]).read_text(encoding="utf-8")

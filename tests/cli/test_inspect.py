@@ -31,7 +31,7 @@ def test_json_is_one_object_of_this_form(run, checkpoint, only_object):
     }
     assert (found["schema_version"], found["command"], found["exit_code"]) == (1, "inspect", 0)
     first = found["layers"][0]
-    assert {**first, "error": 0} == {
+    assert {**first, "error": 0, "formula": 0, "rounding": 0} == {
         "name": "model.layers.0.self_attn",
         "family": "llama",
         "mixer": "SoftmaxAttention",
@@ -39,9 +39,14 @@ def test_json_is_one_object_of_this_form(run, checkpoint, only_object):
         "batch": [1, 2],
         "tokens": 3,
         "error": 0,
-        "tolerance": first["tolerance"],
+        "formula": 0,
+        "rounding": 0,
+        "compared_with": "its module in float64",
+        "heads": None,
+        "tolerance": 1e-12,
     }
-    assert first["error"] <= first["tolerance"] < 1e-8
+    assert first["formula"] <= first["tolerance"]
+    assert first["error"] == max(first["formula"], first["rounding"])
     assert found["environment"]["weights"].startswith("sha256 ")
 
 

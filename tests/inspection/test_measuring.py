@@ -35,6 +35,9 @@ class Broken:
     def map(self):
         return torch.full((1, 3, 3), torch.nan)
 
+    def place(self, index):
+        return index
+
 
 def test_what_cannot_be_measured_says_why():
     table = measured([Broken()])

@@ -46,9 +46,13 @@ def test_the_default_type_is_put_back():
     assert torch.get_default_dtype() is torch.float32
 
 
-def test_tolerances_follow_the_number_type():
+def test_the_tolerance_is_the_same_for_every_number_type():
     x = torch.randn(1, 5, 3)
     single, exact = (
         dsf.inspect(nn.GRU(3, 4, batch_first=True), x, exact=each)[0] for each in (False, True)
     )
-    assert (single.tolerance, exact.tolerance) == (1e-5, 1e-12)
+    assert (single.tolerance, exact.tolerance) == (1e-12, 1e-12)
+    assert max(single.formula, exact.formula) < 1e-14
+    assert 1e-9 < single.rounding == single.error < 1e-6
+    assert exact.rounding == 0
+    assert single.compared_with == exact.compared_with == "its module in float64"

@@ -23,7 +23,8 @@ def test_it_is_a_sequence_of_layers(inspection):
     assert isinstance(inspection, Inspection)
     assert len(inspection) == 2
     assert list(inspection) == [inspection[0], inspection[1]]
-    assert inspection[:1] == (inspection[0],)
+    assert list(inspection[:1]) == [inspection[0]]
+    assert isinstance(inspection[:1], Inspection)
     assert isinstance(inspection[-1], InspectedLayer)
     assert inspection.model == "Sequential"
     assert inspection.tokens[1][4] == "<e>"
@@ -39,9 +40,9 @@ def test_what_the_run_depends_on(inspection):
 def test_text(inspection):
     first, second, third = repr(inspection).splitlines()
     assert first == "Inspection(Sequential: 2 layers)"
-    assert second.startswith("  0[layer 0]  gru as GRU, error ")
-    assert third.startswith("  0[layer 1]  gru as GRU, error ")
-    assert repr(inspection[1]).startswith("InspectedLayer(0[layer 1]: gru as GRU, error ")
+    assert second.startswith("  0[layer 0]  gru as GRU, formula ")
+    assert third.startswith("  0[layer 1]  gru as GRU, formula ")
+    assert repr(inspection[1]).startswith("InspectedLayer(0[layer 1]: gru as GRU, formula ")
 
 
 def test_tables_for_notebooks_escape_what_they_show(inspection):

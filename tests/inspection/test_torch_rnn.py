@@ -229,5 +229,5 @@ def test_a_module_that_was_altered_is_refused(family):
             return output * 1.001, state
 
     module = with_drawn_weights(Altered(WIDTH, 4))
-    with pytest.raises(ReconstructionError, match=f"read as '{family}'.*differs from the captured"):
+    with pytest.raises(ReconstructionError, match=f"read as '{family}'.*differs by 1"):
         dsf.inspect(module, torch.randn(TOKENS, 1, WIDTH))

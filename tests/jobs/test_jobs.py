@@ -42,8 +42,8 @@ def finished(tmp_path_factory):
 
 def test_a_limit_on_the_error_reaches_every_layer(tmp_path):
     for layerwise in (False, True):
-        with pytest.raises(dsf.jobs.JobError, match="1e-15"):
-            measure(tmp_path / str(layerwise), PROMPTS[2:3], tolerance=1e-15, layerwise=layerwise)
+        with pytest.raises(dsf.jobs.JobError, match="1e-18"):
+            measure(tmp_path / str(layerwise), PROMPTS[2:3], tolerance=1e-18, layerwise=layerwise)
     measure(tmp_path / "loose", PROMPTS[2:3], tolerance=0.01)
     assert json.loads((tmp_path / "loose" / "job.json").read_text())["tolerance"] == 0.01
     with pytest.raises(ValueError, match="holds another job: tolerance differ"):

@@ -198,7 +198,19 @@ def test_the_content_has_this_form(inspected):
     assert data["schema_version"] == 2
     assert data["models"] == [{"name": "drawn/model", "tokens": [list("abcdefghi")]}]
     assert set(layer) == {
-        *("name", "family", "mixer", "model", "error", "tolerance", "written", "read", "ports"),
+        *(
+            "name",
+            "family",
+            "mixer",
+            "model",
+            "error",
+            "formula",
+            "rounding",
+            "tolerance",
+            "written",
+            "read",
+            "ports",
+        ),
         *("total", "chosen", "thumbnails", "maps"),
     }
     assert set(layer["maps"][0]) == {

@@ -8,7 +8,7 @@ output in float64, and ``Weights``, which converts a parameter only when it is l
 import inspect as signatures
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.capture.integrity import times_written
-from dsf.inspection.capture.module_stack import Surroundings
-from dsf.inspection.errors import InspectionError
+from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
+from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.stages import Project
 
 
@@ -34,10 +34,43 @@ class Through(Enum):
 
 
 @dataclass(eq=False)
-class Call:
-    """One call of one module: bound arguments and output, as the model had them.
+class Invocation:
+    """One forward pass of one module, kept so that it can be repeated.
 
     Attributes:
+        module: the module that ran.
+        args, kwargs: what it was called with, copied.
+        weights: where each weight lay when it began, and how often it had been written into.
+        calls: the token mixers that ran in it, first to last; the module itself, or attentions.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: list[tuple[int, int]]
+    calls: list["Call"] = field(default_factory=list)
+
+    def check_weights(self, name: str) -> None:
+        """Raise unless the weights of the module are still those that it ran with.
+
+        Raises:
+            ReconstructionError: if they are not.
+        """
+        if storage_of(self.module) != self.weights:
+            raise ReconstructionError(
+                f"{name}: the weights of its module were exchanged or written into after it ran, "
+                "by a hook or by the model itself, so nothing can be said about the layer of this "
+                "run. Inspect the model without what changes its weights."
+            )
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one token mixer: bound arguments and output, as the model had them.
+
+    Attributes:
+        invocation: the forward pass in which it happened; None where that is not known.
+        implementation: under which name the model library calls its attention, where it does.
         place: the position of the call in the run, growing with every call.
         through: by which way the call was recorded.
         surroundings: what the module of an attention computes before and after it, where that was
@@ -51,6 +84,8 @@ class Call:
     place: int
     through: Through = Through.MODULE
     surroundings: Surroundings | None = None
+    invocation: Invocation | None = None
+    implementation: str = ""
 
     @property
     def first_output(self) -> Tensor:
@@ -59,6 +94,11 @@ class Call:
         while isinstance(output, tuple | list):
             output = output[0]
         return output
+
+
+def storage_of(module: nn.Module) -> list[tuple[int, int]]:
+    """Where every weight lies, and how often it was written into."""
+    return [(part.data_ptr(), times_written(part)) for part in module.parameters()]
 
 
 def bound(
@@ -85,26 +125,61 @@ def copied(value: Any) -> Any:
         return value._replace(data=copied(value.data))
     if type(value) in (tuple, list):
         return type(value)(copied(part) for part in value)
+    if type(value) is dict:
+        return {name: copied(part) for name, part in value.items()}
     return value
+
+
+def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
+    """The forward pass of ``module`` that is running now, with copies of what it was called with.
+
+    All mixers that run in one forward pass share one.
+    """
+    frame = where.frame_of(module)
+    if frame is None:
+        return None
+    if frame.invocation is None:
+        args, kwargs = copied(frame.args), copied(frame.kwargs)
+        frame.invocation = Invocation(module, args, kwargs, storage_of(module))
+    return frame.invocation
+
+
+def add_call(calls: list[Call], call: Call, where: ModuleStack) -> None:
+    """Append a mixer that ran inside of the module of ``call``, with the forward pass it ran in."""
+    call.invocation = invocation_of(where, call.module)
+    config = getattr(call.module, "config", None)
+    call.implementation = getattr(config, "_attn_implementation_internal", None) or ""
+    if call.invocation is not None:
+        call.invocation.calls.append(call)
+    calls.append(call)
 
 
 @contextmanager
 def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[None]:
     """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
-    handles = []
+    handles: list[Any] = []
+    begun: dict[nn.Module, list[list[tuple[int, int]]]] = {}
+
+    def begin(module: nn.Module, _: Any) -> None:
+        begun.setdefault(module, []).append(storage_of(module))
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
-            given = bound(module.forward, args, kwargs)
-            arguments = {key: copied(part) for key, part in given.items()}
-            calls.append(Call(name, module, arguments, copied(output), place=len(calls)))
+            weights = begun[module].pop()
+            invocation = Invocation(module, copied(args), copied(kwargs), weights)
+            arguments = bound(module.forward, invocation.args, invocation.kwargs)
+            call = Call(name, module, arguments, copied(output), place=len(calls))
+            call.invocation = invocation
+            invocation.calls.append(call)
+            calls.append(call)
 
         return hook
 
     try:
         for name, module in modules.items():
+            handles.append(module.register_forward_pre_hook(begin))
             handles.append(module.register_forward_hook(hook_for(name), with_kwargs=True))
         yield
     finally:

@@ -60,12 +60,17 @@ class Frame:
     """A module that is running.
 
     Attributes:
+        args, kwargs: what it was called with.
         projected: the calls of linear maps so far, in running order.
         callbacks: what to call once the module has returned, each with the number of linear maps
             that had run when it was added.
+        invocation: what was copied of this forward pass, once a token mixer ran in it.
     """
 
     module: nn.Module
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    invocation: Any = None
     projected: list[Projected] = field(default_factory=list)
     callbacks: list[tuple[int, AfterCall]] = field(default_factory=list)
 
@@ -116,6 +121,10 @@ class ModuleStack:
 
         self.after_call(module, find)
 
+    def frame_of(self, module: nn.Module) -> Frame | None:
+        """The innermost running call of ``module``."""
+        return next((one for one in reversed(self._running) if one.module is module), None)
+
     def is_running(self, module: nn.Module | None) -> bool:
         """Whether a call of ``module`` has begun and not ended."""
         return any(frame.module is module for frame in self._running)
@@ -126,18 +135,23 @@ class ModuleStack:
         Its arguments are the frame, the number of linear maps that have run so far, the positional
         arguments of the module's call and its output.
         """
-        for frame in reversed(self._running):
-            if frame.module is module:
-                frame.callbacks.append((len(frame.projected), callback))
-                return
+        frame = self.frame_of(module)
+        if frame is not None:
+            frame.callbacks.append((len(frame.projected), callback))
 
     @contextmanager
     def followed(self) -> Iterator[None]:
         """Keep track of the running modules inside the ``with`` block."""
-        handles = (
+        handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
-        )
+        ]
+        # A hook for all modules is not told keywords; those of single modules run after it.
+        handles += [
+            module.register_forward_pre_hook(self._note_arguments, with_kwargs=True)
+            for module in self._names
+            if not isinstance(module, torch.jit.ScriptModule)
+        ]
         try:
             yield
         finally:
@@ -147,6 +161,10 @@ class ModuleStack:
 
     def _enter(self, module: nn.Module, _: Any) -> None:
         self._running.append(Frame(module))
+
+    def _note_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
+        if self._running and self._running[-1].module is module:
+            self._running[-1].args, self._running[-1].kwargs = args, kwargs
 
     def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
         if not self._running or self._running[-1].module is not module:

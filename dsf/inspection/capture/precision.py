@@ -1,11 +1,13 @@
 """Runs float64 models without float32 inside, and the error that each dtype allows."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 TOLERANCE = {
@@ -14,6 +16,24 @@ TOLERANCE = {
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
 }
+
+
+# Measured on every family at its published width, up to 2,048 tokens: the worst run lay within a
+# third of this. What is rounded to the number type does not add up along the sequence; sums inside
+# of the modules, which are float32 whatever the type, do.
+OUTPUTS, SUMS = 8, 32
+
+
+def expected_rounding(dtype: torch.dtype, steps: int) -> float:
+    """How far a run in ``dtype`` may lie from the same module in float64, relative.
+
+    Args:
+        steps: how many tokens the run had.
+    """
+    if dtype not in TOLERANCE:
+        return math.inf
+    single = torch.finfo(torch.float32).eps
+    return OUTPUTS * torch.finfo(dtype).eps + SUMS * single * math.sqrt(steps)
 
 
 class CastGuard(TorchFunctionMode):
@@ -61,6 +81,19 @@ def in_double() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+def widened(value: Any) -> Any:
+    """Floating tensors in float64, wherever they sit in tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, PackedSequence):
+        return value._replace(data=widened(value.data))
+    if type(value) in (tuple, list):
+        return type(value)(widened(part) for part in value)
+    if isinstance(value, dict):
+        return {name: widened(part) for name, part in value.items()}
+    return value
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

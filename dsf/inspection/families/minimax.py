@@ -8,6 +8,7 @@ do so for the values only, which changes the output of padding tokens alone.
 """
 
 import sys
+from typing import Any
 
 from torch import Tensor
 
@@ -56,6 +57,12 @@ def leave(layer: Captured, response: Tensor) -> Chain:
     )
 
 
+def renew(module: Any) -> None:
+    """Compute the decays between tokens of a block, which the module keeps, from its slopes."""
+    decays = module.decay_factors(module.slope_rate)
+    module.query_decay, module.key_decay, module.diagonal_decay = decays
+
+
 def _zeroes_whole_tokens(layer: Captured) -> bool:
     """Whether queries and keys of padding are zero too: releases with that function do so."""
     return hasattr(sys.modules[type(layer.module).__module__], "apply_mask_to_padding_states")
@@ -66,5 +73,6 @@ ADAPTER = Adapter(
     read=read,
     enter=enter,
     leave=leave,
+    renew=renew,
     tolerance=1e-7,  # its decays are buffers that the library computes in float32
 )

@@ -5,7 +5,7 @@ cells that the caller steps token by token: the calls whose states continue one 
 into one sequence. ``WholeCell`` is such a layer from its input to its output.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -270,6 +270,15 @@ def _merged(sequence: list[Call]) -> Call:
     return Call(first.name, first.module, first.arguments | {"input": inputs}, outputs, first.place)
 
 
+def repeat(cell: Any, arguments: Mapping[str, Any]) -> Tensor:
+    """What the cell puts out at every token, each state handed on to the next."""
+    state, outputs = arguments.get("hx"), []
+    for token in arguments["input"]:
+        state = cell(token, state)
+        outputs.append(_states(state)[0])
+    return torch.stack(outputs)
+
+
 def as_one_layer(whole: Captured) -> Iterator[Captured]:
     """The joined call of a cell as that of a layer on the whole sequence, batch first."""
     alone, starts = _as_layer(whole.module), _states(whole.arguments.get("hx"))
@@ -310,4 +319,5 @@ CELLS = Adapter(
     split=as_one_layer,
     whole=WholeCell.around,
     join=join,
+    repeat=repeat,
 )

@@ -1,13 +1,16 @@
 """The result of an inspection: ``InspectedLayer`` for each token mixer, and those not read."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from dsf.algebra import select
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
@@ -29,12 +32,20 @@ class InspectedLayer:
         family: the family that it was read as, such as ``mamba2``.
         mixer: the coefficients, in float64.
         axes: what the batch axes of the system count, such as ``("sample", "head")``.
-        error: the largest difference between rebuilt and captured output, over the largest captured
-            value.
-        tolerance: the largest ``error`` allowed; an inspection with a larger one raises.
+        error: the larger of ``formula`` and ``rounding``: how far the rebuilt layer may lie from
+            what the module put out in this run.
+        tolerance: what ``formula`` was held against.
         fingerprint: of the mixer when it was compared, to detect later changes; None to skip that.
         shell: a function that builds the whole layer around the mixer; None where only the mixer
             is known.
+        formula: largest difference of the rebuilt layer from ``compared_with``, relative to the
+            largest number there. Within ``tolerance``; by default ``error``.
+        rounding: how far what the module put out in this run lies from the module in float64,
+            relative: what the number type and the kernels of the run did to it.
+        compared_with: what ``formula`` was measured against: the module itself in float64, or why
+            that was not possible and what stood in for it.
+        heads: which heads, or channels, of the layer are looked at; None for all. ``system``,
+            ``signal`` and ``map`` are of these alone.
     """
 
     name: str
@@ -45,6 +56,14 @@ class InspectedLayer:
     tolerance: float
     fingerprint: Fingerprint | None = None
     shell: Callable[[], AffineLayer] | None = None
+    formula: float = math.nan
+    rounding: float = 0.0
+    compared_with: str = "its output"
+    heads: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.formula):  # nothing ran a second time
+            object.__setattr__(self, "formula", self.error)
 
     @property
     def system(self) -> Operator:
@@ -62,7 +81,8 @@ class InspectedLayer:
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
         """The input of the system in this run: the values of the mixer."""
         self._check_unaltered()
-        return self.mixer.signal()
+        signal = self.mixer.signal()
+        return signal if self.heads is None else signal[self._index]
 
     def map(self, rows: Selection | None = None) -> Shaped[Tensor, "*batch rows columns"]:
         """The attention map of the layer, or some of its rows.
@@ -108,7 +128,20 @@ class InspectedLayer:
 
     @cached_property
     def _system(self) -> Operator:
-        return self.mixer.system()
+        system = self.mixer.system()
+        return system if self.heads is None else select(system, self._index)
+
+    @property
+    def _index(self) -> tuple[slice | Tensor, ...]:
+        """The heads that are looked at, on the last batch axis."""
+        axes = len(self.axes)
+        return (slice(None),) * (axes - 1) + (torch.tensor(self.heads),)
+
+    def place(self, index: Sequence[int]) -> tuple[int, ...]:
+        """Where an entry of the batch axes sits in the whole layer: its sample, its head."""
+        if self.heads is None or len(index) < len(self.axes):
+            return tuple(index)
+        return (*index[:-1], self.heads[index[-1]])
 
     def _check_unaltered(self) -> None:
         if self.fingerprint is not None and not self.fingerprint.matches(self.mixer):
@@ -119,9 +152,19 @@ class InspectedLayer:
                 "system()."
             )
 
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether the rebuilt layer is what it was compared with."""
+        return self.formula <= self.tolerance
+
+    @property
+    def seal(self) -> Fingerprint | None:
+        """The former name of ``fingerprint``."""
+        return self.fingerprint
+
     def __repr__(self) -> str:
         mixer = type(self.mixer).__name__
-        return f"InspectedLayer({self.name}: {self.family} as {mixer}, error {self.error:.1e})"
+        return f"InspectedLayer({self.name}: {self.family} as {mixer}, {_worded(self)})"
 
     def _repr_html_(self) -> str:
         from dsf.inspection.results.notebook_tables import layer_table
@@ -129,13 +172,23 @@ class InspectedLayer:
         return layer_table(self)
 
 
+def _worded(layer: InspectedLayer) -> str:
+    return f"formula {layer.formula:.0e}, rounding {layer.rounding:.0e}"
+
+
 @dataclass(frozen=True)
 class Unsupported:
-    """A token mixer that was found but not read: its path, its class and the reason."""
+    """A token mixer that was found but not read: its path, its class and the reason.
+
+    Attributes:
+        formula: for a layer that was rebuilt and did not come out right, by how much, relative;
+            NaN where nothing could be compared, None where no rebuilding was tried.
+    """
 
     name: str
     kind: str
     reason: str
+    formula: float | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -157,11 +210,27 @@ class Inspection(Sequence[InspectedLayer]):
     environment: dict[str, str] = field(default_factory=dict)
 
     @overload
-    def __getitem__(self, index: int) -> InspectedLayer: ...
+    def __getitem__(self, index: int | str) -> InspectedLayer: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[InspectedLayer, ...]: ...
-    def __getitem__(self, index: int | slice) -> InspectedLayer | tuple[InspectedLayer, ...]:
+    def __getitem__(self, index: slice) -> "Inspection": ...
+    def __getitem__(self, index: int | str | slice) -> "InspectedLayer | Inspection":
+        """A layer by its number or name; some of them, by a slice, as an inspection.
+
+        Raises:
+            IndexError, KeyError: if there is no such layer.
+        """
+        if isinstance(index, slice):
+            return replace(self, layers=self.layers[index])
+        if isinstance(index, str):
+            return self._by_name(index)
         return self.layers[index]
+
+    def _by_name(self, name: str) -> InspectedLayer:
+        found = next((layer for layer in self.layers if layer.name == name), None)
+        if found is None:
+            listed = ", ".join(layer.name for layer in self.layers)
+            raise KeyError(f"no layer is called '{name}'; there are {listed}")
+        return found
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -180,7 +249,7 @@ class Inspection(Sequence[InspectedLayer]):
         width = max((len(layer.name) for layer in self.layers), default=0)
         lines += [
             f"  {layer.name:{width}}  {layer.family} as {type(layer.mixer).__name__}, "
-            f"error {layer.error:.1e}"
+            f"{_worded(layer)}"
             for layer in self.layers
         ]
         lines += [f"  not read: {missed.name} ({missed.reason})" for missed in self.unsupported]

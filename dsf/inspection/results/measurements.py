@@ -1,7 +1,7 @@
 """Measures a fixed list of quantities on the map of every layer and lists them in a table."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +30,7 @@ class Measurable(Protocol):
     @property
     def system(self) -> Operator: ...
     def map(self) -> Tensor: ...
+    def place(self, index: Sequence[int]) -> tuple[int, ...]: ...
 
 
 def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
@@ -113,7 +114,7 @@ def _records(layer: Measurable, name: str, found: Tensor) -> list[Record]:
     for index in indices(found):
         number = found[index].item()
         record: Record = {"layer": layer.name, "family": layer.family}
-        record.update(zip(layer.axes, index, strict=False))
+        record.update(zip(layer.axes, layer.place(index), strict=False))
         record.update(quantity=name, value=number if isinstance(number, int) else float(number))
         records.append(record)
     return records

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-HEAD = ("layer", "family", "mixer", "maps", "tokens", "error", "tolerance")
+HEAD = ("layer", "family", "mixer", "maps", "tokens", "formula", "rounding", "tolerance")
 
 
 def inspection_table(inspection: Any) -> str:
@@ -36,7 +36,8 @@ def _cells(layer: Any) -> Iterable[str]:
         type(layer.mixer).__name__,
         " × ".join(f"{size} {axis}{'s' if size != 1 else ''}" for axis, size in counted) or "1",
         str(layer.system.steps),
-        f"{layer.error:.1e}",
+        f"{layer.formula:.1e}",
+        f"{layer.rounding:.1e}",
         f"{layer.tolerance:.0e}",
     )
 

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Size, Tensor
 from torch.overrides import TorchFunctionMode
 
-from dsf.inspection.capture.calls import Call, Through
+from dsf.inspection.capture.calls import Call, Through, add_call
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
 from dsf.inspection.softmax.scores import (
@@ -120,7 +120,8 @@ class _Follower(TorchFunctionMode):
         output = func(*args, **kwargs)
         if func is FUNCTION and not self._where.is_claimed():
             call = functional_call(self._where, args, kwargs, output, len(self._calls))
-            self._calls += [] if call is None else [call]
+            if call is not None:
+                add_call(self._calls, call, self._where)
         elif isinstance(output, Tensor) and output.ndim >= STACK:
             name = getattr(func, "__name__", "").strip("_")
             if name == "softmax":
@@ -203,5 +204,5 @@ class _Follower(TorchFunctionMode):
             len(self._calls),
             Through.FOLLOWED,
         )
-        self._calls.append(call)
+        add_call(self._calls, call, self._where)
         record_heads(self._where, call, mixed)

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, Through, copied
+from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.softmax import attention
@@ -57,7 +57,7 @@ class _Listener(TorchFunctionMode):
         place = len(self._calls)
         name = self._where.name_of(module)
         call = Call(name, module, arguments, copied(output), place, Through.FUSED)
-        self._calls.append(call)
+        add_call(self._calls, call, self._where)
         if output.ndim == 4:
             mixed = output.transpose(1, 2).flatten(-2)
             keep = partial(setattr, call, "surroundings")

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import Call, Through, copied
+from dsf.inspection.capture.calls import Call, Through, add_call, copied
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import InspectionError
@@ -53,6 +53,20 @@ def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call])
         stack.enter_context(_settings_restored(model))
         for host in filter(_can_be_set, hosts):
             host.set_attn_implementation(_route(host))
+        yield
+
+
+@contextmanager
+def recording_attention_in(
+    part: nn.Module, implementation: str, where: ModuleStack, calls: list[Call]
+) -> Iterator[None]:
+    """The same for a part of a library model that runs alone, by the implementation it had."""
+    if not implementation:
+        yield
+        return
+    with _registered(_Recorder(where, calls)), _settings_restored(part):
+        for config in _configs(part):
+            config._attn_implementation_internal = implementation
         yield
 
 
@@ -159,7 +173,7 @@ class _Recorder:
         place = len(self._calls)
         kind = Through.INTERFACE
         call = Call(name, module, arguments, copied(output[0]), place, kind)
-        self._calls.append(call)
+        add_call(self._calls, call, self._where)
         value, mixed = arguments["value"], output[0].flatten(-2)
         self._where.pass_surroundings(module, value, mixed, partial(setattr, call, "surroundings"))
         return output

@@ -91,7 +91,7 @@ def test_a_mistake_around_the_mixer_is_found(part):
     shell = inspection[0].shell
     layer, _, mixer, tolerance = shell.args
     bent = replace(right, **{part: wrong})
-    with pytest.raises(ReconstructionError, match="differs from the captured output"):
+    with pytest.raises(ReconstructionError, match="differs by 1"):
         shell.func(layer, bent, mixer, tolerance)
 
 

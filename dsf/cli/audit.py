@@ -1,0 +1,52 @@
+"""``dsf audit``: how far the runs of a model lie from its modules in float64."""
+
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import FAILED, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.threads import ThreadCount, Threads
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or a hub id owner/name.")],
+    *,
+    lengths: Annotated[
+        str, typer.Option(help='Numbers of tokens, such as "512,4k,32k"; k is 1024.')
+    ] = "512,2k",
+    dtypes: Annotated[
+        str, typer.Option(help="Number types of the weights, with commas between them.")
+    ] = "float32,bfloat16",
+    layers: Annotated[
+        str | None,
+        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where the model runs, such as cuda; the processor if left out."),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare the layers of MODEL with their modules in float64, by length and number type.
+
+    The tokens are random. Exit code 1: a layer was not reproduced, or a run lies further from its
+    module in float64 than its number type and length explain, as after a mistake in a kernel.
+    """
+
+    def work(count: ThreadCount) -> Answer:
+        from dsf.cli.audited import audit_checkpoint, counted, show_audit, typed
+
+        settings = counted(lengths), typed(dtypes)
+        watched = not (as_json or quiet)
+        rows = audit_checkpoint(
+            model, *settings, layers, device, count, offline=offline, watched=watched
+        )
+        found = any(row.verdict in ("rounded too much", "not reproduced") for row in rows)
+        facts = {"model": model, "rows": [vars(row) for row in rows]}
+        return Answer(facts, lambda: show_audit(rows), code=FAILED if found else WELL)
+
+    give("audit", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -1,0 +1,113 @@
+"""A checkpoint is audited, and the audit becomes a table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dsf.cli.run_model import DTYPES
+from dsf.cli.terminal import print_table, progress
+from dsf.cli.threads import ThreadCount
+from dsf.inspection.choice import parsed
+from dsf.loading import load_model
+from dsf.properties.audit import AuditRow, audit
+from dsf.report.escaping import escaped
+
+HEADS = ("number type", "tokens", "layer", "formula", "rounding", "expected", "verdict")
+
+
+def audit_checkpoint(
+    path: str,
+    lengths: Sequence[int],
+    dtypes: Sequence[torch.dtype],
+    layers: str | None,
+    device: str | None,
+    threads: ThreadCount,
+    *,
+    offline: bool,
+    watched: bool,
+) -> list[AuditRow]:
+    """Load a checkpoint and audit it on random tokens.
+
+    Raises:
+        LoadError: if the checkpoint is refused.
+        ValueError: if the model has no table of token embeddings to draw tokens for.
+        InspectionError: if it cannot be run, or no layer can be read.
+    """
+    loaded = load_model(path, offline=offline)
+    model: Any = loaded.model
+    vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if vocabulary is None:
+        raise ValueError(
+            f"{path} has no table of token embeddings, so no random tokens can be drawn for it. "
+            "dsf.properties.audit.audit takes a model and its vocabulary."
+        )
+    threads.suit(sum(part.numel() for part in model.parameters()) * sum(lengths))
+    with progress(f"{path}", shown=watched) as told:
+        return audit(
+            model,
+            lengths=lengths,
+            dtypes=dtypes,
+            vocabulary=vocabulary,
+            layers=None if layers is None else parsed(layers),
+            device=device,
+            progress=lambda done, every: told(done / every),
+        )
+
+
+def counted(text: str) -> list[int]:
+    """Numbers of tokens as a person types them: ``512,4k``.
+
+    Raises:
+        ValueError: if one is no such number.
+    """
+    found = []
+    for word in (part.strip().lower() for part in text.split(",")):
+        number = word.removesuffix("k")
+        if not number.isdecimal() or int(number) < 1:
+            raise ValueError(
+                f"--lengths has {word!r}; it must be whole numbers of tokens such as 512,4k."
+            )
+        found.append(int(number) * (1024 if word.endswith("k") else 1))
+    return found
+
+
+def typed(text: str) -> list[torch.dtype]:
+    """Number types by their names.
+
+    Raises:
+        ValueError: if there is no such type.
+    """
+    names = [part.strip() for part in text.split(",")]
+    unknown = [name for name in names if name not in DTYPES]
+    if unknown:
+        raise ValueError(
+            f"--dtypes has {unknown[0]!r}; it must be one or more of {', '.join(DTYPES)}."
+        )
+    return [DTYPES[name] for name in names]
+
+
+def show_audit(rows: Sequence[AuditRow]) -> None:
+    """One line for every layer, length and number type, then the reasons."""
+    print_table(
+        HEADS,
+        [
+            (
+                row.dtype,
+                str(row.tokens),
+                row.layer,
+                _shown(row.formula),
+                _shown(row.rounding),
+                f"{row.expected:.0e}",
+                row.verdict,
+            )
+            for row in rows
+        ],
+    )
+    for row in rows:
+        if row.reason:
+            print(f"{row.dtype}, {row.tokens} tokens, {escaped(row.layer)}: {row.reason}")
+
+
+def _shown(number: float | None) -> str:
+    return "" if number is None else f"{number:.1e}"

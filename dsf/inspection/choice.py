@@ -1,0 +1,116 @@
+"""Which layers and heads of a model are looked at: numbers, names, patterns and slices."""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dsf.inspection.errors import InspectionError
+
+Chosen = int | str | slice | Sequence[int | str | slice] | None
+SHOWN = 6
+
+
+def chosen_layers(names: Sequence[str], wanted: Chosen) -> set[str]:
+    """The names of the layers that are wanted.
+
+    Args:
+        names: of all layers, in the order in which they ran.
+        wanted: numbers in that order (negative ones count from the end), slices of them, names,
+            paths of modules that hold layers, patterns such as ``"*.3.*"``, or several of these;
+            None for all.
+
+    Raises:
+        InspectionError: if one of them is no layer of this run.
+        TypeError: if it is something else.
+    """
+    if wanted is None:
+        return set(names)
+    found: set[str] = set()
+    for each in _several("layers", wanted):
+        matching = _matching(names, each)
+        if not matching:
+            listed = ", ".join(f"{k} {name}" for k, name in enumerate(names[:SHOWN]))
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            raise InspectionError(
+                f"layers: {_worded(each)} is none of the {len(names)} layers of this run, which "
+                f"are {listed}{more}. Give numbers, slices, names or patterns such as '*.0.*'."
+            )
+        found.update(matching)
+    return found
+
+
+def chosen_heads(owner: str, count: int, wanted: Chosen) -> tuple[int, ...] | None:
+    """The numbers of the heads that are wanted of ``count``, in order; None for all.
+
+    Raises:
+        InspectionError: if there is no such head in the layer ``owner``.
+        TypeError: if ``wanted`` is something else than numbers and slices.
+    """
+    if wanted is None:
+        return None
+    found: dict[int, None] = {}
+    for each in _several("heads", wanted):
+        if isinstance(each, str):
+            raise TypeError(f"heads: must be numbers or slices, but one is {each!r}.")
+        numbers = _numbers(count, each)
+        if not numbers:
+            raise InspectionError(
+                f"heads: {_worded(each)} is none of the {count} of {owner}, which are numbered "
+                f"from 0 to {count - 1}."
+            )
+        found.update(dict.fromkeys(numbers))
+    return tuple(sorted(found))
+
+
+def parsed(text: str) -> list[int | str | slice]:
+    """What a person types: ``0:4``, ``2,5``, ``*.self_attn`` or several with commas between.
+
+    >>> parsed("0:4,-1,*.mixer")
+    [slice(0, 4, None), -1, '*.mixer']
+    """
+    found: list[int | str | slice] = []
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        bounds = word.split(":")
+        if len(bounds) in (2, 3) and all(_is_number(part) or not part for part in bounds):
+            found.append(slice(*(int(part) if part else None for part in bounds)))
+        else:
+            found.append(int(word) if _is_number(word) else word)
+    return found
+
+
+def _several(name: str, wanted: Any) -> Iterable[int | str | slice]:
+    several = tuple(wanted) if isinstance(wanted, Sequence | set | range) else (wanted,)
+    several = (wanted,) if isinstance(wanted, str) else several
+    odd = [each for each in several if not _is_choice(each)]
+    if odd or not several:
+        what = repr(odd[0]) if odd else "nothing"
+        raise TypeError(f"{name}: must be numbers, names or slices, but it has {what}.")
+    return several
+
+
+def _is_choice(each: Any) -> bool:
+    return isinstance(each, int | str | slice) and not isinstance(each, bool)
+
+
+def _matching(names: Sequence[str], wanted: int | str | slice) -> list[str]:
+    if not isinstance(wanted, str):
+        return [names[k] for k in _numbers(len(names), wanted)]
+    inside = (f"{wanted}.", f"{wanted}[", f"{wanted} (")
+    within = [name for name in names if name == wanted or name.startswith(inside)]
+    return within or [name for name in names if fnmatchcase(name, wanted)]
+
+
+def _numbers(count: int, wanted: int | slice) -> list[int]:
+    if isinstance(wanted, slice):
+        return list(range(count)[wanted])
+    return [wanted % count] if -count <= wanted < count else []
+
+
+def _worded(each: int | str | slice) -> str:
+    if isinstance(each, slice):
+        return f"'{each.start or 0}:{'' if each.stop is None else each.stop}'"
+    return repr(each)
+
+
+def _is_number(word: str) -> bool:
+    return word.removeprefix("-").isdecimal()

@@ -1,0 +1,120 @@
+"""The forward pass of one module again, in float64: what a rebuilt layer is compared with.
+
+The module is copied with its weights in float64 and called on what it was called with, while
+whatever asks for float32 gets float64. So a formula is compared with the module's own code, and
+not with what the number type of the run left of it.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Call, Invocation, Through, in_float64
+from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
+from dsf.inspection.capture.precision import in_double, widened
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.softmax.follower import recording_followed
+from dsf.inspection.softmax.fused import recording_fused
+from dsf.inspection.softmax.interface import recording_attention_in
+
+
+class NoReferenceError(InspectionError):
+    """A module cannot be run alone in float64 as it ran in its model."""
+
+
+def reference_call(call: Call, adapter: Adapter) -> Call:
+    """``call`` as it is where its module runs in float64.
+
+    Raises:
+        NoReferenceError: if the module does not run alone in float64, or does something else then.
+    """
+    if adapter.repeat is not None:
+        return _repeated(call, adapter.repeat)
+    if call.invocation is None:
+        raise NoReferenceError("what its module was called with is not known")
+    if call.through is Through.MODULE:
+        return _of_module(call, call.invocation, adapter.renew)
+    return _of_attention(call, call.invocation)
+
+
+def double_copy(module: nn.Module) -> nn.Module:
+    """A copy with floating parameters and buffers in float64; settings are copied, too."""
+    known: dict[int, Any] = {}
+    for part in (*module.parameters(), *module.buffers()):
+        wide = in_float64(part)
+        wide = wide.clone() if wide.data_ptr() == part.data_ptr() else wide
+        is_weight = isinstance(part, nn.Parameter)
+        known[id(part)] = nn.Parameter(wide, requires_grad=False) if is_weight else wide
+    return copy.deepcopy(module, known)
+
+
+def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Call:
+    arguments = {name: in_float64(value) for name, value in call.arguments.items()}
+    with in_double():
+        output = repeat(double_copy(call.module), arguments)
+    return _changed(call, arguments, output, call.surroundings)
+
+
+def _of_module(call: Call, invocation: Invocation, renew: Callable[[Any], None] | None) -> Call:
+    twin = double_copy(call.module)
+    if renew is not None:
+        with in_double():
+            renew(twin)
+    output = _run(twin, invocation)
+    arguments = {name: in_float64(value) for name, value in call.arguments.items()}
+    return _changed(call, arguments, output, call.surroundings)
+
+
+def _of_attention(call: Call, invocation: Invocation) -> Call:
+    twin = double_copy(call.module)
+    calls: list[Call] = []
+    where = ModuleStack(twin, claimed=set())
+    with (
+        recording_fused(where, calls),
+        recording_followed(where, calls),
+        recording_attention_in(twin, call.implementation, where, calls),
+    ):
+        _run(twin, invocation)
+    place = invocation.calls.index(call)
+    again = [one for one in calls if one.module is twin and one.through is call.through]
+    if len(again) != len(invocation.calls) or not _alike(call, again[place]):
+        raise NoReferenceError("alone and in float64 its module attends in another way")
+    found = again[place]
+    around = _at_home(found.surroundings, twin, call.module)
+    return _changed(call, found.arguments, found.output, around)
+
+
+def _run(twin: nn.Module, invocation: Invocation) -> Any:
+    args, kwargs = widened(invocation.args), widened(invocation.kwargs)
+    try:
+        with in_double():
+            return twin(*args, **kwargs)
+    except Exception as error:  # whatever a module's code does where it is not used to float64
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+        raise NoReferenceError(f"its module does not run alone in float64 ({reason})") from error
+
+
+def _alike(call: Call, again: Call) -> bool:
+    one, other = call.first_output, again.first_output
+    return one.shape == other.shape and set(call.arguments) == set(again.arguments)
+
+
+def _changed(call: Call, arguments: Any, output: Any, around: Surroundings | None) -> Call:
+    return Call(
+        call.name, call.module, arguments, output, call.place, call.through, around, call.invocation
+    )
+
+
+def _at_home(
+    around: Surroundings | None, twin: nn.Module, module: nn.Module
+) -> Surroundings | None:
+    """The same with the modules of the model, so that the copy is not kept alive."""
+    if around is None:
+        return None
+    path_of = {part: path for path, part in twin.named_modules()}
+    source = module.get_submodule(path_of[around.source])
+    out = None if around.out is None else module.get_submodule(path_of[around.out])
+    return Surroundings(around.given, source, around.places, around.gate, out, around.output)
