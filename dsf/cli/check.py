@@ -25,7 +25,7 @@ def run(
         typer.Option(help="A property that must hold; a refutation ends with exit code 1."),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Contact nobody.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -34,7 +34,7 @@ def run(
     """Decide every property of every layer of MODEL on one input: PROVED, REFUTED or UNKNOWN.
 
     The run folder holds the evidence; "dsf check RUN" checks it again. A run that was interrupted
-    goes on where it stopped.
+    continues where it stopped.
     """
 
     def work(count: ThreadCount) -> Answer:

@@ -16,7 +16,7 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check versions, device, memory, disk, the extras, and who else is called dsf.
+    """Check versions, device, memory, disk, the extras, and other packages that are called dsf.
 
     Exit code 0 if dsf can work here, else 3.
     """

@@ -50,7 +50,8 @@ def run(
         bool, typer.Option("--layerwise", help="Load the weights block by block.")
     ] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Contact nobody; a folder never needs to.")
+        bool,
+        typer.Option("--offline", help="Make no network connection; a folder never needs one."),
     ] = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.")

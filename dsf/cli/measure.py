@@ -42,7 +42,7 @@ def run(
 ) -> None:
     """Measure every layer and head of MODEL on every line of PROMPTS.
 
-    Finished units are files: the same command goes on where it was stopped. Every process computes
+    Finished units are files: the same command continues where it was stopped. Every process computes
     on one thread unless --threads gives it more, so that several do not wait for each other.
     """
 

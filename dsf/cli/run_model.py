@@ -66,7 +66,7 @@ class Options:
         layers, heads: which to look at, as a person types them; None for all.
         tolerance, strict: as ``dsf.inspect`` takes them.
         layerwise: load the weights block by block.
-        offline: contact nobody.
+        offline: make no network connection.
         revision: branch, tag or commit of a hub id.
     """
 
@@ -201,12 +201,11 @@ def tokenised(text: str, tokenizer: Any | None, model: str) -> list[int]:
     """Token numbers of a text.
 
     Raises:
-        ValueError: if the model brings no tokenizer.
+        ValueError: if the model has no tokenizer.
     """
     if tokenizer is None:
         raise ValueError(
-            f"{model} brings no tokenizer, so text cannot be read. Give token numbers: "
-            f"--ids '1 2 3'."
+            f"{model} has no tokenizer, so text cannot be read. Give token numbers: --ids '1 2 3'."
         )
     return list(tokenizer(text)["input_ids"])
 

@@ -16,7 +16,8 @@ def run(
     ],
     *,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Contact nobody; a folder never needs to.")
+        bool,
+        typer.Option("--offline", help="Make no network connection; a folder never needs one."),
     ] = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.")

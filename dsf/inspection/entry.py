@@ -35,7 +35,7 @@ def inspect(
         model: a torch module, the folder of a checkpoint, or a hub id. A module is restored to
             the state it had before the run.
         inputs, named: what the model is called with, such as ``input_ids=...``.
-        text: instead of ``input_ids``, for a checkpoint that brings its tokenizer.
+        text: instead of ``input_ids``, for a checkpoint that has a tokenizer.
         exact: run a copy of the model in float64 throughout.
         tolerance: the largest difference of a rebuilt layer from its module in float64, relative;
             1e-12 by default.

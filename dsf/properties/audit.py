@@ -18,7 +18,7 @@ from dsf.inspection import InspectedLayer, InspectionError, RoundingWarning, Uns
 from dsf.inspection.capture.precision import expected_rounding
 from dsf.inspection.choice import Chosen
 
-EXACT, ROUNDED, WRONG, UNREAD = "exact", "rounded too much", "not reproduced", "not read"
+EXACT, ROUNDED, WRONG, NOT_READ = "exact", "rounded too much", "not reproduced", "not read"
 Progress = Callable[[int, int], None]
 
 
@@ -129,7 +129,7 @@ def _compared(layer: InspectedLayer, expected: float) -> dict[str, Any]:
 def _missed(missed: Unsupported) -> dict[str, Any]:
     if missed.formula is not None:
         return _failed(missed.name, missed.reason, missed.formula)
-    return _failed(missed.name, missed.reason, None) | {"verdict": UNREAD}
+    return _failed(missed.name, missed.reason, None) | {"verdict": NOT_READ}
 
 
 def _failed(layer: str, reason: str, formula: float | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def test_what_makes_no_sense_is_refused(run, checkpoint, tmp_path):
     (tmp_path / "words.txt").write_text("some words\n")
     for arguments, words in (
         (("empty.txt", "--ids"), "there are no prompts"),
-        (("words.txt",), "brings no tokenizer"),
+        (("words.txt",), "has no tokenizer"),
         (("words.txt", "--ids"), "token numbers must be whole numbers"),
         (("words.txt", "--ids", "--workers", 2, "--slurm", "logs"), "exclude each other"),
     ):

@@ -5,7 +5,7 @@ import torch
 
 import dsf
 from dsf.inspection import RoundingWarning
-from dsf.properties.audit import EXACT, ROUNDED, UNREAD, WRONG, audit
+from dsf.properties.audit import EXACT, NOT_READ, ROUNDED, WRONG, audit
 
 transformers = pytest.importorskip("transformers")
 LONG, SHORT = 160, 40
@@ -87,7 +87,7 @@ def test_a_mixer_that_no_adapter_knows_is_listed():
             return self.unknown_mixer(self.known(self.embedding(input_ids))[0])
 
     verdicts = {row.layer: row.verdict for row in audited(Model(), lengths=(SHORT,))}
-    assert verdicts == {"known[layer 0]": EXACT, "unknown_mixer": UNREAD}
+    assert verdicts == {"known[layer 0]": EXACT, "unknown_mixer": NOT_READ}
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.01])
