@@ -51,7 +51,7 @@ def run(
     ] = False,
     offline: Annotated[
         bool,
-        typer.Option("--offline", help="Make no network connection; a folder never needs one."),
+        typer.Option("--offline", help="Make no network connection; folders need none."),
     ] = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.")

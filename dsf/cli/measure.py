@@ -42,8 +42,8 @@ def run(
 ) -> None:
     """Measure every layer and head of MODEL on every line of PROMPTS.
 
-    Finished units are files: the same command continues where it was stopped. Every process computes
-    on one thread unless --threads gives it more, so that several do not wait for each other.
+    Finished units are files: the same command continues where it was stopped. Every process
+    computes on one thread unless --threads gives it more, so that several do not wait for each other.
     """
 
     def work(count: ThreadCount) -> Answer:
