@@ -43,7 +43,8 @@ def run(
     """Measure every layer and head of MODEL on every line of PROMPTS.
 
     Finished units are files: the same command continues where it was stopped. Every process
-    computes on one thread unless --threads gives it more, so that several do not wait for each other.
+    computes on one thread unless --threads gives it more, so that several do not wait for each
+    other.
     """
 
     def work(count: ThreadCount) -> Answer:

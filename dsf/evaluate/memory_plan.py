@@ -22,6 +22,15 @@ class MapTooLarge(MemoryError):
     """An operation would take more than half of the free memory."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's, a device's, or that of torch's CPU
+    allocator, which raises a plain ``RuntimeError``."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
 def free_memory(device: torch.device) -> int | None:
     """Free bytes on ``device``, or None where they cannot be determined."""
     if device.type == "cuda":

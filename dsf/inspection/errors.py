@@ -27,6 +27,18 @@ class UnreadableError(InspectionError):
     """An adapter reads the class of a module but not this call, which is listed as unsupported."""
 
 
+class InspectionMemoryError(MemoryError):
+    """An inspection took more memory than there is."""
+
+    def __init__(self, what: str, error: BaseException):
+        reason = str(error).partition("\n")[0].rstrip(". ")
+        super().__init__(
+            f"{what}: the memory of this machine ran out ({reason}). Inspect fewer layers at a "
+            "time (layers=..., on the command line --layers), fewer or shorter samples, or the model "
+            "block by block (--layerwise)."
+        )
+
+
 class NothingCapturedError(InspectionError):
     """No token mixer of the model could be read."""
 

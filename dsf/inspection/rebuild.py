@@ -11,12 +11,18 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import respond
+from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.calls import Call, Captured, Weights, in_float64
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
 from dsf.inspection.capture.precision import TOLERANCE, expected_rounding
-from dsf.inspection.errors import InspectionError, ReconstructionError, RoundingWarning
+from dsf.inspection.errors import (
+    InspectionError,
+    InspectionMemoryError,
+    ReconstructionError,
+    RoundingWarning,
+)
 from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
@@ -61,6 +67,8 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
     except (KeyError, AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InspectionError):
             raise
+        if is_out_of_memory(error):
+            raise InspectionMemoryError(f"{call.name}: rebuilding it", error) from error
         reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise ReconstructionError(
             f"{call.name} ({described(call.module)}): reading it as '{family}' failed with "

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Call, recording
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded
-from dsf.inspection.errors import InspectionError
+from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.inspection.softmax import interface
 from dsf.inspection.softmax.follower import recording_followed
 from dsf.inspection.softmax.fused import recording_fused
@@ -52,6 +53,10 @@ def run(
             else:
                 part(*inputs, **named)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise InspectionMemoryError(
+                    f"{described(part or model)}: its run", error
+                ) from error
             given = {f"input {k}": part for k, part in enumerate(inputs)} | named
             listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
             reason = f"{type(error).__name__}: {error}".rstrip(". \n")

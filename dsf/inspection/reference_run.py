@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Invocation, Through, in_float64
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
@@ -93,6 +94,8 @@ def _run(twin: nn.Module, invocation: Invocation) -> Any:
         with in_double():
             return twin(*args, **kwargs)
     except Exception as error:  # whatever a module's code does where it is not used to float64
+        if is_out_of_memory(error):
+            raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise NoReferenceError(f"its module does not run alone in float64 ({reason})") from error
 

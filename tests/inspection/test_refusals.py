@@ -235,3 +235,31 @@ def test_a_tolerance_of_ones_own():
         dsf.inspect(tiny_mamba(), tolerance=1e-18, **IDS)
     layer = dsf.inspect(tiny_mamba(), tolerance=1e-3, **IDS)[0]
     assert layer.tolerance == 1e-3
+
+
+ALLOCATOR = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 9999999999999 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+@pytest.mark.parametrize("error", [ALLOCATOR, torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize("where", ["run", "reference", "rebuild"])
+def test_memory_that_runs_out_is_called_that(monkeypatch, where, error):
+    model = tiny_mamba()
+
+    def fails(*_, **__):
+        raise error
+
+    if where == "rebuild":
+        monkeypatch.setattr("dsf.inspection.rebuild.respond", fails)
+    elif where == "reference":
+        model.layers[0].mixer.register_forward_hook(
+            lambda _m, _i, out: fails() if out.dtype is torch.float64 else out
+        )
+    else:
+        model.layers[0].mixer.register_forward_hook(fails)
+    with pytest.raises(
+        MemoryError, match=r"memory of this machine ran out.*fewer layers at a time"
+    ):
+        dsf.inspect(model, **IDS)
