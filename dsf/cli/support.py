@@ -22,6 +22,10 @@ def run(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.")
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help='Which mixers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
+    ] = None,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -34,10 +38,12 @@ def run(
 
     def work(_: ThreadCount) -> Answer:
         from dsf.cli.terminal import print_table
+        from dsf.inspection.choice import parsed
         from dsf.inspection.support_table import EXACT, NO, support
         from dsf.report.escaping import escaped
 
-        found = support(model, offline=offline, revision=revision)
+        wanted = None if layers is None else parsed(layers)
+        found = support(model, layers=wanted, offline=offline, revision=revision)
         read = [one for one in found if one.exact != NO]
         exact = [one for one in found if one.exact == EXACT]
 

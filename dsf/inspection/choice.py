@@ -32,8 +32,8 @@ def chosen_layers(names: Sequence[str], wanted: Chosen) -> set[str]:
             listed = ", ".join(f"{k} {name}" for k, name in enumerate(names[:SHOWN]))
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             raise InspectionError(
-                f"layers: {_worded(each)} is none of the {len(names)} layers of this run, which "
-                f"are {listed}{more}. Give numbers, slices, names or patterns such as '*.0.*'."
+                f"layers: {_worded(each)} is none of the {len(names)} layers, which are "
+                f"{listed}{more}. Give numbers, slices, names or patterns such as '*.0.*'."
             )
         found.update(matching)
     return found

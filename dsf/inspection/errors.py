@@ -34,8 +34,8 @@ class InspectionMemoryError(MemoryError):
         reason = str(error).partition("\n")[0].rstrip(". ")
         super().__init__(
             f"{what}: the memory of this machine ran out ({reason}). Inspect fewer layers at a "
-            "time (layers=..., on the command line --layers), fewer or shorter samples, or the model "
-            "block by block (--layerwise)."
+            "time (layers=..., on the command line --layers), fewer or shorter samples, or the "
+            "model block by block (--layerwise)."
         )
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.environment import class_path
+from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.results.layers import Unsupported
 
@@ -123,6 +124,7 @@ class Support:
 def support(
     model: nn.Module | str | Path,
     *,
+    layers: Chosen = None,
     adapters: Sequence[Adapter] = (),
     revision: str | None = None,
     offline: bool = False,
@@ -132,6 +134,8 @@ def support(
     Args:
         model: a module, which may be on the meta device; a folder with a ``config.json``; or a hub
             id, of which only the configuration is downloaded.
+        layers: which mixers, as ``dsf.inspect`` takes them; numbers count in the order of the
+            model's modules.
         adapters: further adapters, as for ``dsf.inspect``.
         revision, offline: the revision of a hub id, and whether to use the local cache only.
 
@@ -147,7 +151,9 @@ def support(
         from dsf.loading.building import load_skeleton
 
         model = load_skeleton(model, revision=revision, offline=offline)
-    return tuple(_found(model, adapters))
+    found = tuple(_found(model, adapters))
+    chosen = chosen_layers([each.name for each in found], layers)
+    return tuple(each for each in found if each.name in chosen)
 
 
 def _found(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Support]:

@@ -98,3 +98,11 @@ def test_the_command_refuses_in_words(run, tmp_path):
     done = run("support", tmp_path)
     assert done.exit_code == 2
     assert "no family 'no_such_family'" in done.stderr or 'no family "no_such' in done.stderr
+
+
+def test_only_some_mixers(run, checkpoint, only_object):
+    everything = only_object(run("support", checkpoint, "--json").stdout)["mixers"]
+    some = only_object(run("support", checkpoint, "--layers", "1:", "--json").stdout)["mixers"]
+    assert some == everything[1:]
+    refused = run("support", checkpoint, "--layers", "99")
+    assert (refused.exit_code, "99 is none of the" in refused.output) == (2, True)
