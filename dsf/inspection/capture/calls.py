@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
+from weakref import ref
 
 import torch
 from jaxtyping import Inexact
@@ -21,6 +22,9 @@ from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.stages import Project
+
+Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]
+"""By the identity of a tensor: a reference to it, how often it was written into, and its copy."""
 
 
 class Through(Enum):
@@ -117,17 +121,31 @@ def bound(
     return found
 
 
-def copied(value: Any) -> Any:
-    """``value`` with every tensor copied, since later code may write into the original."""
+def copied(value: Any, known: Copies | None = None) -> Any:
+    """``value`` with every tensor copied, since later code may write into the original.
+
+    Args:
+        known: copies that were made before; a tensor that was not written into since has its copy
+            there, so that a mask which all layers are given is copied once.
+    """
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.detach().clone() if known is None else _copied_once(value, known)
     if isinstance(value, PackedSequence):
-        return value._replace(data=copied(value.data))
+        return value._replace(data=copied(value.data, known))
     if type(value) in (tuple, list):
-        return type(value)(copied(part) for part in value)
+        return type(value)(copied(part, known) for part in value)
     if type(value) is dict:
-        return {name: copied(part) for name, part in value.items()}
+        return {name: copied(part, known) for name, part in value.items()}
     return value
+
+
+def _copied_once(tensor: Tensor, known: Copies) -> Tensor:
+    original, writes, copy = known.get(id(tensor), (lambda: None, -1, tensor))
+    if original() is tensor and writes == times_written(tensor):
+        return copy
+    copy = tensor.detach().clone()
+    known[id(tensor)] = ref(tensor), times_written(tensor), copy
+    return copy
 
 
 def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
@@ -139,7 +157,7 @@ def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
     if frame is None:
         return None
     if frame.invocation is None:
-        args, kwargs = copied(frame.args), copied(frame.kwargs)
+        args, kwargs = copied(frame.args, where.copies), copied(frame.kwargs, where.copies)
         frame.invocation = Invocation(module, args, kwargs, storage_of(module))
     return frame.invocation
 

@@ -81,11 +81,13 @@ class ModuleStack:
     Attributes:
         claimed: paths of modules that are read as a whole or through the attention interface, so
             that no attention inside them is recorded a second time.
+        copies: of tensors that running modules were called with, by the identity of each.
     """
 
     def __init__(self, model: nn.Module, claimed: set[str]):
         self._names = {module: name for name, module in model.named_modules()}
         self._running: list[Frame] = []
+        self.copies: dict[int, Any] = {}
         self.claimed = set(claimed)
 
     @property

@@ -1,0 +1,35 @@
+"""Copies of what modules are called with."""
+
+import torch
+
+from dsf.inspection.capture.calls import copied
+
+
+def test_a_tensor_that_all_layers_are_given_is_copied_once():
+    mask, known = torch.ones(2, 3), {}
+    first, second = copied((mask, {"mask": mask}), known), copied([mask], known)
+    assert first[0] is first[1]["mask"] is second[0]
+    assert first[0] is not mask
+    assert torch.equal(first[0], mask)
+
+
+def test_one_that_was_written_into_is_copied_again():
+    mask, known = torch.ones(2, 3), {}
+    before = copied(mask, known)
+    mask[0] = 5
+    after = copied(mask, known)
+    assert torch.equal(before, torch.ones(2, 3))
+    assert torch.equal(after, mask)
+
+
+def test_another_tensor_in_the_place_of_one_that_is_gone_is_not_taken_for_it():
+    known = {}
+    copied(torch.ones(2, 3), known)
+    other = torch.zeros(2, 3)
+    known[id(other)] = next(iter(known.values()))  # as if it had got the identity of the first
+    assert torch.equal(copied(other, known), other)
+
+
+def test_without_known_copies_every_copy_is_new():
+    x = torch.ones(2)
+    assert copied(x) is not copied(x)
