@@ -63,7 +63,9 @@ def _run(
 ) -> dict[str, Any]:
     given = inputs(family, length, padding, samples)
     try:
-        single, double = (dsf.inspect(model, exact=exact, **given) for exact in (False, True))
+        single, double = (
+            dsf.inspect(model, exact=exact, strict=True, **given) for exact in (False, True)
+        )
     except InspectionError as error:
         facts = {"outcome": "refused", "said": str(error), "error": _error(model, given)}
         return facts | fault(family, length, padding, samples)
