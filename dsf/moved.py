@@ -5,7 +5,7 @@ that a package used to export. The package itself imports nothing by these old p
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -30,10 +30,13 @@ NAMES = {
 
 
 class _Redirect(MetaPathFinder, Loader):
-    """Import hook for old module names. It is the last finder, so other imports do not reach it."""
+    """Import hook for old module names. It is the first finder: a folder that a checkout left
+
+    behind, empty but for caches, would otherwise be imported under the old name.
+    """
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, name: str, path: Iterable[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         del path, target
         return ModuleSpec(name, self) if name in MODULES else None
@@ -53,7 +56,7 @@ class _Redirect(MetaPathFinder, Loader):
 def install() -> None:
     """Make the old module paths importable, once."""
     if not any(isinstance(finder, _Redirect) for finder in sys.meta_path):
-        sys.meta_path.append(_Redirect())
+        sys.meta_path.insert(0, _Redirect())
 
 
 def forwarding(package: str) -> Callable[[str], Any]:

@@ -27,7 +27,7 @@ def elu_plus_one(x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes key"]:
 
     Source: Katharopoulos et al. 2020, arXiv:2006.16236.
     """
-    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+    return torch.where(x >= 0, x + 1, x.clamp(max=0).exp())
 
 
 def relu(x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes key"]:
