@@ -1,6 +1,7 @@
 """What a run depends on: package versions, dtype and device."""
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -23,6 +24,7 @@ def environment(model: nn.Module) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
+@cache
 def release(package: str) -> str:
     """The installed version of ``package``, empty where it is not installed."""
     try:

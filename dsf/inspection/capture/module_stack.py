@@ -277,6 +277,12 @@ def _columns(
     of_number: dict[float, list[int]] = {}
     for k, number in enumerate(among[-1].tolist()):
         of_number.setdefault(number, []).append(k)
+    candidates = [of_number.get(number, [-1]) for number in wanted[-1].tolist()]
+    first = torch.tensor([each[0] for each in candidates], device=wanted.device)
+    if bool((first < 0).any()):
+        return None
+    if torch.equal(among[:, first], wanted):  # one comparison, unless last numbers coincide
+        return first
     found = []
     for k, number in enumerate(wanted[-1].tolist()):
         same = (p for p in of_number.get(number, ()) if torch.equal(among[:, p], wanted[:, k]))
