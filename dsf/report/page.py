@@ -32,10 +32,10 @@ def write_report(
     """Write the result of an inspection as one self-contained HTML file.
 
     It shows every layer with its two numbers, tolerance and maps, measures of the maps and of the
-    state, and the modules that could not be read. The file needs no network, and its content security
-    policy allows no script but its own, whatever the tokens contain. Long maps are pooled by
-    magnitude with the sign kept. Of layers with many channels those with the strongest response are
-    drawn, and the page states how many are not.
+    state, and the modules that could not be read. The file needs no network, and its content
+    security policy allows no script but its own, whatever the tokens contain. Long maps are pooled
+    by magnitude with the sign kept. Of layers with many channels those with the strongest response
+    are drawn, and the page states how many are not.
 
     Args:
         inspection: the result of ``dsf.inspect``, or a list of them to compare models.
