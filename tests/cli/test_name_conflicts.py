@@ -9,6 +9,10 @@ import pytest
 
 from tests.cli.conftest import ROOT
 
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "dsf").is_dir(), reason="these put copies of a checkout beside each other"
+)
+
 ASK = """
 import json, sys
 from dsf.cli.name_conflicts import name_conflicts
