@@ -156,15 +156,17 @@ def _rebuilt(
     layers: list[InspectedLayer] = []
     refused: list[Unsupported] = []
     found = sequences(calls, known)
-    names = [layer_names(call, adapter, family) for call, adapter, family in found]
-    wanted = chosen_layers([name for several in names for name in several], question.layers)
-    for (call, adapter, family), several in zip(found, names, strict=True):
-        only = wanted.intersection(several)
-        if not only:
+    wanted = None if question.layers is None else _wanted(found, question.layers)
+    for number, (call, adapter, family) in enumerate(found):
+        if wanted is not None and not wanted[number]:
             continue
         try:
             built = rebuild(call, adapter, family, limits)
-            layers += [_with_heads(layer, question.heads) for layer in built if layer.name in only]
+            layers += [
+                _with_heads(layer, question.heads)
+                for layer in built
+                if wanted is None or layer.name in wanted[number]
+            ]
         except UnreadableError as error:
             refused.append(Unsupported(call.name, described(call.module), str(error).rstrip(".")))
         except ReconstructionError as error:
@@ -175,11 +177,19 @@ def _rebuilt(
     return tuple(layers), tuple(refused)
 
 
+def _wanted(found: Sequence[tuple[Call, Adapter, str]], layers: Chosen) -> list[set[str]]:
+    """For every call the names of those of its layers that are looked at."""
+    names = [layer_names(call, adapter, family) for call, adapter, family in found]
+    chosen = chosen_layers([name for several in names for name in several], layers)
+    return [chosen.intersection(several) for several in names]
+
+
 def _with_heads(layer: InspectedLayer, wanted: Chosen) -> InspectedLayer:
     """The layer with some of its heads; of channels where it has these instead."""
+    if wanted is None:
+        return layer
     count = layer.system.batch[-1] if len(layer.system.batch) > 1 else 1
-    heads = chosen_heads(layer.name, count, wanted)
-    return layer if heads is None else replace(layer, heads=heads)
+    return replace(layer, heads=chosen_heads(layer.name, count, wanted))
 
 
 def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:

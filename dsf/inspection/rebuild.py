@@ -81,8 +81,9 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
 def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
     reference, compared_with, sharp = _reference(call, adapter, limits)
     tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
-    layers = captured_layers(reference, adapter, family)
-    outputs = [layer.output for layer in captured_layers(call, adapter, family)]
+    layers = list(captured_layers(reference, adapter, family))
+    ran = layers if reference is call else captured_layers(call, adapter, family)
+    outputs = [layer.output for layer in ran]
     for layer, output in zip(layers, outputs, strict=True):
         mixer = adapter.read(layer)
         system = mixer.system()
