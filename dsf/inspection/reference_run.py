@@ -7,6 +7,7 @@ not with what the number type of the run left of it.
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -106,9 +107,7 @@ def _alike(call: Call, again: Call) -> bool:
 
 
 def _changed(call: Call, arguments: Any, output: Any, around: Surroundings | None) -> Call:
-    return Call(
-        call.name, call.module, arguments, output, call.place, call.through, around, call.invocation
-    )
+    return replace(call, arguments=arguments, output=output, surroundings=around)
 
 
 def _at_home(
@@ -120,4 +119,4 @@ def _at_home(
     path_of = {part: path for path, part in twin.named_modules()}
     source = module.get_submodule(path_of[around.source])
     out = None if around.out is None else module.get_submodule(path_of[around.out])
-    return Surroundings(around.given, source, around.places, around.gate, out, around.output)
+    return replace(around, source=source, out=out)
