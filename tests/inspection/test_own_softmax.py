@@ -161,6 +161,6 @@ def test_gpt_neo_has_a_window_in_every_second_layer():
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 5e-2), (torch.float16, 1e-2)])
 @pytest.mark.parametrize("name", ["bloom", "gpt_neo"])
 def test_half_precision(name, dtype, limit):
-    for layer in dsf.inspect(build(name).to(dtype), **inputs(name, 21)):
+    for layer in dsf.inspect(build(name).to(dtype), strict=True, **inputs(name, 21)):
         assert layer.formula <= layer.tolerance == 1e-12
         assert 1e-6 < layer.rounding == layer.error < limit

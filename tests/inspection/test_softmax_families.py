@@ -189,7 +189,7 @@ def test_a_causal_layer_is_a_system_and_responds_like_one(name):
 )
 def test_half_precision_models(dtype, limit):
     for name in ("llama", "bert", "qwen3"):
-        for layer in dsf.inspect(build(name).to(dtype), **inputs(name)):
+        for layer in dsf.inspect(build(name).to(dtype), strict=True, **inputs(name)):
             assert layer.formula <= layer.tolerance == 1e-12
             assert 1e-6 < layer.rounding == layer.error < limit
 

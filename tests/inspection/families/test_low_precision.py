@@ -29,7 +29,7 @@ FAMILIES = [
 @pytest.mark.parametrize("dtype", ALLOWED, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_in_half_precision_is_rebuilt(family, dtype):
-    inspection = dsf.inspect(build(family).to(dtype), **inputs())
+    inspection = dsf.inspect(build(family).to(dtype), strict=True, **inputs())
     for layer in inspection:
         assert layer.formula <= layer.tolerance <= 1e-7
     worst = max(layer.rounding for layer in inspection)
