@@ -42,7 +42,7 @@ def test_a_float32_model_is_rebuilt_and_its_layers_mix(family):
 
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_a_float64_model_is_rebuilt_to_rounding(family, padding):
-    inspection = dsf.inspect(build(family).double(), **inputs(padding=padding))
+    inspection = dsf.inspect(build(family).double(), strict=True, **inputs(padding=padding))
     limit = FAMILIES[family].exact
     assert max(layer.error for layer in inspection) < limit
     assert max(layer.tolerance for layer in inspection) <= limit
