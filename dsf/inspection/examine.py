@@ -1,7 +1,8 @@
 """Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -160,21 +161,29 @@ def _rebuilt(
     for number, (call, adapter, family) in enumerate(found):
         if wanted is not None and not wanted[number]:
             continue
-        try:
-            built = rebuild(call, adapter, family, limits)
-            layers += [
-                _with_heads(layer, question.heads)
-                for layer in built
-                if wanted is None or layer.name in wanted[number]
-            ]
-        except UnreadableError as error:
-            refused.append(Unsupported(call.name, described(call.module), str(error).rstrip(".")))
-        except ReconstructionError as error:
-            if question.strict:
-                raise
-            kind, reason = described(call.module), str(error).rstrip(".")
-            refused.append(Unsupported(call.name, kind, reason, error.formula))
+        with _refusing(refused, call, question, call.name):
+            for name, build in rebuild(call, adapter, family, limits):
+                if wanted is not None and name not in wanted[number]:
+                    continue
+                with _refusing(refused, call, question, name):
+                    layers.append(_with_heads(build(), question.heads))
     return tuple(layers), tuple(refused)
+
+
+@contextmanager
+def _refusing(
+    refused: list[Unsupported], call: Call, question: Question, name: str
+) -> Iterator[None]:
+    """Inside, a layer that cannot be read or is not reproduced is added to ``refused``."""
+    try:
+        yield
+    except UnreadableError as error:
+        refused.append(Unsupported(name, described(call.module), str(error).rstrip(".")))
+    except ReconstructionError as error:
+        if question.strict:
+            raise
+        kind, reason = described(call.module), str(error).rstrip(".")
+        refused.append(Unsupported(name, kind, reason, error.formula))
 
 
 def _wanted(found: Sequence[tuple[Call, Adapter, str]], layers: Chosen) -> list[set[str]]:

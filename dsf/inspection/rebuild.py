@@ -1,7 +1,8 @@
 """Rebuilds a layer from a captured call and compares it with the output that was captured."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,16 +55,38 @@ class Limits:
         return adapter.tolerance if sharp else TOLERANCE.get(dtype, 1e-5)
 
 
-def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
-    """The layers in one captured call, each compared with the module's output.
+Build = Callable[[], InspectedLayer]
+
+
+def rebuild(
+    call: Call, adapter: Adapter, family: str, limits: Limits
+) -> Iterator[tuple[str, Build]]:
+    """The layers in one captured call: the name of each, and a function that rebuilds it.
+
+    That function compares the layer with the module's output, and raises if that is not what came
+    out; the other layers of the call can be rebuilt all the same.
 
     Raises:
         ReconstructionError: if a layer cannot be rebuilt from its weights, or if its error is NaN
             or above its limit.
         UnreadableError: if the adapter cannot read this call.
     """
+    with _explained(call, family):
+        reference, compared_with, sharp = _reference(call, adapter, limits)
+        tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
+        layers = list(captured_layers(reference, adapter, family))
+        ran = layers if reference is call else captured_layers(call, adapter, family)
+        outputs = [layer.output for layer in ran]
+    for layer, output in zip(layers, outputs, strict=True):
+        made = Comparison(call, adapter, layer, output, compared_with, tolerance)
+        yield layer.name, made.layer
+
+
+@contextmanager
+def _explained(call: Call, family: str) -> Iterator[None]:
+    """Inside, whatever an adapter stumbles over is an error that says what was read and how."""
     try:
-        yield from _rebuilt(call, adapter, family, limits)
+        yield
     except (KeyError, AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InspectionError):
             raise
@@ -78,39 +101,55 @@ def rebuild(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterat
         ) from error
 
 
-def _rebuilt(call: Call, adapter: Adapter, family: str, limits: Limits) -> Iterator[InspectedLayer]:
-    reference, compared_with, sharp = _reference(call, adapter, limits)
-    tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
-    layers = list(captured_layers(reference, adapter, family))
-    ran = layers if reference is call else captured_layers(call, adapter, family)
-    outputs = [layer.output for layer in ran]
-    for layer, output in zip(layers, outputs, strict=True):
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One layer of a captured call, and what it is held against.
+
+    Attributes:
+        captured: what the adapter reads, of the run that the layer is compared with.
+        output: what the module put out in the run of the model.
+        compared_with: what the layer is compared with, in words.
+    """
+
+    call: Call
+    adapter: Adapter
+    captured: Captured
+    output: Tensor
+    compared_with: str
+    tolerance: float
+
+    def layer(self) -> InspectedLayer:
+        """The layer, rebuilt and compared."""
+        with _explained(self.call, self.captured.family):
+            return self._compared()
+
+    def _compared(self) -> InspectedLayer:
+        layer, adapter, dtype = self.captured, self.adapter, self.call.first_output.dtype
         mixer = adapter.read(layer)
         system = mixer.system()
         rebuilt = adapter.finished(layer, mixer, respond(system, mixer.signal()))
-        if not output.isfinite().all():
+        if not self.output.isfinite().all():
             raise ReconstructionError(_not_finite(layer))
         formula = relative_error(rebuilt, layer.output)
-        rounding = 0.0 if reference is call else relative_error(output, layer.output)
-        if not formula <= tolerance:
-            raise ReconstructionError(
-                _worded(layer, adapter, formula, tolerance, compared_with), formula
-            )
-        expected = expected_rounding(call.first_output.dtype, system.steps)
+        rounding = 0.0 if self.output is layer.output else relative_error(self.output, layer.output)
+        if not formula <= self.tolerance:
+            words = _worded(layer, adapter, formula, self.tolerance, self.compared_with)
+            raise ReconstructionError(words, formula)
+        expected = expected_rounding(dtype, system.steps)
         if rounding > expected:
-            _warn_of_rounding(layer, rounding, expected, call.first_output.dtype)
-        yield InspectedLayer(
+            _warn_of_rounding(layer, rounding, expected, dtype)
+        return InspectedLayer(
             name=layer.name,
-            family=family,
+            family=layer.family,
             mixer=mixer,
             axes=getattr(mixer, "axes", adapter.axes)[: len(system.batch)],
             error=max(formula, rounding),
-            tolerance=tolerance,
+            tolerance=self.tolerance,
             fingerprint=Fingerprint(mixer),
-            shell=partial(whole_layer, layer, adapter, mixer, tolerance),
+            shell=partial(whole_layer, layer, adapter, mixer, self.tolerance),
             formula=formula,
             rounding=rounding,
-            compared_with=compared_with,
+            compared_with=self.compared_with,
         )
 
 

@@ -16,6 +16,7 @@ from dsf.inspection import (
     NothingCapturedError,
     ReconstructionError,
 )
+from dsf.inspection.families import torch_recurrent
 from dsf.shapes import ShapeError
 from tests.inspection.softmax_models import build, inputs
 
@@ -263,3 +264,24 @@ def test_memory_that_runs_out_is_called_that(monkeypatch, where, error):
         MemoryError, match=r"memory of this machine ran out.*fewer layers at a time"
     ):
         dsf.inspect(model, **IDS)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("fault", [KeyError("bias"), None], ids=["unread", "wrong"])
+def test_a_refused_layer_of_a_call_leaves_the_others(at, fault):
+    def read(layer):
+        mixer = torch_recurrent.ADAPTER.read(layer)
+        if layer.name != f"LSTM[layer {at}]":
+            return mixer
+        if fault is not None:
+            raise fault
+        return replace(mixer, inputs=mixer.inputs * 1.5)
+
+    module = torch.nn.LSTM(3, 4, num_layers=3, batch_first=True)
+    adapter = replace(torch_recurrent.ADAPTER, read=read)
+    found = dsf.inspect(module, torch.randn(1, 6, 3), adapters=(adapter,))
+    names = [f"LSTM[layer {k}]" for k in range(3)]
+    assert [layer.name for layer in found] == names[:at] + names[at + 1 :]
+    assert [missed.name for missed in found.unsupported] == [names[at]]
+    with pytest.raises(ReconstructionError, match="LSTM"):
+        dsf.inspect(module, torch.randn(1, 6, 3), adapters=(adapter,), strict=True)
