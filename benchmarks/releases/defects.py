@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.releases.cases import ONE_CHUNK, Family, build, inputs
 from dsf.inspection.capture.calls import recording
-from dsf.inspection.capture.precision import guarded, widened
+from dsf.inspection.capture.precision import guarded, in_float64
 
 CLEAR = 1e-2  # of the largest output; rounding is below 1e-5
 ALIKE = 0.1  # how closely our error has to be the library's own rounding
@@ -71,7 +71,7 @@ def rounding(
     for call in calls:
         wide = deepcopy(call.module).double()
         with guarded(wide):
-            answer = wide(**widened(call.arguments))
+            answer = wide(**in_float64(call.arguments))
         answer = answer if isinstance(answer, Tensor) else answer[0]
         lost = max(lost, _apart(call.first_output, answer))
     own = abs(lost - error) <= ALIKE * error

@@ -13,7 +13,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Through
 from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.precision import dtype_of, widened
+from dsf.inspection.capture.precision import dtype_of, in_float64
 from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
@@ -79,7 +79,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     inputs, named = question.inputs, question.named
     if question.exact:
         model = copy.deepcopy(model).double()
-        inputs, named = widened(inputs), widened(named)
+        inputs, named = in_float64(inputs), in_float64(named)
     known = _with_probes(model, known_modules(model, question.adapters), question.probe)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
     with isolated(model):

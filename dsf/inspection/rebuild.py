@@ -14,10 +14,10 @@ from torch import Tensor
 from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter, one_layer
-from dsf.inspection.capture.calls import Call, Captured, Weights, in_float64
+from dsf.inspection.capture.calls import Call, Captured, Weights
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
-from dsf.inspection.capture.precision import TOLERANCE, expected_rounding
+from dsf.inspection.capture.precision import TOLERANCE, expected_rounding, in_float64
 from dsf.inspection.errors import (
     InspectionError,
     InspectionMemoryError,

@@ -14,9 +14,9 @@ from torch import nn
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Invocation, Through, in_float64
+from dsf.inspection.capture.calls import Call, Invocation, Through
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
-from dsf.inspection.capture.precision import in_double, widened
+from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax.follower import recording_followed
 from dsf.inspection.softmax.fused import recording_fused
@@ -90,7 +90,7 @@ def _of_attention(call: Call, invocation: Invocation) -> Call:
 
 
 def _run(twin: nn.Module, invocation: Invocation) -> Any:
-    args, kwargs = widened(invocation.args), widened(invocation.kwargs)
+    args, kwargs = in_float64(invocation.args), in_float64(invocation.kwargs)
     try:
         with in_double():
             return twin(*args, **kwargs)

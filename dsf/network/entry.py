@@ -11,7 +11,7 @@ from torch import nn
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.capture.precision import guarded, widened
+from dsf.inspection.capture.precision import guarded, in_float64
 from dsf.inspection.entry import inspect
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.recorded_run import without_cache
@@ -106,7 +106,7 @@ def stack(
 
         model = load_model(model).model
     model = copy.deepcopy(getattr(model, "_orig_mod", model)).double().requires_grad_(False)
-    inputs, named = widened(inputs), widened(named)
+    inputs, named = in_float64(inputs), in_float64(named)
     inspection = inspect(model, *inputs, adapters=adapters, **named)
     mixers = calls_by_module(inspection.layers)
     found = blocks_of(model, list(mixers), blocks)

@@ -13,13 +13,13 @@ from enum import Enum
 from typing import Any
 from weakref import ref
 
-import torch
 from jaxtyping import Inexact
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
+from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.stages import Project
 
@@ -239,22 +239,6 @@ class Captured:
     def replaced(self, **changes: Any) -> "Captured":
         """A copy with some fields replaced."""
         return replace(self, **changes)
-
-
-def in_float64(value: Any) -> Any:
-    """Floating-point tensors in float64, also inside tuples and lists, detached; the rest as is."""
-    if isinstance(value, Tensor):
-        value = value.detach()
-        return value.to(torch.float64) if value.is_floating_point() else value
-    if isinstance(value, PackedSequence):
-        return value._replace(data=in_float64(value.data))
-    if isinstance(value, tuple | list):
-        return (
-            type(value)(in_float64(part) for part in value)
-            if type(value) in (tuple, list)
-            else value
-        )
-    return value
 
 
 class Weights(Mapping[str, Tensor]):

@@ -83,16 +83,18 @@ def in_double() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def widened(value: Any) -> Any:
-    """Floating tensors in float64, wherever they sit in tuples, lists and dictionaries."""
+def in_float64(value: Any) -> Any:
+    """Floating tensors in float64 and detached, also in tuples, lists, dictionaries and packed
+    sequences; everything else as it is."""
     if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value
+        value = value.detach()
+        return value.to(torch.float64) if value.is_floating_point() else value
     if isinstance(value, PackedSequence):
-        return value._replace(data=widened(value.data))
+        return value._replace(data=in_float64(value.data))
     if type(value) in (tuple, list):
-        return type(value)(widened(part) for part in value)
+        return type(value)(in_float64(part) for part in value)
     if isinstance(value, dict):
-        return {name: widened(part) for name, part in value.items()}
+        return {name: in_float64(part) for name, part in value.items()}
     return value
 
 

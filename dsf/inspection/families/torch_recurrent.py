@@ -19,7 +19,8 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from dsf.evaluate import respond
 from dsf.evaluate.maps import Selection
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, in_float64
+from dsf.inspection.capture.calls import Call, Captured
+from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.inspection.whole.stages import Tokens

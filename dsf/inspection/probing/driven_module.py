@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import in_float64
 from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.precision import in_double
+from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.probing.ports import Port, Touch, tapped
 
