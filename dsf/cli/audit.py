@@ -9,7 +9,9 @@ from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or a hub id owner/name.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
+    ],
     *,
     lengths: Annotated[
         str, typer.Option(help='Numbers of tokens, such as "512,4k,32k"; k is 1024.')

@@ -11,7 +11,7 @@ from dsf.cli.threads import ThreadCount, Threads
 
 def run(
     model: Annotated[
-        str, typer.Argument(help="Folder of a checkpoint, a hub id, or the folder of a run.")
+        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, a hub id, or a run.")
     ],
     *,
     text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,

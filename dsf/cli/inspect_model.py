@@ -11,7 +11,9 @@ from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or a hub id owner/name.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
+    ],
     *,
     text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
     ids: Annotated[

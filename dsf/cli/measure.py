@@ -10,7 +10,9 @@ from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Folder of a checkpoint, or a hub id owner/name.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
+    ],
     prompts: Annotated[
         Path, typer.Argument(help="A UTF-8 file, one prompt a line: text, or with --ids numbers.")
     ],

@@ -32,8 +32,8 @@ def inspect(
     """Read the token mixers of a trained model on one input, each with its reconstruction error.
 
     Args:
-        model: a torch module, the folder of a checkpoint, or a hub id. A module is restored to
-            the state it had before the run.
+        model: a torch module, the folder of a checkpoint, a GGUF file, or a hub id. A module is
+            restored to the state it had before the run.
         inputs, named: what the model is called with, such as ``input_ids=...``.
         text: instead of ``input_ids``, for a checkpoint that has a tokenizer.
         exact: run a copy of the model in float64 throughout.

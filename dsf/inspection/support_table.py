@@ -132,8 +132,8 @@ def support(
     """Every token mixer of a model and what it becomes, without running it.
 
     Args:
-        model: a module, which may be on the meta device; a folder with a ``config.json``; or a hub
-            id, of which only the configuration is downloaded.
+        model: a module, which may be on the meta device; a folder with a ``config.json``; a GGUF
+            file; or a hub id, of which only the configuration is downloaded.
         layers: which mixers, as ``dsf.inspect`` takes them; numbers count in the order of the
             model's modules.
         adapters: further adapters, as for ``dsf.inspect``.
@@ -148,7 +148,7 @@ def support(
              how="adapter 'lstm'"),)
     """
     if not isinstance(model, nn.Module):
-        from dsf.loading.building import load_skeleton
+        from dsf.loading import load_skeleton
 
         model = load_skeleton(model, revision=revision, offline=offline)
     found = tuple(_found(model, adapters))

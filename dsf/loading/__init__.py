@@ -4,7 +4,13 @@ No code that comes with a checkpoint runs, and nothing is unpickled.
 """
 
 from dsf.loading.errors import LoadError
-from dsf.loading.loader import LoadedModel, file_hashes, load_model, read_model_tokenizer
+from dsf.loading.loader import (
+    LoadedModel,
+    file_hashes,
+    load_model,
+    load_skeleton,
+    read_model_tokenizer,
+)
 from dsf.loading.piecewise import PiecewiseModel, open_piecewise
 from dsf.loading.tensor_files import read_tensors
 
@@ -14,6 +20,7 @@ __all__ = [
     "PiecewiseModel",
     "file_hashes",
     "load_model",
+    "load_skeleton",
     "open_piecewise",
     "read_model_tokenizer",
     "read_tensors",

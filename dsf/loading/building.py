@@ -1,23 +1,19 @@
 """Builds models from their settings, with the model library's own classes only.
 
 ``blueprint`` finds the configuration and model class that settings name. ``build`` makes the model
-with given weights, ``load_skeleton`` its modules on the meta device, without weights.
+with given weights, ``skeleton`` its modules on the meta device, without weights.
 """
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dsf.loading.errors import LoadError, listed, reason, shown
-from dsf.loading.folder import open_folder
-from dsf.loading.hub import snapshot
 from dsf.loading.library_versions import model_library
-from dsf.loading.settings import read_settings
 
 _SAFE_ATTENTION = {None, "eager", "sdpa"}
 _CURE = "only the library's own models are built, since others come with code"
@@ -149,19 +145,29 @@ def _check_complete(plan: Blueprint, found: dict[str, Any], where: str) -> None:
 
 def _check_size(plan: Blueprint, weights: dict[str, Tensor], where: str) -> None:
     """Raise, before memory is allocated, if the settings ask for far more than the files hold."""
-    with undisturbed(), torch.device("meta"):
-        try:
-            skeleton = plan.model(plan.config)
-        except Exception as error:  # a model class may raise anything on untrusted settings
-            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
-    asked = sum(parameter.numel() for parameter in skeleton.parameters())
+    empty = skeleton(plan, where)
+    asked = sum(parameter.numel() for parameter in empty.parameters())
     there = sum(tensor.numel() for tensor in weights.values())
-    beside = sum(buffer.nbytes for buffer in skeleton.buffers())
+    beside = sum(buffer.nbytes for buffer in empty.buffers())
     if asked > _MOST_GROWTH * there or beside > _MOST_BUFFER_BYTES:
         raise LoadError(
             f"{where}: config.json asks for {asked} weights and {beside} bytes of buffers, but the "
             f"files hold {there} weights; use the config.json that belongs to these weights."
         )
+
+
+def skeleton(plan: Blueprint, where: str) -> nn.Module:
+    """The modules of a model on the meta device, without weights, in evaluation mode.
+
+    Raises:
+        LoadError: the class refuses the settings; ``where`` names their file.
+    """
+    with undisturbed(), torch.device("meta"):
+        try:
+            model: nn.Module = plan.model(plan.config)
+        except Exception as error:  # a model class may raise anything on untrusted settings
+            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
+    return model.eval()
 
 
 @contextmanager
@@ -179,29 +185,3 @@ def undisturbed() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def load_skeleton(
-    path_or_id: str | Path, *, revision: str | None = None, offline: bool = False
-) -> nn.Module:
-    """The modules of a model on the meta device: no weights are read, downloaded or allocated.
-
-    Args:
-        path_or_id: a folder with a ``config.json``, or ``owner/name`` on the hub.
-
-    Raises:
-        LoadError: as ``load_model``, for problems that are found before the weights are read.
-    """
-    given = Path(path_or_id)
-    place = given
-    if not given.is_dir():
-        place = snapshot(str(path_or_id), revision, offline=offline, settings_only=True)
-    folder = open_folder(place)
-    where = f"{folder.path / 'config.json'}"
-    plan = blueprint(read_settings(folder, allow_quantized=True).values, where)
-    with undisturbed(), torch.device("meta"):
-        try:
-            model: nn.Module = plan.model(plan.config)
-        except Exception as error:  # a model class may raise anything on untrusted settings
-            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
-    return model.eval()

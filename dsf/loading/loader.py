@@ -1,4 +1,4 @@
-"""``load_model``: builds the model in a folder or of a hub id, without running its code."""
+"""``load_model``: builds the model in a folder or file or of a hub id, without running its code."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -8,9 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsf.loading.building import blueprint, build
+from dsf.loading.building import blueprint, build, skeleton
 from dsf.loading.errors import LoadError, listed
 from dsf.loading.folder import ModelFolder, open_folder
+from dsf.loading.gguf_files import (
+    gguf_blueprint,
+    gguf_file,
+    read_gguf_tokenizer,
+    read_gguf_weights,
+    read_layout,
+)
 from dsf.loading.hub import snapshot
 from dsf.loading.library_versions import check_torch
 from dsf.loading.settings import read_settings
@@ -26,10 +33,10 @@ class LoadedModel:
     Attributes:
         model: in evaluation mode, on the CPU.
         tokenizer: the tokenizer of transformers, or None where the folder has none.
-        identity: the folder or hub id that was passed.
+        identity: the folder, file or hub id that was passed.
         revision: the commit of a hub model, else None.
         config_hash, weights_hash: SHA-256 in hexadecimal, of ``config.json`` and of the names and
-            contents of the weight files.
+            contents of the weight files. Of a GGUF file, of its header and of the whole.
         non_finite: names of weights that hold NaN or an infinity.
         notes: what was ignored, one sentence each.
     """
@@ -53,15 +60,18 @@ def load_model(
     allow_pickle_archive: bool = False,
     allow_quantized: bool = False,
 ) -> LoadedModel:
-    """Build the model in a folder, or of a hub id, from the model library's own classes.
+    """Build the model in a folder or GGUF file, or of a hub id, from the model library's classes.
 
     No code that comes with a model runs: settings that select code are dropped, weights are read
-    from safetensors, and the model library is given tensors instead of files.
+    from safetensors, and the model library is given tensors instead of files. The header of a GGUF
+    file is checked against the file before another library reads it, and its quantised weights
+    are expanded to float32.
 
     Args:
-        path_or_id: a folder written by ``save_pretrained``, or ``owner/name`` on the hub.
+        path_or_id: a folder written by ``save_pretrained``, a ``.gguf`` file or a folder with one
+            and no ``config.json``, or ``owner/name`` on the hub.
         revision: branch, tag or commit of a hub id.
-        offline: use no network. A folder is always read offline.
+        offline: use no network. Folders and files are always read offline.
         dtype: dtype of the weights; None keeps the one they were saved for.
         allow_pickle_archive: where there is no safetensors file, read ``pytorch_model.bin``, still
             without unpickling it (see ``read_tensors``).
@@ -71,6 +81,9 @@ def load_model(
         LoadError: a file was refused, is missing, or disagrees with another one.
     """
     check_torch()
+    if (file := gguf_file(path_or_id)) is not None:
+        _check_unversioned(file, revision)
+        return _loaded_gguf(file, str(path_or_id), dtype)
     folder = found(path_or_id, revision, bool(offline), allow_pickle_archive)
     settings = read_settings(folder, allow_quantized=allow_quantized)
     plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
@@ -94,6 +107,8 @@ def file_hashes(path_or_id: str | Path, *, offline: bool | None = None) -> tuple
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
+    if (file := gguf_file(path_or_id)) is not None:
+        return read_layout(file).header_hash, fingerprint([file])
     folder = found(path_or_id, None, bool(offline), False)
     files = weight_files(folder, allow_pickle_archive=False)
     return _hash_of_settings(folder), fingerprint(files)
@@ -105,10 +120,53 @@ def read_model_tokenizer(path_or_id: str | Path, *, offline: bool | None = None)
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
+    if (file := gguf_file(path_or_id)) is not None:
+        return read_gguf_tokenizer(file, read_layout(file))
     folder = found(path_or_id, None, bool(offline), False)
     settings = read_settings(folder, allow_quantized=True)
     plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
     return read_tokenizer(folder, plan.config)
+
+
+def load_skeleton(
+    path_or_id: str | Path, *, revision: str | None = None, offline: bool = False
+) -> nn.Module:
+    """The modules of a model on the meta device: no weights are read, downloaded or allocated.
+
+    Args:
+        path_or_id: a folder with a ``config.json``, a GGUF file, or ``owner/name`` on the hub.
+
+    Raises:
+        LoadError: as ``load_model``, for problems that are found before the weights are read.
+    """
+    if (file := gguf_file(path_or_id)) is not None:
+        _check_unversioned(file, revision)
+        read_layout(file)
+        return skeleton(gguf_blueprint(file)[0], str(file))
+    place = Path(path_or_id)
+    if not place.is_dir():
+        place = snapshot(str(path_or_id), revision, offline=offline, settings_only=True)
+    folder = open_folder(place)
+    where = f"{folder.path / 'config.json'}"
+    plan = blueprint(read_settings(folder, allow_quantized=True).values, where)
+    return skeleton(plan, where)
+
+
+def _loaded_gguf(file: Path, identity: str, dtype: torch.dtype | None) -> LoadedModel:
+    layout = read_layout(file)
+    plan, settings = gguf_blueprint(file)
+    model, unused = build(plan, read_gguf_weights(file, plan), str(file), dtype)
+    notes = _told({_DROPPED: settings.dropped, _UNUSED: unused, _EXPANDED: list(layout.formats)})
+    return LoadedModel(
+        model=model,
+        tokenizer=read_gguf_tokenizer(file, layout),
+        identity=identity,
+        revision=None,
+        config_hash=layout.header_hash,
+        weights_hash=fingerprint([file]),
+        non_finite=non_finite_weights(model),
+        notes=notes,
+    )
 
 
 def found(
@@ -120,6 +178,11 @@ def found(
         LoadError: a file was passed, or a revision for a folder, or the download failed.
     """
     given = Path(path_or_id)
+    if gguf_file(given) is not None:
+        raise LoadError(
+            f"{given}: the weights of a GGUF file cannot be loaded block by block; load it as a "
+            "whole (load_model, or without --layerwise)."
+        )
     if given.is_file():
         raise LoadError(f"{given}: a file, where the folder around it is expected; pass that.")
     if not given.is_dir():
@@ -131,9 +194,14 @@ def found(
                 allow_pickle_archive=allow_pickle_archive,
             )
         )
-    if revision is not None:
-        raise LoadError(f"{given}: a folder has no revision {revision!r}; pass revision=None.")
+    _check_unversioned(given, revision)
     return open_folder(given)
+
+
+def _check_unversioned(given: Path, revision: str | None) -> None:
+    if revision is not None:
+        what = "folder" if given.is_dir() else "file"
+        raise LoadError(f"{given}: a {what} has no revision {revision!r}; pass revision=None.")
 
 
 def _hash_of_settings(folder: ModelFolder) -> str:
@@ -142,14 +210,19 @@ def _hash_of_settings(folder: ModelFolder) -> str:
     ).hexdigest()
 
 
+_PICKLES = "ignored {}: pickles are not opened."
+_DROPPED = "ignored settings that select code: {}."
+_UNUSED = "ignored weights that the model does not use: {}."
+_EXPANDED = "the weights are stored as {} and were expanded to float32."
+
+
 def _notes(
     folder: ModelFolder, files: list[Path], dropped: list[str], unused: list[str]
 ) -> tuple[str, ...]:
     used = {path.name for path in files}
     pickles = [name for name in folder.pickles() if name not in used]
-    notes = {
-        "ignored {}: pickles are not opened.": pickles,
-        "ignored settings that select code: {}.": dropped,
-        "ignored weights that the model does not use: {}.": unused,
-    }
+    return _told({_PICKLES: pickles, _DROPPED: dropped, _UNUSED: unused})
+
+
+def _told(notes: dict[str, list[str]]) -> tuple[str, ...]:
     return tuple(text.format(listed(names)) for text, names in notes.items() if names)

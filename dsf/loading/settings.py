@@ -59,8 +59,17 @@ def read_settings(folder: ModelFolder, *, allow_quantized: bool) -> Settings:
     """
     path = folder.required("config.json", "pass the folder that save_pretrained wrote")
     values = read_object(path, most_bytes=_MOST_BYTES)
+    return acceptable(values, str(path), allow_quantized=allow_quantized)
+
+
+def acceptable(values: dict[str, Any], where: str, *, allow_quantized: bool) -> Settings:
+    """``values`` without those that select code; ``where`` names their file in errors.
+
+    Raises:
+        LoadError: as ``read_settings``, for what is wrong with a value.
+    """
     dropped: set[str] = set()
-    kept = _scrubbed(values, dropped, str(path), allow_quantized=allow_quantized)
+    kept = _scrubbed(values, dropped, where, allow_quantized=allow_quantized)
     return Settings(kept, sorted(dropped - _HARMLESS))
 
 

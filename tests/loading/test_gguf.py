@@ -1,0 +1,315 @@
+"""GGUF files: an honest one gives the model it was made of, and no count in a header is trusted."""
+
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import dsf
+from dsf.loading import (
+    LoadError,
+    file_hashes,
+    gguf_files,
+    load_model,
+    load_skeleton,
+    open_piecewise,
+    read_model_tokenizer,
+)
+
+gguf = pytest.importorskip("gguf", reason='needs pip install "dsf-toolkit[gguf]"')
+transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[gguf]"')
+
+HEADS, WIDTH, TOKENS = 4, 64, torch.arange(9).unsqueeze(0)
+WORDS = ["<unk>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "th", "the", "Ġthe"]
+MERGES = ["t h", "th e", "Ġ the"]
+
+
+@pytest.fixture(scope="module")
+def llama():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        vocab_size=len(WORDS),
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def stored(model):
+    """Weights as GGUF files hold them: rotary pairs of a head beside each other."""
+    weights = {name: part.numpy() for name, part in model.state_dict().items()}
+    yield "token_embd.weight", weights["model.embed_tokens.weight"]
+    yield "output_norm.weight", weights["model.norm.weight"]
+    yield "output.weight", weights["lm_head.weight"]
+    for block in range(2):
+        for ours, theirs in NAMES.items():
+            weight = weights[f"model.layers.{block}.{ours}.weight"]
+            if theirs in ("attn_q", "attn_k"):
+                halves = weight.reshape(-1, 2, WIDTH // HEADS // 2, WIDTH)
+                weight = halves.swapaxes(1, 2).reshape(weight.shape)
+            yield f"blk.{block}.{theirs}.weight", weight
+
+
+def write(path, model, format=None, *, tokenizer=True, **more):
+    """A GGUF file of the model; matrices in ``format``, norms always in float32."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(WIDTH)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(2)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(more.get("epsilon", model.config.rms_norm_eps))
+    if tokenizer:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(WORDS)
+        writer.add_token_merges(MERGES)
+        writer.add_chat_template("{{ messages }}")
+    else:
+        writer.add_vocab_size(len(WORDS))
+    for name, weight in stored(model):
+        if format is None or weight.ndim == 1:
+            writer.add_tensor(name, np.ascontiguousarray(weight))
+        else:
+            writer.add_tensor(name, gguf.quants.quantize(weight, format), raw_dtype=format)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(llama, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("gguf") / "model.gguf", llama)
+
+
+def test_the_model_comes_back(llama, file, no_network):
+    loaded = load_model(file)
+    assert torch.equal(loaded.model(TOKENS).logits, llama(TOKENS).logits)
+    assert not loaded.model.training
+    assert (loaded.identity, loaded.revision) == (str(file), None)
+    assert loaded.notes == ("the weights are stored as 'F32' and were expanded to float32.",)
+    assert no_network == []
+
+
+def test_from_the_folder_around_it(llama, file):
+    assert torch.equal(load_model(file.parent).model(TOKENS).logits, llama(TOKENS).logits)
+
+
+def test_its_layers_are_exact(file):
+    inspection = dsf.inspect(file, text="the cat")
+    assert inspection.tokens == (("the", "Ġ", "c", "a", "t"),)
+    assert [layer.family for layer in inspection] == ["llama", "llama"]
+    assert all(layer.formula < 1e-13 for layer in inspection)
+
+
+def test_its_tokenizer_carries_no_program(file):
+    tokenizer = read_model_tokenizer(file)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("a the")["input_ids"]) == ["a", "Ġthe"]
+    assert tokenizer.chat_template is None
+
+
+def test_without_a_tokenizer(llama, tmp_path):
+    path = write(tmp_path / "bare.gguf", llama, tokenizer=False)
+    loaded = load_model(path)
+    assert loaded.tokenizer is None
+    assert torch.equal(loaded.model(TOKENS).logits, llama(TOKENS).logits)
+
+
+def decoded(weight):
+    """Q4_1 by hand: of each 32 numbers a step, the least, and sixteen bytes of two levels each."""
+    rows = gguf.quants.quantize(weight, gguf.GGMLQuantizationType.Q4_1)
+    numbers = []
+    for block in rows.reshape(-1, 20):
+        step, least, *pairs = struct.unpack("<2e16B", block.tobytes())
+        levels = [pair & 15 for pair in pairs] + [pair >> 4 for pair in pairs]
+        numbers.append([least + step * level for level in levels])
+    return torch.tensor(numbers).reshape(weight.shape)
+
+
+def test_quantised_weights_are_what_the_format_says(llama, tmp_path):
+    path = write(tmp_path / "small.gguf", llama, gguf.GGMLQuantizationType.Q4_1)
+    loaded = load_model(path)
+    assert "'F32', 'Q4_1'" in loaded.notes[0]
+    for name, part in loaded.model.state_dict().items():
+        whole = llama.state_dict()[name]
+        expected = decoded(whole.numpy()) if whole.ndim == 2 else whole
+        torch.testing.assert_close(part, expected, rtol=1e-6, atol=1e-6)
+        assert torch.equal(part, whole) == (whole.ndim == 1)
+    assert all(layer.formula < 1e-13 for layer in dsf.inspect(loaded.model, input_ids=TOKENS))
+
+
+def test_another_number_type(file):
+    model = load_model(file, dtype=torch.float64).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+
+
+def test_what_it_becomes_is_told_without_weights(file):
+    skeleton = load_skeleton(file)
+    assert {part.device.type for part in skeleton.parameters()} == {"meta"}
+    assert [found.mixer for found in dsf.support(file)] == ["SoftmaxAttention"] * 2
+
+
+def test_hashes_follow_the_file(llama, file, tmp_path):
+    other = write(tmp_path / "other.gguf", llama, epsilon=1e-3)
+    (settings, weights), (changed, whole) = file_hashes(file), file_hashes(other)
+    assert settings != changed
+    assert weights != whole
+    loaded = load_model(file)
+    assert (loaded.config_hash, loaded.weights_hash) == (settings, weights)
+
+
+def test_not_block_by_block_and_of_no_revision(file):
+    with pytest.raises(LoadError, match="cannot be loaded block by block"):
+        open_piecewise(file)
+    with pytest.raises(LoadError, match="a file has no revision 'main'"):
+        load_model(file, revision="main")
+
+
+def test_two_files_in_a_folder(file, tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(file.read_bytes())
+    with pytest.raises(LoadError, match=r"2 GGUF files \('a.gguf', 'b.gguf'\); pass the path"):
+        load_model(tmp_path)
+
+
+def test_a_link_in_a_folder(file, tmp_path):
+    (tmp_path / "model.gguf").symlink_to(file)
+    with pytest.raises(LoadError, match="is a link, and links are not followed"):
+        load_model(tmp_path)
+
+
+def test_the_package_is_missing(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(LoadError, match=r'gguf package.*pip install.*"dsf-toolkit\[gguf\]"'):
+        load_model(file)
+
+
+def test_settings_that_are_no_numbers(llama, tmp_path):
+    path = write(tmp_path / "nan.gguf", llama, epsilon=float("nan"))
+    with pytest.raises(LoadError, match="'rms_norm_eps' is not finite"):
+        load_model(path)
+
+
+def test_fewer_weights_than_the_settings_ask_for(llama, tmp_path, monkeypatch):
+    everything = list(stored(llama))
+    monkeypatch.setitem(globals(), "stored", lambda _: everything[:-1])
+    path = write(tmp_path / "short.gguf", llama)
+    with pytest.raises(LoadError, match="would be drawn at random"):
+        load_model(path)
+
+
+def text(name):
+    return struct.pack("<Q", len(name)) + name.encode()
+
+
+def setting(name, kind, value):
+    return text(name) + struct.pack("<I", kind) + value
+
+
+def numbers(count, kind=4, data=b""):
+    return struct.pack("<IQ", kind, count) + data
+
+
+def tensor(name="w", shape=(32,), kind=0, offset=0, axes=None):
+    axes = len(shape) if axes is None else axes
+    sizes = struct.pack(f"<{len(shape)}Q", *shape)
+    return text(name) + struct.pack("<I", axes) + sizes + struct.pack("<IQ", kind, offset)
+
+
+def header(settings=(), tensors=(), *, magic=b"GGUF", version=3, counts=None, data=128):
+    there = counts or (len(tensors), len(settings))
+    head = magic + struct.pack("<IQQ", version, *there) + b"".join([*settings, *tensors])
+    return head + b"\0" * (-len(head) % 32) + b"\0" * data
+
+
+FAR = 2**63
+HOSTILE = {
+    "empty": (b"", "not a GGUF file"),
+    "other": (b"PK\3\4" + b"\0" * 40, "begins with .* a little-endian GGUF file"),
+    "old": (header(version=1), "and version 1"),
+    "big-endian": (header(version=3 << 24), "a little-endian GGUF file"),
+    "cut": (header()[:10], "header claims 8 bytes at byte 8, where 2 are left"),
+    "many tensors": (header(counts=(FAR, 0)), f"lists {FAR} tensors"),
+    "many settings": (header(counts=(0, FAR)), f"lists {FAR} settings"),
+    "settings that are not there": (header(counts=(0, 9)), "the setting '' twice"),
+    "tensors that are not there": (header(counts=(9, 0)), r"'' has shape \[\]"),
+    "a setting twice": (header([setting("a", 0, b"1")] * 2), "has the setting 'a' twice"),
+    "a tensor twice": (header([], [tensor(), tensor(offset=128)], data=256), "tensor 'w' twice"),
+    "long name": (header([struct.pack("<Q", FAR)]), f"a name has {FAR} bytes"),
+    "long text": (header([setting("a", 8, struct.pack("<Q", FAR))]), f"claims {FAR} bytes"),
+    "long list": (header([setting("a", 9, numbers(FAR))]), "lists have more than 4000000 entries"),
+    "empty texts": (
+        header([setting("a", 9, numbers(4_000_000, kind=8))]),
+        "header claims",
+    ),
+    "many lists": (
+        header([setting("a", 9, numbers(3_000_000, 0, b"\0" * 3_000_000))] * 2),
+        "lists have more than",
+    ),
+    "list of lists": (header([setting("a", 9, numbers(1, kind=9))]), "a list of type 9"),
+    "unknown type": (header([setting("a", 77, b"")]), "setting of unknown type 77"),
+    "part": (header([setting("split.count", 2, b"\2\0")]), "split over several files; merge"),
+    "alignment": (
+        header([setting("general.alignment", 4, struct.pack("<I", 0))]),
+        "an alignment of 0 bytes",
+    ),
+    "axes": (header([], [tensor(axes=2**31)]), "'w' has 2147483648 axes"),
+    "format": (header([], [tensor(kind=999)]), "format number 999"),
+    "blocks": (header([], [tensor(shape=(33,), kind=3)]), "blocks of 32 numbers of Q4_1"),
+    "nothing": (header([], [tensor(shape=(0,))]), r"has shape \[0\]"),
+    "large": (header([], [tensor(shape=(2**40, 2**40))]), "or outside the 224 bytes"),
+    "outside": (header([], [tensor(offset=FAR)]), "or outside the"),
+    "one over": (header([], [tensor(shape=(33,))]), "or outside the"),
+    "shared": (
+        header([], [tensor(), tensor("v", offset=96)], data=4096),
+        "'v' claims bytes .* in another tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_headers(tmp_path, monkeypatch, content, words):
+    """Refused by the walk through the header, before another library sees the file."""
+    monkeypatch.setattr(gguf_files, "gguf_reader", None)
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(LoadError, match=words):
+        load_model(tmp_path / "x.gguf")
+
+
+def test_a_header_that_fits_to_the_last_byte(tmp_path):
+    """The two neighbours of refused headers: tensors side by side up to the end."""
+    (tmp_path / "x.gguf").write_bytes(header([], [tensor(), tensor("v", offset=128)], data=256))
+    assert gguf_files.read_layout(tmp_path / "x.gguf").formats == ("F32",)
+
+
+def test_an_architecture_that_the_library_does_not_know(tmp_path):
+    kind = setting("general.architecture", 8, text("evil"))
+    (tmp_path / "x.gguf").write_bytes(header([kind], [tensor()]))
+    with pytest.raises(LoadError, match="architecture evil is not supported"):
+        load_model(tmp_path / "x.gguf")
