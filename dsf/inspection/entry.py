@@ -157,6 +157,8 @@ def probe(
 def _tokenised(
     tokenizer: Any, text: str | Sequence[str], named: dict[str, Any]
 ) -> tuple[dict[str, Any], list[list[str]]]:
+    from dsf.loading import token_texts
+
     if tokenizer is None:
         raise InspectionError(
             "inspect: 'text' needs a tokenizer, but the checkpoint has none. Pass input_ids=... "
@@ -164,5 +166,5 @@ def _tokenised(
         )
     samples = [text] if isinstance(text, str) else list(text)
     batch = tokenizer(samples, return_tensors="pt", padding=len(samples) > 1)
-    tokens = [tokenizer.convert_ids_to_tokens(row) for row in batch["input_ids"].tolist()]
+    tokens = [token_texts(tokenizer, row) for row in batch["input_ids"].tolist()]
     return {**dict(batch), **named}, tokens

@@ -13,6 +13,7 @@ from dsf.loading.loader import (
 )
 from dsf.loading.piecewise import PiecewiseModel, open_piecewise
 from dsf.loading.tensor_files import read_tensors
+from dsf.loading.tokenizer import token_texts
 
 __all__ = [
     "LoadError",
@@ -24,4 +25,5 @@ __all__ = [
     "open_piecewise",
     "read_model_tokenizer",
     "read_tensors",
+    "token_texts",
 ]

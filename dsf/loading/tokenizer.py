@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ _VOCABULARIES = (
 )
 TOKENIZER_FILES = (_SETTINGS, "added_tokens.json", "special_tokens_map.json", *_VOCABULARIES)
 _DROPPED = {"auto_map", "chat_template", "custom_code", "name_or_path", "trust_remote_code"}
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _MOST_BYTES = 128 * 1024**2
 _MOST_SETTINGS_BYTES = 8 * 1024**2
 
@@ -50,6 +52,22 @@ def read_tokenizer(folder: ModelFolder, config: Any) -> Any | None:
                 f"{folder.path}: its tokenizer cannot be read ({reason(error)}); "
                 "pass a folder without the tokenizer's files to load the model without it."
             ) from None
+
+
+def token_texts(tokenizer: Any, numbers: Sequence[int]) -> list[str]:
+    """The text of every token, with the spaces that belong to it.
+
+    Tokenizers that work on bytes write them in an alphabet of their own, in which a space is ``Ġ``.
+    A token of theirs becomes the text that it stands for, unless its bytes are no whole characters.
+    The tokens of all other tokenizers are returned as they are, such as ``[CLS]`` and ``##ing``.
+    """
+    return [_text(tokenizer, str(name)) for name in tokenizer.convert_ids_to_tokens(numbers)]
+
+
+def _text(tokenizer: Any, name: str) -> str:
+    said = str(tokenizer.convert_tokens_to_string([name]))
+    of_bytes = len(said.encode("utf-8", "replace")) == len(name) and _UNKNOWN not in said
+    return said if of_bytes else name
 
 
 def _copy(path: Path, target: Path) -> None:

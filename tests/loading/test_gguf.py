@@ -3,7 +3,6 @@
 import struct
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,96 +15,25 @@ from dsf.loading import (
     load_skeleton,
     open_piecewise,
     read_model_tokenizer,
+    token_texts,
 )
+from tests.loading import gguf_writing
+from tests.loading.gguf_writing import small_llama, stored, write_gguf
 
 gguf = pytest.importorskip("gguf", reason='needs pip install "dsf-toolkit[gguf]"')
-transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[gguf]"')
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[gguf]"')
 
-HEADS, WIDTH, TOKENS = 4, 64, torch.arange(9).unsqueeze(0)
-WORDS = ["<unk>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "th", "the", "Ġthe"]
-MERGES = ["t h", "th e", "Ġ the"]
+TOKENS = torch.arange(9).unsqueeze(0)
 
 
 @pytest.fixture(scope="module")
 def llama():
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=HEADS,
-        num_key_value_heads=2,
-        vocab_size=len(WORDS),
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
-
-
-NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-
-
-def stored(model):
-    """Weights as GGUF files hold them: rotary pairs of a head beside each other."""
-    weights = {name: part.numpy() for name, part in model.state_dict().items()}
-    yield "token_embd.weight", weights["model.embed_tokens.weight"]
-    yield "output_norm.weight", weights["model.norm.weight"]
-    yield "output.weight", weights["lm_head.weight"]
-    for block in range(2):
-        for ours, theirs in NAMES.items():
-            weight = weights[f"model.layers.{block}.{ours}.weight"]
-            if theirs in ("attn_q", "attn_k"):
-                halves = weight.reshape(-1, 2, WIDTH // HEADS // 2, WIDTH)
-                weight = halves.swapaxes(1, 2).reshape(weight.shape)
-            yield f"blk.{block}.{theirs}.weight", weight
-
-
-def write(path, model, format=None, *, tokenizer=True, **more):
-    """A GGUF file of the model; matrices in ``format``, norms always in float32."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(2)
-    writer.add_context_length(64)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(WIDTH)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(2)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(more.get("epsilon", model.config.rms_norm_eps))
-    if tokenizer:
-        writer.add_tokenizer_model("gpt2")
-        writer.add_token_list(WORDS)
-        writer.add_token_merges(MERGES)
-        writer.add_chat_template("{{ messages }}")
-    else:
-        writer.add_vocab_size(len(WORDS))
-    for name, weight in stored(model):
-        if format is None or weight.ndim == 1:
-            writer.add_tensor(name, np.ascontiguousarray(weight))
-        else:
-            writer.add_tensor(name, gguf.quants.quantize(weight, format), raw_dtype=format)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return small_llama()
 
 
 @pytest.fixture(scope="module")
 def file(llama, tmp_path_factory):
-    return write(tmp_path_factory.mktemp("gguf") / "model.gguf", llama)
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "model.gguf", llama)
 
 
 def test_the_model_comes_back(llama, file, no_network):
@@ -123,7 +51,7 @@ def test_from_the_folder_around_it(llama, file):
 
 def test_its_layers_are_exact(file):
     inspection = dsf.inspect(file, text="the cat")
-    assert inspection.tokens == (("the", "Ġ", "c", "a", "t"),)
+    assert inspection.tokens == (("the", " ", "c", "a", "t"),)
     assert [layer.family for layer in inspection] == ["llama", "llama"]
     assert all(layer.formula < 1e-13 for layer in inspection)
 
@@ -134,8 +62,14 @@ def test_its_tokenizer_carries_no_program(file):
     assert tokenizer.chat_template is None
 
 
+def test_tokens_are_told_as_text(file):
+    tokenizer = read_model_tokenizer(file)
+    assert token_texts(tokenizer, tokenizer("a the")["input_ids"]) == ["a", " the"]
+    assert token_texts(tokenizer, [0]) == ["<unk>"]
+
+
 def test_without_a_tokenizer(llama, tmp_path):
-    path = write(tmp_path / "bare.gguf", llama, tokenizer=False)
+    path = write_gguf(tmp_path / "bare.gguf", llama, tokenizer=False)
     loaded = load_model(path)
     assert loaded.tokenizer is None
     assert torch.equal(loaded.model(TOKENS).logits, llama(TOKENS).logits)
@@ -153,7 +87,7 @@ def decoded(weight):
 
 
 def test_quantised_weights_are_what_the_format_says(llama, tmp_path):
-    path = write(tmp_path / "small.gguf", llama, gguf.GGMLQuantizationType.Q4_1)
+    path = write_gguf(tmp_path / "small.gguf", llama, gguf.GGMLQuantizationType.Q4_1)
     loaded = load_model(path)
     assert "'F32', 'Q4_1'" in loaded.notes[0]
     for name, part in loaded.model.state_dict().items():
@@ -176,7 +110,7 @@ def test_what_it_becomes_is_told_without_weights(file):
 
 
 def test_hashes_follow_the_file(llama, file, tmp_path):
-    other = write(tmp_path / "other.gguf", llama, epsilon=1e-3)
+    other = write_gguf(tmp_path / "other.gguf", llama, epsilon=1e-3)
     (settings, weights), (changed, whole) = file_hashes(file), file_hashes(other)
     assert settings != changed
     assert weights != whole
@@ -211,15 +145,15 @@ def test_the_package_is_missing(file, monkeypatch):
 
 
 def test_settings_that_are_no_numbers(llama, tmp_path):
-    path = write(tmp_path / "nan.gguf", llama, epsilon=float("nan"))
+    path = write_gguf(tmp_path / "nan.gguf", llama, epsilon=float("nan"))
     with pytest.raises(LoadError, match="'rms_norm_eps' is not finite"):
         load_model(path)
 
 
 def test_fewer_weights_than_the_settings_ask_for(llama, tmp_path, monkeypatch):
     everything = list(stored(llama))
-    monkeypatch.setitem(globals(), "stored", lambda _: everything[:-1])
-    path = write(tmp_path / "short.gguf", llama)
+    monkeypatch.setattr(gguf_writing, "stored", lambda _: everything[:-1])
+    path = write_gguf(tmp_path / "short.gguf", llama)
     with pytest.raises(LoadError, match="would be drawn at random"):
         load_model(path)
 

