@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, overload
 
 import torch
@@ -16,7 +17,8 @@ from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
 from dsf.inspection.capture.integrity import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
-from dsf.inspection.whole.affine_layer import AffineLayer
+from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
+from dsf.inspection.whole.contribution_norms import Contributions
 from dsf.mixers import Mixer
 
 if TYPE_CHECKING:
@@ -125,6 +127,67 @@ class InspectedLayer:
             InspectionError: if only the mixer of this layer is known, or its channels mix.
         """
         return self.whole.map(rows)
+
+    def contribution_norms(
+        self, rows: Selection | None = None, *, groups: int | None = None
+    ) -> Float[Tensor, "sample rows columns"]:
+        """How strongly token j (column) acts on token i (row) through all heads or channels.
+
+        The length (2-norm) of the vector that the values of token j contribute to the layer's
+        output at token i: the maps of all heads or channels times their values, through the output
+        gate or norm (frozen at this run) and the output projection. With ``heads`` chosen, of
+        these alone. What biases add belongs to no token. Where only the mixer of a layer is known,
+        it is the length of the contribution to the mixer's response.
+
+        The maps of single channels are computed some at a time: the memory in use is about 0.3 GB,
+        or what one row of contributions takes if that is more (tokens times the layer's width).
+
+        Args:
+            rows: the queries (rows) to return, a slice or one token; all by default.
+            groups: take neighbouring tokens together in at most so many groups: a column is then
+                the length of what all tokens of its group contribute together, to the last token
+                of the row's group. For causal recurrent layers this takes one pass along the
+                sequence, so it suits any length.
+
+        Raises:
+            MapTooLarge: if the result would take more than half of the free memory.
+            IndexError: if ``rows`` selects no token.
+            ValueError: if both ``rows`` and ``groups`` are given, or ``groups`` is below 1.
+            ReconstructionError: if the whole layer does not reproduce the captured output.
+        """
+        if groups is None:
+            return self._contributions.norms(rows)
+        if rows is not None or groups < 1:
+            raise ValueError(
+                f"contribution_norms: 'groups' is {groups} and 'rows' is {rows}; give one of them, "
+                "and at least one group."
+            )
+        return self._contributions.norms_of_groups(groups)
+
+    @property
+    def _contributions(self) -> Contributions:
+        whole = None if self.shell is None else self._whole_mixer()
+        has_samples = self.axes[:1] == ("sample",)
+        entries = self.mixer.system().batch[int(has_samples) :]
+        numbers = torch.arange(prod(entries)).reshape(entries)
+        return Contributions(
+            system=self.system,
+            signal=self.signal,
+            leave=None if whole is None else whole.leave,
+            has_samples=has_samples,
+            numbers=(numbers if self.heads is None else numbers[..., list(self.heads)]).flatten(),
+            total=numbers.numel(),
+        )
+
+    def _whole_mixer(self) -> WholeMixer | None:
+        """The whole layer, where it is a chain of stages around the mixer."""
+        try:
+            whole = self.whole
+        except ReconstructionError:
+            raise
+        except InspectionError:  # only the mixer is known
+            return None
+        return whole if isinstance(whole, WholeMixer) else None
 
     @cached_property
     def _system(self) -> Operator:
