@@ -36,13 +36,16 @@ def sum_exponentials(
     widths: np.ndarray,
     tokens: np.ndarray,
     statistics: np.ndarray,
+    by_lag: np.ndarray,
 ) -> None:
     """All sums of the rows from token ``first`` on; ``scores``, in nats, are overwritten.
 
     ``peak`` is the largest score of a row and ``unread`` the logarithm of a term in the denominator
     that belongs to no key. ``whole`` is the number of columns of the map, ``ahead`` is
     ``0 ... BLOCK - 1``. ``statistics`` is ``kind row``: the kinds of
-    :mod:`dsf.kernels.scalar_tile_sums`, then one for each of ``widths`` and of ``tokens``.
+    :mod:`dsf.kernels.scalar_tile_sums`, then one for each of ``widths`` and of ``tokens``. To
+    ``by_lag`` the weights are added by their lags, backwards: the last number is that of lag zero;
+    if it is empty, they are not.
     """
     number = scores.dtype.type
     zero, least, to_two = number(0), number(LEAST), number(1 / LOG_TWO)
@@ -88,6 +91,18 @@ def sum_exponentials(
         for t in range(len(tokens)):
             weight = scores[i, tokens[t]] if 0 <= tokens[t] < reach else zero
             statistics[NEAR + len(widths) + t, i] = weight / total
+        if len(by_lag) > 0:
+            behind = min(reach, token + 1)
+            first_lag = len(by_lag) - 1 - token
+            _add_scaled(scores[i, :behind], total, by_lag[first_lag : first_lag + behind])
+
+
+@kernel()
+@no_type_check
+def _add_scaled(part, total, sums):
+    scale = 1 / total
+    for j in range(len(part)):
+        sums[j] += part[j] * scale
 
 
 @kernel()

@@ -38,21 +38,10 @@ def per_row(map_or_system: MapOrSystem, look: Look) -> Shaped[Tensor, "*batch ro
 
 def total(map_or_system: MapOrSystem, look: Look) -> Tensor:
     """The sum of ``look(rows)`` over the blocks."""
-    return _reduced(map_or_system, look, torch.add)
-
-
-def largest(map_or_system: MapOrSystem, look: Look) -> Tensor:
-    """The elementwise largest ``look(rows)`` over the blocks; ``nan`` if any is."""
-    return _reduced(map_or_system, look, torch.maximum)
-
-
-def _reduced(
-    map_or_system: MapOrSystem, look: Look, join: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
     found: Tensor | None = None
     for rows in blocks(map_or_system):
         seen = look(rows)
-        found = seen if found is None else join(found, seen)
+        found = seen if found is None else found + seen
     if found is None:
         raise ValueError("measures: the map has no rows, so there is nothing to measure.")
     return found
@@ -73,12 +62,11 @@ def real(rows: Rows, measure: str) -> Tensor:
 
 
 def in_reach(rows: Rows) -> Tensor:
-    """Ones at the keys that a query may read: all, or those up to its own in a causal block.
+    """Ones at the keys that a query may read: all, or those up to its own in a causal row.
 
-    A block counts as causal if all its weights on later tokens are zero.
+    A row counts as causal if all its weights on later tokens are zero.
     """
     behind = rows.lag >= 0
     ahead = (rows.weights != 0) & ~behind
-    causal = ~ahead.flatten(-2).any(dim=-1)
-    reach = torch.where(causal[..., None, None], behind, True)
+    reach = torch.where(ahead.any(dim=-1, keepdim=True), True, behind)
     return reach.to(rows.weights.abs().dtype)

@@ -7,6 +7,7 @@ not depend on state coordinates.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Int, Shaped
@@ -41,23 +42,16 @@ def hankel_singular_values(
         IndexError: if a position has no token after it.
         ValueError: if the map is not square or not finite, or the system runs backward.
     """
-    steps = _steps(map_or_system)
-    chosen = list(range(steps - 1)) if positions is None else list(positions)
-    if not chosen or min(chosen) < 0 or max(chosen) >= steps - 1:
-        raise IndexError(
-            f"hankel_singular_values: positions must lie between 0 and {steps - 2}, since a block "
-            f"needs a token after it, but 'positions' is {chosen}."
-        )
-    if isinstance(map_or_system, Tensor):
-        return _of_map(map_or_system, chosen)
-    if not isinstance(map_or_system, System) or kept_rows(map_or_system) is not None:
-        return _of_map(attention_map(map_or_system), chosen)
-    if map_or_system.runs_backward:
+    chosen = _chosen(map_or_system, positions)
+    if not _has_few_states(map_or_system):
+        return _of_blocks(_blocks(map_or_system, chosen))
+    system = cast("System", map_or_system)
+    if system.runs_backward:
         raise ValueError(
             "hankel_singular_values: needs a causal system, but this one runs backward. "
             "Reverse it first: dsf.algebra.reverse(system)."
         )
-    return _of_system(map_or_system, chosen)
+    return _of_system(system, chosen)
 
 
 def hankel_ranks(
@@ -71,6 +65,9 @@ def hankel_ranks(
     Counts singular values above ``tolerance`` times the largest of all positions. At most N for a
     system of N states; generic softmax attention reaches ``min(t + 1, time - t - 1)``.
     """
+    if positions is not None and len(positions) == 1 and not _has_few_states(map_or_system):
+        (block,) = _blocks(map_or_system, _chosen(map_or_system, positions))
+        return _rank(block, tolerance).unsqueeze(-1)
     values = hankel_singular_values(map_or_system, positions=positions)
     largest = values.amax(dim=(-2, -1), keepdim=True)
     return (values > tolerance * largest).sum(dim=-1)
@@ -87,19 +84,83 @@ def _steps(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> int:
     return map_or_system.steps
 
 
-def _of_map(weights: Tensor, positions: list[int]) -> Tensor:
-    if not bool(weights.isfinite().all()):
+def _chosen(
+    map_or_system: Tensor | System | SystemSum | ExplicitMap, positions: Sequence[int] | None
+) -> list[int]:
+    steps = _steps(map_or_system)
+    chosen = list(range(steps - 1)) if positions is None else list(positions)
+    if not chosen or min(chosen) < 0 or max(chosen) >= steps - 1:
+        raise IndexError(
+            f"hankel_singular_values: positions must lie between 0 and {steps - 2}, since a block "
+            f"needs a token after it, but 'positions' is {chosen}."
+        )
+    return chosen
+
+
+def _has_few_states(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> bool:
+    """Whether the blocks are products of factors whose inner size is the number of states."""
+    return isinstance(map_or_system, System) and kept_rows(map_or_system) is None
+
+
+def _blocks(
+    map_or_system: Tensor | System | SystemSum | ExplicitMap, positions: list[int]
+) -> list[Tensor]:
+    """The Hankel block after each position, from the rows after the first of them alone."""
+    start = min(positions) + 1
+    if isinstance(map_or_system, Tensor):
+        rows = map_or_system[..., start:, :]
+    else:
+        rows = attention_map(map_or_system, slice(start, None))
+    blocks = [rows[..., t + 1 - start :, : t + 1] for t in positions]
+    if not all(bool(block.isfinite().all()) for block in blocks):
         raise ValueError(
             "hankel_singular_values: the map holds numbers that are NaN or infinite, so it has no "
             "singular values."
         )
-    steps = weights.shape[-1]
-    width = max(min(t + 1, steps - t - 1) for t in positions)
+    return blocks
+
+
+def _of_blocks(blocks: list[Tensor]) -> Tensor:
+    width = max(min(block.shape[-2:]) for block in blocks)
     found = []
-    for t in positions:
-        values = torch.linalg.svdvals(weights[..., t + 1 :, : t + 1])
+    for block in blocks:
+        values = torch.linalg.svdvals(block)
         found.append(torch.nn.functional.pad(values, (0, width - values.shape[-1])))
     return torch.stack(found, dim=-2)
+
+
+def _rank(block: Tensor, tolerance: float) -> Int[Tensor, "*batch"]:
+    """How many singular values are above ``tolerance`` times the largest.
+
+    All of them are where an inverse proves it; elsewhere they are computed, which takes four times
+    as long.
+    """
+    size = min(block.shape[-2:])
+    entries = block.reshape(-1, *block.shape[-2:])
+    ranks = torch.full(entries.shape[:1], size, device=block.device)
+    for k, entry in enumerate(entries):
+        if not _has_full_rank(entry, tolerance):
+            values = torch.linalg.svdvals(entry)
+            ranks[k] = (values > tolerance * values[0]).sum()
+    return ranks.view(block.shape[:-2])
+
+
+def _has_full_rank(block: Tensor, tolerance: float) -> bool:
+    """Whether all singular values are proved to be above ``tolerance`` times the largest.
+
+    A square part M with an approximate inverse X has none below (1 - |1 - M X|) / |X|, and the
+    whole block none below that; the largest is at most its Frobenius norm.
+    """
+    size = min(block.shape)
+    square = block[:size, :size]
+    inverse, failed = torch.linalg.inv_ex(square)
+    if bool(failed):
+        return False
+    product = square @ inverse
+    product.diagonal().sub_(1)
+    off = torch.linalg.matrix_norm(product)
+    least = (1 - off) / torch.linalg.matrix_norm(inverse)
+    return bool(least > 2 * tolerance * torch.linalg.matrix_norm(block))
 
 
 def _of_system(system: System, positions: list[int]) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.evaluate.windows.folding import fold
-from dsf.measures.fold import per_row, total
+from dsf.measures.fold import per_row
 from dsf.measures.passes import Measured, reduced
-from dsf.measures.row_reductions import DISTANCE, MASS, near
+from dsf.measures.row_reductions import BY_LAG, DISTANCE, MASS, near
 from dsf.system import System
 
 BLOCK = 256
@@ -119,28 +119,19 @@ def mean_distance(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     return distance / everything
 
 
-def mass_by_lag(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch time"]:
+def mass_by_lag(map_or_system: Measured) -> Shaped[Tensor, "*batch time"]:
     """Mean absolute weight at every lag 0, 1, ... in tokens, over the rows that reach that far.
 
     >>> mass_by_lag(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
     tensor([1.6667, 1.0000, 2.0000])
     """
 
-    def by_lag(rows: Rows) -> Tensor:
-        steps = int(rows.read.max()) + 1
-        lag = rows.lag
-        index = lag.clamp(min=0).flatten()
-        weight = (rows.weights.abs() * (lag >= 0)).flatten(-2)
-        sums = weight.new_zeros(*weight.shape[:-1], steps)
-        sums = sums.index_add(-1, index, weight)
-        counts = torch.bincount(index[(lag >= 0).flatten()], minlength=steps)
-        return torch.stack([sums, counts.to(sums.dtype).expand_as(sums)])
-
-    sums, counts = total(map_or_system, by_lag)
+    (by_lag,) = reduced(map_or_system, BY_LAG, measure="mass_by_lag")
+    sums, counts = by_lag
     return sums / counts
 
 
-def half_life(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+def half_life(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The smallest lag, in tokens, up to which half of the mass by lag lies.
 
     From 0 (half of the weight on the token itself) to time - 1; -1 if a mass is ``nan``.

@@ -15,6 +15,7 @@ from dsf.evaluate.compiled import compiles, stored_parts
 from dsf.evaluate.heads import Heads, heads_of
 from dsf.evaluate.loops.rows import is_diagonal
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
+from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.kernels import applies
 from dsf.measures.checkpointing import Checkpoint, checkpointed
 from dsf.measures.row_reductions import (
@@ -23,16 +24,20 @@ from dsf.measures.row_reductions import (
     Requested,
     RowPass,
     RowReduction,
-    WholeRowPass,
     from_pass,
 )
 from dsf.measures.structured_reductions import DiagonalPass, HeadPass, ScorePass, scores_of
+from dsf.measures.whole_rows import WholeRowPass
 from dsf.system import System
 
 Measured = MapOrSystem | Reduced | Requested
 
 # Reductions that need no pass over the map: linear in it, or independent of it.
 BESIDE = ("on", "written")
+# Of causal rows these are known beforehand.
+OF_CAUSAL = ("ahead", "reach", "written")
+# Reductions that only passes over whole rows find, and for which nothing may be left out.
+WHOLE = ("sum", "ahead", "reach", "by lag")
 
 
 def reduced(
@@ -68,8 +73,10 @@ def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float)
     if not isinstance(source, Operator):
         return WholeRowPass(source, wanted)
     scores = scores_of(source)
-    if scores is not None:
-        return ScorePass(scores, [each for each in wanted if each.name != "written"])
+    if scores is not None and _is_enough(scores, wanted):
+        return ScorePass(scores, [each for each in wanted if each.name not in OF_CAUSAL])
+    if any(each.name in WHOLE for each in wanted):
+        return WholeRowPass(source, wanted)
     heads = heads_of(source)
     if not isinstance(source, System) or heads is None or not _is_fast(source, heads):
         if error > 0 and isinstance(source, System) and _can_be_truncated(source):
@@ -82,6 +89,13 @@ def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float)
         cure="Measure some entries of the batch at a time, or ask for fewer measures at once.",
     )
     return HeadPass(heads, [each for each in wanted if each.name not in BESIDE], error=error)
+
+
+def _is_enough(scores: ExponentialRows, wanted: Sequence[RowReduction]) -> bool:
+    """Whether all of ``wanted`` follow from scores: of causal rows it is known what they reach."""
+    of_entries = {each.name for each in wanted} & {"ahead", "reach", "by lag"}
+    steps, _, columns = scores.shape[-3:]
+    return not of_entries or (scores.is_causal and steps == columns)
 
 
 def _can_be_truncated(system: System) -> bool:
@@ -99,8 +113,10 @@ def _is_fast(system: System, heads: Heads) -> bool:
 
 def _without_pass(system: Operator, each: RowReduction) -> Tensor:
     token = torch.arange(system.steps, device=system.device)
-    if each.name == "written":
-        return token.expand(*system.batch, system.steps)
+    if each.name in OF_CAUSAL:
+        known = {"ahead": 0 * token, "reach": token + 1, "written": token}[each.name]
+        known = known if each.name == "written" else known.to(system.dtype)
+        return known.expand(*system.batch, system.steps)
     system = cast("System", system)
     unit = (token == each.token).to(system.dtype).reshape(system.steps, 1, 1)
     signal = unit.expand(*system.batch, system.steps, 1, 1)

@@ -5,16 +5,15 @@ needs, ``RowPass`` computes many of them in one pass over a map, and ``Reduced``
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows
-from dsf.measures.fold import Look, blocks, real
+from dsf.evaluate import Rows
+from dsf.measures.fold import Look, in_reach, real
 
 # What compiled loops compute of every row, in their order; "near" once for each requested width.
 KINDS = ("mass", "negative", "energy", "surprise", "distance", "largest", "lowest", "near")
@@ -22,11 +21,18 @@ KINDS = ("mass", "negative", "energy", "surprise", "distance", "largest", "lowes
 
 @dataclass(frozen=True)
 class RowReduction:
-    """One number for every row, computed by ``look`` or, in a pass, by a faster algorithm."""
+    """One number for every row, computed by ``look`` or, in a pass, by a faster algorithm.
+
+    Attributes:
+        token: for "near" a width in tokens, for "on" the token.
+        adds: whether the results of blocks of rows are added up, instead of being numbers for
+            their rows.
+    """
 
     name: str
     look: Look = field(compare=False, repr=False)
-    token: int = 0  # for "near" a width in tokens, for "on" the token
+    token: int = 0
+    adds: bool = False
 
 
 def _surprise(rows: Rows) -> Tensor:
@@ -44,7 +50,24 @@ ENERGY = RowReduction("energy", lambda rows: rows.weights.abs().square().sum(dim
 SURPRISE = RowReduction("surprise", _surprise)  # sum of |w| log |w|
 DISTANCE = RowReduction("distance", _distance)  # sum of |w| times the lag in tokens
 LARGEST = RowReduction("largest", lambda rows: rows.weights.abs().amax(dim=-1))
+SUM = RowReduction("sum", lambda rows: rows.weights.sum(dim=-1))
+AHEAD = RowReduction("ahead", lambda rows: rows.weights.abs().where(rows.lag < 0, 0).amax(dim=-1))
+REACH = RowReduction("reach", lambda rows: in_reach(rows).sum(dim=-1))  # keys that may be read
 WRITTEN = RowReduction("written", lambda rows: rows.written.expand(rows.weights.shape[:-1]))
+
+
+def _by_lag(rows: Rows) -> Tensor:
+    lag = rows.lag
+    index = lag.clamp(min=0).flatten()
+    weight = (rows.weights.abs() * (lag >= 0)).flatten(-2)
+    sums = weight.new_zeros(*weight.shape[:-1], int(rows.read.max()) + 1)
+    sums = sums.index_add(-1, index, weight)
+    counts = torch.bincount(index[(lag >= 0).flatten()], minlength=sums.shape[-1])
+    return torch.stack([sums, counts.to(sums.dtype).expand_as(sums)])
+
+
+# The sums of |w| at every lag of at least 0 tokens and how many entries they add, stacked.
+BY_LAG = RowReduction("by lag", _by_lag, adds=True)
 
 
 def negative(measure: str) -> RowReduction:
@@ -113,7 +136,7 @@ def from_pass(
     """
     if isinstance(source, Requested):
         source.wanted += wanted
-        return tuple(torch.ones(1) for _ in wanted)
+        return tuple(torch.ones(2, 1) if each.adds else torch.ones(1) for each in wanted)
     missing = [each.name for each in wanted if each not in source.found]
     if missing:
         names = "', '".join(missing)
@@ -158,33 +181,3 @@ class RowPass(ABC):
 def name_of(reduction: RowReduction) -> str:
     """The name under which the results of a reduction are stored in a checkpoint."""
     return f"{reduction.name} {reduction.token}"
-
-
-class WholeRowPass(RowPass):
-    """The reductions computed from whole rows: for any map, with gradients."""
-
-    def __init__(self, source: MapOrSystem, wanted: Sequence[RowReduction]) -> None:
-        self.source, self.done = source, 0
-        self.parts: dict[RowReduction, list[Tensor]] = {each: [] for each in wanted}
-        steps = source.shape[-1] if isinstance(source, Tensor) else getattr(source, "steps", None)
-        self.rows = None if steps is None else steps * getattr(source, "output_size", 1)
-
-    def blocks(self, first: int) -> Iterator[int]:
-        for rows in islice(blocks(self.source), first, None):
-            for each, part in self.parts.items():
-                part.append(each.look(rows))
-            self.done += rows.weights.shape[-2]
-            yield self.done
-
-    def found(self) -> dict[str, Tensor]:
-        return {name_of(each): part for each, part in self._joined().items()}
-
-    def resume(self, found: dict[str, Tensor]) -> None:
-        self.done = next(iter(found.values())).shape[-1]
-        self.parts = {each: [found[name_of(each)]] for each in self.parts}
-
-    def reduced(self, error: float) -> Reduced:
-        return Reduced(self._joined(), error)
-
-    def _joined(self) -> dict[RowReduction, Tensor]:
-        return {each: torch.cat(part, dim=-1) for each, part in self.parts.items()}

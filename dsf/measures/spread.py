@@ -7,7 +7,7 @@ from torch import Tensor
 from dsf.evaluate import MapOrSystem, Rows, row_blocks
 from dsf.measures.fold import in_reach, per_row
 from dsf.measures.passes import Measured, reduced
-from dsf.measures.row_reductions import MASS, SURPRISE
+from dsf.measures.row_reductions import ENERGY, MASS, REACH, SUM, SURPRISE
 
 
 def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
@@ -68,7 +68,7 @@ def uniformity_gap(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     return per_row(map_or_system, gap)
 
 
-def uniform_share(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+def uniform_share(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """Share of a row's energy that lies in its uniform part: (row sum)² / (n |row|²).
 
     Between 0 and 1: 1 for uniform weights, 0 for rows that sum to zero, ``nan`` for a row of zeros.
@@ -80,12 +80,8 @@ def uniform_share(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     tensor([1., 0.])
     """
 
-    def share(rows: Rows) -> Tensor:
-        energy = rows.weights.abs().square().sum(dim=-1)
-        tokens = in_reach(rows).sum(dim=-1)
-        return rows.weights.sum(dim=-1).abs().square() / (tokens * energy)
-
-    return per_row(map_or_system, share)
+    sums, reach, energy = reduced(map_or_system, SUM, REACH, ENERGY, measure="uniform_share")
+    return sums.abs().square() / (reach * energy)
 
 
 def _entropy(share: Tensor) -> Tensor:

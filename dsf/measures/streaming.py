@@ -1,6 +1,6 @@
 """``streamed``: many measures of one map in a single pass, exact or with a stated error bound."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import MapOrSystem
-from dsf.measures.passes import one_pass
-from dsf.measures.row_reductions import Progress, Requested
+from dsf.measures.passes import WHOLE, one_pass
+from dsf.measures.row_reductions import Progress, Requested, RowReduction
 
 MOST = 0.1
 
@@ -64,7 +64,8 @@ def streamed(
 
     Raises:
         ValueError: if ``error`` is not between 0 and 0.1, no measure is given, or ``resume`` is the
-            checkpoint of another system, other measures or another ``error``.
+            checkpoint of another system, other measures or another ``error``, or a measure has no
+            bound for an ``error`` above 0.
         TypeError: if a measure cannot be computed row by row.
 
     Example:
@@ -80,6 +81,25 @@ def streamed(
         raise ValueError("streamed: needs at least one measure, such as measures.row_entropy.")
     if not 0 <= error <= MOST:
         raise ValueError(f"streamed: 'error' must lie between 0 and {MOST}, but it is {error}.")
+    wanted = reductions_of(measures)
+    exact = sorted({each.name for each in wanted if each.name in WHOLE})
+    if error > 0 and exact:
+        raise ValueError(
+            f"streamed: with 'error' above 0 only shares, distances, entropies and absolute sums "
+            f"of rows have a bound, but these measures need '{', '.join(exact)}' of every row. "
+            f"Measure them in a pass of their own, with error=0."
+        )
+    made = one_pass(map_or_system, wanted, error=error, progress=progress, resume=resume)
+    values = tuple(measure(made) for measure in measures)
+    return Streamed(values, made.error, made.left_out, made.visited)
+
+
+def reductions_of(measures: Sequence[Measure]) -> tuple[RowReduction, ...]:
+    """The reductions of rows from which all of these measures follow.
+
+    Raises:
+        TypeError: if one of them cannot be computed row by row.
+    """
     asked = Requested()
     for measure in measures:
         try:
@@ -90,7 +110,13 @@ def streamed(
                 f"streamed: {name} cannot be computed row by row in one pass ({reason}). Call it "
                 f"separately, with the map or the system."
             ) from reason
-    wanted = tuple(dict.fromkeys(asked.wanted))
-    made = one_pass(map_or_system, wanted, error=error, progress=progress, resume=resume)
-    values = tuple(measure(made) for measure in measures)
-    return Streamed(values, made.error, made.left_out, made.visited)
+    return tuple(dict.fromkeys(asked.wanted))
+
+
+def is_streamable(measure: Measure) -> bool:
+    """Whether ``streamed`` takes the measure."""
+    try:
+        reductions_of([measure])
+    except TypeError:
+        return False
+    return True

@@ -32,6 +32,7 @@ from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.kernels import applies
 from dsf.measures.fold import ENTRIES
 from dsf.measures.row_reductions import (
+    BY_LAG,
     DISTANCE,
     KINDS,
     MASS,
@@ -456,6 +457,7 @@ class ScorePass(RowPass):
         from dsf.kernels.exponential_rows import BLOCK
 
         self.source, self.indices = source, _indices(wanted)
+        self.lagged = BY_LAG in wanted
         self.widths, self.tokens = (
             np.array([each.token for each in self.indices if each.name == name], dtype=int)
             for name in ("near", "on")
@@ -466,7 +468,8 @@ class ScorePass(RowPass):
         self.panels = -(-self.steps // self.size)
         self.rows = len(self.entries) * self.steps
         shape = (len(self.entries), self.steps)
-        self.numbers = {each: source.query.new_zeros(shape) for each in wanted}
+        self.numbers = {each: source.query.new_zeros(shape) for each in self.indices}
+        self.by_lag = np.zeros((len(self.entries), columns if self.lagged else 0))
         self.ahead = torch.arange(BLOCK, dtype=source.dtype).numpy()
 
     def blocks(self, first: int) -> Iterator[int]:
@@ -475,13 +478,13 @@ class ScorePass(RowPass):
             one = self.source.picked(self.entries[entry], torch.Size())
             for panel in range(begin[1] if entry == begin[0] else 0, self.panels):
                 start, stop = panel * self.size, min(self.steps, (panel + 1) * self.size)
-                statistics = self._panel(one, start, stop)
+                statistics = self._panel(one, start, stop, self.by_lag[entry])
                 for each, numbers in self.numbers.items():
                     numbers[entry, start:stop] = torch.from_numpy(statistics[self.indices[each]])
                 yield entry * self.steps + stop
 
-    def _panel(self, one: ExponentialRows, start: int, stop: int) -> np.ndarray:
-        """All sums of some rows of one map, ``kind row``."""
+    def _panel(self, one: ExponentialRows, start: int, stop: int, by_lag: np.ndarray) -> np.ndarray:
+        """All sums of some rows of one map, ``kind row``; sums by lag are added to ``by_lag``."""
         from dsf.kernels.exponential_rows import sum_exponentials
 
         scores, unread = one.logits(start, stop), one.unread()
@@ -498,23 +501,39 @@ class ScorePass(RowPass):
             self.widths,
             self.tokens,
             statistics,
+            by_lag,
         )
         return statistics
 
     def found(self) -> dict[str, Tensor]:
-        return {name_of(each): numbers for each, numbers in self.numbers.items()}
+        numbers = {name_of(each): numbers for each, numbers in self.numbers.items()}
+        return numbers | {name_of(BY_LAG): torch.from_numpy(self.by_lag)}
 
     def resume(self, found: dict[str, Tensor]) -> None:
         for each, numbers in self.numbers.items():
             numbers.copy_(found[name_of(each)])
+        self.by_lag = found[name_of(BY_LAG)].numpy().copy()
 
     def reduced(self, error: float) -> Reduced:
         shape = (*self.batch, self.steps)
-        return Reduced({each: part.view(shape) for each, part in self.numbers.items()}, error)
+        found = {each: part.view(shape) for each, part in self.numbers.items()}
+        if self.lagged:
+            found[BY_LAG] = self._by_lag()
+        return Reduced(found, error)
+
+    def _by_lag(self) -> Tensor:
+        sums = torch.from_numpy(self.by_lag[:, ::-1].copy()).to(self.source.dtype)
+        columns = sums.shape[-1]
+        lag = torch.arange(columns)
+        entries = (self.steps - lag).clamp(min=0).minimum(torch.tensor(columns))
+        return torch.stack([sums, entries.to(sums.dtype).expand_as(sums)]).view(
+            2, *self.batch, columns
+        )
 
 
 def _indices(wanted: Sequence[RowReduction]) -> dict[RowReduction, int]:
     """The index of every reduction among the sums of a row: kinds, then widths, then tokens."""
-    single = {each: KINDS.index(each.name) for each in wanted if each.name not in ("near", "on")}
+    kinds = {each: "mass" if each.name == "sum" else each.name for each in wanted}
+    single = {each: KINDS.index(kind) for each, kind in kinds.items() if kind in KINDS[:-1]}
     many = [each for name in ("near", "on") for each in wanted if each.name == name]
     return single | {each: KINDS.index("near") + k for k, each in enumerate(many)}

@@ -11,11 +11,13 @@ from dsf.algebra import adjoint
 from dsf.composite import ExplicitMap, SystemSum
 from dsf.evaluate import MapOrSystem, respond
 from dsf.evaluate.cache import kept_rows
-from dsf.measures.fold import largest, per_row, total
+from dsf.measures.fold import total
+from dsf.measures.passes import Measured, reduced
+from dsf.measures.row_reductions import AHEAD, SUM
 from dsf.system import System
 
 
-def row_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+def row_sums(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """The signed sum of every row: the response to a constant signal of ones.
 
     1 for softmax attention, 0 for zero-sum attention, any number in general. A row that reads no
@@ -27,7 +29,8 @@ def row_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     """
     if isinstance(map_or_system, System | SystemSum | ExplicitMap):
         return _response_to_ones(map_or_system)
-    return per_row(map_or_system, lambda rows: rows.weights.sum(dim=-1))
+    (sums,) = reduced(map_or_system, SUM, measure="row_sums")
+    return sums
 
 
 def _response_to_ones(system: System | SystemSum | ExplicitMap) -> Tensor:
@@ -49,7 +52,7 @@ def _at_rest(system: System | SystemSum | ExplicitMap) -> System | SystemSum | E
     return system
 
 
-def row_sum_spread(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+def row_sum_spread(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The largest row sum minus the smallest. At least 0; 0 when every row sums to the same.
 
     >>> row_sum_spread(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
@@ -73,13 +76,11 @@ def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
     return total(map_or_system, lambda rows: rows.weights.sum(dim=-2))
 
 
-def largest_ahead(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+def largest_ahead(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The largest absolute weight above the diagonal: 0 for a causal map.
 
     >>> largest_ahead(torch.tensor([[1.0, -0.5], [0.25, 0.5]]))
     tensor(0.5000)
     """
-    return largest(
-        map_or_system,
-        lambda rows: rows.weights.abs().where(rows.lag < 0, 0).amax(dim=(-2, -1)),
-    )
+    (ahead,) = reduced(map_or_system, AHEAD, measure="largest_ahead")
+    return ahead.amax(dim=-1)

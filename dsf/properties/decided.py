@@ -42,7 +42,22 @@ class Finding:
     certificate: Certificate
 
 
-Decide = Callable[[InspectedLayer, tuple[int, ...], Path | None], Certificate | None]
+@dataclass(frozen=True)
+class Part:
+    """A head, or a whole layer, about which properties are decided.
+
+    Attributes:
+        layer: the layer, with the coefficients.
+        index: the place of the head on the batch axes; empty for a whole layer.
+        weights: the map of this part.
+    """
+
+    layer: InspectedLayer
+    index: tuple[int, ...]
+    weights: Tensor
+
+
+Decide = Callable[[Part, Path | None], Certificate | None]
 
 
 def findings(layer: InspectedLayer, *, folder: Path | None = None) -> Iterator[Finding]:
@@ -51,12 +66,14 @@ def findings(layer: InspectedLayer, *, folder: Path | None = None) -> Iterator[F
     Layers with a head axis are decided head by head, layers whose channels are separate systems as
     a whole. Certificates are written to ``folder`` if one is given.
     """
+    weights = layer.map()
     for index in _parts(layer):
-        part = dict(zip(layer.axes, layer.place(index), strict=False))
+        place = dict(zip(layer.axes, layer.place(index), strict=False))
+        part = Part(layer, index, weights[index])
         for name, decide in PROPERTIES.items():
-            certificate = decide(layer, index, folder)
+            certificate = decide(part, folder)
             if certificate is not None:
-                yield Finding(layer.name, layer.family, part, name, certificate)
+                yield Finding(layer.name, layer.family, place, name, certificate)
 
 
 def verdicts(found: list[Finding]) -> Table:
@@ -87,42 +104,33 @@ def _parts(layer: InspectedLayer) -> list[tuple[int, ...]]:
     return list(product(*(range(size) for size in layer.system.batch)))
 
 
-def _map(layer: InspectedLayer, index: tuple[int, ...]) -> Tensor:
-    """The map of one part of the layer."""
-    return layer.map()[index]
-
-
 def _square(layer: InspectedLayer) -> bool:
     system = layer.system
     reads = getattr(system, "read_steps", system.steps)
     return reads == system.steps and system.input_size == system.output_size == 1
 
 
-def causal(
-    layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
-) -> Certificate | None:
+def causal(part: Part, folder: Path | None) -> Certificate | None:
     """No weight on a later token, for square maps."""
-    return certify.causal(_map(layer, index), folder=folder) if _square(layer) else None
+    return certify.causal(part.weights, folder=folder) if _square(part.layer) else None
 
 
-def nonnegative(layer: InspectedLayer, index: tuple[int, ...], folder: Path | None) -> Certificate:
+def nonnegative(part: Part, folder: Path | None) -> Certificate:
     """No negative weight."""
-    return certify.nonnegative(_map(layer, index), folder=folder)
+    return certify.nonnegative(part.weights, folder=folder)
 
 
-def sums_to_one(layer: InspectedLayer, index: tuple[int, ...], folder: Path | None) -> Certificate:
+def sums_to_one(part: Part, folder: Path | None) -> Certificate:
     """Every row sums to one, up to float32 rounding; a row of zeros does not."""
-    return certify.row_sums(_map(layer, index), tolerance=SUM_TOLERANCE, folder=folder)
+    return certify.row_sums(part.weights, tolerance=SUM_TOLERANCE, folder=folder)
 
 
-def injective(
-    layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
-) -> Certificate | None:
+def injective(part: Part, folder: Path | None) -> Certificate | None:
     """Different queries have different rows, for softmax and normalised linear attention.
 
     A causal head with fewer tokens than key channels is refuted at its last row.
     """
-    mixer = layer.mixer
+    mixer, index = part.layer.mixer, part.index
     if isinstance(mixer, LinearAttention):
         return _linear(mixer, index, folder)
     if not isinstance(mixer, SoftmaxAttention):
@@ -136,35 +144,29 @@ def injective(
     return certify.injective(key, first_row=first, sink=sink, folder=folder)
 
 
-def margin(
-    layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
-) -> Certificate | None:
+def margin(part: Part, folder: Path | None) -> Certificate | None:
     """How far all keys of softmax attention are from linear dependence."""
-    mixer = layer.mixer
+    mixer, index = part.layer.mixer, part.index
     if not isinstance(mixer, SoftmaxAttention) or _hidden(mixer) is not None:
         return None
     key = mixer.key[index]
     return certify.margin(key, folder=folder) if len(key) > key.shape[-1] else None
 
 
-def nonexpansive(
-    layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
-) -> Certificate | None:
+def nonexpansive(part: Part, folder: Path | None) -> Certificate | None:
     """No delta-rule update expands the state."""
-    mixer = layer.mixer
+    mixer, index = part.layer.mixer, part.index
     if not isinstance(mixer, DeltaNet | GatedDeltaNet):
         return None
     return certify.nonexpansive(mixer.key[index], mixer.rate[index], folder=folder)
 
 
-def forgets(
-    layer: InspectedLayer, index: tuple[int, ...], folder: Path | None
-) -> Certificate | None:
+def forgets(part: Part, folder: Path | None) -> Certificate | None:
     """The decay over the whole sequence is at most a half, for one decay per token."""
-    logs = getattr(layer.mixer, "log_decay", None)
-    if not isinstance(logs, Tensor) or logs[index].ndim != 1:
+    logs = getattr(part.layer.mixer, "log_decay", None)
+    if not isinstance(logs, Tensor) or logs[part.index].ndim != 1:
         return None
-    return certify.decay(logs[index], width=logs.shape[-1], most=0.5, folder=folder)
+    return certify.decay(logs[part.index], width=logs.shape[-1], most=0.5, folder=folder)
 
 
 PROPERTIES: dict[str, Decide] = {

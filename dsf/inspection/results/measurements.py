@@ -10,8 +10,10 @@ from torch import Tensor
 
 from dsf import measures
 from dsf.composite import Operator
-from dsf.evaluate import MapOrSystem, MapTooLarge
+from dsf.evaluate import MapOrSystem, MapTooLarge, attention_map
 from dsf.inspection.results.table import Record, Table
+from dsf.measures.passes import one_pass
+from dsf.measures.streaming import is_streamable, reductions_of
 
 Quantity = Callable[[Any], Tensor]
 WINDOW = 8
@@ -19,7 +21,7 @@ WINDOW = 8
 
 @runtime_checkable
 class Measurable(Protocol):
-    """A layer that can be measured: it has a map, a system, and names for its batch axes."""
+    """A layer that can be measured: it has a system, and names for its batch axes."""
 
     @property
     def name(self) -> str: ...
@@ -29,7 +31,6 @@ class Measurable(Protocol):
     def axes(self) -> tuple[str, ...]: ...
     @property
     def system(self) -> Operator: ...
-    def map(self) -> Tensor: ...
     def place(self, index: Sequence[int]) -> tuple[int, ...]: ...
 
 
@@ -49,6 +50,8 @@ def _middle_rank(map_or_system: Any) -> Tensor:
     steps = map_or_system.shape[-1] if is_map else map_or_system.steps
     if steps < 2:
         return torch.zeros(map_or_system.shape[:-2] if is_map else map_or_system.batch)
+    if getattr(map_or_system, "runs_backward", False):
+        map_or_system = attention_map(map_or_system)
     return measures.hankel_ranks(map_or_system, positions=[(steps - 1) // 2]).squeeze(-1)
 
 
@@ -90,23 +93,25 @@ def values(
     layer: Measurable, quantities: Mapping[str, Quantity] = QUANTITIES
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Each quantity over the batch axes of the layer, and why the others are not defined for it."""
-    source = _source(layer)
-    found, unmeasured = {}, {}
+    found: dict[str, Tensor] = {}
+    unmeasured: dict[str, str] = {}
+    sources = _sources(layer.system, quantities)
     for name, quantity in quantities.items():
         try:
-            found[name] = quantity(source)
-        except ValueError as error:  # such as ranks of a map with NaN
+            found[name] = quantity(sources[name])
+        except (ValueError, MapTooLarge) as error:  # such as ranks of a map with NaN
             unmeasured[name] = str(error)
     return found, unmeasured
 
 
-def _source(layer: Measurable) -> Any:
-    """The map where it fits into memory and is square, else the system; measures take both."""
+def _sources(system: Operator, quantities: Mapping[str, Quantity]) -> dict[str, Any]:
+    """What each quantity is computed from: the results of one pass over the rows, or the system."""
+    by_row = [name for name, quantity in quantities.items() if is_streamable(quantity)]
     try:
-        map = layer.map()
-    except MapTooLarge:
-        return layer.system
-    return map if map.shape[-1] == map.shape[-2] else layer.system
+        passed = one_pass(system, reductions_of([quantities[name] for name in by_row]))
+    except ValueError:  # what one of them refuses is asked of each alone
+        return dict.fromkeys(quantities, system)
+    return {**dict.fromkeys(quantities, system), **dict.fromkeys(by_row, passed)}
 
 
 def _records(layer: Measurable, name: str, found: Tensor) -> list[Record]:

@@ -1,0 +1,134 @@
+"""Reductions computed from whole rows, for any map: by compiled loops or, with gradients, torch."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsf.evaluate import MapOrSystem, Rows
+from dsf.kernels import applies, in_parallel
+from dsf.measures.fold import blocks
+from dsf.measures.row_reductions import (
+    BY_LAG,
+    KINDS,
+    WRITTEN,
+    Reduced,
+    RowPass,
+    RowReduction,
+    name_of,
+)
+
+# What the compiled loop computes of every row, in its order; then "near" and "on" by their tokens.
+SINGLE = (*KINDS[:-1], "sum", "ahead", "reach")
+DONE = "rows done"
+
+
+class WholeRowPass(RowPass):
+    """The reductions computed from whole rows: for any map, with gradients."""
+
+    def __init__(self, source: MapOrSystem, wanted: Sequence[RowReduction]) -> None:
+        self.source, self.collected = source, Collected(wanted)
+        steps = source.shape[-1] if isinstance(source, Tensor) else getattr(source, "steps", None)
+        self.rows = None if steps is None else steps * getattr(source, "output_size", 1)
+
+    def blocks(self, first: int) -> Iterator[int]:
+        for rows in islice(blocks(self.source), first, None):
+            self.collected.add(rows)
+            yield self.collected.done
+
+    def found(self) -> dict[str, Tensor]:
+        joined = {name_of(each): part for each, part in self.collected.joined().items()}
+        return joined | {DONE: torch.tensor(self.collected.done)}
+
+    def resume(self, found: dict[str, Tensor]) -> None:
+        self.collected.done = int(found[DONE])
+        parts = self.collected.parts
+        self.collected.parts = {each: [found[name_of(each)]] for each in parts}
+
+    def reduced(self, error: float) -> Reduced:
+        return Reduced(self.collected.joined(), error)
+
+
+class Collected:
+    """Reductions of the blocks of rows that were added so far, first to last.
+
+    Attributes:
+        done: the number of rows.
+    """
+
+    def __init__(self, wanted: Sequence[RowReduction]) -> None:
+        self.done = 0
+        self.parts: dict[RowReduction, list[Tensor]] = {each: [] for each in wanted}
+
+    def add(self, rows: Rows) -> None:
+        """Reduce the next rows, which are not kept."""
+        for each, found in _reductions(rows, list(self.parts)).items():
+            part = self.parts[each]
+            if each.adds and part:
+                part[0] = part[0] + found
+            else:
+                part.append(found)
+        self.done += rows.weights.shape[-2]
+
+    def joined(self) -> dict[RowReduction, Tensor]:
+        """The results for all of these rows."""
+        return {each: torch.cat(part, dim=-1) for each, part in self.parts.items()}
+
+
+def _reductions(rows: Rows, wanted: Sequence[RowReduction]) -> dict[RowReduction, Tensor]:
+    if _compiles(rows, wanted):
+        return _compiled(rows, wanted)
+    return {each: each.look(rows) for each in wanted}
+
+
+def _compiles(rows: Rows, wanted: Sequence[RowReduction]) -> bool:
+    weights, written, read = rows.weights, rows.written, rows.read
+    if weights.is_complex() or 0 in weights.shape or not applies(weights, work=weights.numel()):
+        return False
+    first, columns = int(written[0]), len(read)
+    one_port = torch.equal(read, torch.arange(columns)) and torch.equal(
+        written, torch.arange(first, first + len(written))
+    )
+    by_lag = any(each.adds for each in wanted)
+    return one_port and not (by_lag and first + len(written) > columns)
+
+
+def _compiled(rows: Rows, wanted: Sequence[RowReduction]) -> dict[RowReduction, Tensor]:
+    from dsf.kernels.entry_sums import BLOCK, WIDTHS, sum_entries
+
+    *batch, count, columns = rows.weights.shape
+    weights = rows.weights.detach().reshape(-1, count, columns).numpy()
+    near, on = ([each for each in wanted if each.name == name] for name in ("near", "on"))
+    index = {each: SINGLE.index(each.name) for each in wanted if each.name in SINGLE}
+    index |= {each: WIDTHS + k for k, each in enumerate([*near, *on])}
+    widths, tokens = (np.array([each.token for each in part], dtype=int) for part in (near, on))
+    statistics = np.empty((len(weights), WIDTHS + len(near) + len(on), count))
+    by_lag = np.zeros((len(weights), columns if BY_LAG in wanted else 0))
+    lags, first = np.arange(BLOCK, dtype=float), int(rows.written[0])
+
+    def sum_some(part: slice) -> None:
+        asked, into = (lags, first, widths, tokens), (statistics[part], by_lag[part])
+        sum_entries(weights[part], *asked, *into)
+
+    in_parallel(sum_some, _shares(len(weights)))
+    found = {
+        each: torch.from_numpy(statistics[:, at]).to(rows.weights.dtype).view(*batch, count)
+        for each, at in index.items()
+    }
+    if BY_LAG in wanted:
+        sums = torch.from_numpy(by_lag[:, ::-1].copy()).to(rows.weights.dtype)
+        lag = torch.arange(columns)
+        entries = (first + count - lag.clamp(min=first)).clamp(min=0).to(sums.dtype)
+        found[BY_LAG] = torch.stack([sums, entries.expand_as(sums)]).view(2, *batch, columns)
+    if WRITTEN in wanted:
+        found[WRITTEN] = WRITTEN.look(rows)
+    return found
+
+
+def _shares(entries: int) -> list[slice]:
+    """Nearly equal parts of the entries of a batch, one for every thread."""
+    parts = min(torch.get_num_threads(), entries)
+    bounds = [k * entries // parts for k in range(parts + 1)]
+    return [slice(*each) for each in pairwise(bounds)]
