@@ -59,7 +59,7 @@ WRITTEN = RowReduction("written", lambda rows: rows.written.expand(rows.weights.
 def _by_lag(rows: Rows) -> Tensor:
     lag = rows.lag
     index = lag.clamp(min=0).flatten()
-    weight = (rows.weights.abs() * (lag >= 0)).flatten(-2)
+    weight = rows.weights.abs().where(lag >= 0, 0).flatten(-2)
     sums = weight.new_zeros(*weight.shape[:-1], int(rows.read.max()) + 1)
     sums = sums.index_add(-1, index, weight)
     counts = torch.bincount(index[(lag >= 0).flatten()], minlength=sums.shape[-1])
@@ -86,7 +86,7 @@ def near(width: int) -> RowReduction:
     def look(rows: Rows) -> Tensor:
         reached = (rows.read > rows.written.min() - width) & (rows.read <= rows.written.max())
         lag = rows.lag[:, reached]
-        weight = rows.weights[..., reached] * ((lag >= 0) & (lag < width))
+        weight = rows.weights[..., reached].where((lag >= 0) & (lag < width), 0)
         return weight.norm(p=1, dim=-1)
 
     return RowReduction("near", look, width)

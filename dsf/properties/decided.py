@@ -60,13 +60,18 @@ class Part:
 Decide = Callable[[Part, Path | None], Certificate | None]
 
 
-def findings(layer: InspectedLayer, *, folder: Path | None = None) -> Iterator[Finding]:
+def findings(
+    layer: InspectedLayer, *, folder: Path | None = None, weights: Tensor | None = None
+) -> Iterator[Finding]:
     """Decide every property that is defined for ``layer``.
 
     Layers with a head axis are decided head by head, layers whose channels are separate systems as
     a whole. Certificates are written to ``folder`` if one is given.
+
+    Args:
+        weights: the map of the layer, where it was computed before.
     """
-    weights = layer.map()
+    weights = layer.map() if weights is None else weights
     for index in _parts(layer):
         place = dict(zip(layer.axes, layer.place(index), strict=False))
         part = Part(layer, index, weights[index])
@@ -104,7 +109,8 @@ def _parts(layer: InspectedLayer) -> list[tuple[int, ...]]:
     return list(product(*(range(size) for size in layer.system.batch)))
 
 
-def _square(layer: InspectedLayer) -> bool:
+def square(layer: InspectedLayer) -> bool:
+    """Whether the map has one row and one column for every token."""
     system = layer.system
     reads = getattr(system, "read_steps", system.steps)
     return reads == system.steps and system.input_size == system.output_size == 1
@@ -112,7 +118,7 @@ def _square(layer: InspectedLayer) -> bool:
 
 def causal(part: Part, folder: Path | None) -> Certificate | None:
     """No weight on a later token, for square maps."""
-    return certify.causal(part.weights, folder=folder) if _square(part.layer) else None
+    return certify.causal(part.weights, folder=folder) if square(part.layer) else None
 
 
 def nonnegative(part: Part, folder: Path | None) -> Certificate:

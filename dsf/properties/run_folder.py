@@ -11,7 +11,7 @@ from dsf.certificates import checker
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import measured
 from dsf.inspection.results.table import Table
-from dsf.properties.decided import findings, verdicts
+from dsf.properties.decided import findings, square, verdicts
 from dsf.saving import replace_file
 
 SCHEMA = 1
@@ -80,10 +80,12 @@ def _unit(layer: InspectedLayer, folder: Path, number: int) -> dict[str, Any]:
             return kept
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    decided = verdicts(list(findings(layer, folder=place)))
+    weights = layer.map()
+    decided = verdicts(list(findings(layer, folder=place, weights=weights)))
+    whole = weights if square(layer) else None
     unit = {
         "fingerprint": wanted,
-        "metrics": measured((layer,)).to_json(),
+        "metrics": measured((layer,), whole=whole).to_json(),
         "verdicts": decided.to_json(),
     }
     _write(path, _text(unit))

@@ -4,25 +4,29 @@
 of its state. ``layer_content`` puts these together with the pooled maps, as bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dsf import measures
 from dsf.composite import ExplicitMap, Operator, SystemSum
-from dsf.evaluate import attention_map
+from dsf.evaluate import Rows
 from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
-from dsf.inspection.results.measurements import QUANTITIES, measured
+from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
+from dsf.measures.row_reductions import Reduced
+from dsf.measures.streaming import is_streamable, reductions_of
+from dsf.measures.whole_rows import Collected
 from dsf.report.escaping import escaped
 from dsf.report.map_bytes import coded, packed
-from dsf.report.selection import Plan, Selection, part_of
+from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
-from dsf.report.views import MapView, Progress, edges, pool, views
+from dsf.report.views import MapView, Progress, View, edges, pool, views
 from dsf.system import System
 
 MOST_CELLS = 2**25
@@ -48,28 +52,70 @@ class Drawn:
     family: str = ""
     axes: tuple[str, ...] = ("map",)
 
-    def map(self) -> Shaped[Tensor, "*batch rows columns"]:
-        """All of these maps, as matrices."""
-        return attention_map(self.system)
-
     def place(self, index: Sequence[int]) -> tuple[int, ...]:
         """The number of a drawn map."""
         return tuple(index)
 
 
-def measures_of(drawn: Selection, *, finite: bool) -> list[list[tuple[str, float | None]]]:
+class Walk:
+    """What is kept of the rows of the drawn maps, while these are formed once.
+
+    Attributes:
+        quantities: those that are measured of every map.
+        passed: the results for the measures of rows; None where one of these has no meaning.
+        weights: the maps, where they are few and short and have no states; else None.
+    """
+
+    def __init__(self, system: Operator, quantities: Mapping[str, Quantity]) -> None:
+        self.quantities = quantities
+        by_row = [
+            each for each in (*quantities.values(), measures.mass_by_lag) if is_streamable(each)
+        ]
+        self._collected: Collected | None = Collected(reductions_of(by_row))
+        cells = system.batch.numel() * system.steps**2
+        self._kept: list[Tensor] = []
+        self._keeps = _keeps_all(system) and cells <= MOST_STATE_CELLS
+        self._square = not _rectangular(system)
+
+    def add(self, rows: Rows) -> None:
+        """Reduce the next rows."""
+        if self._collected is not None:
+            try:
+                self._collected.add(rows)
+            except ValueError:  # signs of a complex map
+                self._collected = None
+        if self._keeps:
+            self._kept.append(rows.weights)
+
+    @property
+    def passed(self) -> Reduced | None:
+        return None if self._collected is None else Reduced(self._collected.joined(), 0.0)
+
+    @property
+    def weights(self) -> Tensor | None:
+        return torch.cat(self._kept, dim=-2) if self._keeps and self._square else None
+
+
+def quantities_of(drawn: Selection) -> dict[str, Quantity]:
+    """What is measured of every drawn map: nothing of too many, ranks of short ones."""
+    steps, maps = drawn.system.steps, len(drawn.labels)
+    if maps * steps**2 > MOST_CELLS:
+        return {}
+    return {name: QUANTITIES[name] for name in WORDS if steps <= LONGEST_FOR_RANKS or name != RANK}
+
+
+def measures_of(
+    drawn: Selection, walk: Walk, *, finite: bool
+) -> list[list[tuple[str, float | None]]]:
     """For every drawn map its measures, as (label, value); None for values that are not finite.
 
     Args:
         finite: whether every weight is finite; ranks are not defined otherwise.
     """
-    steps, maps = drawn.system.steps, len(drawn.labels)
-    if maps * steps**2 > MOST_CELLS:
-        return [[] for _ in range(maps)]
-    with_ranks = finite and steps <= LONGEST_FOR_RANKS
-    wanted = {name: QUANTITIES[name] for name in WORDS if with_ranks or name != RANK}
-    found: list[list[tuple[str, float | None]]] = [[] for _ in range(maps)]
-    for record in measured([Drawn(drawn.system)], wanted).to_json():
+    wanted = {name: each for name, each in walk.quantities.items() if finite or name != RANK}
+    found: list[list[tuple[str, float | None]]] = [[] for _ in drawn.labels]
+    table = measured([Drawn(drawn.system)], wanted, passed=walk.passed, whole=walk.weights)
+    for record in table.to_json():
         value = record["value"]
         words = WORDS[record["quantity"]]
         found[record.get("map", 0)].append((words, None if value is None else float(value)))
@@ -87,7 +133,7 @@ POINTS = 64
 QUARTERS = (1 / 4, 1 / 2, 3 / 4)
 
 
-def states_of(drawn: Selection, *, finite: bool) -> list[dict[str, Any]]:
+def states_of(drawn: Selection, walk: Walk, *, finite: bool) -> list[dict[str, Any]]:
     """For every drawn map its Hankel spectrum, decay and memory, as far as they are defined.
 
     ``hankel`` holds ``[token, singular values]`` after a quarter, a half and three quarters of the
@@ -100,18 +146,22 @@ def states_of(drawn: Selection, *, finite: bool) -> list[dict[str, Any]]:
         finite: whether every weight is finite; nothing is measured otherwise.
     """
     system, maps = drawn.system, len(drawn.labels)
-    keeps_all = not isinstance(system, System) or kept_rows(system) is not None
+    keeps_all = _keeps_all(system)
     found: list[dict[str, Any]] = [
         {"states": None if keeps_all else getattr(system, "state_size", None)} for _ in range(maps)
     ]
     if not finite or system.steps < 2 or _rectangular(system):
         return found
-    _add_lags(found, system)
+    _add_lags(found, system, walk)
     if _runs_forward(system) and _work(system, maps, keeps_all=keeps_all) <= MOST_WORK:
-        _add_hankel(found, system)
+        _add_hankel(found, system, walk)
         if isinstance(system, System) and not keeps_all and system.state_size:
             _add_decay(found, system)
     return found
+
+
+def _keeps_all(system: Operator) -> bool:
+    return not isinstance(system, System) or kept_rows(system) is not None
 
 
 def _rectangular(system: Operator) -> bool:
@@ -133,18 +183,19 @@ def _work(system: Operator, maps: int, *, keeps_all: bool) -> int:
     return maps * system.steps * system.state_size**3
 
 
-def _add_lags(found: list[dict[str, Any]], system: Operator) -> None:
+def _add_lags(found: list[dict[str, Any]], system: Operator, walk: Walk) -> None:
     if len(found) * system.steps**2 > MOST_STATE_CELLS:
         return
     at = _points(system.steps)
-    mass = _by_map(measures.mass_by_lag, system)
+    mass = _stacked(measures.mass_by_lag(walk.passed or system), system)
     for facts, curve in zip(found, mass, strict=True):
         facts["lags"] = [at.tolist(), _short(curve[at])]
 
 
-def _add_hankel(found: list[dict[str, Any]], system: Operator) -> None:
+def _add_hankel(found: list[dict[str, Any]], system: Operator, walk: Walk) -> None:
     positions = sorted({int(share * (system.steps - 1)) for share in QUARTERS})
-    values = _by_map(measures.hankel_singular_values, system, positions=positions)
+    source = system if walk.weights is None else walk.weights
+    values = _stacked(measures.hankel_singular_values(source, positions=positions), system)
     for facts, blocks in zip(found, values, strict=True):
         facts["hankel"] = [
             [token, _short(block[:POINTS])] for token, block in zip(positions, blocks, strict=True)
@@ -169,7 +220,10 @@ def _points(count: int) -> Int[np.ndarray, " points"]:
 
 def _by_map(measure: Callable[..., Tensor], system: Operator, **options: Any) -> np.ndarray:
     """A measure of every map; the system of a single map may have no batch axis."""
-    values = measure(system, **options)
+    return _stacked(measure(system, **options), system)
+
+
+def _stacked(values: Tensor, system: Operator) -> np.ndarray:
     return (values if system.batch else values[None]).numpy(force=True)
 
 
@@ -199,14 +253,20 @@ def layer_content(
     progress: Progress,
 ) -> dict[str, Any]:
     """Everything about one layer; ``whole`` adds its first map without pooling."""
-    seen = views(drawn, side=planned.side, progress=progress)
+    walk = Walk(drawn.system, quantities_of(drawn))
+    first = _unpooled(drawn) if whole else None
+    seen = views(drawn, side=planned.side, progress=progress, first=first, also=(walk.add,))
     maps = [_map(view, exact=planned.exact) for view in seen]
     finite = not any(view.nans + view.infinities for view in seen)
-    known = measures_of(drawn, finite=finite), states_of(drawn, finite=finite), drawn.places
+    known = (
+        measures_of(drawn, walk, finite=finite),
+        states_of(drawn, walk, finite=finite),
+        drawn.places,
+    )
     for map, numbers, state, place in zip(maps, *known, strict=True):
         map.update(measures=numbers, state=state, verdicts=subject.decided(layer, place))
-    if whole:
-        maps[0]["whole"] = _whole(drawn)
+    if first is not None:
+        maps[0]["whole"] = _whole(first, seen[0])
     return {
         **_facts(layer, drawn),
         "model": model,
@@ -268,25 +328,24 @@ def _picture(view: MapView, *, exact: bool) -> dict[str, Any]:
     return picture
 
 
-def _whole(drawn: Selection) -> dict[str, Any]:
+def _unpooled(drawn: Selection) -> View:
+    """A view of one map with a cell for every weight."""
+    written = drawn.system.steps
+    read = getattr(drawn.system, "read_steps", written)
+    return View(1, written, read, max(written, read))
+
+
+def _whole(first: View, pooled: MapView) -> dict[str, Any]:
     """The first map of the selection, pooled only as far as its size requires."""
-    first: list[tuple[int, ...]] = [(0,)] if drawn.system.batch else []
-    alone = Selection(
-        places=drawn.places[:1],
-        labels=drawn.labels[:1],
-        samples=drawn.samples[:1],
-        system=part_of(drawn.system, first) if first else drawn.system,
-        total=1,
-        chosen="",
-    )
-    longest = max(drawn.system.steps, getattr(drawn.system, "read_steps", 1))
-    view = views(alone, side=longest)[0]
-    picture = _picture(view, exact=False)
-    while len(picture["codes"]) > MOST_BYTES:
+    weights, masked = first.weights[0], first.masked[0]
+    longest = max(weights.shape)
+    while True:
+        view = replace(pooled, weights=weights, masked=masked)
+        picture = _picture(view, exact=False)
+        if len(picture["codes"]) <= MOST_BYTES:
+            return picture
         longest //= 2
-        weights, masked = _shrunk(view.weights, view.masked, longest)
-        picture = _picture(replace(view, weights=weights, masked=masked), exact=False)
-    return picture
+        weights, masked = _shrunk(weights, masked, longest)
 
 
 def _shrunk(weights: Weights, masked: Mask, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@
 columns. ``views`` runs all three over the blocks and returns one ``MapView`` for each map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -227,10 +227,21 @@ def _by_token(sums: np.ndarray, tokens: int) -> np.ndarray:
     return sums.reshape(len(sums), tokens, -1).sum(axis=2)
 
 
-def views(drawn: Selection, *, side: int, progress: Progress = ignored) -> list[MapView]:
+def views(
+    drawn: Selection,
+    *,
+    side: int,
+    progress: Progress = ignored,
+    first: View | None = None,
+    also: Sequence[Callable[[Rows], None]] = (),
+) -> list[MapView]:
     """Every map of ``drawn``, pooled to at most ``side x side`` cells.
 
     With several ports a cell shows the largest weight between its two tokens.
+
+    Args:
+        first: a view of another size, to which the first map is added.
+        also: functions that are called with every block of rows, which is formed once for all.
     """
     system, maps = drawn.system, len(drawn.labels)
     written = system.steps
@@ -242,10 +253,15 @@ def views(drawn: Selection, *, side: int, progress: Progress = ignored) -> list[
         complex_ = block.weights.is_complex()
         weights = _numbers(block).reshape(maps, *block.lag.shape)
         tokens = block.written.numpy(force=True), block.read.numpy(force=True)
-        view.add(weights, masked(system, block), *tokens)
+        hidden = masked(system, block)
+        view.add(weights, hidden, *tokens)
+        if first is not None:
+            first.add(weights[:1], hidden[:1], *tokens)
         sums.add(weights, tokens[0])
         for links, map in zip(strongest, weights, strict=True):
             links.add(map, *tokens)
+        for each in also:
+            each(block)
         progress((int(tokens[0][-1]) + 1) / written)
     return [
         MapView(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.composite import ExplicitMap, StoredRows
 from dsf.inspection.results.measurements import QUANTITIES, measured
 from dsf.inspection.results.table import Table
 
@@ -30,10 +31,8 @@ def test_one_record_for_every_head_and_quantity(inspection):
 class Broken:
     """A layer whose map is no numbers."""
 
-    name, family, axes, system = "broken", "none", ("head",), None
-
-    def map(self):
-        return torch.full((1, 3, 3), torch.nan)
+    name, family, axes = "broken", "none", ("head",)
+    system = ExplicitMap(StoredRows(torch.full((1, 3, 3), torch.nan)))
 
     def place(self, index):
         return index

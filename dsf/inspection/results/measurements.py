@@ -10,9 +10,10 @@ from torch import Tensor
 
 from dsf import measures
 from dsf.composite import Operator
-from dsf.evaluate import MapOrSystem, MapTooLarge, attention_map
+from dsf.evaluate import MapTooLarge, attention_map
 from dsf.inspection.results.table import Record, Table
-from dsf.measures.passes import one_pass
+from dsf.measures.passes import Measured, one_pass
+from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 
 Quantity = Callable[[Any], Tensor]
@@ -35,13 +36,13 @@ class Measurable(Protocol):
 
 
 def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
-    def mean(map_or_system: MapOrSystem) -> Tensor:
+    def mean(map_or_system: Measured) -> Tensor:
         return measure(map_or_system).nanmean(dim=-1)
 
     return mean
 
 
-def _near(map_or_system: MapOrSystem) -> Tensor:
+def _near(map_or_system: Measured) -> Tensor:
     return measures.window_mass(map_or_system, width=WINDOW)
 
 
@@ -74,12 +75,21 @@ QUANTITIES: Mapping[str, Quantity] = {
 
 
 def measured(
-    layers: Iterable[Measurable], quantities: Mapping[str, Quantity] = QUANTITIES
+    layers: Iterable[Measurable],
+    quantities: Mapping[str, Quantity] = QUANTITIES,
+    *,
+    passed: Reduced | None = None,
+    whole: Tensor | None = None,
 ) -> Table:
-    """One record for every layer, batch index and quantity."""
+    """One record for every layer, batch index and quantity.
+
+    Args:
+        passed: the results of a pass over the rows of the one layer there is, if one was made.
+        whole: the map of this layer, if it is known.
+    """
     records: list[Record] = []
     for layer in layers:
-        found, unmeasured = values(layer, quantities)
+        found, unmeasured = values(layer, quantities, passed=passed, whole=whole)
         for name in quantities:
             if name in found:
                 records += _records(layer, name, found[name])
@@ -90,12 +100,17 @@ def measured(
 
 
 def values(
-    layer: Measurable, quantities: Mapping[str, Quantity] = QUANTITIES
+    layer: Measurable,
+    quantities: Mapping[str, Quantity] = QUANTITIES,
+    *,
+    passed: Reduced | None = None,
+    whole: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Each quantity over the batch axes of the layer, and why the others are not defined for it."""
     found: dict[str, Tensor] = {}
     unmeasured: dict[str, str] = {}
-    sources = _sources(layer.system, quantities)
+    system = layer.system if whole is None else whole
+    sources = _sources(system, quantities, passed)
     for name, quantity in quantities.items():
         try:
             found[name] = quantity(sources[name])
@@ -104,11 +119,13 @@ def values(
     return found, unmeasured
 
 
-def _sources(system: Operator, quantities: Mapping[str, Quantity]) -> dict[str, Any]:
+def _sources(
+    system: Operator | Tensor, quantities: Mapping[str, Quantity], passed: Reduced | None
+) -> dict[str, Any]:
     """What each quantity is computed from: the results of one pass over the rows, or the system."""
     by_row = [name for name, quantity in quantities.items() if is_streamable(quantity)]
     try:
-        passed = one_pass(system, reductions_of([quantities[name] for name in by_row]))
+        passed = passed or one_pass(system, reductions_of([quantities[name] for name in by_row]))
     except ValueError:  # what one of them refuses is asked of each alone
         return dict.fromkeys(quantities, system)
     return {**dict.fromkeys(quantities, system), **dict.fromkeys(by_row, passed)}

@@ -1,0 +1,67 @@
+"""How often the rows of a softmax layer are formed: once for each question that is asked of it."""
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import dsf
+from dsf import measures
+from dsf.ingredients.softmax_rows import SoftmaxRows
+from dsf.kernels import availability
+from dsf.properties.run_folder import checked_run
+from dsf.report import write_report
+
+LAYERS, HEADS, TOKENS = 3, 4, 130
+
+
+@pytest.fixture(scope="module")
+def inspection():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_layer=LAYERS, n_head=HEADS, n_embd=32, n_positions=TOKENS)
+    tokens = torch.randint(0, 64, (1, TOKENS), generator=torch.Generator().manual_seed(1))
+    return dsf.inspect(GPT2LMHeadModel(config).eval(), input_ids=tokens)
+
+
+class Formed:
+    """Rows whose scores were computed, as a multiple of the rows of all heads of all layers."""
+
+    def __init__(self, monkeypatch):
+        self.rows, logits = 0, SoftmaxRows.logits
+
+        def counted(source, start, stop):
+            self.rows += (stop - start) * source.query.shape[:-2].numel()
+            return logits(source, start, stop)
+
+        monkeypatch.setattr(SoftmaxRows, "logits", counted)
+
+    def since(self):
+        """How often every row was formed since this was last asked."""
+        rows, self.rows = self.rows, 0
+        return rows / (LAYERS * HEADS * TOKENS)
+
+
+@pytest.mark.parametrize("least_work", [0, availability.WORTH], ids=["compiled", "torch"])
+def test_each_question_forms_every_row_once(inspection, tmp_path, monkeypatch, least_work):
+    monkeypatch.setattr(availability, "WORTH", least_work)
+    formed = Formed(monkeypatch)
+    inspection.measure()
+    assert 1 <= formed.since() <= 1.5  # for the rank the rows of the later half once more
+    checked_run(inspection, tmp_path / "run")
+    assert formed.since() == 1
+    write_report(inspection, tmp_path / "report.html")
+    assert formed.since() == 1
+
+
+def test_inspecting_forms_no_rows(monkeypatch):
+    config = GPT2Config(vocab_size=64, n_layer=1, n_head=HEADS, n_embd=32, n_positions=TOKENS)
+    formed = Formed(monkeypatch)
+    dsf.inspect(GPT2LMHeadModel(config).eval(), input_ids=torch.zeros(1, TOKENS, dtype=torch.long))
+    assert formed.since() == 0
+
+
+def test_rows_are_counted(inspection, monkeypatch):
+    formed = Formed(monkeypatch)
+    for layer in inspection:
+        layer.map()
+        measures.row_entropy(layer.system)
+    assert formed.since() == 2
