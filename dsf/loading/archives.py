@@ -71,6 +71,41 @@ def check_stored(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
         )
 
 
+_MOST_EXPANSION = 8
+
+
+def check_deflated(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
+    """Raise unless members are stored or moderately compressed, and their bytes fit into the file.
+
+    Trained weights hardly compress; what claims to become eight times as large is refused.
+
+    Raises:
+        LoadError: naming the member that is encrypted, compressed by another method or grows too
+            much, or the sizes.
+    """
+    total, size = 0, path.stat().st_size
+    for member in members:
+        total += member.compress_size
+        known = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if not known or member.flag_bits & 1:
+            raise LoadError(
+                f"{path}: {shown(member.filename)} is encrypted or compressed by an unusual "
+                "method; save the file with numpy.savez."
+            )
+        if member.file_size > _MOST_EXPANSION * max(member.compress_size, _HEADER_BYTES):
+            raise LoadError(
+                f"{path}: {shown(member.filename)} claims {member.file_size} bytes in "
+                f"{member.compress_size}, as decompression bombs do; if you trust it, save it "
+                "uncompressed with numpy.savez."
+            )
+    if total > size:
+        raise LoadError(
+            f"{path}: members claim {total} bytes in a file of {size}, as decompression bombs do; "
+            "save it again, best as safetensors."
+        )
+
+
+_HEADER_BYTES = 128  # of an array, which compress well however small the array is
 _NUMBERS = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (

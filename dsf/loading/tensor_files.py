@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dsf.loading.archives import check_stored, read_archive, read_directory
+from dsf.loading.archives import check_deflated, read_archive, read_directory
 from dsf.loading.bounded_json import parse_object
 from dsf.loading.errors import LoadError, reason, shown
 from dsf.loading.library_versions import check_torch
@@ -84,14 +84,14 @@ def read_npy(path: Path) -> dict[str, Tensor]:
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
-    """The arrays of an uncompressed ``.npz`` file, by name.
+    """The arrays of an ``.npz`` file, by name; compressed ones if they grow at most eightfold.
 
     Raises:
-        LoadError: as ``read_npy``, or the archive is compressed, claims wrong sizes or repeats a
-            name.
+        LoadError: as ``read_npy``, or the archive claims to grow more, claims wrong sizes or
+            repeats a name.
     """
     members = read_directory(path)
-    check_stored(path, members)
+    check_deflated(path, members)
     names = [member.filename for member in members]
     if other := [name for name in names if not name.endswith(".npy")]:
         raise LoadError(

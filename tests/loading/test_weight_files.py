@@ -142,8 +142,34 @@ def test_lying_arrays(tmp_path, content, words):
 def test_a_compressed_bomb(tmp_path):
     np.savez_compressed(tmp_path / "x.npz", a=np.zeros(2_000_000))
     assert (tmp_path / "x.npz").stat().st_size < 20_000
-    with pytest.raises(LoadError, match=r"'a.npy' is compressed .* can hide any size"):
+    with pytest.raises(LoadError, match=r"'a.npy' claims 16000128 bytes in .* bombs do"):
         read_tensors(tmp_path / "x.npz")
+
+
+def test_arrays_that_were_saved_compressed(tmp_path):
+    weights = np.random.default_rng(0).normal(size=(30, 40)).astype(np.float32)
+    np.savez_compressed(tmp_path / "x.npz", a=weights, bias=np.zeros(3))
+    read = read_tensors(tmp_path / "x.npz")
+    assert torch.equal(read["a"], torch.from_numpy(weights))
+    assert torch.equal(read["bias"], torch.zeros(3, dtype=torch.float64))
+
+
+def test_a_compressed_array_that_claims_another_size(tmp_path):
+    """The directory understates the member; the array's own header and its bytes must agree."""
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", npy((1000,), data=bytes(range(250)) * 32))
+        archive.infolist()[0].file_size = 300
+    with pytest.raises(LoadError, match=r"damaged|the header gives shape"):
+        read_tensors(path)
+
+
+def test_an_unusual_compression(tmp_path):
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", npy((2,), data=b"\0" * 16))
+    with pytest.raises(LoadError, match=r"'a\.npy' is .* by an unusual method"):
+        read_tensors(path)
 
 
 def test_members_that_share_their_bytes(tmp_path):
