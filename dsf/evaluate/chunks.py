@@ -16,6 +16,7 @@ from dsf.evaluate.loops.responses import modes_response
 from dsf.evaluate.windows.cutting import cached, cut
 from dsf.evaluate.windows.folding import fold, fold_together, folds_together, moves_by_one
 from dsf.evaluate.windows.sizes import SIZES, stepped_size, window_size, windows_at_once
+from dsf.number_types import exact_dtype
 from dsf.solve import continued, states_before
 from dsf.system import System
 from dsf.transition import ScaledIdentity, Shift
@@ -142,7 +143,7 @@ def _window_by_window(
 ) -> tuple[Tensor, Tensor]:
     """One window after the other, with the state carried between them in double precision."""
     state, responses = state_at_start(system, signal), []
-    state = state.to(torch.promote_types(state.dtype, torch.float64))
+    state = state.to(exact_dtype(state.dtype, state.device))
     for start, stop in pairwise(boundaries):
         response, state = evaluate(system, start, stop, signal[..., start:stop, :, :], state)
         responses.append(response)

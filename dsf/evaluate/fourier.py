@@ -11,6 +11,7 @@ from dsf.evaluate.arguments import forward_form, with_checked_arguments
 from dsf.evaluate.chunks import chunkwise
 from dsf.evaluate.equations import applied
 from dsf.evaluate.invariant import lags, varying
+from dsf.number_types import exact_dtype
 from dsf.system import System
 
 
@@ -30,13 +31,13 @@ def convolution(
 def impulse_response(system: System) -> Shaped[Tensor, "*batch time output input"]:
     """The response at every lag to a unit at the first processed token, a column for every input.
 
-    In double precision, whatever the number type of the system; real if the system takes the real
-    part of its response.
+    In double precision where the device has it, whatever the number type of the system; real if the
+    system takes the real part of its response.
     """
     if varying(system) is None:
         return lags(system)
     at_rest = replace(forward_form(system), initial=None, takes_real_part=False)
-    dtype = torch.promote_types(system.dtype, torch.float64)
+    dtype = exact_dtype(system.dtype, system.device)
     ports = torch.eye(system.input_size, dtype=dtype, device=system.device)
     units = torch.cat([ports[None], ports.new_zeros(system.steps - 1, *ports.shape)])
     response = chunkwise(at_rest, units.expand(*system.batch, *units.shape))
@@ -52,7 +53,7 @@ def _run(system: System, signal: Tensor) -> Tensor:
         )
     if system.takes_real_part:
         signal = signal.real
-    exact = torch.promote_types(signal.dtype, torch.float64)
+    exact = exact_dtype(signal.dtype, signal.device)
     kernel = lags(system).to(exact)
     length = next_fast_len(2 * system.steps - 1, real=not signal.is_complex())
     transform, inverse = (

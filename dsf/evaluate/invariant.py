@@ -9,6 +9,7 @@ from torch import Tensor
 from dsf.coefficient import cut_of, dense_of
 from dsf.evaluate.arguments import forward_form, state_at_start
 from dsf.evaluate.windows.panel import Panel
+from dsf.number_types import exact_dtype
 from dsf.solve import continued, states_before
 from dsf.system import System
 from dsf.transition import Transition
@@ -33,7 +34,7 @@ def lags(system: System) -> Shaped[Tensor, "*batch time output input"]:
     is built by repeated doubling. Real where the system takes the real part.
     """
     forward = forward_form(system)
-    A, B, C, D = first_token(forward, torch.promote_types(system.dtype, torch.float64))
+    A, B, C, D = first_token(forward, exact_dtype(system.dtype, system.device))
     within = 1 << (forward.steps.bit_length() // 2)
     reads, jump = _doubled(A.transposed(), C.mT, within)
     sent, _ = _doubled(jump.transposed(), B, -(-forward.steps // within))
@@ -73,7 +74,7 @@ def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tens
     The number of tokens must be a multiple of the window ``size``; the state is carried from window
     to window in double precision.
     """
-    exact = torch.promote_types(signal.dtype, torch.float64)
+    exact = exact_dtype(signal.dtype, signal.device)
     panel = _window(system, size, exact)
     local, reach, write = (
         part.to(signal.dtype) for part in (panel.local, panel.reach, panel.write)

@@ -11,6 +11,7 @@ from torch import Tensor
 from dsf.evaluate.arguments import forward_form
 from dsf.evaluate.windows.folding import fold
 from dsf.evaluate.windows.panel import Panel
+from dsf.number_types import exact_dtype
 from dsf.system import System
 from dsf.transition import ScaledIdentity
 
@@ -62,7 +63,7 @@ class ScaledPast(Past):
         columns = system.steps * system.input_size
         size = (*system.batch, system.state_size, columns)
         self.columns = torch.empty(size, dtype=dtype, device=system.device)
-        exact = torch.promote_types(dtype, torch.float64)
+        exact = exact_dtype(dtype, system.device)
         self.factor = torch.ones((*system.batch, 1, columns), dtype=exact, device=system.device)
         self.filled = 0
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from dsf.ingredients.softmax_rows import PairRows, cache_system, faded
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
+from dsf.number_types import exact_dtype
 from dsf.shapes import ShapeError
 from dsf.system import System
 
@@ -40,7 +41,8 @@ class LogLinearRows(PairRows):
     def _levels(self, start: int, stop: int) -> Tensor:
         written = torch.arange(start, stop, device=self.device)[:, None]
         read = torch.arange(self.key.shape[-2], device=self.device)
-        return torch.frexp((written ^ read).double()).exponent.long()
+        apart = (written ^ read).to(exact_dtype(torch.float32, self.device))
+        return torch.frexp(apart).exponent.long()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

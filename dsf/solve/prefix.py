@@ -1,9 +1,9 @@
 """A parallel prefix scan: all states in a logarithmic number of passes."""
 
-import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.number_types import exact_dtype
 from dsf.solve.initial_state import with_initial_state
 from dsf.transition import Transition
 from dsf.transition.timeline import delay
@@ -26,7 +26,8 @@ def doubling(
         All states, and the last one.
     """
     state, lag = with_initial_state(A, drive, entering), 1
-    jump = A.to(dtype=torch.float64)  # so that its products are not rounded again in every pass
+    # In double precision, so that its products are not rounded again in every pass.
+    jump = A.to(dtype=exact_dtype(drive.dtype.to_real(), drive.device))
     while lag < A.steps:
         alike = jump.to(dtype=drive.dtype.to_real())
         state = state + alike @ delay(state, lag, axis=-3)

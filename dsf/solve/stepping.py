@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.number_types import exact_dtype
 from dsf.solve.initial_state import with_initial_state
 from dsf.solve.uncoupled import uncoupled_states
 from dsf.transition import ScaledIdentity, Shift, Transition
@@ -42,7 +43,7 @@ def continued(
 def _token_by_token(A: Transition, drive: Tensor, entering: Tensor | None) -> tuple[Tensor, Tensor]:
     """In double precision, because products of many matrices lose digits quickly."""
     dtype = torch.promote_types(A.dtype, drive.dtype)
-    exact = torch.promote_types(dtype, torch.float64)
+    exact = exact_dtype(dtype, drive.device)
     A, entering = A.to(dtype=exact), None if entering is None else entering.to(exact)
     state, *later = with_initial_state(A, drive.to(exact), entering).unbind(dim=-3)
     states = [state.to(dtype)]

@@ -7,6 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.kernels import applies
+from dsf.number_types import exact_dtype
 from dsf.solve.initial_state import states_before
 
 # Drives of at most so many numbers are converted to double precision as a whole; for larger ones
@@ -31,12 +32,13 @@ def uncoupled_states(
     reverse, are again such recurrences.
 
     Returns:
-        All states in the precision of ``drive``, and the last one in double precision.
+        All states in the precision of ``drive``, and the last one in double precision where the
+        device has it.
     """
     if decay.is_complex() or drive.is_complex():
         decay, drive = (part.to(part.dtype.to_complex()) for part in (decay, drive))
     decay, drive = torch.broadcast_tensors(decay, drive)
-    exact = torch.promote_types(drive.dtype, torch.float64)
+    exact = exact_dtype(drive.dtype, drive.device)
     if entering is None:
         return _solve(decay, drive, torch.zeros_like(drive[..., 0, :, :], dtype=exact), False, True)
     return _solve(decay, drive, entering.to(exact).expand_as(drive[..., 0, :, :]), False, False)

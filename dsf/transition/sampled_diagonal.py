@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.number_types import exact_dtype
 from dsf.transition.base import Transition
 from dsf.transition.diagonal import Diagonal
 from dsf.transition.timeline import cut, delay, flip, is_constant
@@ -42,7 +43,7 @@ class SampledDiagonal(Transition):
         return Diagonal((step.unsqueeze(-1) * self.pole.unsqueeze(-2)).exp_())
 
     def finer(self) -> "SampledDiagonal":
-        return self.to(dtype=torch.float64)
+        return self.to(dtype=exact_dtype(self.dtype, self.device))
 
     def __matmul__(
         self, state: Shaped[Tensor, "*batch time state channel"]

@@ -12,6 +12,7 @@ from dsf.evaluate.arguments import working_dtype
 from dsf.evaluate.windows.cutting import cut
 from dsf.evaluate.windows.panel import Panel
 from dsf.evaluate.windows.segments import Read, diagonal_segment, scalar_segment
+from dsf.number_types import exact_dtype
 from dsf.system import System
 from dsf.transition import (
     Dense,
@@ -180,7 +181,7 @@ def _is_absent(feedthrough: Matrices) -> bool:
 def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
     """For all other structures: one product with A_t a token, in double precision."""
     states, inputs, dtype = system.state_size, system.input_size, write.dtype
-    exact = torch.promote_types(dtype, torch.float64)
+    exact = exact_dtype(dtype, write.device)
     A, write, read = system.A.to(dtype=exact), write.to(exact), read.to(exact)
     state = torch.eye(states, dtype=exact, device=write.device)
     state = state.expand(*system.batch, states, states)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.evaluate.windows.panel import Panel
+from dsf.number_types import exact_dtype
 from dsf.transition import Diagonal, ScaledIdentity
 from dsf.transition.storage import cast
 from dsf.transition.timeline import delay
@@ -63,7 +64,7 @@ def scalar_segment(
 ) -> Segment:
     """``A_t = decay_t I``: products of reads and writes, times the decays between the tokens."""
     between = products(decay.unsqueeze(-1)).squeeze(-1)
-    exact = decay.to(torch.promote_types(decay.dtype, torch.float64)).cumprod(dim=-1)
+    exact = decay.to(exact_dtype(decay.dtype, decay.device)).cumprod(dim=-1)
     reached = exact.to(decay.dtype)
     columns = [_columns(write) for write in writes]
     local, reach = [], []
@@ -119,7 +120,7 @@ Blocks = tuple[list[list[Tensor]], list[Tensor], list[Tensor], Tensor]
 
 
 def _small(decay: Tensor, writes: Sequence[Tensor], reads: Sequence[Read]) -> Blocks:
-    exact = decay.to(torch.promote_types(decay.dtype, torch.float64))
+    exact = decay.to(exact_dtype(decay.dtype, decay.device))
     decay = cast(decay, dtype=writes[0].dtype)
     between = products(decay)
     reached = decay.cumprod(dim=-2)

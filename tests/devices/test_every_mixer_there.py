@@ -1,0 +1,85 @@
+"""Every architecture on an accelerator: nothing is born elsewhere, copied away or widened unasked."""
+
+from functools import partial
+
+import torch
+
+import dsf
+from dsf import measures
+from dsf.composite import ExplicitMap
+from dsf.evaluate.fourier import varying
+from tests.devices.conftest import moved
+from tests.devices.emulated import SINGLE_ONLY, traffic
+from tests.measures.test_every_fold import FOLDS, SIGNED
+
+METHODS = (None, dsf.recurrent, dsf.scan, dsf.chunkwise, partial(dsf.chunkwise, size=4))
+# Of some hundred operations, relative to the largest number.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
+
+
+def assert_alike(ours, expected, there):
+    """On the device, and in its number type what the processor finds in double precision."""
+    assert ours.device == there
+    assert ours.dtype == moved(expected, there).dtype
+    dtype = torch.float32 if there.index == SINGLE_ONLY else torch.float64
+    known = expected.isfinite()
+    assert torch.equal(ours.cpu().isfinite(), known)
+    apart = (ours.cpu().to(expected.dtype) - expected)[known].abs()
+    scale = expected[known].abs()
+    if apart.numel():
+        assert apart.max() <= TOLERANCE[dtype] * scale.max().clamp(min=1.0)
+
+
+def alone(work):
+    """What ``work`` gives, with nothing sent to the device and nothing fetched from it."""
+    with traffic() as seen:
+        found = work()
+    assert (seen.sent, seen.fetched) == ([], [])
+    return found
+
+
+def methods_for(system):
+    if isinstance(system, ExplicitMap):
+        return METHODS[:1]
+    fits = isinstance(system, dsf.System) and varying(system) is None
+    return (*METHODS, dsf.convolution) if fits else METHODS
+
+
+def test_evaluators(here, gone, there):
+    system, signal = here.system(), here.signal()
+    for method in methods_for(system):
+        ours = alone(lambda how=method: dsf.respond(gone.system(), gone.signal(), method=how))
+        assert_alike(ours, dsf.respond(system, signal), there)
+
+
+def test_maps_and_rows(here, gone, there):
+    expected = dsf.attention_map(here.system())
+    assert_alike(alone(lambda: dsf.attention_map(gone.system())), expected, there)
+    rows = slice(2, 5)
+    some = alone(lambda: dsf.attention_map(gone.system(), rows))
+    assert_alike(some, dsf.attention_map(here.system(), rows), there)
+    blocks = alone(lambda: [rows.weights.clone() for rows in dsf.row_blocks(gone.system(), size=4)])
+    assert_alike(torch.cat(blocks, dim=-2), expected, there)
+
+
+def test_folds(here, gone, there):
+    real = not dsf.attention_map(here.system()).is_complex()
+    for measure in FOLDS + (SIGNED if real else []):
+        ours = alone(lambda fold=measure: fold(gone.system()))
+        assert ours.device == there, measure
+        if there.index != SINGLE_ONLY:
+            torch.testing.assert_close(ours.cpu(), measure(here.system()), equal_nan=True)
+    asked = (measures.row_entropy, measures.absolute_gain, measures.mean_distance)
+    for ours in alone(lambda: measures.streamed(gone.system(), *asked)).values:
+        assert ours.device == there
+
+
+def test_gradients(here, gone, there):
+    def gradient(mixer):
+        signal = mixer.signal().detach().requires_grad_()
+        response = dsf.respond(mixer.system(), signal)
+        return torch.autograd.grad(response.abs().square().sum(), signal)[0]
+
+    with torch.autograd.set_multithreading_enabled(False):
+        ours = alone(lambda: gradient(gone))
+    assert_alike(ours, gradient(here), there)
