@@ -87,7 +87,8 @@ def select(system: Kind, index: Any) -> Kind:
         System(3 tokens, 1 states, 1 in, 1 out; A: Diagonal; float32 on cpu)
     """
     index = _without_ellipsis(index, len(system.batch))
-    batch = torch.empty(system.batch, device="meta")[index].shape
+    one = torch.ones((), dtype=torch.bool, device=system.device)
+    batch = one.expand(system.batch)[index].shape
     if isinstance(system, SystemSum):
         return replace(system, parts=tuple(select(part, index) for part in system))
     if isinstance(system, ExplicitMap):

@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
-from dsf.certificates.issuing import CheckerRefused, Proposal, hexed, issued
+from dsf.certificates.issuing import CheckerRefused, Proposal, hexed, issued, on_the_processor
 
 BOXES = 2000
 STEPS = 20
 DYADIC = 1 << 40
 
 
+@on_the_processor
 def locality(
     key: Float[Tensor, "tokens key"],
     box: tuple[Float[Tensor, " key"], Float[Tensor, " key"]],

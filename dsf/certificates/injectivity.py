@@ -16,11 +16,12 @@ from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.exact import PRIME, fractions_of, independent_rows, integer_row, null_vector
-from dsf.certificates.issuing import Proposal, hexed, issued
+from dsf.certificates.issuing import Proposal, hexed, issued, on_the_processor
 
 ROWS = 512
 
 
+@on_the_processor
 def margin(
     key: Float[Tensor, "tokens key"],
     *,
@@ -91,6 +92,7 @@ def _bounded(proposal: Proposal, matrix: Tensor, observed: float) -> Proposal:
 FeatureMap = Literal["identity", "relu", "elu_plus_one"]
 
 
+@on_the_processor
 def linear_injective(
     key: Float[Tensor, "tokens key"],
     *,
@@ -160,6 +162,7 @@ def _query(key: Tensor, feature_map: FeatureMap) -> list[Fraction] | None:
     return [Fraction(int(k == lead)) for k in range(width)]
 
 
+@on_the_processor
 def injective(
     key: Float[Tensor, "tokens key"],
     *,

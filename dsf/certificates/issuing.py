@@ -3,11 +3,12 @@
 import hashlib
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from safetensors.torch import save
@@ -17,6 +18,8 @@ from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.distribution import VERSION
 from dsf.saving import replace_file
+
+Given = ParamSpec("Given")
 
 TYPES = {
     torch.float64: "F64",
@@ -41,6 +44,21 @@ class Proposal:
     observed: float | None = None
     assumptions: tuple[str, ...] = ()
     limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+def on_the_processor(claim: Callable[Given, Certificate]) -> Callable[Given, Certificate]:
+    """``claim`` with the tensors it is given copied to the processor, where fractions are exact."""
+
+    def there(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part.cpu()
+        return tuple(map(there, part)) if isinstance(part, tuple) else part
+
+    @wraps(claim)
+    def decided(*args: Given.args, **named: Given.kwargs) -> Certificate:
+        return claim(*map(there, args), **{name: there(part) for name, part in named.items()})
+
+    return decided
 
 
 def settled(proposal: Proposal, broken: int | None) -> Proposal:

@@ -10,9 +10,17 @@ from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of
-from dsf.certificates.issuing import CheckerRefused, Proposal, hexed, issued, settled
+from dsf.certificates.issuing import (
+    CheckerRefused,
+    Proposal,
+    hexed,
+    issued,
+    on_the_processor,
+    settled,
+)
 
 
+@on_the_processor
 def nonexpansive(
     key: Float[Tensor, "time key"], rate: Float[Tensor, " time"], *, folder: Path | None = None
 ) -> Certificate:
@@ -41,6 +49,7 @@ def nonexpansive(
     return issued(settled(proposal, next(filter(expands, order), None)), folder)
 
 
+@on_the_processor
 def decay(
     log_decay: Float[Tensor, "*batch time"],
     *,
@@ -77,6 +86,7 @@ def decay(
     return _tried(settled(proposal, worst if largest > most else None), proposal, folder)
 
 
+@on_the_processor
 def decay_box(
     weight: Float[Tensor, " input"],
     bias: Float[Tensor, ""],

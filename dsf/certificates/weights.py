@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of
-from dsf.certificates.issuing import Proposal, hexed, issued, settled
+from dsf.certificates.issuing import Proposal, hexed, issued, on_the_processor, settled
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.realisation import reduce
@@ -26,6 +26,7 @@ from dsf.realisation import reduce
 Map = Float[Tensor, "*batch rows columns"]
 
 
+@on_the_processor
 def row_sums(
     map: Map, *, target: float = 1.0, tolerance: float = 0.0, folder: Path | None = None
 ) -> Certificate:
@@ -57,6 +58,7 @@ def zero_sums(map: Map, *, tolerance: float = 0.0, folder: Path | None = None) -
     return row_sums(map, target=0.0, tolerance=tolerance, folder=folder)
 
 
+@on_the_processor
 def nonnegative(map: Map, *, folder: Path | None = None) -> Certificate:
     """Certify that no stored weight is below zero. The witness is the row of the smallest one."""
     rows = map.flatten(0, -2)
@@ -68,6 +70,7 @@ def nonnegative(map: Map, *, folder: Path | None = None) -> Certificate:
     return _decided(proposal, worst, lambda row: bool(rows[row].min() < 0), folder)
 
 
+@on_the_processor
 def causal(map: Map, *, folder: Path | None = None) -> Certificate:
     """Certify that every stored weight above the diagonal is exactly zero.
 
@@ -81,6 +84,7 @@ def causal(map: Map, *, folder: Path | None = None) -> Certificate:
     return _decided(proposal, worst, lambda row: bool(ahead[row] > 0), folder)
 
 
+@on_the_processor
 def window_mass(map: Map, *, width: int, share: float, folder: Path | None = None) -> Certificate:
     """Certify that at least ``share`` of every row's absolute weight lies on its last ``width``
     tokens, its own included.
@@ -112,6 +116,7 @@ def window_mass(map: Map, *, width: int, share: float, folder: Path | None = Non
     return _decided(proposal, worst, breaks, folder)
 
 
+@on_the_processor
 def same_map(
     first: Map, second: Map, *, tolerance: float, folder: Path | None = None
 ) -> Certificate:

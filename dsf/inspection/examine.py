@@ -1,6 +1,5 @@
 """Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Through
 from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.precision import dtype_of, in_float64
+from dsf.inspection.capture.precision import double_model, dtype_of, in_float64
 from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
@@ -78,7 +77,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     check_runnable(model)
     inputs, named = question.inputs, question.named
     if question.exact:
-        model = copy.deepcopy(model).double()
+        model = double_model(model)
         inputs, named = in_float64(inputs), in_float64(named)
     known = _with_probes(model, known_modules(model, question.adapters), question.probe)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)

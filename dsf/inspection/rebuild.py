@@ -17,7 +17,7 @@ from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.calls import Call, Captured, Weights
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
-from dsf.inspection.capture.precision import TOLERANCE, expected_rounding, in_float64
+from dsf.inspection.capture.precision import TOLERANCE, expected_rounding, home, in_float64
 from dsf.inspection.errors import (
     InspectionError,
     InspectionMemoryError,
@@ -174,10 +174,13 @@ def _reference(call: Call, adapter: Adapter, limits: Limits) -> tuple[Call, str,
     if call.invocation is not None and not adapter.rewrites_weights:
         call.invocation.check_weights(call.name)
     try:
-        return reference_call(call, adapter), IN_DOUBLE, True
+        reference = reference_call(call, adapter)
     except NoReferenceError as error:
         dtype = str(call.first_output.dtype).removeprefix("torch.")
         return call, f"what it put out in {dtype}: {error}", False
+    device = call.first_output.device
+    elsewhere = "" if home(device) == device else f" on the processor, since {device} has none"
+    return reference, IN_DOUBLE + elsewhere, True
 
 
 def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:

@@ -1,6 +1,5 @@
 """``stack``: records a model on one input as one affine network across its layers."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import nn
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.capture.precision import guarded, in_float64
+from dsf.inspection.capture.precision import double_model, guarded, in_float64
 from dsf.inspection.entry import inspect
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.recorded_run import without_cache
@@ -105,7 +104,7 @@ def stack(
         from dsf.loading import load_model
 
         model = load_model(model).model
-    model = copy.deepcopy(getattr(model, "_orig_mod", model)).double().requires_grad_(False)
+    model = double_model(getattr(model, "_orig_mod", model)).requires_grad_(False)
     inputs, named = in_float64(inputs), in_float64(named)
     inspection = inspect(model, *inputs, adapters=adapters, **named)
     mixers = calls_by_module(inspection.layers)

@@ -24,9 +24,15 @@ def mixer_there(mixer, device):
 
 
 @pytest.fixture(autouse=True)
-def _registered(our_own_errors):
-    """With the device, and without the shape checks, which the same mixers meet elsewhere."""
+def _registered(request):
+    """The device; no shape checks, which the same objects meet elsewhere, and no gradient threads.
+
+    Torch starts its threads for gradients once, for the devices that are known by then.
+    """
     emulated_device()
+    request.getfixturevalue("our_own_errors")
+    with torch.autograd.set_multithreading_enabled(False):
+        yield
 
 
 @pytest.fixture(params=[0, SINGLE_ONLY], ids=["double", "single only"])

@@ -1,7 +1,7 @@
 """An accelerator that computes on the processor, so that mixed devices and silent copies are seen.
 
-Its tensors say that they lie on ``emulated:0``, ``emulated:1`` or ``emulated:2`` and hold a tensor of
-the processor, where every operation on them takes place. As on a graphics card, tensors of other
+Its tensors say that they lie on ``emulated:0``, ``emulated:1`` or ``emulated:2`` and hold a tensor
+of the processor, where every operation on them takes place. As on a graphics card, tensors of other
 devices are refused, apart from numbers without axes, and what is copied to or from it is counted.
 ``emulated:2`` has no double precision, as Apple's has not. The kind of device is the one that torch
 leaves to others, so that nothing else in torch mistakes it for the processor.
@@ -30,8 +30,8 @@ class Traffic:
     """What went to and from the device.
 
     Attributes:
-        sent, fetched: sizes in bytes of the tensors that were copied to one of the devices, also from
-            another one, and back to the processor.
+        sent, fetched: sizes in bytes of the tensors that were copied to one of the devices, also
+            from another one, and back to the processor.
         asked: how many single numbers the processor waited for.
     """
 
@@ -80,6 +80,15 @@ class EmulatedTensor(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"{self._held!r} on {self.device}"
 
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, other: "EmulatedTensor") -> None:
+        Tensor.data.__set__(self, other)
+        self._held = other._held
+
     def data_ptr(self) -> int:
         return self._held.data_ptr()
 
@@ -123,9 +132,8 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if wanted is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
         call.indices.add(torch.device(wanted).index or 0)
-    found = func(
-        *[call.held(part) for part in args], **{k: call.held(v) for k, v in kwargs.items()}
-    )
+    named = {name: call.held(part) for name, part in kwargs.items()}
+    found = func(*[call.held(part) for part in args], **named)
     if len(call.indices) > 1:
         raise RuntimeError(f"{func}: expected all tensors on the same device, found two of {KIND}")
     return call.returned(found)
@@ -248,7 +256,7 @@ OWN = {
 }
 
 
-# Operations without a tensor among their arguments that make one; torch composes the others of these.
+# What makes a tensor without being given one; torch composes all else of these.
 BORN = (
     aten.empty.memory_format,
     aten.empty_strided.default,

@@ -1,4 +1,4 @@
-"""Every architecture on an accelerator: nothing is born elsewhere, copied away or widened unasked."""
+"""Every architecture on an accelerator: nothing made elsewhere, copied away or widened unasked."""
 
 from functools import partial
 
@@ -80,6 +80,4 @@ def test_gradients(here, gone, there):
         response = dsf.respond(mixer.system(), signal)
         return torch.autograd.grad(response.abs().square().sum(), signal)[0]
 
-    with torch.autograd.set_multithreading_enabled(False):
-        ours = alone(lambda: gradient(gone))
-    assert_alike(ours, gradient(here), there)
+    assert_alike(alone(lambda: gradient(gone)), gradient(here), there)

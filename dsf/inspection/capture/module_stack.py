@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from dsf.inspection.capture.precision import in_float64
+
 
 @dataclass(frozen=True, eq=False)
 class Projected:
@@ -254,7 +256,7 @@ def _kept(
 
 
 def _ratio(product: Tensor, factor: Tensor) -> Tensor:
-    product, factor = product.detach().double(), factor.detach().double()
+    product, factor = in_float64(product), in_float64(factor)
     return torch.where(factor == 0, 0, product / torch.where(factor == 0, 1, factor))
 
 

@@ -1,5 +1,6 @@
 """Runs float64 models without float32 inside, and the error that each dtype allows."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
+
+from dsf.number_types import has_double
 
 TOLERANCE = {
     torch.float64: 1e-5,  # outside CastGuard, a float64 model may round to float32 inside
@@ -83,11 +86,16 @@ def in_double() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def home(device: torch.device) -> torch.device:
+    """Where a layer of ``device`` is rebuilt: there, or on the processor if it has no float64."""
+    return device if has_double(device) else torch.device("cpu")
+
+
 def in_float64(value: Any) -> Any:
     """Floating tensors in float64 and detached, also in tuples, lists, dictionaries and packed
-    sequences; everything else as it is."""
+    sequences; everything else as it is. From a device without float64 to the processor."""
     if isinstance(value, Tensor):
-        value = value.detach()
+        value = value.detach().to(home(value.device))
         return value.to(torch.float64) if value.is_floating_point() else value
     if isinstance(value, PackedSequence):
         return value._replace(data=in_float64(value.data))
@@ -96,6 +104,14 @@ def in_float64(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: in_float64(part) for name, part in value.items()}
     return value
+
+
+def double_model(model: nn.Module) -> nn.Module:
+    """A copy in float64; on the processor if a part of it lies on a device without float64."""
+    twin = copy.deepcopy(model)
+    if any(not has_double(part.device) for part in (*model.parameters(), *model.buffers())):
+        twin = twin.cpu()
+    return twin.double()
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

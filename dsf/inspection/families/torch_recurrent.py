@@ -20,7 +20,7 @@ from dsf.evaluate import respond
 from dsf.evaluate.maps import Selection
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured
-from dsf.inspection.capture.precision import in_float64
+from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.inspection.whole.stages import Tokens
@@ -161,7 +161,7 @@ def twin(module: Any, layer: int) -> Any:
         bidirectional=module.bidirectional,
         batch_first=True,
         dtype=torch.float64,
-        device=next(module.parameters()).device,
+        device=home(next(module.parameters()).device),
         **settings,
     ).requires_grad_(False)
     for name, weight in alone.named_parameters():
@@ -300,7 +300,7 @@ def _as_layer(cell: Any) -> Any:
         bias=cell.bias,
         batch_first=True,
         dtype=torch.float64,
-        device=cell.weight_ih.device,
+        device=home(cell.weight_ih.device),
         **settings,
     ).requires_grad_(False)
     for name, weight in alone.named_parameters():

@@ -84,7 +84,7 @@ class InspectedLayer:
         """The input of the system in this run: the values of the mixer."""
         self._check_unaltered()
         signal = self.mixer.signal()
-        return signal if self.heads is None else signal[self._index]
+        return signal if self.heads is None else signal[self._index(signal.device)]
 
     def map(self, rows: Selection | None = None) -> Shaped[Tensor, "*batch rows columns"]:
         """The attention map of the layer, or some of its rows.
@@ -192,13 +192,12 @@ class InspectedLayer:
     @cached_property
     def _system(self) -> Operator:
         system = self.mixer.system()
-        return system if self.heads is None else select(system, self._index)
+        return system if self.heads is None else select(system, self._index(system.device))
 
-    @property
-    def _index(self) -> tuple[slice | Tensor, ...]:
+    def _index(self, device: torch.device) -> tuple[slice | Tensor, ...]:
         """The heads that are looked at, on the last batch axis."""
         axes = len(self.axes)
-        return (slice(None),) * (axes - 1) + (torch.tensor(self.heads),)
+        return (slice(None),) * (axes - 1) + (torch.tensor(self.heads, device=device),)
 
     def place(self, index: Sequence[int]) -> tuple[int, ...]:
         """Where an entry of the batch axes sits in the whole layer: its sample, its head."""

@@ -50,7 +50,8 @@ def _middle_rank(map_or_system: Any) -> Tensor:
     is_map = isinstance(map_or_system, Tensor)
     steps = map_or_system.shape[-1] if is_map else map_or_system.steps
     if steps < 2:
-        return torch.zeros(map_or_system.shape[:-2] if is_map else map_or_system.batch)
+        batch = map_or_system.shape[:-2] if is_map else map_or_system.batch
+        return torch.zeros(batch, device=map_or_system.device)
     if getattr(map_or_system, "runs_backward", False):
         map_or_system = attention_map(map_or_system)
     return measures.hankel_ranks(map_or_system, positions=[(steps - 1) // 2]).squeeze(-1)

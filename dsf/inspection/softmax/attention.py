@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured, Weights
 from dsf.inspection.capture.module_stack import Surroundings, is_transposed
+from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.stages import Chain, Project, Scale
 from dsf.mixers import SoftmaxAttention
@@ -25,10 +26,11 @@ def as_bias(mask: Shaped[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
     A boolean mask is true where a key is not masked.
     """
+    mask = in_float64(mask)
     if mask.dtype == torch.bool:
         zero = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
         return zero.masked_fill(~mask, -torch.inf)
-    return mask.to(torch.float64).masked_fill(mask <= HIDDEN, -torch.inf)
+    return mask.masked_fill(mask <= HIDDEN, -torch.inf)
 
 
 def attention(
@@ -72,7 +74,7 @@ def read(layer: Captured) -> SoftmaxAttention:
     scale = layer.arguments.get("scaling")
     sink = layer.arguments.get("s_aux")
     if sink is not None:
-        sink = sink.to(torch.float64).reshape(1, -1).expand(query.shape[0], heads)
+        sink = in_float64(sink).reshape(1, -1).expand(query.shape[0], heads)
     plain = attention(
         query,
         _repeated(key, heads),
@@ -124,7 +126,7 @@ def enter(layer: Captured) -> Chain:
     """
     found = around(layer)
     value, heads = layer.arguments["value"], layer.arguments["query"].shape[-3]
-    places = found.places.unflatten(-1, value.shape[-3:-2] + value.shape[-1:])
+    places = in_float64(found.places).unflatten(-1, value.shape[-3:-2] + value.shape[-1:])
     places = places.repeat_interleave(heads // value.shape[-3], dim=0).flatten()
     weight, bias = linear_map(found.source)
     return Chain((Project(weight[places], None if bias is None else bias[places]),))

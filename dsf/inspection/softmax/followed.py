@@ -12,6 +12,7 @@ from torch import Tensor
 from dsf.composite import ExplicitMap, StoredRows
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured
+from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.softmax import attention
 from dsf.inspection.whole.stages import Chain, Project
@@ -85,7 +86,8 @@ def enter(layer: Captured) -> Chain:
     """
     found = attention.around(layer)
     weight, bias = attention.linear_map(found.source)
-    return Chain((Project(weight[found.places], None if bias is None else bias[found.places]),))
+    places = in_float64(found.places)
+    return Chain((Project(weight[places], None if bias is None else bias[places]),))
 
 
 def overlooked(layer: Captured) -> Tensor | None:

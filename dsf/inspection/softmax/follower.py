@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from dsf.inspection.capture.calls import Call, Through, add_call
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
+from dsf.inspection.capture.precision import home
 from dsf.inspection.softmax.scores import (
     STACK,
     Normalised,
@@ -141,7 +142,7 @@ class _Follower(TorchFunctionMode):
                 self._record(weights, each)
                 return
         self._forget()
-        one = torch.ones((), dtype=torch.float64, device=output.device)
+        one = torch.ones((), dtype=torch.float64, device=home(output.device))
         scores = Scores(self._where.module, made, made.factor * one)
         self._unused.append(scores)
         self._follow(output, scores)

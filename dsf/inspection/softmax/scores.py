@@ -6,6 +6,7 @@
 where something else was done to the scores.
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.softmax.attention import as_bias
 
 PLAIN = {"matmul", "bmm"}
@@ -174,7 +176,7 @@ def _has_columns(part: Any) -> bool:
 
 def _of_heads(factor: Tensor, output: Tensor) -> Tensor:
     """A factor as one number, or as one for every map, ``map 1 1``."""
-    factor = factor.detach().double()
+    factor = in_float64(factor)
     if factor.numel() == 1:
         return factor.reshape(())
     return factor.expand(*output.shape[:-2], 1, 1).flatten(0, -3)
@@ -195,8 +197,9 @@ def explained(weights: Normalised, made: Product) -> dict[str, Any]:
     if scores.factor.numel() == 1:
         scale = scores.factor.item()
     else:
-        query = query.double() * scores.factor
-    bias = _bias(scale * query.double() @ key.double().mT, query, key, scale, weights.given)
+        query = in_float64(query) * scores.factor
+    products = scale * in_float64(query) @ in_float64(key).mT
+    bias = _bias(products, query, key, scale, weights.given)
     return {"query": query, "key": key.clone(), "scale": scale, "bias": bias}
 
 
@@ -223,7 +226,8 @@ def _bias(
     if not bool((bias != 0).any()):
         return None
     shown = bias > -torch.inf
-    largest = abs(scale) * query.double().norm(dim=-1).max() * key.double().norm(dim=-1).max()
+    longest = (in_float64(part).norm(dim=-1).max() for part in (query, key))
+    largest = abs(scale) * math.prod(longest)
     coarsest = max(torch.finfo(part.dtype).eps for part in (key, given))
     rounding = 16 * coarsest * largest
     if coarsest <= torch.finfo(torch.float32).eps and bool((bias[shown].abs() <= rounding).all()):
