@@ -25,7 +25,7 @@ torch.set_default_dtype(torch.float64)
 
 
 def decided(id):
-    """The library's verdict on a claim of the papers, printed."""
+    """A statement of `dsf.claims` with its verdict, printed."""
     [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
     print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
     return outcome.certificate
@@ -85,18 +85,31 @@ print(smallest)
 assert dsf.certify.equivalent(system, smallest, tolerance=1e-10).verdict is dsf.Verdict.PROVED
 
 # %% [markdown]
+# One state fewer is too few:
+
+# %% tags=["refuted"]
+fewer = dsf.reduce(map, order=11).system
+certificate = dsf.certify.equivalent(system, fewer, tolerance=1e-6)
+print(certificate)
+assert certificate.verdict is dsf.Verdict.REFUTED
+
+# %% [markdown]
 # A triangle: the block at $t$ has $t$ columns and $T - t$ rows, and generic softmax blocks have
 # full rank. The peak is $\lfloor T/2 \rfloor$: finite at every length, unbounded over all lengths.
-# Both halves of that sentence are claims that the library decides.
+# Both halves of that sentence are statements that the library decides; the first is the paper's.
 
 # %% tags=["proved"]
 certificate = decided("DSF-5")
 assert certificate.verdict is dsf.Verdict.PROVED
 
-# %% tags=["refuted"]
+# %% [markdown]
+# Half the length is enough for coefficients that may see the prefix. For features of *one* token
+# each, the paper's class, no finite number is, and two tokens are enough to see it.
+
+# %% tags=["proved"]
 certificate = decided("DSF-6")
-print("witness:", dict(certificate.witness))
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.Verdict.HOLDS_NUMERICALLY
+assert decided("DSF-30").verdict is dsf.Verdict.PROVED
 
 # %% [markdown]
 # ## Truncating the power series

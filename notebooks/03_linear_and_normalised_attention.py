@@ -28,7 +28,7 @@ value = torch.randn(T, P, generator=rng)
 
 
 def decided(id):
-    """The library's verdict on a claim of the papers, printed."""
+    """A statement of `dsf.claims` with its verdict, printed."""
     [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
     print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
     return outcome.certificate
@@ -92,13 +92,22 @@ print(certificate)
 assert certificate.verdict is dsf.Verdict.PROVED
 
 # %% [markdown]
-# A review of the paper prints $\eta_{t-1}$ instead of $\eta_t$ in $B_t$. It differs by one index;
-# the library builds that system and refutes the claim.
+# One equation of the paper prints $\eta_{t-1}$ instead of $\eta_t$ in $B_t$, a misprint; its
+# Appendix B and Section 4.2 have the right index. One index makes another layer:
 
 # %% tags=["refuted"]
-certificate = decided("DSF-2")
-print("witness:", dict(certificate.witness))
+before = torch.cat([eta[:1], eta[:-1]])
+printed = dsf.System.from_write_and_read(
+    dsf.transition.ScaledIdentity(ratio, N), write / before[:, None], read
+)
+certificate = dsf.certify.equivalent(system, printed, tolerance=0.01)
+print(certificate)
 assert certificate.verdict is dsf.Verdict.REFUTED
+
+# %% tags=["proved"]
+certificate = decided("DSF-2")
+print("case:", dict(certificate.evidence["case"]))
+assert certificate.verdict is dsf.Verdict.PROVED
 
 # %% [markdown]
 # ## Normalised attention
@@ -163,9 +172,9 @@ print("Hankel ranks:     ", measures.hankel_ranks(map).tolist())
 assert torch.linalg.matrix_rank(map) == T
 assert measures.hankel_ranks(map).max() == N
 
-# %% tags=["refuted"]
+# %% tags=["proved"]
 certificate = decided("DSF-21")
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.Verdict.PROVED
 
 # %% [markdown]
 # ## Order of the past

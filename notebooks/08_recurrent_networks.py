@@ -28,7 +28,7 @@ rng = torch.Generator().manual_seed(0)
 
 
 def decided(id):
-    """The library's verdict on a claim of the papers, printed."""
+    """A statement of `dsf.claims` with its verdict, printed."""
     [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
     print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
     return outcome.certificate
@@ -193,10 +193,10 @@ for id in ("DSF-20", "DSF-23"):
 # ... the variance, for independent inputs. It does not keep the row sum within one, as the scale
 # $1 - a$ would:
 
-# %% tags=["refuted"]
+# %% tags=["proved"]
 certificate = decided("MLA-15")
-print("witness:", {name: certificate.witness[name] for name in list(certificate.witness)[:3]})
-assert certificate.verdict is dsf.Verdict.REFUTED
+print("case:", dict(certificate.evidence["case"]))
+assert certificate.verdict is dsf.Verdict.PROVED
 
 # %%
 steps = 40

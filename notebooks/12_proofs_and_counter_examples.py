@@ -184,32 +184,33 @@ print(tight)
 assert tight.verdict is dsf.Verdict.UNKNOWN
 
 # %% [markdown]
-# ## How published claims fail
+# ## How published statements fail
 #
-# `dsf.claims` has the claims of six papers, each with a check that does not see the expected
-# verdict. Those that are refuted fail in few ways, and every one of these is easy to overlook:
+# `dsf.claims` has four tables: what six papers say, their misprints, what their released code does,
+# and results of this project. Every statement has a check that does not see the expected verdict,
+# and only a sentence that a paper was seen to state is ever refuted. Those that are fail in few
+# ways, and every one of these is easy to overlook:
 
 # %% tags=["refuted"]
 lessons = {
-    "DSF-2": "an index",
-    "INL-8": "a quantifier: every row, or all but the first?",
-    "INL-7": "a hypothesis that was dropped",
-    "MLA-4": "the word 'only'",
-    "ZER-12": "a constant",
-    "DSF-17": "a property of coordinates, taken for one of the object",
-    "EIG-4": "a program that does not do what its text says",
+    "MLA-8": "a sign: keys may be negative",
+    "MLA-16": "a nonlinearity that the second formula left out",
+    "MLA-22": "the word 'none', and a model that existed",
+    "ZER-8": "a hull: convex, or affine?",
+    "ZER-17": "a product of two centred things",
+    "ZER-27": "a conclusion drawn about another set",
 }
 for outcome in dsf.claims.check_all(dsf.claims.chosen(ids=tuple(lessons))):
     print(f"{outcome.claim.id:7} {lessons[outcome.claim.id]}")
-    print(f"        {outcome.claim.statement}")
-    print(f"        {str(outcome.certificate)[:100]}")
+    print(f"        {outcome.claim.quote}")
+    print(f"        what stands: {outcome.claim.stands}")
     assert outcome.certificate.verdict is dsf.Verdict.REFUTED
     assert outcome.certificate.witness
 
 # %% [markdown]
-# A refuted sentence rarely refutes its paper. Most of these are close to a true one: with another
-# index, for rows from $d + 1$ on, for injective kernels, "among diagonal decays", with another
-# constant. A witness shows how to correct the claim.
+# A refuted sentence rarely refutes its paper. Most of these are close to a true one: for keys that
+# are not negative, without the sigmoid, for the convex hull, with gates that differ. A witness
+# shows how to correct the sentence.
 #
 # ### A measurement that misleads
 #

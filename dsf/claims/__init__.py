@@ -1,7 +1,8 @@
-"""The claims of the founding papers, each with a check that decides it.
+"""Statements of and about the founding papers, each with a check that decides it.
 
-``ALL`` is the only list. An id never changes; what a check measures depends on the recipe in its
-file, the verdict on record does not.
+Four tables, four voices: what the papers say, their slips, what their released code does, and
+results of this project. ``ALL`` is the only list. An id never changes; what a check measures
+depends on the recipe in its file, the verdict on record does not.
 """
 
 from collections.abc import Iterator
@@ -14,9 +15,21 @@ from dsf.claims import (
     meta_linear,
     zero_sum,
 )
-from dsf.claims.claim import PAPERS, Claim, Outcome, Standing, decide
+from dsf.claims.claim import Claim, Outcome, Standing, Table, decide
+from dsf.claims.papers import PAPERS, Paper
 
-__all__ = ["ALL", "PAPERS", "Claim", "Outcome", "Standing", "check_all", "chosen", "decide"]
+__all__ = [
+    "ALL",
+    "PAPERS",
+    "Claim",
+    "Outcome",
+    "Paper",
+    "Standing",
+    "Table",
+    "check_all",
+    "chosen",
+    "decide",
+]
 
 
 def _number(claim: Claim) -> tuple[int, int]:
@@ -38,15 +51,18 @@ ALL: tuple[Claim, ...] = tuple(
 )
 
 
-def chosen(*, ids: tuple[str, ...] = (), paper: str | None = None) -> tuple[Claim, ...]:
-    """The claims with these ids, of this paper; all of them without either.
+def chosen(
+    *, ids: tuple[str, ...] = (), paper: str | None = None, table: str | None = None
+) -> tuple[Claim, ...]:
+    """The claims with these ids, of this paper, in this table; all of them without any.
 
     Args:
         ids: such as ``INL-9``; any case.
         paper: the letters in front of the number, such as ``INL``; any case.
+        table: whose voice, such as ``paper`` or ``own``: a value of :class:`Table`; any case.
 
     Raises:
-        ValueError: for an id or a paper that is not in the table.
+        ValueError: for an id, a paper or a table that does not exist.
     """
     wanted = [id.upper() for id in ids]
     known = {claim.id for claim in ALL}
@@ -58,10 +74,14 @@ def chosen(*, ids: tuple[str, ...] = (), paper: str | None = None) -> tuple[Clai
         )
     if paper is not None and paper.upper() not in PAPERS:
         raise ValueError(f"no paper is called '{paper}'. Choose from {', '.join(PAPERS)}.")
+    if table is not None and table.lower() not in list(Table):
+        raise ValueError(f"no table is called '{table}'. Choose from {', '.join(Table)}.")
     return tuple(
         claim
         for claim in ALL
-        if (not wanted or claim.id in wanted) and (paper is None or claim.paper == paper.upper())
+        if (not wanted or claim.id in wanted)
+        and (paper is None or claim.paper == paper.upper())
+        and (table is None or claim.table == table.lower())
     )
 
 

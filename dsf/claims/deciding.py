@@ -67,6 +67,27 @@ def refuted(
     return _floating(claim, Verdict.UNKNOWN, method, limits=limits)
 
 
+def shown(
+    claim: str,
+    difference: float,
+    *,
+    beyond: float,
+    case: Mapping[str, Any],
+    method: str,
+) -> Certificate:
+    """PROVED if the one ``case`` shows a difference of more than ``beyond``, else UNKNOWN.
+
+    For statements that one case decides: something is not always so, or depends on something. The
+    case stands in the evidence.
+    """
+    if difference > beyond:
+        return _floating(
+            claim, Verdict.PROVED, method, observed=difference, evidence={"case": dict(case)}
+        )
+    limits = {"difference": str(difference), "needed": beyond}
+    return _floating(claim, Verdict.UNKNOWN, method, limits=limits)
+
+
 def identical(claim: str, residual: sympy.Expr | int, *, method: str) -> Certificate:
     """PROVED if the symbolic ``residual`` is zero. Another one may be zero in disguise: UNKNOWN."""
     proved = residual == 0
@@ -128,10 +149,9 @@ def _floating(
     method: str,
     bound: float | None = None,
     observed: float | None = None,
-    *,
-    witness: Mapping[str, Any] | None = None,
-    limits: Mapping[str, Any] | None = None,
+    **facts: Mapping[str, Any],
 ) -> Certificate:
+    """``facts``: the witness, the evidence or the limits."""
     return Certificate(
         claim=claim,
         verdict=verdict,
@@ -139,6 +159,5 @@ def _floating(
         method=method,
         bound=bound,
         observed=observed,
-        witness=witness,
-        limits=limits or {},
+        **facts,  # type: ignore[arg-type]
     )

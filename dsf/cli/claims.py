@@ -1,4 +1,4 @@
-"""``dsf claims``: what the founding papers say, decided one by one."""
+"""``dsf claims``: what the founding papers say, and what is said about them, decided."""
 
 from typing import Annotated
 
@@ -10,11 +10,16 @@ from dsf.cli.threads import ThreadCount, Threads
 
 def run(
     ids: Annotated[
-        list[str] | None, typer.Argument(help='Claims to decide, such as "INL-9 ZER-7".')
+        list[str] | None,
+        typer.Argument(help='Claims to decide and to show in full, such as "MLA-8 ZER-27".'),
     ] = None,
     *,
     paper: Annotated[
         str | None, typer.Option(help="Only this paper: DSF, CDY, EIG, INL, MLA or ZER.")
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(help="Only this table: paper, slip, code or own (results of this project)."),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the claims, decide none.")] = False,
     threads: Threads = None,
@@ -22,19 +27,21 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Decide the claims of the founding papers, those that are false included.
+    """Decide what the founding papers say, and what is said about them.
 
-    Each comes back PROVED, REFUTED with a witness, HOLDS_NUMERICALLY on the cases it states, or
-    UNKNOWN with what it would take. Exit code 0 if every verdict is the one on record, else 1.
+    Each statement comes back PROVED, REFUTED with a witness, HOLDS_NUMERICALLY on the cases it
+    states, or UNKNOWN with what it would take; a misprint is confirmed or not. With ids: statement,
+    quote, place, verdict, reason and witness. Exit code 0 if every verdict is the one on record,
+    else 1.
     """
 
     def work(_: ThreadCount) -> Answer:
         from dsf.claims import chosen
         from dsf.cli.decided import decide_claims, list_claims
 
-        wanted = chosen(ids=tuple(ids or ()), paper=paper)
+        wanted = chosen(ids=tuple(ids or ()), paper=paper, table=table)
         if list_:
             return list_claims(wanted)
-        return decide_claims(wanted, watched=not (as_json or quiet))
+        return decide_claims(wanted, watched=not (as_json or quiet), whole=bool(ids))
 
     give("claims", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -33,25 +33,24 @@ def rank_of_keys_alone(key):
 def one_query_moved():
     panel = PANELS["a"]
     first, *others = panel.queries
-    return {"a": replace(panel, queries=((first[0] + 0.1, first[1]), *others))}
+    return replace(panel, queries=((first[0] + 0.1, first[1]), *others))
 
 
 BREAKS: dict[str, Callable[[], Certificate]] = {
     "INL-1": lambda: softmax_injectivity.injective_iff_full_rank(rank_of_keys_alone),
-    "INL-2": lambda: softmax_injectivity.rank_of_keys_is_needed(needed=2),
+    "INL-2": lambda: softmax_injectivity.first_rank_follows(needed=2),
     "INL-3": lambda: linear_injectivity.never_injective_up_to_width(lambda q, _: q + 1),
-    "INL-4": lambda: linear_injectivity.never_injective_at_any_width(identity),
+    "INL-4": lambda: linear_injectivity.more_features_can_be_injective(identity),
     "INL-5": lambda: linear_injectivity.jacobian_ranks(null=lambda f, q: f(q) + 1),
     "INL-6": lambda: in_line_injectivity.injective_with_such_features(((relu, identity),)),
-    "INL-7": lambda: in_line_injectivity.injective_with_any_kernel(identity),
-    "INL-8": lambda: softmax_injectivity.every_causal_row_is_injective(tokens=4),
+    "INL-8": lambda: softmax_injectivity.early_causal_rows_collide(tokens=4),
     "INL-9": lambda: rows.rows_sum_to_one(lambda scores: scores),
     "INL-10": lambda: forms.linear_time_form(lambda scores, value: scores.T * value),
     "INL-11": lambda: forms.released_code(lambda scores: forms.released(2 * scores)),
     "INL-12": lambda: expansion.first_order(factor=2),
     "INL-13": lambda: forms.order(extra=0),
     "INL-14": lambda: printed_weights.weights_follow_from_arrows(one_query_moved()),
-    "INL-15": lambda: printed_weights.figure_uses_scale_one(scale=2**-0.5),
+    "INL-15": lambda: printed_weights.figure_uses_the_factors(scale=1.0),
     "INL-16": lambda: rows.sign_changing_kernels(elu_plus_one),
     "INL-17": lambda: locality.uniform_mass(Fraction(9, 196)),
     "INL-18": lambda: local_residual.row_sums_with_residual(lambda _row, _column: True),
@@ -62,6 +61,7 @@ BREAKS: dict[str, Callable[[], Certificate]] = {
     "INL-22": lambda: wall_clock.faster_beyond_width(
         quick=wall_clock.softmax, slow=wall_clock.in_line
     ),
-    "INL-23": lambda: parameters.readme_and_figure_agree(figure=parameters.README),
+    "INL-23": lambda: parameters.readme_and_figure_differ(figure=parameters.README),
     "INL-24": lambda: expansion.zero_sum_with_gates(higher=1),
+    "INL-25": lambda: in_line_injectivity.not_injective_with_relu(identity),
 }

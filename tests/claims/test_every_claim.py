@@ -13,7 +13,7 @@ from tests.claims import (
     breaks_zero_sum,
 )
 
-HOW_MANY = {"DSF": 27, "CDY": 7, "EIG": 6, "INL": 24, "MLA": 28, "ZER": 26}
+HOW_MANY = {"DSF": 37, "CDY": 10, "EIG": 9, "INL": 27, "MLA": 42, "ZER": 40}
 BREAKS = {
     **breaks_coefficient_dynamics.BREAKS,
     **breaks_dynamical_systems.BREAKS,

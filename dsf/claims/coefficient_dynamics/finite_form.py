@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
 from dsf.certificates.exact import independent_rows
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, out_of_reach, shown
 from dsf.evaluate import attention_map
 from dsf.ingredients.feature_maps import exp, identity, relu, softplus
 from dsf.measures import hankel_ranks
@@ -67,7 +67,16 @@ def square(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
     return x.square()
 
 
-def only_linear_is_finite(phi: Phi = square) -> Certificate:
+def only_linear_readouts() -> Certificate:
+    """The lemma behind the sentence was not read."""
+    return out_of_reach(
+        "only linear readouts permit a parallel recurrent computation",
+        "the paper's lemma: whether it bounds the number of states, or asks for a readout of n "
+        "states, is not known here; without such a bound x² is a readout that is not linear",
+    )
+
+
+def square_is_finite(phi: Phi = square) -> Certificate:
     """A system of n(n+1)/2 states against squared coefficients, with and without decay."""
     query, key, decay = _drawn()
     i, j = torch.triu_indices(STATES, STATES)
@@ -86,11 +95,11 @@ def only_linear_is_finite(phi: Phi = square) -> Certificate:
         name: int(hankel_ranks(_decaying(other, one).tril(), tolerance=TOLERANCE).max())
         for name, other in others.items()
     }
-    return refuted(
-        "only a linear phi has a finite recurrent form",
+    return shown(
+        "phi(x) = x^2, which is not linear, has a recurrent form with n(n+1)/2 states",
         bend if off <= NEAR else 0.0,
         beyond=APART,
-        witness={
+        case={
             "phi": "x^2, with A = I and with diagonal decay",
             "states": sorted(sizes),
             "largest error of the recurrent form": off,
@@ -122,19 +131,41 @@ def _decaying(phi: Phi, decay: Tensor) -> Tensor:
 CLAIMS = (
     Claim(
         id="CDY-3",
+        table=Table.OWN,
         statement="A linear φ gives blocks of coefficients of rank n at most.",
-        standing=Standing.SECOND_HAND,
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=linear_needs_no_more_states,
     ),
     Claim(
         id="CDY-4",
-        statement="Only a linear φ has a finite recurrent form.",
+        table=Table.PAPER,
+        statement="Only a linear readout permits parallel recurrent computation.",
         standing=Standing.SECOND_HAND,
-        expected=Verdict.REFUTED,
-        check=only_linear_is_finite,
-        note="φ(x) = x² has one with n(n+1)/2 states, also with diagonal decay: the products of "
-        "two entries of the key. Any polynomial does; the cube would need 10 states here, more "
-        "than the test of 16 tokens can show.",
+        expected=Verdict.UNKNOWN,
+        check=only_linear_readouts,
+        quote="Only linear readout maps permit parallel recurrent computation.",
+        place="ICLR 2026 review (OpenReview 9uChwgWHX9), R4, item 1",
+        hypotheses=(
+            "not known: the lemma was not read",
+            'R4 later: "While the lemma is correct, …"',
+        ),
+        note=(
+            "Open until the lemma is read. CDY-8 shows what a reading without a bound on the "
+            "number of states would have to exclude."
+        ),
+    ),
+    Claim(
+        id="CDY-8",
+        table=Table.OWN,
+        statement="φ(x) = x² has a recurrent form with n(n+1)/2 states.",
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=square_is_finite,
+        note=(
+            "Also with diagonal decay: the states hold the products of two entries of the key. "
+            "Any polynomial has one; the cube would need 10 states here, more than the test of "
+            "16 tokens can show."
+        ),
     ),
 )

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held
 from dsf.ingredients.feature_maps import identity, relu
 
@@ -67,16 +67,34 @@ def zero_weights(
 CLAIMS = (
     Claim(
         id="CDY-2",
-        statement="b = n^(-1/2) keeps the variance of the scores q.k b at 1, while b = 1 gives n.",
+        table=Table.PAPER,
+        statement="b = n^(-1/2) keeps the variance of the scores q.k b at 1.",
         standing=Standing.SECOND_HAND,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=variance_of_scores,
+        quote=(
+            "The discussion on b_j = O(1/√n) to maintain O(1) variance and the normalization of "
+            "coefficients α_ij to avoid exploding norms repeats standard initialization theory …"
+        ),
+        place="ICLR 2026 review (OpenReview 9uChwgWHX9), R4, Principles 5 and 6",
+        hypotheses=("independent standard normal entries",),
+        note=(
+            "Only the order 1/√n is confirmed by the review; that b = 1 gives the variance n is "
+            "our addition."
+        ),
     ),
     Claim(
         id="CDY-5",
-        statement="A coefficient is zero with probability 1/2 for φ = ReLU and 0 for a linear φ.",
-        standing=Standing.SECOND_HAND,
+        table=Table.OWN,
+        statement=(
+            "A coefficient of standard normal scores is zero with probability 1/2 for φ = ReLU "
+            "and 0 for a linear φ."
+        ),
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=zero_weights,
+        quote="Nonlinear φ enables sparse coefficients aka selectivity.",
+        place="ICLR 2026 review (OpenReview 9uChwgWHX9), R4, item 2",
+        note="The principle is the authors' by way of the review; the numbers are ours.",
     ),
 )

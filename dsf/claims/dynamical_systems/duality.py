@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import measured, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import measured, shown
 from dsf.claims.dynamical_systems.drawn import normal
 from dsf.claims.dynamical_systems.separable import separable
 from dsf.evaluate import attention_map
@@ -43,7 +43,7 @@ def duality_is_separable(
     )
 
 
-def key_alone_suffices(rate: float = 0.7) -> Certificate:
+def key_alone_does_not_suffice(rate: float = 0.7) -> Certificate:
     """On a constant input a separable row is constant; look at the rows of a duality."""
     rng = np.random.default_rng(0)
     write, read = (part.expand(12, 3) for part in normal(rng, 2, 1, 3))
@@ -51,11 +51,11 @@ def key_alone_suffices(rate: float = 0.7) -> Certificate:
     spread = [_spread(weights[row - 1, :row]) for row in ROWS]
     linear = LinearAttention(query=read, key=write, value=write)
     separable_row = _spread(attention_map(linear.system(), rows=-1)[0])
-    return refuted(
-        "a feature of the current key alone makes a state-space duality of separable attention",
+    return shown(
+        "no feature of the current key alone makes a state-space duality of separable attention",
         spread[-1] if separable_row < ROUNDING else float("nan"),
         beyond=ROUNDING,
-        witness={
+        case={
             "rows": list(ROWS),
             "largest less smallest weight over the last one": spread,
             "the same for a separable attention": separable_row,
@@ -64,7 +64,7 @@ def key_alone_suffices(rate: float = 0.7) -> Certificate:
     )
 
 
-def channels_share_a_map(
+def channels_have_maps_of_their_own(
     rates: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 3.0), (0.5, 1.0, 4.0)),
 ) -> Certificate:
     """Fit the map of one channel of a selective state space by a multiple of the other's."""
@@ -81,16 +81,45 @@ def channels_share_a_map(
     first, second = attention_map(mixer.system())
     factor = (first * second).sum() / first.square().sum()
     missed = float((second - factor * first).norm() / second.norm())
-    return refuted(
-        "all channels of a selective state space share one map, up to a factor",
+    return shown(
+        "two channels of a selective state space need not share a map, not even up to a factor",
         missed,
         beyond=ROUNDING,
-        witness={
+        case={
             "rates of the two channels": [list(each) for each in rates],
             "best factor": float(factor),
             "what it leaves, relative": missed,
         },
         method="12 tokens, 3 states, equal steps, least squares, float64",
+    )
+
+
+def step_does_not_cancel(rates: tuple[float, ...] = (1.0, 2.0, 3.0)) -> Certificate:
+    """Equal tokens: rows of separable attention are constant, rows of S6 are not."""
+    rng = np.random.default_rng(0)
+    write, read = (part.expand(12, 3) for part in normal(rng, 2, 1, 3))
+    mixer = SelectiveStateSpace(
+        value=write[:, :1],
+        step=write.new_full((12, 1), 0.5),
+        pole=-torch.tensor([rates], dtype=write.dtype),
+        write=write,
+        read=read,
+    )
+    weights = attention_map(mixer.system())[0]
+    linear = LinearAttention(query=read, key=write, value=write)
+    separable_row = _spread(attention_map(linear.system(), rows=-1)[0])
+    spread = _spread(weights[-1])
+    return shown(
+        "at equal tokens the weights of S6 depend on the lag, so the step does not cancel as the "
+        "normaliser of attention does",
+        spread if separable_row < ROUNDING else float("nan"),
+        beyond=ROUNDING,
+        case={
+            "last row of S6": weights[-1].tolist(),
+            "largest less smallest weight over the last one": spread,
+            "the same for a separable attention": separable_row,
+        },
+        method="12 equal tokens, 3 states, step 0.5, float64",
     )
 
 
@@ -113,23 +142,39 @@ def _spread(row: Tensor) -> float:
 CLAIMS = (
     Claim(
         id="DSF-12",
+        table=Table.OWN,
         statement=(
-            "State-space duality is separable attention with η_i = exp(a Σ_{k≤i} Δ_k) and "
-            "ψ_i = η_i Δ_i b_i."
+            "State-space duality is separable attention with η_i = exp(a Σ_{k≤i} Δ_k) and ψ_i = "
+            "η_i Δ_i b_i."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=duality_is_separable,
+        quote=(
+            "For instance, we compare linear attention and selective SSMs, detailing their "
+            "differences and conditions under which both are equivalent."
+        ),
+        place="Abstract",
+        note=(
+            "The abstract announces conditions of equivalence; none was found in the body of "
+            "this version. This is one."
+        ),
     ),
     Claim(
         id="DSF-13",
+        table=Table.OWN,
         statement=(
-            "State-space duality is separable attention with a key feature ψ that is a function "
+            "State-space duality is not a separable attention whose key feature ψ is a function "
             "of the current key alone."
         ),
-        standing=Standing.UNCONFIRMED,
-        expected=Verdict.REFUTED,
-        check=key_alone_suffices,
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=key_alone_does_not_suffice,
+        quote=(
+            "the S6 parameters … directly correspond to the keys and queries in attention, i.e. "
+            "k_i = b_i and q_i = c_i"
+        ),
+        place="Sec. 4.2",
         note=(
             "On a constant input such a separable row is constant, while the weights of the "
             "duality fall off with the lag: ψ has to carry the whole prefix."
@@ -137,13 +182,39 @@ CLAIMS = (
     ),
     Claim(
         id="DSF-15",
-        statement="The selective state space of Mamba, all channels, is one separable attention.",
-        standing=Standing.UNCONFIRMED,
-        expected=Verdict.REFUTED,
-        check=channels_share_a_map,
+        table=Table.OWN,
+        statement="Full S6 is in general not one separable attention.",
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=channels_have_maps_of_their_own,
+        quote=("The transition matrix Λ_i has d parameters in S6 (19) and only 1 in attention."),
+        place="Sec. 4.2",
+        hypotheses=("one head",),
         note=(
-            "The channels of separable attention share one map; two channels with different rates "
-            "have maps that no factor brings together."
+            "The paper says why: the channels of separable attention share one map; two channels "
+            "of S6 with different rates have maps that no factor brings together."
+        ),
+    ),
+    Claim(
+        id="DSF-33",
+        table=Table.PAPER,
+        statement=(
+            "The step of S6 does not cancel as the normaliser of attention does: at equal tokens "
+            "the weights of S6 depend on the lag, rows of separable attention do not."
+        ),
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=step_does_not_cancel,
+        quote=(
+            "Notice that this does not occur in S6 (19), since the only shared parameter - "
+            "discretization step Δ_i - does not cancel out in Λ_i and B_i given their different "
+            "structure."
+        ),
+        place="Sec. 4.2",
+        hypotheses=("transitions of different decay, as in (19)",),
+        note=(
+            "With one scalar decay the duality is separable again, and DSF-12 shows what ψ must "
+            "carry."
         ),
     ),
 )

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held
 from dsf.claims.dynamical_systems.drawn import normal
 from dsf.evaluate import attention_map
@@ -88,16 +88,17 @@ def _middle(weights: Tensor) -> Tensor:
 CLAIMS = (
     Claim(
         id="DSF-9",
+        table=Table.OWN,
         statement=(
             "No system of n states comes closer to a map than σ_{n+1} of a Hankel block, and the "
             "effective state of softmax attention lies below ⌊L/2⌋."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=best_error,
         note=(
-            "Far below only for narrow keys and small logits: of 64, one hundredth of the largest "
-            "singular value leaves 16 at key width 4 and scale 0.5, but 58 at width 64."
+            "Far below only for narrow keys and small logits: of 64, one hundredth of the "
+            "largest singular value leaves 16 at key width 4 and scale 0.5, but 58 at width 64."
         ),
     ),
 )

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued
 from dsf.claims.dynamical_systems.drawn import normal, uniform
 from dsf.evaluate import attention_map, respond
@@ -102,30 +102,52 @@ def _simulated() -> Float[Tensor, "time channel"]:
 CLAIMS = (
     Claim(
         id="DSF-11",
-        statement="The decay exp(-a softplus(z)) of S6 is sigmoid(-z)^a.",
-        standing=Standing.SECOND_HAND,
-        expected=Verdict.PROVED,
-        check=softplus_is_a_power,
-    ),
-    Claim(
-        id="DSF-20",
+        table=Table.PAPER,
         statement=(
-            "The quasi-LSTM with forget gate sigmoid(-z)^α is at α = 1 the plain quasi-LSTM under "
-            "W_f, b_f → -W_f, -b_f."
-        ),
-        standing=Standing.DERIVED,
-        expected=Verdict.PROVED,
-        check=reversed_gate,
-        note="With an initial law that is even, the only new freedom is one scalar per layer.",
-    ),
-    Claim(
-        id="DSF-23",
-        statement=(
-            "Scaling the input by √(1 - a²) keeps unit stationary variance, for a constant decay a "
-            "and a white input."
+            "The decay exp(-a softplus(z)) of S6 is the reversed sigmoid of z to the power a."
         ),
         standing=Standing.STATED,
         expected=Verdict.PROVED,
+        check=softplus_is_a_power,
+        quote="where σ_rev(·) is the reversed sigmoid, i.e., σ_rev(x) = 1/(1+e^x)",
+        place="App. I; (23), 4.3",
+        hypotheses=("A = a·I_nd",),
+    ),
+    Claim(
+        id="DSF-20",
+        table=Table.OWN,
+        statement=(
+            "The quasi-LSTM with forget gate sigmoid(-z)^α is at α = 1 the plain quasi-LSTM "
+            "under W_f, b_f → -W_f, -b_f."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=reversed_gate,
+        quote=(
+            "… the only difference that (I) it uses the reversed sigmoid function instead of a "
+            "sigmoid for the forget gate, and (II) there is an additional learnt parameter a in "
+            "the exponent."
+        ),
+        place="Sec. 4.3",
+        hypotheses=("n = 1, A = a·I",),
+        note=(
+            "Difference (I) is none, since the weights are free. With an initial law that is "
+            "even, the only new freedom is one scalar per layer, difference (II)."
+        ),
+    ),
+    Claim(
+        id="DSF-23",
+        table=Table.OWN,
+        statement=(
+            "Scaling the input by √(1 - a²) keeps unit stationary variance, for a constant decay "
+            "a and a white input."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
         check=unit_variance,
+        note=(
+            "The design of the LRU and of Griffin; the paper prints the factor in (9) and says "
+            "nothing about variance."
+        ),
     ),
 )

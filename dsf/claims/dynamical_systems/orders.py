@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held
 from dsf.claims.dynamical_systems.drawn import normal, uniform
 from dsf.claims.dynamical_systems.paper_form import one_system, stacked
@@ -144,25 +144,40 @@ def _layers(width: int, model: int, heads: int) -> tuple[System, System]:
 CLAIMS = (
     Claim(
         id="DSF-8",
+        table=Table.OWN,
         statement=(
             "Hankel ranks are at most n for linear and normalised attention, a channel of S6 and "
-            "MetaLA, 1 for a channel of the quasi-LSTM and the RG-LRU, 3 n for zero-sum and n + 1 "
-            "for InLine attention, and attain these numbers."
+            "MetaLA, 1 for a channel of the quasi-LSTM and the RG-LRU, 3 n for zero-sum and n + "
+            "1 for InLine attention, and attain these numbers."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=hankel_bounds,
-        note="The upper bounds are the numbers of states; that they are attained is measured.",
+        quote="a dynamical system of dimension N = nd",
+        place="3.2.1; N = d for the quasi-LSTM and the RG-LRU (3.2.3)",
+        note=(
+            "The numbers of states are upper bounds, the paper's for its own architectures; that "
+            "they are attained is measured."
+        ),
     ),
     Claim(
         id="DSF-22",
+        table=Table.OWN,
         statement=(
             "A layer of d channels has (n / heads) d states in attention of key width n and n d "
             "states in a state-space duality whatever the heads."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=heads_and_states,
-        note="Heads at a fixed key width shrink the state of attention.",
+        quote=(
+            "… whereas in attention and SSMs the dimension of the hidden state h_i in the DSF "
+            "(11) is nd"
+        ),
+        place="3.2.3; (28), App. G",
+        note=(
+            "With heads the sentence fits attention if n counts the features of one head: heads "
+            "at a fixed key width shrink its state."
+        ),
     ),
 )

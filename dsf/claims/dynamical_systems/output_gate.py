@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued
 from dsf.claims.dynamical_systems.attention_forms import NORMALISERS
 from dsf.claims.dynamical_systems.drawn import normal
@@ -83,13 +83,19 @@ def _sigmoid_gain() -> sympy.Expr:
 CLAIMS = (
     Claim(
         id="DSF-18",
+        table=Table.OWN,
         statement=(
             "Normalised attention is linear attention with an output gate 1/η(u_i): it has no "
             "dependence on lag, and its sigmoid version has gain 1 + e^{-x} ≥ 1."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=normaliser_is_a_gate,
-        note="It never forgets: what looks like a decay in A is undone by the normaliser in B.",
+        quote=(
+            "Inspired by S6, we define normalized attention as the attention function … η(u_i) = "
+            "e^{W_η u_i}"
+        ),
+        place="(22), 4.2; (29), (30), App. H",
+        note=("It never forgets: what looks like a decay in A is undone by the normaliser in B."),
     ),
 )

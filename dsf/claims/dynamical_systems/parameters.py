@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, held
 from dsf.layers import (
     Layer,
@@ -117,26 +117,33 @@ def _steps(layer: SelectiveStateSpace) -> torch.Tensor:
 CLAIMS = (
     Claim(
         id="DSF-24",
+        table=Table.CODE,
         statement=(
-            "As executed, S6 starts with the step log 2 and hence A_s = 2^{-s}; the step intended "
-            "lies in [0.001, 0.1]."
+            "In the released code S6 starts with the step log 2 and hence A_s = 2^{-s}; the step "
+            "that its layer sets lies in [0.001, 0.1]."
         ),
         standing=Standing.CODE,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=first_steps,
+        place=(
+            "IntelligentControlSystems/dsf-mqar@7c5aff8: zoology/model.py 79-82 and 184 against "
+            "zoology/mixers/mamba.py 84-95"
+        ),
         note=(
-            "The released code resets every bias to zero after the layer has set that of its step, "
-            "so that S6 starts with the fastest forgetting."
+            "The model resets every bias to zero after the layer has set that of its step: the "
+            "flag _no_reinit is set, but model.py never reads it. S6 starts with the fastest "
+            "forgetting."
         ),
     ),
     Claim(
         id="DSF-25",
+        table=Table.OWN,
         statement=(
-            "The layers have 2d² + 2dn + 2d + 2n parameters (softmax and linear attention), d + 1 "
-            "more (normalised), d² + 2dr + 3dn + 2d (S6, r = ⌈d/16⌉), d² + 2dn + 4d + 1 "
+            "The layers have 2d² + 2dn + 2d + 2n parameters (softmax and linear attention), d + "
+            "1 more (normalised), d² + 2dr + 3dn + 2d (S6, r = ⌈d/16⌉), d² + 2dn + 4d + 1 "
             "(state-space duality) and 18d² + 16d + 1 (quasi-LSTM)."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=parameter_counts,
     ),

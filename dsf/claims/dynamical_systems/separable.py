@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 import numpy as np
+import sympy
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import held, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import held, identical, shown
 from dsf.claims.dynamical_systems.drawn import normal, projected_tokens, uniform
 from dsf.evaluate import attention_map
 from dsf.ingredients import elu_plus_one
@@ -60,18 +61,66 @@ def write_index(divisor: Callable[[Tensor], Tensor] = of_token_before) -> Certif
     claimed = attention_map(separable(read, write, eta, divisor=divisor(eta)))
     own = float(largest_difference(attention_map(separable(read, write, eta)), expected))
     error = float(((claimed - expected) @ value).abs().max())
-    return refuted(
-        "with the normaliser of the token before in B the map is that of linear attention",
+    return shown(
+        "with the normaliser of the token before in B the map is not that of linear attention; "
+        "with the token's own it is",
         error if own < ROUNDING else float("nan"),
         beyond=ROUNDING,
-        witness={
+        case={
             "normalisers of tokens 1, 2": eta[:2].tolist(),
-            "weight of token 2 on itself, as claimed": float(claimed[1, 1]),
+            "weight of token 2 on itself, as printed": float(claimed[1, 1]),
             "the same weight of linear attention": float(expected[1, 1]),
             "largest output error": error,
             "largest error with the token's own normaliser": own,
         },
         method="20 tokens, key width 4, elu + 1, float64",
+    )
+
+
+def own_token(eta: sympy.IndexedBase, j: int) -> sympy.Expr:
+    """What divides B_j in Appendix B."""
+    return eta[j]
+
+
+def normalisers_cancel(
+    divisor: Callable[[sympy.IndexedBase, int], sympy.Expr] = own_token,
+) -> Certificate:
+    """Multiply the ratios in A with the divisor in B, for all pairs among six tokens."""
+    eta = sympy.IndexedBase("eta", positive=True)
+    missed = sympy.S.Zero
+    for i in range(2, 7):
+        for j in range(2, i + 1):
+            ratios = sympy.prod([eta[k - 1] / eta[k] for k in range(j + 1, i + 1)])
+            missed += abs(sympy.cancel(ratios / divisor(eta, j) - 1 / eta[i]))
+    return identical(
+        "the product of the transitions and of B_j carries 1/η_i and no other normaliser",
+        missed,
+        method="symbols, all pairs of six tokens",
+    )
+
+
+def swapped_projection(
+    projected: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda u, _to_key, to_value: (
+        u @ to_value
+    ),
+) -> Certificate:
+    """Linear attention with keys W_V u in place of W_K u."""
+    rng = np.random.default_rng(0)
+    u = normal(rng, 12, 4)
+    to_query, to_key, to_value = normal(rng, 3, 4, 4)
+    maps = [
+        attention_map(LinearAttention(query=u @ to_query, key=key, value=u @ to_value).system())
+        for key in (projected(u, to_key, to_value), u @ to_key)
+    ]
+    return shown(
+        "keys W_V u do not give the map that keys W_K u give",
+        float(largest_difference(*maps)),
+        beyond=ROUNDING,
+        case={
+            "first rows as printed": maps[0][1, :2].tolist(),
+            "as meant": maps[1][1, :2].tolist(),
+        },
+        method="12 tokens, width 4, elu + 1, float64",
     )
 
 
@@ -120,30 +169,66 @@ def _error_as_duality(read: Tensor, write: Tensor) -> float:
 CLAIMS = (
     Claim(
         id="DSF-2",
+        table=Table.SLIP,
         statement=(
-            "In the state-space form of separable attention B_i carries one over the normaliser "
-            "of the previous token."
+            "(15b) prints the normaliser of the token before in B_i, where the token's own is "
+            "meant."
         ),
-        standing=Standing.SECOND_HAND,
-        expected=Verdict.REFUTED,
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
         check=write_index,
+        quote="B_i = ( 1/η(q_{i-1}, **k**_{i-1}) I_d ⊗ ψ(k_j) ) W_V",
+        place="(15b), 3.2.1; the same index in (28b), App. G",
+        hypotheses=('Appendix B ends with "B_i = ( 1/η(q_i, **k**_i) I_d ⊗ ψ(k_i) ) W_V"',),
         note=(
-            "Only the token's own normaliser gives the map: then the ratios in A telescope to "
-            "1/η_i. Whether the slip is the paper's or that of the review it was seen in is open."
+            "Appendix B and Section 4.2 of the paper are right: with the token's own normaliser "
+            "the ratios in A telescope to 1/η_i (DSF-32), with the printed index the product is "
+            "η_j/(η_{j-1} η_i). Seen in a machine conversion and, independently, by an earlier "
+            "reader."
         ),
     ),
     Claim(
         id="DSF-14",
+        table=Table.OWN,
         statement=(
-            "A separable attention is of state-space duality type if and only if η_{i-1}/η_i lies "
-            "in (0, 1] and depends on token i only."
+            "A separable attention is of state-space duality type if and only if η_{i-1}/η_i "
+            "lies in (0, 1] and depends on token i only."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=duality_condition,
         note=(
             "A statement about coefficients: moving η from A into C gives every separable map a "
             "system with A = I."
         ),
+    ),
+    Claim(
+        id="DSF-32",
+        table=Table.PAPER,
+        statement=(
+            "In attention the product of the transitions and B_j carries 1/η(q_i, k_1 … k_i) and "
+            "no other normaliser."
+        ),
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=normalisers_cancel,
+        quote="Hence, in attention Π_{k=j}^i Λ_k B_j evaluates to 1/η(q_i, **k**_i)",
+        place="Sec. 4.2",
+        hypotheses=(
+            "B_i as in Appendix B",
+            "up to ψ(k_j) and W_V",
+        ),
+        note="With the index printed in (15b) the product is η_j/(η_{j-1} η_i): DSF-2.",
+    ),
+    Claim(
+        id="DSF-37",
+        table=Table.SLIP,
+        statement="(14) prints keys W_V u_j, where W_K u_j is meant.",
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=swapped_projection,
+        quote="k_j = W_V u_j",
+        place="(14), 3.2.1",
+        note="Seen in a machine conversion of the paper.",
     ),
 )

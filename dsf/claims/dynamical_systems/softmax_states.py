@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
 from dsf.certificates.exact import independent_rows, integer_row
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, held, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, held, shown
 from dsf.claims.dynamical_systems.drawn import normal
 from dsf.claims.dynamical_systems.paper_form import one_system
 from dsf.evaluate import attention_map
@@ -88,10 +88,43 @@ def _rank(weights: Tensor, start: int) -> int:
     return len(independent_rows(block, start))
 
 
-def infinite_at_fixed_length(
+def powers(rows: int, columns: int) -> int:
+    """2^(q k) for the whole numbers q and k: the kernel of softmax attention at key width 1."""
+    return int(2 ** (rows * columns))
+
+
+FEATURES = (1, 2, 5, 10, 20)
+
+
+def features_of_one_token(kernel: Callable[[int, int], int] = powers) -> Certificate:
+    """Exact ranks of the kernel of the queries and keys 0, 1, 2 ... at more points than features.
+
+    The second row of a map of two tokens already shows the kernel: the ratio of its weights is the
+    kernel of query and first key, times what depends on the second token alone.
+    """
+    ranks = [
+        len(independent_rows([[kernel(q, k) for k in range(n + 1)] for q in range(n + 1)], n + 1))
+        for n in FEATURES
+    ]
+    return argued(
+        "no n features of the query alone and of the key alone give softmax weights, at any length "
+        "of two tokens or more",
+        "a_21/a_22 = φ(q_2).ψ(k_1)/(φ(q_2).ψ(k_2)), whatever the normaliser; so with n features "
+        "the kernel e^(q.k) has rank n at most at any n + 1 queries and keys, but for a factor of "
+        "each query",
+        {
+            f"{n} features: {n + 1} queries and keys give rank {n + 1}": rank == n + 1
+            for n, rank in zip(FEATURES, ranks, strict=True)
+        },
+        method="exact ranks of 2^(q k), whole numbers, rank modulo 2^61 - 1",
+        observed=float(max(ranks)),
+    )
+
+
+def prefix_needs_half(
     mixer: Callable[..., SoftmaxAttention] = SoftmaxAttention,
 ) -> Certificate:
-    """The cache is an exact system of L states; count the states that are really needed."""
+    """The cache is an exact system of L states; the smallest system has half as many."""
     steps = 20
     query, key, value = normal(np.random.default_rng(0), 3, steps, 4)
     attention = mixer(query=query, key=key, value=value, scale=2.0)
@@ -100,13 +133,16 @@ def infinite_at_fixed_length(
     cache = one_system(attention.system())
     small = realise(weights, tolerance=RANK)
     errors = [float(largest_difference(attention_map(each), weights)) for each in (cache, small)]
-    exact = max(errors) < ROUNDING
-    return refuted(
-        f"softmax attention of {steps} tokens has no system with finitely many states",
-        float(small.state_size) if exact else float("nan"),
-        beyond=0.0,
-        witness={
-            "tokens": steps,
+    return held(
+        f"softmax attention of {steps} tokens is exactly a system of {steps // 2} states whose "
+        "coefficients see the prefix",
+        {
+            "the cache is exact": errors[0] < ROUNDING,
+            "so is the smallest system": errors[1] < ROUNDING,
+            f"which has {steps // 2} states": small.state_size == steps // 2,
+        },
+        observed=float(small.state_size),
+        figures={
             "states of the cache": cache.state_size,
             "error of its map": errors[0],
             "states of the smallest system": small.state_size,
@@ -148,18 +184,18 @@ def _softmax_weights(query: Tensor, key: Tensor) -> Tensor:
     return attention_map(mixer.system())
 
 
-def rank_measures_the_state(*, causal: bool = True) -> Certificate:
+def rank_is_not_the_state(*, causal: bool = True) -> Certificate:
     """Rank of the map of linear attention, masked or not, against the states it needs."""
     query, key, value = normal(np.random.default_rng(0), 3, 20, 4)
     mixer = LinearAttention(query=query, key=key, value=value, causal=causal)
     past = LinearAttention(query=query, key=key, value=value)
     needed = int(hankel_ranks(attention_map(past.system()), tolerance=RANK).max())
     rank = int(torch.linalg.matrix_rank(attention_map(mixer.system()), rtol=RANK))
-    return refuted(
-        "the rank of the causal map is the number of states",
+    return shown(
+        "the rank of a causal map is not the number of its states",
         float(abs(rank - needed)),
         beyond=0.0,
-        witness={"tokens": 20, "features": 4, "rank of the map": rank, "Hankel rank": needed},
+        case={"tokens": 20, "features": 4, "rank of the map": rank, "Hankel rank": needed},
         method="linear attention, elu + 1, relative tolerance 1e-10",
     )
 
@@ -167,45 +203,88 @@ def rank_measures_the_state(*, causal: bool = True) -> Certificate:
 CLAIMS = (
     Claim(
         id="DSF-5",
+        table=Table.PAPER,
         statement="No finite number of states serves softmax attention at every length.",
-        standing=Standing.SECOND_HAND,
+        standing=Standing.STATED,
         expected=Verdict.PROVED,
         check=no_state_serves_every_length,
+        quote=(
+            "Softmax attention translates to a recurrent model within the DSF, however the "
+            "hidden state dimension needs to be infinite."
+        ),
+        place="Sec. 1; also 4.1",
+        hypotheses=(
+            ("class (13): φ of q_i alone, ψ of k_j alone, scalar normaliser η(q_i, k_1 … k_i)"),
+        ),
         note=(
-            "A finite state is exact at one length, yet the number needed grows with it: at least "
-            "⌊L/2⌋ for all queries and keys but a null set."
+            "The check shows more than the paper says: no linear time-varying system with "
+            "finitely many states does, whatever its coefficients may see, since at least ⌊L/2⌋ "
+            "are needed at length L for all queries and keys but a null set."
         ),
     ),
     Claim(
         id="DSF-6",
-        statement="Softmax attention needs an infinite state even at a fixed length.",
-        standing=Standing.UNCONFIRMED,
-        expected=Verdict.REFUTED,
-        check=infinite_at_fixed_length,
+        table=Table.OWN,
+        statement=(
+            "Where coefficients may see the prefix, ⌊L/2⌋ states are enough for softmax "
+            "attention at the one length L."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.HOLDS_NUMERICALLY,
+        check=prefix_needs_half,
         note=(
-            "At length L the cache is an exact system with L states (A = I, B_t = e_t, C_t = row t "
-            "of the map), and floor(L/2) states suffice."
+            "At length L the cache is an exact system with L states (A = I, B_t = e_t, C_t = row "
+            "t of the map), and ⌊L/2⌋ states suffice. With features of one token no finite "
+            "number does, at any length of two tokens or more: DSF-30. The paper says infinite "
+            "for that class, and names transformer decoders as systems of increasing state size "
+            "itself (end of 3.2.1)."
         ),
     ),
     Claim(
         id="DSF-7",
+        table=Table.OWN,
         statement=(
-            "The minimal order of a generic softmax map is ⌊L/2⌋ with D free and ⌈L/2⌉ with D = 0 "
-            "where the read follows the update."
+            "The minimal order of a generic softmax map is ⌊L/2⌋ with D free and ⌈L/2⌉ with D = "
+            "0 where the read follows the update."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=minimal_order,
     ),
     Claim(
         id="DSF-21",
-        statement="The rank of the causal attention map measures the state.",
-        standing=Standing.UNCONFIRMED,
-        expected=Verdict.REFUTED,
-        check=rank_measures_the_state,
+        table=Table.OWN,
+        statement="The rank of a causal attention map is not the number of its states.",
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=rank_is_not_the_state,
         note=(
             "Masking makes the map of linear attention triangular with a positive diagonal: full "
             "rank whatever the state. Ranks of Hankel blocks count states."
+        ),
+    ),
+    Claim(
+        id="DSF-30",
+        table=Table.PAPER,
+        statement=(
+            "No separable attention with finitely many features of one token is softmax "
+            "attention, at any length of two tokens or more."
+        ),
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=features_of_one_token,
+        quote=(
+            "… can only be approximated by separable attention mechanisms, SSMs, or RNNs; but no "
+            "other architecture is equivalent."
+        ),
+        place="Sec. 4.1",
+        hypotheses=(
+            ("class (13): φ of q_i alone, ψ of k_j alone, scalar normaliser η(q_i, k_1 … k_i)"),
+            "n finite",
+        ),
+        note=(
+            "Scope: at a fixed length systems whose coefficients may see the prefix are "
+            "equivalent to softmax attention with ⌊L/2⌋ states (DSF-6)."
         ),
     ),
 )

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from itertools import product
 
+import sympy
 import torch
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import held
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, held
 from dsf.claims.dynamical_systems.drawn import projected_tokens
 from dsf.claims.dynamical_systems.paper_form import one_system
 from dsf.evaluate import respond
@@ -59,6 +61,41 @@ def monomials_approach_softmax(expansion: Expansion = SoftmaxAttention.expansion
     )
 
 
+def one_over_factorial(powers: tuple[int, ...]) -> sympy.Rational:
+    """The square of the factor of a monomial feature."""
+    return sympy.Rational(1, math.prod(map(math.factorial, powers)))
+
+
+def series_of_features(
+    factor: Callable[[tuple[int, ...]], sympy.Rational] = one_over_factorial,
+) -> Certificate:
+    """Products of monomial features with symbols, degree by degree; the remainder of the series."""
+    equal = True
+    for width in (1, 2, 3):
+        query, key = (sympy.symbols(f"{name}1:{width + 1}") for name in "qk")
+        scores = sum(a * b for a, b in zip(query, key, strict=True))
+        for degree in range(5):
+            features = sum(
+                factor(powers)
+                * math.prod((a * b) ** n for a, b, n in zip(query, key, powers, strict=True))
+                for powers in product(range(degree + 1), repeat=width)
+                if sum(powers) == degree
+            )
+            equal &= sympy.expand(features - scores**degree / math.factorial(degree)) == 0
+    p, x = sympy.Symbol("p", integer=True, positive=True), sympy.Symbol("x", positive=True)
+    remainder = sympy.limit(x ** (p + 1) / sympy.factorial(p + 1) * sympy.exp(x), p, sympy.oo)
+    return argued(
+        "monomial features of all degrees have the inner product e^(q.k)",
+        "the multinomial theorem, degree by degree; the remainder of the exponential series after "
+        "degree p is at most |x|^(p+1)/(p+1)! e^|x|",
+        {
+            "features of degree p give (q.k)^p/p!, p up to 4, width up to 3 (symbols)": bool(equal),
+            "the remainder goes to zero": remainder == 0,
+        },
+        method="symbols",
+    )
+
+
 def _falls(errors: list[float]) -> bool:
     return bool((torch.tensor(errors).diff() < 0).all())
 
@@ -66,16 +103,44 @@ def _falls(errors: list[float]) -> bool:
 CLAIMS = (
     Claim(
         id="DSF-4",
+        table=Table.OWN,
         statement=(
             "Monomial features up to order p, C(m + p, p) of them for key width m, approximate "
             "softmax attention with score errors of at most |x|^{p+1}/(p+1)! e^{|x|}."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=monomials_approach_softmax,
+        quote=(
+            "The exponential in softmax attention e^{q_i^⊤ k_j} can be expressed in terms of its "
+            "Taylor expansion, which consists of an infinite sum of polynomial kernels of "
+            "increasing degree p, …"
+        ),
+        place="proof of Lemma 1, 3.2.1; App. C",
+        hypotheses=("infinite series; the paper gives no truncation error",),
         note=(
-            "The outputs need not improve at every order: 1.12 at order 1, 1.15 at order 2. At odd "
-            "orders a normaliser can reach zero (1 + x at x = -1); here none does."
+            "The outputs need not improve at every order: 1.12 at order 1, 1.15 at order 2. At "
+            "odd orders a normaliser can reach zero (1 + x at x = -1); here none does."
+        ),
+    ),
+    Claim(
+        id="DSF-29",
+        table=Table.PAPER,
+        statement=(
+            "Softmax attention is separable attention with the monomial features of all degrees."
+        ),
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=series_of_features,
+        quote=(
+            "Softmax attention (2) can be expressed by separable attention (13) with "
+            "φ(q_i)^⊤ψ(k_j) = φ(q_i)^⊤φ(k_j) = e^{q_i^⊤k_j}, η(q_i, **k**_i) = Σ_{j≤i} "
+            "e^{q_i^⊤k_j}, …"
+        ),
+        place="Lemma 1, 3.2.1",
+        hypotheses=(
+            "infinitely many features (n = ∞)",
+            "the factor √d_k of the scores dropped",
         ),
     ),
 )

@@ -13,6 +13,7 @@ from dsf.claims.in_line import (
     printed_weights,
     rows,
     softmax_injectivity,
+    vision_results,
     wall_clock,
 )
 
@@ -29,4 +30,5 @@ CLAIMS: tuple[Claim, ...] = (
     *parameters.CLAIMS,
     *confusion.CLAIMS,
     *wall_clock.CLAIMS,
+    *vision_results.CLAIMS,
 )

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held
 from dsf.claims.in_line.weights import in_line_rows, linear_rows, softmax_rows
 from dsf.ingredients.feature_maps import elu_plus_one, relu
@@ -50,7 +50,8 @@ def counted(in_line: Rows = in_line) -> Certificate:
             f"InLine few, {threshold}": found["InLine"] < FEW * sharing,
         }
     return held(
-        "softmax and InLine attention confuse few pairs of queries, linear attention many",
+        "softmax and InLine attention confuse few pairs of queries, linear attention with ReLU "
+        "many",
         conditions,
         method="rows within 1e-3, queries more than 0.01 apart; or rows within 0.02 of their "
         "spread; 197 tokens, d = 32",
@@ -75,14 +76,24 @@ def _drawn() -> tuple[Tensor, Tensor, int]:
 CLAIMS = (
     Claim(
         id="INL-20",
-        statement="Softmax attention confuses few pairs of queries, linear attention many and "
-        "InLine attention few.",
-        standing=Standing.SECOND_HAND,
+        table=Table.OWN,
+        statement=(
+            "On one synthetic draw softmax and InLine attention confuse few pairs of queries, "
+            "linear attention with ReLU many."
+        ),
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=counted,
-        note="The paper counts on ImageNet with a trained model; threshold and counts were not "
-        "seen. Here queries of one direction and different lengths; Gaussian queries are confused "
-        "by none. An absolute threshold favours flat maps: elu + 1 has 329 pairs by the "
-        "absolute and 43 by the relative one.",
+        quote=(
+            "… significant reduction in confusion instances achieved by InLine attention "
+            "compared to Linear attention, while Softmax attention shows negligible confusion."
+        ),
+        place="caption, machine-written; threshold and counts not seen",
+        note=(
+            "What the paper counts on ImageNet with a trained model is open here. Queries of one "
+            "direction and different lengths; Gaussian queries are confused by none. An absolute "
+            "threshold favours flat maps: elu + 1 has 329 pairs by the absolute and 43 by the "
+            "relative one."
+        ),
     ),
 )

@@ -9,7 +9,7 @@ import torch
 from sympy import Expr, Rational
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued
 from dsf.claims.in_line.weights import TOKENS, drawn, in_line_rows, softmax_rows
 from dsf.evaluate import attention_map
@@ -108,17 +108,23 @@ def zero_sum_with_gates(first: int = 1, higher: int = 0, zero: int = 1) -> Certi
 CLAIMS = (
     Claim(
         id="INL-12",
-        statement="InLine attention with identity features and the factor 1/N is the first-order "
-        "Taylor polynomial of softmax attention in the scores.",
-        standing=Standing.DERIVED,
+        table=Table.OWN,
+        statement=(
+            "InLine attention with identity features and the factor 1/N is the first-order "
+            "Taylor polynomial of softmax attention in the scores."
+        ),
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=first_order,
     ),
     Claim(
         id="INL-24",
-        statement="InLine attention is ZeroS on pairwise scores with first_order = zero_order = 1 "
-        "and higher_order = 0.",
-        standing=Standing.DERIVED,
+        table=Table.OWN,
+        statement=(
+            "InLine attention is ZeroS on pairwise scores with first_order = zero_order = 1 and "
+            "higher_order = 0."
+        ),
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=zero_sum_with_gates,
     ),

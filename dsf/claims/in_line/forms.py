@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
 from dsf.certificates.identities import TOKENS, Row, in_line_row
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, held
 from dsf.evaluate import attention_map, respond
 from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one, identity
@@ -146,23 +146,42 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 CLAIMS = (
     Claim(
         id="INL-10",
+        table=Table.PAPER,
         statement="InLine attention computed in linear time gives its map times the values.",
-        standing=Standing.DERIVED,
+        standing=Standing.AUTHORS,
         expected=Verdict.PROVED,
         check=linear_time_form,
+        quote=(
+            "In linear and inline attention, the two computation orders (QK)V and Q(KV) share "
+            "identical forward results and backward gradients."
+        ),
+        place="the first author in issue 4 of LeapLabTHU/InLine, 27 December 2024",
+        hypotheses=("exact arithmetic",),
     ),
     Claim(
         id="INL-11",
-        statement="The released code is InLine attention with φ(Q) = Q d^(-1/2) / N and φ(K) = K.",
-        standing=Standing.DERIVED,
+        table=Table.CODE,
+        statement=(
+            "The released code is InLine attention with φ(Q) = Q d^(-1/2) / N and φ(K) = K."
+        ),
+        standing=Standing.CODE,
         expected=Verdict.PROVED,
         check=released_code,
-        note="The printed formula has no such factor; the figure of the paper uses it.",
+        quote=(
+            "This factor can be equivalently achieved by scaling \\phi(Q) = \\phi(Q) * "
+            "self.scale / n"
+        ),
+        place=(
+            "LeapLabTHU/InLine@e463a6f: models/inline_swin.py 262-266; also the pvt and cswin "
+            "models"
+        ),
+        note="The authors say so in the comment quoted.",
     ),
     Claim(
         id="INL-13",
+        table=Table.OWN,
         statement="Causal InLine attention is a system with d + 1 states.",
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=order,
     ),

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict, injective
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, out_of_reach, shown
 from dsf.claims.in_line.weights import drawn, in_line_rows
 from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one, identity, relu
 
@@ -52,16 +52,25 @@ def injective_with_such_features(
     )
 
 
-def injective_with_any_kernel(feature_map: FeatureMap = relu) -> Certificate:
+def for_which_kernels() -> Certificate:
+    """The proposition about InLine attention was not read."""
+    return out_of_reach(
+        "the paper's Proposition 3 states for which kernels InLine attention is injective",
+        "the text of Proposition 3; with ReLU, one of the kernels of the released code, it is not "
+        "injective",
+    )
+
+
+def not_injective_with_relu(feature_map: FeatureMap = relu) -> Certificate:
     """Rows of a query and of the same query with its negative entries doubled."""
     query, key = drawn(1)
     other = torch.where(query < 0, 2 * query, query)
     rows = [in_line_rows(q, key, feature_map=feature_map) for q in (query, other)]
-    return refuted(
-        "InLine attention is injective in its query whatever the feature map",
+    return shown(
+        "InLine attention with ReLU features gives one row to two queries",
         (query - other).norm().item() if torch.equal(*rows) else 0.0,
         beyond=0.5,
-        witness={
+        case={
             "feature map": "ReLU",
             "query": query[0].tolist(),
             "other": other[0].tolist(),
@@ -74,19 +83,51 @@ def injective_with_any_kernel(feature_map: FeatureMap = relu) -> Certificate:
 CLAIMS = (
     Claim(
         id="INL-6",
-        statement="InLine attention is injective in its query if its feature map is and "
-        "rank [φ(K), 1] = d + 1.",
-        standing=Standing.UNCONFIRMED,
+        table=Table.OWN,
+        statement=(
+            "InLine attention is injective in its query if its feature map is and rank [φ(K), 1] "
+            "= d + 1."
+        ),
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=injective_with_such_features,
+        note="The paper has a Proposition 3, which was not read.",
     ),
     Claim(
         id="INL-7",
-        statement="InLine attention is injective in its query for every kernel.",
-        standing=Standing.UNCONFIRMED,
-        expected=Verdict.REFUTED,
-        check=injective_with_any_kernel,
-        note="ReLU forgets negative entries: doubling them changes the query and leaves every "
-        "weight as it is.",
+        table=Table.PAPER,
+        statement=(
+            "What the paper states about the injectivity of InLine attention (Proposition 3) is "
+            "open."
+        ),
+        standing=Standing.SECOND_HAND,
+        expected=Verdict.UNKNOWN,
+        check=for_which_kernels,
+        place="Proposition 3, not read",
+        note=(
+            "What is so: with an injective feature map and enough keys it is injective (INL-6), "
+            "with ReLU it is not (INL-25)."
+        ),
+    ),
+    Claim(
+        id="INL-25",
+        table=Table.OWN,
+        statement=(
+            "InLine attention with ReLU features, which its authors train, is not injective in "
+            "its query."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=not_injective_with_relu,
+        quote=(
+            "… if the attention function is not injective, different queries will induce "
+            "identical attention distributions, leading to severe semantic confusion within the "
+            "feature space."
+        ),
+        place="README of LeapLabTHU/InLine@e463a6f",
+        note=(
+            "ReLU forgets negative entries: doubling them changes the query and leaves every "
+            "weight as it is."
+        ),
     ),
 )

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict, linear_injective
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, held, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, held, shown
 from dsf.claims.in_line.weights import WIDTH, drawn, in_line_rows, linear_rows, softmax_rows
 from dsf.ingredients.feature_maps import (
     FeatureMap,
@@ -83,9 +83,9 @@ def _cancels() -> bool:
     return sympy.cancel(plain - scaled) == 0
 
 
-def with_one(x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features"]:
-    """``[x, 1]``."""
-    return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+def both_exponentials(x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features"]:
+    """``[e^x, e^-x]``, positive, twice as many features as entries."""
+    return torch.cat([x.exp(), (-x).exp()], dim=-1)
 
 
 def random_features(x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes 32"]:
@@ -95,25 +95,29 @@ def random_features(x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes 32"]:
     return (x @ directions.mT - x.square().sum(dim=-1, keepdim=True) / 2).exp()
 
 
-def never_injective_at_any_width(feature_map: FeatureMap = with_one) -> Certificate:
-    """Recover the query from its row with features ``[x, 1]``: row ~ [K, 1] (q, 1)."""
+def more_features_can_be_injective(feature_map: FeatureMap = both_exponentials) -> Certificate:
+    """Recover the query from its row: the row gives the features up to a factor.
+
+    With ``[e^x, e^-x]`` the factor is known, since the two features of an entry have product 1.
+    """
     query, key = drawn(1)
     row = linear_rows(query, key, feature_map=feature_map)[0]
-    solved = torch.linalg.lstsq(with_one(key), row.unsqueeze(-1)).solution[:, 0]
-    missed = (solved[:-1] / solved[-1] - query[0]).abs().max().item()
+    found = torch.linalg.lstsq(both_exponentials(key), row.unsqueeze(-1)).solution[:, 0]
+    up, down = found.chunk(2)
+    missed = ((up / down).log() / 2 - query[0]).abs().max().item()
     rank = _rank(partial(linear_rows, key=key, feature_map=feature_map), query)
     wider = {"second-order Taylor": second_order, "random": random_features}
     ranks = {
         name: _rank(partial(linear_rows, key=key, feature_map=other), query)
         for name, other in wider.items()
     }
-    return refuted(
-        "normalised linear attention gives one row to two queries, however many features it has",
+    return shown(
+        "with 2 d positive features normalised linear attention can tell all queries apart",
         float(rank - (WIDTH - 1)) if missed <= RECOVERED else 0.0,
         beyond=0.5,
-        witness={
-            "features": "[x, 1]",
-            "inverse": "q = z[:d] / z[d] where [K, 1] z is the row",
+        case={
+            "features": "[e^x, e^-x]",
+            "inverse": "q = log(z[:d] / z[d:]) / 2 where [e^K, e^-K] z is the row",
             "query": query[0].tolist(),
             "query recovered within": missed,
             "Jacobian rank, d = 8": rank,
@@ -168,29 +172,61 @@ def jacobian_ranks(
 CLAIMS = (
     Claim(
         id="INL-3",
-        statement="Normalised linear attention with a continuous feature map of at most d features "
-        "is never injective in its query.",
+        table=Table.PAPER,
+        statement=(
+            "Normalised linear attention with a continuous feature map of at most d features is "
+            "not injective in its query."
+        ),
         standing=Standing.STATED,
         expected=Verdict.PROVED,
         check=never_injective_up_to_width,
-        note="The paper states it for d features. Queries with proportional features collide; "
-        "softmax and InLine attention tell the same queries apart.",
+        quote=(
+            "Firstly, we prove that linear attention is not injective, which is prone to assign "
+            "identical attention weights to different query vectors, …"
+        ),
+        place="Abstract",
+        hypotheses=(
+            (
+                'Proposition 2 as restated in Project-Navi/navi-SAD@137dc0c: "For any '
+                'continuous feature map φ: R^d → R^d"'
+            ),
+        ),
+        note=(
+            "Queries with proportional features collide; softmax and InLine attention tell the "
+            "same queries apart. A reader's doubt about the proof in Appendix A.2 (issue 8 of "
+            "the repository) is unfounded as it is described there: an injective continuous map "
+            "into R^d has an open image, and a sphere has no interior."
+        ),
     ),
     Claim(
         id="INL-4",
-        statement="Normalised linear attention is never injective, whatever its feature map.",
-        standing=Standing.UNCONFIRMED,
-        expected=Verdict.REFUTED,
-        check=never_injective_at_any_width,
-        note="More features than d escape the theorem: with [x, 1] the query comes back from its "
-        "row where the denominator is not zero and rank [K, 1] = d + 1; Taylor and random features "
-        "have Jacobian rank d as well.",
+        table=Table.OWN,
+        statement=(
+            "With more features than d, normalised linear attention can be injective in its query."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=more_features_can_be_injective,
+        quote=(
+            "Firstly, we prove that linear attention is not injective, which is prone to assign "
+            "identical attention weights to different query vectors, …"
+        ),
+        place=(
+            "Abstract, which has no condition; Proposition 2 as restated has features R^d → R^d"
+        ),
+        note=(
+            "With the positive features [e^x, e^-x] the query comes back from its row; Taylor "
+            "and random features have Jacobian rank d as well."
+        ),
     ),
     Claim(
         id="INL-5",
-        statement="The Jacobian of the row of weights in the query has rank d for softmax and "
-        "InLine attention, and d - 1 for linear attention with d features.",
-        standing=Standing.DERIVED,
+        table=Table.OWN,
+        statement=(
+            "The Jacobian of the row of weights in the query has rank d for softmax and InLine "
+            "attention, and d - 1 for linear attention with d features."
+        ),
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=jacobian_ranks,
     ),

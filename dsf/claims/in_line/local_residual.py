@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued
 from dsf.evaluate import attention_map
 from dsf.layers import InLineAttention, LocalResidual
@@ -70,10 +70,17 @@ def _taps(filters: Tensor, row: int, column: int, counts: Counts) -> Tensor:
 CLAIMS = (
     Claim(
         id="INL-18",
-        statement="With the local residual, rows of InLine attention sum to 1 plus the sum of the "
-        "filter inside the grid and 1 plus a part of it at the border.",
-        standing=Standing.DERIVED,
+        table=Table.OWN,
+        statement=(
+            "With the local residual, rows of InLine attention sum to 1 plus the sum of the "
+            "filter inside the grid and 1 plus a part of it at the border."
+        ),
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=row_sums_with_residual,
+        quote=(
+            "The implementation of local attention residual is consistent with eq. 6 in our paper."
+        ),
+        place="the first author in issue 3 of LeapLabTHU/InLine",
     ),
 )

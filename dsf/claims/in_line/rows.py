@@ -5,13 +5,15 @@ from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
 from dsf.certificates.identities import Row, in_line_row, in_line_sums_to_one
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, held
 from dsf.claims.in_line.weights import TOKENS, WIDTH, drawn, in_line_rows, linear_rows
 from dsf.ingredients.feature_maps import FeatureMap, identity
 
 OFFICIAL_SCALE = WIDTH**-0.5 / TOKENS
 QUERIES = 1000
+FACTORS = (1, 10, 100, 1000)
+GROWTH = 100
 NEAR = 1e-10
 
 
@@ -61,19 +63,28 @@ def sign_changing_kernels(features: FeatureMap = identity) -> Certificate:
             "largest InLine weight": in_line.abs().max().item(),
         }
     whole, part = figures.values()
+    grown = [
+        in_line_rows(factor * query, key, scale=OFFICIAL_SCALE).abs().max().item()
+        for factor in FACTORS
+    ]
     return held(
-        "features of both signs leave the weights of linear attention unbounded and those of "
-        "InLine attention bounded",
+        "features of both signs leave the weights of linear attention unbounded even for bounded "
+        "queries and keys, for which those of InLine attention are bounded",
         {
             "denominators of both signs occur": (
                 0 < part["negative denominators"] < whole["negative denominators"] < 1
             ),
             "linear weights above 10": all(f["largest linear weight"] > 10 for f in (whole, part)),
             "InLine weights below 1": all(f["largest InLine weight"] < 1 for f in (whole, part)),
+            "InLine weights grow with the scores": grown[-1] > grown[0] * GROWTH,
         },
         method="1000 queries over 40 keys, d = 8, InLine at scale d^-1/2 / N",
         observed=whole["largest linear weight"],
-        figures=figures,
+        figures={
+            **figures,
+            "queries times": list(FACTORS),
+            "largest InLine weight at these": grown,
+        },
     )
 
 
@@ -84,18 +95,31 @@ def _share(found: Tensor) -> float:
 CLAIMS = (
     Claim(
         id="INL-9",
+        table=Table.OWN,
         statement="Rows of InLine attention sum to 1 and may hold negative weights.",
-        standing=Standing.STATED,
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=rows_sum_to_one,
-        note="The sum is the paper's; the signs were derived.",
+        quote=(
+            "InL_K(Q_i) = [φ(Q_i)^⊤φ(K_1), …, φ(Q_i)^⊤φ(K_N)]^⊤ - (1/N) Σ_s φ(Q_i)^⊤φ(K_s) + 1/N"
+        ),
+        place="README of LeapLabTHU/InLine@e463a6f, = eq. (5)",
+        note="Both follow from the formula.",
     ),
     Claim(
         id="INL-16",
-        statement="Kernels of both signs leave the weights of linear attention unbounded, while "
-        "those of InLine attention stay bounded.",
-        standing=Standing.DERIVED,
+        table=Table.OWN,
+        statement=(
+            "For bounded queries and keys, features of both signs leave the weights of linear "
+            "attention unbounded, while those of InLine attention are bounded."
+        ),
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=sign_changing_kernels,
+        note=(
+            "Denominators of linear attention can come as near to zero as they like. InLine "
+            "weights are linear in the scores, so they grow with them: ten times the queries, "
+            "ten times the deviations."
+        ),
     ),
 )

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict, injective
 from dsf.certificates.exact import null_vector
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, shown
 from dsf.claims.in_line.weights import TOKENS, WIDTH, drawn, in_line_rows, softmax_rows
 from dsf.evaluate import attention_map
 from dsf.measures import jacobian_rank, key_rank
@@ -84,22 +84,21 @@ def _direction(null: list[str]) -> Tensor:
     return torch.tensor([entry / largest for entry in whole[:-1]], dtype=torch.float64)
 
 
-def rank_of_keys_is_needed(needed: int = 3) -> Certificate:
-    """Look for keys with rank [K, 1] = d + 1 and rank K < d among all small ones; d = 2."""
+def first_rank_follows(needed: int = 3) -> Certificate:
+    """Count keys with rank [K, 1] = d + 1 and rank K = d among all small ones; d = 2."""
     tried = [((a, b), (c, d), (e, f)) for a, b, c, d, e, f in product((-1, 0, 1), repeat=6)]
     enough = [keys for keys in tried if _rank([[*row, 1] for row in keys]) >= needed]
     redundant = sum(_rank([list(row) for row in keys]) == 2 for keys in enough)
-    return refuted(
-        "some keys with rank [K, 1] = d + 1 have rank K < d",
-        redundant / len(enough),
-        beyond=1 - 1 / len(tried),
-        witness={
+    return argued(
+        "rank [K, 1] = d + 1 implies rank K = d",
+        "K x = 0 gives [K, 1] (x, 0) = 0, so a null vector of K is one of [K, 1]",
+        {"all small keys with rank [K, 1] = 3 have rank K = 2": redundant == len(enough)},
+        method="exact ranks of all keys with entries -1, 0, 1",
+        figures={
             "keys tried, three in the plane": len(tried),
             "with rank [K, 1] = 3": len(enough),
             "of these with rank K = 2": redundant,
-            "reason": "K x = 0 gives [K, 1] (x, 0) = 0",
         },
-        method="exact ranks of all keys with entries -1, 0, 1",
     )
 
 
@@ -117,7 +116,7 @@ def _rank(rows: list[list[int]]) -> int:
     )
 
 
-def every_causal_row_is_injective(tokens: int = 3) -> Certificate:
+def early_causal_rows_collide(tokens: int = 3) -> Certificate:
     """Move a query along the normal of the keys that row ``tokens`` (from 1) reads; d = 3."""
     query, key = drawn(TOKENS, width=3)
     direction = torch.linalg.cross(key[1] - key[0], key[2] - key[0])
@@ -126,11 +125,11 @@ def every_causal_row_is_injective(tokens: int = 3) -> Certificate:
     difference = (rows[0] - rows[1]).abs().max().item()
     exact = injective(key, first_row=tokens - 1).verdict
     collides = difference <= NEAR and exact is Verdict.REFUTED
-    return refuted(
-        f"row {tokens} of causal softmax attention tells all queries apart",
+    return shown(
+        f"row {tokens} of causal softmax attention is the same for two queries",
         (moved - query)[tokens - 1].norm().item() if collides else 0.0,
         beyond=0.5,
-        witness={
+        case={
             "row": tokens,
             "direction": direction.tolist(),
             "row moves by": difference,
@@ -167,31 +166,64 @@ def _causal_ranks() -> list[int]:
 CLAIMS = (
     Claim(
         id="INL-1",
-        statement="Softmax attention over keys K is injective in its query exactly when "
-        "rank [K, 1] = d + 1.",
+        table=Table.PAPER,
+        statement=(
+            "Softmax attention over keys K is injective in its query if rank [K, 1] = d + 1."
+        ),
         standing=Standing.SECOND_HAND,
         expected=Verdict.PROVED,
         check=injective_iff_full_rank,
-        note="That the condition suffices is the paper's; that it is needed was derived. InLine "
-        "attention with the identity collides along the same directions.",
+        quote=(
+            "Our prove *(sic)* that the Softmax attention function is an injective function, "
+            "whereas the linear attention function is not."
+        ),
+        place="README of LeapLabTHU/InLine@e463a6f",
+        hypotheses=(
+            (
+                "Proposition 1 as restated in Project-Navi/navi-SAD@137dc0c, "
+                "docs/theory/capacity-gap.md: K ∈ R^{N×d}, rank(K) = d, rank([K, 1]) = d+1, all "
+                "p ≠ q in R^d"
+            ),
+        ),
+        note=(
+            "That the condition suffices is the paper's, by way of a restatement; that it is "
+            "also needed is our addition. InLine attention with the identity collides along the "
+            "same directions."
+        ),
     ),
     Claim(
         id="INL-2",
-        statement="Injectivity of softmax attention needs rank K = d besides rank [K, 1] = d + 1.",
-        standing=Standing.SECOND_HAND,
-        expected=Verdict.REFUTED,
-        check=rank_of_keys_is_needed,
-        note="True but redundant: rank [K, 1] = d + 1 implies rank K = d, since a null vector of K "
-        "is one of [K, 1].",
+        table=Table.OWN,
+        statement=(
+            "Of the two rank conditions for injective softmax attention the first, rank K = d, "
+            "follows from the second, rank [K, 1] = d + 1."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=first_rank_follows,
+        quote=(
+            "Given keys K ∈ R^{N×d} with rank(K) = d and rank([K, 1_{N×1}]) = d+1, for all p, q "
+            "∈ R^d with p ≠ q: S_K(p) ≠ S_K(q)"
+        ),
+        place=(
+            "Proposition 1 as restated in Project-Navi/navi-SAD@137dc0c, "
+            "docs/theory/capacity-gap.md"
+        ),
+        note="Both are hypotheses there, which is right; nothing says that both are needed.",
     ),
     Claim(
         id="INL-8",
-        statement="Causal softmax attention is injective in every row.",
-        standing=Standing.SECOND_HAND,
-        expected=Verdict.REFUTED,
-        check=every_causal_row_is_injective,
-        note="The theorem is about full attention. Row t reads t keys, so for t ≤ d a query can "
-        "move across all their differences; from t = d + 1 on the rows are injective for generic "
-        "keys.",
+        table=Table.OWN,
+        statement=(
+            "Row t of causal softmax attention is injective in its query only for t ≥ d + 1."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=early_causal_rows_collide,
+        note=(
+            "The paper is about full attention. Row t reads t keys, so for t ≤ d a query can "
+            "move across all their differences; from t = d + 1 on the rows are injective for "
+            "generic keys."
+        ),
     ),
 )

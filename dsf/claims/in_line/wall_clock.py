@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import held
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import held, out_of_reach
 from dsf.claims.in_line.weights import in_line_rows
 from dsf.threads import one_thread
 
@@ -72,6 +72,15 @@ def faster_beyond_width(quick: Form = in_line, slow: Form = softmax) -> Certific
     )
 
 
+def whole_models() -> Certificate:
+    """Whole vision models on an accelerator are not timed here."""
+    return out_of_reach(
+        "models with InLine attention infer much faster than models with softmax attention, above "
+        "all at high resolution",
+        "the published models on an accelerator at their resolutions",
+    )
+
+
 def _fastest(tokens: int, *forms: Form) -> tuple[float, ...]:
     parts = _drawn(tokens)
     taken: list[list[float]] = [[] for _ in forms]
@@ -100,12 +109,35 @@ def _drawn(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 CLAIMS = (
     Claim(
         id="INL-22",
-        statement="InLine attention is faster than softmax attention once the number of tokens "
-        "exceeds the order of the head width.",
-        standing=Standing.STATED,
+        table=Table.OWN,
+        statement=(
+            "One head of InLine attention is faster than softmax attention once the number of "
+            "tokens exceeds the order of the head width."
+        ),
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=faster_beyond_width,
-        note="Products are equal in number at N = d. On a processor the crossover lies between d "
-        "and a few d; the verdict asks for a gain at 16 d and for a large one at 32 d.",
+        note=(
+            "Products are equal in number at N = d. On a processor the crossover lies between d "
+            "and a few d; the verdict asks for a gain at 16 d and for a large one at 32 d."
+        ),
+    ),
+    Claim(
+        id="INL-26",
+        table=Table.PAPER,
+        statement=(
+            "Models with InLine attention infer much faster than models with softmax attention, "
+            "above all at high resolution."
+        ),
+        standing=Standing.AUTHORS,
+        expected=Verdict.UNKNOWN,
+        check=whole_models,
+        quote=(
+            "… our InLine attention delivers much higher inference speed than Softmax attention, "
+            "especially in high-resolution scenarios."
+        ),
+        place="README of LeapLabTHU/InLine@e463a6f",
+        hypotheses=("whole models on a GPU",),
+        note="For one head see INL-22.",
     ),
 )

@@ -1,8 +1,9 @@
-"""The conditions of an optimal linear mixer, decided by perturbation of a mixer's coefficients.
+"""The paper's rules for the conditions of a linear mixer, applied to what a perturbation finds.
 
-C0: its state is bounded. C1: it can drop what it holds, by a decay that follows the input, or need
-not, since its memory grows. C2: it can reproduce softmax maps, by queries and either a decay that
-follows the input or keys without any decay. C3: it does so with the fewest things computed, two.
+The rules themselves are an assumption here. C0: its state is bounded. C1: it can drop what it
+holds, by a decay that follows the input, or need not, since its memory grows. C2: it can reproduce
+softmax maps, by queries and either a decay that follows the input or keys without any decay. C3: it
+does so with the fewest things computed, two.
 """
 
 from collections.abc import Callable, Collection
@@ -93,13 +94,13 @@ def drawn(mixer: type[Mixer]) -> Draw:
 
 def through(layer: Layer) -> Draw:
     """What ``layer`` makes of random tokens, with random weights."""
-    alive = _lively(layer)
+    alive = _random_weights(layer)
     return lambda steps: alive.mixer(_tokens(steps))
 
 
 def follows_input(layer: Layer) -> tuple[str, ...]:
     """The fields of a layer's mixer that change when one input token does."""
-    alive, x = _lively(layer), _tokens(STEPS)
+    alive, x = _random_weights(layer), _tokens(STEPS)
     other = x.clone()
     other[:, AT] = x[:, 0]
     before, after = alive.mixer(x), alive.mixer(other)
@@ -110,7 +111,7 @@ def follows_input(layer: Layer) -> tuple[str, ...]:
     )
 
 
-def _lively(layer: Layer) -> Layer:
+def _random_weights(layer: Layer) -> Layer:
     """A copy in float64 with random weights."""
     rng = torch.Generator().manual_seed(0)
     alive = deepcopy(layer).double().requires_grad_(False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued
 from dsf.evaluate import attention_map
 from dsf.mixers import Retention
@@ -79,16 +79,46 @@ def _zero(expression: sympy.Expr) -> bool:
     return bool(sympy.simplify(expression) == 0)
 
 
+def entries_are_meant(size: int = 6) -> Certificate:
+    """The decay that the paper's own proof takes, and its norm."""
+    decay = torch.ones(size, dtype=torch.float64)
+    decay[0] = 0
+    norm = float(decay.norm())
+    return argued(
+        "α = [0, 1, ..., 1] has entries in [0, 1] and a Euclidean norm above 1",
+        "the norm is the square root of the number of ones",
+        {
+            "entries between 0 and 1": bool(((decay >= 0) & (decay <= 1)).all()),
+            "norm above 1": norm > 1,
+        },
+        method=f"{size} entries",
+        observed=norm,
+    )
+
+
 CLAIMS = (
     Claim(
         id="MLA-13",
+        table=Table.PAPER,
         statement=(
-            "A fixed decay α can give weight p_ts to a far token only by keys of at least "
-            "p_ts α^-(t-s) over the largest query, which grow without bound with the length."
+            "A fixed decay α can give weight p_ts to a far token only by keys of at least p_ts "
+            "α^-(t-s) over the largest query, which grow without bound with the length."
         ),
         standing=Standing.STATED,
         expected=Verdict.PROVED,
         check=key_bound,
+        quote=(
+            "Because α ∈ (0,1), the last term 1/α^{t-s} is unbounded, which leads to unbounded k_s."
+        ),
+        place="A2.2 i), (A8)",
+        hypotheses=(
+            "d_k = 1 in (A6)",
+            "length not bounded",
+            (
+                '"This conclusion about fixed decay is general and is unrelated to the usage of '
+                'Q or K."'
+            ),
+        ),
         note=(
             "At α = 0.96875 keys must be 7.4 at 64 tokens and 1.1e7 at 512; at α = 1 - 2⁻⁹ only "
             "2.7 at 512. For a given length a decay close enough to 1 costs little."
@@ -96,13 +126,34 @@ CLAIMS = (
     ),
     Claim(
         id="MLA-21",
+        table=Table.OWN,
         statement=(
             "The decay sigmoid(x)^(1/16) stays above 0.535 for |x| ≤ 10 and has a half-life of "
             "exactly 16 tokens at x = 0."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=slow_decay,
-        note="It cannot erase a state in one token, as the construction of a softmax map asks.",
+        quote=(
+            "Furthermore, we choose σ = Sigmoid(·)^{1/τ} following [15], where τ = 16 is used to "
+            "control the value of dynamic decay …"
+        ),
+        place="A3.1",
+        note=(
+            "So it does not erase a state in one token, as the construction of a softmax map "
+            'asks; the paper calls α_t = 0 "catastrophic" in practice (A3.2).'
+        ),
+    ),
+    Claim(
+        id="MLA-40",
+        table=Table.SLIP,
+        statement="(A3) and (A5) print a norm of the decay where its entries are meant.",
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=entries_are_meant,
+        quote="‖α_t‖ ∈ [0, 1]",
+        place="(A3), (A5)",
+        hypotheses=("α = [0,1,⋯,1] in A2.1",),
+        note="The decay [0, 1, …, 1] of A2.1 has the Euclidean norm √(d_k - 1).",
     ),
 )

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import held, measured, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import held, measured, shown
 from dsf.claims.meta_linear.random_maps import normal
 from dsf.evaluate import attention_map, chunkwise, recurrent, respond, scan
 from dsf.measures import largest_ahead, largest_difference
@@ -70,12 +70,12 @@ def printed_softmax(hide: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> Cer
     ahead = {
         name: float(hide(each, reach).softmax(dim=-1)[0, 1:].sum()) for name, each in logits.items()
     }
-    witness = {"weight on later tokens in row 1": ahead, "logits of row 1": _row(logits["drawn"])}
-    return refuted(
-        "softmax of the logits times the mask leaves no weight on later tokens",
+    case = {"weight on later tokens in row 1": ahead, "logits of row 1": _row(logits["drawn"])}
+    return shown(
+        "softmax of the logits times a mask of 0 and 1 leaves weight on later tokens",
         ahead["drawn"],
         beyond=1e-12,
-        witness=witness,
+        case=case,
         method="8 x 8 logits, normal and zero",
     )
 
@@ -84,16 +84,16 @@ def printed_mask(mask: Mask = torch.triu) -> Certificate:
     """Build the parallel form with ones where row <= column and compare it with the map."""
     mixer = _drawn(6, 4, 1)
     built, map = parallel(mixer, mask), attention_map(mixer.system())
-    witness = {
+    case = {
         "built, first row": _row(built),
         "map, first row": _row(map),
         "largest weight on a later token": float(largest_ahead(built)),
     }
-    return refuted(
-        "the parallel form with the mask 1 for i <= j is the map of the recurrence",
+    return shown(
+        "the parallel form with the mask 1 for i <= j is not the map of the recurrence",
         float(largest_difference(built, map)),
         beyond=1e-9,
-        witness=witness,
+        case=case,
         method="6 tokens, 4 channels",
     )
 
@@ -119,6 +119,7 @@ def _row(map: Tensor) -> list[float]:
 CLAIMS = (
     Claim(
         id="MLA-1",
+        table=Table.PAPER,
         statement=(
             "The recurrent, the parallel and the chunked form and the explicit map of the layer "
             "compute the same."
@@ -126,35 +127,71 @@ CLAIMS = (
         standing=Standing.STATED,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=forms_agree,
+        quote=(
+            "The general form equips with two modes of parallel and recurrent computation which "
+            "enjoys both training and inference efficiency."
+        ),
+        place="caption of Fig. 1; (13), (16), (18), (A28)-(A30)",
+        hypotheses=(
+            "α > 0 where (16) divides by A",
+            "the mask read as i ≥ j (MLA-25)",
+            'the chunkwise form is used "In practical implementation" (A3.1)',
+        ),
     ),
     Claim(
         id="MLA-20",
+        table=Table.OWN,
         statement=(
             "In float32 the parallel form over a whole sequence overflows after 2121 tokens even "
             "at zero logits, and its running products are denormal from 2017 on."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=product_overflows,
-        note="Chunks keep the running products short; dsf never divides by them at all.",
+        quote=(
+            "In practical implementation, we utilize chunkwise form proposed in [15] for "
+            "hardware-efficient training."
+        ),
+        place="A3.1",
+        note=(
+            "The quoted sentence is the paper's own remedy: chunks keep the running products "
+            "short. dsf never divides by them at all."
+        ),
     ),
     Claim(
         id="MLA-24",
-        statement="Softmax attention as printed, with logits multiplied by the mask, is causal.",
+        table=Table.SLIP,
+        statement=(
+            "(1) multiplies the logits by the mask, which must be added as -∞; with the mask of "
+            "(17), softmax attention as printed is not causal."
+        ),
         standing=Standing.STATED,
-        expected=Verdict.REFUTED,
+        expected=Verdict.PROVED,
         check=printed_softmax,
+        quote=(
+            "M ∈ R^{n×n} is a mask matrix in autoregressive tasks to prevent a token from "
+            "attending to future tokens."
+        ),
+        place="Sec. 2, (1)",
+        hypotheses=("if M is the mask of (17): (1) does not give its values",),
         note=(
             "A logit of zero is no weight of zero: most of the first row falls on later tokens, "
-            "7/8 at zero logits. The mask must be added as -∞; a misprint."
+            "7/8 at zero logits."
         ),
     ),
     Claim(
         id="MLA-25",
-        statement="The parallel form with its printed mask, 1 for i ≤ j, gives the map.",
+        table=Table.SLIP,
+        statement="(17) and (A29) print the mask 1 for i ≤ j, where i ≥ j is meant.",
         standing=Standing.STATED,
-        expected=Verdict.REFUTED,
+        expected=Verdict.PROVED,
         check=printed_mask,
-        note="The result is upper triangular: it reads later tokens only. A misprint for i ≥ j.",
+        quote="M_{i,j} = 1, i ≤ j; 0, i > j",
+        place="(17), (A29)",
+        hypotheses=("(18) is right",),
+        note=(
+            "As printed the result is upper triangular: it reads later tokens only. Seen in a "
+            "machine conversion of the paper."
+        ),
     ),
 )

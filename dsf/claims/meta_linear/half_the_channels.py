@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import out_of_reach
 from dsf.claims.meta_linear.random_maps import softmax_map
 from dsf.claims.meta_linear.tied_keys import decays_of
@@ -114,17 +114,18 @@ def _rational(row: Sequence[Fraction]) -> list[sympy.Rational]:
 CLAIMS = (
     Claim(
         id="MLA-12",
+        table=Table.OWN,
         statement=(
             "Half as many channels as tokens, with keys tied to the decay, suffice for every "
             "causal softmax map."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.UNKNOWN,
         check=half_as_many,
         note=(
             "For almost every map they do, so that the bound of MLA-11 is sharp there: each "
             "channel draws one of the later rows, and an earlier row is a combination of what "
-            "they hold by then. Open for maps whose later rows begin with dependent vectors."
+            "they contain by then. Open for maps whose later rows begin with dependent vectors."
         ),
     ),
 )

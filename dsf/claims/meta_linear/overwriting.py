@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import identical, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, identical, shown
 from dsf.evaluate import final_state
 from dsf.mixers import DeltaNet
 from dsf.system import System
@@ -48,7 +48,24 @@ def what_is_left(step: Step = one_token) -> Certificate:
     return identical(claim, missed, method=f"{ROWS} x {ROWS} symbolic state")
 
 
-def only_decay_overwrites(rate: float = 1.0) -> Certificate:
+def only_dynamic_decay(step: Step = one_token) -> Certificate:
+    """Solve for the decay that leaves nothing of the first row; the state is full and arbitrary."""
+    state = sympy.Matrix(ROWS, ROWS, sympy.symbols(f"s:{ROWS * ROWS}"))
+    value = sympy.Matrix(1, ROWS, sympy.symbols(f"v:{ROWS}"))
+    alpha = sympy.Symbol("alpha")
+    decay = sympy.Matrix([alpha] + [1] * (ROWS - 1))
+    row = (step(state, decay, sympy.ones(ROWS, 1), value)[0, :] - value).expand()
+    roots = [sympy.solve(part, alpha) for part in row]
+    return argued(
+        "within S_t = diag(α_t) S_{t-1} + k_tᵀ v_t a full memory takes v_{t+1} in place of a row "
+        "only by α = 0 there, so by a decay that depends on the token",
+        "a fixed decay of 0 would have kept nothing before, and so the memory could not be full",
+        {"the equation for every entry has the one solution α = 0": roots == [[0]] * ROWS},
+        method=f"{ROWS} x {ROWS} symbolic state, key 1",
+    )
+
+
+def delta_rule_overwrites(rate: float = 1.0) -> Certificate:
     """Let a delta rule, which has no decay, write the first key again."""
     key = torch.eye(ROWS, dtype=torch.float64)
     key = torch.cat([key, key[:1]])
@@ -57,23 +74,23 @@ def only_decay_overwrites(rate: float = 1.0) -> Certificate:
     new, old = mixer.value[-1], mixer.value[:-1]
     left = float((after[0] - new).norm() / old[0].norm())
     moved = float((after[1:] - old[1:]).abs().max())
-    witness = {
+    case = {
         "transition": "I - rate k kᵀ",
         "rate": rate,
         "key": key[-1].tolist(),
         "old row left": left,
         "other rows moved": moved,
     }
-    return refuted(
-        "nothing but a decay that follows the input replaces one value and keeps the rest",
+    return shown(
+        "a delta rule without any decay replaces one value and keeps the rest",
         1 - float(np.max([left, moved])),
         beyond=1 - 1e-12,
-        witness=witness,
+        case=case,
         method="delta rule by the recurrence",
     )
 
 
-def others_stay(tied: bool = False) -> Certificate:
+def others_move(tied: bool = False) -> Certificate:
     """Overwrite the first row by the dynamic decay and look at the others."""
     decay = torch.ones(1, ROWS, dtype=torch.float64)
     decay[0, 0] = 0
@@ -84,11 +101,11 @@ def others_stay(tied: bool = False) -> Certificate:
         system = System(Diagonal(decay), key.unsqueeze(-1), key.unsqueeze(-2), initial=old)
         after = final_state(system, new.expand(1, 1, ROWS))
         moved[name] = float((after[1:] - old[1:]).norm(dim=-1).max() / new.norm())
-    return refuted(
-        "with the key k = 1 the rows that are not overwritten stay as they are",
+    return shown(
+        "with the key k = 1 the rows that are not overwritten receive v as well",
         moved["key 1 - α" if tied else "key 1"],
         beyond=1e-12,
-        witness={"decay": decay[0].tolist(), "largest change of another row over |v|": moved},
+        case={"decay": decay[0].tolist(), "largest change of another row over |v|": moved},
         method="one token by the recurrence",
     )
 
@@ -106,6 +123,7 @@ def _rates(last: float) -> Tensor:
 CLAIMS = (
     Claim(
         id="MLA-3",
+        table=Table.PAPER,
         statement=(
             "When a full memory must take in one more value, a fixed decay leaves the share α of "
             "the old row, no decay leaves all of it, and a dynamic decay leaves nothing."
@@ -113,28 +131,72 @@ CLAIMS = (
         standing=Standing.STATED,
         expected=Verdict.PROVED,
         check=what_is_left,
-        note="At the paper's α = 0.9 the three residuals are 0.9, 1 and 0.",
+        quote="The model can update and obtain (S_{d_k+1})_{1,:} = αv_1 + v_{d_k+1}.",
+        place="A2.1, proof of Prop. A2.1, i); ii) and iii) for 1 and 0",
+        hypotheses=(
+            "form (13)",
+            "key set to 1",
+            "state full",
+            "α ∈ (0,1)",
+        ),
     ),
     Claim(
         id="MLA-4",
-        statement="Only a dynamic decay can overwrite one stored value and keep the others.",
+        table=Table.PAPER,
+        statement=(
+            "Within the general form only a dynamic decay can put a new value in the place of a "
+            "stored one."
+        ),
         standing=Standing.STATED,
-        expected=Verdict.REFUTED,
-        check=only_decay_overwrites,
+        expected=Verdict.PROVED,
+        check=only_dynamic_decay,
+        quote=(
+            "… only models with dynamic decay can substitute historical unimportant v_{t1} by "
+            "v_{t+1} successfully, i.e., obtain (S_{t+1})_{1,:} = v_{t+1}."
+        ),
+        place="Prop. A2.1",
+        hypotheses=(
+            (
+                '"Let S_t … be hidden state of general linear attention (see Sec. 3)", that is '
+                "diag(α) in (13)"
+            ),
+            "key set to 1, state full",
+        ),
         note=(
-            "A delta rule with k = e₁ and no decay replaces the first row exactly and leaves the "
-            "others alone. Inside the paper's form, with diagonal transitions, the claim is right."
+            "Scope: a delta rule, which is outside the form, does it without any decay (MLA-42)."
         ),
     ),
     Claim(
         id="MLA-5",
-        statement="With the key k = 1 the dynamic decay leaves the other rows of the state alone.",
-        standing=Standing.DERIVED,
-        expected=Verdict.REFUTED,
-        check=others_stay,
+        table=Table.OWN,
+        statement=(
+            "The proof of Prop. A2.1 sets k = 1, and then every other row receives the new value "
+            "too; k = 1 - α repairs it."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=others_move,
+        quote="Setting α_{d_k+1} = [0,1,⋯,1] can obtain (S_{d_k+1})_{1,:} = v_{d_k+1}.",
+        place="A2.1, proof, iii)",
+        hypotheses=("key set to 1",),
         note=(
-            "Every other row receives v as well and moves by |v|. With the tied key 1 - α it "
-            "stays where it was."
+            "The proof looks at row 1 only. Every other row moves by |v|; with the tied key 1 - "
+            "α it stays where it was."
+        ),
+    ),
+    Claim(
+        id="MLA-42",
+        table=Table.OWN,
+        statement=(
+            "Outside the general form a delta rule, which has no decay, replaces one stored "
+            "value and keeps the others."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=delta_rule_overwrites,
+        note=(
+            "A remark on the scope of Prop. A2.1: with k = e₁ the first row is replaced exactly "
+            "and the others stay."
         ),
     ),
 )

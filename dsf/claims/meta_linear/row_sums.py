@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, shown
 from dsf.claims.meta_linear.random_maps import normal
 from dsf.evaluate import attention_map
 from dsf.measures import row_sums
@@ -57,17 +57,17 @@ def griffin_sums(gain: Callable[[Tensor], Tensor] = torch.ones_like) -> Certific
     mixer = RGLRU(value=torch.ones_like(decay), decay=decay, input_gate=gain(decay))
     row = attention_map(mixer.system())[0, -1]
     expected = float(1 - decay.prod())
-    witness = {
+    case = {
         "sum of the weights": float(row.sum()),
         "1 - Π α": expected,
         "sum of their squares": float(row.square().sum()),
         "1 - Π α²": float(1 - decay.square().prod()),
     }
-    return refuted(
-        "the weights of a row of the RG-LRU sum to 1 - Π α",
+    return shown(
+        "the weights of a row of the RG-LRU do not sum to 1 - Π α",
         abs(float(row.sum()) - expected),
         beyond=1e-9,
-        witness=witness,
+        case=case,
         method=f"last row of {DRAWN} tokens",
     )
 
@@ -80,23 +80,30 @@ def _channel_sums(decay: Tensor) -> Tensor:
 CLAIMS = (
     Claim(
         id="MLA-14",
+        table=Table.OWN,
         statement=(
             "Row t of the map sums to q_t.(1 - Π α), and the weights of every channel sum to a "
             "number between 0 and 1."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=sums_of_rows,
     ),
     Claim(
         id="MLA-15",
-        statement="Griffin's key sqrt(1 - α²) keeps a row's sum within 1 as the key 1 - α does.",
-        standing=Standing.DERIVED,
-        expected=Verdict.REFUTED,
+        table=Table.OWN,
+        statement=(
+            "Griffin's key sqrt(1 - α²) keeps a variance and not a mean: its rows do not sum to "
+            "1 - Π α as those with the key 1 - α do."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
         check=griffin_sums,
+        quote="Moreover, it ties dynamic decay and Key as we do.",
+        place="A1.3, Griffin",
         note=(
-            "Over 200 tokens with decays between 0.8 and 0.99 the last row sums to 4.21. Its "
-            "squares sum to 1 - Π α²: that key keeps a variance, not a mean."
+            "The quoted sentence is true of both. Over 200 tokens with decays between 0.8 and "
+            "0.99 the last row sums to 4.21, its squares to 1 - Π α²."
         ),
     ),
 )

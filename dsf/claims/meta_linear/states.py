@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
 from dsf.certificates.exact import PRIME, independent_rows, integer_row
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued
 from dsf.claims.meta_linear.random_maps import normal, softmax_map
 from dsf.evaluate import attention_map
@@ -94,18 +94,26 @@ def _short_map(channels: int) -> list[list[int]]:
 CLAIMS = (
     Claim(
         id="MLA-11",
+        table=Table.OWN,
         statement=(
             "A softmax map is out of reach of fewer states than the largest rank of a block "
-            "a[t:, :t+1], for generic logits half as many as there are tokens."
+            "a[t:, :t+1]; for one drawn map of 64 tokens that is half as many as there are "
+            "tokens."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=states_that_it_takes,
+        quote=(
+            "its dimension size (also the model memory size) is the guarantee of approximation "
+            "ability"
+        ),
+        place="A2.4 iii), in favour of the same",
     ),
     Claim(
         id="MLA-23",
+        table=Table.OWN,
         statement="The state of a head has at most rank d_k, whatever the length.",
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=rank_of_the_state,
     ),

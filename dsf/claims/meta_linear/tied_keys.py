@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, measured, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, identical, measured, shown
 from dsf.claims.meta_linear.random_maps import normal, softmax_map
 from dsf.evaluate import attention_map
 from dsf.measures import largest_difference
@@ -92,16 +92,28 @@ def any_map(query: Float[Tensor, "time key"] | None = None, *, steps: int = STEP
     )
 
 
-def from_tokens(third: tuple[float, float, float] = (0.6, 0.1, 0.3)) -> Certificate:
+def depends_on_later_rows(third: tuple[float, float, float] = (0.6, 0.1, 0.3)) -> Certificate:
     """Two maps that agree up to the second token, and the decay that channel 3 has there."""
     rows = ((0.2, 0.3, 0.5), third)
     found = [decays_of(list(row))[1] for row in rows]
-    return refuted(
-        "the decay that reproduces a softmax map is a function of the tokens seen so far",
+    return shown(
+        "with this construction no θ serves all maps: a decay depends on rows to come",
         abs(found[0] - found[1]),
         beyond=1e-9,
-        witness={"third rows": [list(row) for row in rows], "α_2 of channel 3": found},
+        case={"third rows": [list(row) for row in rows], "α_2 of channel 3": found},
         method="two maps with the same first two rows",
+    )
+
+
+def one_is_redundant(factor: sympy.Expr | int = 1) -> Certificate:
+    """Two decays of one channel for one weight; the key makes up for the second."""
+    q, k, a, b, c = sympy.symbols("q k alpha beta c", positive=True)
+    weight = q * a * b * k
+    other = q * (c * a) * b * (k / c) * factor
+    return identical(
+        "k and the decay after it give one weight along a whole curve, (k/c, c α) for every c",
+        sympy.simplify(weight - other),
+        method="symbols, one channel, one row",
     )
 
 
@@ -118,6 +130,7 @@ def _row_of(tokens: int, decay: Decay) -> bool:
 CLAIMS = (
     Claim(
         id="MLA-6",
+        table=Table.PAPER,
         statement=(
             "With query 1 and key 1 - α the decay α_s = S_{s-1}/S_s, always between 0 and 1, "
             "reproduces any row of probabilities."
@@ -125,9 +138,19 @@ CLAIMS = (
         standing=Standing.STATED,
         expected=Verdict.PROVED,
         check=any_row,
+        quote=(
+            "At any time t-k, we can derive a closed-form and bounded solution α_{t-k} = "
+            "S_{t-k-1}/S_{t-k} ∈ [0, 1]."
+        ),
+        place="A2.2, after (A21)",
+        hypotheses=(
+            "d_k = 1, one time t, q = 1, key 1 - α",
+            "a row of softmax, so positive",
+        ),
     ),
     Claim(
         id="MLA-7",
+        table=Table.PAPER,
         statement=(
             "One-hot queries and keys tied to the decay reproduce any causal softmax map with as "
             "many channels as tokens, and so do one-hot queries and free keys."
@@ -135,20 +158,55 @@ CLAIMS = (
         standing=Standing.STATED,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=any_map,
+        quote=(
+            "In an extreme case, let one dimension of q relate to one time, which means q_t = "
+            "[0, ⋯, q_t, ⋯, 0]."
+        ),
+        place="A2.2, General case, (A22); (Q, K) by case ii)",
+        hypotheses=("t = 1 … d_k tokens, d_k channels",),
         note="Row by row this is the exact construction of MLA-6.",
     ),
     Claim(
         id="MLA-10",
+        table=Table.OWN,
         statement=(
-            "The decay that reproduces a softmax map is computed from the tokens seen so far, as "
-            "the definition of a mixer asks."
+            "With this construction no θ serves all softmax maps: a decay depends on rows to come."
         ),
-        standing=Standing.DERIVED,
-        expected=Verdict.REFUTED,
-        check=from_tokens,
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=depends_on_later_rows,
+        quote=(
+            "For an arbitrarily given softmax attention map P with scores p_ts, there must "
+            "exists bounded θ such that f(x_t, x_s ∣ θ) = p_ts, ∀t, s = 1, ⋯, n."
+        ),
+        place="Def. 4.1 iii)",
+        hypotheses=(
+            "θ may depend on P",
+            (
+                '"our theory studies functions of LinAttMap, but not whether these functions '
+                'will be successfully learned" (A2.4)'
+            ),
+        ),
         note=(
-            "Channel 3 must know row 3 at token 2: two maps with the same first two rows need "
-            "α_2 = 0.400 and 0.857. The construction shows that a map exists, not a layer."
+            "A remark on scope, and no contradiction: the paper takes θ after P. Two maps with "
+            "the same first two rows need α_2 = 0.400 and 0.857 in channel 3."
         ),
+    ),
+    Claim(
+        id="MLA-32",
+        table=Table.PAPER,
+        statement=(
+            "With a key and a decay of its own, one weight of one channel is given by a whole "
+            "curve of parameters."
+        ),
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=one_is_redundant,
+        quote=(
+            "It is equivalent to use two free parameters k_{t-k}, α_{t-k+1} to concurrently "
+            "approximate just one variable …, which is redundant."
+        ),
+        place="A2.2 iii)",
+        hypotheses=("one channel, one row",),
     ),
 )

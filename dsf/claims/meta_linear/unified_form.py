@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import measured
 from dsf.claims.meta_linear import channel_states, matrix_states
 from dsf.claims.meta_linear.family import Family, Form
@@ -59,6 +59,7 @@ def every_model(form: Form = unified, families: Mapping[str, Family] = FAMILIES)
 CLAIMS = (
     Claim(
         id="MLA-2",
+        table=Table.PAPER,
         statement=(
             "Linear transformers, state space models and linear RNNs are one recurrence with "
             "different queries, keys, decays and values."
@@ -66,10 +67,25 @@ CLAIMS = (
         standing=Standing.STATED,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=every_model,
+        quote=(
+            "Inspired by this fact, we unify LinFormer/SSM/LinRNN mechanisms in the form of "
+            "linear attention, formally containing Query, Key, and Value matrices (see Fig. 1)."
+        ),
+        place="Sec. 3; Tables 1, A1-A3",
+        hypotheses=(
+            (
+                '"We omit original S4 [10] model because it focuses on Diagonal Plus Low-Rank '
+                '(DPLR)" (A1.2)'
+            ),
+            (
+                "denominators as a second hidden state; RWKV-4's own treatment of the present "
+                "token omitted (A1.1, A1.3)"
+            ),
+        ),
         note=(
-            "True with what the form leaves out: the denominators of linear attention and "
-            "RWKV-4, RWKV-4's bonus, skips, and the input scale of the LRU. S4's low-rank part "
-            "and the outer products of H3 have no place in it; HGRN is taken with its key 1 - α."
+            "With what the form leaves out added: the denominators of linear attention and "
+            "RWKV-4, RWKV-4's bonus, skips, and the input scale of the LRU. The paper itself "
+            "sets S4 aside. HGRN is taken with its key 1 - α."
         ),
     ),
 )

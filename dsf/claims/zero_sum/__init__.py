@@ -3,11 +3,13 @@
 from dsf.claims.claim import Claim
 from dsf.claims.zero_sum import (
     angle,
+    averaging,
     bounds,
     forms,
     growth,
     lipschitz,
     orders,
+    printed_mask,
     reachable,
     released_layer,
     released_scan,
@@ -28,5 +30,7 @@ CLAIMS: tuple[Claim, ...] = (
     *angle.CLAIMS,
     *released_scan.CLAIMS,
     *released_layer.CLAIMS,
+    *averaging.CLAIMS,
+    *printed_mask.CLAIMS,
     *results.CLAIMS,
 )

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import refuted
 from dsf.evaluate import attention_map, respond
 from dsf.measures import row_sums
@@ -30,7 +30,7 @@ def angle_keeps_the_zero_sum(angle: bool = True) -> Certificate:
     size = attention_map(system).abs().sum(dim=-1).mean()
     worst = int(sums.abs().argmax())
     return refuted(
-        "rows of r cos sum to zero, as rows of r do",
+        "rows of r cos θ sum to zero, as rows of r do",
         float(sums.abs().mean() / size),
         beyond=1e-6,
         witness={
@@ -46,11 +46,21 @@ def angle_keeps_the_zero_sum(angle: bool = True) -> Certificate:
 CLAIMS = (
     Claim(
         id="ZER-17",
-        statement="Multiplying the radial weights by the cosine of query and key keeps rows at "
-        "sum zero.",
+        table=Table.PAPER,
+        statement="Rows of the weights r cos θ sum to zero, as rows of r do.",
         standing=Standing.STATED,
         expected=Verdict.REFUTED,
         check=angle_keeps_the_zero_sum,
+        quote=(
+            "Both r_{t,i} and cos θ are centered values, preserving zero-sum properties in the "
+            "weights r_{t,i} cos θ."
+        ),
+        place="Zero-Sum Linear Attention (ZeroS)",
+        hypotheses=("cos θ the cosine of query and key of each pair",),
+        stands=(
+            "Rows of r, before the cosine, sum to zero (ZER-1), and everything shown for them "
+            "stands."
+        ),
         note=(
             "Row sums are half of the absolute weight on average, and a constant sequence of "
             "values gives an output other than zero."

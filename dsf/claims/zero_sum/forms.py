@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held, measured
 from dsf.claims.zero_sum.weighing import Weigh, causal_map, defined_row, radial
 from dsf.evaluate import attention_map, respond, scan
@@ -108,18 +108,26 @@ def system_has_three_keys_of_state(states: int = 3) -> Certificate:
 CLAIMS = (
     Claim(
         id="ZER-3",
+        table=Table.PAPER,
         statement="The linear-time scan of ZeroS gives the same output as its explicit weights.",
         standing=Standing.STATED,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=scan_equals_weights,
+        quote=(
+            "The terms dependent on t and i are effectively separated, enabling linear-time "
+            "computation through prefix sums."
+        ),
+        place="Reweighted Zero-sum Softmax in Linear Time",
+        hypotheses=("logits s_i of token i alone",),
     ),
     Claim(
         id="ZER-5",
+        table=Table.OWN,
         statement=(
             "ZeroS is a linear system of order 3 d_k, 3 without the angle, in a plain and in an "
             "overflow-safe gauge, and no smaller one has its map."
         ),
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=system_has_three_keys_of_state,
     ),

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued
 from dsf.claims.zero_sum.weighing import defined_row
 
@@ -45,6 +45,7 @@ def output_is_lipschitz(factor: float = TOKENS**-0.5) -> Certificate:
 CLAIMS = (
     Claim(
         id="ZER-16",
+        table=Table.PAPER,
         statement=(
             "With an extra factor 1/√t and weights that are (L/t)-Lipschitz in the input, the "
             "output is (B L/√t)-Lipschitz."
@@ -52,9 +53,15 @@ CLAIMS = (
         standing=Standing.STATED,
         expected=Verdict.PROVED,
         check=output_is_lipschitz,
-        note=(
-            "True under its hypotheses; the factor is not part of the layer, which relies on its "
-            "LayerNorm."
+        quote=(
+            "The zero-sum update is ℓ2-Lipschitz in its inputs with constant O(1/√t), ensuring "
+            "stable gradients and activations independent of sequence length."
+        ),
+        place="Prop. 3.5",
+        hypotheses=(
+            "every weight changes by at most (L_w/t)‖x-x'‖",
+            "the v_i are held fixed and are no functions of x",
+            'the factor 1/√t, which "LayerNorm effectively supersedes"',
         ),
     ),
 )

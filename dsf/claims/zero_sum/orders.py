@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
+from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held
 from dsf.claims.zero_sum.weighing import Weigh, last_row
 
@@ -44,6 +44,7 @@ def _last_slope(sizes: list[float]) -> float:
 CLAIMS = (
     Claim(
         id="ZER-2",
+        table=Table.PAPER,
         statement=(
             "What is left of softmax after its zero and first order is O(ε²), after its second "
             "order O(ε³), in the size ε of the centred logits."
@@ -51,5 +52,11 @@ CLAIMS = (
         standing=Standing.STATED,
         expected=Verdict.HOLDS_NUMERICALLY,
         check=residuals_shrink_by_their_order,
+        quote="… yields the residual: ε_{t,i} = … = O(‖δ‖²)",
+        place=(
+            "Reweighted Zero-sum Softmax; second order with O(‖s‖³) in The Expansion of Softmax "
+            "Function"
+        ),
+        hypotheses=("small centred logits",),
     ),
 )

@@ -1,4 +1,4 @@
-"""Defects of the released layer around its scan, written down again as they are described."""
+"""What the released layer does around its scan, written down again in a few lines."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import shown
 
 Turn = Callable[[Tensor, Tensor], Tensor]
 """Vectors and their positions: the turned vectors."""
@@ -26,7 +26,7 @@ def interleaved_and_halved(
     return x * angle.cos() + torch.cat([-second, first], dim=-1) * angle.sin()
 
 
-def embedding_is_a_rotation(turn: Turn = interleaved_and_halved) -> Certificate:
+def embedding_is_no_rotation(turn: Turn = interleaved_and_halved) -> Certificate:
     """One query and one key at every place, two tokens apart."""
     lag, tokens = 2, 24
     rng = np.random.default_rng(0)
@@ -37,11 +37,11 @@ def embedding_is_a_rotation(turn: Turn = interleaved_and_halved) -> Certificate:
     products = (query[lag:] * key[:-lag]).sum(dim=-1)
     norms = query.norm(dim=-1)
     spread = float(products.max() - products.min())
-    return refuted(
-        "the released rotary embedding is a rotation: products depend on the lag alone",
+    return shown(
+        "the released rotary embedding is no rotation: products do not depend on the lag alone",
         spread,
         beyond=1e-6,
-        witness={
+        case={
             "product_at_places_2_and_0": float(products[0]),
             "products_at_lag_2_spread": spread,
             "largest_over_smallest_norm": float(norms.max() / norms.min()),
@@ -62,15 +62,15 @@ def mean_by_own_place(
     return (prior + u.sum(dim=0)) / (1 + number)
 
 
-def encoder_means_are_means(mean: Mean = mean_by_own_place) -> Certificate:
+def encoder_means_are_too_large(mean: Mean = mean_by_own_place) -> Certificate:
     """Six vectors and a prior, all the same: so is their mean."""
     u = torch.ones(6, 1, dtype=torch.float64)
     means = mean(u, u[0]).flatten()
-    return refuted(
-        "the encoder form of the released code averages u over the whole sequence",
+    return shown(
+        "the means of the released encoder form are not means over the whole sequence",
         float((means - 1).abs().max()),
         beyond=1e-9,
-        witness={"tokens": 6, "every_vector": 1.0, "means": means.tolist()},
+        case={"tokens": 6, "every_vector": 1.0, "means": means.tolist()},
         method="equal vectors, τ = 0",
     )
 
@@ -78,22 +78,33 @@ def encoder_means_are_means(mean: Mean = mean_by_own_place) -> Certificate:
 CLAIMS = (
     Claim(
         id="ZER-22",
-        statement="The rotary embedding of the released code is a rotation.",
+        table=Table.CODE,
+        statement=(
+            "In SequenceLab the rotary embedding is no rotation: its angles are interleaved "
+            "while it turns split halves."
+        ),
         standing=Standing.CODE,
-        expected=Verdict.REFUTED,
-        check=embedding_is_a_rotation,
+        expected=Verdict.PROVED,
+        check=embedding_is_no_rotation,
+        place=("LJC-FVNR/SequenceLab@cae594f: src/sequencelab/layers/zeros.py 43-50 against 63-65"),
         note=(
-            "Its angles are interleaved while it turns split halves: products at one lag and even "
-            "the norms depend on the place."
+            "Products at one lag and even the norms depend on the place. SequenceLab calls "
+            "itself a hub in prototype phase and names LJC-FVNR/ZeroS as the paper's repository, "
+            "which was not seen."
         ),
     ),
     Claim(
         id="ZER-24",
-        statement="The encoder form of the released code averages u correctly.",
+        table=Table.CODE,
+        statement="In SequenceLab the encoder form divides the sum over all N tokens by e^τ + i.",
         standing=Standing.CODE,
-        expected=Verdict.REFUTED,
-        check=encoder_means_are_means,
-        note="It divides the sum over all N tokens by e^τ + i: the first mean is (1 + N)/2 times "
-        "too large.",
+        expected=Verdict.PROVED,
+        check=encoder_means_are_too_large,
+        place="LJC-FVNR/SequenceLab@cae594f: src/sequencelab/layers/zeros.py 316-323",
+        note=(
+            "The first mean is (1 + N)/2 times too large. SequenceLab calls itself a hub in "
+            "prototype phase and names LJC-FVNR/ZeroS as the paper's repository, which was not "
+            "seen."
+        ),
     ),
 )

@@ -6,8 +6,8 @@ import torch
 from scipy.optimize import brentq
 
 from dsf.certificates import Certificate, Verdict
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, refuted
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, shown
 from dsf.claims.zero_sum.hulls import separation
 from dsf.claims.zero_sum.weighing import last_row
 
@@ -19,17 +19,18 @@ def weight(gap: float, first: float, higher: float) -> float:
     return float(last_row(torch.tensor([gap, 0.0], dtype=torch.float64), first, higher)[0])
 
 
-def logits_to_weights_is_one_to_one(first: float = 0.3, higher: float = 0.7) -> Certificate:
+def two_logits_one_weight(first: float = 0.3, higher: float = 0.7) -> Certificate:
     """Look for a second gap without weight besides 0."""
     low, high = 0.1, 20.0
     crosses = weight(low, first, higher) * weight(high, first, higher) < 0
     gap = float(brentq(weight, low, high, args=(first, higher), xtol=1e-13)) if crosses else 0.0
     found = weight(gap, first, higher)
-    return refuted(
-        "different logit deviations give different zero-sum weights, whatever the gates",
+    return shown(
+        "different logit deviations can give equal zero-sum weights, if the gate of the higher "
+        "orders is the larger one",
         gap if abs(found) <= ROUNDING else 0.0,
         beyond=low,
-        witness={"gates": [first, higher], "gaps": [0.0, gap], "weights": [0.0, found]},
+        case={"gates": [first, higher], "gaps": [0.0, gap], "weights": [0.0, found]},
         method="two tokens: a second zero of the weight",
     )
 
@@ -63,22 +64,33 @@ def difference_is_in_reach(first: float = 0.9, higher: float = 0.1) -> Certifica
 CLAIMS = (
     Claim(
         id="ZER-10",
-        statement="The map from centred logits to zero-sum weights is one-to-one for all gates.",
-        standing=Standing.DERIVED,
-        expected=Verdict.REFUTED,
-        check=logits_to_weights_is_one_to_one,
+        table=Table.OWN,
+        statement=(
+            "Two different gaps of logits can give one zero-sum weight, if the gate of the "
+            "higher orders is the larger one."
+        ),
+        standing=Standing.OWN,
+        expected=Verdict.PROVED,
+        check=two_logits_one_weight,
         note=(
-            "With the higher orders above the first (0.3 and 0.7) the gaps 0 and 3.2349 of two "
-            "logits both give no weight. For a first-order gate at least as large as the other it "
-            "is one-to-one: the weights are the gradient of a strictly convex potential."
+            "With gates 0.3 and 0.7 the gaps 0 and 3.2349 of two logits both give no weight. For "
+            "a first-order gate at least as large as the other the map is one-to-one: the "
+            "weights are the gradient of a strictly convex potential."
         ),
     ),
     Claim(
         id="ZER-19",
+        table=Table.PAPER,
         statement="With two tokens v₁ - v₂ is out of softmax's reach and in reach of ZeroS.",
         standing=Standing.STATED,
         expected=Verdict.PROVED,
         check=difference_is_in_reach,
+        quote=(
+            "… with softmax weights, a single attention layer cannot express differential or "
+            "contrastive operations (even with just two tokens)."
+        ),
+        place="Convexity of Sum-to-One Weights; Abstract for ZeroS",
+        hypotheses=("two tokens with independent values",),
         note="Gates 0.9 and 0.1 and a gap of 4.75427 give the weights (1, -1).",
     ),
 )

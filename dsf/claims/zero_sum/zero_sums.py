@@ -4,14 +4,16 @@ A weight is affine in the exponential e and the logit s of its token. The sum ov
 therefore the same expression with e, s and 1 replaced by their sums E, P and t.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import sympy
 import torch
+from torch import Tensor
 
 from dsf.certificates import Certificate, Verdict, zero_sums
-from dsf.claims.claim import Claim, Standing
-from dsf.claims.deciding import argued, identical
+from dsf.claims.claim import Claim, Standing, Table
+from dsf.claims.deciding import argued, identical, shown
 from dsf.claims.zero_sum.weighing import radial
 from dsf.evaluate import attention_map
 from dsf.mixers import ZeroSumAttention
@@ -92,27 +94,117 @@ def first_row_is_zero(weight: sympy.Expr = RADIAL) -> Certificate:
     )
 
 
+def first_rows_differ(*, kept: bool = True) -> Certificate:
+    """The first row with a zero order and without."""
+    mixer = ZeroSumAttention.draw(torch.Generator().manual_seed(0), steps=6)
+    zero = torch.full_like(mixer.logit, 0.5)
+    rows = [
+        attention_map(replace(mixer, zero_order=order).system(), rows=0)
+        for order in (zero if kept else None, None)
+    ]
+    return shown(
+        "a layer that keeps the zero order and one that does not have different first rows",
+        float((rows[0] - rows[1]).abs().max()),
+        beyond=1e-9,
+        case={"largest weight of row 1": [float(row.abs().max()) for row in rows]},
+        method="6 tokens, zero order 1/2 and none",
+    )
+
+
+def gates_differ(other: Callable[[Tensor], Tensor] = torch.sigmoid) -> Certificate:
+    """Both gates at the same numbers."""
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    pair = x.tanh(), other(x)
+    return shown(
+        "tanh and sigmoid are different gates, and a sigmoid is never 0",
+        float((pair[0] - pair[1]).abs().max()),
+        beyond=1e-9,
+        case={"x": x.tolist(), "tanh": pair[0].tolist(), "the other": pair[1].tolist()},
+        method="nine numbers",
+    )
+
+
 CLAIMS = (
     Claim(
         id="ZER-1",
+        table=Table.PAPER,
         statement="The radial weights of ZeroS sum to zero in every row.",
         standing=Standing.STATED,
         expected=Verdict.PROVED,
         check=radial_weights_sum_to_zero,
+        quote=(
+            "… defining zero-sum weights: w_{t,i} = σ¹_t δ_{t,i}/t + σ^h_t ε_{t,i}, Σ_{i≤t} "
+            "w_{t,i} = 0."
+        ),
+        place="Reweighted Zero-sum Softmax",
+        hypotheses=("zero order off",),
     ),
     Claim(
         id="ZER-4",
+        table=Table.PAPER,
         statement="The three coefficients of the linear-time scan reproduce the weights.",
         standing=Standing.STATED,
         expected=Verdict.PROVED,
         check=scan_coefficients_are_right,
+        quote=(
+            "α_t = σ^h_t/E_t, β_t = (σ¹_t-σ^h_t)/t, γ_t = (P_t/t² - 1/t)σ^h_t - (P_t/t²)σ¹_t + "
+            "σ⁰_t/t"
+        ),
+        place="Linear-Time Scan",
+        hypotheses=("logits s_i of token i alone",),
     ),
     Claim(
         id="ZER-18",
+        table=Table.OWN,
         statement="The first row of a zero-sum head is identically zero.",
-        standing=Standing.DERIVED,
+        standing=Standing.OWN,
         expected=Verdict.PROVED,
         check=first_row_is_zero,
-        note="Without the zero order a head says nothing at the first token.",
+        quote="our implementation retains the zero-order term in the first layer",
+        place="after Cor. 3.2",
+        note=(
+            "Without the zero order a head says nothing at the first token; the quoted sentence "
+            "is in favour of keeping it."
+        ),
+    ),
+    Claim(
+        id="ZER-31",
+        table=Table.SLIP,
+        statement=(
+            "After Cor. 3.2 the implementation keeps the zero order in the first layer, in the "
+            "experiments it does not."
+        ),
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=first_rows_differ,
+        quote=(
+            "To strictly ensure this direction is not lost, our implementation retains the "
+            "zero-order term in the first layer, …"
+        ),
+        place="after Cor. 3.2",
+        hypotheses=(
+            (
+                'opening of the experiments: "For simplicity, we do not apply first-layer 0-th '
+                'order term addition in our experiments."'
+            ),
+        ),
+        note="The two layers differ in their first row.",
+    ),
+    Claim(
+        id="ZER-32",
+        table=Table.SLIP,
+        statement="The gate of the zero order is tanh in one place and a sigmoid in another.",
+        standing=Standing.STATED,
+        expected=Verdict.PROVED,
+        check=gates_differ,
+        quote=(
+            "For the first attention layer, we can optionally preserve the zero-order term using "
+            "σ⁰_t = tanh(g⁰_t), …"
+        ),
+        place="Reweighted Zero-sum Softmax",
+        hypotheses=(
+            ('Linear-Time Scan: "σ⁰_t = sigmoid(x_t W⁰_g) (with fixed σ⁰_t = 0 by default)"'),
+        ),
+        note="A sigmoid is never 0. SequenceLab has tanh.",
     ),
 )

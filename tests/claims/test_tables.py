@@ -1,0 +1,88 @@
+"""Four tables with four voices: what each row must have, and what is refused."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from dsf import claims
+from dsf.certificates import Verdict
+from dsf.claims import Claim, Standing, Table
+from dsf.claims.records import decided, described
+
+BY_ID = {claim.id: claim for claim in claims.ALL}
+IN_PAPERS = [claim for claim in claims.ALL if claim.table is Table.PAPER]
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{7}: \S")
+SECOND_SENTENCE = re.compile(r"(?<!Tab)(?<!Fig)[.!?] +[A-Z]")
+STANDINGS = {
+    Table.PAPER: {Standing.STATED, Standing.AUTHORS, Standing.SECOND_HAND},
+    Table.SLIP: {Standing.STATED, Standing.AUTHORS},
+    Table.CODE: {Standing.CODE},
+    Table.OWN: {Standing.OWN},
+}
+
+
+@pytest.mark.parametrize("missing", ["quote", "place", "hypotheses", "stands"])
+def test_a_paper_is_not_refuted_without(missing):
+    refuted = BY_ID["MLA-8"]
+    with pytest.raises(ValueError, match=f"refutes a paper without its {missing}"):
+        replace(refuted, **{missing: type(getattr(refuted, missing))()})
+
+
+@pytest.mark.parametrize("table", [Table.SLIP, Table.CODE, Table.OWN])
+def test_only_a_paper_is_refuted(table):
+    with pytest.raises(ValueError, match=f"is in the table '{table}' and REFUTED"):
+        replace(BY_ID["MLA-8"], table=table)
+
+
+def test_an_unknown_paper_is_refused():
+    with pytest.raises(ValueError, match="must start with one of DSF"):
+        replace(BY_ID["MLA-8"], id="XYZ-1")
+
+
+@pytest.mark.parametrize("claim", IN_PAPERS, ids=lambda claim: claim.id)
+def test_a_statement_of_a_paper_has_its_sentence(claim):
+    """Without one it can only be open, and says that the text was not read."""
+    assert claim.place
+    if not claim.quote:
+        assert claim.expected is Verdict.UNKNOWN
+        assert "not read" in claim.place
+    if claim.expected in (Verdict.PROVED, Verdict.HOLDS_NUMERICALLY) and not claim.hypotheses:
+        pytest.fail(f"{claim.id}: no hypotheses")
+
+
+@pytest.mark.parametrize("claim", claims.ALL, ids=lambda claim: claim.id)
+def test_a_row_speaks_with_the_voice_of_its_table(claim):
+    assert claim.standing in STANDINGS[claim.table]
+    assert not SECOND_SENTENCE.search(claim.quote), "more than one sentence is quoted"
+    if claim.quote:
+        assert claim.place
+    if claim.table is Table.CODE:
+        assert REPOSITORY.match(claim.place), "name repository, commit and file"
+    if claim.table is Table.SLIP:
+        assert claim.quote
+
+
+def test_a_slip_has_no_verdict_word():
+    slip = claims.decide(BY_ID["DSF-2"])
+    assert slip.word == "confirmed"
+    assert (decided(slip)["verdict"], decided(slip)["confirmed"]) == (None, True)
+    assert described(slip.claim)["expected"] is None
+    gone = claims.decide(replace(slip.claim, check=lambda: open_question("a slip")))
+    assert (gone.word, decided(gone)["confirmed"]) == ("not confirmed", False)
+
+
+def open_question(claim):
+    return claims.deciding.out_of_reach(claim, "nothing was checked")
+
+
+def test_the_old_ids_are_where_they_were():
+    old = {"DSF": 27, "CDY": 7, "EIG": 6, "INL": 24, "MLA": 28, "ZER": 26}
+    ids = [f"{paper}-{k}" for paper, many in old.items() for k in range(1, many + 1)]
+    assert len(ids) == 118
+    assert set(ids) <= set(BY_ID)
+
+
+def test_every_field_of_a_claim_is_told():
+    told = described(BY_ID["MLA-8"])
+    assert set(told) == set(Claim.__dataclass_fields__) - {"check"} | {"paper"}
