@@ -7,6 +7,7 @@ from both.
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ from dsf.claims.claim import MEANINGS
 from dsf.claims.records import plain, reason, witness
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from docs.worth_knowing import worth_knowing  # noqa: E402
+
 PAGE, CHANGES = HERE / "claims.md", HERE / "claims_changes.md"
 BEFORE = HERE / "claims_before.json"
 LONGEST_CASE = 400
@@ -93,9 +98,12 @@ def page(outcomes: Sequence[Outcome]) -> str:
         f"This page has {len(outcomes)} statements of and about six papers, each decided by a "
         "program: `dsf claims` runs them all, and `dsf claims MLA-8` shows one with its sentence, "
         "verdict, reason and witness. There are four tables with four voices, and only a sentence "
-        "that a paper was seen to state is ever refuted. [What became of every older "
-        "row](claims_changes.md) is listed too. Written by `python docs/make_claims.py`.",
+        "that a paper was seen to state is ever refuted. Authors and readers who disagree find "
+        "[here](claims_for_authors.md) how to object and what would change a verdict; "
+        "[what became of every older row](claims_changes.md) is listed too. Written by "
+        "`python docs/make_claims.py`.",
         _counts(outcomes),
+        worth_knowing(),
         f"## The words\n\nVerdicts:\n\n{VERDICTS}",
         "Standing, how it is known that somebody says so:\n",
         "\n".join(f"`{standing}`\n: {meaning}.\n" for standing, meaning in MEANINGS.items()),

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from dsf.certificates import Verdict
 from dsf.claims import Claim, Standing, Table
 from dsf.claims.records import decided, described
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 BY_ID = {claim.id: claim for claim in claims.ALL}
 IN_PAPERS = [claim for claim in claims.ALL if claim.table is Table.PAPER]
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{7}: \S")
@@ -81,6 +83,26 @@ def test_the_old_ids_are_where_they_were():
     ids = [f"{paper}-{k}" for paper, many in old.items() for k in range(1, many + 1)]
     assert len(ids) == 118
     assert set(ids) <= set(BY_ID)
+
+
+@pytest.mark.parametrize("id", [claim.id for claim in claims.ALL if claim.stands])
+def test_authors_are_told_what_would_change_a_refutation(id):
+    page = (DOCS / "claims_for_authors.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| {id} \| \S", page, re.MULTILINE)
+
+
+def test_the_pages_have_every_row_and_its_word():
+    """``python docs/make_claims.py`` writes them again."""
+    page = (DOCS / "claims.md").read_text(encoding="utf-8")
+    changes = (DOCS / "claims_changes.md").read_text(encoding="utf-8")
+    for claim in claims.ALL:
+        word = "confirmed" if claim.table is Table.SLIP else f"`{claim.expected.value}`"
+        statement = claim.statement.replace("|", "\\|")
+        (row,) = re.findall(rf"^\| {claim.id} \| .*$", page, re.MULTILINE)
+        assert statement in row
+        assert row.endswith(f"| {word} |"), "docs/claims.md is older than the claims"
+        (row,) = re.findall(rf"^\| {claim.id} \| .*$", changes, re.MULTILINE)
+        assert f"| {word} |" in row, "docs/claims_changes.md is older than the claims"
 
 
 def test_every_field_of_a_claim_is_told():
