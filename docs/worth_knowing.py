@@ -74,7 +74,9 @@ and the
 first {decays[2]}·{decays[1]} = {decays[2] * decays[1]}. This is MetaLA's, and it is proved
 (`MLA-6`).
 *What stands beside it:* a decay for every row of a map depends on rows to come (`MLA-10`), so
-this shows which maps exist and not which layers learn them, as the paper says itself.
+this shows which maps exist and not which layers learn them. The paper does not promise the latter:
+"our theory studies functions of LinAttMap, but not whether these functions will be successfully
+learned" (A2.4).
 """
 
 
