@@ -5,8 +5,8 @@ that a norm divides by) is frozen at its value on this run. Replayed on the stre
 steps give the hidden states of the model; replayed on a part of it, the contribution of that part.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Shaped
@@ -28,7 +28,7 @@ class Step:
 
     number: int
     shape: torch.Size
-    sources: tuple["Step", ...] = ()
+    sources: tuple["Step", ...] = field(default=(), repr=False)
     linear: Callable[..., Tensor] | None = None
     rest: Tensor | None = None
 
@@ -48,7 +48,7 @@ def contributed(
 
 def left_over(
     start: Step, stop: Step, root: Step, stream: Shaped[Tensor, "*axes"]
-) -> Shaped[Tensor, "*axes"]:
+) -> Shaped[Tensor, "*result"]:
     """The result of ``stop`` if that of ``start`` were zero: from biases and from other paths.
 
     Args:
@@ -62,6 +62,99 @@ def left_over(
             known[step] = _replayed(_between(root, step)[0], dict(known), step, affine=True)
     known[start] = stream.new_zeros(1, *start.shape)
     return _replayed(chain, known, stop, affine=True)[0]
+
+
+def linear_results(
+    root: Step, stream: Shaped[Tensor, "*axes"], wanted: Collection[Step]
+) -> dict[Step, Tensor]:
+    """The results of the ``wanted`` steps where every constant is zero: what ``stream`` adds there.
+
+    Args:
+        root: the first step of the run.
+        stream: the result of ``root``.
+    """
+    chain = _leading_to(wanted, root)
+    last_read = {source: step for step in chain for source in step.sources}
+    known, kept = {root: stream}, {step: stream for step in wanted if step is root}
+    for step in chain:
+        known[step] = _linear(step)(*(known[source].unsqueeze(0) for source in step.sources))[0]
+        if step in wanted:
+            kept[step] = known[step]
+        for source in step.sources:
+            if last_read[source] is step:
+                known.pop(source, None)
+    return kept
+
+
+def pulled_back(step: Step, cotangent: Shaped[Tensor, "*axes"]) -> tuple[Tensor, ...]:
+    """The adjoint of a step: by how much the results it takes move ``<cotangent, its result>``."""
+    return adjoint_of(_linear(step), [source.shape for source in step.sources], cotangent)
+
+
+def adjoint_of(
+    linear: Callable[..., Tensor], shapes: Sequence[torch.Size], cotangent: Tensor
+) -> tuple[Tensor, ...]:
+    """The adjoint of a function that is linear in tensors of ``shapes`` with one more axis."""
+    with torch.enable_grad():
+        given = [cotangent.new_zeros(1, *shape, requires_grad=True) for shape in shapes]
+        result = linear(*given)
+        moved = torch.autograd.grad(result, given, cotangent.unsqueeze(0), allow_unused=True)
+    return tuple(
+        part.new_zeros(part.shape[1:]) if by is None else by[0]
+        for part, by in zip(given, moved, strict=True)
+    )
+
+
+def adjoints(
+    stop: Step,
+    functional: Shaped[Tensor, "*axes"],
+    wanted: Collection[Step],
+    *,
+    ends: Collection[Step] = (),
+) -> dict[Step, Tensor]:
+    """Carry ``<functional, result of stop>`` back through the run, to each of the ``wanted`` steps.
+
+    Args:
+        functional: the same shape as the result of ``stop``.
+        ends: the steps that it is not carried beyond.
+
+    Returns:
+        The functional of each wanted step, with the shape of its result; zero where it does not
+        depend on that step.
+    """
+    waiting = {stop: functional}
+    found = {step: functional.new_zeros(step.shape) for step in wanted}
+    while waiting:
+        step = max(waiting, key=lambda step: step.number)
+        given = waiting.pop(step)
+        if step in found:
+            found[step] = given
+        if step in ends or step.linear is None:
+            continue
+        for source, by in zip(step.sources, pulled_back(step, given), strict=True):
+            waiting[source] = waiting[source] + by if source in waiting else by
+    return found
+
+
+def _leading_to(wanted: Collection[Step], root: Step) -> list[Step]:
+    """The steps that the ``wanted`` ones need, after ``root``, in order."""
+    found: dict[Step, None] = {}
+    waiting = list(wanted)
+    while waiting:
+        step = waiting.pop()
+        if step is root or step in found:
+            continue
+        found[step] = None
+        waiting.extend(step.sources)
+    return sorted(found, key=lambda step: step.number)
+
+
+def _linear(step: Step) -> Callable[..., Tensor]:
+    if step.linear is None:
+        raise ValueError(
+            "a step without sources cannot be replayed: give its result, or start from it."
+        )
+    return step.linear
 
 
 def _between(start: Step, stop: Step) -> tuple[list[Step], list[Step]]:
@@ -84,11 +177,7 @@ def _between(start: Step, stop: Step) -> tuple[list[Step], list[Step]]:
 def _replayed(chain: list[Step], known: dict[Step, Tensor], stop: Step, *, affine: bool) -> Tensor:
     last_read = {source: step for step in chain for source in step.sources}
     for step in chain:
-        if step.linear is None:
-            raise ValueError(
-                "a step without sources cannot be replayed: give its result, or start from it."
-            )
-        result = step.linear(*(known[source] for source in step.sources))
+        result = _linear(step)(*(known[source] for source in step.sources))
         known[step] = result + step.rest if affine and step.rest is not None else result
         for source in step.sources:
             if last_read[source] is step:

@@ -100,10 +100,12 @@ def stack(
         >>> whole = parts.sum(dim=2) + stack.remainder()
         >>> torch.testing.assert_close(whole, stack.hidden[-1])
     """
+    tokenizer = None
     if not isinstance(model, nn.Module):
         from dsf.loading import load_model
 
-        model = load_model(model).model
+        loaded = load_model(model)
+        model, tokenizer = loaded.model, loaded.tokenizer
     model = double_model(getattr(model, "_orig_mod", model)).requires_grad_(False)
     inputs, named = in_float64(inputs), in_float64(named)
     inspection = inspect(model, *inputs, adapters=adapters, **named)
@@ -112,7 +114,8 @@ def stack(
     trace = Trace(model.eval(), found, mixers)
     with torch.random.fork_rng(), torch.no_grad(), plain_experts(model), guarded(model):
         with trace.recorded(), _attention_as_inspected(model):
-            model(*inputs, **without_cache(model, named))
+            result = model(*inputs, **without_cache(model, named))
+            put_out = trace.put_out(result)
         for closed in trace.closed:
             closed.check()
     if not trace.is_complete:
@@ -126,6 +129,11 @@ def stack(
         states=tuple(trace.states),
         hidden=tuple(trace.streams),
         closed=tuple(closed.name for closed in trace.closed),
+        logits=None if put_out is None else put_out[0],
+        output=None if put_out is None else put_out[1],
+        mixers=tuple(trace.mixed),
+        names=trace.names,
+        tokenizer=tokenizer,
     )
     limit = max(layer.tolerance for layer in inspection)
     if not made.error <= limit:

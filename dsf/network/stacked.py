@@ -1,9 +1,10 @@
 """``Stack``: the blocks of a model as one affine network, and what each token contributes."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -11,10 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate.memory_plan import check_room
+from dsf.inspection.errors import UnreadableError
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.whole.affine_layer import TOGETHER
-from dsf.network.affine_steps import Step, contributed, left_over
+from dsf.network.affine_steps import Step, contributed, left_over, linear_results
+from dsf.network.attribution import Attribution, attributed
+from dsf.network.parts import Part, parts_of
+from dsf.network.targets import Target, along, functional_of, paired
+from dsf.network.trace import MixerStep
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,6 +38,12 @@ class Stack:
         closed: paths of the modules that are frozen as one matrix for every token, that of smallest
             norm.
         states: for every stream, the step whose result it is.
+        logits: what the model puts out: its logits, or the first tensor of its output.
+        output: the step whose result the logits are; None if they do not depend linearly on the
+            streams of this run.
+        mixers: the calls of token mixers as steps.
+        names: for steps that are the output of a module, its path.
+        tokenizer: reads targets that are given as text; None where there is none.
     """
 
     inspection: Inspection
@@ -39,6 +51,102 @@ class Stack:
     hidden: tuple[Float[Tensor, "sample time *width"], ...]
     closed: tuple[str, ...]
     states: tuple[Step, ...]
+    logits: Float[Tensor, "sample *axes"] | None = None
+    output: Step | None = None
+    mixers: tuple[MixerStep, ...] = ()
+    names: Mapping[Step, str] = field(default_factory=dict)
+    tokenizer: Any | None = None
+
+    def attribute(
+        self,
+        target: Target,
+        against: Target | None = None,
+        position: int = -1,
+        *,
+        stream: int | None = None,
+    ) -> Attribution:
+        """Which tokens, layers and edges of this run made the model give this number.
+
+        The number is a logit, the difference of two logits (``against``), or any linear functional.
+        One adjoint pass through the affine steps of the run gives all shares, exactly: they sum to
+        the model's own number in float64. They are of this run, with attention weights, decays,
+        gates and the factors of norms held; what happens *without* a token is another question,
+        since those would then change (``dsf.intervene`` answers it).
+
+        Args:
+            target: the number of a token (of a class), its text, or one for every sample; a
+                function from the logits to one number for each sample, which must be linear; or,
+                with ``stream``, a vector of the width of the residual stream.
+            against: a second token whose logit is subtracted, such as a wrong answer.
+            position: at which position of the logits, or of the stream; the last by default. A
+                function of the logits chooses its own.
+            stream: attribute the product of a vector with this residual stream instead of a logit;
+                stream ``k`` is the input of block ``k``, -1 the output of the last block.
+
+        Raises:
+            TypeError, ValueError, IndexError: if there is no such target, position or stream.
+            UnreadableError: if the logits do not depend linearly on the streams of this run.
+            ReconstructionError: if the shares do not sum to the number.
+
+        Example:
+            >>> import dsf, torch
+            >>> from dsf.models import folder, recall
+            >>> prompts = recall.draw(torch.Generator().manual_seed(0), samples=2)
+            >>> stack = dsf.stack(folder("mamba2"), input_ids=prompts.tokens)
+            >>> share = stack.attribute(7, against=9)
+            >>> share.tokens.shape
+            torch.Size([2, 32])
+            >>> whole = share.tokens.sum(dim=-1) + share.remainder
+            >>> torch.testing.assert_close(whole, share.value)
+        """
+        if stream is None:
+            if self.logits is None or self.output is None:
+                raise UnreadableError(
+                    f"attribute: what {self.inspection.model} puts out does not depend linearly on "
+                    "its residual streams, so its logits are no sum of shares. Give a vector over "
+                    "a stream: attribute(vector, stream=-1)."
+                )
+            stop, shown = self.output, self.logits
+            functional = functional_of(target, against, position, shown, self.tokenizer)
+        else:
+            number = self._stream(stream)
+            stop, shown = self.states[number], self.hidden[number]
+            if not isinstance(target, Tensor) or against is not None:
+                raise TypeError(
+                    "attribute: with 'stream' the target is a vector, a tensor of the width of the "
+                    f"stream, without 'against', but it is {type(target).__name__}."
+                )
+            functional = along(target, shown, position)
+        parts, from_tokens, constant = self._decomposed(stop)
+        streams = zip(self.states, self.hidden, strict=True)
+        return attributed(
+            functional=functional,
+            value=paired(functional, shown),
+            remainder=paired(functional, constant),
+            stop=stop,
+            streams=[each for each in streams if each[0].number <= stop.number],
+            parts=parts,
+            mixers=[mixer for mixer in self.mixers if mixer.step.number < stop.number],
+            from_tokens=from_tokens,
+            tolerance=max(layer.tolerance for layer in self.inspection),
+        )
+
+    def _decomposed(self, stop: Step) -> tuple[tuple[Part, ...], dict[Step, Tensor], Tensor]:
+        """The parts before ``stop``, what tokens contribute to each, and the constants in it."""
+        if stop not in self._known:
+            root, first = self.states[0], self.hidden[0]
+            parts = parts_of(stop, root, self.mixers, self.names)
+            wanted = {part.step for part in parts}
+            for mixer in self.mixers:
+                if mixer.step.number < stop.number:
+                    wanted |= {mixer.step, mixer.source}
+            constant = left_over(root, stop, root, first)
+            self._known[stop] = parts, linear_results(root, first, wanted), constant
+        return self._known[stop]
+
+    @cached_property
+    def _known(self) -> dict[Step, tuple[tuple[Part, ...], dict[Step, Tensor], Tensor]]:
+        return {}
 
     def contributions(
         self, start: int = 0, stop: int | None = None
@@ -130,6 +238,14 @@ class Stack:
                 f"but start is {start} and stop is {chosen}."
             )
         return start, chosen
+
+    def _stream(self, number: int) -> int:
+        count = len(self.hidden)
+        if not -count <= number < count:
+            raise IndexError(
+                f"attribute: stream={number}, but there are {count} streams, from 0 to {count - 1}."
+            )
+        return number % count
 
     def __repr__(self) -> str:
         magnitude = f"{self.error:.0e}" if self.error else "the last bit"

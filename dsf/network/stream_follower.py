@@ -53,6 +53,7 @@ class Follower(TorchFunctionMode):
 
     Attributes:
         resting: while True, nothing is recorded.
+        names: for steps whose result is the output of a module, its path.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,8 @@ class Follower(TorchFunctionMode):
         self._numbers = count()
         # The tensors are kept alive, so that no other tensor gets the same id.
         self._followed: dict[int, Known] = {}
+        self.names: dict[Step, str] = {}
+        self._name_of: dict[int, str] = {}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -81,7 +84,17 @@ class Follower(TorchFunctionMode):
         """Follow ``output`` as ``linear(*sources) + rest``; without sources as the first stream."""
         step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest)
         self.follow(output, step)
+        if id(output) in self._name_of:
+            self.names[step] = self._name_of[id(output)]
         return step
+
+    def name(self, tensor: Tensor, name: str) -> None:
+        """Name the step of a tensor, also if it becomes a step only later."""
+        what = self.find(tensor)
+        if what is not None:
+            self._name_of[id(tensor)] = name
+        if isinstance(what, Step):
+            self.names[what] = name
 
     def follow(self, tensor: Tensor, what: Step | Frozen) -> None:
         """From now on follow ``tensor`` as ``what``."""

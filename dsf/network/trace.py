@@ -1,4 +1,4 @@
-"""Records one run of a model as affine steps, from the first block to the output of the last.
+"""Records one run of a model as affine steps, from the first block to what the model puts out.
 
 ``Trace`` hooks all modules and follows the residual stream between the mixers. ``MixerCall`` adds a
 call of a mixer as one step, that of its inspected whole layer. ``Closed`` is a module whose inside
@@ -26,6 +26,28 @@ LEAST = 1e-10
 """The largest relative difference allowed between two runs of one model in float64."""
 
 
+@dataclass(frozen=True, eq=False)
+class MixerStep:
+    """One call of a token mixer as a step of the run.
+
+    Attributes:
+        name: the name of the layer in its inspection.
+        layer: the layer.
+        whole: the layer as an affine function of its input.
+        step: the step whose result is what the layer puts out, without a stream that it adds.
+        source: the step whose result it takes.
+        shown: the tokens that have keys, ``sample time 1``; None for all. What the layer puts out
+            for the others is a constant.
+    """
+
+    name: str
+    layer: InspectedLayer
+    whole: AffineLayer
+    step: Step
+    source: Step
+    shown: Bool[Tensor, "sample time 1"] | None = None
+
+
 class MixerCall:
     """One call of a token mixer, while its module runs.
 
@@ -45,38 +67,41 @@ class MixerCall:
             self._whole: AffineLayer = whole
             self._given: Tensor = given
 
-    def record(self, follower: Follower, output: Any) -> None:
-        """Record the output of the module, which has returned, as a step.
+    def record(self, follower: Follower, output: Any) -> MixerStep | None:
+        """Record the output of the module, which has returned, as a step; None without a stream.
 
         Raises:
             ReconstructionError: if the output differs from that of the inspected layer.
         """
         put_out, source = next(tensors_in(output)), follower.find(self._given)
         if source is None:
-            return
+            return None
         if isinstance(source, Frozen) and source.as_step is None:
             follower.follow(put_out, source)
-            return
-        added = self._added(put_out)
-        beside = follower.find(added)
-        streams = [] if beside is None else [step_of(beside)]
+            return None
+        added, taken = self._added(put_out), step_of(source)
         own = put_out if added is None else put_out - added
-        linear, rest = self._affine(own)
-        if added is not None and not streams:
-            rest = rest + added
-        follower.add(
-            put_out, [step_of(source), *streams], lambda x, *more: sum(more, linear(x)), rest
-        )
+        masked = _fully_masked(self._layer)
+        shown = None if masked is None else ~masked.unsqueeze(-1)
+        step = follower.add(own, (taken,), *self._affine(own, shown))
+        if added is not None:
+            beside = follower.find(added)
+            if beside is None:
+                follower.add(put_out, (step,), lambda x: x, added)
+            else:
+                follower.add(put_out, (step, step_of(beside)), lambda x, stream: x + stream)
+        return MixerStep(self._layer.name, self._layer, self._whole, step, taken, shown)
 
-    def _affine(self, own: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    def _affine(
+        self, own: Tensor, shown: Bool[Tensor, "sample time 1"] | None
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """The layer as linear part and constant; the output of padding tokens is a constant.
 
         Padding tokens are those whose keys are all masked.
         """
-        whole, masked = self._whole, _fully_masked(self._layer)
-        if masked is None:
+        whole = self._whole
+        if shown is None:
             return whole.linear, whole.remainder
-        shown = ~masked.unsqueeze(-1)
         return lambda x: whole.linear(x) * shown, torch.where(shown, whole.remainder, own)
 
     def _added(self, put_out: Tensor) -> Tensor | None:
@@ -205,6 +230,7 @@ class Trace:
         states: the steps that give the input of every block and the output of the last.
         streams: their values.
         closed: modules that are frozen as one matrix for every token.
+        mixed: the calls of token mixers that are known as whole layers.
     """
 
     def __init__(
@@ -216,6 +242,7 @@ class Trace:
         self.states: list[Step] = []
         self.streams: list[Tensor] = []
         self.closed: list[Closed] = []
+        self.mixed: list[MixerStep] = []
         self._model, self._blocks, self._mixers = model, list(blocks), mixers
         self._follower = Follower()
         self._running: list[tuple[str, MixerCall]] = []
@@ -244,7 +271,7 @@ class Trace:
             if self._follower.resting:
                 return
             with self._follower.paused():
-                if name in self._blocks:
+                if name in self._blocks and not self.is_complete:
                     self._add_stream(f"before {name}", (args, named))
                 layer = next(self._mixers.get(name, iter(())), None) if self.states else None
                 call = None if layer is None else MixerCall(layer, (args, named))
@@ -266,15 +293,37 @@ class Trace:
                 return
             with self._follower.paused():
                 if call is not None and call.is_known:
-                    call.record(self._follower, output)
+                    mixed = call.record(self._follower, output)
+                    self.mixed += [] if mixed is None else [mixed]
                 elif not self._holds_a_mixer(name):
                     found = closed(self._follower, name, module, (args, named), output)
                     self.closed += [] if found is None else [found]
-                if name == self._blocks[-1]:
+                if not isinstance(module, nn.Dropout | nn.Identity):
+                    for part in tensors_in(output):
+                        self._follower.name(part, name)
+                if name == self._blocks[-1] and not self.is_complete:
                     self._add_stream(f"after {name}", output)
-            self._follower.resting = self.is_complete
 
         return hook
+
+    @property
+    def names(self) -> dict[Step, str]:
+        """For steps whose result is the output of a module, its path."""
+        return self._follower.names
+
+    def put_out(self, output: Any) -> tuple[Tensor, Step | None] | None:
+        """What the whole model put out (its logits, where it has them), and the step that gives it.
+
+        The step is None where it does not depend linearly on the streams.
+        """
+        found = output.get("logits") if isinstance(output, Mapping) else None
+        found = next(tensors_in(output), None) if found is None else found
+        if found is None:
+            return None
+        what = self._follower.find(found)
+        if what is None or (isinstance(what, Frozen) and what.as_step is None):
+            return found, None
+        return found, step_of(what)
 
     def _holds_a_mixer(self, name: str) -> bool:
         return any(path == name or path.startswith(f"{name}.") for path in self._mixers)

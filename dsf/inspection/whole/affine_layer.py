@@ -158,10 +158,21 @@ class WholeMixer(AffineLayer):
         mixed = torch.stack([as_tokens(each, self.mixer.value) for each in responses])
         return mixed.reshape(*front, *mixed.shape[1:])
 
-    def _scan_map(self, rows: slice) -> Tensor:
-        """The mixer's own map for every channel, without the columns of constant inputs."""
+    @property
+    def map_shape(self) -> tuple[torch.Size, int, int]:
+        """Batch axes, rows and columns of :meth:`mixing_map`."""
+        return torch.Size(self._system.batch), self.remainder.shape[1], self._system.steps
+
+    def mixing_map(
+        self, rows: Selection | None = None
+    ) -> Float[Tensor, "*batch written read"]:
+        """The mixer's own map, or some of its rows, without the columns of constant inputs."""
         ports = self.mixer.signal().shape[-2]
-        map = attention_map(self._system, rows).unflatten(-1, (-1, ports))[..., 0]
+        return attention_map(self._system, rows).unflatten(-1, (-1, ports))[..., 0]
+
+    def _scan_map(self, rows: slice) -> Tensor:
+        """The same for every channel."""
+        map = self.mixing_map(rows)
         map = map.flatten(1, -3) if map.ndim > 3 else map.unsqueeze(1)
         return map.repeat_interleave(width_of(self.mixer.value) // map.shape[1], dim=1)
 

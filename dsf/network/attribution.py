@@ -1,0 +1,232 @@
+"""``Attribution``: how much each token, layer and edge of a run contributed to one number.
+
+The run is affine (:mod:`dsf.network.affine_steps`), so that a logit is an inner product with the
+first residual stream plus a remainder. One adjoint pass gives the shares of everything in between.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.evaluate.memory_plan import check_room
+from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.whole.affine_layer import WholeMixer
+from dsf.inspection.whole.head_layout import as_values, width_of
+from dsf.network.affine_steps import Step, adjoint_of, adjoints
+from dsf.network.parts import Part
+from dsf.network.targets import paired
+from dsf.network.trace import MixerStep
+
+COMPLETE = 1e-9
+"""By how much all shares may miss their number, relative, where the layers are exact."""
+
+
+AT_ONCE = 2**24
+"""The number of entries of maps that are held at once where edges are summed over channels."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution:
+    """The shares of one number, such as a logit, in a run of a model.
+
+    All shares are of *this run*: queries and keys, decays, gates, activations and the factors of
+    norms are held at their values. Every share counts what comes from the tokens; what comes from
+    biases and first states is the remainder. Two sums are exact, for every sample:
+
+    - ``tokens.sum(-1) + remainder == value``
+    - ``embedding + sum(layers.values()) + remainder == value``
+
+    Attributes:
+        value: the number that is attributed.
+        tokens: what each token of the first residual stream contributes, along all paths.
+        layers: what each token mixer and every other branch (such as a feed-forward layer) adds to
+            the residual stream, *directly*: along residual connections alone.
+        total: the same along all paths, through later layers too. Shares of layers that feed each
+            other overlap, so these do not sum to the value.
+        embedding: what the first residual stream contributes directly.
+        streams: for every residual stream what each of its tokens contributes along all paths.
+            Their sums differ from the value by what biases in later layers contribute.
+        remainder: the part that does not come from the tokens.
+    """
+
+    value: Float[Tensor, " sample"]
+    tokens: Float[Tensor, "sample read"]
+    layers: dict[str, Float[Tensor, " sample"]]
+    total: dict[str, Float[Tensor, " sample"]]
+    embedding: Float[Tensor, " sample"]
+    streams: tuple[Float[Tensor, "sample time"], ...]
+    remainder: Float[Tensor, " sample"]
+    _mixed: dict[str, "_Mixed"] = field(repr=False)
+
+    @property
+    def error(self) -> float:
+        """By how much the shares of the tokens and the remainder miss the value, relative.
+
+        Relative to the sum of the absolute shares, since a value near zero is a sum of large ones.
+        """
+        size = self.tokens.abs().sum(dim=-1) + self.remainder.abs()
+        missed = (self.tokens.sum(dim=-1) + self.remainder - self.value).abs()
+        return (missed / size.clamp_min(torch.finfo(size.dtype).tiny)).max().item()
+
+    def edges(self, layer: str) -> Float[Tensor, "*batch written read"]:
+        """What one edge of a layer contributes: the value of token ``read``, mixed into ``written``.
+
+        It is ``map[written, read] <adjoint at written, value at read>``, where the adjoint says by
+        how much the mixed value moves the number, along all later paths. Biases are no part of
+        the value here. The sum over all edges of a sample is ``total[layer]``.
+
+        Returns:
+            The axes of the layer's map: ``sample head written read``, or channels in place of heads
+            for a mixer with a map for each channel.
+
+        Raises:
+            KeyError: if no mixer of that name was recorded.
+            InspectionError: if the mixer has no map with one column for each token.
+            MapTooLarge: if they would take more than half of the free memory; see ``edge_sums``.
+        """
+        return self._of(layer).edges()
+
+    def edge_sums(self, layer: str) -> Float[Tensor, "sample written read"]:
+        """The sum of the edges over all heads or channels, a few of them at a time.
+
+        Raises:
+            KeyError, InspectionError: as for ``edges``.
+        """
+        return self._of(layer).edge_sums()
+
+    def _of(self, layer: str) -> "_Mixed":
+        if layer not in self._mixed:
+            raise KeyError(
+                f"no mixer '{layer}' was recorded as a whole layer; there are "
+                f"{', '.join(self._mixed) or 'none'}"
+            )
+        return self._mixed[layer]
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{value:.4g}" for value in self.value.tolist())
+        return (
+            f"Attribution(value {values}; {self.tokens.shape[1]} tokens, {len(self.layers)} parts; "
+            f"complete to {self.error:.0e})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Mixed:
+    """One mixer with what entered it from the tokens, and the adjoint at its output."""
+
+    mixer: MixerStep
+    given: Float[Tensor, "sample time width"]
+    adjoint: Float[Tensor, "sample written output"]
+
+    def edges(self) -> Float[Tensor, "*batch written read"]:
+        whole = self._whole()
+        moved, values = self._moved(whole), self._values(whole)
+        maps, written, read = whole.map_shape
+        check_room("edges", (*maps, written, read), values.dtype, values.device)
+        return _weighted(whole.mixing_map(), moved, values)
+
+    def edge_sums(self) -> Float[Tensor, "sample written read"]:
+        whole = self._whole()
+        moved, values = self._moved(whole), self._values(whole)
+        maps, written, read = whole.map_shape
+        rows = max(1, AT_ONCE // (maps.numel() * read))
+        sums = []
+        for start in range(0, written, rows):
+            block = slice(start, min(start + rows, written))
+            edges = _weighted(whole.mixing_map(block), moved[..., block, :], values)
+            sums.append(edges.flatten(1, -3).sum(dim=1) if edges.ndim > 3 else edges)
+        return torch.cat(sums, dim=1)
+
+    def _whole(self) -> WholeMixer:
+        whole = self.mixer.whole
+        if not isinstance(whole, WholeMixer):
+            raise InspectionError(
+                f"edges: the channels of {self.mixer.name} ({self.mixer.layer.family}) feed back "
+                "into each other, so it has no map with one number for two tokens. Use "
+                "'total', or layer.whole.contributions()."
+            )
+        return whole
+
+    def _values(self, whole: WholeMixer) -> Tensor:
+        """What enters the mixer from the tokens, in the axes of its values."""
+        return as_values(whole.enter.linear(self.given), whole.mixer.value)
+
+    def _moved(self, whole: WholeMixer) -> Tensor:
+        """The adjoint at the response of the mixer, in the axes of its values."""
+        given = self.adjoint if self.mixer.shown is None else self.adjoint * self.mixer.shown
+        samples, written, _ = given.shape
+        shape = torch.Size((samples, written, width_of(whole.mixer.value)))
+        (moved,) = adjoint_of(whole.leave.linear, [shape], given)
+        return as_values(moved, whole.mixer.value)
+
+
+def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
+    """The edges: of heads whose channels share a map, or of channels with maps of their own."""
+    if map.ndim > moved.ndim:
+        return map * torch.einsum("...wc,...rc->...cwr", moved, values)
+    return map * torch.einsum("...wc,...rc->...wr", moved, values)
+
+
+def attributed(
+    *,
+    functional: Tensor,
+    value: Float[Tensor, " sample"],
+    remainder: Float[Tensor, " sample"],
+    stop: Step,
+    streams: Sequence[tuple[Step, Tensor]],
+    parts: Sequence[Part],
+    mixers: Sequence[MixerStep],
+    from_tokens: dict[Step, Tensor],
+    tolerance: float,
+) -> Attribution:
+    """The shares of ``<functional, result of stop>``.
+
+    Args:
+        value: the number as the model itself computed it.
+        remainder: the part of it that comes from constants.
+        streams: the residual streams up to ``stop``, and their values in the run.
+        parts, mixers: what adds to the stream, and the mixers among it.
+        from_tokens: what the tokens contribute to the results of the steps of parts, and of
+            the mixers and their sources.
+        tolerance: the largest relative error that the layers of the run were allowed.
+
+    Raises:
+        ReconstructionError: if the shares do not sum to the value.
+    """
+    root, first = streams[0]
+    steps = [part.step for part in parts]
+    direct = adjoints(stop, functional, [root, *steps], ends=set(steps))
+    everywhere = [step for step, _ in streams] + steps + [mixer.step for mixer in mixers]
+    along_all = adjoints(stop, functional, everywhere)
+    layers: dict[str, Tensor] = {}
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        for shares, adjoint in ((layers, direct), (total, along_all)):
+            share = paired(adjoint[part.step], from_tokens[part.step])
+            shares[part.name] = shares[part.name] + share if part.name in shares else share
+    for mixer in mixers:  # also those inside of another part
+        total[mixer.name] = paired(along_all[mixer.step], from_tokens[mixer.step])
+    made = Attribution(
+        value=value,
+        tokens=(along_all[root] * first).flatten(2).sum(dim=-1),
+        layers=layers,
+        total=total,
+        embedding=paired(direct[root], first),
+        streams=tuple((along_all[step] * stream).flatten(2).sum(-1) for step, stream in streams),
+        remainder=remainder,
+        _mixed={
+            mixer.name: _Mixed(mixer, from_tokens[mixer.source], along_all[mixer.step])
+            for mixer in mixers
+        },
+    )
+    if not made.error <= max(COMPLETE, 10 * tolerance):
+        raise ReconstructionError(
+            f"attribute: the shares of the tokens and the remainder miss the value by "
+            f"{made.error:.1e} relative, so they are not its parts. Does the model draw random "
+            "numbers, or keep a state between runs?",
+            made.error,
+        )
+    return made

@@ -1,0 +1,162 @@
+"""What is attributed: a token's logit, a difference of two, or any linear functional, as a tensor.
+
+A target becomes a functional: a tensor of the shape of the logits (or of a stream), whose inner
+product with them is the number that is attributed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
+LINEAR = 1e-8
+"""The largest relative difference from a linear functional that rounding explains."""
+
+
+def functional_of(
+    target: Target,
+    against: Target | None,
+    position: int,
+    logits: Float[Tensor, "sample *axes"],
+    tokenizer: Any | None,
+) -> Float[Tensor, "sample *axes"]:
+    """The functional of ``target``, minus that of ``against``, at one position of ``logits``.
+
+    Raises:
+        TypeError, ValueError, IndexError: if the target is not one that ``logits`` have.
+    """
+    if callable(target):
+        if against is not None:
+            raise ValueError(
+                "attribute: 'against' goes with a token, but 'target' is a function. Let the "
+                "function itself return the difference."
+            )
+        return _of_function(target, logits)
+    shown = _position(logits, position)
+    functional = torch.zeros_like(logits)
+    for sign, tokens in ((1.0, target), (-1.0, against)):
+        if tokens is not None:
+            ids = _ids(tokens, logits, tokenizer)
+            samples = torch.arange(len(ids), device=logits.device)
+            place = (samples, ids) if logits.ndim == 2 else (samples, shown, ids)
+            functional[place] += sign
+    return functional
+
+
+def along(vector: Float[Tensor, "*axes"], stream: Float[Tensor, "sample time *width"], position: int
+) -> Float[Tensor, "sample time *width"]:
+    """The functional ``<vector, stream at one position>``.
+
+    Args:
+        vector: ``*width``, or ``sample *width`` for a vector of its own for every sample.
+
+    Raises:
+        ValueError: if the vector does not have the width of the stream.
+    """
+    width = stream.shape[2:]
+    if vector.shape not in (width, (stream.shape[0], *width)):
+        raise ValueError(
+            f"attribute: a vector over a stream must have the shape {tuple(width)}, or "
+            f"{(stream.shape[0], *width)} with one vector for each sample, but it has "
+            f"{tuple(vector.shape)}."
+        )
+    functional = torch.zeros_like(stream)
+    functional[:, _position(stream, position)] = vector.to(stream)
+    return functional
+
+
+def _position(logits: Tensor, position: int) -> int:
+    if logits.ndim == 2:  # one row of classes for every sample
+        return 0
+    steps = logits.shape[1]
+    if not -steps <= position < steps:
+        raise IndexError(
+            f"attribute: position={position}, but there are {steps} positions; give one from 0 to "
+            f"{steps - 1}, or from -{steps} to -1 counted from the end."
+        )
+    return position % steps
+
+
+def _of_function(
+    function: Callable[[Tensor], Tensor], logits: Float[Tensor, "sample *axes"]
+) -> Float[Tensor, "sample *axes"]:
+    """The gradient of ``function``, which must be linear and treat samples separately.
+
+    Linearity is tried at the logits and at others, since the gradient is the functional only then.
+    """
+    with torch.enable_grad():
+        given = logits.detach().clone().requires_grad_()
+        value = function(given)
+        if not isinstance(value, Tensor) or value.numel() != logits.shape[0]:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"attribute: a target function must return one number for each of the "
+                f"{logits.shape[0]} samples, but it returned {found}."
+            )
+        (functional,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
+    if functional is None:
+        raise ValueError("attribute: the target function does not depend on the logits.")
+    for tried in (logits, logits.flip(-1).square() + 1):
+        expected = paired(functional, tried)
+        scale = (functional * tried).abs().flatten(1).sum(dim=1).clamp_min(1e-300)
+        if bool(((function(tried).reshape(-1) - expected).abs() > LINEAR * scale).any()):
+            raise ValueError(
+                "attribute: the target function is not linear in the logits (it may not take a "
+                "softmax or a logarithm, or add a constant), so its value is no sum of shares. Use "
+                "a logit or a difference of logits."
+            )
+    return functional
+
+
+def paired(
+    functional: Float[Tensor, "sample *axes"], result: Float[Tensor, "sample *axes"]
+) -> Float[Tensor, " sample"]:
+    """The inner product of each sample."""
+    return (functional * result).flatten(1).sum(dim=1)
+
+
+def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:
+    samples, size = logits.shape[0], logits.shape[-1]
+    several = [tokens] * samples if isinstance(tokens, int | str) else tokens
+    if isinstance(several, Tensor):
+        several = several.reshape(-1).tolist()
+    ids = [_id(token, tokenizer) for token in several]
+    ids = ids * samples if len(ids) == 1 else ids
+    if len(ids) != samples:
+        raise ValueError(
+            f"attribute: give one target, or one for each of the {samples} samples, but there are "
+            f"{len(ids)}."
+        )
+    wrong = [number for number in ids if not 0 <= number < size]
+    if wrong:
+        raise ValueError(
+            f"attribute: the token {wrong[0]} is none of the {size} that the model has logits for."
+        )
+    return torch.tensor(ids, device=logits.device)
+
+
+def _id(token: Any, tokenizer: Any | None) -> int:
+    if isinstance(token, bool) or not isinstance(token, int | str):
+        raise TypeError(
+            f"attribute: a target is a token's number or text, a function of the logits, or (with "
+            f"'stream') a vector, but it is {type(token).__name__}."
+        )
+    if isinstance(token, int):
+        return token
+    if tokenizer is None:
+        raise ValueError(
+            f"attribute: the target {token!r} is a text, but there is no tokenizer to read it. "
+            "Give the token's number, or stack(...) a folder that has a tokenizer."
+        )
+    found = tokenizer.encode(token, add_special_tokens=False)
+    if len(found) != 1:
+        pieces = [tokenizer.decode([each]) for each in found]
+        raise ValueError(
+            f"attribute: {token!r} is {len(found)} tokens ({', '.join(map(repr, pieces))}), but a "
+            "target is one. Many words start with a space: ' Paris' is another token than 'Paris'."
+        )
+    number: int = found[0]
+    return number
