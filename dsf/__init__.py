@@ -34,6 +34,8 @@ _HOME = {
     "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
     "stack": "dsf.network",
+    "intervene": "dsf.network",
+    "sweep": "dsf.network",
     "write_report": "dsf.report",
     "view": "dsf.report",
     "show_versions": "dsf.cli.machine",
@@ -48,6 +50,7 @@ _SUBPACKAGES = {
     "exchange": "dsf.exchange",
     "scans": "dsf.scans",
     "certify": "dsf.certificates",
+    "edits": "dsf.network.edits",
     "claims": "dsf.claims",
     "jobs": "dsf.jobs",
     "plot": "dsf.plot",
@@ -101,7 +104,7 @@ if TYPE_CHECKING:
         step,
     )
     from dsf.inspection import Adapter, Inspection, inspect, probe, support
-    from dsf.network import stack
+    from dsf.network import edits, intervene, stack, sweep
     from dsf.properties import check_adapter
     from dsf.realisation import realise, reduce
     from dsf.report import view, write_report

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection.capture.calls import Call, recording
+from dsf.inspection.capture.calls import Call, Exchange, recording
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded
@@ -26,25 +26,27 @@ def run(
     named: dict[str, Any],
     *,
     part: nn.Module | None = None,
+    exchange: Exchange | None = None,
 ) -> list[Call]:
     """Run ``model`` once and record every call of a token mixer.
 
     Recorded are the calls of ``watched`` modules, of the model library's attention interface, of
     torch's fused attention, and of softmax between two matrix products. With ``part`` only that
-    module is called, as the model would call it.
+    module is called, as the model would call it. With ``exchange`` recorded calls put out what it
+    says instead of their own output.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
     """
     calls: list[Call] = []
     wide = dtype_of(model) is torch.float64
-    where = ModuleStack(model, claimed=set(watched))
+    where = ModuleStack(model, claimed=set(watched), exchange=exchange)
     with (
         recording_fused(where, calls),
         recording_followed(where, calls),
         interface.recording_attention(model, where, calls),
         interface.plain_experts(model) if wide else nullcontext(),
-        recording(watched, calls),
+        recording(watched, calls, exchange),
         guarded(model),
     ):
         try:

@@ -1,6 +1,9 @@
-"""``stack``: what each token adds to the residual stream some blocks later, across the layers."""
+"""A model across its layers: what each token adds, shares of a logit, and edited runs."""
 
+from dsf.network import edits
+from dsf.network.attribution import Attribution
 from dsf.network.entry import stack
+from dsf.network.intervention import Intervention, intervene, sweep
 from dsf.network.stacked import Stack
 
-__all__ = ["Stack", "stack"]
+__all__ = ["Attribution", "Intervention", "Stack", "edits", "intervene", "stack", "sweep"]

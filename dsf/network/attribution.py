@@ -4,7 +4,6 @@ The run is affine (:mod:`dsf.network.affine_steps`), so that a logit is an inner
 first residual stream plus a remainder. One adjoint pass gives the shares of everything in between.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -72,7 +71,7 @@ class Attribution:
         return (missed / size.clamp_min(torch.finfo(size.dtype).tiny)).max().item()
 
     def edges(self, layer: str) -> Float[Tensor, "*batch written read"]:
-        """What one edge of a layer contributes: the value of token ``read``, mixed into ``written``.
+        """What one edge of a layer contributes: the value of one token, mixed into another.
 
         It is ``map[written, read] <adjoint at written, value at read>``, where the adjoint says by
         how much the mixed value moves the number, along all later paths. Biases are no part of
@@ -170,56 +169,65 @@ def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
     return map * torch.einsum("...wc,...rc->...wr", moved, values)
 
 
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """What adds to the residual stream of a run before one of its steps.
+
+    Attributes:
+        stop: the step.
+        streams: the residual streams up to ``stop``, and their values in the run.
+        parts, mixers: what adds to the stream, and the token mixers in it.
+        from_tokens: what the tokens contribute to the results of the steps of the parts, of the
+            mixers, and of their sources.
+        constant: the result of ``stop`` where the first stream is zero.
+    """
+
+    stop: Step
+    streams: tuple[tuple[Step, Tensor], ...]
+    parts: tuple[Part, ...]
+    mixers: tuple[MixerStep, ...]
+    from_tokens: dict[Step, Tensor]
+    constant: Tensor
+
+
 def attributed(
-    *,
-    functional: Tensor,
-    value: Float[Tensor, " sample"],
-    remainder: Float[Tensor, " sample"],
-    stop: Step,
-    streams: Sequence[tuple[Step, Tensor]],
-    parts: Sequence[Part],
-    mixers: Sequence[MixerStep],
-    from_tokens: dict[Step, Tensor],
-    tolerance: float,
+    functional: Tensor, *, value: Float[Tensor, " sample"], into: Decomposition, tolerance: float
 ) -> Attribution:
-    """The shares of ``<functional, result of stop>``.
+    """The shares of ``<functional, result of into.stop>``.
 
     Args:
         value: the number as the model itself computed it.
-        remainder: the part of it that comes from constants.
-        streams: the residual streams up to ``stop``, and their values in the run.
-        parts, mixers: what adds to the stream, and the mixers among it.
-        from_tokens: what the tokens contribute to the results of the steps of parts, and of
-            the mixers and their sources.
+        into: what it is shared among.
         tolerance: the largest relative error that the layers of the run were allowed.
 
     Raises:
         ReconstructionError: if the shares do not sum to the value.
     """
-    root, first = streams[0]
-    steps = [part.step for part in parts]
-    direct = adjoints(stop, functional, [root, *steps], ends=set(steps))
-    everywhere = [step for step, _ in streams] + steps + [mixer.step for mixer in mixers]
-    along_all = adjoints(stop, functional, everywhere)
+    root, first = into.streams[0]
+    steps = [part.step for part in into.parts]
+    direct = adjoints(into.stop, functional, [root, *steps], ends=set(steps))
+    mixed = [mixer.step for mixer in into.mixers]
+    along_all = adjoints(into.stop, functional, [step for step, _ in into.streams] + steps + mixed)
     layers: dict[str, Tensor] = {}
     total: dict[str, Tensor] = {}
-    for part in parts:
+    for part in into.parts:
         for shares, adjoint in ((layers, direct), (total, along_all)):
-            share = paired(adjoint[part.step], from_tokens[part.step])
+            share = paired(adjoint[part.step], into.from_tokens[part.step])
             shares[part.name] = shares[part.name] + share if part.name in shares else share
-    for mixer in mixers:  # also those inside of another part
-        total[mixer.name] = paired(along_all[mixer.step], from_tokens[mixer.step])
+    for mixer in into.mixers:  # also those inside of another part
+        total[mixer.name] = paired(along_all[mixer.step], into.from_tokens[mixer.step])
+    streams = [(along_all[step] * stream).flatten(2).sum(-1) for step, stream in into.streams]
     made = Attribution(
         value=value,
-        tokens=(along_all[root] * first).flatten(2).sum(dim=-1),
+        tokens=streams[0],
         layers=layers,
         total=total,
         embedding=paired(direct[root], first),
-        streams=tuple((along_all[step] * stream).flatten(2).sum(-1) for step, stream in streams),
-        remainder=remainder,
+        streams=tuple(streams),
+        remainder=paired(functional, into.constant),
         _mixed={
-            mixer.name: _Mixed(mixer, from_tokens[mixer.source], along_all[mixer.step])
-            for mixer in mixers
+            mixer.name: _Mixed(mixer, into.from_tokens[mixer.source], along_all[mixer.step])
+            for mixer in into.mixers
         },
     )
     if not made.error <= max(COMPLETE, 10 * tolerance):

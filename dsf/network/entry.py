@@ -16,6 +16,7 @@ from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
 from dsf.network.stacked import Stack
+from dsf.network.targets import put_out
 from dsf.network.trace import Trace, calls_by_module
 
 
@@ -114,8 +115,8 @@ def stack(
     trace = Trace(model.eval(), found, mixers)
     with torch.random.fork_rng(), torch.no_grad(), plain_experts(model), guarded(model):
         with trace.recorded(), _attention_as_inspected(model):
-            result = model(*inputs, **without_cache(model, named))
-            put_out = trace.put_out(result)
+            logits = put_out(model(*inputs, **without_cache(model, named)))
+            output = None if logits is None else trace.step_at(logits)
         for closed in trace.closed:
             closed.check()
     if not trace.is_complete:
@@ -129,8 +130,8 @@ def stack(
         states=tuple(trace.states),
         hidden=tuple(trace.streams),
         closed=tuple(closed.name for closed in trace.closed),
-        logits=None if put_out is None else put_out[0],
-        output=None if put_out is None else put_out[1],
+        logits=logits,
+        output=output,
         mixers=tuple(trace.mixed),
         names=trace.names,
         tokenizer=tokenizer,

@@ -17,8 +17,8 @@ from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.whole.affine_layer import TOGETHER
 from dsf.network.affine_steps import Step, contributed, left_over, linear_results
-from dsf.network.attribution import Attribution, attributed
-from dsf.network.parts import Part, parts_of
+from dsf.network.attribution import Attribution, Decomposition, attributed
+from dsf.network.parts import parts_of
 from dsf.network.targets import Target, along, functional_of, paired
 from dsf.network.trace import MixerStep
 
@@ -51,7 +51,7 @@ class Stack:
     hidden: tuple[Float[Tensor, "sample time *width"], ...]
     closed: tuple[str, ...]
     states: tuple[Step, ...]
-    logits: Float[Tensor, "sample *axes"] | None = None
+    logits: Float[Tensor, "*axes"] | None = None
     output: Step | None = None
     mixers: tuple[MixerStep, ...] = ()
     names: Mapping[Step, str] = field(default_factory=dict)
@@ -117,35 +117,34 @@ class Stack:
                     f"stream, without 'against', but it is {type(target).__name__}."
                 )
             functional = along(target, shown, position)
-        parts, from_tokens, constant = self._decomposed(stop)
-        streams = zip(self.states, self.hidden, strict=True)
         return attributed(
-            functional=functional,
+            functional,
             value=paired(functional, shown),
-            remainder=paired(functional, constant),
-            stop=stop,
-            streams=[each for each in streams if each[0].number <= stop.number],
-            parts=parts,
-            mixers=[mixer for mixer in self.mixers if mixer.step.number < stop.number],
-            from_tokens=from_tokens,
+            into=self._decomposed(stop),
             tolerance=max(layer.tolerance for layer in self.inspection),
         )
 
-    def _decomposed(self, stop: Step) -> tuple[tuple[Part, ...], dict[Step, Tensor], Tensor]:
-        """The parts before ``stop``, what tokens contribute to each, and the constants in it."""
+    def _decomposed(self, stop: Step) -> Decomposition:
+        """What adds to the stream before ``stop``; the same for every target there."""
         if stop not in self._known:
             root, first = self.states[0], self.hidden[0]
             parts = parts_of(stop, root, self.mixers, self.names)
-            wanted = {part.step for part in parts}
-            for mixer in self.mixers:
-                if mixer.step.number < stop.number:
-                    wanted |= {mixer.step, mixer.source}
-            constant = left_over(root, stop, root, first)
-            self._known[stop] = parts, linear_results(root, first, wanted), constant
+            mixers = [mixer for mixer in self.mixers if mixer.step.number < stop.number]
+            wanted = {part.step for part in parts} | {mixer.step for mixer in mixers}
+            wanted |= {mixer.source for mixer in mixers}
+            streams = zip(self.states, self.hidden, strict=True)
+            self._known[stop] = Decomposition(
+                stop=stop,
+                streams=tuple(each for each in streams if each[0].number <= stop.number),
+                parts=parts,
+                mixers=tuple(mixers),
+                from_tokens=linear_results(root, first, wanted),
+                constant=left_over(root, stop, root, first),
+            )
         return self._known[stop]
 
     @cached_property
-    def _known(self) -> dict[Step, tuple[tuple[Part, ...], dict[Step, Tensor], Tensor]]:
+    def _known(self) -> dict[Step, Decomposition]:
         return {}
 
     def contributions(

@@ -4,25 +4,33 @@ A target becomes a functional: a tensor of the shape of the logits (or of a stre
 product with them is the number that is attributed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from dsf.network.linear_parts import tensors_in
+
 Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
 LINEAR = 1e-8
 """The largest relative difference from a linear functional that rounding explains."""
+
+
+def put_out(result: Any) -> Tensor | None:
+    """What is shown of a model's output: its logits, or its first tensor; None without a tensor."""
+    logits = result.get("logits") if isinstance(result, Mapping) else None
+    return next(tensors_in(result), None) if logits is None else logits
 
 
 def functional_of(
     target: Target,
     against: Target | None,
     position: int,
-    logits: Float[Tensor, "sample *axes"],
+    logits: Float[Tensor, "*axes"],
     tokenizer: Any | None,
-) -> Float[Tensor, "sample *axes"]:
+) -> Float[Tensor, "*axes"]:
     """The functional of ``target``, minus that of ``against``, at one position of ``logits``.
 
     Raises:
@@ -46,7 +54,8 @@ def functional_of(
     return functional
 
 
-def along(vector: Float[Tensor, "*axes"], stream: Float[Tensor, "sample time *width"], position: int
+def along(
+    vector: Float[Tensor, "*axes"], stream: Float[Tensor, "sample time *width"], position: int
 ) -> Float[Tensor, "sample time *width"]:
     """The functional ``<vector, stream at one position>``.
 
@@ -81,8 +90,8 @@ def _position(logits: Tensor, position: int) -> int:
 
 
 def _of_function(
-    function: Callable[[Tensor], Tensor], logits: Float[Tensor, "sample *axes"]
-) -> Float[Tensor, "sample *axes"]:
+    function: Callable[[Tensor], Tensor], logits: Float[Tensor, "*axes"]
+) -> Float[Tensor, "*axes"]:
     """The gradient of ``function``, which must be linear and treat samples separately.
 
     Linearity is tried at the logits and at others, since the gradient is the functional only then.
@@ -112,7 +121,7 @@ def _of_function(
 
 
 def paired(
-    functional: Float[Tensor, "sample *axes"], result: Float[Tensor, "sample *axes"]
+    functional: Float[Tensor, "*axes"], result: Float[Tensor, "*axes"]
 ) -> Float[Tensor, " sample"]:
     """The inner product of each sample."""
     return (functional * result).flatten(1).sum(dim=1)

@@ -311,19 +311,12 @@ class Trace:
         """For steps whose result is the output of a module, its path."""
         return self._follower.names
 
-    def put_out(self, output: Any) -> tuple[Tensor, Step | None] | None:
-        """What the whole model put out (its logits, where it has them), and the step that gives it.
-
-        The step is None where it does not depend linearly on the streams.
-        """
-        found = output.get("logits") if isinstance(output, Mapping) else None
-        found = next(tensors_in(output), None) if found is None else found
-        if found is None:
-            return None
-        what = self._follower.find(found)
+    def step_at(self, tensor: Tensor) -> Step | None:
+        """The step that gives ``tensor``; None if it does not depend linearly on the streams."""
+        what = self._follower.find(tensor)
         if what is None or (isinstance(what, Frozen) and what.as_step is None):
-            return found, None
-        return found, step_of(what)
+            return None
+        return step_of(what)
 
     def _holds_a_mixer(self, name: str) -> bool:
         return any(path == name or path.startswith(f"{name}.") for path in self._mixers)

@@ -1,4 +1,4 @@
-"""Shares of a logit: complete in every family, edges as the formula says, targets that are refused."""
+"""Shares of a logit: complete in every family, edges as the formula says, wrong targets refused."""
 
 import pytest
 import torch
@@ -160,7 +160,9 @@ def test_a_classifier_with_pooling_and_biases(classified):
     put_out = model(x).detach()
     assert_complete(share, put_out[:, 2] - put_out[:, 0])
     assert_edges_sum_to_their_layer(share, stack)
-    assert set(share.layers) == {f"blocks.{k}.{part}" for k in "01" for part in ("attention", "mlp")}
+    assert set(share.layers) == {
+        f"blocks.{k}.{part}" for k in "01" for part in ("attention", "mlp")
+    }
     assert share.remainder.abs().min() > 1e-3
 
 

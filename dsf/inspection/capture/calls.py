@@ -27,6 +27,10 @@ Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]
 """By the identity of a tensor: a reference to it, how often it was written into, and its copy."""
 
 
+Exchange = Callable[["Call"], Tensor | None]
+"""From a recorded call to what its mixer is to put out instead; None to leave its output."""
+
+
 class Through(Enum):
     """By which way a call was recorded."""
 
@@ -162,29 +166,53 @@ def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
     return frame.invocation
 
 
-def add_call(calls: list[Call], call: Call, where: ModuleStack) -> None:
-    """Append a mixer that ran inside of the module of ``call``, with the forward pass it ran in."""
+def add_call(calls: list[Call], call: Call, where: ModuleStack, output: Any) -> Any:
+    """Append a mixer that ran inside of the module of ``call``, with the forward pass it ran in.
+
+    Returns:
+        ``output``, or what the mixer is to put out instead.
+    """
     call.invocation = invocation_of(where, call.module)
     config = getattr(call.module, "config", None)
     call.implementation = getattr(config, "_attn_implementation_internal", None) or ""
     if call.invocation is not None:
         call.invocation.calls.append(call)
     calls.append(call)
+    return exchanged(call, output, where.exchange)
+
+
+def exchanged(call: Call, output: Any, exchange: Exchange | None) -> Any:
+    """``output``, where its tensor, or the first of several, is what ``exchange`` says."""
+    new = None if exchange is None else exchange(call)
+    return output if new is None else _with_first(output, new)
+
+
+def _with_first(output: Any, new: Tensor) -> Any:
+    if isinstance(output, Tensor):
+        return new.to(output).reshape(output.shape)
+    first, *others = output
+    return type(output)((_with_first(first, new), *others))
 
 
 @contextmanager
-def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[None]:
-    """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
+def recording(
+    modules: Mapping[str, nn.Module], calls: list[Call], exchange: Exchange | None = None
+) -> Iterator[None]:
+    """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block.
+
+    Args:
+        exchange: what a call is to put out instead of its own output.
+    """
     handles: list[Any] = []
     begun: dict[nn.Module, list[list[tuple[int, int]]]] = {}
 
     def begin(module: nn.Module, _: Any) -> None:
         begun.setdefault(module, []).append(storage_of(module))
 
-    def hook_for(name: str) -> Callable[..., None]:
+    def hook_for(name: str) -> Callable[..., Any]:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-        ) -> None:
+        ) -> Any:
             weights = begun[module].pop()
             invocation = Invocation(module, copied(args), copied(kwargs), weights)
             arguments = bound(module.forward, invocation.args, invocation.kwargs)
@@ -192,6 +220,7 @@ def recording(modules: Mapping[str, nn.Module], calls: list[Call]) -> Iterator[N
             call.invocation = invocation
             invocation.calls.append(call)
             calls.append(call)
+            return exchanged(call, output, exchange)
 
         return hook
 

@@ -84,13 +84,21 @@ class ModuleStack:
         claimed: paths of modules that are read as a whole or through the attention interface, so
             that no attention inside them is recorded a second time.
         copies: of tensors that running modules were called with, by the identity of each.
+        exchange: a function from the recorded call of an attention to the response that it is to
+            give instead, or to None; None where all keep their own.
     """
 
-    def __init__(self, model: nn.Module, claimed: set[str]):
+    def __init__(
+        self,
+        model: nn.Module,
+        claimed: set[str],
+        exchange: Callable[[Any], Tensor | None] | None = None,
+    ):
         self._names = {module: name for name, module in model.named_modules()}
         self._running: list[Frame] = []
         self.copies: dict[int, Any] = {}
         self.claimed = set(claimed)
+        self.exchange = exchange
 
     @property
     def module(self) -> nn.Module | None:

@@ -122,30 +122,31 @@ class _Follower(TorchFunctionMode):
         if func is FUNCTION and not self._where.is_claimed():
             call = functional_call(self._where, args, kwargs, output, len(self._calls))
             if call is not None:
-                add_call(self._calls, call, self._where)
+                return add_call(self._calls, call, self._where, output)
         elif isinstance(output, Tensor) and output.ndim >= STACK:
             name = getattr(func, "__name__", "").strip("_")
             if name == "softmax":
                 self._normalised(args, kwargs, output)
             elif (made := product(name, args, kwargs, output)) is not None:
-                self._multiplied(made, output)
+                return self._multiplied(made, output)
             elif self._followed:
                 self._passed_on(name, flat((*args, *kwargs.values())), output)
         return output
 
-    def _multiplied(self, made: Product, output: Tensor) -> None:
+    def _multiplied(self, made: Product, output: Tensor) -> Tensor:
+        """Record a product; its result, or what the attention is to put out instead."""
         if self._where.is_claimed():
-            return
+            return output
         for each in (made, made.transposed):
             weights = self._find(each.sources[0])
             if isinstance(weights, Normalised):
-                self._record(weights, each)
-                return
+                return self._recorded(weights, each, output)
         self._forget()
         one = torch.ones((), dtype=torch.float64, device=home(output.device))
         scores = Scores(self._where.module, made, made.factor * one)
         self._unused.append(scores)
         self._follow(output, scores)
+        return output
 
     def _normalised(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         given = args[0] if args else kwargs["input"]
@@ -189,10 +190,10 @@ class _Follower(TorchFunctionMode):
             key: entry for key, entry in self._followed.items() if running(entry[1].module)
         }
 
-    def _record(self, weights: Normalised, made: Product) -> None:
+    def _recorded(self, weights: Normalised, made: Product, output: Tensor) -> Tensor:
         module = self._where.module
         if module is None:
-            return
+            return output
         leading = made.output.shape[:-2]
         value = made.right.expand(*leading, *made.right.shape[-2:]).flatten(0, -3)
         arguments = explained(weights, made) | {"value": value.detach().clone()}
@@ -205,5 +206,9 @@ class _Follower(TorchFunctionMode):
             len(self._calls),
             Through.FOLLOWED,
         )
-        add_call(self._calls, call, self._where)
+        # The product may be a permuted view of the output, so that it is written into.
+        put_out = add_call(self._calls, call, self._where, made.output)
+        if put_out is not made.output:
+            made.output.copy_(put_out)
         record_heads(self._where, call, mixed)
+        return output

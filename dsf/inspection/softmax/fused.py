@@ -45,23 +45,24 @@ class _Listener(TorchFunctionMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if func is scaled_dot_product_attention and not self._where.is_claimed():
-            self._record(args, kwargs or {}, output)
+            return self._recorded(args, kwargs or {}, output)
         return output
 
-    def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def _recorded(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
         module = self._where.module
         if module is None:
-            return
+            return output
         given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
         arguments = {name: copied(part) for name, part in given.items()}
         place = len(self._calls)
         name = self._where.name_of(module)
         call = Call(name, module, arguments, copied(output), place, Through.FUSED)
-        add_call(self._calls, call, self._where)
+        put_out = add_call(self._calls, call, self._where, output)
         if output.ndim == 4:
             mixed = output.transpose(1, 2).flatten(-2)
             keep = partial(setattr, call, "surroundings")
             self._where.pass_surroundings(module, arguments["value"], mixed, keep)
+        return put_out
 
 
 def read(layer: Captured) -> SoftmaxAttention:

@@ -173,10 +173,10 @@ class _Recorder:
         place = len(self._calls)
         kind = Through.INTERFACE
         call = Call(name, module, arguments, copied(output[0]), place, kind)
-        add_call(self._calls, call, self._where)
+        put_out = add_call(self._calls, call, self._where, output)
         value, mixed = arguments["value"], output[0].flatten(-2)
         self._where.pass_surroundings(module, value, mixed, partial(setattr, call, "surroundings"))
-        return output
+        return put_out
 
     def _bias(self, mask: Tensor) -> Tensor:
         """A mask as a bias. The mask is kept alive, so that no other tensor gets the same id."""

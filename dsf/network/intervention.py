@@ -1,0 +1,354 @@
+"""``intervene``: runs a model with some of its token mixers edited, and compares it with itself.
+
+An edited layer reads its coefficients from the input that it has in the changed run, its system is
+edited, and the response goes on through the rest of the layer and of the model. Later layers
+compute their own coefficients anew. Layers without an edit run as they are.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dsf.evaluate import respond
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Call, Exchange, Through
+from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.capture.precision import dtype_of
+from dsf.inspection.capture.screening import check_runnable
+from dsf.inspection.choice import chosen_layers
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.examine import sequences
+from dsf.inspection.families.registry import Known, known_modules
+from dsf.inspection.rebuild import Limits, captured_layers, rebuild
+from dsf.inspection.recorded_run import run
+from dsf.inspection.results.layers import InspectedLayer, Inspection
+from dsf.network.edited_mixing import Subject, edited_response
+from dsf.network.edits import Edit
+from dsf.network.targets import Target, functional_of, paired, put_out
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Intervention:
+    """A model's output with and without edits.
+
+    Attributes:
+        output: what the model puts out with the edits: its logits, or the first tensor of its
+            output. In the number type of the model.
+        clean: the same without edits, from the model as it is.
+        edits: the edits.
+        layers: the layers that were edited, as they are in the clean run.
+        tokenizer: reads targets that are given as text; None where there is none.
+    """
+
+    output: Shaped[Tensor, "*axes"]
+    clean: Shaped[Tensor, "*axes"]
+    edits: tuple[Edit, ...]
+    layers: tuple[InspectedLayer, ...]
+    tokenizer: Any | None = None
+
+    @property
+    def logits(self) -> Shaped[Tensor, "*axes"]:
+        """The same as ``output``."""
+        return self.output
+
+    def effect(
+        self, target: Target, against: Target | None = None, position: int = -1
+    ) -> Float[Tensor, " sample"]:
+        """By how much the edits change a logit, or the difference of two: changed minus clean.
+
+        Args:
+            target, against, position: as for ``Stack.attribute``.
+
+        Raises:
+            TypeError, ValueError, IndexError: if there is no such target or position.
+        """
+        clean, changed = self.clean.double(), self.output.double()
+        functional = functional_of(target, against, position, clean, self.tokenizer)
+        return paired(functional, changed) - paired(functional, clean)
+
+    def __repr__(self) -> str:
+        moved = (self.output - self.clean).abs().max().item()
+        listed = "; ".join(map(repr, self.edits)) or "no edits"
+        return f"Intervention({listed}: outputs move by at most {moved:.3g})"
+
+
+def intervene(
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    edits: Sequence[Edit] | Edit = (),
+    sources: Mapping[str, Inspection] | None = None,
+    adapters: Sequence[Adapter] = (),
+    **named: Any,
+) -> Intervention:
+    """Run a model with edited token mixers, and once without.
+
+    Args:
+        model: a torch module, the folder of a checkpoint, or a hub id. A module is left unchanged.
+        inputs, named: what the model is called with, such as ``input_ids=...``.
+        edits: what is changed, see :mod:`dsf.edits`. Edits of one layer act together: those of
+            values first, then of the state or the map, then of the response.
+        sources: other runs by name, for edits that refer to one by its name.
+        adapters: how to read modules of your own, as for :func:`dsf.inspect`.
+
+    Raises:
+        InspectionError: if an edit is of a layer, head, token or run that there is not, or does not
+            fit its layer, or the layer cannot be read; before the changed run where possible.
+        ReconstructionError: if an edited layer is not reproduced from its coefficients.
+
+    Example:
+        Without the edge from the key to its value the model forgets the answer:
+
+        >>> import dsf, torch
+        >>> from dsf.models import folder, recall
+        >>> prompts = recall.draw(torch.Generator().manual_seed(0), samples=1)
+        >>> cut = dsf.edits.Cut("*.1.self_attn", written=[-1])
+        >>> result = dsf.intervene(folder("llama"), edits=[cut], input_ids=prompts.tokens)
+        >>> result.output.shape
+        torch.Size([1, 32, 33])
+    """
+    wanted = _checked(edits)
+    module, tokenizer = _loaded(model)
+    with live_model(module, inputs, named, adapters) as run_again:
+        plan = run_again.plan(wanted, sources or {})
+        output = run_again.changed(plan)
+    return Intervention(
+        output=output,
+        clean=run_again.clean,
+        edits=wanted,
+        layers=tuple(planned.layer for planned in plan.values()),
+        tokenizer=tokenizer,
+    )
+
+
+def sweep(
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    edits: Sequence[Edit | Sequence[Edit]],
+    target: Target,
+    against: Target | None = None,
+    position: int = -1,
+    adapters: Sequence[Adapter] = (),
+    progress: Callable[[int, int], None] | None = None,
+    **named: Any,
+) -> Float[Tensor, "edit sample"]:
+    """The effect of many edits, one after the other, on a logit or a difference of two.
+
+    The model is read once. For heat maps over layers, heads and tokens.
+
+    Args:
+        edits: for every run one edit, or several that act together.
+        target, against, position: the number of interest, as for ``Stack.attribute``.
+        progress: is called after every run with how many are done and how many there are.
+        model, inputs, adapters, named: as for :func:`intervene`.
+
+    Raises:
+        InspectionError, ReconstructionError: as for :func:`intervene`; all edits are checked
+            before the first changed run.
+    """
+    wanted = [_checked([each] if isinstance(each, Edit) else each) for each in edits]
+    module, tokenizer = _loaded(model)
+    with live_model(module, inputs, named, adapters) as run_again:
+        clean = run_again.clean.double()
+        functional = functional_of(target, against, position, clean, tokenizer)
+        plans = [run_again.plan(each, {}) for each in wanted]
+        before, effects = paired(functional, clean), []
+        for number, plan in enumerate(plans, start=1):
+            effects.append(paired(functional, run_again.changed(plan).double()) - before)
+            if progress is not None:
+                progress(number, len(plans))
+    return torch.stack(effects) if effects else before.new_zeros(0, len(before))
+
+
+def _checked(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
+    several = (edits,) if isinstance(edits, Edit) else tuple(edits)
+    odd = [each for each in several if not isinstance(each, Edit)]
+    if odd:
+        raise TypeError(
+            f"intervene: 'edits' must hold edits such as dsf.edits.Cut(...), but one is "
+            f"{type(odd[0]).__name__}."
+        )
+    return several
+
+
+def _loaded(model: nn.Module | str | Path) -> tuple[nn.Module, Any | None]:
+    if isinstance(model, nn.Module):
+        return getattr(model, "_orig_mod", model), None
+    from dsf.loading import load_model
+
+    loaded = load_model(model)
+    return loaded.model, loaded.tokenizer
+
+
+Key = tuple[Through, str, int]
+"""By which way a call was recorded, in which module, and which of its calls it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """One call whose mixer is edited.
+
+    Attributes:
+        layer: the layer in the clean run.
+        adapter, family: how it is read.
+        heads: for an attention that a module computes itself, its number of heads.
+        edits: what is changed in it.
+        sources: other runs by name.
+    """
+
+    layer: InspectedLayer
+    adapter: Adapter
+    family: str
+    heads: int | None
+    edits: tuple[Edit, ...]
+    sources: Mapping[str, Inspection]
+
+    def put_out(self, call: Call) -> Tensor:
+        """What the module, or its attention, puts out with the edits; unmoved numbers stay."""
+        call.name = self.layer.name
+        if call.through is Through.FOLLOWED:
+            call.arguments["heads"] = self.heads
+        (captured,) = captured_layers(call, self.adapter, self.family)
+        mixer = self.adapter.read(captured)
+        plain = respond(mixer.system(), mixer.signal())
+        clean = self.adapter.finished(captured, mixer, plain)
+        subject = Subject(self.layer.name, mixer, self.sources)
+        edited = edited_response(subject, self.edits)
+        changed = self.adapter.finished(captured, mixer, edited)
+        moved = changed != clean
+        other = self.adapter.overlooked(captured)
+        if other is not None and moved.shape[:-1] == other.shape:
+            moved = moved & ~other.unsqueeze(-1)
+        return torch.where(moved, changed, captured.output)
+
+
+@dataclass(frozen=True, eq=False)
+class LiveModel:
+    """A model and a run of it, which can be repeated with some mixers edited.
+
+    Attributes:
+        clean: what it puts out without edits.
+    """
+
+    clean: Tensor
+    _model: nn.Module
+    _inputs: tuple[Any, ...]
+    _named: dict[str, Any]
+    _known: Known
+    _found: Sequence[tuple[Call, Adapter, str, Key | None]]
+
+    def plan(self, edits: Sequence[Edit], sources: Mapping[str, Inspection]) -> dict[Key, Planned]:
+        """Which calls are edited and how; the layers are rebuilt and the edits tried on them.
+
+        Raises:
+            InspectionError: if an edit does not fit.
+            ReconstructionError: if a layer is not reproduced from its coefficients.
+        """
+        names = [call.name for call, *_ in self._found]
+        chosen = [chosen_layers(names, edit.layer) for edit in edits]
+        planned: dict[Key, Planned] = {}
+        for call, adapter, family, key in self._found:
+            mine = tuple(
+                edit for edit, layers in zip(edits, chosen, strict=True) if call.name in layers
+            )
+            if not mine:
+                continue
+            limits = Limits(guarded=self._is_wide)
+            layers = [build() for _, build in rebuild(call, adapter, family, limits)]
+            if len(layers) != 1 or key is None:
+                raise InspectionError(
+                    f"intervene: {call.name} is not one mixer that is called once for a sequence "
+                    f"({len(layers)} were read from it), so it cannot be edited as it runs."
+                )
+            heads = call.arguments.get("heads")
+            edited_response(Subject(call.name, layers[0].mixer, sources), mine)
+            planned[key] = Planned(layers[0], adapter, family, heads, mine, sources)
+        return planned
+
+    def changed(self, plan: Mapping[Key, Planned]) -> Tensor:
+        """What the model puts out where the planned calls are edited."""
+        if not plan:
+            return self.clean
+        count, met = _Counter(), set()
+
+        def exchange(call: Call) -> Tensor | None:
+            key = count.key_of(call)
+            if key not in plan:
+                return None
+            met.add(key)
+            return plan[key].put_out(call)
+
+        _, output = _run(self._model, self._inputs, self._named, self._known, exchange)
+        missed = [planned.layer.name for key, planned in plan.items() if key not in met]
+        if missed:
+            raise InspectionError(
+                f"intervene: with the edits {missed[0]} did not run any more, so the edits were "
+                "not applied. Does the model choose its layers by its input?"
+            )
+        return output
+
+    @property
+    def _is_wide(self) -> bool:
+        return dtype_of(self._model) is torch.float64
+
+
+class _Counter:
+    """Numbers the calls of every module."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Through, str], int] = {}
+
+    def key_of(self, call: Call) -> Key:
+        place = call.through, call.name
+        self._seen[place] = self._seen.get(place, 0) + 1
+        return *place, self._seen[place]
+
+
+@contextmanager
+def live_model(
+    model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], adapters: Sequence[Adapter]
+) -> Iterator[LiveModel]:
+    """Run ``model`` once, and again as often as wanted inside the ``with`` block.
+
+    Raises:
+        InspectionError: if the model cannot be run on these inputs.
+    """
+    check_runnable(model)
+    known = known_modules(model, adapters)
+    with isolated(model):
+        calls, clean = _run(model, inputs, named, known, None)
+        count = _Counter()
+        keys = {id(call): count.key_of(call) for call in calls}
+        found = [
+            (call, adapter, family, keys.get(id(call)))
+            for call, adapter, family in sequences(calls, known)
+        ]
+        yield LiveModel(clean, model, inputs, named, known, found)
+
+
+def _run(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    known: Known,
+    exchange: Exchange | None,
+) -> tuple[list[Call], Tensor]:
+    results: list[Any] = []
+    handle = model.register_forward_hook(lambda _, __, output: results.append(output))
+    watched = {path: model.get_submodule(path) for path in known}
+    try:
+        calls = run(model, watched, inputs, named, exchange=exchange)
+    finally:
+        handle.remove()
+    output = put_out(results[-1])
+    if output is None:
+        raise InspectionError(
+            f"intervene: {type(model).__name__} puts out no tensor but "
+            f"{type(results[-1]).__name__}, so nothing can be compared."
+        )
+    return calls, output.detach().clone()
