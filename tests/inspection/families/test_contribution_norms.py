@@ -174,7 +174,12 @@ def of_channels():
             read=make(1, steps, 4),
         )
         return dsf.inspection.InspectedLayer(
-            name="it", family="drawn", mixer=mixer, axes=("sample", "channel"), error=0.0, tolerance=1.0
+            name="it",
+            family="drawn",
+            mixer=mixer,
+            axes=("sample", "channel"),
+            error=0.0,
+            tolerance=1.0,
         )
 
     return build
