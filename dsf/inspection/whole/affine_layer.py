@@ -163,9 +163,7 @@ class WholeMixer(AffineLayer):
         """Batch axes, rows and columns of :meth:`mixing_map`."""
         return torch.Size(self._system.batch), self.remainder.shape[1], self._system.steps
 
-    def mixing_map(
-        self, rows: Selection | None = None
-    ) -> Float[Tensor, "*batch written read"]:
+    def mixing_map(self, rows: Selection | None = None) -> Float[Tensor, "*batch written read"]:
         """The mixer's own map, or some of its rows, without the columns of constant inputs."""
         ports = self.mixer.signal().shape[-2]
         return attention_map(self._system, rows).unflatten(-1, (-1, ports))[..., 0]
