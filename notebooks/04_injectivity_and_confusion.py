@@ -185,7 +185,7 @@ print(early)
 print(late)
 assert early.verdict is dsf.Verdict.REFUTED
 assert late.verdict is dsf.Verdict.PROVED
-*direction, _ = (float(int(value, 16)) for value in early.witness["null"])
+*direction, _ = map(float, early.witness["null"])
 direction = torch.tensor(direction) / max(abs(value) for value in direction)
 seen = key[:3] @ direction
 print("moving along it changes the three scores by", seen.tolist())

@@ -120,8 +120,8 @@ def forged(**changes):
     return other
 
 
-invented = {"row": 4, "null": ["1", "0", "0", "0", "0"]}
-dependent = {"modulus": f"{2**61 - 1:x}", "rows": [0, 1, 2, 3, 3]}
+invented = {"row": 4, "null": [1, 0, 0, 0, 0]}
+dependent = {"rows": [0, 1, 2, 3, 3]}
 for changes in (
     {"verdict": "REFUTED", "witness": invented, "evidence": {}},
     {"evidence": dependent},

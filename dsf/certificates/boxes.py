@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import exp, log
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
-from dsf.certificates.issuing import CheckerRefused, Proposal, hexed, issued, on_the_processor
+from dsf.certificates.issuing import (
+    CheckerRefused,
+    Proposal,
+    Where,
+    issued,
+    on_the_processor,
+    written,
+)
 
 BOXES = 2000
 STEPS = 20
@@ -27,7 +33,7 @@ def locality(
     share: float,
     scale: float | None = None,
     boxes: int = BOXES,
-    folder: Path | None = None,
+    folder: Where = None,
 ) -> Certificate:
     """Certify that at least ``share`` of the softmax row lies on the keys ``window[0]`` to
     ``window[1] - 1`` for every query of a box.
@@ -57,7 +63,12 @@ def locality(
         verdict=Verdict.UNKNOWN,
         tensors={"key": key, "lower": lower, "upper": upper},
         method="tangent of log-sum-exp on a split tree",
-        parameters={"window": list(window), "share": hexed(share), "scale": hexed(factor)},
+        parameters={
+            "box": [float(lower.min()), float(upper.max())],
+            "window": list(window),
+            "share": written(share),
+            "scale": written(factor),
+        },
         bound=share,
         limits={"boxes": boxes},
     )
@@ -66,7 +77,7 @@ def locality(
     worst, query = search.attack(lower, upper)
     found: dict[str, Any] = {"observed": 1 / (1 + exp(worst))}
     if worst > search.goal:
-        witness = {"query": [hexed(value) for value in query.tolist()]}
+        witness = {"query": query.tolist()}
         found |= {"verdict": Verdict.REFUTED, "witness": witness, "limits": {}}
     else:
         tree = search.tree(lower, upper, boxes)
@@ -123,7 +134,7 @@ class _Search:
             node, low, high = waiting.pop()
             share, logs, bound = self.leaf(low, high)
             if bound < self.goal - 1e-9:
-                node.update(p=[hexed(p) for p in share], log_p=[hexed(x) for x in logs])
+                node.update(p=[written(p) for p in share], log_p=[written(x) for x in logs])
                 continue
             axis = self._axis(low, high)
             middle = (low[axis] + high[axis]) / 2

@@ -5,29 +5,42 @@
 A certificate is a JSON file beside the tensors it speaks about (safetensors). This file reads
 both, derives the verdict anew from the stored bytes and the evidence, and rejects what differs. It
 imports nothing of the library that wrote the certificate, and decides in integers and fractions
-only: a finite float is the fraction it stores. Exit status 0 if all files are accepted, 1
-otherwise.
+only: a finite float is the fraction it stores. Exit status 0 if at least one file is given and all
+are accepted, 1 otherwise.
+
+The format is described in the documentation, "The certificate format".
 """
 
 import hashlib
 import json
+import os
+import re
+import stat
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from math import isfinite, isqrt
-from pathlib import Path, PurePosixPath
-from typing import Any
+from itertools import pairwise
+from math import gcd, isfinite, prod
+from pathlib import Path
+from typing import Any, NamedTuple
 
-FORMAT, FORMAT_VERSION = "dsf-certificate", 1
-LARGEST_FILE = 64 << 20
-LARGEST_HEADER = 16 << 20
+FORMAT, FORMAT_VERSION = "dsf-certificate", 2
+LARGEST_CERTIFICATE = 16 << 20
+LARGEST_TENSORS = 256 << 20
+LARGEST_HEADER = 64 << 10
+LONGEST_INTEGER = 4000  # digits
+DEEPEST = 200  # objects and lists within each other
+WIDEST = 1024  # columns of a matrix whose rank is decided
+MOST_PRODUCTS = 1 << 20  # of one tree of boxes: leaves times stored numbers of the keys
 BITS = 160  # of every enclosure
+WIDE = 256  # of the integers that it is computed in
 KEYS = {
-    "arithmetic", "assumptions", "bound", "claim", "evidence", "format", "format_version",
-    "identity", "level", "limits", "method", "observed", "provenance", "software", "subject",
+    "claim", "evidence", "format", "format_version", "identity", "level", "subject", "unchecked",
     "verdict", "witness",
 }  # fmt: skip
+UNCHECKED = {"assumptions", "limits", "method", "observed", "provenance", "software"}
+ENTRY = {"dtype", "file", "role", "sha256", "shape", "tensor"}
 
 
 class Rejected(Exception):
@@ -36,10 +49,12 @@ class Rejected(Exception):
 
 # --- text ------------------------------------------------------------------------------------
 
+ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=True, allow_nan=False, indent=1)
+
 
 def canonical(content: dict[str, Any]) -> str:
     """The canonical text of a certificate: sorted keys, fixed spacing, a final newline."""
-    return json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False, indent=1) + "\n"
+    return ENCODER.encode(content) + "\n"
 
 
 def identity(content: dict[str, Any]) -> str:
@@ -50,6 +65,27 @@ def identity(content: dict[str, Any]) -> str:
 
 def parse(text: str) -> dict[str, Any]:
     """The content of a certificate, once its text is canonical and its identity is correct."""
+    content = decoded(text)
+    if not isinstance(content, dict):
+        raise Rejected("the file is no certificate")
+    found = content.get("format"), content.get("format_version")
+    if found != (FORMAT, FORMAT_VERSION) or type(found[1]) is not int:
+        raise Rejected(
+            f"not of format {FORMAT} {FORMAT_VERSION}; certificates of earlier formats have to be "
+            "issued anew"
+        )
+    _exactly(content, KEYS, "the certificate")
+    if not _is_canonical(content, text):
+        raise Rejected("the text is not canonical")
+    if "\n" + " " * (DEEPEST + 1) in text:
+        raise Rejected(f"objects lie more than {DEEPEST} deep within each other")
+    if identity(content) != content["identity"]:
+        raise Rejected("the identity does not fit the content")
+    return content
+
+
+def decoded(text: str) -> Any:
+    """JSON in which names are unique and every number is an integer in its shortest form."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -58,53 +94,147 @@ def parse(text: str) -> dict[str, Any]:
         return found
 
     def refuse(text: str) -> Any:
-        raise Rejected(f"numbers with a point or an exponent, such as {text!r}, are not allowed")
+        raise Rejected(f"numbers with a point or an exponent, such as {shown(text)}, are refused")
+
+    def integer(text: str) -> int:
+        if len(text) > LONGEST_INTEGER or text == "-0":
+            raise Rejected(f"an integer has more than {LONGEST_INTEGER} digits, or is -0")
+        return int(text)
 
     try:
-        content = json.loads(
-            text, object_pairs_hook=unique, parse_float=refuse, parse_constant=refuse
+        return json.loads(
+            text,
+            object_pairs_hook=unique,
+            parse_float=refuse,
+            parse_constant=refuse,
+            parse_int=integer,
         )
     except (ValueError, RecursionError) as error:
-        raise Rejected(f"not readable as JSON: {error}") from None
-    if not isinstance(content, dict) or set(content) != KEYS:
-        raise Rejected("the keys are not those of a certificate")
-    if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
-        raise Rejected(f"not of format {FORMAT} {FORMAT_VERSION}")
-    if canonical(content) != text:
-        raise Rejected("the text is not canonical")
-    if identity(content) != content["identity"]:
-        raise Rejected("the identity does not fit the content")
-    return content
+        raise Rejected(f"not readable as JSON: {shown(str(error))}") from None
 
 
-def whole(text: Any) -> int:
-    """An integer from its hexadecimal text."""
-    if not isinstance(text, str):
-        raise Rejected(f"an integer must be hexadecimal text, but {text!r} came")
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise Rejected(f"{text!r} is no hexadecimal integer") from None
+def _is_canonical(content: Any, text: str) -> bool:
+    """Compared piece by piece, so that a text of many nested lists cannot fill the memory."""
+    place = 0
+    for piece in ENCODER.iterencode(content):
+        if not text.startswith(piece, place):
+            return False
+        place += len(piece)
+    return text[place:] == "\n"
+
+
+def shown(text: str) -> str:
+    """Text of a file as it may be printed: plain ASCII without control characters, shortened."""
+    plain = text.encode("ascii", "backslashreplace").decode()
+    plain = "".join(c if " " <= c <= "~" else f"\\x{ord(c):02x}" for c in plain)
+    return plain if len(plain) <= 200 else plain[:197] + "..."
+
+
+def _exactly(value: Any, names: set[str], what: str) -> None:
+    if not isinstance(value, dict) or set(value) != names:
+        raise Rejected(f"{what} must have exactly the fields {', '.join(sorted(names)) or 'none'}")
+
+
+# --- numbers ---------------------------------------------------------------------------------
+
+FLOAT = re.compile(r"-?0x[01]\.[0-9a-f]{13}p[+-][0-9]{1,4}|0x0\.0p\+0")
+FRACTION = re.compile(r"-?[0-9]+/[0-9]+")
 
 
 def number(text: Any) -> Fraction:
-    """A fraction from ``"hex/hex"``, or from the hexadecimal text of a float."""
-    if not isinstance(text, str):
-        raise Rejected(f"a number must be text, but {text!r} came")
+    """A rational number from its only written form.
+
+    A number that a float64 holds is that float as ``float.hex`` writes it, zero without a sign. Any
+    other number is a reduced fraction of two decimal integers.
+    """
+    if type(text) is str and FLOAT.fullmatch(text):
+        try:
+            value = float.fromhex(text)
+        except OverflowError:
+            value = float("inf")
+        if value.hex() == text:
+            return Fraction(value)
+    elif type(text) is str and FRACTION.fullmatch(text):
+        above, below = text.split("/")
+        if max(len(above), len(below)) <= LONGEST_INTEGER and not _is_zero_led(above, below):
+            top, bottom = int(above), int(below)
+            if bottom > 0 and gcd(top, bottom) == 1 and not is_float(Fraction(top, bottom)):
+                return Fraction(top, bottom)
+    raise Rejected(f"{shown(repr(text))} is no number in its only written form")
+
+
+def _is_zero_led(*parts: str) -> bool:
+    return any(part.lstrip("-").startswith("0") for part in parts)
+
+
+def is_float(value: Fraction) -> bool:
+    """Whether a float64 holds ``value`` exactly."""
     try:
-        if "/" in text:
-            above, below = text.split("/")
-            return Fraction(int(above, 16), int(below, 16))
-        return Fraction(*float.fromhex(text).as_integer_ratio())
-    except (ValueError, OverflowError, ZeroDivisionError):
-        raise Rejected(f"{text!r} is no finite number") from None
+        return Fraction(float(value)) == value
+    except OverflowError:
+        return False
+
+
+def whole(value: Any) -> int:
+    """An integer."""
+    if type(value) is not int:
+        raise Rejected(f"{shown(repr(value))} is no integer")
+    return value
+
+
+def positive(value: Any) -> int:
+    """An integer of at least one."""
+    if whole(value) < 1:
+        raise Rejected(f"{value} is not above 0")
+    return int(value)
+
+
+def flag(value: Any) -> bool:
+    """A JSON boolean."""
+    if type(value) is not bool:
+        raise Rejected(f"{shown(repr(value))} is neither true nor false")
+    return value
+
+
+def word(value: Any) -> str:
+    """Text."""
+    if type(value) is not str:
+        raise Rejected(f"{shown(repr(value))} is no text")
+    return value
 
 
 def place(value: Any, size: int, what: str) -> int:
     """An index, checked to lie in ``0 ... size - 1``."""
     if type(value) is not int or not 0 <= value < size:
-        raise Rejected(f"{what} {value!r} lies outside 0 ... {size - 1}")
+        raise Rejected(f"{what} {shown(repr(value))} lies outside 0 ... {size - 1}")
     return value
+
+
+def several(value: Any, read: Callable[[Any], Any]) -> list[Any]:
+    """A list, each part read by ``read``."""
+    if type(value) is not list:
+        raise Rejected(f"{shown(repr(value))} is no list")
+    return [read(part) for part in value]
+
+
+def pair(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any]]:
+    """Reads a list of two."""
+
+    def both(value: Any) -> tuple[Any, Any]:
+        found = several(value, read)
+        if len(found) != 2:
+            raise Rejected("a list of two is needed")
+        return found[0], found[1]
+
+    return both
+
+
+def increasing(value: Any, size: int) -> list[int]:
+    """Different indices below ``size``, in order."""
+    found: list[int] = several(value, lambda part: place(part, size, "row"))
+    if any(a >= b for a, b in pairwise(found)):
+        raise Rejected("the rows must be different and in order")
+    return found
 
 
 # --- tensors ---------------------------------------------------------------------------------
@@ -113,85 +243,165 @@ SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 CODES = {"F64": "d", "F32": "f", "F16": "e"}
 
 
-class Matrix:
-    """A stored matrix, or a vector as one row, read as exact fractions."""
+class Tensor:
+    """A stored tensor, seen as a list of rows along its last axis; a vector is one row."""
 
-    def __init__(self, kind: str, shape: Sequence[int], data: bytes):
-        self.columns = shape[-1] if shape else 1
-        self.rows = 1
-        for size in shape[:-1]:
-            self.rows *= size
-        self.kind, self.data = kind, data
+    def __init__(self, kind: str, shape: Sequence[int], data: memoryview):
+        self.kind, self.shape, self.data = kind, tuple(shape), data
+        self.columns = self.shape[-1]
+        self.rows = prod(self.shape[:-1])
 
-    def row(self, index: int) -> list[Fraction]:
-        """One row as fractions."""
-        return [Fraction(*value.as_integer_ratio()) for value in self._floats(index)]
-
-    def scaled(self, index: int, extra: Sequence[int] = ()) -> tuple[list[int], int]:
-        """One row followed by ``extra``, as integers over a common power of two."""
-        parts = [value.as_integer_ratio() for value in self._floats(index)]
-        unit = max([below for _, below in parts], default=1)
-        found = [above * (unit // below) for above, below in parts]
-        return found + [value * unit for value in extra], unit
-
-    def _floats(self, index: int) -> tuple[float, ...]:
+    def floats(self, index: int) -> tuple[float, ...]:
+        """One row as it is stored; the methods below refuse what is not finite."""
         width = SIZES[self.kind] * self.columns
-        raw = self.data[index * width : (index + 1) * width]
+        raw: bytes | memoryview = self.data[index * width : (index + 1) * width]
         if self.kind == "BF16":
             halves = struct.unpack(f"<{self.columns}H", raw)
             raw, code = struct.pack(f"<{self.columns}I", *(half << 16 for half in halves)), "f"
         else:
             code = CODES[self.kind]
-        values = struct.unpack(f"<{self.columns}{code}", raw)
+        return struct.unpack(f"<{self.columns}{code}", raw)
+
+    def finite(self, index: int) -> tuple[float, ...]:
+        """One row, all of whose numbers are finite."""
+        values = self.floats(index)
         if not all(map(isfinite, values)):
             raise Rejected("a stored number is not finite")
         return values
 
+    def row(self, index: int) -> list[Fraction]:
+        """One row as fractions."""
+        return [Fraction(value) for value in self.finite(index)]
 
-def load(folder: Path, entry: dict[str, Any]) -> Matrix:
-    """The tensor that an entry of ``subject`` names, after its bytes have the stated hash."""
-    path = _inside(folder, entry["file"])
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        length = int.from_bytes(head, "little")
-        if len(head) < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise Rejected(f"{entry['file']} is no safetensors file")
-        header = json.loads(file.read(length))
-        stored = header.get(entry["tensor"])
-        if not isinstance(stored, dict):
-            raise Rejected(f"{entry['file']} holds no tensor {entry['tensor']!r}")
-        kind, shape = stored["dtype"], stored["shape"]
-        if kind not in SIZES or kind != entry["dtype"] or shape != entry["shape"]:
-            raise Rejected(f"tensor {entry['tensor']!r} has another type or shape than stated")
-        start, stop = stored["data_offsets"]
-        count = SIZES[kind]
-        for extent in shape:
-            count *= extent
-        if stop - start != count or not 0 <= start <= stop <= size - 8 - length:
-            raise Rejected(f"tensor {entry['tensor']!r} does not fit its file")
-        file.seek(8 + length + start)
-        data = file.read(count)
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise Rejected(f"tensor {entry['tensor']!r} has other bytes than the ones certified")
-    return Matrix(kind, shape, data)
+    def all_numbers(self) -> list[Fraction]:
+        """All rows, one after the other."""
+        return [part for index in range(self.rows) for part in self.row(index)]
+
+    def scaled(self, index: int, extra: Sequence[int] = ()) -> tuple[list[int], int]:
+        """One row followed by ``extra``, as integers over a common power of two."""
+        parts = [value.as_integer_ratio() for value in self.finite(index)]
+        unit = max(below for _, below in parts)
+        found = [above * (unit // below) for above, below in parts]
+        return found + [value * unit for value in extra], unit
+
+    def log_decays(self, index: int) -> list[Fraction | None]:
+        """One row of logarithms of decays; None for minus infinity, a decay of zero."""
+        values = self.floats(index)
+        if any(not isfinite(value) and value != float("-inf") for value in values):
+            raise Rejected("a stored logarithm is NaN or plus infinity")
+        return [Fraction(value) if isfinite(value) else None for value in values]
 
 
-def _inside(folder: Path, name: Any) -> Path:
-    plain = PurePosixPath(str(name))
-    if plain.is_absolute() or ".." in plain.parts or "\\" in str(name) or not plain.parts:
-        raise Rejected(f"{name!r} is no plain path inside the run")
+def read_file(path: Path, largest: int) -> bytes:
+    """The bytes of a regular file of at most ``largest`` bytes that is no link.
+
+    Raises:
+        Rejected: for anything else, and for a missing file.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    try:
+        if path.is_symlink():
+            raise Rejected("a link is not followed")
+        handle = os.open(path, flags)
+    except OSError as error:
+        raise Rejected(f"cannot be opened: {error.strerror}") from None
+    try:
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
+            raise Rejected("not a regular file")
+        if state.st_size > largest:
+            raise Rejected(f"larger than {largest} bytes")
+        with os.fdopen(os.dup(handle), "rb") as file:
+            data = file.read(state.st_size + 1)
+    finally:
+        os.close(handle)
+    if len(data) != state.st_size:
+        raise Rejected("the file changes while it is read")
+    return data
+
+
+PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def inside(folder: Path, name: Any) -> Path:
+    """The path of a member of ``folder``, no part of which is a link."""
+    parts = word(name).split("/")
+    if len(name) > 1000 or not all(PART.fullmatch(part) for part in parts):
+        raise Rejected(f"{shown(name)} is no plain path inside the folder")
     path = folder
-    for part in plain.parts:
+    for part in parts:
         path = path / part
         if path.is_symlink():
-            raise Rejected(f"{name!r} goes through a link")
-    if not path.is_file():
-        raise Rejected(f"{name!r} is missing")
+            raise Rejected(f"{name} goes through a link")
     return path
 
 
+def load(folder: Path, entries: Any, roles: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of ``subject``, after their bytes have the stated hashes."""
+    found: dict[str, Tensor] = {}
+    files: dict[str, dict[str, tuple[str, list[int], memoryview]]] = {}
+    for entry in several(entries, lambda entry: entry):
+        _exactly(entry, ENTRY, "an entry of the subject")
+        name = word(entry["file"])
+        if name not in files:
+            files[name] = stored_tensors(read_file(inside(folder, name), LARGEST_TENSORS))
+        stored = files[name].get(word(entry["tensor"]))
+        if stored is None:
+            raise Rejected(f"{name} holds no tensor {shown(entry['tensor'])}")
+        kind, shape, data = stored
+        shapes_agree = shape == several(entry["shape"], positive)
+        if kind != entry["dtype"] or not shapes_agree:
+            raise Rejected(f"{shown(entry['tensor'])} has another type or shape than stated")
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise Rejected(f"{shown(entry['tensor'])} has other bytes than the ones certified")
+        found[word(entry["role"])] = Tensor(kind, shape, data)
+    if [entry["role"] for entry in entries] != list(roles):
+        raise Rejected(f"the subject must have exactly the roles {', '.join(roles)}, in this order")
+    return found
+
+
+def stored_tensors(raw: bytes) -> dict[str, tuple[str, list[int], memoryview]]:
+    """Type, shape and bytes of every tensor of a safetensors file, read strictly.
+
+    Names stand once, the tensors cover the data without gaps and overlaps, and there is nothing
+    else in the header.
+    """
+    length = int.from_bytes(raw[:8], "little")
+    if len(raw) < 8 or length > min(len(raw) - 8, LARGEST_HEADER):
+        raise Rejected("a file of tensors has no safetensors header")
+    try:
+        text = raw[8 : 8 + length].decode("ascii")
+    except UnicodeDecodeError:
+        raise Rejected("the header of a file of tensors is not ASCII") from None
+    header = decoded(text)
+    if not isinstance(header, dict) or not header or not text.startswith("{"):
+        raise Rejected("the header of a file of tensors lists no tensor")
+    body = memoryview(raw)[8 + length :]
+    found: dict[str, tuple[str, list[int], memoryview]] = {}
+    spans = []
+    for name, entry in header.items():
+        if not PART.fullmatch(name):
+            raise Rejected(f"{shown(name)} is no name of a tensor")
+        _exactly(entry, {"dtype", "shape", "data_offsets"}, f"the header of tensor {name}")
+        kind, shape = word(entry["dtype"]), several(entry["shape"], positive)
+        start, stop = pair(whole)(entry["data_offsets"])
+        if kind not in SIZES or not shape or len(shape) > 8:
+            raise Rejected(f"tensor {name} must be a floating tensor with 1 to 8 axes")
+        if stop - start != SIZES[kind] * prod(shape) or not 0 <= start < stop <= len(body):
+            raise Rejected(f"tensor {name} does not fit its file")
+        spans.append((start, stop))
+        found[name] = kind, shape, body[start:stop]
+    edges = [0, *(stop for _, stop in sorted(spans))]
+    if [start for start, _ in sorted(spans)] != edges[:-1] or edges[-1] != len(body):
+        raise Rejected("the tensors of a file leave gaps or overlap")
+    return found
+
+
 # --- enclosures ------------------------------------------------------------------------------
+
+FAR = 1 << 14  # e^FAR is beyond every number that can be written in a certificate
 
 
 def down(value: Fraction) -> Fraction:
@@ -214,47 +424,83 @@ def _rounded(value: Fraction, *, up: bool) -> Fraction:
 
 def exp_below(x: Fraction) -> Fraction:
     """A number at most e^x."""
-    return _exp(x)[0]
+    return Fraction(0) if x < -FAR else _exp(min(x, Fraction(FAR)))[0]
 
 
 def exp_above(x: Fraction) -> Fraction:
     """A number at least e^x."""
-    return _exp(x)[1]
+    if x > FAR:
+        raise Rejected("an exponent is too large to enclose")
+    return _exp(max(x, Fraction(-FAR)))[1]
 
 
 def _exp(x: Fraction) -> tuple[Fraction, Fraction]:
-    if abs(x) > 1 << 20:
-        raise Rejected("an exponent is too large to enclose")
+    """Bounds of e^x: the series at x / 2^n, squared n times; integers in units of 2^-WIDE."""
+    if x == 0:
+        return Fraction(1), Fraction(1)
     if x < 0:
         low, high = _exp(-x)
         return down(1 / high), up(1 / low)
-    halvings = max(0, x.__ceil__().bit_length() + 8)
-    below = _exp_small(down(x / (1 << halvings)))[0]
-    above = _exp_small(up(x / (1 << halvings)))[1]
+    halvings = x.__ceil__().bit_length() + 8
+    scaled = x.numerator << (WIDE - halvings)
+    below, above = exp_series(scaled // x.denominator), exp_series(-(-scaled // x.denominator))
+    bounds = below[0], above[1]
+    raised_low = raised_high = 0
     for _ in range(halvings):
-        below, above = down(below * below), up(above * above)
-    return below, above
+        least, most = bounds[0] * bounds[0] >> WIDE, shifted_up(bounds[1] * bounds[1], WIDE)
+        cut_low, cut_high = (max(0, part.bit_length() - WIDE - 1) for part in (least, most))
+        bounds = least >> cut_low, shifted_up(most, cut_high)
+        raised_low, raised_high = 2 * raised_low + cut_low, 2 * raised_high + cut_high
+    return _dyadic(bounds[0], raised_low - WIDE), _dyadic(bounds[1], raised_high - WIDE)
 
 
-def _exp_small(x: Fraction) -> tuple[Fraction, Fraction]:
-    """e^x for 0 <= x <= 2^-7 by its series; the rest is at most twice the first term left out."""
-    term, total, n = Fraction(1), Fraction(1), 1
-    while term > Fraction(1, 1 << (BITS + 8)):
-        term = up(term * x / n)
-        total, n = total + term, n + 1
-    slack = Fraction(n + 2, 1 << (BITS - 8))
-    return down(total - slack), up(total + slack)
+def exp_series(x: int) -> tuple[int, int]:
+    """Bounds of e^x for 0 <= x <= 2^-8, all in units of 2^-WIDE.
+
+    Every term of the upper one is rounded up. Once a term is at most one unit, all the terms that
+    follow are less than one unit together.
+    """
+    below = above = term_below = term_above = 1 << WIDE
+    n = 1
+    while term_above > 1:
+        term_below = (term_below * x >> WIDE) // n
+        term_above = -(-shifted_up(term_above * x, WIDE) // n)
+        below, above, n = below + term_below, above + term_above, n + 1
+    return below, above + 1
+
+
+def shifted_up(value: int, bits: int) -> int:
+    """``value`` divided by 2^bits, rounded up."""
+    return -(-value >> bits)
+
+
+def _dyadic(value: int, exponent: int) -> Fraction:
+    return Fraction(value << exponent) if exponent >= 0 else Fraction(value, 1 << -exponent)
 
 
 def softplus_below(x: Fraction) -> Fraction:
     """A number at most log(1 + e^x): its tangent at a few points, the best of them."""
-    best = max(Fraction(0), x)
+    if x > FAR // 2:
+        return x
+    raised = exp_below(x)
+    best = max(Fraction(0), x, raised / (1 + raised))
     for _ in range(6):  # Newton from below on e^y = 1 + e^x, each step checked
-        target = 1 + exp_below(x)
+        target = 1 + raised
         step = best + (target / exp_above(best) - 1) / (target / exp_above(best))
         if exp_above(down(step)) <= target and step > best:
             best = down(step)
     return best
+
+
+def softplus_above(x: Fraction) -> Fraction:
+    """A number at least log(1 + e^x): Newton's steps from above stay above, since e^y is convex."""
+    if x > FAR // 2:
+        return x + Fraction(1, 1 << BITS)
+    raised = exp_above(x)
+    best = max(x, Fraction(0)) + 1
+    for _ in range(8):
+        best = min(best, up(best - 1 + (1 + raised) / exp_below(best)))
+    return min(best, raised)
 
 
 def added(values: Iterable[Fraction]) -> Fraction:
@@ -262,69 +508,97 @@ def added(values: Iterable[Fraction]) -> Fraction:
     return sum(values, Fraction(0))
 
 
-def root_above(value: Fraction) -> Fraction:
-    """A number at least the square root."""
-    scaled = (value.numerator << (2 * BITS)) // value.denominator + 1
-    return Fraction(isqrt(scaled) + 1, 1 << BITS)
-
-
 # --- claims ----------------------------------------------------------------------------------
 
-Subject = dict[str, Matrix]
-Content = dict[str, Any]
+
+class Case(NamedTuple):
+    """A certificate whose fields have been read: only values, no text of the file."""
+
+    verdict: str
+    subject: dict[str, Tensor]
+    parameters: dict[str, Any]
+    evidence: dict[str, Any]
+    witness: dict[str, Any]
 
 
-def injective(content: Content, subject: Subject) -> str:
+def injective(case: Case) -> str:
     """Softmax rows are injective in the query iff [keys in reach, 1] has full column rank."""
-    key, parameters = subject["key"], content["claim"]["parameters"]
-    first = place(parameters["first_row"], key.rows, "first_row")
-    sink = parameters["sink"] is True
+    key, sink = case.subject["key"], case.parameters["sink"]
+    _rank(key, 2, "key")
+    first = place(case.parameters["first_row"], key.rows, "first_row")
     width = key.columns if sink else key.columns + 1
     extra = () if sink else (1,)
-    if content["verdict"] == "REFUTED":
-        witness = content["witness"]
-        row = place(witness["row"], key.rows, "row")
+    if case.verdict == "REFUTED":
+        row = place(case.witness["row"], key.rows, "row")
         if row < first:
             raise Rejected("the witness lies outside the rows of the claim")
-        null = [whole(part) for part in witness["null"]]
+        null = several(case.witness["null"], whole)
         if len(null) != key.columns + 1 or not any(null[:-1]) or (sink and null[-1]):
             raise Rejected("the witness is no direction of the query")
         for index in range(row + 1):
             ints, unit = key.scaled(index)
-            if sum(a * v for a, v in zip(ints, null, strict=False)) + null[-1] * unit != 0:
+            if sum(map(int.__mul__, ints, null)) + null[-1] * unit != 0:
                 raise Rejected(f"the witness moves the score of key {index}")
         return "REFUTED"
-    rows = [place(index, first + 1, "row") for index in content["evidence"]["rows"]]
-    if len(set(rows)) != len(rows) or len(rows) != width:
+    rows = increasing(case.evidence["rows"], first + 1)
+    if len(rows) != width:
         raise Rejected(f"{width} different rows are needed")
-    modulus = whole(content["evidence"]["modulus"])
-    if modulus < 2:
-        raise Rejected("the modulus must be at least 2")
-    _full_rank([key.scaled(index, extra)[0] for index in rows], modulus)
+    if width > WIDEST:
+        raise Rejected(f"more than {WIDEST} columns")
+    if not nonsingular([key.scaled(index, extra)[0] for index in rows]):
+        raise Rejected("the rows are dependent")
     return "PROVED"
 
 
-def _full_rank(matrix: list[list[int]], modulus: int) -> None:
-    """Raise unless the determinant is a unit modulo ``modulus``: then it is not zero."""
-    rows = [[value % modulus for value in row] for row in matrix]
+PRIMES = ((1 << 61) - 1, (1 << 89) - 1)
+
+
+def nonsingular(matrix: list[list[int]]) -> bool:
+    """Whether the determinant of a square matrix of integers is not zero.
+
+    It is not zero if it is not zero modulo a prime; where it is zero modulo both primes, it is
+    computed exactly.
+    """
+    return any(_full_rank(matrix, prime) for prime in PRIMES) or determinant(matrix) != 0
+
+
+def _full_rank(matrix: list[list[int]], prime: int) -> bool:
+    rows = [[value % prime for value in row] for row in matrix]
     for column in range(len(rows)):
-        for pivot in range(column, len(rows)):
-            try:
-                inverse = pow(rows[pivot][column], -1, modulus)
-            except ValueError:
-                continue
-            break
-        else:
-            raise Rejected("the rows are dependent modulo the stated number")
+        pivot = next((k for k in range(column, len(rows)) if rows[k][column]), None)
+        if pivot is None:
+            return False
         rows[column], rows[pivot] = rows[pivot], rows[column]
         lead = rows[column]
+        inverse = pow(lead[column], -1, prime)
         for row in rows[column + 1 :]:
             if row[column]:
-                factor = row[column] * inverse % modulus
+                factor = row[column] * inverse % prime
                 row[column:] = [
-                    (a - factor * b) % modulus
+                    (a - factor * b) % prime
                     for a, b in zip(row[column:], lead[column:], strict=True)
                 ]
+    return True
+
+
+def determinant(matrix: list[list[int]]) -> Fraction:
+    """The determinant up to its sign, by elimination in fractions."""
+    rows = [[Fraction(value) for value in row] for row in matrix]
+    found = Fraction(1)
+    for column in range(len(rows)):
+        pivot = next((k for k in range(column, len(rows)) if rows[k][column]), None)
+        if pivot is None:
+            return Fraction(0)
+        rows[column], rows[pivot] = rows[pivot], rows[column]
+        lead = rows[column]
+        found *= lead[column]
+        for row in rows[column + 1 :]:
+            factor = row[column] / lead[column]
+            if factor:
+                row[column:] = [
+                    a - factor * b for a, b in zip(row[column:], lead[column:], strict=True)
+                ]
+    return found
 
 
 FEATURES: dict[str, Callable[[Fraction], Fraction | None]] = {
@@ -334,17 +608,19 @@ FEATURES: dict[str, Callable[[Fraction], Fraction | None]] = {
 }
 
 
-def linear_injective(content: Content, subject: Subject) -> str:
+def linear_injective(case: Case) -> str:
     """Normalised linear attention: two queries with proportional features share their weights."""
-    key = subject["key"]
-    name = content["claim"]["parameters"]["feature_map"]
+    key = case.subject["key"]
+    _rank(key, 2, "key")
+    name = case.parameters["feature_map"]
     feature = FEATURES.get(name)
-    if feature is None or content["verdict"] != "REFUTED":
-        raise Rejected("only refutations with a known feature map can be checked")
-    pair = [[number(part) for part in content["witness"][query]] for query in ("query", "other")]
-    if pair[0] == pair[1] or any(len(query) != key.columns for query in pair):
+    if feature is None:
+        raise Rejected("the feature map is unknown")
+    queries = [several(case.witness[query], number) for query in ("query", "other")]
+    if queries[0] == queries[1] or any(len(query) != key.columns for query in queries):
         raise Rejected("two different queries of the keys' width are needed")
-    images = [[feature(part) for part in query] for query in pair]
+    row = place(case.witness["row"], key.rows, "row")
+    images = [[feature(part) for part in query] for query in queries]
     if any(part is None for image in images for part in image):
         raise Rejected("the features of the queries are not rational")
     one, other = images
@@ -354,38 +630,56 @@ def linear_injective(content: Content, subject: Subject) -> str:
     factor = other[lead] / one[lead]  # type: ignore[operator]
     if any(b != factor * a for a, b in zip(one, other, strict=True)):  # type: ignore[operator]
         raise Rejected("the features are not proportional")
-    if name != "elu_plus_one":  # there every feature is above zero, so every sum is
-        row = place(content["witness"]["row"], key.rows, "row")
-        total = Fraction(0)
-        for index in range(row + 1):
-            values = (feature(part) for part in key.row(index))
-            total += added(a * b for a, b in zip(one, values, strict=True))  # type: ignore[operator]
-        if total == 0:
-            raise Rejected("the weights have no denominator")
+    total = Fraction(0)
+    for index in range(row + 1):
+        values = key.row(index)
+        if name == "elu_plus_one":  # every feature of a key is above zero, so every sum is
+            return "REFUTED"
+        features = (feature(part) for part in values)
+        total += added(a * b for a, b in zip(one, features, strict=True))  # type: ignore[operator]
+    if total == 0:
+        raise Rejected("the weights have no denominator")
     return "REFUTED"
 
 
-def margin(content: Content, subject: Subject) -> str:
-    """sigma_min([K, 1]) >= bound: s² I + RᵀR misses AᵀA by E, so sigma² >= s² - |E|."""
-    key, factor = subject["key"], subject["factor"]
-    first = place(content["claim"]["parameters"]["first_row"], key.rows, "first_row")
-    rows = [place(index, first + 1, "row") for index in content["evidence"]["rows"]]
-    if len(set(rows)) != len(rows):
-        raise Rejected("a row is named twice")
+def margin(case: Case) -> str:
+    """sigma_min([K, 1]) >= bound."""
+    bound = case.parameters["bound"]
+    spare, energy = _residual(case, bound)
+    if bound <= 0 or spare < 0 or spare * spare < energy:
+        raise Rejected("the residual does not leave the stated bound")
+    return "PROVED"
+
+
+def injective_within(case: Case) -> str:
+    """sigma_min([K, 1]) > distance, so no matrix of keys within the distance loses rank."""
+    distance = case.parameters["distance"]
+    spare, energy = _residual(case, distance)
+    if distance < 0 or spare <= 0 or spare * spare <= energy:
+        raise Rejected("the residual does not leave a margin above the distance")
+    return "PROVED"
+
+
+def _residual(case: Case, bound: Fraction) -> tuple[Fraction, Fraction]:
+    """s^2 - bound^2, and |A^T A - s^2 I - R^T R|^2, so that sigma_min(A)^2 >= s^2 - its root."""
+    key, factor = case.subject["key"], case.subject["factor"]
+    _rank(key, 2, "key")
+    first = place(case.parameters["first_row"], key.rows, "first_row")
+    rows = increasing(case.evidence["rows"], first + 1)
     width = key.columns + 1
-    if (factor.rows, factor.columns) != (width, width):
+    if factor.shape != (width, width):
         raise Rejected("the factor has the wrong size")
+    if width > WIDEST or len(rows) * width * width > 1 << 27 or not rows:
+        raise Rejected("there are no rows, or too many")
     gram, unit = _gram([key.scaled(index, (1,)) for index in rows], width)
     other, other_unit = _gram([factor.scaled(index) for index in range(width)], width)
-    shift, bound = number(content["evidence"]["shift"]), number(content["bound"]["value"])
+    shift = number(case.evidence["shift"])
     energy = Fraction(0)
     for i in range(width):
         for j in range(width):
             miss = Fraction(gram[i][j], unit) - Fraction(other[i][j], other_unit)
             energy += (miss - (shift * shift if i == j else 0)) ** 2
-    if bound <= 0 or bound * bound > shift * shift - root_above(energy):
-        raise Rejected("the residual does not leave the stated bound")
-    return "PROVED"
+    return shift * shift - bound * bound, energy
 
 
 def _gram(rows: list[tuple[list[int], int]], width: int) -> tuple[list[list[int]], int]:
@@ -400,50 +694,65 @@ def _gram(rows: list[tuple[list[int], int]], width: int) -> tuple[list[list[int]
     return gram, unit * unit
 
 
-def row_sums(content: Content, subject: Subject) -> str:
+def row_sums(case: Case) -> str:
     """Every stored row sums to ``target`` within ``tolerance``."""
-    weights, parameters = subject["map"], content["claim"]["parameters"]
-    target, tolerance = number(parameters["target"]), number(parameters["tolerance"])
+    weights = case.subject["map"]
+    target, tolerance = case.parameters["target"], case.parameters["tolerance"]
+    if tolerance < 0:
+        raise Rejected("the tolerance is below zero")
 
     def off(row: int) -> bool:
-        return abs(added(weights.row(row)) - target) > tolerance
+        values, unit = weights.scaled(row)
+        return abs(Fraction(sum(values), unit) - target) > tolerance
 
-    return _each_row(content, weights, off)
+    return _each_row(case, weights, off)
 
 
-def nonnegative(content: Content, subject: Subject) -> str:
+def nonnegative(case: Case) -> str:
     """No stored weight is below zero."""
-    weights = subject["map"]
-    return _each_row(content, weights, lambda row: min(weights.row(row)) < 0)
+    weights = case.subject["map"]
+    return _each_row(case, weights, lambda row: min(weights.finite(row)) < 0)
 
 
-def causal(content: Content, subject: Subject) -> str:
+def causal(case: Case) -> str:
     """Every stored weight above the diagonal is exactly zero."""
-    weights = subject["map"]
-    if weights.rows % weights.columns:
-        raise Rejected("the map is not square")
-    steps = weights.columns
-    return _each_row(content, weights, lambda row: any(weights.row(row)[row % steps + 1 :]))
+    weights = case.subject["map"]
+    steps = _square(weights)
+    return _each_row(case, weights, lambda row: any(weights.finite(row)[row % steps + 1 :]))
 
 
-def window_mass(content: Content, subject: Subject) -> str:
+def window_mass(case: Case) -> str:
     """At least ``share`` of every row's absolute weight lies on its last ``width`` tokens."""
-    weights, parameters = subject["map"], content["claim"]["parameters"]
-    width, share = parameters["width"], number(parameters["share"])
-    if type(width) is not int or width < 1 or weights.rows % weights.columns:
-        raise Rejected("the window must hold at least one token of a square map")
+    weights = case.subject["map"]
+    width, share = case.parameters["width"], case.parameters["share"]
+    steps = _square(weights)
+    if not 0 <= share <= 1:
+        raise Rejected("the share lies outside 0 ... 1")
 
     def short(row: int) -> bool:
-        values = [abs(part) for part in weights.row(row)]
-        token = row % weights.columns
-        return added(values[max(0, token - width + 1) : token + 1]) < share * added(values)
+        values = [abs(part) for part in weights.scaled(row)[0]]
+        token = row % steps
+        return sum(values[max(0, token - width + 1) : token + 1]) < share * sum(values)
 
-    return _each_row(content, weights, short)
+    return _each_row(case, weights, short)
 
 
-def _each_row(content: Content, weights: Matrix, fails: Callable[[int], bool]) -> str:
-    if content["verdict"] == "REFUTED":
-        row = place(content["witness"]["row"], weights.rows, "row")
+def _rank(part: Tensor, axes: int, role: str) -> None:
+    if len(part.shape) != axes:
+        raise Rejected(f"{role} must have {axes} axes, but its shape is {list(part.shape)}")
+
+
+def _square(weights: Tensor) -> int:
+    if len(weights.shape) < 2 or weights.shape[-1] != weights.shape[-2]:
+        raise Rejected(f"the map must be square, but its shape is {list(weights.shape)}")
+    return weights.columns
+
+
+def _each_row(case: Case, weights: Tensor, fails: Callable[[int], bool]) -> str:
+    if len(weights.shape) < 2:
+        raise Rejected("a map has at least two axes")
+    if case.verdict == "REFUTED":
+        row = _flat([*case.witness["batch"], case.witness["row"]], weights.shape[:-1])
         if not fails(row):
             raise Rejected(f"row {row} keeps the claim")
         return "REFUTED"
@@ -453,145 +762,242 @@ def _each_row(content: Content, weights: Matrix, fails: Callable[[int], bool]) -
     return "PROVED"
 
 
-def same_map(content: Content, subject: Subject) -> str:
+def _flat(index: list[Any], shape: Sequence[int]) -> int:
+    """The number of a row from its index along every axis."""
+    if len(index) != len(shape):
+        raise Rejected(f"the witness must have {len(shape)} indices")
+    found = 0
+    for value, size in zip(index, shape, strict=True):
+        found = found * size + place(value, size, "index")
+    return found
+
+
+def same_map(case: Case) -> str:
     """Two stored maps differ by at most ``tolerance`` in Frobenius norm."""
-    first, second = subject["map"], subject["other"]
-    if (first.rows, first.columns) != (second.rows, second.columns):
-        raise Rejected("the maps have different sizes")
-    tolerance = number(content["claim"]["parameters"]["tolerance"])
+    first, second = case.subject["map"], case.subject["other"]
+    tolerance = case.parameters["tolerance"]
+    if first.shape != second.shape or len(first.shape) < 2 or tolerance < 0:
+        raise Rejected("two maps of one shape and a tolerance of at least zero are needed")
     energy = Fraction(0)
     for row in range(first.rows):
-        pairs = zip(first.row(row), second.row(row), strict=True)
-        energy += added((a - b) ** 2 for a, b in pairs)
-    return "PROVED" if energy <= tolerance * tolerance and tolerance >= 0 else "REFUTED"
+        (one, unit), (other, other_unit) = first.scaled(row), second.scaled(row)
+        common = max(unit, other_unit)
+        a, b = common // unit, common // other_unit
+        total = sum((x * a - y * b) ** 2 for x, y in zip(one, other, strict=True))
+        energy += Fraction(total, common * common)
+    if case.verdict == "REFUTED" and number(case.witness["energy"]) != energy:
+        raise Rejected("the witness is not the sum of squared differences")
+    return "PROVED" if energy <= tolerance * tolerance else "REFUTED"
 
 
-def nonexpansive(content: Content, subject: Subject) -> str:
+def nonexpansive(case: Case) -> str:
     """I - b k kᵀ never expands: 0 <= b |k|² <= 2 at every token."""
-    key, rate = subject["key"], subject["rate"]
-    rates = [part for row in range(rate.rows) for part in rate.row(row)]
-    if len(rates) != key.rows:
+    key, rates = _delta_steps(case)
+
+    def expands(token: int) -> bool:
+        return not 0 <= _step_size(key, rates, token) <= 2
+
+    return _each_token(case, len(rates), expands, lambda token: not expands(token))
+
+
+def nonexpansive_decayed(case: Case) -> str:
+    """e^g (I - b k kᵀ) never expands: e^g max(1, |1 - b |k|²|) <= 1 at every token.
+
+    The 1 stands for the directions that the key does not touch; keys of width one have none.
+    """
+    key, rates = _delta_steps(case)
+    decays = case.subject["log_decay"]
+    if decays.shape != (len(rates),):
+        raise Rejected("one logarithm of a decay for every key is needed")
+    logs = decays.row(0)
+
+    def gain(token: int) -> Fraction:
+        along = abs(1 - _step_size(key, rates, token))
+        return along if key.columns == 1 else max(Fraction(1), along)
+
+    def expands(token: int) -> bool:
+        return exp_below(logs[token]) * gain(token) > 1
+
+    def keeps(token: int) -> bool:
+        return exp_above(min(logs[token], Fraction(FAR))) * gain(token) <= 1
+
+    return _each_token(case, len(rates), expands, keeps)
+
+
+def _delta_steps(case: Case) -> tuple[Tensor, list[Fraction]]:
+    key, rate = case.subject["key"], case.subject["rate"]
+    _rank(key, 2, "key")
+    if rate.shape != (key.rows,):
         raise Rejected("one rate for every key is needed")
-
-    def expands(row: int) -> bool:
-        size = rates[row] * added(part * part for part in key.row(row))
-        return not 0 <= size <= 2
-
-    return _each_row(content, key, expands)
+    return key, rate.row(0)
 
 
-def decay(content: Content, subject: Subject) -> str:
+def _step_size(key: Tensor, rates: list[Fraction], token: int) -> Fraction:
+    values, unit = key.scaled(token)
+    return rates[token] * Fraction(sum(value * value for value in values), unit * unit)
+
+
+def _each_token(
+    case: Case, tokens: int, breaks: Callable[[int], bool], keeps: Callable[[int], bool]
+) -> str:
+    if case.verdict == "REFUTED":
+        token = place(case.witness["token"], tokens, "token")
+        if not breaks(token):
+            raise Rejected(f"token {token} is not shown to break the claim")
+        return "REFUTED"
+    for token in range(tokens):
+        if not keeps(token):
+            raise Rejected(f"token {token} is not shown to keep the claim")
+    return "PROVED"
+
+
+def decay(case: Case) -> str:
     """The product of stored decays e^g over any ``width`` tokens is at most ``most``."""
-    logs, parameters = subject["log_decay"], content["claim"]["parameters"]
-    width, most = parameters["width"], number(parameters["most"])
-    if type(width) is not int or not 1 <= width <= logs.columns or most <= 0:
-        raise Rejected("the window does not fit the sequence")
+    logs = case.subject["log_decay"]
+    width, most = case.parameters["width"], case.parameters["most"]
+    if width > logs.columns or most <= 0:
+        raise Rejected("the window does not fit the sequence, or the bound is not above zero")
+    if case.verdict == "REFUTED":
+        row = _flat(several(case.witness["batch"], whole), logs.shape[:-1])
+        first = place(case.witness["token"], logs.columns - width + 1, "token")
+        values = logs.log_decays(row)[first : first + width]
+        if None in values or exp_below(added(v for v in values if v is not None)) <= most:
+            raise Rejected("the decay of the witness is not shown to be above the bound")
+        return "REFUTED"
+    for row in range(logs.rows):
+        worst = _largest_sum(logs.log_decays(row), width)
+        if worst is not None and exp_above(min(worst, Fraction(FAR))) > most:
+            raise Rejected(f"row {row} is not shown to keep the claim")
+    return "PROVED"
 
-    def large(row: int) -> bool:
-        values = logs.row(row)
-        total = added(values[:width])
-        worst = total
-        for t in range(width, len(values)):
-            total += values[t] - values[t - width]
-            worst = max(worst, total)
-        if content["verdict"] == "REFUTED":
-            return exp_below(worst) > most
-        return exp_above(worst) > most
 
-    return _each_row(content, logs, large)
+def _largest_sum(values: list[Fraction | None], width: int) -> Fraction | None:
+    """The largest sum of ``width`` numbers in a row; None if each window holds minus infinity."""
+    total, empty = Fraction(0), 0
+    worst: Fraction | None = None
+    for token, value in enumerate(values):
+        total, empty = (total, empty + 1) if value is None else (total + value, empty)
+        if token >= width:
+            gone = values[token - width]
+            total, empty = (total, empty - 1) if gone is None else (total - gone, empty)
+        if token >= width - 1 and not empty:
+            worst = total if worst is None else max(worst, total)
+    return worst
 
 
-def decay_box(content: Content, subject: Subject) -> str:
+def decay_box(case: Case) -> str:
     """exp(-rate softplus(w.x + b)) over ``width`` tokens is at most ``most`` for all x in a box."""
-    weight, bias, rate, low, high = (
-        [part for row in range(m.rows) for part in m.row(row)]
-        for m in (subject[name] for name in ("weight", "bias", "rate", "lower", "upper"))
-    )
-    parameters = content["claim"]["parameters"]
-    width, most = parameters["width"], number(parameters["most"])
-    sizes = {len(weight), len(low), len(high)}
-    if len(sizes) != 1 or len(bias) != 1 or len(rate) != 1 or any(map(Fraction.__gt__, low, high)):
-        raise Rejected("the box does not fit the weights")
-    if type(width) is not int or width < 1 or most <= 0 or rate[0] < 0:
-        raise Rejected("the window or the rate is out of range")
-    corner = [a if w > 0 else b for w, a, b in zip(weight, low, high, strict=True)]
-    least = added(w * x for w, x in zip(weight, corner, strict=True)) + bias[0]
-    if exp_above(-width * rate[0] * softplus_below(least)) > most:
+    lower, upper = _box(case)
+    weight, bias, rate = (case.subject[name] for name in ("weight", "bias", "rate"))
+    width, most = case.parameters["width"], case.parameters["most"]
+    if weight.shape != (len(lower),) or bias.shape != (1,) or rate.shape != (1,):
+        raise Rejected("weight, bias and rate do not fit the box")
+    weights, (offset,), (speed,) = weight.row(0), bias.row(0), rate.row(0)
+    if most <= 0 or speed < 0:
+        raise Rejected("the bound or the rate is out of range")
+    if case.verdict == "REFUTED":
+        point = _within(case.witness["input"], lower, upper)
+        drive = added(w * x for w, x in zip(weights, point, strict=True)) + offset
+        if exp_below(-width * speed * softplus_above(drive)) <= most:
+            raise Rejected("the decay at the witness is not shown to be above the bound")
+        return "REFUTED"
+    corner = [a if w > 0 else b for w, a, b in zip(weights, lower, upper, strict=True)]
+    least = added(w * x for w, x in zip(weights, corner, strict=True)) + offset
+    if exp_above(-width * speed * softplus_below(least)) > most:
         raise Rejected("the enclosed product is above the stated one")
     return "PROVED"
 
 
-def locality(content: Content, subject: Subject) -> str:
-    """At least ``share`` of a softmax row lies on ``window`` for all queries of a box."""
-    key = subject["key"]
-    lower, upper = subject["lower"].row(0), subject["upper"].row(0)
-    parameters = content["claim"]["parameters"]
-    share, scale = number(parameters["share"]), number(parameters["scale"])
-    start, stop = parameters["window"]
-    inside = range(place(start, key.rows, "window"), place(stop - 1, key.rows, "window") + 1)
-    keys = [[scale * part for part in key.row(index)] for index in range(key.rows)]
-    if not inside or not 0 < share < 1 or not len(lower) == len(upper) == key.columns:
-        raise Rejected("the window, the share or the box is out of range")
-    if any(a > b for a, b in zip(lower, upper, strict=True)):
+def _box(case: Case) -> tuple[list[Fraction], list[Fraction]]:
+    """Lower and upper bounds, checked against the range that the sentence names."""
+    lower, upper = case.subject["lower"], case.subject["upper"]
+    _rank(lower, 1, "lower")
+    if lower.shape != upper.shape:
+        raise Rejected("the box needs as many lower bounds as upper ones")
+    low, high = lower.row(0), upper.row(0)
+    if any(a > b for a, b in zip(low, high, strict=True)):
         raise Rejected("the box is empty")
+    if case.parameters["box"] != (min(low), max(high)):
+        raise Rejected("the range of the box is not the one that is stated")
+    return low, high
+
+
+def _within(witness: Any, lower: list[Fraction], upper: list[Fraction]) -> list[Fraction]:
+    point: list[Fraction] = several(witness, number)
+    if len(point) != len(lower) or any(
+        not a <= x <= b for a, x, b in zip(lower, point, upper, strict=True)
+    ):
+        raise Rejected("the witness lies outside the box")
+    return point
+
+
+def locality(case: Case) -> str:
+    """At least ``share`` of a softmax row lies on ``window`` for all queries of a box."""
+    key = case.subject["key"]
+    _rank(key, 2, "key")
+    lower, upper = _box(case)
+    share, scale = case.parameters["share"], case.parameters["scale"]
+    start, stop = case.parameters["window"]
+    if not 0 <= start < stop <= key.rows or not 0 < share < 1 or len(lower) != key.columns:
+        raise Rejected("the window, the share or the box is out of range")
+    near = range(start, stop)
+    keys = [[scale * part for part in key.row(index)] for index in range(key.rows)]
     odds = (1 - share) / share
-    if content["verdict"] == "REFUTED":
-        query = [number(part) for part in content["witness"]["query"]]
-        if len(query) != len(lower) or any(
-            not a <= x <= b for a, x, b in zip(lower, query, upper, strict=True)
-        ):
-            raise Rejected("the witness lies outside the box")
+    if case.verdict == "REFUTED":
+        query = _within(case.witness["query"], lower, upper)
         scores = [added(a * b for a, b in zip(row, query, strict=True)) for row in keys]
-        near = added(exp_above(scores[j]) for j in inside)
-        far = added(exp_below(scores[j]) for j in range(len(keys)) if j not in inside)
-        if far <= odds * near:
-            raise Rejected("the witness keeps the claim")
+        top = max(scores)
+        inside_window = added(exp_above(scores[j] - top) for j in near)
+        outside = added(exp_below(scores[j] - top) for j in range(len(keys)) if j not in near)
+        if outside <= odds * inside_window:
+            raise Rejected("the witness is not shown to break the claim")
         return "REFUTED"
-    _leaf_or_split(content["evidence"]["tree"], lower, upper, keys, inside, odds)
+    _leaves(case.evidence["tree"], (lower, upper), keys, near, odds)
     return "PROVED"
 
 
-def _leaf_or_split(
-    tree: Any, lower: list[Fraction], upper: list[Fraction],
-    keys: list[list[Fraction]], inside: range, odds: Fraction,
-) -> None:  # fmt: skip
+Box = tuple[list[Fraction], list[Fraction]]
+
+
+def _leaves(tree: Any, box: Box, keys: list[list[Fraction]], near: range, odds: Fraction) -> None:
     """Check all leaves of a split tree, which cover the box by construction."""
-    waiting = [(tree, lower, upper)]
+    waiting, left = [(tree, box)], MOST_PRODUCTS
     while waiting:
-        node, low, high = waiting.pop()
-        if "axis" in node:
+        node, (low, high) = waiting.pop()
+        if isinstance(node, dict) and "axis" in node:
+            _exactly(node, {"axis", "high", "low"}, "a split of the tree")
             axis = place(node["axis"], len(low), "axis")
             middle = (low[axis] + high[axis]) / 2
-            waiting.append((node["low"], low, [*high[:axis], middle, *high[axis + 1 :]]))
-            waiting.append((node["high"], [*low[:axis], middle, *low[axis + 1 :]], high))
-        else:
-            _tangent(node, low, high, keys, inside, odds)
+            waiting.append((node["low"], (low, [*high[:axis], middle, *high[axis + 1 :]])))
+            waiting.append((node["high"], ([*low[:axis], middle, *low[axis + 1 :]], high)))
+            continue
+        left -= len(keys) * len(low)
+        if left < 0:
+            raise Rejected(f"the leaves need more than {MOST_PRODUCTS} products")
+        _exactly(node, {"log_p", "p"}, "a leaf of the tree")
+        _tangent(node, (low, high), keys, near, odds)
 
 
-def _tangent(
-    leaf: Any, lower: list[Fraction], upper: list[Fraction],
-    keys: list[list[Fraction]], inside: range, odds: Fraction,
-) -> None:  # fmt: skip
+def _tangent(leaf: Any, box: Box, keys: list[list[Fraction]], near: range, odds: Fraction) -> None:
     """For any probabilities p on the window, log sum exp >= sum p z + entropy(p)."""
-    share = [number(part) for part in leaf["p"]]
-    logs = [number(part) for part in leaf["log_p"]]
-    if len(share) != len(inside) or len(logs) != len(inside):
+    share, logs = several(leaf["p"], number), several(leaf["log_p"], number)
+    if len(share) != len(near) or len(logs) != len(near):
         raise Rejected("a leaf must give one probability for every token of the window")
     if any(p < 0 for p in share) or added(share) != 1:
         raise Rejected("the probabilities of a leaf do not sum to one")
     if any(p > 0 and exp_below(high) < p for p, high in zip(share, logs, strict=True)):
         raise Rejected("a logarithm of a leaf is too small")
+    lower, upper = box
     centre = [(a + b) / 2 for a, b in zip(lower, upper, strict=True)]
     radius = [(b - a) / 2 for a, b in zip(lower, upper, strict=True)]
     mean = [
-        added(p * keys[j][k] for p, j in zip(share, inside, strict=True))
-        for k in range(len(centre))
+        added(p * keys[j][k] for p, j in zip(share, near, strict=True)) for k in range(len(centre))
     ]
     base = added(m * c for m, c in zip(mean, centre, strict=True))
     base -= added(p * high for p, high in zip(share, logs, strict=True))
     far = Fraction(0)
     for j, row in enumerate(keys):
-        if j not in inside:
+        if j not in near:
             score = added(a * c for a, c in zip(row, centre, strict=True))
             reach = added(abs(a - m) * r for a, m, r in zip(row, mean, radius, strict=True))
             far += exp_above(up(score + reach - base))
@@ -599,89 +1005,195 @@ def _tangent(
         raise Rejected("a leaf's bound does not reach the stated share")
 
 
-CLAIMS: dict[str, Callable[[Content, Subject], str]] = {
-    "causal": causal,
-    "decay": decay,
-    "decay_box": decay_box,
-    "injective": injective,
-    "linear_injective": linear_injective,
-    "locality": locality,
-    "margin": margin,
-    "nonexpansive": nonexpansive,
-    "nonnegative": nonnegative,
-    "row_sums": row_sums,
-    "same_map": same_map,
-    "window_mass": window_mass,
-}
+class Claim(NamedTuple):
+    """What a certificate of one claim has to contain, and how it is decided.
+
+    ``proof`` and ``witness`` name the fields of the evidence and of the witness; None where the
+    claim cannot be PROVED, or REFUTED.
+    """
+
+    decide: Callable[[Case], str]
+    roles: tuple[str, ...]
+    parameters: dict[str, Callable[[Any], Any]]
+    proof: tuple[str, ...] | None
+    witness: tuple[str, ...] | None
+    sentence: str
+    level: str = "data"
 
 
-SENTENCES = {
-    "causal": "every weight above the diagonal is exactly zero",
-    "decay": "every product of decays over {width} tokens is at most {most}",
-    "decay_box": "for every input in the box the decay over {width} tokens is at most {most}",
-    "injective": "from row {first_row} on, different queries get different softmax rows"
-    " (sink: {sink})",
-    "linear_injective": "different queries get different rows of normalised linear attention"
-    " with features {feature_map}",
-    "locality": "for every query in the box at least {share} of the softmax row (scale {scale})"
-    " lies on keys {window}",
-    "margin": "the smallest singular value of [keys, 1] up to row {first_row} is at least"
-    " the bound",
-    "nonexpansive": "no transition I - b k k^T expands",
-    "nonnegative": "no weight is below zero",
-    "row_sums": "every row sums to {target} within {tolerance}",
-    "same_map": "the two maps differ by at most {tolerance} in Frobenius norm",
-    "window_mass": "at least {share} of every row's absolute weight lies on its last {width}"
-    " tokens",
-}
+ROW = ("batch", "row")
+MAP, BOX = ("map",), ("lower", "upper")
+CLAIMS = {
+    "causal": Claim(causal, MAP, {}, (), ROW, "every weight above the diagonal is exactly zero"),
+    "decay": Claim(
+        decay, ("log_decay",), {"most": number, "width": positive}, (), ("batch", "token"),
+        "every product of decays over {width} tokens is at most {most}",
+    ),
+    "decay_box": Claim(
+        decay_box, ("bias", "lower", "rate", "upper", "weight"),
+        {"box": pair(number), "most": number, "width": positive}, (), ("input",),
+        "for every input of the stored box, whose coordinates lie between {box[0]} and {box[1]},"
+        " the decay over {width} tokens is at most {most}",
+    ),
+    "injective": Claim(
+        injective, ("key",), {"first_row": whole, "sink": flag}, ("rows",), ("null", "row"),
+        "in exact arithmetic, different queries get different softmax rows from row {first_row}"
+        " on, {sink}",
+    ),
+    "injective_within": Claim(
+        injective_within, ("factor", "key"), {"distance": number, "first_row": whole},
+        ("rows", "shift"), None,
+        "in exact arithmetic, different queries get different softmax rows from row {first_row}"
+        " on, for all keys within {distance} of the stored ones in Frobenius norm",
+        level="real",
+    ),
+    "linear_injective": Claim(
+        linear_injective, ("key",), {"feature_map": word}, None, ("other", "query", "row"),
+        "in exact arithmetic, different queries get different rows of normalised linear attention"
+        " with features {feature_map}",
+    ),
+    "locality": Claim(
+        locality, ("key", "lower", "upper"),
+        {"box": pair(number), "scale": number, "share": number, "window": pair(whole)},
+        ("tree",), ("query",),
+        "for every query of the stored box, whose coordinates lie between {box[0]} and {box[1]},"
+        " at least {share} of the softmax row (scale {scale}) lies on the keys from {window[0]} up"
+        " to, but not including, {window[1]}",
+    ),
+    "margin": Claim(
+        margin, ("factor", "key"), {"bound": number, "first_row": whole}, ("rows", "shift"), None,
+        "the smallest singular value of [keys, 1] up to row {first_row} is at least {bound}",
+    ),
+    "nonexpansive": Claim(
+        nonexpansive, ("key", "rate"), {}, (), ("token",),
+        "no transition I - b k k^T expands",
+    ),
+    "nonexpansive_decayed": Claim(
+        nonexpansive_decayed, ("key", "log_decay", "rate"), {}, (), ("token",),
+        "no transition e^g (I - b k k^T) expands, its decay e^g included",
+    ),
+    "nonnegative": Claim(nonnegative, MAP, {}, (), ROW, "no weight is below zero"),
+    "row_sums": Claim(
+        row_sums, MAP, {"target": number, "tolerance": number}, (), ROW,
+        "every row sums to {target} within {tolerance}",
+    ),
+    "same_map": Claim(
+        same_map, ("map", "other"), {"tolerance": number}, (), ("energy",),
+        "the two maps differ by at most {tolerance} in Frobenius norm",
+    ),
+    "window_mass": Claim(
+        window_mass, MAP, {"share": number, "width": positive}, (), ROW,
+        "at least {share} of every row's absolute weight lies on its last {width} tokens",
+    ),
+}  # fmt: skip
 
 
 def sentence(name: str, parameters: dict[str, Any]) -> str:
-    """The claim in words, with its parameters as they are stored."""
-    plain = {part: _decimal(value) for part, value in parameters.items()}
-    return SENTENCES[name].format(**plain)
+    """The claim in words, from the values of its parameters."""
+    claim = CLAIMS[name]
+    _exactly(parameters, set(claim.parameters), f"the parameters of {name}")
+    values = {part: read(parameters[part]) for part, read in claim.parameters.items()}
+    return claim.sentence.format(**{part: _said(value) for part, value in values.items()})
 
 
-def _decimal(value: Any) -> Any:
-    """A hexadecimal float as the shortest decimal that reads back to it."""
-    return repr(float.fromhex(value)) if isinstance(value, str) and "0x" in value else value
+def _said(value: Any) -> Any:
+    """A value in words: floats as the shortest decimal that reads back to them."""
+    if isinstance(value, tuple):
+        return tuple(map(_said, value))
+    if isinstance(value, bool):
+        return "with a sink" if value else "without a sink"
+    if isinstance(value, Fraction):
+        return repr(float(value)) if is_float(value) else str(value)
+    return shown(value) if isinstance(value, str) else value
 
 
 # --- the decision ----------------------------------------------------------------------------
 
 
+class Accepted(NamedTuple):
+    """What a file proves: ``verdict`` on ``sentence``; what it states beyond that is unchecked."""
+
+    verdict: str
+    sentence: str
+    level: str
+    identity: str
+    provenance: dict[str, str]
+
+
 def check(path: Path) -> str:
-    """The verdict that the file proves.
+    """The verdict that the file proves, ``PROVED`` or ``REFUTED``.
 
     Raises:
         Rejected: if the file, its tensors or its evidence do not prove the stated verdict.
     """
-    if path.stat().st_size > LARGEST_FILE:
-        raise Rejected("the file is too large")
+    return examine(path).verdict
+
+
+def examine(path: Path) -> Accepted:
+    """The same with the sentence that was decided.
+
+    Raises:
+        Rejected: as ``check``.
+    """
     try:
-        content = parse(path.read_text(encoding="utf-8"))
-        folder = path.parent.parent if path.parent.name == "certificates" else path.parent
-        subject = {entry["role"]: load(folder, entry) for entry in content["subject"]}
-        if len(subject) != len(content["subject"]):
-            raise Rejected("a role stands twice in the subject")
-        claim = CLAIMS.get(content["claim"]["name"])
-        if claim is None:
-            raise Rejected(f"the claim {content['claim']['name']!r} is unknown")
-        stated = content["claim"]
-        if stated["sentence"] != sentence(stated["name"], stated["parameters"]):
-            raise Rejected("the sentence does not say what the parameters say")
-        if content["level"] != "data":
-            raise Rejected("only claims about stored data can be checked")
-        if content["verdict"] == "UNKNOWN":
-            return "UNKNOWN"
-        derived = claim(content, subject)
+        return _examined(path)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError) as error:
-        raise Rejected(f"malformed: {type(error).__name__}: {error}") from None
+        raise Rejected(f"malformed: {type(error).__name__}: {shown(str(error))}") from None
     except (RecursionError, MemoryError, OverflowError, ZeroDivisionError) as error:
         raise Rejected(f"too large to check: {type(error).__name__}") from None
-    if derived != content["verdict"]:
-        raise Rejected(f"states {content['verdict']}, but the evidence gives {derived}")
-    return derived
+
+
+def _examined(path: Path) -> Accepted:
+    content = parse(read_file(path, LARGEST_CERTIFICATE).decode("ascii"))
+    stated = content["claim"]
+    _exactly(stated, {"name", "parameters", "sentence"}, "the claim")
+    claim = CLAIMS.get(word(stated["name"]))
+    if claim is None:
+        raise Rejected(f"the claim {shown(stated['name'])} is unknown")
+    if stated["sentence"] != sentence(stated["name"], stated["parameters"]):
+        raise Rejected("the sentence does not say what the parameters say")
+    if content["level"] != claim.level:
+        raise Rejected(f"the level of this claim is {claim.level}")
+    provenance = _unchecked(content["unchecked"])
+    verdict = content["verdict"]
+    if verdict not in ("PROVED", "REFUTED"):
+        raise Rejected(f"the verdict {shown(repr(verdict))} is neither PROVED nor REFUTED")
+    proved = verdict == "PROVED"
+    expected = claim.proof if proved else claim.witness
+    if expected is None:
+        raise Rejected(f"this claim cannot be {verdict} by a certificate")
+    _exactly(content["evidence"], set(expected if proved else ()), "the evidence")
+    if not proved:
+        _exactly(content["witness"], set(expected), "the witness")
+    elif content["witness"] is not None:
+        raise Rejected("a witness stands beside PROVED")
+    folder = path.parent.parent if path.parent.name == "certificates" else path.parent
+    case = Case(
+        verdict,
+        load(folder, content["subject"], claim.roles),
+        {name: read(stated["parameters"][name]) for name, read in claim.parameters.items()},
+        content["evidence"],
+        content["witness"] or {},
+    )
+    derived = claim.decide(case)
+    if derived != verdict:
+        raise Rejected(f"states {verdict}, but the evidence gives {derived}")
+    return Accepted(verdict, stated["sentence"], claim.level, content["identity"], provenance)
+
+
+def _unchecked(content: Any) -> dict[str, str]:
+    """The provenance that is stated, after the kinds of all unchecked fields have been seen."""
+    _exactly(content, UNCHECKED, "what is unchecked")
+    word(content["method"])
+    several(content["assumptions"], word)
+    if content["observed"] is not None:
+        number(content["observed"])
+    for name in ("limits", "provenance", "software"):
+        if not isinstance(content[name], dict):
+            raise Rejected(f"{name} must be an object")
+        for value in content[name].values():
+            word(value)
+    return dict(content["provenance"])
 
 
 def main(paths: Sequence[str]) -> int:
@@ -689,10 +1201,15 @@ def main(paths: Sequence[str]) -> int:
     bad = 0
     for name in paths:
         try:
-            print(f"accepted {check(Path(name))} {name}")
+            found = examine(Path(name))
         except Rejected as error:
             bad += 1
-            print(f"REJECTED {name}: {error}")
+            print(f"REJECTED {shown(name)}: {error}")
+            continue
+        print(f"accepted {found.verdict} {shown(name)}: {found.sentence}")
+        if found.provenance:
+            stated = ", ".join(f"{part} {value}" for part, value in found.provenance.items())
+            print(f"    stated and not checked: {shown(stated)}")
     return 1 if bad or not paths else 0
 
 

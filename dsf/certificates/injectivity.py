@@ -7,7 +7,6 @@
 
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.certificates.exact import PRIME, fractions_of, independent_rows, integer_row, null_vector
-from dsf.certificates.issuing import Proposal, hexed, issued, on_the_processor
+from dsf.certificates.exact import fractions_of, independent_rows, integer_row, null_vector
+from dsf.certificates.issuing import Proposal, Where, issued, on_the_processor
 
 ROWS = 512
 
@@ -26,7 +25,7 @@ def margin(
     key: Float[Tensor, "tokens key"],
     *,
     first_row: int | None = None,
-    folder: Path | None = None,
+    folder: Where = None,
 ) -> Certificate:
     """Certify a lower bound on the smallest singular value of ``[keys, 1]`` up to ``first_row``.
 
@@ -39,8 +38,13 @@ def margin(
     Raises:
         ValueError: if ``first_row`` lies outside the tokens or leaves fewer rows than columns.
     """
+    row = len(key) - 1 if first_row is None else first_row
+    return issued(_margin(key, row), folder)
+
+
+def _margin(key: Tensor, row: int) -> Proposal:
+    """The claim with the largest bound that a float64 factor leaves, or UNKNOWN."""
     tokens, width = key.shape
-    row = tokens - 1 if first_row is None else first_row
     if not width <= row < tokens:
         raise ValueError(
             f"margin: 'first_row' must lie between {width} and {tokens - 1}, so that there are as "
@@ -55,14 +59,14 @@ def margin(
         verdict=Verdict.UNKNOWN,
         tensors={"key": key},
         method="Cholesky factor of the shifted Gram matrix, exact residual",
-        parameters={"first_row": row},
+        parameters={"first_row": row, "bound": 0.0},
         evidence={"rows": chosen},
         observed=observed,
         limits={"search": "no float64 factor leaves a positive bound"},
     )
     if observed is None or observed <= 0:
-        return issued(proposal, folder)
-    return issued(_bounded(proposal, matrix, observed), folder)
+        return proposal
+    return _bounded(proposal, matrix, observed)
 
 
 def _bounded(proposal: Proposal, matrix: Tensor, observed: float) -> Proposal:
@@ -83,6 +87,7 @@ def _bounded(proposal: Proposal, matrix: Tensor, observed: float) -> Proposal:
                 verdict=Verdict.PROVED,
                 tensors={**proposal.tensors, "factor": factor},
                 evidence={**proposal.evidence, "shift": shift},
+                parameters={**proposal.parameters, "bound": left**0.5},
                 bound=left**0.5,
                 limits={},
             )
@@ -98,7 +103,7 @@ def linear_injective(
     *,
     feature_map: FeatureMap,
     row: int | None = None,
-    folder: Path | None = None,
+    folder: Where = None,
 ) -> Certificate:
     """Refute that normalised linear attention gives different queries different rows.
 
@@ -115,7 +120,7 @@ def linear_injective(
     Source: InLine attention, arXiv:2412.06590; the pairs are derived.
 
     Raises:
-        ValueError: for a feature map without a known collision.
+        ValueError: for a feature map without a known collision, or a row outside the keys.
     """
     known = ("identity", "relu", "elu_plus_one")
     if feature_map not in known:
@@ -124,6 +129,10 @@ def linear_injective(
             f"'{feature_map}'. With more features than key entries there need not be a collision."
         )
     chosen = key.shape[0] - 1 if row is None else row
+    if not 0 <= chosen < key.shape[0]:
+        raise ValueError(
+            f"linear_injective: 'row' must lie between 0 and {key.shape[0] - 1}, but it is {row}."
+        )
     proposal = Proposal(
         name="linear_injective",
         verdict=Verdict.UNKNOWN,
@@ -140,8 +149,8 @@ def linear_injective(
     other = [2 * part + 1 if feature_map == "elu_plus_one" else 2 * part for part in query]
     witness = {
         "row": chosen,
-        "query": [hexed(part) for part in query],
-        "other": [hexed(part) for part in other],
+        "query": query,
+        "other": other,
     }
     refuted = replace(proposal, verdict=Verdict.REFUTED, witness=witness, limits={})
     return issued(refuted, folder)
@@ -170,7 +179,7 @@ def injective(
     sink: bool = False,
     level: Level = Level.DATA,
     uncertainty: float = 0.0,
-    folder: Path | None = None,
+    folder: Where = None,
 ) -> Certificate:
     """Certify that from ``first_row`` on different queries get different softmax rows.
 
@@ -179,7 +188,7 @@ def injective(
     change nothing. Rows with too few keys cannot be injective; the default is the first row that
     can be, ``key width`` (one less with a sink). For full attention take ``first_row=tokens - 1``.
 
-    PROVED by rows whose determinant is a unit modulo a prime, REFUTED by an exact integer direction
+    PROVED by rows whose determinant is not zero, REFUTED by an exact integer direction
     of the query that changes no weight. This is about the stored numbers only: a low-rank product
     has full rank once it is rounded. At ``Level.REAL`` the claim is about every key matrix within
     ``uncertainty`` of the stored one (in Frobenius norm; a bound on the rounding in the computation
@@ -188,8 +197,9 @@ def injective(
     Source: InLine attention, arXiv:2412.06590; the condition is sharp.
 
     Raises:
-        ValueError: if ``first_row`` lies outside the tokens, or ``level`` is ``Level.FLOAT``:
-            large queries saturate a floating-point softmax, so two of them give the same row.
+        ValueError: if ``first_row`` lies outside the tokens, ``uncertainty`` is below zero, or
+            ``level`` is ``Level.FLOAT``: large queries saturate a floating-point softmax, so two of
+            them give the same row.
     """
     if level is Level.FLOAT:
         raise ValueError(
@@ -197,6 +207,10 @@ def injective(
             "gives two large queries the same row. Use Level.DATA or Level.REAL."
         )
     if level is Level.REAL:
+        if not uncertainty >= 0:
+            raise ValueError(
+                f"injective: 'uncertainty' must be at least 0, but it is {uncertainty}."
+            )
         return _within_uncertainty(key, first_row, sink, uncertainty, folder)
     tokens, width = key.shape
     needed = width if sink else width + 1
@@ -209,7 +223,7 @@ def injective(
         name="injective",
         verdict=Verdict.UNKNOWN,
         tensors={"key": key},
-        method="rank modulo 2^61 - 1, or an exact null vector",
+        method="rows of full rank, or an exact null vector",
         parameters={"first_row": row, "sink": sink},
     )
     if not bool(key.isfinite().all()):
@@ -226,37 +240,42 @@ def injective(
 
 
 def _within_uncertainty(
-    key: Tensor, first_row: int | None, sink: bool, uncertainty: float, folder: Path | None
+    key: Tensor, first_row: int | None, sink: bool, uncertainty: float, where: Where
 ) -> Certificate:
-    """The claim for every key matrix near the stored one, from a certified margin."""
+    """The claim for every key matrix near the stored one, from the factor of a margin."""
     row = key.shape[-1] if first_row is None else first_row
-    claim = (
-        f"from row {row} on, different queries get different softmax rows, for all keys within "
-        f"{uncertainty:g} of the stored ones"
-    )
-    assumption = f"the keys differ from the stored ones by at most {uncertainty:g} (Frobenius)"
-    found: Certificate | None = None
-    if not sink and row < len(key):
-        found = margin(key, first_row=row, folder=folder)
-    proved = found is not None and found.bound is not None and found.bound > uncertainty
-    reason = "with a sink no margin is certified" if sink else "the certified margin is too small"
-    return Certificate(
-        claim=claim,
-        verdict=Verdict.PROVED if proved else Verdict.UNKNOWN,
-        level=Level.REAL,
+    undecided = Proposal(
+        name="injective_within",
+        verdict=Verdict.UNKNOWN,
+        tensors={"key": key},
         method="certified smallest singular value of [keys, 1]",
-        bound=None if found is None else found.bound,
-        observed=None if found is None else found.observed,
-        assumptions=(assumption,),
-        limits={} if proved else {"margin": reason},
+        parameters={"first_row": row, "distance": uncertainty},
+        assumptions=(
+            f"the keys differ from the stored ones by at most {uncertainty:g} (Frobenius)",
+        ),
     )
+    if sink or row >= len(key):
+        reason = "with a sink no margin is certified" if sink else "too few keys for a margin"
+        return issued(replace(undecided, limits={"margin": reason}), where)
+    found = _margin(key, row)
+    if found.bound is None or not found.bound > uncertainty:
+        small = {"margin": "the certified margin is too small"}
+        return issued(replace(undecided, observed=found.observed, limits=small), where)
+    decided = replace(
+        undecided,
+        verdict=Verdict.PROVED,
+        tensors=found.tensors,
+        evidence=found.evidence,
+        bound=found.bound,
+        observed=found.observed,
+    )
+    return issued(decided, where)
 
 
 def _proved(proposal: Proposal, rows: list[int]) -> Proposal:
-    evidence = {"rows": rows, "modulus": f"{PRIME:x}"}
-    return replace(proposal, verdict=Verdict.PROVED, evidence=evidence)
+    return replace(proposal, verdict=Verdict.PROVED, evidence={"rows": sorted(rows)})
 
 
 def _refuted(proposal: Proposal, row: int, null: list[int]) -> Proposal:
-    witness = {"row": row, "null": [f"{value:x}" for value in null]}
+    witness = {"row": row, "null": null}
     return replace(proposal, verdict=Verdict.REFUTED, witness=witness)

@@ -1,6 +1,7 @@
 """Certificates from proposed verdicts: written to a file and returned only once it is accepted."""
 
 import hashlib
+import math
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
@@ -8,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from dsf.certificates import checker
-from dsf.certificates.certificate import Certificate, Level, Verdict
+from dsf.certificates.certificate import SEAL, Certificate, Level, Verdict
 from dsf.distribution import VERSION
 from dsf.saving import replace_file
 
@@ -27,6 +28,25 @@ TYPES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
 }
+STORED, INPUT = "of the stored numbers", "on this input"
+BOX = "for every point of the stored box"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a certificate is written, and where its numbers come from.
+
+    Attributes:
+        folder: gets ``certificates/`` and ``tensors/``; None keeps nothing.
+        provenance: such as the model, the layer, the head and the input; written into the file
+            under ``unchecked``.
+    """
+
+    folder: Path | None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+Where = Path | Destination | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,68 +81,117 @@ def on_the_processor(claim: Callable[Given, Certificate]) -> Callable[Given, Cer
     return decided
 
 
-def settled(proposal: Proposal, broken: int | None) -> Proposal:
-    """The proposal as PROVED, or as REFUTED with ``broken`` as the row that violates the claim."""
-    if broken is None:
-        return replace(proposal, verdict=Verdict.PROVED)
-    return replace(proposal, verdict=Verdict.REFUTED, witness={"row": broken})
+def settled(proposal: Proposal, witness: Mapping[str, Any] | None) -> Proposal:
+    """The proposal as PROVED, or as REFUTED by ``witness``."""
+    verdict = Verdict.PROVED if witness is None else Verdict.REFUTED
+    return replace(proposal, verdict=verdict, witness=witness)
 
 
 class CheckerRefused(RuntimeError):
     """The checker rejected a proposal of the library: an error in the library, not a verdict."""
 
 
-def issued(proposal: Proposal, folder: Path | None = None) -> Certificate:
+def issued(proposal: Proposal, where: Where = None) -> Certificate:
     """The certificate of a proposal, after the independent checker has accepted its file.
 
-    Written to ``folder`` (``certificates/`` and ``tensors/`` inside it), or to a temporary one that
-    is deleted afterwards. If a tensor has NaN or infinite entries, the verdict is UNKNOWN.
+    Written to the folder of ``where``, or to a temporary one that is deleted afterwards. What is
+    UNKNOWN has no evidence and therefore no file. If a tensor has NaN or infinite entries, or more
+    bytes than the checker reads, the verdict is UNKNOWN.
 
     Raises:
         CheckerRefused: if the checker rejects the file.
+        TypeError: if a tensor is not a real floating one.
+        ValueError: if a tensor is empty.
     """
-    bad = [role for role, part in proposal.tensors.items() if not bool(part.isfinite().all())]
+    for role, part in proposal.tensors.items():
+        _certifiable(role, part)
+    place = where if isinstance(where, Destination) else Destination(where)
+    bad = [role for role, part in proposal.tensors.items() if not _readable(proposal, part)]
     if bad:
-        return _unknown(proposal, {"data": f"{', '.join(bad)} holds NaN or infinite numbers"})
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="dsf-") as temporary:
-            return _written(proposal, Path(temporary))
-    return _written(proposal, folder)
+        limits = {"data": f"{', '.join(bad)} holds NaN or infinite numbers"}
+        return _unknown(proposal, place, limits)
+    if proposal.verdict is Verdict.UNKNOWN:
+        return _unknown(proposal, place, proposal.limits)
+    data = save({role: _plain_tensor(part) for role, part in proposal.tensors.items()})
+    if len(data) > checker.LARGEST_TENSORS:
+        limits = {"data": f"more than the {checker.LARGEST_TENSORS >> 20} MiB that can be checked"}
+        return _unknown(proposal, place, limits)
+    if place.folder is not None:
+        return _written(proposal, place, _Folder(place.folder, replace_file), data)
+    with tempfile.TemporaryDirectory(prefix="dsf-") as temporary:
+        return _written(proposal, place, _Folder(Path(temporary), _write_once), data)
 
 
-def _unknown(proposal: Proposal, limits: Mapping[str, Any]) -> Certificate:
+class _Folder(NamedTuple):
+    """A folder, and how files are written there: to disk at once, or not if it is temporary."""
+
+    path: Path
+    write: Callable[[Path, Callable[[Path], object]], object]
+
+
+def _write_once(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write(path)
+
+
+def _certifiable(role: str, part: Tensor) -> None:
+    if part.dtype not in TYPES:
+        raise TypeError(
+            f"certify: '{role}' must be a real floating tensor, but it is {part.dtype}. "
+            f"Certify the real and the imaginary part separately."
+        )
+    if not part.numel():
+        raise ValueError(
+            f"certify: '{role}' has the shape {tuple(part.shape)} and holds no number, so nothing "
+            f"can be certified about it."
+        )
+
+
+def _readable(proposal: Proposal, part: Tensor) -> bool:
+    """Whether the checker reads all numbers; in a decay, minus infinity stands for zero."""
+    fine = part.isfinite()
+    if proposal.name == "decay":
+        fine = fine | part.isneginf()
+    return bool(fine.all())
+
+
+def _unknown(proposal: Proposal, place: Destination, limits: Mapping[str, Any]) -> Certificate:
     return Certificate(
-        claim=checker.sentence(proposal.name, dict(proposal.parameters)),
+        claim=checker.sentence(proposal.name, _plain(proposal.parameters)),
         verdict=Verdict.UNKNOWN,
-        level=Level.DATA,
+        level=Level(checker.CLAIMS[proposal.name].level),
+        scope=_scope(proposal, place),
         method=proposal.method,
+        observed=proposal.observed,
         limits=limits,
     )
 
 
-def _written(proposal: Proposal, folder: Path) -> Certificate:
-    files = folder / "certificates"
-    files.mkdir(parents=True, exist_ok=True)
-    (folder / "tensors").mkdir(exist_ok=True)
-    stem = f"{len(list(files.glob('*.json'))):04d}-{proposal.name}"
-    content = _content(proposal, f"tensors/{stem}.safetensors")
-    tensors = {
-        role: part.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for role, part in proposal.tensors.items()
-    }
-    data = save(tensors)
-    replace_file(folder / "tensors" / f"{stem}.safetensors", lambda draft: draft.write_bytes(data))
-    path = files / f"{stem}.json"
-    text = checker.canonical(content)
-    replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8", newline="\n"))
+def _scope(proposal: Proposal, place: Destination) -> str:
+    if "box" in proposal.parameters:
+        return BOX
+    return INPUT if "input" in place.provenance else STORED
+
+
+def _written(proposal: Proposal, place: Destination, folder: _Folder, data: bytes) -> Certificate:
+    """Files are named by what they hold, so none is written over another one."""
+    stored = f"tensors/{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
+    content = _content(proposal, place, stored)
+    file = f"certificates/{proposal.name}-{content['identity'][:16]}.json"
+    folder.write(folder.path / stored, lambda draft: draft.write_bytes(data))
+    text = checker.canonical(content).encode("ascii")
+    path = folder.path / file
+    folder.write(path, lambda draft: draft.write_bytes(text))
     try:
-        accepted = checker.check(path)
+        accepted = checker.examine(path)
     except checker.Rejected as error:
+        path.unlink()
         raise CheckerRefused(f"{proposal.name}: {error}") from None
     return Certificate(
-        claim=content["claim"]["sentence"],
-        verdict=Verdict(accepted),
-        level=Level.DATA,
+        claim=accepted.sentence,
+        verdict=Verdict(accepted.verdict),
+        level=Level(accepted.level),
+        scope=_scope(proposal, place),
         method=proposal.method,
         bound=proposal.bound,
         observed=proposal.observed,
@@ -130,11 +199,17 @@ def _written(proposal: Proposal, folder: Path) -> Certificate:
         evidence=proposal.evidence,
         assumptions=proposal.assumptions,
         limits=proposal.limits,
+        identity=accepted.identity,
+        file=file,
+        seal=SEAL,
     )
 
 
-def _content(proposal: Proposal, file: str) -> dict[str, Any]:
-    parameters = {name: _plain(value) for name, value in proposal.parameters.items()}
+def _content(proposal: Proposal, place: Destination, file: str) -> dict[str, Any]:
+    parameters = _plain(proposal.parameters)
+    observed = proposal.observed
+    if observed is not None and not math.isfinite(observed):
+        observed = None
     content = {
         "format": checker.FORMAT,
         "format_version": checker.FORMAT_VERSION,
@@ -144,29 +219,24 @@ def _content(proposal: Proposal, file: str) -> dict[str, Any]:
             "sentence": checker.sentence(proposal.name, parameters),
         },
         "verdict": proposal.verdict.value,
-        "level": Level.DATA.value,
-        "bound": None if proposal.bound is None else {"value": hexed(proposal.bound)},
-        "observed": None if proposal.observed is None else hexed(proposal.observed),
-        "subject": [_entry(role, part, file) for role, part in proposal.tensors.items()],
-        "evidence": {name: _plain(value) for name, value in proposal.evidence.items()},
-        "witness": None if proposal.witness is None else _plain(dict(proposal.witness)),
-        "method": proposal.method,
-        "assumptions": list(proposal.assumptions),
-        "limits": {name: _plain(value) for name, value in proposal.limits.items()},
-        "provenance": {},
-        "arithmetic": {},
-        "software": {"dsf": VERSION, "python": platform.python_version()},
+        "level": checker.CLAIMS[proposal.name].level,
+        "subject": [_entry(role, part, file) for role, part in sorted(proposal.tensors.items())],
+        "evidence": _plain(proposal.evidence) if proposal.verdict is Verdict.PROVED else {},
+        "witness": None if proposal.witness is None else _plain(proposal.witness),
+        "unchecked": {
+            "assumptions": list(proposal.assumptions),
+            "limits": {name: str(value) for name, value in proposal.limits.items()},
+            "method": proposal.method,
+            "observed": None if observed is None else written(observed),
+            "provenance": dict(place.provenance),
+            "software": {"dsf": VERSION, "python": platform.python_version()},
+        },
     }
     return content | {"identity": checker.identity(content)}
 
 
 def _entry(role: str, part: Tensor, file: str) -> dict[str, Any]:
-    if part.dtype not in TYPES:
-        raise TypeError(
-            f"certify: '{role}' must be a real floating tensor, but it is {part.dtype}. "
-            f"Certify the real and the imaginary part separately."
-        )
-    raw = part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    raw = _plain_tensor(part).view(torch.uint8).numpy().tobytes()
     return {
         "role": role,
         "file": file,
@@ -177,17 +247,22 @@ def _entry(role: str, part: Tensor, file: str) -> dict[str, Any]:
     }
 
 
-def hexed(value: float | Fraction) -> str:
-    """A finite number as exact text: a hexadecimal float, or two hexadecimal integers."""
-    if isinstance(value, Fraction):
-        return f"{value.numerator:x}/{value.denominator:x}"
-    return float(value).hex()
+def _plain_tensor(part: Tensor) -> Tensor:
+    return part.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def written(value: float | Fraction) -> str:
+    """A finite number in the only form that the format has for it."""
+    exact = Fraction(value)
+    if checker.is_float(exact):
+        return float(exact).hex() if exact else "0x0.0p+0"
+    return f"{exact.numerator}/{exact.denominator}"
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float | Fraction):
-        return hexed(value)
-    if isinstance(value, dict):
+        return written(value)
+    if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]

@@ -2,51 +2,70 @@
 
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of
 from dsf.certificates.issuing import (
     CheckerRefused,
     Proposal,
-    hexed,
+    Where,
     issued,
     on_the_processor,
     settled,
+    written,
 )
 
 
 @on_the_processor
 def nonexpansive(
-    key: Float[Tensor, "time key"], rate: Float[Tensor, " time"], *, folder: Path | None = None
+    key: Float[Tensor, "time key"],
+    rate: Float[Tensor, " time"],
+    log_decay: Float[Tensor, " time"] | None = None,
+    *,
+    folder: Where = None,
 ) -> Certificate:
-    """Certify that no delta step ``I - b k kᵀ`` expands: ``0 <= b |k|² <= 2``, exactly.
+    """Certify that no transition ``exp(g) (I - b k kᵀ)`` of a delta rule expands.
 
-    Multiplied by decays of at most one it stays nonexpansive. The witness is the token whose
-    ``b |k|²`` is furthest from 1, and ``observed`` is that value.
+    Without ``log_decay`` the transitions are ``I - b k kᵀ``, and the condition is
+    ``0 <= b |k|² <= 2``, decided exactly. With it, the largest singular value
+    ``exp(g) max(1, |1 - b |k|²|)`` is enclosed; for keys of width one it is ``exp(g) |1 - b k²|``.
+    The witness is the token with the largest one, which is ``observed``.
     """
-    sizes = rate.double() * key.double().square().sum(dim=-1)
-    worst = int((sizes - 1).abs().nan_to_num(0.0).argmax())
+    steps = rate.double() * key.double().square().sum(dim=-1)
+    gains = (1 - steps).abs()
+    if key.shape[-1] > 1:
+        gains = gains.clamp(min=1.0)
+    logs = torch.zeros_like(steps) if log_decay is None else log_decay.double()
+    gains = gains * logs.exp()
+    worst = int(gains.nan_to_num(0.0).argmax())
+    tensors = {"key": key, "rate": rate}
     proposal = Proposal(
-        name="nonexpansive",
+        name="nonexpansive" if log_decay is None else "nonexpansive_decayed",
         verdict=Verdict.UNKNOWN,
-        tensors={"key": key, "rate": rate},
-        method="exact products of every token",
-        observed=float(sizes[worst]),
+        tensors=tensors if log_decay is None else {**tensors, "log_decay": log_decay},
+        method="exact products of every token, enclosed decays",
+        observed=float(gains[worst]),
     )
-    if not bool(sizes.isfinite().all()):
+    if not bool((steps + logs).isfinite().all()):
         return issued(proposal, folder)
 
     def expands(token: int) -> bool:
         length = sum((part * part for part in fractions_of(key[token])), Fraction(0))
-        return not 0 <= fractions_of(rate[token : token + 1])[0] * length <= 2
+        size = fractions_of(rate[token : token + 1])[0] * length
+        gain = abs(1 - size) if key.shape[-1] == 1 else max(Fraction(1), abs(1 - size))
+        if not logs[token]:
+            return gain > 1
+        return checker.exp_below(fractions_of(logs[token : token + 1])[0]) * gain > 1
 
     order = [worst, *range(len(rate))]
-    return issued(settled(proposal, next(filter(expands, order), None)), folder)
+    broken = next(filter(expands, order), None)
+    witness = None if broken is None else {"token": broken}
+    return _tried(settled(proposal, witness), proposal, folder)
 
 
 @on_the_processor
@@ -55,12 +74,13 @@ def decay(
     *,
     width: int,
     most: float,
-    folder: Path | None = None,
+    folder: Where = None,
 ) -> Certificate:
     """Certify that the decay over any ``width`` tokens in a row is at most ``most``.
 
-    The logarithms are summed exactly, and one exponential is enclosed in an interval. ``observed``
-    is the largest product in float64. UNKNOWN if the bound lies inside that interval.
+    The logarithms are summed exactly, and one exponential is enclosed in an interval. Minus
+    infinity is a decay of zero. ``observed`` is the largest product in float64; the witness is the
+    first token of its window. UNKNOWN if the bound lies inside that interval.
 
     Raises:
         ValueError: if the window does not fit the sequence or ``most`` is not above 0.
@@ -71,19 +91,18 @@ def decay(
             f"but they are {width} and {most}."
         )
     sums = log_decay.double().unfold(-1, width, 1).sum(dim=-1)
-    worst = int(sums.amax(dim=-1).flatten().argmax())
+    *batch, token = (int(part) for part in torch.unravel_index(sums.argmax(), sums.shape))
     largest = float(sums.max().exp())
     proposal = Proposal(
         name="decay",
         verdict=Verdict.UNKNOWN,
         tensors={"log_decay": log_decay},
         method="exact sums, one enclosed exponential",
-        parameters={"width": width, "most": hexed(most)},
+        parameters={"width": width, "most": written(most)},
         observed=largest,
     )
-    if not bool(log_decay.isfinite().all()):
-        return issued(proposal, folder)
-    return _tried(settled(proposal, worst if largest > most else None), proposal, folder)
+    witness = {"batch": batch, "token": token} if largest > most else None
+    return _tried(settled(proposal, witness), proposal, folder)
 
 
 @on_the_processor
@@ -95,13 +114,14 @@ def decay_box(
     *,
     width: int,
     most: float,
-    folder: Path | None = None,
+    folder: Where = None,
 ) -> Certificate:
     """Certify a decay for every input of a box: ``exp(-rate softplus(weight.x + bias))``, the
     selective decay of Mamba with ``rate = exp(A_log)``, over ``width`` tokens is at most ``most``.
 
-    The decay is decreasing in ``weight.x``, so one corner of the box decides; its exponentials are
-    enclosed in intervals. UNKNOWN if these are not conclusive.
+    The decay is decreasing in ``weight.x``, so one corner of the box decides, and is the witness
+    where the claim fails; its exponentials are enclosed in intervals. UNKNOWN if these are not
+    conclusive.
 
     Raises:
         ValueError: if the box is empty, or ``width``, ``most`` or ``rate`` out of range.
@@ -114,7 +134,8 @@ def decay_box(
             f"decay_box: needs width >= 1, most > 0 and rate >= 0, but they are {width}, {most} "
             f"and {float(rate)}."
         )
-    least = torch.where(weight > 0, weight * lower, weight * upper).double().sum() + bias
+    corner = torch.where(weight > 0, lower, upper).double()
+    least = weight.double() @ corner + bias
     largest = float(torch.exp(-width * rate * torch.nn.functional.softplus(least)))
     proposal = Proposal(
         name="decay_box",
@@ -127,16 +148,20 @@ def decay_box(
             "upper": upper,
         },
         method="the worst corner, enclosed exponentials",
-        parameters={"width": width, "most": hexed(most)},
+        parameters={
+            "box": [float(lower.min()), float(upper.max())],
+            "width": width,
+            "most": written(most),
+        },
         observed=largest,
-        limits={"search": "the enclosure does not reach the bound"} if largest > most else {},
     )
-    if largest > most or not all(bool(t.isfinite().all()) for t in proposal.tensors.values()):
+    if not all(bool(t.isfinite().all()) for t in proposal.tensors.values()):
         return issued(proposal, folder)
-    return _tried(settled(proposal, None), proposal, folder)
+    witness = {"input": corner.tolist()} if largest > most else None
+    return _tried(settled(proposal, witness), proposal, folder)
 
 
-def _tried(decided: Proposal, undecided: Proposal, folder: Path | None) -> Certificate:
+def _tried(decided: Proposal, undecided: Proposal, folder: Where) -> Certificate:
     """The certificate of a float64 verdict, or UNKNOWN where intervals are not conclusive."""
     try:
         return issued(decided, folder)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from math import fsum
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of
-from dsf.certificates.issuing import Proposal, hexed, issued, on_the_processor, settled
+from dsf.certificates.issuing import Proposal, Where, issued, on_the_processor, settled, written
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.realisation import reduce
@@ -28,11 +27,12 @@ Map = Float[Tensor, "*batch rows columns"]
 
 @on_the_processor
 def row_sums(
-    map: Map, *, target: float = 1.0, tolerance: float = 0.0, folder: Path | None = None
+    map: Map, *, target: float = 1.0, tolerance: float = 0.0, folder: Where = None
 ) -> Certificate:
     """Certify that every row sums to ``target`` within ``tolerance``, by exact sums.
 
-    The witness is the row with the largest deviation, which is ``observed``.
+    The witness is the row with the largest deviation, which is ``observed``; ``batch`` holds its
+    indices along the batch axes.
 
     Raises:
         ValueError: if ``tolerance`` is negative.
@@ -48,18 +48,17 @@ def row_sums(
         return abs(exact - Fraction(target)) > Fraction(tolerance)
 
     observed = off[worst] if off else None
-    parameters = {"target": hexed(target), "tolerance": hexed(tolerance)}
+    parameters = {"target": written(target), "tolerance": written(tolerance)}
     proposal = _proposal("row_sums", map, "exact sums", observed, parameters)
     return _decided(proposal, worst, breaks, folder)
 
 
-def zero_sums(map: Map, *, tolerance: float = 0.0, folder: Path | None = None) -> Certificate:
+def zero_sums(map: Map, *, tolerance: float = 0.0, folder: Where = None) -> Certificate:
     """Certify that every row sums to zero within ``tolerance``: ``row_sums`` with target 0."""
     return row_sums(map, target=0.0, tolerance=tolerance, folder=folder)
 
 
-@on_the_processor
-def nonnegative(map: Map, *, folder: Path | None = None) -> Certificate:
+def nonnegative(map: Map, *, folder: Where = None) -> Certificate:
     """Certify that no stored weight is below zero. The witness is the row of the smallest one."""
     rows = map.flatten(0, -2)
     least = rows.amin(dim=-1)
@@ -70,8 +69,7 @@ def nonnegative(map: Map, *, folder: Path | None = None) -> Certificate:
     return _decided(proposal, worst, lambda row: bool(rows[row].min() < 0), folder)
 
 
-@on_the_processor
-def causal(map: Map, *, folder: Path | None = None) -> Certificate:
+def causal(map: Map, *, folder: Where = None) -> Certificate:
     """Certify that every stored weight above the diagonal is exactly zero.
 
     Raises:
@@ -84,8 +82,7 @@ def causal(map: Map, *, folder: Path | None = None) -> Certificate:
     return _decided(proposal, worst, lambda row: bool(ahead[row] > 0), folder)
 
 
-@on_the_processor
-def window_mass(map: Map, *, width: int, share: float, folder: Path | None = None) -> Certificate:
+def window_mass(map: Map, *, width: int, share: float, folder: Where = None) -> Certificate:
     """Certify that at least ``share`` of every row's absolute weight lies on its last ``width``
     tokens, its own included.
 
@@ -111,15 +108,12 @@ def window_mass(map: Map, *, width: int, share: float, folder: Path | None = Non
         return kept < Fraction(share) * sum(values, Fraction(0))
 
     observed = float(shares.flatten()[worst])
-    parameters = {"width": width, "share": hexed(share)}
+    parameters = {"width": width, "share": written(share)}
     proposal = _proposal("window_mass", map, "exact sums", observed, parameters)
     return _decided(proposal, worst, breaks, folder)
 
 
-@on_the_processor
-def same_map(
-    first: Map, second: Map, *, tolerance: float, folder: Path | None = None
-) -> Certificate:
+def same_map(first: Map, second: Map, *, tolerance: float, folder: Where = None) -> Certificate:
     """Certify that two stored maps differ by at most ``tolerance`` in Frobenius norm, exactly.
 
     Raises:
@@ -137,7 +131,7 @@ def same_map(
         verdict=Verdict.UNKNOWN,
         tensors={"map": first, "other": second},
         method="the exact sum of squared differences",
-        parameters={"tolerance": hexed(tolerance)},
+        parameters={"tolerance": written(tolerance)},
         observed=distance,
     )
     if distance is None:
@@ -152,7 +146,7 @@ def same_map(
         Fraction(0),
     )
     within = energy <= Fraction(tolerance) ** 2
-    witness = None if within else {"energy": hexed(energy)}
+    witness = None if within else {"energy": energy}
     verdict = Verdict.PROVED if within else Verdict.REFUTED
     return issued(replace(proposal, verdict=verdict, witness=witness), folder)
 
@@ -171,7 +165,7 @@ def _proposal(
 
 
 def _decided(
-    proposal: Proposal, worst: int, breaks: Callable[[int], bool], folder: Path | None
+    proposal: Proposal, worst: int, breaks: Callable[[int], bool], folder: Where
 ) -> Certificate:
     """PROVED if no row violates the claim, else REFUTED with such a row, the worst if it does."""
     map = proposal.tensors["map"]
@@ -179,7 +173,13 @@ def _decided(
         return issued(proposal, folder)
     rows = range(map.flatten(0, -2).shape[0])
     broken = worst if breaks(worst) else next((row for row in rows if breaks(row)), None)
-    return issued(settled(proposal, broken), folder)
+    return issued(settled(proposal, None if broken is None else _place(map, broken)), folder)
+
+
+def _place(map: Tensor, row: int) -> dict[str, Any]:
+    """The indices of a row along the batch axes, and its number inside its map."""
+    *batch, place = (int(part) for part in torch.unravel_index(torch.tensor(row), map.shape[:-1]))
+    return {"batch": batch, "row": place}
 
 
 def _finite(map: Tensor) -> bool:
@@ -192,7 +192,7 @@ def _square(owner: str, map: Tensor) -> None:
 
 
 def equivalent(
-    first: Operator, second: Operator, *, tolerance: float, folder: Path | None = None
+    first: Operator, second: Operator, *, tolerance: float, folder: Where = None
 ) -> Certificate:
     """Certify that two systems apply the same map, within ``tolerance`` in Frobenius norm.
 
@@ -209,7 +209,7 @@ def equivalent(
 
 
 def reduction_error(
-    map: Shaped[Tensor, "time time"], *, order: int, folder: Path | None = None
+    map: Shaped[Tensor, "time time"], *, order: int, folder: Where = None
 ) -> Certificate:
     """Certify that the reduction of ``map`` to ``order`` states is within its error bound.
 

@@ -41,11 +41,23 @@ def test_softplus_is_a_lower_bound_and_close(x):
     assert value - exact(below) <= value * mpmath.mpf(2) ** -20 + mpmath.mpf(2) ** -80
 
 
-@given(st.fractions(min_value=0, max_value=10**6))
-def test_roots_are_upper_bounds(x):
-    root = checker.root_above(x)
-    assert root * root >= x
-    assert (root - Fraction(1, 2**100)) ** 2 <= x or root < Fraction(1, 2**90)
+@given(st.fractions(min_value=-400, max_value=40, max_denominator=10**6))
+def test_softplus_is_enclosed_from_above_too(x):
+    above = checker.softplus_above(x)
+    value = mpmath.log1p(mpmath.exp(exact(x)))
+    assert value <= exact(above)
+    assert exact(above) - value <= value * mpmath.mpf(2) ** -20 + mpmath.mpf(2) ** -80
+
+
+@pytest.mark.parametrize("x", [checker.FAR, checker.FAR // 2 + 1, 10**30])
+def test_what_is_far_away_keeps_its_side(x):
+    x = Fraction(x)
+    assert checker.exp_below(-x - checker.FAR) == 0
+    assert 0 < checker.exp_above(-10 * x - checker.FAR) == checker.exp_above(Fraction(-checker.FAR))
+    assert checker.exp_below(x + checker.FAR) == checker.exp_below(Fraction(checker.FAR)) > 10**4000
+    assert checker.softplus_below(x) == x < checker.softplus_above(x) < x + 1
+    with pytest.raises(checker.Rejected, match="too large"):
+        checker.exp_above(Fraction(checker.FAR + 1))
 
 
 @given(st.fractions(max_denominator=10**30))
@@ -60,11 +72,12 @@ def test_special_points(x):
     assert exact(checker.exp_below(Fraction(x))) <= value <= exact(checker.exp_above(Fraction(x)))
 
 
-@given(st.integers(0, 1 << 40))
-def test_the_series_encloses_where_nothing_else_is_rounded(part):
-    """At dyadic points no rounding of the argument can make up for a missing slack."""
-    x = Fraction(part, 1 << 47)
-    below, above = checker._exp_small(x)
-    value = mpmath.exp(exact(x))
-    assert exact(below) < value < exact(above)
-    assert above - below < Fraction(1, 1 << 140)
+@given(st.integers(0, 1 << (checker.WIDE - 8)))
+def test_the_series_encloses_in_its_last_unit(part):
+    """At points that need no rounding of the argument, only the series can be wrong."""
+    below, above = checker.exp_series(part)
+    with mpmath.workprec(600):
+        value = mpmath.exp(mpmath.ldexp(mpmath.mpf(part), -checker.WIDE))
+        scaled = mpmath.ldexp(value, checker.WIDE)
+        assert below <= scaled < above
+    assert above - below < 100

@@ -27,6 +27,11 @@ def files(run):
     return sorted((run / "certificates").glob("*.json"))
 
 
+def tensors_of(path):
+    """The file of tensors that a certificate speaks about."""
+    return path.parent.parent / json.loads(path.read_text())["subject"][0]["file"]
+
+
 def rewritten(path, change):
     """The certificate with ``change`` applied and a fitting identity, as a forger would."""
     content = json.loads(path.read_text())
@@ -43,6 +48,7 @@ def test_the_checker_stands_alone(run):
     )  # fmt: skip
     assert done.returncode == 0
     assert done.stdout.count("accepted PROVED") == 2
+    assert "for every query of the stored box" in done.stdout
 
 
 def test_no_byte_of_a_certificate_can_be_flipped(run):
@@ -60,7 +66,7 @@ def test_no_byte_of_a_certificate_can_be_flipped(run):
 
 
 def test_no_bit_of_the_data_can_be_flipped(run):
-    path = next((run / "tensors").glob("*injective*"))
+    path = tensors_of(files(run)[0])
     original = path.read_bytes()
     start = 8 + int.from_bytes(original[:8], "little")
     for place in range(start, len(original)):
@@ -90,30 +96,35 @@ def stated(name, to):
 
 
 RANK = [
-    (set_in("evidence", "rows", to=[0, 1, 2, 3, 3]), "different rows"),
+    (set_in("evidence", "rows", to=[0, 1, 2, 3, 3]), "different and in order"),
+    (set_in("evidence", "rows", to=[1, 0, 2, 3, 4]), "different and in order"),
     (set_in("evidence", "rows", to=[0, 1, 2, 3]), "different rows"),
     (set_in("evidence", "rows", to=[0, 1, 2, 3, -1]), "outside"),
     (set_in("evidence", "rows", to=[0, 1, 2, 3, 11]), "outside"),
     (set_in("evidence", "rows", to=[0, 1, 2, 3, True]), "outside"),
-    (set_in("evidence", "modulus", to="0"), "at least 2"),
-    (set_in("evidence", "modulus", to="1"), "at least 2"),
-    (set_in("evidence", "modulus", to="nan"), "hexadecimal"),
-    (set_in("verdict", to="REFUTED"), "malformed|witness"),
-    (set_in("verdict", to="HOLDS_NUMERICALLY"), "states HOLDS"),
-    (set_in("level", to="real"), "stored data"),
+    (set_in("evidence", "modulus", to=7), "exactly the fields rows"),
+    (set_in("verdict", to="REFUTED"), "exactly the fields none"),
+    (set_in("verdict", to="UNKNOWN"), "neither PROVED nor REFUTED"),
+    (set_in("verdict", to="HOLDS_NUMERICALLY"), "neither PROVED nor REFUTED"),
+    (set_in("witness", to={"row": 4}), "a witness stands beside PROVED"),
+    (set_in("level", to="real"), "level of this claim is data"),
+    (set_in("observed", to=None), "exactly the fields"),
+    (set_in("unchecked", "proof", to="by hand"), "exactly the fields"),
+    (set_in("unchecked", "method", to=1), "no text"),
     (set_in("claim", "sentence", to="every row is injective"), "sentence"),
     (set_in("claim", "name", to="true"), "unknown"),
     (stated("first_row", 3), "outside"),
-    (stated("first_row", "4"), "outside"),
+    (set_in("claim", "parameters", "first_row", to="4"), "no integer"),
     (set_in("subject", 0, "file", to="../outside.safetensors"), "plain path"),
     (set_in("subject", 0, "file", to="/etc/hostname"), "plain path"),
-    (set_in("subject", 0, "file", to="tensors/none"), "missing"),
+    (set_in("subject", 0, "file", to="tensors/none"), "cannot be opened"),
     (set_in("subject", 0, "shape", to=[4, 12]), "type or shape"),
     (set_in("subject", 0, "dtype", to="F64"), "type or shape"),
     (set_in("subject", 0, "tensor", to="value"), "holds no tensor"),
-    (set_in("subject", 0, "role", to="value"), "malformed"),
-    (set_in("extra", to=1), "keys"),
-    (set_in("format_version", to=2), "format"),
+    (set_in("subject", 0, "role", to="value"), "exactly the roles"),
+    (set_in("extra", to=1), "exactly the fields"),
+    (set_in("format_version", to=1), "issued anew"),
+    (set_in("format_version", to=True), "issued anew"),
 ]
 
 
@@ -131,7 +142,7 @@ def first_leaf(tree):
 
 def heavier(content):
     leaf = first_leaf(content["evidence"]["tree"])
-    leaf["p"][0] = "2/1"
+    leaf["p"][0] = (2.0).hex()
 
 
 def shifted_logs(content):
@@ -146,11 +157,11 @@ def half_a_tree(content):
 BOX = [
     (heavier, "sum to one"),
     (shifted_logs, "too small"),
-    (half_a_tree, "malformed"),
+    (half_a_tree, "exactly the fields"),
     (stated("share", (0.9).hex()), "does not reach"),
-    (stated("share", float("nan").hex()), "finite|malformed"),
+    (set_in("claim", "parameters", "share", to="nan"), "only written form"),
     (stated("scale", float(40).hex()), "does not reach"),
-    (stated("window", [0, 40]), "outside"),
+    (stated("window", [0, 40]), "out of range"),
     (stated("window", [3, 3]), "out of range"),
 ]
 
@@ -216,7 +227,7 @@ def test_logarithms_a_hair_too_small(run):
 
 def test_a_wider_box_is_other_data(run):
     """The box is a tensor of its own: widened, it has another hash."""
-    path = next((run / "tensors").glob("*locality*"))
+    path = tensors_of(files(run)[1])
     raw = path.read_bytes()
     path.write_bytes(raw.replace(b"\x7b\x14\xae\x47\xe1\x7a\x94\x3f", b"\x00" * 6 + b"\xf0\x3f"))
     with pytest.raises(checker.Rejected, match="other bytes"):
@@ -228,8 +239,8 @@ def test_names_that_stand_twice_and_numbers_with_points(run):
     text = path.read_text()
     for bad in (
         text.replace('"level": "data"', '"level": "data",\n "level": "data"'),
-        text.replace('"format_version": 1', '"format_version": 1.0'),
-        text.replace('"format_version": 1', '"format_version": NaN'),
+        text.replace('"format_version": 2', '"format_version": 2.0'),
+        text.replace('"format_version": 2', '"format_version": NaN'),
         "[" * 100_000,
         text + " ",
     ):
@@ -239,7 +250,7 @@ def test_names_that_stand_twice_and_numbers_with_points(run):
 
 
 def test_data_behind_a_link_is_refused(run):
-    path = next((run / "tensors").glob("*injective*"))
+    path = tensors_of(files(run)[0])
     path.rename(path.with_name("moved"))
     path.symlink_to("moved")
     with pytest.raises(checker.Rejected, match="link"):

@@ -78,10 +78,9 @@ def _query_of(row: Tensor, key: Tensor) -> Tensor:
     return torch.linalg.lstsq(columns, row.log().unsqueeze(-1)).solution[:-1, 0]
 
 
-def _direction(null: list[str]) -> Tensor:
-    whole = [int(entry, 16) for entry in null]
-    largest = max(map(abs, whole))
-    return torch.tensor([entry / largest for entry in whole[:-1]], dtype=torch.float64)
+def _direction(null: list[int]) -> Tensor:
+    largest = max(map(abs, null))
+    return torch.tensor([entry / largest for entry in null[:-1]], dtype=torch.float64)
 
 
 def first_rank_follows(needed: int = 3) -> Certificate:
