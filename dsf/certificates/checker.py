@@ -262,6 +262,10 @@ class Tensor:
             code = CODES[self.kind]
         return struct.unpack(f"<{self.columns}{code}", raw)
 
+    def all_finite(self) -> bool:
+        """Whether all numbers are finite."""
+        return all(all(map(isfinite, self.floats(index))) for index in range(self.rows))
+
     def finite(self, index: int) -> tuple[float, ...]:
         """One row, all of whose numbers are finite."""
         values = self.floats(index)
@@ -356,7 +360,9 @@ def load(folder: Path, entries: Any, roles: Sequence[str]) -> dict[str, Tensor]:
             raise Rejected(f"{shown(entry['tensor'])} has another type or shape than stated")
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise Rejected(f"{shown(entry['tensor'])} has other bytes than the ones certified")
-        found[word(entry["role"])] = Tensor(kind, shape, data)
+        part = found[word(entry["role"])] = Tensor(kind, shape, data)
+        if entry["role"] != "log_decay" and not part.all_finite():
+            raise Rejected(f"{shown(entry['tensor'])} has a number that is not finite")
     if [entry["role"] for entry in entries] != list(roles):
         raise Rejected(f"the subject must have exactly the roles {', '.join(roles)}, in this order")
     return found
@@ -632,10 +638,9 @@ def linear_injective(case: Case) -> str:
         raise Rejected("the features are not proportional")
     total = Fraction(0)
     for index in range(row + 1):
-        values = key.row(index)
         if name == "elu_plus_one":  # every feature of a key is above zero, so every sum is
             return "REFUTED"
-        features = (feature(part) for part in values)
+        features = (feature(part) for part in key.row(index))
         total += added(a * b for a, b in zip(one, features, strict=True))  # type: ignore[operator]
     if total == 0:
         raise Rejected("the weights have no denominator")

@@ -1,0 +1,1106 @@
+"""A second checker of certificates, written from the specification of the format alone.
+
+    python -I -S second_checker.py FILE...
+
+It shares no code with ``checker.py`` and decides by other means where there are some: it reads JSON
+by itself, which is canonical or nothing; floats are taken apart into integers; determinants are
+computed by elimination without fractions; exponentials are reduced by the logarithm of two. Where
+the two disagree, one of them or the specification is wrong. Exit status 0 if at least one file is
+given and all are accepted, 1 otherwise.
+"""
+
+import hashlib
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from itertools import product
+from math import gcd, prod
+from pathlib import Path
+from typing import Any
+
+MIB = 1 << 20
+DIGITS = 4000
+DEPTH = 200
+FIXED = 320
+"""Bits behind the point of the integers in which exponentials and logarithms are computed."""
+REACH = 1 << 14
+
+
+class Refused(Exception):
+    """The file breaks a rule of the format, or does not prove what it states."""
+
+
+def need(condition: bool, reason: str) -> None:
+    """Raise unless ``condition`` holds."""
+    if not condition:
+        raise Refused(reason)
+
+
+# --- canonical JSON --------------------------------------------------------------------------
+
+STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\nrtfb]|\\u[0-9a-f]{4})*)"')
+ESCAPE = re.compile(r'\\(?:u([0-9a-f]{4})|(["\\nrtfb]))')
+INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
+PLAIN = {'"': '"', "\\": "\\", "n": "\n", "r": "\r", "t": "\t", "f": "\f", "b": "\b"}
+WORDS = {"null": None, "true": True, "false": False}
+
+
+class Reader:
+    """Reads one JSON text; if ``spaced``, only in its canonical spacing and order of names."""
+
+    def __init__(self, text: str, *, spaced: bool):
+        self.text, self.place, self.spaced = text, 0, spaced
+        self.identity_line = 0, 0
+
+    def whole(self) -> Any:
+        """The value of the text, behind which nothing but one newline stands."""
+        found = self.value(0)
+        if self.spaced:
+            need(self.text[self.place :] == "\n", "the text does not end with one newline")
+        else:
+            need(not self.text[self.place :].strip(" \t\n\r"), "text behind the header")
+        return found
+
+    def value(self, depth: int) -> Any:
+        """The value that starts here."""
+        self.gap()
+        first = self.text[self.place : self.place + 1]
+        if first == "{":
+            return self.members(depth + 1)
+        if first == "[":
+            return self.parts(depth + 1)
+        if first == '"':
+            return self.string()
+        for word, meaning in WORDS.items():
+            if self.text.startswith(word, self.place):
+                self.place += len(word)
+                return meaning
+        found = INTEGER.match(self.text, self.place)
+        if found is None:
+            raise Refused(f"no JSON value at character {self.place}")
+        need(len(found[0]) <= DIGITS and found[0] != "-0", "an integer is too long, or is -0")
+        self.place = found.end()
+        return int(found[0])
+
+    def members(self, depth: int) -> dict[str, Any]:
+        """An object."""
+        found: dict[str, Any] = {}
+        last: str | None = None
+        for begin in self.items("{", "}", depth):
+            name = self.string()
+            need(name not in found, "a name stands twice in one object")
+            need(not self.spaced or last is None or last < name, "names are not in order")
+            last = name
+            self.gap()
+            self.literal(": " if self.spaced else ":")
+            found[name] = self.value(depth)
+            if depth == 1 and name == "identity":
+                self.identity_line = begin, self.place
+        return found
+
+    def parts(self, depth: int) -> list[Any]:
+        """A list."""
+        return [self.value(depth) for _ in self.items("[", "]", depth)]
+
+    def items(self, opening: str, closing: str, depth: int) -> Iterator[int]:
+        """Stops where each item of an object or list starts."""
+        self.literal(opening)
+        self.gap()
+        if self.text.startswith(closing, self.place):
+            self.place += 1
+            return
+        need(depth <= DEPTH, "objects lie too deep within each other")
+        while True:
+            begin = self.place
+            if self.spaced:
+                self.literal("\n" + " " * depth)
+            self.gap()
+            yield begin
+            self.gap()
+            if not self.text.startswith(",", self.place):
+                break
+            self.place += 1
+        if self.spaced:
+            self.literal("\n" + " " * (depth - 1))
+        self.literal(closing)
+
+    def gap(self) -> None:
+        """White space, where it is free."""
+        while not self.spaced and self.text[self.place : self.place + 1] in (" ", "\t", "\n", "\r"):
+            self.place += 1
+
+    def literal(self, expected: str) -> None:
+        """Exactly these characters."""
+        need(self.text.startswith(expected, self.place), f"not canonical at {self.place}")
+        self.place += len(expected)
+
+    def string(self) -> str:
+        """A string, in which only what must be is escaped."""
+        found = STRING.match(self.text, self.place)
+        if found is None:
+            raise Refused(f"no canonical string at character {self.place}")
+        self.place = found.end()
+        raw = ESCAPE.sub(self._unescaped, found[1])
+        return raw.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+    def _unescaped(self, found: re.Match[str]) -> str:
+        if found[2]:
+            return PLAIN[found[2]]
+        code = int(found[1], 16)
+        must = code < 0x20 or code >= 0x7F
+        need(must and chr(code) not in PLAIN.values(), "an escape that is not canonical")
+        return chr(code)
+
+
+def object_with(value: Any, *names: str) -> list[Any]:
+    """The values of an object that has exactly these fields, in this order."""
+    need(isinstance(value, dict) and set(value) == set(names), f"fields are not {', '.join(names)}")
+    return [value[name] for name in names]
+
+
+def listed(value: Any) -> list[Any]:
+    """A list."""
+    if not isinstance(value, list):
+        raise Refused("a list is missing")
+    return value
+
+
+def text(value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise Refused("a text is missing")
+    return value
+
+
+def integer(value: Any, least: int | None = None, below: int | None = None) -> int:
+    """An integer between ``least`` and ``below - 1``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Refused("an integer is missing")
+    need(least is None or value >= least, "an integer is too small")
+    need(below is None or value < below, "an integer is too large")
+    return value
+
+
+HEX = re.compile(r"(-?)0x([01])\.([0-9a-f]{13})p([+-])(0|[1-9][0-9]*)")
+RATIO = re.compile(r"(-?[1-9][0-9]*)/([1-9][0-9]*)")
+
+
+def number(value: Any) -> Fraction:
+    """A rational number in its only written form."""
+    written = text(value)
+    if written == "0x0.0p+0":
+        return Fraction(0)
+    found = HEX.fullmatch(written)
+    if found is not None and len(found[5]) < 5:
+        exponent = int(found[4] + found[5])
+        digits = int(found[2] + found[3], 16)
+        normal = found[2] == "1" and -1022 <= exponent <= 1023
+        small = found[2] == "0" and exponent == -1022 and digits > 0
+        need((normal or small) and (found[4] == "+" or exponent < 0), "no float64")
+        return (-1 if found[1] else 1) * digits * Fraction(2) ** (exponent - 52)
+    ratio = RATIO.fullmatch(written)
+    if ratio is None or max(map(len, ratio.groups())) > DIGITS:
+        raise Refused("a number is not in its only written form")
+    above, below = int(ratio[1]), int(ratio[2])
+    need(gcd(above, below) == 1 and not fits_float(above, below), "a number has another form")
+    return Fraction(above, below)
+
+
+def fits_float(above: int, below: int) -> bool:
+    """Whether a float64 holds a reduced fraction: an odd integer of 53 bits times 2^e."""
+    if below & (below - 1):
+        return False
+    trailing = (abs(above) & -abs(above)).bit_length() - 1
+    exponent = trailing - (below.bit_length() - 1)
+    bits = abs(above).bit_length() - trailing
+    return bits <= 53 and exponent >= -1074 and exponent + bits <= 1024
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def regular(path: Path, largest: int) -> bytes:
+    """The bytes of a regular file that is no link."""
+    try:
+        seen = os.lstat(path)
+        need(stat.S_ISREG(seen.st_mode), "no regular file")
+        need(seen.st_size <= largest, "a file is too large")
+        with path.open("rb") as file:
+            opened = os.fstat(file.fileno())
+            need((opened.st_dev, opened.st_ino) == (seen.st_dev, seen.st_ino), "a file was changed")
+            data = file.read(seen.st_size + 1)
+    except (OSError, ValueError) as error:
+        raise Refused(f"cannot be read: {type(error).__name__}") from None
+    need(len(data) == seen.st_size, "a file was changed")
+    return data
+
+
+NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+PATH = re.compile(rf"{NAME}(?:/{NAME})*")
+LAYOUT = {"F64": (8, 11, 52), "F32": (4, 8, 23), "F16": (2, 5, 10), "BF16": (2, 8, 7)}
+
+
+class Numbers:
+    """A stored tensor. A float is read as an integer times a power of two."""
+
+    def __init__(self, kind: str, shape: list[int], data: memoryview):
+        self.kind, self.shape, self.data = kind, shape, data
+
+    @property
+    def lines(self) -> int:
+        """The number of rows along the last axis, over all other axes."""
+        return prod(self.shape[:-1])
+
+    def pairs(self, line: int) -> list[tuple[int, int] | None]:
+        """Integer and exponent of every number of a row; None for minus infinity."""
+        size, exponent_bits, digit_bits = LAYOUT[self.kind]
+        width = self.shape[-1]
+        start = line * width * size
+        ones = (1 << exponent_bits) - 1
+        bias = (ones >> 1) + digit_bits
+        found: list[tuple[int, int] | None] = []
+        for place in range(start, start + width * size, size):
+            raw = int.from_bytes(self.data[place : place + size], "little")
+            digits = raw & ((1 << digit_bits) - 1)
+            exponent = (raw >> digit_bits) & ones
+            negative = raw >> (digit_bits + exponent_bits)
+            if exponent == ones:
+                need(negative == 1 and digits == 0, "NaN or infinity")
+                found.append(None)
+                continue
+            if exponent:
+                digits += 1 << digit_bits
+            found.append((-digits if negative else digits, max(exponent, 1) - bias))
+        return found
+
+    def has_infinite(self) -> bool:
+        """Whether some exponent has all bits set, which no finite number has."""
+        size, exponent_bits, digit_bits = LAYOUT[self.kind]
+        mask = ((1 << exponent_bits) - 1) << (digit_bits - 8 * (size - 2))
+        high, low = self.data[size - 1 :: size], self.data[size - 2 :: size]
+        return any((a << 8 | b) & mask == mask for a, b in zip(high, low, strict=True))
+
+    def finite(self, line: int) -> list[tuple[int, int]]:
+        """The same where minus infinity is refused."""
+        found = [pair for pair in self.pairs(line) if pair is not None]
+        need(len(found) == self.shape[-1], "minus infinity")
+        return found
+
+    def integers(self, line: int) -> tuple[list[int], int]:
+        """A row as integers, and the power of two that they have to be multiplied by."""
+        pairs = self.finite(line)
+        least = min((e for m, e in pairs if m), default=0)
+        return [m << (e - least) if m else 0 for m, e in pairs], least
+
+    def exact(self, line: int = 0) -> list[Fraction]:
+        """A row as fractions."""
+        return [m * Fraction(2) ** e for m, e in self.finite(line)]
+
+
+def tensors_of(raw: bytes) -> dict[str, Numbers]:
+    """The tensors of a file, which cover its data."""
+    need(len(raw) >= 8, "a file of tensors is too short")
+    end = 8 + int.from_bytes(raw[:8], "little")
+    need(end <= len(raw) and end - 8 <= 64 << 10, "the header is too long")
+    need(raw[8:9] == b"{" and raw[8:end].isascii(), "the header is no ASCII object")
+    header = Reader(raw[8:end].decode("ascii"), spaced=False).whole()
+    need(bool(header), "the header is empty")
+    found, at = {}, 0
+    body = memoryview(raw)[end:]
+    entries = [
+        (name, *object_with(entry, "dtype", "shape", "data_offsets"))
+        for name, entry in header.items()
+    ]
+    need(all(len(listed(offsets)) == 2 for *_, offsets in entries), "two offsets are needed")
+    for name, kind, shape, (start, stop) in sorted(entries, key=lambda entry: str(entry[3][0])):
+        integer(start), integer(stop), text(kind)
+        need(re.fullmatch(NAME, name) is not None and kind in LAYOUT, "a name or type is refused")
+        sizes = [integer(size, least=1) for size in listed(shape)]
+        need(1 <= len(sizes) <= 8, "a tensor has one to eight axes")
+        found[name] = start, stop, Numbers(kind, sizes, body[start:stop] if start >= 0 else body)
+    for start, stop, part in sorted(found.values(), key=lambda entry: entry[:2]):
+        need(start == at, "tensors leave a gap or overlap")
+        at = stop
+        need(stop - start == prod(part.shape) * LAYOUT[part.kind][0], "a size does not fit")
+    need(at == len(body), "bytes that belong to no tensor")
+    return {name: part for name, (_, _, part) in found.items()}
+
+
+def subject_of(entries: Any, folder: Path, roles: list[str]) -> dict[str, Numbers]:
+    """The tensors of the subject by role, once type, shape and hash are as stated."""
+    found, opened = {}, {}
+    names = "role", "file", "tensor", "dtype", "shape", "sha256"
+    rows = [object_with(entry, *names) for entry in listed(entries)]
+    need([row[0] for row in rows] == roles, f"the roles are not {', '.join(roles)}")
+    for role, file, tensor, kind, shape, digest in rows:
+        need(len(text(file)) <= 1000 and PATH.fullmatch(file) is not None, "no plain path")
+        if file not in opened:
+            path = folder
+            for part in file.split("/"):
+                path = path / part
+                need(not os.path.islink(path), "a path goes through a link")
+            opened[file] = tensors_of(regular(path, 256 * MIB))
+        part = opened[file].get(text(tensor))
+        if part is None:
+            raise Refused("a tensor is missing")
+        sizes = [integer(size) for size in listed(shape)]
+        need((kind, sizes) == (part.kind, part.shape), "a type or shape is another one")
+        need(hashlib.sha256(part.data).hexdigest() == digest, "a tensor has other bytes")
+        need(role == "log_decay" or not part.has_infinite(), "NaN or infinity")
+        found[role] = part
+    return found
+
+
+# --- exponentials ----------------------------------------------------------------------------
+
+ONE = 1 << FIXED
+
+
+def ceiling(above: int, below: int) -> int:
+    """The quotient rounded up."""
+    return -(-above // below)
+
+
+def inverse_tangent(below: int) -> tuple[int, int]:
+    """Bounds of the hyperbolic inverse tangent of 1 / below, in units of 2^-FIXED."""
+    low = high = k = 0
+    power = below
+    while ONE // power:
+        low += ONE // (power * (2 * k + 1))
+        high += ceiling(ONE, power * (2 * k + 1))
+        power, k = power * below * below, k + 1
+    return low, high + 2
+
+
+def logarithm_of_two() -> tuple[int, int]:
+    """log 2 = 18 atanh(1/26) - 2 atanh(1/4801) + 8 atanh(1/8749)."""
+    a, b, c = (inverse_tangent(n) for n in (26, 4801, 8749))
+    return 18 * a[0] - 2 * b[1] + 8 * c[0], 18 * a[1] - 2 * b[0] + 8 * c[1]
+
+
+LOG_TWO = logarithm_of_two()
+
+
+def exponential(x: Fraction) -> tuple[Fraction, Fraction | None]:
+    """Bounds of e^x; the upper one is None where x is beyond what has to be enclosed.
+
+    With x = k log 2 + r it is 2^k e^r, and e^r is the sum of its series.
+    """
+    if x == 0:
+        return Fraction(1), Fraction(1)
+    if x < -REACH:
+        return Fraction(0), exponential(Fraction(-REACH))[1]
+    if x > REACH:
+        return exponential(Fraction(REACH))[0], None
+    low = (x.numerator << FIXED) // x.denominator
+    high = ceiling(x.numerator << FIXED, x.denominator)
+    k = low // LOG_TWO[1]
+    rests = low - max(k * LOG_TWO[0], k * LOG_TWO[1]), high - min(k * LOG_TWO[0], k * LOG_TWO[1])
+    scale = Fraction(2) ** (k - FIXED)
+    return series(max(rests[0], 0), up=False) * scale, series(rests[1], up=True) * scale
+
+
+def series(x: int, *, up: bool) -> int:
+    """e^x for 0 <= x < 2 in units of 2^-FIXED, rounded down or up."""
+    term, total, n = ONE, ONE, 1
+    while term > 1:
+        term = ceiling(term * x, n << FIXED) if up else term * x // (n << FIXED)
+        total, n = total + term, n + 1
+    return total + 2 if up else total
+
+
+def soft(x: Fraction) -> tuple[Fraction, Fraction]:
+    """Bounds of log(1 + e^x)."""
+    if x > REACH // 2:
+        return x, x + Fraction(1, ONE)
+    low, high = exponential(x)
+    if high is None:
+        raise Refused("an exponential is too large")
+    return logarithm(low)[0], logarithm(high)[1]
+
+
+def logarithm(t: Fraction) -> tuple[Fraction, Fraction]:
+    """Bounds of log(1 + t) for t >= 0: k log 2 + 2 atanh((m - 1) / (m + 1)), 1 + t = 2^k m."""
+    if t < Fraction(1, 1 << 150):
+        return t - t * t / 2, t
+    k = max(0, (1 + t).__floor__().bit_length() - 1)
+    ratio = ((1 + t) / (1 << k) - 1) / ((1 + t) / (1 << k) + 1)
+    low = (ratio.numerator << FIXED) // ratio.denominator
+    high = ceiling(ratio.numerator << FIXED, ratio.denominator)
+    ends = (
+        k * LOG_TWO[0] + 2 * odd_series(low, up=False),
+        k * LOG_TWO[1] + 2 * odd_series(high, up=True),
+    )
+    return Fraction(ends[0], ONE), Fraction(ends[1], ONE)
+
+
+def odd_series(x: int, *, up: bool) -> int:
+    """x + x^3 / 3 + x^5 / 5 + ... for 0 <= x <= 1/2 in units of 2^-FIXED."""
+    square = ceiling(x * x, ONE) if up else x * x // ONE
+    power, total, n = x, 0, 1
+    while power > 1:
+        total += ceiling(power, n) if up else power // n
+        power = ceiling(power * square, ONE) if up else power * square // ONE
+        n += 2
+    return total + 4 if up else total
+
+
+def at_most(x: Fraction, bound: Fraction) -> bool:
+    """Whether e^x is shown to be at most ``bound``."""
+    high = exponential(x)[1]
+    return high is not None and high <= bound
+
+
+def beyond(x: Fraction, bound: Fraction) -> bool:
+    """Whether e^x is shown to be above ``bound``."""
+    return exponential(x)[0] > bound
+
+
+# --- linear algebra --------------------------------------------------------------------------
+
+
+def invertible(matrix: list[list[int]]) -> bool:
+    """Whether a square matrix of integers has a determinant other than zero.
+
+    By elimination without fractions (Bareiss): every entry stays a minor of the matrix. A large
+    matrix is tried modulo a prime first.
+    """
+    return (len(matrix) > 80 and modular(matrix, (1 << 107) - 1)) or fraction_free(matrix) != 0
+
+
+def fraction_free(matrix: list[list[int]]) -> int:
+    """The determinant up to its sign."""
+    rest = [list(row) for row in matrix]
+    last = 1
+    while rest:
+        pivot = next((row for row in rest if row[0]), None)
+        if pivot is None:
+            return 0
+        rest.remove(pivot)
+        rest = [
+            [(pivot[0] * b - row[0] * a) // last for a, b in zip(pivot[1:], row[1:], strict=True)]
+            for row in rest
+        ]
+        last = pivot[0]
+    return last
+
+
+def modular(matrix: list[list[int]], prime: int) -> bool:
+    """Whether the determinant is not zero modulo ``prime``, without a division."""
+    rest = [[value % prime for value in row] for row in matrix]
+    while rest:
+        pivot = next((row for row in rest if row[0]), None)
+        if pivot is None:
+            return False
+        rest.remove(pivot)
+        rest = [
+            [(pivot[0] * b - row[0] * a) % prime for a, b in zip(pivot[1:], row[1:], strict=True)]
+            if row[0]
+            else row[1:]
+            for row in rest
+        ]
+    return True
+
+
+# --- claims ----------------------------------------------------------------------------------
+
+
+class Stated:
+    """What a file states beside its claim's name: verdict, tensors, parameters, and evidence."""
+
+    def __init__(self, verdict: str, subject: dict[str, Numbers], **parts: Any):
+        self.proved, self.subject = verdict == "PROVED", subject
+        self.parameters: dict[str, Any] = parts["parameters"]
+        self.evidence: Any = parts["evidence"]
+        self.witness: Any = parts["witness"]
+
+    def key(self) -> Numbers:
+        """The keys, which have two axes."""
+        key = self.subject["key"]
+        need(len(key.shape) == 2, "keys have two axes")
+        return key
+
+    def proof(self, *names: str) -> list[Any]:
+        """The fields of the evidence; beside a refutation there are none."""
+        need(self.witness is None, "a witness beside a proof")
+        return object_with(self.evidence, *names)
+
+    def case(self, *names: str) -> list[Any]:
+        """The fields of the witness."""
+        object_with(self.evidence)
+        return object_with(self.witness, *names)
+
+    def box(self) -> list[tuple[Fraction, Fraction]]:
+        """The sides of the box."""
+        lower, upper = self.subject["lower"], self.subject["upper"]
+        need(len(lower.shape) == 1 and lower.shape == upper.shape, "the bounds do not fit")
+        sides = list(zip(lower.exact(), upper.exact(), strict=True))
+        need(all(a <= b for a, b in sides), "the box is empty")
+        stated = [number(end) for end in listed(self.parameters["box"])]
+        ends = [min(a for a, _ in sides), max(b for _, b in sides)]
+        need(stated == ends, "the range of the box is another one")
+        return sides
+
+    def point(self, value: Any) -> list[Fraction]:
+        """A witness between the bounds of the box."""
+        found = [number(part) for part in listed(value)]
+        sides = self.box()
+        need(len(found) == len(sides), "the witness has another width")
+        need(all(a <= x <= b for x, (a, b) in zip(found, sides, strict=True)), "outside the box")
+        return found
+
+
+def every_row(stated: Stated, breaks: Callable[[int], bool]) -> None:
+    """A statement about all rows of a map, or the refutation by one of them."""
+    part = stated.subject["map"]
+    need(len(part.shape) >= 2, "a map has two axes or more")
+    if stated.proved:
+        stated.proof()
+        need(not any(map(breaks, range(part.lines))), "a row breaks the claim")
+        return
+    batch, row = stated.case("batch", "row")
+    places = [*listed(batch), row]
+    need(len(places) == len(part.shape) - 1, "the witness has another number of places")
+    line = 0
+    for place, size in zip(places, part.shape, strict=False):
+        line = line * size + integer(place, 0, size)
+    need(breaks(line), "the witness keeps the claim")
+
+
+def square_size(part: Numbers) -> int:
+    """The number of tokens of a map with as many rows as columns."""
+    need(len(part.shape) >= 2 and part.shape[-1] == part.shape[-2], "the map is not square")
+    return part.shape[-1]
+
+
+def nonnegative(stated: Stated) -> None:
+    """No number is below zero."""
+    part = stated.subject["map"]
+    every_row(stated, lambda line: any(m < 0 for m, _ in part.finite(line)))
+
+
+def causal(stated: Stated) -> None:
+    """Zeros behind the diagonal."""
+    part = stated.subject["map"]
+    steps = square_size(part)
+    every_row(
+        stated,
+        lambda line: any(m and j > line % steps for j, (m, _) in enumerate(part.finite(line))),
+    )
+
+
+def row_sums(stated: Stated) -> None:
+    """Sums within a tolerance of a target."""
+    target, tolerance = (number(stated.parameters[name]) for name in ("target", "tolerance"))
+    need(tolerance >= 0, "the tolerance is below zero")
+
+    def off(line: int) -> bool:
+        values, power = stated.subject["map"].integers(line)
+        total = sum(values) * Fraction(2) ** power
+        return not target - tolerance <= total <= target + tolerance
+
+    every_row(stated, off)
+
+
+def window_mass(stated: Stated) -> None:
+    """A share of every row on its last columns."""
+    part = stated.subject["map"]
+    steps = square_size(part)
+    width, share = integer(stated.parameters["width"], 1), number(stated.parameters["share"])
+    need(0 <= share <= 1, "the share lies outside 0 ... 1")
+
+    def short(line: int) -> bool:
+        values, _ = part.integers(line)
+        lags = [line % steps - column for column in range(steps)]
+        kept = sum(abs(v) for v, lag in zip(values, lags, strict=True) if 0 <= lag < width)
+        return kept * share.denominator < share.numerator * sum(map(abs, values))
+
+    every_row(stated, short)
+
+
+def same_map(stated: Stated) -> None:
+    """The sum of squared differences."""
+    one, other = stated.subject["map"], stated.subject["other"]
+    tolerance = number(stated.parameters["tolerance"])
+    need(one.shape == other.shape and len(one.shape) >= 2, "the maps have different shapes")
+    need(tolerance >= 0, "the tolerance is below zero")
+    energy = Fraction(0)
+    for line in range(one.lines):
+        (a, p), (b, q) = one.integers(line), other.integers(line)
+        least = min(p, q)
+        left, right = p - least, q - least
+        total = sum(((x << left) - (y << right)) ** 2 for x, y in zip(a, b, strict=True))
+        energy += total * Fraction(4) ** least
+    if stated.proved:
+        stated.proof()
+        need(energy <= tolerance**2, "the maps lie further apart")
+    else:
+        (claimed,) = stated.case("energy")
+        need(number(claimed) == energy > tolerance**2, "the maps lie within the tolerance")
+
+
+def injective(stated: Stated) -> None:
+    """The rank of the keys with a column of ones, or a direction that no key sees."""
+    key = stated.key()
+    tokens, width = key.shape
+    first, sink = integer(stated.parameters["first_row"], 0, tokens), stated.parameters["sink"]
+    need(isinstance(sink, bool), "sink is neither true nor false")
+    if stated.proved:
+        (places,) = stated.proof("rows")
+        columns = width if sink else width + 1
+        need(columns <= 1024, "too many columns")
+        lines = chosen(places, first + 1)
+        need(len(lines) == columns, "another number of rows is needed")
+        need(invertible([extended(key, line, not sink) for line in lines]), "dependent rows")
+        return
+    row, null = stated.case("row", "null")
+    last = integer(row, first, tokens)
+    direction = [integer(part) for part in listed(null)]
+    need(len(direction) == width + 1 and any(direction[:width]), "no direction of the query")
+    need(not sink or direction[width] == 0, "a sink admits no constant")
+    for line in range(last + 1):
+        moved = zip(extended(key, line, True), direction, strict=True)
+        need(sum(a * b for a, b in moved) == 0, "the witness moves a score")
+
+
+def extended(key: Numbers, line: int, constant: bool) -> list[int]:
+    """A row of keys, with a one appended, times the power of two that makes it whole."""
+    values, power = key.integers(line)
+    if power > 0:
+        values, power = [value << power for value in values], 0
+    return [*values, 1 << -power] if constant else values
+
+
+def chosen(places: Any, below: int) -> list[int]:
+    """Increasing places."""
+    found = [integer(place, 0, below) for place in listed(places)]
+    need(found == sorted(set(found)), "places must increase")
+    return found
+
+
+def margin(stated: Stated) -> None:
+    """The smallest singular value is at least the bound."""
+    bound = number(stated.parameters["bound"])
+    need(bound > 0, "the bound is not above zero")
+    spare, energy = residual(stated, bound)
+    need(spare >= 0 and spare**2 >= energy, "the residual leaves no such bound")
+
+
+def injective_within(stated: Stated) -> None:
+    """The smallest singular value is above the distance."""
+    distance = number(stated.parameters["distance"])
+    need(distance >= 0, "the distance is below zero")
+    spare, energy = residual(stated, distance)
+    need(spare > 0 and spare**2 > energy, "the residual leaves no such distance")
+
+
+def residual(stated: Stated, bound: Fraction) -> tuple[Fraction, Fraction]:
+    """shift² - bound² and the squared norm of the residual, entry by entry."""
+    key, factor = stated.key(), stated.subject["factor"]
+    tokens, width = key.shape
+    first = integer(stated.parameters["first_row"], 0, tokens)
+    places, shift = stated.proof("rows", "shift")
+    lines, moved = chosen(places, first + 1), number(shift)
+    size = width + 1
+    need(factor.shape == [size, size], "the factor has another size")
+    need(size <= 1024 and 0 < len(lines) * size * size <= 1 << 27, "no rows, or too many")
+    columns, unit = aligned([(extended(key, line, True), key.integers(line)[1]) for line in lines])
+    others, other_unit = aligned([factor.integers(line) for line in range(size)])
+    energy = Fraction(0)
+    for i, j in product(range(size), repeat=2):
+        if i > j:
+            continue
+        gram = sum(a * b for a, b in zip(columns[i], columns[j], strict=True))
+        cast = sum(a * b for a, b in zip(others[i], others[j], strict=True))
+        entry = gram * Fraction(4) ** unit - cast * Fraction(4) ** other_unit
+        energy += (1 if i == j else 2) * (entry - (moved**2 if i == j else 0)) ** 2
+    return moved**2 - bound**2, energy
+
+
+def aligned(rows: Iterable[tuple[list[int], int]]) -> tuple[list[list[int]], int]:
+    """The columns of rows of integers over one power of two, and its exponent."""
+    rows = [(values, min(power, 0)) for values, power in rows]
+    least = min(power for _, power in rows)
+    raised = [[value << (power - least) for value in values] for values, power in rows]
+    return [list(column) for column in zip(*raised, strict=True)], least
+
+
+def linear_injective(stated: Stated) -> None:
+    """Two queries whose features are proportional."""
+    key = stated.key()
+    tokens, width = key.shape
+    name = text(stated.parameters["feature_map"])
+    need(name in ("identity", "relu", "elu_plus_one"), "the feature map is unknown")
+    need(not stated.proved, "this claim can only be refuted")
+    query, other, row = stated.case("query", "other", "row")
+    last = integer(row, 0, tokens)
+    a, b = ([number(part) for part in listed(value)] for value in (query, other))
+    need(len(a) == len(b) == width and a != b, "two different queries are needed")
+    if name == "elu_plus_one":
+        need(min(a + b) >= 0, "a feature is not rational")
+    one, two = features(name, a), features(name, b)
+    need(any(one) and any(two), "all features are zero")
+    minors = (one[i] * two[j] == one[j] * two[i] for i, j in product(range(width), repeat=2))
+    need(all(minors), "the features are not proportional")
+    if name != "elu_plus_one":
+        sums = [features(name, key.exact(line)) for line in range(last + 1)]
+        total = sum(x * y for line in sums for x, y in zip(one, line, strict=True))
+        need(total != 0, "the weights have no denominator")
+
+
+def features(name: str, values: list[Fraction]) -> list[Fraction]:
+    """The features of a vector; those of elu plus one for numbers of at least zero."""
+    if name == "relu":
+        return [value if value > 0 else Fraction(0) for value in values]
+    return [value + 1 for value in values] if name == "elu_plus_one" else values
+
+
+def nonexpansive(stated: Stated) -> None:
+    """Steps of the delta rule, alone."""
+    key, rate = stated.key(), stated.subject["rate"]
+    need(rate.shape == key.shape[:1], "one rate for every key is needed")
+    steps = [b * squared(key, t) for t, b in enumerate(rate.exact())]
+    every_token(stated, [step < 0 or step > 2 for step in steps], None)
+
+
+def nonexpansive_decayed(stated: Stated) -> None:
+    """Steps of the delta rule times their decays."""
+    key, rate, logs = stated.key(), stated.subject["rate"], stated.subject["log_decay"]
+    need(rate.shape == logs.shape == key.shape[:1], "one rate and decay for every key is needed")
+    gains = [abs(1 - b * squared(key, t)) for t, b in enumerate(rate.exact())]
+    if key.shape[1] > 1:
+        gains = [max(gain, Fraction(1)) for gain in gains]
+    pairs = list(zip(gains, logs.exact(), strict=True))
+    expanding = [gain > 0 and beyond(g, 1 / gain) for gain, g in pairs]
+    every_token(stated, expanding, [gain == 0 or at_most(g, 1 / gain) for gain, g in pairs])
+
+
+def squared(key: Numbers, line: int) -> Fraction:
+    """The squared norm of a key."""
+    values, power = key.integers(line)
+    return sum(value**2 for value in values) * Fraction(4) ** power
+
+
+def every_token(stated: Stated, breaks: list[bool], keeps: list[bool] | None) -> None:
+    """A statement about all tokens, or the refutation by one of them."""
+    if stated.proved:
+        stated.proof()
+        need(
+            all(keeps) if keeps is not None else not any(breaks), "a token is not shown to keep it"
+        )
+        return
+    (token,) = stated.case("token")
+    need(breaks[integer(token, 0, len(breaks))], "the witness is not shown to break it")
+
+
+def decay(stated: Stated) -> None:
+    """Products of decays over every window."""
+    logs = stated.subject["log_decay"]
+    steps = logs.shape[-1]
+    width, most = (
+        integer(stated.parameters["width"], 1, steps + 1),
+        number(stated.parameters["most"]),
+    )
+    need(most > 0, "the bound is not above zero")
+    if not stated.proved:
+        batch, token = stated.case("batch", "token")
+        axes, line = logs.shape[:-1], 0
+        need(len(listed(batch)) == len(axes), "the witness has another number of places")
+        for place, size in zip(batch, axes, strict=True):
+            line = line * size + integer(place, 0, size)
+        first = integer(token, 0, steps - width + 1)
+        total = window_sum(logs.pairs(line)[first : first + width])
+        need(total is not None and beyond(total, most), "the witness is not shown to break it")
+        return
+    stated.proof()
+    for line in range(logs.lines):
+        pairs = logs.pairs(line)
+        sums = [window_sum(pairs[t : t + width]) for t in range(steps - width + 1)]
+        largest = max((total for total in sums if total is not None), default=None)
+        need(largest is None or at_most(largest, most), "a row is not shown to keep it")
+
+
+def window_sum(pairs: list[tuple[int, int] | None]) -> Fraction | None:
+    """The exact sum; None if minus infinity is in it."""
+    kept = [pair for pair in pairs if pair is not None]
+    if len(kept) < len(pairs):
+        return None
+    least = min(exponent for _, exponent in kept)
+    return sum(m << (e - least) for m, e in kept) * Fraction(2) ** least
+
+
+def decay_box(stated: Stated) -> None:
+    """The decay at the worst corner, or at a point of the box."""
+    weight, bias, rate = (stated.subject[name] for name in ("weight", "bias", "rate"))
+    width, most = integer(stated.parameters["width"], 1), number(stated.parameters["most"])
+    sides = stated.box()
+    need(weight.shape == [len(sides)] and bias.shape == rate.shape == [1], "sizes do not fit")
+    (offset,), (speed,) = bias.exact(), rate.exact()
+    need(most > 0 and speed >= 0, "the bound or the rate is out of range")
+    factors = weight.exact()
+    if stated.proved:
+        stated.proof()
+        least = offset + sum(min(w * a, w * b) for w, (a, b) in zip(factors, sides, strict=True))
+        need(at_most(-width * speed * soft(least)[0], most), "the corner is not shown to keep it")
+    else:
+        (where,) = stated.case("input")
+        point = stated.point(where)
+        drive = offset + sum(w * x for w, x in zip(factors, point, strict=True))
+        need(beyond(-width * speed * soft(drive)[1], most), "the witness is not shown to break it")
+
+
+def locality(stated: Stated) -> None:
+    """The weight on a window of keys, over a box of queries."""
+    key, sides = stated.key(), stated.box()
+    tokens, width = key.shape
+    share, scale = number(stated.parameters["share"]), number(stated.parameters["scale"])
+    window = listed(stated.parameters["window"])
+    need(len(window) == 2 and width == len(sides) and 0 < share < 1, "out of range")
+    stop = integer(window[1], 1, tokens + 1)
+    start = integer(window[0], 0, stop)
+    rows = [[scale * part for part in key.exact(line)] for line in range(tokens)]
+    near, far = rows[start:stop], rows[:start] + rows[stop:]
+    odds = (1 - share) / share
+    if not stated.proved:
+        (where,) = stated.case("query")
+        query = stated.point(where)
+        inner, outer = (
+            [sum(a * b for a, b in zip(row, query, strict=True)) for row in side]
+            for side in (near, far)
+        )
+        top = max(inner + outer)
+        above = sum_up(Fraction(score) - top for score in inner)
+        below = sum((exponential(Fraction(score) - top)[0] for score in outer), Fraction(0))
+        need(above is not None and below > odds * above, "the witness is not shown to break it")
+        return
+    (tree,) = stated.proof("tree")
+    budget = 1 << 20
+    stack = [(tree, sides)]
+    while stack:
+        node, box = stack.pop()
+        if isinstance(node, dict) and "axis" in node:
+            axis, low, high = object_with(node, "axis", "low", "high")
+            k = integer(axis, 0, width)
+            half = (box[k][0] + box[k][1]) / 2
+            stack.append((low, [*box[:k], (box[k][0], half), *box[k + 1 :]]))
+            stack.append((high, [*box[:k], (half, box[k][1]), *box[k + 1 :]]))
+            continue
+        budget -= tokens * width
+        need(budget >= 0, "the tree has too many leaves")
+        logs, shares = object_with(node, "log_p", "p")
+        weights = [number(part) for part in listed(shares)]
+        heights = [number(part) for part in listed(logs)]
+        need(len(weights) == len(heights) == len(near), "a leaf has another number of weights")
+        need(sum(weights) == 1 and min(weights) >= 0, "the weights of a leaf are no shares")
+        highs = zip(weights, heights, strict=True)
+        need(all(exponential(h)[0] >= p for p, h in highs if p), "a logarithm is too small")
+        total = sum_up(leaf_exponents((near, far), box, weights, heights))
+        need(total is not None and total <= odds, "a leaf does not reach the share")
+
+
+def leaf_exponents(
+    keys: tuple[list[list[Fraction]], list[list[Fraction]]],
+    box: list[tuple[Fraction, Fraction]],
+    weights: list[Fraction],
+    heights: list[Fraction],
+) -> Iterator[Fraction]:
+    """The exponent of every key outside the window at its worst point of the box.
+
+    It is that of the line through the mean key: the maximum of (key - mean) . query over the box is
+    taken coordinate by coordinate at the better end.
+    """
+    near, far = keys
+    mean = [sum(p * row[k] for p, row in zip(weights, near, strict=True)) for k in range(len(box))]
+    entropy = -sum(p * h for p, h in zip(weights, heights, strict=True))
+    for row in far:
+        slopes = [part - Fraction(centre) for part, centre in zip(row, mean, strict=True)]
+        worst = sum(max(s * a, s * b) for s, (a, b) in zip(slopes, box, strict=True))
+        yield Fraction(worst) - entropy
+
+
+def sum_up(exponents: Iterable[Fraction]) -> Fraction | None:
+    """An upper bound of the sum of exponentials; None where there is none."""
+    total = Fraction(0)
+    for exponent in exponents:
+        high = exponential(exponent)[1]
+        if high is None:
+            return None
+        total += high
+    return total
+
+
+CLAIMS: dict[str, tuple[Callable[[Stated], None], str, str, str]] = {
+    "causal": (causal, "map", "", "every weight above the diagonal is exactly zero"),
+    "decay": (
+        decay, "log_decay", "most width",
+        "every product of decays over {width} tokens is at most {most}",
+    ),
+    "decay_box": (
+        decay_box, "bias lower rate upper weight", "box most width",
+        "for every input of the stored box, whose coordinates lie between {box} and {end}, the"
+        " decay over {width} tokens is at most {most}",
+    ),
+    "injective": (
+        injective, "key", "first_row sink",
+        "in exact arithmetic, different queries get different softmax rows from row {first_row} on,"
+        " {sink} a sink",
+    ),
+    "injective_within": (
+        injective_within, "factor key", "distance first_row",
+        "in exact arithmetic, different queries get different softmax rows from row {first_row} on,"
+        " for all keys within {distance} of the stored ones in Frobenius norm",
+    ),
+    "linear_injective": (
+        linear_injective, "key", "feature_map",
+        "in exact arithmetic, different queries get different rows of normalised linear attention"
+        " with features {feature_map}",
+    ),
+    "locality": (
+        locality, "key lower upper", "box scale share window",
+        "for every query of the stored box, whose coordinates lie between {box} and {end}, at least"
+        " {share} of the softmax row (scale {scale}) lies on the keys from {window} up to, but not"
+        " including, {stop}",
+    ),
+    "margin": (
+        margin, "factor key", "bound first_row",
+        "the smallest singular value of [keys, 1] up to row {first_row} is at least {bound}",
+    ),
+    "nonexpansive": (nonexpansive, "key rate", "", "no transition I - b k k^T expands"),
+    "nonexpansive_decayed": (
+        nonexpansive_decayed, "key log_decay rate", "",
+        "no transition e^g (I - b k k^T) expands, its decay e^g included",
+    ),
+    "nonnegative": (nonnegative, "map", "", "no weight is below zero"),
+    "row_sums": (
+        row_sums, "map", "target tolerance", "every row sums to {target} within {tolerance}",
+    ),
+    "same_map": (
+        same_map, "map other", "tolerance",
+        "the two maps differ by at most {tolerance} in Frobenius norm",
+    ),
+    "window_mass": (
+        window_mass, "map", "share width",
+        "at least {share} of every row's absolute weight lies on its last {width} tokens",
+    ),
+}  # fmt: skip
+
+
+def in_words(name: str, value: Any) -> dict[str, str]:
+    """What stands in the sentence for a parameter."""
+    if name == "box":
+        ends = listed(value)
+        need(len(ends) == 2, "a box has two ends")
+        return {"box": decimal(number(ends[0])), "end": decimal(number(ends[1]))}
+    if name == "window":
+        ends = listed(value)
+        need(len(ends) == 2, "a window has two ends")
+        return {"window": str(integer(ends[0])), "stop": str(integer(ends[1]))}
+    if name == "sink":
+        need(isinstance(value, bool), "sink is neither true nor false")
+        return {"sink": "with" if value else "without"}
+    if name == "feature_map":
+        return {name: text(value)}
+    return {name: str(integer(value)) if name in ("width", "first_row") else decimal(number(value))}
+
+
+def decimal(value: Fraction) -> str:
+    """The shortest decimal of a float64, or the fraction."""
+    if fits_float(value.numerator, value.denominator):
+        return repr(value.numerator / value.denominator)
+    return f"{value.numerator}/{value.denominator}"
+
+
+# --- the decision ----------------------------------------------------------------------------
+
+FIELDS = (
+    "format", "format_version", "claim", "verdict", "level", "subject", "evidence", "witness",
+    "unchecked", "identity",
+)  # fmt: skip
+
+
+def verdict(path: Path) -> str:
+    """``PROVED`` or ``REFUTED``, whichever the file proves.
+
+    Raises:
+        Refused: if it proves neither.
+    """
+    try:
+        return _verdict(path)
+    except (RecursionError, MemoryError) as error:
+        raise Refused(f"too large: {type(error).__name__}") from None
+
+
+def _verdict(path: Path) -> str:
+    raw = regular(path, 16 * MIB)
+    need(raw.isascii(), "the text is not ASCII")
+    reader = Reader(raw.decode("ascii"), spaced=True)
+    content = reader.whole()
+    need(isinstance(content, dict), "no certificate")
+    need(content.get("format") == "dsf-certificate", "no certificate")
+    need(content.get("format_version") == 2, "another version of the format: issue it anew")
+    _, version, claim, stated, level, subject, evidence, witness, beside, digest = object_with(
+        content, *FIELDS
+    )
+    integer(version)
+    need(digest == identity(reader.text, reader.identity_line), "another identity")
+    unchecked(beside)
+    name, parameters, said = object_with(claim, "name", "parameters", "sentence")
+    need(text(name) in CLAIMS, "the claim is unknown")
+    decide, roles, wanted, sentence = CLAIMS[name]
+    values = zip(wanted.split(), object_with(parameters, *wanted.split()), strict=True)
+    words: dict[str, str] = {}
+    for part, value in values:
+        words |= in_words(part, value)
+    need(said == sentence.format(**words), "the sentence says something else")
+    need(level == ("real" if name == "injective_within" else "data"), "another level")
+    need(stated in ("PROVED", "REFUTED"), "neither PROVED nor REFUTED")
+    need(stated == "PROVED" or name not in ("margin", "injective_within"), "cannot be refuted")
+    folder = path.parent.parent if path.parent.name == "certificates" else path.parent
+    parts = {"parameters": parameters, "evidence": evidence, "witness": witness}
+    decide(Stated(stated, subject_of(subject, folder, roles.split()), **parts))
+    return str(stated)
+
+
+def identity(text: str, line: tuple[int, int]) -> str:
+    """The hash of the text without the line of the identity, which is never the last one."""
+    rest = text[: line[0]] + text[line[1] + 1 :]
+    return hashlib.sha256(rest.encode("ascii")).hexdigest()
+
+
+def unchecked(beside: Any) -> None:
+    """The kinds of what is stated beside the evidence."""
+    names = "method", "assumptions", "observed", "limits", "provenance", "software"
+    method, assumptions, observed, *tables = object_with(beside, *names)
+    text(method)
+    for part in listed(assumptions):
+        text(part)
+    if observed is not None:
+        number(observed)
+    for table in tables:
+        need(isinstance(table, dict), "an object is missing")
+        for part in table.values():
+            text(part)
+
+
+def printable(name: str) -> str:
+    """A name without anything that a terminal would act upon."""
+    return ascii(name)[1:-1]
+
+
+def main(names: list[str]) -> int:
+    """One line for every file."""
+    good = 0
+    for name in names:
+        try:
+            print(f"accepted {verdict(Path(name))} {printable(name)}")
+            good += 1
+        except Refused as reason:
+            print(f"REFUSED {printable(name)}: {printable(str(reason))}")
+    return 0 if names and good == len(names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
