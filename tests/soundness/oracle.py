@@ -1,0 +1,251 @@
+"""Whether the sentence of a certificate is true, from its words and the stored numbers alone.
+
+Nothing of the library and of its checkers is used: the words are taken apart by patterns, the
+tensors are read by safetensors, and everything is computed in mpmath or in fractions.
+"""
+
+import re
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import flint
+import mpmath
+from safetensors.torch import load_file
+
+DIGITS = 60
+SLACK = mpmath.mpf(10) ** -30
+NUMBER = r"(-?[0-9.e+-]+(?:/[0-9]+)?|-?inf)"
+
+
+def holds(content: dict[str, Any], folder: Path) -> bool:
+    """Whether the sentence is true; for a refutation: whether it is not false at the witness."""
+    arrays = {}
+    for entry in content["subject"]:
+        stored = load_file(str(folder / entry["file"]))[entry["tensor"]]
+        assert list(stored.shape) == entry["shape"]
+        arrays[entry["role"]] = stored.double()
+    name, sentence = content["claim"]["name"], content["claim"]["sentence"]
+    with mpmath.workdps(DIGITS):
+        return bool(JUDGES[name](sentence, arrays, content))
+
+
+def read(text: str) -> Fraction:
+    """A number as a reader of the sentence takes it: a float64 or a fraction."""
+    return Fraction(text) if "/" in text else Fraction(float(text))
+
+
+def said(pattern: str, sentence: str) -> list[Fraction]:
+    found = re.fullmatch(pattern.replace("#", NUMBER), sentence)
+    assert found is not None, sentence
+    return [read(part) for part in found.groups()]
+
+
+def high(value: Any) -> Any:
+    value = Fraction(value)
+    return mpmath.mpf(value.numerator) / value.denominator
+
+
+def rows_of(map) -> list[list[Fraction]]:
+    return [[Fraction(v) for v in row] for row in map.flatten(0, -2).tolist()]
+
+
+def nonnegative(sentence, arrays, _content):
+    assert sentence == "no weight is below zero"
+    return all(value >= 0 for row in rows_of(arrays["map"]) for value in row)
+
+
+def causal(sentence, arrays, _content):
+    assert sentence == "every weight above the diagonal is exactly zero"
+    assert arrays["map"].shape[-1] == arrays["map"].shape[-2]
+    return not arrays["map"].triu(1).any()
+
+
+def row_sums(sentence, arrays, _content):
+    target, tolerance = said("every row sums to # within #", sentence)
+    return all(abs(sum(row) - target) <= tolerance for row in rows_of(arrays["map"]))
+
+
+def window_mass(sentence, arrays, _content):
+    share, width = said(
+        "at least # of every row's absolute weight lies on its last # tokens", sentence
+    )
+    steps = arrays["map"].shape[-1]
+    assert steps == arrays["map"].shape[-2]
+    for number, row in enumerate(rows_of(arrays["map"])):
+        token = number % steps
+        near = sum((abs(v) for j, v in enumerate(row) if 0 <= token - j < width), Fraction(0))
+        if near < share * sum(map(abs, row)):
+            return False
+    return True
+
+
+def same_map(sentence, arrays, _content):
+    (tolerance,) = said("the two maps differ by at most # in Frobenius norm", sentence)
+    pairs = zip(arrays["map"].flatten().tolist(), arrays["other"].flatten().tolist(), strict=True)
+    return sum((Fraction(a) - Fraction(b)) ** 2 for a, b in pairs) <= tolerance**2
+
+
+def augmented(key, rows: int, constant: bool):
+    lists = [[*row, 1.0] if constant else row for row in key[:rows].tolist()]
+    return [[Fraction(v) for v in row] for row in lists]
+
+
+def rank(matrix: list[list[Fraction]]) -> int:
+    entries = [[flint.fmpq(v.numerator, v.denominator) for v in row] for row in matrix]
+    return flint.fmpq_mat(entries).rank()
+
+
+def injective(sentence, arrays, _content):
+    start = "in exact arithmetic, different queries get different softmax rows from row "
+    found = re.fullmatch(start + r"(-?\d+) on, (with|without) a sink", sentence)
+    first, constant = int(found[1]), found[2] == "without"
+    key = arrays["key"]
+    assert 0 <= first < len(key)
+    matrix = augmented(key, first + 1, constant)
+    return rank(matrix) == key.shape[1] + constant
+
+
+def smallest_singular(key, rows: int):
+    matrix = mpmath.matrix([[high(v) for v in row] for row in augmented(key, rows, True)])
+    values = mpmath.eigsy(matrix.T * matrix, eigvals_only=True)
+    return mpmath.sqrt(max(min(values), mpmath.mpf(0)))
+
+
+def margin(sentence, arrays, _content):
+    first, bound = said(
+        r"the smallest singular value of \[keys, 1\] up to row # is at least #", sentence
+    )
+    return smallest_singular(arrays["key"], int(first) + 1) >= high(bound) * (1 - SLACK)
+
+
+def injective_within(sentence, arrays, _content):
+    first, distance = said(
+        "in exact arithmetic, different queries get different softmax rows from row # on, for all"
+        " keys within # of the stored ones in Frobenius norm",
+        sentence,
+    )
+    least = smallest_singular(arrays["key"], int(first) + 1)
+    return distance >= 0 and least > high(distance) * (1 - SLACK)
+
+
+def linear_injective(sentence, arrays, content):
+    start = "in exact arithmetic, different queries get different rows of normalised linear"
+    found = re.fullmatch(start + r" attention with features (\w+)", sentence)
+    feature = {
+        "identity": lambda x: x,
+        "relu": lambda x: max(x, mpmath.mpf(0)),
+        "elu_plus_one": lambda x: x + 1 if x >= 0 else mpmath.exp(x),
+    }[found[1]]
+    key, witness = arrays["key"], content["witness"]
+    row = witness["row"]
+    assert 0 <= row < len(key)
+    keys = [[feature(high(v)) for v in part] for part in key[: row + 1].tolist()]
+    queries = [[stored(v) for v in witness[name]] for name in ("query", "other")]
+    assert queries[0] != queries[1]
+    weights = []
+    for query in queries:
+        assert len(query) == key.shape[1]
+        image = [feature(high(v)) for v in query]
+        scores = [sum(a * b for a, b in zip(image, part, strict=True)) for part in keys]
+        weights.append([score / sum(scores) for score in scores])
+    return any(abs(a - b) > SLACK * (1 + abs(a)) for a, b in zip(*weights, strict=True))
+
+
+def stored(text: str) -> Fraction:
+    return Fraction(text) if "/" in text else Fraction(float.fromhex(text))
+
+
+def gains(arrays):
+    key, rate = arrays["key"], arrays["rate"]
+    logs = arrays.get("log_decay")
+    assert rate.shape == key.shape[:1]
+    for token in range(len(key)):
+        k = mpmath.matrix([high(v) for v in key[token].tolist()])
+        step = mpmath.eye(key.shape[1]) - high(rate[token].item()) * (k * k.T)
+        values = mpmath.eigsy(step, eigvals_only=True)
+        decay = mpmath.mpf(1) if logs is None else mpmath.exp(high(logs[token].item()))
+        yield decay * max(map(abs, values))
+
+
+def nonexpansive(sentence, arrays, content):
+    assert sentence == "no transition I - b k k^T expands"
+    return _expands_nowhere(arrays, content)
+
+
+def nonexpansive_decayed(sentence, arrays, content):
+    assert sentence == "no transition e^g (I - b k k^T) expands, its decay e^g included"
+    return _expands_nowhere(arrays, content)
+
+
+def _expands_nowhere(arrays, content):
+    """With room for the rounding of eigenvalues, on the side that favours the verdict."""
+    slack = mpmath.mpf(10) ** -40
+    return max(gains(arrays)) <= 1 + (slack if content["verdict"] == "PROVED" else -slack)
+
+
+def decay(sentence, arrays, _content):
+    width, most = said("every product of decays over # tokens is at most #", sentence)
+    logs = arrays["log_decay"]
+    assert 1 <= width <= logs.shape[-1]
+    for row in logs.reshape(-1, logs.shape[-1]).tolist():
+        for start in range(len(row) - int(width) + 1):
+            part = row[start : start + int(width)]
+            if -mpmath.inf in part:
+                continue
+            total = sum(map(Fraction, part), Fraction(0))
+            if mpmath.exp(high(total)) > high(most):
+                return False
+    return True
+
+
+def decay_box(sentence, arrays, _content):
+    low, top, width, most = said(
+        "for every input of the stored box, whose coordinates lie between # and #, the decay over #"
+        " tokens is at most #",
+        sentence,
+    )
+    lower, upper = arrays["lower"].tolist(), arrays["upper"].tolist()
+    assert (low, top) == (min(map(Fraction, lower)), max(map(Fraction, upper)))
+    weight, bias, rate = arrays["weight"].tolist(), arrays["bias"].item(), arrays["rate"].item()
+    for corner in product(*zip(lower, upper, strict=True)):
+        drive = sum(Fraction(w) * Fraction(x) for w, x in zip(weight, corner, strict=True))
+        soft = mpmath.log1p(mpmath.exp(high(drive + Fraction(bias))))
+        if mpmath.exp(-high(width) * high(rate) * soft) > high(most):
+            return False
+    return True
+
+
+def locality(sentence, arrays, content):
+    low, top, share, scale, start, stop = said(
+        "for every query of the stored box, whose coordinates lie between # and #, at least # of"
+        r" the softmax row \(scale #\) lies on the keys from # up to, but not including, #",
+        sentence,
+    )
+    lower, upper = arrays["lower"].tolist(), arrays["upper"].tolist()
+    assert (low, top) == (min(map(Fraction, lower)), max(map(Fraction, upper)))
+    sides = [(high(a), high(b)) for a, b in zip(lower, upper, strict=True)]
+    middle = [(a + b) / 2 for a, b in sides]
+    points = [middle, *product(*sides)]
+    points += [[(m + x) / 2 for m, x in zip(middle, corner, strict=True)] for corner in points[1:]]
+    if content["verdict"] == "REFUTED":
+        points = [[high(stored(v)) for v in content["witness"]["query"]]]
+        assert all(a <= x <= b for x, (a, b) in zip(points[0], sides, strict=True))
+    keys = [[high(scale) * high(v) for v in row] for row in arrays["key"].tolist()]
+    for point in points:
+        scores = [sum(a * b for a, b in zip(row, point, strict=True)) for row in keys]
+        best = max(scores)
+        weights = [mpmath.exp(score - best) for score in scores]
+        if sum(weights[int(start) : int(stop)]) < high(share) * sum(weights):
+            return False
+    return True
+
+
+JUDGES = {
+    judge.__name__: judge
+    for judge in (
+        causal, decay, decay_box, injective, injective_within, linear_injective, locality, margin,
+        nonexpansive, nonexpansive_decayed, nonnegative, row_sums, same_map, window_mass,
+    )
+}  # fmt: skip
