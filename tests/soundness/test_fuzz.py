@@ -42,9 +42,7 @@ def test_a_false_sentence_that_both_accept_is_found(monkeypatch):
         return verdict
 
     def flipped(bent, _chance, _pool):
-        bent.content["verdict"] = {"PROVED": "REFUTED", "REFUTED": "PROVED"}[
-            bent.content["verdict"]
-        ]
+        bent.content["verdict"] = "PROVED"
 
     monkeypatch.setattr(checker, "check", believed)
     monkeypatch.setattr(second_checker, "verdict", believed)
