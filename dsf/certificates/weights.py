@@ -58,6 +58,7 @@ def zero_sums(map: Map, *, tolerance: float = 0.0, folder: Where = None) -> Cert
     return row_sums(map, target=0.0, tolerance=tolerance, folder=folder)
 
 
+@on_the_processor
 def nonnegative(map: Map, *, folder: Where = None) -> Certificate:
     """Certify that no stored weight is below zero. The witness is the row of the smallest one."""
     rows = map.flatten(0, -2)
@@ -69,6 +70,7 @@ def nonnegative(map: Map, *, folder: Where = None) -> Certificate:
     return _decided(proposal, worst, lambda row: bool(rows[row].min() < 0), folder)
 
 
+@on_the_processor
 def causal(map: Map, *, folder: Where = None) -> Certificate:
     """Certify that every stored weight above the diagonal is exactly zero.
 
@@ -82,6 +84,7 @@ def causal(map: Map, *, folder: Where = None) -> Certificate:
     return _decided(proposal, worst, lambda row: bool(ahead[row] > 0), folder)
 
 
+@on_the_processor
 def window_mass(map: Map, *, width: int, share: float, folder: Where = None) -> Certificate:
     """Certify that at least ``share`` of every row's absolute weight lies on its last ``width``
     tokens, its own included.
@@ -113,6 +116,7 @@ def window_mass(map: Map, *, width: int, share: float, folder: Where = None) -> 
     return _decided(proposal, worst, breaks, folder)
 
 
+@on_the_processor
 def same_map(first: Map, second: Map, *, tolerance: float, folder: Where = None) -> Certificate:
     """Certify that two stored maps differ by at most ``tolerance`` in Frobenius norm, exactly.
 
