@@ -71,15 +71,36 @@ def rebuild(
             or above its limit.
         UnreadableError: if the adapter cannot read this call.
     """
+    made = _comparisons(call, adapter, family, limits, hastened=adapter.hasten is not None)
+    for comparison in made:
+        yield comparison.captured.name, comparison.layer
+
+
+def _comparisons(
+    call: Call, adapter: Adapter, family: str, limits: Limits, *, hastened: bool
+) -> "list[Comparison]":
     with _explained(call, family):
-        reference, compared_with, sharp = _reference(call, adapter, limits)
+        reference, compared_with, sharp = _reference(call, adapter, limits, hastened=hastened)
         tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
         layers = list(captured_layers(reference, adapter, family))
         ran = layers if reference is call else captured_layers(call, adapter, family)
         outputs = [layer.output for layer in ran]
-    for layer, output in zip(layers, outputs, strict=True):
-        made = Comparison(call, adapter, layer, output, compared_with, tolerance)
-        yield layer.name, made.layer
+
+    def again(number: int) -> Comparison:
+        return _comparisons(call, adapter, family, limits, hastened=False)[number]
+
+    return [
+        Comparison(
+            call,
+            adapter,
+            layer,
+            output,
+            compared_with,
+            tolerance,
+            again=partial(again, number) if hastened and reference is not call else None,
+        )
+        for number, (layer, output) in enumerate(zip(layers, outputs, strict=True))
+    ]
 
 
 @contextmanager
@@ -109,6 +130,7 @@ class Comparison:
         captured: what the adapter reads, of the run that the layer is compared with.
         output: what the module put out in the run of the model.
         compared_with: what the layer is compared with, in words.
+        again: the same with the module as it is, where its copy was hastened.
     """
 
     call: Call
@@ -117,14 +139,29 @@ class Comparison:
     output: Tensor
     compared_with: str
     tolerance: float
+    again: "Callable[[], Comparison] | None" = None
 
     def layer(self) -> InspectedLayer:
         """The layer, rebuilt and compared."""
-        with _explained(self.call, self.captured.family):
-            return self._compared()
+        try:
+            with _explained(self.call, self.captured.family):
+                found = self._compared()
+        except ReconstructionError:
+            if self.again is None:
+                raise
+            return self.again().layer()
+        finally:
+            self.captured.products.close()
+        dtype = self.call.first_output.dtype
+        expected = expected_rounding(dtype, found.system.steps)
+        if found.rounding > expected:
+            if self.again is not None:
+                return self.again().layer()
+            _warn_of_rounding(self.captured, found.rounding, expected, dtype)
+        return found
 
     def _compared(self) -> InspectedLayer:
-        layer, adapter, dtype = self.captured, self.adapter, self.call.first_output.dtype
+        layer, adapter = self.captured, self.adapter
         mixer = adapter.read(layer)
         system = mixer.system()
         rebuilt = adapter.finished(layer, mixer, respond(system, mixer.signal()))
@@ -135,9 +172,6 @@ class Comparison:
         if not formula <= self.tolerance:
             words = _worded(layer, adapter, formula, self.tolerance, self.compared_with)
             raise ReconstructionError(words, formula)
-        expected = expected_rounding(dtype, system.steps)
-        if rounding > expected:
-            _warn_of_rounding(layer, rounding, expected, dtype)
         return InspectedLayer(
             name=layer.name,
             family=layer.family,
@@ -167,14 +201,16 @@ def _warn_of_rounding(
     )
 
 
-def _reference(call: Call, adapter: Adapter, limits: Limits) -> tuple[Call, str, bool]:
+def _reference(
+    call: Call, adapter: Adapter, limits: Limits, *, hastened: bool
+) -> tuple[Call, str, bool]:
     """What a layer is compared with, in words, and whether that ran in float64."""
     if limits.guarded:
         return call, IN_DOUBLE, True
     if call.invocation is not None and not adapter.rewrites_weights:
         call.invocation.check_weights(call.name)
     try:
-        reference = reference_call(call, adapter)
+        reference = reference_call(call, adapter, hastened=hastened)
     except NoReferenceError as error:
         dtype = str(call.first_output.dtype).removeprefix("torch.")
         return call, f"what it put out in {dtype}: {error}", False
@@ -200,6 +236,7 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
         arguments={name: in_float64(value) for name, value in call.arguments.items()},
         output=in_float64(call.first_output),
         surroundings=call.surroundings,
+        products=call.products,
     )
     return adapter.split(whole)
 

@@ -6,7 +6,8 @@ not with what the number type of the run left of it.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Invocation, Through
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_double, in_float64
+from dsf.inspection.capture.products import Products, RememberedProducts
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax.follower import recording_followed
 from dsf.inspection.softmax.fused import recording_fused
@@ -27,8 +29,11 @@ class NoReferenceError(InspectionError):
     """A module cannot be run alone in float64 as it ran in its model."""
 
 
-def reference_call(call: Call, adapter: Adapter) -> Call:
+def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> Call:
     """``call`` as it is where its module runs in float64.
+
+    Args:
+        hastened: whether the adapter may change how the copy computes.
 
     Raises:
         NoReferenceError: if the module does not run alone in float64, or does something else then.
@@ -38,7 +43,8 @@ def reference_call(call: Call, adapter: Adapter) -> Call:
     if call.invocation is None:
         raise NoReferenceError("what its module was called with is not known")
     if call.through is Through.MODULE:
-        return _of_module(call, call.invocation, adapter.renew)
+        changes = (adapter.renew, adapter.hasten if hastened else None)
+        return _of_module(call, call.invocation, [each for each in changes if each is not None])
     return _of_attention(call, call.invocation)
 
 
@@ -60,14 +66,17 @@ def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Ca
     return _changed(call, arguments, output, call.surroundings)
 
 
-def _of_module(call: Call, invocation: Invocation, renew: Callable[[Any], None] | None) -> Call:
-    twin = double_copy(call.module)
-    if renew is not None:
-        with in_double():
-            renew(twin)
-    output = _run(twin, invocation)
+def _of_module(
+    call: Call, invocation: Invocation, changes: Sequence[Callable[[Any], None]]
+) -> Call:
+    twin, products = double_copy(call.module), Products()
+    with in_double():
+        for change in changes:
+            change(twin)
+    output = _run(twin, invocation, RememberedProducts(twin, products))
     arguments = {name: in_float64(value) for name, value in call.arguments.items()}
-    return _changed(call, arguments, output, call.surroundings)
+    again = _changed(call, arguments, output, call.surroundings)
+    return replace(again, products=products)
 
 
 def _of_attention(call: Call, invocation: Invocation) -> Call:
@@ -89,10 +98,12 @@ def _of_attention(call: Call, invocation: Invocation) -> Call:
     return _changed(call, found.arguments, found.output, around)
 
 
-def _run(twin: nn.Module, invocation: Invocation) -> Any:
+def _run(
+    twin: nn.Module, invocation: Invocation, products: RememberedProducts | None = None
+) -> Any:
     args, kwargs = in_float64(invocation.args), in_float64(invocation.kwargs)
     try:
-        with in_double():
+        with in_double(), products or nullcontext():
             return twin(*args, **kwargs)
     except Exception as error:  # whatever a module's code does where it is not used to float64
         if is_out_of_memory(error):

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_float64
+from dsf.inspection.capture.products import Products
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.stages import Project
 
@@ -83,6 +84,7 @@ class Call:
         through: by which way the call was recorded.
         surroundings: what the module of an attention computes before and after it, where that was
             recognised.
+        products: of the module's projections in this call, where they are remembered.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Call:
     surroundings: Surroundings | None = None
     invocation: Invocation | None = None
     implementation: str = ""
+    products: Products = field(default_factory=Products)
 
     @property
     def first_output(self) -> Tensor:
@@ -247,6 +250,7 @@ class Captured:
         output: the module's output, in float64.
         surroundings: what the module of an attention computes before and after it, where that was
             recognised.
+        products: of projections with their inputs, while the layer is being rebuilt.
     """
 
     name: str
@@ -256,10 +260,15 @@ class Captured:
     arguments: Mapping[str, Any]
     output: Tensor
     surroundings: Surroundings | None = None
+    products: Products = field(default_factory=Products)
 
     def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
         """``x`` projected by ``name.weight`` and, where there is one, ``name.bias``."""
-        return self.projection(name)(x)
+        found = self.products.find(name, x)
+        if found is None:
+            found = self.projection(name)(x)
+            self.products.add(name, x, found)
+        return found
 
     def projection(self, name: str) -> Project:
         """The projection ``name`` as a stage."""

@@ -1,5 +1,6 @@
 """Refuses models that cannot be run or whose weights are missing, NaN or infinite."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -63,7 +64,8 @@ def _is_finite(part: Tensor) -> bool:
         return True
     if part.dtype.itemsize == 1:  # isfinite is missing for eight-bit types
         part = part.to(torch.float32)
-    return bool(part.isfinite().all())
+    # A sum is quicker than a comparison of every number, but it may itself overflow.
+    return math.isfinite(part.detach().sum()) or bool(part.isfinite().all())
 
 
 def _listed(names: list[str]) -> str:

@@ -17,6 +17,7 @@ from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.shared import (
     activation,
     convolution,
+    masked,
     masking,
     rms_normalised,
     some_rows,
@@ -62,16 +63,22 @@ def enter(layer: Captured, halves: Halves = _halves) -> Chain:
 
 def entered(layer: Captured, halves: Halves = _halves) -> Tensor:
     """The values: the input of the scan."""
-    return enter(layer, halves)(layer.arguments["hidden_states"])
+    x = halves(_projected(layer))[0]
+    if _is_old(layer):
+        x = masked(layer, x)
+    return masked(layer, activation(layer)(convolution(layer, "conv1d")(x)))
 
 
 def leave(layer: Captured, _: Tensor, halves: Halves = _halves) -> Chain:
     """The output gate, then the output projection."""
-    hidden = layer.arguments["hidden_states"]
-    mask = () if _is_old(layer) else masking(layer, hidden)
-    z = Chain((*mask, some_rows(layer, "in_proj", lambda both: halves(both)[1])))(hidden)
     gate = activation(layer) if _is_old(layer) else silu
+    z = halves(_projected(layer))[1]
     return Chain((Scale(gate(z)), layer.projection("out_proj")))
+
+
+def _projected(layer: Captured) -> Tensor:
+    hidden = layer.arguments["hidden_states"]
+    return layer.project("in_proj", hidden if _is_old(layer) else masked(layer, hidden))
 
 
 def _is_old(layer: Captured) -> bool:

@@ -1,0 +1,89 @@
+"""A copy that computes in shorter chunks counts only where layer and run both agree with it."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import Mamba2Config, Mamba2Model
+
+import dsf
+from dsf.inspection.capture.products import Products
+from dsf.inspection.errors import ReconstructionError
+from dsf.inspection.families import mamba2
+
+TOKENS = 130
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = Mamba2Config(
+        vocab_size=32,
+        hidden_size=16,
+        num_heads=4,
+        head_dim=8,
+        state_size=8,
+        n_groups=1,
+        num_hidden_layers=1,
+    )
+    return Mamba2Model(config).eval()
+
+
+def inspect(model):
+    tokens = torch.randint(0, 32, (1, TOKENS), generator=torch.Generator().manual_seed(1))
+    return dsf.inspect(model, input_ids=tokens)[0]
+
+
+def altered(model, when, by=1e-3):
+    """The output of the mixer is larger by a share wherever its chunks are as ``when`` says."""
+
+    def change(module, _, output):
+        return output * (1 + by) if when(module.chunk_size) else output
+
+    model.layers[0].mixer.register_forward_hook(change)
+
+
+def test_chunks_are_shortened_and_the_model_keeps_its_own(model):
+    layer = inspect(model)
+    assert layer.formula <= 1e-12
+    assert model.layers[0].mixer.chunk_size == 256
+    module = nn.Module()
+    module.chunk_size = 256
+    mamba2.hasten(module)
+    assert module.chunk_size == mamba2.CHUNK == 64
+
+
+def test_where_short_chunks_differ_the_module_decides(model):
+    altered(model, lambda size: size == mamba2.CHUNK)
+    layer = inspect(model)
+    assert layer.formula <= 1e-12
+    assert layer.rounding < 1e-5
+
+
+def test_a_mistake_of_the_long_chunks_is_not_hidden(model):
+    altered(model, lambda size: size == 256)
+    with pytest.raises(ReconstructionError, match="differs by"):
+        inspect(model)
+
+
+def test_products_are_those_of_the_same_numbers():
+    products, given = Products(), torch.arange(3.0)
+    products.add("in_proj", given, given * 2)
+    assert torch.equal(products.find("in_proj", torch.arange(3.0)), given * 2)
+    assert products.find("out_proj", given) is None
+    assert products.find("in_proj", given + 1e-7) is None
+    assert products.find("in_proj", given.double()) is None
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["input", "result"])
+def test_what_was_written_into_is_no_product_any_more(which):
+    products, parts = Products(), [torch.ones(2), torch.ones(2)]
+    products.add("in_proj", *parts)
+    parts[which].mul_(1)
+    assert products.find("in_proj", torch.ones(2)) is None
+
+
+def test_nothing_is_kept_after_the_layer_was_rebuilt(model):
+    layer = inspect(model)
+    captured = layer.shell.args[0]
+    captured.project("in_proj", captured.arguments["hidden_states"])
+    assert captured.products.find("in_proj", captured.arguments["hidden_states"]) is None
