@@ -1,0 +1,159 @@
+"""Whole models at the shapes of published checkpoints, beside their plain forward pass.
+
+    python -m benchmarks.real_shapes [--threads N] [--tokens N,N] [--write] [SHAPE ...]
+
+Random weights as the model library draws them. Every number is a multiple of the time that the
+plain forward pass takes, in the same run. ``--write`` records them in ``docs/real_shapes.json``.
+"""
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+import dsf
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "docs" / "real_shapes.json"
+TOKENS = (512, 2048)
+LONG = 3.0  # seconds from which the plain forward pass is timed once before and once after
+SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "GPT-2 124M": ("GPT2LMHeadModel", {"n_positions": 2048}),
+    "SmolLM2 135M": (
+        "LlamaForCausalLM",
+        {
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 8192,
+        },
+    ),
+    "Mamba 130M": (
+        "MambaForCausalLM",
+        {"vocab_size": 50280, "hidden_size": 768, "num_hidden_layers": 24, "state_size": 16},
+    ),
+    "Mamba-2 130M": (
+        "Mamba2ForCausalLM",
+        {
+            "vocab_size": 50288,
+            "hidden_size": 768,
+            "num_hidden_layers": 24,
+            "num_heads": 24,
+            "head_dim": 64,
+            "state_size": 128,
+            "n_groups": 1,
+        },
+    ),
+    "Qwen3-Next, 92M": (
+        "Qwen3NextForCausalLM",
+        {
+            "vocab_size": 32000,
+            "hidden_size": 640,
+            "intermediate_size": 1792,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 10,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "linear_num_key_heads": 5,
+            "linear_num_value_heads": 10,
+            "linear_key_head_dim": 64,
+            "linear_value_head_dim": 128,
+            "mlp_only_layers": list(range(12)),
+            "tie_word_embeddings": True,
+        },
+    ),
+}
+
+
+def model_of(shape: str) -> nn.Module:
+    """The model, with random weights."""
+    name, settings = SHAPES[shape]
+    cls = getattr(transformers, name)
+    torch.manual_seed(0)
+    model: nn.Module = cls(cls.config_class(**settings)).eval()
+    return model
+
+
+def seconds(work: Callable[[], Any], *, turns: int) -> tuple[float, Any]:
+    """The median time of some turns, and what the last of them returned."""
+    taken = []
+    for _ in range(turns):
+        begun = time.perf_counter()
+        result = work()
+        taken.append(time.perf_counter() - begun)
+    return median(taken), result
+
+
+def compared(shape: str, tokens: int, *, long: bool) -> dict[str, Any]:
+    """The multiples of one model at one length.
+
+    Args:
+        long: whether to measure and report where every channel has a map of its own, too.
+    """
+    model = model_of(shape)
+    ids = torch.randint(0, 30000, (1, tokens), generator=torch.Generator().manual_seed(0))
+
+    def run() -> Any:
+        with torch.no_grad():
+            return model(input_ids=ids, use_cache=False)
+
+    first, _ = seconds(run, turns=1)
+    plain, _ = seconds(run, turns=3 if first < LONG else 1)
+    dsf.inspect(model, input_ids=ids[:, :64])  # loops are compiled
+    taken, inspection = seconds(lambda: dsf.inspect(model, input_ids=ids), turns=1)
+    again, _ = seconds(run, turns=1)
+    plain = median([plain, again])
+    found: dict[str, Any] = {
+        "seconds": plain,
+        "inspect": taken / plain,
+        "formula": max(layer.formula for layer in inspection),
+        "rounding": max(layer.rounding for layer in inspection),
+    }
+    if long or all("channel" not in layer.axes for layer in inspection):
+        found["measure"] = seconds(inspection.measure, turns=1)[0] / plain
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / "report.html"
+            report = seconds(lambda: dsf.write_report(inspection, page), turns=1)[0]
+        found["report"] = report / plain
+    gc.collect()
+    return found
+
+
+def main() -> None:
+    """Measure, tell and, if asked, record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_shapes")
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", default=list(SHAPES))
+    parser.add_argument("--threads", type=int, default=0, help="of torch; its own number if 0")
+    parser.add_argument("--tokens", default=",".join(map(str, TOKENS)))
+    parser.add_argument("--long", action="store_true", help="maps of single channels, too")
+    parser.add_argument("--write", action="store_true", help="into docs/real_shapes.json")
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    threads = f"{torch.get_num_threads()} threads"
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    for shape in asked.shapes:
+        for tokens in map(int, asked.tokens.split(",")):
+            found = compared(shape, tokens, long=asked.long)
+            told = "  ".join(f"{name} {number:.3g}" for name, number in found.items())
+            print(f"{shape}, {tokens} tokens, {threads}: {told}", flush=True)
+            record.setdefault(shape, {}).setdefault(threads, {})[str(tokens)] = found
+            if asked.write:
+                RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
