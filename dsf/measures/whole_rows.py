@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.kernels import applies, in_parallel
 from dsf.measures.fold import blocks
@@ -29,7 +30,7 @@ class WholeRowPass(RowPass):
     """The reductions computed from whole rows: for any map, with gradients."""
 
     def __init__(self, source: MapOrSystem, wanted: Sequence[RowReduction]) -> None:
-        self.source, self.collected = source, Collected(wanted)
+        self.source, self.collected = source, Collected(wanted, _entries(source))
         steps = source.shape[-1] if isinstance(source, Tensor) else getattr(source, "steps", None)
         self.rows = None if steps is None else steps * getattr(source, "output_size", 1)
 
@@ -56,15 +57,17 @@ class Collected:
 
     Attributes:
         done: the number of rows.
+        entries: the number of entries of all blocks together, if it is known beforehand, which
+            decides whether compiled loops are worth it.
     """
 
-    def __init__(self, wanted: Sequence[RowReduction]) -> None:
-        self.done = 0
+    def __init__(self, wanted: Sequence[RowReduction], entries: int = 0) -> None:
+        self.done, self.entries = 0, entries
         self.parts: dict[RowReduction, list[Tensor]] = {each: [] for each in wanted}
 
     def add(self, rows: Rows) -> None:
         """Reduce the next rows, which are not kept."""
-        for each, found in _reductions(rows, list(self.parts)).items():
+        for each, found in _reductions(rows, list(self.parts), self.entries).items():
             part = self.parts[each]
             if each.adds and part:
                 part[0] = part[0] + found
@@ -77,15 +80,25 @@ class Collected:
         return {each: torch.cat(part, dim=-1) for each, part in self.parts.items()}
 
 
-def _reductions(rows: Rows, wanted: Sequence[RowReduction]) -> dict[RowReduction, Tensor]:
-    if _compiles(rows, wanted):
+def _entries(source: MapOrSystem) -> int:
+    """The number of entries of a map; 0 where it is not known beforehand."""
+    if isinstance(source, Tensor):
+        return source.numel()
+    return source.batch.numel() * source.steps**2 if isinstance(source, Operator) else 0
+
+
+def _reductions(
+    rows: Rows, wanted: Sequence[RowReduction], entries: int
+) -> dict[RowReduction, Tensor]:
+    if _compiles(rows, wanted, entries):
         return _compiled(rows, wanted)
     return {each: each.look(rows) for each in wanted}
 
 
-def _compiles(rows: Rows, wanted: Sequence[RowReduction]) -> bool:
+def _compiles(rows: Rows, wanted: Sequence[RowReduction], entries: int) -> bool:
     weights, written, read = rows.weights, rows.written, rows.read
-    if weights.is_complex() or 0 in weights.shape or not applies(weights, work=weights.numel()):
+    work = max(entries, weights.numel())
+    if weights.is_complex() or 0 in weights.shape or not applies(weights, work=work):
         return False
     first, columns = int(written[0]), len(read)
     one_port = torch.equal(read, torch.arange(columns)) and torch.equal(

@@ -26,7 +26,7 @@ from dsf.report.escaping import escaped
 from dsf.report.map_bytes import coded, packed
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
-from dsf.report.views import MapView, Progress, View, edges, pool, views
+from dsf.report.views import MapView, Progress, View, edges, pool, reduced_runs, views
 from dsf.system import System
 
 MOST_CELLS = 2**25
@@ -68,11 +68,11 @@ class Walk:
 
     def __init__(self, system: Operator, quantities: Mapping[str, Quantity]) -> None:
         self.quantities = quantities
+        cells = system.batch.numel() * system.steps**2
         by_row = [
             each for each in (*quantities.values(), measures.mass_by_lag) if is_streamable(each)
         ]
-        self._collected: Collected | None = Collected(reductions_of(by_row))
-        cells = system.batch.numel() * system.steps**2
+        self._collected: Collected | None = Collected(reductions_of(by_row), cells)
         self._kept: list[Tensor] = []
         self._keeps = _keeps_all(system) and cells <= MOST_STATE_CELLS
         self._square = not _rectangular(system)
@@ -352,7 +352,8 @@ def _shrunk(weights: Weights, masked: Mask, side: int) -> tuple[np.ndarray, np.n
     """Weights and mask pooled once more, to at most ``side`` cells along each side."""
     rows, columns = (edges(size, min(size, side)) for size in weights.shape)
     stack = pool(pool(weights[None], columns, axis=2), rows, axis=1)[0]
-    hidden = np.logical_and.reduceat(np.logical_and.reduceat(masked, columns, axis=1), rows, axis=0)
+    hidden = reduced_runs(np.logical_and, masked, columns, axis=1)
+    hidden = reduced_runs(np.logical_and, hidden, rows, axis=0)
     return stack, hidden
 
 

@@ -37,8 +37,30 @@ def pool(weights: Numbers, starts: Int[np.ndarray, " bins"], *, axis: int) -> Po
     """The strongest number of every run along ``axis``."""
     if len(starts) == weights.shape[axis]:
         return weights
-    highest = np.maximum.reduceat(weights, starts, axis=axis)
-    return stronger(highest, np.minimum.reduceat(weights, starts, axis=axis))
+    highest = reduced_runs(np.maximum, weights, starts, axis=axis)
+    return stronger(highest, reduced_runs(np.minimum, weights, starts, axis=axis))
+
+
+SHORT = 8
+
+
+def reduced_runs(
+    join: np.ufunc, numbers: np.ndarray, starts: Int[np.ndarray, " bins"], *, axis: int
+) -> np.ndarray:
+    """Each run of numbers along ``axis`` joined to one.
+
+    Short runs of one length are joined by their first numbers, their second ones and so on, which
+    is several times faster than ``reduceat``.
+    """
+    size, bins = numbers.shape[axis], len(starts)
+    width = size // bins
+    if width > SHORT or not np.array_equal(starts, np.arange(bins) * width) or size % bins:
+        return join.reduceat(numbers, starts, axis=axis)
+    along = np.moveaxis(numbers, axis, -1)
+    found = along[..., ::width]
+    for k in range(1, width):
+        found = join(found, along[..., k::width])
+    return np.moveaxis(found, -1, axis)
 
 
 class View:
@@ -67,8 +89,8 @@ class View:
         first = np.flatnonzero(np.diff(cells, prepend=-1))
         columns = np.searchsorted(read, self.columns)
         strongest = pool(pool(weights, columns, axis=2), first, axis=1)
-        hidden = np.logical_and.reduceat(masked, columns, axis=2)
-        hidden = np.logical_and.reduceat(hidden, first, axis=1)
+        hidden = reduced_runs(np.logical_and, masked, columns, axis=2)
+        hidden = reduced_runs(np.logical_and, hidden, first, axis=1)
         into = cells[first]
         self.weights[:, into] = stronger(self.weights[:, into], strongest)
         self.masked[:, into] &= hidden

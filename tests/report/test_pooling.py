@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dsf.report.views import View, edges, stronger
+from dsf.report.views import View, edges, reduced_runs, stronger
 
 small = arrays(np.float64, (2, 7, 11), elements=st.floats(-9, 9))
 
@@ -71,3 +71,17 @@ def test_edges_leave_no_run_empty(size, bins):
     starts = edges(size, min(size, bins))
     assert starts[0] == 0
     assert (np.diff([*starts, size]) > 0).all()
+
+
+@pytest.mark.parametrize(("size", "bins"), [(12, 4), (13, 4), (12, 12), (64, 4), (7, 1)])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_runs_are_joined_like_one_by_one(size, bins, axis):
+    """Runs of one length and of two, short and long."""
+    shape = (2, size, 3) if axis == 1 else (2, 3, size)
+    numbers = np.random.default_rng(0).normal(size=shape)
+    numbers.ravel()[5] = np.nan
+    starts = edges(size, bins)
+    parts = np.split(numbers, starts[1:], axis=axis)
+    expected = np.stack([part.max(axis=axis) for part in parts], axis=axis)
+    found = reduced_runs(np.maximum, numbers, starts, axis=axis)
+    np.testing.assert_array_equal(found, expected)
