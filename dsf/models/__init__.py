@@ -1,13 +1,19 @@
-"""Four small trained models that come with the package, each as configuration and weights.
+"""Eight small trained models that come with the package, each as configuration and weights.
 
-They solve the recall task of :mod:`dsf.models.recall`, so that their maps show trained structure.
-They are run by classes of transformers, which ``pip install "dsf-toolkit[hf]"`` installs.
+Four solve the recall task of :mod:`dsf.models.recall`, so that their maps show trained structure
+with a known answer. Four predict the text of :mod:`dsf.models.text`, and come with a tokenizer, so
+that their maps show words. They are run by classes of transformers, which
+``pip install "dsf-toolkit[hf]"`` installs.
 """
 
 from importlib.resources import files
 from pathlib import Path
 
 NAMES = ("llama", "mamba", "mamba2", "qwen3_next")
+"""The models that recall."""
+
+TEXT_NAMES = ("text_llama", "text_mamba", "text_mamba2", "text_qwen3_next")
+"""The models of text, of the same four architectures."""
 
 
 def folder(name: str) -> Path:
@@ -16,8 +22,9 @@ def folder(name: str) -> Path:
     Raises:
         ValueError: if no model of that name comes with the package.
     """
-    if name not in NAMES:
+    if name not in NAMES + TEXT_NAMES:
         raise ValueError(
-            f"folder: no embedded model is called {name!r}. Choose one of {', '.join(NAMES)}."
+            f"folder: no embedded model is called {name!r}. Choose one of "
+            f"{', '.join(NAMES + TEXT_NAMES)}."
         )
     return Path(str(files(__name__) / name))
