@@ -1,4 +1,4 @@
-"""``dsf demo``: four trained models that come with the package, or one language model on a text."""
+"""``dsf demo``: the trained models inside the package, or one language model on a text."""
 
 import time
 from pathlib import Path
@@ -24,10 +24,11 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Inspect and check the small models inside the package on one recall prompt.
+    """Inspect the small models inside the package: on a recall prompt, and on a paragraph of text.
 
-    Writes a report, a picture and a run folder with the evidence. Needs no network. With --model
-    it continues a prompt, and inspects that model on a paragraph of text.
+    The recall models are checked too. Writes a report, a picture and a run folder with the
+    evidence. Needs no network. With --model it continues a prompt, and inspects that model on a
+    paragraph of text.
     """
 
     def read(count: ThreadCount) -> Answer:
@@ -57,22 +58,24 @@ def run(
         return Answer(facts, show)
 
     def work(_: ThreadCount) -> Answer:
-        from dsf.cli.embedded import inspect_embedded, next_command
+        from dsf.cli.embedded import inspect_embedded, inspect_text, next_command
         from dsf.cli.layers import layer_facts, show_layers
         from dsf.cli.results import decide, open_page, write_results
         from dsf.cli.verdicts import counted
 
         begun = time.perf_counter()
         watched = not (as_json or quiet)
-        shown = inspect_embedded(watched=watched)
+        recalled = inspect_embedded(watched=watched)
+        told = inspect_text(watched=watched)
         evidence = out / "run"
-        verdicts = decide(shown.inspection, evidence, watched=watched)
+        verdicts = decide(recalled.inspection, evidence, watched=watched)
         files = write_results(
-            shown.inspection,
+            recalled.inspection,
             out,
-            title=shown.title,
-            facts=shown.facts,
+            title=f"A recall task and a text, {len(told.bits)} architectures",
+            facts={**recalled.facts, **told.facts},
             verdicts=verdicts,
+            beside=[told.inspection],
             watched=watched,
         )
         seconds = time.perf_counter() - begun
@@ -80,16 +83,24 @@ def run(
             open_page(files["report"])
 
         def show() -> None:
-            print(f"Prompt: {' '.join(shown.prompt)}")
-            show_layers(shown.inspection)
-            for name, value in shown.facts.items():
+            print(f"Prompt: {' '.join(recalled.prompt)}")
+            show_layers(recalled.inspection)
+            for name, value in recalled.facts.items():
                 print(f"{name}: {value}")
-            print(f"{counted(verdicts)}; check the evidence again with: dsf check {evidence}")
+            print(f"{counted(verdicts)}; check the evidence again with: dsf check {evidence}\n")
+            for name, value in told.facts.items():
+                print(f"{name}: {value}")
+            show_layers(told.inspection)
             print(f"{files['report']} and {files['picture']}, after {seconds:.1f} s")
             print(f"Next: {next_command()}")
 
-        facts = {**layer_facts(shown.inspection), "recall": shown.accuracy, "files": files}
-        facts.update(prompt=shown.prompt, seconds=seconds, run=str(evidence))
+        about_text = {
+            **layer_facts(told.inspection),
+            "tokens": told.tokens,
+            "bits_per_byte": told.bits,
+        }
+        facts = {**layer_facts(recalled.inspection), "recall": recalled.accuracy, "files": files}
+        facts.update(prompt=recalled.prompt, text=about_text, seconds=seconds, run=str(evidence))
         return Answer({**facts, "verdicts": verdicts.to_json()}, show)
 
     give(

@@ -1,7 +1,7 @@
 """Files that a command leaves behind: the evidence, the page and the picture."""
 
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dsf.cli.terminal import progress
@@ -17,18 +17,24 @@ def write_results(
     title: str | None,
     facts: Mapping[str, str],
     verdicts: Table | None = None,
+    beside: Sequence[Inspection] = (),
     watched: bool,
 ) -> dict[str, str]:
-    """Write ``report.html`` and ``maps.png``; where they lie, by name."""
+    """Write ``report.html`` and ``maps.png``; where they lie, by name.
+
+    Args:
+        verdicts: those about ``inspection``.
+        beside: further inspections for the page, without verdicts and not in the picture.
+    """
     from dsf.report import draw_grid, write_report
 
     with progress("drawing", shown=watched) as told:
         page = write_report(
-            inspection,
+            [inspection, *beside],
             folder / "report.html",
             title=title,
             facts=facts,
-            verdicts=verdicts,
+            verdicts=[verdicts, *(None for _ in beside)],
             progress=told,
         )
         picture = draw_grid(inspection, folder / "maps.png")

@@ -6,6 +6,7 @@ import torch
 from dsf import models
 from dsf.cli.paragraph import PARAGRAPH, PROMPT
 from dsf.loading import load_model
+from dsf.models import text
 from tests.loading.gguf_writing import small_llama, write_gguf
 
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
@@ -28,9 +29,17 @@ def test_the_demo_runs_in_a_process_of_its_own_without_a_network(run_alone, only
     assert min(found["recall"].values()) > 0.9
     assert {layer["name"].split(" · ")[0] for layer in found["layers"]} == set(models.NAMES)
     assert all(layer["formula"] <= layer["tolerance"] for layer in found["layers"])
+    told = found["text"]
+    assert max(told["bits_per_byte"].values()) < 3.5
+    assert {layer["name"].split(" · ")[0] for layer in told["layers"]} == set(models.TEXT_NAMES)
+    assert all(layer["formula"] <= layer["tolerance"] for layer in told["layers"])
+    assert "".join(told["tokens"]) == text.PASSAGE.replace("\n", text.LINE_BREAK)
     assert {record["verdict"] for record in found["verdicts"]} >= {"PROVED", "REFUTED"}
     assert (tmp_path / found["run"] / "checker.py").is_file()
-    assert "PROVED" in (tmp_path / found["files"]["report"]).read_text(encoding="utf-8")
+    report = (tmp_path / found["files"]["report"]).read_text(encoding="utf-8")
+    assert "PROVED" in report
+    assert '" should"' in report
+    assert "\\u0120" not in report
     for file in found["files"].values():
         assert (tmp_path / file).stat().st_size > 10_000
 
