@@ -8,6 +8,7 @@ import torch
 import dsf
 from dsf import measures
 
+TOKENS = torch.tensor([3, 1, 4, 1, 5, 3, 1, 4, 3])
 FOLDS = [
     measures.row_sums,
     measures.row_sum_spread,
@@ -32,6 +33,13 @@ SIGNED = [
     measures.negative_entries,
     measures.smallest_entry,
     measures.convexity_defect,
+    measures.previous_token,
+    measures.first_token,
+    measures.self_token,
+    partial(measures.needle, written=4, read=2),
+    partial(measures.duplicate_token, tokens=TOKENS),
+    partial(measures.induction, tokens=TOKENS),
+    partial(measures.copying, effects=torch.linspace(-1, 2, 9, dtype=torch.float64)),
 ]
 
 

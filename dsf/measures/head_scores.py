@@ -1,0 +1,162 @@
+"""What a head looks at: the token before it, earlier copies, what followed them, the first token.
+
+The scores suit maps with negative entries: they are shares of each row's absolute weight, or with
+``net`` its signed part, so that a head that reads the token before it with a negative weight has
+the score 1 and the net score -1. Rows without a candidate (no earlier copy, no token before) are
+left out; a map without any such row has the score ``nan``.
+
+Source of the names: Elhage et al. 2021, "A mathematical framework for transformer circuits" and
+Olsson et al. 2022, "In-context learning and induction heads", for weights of softmax attention.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from dsf.evaluate import MapOrSystem, Rows
+from dsf.measures.fold import per_row, real
+from dsf.shapes import ShapeError
+
+Candidates = Callable[[Rows], Bool[Tensor, "*sample rows columns"]]
+
+
+def previous_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tensor, "*batch"]:
+    """Share of the weight on the token just before, from 0 to 1; from -1 to 1 with ``net``.
+
+    >>> previous_token(torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 3, 1]]))
+    tensor(0.6250)
+    """
+    return _mean_share("previous_token", map_or_system, lambda rows: rows.lag == 1, net)
+
+
+def first_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tensor, "*batch"]:
+    """Share of the weight that later tokens put on the first, 0 to 1; -1 to 1 with ``net``."""
+    return _mean_share(
+        "first_token", map_or_system, lambda rows: (rows.read == 0) & (rows.lag > 0), net
+    )
+
+
+def self_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tensor, "*batch"]:
+    """Share of the weight that every token puts on itself, 0 to 1; -1 to 1 with ``net``."""
+    return _mean_share("self_token", map_or_system, lambda rows: rows.lag == 0, net)
+
+
+def duplicate_token(
+    map_or_system: MapOrSystem, tokens: Int[Tensor, "*sample time"], *, net: bool = False
+) -> Shaped[Tensor, "*batch"]:
+    """Share of the weight on earlier copies of the same token, 0 to 1; -1 to 1 with ``net``.
+
+    Args:
+        tokens: numbers of the tokens, one sequence for all maps or one for each sample.
+
+    >>> map = torch.tensor([[1.0, 0, 0], [0, 1, 0], [3, 0, 1]])
+    >>> duplicate_token(map, torch.tensor([7, 8, 7]))
+    tensor(0.7500)
+    """
+
+    def copies(rows: Rows) -> Tensor:
+        there = tokens.to(rows.read.device)
+        own, other = there[..., rows.written, None], there[..., None, rows.read]
+        return (own == other) & (rows.lag > 0)
+
+    return _mean_share("duplicate_token", map_or_system, copies, net, tokens)
+
+
+def induction(
+    map_or_system: MapOrSystem, tokens: Int[Tensor, "*sample time"], *, net: bool = False
+) -> Shaped[Tensor, "*batch"]:
+    """Share of the weight on tokens that follow an earlier copy of the token, 0 to 1.
+
+    With ``net`` -1 to 1. A head with this score predicts that what followed before follows again.
+
+    Args:
+        tokens: numbers of the tokens, one sequence for all maps or one for each sample.
+
+    >>> map = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 4, 1, 0], [0, 0, 0, 1]])
+    >>> induction(map, torch.tensor([7, 8, 7, 9]))
+    tensor(0.8000)
+    """
+
+    def followers(rows: Rows) -> Tensor:
+        there = tokens.to(rows.read.device)
+        own, previous = there[..., rows.written, None], there.roll(1, -1)[..., None, rows.read]
+        return (own == previous) & (rows.lag > 0) & (rows.read > 0)
+
+    return _mean_share("induction", map_or_system, followers, net, tokens)
+
+
+def needle(
+    map_or_system: MapOrSystem, *, written: int, read: int, net: bool = False
+) -> Shaped[Tensor, "*batch"]:
+    """Share of the weight of token ``written`` that it puts on token ``read``, 0 to 1."""
+    return _mean_share(
+        "needle",
+        map_or_system,
+        lambda rows: (rows.written[:, None] == written) & (rows.read == read),
+        net,
+    )
+
+
+def copying(
+    map_or_system: MapOrSystem, effects: Shaped[Tensor, "*sample read"]
+) -> Shaped[Tensor, "*batch"]:
+    """Whether reading a token raises the logit of that token: from -1 (lowers it) to 1 (raises it).
+
+    The sum of ``map[i, j] effects[j]`` over the sum of its absolute values: a negative weight on a
+    value that lowers the logit of its token copies it, too.
+
+    Args:
+        effects: what one unit of the value of token ``j``, through the output projection and the
+            unembedding, adds to the logit of token ``j`` itself, less the mean over the vocabulary.
+
+    >>> map = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
+    >>> copying(map, torch.tensor([-3.0, 1.0]))
+    tensor(0.1429)
+    """
+
+    def of_value(rows: Rows) -> Tensor:
+        return effects.to(rows.weights.device)[..., None, rows.read]
+
+    def signed(rows: Rows) -> Tensor:
+        return (real(rows, "copying") * of_value(rows)).sum(dim=-1)
+
+    def absolute(rows: Rows) -> Tensor:
+        return (real(rows, "copying") * of_value(rows)).abs().sum(dim=-1)
+
+    shares = per_row(map_or_system, lambda rows: torch.stack([signed(rows), absolute(rows)], -2))
+    both = shares.sum(dim=-1)
+    return both[..., 0] / both[..., 1]
+
+
+def _mean_share(
+    measure: str,
+    map_or_system: MapOrSystem,
+    candidates: Candidates,
+    net: bool,
+    tokens: Tensor | None = None,
+) -> Tensor:
+    """The mean over rows with a candidate of the share of the weight that lies on candidates."""
+    if tokens is not None and (tokens.is_floating_point() or tokens.ndim == 0):
+        raise TypeError(
+            f"{measure}: 'tokens' must be whole numbers with the axes '*sample time', but it has "
+            f"the type {str(tokens.dtype).removeprefix('torch.')} and {tokens.ndim} axes."
+        )
+
+    def share(rows: Rows) -> Tensor:
+        weights = real(rows, measure)
+        if tokens is not None and tokens.shape[-1] <= int(rows.read.max()):
+            raise ShapeError(
+                f"{measure}: 'tokens' has {tokens.shape[-1]} tokens, but the map reads "
+                f"{int(rows.read.max()) + 1}."
+            )
+        chosen = candidates(rows)
+        missing = weights.ndim - chosen.ndim
+        if chosen.ndim > 2:
+            chosen = chosen.reshape(*chosen.shape[:-2], *[1] * missing, *chosen.shape[-2:])
+        size = weights.abs().sum(dim=-1)
+        on = (weights if net else weights.abs()).where(chosen, 0).sum(dim=-1) / size
+        return torch.where(chosen.any(dim=-1).expand_as(on), on, torch.nan)
+
+    return per_row(map_or_system, share).nanmean(dim=-1)
