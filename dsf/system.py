@@ -1,5 +1,6 @@
 """The central data type: a linear time-varying state-space system, unrolled over one sequence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, cast
@@ -12,6 +13,8 @@ from dsf.coefficient import Matrices, cut_of, dense_of, flipped
 from dsf.shapes import ShapeError, agree, has_axes
 from dsf.transition import Transition
 
+SPAN = 64
+"""How many tokens are written out at a time where states are followed."""
 KINDS: dict[str, Any] = {
     "A": Transition,
     "B": Matrices,
@@ -165,6 +168,74 @@ class System:
             D=dense_of(cut_of(self.feedthrough, start, stop, dtype)),
             initial=None,
         )
+
+    def states(
+        self,
+        signal: Shaped[Tensor, "*batch time input channel"],
+        at: Sequence[int] | slice | int | None = None,
+    ) -> Shaped[Tensor, "*batch at state channel"]:
+        """The states that a signal leaves after some tokens, one token after the other.
+
+        They depend on the basis of the states: numbers that do not are the map, its Hankel singular
+        values, and how fast either fades.
+
+        Args:
+            signal: what drives the system, for example ``layer.signal``.
+            at: after which tokens, in the order in which they are to be returned; negative numbers
+                count from the end. All tokens by default. A system that runs backward has come
+                from the last token to this one.
+
+        Raises:
+            ShapeError: if the signal does not fit the system.
+            IndexError: if there is no such token.
+
+        Example:
+            >>> import dsf, torch
+            >>> one = torch.ones(3, 1)
+            >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+            >>> system.states(torch.ones(3, 1, 1), at=[0, -1]).flatten()
+            tensor([1.0000, 1.7500])
+        """
+        has_axes("System.states", "signal", signal.shape, "*batch time input channel")
+        agree("System.states", "batch", system=tuple(self.batch), signal=signal.shape[:-3])
+        agree("System.states", "time", system=self.steps, signal=signal.shape[-3])
+        agree("System.states", "input", system=self.input_size, signal=signal.shape[-2])
+        wanted = self._tokens(at)
+        if self.runs_backward:
+            mirrored = [self.steps - 1 - token for token in wanted]
+            return time_reversed(self).states(signal.flip(-3), mirrored)
+        dtype = torch.promote_types(self.dtype, signal.dtype)
+        shape = (*self.batch, self.state_size, signal.shape[-1])
+        state = signal.new_zeros(shape, dtype=dtype)
+        if self.initial is not None:
+            state = self.initial.to(dtype).expand(shape)
+        kept: dict[int, Tensor] = {}
+        for start in range(0, max(wanted) + 1, SPAN):
+            part = self.window(start, min(start + SPAN, self.steps))
+            drive = dense_of(part.B).to(dtype) @ signal[..., start : start + SPAN, :, :].to(dtype)
+            for token in range(part.steps):
+                carried = part.A.window(token, token + 1) @ state.unsqueeze(-3)
+                state = (carried.to(dtype) + drive[..., token : token + 1, :, :]).squeeze(-3)
+                if start + token in wanted:
+                    kept[start + token] = state
+        return torch.stack([kept[token] for token in wanted], dim=-3)
+
+    def _tokens(self, at: Sequence[int] | slice | int | None) -> list[int]:
+        numbers = range(self.steps)
+        if at is None or isinstance(at, slice):
+            chosen = list(numbers[slice(None) if at is None else at])
+        else:
+            several = [at] if isinstance(at, int) else list(at)
+            wrong = [token for token in several if not -self.steps <= token < self.steps]
+            if wrong:
+                raise IndexError(
+                    f"System.states: there is no token {wrong[0]}; the {self.steps} tokens are "
+                    f"numbered from 0 to {self.steps - 1}."
+                )
+            chosen = [numbers[token] for token in several]
+        if not chosen:
+            raise IndexError("System.states: 'at' chooses no token; give at least one.")
+        return chosen
 
     def check_span(self, start: int, stop: int) -> None:
         """Raise ValueError unless the tokens ``start`` to ``stop - 1`` lie in the sequence."""

@@ -1,4 +1,4 @@
-"""Scores of heads: loops over the entries of signed maps, and heads that are what their name says."""
+"""Scores of heads: loops over the entries of signed maps, and heads that are what they say."""
 
 import math
 
