@@ -50,7 +50,8 @@ TABLES = {
 }
 VERDICTS = """`PROVED`
 : by symbols, by exact arithmetic, by a short argument whose hypotheses are checked, or by one case
-  where one case is enough ("not every", "depends on").
+  where one case is enough ("not every", "depends on"). `dsf.certify` keeps the word for what its
+  checker has accepted; here a reader has to accept the argument, which stands behind *rests on*.
 
 `HOLDS_NUMERICALLY`
 : measured on the cases that the check names, or true of printed numbers; no proof for others.

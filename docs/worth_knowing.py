@@ -3,9 +3,10 @@
 Every number on the page comes out of the functions below; they draw into ``images/claims``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -24,6 +25,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 BY_ID = {claim.id: claim for claim in ALL}
+WIDTH = 100
 PICTURES = Path(__file__).resolve().parent / "images" / "claims"
 HEAD = """## Ten results worth knowing
 
@@ -103,10 +105,8 @@ def softmax_states() -> str:
 With features of one token each, infinitely many. The paper says so, it is proved, and two tokens
 are
 enough to see it (`DSF-5`, `DSF-30`). *What stands beside it:* where coefficients may see the
-prefix,
-half the length is enough at one length, 10 states for 20 tokens in the picture, and no finite
-number
-serves every length (`DSF-6`).
+prefix, half the length is enough at one length, 10 states for 20 tokens in the picture, and no
+finite number serves every length (`DSF-6`, `DSF-5`).
 """
 
 
@@ -160,11 +160,9 @@ Keys (1, 0), (0, 1), (1, 1); the queries (0, 0) and (1, 1), one row each:
 $$\text{{two keys in reach: }} {matrix(rows[2])}, \qquad
 \text{{all three: }} {matrix(rows[3])}$$
 
-Two keys in the plane cannot tell the two queries apart, three can. The paper's theorem needs
-keys with
-rank [K, 1] = d + 1, and holds (`INL-1`). *What stands beside it:* in a decoder row t reads t
-keys, so
-the first d rows are not injective (`INL-8`).
+Two keys in the plane cannot tell the two queries apart, three can. The paper's theorem, known
+here by a restatement, needs keys with rank [K, 1] = d + 1, and holds (`INL-1`). *What stands beside
+it:* in a decoder row t reads t keys, so the first d rows are not injective (`INL-8`).
 """
 
 
@@ -269,7 +267,14 @@ RESULTS: tuple[Callable[[], str], ...] = (
 
 def worth_knowing() -> str:
     """The section as Markdown."""
-    return "\n".join([HEAD, *(result() for result in RESULTS)])
+    return "\n\n".join(_filled([HEAD, *(result() for result in RESULTS)]))
+
+
+def _filled(parts: Sequence[str]) -> Iterator[str]:
+    """Paragraphs at one width; tables, formulas, pictures and headings as they are."""
+    for block in "\n\n".join(part.strip() for part in parts).split("\n\n"):
+        as_it_is = block.startswith(("#", "|", "$$", "!"))
+        yield block if as_it_is else fill(block, WIDTH, break_on_hyphens=False)
 
 
 def _picture(figure: plt.Figure, name: str, words: str) -> str:

@@ -20,24 +20,30 @@ from experiments.training.sweep import Result, gather, write_json
 FOLDER = Path(__file__).parent
 RUNS = FOLDER / "runs"
 
-STATEMENTS = (
-    ("softmax is best", "softmax", tuple(name for name in mixers.NAMES if name != "softmax")),
-    ("SSD is close to softmax", "ssd", ("softmax",)),
-    ("SSD is ahead of S6", "ssd", ("s6",)),
-    ("normalised attention is ahead of linear", "normalised exp", ("linear",)),
-    ("and behind softmax", "softmax", ("normalised exp",)),
+ORDERS = (
+    ("softmax is best", "", "softmax", tuple(name for name in mixers.NAMES if name != "softmax")),
+    ("SSD is close to softmax", "", "ssd", ("softmax",)),
+    ("SSD is ahead of S6", "DSF, App. L", "ssd", ("s6",)),
+    ("normalised attention is ahead of linear", "", "normalised exp", ("linear",)),
+    ("and behind softmax", "", "softmax", ("normalised exp",)),
     (
         "exp is the best normaliser",
+        "DSF, App. H",
         "normalised exp",
         ("normalised softplus", "normalised sigmoid"),
     ),
-    ("MetaLA is behind attention", "softmax", ("metala",)),
-    ("MetaLA is ahead of Mamba (here its core, S6)", "metala", ("s6",)),
-    ("MetaLA is ahead of GLA", "metala", ("gla",)),
-    ("a key of its own does not help MetaLA", "metala", ("metala with key",)),
-    ("the decay has to follow the input", "metala", ("metala fixed decay",)),
+    ("MetaLA is behind attention", "MetaLA, Sec. 6", "softmax", ("metala",)),
+    ("MetaLA is ahead of Mamba (here its core, S6)", "MetaLA, Sec. 6", "metala", ("s6",)),
+    ("MetaLA is ahead of GLA", "MetaLA, Sec. 6", "metala", ("gla",)),
+    (
+        "a key of its own does not help MetaLA",
+        "MetaLA, Sec. 6, of language models",
+        "metala",
+        ("metala with key",),
+    ),
+    ("the decay has to follow the input", "", "metala", ("metala fixed decay",)),
 )
-"""What the papers say: the words, who is ahead, and of whom."""
+"""Orders of mixers: the words, the paper that states it, if one does, who is ahead, and of whom."""
 
 
 def main() -> None:
@@ -55,8 +61,8 @@ def tables(results: dict[str, Result], seen: Summary) -> Iterator[str]:
     yield matrix(seen, STATES)
     yield "Against the width, at n = 16:"
     yield matrix(seen, WIDTHS)
-    yield "What the papers say, and the medians here:"
-    yield table(["papers", "compared", "here"], _statements(seen))
+    yield "Orders of mixers, the papers that state them, and the medians here:"
+    yield table(["order", "stated by", "compared", "here"], _orders(seen))
     yield "Every setting, the steps of each seed included:"
     yield table(
         ["mixer", "n", "width", "median", "mean", "best", "worst", "steps", "seconds"],
@@ -87,10 +93,10 @@ def _cell(seen: Summary, place: tuple[str, int, int]) -> str:
     return f"{_percent(seeds.median)} ({_percent(seeds.worst)}–{_percent(seeds.best)})"
 
 
-def _statements(seen: Summary) -> Iterator[Sequence[str]]:
-    for words, better, others in STATEMENTS:
+def _orders(seen: Summary) -> Iterator[Sequence[str]]:
+    for words, source, better, others in ORDERS:
         for worse in others:
-            yield words, f"{better} over {worse}", ahead(seen, better, worse)
+            yield words, source, f"{better} over {worse}", ahead(seen, better, worse)
 
 
 def _listing(seen: Summary) -> Iterator[Sequence[str]]:

@@ -1,4 +1,4 @@
-"""What belongs to the map, and what only to the coordinates of the state."""
+"""Which quantities are properties of the map, and which of the coordinates of the state."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ LENGTHS = (64, 256, 1024)
 
 
 def random_bases(steps: int, states: int) -> Tensor:
-    """A matrix for every place between tokens, the identity and a Gaussian part."""
+    """An invertible matrix between any two tokens: the identity plus a Gaussian part."""
     drawn = normal(np.random.default_rng(0), steps + 1, states, states)
     return torch.eye(states, dtype=drawn.dtype) + 0.3 * drawn
 

@@ -1,4 +1,4 @@
-"""Random numbers of the checks, drawn by NumPy in a stated order: the figures come out again."""
+"""Random numbers of the checks, drawn by NumPy in a fixed order: figures are reproducible."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Where separable attention and selective state spaces meet, and where they part."""
+"""Where separable attention and selective state spaces coincide, and where they differ."""
 
 from collections.abc import Callable
 

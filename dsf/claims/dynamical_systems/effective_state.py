@@ -33,12 +33,12 @@ def softmax_map(width: int, scale: float) -> Float[Tensor, "time time"]:
 
 
 def discarded(values: Float[Tensor, "maps order"], states: int) -> Float[Tensor, " maps"]:
-    """σ_{n+1}: the first singular value that n states have no room for."""
+    """σ_{n+1}: the largest singular value that n states cannot represent."""
     return values[:, states]
 
 
 def best_error(bound: Callable[[Tensor, int], Tensor] = discarded) -> Certificate:
-    """Reduce every map to n states and hold the error on the middle block against the bound."""
+    """Reduce every map to n states and compare the error on the middle block with the bound."""
     weights = torch.stack([softmax_map(*each) for each in WIDTHS_AND_SCALES])
     values = hankel_singular_values(weights, positions=[HALF - 1])[:, 0]
     bounds = torch.stack([bound(values, states) for states in ORDERS])

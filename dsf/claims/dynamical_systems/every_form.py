@@ -1,4 +1,4 @@
-"""Architectures as systems of the paper's form: three ways to one output, none reads ahead."""
+"""Architectures as systems of the paper's form: map, recurrence and formula; causality."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""Associative recall: what was run, and what no small machine can decide."""
+"""Associative recall: the announced runs, and results that need training at full size."""
 
 from typing import Any
 

@@ -47,7 +47,7 @@ def row_sums_in_reach(
 
 
 def of_token_before(normaliser: Float[Tensor, " time"]) -> Float[Tensor, " time"]:
-    """η_{i-1}; the first token has none before it and takes its own."""
+    """η_{i-1}; for the first token, which has none before it, its own."""
     return torch.cat([normaliser[:1], normaliser[:-1]])
 
 
@@ -125,7 +125,7 @@ def swapped_projection(
 
 
 def duality_condition(normaliser: Normaliser = row_sums_in_reach) -> Certificate:
-    """Give a token-wise ratio its step, and look for the step that linear attention would need."""
+    """Convert a token-wise ratio to a step; test whether ratios of linear attention allow it."""
     query, key, _ = projected_tokens()
     read, write = elu_plus_one(query), elu_plus_one(key)
     eta = normaliser(read, write)

@@ -1,4 +1,4 @@
-"""Softmax attention with the exponential series cut off: finite states, and what they miss."""
+"""Softmax attention with a truncated exponential series: numbers of states, and errors."""
 
 import math
 from collections.abc import Callable

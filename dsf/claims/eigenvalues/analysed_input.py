@@ -59,7 +59,7 @@ def drawn(*, convolution: bool = False) -> tuple[Block, Tokens]:
         return torch.randn(*size, generator=rng, dtype=torch.float64)
 
     to_query, to_key, to_value, out = normal(4, WIDTH, WIDTH) / WIDTH**0.5
-    taps = normal(WIDTH, TAPS) if convolution else None
+    taps = normal(WIDTH, TAPS) / TAPS**0.5 if convolution else None
     return Block(to_query, to_key, to_value, out, taps), 2 * normal(TOKENS, WIDTH) + 1
 
 

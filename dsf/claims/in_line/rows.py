@@ -1,4 +1,4 @@
-"""What the rows of InLine attention sum to, which signs they hold, and how large they get."""
+"""What the rows of InLine attention sum to, which signs they have, and how large they are."""
 
 import torch
 from torch import Tensor

@@ -24,12 +24,12 @@ def mamba(form: Form) -> tuple[Tensor, Tensor]:
 
 
 def s5(form: Form) -> tuple[Tensor, Tensor]:
-    """Query and key 1, the value is the held input B x; C, the real part and the skip follow."""
+    """Query and key 1, the value B x after a zero-order hold; C, real part and skip follow."""
     mixer = drawn(S5)
     decay = torch.exp(mixer.step * mixer.pole)
     gain = (decay - 1) / mixer.pole
-    heard = mixer.value[0].to(gain.dtype) @ (gain[:, None] * mixer.write).mT
-    expected = (_held(form, decay, heard) @ mixer.read.mT).real
+    driven = mixer.value[0].to(gain.dtype) @ (gain[:, None] * mixer.write).mT
+    expected = (_constant_decay(form, decay, driven) @ mixer.read.mT).real
     if mixer.feedthrough is not None:
         expected = expected + mixer.value[0] @ mixer.feedthrough.mT
     return response(mixer)[0].squeeze(-1), expected
@@ -40,8 +40,8 @@ def lru(form: Form) -> tuple[Tensor, Tensor]:
     mixer = drawn(LRU)
     decay = torch.exp(-torch.exp(mixer.log_radius) + 1j * torch.exp(mixer.log_phase))
     scale = (1 - decay.abs() ** 2) ** 0.5
-    heard = mixer.value[0].to(decay.dtype) @ (scale[:, None] * mixer.write).mT
-    expected = (_held(form, decay, heard) @ mixer.read.mT).real
+    driven = mixer.value[0].to(decay.dtype) @ (scale[:, None] * mixer.write).mT
+    expected = (_constant_decay(form, decay, driven) @ mixer.read.mT).real
     if mixer.feedthrough is not None:
         expected = expected + mixer.value[0] * mixer.feedthrough
     return response(mixer)[0].squeeze(-1), expected
@@ -94,7 +94,7 @@ def _channels(form: Form, decay: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return torch.cat(heads, dim=-1)
 
 
-def _held(form: Form, decay: Tensor, value: Tensor) -> Tensor:
+def _constant_decay(form: Form, decay: Tensor, value: Tensor) -> Tensor:
     """The same with key 1 and a decay that never changes."""
     return _channels(form, decay.expand_as(value), torch.ones_like(value), value)
 

@@ -153,8 +153,10 @@ CLAIMS = (
         ),
         note=(
             "HGRN2 has queries, a decay that follows the input and the key 1 - α: MetaLA's "
-            "recurrence before its augmentation. Its formula is the one of this library's mixer "
-            "HGRN2."
+            "recurrence before its augmentation. Its authors say so in the README of "
+            'OpenNLPLab/HGRN2: "The output gate plays the role of Q, (1 - forget gate) plays '
+            'the role of K, and the input state plays the role of V."; the recurrence is the '
+            "one of this library's mixer HGRN2."
         ),
     ),
     Claim(

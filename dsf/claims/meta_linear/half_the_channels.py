@@ -1,8 +1,8 @@
 """Softmax maps from half as many channels as tokens: a construction for almost all of them.
 
-Every channel draws one of the last ⌈n/2⌉ rows by the decay of a row of probabilities. Before it is
-complete it holds the beginning of that row up to a factor, and an earlier row of t tokens is a
-combination of such beginnings as soon as t of them are independent: a query with several entries.
+Every channel makes one of the last ⌈n/2⌉ rows by the decay of a row of probabilities. Before it is
+complete its weights are the beginning of that row up to a factor, and an earlier row of t tokens is
+a combination of such beginnings as soon as t of them are independent: a query with several entries.
 """
 
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ def half_as_many() -> Certificate:
 
 
 def _held(decays: Sequence[Fraction]) -> list[sympy.Rational]:
-    """What a channel holds of every token: weights (1 - α_s) α_{s+1} ... α_t."""
+    """The weight of every token in the state of a channel: (1 - α_s) α_{s+1} ... α_t."""
     held: list[Fraction] = []
     for decay in decays:
         held = [decay * part for part in held] + [1 - decay]

@@ -1,4 +1,4 @@
-"""A full memory meets one more value: which rows of the state give way.
+"""A full state is updated with one more value: which of its rows are replaced.
 
 Row i of the state holds v_i, as in the paper's argument for dynamic memory; a new v arrives. How
 much of the old first row is left, and what becomes of the others?

@@ -1,7 +1,7 @@
 """Maps without queries: what q = 1 can and cannot do.
 
-With signed keys one channel for every token suffices: hold what came up to the channel's own token,
-then erase it, and let every key be the difference of two neighbouring rows of the map.
+With signed keys one channel for every token suffices: it accumulates values up to its own token and
+is then erased, and every key is the difference of two neighbouring rows of the map.
 """
 
 from collections.abc import Sequence

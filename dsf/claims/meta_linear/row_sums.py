@@ -1,4 +1,4 @@
-"""What the weights of a row add up to when the key is what the decay lets go."""
+"""The sum of the weights of a row when the key is 1 - decay."""
 
 from collections.abc import Callable
 

@@ -23,7 +23,7 @@ SHORT = 14
 
 
 def written_later(map: Float[Tensor, "time time"]) -> Float[Tensor, "later later"]:
-    """The same weights, every row one token later: its Hankel blocks hold the diagonal too."""
+    """The same weights, every row one token later: its Hankel blocks contain the diagonal too."""
     return torch.nn.functional.pad(map, (0, 1, 1, 0))
 
 

@@ -69,7 +69,7 @@ def any_row(decay: Decay = share_kept) -> Certificate:
 
 
 def any_map(query: Float[Tensor, "time key"] | None = None, *, steps: int = STEPS) -> Certificate:
-    """One channel for every row: Q picks it, and either K or the decay draws it."""
+    """One channel for every row: the query selects it, and the key or the decay makes the row."""
     target = softmax_map(steps)
     pick = torch.eye(steps, dtype=target.dtype) if query is None else query
     decay = torch.ones_like(target)
@@ -118,7 +118,7 @@ def one_is_redundant(factor: sympy.Expr | int = 1) -> Certificate:
 
 
 def _row_of(tokens: int, decay: Decay) -> bool:
-    """Whether a row of symbols that sums to one comes out as it went in."""
+    """Whether a row of symbols that sums to one is reproduced."""
     free = list(sympy.symbols(f"p1:{tokens}", positive=True))
     row = [*free, 1 - sum(free, sympy.S.Zero)]
     return all(

@@ -1,4 +1,4 @@
-"""Bounds on zero-sum weights and on what they make of values."""
+"""Bounds on zero-sum weights and on their outputs."""
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction

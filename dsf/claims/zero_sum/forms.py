@@ -53,7 +53,7 @@ def scan_equals_weights(weigh: Weigh = defined_row) -> Certificate:
 
 
 def read_factors(mixer: ZeroSumAttention) -> Float[Tensor, "*batch time 3"]:
-    """What the reading token makes of the sums of e^s, s and 1."""
+    """The factors of the reading token on the sums of e^s, s and 1."""
     tokens = torch.arange(1, mixer.logit.shape[-1] + 1, dtype=mixer.logit.dtype)
     mean = mixer.logit.cumsum(dim=-1) / tokens
     first, higher = mixer.first_order / tokens, mixer.higher_order / tokens

@@ -1,4 +1,4 @@
-"""How fast what is left of softmax shrinks when its first orders are taken away."""
+"""How fast the remainder of softmax shrinks when its first orders are subtracted."""
 
 from itertools import pairwise
 

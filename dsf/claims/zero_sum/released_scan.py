@@ -130,7 +130,7 @@ def last_states(
 
 
 def memory_grows_with_the_length(states: States = all_states) -> Certificate:
-    """Count what is held for 16 and for 64 tokens."""
+    """Count the numbers in memory for 16 and for 64 tokens."""
     rng = torch.Generator().manual_seed(0)
     held = []
     for tokens in (16, 64):

@@ -31,7 +31,7 @@ def radial(
 def last_row(logits: Float[Tensor, " time"], first: float, higher: float) -> Float[Tensor, " time"]:
     """The weights that the library gives the tokens of the last row.
 
-    They are what the adjoint system makes of one unit at the last token: no map is needed.
+    They are the response of the adjoint system to a unit at the last token: no map is needed.
     """
     ones = torch.ones_like(logits)
     system = radial(logits, first * ones, higher * ones).system()
