@@ -148,8 +148,9 @@ CLAIMS = (
             "C3: fewest parameter groups",
         ),
         stands=(
-            "It holds of the models of Table 2 (MLA-41). HGRN2, published seven months earlier, "
-            "is not among them; the paper cites it as [29] and compares with it in Table A8."
+            "It holds of the models of Table 2 (MLA-41). HGRN2 (first version April 2024) is not "
+            "among them; the paper (first version November 2024) cites it as [29] and compares "
+            "with it in Table A8."
         ),
         note=(
             "HGRN2 has queries, a decay that follows the input and the key 1 - α: MetaLA's "
