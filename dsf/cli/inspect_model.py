@@ -51,6 +51,12 @@ def run(
     layerwise: Annotated[
         bool, typer.Option("--layerwise", help="Load the weights block by block.")
     ] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GB that the inspection may take beyond the model; by default what there is."
+        ),
+    ] = None,
     offline: Annotated[
         bool,
         typer.Option("--offline", help="Make no network connection; folders need none."),
@@ -84,11 +90,13 @@ def run(
             tolerance=tolerance,
             strict=strict,
             layerwise=layerwise,
+            memory=memory,
             offline=offline,
             revision=revision,
         )
-        inspection = inspect_checkpoint(model, Prompt(text, ids, file), count, options)
         watched = not (as_json or quiet)
+        tell = print if watched else None
+        inspection = inspect_checkpoint(model, Prompt(text, ids, file), count, options, tell=tell)
         files: dict[str, str] = {}
         if not no_report:
             files = write_results(inspection, out, title=None, facts={}, watched=watched)

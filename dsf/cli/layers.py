@@ -77,6 +77,7 @@ def layer_facts(inspection: Inspection) -> dict[str, Any]:
             for missed in inspection.unsupported
         ],
         "environment": inspection.environment,
+        "forecast": None if inspection.forecast is None else inspection.forecast.facts(),
     }
 
 

@@ -1,6 +1,6 @@
 """A checkpoint and a prompt become an inspection."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,12 +11,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dsf.cli.threads import ThreadCount
+from dsf.evaluate.memory_plan import GB
 from dsf.inspection import (
     InspectedLayer,
     Inspection,
     Unsupported,
     inspect,
     inspect_piecewise,
+    memory_forecast,
 )
 from dsf.inspection.capture.environment import environment
 from dsf.inspection.choice import chosen_layers
@@ -72,6 +74,7 @@ class Options:
         layers, heads: which to look at, as a person types them; None for all.
         tolerance, strict: as ``dsf.inspect`` takes them.
         layerwise: load the weights block by block.
+        memory: GB that the inspection may take beyond the model; None for what there is.
         offline: make no network connection.
         revision: branch, tag or commit of a hub id.
     """
@@ -83,6 +86,7 @@ class Options:
     tolerance: float | None = None
     strict: bool = False
     layerwise: bool = False
+    memory: float | None = None
     offline: bool = False
     revision: str | None = None
 
@@ -96,7 +100,9 @@ class Options:
             raise ValueError(
                 f"--tolerance is {self.tolerance}; it is a relative difference between 0 and 1."
             )
-        beside = [name for name in ("exact", "dtype", "revision") if getattr(self, name)]
+        if self.memory is not None and not self.memory > 0:
+            raise ValueError(f"--memory is {self.memory}; it must be more than 0 GB.")
+        beside = [name for name in ("exact", "dtype", "memory", "revision") if getattr(self, name)]
         if self.layerwise and beside:
             raise ValueError(
                 f"--layerwise and --{beside[0]} exclude each other: leave one of them out."
@@ -104,11 +110,20 @@ class Options:
 
 
 def inspect_checkpoint(
-    path: str, prompt: Prompt, threads: ThreadCount, options: Options
+    path: str,
+    prompt: Prompt,
+    threads: ThreadCount,
+    options: Options,
+    *,
+    tell: Callable[[str], None] | None = None,
 ) -> Inspection:
     """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both.
 
+    Args:
+        tell: is told before the run how much memory it will take.
+
     Raises:
+        InspectionMemoryError: if it will take more memory than there is.
         LoadError: if the checkpoint is refused.
         ValueError: if the prompt or an option does not suit the model.
         InspectionError: if no layer is reproduced, or none could be read.
@@ -120,6 +135,10 @@ def inspect_checkpoint(
     ids = _token_numbers(prompt, loaded)
     names = _names(ids, loaded)
     threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
+    memory = None if options.memory is None else options.memory * GB
+    expected = memory_forecast(loaded.model, exact=options.exact, memory=memory, input_ids=ids)
+    if tell is not None and expected is not None and expected.fits:
+        tell(expected.worded())
     found = inspect(
         loaded.model,
         input_ids=ids,
@@ -127,6 +146,7 @@ def inspect_checkpoint(
         exact=options.exact,
         tolerance=options.tolerance,
         strict=options.strict,
+        memory=memory,
         layers=None if options.layers is None else parsed_choice(options.layers),
         heads=None if options.heads is None else parsed_choice(options.heads),
     )

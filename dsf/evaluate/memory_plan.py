@@ -32,9 +32,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Free bytes on ``device``, or None where they cannot be determined."""
+    """Bytes that this process may still take on ``device``, or None where that is not known.
+
+    On a processor the least of what the machine has free and what the limits of the process
+    (address space, as ``ulimit -v`` sets it) and of its control group leave.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    left = (_free_of_machine(), _left_of_address_space(), _left_of_group())
+    return min((each for each in left if each is not None), default=None)
+
+
+def _free_of_machine() -> int | None:
     try:
         with open("/proc/meminfo", encoding="ascii") as report:
             for line in report:
@@ -42,6 +51,39 @@ def free_memory(device: torch.device) -> int | None:
                     return int(line.split()[1]) * 1024
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _left_of_address_space() -> int | None:
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return None
+        with open("/proc/self/statm", encoding="ascii") as report:
+            taken = int(report.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        return max(0, limit - taken)
+    except (ImportError, OSError, ValueError):
+        return None
+
+
+GROUP = "/sys/fs/cgroup"
+
+
+def _left_of_group() -> int | None:
+    """What the control group leaves; files in its page cache count as free."""
+    try:
+        with open(f"{GROUP}/memory.max", encoding="ascii") as report:
+            limit = report.read().strip()
+        if limit == "max":
+            return None
+        with open(f"{GROUP}/memory.current", encoding="ascii") as report:
+            taken = int(report.read())
+        with open(f"{GROUP}/memory.stat", encoding="ascii") as report:
+            facts = dict(line.split() for line in report)
+        return max(0, int(limit) - taken + int(facts.get("inactive_file", 0)))
+    except (OSError, ValueError):
         return None
 
 

@@ -1,14 +1,16 @@
 """Reads the token mixers of a model from one run and checks each against the layer's output."""
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.entry import inspect, probe
+from dsf.inspection.entry import inspect, memory_forecast, probe
 from dsf.inspection.errors import (
     InspectionError,
+    InspectionMemoryError,
     NonFiniteWeightsError,
     NothingCapturedError,
     ReconstructionError,
     RoundingWarning,
 )
+from dsf.inspection.memory_needs import Forecast
 from dsf.inspection.piecewise import inspect_piecewise
 from dsf.inspection.probing.ports import Port
 from dsf.inspection.probing.probe import Probe
@@ -18,9 +20,11 @@ from dsf.moved import forwarding
 
 __all__ = [
     "Adapter",
+    "Forecast",
     "InspectedLayer",
     "Inspection",
     "InspectionError",
+    "InspectionMemoryError",
     "NonFiniteWeightsError",
     "NothingCapturedError",
     "Port",
@@ -31,6 +35,7 @@ __all__ = [
     "Unsupported",
     "inspect",
     "inspect_piecewise",
+    "memory_forecast",
     "probe",
     "support",
 ]

@@ -24,7 +24,12 @@ def _none(_: Captured) -> Tensor | None:
     return None
 
 
-def _alone(calls: Sequence[Call]) -> Sequence[Call]:
+def _no_more(_module: Any, _tokens: int) -> int:
+    return 0
+
+
+def alone(calls: Sequence[Call]) -> Sequence[Call]:
+    """Calls that stand for themselves."""
     return calls
 
 
@@ -66,6 +71,8 @@ class Adapter:
             module is repeated as it is.
         rewrites_weights: whether the model writes into its weights when it runs, so that a copy of
             them must be taken for the run.
+        run_numbers: how many numbers the module's own forward pass holds at its peak beyond its
+            projections, given the module and the number of tokens of all samples; by default none.
         tolerance: the largest relative error allowed when the model runs in float64 throughout.
         advice: for each family with a known defect, what to do when its output is not reproduced.
     """
@@ -80,11 +87,12 @@ class Adapter:
     overlooked: Callable[[Captured], Tensor | None] = _none
     axes: tuple[str, ...] = ("sample", "head")
     split: Callable[[Captured], Parts] = one_layer
-    join: Callable[[Sequence[Call]], Sequence[Call]] = _alone
+    join: Callable[[Sequence[Call]], Sequence[Call]] = alone
     repeat: Callable[[Any, Mapping[str, Any]], Any] | None = None
     renew: Callable[[Any], None] | None = None
     hasten: Callable[[Any], None] | None = None
     rewrites_weights: bool = False
+    run_numbers: Callable[[Any, int], int] = _no_more
     tolerance: float = 1e-12
     advice: Mapping[str, str] = field(default_factory=dict)
 

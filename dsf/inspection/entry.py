@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
+from dsf.inspection.families.registry import known_modules
+from dsf.inspection.memory_needs import Forecast, forecast
 from dsf.inspection.probing.ports import Port
 from dsf.inspection.probing.probe import Probe
 from dsf.inspection.results.layers import InspectedLayer, Inspection
@@ -24,6 +28,7 @@ def inspect(
     strict: bool = False,
     layers: Chosen = None,
     heads: Chosen = None,
+    memory: float | None = None,
     tokens: Sequence[Sequence[str]] | None = None,
     adapters: Sequence[Adapter] = (),
     probe: Mapping[str, Probe] | Sequence[str] = (),
@@ -45,6 +50,9 @@ def inspect(
             names, paths of modules that hold them, patterns such as ``"*.3.*"``, or several of
             these; all by default.
         heads: which heads of each, or channels where a layer has those: numbers or slices.
+        memory: how many bytes the inspection may take beyond the model; by default what this
+            process may still take. What is recorded and kept goes to a temporary file where it
+            would not fit beside the rest; ``inspection.forecast`` says what was expected.
         tokens: the text of every token, one sequence for each sample.
         adapters: how to read modules of your own; they take precedence over those of dsf.
         probe: paths of modules that no adapter reads, to be probed with unit values (see
@@ -53,6 +61,7 @@ def inspect(
     Raises:
         LoadError: if a checkpoint is refused.
         InspectionError: if the model cannot be run on these inputs.
+        InspectionMemoryError: if it would take more memory than there is; known before the run.
         NonFiniteWeightsError: if a weight is NaN or infinite.
         ReconstructionError: if a rebuilt layer does not reproduce its module and ``strict`` is
             set, or no layer is left.
@@ -90,12 +99,44 @@ def inspect(
         strict=strict,
         layers=layers,
         heads=heads,
+        memory=memory,
         tokens=tokens,
         name=name,
         adapters=adapters,
         probe=probe,
     )
     return examine(model, question)
+
+
+def memory_forecast(
+    model: nn.Module,
+    *inputs: Any,
+    exact: bool = False,
+    memory: float | None = None,
+    adapters: Sequence[Adapter] = (),
+    **named: Any,
+) -> Forecast | None:
+    """The memory that ``dsf.inspect`` of a model on these inputs takes, without running it.
+
+    An estimate from the sizes of its token mixers; of plain torch code that holds more than its
+    projections (Mamba's scan) that, too. Maps are not in it: they are computed when asked for, and
+    refused where they do not fit.
+
+    Args:
+        model: a torch module.
+        inputs, named, exact, memory, adapters: as for ``dsf.inspect``.
+
+    Returns:
+        None where the inputs have no tokens, or the model no token mixer.
+
+    >>> import dsf, torch
+    >>> found = dsf.inspection.memory_forecast(torch.nn.LSTM(3, 4), torch.ones(6, 1, 3), memory=1e9)
+    >>> found.tokens, found.fits, found.uses_disk
+    (6, True, False)
+    """
+    wide = exact or dtype_of(model) is torch.float64
+    known = known_modules(model, adapters)
+    return forecast(model, known, inputs, named, wide=wide, memory=memory)
 
 
 def probe(

@@ -28,15 +28,17 @@ class UnreadableError(InspectionError):
 
 
 class InspectionMemoryError(MemoryError):
-    """An inspection took more memory than there is."""
+    """An inspection takes more memory than there is."""
 
-    def __init__(self, what: str, error: BaseException):
-        reason = str(error).partition("\n")[0].rstrip(". ")
-        super().__init__(
-            f"{what}: the memory of this machine ran out ({reason}). Inspect fewer layers at a "
-            "time (layers=..., on the command line --layers), fewer or shorter samples, or the "
-            "model block by block (--layerwise)."
-        )
+
+def memory_ran_out(what: str, error: BaseException) -> InspectionMemoryError:
+    """The error for ``error``, which a machine raised when its memory ran out."""
+    reason = str(error).partition("\n")[0].rstrip(". ")
+    return InspectionMemoryError(
+        f"{what}: the memory of this machine ran out ({reason}). Inspect fewer layers at a time "
+        "(layers=..., on the command line --layers), fewer or shorter samples, or the model block "
+        "by block (--layerwise)."
+    )
 
 
 class NothingCapturedError(InspectionError):

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Through
+from dsf.inspection.adapter import Adapter, alone, one_layer
+from dsf.inspection.capture.calls import Call, CallLog, Through
+from dsf.inspection.capture.disk_store import DiskStore
 from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import double_model, dtype_of, in_float64
@@ -17,8 +19,9 @@ from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known, known_modules
+from dsf.inspection.memory_needs import forecast
 from dsf.inspection.probing.probe import FAMILY, Probe, probes
-from dsf.inspection.rebuild import Limits, layer_names, rebuild
+from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
 from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, followed, fused, torch_module
@@ -45,6 +48,7 @@ class Question:
         name: the name of the model; by default that of its class.
         strict: whether a layer that is not reproduced ends the inspection; otherwise it is listed.
         layers, heads: which are looked at; None for all.
+        memory: how many bytes the inspection may take beyond the model; None for what there is.
         adapters: further adapters, which take precedence over all others.
         probe: modules that are probed with unit values instead of being read by an adapter.
     """
@@ -58,6 +62,7 @@ class Question:
     strict: bool = False
     layers: Chosen = None
     heads: Chosen = None
+    memory: float | None = None
     adapters: Sequence[Adapter] = ()
     probe: Mapping[str, Probe] | Sequence[str] = ()
 
@@ -80,14 +85,21 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         model = double_model(model)
         inputs, named = in_float64(inputs), in_float64(named)
     known = _with_probes(model, known_modules(model, question.adapters), question.probe)
-    limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
+    wide = dtype_of(model) is torch.float64
+    limits = Limits(guarded=wide, tolerance=question.tolerance)
+    title = question.name or type(model).__name__
+    expected = forecast(model, known, inputs, named, wide=wide, memory=question.memory)
+    store = None
+    if expected is not None:
+        expected.check(title)
+        store = DiskStore() if expected.uses_disk else None
     with isolated(model):
         watched = {path: model.get_submodule(path) for path in known}
-        calls = run(model, watched, inputs, named)
+        log = CallLog(store, partial(_stands_alone, known))
+        calls = run(model, watched, inputs, named, calls=log)
         seen = {call.name for call in calls}
-        layers, refused = _rebuilt(calls, known, limits, question)
+        layers, refused = _rebuilt(calls, known, limits, question, store)
     missed = (*refused, *not_read(model, seen, set(known)))
-    title = question.name or type(model).__name__
     wrong = [part.formula for part in refused if part.formula is not None]
     if not layers and wrong:
         raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
@@ -100,7 +112,16 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         model=title,
         tokens=None if tokens is None else tuple(tuple(sample) for sample in tokens),
         environment=environment(model),
+        forecast=expected,
     )
+
+
+def _stands_alone(known: Known, call: Call) -> bool:
+    """Whether a call is one layer by itself, so that it may be put away before the run ends."""
+    if call.through is not Through.MODULE:
+        return True
+    adapter, _ = known[call.name]
+    return adapter.split is one_layer and adapter.join is alone
 
 
 def examine_part(
@@ -151,7 +172,11 @@ def _with_probes(
 
 
 def _rebuilt(
-    calls: list[Call], known: Known, limits: Limits, question: Question
+    calls: list[Call],
+    known: Known,
+    limits: Limits,
+    question: Question,
+    store: DiskStore | None = None,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     layers: list[InspectedLayer] = []
     refused: list[Unsupported] = []
@@ -161,11 +186,14 @@ def _rebuilt(
         if wanted is not None and not wanted[number]:
             continue
         with _refusing(refused, call, question, call.name):
+            call.fetch()
             for name, build in rebuild(call, adapter, family, limits):
                 if wanted is not None and name not in wanted[number]:
                     continue
                 with _refusing(refused, call, question, name):
-                    layers.append(_with_heads(build(), question.heads))
+                    layer = _with_heads(build(), question.heads)
+                    layers.append(layer if store is None else on_disk(layer, store))
+        call.forget()
     return tuple(layers), tuple(refused)
 
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,15 @@ from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.calls import Call, Captured, Weights
+from dsf.inspection.capture.disk_store import DiskStore, Stored
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
 from dsf.inspection.capture.precision import TOLERANCE, expected_rounding, home, in_float64
 from dsf.inspection.errors import (
     InspectionError,
-    InspectionMemoryError,
     ReconstructionError,
     RoundingWarning,
+    memory_ran_out,
 )
 from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
@@ -112,7 +113,7 @@ def _explained(call: Call, family: str) -> Iterator[None]:
         if isinstance(error, InspectionError):
             raise
         if is_out_of_memory(error):
-            raise InspectionMemoryError(f"{call.name}: rebuilding it", error) from error
+            raise memory_ran_out(f"{call.name}: rebuilding it", error) from error
         reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise ReconstructionError(
             f"{call.name} ({described(call.module)}): reading it as '{family}' failed with "
@@ -185,6 +186,23 @@ class Comparison:
             rounding=rounding,
             compared_with=self.compared_with,
         )
+
+
+def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:
+    """``layer`` with its tensors in ``store``: they are read when they are asked for."""
+    stored, shell = store.put(layer.mixer), layer.shell
+    if isinstance(shell, partial):
+        captured, adapter, _, tolerance = shell.args
+        shell = partial(_whole_from_disk, store.put(captured), adapter, stored, tolerance)
+    made = replace(layer, stored=stored, shell=shell, fingerprint=None)
+    object.__delattr__(made, "mixer")
+    return made
+
+
+def _whole_from_disk(
+    captured: Stored, adapter: Adapter, mixer: Stored, tolerance: float
+) -> AffineLayer:
+    return whole_layer(captured.read(), adapter, mixer.read(), tolerance)
 
 
 def _warn_of_rounding(

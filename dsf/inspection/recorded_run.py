@@ -13,7 +13,7 @@ from dsf.inspection.capture.calls import Call, Exchange, recording
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded
-from dsf.inspection.errors import InspectionError, InspectionMemoryError
+from dsf.inspection.errors import InspectionError, memory_ran_out
 from dsf.inspection.softmax import interface
 from dsf.inspection.softmax.follower import recording_followed
 from dsf.inspection.softmax.fused import recording_fused
@@ -27,18 +27,19 @@ def run(
     *,
     part: nn.Module | None = None,
     exchange: Exchange | None = None,
+    calls: list[Call] | None = None,
 ) -> list[Call]:
     """Run ``model`` once and record every call of a token mixer.
 
     Recorded are the calls of ``watched`` modules, of the model library's attention interface, of
     torch's fused attention, and of softmax between two matrix products. With ``part`` only that
     module is called, as the model would call it. With ``exchange`` recorded calls put out what it
-    says instead of their own output.
+    says instead of their own output. With ``calls`` they are appended to these.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
     """
-    calls: list[Call] = []
+    calls = [] if calls is None else calls
     wide = dtype_of(model) is torch.float64
     where = ModuleStack(model, claimed=set(watched), exchange=exchange)
     with (
@@ -56,9 +57,7 @@ def run(
                 part(*inputs, **named)
         except Exception as error:
             if is_out_of_memory(error):
-                raise InspectionMemoryError(
-                    f"{described(part or model)}: its run", error
-                ) from error
+                raise memory_ran_out(f"{described(part or model)}: its run", error) from error
             given = {f"input {k}": part for k, part in enumerate(inputs)} | named
             listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
             reason = f"{type(error).__name__}: {error}".rstrip(". \n")

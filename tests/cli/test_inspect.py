@@ -26,6 +26,7 @@ def test_json_is_one_object_of_this_form(run, checkpoint, only_object):
         "layers": "list",
         "unsupported": "list",
         "environment": "dict",
+        "forecast": "dict",
         "files": "dict",
         "seconds": "float",
     }
@@ -48,6 +49,22 @@ def test_json_is_one_object_of_this_form(run, checkpoint, only_object):
     assert first["formula"] <= first["tolerance"]
     assert first["error"] == max(first["formula"], first["rounding"])
     assert found["environment"]["weights"].startswith("sha256 ")
+
+
+def test_memory_is_told_before_the_run_or_refused(run, checkpoint, only_object):
+    told = run("inspect", checkpoint, "--ids", "5 6 7", "--no-report", "--memory", "1")
+    assert told.exit_code == 0, told.output
+    assert told.stdout.startswith("memory: about 0.3 GB of 1.0 GB at the peak")
+    refused = run(
+        "inspect", checkpoint, "--ids", "5 6 7", "--no-report", "--memory", "0.1", "--json"
+    )
+    found = only_object(refused.stdout)
+    assert (refused.exit_code, found["error"]["kind"]) == (3, "InspectionMemoryError")
+    assert "0.1 GB are available" in found["error"]["message"]
+    assert run("inspect", checkpoint, "--ids", "5", "--memory", "0").exit_code == 2
+    beside = run("inspect", checkpoint, "--ids", "5", "--memory", "1", "--layerwise")
+    assert beside.exit_code == 2
+    assert "--layerwise and --memory exclude each other" in beside.stderr
 
 
 def test_the_same_input_gives_the_same_fingerprint(run, checkpoint, only_object):

@@ -17,6 +17,7 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from dsf.inspection.capture.disk_store import DiskStore, Stored
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_float64
@@ -51,6 +52,7 @@ class Invocation:
         args, kwargs: what it was called with, copied.
         weights: where each weight lay when it began, and how often it had been written into.
         calls: the token mixers that ran in it, first to last; the module itself, or attentions.
+        stored: ``args`` and ``kwargs`` where these lie on disk.
     """
 
     module: nn.Module
@@ -58,6 +60,7 @@ class Invocation:
     kwargs: dict[str, Any]
     weights: list[tuple[int, int]]
     calls: list["Call"] = field(default_factory=list)
+    stored: Stored | None = None
 
     def check_weights(self, name: str) -> None:
         """Raise unless the weights of the module are still those that it ran with.
@@ -85,6 +88,7 @@ class Call:
         surroundings: what the module of an attention computes before and after it, where that was
             recognised.
         products: of the module's projections in this call, where they are remembered.
+        stored: arguments, output and surroundings where these lie on disk.
     """
 
     name: str
@@ -97,6 +101,30 @@ class Call:
     invocation: Invocation | None = None
     implementation: str = ""
     products: Products = field(default_factory=Products)
+    stored: Stored | None = None
+
+    def put_away(self, store: DiskStore) -> None:
+        """Move its tensors, and those of its invocation, to disk."""
+        self.stored = store.put((self.arguments, self.output, self.surroundings))
+        self.surroundings = None  # it may be found later than the call is put away
+        if self.invocation is not None and self.invocation.stored is None:
+            self.invocation.stored = store.put((self.invocation.args, self.invocation.kwargs))
+        self.forget()
+
+    def fetch(self) -> None:
+        """Have its tensors in memory again, if they were put away."""
+        if self.stored is not None:
+            self.arguments, self.output, around = self.stored.read()
+            self.surroundings = self.surroundings or around
+        if self.invocation is not None and self.invocation.stored is not None:
+            self.invocation.args, self.invocation.kwargs = self.invocation.stored.read()
+
+    def forget(self) -> None:
+        """Keep nothing in memory that lies on disk."""
+        if self.stored is not None:
+            self.arguments, self.output = {}, None
+        if self.invocation is not None and self.invocation.stored is not None:
+            self.invocation.args, self.invocation.kwargs = (), {}
 
     @property
     def first_output(self) -> Tensor:
@@ -105,6 +133,27 @@ class Call:
         while isinstance(output, tuple | list):
             output = output[0]
         return output
+
+
+class CallLog(list[Call]):
+    """The calls of a run, in order; with a store, only the latest keeps its tensors in memory.
+
+    Args:
+        store: where the tensors of earlier calls are put.
+        may_store: whether a call can be put away; all by default.
+    """
+
+    def __init__(
+        self, store: DiskStore | None = None, may_store: Callable[[Call], bool] = lambda _: True
+    ):
+        super().__init__()
+        self._store, self._may_store = store, may_store
+
+    def append(self, call: Call) -> None:
+        """Add a call; what is later said about the one before is no longer written down."""
+        if self._store is not None and self and self._may_store(self[-1]):
+            self[-1].put_away(self._store)
+        super().append(call)
 
 
 def storage_of(module: nn.Module) -> list[tuple[int, int]]:
@@ -151,6 +200,8 @@ def _copied_once(tensor: Tensor, known: Copies) -> Tensor:
     if original() is tensor and writes == times_written(tensor):
         return copy
     copy = tensor.detach().clone()
+    for gone in [at for at, (original, *_) in known.items() if original() is None]:
+        del known[gone]
     known[id(tensor)] = ref(tensor), times_written(tensor), copy
     return copy
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Float, Shaped
@@ -15,6 +15,7 @@ from dsf.algebra import select
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
+from dsf.inspection.capture.disk_store import Stored
 from dsf.inspection.capture.integrity import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
@@ -22,6 +23,7 @@ from dsf.inspection.whole.contribution_norms import Contributions
 from dsf.mixers import Mixer
 
 if TYPE_CHECKING:
+    from dsf.inspection.memory_needs import Forecast
     from dsf.inspection.results.table import Table
 
 
@@ -48,6 +50,8 @@ class InspectedLayer:
             that was not possible and what stood in for it.
         heads: which heads, or channels, of the layer are looked at; None for all. ``system``,
             ``signal`` and ``map`` are of these alone.
+        stored: the mixer and what the whole layer is built from, where these lie on disk; then
+            ``mixer`` reads them anew.
     """
 
     name: str
@@ -62,6 +66,7 @@ class InspectedLayer:
     rounding: float = 0.0
     compared_with: str = "its output"
     heads: tuple[int, ...] | None = None
+    stored: Stored | None = None
 
     def __post_init__(self) -> None:
         if math.isnan(self.formula):  # nothing ran a second time
@@ -77,7 +82,7 @@ class InspectedLayer:
             ReconstructionError: if the mixer was altered after it was compared with the layer.
         """
         self._check_unaltered()
-        return self._system
+        return self._system if self.stored is None else self._made_system()
 
     @property
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
@@ -95,7 +100,13 @@ class InspectedLayer:
         """
         return attention_map(self.system, rows)
 
-    @cached_property
+    def __getattr__(self, name: str) -> Any:
+        stored = vars(self).get("stored")
+        if name == "mixer" and stored is not None:
+            return stored.read()
+        raise AttributeError(f"{type(self).__name__} has no attribute '{name}'")
+
+    @property
     def whole(self) -> AffineLayer:
         """The whole layer, from input to output: convolution, activation, scan, gate and norm.
 
@@ -113,6 +124,11 @@ class InspectedLayer:
                 "stages between it and the module's input and output. layer.map() gives the "
                 "mixer's map."
             )
+        return self._whole if self.stored is None else self.shell()
+
+    @cached_property
+    def _whole(self) -> AffineLayer:
+        assert self.shell is not None  # noqa: S101  # asked by ``whole``
         return self.shell()
 
     def mixer_map(
@@ -191,6 +207,9 @@ class InspectedLayer:
 
     @cached_property
     def _system(self) -> Operator:
+        return self._made_system()
+
+    def _made_system(self) -> Operator:
         system = self.mixer.system()
         return system if self.heads is None else select(system, self._index(system.device))
 
@@ -263,6 +282,7 @@ class Inspection(Sequence[InspectedLayer]):
         model: a name for the model: its class, folder or hub id.
         tokens: the text of every token of every sample, where known.
         environment: versions, dtype, device and settings the run depends on.
+        forecast: the memory that was expected before the run; None where that was not told.
     """
 
     layers: tuple[InspectedLayer, ...]
@@ -270,6 +290,7 @@ class Inspection(Sequence[InspectedLayer]):
     model: str = ""
     tokens: tuple[tuple[str, ...], ...] | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    forecast: "Forecast | None" = None
 
     @overload
     def __getitem__(self, index: int | str) -> InspectedLayer: ...
