@@ -10,11 +10,11 @@ from dsf.inspection.errors import (
     ReconstructionError,
     RoundingWarning,
 )
-from dsf.inspection.memory_needs import Forecast
 from dsf.inspection.piecewise import inspect_piecewise
 from dsf.inspection.probing.ports import Port
 from dsf.inspection.probing.probe import Probe
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
+from dsf.inspection.results.memory_forecast import Forecast
 from dsf.inspection.support_table import Support, support
 from dsf.moved import forwarding
 

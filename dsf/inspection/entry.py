@@ -13,10 +13,11 @@ from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
 from dsf.inspection.families.registry import known_modules
-from dsf.inspection.memory_needs import Forecast, forecast
+from dsf.inspection.memory_needs import forecast
 from dsf.inspection.probing.ports import Port
 from dsf.inspection.probing.probe import Probe
 from dsf.inspection.results.layers import InspectedLayer, Inspection
+from dsf.inspection.results.memory_forecast import Forecast
 
 
 def inspect(

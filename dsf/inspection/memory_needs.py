@@ -7,118 +7,20 @@ kept goes to disk. Where one part alone does not fit, the inspection is refused 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dsf.evaluate.memory_plan import GB, free_memory
+from dsf.evaluate.memory_plan import free_memory
 from dsf.inspection.capture.precision import dtype_of
-from dsf.inspection.errors import InspectionMemoryError
 from dsf.inspection.families.registry import Known
+from dsf.inspection.results.memory_forecast import Forecast
 from dsf.inspection.support_table import LOOKS_LIKE_A_MIXER
 
 DOUBLE = 8
 RUN = 3  # times the outputs of a module's projections: they, their activation, and a product
 REBUILT = 6  # the same for a layer that is rebuilt: stages, values, response and comparison
-SPARE = 2**28  # for the allocator and for what is not counted
-FRACTION = 0.95
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Bytes that an inspection takes at its peaks, beyond the model itself.
-
-    Attributes:
-        tokens: of all samples together.
-        layers: how many token mixers are looked at.
-        run: the model's forward pass.
-        recorded: what all mixers were given and put out.
-        in_float64: the run of the largest mixer in float64, one at a time.
-        rebuilt: the largest layer while it is rebuilt and compared.
-        kept: what all rebuilt layers keep.
-        available: what this process may still take; None where that is not known.
-    """
-
-    tokens: int
-    layers: int
-    run: int
-    recorded: int
-    in_float64: int
-    rebuilt: int
-    kept: int
-    available: int | None
-
-    @property
-    def peak(self) -> int:
-        """The peak with everything in memory."""
-        one = max(self.in_float64, self.rebuilt)
-        return max(self.run + self.recorded, self.recorded + self.kept + one) + SPARE
-
-    @property
-    def peak_on_disk(self) -> int:
-        """The peak where recorded calls and rebuilt layers lie on disk, but for one at a time."""
-        layers = max(self.layers, 1)
-        recorded, kept = 2 * self.recorded // layers, 2 * self.kept // layers
-        one = max(self.in_float64, self.rebuilt) + recorded + kept
-        return max(self.run + recorded, one) + SPARE
-
-    @property
-    def uses_disk(self) -> bool:
-        """Whether recorded calls and layers are put on disk."""
-        return self.available is not None and self.peak > FRACTION * self.available
-
-    @property
-    def fits(self) -> bool:
-        """Whether the inspection can be done, be it with the help of the disk."""
-        return self.available is None or self.peak_on_disk <= self.available
-
-    @property
-    def longest(self) -> int:
-        """How many tokens would fit, about: all parts grow in proportion to them."""
-        if self.available is None:
-            return self.tokens
-        room = max(self.available - SPARE, 0)
-        return int(self.tokens * room / max(self.peak_on_disk - SPARE, 1))
-
-    def check(self, owner: str) -> None:
-        """Raise where it does not fit.
-
-        Raises:
-            InspectionMemoryError: with the parts, what there is, and how many tokens would fit.
-        """
-        if self.fits:
-            return
-        raise InspectionMemoryError(
-            f"{owner}: inspecting {self.layers} layers on {self.tokens} tokens takes "
-            f"{_gb(self.peak_on_disk)} at its peak, also where what is kept goes to disk, but "
-            f"{_gb(self.available or 0)} are available. The model's own run takes "
-            f"{_gb(self.run)}, one layer in float64 {_gb(self.in_float64)}, rebuilding it "
-            f"{_gb(self.rebuilt)}. Give at most about {self.longest} tokens, or more memory "
-            "(memory=..., on the command line --memory, is the limit that is assumed); fewer "
-            "layers or heads take as much, since they are worked on one at a time."
-        )
-
-    def worded(self) -> str:
-        """One line for a person."""
-        there = "" if self.available is None else f" of {_gb(self.available)}"
-        peak = self.peak_on_disk if self.uses_disk else self.peak
-        where = "on disk" if self.uses_disk else "in memory"
-        return (
-            f"memory: about {_gb(peak)}{there} at the peak (the model's run {_gb(self.run)}, one "
-            f"layer in float64 {_gb(self.in_float64)}; {_gb(self.recorded)} recorded and "
-            f"{_gb(self.kept)} kept, {where})"
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """The same as JSON, in bytes."""
-        return {
-            **asdict(self),
-            "peak": self.peak,
-            "peak_on_disk": self.peak_on_disk,
-            "uses_disk": self.uses_disk,
-        }
 
 
 def forecast(
@@ -210,7 +112,3 @@ def _width(module: nn.Module) -> int:
 def _width_of_stream(model: nn.Module) -> int:
     config = getattr(model, "config", None)
     return int(getattr(config, "hidden_size", 0) or 0)
-
-
-def _gb(numbers: int) -> str:
-    return f"{numbers / GB:.1f} GB"

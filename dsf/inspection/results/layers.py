@@ -23,7 +23,7 @@ from dsf.inspection.whole.contribution_norms import Contributions
 from dsf.mixers import Mixer
 
 if TYPE_CHECKING:
-    from dsf.inspection.memory_needs import Forecast
+    from dsf.inspection.results.memory_forecast import Forecast
     from dsf.inspection.results.table import Table
 
 
