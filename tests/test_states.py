@@ -7,6 +7,7 @@ import torch
 
 import dsf
 from dsf.coefficient import dense_of
+from dsf.evaluate import final_state
 from dsf.shapes import ShapeError
 from dsf.system import System
 
@@ -44,7 +45,7 @@ def test_the_last_state_is_where_the_next_part_starts(mixer):
     system, signal = mixer.system(), mixer.signal()
     if not isinstance(system, System) or system.runs_backward:
         return
-    final = dsf.evaluate.final_state(system, signal)
+    final = final_state(system, signal)
     torch.testing.assert_close(system.states(signal, at=-1).squeeze(-3), final)
 
 

@@ -9,6 +9,7 @@ import torch
 import dsf
 from dsf import edits, mixers
 from dsf.coefficient import TokenSlots
+from dsf.evaluate import final_state
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.network.edited_mixing import Subject, _constant_signal, edited_response
@@ -175,7 +176,7 @@ def test_the_state_of_another_run(mixer):
     assert_close(taken[..., :5, :, :], plain[..., :5, :, :])
     rest = dsf.algebra.split_at(system, 5)[1]
     front = dsf.algebra.split_at(other.system(), 3)[0]
-    state = dsf.evaluate.final_state(front, other.signal()[..., :3, :, :])
+    state = final_state(front, other.signal()[..., :3, :, :])
     expected = dsf.recurrent(replace(rest, initial=state), signal[..., 5:, :, :])
     assert_close(taken[..., 5:, :, :], expected)
 
