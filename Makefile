@@ -23,7 +23,7 @@ export MKL_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export NUMBA_NUM_THREADS := 1
 
-# A name of tests/pretrained/fetch.py whose model can write, such as MODEL=smollm2 (94 MB).
+# A name of tests/pretrained/fetch.py whose model can write, such as MODEL=smollm2 (98 MB).
 MODEL ?=
 
 demo: setup  ## a report from models inside the package; MODEL=smollm2 from a real language model

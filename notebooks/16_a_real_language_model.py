@@ -1,0 +1,204 @@
+# %% [markdown]
+# # 16. A real language model
+#
+# The models of the other notebooks are small enough to be trained on a desk. This one is not:
+# **SmolLM2-135M-Instruct** has 30 layers of 9 heads and 135 million weights. It fits in a file of
+# 98 MB, most weights rounded to 16 levels in blocks of 32 (GGUF, Q4_1), with its tokenizer inside.
+#
+# **You will learn** to read a GGUF file, to find attention sinks and heads that look one token back,
+# and to find heads that continue what they have read before: *induction heads*.
+#
+# The file is not part of the package. In a checkout, `make pretrained` fetches it together with other
+# trained models (250 MB), and `python tests/pretrained/fetch.py smollm2` fetches it alone.
+
+# %%
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+import transformers
+
+import dsf
+from dsf import measures, plot
+from dsf.loading import load_model, token_texts
+
+transformers.logging.set_verbosity_error()
+here = Path.cwd()
+kept = [Path(os.environ.get("DSF_PRETRAINED", here / ".pretrained"))]
+kept += [parent / ".pretrained" for parent in here.parents]
+found = [place / "smollm2" for place in kept if (place / "smollm2").is_dir()]
+if not found:
+    raise FileNotFoundError(
+        "This notebook reads a trained model that is not here yet (98 MB). In the checkout of dsf run "
+        "'python tests/pretrained/fetch.py smollm2', then run this cell again."
+    )
+
+# %% [markdown]
+# ## Read
+#
+# The header of a GGUF file is checked against the file before anything else happens; then the weights
+# are expanded to float32. The model has been rounded, but it still knows where it is:
+
+# %%
+loaded = load_model(found[0])
+print(loaded.notes)
+prompt = loaded.tokenizer("The capital of France is", return_tensors="pt")
+with torch.no_grad():
+    scores = loaded.model(**prompt).logits[0, -1]
+shares, likeliest = scores.softmax(dim=-1).topk(4)
+for token, share in zip(token_texts(loaded.tokenizer, likeliest.tolist()), shares, strict=True):
+    print(f"{token!r:10} {share:.0%}")
+assert loaded.tokenizer.decode(likeliest[0]) == " Paris"
+
+# %% [markdown]
+# Now a text that says everything twice. All 30 layers are rebuilt, and each is compared with its own
+# module in float64.
+
+# %%
+once = (
+    " The ferry to the island leaves at seven, carries eleven goats, two priests and a piano,"
+    " and nobody on board has ever asked why."
+)
+ids = torch.tensor([loaded.tokenizer("Twice:" + once + once)["input_ids"]])
+words = token_texts(loaded.tokenizer, ids[0].tolist())
+inspection = dsf.inspect(loaded.model, input_ids=ids, tokens=[words])
+print(inspection)
+print("formula :", max(layer.formula for layer in inspection))
+print("rounding:", max(layer.rounding for layer in inspection))
+assert max(layer.formula for layer in inspection) <= 1e-12
+maps = torch.stack([layer.map()[0] for layer in inspection])  # layer, head, query, key
+print("maps:", tuple(maps.shape))
+
+# %% [markdown]
+# ## Sinks
+#
+# Rows of softmax sum to one, so a head that has nothing to say must put its weight somewhere. Trained
+# models put it on the first token, whatever that token is.
+
+# %%
+sinks = torch.stack([measures.sink_mass(layer.system)[0] for layer in inspection])
+plot.heat_map(sinks, title="share of each head's weight on the first token (layer by head)")
+plt.show()
+print(f"{(sinks > 0.3).double().mean():.0%} of all heads rest on the first token")
+print("in the first two layers:", f"{(sinks[:2] > 0.3).double().mean():.0%}")
+assert (sinks[:2] < 0.3).all()
+assert (sinks > 0.3).double().mean() > 0.4
+
+# %% [markdown]
+# The text was read from left to right with weights that cannot be negative and sum to one:
+
+# %% tags=["proved"]
+layer, head = divmod(int(sinks.argmax()), sinks.shape[1])
+resting = maps[layer, head]
+for certificate in (
+    dsf.certify.causal(resting),
+    dsf.certify.nonnegative(resting),
+    dsf.certify.row_sums(resting, tolerance=1e-6),
+):
+    print(certificate)
+    assert certificate.verdict is dsf.Verdict.PROVED
+
+# %% [markdown]
+# Without the first token hardly anything is left of this head. How little it says about the text is
+# seen once the sink is taken away:
+
+# %% tags=["refuted"]
+certificate = dsf.certify.row_sums(resting[1:, 1:], tolerance=0.5)
+print(certificate)
+print("witness:", dict(certificate.witness))
+assert certificate.verdict is dsf.Verdict.REFUTED
+
+# %% [markdown]
+# ## One token back, and once before
+#
+# Two kinds of heads work together when a text repeats itself. A *previous-token head* writes into
+# each token what came before it. An *induction head* in a later layer looks for the place where the
+# present token came before, and reads what followed.
+
+# %%
+before = maps.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=-1)
+layer, head = divmod(int(before.argmax()), before.shape[1])
+print(f"layer {layer}, head {head}: {before[layer, head]:.0%} of its weight on the token before")
+plot.heat_map(maps[layer, head], tokens=words, title=f"one token back: layer {layer}, head {head}")
+plt.show()
+assert before.max() > 0.6
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** The second time around starts at token `start`; each of its tokens has a twin `period` tokens
+# earlier. Give `period`, from the tokens of the text.
+
+
+# %% tags=["solution"]
+def repeated_after(tokens):
+    """After how many tokens the end of ``tokens`` repeats itself for the longest stretch."""
+    longest = {}
+    for period in range(1, len(tokens)):
+        same = 0
+        while same < len(tokens) - period and tokens[-1 - same] == tokens[-1 - same - period]:
+            same += 1
+        longest[period] = same
+    return max(longest, key=longest.get)
+
+
+# %% tags=["check"]
+period = repeated_after(ids[0].tolist())
+assert ids[0, -period:].tolist() == ids[0, -2 * period : -period].tolist(), (
+    f"the last {period} tokens are not those before them"
+)
+assert repeated_after([7, 1, 2, 3, 1, 2, 3]) == 3
+print(f"exercise 1: right, after {period} tokens")
+
+# %% [markdown]
+# **2.** For every head, the mean weight that the queries of the second time put on the token *after*
+# their twin. The twin of query `i` is `i - period`, and the last token has one too.
+
+
+# %% tags=["solution"]
+def induction(maps, period):
+    """The mean weight on the token after the twin, over the queries that have one: layer, head."""
+    queries = torch.arange(maps.shape[-1] - period, maps.shape[-1])
+    return maps[..., queries, queries - period + 1].mean(dim=-1)
+
+
+# %% tags=["check"]
+tiny = torch.zeros(1, 1, 4, 4)
+tiny[0, 0, 2, 1], tiny[0, 0, 3, 2] = 0.5, 0.25
+assert torch.allclose(induction(tiny, 2), torch.tensor([[0.375]])), "not the token after the twin"
+score = induction(maps, period)
+layer, head = divmod(int(score.argmax()), score.shape[1])
+print(f"exercise 2: right, layer {layer}, head {head}: {score.max():.0%}")
+plot.heat_map(maps[layer, head], tokens=words, title=f"induction: layer {layer}, head {head}")
+plt.show()
+assert score.max() > 0.4
+
+# %% [markdown]
+# **3.** Nothing follows from a high score alone: a head that always looks `period - 1` tokens back
+# would have it too, on any text. Compare with a text that does not repeat itself: the same tokens in
+# another order, `order`, the same for all. Return the score there of the head that won.
+
+
+# %% tags=["solution"]
+def control(model, ids, order, layer, head, period):
+    """The induction score of a head when the tokens come in another order."""
+    shuffled = dsf.inspect(model, input_ids=ids[:, order], layers=[layer])
+    return induction(shuffled[0].map()[:, head], period)[0].item()
+
+
+# %% tags=["check"]
+order = torch.randperm(ids.shape[1], generator=torch.Generator().manual_seed(0))
+apart = control(loaded.model, ids, order, layer, head, period)
+assert apart < 0.2 * score.max(), f"{apart:.3f} without repetition: were the tokens reordered?"
+print(f"exercise 3: right, {score.max():.0%} with repetition, {apart:.1%} without")
+
+# %% [markdown]
+# ## Summary
+#
+# - A quantised file is a model like any other: expanded, inspected, and compared with itself.
+# - Much of a trained model's attention rests on the first token; look past it before you read a map.
+# - A score needs a control. Heads are named by what they do on a text made for the question.
+#
+# **Further reading:** Xiao et al. 2023 (arXiv:2309.17453) on attention sinks; Olsson et al. 2022
+# (arXiv:2209.11895) on induction heads; Allal et al. 2025 (arXiv:2502.02737) on SmolLM2.
