@@ -24,6 +24,13 @@ def run(
         list[str] | None,
         typer.Option(help="A property that must hold; a refutation ends with exit code 1."),
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(help='Which heads, or channels, of each layer: "2" or "0:4".')
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
     threads: Threads = None,
@@ -43,9 +50,8 @@ def run(
 
         if is_run(Path(model)):
             return check_again(Path(model))
-        inspection = inspect_checkpoint(
-            model, Prompt(text, ids, file), count, Options(exact=exact, offline=offline)
-        )
+        options = Options(exact=exact, layers=layers, heads=heads, offline=offline)
+        inspection = inspect_checkpoint(model, Prompt(text, ids, file), count, options)
         return check_model(inspection, out, require or [], watched=not (as_json or quiet))
 
     give("check", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)

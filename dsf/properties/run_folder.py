@@ -93,8 +93,10 @@ def _unit(layer: InspectedLayer, folder: Path, number: int) -> dict[str, Any]:
 
 
 def _fingerprint(layer: InspectedLayer) -> str:
-    """A hash of the layer's name and of every number of its mixer."""
+    """A hash of the layer's name, of the heads that are looked at, and of its mixer's numbers."""
     digest = hashlib.sha256(f"{layer.name}|{layer.family}|{type(layer.mixer).__name__}".encode())
+    if layer.heads is not None:
+        digest.update(repr(layer.heads).encode())
     for name, part in sorted(vars(layer.mixer).items()):
         digest.update(name.encode())
         plain = (

@@ -51,6 +51,21 @@ def test_json_is_one_object_of_this_form(run, checkpoint, only_object):
     assert found["environment"]["weights"].startswith("sha256 ")
 
 
+def test_check_takes_the_same_choice_and_keeps_each_apart(run, checkpoint, only_object):
+    """Into one folder: the verdicts about one head are not those about the other."""
+    for head in (0, 1):
+        chosen = ("--layers", "*.1.*", "--heads", str(head), "--out", "run")
+        done = run("check", checkpoint, "--ids", "5 6 7", *chosen, "--json")
+        records = only_object(done.stdout)["verdicts"]
+        assert {record["layer"] for record in records} == {"model.layers.1.self_attn"}
+        assert {record["head"] for record in records if "head" in record} == {head}
+    for option, value in (("--layers", "7"), ("--heads", "5")):
+        words = run("check", checkpoint, "--ids", "5 6 7", option, value, "--out", "other")
+        same = run("inspect", checkpoint, "--ids", "5 6 7", option, value, "--no-report")
+        assert words.exit_code == same.exit_code == 2
+        assert words.stderr.removeprefix("dsf check") == same.stderr.removeprefix("dsf inspect")
+
+
 def test_memory_is_told_before_the_run_or_refused(run, checkpoint, only_object):
     told = run("inspect", checkpoint, "--ids", "5 6 7", "--no-report", "--memory", "1")
     assert told.exit_code == 0, told.output
