@@ -12,9 +12,10 @@ from torch import nn
 from dsf.inspection.adapter import Adapter, alone, one_layer
 from dsf.inspection.capture.calls import Call, CallLog, Through
 from dsf.inspection.capture.disk_store import DiskStore
+from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.precision import double_model, dtype_of, in_float64
+from dsf.inspection.capture.precision import dtype_of, in_float64
 from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
@@ -82,7 +83,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     check_runnable(model)
     inputs, named = question.inputs, question.named
     if question.exact:
-        model = double_model(model)
+        model = double_copy(model)
         inputs, named = in_float64(inputs), in_float64(named)
     known = _with_probes(model, known_modules(model, question.adapters), question.probe)
     wide = dtype_of(model) is torch.float64

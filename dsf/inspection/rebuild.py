@@ -18,6 +18,7 @@ from dsf.inspection.capture.calls import Call, Captured, Weights
 from dsf.inspection.capture.disk_store import DiskStore, Stored
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
+from dsf.inspection.capture.packed_weights import kinds
 from dsf.inspection.capture.precision import TOLERANCE, expected_rounding, home, in_float64
 from dsf.inspection.errors import (
     InspectionError,
@@ -234,7 +235,9 @@ def _reference(
         return call, f"what it put out in {dtype}: {error}", False
     device = call.first_output.device
     elsewhere = "" if home(device) == device else f" on the processor, since {device} has none"
-    return reference, IN_DOUBLE + elsewhere, True
+    packed = kinds(call.module)
+    written_out = f", its packed weights ({packed}) written out" if packed else ""
+    return reference, IN_DOUBLE + elsewhere + written_out, True
 
 
 def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:

@@ -5,7 +5,6 @@ whatever asks for float32 gets float64. So a formula is compared with the module
 not with what the number type of the run left of it.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +15,7 @@ from torch import nn
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Invocation, Through
+from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.capture.products import Products, RememberedProducts
@@ -46,17 +46,6 @@ def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> C
         changes = (adapter.renew, adapter.hasten if hastened else None)
         return _of_module(call, call.invocation, [each for each in changes if each is not None])
     return _of_attention(call, call.invocation)
-
-
-def double_copy(module: nn.Module) -> nn.Module:
-    """A copy with floating parameters and buffers in float64; settings are copied, too."""
-    known: dict[int, Any] = {}
-    for part in (*module.parameters(), *module.buffers()):
-        wide = in_float64(part)
-        wide = wide.clone() if wide.data_ptr() == part.data_ptr() else wide
-        is_weight = isinstance(part, nn.Parameter)
-        known[id(part)] = nn.Parameter(wide, requires_grad=False) if is_weight else wide
-    return copy.deepcopy(module, known)
 
 
 def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Call:

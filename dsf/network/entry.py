@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.capture.precision import double_model, guarded, in_float64
+from dsf.inspection.capture.precision import guarded, in_float64
 from dsf.inspection.entry import inspect
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.recorded_run import without_cache
@@ -107,7 +108,7 @@ def stack(
 
         loaded = load_model(model)
         model, tokenizer = loaded.model, loaded.tokenizer
-    model = double_model(getattr(model, "_orig_mod", model)).requires_grad_(False)
+    model = double_copy(getattr(model, "_orig_mod", model)).requires_grad_(False)
     inputs, named = in_float64(inputs), in_float64(named)
     inspection = inspect(model, *inputs, adapters=adapters, **named)
     mixers = calls_by_module(inspection.layers)

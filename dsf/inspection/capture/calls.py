@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from dsf.inspection.capture.disk_store import DiskStore, Stored
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
+from dsf.inspection.capture.packed_weights import packed_modules, unpacked
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.products import Products
 from dsf.inspection.errors import InspectionError, ReconstructionError
@@ -157,8 +158,14 @@ class CallLog(list[Call]):
 
 
 def storage_of(module: nn.Module) -> list[tuple[int, int]]:
-    """Where every weight lies, and how often it was written into."""
-    return [(part.data_ptr(), times_written(part)) for part in module.parameters()]
+    """Where every weight lies, and how often it was written into.
+
+    Packed weights are left out: some modules pack them anew when they run.
+    """
+    packed = packed_modules(module).values()
+    inside = {id(weight) for part in packed for weight in part.parameters()}
+    weights = (part for part in module.parameters() if id(part) not in inside)
+    return [(part.data_ptr(), times_written(part)) for part in weights]
 
 
 def bound(
@@ -335,14 +342,21 @@ class Weights(Mapping[str, Tensor]):
 
     They are not copied unless ``copied`` is set, so that a model need not fit into memory twice.
     Looking up a weight that was changed in place since the run raises an ``InspectionError``.
+    Packed weights of linear maps are written out as ``weight`` and ``bias``.
     """
 
     def __init__(self, module: nn.Module, *, copied: bool = False):
+        self._packed = packed_modules(module)
+        self._unpacked: dict[str, nn.Linear] = {}
         named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        self._parts = {name: part.clone() if copied else part for name, part in named.items()}
+        plain = {name: part for name, part in named.items() if not self._is_inside(name)}
+        self._parts = {name: part.clone() if copied else part for name, part in plain.items()}
         self._versions = {name: times_written(part) for name, part in self._parts.items()}
 
     def __getitem__(self, name: str) -> Tensor:
+        path, _, kind = name.rpartition(".")
+        if path in self._packed and kind in ("weight", "bias"):
+            return self._written_out(path, kind)
         part = self._parts[name]
         if times_written(part) != self._versions[name]:
             raise InspectionError(
@@ -351,8 +365,24 @@ class Weights(Mapping[str, Tensor]):
             )
         return in_float64(part)
 
+    def _written_out(self, path: str, kind: str) -> Tensor:
+        if path not in self._unpacked:
+            self._unpacked[path] = unpacked(self._packed[path], path)
+        found = getattr(self._unpacked[path], kind)
+        if found is None:
+            raise KeyError(f"{path}.{kind}")
+        return in_float64(found)
+
+    def _is_inside(self, name: str) -> bool:
+        return any(not path or name.startswith(f"{path}.") for path in self._packed)
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
+        yield from self._parts
+        for path, module in self._packed.items():
+            start = f"{path}." if path else ""
+            yield f"{start}weight"
+            if getattr(module, "bias", module) is not None:
+                yield f"{start}bias"
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(list(iter(self)))

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from dsf.inspection.capture.packed_weights import is_packed
 from dsf.inspection.capture.precision import in_float64
 
 
@@ -304,8 +305,10 @@ def _columns(
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear map: torch's ``Linear``, or the ``Conv1D`` of GPT-2."""
-    return isinstance(module, nn.Linear) or is_transposed(module)
+    """Whether a module is a linear map: torch's ``Linear``, a packed one, or GPT-2's ``Conv1D``."""
+    if isinstance(module, nn.Linear) or is_transposed(module):
+        return True
+    return hasattr(module, "in_features") and is_packed(module)
 
 
 def is_transposed(module: nn.Module) -> bool:

@@ -1,6 +1,5 @@
 """Runs float64 models without float32 inside, and the error that each dtype allows."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -104,14 +103,6 @@ def in_float64(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: in_float64(part) for name, part in value.items()}
     return value
-
-
-def double_model(model: nn.Module) -> nn.Module:
-    """A copy in float64; on the processor if a part of it lies on a device without float64."""
-    twin = copy.deepcopy(model)
-    if any(not has_double(part.device) for part in (*model.parameters(), *model.buffers())):
-        twin = twin.cpu()
-    return twin.double()
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

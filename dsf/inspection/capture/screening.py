@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dsf.inspection.capture.packed_weights import has_own_storage
 from dsf.inspection.errors import InspectionError, NonFiniteWeightsError, NothingCapturedError
 
 SHOWN = 5
@@ -34,8 +35,10 @@ def check_runnable(model: nn.Module, path: str = "") -> None:
     empty = [name for name, part in parts if is_lazy(part) or part.is_meta]
     if empty:
         raise InspectionError(
-            f"the model has weights without data: {_listed(empty)}. They are on the meta device or "
-            "not initialised: load the checkpoint without offloading, and run a lazy module once."
+            f"the model has weights without data: {_listed(empty)}. They are on the meta device, "
+            "as offloaded weights are, or not initialised: load the checkpoint without offloading "
+            "(device_map='cpu' or none; where it does not fit into memory, on the command line "
+            "--layerwise), and run a lazy module once."
         )
     _refuse_non_finite(parts)
 
@@ -60,8 +63,8 @@ def _refuse_non_finite(parts: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def _is_finite(part: Tensor) -> bool:
-    if not part.is_floating_point():
-        return True
+    if not part.is_floating_point() or has_own_storage(part):
+        return True  # packed weights are looked at when they are written out
     if part.dtype.itemsize == 1:  # isfinite is missing for eight-bit types
         part = part.to(torch.float32)
     # A sum is quicker than a comparison of every number, but it may itself overflow.

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.precision import double_model, in_double, in_float64
+from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.probing.ports import Port, Touch, tapped
 
@@ -26,7 +27,7 @@ class Repeated:
     """A call of a module that can be repeated, by a copy of the module in float64."""
 
     def __init__(self, module: nn.Module, arguments: Mapping[str, Any]):
-        self.module = double_model(module)
+        self.module = double_copy(module)
         self.arguments = {name: in_float64(part) for name, part in arguments.items()}
 
     def __call__(self) -> Tensor:

@@ -1,0 +1,190 @@
+"""Weights that are stored in another form than they are used in: quantised, packed or in 8 bits.
+
+Such a module is read through its own dequantisation: that of its weight, that of the module, or the
+one in its forward pass, which the identity matrix shows. What was read has to reproduce the module
+on other inputs; otherwise the module is refused.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsf.inspection.capture.environment import class_path
+from dsf.inspection.capture.precision import in_float64
+from dsf.inspection.errors import UnreadableError
+
+# Activations in 8 bits leave a hundredth; a transposed or scaled weight leaves more than a tenth.
+LIMIT = 0.03
+TRIED = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether a weight of the module itself, not of its parts, is packed."""
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    if any(_is_packed(part) for part in own):
+        return True
+    if isinstance(getattr(module, "weight", None), Tensor) or not hasattr(module, "in_features"):
+        return False
+    whole = (not (part.is_floating_point() or part.is_complex()) for part in own if part.ndim > 1)
+    return callable(getattr(module, "weight", None)) or any(whole)
+
+
+def has_own_storage(part: Tensor) -> bool:
+    """Whether the tensor knows itself what it stands for: one of a package for quantisation."""
+    return part.is_quantized or type(part).dequantize is not Tensor.dequantize
+
+
+def _is_packed(part: Tensor) -> bool:
+    if has_own_storage(part):
+        return True
+    if part.is_floating_point():
+        return part.element_size() == 1
+    return isinstance(part, nn.Parameter)
+
+
+def packed_modules(module: nn.Module) -> dict[str, nn.Module]:
+    """The packed modules in ``module`` by their paths, itself included; none inside another."""
+    found: dict[str, nn.Module] = {}
+    for path, part in module.named_modules():
+        inside = any(not root or path.startswith(f"{root}.") for root in found)
+        if not inside and is_packed(part):
+            found[path] = part
+    return found
+
+
+def kinds(module: nn.Module) -> str:
+    """The types of its packed weights, in words; empty if there are none."""
+    return ", ".join(sorted({_kind(part) for part in packed_modules(module).values()}))
+
+
+def _kind(module: nn.Module) -> str:
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    packed = next((part for part in own if _is_packed(part)), None)
+    if packed is None:
+        return class_path(type(module))
+    kind = str(packed.dtype).removeprefix("torch.")
+    named = type(packed) not in (Tensor, nn.Parameter)
+    return f"{type(packed).__name__ if named else kind} of {class_path(type(module))}"
+
+
+def unpacked(module: nn.Module, path: str) -> nn.Linear:
+    """A packed linear map as one of torch, in float64 and where ``in_float64`` puts it.
+
+    Raises:
+        UnreadableError: if nothing that the module says of its weights reproduces it.
+    """
+    try:
+        with torch.no_grad():
+            return _unpacked(module, path)
+    except UnreadableError:
+        raise
+    except Exception as error:  # whatever the code of a package for quantised weights raises
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+        raise _refused(module, path, reason) from error
+
+
+def _unpacked(module: Any, path: str) -> nn.Linear:
+    if not hasattr(module, "in_features") or not hasattr(module, "out_features"):
+        raise _refused(module, path, "it does not say how many features it takes and gives")
+    run = _Run(module)
+    bias = _bias(module, run)
+    tried: list[float] = []
+    for weight in _weights(module, run):
+        if weight.shape != (module.out_features, module.in_features):
+            continue
+        made = _linear(weight, bias)
+        tried.append(run.difference(made))
+        if tried[-1] <= LIMIT:
+            return made
+    if not tried:
+        raise _refused(module, path, "what it dequantises to has another shape than its features")
+    raise _refused(module, path, f"what it dequantises to is off by {min(tried):.1e} relative")
+
+
+class _Run:
+    """The module's own forward pass, in the first number type that it takes."""
+
+    def __init__(self, module: nn.Module):
+        self._module: Any = module
+        parts = (*module.parameters(), *module.buffers())
+        self._device = next((part.device for part in parts), torch.device("cpu"))
+        self._dtype = self._accepted()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        output = self._module.forward(rows.to(self._dtype).to(self._device))
+        return in_float64(output[0] if isinstance(output, tuple) else output)
+
+    def _accepted(self) -> torch.dtype:
+        for dtype in TRIED[:-1]:
+            try:
+                row = torch.zeros(1, self._module.in_features, dtype=dtype, device=self._device)
+                self._module.forward(row)
+            except (RuntimeError, TypeError, ValueError):
+                continue
+            return dtype
+        return TRIED[-1]
+
+    def difference(self, made: nn.Linear) -> float:
+        """Of a linear map from the module, relative, on rows of normal numbers."""
+        rng = torch.Generator().manual_seed(0)
+        rows = torch.randn(8, made.in_features, generator=rng, dtype=torch.float64)
+        rows = rows.to(self._dtype).double()
+        output = self(rows)
+        apart = (output - made(rows.to(output.device))).abs().max() / output.abs().max()
+        return float(apart) if bool(apart.isfinite()) else float("inf")
+
+
+def _weights(module: Any, run: _Run) -> Iterator[Tensor]:
+    """What the module may dequantise to, ``output input``, each only when the last one failed."""
+    said = _said(module)
+    if said is not None:
+        yield said
+        yield said.mT
+    rows = torch.eye(module.in_features, dtype=torch.float64)
+    zero = run(torch.zeros(1, module.in_features, dtype=torch.float64))
+    yield (run(rows) - zero).mT
+
+
+def _said(module: Any) -> Tensor | None:
+    """What the weight, or else the module, says that it dequantises to."""
+    weight = getattr(module, "weight", None)
+    weight = weight() if callable(weight) and not isinstance(weight, Tensor) else weight
+    if isinstance(weight, Tensor) and has_own_storage(weight):
+        return in_float64(weight.dequantize())
+    for name in ("dequantize", "dequantize_weight"):
+        method = getattr(module, name, None)
+        if callable(method):
+            found = method()
+            found = getattr(found, "weight", found)
+            if isinstance(found, Tensor) and found.ndim == 2:
+                return in_float64(found)
+    return None
+
+
+def _bias(module: Any, run: _Run) -> Tensor | None:
+    bias = getattr(module, "bias", run)
+    if callable(bias) and not isinstance(bias, Tensor | _Run):
+        bias = bias()
+    if isinstance(bias, Tensor) and bias.is_floating_point():
+        return in_float64(bias)
+    if bias is None:
+        return None
+    return run(torch.zeros(1, module.in_features, dtype=torch.float64)).squeeze(0)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64, device="meta")
+    made.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    kept = None if bias is None else nn.Parameter(bias.to(weight.device), requires_grad=False)
+    made.register_parameter("bias", kept)
+    return made
+
+
+def _refused(module: nn.Module, path: str, reason: str) -> UnreadableError:
+    return UnreadableError(
+        f"{path or 'the module'}: its weights are packed ({_kind(module)}) and cannot be read "
+        f"through the module itself: {reason}. Dequantise the model before inspecting it (in "
+        "transformers: model.dequantize()), or load it without quantisation."
+    )
