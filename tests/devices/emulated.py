@@ -92,6 +92,11 @@ class EmulatedTensor(Tensor):
     def data_ptr(self) -> int:
         return self._held.data_ptr()
 
+    def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, **named: Any) -> Tensor:
+        """On the device of this tensor; torch takes the current one, which is always 0 here."""
+        wanted = self.dtype if dtype is None else dtype
+        return torch.tensor(data, dtype=wanted, **{"device": self.device, **named})
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 

@@ -26,14 +26,14 @@ def moved(part, device):
 
 def placed(module, device):
     """The module on the device, with the hook that moves its arguments there."""
-    plain = module.forward
+    plain = type(module).forward
 
     def forward(module, *args, **kwargs):
         kwargs = {name: moved(part, device) for name, part in kwargs.items()}
-        return plain(*moved(args, device), **kwargs)
+        return plain(module, *moved(args, device), **kwargs)
 
     module.to(device)
-    module.forward = update_wrapper(partial(forward, module), plain)
+    module.forward = update_wrapper(partial(forward, module), plain.__get__(module))
 
 
 def spread(name, devices):
