@@ -41,7 +41,8 @@ def _is_packed(part: Tensor) -> bool:
         return True
     if part.is_floating_point():
         return part.element_size() == 1
-    return isinstance(part, nn.Parameter)
+    in_bytes = part.dtype in (torch.int8, torch.uint8) and part.ndim > 1
+    return in_bytes and isinstance(part, nn.Parameter)
 
 
 def packed_modules(module: nn.Module) -> dict[str, nn.Module]:
