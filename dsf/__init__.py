@@ -31,6 +31,7 @@ _HOME = {
     "probe": "dsf.inspection",
     "support": "dsf.inspection",
     "check_adapter": "dsf.properties",
+    "compare": "dsf.properties",
     "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
     "stack": "dsf.network",
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
     )
     from dsf.inspection import Adapter, Inspection, inspect, probe, support
     from dsf.network import edits, intervene, stack, sweep
-    from dsf.properties import check_adapter
+    from dsf.properties import check_adapter, compare
     from dsf.realisation import realise, reduce
     from dsf.report import view, write_report
     from dsf.system import System

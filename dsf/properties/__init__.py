@@ -1,5 +1,6 @@
-"""Decides properties of inspected layers and of adapters, with verdicts and evidence."""
+"""Decides properties of inspected layers and of adapters, and compares inspections."""
 
 from dsf.properties.adapter_laws import check_adapter
+from dsf.properties.comparison import Comparison, compare
 
-__all__ = ["check_adapter"]
+__all__ = ["Comparison", "check_adapter", "compare"]
