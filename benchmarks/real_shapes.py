@@ -1,19 +1,17 @@
 """Whole models at the shapes of published checkpoints, beside their plain forward pass.
 
-    python -m benchmarks.real_shapes [--threads N] [--tokens N,N] [--write] [SHAPE ...]
+    python -m benchmarks.real_shapes [--threads N] [--tokens N,N] [SHAPE ...]
 
-Random weights as the model library draws them. Every number is a multiple of the time that the
-plain forward pass takes, in the same run. ``--write`` records them in ``docs/real_shapes.json``.
+Random weights as the model library draws them. Every number is a multiple of the processor time
+that the plain forward pass takes, in the same run, before and after.
 """
 
 import argparse
 import gc
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,10 +20,8 @@ from torch import nn
 
 import dsf
 
-ROOT = Path(__file__).resolve().parent.parent
-RECORD = ROOT / "docs" / "real_shapes.json"
 TOKENS = (512, 2048)
-LONG = 3.0  # seconds from which the plain forward pass is timed once before and once after
+WARM, FIRST = 400, 4  # tokens of the inspection that does not count, and its layers measured
 SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "GPT-2 124M": ("GPT2LMHeadModel", {"n_positions": 2048}),
     "SmolLM2 135M": (
@@ -87,17 +83,14 @@ def model_of(shape: str) -> nn.Module:
     return model
 
 
-def seconds(work: Callable[[], Any], *, turns: int) -> tuple[float, Any]:
-    """The median time of some turns, and what the last of them returned."""
-    taken = []
-    for _ in range(turns):
-        begun = time.perf_counter()
-        result = work()
-        taken.append(time.perf_counter() - begun)
-    return median(taken), result
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Processor time in all threads, and what was returned."""
+    begun = time.process_time()
+    result = work()
+    return time.process_time() - begun, result
 
 
-def compared(shape: str, tokens: int, *, long: bool) -> dict[str, Any]:
+def compared(shape: str, tokens: int, *, long: bool = False) -> dict[str, Any]:
     """The multiples of one model at one length.
 
     Args:
@@ -110,12 +103,12 @@ def compared(shape: str, tokens: int, *, long: bool) -> dict[str, Any]:
         with torch.no_grad():
             return model(input_ids=ids, use_cache=False)
 
-    first, _ = seconds(run, turns=1)
-    plain, _ = seconds(run, turns=3 if first < LONG else 1)
-    dsf.inspect(model, input_ids=ids[:, :64])  # loops are compiled
-    taken, inspection = seconds(lambda: dsf.inspect(model, input_ids=ids), turns=1)
-    again, _ = seconds(run, turns=1)
-    plain = median([plain, again])
+    short = dsf.inspect(model, input_ids=ids[:, :WARM])[:FIRST]  # compiles and imports
+    short.measure()
+    before, _ = seconds(run)
+    taken, inspection = seconds(lambda: dsf.inspect(model, input_ids=ids))
+    after, _ = seconds(run)
+    plain = (before + after) / 2
     found: dict[str, Any] = {
         "seconds": plain,
         "inspect": taken / plain,
@@ -123,36 +116,32 @@ def compared(shape: str, tokens: int, *, long: bool) -> dict[str, Any]:
         "rounding": max(layer.rounding for layer in inspection),
     }
     if long or all("channel" not in layer.axes for layer in inspection):
-        found["measure"] = seconds(inspection.measure, turns=1)[0] / plain
+        found["measure"] = seconds(inspection.measure)[0] / plain
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "report.html"
-            report = seconds(lambda: dsf.write_report(inspection, page), turns=1)[0]
+            dsf.write_report(short, page)
+            report = seconds(lambda: dsf.write_report(inspection, page))[0]
         found["report"] = report / plain
     gc.collect()
     return found
 
 
 def main() -> None:
-    """Measure, tell and, if asked, record."""
+    """Measure and tell."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_shapes")
     parser.add_argument("shapes", nargs="*", metavar="SHAPE", default=list(SHAPES))
     parser.add_argument("--threads", type=int, default=0, help="of torch; its own number if 0")
     parser.add_argument("--tokens", default=",".join(map(str, TOKENS)))
     parser.add_argument("--long", action="store_true", help="maps of single channels, too")
-    parser.add_argument("--write", action="store_true", help="into docs/real_shapes.json")
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
     threads = f"{torch.get_num_threads()} threads"
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     for shape in asked.shapes:
         for tokens in map(int, asked.tokens.split(",")):
             found = compared(shape, tokens, long=asked.long)
             told = "  ".join(f"{name} {number:.3g}" for name, number in found.items())
             print(f"{shape}, {tokens} tokens, {threads}: {told}", flush=True)
-            record.setdefault(shape, {}).setdefault(threads, {})[str(tokens)] = found
-            if asked.write:
-                RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

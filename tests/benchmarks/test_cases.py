@@ -18,6 +18,7 @@ from benchmarks import (
     models,
     page,
     peers,
+    real_shapes,
     row_statistics,
     wide,
 )
@@ -91,3 +92,11 @@ def test_what_still_runs_in_another_thread_is_waited_for():
     other.start()
     limits.come_to_rest()
     assert not other.is_alive()
+
+
+def test_a_shape_is_compared_with_its_plain_forward_pass(monkeypatch):
+    small = {"vocab_size": 30000, "n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 70}
+    monkeypatch.setattr(real_shapes, "SHAPES", {"small": ("GPT2LMHeadModel", small)})
+    found = real_shapes.compared("small", 70)
+    assert found["formula"] <= 1e-12
+    assert all(found[each] > 0 for each in ("seconds", "inspect", "measure", "report"))
