@@ -11,6 +11,23 @@ from typing import Any
 from dsf.inspection.choice import Chosen
 from dsf.inspection.results.layers import Inspection
 
+__all__ = [
+    "Ablate",
+    "Cut",
+    "Edit",
+    "Forget",
+    "MapFrom",
+    "Mean",
+    "Negative",
+    "Reduce",
+    "Scale",
+    "Sink",
+    "StateFrom",
+    "ValueFrom",
+    "Window",
+    "from_json",
+]
+
 Tokens = int | slice | range | list[int] | tuple[int, ...] | None
 Source = Inspection | str | None
 """Another run: its inspection, or the name under which ``intervene(sources=...)`` has it."""
