@@ -151,7 +151,8 @@ def _rows(outcomes: Sequence[Outcome]) -> str:
         claim = outcome.claim
         word = outcome.word if slips else f"`{outcome.word}`"
         where = "" if claim.table is Table.OWN else claim.place
-        lines.append(_line([claim.id, claim.statement, where, claim.standing.value, word]))
+        cells = _text(claim.statement), _text(where), claim.standing.value
+        lines.append(_line([claim.id, *cells, word]))
     return "\n".join(lines)
 
 
@@ -161,12 +162,12 @@ def _details(outcome: Outcome) -> str:
     said = [f"- **{claim.id}**:"]
     if claim.quote:
         near = "" if claim.table in (Table.PAPER, Table.SLIP) else f"Nearest ({claim.place}): "
-        said.append(f"{near}“{claim.quote}”")
+        said.append(_text(f"{near}“{claim.quote}”"))
     if claim.hypotheses:
-        said.append(f"Conditions: {'; '.join(claim.hypotheses)}.")
-    said.append(reason(outcome))
+        said.append(_text(f"Conditions: {'; '.join(claim.hypotheses)}."))
+    said.append(_text(reason(outcome)))
     if claim.stands:
-        said.append(f"**What stands:** {claim.stands}")
+        said.append(f"**What stands:** {_text(claim.stands)}")
     found = witness(outcome)
     if found:
         said.append(f"Witness: {_code(found)}.")
@@ -181,12 +182,14 @@ def changes(outcomes: Sequence[Outcome]) -> str:
     for id, old in before.items():
         new = now[id]
         same = old["statement"] == new.claim.statement
-        wording = "the same wording" if same else new.claim.statement
-        was = f"{old['statement']} `{old['verdict']}`, {old['standing']}"
+        wording = "the same wording" if same else _text(new.claim.statement)
+        was = f"{_text(old['statement'])} `{old['verdict']}`, {old['standing']}"
         lines.append(_line([id, was, wording, _word(new), _where(new.claim), old["reason"]]))
     added = [outcome for id, outcome in now.items() if id not in before]
     fresh = [_line(["id", "statement", "verdict", "in the table"]), "|---" * 4 + "|"]
-    fresh += [_line([o.claim.id, o.claim.statement, _word(o), _where(o.claim)]) for o in added]
+    fresh += [
+        _line([o.claim.id, _text(o.claim.statement), _word(o), _where(o.claim)]) for o in added
+    ]
     return (
         "\n\n".join(
             [
@@ -211,6 +214,11 @@ def _word(outcome: Outcome) -> str:
 
 def _where(claim: Claim) -> str:
     return f"{TABLES[claim.table][0].lower()}, {claim.standing}"
+
+
+def _text(words: str) -> str:
+    """An index is no emphasis."""
+    return words.replace("_", chr(92) + "_")
 
 
 def _code(facts: Any) -> str:

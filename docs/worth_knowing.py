@@ -285,7 +285,7 @@ def _picture(figure: plt.Figure, name: str, words: str) -> str:
 
 
 def _quote(id: str) -> str:
-    return BY_ID[id].quote
+    return BY_ID[id].quote.replace("_", chr(92) + "_")
 
 
 def _fractions(parts: Sequence[Fraction]) -> str:

@@ -54,7 +54,13 @@ def reason(outcome: Outcome) -> str:
     parts = [outcome.claim.note, f"checked by: {certificate.method}"]
     parts += [f"rests on: {each}" for each in certificate.assumptions]
     parts += [f"open: {each}" for each in certificate.limits.values()]
-    return " ".join(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in map(str, parts) if part)
+    return " ".join(f"{_capitalised(part).rstrip('.')}." for part in map(str, parts) if part)
+
+
+def _capitalised(part: str) -> str:
+    """A word of the text gets its capital, a Greek letter or a path stays what it is."""
+    word = part.split(" ", 1)[0]
+    return part[0].upper() + part[1:] if word.isascii() and word.isalpha() else part
 
 
 def witness(outcome: Outcome) -> Mapping[str, Any] | None:

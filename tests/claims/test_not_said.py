@@ -14,11 +14,11 @@ BY_ID = {claim.id: claim for claim in claims.ALL}
 NOT_STATED = tuple(
     f"{paper}-{number}"
     for paper, numbers in {
-        "DSF": (6, 7, 8, 9, 12, 13, 14, 15, 17, 18, 21, 22, 23, 25),
+        "DSF": (6, 7, 8, 9, 12, 13, 14, 15, 17, 18, 20, 21, 22, 23, 25),
         "CDY": (3, 5, 7),
         "EIG": (1,),
-        "INL": (2, 4, 5, 6, 8, 12, 13, 15, 16, 18, 20, 22, 24),
-        "MLA": (5, 9, 10, 11, 12, 14, 15, 17, 20, 21, 23),
+        "INL": (2, 4, 5, 6, 8, 9, 12, 13, 15, 16, 18, 20, 22, 24),
+        "MLA": (5, 9, 10, 11, 12, 14, 15, 17, 20, 21, 23, 26),
         "ZER": (5, 10, 13, 18, 20),
     }.items()
     for number in numbers
@@ -91,7 +91,12 @@ def sentences(text):
 
 WRITTEN = dict(texts())
 ALL_TEXTS = {place: flat(text) for place, text in WRITTEN.items()}
-SENTENCES = {place: list(sentences(text)) for place, text in WRITTEN.items()}
+ASCRIBING = [
+    (place, sentence)
+    for place, text in WRITTEN.items()
+    for sentence in sentences(text)
+    if ASCRIBED.search(sentence)
+]
 
 
 @pytest.mark.parametrize("id", PHRASES)
@@ -107,12 +112,19 @@ def test_what_a_paper_does_not_state_is_not_in_its_table(id):
 
 @pytest.mark.parametrize("id", NOT_STATED)
 def test_no_sentence_ascribes_it(id):
-    """The statement itself, or its id, next to words that give it to a paper."""
+    """Neither the statement itself nor its id next to words that give it to a paper."""
     statement = flat(BY_ID[id].statement).rstrip(".")
-    for place, found in SENTENCES.items():
-        for sentence in found:
-            if statement in sentence or re.search(rf"\b{id.lower()}\b", sentence):
-                assert not ASCRIBED.search(sentence), f"{place}: {sentence[:300]}"
+    named = re.compile(rf"\b{id.lower()}\b")
+    found = [
+        (str(place), sentence)
+        for place, sentence in ASCRIBING
+        if statement in sentence or named.search(sentence)
+    ]
+    assert found == []
+
+
+def test_sentences_that_ascribe_are_found():
+    assert len(ASCRIBING) > 10
 
 
 def test_an_ascription_would_be_seen():

@@ -191,8 +191,9 @@ CLAIMS = (
         place="Sec. 4.2",
         hypotheses=("one head",),
         note=(
-            "The paper says why: the channels of separable attention share one map; two channels "
-            "of S6 with different rates have maps that no factor brings together."
+            "The quoted sentence gives the reason: the channels of separable attention share one "
+            "map; two channels of S6 with different rates have maps that no factor brings "
+            "together."
         ),
     ),
     Claim(
