@@ -62,10 +62,20 @@ def test_maps_and_rows(here, gone, there):
     assert_alike(torch.cat(blocks, dim=-2), expected, there)
 
 
+def keywords(measure):
+    """What a measure of the list is given beside the map."""
+    return getattr(measure, "keywords", {})
+
+
+def arguments_there(part, there):
+    return moved(part, there) if isinstance(part, torch.Tensor) else part
+
+
 def test_folds(here, gone, there):
     real = not dsf.attention_map(here.system()).is_complex()
     for measure in FOLDS + (SIGNED if real else []):
-        ours = alone(lambda fold=measure: fold(gone.system()))
+        given = {name: arguments_there(part, there) for name, part in keywords(measure).items()}
+        ours = alone(lambda fold=measure, given=given: fold(gone.system(), **given))
         assert ours.device == there, measure
         if there.index != SINGLE_ONLY:
             torch.testing.assert_close(ours.cpu(), measure(here.system()), equal_nan=True)

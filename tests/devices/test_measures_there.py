@@ -126,7 +126,7 @@ OF_THE_KEYS = {
         key[0], key[0, 0], key[0, 1].abs() + 1, (-key[0].abs(), key[0].abs()), width=50, most=0.9
     ),
     "locality": lambda key: certify.locality(
-        key, (key[0] - 0.01, key[0] + 0.01), window=(0, 8), share=0.5
+        key, (-key[0].abs() / 64, key[0].abs() / 64), window=(0, 8), share=0.5
     ),
 }
 
