@@ -51,7 +51,7 @@ _SUBPACKAGES = {
     "exchange": "dsf.exchange",
     "scans": "dsf.scans",
     "certify": "dsf.certificates",
-    "edits": "dsf.network.edits",
+    "edits": "dsf.edits",
     "claims": "dsf.claims",
     "jobs": "dsf.jobs",
     "plot": "dsf.plot",
@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from dsf import (
         algebra,
         claims,
+        edits,
         exchange,
         ingredients,
         jobs,
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
         step,
     )
     from dsf.inspection import Adapter, Inspection, inspect, probe, support
-    from dsf.network import edits, intervene, stack, sweep
+    from dsf.network import intervene, stack, sweep
     from dsf.properties import check_adapter, compare
     from dsf.realisation import realise, reduce
     from dsf.report import view, write_report

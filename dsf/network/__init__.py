@@ -1,9 +1,8 @@
 """A model across its layers: what each token adds, shares of a logit, and edited runs."""
 
-from dsf.network import edits
 from dsf.network.attribution import Attribution
 from dsf.network.entry import stack
 from dsf.network.intervention import Intervention, intervene, sweep
 from dsf.network.stacked import Stack
 
-__all__ = ["Attribution", "Intervention", "Stack", "edits", "intervene", "stack", "sweep"]
+__all__ = ["Attribution", "Intervention", "Stack", "intervene", "stack", "sweep"]

@@ -15,13 +15,7 @@ from torch import Tensor
 from dsf.algebra import split_at
 from dsf.coefficient import TokenSlots
 from dsf.composite import Operator
-from dsf.evaluate import attention_map, final_state, respond
-from dsf.inspection.choice import chosen_heads
-from dsf.inspection.errors import InspectionError
-from dsf.inspection.results.layers import InspectedLayer, Inspection
-from dsf.inspection.softmax.followed import GivenWeights
-from dsf.mixers import SoftmaxAttention
-from dsf.network.edits import (
+from dsf.edits import (
     Ablate,
     Cut,
     Edit,
@@ -40,6 +34,12 @@ from dsf.network.edits import (
     ValueFrom,
     Window,
 )
+from dsf.evaluate import attention_map, final_state, respond
+from dsf.inspection.choice import chosen_heads
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.results.layers import InspectedLayer, Inspection
+from dsf.inspection.softmax.followed import GivenWeights
+from dsf.mixers import SoftmaxAttention
 from dsf.system import System
 
 ENTRIES = 2**24

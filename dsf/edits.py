@@ -4,32 +4,14 @@ An edit is plain data: it is printed as it is written, and ``edit.to_json()`` an
 it a form that a file can hold. ``dsf.intervene`` applies edits while the model runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from dsf.inspection.choice import Chosen
-from dsf.inspection.results.layers import Inspection
-
-__all__ = [
-    "Ablate",
-    "Cut",
-    "Edit",
-    "Forget",
-    "MapFrom",
-    "Mean",
-    "Negative",
-    "Reduce",
-    "Scale",
-    "Sink",
-    "StateFrom",
-    "ValueFrom",
-    "Window",
-    "from_json",
-]
-
+Chosen = int | str | slice | Sequence[int | str | slice] | None
+"""Numbers, names, patterns and slices, as ``dsf.inspect(layers=..., heads=...)`` takes them."""
 Tokens = int | slice | range | list[int] | tuple[int, ...] | None
-Source = Inspection | str | None
+Source = Any
 """Another run: its inspection, or the name under which ``intervene(sources=...)`` has it."""
 
 
