@@ -8,6 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+__all__ = [
+    "Ablate",
+    "Cut",
+    "Edit",
+    "Forget",
+    "MapFrom",
+    "Mean",
+    "Negative",
+    "Reduce",
+    "Scale",
+    "Sink",
+    "StateFrom",
+    "ValueFrom",
+    "Window",
+    "from_json",
+]
+
 Chosen = int | str | slice | Sequence[int | str | slice] | None
 """Numbers, names, patterns and slices, as ``dsf.inspect(layers=..., heads=...)`` takes them."""
 Tokens = int | slice | range | list[int] | tuple[int, ...] | None
