@@ -318,11 +318,11 @@ class RowChange:
 
     Attributes:
         written: the tokens whose rows change.
-        change: a function from a block of rows and the numbers of their tokens to the new block.
+        apply: a function that changes a block of rows in place, given the numbers of their tokens.
     """
 
     written: Tensor
-    change: Callable[[Block, Tensor], Block]
+    apply: Callable[[Block, Tensor], None]
 
 
 def _row_change(
@@ -368,11 +368,20 @@ def _row_change(
         change = _taken(subject, edit, system)
     chosen = _chosen(subject, edit, system.batch).unsqueeze(-1)
 
-    def limited(block: Block, rows: Tensor) -> Block:
-        mine = torch.isin(rows, written)[:, None, None, None]
-        return torch.where((chosen & mine).to(block.device), change(block, rows), block)
+    samples: slice | Tensor = slice(None)
+    if edit.samples is not None and not isinstance(edit, MapFrom):
+        # Edits with a sample of their own each are common: the other samples are not touched.
+        samples = _places("samples", edit.samples, system.batch[0])
 
-    return RowChange(written, limited)
+    def apply(block: Block, rows: Tensor) -> None:
+        mine = torch.isin(rows, written)
+        if not bool(mine.any()):
+            return
+        part = block[samples]
+        where = chosen[samples] & mine[:, None, None, None]
+        block[samples] = torch.where(where.to(block.device), change(part, rows), part)
+
+    return RowChange(written, apply)
 
 
 def _factors(columns: Tensor, factor: float) -> Tensor:
@@ -428,9 +437,9 @@ def _by_rows(
         rows = torch.arange(start, stop)
         block = attention_map(system, slice(start, stop))
         before = block.unflatten(-1, (read, ports)).unflatten(-3, (len(rows), system.output_size))
-        after = before
+        after = before.clone()
         for change in changes:
-            after = change.change(after, rows)
+            change.apply(after, rows)
         difference = (after - before).flatten(-2).flatten(-3, -2)
         added[..., start:stop, :, :] = (difference @ values).unflatten(
             -2, (len(rows), system.output_size)

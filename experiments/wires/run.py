@@ -1,10 +1,10 @@
-"""Which single edge carries the answer of the recall models, and what happens without it.
+"""Which edges carry the answer of the recall models, and what happens without them.
 
 For every prompt the shares of the edges in the logit difference between the right value and another
-value of the prompt are computed at the last query. The token-to-token edge of one layer with the
-largest share is cut, all heads together; as a control an edge of the same layer and prompt whose
-weight is as large, chosen at random. The state of recurrent layers is taken over from a prompt with
-other values.
+value of the prompt are computed at the last query. An edge goes from an earlier token to the query
+in one layer, all heads together. Those with the largest shares are cut; as a control as many edges
+of the same layers and prompt whose weights are as large, chosen at random. The state of recurrent
+layers is taken over from a prompt with the same keys and other values.
 
     python -m experiments.wires.run
 """
@@ -31,8 +31,10 @@ from dsf.saving import replace_file
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 BATCH = 50
+COUNTS = (1, 4, 16)
+"""How many edges are cut, those with the largest shares first."""
 EQUAL = 0.2
-"""A control's weight may differ by this share from that of the edge with the largest share."""
+"""The weight of a control may differ by this share from that of its edge."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +78,8 @@ def margin(logits: Tensor, given: Prompts) -> Float[Tensor, " sample"]:
 Edge = tuple[str, int, int]
 
 
-def strongest(stack: Stack, given: Prompts) -> tuple[list[Edge], list[Edge]]:
-    """For every prompt the edge with the largest share, and one of equal weight at random."""
+def ranked(stack: Stack, given: Prompts) -> tuple[list[list[Edge]], list[list[Edge]]]:
+    """For every prompt the edges with the largest shares, and as many of equal weight at random."""
     share = stack.attribute(lambda logits: margin(logits, given))
     names = [mixer.name for mixer in stack.mixers]
     edges = torch.stack([share.edge_sums(name) for name in names], dim=1)
@@ -87,24 +89,38 @@ def strongest(stack: Stack, given: Prompts) -> tuple[list[Edge], list[Edge]]:
     steps, rng = edges.shape[-1], torch.Generator().manual_seed(0)
     found, controls = [], []
     for sample in range(len(edges)):
-        layer, edge = divmod(int(edges[sample].argmax()), steps * steps)
-        weight = weights[sample, layer].flatten()
-        apart = (weight / weight[edge] - 1).abs()
-        apart[edge] = torch.inf
-        equal = (apart < EQUAL).nonzero().flatten()
-        equal = apart.argmin().reshape(1) if not len(equal) else equal
-        control = int(equal[torch.randint(len(equal), (), generator=rng)])
-        found.append((names[layer], *divmod(edge, steps)))
-        controls.append((names[layer], *divmod(control, steps)))
+        into_query = torch.arange(steps) == given.place[sample]
+        shares = edges[sample].where(into_query[:, None], -torch.inf)
+        top = shares.flatten().argsort(descending=True)[: max(COUNTS)].tolist()
+        weight, free = (
+            weights[sample].flatten(),
+            torch.ones(edges[sample].numel(), dtype=torch.bool),
+        )
+        free[top] = False
+        random = []
+        for edge in top:
+            apart = (weight / weight[edge] - 1).abs().where(free, torch.inf)
+            apart = apart.where(torch.arange(len(apart)) // steps**2 == edge // steps**2, torch.inf)
+            equal = (apart < EQUAL).nonzero().flatten()
+            equal = equal if len(equal) else apart.argmin().reshape(1)
+            random.append(int(equal[torch.randint(len(equal), (), generator=rng)]))
+            free[random[-1]] = False
+        for kept, numbers in ((found, top), (controls, random)):
+            kept.append([(names[k // steps**2], *divmod(k % steps**2, steps)) for k in numbers])
     return found, controls
 
 
-def kept(model: Any, given: Prompts, edges: list[Edge]) -> Tensor:
-    """Which answers are right with the edges cut, and without."""
-    cuts = [
-        Cut(name, written=[written], read=[read], samples=[sample])
-        for sample, (name, written, read) in enumerate(edges)
-    ]
+def right_without(model: Any, given: Prompts, edges: list[list[Edge]]) -> Tensor:
+    """Which answers are right without the edges, after those that are right with them."""
+    cuts = []
+    for sample, several in enumerate(edges):
+        rows_cut: dict[tuple[str, int], list[int]] = {}
+        for name, written, read in several:
+            rows_cut.setdefault((name, written), []).append(read)
+        cuts += [
+            Cut(name, written=[written], read=reads, samples=[sample])
+            for (name, written), reads in rows_cut.items()
+        ]
     result = dsf.intervene(model, edits=cuts, input_ids=given.tokens)
     return torch.stack(
         [rows(each, given).argmax(dim=-1) == given.answer for each in (result.clean, result.output)]
@@ -154,25 +170,26 @@ def batches(samples: int) -> Iterator[Prompts]:
 
 def run(name: str, samples: int) -> dict[str, Any]:
     model = load_model(folder(name)).model
-    right, without, control, states, where = [], [], [], [], []
+    right, states, where = [], [], []
+    broken: dict[tuple[str, int], list[Tensor]] = {}
     for given in batches(samples):
         stack = dsf.stack(model, input_ids=given.tokens)
-        edges, controls = strongest(stack, given)
-        clean, cut = kept(model, given, edges)
+        found, controls = ranked(stack, given)
+        where += [edges[0][0] for edges in found]
+        for kind, edges in (("largest share", found), ("equal weight", controls)):
+            for count in COUNTS:
+                first = [several[:count] for several in edges]
+                clean, cut = right_without(model, given, first)
+                broken.setdefault((kind, count), []).append(~cut[clean])
         right.append(clean)
-        without.append(cut[clean])
-        control.append(kept(model, given, controls)[1][clean])
-        where += [edge[0] for edge in edges]
         state = patched(model, given)
         states += [] if state is None else [state]
-    result: dict[str, Any] = {
-        "model": name,
-        "prompts": samples,
-        "right": _share(torch.cat(right)),
-        "broken without the edge": 1 - _share(torch.cat(without)),
-        "broken without an edge of equal weight": 1 - _share(torch.cat(control)),
-        "layer of the edge": {each: where.count(each) for each in sorted(set(where))},
+    result: dict[str, Any] = {"model": name, "prompts": samples, "right": _share(torch.cat(right))}
+    result["broken"] = {
+        kind: {str(count): _share(torch.cat(broken[kind, count])) for count in COUNTS}
+        for kind in ("largest share", "equal weight")
     }
+    result["layer of the edge"] = {each: where.count(each) for each in sorted(set(where))}
     for key in states[0] if states else ():
         result[key] = sum(each[key] for each in states) / len(states)
     return result
