@@ -48,10 +48,11 @@ TABLES = {
         "the details; the row is still ours.",
     ),
 }
-VERDICTS = """`PROVED`
-: by symbols, by exact arithmetic, by a short argument whose hypotheses are checked, or by one case
-  where one case is enough ("not every", "depends on"). `dsf.certify` keeps the word for what its
-  checker has accepted; here a reader has to accept the argument, which stands behind *rests on*.
+VERDICTS = """`ARGUED`
+: holds by symbols, by exact arithmetic, by a short argument whose hypotheses are checked, or by one
+  case where one case is enough ("not every", "depends on"). The argument stands behind *rests on*:
+  a reader has to accept it, since no checker reads arguments. `PROVED`, the word of `dsf.certify`
+  for what its checker has accepted, does not occur here.
 
 `HOLDS_NUMERICALLY`
 : measured on the cases that the check names, or true of printed numbers; no proof for others.
@@ -86,8 +87,8 @@ def headline(outcomes: Sequence[Outcome]) -> str:
     measured = words["HOLDS_NUMERICALLY"]
     return (
         f"Of {checked} statements that were checked against the text, {fallen} do not hold as "
-        f"stated; {checked - fallen - unknown - measured} are proved, {measured} hold on the cases "
-        f"checked, and {unknown} are open here."
+        f"stated; {words['ARGUED']} hold by symbols or a checked argument, {measured} on the cases "
+        f"tried, and {unknown} are open here."
     )
 
 
@@ -132,7 +133,7 @@ def _fallen(outcomes: Sequence[Outcome]) -> str:
 
 def _counts(outcomes: Iterable[Outcome]) -> str:
     found = Counter((outcome.claim.table, outcome.word) for outcome in outcomes)
-    words = ("PROVED", "HOLDS_NUMERICALLY", "REFUTED", "UNKNOWN", "confirmed")
+    words = ("ARGUED", "HOLDS_NUMERICALLY", "REFUTED", "UNKNOWN", "confirmed")
     lines = [
         _line(["table", *(f"`{word}`" for word in words[:-1]), "confirmed", "rows"]),
         "|---" * 7 + "|",

@@ -73,7 +73,7 @@ row {_fractions(row)} needs the decays {_fractions(decays)}, since the last weig
 {decays[2]} =
 {1 - decays[2]}, the one before {decays[2]}·(1 - {decays[1]}) = {decays[2] * (1 - decays[1])},
 and the
-first {decays[2]}·{decays[1]} = {decays[2] * decays[1]}. This is MetaLA's, and it is proved
+first {decays[2]}·{decays[1]} = {decays[2] * decays[1]}. This is MetaLA's, and it holds
 (`MLA-6`).
 *What stands beside it:* a decay for every row of a map depends on rows to come (`MLA-10`), so
 this shows which maps exist and not which layers learn them. The paper does not promise the latter:
@@ -102,7 +102,7 @@ def softmax_states() -> str:
 
 {picture}
 
-With features of one token each, infinitely many. The paper says so, it is proved, and two tokens
+With features of one token each, infinitely many. The paper says so, it holds, and two tokens
 are
 enough to see it (`DSF-5`, `DSF-30`). *What stands beside it:* where coefficients may see the
 prefix, half the length is enough at one length, 10 states for 20 tokens in the picture, and no

@@ -82,9 +82,9 @@ assert abs(slopes[1] - 3) < 0.1
 # Stopping after the first order with both gates at one is InLine attention of notebook 4; putting
 # the zero order back and all gates at one is softmax. One expansion, three layers:
 
-# %% tags=["proved"]
+# %%
 certificate = decided("INL-24")
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.Verdict.ARGUED
 
 # %% [markdown]
 # ## The layer
@@ -104,7 +104,7 @@ map = dsf.attention_map(radial.system())
 certificate = dsf.certify.zero_sums(map, tolerance=1e-14)
 print(certificate)
 assert certificate.verdict is dsf.Verdict.PROVED
-assert decided("ZER-1").verdict is dsf.Verdict.PROVED
+assert decided("ZER-1").verdict is dsf.Verdict.ARGUED
 
 # %% [markdown]
 # The full layer multiplies by the cosine of query and key, $o_t = \sum_i w_{ti}\, (\hat q_t^\top
@@ -167,17 +167,17 @@ plot.curves(
 )
 plt.show()
 
-# %% tags=["proved"]
+# %%
 certificate = decided("ZER-19")
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.Verdict.ARGUED
 
 # %% [markdown]
 # The dashed curve returns to zero: with the higher orders above the first, *two* gaps give the same
 # weights.
 
-# %% tags=["proved"]
+# %%
 certificate = decided("ZER-10")
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.Verdict.ARGUED
 
 # %% [markdown]
 # Taking $1/t$ off a softmax row gives zero-sum combinations (ZER-7, which the paper states), but no
@@ -186,7 +186,7 @@ assert certificate.verdict is dsf.Verdict.PROVED
 # what enlarges the set are two gates that differ (ZER-9).
 
 # %% tags=["refuted"]
-assert decided("ZER-7").verdict is dsf.Verdict.PROVED
+assert decided("ZER-7").verdict is dsf.Verdict.ARGUED
 certificate = decided("ZER-27")
 assert certificate.verdict is dsf.Verdict.REFUTED
 
@@ -244,10 +244,10 @@ for name, layer, bound in (("radial", radial, 3), ("full", full, 3 * 4)):
 # first-order part grows, since it is *linear* in the logits, while a softmax response never leaves
 # the convex hull of the values.
 
-# %% tags=["proved"]
+# %%
 assert decided("ZER-15").verdict is dsf.Verdict.HOLDS_NUMERICALLY
 certificate = decided("ZER-39")
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.Verdict.ARGUED
 
 # %% [markdown]
 # ## Exercises

@@ -73,7 +73,8 @@ assert nearly.verdict is dsf.Verdict.PROVED
 # | `float` | the program as it runs | its own subject |
 #
 # A verdict is printed with its level and never promoted to another. That the *formula* sums to one
-# is a symbolic proof, at level `real`, for any number of tokens:
+# is shown with symbols, at level `real`, for any number of tokens. No checker reads symbols, so the
+# verdict is `ARGUED`, and the argument is printed with it:
 
 # %%
 [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=("INL-9",)))

@@ -92,6 +92,6 @@ def check_all(claims: tuple[Claim, ...] = ALL) -> Iterator[Outcome]:
         >>> from dsf import claims
         >>> for outcome in claims.check_all(claims.chosen(ids=("INL-9",))):
         ...     print(outcome.claim.id, outcome.certificate.verdict.value, outcome.as_recorded)
-        INL-9 PROVED True
+        INL-9 ARGUED True
     """
     return map(decide, claims)

@@ -1,7 +1,8 @@
 """From what a check found to a certificate: the only ways a claim of a paper is decided.
 
-``nan`` decides nothing anywhere, a false claim needs its witness, and what was only measured is
-never PROVED.
+``nan`` decides nothing anywhere, a false claim needs its witness, what was only measured holds on
+the cases that were measured, and what rests on symbols or an argument, which no checker reads, is
+ARGUED.
 """
 
 import math
@@ -9,12 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import sympy
+from sympy.logic.boolalg import BooleanAtom
 
 from dsf.certificates import Certificate, Level, Verdict
 
 
 def measured(claim: str, error: float, *, within: float, method: str) -> Certificate:
-    """HOLDS_NUMERICALLY if ``error`` is at most ``within``; otherwise the error is the witness."""
+    """HOLDS_NUMERICALLY if ``error`` is at most ``within``; otherwise the error is the witness.
+
+    Raises:
+        ValueError: if the error is negative.
+    """
+    if error < 0:
+        raise ValueError(
+            f"measured: an error is a size, but {error} came for '{claim}'. Take its "
+            f"absolute value."
+        )
     if error <= within:
         return _floating(claim, Verdict.HOLDS_NUMERICALLY, method, within, error)
     if math.isnan(error):
@@ -35,7 +46,11 @@ def held(
 
     Args:
         figures: the numbers behind the conditions, kept as evidence.
+
+    Raises:
+        ValueError: if there is no condition.
     """
+    _not_empty(claim, conditions)
     if observed is not None and math.isnan(observed):
         return _floating(claim, Verdict.UNKNOWN, method, limits={"observed": "nan"})
     failed = [name for name, met in conditions.items() if not met]
@@ -75,29 +90,38 @@ def shown(
     case: Mapping[str, Any],
     method: str,
 ) -> Certificate:
-    """PROVED if the one ``case`` shows a difference of more than ``beyond``, else UNKNOWN.
+    """ARGUED if the one ``case`` shows a difference of more than ``beyond``, else UNKNOWN.
 
     For statements that one case decides: something is not always so, or depends on something. The
     case stands in the evidence.
     """
     if difference > beyond:
         return _floating(
-            claim, Verdict.PROVED, method, observed=difference, evidence={"case": dict(case)}
+            claim, Verdict.ARGUED, method, observed=difference, evidence={"case": dict(case)}
         )
     limits = {"difference": str(difference), "needed": beyond}
     return _floating(claim, Verdict.UNKNOWN, method, limits=limits)
 
 
 def identical(claim: str, residual: sympy.Expr | int, *, method: str) -> Certificate:
-    """PROVED if the symbolic ``residual`` is zero. Another one may be zero in disguise: UNKNOWN."""
-    proved = residual == 0
+    """ARGUED if the symbolic ``residual`` is zero. Another one may be zero in disguise: UNKNOWN.
+
+    Raises:
+        TypeError: if the residual is a truth value, which is no difference of two expressions.
+    """
+    if isinstance(residual, (bool, BooleanAtom)):
+        raise TypeError(
+            f"identical: the residual is the difference of two expressions, but the truth value "
+            f"{residual} came for '{claim}'. Give the difference itself."
+        )
+    zero = residual == 0
     return Certificate(
         claim=claim,
-        verdict=Verdict.PROVED if proved else Verdict.UNKNOWN,
+        verdict=Verdict.ARGUED if zero else Verdict.UNKNOWN,
         level=Level.REAL,
         method=method,
         assumptions=("sympy simplifies correctly",),
-        limits={} if proved else {"residual": str(residual)[:200]},
+        limits={} if zero else {"residual": str(residual)[:200]},
     )
 
 
@@ -110,18 +134,22 @@ def argued(
     observed: float | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> Certificate:
-    """PROVED by a short ``argument`` whose ``hypotheses`` were checked, exactly or in the code.
+    """ARGUED: a short ``argument`` whose ``hypotheses`` were checked, exactly or in the code.
 
     One that fails leaves the claim open: UNKNOWN. The argument stands among the assumptions, since
     no program read it.
 
     Args:
         figures: numbers that belong to the hypotheses, kept as evidence.
+
+    Raises:
+        ValueError: if there is no hypothesis.
     """
+    _not_empty(claim, hypotheses)
     failed = [name for name, met in hypotheses.items() if not met]
     return Certificate(
         claim=claim,
-        verdict=Verdict.UNKNOWN if failed else Verdict.PROVED,
+        verdict=Verdict.UNKNOWN if failed else Verdict.ARGUED,
         level=Level.REAL,
         method=method,
         observed=observed,
@@ -141,6 +169,14 @@ def out_of_reach(claim: str, reason: str, *, trend: Mapping[str, Any] | None = N
         evidence=trend or {},
         limits={"scale": reason},
     )
+
+
+def _not_empty(claim: str, conditions: Mapping[str, bool]) -> None:
+    if not conditions:
+        raise ValueError(
+            f"claims: nothing was checked for '{claim}'. Name at least one condition and whether "
+            f"it was met."
+        )
 
 
 def _floating(

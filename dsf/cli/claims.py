@@ -29,10 +29,10 @@ def run(
 ) -> None:
     """Decide what the founding papers say, and what is said about them.
 
-    Each statement comes back PROVED, REFUTED with a witness, HOLDS_NUMERICALLY on the cases it
-    states, or UNKNOWN with what it would take; a misprint is confirmed or not. With ids: statement,
-    quote, place, verdict, reason and witness. Exit code 0 if every verdict is the one on record,
-    else 1.
+    Each statement comes back ARGUED (by symbols or by an argument with checked hypotheses),
+    REFUTED with a witness, HOLDS_NUMERICALLY on the cases it states, or UNKNOWN with what it would
+    take; a misprint is confirmed or not. With ids: statement, quote, place, verdict, reason and
+    witness. Exit code 0 if every verdict is the one on record, else 1.
     """
 
     def work(_: ThreadCount) -> Answer:

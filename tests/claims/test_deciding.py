@@ -4,7 +4,7 @@ import pytest
 import sympy
 
 from dsf.certificates import Verdict
-from dsf.claims.deciding import argued, held, identical, measured, out_of_reach, refuted
+from dsf.claims.deciding import argued, held, identical, measured, out_of_reach, refuted, shown
 
 NAN = float("nan")
 
@@ -45,10 +45,39 @@ def test_refuted_needs_a_violation(violation, verdict):
     assert certificate.verdict is Verdict[verdict]
 
 
-def test_symbols_prove_zero_and_nothing_else():
+@pytest.mark.parametrize(
+    ("difference", "verdict"), [(0.2, "ARGUED"), (0.1, "UNKNOWN"), (NAN, "UNKNOWN")]
+)
+def test_one_case_shows_a_difference(difference, verdict):
+    certificate = shown("c", difference, beyond=0.1, case={"x": 1}, method="m")
+    assert certificate.verdict is Verdict[verdict]
+    assert certificate.evidence.get("case") == ({"x": 1} if verdict == "ARGUED" else None)
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [
+        lambda: argued("P = NP", "trust me", {}, method="m"),
+        lambda: held("nothing asked", {}, method="m"),
+        lambda: measured("the error is small", -5.0, within=1e-9, method="m"),
+    ],
+)
+def test_what_was_not_checked_is_refused(decide):
+    with pytest.raises(ValueError, match=r"nothing was checked|an error is a size"):
+        decide()
+
+
+@pytest.mark.usefixtures("our_own_errors")
+@pytest.mark.parametrize("residual", [False, sympy.false])
+def test_a_truth_value_is_no_residual(residual):
+    with pytest.raises(TypeError, match="truth value False came"):
+        identical("x", residual, method="m")
+
+
+def test_symbols_show_zero_and_nothing_else():
     x = sympy.Symbol("x")
     assert identical("c", sympy.expand((x + 1) ** 2 - x**2 - 2 * x - 1), method="m").verdict is (
-        Verdict.PROVED
+        Verdict.ARGUED
     )
     open_case = identical("c", x, method="m")
     assert open_case.verdict is Verdict.UNKNOWN
@@ -56,7 +85,7 @@ def test_symbols_prove_zero_and_nothing_else():
 
 
 def test_an_argument_stands_on_its_hypotheses():
-    assert argued("c", "because", {"h": True}, method="m").verdict is Verdict.PROVED
+    assert argued("c", "because", {"h": True}, method="m").verdict is Verdict.ARGUED
     failed = argued("c", "because", {"h": True, "k": False}, method="m")
     assert failed.verdict is Verdict.UNKNOWN
     assert failed.limits == {"failed": ["k"]}

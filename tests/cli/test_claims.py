@@ -11,8 +11,8 @@ from dsf.certificates import Verdict
 def test_a_claim_is_decided_and_shown(run):
     done = run("claims", "inl-9")
     assert done.exit_code == 0
-    assert "INL-9  PROVED  (a result of this project" in done.stdout
-    assert "1 PROVED" in done.stdout
+    assert "INL-9  ARGUED  (a result of this project" in done.stdout
+    assert "1 ARGUED" in done.stdout
 
 
 def test_a_claim_with_an_id_is_shown_in_full(run):
@@ -49,7 +49,7 @@ def test_one_object_for_machines(run, only_object):
     done = run("claims", "--json", "INL-9")
     found = only_object(done.stdout)
     (claim,) = found["claims"]
-    assert (claim["id"], claim["verdict"], claim["expected"]) == ("INL-9", "PROVED", "PROVED")
+    assert (claim["id"], claim["verdict"], claim["expected"]) == ("INL-9", "ARGUED", "ARGUED")
     assert found["not_as_recorded"] == []
 
 
@@ -59,7 +59,7 @@ def test_another_verdict_than_the_one_on_record_makes_one(run, monkeypatch, only
     monkeypatch.setattr("dsf.claims.ALL", (changed,))
     done = run("claims", "INL-9")
     assert done.exit_code == 1
-    assert "INL-9 came back PROVED, but UNKNOWN is on record" in done.stdout
+    assert "INL-9 came back ARGUED, but UNKNOWN is on record" in done.stdout
     assert only_object(run("claims", "--json").stdout)["not_as_recorded"] == ["INL-9"]
 
 

@@ -129,7 +129,7 @@ CLAIMS = (
             "need not be."
         ),
         standing=Standing.SECOND_HAND,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=blind_without_decay,
         quote=(
             "Setting A_t ≠ I embeds position into coefficients; A_t = I requires positional "

@@ -174,7 +174,7 @@ CLAIMS = (
             "The coefficients of linear attention with a feature map are not of the form φ(q·k)."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=feature_maps_do_not_fit,
         quote=(
             "Authors claim that Linear Attention has a readout of the form ψ(·)ψ(·), but this is "

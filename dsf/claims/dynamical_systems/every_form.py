@@ -167,7 +167,7 @@ CLAIMS = (
             "The map of a system is block lower triangular and past outputs ignore future inputs."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=never_reads_ahead,
         quote="This recurrent view yields a causal convolution kernel by definition.",
         place="Remark 1, (12)",

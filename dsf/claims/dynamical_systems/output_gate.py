@@ -89,7 +89,7 @@ CLAIMS = (
             "dependence on lag, and its sigmoid version has gain 1 + e^{-x} ≥ 1."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=normaliser_is_a_gate,
         quote=(
             "Inspired by S6, we define normalized attention as the attention function … η(u_i) = "

@@ -113,7 +113,7 @@ CLAIMS = (
         table=Table.PAPER,
         statement="A system of N' ≥ N states can do whatever one of N states does.",
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=zero_padding,
         quote=(
             "For two dynamical systems (11) with hidden state dimensions N and N̄ with N ≤ N̄, "
@@ -134,7 +134,7 @@ CLAIMS = (
             "A layer with more features contains the layer with fewer, if its weights are free."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=wider_layer,
         quote=(
             "Therefore, it holds that the expressivity of a model is non-decreasing with "

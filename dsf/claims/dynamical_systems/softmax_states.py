@@ -206,7 +206,7 @@ CLAIMS = (
         table=Table.PAPER,
         statement="No finite number of states serves softmax attention at every length.",
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=no_state_serves_every_length,
         quote=(
             "Softmax attention translates to a recurrent model within the DSF, however the "
@@ -256,7 +256,7 @@ CLAIMS = (
         table=Table.OWN,
         statement="The rank of a causal attention map is not the number of its states.",
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=rank_is_not_the_state,
         note=(
             "Masking makes the map of linear attention triangular with a positive diagonal: full "
@@ -271,7 +271,7 @@ CLAIMS = (
             "attention, at any length of two tokens or more."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=features_of_one_token,
         quote=(
             "… can only be approximated by separable attention mechanisms, SSMs, or RNNs; but no "

@@ -130,7 +130,7 @@ CLAIMS = (
             "Softmax attention is separable attention with the monomial features of all degrees."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=series_of_features,
         quote=(
             "Softmax attention (2) can be expressed by separable attention (13) with "

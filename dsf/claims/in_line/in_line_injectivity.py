@@ -89,7 +89,7 @@ CLAIMS = (
             "= d + 1."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=injective_with_such_features,
         note="The paper has a Proposition 3, which was not read.",
     ),
@@ -117,7 +117,7 @@ CLAIMS = (
             "its query."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=not_injective_with_relu,
         quote=(
             "… if the attention function is not injective, different queries will induce "

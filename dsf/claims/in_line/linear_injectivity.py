@@ -178,7 +178,7 @@ CLAIMS = (
             "not injective in its query."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=never_injective_up_to_width,
         quote=(
             "Firstly, we prove that linear attention is not injective, which is prone to assign "
@@ -205,7 +205,7 @@ CLAIMS = (
             "With more features than d, normalised linear attention can be injective in its query."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=more_features_can_be_injective,
         quote=(
             "Firstly, we prove that linear attention is not injective, which is prone to assign "

@@ -76,7 +76,7 @@ CLAIMS = (
             "filter inside the grid and 1 plus a part of it at the border."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=row_sums_with_residual,
         quote=(
             "The implementation of local attention residual is consistent with eq. 6 in our paper."

@@ -80,7 +80,7 @@ CLAIMS = (
             "Uniform attention over a 14 x 14 grid and a class token puts 9/197 on a 3 x 3 window."
         ),
         standing=Standing.SECOND_HAND,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=uniform_mass,
         quote=(
             "The horizontal dotted line represents the expected average attention weight for a "

@@ -170,7 +170,7 @@ CLAIMS = (
             "Softmax attention over keys K is injective in its query if rank [K, 1] = d + 1."
         ),
         standing=Standing.SECOND_HAND,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=injective_iff_full_rank,
         quote=(
             "Our prove *(sic)* that the Softmax attention function is an injective function, "
@@ -198,7 +198,7 @@ CLAIMS = (
             "follows from the second, rank [K, 1] = d + 1."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=first_rank_follows,
         quote=(
             "Given keys K ∈ R^{N×d} with rank(K) = d and rank([K, 1_{N×1}]) = d+1, for all p, q "
@@ -217,7 +217,7 @@ CLAIMS = (
             "Row t of causal softmax attention is injective in its query only for t ≥ d + 1."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=early_causal_rows_collide,
         note=(
             "The paper is about full attention. Row t reads t keys, so for t ≤ d a query can "

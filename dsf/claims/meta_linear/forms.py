@@ -166,7 +166,7 @@ CLAIMS = (
             "(17), softmax attention as printed is not causal."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=printed_softmax,
         quote=(
             "M ∈ R^{n×n} is a mask matrix in autoregressive tasks to prevent a token from "
@@ -184,7 +184,7 @@ CLAIMS = (
         table=Table.SLIP,
         statement="(17) and (A29) print the mask 1 for i ≤ j, where i ≥ j is meant.",
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=printed_mask,
         quote="M_{i,j} = 1, i ≤ j; 0, i > j",
         place="(17), (A29)",

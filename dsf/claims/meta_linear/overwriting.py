@@ -129,7 +129,7 @@ CLAIMS = (
             "the old row, no decay leaves all of it, and a dynamic decay leaves nothing."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=what_is_left,
         quote="The model can update and obtain (S_{d_k+1})_{1,:} = αv_1 + v_{d_k+1}.",
         place="A2.1, proof of Prop. A2.1, i); ii) and iii) for 1 and 0",
@@ -148,7 +148,7 @@ CLAIMS = (
             "stored one."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=only_dynamic_decay,
         quote=(
             "… only models with dynamic decay can substitute historical unimportant v_{t1} by "
@@ -174,7 +174,7 @@ CLAIMS = (
             "too; k = 1 - α repairs it."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=others_move,
         quote="Setting α_{d_k+1} = [0,1,⋯,1] can obtain (S_{d_k+1})_{1,:} = v_{d_k+1}.",
         place="A2.1, proof, iii)",
@@ -192,7 +192,7 @@ CLAIMS = (
             "value and keeps the others."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=delta_rule_overwrites,
         note=(
             "A remark on the scope of Prop. A2.1: with k = e₁ the first row is replaced exactly "

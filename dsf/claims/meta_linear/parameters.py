@@ -65,7 +65,7 @@ CLAIMS = (
             "needs 4 d² + 24 d and RetNet 8 d²."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=counted,
         quote=(
             "… the whole number of parameters used by a MetaLA layer is 4d², the same as the "

@@ -136,7 +136,7 @@ CLAIMS = (
             "reproduces any row of probabilities."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=any_row,
         quote=(
             "At any time t-k, we can derive a closed-form and bounded solution α_{t-k} = "
@@ -173,7 +173,7 @@ CLAIMS = (
             "With this construction no θ serves all softmax maps: a decay depends on rows to come."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=depends_on_later_rows,
         quote=(
             "For an arbitrarily given softmax attention map P with scores p_ts, there must "
@@ -200,7 +200,7 @@ CLAIMS = (
             "curve of parameters."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=one_is_redundant,
         quote=(
             "It is equivalent to use two free parameters k_{t-k}, α_{t-k+1} to concurrently "

@@ -76,7 +76,7 @@ CLAIMS = (
             "zero-sum attention is zero."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=centred_values_average_out,
         quote=(
             "When value vectors {v_i} are centered and i.i.d., zero-sum attention produces o_t = "
@@ -94,7 +94,7 @@ CLAIMS = (
             "falls as 1/√t."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=uniform_rows_shrink,
         quote=(
             "As weights become more uniform, output norm expectation decreases at approximately "

@@ -242,7 +242,7 @@ CLAIMS = (
         table=Table.OWN,
         statement="Without a bound on the logits the outputs of ZeroS can grow with them.",
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=output_grows_with_the_logits,
         note=(
             "With unequal gates in proportion (0.10, 0.72, 6.3, 64 at scales 1 to 1000), while a "

@@ -51,7 +51,7 @@ CLAIMS = (
             "output is (B L/√t)-Lipschitz."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=output_is_lipschitz,
         quote=(
             "The zero-sum update is ℓ2-Lipschitz in its inputs with constant O(1/√t), ensuring "

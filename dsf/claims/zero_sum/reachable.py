@@ -247,7 +247,7 @@ CLAIMS = (
             "all values are equal."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=hull_is_strictly_inside,
         quote=(
             "… the zero-sum span of {v_i-v_avg} strictly contains the deviations achievable by "
@@ -261,7 +261,7 @@ CLAIMS = (
         table=Table.PAPER,
         statement="The weights α - 1/t of a softmax row α yield zero-sum combinations.",
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=deviations_are_zero_sums,
         quote=(
             "… zero-order subtraction w_i = α_i - 1/t yields head deviations in {Σ_i w_i v_i : "
@@ -353,7 +353,7 @@ CLAIMS = (
             "The convex hull of the values plus the span of their deviations is their affine hull."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=hull_and_span,
         quote=(
             "Therefore, …, the Minkowski sum of their reachable sets is exactly Aff{v_i} + "
@@ -374,7 +374,7 @@ CLAIMS = (
             "nothing."
         ),
         standing=Standing.OWN,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=nothing_is_lost,
         quote=(
             "Zero-sum weights can express more complex interactions after removing the "

@@ -84,7 +84,7 @@ CLAIMS = (
             "while it turns split halves."
         ),
         standing=Standing.CODE,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=embedding_is_no_rotation,
         place=("LJC-FVNR/SequenceLab@cae594f: src/sequencelab/layers/zeros.py 43-50 against 63-65"),
         note=(
@@ -98,7 +98,7 @@ CLAIMS = (
         table=Table.CODE,
         statement="In SequenceLab the encoder form divides the sum over all N tokens by e^τ + i.",
         standing=Standing.CODE,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=encoder_means_are_too_large,
         place="LJC-FVNR/SequenceLab@cae594f: src/sequencelab/layers/zeros.py 316-323",
         note=(

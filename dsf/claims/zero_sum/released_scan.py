@@ -198,7 +198,7 @@ CLAIMS = (
             "path takes its first-order term from softmax(s) instead of s."
         ),
         standing=Standing.CODE,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=paths_differ,
         place=(
             "LJC-FVNR/SequenceLab@cae594f: src/sequencelab/layers/zeros.py 158-168 against 122-133"
@@ -213,7 +213,7 @@ CLAIMS = (
         table=Table.CODE,
         statement="In SequenceLab outputs of the scan depend on later tokens in float32.",
         standing=Standing.CODE,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=scan_sees_later_tokens,
         place="LJC-FVNR/SequenceLab@cae594f: src/sequencelab/layers/zeros.py 103-105 and 127",
         note=(
@@ -231,7 +231,7 @@ CLAIMS = (
             "whatever the length: O(N d²) time and O(d²) memory."
         ),
         standing=Standing.STATED,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=algorithm_keeps_three_sums,
         quote=(
             "This scan keeps only O(d²) state (F_t, G_t, H_t) and updates in O(d²) per step, "
@@ -247,7 +247,7 @@ CLAIMS = (
         table=Table.CODE,
         statement="In SequenceLab the scan forms four tensors of L d² numbers.",
         standing=Standing.CODE,
-        expected=Verdict.PROVED,
+        expected=Verdict.ARGUED,
         check=memory_grows_with_the_length,
         place="LJC-FVNR/SequenceLab@cae594f: src/sequencelab/layers/zeros.py 116-120",
         note=(
