@@ -204,6 +204,7 @@ lessons = {
 for outcome in dsf.claims.check_all(dsf.claims.chosen(ids=tuple(lessons))):
     print(f"{outcome.claim.id:7} {lessons[outcome.claim.id]}")
     print(f"        {outcome.claim.quote}")
+    print(f"        {str(outcome.certificate)[:100]}")
     print(f"        what stands: {outcome.claim.stands}")
     assert outcome.certificate.verdict is dsf.Verdict.REFUTED
     assert outcome.certificate.witness
