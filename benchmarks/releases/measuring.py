@@ -64,7 +64,8 @@ def _run(
     given = inputs(family, length, padding, samples)
     try:
         single, double = (
-            dsf.inspect(model, exact=exact, strict=True, **given) for exact in (False, True)
+            dsf.inspect(model, exact=exact, strict=True, checks="none", **given)
+            for exact in (False, True)
         )
     except InspectionError as error:
         facts = {"outcome": "refused", "said": str(error), "error": _error(model, given)}

@@ -4,7 +4,7 @@ from math import isfinite, prod
 from typing import Any
 
 from dsf.cli.terminal import print_table
-from dsf.inspection import Inspection
+from dsf.inspection import InspectedLayer, Inspection
 from dsf.report.escaping import escaped
 
 HEADS = (
@@ -34,7 +34,7 @@ def show_layers(inspection: Inspection) -> None:
                 f"{layer.formula:.1e}",
                 f"{layer.rounding:.1e}",
                 f"{layer.tolerance:.0e}",
-                "reproduced",
+                _verdict(layer),
             )
             for layer in inspection
         ],
@@ -44,6 +44,11 @@ def show_layers(inspection: Inspection) -> None:
             ("not read", "class", "reason"),
             [(missed.name, missed.kind, missed.reason) for missed in inspection.unsupported],
         )
+
+
+def _verdict(layer: InspectedLayer) -> str:
+    """``reproduced``, or that its map is only a part of its module."""
+    return f"a part, {layer.share:.0%}" if layer.is_part else "reproduced"
 
 
 def layer_facts(inspection: Inspection) -> dict[str, Any]:
@@ -64,9 +69,14 @@ def layer_facts(inspection: Inspection) -> dict[str, Any]:
                 "compared_with": escaped(layer.compared_with, most=500),
                 "heads": None if layer.heads is None else list(layer.heads),
                 "tolerance": layer.tolerance,
+                "share": _finite(layer.share),
+                "columns": layer.columns,
+                "exact": layer.is_exact,
+                "checks": layer.checks.to_json(),
             }
             for layer in inspection
         ],
+        "checks": inspection.checks.to_json(),
         "unsupported": [
             {
                 "name": escaped(missed.name, most=500),

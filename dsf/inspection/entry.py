@@ -33,6 +33,7 @@ def inspect(
     tokens: Sequence[Sequence[str]] | None = None,
     adapters: Sequence[Adapter] = (),
     probe: Mapping[str, Probe] | Sequence[str] = (),
+    checks: str = "all",
     **named: Any,
 ) -> Inspection:
     """Read the token mixers of a trained model on one input, each with its reconstruction error.
@@ -58,6 +59,10 @@ def inspect(
         adapters: how to read modules of your own; they take precedence over those of dsf.
         probe: paths of modules that no adapter reads, to be probed with unit values (see
             ``dsf.probe``). A mapping from paths to ``dsf.inspection.Probe`` also names the ports.
+        checks: ``"all"`` also asks the run which modules mix tokens, what the axes of every map
+            count, and whether a map is all that its module does to tokens; see
+            ``Inspection.checks``. It takes less than two further forward passes. ``"none"`` leaves
+            that out.
 
     Raises:
         LoadError: if a checkpoint is refused.
@@ -105,6 +110,7 @@ def inspect(
         name=name,
         adapters=adapters,
         probe=probe,
+        checks=_known(checks),
     )
     return examine(model, question)
 
@@ -194,6 +200,12 @@ def probe(
         probe={"": Probe(value=value, response=response)},
     )
     return examine(module, question)[0]
+
+
+def _known(checks: str) -> str:
+    if checks not in ("all", "none"):
+        raise ValueError(f"checks: must be 'all' or 'none', but it is {checks!r}.")
+    return checks
 
 
 def _tokenised(

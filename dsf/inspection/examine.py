@@ -17,6 +17,8 @@ from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of, in_float64
 from dsf.inspection.capture.screening import check_runnable
+from dsf.inspection.causal.findings import Findings, judged, unread_reason
+from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known, known_modules
@@ -66,6 +68,7 @@ class Question:
     memory: float | None = None
     adapters: Sequence[Adapter] = ()
     probe: Mapping[str, Probe] | Sequence[str] = ()
+    checks: str = "all"
 
 
 def examine(model: nn.Module, question: Question) -> Inspection:
@@ -96,11 +99,16 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         store = DiskStore() if expected.uses_disk else None
     with isolated(model):
         watched = {path: model.get_submodule(path) for path in known}
+        tracker = Tracker() if question.checks != "none" and store is None else None
         log = CallLog(store, partial(_stands_alone, known))
-        calls = run(model, watched, inputs, named, calls=log)
-        seen = {call.name for call in calls}
-        layers, refused = _rebuilt(calls, known, limits, question, store)
-    missed = (*refused, *not_read(model, seen, set(known)))
+        calls = run(model, watched, inputs, named, calls=log, tracker=tracker)
+        if tracker is not None and tracker.disputed:
+            tracker, log = Tracker(tracker.disputed), CallLog(store, partial(_stands_alone, known))
+            calls = run(model, watched, inputs, named, calls=log, tracker=tracker)
+        found = Findings() if tracker is None else judged(tracker, calls)
+        seen = _paths(model, calls)
+        layers, refused = _rebuilt(calls, known, limits, question, found, store)
+    missed = (*refused, *_unread(model, seen, set(known), found))
     wrong = [part.formula for part in refused if part.formula is not None]
     if not layers and wrong:
         raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
@@ -114,6 +122,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         tokens=None if tokens is None else tuple(tuple(sample) for sample in tokens),
         environment=environment(model),
         forecast=expected,
+        checks=found.table,
     )
 
 
@@ -150,7 +159,7 @@ def examine_part(
         calls = run(model, watched, inputs, named, part=part)
         seen = {call.name for call in calls}
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
-        layers, refused = _rebuilt(calls, known, limits, question)
+        layers, refused = _rebuilt(calls, known, limits, question, Findings())
     missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
     return layers, (*refused, *missed)
 
@@ -172,11 +181,32 @@ def _with_probes(
     return outside | {path: (adapter, FAMILY) for path, adapter in probed.items()}
 
 
+def _paths(model: nn.Module, calls: Sequence[Call]) -> set[str]:
+    """The paths of the modules that were read."""
+    path_of = {module: path for path, module in model.named_modules()}
+    return {path_of.get(call.module, call.name) for call in calls}
+
+
+def _unread(
+    model: nn.Module, called: set[str], read: set[str], found: Findings
+) -> list[Unsupported]:
+    """The modules that mix tokens and were not read: as the run showed, then as they are called."""
+    shown = [
+        Unsupported(one.name, described(one.module), unread_reason(one))
+        for one in found.modules
+        if one.is_listed and not isinstance(one.module, torch.jit.ScriptModule)
+    ]
+    known = {one.name for one in shown}
+    named = [one for one in not_read(model, called, read) if one.name not in known]
+    return [*shown, *named]
+
+
 def _rebuilt(
     calls: list[Call],
     known: Known,
     limits: Limits,
     question: Question,
+    asked: Findings,
     store: DiskStore | None = None,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     layers: list[InspectedLayer] = []
@@ -186,16 +216,37 @@ def _rebuilt(
     for number, (call, adapter, family) in enumerate(found):
         if wanted is not None and not wanted[number]:
             continue
+        if call in asked.refused:
+            reason = asked.refused[call]
+            refused.append(Unsupported(call.name, described(call.module), reason))
+            continue
         with _refusing(refused, call, question, call.name):
             call.fetch()
             for name, build in rebuild(call, adapter, family, limits):
                 if wanted is not None and name not in wanted[number]:
                     continue
                 with _refusing(refused, call, question, name):
-                    layer = _with_heads(build(), question.heads)
+                    layer = _with_heads(_checked(build(), call, asked), question.heads)
                     layers.append(layer if store is None else on_disk(layer, store))
         call.forget()
     return tuple(layers), tuple(refused)
+
+
+def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLayer:
+    """The layer with what the run said about it."""
+    records = found.records(call, layer.name)
+    maps, share = call.maps, found.share_of(call)
+    if maps is None:
+        return replace(layer, share=share, checks=records)
+    rows, columns = maps.tokens()
+    return replace(
+        layer,
+        share=share,
+        checks=records,
+        columns=maps.columns,
+        row_tokens=rows,
+        column_tokens=columns,
+    )
 
 
 @contextmanager

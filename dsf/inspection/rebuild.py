@@ -178,7 +178,7 @@ class Comparison:
             name=layer.name,
             family=layer.family,
             mixer=mixer,
-            axes=getattr(mixer, "axes", adapter.axes)[: len(system.batch)],
+            axes=axes_of(layer, mixer, adapter)[: len(system.batch)],
             error=max(formula, rounding),
             tolerance=self.tolerance,
             fingerprint=Fingerprint(mixer),
@@ -247,6 +247,18 @@ def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:
     return [layer.name for layer in captured_layers(call, adapter, family)]
 
 
+def axes_of(layer: Captured, mixer: Any, adapter: Adapter) -> tuple[str, ...]:
+    """What the batch axes of a layer count."""
+    if layer.maps is not None:
+        return tuple(layer.maps.axes)
+    return tuple(getattr(mixer, "axes", adapter.axes))
+
+
+def is_usual(maps: Any) -> bool:
+    """Whether the maps of an attention lie in the order of samples and heads."""
+    return maps is None or (maps.order is None and len(maps.axes) == 2)
+
+
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:
     """What the adapter is given: one captured call for every layer in ``call``."""
     whole = Captured(
@@ -256,8 +268,9 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
         weights=Weights(call.module, copied=adapter.rewrites_weights),
         arguments={name: in_float64(value) for name, value in call.arguments.items()},
         output=in_float64(call.first_output),
-        surroundings=call.surroundings,
+        surroundings=call.surroundings if is_usual(call.maps) else None,
         products=call.products,
+        maps=call.maps,
     )
     return adapter.split(whole)
 

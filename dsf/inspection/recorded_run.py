@@ -19,7 +19,7 @@ from dsf.inspection.softmax.follower import recording_followed
 from dsf.inspection.softmax.fused import recording_fused
 
 
-def run(
+def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     model: nn.Module,
     watched: Mapping[str, nn.Module],
     inputs: tuple[Any, ...],
@@ -28,27 +28,30 @@ def run(
     part: nn.Module | None = None,
     exchange: Exchange | None = None,
     calls: list[Call] | None = None,
+    tracker: Any = None,
 ) -> list[Call]:
     """Run ``model`` once and record every call of a token mixer.
 
     Recorded are the calls of ``watched`` modules, of the model library's attention interface, of
     torch's fused attention, and of softmax between two matrix products. With ``part`` only that
     module is called, as the model would call it. With ``exchange`` recorded calls put out what it
-    says instead of their own output. With ``calls`` they are appended to these.
+    says instead of their own output. With ``calls`` they are appended to these. A ``tracker``
+    follows from which tokens the tensors of the run are made.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
     """
     calls = [] if calls is None else calls
     wide = dtype_of(model) is torch.float64
-    where = ModuleStack(model, claimed=set(watched), exchange=exchange)
+    where = ModuleStack(model, claimed=set(watched), exchange=exchange, tracker=tracker)
     with (
         recording_fused(where, calls),
         recording_followed(where, calls),
         interface.recording_attention(model, where, calls),
         interface.plain_experts(model) if wide else nullcontext(),
-        recording(watched, calls, exchange),
+        recording(watched, calls, exchange, where),
         guarded(model),
+        nullcontext() if tracker is None else tracker.following(where, inputs, named),
     ):
         try:
             if part is None:

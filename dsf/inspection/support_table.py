@@ -83,7 +83,8 @@ def _kind(module: nn.Module) -> str:
 
 
 def _related(path: str, other: str) -> bool:
-    return path == other or other.startswith(f"{path}.") or path.startswith(f"{other}.") or not path
+    inside = other.startswith(f"{path}.") or path.startswith(f"{other}.")
+    return path == other or inside or not path or not other
 
 
 EXACT, WHEN_RUN, NO = "yes", "when run", "no"

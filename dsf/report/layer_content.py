@@ -283,6 +283,8 @@ def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
         "error": _finite(layer.error),
         "formula": _finite(layer.formula),
         "rounding": _finite(layer.rounding),
+        "share": _finite(layer.share),
+        "columns": layer.columns,
         "tolerance": layer.tolerance,
         "written": drawn.system.steps,
         "read": getattr(drawn.system, "read_steps", drawn.system.steps),

@@ -24,6 +24,7 @@ def test_json_is_one_object_of_this_form(run, checkpoint, only_object):
         "threads": "int",
         "model": "str",
         "layers": "list",
+        "checks": "list",
         "unsupported": "list",
         "environment": "dict",
         "forecast": "dict",
@@ -45,7 +46,12 @@ def test_json_is_one_object_of_this_form(run, checkpoint, only_object):
         "compared_with": "its module in float64",
         "heads": None,
         "tolerance": 1e-12,
+        "share": 1.0,
+        "columns": "token",
+        "exact": True,
+        "checks": first["checks"],
     }
+    assert [each["answer"] for each in first["checks"]] == ["all of it", "1 sample, 2 head"]
     assert first["formula"] <= first["tolerance"]
     assert first["error"] == max(first["formula"], first["rounding"])
     assert found["environment"]["weights"].startswith("sha256 ")

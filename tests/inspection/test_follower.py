@@ -6,6 +6,7 @@ from torch import nn
 
 import dsf
 from dsf.inspection import NothingCapturedError
+from dsf.inspection.capture.precision import guarded
 from dsf.inspection.softmax.followed import GivenWeights
 from dsf.mixers import SoftmaxAttention
 
@@ -132,6 +133,9 @@ def module(attend):
 @pytest.mark.parametrize("attend", [*EXPLAINED, *GIVEN], ids=named)
 def test_maps_are_what_the_module_multiplied_its_values_with(attend, x):
     (layer,) = dsf.inspect(module(attend), x)
+    made = module(attend)
+    with guarded(made):  # the checks ran it with another token
+        made(x)
     assert type(layer.mixer) is (SoftmaxAttention if attend in EXPLAINED else GivenWeights)
     assert layer.axes == ("sample", "head")
     assert layer.error < EXACT
@@ -171,7 +175,9 @@ def test_two_attentions_in_one_module(x):
         def forward(self, x):
             return super().forward(super().forward(x))
 
-    inspection = dsf.inspect(Twice(matrices).double(), x)
+    twice = Twice(matrices).double()
+    inspection = dsf.inspect(twice, x)
+    twice(x)
     assert [layer.name for layer in inspection] == ["Twice", "Twice (call 2)"]
     torch.testing.assert_close(inspection[1].map(), kept[0])
 
@@ -215,6 +221,7 @@ def test_a_query_that_sees_no_key_is_taken_over(x):
         return weights @ value, weights
 
     (layer,) = dsf.inspect(module(blind), x)
+    module(blind)(x)
     assert (kept[0][..., 0, :] == 1 / TOKENS).all()
     assert (layer.map()[..., 0, :] == 0).all()
     torch.testing.assert_close(layer.map()[..., 1:, :], kept[0][..., 1:, :])

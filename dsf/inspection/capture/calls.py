@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.capture.disk_store import DiskStore, Stored
 from dsf.inspection.capture.integrity import times_written
-from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
+from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings
 from dsf.inspection.capture.packed_weights import packed_modules, unpacked
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.products import Products
@@ -54,6 +54,10 @@ class Invocation:
         weights: where each weight lay when it began, and how often it had been written into.
         calls: the token mixers that ran in it, first to last; the module itself, or attentions.
         stored: ``args`` and ``kwargs`` where these lie on disk.
+        began, ended: when it ran, by the clock of the run.
+        given: from which tokens the tensors among ``args`` and ``kwargs`` are made, in order.
+        output: what it put out, copied, where that is followed.
+        made: from which tokens the tensors in ``output`` are made, in order.
     """
 
     module: nn.Module
@@ -62,6 +66,18 @@ class Invocation:
     weights: list[tuple[int, int]]
     calls: list["Call"] = field(default_factory=list)
     stored: Stored | None = None
+    began: int = 0
+    ended: int = 0
+    given: list[Any] = field(default_factory=list)
+    output: Any = None
+    made: list[Any] = field(default_factory=list)
+
+    def finish(self, output: Any, where: ModuleStack) -> None:
+        """Note what the forward pass put out."""
+        self.ended = where.tick()
+        if where.tracker is not None:
+            self.output = copied(output)
+            self.made = [where.tracker.of(part) for part in tensors_in(output)]
 
     def check_weights(self, name: str) -> None:
         """Raise unless the weights of the module are still those that it ran with.
@@ -90,6 +106,10 @@ class Call:
             recognised.
         products: of the module's projections in this call, where they are remembered.
         stored: arguments, output and surroundings where these lie on disk.
+        time: when it ended, by the clock of the run.
+        seen: from which tokens its queries, values and output are made, where that was followed.
+        maps: which of its maps belongs to which sample and head, where the run showed that it is
+            not the usual order.
     """
 
     name: str
@@ -103,6 +123,9 @@ class Call:
     implementation: str = ""
     products: Products = field(default_factory=Products)
     stored: Stored | None = None
+    time: int = 0
+    seen: dict[str, Any] = field(default_factory=dict)
+    maps: Any = None
 
     def put_away(self, store: DiskStore) -> None:
         """Move its tensors, and those of its invocation, to disk."""
@@ -130,10 +153,27 @@ class Call:
     @property
     def first_output(self) -> Tensor:
         """The output tensor; the first of several."""
-        output = self.output
-        while isinstance(output, tuple | list):
-            output = output[0]
-        return output
+        return call_output(self.output)
+
+
+def call_output(output: Any) -> Any:
+    """The output tensor of a module; the first of several."""
+    while isinstance(output, tuple | list):
+        output = output[0]
+    return output
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in tuples, lists and dictionaries, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, PackedSequence):
+        return [value.data]
+    if isinstance(value, dict):
+        return [one for part in value.values() for one in tensors_in(part)]
+    if isinstance(value, tuple | list):
+        return [one for part in value for one in tensors_in(part)]
+    return []
 
 
 class CallLog(list[Call]):
@@ -219,11 +259,20 @@ def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
     All mixers that run in one forward pass share one.
     """
     frame = where.frame_of(module)
-    if frame is None:
-        return None
+    return None if frame is None else begun(frame, where)
+
+
+def begun(frame: Frame, where: ModuleStack) -> Invocation:
+    """The forward pass of a frame, with copies of what its module was called with."""
     if frame.invocation is None:
+        module = frame.module
         args, kwargs = copied(frame.args, where.copies), copied(frame.kwargs, where.copies)
-        frame.invocation = Invocation(module, args, kwargs, storage_of(module))
+        made = Invocation(module, args, kwargs, storage_of(module), began=frame.began)
+        if where.tracker is not None:
+            given = tensors_in((frame.args, frame.kwargs))
+            made.given = [where.tracker.of(part) for part in given]
+        where.invocations.append(made)
+        frame.invocation = made
     return frame.invocation
 
 
@@ -236,6 +285,7 @@ def add_call(calls: list[Call], call: Call, where: ModuleStack, output: Any) -> 
     call.invocation = invocation_of(where, call.module)
     config = getattr(call.module, "config", None)
     call.implementation = getattr(config, "_attn_implementation_internal", None) or ""
+    call.time = where.last_call = where.tick()
     if call.invocation is not None:
         call.invocation.calls.append(call)
     calls.append(call)
@@ -257,12 +307,16 @@ def _with_first(output: Any, new: Tensor) -> Any:
 
 @contextmanager
 def recording(
-    modules: Mapping[str, nn.Module], calls: list[Call], exchange: Exchange | None = None
+    modules: Mapping[str, nn.Module],
+    calls: list[Call],
+    exchange: Exchange | None = None,
+    where: ModuleStack | None = None,
 ) -> Iterator[None]:
     """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block.
 
     Args:
         exchange: what a call is to put out instead of its own output.
+        where: with it a call also has its time, and from which tokens its output is made.
     """
     handles: list[Any] = []
     begun: dict[nn.Module, list[list[tuple[int, int]]]] = {}
@@ -279,6 +333,9 @@ def recording(
             arguments = bound(module.forward, invocation.args, invocation.kwargs)
             call = Call(name, module, arguments, copied(output), place=len(calls))
             call.invocation = invocation
+            if where is not None:
+                call.time = where.tick()
+                call.seen = where.coordinates(output=call_output(output))
             invocation.calls.append(call)
             calls.append(call)
             return exchanged(call, output, exchange)
@@ -309,6 +366,8 @@ class Captured:
         surroundings: what the module of an attention computes before and after it, where that was
             recognised.
         products: of projections with their inputs, while the layer is being rebuilt.
+        maps: which map of an attention belongs to which sample and head, as the run showed it;
+            None where nothing was seen.
     """
 
     name: str
@@ -319,6 +378,7 @@ class Captured:
     output: Tensor
     surroundings: Surroundings | None = None
     products: Products = field(default_factory=Products)
+    maps: Any = None
 
     def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
         """``x`` projected by ``name.weight`` and, where there is one, ``name.bias``."""

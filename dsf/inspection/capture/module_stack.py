@@ -68,12 +68,14 @@ class Frame:
         callbacks: what to call once the module has returned, each with the number of linear maps
             that had run when it was added.
         invocation: what was copied of this forward pass, once a token mixer ran in it.
+        began: when it began, by the clock of the stack.
     """
 
     module: nn.Module
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     invocation: Any = None
+    began: int = 0
     projected: list[Projected] = field(default_factory=list)
     callbacks: list[tuple[int, AfterCall]] = field(default_factory=list)
 
@@ -87,6 +89,9 @@ class ModuleStack:
         copies: of tensors that running modules were called with, by the identity of each.
         exchange: a function from the recorded call of an attention to the response that it is to
             give instead, or to None; None where all keep their own.
+        tracker: follows during the run from which tokens every tensor is made; None if nothing is.
+        invocations: the forward passes of which something was copied, first to last.
+        last_call: when the last token mixer was recorded, by the clock of the stack.
     """
 
     def __init__(
@@ -94,12 +99,34 @@ class ModuleStack:
         model: nn.Module,
         claimed: set[str],
         exchange: Callable[[Any], Tensor | None] | None = None,
+        tracker: Any = None,
     ):
+        self.tracker = tracker
+        self.invocations: list[Any] = []
+        self.last_call = 0
+        self._clock = 0
+        self._watched = set(claimed)
         self._names = {module: name for name, module in model.named_modules()}
         self._running: list[Frame] = []
         self.copies: dict[int, Any] = {}
         self.claimed = set(claimed)
         self.exchange = exchange
+
+    def tick(self) -> int:
+        """The time of an event of the run, later than all before."""
+        self._clock += 1
+        return self._clock
+
+    def coordinates(self, **tensors: Any) -> dict[str, Any]:
+        """From which tokens tensors are made, by name; empty where nothing is followed."""
+        if self.tracker is None:
+            return {}
+        return {name: self.tracker.of(tensor) for name, tensor in tensors.items()}
+
+    def has_read_in(self, frame: Frame) -> bool:
+        """Whether a token mixer was read in a forward pass that now ends."""
+        inside = (self._names.get(part) for part in frame.module.modules())
+        return self.last_call > frame.began or any(name in self._watched for name in inside)
 
     @property
     def module(self) -> nn.Module | None:
@@ -173,7 +200,9 @@ class ModuleStack:
                 handle.remove()
 
     def _enter(self, module: nn.Module, _: Any) -> None:
-        self._running.append(Frame(module))
+        self._running.append(Frame(module, began=self.tick()))
+        if self.tracker is not None and self._names.get(module) in self._watched:
+            self.tracker.pause()
 
     def _note_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         if self._running and self._running[-1].module is module:
@@ -183,6 +212,13 @@ class ModuleStack:
         if not self._running or self._running[-1].module is not module:
             return
         frame = self._running.pop()
+        if self.tracker is not None and self._names.get(module) in self._watched:
+            self.tracker.resume((frame.args, frame.kwargs), output)
+        elif self.tracker is not None and module in self._names:
+            self.tracker.settle(frame)
+            self.tracker.check_output(frame, output)
+        if frame.invocation is not None:
+            frame.invocation.finish(output, self)
         for ran, callback in frame.callbacks:
             callback(frame, ran, given, output)
         if is_linear(module) and len(given) == 1 and isinstance(output, Tensor):

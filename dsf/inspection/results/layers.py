@@ -18,13 +18,16 @@ from dsf.evaluate.maps import Selection
 from dsf.inspection.capture.disk_store import Stored
 from dsf.inspection.capture.integrity import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.results.table import Table
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.contribution_norms import Contributions
 from dsf.mixers import Mixer
 
 if TYPE_CHECKING:
     from dsf.inspection.results.memory_forecast import Forecast
-    from dsf.inspection.results.table import Table
+
+ALL = 0.999
+"""A share above this counts as all."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,6 +55,14 @@ class InspectedLayer:
             ``signal`` and ``map`` are of these alone.
         stored: the mixer and what the whole layer is built from, where these lie on disk; then
             ``mixer`` reads them anew.
+        share: how much of what a replaced token moves at other tokens of the module's output is due
+            to this map: 1 for all of it, less for a part, nan where the run was not asked.
+        columns: what a column of the map is: ``token``; ``slot`` where each is made of several
+            tokens; ``token or padding``.
+        row_tokens, column_tokens: the token of the model that every row and column belongs to,
+            ``*batch rows`` and ``*batch columns``, with -1 for none. None where row i and column i
+            belong to token i, or where that is not known.
+        checks: what the run was asked about this layer, and what it answered.
     """
 
     name: str
@@ -67,6 +78,11 @@ class InspectedLayer:
     compared_with: str = "its output"
     heads: tuple[int, ...] | None = None
     stored: Stored | None = None
+    share: float = math.nan
+    columns: str = "token"
+    row_tokens: Tensor | None = None
+    column_tokens: Tensor | None = None
+    checks: Table = field(default_factory=lambda: Table(()))
 
     def __post_init__(self) -> None:
         if math.isnan(self.formula):  # nothing ran a second time
@@ -239,6 +255,19 @@ class InspectedLayer:
         return self.formula <= self.tolerance
 
     @property
+    def is_part(self) -> bool:
+        """Whether the module mixes tokens in other ways beside this map."""
+        return self.share < ALL
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the layer is reproduced and its map is all of the module's mixing of tokens.
+
+        Where the run was not asked (``checks="none"``) the second is taken for granted.
+        """
+        return self.is_reproduced and not self.is_part
+
+    @property
     def seal(self) -> Fingerprint | None:
         """The former name of ``fingerprint``."""
         return self.fingerprint
@@ -254,7 +283,9 @@ class InspectedLayer:
 
 
 def _worded(layer: InspectedLayer) -> str:
-    return f"formula {layer.formula:.0e}, rounding {layer.rounding:.0e}"
+    errors = f"formula {layer.formula:.0e}, rounding {layer.rounding:.0e}"
+    part = f", a part: {layer.share:.0%} of what its module moves" if layer.is_part else ""
+    return errors + part + (f", columns: {layer.columns}" if layer.columns != "token" else "")
 
 
 @dataclass(frozen=True)
@@ -283,6 +314,8 @@ class Inspection(Sequence[InspectedLayer]):
         tokens: the text of every token of every sample, where known.
         environment: versions, dtype, device and settings the run depends on.
         forecast: the memory that was expected before the run; None where that was not told.
+        checks: what the run was asked about every module in which tokens meet, and what it
+            answered.
     """
 
     layers: tuple[InspectedLayer, ...]
@@ -291,6 +324,7 @@ class Inspection(Sequence[InspectedLayer]):
     tokens: tuple[tuple[str, ...], ...] | None = None
     environment: dict[str, str] = field(default_factory=dict)
     forecast: "Forecast | None" = None
+    checks: Table = field(default_factory=lambda: Table(()))
 
     @overload
     def __getitem__(self, index: int | str) -> InspectedLayer: ...
@@ -321,7 +355,7 @@ class Inspection(Sequence[InspectedLayer]):
     def __iter__(self) -> Iterator[InspectedLayer]:
         return iter(self.layers)
 
-    def measure(self) -> "Table":
+    def measure(self) -> Table:
         """Every quantity of every map: one record for each layer, batch index and quantity."""
         from dsf.inspection.results.measurements import measured
 

@@ -34,10 +34,10 @@ def as_bias(mask: Shaped[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
 
 def attention(
-    query: Float[Tensor, "sample head time key"],
-    key: Float[Tensor, "sample head read key"],
-    value: Float[Tensor, "sample head read channel"],
-    bias: Float[Tensor, "#sample #head #time read"] | None,
+    query: Float[Tensor, "*batch time key"],
+    key: Float[Tensor, "*batch read key"],
+    value: Float[Tensor, "*batch read channel"],
+    bias: Float[Tensor, "*#batch #time read"] | None,
     *,
     scale: float,
     causal: bool = False,
@@ -75,11 +75,19 @@ def read(layer: Captured) -> SoftmaxAttention:
     sink = layer.arguments.get("s_aux")
     if sink is not None:
         sink = in_float64(sink).reshape(1, -1).expand(query.shape[0], heads)
+    key, value = _repeated(key, heads), _repeated(value, heads)
+    bias = _bias(layer)
+    if layer.maps is not None and (layer.maps.order is not None or len(layer.maps.axes) > 2):
+        batch = query.shape[:-2]
+        query, key, value = (layer.maps.arranged(part, batch) for part in (query, key, value))
+        bias = None if bias is None else layer.maps.arranged(bias, batch)
+        sink = None if sink is None else layer.maps.arranged(sink[..., None, None], batch)
+        sink = None if sink is None else sink[..., 0, 0]
     plain = attention(
         query,
-        _repeated(key, heads),
-        _repeated(value, heads),
-        _bias(layer),
+        key,
+        value,
+        bias,
         scale=float(scale) if scale is not None else query.shape[-1] ** -0.5,
         causal=layer.arguments["is_causal"] and query.shape[-2] > 1,
     )
@@ -94,7 +102,10 @@ def finish(
     For a query whose keys are all masked the library has a uniform row and our map a row of zeros.
     Such queries are padding; their output is copied from the captured one.
     """
-    response = mixed.squeeze(-2).transpose(1, 2)
+    response = mixed.squeeze(-2)
+    if layer.maps is not None:
+        response = layer.maps.restored(response).reshape(*layer.arguments["query"].shape[:-1], -1)
+    response = response.transpose(1, 2)
     bias = _bias(layer)
     if bias is None:
         return response

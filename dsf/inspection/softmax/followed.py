@@ -49,7 +49,7 @@ class GivenWeights(Mixer):
 def read(layer: Captured) -> SoftmaxAttention | GivenWeights:
     """Softmax attention where queries, keys and a bias explain the scores; else the weights."""
     given = layer.arguments
-    if given.get("heads") is None:
+    if given.get("heads") is None and layer.maps is None:
         raise UnreadableError(
             "it multiplies the output of a softmax with values, but that is only a part of its "
             "output (attention in blocks, several streams, or a further branch), so this would not "
@@ -66,14 +66,19 @@ def read(layer: Captured) -> SoftmaxAttention | GivenWeights:
 def join(calls: Sequence[Call]) -> Sequence[Call]:
     """The attentions of one module; only one, if some make only a part of the module's output."""
     parts = [call for call in calls if call.arguments.get("heads") is None]
+    if len(parts) == len({call.invocation for call in parts}) and all(call.maps for call in parts):
+        return calls
+    for call in parts:
+        call.maps = None
     return parts[:1] or calls
 
 
 def finish(
-    layer: Captured, mixed: Shaped[Tensor, "sample head time output channel"]
+    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
 ) -> Shaped[Tensor, "map time channel"]:
     """The response; that of a query whose keys are all masked (padding) is the captured one."""
-    response = mixed.squeeze(-2).flatten(0, 1)
+    response = mixed.squeeze(-2)
+    response = response.flatten(0, 1) if layer.maps is None else layer.maps.restored(response)
     masked = _fully_masked(layer)
     return response if masked is None else torch.where(masked.unsqueeze(-1), layer.output, response)
 
@@ -104,7 +109,10 @@ def _fully_masked(layer: Captured) -> Tensor | None:
 
 
 def _in_heads(layer: Captured, name: str) -> Tensor:
-    return layer.arguments[name].unflatten(0, (-1, layer.arguments["heads"]))
+    part = layer.arguments[name]
+    if layer.maps is not None:
+        return layer.maps.arranged(part, part.shape[:1])
+    return part.unflatten(0, (-1, layer.arguments["heads"]))
 
 
 ADAPTER = Adapter(

@@ -34,7 +34,7 @@ from dsf.inspection.softmax.scores import (
     flat,
     product,
 )
-from dsf.inspection.softmax.torch_module import FUNCTION, functional_call
+from dsf.inspection.softmax.torch_module import FUNCTION, call_tensors, functional_call
 
 
 def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
@@ -122,6 +122,8 @@ class _Follower(TorchFunctionMode):
         if func is FUNCTION and not self._where.is_claimed():
             call = functional_call(self._where, args, kwargs, output, len(self._calls))
             if call is not None:
+                given = call_tensors(args, kwargs)
+                call.seen = self._where.coordinates(**given, output=output[0])
                 return add_call(self._calls, call, self._where, output)
         elif isinstance(output, Tensor) and output.ndim >= STACK:
             name = getattr(func, "__name__", "").strip("_")
@@ -205,6 +207,9 @@ class _Follower(TorchFunctionMode):
             mixed.flatten(0, -3),
             len(self._calls),
             Through.FOLLOWED,
+        )
+        call.seen = self._where.coordinates(
+            query=weights.scores.product.left, value=made.right, output=made.output
         )
         # The product may be a permuted view of the output, so that it is written into.
         put_out = add_call(self._calls, call, self._where, made.output)

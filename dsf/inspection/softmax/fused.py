@@ -57,6 +57,9 @@ class _Listener(TorchFunctionMode):
         place = len(self._calls)
         name = self._where.name_of(module)
         call = Call(name, module, arguments, copied(output), place, Through.FUSED)
+        call.seen = self._where.coordinates(
+            query=given.get("query"), value=given.get("value"), output=output
+        )
         put_out = add_call(self._calls, call, self._where, output)
         if output.ndim == 4:
             mixed = output.transpose(1, 2).flatten(-2)
@@ -72,7 +75,8 @@ def read(layer: Captured) -> SoftmaxAttention:
             "it calls fused attention with dropout, also in evaluation mode: its weights are "
             "random. Pass dropout_p=0.0 when the module is not training"
         )
-    query, key, value = (_in_heads(part) for part in _expanded(layer))
+    parts = _expanded(layer)
+    query, key, value = (_by_sample(layer, part, parts[0].shape[:-2]) for part in parts)
     scale = layer.arguments.get("scale")
     return attention.attention(
         query,
@@ -92,7 +96,10 @@ def finish(
     A mask that hides all keys of a query by the lowest number of the dtype, not by ``-inf``, gives
     a uniform row. Such queries are padding; their output is copied from the captured one.
     """
-    response = mixed.squeeze(-2).reshape(layer.output.shape)
+    response = mixed.squeeze(-2)
+    if layer.maps is not None:
+        response = layer.maps.restored(response)
+    response = response.reshape(layer.output.shape)
     mask = layer.arguments.get("attn_mask")
     if mask is None:
         return response
@@ -117,6 +124,11 @@ def _expanded(layer: Captured) -> list[Tensor]:
     return [part.expand(*leading, *part.shape[-2:]) for part in parts]
 
 
+def _by_sample(layer: Captured, part: Tensor, batch: torch.Size) -> Tensor:
+    """A part in the axes of samples and heads, as the run showed them; else as they are usual."""
+    return _in_heads(part) if layer.maps is None else layer.maps.arranged(part, batch)
+
+
 def _in_heads(part: Tensor) -> Tensor:
     """``sample head time width``: one head if there is no axis for it; further axes are merged."""
     if part.ndim < 4:
@@ -133,7 +145,8 @@ def _bias(layer: Captured, query: Tensor, key: Tensor) -> Tensor | None:
     size = query.shape[-2], key.shape[-2]
     mask = layer.arguments.get("attn_mask")
     if mask is not None:
-        return _in_heads(attention.as_bias(mask).expand(*layer.output.shape[:-2], *size))
+        batch = layer.output.shape[:-2]
+        return _by_sample(layer, attention.as_bias(mask).expand(*batch, *size), batch)
     if _is_causal(layer) and size[0] != size[1]:
         seen = torch.ones(size, dtype=torch.bool, device=query.device).tril()
         return attention.as_bias(seen)[None, None]

@@ -173,6 +173,7 @@ class _Recorder:
         place = len(self._calls)
         kind = Through.INTERFACE
         call = Call(name, module, arguments, copied(output[0]), place, kind)
+        call.seen = self._where.coordinates(query=tensors[0], value=tensors[2], output=output[0])
         put_out = add_call(self._calls, call, self._where, output)
         value, mixed = arguments["value"], output[0].flatten(-2)
         self._where.pass_surroundings(module, value, mixed, partial(setattr, call, "surroundings"))

@@ -145,6 +145,12 @@ def functional_call(
     return Call(name, module, arguments, copied(output), place, Through.FUNCTIONAL)
 
 
+def call_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The queries and values that the function was called with."""
+    named = bound(FUNCTION, args, kwargs)
+    return {"query": named.get("query"), "value": named.get("value")}
+
+
 def read_functional(layer: Captured) -> SoftmaxAttention:
     """The mixer, read as from ``torch.nn.MultiheadAttention`` with the weights of the call."""
     return read(_as_module(layer))

@@ -33,7 +33,9 @@ def test_a_float32_model_is_rebuilt_and_its_layers_mix(family):
     assert kinds[expected.mixer] == expected.recurrent
     assert kinds["SoftmaxAttention"] == expected.softmax
     assert len(inspection) == expected.recurrent + expected.softmax
-    assert inspection.unsupported == ()
+    # RWKV-4 also mixes tokens in its feed-forward part, by a look at the token before.
+    unread = {missed.name.rpartition(".")[2] for missed in inspection.unsupported}
+    assert unread == ({"feed_forward"} if family == "rwkv" else set())
     recurrent = [layer for layer in inspection if type(layer.mixer).__name__ == expected.mixer]
     assert {layer.family for layer in inspection} == {family}
     assert max(layer.error for layer in inspection) < SINGLE

@@ -1,0 +1,168 @@
+"""``Coordinates``: from which place of the model's inputs every element of a tensor comes.
+
+Every axis of every input is an ``InputAxis``. A tensor of the run has, for each of them, the index
+along that axis that each element belongs to. Scores of attention belong to two: that of their
+query, and in ``columns`` that of their key.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Size, Tensor
+
+NONE, MANY = -1.0, -2.0
+"""An element that comes from no index of an axis, and one that is made of several."""
+
+
+@dataclass(eq=False)
+class Source:
+    """An input of the model, or a tensor whose positions a module made anew.
+
+    Attributes:
+        name: of the argument, or of the module.
+        channels: the axis of its channels, which projections sum over; None until one has.
+        summed: how often projections summed over each of its axes.
+        before: the axes that the positions were made from.
+        kind: ``input``; ``ids`` for whole numbers, which have no channels; or what the new
+            positions are.
+    """
+
+    name: str
+    channels: "InputAxis | None" = None
+    summed: dict["InputAxis", int] = field(default_factory=dict)
+    before: frozenset["InputAxis"] = frozenset()
+    kind: str = "input"
+
+
+@dataclass(frozen=True, eq=False)
+class InputAxis:
+    """One axis of a source."""
+
+    source: Source
+    number: int
+    size: int
+
+
+Planes = dict[InputAxis, Tensor]
+Move = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """The index along every axis that each element of a tensor belongs to.
+
+    Attributes:
+        shape: of the tensor; every plane has it, with stride 0 where its numbers do not change.
+        planes: by axis the index, ``NONE`` or ``MANY``.
+        columns: for scores, by axis the index of the key.
+    """
+
+    shape: Size
+    planes: Planes
+    columns: Planes = field(default_factory=dict)
+
+    def moved(self, move: Move, shape: Size) -> "Coordinates":
+        """Those of a tensor that ``move`` makes by moving elements."""
+        planes = {axis: move(plane) for axis, plane in self.planes.items()}
+        columns = {axis: move(plane) for axis, plane in self.columns.items()}
+        return Coordinates(shape, planes, columns)
+
+    def expanded(self, shape: Size) -> "Coordinates":
+        """Those of a tensor of a larger shape to which this one is broadcast."""
+        return self if self.shape == shape else self.moved(lambda p: p.expand(shape), shape)
+
+    def without(self, axis: InputAxis) -> "Coordinates":
+        """The same without one axis."""
+        planes = {each: plane for each, plane in self.planes.items() if each is not axis}
+        columns = {each: plane for each, plane in self.columns.items() if each is not axis}
+        return Coordinates(self.shape, planes, columns)
+
+
+def numbered(tensor: Tensor, name: str) -> Coordinates:
+    """The coordinates of an input."""
+    numbers = tensor.is_floating_point() or tensor.is_complex()
+    kind = "input" if numbers and tensor.ndim > 1 else "ids"
+    source, shape, planes = Source(name, kind=kind), tensor.shape, {}
+    for number, size in enumerate(shape):
+        index = torch.arange(size, dtype=torch.float32, device=tensor.device)
+        spread = index.reshape(-1, *[1] * (len(shape) - number - 1)).expand(shape)
+        planes[InputAxis(source, number, size)] = spread
+    return Coordinates(shape, planes)
+
+
+def small(plane: Tensor) -> Tensor:
+    """The plane with size 1 along the axes on which its numbers do not change."""
+    for axis, (size, stride) in enumerate(zip(plane.shape, plane.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            plane = plane.narrow(axis, 0, 1)
+    return plane
+
+
+def reduced(plane: Tensor, dims: Sequence[int]) -> tuple[Tensor, bool]:
+    """The one index along ``dims``, which keep size 1, or ``MANY``; and whether there are several.
+
+    ``NONE`` counts for nothing.
+    """
+    short = small(plane)
+    dims = [dim for dim in dims if short.shape[dim] > 1]
+    if not dims:
+        return short, False
+    largest = short.amax(dim=dims, keepdim=True)
+    least = torch.where(short < 0, torch.inf, short).amin(dim=dims, keepdim=True)
+    several = (largest >= 0) & (least != largest)
+    found = torch.where(several, MANY, largest)
+    lowest = short.amin(dim=dims, keepdim=True)
+    found = torch.where((largest < 0) & (lowest == MANY), MANY, found)
+    return found, bool(several.any())
+
+
+def varies(plane: Tensor | None, dim: int) -> bool:
+    """Whether a plane has several indices along ``dim``."""
+    return plane is not None and reduced(plane, [dim])[1]
+
+
+IN_ORDER = 2
+"""The rank of a plane whose indices never fall; of one whose indices never rise it is 1."""
+
+
+def _order(plane: Tensor) -> int:
+    """How well a plane numbers a sequence: negative with gaps, more if it is in order."""
+    short = small(plane)
+    steps = [short.diff(dim=k) for k in range(short.ndim) if short.shape[k] > 1]
+    gaps = -IN_ORDER if bool((short < 0).any()) else 0
+    if all(bool((step >= 0).all()) for step in steps):
+        return IN_ORDER + gaps
+    return (1 if all(bool((step <= 0).all()) for step in steps) else 0) + gaps
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Two planes of one axis combined: the result, and whether several indices meet in it."""
+
+    plane: Tensor
+    meet: bool
+    spread: bool
+
+
+def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:
+    """Two planes of tensors that are added or multiplied element by element.
+
+    Args:
+        columns: where one of them holds scores, the indices of their keys; an index that equals
+            that of the key does not conflict.
+    """
+    one, other = small(one), small(other)
+    both = (one >= 0) & (other >= 0) & (one != other)
+    if columns is not None:
+        both = both & (small(columns) != other) & (small(columns) != one)
+    partly = ((one >= 0) & (other == MANY)) | ((one == MANY) & (other >= 0))
+    # Of two tokens that one stays whose sequence is complete and in order; a look into the past
+    # keeps the later one, which is the token itself.
+    plane = torch.maximum(one, other)
+    if both.any():
+        first, second = (one, other) if _order(one) >= _order(other) else (other, one)
+        if _order(first) != _order(second) or _order(first) < IN_ORDER:
+            plane = torch.where(first >= 0, first, second).expand_as(plane)
+    plane = torch.where((one < 0) & (other < 0), torch.minimum(one, other), plane)
+    return Merged(plane, bool(both.any()), bool(partly.any()))

@@ -1,0 +1,280 @@
+"""Judges after a run which modules mix tokens, and whether the maps read there are all of it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from dsf.inspection.capture.calls import Call, Invocation, Through
+from dsf.inspection.causal.coordinates import InputAxis
+from dsf.inspection.causal.replay import Held, NoNumbersError, UnclearError, moved, share_explained
+from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, maps_of
+from dsf.inspection.causal.tracker import Mixing, Tracker
+from dsf.inspection.results.table import Table
+
+APART = 4
+"""Of more attentions in one forward pass than this, shares are not measured one by one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One module in which tokens meet.
+
+    Attributes:
+        module, name: the module and its path.
+        mixes: whether a replaced token moves others while the mixers that were read are held; None
+            where that could not be told.
+        how: the operations in which tokens met, in words.
+        share: how much of what a token moves the maps that were read explain, 0 to 1; nan where
+            that is not known.
+        elsewhere: how far other tokens moved, relative to the largest number of the output.
+        note: why it could not be told.
+        is_read: whether a token mixer in it was read.
+        attentions: how many attentions make its output together.
+        has_slots: whether columns of its maps are no tokens but made of several.
+    """
+
+    module: nn.Module
+    name: str
+    mixes: bool | None
+    how: tuple[str, ...]
+    share: float = math.nan
+    elsewhere: float = math.nan
+    note: str = ""
+    is_read: bool = False
+    attentions: int = 0
+    has_slots: bool = False
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the inspection lists the module beside the layers that it read."""
+        if self.is_read:
+            return self.mixes is True or self.attentions > 1 or self.has_slots
+        return self.mixes is True or (self.mixes is None and bool(self.how))
+
+    @property
+    def result(self) -> str:
+        """The answer in one word or two."""
+        if self.mixes is None:
+            return "not clear"
+        if self.is_read:
+            return "a part" if self.mixes else "all of it"
+        return "mixes tokens" if self.mixes else "keeps tokens apart"
+
+
+@dataclass(eq=False)
+class Findings:
+    """All findings of a run.
+
+    Attributes:
+        modules: what was found of every module in which tokens meet, in running order.
+        calls: by the call of an attention what its axes count, or why it is no token mixer.
+        passes: forward passes of single modules that were repeated.
+        asked: whether the run was followed at all.
+    """
+
+    modules: list[Finding] = field(default_factory=list)
+    maps: dict[Call, Maps | None] = field(default_factory=dict)
+    refused: dict[Call, str] = field(default_factory=dict)
+    shares: dict[Call, float] = field(default_factory=dict)
+    passes: int = 0
+    asked: bool = False
+
+    @property
+    def table(self) -> Table:
+        """One record for every module in which tokens meet."""
+        return Table(tuple(_record(one) for one in self.modules))
+
+    def records(self, call: Call, name: str) -> Table:
+        """What was asked about one layer: whether its map is all, and what its axes count."""
+        records = [_record(one) for one in self.modules if one.module is call.module]
+        if call.maps is not None:
+            sizes = zip(call.maps.sizes, call.maps.axes, strict=True)
+            counted = ", ".join(f"{size} {axis}" for size, axis in sizes)
+            what = {"module": name, "question": "what do the axes count?", "answer": counted}
+            records.append({**what, "note": f"columns: {call.maps.columns}"})
+        return Table(tuple(records))
+
+    def share_of(self, call: Call) -> float:
+        """How much of what a token moves in its module the maps of a call explain."""
+        if call in self.shares:
+            return self.shares[call]
+        if call.through is Through.MODULE:
+            return 1.0 if self.asked else math.nan
+        found = (one for one in self.modules if one.module is call.module)
+        finding = next(found, None)
+        return math.nan if finding is None or finding.mixes is None else finding.share
+
+
+def _record(one: Finding) -> dict[str, Any]:
+    asked = "is the map all of it?" if one.is_read else "does it mix tokens?"
+    return {
+        "module": one.name,
+        "question": asked,
+        "answer": one.result,
+        "share": one.share,
+        "moved": one.elsewhere,
+        "note": one.note or "; ".join(one.how),
+    }
+
+
+def judged(tracker: Tracker, calls: Sequence[Call]) -> Findings:
+    """Judge a run that ``tracker`` followed; the model is still in evaluation mode.
+
+    Args:
+        calls: the token mixers that were recorded.
+    """
+    found, where = Findings(asked=True), tracker.where
+    mixings = _relevant(tracker.mixings, calls)
+    mixed_axes = {one.meeting.axis for one in mixings if one.meeting.is_known}
+    for call in calls:
+        _arrange(call, mixed_axes, found)
+    own: dict[Invocation, list[Mixing]] = {}
+    for one in mixings:
+        if one.invocation is not None:
+            own.setdefault(one.invocation, []).append(one)
+    attentions = [call for call in calls if call.through is not Through.MODULE]
+    reading = {call.invocation for call in attentions if call.invocation is not None}
+    order = [one for one in where.invocations if one in own or one in reading]
+    seen: dict[nn.Module, Finding] = {}
+    for invocation in order:
+        name = where.name_of(invocation.module) or type(invocation.module).__name__
+        how = tuple(dict.fromkeys(one.meeting.how for one in own.get(invocation, ())))
+        inside = [c for c in calls if invocation.began < c.time < (invocation.ended or math.inf)]
+        others = [
+            one
+            for one in own
+            if one is not invocation
+            and invocation.began < one.began
+            and one.ended < invocation.ended
+        ]
+        is_read = invocation in reading
+        held = Held(inside, () if is_read else others)
+        finding = _judged(invocation, name, how, held, is_read, found)
+        before = seen.get(invocation.module)
+        if before is None or (before.mixes is not True and finding.mixes is not False):
+            seen[invocation.module] = finding
+    found.modules = list(seen.values())
+    return found
+
+
+def _judged(
+    invocation: Invocation,
+    name: str,
+    how: tuple[str, ...],
+    held: Held,
+    is_read: bool,
+    found: Findings,
+) -> Finding:
+    module, share = invocation.module, 1.0
+    try:
+        found.passes += 1
+        rest = moved(invocation, held)
+        if rest.mixes and is_read:
+            found.passes += 1
+            share = share_explained(invocation, rest)
+        parts = [c for c in invocation.calls if c.through is not Through.MODULE]
+        if len(parts) > 1:
+            _apart(invocation, parts, held, share, found)
+    except NoNumbersError as error:
+        return Finding(module, name, None, (), note=str(error), is_read=is_read)
+    except UnclearError as error:
+        return Finding(module, name, None, how, note=str(error), is_read=is_read)
+    return Finding(
+        module,
+        name,
+        rest.mixes,
+        how,
+        share if is_read else math.nan,
+        rest.elsewhere,
+        is_read=is_read,
+        attentions=len(parts),
+        has_slots=any(call.maps is not None and call.maps.columns == SLOT for call in parts),
+    )
+
+
+def _apart(
+    invocation: Invocation, parts: Sequence[Call], held: Held, share: float, found: Findings
+) -> None:
+    """What each of several attentions of one forward pass moves, of what they move together."""
+    if len(parts) > APART:
+        found.shares |= dict.fromkeys(parts, share / len(parts))
+        return
+    sizes = {}
+    rest = moved(invocation, held).difference
+    for part in parts:
+        found.passes += 1
+        others = Held(held.calls, held.invocations, free=frozenset({part}))
+        sizes[part] = (moved(invocation, others).difference - rest).norm().item()
+    total = sum(sizes.values())
+    found.shares |= {part: share * size / total if total else share for part, size in sizes.items()}
+
+
+def _relevant(mixings: Sequence[Mixing], calls: Sequence[Call]) -> list[Mixing]:
+    """Without those of channels, and without the front end that makes tokens of finer ones."""
+    remade: set[InputAxis] = set()
+    for one in mixings:
+        if "makes new tokens" in one.meeting.how:
+            remade.add(one.meeting.axis)
+    read: set[InputAxis] = set()
+    for call in calls:
+        for seen in call.seen.values():
+            if seen is not None:
+                read.update(seen.planes)
+    front = remade - read
+    return [
+        one
+        for one in mixings
+        if one.meeting.axis.source.channels is not one.meeting.axis
+        and one.meeting.axis not in front
+        and "makes new tokens" not in one.meeting.how
+    ]
+
+
+def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
+    if call.through not in (Through.FUSED, Through.INTERFACE, Through.FOLLOWED):
+        return
+    query, value, output = (call.seen.get(name) for name in ("query", "value", "output"))
+    if value is None or query is None:
+        return
+    batch = query.shape[:-2]
+    if call.through is Through.FOLLOWED and output is not None:
+        batch = output.shape[:-2]
+    try:
+        found.maps[call] = call.maps = maps_of(query, value, batch, mixed_axes)
+    except NoTokensError as error:
+        found.refused[call] = str(error)
+
+
+def unread_reason(finding: Finding) -> str:
+    """Why a module is listed that mixes tokens and was not read."""
+    how = f" ({'; '.join(finding.how)})" if finding.how else ""
+    if finding.is_read and finding.mixes is not True and finding.has_slots:
+        return (
+            f"the columns of its maps are no tokens: each is made of several{how}, and that is in "
+            "no map. The maps have an axis of slots instead of one of tokens"
+        )
+    if finding.is_read and finding.mixes is not True:
+        return (
+            f"its output is made of {finding.attentions} attentions together, so that the map of "
+            "each, which was read, is a part; how they are combined is in no map"
+        )
+    if finding.is_read:
+        share = f"{finding.share:.0%}" if finding.share == finding.share else "a part"
+        return (
+            f"the maps that were read in it are only a part of what it does to tokens{how}: with "
+            f"them held, a replaced token still moves others by {finding.elsewhere:.0e}; they "
+            f"explain {share} of what it moves in all"
+        )
+    if finding.mixes is None:
+        return (
+            f"tokens meet in it{how}, and no adapter reads it; {finding.note}, so that it was not "
+            "told how far they move"
+        )
+    return (
+        f"it mixes tokens{how}: a replaced token moves others by {finding.elsewhere:.0e} of its "
+        "largest output, and no adapter reads it. If it is linear in its values, pass probe=... to "
+        "read it"
+    )

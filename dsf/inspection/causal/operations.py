@@ -1,0 +1,520 @@
+"""How the coordinates of a tensor follow from those of the tensors that it is computed from.
+
+One rule for every kind of torch operation: those that move elements, that work on them one by one,
+that reduce axes, and that sum products over an axis. ``Meeting`` states that an operation made one
+element of several indices along an axis.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+
+from dsf.inspection.causal.coordinates import (
+    MANY,
+    NONE,
+    Coordinates,
+    InputAxis,
+    Planes,
+    Source,
+    merged,
+    reduced,
+    small,
+    varies,
+)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """In one operation several indices along an axis met in one element.
+
+    Attributes:
+        how: in words, what the operation does to them.
+        is_known: whether there is a rule for the operation; if not, they may not meet at all.
+    """
+
+    axis: InputAxis
+    how: str
+    is_known: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """The coordinates of the outputs of an operation, and what met in it."""
+
+    outputs: tuple[Coordinates | None, ...]
+    meetings: tuple[Meeting, ...] = ()
+
+
+Find = Callable[[Any], Coordinates | None]
+Rule = Callable[[Find, str, tuple[Any, ...], dict[str, Any], tuple[Tensor, ...]], Followed]
+
+
+def is_place(axis: InputAxis) -> bool:
+    """Whether an axis counts places, such as tokens and samples, and not channels."""
+    return axis.source.channels is not axis
+
+
+def is_pointwise(func: Any) -> bool:
+    """Whether an operation works on elements one by one, its in-place form too."""
+    name = func._schema.name.partition("::")[2]
+    if torch.Tag.pointwise in func.tags or name.rstrip("_") in ("addcmul", "addcdiv", "lerp"):
+        return True
+    if not name.endswith("_"):
+        return False
+    packet = getattr(torch.ops.aten, name.rstrip("_"), None)
+    overloads = packet.overloads() if packet is not None else ()
+    return any(torch.Tag.pointwise in getattr(packet, one).tags for one in overloads)
+
+
+def tensors_in(args: Sequence[Any]) -> list[Tensor]:
+    """The tensors among arguments, also in lists."""
+    found: list[Tensor] = []
+    for part in args:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, tuple | list):
+            found += [each for each in part if isinstance(each, Tensor)]
+    return found
+
+
+# --- elements one by one
+
+
+def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
+    """Tensors that are combined element by element."""
+    meetings: dict[InputAxis, Meeting] = {}
+    planes: Planes = {}
+    columns: Planes = {}
+    for part in parts:
+        for axis, plane in part.columns.items():
+            spread = plane.expand(shape)
+            columns[axis] = torch.maximum(columns[axis], spread) if axis in columns else spread
+    for part in parts:
+        for axis, plane in part.planes.items():
+            if axis not in planes:
+                planes[axis] = plane.expand(shape)
+                continue
+            found = merged(planes[axis], plane.expand(shape), columns.get(axis))
+            if found.meet or found.spread:
+                meetings[axis] = Meeting(axis, how)
+            planes[axis] = found.plane.expand(shape)
+    _settle_slots(parts, planes, meetings, how)
+    return Followed((Coordinates(shape, planes, columns),), tuple(meetings.values()))
+
+
+def _settle_slots(
+    parts: Sequence[Coordinates], planes: Planes, meetings: dict[InputAxis, Meeting], how: str
+) -> None:
+    """Slots that are added to the tokens that they are made of are tokens in the same places."""
+    for axis in [axis for axis in planes if axis.source.kind == "slots"]:
+        tokens = [p for p in parts if axis not in p.planes]
+        before = axis.source.before
+        made_of = next((a for p in tokens for a in p.planes if a in before), None)
+        if made_of is None:
+            continue
+        if not bool((small(planes[axis]) == small(planes[made_of])).all()):
+            meetings[made_of] = Meeting(made_of, how)
+        del planes[axis]
+
+
+def pointwise(
+    find: Find, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, ...]
+) -> Followed:
+    parts = [c for each in tensors_in((*args, *kwargs.values())) if (c := find(each)) is not None]
+    if not parts:
+        return Followed((None,) * len(out))
+    made = together(parts, out[0].shape, f"'{name.strip('_')}' joins different tokens")
+    return Followed(made.outputs * len(out), made.meetings)
+
+
+def same_places(like: Coordinates, shape: Size) -> Coordinates | None:
+    """The coordinates of a tensor whose tokens lie where those of another do; None if they cannot.
+
+    Sizes may differ only along axes on which no index changes.
+    """
+    if len(shape) != len(like.shape):
+        return None
+    planes = {}
+    for axis, plane in like.planes.items():
+        short = small(plane)
+        sizes = zip(short.shape, shape, strict=True)
+        if any(size not in (1, wanted) for size, wanted in sizes):
+            differing = [k for k in range(len(shape)) if plane.shape[k] != shape[k]]
+            short, _ = reduced(plane, differing)
+            if any(a not in (1, b) for a, b in zip(short.shape, shape, strict=True)):
+                continue
+        planes[axis] = short.expand(shape)
+    return Coordinates(shape, planes)
+
+
+# --- elements moved
+
+MOVES = {
+    *("permute", "transpose", "t", "numpy_T", "slice", "select", "squeeze", "unsqueeze"),
+    *("unbind", "split", "split_with_sizes", "unfold", "alias", "detach", "diagonal", "flip"),
+    *("roll", "repeat", "index_select", "gather", "expand", "reflection_pad1d"),
+    *("reflection_pad2d", "replication_pad1d", "replication_pad2d", "pixel_shuffle"),
+    *("pixel_unshuffle", "channel_shuffle", "rot90", "tile", "movedim", "index", "take"),
+    *("upsample_nearest1d", "upsample_nearest2d", "narrow", "chunk", "repeat_interleave", "im2col"),
+}
+RESHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten"}
+KEEPS = {"clone", "_to_copy", "contiguous", "dropout", "native_dropout", "tril", "triu"}
+KEEPS |= {"lift_fresh"}
+KEEPS |= {"_conj", "resolve_conj", "resolve_neg", "_neg_view", "conj", "real", "imag"}
+KEEPS |= {"batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"}
+KEEPS |= {"_native_batch_norm_legit", "cudnn_batch_norm", "nan_to_num"}
+
+
+def moved(
+    find: Find, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> Any:
+    """The coordinates of what an operation that moves elements puts out."""
+    given = find(args[0])
+    if given is None:
+        return None
+    if name in RESHAPES:
+        return given.moved(lambda p: p.reshape(out.shape), out.shape)
+    if name == "im2col":
+        return given.moved(lambda p: func(p + 1, *args[1:], **kwargs) - 1, out.shape)
+
+    def move(plane: Tensor) -> Any:
+        return func(plane, *args[1:], **kwargs)
+
+    if isinstance(out, Tensor):
+        return given.moved(move, out.shape)
+    planes = {axis: move(plane) for axis, plane in given.planes.items()}
+    columns = {axis: move(plane) for axis, plane in given.columns.items()}
+    return [
+        Coordinates(
+            part.shape,
+            {axis: several[k] for axis, several in planes.items()},
+            {axis: several[k] for axis, several in columns.items()},
+        )
+        for k, part in enumerate(out)
+    ]
+
+
+def joined(find: Find, parts: Sequence[Tensor], dim: int, out: Tensor) -> Coordinates | None:
+    """The coordinates of tensors laid one behind the other along ``dim``."""
+    found = [find(part) for part in parts]
+    if not any(each is not None for each in found):
+        return None
+    pairs = [(p, c) for p, c in zip(parts, found, strict=True) if p.ndim == out.ndim]
+    dim = dim % out.ndim
+
+    def cat(which: str) -> Planes:
+        axes = dict.fromkeys(a for _, c in pairs if c is not None for a in getattr(c, which))
+        planes = {}
+        for axis in axes:
+            each = [(getattr(c, which).get(axis) if c is not None else None, p) for p, c in pairs]
+            nothing = torch.full((), NONE, device=out.device)
+            full = [nothing.expand(p.shape) if one is None else one for one, p in each]
+            spread = [
+                k
+                for k in range(out.ndim)
+                if k != dim and all(one.stride(k) == 0 or one.shape[k] == 1 for one in full)
+            ]
+            for k in spread:
+                full = [one.narrow(k, 0, min(1, one.shape[k])) for one in full]
+            planes[axis] = torch.cat(full, dim).expand(out.shape)
+        return planes
+
+    return Coordinates(out.shape, cat("planes"), cat("columns"))
+
+
+# --- axes reduced
+
+
+def summed(given: Coordinates, dims: Sequence[int], keepdim: bool, shape: Size) -> Coordinates:
+    """A tensor whose axes ``dims`` are reduced to one number each; no meeting yet."""
+    dims = [dim % max(len(given.shape), 1) for dim in dims]
+
+    pooled = [axis for axis, plane in given.planes.items() if reduced(plane, dims)[1]]
+    left = [k for k in range(len(given.shape)) if k not in dims]
+    still = [k for k in left if any(varies(given.planes[axis], k) for axis in pooled)]
+
+    def fold(plane: Tensor) -> Tensor:
+        plane, _ = reduced(plane, dims)
+        for dim in sorted(dims, reverse=True):
+            plane = plane.narrow(dim, 0, 1)
+            plane = plane if keepdim else plane.squeeze(dim)
+        return plane.expand(shape)
+
+    made = given.moved(fold, shape)
+    if not still or not any(axis.source.channels is not axis for axis in pooled):
+        return made
+    kept = left if not keepdim else list(range(len(shape)))
+    source = Source("groups of tokens", before=frozenset(pooled), kind="made")
+    planes = {axis: plane for axis, plane in made.planes.items() if axis not in pooled}
+    for k in still:
+        number = kept.index(k)
+        index = torch.arange(shape[number], dtype=torch.float32)
+        spread = index.reshape(-1, *[1] * (len(shape) - number - 1)).expand(shape)
+        planes[InputAxis(source, number, shape[number])] = spread
+    return Coordinates(shape, planes, made.columns)
+
+
+# --- products summed over an axis
+
+
+class Projections:
+    """Decides which axis of a source holds channels: that over which projections sum first.
+
+    If it turns out that more of them sum over another one, the run has to be followed again.
+
+    Args:
+        settled: the number of the axis of channels by the name of the source, where that is known.
+    """
+
+    def __init__(self, settled: Mapping[str, int] | None = None):
+        self._settled = settled or {}
+        self._sources: dict[Source, None] = {}
+
+    def disputed(self) -> dict[str, int]:
+        """By source the axis that more projections sum over than that which came first."""
+        found = {}
+        for source in self._sources:
+            most = max(source.summed, key=lambda axis: source.summed[axis])
+            first = source.channels
+            if first is not None and source.summed[most] > source.summed.get(first, 0):
+                found[source.name] = most.number
+        return found
+
+    def are_channels(self, axis: InputAxis) -> bool:
+        """Whether an axis over which a projection sums holds the channels of its source."""
+        source: Source = axis.source
+        source.summed[axis] = source.summed.get(axis, 0) + 1
+        self._sources[source] = None
+        if source.channels is None and source.kind == "input":
+            settled = self._settled.get(source.name, axis.number)
+            if settled == axis.number:
+                source.channels = axis
+        return source.channels is axis
+
+
+@dataclass(eq=False)
+class _Contracted:
+    """The coordinates of a matrix product while they are found, axis by axis."""
+
+    shape: Size
+    are_channels: Callable[[InputAxis], bool]
+    planes: Planes = field(default_factory=dict)
+    columns: Planes = field(default_factory=dict)
+    meetings: list[Meeting] = field(default_factory=list)
+    slots: dict[int, list[InputAxis]] = field(default_factory=dict)
+
+    def meet(self, axis: InputAxis, how: str) -> None:
+        self.meetings.append(Meeting(axis, how))
+
+    def outer(self, axis: InputAxis, row: Tensor | None, read: Tensor | None) -> None:
+        """An axis over which the product does not sum."""
+        if row is None or read is None:
+            only = read if row is None else row
+            if only is not None:
+                self.planes[axis] = only.expand(self.shape)
+            return
+        found = merged(row, read)
+        if not found.meet:
+            self.planes[axis] = found.plane.expand(self.shape)
+            if found.spread:
+                self.meet(axis, "what is made of many tokens meets single ones")
+            return
+        self.planes[axis], self.columns[axis] = row.expand(self.shape), read.expand(self.shape)
+
+    def inner(
+        self, axis: InputAxis, lost: Tensor, kept: Tensor | None, *, dim: int, fixed: bool
+    ) -> None:
+        """An axis that changes along what is summed over, in one of both factors.
+
+        Args:
+            lost: its plane there.
+            kept: its plane in the other factor, if that has one.
+            dim: the axis of ``lost`` that is summed over; that of the result which replaces it.
+            fixed: whether the other factor comes from no input.
+        """
+        other = -1 if dim == -2 else -2
+        if kept is not None and bool((kept >= 0).any()):
+            self.planes[axis] = kept.expand(self.shape)
+            self.meet(axis, "a product sums over tokens")
+        elif reduced(lost, [other])[1]:  # channels of different tokens
+            self.planes[axis] = small(lost).amax(dim=dim, keepdim=True).expand(self.shape)
+            self.meet(axis, "a projection sums channels of different tokens")
+        elif fixed and self.are_channels(axis):
+            return
+        elif fixed:
+            self.slots.setdefault(dim, []).append(axis)
+            self.meet(axis, "fixed weights sum over tokens")
+        else:
+            self.planes[axis] = torch.full((), MANY, device=lost.device).expand(self.shape)
+
+
+def product(
+    left: Coordinates | None,
+    right: Coordinates | None,
+    shape: Size,
+    are_channels: Callable[[InputAxis], bool],
+) -> Followed:
+    """A matrix product ``*batch time inner`` by ``*batch inner read``."""
+    rows = left.planes if left is not None else {}
+    reads = right.planes if right is not None else {}
+    made, device = _Contracted(shape, are_channels), None
+    for axis in dict.fromkeys((*rows, *reads)):
+        one, other = rows.get(axis), reads.get(axis)
+        row, many_rows = reduced(one, [-1]) if one is not None else (None, False)
+        read, many_reads = reduced(other, [-2]) if other is not None else (None, False)
+        device = (other if one is None else one).device  # type: ignore[union-attr]
+        if many_rows and many_reads:  # sums over both: a product of channels, or a pool
+            if axis.source.channels is not axis:
+                made.planes[axis] = torch.full((), MANY, device=device).expand(shape)
+        elif many_rows and one is not None:
+            made.inner(axis, one, read, dim=-1, fixed=right is None)
+        elif many_reads and other is not None:
+            made.inner(axis, other, row, dim=-2, fixed=left is None)
+        else:
+            made.outer(axis, row, read)
+    for dim, axes in made.slots.items():
+        made.planes |= slots_of(axes, dim, shape, device)
+    return Followed((Coordinates(shape, made.planes, made.columns),), tuple(made.meetings))
+
+
+def slots_of(
+    axes: Sequence[InputAxis], dim: int, shape: Size, device: torch.device | None
+) -> dict[InputAxis, Tensor]:
+    """New positions along ``dim``, each a sum over the tokens along ``axes``."""
+    source = Source("slots", before=frozenset(axes), kind="slots")
+    size, dim = shape[dim], dim % len(shape)
+    index = torch.arange(size, dtype=torch.float32, device=device)
+    spread = index.reshape(-1, *[1] * (len(shape) - dim - 1)).expand(shape)
+    return {InputAxis(source, dim, size): spread}
+
+
+# --- convolutions
+
+
+@dataclass(frozen=True)
+class Window:
+    """The window of a convolution or a pool: one number for each axis behind the second."""
+
+    name: str
+    sizes: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    depthwise: bool
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        sizes: Sequence[int],
+        steps: tuple[Sequence[int], Sequence[int], Sequence[int]],
+        *,
+        transposed: bool = False,
+        depthwise: bool,
+    ) -> "Window":
+        """A window from torch's stride, padding and dilation, where one number stands for all."""
+        count = len(sizes)
+        stride, padding, dilation = (tuple((list(part) * count)[:count]) for part in steps)
+        return cls(name, tuple(sizes), stride, padding, dilation, transposed, depthwise)
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether there is one output for every input."""
+        return not self.transposed and all(step == 1 for step in self.stride)
+
+
+def convolved(
+    given: Coordinates, window: Window, shape: Size, are_channels: Callable[[InputAxis], bool]
+) -> Followed:
+    """A convolution or pool over the axes behind the second, which holds channels."""
+    planes: Planes = {}
+    meetings: list[Meeting] = []
+    remade: dict[InputAxis, int] = {}
+    places, sizes, name = len(shape) - 2, window.sizes, window.name
+    for axis, plane in given.planes.items():
+        if varies(plane, 1):
+            if are_channels(axis):
+                continue
+            if not window.depthwise:
+                meetings.append(Meeting(axis, f"'{name}' sums over tokens as channels"))
+                planes |= slots_of([axis], 1, shape, plane.device)
+                continue
+        first = plane if window.depthwise and plane.shape[1] == shape[1] else plane.narrow(1, 0, 1)
+        spatial = [k for k in range(places) if varies(plane, k + 2)]
+        if not spatial:
+            narrow = small(first)
+            for k in range(places):
+                narrow = narrow.narrow(k + 2, 0, 1)
+            planes[axis] = narrow.expand(shape)
+            continue
+        wide = [k for k in spatial if sizes[k] > 1]
+        if not wide and window.keeps_places:
+            planes[axis] = _shifted(first, [0] * places, shape)
+            continue
+        if window.keeps_places:
+            offsets = [_tap(first, k, window) if k in wide else 0 for k in range(places)]
+            planes[axis] = _shifted(first, offsets, shape)
+            meetings.append(Meeting(axis, f"'{name}' sums over neighbouring tokens"))
+            continue
+        remade[axis] = spatial[0]
+        overlaps = any(sizes[k] > window.stride[k] for k in spatial)
+        words = "overlapping" if overlaps else "disjoint"
+        meetings.append(Meeting(axis, f"'{name}' makes new tokens of {words} groups"))
+    if remade:
+        planes |= new_positions(remade, shape, name, next(iter(given.planes.values())).device)
+    return Followed((Coordinates(shape, planes),), tuple(meetings))
+
+
+def new_positions(
+    remade: dict[InputAxis, int], shape: Size, name: str, device: torch.device, kind: str = "made"
+) -> Planes:
+    """Axes of positions that a module made of others, behind the second axis."""
+    source = Source(name, before=frozenset(remade), kind=kind)
+    planes: Planes = {}
+    for number in sorted({2 + k for k in remade.values()}):
+        size = shape[number]
+        index = torch.arange(size, dtype=torch.float32, device=device)
+        spread = index.reshape(-1, *[1] * (len(shape) - number - 1)).expand(shape)
+        planes[InputAxis(source, number, size)] = spread
+    return planes
+
+
+def _tap(plane: Tensor, place: int, window: Window) -> int:
+    """By how much the token of an output is shifted from its index: the tap that is its own."""
+    dim, padding = place + 2, window.padding[place]
+    reach = (window.sizes[place] - 1) * window.dilation[place]
+    before = -padding
+    options = {before + reach // 2: 1, before + reach: 0}
+    if padding == reach and padding > 0:
+        return before + reach
+    count = plane.shape[dim] + 2 * padding - reach
+
+    def seen(shift: int) -> int:
+        line = small(plane).amax(dim=[k for k in range(plane.ndim) if k != dim])
+        if line.numel() == 1:
+            return 0
+        index = torch.arange(count, device=plane.device) + shift
+        inside = index[(index >= 0) & (index < line.numel())]
+        return int((line[inside] >= 0).sum())
+
+    return max(options, key=lambda shift: (seen(shift), options[shift]))
+
+
+def _shifted(plane: Tensor, offsets: Sequence[int], shape: Size) -> Tensor:
+    """The plane of an output whose index along a place is that of the input plus an offset."""
+    for k, shift in enumerate(offsets):
+        dim = k + 2
+        if plane.stride(dim) == 0:
+            sizes = (*plane.shape[:dim], shape[dim], *plane.shape[dim + 1 :])
+            plane = plane.narrow(dim, 0, 1).expand(sizes)
+            continue
+        index = torch.arange(shape[dim], device=plane.device) + shift
+        outside = (index < 0) | (index >= plane.shape[dim])
+        taken = plane.index_select(dim, index.clamp(0, plane.shape[dim] - 1))
+        line = outside.reshape(-1, *[1] * (plane.ndim - dim - 1))
+        plane = torch.where(line, NONE, taken)
+    return plane.expand(shape)

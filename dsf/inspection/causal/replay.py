@@ -1,0 +1,309 @@
+"""Repeats one forward pass of a module with one token replaced, and says what moved.
+
+The token mixers that were read keep what they put out, but for the replaced token itself. If
+another token of the module's output moves, the module has a second path by which tokens mix.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from dsf.evaluate.memory_plan import is_out_of_memory
+from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
+from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.causal.coordinates import Coordinates, InputAxis
+from dsf.inspection.softmax.follower import recording_followed
+from dsf.inspection.softmax.fused import recording_fused
+from dsf.inspection.softmax.interface import recording_attention_in
+
+Cell = Mapping[InputAxis, int]
+SEED, DRAWS, ROUNDING = 0, 16, 16
+
+
+class UnclearError(Exception):
+    """What moves cannot be told: the module cannot be repeated, or its tokens are not known."""
+
+
+class NoNumbersError(UnclearError):
+    """A module puts out whole numbers or truth values only."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What keeps its recorded output while a module is repeated.
+
+    Attributes:
+        calls: the token mixers that were read and ran in it, in running order.
+        invocations: forward passes of modules in it that mix tokens and were not read.
+        free: of the calls those that are computed anew.
+    """
+
+    calls: Sequence[Call]
+    invocations: Sequence[Invocation]
+    free: frozenset[Call] = frozenset()
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a replaced token moved.
+
+    Attributes:
+        elsewhere: largest change at other tokens, relative to the largest number of the output.
+        limit: what of it is rounding.
+        difference: the change of the output at other tokens; zero at the replaced one.
+    """
+
+    elsewhere: float
+    limit: float
+    difference: Tensor
+
+    @property
+    def mixes(self) -> bool:
+        """Whether other tokens moved."""
+        return self.elsewhere > self.limit
+
+
+def moved(invocation: Invocation, held: Held | None) -> Moved:
+    """Repeat a forward pass with one token replaced.
+
+    Raises:
+        UnclearError: if it cannot be repeated, or it is not known where its tokens are.
+    """
+    cells = cells_of(invocation)
+    output, made = _first(invocation.output, invocation.made)
+    kept = _kept(made, cells, output)
+    again = repeated(invocation, cells, held)
+    if made is None and not torch.equal(again, output):
+        raise UnclearError("it is not known where the tokens are in its output")
+    if again.shape != output.shape:
+        raise UnclearError("its output has another size when a token is replaced")
+    exact = output.double() if not output.is_complex() else output.to(torch.complex128)
+    difference = (again.to(exact.dtype) - exact).masked_fill(kept, 0)
+    largest = exact.abs().max().item() if exact.numel() else 0.0
+    elsewhere = difference.abs().max().item() / (largest or 1.0) if exact.numel() else 0.0
+    return Moved(elsewhere, ROUNDING * torch.finfo(output.dtype).eps, difference)
+
+
+def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
+    """The replaced token of each of the sequences that a module is given.
+
+    Raises:
+        UnclearError: if nothing that it is given comes from tokens.
+    """
+    rng = torch.Generator().manual_seed(SEED)
+    found: dict[frozenset[InputAxis], dict[InputAxis, int]] = {}
+    for tensor, given in zip(_tensors(invocation), invocation.given, strict=True):
+        if given is None or not tensor.numel():
+            continue
+        axes = frozenset(_positions(given))
+        if axes and axes not in found:
+            cell = _drawn(given, rng)
+            if cell:
+                found[frozenset(cell)] = cell
+    whole = [axes for axes in found if not any(axes < other for other in found)]
+    if not whole:
+        raise UnclearError("nothing that it is given comes from single tokens of the input")
+    return [found[axes] for axes in whole]
+
+
+def _tensors(invocation: Invocation) -> list[Tensor]:
+    return tensors_in((invocation.args, invocation.kwargs))
+
+
+def _positions(given: Coordinates) -> list[InputAxis]:
+    return [axis for axis in given.planes if axis.source.channels is not axis]
+
+
+def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
+    """A token of a tensor, by chance, and not at an end of its sequence where that can be."""
+    axes = _positions(given)
+    best: dict[InputAxis, int] = {}
+    for _ in range(DRAWS):
+        place = tuple(int(torch.randint(size, (1,), generator=rng)) for size in given.shape)
+        cell = {axis: int(given.planes[axis][place]) for axis in axes}
+        cell = {axis: index for axis, index in cell.items() if index >= 0}
+        inside = all(0 < index < axis.size - 1 or axis.size < 3 for axis, index in cell.items())
+        if len(cell) > len(best) or (inside and len(cell) == len(best)):
+            best = cell
+            if inside and len(cell) == len(axes):
+                break
+    return best
+
+
+def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
+    """Which elements of a tensor belong to a replaced token; None if it has none."""
+    if made is None:
+        return None
+    found = None
+    for cell in cells:
+        if not all(axis in made.planes for axis in cell):
+            continue
+        inside = torch.ones((), dtype=torch.bool)
+        for axis, index in cell.items():
+            inside = inside & (made.planes[axis] == index)
+        found = inside if found is None else found | inside
+    return None if found is None else found.expand(made.shape)
+
+
+def _kept(made: Coordinates | None, cells: Sequence[Cell], output: Tensor) -> Tensor:
+    inside = own(made, cells)
+    if inside is None:  # it puts out no single tokens
+        return torch.zeros(output.shape, dtype=torch.bool, device=output.device)
+    return inside.expand(output.shape)
+
+
+def _first(output: Any, made: Sequence[Coordinates | None]) -> tuple[Tensor, Coordinates | None]:
+    """The first output that holds numbers, and its coordinates."""
+    for tensor, coordinates in zip(tensors_in(output), made, strict=True):
+        if tensor.is_floating_point() or tensor.is_complex():
+            return tensor, coordinates
+    raise NoNumbersError("it puts out no numbers, so that tokens only choose what others see")
+
+
+def repeated(invocation: Invocation, cells: Sequence[Cell], held: Held | None) -> Tensor:
+    rng = torch.Generator().manual_seed(SEED + 1)
+    known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
+    replaced = False
+
+    def exchanged(part: Any) -> Any:
+        nonlocal replaced
+        if not isinstance(part, Tensor):
+            return part
+        inside = own(known.get(id(part)), cells)
+        copy = part.detach().clone()
+        if inside is not None and bool(inside.any()) and _is_whole(known[id(part)], cells):
+            replaced = True
+            copy[inside] = _ordinary(part, inside, rng)
+        return copy
+
+    leaves, tree = tree_flatten((invocation.args, invocation.kwargs))
+    args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
+    if not replaced:
+        raise UnclearError("none of its tokens could be replaced")
+    with _holding(invocation, cells, held, rng):
+        try:
+            output = invocation.module(*args, **kwargs)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+            raise UnclearError(f"it cannot be repeated ({reason})") from error
+    found = [one for one in tensors_in(output) if one.is_floating_point() or one.is_complex()]
+    if not found:
+        raise NoNumbersError("it puts out no numbers, so that tokens only choose what others see")
+    return found[0]
+
+
+def _is_whole(given: Coordinates, cells: Sequence[Cell]) -> bool:
+    return any(all(axis in given.planes for axis in cell) for cell in cells)
+
+
+def _ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
+    """What replaces a token: numbers as large as those of the tensor; another id for an id."""
+    count = int(inside.sum())
+    if not (part.is_floating_point() or part.is_complex()):
+        there = part[inside]
+        others = part[~inside]
+        different = others[others != there.flatten()[0]] if others.numel() else others
+        new = different.flatten()[0] if different.numel() else (there.flatten()[0] - 1).abs()
+        return new.expand(count)
+    wide = part.to(torch.complex128 if part.is_complex() else torch.float64)
+    size = wide.abs().square().mean().sqrt().clamp(min=1e-3)
+    drawn = torch.randn(count, generator=rng, dtype=torch.float64).to(part.device)
+    return (size * drawn).to(part.dtype)
+
+
+@contextmanager
+def _holding(
+    invocation: Invocation, cells: Sequence[Cell], held: Held | None, rng: torch.Generator
+) -> Iterator[None]:
+    if held is None:
+        yield
+        return
+    module = invocation.module
+    attentions = [call for call in held.calls if call.through is not Through.MODULE]
+    waiting = iter(attentions)
+
+    def exchange(call: Call) -> Tensor | None:
+        kept = next(waiting, None)
+        if kept is None or kept.through is not call.through or kept in held.free:
+            return None
+        seen, new = kept.seen.get("output"), kept.first_output.clone()
+        if seen is not None and seen.shape.numel() == new.numel():
+            new = new.reshape(seen.shape)
+        inside = own(seen, cells) if seen is not None and seen.shape == new.shape else None
+        if inside is not None and bool(inside.any()):
+            new[inside] = _ordinary(new, inside, rng)
+        return new
+
+    where = ModuleStack(module, claimed=set(), exchange=exchange)
+    implementation = next((c.implementation for c in attentions if c.implementation), "")
+    calls: list[Call] = []
+    with ExitStack() as stack:
+        stack.enter_context(recording_fused(where, calls))
+        stack.enter_context(recording_followed(where, calls))
+        stack.enter_context(recording_attention_in(module, implementation, where, calls))
+        for child, outputs in _children(held, invocation).items():
+            stack.callback(child.register_forward_hook(_keeping(outputs, cells)).remove)
+        yield
+
+
+Recorded = list[tuple[Any, list[Coordinates | None]]]
+
+
+def _children(held: Held, invocation: Invocation) -> dict[nn.Module, Recorded]:
+    """By module what its forward passes put out in the run, in running order."""
+    found: dict[nn.Module, Recorded] = {}
+    for call in held.calls:
+        if call.through is Through.MODULE and call.module is not invocation.module:
+            made = [call.seen.get("output")]
+            found.setdefault(call.module, []).append((call.output, made))
+    for one in held.invocations:
+        if one.module is not invocation.module:
+            found.setdefault(one.module, []).append((one.output, one.made))
+    return found
+
+
+def _keeping(outputs: Recorded, cells: Sequence[Cell]) -> Callable[..., Any]:
+    waiting = iter(outputs)
+
+    def hook(_module: nn.Module, _given: Any, output: Any) -> Any:
+        recorded, made = next(waiting, (None, []))
+        if recorded is None:
+            return output
+        before = dict(zip(map(id, tensors_in(recorded)), made, strict=False))
+        olds = iter(tensors_in(recorded))
+
+        def kept(part: Any) -> Any:
+            if not isinstance(part, Tensor):
+                return part
+            old = next(olds, None)
+            if old is None or old.shape != part.shape:
+                return part
+            inside = own(before.get(id(old)), cells)
+            return old.clone() if inside is None else torch.where(inside, part, old)
+
+        leaves, tree = tree_flatten(output)
+        return tree_unflatten([kept(leaf) for leaf in leaves], tree)
+
+    return hook
+
+
+def share_explained(invocation: Invocation, rest: Moved) -> float:
+    """How much of what a token moves elsewhere is due to the mixers that were read, 0 to 1.
+
+    Args:
+        rest: what moves while they are held.
+
+    Raises:
+        UnclearError: if the module cannot be repeated.
+    """
+    everything = moved(invocation, None)
+    explained = (everything.difference - rest.difference).norm().item()
+    left = rest.difference.norm().item()
+    return explained / (explained + left) if explained + left > 0 else 0.0

@@ -1,0 +1,239 @@
+"""Which axis of an attention carries tokens, samples, heads: told by where its values come from."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Size, Tensor
+
+from dsf.inspection.causal.coordinates import MANY, Coordinates, InputAxis, reduced, varies
+
+TOKEN, SLOT, PADDED = "token", "slot", "token or padding"
+
+
+class NoTokensError(Exception):
+    """An attention that does not mix tokens, or whose axes cannot be told; the message says why."""
+
+
+def _flat(part: Tensor, batch: Size, kept: int) -> Tensor:
+    return part.expand(*batch, *part.shape[part.ndim - kept :]).flatten(0, len(batch) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """What the axes of an attention count.
+
+    Attributes:
+        axes: what the axes of the maps count, such as ``("sample", "window", "head")``.
+        sizes: how many of each there are.
+        order: for every map in the order of these axes its place among the recorded ones; None
+            where that is the order in which they were recorded.
+        columns: what the columns are: tokens, slots made of several tokens, or padding, too.
+        row_tokens, column_tokens: the token of every row and column, ``map row`` and ``map
+            column`` in the order of the axes; -1 for none. None where they are numbered in order.
+    """
+
+    axes: tuple[str, ...]
+    sizes: tuple[int, ...]
+    order: Tensor | None
+    columns: str
+    row_tokens: Tensor | None = None
+    column_tokens: Tensor | None = None
+
+    def tokens(self) -> tuple[Tensor | None, Tensor | None]:
+        """The token of every row and of every column, in the axes of the maps."""
+        return self._in_axes(self.row_tokens), self._in_axes(self.column_tokens)
+
+    def _in_axes(self, tokens: Tensor | None) -> Tensor | None:
+        return None if tokens is None else tokens.unflatten(0, self.sizes)
+
+    def arranged(self, part: Tensor, batch: Size, kept: int = 2) -> Tensor:
+        """A recorded part of the attention with its maps in the order of the axes.
+
+        Args:
+            part: with ``kept`` axes behind those that ``batch`` is the size of.
+        """
+        flat = _flat(part, batch, kept)
+        return (flat if self.order is None else flat[self.order]).unflatten(0, self.sizes)
+
+    def restored(self, part: Tensor) -> Tensor:
+        """A response ``*axes time channel`` with its maps in the order of the record."""
+        flat = part.flatten(0, len(self.sizes) - 1)
+        return flat if self.order is None else flat[self.order.argsort()]
+
+
+def maps_of(
+    query: Coordinates | None,
+    value: Coordinates | None,
+    batch: Size,
+    mixed_axes: Iterable[InputAxis],
+) -> Maps | None:
+    """The axes of the maps of an attention; None where nothing is known of its values.
+
+    Args:
+        query: of ``*batch time key``.
+        value: of ``*batch read channel``.
+        batch: the axes before those of a map, that of the values broadcast to those of the queries.
+        mixed_axes: axes of the inputs along which some module mixes.
+
+    Raises:
+        NoTokensError: if the maps mix no tokens, or if samples and heads cannot be told apart.
+    """
+    if value is None or not _positions(value):
+        return None
+    across = [axis for axis in _positions(value) if varies(value.planes[axis], -1)]
+    along = [axis for axis in _positions(value) if varies(value.planes[axis], -2)]
+    tokens = [axis for axis in across if axis not in along]
+    if tokens and not along:
+        raise NoTokensError(
+            "its maps mix channels, not tokens: the tokens lie along the axis that it keeps, so "
+            "that a replaced value moves its own token alone, while all tokens together make the "
+            "weights"
+        )
+    count = batch.numel()
+    columns = {axis: _of_maps(value, axis, batch, -2) for axis in _positions(value)}
+    rows = {axis: _of_maps(query, axis, batch, -2) for axis in _positions(query)} if query else {}
+    mixed = {axis for axis in mixed_axes if axis.source.channels is not axis} | set(along)
+    apart = _samples((*columns, *rows), mixed)
+    keys = [_key(m, rows, columns, mixed, apart) for m in range(count)]
+    samples = sorted({key[0] for key in keys})
+    windows = _ordered([key[1] for key in keys])
+    places: dict[tuple[int, int], list[int]] = {}
+    for m, (sample, window) in enumerate(keys):
+        places.setdefault((samples.index(sample), windows.index(window)), []).append(m)
+    sizes = {len(several) for several in places.values()}
+    if len(sizes) != 1 or len(places) != len(samples) * len(windows):
+        places = _by_sample(keys, samples)
+        windows = [()]
+        sizes = {len(several) for several in places.values()}
+        if len(sizes) != 1:
+            raise NoTokensError(
+                "its samples have different numbers of maps, so that samples and heads cannot be "
+                "told apart"
+            )
+    heads = sizes.pop()
+    order = [m for s in range(len(samples)) for w in range(len(windows)) for m in places[s, w]]
+    if along and not any(axis in rows for axis in along):
+        made = any(_made_of(axis, rows) for axis in along)
+        kind_of_columns = SLOT if made else TOKEN
+    else:
+        kind_of_columns = TOKEN
+    usual = order == list(range(count))
+    names = ("sample", "window", "head") if len(windows) > 1 else ("sample", "head")
+    shape = (len(samples), len(windows), heads) if len(windows) > 1 else (len(samples), heads)
+    kind, column_tokens = _tokens(columns, along, order)
+    if kind_of_columns == SLOT:
+        kind, column_tokens = SLOT, None
+    _, row_tokens = _tokens(rows, [axis for axis in along if axis in rows], order)
+    if _is_one_sequence(row_tokens, column_tokens):
+        kind, row_tokens, column_tokens = TOKEN, None, None
+    return Maps(
+        names, shape, None if usual else torch.tensor(order), kind, row_tokens, column_tokens
+    )
+
+
+def _made_of(axis: InputAxis, others: Collection[InputAxis]) -> bool:
+    """Whether the positions of an axis were made of those of another."""
+    before = axis.source.before
+    return any(
+        each in before or _made_of(each, others) for each in before if each in others
+    ) or any(_made_of(each, others) for each in before)
+
+
+def _positions(given: Coordinates) -> list[InputAxis]:
+    return [axis for axis in given.planes if axis.source.channels is not axis]
+
+
+def _of_maps(given: Coordinates, axis: InputAxis, batch: Size, dim: int) -> Tensor:
+    """The index of every token of every map, ``map token``."""
+    plane, _ = reduced(given.planes[axis], [-1])
+    plane = plane.narrow(-1, 0, 1).squeeze(-1)
+    length = given.shape[dim]
+    short = plane
+    missing = len(batch) - (short.ndim - 1)
+    short = short.reshape(*[1] * max(missing, 0), *short.shape)
+    for k, size in enumerate(batch):  # grouped heads: values for several heads each
+        if short.shape[k] not in (1, size):
+            short = short.repeat_interleave(size // short.shape[k], dim=k)
+    return short.expand(*batch, length).reshape(-1, length)
+
+
+def _key(
+    number: int,
+    rows: dict[InputAxis, Tensor],
+    columns: dict[InputAxis, Tensor],
+    mixed: set[InputAxis],
+    apart: set[InputAxis],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sample of a map, and the tokens that set its window apart."""
+    sample: list[int] = []
+    window: list[int] = []
+    for axis in dict.fromkeys((*columns, *rows)):
+        line = (columns[axis] if axis in columns else rows[axis])[number]
+        if axis in mixed:
+            window += [int(i) for i in line.tolist()]
+        elif axis in apart:
+            sample.append(int(line.max()))
+    return tuple(sample), tuple(window)
+
+
+def _samples(axes: Iterable[InputAxis], mixed: set[InputAxis]) -> set[InputAxis]:
+    """Of the axes along which nothing mixes the first of every source: that of its samples.
+
+    Further ones are positions that stay apart where the source has channels, and else heads.
+    """
+    first: dict[object, InputAxis] = {}
+    for axis in axes:
+        if axis not in mixed and axis.source.channels is not axis:
+            known = first.get(axis.source)
+            if known is None or axis.number < known.number:
+                first[axis.source] = axis
+    found = set(first.values())
+    more = (axis for axis in axes if axis.source.channels is not None and axis not in mixed)
+    return found | {axis for axis in more if axis.source.channels is not axis}
+
+
+def _is_one_sequence(rows: Tensor | None, columns: Tensor | None) -> bool:
+    """Whether rows and columns are the same tokens in their order, between others of the model."""
+    if rows is None or columns is None or not torch.equal(rows, columns):
+        return False
+    if bool((rows < -1).any()) or bool((rows != rows[:1]).any()):
+        return False
+    return bool((rows[0][rows[0] >= 0].diff() > 0).all())
+
+
+def _ordered(windows: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    return list(dict.fromkeys(windows))
+
+
+def _by_sample(
+    keys: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], samples: list[tuple[int, ...]]
+) -> dict[tuple[int, int], list[int]]:
+    found: dict[tuple[int, int], list[int]] = {}
+    for m, (sample, _) in enumerate(keys):
+        found.setdefault((samples.index(sample), 0), []).append(m)
+    return found
+
+
+def _tokens(
+    lines: dict[InputAxis, Tensor], along: Sequence[InputAxis], order: Sequence[int]
+) -> tuple[str, Tensor | None]:
+    """What rows or columns are, and the token of each, numbered over all of the axes ``along``."""
+    if not along:
+        made = any(bool((line == MANY).any()) for line in lines.values())
+        return (SLOT if made or lines else TOKEN), None
+    number: Tensor | None = None
+    for axis in sorted(along, key=lambda axis: axis.number):
+        line = lines[axis][torch.tensor(order)]
+        number = (
+            line
+            if number is None
+            else torch.where((line < 0) | (number < 0), -1, number * axis.size + line)
+        )
+    assert number is not None  # noqa: S101
+    kind = TOKEN
+    if bool((number < 0).any()):
+        kind = SLOT if bool((number == MANY).any()) else PADDED
+    plain = torch.arange(number.shape[-1])
+    in_order = kind == TOKEN and bool((number == plain.to(number)).all())
+    return kind, None if in_order else number.long()

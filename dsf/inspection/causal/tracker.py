@@ -1,0 +1,780 @@
+"""``Tracker``: follows, operation by operation, from which tokens every tensor of a run is made."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dsf.inspection.capture.calls import begun, tensors_in
+from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.causal import operations as ops
+from dsf.inspection.causal.coordinates import (
+    MANY,
+    NONE,
+    Coordinates,
+    numbered,
+    reduced,
+    varies,
+)
+from dsf.inspection.causal.operations import Followed, Meeting
+from dsf.inspection.causal.replay import UnclearError, cells_of, repeated
+
+
+@dataclass(eq=False)
+class _Holder:
+    """The coordinates of a tensor that owns its memory, shared by all views of it."""
+
+    shape: torch.Size
+    coordinates: Coordinates | None
+
+
+@dataclass(eq=False)
+class _Entry:
+    tensor: Any
+    holder: _Holder
+    moves: tuple[Callable[[Tensor], Any], ...] = ()
+    shapes: tuple[torch.Size, ...] = ()
+
+
+@dataclass(eq=False)
+class Mixing:
+    """An operation of a module in which different tokens met.
+
+    Attributes:
+        module: the innermost module that was running.
+        operation: its name in torch.
+        time: when it ran, by the clock of the run.
+        invocation: the forward pass of the module, copied so that it can be repeated.
+    """
+
+    module: nn.Module
+    operation: str
+    meeting: Meeting
+    time: int
+    invocation: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """An operation that ran: its function, arguments and outputs.
+
+    Attributes:
+        outs: the tensors of ``out``.
+        first: the coordinates of its first argument.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    outs: list[Tensor]
+    first: Coordinates | None
+
+    @property
+    def name(self) -> str:
+        """The name of the operation in torch."""
+        return str(self.func._schema.name.partition("::")[2])
+
+    @property
+    def plain(self) -> str:
+        """The same for its form that writes in place."""
+        return self.name.rstrip("_")
+
+
+Rule = Callable[[Done], Followed]
+
+
+class Tracker(TorchDispatchMode):
+    """Follows coordinates from the inputs of a model through all operations of its run.
+
+    Args:
+        settled: the number of the axis of channels by the name of an input, where that is known.
+
+    What it does never changes what the model computes; where it fails, it forgets the coordinates
+    of that result.
+
+    Attributes:
+        mixings: the operations in which tokens met, in running order.
+        unknown: names of operations without a rule, which were taken for ones that mix.
+    """
+
+    def __init__(self, settled: Mapping[str, int] | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._where: ModuleStack | None = None
+        self._entries: dict[int, _Entry] = {}
+        self.mixings: list[Mixing] = []
+        self.unknown: set[str] = set()
+        self._projections = ops.Projections(settled)
+        self._rules = self._all_rules()
+        self._waiting: list[tuple[Any, Mixing]] = []
+        self._paused = 0
+
+    @contextmanager
+    def following(
+        self, where: ModuleStack, inputs: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> Iterator[None]:
+        """Follow what a model makes of these inputs inside the ``with`` block."""
+        self._where = where
+        for k, part in enumerate(inputs):
+            self._number(part, f"input {k}")
+        for name, part in named.items():
+            self._number(part, name)
+        with self:
+            yield
+
+    def _number(self, part: Any, name: str) -> None:
+        for k, tensor in enumerate(tensors_in(part)):
+            self._set(tensor, numbered(tensor, f"{name}[{k}]" if k else name))
+
+    @property
+    def where(self) -> ModuleStack:
+        """The modules of the run that was followed.
+
+        Raises:
+            RuntimeError: before any run.
+        """
+        if self._where is None:
+            raise RuntimeError("Tracker: it has followed no run yet; call 'following' first.")
+        return self._where
+
+    @property
+    def disputed(self) -> dict[str, int]:
+        """By input the axis that holds its channels, where that was taken wrongly in this run."""
+        return self._projections.disputed()
+
+    def pause(self) -> None:
+        """Stop following: a module begins that is read as a whole."""
+        if self._paused == 0:
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._paused += 1
+
+    def resume(self, given: Any, output: Any) -> None:
+        """Go on: that module has returned, and put out its tokens in the order it was given."""
+        self._paused -= 1
+        if self._paused == 0:
+            self.__enter__()  # type: ignore[no-untyped-call]
+        like = next((c for part in tensors_in(given) if (c := self.of(part)) is not None), None)
+        if like is not None:
+            for axis, plane in like.planes.items():
+                if len(like.shape) > 1 and varies(plane, -1) and axis.source.kind == "input":
+                    self._projections.are_channels(axis)
+        for part in tensors_in(output):
+            if part.is_floating_point():
+                self._set(part, None if like is None else ops.same_places(like, part.shape))
+
+    def check_output(self, frame: Any, output: Any) -> None:
+        """Note a module that puts out numbers of which it is not known what they are made of.
+
+        It may compute them past torch, or from its weights alone; a repeated pass will show it.
+        """
+        given = [c for part in tensors_in((frame.args, frame.kwargs)) if (c := self.of(part))]
+        axes = {axis for c in given for axis in c.planes if ops.is_place(axis)}
+        where = self._where
+        if not axes or where is None or self._paused or where.has_read_in(frame):
+            return
+        lost = [
+            part
+            for part in tensors_in(output)
+            if (part.is_floating_point() or part.is_complex())
+            and not axes & self._axes_of(part)
+            and not isinstance(part, nn.Parameter)
+        ]
+        if not lost:
+            return
+        invocation = begun(frame, where)
+        if self._is_constant(invocation, output):
+            return
+        how = "what it computes could not be followed"
+        meeting = Meeting(next(iter(axes)), how, is_known=False)
+        name = type(frame.module).__name__
+        self.mixings.append(Mixing(frame.module, name, meeting, where.tick(), invocation))
+        for part in lost:
+            like = next((m for c in given if (m := ops.same_places(c, part.shape))), None)
+            self._set(part, like)
+
+    def _is_constant(self, invocation: Any, output: Any) -> bool:
+        """Whether a module puts out the same when a token of what it is given is replaced."""
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        try:
+            with torch._C.DisableTorchFunction():
+                again = repeated(invocation, cells_of(invocation), None)
+        except UnclearError:
+            return False
+        finally:
+            self.__enter__()  # type: ignore[no-untyped-call]
+        first = next(one for one in tensors_in(output) if one.is_floating_point())
+        return again.shape == first.shape and torch.equal(again, first)
+
+    def _axes_of(self, tensor: Tensor) -> set[Any]:
+        """The axes that a tensor comes from, also those that its positions were made from."""
+        found = self.of(tensor)
+        waiting, seen = list(found.planes) if found else [], set()
+        while waiting:
+            axis = waiting.pop()
+            if axis not in seen:
+                seen.add(axis)
+                waiting += axis.source.before
+        return seen
+
+    # --- what is known of a tensor
+
+    def of(self, tensor: Any) -> Coordinates | None:
+        """The coordinates of a tensor; None if it comes from no input."""
+        if not isinstance(tensor, Tensor):
+            return None
+        entry = self._entries.get(id(tensor))
+        if entry is None or entry.tensor() is not tensor or entry.holder.coordinates is None:
+            return None
+        found = entry.holder.coordinates
+        for move, shape in zip(entry.moves, entry.shapes, strict=True):
+            found = found.moved(move, shape)
+        return found
+
+    def _set(self, tensor: Tensor, coordinates: Coordinates | None) -> None:
+        self._remember(tensor, _Entry(None, _Holder(tensor.shape, coordinates)))
+
+    def _remember(self, tensor: Tensor, entry: _Entry) -> None:
+        key = id(tensor)
+        entry.tensor = weakref.ref(tensor, partial(self._forget, key))
+        self._entries[key] = entry
+
+    def _forget(self, key: int, _: Any) -> None:
+        self._entries.pop(key, None)
+
+    # --- the run
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        try:
+            self._follow(func, args, kwargs, out)
+        except Exception:  # a rule that does not fit must never end a run
+            self._ask(func._schema.name.partition("::")[2], args)
+        return out
+
+    def _ask(self, name: str, args: tuple[Any, ...]) -> None:
+        """Let the module be asked whether tokens met in an operation without a rule."""
+        self.unknown.add(name)
+        parts = [c for each in ops.tensors_in(args) if (c := self.of(each)) is not None]
+        axes = dict.fromkeys(axis for c in parts for axis in c.planes if ops.is_place(axis))
+        how = f"'{name}' could not be followed"
+        self._note(name, [Meeting(axis, how, is_known=False) for axis in axes][:1])
+
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        name = func._schema.name.partition("::")[2]
+        known = [self._entries.get(id(part)) for part in ops.tensors_in(args)]
+        if not any(known):
+            self._note_view(func, args, out)
+            return
+        if _views(func) and args and isinstance(args[0], Tensor):
+            self._view(func, name, args, kwargs, out)
+            return
+        outs = [out] if isinstance(out, Tensor) else []
+        if isinstance(out, tuple | list):
+            outs = ops.tensors_in(out)
+        if not outs:
+            return
+        followed = self._followed(Done(func, args, kwargs, out, outs, self.of(args[0])))
+        writes = func._schema.arguments and _is_written(func._schema.arguments[0])
+        for tensor, found in zip(outs, followed.outputs, strict=False):
+            exact = tensor.is_floating_point() or tensor.is_complex() or name in _WHOLE_NUMBERS
+            if writes and tensor is args[0]:
+                self._write(tensor, found if exact else None)
+            elif found is not None and exact:
+                self._set(tensor, found)
+        numbers = [one for one in outs if one.is_floating_point() or one.is_complex()]
+        if numbers:
+            self._note(name, followed.meetings or self._dropped(name, args, numbers, followed))
+
+    def _dropped(
+        self, name: str, args: tuple[Any, ...], outs: list[Tensor], followed: Followed
+    ) -> tuple[Meeting, ...]:
+        """What a rule forgot: it is asked of the module whether tokens met there."""
+        plain = name.rstrip("_")
+        made_anew = (
+            plain in (*_MADE_ANEW, "embedding")
+            or plain.startswith("new_")
+            or plain.endswith("_like")
+        )
+        if made_anew or not outs[0].numel():
+            return ()
+        kept = {axis for one in followed.outputs if one is not None for axis in one.planes}
+        parts = [c for each in ops.tensors_in(args) if (c := self.of(each)) is not None]
+        lost = [axis for c in parts for axis in c.planes if ops.is_place(axis) and not kept]
+        how = f"'{plain}' could not be followed"
+        return tuple(Meeting(axis, how, is_known=False) for axis in lost[:1])
+
+    def _note(self, name: str, meetings: Sequence[Meeting]) -> None:
+        where = self._where
+        if not meetings or where is None or where.module is None:
+            return
+        frame = where.frame_of(where.module)
+        if frame is None:
+            return
+        try:
+            invocation = begun(frame, where)
+        except RuntimeError:  # inside of a vectorising transform nothing can be copied
+            invocation = None
+        for meeting in meetings:
+            mixing = Mixing(where.module, name, meeting, where.tick(), invocation)
+            self.mixings.append(mixing)
+            if invocation is None:
+                self._waiting.append((frame, mixing))
+
+    def settle(self, frame: Any) -> None:
+        """Copy what a module was called with, where that could not be done while it ran."""
+        mine = [mixing for one, mixing in self._waiting if one is frame]
+        if not mine or self._where is None:
+            return
+        self._waiting = [pair for pair in self._waiting if pair[0] is not frame]
+        for mixing in mine:
+            mixing.invocation = begun(frame, self._where)
+
+    def _note_view(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+        """A view of memory that is written into later, such as a row of an output buffer."""
+        if not (_views(func) and args and isinstance(args[0], Tensor)):
+            return
+        base = args[0]
+        if isinstance(base, nn.Parameter) or not base.is_floating_point():
+            return
+        self._remember(base, _Entry(None, _Holder(base.shape, None)))
+        self._view(func, func._schema.name.partition("::")[2], args, {}, out)
+
+    def _view(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        entry = self._entries.get(id(args[0]))
+        if entry is None:
+            return
+        several = not isinstance(out, Tensor)
+        for k, part in enumerate(out if several else (out,)):
+            if not isinstance(part, Tensor):
+                continue
+            if name in ("view_as_real", "view_as_complex", "view") and part.dtype != args[0].dtype:
+                self._reinterpreted(args[0], part, name)
+                continue
+            move = _move(func, name, args[1:], kwargs, part.shape, k if several else None)
+            self._remember(
+                part,
+                _Entry(None, entry.holder, (*entry.moves, move), (*entry.shapes, part.shape)),
+            )
+
+    def _reinterpreted(self, given: Tensor, part: Tensor, name: str) -> None:
+        found = self.of(given)
+        if found is None:
+            return
+        if name == "view_as_real":
+            self._set(part, found.moved(lambda p: p.unsqueeze(-1).expand(part.shape), part.shape))
+        elif name == "view_as_complex":
+            self._set(part, found.moved(lambda p: p[..., 0], part.shape))
+
+    def _write(self, tensor: Tensor, found: Coordinates | None) -> None:
+        entry = self._entries.get(id(tensor))
+        if entry is None or not entry.moves:
+            self._set_in(tensor, entry, found)
+            return
+        holder = entry.holder
+        base = holder.coordinates or Coordinates(holder.shape, {})
+        axes = dict.fromkeys((*base.planes, *(found.planes if found else ())))
+        planes = {}
+        for axis in axes:
+            plane = base.planes.get(axis)
+            full = (
+                torch.full(holder.shape, NONE, device=tensor.device)
+                if plane is None
+                else plane.clone(memory_format=torch.contiguous_format)
+            )
+            part = full
+            for move in entry.moves:
+                part = move(part)
+            new = found.planes.get(axis) if found else None
+            part.copy_(torch.full((), NONE) if new is None else new)
+            planes[axis] = full
+        holder.coordinates = Coordinates(holder.shape, planes, base.columns)
+
+    def _set_in(self, tensor: Tensor, entry: _Entry | None, found: Coordinates | None) -> None:
+        if entry is None:
+            self._set(tensor, found)
+        else:
+            entry.holder.coordinates = found
+
+    def _followed(self, done: Done) -> Followed:
+        rule = self._rules.get(done.plain)
+        if rule is not None:
+            return rule(done)
+        if (
+            done.plain in _MADE_ANEW
+            or done.plain.startswith("new_")
+            or done.plain.endswith("_like")
+        ):
+            return Followed((None,))
+        if ops.is_pointwise(done.func):
+            return ops.pointwise(self.of, done.name, done.args, done.kwargs, tuple(done.outs))
+        if "scaled_dot_product" in done.plain:
+            return self._attention(done)
+        return self._unknown(done)
+
+    def _all_rules(self) -> dict[str, Rule]:
+        rules: dict[str, Rule] = dict.fromkeys((*ops.RESHAPES, *ops.MOVES), self._moved)
+        rules |= dict.fromkeys(ops.KEEPS, self._kept)
+        rules |= dict.fromkeys(_PRODUCTS, self._product)
+        rules |= dict.fromkeys(_SCATTERS, self._scattered)
+        rules |= dict.fromkeys(_REDUCTIONS, self._reduced)
+        rules |= dict.fromkeys(_POOLS, self._pooled)
+        rules |= dict.fromkeys(_RESIZES, self._resized)
+        rules |= dict.fromkeys(_TRANSFORMS, self._transformed)
+        rules |= dict.fromkeys(_RUNNING, self._running_total)
+        rules |= dict.fromkeys(_SOFTMAXES, self._softmax)
+        rules |= dict.fromkeys(("native_layer_norm", "_fused_rms_norm", "rms_norm"), self._norm)
+        return rules | {
+            "copy": self._copied,
+            "cat": self._joined,
+            "stack": self._joined,
+            "constant_pad_nd": self._padded,
+            "as_strided": self._strided,
+            "embedding": self._embedded,
+            "convolution": self._convolved,
+            "native_group_norm": self._group_norm,
+            "sort": self._sorted,
+            "topk": self._sorted,
+        }
+
+    # --- the rules
+
+    def _copied(self, done: Done) -> Followed:
+        source = self.of(done.args[1])
+        return Followed((None if source is None else source.expanded(done.outs[0].shape),))
+
+    def _moved(self, done: Done) -> Followed:
+        found = ops.moved(self.of, done.plain, done.func, done.args, done.kwargs, done.out)
+        return Followed(tuple(found) if isinstance(found, list) else (found,))
+
+    def _kept(self, done: Done) -> Followed:
+        first = done.first
+        found = first if first is not None and first.shape == done.outs[0].shape else None
+        return Followed((found,) + (None,) * (len(done.outs) - 1))
+
+    def _padded(self, done: Done) -> Followed:
+        first, pads = done.first, done.args[1]
+        if first is None:
+            return Followed((None,))
+        shape = done.outs[0].shape
+        return Followed((first.moved(lambda p: torch.constant_pad_nd(p, pads, NONE), shape),))
+
+    def _strided(self, done: Done) -> Followed:
+        first, out = done.first, done.outs[0]
+        if first is None or first.shape.numel() != out.numel():
+            return self._unknown(done)
+        return Followed((first.moved(lambda p: p.reshape(out.shape), out.shape),))
+
+    def _embedded(self, done: Done) -> Followed:
+        ids, shape = self.of(done.args[1]), done.outs[0].shape
+        if ids is None:
+            return Followed((None,))
+        return Followed((ids.moved(lambda p: p.unsqueeze(-1).expand(shape), shape),))
+
+    def _attention(self, done: Done) -> Followed:
+        first, shape = done.first, done.outs[0].shape
+        if first is None:
+            return self._unknown(done)
+        made = first.moved(lambda p: p[..., :1].expand(shape), shape)
+        inner = [Meeting(a, "attention") for a in first.planes if varies(first.planes[a], -2)]
+        return Followed((made,) + (None,) * (len(done.outs) - 1), tuple(inner))
+
+    def _norm(self, done: Done) -> Followed:
+        return self._normalised(done.first, range(-len(done.args[1]), 0), done.outs)
+
+    def _group_norm(self, done: Done) -> Followed:
+        return self._normalised(done.first, range(1, done.outs[0].ndim), done.outs)
+
+    def _softmax(self, done: Done) -> Followed:
+        return self._along(done.first, [done.args[1]], done.outs, "a softmax over tokens")
+
+    def _running_total(self, done: Done) -> Followed:
+        return self._along(done.first, [done.args[1]], done.outs, f"'{done.plain}' over tokens")
+
+    def _sorted(self, done: Done) -> Followed:
+        if done.first is None or len(done.outs) != 2:
+            return self._unknown(done)
+        values, places = done.outs
+        dim = _given(done.args, done.kwargs, 2 if done.plain == "topk" else 1, "dim", -1)
+        return Followed((done.first.moved(lambda p: p.gather(dim, places), values.shape), None))
+
+    def _joined(self, done: Done) -> Followed:
+        return Followed((self._laid(done),))
+
+    def _laid(self, done: Done) -> Coordinates | None:
+        args, out = done.args, done.outs[0]
+        dim = _given(args, done.kwargs, 1, "dim", 0)
+        if done.plain == "cat":
+            return ops.joined(self.of, args[0], dim, out)
+        dim = dim % out.ndim
+        parts = [part.unsqueeze(dim) for part in args[0]]
+        lifted = {
+            id(new): found.moved(lambda p: p.unsqueeze(dim), new.shape)
+            for new, old in zip(parts, args[0], strict=True)
+            if (found := self.of(old)) is not None
+        }
+        return ops.joined(lambda part: lifted.get(id(part)), parts, dim, out)
+
+    def _product(self, done: Done) -> Followed:
+        name, args, out = done.plain, done.args, done.outs[0]
+        find, are_channels = self.of, self._projections.are_channels
+        rest = args
+        if name in ("addmm", "baddbmm", "addmv", "addbmm"):
+            rest = args[1:]
+        left, right = find(rest[0]), find(rest[1])
+        if name == "linear":
+            right = None if right is None else right.moved(lambda p: p.mT, rest[1].mT.shape)
+        shape = out.shape
+        if name in ("mv", "addmv", "dot", "vdot"):
+            if right is not None:
+                right = right.moved(lambda p: p.unsqueeze(-1), rest[1].unsqueeze(-1).shape)
+            if name in ("dot", "vdot") and left is not None:
+                left = left.moved(lambda p: p.unsqueeze(0), rest[0].unsqueeze(0).shape)
+            made = ops.product(left, right, torch.Size((*shape, 1)), are_channels)
+            found = made.outputs[0]
+            flat = found.moved(lambda p: p.reshape(shape), shape) if found else None
+            return Followed((flat,), made.meetings)
+        made = ops.product(left, right, shape, are_channels)
+        added = find(args[0]) if rest is not args else None
+        if added is None or made.outputs[0] is None:
+            return made
+        both = ops.together([made.outputs[0], added.expanded(shape)], shape, "a sum joins tokens")
+        return Followed(both.outputs, made.meetings + both.meetings)
+
+    def _convolved(self, done: Done) -> Followed:
+        given, weight, _, stride, padding, dilation, transposed, _, groups = done.args[:9]
+        found, out = self.of(given), done.outs[0]
+        if found is None or given.ndim != out.ndim or given.ndim < 3:
+            return self._unknown(done)
+        window = ops.Window.of(
+            "convolution",
+            weight.shape[2:],
+            (stride, padding, dilation),
+            transposed=transposed,
+            depthwise=groups == given.shape[1],
+        )
+        return ops.convolved(found, window, out.shape, self._projections.are_channels)
+
+    def _pooled(self, done: Done) -> Followed:
+        first, args, shape = done.first, done.args, done.outs[0].shape
+        places = int(done.plain.partition("pool")[2][:1])
+        if first is None or len(first.shape) != places + 2:
+            return self._unknown(done)
+        nothing = (None,) * (len(done.outs) - 1)
+        if "adaptive" in done.plain:
+            made = self._resized(done)
+            return Followed((made.outputs[0], *nothing), made.meetings)
+        kernel = (list(args[1]) * places)[:places]
+        stride = args[2] if len(args) > 2 and args[2] else kernel
+        padding = args[3] if len(args) > 3 and isinstance(args[3], list | tuple) else [0]
+        dilation = args[4] if len(args) > 4 and isinstance(args[4], list | tuple) else [1]
+        name = done.plain.partition("_with")[0]
+        window = ops.Window.of(name, kernel, (stride, padding, dilation), depthwise=True)
+        made = ops.convolved(first, window, shape, self._projections.are_channels)
+        return Followed((made.outputs[0], *nothing), made.meetings)
+
+    def _resized(self, done: Done) -> Followed:
+        """Positions behind the second axis that are made anew, such as by interpolation."""
+        first, shape = done.first, done.outs[0].shape
+        if first is None or len(first.shape) != len(shape):
+            return self._unknown(done)
+        places = range(2, len(shape))
+        changed = {
+            axis: next(k for k in places if varies(plane, k)) - 2
+            for axis, plane in first.planes.items()
+            if any(varies(plane, k) for k in places)
+        }
+        planes = {
+            axis: _first_of(plane, places).expand(shape)
+            for axis, plane in first.planes.items()
+            if axis not in changed
+        }
+        if changed:
+            planes |= ops.new_positions(changed, shape, done.plain, done.outs[0].device)
+        how = f"'{done.plain.strip('_')}' makes new tokens of groups"
+        meetings = tuple(Meeting(axis, how) for axis in changed)
+        return Followed((Coordinates(shape, planes),), meetings)
+
+    def _normalised(
+        self, given: Coordinates | None, dims: Sequence[int], outs: list[Tensor]
+    ) -> Followed:
+        nothing = (None,) * (len(outs) - 1)
+        if given is None:
+            return Followed((None, *nothing))
+        meetings = []
+        for axis, plane in given.planes.items():
+            if reduced(plane, [dim % plane.ndim for dim in dims])[1] and not (
+                self._projections.are_channels(axis)
+            ):
+                meetings.append(Meeting(axis, "a norm over tokens"))
+        return Followed((given, *nothing), tuple(meetings))
+
+    def _along(
+        self, given: Coordinates | None, dims: Sequence[int], outs: list[Tensor], how: str
+    ) -> Followed:
+        """An operation that keeps the shape and lets elements along ``dims`` meet."""
+        if given is None:
+            return Followed((None,) * len(outs))
+        meetings = [
+            Meeting(axis, how)
+            for axis, plane in given.planes.items()
+            if reduced(plane, [dim % plane.ndim for dim in dims])[1]
+        ]
+        return Followed((given,) * len(outs), tuple(meetings))
+
+    def _transformed(self, done: Done) -> Followed:
+        given, dims, out = done.first, done.args[1], done.outs[0]
+        planes, meetings = {}, []
+        if given is None:
+            return Followed((None,))
+        for axis, plane in given.planes.items():
+            if any(varies(plane, dim) for dim in dims):
+                meetings.append(Meeting(axis, "a Fourier transform over tokens"))
+                same = plane.shape == out.shape
+                planes[axis] = (
+                    plane if same else torch.full((), MANY, device=out.device).expand(out.shape)
+                )
+            else:
+                short, _ = reduced(plane, [dim % plane.ndim for dim in dims])
+                for dim in dims:
+                    short = short.narrow(dim, 0, 1)
+                planes[axis] = short.expand(out.shape)
+        return Followed((Coordinates(out.shape, planes),), tuple(meetings))
+
+    def _reduced(self, done: Done) -> Followed:
+        name, given, args, outs = done.plain, done.first, done.args, done.outs
+        kwargs = done.kwargs
+        if given is None:
+            return Followed((None,) * len(outs))
+        place = 2 if name in ("linalg_vector_norm", "norm") else 1
+        dims = _given(args, kwargs, place, "dim", None)
+        if isinstance(dims, int):
+            dims = [dims]
+        if not isinstance(dims, list | tuple) or not dims:
+            dims = list(range(len(given.shape)))
+        wanted = len(outs[0].shape)
+        keepdim = wanted == len(given.shape)
+        made = ops.summed(given, dims, keepdim, outs[0].shape)
+        for axis, plane in given.planes.items():
+            if reduced(plane, [d % plane.ndim for d in dims])[1]:
+                axis.source.summed.setdefault(axis, 0)
+                if axis.source.channels is axis and axis in made.planes:
+                    made = made.without(axis)
+        return Followed((made,) * len(outs))
+
+    def _scattered(self, done: Done) -> Followed:
+        """Numbers written to places that an index names."""
+        name, args, kwargs, out = done.plain, done.args, done.kwargs, done.outs[0]
+        into = self.of(args[0])
+        place = 2 if name in ("index_put", "_index_put_impl", "_unsafe_index_put") else 3
+        source = args[place] if len(args) > place else kwargs.get("source", kwargs.get("src"))
+        found = self.of(source)
+        axes = dict.fromkeys((*(into.planes if into else ()), *(found.planes if found else ())))
+        planes = {}
+        for axis in axes:
+            base = into.planes.get(axis) if into else None
+            full = (
+                torch.full(out.shape, NONE, device=out.device)
+                if base is None
+                else base.clone(memory_format=torch.contiguous_format)
+            )
+            new = found.planes.get(axis) if found else None
+            if new is not None:
+                new = new.contiguous()
+                if place == 2:
+                    full.index_put_(tuple(args[1]), new)
+                elif name.startswith("index"):
+                    full.index_copy_(args[1], args[2], new)
+                else:
+                    full.scatter_(args[1], args[2], new)
+            planes[axis] = full
+        return Followed((Coordinates(out.shape, planes),))
+
+    def _unknown(self, done: Done) -> Followed:
+        """An operation without a rule is taken for one that mixes what it is given."""
+        name, args, outs = done.plain, done.args, done.outs
+        self.unknown.add(name)
+        parts = [c for each in ops.tensors_in(args) if (c := self.of(each)) is not None]
+        same = next((c for c in parts if c.shape == outs[0].shape), None)
+        meetings = [
+            Meeting(axis, f"'{name}', which is not known", is_known=False)
+            for part in parts
+            for axis in part.planes
+            if part.planes[axis].max() > part.planes[axis].min()
+        ]
+        return Followed((same,) + (None,) * (len(outs) - 1), tuple(meetings))
+
+
+_MADE_ANEW = {"fill", "zero", "bernoulli", "normal", "uniform", "random"}
+_WHOLE_NUMBERS = ops.MOVES | ops.RESHAPES | {"cat", "stack", "clone", "constant_pad_nd", "copy_"}
+_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "linear", "mv", "addmv", "dot", "vdot"}
+_TRANSFORMS = {"_fft_c2c", "_fft_r2c", "_fft_c2r"}
+_RUNNING = {"cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"}
+_SOFTMAXES = {"_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"}
+_RESIZES = {f"upsample_{kind}{k}d" for kind in ("linear", "bilinear", "nearest") for k in (1, 2)}
+_RESIZES |= {"upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bicubic2d_aa"}
+_SCATTERS = {"index_put", "_index_put_impl", "_unsafe_index_put", "index_copy", "index_add"}
+_SCATTERS |= {"scatter", "scatter_add", "scatter_reduce", "index_fill"}
+_POOLS = {f"{kind}_pool{k}d" for kind in ("avg", "max") for k in (1, 2, 3)}
+_POOLS |= {f"_adaptive_avg_pool{k}d" for k in (2, 3)} | {"max_pool2d_with_indices"}
+_POOLS |= {"adaptive_max_pool2d", "max_pool3d_with_indices", "adaptive_avg_pool1d"}
+_REDUCTIONS = {"sum", "mean", "var", "std", "amax", "amin", "max", "min", "prod", "logsumexp"}
+_REDUCTIONS |= {"linalg_vector_norm", "norm", "argmax", "argmin", "any", "all", "var_mean"}
+_REDUCTIONS |= {"std_mean", "median", "nansum", "sum_to_size", "aminmax"}
+
+
+def _views(func: Any) -> bool:
+    """Whether an operation returns a view of its first argument."""
+    returns = func._schema.returns
+    alias = returns[0].alias_info if returns else None
+    return alias is not None and not alias.is_write
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def _move(
+    func: Any,
+    name: str,
+    rest: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    shape: torch.Size,
+    which: int | None,
+) -> Callable[[Tensor], Any]:
+    if name in ops.RESHAPES:
+        return lambda plane: plane.reshape(shape)
+    if name in ops.KEEPS:
+        return lambda plane: plane
+    if name == "as_strided":
+        return lambda plane: func(plane.contiguous(), *rest, **kwargs)
+    if which is None:
+        return lambda plane: func(plane, *rest, **kwargs)
+    return lambda plane: func(plane, *rest, **kwargs)[which]
+
+
+def _is_made_anew(name: str) -> bool:
+    """Whether an operation makes a tensor from none of the numbers of another."""
+    return name in _MADE_ANEW or name.startswith("new_") or name.endswith("_like")
+
+
+def _first_of(plane: Tensor, dims: Sequence[int]) -> Tensor:
+    for dim in dims:
+        plane = plane.narrow(dim, 0, 1)
+    return plane
+
+
+def _given(
+    args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any
+) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name, default)

@@ -1,0 +1,111 @@
+"""Which axis carries tokens, samples and heads is asked of the run, never told from sizes."""
+
+import pytest
+import torch
+
+import dsf
+from tests.any_code import modules
+from tests.any_code.modules import SIZE, WIDTH, drawn, tokens
+
+WAYS = pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "own softmax"])
+
+
+def read(module, x):
+    (layer,) = dsf.inspect(drawn(module), x)
+    return layer
+
+
+def agree(layer, expected):
+    torch.testing.assert_close(layer.map(), expected, atol=1e-6, rtol=0)
+    assert layer.is_exact
+    assert layer.share == 1.0
+
+
+@WAYS
+@pytest.mark.parametrize(
+    "kind",
+    [
+        modules.Attention,
+        modules.HeadsBeforeSamples,
+        modules.HeadsBehindSamples,
+        modules.HeadsLast,
+    ],
+)
+def test_every_layout_has_the_same_maps(kind, is_fused):
+    module, x = kind(is_fused=is_fused), tokens()
+    layer = read(module, x)
+    assert layer.axes == ("sample", "head")
+    agree(layer, module.weights(x))
+
+
+@WAYS
+def test_tokens_may_come_first_or_last(is_fused):
+    first, x = modules.TimeFirst(is_fused=is_fused), tokens()
+    agree(read(first, x.transpose(0, 1)), first.weights(x))
+    last = modules.ChannelsFirst(is_fused=is_fused)
+    agree(read(last, x.mT), last.weights(x.mT))
+
+
+@WAYS
+@pytest.mark.parametrize("kind", [modules.Windows, modules.WindowsAsSamples])
+def test_windows_have_an_axis_of_their_own(kind, is_fused):
+    module, x = kind(is_fused=is_fused), tokens()
+    layer = read(module, x)
+    assert layer.axes == ("sample", "window", "head")
+    with torch.no_grad():
+        q, k, _ = (part.double().unflatten(2, (SIZE, -1)) for part in module.parts(x))
+    expected = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1).transpose(1, 2)
+    agree(layer, expected)
+    places = torch.arange(WIDTH).reshape(1, SIZE, 1, SIZE).expand(SIZE, -1, SIZE, -1)
+    torch.testing.assert_close(layer.column_tokens, places)
+    torch.testing.assert_close(layer.row_tokens, places)
+
+
+@pytest.mark.parametrize("kind", [modules.HeadsBeforeSamples, modules.Windows])
+def test_a_sample_alone_has_the_map_that_it_has_in_a_batch(kind):
+    module, x = drawn(kind()), tokens()
+    both = dsf.inspect(module, x)[0].map()
+    for k in range(SIZE):
+        alone = dsf.inspect(module, x[k : k + 1])[0].map()
+        torch.testing.assert_close(alone[0], both[k], atol=1e-6, rtol=0)
+
+
+def test_the_columns_of_a_reversed_sequence_are_named():
+    module, x = modules.Flipped(), tokens()
+    layer = read(module, x)
+    agree(layer, module.weights(x.flip(1)))
+    backwards = torch.arange(WIDTH).flip(0).expand(SIZE, SIZE, -1)
+    torch.testing.assert_close(layer.column_tokens, backwards)
+    torch.testing.assert_close(layer.row_tokens, backwards)
+
+
+def test_the_columns_of_a_permuted_sequence_are_named():
+    module, x = modules.Permuted(), tokens()
+    layer = read(module, x)
+    agree(layer, module.weights(x[:, module.order]))
+    torch.testing.assert_close(layer.column_tokens[0, 0], module.order)
+
+
+@WAYS
+def test_attention_across_channels_is_no_map_over_tokens(is_fused):
+    with pytest.raises(dsf.inspection.NothingCapturedError, match="mix channels, not tokens"):
+        dsf.inspect(drawn(modules.ChannelAttention(is_fused=is_fused)), tokens())
+
+
+@WAYS
+@pytest.mark.parametrize("kind", [modules.Slots, modules.PooledKeys])
+def test_columns_that_are_no_tokens_are_called_slots(kind, is_fused):
+    inspection = dsf.inspect(drawn(kind(is_fused=is_fused)), tokens())
+    (layer,), (listed,) = inspection, inspection.unsupported
+    assert layer.columns == "slot"
+    assert "columns of its maps are no tokens" in listed.reason
+    assert "columns: slot" in repr(layer)
+
+
+@WAYS
+def test_padding_among_the_columns_is_told_apart(is_fused):
+    module, x = modules.LooksBack(is_fused=is_fused), tokens()
+    layer = read(module, x)
+    assert layer.columns == "token or padding"
+    expected = torch.cat([torch.full((3,), -1), torch.arange(WIDTH)])
+    torch.testing.assert_close(layer.column_tokens[0, 0], expected)
