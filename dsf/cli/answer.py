@@ -68,12 +68,23 @@ def give(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    check: Callable[[], object] | None = None,
 ) -> None:
     """Do the work, print its answer, leave with its code.
+
+    Args:
+        check: looks at the arguments, before anything heavy is imported. What it complains about
+            shows the user's words as ``repr`` does.
 
     Raises:
         typer.Exit: with the exit code, always.
     """
+    try:
+        if check is not None:
+            check()
+    except (OSError, ValueError) as error:
+        _tell(command, type(error).__name__, str(error), USAGE, as_json=as_json)
+        raise typer.Exit(USAGE) from None
     try:
         with computing(threads) as count:
             answer = work(count)
@@ -103,6 +114,10 @@ def _complain(command: str, error: Exception, code: int, *, as_json: bool, verbo
     if verbose:
         traceback.print_exception(error)
     kind, words = type(error).__name__, escaped(str(error), most=2000) or "no further word"
+    _tell(command, kind, words, code, as_json=as_json)
+
+
+def _tell(command: str, kind: str, words: str, code: int, *, as_json: bool) -> None:
     if as_json:
         _print_json(command, code, {"error": {"kind": kind, "message": words}})
     else:

@@ -45,7 +45,8 @@ def run(
     """
 
     def work(count: ThreadCount) -> Answer:
-        from dsf.cli.run_model import Options, Prompt, inspect_checkpoint
+        from dsf.cli.prompt import Prompt
+        from dsf.cli.run_model import Options, inspect_checkpoint
         from dsf.cli.verdicts import check_again, check_model, is_run
 
         if is_run(Path(model)):

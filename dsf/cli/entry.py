@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from dsf.cli import audit, check, claims, demo, doctor, inspect_model, measure, support
+from dsf.cli import (
+    attribute,
+    audit,
+    check,
+    claims,
+    compare,
+    demo,
+    doctor,
+    heads,
+    inspect_model,
+    intervene,
+    measure,
+    support,
+)
 from dsf.cli.answer import INTERRUPTED, USAGE
 from dsf.distribution import VERSION
 
@@ -22,13 +35,21 @@ app = typer.Typer(
 )
 app.command("demo", short_help="Four small models inside the package, side by side.")(demo.run)
 app.command("inspect", short_help="One model on one input: maps and a report.")(inspect_model.run)
+app.command("heads", short_help="What every head looks at, by name, with a control.")(heads.run)
+app.command("intervene", short_help="What it says with edges, heads or states changed.")(
+    intervene.run
+)
 app.command("support", short_help="What the mixers of a model become, without running it.")(
     support.run
 )
 app.command("check", short_help="Properties of every layer, with verdicts and evidence.")(check.run)
 app.command("measure", short_help="Every layer on many prompts: a job that resumes.")(measure.run)
+app.command("attribute", short_help="Which tokens, layers and edges made it say this.")(
+    attribute.run
+)
 app.command("audit", short_help="How far a run lies from its modules in float64.")(audit.run)
 app.command("claims", short_help="What the founding papers claim, decided.")(claims.run)
+app.command("compare", short_help="Two models on one input: maps, numbers, verdicts.")(compare.run)
 app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.run)
 
 

@@ -78,8 +78,9 @@ def run(
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.layers import layer_facts, show_layers
+        from dsf.cli.prompt import Prompt
         from dsf.cli.results import open_page, write_results
-        from dsf.cli.run_model import Options, Prompt, inspect_checkpoint
+        from dsf.cli.run_model import Options, inspect_checkpoint
 
         begun = time.perf_counter()
         options = Options(

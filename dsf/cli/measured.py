@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsf.cli.answer import Answer
-from dsf.cli.run_model import parsed, tokenised
+from dsf.cli.prompt import parsed
+from dsf.cli.run_model import tokenised
 from dsf.cli.terminal import print_table, progress
 from dsf.inspection.results.measurements import QUANTITIES
 from dsf.inspection.results.table import Table

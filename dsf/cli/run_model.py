@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dsf.cli.prompt import Prompt, parsed
 from dsf.cli.threads import ThreadCount
 from dsf.evaluate.memory_plan import GB
 from dsf.inspection import (
@@ -38,30 +38,16 @@ DTYPES = {
     "float64": torch.float64,
 }
 
+SEED = 0
+"""Of the tokens that --random-repeat draws."""
 
-class _Opened(NamedTuple):
+
+class _OnDisk(NamedTuple):
     """A model whose weights are still on disk, as far as a prompt has to know it."""
 
     model: Any
     tokenizer: Any | None
     identity: str
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The input of a model: one of text, token numbers, or a file of text."""
-
-    text: str | None
-    ids: str | None
-    file: Path | None
-
-    def __post_init__(self) -> None:
-        given = [part for part in (self.text, self.ids, self.file) if part is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"needs one input, but got {len(given)}. Give exactly one of --text, --ids and "
-                f"--file, such as --ids '1 2 3'."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +116,66 @@ def inspect_checkpoint(
     """
     if options.layerwise:
         return _inspect_layerwise(path, prompt, threads, options)
+    return inspect_opened(open_checkpoint(path, prompt, threads, options), options, tell=tell)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint in memory, and the input that it is to be run on.
+
+    Attributes:
+        loaded: the model and its tokenizer.
+        ids: the token numbers.
+        names: how each token is shown.
+    """
+
+    loaded: LoadedModel
+    ids: Int[Tensor, "1 time"]
+    names: list[list[str]]
+
+    def on(self, prompt: Prompt) -> "Opened":
+        """The same model with another input.
+
+        Raises:
+            ValueError: if the prompt does not suit the model.
+        """
+        ids = _token_numbers(prompt, self.loaded)
+        return Opened(self.loaded, ids, _names(ids, self.loaded))
+
+    def place(self, position: int) -> int:
+        """``position`` counted from the first token.
+
+        Raises:
+            ValueError: if there is no such token.
+        """
+        steps = self.ids.shape[1]
+        if not -steps <= position < steps:
+            raise ValueError(
+                f"--position is {position}, but the input has {steps} tokens: give a number from "
+                f"0 to {steps - 1}, or from -1 to -{steps} counted from the end."
+            )
+        return position % steps
+
+
+def open_checkpoint(path: str, prompt: Prompt, threads: ThreadCount, options: Options) -> Opened:
+    """Load a checkpoint and read the prompt for it, on threads that suit both.
+
+    Raises:
+        LoadError: if the checkpoint is refused.
+        ValueError: if the prompt does not suit the model.
+    """
     dtype = None if options.dtype is None else DTYPES[options.dtype]
     loaded = load_model(path, revision=options.revision, offline=options.offline, dtype=dtype)
     ids = _token_numbers(prompt, loaded)
-    names = _names(ids, loaded)
     threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
+    return Opened(loaded, ids, _names(ids, loaded))
+
+
+def inspect_opened(
+    opened: Opened, options: Options, *, tell: Callable[[str], None] | None = None
+) -> Inspection:
+    """As ``inspect_checkpoint``, for a model in memory."""
+    loaded, ids = opened.loaded, opened.ids
     memory = None if options.memory is None else options.memory * GB
     expected = memory_forecast(loaded.model, exact=options.exact, memory=memory, input_ids=ids)
     if tell is not None and expected is not None and expected.fits:
@@ -142,7 +183,7 @@ def inspect_checkpoint(
     found = inspect(
         loaded.model,
         input_ids=ids,
-        tokens=names,
+        tokens=opened.names,
         exact=options.exact,
         tolerance=options.tolerance,
         strict=options.strict,
@@ -166,7 +207,7 @@ def _inspect_layerwise(
     """The same with one block of the model in memory at a time."""
     piecewise = open_piecewise(path, offline=options.offline)
     tokenizer = read_model_tokenizer(path, offline=options.offline)
-    opened = _Opened(piecewise.model, tokenizer, path)
+    opened = _OnDisk(piecewise.model, tokenizer, path)
     ids = _token_numbers(prompt, opened)
     threads.suit(sum(part.numel() for part in piecewise.model.parameters()) * ids.numel())
     layers: list[InspectedLayer] = []
@@ -195,32 +236,34 @@ def _inspect_layerwise(
     )
 
 
-def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _Opened") -> Int[Tensor, "1 time"]:
+def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _OnDisk") -> Int[Tensor, "1 time"]:
+    size = _vocabulary_size(loaded.model)
     if prompt.ids is not None:
         ids = parsed(prompt.ids)
+    elif prompt.repeat is not None:
+        ids = _repeated(prompt.repeat, size, loaded.identity)
     else:
         text = prompt.text if prompt.file is None else prompt.file.read_text(encoding="utf-8")
         ids = tokenised(str(text), loaded.tokenizer, loaded.identity)
-    size = _vocabulary_size(loaded.model)
     if not ids or (size is not None and not all(0 <= number < size for number in ids)):
         span = "at least one token" if size is None else f"one or more numbers from 0 to {size - 1}"
         raise ValueError(f"{loaded.identity} reads {span}, but the input is {ids[:8]}.")
     return torch.tensor([ids])
 
 
-def parsed(ids: str) -> list[int]:
-    """Token numbers with spaces or commas between them.
-
-    Raises:
-        ValueError: if something else is there.
-    """
-    try:
-        return [int(word) for word in ids.replace(",", " ").split()]
-    except ValueError:
+def _repeated(count: int, vocabulary: int | None, model: str) -> list[int]:
+    """``count`` random tokens, no two alike where there are enough, and the same once more."""
+    if vocabulary is None:
         raise ValueError(
-            f"token numbers must be whole numbers with spaces or commas between them, but they are "
-            f"{ids!r}."
-        ) from None
+            f"{model} has no embedding with numbered tokens, so no random ones can be drawn. "
+            "Give --ids."
+        )
+    rng = torch.Generator().manual_seed(SEED)
+    if count <= vocabulary:
+        once = torch.randperm(vocabulary, generator=rng)[:count].tolist()
+    else:
+        once = torch.randint(vocabulary, (count,), generator=rng).tolist()
+    return [*once, *once]
 
 
 def tokenised(text: str, tokenizer: Any | None, model: str) -> list[int]:
@@ -236,7 +279,7 @@ def tokenised(text: str, tokenizer: Any | None, model: str) -> list[int]:
     return list(tokenizer(text)["input_ids"])
 
 
-def _names(ids: Int[Tensor, "1 time"], loaded: "LoadedModel | _Opened") -> list[list[str]]:
+def _names(ids: Int[Tensor, "1 time"], loaded: "LoadedModel | _OnDisk") -> list[list[str]]:
     numbers = ids[0].tolist()
     if loaded.tokenizer is None:
         return [[str(number) for number in numbers]]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.results.table import Record, Table
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.head_layout import as_values, width_of
 from dsf.network.affine_steps import Step, adjoint_of, adjoints
@@ -95,6 +96,39 @@ class Attribution:
             KeyError, InspectionError: as for ``edges``.
         """
         return self._of(layer).edge_sums()
+
+    def strongest_edges(self, count: int = 10, *, sample: int = 0) -> Table:
+        """The edges with the largest absolute shares of all mixers, summed over heads or channels.
+
+        Each record has ``layer``, ``written``, ``read`` and ``share``. A mixer whose channels feed
+        back into each other has no edges; it follows as a record with a ``note``.
+
+        Args:
+            count: how many, at least 1.
+            sample: of which sample.
+
+        Raises:
+            ValueError: if ``count`` is less than 1.
+        """
+        if count < 1:
+            raise ValueError(f"strongest_edges: 'count' must be at least 1, but it is {count}.")
+        found: list[Record] = []
+        without: list[Record] = []
+        for name in self._mixed:
+            try:
+                edges = self.edge_sums(name)[sample]
+            except InspectionError:
+                note = "no edges: its channels feed back into each other"
+                without.append({"layer": name, "note": note})
+                continue
+            flat = edges.flatten()
+            largest = flat.abs().topk(min(count, flat.numel())).indices.tolist()
+            for at in largest:
+                written, read = divmod(at, edges.shape[1])
+                share = flat[at].item()
+                found.append({"layer": name, "written": written, "read": read, "share": share})
+        found.sort(key=lambda edge: -abs(edge["share"]))
+        return Table((*found[:count], *without))
 
     def _of(self, layer: str) -> "_Mixed":
         if layer not in self._mixed:

@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from dsf.algebra import select
@@ -360,6 +360,26 @@ class Inspection(Sequence[InspectedLayer]):
         from dsf.inspection.results.measurements import measured
 
         return measured(self.layers)
+
+    def heads(self, tokens: Int[Tensor, "sample time"] | None = None) -> "Table":
+        """What every head (or channel) looks at: scores by name, with those of chance beside them.
+
+        ``previous_token``, ``first_token``, ``self_token``, ``duplicate_token`` and ``induction``
+        of :mod:`dsf.measures`, each the mean over the samples. ``value`` is the share of the
+        absolute weight, ``net`` its signed part, and ``control`` what chance gives: for the first
+        three the score of a map that weighs all tokens alike which it may read, for the others the
+        mean score of the same map where the tokens stand in random order. A layer that has no such
+        scores is a record with a ``note``.
+
+        Args:
+            tokens: the token numbers of the input; None where equal texts are equal tokens.
+
+        Raises:
+            InspectionError: without numbers, if the inspection has no texts of tokens.
+        """
+        from dsf.inspection.results.heads import scored_heads, text_numbers
+
+        return scored_heads(self.layers, text_numbers(self.tokens) if tokens is None else tokens)
 
     def __repr__(self) -> str:
         lines = [f"Inspection({self.model}: {len(self.layers)} layers)"]

@@ -1,0 +1,113 @@
+"""``dsf attribute``: which tokens, layers and edges made a model give a token its logit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.prompt import Prompt, target
+from dsf.cli.threads import ThreadCount, Threads
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is attributed, as it was typed."""
+
+    text: str | None
+    ids: str | None
+    file: Path | None
+    target: str
+    against: str | None
+    top: int
+
+    def check(self) -> None:
+        """Raises what is wrong with the arguments alone."""
+        self.prompt.check()
+        _ = self.tokens
+        if self.top < 1:
+            raise ValueError(f"--top is {self.top}; it is how many rows are shown, at least 1.")
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.text, self.ids, self.file)
+
+    @property
+    def tokens(self) -> tuple[int | str, int | str | None]:
+        """The target, and what it is compared with."""
+        by_number = self.ids is not None
+        wanted = target("--target", self.target, by_number=by_number)
+        if self.against is None:
+            return wanted, None
+        return wanted, target("--against", self.against, by_number=by_number)
+
+
+def run(
+    model: Annotated[
+        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
+    ],
+    *,
+    wanted: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            help='The token whose logit is explained: its text, such as " Paris" with its space, '
+            "or with --ids its number.",
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(help="A second token; then the difference of the two logits is explained."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
+    ids: Annotated[
+        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    position: Annotated[
+        int,
+        typer.Option(help="At which token the logits are read, from 0; -1 is the last one."),
+    ] = -1,
+    top: Annotated[int, typer.Option(help="How many tokens and how many edges are listed.")] = 10,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
+    ] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Share the logit of a token among the input tokens, layers and edges of MODEL.
+
+    The shares are exact: those of the tokens and the remainder (biases) sum to the logit in
+    float64, and so do those of the embedding, the layers and the remainder. An edge is what one
+    token reads from another in one layer. All is of this run, with attention weights, decays,
+    gates and norms held; "dsf intervene" asks what happens without an edge.
+
+    A difference says more than a logit: give the token that the model might have said instead as
+    --against.
+
+    Example: dsf attribute FOLDER --text "The capital of France is" --target " Paris" --against
+    " London"
+    """
+    asked = Question(text, ids, file, wanted, against, top)
+
+    def work(count: ThreadCount) -> Answer:
+        from dsf.cli.attributed import attribute_checkpoint
+        from dsf.cli.run_model import Options
+
+        options = Options(offline=offline, revision=revision)
+        found = attribute_checkpoint(model, asked.prompt, asked.tokens, position, count, options)
+        return Answer(found.facts(top), lambda: found.show(top))
+
+    give(
+        "attribute",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=asked.check,
+    )

@@ -1,0 +1,215 @@
+"""Edits as a person types them: ``cut layers=*.3.* heads=2 read=5``, or a JSON file of edits.
+
+Both become the records that ``dsf.edits.from_json`` reads. Names and fields are checked here, so
+that a wrong word is told before a model is loaded.
+"""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+OTHER = "other"
+"""The name of the run on --other-text or --other-ids."""
+
+EVERY = ("layer", "heads", "samples")
+EDITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "Cut": ((), ("written", "read", "renormalise")),
+    "Scale": (("factor",), ("written", "read")),
+    "Window": (("width",), ("renormalise",)),
+    "Sink": ((), ("keep", "renormalise")),
+    "Negative": ((), ("keep",)),
+    "MapFrom": ((), ("other",)),
+    "ValueFrom": ((), ("other", "tokens")),
+    "StateFrom": (("token",), ("other", "other_token")),
+    "Forget": (("token",), ()),
+    "Reduce": (("order", "token"), ()),
+    "Ablate": ((), ()),
+    "Mean": ((), ("over",)),
+}
+"""Of every edit the fields that it needs and those that it may have, besides ``EVERY``."""
+FROM_OTHER = ("MapFrom", "ValueFrom", "StateFrom")
+"""Edits that always take something from the other run."""
+NUMBERED = ("heads", "samples", "written", "read", "tokens")
+
+
+def typed_edit(words: str) -> Record:
+    """The record of one edit.
+
+    Raises:
+        ValueError: if it is no edit, or one of its fields is missing, unknown or no number.
+
+    >>> typed_edit("cut layers=*.3.* heads=2 read=5")
+    {'edit': 'Cut', 'layer': ['*.3.*'], 'heads': [2], 'read': 5}
+    """
+    try:
+        name, *fields = shlex.split(words)
+    except ValueError:
+        raise ValueError(_form(words, "it is empty or has an open quote")) from None
+    record: Record = {"edit": _kind(name)}
+    for each in fields:
+        field, sign, value = each.partition("=")
+        field = "layer" if field == "layers" else field
+        if not sign:
+            raise ValueError(_form(words, f"{each!r} is no field=value"))
+        if field in record:
+            raise ValueError(_form(words, f"{field} is there twice"))
+        read = READ.get(field)
+        try:
+            record[field] = value if read is None else read(value)
+        except ValueError:
+            raise ValueError(_form(words, f"{field} is {value!r}; it must be {FORMS[read]}")) from (
+                None
+            )
+    return checked(record, f"--edit {words!r}")
+
+
+def filed_edits(path: Path) -> list[Record]:
+    """The records in a file.
+
+    Raises:
+        OSError, ValueError: if it is no JSON list of edits.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--edits {str(path)!r}: it is no JSON: {error}.") from None
+    if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
+        raise ValueError(
+            f"--edits {str(path)!r}: it must hold a list of edits, such as "
+            '[{"edit": "Cut", "layer": "*.3.*", "read": 5}].'
+        )
+    return [checked(each, f"--edits {str(path)!r}, edit {k}") for k, each in enumerate(records)]
+
+
+def checked(record: Record, where: str) -> Record:
+    """``record``, with the other run named where it is needed.
+
+    Raises:
+        ValueError: if its name or its fields are not those of an edit.
+    """
+    name = record.get("edit")
+    if name not in EDITS:
+        raise ValueError(f"{where}: {name!r} is no edit; there are {', '.join(map(_word, EDITS))}.")
+    needed, possible = EDITS[name]
+    for field in (*needed, "layer"):
+        if field not in record:
+            shown = "layers" if field == "layer" else field
+            raise ValueError(f"{where}: {_word(name)} needs {shown}, such as {EXAMPLES[field]}.")
+    known = (*EVERY, *needed, *possible)
+    if odd := [field for field in record if field not in (*known, "edit")]:
+        raise ValueError(
+            f"{where}: {_word(name)} has no field {odd[0]!r}; it has "
+            f"{', '.join(known).replace('layer', 'layers')}."
+        )
+    for field in NUMBERED:
+        if not _is_numbered(record.get(field)):
+            raise ValueError(
+                f"{where}: {field} is {record[field]!r}; it must be a whole number, a list of "
+                'them, or a range such as {"from": 0, "to": 4}.'
+            )
+    if record.get("over", OTHER) != OTHER:
+        raise ValueError(f"{where}: over is {record['over']!r}; the other run is {OTHER!r}.")
+    return {**record, "other": OTHER} if name in FROM_OTHER else record
+
+
+def takes_from_other(record: Record) -> bool:
+    """Whether the edit needs another run."""
+    return record["edit"] in FROM_OTHER or "over" in record
+
+
+def _is_numbered(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(each is not None and _is_numbered(each) for each in value)
+    return value is None or isinstance(value, int | dict)
+
+
+def _kind(word: str) -> str:
+    plain = word.replace("-", "").replace("_", "").lower()
+    return next((name for name in EDITS if name.lower() == plain), word)
+
+
+def _word(name: str) -> str:
+    """``map-from`` for ``MapFrom``."""
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name)[1:]
+
+
+def _form(words: str, wrong: str) -> str:
+    return (
+        f"--edit {words!r}: {wrong}. Write the name of an edit, then its fields, such as "
+        "'cut layers=*.3.* heads=2 read=5'."
+    )
+
+
+def _number(word: str) -> int:
+    return int(word)
+
+
+def _factor(word: str) -> float:
+    return float(word)
+
+
+def _either(word: str) -> bool:
+    plain = word.lower()
+    if plain not in ("yes", "no", "true", "false"):
+        raise ValueError
+    return plain in ("yes", "true")
+
+
+def _layers(word: str) -> list[Any]:
+    """Numbers, ranges, names and patterns."""
+    found = [_one(part, names=True) for part in word.split(",") if part]
+    if not found:
+        raise ValueError
+    return found
+
+
+def _heads(word: str) -> list[Any]:
+    return [_one(part, names=False) for part in word.split(",")]
+
+
+def _tokens(word: str) -> Any:
+    if ":" in word:
+        return _one(word, names=False)
+    several = [int(part) for part in word.split(",")]
+    return several if len(several) > 1 else several[0]
+
+
+def _one(word: str, *, names: bool) -> Any:
+    bounds = word.split(":")
+    try:
+        if len(bounds) == 1:
+            return int(word)
+        start, stop = (int(bound) if bound else None for bound in bounds)
+    except ValueError:
+        if names:
+            return word
+        raise
+    return {"from": start, "to": stop, "step": None}
+
+
+READ: dict[str, Callable[[str], Any]] = {
+    "layer": _layers,
+    "heads": _heads,
+    **dict.fromkeys(("samples", "written", "read", "tokens"), _tokens),
+    **dict.fromkeys(("width", "order", "token", "other_token"), _number),
+    "factor": _factor,
+    **dict.fromkeys(("renormalise", "keep"), _either),
+}
+FORMS: dict[Callable[[str], Any] | None, str] = {
+    _layers: "numbers, ranges such as 0:4, names or patterns",
+    _heads: "whole numbers with commas between them, or a range such as 0:4",
+    _tokens: "whole numbers with commas between them, or a range such as 0:4",
+    _number: "a whole number",
+    _factor: "a number",
+    _either: "yes or no",
+}
+EXAMPLES = {
+    "layer": "layers=*.3.*",
+    "factor": "factor=0.5",
+    "width": "width=8",
+    "token": "token=5",
+    "order": "order=4",
+}

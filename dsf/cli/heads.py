@@ -1,0 +1,110 @@
+"""``dsf heads``: what every head of a model looks at, by name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.prompt import Prompt
+from dsf.cli.threads import ThreadCount, Threads
+
+
+@dataclass(frozen=True)
+class Sought:
+    """The input and how many heads are shown, as it was typed."""
+
+    text: str | None
+    ids: str | None
+    file: Path | None
+    repeat: int | None
+    top: int
+
+    def check(self) -> None:
+        """Raises what is wrong with the arguments alone."""
+        if (self.text, self.ids, self.file, self.repeat) == (None,) * 4:
+            raise ValueError(
+                "needs an input: --text, --ids, --file, or --random-repeat 50 for a random "
+                "sequence that comes twice, which shows induction."
+            )
+        self.prompt.check()
+        if self.top < 1:
+            raise ValueError(f"--top is {self.top}; it is how many heads are shown, at least 1.")
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.text, self.ids, self.file, self.repeat)
+
+
+def run(
+    model: Annotated[
+        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
+    ],
+    *,
+    random_repeat: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="The input is N random tokens, and the same N tokens once more."
+        ),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
+    ids: Annotated[
+        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many heads are listed for each score.")] = 3,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Number type of the weights: float32, bfloat16, float16, float64."),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
+    ] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Score what every head (or channel) of MODEL looks at, and name the strongest of each kind.
+
+    \b
+      previous_token    the token just before
+      first_token       the first token, by later ones (a sink)
+      self_token        the token itself
+      duplicate_token   earlier copies of the token
+      induction         what followed earlier copies of the token
+
+    A score is the share of the absolute weight, from 0 to 1; "net" is its signed part, so that a
+    head that subtracts has a negative one. The control is what chance gives: for the first three
+    scores a head that weighs all tokens alike, for the others the same head where the tokens stand
+    in random order.
+
+    Example: dsf heads FOLDER --random-repeat 50
+    """
+    sought = Sought(text, ids, file, random_repeat, top)
+
+    def work(count: ThreadCount) -> Answer:
+        from dsf.cli.run_model import Options, inspect_opened, open_checkpoint
+        from dsf.cli.scored import head_facts, show_heads
+
+        options = Options(dtype=dtype, layers=layers, offline=offline, revision=revision)
+        opened = open_checkpoint(model, sought.prompt, count, options)
+        inspection = inspect_opened(opened, options)
+        table = inspection.heads(opened.ids)
+        return Answer(head_facts(inspection, table), lambda: show_heads(inspection, table, top))
+
+    give(
+        "heads",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=sought.check,
+    )

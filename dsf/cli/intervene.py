@@ -1,0 +1,188 @@
+"""``dsf intervene``: what a model says with some of its token mixing changed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.edit_words import Record, filed_edits, takes_from_other, typed_edit
+from dsf.cli.prompt import Prompt, target
+from dsf.cli.threads import ThreadCount, Threads
+
+Target = tuple[int | str, int | str | None]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is changed and what is looked at, as it was typed."""
+
+    text: str | None
+    ids: str | None
+    file: Path | None
+    edit: list[str]
+    edits: Path | None
+    other_text: str | None
+    other_ids: str | None
+    target: str | None
+    against: str | None
+    top: int
+
+    def check(self) -> None:
+        """Raises what is wrong with the arguments alone."""
+        self.prompt.check()
+        other = self.other
+        if other is not None:
+            other.check()
+        _ = self.tokens
+        if self.top < 1:
+            raise ValueError(f"--top is {self.top}; it is how many tokens are shown, at least 1.")
+        records = self.records
+        if not records:
+            raise ValueError(
+                "needs an edit, such as --edit 'cut layers=*.3.* heads=2 read=5', or --edits with "
+                "a file of them."
+            )
+        taking = any(map(takes_from_other, records))
+        if taking != (other is not None):
+            raise ValueError(
+                "edits that take a map, values or a state from another run need its input as "
+                "--other-text or --other-ids."
+                if taking
+                else "--other-text and --other-ids are for edits that take something from another "
+                "run, such as 'state-from layers=3 token=9'. Leave them out."
+            )
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.text, self.ids, self.file)
+
+    @property
+    def other(self) -> Prompt | None:
+        """The input of the other run."""
+        if self.other_text is None and self.other_ids is None:
+            return None
+        if self.other_text is not None and self.other_ids is not None:
+            raise ValueError("--other-text and --other-ids exclude each other: give one of them.")
+        return Prompt(self.other_text, self.other_ids, None)
+
+    @property
+    def records(self) -> list[Record]:
+        """The edits as JSON."""
+        filed = [] if self.edits is None else filed_edits(self.edits)
+        return [*map(typed_edit, self.edit), *filed]
+
+    @property
+    def tokens(self) -> Target | None:
+        """Whose logits are compared; None for no one's."""
+        if self.target is None:
+            if self.against is not None:
+                raise ValueError("--against needs a --target from which it is subtracted.")
+            return None
+        by_number = self.ids is not None
+        wanted = target("--target", self.target, by_number=by_number)
+        if self.against is None:
+            return wanted, None
+        return wanted, target("--against", self.against, by_number=by_number)
+
+
+def run(
+    model: Annotated[
+        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
+    ],
+    *,
+    edit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='A change, such as "cut layers=*.3.* heads=2 read=5"; may be given several times.'
+        ),
+    ] = None,
+    edits: Annotated[
+        Path | None, typer.Option(help="A JSON file with a list of edits, as to_json writes them.")
+    ] = None,
+    wanted: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help='A token whose logit is compared: its text, such as " Paris", or with --ids its '
+            "number.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A second token, whose logit is subtracted.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
+    ids: Annotated[
+        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    other_text: Annotated[
+        str | None, typer.Option(help="The text of another run, for map-from and the like.")
+    ] = None,
+    other_ids: Annotated[
+        str | None, typer.Option(help="The token numbers of another run, in place of its text.")
+    ] = None,
+    position: Annotated[
+        int, typer.Option(help="After which token the next one is shown, from 0; -1 is the last.")
+    ] = -1,
+    top: Annotated[int, typer.Option(help="How many of the likeliest next tokens are shown.")] = 5,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Number type of the weights: float32, bfloat16, float16, float64."),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
+    ] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run MODEL with edited token mixers, and say what changes in its next token.
+
+    Later layers read their coefficients anew from what the edited ones put out. An edit is a name
+    with fields:
+
+    \b
+      cut layers=*.3.* heads=2 read=5      no token reads token 5 there
+      cut layers=3 written=9 read=0:4      token 9 does not read tokens 0 to 3
+      scale layers=3 factor=0.5            edges times a factor; also written=, read=
+      window layers=3 width=8              only the last 8 tokens are read
+      sink layers=3                        the first token is not read
+      negative layers=3                    negative weights are zero
+      ablate layers=3 heads=0,2            the response of these heads is zero
+      mean layers=3                        or its mean over the tokens; over=other: there
+      forget layers=3 token=9              nothing passes from before token 9
+      reduce layers=3 token=9 order=4      at most 4 numbers pass
+      map-from layers=3                    the map of the run on --other-text
+      value-from layers=3 tokens=5         its values
+      state-from layers=3 token=9          its state
+
+    \b
+    layers= takes numbers, ranges, names and patterns. For softmax attention renormalise=yes masks
+    the scores instead, so that the other weights of the row grow.
+
+    Example: dsf intervene FOLDER --text "The capital of France is" --edit "ablate layers=3 heads=2"
+    --target " Paris" --against " London"
+    """
+    asked = Change(text, ids, file, edit or [], edits, other_text, other_ids, wanted, against, top)
+
+    def work(count: ThreadCount) -> Answer:
+        from dsf.cli.intervened import intervene_checkpoint
+        from dsf.cli.run_model import Options
+
+        options = Options(dtype=dtype, offline=offline, revision=revision)
+        found = intervene_checkpoint(model, asked, position, count, options)
+        return Answer(found.facts(), found.show)
+
+    give(
+        "intervene",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=asked.check,
+    )

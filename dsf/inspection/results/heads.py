@@ -1,0 +1,115 @@
+"""What every head looks at, by name, with the score that chance gives beside it."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dsf import measures
+from dsf.composite import Operator
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.results.layers import InspectedLayer
+from dsf.inspection.results.measurements import indices
+from dsf.inspection.results.table import Record, Table
+
+ORDERS = 4
+"""Random orders of the tokens, over which the control is the mean."""
+
+BY_PLACE: dict[str, Callable[..., Tensor]] = {
+    "previous_token": measures.previous_token,
+    "first_token": measures.first_token,
+    "self_token": measures.self_token,
+}
+BY_TOKEN: dict[str, Callable[..., Tensor]] = {
+    "duplicate_token": measures.duplicate_token,
+    "induction": measures.induction,
+}
+
+
+def scored_heads(layers: Iterable[InspectedLayer], tokens: Int[Tensor, "sample time"]) -> Table:
+    """One record for each layer, head (or channel) and score, as ``Inspection.heads`` says."""
+    rng = torch.Generator().manual_seed(0)
+    steps = tokens.shape[1]
+    orders = [torch.randperm(steps, generator=rng) for _ in range(ORDERS)]
+    return Table(tuple(record for layer in layers for record in _of_layer(layer, tokens, orders)))
+
+
+def strongest(table: Table) -> Table:
+    """Of every score the head that exceeds its control by most."""
+    found = []
+    for name in (*BY_PLACE, *BY_TOKEN):
+        rows = [row for row in table.where(score=name) if row["value"] == row["value"]]
+        if rows:
+            found.append(max(rows, key=lambda row: row["value"] - row["control"]))
+    return Table(tuple(found))
+
+
+def text_numbers(tokens: tuple[tuple[str, ...], ...] | None) -> Int[Tensor, "sample time"]:
+    """A number for every token, the same for the same text.
+
+    Raises:
+        InspectionError: if the texts are not known.
+    """
+    if tokens is None:
+        raise InspectionError(
+            "heads: this inspection has no tokens. Give their numbers: inspection.heads(input_ids)."
+        )
+    known: dict[str, int] = {}
+    return torch.tensor([[known.setdefault(text, len(known)) for text in row] for row in tokens])
+
+
+def _of_layer(layer: InspectedLayer, tokens: Tensor, orders: list[Tensor]) -> Iterator[Record]:
+    system, (samples, steps) = layer.system, tokens.shape
+    note = _no_scores(layer, samples, steps)
+    if note is not None:
+        yield {"layer": layer.name, "note": note}
+        return
+    even = _even(system, steps)
+    for name, measure in BY_PLACE.items():
+        value, net = measure(system), measure(system, net=True)
+        control = measure(even).expand_as(value)
+        yield from _records(layer, name, value, net, control)
+    for name, measure in BY_TOKEN.items():
+        value, net = measure(system, tokens), measure(system, tokens, net=True)
+        mixed = torch.stack([measure(system, tokens[:, order]) for order in orders])
+        yield from _records(layer, name, value, net, mixed.nanmean(dim=0))
+
+
+def _no_scores(layer: InspectedLayer, samples: int, steps: int) -> str | None:
+    """Why the layer has no scores; None if it has."""
+    system = layer.system
+    reads = getattr(system, "read_steps", system.steps)
+    if layer.axes[:1] != ("sample",) or system.batch[0] != samples:
+        return f"its maps are not one for each of the {samples} samples"
+    if not system.steps == reads == steps:
+        return f"it maps {reads} tokens to {system.steps}, and the input has {steps}"
+    if system.input_size != 1 or system.output_size != 1:
+        return "it has no map with one number for two tokens"
+    return None
+
+
+def _even(system: Operator, steps: int) -> Tensor:
+    """The map that weighs all tokens alike which this one may read."""
+    ones = torch.ones(steps, steps, dtype=torch.float64, device=system.device)
+    return ones if _looks_ahead(system) else ones.tril()
+
+
+def _looks_ahead(system: Operator) -> bool:
+    return bool((measures.largest_ahead(system) > 0).any())
+
+
+def _records(
+    layer: InspectedLayer, name: str, value: Tensor, net: Tensor, control: Tensor
+) -> Iterator[Record]:
+    """One for every head, the mean over the samples."""
+    means = [part.double().mean(dim=0) for part in (value, net, control)]
+    for index in indices(means[0]):
+        place = layer.place((0, *index))[1:]
+        numbers = (part[index].item() for part in means)
+        yield {
+            "layer": layer.name,
+            **dict(zip(layer.axes[1:], place, strict=True)),
+            "score": name,
+            **dict(zip(("value", "net", "control"), numbers, strict=True)),
+        }
