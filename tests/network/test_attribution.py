@@ -219,3 +219,24 @@ def test_logits_that_bend_the_stream_are_refused(classified):
         stack.attribute(0)
     vector = torch.ones(8, dtype=torch.float64)
     assert_complete(stack.attribute(vector, stream=-1), stack.hidden[-1][:, -1] @ vector)
+
+
+def test_the_strongest_edges_are_those_of_all_layers():
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    share = dsf.stack(model, torch.randn(2, 5, 8)).attribute(torch.ones(8), stream=-1)
+    everything = [
+        (name, i, j, share.edges(name)[1, :, i, j].sum().item())
+        for name in share.total
+        if "self_attn" in name
+        for i in range(5)
+        for j in range(5)
+    ]
+    everything.sort(key=lambda edge: -abs(edge[-1]))
+    found = share.strongest_edges(7, sample=1)
+    assert [tuple(row.values())[:3] for row in found] == [edge[:3] for edge in everything[:7]]
+    assert [row["share"] for row in found] == pytest.approx([edge[-1] for edge in everything[:7]])
+    assert len(share.strongest_edges(999)) == 50
+    with pytest.raises(ValueError, match="'count' must be at least 1"):
+        share.strongest_edges(0)

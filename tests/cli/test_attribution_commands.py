@@ -1,0 +1,264 @@
+"""``dsf attribute``, ``intervene``, ``heads`` and ``compare``: answers, and every wrong call."""
+
+import inspect
+import json
+from dataclasses import MISSING, fields
+
+import pytest
+
+from dsf.cli.edit_words import EDITS, EVERY, OTHER, typed_edit
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """A recall prompt, where it is asked, the answer, a wrong answer, and where the answer is."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from dsf.models import folder, recall
+
+    drawn = recall.draw(torch.Generator().manual_seed(0), samples=1)
+    tokens = drawn.tokens[0].tolist()
+    place = [at for at, each in enumerate(drawn.targets[0]) if each != recall.SILENT][-1]
+    answer = drawn.targets[0, place].item()
+    return {
+        "model": str(folder("llama")),
+        "ids": " ".join(map(str, tokens)),
+        "tokens": tokens,
+        "position": place,
+        "target": answer,
+        "against": tokens[1] if tokens[1] != answer else tokens[3],
+        "read": tokens.index(answer),
+    }
+
+
+def options(asked):
+    wanted = ("ids", "position", "target", "against")
+    return [part for name in wanted for part in (f"--{name}", asked[name])]
+
+
+def logit_difference(asked):
+    """From the model library alone, whose angles stay in float32."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(asked["model"]).double()
+    with torch.no_grad():
+        logits = model(torch.tensor([asked["tokens"]])).logits[0, asked["position"]]
+    return (logits[asked["target"]] - logits[asked["against"]]).item()
+
+
+def test_shares_sum_to_the_models_own_logits(run, asked, only_object):
+    done = run("attribute", asked["model"], *options(asked), "--json")
+    found = only_object(done.stdout)
+    assert (done.exit_code, found["command"], found["position"]) == (0, "attribute", 22)
+    assert found["value"] == pytest.approx(logit_difference(asked), rel=1e-6)
+    whole = sum(row["share"] for row in found["tokens"]) + found["remainder"]
+    assert whole == pytest.approx(found["value"], rel=1e-10)
+    assert found["sum"] == pytest.approx(whole, rel=1e-12)
+    direct = sum(row["direct"] for row in found["layers"] if row["direct"] is not None)
+    assert direct + found["embedding"] + found["remainder"] == pytest.approx(whole, rel=1e-10)
+    strongest = found["edges"][0]
+    assert (strongest["written"], strongest["read"]) == (asked["position"], asked["read"])
+    assert len(found["edges"]) == 10
+
+
+def test_a_person_reads_tokens_layers_edges_and_the_sum(run, asked):
+    shown = run("attribute", asked["model"], *options(asked), "--top", 2).stdout
+    assert "after token 22" in shown
+    assert f"{asked['read']} '{asked['target']}'" in shown
+    assert "model.layers.1.mlp" in shown
+    assert "remainder +0, together" in shown
+
+
+def test_text_names_tokens(run, only_object):
+    from dsf.models import folder
+
+    text = ("--text", "What is thy name?", "--target", " I", "--json")
+    found = only_object(run("attribute", folder("text_mamba"), *text).stdout)
+    assert found["tokens"][-1]["token"] == "?"
+    assert found["target"] == "the logit of ' I'"
+    assert found["error"] < 1e-10
+
+
+def test_the_edge_that_carries_the_answer_is_cut(run, asked, only_object):
+    edge = f"cut layers=*.1.self_attn written={asked['position']} read={asked['read']}"
+    done = run("intervene", asked["model"], *options(asked), "--edit", edge, "--json")
+    found = only_object(done.stdout)
+    assert found["edits"] == [
+        {"edit": "Cut", "layer": ["*.1.self_attn"], "written": 22, "read": asked["read"]}
+    ]
+    assert found["edited"] == ["model.layers.1.self_attn"]
+    assert found["clean"][0]["id"] == asked["target"]
+    assert found["changed"][0]["id"] != asked["target"]
+    effect = found["effect"]
+    assert effect["clean"] == pytest.approx(logit_difference(asked), rel=1e-4)
+    assert effect["effect"] == pytest.approx(effect["changed"] - effect["clean"])
+    shown = run("intervene", asked["model"], *options(asked), "--edit", edge).stdout
+    assert f"effect {effect['effect']:+.4g}" in shown
+
+
+def test_edits_come_from_a_file_and_from_another_run(run, asked, only_object, tmp_path):
+    edits = [{"edit": "MapFrom", "layer": "*.1.self_attn"}]
+    (tmp_path / "edits.json").write_text(json.dumps(edits))
+    model = ("intervene", asked["model"], "--ids", "1 17 2 18 1", "--edits", "edits.json")
+    same = only_object(run(*model, "--other-ids", "1 17 2 18 1", "--json").stdout)
+    assert same["changed"][0] == same["clean"][0] | {
+        "probability": pytest.approx(same["clean"][0]["probability"])
+    }
+    other = only_object(run(*model, "--other-ids", "2 17 1 18 1", "--json").stdout)
+    assert other["changed"][0] != other["clean"][0]
+
+
+def test_heads_are_named_with_a_control(run, asked, only_object):
+    """Pairs of key and value, then the keys again: the last layer reads what followed each."""
+    pairs = [1, 17, 2, 18, 3, 19, 4, 20, 5, 21]
+    ids = " ".join(map(str, [*pairs, 3, 1, 5, 2, 4]))
+    model = ("heads", asked["model"], "--ids", ids)
+    found = only_object(run(*model, "--json").stdout)
+    induction = next(row for row in found["strongest"] if row["score"] == "induction")
+    assert induction["layer"] == "model.layers.1.self_attn"
+    assert induction["value"] > 0.8
+    assert induction["control"] < 0.3
+    shown = run(*model).stdout
+    assert f"induction: model.layers.1.self_attn head {induction['head']} (" in shown
+
+
+def test_a_random_sequence_comes_twice(run, checkpoint, only_object):
+    found = only_object(run("heads", checkpoint, "--random-repeat", 6, "--json").stdout)
+    assert {row["head"] for row in found["heads"]} == {0, 1}
+    assert len(found["heads"]) == 2 * 2 * 5
+    assert all(row["value"] is not None for row in found["heads"])
+
+
+def test_a_model_is_compared_with_itself_and_on_two_inputs(run, checkpoint, only_object):
+    model = ("compare", checkpoint, checkpoint, "--ids", "1 2 3 4")
+    same = only_object(run(*model, "--align", "--json").stdout)
+    assert same["flips"] == 0
+    assert [pair["heads"] for pair in same["pairs"]] == [[0, 1], [0, 1]]
+    distances = [row["first"] for row in same["records"] if row["quantity"] == "map_distance"]
+    assert max(distances) == pytest.approx(0, abs=1e-7)
+    other = run(*model, "--other-ids", "4 3 2 1", "--no-verdicts", "--csv", "all.csv")
+    assert other.exit_code == 0, other.output
+    assert "distance of maps" in other.stdout
+    assert "0, 0" not in other.stdout
+
+
+WRONG = [
+    ("attribute", ["--ids", "1"], "Missing option '--target'"),
+    ("attribute", ["--target", "1"], "exactly one of --text, --ids and --file"),
+    ("attribute", ["--target", "a", "--ids", "1"], "must be the number of a token"),
+    ("attribute", ["--target", "1", "--against", "b", "--ids", "1"], "--against is 'b'"),
+    ("attribute", ["--target", "1", "--ids", "1 x"], "whole numbers"),
+    ("attribute", ["--target", "1", "--ids", "1", "--top", "0"], "--top is 0"),
+    ("attribute", ["--target", "a", "--file", "nowhere"], "No such file"),
+    ("intervene", ["--ids", "1"], "needs an edit"),
+    ("intervene", ["--ids", "1", "--edit", "snip layers=1"], "'snip' is no edit; there are cut"),
+    ("intervene", ["--ids", "1", "--edit", ""], "it is empty"),
+    ("intervene", ["--ids", "1", "--edit", "cut read=1"], "cut needs layers"),
+    ("intervene", ["--ids", "1", "--edit", "cut layers=1 read"], "'read' is no field=value"),
+    ("intervene", ["--ids", "1", "--edit", "cut layers=1 read=x"], "read is 'x'; it must be whole"),
+    ("intervene", ["--ids", "1", "--edit", "cut layers=1 layers=2"], "layer is there twice"),
+    ("intervene", ["--ids", "1", "--edit", "cut layers=1 width=2"], "cut has no field 'width'"),
+    ("intervene", ["--ids", "1", "--edit", "scale layers=1"], "scale needs factor"),
+    ("intervene", ["--ids", "1", "--edit", "state-from layers=1 token=1"], "--other-text or"),
+    ("intervene", ["--ids", "1", "--edit", "ablate layers=1", "--other-ids", "1"], "Leave them"),
+    ("intervene", ["--ids", "1", "--edit", "ablate layers=1", "--against", "1"], "needs a --targ"),
+    ("intervene", ["--ids", "1", "--edits", "nowhere.json"], "No such file"),
+    ("heads", [], "--random-repeat 50"),
+    ("heads", ["--random-repeat", "1"], "at least 2"),
+    ("heads", ["--random-repeat", "5", "--ids", "1"], "but got 2"),
+    ("compare", ["model", "--ids", "1", "--text", "a"], "but got 2"),
+    ("compare", ["model", "--ids", "1", "--other-ids", "x"], "whole numbers"),
+    ("compare", ["--ids", "1"], "Missing argument"),
+]
+
+
+def test_a_wrong_call_is_told_before_torch_is_there(run_alone):
+    script = (
+        "import json, sys\n"
+        "sys.modules['torch'] = sys.modules['numpy'] = None\n"
+        "from typer.testing import CliRunner\n"
+        "from dsf.cli.entry import app\n"
+        "for command, given, _ in json.loads(sys.argv[1]):\n"
+        "    done = CliRunner().invoke(app, [command, 'model', *given])\n"
+        "    print(json.dumps([done.exit_code, done.stdout, done.stderr]))"
+    )
+    done = run_alone("-c", script, json.dumps(WRONG))
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(WRONG), done.stderr
+    for (command, given, words), (code, out, error) in zip(WRONG, answers, strict=True):
+        assert (code, out) == (2, ""), (command, given, error)
+        assert words in " ".join(error.split()), (command, given, error)
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "words"),
+    [
+        ("attribute", ["--target", "1", "--position", "9"], "--position is 9, but the input has 3"),
+        ("attribute", ["--target", "99"], "99 is none of the 32"),
+        ("intervene", ["--edit", "ablate layers=7"], "7 is none of the 2 layers"),
+        ("intervene", ["--edit", "ablate layers=1 heads=9"], "9 is none of the 2"),
+        ("intervene", ["--edit", "state-from layers=1 token=1", "--other-ids", "1 2"], "state"),
+        ("heads", ["--layers", "7"], "7 is none of the 2 layers"),
+    ],
+)
+def test_what_does_not_suit_the_model_is_usage(run, checkpoint, command, given, words):
+    done = run(command, checkpoint, "--ids", "1 2 3", *given)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith(f"dsf {command}: ")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"edit": "Cut"}', '[{"edit": "Snip", "layer": 1}]',
+                '[{"edit": "Cut", "layer": 1, "read": "x"}]',
+                '[{"edit": "Mean", "layer": 1, "over": "x"}]'],
+)  # fmt: skip
+def test_a_file_that_holds_no_edits_is_refused(run, tmp_path, content):
+    (tmp_path / "edits.json").write_text(content)
+    done = run("intervene", "model", "--ids", "1", "--edits", "edits.json")
+    assert (done.exit_code, done.stderr[:32]) == (2, "dsf intervene: --edits 'edits.js")
+
+
+def test_the_names_that_are_checked_are_those_of_the_library():
+    pytest.importorskip("torch")
+    from dsf import edits
+
+    library = {each: getattr(edits, each) for each in edits.__all__ if each != "from_json"}
+    library = {name: kind for name, kind in library.items() if kind is not edits.Edit}
+    assert set(library) == set(EDITS)
+    for name, kind in library.items():
+        assert inspect.isclass(kind)
+        needed, possible = EDITS[name]
+        own = {each.name: each for each in fields(kind) if each.name not in EVERY}
+        assert set(own) == {*needed, *possible}
+        missing = {key for key, each in own.items() if each.default is MISSING}
+        assert missing == set(needed)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("cut layers=*.3.* heads=2 read=5", "Cut(layer=['*.3.*'], heads=[2], read=5)"),
+        ("Cut layers=0:2,-1 written=1,2", "Cut(layer=[slice(0, 2, None), -1], written=[1, 2])"),
+        ("window layers=1 width=4 renormalise=yes", "Window(layer=[1], width=4, renormalise=True)"),
+        ("scale layers=1 factor=-0.5", "Scale(layer=[1], factor=-0.5)"),
+        ("forget layers='a b' token=3 samples=0:1", "samples=slice(0, 1, None), token=3)"),
+        ("state_from layers=1 token=3", f"StateFrom(layer=[1], token=3, other='{OTHER}')"),
+        ("reduce layers=1 token=3 order=2", "Reduce(layer=[1], order=2, token=3)"),
+    ],
+)
+def test_typed_edits_are_those_of_the_library(words, expected):
+    pytest.importorskip("torch")
+    from dsf import edits
+
+    assert expected in repr(edits.from_json(typed_edit(words)))
+
+
+@pytest.mark.parametrize("command", ["attribute", "intervene", "heads", "compare"])
+def test_help_reads_like_a_guide(run, command):
+    shown = " ".join(run(command, "--help").output.split())
+    assert f"Example: dsf {command} " in shown
+    for word in ("--json", "--text", "--ids"):
+        assert word in shown

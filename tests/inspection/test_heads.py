@@ -1,0 +1,104 @@
+"""``Inspection.heads``: scores of heads, beside what chance gives."""
+
+import pytest
+import torch
+
+import dsf
+from dsf.inspection import InspectionError
+from dsf.inspection.results.heads import strongest
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def inspection():
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True).eval()
+    model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    return dsf.inspect(model, torch.randn(3, STEPS, 8))
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return torch.randint(4, (3, STEPS), generator=torch.Generator().manual_seed(1))
+
+
+def shares(map, tokens, looked_at):
+    """By loops: the mean over rows with a candidate of the share of the weight on candidates."""
+    rows = []
+    for i in range(STEPS):
+        chosen = [j for j in range(STEPS) if looked_at(tokens, i, j)]
+        if chosen:
+            rows.append((map[i, chosen].abs().sum() / map[i].abs().sum()).item())
+    return sum(rows) / len(rows)
+
+
+LOOKED_AT = {
+    "previous_token": lambda _, i, j: j == i - 1,
+    "first_token": lambda _, i, j: j == 0 < i,
+    "self_token": lambda _, i, j: j == i,
+    "duplicate_token": lambda tokens, i, j: j < i and tokens[j] == tokens[i],
+    "induction": lambda tokens, i, j: 0 < j < i and tokens[j - 1] == tokens[i],
+}
+
+
+@pytest.mark.parametrize("score", LOOKED_AT)
+def test_every_head_has_the_score_that_loops_find(inspection, tokens, score):
+    table = inspection.heads(tokens).where(score=score)
+    assert len(table) == 4
+    for record in table:
+        maps = inspection[record["layer"]].map()[:, record["head"]]
+        found = [
+            shares(*pair, LOOKED_AT[score]) for pair in zip(maps, tokens.tolist(), strict=True)
+        ]
+        assert record["value"] == pytest.approx(sum(found) / 3, rel=1e-6)
+
+
+def test_the_control_of_a_score_by_place_weighs_alike(inspection, tokens):
+    """These layers read ahead: one of twelve tokens is the one before."""
+    for record in inspection.heads(tokens).where(score="previous_token"):
+        assert record["control"] == pytest.approx(1 / STEPS)
+
+
+def test_a_map_that_looks_at_copies_exceeds_its_control(tokens):
+    same = tokens[:, :, None] == tokens[:, None, :]
+    weights = same.tril(-1).double() + torch.eye(STEPS, dtype=torch.float64)
+    found = _inspected(weights[:, None]).heads(tokens)
+    (best,) = strongest(found).where(score="duplicate_token")
+    assert best["value"] > best["control"] + 0.3
+
+
+def test_without_numbers_equal_texts_are_equal_tokens(inspection, tokens):
+    from dataclasses import replace
+
+    texts = tuple(tuple(map(str, row)) for row in tokens.tolist())
+    assert replace(inspection, tokens=texts).heads() == inspection.heads(tokens)
+    with pytest.raises(InspectionError, match=r"heads: this inspection has no tokens.*input_ids"):
+        inspection.heads()
+
+
+def test_a_layer_of_another_length_has_a_note(inspection, tokens):
+    table = inspection.heads(tokens[:, 1:])
+    assert [record["note"] for record in table] == [
+        "it maps 12 tokens to 12, and the input has 11"
+    ] * 2
+
+
+def test_only_chosen_heads_keep_their_numbers():
+    torch.manual_seed(0)
+    model = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True).eval()
+    some = dsf.inspect(model, torch.randn(1, 5, 8), heads=[1])
+    assert {row["head"] for row in some.heads(torch.arange(5)[None])} == {1}
+
+
+def _inspected(maps):
+    """An inspection whose one layer has these maps."""
+    from types import SimpleNamespace
+
+    from dsf.inspection import Inspection
+
+    system = dsf.ExplicitMap(maps)
+    layer = SimpleNamespace(
+        name="layer", axes=("sample", "head"), system=system, place=lambda index: tuple(index)
+    )
+    return Inspection(layers=(layer,), unsupported=())
