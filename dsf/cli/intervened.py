@@ -12,10 +12,10 @@ from dsf.cli.intervene import Change, Target
 from dsf.cli.run_model import Opened, Options, inspect_opened, open_checkpoint
 from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
+from dsf.edits import from_json
 from dsf.inspection import Inspection
 from dsf.loading import token_texts
 from dsf.network import Intervention, intervene
-from dsf.network.edits import from_json
 from dsf.report.escaping import escaped
 
 ONE_ROW = 2

@@ -225,7 +225,7 @@ def test_the_strongest_edges_are_those_of_all_layers():
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
     model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    share = dsf.stack(model, torch.randn(2, 5, 8)).attribute(torch.ones(8), stream=-1)
+    share = dsf.stack(model, torch.randn(2, 5, 8)).attribute(torch.arange(8.0), stream=-1)
     everything = [
         (name, i, j, share.edges(name)[1, :, i, j].sum().item())
         for name in share.total
