@@ -30,9 +30,9 @@ def show_comparison(table: Comparison) -> None:
             for name, first, second, apart in _means(table)
         ],
     )
-    flips = [(_where(row), row["quantity"], row["first"], row["second"]) for row in table.flips()]
-    if flips:
-        print_table(("where", "property", "first", "second"), flips)
+    changed = [(_where(row), row["quantity"], row["first"], row["second"]) for row in table.flips()]
+    if changed:
+        print_table(("where", "property", "first", "second"), changed)
 
 
 def comparison_facts(table: Comparison) -> dict[str, Any]:
