@@ -1,0 +1,82 @@
+"""What ``dsf intervene`` changes and looks at, checked before a model is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsf.cli.edit_words import Record, filed_edits, takes_from_other, typed_edit
+from dsf.cli.prompt import Prompt, target
+
+Target = tuple[int | str, int | str | None]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is changed and what is looked at, as it was typed."""
+
+    text: str | None
+    ids: str | None
+    file: Path | None
+    edit: list[str]
+    edits: Path | None
+    other_text: str | None
+    other_ids: str | None
+    target: str | None
+    against: str | None
+    top: int
+
+    def check(self) -> None:
+        """Raises what is wrong with the arguments alone."""
+        self.prompt.check()
+        other = self.other
+        if other is not None:
+            other.check()
+        _ = self.tokens
+        if self.top < 1:
+            raise ValueError(f"--top is {self.top}; it is how many tokens are shown, at least 1.")
+        records = self.records
+        if not records:
+            raise ValueError(
+                "needs an edit, such as --edit 'cut layers=*.3.* heads=2 read=5', or --edits with "
+                "a file of them."
+            )
+        taking = any(map(takes_from_other, records))
+        if taking != (other is not None):
+            raise ValueError(
+                "edits that take a map, values or a state from another run need its input as "
+                "--other-text or --other-ids."
+                if taking
+                else "--other-text and --other-ids are for edits that take something from another "
+                "run, such as 'state-from layers=3 token=9'. Leave them out."
+            )
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.text, self.ids, self.file)
+
+    @property
+    def other(self) -> Prompt | None:
+        """The input of the other run."""
+        if self.other_text is None and self.other_ids is None:
+            return None
+        if self.other_text is not None and self.other_ids is not None:
+            raise ValueError("--other-text and --other-ids exclude each other: give one of them.")
+        return Prompt(self.other_text, self.other_ids, None)
+
+    @property
+    def records(self) -> list[Record]:
+        """The edits as JSON."""
+        filed = [] if self.edits is None else filed_edits(self.edits)
+        return [*map(typed_edit, self.edit), *filed]
+
+    @property
+    def tokens(self) -> Target | None:
+        """Whose logits are compared; None for no one's."""
+        if self.target is None:
+            if self.against is not None:
+                raise ValueError("--against needs a --target from which it is subtracted.")
+            return None
+        by_number = self.ids is not None
+        wanted = target("--target", self.target, by_number=by_number)
+        if self.against is None:
+            return wanted, None
+        return wanted, target("--against", self.against, by_number=by_number)
