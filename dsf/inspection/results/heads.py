@@ -9,8 +9,7 @@ from torch import Tensor
 from dsf import measures
 from dsf.composite import Operator
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.results.layers import InspectedLayer
-from dsf.inspection.results.measurements import indices
+from dsf.inspection.results.measurements import Measurable, indices
 from dsf.inspection.results.table import Record, Table
 
 ORDERS = 4
@@ -27,7 +26,7 @@ BY_TOKEN: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def scored_heads(layers: Iterable[InspectedLayer], tokens: Int[Tensor, "sample time"]) -> Table:
+def scored_heads(layers: Iterable[Measurable], tokens: Int[Tensor, "sample time"]) -> Table:
     """One record for each layer, head (or channel) and score, as ``Inspection.heads`` says."""
     rng = torch.Generator().manual_seed(0)
     steps = tokens.shape[1]
@@ -59,7 +58,7 @@ def text_numbers(tokens: tuple[tuple[str, ...], ...] | None) -> Int[Tensor, "sam
     return torch.tensor([[known.setdefault(text, len(known)) for text in row] for row in tokens])
 
 
-def _of_layer(layer: InspectedLayer, tokens: Tensor, orders: list[Tensor]) -> Iterator[Record]:
+def _of_layer(layer: Measurable, tokens: Tensor, orders: list[Tensor]) -> Iterator[Record]:
     system, (samples, steps) = layer.system, tokens.shape
     note = _no_scores(layer, samples, steps)
     if note is not None:
@@ -76,7 +75,7 @@ def _of_layer(layer: InspectedLayer, tokens: Tensor, orders: list[Tensor]) -> It
         yield from _records(layer, name, value, net, mixed.nanmean(dim=0))
 
 
-def _no_scores(layer: InspectedLayer, samples: int, steps: int) -> str | None:
+def _no_scores(layer: Measurable, samples: int, steps: int) -> str | None:
     """Why the layer has no scores; None if it has."""
     system = layer.system
     reads = getattr(system, "read_steps", system.steps)
@@ -100,7 +99,7 @@ def _looks_ahead(system: Operator) -> bool:
 
 
 def _records(
-    layer: InspectedLayer, name: str, value: Tensor, net: Tensor, control: Tensor
+    layer: Measurable, name: str, value: Tensor, net: Tensor, control: Tensor
 ) -> Iterator[Record]:
     """One for every head, the mean over the samples."""
     means = [part.double().mean(dim=0) for part in (value, net, control)]
