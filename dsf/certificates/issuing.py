@@ -64,6 +64,7 @@ class Proposal:
     observed: float | None = None
     assumptions: tuple[str, ...] = ()
     limits: Mapping[str, Any] = field(default_factory=dict)
+    scope: str = ""
 
 
 def on_the_processor(claim: Callable[Given, Certificate]) -> Callable[Given, Certificate]:
@@ -168,6 +169,8 @@ def _unknown(proposal: Proposal, place: Destination, limits: Mapping[str, Any]) 
 
 
 def _scope(proposal: Proposal, place: Destination) -> str:
+    if proposal.scope:
+        return proposal.scope
     if "box" in proposal.parameters:
         return BOX
     return INPUT if "input" in place.provenance else STORED

@@ -8,7 +8,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
-from math import fsum
+from math import fsum, isqrt
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of
 from dsf.certificates.issuing import Proposal, Where, issued, on_the_processor, settled, written
 from dsf.composite import Operator
-from dsf.evaluate import attention_map
+from dsf.evaluate import attention_map, respond
 from dsf.realisation import reduce
 
 Map = Float[Tensor, "*batch rows columns"]
@@ -123,23 +123,28 @@ def same_map(first: Map, second: Map, *, tolerance: float, folder: Where = None)
     Raises:
         ValueError: if the maps have different shapes or ``tolerance`` is negative.
     """
+    return issued(_compared(first, second, tolerance), folder)
+
+
+FORMED = "of the maps as they are formed in floating point"
+
+
+def _compared(first: Tensor, second: Tensor, tolerance: float, scope: str = "") -> Proposal:
     if first.shape != second.shape or not tolerance >= 0:
         raise ValueError(
             f"same_map: needs maps of one shape and a tolerance of at least 0, but the shapes are "
             f"{tuple(first.shape)} and {tuple(second.shape)} and the tolerance is {tolerance}."
         )
-    finite = _finite(first) and _finite(second)
-    distance = float((first.double() - second.double()).norm()) if finite else None
     proposal = Proposal(
         name="same_map",
         verdict=Verdict.UNKNOWN,
         tensors={"map": first, "other": second},
         method="the exact sum of squared differences",
         parameters={"tolerance": written(tolerance)},
-        observed=distance,
+        scope=scope,
     )
-    if distance is None:
-        return issued(proposal, folder)
+    if not (_finite(first) and _finite(second)):
+        return proposal
     pairs = zip(first.flatten(0, -2), second.flatten(0, -2), strict=True)
     energy = sum(
         (
@@ -149,10 +154,14 @@ def same_map(first: Map, second: Map, *, tolerance: float, folder: Where = None)
         ),
         Fraction(0),
     )
-    within = energy <= Fraction(tolerance) ** 2
-    witness = None if within else {"energy": energy}
-    verdict = Verdict.PROVED if within else Verdict.REFUTED
-    return issued(replace(proposal, verdict=verdict, witness=witness), folder)
+    witness = None if energy <= Fraction(tolerance) ** 2 else {"energy": energy}
+    return replace(settled(proposal, witness), observed=_root(energy))
+
+
+def _root(value: Fraction) -> float:
+    """The square root, of numbers too small or too large for a float, too."""
+    bits = 1200
+    return float(Fraction(isqrt((value.numerator << 2 * bits) // value.denominator), 1 << bits))
 
 
 def _proposal(
@@ -200,16 +209,32 @@ def equivalent(
 ) -> Certificate:
     """Certify that two systems apply the same map, within ``tolerance`` in Frobenius norm.
 
-    States and bases may differ. The maps are computed in floating point and then compared exactly,
-    so ``tolerance`` has to allow for the rounding of that computation.
+    States and bases may differ. What the initial states add to the response counts as further
+    columns of the maps. The maps are formed in floating point and then compared exactly: the
+    verdict speaks of the maps as they are formed, whose rounding it does not see, so ``tolerance``
+    has to allow for that rounding.
 
     Raises:
         ValueError: if the maps have different shapes, or ``tolerance`` is negative.
         MapTooLarge: if a map would take more than half of the free memory.
     """
     maps = [attention_map(system) for system in (first, second)]
+    if any(getattr(system, "initial", None) is not None for system in (first, second)):
+        maps = [
+            torch.cat([map, _from_the_initial_state(system, map)], dim=-1)
+            for system, map in zip((first, second), maps, strict=True)
+        ]
     dtype = torch.promote_types(maps[0].dtype, maps[1].dtype)
-    return same_map(maps[0].to(dtype), maps[1].to(dtype), tolerance=tolerance, folder=folder)
+    one, other = (map.to(dtype).cpu() for map in maps)
+    return issued(_compared(one, other, tolerance, FORMED), folder)
+
+
+def _from_the_initial_state(system: Operator, map: Tensor) -> Tensor:
+    """The response to a signal of zeros: one row for every row of the map, by channel."""
+    initial = getattr(system, "initial", None)
+    channels = 1 if initial is None else initial.shape[-1]
+    zeros = map.new_zeros(*map.shape[:-2], system.steps, system.input_size, channels)
+    return respond(system, zeros).flatten(-3, -2)
 
 
 def reduction_error(
@@ -224,9 +249,5 @@ def reduction_error(
         ValueError: if ``order`` is below 1, or the map is not square, finite and causal.
     """
     reduction = reduce(map, order=order)
-    return same_map(
-        map,
-        attention_map(reduction.system),
-        tolerance=float(reduction.bound),
-        folder=folder,
-    )
+    other = attention_map(reduction.system)
+    return issued(_compared(map.cpu(), other.cpu(), float(reduction.bound), FORMED), folder)

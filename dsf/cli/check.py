@@ -22,7 +22,10 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("dsf-run"),
     require: Annotated[
         list[str] | None,
-        typer.Option(help="A property that must hold; a refutation ends with exit code 1."),
+        typer.Option(help="A property that must hold; exit code 1 if refuted or never decided."),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="The root hash that the checked run must have.")
     ] = None,
     layers: Annotated[
         str | None,
@@ -40,7 +43,8 @@ def run(
 ) -> None:
     """Decide every property of every layer of MODEL on one input: PROVED, REFUTED or UNKNOWN.
 
-    The run folder holds the evidence; "dsf check RUN" checks it again. A run that was interrupted
+    The run folder holds the evidence; "dsf check RUN" has two checkers decide it again, names every
+    file that is not as it was written, and prints the root hash. A run that was interrupted
     continues where it stopped.
     """
 
@@ -50,7 +54,9 @@ def run(
         from dsf.cli.verdicts import check_again, check_model, is_run
 
         if is_run(Path(model)):
-            return check_again(Path(model))
+            return check_again(Path(model), root)
+        if root is not None:
+            raise ValueError(f"--root is for the folder of a run, but {model} is none.")
         options = Options(exact=exact, layers=layers, heads=heads, offline=offline)
         inspection = inspect_checkpoint(model, Prompt(text, ids, file), count, options)
         return check_model(inspection, out, require or [], watched=not (as_json or quiet))

@@ -61,7 +61,7 @@ def run(
         from dsf.cli.embedded import inspect_embedded, inspect_text, next_command
         from dsf.cli.layers import layer_facts, show_layers
         from dsf.cli.results import decide, open_page, write_results
-        from dsf.cli.verdicts import counted
+        from dsf.cli.verdicts import counted, meanings
 
         begun = time.perf_counter()
         watched = not (as_json or quiet)
@@ -87,6 +87,8 @@ def run(
             show_layers(recalled.inspection)
             for name, value in recalled.facts.items():
                 print(f"{name}: {value}")
+            for line in meanings(verdicts):
+                print(line)
             print(f"{counted(verdicts)}; check the evidence again with: dsf check {evidence}\n")
             for name, value in told.facts.items():
                 print(f"{name}: {value}")

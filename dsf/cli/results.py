@@ -7,7 +7,7 @@ from pathlib import Path
 from dsf.cli.terminal import progress
 from dsf.inspection import Inspection
 from dsf.inspection.results.table import Table
-from dsf.properties.run_folder import checked_run
+from dsf.properties.run_folder import Pages, checked_run
 
 
 def write_results(
@@ -41,10 +41,14 @@ def write_results(
     return {"report": str(page), "picture": str(picture)}
 
 
-def decide(inspection: Inspection, run: Path, *, watched: bool) -> Table:
+def decide(
+    inspection: Inspection, run: Path, *, pages: Pages | None = None, watched: bool
+) -> Table:
     """Decide every property of every layer, with the evidence in the folder ``run``."""
     with progress("deciding", shown=watched) as told:
-        return checked_run(inspection, run, progress=lambda done, all_: told(done / all_))
+        return checked_run(
+            inspection, run, progress=lambda done, all_: told(done / all_), pages=pages
+        )
 
 
 def open_page(path: str) -> bool:

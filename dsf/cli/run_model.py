@@ -193,9 +193,9 @@ def inspect_opened(
     )
     origin = {
         "revision": loaded.revision or "",
-        "weights": f"sha256 {loaded.weights_hash[:16]}",
-        "configuration": f"sha256 {loaded.config_hash[:16]}",
-        "input": f"sha256 {sha256(str(ids.tolist()).encode()).hexdigest()[:16]}",
+        "weights": f"sha256 {loaded.weights_hash}",
+        "configuration": f"sha256 {loaded.config_hash}",
+        "input": f"sha256 {sha256(str(ids.tolist()).encode()).hexdigest()}",
     }
     known = {name: value for name, value in origin.items() if value}
     return replace(found, model=loaded.identity, environment={**found.environment, **known})

@@ -4,18 +4,20 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsf.certificates import Verdict, checker
+from dsf.certificates import Verdict
 from dsf.cli.answer import FAILED, LIMIT, WELL, Answer
 from dsf.cli.results import decide
 from dsf.cli.terminal import print_table
 from dsf.inspection import Inspection
 from dsf.inspection.results.table import Table
-from dsf.properties.decided import PROPERTIES, verdict_counts
+from dsf.properties.decided import IF_NOT, PROPERTIES, verdict_counts
+from dsf.properties.run_check import check_run
+from dsf.properties.run_folder import MANIFEST, checker_hashes, hash_of
 from dsf.report import write_report
 from dsf.report.escaping import escaped
 
-DECIDED = (Verdict.PROVED, Verdict.REFUTED, Verdict.UNKNOWN)
-HEADS = ("layer", "property", *(verdict.value for verdict in DECIDED), "worst observed")
+COLUMNS = (Verdict.PROVED, Verdict.REFUTED, Verdict.UNKNOWN, Verdict.NOT_APPLICABLE)
+HEADS = ("layer", "property", *(verdict.value for verdict in COLUMNS), "worst observed")
 
 
 def is_run(path: Path) -> bool:
@@ -37,17 +39,46 @@ def check_model(
             f"--require must name properties, but {', '.join(unknown)} came; known are "
             f"{', '.join(PROPERTIES)}."
         )
-    table = decide(inspection, folder, watched=watched)
-    code = _code(table, required)
-    page = write_report(inspection, folder / "report.html", verdicts=table)
+    page = folder / "report.html"
+
+    def draw(table: Table) -> list[Path]:
+        return [Path(write_report(inspection, page, verdicts=table))]
+
+    table = decide(inspection, folder, pages=draw, watched=watched)
+    code, reasons = judged(table, required)
+    root = root_of(folder)
 
     def show() -> None:
         print_table(HEADS, _rows(table))
+        for line in meanings(table):
+            print(line)
         print(counted(table))
+        for reason in reasons:
+            print(reason)
         print(f"{page}; evidence in {folder}, to be checked again with: dsf check {folder}")
+        print(f"root hash of the run: sha256 {root}")
 
     facts = {"model": escaped(inspection.model), "run": str(folder), "verdicts": table.to_json()}
+    facts.update(root=root, required=reasons)
     return Answer(facts, show, code)
+
+
+def root_of(folder: Path) -> str:
+    """The hash of a run's manifest, which holds the hash of every other file."""
+    return hash_of(folder / MANIFEST)
+
+
+def meanings(table: Table) -> list[str]:
+    """The claim behind every property in the table, and what it means if it does not hold."""
+    lines = ["On this input, for every head of a layer:"]
+    counts = verdict_counts(table)
+    for name in dict.fromkeys(count.property for count in counts):
+        of = [count for count in counts if count.property == name]
+        if any(count.proved or count.refuted for count in of):
+            claim = next(count.claim for count in of if count.proved or count.refuted)
+            means = f" REFUTED: {IF_NOT[name]}" if any(count.refuted for count in of) else ""
+            lines.append(f"  {name}: {claim}.{means}")
+    return lines
 
 
 def counted(table: Table) -> str:
@@ -56,36 +87,59 @@ def counted(table: Table) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
 
 
-def check_again(folder: Path) -> Answer:
-    """Run the checker on every certificate of a run."""
-    files = sorted(folder.glob("units/*/certificates/*.json"))
-    rejected = {}
-    for file in files:
-        try:
-            checker.check(file)
-        except checker.Rejected as error:
-            rejected[str(file.relative_to(folder))] = str(error)
+def check_again(folder: Path, root: str | None = None) -> Answer:
+    """Run both checkers on every certificate of a run, and compare all of its files."""
+    found = check_run(folder, root=root)
+    hashes = checker_hashes()
 
     def show() -> None:
-        for name, reason in rejected.items():
-            print(f"REJECTED {name}: {reason}")
-        print(f"{len(files) - len(rejected)} of {len(files)} certificates accepted")
+        for name, reason in found.faults.items():
+            print(f"{name}: {reason}")
+        accepted = ", ".join(f"{n} {verdict}" for verdict, n in sorted(found.accepted.items()))
+        others = ", ".join(f"{n} {verdict}" for verdict, n in sorted(found.undecided.items()))
+        print(f"accepted by both checkers: {accepted or 'nothing'}")
+        print(f"without a certificate: {others or 'nothing'}")
+        for name, digest in hashes.items():
+            print(f"checked by the installed {name}: sha256 {digest}")
+        print(f"root hash of the run: sha256 {found.root}")
+        sound = "the run is as it was written" if found.is_sound else "THE RUN IS NOT ACCEPTED"
+        print(f"{sound}; {len(found.faults)} faults")
 
-    facts = {"run": str(folder), "certificates": len(files), "rejected": rejected}
-    return Answer(facts, show, FAILED if rejected or not files else WELL)
+    facts = {
+        "run": str(folder),
+        "root": found.root,
+        "accepted": dict(found.accepted),
+        "undecided": dict(found.undecided),
+        "faults": found.faults,
+        "checkers": hashes,
+    }
+    return Answer(facts, show, WELL if found.is_sound else FAILED)
 
 
-def _code(table: Table, required: Sequence[str]) -> int:
-    asked = {record["verdict"] for record in table if record["property"] in required}
-    if Verdict.REFUTED.value in asked:
-        return FAILED
-    return LIMIT if Verdict.UNKNOWN.value in asked else WELL
+def judged(table: Table, required: Sequence[str]) -> tuple[int, list[str]]:
+    """The exit code that required properties ask for, and why it is not zero."""
+    codes, reasons = [WELL], []
+    for name in dict.fromkeys(required):
+        seen = Counter(record["verdict"] for record in table.where(property=name))
+        if seen["REFUTED"]:
+            codes.append(FAILED)
+            reasons.append(f"--require {name}: refuted {seen['REFUTED']} times")
+        elif not seen["PROVED"]:
+            codes.append(FAILED)
+            reasons.append(f"--require {name}: never decided on this input, so it is not shown")
+        elif seen["UNKNOWN"]:
+            codes.append(LIMIT)
+            reasons.append(f"--require {name}: unknown {seen['UNKNOWN']} times")
+    return (FAILED if FAILED in codes else max(codes)), reasons
 
 
 def _rows(table: Table) -> list[tuple[str, ...]]:
     rows = []
     for count in verdict_counts(table):
-        counts = (str(count or "") for count in (count.proved, count.refuted, count.unknown))
+        if not count.proved and not count.refuted and not count.unknown:
+            continue  # a property that this mixer does not have is counted below the table
+        numbers = (count.proved, count.refuted, count.unknown, count.not_applicable)
+        counts = (str(number or "") for number in numbers)
         worst = "" if count.observed is None else f"{count.observed:.3g}"
         rows.append((count.layer, count.property, *counts, worst))
     return rows

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from dsf.properties.decided import VerdictCount, verdict_counts
+from dsf.properties.decided import IF_NOT, VerdictCount, verdict_counts
 from dsf.report.content import Grid, content, embedded
 from dsf.report.escaping import escaped
 from dsf.report.subjects import Decided, Shown, Subject, subjects
@@ -77,6 +78,7 @@ def rendered(
         verdict_counts=_verdict_counts(shown),
         unsupported=[missed for subject in shown for missed in subject.inspection.unsupported],
         plain=escaped,
+        if_not=defaultdict(str, IF_NOT),
         layers=list(zip(layers, data["layers"], strict=True)),
         data=Markup(embedded(data)),  # noqa: S704  # escaped by ``embedded``
         script=Markup(script),  # noqa: S704  # ours

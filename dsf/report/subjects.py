@@ -7,6 +7,7 @@ from typing import Any
 
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.results.table import Table
+from dsf.properties.decided import IF_NOT
 from dsf.report.escaping import escaped
 
 Shown = Inspection | Sequence[Inspection]
@@ -86,6 +87,8 @@ def _different(names: list[str]) -> list[str]:
 def _verdict(record: dict[str, Any]) -> dict[str, Any]:
     texts = {
         name: escaped(str(record.get(name) or ""), most=LONGEST_CLAIM)
-        for name in ("property", "verdict", "level", "claim", "limits")
+        for name in ("property", "verdict", "level", "scope", "claim", "limits")
     }
-    return {**texts, "observed": record.get("observed")}
+    refuted = record.get("verdict") == "REFUTED"
+    meaning = IF_NOT.get(texts["property"], "") if refuted else ""
+    return {**texts, "meaning": meaning, "observed": record.get("observed")}

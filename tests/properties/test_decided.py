@@ -1,8 +1,6 @@
 """Properties decided layer by layer, and run folders that resume."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -43,6 +41,7 @@ def test_heads_of_softmax_attention(attention):
         assert found["injective", 0, head] is Verdict.PROVED
         assert found["margin", 0, head] is Verdict.PROVED
         assert found["causal", 0, head] is Verdict.REFUTED
+        assert found["nonexpansive", 0, head] is Verdict.NOT_APPLICABLE
 
 
 def test_layers_of_channels_are_decided_whole(network):
@@ -50,6 +49,7 @@ def test_layers_of_channels_are_decided_whole(network):
     assert found["causal",] is Verdict.PROVED
     assert found["nonnegative",] is Verdict.PROVED
     assert found["sums_to_one",] is Verdict.REFUTED
+    assert found["injective",] is Verdict.NOT_APPLICABLE
 
 
 def test_tallies_count_every_head(attention):
@@ -68,17 +68,6 @@ def test_a_run_resumes_and_redoes_only_what_changed(attention, network, tmp_path
     checked_run(network, tmp_path)
     assert unit.stat().st_mtime_ns != stamp
     assert not list(tmp_path.rglob("*.tmp-*"))
-
-
-def test_the_copied_checker_accepts_the_run_alone(attention, tmp_path):
-    checked_run(attention, tmp_path)
-    files = sorted(map(str, tmp_path.glob("units/*/certificates/*.json")))
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", str(tmp_path / "checker.py"), *files],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("accepted") == len(files) == 10
 
 
 def test_a_run_of_another_schema_is_left_alone(attention, tmp_path):

@@ -114,13 +114,12 @@ def numbers(kind: str, body: bytes) -> list[float]:
 
 def packed(kind: str, value: float) -> bytes:
     """A Python float as a stored one."""
-    if kind == "BF16":
-        return struct.pack("<f", value)[2:]
-    code = {"F64": "d", "F32": "f", "F16": "e"}[kind]
+    code = {"F64": "d", "F32": "f", "F16": "e", "BF16": "f"}[kind]
     try:
-        return struct.pack(f"<{code}", value)
+        raw = struct.pack(f"<{code}", value)
     except OverflowError:
-        return struct.pack(f"<{code}", math.copysign(math.inf, value))
+        raw = struct.pack(f"<{code}", math.copysign(math.inf, value))
+    return raw[-SIZES[kind] :]
 
 
 def honest(seed: int, folder: Path) -> Iterator[Bent]:

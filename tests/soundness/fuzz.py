@@ -332,8 +332,13 @@ def judged(bent: Bent, folder: Path, tally: Tally) -> None:
         tally.faults.append(f"{bent.label}: the first says {first}, the second {second}")
     elif first != "rejected":
         content = json.loads(path.read_text())
-        if holds(content, folder) != (first == "PROVED"):
-            tally.faults.append(f"{bent.label}: {first} is false: {content['claim']['sentence']}")
+        try:
+            right = holds(content, folder) == (first == "PROVED")
+        except Exception as error:  # also what the oracle cannot read should not be accepted
+            right, content["verdict"] = False, f"{first}, {type(error).__name__}: {error}"
+        if not right:
+            sentence = content["claim"]["sentence"]
+            tally.faults.append(f"{bent.label}: {content['verdict']} is false: {sentence}")
     for name in bent.files:
         (folder / name).unlink()
 
@@ -363,8 +368,10 @@ def main() -> int:
     seeds = range(chosen.first, chosen.first + chosen.thousands)
     tally, begun = Tally(), time.perf_counter()
     with ProcessPoolExecutor(chosen.processes) as pool:
-        for part in pool.map(fuzz, seeds):
+        for done, part in enumerate(pool.map(fuzz, seeds), start=1):
             tally.add(part)
+            if not done % 10:
+                print(f"{done} thousand, {len(tally.faults)} faults", file=sys.stderr, flush=True)
     print(f"{sum(tally.counts.values())} files in {time.perf_counter() - begun:.0f} s")
     for verdict, count in sorted(tally.counts.items()):
         print(f"{count:8} {verdict[:80]}")

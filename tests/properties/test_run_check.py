@@ -1,0 +1,288 @@
+"""A run is one thing: every member that is removed, added, edited, copied or swapped is named."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from dsf.certificates import checker, second_checker
+from dsf.certificates.certificate import Verdict
+from dsf.cli.verdicts import check_again
+from dsf.properties.run_check import check_run
+from dsf.properties.run_folder import checked_run, text_of
+
+
+@pytest.fixture(scope="module")
+def attention():
+    torch.manual_seed(0)
+    return dsf.inspect(nn.MultiheadAttention(6, 2, batch_first=True), *[torch.randn(1, 5, 6)] * 3)
+
+
+def page(folder):
+    def write(_table):
+        path = folder / "report.html"
+        path.write_text("<p>a page</p>")
+        return [path]
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def made(attention, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "run"
+    checked_run(attention, folder, pages=page(folder))
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def members(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_run_as_it_was_written_is_accepted(run):
+    found = check_run(run)
+    assert found.faults == {}
+    assert found.is_sound
+    assert found.accepted == {"PROVED": 8, "REFUTED": 2}
+    assert found.undecided == {"NOT APPLICABLE": 4}
+    assert found.root == hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
+    assert check_run(run, root=found.root).is_sound
+    assert check_run(run, root=f"sha256 {found.root}").is_sound
+    other = check_run(run, root="0" * 64)
+    assert "root hash" in other.faults["manifest.json"]
+    assert "report.html" in members(run)
+
+
+def test_the_answer_prints_the_hashes(run, capsys):
+    answer = check_again(run)
+    answer.show()
+    said = capsys.readouterr().out
+    for module in (checker, second_checker):
+        with open(module.__file__, "rb") as file:
+            assert hashlib.sha256(file.read()).hexdigest() in said
+    assert check_run(run).root in said
+    assert answer.code == 0
+
+
+def bent(run):
+    """Every single change of one member, with the names that have to be told."""
+    names = members(run)
+    for name in names:
+        path, whole = run / name, (run / name).read_bytes()
+        path.unlink()
+        yield f"removed {name}", {name}
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        yield f"edited {name}", {name}
+        path.write_bytes(whole)
+        other = path.with_name("copy-of-" + path.name)
+        other.write_bytes(whole)
+        yield f"copied {name}", {other.relative_to(run).as_posix()}
+        path.unlink()
+        yield f"renamed {name}", {name, other.relative_to(run).as_posix()}
+        other.unlink()
+        path.symlink_to(run.parent / "elsewhere")
+        yield f"linked {name}", {name}
+        path.unlink()
+        path.write_bytes(whole)
+        partner = run / names[(names.index(name) + 1) % len(names)]
+        its = partner.read_bytes()
+        path.write_bytes(its)
+        yield f"overwritten {name}", {name}
+        partner.write_bytes(whole)
+        yield f"swapped {name}", {name, partner.relative_to(run).as_posix()}
+        path.write_bytes(whole)
+        partner.write_bytes(its)
+
+
+def test_every_change_of_every_member_is_named(run):
+    (run.parent / "elsewhere").write_text("text")
+    before = check_run(run)
+    tried = 0
+    for what, names in bent(run):
+        found = check_run(run)
+        assert not found.is_sound, what
+        told = set(found.faults)
+        if "manifest.json" in names:
+            assert told & names, what
+        else:
+            assert names <= told, (what, told)
+        tried += 1
+    assert tried == 7 * len(members(run)) > 100
+    after = check_run(run)
+    assert (after.faults, after.accepted, after.root) == ({}, before.accepted, before.root)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("swap", "swapped with"),
+        ("copy", "a copy of"),
+        ("rename", "renamed from"),
+        ("add", "not listed"),
+    ],
+)
+def test_what_happened_is_said(run, change, words):
+    one, other = sorted((run / "units/0000/certificates").iterdir())[:2]
+    a, b = one.read_bytes(), other.read_bytes()
+    if change == "swap":
+        one.write_bytes(b)
+        other.write_bytes(a)
+    elif change == "copy":
+        one.with_name("x.json").write_bytes(a)
+    elif change == "rename":
+        one.rename(one.with_name("x.json"))
+    else:
+        (run / "note.txt").write_text("hello")
+    assert any(words in reason for reason in check_run(run).faults.values())
+
+
+def resealed(run, change):
+    """A manifest that was changed by somebody who also fits the hashes of all members."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    change(manifest)
+    manifest["members"] = {
+        name: hashlib.sha256((run / name).read_bytes()).hexdigest()
+        for name in members(run)
+        if name != "manifest.json"
+    }
+    (run / "manifest.json").write_text(text_of(manifest))
+
+
+def delete_refutations(run):
+    def change(manifest):
+        for entry in manifest["expected"]:
+            if entry["verdict"] == "REFUTED":
+                (run / entry["unit"] / entry["certificate"]).unlink()
+        manifest["expected"] = [e for e in manifest["expected"] if e["verdict"] != "REFUTED"]
+
+    return change
+
+
+def rewrite_the_table(run):
+    def change(_manifest):
+        path = run / "verdicts.csv"
+        path.write_text(path.read_text().replace("REFUTED", "PROVED"))
+
+    return change
+
+
+def one_proof_for_all(run):
+    """The certificate of one head, under the names of both."""
+
+    def change(manifest):
+        first, second = (e for e in manifest["expected"] if e["property"] == "nonnegative")
+        second.update(certificate=first["certificate"], identity=first["identity"])
+        unit = run / "units/0000/unit.json"
+        content = json.loads(unit.read_text())
+        one, two = (r for r in content["verdicts"] if r["property"] == "nonnegative")
+        two.update(certificate=one["certificate"], identity=one["identity"])
+        unit.write_text(text_of(content))
+
+    return change
+
+
+def flip_in_the_unit(run):
+    def change(manifest):
+        unit = run / "units/0000/unit.json"
+        unit.write_text(unit.read_text().replace('"REFUTED"', '"PROVED"'))
+        for entry in manifest["expected"]:
+            entry["verdict"] = entry["verdict"].replace("REFUTED", "PROVED")
+
+    return change
+
+
+def hide_behind_not_applicable(run):
+    def change(manifest):
+        unit = run / "units/0000/unit.json"
+        content = json.loads(unit.read_text())
+        for record in (*content["verdicts"], *manifest["expected"]):
+            if record["verdict"] == "REFUTED":
+                record.update(verdict="NOT APPLICABLE", certificate="", identity="")
+        unit.write_text(text_of(content))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [delete_refutations, rewrite_the_table, one_proof_for_all, flip_in_the_unit,
+     hide_behind_not_applicable],
+)  # fmt: skip
+def test_a_forger_who_fits_the_hashes_is_found_by_what_the_run_says(run, forge):
+    before = check_run(run)
+    resealed(run, forge(run))
+    found = check_run(run)
+    assert not found.is_sound, forge
+    assert found.root != before.root
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", "nan", "[" * 10_000, '{"schema_version": 1}', '{"a": 1, "a": 2}']
+)
+def test_a_manifest_that_is_none_is_a_fault_and_no_traceback(run, text):
+    (run / "manifest.json").write_text(text)
+    assert list(check_run(run).faults) == ["manifest.json"]
+
+
+def test_a_manifest_of_other_kinds_is_a_fault(run):
+    whole = json.loads((run / "manifest.json").read_text())
+    for name in whole:
+        for value in (None, 3, "x", [], {}, [None], {"a": None}):
+            (run / "manifest.json").write_text(text_of({**whole, name: value}))
+            found = check_run(run)
+            unbound = {"model", "source", "environment", "tokens", "unsupported", "checkers"}
+            assert found.faults or name in unbound, (name, value)
+
+
+def test_an_edited_unit_is_decided_anew_on_resume(attention, run):
+    unit = run / "units/0000/unit.json"
+    honest = unit.read_text()
+    unit.write_text(honest.replace('"REFUTED"', '"PROVED"'))
+    again = checked_run(attention, run)
+    assert [r["verdict"] for r in again if r["property"] == "causal"] == ["REFUTED"] * 2
+    assert unit.read_text() == honest
+    assert check_run(run).faults.keys() <= {"report.html"}
+
+
+def test_what_an_earlier_run_left_is_no_member(attention, run):
+    """A later run removes the files that an earlier one wrote, and nothing else."""
+    (run / "mine.txt").write_text("keep")
+    extra = run / "units/0001"
+    extra.mkdir()
+    (extra / "unit.json").write_text("{}")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["members"]["units/0001/unit.json"] = hashlib.sha256(b"{}").hexdigest()
+    (run / "manifest.json").write_text(text_of(manifest))
+    checked_run(attention, run)
+    assert not (extra / "unit.json").exists()
+    assert (run / "mine.txt").read_text() == "keep"
+    assert list(check_run(run).faults) == ["mine.txt"]
+
+
+def test_every_certificate_says_where_its_numbers_come_from(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    for entry in manifest["expected"]:
+        if entry["certificate"]:
+            path = run / entry["unit"] / entry["certificate"]
+            stated = json.loads(path.read_text())["unchecked"]["provenance"]
+            assert (stated["layer"], stated["part"]) == (entry["layer"], entry["part"])
+            assert stated["property"] == entry["property"]
+            assert {"model", "weights", "configuration", "input", "dtype"} <= stated.keys()
+    (layer,) = manifest["layers"]
+    assert {"formula", "rounding", "fingerprint"} <= layer.keys()
+    assert {"dsf", "torch", "python"} <= manifest["environment"].keys()
+
+
+def test_a_verdict_of_a_run_speaks_of_its_input(attention):
+    for finding in dsf.properties.decided.findings(next(iter(attention))):
+        assert finding.certificate.scope == "on this input"
+        if finding.certificate.verdict is Verdict.PROVED:
+            assert str(finding.certificate).startswith("PROVED on this input (data): ")
