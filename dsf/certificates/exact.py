@@ -7,6 +7,7 @@ from math import isqrt, lcm
 from torch import Tensor
 
 PRIME = (1 << 61) - 1
+LARGER_PRIME = (1 << 521) - 1
 
 
 def fractions_of(row: Tensor) -> list[Fraction]:
@@ -21,14 +22,15 @@ def integer_row(row: Tensor, extra: tuple[int, ...] = ()) -> list[int]:
     return [above * (unit // below) for above, below in parts] + [unit * value for value in extra]
 
 
-def independent_rows(rows: list[list[int]], wanted: int) -> list[int]:
-    """Indices of the first rows that are independent modulo a large prime, at most ``wanted``.
+def independent_rows(rows: list[list[int]], wanted: int, prime: int = PRIME) -> list[int]:
+    """Indices of the first rows that are independent modulo a prime, at most ``wanted``.
 
-    Computed by python-flint where it is installed (the extra ``proof``), else in Python.
+    Computed by python-flint where it is installed (the extra ``proof``) and the prime is small
+    enough for it, else in Python.
     """
-    if find_spec("flint") is not None:
+    if prime == PRIME and find_spec("flint") is not None:
         return _pivots(rows)[:wanted]
-    return [index for index, _, _ in _eliminated(rows, wanted, PRIME)]
+    return [index for index, _, _ in _eliminated(rows, wanted, prime)]
 
 
 def _pivots(rows: list[list[int]]) -> list[int]:

@@ -14,7 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.certificates.exact import fractions_of, independent_rows, integer_row, null_vector
+from dsf.certificates.exact import (
+    LARGER_PRIME,
+    fractions_of,
+    independent_rows,
+    integer_row,
+    null_vector,
+)
 from dsf.certificates.issuing import Proposal, Where, issued, on_the_processor
 
 ROWS = 512
@@ -234,8 +240,9 @@ def injective(
     if len(chosen) == needed:
         return issued(_proved(proposal, chosen), folder)
     null = null_vector(rows)
-    if null is None:  # dependent modulo the prime only, which has never been seen: no verdict
-        return issued(proposal, folder)
+    if null is None:  # dependent modulo the first prime only
+        chosen = independent_rows(rows, needed, LARGER_PRIME)
+        return issued(_proved(proposal, chosen) if len(chosen) == needed else proposal, folder)
     return issued(_refuted(proposal, row, [*null, 0] if sink else null), folder)
 
 

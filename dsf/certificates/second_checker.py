@@ -1058,7 +1058,8 @@ def _verdict(path: Path) -> str:
     need(level == ("real" if name == "injective_within" else "data"), "another level")
     need(stated in ("PROVED", "REFUTED"), "neither PROVED nor REFUTED")
     need(stated == "PROVED" or name not in ("margin", "injective_within"), "cannot be refuted")
-    folder = path.parent.parent if path.parent.name == "certificates" else path.parent
+    beside = path.parent
+    folder = beside.parent if beside.name == "certificates" else beside
     parts = {"parameters": parameters, "evidence": evidence, "witness": witness}
     decide(Stated(stated, subject_of(subject, folder, roles.split()), **parts))
     return str(stated)

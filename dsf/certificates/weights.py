@@ -22,12 +22,13 @@ from dsf.composite import Operator
 from dsf.evaluate import attention_map, respond
 from dsf.realisation import reduce
 
+Number = float | Fraction
 Map = Float[Tensor, "*batch rows columns"]
 
 
 @on_the_processor
 def row_sums(
-    map: Map, *, target: float = 1.0, tolerance: float = 0.0, folder: Where = None
+    map: Map, *, target: Number = 1.0, tolerance: Number = 0.0, folder: Where = None
 ) -> Certificate:
     """Certify that every row sums to ``target`` within ``tolerance``, by exact sums.
 
@@ -53,7 +54,7 @@ def row_sums(
     return _decided(proposal, worst, breaks, folder)
 
 
-def zero_sums(map: Map, *, tolerance: float = 0.0, folder: Where = None) -> Certificate:
+def zero_sums(map: Map, *, tolerance: Number = 0.0, folder: Where = None) -> Certificate:
     """Certify that every row sums to zero within ``tolerance``: ``row_sums`` with target 0."""
     return row_sums(map, target=0.0, tolerance=tolerance, folder=folder)
 
@@ -85,7 +86,7 @@ def causal(map: Map, *, folder: Where = None) -> Certificate:
 
 
 @on_the_processor
-def window_mass(map: Map, *, width: int, share: float, folder: Where = None) -> Certificate:
+def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) -> Certificate:
     """Certify that at least ``share`` of every row's absolute weight lies on its last ``width``
     tokens, its own included.
 
@@ -117,7 +118,7 @@ def window_mass(map: Map, *, width: int, share: float, folder: Where = None) -> 
 
 
 @on_the_processor
-def same_map(first: Map, second: Map, *, tolerance: float, folder: Where = None) -> Certificate:
+def same_map(first: Map, second: Map, *, tolerance: Number, folder: Where = None) -> Certificate:
     """Certify that two stored maps differ by at most ``tolerance`` in Frobenius norm, exactly.
 
     Raises:
@@ -129,7 +130,7 @@ def same_map(first: Map, second: Map, *, tolerance: float, folder: Where = None)
 FORMED = "of the maps as they are formed in floating point"
 
 
-def _compared(first: Tensor, second: Tensor, tolerance: float, scope: str = "") -> Proposal:
+def _compared(first: Tensor, second: Tensor, tolerance: Number, scope: str = "") -> Proposal:
     if first.shape != second.shape or not tolerance >= 0:
         raise ValueError(
             f"same_map: needs maps of one shape and a tolerance of at least 0, but the shapes are "
@@ -205,7 +206,7 @@ def _square(owner: str, map: Tensor) -> None:
 
 
 def equivalent(
-    first: Operator, second: Operator, *, tolerance: float, folder: Where = None
+    first: Operator, second: Operator, *, tolerance: Number, folder: Where = None
 ) -> Certificate:
     """Certify that two systems apply the same map, within ``tolerance`` in Frobenius norm.
 
@@ -219,9 +220,11 @@ def equivalent(
         MapTooLarge: if a map would take more than half of the free memory.
     """
     maps = [attention_map(system) for system in (first, second)]
-    if any(getattr(system, "initial", None) is not None for system in (first, second)):
+    starts = [getattr(system, "initial", None) for system in (first, second)]
+    channels = max((start.shape[-1] for start in starts if start is not None), default=0)
+    if channels:
         maps = [
-            torch.cat([map, _from_the_initial_state(system, map)], dim=-1)
+            torch.cat([map, _from_the_initial_state(system, map, channels)], dim=-1)
             for system, map in zip((first, second), maps, strict=True)
         ]
     dtype = torch.promote_types(maps[0].dtype, maps[1].dtype)
@@ -229,10 +232,8 @@ def equivalent(
     return issued(_compared(one, other, tolerance, FORMED), folder)
 
 
-def _from_the_initial_state(system: Operator, map: Tensor) -> Tensor:
+def _from_the_initial_state(system: Operator, map: Tensor, channels: int) -> Tensor:
     """The response to a signal of zeros: one row for every row of the map, by channel."""
-    initial = getattr(system, "initial", None)
-    channels = 1 if initial is None else initial.shape[-1]
     zeros = map.new_zeros(*map.shape[:-2], system.steps, system.input_size, channels)
     return respond(system, zeros).flatten(-3, -2)
 

@@ -14,6 +14,7 @@ import os
 import random
 import re
 import resource
+import struct
 import sys
 import tempfile
 import time
@@ -258,7 +259,7 @@ def bent_file(chance: random.Random, pool: list[Bent]) -> Bent:
         mutate = chance.choices(kinds, weights)[0]
         try:
             mutate(bent, chance, pool)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, struct.error):
             continue  # an earlier change has left nothing to change here
         bent.label += f", {mutate.__name__}"
     if bent.text is None and chance.random() < 0.9:
