@@ -49,7 +49,8 @@ class Part:
 
     Attributes:
         layer: the layer, with the coefficients.
-        index: the place of the head on the batch axes; empty for a whole layer.
+        index: the place of the head on the batch axes of its mixer, which holds all heads even
+            where some were chosen; empty for a whole layer.
         weights: the map of this part.
     """
 
@@ -81,8 +82,9 @@ def findings(
     """
     weights = layer.map() if weights is None else weights
     for index in _indices(layer):
-        place = dict(zip(layer.axes, layer.place(index), strict=False))
-        part = Part(layer, index, weights[index])
+        head = layer.place(index)
+        place = dict(zip(layer.axes, head, strict=False))
+        part = Part(layer, head, weights[index])
         for name, decide in PROPERTIES.items():
             told = {"input": "the input of this run", **(source or {}), "layer": layer.name}
             told |= {"family": layer.family, "part": in_words(place), "property": name}

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import dsf
@@ -286,3 +287,16 @@ def test_a_verdict_of_a_run_speaks_of_its_input(attention):
         assert finding.certificate.scope == "on this input"
         if finding.certificate.verdict is Verdict.PROVED:
             assert str(finding.certificate).startswith("PROVED on this input (data): ")
+
+
+def test_a_chosen_head_is_decided_on_its_own_keys(tmp_path):
+    torch.manual_seed(0)
+    module, x = nn.MultiheadAttention(6, 2, batch_first=True), torch.randn(1, 5, 6)
+    (layer,) = dsf.inspect(module, x, x, x, heads=[1])
+    (found,) = (f for f in dsf.properties.decided.findings(layer, folder=tmp_path)
+                if f.property == "injective")  # fmt: skip
+    assert found.part == {"sample": 0, "head": 1}
+    content = json.loads((tmp_path / found.certificate.file).read_text())
+    stored = load_file(tmp_path / content["subject"][0]["file"])["key"]
+    assert torch.equal(stored, layer.mixer.key[0, 1])
+    assert not torch.equal(stored, layer.mixer.key[0, 0])
