@@ -51,7 +51,8 @@ def test_the_demo_says_what_to_do_next(run):
     assert "reproduced" in done.stdout
     again = run("check", "shown/run")
     assert again.exit_code == 0
-    assert "certificates accepted" in again.stdout
+    assert "accepted by both checkers" in again.stdout
+    assert "root hash of the run: sha256" in again.stdout
     assert "\x1b" not in done.stdout
 
 

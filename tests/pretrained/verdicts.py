@@ -29,10 +29,12 @@ HEAD = """# What is proved of trained models
 This table lists every property of every layer of some trained models, decided on one input and
 checked by the independent checker (see [](certificates.md)). The columns of
 [verdicts](glossary.md#verdict) count heads, or whole layers where every channel is a system of its
-own. The page is written by `python -m tests.pretrained.verdicts`; nothing in it is typed by hand.
+own. All verdicts speak of this one input; on another prompt they may differ. Properties that a
+mixer does not have are left out, and those that need more tokens are NOT APPLICABLE. The page is
+written by `python -m tests.pretrained.verdicts`; nothing in it is typed by hand.
 
-| model | layer | mixer | property | PROVED | REFUTED | UNKNOWN | observed |
-|---|---|---|---|---|---|---|---|
+| model | layer | mixer | property | PROVED | REFUTED | UNKNOWN | NOT APPLICABLE | observed |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -80,7 +82,10 @@ def rows(model, inspection):
     """One line for every layer and property."""
     for layer in inspection:
         for tally in verdict_counts(verdicts(list(findings(layer)))):
-            counts = (str(count or "") for count in (tally.proved, tally.refuted, tally.unknown))
+            if tally.reason.startswith("reason: this mixer has no"):
+                continue
+            numbers = (tally.proved, tally.refuted, tally.unknown, tally.not_applicable)
+            counts = (str(count or "") for count in numbers)
             worst = "" if tally.observed is None else f"{tally.observed:.3g}"
             mixer = type(layer.mixer).__name__
             yield [model, f"`{layer.name}`", mixer, tally.property, *counts, worst]

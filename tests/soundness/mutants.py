@@ -1,0 +1,219 @@
+"""Mutation testing of both checkers: how many small changes of their source the tests notice.
+
+    python -m tests.soundness.mutants --module checker --share 0.2
+
+Every comparison, operator, constant, condition and ``raise`` of a checker is changed, one at a
+time, and the changed checker decides a fixed set of files: honest ones, and mutated ones as the
+fuzzer draws them; its exponentials have to enclose at some points. A mutant is killed if one answer
+differs, or if it raises or hangs. Survivors are listed with their line.
+"""
+
+import argparse
+import ast
+import random
+import signal
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import mpmath
+
+from dsf.certificates import checker, second_checker
+from tests.soundness.files import Bent, honest
+from tests.soundness.fuzz import bent_file
+
+MODULES = {"checker": checker, "second_checker": second_checker}
+ENTRY = {"checker": "check", "second_checker": "verdict"}
+SECONDS = 20  # for one mutant on all files
+
+SWAPS: dict[type, tuple[type, ...]] = {
+    ast.Lt: (ast.LtE, ast.Gt), ast.LtE: (ast.Lt,), ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt,),
+    ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.In: (ast.NotIn,), ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,), ast.Add: (ast.Sub,), ast.Sub: (ast.Add,),
+    ast.Mult: (ast.Add,), ast.Div: (ast.Mult,), ast.FloorDiv: (ast.Mult,), ast.Mod: (ast.Mult,),
+    ast.LShift: (ast.RShift,), ast.RShift: (ast.LShift,), ast.And: (ast.Or,), ast.Or: (ast.And,),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed source, and where it was changed."""
+
+    line: int
+    change: str
+    tree: ast.Module
+
+
+def mutants(source: str, chosen: Callable[[], bool]) -> Iterator[Mutant]:
+    """All single changes of a source for which ``chosen`` is true."""
+    for number, node in enumerate(ast.walk(ast.parse(source))):
+        for choice in range(len(changes(node))):
+            if chosen():
+                tree = ast.parse(source)
+                same = next(islice(ast.walk(tree), number, None))
+                words, apply = changes(same)[choice]
+                apply()
+                yield Mutant(getattr(node, "lineno", 0), words, ast.fix_missing_locations(tree))
+
+
+Change = tuple[str, Callable[[], None]]
+
+
+def changes(node: ast.AST) -> list[Change]:
+    """What can be changed about a node, in words and as a function that does it."""
+    if isinstance(node, ast.Compare):
+        return [
+            (f"{type(node.ops[0]).__name__} -> {other.__name__}", partial(_set_first, node, other))
+            for other in SWAPS.get(type(node.ops[0]), ())
+        ]
+    if isinstance(node, ast.BinOp | ast.BoolOp):
+        return [
+            (f"{type(node.op).__name__} -> {other.__name__}", partial(setattr, node, "op", other()))
+            for other in SWAPS.get(type(node.op), ())
+        ]
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return [
+            (f"{node.value} -> {value}", partial(setattr, node, "value", value))
+            for value in (node.value + 1, node.value - 1)
+        ]
+    if isinstance(node, ast.If | ast.IfExp):
+        return [
+            (f"condition -> {value}", partial(setattr, node, "test", ast.Constant(value)))
+            for value in (False, True)
+        ]
+    return _removals(node)
+
+
+def _set_first(node: ast.Compare, other: type) -> None:
+    node.ops[0] = other()
+
+
+def _removals(node: ast.AST) -> list[Change]:
+    """Signs, refusals and demands that can be left out."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return [("sign removed", partial(setattr, node, "op", ast.UAdd()))]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        twice = ast.UnaryOp(ast.Not(), node.operand)
+        return [("not removed", partial(setattr, node, "operand", twice))]
+    if isinstance(node, ast.If) or not isinstance(node, ast.stmt):
+        return []
+    if isinstance(node, ast.Raise) and node.exc is not None:
+        return [("raise removed", partial(setattr, node, "__class__", ast.Pass))]
+    call = getattr(node, "value", None)
+    if isinstance(node, ast.Expr) and getattr(getattr(call, "func", None), "id", "") == "need":
+        return [("need removed", partial(setattr, node, "value", ast.Constant(None)))]
+    return []
+
+
+def loaded(tree: ast.Module, name: str) -> types.ModuleType:
+    """A module made of a changed source."""
+    module = types.ModuleType(f"mutant_{name}")
+    module.__file__ = str(MODULES[name].__file__)
+    sys.modules[module.__name__] = module
+    exec(compile(tree, module.__file__, "exec"), module.__dict__)
+    return module
+
+
+def answer(check: Callable[[Path], str], path: Path) -> str:
+    """The verdict, or ``rejected``; any other error kills a mutant by being another answer."""
+    try:
+        return check(path)
+    except Exception as error:
+        kind = type(error).__name__
+        return "rejected" if kind in ("Rejected", "Refused") else kind
+
+
+def files(folder: Path, count: int) -> list[Path]:
+    """Honest files first, then mutated ones."""
+    paths = []
+    chance = random.Random(7)
+    for seed in (11, 12):
+        pool: list[Bent] = list(honest(seed, folder / "honest"))
+        paths += [file.copy().written(folder / f"h{seed}-{k}") for k, file in enumerate(pool)]
+        bent = (bent_file(chance, pool) for _ in range(count))
+        paths += [file.written(folder / f"m{seed}-{k}") for k, file in enumerate(bent)]
+    return paths
+
+
+POINTS = [Fraction(n, 7) for n in (-6000, -700, -80, -9, -1, 0, 1, 5, 90, 800, 6000)]
+
+
+def encloses(module: types.ModuleType, name: str) -> bool:
+    """Whether exponentials and logarithms are enclosed, and tightly."""
+    with mpmath.workprec(400):
+        for x in POINTS:
+            exact = mpmath.exp(mpmath.mpf(x.numerator) / x.denominator)
+            soft = mpmath.log1p(exact)
+            if name == "checker":
+                low, high = module.exp_below(x), module.exp_above(x)
+                under, over = module.softplus_below(x), module.softplus_above(x)
+            else:
+                (low, high), (under, over) = module.exponential(x), module.soft(x)
+            ends = [mpmath.mpf(v.numerator) / v.denominator for v in (low, high, under, over)]
+            if not (ends[0] <= exact <= ends[1] and ends[2] <= soft <= ends[3]):
+                return False
+            if ends[1] - ends[0] > exact / mpmath.mpf(2) ** 140:
+                return False
+            if ends[3] - ends[2] > soft / mpmath.mpf(2) ** 60:
+                return False
+    return True
+
+
+class TooLong(Exception):
+    """A mutant that does not end."""
+
+
+def is_killed(mutant: Mutant, name: str, cases: list[tuple[Path, str]]) -> bool:
+    """Whether one of the files, or an enclosure, tells the mutant from the checker."""
+
+    def stop(*_: Any) -> None:
+        raise TooLong
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        module = loaded(mutant.tree, name)
+        check = getattr(module, ENTRY[name])
+        return any(answer(check, path) != wanted for path, wanted in cases) or not encloses(
+            module, name
+        )
+    except Exception:
+        return True
+    finally:
+        signal.alarm(0)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--module", choices=sorted(MODULES), default="checker")
+    options.add_argument("--share", type=float, default=1.0, help="of all mutants, drawn at random")
+    options.add_argument("--files", type=int, default=400, help="mutated files per set")
+    chosen = options.parse_args()
+    name, chance = chosen.module, random.Random(1)
+    source = Path(str(MODULES[name].__file__)).read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as temporary:
+        check = getattr(MODULES[name], ENTRY[name])
+        cases = [(path, answer(check, path)) for path in files(Path(temporary), chosen.files)]
+        cases.sort(key=lambda case: case[1] == "rejected")
+        killed, survivors = 0, []
+        for mutant in mutants(source, lambda: chance.random() < chosen.share):
+            if is_killed(mutant, name, cases):
+                killed += 1
+            else:
+                survivors.append(mutant)
+                text = source.splitlines()[mutant.line - 1].strip() if mutant.line else ""
+                print(f"survives: line {mutant.line}, {mutant.change}: {text}", flush=True)
+    total = killed + len(survivors)
+    print(f"{name}: {killed} of {total} mutants killed ({killed / max(total, 1):.1%})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
