@@ -343,11 +343,17 @@ def _counted(layer: str, name: str, part: Table) -> VerdictCount:
         not_applicable=counts["NOT APPLICABLE"],
         observed=_worst(name, [record["observed"] for record in part]),
         reason=next((record["limits"] for record in part if record["limits"]), ""),
-        claim=next((r["claim"] for r in part if r["verdict"] in DECIDED), part[0]["claim"]),
+        claim=_claim(part),
     )
 
 
 DECIDED = ("PROVED", "REFUTED")
+
+
+def _claim(part: Table) -> str:
+    """The sentence of the first head that was decided, or of the first head."""
+    decided = [record for record in part if record["verdict"] in DECIDED]
+    return str((decided or part)[0].get("claim") or "")
 
 
 def _worst(name: str, observed: list[Any]) -> float | None:
