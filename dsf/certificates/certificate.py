@@ -46,7 +46,8 @@ class Certificate:
 
     Attributes:
         claim: the statement as a sentence, with what it quantifies over.
-        verdict: what is known.
+        verdict: what is known; PROVED comes from ``dsf.certify`` alone, once the checker has
+            accepted the file.
         level: what the claim is about; a verdict at one level is not a verdict at another.
         scope: of what the verdict speaks: of the stored numbers, of one input, of a box of inputs.
         bound: the proven bound, with direction and unit in ``claim``; None where there is none.
@@ -77,10 +78,11 @@ class Certificate:
     seal: InitVar[object] = None
 
     def __post_init__(self, seal: object) -> None:
-        if seal is not SEAL and self.identity:
+        if seal is not SEAL and (self.verdict is Verdict.PROVED or self.identity):
             raise ValueError(
-                f"Certificate: an identity is given by dsf.certify alone, once the checker has "
-                f"accepted the file, but '{self.claim}' was built by hand. Leave it out."
+                f"Certificate: PROVED and an identity are given by dsf.certify alone, once the "
+                f"checker has accepted the file, but '{self.claim}' was built by hand. Use ARGUED "
+                f"for an argument or an identity, HOLDS_NUMERICALLY for what was measured."
             )
         if self.verdict is Verdict.REFUTED and not self.witness:
             raise ValueError(
@@ -103,7 +105,7 @@ class Certificate:
 
     def __str__(self) -> str:
         said = self.verdict.value
-        if self.verdict in (Verdict.PROVED, Verdict.REFUTED) and not self.identity:
+        if self.verdict is Verdict.REFUTED and not self.identity:
             said += ", not seen by the checker"
         if self.scope:
             said += f" {self.scope}"

@@ -23,7 +23,7 @@ def test_a_certificate_is_no_boolean():
 def test_what_is_no_number_can_only_be_unknown():
     parts = {"claim": "x", "level": certify.Level.DATA, "method": "none", "bound": float("nan")}
     with pytest.raises(ValueError, match="must be UNKNOWN"):
-        certify.Certificate(verdict=Verdict.PROVED, **parts)
+        certify.Certificate(verdict=Verdict.HOLDS_NUMERICALLY, **parts)
     unknown = certify.Certificate(verdict=Verdict.UNKNOWN, limits={"boxes": 3}, **parts)
     assert "UNKNOWN (data): x" in str(unknown)
     assert "boxes: 3" in str(unknown)

@@ -30,7 +30,7 @@ def rows_sum_to_one(row: Row = in_line_row) -> Certificate:
         "enough for 'may'",
         {
             "the row sums to one, with symbols": (
-                in_line_sums_to_one(row).verdict in (Verdict.PROVED, Verdict.ARGUED)
+                in_line_sums_to_one(row).verdict is Verdict.ARGUED
             ),
             f"rows of the library's mixer do, within {NEAR:g}": off <= NEAR,
             "negative weights occur": min(negative) > 0,
