@@ -110,9 +110,9 @@ def _explained(call: Call, family: str) -> Iterator[None]:
     """Inside, whatever an adapter stumbles over is an error that says what was read and how."""
     try:
         yield
-    except (KeyError, AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, InspectionError):
-            raise
+    except InspectionError:
+        raise
+    except Exception as error:  # whatever the code of a module raises, its asserts too
         if is_out_of_memory(error):
             raise memory_ran_out(f"{call.name}: rebuilding it", error) from error
         reason = f"{type(error).__name__}: {error}".rstrip(".")
@@ -266,7 +266,7 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
         family=family,
         module=call.module,
         weights=Weights(call.module, copied=adapter.rewrites_weights),
-        arguments={name: in_float64(value) for name, value in call.arguments.items()},
+        arguments=in_float64(dict(call.arguments)),
         output=in_float64(call.first_output),
         surroundings=call.surroundings if is_usual(call.maps) else None,
         products=call.products,

@@ -329,7 +329,9 @@ def recording(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> Any:
             weights = begun[module].pop()
-            invocation = Invocation(module, copied(args), copied(kwargs), weights)
+            known: Copies = {}
+            args, kwargs = copied(args, known), copied(kwargs, known)
+            invocation = Invocation(module, args, kwargs, weights)
             arguments = bound(module.forward, invocation.args, invocation.kwargs)
             call = Call(name, module, arguments, copied(output), place=len(calls))
             call.invocation = invocation

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 
 from dsf.inspection.capture.packed_weights import packed_modules, unpacked
@@ -25,8 +26,12 @@ def double_copy(module: nn.Module) -> nn.Module:
     for part in (*module.parameters(), *module.buffers()):
         if id(part) in inside:
             continue
-        wide = in_float64(part)
+        wide = part.detach().to(torch.complex128) if part.is_complex() else in_float64(part)
         wide = wide.clone() if wide.data_ptr() == part.data_ptr() else wide
         is_weight = isinstance(part, nn.Parameter)
         known[id(part)] = nn.Parameter(wide, requires_grad=False) if is_weight else wide
+    for each in module.modules():  # such as the product of a weight norm, which cannot be copied
+        for kept in vars(each).values():
+            if isinstance(kept, torch.Tensor) and not kept.is_leaf and id(kept) not in known:
+                known[id(kept)] = in_float64(kept).clone()
     return copy.deepcopy(module, known)

@@ -101,7 +101,11 @@ def in_float64(value: Any) -> Any:
     if type(value) in (tuple, list):
         return type(value)(in_float64(part) for part in value)
     if isinstance(value, dict):
-        return {name: in_float64(part) for name, part in value.items()}
+        wide: dict[int, Any] = {}  # one tensor under two names stays one
+        for part in value.values():
+            if id(part) not in wide:
+                wide[id(part)] = in_float64(part)
+        return {name: wide[id(part)] for name, part in value.items()}
     return value
 
 

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from dsf.evaluate import respond
 from dsf.evaluate.maps import Selection
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured
+from dsf.inspection.capture.calls import Call, Captured, Invocation
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.affine_layer import AffineLayer
@@ -218,6 +218,45 @@ def _label(module: Any, layer: int, direction: int, suffix: str) -> str:
     return f"[{', '.join([*parts, suffix] if suffix else parts)}]"
 
 
+def join_steps(calls: Sequence[Call]) -> list[Call]:
+    """Join calls of a layer into sequences, where each begins with the state that another left."""
+    sequences: list[list[Call]] = []
+    for call in calls:
+        before = next((one for one in reversed(sequences) if _goes_on(call, one[-1])), None)
+        if before is None:
+            sequences.append([call])
+        else:
+            before.append(call)
+    return [_one_call(sequence) for sequence in sequences]
+
+
+def _goes_on(call: Call, last: Call) -> bool:
+    if isinstance(call.arguments.get("input"), PackedSequence) or call.module.bidirectional:
+        return False
+    given, left = _states(call.arguments.get("hx")), _states(last.output[1])
+    if not given or len(given) != len(left):
+        return False
+    pairs = zip(given, left, strict=True)
+    return all(now.shape == before.shape and torch.equal(now, before) for now, before in pairs)
+
+
+def _one_call(sequence: list[Call]) -> Call:
+    first, last = sequence[0], sequence[-1]
+    if len(sequence) == 1:
+        return first
+    given = [call.arguments["input"] for call in sequence]
+    time = 1 if first.module.batch_first and given[0].ndim == 3 else 0
+    inputs = torch.cat(given, dim=time)
+    outputs = torch.cat([call.first_output for call in sequence], dim=time)
+    arguments = first.arguments | {"input": inputs}
+    weights = [] if first.invocation is None else first.invocation.weights
+    invocation = Invocation(first.module, (inputs, first.arguments.get("hx")), {}, weights)
+    joined = replace(first, arguments=arguments, output=(outputs, last.output[1]))
+    joined.invocation = invocation
+    invocation.calls.append(joined)
+    return joined
+
+
 ADAPTER = Adapter(
     families={
         "torch.nn.modules.rnn.LSTM": "lstm",
@@ -229,6 +268,7 @@ ADAPTER = Adapter(
     axes=AXES,
     split=split,
     whole=WholeCell.around,
+    join=join_steps,
 )
 
 

@@ -28,7 +28,7 @@ class Repeated:
 
     def __init__(self, module: nn.Module, arguments: Mapping[str, Any]):
         self.module = double_copy(module)
-        self.arguments = {name: in_float64(part) for name, part in arguments.items()}
+        self.arguments = in_float64(dict(arguments))
 
     def __call__(self) -> Tensor:
         """The module's output; of several the first. Attributes that the call set are restored."""

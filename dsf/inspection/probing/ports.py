@@ -118,7 +118,10 @@ def _exchanged(
             f"Port '{port.where}': '{port.name}' was not given a tensor '{port.argument}'. Name "
             f"one that it was given: {', '.join(named.arguments) or 'there is none'}."
         )
-    named.arguments[str(port.argument)] = _touched(given, port, touch)
+    new = _touched(given, port, touch)
+    for name, part in named.arguments.items():
+        if part is given:  # under every name that it was given by
+            named.arguments[name] = new
     return named.args, named.kwargs
 
 

@@ -1,0 +1,97 @@
+"""Errors of foreign modules become reasons; stepwise recurrences are one sequence."""
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+
+SIZE = 6
+
+
+class Same(nn.Module):
+    """Asserts that its three arguments are one tensor."""
+
+    def forward(self, query, key, value):
+        assert query is key
+        assert key is value
+        return query.cumsum(dim=1)
+
+
+class Single(nn.Module):
+    """Asserts a number type."""
+
+    def forward(self, x):
+        assert x.dtype == torch.float32
+        return x.cumsum(dim=1)
+
+
+class Before(nn.Module):
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.known = first, nn.LSTM(SIZE, SIZE, batch_first=True)
+
+    def forward(self, x):
+        mixed = self.first(x, x, x) if isinstance(self.first, Same) else self.first(x)
+        return self.known(mixed)[0]
+
+
+def drawn(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_arguments_that_are_one_tensor_stay_one():
+    inspection = dsf.inspect(Before(Same()), drawn(1, SIZE, SIZE), probe=("first",))
+    torch.testing.assert_close(
+        inspection["first"].map()[0, 0], torch.ones(SIZE, SIZE).tril().double()
+    )
+
+
+def test_an_assert_of_a_module_is_a_reason_and_ends_nothing():
+    inspection = dsf.inspect(Before(Single()), drawn(1, SIZE, SIZE), probe=("first",))
+    assert [layer.name for layer in inspection] == ["known[layer 0]"]
+    (missed,) = inspection.unsupported
+    assert "AssertionError" in missed.reason
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"probe": ("first",)}])
+def test_a_module_that_cannot_be_copied(options):
+    filtered = nn.Sequential(nn.utils.weight_norm(nn.Linear(SIZE, SIZE)))
+    inspection = dsf.inspect(Before(filtered), drawn(1, SIZE, SIZE), **options)
+    assert "known[layer 0]" in [layer.name for layer in inspection]
+
+
+def test_complex_weights_in_double_precision():
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pole = nn.Parameter(torch.randn(SIZE, SIZE, dtype=torch.complex64))
+
+        def forward(self, x):
+            return (x.to(self.pole.dtype) @ self.pole).real
+
+    layers = dsf.inspect(Before(Turned()), drawn(1, SIZE, SIZE), exact=True)
+    assert layers[0].error < 1e-13
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_a_recurrence_called_token_by_token_is_one_sequence(kind, batch_first):
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = kind(SIZE, SIZE, batch_first=batch_first)
+
+        def forward(self, x):
+            state, outputs = None, []
+            for token in x.split(1, dim=1 if batch_first else 0):
+                y, state = self.rnn(token, state)
+                outputs.append(y)
+            return torch.cat(outputs, dim=1 if batch_first else 0)
+
+    decoder, x = Decoder(), drawn(SIZE, SIZE, SIZE)
+    (layer,) = dsf.inspect(decoder, x)
+    (whole,) = dsf.inspect(decoder.rnn, x)
+    torch.testing.assert_close(layer.map(), whole.map())
+    assert layer.error < 1e-6
