@@ -29,6 +29,7 @@ from dsf.measures.locality import (
     window_mass,
     window_sums,
 )
+from dsf.measures.off_diagonal import off_diagonal_energy
 from dsf.measures.signs import (
     convexity_defect,
     negative_entries,
@@ -88,6 +89,7 @@ __all__ = [
     "negative_share",
     "neighbourhood_mass",
     "observability_gramians",
+    "off_diagonal_energy",
     "previous_token",
     "product_norms",
     "row_entropy",

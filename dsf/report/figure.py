@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.report.escaping import escaped
+from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import MASKED, decoded
 from dsf.report.selection import select
 from dsf.report.views import MapView, views
@@ -34,6 +35,7 @@ LABELLED, LONGEST_LABEL = 40, 10
 COOL = ["#103e78", "#3879b5", "#7daed5", "#c4dbec"]
 WARM = ["#fbd6b8", "#f49d6b", "#d65430", "#831816"]
 SIGNED = LinearSegmentedColormap.from_list("signed", [*COOL, "#f6f5f1", *WARM])
+LENGTHS = LinearSegmentedColormap.from_list("lengths", ["#f6f5f1", *WARM])
 
 
 def draw_map(
@@ -131,26 +133,31 @@ MAP, GAP, LEFT, ABOVE, BELOW = 2.0, 0.15, 2.6, 0.3, 0.75  # inches
 def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Path:
     """Write a picture with one row of maps for every layer.
 
+    A layer whose channels have a map each begins with what all of them do together: how strongly
+    every token, or group of neighbouring tokens, acts on every other, with a colour bar.
     Every map has its own colour scale, symmetric about zero, whose limit is printed above it. Maps
     of more than 256 tokens are pooled by magnitude with the sign kept.
 
     Args:
         path: the file to write; its ending selects the format, such as ``.png`` or ``.svg``.
-        most: how many maps of one layer to draw; if it has more, those of the strongest response.
+        most: how many maps of one layer to draw; if it has more, the heads of the
+            strongest response or the channels with the most energy off the diagonal.
 
     Raises:
         ValueError: if the inspection has no layer, or the ending is no known format.
     """
     if not inspection.layers:
         raise ValueError("draw_grid: the inspection has no layer, so there is nothing to draw.")
-    rows = [_row(layer, most) for layer in inspection]
+    pictures = [layer_picture(layer, side=SIDE) for layer in inspection]
+    rows = [_row(*each, most) for each in zip(inspection, pictures, strict=True)]
     figure, grid = _sheet(len(rows), max(len(row) for row in rows))
     tokens = inspection.tokens or ()
-    for layer, row, line in zip(inspection, rows, grid, strict=True):
-        _name_layer(line[0], layer)
+    for layer, picture, row, line in zip(inspection, pictures, rows, grid, strict=True):
+        _name_layer(line[0], layer, picture)
         for axes, view in zip(line, row, strict=False):
             named = axes is line[0] and view.sample < len(tokens)
-            _draw(axes, view, tokens[view.sample] if named else None)
+            draw = _draw if picture is None or view not in picture.views else _draw_together
+            draw(axes, view, tokens[view.sample] if named else None)
         for axes in line[len(row) :]:
             axes.set_axis_off()
     return replace_file(path, lambda draft: _save(figure, draft))
@@ -171,8 +178,10 @@ def _sheet(down: int, across: int) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(down, across, squeeze=False, gridspec_kw=places)
 
 
-def _row(layer: InspectedLayer, most: int) -> list[MapView]:
-    return views(select(layer, most=most), side=SIDE)[:most]
+def _row(layer: InspectedLayer, picture: LayerPicture | None, most: int) -> list[MapView]:
+    first = [] if picture is None else picture.views[:1]
+    left = most - len(first)
+    return first + (views(select(layer, most=left), side=SIDE)[:left] if left else [])
 
 
 def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
@@ -182,9 +191,27 @@ def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
         spine.set_visible(False)
 
 
-def _name_layer(axes: Axes, layer: InspectedLayer) -> None:
+def _draw_together(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
+    """What all channels do together; lengths, so that the colours begin at zero."""
+    image = draw_map(axes, view.weights, title="", masked=view.masked, tokens=tokens)
+    image.set_cmap(LENGTHS)
+    image.set_clim(0, view.scale or 1)
+    axes.set_title(view.label, fontsize=9, pad=19, parse_math=False)
+    bar = axes.inset_axes((0.14, 1.025, 0.6, 0.035))
+    axes.figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[])
+    bar.text(-0.04, 0.5, "0", ha="right", va="center", fontsize=8, transform=bar.transAxes)
+    end = {"ha": "left", "va": "center", "fontsize": 8, "transform": bar.transAxes}
+    bar.text(1.04, 0.5, f"{view.scale:.2g}", **end)
+    for spine in (*axes.spines.values(), *bar.spines.values()):
+        spine.set_visible(False)
+
+
+def _name_layer(axes: Axes, layer: InspectedLayer, picture: LayerPicture | None) -> None:
     name = "\n".join(wrap(escaped(layer.name).replace(" · ", " "), NAME))
     text = f"{name}\n{escaped(layer.family)}\nformula {layer.formula:.0e}"
+    if picture is not None:
+        told = f"First: length of what a token contributes to {picture.onto}, in its unit"
+        text += "\n" + "\n".join(wrap(told, NAME + 4))
     axes.annotate(
         text,
         (0, 0.5),

@@ -23,6 +23,7 @@ from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
 from dsf.report.escaping import escaped
+from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import coded, packed
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
@@ -252,7 +253,10 @@ def layer_content(
     whole: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Everything about one layer; ``whole`` adds its first map without pooling."""
+    """Everything about one layer; ``whole`` adds its first map without pooling.
+
+    A layer whose channels have a map each begins with what all of them do together.
+    """
     walk = Walk(drawn.system, quantities_of(drawn))
     first = _unpooled(drawn) if whole else None
     seen = views(drawn, side=planned.side, progress=progress, first=first, also=(walk.add,))
@@ -267,12 +271,27 @@ def layer_content(
         map.update(measures=numbers, state=state, verdicts=subject.decided(layer, place))
     if first is not None:
         maps[0]["whole"] = _whole(first, seen[0])
+    picture = layer_picture(layer, side=planned.side)
+    if picture is not None:
+        seen = picture.views + seen
+        maps = _together(picture, exact=planned.exact) + maps
     return {
         **_facts(layer, drawn),
         "model": model,
         "thumbnails": _thumbnails(seen),
         "maps": maps,
     }
+
+
+def _together(picture: LayerPicture, *, exact: bool) -> list[dict[str, Any]]:
+    """What all channels do together, in the form of the maps of single channels."""
+    facts = {
+        "channels": picture.channels,
+        "total": picture.total,
+        "onto": picture.onto,
+    }
+    bare = {"measures": [], "state": {}, "verdicts": [], "together": facts}
+    return [{**_map(view, exact=exact), **bare} for view in picture.views]
 
 
 def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:

@@ -35,8 +35,11 @@ def write_report(
     It shows every layer with its two numbers, tolerance and maps, measures of the maps and of the
     state, and the modules that could not be read. The file needs no network, and its content
     security policy allows no script but its own, whatever the tokens contain. Long maps are pooled
-    by magnitude with the sign kept. Of layers with many channels those with the strongest response
-    are drawn, and the page states how many are not.
+    by magnitude with the sign kept. A layer whose channels have a map each opens with one picture:
+    how strongly each token acts on each other through all channels (``contribution_norms``, for
+    groups of neighbouring tokens where the layer is wide or the input long). Of its channels the 8
+    with the most energy off the diagonal follow, or those that ``heads`` chose; the page states how
+    many are not drawn.
 
     Args:
         inspection: the result of ``dsf.inspect``, or a list of them to compare models.

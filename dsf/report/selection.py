@@ -1,6 +1,6 @@
 """Selects the heads or channels of a layer that are drawn, and the size of their pictures.
 
-``select`` takes all maps of a layer, or those with the strongest response. ``plan`` shares the size
+``select`` takes all maps of a layer, or those of most energy. ``plan`` shares the size
 of the file among all selected maps: how far they are pooled, and which are stored without pooling.
 """
 
@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dsf import measures
 from dsf.coefficient import Coefficient
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import respond
 from dsf.inspection import InspectedLayer
 
-CHANNELS = 16
+CHANNELS = 8
 HEADS = 64
 SAMPLES = 4
 
@@ -46,22 +47,27 @@ class Selection:
 
 
 def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
-    """All maps of a layer, or those whose response has the largest energy in this run.
+    """All maps of a layer, or some: heads of the strongest response, channels that mix most.
 
     Args:
-        most: the largest number of maps of one sample; by default 16 channels or 64 heads.
+        most: the largest number of maps of one sample; by default 64 heads, 8 channels of a layer
+            that was read as a whole, or 64 channels that were asked for.
     """
     batch = tuple(layer.system.batch)
     samples = batch[0] if _has_samples(layer) else 1
     of_one = prod(batch) // samples
-    most = most or (CHANNELS if "channel" in layer.axes else HEADS)
+    of_channels = has_channels(layer)
+    most = most or (CHANNELS if of_channels and layer.heads is None else HEADS)
     chosen = ""
     order = np.arange(prod(batch)).reshape(samples, of_one)
     if of_one > most:
-        strength = energy(layer).reshape(samples, of_one).numpy(force=True)
+        strength = (mixing if of_channels else energy)(layer)
+        strength = strength.reshape(samples, of_one).numpy(force=True)
         order = np.argsort(-strength, axis=1, kind="stable")[:, :most]
         order = order + of_one * np.arange(samples)[:, None]
         chosen = "those whose response has the largest energy, strongest first"
+        if of_channels:
+            chosen = "those with the most energy off the diagonal, strongest first"
     if samples > SAMPLES:
         order, chosen = order[:SAMPLES], "; ".join(filter(None, (chosen, "the first samples")))
     places = [tuple(int(k) for k in np.unravel_index(at, batch)) for at in order.ravel()]
@@ -79,6 +85,16 @@ def energy(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
     """The sum of squares of the response to this run's values; infinite where that is NaN."""
     response = respond(layer.system, layer.signal)
     return torch.nan_to_num(response.abs().square().sum(dim=(-3, -2, -1)), nan=float("inf"))
+
+
+def mixing(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
+    """The energy of every map off its diagonal; infinite where that is NaN."""
+    return torch.nan_to_num(measures.off_diagonal_energy(layer.system), nan=float("inf"))
+
+
+def has_channels(layer: InspectedLayer) -> bool:
+    """Whether every channel of the layer has a map of its own."""
+    return "channel" in layer.axes and len(layer.system.batch) == len(layer.axes)
 
 
 def part_of(operator: Operator, places: list[tuple[int, ...]]) -> Operator:

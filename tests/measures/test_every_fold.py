@@ -22,6 +22,7 @@ FOLDS = [
     measures.absolute_gain,
     measures.row_norms,
     measures.column_norms,
+    measures.off_diagonal_energy,
     measures.mean_distance,
     measures.mass_by_lag,
     measures.half_life,

@@ -197,6 +197,18 @@ class InspectedLayer:
         return self._contributions.norms_of_groups(groups)
 
     @property
+    def contributes_to(self) -> str:
+        """What ``contribution_norms`` counts contributions to, in words.
+
+        The layer's output; the mixer's response where only the mixer of a layer is known.
+
+        Raises:
+            ReconstructionError: if the whole layer does not reproduce the captured output.
+        """
+        whole = None if self.shell is None else self._whole_mixer()
+        return "the mixer's response" if whole is None else "the layer's output"
+
+    @property
     def _contributions(self) -> Contributions:
         whole = None if self.shell is None else self._whole_mixer()
         has_samples = self.axes[:1] == ("sample",)

@@ -1,0 +1,51 @@
+"""The energy of a map off its diagonal, against a literal loop over its weights."""
+
+import pytest
+import torch
+
+import dsf
+from dsf import measures
+from dsf.algebra import adjoint
+from dsf.evaluate.rows import row_blocks
+from dsf.measures import off_diagonal
+
+
+def literally(system, steps):
+    """The square of every weight whose query and key differ, one weight at a time."""
+    map = dsf.attention_map(system).flatten(0, -3)
+    ports = map.shape[-1] // steps
+    found = []
+    for each in map:
+        energy = 0.0
+        for row in range(map.shape[-2]):
+            for column in range(map.shape[-1]):
+                if row // (map.shape[-2] // steps) != column // ports:
+                    energy += abs(each[row, column].item()) ** 2
+        found.append(energy)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("cls", dsf.mixers.ALL, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("turn", [lambda system: system, adjoint], ids=["forward", "adjoint"])
+def test_the_energy_is_that_of_every_weight(cls, turn, monkeypatch):
+    monkeypatch.setattr(off_diagonal, "TOKENS", 4)
+    mixer = cls.draw(torch.Generator().manual_seed(0), steps=9)
+    system = mixer.system()
+    if not isinstance(system, dsf.System):
+        turn = lambda system: system  # noqa: E731
+    system = turn(system)
+    found = measures.off_diagonal_energy(system)
+    expected = literally(system, 9)
+    assert expected.max() > 0
+    torch.testing.assert_close(found.double().flatten(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_few_states_need_no_rows(monkeypatch):
+    """Of a state space model no row of the map is formed."""
+    monkeypatch.setattr("dsf.measures.fold.row_blocks", lambda *_, **__: pytest.fail("a row"))
+    rng = torch.Generator().manual_seed(0)
+    system = dsf.mixers.SelectiveStateSpace.draw(rng, steps=9).system()
+    by_rows = sum(
+        (rows.weights.square() * (rows.lag != 0)).sum(dim=(-2, -1)) for rows in row_blocks(system)
+    )
+    torch.testing.assert_close(measures.off_diagonal_energy(system), by_rows)
