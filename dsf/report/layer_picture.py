@@ -1,4 +1,4 @@
-"""One picture of a layer whose channels have a map each: what tokens contribute through all of them.
+"""One picture of a layer whose channels have a map each: what tokens do through all of them.
 
 The rows and columns are tokens, or groups of neighbours where the layer is wide or the sequence
 long; the numbers are those of ``layer.contribution_norms``.

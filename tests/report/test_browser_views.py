@@ -146,3 +146,33 @@ def test_what_is_not_finite_is_counted_and_has_a_colour_of_its_own(shown, of):
     assert count > 0
     assert f"Not finite: {count} NaN, 0 infinite." in page.locator(".about").inner_text()
     assert f"not finite ({count})" in page.locator(".legend").inner_text()
+
+
+def test_a_layer_of_channels_opens_with_all_of_them_together(shown, of):
+    rng = torch.Generator().manual_seed(0)
+    mixer = dsf.mixers.SelectiveStateSpace.draw(rng, steps=6)
+    inspection = of([mixer], axes=("sample", "channel"), words="abcdef")
+    channels = inspection[0].system.batch[-1]
+    page = shown(inspection)
+    assert page.locator(".pane h2").inner_text().endswith(f"all {channels} channels")
+    about = page.locator(".about").inner_text()
+    assert f"through all {channels} channels: the length of what a token (column)" in about
+    assert "the mixer's response" in about
+    press(page, *["ArrowDown"] * 6, "End")
+    told = page.locator(".readout").inner_text()
+    assert f"the mixer's response at “f” (5), through all {channels} channels" in told
+    press(page, "Home")  # of the row of the last token
+    told = page.locator(".readout").inner_text()
+    assert told.startswith("“a” (0) adds to the mixer's response")
+    length = inspection[0].contribution_norms()[0, 5, 0]
+    told_length = number_in(told.partition("a vector of length ")[2].split()[0].rstrip("."))
+    assert told_length == pytest.approx(length.item(), rel=1e-5)
+    legend = page.locator(".legend").inner_text()
+    assert "length of a contribution, in the unit of the mixer's response" in legend
+    assert "−" not in legend
+    page.get_by_role("button", name="State", exact=True).click()
+    assert "choose a single channel" in page.locator(".state .summary").inner_text()
+    page.get_by_role("button", name="Map", exact=True).click()
+    page.locator(".thumb").last.click()
+    assert f"channel {channels - 1}" in page.locator(".pane h2").inner_text()
+    assert "weight, without unit" in page.locator(".legend").inner_text()

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,19 +135,62 @@ def test_maps_that_are_not_finite_are_counted_and_kept_out_of_the_json(of, readi
     assert (reading.weights(map["view"], 1.0)[1] == 1).any()
 
 
-def test_of_many_channels_the_strongest_are_drawn(of):
-    value = torch.ones(1, 6, 40, dtype=torch.float64) * torch.arange(40.0) / 40
+def of_channels(of, *, steps=6, channels=40, heads=None):
+    """Channels whose decays differ: the higher the number, the more they mix."""
+    value = torch.ones(1, steps, channels, dtype=torch.float64)
     mixer = dsf.mixers.SelectiveStateSpace(
         value=value,
         step=torch.full_like(value, 0.5),
-        pole=-torch.ones(40, 2, dtype=torch.float64),
-        write=torch.ones(1, 6, 2, dtype=torch.float64),
-        read=torch.ones(1, 6, 2, dtype=torch.float64),
+        pole=-torch.linspace(9, 1, channels, dtype=torch.float64)[:, None].expand(-1, 2),
+        write=torch.linspace(1, 2, steps, dtype=torch.float64)[None, :, None].expand(1, -1, 2),
+        read=torch.ones(1, steps, 2, dtype=torch.float64),
     )
-    layer = content(of([mixer], axes=("sample", "channel")))["layers"][0]
+    inspection = of([mixer], axes=("sample", "channel"))
+    return replace(inspection, layers=(replace(inspection[0], heads=heads),))
+
+
+def test_of_many_channels_those_that_mix_most_are_drawn(of):
+    layer = content(of_channels(of))["layers"][0]
     assert layer["total"] == 40
-    assert [map["label"] for map in layer["maps"]] == [f"channel {k}" for k in range(39, 23, -1)]
-    assert "energy" in layer["chosen"]
+    labels = [map["label"] for map in layer["maps"]]
+    assert labels == ["all 40 channels", *(f"channel {k}" for k in range(39, 31, -1))]
+    assert "off the diagonal" in layer["chosen"]
+
+
+def test_channels_that_were_asked_for_are_drawn_and_act_alone(of, reading):
+    inspection = of_channels(of, heads=(3, 20))
+    all_, *single = content(inspection)["layers"][0]["maps"]
+    assert [map["label"] for map in single] == ["channel 3", "channel 20"]
+    assert all_["label"] == "all 2 chosen channels"
+    assert all_["together"] == {"channels": 2, "total": 40, "onto": "the mixer's response"}
+    found = reading.unpacked(all_["view"]["values"], np.float32, (6, 6))
+    system, signal = inspection[0].system, inspection[0].signal
+    for query in range(6):
+        for key in range(6):
+            alone = torch.zeros_like(signal)
+            alone[:, :, key] = signal[:, :, key]
+            expected = dsf.respond(system, alone)[0, :, query].norm()
+            assert found[query, key] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_tokens_of_a_wide_layer_are_taken_in_groups(of, reading, monkeypatch):
+    monkeypatch.setattr("dsf.report.layer_picture.MOST_WORK", 4)
+    monkeypatch.setattr("dsf.report.layer_picture.FEWEST", 4)
+    monkeypatch.setattr("dsf.report.layer_content.THUMBNAIL", 4)
+    inspection = of_channels(of, steps=9)
+    map = content(inspection)["layers"][0]["maps"][0]
+    assert (map["view"]["rows"], map["view"]["columns"]) == (4, 4)
+    signal = inspection[0].signal.clone()
+    signal[:, :, 2:] = 0
+    # the tokens 0 and 1 of the first group act on token 8, the last of the last group
+    expected = dsf.respond(inspection[0].system, signal)[0, :, 8].norm().item()
+    found = reading.unpacked(map["view"]["values"], np.float32, (4, 4))
+    assert found[3, 0] == pytest.approx(expected, rel=1e-6)
+    written, read, length = map["links"][0]
+    assert (written, read) in {(8, 6), (8, 4), (5, 4), (3, 2), (1, 0)}
+    assert length == pytest.approx(found.max(), rel=1e-6)
+    codes = reading.weights(map["view"], map["scale"])[1]
+    assert (codes[np.triu_indices(4, 1)] == 0).all()
 
 
 def test_one_token(inspected, reading, tmp_path):

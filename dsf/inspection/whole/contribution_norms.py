@@ -11,7 +11,7 @@ length is one number for every pair of tokens. The maps of all channels are neve
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dsf.algebra import select
 from dsf.composite import Operator
-from dsf.evaluate import attention_map, final_state, respond
+from dsf.evaluate import attention_map, final_state, step
 from dsf.evaluate.maps import Selection
 from dsf.evaluate.memory_plan import block_bytes, check_room
 from dsf.inspection.whole.stages import Centre, Chain, Project, Scale, Stage
@@ -245,12 +245,12 @@ def _by_group(
             few = system.window(start, stop - 1)
             states = _carried(few.A, states.flatten(-2)).unflatten(-1, (groups, channels))
             states[..., group, :] = final_state(few, signal[..., start : stop - 1, :, :])
-        last = replace(system.window(stop - 1, stop), initial=states.flatten(-2))
-        own = signal.new_zeros(*system.batch, 1, signal.shape[-2], groups, channels)
-        own[..., group, :] = signal[..., stop - 1 : stop, :, :]
-        rows.append(respond(last, own.flatten(-2)).unflatten(-1, (groups, channels)))
-        states = final_state(last, own.flatten(-2)).unflatten(-1, (groups, channels))
-    return torch.cat(rows, dim=-4)
+        own = signal.new_zeros(*system.batch, signal.shape[-2], groups, channels)
+        own[..., group, :] = signal[..., stop - 1, :, :]
+        row, after = step(system, stop - 1, states.flatten(-2), own.flatten(-2))
+        rows.append(row.unflatten(-1, (groups, channels)))
+        states = after.to(dtype).unflatten(-1, (groups, channels))
+    return torch.stack(rows, dim=-4)
 
 
 def _carried(A: Transition, states: Tensor) -> Tensor:

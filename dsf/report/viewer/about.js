@@ -18,13 +18,16 @@ function reach([written, read, weight]) {
   return Math.abs(weight) * (1 + Math.abs(written - read));
 }
 
-/** The map to show first: the one with the largest distant weight, relative to its scale. */
+/** The map to show first: the one with the largest distant weight, relative to its scale.
+    A layer of channels shows all of them together before single ones. */
 function firstMap(entries) {
+  const grouped = new Set(entries.filter(({ map }) => map.together).map(({ layer }) => layer));
   const merit = ({ map }) => (map.scale > 0 ? reach(farthest(map)) / map.scale : 0);
-  return entries.reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
+  return entries.filter(({ map, layer }) => map.together || !grouped.has(layer)).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
 }
 
 function aboutMap(map, layer, picture) {
+  if (map.together) return aboutTogether(map, layer, picture);
   const parts = [`${layer.family} as ${layer.mixer}, ${layer.written} `
     + `${layer.written === 1 ? "token" : "tokens"}.`];
   if (layer.chosen) parts.push(`Only some of its ${layer.total} maps are drawn: ${layer.chosen}.`);
@@ -40,6 +43,23 @@ function aboutMap(map, layer, picture) {
   }
   const [low, high] = map.row_sums;
   parts.push(`Row sums ${number(low, 3)} to ${number(high, 3)}.`);
+  return parts.join(" ");
+}
+
+/** What is shown of all channels together, in sentences. */
+function aboutTogether({ together, nans, infinities }, layer, picture) {
+  const { channels, total, onto } = together;
+  const some = channels < total ? ` of ${total} (those that were chosen)` : "";
+  const one = picture.pooled ? "neighbouring tokens together" : "a token";
+  const parts = [`${layer.family} as ${layer.mixer}, ${layer.written} ${layer.written === 1 ? "token" : "tokens"}.`,
+    `Each cell shows how strongly its key acts on its query through all ${channels} channels${some}: the length of what `
+      + `${one} (column) ${picture.pooled ? "contribute" : "contributes"} to ${onto} at `
+      + `${picture.pooled ? "the last token of the row" : "another (row)"}, in the unit of that output, `
+      + "with output gate and norm as in this run."];
+  if (picture.pooled) parts.push(`The ${layer.written} tokens form ${picture.rows} groups.`);
+  if (nans + infinities) parts.push(`Not finite: ${nans} NaN, ${infinities} infinite.`);
+  const drawn = layer.maps.filter((each) => !each.together).length;
+  parts.push(`The maps of ${drawn === total ? "its" : drawn} single channels follow${layer.chosen ? `: ${layer.chosen}` : ""}.`);
   return parts.join(" ");
 }
 

@@ -45,7 +45,8 @@ class App {
     if (!this.settings.together) return entry.map.scale;
     const beside = this.stage.panes.length > 1 ? this.shown.filter(Boolean).map(({ map }) => map) : [];
     const all = beside.includes(entry.map) ? beside : entry.layer.maps;
-    return Math.max(...all.map((map) => map.scale));
+    const alike = all.filter(({ together }) => Boolean(together) === Boolean(entry.map.together));
+    return Math.max(...alike.map((map) => map.scale));
   }
 
   async open(entry, focus = false) {

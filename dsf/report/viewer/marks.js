@@ -55,19 +55,22 @@ function triangle(context, x, y, dx, dy) {
 
 function drawLegend(place, scale, curve, map) {
   const bar = make("canvas", { width: 251, height: 1, "aria-hidden": "true" });
-  const context = bar.getContext("2d");
+  const context = bar.getContext("2d"), { together } = map;
   for (let k = 0; k < 251; k += 1) {
-    context.fillStyle = css(colourOf((k - 125) / 125, curve));
+    context.fillStyle = css(colourOf(together ? k / 250 : (k - 125) / 125, curve));
     context.fillRect(k, 0, 1, 1);
   }
-  const ends = [`−${number(scale, 3)}`, "0", `+${number(scale, 3)}`];
+  const ends = together ? ["0", number(scale / 2, 3), number(scale, 3)]
+    : [`−${number(scale, 3)}`, "0", `+${number(scale, 3)}`];
+  const what = together ? `length of a contribution, in the unit of ${together.onto}`
+    : "weight, without unit";
   const ramps = make("div", { className: "ramp" }, bar, ...ends.map((end) => make("span", {}, end)));
   const swatch = (paint, text) => {
     const sample = make("span", { className: "swatch" });
     paint(sample);
     return make("span", {}, sample, text);
   };
-  place.replaceChildren(ramps, make("span", {}, `weight, without unit; ${curve === "root" ? "square-root"
+  place.replaceChildren(ramps, make("span", {}, `${what}; ${curve === "root" ? "square-root"
     : curve} colour scale`), swatch((sample) => sample.classList.add("pattern"), "masked"));
   if (map.nans + map.infinities) {
     place.append(swatch((sample) => {

@@ -14,10 +14,12 @@ class Overview {
   }
 
   line(layer, open) {
-    const count = layer.maps.length, left = layer.total - count;
+    const count = layer.maps.length, first = layer.maps.filter(({ together }) => together).length;
+    const single = count - first, left = layer.total - single;
+    const all = first ? "all channels, " : "";
     const about = left > 0
-      ? `${layer.mixer} · ${count} of ${layer.total} drawn, ${left} not drawn`
-      : `${layer.mixer} · ${count} ${count === 1 ? "map" : "maps"}`;
+      ? `${layer.mixer} · ${all}${single} of ${layer.total} drawn, ${left} not drawn`
+      : `${layer.mixer} · ${all}${single} ${single === 1 ? "map" : "maps"}`;
     const thumbs = make("div", { className: "thumbs" });
     for (const entry of this.entries.filter((each) => each.layer === layer)) {
       thumbs.append(this.thumb(entry, open, count > 4));
@@ -30,7 +32,7 @@ class Overview {
   thumb(entry, open, brief) {
     const { layer, map } = entry, { rows, columns } = layer.thumbnails;
     const canvas = make("canvas", { className: "pattern", width: columns, height: rows });
-    const short = brief ? map.label.replace(/^(head|channel) /, "") : map.label;
+    const short = map.together ? "all" : brief ? map.label.replace(/^(head|channel) /, "") : map.label;
     const thumb = make("button", { type: "button", className: "thumb", title: map.label, tabIndex: -1 },
       canvas, make("span", {}, short));
     thumb.setAttribute("aria-label", `${layer.name}, ${map.label}`);

@@ -129,7 +129,7 @@ class Pane {
       columns: this.view === "map" ? found.map((token) => picture.columnOf(token)) : [] };
     drawCross(context, this.layout, window, raster, at, { fixed: this.fixed, sought });
     drawProfiles(context, this.layout, window, raster, at, this.curve);
-    this.readout.replaceChildren(...sentence(picture, ...cell, written, read),
+    this.readout.replaceChildren(...sentence(picture, ...cell, written, read, this.entry.map.together),
       this.fixed ? " The cell is fixed: press Enter or click to release it." : "");
     this.strips = soon(this.strips, () => drawStrip(this.strip, this, this.settings.curve,
       this.stretch, new Set(found),

@@ -132,7 +132,8 @@ class Stage {
 
   showDifference() {
     const [one, other] = this.panes;
-    this.apart.hidden = !other?.picture || one.picture.pooled || other.picture.pooled;
+    this.apart.hidden = !other?.picture || one.picture.pooled || other.picture.pooled
+      || Boolean(one.entry.map.together) !== Boolean(other.entry.map.together);
     if (this.apart.hidden) return;
     const [a, b] = [one, other].map((pane) => pane.picture.weight(...pane.cell));
     const close = one.picture.values && other.picture.values ? "" : "≈ ";

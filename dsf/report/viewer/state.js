@@ -5,11 +5,12 @@ const ROUNDING = 1e-13;
 function drawState(place, { map, layer }) {
   const { state } = map;
   const figures = [hankelChart(state), lagChart(state, map), decayChart(state), leftChart(state, layer)];
-  place.replaceChildren(make("p", { className: "summary" }, summary(state, layer)),
+  place.replaceChildren(make("p", { className: "summary" }, summary(map, layer)),
     make("div", { className: "charts" }, ...figures.filter(Boolean)));
 }
 
-function summary(state, layer) {
+function summary({ state, together }, layer) {
+  if (together) return "Every channel has a state of its own: choose a single channel to see it.";
   const parts = [state.states === null
     ? "No state of fixed size: every token is kept, and each query has its own weights on them."
     : `A state of ${state.states} ${state.states === 1 ? "number" : "numbers"} per channel is all that is kept of earlier tokens.`];

@@ -2,19 +2,24 @@
 
 /** Verdicts and tables of the active pane, with one column of measures for each shown pane. */
 function drawNumbers(place, panes, active) {
-  const { entry, written, read } = active;
+  const { entry, written, read, picture } = active;
   const letters = panes.length > 1 ? ["A", "B"] : ["value"];
-  const links = table("Largest weights", ["query", "key", "weight"], entry.map.links.map(
+  const { together } = entry.map;
+  const key = (token) => (together ? read.many(picture.readBy(picture.columnOf(token))) : read.named(token));
+  const [most, sums, what] = together
+    ? ["Largest contributions", "Keys that contribute most, over all queries", "length"]
+    : ["Largest weights", "Keys with the largest column sums", "weight"];
+  const links = table(most, ["query", "key", what], entry.map.links.map(
     ([row, column, weight]) => {
       const go = button(number(weight, 6), `Show ${weight}`, () => {
         active.fixed = true;
         active.choose([active.picture.rowOf(row), active.picture.columnOf(column)]);
       }, { className: "link" });
       go.removeAttribute("aria-label");
-      return [written.named(row), read.named(column), go];
+      return [written.named(row), key(column), go];
     }));
-  const columns = table("Keys with the largest column sums", ["key", "sum"], entry.map.columns.map(
-    ([column, sum]) => [read.named(column), number(sum, 6)]));
+  const columns = table(sums, ["key", "sum"], entry.map.columns.map(
+    ([column, sum]) => [key(column), number(sum, 6)]));
   const save = make("a", { href: asCsv(entry.map, written, read), download: "strongest-links.csv" },
     "Save these weights as CSV");
   place.replaceChildren(...drawVerdicts(entry.map.verdicts), ...measured(panes, letters),

@@ -78,7 +78,7 @@ class Tokens {
 }
 
 /** One sentence about a cell: its query, its key and its weight. */
-function sentence(picture, row, column, written, read) {
+function sentence(picture, row, column, written, read, together) {
   const from = picture.writtenBy(row), to = picture.readBy(column);
   const code = picture.code(row, column);
   const links = (from[1] - from[0] + 1) * (to[1] - to[0] + 1);
@@ -88,6 +88,7 @@ function sentence(picture, row, column, written, read) {
   const weight = code === NAN ? "NaN" : code === PLUS_INFINITY ? "+∞" : code === MINUS_INFINITY ? "−∞"
     : picture.values ? number(picture.weight(row, column), 6)
       : `≈ ${number(picture.weight(row, column), 2)}`;
+  if (together) return sentenceTogether(from, to, weight, written, read, together);
   if (links > 1) {
     return ["Query ", written.many(from), ", key ", read.many(to), ": the largest of ",
       `${links} weights is `, make("b", {}, weight), "."];
@@ -98,4 +99,11 @@ function sentence(picture, row, column, written, read) {
     : `key ${Math.abs(lag)} ${tokens} ${lag > 0 ? "before" : "after"} the query`;
   return ["Query ", written.many(from), ", key ", read.many(to), ": weight ", make("b", {}, weight),
     ` · ${distance}.`];
+}
+
+/** One sentence about a cell of all channels together. */
+function sentenceTogether(from, to, length, written, read, { channels, onto }) {
+  const through = channels === 1 ? "the only channel" : `all ${channels} channels`;
+  return [read.many(to), to[0] === to[1] ? " adds to " : " together add to ", `${onto} at `,
+    written.named(from[1]), `, through ${through}, a vector of length `, make("b", {}, length), "."];
 }
