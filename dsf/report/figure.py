@@ -127,7 +127,7 @@ def _codes(layer: Mapping[str, Any]) -> UInt8[np.ndarray, "maps rows columns"]:
 
 SIDE = 256
 NAME = 24  # characters
-MAP, GAP, LEFT, ABOVE, BELOW = 2.0, 0.15, 2.6, 0.3, 0.75  # inches
+MAP, GAP, LEFT, ABOVE, BELOW = 2.0, 0.15, 2.6, 0.5, 0.95  # inches
 
 
 def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Path:
@@ -199,9 +199,8 @@ def _draw_together(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> N
     axes.set_title(view.label, fontsize=9, pad=19, parse_math=False)
     bar = axes.inset_axes((0.14, 1.025, 0.6, 0.035))
     axes.figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[])
-    bar.text(-0.04, 0.5, "0", ha="right", va="center", fontsize=8, transform=bar.transAxes)
-    end = {"ha": "left", "va": "center", "fontsize": 8, "transform": bar.transAxes}
-    bar.text(1.04, 0.5, f"{view.scale:.2g}", **end)
+    for at, side, end in ((-0.04, "right", "0"), (1.04, "left", f"{view.scale:.2g}")):
+        bar.text(at, 0.5, end, ha=side, va="center", fontsize=8, transform=bar.transAxes)
     for spine in (*axes.spines.values(), *bar.spines.values()):
         spine.set_visible(False)
 

@@ -61,8 +61,8 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
     chosen = ""
     order = np.arange(prod(batch)).reshape(samples, of_one)
     if of_one > most:
-        strength = (mixing if of_channels else energy)(layer)
-        strength = strength.reshape(samples, of_one).numpy(force=True)
+        found = (mixing if of_channels else energy)(layer)
+        strength = found.reshape(samples, of_one).numpy(force=True)
         order = np.argsort(-strength, axis=1, kind="stable")[:, :most]
         order = order + of_one * np.arange(samples)[:, None]
         chosen = "those whose response has the largest energy, strongest first"

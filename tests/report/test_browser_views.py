@@ -163,7 +163,7 @@ def test_a_layer_of_channels_opens_with_all_of_them_together(shown, of):
     assert f"the mixer's response at “f” (5), through all {channels} channels" in told
     press(page, "Home")  # of the row of the last token
     told = page.locator(".readout").inner_text()
-    assert told.startswith("“a” (0) adds to the mixer's response")
+    assert told.startswith("Key “a” (0) adds to the mixer's response")
     length = inspection[0].contribution_norms()[0, 5, 0]
     told_length = number_in(told.partition("a vector of length ")[2].split()[0].rstrip("."))
     assert told_length == pytest.approx(length.item(), rel=1e-5)
@@ -174,5 +174,5 @@ def test_a_layer_of_channels_opens_with_all_of_them_together(shown, of):
     assert "choose a single channel" in page.locator(".state .summary").inner_text()
     page.get_by_role("button", name="Map", exact=True).click()
     page.locator(".thumb").last.click()
-    assert f"channel {channels - 1}" in page.locator(".pane h2").inner_text()
+    page.wait_for_selector(f".pane h2:has-text('channel {channels - 1}')")
     assert "weight, without unit" in page.locator(".legend").inner_text()
