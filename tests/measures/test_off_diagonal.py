@@ -49,3 +49,11 @@ def test_few_states_need_no_rows(monkeypatch):
         (rows.weights.square() * (rows.lag != 0)).sum(dim=(-2, -1)) for rows in row_blocks(system)
     )
     torch.testing.assert_close(measures.off_diagonal_energy(system), by_rows)
+
+
+def test_of_complex_states():
+    mixer = dsf.mixers.S5.draw(torch.Generator().manual_seed(0), steps=9)
+    system = dsf.algebra.with_conjugates(mixer.system())
+    assert system.dtype.is_complex
+    found = measures.off_diagonal_energy(system)
+    torch.testing.assert_close(found.flatten(), literally(system, 9), rtol=1e-9, atol=1e-12)
