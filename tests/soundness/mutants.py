@@ -27,11 +27,11 @@ import mpmath
 
 from dsf.certificates import checker, second_checker
 from tests.soundness.files import Bent, honest
-from tests.soundness.fuzz import bent_file
+from tests.soundness.fuzz import bent_file, nudged, parent, places, reworded
 
 MODULES = {"checker": checker, "second_checker": second_checker}
 ENTRY = {"checker": "check", "second_checker": "verdict"}
-SECONDS = 20  # for one mutant on all files
+SECONDS = 60  # of work for one mutant on all files; other programs on the machine do not count
 
 SWAPS: dict[type, tuple[type, ...]] = {
     ast.Lt: (ast.LtE, ast.Gt), ast.LtE: (ast.Lt,), ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt,),
@@ -131,15 +131,31 @@ def answer(check: Callable[[Path], str], path: Path) -> str:
 
 
 def files(folder: Path, count: int) -> list[Path]:
-    """Honest files first, then mutated ones."""
+    """Honest files first, then every value of them changed once, then mutated ones."""
     paths = []
     chance = random.Random(7)
     for seed in (11, 12):
         pool: list[Bent] = list(honest(seed, folder / "honest"))
         paths += [file.copy().written(folder / f"h{seed}-{k}") for k, file in enumerate(pool)]
+        for k, file in enumerate(pool):
+            each = enumerate(systematic(file, chance))
+            paths += [bent.written(folder / f"s{seed}-{k}-{n}") for n, bent in each]
         bent = (bent_file(chance, pool) for _ in range(count))
         paths += [file.written(folder / f"m{seed}-{k}") for k, file in enumerate(bent)]
     return paths
+
+
+def systematic(file: Bent, chance: random.Random) -> Iterator[Bent]:
+    """A file with every value of its content nudged, one at a time."""
+    for path in places(file.content):
+        bent = file.copy()
+        holder = parent(bent.content, path)
+        holder[path[-1]] = nudged(holder[path[-1]], chance)
+        reworded(bent.content)
+        try:
+            yield bent.sealed()
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue
 
 
 POINTS = [Fraction(n, 7) for n in (-6000, -700, -80, -9, -1, 0, 1, 5, 90, 800, 6000)]
@@ -176,8 +192,8 @@ def is_killed(mutant: Mutant, name: str, cases: list[tuple[Path, str]]) -> bool:
     def stop(*_: Any) -> None:
         raise TooLong
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         module = loaded(mutant.tree, name)
         check = getattr(module, ENTRY[name])
@@ -187,7 +203,7 @@ def is_killed(mutant: Mutant, name: str, cases: list[tuple[Path, str]]) -> bool:
     except Exception:
         return True
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def main() -> int:
