@@ -11,16 +11,17 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from dsf.inspection.choice import Chosen
 from dsf.properties.decided import IF_NOT, VerdictCount, verdict_counts
 from dsf.report.content import Grid, content, embedded
 from dsf.report.escaping import escaped
-from dsf.report.subjects import Decided, Shown, Subject, subjects
+from dsf.report.subjects import Decided, Shown, Subject, narrowed, subjects
 from dsf.report.viewer import EXPLORER, file_of, script_of, style_of
 from dsf.report.views import Progress, ignored
 from dsf.saving import replace_file
 
 
-def write_report(
+def write_report(  # noqa: PLR0913  # each is a word of the page or of the choice
     inspection: Shown,
     path: str | Path,
     *,
@@ -28,6 +29,8 @@ def write_report(
     facts: Mapping[str, str] | None = None,
     verdicts: Decided = None,
     grid: Grid | None = None,
+    layers: Chosen = None,
+    heads: Chosen = None,
     progress: Progress = ignored,
 ) -> Path:
     """Write the result of an inspection as one self-contained HTML file.
@@ -50,6 +53,8 @@ def write_report(
             and in a table; for several inspections one table, or None, for each.
         grid: height and width of a picture whose patches, row by row, are the last
             ``height * width`` tokens; adds a view of the weights on every patch.
+        layers, heads: which layers to show, and which heads or channels of each, in the words of
+            ``dsf.inspect``; all by default. Heads are numbered among those of the inspection.
         progress: called with the finished share, from 0 to 1.
 
     Returns:
@@ -57,9 +62,11 @@ def write_report(
 
     Raises:
         IsADirectoryError: if ``path`` is a folder.
+        InspectionError: if there is no such layer or head.
         ValueError: if ``inspection`` is empty, ``verdicts`` does not have one table for each, or no
             layer has as many tokens as ``grid`` has patches.
     """
+    inspection = narrowed(inspection, layers, heads)
     shown = subjects(inspection, verdicts)
     data = content(inspection, verdicts=verdicts, grid=grid, progress=progress)
     page = rendered(shown, data, title=title, facts=facts or {})

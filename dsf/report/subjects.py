@@ -1,11 +1,12 @@
 """``Subject``: one inspection that is shown, alone or beside others, with its verdicts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
 from dsf.inspection import InspectedLayer, Inspection
+from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.results.table import Table
 from dsf.properties.decided import IF_NOT
 from dsf.report.escaping import escaped
@@ -38,6 +39,38 @@ class Subject:
             for record in self.verdicts.where(layer=layer.name).to_json()
             if all(record.get(axis, index) == index for axis, index in about.items())
         ]
+
+
+def narrowed(shown: Shown, layers: Chosen, heads: Chosen) -> Shown:
+    """Some layers of every inspection, and some heads or channels of each.
+
+    Heads are numbered among those that the inspection looks at.
+
+    Raises:
+        InspectionError: if there is no such layer or head.
+        TypeError: if a choice is neither number, slice nor name.
+    """
+    if layers is None and heads is None:
+        return shown
+    several = [shown] if isinstance(shown, Inspection) else list(shown)
+    return [_narrowed(each, layers, heads) for each in several]
+
+
+def _narrowed(inspection: Inspection, layers: Chosen, heads: Chosen) -> Inspection:
+    names = chosen_layers([layer.name for layer in inspection], layers)
+    kept = [layer for layer in inspection if layer.name in names]
+    if heads is not None:
+        kept = [_with_heads(layer, heads) for layer in kept]
+    return replace(inspection, layers=tuple(kept))
+
+
+def _with_heads(layer: InspectedLayer, heads: Chosen) -> InspectedLayer:
+    count = layer.system.batch[-1] if len(layer.system.batch) > 1 else 1
+    found = chosen_heads(layer.name, count, heads)
+    if found is None or len(layer.system.batch) < 2:  # a single head has no axis of its own
+        return layer
+    places = [layer.place((*(0 for _ in layer.axes[:-1]), k))[-1] for k in found]
+    return replace(layer, heads=tuple(places))
 
 
 def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:

@@ -173,6 +173,20 @@ def test_channels_that_were_asked_for_are_drawn_and_act_alone(of, reading):
             assert found[query, key] == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_layers_and_heads_of_a_page_are_chosen(of, tmp_path, reading):
+    first, second = (of_channels(of, channels=40)[0] for _ in range(2))
+    second = replace(second, name="another", heads=(3, 20, 31))
+    inspection = replace(of_channels(of), layers=(first, second))
+    path = write_report(inspection, tmp_path / "r.html", layers="another", heads=slice(1, None))
+    (layer,) = reading.content(path.read_text(encoding="utf-8"))["layers"]
+    labels = [map["label"] for map in layer["maps"]]
+    assert labels == ["all 2 chosen channels", "channel 20", "channel 31"]
+    with pytest.raises(dsf.inspection.InspectionError, match="none of the 2 layers"):
+        write_report(inspection, path, layers=7)
+    with pytest.raises(dsf.inspection.InspectionError, match="none of the 40"):
+        write_report(inspection, path, heads=99)
+
+
 def test_tokens_of_a_wide_layer_are_taken_in_groups(of, reading, monkeypatch):
     monkeypatch.setattr("dsf.report.layer_picture.MOST_WORK", 4)
     monkeypatch.setattr("dsf.report.layer_picture.FEWEST", 4)
@@ -254,6 +268,8 @@ def test_the_content_has_this_form(inspected):
             "written",
             "read",
             "ports",
+            "share",
+            "columns",
         ),
         *("total", "chosen", "thumbnails", "maps"),
     }
