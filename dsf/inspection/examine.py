@@ -15,7 +15,7 @@ from dsf.inspection.capture.disk_store import DiskStore
 from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.precision import dtype_of, in_float64
+from dsf.inspection.capture.precision import dtype_of, guarded, in_float64
 from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.causal.findings import Findings, judged, unread_reason
 from dsf.inspection.causal.tracker import Tracker
@@ -105,7 +105,8 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         if tracker is not None and tracker.disputed:
             tracker, log = Tracker(tracker.disputed), CallLog(store, partial(_stands_alone, known))
             calls = run(model, watched, inputs, named, calls=log, tracker=tracker)
-        found = Findings() if tracker is None else judged(tracker, calls)
+        with guarded(model):
+            found = Findings() if tracker is None else judged(tracker, calls)
         seen = _paths(model, calls)
         layers, refused = _rebuilt(calls, known, limits, question, found, store)
     missed = (*refused, *_unread(model, seen, set(known), found))

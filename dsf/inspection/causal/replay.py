@@ -97,7 +97,9 @@ def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
     """
     rng = torch.Generator().manual_seed(SEED)
     found: dict[frozenset[InputAxis], dict[InputAxis, int]] = {}
-    for tensor, given in zip(_tensors(invocation), invocation.given, strict=True):
+    pairs = list(zip(_tensors(invocation), invocation.given, strict=True))
+    numbers = [pair for pair in pairs if pair[0].is_floating_point() and pair[1] is not None]
+    for tensor, given in numbers or pairs:  # whole numbers are ids only where nothing else is given
         if given is None or not tensor.numel():
             continue
         axes = frozenset(_positions(given))
