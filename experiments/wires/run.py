@@ -11,7 +11,7 @@ layers is taken over from a prompt with the same keys and other values.
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,11 @@ from dsf.inspection import InspectedLayer
 from dsf.loading import load_model
 from dsf.models import NAMES, folder, recall
 from dsf.network import Stack
-from dsf.saving import replace_file
+from experiments.page import put_into, table
+from experiments.training.sweep import write_json
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results.json"
+FOLDER = Path(__file__).parent
+FOLLOWS = "answers that follow the state"
 BATCH = 50
 COUNTS = (1, 4, 16)
 """How many edges are cut, those with the largest shares first."""
@@ -142,7 +143,7 @@ def patched(model: Any, given: Prompts) -> dict[str, float] | None:
     clean, changed = (rows(each, given).argmax(dim=-1) for each in (result.clean, result.output))
     return {
         "clean answers": _share(clean == given.answer),
-        "answers that follow the state": _share(changed == wanted),
+        FOLLOWS: _share(changed == wanted),
         "answers that stay": _share(changed == given.answer),
     }
 
@@ -195,6 +196,24 @@ def run(name: str, samples: int) -> dict[str, Any]:
     return result
 
 
+def as_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Shares of broken prompts by the number of edges cut, and of answers that follow the state."""
+    heads = ["model", "right answers"]
+    heads += [f"broken, {count} cut" for count in COUNTS]
+    heads += [f"control, {count} cut" for count in COUNTS]
+    heads += ["answers that follow the state"]
+    lines = []
+    for result in results:
+        shares = [result["right"]]
+        for kind in ("largest share", "equal weight"):
+            shares += [result["broken"][kind][str(count)] for count in COUNTS]
+        follows = result.get(FOLLOWS)
+        cells = [f"{100 * share:.1f} %" for share in shares]
+        cells += ["–" if follows is None else f"{100 * follows:.1f} %"]
+        lines.append([result["model"], *cells])
+    return table(heads, lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=500)
@@ -203,8 +222,8 @@ def main() -> None:
     for name in NAMES:
         results.append(run(name, samples))
         print(json.dumps(results[-1], indent=2), flush=True)
-    text = json.dumps(results, indent=1) + "\n"
-    replace_file(RESULTS, lambda draft: draft.write_text(text, encoding="utf-8"))
+    write_json(FOLDER / "results.json", results)
+    put_into(FOLDER / "README.md", as_table(results))
 
 
 if __name__ == "__main__":
