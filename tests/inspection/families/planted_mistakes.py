@@ -65,10 +65,6 @@ def unmasked(_, x):
     return x
 
 
-def no_mask(*_):
-    return ()
-
-
 def latest_first(layer, name, channels=slice(None)):
     right = shared.convolution(layer, name, channels)
     return replace(right, kernel=right.kernel.flip(-1))
@@ -112,7 +108,7 @@ MISTAKES = [
     Mistake("norm over the whole width", "nemotron_h", mamba2, "_norm_factor", whole_width),
     Mistake("no limit of the step", "mamba2", mamba2, "_limits", lambda _: (0.0, torch.inf)),
     Mistake("no limit of the step", "zamba2", mamba2, "_limits", lambda _: (0.0, torch.inf)),
-    Mistake("padding ignored", "mamba", mamba, "masking", no_mask),
+    Mistake("padding ignored", "mamba", mamba, "masked", unmasked),
     Mistake("padding ignored", "mamba2", mamba2, "masked", unmasked),
     Mistake("padding ignored", "qwen3_next", gated_delta, "masked", unmasked),
     Mistake("padding ignored", "kimi_linear", kimi_delta, "masked", unmasked),
