@@ -32,6 +32,8 @@ from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.head_layout import as_tokens
 
 IN_DOUBLE = "its module in float64"
+WITH_HEADS = 4
+"""The axes of values with heads: sample, head, time, channel."""
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,12 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
         raise InspectionError(
             f"{layer.name}: of the family '{layer.family}' only the mixer is known, not the stages "
             "between it and the module's input and output. layer.map() gives the mixer's map."
+        )
+    if mixer.value.ndim > WITH_HEADS:
+        raise InspectionError(
+            f"{layer.name}: its maps count windows beside samples and heads, and how the windows "
+            "lie in the module's input is not known, so only the mixer is. layer.map() gives the "
+            "maps."
         )
     response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
     enter, leave = adapter.enter(layer), adapter.leave(layer, response)

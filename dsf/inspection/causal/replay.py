@@ -168,6 +168,12 @@ def _first(output: Any, made: Sequence[Coordinates | None]) -> tuple[Tensor, Coo
 
 
 def repeated(invocation: Invocation, cells: Sequence[Cell], held: Held | None) -> Tensor:
+    """The first numbers that a module puts out where the ``cells`` of its input are replaced.
+
+    Raises:
+        UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
+        NoNumbersError: if it puts out no numbers.
+    """
     rng = torch.Generator().manual_seed(SEED + 1)
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
     replaced = False
@@ -185,7 +191,7 @@ def repeated(invocation: Invocation, cells: Sequence[Cell], held: Held | None) -
 
     leaves, tree = tree_flatten((invocation.args, invocation.kwargs))
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
-    if not replaced:
+    if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
     with _holding(invocation, cells, held, rng):
         try:

@@ -188,7 +188,7 @@ class Tracker(TorchDispatchMode):
         if not lost:
             return
         invocation = begun(frame, where)
-        if self._is_constant(invocation, output):
+        if self._is_constant(invocation):
             return
         how = "what it computes could not be followed"
         meeting = Meeting(next(iter(axes)), how, is_known=False)
@@ -198,19 +198,19 @@ class Tracker(TorchDispatchMode):
             like = next((m for c in given if (m := ops.same_places(c, part.shape))), None)
             self._set(part, like)
 
-    def _is_constant(self, invocation: Any, output: Any) -> bool:
+    def _is_constant(self, invocation: Any) -> bool:
         """Whether a module puts out the same when a token of what it is given is replaced."""
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         try:
             with torch._C.DisableTorchFunction():
+                # Both passes are repeated, since casts inside of them are not guarded here.
+                before = repeated(invocation, (), None)
                 again = repeated(invocation, cells_of(invocation), None)
         except UnclearError:
             return False
         finally:
             self.__enter__()  # type: ignore[no-untyped-call]
-        first = next(one for one in tensors_in(output) if one.is_floating_point())
-        # Casts to float32 inside of a float64 model are not guarded here.
-        return again.shape == first.shape and torch.allclose(again.to(first), first, rtol=1e-5)
+        return again.shape == before.shape and torch.allclose(again, before, rtol=1e-5)
 
     def _axes_of(self, tensor: Tensor) -> set[Any]:
         """The axes that a tensor comes from, also those that its positions were made from."""
