@@ -60,14 +60,16 @@ class Attribution:
     streams: tuple[Float[Tensor, "sample time"], ...]
     remainder: Float[Tensor, " sample"]
     _mixed: dict[str, "_Mixed"] = field(repr=False)
+    _size: Float[Tensor, " sample"] = field(repr=False)
 
     @property
     def error(self) -> float:
         """By how much the shares of the tokens and the remainder miss the value, relative.
 
-        Relative to the sum of the absolute shares, since a value near zero is a sum of large ones.
+        Relative to the sum of the absolute shares, or of the absolute terms of the value if that is
+        larger, since a value near zero is a sum of large ones.
         """
-        size = self.tokens.abs().sum(dim=-1) + self.remainder.abs()
+        size = torch.maximum(self.tokens.abs().sum(dim=-1) + self.remainder.abs(), self._size)
         missed = (self.tokens.sum(dim=-1) + self.remainder - self.value).abs()
         return (missed / size.clamp_min(torch.finfo(size.dtype).tiny)).max().item()
 
@@ -225,12 +227,12 @@ class Decomposition:
 
 
 def attributed(
-    functional: Tensor, *, value: Float[Tensor, " sample"], into: Decomposition, tolerance: float
+    functional: Tensor, result: Tensor, *, into: Decomposition, tolerance: float
 ) -> Attribution:
-    """The shares of ``<functional, result of into.stop>``.
+    """The shares of ``<functional, result>``.
 
     Args:
-        value: the number as the model itself computed it.
+        result: the result of ``into.stop``, as the model itself computed it.
         into: what it is shared among.
         tolerance: the largest relative error that the layers of the run were allowed.
 
@@ -252,7 +254,7 @@ def attributed(
         total[mixer.name] = paired(along_all[mixer.step], into.from_tokens[mixer.step])
     streams = [(along_all[step] * stream).flatten(2).sum(-1) for step, stream in into.streams]
     made = Attribution(
-        value=value,
+        value=paired(functional, result),
         tokens=streams[0],
         layers=layers,
         total=total,
@@ -263,6 +265,7 @@ def attributed(
             mixer.name: _Mixed(mixer, into.from_tokens[mixer.source], along_all[mixer.step])
             for mixer in into.mixers
         },
+        _size=paired(functional.abs(), result.abs()),
     )
     if not made.error <= max(COMPLETE, 10 * tolerance):
         raise ReconstructionError(

@@ -19,7 +19,7 @@ from dsf.inspection.whole.affine_layer import TOGETHER
 from dsf.network.affine_steps import Step, contributed, left_over, linear_results
 from dsf.network.attribution import Attribution, Decomposition, attributed
 from dsf.network.parts import parts_of
-from dsf.network.targets import Target, along, functional_of, paired
+from dsf.network.targets import Target, along, functional_of
 from dsf.network.trace import MixerStep
 
 
@@ -119,7 +119,7 @@ class Stack:
             functional = along(target, shown, position)
         return attributed(
             functional,
-            value=paired(functional, shown),
+            shown,
             into=self._decomposed(stop),
             tolerance=max(layer.tolerance for layer in self.inspection),
         )

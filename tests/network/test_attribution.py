@@ -1,5 +1,7 @@
 """Shares of a logit: complete in every family, edges as the formula says, wrong targets refused."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -164,6 +166,16 @@ def test_a_classifier_with_pooling_and_biases(classified):
         f"blocks.{k}.{part}" for k in "01" for part in ("attention", "mlp")
     }
     assert share.remainder.abs().min() > 1e-3
+
+
+def test_a_number_that_is_zero_has_shares(classified):
+    """The last norm takes the mean away, so that the sum over its output is zero."""
+    model, x, _ = classified
+    plain = copy.deepcopy(model)
+    plain.blocks[1].norm = nn.LayerNorm(8, elementwise_affine=False)
+    share = dsf.stack(plain.double(), x).attribute(torch.ones(8, dtype=torch.float64), stream=-1)
+    assert share.value.abs().max() < 1e-12
+    assert share.error < 1e-12
 
 
 def test_one_target_for_every_sample_and_functions(classified):
