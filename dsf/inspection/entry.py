@@ -61,8 +61,9 @@ def inspect(
             ``dsf.probe``). A mapping from paths to ``dsf.inspection.Probe`` also names the ports.
         checks: ``"all"`` also asks the run which modules mix tokens, what the axes of every map
             count, and whether a map is all that its module does to tokens; see
-            ``Inspection.checks``. It takes less than two further forward passes. ``"none"`` leaves
-            that out.
+            ``Inspection.checks``. It repeats single modules, and is left out where weights lie on
+            several devices or on one without float64, or where calls are kept on disk. ``"none"``
+            leaves it out.
 
     Raises:
         LoadError: if a checkpoint is refused.

@@ -29,6 +29,7 @@ from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.support_table import not_read
+from dsf.number_types import has_double
 
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
@@ -99,7 +100,8 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         store = DiskStore() if expected.uses_disk else None
     with isolated(model):
         watched = {path: model.get_submodule(path) for path in known}
-        tracker = Tracker() if question.checks != "none" and store is None else None
+        asks = question.checks != "none" and store is None and _can_be_asked(model)
+        tracker = Tracker() if asks else None
         log = CallLog(store, partial(_stands_alone, known))
         calls = run(model, watched, inputs, named, calls=log, tracker=tracker)
         if tracker is not None and tracker.disputed:
@@ -125,6 +127,12 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         forecast=expected,
         checks=found.table,
     )
+
+
+def _can_be_asked(model: nn.Module) -> bool:
+    """Whether all weights lie on one device that has double precision; modules run again there."""
+    devices = {part.device for part in (*model.parameters(), *model.buffers())}
+    return len(devices) < 2 and all(map(has_double, devices))
 
 
 def _stands_alone(known: Known, call: Call) -> bool:

@@ -306,9 +306,9 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
         )
     if mixer.value.ndim > WITH_HEADS:
         raise InspectionError(
-            f"{layer.name}: its maps count windows beside samples and heads, and how the windows "
-            "lie in the module's input is not known, so only the mixer is. layer.map() gives the "
-            "maps."
+            f"{layer.name}: only the mixer is known, since its maps count windows beside samples "
+            "and heads, and how the windows lie in the module's input is not known. layer.map() "
+            "gives the maps."
         )
     response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
     enter, leave = adapter.enter(layer), adapter.leave(layer, response)

@@ -86,6 +86,7 @@ QUANTITIES: Mapping[Callable[..., Any], Quantity] = {
     measures.row_norms: Quantity("row norm", per_token),
     measures.row_sum_spread: Quantity("spread of row sums", per_map),
     measures.row_sums: Quantity("row sum", per_token, target=1.0),
+    measures.off_diagonal_energy: Quantity("energy off the diagonal", per_map),
     measures.previous_token: Quantity("weight on the token before", per_map),
     measures.duplicate_token: Quantity("weight on earlier copies", per_map),
     measures.induction: Quantity("weight on what followed earlier copies", per_map),

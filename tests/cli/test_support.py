@@ -21,7 +21,8 @@ def told(model):
 
 def found(model, given):
     layers = dsf.inspect(model, **given)
-    assert layers.unsupported == ()
+    # RWKV-4's feed-forward layers shift tokens, which only a run shows.
+    assert all("feed_forward" in each.name for each in layers.unsupported)
     return {
         (layer.name.partition(" (call")[0], type(layer.mixer).__name__, "yes") for layer in layers
     }

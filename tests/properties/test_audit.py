@@ -48,13 +48,16 @@ def test_a_kernel_that_wraps_an_index_is_named_with_layer_and_length():
     model.layers[1].mixer.register_forward_hook(
         lambda _module, _inputs, output: wraps_its_index(output, after=2 * SHORT)
     )
-    verdicts = {(row.layer, row.tokens): row.verdict for row in audited(model)}
-    assert verdicts == {
+    rows = audited(model)
+    of_mixers = [row for row in rows if row.layer.endswith("mixer")]
+    assert {(row.layer, row.tokens): row.verdict for row in of_mixers} == {
         ("layers.0.mixer", SHORT): EXACT,
         ("layers.1.mixer", SHORT): EXACT,
         ("layers.0.mixer", LONG): EXACT,
         ("layers.1.mixer", LONG): WRONG,
     }
+    # The block around it mixes tokens in a way that no map of it explains, and is named, too.
+    assert {(row.layer, row.tokens) for row in rows if row not in of_mixers} <= {("layers.1", LONG)}
 
 
 def test_a_kernel_of_one_number_type_is_found_by_its_rounding():

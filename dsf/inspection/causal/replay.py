@@ -207,6 +207,10 @@ def repeated(invocation: Invocation, cells: Sequence[Cell], held: Held | None) -
     return found[0]
 
 
+SINGLE = 4
+"""The bytes of a number in single precision; smaller types overflow where they are squared."""
+
+
 def _is_whole(given: Coordinates, cells: Sequence[Cell]) -> bool:
     return any(all(axis in given.planes for axis in cell) for cell in cells)
 
@@ -220,9 +224,9 @@ def _ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
         different = others[others != there.flatten()[0]] if others.numel() else others
         new = different.flatten()[0] if different.numel() else (there.flatten()[0] - 1).abs()
         return new.expand(count)
-    wide = part.to(torch.complex128 if part.is_complex() else torch.float64)
-    size = wide.abs().square().mean().sqrt().clamp(min=1e-3)
-    drawn = torch.randn(count, generator=rng, dtype=torch.float64).to(part.device)
+    real = part.abs().float() if part.dtype.itemsize < SINGLE else part.abs()
+    size = real.square().mean().sqrt().clamp(min=1e-3)
+    drawn = torch.randn(count, generator=rng, dtype=torch.float64).to(size.dtype).to(part.device)
     return (size * drawn).to(part.dtype)
 
 

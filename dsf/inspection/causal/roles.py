@@ -16,6 +16,8 @@ class NoTokensError(Exception):
 
 
 def _flat(part: Tensor, batch: Size, kept: int) -> Tensor:
+    if not batch:  # one map without an axis for it
+        return part.unsqueeze(0)
     return part.expand(*batch, *part.shape[part.ndim - kept :]).flatten(0, len(batch) - 1)
 
 
@@ -54,12 +56,13 @@ class Maps:
             part: with ``kept`` axes behind those that ``batch`` is the size of.
         """
         flat = _flat(part, batch, kept)
-        return (flat if self.order is None else flat[self.order]).unflatten(0, self.sizes)
+        chosen = flat if self.order is None else flat[self.order.to(flat.device)]
+        return chosen.unflatten(0, self.sizes)
 
     def restored(self, part: Tensor) -> Tensor:
         """A response ``*axes time channel`` with its maps in the order of the record."""
         flat = part.flatten(0, len(self.sizes) - 1)
-        return flat if self.order is None else flat[self.order.argsort()]
+        return flat if self.order is None else flat[self.order.argsort().to(flat.device)]
 
 
 def maps_of(
@@ -224,7 +227,8 @@ def _tokens(
         return (SLOT if made or lines else TOKEN), None
     number: Tensor | None = None
     for axis in sorted(along, key=lambda axis: axis.number):
-        line = lines[axis][torch.tensor(order)]
+        line = lines[axis]
+        line = line[torch.tensor(order, device=line.device)]
         number = (
             line
             if number is None
@@ -234,6 +238,6 @@ def _tokens(
     kind = TOKEN
     if bool((number < 0).any()):
         kind = SLOT if bool((number == MANY).any()) else PADDED
-    plain = torch.arange(number.shape[-1])
-    in_order = kind == TOKEN and bool((number == plain.to(number)).all())
+    plain = torch.arange(number.shape[-1], device=number.device)
+    in_order = kind == TOKEN and bool((number == plain).all())
     return kind, None if in_order else number.long()

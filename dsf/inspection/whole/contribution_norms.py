@@ -162,7 +162,11 @@ class Contributions:
 
     def _index(self, sample: int, span: tuple[int, int]) -> tuple[slice | Tensor, ...]:
         """An index of the batch axes that leaves one of them: heads or channels of one sample."""
-        axes = tuple(torch.tensor(axis) for axis in zip(*self._places[slice(*span)], strict=True))
+        there = self.system.device
+        axes = tuple(
+            torch.tensor(axis, device=there)
+            for axis in zip(*self._places[slice(*span)], strict=True)
+        )
         if not self.has_samples:
             return axes
         return (torch.full_like(axes[0], sample), *axes) if axes else (slice(sample, sample + 1),)
@@ -170,7 +174,8 @@ class Contributions:
     def _place(self, span: tuple[int, int]) -> Int[Tensor, " width"]:
         """Where some heads or channels lie in the width of the response."""
         first = self.numbers[slice(*span)] * self._width
-        return (first.unsqueeze(-1) + torch.arange(self._width)).flatten()
+        place = (first.unsqueeze(-1) + torch.arange(self._width, device=first.device)).flatten()
+        return place.to(self.system.device)
 
     def _narrowed(
         self, stage: Stage, sample: int, written: Sequence[int], place: Tensor | None
@@ -179,7 +184,7 @@ class Contributions:
         if isinstance(stage, Scale):
             width = self.total * self._width if place is not None else stage.factor.shape[-1]
             factor = stage.factor.expand(self._samples, self.system.steps, width)[sample]
-            factor = factor[torch.tensor(written)]
+            factor = factor[torch.tensor(written, device=factor.device)]
             return Scale((factor if place is None else factor[:, place]).unsqueeze(1))
         if isinstance(stage, Centre) and place is not None:
             return Centre(len(place) * stage.heads // (self.total * self._width))
