@@ -60,7 +60,7 @@ def _prompts(work: Work, ids: bool) -> list[list[int]]:
     written = [line for line in lines if line.strip()]
     if ids:
         return [parsed(line) for line in written]
-    tokenizer = read_model_tokenizer(work.model)
+    tokenizer = read_model_tokenizer(work.model, texts=written)
     return [tokenised(line, tokenizer, work.model) for line in written]
 
 

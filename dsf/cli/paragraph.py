@@ -58,7 +58,7 @@ def read_paragraph(path: str, threads: ThreadCount) -> Read:
         LoadError: if the checkpoint is refused, or has no tokenizer.
         ValueError: if the model predicts no tokens.
     """
-    loaded = load_model(path)
+    loaded = load_model(path, texts=[PARAGRAPH])
     if loaded.tokenizer is None:
         raise LoadError(f"{path}: has no tokenizer, so it cannot read a paragraph of text.")
     ids = torch.tensor([loaded.tokenizer(PARAGRAPH)["input_ids"]])

@@ -1,6 +1,7 @@
 """What a person types for a model's input and for a token of its output."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 
@@ -29,6 +30,13 @@ class Prompt:
             raise ValueError(
                 f"--random-repeat is {self.repeat}; it is a number of tokens, at least 2."
             )
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The text that a tokenizer is to read, if there is one."""
+        if self.file is not None:
+            return (self.file.read_text(encoding="utf-8"),)
+        return () if self.text is None else (self.text,)
 
     def check(self) -> None:
         """What can be told of the input without a model.

@@ -165,7 +165,13 @@ def open_checkpoint(path: str, prompt: Prompt, threads: ThreadCount, options: Op
         ValueError: if the prompt does not suit the model.
     """
     dtype = None if options.dtype is None else DTYPES[options.dtype]
-    loaded = load_model(path, revision=options.revision, offline=options.offline, dtype=dtype)
+    loaded = load_model(
+        path,
+        revision=options.revision,
+        offline=options.offline,
+        dtype=dtype,
+        texts=prompt.texts,
+    )
     ids = _token_numbers(prompt, loaded)
     threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
     return Opened(loaded, ids, _names(ids, loaded))
@@ -206,7 +212,7 @@ def _inspect_layerwise(
 ) -> Inspection:
     """The same with one block of the model in memory at a time."""
     piecewise = open_piecewise(path, offline=options.offline)
-    tokenizer = read_model_tokenizer(path, offline=options.offline)
+    tokenizer = read_model_tokenizer(path, offline=options.offline, texts=prompt.texts)
     opened = _OnDisk(piecewise.model, tokenizer, path)
     ids = _token_numbers(prompt, opened)
     threads.suit(sum(part.numel() for part in piecewise.model.parameters()) * ids.numel())
@@ -243,8 +249,7 @@ def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _OnDisk") -> Int[Tenso
     elif prompt.repeat is not None:
         ids = _repeated(prompt.repeat, size, loaded.identity)
     else:
-        text = prompt.text if prompt.file is None else prompt.file.read_text(encoding="utf-8")
-        ids = tokenised(str(text), loaded.tokenizer, loaded.identity)
+        ids = tokenised(prompt.texts[0], loaded.tokenizer, loaded.identity)
     if not ids or (size is not None and not all(0 <= number < size for number in ids)):
         span = "at least one token" if size is None else f"one or more numbers from 0 to {size - 1}"
         raise ValueError(f"{loaded.identity} reads {span}, but the input is {ids[:8]}.")

@@ -89,7 +89,7 @@ def inspect(
     if not isinstance(model, nn.Module):
         from dsf.loading import load_model
 
-        loaded = load_model(model)
+        loaded = load_model(model, texts=[text] if isinstance(text, str) else text or ())
         model, name = loaded.model, loaded.identity
         if text is not None:
             named, tokens = _tokenised(loaded.tokenizer, text, named)

@@ -5,9 +5,6 @@ child process read the list of tensors, with limits of time and memory. ``view``
 stored bytes only if its shape and stride fit them. ``read_archive`` does all of this.
 """
 
-import json
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,7 +16,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.loading.archive_reader import start
+from dsf.loading.child_processes import Child, ChildStopped
 from dsf.loading.errors import LoadError, reason, shown
 
 _MOST_MEMBERS = 200_000
@@ -182,8 +179,7 @@ def _overlap(shape: Sequence[int], stride: Sequence[int]) -> bool:
 
 _BYTES_OF_MEMORY = 2 * 1024**3
 _SECONDS = 60
-_GRACE = 60  # in wall time, since the limit counts processor time
-_START = Path(start.__file__)
+_PROGRAM_OF_CHILD = "dsf.loading.archive_reader.process"
 
 
 def archive_inventory(
@@ -199,21 +195,20 @@ def archive_inventory(
     Raises:
         LoadError: the archive was refused, or reading its list reached a limit.
     """
-    kind = "torchscript" if torchscript else "tensors"
-    arguments = [str(path), member, kind, str(bytes_of_memory), str(seconds)]
+    request = {
+        "path": str(path),
+        "member": member,
+        "torchscript": torchscript,
+        "seconds": seconds,
+        "bytes_of_memory": bytes_of_memory,
+    }
     try:
-        done = subprocess.run(  # noqa: S603 - our own file, and arguments that no shell reads
-            [sys.executable, "-I", "-S", _START, *arguments],
-            capture_output=True,
-            timeout=seconds + _GRACE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise LoadError(_stopped(path, "took too long")) from None
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise LoadError(_stopped(path, f"stopped ({shown(said or f'code {done.returncode}')})"))
-    answer = json.loads(done.stdout)
+        answer = Child(_PROGRAM_OF_CHILD, request).answer()
+    except ChildStopped as error:
+        raise LoadError(
+            f"{path}: the process that reads its list of tensors {error}; "
+            "if you trust it, convert it to safetensors and load that."
+        ) from None
     if "refused" in answer:
         raise LoadError(
             f"{path}: refused, because {answer['refused']}; if you trust it, convert it to "
@@ -221,13 +216,6 @@ def archive_inventory(
         )
     tensors: dict[str, dict[str, Any]] = answer["tensors"]
     return tensors
-
-
-def _stopped(path: Path, what: str) -> str:
-    return (
-        f"{path}: the process that reads its list of tensors {what}; "
-        "if you trust it, convert it to safetensors and load that."
-    )
 
 
 _MOST_PROGRAM_BYTES = 64 * 1024**2

@@ -4,13 +4,16 @@
 with given weights, ``skeleton`` its modules on the meta device, without weights.
 """
 
+import copy
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from dsf.loading.errors import LoadError, listed, reason, shown
 from dsf.loading.library_versions import model_library
@@ -48,7 +51,8 @@ def blueprint(values: dict[str, Any], where: str) -> Blueprint:
 
 
 def _config(kind: Any, values: dict[str, Any], where: str) -> Any:
-    settings = {name: value for name, value in values.items() if name != "model_type"}
+    # A copy, since a configuration may change what it is given.
+    settings = copy.deepcopy({k: v for k, v in values.items() if k != "model_type"})
     try:
         config = kind(**settings)
     except Exception as error:  # a configuration class may raise anything on untrusted values
@@ -91,22 +95,23 @@ def _is_own(kind: Any) -> bool:
     return str(getattr(kind, "__module__", "")).startswith("transformers.models.")
 
 
-_MOST_GROWTH = 4
-_MOST_BUFFER_BYTES = 4 * 1024**3
-
-
 def build(
     plan: Blueprint, weights: dict[str, Tensor], where: str, dtype: torch.dtype | None
-) -> tuple[nn.Module, list[str]]:
-    """The model with these weights, in evaluation mode, and the names of weights it does not use.
+) -> tuple[nn.Module, list[str], list[str]]:
+    """The model with these weights, in evaluation mode.
 
     The library is given tensors and no path, so that it opens no file and uses no network.
 
+    Returns:
+        The model, the names of weights that it does not use, and what is to be told about weights
+        that it takes from others.
+
     Raises:
-        LoadError: the settings ask for weights that are missing or of another shape, or for a model
-            that is far larger than the weights.
+        LoadError: the settings ask for weights that are missing, of another shape or no floating
+            point numbers, or for a model that is far larger than the weights.
     """
-    _check_size(plan, weights, where)
+    held = Held.of(weights.values())
+    empty = checked_skeleton(plan, held, where)
     with undisturbed():
         try:
             model, found = plan.model.from_pretrained(
@@ -123,7 +128,10 @@ def build(
         except Exception as error:  # the model library may raise anything on untrusted tensors
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     _check_complete(plan, found, where)
-    return model.eval(), sorted(found["unexpected_keys"])
+    unused = sorted(found["unexpected_keys"])
+    if not hasattr(plan.config, "quantization_config"):
+        _check_kinds(empty, {k: v for k, v in weights.items() if k not in set(unused)}, where)
+    return model.eval(), unused, _shared(model, weights)
 
 
 def _check_complete(plan: Blueprint, found: dict[str, Any], where: str) -> None:
@@ -143,31 +151,116 @@ def _check_complete(plan: Blueprint, found: dict[str, Any], where: str) -> None:
         )
 
 
-def _check_size(plan: Blueprint, weights: dict[str, Tensor], where: str) -> None:
-    """Raise, before memory is allocated, if the settings ask for far more than the files hold."""
-    empty = skeleton(plan, where)
-    asked = sum(parameter.numel() for parameter in empty.parameters())
-    there = sum(tensor.numel() for tensor in weights.values())
-    beside = sum(buffer.nbytes for buffer in empty.buffers())
-    if asked > _MOST_GROWTH * there or beside > _MOST_BUFFER_BYTES:
+def _check_kinds(empty: nn.Module, used: dict[str, Tensor], where: str) -> None:
+    """Raise if whole numbers or complex ones stand where the model has floating point weights."""
+    whole = [name for name, buffer in empty.named_buffers() if not buffer.is_floating_point()]
+    for name, tensor in used.items():
+        if tensor.is_floating_point() or any(_ends_alike(name, other) for other in whole):
+            continue
         raise LoadError(
-            f"{where}: config.json asks for {asked} weights and {beside} bytes of buffers, but the "
-            f"files hold {there} weights; use the config.json that belongs to these weights."
+            f"{where}: {shown(name)} is stored as {str(tensor.dtype).removeprefix('torch.')}, and "
+            "the model has floating point weights there, so the numbers would not be those that "
+            "were trained; save the weights again."
         )
 
 
-def skeleton(plan: Blueprint, where: str) -> nn.Module:
+def _ends_alike(name: str, other: str) -> bool:
+    """Whether two names differ at most by what stands before them."""
+    return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
+
+
+def _shared(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
+    """Input embeddings that no file has and that are the output's, in words."""
+    get = getattr(model, "get_input_embeddings", None)
+    try:
+        table = getattr(get() if get is not None else None, "weight", None)
+    except NotImplementedError:  # a model without a table of embeddings
+        return []
+    same = [name for name, each in model.named_parameters(remove_duplicate=False) if each is table]
+    there = [name for name in same if any(_ends_alike(name, other) for other in weights)]
+    if len(same) < 2 or not there or same[0] in there:
+        return []
+    return [f"{same[0]} is in no file; its numbers are those of {there[0]}, to which it is tied."]
+
+
+class Held(NamedTuple):
+    """What the weight files of a model hold."""
+
+    tensors: int
+    numbers: int
+    bytes: int
+
+    @classmethod
+    def of(cls, tensors: Collection[Tensor]) -> "Held":
+        """What these tensors are."""
+        numbers = sum(tensor.numel() for tensor in tensors)
+        return cls(len(tensors), numbers, sum(tensor.nbytes for tensor in tensors))
+
+
+_MOST_GROWTH = 4
+_MOST_BUFFER_BYTES = 1024**3
+_MODULES_A_TENSOR = 64
+_MOST_MODULES = 200_000  # where no weights say how many there are
+
+
+def checked_skeleton(plan: Blueprint, held: Held, where: str) -> nn.Module:
+    """The modules without weights, if settings do not ask for far more than the files hold.
+
+    Nothing of the size that the settings ask for is allocated before.
+
+    Raises:
+        LoadError: they ask for far more modules, weights or bytes of buffers.
+    """
+    most = min(_MOST_MODULES, 1_000 + _MODULES_A_TENSOR * held.tensors)
+    empty = skeleton(plan, where, most_modules=most)
+    asked = sum(parameter.numel() for parameter in empty.parameters())
+    beside = sum(buffer.nbytes for buffer in empty.buffers())
+    if asked > _MOST_GROWTH * held.numbers or beside > _MOST_BUFFER_BYTES + 4 * held.bytes:
+        raise LoadError(
+            f"{where}: config.json asks for {asked} weights and {beside} bytes of buffers, but the "
+            f"files hold {held.numbers} weights; use the config.json that belongs to these weights."
+        )
+    return empty
+
+
+def skeleton(plan: Blueprint, where: str, *, most_modules: int = _MOST_MODULES) -> nn.Module:
     """The modules of a model on the meta device, without weights, in evaluation mode.
 
     Raises:
-        LoadError: the class refuses the settings; ``where`` names their file.
+        LoadError: the class refuses the settings, or they ask for more than ``most_modules``
+            modules; ``where`` names their file.
     """
-    with undisturbed(), torch.device("meta"):
+    with undisturbed(), torch.device("meta"), _counted(most_modules, where):
         try:
             model: nn.Module = plan.model(plan.config)
+        except LoadError:
+            raise
         except Exception as error:  # a model class may raise anything on untrusted settings
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     return model.eval()
+
+
+@contextmanager
+def _counted(most: int, where: str) -> Iterator[None]:
+    """Stop a model that is being built in this thread at its module number ``most``."""
+    count, here = 0, threading.get_ident()
+
+    def one_more(*_: Any) -> None:
+        nonlocal count
+        if threading.get_ident() != here:
+            return
+        count += 1
+        if count > most:
+            raise LoadError(
+                f"{where}: the settings ask for more than {most} modules, far more than the "
+                "weights are for; use the config.json that belongs to these weights."
+            )
+
+    hook = register_module_module_registration_hook(one_more)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

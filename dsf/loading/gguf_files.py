@@ -10,10 +10,7 @@ import hashlib
 import io
 import math
 import mmap
-import os
-import shutil
 import struct
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +51,11 @@ class GgufLayout(NamedTuple):
     keys: frozenset[str]
     formats: tuple[str, ...]
     header_hash: str
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer among the settings."""
+        return _TOKENIZER in self.keys
 
 
 def gguf_file(path_or_id: str | Path) -> Path | None:
@@ -291,35 +293,6 @@ def read_gguf_weights(path: Path, plan: Blueprint) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = _parsed(path, skeleton(plan, str(path)))["tensors"]
     return weights
-
-
-def read_gguf_tokenizer(path: Path, layout: GgufLayout) -> Any | None:
-    """The tokenizer in a GGUF file whose layout was checked, or None where it has none.
-
-    The chat template, a program that formats conversations, is left out.
-
-    Raises:
-        LoadError: the model library cannot make a tokenizer of it.
-    """
-    if _TOKENIZER not in layout.keys:
-        return None
-    with tempfile.TemporaryDirectory() as alone:  # so that no file beside it is opened
-        place = Path(alone) / f"model{ENDING}"
-        try:
-            os.symlink(path, place)
-        except OSError:  # a file system without links
-            shutil.copyfile(path, place)
-        with undisturbed(), _no_bars():
-            try:
-                tokenizer = model_library().PreTrainedTokenizerFast.from_pretrained(
-                    alone, gguf_file=place.name, local_files_only=True
-                )
-            except Exception as error:  # the model library may raise anything on untrusted files
-                raise LoadError(
-                    f"{path}: its tokenizer cannot be read ({reason(error)})."
-                ) from None
-    tokenizer.chat_template = None
-    return tokenizer
 
 
 def _parsed(path: Path, model: nn.Module | None = None) -> dict[str, Any]:

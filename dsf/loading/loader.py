@@ -1,5 +1,6 @@
 """``load_model``: builds the model in a folder or file or of a hub id, without running its code."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,6 @@ from dsf.loading.folder import ModelFolder, open_folder
 from dsf.loading.gguf_files import (
     gguf_blueprint,
     gguf_file,
-    read_gguf_tokenizer,
     read_gguf_weights,
     read_layout,
 )
@@ -22,7 +22,7 @@ from dsf.loading.hub import snapshot
 from dsf.loading.library_versions import check_torch
 from dsf.loading.settings import read_settings
 from dsf.loading.tensor_files import non_finite_weights
-from dsf.loading.tokenizer import read_tokenizer
+from dsf.loading.tokenizer import folder_tokenizer, gguf_tokenizer
 from dsf.loading.weights import fingerprint, read_weights, weight_files
 
 
@@ -59,13 +59,15 @@ def load_model(
     dtype: torch.dtype | None = None,
     allow_pickle_archive: bool = False,
     allow_quantized: bool = False,
+    texts: Sequence[str] = (),
 ) -> LoadedModel:
     """Build the model in a folder or GGUF file, or of a hub id, from the model library's classes.
 
     No code that comes with a model runs: settings that select code are dropped, weights are read
     from safetensors, and the model library is given tensors instead of files. The header of a GGUF
     file is checked against the file before another library reads it, and its quantised weights
-    are expanded to float32.
+    are expanded to float32. A tokenizer is opened in a child process with limits of time and memory
+    before it is opened here, since a damaged one can end the process that opens it.
 
     Args:
         path_or_id: a folder written by ``save_pretrained``, a ``.gguf`` file or a folder with one
@@ -76,6 +78,7 @@ def load_model(
         allow_pickle_archive: where there is no safetensors file, read ``pytorch_model.bin``, still
             without unpickling it (see ``read_tensors``).
         allow_quantized: accept a ``quantization_config``.
+        texts: what the tokenizer is going to read; the child process tries these, too.
 
     Raises:
         LoadError: a file was refused, is missing, or disagrees with another one.
@@ -83,21 +86,23 @@ def load_model(
     check_torch()
     if (file := gguf_file(path_or_id)) is not None:
         _check_unversioned(file, revision)
-        return _loaded_gguf(file, str(path_or_id), dtype)
+        return _loaded_gguf(file, str(path_or_id), dtype, texts)
     folder = found(path_or_id, revision, bool(offline), allow_pickle_archive)
     settings = read_settings(folder, allow_quantized=allow_quantized)
     plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
     files = weight_files(folder, allow_pickle_archive=allow_pickle_archive)
-    model, unused = build(plan, read_weights(files), str(folder.path), dtype)
+    with folder_tokenizer(folder, settings.values, texts) as opening:
+        model, unused, shared = build(plan, read_weights(files), str(folder.path), dtype)
+        tokenizer = opening.opened()
     return LoadedModel(
         model=model,
-        tokenizer=read_tokenizer(folder, plan.config),
+        tokenizer=tokenizer,
         identity=str(path_or_id),
         revision=None if Path(path_or_id).is_dir() else folder.path.name,
         config_hash=_hash_of_settings(folder),
         weights_hash=fingerprint(files),
         non_finite=non_finite_weights(model),
-        notes=_notes(folder, files, settings.dropped, unused),
+        notes=(*_notes(folder, files, settings.dropped, unused), *shared),
     )
 
 
@@ -114,18 +119,25 @@ def file_hashes(path_or_id: str | Path, *, offline: bool | None = None) -> tuple
     return _hash_of_settings(folder), fingerprint(files)
 
 
-def read_model_tokenizer(path_or_id: str | Path, *, offline: bool | None = None) -> Any | None:
+def read_model_tokenizer(
+    path_or_id: str | Path, *, offline: bool | None = None, texts: Sequence[str] = ()
+) -> Any | None:
     """The tokenizer of a model, without building the model; None where it has none.
+
+    Args:
+        path_or_id, offline, texts: as for ``load_model``.
 
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
     if (file := gguf_file(path_or_id)) is not None:
-        return read_gguf_tokenizer(file, read_layout(file))
+        with gguf_tokenizer(file, read_layout(file), texts) as opening:
+            return opening.opened()
     folder = found(path_or_id, None, bool(offline), False)
     settings = read_settings(folder, allow_quantized=True)
-    plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
-    return read_tokenizer(folder, plan.config)
+    blueprint(settings.values, f"{folder.path / 'config.json'}")
+    with folder_tokenizer(folder, settings.values, texts) as opening:
+        return opening.opened()
 
 
 def load_skeleton(
@@ -152,20 +164,24 @@ def load_skeleton(
     return skeleton(plan, where)
 
 
-def _loaded_gguf(file: Path, identity: str, dtype: torch.dtype | None) -> LoadedModel:
+def _loaded_gguf(
+    file: Path, identity: str, dtype: torch.dtype | None, texts: Sequence[str]
+) -> LoadedModel:
     layout = read_layout(file)
-    plan, settings = gguf_blueprint(file)
-    model, unused = build(plan, read_gguf_weights(file, plan), str(file), dtype)
+    with gguf_tokenizer(file, layout, texts) as opening:
+        plan, settings = gguf_blueprint(file)
+        model, unused, shared = build(plan, read_gguf_weights(file, plan), str(file), dtype)
+        tokenizer = opening.opened()
     notes = _told({_DROPPED: settings.dropped, _UNUSED: unused, _EXPANDED: list(layout.formats)})
     return LoadedModel(
         model=model,
-        tokenizer=read_gguf_tokenizer(file, layout),
+        tokenizer=tokenizer,
         identity=identity,
         revision=None,
         config_hash=layout.header_hash,
         weights_hash=fingerprint([file]),
         non_finite=non_finite_weights(model),
-        notes=notes,
+        notes=(*notes, *shared),
     )
 
 

@@ -5,15 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from dsf.loading.building import blueprint, undisturbed
+from dsf.loading.building import Held, blueprint, checked_skeleton, undisturbed
 from dsf.loading.errors import LoadError, listed
 from dsf.loading.library_versions import check_torch
 from dsf.loading.loader import found
 from dsf.loading.settings import read_settings
-from dsf.loading.tensor_files import check_header
+from dsf.loading.tensor_files import check_header, read_named, tensor_names
 from dsf.loading.weights import weight_files
 
 
@@ -62,6 +61,11 @@ class PiecewiseModel:
         empty = self.model.state_dict(keep_vars=True)
         tensors = self._read(names)
         for name, tensor in tensors.items():
+            if tensor.is_floating_point() != empty[name].is_floating_point():
+                raise LoadError(
+                    f"{self._places[name]}: {name} is stored as {tensor.dtype}, and the model has "
+                    f"{empty[name].dtype} there; save the weights again."
+                )
             if tensor.shape != empty[name].shape:
                 raise LoadError(
                     f"{self._places[name]}: {name} has shape {tuple(tensor.shape)}, and "
@@ -85,9 +89,7 @@ class PiecewiseModel:
             )
         read: dict[str, Tensor] = {}
         for path in sorted({self._places[name] for name in names}):
-            with safe_open(path, framework="pt") as file:
-                wanted = [name for name in names if self._places[name] == path]
-                read |= {name: file.get_tensor(name).clone() for name in wanted}
+            read |= read_named(path, [name for name in names if self._places[name] == path])
         return read
 
     def _put(self, name: str, tensor: Any) -> None:
@@ -111,10 +113,12 @@ def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> Pi
     settings = read_settings(folder, allow_quantized=False)
     plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
     places: dict[str, Path] = {}
+    numbers = 0
     for path in weight_files(folder, allow_pickle_archive=False):
-        check_header(path)
-        with safe_open(path, framework="pt") as file:
-            places |= dict.fromkeys(file.keys(), path)
+        numbers += check_header(path)
+        places |= dict.fromkeys(tensor_names(path), path)
+    size = sum(path.stat().st_size for path in set(places.values()))
+    checked_skeleton(plan, Held(len(places), numbers, size), str(folder.path))
     with undisturbed(), _parameters_on_meta():
         model = plan.model(plan.config).eval()
     prefix = model.base_model_prefix

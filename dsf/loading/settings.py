@@ -7,7 +7,9 @@ from dsf.loading.errors import LoadError, shown
 from dsf.loading.folder import ModelFolder
 
 _MOST_BYTES = 4 * 1024**2
-_MOST_REPEATS = 10_000
+_PARTS = ("blocks", "depth", "depths", "experts", "groups", "heads", "layer", "layers", "stages")
+_MOST = {**dict.fromkeys(_PARTS, 10_000), "labels": 1_000_000}
+"""By the endings of their names: counts of what is made one by one, before any size is known."""
 _DTYPES = {"None", "auto", "float16", "bfloat16", "float32", "float64"}
 _QUANTIZED = {"quantization_config", "compression_config"}
 # By these settings the model library loads kernels, code or files, or replaces attributes of its
@@ -101,9 +103,16 @@ def _check(name: str, value: Any, where: str, *, allow_quantized: bool) -> None:
             f"{where}: {shown(name)} is {shown(value)}, expected one of float16, bfloat16, float32 "
             "and float64; correct the file."
         )
-    repeats = name.endswith(("blocks", "depth", "experts", "groups", "layer", "layers"))
-    if repeats and isinstance(value, int) and abs(value) > _MOST_REPEATS:
-        raise LoadError(
-            f"{where}: {shown(name)} is {shown(value)}, where at most {_MOST_REPEATS} are built; "
-            "correct the file."
-        )
+    for ending, most in _MOST.items():
+        if name.endswith(ending) and any(abs(count) > most for count in _counts(value)):
+            raise LoadError(
+                f"{where}: {shown(name)} is {shown(value)}, where at most {most} are built; "
+                "correct the file."
+            )
+
+
+def _counts(value: Any) -> list[int]:
+    """The whole numbers in a value, or in its lists."""
+    if isinstance(value, list):
+        return [count for item in value for count in _counts(item)]
+    return [value] if isinstance(value, int) else []

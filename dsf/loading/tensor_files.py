@@ -8,7 +8,10 @@ header against the size of the file. ``read_tensors`` chooses by the file's endi
 import io
 import math
 import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ from dsf.loading.library_versions import check_torch
 MOST_TENSORS = 100_000
 _MOST_HEADER_BYTES = 16 * 1024**2
 _LENGTH_BYTES = 8
+_LARGEST = 2**62
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -34,10 +38,35 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             sizes that differ from those in the file.
     """
     check_header(path)
+    return read_named(path, tensor_names(path))
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file whose header was checked.
+
+    Raises:
+        LoadError: the header and the data disagree.
+    """
+    with _opened(path) as file:
+        return list(file.keys())
+
+
+def read_named(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Some tensors of a safetensors file whose header was checked.
+
+    Raises:
+        LoadError: the header and the data disagree.
+    """
+    with _opened(path) as file:
+        # Copies, since a tensor on the mapped file would change with the file, or crash.
+        return {name: file.get_tensor(name).clone() for name in names}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            # Copies, since a tensor on the mapped file would change with the file, or crash.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise LoadError(
             f"{path}: the header and the data disagree ({reason(error)}); "
@@ -45,11 +74,18 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def check_header(path: Path) -> None:
-    """Raise unless the header of a safetensors file is JSON of bounded size.
+_KINDS = {
+    *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
+    *("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64", "C64"),
+}
+
+
+def check_header(path: Path) -> int:
+    """Raise unless the header of a safetensors file is JSON of bounded size; its tensors' numbers.
 
     Raises:
-        LoadError: the header is too long, lists more than 100,000 tensors, or is not JSON.
+        LoadError: the header is too long, lists more than 100,000 tensors, is not JSON, or has a
+            tensor of an unknown type or with a shape that is no list of counts.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -65,6 +101,22 @@ def check_header(path: Path) -> None:
             f"{path}: lists {len(header)} tensors, where at most {MOST_TENSORS} are read; "
             "check that this is the right file."
         )
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return sum(_numbers(entry, f"{path}:{shown(name)}") for name, entry in tensors.items())
+
+
+def _numbers(entry: Any, where: str) -> int:
+    """How many numbers one entry of a header claims."""
+    table = entry if isinstance(entry, dict) else {}
+    kind, shape = table.get("dtype"), table.get("shape")
+    if not isinstance(kind, str) or kind not in _KINDS or not isinstance(shape, list):
+        raise LoadError(
+            f"{where}: described as {shown(entry)}, where a shape and one of the types "
+            f"{', '.join(sorted(_KINDS))} are expected; save the tensors again."
+        )
+    if not all(type(size) is int and 0 <= size < _LARGEST for size in shape):
+        raise LoadError(f"{where}: its shape {shown(shape)} is no list of counts; save it again.")
+    return math.prod(shape)
 
 
 _HEADERS = {

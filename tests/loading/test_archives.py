@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsf.loading import LoadError, archives, read_tensors
+from dsf.loading import LoadError, archives, child_processes, read_tensors
 from dsf.loading.archive_reader.pickle_machine import Machine, Refused
 from tests.loading.crafting import Refers, crafted, read, rewritten, saved
 
@@ -206,8 +206,8 @@ def test_memory_and_time_of_the_child_are_limited(tmp_path):
 
 
 def test_a_child_that_does_not_answer(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "_START", tmp_path / "sleep.py")
-    monkeypatch.setattr(archives, "_GRACE", 0)
+    monkeypatch.setattr(child_processes, "_START", str(tmp_path / "sleep.py"))
+    monkeypatch.setattr(child_processes, "_GRACE", 0)
     (tmp_path / "sleep.py").write_text("import time\ntime.sleep(60)\n")
     with pytest.raises(LoadError, match="took too long"):
         archives.archive_inventory(tmp_path, "x/data.pkl", torchscript=False, seconds=0)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dsf import loading
-from dsf.loading import LoadError, library_versions, load_model
+from dsf.loading import LoadError, library_versions, load_model, open_piecewise
 
 TOKENS = torch.arange(7).unsqueeze(0)
 
@@ -246,3 +247,84 @@ WORDS = {
     "decoder": None,
     "model": {"type": "WordLevel", "vocab": {"?": 0, "a": 1, "b": 2}, "unk_token": "?"},
 }
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint32, torch.int8, torch.complex64])
+def test_weights_are_floating_point_numbers(folder, dtype):
+    """The same bytes under another name of their type are other numbers, and no weights."""
+
+    def relabel(weights):
+        name = "transformer.h.0.mlp.c_fc.bias"
+        weights[name] = weights[name].to(dtype)
+
+    respell(folder, relabel)
+    with pytest.raises(LoadError, match=r"c_fc.bias' is stored as u?(int|complex).*save the weig"):
+        load_model(folder)
+
+
+def test_whole_numbers_may_stand_where_the_model_has_them(folder):
+    respell(folder, lambda weights: weights.update(strange=torch.ones(2, dtype=torch.int64)))
+    assert "'strange'" in load_model(folder).notes[0]
+
+
+def test_an_embedding_out_of_the_output_is_told(folder, change_config):
+    """The files have the table once; which name it bears there says where its numbers are from."""
+    change_config(tie_word_embeddings=True)
+    usual = load_model(folder)
+    assert usual.notes == ()
+
+    def renamed(weights):
+        weights["lm_head.weight"] = weights.pop("transformer.wte.weight")
+
+    respell(folder, renamed)
+    found = load_model(folder)
+    (note,) = found.notes
+    assert "transformer.wte.weight is in no file; its numbers are those of lm_head.weight" in note
+    assert torch.equal(found.model.lm_head.weight, usual.model.lm_head.weight)
+
+
+def test_without_any_table_of_embeddings_nothing_is_loaded(folder, change_config):
+    change_config(tie_word_embeddings=True)
+    respell(folder, lambda weights: weights.pop("transformer.wte.weight"))
+    with pytest.raises(LoadError, match="would be drawn at random"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_labels": 10**9}, "'num_labels' is '1000000000', where at most 1000000 are built"),
+        ({"depths": [2, 10**7]}, "'depths' is '.2, 10000000.', where at most 10000 are built"),
+        ({"n_layer": 9_000}, "more than .* modules"),
+        ({"n_embd": 2**20}, "asks for .* weights"),
+        ({"n_positions": 2**22, "n_embd": 16}, "asks for .* weights"),
+    ],
+)
+def test_vast_settings_are_refused_at_once(folder, change_config, settings, said):
+    change_config(**settings)
+    begin = time.process_time()
+    with pytest.raises(LoadError, match=said):
+        load_model(folder)
+    with pytest.raises(LoadError, match=said):
+        open_piecewise(folder)
+    assert time.process_time() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}, "one of the types"),
+        ({"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}, "one of the types"),
+        ([1], "one of the types"),
+        ({"dtype": "F32", "shape": 8, "data_offsets": [0, 8]}, "one of the types"),
+        ({"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]}, "no list of counts"),
+        ({"dtype": "F32", "shape": [True], "data_offsets": [0, 8]}, "no list of counts"),
+        ({"dtype": "F32", "shape": [2**63], "data_offsets": [0, 8]}, "no list of counts"),
+    ],
+)
+def test_headers_say_what_numbers_there_are(folder, entry, said):
+    text = json.dumps({"a": entry}).encode()
+    content = len(text).to_bytes(8, "little") + text + bytes(8)
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(LoadError, match=said):
+        load_model(folder)
