@@ -41,10 +41,10 @@ def test_honest_safetensors(tmp_path):
     ("header", "data", "words"),
     [
         ({"a": entry([2**20, 2**20], 0, 4)}, b"\0" * 4, "header and the data disagree"),
-        ({"a": entry([2**62, 4], 0, 0)}, b"", "header and the data disagree"),
+        ({"a": entry([2**62, 4], 0, 0)}, b"", "no list of counts"),
         ({"a": entry([1], 0, 400)}, b"\0" * 4, "header and the data disagree"),
         ({"a": entry([1], 0, 4), "b": entry([1], 0, 4)}, b"\0" * 4, "disagree"),
-        ({"a": entry([1], 0, 4, "OBJECT")}, b"\0" * 4, "disagree"),
+        ({"a": entry([1], 0, 4, "OBJECT")}, b"\0" * 4, "described as .*OBJECT"),
         ({"a": entry([1], 0, 4)}, b"\0" * 400, "disagree"),
         (b'{"a": NaN}', b"", "NaN is not a number"),
         (b"[" * 300_000, b"", "nested deeper"),
