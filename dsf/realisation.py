@@ -1,6 +1,7 @@
 """Realisation of a map as a system, and order reduction with an error bound and measured error."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from dsf.algebra import with_conjugates
 from dsf.composite import ExplicitMap
 from dsf.evaluate import attention_map, row_blocks
 from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.enclosure import enclosed_rows
+from dsf.evaluate.scaled_norms import norm
 from dsf.evaluate.windows.folding import fold
 from dsf.system import System
 from dsf.transition import Dense
@@ -94,10 +97,10 @@ def _futures(system: System) -> Iterator[Tensor]:
 
 
 def _split(seen: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The singular directions that are kept, and the energy of those that are dropped."""
+    """The singular directions that are kept, and the size of those that are dropped."""
     left, values, right = torch.linalg.svd(seen, full_matrices=False)
     kept = cut.mask(values)
-    dropped = values.square().where(~kept, 0).sum(dim=-1)
+    dropped = norm(values.where(~kept, 0))
     width = int(kept.sum(dim=-1).max()) if kept.numel() else 0
     right = right * kept.unsqueeze(-1)
     values = values * kept
@@ -122,6 +125,8 @@ def assembled(tokens: list[Token], owner: str) -> System:
 
 
 TOLERANCE = 1e-12
+NORMS = 2.0**-36  # above the relative rounding of any norm below
+EnclosedRows = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,16 +136,24 @@ class Reduction:
     Attributes:
         system: the reduced system; it reads before it updates, with a feedthrough of its own.
         order: number of states at the token that needs most.
-        bound: upper bound on the Frobenius norm of the difference of the two maps, known before
-            the maps are compared; time x machine epsilon x size is added for rounding.
-        error: the Frobenius norm of the difference as measured.
-        size: the Frobenius norm of the original map, the scale of bound and error.
+        bound: proven upper bound on the Frobenius norm of the difference of the two maps that the
+            stored coefficients define: ``error + rounding``, rounded up. ``inf`` where rounding
+            cannot be bounded.
+        error: the Frobenius norm of the difference as measured, in float64.
+        rounding: how far rounding may have moved both maps while they were compared, from their
+            enclosures (``attention_map(system, enclosed=True)``). Far above ``error`` where states
+            are in a bad basis.
+        dropped: what the dropped Hankel singular values amount to, the root of the sum of their
+            squares: the error without any rounding, known before the maps are compared.
+        size: the Frobenius norm of the original map, the scale of all of these.
     """
 
     system: System
     order: int
     bound: Float[Tensor, "*batch"]
     error: Float[Tensor, "*batch"]
+    rounding: Float[Tensor, "*batch"]
+    dropped: Float[Tensor, "*batch"]
     size: Float[Tensor, "*batch"]
 
 
@@ -160,7 +173,7 @@ def realise(map: Shaped[Tensor, "*batch time time"], *, tolerance: float = TOLER
     1
     """
     _realisable(map)
-    cut = Cut(tolerance * torch.linalg.matrix_norm(map), None)
+    cut = Cut(tolerance * norm(map, (-2, -1)), None)
     return assembled(list(through_map(map, cut)), "realise")
 
 
@@ -187,22 +200,31 @@ def reduce(
     if isinstance(map_or_system, ExplicitMap) or (
         isinstance(map_or_system, System) and kept_rows(map_or_system) is not None
     ):
+        original = enclosed_rows(map_or_system)
         map_or_system = attention_map(map_or_system)
+    else:
+        original = None
+    if isinstance(map_or_system, Tensor):
+        _realisable(map_or_system)
+    else:
+        map_or_system = _plain(map_or_system)
     size = _norm(map_or_system)
     cut = Cut((TOLERANCE if tolerance is None else tolerance) * size, order)
     if isinstance(map_or_system, Tensor):
-        _realisable(map_or_system)
         tokens = list(through_map(map_or_system, cut))
+        original = original or ((row, 0 * row.abs()) for row in map_or_system.split(1, dim=-2))
     else:
-        tokens = list(through_system(_plain(map_or_system), cut))
+        tokens = list(through_system(map_or_system, cut))
+        original = enclosed_rows(map_or_system)
     system = assembled(tokens, "reduce")
-    dropped = torch.stack([token.dropped for token in tokens]).sum(dim=0).sqrt()
-    rounding = len(tokens) * torch.finfo(size.dtype).eps * size
+    error, rounding = _apart(original, enclosed_rows(system))
     return Reduction(
         system=system,
         order=system.state_size,
-        bound=dropped + rounding,
-        error=_norm_of_difference(map_or_system, system),
+        bound=_rounded_up(error + rounding, size),
+        error=error.to(size),
+        rounding=_rounded_up(rounding, size),
+        dropped=_joined(token.dropped for token in tokens),
         size=size,
     )
 
@@ -217,14 +239,33 @@ def _plain(system: System) -> System:
 
 
 def _norm(map_or_system: Tensor | System) -> Tensor:
-    energies = [rows.weights.abs().square().sum(dim=(-2, -1)) for rows in row_blocks(map_or_system)]
-    return torch.stack(energies).sum(dim=0).sqrt()
+    return _joined(norm(rows.weights, (-2, -1)) for rows in row_blocks(map_or_system))
 
 
-def _norm_of_difference(first: Tensor | System, second: System) -> Tensor:
-    pairs = zip(row_blocks(first), row_blocks(second), strict=True)
-    energies = [(a.weights - b.weights).abs().square().sum(dim=(-2, -1)) for a, b in pairs]
-    return torch.stack(energies).sum(dim=0).sqrt()
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    """The root of the sum of the squares."""
+    return functools.reduce(torch.hypot, parts)
+
+
+def _apart(first: EnclosedRows, second: EnclosedRows) -> tuple[Tensor, Tensor]:
+    """The Frobenius norm of the difference as measured, and a bound on what rounding adds."""
+    found = []
+    for (stored, radius), (there, other) in zip(first, second, strict=True):
+        dtype = torch.promote_types(stored.dtype, torch.float64)
+        difference = stored.to(there.device, dtype) - there
+        uncertain = radius.to(other) + other + torch.finfo(torch.float64).eps * difference.abs()
+        found.append([norm(difference, (-2, -1)), norm(uncertain, (-2, -1))])
+    error, rounding = (_joined(parts) for parts in zip(*found, strict=True))
+    # what the norms themselves were rounded by
+    rounding = (rounding + NORMS * error) * (1 + NORMS)
+    return error, torch.where(error.isfinite() & rounding.isfinite(), rounding, torch.inf)
+
+
+def _rounded_up(bound: Tensor, like: Tensor) -> Tensor:
+    """In the number type of ``like``, never below."""
+    there = bound.to(like)
+    above = torch.nextafter(there, torch.full_like(there, torch.inf))
+    return torch.where(there.to(bound) < bound * (1 + NORMS), above, there)
 
 
 def _one_of(order: int | None, tolerance: float | None) -> None:

@@ -155,7 +155,7 @@ for order in (2, 3):
 # The series is good for all small scores. Given *one* map, the best system with $n$ states is found
 # from the singular values of the Hankel blocks: no system of $n$ states is nearer to a block, in
 # spectral norm, than its singular value $\sigma_{n+1}$ (Eckart-Young). `dsf.reduce` keeps the
-# leading directions at every token, and its error bound is known *before* the error is measured.
+# leading directions at every token; its error comes with a proven bound, rounding included.
 
 # %%
 states = [1, 2, 3, 4, 6, 8, 10]

@@ -82,15 +82,15 @@ torch.testing.assert_close(
 #
 # `dsf.reduce` goes through the tokens once and keeps, after each, the directions of the state that
 # contribute most to later responses. What it drops at different tokens is orthogonal, so the
-# squared errors add up exactly: the bound is known before the maps are compared, and it is met up
-# to rounding.
+# squared errors add up exactly: the error is known before the maps are compared (`dropped`). The
+# bound is proven after that, with everything that rounding may have done.
 
 # %%
 orders = [1, 2, 3, 4, 5]
 found = [dsf.reduce(system, order=order) for order in orders]
 for order, each in zip(orders, found, strict=True):
     error, bound = (float(part / each.size) for part in (each.error, each.bound))
-    print(f"{order} states: error {error:.2e}, promised at most {bound:.2e}")
+    print(f"{order} states: error {error:.2e}, proven to be at most {bound:.2e}")
     assert error <= bound
 assert found[2].error / found[2].size < 0.02
 
@@ -282,7 +282,7 @@ print(f"exercise 3: right, every four-state system is off by at least {bound / h
 #
 # - Reachable *and* observable: $\sqrt{\lambda(P_t Q_t)}$ are the Hankel singular values, free of
 #   gauge.
-# - A reduction comes with a bound before, and an error after.
+# - What a reduction drops is known before the maps are compared, its error and a bound after.
 # - The states that a trained head needs count what its task makes it remember.
 #
 # **Further reading:** Moore 1981, *Principal component analysis in linear systems*; Dewilde & van

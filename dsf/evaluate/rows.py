@@ -36,7 +36,12 @@ MapOrSystem = Tensor | Operator | Iterable[Rows]
 
 
 def row_blocks(
-    map_or_system: MapOrSystem, *, size: int = SIZE, overwrites: bool = False
+    map_or_system: MapOrSystem,
+    *,
+    size: int = SIZE,
+    overwrites: bool = False,
+    outputs: int = 1,
+    inputs: int = 1,
 ) -> Iterator[Rows]:
     """The rows of a map in blocks of ``size`` queries (rows), from the first token to the last.
 
@@ -48,9 +53,13 @@ def row_blocks(
         size: tokens of a block.
         overwrites: if set, a block may reuse the memory of the one before, which saves much time
             where blocks are used one after the other and not stored.
+        outputs, inputs: of a map given as a tensor, how many rows belong to each query and how many
+            columns to each key: the ports of the system whose map it is. A tensor alone does not
+            know them, and measures that look at lags need them.
 
     Raises:
-        ValueError: if ``size`` is below 1, or a tensor is not a stack of square maps.
+        ValueError: if ``size`` is below 1, a tensor is not a stack of maps that are square in
+            tokens, or ports are given for anything but a tensor.
         TypeError: if ``map_or_system`` is of another type.
 
     Example:
@@ -65,7 +74,12 @@ def row_blocks(
     if size < 1:
         raise ValueError(f"row_blocks: size must be at least 1 token, but it is {size}.")
     if isinstance(map_or_system, Tensor):
-        return _of_tensor(map_or_system, size)
+        return _of_tensor(map_or_system, size, outputs, inputs)
+    if (outputs, inputs) != (1, 1):
+        raise ValueError(
+            f"row_blocks: 'outputs' and 'inputs' are for maps given as tensors, but it got "
+            f"{type(map_or_system).__name__}, which knows its ports. Leave them out."
+        )
     if isinstance(map_or_system, Operator):
         output = ReusedRows() if overwrites else None
         return blocks_between(map_or_system, 0, map_or_system.steps, size=size, output=output)
@@ -118,16 +132,40 @@ def _with_tokens(
         yield Rows(weights, written.repeat_interleave(system.output_size), read)
 
 
-def _of_tensor(weights: Tensor, size: int) -> Iterator[Rows]:
-    if weights.ndim < 2 or weights.shape[-1] != weights.shape[-2]:
+def _of_tensor(weights: Tensor, size: int, outputs: int, inputs: int) -> Iterator[Rows]:
+    if min(outputs, inputs) < 1:
         raise ValueError(
-            f"row_blocks: a map given as a tensor must be square in its last two axes, but its "
-            f"shape is {tuple(weights.shape)}. Pass a part of a map as dsf.evaluate.Rows, which "
-            f"names its query and key tokens."
+            f"row_blocks: 'outputs' and 'inputs' must be at least 1, but they are {outputs} and "
+            f"{inputs}."
         )
-    token = torch.arange(weights.shape[-1], device=weights.device)
-    spans = pairwise([*range(0, len(token), size), len(token)])
-    return (Rows(weights[..., slice(*span), :], token[slice(*span)], token) for span in spans)
+    tokens = _tokens(weights.shape, outputs, inputs)
+    if tokens is None:
+        ports = "" if outputs == inputs == 1 else f", with {outputs} rows and {inputs} columns each"
+        raise ValueError(
+            f"row_blocks: a map given as a tensor must have as many queries as keys{ports}: be "
+            f"square in its last two axes if it has one port. But its shape is "
+            f"{tuple(weights.shape)}. Name the ports of a map that has several: "
+            f"dsf.row_blocks(map, outputs=..., inputs=...). Pass a part of a map as "
+            f"dsf.evaluate.Rows, which names its query and key tokens."
+        )
+    token = torch.arange(tokens, device=weights.device)
+    read = token.repeat_interleave(inputs)
+    spans = pairwise([*range(0, tokens, size), tokens])
+    return (
+        Rows(
+            weights[..., first * outputs : last * outputs, :],
+            token[first:last].repeat_interleave(outputs),
+            read,
+        )
+        for first, last in spans
+    )
+
+
+def _tokens(shape: torch.Size, outputs: int, inputs: int) -> int | None:
+    """How many tokens a map of this shape has, None if its rows and columns do not agree."""
+    if len(shape) < 2 or shape[-2] % outputs or shape[-2] // outputs * inputs != shape[-1]:
+        return None
+    return shape[-2] // outputs
 
 
 def _of_sum(parts: list[Iterator[Rows]]) -> Iterator[Rows]:

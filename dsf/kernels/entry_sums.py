@@ -17,8 +17,8 @@ from dsf.kernels.scalar_tile_sums import (
     SURPRISE,
 )
 
-SUM, AHEAD, REACH = NEAR, NEAR + 1, NEAR + 2
-WIDTHS = NEAR + 3
+SUM, AHEAD = NEAR, NEAR + 1
+WIDTHS = NEAR + 2
 BLOCK = 512  # columns whose lags are counted from the first of them
 
 
@@ -37,9 +37,9 @@ def sum_entries(
 
     ``weights`` is ``entry row column`` and ``lags`` is ``0 ... BLOCK - 1``. ``statistics`` is
     ``entry kind row``: the first kinds of :mod:`dsf.kernels.scalar_tile_sums`, the signed sum, the
-    largest absolute weight on a later token, the number of keys that may be read, then one for each
-    of ``widths`` and of ``tokens``. ``by_lag``, which is added to, is ``entry lag`` with the lags
-    backwards, the last number that of lag zero; or it has no lags, and these are not summed.
+    largest absolute weight on a later token, then one for each of ``widths`` and of ``tokens``.
+    ``by_lag``, which is added to, is ``entry lag`` with the lags backwards, the last number that of
+    lag zero; or it has no lags, and these are not summed.
     """
     entries, rows, columns = weights.shape
     room = by_lag.shape[1]
@@ -81,7 +81,6 @@ def sum_entries(
             found[LOWEST, i] = np.nan if broken else lowest
             found[SUM, i] = total
             found[AHEAD, i] = ahead
-            found[REACH, i] = reach
             for w in range(len(widths)):
                 found[WIDTHS + w, i] = _mass(row[max(0, token + 1 - widths[w]) : behind])
             for t in range(len(tokens)):

@@ -1,10 +1,15 @@
 """Distances between two maps."""
 
+from collections.abc import Iterator
+from functools import reduce
+from itertools import zip_longest
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, row_blocks
+from dsf.evaluate import MapOrSystem, Rows
+from dsf.measures.fold import blocks, frobenius
 
 
 def map_distance(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*batch"]:
@@ -18,8 +23,12 @@ def map_distance(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*ba
     >>> map_distance(torch.eye(2), torch.zeros(2, 2))
     tensor(1.)
     """
-    apart, size = _summed(first, second)
-    return (apart / size).sqrt()
+    sizes = [
+        torch.stack([frobenius([a.weights - b.weights]), frobenius([a.weights])])
+        for a, b in _pairs("map_distance", first, second)
+    ]
+    apart, size = reduce(torch.hypot, sizes)
+    return apart / size
 
 
 def largest_difference(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*batch"]:
@@ -28,32 +37,18 @@ def largest_difference(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor
     >>> largest_difference(torch.eye(2), torch.zeros(2, 2))
     tensor(1.)
     """
-    found: Tensor | None = None
-    for a, b in zip(row_blocks(first), row_blocks(second), strict=True):
-        _alike(a.weights, b.weights)
-        seen = (a.weights - b.weights).abs().amax(dim=(-2, -1))
-        found = seen if found is None else torch.maximum(found, seen)
-    if found is None:
-        raise ValueError("largest_difference: the maps have no rows.")
-    return found
+    pairs = _pairs("largest_difference", first, second)
+    return reduce(torch.maximum, [(a.weights - b.weights).abs().amax((-2, -1)) for a, b in pairs])
 
 
-def _summed(first: MapOrSystem, second: MapOrSystem) -> tuple[Tensor, Tensor]:
-    apart, size = None, None
-    for a, b in zip(row_blocks(first), row_blocks(second), strict=True):
-        _alike(a.weights, b.weights)
-        difference = (a.weights - b.weights).abs().square().sum(dim=(-2, -1))
-        own = a.weights.abs().square().sum(dim=(-2, -1))
-        apart = difference if apart is None else apart + difference
-        size = own if size is None else size + own
-    if apart is None or size is None:
-        raise ValueError("map_distance: the maps have no rows.")
-    return apart, size
-
-
-def _alike(first: Tensor, second: Tensor) -> None:
-    if first.shape != second.shape:
-        raise ValueError(
-            f"map_distance: both maps must have the same size, but their blocks have the shapes "
-            f"{tuple(first.shape)} and {tuple(second.shape)}."
-        )
+def _pairs(measure: str, first: MapOrSystem, second: MapOrSystem) -> Iterator[tuple[Rows, Rows]]:
+    """Blocks of the same rows of both maps."""
+    both = [blocks(source, overwrites=False) for source in (first, second)]
+    for a, b in zip_longest(*both):
+        if a is None or b is None or a.weights.shape != b.weights.shape:
+            shapes = [None if each is None else tuple(each.weights.shape) for each in (a, b)]
+            raise ValueError(
+                f"{measure}: both maps must have the same size, but their blocks of rows have the "
+                f"shapes {shapes[0]} and {shapes[1]}."
+            )
+        yield a, b

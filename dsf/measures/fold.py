@@ -3,32 +3,100 @@
 They take a matrix, a system whose map never fits, or the blocks themselves.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
+from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.algebra import converted
+from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, Rows, row_blocks
 from dsf.evaluate.rows import SIZE
+from dsf.evaluate.scaled_norms import norm, safe_range
 from dsf.system import System
 
 Look = Callable[[Rows], Tensor]
+NARROW = (torch.float16, torch.bfloat16, torch.complex32)
 ENTRIES = 1 << 25  # of one block of rows, over the whole batch: 128 MB in float32
 
 
-def blocks(map_or_system: MapOrSystem) -> Iterator[Rows]:
+def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[Rows]:
     """Blocks of rows, with fewer rows at a time for large batches and long sequences.
 
-    A block may reuse the memory of the one before, so it must not be stored.
+    A block may reuse the memory of the one before, so it must not be stored, unless ``overwrites``
+    is False. Numbers of 16 and 8 bits are widened to float32, in which sums of their squares fit.
+
+    Raises:
+        TypeError: if the weights are whole numbers or truth values.
+        ValueError: if the map has no rows or no columns.
     """
+    for rows in _blocks(widened(map_or_system), overwrites):
+        _measurable(rows.weights)
+        yield rows._replace(weights=_wide(rows.weights).resolve_conj().resolve_neg())
+
+
+def _blocks(map_or_system: MapOrSystem, overwrites: bool) -> Iterator[Rows]:
+    if isinstance(map_or_system, Tensor) and map_or_system.ndim >= 2:
+        _measurable(map_or_system)
     if not isinstance(map_or_system, System):
         return row_blocks(map_or_system)
     columns = map_or_system.steps * map_or_system.input_size
     row = prod(map_or_system.batch) * columns * map_or_system.output_size
     size = min(SIZE, max(1, ENTRIES // max(row, 1)))
-    return row_blocks(map_or_system, size=size, overwrites=True)
+    return row_blocks(map_or_system, size=size, overwrites=overwrites)
+
+
+Source = TypeVar("Source", bound=MapOrSystem)
+
+
+def widened(map_or_system: Source) -> Source:
+    """A system in numbers of 16 bits in float32, anything else as it is."""
+    if isinstance(map_or_system, Operator) and map_or_system.dtype in NARROW:
+        return converted(map_or_system, dtype=torch.float32)
+    return map_or_system
+
+
+def _wide(weights: Tensor) -> Tensor:
+    dtype = weights.dtype
+    if dtype is torch.complex32:
+        return weights.to(torch.complex64)
+    return weights.float() if dtype.is_floating_point and dtype.itemsize < 4 else weights
+
+
+def _measurable(weights: Tensor) -> None:
+    if not (weights.is_floating_point() or weights.is_complex()):
+        kind = str(weights.dtype).removeprefix("torch.")
+        raise TypeError(
+            f"measures: the weights of the map have the number type {kind}, but measures need real "
+            f"or complex numbers. Convert the map first, for example with .double()."
+        )
+    if 0 in weights.shape[-2:]:
+        rows, columns = weights.shape[-2:]
+        raise ValueError(
+            f"measures: the map has {rows} rows and {columns} columns, so there is nothing to "
+            f"measure. It needs at least one token."
+        )
+
+
+def all_safe(largest: np.ndarray) -> bool:
+    """Whether sums of squares of rows with these largest magnitudes keep all their digits."""
+    least, most = safe_range(torch.float64)
+    return bool(((largest == 0) | ((largest >= least) & (largest <= most))).all())
+
+
+def frobenius(parts: Iterable[Tensor]) -> Tensor:
+    """The Frobenius norm of a map over ``*batch``, from its blocks of rows."""
+    found: Tensor | None = None
+    for part in parts:
+        size = norm(part, dim=(-2, -1))
+        found = size if found is None else torch.hypot(found, size)
+    if found is None:
+        raise ValueError("measures: the map has no rows, so there is nothing to measure.")
+    return found
 
 
 def per_row(map_or_system: MapOrSystem, look: Look) -> Shaped[Tensor, "*batch rows"]:
@@ -59,14 +127,3 @@ def real(rows: Rows, measure: str) -> Tensor:
             f"(map.abs()) or the real part (map.real) instead."
         )
     return rows.weights
-
-
-def in_reach(rows: Rows) -> Tensor:
-    """Ones at the keys that a query may read: all, or those up to its own in a causal row.
-
-    A row counts as causal if all its weights on later tokens are zero.
-    """
-    behind = rows.lag >= 0
-    ahead = (rows.weights != 0) & ~behind
-    reach = torch.where(ahead.any(dim=-1, keepdim=True), True, behind)
-    return reach.to(rows.weights.abs().dtype)

@@ -1,4 +1,9 @@
-"""Time-varying Gramians: which states signals can reach, and which states responses depend on."""
+"""Time-varying Gramians: which states signals can reach, and which states responses depend on.
+
+In the order of the tokens. For a system that runs backward, what is before and after a token is
+meant along its recurrence: at token t, P_t sums up the signals from the last token to t, and Q_t
+the responses at the tokens before t.
+"""
 
 import torch
 from jaxtyping import Shaped
@@ -23,7 +28,7 @@ def controllability_gramians(system: System) -> Shaped[Tensor, "*batch time stat
         write = _at(token.B, whole.dtype)
         state = _through(token, state) + write @ write.mH
         found.append(state)
-    return torch.stack(found, dim=-3)
+    return _by_token(found, system)
 
 
 def observability_gramians(system: System) -> Shaped[Tensor, "*batch time state state"]:
@@ -44,7 +49,12 @@ def observability_gramians(system: System) -> Shaped[Tensor, "*batch time state 
         else:
             state = _back(token, state + seen)
         found.append(state)
-    return torch.stack(found[::-1], dim=-3)
+    return _by_token(found[::-1], system)
+
+
+def _by_token(found: list[Tensor], system: System) -> Tensor:
+    """In the order of the tokens, from the order of the recurrence."""
+    return torch.stack(found[::-1] if system.runs_backward else found, dim=-3)
 
 
 def _through(token: System, gram: Tensor) -> Tensor:

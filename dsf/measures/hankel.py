@@ -15,9 +15,10 @@ from torch import Tensor
 
 from dsf.algebra import with_conjugates
 from dsf.composite import ExplicitMap, SystemSum
-from dsf.evaluate import attention_map, row_blocks
+from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.windows.folding import fold
+from dsf.measures.fold import blocks, frobenius
 from dsf.system import System
 
 TOLERANCE = 1e-10
@@ -210,8 +211,9 @@ def states_needed(
     """
     if not error > 0:
         raise ValueError(f"states_needed: 'error' must be above 0, but it is {error}.")
-    blocks = row_blocks(map_or_system)
-    size = torch.stack([rows.weights.abs().square().sum(dim=(-2, -1)) for rows in blocks]).sum(0)
-    energy = hankel_singular_values(map_or_system).square().sum(dim=-2)
+    size = frobenius(rows.weights for rows in blocks(map_or_system))
+    # relative to the map before they are squared, so that no square leaves the range
+    unit = torch.where(size > 0, size, 1)[..., None, None]
+    energy = (hankel_singular_values(map_or_system) / unit).square().sum(dim=-2)
     left = energy.flip(-1).cumsum(dim=-1).flip(-1)
-    return (left > error**2 * size.unsqueeze(-1)).sum(dim=-1)
+    return (left > error**2).sum(dim=-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 Row = Callable[[Tensor], Tensor]
 FACTOR = 2.5
+FAR_BELOW = -40.0  # e^q is nothing beside 1 in float64
 
 
 class KeyRank(NamedTuple):
@@ -108,11 +109,16 @@ def colliding_query(
         return factor * query
     if feature_map == "elu_plus_one":
         scaled = factor * (torch.nn.functional.elu(query) + 1)
-        return torch.where(scaled > 1, scaled - 1, scaled.log())
+        # below zero the feature is e^q, whose logarithm needs no e^q, which underflows
+        small = torch.where(query < 0, query + math.log(factor), scaled.log())
+        return torch.where(scaled > 1, scaled - 1, small)
     if feature_map == "exp":
         return query + math.log(factor)
     if feature_map == "softplus":
-        return torch.expm1(factor * torch.nn.functional.softplus(query)).log()
+        scaled = factor * torch.nn.functional.softplus(query)
+        # log(e^x - 1) without e^x, which overflows; far below zero softplus(q) is e^q
+        above = scaled + torch.log(-torch.expm1(-scaled))
+        return torch.where(query < FAR_BELOW, query + math.log(factor), above)
     raise ValueError(
         f"colliding_query: no collision is known for '{feature_map}'; known are identity, relu, "
         f"elu_plus_one, exp and softplus."

@@ -18,7 +18,9 @@ from dsf.evaluate.memory_plan import check_plan, statistics_bytes
 from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.kernels import applies
 from dsf.measures.checkpointing import Checkpoint, checkpointed
+from dsf.measures.fold import widened
 from dsf.measures.row_reductions import (
+    NORM,
     Progress,
     Reduced,
     Requested,
@@ -33,11 +35,11 @@ from dsf.system import System
 Measured = MapOrSystem | Reduced | Requested
 
 # Reductions that need no pass over the map: linear in it, or independent of it.
-BESIDE = ("on", "written")
+BESIDE = ("on", "written", "behind", "columns")
 # Of causal rows these are known beforehand.
-OF_CAUSAL = ("ahead", "reach", "written")
+OF_CAUSAL = ("ahead", "behind", "columns", "written")
 # Reductions that only passes over whole rows find, and for which nothing may be left out.
-WHOLE = ("sum", "ahead", "reach", "by lag")
+WHOLE = ("sum", "ahead", "by lag")
 
 
 def reduced(
@@ -59,9 +61,15 @@ def one_pass(
     resume: str | Path | None = None,
 ) -> Reduced:
     """All of ``wanted`` in one pass over the map."""
+    source = widened(source)
     checkpoint = None if resume is None else Checkpoint(resume, source, wanted, error=error)
     row_pass = _pass_for(source, wanted, error)
     made = checkpointed(row_pass, error=error, progress=progress, checkpoint=checkpoint)
+    if NORM in made.found and getattr(row_pass, "leaves_range", False):
+        scaled = checkpointed(
+            WholeRowPass(source, [NORM]), error=error, progress=None, checkpoint=None
+        )
+        made.found[NORM] = scaled.found[NORM]
     for each in wanted:
         if each not in made.found:
             made.found[each] = _without_pass(cast("Operator", source), each)
@@ -93,7 +101,7 @@ def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float)
 
 def _is_enough(scores: ExponentialRows, wanted: Sequence[RowReduction]) -> bool:
     """Whether all of ``wanted`` follow from scores: of causal rows it is known what they reach."""
-    of_entries = {each.name for each in wanted} & {"ahead", "reach", "by lag"}
+    of_entries = {each.name for each in wanted} & {"ahead", "by lag"}
     steps, _, columns = scores.shape[-3:]
     return not of_entries or (scores.is_causal and steps == columns)
 
@@ -114,7 +122,13 @@ def _is_fast(system: System, heads: Heads) -> bool:
 def _without_pass(system: Operator, each: RowReduction) -> Tensor:
     token = torch.arange(system.steps, device=system.device)
     if each.name in OF_CAUSAL:
-        known = {"ahead": 0 * token, "reach": token + 1, "written": token}[each.name]
+        columns = getattr(system, "read_steps", system.steps)
+        known = {
+            "ahead": 0 * token,
+            "behind": (token + 1).clamp(max=columns),
+            "columns": 0 * token + columns,
+            "written": token,
+        }[each.name]
         known = known if each.name == "written" else known.to(system.dtype)
         return known.expand(*system.batch, system.steps)
     system = cast("System", system)

@@ -13,10 +13,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import Rows
-from dsf.measures.fold import Look, in_reach, real
+from dsf.evaluate.scaled_norms import norm
+from dsf.measures.fold import Look, real
 
 # What compiled loops compute of every row, in their order; "near" once for each requested width.
-KINDS = ("mass", "negative", "energy", "surprise", "distance", "largest", "lowest", "near")
+KINDS = ("mass", "negative", "norm", "surprise", "distance", "largest", "lowest", "near")
 
 
 @dataclass(frozen=True)
@@ -46,21 +47,42 @@ def _distance(rows: Rows) -> Tensor:
 
 
 MASS = RowReduction("mass", lambda rows: rows.weights.norm(p=1, dim=-1))
-ENERGY = RowReduction("energy", lambda rows: rows.weights.abs().square().sum(dim=-1))
+NORM = RowReduction("norm", lambda rows: norm(rows.weights))  # the l2 norm
 SURPRISE = RowReduction("surprise", _surprise)  # sum of |w| log |w|
 DISTANCE = RowReduction("distance", _distance)  # sum of |w| times the lag in tokens
 LARGEST = RowReduction("largest", lambda rows: rows.weights.abs().amax(dim=-1))
 SUM = RowReduction("sum", lambda rows: rows.weights.sum(dim=-1))
 AHEAD = RowReduction("ahead", lambda rows: rows.weights.abs().where(rows.lag < 0, 0).amax(dim=-1))
-REACH = RowReduction("reach", lambda rows: in_reach(rows).sum(dim=-1))  # keys that may be read
 WRITTEN = RowReduction("written", lambda rows: rows.written.expand(rows.weights.shape[:-1]))
+
+
+def _counted(columns: Callable[[Rows], Tensor]) -> Look:
+    def look(rows: Rows) -> Tensor:
+        weights = rows.weights
+        return columns(rows).sum(dim=-1).to(weights.abs().dtype).expand(weights.shape[:-1])
+
+    return look
+
+
+# How many columns belong to the tokens up to the row's own, and how many there are.
+BEHIND = RowReduction("behind", _counted(lambda rows: rows.lag >= 0))
+COLUMNS = RowReduction("columns", _counted(lambda rows: torch.ones_like(rows.lag)))
+
+
+def in_reach(ahead: Tensor, behind: Tensor, columns: Tensor) -> Tensor:
+    """How many keys every query may read: those up to its own if the whole map is causal, or all.
+
+    A map is causal if none of its rows has weight on later tokens: this is not told row by row.
+    """
+    is_causal = (ahead == 0).all(dim=-1, keepdim=True)
+    return torch.where(is_causal, behind, columns)
 
 
 def _by_lag(rows: Rows) -> Tensor:
     lag = rows.lag
     index = lag.clamp(min=0).flatten()
     weight = rows.weights.abs().where(lag >= 0, 0).flatten(-2)
-    sums = weight.new_zeros(*weight.shape[:-1], int(rows.read.max()) + 1)
+    sums = weight.new_zeros(*weight.shape[:-1], int(rows.written.max()) + 1)
     sums = sums.index_add(-1, index, weight)
     counts = torch.bincount(index[(lag >= 0).flatten()], minlength=sums.shape[-1])
     return torch.stack([sums, counts.to(sums.dtype).expand_as(sums)])

@@ -5,9 +5,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows
-from dsf.measures.fold import in_reach, real, total
+from dsf.measures.fold import per_row, real
 from dsf.measures.passes import Measured, reduced
-from dsf.measures.row_reductions import MASS, lowest, negative
+from dsf.measures.row_reductions import AHEAD, BEHIND, COLUMNS, MASS, in_reach, lowest, negative
 
 
 def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
@@ -35,7 +35,8 @@ def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
 def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """Share of the entries that are negative, between 0 and 1.
 
-    Of the entries on and below the diagonal, or of all entries in rows that read later tokens.
+    Of the entries on and below the diagonal in a causal map, whose weights on later tokens are all
+    zero, otherwise of all entries. ``nan`` for a map with ``nan``.
 
     >>> negative_entries(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor(0.3333)
@@ -43,10 +44,12 @@ def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
 
     def counts(rows: Rows) -> Tensor:
         weights = real(rows, "negative_entries")
-        return torch.stack([(weights < 0).sum(dim=(-2, -1)), in_reach(rows).sum(dim=(-2, -1))])
+        below = (weights < 0).sum(dim=-1).to(weights.dtype)
+        below = torch.where(weights.isnan().any(dim=-1), torch.nan, below)
+        return torch.stack([below, *(each.look(rows) for each in (AHEAD, BEHIND, COLUMNS))], -2)
 
-    below, reachable = total(map_or_system, counts)
-    return below / reachable
+    below, *tokens = per_row(map_or_system, counts).unbind(dim=-2)
+    return below.sum(dim=-1) / in_reach(*tokens).sum(dim=-1)
 
 
 def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:

@@ -1,5 +1,6 @@
 """Attention sinks: tokens on which most queries put much of their weight."""
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -14,7 +15,6 @@ def sink_mass(map_or_system: Measured, *, token: int = 0) -> Shaped[Tensor, "*ba
 
     Queries at ``token`` or before it are left out. ``nan`` if no weight is left.
 
-    >>> import torch
     >>> sink_mass(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
     tensor(0.3750)
     """
@@ -32,7 +32,7 @@ def sink_rate(
 
     A token is a sink when later queries give it more than ``threshold`` of their absolute weight.
     For maps without negative entries whose rows sum to one this is the usual sink rate; for signed
-    maps the absolute weights are counted.
+    maps the absolute weights are counted. ``nan`` if the share of one map is ``nan``.
 
     Raises:
         ValueError: if ``threshold`` is not strictly between 0 and 1.
@@ -40,4 +40,4 @@ def sink_rate(
     if not 0 < threshold < 1:
         raise ValueError(f"sink_rate: 'threshold' must lie between 0 and 1, but it is {threshold}.")
     mass = sink_mass(map_or_system, token=token)
-    return (mass > threshold).to(mass.dtype).mean()
+    return torch.where(mass.isnan(), mass, (mass > threshold).to(mass.dtype)).mean()

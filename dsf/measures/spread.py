@@ -4,10 +4,20 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows, row_blocks
-from dsf.measures.fold import in_reach, per_row
+from dsf.evaluate import MapOrSystem, Rows
+from dsf.evaluate.scaled_norms import norm
+from dsf.measures.fold import blocks, per_row
 from dsf.measures.passes import Measured, reduced
-from dsf.measures.row_reductions import ENERGY, MASS, REACH, SUM, SURPRISE
+from dsf.measures.row_reductions import (
+    AHEAD,
+    BEHIND,
+    COLUMNS,
+    MASS,
+    NORM,
+    SUM,
+    SURPRISE,
+    in_reach,
+)
 
 
 def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
@@ -21,7 +31,7 @@ def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """
     size, surprise = reduced(map_or_system, MASS, SURPRISE, measure="row_entropy")
     # log S - sum w log w / S needs one pass less over the weights than normalising them first
-    return size.log() - surprise / size
+    return (size.log() - surprise / size).clamp(min=0)
 
 
 def effective_tokens(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
@@ -40,12 +50,21 @@ def effective_rank(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     weights has full rank (see ``hankel_ranks`` for the number of states). Stores the whole map.
     ``nan`` for a zero map.
 
+    Raises:
+        ValueError: if the map is not finite.
+
     Source: Roy & Vetterli 2007, "The effective rank".
 
     >>> effective_rank(torch.eye(3))
     tensor(3.)
     """
-    weights = torch.cat([rows.weights for rows in row_blocks(map_or_system)], dim=-2)
+    parts = [rows.weights for rows in blocks(map_or_system, overwrites=False)]
+    weights = torch.cat(parts, dim=-2)
+    if not bool(weights.isfinite().all()):
+        raise ValueError(
+            "effective_rank: the map holds numbers that are NaN or infinite, so it has no singular "
+            "values."
+        )
     values = torch.linalg.svdvals(weights)
     share = values / values.sum(dim=-1, keepdim=True)
     return _entropy(share).exp()
@@ -54,24 +73,30 @@ def effective_rank(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
 def uniformity_gap(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     """The l2 distance of every row from uniform weights 1/n over the n tokens that it may read.
 
-    At least 0. In a causal map query i may read i + 1 tokens, otherwise all.
+    At least 0. In a causal map, whose weights on later tokens are all zero, query i may read the
+    tokens up to its own, otherwise all. Each map of the batch is causal or not as a whole.
 
     >>> uniformity_gap(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
     tensor([0., 0.])
     """
 
-    def gap(rows: Rows) -> Tensor:
-        reach = in_reach(rows)
-        uniform = reach / reach.sum(dim=-1, keepdim=True)
-        return (rows.weights - uniform).abs().square().sum(dim=-1).sqrt()
+    def gaps(rows: Rows) -> Tensor:
+        ahead = AHEAD.look(rows)
+        behind = (rows.lag >= 0).to(ahead.dtype)
+        uniform = behind / behind.sum(dim=-1, keepdim=True)
+        everything = torch.full_like(uniform, 1 / uniform.shape[-1])
+        found = [norm(rows.weights - uniform), norm(rows.weights - everything)]
+        return torch.stack([ahead, *found], dim=-2)
 
-    return per_row(map_or_system, gap)
+    ahead, if_causal, otherwise = per_row(map_or_system, gaps).unbind(dim=-2)
+    return torch.where((ahead == 0).all(dim=-1, keepdim=True), if_causal, otherwise)
 
 
 def uniform_share(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """Share of a row's energy that lies in its uniform part: (row sum)² / (n |row|²).
 
     Between 0 and 1: 1 for uniform weights, 0 for rows that sum to zero, ``nan`` for a row of zeros.
+    n counts the tokens up to the query's own in a causal map, otherwise all of them.
     For softmax with bounded logits it stays above a bound, however long the row (dilution).
 
     Source: the dilution argument of ZeroS, arXiv:2602.05230.
@@ -80,8 +105,9 @@ def uniform_share(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     tensor([1., 0.])
     """
 
-    sums, reach, energy = reduced(map_or_system, SUM, REACH, ENERGY, measure="uniform_share")
-    return sums.abs().square() / (reach * energy)
+    wanted = (SUM, NORM, AHEAD, BEHIND, COLUMNS)
+    sums, size, *tokens = reduced(map_or_system, *wanted, measure="uniform_share")
+    return (sums.abs() / size).square() / in_reach(*tokens)
 
 
 def _entropy(share: Tensor) -> Tensor:

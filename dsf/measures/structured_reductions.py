@@ -30,7 +30,7 @@ from dsf.evaluate.heads import TILE, Heads
 from dsf.evaluate.rows import blocks_between
 from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.kernels import applies
-from dsf.measures.fold import ENTRIES
+from dsf.measures.fold import ENTRIES, all_safe
 from dsf.measures.row_reductions import (
     BY_LAG,
     DISTANCE,
@@ -253,7 +253,13 @@ logger = logging.getLogger(__name__)
 
 
 class HeadPass(RowPass):
-    """Systems with one scalar decay a token: every group of heads, one tile of rows at a time."""
+    """Systems with one scalar decay a token: every group of heads, one tile of rows at a time.
+
+    Attributes:
+        leaves_range: whether squares of weights have left the range of the numbers.
+    """
+
+    leaves_range = False
 
     def __init__(self, heads: Heads, wanted: Sequence[RowReduction], *, error: float) -> None:
         self.heads, self.wanted, self.limit = heads, wanted, limit(error, heads.steps)
@@ -272,6 +278,9 @@ class HeadPass(RowPass):
             for tile in range(begin[1] if group == begin[0] else 0, self.heads.tiles):
                 rows = slice(tile * TILE, min(self.heads.steps, (tile + 1) * TILE))
                 statistics, left, visited = fold.tile(tile, rows)
+                largest, energy = (statistics[:, KINDS.index(k)] for k in ("largest", "norm"))
+                self.leaves_range |= fold.peaks and not all_safe(largest)
+                np.sqrt(energy, out=energy)
                 for each, numbers in self.numbers.items():
                     numbers[group, :, rows] = torch.from_numpy(statistics[:, fold.index(each)])
                 self.left[group] = torch.maximum(self.left[group], torch.from_numpy(left))
@@ -316,7 +325,7 @@ class _HeadFold:
         from dsf.kernels.scalar_rows import suffixes
         from dsf.kernels.scalar_tile_sums import all_before
 
-        self.peaks = any(each.name in ("energy", "largest", "lowest") for each in wanted)
+        self.peaks = any(each.name in ("norm", "largest", "lowest") for each in wanted)
         self.widths = np.array([each.token for each in wanted if each.name == "near"], dtype=int)
         self.limit, self.before = limit, heads.before
         self.read, self.write = heads.read[group], heads.write[group]
@@ -490,6 +499,7 @@ class ScorePass(RowPass):
         scores, unread = one.logits(start, stop), one.unread()
         kinds = len(KINDS) - 1 + len(self.widths) + len(self.tokens)
         statistics = np.empty((kinds, stop - start))
+        energy = statistics[KINDS.index("norm")]
         sum_exponentials(
             scores.contiguous().numpy(),
             scores.amax(dim=-1).numpy(),
@@ -503,6 +513,7 @@ class ScorePass(RowPass):
             statistics,
             by_lag,
         )
+        np.sqrt(energy, out=energy)
         return statistics
 
     def found(self) -> dict[str, Tensor]:

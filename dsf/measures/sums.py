@@ -11,7 +11,7 @@ from dsf.algebra import adjoint
 from dsf.composite import ExplicitMap, SystemSum
 from dsf.evaluate import MapOrSystem, respond
 from dsf.evaluate.cache import kept_rows
-from dsf.measures.fold import total
+from dsf.measures.fold import total, widened
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import AHEAD, SUM
 from dsf.system import System
@@ -28,7 +28,7 @@ def row_sums(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     tensor([1.0000, 0.7500])
     """
     if isinstance(map_or_system, System | SystemSum | ExplicitMap):
-        return _response_to_ones(map_or_system)
+        return _response_to_ones(widened(map_or_system))
     (sums,) = reduced(map_or_system, SUM, measure="row_sums")
     return sums
 
@@ -55,10 +55,18 @@ def _at_rest(system: System | SystemSum | ExplicitMap) -> System | SystemSum | E
 def row_sum_spread(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The largest row sum minus the smallest. At least 0; 0 when every row sums to the same.
 
+    Raises:
+        ValueError: if the sums are complex.
+
     >>> row_sum_spread(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
     tensor(0.2500)
     """
     sums = row_sums(map_or_system)
+    if sums.is_complex():
+        raise ValueError(
+            "row_sum_spread: the largest and the smallest sum need a real map, but this one is "
+            "complex. Measure the real part (map.real) instead, or look at row_sums."
+        )
     return sums.amax(dim=-1) - sums.amin(dim=-1)
 
 
@@ -72,7 +80,7 @@ def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
     tensor([1.2500, 0.5000])
     """
     if isinstance(map_or_system, System) and kept_rows(map_or_system) is None:
-        return _response_to_ones(cast("System", adjoint(map_or_system)))
+        return _response_to_ones(cast("System", adjoint(widened(map_or_system))))
     return total(map_or_system, lambda rows: rows.weights.sum(dim=-2))
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.kernels import applies, in_parallel
-from dsf.measures.fold import blocks
+from dsf.measures.fold import all_safe, blocks
 from dsf.measures.row_reductions import (
     BY_LAG,
     KINDS,
-    WRITTEN,
+    NORM,
     Reduced,
     RowPass,
     RowReduction,
@@ -22,7 +22,9 @@ from dsf.measures.row_reductions import (
 )
 
 # What the compiled loop computes of every row, in its order; then "near" and "on" by their tokens.
-SINGLE = (*KINDS[:-1], "sum", "ahead", "reach")
+SINGLE = (*KINDS[:-1], "sum", "ahead")
+# What is known of rows without their weights.
+KNOWN = ("written", "behind", "columns")
 DONE = "rows done"
 
 
@@ -70,7 +72,8 @@ class Collected:
         for each, found in _reductions(rows, list(self.parts), self.entries).items():
             part = self.parts[each]
             if each.adds and part:
-                part[0] = part[0] + found
+                missing = found.shape[-1] - part[0].shape[-1]
+                part[0] = torch.nn.functional.pad(part[0], (0, missing)) + found
             else:
                 part.append(found)
         self.done += rows.weights.shape[-2]
@@ -118,6 +121,7 @@ def _compiled(rows: Rows, wanted: Sequence[RowReduction]) -> dict[RowReduction, 
     index |= {each: WIDTHS + k for k, each in enumerate([*near, *on])}
     widths, tokens = (np.array([each.token for each in part], dtype=int) for part in (near, on))
     statistics = np.empty((len(weights), WIDTHS + len(near) + len(on), count))
+    energy = statistics[:, KINDS.index("norm")]
     by_lag = np.zeros((len(weights), columns if BY_LAG in wanted else 0))
     lags, first = np.arange(BLOCK, dtype=float), int(rows.written[0])
 
@@ -126,18 +130,20 @@ def _compiled(rows: Rows, wanted: Sequence[RowReduction]) -> dict[RowReduction, 
         sum_entries(weights[part], *asked, *into)
 
     in_parallel(sum_some, _shares(len(weights)))
+    np.sqrt(energy, out=energy)
     found = {
         each: torch.from_numpy(statistics[:, at]).to(rows.weights.dtype).view(*batch, count)
         for each, at in index.items()
     }
     if BY_LAG in wanted:
-        sums = torch.from_numpy(by_lag[:, ::-1].copy()).to(rows.weights.dtype)
-        lag = torch.arange(columns)
-        entries = (first + count - lag.clamp(min=first)).clamp(min=0).to(sums.dtype)
-        found[BY_LAG] = torch.stack([sums, entries.expand_as(sums)]).view(2, *batch, columns)
-    if WRITTEN in wanted:
-        found[WRITTEN] = WRITTEN.look(rows)
-    return found
+        reached = first + count
+        sums = torch.from_numpy(by_lag[:, ::-1][:, :reached].copy()).to(rows.weights.dtype)
+        entries = (reached - torch.arange(reached).clamp(min=first)).to(sums.dtype)
+        found[BY_LAG] = torch.stack([sums, entries.expand_as(sums)]).view(2, *batch, reached)
+    if NORM in found:
+        largest = statistics[:, KINDS.index("largest")]
+        found[NORM] = found[NORM] if all_safe(largest) else NORM.look(rows)
+    return found | {each: each.look(rows) for each in wanted if each.name in KNOWN}
 
 
 def _shares(entries: int) -> list[slice]:

@@ -86,7 +86,7 @@ def measured(
 
     Args:
         passed: the results of a pass over the rows of the one layer there is, if one was made.
-        whole: the map of this layer, if it is known.
+        whole: the map of this layer, if it is known; not used if the layer has several ports.
     """
     records: list[Record] = []
     for layer in layers:
@@ -110,7 +110,7 @@ def values(
     """Each quantity over the batch axes of the layer, and why the others are not defined for it."""
     found: dict[str, Tensor] = {}
     unmeasured: dict[str, str] = {}
-    system = layer.system if whole is None else whole
+    system = layer.system if whole is None or _ports(layer.system) != (1, 1) else whole
     sources = _sources(system, quantities, passed)
     for name, quantity in quantities.items():
         try:
@@ -118,6 +118,11 @@ def values(
         except (ValueError, MapTooLarge) as error:  # such as ranks of a map with NaN
             unmeasured[name] = str(error)
     return found, unmeasured
+
+
+def _ports(system: Operator) -> tuple[int, int]:
+    """Outputs and inputs, which a map stored as a matrix does not know."""
+    return system.output_size, system.input_size
 
 
 def _sources(
