@@ -2,6 +2,7 @@
 
 from dsf.evaluate.chunks import chunkwise, final_state
 from dsf.evaluate.dispatch import Method, respond
+from dsf.evaluate.enclosure import Enclosure
 from dsf.evaluate.fourier import convolution, impulse_response
 from dsf.evaluate.maps import attention_map
 from dsf.evaluate.memory_plan import MapTooLarge
@@ -12,6 +13,7 @@ from dsf.evaluate.windows.folding import fold
 from dsf.evaluate.windows.panel import Panel
 
 __all__ = [
+    "Enclosure",
     "MapOrSystem",
     "MapTooLarge",
     "Method",
