@@ -539,6 +539,8 @@ def injective(case: Case) -> str:
         if row < first:
             raise Rejected("the witness lies outside the rows of the claim")
         null = several(case.witness["null"], whole)
+        if not null:
+            return _too_few(row, width)
         if len(null) != key.columns + 1 or not any(null[:-1]) or (sink and null[-1]):
             raise Rejected("the witness is no direction of the query")
         for index in range(row + 1):
@@ -554,6 +556,13 @@ def injective(case: Case) -> str:
     if not nonsingular([key.scaled(index, extra)[0] for index in rows]):
         raise Rejected("the rows are dependent")
     return "PROVED"
+
+
+def _too_few(row: int, columns: int) -> str:
+    """Fewer equations than unknowns have a solution other than zero, which nobody has to name."""
+    if row + 1 >= columns:
+        raise Rejected(f"{row + 1} keys are not fewer than the {columns} columns")
+    return "REFUTED"
 
 
 PRIMES = ((1 << 61) - 1, (1 << 89) - 1)
@@ -657,12 +666,39 @@ def margin(case: Case) -> str:
 
 
 def injective_within(case: Case) -> str:
-    """sigma_min([K, 1]) > distance, so no matrix of keys within the distance loses rank."""
+    """sigma_min([K, 1]) > distance, so no matrix of keys within the distance loses rank.
+
+    Refuted by (v, c) with |K v + c|^2 <= distance^2 |v|^2: the keys K - (K v + c) v^T / |v|^2 lie
+    within the distance and do not see the direction v.
+    """
     distance = case.parameters["distance"]
+    if case.verdict == "REFUTED":
+        return _singular_nearby(case, distance)
     spare, energy = _residual(case, distance)
     if distance < 0 or spare <= 0 or spare * spare <= energy:
         raise Rejected("the residual does not leave a margin above the distance")
     return "PROVED"
+
+
+def _singular_nearby(case: Case, distance: Fraction) -> str:
+    key = case.subject["key"]
+    _rank(key, 2, "key")
+    first = place(case.parameters["first_row"], key.rows, "first_row")
+    row = place(case.witness["row"], key.rows, "row")
+    null = several(case.witness["null"], whole)
+    if row < first or distance < 0:
+        raise Rejected("the witness lies outside the claim")
+    if not null:
+        return _too_few(row, key.columns + 1)
+    if len(null) != key.columns + 1 or not any(null[:-1]):
+        raise Rejected("the witness is no direction of the query")
+    moved = Fraction(0)
+    for index in range(row + 1):
+        ints, unit = key.scaled(index)
+        moved += Fraction(sum(map(int.__mul__, ints, null)) + null[-1] * unit, unit) ** 2
+    if moved > distance**2 * sum(part * part for part in null[:-1]):
+        raise Rejected("the witness moves the scores by more than the distance allows")
+    return "REFUTED"
 
 
 def _residual(case: Case, bound: Fraction) -> tuple[Fraction, Fraction]:
@@ -1024,6 +1060,7 @@ class Claim(NamedTuple):
     witness: tuple[str, ...] | None
     sentence: str
     level: str = "data"
+    for_proof: tuple[str, ...] = ()  # roles that only a proof needs
 
 
 ROW = ("batch", "row")
@@ -1047,10 +1084,10 @@ CLAIMS = {
     ),
     "injective_within": Claim(
         injective_within, ("factor", "key"), {"distance": number, "first_row": whole},
-        ("rows", "shift"), None,
+        ("rows", "shift"), ("null", "row"),
         "in exact arithmetic, different queries get different softmax rows from row {first_row}"
         " on, for all keys within {distance} of the stored ones in Frobenius norm",
-        level="real",
+        level="real", for_proof=("factor",),
     ),
     "linear_injective": Claim(
         linear_injective, ("key",), {"feature_map": word}, None, ("other", "query", "row"),
@@ -1172,10 +1209,11 @@ def _examined(path: Path) -> Accepted:
         _exactly(content["witness"], set(expected), "the witness")
     elif content["witness"] is not None:
         raise Rejected("a witness stands beside PROVED")
+    roles = tuple(role for role in claim.roles if proved or role not in claim.for_proof)
     folder = path.parent.parent if path.parent.name == "certificates" else path.parent
     case = Case(
         verdict,
-        load(folder, content["subject"], claim.roles),
+        load(folder, content["subject"], roles),
         {name: read(stated["parameters"][name]) for name, read in claim.parameters.items()},
         content["evidence"],
         content["witness"] or {},

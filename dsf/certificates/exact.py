@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from importlib.util import find_spec
-from math import isqrt, lcm
+from math import gcd, isqrt
 
 from torch import Tensor
 
@@ -50,19 +50,96 @@ def _pivots(rows: list[list[int]]) -> list[int]:
 def null_vector(rows: list[list[int]]) -> list[int] | None:
     """A non-zero integer vector that is orthogonal to every row; None if none was found.
 
-    Solved modulo larger and larger Mersenne primes, reconstructed as fractions, and returned only
-    if it is exactly orthogonal to every row, so the result does not depend on the primes.
+    One unknown is set to one and the others are solved from independent rows: by python-flint where
+    it is installed, else by lifting a solution modulo a prime to powers of it (Dixon 1982). It is
+    returned only if it is exactly orthogonal to every row, so the result does not depend on the
+    prime.
     """
     width = len(rows[0])
-    for bits in (61, 521, 2203, 9941):
-        prime = (1 << bits) - 1
-        basis = _eliminated(rows, width, prime)
-        if len(basis) == width:
+    basis = _eliminated(rows, width, PRIME)
+    if len(basis) == width:
+        return None
+    leads = [lead for _, lead, _ in basis]
+    free = next(column for column in range(width) if column not in set(leads))
+    matrix = [[rows[index][lead] for lead in leads] for index, _, _ in basis]
+    target = [-rows[index][free] for index, _, _ in basis]
+    solved = _solved_by_flint if find_spec("flint") is not None else solved_by_lifting
+    found = solved(matrix, target) if matrix else ([], 1)
+    if found is None:
+        return None
+    direction = [0] * width
+    direction[free] = found[1]
+    for lead, part in zip(leads, found[0], strict=True):
+        direction[lead] = part
+    common = gcd(*direction)
+    direction = [part // common for part in direction]
+    fits = all(sum(map(int.__mul__, row, direction)) == 0 for row in rows)
+    return direction if fits else None
+
+
+Solution = tuple[list[int], int]
+
+
+def _solved_by_flint(matrix: list[list[int]], target: list[int]) -> Solution:
+    from flint import fmpz_mat
+
+    size = len(target)
+    left = fmpz_mat(size, size, [value for row in matrix for value in row])
+    found = left.solve(fmpz_mat(size, 1, target)).numer_denom()
+    return [int(part) for part in found[0].entries()], int(found[1])
+
+
+def solved_by_lifting(matrix: list[list[int]], target: list[int]) -> Solution | None:
+    """x and d with ``matrix x = d target`` for a matrix that is invertible modulo the prime."""
+    size = len(target)
+    inverse = _inverse(matrix)
+    # by Hadamard's bound and Cramer's rule no term of a solution is longer than this
+    sizes = (sum(v * v for v in [*row, b]) for row, b in zip(matrix, target, strict=True))
+    bits = sum(size.bit_length() // 2 + 1 for size in sizes)
+    power, rest, digits = 1, list(target), [0] * size
+    while power.bit_length() < 2 * bits + 2:
+        digit = [sum(map(int.__mul__, row, rest)) % PRIME for row in inverse]
+        digits = [total + power * part for total, part in zip(digits, digit, strict=True)]
+        rest = [
+            (value - sum(map(int.__mul__, row, digit))) // PRIME
+            for row, value in zip(matrix, rest, strict=True)
+        ]
+        power *= PRIME
+    return _read_back(digits, power)
+
+
+def _inverse(matrix: list[list[int]]) -> list[list[int]]:
+    """The inverse modulo the prime, by elimination."""
+    size = len(matrix)
+    rows = [
+        [value % PRIME for value in row] + [int(k == i) for k in range(size)]
+        for i, row in enumerate(matrix)
+    ]
+    for column in range(size):
+        pivot = next(k for k in range(column, size) if rows[k][column])
+        rows[column], rows[pivot] = rows[pivot], rows[column]
+        scale = pow(rows[column][column], -1, PRIME)
+        lead = rows[column] = [value * scale % PRIME for value in rows[column]]
+        for k, row in enumerate(rows):
+            factor = row[column]
+            if factor and k != column:
+                rows[k] = [(a - factor * b) % PRIME for a, b in zip(row, lead, strict=True)]
+    return [row[size:] for row in rows]
+
+
+def _read_back(residues: list[int], modulus: int) -> Solution | None:
+    """Fractions over one common denominator, reconstructed from residues."""
+    limit, denominator = isqrt(modulus // 2), 1
+    for residue in residues:
+        (a, s), (b, t) = (modulus, 0), (residue * denominator % modulus, 1)
+        while b > limit:
+            (a, s), (b, t) = (b, t), (a % b, s - a // b * t)
+        denominator *= abs(t)
+        if not 0 < denominator <= limit:
             return None
-        found = _read_back(_direction(basis, width, prime), prime)
-        if found and all(sum(map(int.__mul__, row, found)) == 0 for row in rows):
-            return found
-    return None
+    half = modulus // 2
+    numerators = [(part * denominator + half) % modulus - half for part in residues]
+    return numerators, denominator
 
 
 def _eliminated(rows: list[list[int]], wanted: int, prime: int) -> list[tuple[int, int, list[int]]]:
@@ -82,29 +159,3 @@ def _eliminated(rows: list[list[int]], wanted: int, prime: int) -> list[tuple[in
         if len(basis) == wanted:
             break
     return basis
-
-
-def _direction(basis: list[tuple[int, int, list[int]]], width: int, prime: int) -> list[int]:
-    """A solution with one free unknown set to one, by back substitution."""
-    leads = {lead for _, lead, _ in basis}
-    solution = [0] * width
-    solution[next(column for column in range(width) if column not in leads)] = 1
-    for _, lead, row in reversed(basis):
-        others = sum(a * x for k, (a, x) in enumerate(zip(row, solution, strict=True)) if k != lead)
-        solution[lead] = -others % prime
-    return solution
-
-
-def _read_back(solution: list[int], prime: int) -> list[int] | None:
-    """Fractions with small terms reconstructed from residues, over a common denominator."""
-    limit = isqrt(prime // 2)
-    parts = []
-    for residue in solution:
-        (a, s), (b, t) = (prime, 0), (residue, 1)
-        while b > limit:
-            (a, s), (b, t) = (b, t), (a % b, s - a // b * t)
-        if t == 0 or abs(t) > limit:
-            return None
-        parts.append(Fraction(b, t))
-    scale = lcm(*(part.denominator for part in parts))
-    return [int(part * scale) for part in parts]

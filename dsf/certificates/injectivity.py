@@ -9,6 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
 
+import scipy.linalg
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,6 +25,10 @@ from dsf.certificates.exact import (
 from dsf.certificates.issuing import Proposal, Where, issued, on_the_processor
 
 ROWS = 512
+ROW_WORK = 1 << 22  # rows times squared columns of a Gram matrix, in integers within a second
+WIDE = 24  # columns from which a null vector of generic keys is too long to be worth naming
+LONGEST = 13_000  # bits of an integer that a certificate can hold
+DIRECTIONS = 1 << 40  # the unit of the entries of a direction that was found in float64
 
 
 @on_the_processor
@@ -37,9 +42,10 @@ def margin(
 
     The rank alone is not conclusive, because rounding makes almost every matrix full rank:
     injectivity needs a margin above the rounding error of the keys. With a float64 Cholesky factor
-    R of ``AᵀA - s² I`` and the exact residual E, the square is at least ``s² - |E|``. At most 512
-    rows are used, spread over the tokens; more could only raise the value. UNKNOWN below about 1e-7
-    of the norm, where float64 finds no factor; ``observed`` is then the float64 value.
+    R of ``AᵀA - s² I`` and the exact residual E, the square is at least ``s² - |E|``. At least 512
+    rows are used, and all of them where keys are narrow: those that span most, and others spread
+    over the tokens. More could only raise the value. UNKNOWN below about 1e-7 of the norm, where
+    float64 finds no factor; ``observed`` is then the float64 value of all rows.
 
     Raises:
         ValueError: if ``first_row`` lies outside the tokens or leaves fewer rows than columns.
@@ -56,10 +62,11 @@ def _margin(key: Tensor, row: int) -> Proposal:
             f"margin: 'first_row' must lie between {width} and {tokens - 1}, so that there are as "
             f"many keys as columns, but it is {row}."
         )
-    chosen = torch.linspace(0, row, min(row + 1, max(ROWS, width + 1))).long().unique().tolist()
-    matrix = torch.cat([key[chosen].double(), key.new_ones(len(chosen), 1).double()], dim=-1)
     finite = bool(key.isfinite().all())
-    observed = float(torch.linalg.svdvals(matrix)[-1]) if finite else None
+    whole = torch.cat([key[: row + 1].double(), key.new_ones(row + 1, 1).double()], dim=-1)
+    chosen = _spanning(whole) if finite else [0]
+    matrix = whole[chosen]
+    observed = float(torch.linalg.svdvals(whole)[-1]) if finite else None
     proposal = Proposal(
         name="margin",
         verdict=Verdict.UNKNOWN,
@@ -72,7 +79,18 @@ def _margin(key: Tensor, row: int) -> Proposal:
     )
     if observed is None or observed <= 0:
         return proposal
-    return _bounded(proposal, matrix, observed)
+    return _bounded(proposal, matrix, float(torch.linalg.svdvals(matrix)[-1]))
+
+
+def _spanning(matrix: Tensor) -> list[int]:
+    """Rows that span most, one for every column, and others spread over all of them."""
+    tokens, columns = matrix.shape
+    most = max(ROWS, columns, ROW_WORK // columns**2)
+    spread = torch.linspace(0, tokens - 1, min(tokens, most)).long().tolist()
+    if len(spread) == tokens:
+        return spread
+    pivots = scipy.linalg.qr(matrix.mT.numpy(), mode="r", pivoting=True)[1]
+    return sorted({*spread, *pivots[:columns].tolist()})
 
 
 def _bounded(proposal: Proposal, matrix: Tensor, observed: float) -> Proposal:
@@ -198,7 +216,11 @@ def injective(
     of the query that changes no weight. This is about the stored numbers only: a low-rank product
     has full rank once it is rounded. At ``Level.REAL`` the claim is about every key matrix within
     ``uncertainty`` of the stored one (in Frobenius norm; a bound on the rounding in the computation
-    of the keys), and it is PROVED only by a certified smallest singular value above that.
+    of the keys). It is PROVED only by a certified smallest singular value above that, and REFUTED
+    by a direction along which keys so near change no score.
+
+    Where keys are fewer than columns, a direction exists by counting: the witness names the row,
+    and the direction itself only for narrow keys.
 
     Source: InLine attention, arXiv:2412.06590; the condition is sharp.
 
@@ -217,7 +239,7 @@ def injective(
             raise ValueError(
                 f"injective: 'uncertainty' must be at least 0, but it is {uncertainty}."
             )
-        return _within_uncertainty(key, first_row, sink, uncertainty, folder)
+        return _within_uncertainty(key, first_row, sink, float(uncertainty), folder)
     tokens, width = key.shape
     needed = width if sink else width + 1
     row = min(needed, tokens) - 1 if first_row is None else first_row
@@ -235,15 +257,27 @@ def injective(
     if not bool(key.isfinite().all()):
         return issued(proposal, folder)
     extra = () if sink else (1,)
+    if row + 1 < needed and needed > WIDE:
+        return issued(_refuted(proposal, row, []), folder)
     rows = [integer_row(part, extra) for part in key[: row + 1]]
+    return issued(_by_rank(proposal, rows, row, sink), folder)
+
+
+def _by_rank(proposal: Proposal, rows: list[list[int]], row: int, sink: bool) -> Proposal:
+    """Rows of full rank or a null vector; modulo a second prime if the first one misleads."""
+    needed = len(rows[0])
     chosen = independent_rows(rows, needed)
     if len(chosen) == needed:
-        return issued(_proved(proposal, chosen), folder)
+        return _proved(proposal, chosen)
     null = null_vector(rows)
-    if null is None:  # dependent modulo the first prime only
-        chosen = independent_rows(rows, needed, LARGER_PRIME)
-        return issued(_proved(proposal, chosen) if len(chosen) == needed else proposal, folder)
-    return issued(_refuted(proposal, row, [*null, 0] if sink else null), folder)
+    if null is not None and max(map(int.bit_length, null)) <= LONGEST:
+        return _refuted(proposal, row, [*null, 0] if sink else null)
+    if row + 1 < needed:
+        return _refuted(proposal, row, [])
+    if null is not None:
+        return replace(proposal, limits={"null vector": f"more than {LONGEST} bits"})
+    chosen = independent_rows(rows, needed, LARGER_PRIME)
+    return _proved(proposal, chosen) if len(chosen) == needed else proposal
 
 
 def _within_uncertainty(
@@ -261,11 +295,21 @@ def _within_uncertainty(
             f"the keys differ from the stored ones by at most {uncertainty:g} (Frobenius)",
         ),
     )
-    if sink or row >= len(key):
-        reason = "with a sink no margin is certified" if sink else "too few keys for a margin"
-        return issued(replace(undecided, limits={"margin": reason}), where)
+    if sink:
+        reason = {"margin": "with a sink no margin is certified"}
+        return issued(replace(undecided, limits=reason), where)
+    row = min(row, len(key) - 1)
+    undecided = replace(undecided, parameters={"first_row": row, "distance": uncertainty})
+    if not bool(key.isfinite().all()):
+        return issued(undecided, where)
+    if row < key.shape[-1]:
+        return issued(_refuted(undecided, row, []), where)
     found = _margin(key, row)
     if found.bound is None or not found.bound > uncertainty:
+        null = _blind_direction(key[: row + 1], uncertainty)
+        if null is not None:
+            refuted = _refuted(undecided, row, null)
+            return issued(replace(refuted, observed=found.observed), where)
         small = {"margin": "the certified margin is too small"}
         return issued(replace(undecided, observed=found.observed, limits=small), where)
     decided = replace(
@@ -277,6 +321,23 @@ def _within_uncertainty(
         observed=found.observed,
     )
     return issued(decided, where)
+
+
+def _blind_direction(key: Tensor, distance: float) -> list[int] | None:
+    """Integers (v, c) with |K v + c| at most the distance times |v|, exactly; None if not found."""
+    rows = [integer_row(part, (1,)) for part in key]
+    centred = key.double() - key.double().mean(dim=0)
+    direction = torch.linalg.svd(centred).Vh[-1]
+    constant = -(key.double() @ direction).mean()
+    numbers = torch.cat([direction, constant.reshape(1)]).tolist()
+    null = [round(Fraction(part) * DIRECTIONS) for part in numbers]
+    limit = Fraction(distance) ** 2 * sum(part * part for part in null[:-1])
+    for row in rows:
+        limit -= Fraction(sum(map(int.__mul__, row, null)), row[-1]) ** 2
+    if limit >= 0 and any(null[:-1]):
+        return null
+    exact = null_vector(rows)
+    return exact if exact is not None and any(exact[:-1]) else None
 
 
 def _proved(proposal: Proposal, rows: list[int]) -> Proposal:

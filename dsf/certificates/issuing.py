@@ -105,7 +105,7 @@ def issued(proposal: Proposal, where: Where = None) -> Certificate:
         ValueError: if a tensor is empty.
     """
     for role, part in proposal.tensors.items():
-        _certifiable(role, part)
+        certifiable(role, part)
     place = where if isinstance(where, Destination) else Destination(where)
     bad = [role for role, part in proposal.tensors.items() if not _readable(proposal, part)]
     if bad:
@@ -135,11 +135,22 @@ def _write_once(path: Path, write: Callable[[Path], object]) -> None:
     write(path)
 
 
-def _certifiable(role: str, part: Tensor) -> None:
+def certifiable(role: str, part: Tensor) -> None:
+    """Raise unless a certificate can speak about the tensor.
+
+    Raises:
+        TypeError: if it is not a real floating tensor of 16 bits or more.
+        ValueError: if it is empty.
+    """
     if part.dtype not in TYPES:
+        cure = (
+            "Certify the real and the imaginary part separately."
+            if part.is_complex()
+            else "Convert it first, for example with .float(), which changes no number of 8 bits."
+        )
         raise TypeError(
-            f"certify: '{role}' must be a real floating tensor, but it is {part.dtype}. "
-            f"Certify the real and the imaginary part separately."
+            f"certify: '{role}' must be a real floating tensor of 16 bits or more, but it is "
+            f"{part.dtype}. {cure}"
         )
     if not part.numel():
         raise ValueError(

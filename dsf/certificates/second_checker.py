@@ -659,6 +659,9 @@ def injective(stated: Stated) -> None:
     row, null = stated.case("row", "null")
     last = integer(row, first, tokens)
     direction = [integer(part) for part in listed(null)]
+    if not direction:
+        need(last + 1 < (width if sink else width + 1), "the keys are not fewer than the columns")
+        return
     need(len(direction) == width + 1 and any(direction[:width]), "no direction of the query")
     need(not sink or direction[width] == 0, "a sink admits no constant")
     for line in range(last + 1):
@@ -690,11 +693,33 @@ def margin(stated: Stated) -> None:
 
 
 def injective_within(stated: Stated) -> None:
-    """The smallest singular value is above the distance."""
+    """The smallest singular value is above the distance, or nearby keys miss a direction."""
     distance = number(stated.parameters["distance"])
     need(distance >= 0, "the distance is below zero")
+    if not stated.proved:
+        nearby(stated, distance)
+        return
     spare, energy = residual(stated, distance)
     need(spare > 0 and spare**2 > energy, "the residual leaves no such distance")
+
+
+def nearby(stated: Stated, distance: Fraction) -> None:
+    """A direction that moves the scores of the keys by at most the distance times its length."""
+    key = stated.key()
+    tokens, width = key.shape
+    first = integer(stated.parameters["first_row"], 0, tokens)
+    row, null = stated.case("row", "null")
+    last = integer(row, first, tokens)
+    direction = [integer(part) for part in listed(null)]
+    if not direction:
+        need(last < width, "the keys are not fewer than the columns")
+        return
+    need(len(direction) == width + 1 and any(direction[:width]), "no direction of the query")
+    limit = distance * distance * sum(part * part for part in direction[:width])
+    for line in range(last + 1):
+        moved = sum(a * b for a, b in zip(extended(key, line, True), direction, strict=True))
+        limit -= Fraction(moved * moved) * Fraction(4) ** min(key.integers(line)[1], 0)
+    need(limit >= 0, "the scores move by more than the distance allows")
 
 
 def residual(stated: Stated, bound: Fraction) -> tuple[Fraction, Fraction]:
@@ -1057,7 +1082,9 @@ def _verdict(path: Path) -> str:
     need(said == sentence.format(**words), "the sentence says something else")
     need(level == ("real" if name == "injective_within" else "data"), "another level")
     need(stated in ("PROVED", "REFUTED"), "neither PROVED nor REFUTED")
-    need(stated == "PROVED" or name not in ("margin", "injective_within"), "cannot be refuted")
+    need(stated == "PROVED" or name != "margin", "cannot be refuted")
+    if stated == "REFUTED" and name == "injective_within":
+        roles = "key"
     beside = path.parent
     folder = beside.parent if beside.name == "certificates" else beside
     parts = {"parameters": parameters, "evidence": evidence, "witness": witness}

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from math import exp, inf
 
 import torch
 from jaxtyping import Float
@@ -9,11 +10,12 @@ from torch import Tensor
 
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Verdict
-from dsf.certificates.exact import fractions_of
+from dsf.certificates.exact import fractions_of, integer_row
 from dsf.certificates.issuing import (
     CheckerRefused,
     Proposal,
     Where,
+    certifiable,
     issued,
     on_the_processor,
     settled,
@@ -35,8 +37,28 @@ def nonexpansive(
     ``0 <= b |k|² <= 2``, decided exactly. With it, the largest singular value
     ``exp(g) max(1, |1 - b |k|²|)`` is enclosed; for keys of width one it is ``exp(g) |1 - b k²|``.
     The witness is the token with the largest one, which is ``observed``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
     """
+    if key.ndim != 2 or rate.shape != key.shape[:1]:
+        raise ValueError(
+            f"nonexpansive: needs keys with the axes 'time key' and one rate for every key, but "
+            f"the shapes are {tuple(key.shape)} and {tuple(rate.shape)}. Decide one map of a batch "
+            f"at a time."
+        )
+    if log_decay is not None and log_decay.shape != rate.shape:
+        raise ValueError(
+            f"nonexpansive: needs one log decay for every key, but the shapes are "
+            f"{tuple(log_decay.shape)} and {tuple(rate.shape)}."
+        )
+    for role, part in (("key", key), ("rate", rate)):
+        certifiable(role, part)
     steps = rate.double() * key.double().square().sum(dim=-1)
+    finite = bool(key.isfinite().all()) and bool(rate.isfinite().all())
+    if finite and not bool(steps.isfinite().all()):  # squares beyond a float
+        exact = [_step(key[token], rate[token]) for token in range(len(rate))]
+        steps = torch.tensor([_as_float(part) for part in exact], dtype=torch.float64)
     gains = (1 - steps).abs()
     if key.shape[-1] > 1:
         gains = gains.clamp(min=1.0)
@@ -51,12 +73,11 @@ def nonexpansive(
         method="exact products of every token, enclosed decays",
         observed=float(gains[worst]),
     )
-    if not bool((steps + logs).isfinite().all()):
+    if not all(bool(part.isfinite().all()) for part in proposal.tensors.values()):
         return issued(proposal, folder)
 
     def expands(token: int) -> bool:
-        length = sum((part * part for part in fractions_of(key[token])), Fraction(0))
-        size = fractions_of(rate[token : token + 1])[0] * length
+        size = _step(key[token], rate[token])
         gain = abs(1 - size) if key.shape[-1] == 1 else max(Fraction(1), abs(1 - size))
         if not logs[token]:
             return gain > 1
@@ -66,6 +87,20 @@ def nonexpansive(
     broken = next(filter(expands, order), None)
     witness = None if broken is None else {"token": broken}
     return _tried(settled(proposal, witness), proposal, folder)
+
+
+def _step(key: Tensor, rate: Tensor) -> Fraction:
+    """b |k|², exactly."""
+    length = sum((part * part for part in fractions_of(key)), Fraction(0))
+    return fractions_of(rate.reshape(1))[0] * length
+
+
+def _as_float(value: Fraction) -> float:
+    """The nearest float, infinite beyond the largest one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf
 
 
 @on_the_processor
@@ -90,9 +125,12 @@ def decay(
             f"decay: 'width' must lie between 1 and {log_decay.shape[-1]} and 'most' be above 0, "
             f"but they are {width} and {most}."
         )
-    sums = log_decay.double().unfold(-1, width, 1).sum(dim=-1)
-    *batch, token = (int(part) for part in torch.unravel_index(sums.argmax(), sums.shape))
-    largest = float(sums.max().exp())
+    certifiable("log_decay", log_decay)
+    window, exact = _largest_window(log_decay, width)
+    *axes, steps = log_decay.shape
+    place = torch.unravel_index(torch.tensor(window), (*axes, steps - width + 1))
+    *batch, token = (int(part) for part in place)
+    largest = _exponential(exact)
     proposal = Proposal(
         name="decay",
         verdict=Verdict.UNKNOWN,
@@ -101,8 +139,39 @@ def decay(
         parameters={"width": width, "most": written(most)},
         observed=largest,
     )
-    witness = {"batch": batch, "token": token} if largest > most else None
+    above = exact is not None and checker.exp_below(exact) > Fraction(most)
+    witness = {"batch": batch, "token": token} if above else None
     return _tried(settled(proposal, witness), proposal, folder)
+
+
+def _largest_window(log_decay: Tensor, width: int) -> tuple[int, Fraction | None]:
+    """The window of the largest exact sum, counted along all rows, and that sum.
+
+    None where the sum is minus infinity, or nothing is known since numbers are NaN.
+    """
+    best: tuple[int, Fraction | None] = (0, None)
+    count = 0
+    for row in log_decay.double().reshape(-1, log_decay.shape[-1]):
+        finite = row.isfinite()
+        *numbers, unit = integer_row(row.where(finite, 0), (1,))
+        closed = [int(not part) for part in finite.tolist()]
+        total, zeros = sum(numbers[: width - 1]), sum(closed[: width - 1])
+        for start in range(len(numbers) - width + 1):
+            total, zeros = total + numbers[start + width - 1], zeros + closed[start + width - 1]
+            if not zeros and (best[1] is None or total > best[1] * unit):
+                best = count, Fraction(total, unit)
+            total, zeros = total - numbers[start], zeros - closed[start]
+            count += 1
+    return best
+
+
+def _exponential(exponent: Fraction | None) -> float:
+    if exponent is None:
+        return 0.0
+    try:
+        return exp(exponent)
+    except OverflowError:
+        return inf
 
 
 @on_the_processor

@@ -8,7 +8,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
-from math import fsum, isqrt
+from math import inf, isfinite, isnan, isqrt
 from typing import Any
 
 import torch
@@ -16,8 +16,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
-from dsf.certificates.exact import fractions_of
-from dsf.certificates.issuing import Proposal, Where, issued, on_the_processor, settled, written
+from dsf.certificates.exact import fractions_of, integer_row
+from dsf.certificates.issuing import (
+    Proposal,
+    Where,
+    certifiable,
+    issued,
+    on_the_processor,
+    settled,
+    written,
+)
 from dsf.composite import Operator
 from dsf.evaluate import attention_map, respond
 from dsf.realisation import reduce
@@ -36,19 +44,26 @@ def row_sums(
     indices along the batch axes.
 
     Raises:
-        ValueError: if ``tolerance`` is negative.
+        ValueError: if ``tolerance`` is negative, or one of the numbers is not finite.
     """
-    if not tolerance >= 0:
-        raise ValueError(f"row_sums: 'tolerance' must be at least 0, but it is {tolerance}.")
+    certifiable("map", map)
+    if not (isfinite(target) and isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(
+            f"row_sums: 'target' must be a finite number and 'tolerance' a finite one of at least "
+            f"0, but they are {target} and {tolerance}."
+        )
     rows = map.flatten(0, -2)
-    off = [abs(fsum(row) - target) for row in rows.double().tolist()] if _finite(map) else []
+    off: list[Fraction] = []
+    if _finite(map):
+        for row in rows:
+            *numbers, unit = integer_row(row, (1,))
+            off.append(abs(Fraction(sum(numbers), unit) - Fraction(target)))
     worst = max(range(len(off)), key=off.__getitem__, default=0)
 
     def breaks(row: int) -> bool:
-        exact = sum(fractions_of(rows[row]), Fraction(0))
-        return abs(exact - Fraction(target)) > Fraction(tolerance)
+        return off[row] > Fraction(tolerance)
 
-    observed = off[worst] if off else None
+    observed = _rounded(off[worst]) if off else None
     parameters = {"target": written(target), "tolerance": written(tolerance)}
     proposal = _proposal("row_sums", map, "exact sums", observed, parameters)
     return _decided(proposal, worst, breaks, folder)
@@ -62,7 +77,8 @@ def zero_sums(map: Map, *, tolerance: Number = 0.0, folder: Where = None) -> Cer
 @on_the_processor
 def nonnegative(map: Map, *, folder: Where = None) -> Certificate:
     """Certify that no stored weight is below zero. The witness is the row of the smallest one."""
-    rows = map.flatten(0, -2)
+    certifiable("map", map)
+    rows = map.resolve_neg().flatten(0, -2)
     least = rows.amin(dim=-1)
     worst = int(least.argmin())
     proposal = _proposal(
@@ -78,6 +94,7 @@ def causal(map: Map, *, folder: Where = None) -> Certificate:
     Raises:
         ValueError: if the map is not square.
     """
+    certifiable("map", map)
     _square("causal", map)
     ahead = map.triu(1).abs().amax(dim=-1).flatten()
     worst = int(ahead.argmax())
@@ -93,6 +110,7 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
     Raises:
         ValueError: if ``width`` is below 1, ``share`` outside 0 ... 1, or the map not square.
     """
+    certifiable("map", map)
     _square("window_mass", map)
     if width < 1 or not 0 <= share <= 1:
         raise ValueError(
@@ -103,7 +121,7 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
     near = weights.triu(1 - width).tril()
     shares = near.sum(dim=-1) / weights.sum(dim=-1)
     rows = weights.flatten(0, -2)
-    worst = int(shares.flatten().nan_to_num(1.0).argmin())
+    worst = int(shares.flatten().nan_to_num(1.0).argmin())  # rows of zeros keep any share
 
     def breaks(row: int) -> bool:
         values = fractions_of(rows[row])
@@ -111,7 +129,8 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
         kept = sum(values[max(0, token - width + 1) : token + 1], Fraction(0))
         return kept < Fraction(share) * sum(values, Fraction(0))
 
-    observed = float(shares.flatten()[worst])
+    observed = float(shares.flatten()[worst]) if _finite(map) else None
+    observed = None if observed is None or isnan(observed) else observed
     parameters = {"width": width, "share": written(share)}
     proposal = _proposal("window_mass", map, "exact sums", observed, parameters)
     return _decided(proposal, worst, breaks, folder)
@@ -131,10 +150,13 @@ FORMED = "of the maps as they are formed in floating point"
 
 
 def _compared(first: Tensor, second: Tensor, tolerance: Number, scope: str = "") -> Proposal:
-    if first.shape != second.shape or not tolerance >= 0:
+    certifiable("map", first)
+    certifiable("other", second)
+    if first.shape != second.shape or not 0 <= tolerance < inf:
         raise ValueError(
-            f"same_map: needs maps of one shape and a tolerance of at least 0, but the shapes are "
-            f"{tuple(first.shape)} and {tuple(second.shape)} and the tolerance is {tolerance}."
+            f"same_map: needs maps of one shape and a finite tolerance of at least 0, but the "
+            f"shapes are {tuple(first.shape)} and {tuple(second.shape)} and the tolerance is "
+            f"{tolerance}."
         )
     proposal = Proposal(
         name="same_map",
@@ -162,7 +184,16 @@ def _compared(first: Tensor, second: Tensor, tolerance: Number, scope: str = "")
 def _root(value: Fraction) -> float:
     """The square root, of numbers too small or too large for a float, too."""
     bits = 1200
-    return float(Fraction(isqrt((value.numerator << 2 * bits) // value.denominator), 1 << bits))
+    root = isqrt((value.numerator << 2 * bits) // value.denominator)
+    return _rounded(Fraction(root, 1 << bits))
+
+
+def _rounded(value: Fraction) -> float:
+    """As a float, infinite beyond the largest one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return inf
 
 
 def _proposal(

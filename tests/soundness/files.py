@@ -137,6 +137,7 @@ def honest(seed: int, folder: Path) -> Iterator[Bent]:
     key = normal(tokens, width).to(kind)
     thin = torch.cat([normal(tokens, width), torch.zeros(tokens, 1, dtype=F64)], -1)
     thin[:, -1] = 2 * thin[:, 0]
+    wide = normal(3, 25).float()  # fewer keys than columns
     map = normal(2, 4, 4).softmax(-1).tril()
     map = (map / map.sum(-1, keepdim=True)).to(kind)
     bent = map.clone()
@@ -157,6 +158,11 @@ def honest(seed: int, folder: Path) -> Iterator[Bent]:
         lambda f: certify.injective(thin, sink=True, folder=f),
         lambda f: certify.margin(key.double(), folder=f),
         lambda f: certify.injective(key.double(), level=REAL, uncertainty=1e-6, folder=f),
+        lambda f: certify.injective(key.double(), level=REAL, uncertainty=1e3, folder=f),
+        lambda f: certify.injective(thin.double(), level=REAL, uncertainty=0.0, folder=f),
+        lambda f: certify.injective(wide, folder=f),
+        lambda f: certify.injective(wide, sink=True, folder=f),
+        lambda f: certify.injective(wide, level=REAL, uncertainty=0.0, folder=f),
         lambda f: certify.linear_injective(key, feature_map="identity", folder=f),
         lambda f: certify.linear_injective(key, feature_map="relu", row=whole(0, tokens), folder=f),
         lambda f: certify.linear_injective(key, feature_map="elu_plus_one", folder=f),
