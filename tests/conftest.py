@@ -21,6 +21,14 @@ def mixer(mixer_class):
     return mixer_class.draw(torch.Generator().manual_seed(0), steps=9)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home_for_keys(tmp_path_factory):
+    """What a program keeps for its user is kept apart from the user who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def our_own_errors():
     """The shape checks of the tests speak before our own errors; here they keep quiet."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from dsf.certificates import checker
 from dsf.certificates.certificate import SEAL, Certificate, Level, Verdict
 from dsf.distribution import VERSION
-from dsf.saving import replace_file
+from dsf.saving import LeadsOutside, read_inside, remove_inside, write_inside
 
 Given = ParamSpec("Given")
 
@@ -118,7 +118,7 @@ def issued(proposal: Proposal, where: Where = None) -> Certificate:
         limits = {"data": f"more than the {checker.LARGEST_TENSORS >> 20} MiB that can be checked"}
         return _unknown(proposal, place, limits)
     if place.folder is not None:
-        return _written(proposal, place, _Folder(place.folder, replace_file), data)
+        return _written(proposal, place, _Folder(place.folder, _write_evidence), data)
     with tempfile.TemporaryDirectory(prefix="dsf-") as temporary:
         return _written(proposal, place, _Folder(Path(temporary), _write_once), data)
 
@@ -127,12 +127,31 @@ class _Folder(NamedTuple):
     """A folder, and how files are written there: to disk at once, or not if it is temporary."""
 
     path: Path
-    write: Callable[[Path, Callable[[Path], object]], object]
+    write: Callable[[Path, str, bytes], object]
 
 
-def _write_once(path: Path, write: Callable[[Path], object]) -> None:
+def _write_once(folder: Path, name: str, data: bytes) -> None:
+    path = folder / name
     path.parent.mkdir(exist_ok=True)
-    write(path)
+    path.write_bytes(data)
+
+
+def _write_evidence(folder: Path, name: str, data: bytes) -> None:
+    """Write a file that is named by what it holds; one that is there already must hold it."""
+    try:
+        there = read_inside(folder, name, len(data))
+    except FileNotFoundError:
+        write_inside(folder, name, data)
+        return
+    except LeadsOutside:
+        raise
+    except ValueError:  # it is larger
+        there = None
+    if there != data:
+        raise FileExistsError(
+            f"certify: {folder / name} holds something else than its name says, and is not "
+            "overwritten. Remove it, or choose another folder."
+        )
 
 
 def certifiable(role: str, part: Tensor) -> None:
@@ -192,14 +211,12 @@ def _written(proposal: Proposal, place: Destination, folder: _Folder, data: byte
     stored = f"tensors/{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
     content = _content(proposal, place, stored)
     file = f"certificates/{proposal.name}-{content['identity'][:16]}.json"
-    folder.write(folder.path / stored, lambda draft: draft.write_bytes(data))
-    text = checker.canonical(content).encode("ascii")
-    path = folder.path / file
-    folder.write(path, lambda draft: draft.write_bytes(text))
+    folder.write(folder.path, stored, data)
+    folder.write(folder.path, file, checker.canonical(content).encode("ascii"))
     try:
-        accepted = checker.examine(path)
+        accepted = checker.examine(folder.path / file)
     except checker.Rejected as error:
-        path.unlink()
+        remove_inside(folder.path, file)
         raise CheckerRefused(f"{proposal.name}: {error}") from None
     return Certificate(
         claim=accepted.sentence,

@@ -6,8 +6,8 @@ file. ``run_check`` checks a run again.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,19 @@ from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import measured
 from dsf.inspection.results.table import Table
 from dsf.properties.decided import PROPERTIES, findings, in_words, parts_of, square, verdicts
-from dsf.saving import replace_file
+from dsf.properties.resume_key import fits, seal
+from dsf.saving import (
+    LeadsOutside,
+    names_inside,
+    read_inside,
+    remove_drafts,
+    remove_inside,
+    write_inside,
+)
 
 SCHEMA = 2
-MANIFEST = "manifest.json"
+MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
+OWN_NAMES = ("units", "metrics.csv", "metrics.json", "verdicts.csv", "verdicts.json")
 LARGEST_MANIFEST = 64 << 20
 Progress = Callable[[int, int], None]
 Pages = Callable[[Table], Iterable[Path]]
@@ -37,14 +46,18 @@ def checked_run(
     Writes ``units/`` (one file for every finished layer, with ``certificates/`` and ``tensors/``
     beside it), ``metrics.csv``, ``metrics.json``, ``verdicts.csv``, ``verdicts.json``, and last
     ``manifest.json``, which lists what had to be decided and the hash of every file. A layer whose
-    unit exists and was made from the same numbers is not decided again, so that an interrupted run
-    can be resumed; its verdicts are taken from certificates that the checker accepts now.
+    unit this user wrote on this machine, from the same numbers, is not decided again, so that an
+    interrupted run can be resumed; its certificates have to be accepted by the checker now.
+
+    The folder may come from anywhere: no link inside it is followed, and only files are replaced or
+    removed that a run wrote there.
 
     Args:
         pages: writes further files into ``folder``, such as a report, and gives their paths.
 
     Raises:
-        ValueError: if the folder holds a run of another schema.
+        ValueError: if the folder holds a run of another schema, something that is no run under the
+            names of one, or a link.
     """
     earlier = _prepare(folder)
     source = _source(inspection)
@@ -57,14 +70,16 @@ def checked_run(
     decided = Table(tuple(record for unit in units for record in unit["verdicts"]))
     written = []
     for name, table in (("metrics", metrics), ("verdicts", decided)):
-        written.append(_write(folder / f"{name}.csv", table.to_csv()))
-        written.append(_write(folder / f"{name}.json", text_of(table.to_json())))
+        written.append(_write(folder, f"{name}.csv", table.to_csv()))
+        written.append(_write(folder, f"{name}.json", text_of(table.to_json())))
     written += pages(decided) if pages is not None else ()
-    for number in range(len(units)):
-        written += [path for path in (folder / unit_name(number)).rglob("*") if path.is_file()]
-    members = {path.relative_to(folder).as_posix(): hash_of(path) for path in written}
+    names = [path.relative_to(folder).as_posix() for path in written]
+    for number, unit in enumerate(units):
+        names += _files_of(folder, unit_name(number), unit)
+    members = {name: hash_of(folder / name) for name in dict.fromkeys(names)}
     _remove_stale(folder, earlier, members)
-    _write(folder / MANIFEST, text_of(_manifest(inspection, units, members, source)))
+    _write(folder, MANIFEST, text_of(_manifest(inspection, units, members, source)))
+    remove_inside(folder, UNFINISHED)
     return decided
 
 
@@ -142,70 +157,149 @@ def part_of(record: Mapping[str, Any]) -> str:
 
 
 def _prepare(folder: Path) -> dict[str, str]:
-    """The members of an earlier run in the folder."""
-    manifest, members = folder / MANIFEST, {}
-    if manifest.exists():
-        earlier = json.loads(manifest.read_text(encoding="utf-8"))
-        if earlier.get("schema_version") != SCHEMA:
-            raise ValueError(
-                f"{folder} holds a run of schema {earlier.get('schema_version')}, but this release "
-                f"writes schema {SCHEMA}. Choose another folder."
-            )
-        members = dict(earlier["members"])
-        manifest.unlink()  # what follows is no longer the run that it binds
-    (folder / "units").mkdir(parents=True, exist_ok=True)
-    return members
+    """The members of an earlier run in the folder, which this one may replace.
+
+    A folder is known as one of a run by its manifest, or by a file that stands there until the
+    manifest is written.
+    """
+    earlier = _earlier(folder)
+    is_run = earlier is not None or _is_there(folder / UNFINISHED)
+    foreign = [name for name in OWN_NAMES if _is_there(folder / name)]
+    if foreign and not is_run:
+        raise ValueError(
+            f"{folder} has {', '.join(foreign)}, but no run wrote them: there is no {MANIFEST}, "
+            f"and no {UNFINISHED} of a run that was interrupted. Choose another folder."
+        )
+    _write(folder, UNFINISHED, text_of({"schema_version": SCHEMA}))
+    remove_inside(folder, MANIFEST)  # what follows is no longer the run that it binds
+    remove_drafts(folder, "")
+    return earlier or {}
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
+
+
+def _earlier(folder: Path) -> dict[str, str] | None:
+    """The members that the manifest in the folder lists, or None where there is none."""
+    try:
+        manifest = json.loads(read_inside(folder, MANIFEST, LARGEST_MANIFEST))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, LeadsOutside):
+            raise
+        raise ValueError(
+            f"{folder / MANIFEST} is no manifest of a run: {checker.shown(str(error))}. Choose "
+            "another folder."
+        ) from None
+    schema = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    members = manifest.get("members") if isinstance(manifest, dict) else None
+    if schema != SCHEMA or not isinstance(members, dict):
+        raise ValueError(
+            f"{folder} holds a run of schema {checker.shown(str(schema))}, but this release "
+            f"writes schema {SCHEMA}. Choose another folder."
+        )
+    return {name: digest for name, digest in members.items() if isinstance(digest, str)}
 
 
 def _remove_stale(folder: Path, earlier: Mapping[str, str], members: Mapping[str, str]) -> None:
     """Remove files of an earlier run that are as it wrote them and no part of this one."""
     for name, digest in earlier.items():
-        if name in members:
-            continue
-        try:
-            path = checker.inside(folder, name)
-            if hashlib.sha256(checker.read_file(path, LARGEST_MANIFEST)).hexdigest() == digest:
-                path.unlink()
-        except checker.Rejected:
-            continue
+        if name not in members and _has(folder, name, partial(_hashes_to, digest)):
+            remove_inside(folder, name)
+
+
+def _has(folder: Path, name: str, wanted: Callable[[bytes], bool]) -> bool:
+    """Whether there is a plain file of this name, with such content."""
+    try:
+        return wanted(read_inside(folder, name, checker.LARGEST_TENSORS))
+    except (checker.Rejected, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _hashes_to(digest: str, data: bytes) -> bool:
+    return _sha(data) == digest
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _unit(
     layer: InspectedLayer, folder: Path, number: int, source: Mapping[str, str]
 ) -> dict[str, Any]:
     """The measures and verdicts of one layer, from its file if it has the same numbers."""
-    place = folder / unit_name(number)
+    name = unit_name(number)
+    for part in (name, f"{name}/certificates", f"{name}/tensors"):
+        remove_drafts(folder, part)
     wanted = _fingerprint(layer, source)
-    kept = _kept(place, layer, wanted)
-    if kept is not None:
-        return kept
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    weights = layer.map()
-    decided = verdicts(list(findings(layer, folder=place, weights=weights, source=source)))
-    whole = weights if square(layer) else None
-    unit = {
-        "fingerprint": wanted,
-        "metrics": measured((layer,), whole=whole).to_json(),
-        "verdicts": decided.to_json(),
-    }
-    _write(place / "unit.json", text_of(unit))
+    unit = _kept(folder, name, layer, wanted)
+    if unit is None:
+        place = folder / name
+        weights = layer.map()
+        decided = verdicts(list(findings(layer, folder=place, weights=weights, source=source)))
+        whole = weights if square(layer) else None
+        unit = {
+            "fingerprint": wanted,
+            "metrics": measured((layer,), whole=whole).to_json(),
+            "verdicts": decided.to_json(),
+        }
+        _write(folder, f"{name}/unit.json", text_of({**unit, "seal": seal(_sealed(unit))}))
+    _remove_left_evidence(folder, name, _files_of(folder, name, unit))
     return unit
 
 
-def _kept(place: Path, layer: InspectedLayer, wanted: str) -> dict[str, Any] | None:
-    """An earlier unit of the same numbers, if the checker accepts all of its verdicts now."""
+def _sealed(unit: Mapping[str, Any]) -> bytes:
+    return text_of({key: unit[key] for key in ("fingerprint", "metrics", "verdicts")}).encode()
+
+
+def _files_of(folder: Path, name: str, unit: Mapping[str, Any]) -> list[str]:
+    """The files of a unit: its own, the certificates of its verdicts, and what those speak of."""
+    names = [f"{name}/unit.json"]
+    for record in unit["verdicts"]:
+        if record["certificate"]:
+            file = f"{name}/{record['certificate']}"
+            content = json.loads(read_inside(folder, file, checker.LARGEST_CERTIFICATE))
+            names += [file, *(f"{name}/{entry['file']}" for entry in content["subject"])]
+    return names
+
+
+def _remove_left_evidence(folder: Path, name: str, used: Iterable[str]) -> None:
+    """Remove certificates and tensors that are left of a run that was interrupted.
+
+    Only files whose names are the hashes of what they hold are known to be of a run.
+    """
+    known: dict[str, Callable[[str, bytes], bool]] = {
+        "certificates": lambda stem, data: (
+            stem.rpartition("-")[2] == checker.identity(json.loads(data))[:16]
+        ),
+        "tensors": lambda stem, data: stem == _sha(data)[:32],
+    }
+    for part, is_ours in known.items():
+        for file in names_inside(folder, f"{name}/{part}"):
+            whole, stem = f"{name}/{part}/{file}", file.rpartition(".")[0]
+            if whole not in used and _has(folder, whole, partial(is_ours, stem)):
+                remove_inside(folder, whole)
+
+
+def _kept(folder: Path, name: str, layer: InspectedLayer, wanted: str) -> dict[str, Any] | None:
+    """An earlier unit of the same numbers, if this user wrote it and its evidence is accepted."""
     try:
-        raw = checker.read_file(place / "unit.json", LARGEST_MANIFEST)
-        unit: dict[str, Any] = json.loads(raw)
-        if set(unit) != {"fingerprint", "metrics", "verdicts"} or unit["fingerprint"] != wanted:
+        stored = json.loads(read_inside(folder, f"{name}/unit.json", LARGEST_MANIFEST))
+        stated = stored.pop("seal")
+        unit: dict[str, Any] = stored
+        if not fits(stated, _sealed(unit)) or unit["fingerprint"] != wanted:
             return None
         pairs = [(part_of(record), record["property"]) for record in unit["verdicts"]]
         every = [(in_words(part), name) for part in parts_of(layer) for name in PROPERTIES]
-        fine = pairs == every and all(is_shown(place, record) for record in unit["verdicts"])
-    except (checker.Rejected, ValueError, TypeError, KeyError, RecursionError):
+        shown = all(is_shown(folder / name, record) for record in unit["verdicts"])
+    except LeadsOutside:
+        raise
+    except (checker.Rejected, OSError, ValueError, TypeError, KeyError, AttributeError,
+            RecursionError):  # fmt: skip
         return None
-    return unit if fine else None
+    return unit if pairs == every and shown else None
 
 
 def is_shown(place: Path, record: Mapping[str, Any]) -> bool:
@@ -249,5 +343,5 @@ def text_of(content: Any) -> str:
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _write(path: Path, text: str) -> Path:
-    return replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8", newline="\n"))
+def _write(folder: Path, name: str, text: str) -> Path:
+    return write_inside(folder, name, text.encode())
