@@ -110,8 +110,8 @@ def build(
         LoadError: the settings ask for weights that are missing, of another shape or no floating
             point numbers, or for a model that is far larger than the weights.
     """
-    held = Held.of(weights.values())
-    empty = checked_skeleton(plan, held, where)
+    empty = checked_skeleton(plan, Held.of(weights.values()), where)
+    _check_names(empty, plan.model.base_model_prefix, weights, where)
     with undisturbed():
         try:
             model, found = plan.model.from_pretrained(
@@ -149,6 +149,18 @@ def _check_complete(plan: Blueprint, found: dict[str, Any], where: str) -> None:
             "has them; set 'architectures' in config.json to the class that was saved, or add the "
             "missing file."
         )
+
+
+def _check_names(empty: nn.Module, prefix: str, weights: dict[str, Tensor], where: str) -> None:
+    """Raise if a weight stands twice, with and without the name of the base model."""
+    own = empty.state_dict()
+    for name in weights:
+        longer = f"{prefix}.{name}"
+        if longer in weights and not {name, longer} <= own.keys():
+            raise LoadError(
+                f"{where}: {shown(name)} and {shown(longer)} are one weight of the model, but "
+                "the files have both; remove one of them."
+            )
 
 
 def _check_kinds(empty: nn.Module, used: dict[str, Tensor], where: str) -> None:

@@ -8,7 +8,7 @@ from dsf.loading.folder import ModelFolder
 
 _MOST_BYTES = 4 * 1024**2
 _PARTS = ("blocks", "depth", "depths", "experts", "groups", "heads", "layer", "layers", "stages")
-_MOST = {**dict.fromkeys(_PARTS, 10_000), "labels": 1_000_000}
+_MOST = {**dict.fromkeys(_PARTS, 10_000), "labels": 100_000}
 """By the endings of their names: counts of what is made one by one, before any size is known."""
 _DTYPES = {"None", "auto", "float16", "bfloat16", "float32", "float64"}
 _QUANTIZED = {"quantization_config", "compression_config"}

@@ -285,6 +285,8 @@ def run(
                 hung = child.is_alive() and not receive.poll(0)
                 child.kill()
                 child.join()
+                for each in (box / "tmp").iterdir():  # it could not tidy up itself
+                    shutil.rmtree(each, ignore_errors=True)
                 outcome = "hung" if hung else "ended the process"
                 _, changes = mutated(honest, seed, number)
                 keep(Result(number, changes, outcome, f"code {child.exitcode}"))

@@ -283,6 +283,17 @@ def test_an_embedding_out_of_the_output_is_told(folder, change_config):
     assert torch.equal(found.model.lm_head.weight, usual.model.lm_head.weight)
 
 
+def test_two_tensors_for_one_weight_are_refused(folder):
+    """The model library takes one of them, and does not say which."""
+
+    def doubled(weights):
+        weights["wte.weight"] = weights["transformer.wte.weight"] + 1
+
+    respell(folder, doubled)
+    with pytest.raises(LoadError, match=r"'wte.weight' and 'transformer.wte.weight' .*remove one"):
+        load_model(folder)
+
+
 def test_without_any_table_of_embeddings_nothing_is_loaded(folder, change_config):
     change_config(tie_word_embeddings=True)
     respell(folder, lambda weights: weights.pop("transformer.wte.weight"))
@@ -293,7 +304,7 @@ def test_without_any_table_of_embeddings_nothing_is_loaded(folder, change_config
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"num_labels": 10**9}, "'num_labels' is '1000000000', where at most 1000000 are built"),
+        ({"num_labels": 10**9}, "'num_labels' is '1000000000', where at most 100000 are built"),
         ({"depths": [2, 10**7]}, "'depths' is '.2, 10000000.', where at most 10000 are built"),
         ({"n_layer": 9_000}, "more than .* modules"),
         ({"n_embd": 2**20}, "asks for .* weights"),
