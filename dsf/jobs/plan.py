@@ -1,16 +1,21 @@
 """``Plan``: the model, prompts and quantities of a job, and the units it is divided into."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dsf.saving import replace_file
+from dsf.saving import read_inside, write_inside
 
 SCHEMA = 2
 MANIFEST = "job.json"
+OWN_NAMES = ("units", "summary.csv")
+LARGEST_MANIFEST = 64 << 20
+LARGEST_UNIT = 1 << 16
+UNIT = re.compile(r"(\d{8,15})\+(\d{1,6})")
 
 
 @dataclass(frozen=True)
@@ -76,20 +81,83 @@ def claim(folder: Path, plan: Plan) -> None:
     """Write the manifest of this job into ``folder``, or check that it is there.
 
     Raises:
-        ValueError: if the folder holds another job.
+        ValueError: if the folder holds another job, or something that is no job under its names.
     """
-    manifest = folder / MANIFEST
-    if manifest.exists():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        other = sorted(key for key, value in plan.described.items() if found.get(key) != value)
-        if other:
+    try:
+        found = read_manifest(folder)
+    except FileNotFoundError:
+        foreign = [name for name in OWN_NAMES if (folder / name).exists()]
+        if foreign:
             raise ValueError(
-                f"{folder} holds another job: {', '.join(other)} differ. Choose another folder, or "
-                "remove this one to start anew."
-            )
+                f"{folder} has {', '.join(foreign)}, but no {MANIFEST}, so no job wrote them. "
+                "Choose another folder."
+            ) from None
+        text = json.dumps(plan.described, indent=1, sort_keys=True) + "\n"
+        write_inside(folder, MANIFEST, text.encode())
         return
-    text = json.dumps(plan.described, indent=1, sort_keys=True) + "\n"
-    replace_file(manifest, lambda draft: draft.write_text(text, encoding="utf-8"))
+    other = sorted(key for key, value in plan.described.items() if found.get(key) != value)
+    if other:
+        raise ValueError(
+            f"{folder} holds another job: {', '.join(other)} differ. Choose another folder, or "
+            "remove this one to start anew."
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the job in a folder, which may come from anywhere.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no manifest of a job.
+    """
+    return read_record(folder, MANIFEST, LARGEST_MANIFEST)
+
+
+def read_record(folder: Path, name: str, largest: int) -> dict[str, Any]:
+    """The JSON object in a file of a job.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is larger than ``largest``, a link, or no JSON object.
+    """
+    data = read_inside(folder, name, largest)
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        found = f"({type(error).__name__})"
+    if not isinstance(found, dict):
+        raise malformed(folder, name, f"no JSON object, but {str(found)[:40]!r}")
+    return found
+
+
+def malformed(folder: Path, name: str, what: str) -> ValueError:
+    """The error that a file of a job is not as a job writes it."""
+    return ValueError(
+        f"{folder / name} is not as a job writes it: {what}. Remove this folder to start anew, or "
+        "ask whoever sent it for a whole one."
+    )
+
+
+def units_of(folder: Path, described: dict[str, Any]) -> list[Unit]:
+    """The units that a manifest lists: consecutive prompts, all of them.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    names, prompts = described.get("units"), described.get("prompts")
+    if not isinstance(names, list) or type(prompts) is not int:
+        raise malformed(folder, MANIFEST, "it lists no units")
+    units, first = [], 0
+    for name in names:
+        match = UNIT.fullmatch(name) if isinstance(name, str) else None
+        count = int(match[2]) if match else 0
+        if match is None or int(match[1]) != first or not 0 < count <= LARGEST_UNIT:
+            raise malformed(folder, MANIFEST, f"{str(name)[:40]!r} does not follow {first} prompts")
+        units.append(Unit(tuple(range(first, first + count))))
+        first += count
+    if first != prompts:
+        raise malformed(folder, MANIFEST, f"its units have {first} prompts of {prompts}")
+    return units
 
 
 def _grouped(prompts: Sequence[Sequence[int]], batch: int) -> Iterator[Unit]:

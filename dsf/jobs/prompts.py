@@ -12,7 +12,7 @@ from dsf.jobs.storage import is_finished, remove_unfinished
 from dsf.jobs.summaries import summary
 from dsf.jobs.work import work
 from dsf.loading import file_hashes
-from dsf.saving import replace_file
+from dsf.saving import write_inside
 
 Progress = Callable[[int, int], None]
 SHOWN = 3
@@ -58,7 +58,8 @@ def measure_prompts(
         ``summary(folder)``.
 
     Raises:
-        ValueError: if an argument is out of range, or the folder holds another job.
+        ValueError: if an argument is out of range, or the folder holds another job, a link, or
+            something that is no job under the names of one.
         LoadError: if the checkpoint is refused.
         JobError: if some units failed, after all others are finished.
 
@@ -87,10 +88,10 @@ def measure_prompts(
         reasons = "; ".join(f"{name}: {trouble}" for name, trouble in list(failed.items())[:SHOWN])
         more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
         raise JobError(f"{len(failed)} of {len(units)} units failed. {reasons}{more}")
-    remove_unfinished(place)
+    remove_unfinished(place, units)
     table = summary(place)
     text = table.to_csv()
-    replace_file(place / "summary.csv", lambda draft: draft.write_text(text, encoding="utf-8"))
+    write_inside(place, "summary.csv", text.encode())
     return table
 
 

@@ -4,22 +4,23 @@ A unit is finished once its marker file ``finished.json`` exists.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from dsf.inspection import Unsupported
-from dsf.jobs.plan import Unit
-from dsf.saving import replace_file
+from dsf.jobs.plan import Unit, malformed, read_record
+from dsf.saving import LeadsOutside, names_inside, read_inside, remove_drafts, write_inside
 
 UNITS, FINISHED = "units", "finished.json"
 _FACTS = "layer"
+_LARGEST_MARKER, _LARGEST_LAYER, _MOST_LAYERS = 16 << 20, 1 << 30, 10_000
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class LayerFacts:
 
 def is_finished(folder: Path, unit: Unit) -> bool:
     """Whether all layers of the unit are stored."""
-    return (folder / UNITS / unit.name / FINISHED).exists()
+    return FINISHED in names_inside(folder, f"{UNITS}/{unit.name}")
 
 
 def write_layer(
@@ -54,8 +55,11 @@ def write_layer(
     tensors = {name: value.to(torch.float64).contiguous() for name, value in values.items()}
     # A single entry, since the order of several differs from run to run.
     metadata = {_FACTS: json.dumps(asdict(facts), sort_keys=True)}
-    path = folder / UNITS / unit.name / f"{number:04d}.safetensors"
-    replace_file(path, lambda draft: save_file(tensors, draft, metadata=metadata))
+    write_inside(folder, _layer_name(unit, number), save(tensors, metadata=metadata))
+
+
+def _layer_name(unit: Unit, number: int) -> str:
+    return f"{UNITS}/{unit.name}/{number:04d}.safetensors"
 
 
 def finish(folder: Path, unit: Unit, layers: int, unsupported: tuple[Unsupported, ...]) -> None:
@@ -66,23 +70,60 @@ def finish(folder: Path, unit: Unit, layers: int, unsupported: tuple[Unsupported
         "unsupported": [asdict(each) for each in unsupported],
     }
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
-    path = folder / UNITS / unit.name / FINISHED
-    replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    write_inside(folder, f"{UNITS}/{unit.name}/{FINISHED}", text.encode())
 
 
 def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str, Tensor]]]:
-    """The layers of a finished unit, in order."""
-    place = folder / UNITS / unit.name
-    count = json.loads((place / FINISHED).read_text(encoding="utf-8"))["layers"]
+    """The layers of a finished unit, in order.
+
+    Raises:
+        ValueError: if a file is not as ``write_layer`` and ``finish`` write it.
+    """
+    marker = f"{UNITS}/{unit.name}/{FINISHED}"
+    count = read_record(folder, marker, _LARGEST_MARKER).get("layers")
+    if type(count) is not int or not 0 <= count <= _MOST_LAYERS:
+        raise malformed(folder, marker, f"the number of layers is {str(count)[:40]!r}")
     for number in range(count):
-        with safe_open(place / f"{number:04d}.safetensors", framework="pt") as file:
-            facts: dict[str, Any] = json.loads(file.metadata()[_FACTS])
-            names = file.keys()
-            values = {name: file.get_tensor(name) for name in names}
-        yield LayerFacts(**facts | {"axes": tuple(facts["axes"])}), values
+        yield _layer(folder, unit, _layer_name(unit, number))
 
 
-def remove_unfinished(folder: Path) -> None:
+def _layer(folder: Path, unit: Unit, name: str) -> tuple[LayerFacts, dict[str, Tensor]]:
+    try:
+        data = read_inside(folder, name, _LARGEST_LAYER)
+        values = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts = _facts(json.loads(header["__metadata__"][_FACTS]))
+    except FileNotFoundError:
+        raise malformed(folder, name, "it is missing") from None
+    except LeadsOutside:
+        raise
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise malformed(folder, name, f"{type(error).__name__}") from None
+    for quantity, value in values.items():
+        shaped = value.ndim == len(facts.axes) and value.shape[0] == len(unit.prompts)
+        if value.dtype != torch.float64 or not shaped:
+            raise malformed(folder, name, f"{quantity[:40]!r} has another shape or type of number")
+    return facts, values
+
+
+def _facts(read: dict[str, Any]) -> LayerFacts:
+    texts = (read["name"], read["family"], *read["axes"], *read["unmeasured"].values())
+    numbers = [read[name] for name in ("error", "formula", "rounding", "tolerance")]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a name is no text")
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("an error is no number")
+    return LayerFacts(**read | {"axes": tuple(read["axes"])})
+
+
+def remove_unfinished(folder: Path, units: Iterable[Unit]) -> None:
     """Remove incomplete files of processes that were killed."""
-    for draft in folder.rglob(".*.tmp-*"):
-        draft.unlink(missing_ok=True)
+    for name in ("", *(f"{UNITS}/{unit.name}" for unit in units)):
+        remove_drafts(folder, name)

@@ -1,6 +1,5 @@
 """Reads the results of a job: all records, or statistics over its prompts."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from dsf.inspection.results.measurements import indices
 from dsf.inspection.results.table import Record, Table
-from dsf.jobs.plan import MANIFEST, Unit
+from dsf.jobs.plan import Unit, read_manifest, units_of
 from dsf.jobs.storage import LayerFacts, is_finished, read_layers
 
 Key = tuple[str, str, str]
@@ -21,6 +20,7 @@ def gather(folder: str | Path) -> Table:
 
     Raises:
         FileNotFoundError: if the folder holds no job.
+        ValueError: if a file in it is a link, or not as a job writes it.
     """
     records: list[Record] = []
     for unit, facts, name, value in _quantities(Path(folder)):
@@ -41,13 +41,23 @@ def summary(folder: str | Path) -> Table:
 
     Raises:
         FileNotFoundError: if the folder holds no job.
+        ValueError: if a file in it is a link, or not as a job writes it.
     """
     sums: dict[Key, _Moments] = {}
     axes: dict[Key, tuple[str, ...]] = {}
     for _, facts, name, value in _quantities(Path(folder)):
         key = facts.name, facts.family, name
+        moments = sums.setdefault(key, _Moments(value[0]))
+        if (
+            value.shape[1:] != moments.count.shape
+            or axes.get(key, facts.axes[1:]) != facts.axes[1:]
+        ):
+            raise ValueError(
+                f"{folder}: {name} of {facts.name!r} has other axes in another unit, so the files "
+                "are of different jobs. Remove this folder to start anew."
+            )
         axes[key] = facts.axes[1:]
-        sums.setdefault(key, _Moments(value[0])).add(value)
+        moments.add(value)
     return Table(tuple(record for key, each in sums.items() for record in each.records(key, axes)))
 
 
@@ -60,10 +70,7 @@ def _quantities(folder: Path) -> Iterator[tuple[Unit, LayerFacts, str, Tensor]]:
 
 def finished(folder: Path) -> Iterator[Unit]:
     """The finished units, in the order of their prompts."""
-    described = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    for name in described["units"]:
-        first, _, count = name.partition("+")
-        unit = Unit(tuple(range(int(first), int(first) + int(count))))
+    for unit in units_of(folder, read_manifest(folder)):
         if is_finished(folder, unit):
             yield unit
 

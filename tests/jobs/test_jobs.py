@@ -113,7 +113,7 @@ def test_one_layer_missing_is_a_unit_missing(finished, tmp_path):
     unit = copy / storage.UNITS / "00000002+1"
     (unit / storage.FINISHED).unlink()
     (unit / "0001.safetensors").unlink()
-    (unit / ".0001.tmp-99.safetensors").write_bytes(b"half")
+    (unit / f".dsf-{'0' * 32}.draft").write_bytes(b"half")
     assert [each.name for each in dsf.jobs.summaries.finished(copy)] == ["00000000+2", "00000003+1"]
     measure(copy, batch=2)
     assert equal_trees(finished, copy)

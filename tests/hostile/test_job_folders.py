@@ -1,0 +1,158 @@
+"""The folder of a job from anywhere: nothing outside it changes, and what is odd is named."""
+
+import json
+import shutil
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import dsf
+from dsf.jobs import gather, measure_prompts, summary
+from dsf.jobs.plan import MANIFEST
+from dsf.models import folder
+from dsf.saving import LeadsOutside
+
+MODEL = folder("llama")
+UNIT = "units/00000000+1"
+
+
+def measure(place):
+    return measure_prompts(MODEL, [[1, 2, 3]], place, quantities=("mean_row_sum",))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    place = tmp_path_factory.mktemp("made") / "job"
+    measure(place)
+    return place
+
+
+@pytest.fixture
+def job(made, tmp_path):
+    outside = tmp_path / "outside"
+    (outside / "00000000+1").mkdir(parents=True)
+    (outside / "a.txt").write_text("theirs")
+    return shutil.copytree(made, tmp_path / "job")
+
+
+def content(place):
+    return {p.relative_to(place).as_posix(): p.read_bytes() for p in place.rglob("*")
+            if p.is_file() and not p.is_symlink()}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["units", UNIT, f"{UNIT}/0000.safetensors", f"{UNIT}/finished.json", MANIFEST]
+)
+def test_no_link_is_followed(job, name):
+    path, outside = job / name, job.parent / "outside"
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    path.symlink_to(outside / "a.txt" if "." in path.name else outside)
+    before = content(outside)
+    with pytest.raises((LeadsOutside, dsf.jobs.JobError), match="is a link, and only plain files"):
+        measure(job)
+    assert content(outside) == before
+
+
+def test_a_summary_that_is_a_link_is_not_followed(job):
+    (job / "summary.csv").unlink()
+    (job / "summary.csv").symlink_to(job.parent / "outside" / "a.txt")
+    with pytest.raises(LeadsOutside, match="is a link"):
+        measure(job)
+    assert (job.parent / "outside" / "a.txt").read_text() == "theirs"
+
+
+def test_files_of_the_user_stay(job):
+    for name in (".x.tmp-y", "units/.x.tmp-y", f"{UNIT}/.0000.tmp-1.safetensors", "mine.txt"):
+        (job / name).write_text("mine")
+    measure(job)
+    assert list(content(job).values()).count(b"mine") == 4
+
+
+@pytest.mark.parametrize("name", ["units", "summary.csv"])
+def test_a_folder_of_somebody_else_is_no_job(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"has {name}, but no job.json, so no job wrote them"):
+        measure(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", "[" * 100_000, "\u00ff\u00fe"])
+@pytest.mark.parametrize("name", [MANIFEST, f"{UNIT}/finished.json"])
+def test_malformed_files_are_named(job, name, text):
+    (job / name).write_bytes(text.encode("latin-1"))
+    for read in (measure, gather, summary):
+        with pytest.raises(ValueError, match=r"is not as a job writes it.*to start anew"):
+            read(job)
+
+
+@pytest.mark.parametrize(
+    "units",
+    [None, 3, [3], ["0"], ["0+1000000000000"], ["00000000+1000000000000"], ["00000000+999999"],
+     ["00000000+0"], ["00000001+1"], ["00000000+1", "00000000+1"], ["00000000+2"], ["../../x+1"],
+     ["00000000+-1"], []],
+)  # fmt: skip
+def test_units_are_the_prompts_one_after_the_other(job, units):
+    described = json.loads((job / MANIFEST).read_text())
+    (job / MANIFEST).write_text(json.dumps(described | {"units": units}))
+    begin = time.process_time()
+    for read in (gather, summary):
+        with pytest.raises(ValueError, match=r"job.json is not as a job writes it"):
+            read(job)
+    assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("layers", [None, -1, 10**12, "1", True, 1.0])
+def test_a_marker_states_a_number_of_layers(job, layers):
+    (job / UNIT / "finished.json").write_text(json.dumps({"layers": layers}))
+    with pytest.raises(ValueError, match=r"finished.json is not as .* number of layers"):
+        gather(job)
+
+
+def layer(job):
+    return job / UNIT / "0000.safetensors"
+
+
+FACTS = {"name": "a", "family": "b", "axes": ["sample"], "error": 0.0, "formula": 0.0,
+         "rounding": 0.0, "tolerance": 1.0, "unmeasured": {}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "value"),
+    [
+        (None, torch.zeros(1, dtype=torch.float64)),
+        ("[", torch.zeros(1, dtype=torch.float64)),
+        ({}, torch.zeros(1, dtype=torch.float64)),
+        (FACTS | {"more": 1}, torch.zeros(1, dtype=torch.float64)),
+        (FACTS | {"name": 3}, torch.zeros(1, dtype=torch.float64)),
+        (FACTS | {"axes": 3}, torch.zeros(1, dtype=torch.float64)),
+        (FACTS | {"error": "x"}, torch.zeros(1, dtype=torch.float64)),
+        (FACTS | {"unmeasured": []}, torch.zeros(1, dtype=torch.float64)),
+        (FACTS, torch.zeros(2, dtype=torch.float64)),
+        (FACTS, torch.zeros(1, 3, dtype=torch.float64)),
+        (FACTS, torch.zeros((), dtype=torch.float64)),
+        (FACTS, torch.zeros(1, dtype=torch.int64)),
+    ],
+)
+def test_a_malformed_layer_is_named(job, facts, value):
+    text = facts if isinstance(facts, str) else json.dumps(facts)
+    metadata = None if facts is None else {"layer": text}
+    save_file({"mean_row_sum": value}, layer(job), metadata=metadata)
+    for read in (gather, summary):
+        with pytest.raises(ValueError, match=r"0000.safetensors is not as a job writes it"):
+            read(job)
+
+
+def test_a_missing_or_damaged_layer_is_named(job):
+    whole = layer(job).read_bytes()
+    for spoiled in (b"", whole[:20], whole[:-1], b"\xff" * 8 + whole[8:]):
+        layer(job).write_bytes(spoiled)
+        with pytest.raises(ValueError, match=r"0000.safetensors is not as a job writes it"):
+            gather(job)
+    layer(job).unlink()
+    with pytest.raises(ValueError, match="it is missing"):
+        gather(job)
