@@ -15,19 +15,21 @@ from dsf.inspection.capture.disk_store import DiskStore
 from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded, in_float64
 from dsf.inspection.capture.screening import check_runnable
-from dsf.inspection.causal.findings import Findings, judged, unread_reason
+from dsf.inspection.causal.findings import Finding, Findings, judged, unread_reason
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
-from dsf.inspection.families.registry import Known, known_modules
+from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.memory_needs import forecast
 from dsf.inspection.probing.probe import FAMILY, Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
 from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, followed, fused, torch_module
+from dsf.inspection.structure_trials import Trials, noting, tried
 from dsf.inspection.support_table import not_read
 from dsf.number_types import has_double
 
@@ -102,16 +104,22 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         watched = {path: model.get_submodule(path) for path in known}
         asks = question.checks != "none" and store is None and _can_be_asked(model)
         tracker = Tracker() if asks else None
+        possible = candidates(model, known) if store is None else {}
         log = CallLog(store, partial(_stands_alone, known))
-        calls = run(model, watched, inputs, named, calls=log, tracker=tracker)
+        listener = _Listener({path: model.get_submodule(path) for path in possible})
+        calls = run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
         if tracker is not None and tracker.disputed:
             tracker, log = Tracker(tracker.disputed), CallLog(store, partial(_stands_alone, known))
-            calls = run(model, watched, inputs, named, calls=log, tracker=tracker)
+            run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
+            calls = log
+        trials = tried(model, listener.where, possible, limits)
+        known |= trials.known
+        calls = _with_trials(calls, trials)
         with guarded(model):
-            found = Findings() if tracker is None else judged(tracker, calls)
+            found = Findings() if tracker is None else judged(tracker, calls, trials.covers)
         seen = _paths(model, calls)
-        layers, refused = _rebuilt(calls, known, limits, question, found, store)
-    missed = (*refused, *_unread(model, seen, set(known), found))
+        layers, refused = _rebuilt(calls, known, limits, question, found, trials.layers, store)
+    missed = (*refused, *_unread(model, seen, set(known), found, trials.failed))
     wrong = [part.formula for part in refused if part.formula is not None]
     if not layers and wrong:
         raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
@@ -127,6 +135,31 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         forecast=expected,
         checks=found.table,
     )
+
+
+class _Listener:
+    """Keeps the forward passes of modules that are to be tried, and the stack of modules."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]):
+        self._modules = modules
+        self.where = ModuleStack(nn.Module(), set())
+
+    @contextmanager
+    def __call__(self, where: ModuleStack) -> Iterator[None]:
+        self.where, where.keeps_outputs = where, where.keeps_outputs or bool(self._modules)
+        with noting(self._modules, where):
+            yield
+
+
+def _with_trials(calls: list[Call], trials: Trials) -> list[Call]:
+    """The calls with those of modules that were read by trial instead of what ran in them."""
+    if not trials.calls:
+        return calls
+    outside = [call for call in calls if not trials.covers(call.time)]
+    both = sorted([*outside, *trials.calls], key=lambda call: call.time)
+    for place, call in enumerate(both):
+        call.place = place
+    return both
 
 
 def _can_be_asked(model: nn.Module) -> bool:
@@ -168,7 +201,7 @@ def examine_part(
         calls = run(model, watched, inputs, named, part=part)
         seen = {call.name for call in calls}
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
-        layers, refused = _rebuilt(calls, known, limits, question, Findings())
+        layers, refused = _rebuilt(calls, known, limits, question, Findings(), {})
     missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
     return layers, (*refused, *missed)
 
@@ -197,17 +230,28 @@ def _paths(model: nn.Module, calls: Sequence[Call]) -> set[str]:
 
 
 def _unread(
-    model: nn.Module, called: set[str], read: set[str], found: Findings
+    model: nn.Module, called: set[str], read: set[str], found: Findings, tried: Mapping[str, str]
 ) -> list[Unsupported]:
     """The modules that mix tokens and were not read: as the run showed, then as they are called."""
     shown = [
-        Unsupported(one.name, described(one.module), unread_reason(one))
+        Unsupported(one.name, described(one.module), _with_trial(unread_reason(one), one, tried))
         for one in found.modules
         if one.is_listed and not isinstance(one.module, torch.jit.ScriptModule)
     ]
     known = {one.name for one in shown}
+    if not found.asked:
+        shown += [
+            Unsupported(path, described(model.get_submodule(path)), f"it was {words}")
+            for path, words in tried.items()
+            if path not in known
+        ]
+        known |= set(tried)
     named = [one for one in not_read(model, called, read) if one.name not in known]
     return [*shown, *named]
+
+
+def _with_trial(reason: str, one: Finding, tried: Mapping[str, str]) -> str:
+    return f"{reason}. It was {tried[one.name]}" if one.name in tried else reason
 
 
 def _rebuilt(
@@ -216,6 +260,7 @@ def _rebuilt(
     limits: Limits,
     question: Question,
     asked: Findings,
+    made: Mapping[Call, InspectedLayer],
     store: DiskStore | None = None,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     layers: list[InspectedLayer] = []
@@ -230,6 +275,10 @@ def _rebuilt(
             refused.append(Unsupported(call.name, described(call.module), reason))
             continue
         with _refusing(refused, call, question, call.name):
+            if call in made:
+                layer = replace(made[call], name=call.name)
+                layers.append(_with_heads(_checked(layer, call, asked), question.heads))
+                continue
             call.fetch()
             for name, build in rebuild(call, adapter, family, limits):
                 if wanted is not None and name not in wanted[number]:

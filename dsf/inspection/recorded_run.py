@@ -1,8 +1,8 @@
 """Runs a model once and records the calls of its token mixers and attention functions."""
 
 import inspect as signatures
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     exchange: Exchange | None = None,
     calls: list[Call] | None = None,
     tracker: Any = None,
+    listener: Callable[[ModuleStack], AbstractContextManager[None]] | None = None,
 ) -> list[Call]:
     """Run ``model`` once and record every call of a token mixer.
 
@@ -36,7 +37,8 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     torch's fused attention, and of softmax between two matrix products. With ``part`` only that
     module is called, as the model would call it. With ``exchange`` recorded calls put out what it
     says instead of their own output. With ``calls`` they are appended to these. A ``tracker``
-    follows from which tokens the tensors of the run are made.
+    follows from which tokens the tensors of the run are made. A ``listener`` is given the stack of
+    running modules, for whatever else is to be recorded.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
@@ -50,6 +52,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         interface.recording_attention(model, where, calls),
         interface.plain_experts(model) if wide else nullcontext(),
         recording(watched, calls, exchange, where),
+        nullcontext() if listener is None else listener(where),
         guarded(model),
         nullcontext() if tracker is None else tracker.following(where, inputs, named),
     ):

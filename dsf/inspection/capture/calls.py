@@ -56,7 +56,7 @@ class Invocation:
         stored: ``args`` and ``kwargs`` where these lie on disk.
         began, ended: when it ran, by the clock of the run.
         given: from which tokens the tensors among ``args`` and ``kwargs`` are made, in order.
-        output: what it put out, copied, where that is followed.
+        output: what it put out, copied, where the stack of modules keeps outputs.
         made: from which tokens the tensors in ``output`` are made, in order.
     """
 
@@ -75,8 +75,8 @@ class Invocation:
     def finish(self, output: Any, where: ModuleStack) -> None:
         """Note what the forward pass put out."""
         self.ended = where.tick()
+        self.output = copied(output) if where.keeps_outputs else None
         if where.tracker is not None:
-            self.output = copied(output)
             self.made = [where.tracker.of(part) for part in tensors_in(output)]
 
     def check_weights(self, name: str) -> None:

@@ -92,6 +92,7 @@ class ModuleStack:
         tracker: follows during the run from which tokens every tensor is made; None if nothing is.
         invocations: the forward passes of which something was copied, first to last.
         last_call: when the last token mixer was recorded, by the clock of the stack.
+        keeps_outputs: whether the forward passes also keep what they put out.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class ModuleStack:
         tracker: Any = None,
     ):
         self.tracker = tracker
+        self.keeps_outputs = tracker is not None
         self.invocations: list[Any] = []
         self.last_call = 0
         self._clock = 0

@@ -1,7 +1,7 @@
 """Judges after a run which modules mix tokens, and whether the maps read there are all of it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,14 +120,18 @@ def _record(one: Finding) -> dict[str, Any]:
     }
 
 
-def judged(tracker: Tracker, calls: Sequence[Call]) -> Findings:
+def judged(
+    tracker: Tracker, calls: Sequence[Call], is_read_at: Callable[[int], bool] = lambda _: False
+) -> Findings:
     """Judge a run that ``tracker`` followed; the model is still in evaluation mode.
 
     Args:
         calls: the token mixers that were recorded.
+        is_read_at: whether what happened at a time of the run is part of one of them.
     """
     found, where = Findings(asked=True), tracker.where
-    mixings = _relevant(tracker.mixings, calls)
+    mixings = [one for one in tracker.mixings if not is_read_at(one.time)]
+    mixings = _relevant(mixings, calls)
     mixed_axes = {one.meeting.axis for one in mixings if one.meeting.is_known}
     for call in calls:
         _arrange(call, mixed_axes, found)

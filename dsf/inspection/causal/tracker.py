@@ -102,6 +102,7 @@ class Tracker(TorchDispatchMode):
     Attributes:
         mixings: the operations in which tokens met, in running order.
         unknown: names of operations without a rule, which were taken for ones that mix.
+        is_asking: whether a module runs now that is only repeated.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None) -> None:
@@ -114,6 +115,7 @@ class Tracker(TorchDispatchMode):
         self._rules = self._all_rules()
         self._waiting: list[tuple[Any, Mixing]] = []
         self._paused = 0
+        self.is_asking = False
 
     @contextmanager
     def following(
@@ -201,6 +203,7 @@ class Tracker(TorchDispatchMode):
     def _is_constant(self, invocation: Any) -> bool:
         """Whether a module puts out the same when a token of what it is given is replaced."""
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self.is_asking = True
         try:
             with torch._C.DisableTorchFunction():
                 # Both passes are repeated, since casts inside of them are not guarded here.
@@ -209,6 +212,7 @@ class Tracker(TorchDispatchMode):
         except UnclearError:
             return False
         finally:
+            self.is_asking = False
             self.__enter__()  # type: ignore[no-untyped-call]
         return again.shape == before.shape and torch.allclose(again, before, rtol=1e-5)
 

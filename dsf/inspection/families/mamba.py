@@ -18,11 +18,13 @@ from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.shared import (
     activation,
     convolution,
+    epsilon_of,
     masked,
     masking,
     rms_normalised,
     some_rows,
 )
+from dsf.inspection.families.structure import Structure
 from dsf.inspection.whole.stages import Chain, Scale, Stage, secant
 from dsf.mixers import SelectiveStateSpace
 
@@ -86,17 +88,23 @@ def _is_old(layer: Captured) -> bool:
     return hasattr(layer.module, "slow_forward")
 
 
+NORMS = (
+    ("dt_layernorm", "b_layernorm", "c_layernorm"),
+    ("dt_layernorm", "B_layernorm", "C_layernorm"),
+)
+
+
 def _normalised(layer: Captured, *parts: Tensor) -> tuple[Tensor, ...]:
     """Step, write and read after their norms: falcon_mamba's without weights, jamba's with them."""
     if layer.family == "falcon_mamba":
         return tuple(rms_normalised(part, epsilon=layer.module.rms_eps) for part in parts)
-    if layer.family == "jamba":
-        norms = ("dt_layernorm", "b_layernorm", "c_layernorm")
-        return tuple(
-            layer.weights[f"{norm}.weight"]
-            * rms_normalised(part, epsilon=getattr(layer.module, norm).variance_epsilon)
-            for norm, part in zip(norms, parts, strict=True)
-        )
+    for norms in NORMS:
+        if all(f"{norm}.weight" in layer.weights for norm in norms):
+            return tuple(
+                layer.weights[f"{norm}.weight"]
+                * rms_normalised(part, epsilon=epsilon_of(getattr(layer.module, norm)))
+                for norm, part in zip(norms, parts, strict=True)
+            )
     return parts
 
 
@@ -119,4 +127,19 @@ ADAPTER = Adapter(
     leave=leave,
     axes=("sample", "channel"),
     run_numbers=run_numbers,
+)
+
+STRUCTURE = Structure(
+    title="Mamba",
+    family="mamba",
+    adapter=ADAPTER,
+    parameters={
+        "in_proj.weight": "2*inner model",
+        "conv1d.weight": "inner 1 taps",
+        "x_proj.weight": "rank+2*state inner",
+        "dt_proj.weight": "inner rank",
+        "A_log": "inner state",
+        "D": "inner",
+        "out_proj.weight": "model inner",
+    },
 )

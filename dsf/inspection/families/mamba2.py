@@ -7,6 +7,7 @@ The norm multiplies by the output gate first and then divides by the root mean s
 falcon_h1 may divide first or have no norm.
 """
 
+from collections.abc import Iterator
 from math import inf
 from typing import Any
 
@@ -26,6 +27,7 @@ from dsf.inspection.families.shared import (
     rms_factor,
     some_rows,
 )
+from dsf.inspection.families.structure import Settings, Sizes, Structure
 from dsf.inspection.whole.stages import Chain, Scale, secant
 from dsf.mixers import StateSpaceDuality
 
@@ -107,7 +109,8 @@ def _gate_over_norm(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
     weight = layer.weights.get("norm.weight")
     if weight is None:
         return silu(z)
-    first = getattr(layer.module.norm, "norm_before_gate", False)
+    norm = layer.module.norm
+    first = getattr(norm, "norm_before_gate", getattr(layer.module, "norm_before_gate", False))
     return weight * silu(z) * _norm_factor(layer, response if first else response * silu(z))
 
 
@@ -148,4 +151,46 @@ ADAPTER = Adapter(
         **dict.fromkeys(("mamba2", "bamba", "falcon_h1", "granitemoehybrid"), LONE_PADDING),
         **dict.fromkeys(("nemotron_h", "zamba2"), WRONG_BEFORE_5_16),
     },
+)
+
+
+def _settings(module: Any, sizes: Sizes) -> Iterator[Settings]:
+    """Heads, groups and limits of a module that was written elsewhere.
+
+    Of groups and states only the product is known from the parameters, and not whether the norm
+    comes before the output gate.
+    """
+    shared, rest = divmod(sizes["mixed"] - sizes["inner"], 2)
+    if rest or shared <= 0 or sizes["inner"] % sizes["heads"]:
+        return
+    named = [getattr(module, name, None) for name in ("ngroups", "n_groups", "num_groups")]
+    groups = [each for each in named if isinstance(each, int)] or [1]
+    groups += [each for each in range(1, shared + 1) if shared % each == 0]
+    for each in dict.fromkeys(groups):
+        if sizes["heads"] % each or shared % each:
+            continue
+        for first in (False, True):
+            yield {
+                "num_heads": sizes["heads"],
+                "n_groups": each,
+                "ssm_state_size": shared // each,
+                "time_step_limit": getattr(module, "dt_limit", (0.0, inf)),
+                "norm_before_gate": first,
+            }
+
+
+STRUCTURE = Structure(
+    title="Mamba-2",
+    family="mamba2",
+    adapter=ADAPTER,
+    parameters={
+        "in_proj.weight": "inner+mixed+heads model",
+        "conv1d.weight": "mixed 1 taps",
+        "A_log": "heads",
+        "dt_bias": "heads",
+        "D": "heads",
+        "norm.weight": "inner",
+        "out_proj.weight": "model inner",
+    },
+    settings=_settings,
 )

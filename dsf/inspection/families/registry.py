@@ -25,6 +25,7 @@ from dsf.inspection.families import (
     xlstm,
     zamba,
 )
+from dsf.inspection.families.structure import Structure
 from dsf.inspection.softmax import torch_module
 
 GROUP = "dsf.adapters"
@@ -81,6 +82,20 @@ ADAPTERS: tuple[Adapter, ...] = (
     torch_recurrent.CELLS,
     torch_module.ADAPTER,
 )
+
+STRUCTURES: tuple[Structure, ...] = (mamba.STRUCTURE, mamba2.STRUCTURE)
+
+
+def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:
+    """By its path every module that no adapter names, with the families that it may be one of."""
+    found = {}
+    for path, module in model.named_modules():
+        if any(path == other or not other or path.startswith(f"{other}.") for other in known):
+            continue
+        fitting = tuple(one for one in STRUCTURES if one.sizes(module) is not None)
+        if fitting:
+            found[path] = fitting
+    return found
 
 
 def known_modules(model: nn.Module, given: Sequence[Adapter] = ()) -> Known:

@@ -1,0 +1,98 @@
+"""``Structure``: the parameters by which a module is tried as one of a family, whatever its name.
+
+Names and axes of parameters tell only that a module may be one. The engine reads it as that and
+compares with the module itself in float64: what fits is read, what does not fit is listed.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from dsf.inspection.adapter import Adapter, Parts
+from dsf.inspection.capture.calls import Captured
+
+Sizes = Mapping[str, int]
+Settings = Mapping[str, Any]
+TOKENS = 3
+"""The axes of an input that holds tokens: sample, time, width."""
+
+
+def _as_they_are(_module: nn.Module, _sizes: Sizes) -> Iterable[Settings]:
+    return ({},)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a family's modules are made of, wherever they were written.
+
+    Attributes:
+        title: what the family is called in words.
+        family: the family whose reading is tried.
+        adapter: the adapter that reads it.
+        parameters: by name the axes of every parameter that is needed, such as
+            ``"dt_proj.weight": "inner rank"``. An axis is a name, a number, or a sum of products of
+            them such as ``rank+2*state``; every name stands alone somewhere.
+        settings: attributes that the adapter looks up in a module of the family, told from a module
+            and the sizes of its axes; of several the first that fits.
+    """
+
+    title: str
+    family: str
+    adapter: Adapter
+    parameters: Mapping[str, str]
+    settings: Callable[[nn.Module, Sizes], Iterable[Settings]] = _as_they_are
+
+    def sizes(self, module: nn.Module) -> Sizes | None:
+        """The sizes of the axes in a module; None where it is not made like this."""
+        found = dict(module.named_parameters()) | dict(module.named_buffers())
+        shapes: list[tuple[str, int]] = []
+        for name, axes in self.parameters.items():
+            words = axes.split()
+            if name not in found or found[name].ndim != len(words):
+                return None
+            shapes += zip(words, found[name].shape, strict=True)
+        known: dict[str, int] = {}
+        for word, size in shapes:
+            if word.isidentifier() and known.setdefault(word, size) != size:
+                return None
+        return known if all(_evaluated(word, known) == size for word, size in shapes) else None
+
+    def readings(self, module: nn.Module) -> Iterator[Adapter]:
+        """The adapters by which a module is tried, the likeliest first."""
+        sizes = self.sizes(module)
+        if sizes is None:
+            return
+        for settings in self.settings(module, sizes):
+            split = partial(_as_one_of, takes=self.adapter.takes, settings=settings)
+            yield replace(self.adapter, split=split)
+
+
+def _evaluated(word: str, known: Sizes) -> int:
+    total = 0
+    for term in word.split("+"):
+        product = 1
+        for factor in term.split("*"):
+            product *= int(factor) if re.fullmatch(r"\d+", factor) else known[factor]
+        total += product
+    return total
+
+
+def _as_one_of(layer: Captured, *, takes: str, settings: Settings) -> Parts:
+    """The call as the adapter of the family knows it: its names of the input and of settings."""
+    module = copy.copy(layer.module)
+    module.__dict__ = {**vars(layer.module), **settings}
+    arguments = dict(layer.arguments)
+    if takes not in arguments:
+        name = next((name for name, part in arguments.items() if _has_tokens(part)), None)
+        if name is not None:
+            arguments = {takes: arguments.pop(name), **arguments}
+    return (layer.replaced(module=module, arguments=arguments),)
+
+
+def _has_tokens(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.ndim == TOKENS and part.is_floating_point()
