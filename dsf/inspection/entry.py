@@ -32,7 +32,7 @@ def inspect(
     memory: float | None = None,
     tokens: Sequence[Sequence[str]] | None = None,
     adapters: Sequence[Adapter] = (),
-    probe: Mapping[str, Probe] | Sequence[str] = (),
+    probe: Mapping[str, Probe] | Sequence[str] = "auto",
     checks: str = "all",
     **named: Any,
 ) -> Inspection:
@@ -57,8 +57,11 @@ def inspect(
             would not fit beside the rest; ``inspection.forecast`` says what was expected.
         tokens: the text of every token, one sequence for each sample.
         adapters: how to read modules of your own; they take precedence over those of dsf.
-        probe: paths of modules that no adapter reads, to be probed with unit values (see
-            ``dsf.probe``). A mapping from paths to ``dsf.inspection.Probe`` also names the ports.
+        probe: ``"auto"`` probes with unit values what the run shows to mix tokens and nothing
+            reads (see ``dsf.probe``), with at most 1,024 forward passes of single modules for
+            each and 8,192 for all; the others are listed with the reason. Paths of modules are
+            probed whatever it takes, and only these; a mapping from paths to
+            ``dsf.inspection.Probe`` also names the ports. ``()`` probes nothing.
         checks: ``"all"`` also asks the run which modules mix tokens, what the axes of every map
             count, and whether a map is all that its module does to tokens; see
             ``Inspection.checks``. It repeats single modules, and is left out where weights lie on

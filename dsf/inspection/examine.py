@@ -1,10 +1,10 @@
 """Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,21 +18,23 @@ from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded, in_float64
 from dsf.inspection.capture.screening import check_runnable
-from dsf.inspection.causal.findings import Finding, Findings, judged, unread_reason
+from dsf.inspection.causal.findings import Findings, judged
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known, candidates, known_modules
+from dsf.inspection.further_mixers import Further, asked_for, noting, probed, tried
 from dsf.inspection.memory_needs import forecast
-from dsf.inspection.probing.probe import FAMILY, Probe, probes
+from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
 from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, followed, fused, torch_module
-from dsf.inspection.structure_trials import Trials, noting, tried
 from dsf.inspection.support_table import not_read
 from dsf.number_types import has_double
 
+AUTO = "auto"
+Each = TypeVar("Each")
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
     Through.FUSED: fused.ADAPTER,
@@ -56,7 +58,8 @@ class Question:
         layers, heads: which are looked at; None for all.
         memory: how many bytes the inspection may take beyond the model; None for what there is.
         adapters: further adapters, which take precedence over all others.
-        probe: modules that are probed with unit values instead of being read by an adapter.
+        probe: modules that are probed with unit values instead of being read by an adapter;
+            ``"auto"`` for those that mix tokens and are not read.
     """
 
     inputs: tuple[Any, ...] = ()
@@ -70,7 +73,7 @@ class Question:
     heads: Chosen = None
     memory: float | None = None
     adapters: Sequence[Adapter] = ()
-    probe: Mapping[str, Probe] | Sequence[str] = ()
+    probe: Mapping[str, Probe] | Sequence[str] = AUTO
     checks: str = "all"
 
 
@@ -91,7 +94,8 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     if question.exact:
         model = double_copy(model)
         inputs, named = in_float64(inputs), in_float64(named)
-    known = _with_probes(model, known_modules(model, question.adapters), question.probe)
+    asked = {} if question.probe == AUTO else probes(model, question.probe)
+    known = _outside(known_modules(model, question.adapters), asked)
     wide = dtype_of(model) is torch.float64
     limits = Limits(guarded=wide, tolerance=question.tolerance)
     title = question.name or type(model).__name__
@@ -104,22 +108,27 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         watched = {path: model.get_submodule(path) for path in known}
         asks = question.checks != "none" and store is None and _can_be_asked(model)
         tracker = Tracker() if asks else None
-        possible = candidates(model, known) if store is None else {}
+        possible = _outside(candidates(model, known), asked) if store is None else {}
         log = CallLog(store, partial(_stands_alone, known))
-        listener = _Listener({path: model.get_submodule(path) for path in possible})
+        listener = _Listener({path: model.get_submodule(path) for path in (*possible, *asked)})
         calls = run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
         if tracker is not None and tracker.disputed:
             tracker, log = Tracker(tracker.disputed), CallLog(store, partial(_stands_alone, known))
             run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
             calls = log
-        trials = tried(model, listener.where, possible, limits)
-        known |= trials.known
-        calls = _with_trials(calls, trials)
+        further = asked_for(model, listener.where, asked)
+        further.add(tried(model, listener.where, possible, limits))
+        calls = _with_further(calls, further)
         with guarded(model):
-            found = Findings() if tracker is None else judged(tracker, calls, trials.covers)
+            found = Findings() if tracker is None else judged(tracker, calls, further.covers)
+        if question.probe == AUTO:
+            with guarded(model):
+                further.add(probed(found.modules, listener.where, limits))
+            calls = _in_order([*calls, *(one for one in further.calls if one not in calls)])
+        known |= further.known
         seen = _paths(model, calls)
-        layers, refused = _rebuilt(calls, known, limits, question, found, trials.layers, store)
-    missed = (*refused, *_unread(model, seen, set(known), found, trials.failed))
+        layers, refused = _rebuilt(calls, known, limits, question, found, further, store)
+    missed = (*refused, *_unread(model, seen, set(known), found, further))
     wrong = [part.formula for part in refused if part.formula is not None]
     if not layers and wrong:
         raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
@@ -151,15 +160,18 @@ class _Listener:
             yield
 
 
-def _with_trials(calls: list[Call], trials: Trials) -> list[Call]:
-    """The calls with those of modules that were read by trial instead of what ran in them."""
-    if not trials.calls:
-        return calls
-    outside = [call for call in calls if not trials.covers(call.time)]
-    both = sorted([*outside, *trials.calls], key=lambda call: call.time)
-    for place, call in enumerate(both):
+def _with_further(calls: list[Call], further: Further) -> list[Call]:
+    """The calls with those of modules that are read as a whole instead of what ran in them."""
+    outside = [call for call in calls if not further.covers(call.time)]
+    return _in_order([*outside, *further.calls]) if further.calls else calls
+
+
+def _in_order(calls: list[Call]) -> list[Call]:
+    """The calls in the order in which they ended."""
+    found = sorted(calls, key=lambda call: call.time)
+    for place, call in enumerate(found):
         call.place = place
-    return both
+    return found
 
 
 def _can_be_asked(model: nn.Module) -> bool:
@@ -201,7 +213,7 @@ def examine_part(
         calls = run(model, watched, inputs, named, part=part)
         seen = {call.name for call in calls}
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
-        layers, refused = _rebuilt(calls, known, limits, question, Findings(), {})
+        layers, refused = _rebuilt(calls, known, limits, question, Findings(), Further())
     missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
     return layers, (*refused, *missed)
 
@@ -210,17 +222,11 @@ def _within(root: str, path: str) -> bool:
     return not root or path == root or path.startswith(f"{root}.")
 
 
-def _with_probes(
-    model: nn.Module, known: Known, wanted: Mapping[str, Probe] | Sequence[str]
-) -> Known:
-    """``known``, where a module that is probed replaces every adapter for it and inside it."""
-    probed = probes(model, wanted)
-    outside = {
-        path: adapter
-        for path, adapter in known.items()
-        if not any(_within(root, path) for root in probed)
+def _outside(known: dict[str, Each], roots: Collection[str]) -> dict[str, Each]:
+    """``known`` without the modules at or inside of some paths."""
+    return {
+        path: each for path, each in known.items() if not any(_within(root, path) for root in roots)
     }
-    return outside | {path: (adapter, FAMILY) for path, adapter in probed.items()}
 
 
 def _paths(model: nn.Module, calls: Sequence[Call]) -> set[str]:
@@ -230,28 +236,25 @@ def _paths(model: nn.Module, calls: Sequence[Call]) -> set[str]:
 
 
 def _unread(
-    model: nn.Module, called: set[str], read: set[str], found: Findings, tried: Mapping[str, str]
+    model: nn.Module, called: set[str], read: set[str], found: Findings, further: Further
 ) -> list[Unsupported]:
     """The modules that mix tokens and were not read: as the run showed, then as they are called."""
-    shown = [
-        Unsupported(one.name, described(one.module), _with_trial(unread_reason(one), one, tried))
-        for one in found.modules
-        if one.is_listed and not isinstance(one.module, torch.jit.ScriptModule)
-    ]
+    shown = []
+    path_of = {module: path for path, module in model.named_modules()}
+    for one in found.modules:
+        path = path_of.get(one.module, one.name)
+        reason = further.reason(path, one)
+        if reason and not isinstance(one.module, torch.jit.ScriptModule):
+            shown.append(Unsupported(one.name, described(one.module), reason))
     known = {one.name for one in shown}
     if not found.asked:
         shown += [
-            Unsupported(path, described(model.get_submodule(path)), f"it was {words}")
-            for path, words in tried.items()
-            if path not in known
+            Unsupported(path, described(model.get_submodule(path)), words)
+            for path, words in further.failed.items()
         ]
-        known |= set(tried)
+        known |= set(further.failed)
     named = [one for one in not_read(model, called, read) if one.name not in known]
     return [*shown, *named]
-
-
-def _with_trial(reason: str, one: Finding, tried: Mapping[str, str]) -> str:
-    return f"{reason}. It was {tried[one.name]}" if one.name in tried else reason
 
 
 def _rebuilt(
@@ -260,7 +263,7 @@ def _rebuilt(
     limits: Limits,
     question: Question,
     asked: Findings,
-    made: Mapping[Call, InspectedLayer],
+    further: Further,
     store: DiskStore | None = None,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     layers: list[InspectedLayer] = []
@@ -275,9 +278,10 @@ def _rebuilt(
             refused.append(Unsupported(call.name, described(call.module), reason))
             continue
         with _refusing(refused, call, question, call.name):
-            if call in made:
-                layer = replace(made[call], name=call.name)
-                layers.append(_with_heads(_checked(layer, call, asked), question.heads))
+            if call in further.layers:
+                layer = _checked(replace(further.layers[call], name=call.name), call, asked)
+                layer = replace(layer, share=further.shares.get(call, layer.share))
+                layers.append(_with_heads(layer, question.heads))
                 continue
             call.fetch()
             for name, build in rebuild(call, adapter, family, limits):

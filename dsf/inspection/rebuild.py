@@ -273,6 +273,7 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
         surroundings=call.surroundings if is_usual(call.maps) else None,
         products=call.products,
         maps=call.maps,
+        made_of=call.made_of,
     )
     return adapter.split(whole)
 

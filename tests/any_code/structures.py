@@ -71,7 +71,7 @@ class Stranger(nn.Module):
         return self.out_proj(self.gated(torch.stack(outputs, dim=1), gate))
 
     def map(self, x):
-        """``sample channel time time``: ``read_i · exp(pole (step_j+1 + ... + step_i)) write_j``."""
+        """``sample channel time time``: ``read_i · exp(pole Σ step) write_j``."""
         _, _, step, write, read = self.parts(x)
         steps = x.shape[1]
         found = torch.zeros(len(x), INNER, steps, steps, dtype=x.dtype)

@@ -78,7 +78,7 @@ def test_a_random_hybrid(seed):
 
     for place, inner, _ in attentions:
         inner.register_forward_pre_hook(keep(place))
-    inspection = dsf.inspect(model, x.transpose(0, 1) if time_first else x)
+    inspection = dsf.inspect(model, x.transpose(0, 1) if time_first else x, probe=())
     missed = [one.name for one in inspection.unsupported]
     for place, inner, is_part in attentions:
         layer = inspection[f"parts.{place}.inner"]

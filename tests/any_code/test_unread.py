@@ -10,7 +10,7 @@ from tests.any_code.modules import KEEP_APART, MIXERS, Beside, drawn, tokens
 
 
 def listed(model, x):
-    inspection = dsf.inspect(drawn(model), x)
+    inspection = dsf.inspect(drawn(model), x, probe=())
     assert [layer.name for layer in inspection] == ["attention"]
     assert inspection[0].is_exact
     return [missed.name for missed in inspection.unsupported]

@@ -108,6 +108,7 @@ class Call:
         stored: arguments, output and surroundings where these lie on disk.
         time: when it ended, by the clock of the run.
         seen: from which tokens its queries, values and output are made, where that was followed.
+        made_of: by the name of an argument from which tokens the tensors in it are made, in order.
         maps: which of its maps belongs to which sample and head, where the run showed that it is
             not the usual order.
     """
@@ -125,6 +126,7 @@ class Call:
     stored: Stored | None = None
     time: int = 0
     seen: dict[str, Any] = field(default_factory=dict)
+    made_of: dict[str, list[Any]] = field(default_factory=dict)
     maps: Any = None
 
     def put_away(self, store: DiskStore) -> None:
@@ -330,6 +332,7 @@ def recording(
         ) -> Any:
             weights = begun[module].pop()
             known: Copies = {}
+            originals = bound(module.forward, args, kwargs)
             args, kwargs = copied(args, known), copied(kwargs, known)
             invocation = Invocation(module, args, kwargs, weights)
             arguments = bound(module.forward, invocation.args, invocation.kwargs)
@@ -338,6 +341,7 @@ def recording(
             if where is not None:
                 call.time = where.tick()
                 call.seen = where.coordinates(output=call_output(output))
+                call.made_of = {name: where.made_of(part) for name, part in originals.items()}
             invocation.calls.append(call)
             calls.append(call)
             return exchanged(call, output, exchange)
@@ -370,6 +374,7 @@ class Captured:
         products: of projections with their inputs, while the layer is being rebuilt.
         maps: which map of an attention belongs to which sample and head, as the run showed it;
             None where nothing was seen.
+        made_of: by the name of an argument from which tokens the tensors in it are made, in order.
     """
 
     name: str
@@ -381,6 +386,7 @@ class Captured:
     surroundings: Surroundings | None = None
     products: Products = field(default_factory=Products)
     maps: Any = None
+    made_of: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
         """``x`` projected by ``name.weight`` and, where there is one, ``name.bias``."""

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._pytree import tree_flatten
 
 from dsf.inspection.capture.packed_weights import is_packed
 from dsf.inspection.capture.precision import in_float64
@@ -124,6 +125,11 @@ class ModuleStack:
         if self.tracker is None:
             return {}
         return {name: self.tracker.of(tensor) for name, tensor in tensors.items()}
+
+    def made_of(self, value: Any) -> list[Any]:
+        """From which tokens the tensors in a value are made; None for each that is not followed."""
+        tensors = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
+        return [None if self.tracker is None else self.tracker.of(tensor) for tensor in tensors]
 
     def has_read_in(self, frame: Frame) -> bool:
         """Whether a token mixer was read in a forward pass that now ends."""

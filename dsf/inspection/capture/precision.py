@@ -39,7 +39,7 @@ def expected_rounding(dtype: torch.dtype, steps: int) -> float:
 
 
 class CastGuard(TorchFunctionMode):
-    """While active, a torch function that asks for float32 gets float64.
+    """While active, a torch function that asks for float32 gets float64, and so for complex64.
 
     ``model.double()`` leaves ``.float()``, ``.to(torch.float32)`` and ``softmax(dtype=...)`` in the
     model's code; each of them would round intermediate results of a float64 model to float32.
@@ -60,7 +60,8 @@ class CastGuard(TorchFunctionMode):
 
 
 def _wide(part: Any) -> Any:
-    return torch.float64 if part is torch.float32 else part
+    wide = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+    return wide.get(part, part) if isinstance(part, torch.dtype) else part
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -34,6 +34,7 @@ class Finding:
         is_read: whether a token mixer in it was read.
         attentions: how many attentions make its output together.
         has_slots: whether columns of its maps are no tokens but made of several.
+        runs: its forward passes in which tokens met, each with what was held while it was asked.
     """
 
     module: nn.Module
@@ -46,6 +47,7 @@ class Finding:
     is_read: bool = False
     attentions: int = 0
     has_slots: bool = False
+    runs: tuple[tuple[Invocation, Held], ...] = ()
 
     @property
     def is_listed(self) -> bool:
@@ -158,8 +160,10 @@ def judged(
         held = Held(inside, () if is_read else others)
         finding = _judged(invocation, name, how, held, is_read, found)
         before = seen.get(invocation.module)
+        runs = (*(before.runs if before else ()), (invocation, held))
         if before is None or (before.mixes is not True and finding.mixes is not False):
-            seen[invocation.module] = finding
+            before = finding
+        seen[invocation.module] = replace(before, runs=runs)
     found.modules = list(seen.values())
     return found
 
@@ -252,8 +256,21 @@ def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
         found.refused[call] = str(error)
 
 
-def unread_reason(finding: Finding) -> str:
-    """Why a module is listed that mixes tokens and was not read."""
+def part_reason(finding: Finding, share: float) -> str:
+    """Why a module is listed whose map was probed, and is a part of what it does to tokens."""
+    how = f" ({'; '.join(finding.how)})" if finding.how else ""
+    return (
+        f"the map that was probed is only a part of what it does to tokens{how}: it explains "
+        f"{share:.0%} of what a replaced token moves"
+    )
+
+
+def unread_reason(finding: Finding, *, is_tried: bool = False) -> str:
+    """Why a module is listed that mixes tokens and was not read.
+
+    Args:
+        is_tried: whether it was probed already, or tried as one of a family.
+    """
     how = f" ({'; '.join(finding.how)})" if finding.how else ""
     if finding.is_read and finding.mixes is not True and finding.has_slots:
         return (
@@ -277,8 +294,8 @@ def unread_reason(finding: Finding) -> str:
             f"tokens meet in it{how}, and no adapter reads it; {finding.note}, so that it was not "
             "told how far they move"
         )
+    advice = "" if is_tried else ". If it is linear in its values, pass probe=... to read it"
     return (
         f"it mixes tokens{how}: a replaced token moves others by {finding.elsewhere:.0e} of its "
-        "largest output, and no adapter reads it. If it is linear in its values, pass probe=... to "
-        "read it"
+        f"largest output, and no adapter reads it{advice}"
     )

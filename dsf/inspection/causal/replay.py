@@ -22,6 +22,7 @@ from dsf.inspection.softmax.fused import recording_fused
 from dsf.inspection.softmax.interface import recording_attention_in
 
 Cell = Mapping[InputAxis, int]
+Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 SEED, DRAWS, ROUNDING = 0, 16, 16
 
 
@@ -68,8 +69,20 @@ class Moved:
         return self.elsewhere > self.limit
 
 
-def moved(invocation: Invocation, held: Held | None) -> Moved:
+def plainly(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a module puts out, called as it is."""
+    return module(*args, **kwargs)
+
+
+def moved(
+    invocation: Invocation,
+    held: Held | None,
+    run: Run = plainly,
+) -> Moved:
     """Repeat a forward pass with one token replaced.
+
+    Args:
+        run: how the module is called.
 
     Raises:
         UnclearError: if it cannot be repeated, or it is not known where its tokens are.
@@ -77,7 +90,7 @@ def moved(invocation: Invocation, held: Held | None) -> Moved:
     cells = cells_of(invocation)
     output, made = _first(invocation.output, invocation.made)
     kept = _kept(made, cells, output)
-    again = repeated(invocation, cells, held)
+    again = repeated(invocation, cells, held, run)
     if made is None and not torch.equal(again, output):
         raise UnclearError("it is not known where the tokens are in its output")
     if again.shape != output.shape:
@@ -159,6 +172,12 @@ def _kept(made: Coordinates | None, cells: Sequence[Cell], output: Tensor) -> Te
     return inside.expand(output.shape)
 
 
+def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
+    """Whether some of what a module puts out belongs to the replaced tokens alone."""
+    _, made = _first(invocation.output, invocation.made)
+    return own(made, cells) is not None
+
+
 def _first(output: Any, made: Sequence[Coordinates | None]) -> tuple[Tensor, Coordinates | None]:
     """The first output that holds numbers, and its coordinates."""
     for tensor, coordinates in zip(tensors_in(output), made, strict=True):
@@ -167,8 +186,16 @@ def _first(output: Any, made: Sequence[Coordinates | None]) -> tuple[Tensor, Coo
     raise NoNumbersError("it puts out no numbers, so that tokens only choose what others see")
 
 
-def repeated(invocation: Invocation, cells: Sequence[Cell], held: Held | None) -> Tensor:
+def repeated(
+    invocation: Invocation,
+    cells: Sequence[Cell],
+    held: Held | None,
+    run: Run = plainly,
+) -> Tensor:
     """The first numbers that a module puts out where the ``cells`` of its input are replaced.
+
+    Args:
+        run: how the module is called.
 
     Raises:
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
@@ -195,7 +222,7 @@ def repeated(invocation: Invocation, cells: Sequence[Cell], held: Held | None) -
         raise UnclearError("none of its tokens could be replaced")
     with _holding(invocation, cells, held, rng):
         try:
-            output = invocation.module(*args, **kwargs)
+            output = run(invocation.module, args, kwargs)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -301,7 +328,8 @@ def _keeping(outputs: Recorded, cells: Sequence[Cell]) -> Callable[..., Any]:
             return old.clone() if inside is None else torch.where(inside, part, old)
 
         leaves, tree = tree_flatten(output)
-        return tree_unflatten([kept(leaf) for leaf in leaves], tree)
+        with torch._C.DisableTorchFunction():  # no function of the module itself
+            return tree_unflatten([kept(leaf) for leaf in leaves], tree)
 
     return hook
 
@@ -315,7 +343,11 @@ def share_explained(invocation: Invocation, rest: Moved) -> float:
     Raises:
         UnclearError: if the module cannot be repeated.
     """
-    everything = moved(invocation, None)
+    return share_of(moved(invocation, None), rest)
+
+
+def share_of(everything: Moved, rest: Moved) -> float:
+    """How much of ``everything`` that a token moves does not remain as ``rest``, 0 to 1."""
     explained = (everything.difference - rest.difference).norm().item()
     left = rest.difference.norm().item()
     return explained / (explained + left) if explained + left > 0 else 0.0

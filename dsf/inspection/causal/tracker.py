@@ -20,6 +20,7 @@ from dsf.inspection.causal.coordinates import (
     Coordinates,
     numbered,
     reduced,
+    small,
     varies,
 )
 from dsf.inspection.causal.operations import Followed, Meeting
@@ -127,6 +128,17 @@ class Tracker(TorchDispatchMode):
             self._number(part, f"input {k}")
         for name, part in named.items():
             self._number(part, name)
+        with self:
+            yield
+
+    @contextmanager
+    def following_on(
+        self, where: ModuleStack, tensors: Sequence[Tensor], made: Sequence[Coordinates | None]
+    ) -> Iterator[None]:
+        """Follow what a module makes of these tensors, whose coordinates are known."""
+        self._where = where
+        for tensor, coordinates in zip(tensors, made, strict=True):
+            self._set(tensor, coordinates)
         with self:
             yield
 
@@ -642,7 +654,14 @@ class Tracker(TorchDispatchMode):
         planes, meetings = {}, []
         if given is None:
             return Followed((None,))
+        back = _transformed_back(done, given)
         for axis, plane in given.planes.items():
+            if axis is back:
+                index = torch.arange(out.shape[dims[0]], dtype=torch.float32, device=out.device)
+                index = torch.where(index < axis.size, index, NONE)
+                behind = [1] * (-1 - dims[0] % out.ndim + out.ndim)
+                planes[axis] = index.reshape(-1, *behind).expand(out.shape)
+                continue
             if any(varies(plane, dim) for dim in dims):
                 meetings.append(Meeting(axis, "a Fourier transform over tokens"))
                 same = plane.shape == out.shape
@@ -771,6 +790,18 @@ def _move(
 def _is_made_anew(name: str) -> bool:
     """Whether an operation makes a tensor from none of the numbers of another."""
     return name in _MADE_ANEW or name.startswith("new_") or name.endswith("_like")
+
+
+def _transformed_back(done: Done, given: Coordinates) -> Any:
+    """The axis whose tokens an inverse Fourier transform puts back in their places, if any."""
+    is_inverse = done.plain == "_fft_c2r" or (done.plain == "_fft_c2c" and not done.args[3])
+    lost = [
+        axis
+        for axis, plane in given.planes.items()
+        if ops.is_place(axis) and bool((small(plane) == MANY).all())
+    ]
+    fits = len(done.args[1]) == len(lost) == 1
+    return lost[0] if is_inverse and fits else None
 
 
 def _first_of(plane: Tensor, dims: Sequence[int]) -> Tensor:

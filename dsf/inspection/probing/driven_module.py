@@ -57,6 +57,11 @@ class Driven:
     response: Port
     passes: int = 0
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """The ports in words."""
+        return self.value.where, self.response.where or "the output"
+
     def original(self) -> tuple[Tensor, Tensor, Tensor]:
         """The values, response and output of the original call.
 

@@ -1,17 +1,22 @@
-"""Searches an unknown module for ports where its values may enter and its response leave."""
+"""Searches an unknown module by names for ports where its values may enter and its response leave.
+
+For modules that cannot be followed operation by operation.
+"""
 
 import inspect as signatures
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from dsf.inspection.probing.driven_module import Repeated
+from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.inspection.probing.driven_module import Driven, Repeated
 from dsf.inspection.probing.ports import Port
+from dsf.inspection.probing.unit_values import ROUNDING, mixes, superposition
 
 CALLED_VALUE = re.compile(r"(^|[._])(to_|w_|w|c_|in_)?(v|value|values)(_|$)", re.IGNORECASE)
 VALUE_ARGUMENTS = ("value", "values", "v")
@@ -25,6 +30,49 @@ class Passed:
     given: Tensor | None
     argument: str
     output: Any
+
+
+def as_port(given: str | Port) -> Port:
+    """A port by its name, or as it is."""
+    return Port(given) if isinstance(given, str) else given
+
+
+def first_linear(call: Repeated, response: Port | None) -> Driven:
+    """The first pair of ports between which a module is linear.
+
+    Args:
+        response: the port of the response where that is known.
+
+    Raises:
+        UnreadableError: if there is none.
+    """
+    tried: dict[str, float] = {}
+    for value, found in pairs(call):
+        driven = Driven(call, value, found if response is None else response)
+        try:
+            values, _, _ = driven.original()
+            if not mixes(driven, values):
+                continue
+            bent = superposition(driven, values)
+        except InspectionError:  # not called, or of another shape
+            continue
+        if bent <= ROUNDING:
+            return Driven(call, value, driven.response)
+        tried[" to ".join(driven.names)] = bent
+    raise UnreadableError(_unfound(tried))
+
+
+def _unfound(tried: Mapping[str, float]) -> str:
+    if not tried:
+        return (
+            "no values were found in it: name the port where they enter (value='v_proj', or "
+            "value='function(argument)')"
+        )
+    where = min(tried, key=lambda name: tried[name])
+    return (
+        f"it is not linear in its values: superposition error {tried[where]:.1e} from {where}; "
+        "if it is linear between other ports, name them (value=..., response=...)"
+    )
 
 
 def pairs(call: Repeated) -> Iterator[tuple[Port, Port]]:

@@ -17,7 +17,8 @@ Touch = Callable[[Tensor], None]
 WHERE = re.compile(r"(?P<name>[\w.]*)(\((?P<argument>\w+)\))?")
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
+def as_it_is(tensor: Tensor) -> Tensor:
+    """The view of a tensor that needs none."""
     return tensor
 
 
@@ -35,7 +36,7 @@ class Port:
     """
 
     where: str = ""
-    view: Callable[[Tensor], Tensor] = _as_it_is
+    view: Callable[[Tensor], Tensor] = as_it_is
 
     def __post_init__(self) -> None:
         if WHERE.fullmatch(self.where) is None:

@@ -7,7 +7,6 @@ responses are the columns of its exact map.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,15 +15,17 @@ from torch import Tensor, nn
 from dsf.composite import ExplicitMap, StoredRows
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.driven_module import Driven, Repeated
-from dsf.inspection.probing.port_search import pairs
+from dsf.inspection.probing.port_choice import DrivenTape, Ports, PortSearch, named, recorded
+from dsf.inspection.probing.port_search import as_port, first_linear
 from dsf.inspection.probing.ports import Port
 from dsf.inspection.probing.unit_values import (
+    MOST_PASSES,
     ROUNDING,
     Linear,
     by_head,
-    mixes,
     read_off,
     superposition,
 )
@@ -68,10 +69,9 @@ class Probe:
     """How to probe a module: the port where its values enter and that where its response leaves.
 
     Attributes:
-        value: by default a tensor that is named like values, or the module's input, provided that
-            the module is linear in it.
-        response: by default the input of the last submodule up to which the module is linear in its
-            values, or the output of the function, or that of the module.
+        value: by default a tensor in which the module is linear, found by trying.
+        response: by default the last place up to which the module is linear in its values; or, for
+            values that are an argument of a function, what that function puts out.
     """
 
     value: str | Port | None = None
@@ -79,26 +79,94 @@ class Probe:
 
     def adapter(self) -> Adapter:
         """An adapter that reads one module by probing it."""
-        prober = _Prober(self)
+        prober = Prober(self)
         return Adapter(families={}, read=prober.read, finish=prober.finish)
 
 
-class _Prober:
-    """The ``read`` and ``finish`` of a probe; ``finish`` belongs to the call that was read last."""
+@dataclass(eq=False)
+class Budget:
+    """How many forward passes of single modules may be spent, and what was spent of them.
 
-    def __init__(self, probe: Probe):
+    Attributes:
+        each: on the map of one module.
+        together: on all of them.
+        spent: so far.
+        numbers: the most numbers that one map may hold.
+    """
+
+    each: int = MOST_PASSES
+    together: int = MOST_PASSES**2
+    numbers: int = MOST_PASSES**2
+    spent: int = 0
+
+    def check(self, cost: int, size: int) -> None:
+        """Raise unless a map may be measured.
+
+        Args:
+            cost: the passes that it takes.
+            size: the numbers that it holds.
+
+        Raises:
+            UnreadableError: if it is too expensive.
+        """
+        if cost > self.each:
+            raise UnreadableError(
+                f"its map would take {cost} forward passes of it, more than the {self.each} that "
+                "are made unasked; pass probe=(path,) to make them, or name ports between which "
+                "channels do not mix"
+            )
+        if self.spent + cost > self.together:
+            raise UnreadableError(
+                f"its map would take {cost} forward passes of it, but of the {self.together} that "
+                f"are made unasked for all modules together {self.spent} are spent; pass "
+                "probe=(path,) to make them"
+            )
+        if size > self.numbers:
+            raise UnreadableError(
+                f"its map would hold {size} numbers, more than the {self.numbers} that are "
+                "measured unasked; pass probe=(path,) to measure it, or a shorter input"
+            )
+
+
+class Prober:
+    """The ``read`` and ``finish`` of a probe; ``finish`` belongs to the call that was read last.
+
+    Args:
+        probe: which ports are named.
+        budget: how many passes may be spent.
+        known: by the class of a module the ports that were found in one before, tried first.
+        is_by_name: whether ports are also searched by their names.
+
+    Attributes:
+        driven: the function from values to response that was measured last.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        budget: Budget | None = None,
+        known: dict[type, Ports] | None = None,
+        *,
+        is_by_name: bool = True,
+    ):
         self._probe = probe
+        self._budget = Budget() if budget is None else budget
+        self._known: dict[type, Ports] = {} if known is None else known
+        self._is_by_name = is_by_name
+        self.driven: Driven | DrivenTape | None = None
 
     def read(self, layer: Captured) -> StoredMap:
-        self._driven = self._chosen(Repeated(layer.module, layer.arguments))
-        values, _, _ = self._driven.original()
-        self._linear = read_off(self._driven, values)
+        """The map of the module, measured."""
+        self.driven, rounding = self._chosen(layer)
+        values, _, _ = self.driven.original()
+        self._linear = read_off(self.driven, values, rounding=rounding)
+        self._budget.spent += self.driven.passes
         width = self._linear.width
         return StoredMap(
-            weights=self._linear.weights,
-            value=_arranged(values, self._linear),
+            weights=in_float64(self._linear.weights),
+            value=in_float64(_arranged(values, self._linear)),
             axes=AXES.get(width, ("sample", "head")),
-            label=_label(self._driven, self._linear),
+            label=_label(self.driven, self._linear),
         )
 
     def finish(self, _: Captured, mixed: Shaped[Tensor, "*batch time 1 channel"]) -> Tensor:
@@ -108,30 +176,65 @@ class _Prober:
             response = response.sum(dim=2).squeeze(-1).mT
         else:
             response = response.transpose(1, 2).flatten(2)
-        return self._driven.output(response + self._linear.rest)
+        assert self.driven is not None  # noqa: S101  # what was read is finished
+        return self.driven.output(response + self._linear.rest)
 
-    def _chosen(self, call: Repeated) -> Driven:
-        """The named ports, or else the first pair between which the module is linear."""
+    def _chosen(self, layer: Captured) -> tuple[Driven | DrivenTape, float]:
+        """The function between the named or found ports, and what counts as rounding."""
         if self._probe.value is not None:
-            value = _port(self._probe.value)
+            value = as_port(self._probe.value)
             usual = value.name if value.argument else ""
-            response = Port(usual) if self._probe.response is None else _port(self._probe.response)
-            return Driven(call, value, response)
-        tried: dict[str, float] = {}
-        for value, found in pairs(call):
-            response = found if self._probe.response is None else _port(self._probe.response)
-            driven = Driven(call, value, response)
+            wanted = self._probe.response
+            response = Port(usual) if wanted is None else as_port(wanted)
+            placed = self._placed(layer, value, response)
+            if placed is not None:
+                return placed
+            return Driven(Repeated(layer.module, layer.arguments), value, response), ROUNDING
+        if self._probe.response is not None:
+            call = Repeated(layer.module, layer.arguments)
+            return first_linear(call, as_port(self._probe.response)), ROUNDING
+        try:
+            return self._found(layer)
+        except UnreadableError as error:
+            if not self._is_by_name:
+                raise
+            try:  # by names, where nothing could be followed
+                return first_linear(Repeated(layer.module, layer.arguments), None), ROUNDING
+            except Exception:  # whatever the code of a module raises; the first reason counts
+                raise error from None
+
+    def _placed(
+        self, layer: Captured, value: Port, response: Port
+    ) -> tuple[DrivenTape, float] | None:
+        """The function between named ports, with the axes that the run showed; None if unknown."""
+        try:
+            tape, record, rounding = recorded(layer)
+        except UnreadableError:
+            return None
+        ports = named(layer, record, value, response)
+        return None if ports is None else (DrivenTape(tape, record, ports), rounding)
+
+    def _found(self, layer: Captured) -> tuple[DrivenTape, float]:
+        tape, record, rounding = recorded(layer)
+        before = self._known.get(type(layer.module))
+        if before is not None:
             try:
+                driven = DrivenTape(tape, record, before)
                 values, _, _ = driven.original()
-                if not mixes(driven, values):
-                    continue
-                bent = superposition(driven, values)
-            except InspectionError:  # not called, or of another shape
-                continue
-            if bent <= ROUNDING:
-                return Driven(call, value, response)
-            tried[f"{value.where} to {response.where or 'the output'}"] = bent
-        raise UnreadableError(_unfound(tried))
+                if superposition(driven, values) <= rounding:
+                    return driven, rounding
+            except Exception:  # noqa: S110  # other operations than in the module before
+                pass
+        try:
+            found = PortSearch(tape, record, rounding=rounding).best()
+        finally:
+            self._budget.spent += tape.passes
+        driven = DrivenTape(tape, record, found.ports)
+        samples, tokens, channels = driven.sizes
+        maps = found.cost // tokens * channels if not found.is_apart else channels
+        self._budget.check(found.cost, samples * tokens * tokens * maps)
+        self._known[type(layer.module)] = found.ports
+        return driven, rounding
 
 
 def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
@@ -156,10 +259,6 @@ def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dic
     return {path: how.adapter() for path, how in given.items()}
 
 
-def _port(given: str | Port) -> Port:
-    return Port(given) if isinstance(given, str) else given
-
-
 def _arranged(values: Tensor, linear: Linear) -> Tensor:
     """The values in the axes of the map."""
     if linear.width == 0:
@@ -169,7 +268,7 @@ def _arranged(values: Tensor, linear: Linear) -> Tensor:
     return by_head(values, linear.weights, linear.width)
 
 
-def _label(driven: Driven, linear: Linear) -> str:
+def _label(driven: Driven | DrivenTape, linear: Linear) -> str:
     steps, reads = linear.weights.shape[-2:]
     ahead = linear.ahead if steps == reads else None
     causal = (
@@ -177,20 +276,7 @@ def _label(driven: Driven, linear: Linear) -> str:
     )
     affine = "" if not bool(torch.any(linear.rest)) else ", and a constant"
     return (
-        f"probed from {driven.value.where} to {driven.response.where or 'the output'} in "
+        f"probed from {driven.names[0]} to {driven.names[1]} in "
         f"{driven.passes} passes: linear (superposition error {linear.superposition:.0e}){causal}"
         f"{affine}"
-    )
-
-
-def _unfound(tried: Mapping[str, Any]) -> str:
-    if not tried:
-        return (
-            "no values were found in it: name the port where they enter (value='v_proj', or "
-            "value='function(argument)')"
-        )
-    where = min(tried, key=lambda name: tried[name])
-    return (
-        f"it is not linear in its values: superposition error {tried[where]:.1e} from {where}; "
-        "if it is linear between other ports, name them (value=..., response=...)"
     )

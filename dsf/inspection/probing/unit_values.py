@@ -50,7 +50,7 @@ class Linear:
 
 def superposition(function: Function, like: Float[Tensor, "sample read input"]) -> float:
     """The relative error of superposition: 0 if ``function`` is affine, nan if it is not finite."""
-    one, other = _random(like, seed=0), _random(like, seed=1)
+    one, other = random_values(like, seed=0), random_values(like, seed=1)
     rest = function(torch.zeros_like(like))
     first, second = function(one) - rest, function(other) - rest
     both = function(2 * one - 3 * other) - rest
@@ -64,7 +64,7 @@ def superposition(function: Function, like: Float[Tensor, "sample read input"]) 
 
 def mixes(function: Function, like: Float[Tensor, "sample read input"]) -> bool:
     """Whether the first or the last token changes the response at any other token."""
-    values, rest = _random(like, seed=0), function(torch.zeros_like(like))
+    values, rest = random_values(like, seed=0), function(torch.zeros_like(like))
     if like.shape[1] == 1 or rest.shape[1] != like.shape[1]:
         return True
     for token, others in ((0, slice(1, None)), (-1, slice(0, -1))):
@@ -75,26 +75,31 @@ def mixes(function: Function, like: Float[Tensor, "sample read input"]) -> bool:
     return False
 
 
-def read_off(function: Function, like: Float[Tensor, "sample read input"]) -> Linear:
+def read_off(
+    function: Function, like: Float[Tensor, "sample read input"], *, rounding: float = ROUNDING
+) -> Linear:
     """The map of ``function``, measured by unit values and checked on random values.
+
+    Args:
+        rounding: the largest relative difference taken for rounding.
 
     Raises:
         UnreadableError: if it is not linear, or takes too many passes.
     """
     bent = superposition(function, like)
-    if not bent <= ROUNDING:
+    if not bent <= rounding:
         raise UnreadableError(f"it is not linear in its values: superposition error {bent:.1e}")
     rest = function(torch.zeros_like(like))
 
     def part(values: Tensor) -> Tensor:
         return function(values) - rest
 
-    control = _random(like, seed=2)
+    control = random_values(like, seed=2)
     expected = part(control)
-    for width in _widths(part, like, expected):
+    for width in _widths(part, like, expected, rounding):
         weights = _by_units(part, like, width) if width else _by_impulses(part, like)
         apart = (applied(weights, control, width) - expected).abs().max()
-        if apart <= ROUNDING * expected.abs().max():
+        if apart <= rounding * expected.abs().max():
             return Linear(weights, width, rest, bent)
     raise UnreadableError("its response is not the sum of its responses to single values")
 
@@ -112,19 +117,20 @@ def by_head(values: Tensor, weights: Tensor, width: int) -> Float[Tensor, "sampl
     return heads.repeat_interleave(weights.shape[1] // heads.shape[1], dim=1)
 
 
-def _random(like: Tensor, *, seed: int) -> Tensor:
+def random_values(like: Tensor, *, seed: int) -> Tensor:
+    """Random values as large as those of ``like``."""
     rng = torch.Generator().manual_seed(seed)
     size = like.std(correction=0).clamp(min=1e-3).item() if like.numel() else 1.0
     return size * torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)
 
 
-def _widths(part: Function, like: Tensor, expected: Tensor) -> list[int]:
+def _widths(part: Function, like: Tensor, expected: Tensor, rounding: float) -> list[int]:
     """Candidate head widths, the likeliest first: a head maps equal channels to equal responses."""
     channels = like.shape[-1]
     if expected.shape[-1] % channels:
         return [0]
-    alike = part(_random(like[..., :1], seed=3).expand_as(like).contiguous())
-    limit = ROUNDING * alike.abs().max()
+    alike = part(random_values(like[..., :1], seed=3).expand_as(like).contiguous())
+    limit = rounding * alike.abs().max()
     for width in range(channels, 1, -1):
         if channels % width == 0:
             heads = alike.unflatten(-1, (-1, width))

@@ -1,0 +1,255 @@
+"""Token mixers that no adapter names: tried by the parameters that they have, or probed.
+
+What a family makes of the recorded input of a module with its parameters is compared with the
+module itself in float64: what fits is read; of what does not fit it is said by how much it is off.
+Modules that mix tokens and fit no family are probed with unit values, within a budget of passes.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound, tensors_in
+from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.causal.findings import Finding, part_reason, unread_reason
+from dsf.inspection.causal.replay import (
+    Held,
+    UnclearError,
+    cells_of,
+    moved,
+    puts_out_tokens,
+    repeated,
+    share_of,
+)
+from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
+from dsf.inspection.families.registry import Known
+from dsf.inspection.families.structure import Structure
+from dsf.inspection.probing.port_choice import DrivenTape, Ports
+from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober
+from dsf.inspection.rebuild import Limits, rebuild
+from dsf.inspection.results.layers import ALL, InspectedLayer
+
+Candidates = Mapping[str, tuple[Structure, ...]]
+EACH, TOGETHER, NUMBERS = 1024, 8192, 2**25
+"""The passes that are made unasked: for the map of one module, for all; and the size of a map."""
+LEAST = 1e-3
+"""A map that explains less than this of what its module moves is none of it."""
+
+
+@contextmanager
+def noting(modules: Mapping[str, nn.Module], where: ModuleStack) -> Iterator[None]:
+    """Keep what these modules are called with and put out, inside the ``with`` block."""
+
+    def note(module: nn.Module, _: object) -> None:
+        frame = where.frame_of(module)
+        is_asking = where.tracker is not None and where.tracker.is_asking
+        if frame is not None and not is_asking and not where.is_claimed():
+            begun(frame, where)
+
+    handles = [module.register_forward_pre_hook(note) for module in modules.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(eq=False)
+class Further:
+    """What became of modules that were tried or probed.
+
+    Attributes:
+        known: the adapter and family of every module that is read, by its path.
+        calls: of these modules.
+        layers: what was built of a call already, so that it need not be built again.
+        shares: of a call that was probed, how much of what a token moves its map explains.
+        failed: by the path of a module that is not read, what it was tried as, in words.
+    """
+
+    known: Known = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    layers: dict[Call, InspectedLayer] = field(default_factory=dict)
+    shares: dict[Call, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: "Further") -> None:
+        """Take over what became of other modules."""
+        self.known |= other.known
+        self.calls += other.calls
+        self.layers |= other.layers
+        self.shares |= other.shares
+        self.failed |= {
+            path: f"{self.failed[path]}. {words}" if path in self.failed else words
+            for path, words in other.failed.items()
+        }
+
+    def reason(self, path: str, finding: Finding) -> str:
+        """Why a module is listed in which tokens meet; empty if it is not."""
+        shares = [share for call, share in self.shares.items() if call.module is finding.module]
+        if path in self.known:
+            least = min(shares, default=1.0)
+            return "" if not least < ALL else part_reason(finding, least)
+        if not finding.is_listed:
+            return ""
+        tried = self.failed.get(path)
+        return f"{unread_reason(finding, is_tried=bool(tried))}{f'. {tried}' if tried else ''}"
+
+    def covers(self, time: int) -> bool:
+        """Whether what happened at a time happened inside of a module that was read."""
+        spans = (call.invocation for call in self.calls)
+        return any(one is not None and one.began <= time < one.ended for one in spans)
+
+
+def asked_for(model: nn.Module, where: ModuleStack, probes: Mapping[str, Adapter]) -> Further:
+    """The calls of the modules that are to be probed."""
+    found = Further()
+    for path, adapter in probes.items():
+        calls = _calls(model, where, path)
+        if calls:
+            found.known[path] = adapter, FAMILY
+            found.calls += calls
+    return found
+
+
+def _calls(model: nn.Module, where: ModuleStack, path: str) -> list[Call]:
+    module = model.get_submodule(path)
+    runs = (one for one in where.invocations if one.module is module and one.ended)
+    return [call_of(path, one) for one in runs]
+
+
+def tried(model: nn.Module, where: ModuleStack, possible: Candidates, limits: Limits) -> Further:
+    """Try every module that ran as each of the families that it may be one of."""
+    found = Further()
+    of_class: dict[type, tuple[str, int]] = {}
+    for path, structures in possible.items():
+        calls = _calls(model, where, path)
+        if not calls or found.covers(calls[0].time - 1):
+            continue
+        kind = type(calls[0].module)
+        fitting = _fitting(calls[0], structures, limits, of_class.get(kind))
+        if isinstance(fitting, str):
+            found.failed[path] = f"It was {fitting}"
+            continue
+        adapter, family, layer, of_class[kind] = fitting
+        found.known[path] = adapter, family
+        found.calls += calls
+        found.layers[calls[0]] = layer
+    return found
+
+
+def call_of(path: str, one: Invocation) -> Call:
+    """A forward pass of a module as the call of a token mixer."""
+    arguments = bound(one.module.forward, one.args, one.kwargs)
+    call = Call(path, one.module, arguments, one.output, 0, Through.MODULE)
+    call.invocation, call.time = one, one.ended
+    call.seen = {"output": one.made[0]} if one.made else {}
+    known = dict(zip(map(id, tensors_in((one.args, one.kwargs))), one.given, strict=False))
+    call.made_of = {
+        name: [known.get(id(tensor)) for tensor in tensors_in(part)]
+        for name, part in arguments.items()
+    }
+    return call
+
+
+def _fitting(
+    call: Call, structures: Sequence[Structure], limits: Limits, first: tuple[str, int] | None
+) -> tuple[Adapter, str, InspectedLayer, tuple[str, int]] | str:
+    """The adapter that reproduces a call, with its place; or what the call was tried as."""
+    readings = {
+        (structure.title, k): (structure, adapter)
+        for structure in structures
+        for k, adapter in enumerate(structure.readings(call.module))
+    }
+    order = sorted(readings, key=lambda place: place != first)
+    off: dict[str, float] = {}
+    words: dict[str, str] = {}
+    for place in order:
+        structure, adapter = readings[place]
+        try:
+            (layer,) = (build() for _, build in rebuild(call, adapter, structure.family, limits))
+        except ReconstructionError as error:
+            before = off.get(structure.title, math.inf)
+            off[structure.title] = min(before, error.formula) if error.formula >= 0 else before
+            words.setdefault(structure.title, _own_words(error))
+        except InspectionError as error:
+            words.setdefault(structure.title, str(error).rstrip("."))
+        else:
+            return adapter, structure.family, layer, place
+    return "; ".join(
+        f"tried as {title}, off by {off[title]:.1g}"
+        if math.isfinite(off.get(title, math.inf))
+        else f"tried as {title}, which fails: {reason}"
+        for title, reason in words.items()
+    )
+
+
+def probed(findings: Sequence[Finding], where: ModuleStack, limits: Limits) -> Further:
+    """Probe the modules that mix tokens and were not read, within the budget."""
+    found, budget = Further(), Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
+    ports: dict[type, Ports] = {}
+    for one in findings:
+        if one.is_read or one.mixes is not True or isinstance(one.module, torch.jit.ScriptModule):
+            continue
+        path = where.name_of(one.module)
+        if any(held.calls for _, held in one.runs):
+            found.failed[path] = (
+                "It was not probed unasked, since token mixers that were read run in it; pass "
+                "probe=(path,) to probe it"
+            )
+            continue
+        for invocation, held in one.runs:
+            prober = Prober(Probe(), budget, ports, is_by_name=False)
+            try:
+                _probe(call_of(path, invocation), held, prober, limits, found)
+            except InspectionError as error:
+                found.failed[path] = f"It was probed, but {str(error).rstrip('.')}"
+    return found
+
+
+def _probe(call: Call, held: Held, prober: Prober, limits: Limits, found: Further) -> None:
+    adapter = Adapter(families={}, read=prober.read, finish=prober.finish)
+    (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
+    share = share_of_probed(call, held, prober)
+    if share < LEAST:
+        raise UnreadableError(
+            "no ports were found in it through which other tokens reach its output"
+        )
+    found.known[call.name] = adapter, FAMILY
+    found.calls.append(call)
+    found.layers[call], found.shares[call] = layer, share
+
+
+def share_of_probed(call: Call, held: Held, prober: Prober) -> float:
+    """How much of what a token moves the map that was probed explains; nan if that is unclear."""
+    driven, invocation = prober.driven, call.invocation
+    if invocation is None or not isinstance(driven, DrivenTape):
+        return math.nan
+    try:
+        cells = cells_of(invocation)
+        own = driven.own(cells).unsqueeze(-1)
+        if not puts_out_tokens(invocation, cells):
+            own = torch.zeros_like(own)
+        seen: list[Tensor] = []
+        repeated(invocation, (), held, driven.watching(seen))
+        repeated(invocation, (), held, driven.watching(seen, zero=True))
+        repeated(invocation, cells, held, driven.watching(seen, zero=True))
+        response, rest, other_rest = seen
+
+        def kept(now: Tensor) -> Tensor:
+            """The response of the recorded values, with what other tokens add past them."""
+            return torch.where(own.to(now.device), now, response + other_rest - rest)
+
+        left = moved(invocation, held, driven.watching([], held=kept))
+        return share_of(moved(invocation, held), left)
+    except UnclearError:
+        return math.nan
+
+
+def _own_words(error: ReconstructionError) -> str:
+    cause = error.__cause__
+    return f"{type(cause).__name__}: {cause}".rstrip(". \n") if cause else str(error).rstrip(".")

@@ -1,0 +1,544 @@
+"""Chooses the places of a module between which its values are mixed, by trying them.
+
+A tensor is taken for the values of a mixer if the module is affine from it to a later place, other
+tokens move there when one of its tokens is exchanged, and everything made before it is left as it
+was. It is exchanged wherever it is read, or, where the module is not affine then, only in some of
+these places: the input of a state-space model also makes its step sizes, which are left alone.
+Of several pairs that pair wins between which channels keep to themselves, since it takes the fewest
+passes and says the most.
+"""
+
+import inspect as signatures
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from dsf.evaluate.memory_plan import is_out_of_memory
+from dsf.inspection.capture.calls import Captured, tensors_in
+from dsf.inspection.capture.double_copies import double_copy
+from dsf.inspection.capture.precision import dtype_of, in_double
+from dsf.inspection.causal.coordinates import Coordinates, InputAxis, numbered
+from dsf.inspection.errors import UnreadableError
+from dsf.inspection.probing.driven_module import as_called
+from dsf.inspection.probing.ports import Port, as_it_is
+from dsf.inspection.probing.tape import (
+    GIVEN,
+    OUTPUT,
+    Arranged,
+    Exchanging,
+    Layout,
+    Record,
+    Spot,
+    Tape,
+    Use,
+)
+from dsf.inspection.probing.unit_values import ROUNDING, random_values
+
+ROUNDINGS = 256
+"""So many units of the last place of a number type count as rounding."""
+SEARCH_PASSES = 256
+"""The most passes that a search takes."""
+MOST_GROUPS = 8
+"""A tensor that is read by more pieces of code than this is only exchanged in all of them."""
+Exchange = Callable[[Tensor], Tensor]
+PAIRED = 3.0
+"""A change of the values by a step and by as many against it, to see whether that is affine."""
+
+
+class Read(dict[Use, Tensor]):
+    """What was read in one run, by its place.
+
+    Attributes:
+        before: what was in the place of the values before.
+    """
+
+    before: Tensor
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the values of a module enter and where its response leaves.
+
+    Attributes:
+        value: the tensor that holds the values.
+        kept: places that are given the original values all the same.
+        response: the place where the response is read.
+        names: the two in words.
+    """
+
+    value: Spot
+    kept: frozenset[Use]
+    response: Use
+    names: tuple[str, str] = ("", "")
+
+
+class DrivenTape:
+    """The function from values to response between two places of a call.
+
+    Attributes:
+        ports: the places.
+        tape: the call.
+    """
+
+    def __init__(self, tape: Tape, record: Record, ports: Ports):
+        value, response = record.layout_of(ports.value), record.place_of(ports.response)
+        if value is None or response is None:
+            raise UnreadableError("its values or its response have no tokens")
+        self.tape, self.ports = tape, ports
+        self._value, self._response = value, response
+        self._before = tape.passes
+
+    @property
+    def passes(self) -> int:
+        """The number of forward passes that measured the map."""
+        return self.tape.passes - self._before
+
+    def original(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The values, response and output of the original call."""
+        seen: list[Tensor] = []
+
+        def look(tensor: Tensor) -> Tensor:
+            seen.append(self._value.arranged(tensor))
+            return tensor
+
+        response, output = self._run(look)
+        return seen[0], response, output
+
+    def __call__(self, values: Arranged) -> Arranged:
+        """The response to the given values."""
+        return self._run(lambda old: self._value.laid_out(values, old))[0]
+
+    def output(self, response: Arranged) -> Tensor:
+        """The module's output when its response is replaced by the given one."""
+        reader = {self.ports.response: lambda old: self._response.laid_out(response, old)}
+        return self.tape.run(Exchanging(readers=reader))
+
+    def watching(
+        self, seen: list[Tensor], *, zero: bool = False, held: Exchange | None = None
+    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Tensor]:
+        """A function that calls the module and adds its response to ``seen``.
+
+        Args:
+            zero: whether the values are zero.
+            held: what takes the place of the response, made from it.
+        """
+
+        def read(old: Tensor) -> Tensor | None:
+            now = self._response.arranged(old)
+            seen.append(now.clone())
+            return None if held is None else self._response.laid_out(held(now), old)
+
+        def nothing(old: Tensor) -> Tensor:
+            return self._value.laid_out(torch.zeros_like(self._value.arranged(old)), old)
+
+        def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+            value, kept = (self.ports.value, self.ports.kept) if zero else (None, frozenset[Use]())
+            mode = Exchanging(value, nothing, kept, {self.ports.response: read})
+            return mode.through(module, args, kwargs)
+
+        return call
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The places in words."""
+        return self.ports.names
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Samples, tokens and channels of the values."""
+        return self._value.sizes
+
+    def own(self, cells: Sequence[Mapping[InputAxis, int]]) -> Tensor:
+        """Which tokens of the response, ``sample time``, belong to one of some cells."""
+        return self._response.own(cells)
+
+    def _run(self, new: Exchange) -> tuple[Arranged, Tensor]:
+        found: list[Tensor] = []
+
+        def read(tensor: Tensor) -> None:
+            found.append(self._response.arranged(tensor.clone()))
+
+        readers = {self.ports.response: read}
+        output = self.tape.run(Exchanging(self.ports.value, new, self.ports.kept, readers))
+        if not found:
+            raise UnreadableError("the code of the module takes another path with other values")
+        return found[0], output
+
+
+@dataclass(frozen=True)
+class Found:
+    """A pair of places, and how well it suits.
+
+    Attributes:
+        cost: passes that its map takes.
+        is_apart: whether channels keep to themselves.
+        is_bounded: whether the values lie between 0 and 1, as decays and gates do.
+    """
+
+    ports: Ports
+    cost: int
+    is_apart: bool
+    is_bounded: bool
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool, int]:
+        """Smaller is better; of equals the first that was found wins."""
+        return not self.is_apart, self.is_bounded, bool(self.ports.kept), self.cost
+
+    @property
+    def is_good(self) -> bool:
+        """Whether no other need be looked for."""
+        return self.is_apart and not self.is_bounded and not self.ports.kept
+
+
+def recorded(layer: Captured) -> tuple[Tape, Record, float]:
+    """A call that can be repeated, its operations, and what counts as rounding in it, relative.
+
+    It is repeated in float64 where the module runs so, else in its own number type.
+    """
+    module, made_of = layer.module, layer.made_of
+    args, kwargs = as_called(module, dict(layer.arguments))
+    known = {
+        id(tensor): made
+        for name, part in layer.arguments.items()
+        for tensor, made in zip(tensors_in(part), made_of.get(name, []), strict=False)
+    }
+    try:
+        tape = Tape(double_copy(module), args, kwargs, guard=in_double)
+        given = [_coordinates(tensor, k, known) for k, tensor in enumerate(tape.tensors)]
+        return tape, tape.recorded(given), ROUNDING
+    except UnreadableError:
+        raise
+    except Exception as error:  # whatever the code of a module does in float64
+        if is_out_of_memory(error):
+            raise
+    kind = dtype_of(module)
+    leaves, tree = tree_flatten((args, kwargs))
+    own = [_cast(leaf, kind) for leaf in leaves]
+    known |= {
+        id(new): known[id(old)] for new, old in zip(own, leaves, strict=True) if id(old) in known
+    }
+    args, kwargs = tree_unflatten(own, tree)
+    tape = Tape(module, args, kwargs)
+    given = [_coordinates(tensor, k, known) for k, tensor in enumerate(tape.tensors)]
+    return tape, tape.recorded(given), ROUNDINGS * torch.finfo(kind).eps
+
+
+def named(layer: Captured, record: Record, value: Port, response: Port) -> Ports | None:
+    """The places that two ports name; None where they are no plain tensors of the call."""
+    if value.view is not as_it_is or response.view is not as_it_is:
+        return None
+    spot = _spot_of(layer, record, value)
+    use = _use_of(layer.module, record, response)
+    if spot is None or use is None:
+        return None
+    enters, leaves = record.layout_of(spot), record.place_of(use)
+    if enters is None or leaves is None or not enters.fits(leaves):
+        return None
+    return Ports(spot, frozenset(), use, (value.where, response.where or "the output"))
+
+
+def _spot_of(layer: Captured, record: Record, port: Port) -> Spot | None:
+    if not port.name and port.argument is not None and port.argument in layer.arguments:
+        args = as_called(layer.module, dict(layer.arguments))
+        given = [one for one in tree_flatten(args)[0] if isinstance(one, Tensor)]
+        wanted = layer.arguments[port.argument]
+        return next((Spot(GIVEN, k) for k, one in enumerate(given) if one is wanted), None)
+    made = [spot for spot, path in record.made_by.items() if path == port.name]
+    return made[0] if len(made) == 1 and port.argument is None else None
+
+
+def _use_of(module: nn.Module, record: Record, port: Port) -> Use | None:
+    if not port.where:
+        return OUTPUT
+    inner = dict(module.named_modules()).get(port.name)
+    if inner is None or port.argument is None:
+        return None
+    first = next(iter(signatures.signature(inner.forward).parameters), None)
+    return record.input_of(port.name) if port.argument == first else None
+
+
+def _cast(leaf: Any, kind: torch.dtype) -> Any:
+    is_wide = isinstance(leaf, Tensor) and leaf.dtype is torch.float64
+    return leaf.to(kind) if is_wide else leaf
+
+
+def _coordinates(tensor: Tensor, place: int, known: Mapping[int, Any]) -> Coordinates:
+    found = known.get(id(tensor))
+    return numbered(tensor, f"input {place}") if found is None else found
+
+
+class PortSearch:
+    """The search for the ports of one call.
+
+    Args:
+        rounding: the largest relative difference taken for rounding.
+    """
+
+    def __init__(self, tape: Tape, record: Record, *, rounding: float):
+        self._tape, self._record, self._rounding = tape, record, rounding
+        self._responses = dict(_responses(record))
+        self._bent: dict[str, float] = {}
+        self._start = tape.passes
+
+    def best(self) -> Found:
+        """The best pair of places.
+
+        Raises:
+            UnreadableError: if there is none; the message says how far from affine the module is.
+        """
+        found: list[Found] = []
+        for spot, layout in _values(self._record):
+            if self._tape.passes - self._start > SEARCH_PASSES:
+                break
+            found += self._tried(spot, layout)
+            if any(one.is_good for one in found):
+                break
+        if not found:
+            raise UnreadableError(self._unfound())
+        return min(found, key=lambda one: one.rank)
+
+    def _tried(self, spot: Spot, layout: Layout) -> list[Found]:
+        """Pairs from one tensor, exchanged everywhere or only in some places."""
+        later = {
+            use: place
+            for use, place in self._responses.items()
+            if (use.operation is None or use.operation > spot.operation) and place.fits(layout)
+        }
+        uses = self._record.uses.get(spot, [])
+        own = [use for use in later if use in uses and use.operation is not None]
+        later = {use: place for use, place in later.items() if use not in own}
+        if not later:
+            return []
+        whole = self._pairs(spot, layout, frozenset(), later)
+        if whole is not None:
+            return whole
+        groups = list(self._groups(spot))
+        if not 1 < len(groups) <= MOST_GROUPS:
+            return []
+
+        def exchanged(chosen: list[list[Use]]) -> list[Found]:
+            kept = frozenset(use for group in groups if group not in chosen for use in group)
+            return self._pairs(spot, layout, kept, later) or []
+
+        alone = [(group, exchanged([group])) for group in groups]
+        linear = [group for group, pairs in alone if pairs]
+        best = exchanged(linear) if len(linear) > 1 else []
+        if not best:
+            linear, best = next((([group], pairs) for group, pairs in alone if pairs), ([], []))
+        for group in groups:
+            if best and group not in linear:
+                wider = exchanged([*linear, group])
+                linear, best = ([*linear, group], wider) if wider else (linear, best)
+        return best
+
+    def _groups(self, spot: Spot) -> Iterator[list[Use]]:
+        """The places where a tensor is read, together where one line of code reads it often."""
+        by_line: dict[tuple[str, str], list[Use]] = {}
+        for use in self._record.uses.get(spot, []):
+            if use.operation is not None:
+                operation = self._record.operations[use.operation]
+                by_line.setdefault((operation.place, operation.name), []).append(use)
+        yield from by_line.values()
+
+    def _pairs(
+        self, spot: Spot, layout: Layout, kept: frozenset[Use], later: dict[Use, Layout]
+    ) -> list[Found] | None:
+        """The pairs with a tensor that is exchanged but in ``kept`` places.
+
+        None if the module is affine from it to none of the places where tokens of it mix.
+        """
+        base = self._driven(spot, kept, later, lambda values: values)
+        values = base.before
+        step = random_values(values, seed=0)
+        one = self._driven(spot, kept, later, lambda _: values + step)
+        other = self._driven(spot, kept, later, lambda _: values - PAIRED * step)
+        affine, moved = [], []
+        for use in later:
+            if use not in base or use not in one or use not in other:
+                continue
+            first, second = one[use] - base[use], other[use] - base[use]
+            size = first.abs().max()
+            if not size > self._rounding * base[use].abs().max():
+                continue
+            moved.append(use)
+            bent = ((second + PAIRED * first).abs().max() / (PAIRED * size)).item()
+            if bent <= self._rounding:
+                affine.append(use)
+            else:
+                name = f"{self._worded(spot)} to {self._worded_place(use)}"
+                self._bent[name] = bent
+        if not affine:
+            return None if moved else []
+        mixing = self._mixing(spot, kept, {use: later[use] for use in affine}, values, step, base)
+        if not mixing:
+            return None
+        return self._ranked(spot, layout, kept, mixing, values, base)
+
+    def _mixing(
+        self,
+        spot: Spot,
+        kept: frozenset[Use],
+        places: dict[Use, Layout],
+        values: Tensor,
+        step: Tensor,
+        base: Read,
+    ) -> dict[Use, Layout]:
+        """The places where other tokens move when one is exchanged."""
+        found: dict[Use, Layout] = {}
+        for token in dict.fromkeys((0, values.shape[1] // 2, values.shape[1] - 1)):
+            alone = values.clone()
+            alone[:, token] += step[:, token]
+            run = self._driven(spot, kept, places, _always(alone))
+            for use, place in places.items():
+                change = run[use] - base[use]
+                elsewhere = change.clone()
+                elsewhere[:, token] = 0
+                if bool((elsewhere.abs() > self._rounding * base[use].abs().max()).any()):
+                    found[use] = place
+            if len(found) == len(places):
+                break
+        return {use: place for use, place in places.items() if use in found}
+
+    def _ranked(
+        self,
+        spot: Spot,
+        layout: Layout,
+        kept: frozenset[Use],
+        places: dict[Use, Layout],
+        values: Tensor,
+        base: Read,
+    ) -> list[Found]:
+        """The best of the places by the passes that the map from the values to it takes."""
+        _, steps, channels = layout.sizes
+        same = random_values(values[..., :1], seed=3).expand_as(values)
+        alike = self._driven(spot, kept, places, lambda _: values + same)
+        single = values.clone()
+        single[..., 0] += same[..., 0]
+        alone = self._driven(spot, kept, places, lambda _: single)
+        bounded = bool((values >= 0).all()) and bool((values <= 1).all())
+        found = []
+        for use, place in places.items():
+            cost, is_apart = steps * channels, False
+            if place.sizes[2] % channels == 0 and channels > 1:
+                limit = self._rounding * base[use].abs().max()
+                width = _width(alike[use] - base[use], channels, limit)
+                others = (alone[use] - base[use]).abs()[..., place.sizes[2] // channels :]
+                is_apart = width > 1 or not bool((others > limit).any())
+                cost = math.ceil(steps / width) if is_apart else cost
+            elif place.sizes[2] == channels == 1:
+                cost, is_apart = steps, True
+            names = self._worded(spot), self._worded_place(use)
+            found.append(Found(Ports(spot, kept, use, names), cost, is_apart, bounded))
+        least = min(one.cost for one in found)
+        return [next(one for one in reversed(found) if one.cost == least)]
+
+    def _driven(
+        self,
+        spot: Spot,
+        kept: frozenset[Use],
+        places: dict[Use, Layout],
+        new: Exchange,
+    ) -> Read:
+        """What is read at ``places`` with values that ``new`` makes from the original ones."""
+        layout = self._record.layout_of(spot)
+        assert layout is not None  # noqa: S101  # only such are tried
+        found = Read()
+
+        def exchange(tensor: Tensor) -> Tensor:
+            found.before = layout.arranged(tensor)
+            return layout.laid_out(new(found.before), tensor)
+
+        def reader(use: Use, place: Layout) -> Callable[[Tensor], None]:
+            def read(tensor: Tensor) -> None:
+                if tensor.shape == place.shape:
+                    found[use] = place.arranged(tensor.clone())
+
+            return read
+
+        readers = {use: reader(use, place) for use, place in places.items()}
+        self._tape.run(Exchanging(spot, exchange, kept, readers))
+        return found
+
+    def _worded(self, spot: Spot) -> str:
+        if spot in self._record.made_by:
+            return self._record.made_by[spot]
+        if spot.operation == GIVEN:
+            return "its input"
+        operation = self._record.operations[spot.operation]
+        return f"what '{operation.name}' puts out in {operation.place}"
+
+    def _worded_place(self, use: Use) -> str:
+        if use.operation is None:
+            return "the output"
+        operation = self._record.operations[use.operation]
+        path = self._record.submodule_given(use)
+        if path:
+            return f"{path}(input)"
+        return f"what '{operation.name}' is given in {operation.place}"
+
+    def _unfound(self) -> str:
+        if not self._bent:
+            return (
+                "no values were found in it: no tensor of its code, exchanged alone, moves other "
+                "tokens of a later one"
+            )
+        where = min(self._bent, key=lambda name: self._bent[name])
+        return (
+            f"it is not linear in its values: superposition error {self._bent[where]:.1e} from "
+            f"{where}"
+        )
+
+
+def _always(values: Tensor) -> Exchange:
+    return lambda _: values
+
+
+def _width(alike: Tensor, channels: int, limit: Tensor) -> int:
+    """The width of heads whose channels answer alike to equal values."""
+    for width in range(channels, 1, -1):
+        if channels % width == 0:
+            heads = alike.unflatten(-1, (-1, width))
+            if bool((heads - heads[..., :1]).abs().max() <= limit):
+                return width
+    return 1
+
+
+def _values(record: Record) -> Iterator[tuple[Spot, Layout]]:
+    """Tensors that may hold values, the earliest first; of views only what they are taken from."""
+    for k, layout in enumerate(record.given):
+        if layout is not None:
+            yield Spot(GIVEN, k), layout
+    for number, operation in record.operations.items():
+        if operation.is_written:
+            continue
+        source = operation.given[0][0] if operation.given else None
+        for k, layout in enumerate(operation.outs):
+            if layout is None:
+                continue
+            if (
+                operation.is_view
+                and source is not None
+                and source.shape.numel() == (layout.shape.numel())
+            ):
+                continue
+            yield Spot(number, k), layout
+
+
+def _responses(record: Record) -> Iterator[tuple[Use, Layout]]:
+    """Places where a response may be read, the earliest first, and the output at last."""
+    seen: dict[Spot, Use] = {}
+    for number, operation in record.operations.items():
+        for k, (layout, spot) in enumerate(operation.given):
+            if layout is None or (operation.is_written and k == 0) or spot in seen:
+                continue
+            if spot is not None:
+                seen[spot] = Use(number, k)
+            yield Use(number, k), layout
+    if record.output is not None:
+        yield OUTPUT, record.output

@@ -1,0 +1,297 @@
+"""Mixers that nobody reads are probed unasked: their maps by formula, wherever the values enter."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import silu, softplus
+
+import dsf
+from dsf.inspection import NothingCapturedError
+from tests.any_code import modules
+from tests.any_code.modules import MIXERS, SIZE, WIDTH, Beside, drawn, tokens
+
+LOWER = torch.ones(WIDTH, WIDTH, dtype=torch.float64).tril()
+
+
+def given_to(model, path, x):
+    """What a submodule is given in a run, in float64."""
+    found = []
+    handle = model.get_submodule(path).register_forward_pre_hook(
+        lambda _module, args: found.append(args[0])
+    )
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    return found[0].double()
+
+
+def running_sum(_other, x):
+    return LOWER.expand(len(x), 1, WIDTH, WIDTH)
+
+
+def neighbours(_other, x):
+    near = (torch.arange(WIDTH)[:, None] - torch.arange(WIDTH)).abs() <= 1
+    return (near.double() / 3).expand(len(x), 1, WIDTH, WIDTH)
+
+
+def along_tokens(other, x):
+    return other.along.weight.detach().double().expand(len(x), 1, WIDTH, WIDTH)
+
+
+def decayed(other, x):
+    decay = torch.nn.functional.linear(
+        x, other.decay.weight.detach().double(), other.decay.bias.detach().double()
+    ).sigmoid()
+    found = torch.zeros(len(x), WIDTH, WIDTH, WIDTH, dtype=torch.float64)
+    for i in range(WIDTH):
+        for j in range(i + 1):
+            found[:, :, i, j] = decay[:, j + 1 : i + 1].prod(dim=1)
+    return found
+
+
+def products(other, x):
+    weights = (
+        (one.weight.detach().double(), one.bias.detach().double()) for one in (other.q, other.k)
+    )
+    q, k = (modules.in_heads(torch.nn.functional.linear(x, *each)) for each in weights)
+    return q @ k.mT
+
+
+def long_filter(other, x):
+    kernel = other.kernel.detach().double()
+    lag = torch.arange(WIDTH)[:, None] - torch.arange(WIDTH)
+    found = torch.where(lag >= 0, kernel[:, lag.clamp(min=0)], 0)
+    return found.expand(len(x), *found.shape)
+
+
+def taps(other, x):
+    kernel = other.filter.weight.detach().double().squeeze(1)
+    found = torch.zeros(WIDTH, WIDTH, WIDTH, dtype=torch.float64)
+    for lag in range(3):
+        found += torch.diag_embed(kernel[:, 2 - lag, None].expand(-1, WIDTH - lag), -lag)
+    return found.expand(len(x), *found.shape)
+
+
+FORMULAS = {
+    "cumulative sum": running_sum,
+    "fixed matrix": running_sum,
+    "vectorised": running_sum,
+    "pooling": neighbours,
+    "token perceptron": along_tokens,
+    "scan": decayed,
+    "linear attention": products,
+    "long convolution": long_filter,
+    "convolution": taps,
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_map_is_that_of_the_formula(name):
+    model, x = drawn(Beside(MIXERS[name]())), tokens()
+    inspection = dsf.inspect(model, x)
+    assert inspection.unsupported == ()
+    (layer,) = [one for one in inspection if one.name.startswith("other")]
+    assert layer.family == "probed"
+    assert "probed from" in layer.mixer.label
+    assert layer.is_exact
+    expected = FORMULAS[name](model.other, given_to(model, "other", x))
+    torch.testing.assert_close(layer.map(), expected, atol=2e-6, rtol=1e-6)
+    assert layer.row_tokens is None
+
+
+def test_every_mixer_of_the_list_is_probed_or_listed():
+    for name, other in MIXERS.items():
+        inspection = dsf.inspect(drawn(Beside(other())), tokens())
+        found = [*inspection, *inspection.unsupported]
+        assert any(one.name.startswith(("other", "Beside")) for one in found), name
+
+
+class Selective(nn.Module):
+    """A selective scan by a method, with names of nobody's; the values also make the steps."""
+
+    def __init__(self, layout="time first"):
+        super().__init__()
+        self.layout = layout
+        self.enter, self.steps = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.writes, self.leave = nn.Linear(WIDTH, SIZE), nn.Linear(WIDTH, WIDTH)
+        self.skip = nn.Parameter(torch.zeros(WIDTH))
+
+    def recur(self, u, step, write):
+        state, outputs = 0, []
+        for t in range(u.shape[1]):
+            decay = (-step[:, t]).exp()[..., None]
+            state = decay * state + (step[:, t] * u[:, t])[..., None] * write[:, t, None]
+            outputs.append((state * write[:, t, None]).sum(dim=-1))
+        return torch.stack(outputs, dim=1) + self.skip * u
+
+    def parts(self, x):
+        values, gate = self.enter(x).chunk(2, dim=-1)
+        values = silu(values)
+        return values, gate, softplus(self.steps(values)), self.writes(values)
+
+    def forward(self, x):
+        values, gate, step, write = self.parts(x)
+        return self.leave(self.recur(values, step, write) * silu(gate))
+
+    def map(self, x):
+        _, gate, step, write = self.parts(x)
+        found = torch.zeros(len(x), WIDTH, WIDTH, WIDTH, dtype=x.dtype)
+        for i in range(WIDTH):
+            for j in range(i + 1):
+                decay = (-step[:, j + 1 : i + 1].sum(dim=1)).exp()
+                both = (write[:, i] * write[:, j]).sum(dim=-1, keepdim=True)
+                found[:, :, i, j] = decay * step[:, j] * both
+            found[:, :, i, i] += self.skip
+        return found * silu(gate).mT[..., None]
+
+
+class ChannelsBeforeTime(Selective):
+    def recur(self, u, step, write):
+        return super().recur(u.mT.contiguous().mT, step, write).mT.contiguous().mT
+
+
+class SamplesAndTimeInOne(Selective):
+    """The values pass as ``(sample time) channel``."""
+
+    def recur(self, u, step, write):
+        flat = u.flatten(0, 1)
+        return super().recur((1.0 * flat).unflatten(0, u.shape[:2]), step, write)
+
+
+@pytest.mark.parametrize("kind", [Selective, ChannelsBeforeTime, SamplesAndTimeInOne])
+def test_values_that_also_make_the_steps(kind):
+    module, x = drawn(kind()), tokens()
+    (layer,) = dsf.inspect(module, x)
+    assert layer.axes == ("sample", "channel")
+    assert layer.is_exact
+    with torch.no_grad():
+        expected = module.double().map(x.double())
+    torch.testing.assert_close(layer.map(), expected, atol=1e-10, rtol=1e-9)
+
+
+class Filtered(nn.Module):
+    """A causal convolution that is given ``sample channel time`` (TCN, S4)."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Conv1d(SIZE, SIZE, 3, padding=2)
+
+    def forward(self, x):
+        return self.filter(x)[..., : x.shape[-1]]
+
+
+@pytest.mark.parametrize("steps", [6, SIZE])
+def test_rows_are_tokens_where_channels_come_first(steps):
+    module, x = drawn(Filtered()), tokens(2, SIZE, steps)
+    layer = dsf.probe(module, x)
+    assert layer.axes == ("sample", "output", "input")
+    kernel = module.filter.weight.detach().double()
+    expected = torch.zeros(SIZE, SIZE, steps, steps, dtype=torch.float64)
+    for lag in range(3):
+        part = kernel[..., 2 - lag, None].expand(-1, -1, steps - lag)
+        expected += torch.diag_embed(part, -lag)
+    torch.testing.assert_close(layer.map(), expected.expand(2, -1, -1, -1, -1))
+    assert "causal" in layer.mixer.label
+
+
+def test_named_ports_of_two_layouts_have_the_axes_of_the_run():
+    class Transposed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act, self.out = nn.GELU(), nn.Linear(SIZE, SIZE)
+            self.kernel = nn.Parameter(torch.zeros(SIZE, 6))
+
+        def forward(self, u):
+            u, steps = u.mT, u.shape[1]
+            y = torch.fft.rfft(u, 2 * steps) * torch.fft.rfft(self.kernel, 2 * steps)
+            return self.out(self.act(torch.fft.irfft(y, 2 * steps)[..., :steps]).mT)
+
+    module = drawn(Transposed())
+    layer = dsf.probe(module, tokens(1, 6, SIZE), value="(u)", response="act(input)")
+    lag = torch.arange(6)[:, None] - torch.arange(6)
+    kernel = module.kernel.detach().double()
+    expected = torch.where(lag >= 0, kernel[:, lag.clamp(min=0)], 0)[None]
+    torch.testing.assert_close(layer.map(), expected)
+    assert layer.axes == ("sample", "channel")
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_ports_between_which_channels_keep_apart(drop):
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.to_v, self.to_out = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+            self.dropout = nn.Dropout(0.0) if drop else nn.Identity()
+
+        def forward(self, x):
+            return self.dropout(self.to_out(self.to_v(x).cumsum(dim=1)))
+
+    layer = dsf.probe(drawn(Mean()), tokens())
+    torch.testing.assert_close(layer.map(), LOWER.expand(SIZE, 1, -1, -1))
+    assert "in 10 passes" in layer.mixer.label
+
+
+class Insists(nn.Module):
+    """A module that only runs in float32."""
+
+    def forward(self, x):
+        assert x.dtype == torch.float32
+        return x.cumsum(dim=1)
+
+
+def test_in_the_number_type_that_the_module_insists_on():
+    (layer,) = dsf.inspect(nn.Sequential(nn.Linear(WIDTH, WIDTH), Insists()), tokens())
+    torch.testing.assert_close(layer.map(), LOWER.expand(SIZE, 1, -1, -1), atol=1e-5, rtol=0)
+    assert "in float32" in layer.compared_with
+
+
+def test_what_else_mixes_makes_the_map_a_part():
+    class TwoPaths(nn.Module):
+        factor = 1.0
+
+        def __init__(self):
+            super().__init__()
+            self.v = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            return self.v(x).cumsum(dim=1) + self.factor * x.square().flip(1).tanh()
+
+    module = drawn(TwoPaths())
+    inspection = dsf.inspect(module, tokens())
+    (layer,) = inspection
+    torch.testing.assert_close(layer.map(), LOWER.expand(SIZE, 1, -1, -1))
+    assert 0.05 < layer.share < 0.95
+    (listed,) = inspection.unsupported
+    assert "only a part of what it does to tokens" in listed.reason
+    module.factor = 0.0
+    assert dsf.inspect(module, tokens())[0].is_exact
+
+
+def test_a_map_above_the_budget_is_listed_with_what_it_takes():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.filter = nn.Conv1d(40, 40, 3, padding=1)
+
+        def forward(self, x):
+            return self.filter(x)
+
+    x = tokens(1, 40, 50)
+    with pytest.raises(
+        NothingCapturedError, match=r"2000 forward passes of it, more than the 1024"
+    ):
+        dsf.inspect(drawn(Mixed()), x)
+    (layer,) = dsf.inspect(drawn(Mixed()), x, probe=("filter",))
+    assert layer.map().shape == (1, 40, 40, 50, 50)
+
+
+def test_nothing_is_probed_where_that_is_switched_off():
+    inspection = dsf.inspect(drawn(Beside(MIXERS["scan"]())), tokens(), probe=())
+    assert [layer.name for layer in inspection] == ["attention"]
+    assert [missed.name for missed in inspection.unsupported] == ["other"]
+
+
+def test_what_is_not_linear_says_by_how_much():
+    inspection = dsf.inspect(drawn(Beside(MIXERS["norm over tokens"]())), tokens())
+    (missed,) = inspection.unsupported
+    assert "not linear in its values: superposition error" in missed.reason
