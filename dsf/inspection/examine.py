@@ -133,7 +133,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     if not layers and wrong:
         raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
     if not layers:
-        raise NothingCapturedError(_nothing(title, missed))
+        raise NothingCapturedError(_nothing(title, missed, found))
     tokens = question.tokens
     return Inspection(
         layers=layers,
@@ -369,11 +369,21 @@ def _softmax_family(module: nn.Module) -> str:
     return "softmax"
 
 
-def _nothing(title: str, missed: Sequence[Unsupported]) -> str:
+def _nothing(title: str, missed: Sequence[Unsupported], found: Findings) -> str:
     listed = "; ".join(f"{part.name} ({part.kind}): {part.reason}" for part in missed)
-    seen = (
-        f"Modules that look like token mixers but could not be read: {listed}."
-        if listed
-        else "No module of it looks like a token mixer."
-    )
+    if listed:
+        seen = f"Modules that look like token mixers but could not be read: {listed}."
+    elif not found.asked:
+        seen = "No module of it looks like a token mixer."
+    elif not found.modules:
+        seen = (
+            "No module of it mixes tokens: its run was followed from the tokens of its inputs, and "
+            "in no operation did two of them meet."
+        )
+    else:
+        asked = ", ".join(f"{one.name} ({one.result})" for one in found.modules)
+        seen = (
+            "No module of it mixes tokens: where tokens may meet, one of them was replaced, and no "
+            f"other moved: {asked}."
+        )
     return f"{title}: no token mixer could be read. {seen}"

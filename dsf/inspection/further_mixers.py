@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound, tensors_in
+from dsf.inspection.capture.calls import (
+    Call,
+    Invocation,
+    Through,
+    begun,
+    bound,
+    copied,
+    tensors_in,
+)
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.findings import Finding, part_reason, unread_reason
 from dsf.inspection.causal.replay import (
@@ -37,21 +45,30 @@ from dsf.inspection.results.layers import ALL, InspectedLayer
 Candidates = Mapping[str, tuple[Structure, ...]]
 EACH, TOGETHER, NUMBERS = 1024, 8192, 2**25
 """The passes that are made unasked: for the map of one module, for all; and the size of a map."""
-LEAST = 1e-3
-"""A map that explains less than this of what its module moves is none of it."""
+MOST_INSIDE = 4
+"""A module with more mixers inside that were read is a part of the model, and is not probed."""
+LEAST = 0.5
+"""A map that was not asked for is offered where it explains this share of what its module moves."""
 
 
 @contextmanager
 def noting(modules: Mapping[str, nn.Module], where: ModuleStack) -> Iterator[None]:
     """Keep what these modules are called with and put out, inside the ``with`` block."""
+    running: list[Invocation | None] = []
 
-    def note(module: nn.Module, _: object) -> None:
+    def begin(module: nn.Module, _: object) -> None:
         frame = where.frame_of(module)
         is_asking = where.tracker is not None and where.tracker.is_asking
-        if frame is not None and not is_asking and not where.is_claimed():
-            begun(frame, where)
+        is_noted = frame is not None and not is_asking and not where.is_claimed()
+        running.append(begun(frame, where) if frame is not None and is_noted else None)
 
-    handles = [module.register_forward_pre_hook(note) for module in modules.values()]
+    def end(_module: nn.Module, _args: object, output: object) -> None:
+        invocation = running.pop()
+        if invocation is not None:  # behind the hooks of others, which may alter the output
+            invocation.output = copied(output)
+
+    handles = [module.register_forward_pre_hook(begin) for module in modules.values()]
+    handles += [module.register_forward_hook(end) for module in modules.values()]
     try:
         yield
     finally:
@@ -192,14 +209,21 @@ def probed(findings: Sequence[Finding], where: ModuleStack, limits: Limits) -> F
     """Probe the modules that mix tokens and were not read, within the budget."""
     found, budget = Further(), Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
     ports: dict[type, Ports] = {}
+    refused: dict[type, list[str]] = {}
     for one in findings:
         if one.is_read or one.mixes is not True or isinstance(one.module, torch.jit.ScriptModule):
             continue
-        path = where.name_of(one.module)
-        if any(held.calls for _, held in one.runs):
+        path, alike = where.name_of(one.module), refused.setdefault(type(one.module), [])
+        inside = max(len(held.calls) for _, held in one.runs)
+        if inside > (MOST_INSIDE if path else 0):
             found.failed[path] = (
-                "It was not probed unasked, since token mixers that were read run in it; pass "
-                "probe=(path,) to probe it"
+                f"It was not probed unasked, since {inside} token mixers that were read run in it; "
+                "pass probe=(path,) to probe it"
+            )
+            continue
+        if len(alike) > 1:
+            found.failed[path] = (
+                f"It was not probed, since '{alike[0]}' and '{alike[1]}' of its class could not be"
             )
             continue
         for invocation, held in one.runs:
@@ -208,6 +232,7 @@ def probed(findings: Sequence[Finding], where: ModuleStack, limits: Limits) -> F
                 _probe(call_of(path, invocation), held, prober, limits, found)
             except InspectionError as error:
                 found.failed[path] = f"It was probed, but {str(error).rstrip('.')}"
+                alike.append(path)
     return found
 
 

@@ -87,7 +87,7 @@ def _related(path: str, other: str) -> bool:
     return path == other or inside or not path or not other
 
 
-EXACT, WHEN_RUN, NO = "yes", "when run", "no"
+EXACT, WHEN_RUN, NO = "yes", "maybe", "no"
 # Names in the source code of an attention module, whether it is read then, and by which way.
 SIGNS = (
     (("ALL_ATTENTION_FUNCTIONS", "attention_interface"), EXACT, "through the attention interface"),
@@ -110,7 +110,7 @@ class Support:
         name: the path of the module.
         kind: its class.
         mixer: the class of ``dsf.mixers`` it becomes; empty where that is not known.
-        exact: whether it is read: ``yes``, ``no``, or ``when run`` where only a run shows it.
+        exact: whether it is read: ``yes``, ``no``, or ``maybe`` where only a run shows it.
             Whatever is read is compared with the module's own output in every run.
         how: by which way it is read, or why it is not.
     """

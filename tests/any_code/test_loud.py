@@ -18,11 +18,16 @@ class Same(nn.Module):
         return query.cumsum(dim=1)
 
 
-class Single(nn.Module):
-    """Asserts a number type."""
+class Once(nn.Module):
+    """Asserts that it never runs a second time."""
+
+    def __init__(self):
+        super().__init__()
+        self.runs = []
 
     def forward(self, x):
-        assert x.dtype == torch.float32
+        assert not self.runs, "it ran before"
+        self.runs.append(x)
         return x.cumsum(dim=1)
 
 
@@ -48,10 +53,12 @@ def test_arguments_that_are_one_tensor_stay_one():
 
 
 def test_an_assert_of_a_module_is_a_reason_and_ends_nothing():
-    inspection = dsf.inspect(Before(Single()), drawn(1, SIZE, SIZE), probe=("first",))
-    assert [layer.name for layer in inspection] == ["known[layer 0]"]
-    (missed,) = inspection.unsupported
-    assert "AssertionError" in missed.reason
+    for asked in ({"probe": ("first",)}, {}):
+        inspection = dsf.inspect(Before(Once()), drawn(1, SIZE, SIZE), **asked)
+        assert [layer.name for layer in inspection] == ["known[layer 0]"]
+        (missed,) = inspection.unsupported
+        assert missed.name == "first"
+        assert "AssertionError: it ran before" in missed.reason
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")

@@ -248,8 +248,8 @@ class Record:
 
     def submodule_given(self, use: Use) -> str:
         """The submodule whose input is read at a place; empty if there is none."""
-        paths = (name for name, *_ in self.entered if self.input_of(name) == use)
-        return next(paths, "")
+        paths = [name for name, *_ in self.entered if self.input_of(name) == use]
+        return paths[-1] if paths else ""
 
     def place_of(self, use: Use) -> Layout | None:
         """The layout of what is read at a place."""
@@ -489,7 +489,7 @@ class _Recording(Counting):
         def after(_module: nn.Module, _args: Any, output: Any) -> None:
             spot = first(output)
             if spot is not None:
-                self.record.made_by[spot] = path
+                self.record.made_by.setdefault(spot, path)
 
         return before, after
 
