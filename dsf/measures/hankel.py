@@ -108,11 +108,13 @@ def _blocks(
 ) -> list[Tensor]:
     """The Hankel block after each position, from the rows after the first of them alone."""
     start = min(positions) + 1
+    outputs, inputs = 1, 1
     if isinstance(map_or_system, Tensor):
         rows = map_or_system[..., start:, :]
     else:
+        outputs, inputs = map_or_system.output_size, map_or_system.input_size
         rows = attention_map(map_or_system, slice(start, None))
-    blocks = [rows[..., t + 1 - start :, : t + 1] for t in positions]
+    blocks = [rows[..., (t + 1 - start) * outputs :, : (t + 1) * inputs] for t in positions]
     if not all(bool(block.isfinite().all()) for block in blocks):
         raise ValueError(
             "hankel_singular_values: the map holds numbers that are NaN or infinite, so it has no "

@@ -2,8 +2,9 @@
 
 The scores suit maps with negative entries: they are shares of each row's absolute weight, or with
 ``net`` its signed part, so that a head that reads the token before it with a negative weight has
-the score 1 and the net score -1. Rows without a candidate (no earlier copy, no token before) are
-left out; a map without any such row has the score ``nan``.
+the score 1 and the net score -1. Rows without a candidate (no earlier copy, no token before) and
+rows of zeros are left out; a map without any other row has the score ``nan``, as has one with a
+weight that is ``nan`` in a row that counts.
 
 Source of the names: Elhage et al. 2021, "A mathematical framework for transformer circuits" and
 Olsson et al. 2022, "In-context learning and induction heads", for weights of softmax attention.
@@ -157,6 +158,8 @@ def _mean_share(
             chosen = chosen.reshape(*chosen.shape[:-2], *[1] * missing, *chosen.shape[-2:])
         size = weights.abs().sum(dim=-1)
         on = (weights if net else weights.abs()).where(chosen, 0).sum(dim=-1) / size
-        return torch.where(chosen.any(dim=-1).expand_as(on), on, torch.nan)
+        counts = chosen.any(dim=-1).expand_as(on) & (size != 0)
+        return torch.stack([on.where(counts, 0), counts.to(on.dtype)], dim=-2)
 
-    return per_row(map_or_system, share).nanmean(dim=-1)
+    shares, counts = per_row(map_or_system, share).unbind(dim=-2)
+    return shares.sum(dim=-1) / counts.sum(dim=-1)

@@ -21,8 +21,8 @@ def sink_mass(map_or_system: Measured, *, token: int = 0) -> Shaped[Tensor, "*ba
 
     wanted = (on(token), MASS, WRITTEN)
     on_token, everything, written = reduced(map_or_system, *wanted, measure="sink_mass")
-    later = (written > token).to(everything.dtype)
-    return (on_token * later).sum(dim=-1) / (everything * later).sum(dim=-1)
+    later = written > token
+    return on_token.where(later, 0).sum(dim=-1) / everything.where(later, 0).sum(dim=-1)
 
 
 def sink_rate(

@@ -9,7 +9,7 @@ import torch
 import dsf
 from dsf import measures
 from dsf.composite import ExplicitMap, StoredRows, SystemSum
-from dsf.inspection.results.measurements import values
+from dsf.inspection.results.measurements import QUANTITIES, values
 from dsf.transition import Dense, Diagonal
 
 DOUBLE = torch.float64
@@ -143,6 +143,11 @@ def test_nan_is_never_hidden():
     map = torch.tensor([[1.0, 0], [torch.nan, 1]], dtype=DOUBLE)
     for measure in (measures.negative_entries, measures.sink_rate, measures.smallest_entry):
         assert measure(map).isnan()
+    for measure in (measures.previous_token, measures.self_token, measures.first_token):
+        assert measure(map).isnan()
+    rows = ExplicitMap(StoredRows(map))
+    found = {name: quantity(rows) for name, quantity in QUANTITIES.items() if "mean" in name}
+    assert all(value.isnan() for value in found.values())
     for measure in (measures.energy_gain, measures.effective_rank):
         with pytest.raises(ValueError, match="NaN or infinite"):
             measure(map)

@@ -12,8 +12,8 @@ from dsf import measures
 from dsf.composite import Operator
 from dsf.evaluate import MapTooLarge, attention_map
 from dsf.inspection.results.table import Record, Table
-from dsf.measures.passes import Measured, one_pass
-from dsf.measures.row_reductions import Reduced
+from dsf.measures.passes import Measured, one_pass, reduced
+from dsf.measures.row_reductions import MASS, Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 
 Quantity = Callable[[Any], Tensor]
@@ -37,7 +37,9 @@ class Measurable(Protocol):
 
 def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
     def mean(map_or_system: Measured) -> Tensor:
-        return measure(map_or_system).nanmean(dim=-1)
+        found = measure(map_or_system).nanmean(dim=-1)  # rows of zeros have no shares
+        (mass,) = reduced(map_or_system, MASS, measure="mean of rows")
+        return torch.where(mass.isnan().any(dim=-1), torch.nan, found)
 
     return mean
 
