@@ -27,7 +27,7 @@ from dsf.inspection.further_mixers import Further, asked_for, noting, probed, tr
 from dsf.inspection.memory_needs import forecast
 from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
-from dsf.inspection.recorded_run import run
+from dsf.inspection.recorded_run import run, without_logits
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.support_table import not_read
@@ -90,7 +90,8 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     """
     model = getattr(model, "_orig_mod", model)  # the module that torch.compile wrapped
     check_runnable(model)
-    inputs, named = question.inputs, question.named
+    inputs = question.inputs
+    named = without_logits(model, inputs, question.named)
     if question.exact:
         model = double_copy(model)
         inputs, named = in_float64(inputs), in_float64(named)

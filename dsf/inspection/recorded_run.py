@@ -15,8 +15,10 @@ from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded
 from dsf.inspection.errors import InspectionError, memory_ran_out
 from dsf.inspection.softmax import interface
-from dsf.inspection.softmax.follower import recording_followed
-from dsf.inspection.softmax.fused import recording_fused
+from dsf.inspection.softmax.listener import recording_softmax
+
+
+KEEP = "logits_to_keep"
 
 
 def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
@@ -47,8 +49,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     wide = dtype_of(model) is torch.float64
     where = ModuleStack(model, claimed=set(watched), exchange=exchange, tracker=tracker)
     with (
-        recording_fused(where, calls),
-        recording_followed(where, calls),
+        recording_softmax(where, calls),
         interface.recording_attention(model, where, calls),
         interface.plain_experts(model) if wide else nullcontext(),
         recording(watched, calls, exchange, where),
@@ -92,3 +93,20 @@ def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
     if takes or hasattr(getattr(model, "config", None), "use_cache"):
         return {"use_cache": False, **named}
     return named
+
+
+def without_logits(
+    model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> dict[str, Any]:
+    """``named``, where a model of the library computes logits of the last token only.
+
+    No token mixer comes after the language head, which takes a fifth to a third of a small model's
+    forward pass, and whose logits may be the largest tensor of it. With ``labels`` all are needed.
+    """
+    if interface.models_of_library(model) != [model]:
+        return named
+    signature = signatures.signature(model.forward)
+    if KEEP not in signature.parameters or named.get("labels") is not None:
+        return named
+    positional = list(signature.parameters).index(KEEP) < len(inputs)
+    return named if positional else {KEEP: 1, **named}

@@ -20,9 +20,8 @@ from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.capture.products import Products, RememberedProducts
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.softmax.follower import recording_followed
-from dsf.inspection.softmax.fused import recording_fused
 from dsf.inspection.softmax.interface import recording_attention_in
+from dsf.inspection.softmax.listener import recording_softmax
 
 
 class NoReferenceError(InspectionError):
@@ -73,8 +72,7 @@ def _of_attention(call: Call, invocation: Invocation) -> Call:
     calls: list[Call] = []
     where = ModuleStack(twin, claimed=set())
     with (
-        recording_fused(where, calls),
-        recording_followed(where, calls),
+        recording_softmax(where, calls),
         recording_attention_in(twin, call.implementation, where, calls),
     ):
         _run(twin, invocation)

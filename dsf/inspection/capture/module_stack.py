@@ -84,9 +84,11 @@ class Frame:
 class ModuleStack:
     """The modules that are running now, outermost first.
 
-    Attributes:
+    Args:
         claimed: paths of modules that are read as a whole or through the attention interface, so
             that no attention inside them is recorded a second time.
+
+    Attributes:
         copies: of tensors that running modules were called with, by the identity of each.
         exchange: a function from the recorded call of an attention to the response that it is to
             give instead, or to None; None where all keep their own.
@@ -112,7 +114,8 @@ class ModuleStack:
         self._names = {module: name for name, module in model.named_modules()}
         self._running: list[Frame] = []
         self.copies: dict[int, Any] = {}
-        self.claimed = set(claimed)
+        self._claimed = set(claimed)
+        self._inside: bool | None = None  # of a claimed module; None until that is asked
         self.exchange = exchange
 
     def tick(self) -> int:
@@ -146,9 +149,17 @@ class ModuleStack:
         """The path of ``module`` in the model; empty for the model itself and for other modules."""
         return self._names.get(module, "")
 
+    def claim(self, name: str) -> None:
+        """Have no attention recorded inside of the module at a path: it is read as a whole."""
+        self._claimed.add(name)
+        self._inside = None
+
     def is_claimed(self) -> bool:
         """Whether one of the running modules is claimed."""
-        return any(self._names.get(frame.module) in self.claimed for frame in self._running)
+        if self._inside is None:
+            running = (self._names.get(frame.module) for frame in self._running)
+            self._inside = any(name in self._claimed for name in running)
+        return self._inside
 
     def pass_surroundings(
         self, module: nn.Module, value: Tensor, mixed: Tensor, callback: OnSurroundings
@@ -204,11 +215,13 @@ class ModuleStack:
             yield
         finally:
             self._running.clear()
+            self._inside = None
             for handle in handles:
                 handle.remove()
 
     def _enter(self, module: nn.Module, _: Any) -> None:
         self._running.append(Frame(module, began=self.tick()))
+        self._inside = None
         if self.tracker is not None and self._names.get(module) in self._watched:
             self.tracker.pause()
 
@@ -220,6 +233,7 @@ class ModuleStack:
         if not self._running or self._running[-1].module is not module:
             return
         frame = self._running.pop()
+        self._inside = None
         if self.tracker is not None and self._names.get(module) in self._watched:
             self.tracker.resume((frame.args, frame.kwargs), output)
         elif self.tracker is not None and module in self._names:

@@ -17,9 +17,8 @@ from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis
-from dsf.inspection.softmax.follower import recording_followed
-from dsf.inspection.softmax.fused import recording_fused
 from dsf.inspection.softmax.interface import recording_attention_in
+from dsf.inspection.softmax.listener import recording_softmax
 
 Cell = Mapping[InputAxis, int]
 Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
@@ -284,8 +283,7 @@ def _holding(
     implementation = next((c.implementation for c in attentions if c.implementation), "")
     calls: list[Call] = []
     with ExitStack() as stack:
-        stack.enter_context(recording_fused(where, calls))
-        stack.enter_context(recording_followed(where, calls))
+        stack.enter_context(recording_softmax(where, calls))
         stack.enter_context(recording_attention_in(module, implementation, where, calls))
         for child, outputs in _children(held, invocation).items():
             stack.callback(child.register_forward_hook(_keeping(outputs, cells)).remove)

@@ -10,21 +10,20 @@ weights are recorded instead, which are the map. A softmax of anything but a pro
 after the attention, which are known only once the module has returned.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Size, Tensor
-from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.capture.calls import Call, Through, add_call
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
 from dsf.inspection.capture.precision import home
 from dsf.inspection.softmax.scores import (
+    PRODUCTS,
     STACK,
     Normalised,
     Product,
@@ -35,6 +34,10 @@ from dsf.inspection.softmax.scores import (
     product,
 )
 from dsf.inspection.softmax.torch_module import FUNCTION, call_tensors, functional_call
+
+
+STARTS = {*PRODUCTS, "softmax", FUNCTION.__name__.strip("_")}
+"""Names of the functions with which a softmax attention begins or continues."""
 
 
 def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
@@ -95,38 +98,29 @@ def _heads(mixed: Tensor, tokens: Size) -> int | None:
     return heads if fits else None
 
 
-@contextmanager
-def recording_followed(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
-    """Append to ``calls`` every softmax between two products, unless its module is claimed."""
-    with _Follower(where, calls):
-        yield
+class Follower:
+    """Appends to ``calls`` every softmax between two products."""
 
-
-class _Follower(TorchFunctionMode):
     def __init__(self, where: ModuleStack, calls: list[Call]):
-        super().__init__()
         self._where, self._calls = where, calls
         # The tensors are kept alive, so that no other tensor gets the same id.
         self._followed: dict[int, tuple[Tensor, Scores | Normalised]] = {}
         self._unused: list[Scores] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def heard(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        if func is FUNCTION and not self._where.is_claimed():
+        """The output of a torch function that ran, or what an attention is to put out instead."""
+        name = getattr(func, "__name__", "").strip("_")
+        if name not in STARTS and not self._followed:
+            return output
+        if func is FUNCTION:
             call = functional_call(self._where, args, kwargs, output, len(self._calls))
             if call is not None:
                 given = call_tensors(args, kwargs)
                 call.seen = self._where.coordinates(**given, output=output[0])
                 return add_call(self._calls, call, self._where, output)
         elif isinstance(output, Tensor) and output.ndim >= STACK:
-            name = getattr(func, "__name__", "").strip("_")
             if name == "softmax":
                 self._normalised(args, kwargs, output)
             elif (made := product(name, args, kwargs, output)) is not None:
@@ -137,8 +131,6 @@ class _Follower(TorchFunctionMode):
 
     def _multiplied(self, made: Product, output: Tensor) -> Tensor:
         """Record a product; its result, or what the attention is to put out instead."""
-        if self._where.is_claimed():
-            return output
         for each in (made, made.transposed):
             weights = self._find(each.sources[0])
             if isinstance(weights, Normalised):
@@ -153,7 +145,7 @@ class _Follower(TorchFunctionMode):
     def _normalised(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         given = args[0] if args else kwargs["input"]
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
-        if dim not in (-1, output.ndim - 1) or self._where.is_claimed():
+        if dim not in (-1, output.ndim - 1):
             return
         scores = self._find(given)
         if not isinstance(scores, Scores):

@@ -3,16 +3,12 @@
 Source of the conventions: ``torch.nn.functional.scaled_dot_product_attention``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied
@@ -24,31 +20,14 @@ from dsf.mixers import SoftmaxAttention
 POSITIONAL = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
-@contextmanager
-def recording_fused(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
-    """Append to ``calls`` every call of fused attention, unless its module is claimed."""
-    with where.followed(), _Listener(where, calls):
-        yield
+class FusedCalls:
+    """Appends calls of fused attention to ``calls``."""
 
-
-class _Listener(TorchFunctionMode):
     def __init__(self, where: ModuleStack, calls: list[Call]):
-        super().__init__()
         self._where, self._calls = where, calls
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if func is scaled_dot_product_attention and not self._where.is_claimed():
-            return self._recorded(args, kwargs or {}, output)
-        return output
-
-    def _recorded(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
+    def recorded(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
+        """Record a call; its output, or what the attention is to put out instead."""
         module = self._where.module
         if module is None:
             return output

@@ -161,7 +161,7 @@ class _Recorder:
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
         name = self._where.name_of(module)
-        self._where.claimed.add(name)
+        self._where.claim(name)
         output = attention(module, *tensors, **options)
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
         arguments: dict[str, Any] = given | options

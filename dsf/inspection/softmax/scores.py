@@ -20,6 +20,7 @@ from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.softmax.attention import as_bias
 
 PLAIN = {"matmul", "bmm"}
+PRODUCTS = {*PLAIN, "baddbmm", "einsum"}
 EQUATION = re.compile(r"^(\w+),(\w+)->(\w+)$")
 STACK = 3
 """The least number of axes of a stack of matrices; a tensor with two is taken for a weight."""
