@@ -17,7 +17,6 @@ from dsf.inspection.errors import InspectionError, memory_ran_out
 from dsf.inspection.softmax import interface
 from dsf.inspection.softmax.listener import recording_softmax
 
-
 KEEP = "logits_to_keep"
 
 

@@ -67,7 +67,7 @@ def leave(layer: Captured, response: Tensor) -> Chain:
     heads = response.unflatten(-1, (layer.module.num_v_heads, -1))
     factor = rms_factor(heads, epsilon=epsilon_of(layer.module.get_submodule(norm)))
     factor = (layer.weights[f"{norm}.weight"] * factor).flatten(-2)
-    gate = activation(layer, norm)(_projected(layer)[1])
+    gate = activation(layer, norm)(_output_gate(layer))
     return Chain((Scale(factor * gate), layer.projection(out)))
 
 
@@ -98,6 +98,14 @@ def _projected(layer: Captured) -> Inputs:
         rest = (f"in_proj_{part}" for part in "zba")
     z, b, a = (layer.project(name, hidden) for name in rest)
     return qkv, z, b, a
+
+
+def _output_gate(layer: Captured) -> Tensor:
+    """z alone, before its activation."""
+    hidden = masked(layer, layer.arguments["hidden_states"])
+    if layer.family == "qwen3_next":
+        return _by_kind(layer, layer.project("in_proj_qkvz", hidden))[3]
+    return layer.project("g_proj" if layer.family == "olmo_hybrid" else "in_proj_z", hidden)
 
 
 def _from_key_heads(layer: Captured, hidden: Tensor) -> Inputs:

@@ -78,7 +78,8 @@ def leave(layer: Captured, response: Tensor) -> Chain:
 def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
     """z, the input of the convolution, and the step size before its softplus."""
     hidden = masked(layer, layer.arguments["hidden_states"])
-    hidden = hidden * getattr(layer.module, "ssm_in_multiplier", 1.0)
+    if (factor := getattr(layer.module, "ssm_in_multiplier", 1.0)) != 1.0:
+        hidden = hidden * factor
     projected = layer.project("in_proj", hidden)
     if "mup_vector" in layer.weights:
         projected = projected * layer.weights["mup_vector"]
@@ -106,12 +107,12 @@ def _limits(layer: Captured) -> tuple[float, float]:
 
 
 def _gate_over_norm(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
-    weight = layer.weights.get("norm.weight")
+    weight, gate = layer.weights.get("norm.weight"), silu(z)
     if weight is None:
-        return silu(z)
+        return gate
     norm = layer.module.norm
     first = getattr(norm, "norm_before_gate", getattr(layer.module, "norm_before_gate", False))
-    return weight * silu(z) * _norm_factor(layer, response if first else response * silu(z))
+    return weight * gate * _norm_factor(layer, response if first else response * gate)
 
 
 def _norm_factor(layer: Captured, x: Tensor) -> Tensor:

@@ -35,7 +35,6 @@ from dsf.inspection.softmax.scores import (
 )
 from dsf.inspection.softmax.torch_module import FUNCTION, call_tensors, functional_call
 
-
 STARTS = {*PRODUCTS, "softmax", FUNCTION.__name__.strip("_")}
 """Names of the functions with which a softmax attention begins or continues."""
 
