@@ -112,6 +112,8 @@ def softmax_in_reach(
 ) -> Float[Tensor, "*batch rows read"]:
     """Softmax over the last axis; a row whose scores are all minus infinity becomes zeros."""
     reachable = (scores > -torch.inf).any(dim=-1, keepdim=True)
+    if bool(reachable.all()):
+        return scores.softmax(dim=-1)
     return scores.masked_fill(~reachable, 0).softmax(dim=-1) * reachable
 
 

@@ -38,6 +38,8 @@ def pool(weights: Numbers, starts: Int[np.ndarray, " bins"], *, axis: int) -> Po
     if len(starts) == weights.shape[axis]:
         return weights
     highest = reduced_runs(np.maximum, weights, starts, axis=axis)
+    if not (weights < 0).any():
+        return highest
     return stronger(highest, reduced_runs(np.minimum, weights, starts, axis=axis))
 
 
@@ -88,6 +90,8 @@ class View:
         cells = np.searchsorted(self.rows, written, side="right") - 1
         first = np.flatnonzero(np.diff(cells, prepend=-1))
         columns = np.searchsorted(read, self.columns)
+        if masked.strides[0] == 0:  # one mask for all maps
+            masked = masked[:1]
         strongest = pool(pool(weights, columns, axis=2), first, axis=1)
         hidden = reduced_runs(np.logical_and, masked, columns, axis=2)
         hidden = reduced_runs(np.logical_and, hidden, first, axis=1)
@@ -149,6 +153,8 @@ class Strongest:
         size = np.where(np.isfinite(weights), np.abs(weights), 0)
         floor = abs(self._links[-1].weight) if len(self._links) == KEPT else 0.0
         places = np.flatnonzero(size > floor)
+        if not len(places):
+            return
         if len(places) > KEPT:
             places = places[np.argpartition(size.ravel()[places], -KEPT)[-KEPT:]]
         rows, columns = np.unravel_index(places, weights.shape)
@@ -241,8 +247,9 @@ class _Sums:
             self.row_sums[:, tokens] = _by_token(weights.sum(axis=2), len(np.unique(written)))
             self.column_sums += _by_token(weights.sum(axis=1), self.read)
         self.filled[:, tokens] = _by_token((weights != 0).any(axis=2), len(np.unique(written))) > 0
-        self.nans += np.isnan(weights).sum(axis=(1, 2))
-        self.infinities += np.isinf(weights).sum(axis=(1, 2))
+        if not np.isfinite(self.row_sums[:, tokens]).all():
+            self.nans += np.isnan(weights).sum(axis=(1, 2))
+            self.infinities += np.isinf(weights).sum(axis=(1, 2))
 
 
 def _by_token(sums: np.ndarray, tokens: int) -> np.ndarray:
