@@ -33,6 +33,13 @@ def run(
         bool,
         typer.Option("--layerwise", help="Weights block by block: for models that do not fit."),
     ] = False,
+    layers: Annotated[
+        str | None,
+        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(help='Which heads, or channels, of each layer: "2" or "0:4".')
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(help="Largest relative error of a layer; by default what its type allows."),
@@ -54,7 +61,18 @@ def run(
 
         each = count.asked or 1
         return measure(
-            Work(model, prompts, out, tuple(quantity or ()), batch, layerwise, tolerance, each),
+            Work(
+                model=model,
+                prompts=prompts,
+                out=out,
+                quantities=tuple(quantity or ()),
+                batch=batch,
+                layerwise=layerwise,
+                layers=layers,
+                heads=heads,
+                tolerance=tolerance,
+                threads=each,
+            ),
             ids=ids,
             workers=workers,
             slurm=slurm,

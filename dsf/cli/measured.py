@@ -7,6 +7,7 @@ from dsf.cli.answer import Answer
 from dsf.cli.prompt import parsed
 from dsf.cli.run_model import tokenised
 from dsf.cli.terminal import print_table, progress
+from dsf.inspection.choice import parsed as parsed_choice
 from dsf.inspection.results.measurements import QUANTITIES
 from dsf.inspection.results.table import Table
 from dsf.jobs import cluster, in_process, measure_prompts, processes
@@ -15,9 +16,13 @@ from dsf.loading import read_model_tokenizer
 MOST_ROWS = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
-    """What the command was asked to measure."""
+    """What the command was asked to measure.
+
+    Attributes:
+        layers, heads: which are looked at, as a person types them; None for all.
+    """
 
     model: str
     prompts: Path
@@ -25,6 +30,8 @@ class Work:
     quantities: tuple[str, ...]
     batch: int
     layerwise: bool
+    layers: str | None
+    heads: str | None
     tolerance: float | None
     threads: int
 
@@ -47,6 +54,8 @@ def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched:
             batch=work.batch,
             layerwise=work.layerwise,
             tolerance=work.tolerance,
+            layers=None if work.layers is None else parsed_choice(work.layers),
+            heads=None if work.heads is None else parsed_choice(work.heads),
             threads=work.threads,
             executor=executor if slurm is None else cluster(slurm, cluster="slurm"),
             progress=lambda done, every: told(done / every),

@@ -21,7 +21,7 @@ from dsf.inspection import (
     memory_forecast,
 )
 from dsf.inspection.capture.environment import environment
-from dsf.inspection.choice import chosen_layers
+from dsf.inspection.choice import chosen_layers, counts_from_the_start
 from dsf.inspection.choice import parsed as parsed_choice
 from dsf.loading import (
     LoadedModel,
@@ -216,6 +216,7 @@ def _inspect_layerwise(
     opened = _OnDisk(piecewise.model, tokenizer, path)
     ids = _token_numbers(prompt, opened)
     threads.suit(sum(part.numel() for part in piecewise.model.parameters()) * ids.numel())
+    wanted = None if options.layers is None else parsed_choice(options.layers)
     layers: list[InspectedLayer] = []
     missed: list[Unsupported] = []
 
@@ -228,11 +229,12 @@ def _inspect_layerwise(
         keep,
         tolerance=options.tolerance,
         strict=options.strict,
+        layers=wanted if counts_from_the_start(wanted) else None,
         heads=None if options.heads is None else parsed_choice(options.heads),
         input_ids=ids,
     )
-    wanted = None if options.layers is None else parsed_choice(options.layers)
-    chosen = chosen_layers([layer.name for layer in layers], wanted)
+    names = [layer.name for layer in layers]
+    chosen = set(names) if counts_from_the_start(wanted) else chosen_layers(names, wanted)
     return Inspection(
         layers=tuple(layer for layer in layers if layer.name in chosen),
         unsupported=tuple(missed),

@@ -39,6 +39,82 @@ def chosen_layers(names: Sequence[str], wanted: Chosen) -> set[str]:
     return found
 
 
+class ChosenAlong:
+    """The layers that are wanted of a model that runs block by block.
+
+    Args:
+        wanted: as for ``chosen_layers``, with numbers and slices that count from the first layer.
+
+    Raises:
+        InspectionError: if a number or slice counts from the last layer, which is not known yet.
+        TypeError: if one of them is something else.
+    """
+
+    def __init__(self, wanted: Chosen):
+        self._wanted = [] if wanted is None else list(_several("layers", wanted))
+        self._missing = set(range(len(self._wanted)))
+        self._count = 0
+        from_the_end = [each for each in self._wanted if not _counts_from_the_start(each)]
+        if from_the_end:
+            raise InspectionError(
+                f"layers: {_worded(from_the_end[0])} counts from the last layer, whose number is "
+                "not known where a model runs block by block. Give names, patterns, or numbers "
+                "and slices that count from 0."
+            )
+
+    def of_block(self, names: Sequence[str]) -> set[str]:
+        """The names of the wanted layers among those of the next block, in running order."""
+        found: set[str] = set()
+        for at, each in enumerate(self._wanted):
+            matching = _matching(names, each, first=self._count)
+            if matching:
+                self._missing.discard(at)
+                found.update(matching)
+        self._count += len(names)
+        return found
+
+    def check(self) -> None:
+        """Raise, once all blocks have run, if something that is wanted is no layer.
+
+        Raises:
+            InspectionError: if so.
+        """
+        for at in sorted(self._missing):
+            raise InspectionError(
+                f"layers: {_worded(self._wanted[at])} is none of the {self._count} layers, which "
+                f"are numbered from 0 to {self._count - 1}. Give numbers, slices, names or "
+                "patterns such as '*.0.*'."
+            )
+
+
+def counts_from_the_start(wanted: Chosen) -> bool:
+    """Whether every number and slice among the wanted layers counts from the first layer."""
+    return wanted is None or all(map(_counts_from_the_start, _several("layers", wanted)))
+
+
+def _counts_from_the_start(each: int | str | slice) -> bool:
+    if isinstance(each, slice):
+        bounds = [part for part in (each.start, each.stop, each.step) if part is not None]
+        return all(part >= 0 for part in bounds)
+    return isinstance(each, str) or each >= 0
+
+
+def written(wanted: Chosen) -> list[int | str] | None:
+    """A choice as it is stored in JSON: slices as text, such as ``0:4``; None for all.
+
+    >>> written([2, slice(0, 4), "*.mixer"])
+    [2, '0:4', '*.mixer']
+    """
+    if wanted is None:
+        return None
+    return [_slice_text(each) if isinstance(each, slice) else each for each in _several("", wanted)]
+
+
+def _slice_text(each: slice) -> str:
+    bounds = ["" if part is None else str(part) for part in (each.start, each.stop)]
+    return ":".join(bounds if each.step is None else [*bounds, str(each.step)])
+
+
 def chosen_heads(owner: str, count: int, wanted: Chosen) -> tuple[int, ...] | None:
     """The numbers of the heads that are wanted of ``count``, in order; None for all.
 
@@ -92,9 +168,10 @@ def _is_choice(each: Any) -> bool:
     return isinstance(each, int | str | slice) and not isinstance(each, bool)
 
 
-def _matching(names: Sequence[str], wanted: int | str | slice) -> list[str]:
+def _matching(names: Sequence[str], wanted: int | str | slice, first: int = 0) -> list[str]:
     if not isinstance(wanted, str):
-        return [names[k] for k in _numbers(len(names), wanted)]
+        numbers = _numbers(first + len(names), wanted)
+        return [names[k - first] for k in numbers if k >= first]
     inside = (f"{wanted}.", f"{wanted}[", f"{wanted} (")
     within = [name for name in names if name == wanted or name.startswith(inside)]
     return within or [name for name in names if fnmatchcase(name, wanted)]

@@ -1,6 +1,6 @@
 """Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +20,7 @@ from dsf.inspection.capture.precision import dtype_of, guarded, in_float64
 from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.causal.findings import Findings, judged
 from dsf.inspection.causal.tracker import Tracker
-from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
+from dsf.inspection.choice import Chosen, ChosenAlong, chosen_heads, chosen_layers
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.further_mixers import Further, asked_for, noting, probed, tried
@@ -128,7 +128,10 @@ def examine(model: nn.Module, question: Question) -> Inspection:
             calls = _in_order([*calls, *(one for one in further.calls if one not in calls)])
         known |= further.known
         seen = _paths(model, calls)
-        layers, refused = _rebuilt(calls, known, limits, question, found, further, store)
+        choose = None if question.layers is None else partial(chosen_layers, wanted=question.layers)
+        layers, refused = _rebuilt(
+            calls, known, limits, question, found, further, choose=choose, store=store
+        )
     missed = (*refused, *_unread(model, seen, set(known), found, further))
     wrong = [part.formula for part in refused if part.formula is not None]
     if not layers and wrong:
@@ -196,10 +199,15 @@ def examine_part(
     named: dict[str, Any],
     *,
     question: Question,
+    chosen: ChosenAlong | None = None,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
 
     The rest of the model may be on the meta device. Layers bear their names in the whole model.
+
+    Args:
+        chosen: which layers are looked at, where the modules of a model follow each other; this
+            takes the place of the layers of ``question``.
 
     Raises:
         InspectionError: if the module cannot be run on these inputs.
@@ -214,7 +222,10 @@ def examine_part(
         calls = run(model, watched, inputs, named, part=part)
         seen = {call.name for call in calls}
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
-        layers, refused = _rebuilt(calls, known, limits, question, Findings(), Further())
+        choose = None if chosen is None else chosen.of_block
+        layers, refused = _rebuilt(
+            calls, known, limits, question, Findings(), Further(), choose=choose
+        )
     missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
     return layers, (*refused, *missed)
 
@@ -258,19 +269,25 @@ def _unread(
     return [*shown, *named]
 
 
-def _rebuilt(
+Choose = Callable[[Sequence[str]], set[str]]
+"""From the names of layers, in running order, to those that are looked at."""
+
+
+def _rebuilt(  # noqa: PLR0913 (the calls, how they are read, and which)
     calls: list[Call],
     known: Known,
     limits: Limits,
     question: Question,
     asked: Findings,
     further: Further,
+    *,
+    choose: Choose | None = None,
     store: DiskStore | None = None,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
     layers: list[InspectedLayer] = []
     refused: list[Unsupported] = []
     found = sequences(calls, known)
-    wanted = None if question.layers is None else _wanted(found, question.layers)
+    wanted = None if choose is None else _wanted(found, choose)
     for number, (call, adapter, family) in enumerate(found):
         if wanted is not None and not wanted[number]:
             continue
@@ -328,10 +345,10 @@ def _refusing(
         refused.append(Unsupported(name, kind, reason, error.formula))
 
 
-def _wanted(found: Sequence[tuple[Call, Adapter, str]], layers: Chosen) -> list[set[str]]:
+def _wanted(found: Sequence[tuple[Call, Adapter, str]], choose: Choose) -> list[set[str]]:
     """For every call the names of those of its layers that are looked at."""
     names = [layer_names(call, adapter, family) for call, adapter, family in found]
-    chosen = chosen_layers([name for several in names for name in several], layers)
+    chosen = choose([name for several in names for name in several])
     return [chosen.intersection(several) for several in names]
 
 

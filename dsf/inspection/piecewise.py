@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dsf.inspection.capture.screening import check_open_weights
-from dsf.inspection.choice import Chosen
+from dsf.inspection.choice import Chosen, ChosenAlong
 from dsf.inspection.errors import InspectionError, NothingCapturedError
 from dsf.inspection.examine import Question, examine_part
 from dsf.inspection.recorded_run import without_cache
@@ -25,6 +25,7 @@ def inspect_piecewise(
     *,
     tolerance: float | None = None,
     strict: bool = False,
+    layers: Chosen = None,
     heads: Chosen = None,
     **named: Any,
 ) -> None:
@@ -38,11 +39,14 @@ def inspect_piecewise(
         piecewise: a model as ``dsf.loading.open_piecewise`` gives it.
         visit: called once for every block, in the order in which they run.
         tolerance, strict, heads: as for ``dsf.inspect``.
+        layers: the same, where numbers and slices count from the first layer; the others are
+            neither rebuilt nor passed on.
         named: what the model is called with, such as ``input_ids=...``.
 
     Raises:
         LoadError: if a weight is missing.
-        InspectionError: if the model cannot be run on these inputs, or has no list of blocks.
+        InspectionError: if the model cannot be run on these inputs, has no list of blocks, or has
+            no such layer; the last is told once all blocks have run.
         NonFiniteWeightsError: if a weight is NaN or infinite.
         ReconstructionError: if a rebuilt layer does not reproduce its output.
         NothingCapturedError: if no layer could be read.
@@ -54,12 +58,13 @@ def inspect_piecewise(
         )
     model, seen = piecewise.model, 0
     question = Question(tolerance=tolerance, strict=strict, heads=heads)
+    chosen = None if layers is None else ChosenAlong(layers)
 
     def look(path: str, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
         nonlocal seen
-        layers, missed = examine_part(model, path, inputs, given, question=question)
-        seen += len(layers)
-        visit(layers, missed)
+        found, missed = examine_part(model, path, inputs, given, question=question, chosen=chosen)
+        seen += len(found)
+        visit(found, missed)
 
     body = model.get_submodule(piecewise.body)
     with torch.no_grad(), ExitStack() as stack:
@@ -68,6 +73,8 @@ def inspect_piecewise(
         for path in piecewise.blocks:
             stack.enter_context(_opening(piecewise, path, look))
         body(**without_cache(body, named))
+    if chosen is not None:
+        chosen.check()
     if not seen:
         raise NothingCapturedError(f"{type(model).__name__}: no token mixer could be read.")
 

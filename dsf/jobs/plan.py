@@ -8,9 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dsf.inspection.choice import Chosen, written
 from dsf.saving import read_inside, write_inside
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "job.json"
 OWN_NAMES = ("units", "summary.csv")
 LARGEST_MANIFEST = 64 << 20
@@ -42,6 +43,7 @@ class Plan:
         batch: the largest number of prompts in a unit.
         layerwise: whether the weights are loaded block by block.
         tolerance: the largest relative error of a layer; None for one that suits its dtype.
+        layers, heads: which are looked at, as for ``dsf.inspect``; None for all.
     """
 
     model: str
@@ -52,6 +54,8 @@ class Plan:
     batch: int
     layerwise: bool = False
     tolerance: float | None = None
+    layers: Chosen = None
+    heads: Chosen = None
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -73,6 +77,8 @@ class Plan:
             "batch": self.batch,
             "layerwise": self.layerwise,
             "tolerance": self.tolerance,
+            "layers": written(self.layers),
+            "heads": written(self.heads),
             "units": [unit.name for unit in self.units],
         }
 

@@ -1,9 +1,11 @@
 """``measure_prompts``: measures every layer of a model on many prompts."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from dsf.inspection.choice import Chosen, ChosenAlong
 from dsf.inspection.results.measurements import QUANTITIES
 from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Executor, in_process
@@ -32,6 +34,8 @@ def measure_prompts(
     layerwise: bool = False,
     tolerance: float | None = None,
     threads: int = 1,
+    layers: Chosen = None,
+    heads: Chosen = None,
     executor: Executor = in_process,
     progress: Progress | None = None,
 ) -> Table:
@@ -51,6 +55,8 @@ def measure_prompts(
         layerwise: load the weights block by block, for models larger than the memory.
         tolerance: the largest relative error of a layer; by default one that suits its dtype.
         threads: of a worker. With more than one, files are equal to rounding, not byte for byte.
+        layers, heads: which layers to measure, and which heads or channels of each, as for
+            ``dsf.inspect``; all by default. With ``layerwise`` numbers count from the first layer.
         executor: ``in_process``, ``processes(n)`` or ``cluster(...)``.
         progress: called with the number of finished units and that of all units.
 
@@ -58,6 +64,8 @@ def measure_prompts(
         ``summary(folder)``.
 
     Raises:
+        InspectionError: if ``layers`` counts from the last layer and ``layerwise`` is set.
+        TypeError: if ``layers`` or ``heads`` holds neither numbers, names nor slices.
         ValueError: if an argument is out of range, or the folder holds another job, a link, or
             something that is no job under the names of one.
         LoadError: if the checkpoint is refused.
@@ -72,7 +80,10 @@ def measure_prompts(
     """
     if threads < 1:
         raise ValueError(f"measure_prompts: threads is {threads}, but it must be at least 1.")
+    if layerwise:
+        ChosenAlong(layers)
     plan = _plan(str(model), prompts, tuple(quantities), batch, layerwise, tolerance)
+    plan = replace(plan, layers=layers, heads=heads)
     place = Path(folder)
     claim(place, plan)
     units = plan.units

@@ -4,7 +4,7 @@ A unit is finished once its marker file ``finished.json`` exists.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class LayerFacts:
         name, family, axes: those of the inspected layer; the first axis counts the prompts.
         error, formula, rounding, tolerance: as of an inspected layer, the largest over the prompts.
         unmeasured: for each quantity that is not defined here, the reason.
+        heads: which heads, or channels, the last axis counts; None for all.
     """
 
     name: str
@@ -41,6 +42,13 @@ class LayerFacts:
     rounding: float
     tolerance: float
     unmeasured: Mapping[str, str]
+    heads: tuple[int, ...] | None = None
+
+    def place(self, index: Sequence[int]) -> tuple[int, ...]:
+        """Where an entry of the axes after the first sits in the whole layer: its head."""
+        if self.heads is None or len(index) < len(self.axes) - 1:
+            return tuple(index)
+        return (*index[:-1], self.heads[index[-1]])
 
 
 def is_finished(folder: Path, unit: Unit) -> bool:
@@ -108,6 +116,8 @@ def _layer(folder: Path, unit: Unit, name: str) -> tuple[LayerFacts, dict[str, T
         raise malformed(folder, name, f"{type(error).__name__}") from None
     for quantity, value in values.items():
         shaped = value.ndim == len(facts.axes) and value.shape[0] == len(unit.prompts)
+        if facts.heads is not None:
+            shaped = shaped and value.ndim > 1 and value.shape[-1] == len(facts.heads)
         if value.dtype != torch.float64 or not shaped:
             raise malformed(folder, name, f"{quantity[:40]!r} has another shape or type of number")
     return facts, values
@@ -120,7 +130,11 @@ def _facts(read: dict[str, Any]) -> LayerFacts:
         raise TypeError("a name is no text")
     if not all(isinstance(number, int | float) for number in numbers):
         raise TypeError("an error is no number")
-    return LayerFacts(**read | {"axes": tuple(read["axes"])})
+    heads = read["heads"]
+    if heads is not None and not all(type(head) is int and head >= 0 for head in heads):
+        raise TypeError("a head is no number")
+    listed = {"axes": tuple(read["axes"]), "heads": None if heads is None else tuple(heads)}
+    return LayerFacts(**read | listed)
 
 
 def remove_unfinished(folder: Path, units: Iterable[Unit]) -> None:

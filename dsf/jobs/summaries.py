@@ -27,7 +27,7 @@ def gather(folder: str | Path) -> Table:
         for place, prompt in enumerate(unit.prompts):
             for index in indices(value[place]):
                 record: Record = {"prompt": prompt, "layer": facts.name, "family": facts.family}
-                record.update(zip(facts.axes[1:], index, strict=False))
+                record.update(zip(facts.axes[1:], facts.place(index), strict=False))
                 record.update(quantity=name, value=value[place][index].item())
                 records.append(record)
     return Table(tuple(records))
@@ -44,21 +44,22 @@ def summary(folder: str | Path) -> Table:
         ValueError: if a file in it is a link, or not as a job writes it.
     """
     sums: dict[Key, _Moments] = {}
-    axes: dict[Key, tuple[str, ...]] = {}
+    described: dict[Key, LayerFacts] = {}
     for _, facts, name, value in _quantities(Path(folder)):
         key = facts.name, facts.family, name
         moments = sums.setdefault(key, _Moments(value[0]))
-        if (
-            value.shape[1:] != moments.count.shape
-            or axes.get(key, facts.axes[1:]) != facts.axes[1:]
-        ):
+        if value.shape[1:] != moments.count.shape or (
+            described.get(key, facts).axes,
+            described.get(key, facts).heads,
+        ) != (facts.axes, facts.heads):
             raise ValueError(
                 f"{folder}: {name} of {facts.name!r} has other axes in another unit, so the files "
                 "are of different jobs. Remove this folder to start anew."
             )
-        axes[key] = facts.axes[1:]
+        described[key] = facts
         moments.add(value)
-    return Table(tuple(record for key, each in sums.items() for record in each.records(key, axes)))
+    records = (each.records(key, described[key]) for key, each in sums.items())
+    return Table(tuple(record for several in records for record in several))
 
 
 def _quantities(folder: Path) -> Iterator[tuple[Unit, LayerFacts, str, Tensor]]:
@@ -93,12 +94,12 @@ class _Moments:
             self.smallest = torch.fmin(self.smallest, value)
             self.largest = torch.fmax(self.largest, value)
 
-    def records(self, key: Key, axes: dict[Key, tuple[str, ...]]) -> Iterator[Record]:
+    def records(self, key: Key, facts: LayerFacts) -> Iterator[Record]:
         layer, family, quantity = key
         spread = (self.squares / (self.count - 1).clamp(min=1)).sqrt()
         for index in indices(self.count):
             record: Record = {"layer": layer, "family": family}
-            record.update(zip(axes[key], index, strict=False))
+            record.update(zip(facts.axes[1:], facts.place(index), strict=False))
             record.update(quantity=quantity, count=int(self.count[index].item()))
             for name, part in (
                 ("mean", self.mean),

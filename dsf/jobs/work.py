@@ -45,11 +45,22 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
 
     if plan.layerwise:
         inspect_piecewise(
-            _opened(plan.model), keep, tolerance=plan.tolerance, strict=True, input_ids=ids
+            _opened(plan.model),
+            keep,
+            tolerance=plan.tolerance,
+            strict=True,
+            layers=plan.layers,
+            heads=plan.heads,
+            input_ids=ids,
         )
     else:
         found = inspect(
-            _loaded(plan.model).model, tolerance=plan.tolerance, strict=True, input_ids=ids
+            _loaded(plan.model).model,
+            tolerance=plan.tolerance,
+            strict=True,
+            layers=plan.layers,
+            heads=plan.heads,
+            input_ids=ids,
         )
         keep(tuple(found), found.unsupported)
     finish(folder, unit, number, tuple(unsupported))
@@ -68,6 +79,7 @@ def _measured(
         rounding=layer.rounding,
         tolerance=layer.tolerance,
         unmeasured=unmeasured,
+        heads=layer.heads,
     )
     return facts, found
 

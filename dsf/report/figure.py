@@ -21,10 +21,12 @@ from matplotlib.image import AxesImage
 from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Inspection
+from dsf.inspection.choice import Chosen
 from dsf.report.escaping import escaped
 from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import MASKED, decoded
 from dsf.report.selection import select
+from dsf.report.subjects import narrowed_one
 from dsf.report.views import MapView, views
 from dsf.saving import replace_file
 
@@ -130,7 +132,14 @@ NAME = 24  # characters
 MAP, GAP, LEFT, ABOVE, BELOW = 2.0, 0.15, 2.6, 0.5, 0.95  # inches
 
 
-def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Path:
+def draw_grid(
+    inspection: Inspection,
+    path: str | Path,
+    *,
+    most: int = 6,
+    layers: Chosen = None,
+    heads: Chosen = None,
+) -> Path:
     """Write a picture with one row of maps for every layer.
 
     A layer whose channels have a map each begins with what all of them do together: how strongly
@@ -142,12 +151,16 @@ def draw_grid(inspection: Inspection, path: str | Path, *, most: int = 6) -> Pat
         path: the file to write; its ending selects the format, such as ``.png`` or ``.svg``.
         most: how many maps of one layer to draw; if it has more, the heads of the
             strongest response or the channels with the most energy off the diagonal.
+        layers, heads: which layers to draw, and which heads or channels of each, as for
+            ``write_report``; all by default.
 
     Raises:
+        InspectionError: if there is no such layer or head.
         ValueError: if the inspection has no layer, or the ending is no known format.
     """
     if not inspection.layers:
         raise ValueError("draw_grid: the inspection has no layer, so there is nothing to draw.")
+    inspection = narrowed_one(inspection, layers, heads)
     pictures = [layer_picture(layer, side=SIDE) for layer in inspection]
     rows = [_row(*each, most) for each in zip(inspection, pictures, strict=True)]
     figure, grid = _sheet(len(rows), max(len(row) for row in rows))

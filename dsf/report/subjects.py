@@ -53,10 +53,13 @@ def narrowed(shown: Shown, layers: Chosen, heads: Chosen) -> Shown:
     if layers is None and heads is None:
         return shown
     several = [shown] if isinstance(shown, Inspection) else list(shown)
-    return [_narrowed(each, layers, heads) for each in several]
+    return [narrowed_one(each, layers, heads) for each in several]
 
 
-def _narrowed(inspection: Inspection, layers: Chosen, heads: Chosen) -> Inspection:
+def narrowed_one(inspection: Inspection, layers: Chosen, heads: Chosen) -> Inspection:
+    """The same for one inspection."""
+    if layers is None and heads is None:
+        return inspection
     names = chosen_layers([layer.name for layer in inspection], layers)
     kept = [layer for layer in inspection if layer.name in names]
     if heads is not None:

@@ -3,9 +3,10 @@
 from functools import cache
 from typing import Any
 
+from dsf.inspection.choice import Chosen
 from dsf.report.content import Grid, content
 from dsf.report.figure import static_picture
-from dsf.report.subjects import Decided, Shown
+from dsf.report.subjects import Decided, Shown, narrowed
 from dsf.report.viewer import EXPLORER, module_of, style_of
 from dsf.report.views import Progress, ignored
 
@@ -15,6 +16,8 @@ def view(
     *,
     verdicts: Decided = None,
     grid: Grid | None = None,
+    layers: Chosen = None,
+    heads: Chosen = None,
     progress: Progress = ignored,
 ) -> Any:
     """Show an inspection in a notebook: the viewer of ``write_report`` as a widget.
@@ -26,6 +29,7 @@ def view(
         inspection: the result of ``dsf.inspect``, or a list of them to compare models.
         verdicts: the verdicts about the layers; see ``write_report``.
         grid: height and width of a picture whose patches are the last tokens.
+        layers, heads: which to show, as for ``write_report``; all by default.
         progress: called with the finished share, from 0 to 1.
 
     Returns:
@@ -33,9 +37,10 @@ def view(
 
     Raises:
         ModuleNotFoundError: if ``anywidget`` is not installed.
-        ValueError: as ``write_report`` does.
+        InspectionError, ValueError: as ``write_report`` does.
     """
     kind = _kind()
+    inspection = narrowed(inspection, layers, heads)
     return kind(content=content(inspection, verdicts=verdicts, grid=grid, progress=progress))
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dsf
-from dsf.inspection import inspect_piecewise
+from dsf.inspection import InspectionError, inspect_piecewise
 from dsf.loading import LoadError, open_piecewise
 from dsf.models import NAMES, folder
 
@@ -52,6 +52,19 @@ def test_padding_is_passed_on():
     whole = dsf.inspect(folder("llama"), input_ids=IDS, attention_mask=mask)
     found = layers_of(open_piecewise(folder("llama")), input_ids=IDS, attention_mask=mask)
     torch.testing.assert_close(found[0].map(), whole[0].map(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [1, slice(1, None), "*.1.*", ["model.layers.1", 0]])
+def test_chosen_layers_alone_are_rebuilt(wanted):
+    whole = dsf.inspect(folder("qwen3_next"), input_ids=IDS, layers=wanted)
+    found = layers_of(open_piecewise(folder("qwen3_next")), input_ids=IDS, layers=wanted)
+    assert [layer.name for layer in found] == [layer.name for layer in whole]
+
+
+@pytest.mark.parametrize(("wanted", "words"), [(99, "99 is none of"), (-1, "-1 counts from")])
+def test_a_layer_that_there_is_not_is_an_error(wanted, words):
+    with pytest.raises(InspectionError, match=words):
+        layers_of(open_piecewise(folder("llama")), input_ids=IDS, layers=wanted)
 
 
 @pytest.fixture

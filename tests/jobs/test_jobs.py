@@ -194,3 +194,32 @@ def test_the_manifest_says_what_was_measured(finished):
     assert (held["prompts"], held["quantities"]) == (4, list(QUANTITIES))
     assert len(held["weights"]) == 64
     assert os.path.commonpath([held["model"], str(MODEL)]) == str(MODEL)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_chosen_layers_and_heads_are_measured_under_their_own_numbers(
+    finished, tmp_path, layerwise
+):
+    measure(tmp_path, batch=2, layers=slice(1, None), heads=[1], layerwise=layerwise)
+    every = dsf.jobs.gather(finished)
+    last = {record["layer"] for record in every} - {every[0]["layer"]}
+    expected = {
+        (record["prompt"], record["layer"], record["quantity"]): record["value"]
+        for record in every
+        if record["layer"] in last and record.get("head") == 1
+    }
+    found = {
+        (record["prompt"], record["layer"], record["quantity"]): record["value"]
+        for record in dsf.jobs.gather(tmp_path)
+    }
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6, nan_ok=True)
+    assert {record["head"] for record in dsf.jobs.summary(tmp_path)} == {1}
+    manifest = json.loads((tmp_path / "job.json").read_text())
+    assert (manifest["layers"], manifest["heads"]) == (["1:"], [1])
+    with pytest.raises(ValueError, match="holds another job: heads differ"):
+        measure(tmp_path, batch=2, layers=slice(1, None), heads=[0], layerwise=layerwise)
+
+
+def test_block_by_block_no_layer_counts_from_the_last(tmp_path):
+    with pytest.raises(dsf.inspection.InspectionError, match="-1 counts from the last layer"):
+        measure(tmp_path, layers=-1, layerwise=True)

@@ -57,3 +57,13 @@ def test_a_grid_of_all_layers_is_written(inspected, reading, tmp_path):
     path = draw_grid(inspection, tmp_path / "maps.png", most=2)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 5000
+
+
+def test_chosen_layers_are_drawn(inspected, tmp_path):
+    inspection = inspected(dsf.mixers.DeltaNet, dsf.mixers.SelectiveStateSpace)
+    chosen = draw_grid(inspection, tmp_path / "chosen.png", layers=0)
+    alone = draw_grid(inspection[:1], tmp_path / "alone.png")
+    whole = draw_grid(inspection, tmp_path / "whole.png")
+    assert chosen.read_bytes() == alone.read_bytes() != whole.read_bytes()
+    with pytest.raises(dsf.inspection.InspectionError, match="none of the 2 layers"):
+        draw_grid(inspection, tmp_path / "none.png", layers=7)

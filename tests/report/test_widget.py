@@ -31,6 +31,10 @@ def test_maps_travel_as_bytes_beside_the_state_and_come_back(shown):
     assert state["content"] == content(shown)
 
 
+def test_chosen_layers_are_shown(shown):
+    assert dsf.view(shown, layers=-1).content["layers"] == content(shown[1:])["layers"]
+
+
 def test_the_module_is_all_there_is(shown):
     """One export, nothing fetched, every part of the page in it."""
     module = dsf.view(shown)._esm

@@ -1,0 +1,45 @@
+"""What a model is run with, and that nothing is listened to that is read as a whole."""
+
+from inspect import signature
+
+import pytest
+import torch
+
+import dsf
+from dsf.inspection.recorded_run import without_logits
+
+transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
+IDS = torch.tensor([[1, 2, 3, 4, 5]])
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+
+
+def logits_in(model, **named):
+    """The shapes of all logits while a model is inspected."""
+    shapes = []
+    hook = model.lm_head.register_forward_hook(lambda _, given, out: shapes.append(out.shape))
+    dsf.inspect(model, input_ids=IDS, checks="none", **named)
+    hook.remove()
+    return shapes
+
+
+def test_logits_of_the_last_token_are_all_that_an_inspection_computes(model):
+    assert logits_in(model) == [(1, 1, 30)]
+    assert logits_in(model, logits_to_keep=2) == [(1, 2, 30)]
+
+
+def test_labels_need_all_logits(model):
+    assert logits_in(model, labels=IDS) == [(1, 5, 30)]
+
+
+def test_other_models_are_called_as_they_are(model):
+    named = {"input_ids": IDS}
+    assert without_logits(model.transformer, (), named) == named
+    assert without_logits(torch.nn.LSTM(2, 3), (), named) == named
+    place = list(signature(model.forward).parameters).index("logits_to_keep")
+    assert without_logits(model, (None,) * (place + 1), {}) == {}
