@@ -22,7 +22,7 @@ def model():
 def logits_in(model, **named):
     """The shapes of all logits while a model is inspected."""
     shapes = []
-    hook = model.lm_head.register_forward_hook(lambda _, given, out: shapes.append(out.shape))
+    hook = model.lm_head.register_forward_hook(lambda *given: shapes.append(given[-1].shape))
     dsf.inspect(model, input_ids=IDS, checks="none", **named)
     hook.remove()
     return shapes
