@@ -94,7 +94,9 @@ def test_moments_by_hand_and_without_what_is_nan():
 
     moments = _Moments(torch.zeros(1, dtype=torch.float64))
     moments.add(torch.tensor([[1.0], [math.nan], [2.0], [6.0]], dtype=torch.float64))
-    (row,) = moments.records(("l", "f", "q"), {("l", "f", "q"): ("head",)})
+    facts = storage.LayerFacts("l", "f", ("sample", "head"), 0.0, 0.0, 0.0, 1.0, {}, heads=(4,))
+    (row,) = moments.records(("l", "f", "q"), facts)
+    assert row["head"] == 4
     assert (row["count"], row["mean"], row["smallest"], row["largest"]) == (3, 3, 1, 6)
     assert row["deviation"] == pytest.approx(7**0.5)
 
