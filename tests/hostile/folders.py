@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS, GIGABYTES, BATCH = 20, 4, 100
+LARGEST_DATA = 8 * 1024**3  # with what a process has already when it forks, used or not
 CANARY = "nobody writes here"
 
 
@@ -237,8 +238,7 @@ def _work(numbers: list[int], seed: int, honest: dict[str, Any], box: str, chann
     import resource
 
     place = Path(box)
-    # Room for what this process has already, which counts as its own after a fork.
-    resource.setrlimit(resource.RLIMIT_DATA, (2 * GIGABYTES * 1024**3,) * 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (LARGEST_DATA,) * 2)
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = str(place / "tmp")

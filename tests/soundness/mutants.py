@@ -44,23 +44,42 @@ SWAPS: dict[type, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One changed source, and where it was changed."""
+    """One changed source, where it was changed, and the lines of the statement around that."""
 
     line: int
     change: str
     tree: ast.Module
+    span: range
 
 
 def mutants(source: str, chosen: Callable[[], bool]) -> Iterator[Mutant]:
     """All single changes of a source for which ``chosen`` is true."""
-    for number, node in enumerate(ast.walk(ast.parse(source))):
+    whole = ast.parse(source)
+    spans = _spans(whole)
+    for number, node in enumerate(ast.walk(whole)):
         for choice in range(len(changes(node))):
             if chosen():
                 tree = ast.parse(source)
                 same = next(islice(ast.walk(tree), number, None))
                 words, apply = changes(same)[choice]
                 apply()
-                yield Mutant(getattr(node, "lineno", 0), words, ast.fix_missing_locations(tree))
+                line = getattr(node, "lineno", 0)
+                span = spans.get(line, range(line, line + 1))
+                yield Mutant(line, words, ast.fix_missing_locations(tree), span)
+
+
+def _spans(whole: ast.Module) -> dict[int, range]:
+    """For every line of a function, the lines of the innermost statement there."""
+    found = {}
+    for function in ast.walk(whole):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.stmt):
+                    body = getattr(node, "body", None)
+                    last = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+                    for line in range(node.lineno, max(last, node.lineno) + 1):
+                        found[line] = range(node.lineno, max(last, node.lineno) + 1)
+    return found
 
 
 Change = tuple[str, Callable[[], None]]
@@ -130,6 +149,38 @@ def answer(check: Callable[[Path], str], path: Path) -> str:
         return "rejected" if kind in ("Rejected", "Refused") else kind
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A file, what the checker says of it, and which of its lines say so."""
+
+    path: Path
+    wanted: str
+    lines: frozenset[int]
+
+
+def trial(check: Callable[[Path], str], path: Path, source: str) -> Trial:
+    """Decide a file and remember every line of the checker that took part."""
+    seen: set[int] = set()
+
+    def lines(frame: types.FrameType, event: str, _argument: object) -> Any:
+        if event == "line":
+            seen.add(frame.f_lineno)
+        return lines
+
+    def calls(frame: types.FrameType, _event: str, _argument: object) -> Any:
+        if frame.f_code.co_filename != source:
+            return None
+        seen.add(frame.f_lineno)
+        return lines
+
+    sys.settrace(calls)
+    try:
+        said = answer(check, path)
+    finally:
+        sys.settrace(None)
+    return Trial(path, said, frozenset(seen))
+
+
 def files(folder: Path, count: int) -> list[Path]:
     """Honest files first, then every value of them changed once, then mutated ones."""
     paths = []
@@ -186,8 +237,13 @@ class TooLong(Exception):
     """A mutant that does not end."""
 
 
-def is_killed(mutant: Mutant, name: str, cases: list[tuple[Path, str]]) -> bool:
-    """Whether one of the files, or an enclosure, tells the mutant from the checker."""
+def is_killed(mutant: Mutant, name: str, trials: list[Trial], everywhere: set[int]) -> bool:
+    """Whether one of the files, or an enclosure, tells the mutant from the checker.
+
+    Only files that reach the changed line can; what is changed outside functions concerns all.
+    """
+    reached = [each for each in trials if not each.lines.isdisjoint(mutant.span)]
+    cases = trials if everywhere.isdisjoint(mutant.span) else reached
 
     def stop(*_: Any) -> None:
         raise TooLong
@@ -197,9 +253,8 @@ def is_killed(mutant: Mutant, name: str, cases: list[tuple[Path, str]]) -> bool:
     try:
         module = loaded(mutant.tree, name)
         check = getattr(module, ENTRY[name])
-        return any(answer(check, path) != wanted for path, wanted in cases) or not encloses(
-            module, name
-        )
+        told = any(answer(check, each.path) != each.wanted for each in cases)
+        return told or not encloses(module, name)
     except Exception:
         return True
     finally:
@@ -216,16 +271,21 @@ def main() -> int:
     source = Path(str(MODULES[name].__file__)).read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as temporary:
         check = getattr(MODULES[name], ENTRY[name])
-        cases = [(path, answer(check, path)) for path in files(Path(temporary), chosen.files)]
-        cases.sort(key=lambda case: case[1] == "rejected")
+        place = str(MODULES[name].__file__)
+        trials = [trial(check, path, place) for path in files(Path(temporary), chosen.files)]
+        trials.sort(key=lambda each: each.wanted == "rejected")
+        inside = {line for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
+                  for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)}  # fmt: skip
         killed, survivors = 0, []
         for mutant in mutants(source, lambda: chance.random() < chosen.share):
-            if is_killed(mutant, name, cases):
+            if is_killed(mutant, name, trials, inside):
                 killed += 1
             else:
                 survivors.append(mutant)
                 text = source.splitlines()[mutant.line - 1].strip() if mutant.line else ""
-                print(f"survives: line {mutant.line}, {mutant.change}: {text}", flush=True)
+                ways = sum(not each.lines.isdisjoint(mutant.span) for each in trials)
+                told = f"survives {ways} files: line {mutant.line}, {mutant.change}: {text}"
+                print(told, flush=True)
     total = killed + len(survivors)
     print(f"{name}: {killed} of {total} mutants killed ({killed / max(total, 1):.1%})")
     return 0
