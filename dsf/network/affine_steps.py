@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from dsf.network.linear_parts import Projection
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -43,7 +45,30 @@ def contributed(
     """
     chain, earlier = _between(start, stop)
     known = {step: given.new_zeros(len(given), *step.shape) for step in earlier}
-    return _replayed(chain, known | {start: given}, stop, affine=False)
+    return _replayed(chain, known | {start: given}, stop)
+
+
+def rebuilt(
+    start: Step,
+    given: Shaped[Tensor, "*given"] | None,
+    stop: Step,
+    root: Step,
+    stream: Shaped[Tensor, "*axes"],
+) -> Shaped[Tensor, "*result"]:
+    """The result of ``stop`` if that of ``start`` is ``given`` and that of ``root`` is ``stream``.
+
+    Args:
+        given: None for zero.
+        root: the first step of the run.
+    """
+    chain, earlier = _between(start, stop)
+    known: dict[Step, Tensor | None] = {root: stream.unsqueeze(0)}
+    for step in earlier:
+        if step not in known:
+            known[step] = _affine(_between(root, step)[0], dict(known), step)
+    known[start] = None if given is None else given.unsqueeze(0)
+    result = _affine(chain, known, stop)
+    return stream.new_zeros(()).expand(stop.shape) if result is None else result[0]
 
 
 def left_over(
@@ -55,13 +80,7 @@ def left_over(
         root: the first step of the run.
         stream: the result of ``root``.
     """
-    chain, earlier = _between(start, stop)
-    known = {root: stream.unsqueeze(0)}
-    for step in earlier:
-        if step not in known:
-            known[step] = _replayed(_between(root, step)[0], dict(known), step, affine=True)
-    known[start] = stream.new_zeros(1, *start.shape)
-    return _replayed(chain, known, stop, affine=True)[0]
+    return rebuilt(start, None, stop, root, stream)
 
 
 def linear_results(
@@ -95,6 +114,8 @@ def adjoint_of(
     linear: Callable[..., Tensor], shapes: Sequence[torch.Size], cotangent: Tensor
 ) -> tuple[Tensor, ...]:
     """The adjoint of a function that is linear in tensors of ``shapes`` with one more axis."""
+    if isinstance(linear, Projection):
+        return (linear.adjoint(cotangent),)
     with torch.enable_grad():
         given = [cotangent.new_zeros(1, *shape, requires_grad=True) for shape in shapes]
         result = linear(*given)
@@ -174,11 +195,33 @@ def _between(start: Step, stop: Step) -> tuple[list[Step], list[Step]]:
     return sorted(chain, key=lambda step: step.number), list(earlier)
 
 
-def _replayed(chain: list[Step], known: dict[Step, Tensor], stop: Step, *, affine: bool) -> Tensor:
+def _replayed(chain: list[Step], known: dict[Step, Tensor], stop: Step) -> Tensor:
+    """The linear part of the run: the result of ``stop`` where every constant is zero."""
     last_read = {source: step for step in chain for source in step.sources}
     for step in chain:
-        result = _linear(step)(*(known[source] for source in step.sources))
-        known[step] = result + step.rest if affine and step.rest is not None else result
+        known[step] = _linear(step)(*(known[source] for source in step.sources))
+        for source in step.sources:
+            if last_read[source] is step:
+                known.pop(source, None)
+    return known[stop]
+
+
+def _affine(
+    chain: list[Step], known: dict[Step, Tensor | None], stop: Step
+) -> Shaped[Tensor, "*result"] | None:
+    """The result of ``stop``, constants included; None for zero, which costs nothing."""
+    last_read = {source: step for step in chain for source in step.sources}
+    for step in chain:
+        rest = None if step.rest is None else step.rest.unsqueeze(0)
+        given = [known[source] for source in step.sources]
+        some = next((part for part in given if part is not None), None)
+        if some is None:
+            known[step] = rest
+        else:
+            sized = zip(given, step.sources, strict=True)
+            full = [some.new_zeros(1, *of.shape) if part is None else part for part, of in sized]
+            result = _linear(step)(*full)
+            known[step] = result if rest is None else result + rest
         for source in step.sources:
             if last_read[source] is step:
                 known.pop(source, None)

@@ -110,7 +110,7 @@ def stack(
         model, tokenizer = loaded.model, loaded.tokenizer
     model = double_copy(getattr(model, "_orig_mod", model)).requires_grad_(False)
     inputs, named = in_float64(inputs), in_float64(named)
-    inspection = inspect(model, *inputs, adapters=adapters, **named)
+    inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)
     mixers = calls_by_module(inspection.layers)
     found = blocks_of(model, list(mixers), blocks)
     trace = Trace(model.eval(), found, mixers)

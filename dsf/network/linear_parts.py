@@ -28,23 +28,66 @@ class Call:
     output: Any
 
 
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """``x @ weight.T``, whose adjoint needs no run of its own."""
+
+    weight: Shaped[Tensor, "output width"]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight)
+
+    def adjoint(self, cotangent: Tensor) -> Tensor:
+        return cotangent @ self.weight
+
+
 def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:
     """Every output tensor of a call, with its linear dependence on ``streams`` and its constant.
 
-    The function must be affine in ``streams`` together; its other arguments are frozen.
+    The function must be affine in ``streams`` together; its other arguments are frozen. What is
+    yielded does not keep the streams alive.
     """
-
-    def again(*given: Tensor) -> Any:
-        put = dict(zip(map(id, streams), given, strict=True))
-        return call.func(*_with(call.args, put), **_with(call.kwargs, put))
-
-    still = again(*(torch.zeros_like(part) for part in streams))
+    name = name_of(call.func)
+    if name == "linear" and len(streams) == 1 and any(part is streams[0] for part in call.args[:1]):
+        yield call.output, *_projection(call.output, *call.args[1:], **call.kwargs)
+        return
+    holes: dict[int, Any] = {id(part): _Hole(k) for k, part in enumerate(streams)}
+    again = partial(_filled, call.func, _with(call.args, holes), _with(call.kwargs, holes))
+    still = None if name in HOMOGENEOUS else again(*map(torch.zeros_like, streams))
     if isinstance(call.output, Tensor):
-        yield call.output, _linear(again, still), _unless_zero(still)
+        yield call.output, _linear(again, still), unless_zero(still)
         return
     for k, each in enumerate(call.output):
-        part = partial(_part_of, again, k)
-        yield each, _linear(part, still[k]), _unless_zero(still[k])
+        part, rest = partial(_part_of, again, k), None if still is None else still[k]
+        yield each, _linear(part, rest), unless_zero(rest)
+
+
+@dataclass(frozen=True)
+class _Hole:
+    """Stands for the ``k``-th stream among the arguments of a call."""
+
+    k: int
+
+
+def _filled(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *streams: Tensor
+) -> Any:
+    def put(part: Any) -> Any:
+        if isinstance(part, _Hole):
+            return streams[part.k]
+        if type(part) in (tuple, list):
+            return type(part)(map(put, part))
+        if type(part) is dict:
+            return {name: put(each) for name, each in part.items()}
+        return part
+
+    return func(*put(args), **put(kwargs))
+
+
+def _projection(
+    output: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> tuple[Linear, Tensor | None]:
+    return Projection(weight), None if bias is None else bias.expand_as(output)
 
 
 def secant(
@@ -65,7 +108,7 @@ def smallest(
     square = given.square().sum(dim=-1, keepdim=True)
     along = given / torch.where(square == 0, 1, square)
     rest = torch.where(square == 0, value, 0)
-    return lambda x: value * (x * along).sum(dim=-1, keepdim=True), _unless_zero(rest)
+    return lambda x: value * (x * along).sum(dim=-1, keepdim=True), unless_zero(rest)
 
 
 def tensors_in(part: Any) -> Iterator[Tensor]:
@@ -85,22 +128,23 @@ def _part_of(call: Callable[..., Any], k: int, *given: Tensor) -> Tensor:
     return part
 
 
-def _linear(call: Callable[..., Tensor], still: Tensor) -> Linear:
-    adds = bool(still.any())
+def _linear(call: Callable[..., Tensor], still: Tensor | None) -> Linear:
+    constant = unless_zero(still)
 
     def linear(*given: Tensor) -> Tensor:
         result = vmap(call)(*given)
-        return result - still if adds else result
+        return result if constant is None else result - constant
 
     return linear
 
 
-def _unless_zero(part: Tensor) -> Tensor | None:
-    return part if bool(part.any()) else None
+def unless_zero(part: Tensor | None) -> Tensor | None:
+    """``part``, or None if all its numbers are zero."""
+    return part if part is not None and bool(part.any()) else None
 
 
-def _with(part: Any, put: Mapping[int, Tensor]) -> Any:
-    """``part`` with some tensors replaced, by their ids."""
+def _with(part: Any, put: Mapping[int, Any]) -> Any:
+    """``part`` with something else in the place of some tensors, by their ids."""
     if isinstance(part, Tensor):
         return put.get(id(part), part)
     if type(part) in (tuple, list):
@@ -154,6 +198,8 @@ MULTIPLYING: dict[str, Function] = {
     "conv1d": torch.conv1d,
     "conv2d": torch.conv2d,
 }
+# Zero where the tensors in which they are linear are zero.
+HOMOGENEOUS = (LAYOUT - {"masked_fill", "pad"}) | {"mul", "matmul", "bmm", "mm", "einsum", "div"}
 # Linear in the first tensor while the second is frozen.
 DIVIDING: dict[str, Function] = {
     "div": torch.div,

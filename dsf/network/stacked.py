@@ -16,7 +16,7 @@ from dsf.inspection.errors import UnreadableError
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.whole.affine_layer import TOGETHER
-from dsf.network.affine_steps import Step, contributed, left_over, linear_results
+from dsf.network.affine_steps import Step, contributed, left_over, linear_results, rebuilt
 from dsf.network.attribution import Attribution, Decomposition, attributed
 from dsf.network.parts import parts_of
 from dsf.network.targets import Target, along, functional_of
@@ -209,9 +209,8 @@ class Stack:
         for (first, last), (given, stream) in zip(
             pairwise(self.states), pairwise(self.hidden), strict=True
         ):
-            linear = contributed(first, last, given.unsqueeze(0))[0]
-            rebuilt = linear + left_over(first, last, self.states[0], self.hidden[0])
-            errors.append(relative_error(rebuilt, stream))
+            again = rebuilt(first, given, last, self.states[0], self.hidden[0])
+            errors.append(relative_error(again, stream))
         return max(errors)
 
     @cached_property

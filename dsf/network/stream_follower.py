@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsf.network.affine_steps import Step
 from dsf.network.linear_parts import (
@@ -60,10 +61,10 @@ class Follower(TorchFunctionMode):
         super().__init__()
         self.resting = False
         self._numbers = count()
-        # The tensors are kept alive, so that no other tensor gets the same id.
-        self._followed: dict[int, Known] = {}
+        # Weak, so that what the model throws away does not stay in memory.
+        self._followed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.names: dict[Step, str] = {}
-        self._name_of: dict[int, str] = {}
+        self._name_of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -84,26 +85,30 @@ class Follower(TorchFunctionMode):
         """Follow ``output`` as ``linear(*sources) + rest``; without sources as the first stream."""
         step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest)
         self.follow(output, step)
-        if id(output) in self._name_of:
-            self.names[step] = self._name_of[id(output)]
+        if output in self._name_of:
+            self.names[step] = self._name_of[output]
         return step
 
     def name(self, tensor: Tensor, name: str) -> None:
         """Name the step of a tensor, also if it becomes a step only later."""
         what = self.find(tensor)
         if what is not None:
-            self._name_of[id(tensor)] = name
+            self._name_of[tensor] = name
         if isinstance(what, Step):
             self.names[what] = name
 
     def follow(self, tensor: Tensor, what: Step | Frozen) -> None:
         """From now on follow ``tensor`` as ``what``."""
-        self._followed[id(tensor)] = tensor, what
+        self._followed[tensor] = what
+
+    def forget(self) -> None:
+        """Follow nothing any more: frozen values keep their tensors and this follower alive."""
+        self._followed.clear()
 
     def find(self, part: Any) -> Step | Frozen | None:
         """What ``part`` is followed as; None if it does not depend on the stream."""
-        entry = self._followed.get(id(part)) if isinstance(part, Tensor) else None
-        return None if entry is None else entry[1]
+        found: Step | Frozen | None = self._followed.get(part) if isinstance(part, Tensor) else None
+        return found
 
     def __torch_function__(
         self,

@@ -19,7 +19,7 @@ from dsf.inspection.errors import InspectionError, ReconstructionError, Unreadab
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.network.affine_steps import Step
-from dsf.network.linear_parts import smallest, tensors_in
+from dsf.network.linear_parts import smallest, tensors_in, unless_zero
 from dsf.network.stream_follower import Follower, Frozen, step_of
 
 LEAST = 1e-10
@@ -94,14 +94,14 @@ class MixerCall:
 
     def _affine(
         self, own: Tensor, shown: Bool[Tensor, "sample time 1"] | None
-    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
         """The layer as linear part and constant; the output of padding tokens is a constant.
 
         Padding tokens are those whose keys are all masked.
         """
         whole = self._whole
         if shown is None:
-            return whole.linear, whole.remainder
+            return whole.linear, unless_zero(whole.remainder)
         return lambda x: whole.linear(x) * shown, torch.where(shown, whole.remainder, own)
 
     def _added(self, put_out: Tensor) -> Tensor | None:
@@ -259,6 +259,7 @@ class Trace:
                 hooks.callback(before.remove)
                 hooks.callback(after.remove)
             hooks.enter_context(self._follower)
+            hooks.callback(self._follower.forget)
             yield
 
     @property
