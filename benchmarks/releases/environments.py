@@ -40,12 +40,12 @@ def python_with(release: str, *, full: bool = False) -> Path:
             script = [sys.executable, "setup_environment.py", "--venv", str(folder)]
             subprocess.run([*script, "--with", wanted], cwd=ROOT, check=True)
         else:
-            _share(folder)
+            share(folder)
             set_up.pip_install(folder, wanted)
     return python
 
 
-def _share(folder: Path) -> None:
+def share(folder: Path) -> None:
     """An empty environment that finds here what it does not have itself."""
     bare = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)]
     subprocess.run(bare, check=True)

@@ -360,12 +360,35 @@ MIXERS = {
     "linear attention": LinearHeads,
     "long convolution": LongConvolution,
     "complex scan": ComplexScan,
+    "sums at an index": lambda: Computes(
+        lambda x: torch.zeros_like(x).index_add(1, torch.arange(x.shape[1]) // 2, x)
+    ),
+    "scattered sums": lambda: Computes(
+        lambda x: torch.zeros_like(x).scatter_add(
+            1, (torch.arange(x.shape[1]) // 2)[:, None].expand_as(x), x
+        )
+    ),
+    "added to a place that is taken": lambda: Computes(
+        lambda x: (
+            x.mT.mT.transpose(0, 1)
+            .index_put((torch.arange(2),), x[:, 3:5].transpose(0, 1), accumulate=True)
+            .transpose(0, 1)
+        )
+    ),
     "vectorised": lambda: Computes(torch.func.vmap(lambda x: x.cumsum(dim=0))),
 }
 """Modules that mix tokens beside an attention, and that nothing reads."""
 
 KEEP_APART = {
     "perceptron": lambda: nn.Sequential(nn.Linear(WIDTH, 8), nn.GELU(), nn.Linear(8, WIDTH)),
+    "scattered and gathered": lambda: Computes(
+        lambda x: (
+            torch.zeros_like(x)
+            .index_add(1, torch.arange(x.shape[1]).roll(3), x)
+            .tanh()
+            .index_select(1, torch.arange(x.shape[1]).roll(3))
+        )
+    ),
     "channel roll": lambda: Computes(lambda x: x.roll(1, dims=-1)),
     "twice flipped": lambda: Computes(lambda x: x.flip(1).tanh().flip(1)),
     "token by token": lambda: Computes(

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import dsf
 from tests.any_code import modules
@@ -81,3 +82,44 @@ def test_what_was_asked_is_a_table():
     assert record["answer"] == "a part"
     assert record["moved"] > 0.01
     assert "joins different tokens" in record["note"]
+
+
+class MixedValues(modules.Attention):
+    """The values are running means of the tokens before they are mixed by attention."""
+
+    def parts(self, x):
+        q, k, v = super().parts(x)
+        count = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None]
+        return q, k, v.cumsum(dim=2) / count
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_values_in_which_tokens_already_met_make_a_part(is_fused):
+    inspection = dsf.inspect(drawn(MixedValues(is_fused=is_fused)), tokens())
+    assert inspection[0].is_part
+    assert [missed.name for missed in inspection.unsupported] == ["MixedValues"]
+
+
+class Swallowed(nn.Module):
+    """Tokens are summed into slots, which a recurrent cell alone passes on (slot attention)."""
+
+    def __init__(self):
+        super().__init__()
+        width = modules.WIDTH
+        self.slots = nn.Parameter(torch.zeros(3, width))
+        self.k, self.v, self.cell = (
+            nn.Linear(width, width),
+            nn.Linear(width, width),
+            nn.GRUCell(width, width),
+        )
+
+    def forward(self, x):
+        weights = (self.slots @ self.k(x).mT).softmax(dim=1)
+        sums = weights / weights.sum(dim=-1, keepdim=True) @ self.v(x)
+        before = self.slots.expand(x.shape[0], -1, -1).flatten(0, 1)
+        return self.cell(sums.flatten(0, 1), before).unflatten(0, sums.shape[:2])
+
+
+def test_what_mixes_before_a_mixer_that_was_read_is_listed():
+    inspection = dsf.inspect(drawn(Swallowed()), tokens())
+    assert [missed.name for missed in inspection.unsupported] == ["Swallowed"]

@@ -72,3 +72,147 @@ def test_ids_are_followed_through_their_embedding():
 
     ids = torch.arange(64).reshape(4, 16) % 13
     assert listed(Language(), ids) == ["Language"]
+
+
+class Patches(nn.Module):
+    """A front end that lays the pixels of every patch in one row, norms and projects them."""
+
+    def __init__(self, *, is_normed):
+        super().__init__()
+        self.norm = nn.LayerNorm(12) if is_normed else nn.Identity()
+        self.project = nn.Linear(12, modules.WIDTH)
+        self.attention = modules.Attention()
+
+    def forward(self, image):
+        rows = image.unflatten(2, (4, 2)).unflatten(4, (4, 2))  # sample channel h p w q
+        rows = rows.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        return self.attention(self.project(self.norm(rows)))
+
+
+@pytest.mark.parametrize("is_normed", [True, False])
+def test_pixels_laid_in_rows_and_projected_make_tokens(is_normed):
+    assert listed(Patches(is_normed=is_normed), tokens(4, 3, 8, 8)) == []
+
+
+class Groups(nn.Module):
+    """Groups of tokens become one and are taken apart again, beside the tokens themselves."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        width = modules.WIDTH
+        if kind == "projection":
+            self.down, self.up = nn.Linear(2 * width, width), nn.Linear(width, 2 * width)
+        else:
+            self.down = nn.Conv1d(width, width, 2, stride=2)
+            self.up = nn.ConvTranspose1d(width, width, 2, stride=2)
+
+    def forward(self, x):
+        if self.kind == "projection":
+            pairs = x.unflatten(1, (-1, 2)).flatten(2)
+            return x + self.up(self.down(pairs)).unflatten(2, (2, -1)).flatten(1, 2)
+        return x + self.up(self.down(x.mT)).mT
+
+
+@pytest.mark.parametrize("kind", ["projection", "convolution"])
+def test_groups_that_are_added_to_their_tokens_mix_them(kind):
+    assert listed(Beside(Groups(kind)), tokens()) == ["other"]
+
+
+class Slots(nn.Module):
+    """Tokens are summed into a few slots, with weights that compete for every token."""
+
+    def __init__(self):
+        super().__init__()
+        self.slots = nn.Parameter(torch.zeros(3, modules.WIDTH))
+        self.k, self.v = (nn.Linear(modules.WIDTH, modules.WIDTH) for _ in range(2))
+
+    def forward(self, x):
+        weights = (self.slots @ self.k(x).mT).softmax(dim=1)
+        return weights / weights.sum(dim=-1, keepdim=True) @ self.v(x)
+
+
+def test_tokens_that_are_summed_into_slots_are_listed():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.pool = modules.Attention(), Slots()
+
+        def forward(self, x):
+            return self.pool(x + self.attention(x))
+
+    assert listed(Pooled(), tokens()) == ["pool"]
+
+
+class Residual(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, other):
+        return x + self.inner(x, other)
+
+
+class Hourglass(nn.Module):
+    """Pooled groups look at their tokens, beside themselves, and are spread over them again."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = modules.Attention()
+        self.gather = Residual(Gather(is_fused=False))
+
+    def forward(self, x):
+        x = x + self.attention(x)
+        groups = x.unflatten(1, (-1, 2))
+        pooled = self.gather(groups.mean(dim=2).flatten(0, 1)[:, None], groups.flatten(0, 1))
+        return x + pooled.unflatten(0, (x.shape[0], -1)).expand(-1, -1, 2, -1).flatten(1, 2)
+
+
+class Gather(modules.Attention):
+    def forward(self, x, other):
+        q, k, v = modules.in_heads(self.q(x)), *self.parts(other)[1:]
+        return self.o(modules.merged(self.mix(q, k, v)))
+
+    def parts(self, x):
+        return tuple(super().parts(x))
+
+
+def test_groups_that_pass_by_an_attention_to_their_tokens_are_listed():
+    inspection = dsf.inspect(drawn(Hourglass()), tokens())
+    assert "Hourglass" in [missed.name for missed in inspection.unsupported]
+
+
+class OneConvolutionForEach(nn.Module):
+    """Two tokens lie in the channels of every row, each in a group of its own (routed experts)."""
+
+    def __init__(self, groups):
+        super().__init__()
+        self.project = nn.Conv1d(2 * modules.WIDTH, 2 * modules.WIDTH, 1, groups=groups)
+
+    def forward(self, x):
+        rows = x.unflatten(1, (2, -1)).permute(0, 1, 3, 2).flatten(1, 2)
+        return self.project(rows).unflatten(1, (2, -1)).permute(0, 1, 3, 2).flatten(1, 2)
+
+
+@pytest.mark.parametrize(("groups", "names"), [(1, ["other.project"]), (2, []), (4, [])])
+def test_groups_of_channels_of_different_tokens_stay_apart(groups, names):
+    assert listed(Beside(OneConvolutionForEach(groups)), tokens()) == names
+
+
+class OneQuery(modules.Attention):
+    """A learned query reads all tokens, with weights of a ``torch.nn.Softmax``."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.query, self.attend = nn.Parameter(torch.zeros(1, 1, modules.WIDTH)), nn.Softmax(dim=-1)
+
+    def forward(self, x):
+        _, k, v = self.parts(x)
+        q = modules.in_heads(self.query.expand(x.shape[0], -1, -1))
+        return self.o(modules.merged(self.attend(q @ k.mT) @ v))
+
+
+def test_the_softmax_of_an_attention_that_was_read_is_no_mixer_of_its_own():
+    inspection = dsf.inspect(drawn(nn.Sequential(OneQuery())), tokens())
+    assert [layer.name for layer in inspection] == ["0"]
+    assert [missed.name for missed in inspection.unsupported] == []

@@ -111,6 +111,7 @@ class Call:
         made_of: by the name of an argument from which tokens the tensors in it are made, in order.
         maps: which of its maps belongs to which sample and head, where the run showed that it is
             not the usual order.
+        weights_by: the module in which a softmax made the weights, where that was seen.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Call:
     seen: dict[str, Any] = field(default_factory=dict)
     made_of: dict[str, list[Any]] = field(default_factory=dict)
     maps: Any = None
+    weights_by: nn.Module | None = None
 
     def put_away(self, store: DiskStore) -> None:
         """Move its tensors, and those of its invocation, to disk."""
@@ -333,8 +335,11 @@ def recording(
             weights = begun[module].pop()
             known: Copies = {}
             originals = bound(module.forward, args, kwargs)
+            given = tensors_in((args, kwargs))
             args, kwargs = copied(args, known), copied(kwargs, known)
             invocation = Invocation(module, args, kwargs, weights)
+            if where is not None and where.tracker is not None:
+                invocation.given = [where.tracker.of(part) for part in given]
             arguments = bound(module.forward, invocation.args, invocation.kwargs)
             call = Call(name, module, arguments, copied(output), place=len(calls))
             call.invocation = invocation

@@ -92,6 +92,8 @@ class ModuleStack:
         copies: of tensors that running modules were called with, by the identity of each.
         exchange: a function from the recorded call of an attention to the response that it is to
             give instead, or to None; None where all keep their own.
+        expects: in a pass that is repeated, whether a product with these weights and this response
+            was an attention in the run; None in the run itself.
         tracker: follows during the run from which tokens every tensor is made; None if nothing is.
         invocations: the forward passes of which something was copied, first to last.
         last_call: when the last token mixer was recorded, by the clock of the stack.
@@ -104,9 +106,11 @@ class ModuleStack:
         claimed: set[str],
         exchange: Callable[[Any], Tensor | None] | None = None,
         tracker: Any = None,
+        expects: Callable[[Tensor, Tensor], bool] | None = None,
     ):
         self.tracker = tracker
         self.keeps_outputs = tracker is not None
+        self.expects = expects
         self.invocations: list[Any] = []
         self.last_call = 0
         self._clock = 0

@@ -143,9 +143,15 @@ def judged(
             own.setdefault(one.invocation, []).append(one)
     attentions = [call for call in calls if call.through is not Through.MODULE]
     reading = {call.invocation for call in attentions if call.invocation is not None}
-    order = [one for one in where.invocations if one in own or one in reading]
+    only = {call.weights_by for call in attentions if _is_leaf(call.weights_by)}
+    order = [
+        one
+        for one in where.invocations
+        if one in reading or (one in own and one.module not in only)
+    ]  # a module that is only the softmax of an attention makes its weights, and no more
     seen: dict[nn.Module, Finding] = {}
-    for invocation in order:
+    apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
+    for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first
         name = where.name_of(invocation.module) or type(invocation.module).__name__
         how = tuple(dict.fromkeys(one.meeting.how for one in own.get(invocation, ())))
         inside = [c for c in calls if invocation.began < c.time < (invocation.ended or math.inf)]
@@ -153,36 +159,53 @@ def judged(
             one
             for one in own
             if one is not invocation
+            and one.module not in only
+            and one not in apart
             and invocation.began < one.began
             and one.ended < invocation.ended
         ]
         is_read = invocation in reading
         held = Held(inside, () if is_read else others)
-        finding = _judged(invocation, name, how, held, is_read, found)
+        finding = _judged(invocation, name, how, (held, others), is_read, found)
+        if finding.mixes is False and not is_read:
+            apart.add(invocation)
         before = seen.get(invocation.module)
         runs = (*(before.runs if before else ()), (invocation, held))
         if before is None or (before.mixes is not True and finding.mixes is not False):
             before = finding
         seen[invocation.module] = replace(before, runs=runs)
-    found.modules = list(seen.values())
+    began = {one.module: one.began for one in reversed(order)}
+    found.modules = sorted(seen.values(), key=lambda one: began[one.module])
     return found
+
+
+def _is_leaf(module: nn.Module | None) -> bool:
+    """Whether a module has neither children nor weights, as ``torch.nn.Softmax``."""
+    if module is None:
+        return False
+    parts = (module.children(), module.parameters(), module.buffers())
+    return all(next(part, None) is None for part in parts)
 
 
 def _judged(
     invocation: Invocation,
     name: str,
     how: tuple[str, ...],
-    held: Held,
+    mixers: tuple[Held, Sequence[Invocation]],
     is_read: bool,
     found: Findings,
 ) -> Finding:
     module, share = invocation.module, 1.0
+    held, others = mixers
     try:
         found.passes += 1
         rest = moved(invocation, held)
+        if is_read and others and rest.spilled:  # perhaps by another mixer, which is told by itself
+            found.passes += 1
+            rest = replace(rest, spilled=moved(invocation, Held(held.calls, others)).spilled)
         if rest.mixes and is_read:
             found.passes += 1
-            share = share_explained(invocation, rest)
+            share = min(share_explained(invocation, rest), 1 - rest.spilled)
         parts = [c for c in invocation.calls if c.through is not Through.MODULE]
         if len(parts) > 1:
             _apart(invocation, parts, held, share, found)
@@ -196,7 +219,7 @@ def _judged(
         rest.mixes,
         how,
         share if is_read else math.nan,
-        rest.elsewhere,
+        max(rest.elsewhere, rest.spilled),
         is_read=is_read,
         attentions=len(parts),
         has_slots=any(call.maps is not None and call.maps.columns == SLOT for call in parts),

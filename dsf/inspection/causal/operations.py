@@ -5,7 +5,7 @@ that reduce axes, and that sum products over an axis. ``Meeting`` states that an
 element of several indices along an axis.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,29 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
                 meetings[axis] = Meeting(axis, how)
             planes[axis] = found.plane.expand(shape)
     _settle_slots(parts, planes, meetings, how)
+    for axis in _made_and_unmade(parts):
+        meetings.setdefault(axis, Meeting(axis, "tokens meet groups that were made of them"))
     return Followed((Coordinates(shape, planes, columns),), tuple(meetings.values()))
+
+
+def _made_and_unmade(parts: Sequence[Coordinates]) -> Iterator[InputAxis]:
+    """The axes of tokens in one part of which another part holds groups, made of several."""
+    for part in parts:
+        made = {a for axis in part.planes if axis.source.kind == "made" for a in _all_before(axis)}
+        for other in parts:
+            yield from (a for a in other.planes if a in made and a not in part.planes)
+
+
+def _all_before(axis: InputAxis) -> set[InputAxis]:
+    """The axes that the positions along an axis were made from, directly or through others."""
+    found: set[InputAxis] = set()
+    waiting = list(axis.source.before)
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting += one.source.before
+    return found
 
 
 def _settle_slots(
@@ -361,7 +383,11 @@ def product(
     rows = left.planes if left is not None else {}
     reads = right.planes if right is not None else {}
     made, device = _Contracted(shape, are_channels), None
+    grouped = _groups(left, shape) if left is not None and right is None else None
     for axis in dict.fromkeys((*rows, *reads)):
+        if grouped is not None and axis in grouped.axes:
+            made.meet(axis, "a projection makes new tokens of disjoint groups")
+            continue
         one, other = rows.get(axis), reads.get(axis)
         row, many_rows = reduced(one, [-1]) if one is not None else (None, False)
         read, many_reads = reduced(other, [-2]) if other is not None else (None, False)
@@ -369,6 +395,7 @@ def product(
         if many_rows and many_reads:  # sums over both: a product of channels, or a pool
             if axis.source.channels is not axis:
                 made.planes[axis] = torch.full((), MANY, device=device).expand(shape)
+                made.meet(axis, "a product sums over tokens")
         elif many_rows and one is not None:
             made.inner(axis, one, read, dim=-1, fixed=right is None)
         elif many_reads and other is not None:
@@ -377,7 +404,53 @@ def product(
             made.outer(axis, row, read)
     for dim, axes in made.slots.items():
         made.planes |= slots_of(axes, dim, shape, device)
+    if grouped is not None:
+        made.planes |= grouped.planes
     return Followed((Coordinates(shape, made.planes, made.columns),), tuple(made.meetings))
+
+
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """Axes of which every row holds a group of its own, and the positions of the groups."""
+
+    axes: frozenset[InputAxis]
+    planes: Planes
+
+
+def _groups(given: Coordinates, shape: Size) -> _Groups | None:
+    """The groups that a projection makes one token each: its rows, where none shares a token.
+
+    None where rows hold single tokens, or where a token is in several rows.
+    """
+    if given.shape[:-1] != shape[:-1] or len(given.shape) < 2:
+        return None
+    places = {axis: plane for axis, plane in given.planes.items() if is_place(axis)}
+    inside = [axis for axis, plane in places.items() if reduced(plane, [-1])[1]]
+    ahead = list(range(len(given.shape) - 1))
+    axes = [axis for axis in inside if reduced(places[axis], ahead)[1]]
+    if not axes or any(bool((small(places[axis]) < 0).any()) for axis in axes):
+        return None
+    token = _numbered(places, axes, given.shape)
+    apart = [axis for axis in places if axis not in inside]
+    sample = _numbered(places, apart, given.shape)
+    both = sample * (token.max() + 1) + token
+    rows = torch.arange(both.shape[0], device=both.device)[:, None].expand(both.shape)
+    pairs = torch.stack([both.flatten(), rows.flatten()], dim=1).unique(dim=0)
+    if len(pairs) != len(both.unique()):
+        return None
+    first = token.amin(dim=1).unique(return_inverse=True)[1].float()
+    index = first.reshape(*shape[:-1], 1).expand(shape)
+    count = int(first.max()) + 1
+    source = Source("a projection", before=frozenset(axes), kind="made")
+    return _Groups(frozenset(axes), {InputAxis(source, len(shape) - 2, count): index})
+
+
+def _numbered(planes: Planes, axes: Sequence[InputAxis], shape: Size) -> Tensor:
+    """One whole number for the indices along several axes, ``row element``."""
+    number = torch.zeros((), dtype=torch.long)
+    for axis in axes:
+        number = number * axis.size + planes[axis].long().clamp(min=0)
+    return number.expand(shape).reshape(-1, shape[-1])
 
 
 def slots_of(
@@ -405,6 +478,7 @@ class Window:
     dilation: tuple[int, ...]
     transposed: bool
     depthwise: bool
+    groups: int = 1
 
     @classmethod
     def of(
@@ -415,11 +489,12 @@ class Window:
         *,
         transposed: bool = False,
         depthwise: bool,
+        groups: int = 1,
     ) -> "Window":
         """A window from torch's stride, padding and dilation, where one number stands for all."""
         count = len(sizes)
         stride, padding, dilation = (tuple((list(part) * count)[:count]) for part in steps)
-        return cls(name, tuple(sizes), stride, padding, dilation, transposed, depthwise)
+        return cls(name, tuple(sizes), stride, padding, dilation, transposed, depthwise, groups)
 
     @property
     def keeps_places(self) -> bool:
@@ -436,14 +511,16 @@ def convolved(
     remade: dict[InputAxis, int] = {}
     places, sizes, name = len(shape) - 2, window.sizes, window.name
     for axis, plane in given.planes.items():
+        apart = None if window.depthwise else _by_group(plane, window.groups, shape[1])
         if varies(plane, 1):
             if are_channels(axis):
                 continue
-            if not window.depthwise:
+            if not window.depthwise and apart is None:
                 meetings.append(Meeting(axis, f"'{name}' sums over tokens as channels"))
                 planes |= slots_of([axis], 1, shape, plane.device)
                 continue
         first = plane if window.depthwise and plane.shape[1] == shape[1] else plane.narrow(1, 0, 1)
+        first = first if apart is None else apart
         spatial = [k for k in range(places) if varies(plane, k + 2)]
         if not spatial:
             narrow = small(first)
@@ -467,6 +544,21 @@ def convolved(
     if remade:
         planes |= new_positions(remade, shape, name, next(iter(given.planes.values())).device)
     return Followed((Coordinates(shape, planes),), tuple(meetings))
+
+
+def _by_group(plane: Tensor, groups: int, outputs: int) -> Tensor | None:
+    """The plane of the output of a convolution in groups; None where a group holds several tokens.
+
+    Every output reads the channels of its own group.
+    """
+    if groups == 1 or not varies(plane, 1):
+        return None
+    grouped = plane.unflatten(1, (groups, -1))
+    line, several = reduced(grouped, [2])
+    if several:
+        return None
+    line = line.expand(*grouped.shape[:2], 1, *grouped.shape[3:])
+    return line.repeat_interleave(outputs // groups, dim=2).flatten(1, 2)
 
 
 def new_positions(

@@ -17,12 +17,15 @@ from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis
+from dsf.inspection.softmax.follower import UNNORMALISED
 from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.softmax.listener import recording_softmax
 
 Cell = Mapping[InputAxis, int]
 Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 SEED, DRAWS, ROUNDING = 0, 16, 16
+UNIT = 1e-2
+"""How far the sum of a row of a softmax may be from one, in half precision, too."""
 
 
 class UnclearError(Exception):
@@ -56,16 +59,19 @@ class Moved:
         elsewhere: largest change at other tokens, relative to the largest number of the output.
         limit: what of it is rounding.
         difference: the change of the output at other tokens; zero at the replaced one.
+        spilled: how much of what moves in the values and inputs of the mixers that are held lies at
+            other tokens, 0 to 1: tokens met before they came there.
     """
 
     elsewhere: float
     limit: float
     difference: Tensor
+    spilled: float = 0.0
 
     @property
     def mixes(self) -> bool:
         """Whether other tokens moved."""
-        return self.elsewhere > self.limit
+        return self.elsewhere > self.limit or self.spilled > 0
 
 
 def plainly(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -89,7 +95,8 @@ def moved(
     cells = cells_of(invocation)
     output, made = _first(invocation.output, invocation.made)
     kept = _kept(made, cells, output)
-    again = repeated(invocation, cells, held, run)
+    spills: list[float] = []
+    again = repeated(invocation, cells, held, run, spills)
     if made is None and not torch.equal(again, output):
         raise UnclearError("it is not known where the tokens are in its output")
     if again.shape != output.shape:
@@ -98,7 +105,8 @@ def moved(
     difference = (again.to(exact.dtype) - exact).masked_fill(kept, 0)
     largest = exact.abs().max().item() if exact.numel() else 0.0
     elsewhere = difference.abs().max().item() / (largest or 1.0) if exact.numel() else 0.0
-    return Moved(elsewhere, ROUNDING * torch.finfo(output.dtype).eps, difference)
+    limit = ROUNDING * torch.finfo(output.dtype).eps
+    return Moved(elsewhere, limit, difference, max(spills, default=0.0))
 
 
 def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
@@ -190,11 +198,14 @@ def repeated(
     cells: Sequence[Cell],
     held: Held | None,
     run: Run = plainly,
+    spills: list[float] | None = None,
 ) -> Tensor:
     """The first numbers that a module puts out where the ``cells`` of its input are replaced.
 
     Args:
         run: how the module is called.
+        spills: a list to which is added how much of what moves in the values and inputs of held
+            mixers lies at other tokens.
 
     Raises:
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
@@ -204,10 +215,17 @@ def repeated(
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
     replaced = False
 
+    copies: dict[int, Tensor] = {}  # what was one tensor stays one
+
     def exchanged(part: Any) -> Any:
-        nonlocal replaced
         if not isinstance(part, Tensor):
             return part
+        if id(part) not in copies:
+            copies[id(part)] = new_of(part)
+        return copies[id(part)]
+
+    def new_of(part: Tensor) -> Tensor:
+        nonlocal replaced
         inside = own(known.get(id(part)), cells)
         copy = part.detach().clone()
         if inside is not None and bool(inside.any()) and _is_whole(known[id(part)], cells):
@@ -219,7 +237,7 @@ def repeated(
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
     if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
-    with _holding(invocation, cells, held, rng):
+    with _holding(invocation, cells, held, rng, [] if spills is None else spills):
         try:
             output = run(invocation.module, args, kwargs)
         except Exception as error:
@@ -258,19 +276,35 @@ def _ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
 
 @contextmanager
 def _holding(
-    invocation: Invocation, cells: Sequence[Cell], held: Held | None, rng: torch.Generator
+    invocation: Invocation,
+    cells: Sequence[Cell],
+    held: Held | None,
+    rng: torch.Generator,
+    spills: list[float],
 ) -> Iterator[None]:
     if held is None:
         yield
         return
     module = invocation.module
     attentions = [call for call in held.calls if call.through is not Through.MODULE]
-    waiting = iter(attentions)
+    waiting = list(attentions)
+
+    def expects(weights: Tensor, response: Tensor) -> bool:
+        kept = waiting[0] if waiting else None
+        if kept is None or kept.through is not Through.FOLLOWED:
+            return False
+        if kept.first_output.shape != response.flatten(0, -3).shape:
+            return False
+        # Torch's compiled functions are seen when they run first, and not when they run again.
+        sums_to_one = bool(((weights.sum(dim=-1) - 1).abs() < UNIT).all())
+        return sums_to_one or UNNORMALISED in kept.arguments
 
     def exchange(call: Call) -> Tensor | None:
-        kept = next(waiting, None)
+        kept = waiting.pop(0) if waiting else None
         if kept is None or kept.through is not call.through or kept in held.free:
             return None
+        before, after = kept.arguments.get("value"), call.arguments.get("value")
+        _note_spill(before, after, kept.seen.get("value"), cells, spills)
         seen, new = kept.seen.get("output"), kept.first_output.clone()
         if seen is not None and seen.shape.numel() == new.numel():
             new = new.reshape(seen.shape)
@@ -279,7 +313,7 @@ def _holding(
             new[inside] = _ordinary(new, inside, rng)
         return new
 
-    where = ModuleStack(module, claimed=set(), exchange=exchange)
+    where = ModuleStack(module, claimed=set(), exchange=exchange, expects=expects)
     implementation = next((c.implementation for c in attentions if c.implementation), "")
     calls: list[Call] = []
     with ExitStack() as stack:
@@ -287,7 +321,55 @@ def _holding(
         stack.enter_context(recording_attention_in(module, implementation, where, calls))
         for child, outputs in _children(held, invocation).items():
             stack.callback(child.register_forward_hook(_keeping(outputs, cells)).remove)
+        for child, several in _given_to(held, invocation).items():
+            hook = _comparing(several, cells, spills)
+            stack.callback(child.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
+
+
+def _note_spill(
+    before: Any, after: Any, seen: Coordinates | None, cells: Sequence[Cell], spills: list[float]
+) -> None:
+    """Add how much of the change of a tensor lies at other tokens than the replaced ones."""
+    if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or seen is None:
+        return
+    if not _is_whole(seen, cells):  # slots and groups, whose making is asked about by itself
+        return
+    if not before.is_floating_point() or before.shape != after.shape:
+        return
+    if before.numel() != seen.shape.numel() or not before.numel():
+        return
+    change = (after.double() - before.double()).abs().reshape(seen.shape)
+    limit = ROUNDING * torch.finfo(after.dtype).eps * before.abs().max().item()
+    inside = own(seen, cells)
+    far = change if inside is None else change.masked_fill(inside, 0)
+    if far.max().item() > limit:
+        spills.append((far.norm() / change.norm()).item())
+
+
+def _given_to(held: Held, invocation: Invocation) -> dict[nn.Module, list[Invocation]]:
+    """By module what its forward passes were given in the run, where they keep their output."""
+    found: dict[nn.Module, list[Invocation]] = {}
+    calls = [call.invocation for call in held.calls if call.through is Through.MODULE]
+    for one in (*calls, *held.invocations):
+        if one is not None and one.module is not invocation.module:
+            found.setdefault(one.module, []).append(one)
+    return found
+
+
+def _comparing(
+    several: Sequence[Invocation], cells: Sequence[Cell], spills: list[float]
+) -> Callable[..., None]:
+    waiting = iter(several)
+
+    def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        one = next(waiting, None)
+        if one is not None:
+            parts = zip(_tensors(one), tensors_in((args, kwargs)), one.given, strict=False)
+            for before, after, seen in parts:
+                _note_spill(before, after, seen, cells, spills)
+
+    return hook
 
 
 Recorded = list[tuple[Any, list[Coordinates | None]]]

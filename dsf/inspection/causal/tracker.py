@@ -23,7 +23,7 @@ from dsf.inspection.causal.coordinates import (
     small,
     varies,
 )
-from dsf.inspection.causal.operations import Followed, Meeting
+from dsf.inspection.causal.operations import Followed, Meeting, is_place
 from dsf.inspection.causal.replay import UnclearError, cells_of, repeated
 
 
@@ -579,6 +579,7 @@ class Tracker(TorchDispatchMode):
             (stride, padding, dilation),
             transposed=transposed,
             depthwise=groups == given.shape[1],
+            groups=groups,
         )
         return ops.convolved(found, window, out.shape, self._projections.are_channels)
 
@@ -704,7 +705,7 @@ class Tracker(TorchDispatchMode):
         source = args[place] if len(args) > place else kwargs.get("source", kwargs.get("src"))
         found = self.of(source)
         axes = dict.fromkeys((*(into.planes if into else ()), *(found.planes if found else ())))
-        planes = {}
+        planes, meetings = {}, []
         for axis in axes:
             base = into.planes.get(axis) if into else None
             full = (
@@ -714,15 +715,20 @@ class Tracker(TorchDispatchMode):
             )
             new = found.planes.get(axis) if found else None
             if new is not None:
-                new = new.contiguous()
-                if place == 2:
-                    full.index_put_(tuple(args[1]), new)
-                elif name.startswith("index"):
-                    full.index_copy_(args[1], args[2], new)
-                else:
-                    full.scatter_(args[1], args[2], new)
+                before, there = full.clone(), _place_named(name, place, args)
+                new = there.fitted(new)
+                there.write(full, new)
+                if len(args) > place and _adds_up(name, args, kwargs) and is_place(axis):
+                    landed = there.read(full)
+                    under = there.read(before)
+                    several = (landed != new) | ((under >= 0) & (landed >= 0) & (under != landed))
+                    if bool(several.any()):
+                        meetings.append(Meeting(axis, f"'{name}' sums what lands in one place"))
+                        given = [*args]
+                        given[0], given[place] = torch.zeros_like(full), several.to(full)
+                        full = torch.where(done.func(*given, **kwargs) > 0, MANY, full)
             planes[axis] = full
-        return Followed((Coordinates(out.shape, planes),))
+        return Followed((Coordinates(out.shape, planes),), tuple(meetings))
 
     def _unknown(self, done: Done) -> Followed:
         """An operation without a rule is taken for one that mixes what it is given."""
@@ -755,6 +761,45 @@ _POOLS |= {"adaptive_max_pool2d", "max_pool3d_with_indices", "adaptive_avg_pool1
 _REDUCTIONS = {"sum", "mean", "var", "std", "amax", "amin", "max", "min", "prod", "logsumexp"}
 _REDUCTIONS |= {"linalg_vector_norm", "norm", "argmax", "argmin", "any", "all", "var_mean"}
 _REDUCTIONS |= {"std_mean", "median", "nansum", "sum_to_size", "aminmax"}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The places that an index names: how they are written into, and what lies in them.
+
+    Attributes:
+        fitted: the part of a tensor that the index names places for.
+    """
+
+    write: Callable[[Tensor, Tensor], Any]
+    read: Callable[[Tensor], Tensor]
+    fitted: Callable[[Tensor], Tensor] = Tensor.contiguous
+
+
+def _place_named(name: str, place: int, args: tuple[Any, ...]) -> _Place:
+    if place == 2:
+        index = tuple(args[1])
+        return _Place(lambda full, new: full.index_put_(index, new), lambda full: full[index])
+    dim, index = args[1], args[2]
+    if name.startswith("index"):
+        return _Place(
+            lambda full, new: full.index_copy_(dim, index, new),
+            lambda full: full.index_select(dim, index),
+        )
+    part = tuple(slice(size) for size in index.shape)
+    return _Place(
+        lambda full, new: full.scatter_(dim, index, new),
+        lambda full: full.gather(dim, index),
+        lambda new: new[part].contiguous(),
+    )
+
+
+def _adds_up(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether what lands in one place is summed there, rather than replaced."""
+    plain = name.strip("_")
+    if plain in ("index_put", "index_put_impl", "unsafe_index_put"):
+        return bool(_given(args, kwargs, 3, "accumulate", False))
+    return plain in ("index_add", "scatter_add", "scatter_reduce") or "reduce" in kwargs
 
 
 def _views(func: Any) -> bool:

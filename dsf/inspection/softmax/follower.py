@@ -22,6 +22,8 @@ from dsf.inspection.capture.calls import Call, Through, add_call
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
 from dsf.inspection.capture.precision import home
+from dsf.inspection.causal.coordinates import varies
+from dsf.inspection.causal.operations import is_place
 from dsf.inspection.softmax.scores import (
     PRODUCTS,
     STACK,
@@ -37,6 +39,8 @@ from dsf.inspection.softmax.torch_module import FUNCTION, call_tensors, function
 
 STARTS = {*PRODUCTS, "softmax", FUNCTION.__name__.strip("_")}
 """Names of the functions with which a softmax attention begins or continues."""
+UNNORMALISED = "unnormalised"
+"""The argument of a recorded call whose weights no softmax made."""
 
 
 def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
@@ -132,6 +136,8 @@ class Follower:
         """Record a product; its result, or what the attention is to put out instead."""
         for each in (made, made.transposed):
             weights = self._find(each.sources[0])
+            if not isinstance(weights, Normalised) and self._is_map(each):
+                weights = self._as_weights(weights, each)
             if isinstance(weights, Normalised):
                 return self._recorded(weights, each, output)
         self._forget()
@@ -141,17 +147,49 @@ class Follower:
         self._follow(output, scores)
         return output
 
+    def _is_map(self, made: Product) -> bool:
+        """Whether a factor that no softmax is known to have made holds weights of tokens.
+
+        That is so where its rows are tokens, and its columns the tokens of the other factor: as a
+        product of queries and keys has them, whatever was done to it since. Only a run that is
+        followed can tell.
+        """
+        if self._where.expects is not None:  # a pass that is repeated: as it was in the run
+            return self._where.expects(made.left, made.output)
+        found = self._where.coordinates(weights=made.left, value=made.right)
+        weights, value = found.get("weights"), found.get("value")
+        if weights is None or value is None:
+            return False
+        rows = [axis for axis, p in weights.planes.items() if is_place(axis) and varies(p, -2)]
+        read = [axis for axis, p in value.planes.items() if is_place(axis) and varies(p, -2)]
+        return any(varies(weights.columns.get(axis), -1) for axis in read if axis in rows) or any(
+            varies(weights.planes.get(axis), -1) and row.source is not axis.source
+            for axis in read
+            for row in rows
+        )
+
+    def _as_weights(self, scores: Scores | None, made: Product) -> Normalised:
+        """What values are multiplied with as it is: sigmoid, squares, decays."""
+        used, module = made.sources[0], self._where.module
+        if scores is None:
+            scores = Scores(module, made, torch.ones((), dtype=torch.float64))
+        self._unused = [one for one in self._unused if one.module is not scores.module]
+        scores = replace(scores, plain=False)
+        return Normalised(module, used, used, scores, times_written(used), is_softmax=False)
+
     def _normalised(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         given = args[0] if args else kwargs["input"]
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
-        if dim not in (-1, output.ndim - 1):
-            return
         scores = self._find(given)
-        if not isinstance(scores, Scores):
+        if dim is None or not isinstance(scores, Scores):
+            return
+        along = dim % output.ndim - output.ndim
+        scores = scores.summed_along(along)
+        if scores is None:
             return
         rivals = [one for one in self._unused if one.module is scores.module]
         self._unused = [one for one in self._unused if one.module is not scores.module]
-        if len(rivals) > 1 or output.shape[-1] != scores.product.output.shape[-1]:
+        if len(rivals) > 1 or output.shape[along] != scores.product.output.shape[-1]:
             scores = replace(
                 scores, plain=False
             )  # the scores are more than one product of queries and keys
@@ -165,6 +203,8 @@ class Follower:
             if source is not None:
                 if output.numel() == part.numel() or output.shape[:-1] == part.shape[:-1]:
                     passed = changed(source, name, given, output)
+                    if isinstance(passed, Scores) and output.shape != part.shape:
+                        passed = replace(passed, laid_out=False)
                     self._follow(output, passed)
                 return
 
@@ -190,6 +230,8 @@ class Follower:
         leading = made.output.shape[:-2]
         value = made.right.expand(*leading, *made.right.shape[-2:]).flatten(0, -3)
         arguments = explained(weights, made) | {"value": value.detach().clone()}
+        if not weights.is_softmax:
+            arguments[UNNORMALISED] = True
         mixed = made.output.detach().clone()
         call = Call(
             self._where.name_of(module),
@@ -198,6 +240,7 @@ class Follower:
             mixed.flatten(0, -3),
             len(self._calls),
             Through.FOLLOWED,
+            weights_by=weights.module,
         )
         call.seen = self._where.coordinates(
             query=weights.scores.product.left, value=made.right, output=made.output

@@ -21,7 +21,8 @@ from dsf.inspection.softmax.attention import as_bias
 
 PLAIN = {"matmul", "bmm"}
 PRODUCTS = {*PLAIN, "baddbmm", "einsum"}
-EQUATION = re.compile(r"^(\w+),(\w+)->(\w+)$")
+EQUATION = re.compile(r"^([\w.]+),([\w.]+)->([\w.]+)$")
+SPARE = "ZYXWVUTSRQPONMLKJIHGFEDCBA"
 STACK = 3
 """The least number of axes of a stack of matrices; a tensor with two is taken for a weight."""
 
@@ -36,6 +37,8 @@ class Product:
         sources: the two arguments as they were passed, in the order of left and right.
         output: the product as a stack of matrices, perhaps permuted from the function's output.
         factor: what the product was multiplied by in the same call.
+        places: the axes of the function's output, counted from its end, that are those of time and
+            read.
     """
 
     left: Shaped[Tensor, "*lefts time inner"]
@@ -43,6 +46,7 @@ class Product:
     sources: tuple[Tensor, Tensor]
     output: Shaped[Tensor, "*batch time read"]
     factor: float = 1.0
+    places: tuple[int, int] = (-2, -1)
 
     @property
     def transposed(self) -> "Product":
@@ -53,6 +57,7 @@ class Product:
             sources=self.sources[::-1],
             output=self.output.mT,
             factor=self.factor,
+            places=self.places[::-1],
         )
 
 
@@ -83,33 +88,48 @@ def product(
 def _contracted(args: tuple[Any, ...], output: Tensor) -> Product | None:
     """The matrix product in an einsum of two stacks that sums over one axis; None if it is none.
 
-    Each operand must have exactly one axis that the other lacks: rows and columns of the product.
+    An operand may lack axes of the batch, such as that of heads where all share their keys. Of the
+    axes that only one operand has, that of its rows or columns is the last one of the output.
     """
     written = args[0].replace(" ", "") if args and isinstance(args[0], str) else ""
     equation = EQUATION.match(written)
     operands = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
     if equation is None or len(operands) != 2 or any(part.ndim < STACK for part in operands):
         return None
-    first, second, out = equation.groups()
+    names = [*equation.groups()]
+    for place, part in enumerate((*operands, output)):
+        missing = part.ndim - len(names[place].replace("...", ""))
+        spare = "".join(letter for letter in SPARE if letter not in written)
+        names[place] = names[place].replace("...", spare[len(spare) - missing :] if missing else "")
+    first, second, out = names
     summed = [axis for axis in first if axis in second and axis not in out]
-    rows = [axis for axis in first if axis not in second and axis in out]
-    columns = [axis for axis in second if axis not in first and axis in out]
-    if len(summed) != 1 or len(rows) != 1 or len(columns) != 1:
+    rows = [axis for axis in out if axis in first and axis not in second]
+    columns = [axis for axis in out if axis in second and axis not in first]
+    if len(summed) != 1 or not rows or not columns or len({*out}) != len(out):
         return None
-    batch = [axis for axis in out if axis not in (*rows, *columns)]
-    left = _laid_out(operands[0], first, [*batch, *rows, *summed])
-    right = _laid_out(operands[1], second, [*batch, *summed, *columns])
-    arranged = _laid_out(output, out, [*batch, *rows, *columns])
+    row, column = rows[-1], columns[-1]
+    batch = [axis for axis in out if axis not in (row, column)]
+    left = _laid_out(operands[0], first, [*batch, row, *summed])
+    right = _laid_out(operands[1], second, [*batch, *summed, column])
+    arranged = _laid_out(output, out, [*batch, row, column])
     if left is None or right is None or arranged is None:
         return None
-    return Product(left, right, (operands[0], operands[1]), arranged)
+    places = out.index(row) - len(out), out.index(column) - len(out)
+    return Product(left, right, (operands[0], operands[1]), arranged, places=places)
 
 
 def _laid_out(part: Tensor, axes: str, wanted: list[str]) -> Tensor | None:
-    """``part`` with its axes in the order of ``wanted``; None if it has other axes."""
-    if sorted(axes) != sorted(wanted):
+    """``part`` with its axes in the order of ``wanted``, of size 1 where it lacks one.
+
+    None if it has other axes.
+    """
+    if any(axis not in wanted for axis in axes) or len({*axes}) != len(axes):
         return None
-    return part.permute([axes.index(axis) for axis in wanted])
+    there = part.permute([axes.index(axis) for axis in wanted if axis in axes])
+    for place, axis in enumerate(wanted):
+        if axis not in axes:
+            there = there.unsqueeze(place)
+    return there
 
 
 MULTIPLIES = {"mul", "imul", "rmul", "multiply"}
@@ -127,17 +147,30 @@ class Scores:
     Attributes:
         factor: what the scores were multiplied by so far: one number, or one for every head.
         plain: whether nothing but a factor and a bias was applied to them.
+        laid_out: whether the tensor still has the axes of the product's output.
     """
 
     module: nn.Module | None
     product: Product
     factor: Tensor
     plain: bool = True
+    laid_out: bool = True
+
+    def summed_along(self, dim: int) -> "Scores | None":
+        """The scores whose weights sum to one along an axis counted from the end; None if none do.
+
+        That is the axis of the keys; where it is that of the rows, the product is the other way.
+        """
+        rows, columns = self.product.places if self.laid_out else (-2, -1)
+        if dim == columns:
+            return self
+        turned = self.laid_out and dim == rows and columns != -1
+        return replace(self, product=self.product.transposed) if turned else None
 
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """The weights that a softmax makes of scores.
+    """The weights that a softmax makes of scores, or scores that are used as they are.
 
     Attributes:
         given, output: the input and output of the softmax.
@@ -150,6 +183,7 @@ class Normalised:
     output: Tensor
     scores: Scores
     written: int | None
+    is_softmax: bool = True
 
 
 def changed(

@@ -1,0 +1,122 @@
+"""Inspect every model of the list, judge what dsf says of it, and write the page.
+
+    python -m benchmarks.any_code.measuring [PATTERN ...] [--again]
+
+Every model runs in a process of its own, with limits of time and memory. A result is kept in
+``.any_code/`` while neither dsf nor the list changes, so that a run that was stopped goes on where
+it was. ``docs/any_code.json`` and ``docs/any_code.md`` are written at the end, unless patterns
+choose some of the models. Ends with an error if anything is wrong, missed or an error.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import multiprocessing
+import resource
+import sys
+import traceback
+import warnings
+from contextlib import redirect_stdout
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.any_code.environment import PINS, ROOT
+from benchmarks.any_code.inspecting import outcome
+from benchmarks.any_code.models import MODELS
+from benchmarks.any_code.models.entry import Model
+from benchmarks.any_code.page import page
+
+KEPT = ROOT / ".any_code"
+PAGE = ROOT / "docs" / "any_code.md"
+MEMORY = 6 << 30
+"""Bytes that a model may take for its data."""
+SECONDS = 300
+"""What a model may take: building, inspection and judgement together."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Inspect models of public packages.")
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help='such as "timm: *"')
+    parser.add_argument("--again", action="store_true", help="keep nothing of an earlier run")
+    options = parser.parse_args()
+    chosen = [one for one in MODELS if _is_chosen(one, options.patterns)]
+    records = []
+    for number, entry in enumerate(chosen, start=1):
+        record = _record(entry, again=options.again)
+        records.append(record)
+        print(f"{number}/{len(chosen)} {entry.key}: {record['outcome']}", flush=True)
+    if not options.patterns:
+        lines = ",\n".join(json.dumps(record) for record in records)
+        PAGE.with_suffix(".json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        PAGE.write_text(page(records), encoding="utf-8")
+    bad = [one for one in records if one["outcome"] in ("wrong", "missed", "error")]
+    for one in bad:
+        print(f"{one['outcome']}: {one['package']}: {one['model']}", file=sys.stderr)
+    sys.exit(bool(bad))
+
+
+def _is_chosen(entry: Model, patterns: list[str]) -> bool:
+    return not patterns or any(fnmatch(entry.key, pattern) for pattern in patterns)
+
+
+def _record(entry: Model, *, again: bool) -> dict[str, Any]:
+    """The record of one model, kept or measured now."""
+    name = hashlib.sha256(entry.key.encode()).hexdigest()[:16]
+    kept, state = KEPT / f"{name}.json", _state()
+    if kept.is_file() and not again:
+        before: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        if before.pop("state") == state:
+            return before
+    record = _measured(entry)
+    KEPT.mkdir(exist_ok=True)
+    kept.write_text(json.dumps(record | {"state": state}), encoding="utf-8")
+    return record
+
+
+def _state() -> str:
+    """What a result depends on: dsf, the list and the way of judging."""
+    files = [*sorted((ROOT / "dsf").rglob("*.py")), *sorted(PINS.parent.rglob("*.py")), PINS]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _measured(entry: Model) -> dict[str, Any]:
+    """The record of one model, out of a process that is ended where it takes too long."""
+    failed = {"package": entry.package, "model": entry.name, "outcome": "error"}
+    result = KEPT / "result.json"
+    KEPT.mkdir(exist_ok=True)
+    result.unlink(missing_ok=True)
+    child = multiprocessing.get_context("fork").Process(target=_write, args=(entry, result))
+    child.start()
+    child.join(SECONDS)
+    if child.is_alive():
+        child.kill()
+        child.join()
+        return failed | {"reason": f"it took more than {SECONDS} s"}
+    if not result.is_file():
+        return failed | {"reason": f"its process ended by itself, with {child.exitcode}"}
+    record: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return record
+
+
+def _write(entry: Model, result: Path) -> None:
+    """In a process of its own: measure one model under the limit of memory."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with redirect_stdout(io.StringIO()):
+        try:
+            record = outcome(entry)
+        except Exception as error:  # the model itself, or this benchmark
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            record = {"package": entry.package, "model": entry.name, "outcome": "error"}
+            record["reason"] = f"outside of dsf: {reason}"
+            record["where"] = traceback.format_exc()[-1500:]
+    result.write_text(json.dumps(record), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

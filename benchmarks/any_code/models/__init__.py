@@ -1,0 +1,5 @@
+"""The models of the list, by what they were made for."""
+
+from benchmarks.any_code.models import language, recurrent, sets, vision
+
+MODELS = (*language.MODELS, *recurrent.MODELS, *sets.MODELS, *vision.MODELS)

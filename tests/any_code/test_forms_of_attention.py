@@ -1,0 +1,131 @@
+"""Attention written in other ways: laid out differently, with shared keys, without a softmax."""
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from tests.any_code.modules import SIZE, WIDTH, Attention, drawn, in_heads, merged, tokens
+
+
+class TimeFirstScores(Attention):
+    """Scores laid out ``query key sample head`` and normalised over their second axis."""
+
+    def forward(self, x):
+        q, k, v = (
+            one(x.transpose(0, 1)).unflatten(-1, (SIZE, -1)) for one in (self.q, self.k, self.v)
+        )
+        scores = torch.einsum("ibhd,jbhd->ijbh", q, k) * q.shape[-1] ** -0.5
+        weights = scores.softmax(dim=1)
+        return self.o(torch.einsum("ijbh,jbhd->ibhd", weights, v).flatten(2)).transpose(0, 1)
+
+
+class KeysFirstScores(Attention):
+    """The same with keys as the first operand."""
+
+    def forward(self, x):
+        q, k, v = (
+            one(x.transpose(0, 1)).unflatten(-1, (SIZE, -1)) for one in (self.q, self.k, self.v)
+        )
+        weights = (torch.einsum("jbhd,ibhd->jibh", k, q) * q.shape[-1] ** -0.5).softmax(dim=0)
+        return self.o(torch.einsum("jibh,jbhd->ibhd", weights, v).flatten(2)).transpose(0, 1)
+
+
+class WithEllipsis(Attention):
+    """Einsums whose leading axes are dots."""
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        weights = (torch.einsum("...id,...jd->...ij", q, k) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return self.o(merged(torch.einsum("... i j, ... j d -> ... i d", weights, v)))
+
+
+class SharedKeys(Attention):
+    """One head of keys and values for all heads of queries, by einsums that leave the axis out."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.k, self.v = nn.Linear(WIDTH, SIZE), nn.Linear(WIDTH, SIZE)
+
+    def forward(self, x):
+        q, k, v = in_heads(self.q(x)), self.k(x), self.v(x)
+        weights = (torch.einsum("bhid,bjd->bhij", q, k) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return self.o(merged(torch.einsum("bhij,bjd->bhid", weights, v)))
+
+    def weights(self, x):
+        with torch.no_grad():
+            q, k = in_heads(self.q(x)).double(), self.k(x).double()
+            return (q @ k.mT.unsqueeze(1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+@pytest.mark.parametrize("kind", [TimeFirstScores, KeysFirstScores, WithEllipsis, SharedKeys])
+def test_the_map_of_attention_in_another_layout(kind):
+    model, x = drawn(kind()), tokens()
+    inspection = dsf.inspect(model, x)
+    assert [layer.is_exact for layer in inspection] == [True]
+    assert not inspection.unsupported
+    torch.testing.assert_close(inspection[0].map(), model.weights(x), atol=1e-5, rtol=1e-5)
+
+
+class Unnormalised(Attention):
+    """Scores that no softmax normalises: squares, a sigmoid, or a decay with the distance."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def scored(self, q, k):
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        if self.kind == "squares":
+            return scores.relu().square()
+        if self.kind == "sigmoid":
+            return scores.sigmoid()
+        place = torch.arange(scores.shape[-1])
+        lag = place[:, None] - place
+        return scores * torch.where(lag >= 0, 0.9 ** lag.clamp(min=0), 0.0)
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        return self.o(merged(self.scored(q, k) @ v))
+
+
+@pytest.mark.parametrize("kind", ["squares", "sigmoid", "decay"])
+def test_scores_without_a_softmax_are_a_map(kind):
+    model, x = drawn(Unnormalised(kind)), tokens()
+    inspection = dsf.inspect(model, x)
+    assert [layer.is_exact for layer in inspection] == [True]
+    assert not inspection.unsupported
+    q, k, _ = model.parts(x)
+    torch.testing.assert_close(inspection[0].map().float(), model.scored(q, k).detach())
+
+
+class SumsFirst(Attention):
+    """Keys and values are multiplied first: what meets the queries is no map of tokens."""
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        return self.o(merged(q.softmax(dim=-1) @ (k.softmax(dim=-2).mT @ v)))
+
+
+def test_a_product_of_keys_and_values_is_not_taken_for_weights():
+    with pytest.raises(dsf.inspection.NothingCapturedError, match="mixes tokens"):
+        dsf.inspect(drawn(SumsFirst()), tokens())
+
+
+class SoftCap(Attention):
+    """A cap of the scores in a compiled function of torch."""
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        return self.o(merged(_capped(q @ k.mT).softmax(dim=-1) @ v))
+
+
+@torch.jit.script
+def _capped(scores: torch.Tensor) -> torch.Tensor:
+    return 5.0 * (scores / 5.0).tanh()
+
+
+def test_scores_that_a_compiled_function_caps_stay_a_map():
+    inspection = dsf.inspect(drawn(SoftCap()), tokens())
+    assert [layer.is_exact for layer in inspection] == [True]
+    assert not inspection.unsupported
