@@ -87,7 +87,7 @@ def _claim(layer: Any, paths: dict[str, nn.Module]) -> Claim | None:
         map=weights,
         axes=tuple(layer.axes),
         is_exact=layer.is_exact,
-        has_tokens=layer.columns == "token",
+        has_tokens=layer.columns == "token" and type(layer.mixer).__name__ in PLAIN,
     )
 
 
@@ -116,6 +116,8 @@ def _calls(run: Any) -> int:
     return count
 
 
+PLAIN = ("SoftmaxAttention", "GivenWeights", "StoredMap")
+"""Mixers whose values are of single tokens; others may have a short convolution before them."""
 LARGE = 1e3
 """No initial weight of a package is larger."""
 

@@ -41,7 +41,8 @@ class Claim:
         map: ``*axes time read``.
         axes: what the axes count.
         is_exact: whether the map is said to be all of the module's mixing of tokens.
-        has_tokens: whether its columns are said to be tokens.
+        has_tokens: whether its columns are said to be tokens of the module's input, rather than
+            those behind a short convolution of the module itself.
     """
 
     name: str
@@ -426,7 +427,7 @@ def _overlaps(events: Sequence[Any], masks: Sequence[Sequence[list[Tensor]]]) ->
 def _not_tokens(one: Located, changes: Sequence[Tensor]) -> str:
     """Why the columns of a map are not single tokens of one sample; empty where they are."""
     claim = one.claim
-    if not claim.has_tokens or not claim.is_exact:
+    if not claim.is_exact:
         return ""
     moved = []
     for change in changes:
@@ -435,7 +436,7 @@ def _not_tokens(one: Located, changes: Sequence[Tensor]) -> str:
         if claim.axes[:1] == ("sample",) and each.flatten(1).any(dim=1).sum() > 1:
             return "one token moves columns of several samples"
         moved.append(each.flatten(0, -2).any(dim=0) if len(claim.axes) < 3 else each.flatten())
-    if moved and torch.stack(moved).sum(dim=0).gt(1).any():
+    if claim.has_tokens and moved and torch.stack(moved).sum(dim=0).gt(1).any():
         return "two tokens are in one column"
     return ""
 
