@@ -44,8 +44,8 @@ own LSTM, or of a recurrence that is written in another form) there is nothing t
 
 *Are the columns tokens?* Tokens of the model's first sample are replaced one after the other, with
 everything before held. No two of them may move values of one column, and none those of several
-samples. (Where a family has a short convolution of its own before the values, as Mamba does, only the
-latter is asked: `layer.map()` begins behind it, `layer.whole` in front of it.)
+samples. (Where a family has a short convolution of its own before the values, as Mamba does, only
+the latter is asked: `layer.map()` begins behind it, `layer.whole` in front of it.)
 
 *Is a mixer missing?* The responses of all maps that were called exact are held as they were, and so
 are the outputs of all modules that dsf lists. Two tokens that are replaced in turn must then never
