@@ -108,8 +108,12 @@ class SumsFirst(Attention):
 
 
 def test_a_product_of_keys_and_values_is_not_taken_for_weights():
-    with pytest.raises(dsf.inspection.NothingCapturedError, match="mixes tokens"):
-        dsf.inspect(drawn(SumsFirst()), tokens())
+    model, x = drawn(SumsFirst()), tokens()
+    (layer,) = dsf.inspect(model, x)
+    q, k, _ = (part.detach().double() for part in model.parts(x))
+    assert layer.family == "probed"
+    expected = q.softmax(dim=-1) @ k.softmax(dim=-2).mT
+    torch.testing.assert_close(layer.map(), expected, atol=1e-5, rtol=1e-5)
 
 
 class SoftCap(Attention):
