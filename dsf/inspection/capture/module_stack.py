@@ -138,6 +138,17 @@ class ModuleStack:
         tensors = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
         return [None if self.tracker is None else self.tracker.of(tensor) for tensor in tensors]
 
+    def are_weights(self, product: Any) -> bool:
+        """Whether the left factor of a product of two stacks of matrices holds weights of tokens.
+
+        Only a run that is followed can tell; a pass that is repeated does as the run did.
+        """
+        if self.expects is not None:
+            return self.expects(product.left, product.output)
+        return self.tracker is not None and bool(
+            self.tracker.are_weights(product.left, product.right)
+        )
+
     def has_read_in(self, frame: Frame) -> bool:
         """Whether a token mixer was read in a forward pass that now ends."""
         inside = (self._names.get(part) for part in frame.module.modules())

@@ -22,8 +22,6 @@ from dsf.inspection.capture.calls import Call, Through, add_call
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
 from dsf.inspection.capture.precision import home
-from dsf.inspection.causal.coordinates import varies
-from dsf.inspection.causal.operations import is_place
 from dsf.inspection.softmax.scores import (
     PRODUCTS,
     STACK,
@@ -136,7 +134,7 @@ class Follower:
         """Record a product; its result, or what the attention is to put out instead."""
         for each in (made, made.transposed):
             weights = self._find(each.sources[0])
-            if not isinstance(weights, Normalised) and self._is_map(each):
+            if not isinstance(weights, Normalised) and self._where.are_weights(each):
                 weights = self._as_weights(weights, each)
             if isinstance(weights, Normalised):
                 return self._recorded(weights, each, output)
@@ -146,27 +144,6 @@ class Follower:
         self._unused.append(scores)
         self._follow(output, scores)
         return output
-
-    def _is_map(self, made: Product) -> bool:
-        """Whether a factor that no softmax is known to have made holds weights of tokens.
-
-        That is so where its rows are tokens, and its columns the tokens of the other factor: as a
-        product of queries and keys has them, whatever was done to it since. Only a run that is
-        followed can tell.
-        """
-        if self._where.expects is not None:  # a pass that is repeated: as it was in the run
-            return self._where.expects(made.left, made.output)
-        found = self._where.coordinates(weights=made.left, value=made.right)
-        weights, value = found.get("weights"), found.get("value")
-        if weights is None or value is None:
-            return False
-        rows = [axis for axis, p in weights.planes.items() if is_place(axis) and varies(p, -2)]
-        read = [axis for axis, p in value.planes.items() if is_place(axis) and varies(p, -2)]
-        return any(varies(weights.columns.get(axis), -1) for axis in read if axis in rows) or any(
-            varies(weights.planes.get(axis), -1) and row.source is not axis.source
-            for axis in read
-            for row in rows
-        )
 
     def _as_weights(self, scores: Scores | None, made: Product) -> Normalised:
         """What values are multiplied with as it is: sigmoid, squares, decays."""
