@@ -831,6 +831,147 @@ def same_map(case: Case) -> str:
     return "PROVED" if energy <= tolerance * tolerance else "REFUTED"
 
 
+Entries = dict[tuple[int, int], tuple[int, int]]
+
+
+def _whole_tensor(part: Tensor) -> tuple[list[list[int]], int]:
+    """All rows as integers, and the power of two below all of them."""
+    rows = [part.scaled(index) for index in range(part.rows)]
+    unit = max(below for _, below in rows)
+    return [[v * (unit // below) for v in ints] for ints, below in rows], unit.bit_length() - 1
+
+
+def _system(case: Case, prefix: str, read: str) -> tuple[int, int, Entries]:
+    """Rows, columns and non-zero entries (value, power of two below it) of the map of a system.
+
+    Column by column: a unit signal is written into the state and followed to the last token.
+    """
+    A, B, C, D = (case.subject[prefix + role] for role in ("A", "B", "C", "D"))
+    if len(B.shape) != 3 or len(C.shape) != 3:
+        raise Rejected("B and C must have three axes")
+    steps, states, inputs = B.shape
+    outputs = C.shape[1]
+    if C.shape != (steps, outputs, states) or D.shape != (steps, outputs, inputs):
+        raise Rejected("C or D does not fit B")
+    moving, each = _transitions(case, prefix, A, steps, states)
+    work = steps * inputs * (sum(len(row) for token in moving for row in token) + outputs * states)
+    if work > LARGEST_WORK or steps * each > LARGEST_POWER:
+        raise Rejected("the map takes more work than is allowed")
+    (write, b), (gain, c), (through, d) = (_whole_tensor(part) for part in (B, C, D))
+    found: Entries = {}
+
+    def seen(t: int, state: list[int], column: int, power: int, direct: int) -> None:
+        for o in range(outputs):
+            value = sum(map(int.__mul__, gain[t * outputs + o], state))
+            low = max(power, d) if direct else power
+            value = value << (low - power)
+            if direct:
+                value += through[t * outputs + o][column % inputs] << (low - d)
+            if value:
+                found[t * outputs + o, column] = value, low
+
+    for source in range(steps):
+        for port in range(inputs):
+            state = [write[source * states + n][port] for n in range(states)]
+            column, power = source * inputs + port, b + c
+            seen(source, state if read == "after" else [0] * states, column, power, 1)
+            for t in range(source + 1, steps):
+                before, lower = state, power
+                state = [sum(v * before[n] for n, v in row) for row in moving[t]]
+                power += each
+                seen(
+                    t, *((state, column, power) if read == "after" else (before, column, lower)), 0
+                )
+    return steps * outputs, steps * inputs, found
+
+
+def _transitions(
+    case: Case, prefix: str, A: Tensor, steps: int, states: int
+) -> tuple[list[list[list[tuple[int, int]]]], int]:
+    """A_t + L_t R_tᵀ at every token as rows of (column, integer), and the power of two below."""
+    left, right = case.subject[prefix + "left"], case.subject[prefix + "right"]
+    if A.shape not in ((steps, states), (steps, states, states)):
+        raise Rejected("A does not fit B")
+    if len(left.shape) != 3 or left.shape[:2] != (steps, states) or left.shape != right.shape:
+        raise Rejected("left or right does not fit A")
+    if steps * states * states * left.columns > LARGEST_WORK:
+        raise Rejected("the transitions take more work than is allowed")
+    (own, a), (one, p), (other, q) = (_whole_tensor(part) for part in (A, left, right))
+    each = max(a, p + q)
+    moving = []
+    for t in range(steps):
+        token = []
+        for m in range(states):
+            row = []
+            for n in range(states):
+                full = len(A.shape) == 3
+                value = own[t * states + m][n] if full else own[t][m] * (m == n)
+                update = sum(map(int.__mul__, one[t * states + m], other[t * states + n]))
+                value = (value << (each - a)) + (update << (each - p - q))
+                if value:
+                    row.append((n, value))
+            token.append(row)
+        moving.append(token)
+    return moving, each
+
+
+LARGEST_WORK = 1 << 22
+LARGEST_POWER = 1 << 17
+
+
+def reading(value: Any) -> str:
+    """``before`` or ``after``."""
+    if value not in ("before", "after"):
+        raise Rejected("a state is read before or after its update")
+    return str(value)
+
+
+def system_nonnegative(case: Case) -> str:
+    """No weight of the map of a stored system is below zero."""
+    rows, columns, found = _system(case, "", case.parameters["read"])
+    if case.verdict == "PROVED":
+        return "PROVED" if all(value >= 0 for value, _ in found.values()) else "REFUTED"
+    row = place(case.witness["row"], rows, "row")
+    column = place(case.witness["column"], columns, "column")
+    return "REFUTED" if found.get((row, column), (0, 0))[0] < 0 else "PROVED"
+
+
+def system_row_sums(case: Case) -> str:
+    """Every row of the map of a stored system sums to ``target`` within ``tolerance``."""
+    rows, columns, found = _system(case, "", case.parameters["read"])
+    target, tolerance = case.parameters["target"], case.parameters["tolerance"]
+    if tolerance < 0:
+        raise Rejected("the tolerance is below zero")
+
+    def off(row: int) -> bool:
+        parts = [found[row, column] for column in range(columns) if (row, column) in found]
+        low = max((power for _, power in parts), default=0)
+        total = sum(value << (low - power) for value, power in parts)
+        return abs(Fraction(total, 1 << low) - target) > tolerance
+
+    if case.verdict == "REFUTED":
+        return "REFUTED" if off(place(case.witness["row"], rows, "row")) else "PROVED"
+    return "REFUTED" if any(off(row) for row in range(rows)) else "PROVED"
+
+
+def same_system(case: Case) -> str:
+    """The maps of two stored systems differ by at most ``tolerance`` in Frobenius norm."""
+    one = _system(case, "", case.parameters["read"])
+    other = _system(case, "other_", case.parameters["other_read"])
+    tolerance = case.parameters["tolerance"]
+    if one[:2] != other[:2] or tolerance < 0:
+        raise Rejected("two maps of one shape and a tolerance of at least zero are needed")
+    low = max((power for found in (one[2], other[2]) for _, power in found.values()), default=0)
+    energy = 0
+    for at in one[2].keys() | other[2].keys():
+        (a, p), (b, q) = one[2].get(at, (0, 0)), other[2].get(at, (0, 0))
+        energy += ((a << (low - p)) - (b << (low - q))) ** 2
+    exact = Fraction(energy, 1 << 2 * low)
+    if case.verdict == "REFUTED" and not tolerance**2 < number(case.witness["energy"]) <= exact:
+        raise Rejected("the witness is not between the tolerance and the squared distance")
+    return "PROVED" if exact <= tolerance**2 else "REFUTED"
+
+
 def nonexpansive(case: Case) -> str:
     """I - b k kᵀ never expands: 0 <= b |k|² <= 2 at every token."""
     key, rates = _delta_steps(case)
@@ -1064,6 +1205,7 @@ class Claim(NamedTuple):
 
 
 ROW = ("batch", "row")
+SYSTEM = ("A", "B", "C", "D", "left", "right")
 MAP, BOX = ("map",), ("lower", "upper")
 CLAIMS = {
     "causal": Claim(causal, MAP, {}, (), ROW, "every weight above the diagonal is exactly zero"),
@@ -1118,6 +1260,26 @@ CLAIMS = {
     "row_sums": Claim(
         row_sums, MAP, {"target": number, "tolerance": number}, (), ROW,
         "every row sums to {target} within {tolerance}",
+    ),
+    "same_system": Claim(
+        same_system, tuple(sorted((*SYSTEM, *(f"other_{role}" for role in SYSTEM)))),
+        {"other_read": reading, "read": reading, "tolerance": number}, (), ("energy",),
+        "in exact arithmetic, the map of the stored system, read {read} its update, and that of the"
+        " other one, read {other_read} its update, differ by at most {tolerance} in Frobenius norm",
+        level="real",
+    ),
+    "system_nonnegative": Claim(
+        system_nonnegative, SYSTEM, {"read": reading}, (), ("column", "row"),
+        "in exact arithmetic, no weight of the map of the stored system, read {read} its update, is"
+        " below zero",
+        level="real",
+    ),
+    "system_row_sums": Claim(
+        system_row_sums, SYSTEM, {"read": reading, "target": number, "tolerance": number}, (),
+        ("row",),
+        "in exact arithmetic, every row of the map of the stored system, read {read} its update,"
+        " sums to {target} within {tolerance}",
+        level="real",
     ),
     "same_map": Claim(
         same_map, ("map", "other"), {"tolerance": number}, (), ("energy",),

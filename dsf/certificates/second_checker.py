@@ -642,6 +642,158 @@ def same_map(stated: Stated) -> None:
         need(number(claimed) == energy > tolerance**2, "the maps lie within the tolerance")
 
 
+class Weights:
+    """The map of a stored system, row by row: what a row reads is carried back to earlier tokens.
+
+    A number is an integer and the exponent of a power of two.
+    """
+
+    def __init__(self, stated: Stated, prefix: str, read: Any):
+        self.parts = {name: stated.subject[prefix + name] for name in SYSTEM}
+        B, C = self.parts["B"], self.parts["C"]
+        need(len(B.shape) == 3 and len(C.shape) == 3, "B and C have three axes")
+        self.steps, self.states, self.inputs = B.shape
+        self.outputs = C.shape[1]
+        steps, states = self.steps, self.states
+        need(C.shape == [steps, self.outputs, states], "C has another shape")
+        need(self.parts["D"].shape == [steps, self.outputs, self.inputs], "D has another shape")
+        A, left = self.parts["A"], self.parts["left"]
+        need(A.shape in ([steps, states], [steps, states, states]), "A has another shape")
+        need(len(left.shape) == 3 and left.shape[:2] == [steps, states], "left has another shape")
+        need(left.shape == self.parts["right"].shape, "right has another shape")
+        need(text(read) in ("before", "after"), "read neither before nor after the update")
+        self.late = read == "before"
+        need(steps * states * states * left.shape[2] <= 1 << 22, "too much work")
+        self.stored = {name: scaled_whole(part) for name, part in self.parts.items()}
+        self.steps_of_A = [self.transition(t) for t in range(steps)]
+        filled = sum(1 for token in self.steps_of_A for row in token for v in row if v)
+        need(steps * self.inputs * (filled + self.outputs * states) <= 1 << 22, "too much work")
+        need(steps * -self.power <= 1 << 17, "too much work")
+
+    @property
+    def power(self) -> int:
+        """The exponent that the integers of all transitions share, at most zero."""
+        update = self.stored["left"][1] + self.stored["right"][1]
+        return min(self.stored["A"][1], update)
+
+    def transition(self, t: int) -> list[list[int]]:
+        """A_t + L_t R_tᵀ as integers over the common power."""
+        (A, own), (L, p), (R, q) = (self.stored[name] for name in ("A", "left", "right"))
+        N, full = self.states, len(self.parts["A"].shape) == 3
+        found = []
+        for m in range(N):
+            row = []
+            for n in range(N):
+                value = A[t * N + m][n] if full else (A[t][m] if m == n else 0)
+                update = sum(a * b for a, b in zip(L[t * N + m], R[t * N + n], strict=True))
+                row.append((value << (own - self.power)) + (update << (p + q - self.power)))
+            found.append(row)
+        return found
+
+    def row(self, place: int) -> tuple[list[int], int]:
+        """One row as integers, and the exponent of its power of two."""
+        t, out = divmod(place, self.outputs)
+        (B, b), (C, c), (D, d) = (self.stored[name] for name in "BCD")
+        entries: list[tuple[int, int]] = [(0, 0)] * (self.steps * self.inputs)
+        for port in range(self.inputs):
+            entries[t * self.inputs + port] = D[place][port], d
+        carried, exponent = list(C[t * self.outputs + out]), c
+        token = t - 1 if self.late else t
+        while token >= 0:
+            for port in range(self.inputs):
+                value = sum(
+                    carried[n] * B[token * self.states + n][port] for n in range(self.states)
+                )
+                at = token * self.inputs + port
+                entries[at] = plus(entries[at], (value, exponent + b))
+            A = self.steps_of_A[token]
+            carried = [
+                sum(carried[m] * A[m][n] for m in range(self.states) if carried[m] and A[m][n])
+                for n in range(self.states)
+            ]
+            exponent += self.power
+            token -= 1
+        least = min(power for _, power in entries)
+        return [value << (power - least) for value, power in entries], least
+
+    @property
+    def rows(self) -> int:
+        """How many rows the map has."""
+        return self.steps * self.outputs
+
+
+SYSTEM = ("A", "B", "C", "D", "left", "right")
+
+
+def plus(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """The sum of two integers times powers of two."""
+    least = min(one[1], other[1])
+    return (one[0] << (one[1] - least)) + (other[0] << (other[1] - least)), least
+
+
+def scaled_whole(part: Numbers) -> tuple[list[list[int]], int]:
+    """All rows as integers over one power of two, whose exponent is at most zero."""
+    rows = [part.finite(line) for line in range(part.lines)]
+    odd = [e + (m & -m).bit_length() - 1 for row in rows for m, e in row if m]
+    least = min([0, *odd])
+    return [
+        [m << (e - least) if e >= least else m >> (least - e) for m, e in row] for row in rows
+    ], least
+
+
+def system_nonnegative(stated: Stated) -> None:
+    """Every weight is at least zero, or one is not."""
+    weights = Weights(stated, "", stated.parameters["read"])
+    if stated.proved:
+        stated.proof()
+        need(all(min(weights.row(k)[0]) >= 0 for k in range(weights.rows)), "a weight is negative")
+        return
+    column, row = stated.case("column", "row")
+    at = integer(column, 0, weights.steps * weights.inputs)
+    need(weights.row(integer(row, 0, weights.rows))[0][at] < 0, "the weight is not negative")
+
+
+def system_row_sums(stated: Stated) -> None:
+    """Every row sums to the target, or one does not."""
+    weights = Weights(stated, "", stated.parameters["read"])
+    target, tolerance = (number(stated.parameters[name]) for name in ("target", "tolerance"))
+    need(tolerance >= 0, "the tolerance is below zero")
+
+    def within(place: int) -> bool:
+        values, power = weights.row(place)
+        return abs(Fraction(sum(values), 1 << -power) - target) <= tolerance
+
+    if stated.proved:
+        stated.proof()
+        need(all(within(k) for k in range(weights.rows)), "a row sums to something else")
+        return
+    (row,) = stated.case("row")
+    need(not within(integer(row, 0, weights.rows)), "the row sums to the target")
+
+
+def same_system(stated: Stated) -> None:
+    """The sum of the squared differences of two maps."""
+    one = Weights(stated, "", stated.parameters["read"])
+    other = Weights(stated, "other_", stated.parameters["other_read"])
+    tolerance = number(stated.parameters["tolerance"])
+    need(tolerance >= 0, "the tolerance is below zero")
+    shapes = [(part.rows, part.steps * part.inputs) for part in (one, other)]
+    need(shapes[0] == shapes[1], "the maps have different shapes")
+    energy = Fraction(0)
+    for place in range(one.rows):
+        (a, p), (b, q) = one.row(place), other.row(place)
+        least = min(p, q)
+        pairs = zip(a, b, strict=True)
+        total = sum(((x << (p - least)) - (y << (q - least))) ** 2 for x, y in pairs)
+        energy += Fraction(total, 1 << -2 * least)
+    if stated.proved:
+        stated.proof()
+        need(energy <= tolerance**2, "the maps lie further apart")
+    else:
+        (least,) = stated.case("energy")
+        need(tolerance**2 < number(least) <= energy, "the maps lie within the tolerance")
+
+
 def injective(stated: Stated) -> None:
     """The rank of the keys with a column of ones, or a direction that no key sees."""
     key = stated.key()
@@ -1002,6 +1154,23 @@ CLAIMS: dict[str, tuple[Callable[[Stated], None], str, str, str]] = {
     "row_sums": (
         row_sums, "map", "target tolerance", "every row sums to {target} within {tolerance}",
     ),
+    "same_system": (
+        same_system,
+        " ".join(sorted([*SYSTEM, *("other_" + name for name in SYSTEM)])),
+        "other_read read tolerance",
+        "in exact arithmetic, the map of the stored system, read {read} its update, and that of the"
+        " other one, read {other_read} its update, differ by at most {tolerance} in Frobenius norm",
+    ),
+    "system_nonnegative": (
+        system_nonnegative, " ".join(SYSTEM), "read",
+        "in exact arithmetic, no weight of the map of the stored system, read {read} its update, is"
+        " below zero",
+    ),
+    "system_row_sums": (
+        system_row_sums, " ".join(SYSTEM), "read target tolerance",
+        "in exact arithmetic, every row of the map of the stored system, read {read} its update,"
+        " sums to {target} within {tolerance}",
+    ),
     "same_map": (
         same_map, "map other", "tolerance",
         "the two maps differ by at most {tolerance} in Frobenius norm",
@@ -1026,7 +1195,7 @@ def in_words(name: str, value: Any) -> dict[str, str]:
     if name == "sink":
         need(isinstance(value, bool), "sink is neither true nor false")
         return {"sink": "with" if value else "without"}
-    if name == "feature_map":
+    if name in ("feature_map", "read", "other_read"):
         return {name: text(value)}
     return {name: str(integer(value)) if name in ("width", "first_row") else decimal(number(value))}
 
@@ -1040,6 +1209,7 @@ def decimal(value: Fraction) -> str:
 
 # --- the decision ----------------------------------------------------------------------------
 
+REAL = ("injective_within", "same_system", "system_nonnegative", "system_row_sums")
 FIELDS = (
     "format", "format_version", "claim", "verdict", "level", "subject", "evidence", "witness",
     "unchecked", "identity",
@@ -1080,7 +1250,7 @@ def _verdict(path: Path) -> str:
     for part, value in values:
         words |= in_words(part, value)
     need(said == sentence.format(**words), "the sentence says something else")
-    need(level == ("real" if name == "injective_within" else "data"), "another level")
+    need(level == ("real" if name in REAL else "data"), "another level")
     need(stated in ("PROVED", "REFUTED"), "neither PROVED nor REFUTED")
     need(stated == "PROVED" or name != "margin", "cannot be refuted")
     if stated == "REFUTED" and name == "injective_within":

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.certificates.certificate import Certificate, Verdict
+from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.exact import fractions_of, integer_row
 from dsf.certificates.issuing import (
     Proposal,
@@ -26,9 +26,11 @@ from dsf.certificates.issuing import (
     settled,
     written,
 )
+from dsf.certificates.systems import is_real, same_system, system_nonnegative, system_row_sums
 from dsf.composite import Operator
 from dsf.evaluate import attention_map, respond
 from dsf.realisation import reduce
+from dsf.system import System
 
 Number = float | Fraction
 Map = Float[Tensor, "*batch rows columns"]
@@ -36,9 +38,12 @@ Map = Float[Tensor, "*batch rows columns"]
 
 @on_the_processor
 def row_sums(
-    map: Map, *, target: Number = 1.0, tolerance: Number = 0.0, folder: Where = None
+    map: Map | System, *, target: Number = 1.0, tolerance: Number = 0.0, folder: Where = None
 ) -> Certificate:
     """Certify that every row sums to ``target`` within ``tolerance``, by exact sums.
+
+    Of a stored map, at level data; or of the map of a system, at level real, in exact arithmetic on
+    its coefficients.
 
     The witness is the row with the largest deviation, which is ``observed``; ``batch`` holds its
     indices along the batch axes.
@@ -46,12 +51,15 @@ def row_sums(
     Raises:
         ValueError: if ``tolerance`` is negative, or one of the numbers is not finite.
     """
-    certifiable("map", map)
+    if not isinstance(map, System):
+        certifiable("map", map)
     if not (isfinite(target) and isfinite(tolerance) and tolerance >= 0):
         raise ValueError(
             f"row_sums: 'target' must be a finite number and 'tolerance' a finite one of at least "
             f"0, but they are {target} and {tolerance}."
         )
+    if isinstance(map, System):
+        return system_row_sums(map, target=target, tolerance=tolerance, folder=folder)
     rows = map.flatten(0, -2)
     off: list[Fraction] = []
     if _finite(map):
@@ -69,14 +77,20 @@ def row_sums(
     return _decided(proposal, worst, breaks, folder)
 
 
-def zero_sums(map: Map, *, tolerance: Number = 0.0, folder: Where = None) -> Certificate:
+def zero_sums(map: Map | System, *, tolerance: Number = 0.0, folder: Where = None) -> Certificate:
     """Certify that every row sums to zero within ``tolerance``: ``row_sums`` with target 0."""
     return row_sums(map, target=0.0, tolerance=tolerance, folder=folder)
 
 
 @on_the_processor
-def nonnegative(map: Map, *, folder: Where = None) -> Certificate:
-    """Certify that no stored weight is below zero. The witness is the row of the smallest one."""
+def nonnegative(map: Map | System, *, folder: Where = None) -> Certificate:
+    """Certify that no stored weight is below zero. The witness is the row of the smallest one.
+
+    Of a stored map, at level data; or of the map of a system, at level real, in exact arithmetic on
+    its coefficients, where the witness is the entry.
+    """
+    if isinstance(map, System):
+        return system_nonnegative(map, folder=folder)
     certifiable("map", map)
     rows = map.resolve_neg().flatten(0, -2)
     least = rows.amin(dim=-1)
@@ -237,19 +251,32 @@ def _square(owner: str, map: Tensor) -> None:
 
 
 def equivalent(
-    first: Operator, second: Operator, *, tolerance: Number, folder: Where = None
+    first: Operator,
+    second: Operator,
+    *,
+    tolerance: Number,
+    level: Level = Level.DATA,
+    folder: Where = None,
 ) -> Certificate:
     """Certify that two systems apply the same map, within ``tolerance`` in Frobenius norm.
 
     States and bases may differ. What the initial states add to the response counts as further
     columns of the maps. The maps are formed in floating point and then compared exactly: the
     verdict speaks of the maps as they are formed, whose rounding it does not see, so ``tolerance``
-    has to allow for that rounding.
+    has to allow for that rounding. At ``Level.REAL`` the coefficients of two forward systems
+    without initial states are stored instead, and their maps are compared in exact arithmetic.
 
     Raises:
         ValueError: if the maps have different shapes, or ``tolerance`` is negative.
         MapTooLarge: if a map would take more than half of the free memory.
     """
+    if is_real(level):
+        if not (isinstance(first, System) and isinstance(second, System)):
+            raise ValueError(
+                "equivalent: level REAL is for two systems with stored coefficients, not for sums "
+                "or explicit maps. Use Level.DATA."
+            )
+        return same_system(first, second, tolerance=tolerance, folder=folder)
     maps = [attention_map(system) for system in (first, second)]
     starts = [getattr(system, "initial", None) for system in (first, second)]
     channels = max((start.shape[-1] for start in starts if start is not None), default=0)

@@ -5,13 +5,15 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import dsf
 from dsf import certify
+from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank
 
 F64 = torch.float64
 REAL = certify.Level.REAL
@@ -151,6 +153,18 @@ def honest(seed: int, folder: Path) -> Iterator[Bent]:
     one = torch.ones((), dtype=F64)
     weight = normal(width)
     share = 2 / tokens
+
+    def system(sign: float = 1.0) -> dsf.System:
+        steps, states, outputs = whole(2, 4), whole(1, 3), whole(1, 3)
+        decay = normal(steps, states).abs()
+        update = [0.3 * normal(steps, states, 1).abs() for _ in range(2)]
+        structures = (Diagonal(decay), DiagonalPlusLowRank(decay, *update))
+        A = (*structures, Dense(normal(steps, states, states).abs()))[whole(0, 3)]
+        B, C = normal(steps, states, 2).abs(), sign * normal(steps, outputs, states).abs()
+        return dsf.System(A, B, C, reads_before_update=bool(whole(0, 2)))
+
+    one_system = system()
+    other = replace(one_system, C=one_system.C * (1 + 2.0**-30))
     makers = (
         lambda f: certify.injective(key, folder=f),
         lambda f: certify.injective(key, sink=True, folder=f),
@@ -185,6 +199,12 @@ def honest(seed: int, folder: Path) -> Iterator[Bent]:
         lambda f: certify.decay(zero, width=3, most=0.99, folder=f),
         lambda f: certify.decay_box(weight, one, one, box, width=2, most=0.9999, folder=f),
         lambda f: certify.decay_box(weight, one, one, box, width=2, most=1e-4, folder=f),
+        lambda f: certify.nonnegative(system(), folder=f),
+        lambda f: certify.nonnegative(system(-1.0), folder=f),
+        lambda f: certify.row_sums(system(), target=1.0, tolerance=0.5, folder=f),
+        lambda f: certify.row_sums(system(), target=1.0, tolerance=1e6, folder=f),
+        lambda f: certify.equivalent(one_system, one_system, tolerance=0.0, level=REAL, folder=f),
+        lambda f: certify.equivalent(one_system, other, tolerance=0.0, level=REAL, folder=f),
         lambda f: certify.locality(key, tiny, window=(0, 2), share=0.3 * share, folder=f),
         lambda f: certify.locality(key, box, window=(1, 3), share=0.2 * share, folder=f),
         lambda f: certify.locality(key, box, window=(0, 1), share=0.9, folder=f),

@@ -12,6 +12,7 @@ from typing import Any
 
 import flint
 import mpmath
+import torch
 from safetensors.torch import load_file
 
 DIGITS = 60
@@ -95,6 +96,65 @@ def augmented(key, rows: int, constant: bool):
 def rank(matrix: list[list[Fraction]]) -> int:
     entries = [[flint.fmpq(v.numerator, v.denominator) for v in row] for row in matrix]
     return flint.fmpq_mat(entries).rank()
+
+
+def stored_map(arrays, prefix, read):
+    """The map of the stored system: every entry by the product of the matrices between."""
+    parts = {name: arrays[prefix + name] for name in ("A", "B", "C", "D", "left", "right")}
+    steps, _, inputs = parts["B"].shape
+    outputs = parts["C"].shape[1]
+
+    def fractions(name, t):
+        rows = parts[name][t]
+        rows = torch.diag(rows) if rows.ndim == 1 else rows
+        return [[Fraction(v) for v in row] for row in rows.tolist()]
+
+    def times(one, other):
+        columns = list(zip(*other, strict=True))
+        return [[sum(a * b for a, b in zip(r, c, strict=True)) for c in columns] for r in one]
+
+    def plus(one, other):
+        return [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(one, other, strict=True)]
+
+    def moving(t):
+        turned = [list(column) for column in zip(*fractions("right", t), strict=True)]
+        return plus(fractions("A", t), times(fractions("left", t), turned))
+
+    map = [[Fraction(0)] * (steps * inputs) for _ in range(steps * outputs)]
+    for i, j in product(range(steps), repeat=2):
+        block = fractions("D", i) if i == j else [[Fraction(0)] * inputs for _ in range(outputs)]
+        last = i if read == "after" else i - 1
+        if last >= j:
+            state = fractions("B", j)
+            for t in range(j + 1, last + 1):
+                state = times(moving(t), state)
+            block = plus(block, times(fractions("C", i), state))
+        for o, row in enumerate(block):
+            map[i * outputs + o][j * inputs : (j + 1) * inputs] = row
+    return map
+
+
+def system_nonnegative(sentence, arrays, _content):
+    start = "in exact arithmetic, no weight of the map of the stored system, read "
+    found = re.fullmatch(start + "(before|after) its update, is below zero", sentence)
+    return all(value >= 0 for row in stored_map(arrays, "", found[1]) for value in row)
+
+
+def system_row_sums(sentence, arrays, _content):
+    start = "in exact arithmetic, every row of the map of the stored system, read "
+    pattern = start + f"(before|after) its update, sums to {NUMBER} within {NUMBER}"
+    found = re.fullmatch(pattern, sentence)
+    target, tolerance = read(found[2]), read(found[3])
+    return all(abs(sum(row) - target) <= tolerance for row in stored_map(arrays, "", found[1]))
+
+
+def same_system(sentence, arrays, _content):
+    start = "in exact arithmetic, the map of the stored system, read (before|after) its update, and"
+    pattern = start + r" that of the other one, read (before|after) its update, differ by at most "
+    found = re.fullmatch(pattern + NUMBER + " in Frobenius norm", sentence)
+    maps = stored_map(arrays, "", found[1]), stored_map(arrays, "other_", found[2])
+    pairs = zip(*([value for row in map for value in row] for map in maps), strict=True)
+    return sum((a - b) ** 2 for a, b in pairs) <= read(found[3]) ** 2
 
 
 def injective(sentence, arrays, _content):
@@ -249,6 +309,7 @@ JUDGES = {
     judge.__name__: judge
     for judge in (
         causal, decay, decay_box, injective, injective_within, linear_injective, locality, margin,
-        nonexpansive, nonexpansive_decayed, nonnegative, row_sums, same_map, window_mass,
+        nonexpansive, nonexpansive_decayed, nonnegative, row_sums, same_map, same_system,
+        system_nonnegative, system_row_sums, window_mass,
     )
 }  # fmt: skip
