@@ -1307,7 +1307,7 @@ def _said(value: Any) -> Any:
     if isinstance(value, bool):
         return "with a sink" if value else "without a sink"
     if isinstance(value, Fraction):
-        return repr(float(value)) if is_float(value) else str(value)
+        return repr(float(value)) if is_float(value) else f"{value.numerator}/{value.denominator}"
     return shown(value) if isinstance(value, str) else value
 
 

@@ -1,0 +1,436 @@
+"""Certificates at the borders of every rule: where a bound is met exactly, and one step beyond.
+
+Random files rarely meet a border, so that a checker with ``<`` in the place of ``<=`` would pass
+them all.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import mpmath
+
+from dsf.certificates import checker
+from dsf.certificates.issuing import written
+from tests.soundness.files import Bent, File, identity
+
+Stored = tuple[tuple[int, ...], Sequence[float]]
+
+
+def made(
+    name: str,
+    verdict: str,
+    tensors: Mapping[str, Stored],
+    *,
+    evidence: Mapping[str, Any] | None = None,
+    witness: Mapping[str, Any] | None = None,
+    **parameters: Any,
+) -> Bent:
+    """A certificate of our own making, with hashes, sentence and identity that fit."""
+    header, body = {}, b""
+    for role, (shape, values) in sorted(tensors.items()):
+        data = struct.pack(f"<{len(values)}d", *values)
+        header[role] = {
+            "dtype": "F64",
+            "shape": list(shape),
+            "data_offsets": [len(body), len(body) + len(data)],
+        }
+        body += data
+    file = "tensors/0.safetensors"
+    content = {
+        "format": "dsf-certificate",
+        "format_version": 2,
+        "claim": {"name": name, "parameters": _plain(parameters), "sentence": ""},
+        "verdict": verdict,
+        "level": checker.CLAIMS[name].level,
+        "subject": [
+            {"role": role, "file": file, "tensor": role, "dtype": "F64", "shape": list(shape)}
+            for role, (shape, _) in sorted(tensors.items())
+        ],
+        "evidence": _plain(evidence or {}),
+        "witness": _plain(witness),
+        "unchecked": {"assumptions": [], "limits": {}, "method": "by hand", "observed": None,
+                      "provenance": {}, "software": {}},
+    }  # fmt: skip
+    return worded(Bent(content, {file: File(header, body)}, label=f"{name} {verdict}"))
+
+
+def worded(bent: Bent) -> Bent:
+    """With the sentence that its parameters make, and sealed."""
+    claim = bent.content["claim"]
+    claim["sentence"] = checker.sentence(claim["name"], claim["parameters"])
+    return bent.sealed()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return written(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def row(index: int, batch: Sequence[int] = ()) -> dict[str, Any]:
+    return {"batch": list(batch), "row": index}
+
+
+def both(name: str, tensors: Mapping[str, Stored], witness: Any, **parameters: Any) -> Iterator:
+    """The same numbers as PROVED and as REFUTED."""
+    yield made(name, "PROVED", tensors, **parameters)
+    yield made(name, "REFUTED", tensors, witness=witness, **parameters)
+
+
+def maps() -> Iterator[Bent]:
+    half = {"map": ((1, 2), [0.5, 0.25])}
+    for tolerance in (Fraction(1, 4), Fraction(1, 8), Fraction(0), Fraction(-1, 4)):
+        yield from both("row_sums", half, row(0), target=Fraction(1), tolerance=tolerance)
+    yield from both("row_sums", half, row(0), target=Fraction(3, 4), tolerance=Fraction(0))
+    flat = {"map": ((2,), [0.5, 0.5])}
+    yield made("row_sums", "PROVED", flat, target=Fraction(1), tolerance=Fraction(0))
+    for values in ([0.0, -0.0, 1.0, 0.0], [0.0, 0.0, -1.0, 0.0], [1.0, 0.0, 1.0, 1.0]):
+        square = {"map": ((2, 2), values)}
+        for line in (0, 1, 2, -1):
+            yield from both("nonnegative", square, row(line))
+            yield from both("causal", square, row(line))
+    for values in ([1.0, 0.5, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]):
+        yield from both("causal", {"map": ((2, 2), values)}, row(0))
+    yield made("nonnegative", "PROVED", {"map": ((2,), [1.0, 1.0])})
+    yield made("causal", "PROVED", {"map": ((1, 2), [1.0, 0.0])})
+    yield made("causal", "PROVED", {"map": ((4,), [1.0, 0.0, 0.0, 0.0])})
+    yield made("causal", "REFUTED", {"map": ((1, 2, 2), [1.0, 1.0, 0, 0])}, witness=row(0, [0]))
+    yield made("causal", "REFUTED", {"map": ((1, 2, 2), [1.0, 1.0, 0, 0])}, witness=row(0))
+    halves = {"map": ((2, 2), [1.0, 0.0, 0.5, 0.5])}
+    for share in (
+        Fraction(1, 2),
+        Fraction(1, 2) + Fraction(1, 2**30),
+        Fraction(0),
+        Fraction(1),
+        Fraction(3, 2),
+        Fraction(-1, 2),
+    ):
+        for width in (1, 2, 3):
+            yield from both("window_mass", halves, row(1), width=width, share=share)
+    yield made("window_mass", "PROVED", {"map": ((1, 2), [1.0, 0.0])}, width=1, share=Fraction(0))
+
+
+def differences() -> Iterator[Bent]:
+    pair = {"map": ((1, 2), [1.0, 0.5]), "other": ((1, 2), [1.0, 1.0])}
+    for tolerance in (Fraction(1, 2), Fraction(1, 4), Fraction(1), Fraction(-1, 2), Fraction(-1)):
+        for energy in (Fraction(1, 4), Fraction(1, 2)):
+            yield from both("same_map", pair, {"energy": energy}, tolerance=tolerance)
+    flat = {"map": ((2,), [1.0, 0.5]), "other": ((2,), [1.0, 1.0])}
+    yield made("same_map", "PROVED", flat, tolerance=Fraction(1))
+    other = {"map": ((1, 2), [1.0, 0.5]), "other": ((2, 1), [1.0, 0.5])}
+    yield made("same_map", "PROVED", other, tolerance=Fraction(1))
+    fine = {"map": ((1, 1), [1.0]), "other": ((1, 1), [1.0 + 2.0**-40])}
+    yield from both("same_map", fine, {"energy": Fraction(1, 2**80)}, tolerance=Fraction(1, 2**40))
+
+
+def ranks() -> Iterator[Bent]:
+    """Pivots that are factors of numbers near the primes, few keys, borders of witnesses."""
+    for pivot in (3.0, 5.0, 11.0, 1.0, 0.0):
+        key = {"key": ((3, 1), [0.0, pivot, 2 * pivot])}
+        for rows in ([0, 1], [1, 2], [1, 0], [0, 0], [0], [0, 1, 2], [0, 3]):
+            for first in (1, 2):
+                yield made("injective", "PROVED", key, evidence={"rows": rows}, first_row=first,
+                           sink=False)  # fmt: skip
+    big = float(2**30)
+    square = {"key": ((3, 2), [big, 3.0, 1.0, big, 7.0, -big])}
+    yield made("injective", "PROVED", square, evidence={"rows": [0, 1, 2]}, first_row=2, sink=False)
+    yield made("injective", "PROVED", square, evidence={"rows": [0, 1]}, first_row=2, sink=True)
+    # A determinant that the first prime divides: 2^61 - 1 = 2^60 + (2^60 - 1) and so on.
+    low, high = float(2**30), float(2**31)
+    divided = {"key": ((2, 2), [low, 1.0, 1.0, high])}
+    yield made("injective", "PROVED", divided, evidence={"rows": [0, 1]}, first_row=1, sink=True)
+    twice = {"key": ((3, 2), [1.0, 2.0, 2.0, 4.0, 3.0, 6.0])}
+    for null in ([2, -1, 0], [0, 0, 0], [0, 0, 1], [2, -1, 1], [2, -1], [4, -2, 0], []):
+        for line, first in ((2, 2), (1, 2), (1, 1), (0, 0), (3, 2), (1, 0)):
+            for sink in (False, True):
+                bent = made("injective", "REFUTED", twice, witness={"row": line, "null": null},
+                            first_row=first, sink=sink)  # fmt: skip
+                yield bent
+                bent = bent.copy()
+                bent.content["claim"]["parameters"]["sink"] = int(sink)
+                yield bent.sealed()
+            for distance in (Fraction(0), Fraction(1), Fraction(-1)):
+                yield made("injective_within", "REFUTED", twice, distance=distance,
+                           witness={"row": line, "null": null}, first_row=first)  # fmt: skip
+    near = {"key": ((2, 1), [1.0, 2.0])}
+    for distance in (Fraction(1), Fraction(1) - Fraction(1, 2**40), Fraction(2)):
+        for null in ([1, -1], [2, -2], [1, 0]):
+            yield made("injective_within", "REFUTED", near, distance=distance,
+                       witness={"row": 1, "null": null}, first_row=1)  # fmt: skip
+
+
+def margins() -> Iterator[Bent]:
+    """Residuals that leave exactly the stated bound."""
+    key = ((2, 1), [1.0, -1.0])
+    for diagonal in ([0.5, 1.0], [1.0, 1.0], [1.0, 0.0], [0.25, 1.0]):
+        factor = ((2, 2), [diagonal[0], 0.0, 0.0, diagonal[1]])
+        for shift in (Fraction(1), Fraction(1, 2)):
+            evidence = {"rows": [0, 1], "shift": shift}
+            for bound in (
+                Fraction(1, 2),
+                Fraction(1),
+                Fraction(1, 4),
+                Fraction(0),
+                Fraction(-1, 2),
+                Fraction(5, 4),
+            ):
+                tensors = {"key": key, "factor": factor}
+                for name, kind in (("margin", "bound"), ("injective_within", "distance")):
+                    yield made(name, "PROVED", tensors, evidence=evidence, first_row=1,
+                               **{kind: bound})  # fmt: skip
+    small = {"key": key, "factor": ((1, 1), [1.0])}
+    whole = {"rows": [0, 1], "shift": Fraction(1)}
+    yield made("margin", "PROVED", small, evidence=whole, first_row=1,
+               bound=Fraction(1, 2))  # fmt: skip
+    none = {"key": key, "factor": ((2, 2), [1.0, 0.0, 0.0, 1.0])}
+    yield made("margin", "PROVED", none, evidence={"rows": [], "shift": Fraction(1)}, first_row=1,
+               bound=Fraction(1, 2))  # fmt: skip
+
+
+def collisions() -> Iterator[Bent]:
+    plane = {"key": ((2, 2), [1.0, 1.0, -1.0, -1.0])}
+    queries = (
+        ([1, 1], [2, 2]), ([1, 1], [2, 3]), ([1, 2], [2, 2]), ([0, 1], [0, 3]), ([0, 0], [0, 0]),
+        ([0, 0], [1, 1]), ([1, 1], [0, 0]), ([1, 1], [1, 1]), ([1, -1], [1, -2]), ([1], [2]),
+        ([1, 1], [-1, -1]), ([0, 1], [1, 3]), ([1, 0], [3, 1]), ([-1, 1], [-5, 2]),
+        ([0, 0], [1, 3]),
+    )  # fmt: skip
+    for one, other in queries:
+        for name in ("identity", "relu", "elu_plus_one"):
+            for line in (0, 1, 2):
+                witness = {
+                    "query": [Fraction(part) for part in one],
+                    "other": [Fraction(part) for part in other],
+                    "row": line,
+                }
+                yield made("linear_injective", "REFUTED", plane, witness=witness, feature_map=name)
+
+
+def delta_rules() -> Iterator[Bent]:
+    for key, columns in (([1.0, 1.0], 2), ([1.0], 1), ([0.0, 0.0], 2), ([0.5], 1)):
+        keys = ((1, columns), key)
+        size = sum(part * part for part in key)
+        for step in (0.0, 1.0, 2.0, 2.0 + 2**-40, -(2.0**-40), 3.0):
+            rate = ((1,), [step / size if size else step])
+            tensors = {"key": keys, "rate": rate}
+            for token in (0, 1):
+                yield from both("nonexpansive", tensors, {"token": token})
+            for log in (0.0, -1.0, 2.0**-50, 1.0, -math.log(2) - 2**-40, 20_000.0, -20_000.0):
+                decayed = {**tensors, "log_decay": ((1,), [log])}
+                yield from both("nonexpansive_decayed", decayed, {"token": 0})
+    wrong = {"key": ((1, 2), [1.0, 1.0]), "rate": ((2,), [0.5, 0.5])}
+    yield made("nonexpansive", "PROVED", wrong)
+    logs = {"key": ((1, 1), [1.0]), "rate": ((1,), [1.0]), "log_decay": ((2,), [0.0, 0.0])}
+    yield made("nonexpansive_decayed", "PROVED", logs)
+
+
+def decays() -> Iterator[Bent]:
+    never = -math.inf
+    rows = (
+        [0.0, 0.0, 0.0], [-1.0, 0.0, -1.0], [never, never, never], [never, 0.0, -1.0],
+        [-1.0, never, 0.0], [20_000.0, 0.0, 0.0], [-20_000.0, 0.0, -20_000.0], [0.0, -3.0, 1.0],
+    )  # fmt: skip
+    for values in rows:
+        logs = {"log_decay": ((3,), values)}
+        for width in (1, 2, 3, 4):
+            for most in (
+                Fraction(1),
+                Fraction(1) - Fraction(1, 2**60),
+                Fraction(0),
+                Fraction(-1),
+                Fraction(1, 2),
+                Fraction(10) ** 300,
+            ):
+                yield made("decay", "PROVED", logs, width=width, most=most)
+                for token in (0, 3 - width, 4 - width):
+                    yield made("decay", "REFUTED", logs, width=width, most=most,
+                               witness={"batch": [], "token": token})  # fmt: skip
+
+
+def boxes() -> Iterator[Bent]:
+    """Corners with weights of both signs, bounds just beside the exact decay."""
+    weight, lower, upper = [1.0, -2.0, 0.0], [-1.0, 0.5, -4.0], [2.0, 3.0, -4.0]
+    box = (Fraction(-4), Fraction(3))
+    for speed in (1.0, 0.0, -1.0):
+        with mpmath.workprec(300):
+            drive = -1 - 6 + 0.25  # the first coordinate least, the second one greatest
+            exact = mpmath.exp(-2 * speed * mpmath.log1p(mpmath.exp(drive)))
+            above = Fraction(int(exact * 2**60) + 2, 2**60)
+        for most in (
+            above,
+            above - Fraction(4, 2**60),
+            Fraction(1),
+            Fraction(0),
+            Fraction(-1),
+            Fraction(1, 2),
+        ):
+            tensors = {
+                "weight": ((3,), weight), "bias": ((1,), [0.25]), "rate": ((1,), [speed]),
+                "lower": ((3,), lower), "upper": ((3,), upper),
+            }  # fmt: skip
+            yield made("decay_box", "PROVED", tensors, box=box, width=2, most=most)
+            for point in ([-1, 3, -4], [2, 3, -4], [-1, 0.5, -4], [-2, 3, -4], [-1, 4, -4],
+                          [-1, 3]):  # fmt: skip
+                yield made("decay_box", "REFUTED", tensors, box=box, width=2, most=most,
+                           witness={"input": [Fraction(part) for part in point]})  # fmt: skip
+    for change in ({"bias": ((2,), [0.0, 0.0])}, {"rate": ((2,), [1.0, 1.0])},
+                   {"weight": ((2,), [1.0, 1.0])}, {"upper": ((2,), [2.0, 3.0])},
+                   {"upper": ((3,), [2.0, 3.0, -5.0])}):  # fmt: skip
+        yield made("decay_box", "PROVED", {**tensors, **change}, box=box, width=2, most=Fraction(1))
+    for stated in ((Fraction(-5), Fraction(3)), (Fraction(-4), Fraction(4))):
+        yield made("decay_box", "PROVED", tensors, box=stated, width=2, most=Fraction(1))
+
+
+def trees() -> Iterator[Bent]:
+    """A box that has to be split, windows at both ends, and shares at their borders."""
+    key = {"key": ((3, 1), [0.0, 1.0, -1.0]), "lower": ((1,), [-1.0]), "upper": ((1,), [1.0])}
+    leaf = {"p": [Fraction(1)], "log_p": [Fraction(0)]}
+
+    def split(depth: int) -> Any:
+        return leaf if not depth else {"axis": 0, "low": split(depth - 1), "high": split(depth - 1)}
+
+    told = {"box": (Fraction(-1), Fraction(1)), "scale": Fraction(1)}
+    for share in (
+        Fraction(15, 100),
+        Fraction(2, 10),
+        Fraction(24, 100),
+        Fraction(2446, 10_000),
+        Fraction(0),
+        Fraction(1),
+        Fraction(3, 2),
+        Fraction(1, 3),
+    ):
+        for window in ([0, 1], [1, 2], [2, 3], [0, 3], [0, 0], [2, 4], [1, 1]):
+            for depth in (0, 1, 4) if window == [0, 1] else (0,):
+                yield made("locality", "PROVED", key, evidence={"tree": split(depth)},
+                           window=window, share=share, **told)  # fmt: skip
+            for query in (Fraction(1), Fraction(-1), Fraction(0), Fraction(2)):
+                yield made("locality", "REFUTED", key, witness={"query": [query]}, window=window,
+                           share=share, **told)  # fmt: skip
+    one, none = Fraction(1), Fraction(0)
+    odd = (
+        {"p": [one, none], "log_p": [none, none]}, {"p": [one], "log_p": [none, none]},
+        {"p": [one], "log_p": [-one]}, {"p": [one], "log_p": [one]},
+        {"p": [one / 2], "log_p": [none]}, {"p": [2 * one], "log_p": [one]},
+        [], None, {"axis": 0}, {"axis": 1, "low": leaf, "high": leaf},
+        {"axis": 0, "low": leaf, "high": None},
+    )  # fmt: skip
+    for tree in odd:
+        yield made("locality", "PROVED", key, evidence={"tree": tree}, window=[0, 1],
+                   share=Fraction(1, 10), **told)  # fmt: skip
+    two = {"p": [Fraction(3, 2), Fraction(-1, 2)], "log_p": [Fraction(1), Fraction(0)]}
+    even = {"p": [Fraction(1, 2), Fraction(1, 2)], "log_p": [Fraction(-11, 16), Fraction(-11, 16)]}
+    sure = {"p": [Fraction(1), Fraction(0)], "log_p": [Fraction(0), Fraction(-50)]}
+    for tree in (two, even, sure):
+        yield made("locality", "PROVED", key, evidence={"tree": tree}, window=[0, 2],
+                   share=Fraction(1, 5), **told)  # fmt: skip
+    yield made("locality", "PROVED", {**key, "key": ((3,), [0.0, 1.0, -1.0])},
+               evidence={"tree": leaf}, window=[0, 1], share=Fraction(1, 10), **told)  # fmt: skip
+
+
+def numbers() -> Iterator[Bent]:
+    """Other written forms of the same number, and integers of the greatest length."""
+    sums = {"map": ((1, 1), [1.0])}
+    long = 10**3999 + 1
+    texts = (
+        "0x1.0000000000000p-1", "0x0.8000000000000p+0", "0x1.0p-1", "1/2", "2/4", "1/3", "01/3",
+        "1/03", "-1/3", "1/-3", "1/0", "0/3", "2/6", "0x0.0p+0", "-0x0.0p+0", "0.5", "",
+        "0x1.0000000000000p+1024", "0x1.0000000000000p-1074", "0x0.0000000000001p-1022",
+        "0x1.0000000000000p-1075", "0x1.0000000000000p+01", " 1/3", "1/3 ", f"{long}/3",
+        f"{10 * long}/3", f"1/{long}", f"1/{10 * long}", None, True, 1, 0.5, ["1/3"],
+    )  # fmt: skip
+    for text in texts:
+        bent = made("row_sums", "PROVED", sums, target=Fraction(1), tolerance=Fraction(1, 3))
+        bent.content["claim"]["parameters"]["tolerance"] = text
+        try:
+            yield worded(bent)
+        except Exception:
+            yield bent.sealed()
+
+
+def containers() -> Iterator[Bent]:
+    """Names, places and headers of tensors, and certificates that were not sealed again."""
+
+    def base() -> Bent:
+        return made("nonnegative", "PROVED", {"map": ((1, 2), [1.0, 2.0])})
+
+    for path in ("./tensors/0.safetensors", "tensors//0.safetensors", "../x/tensors/0.safetensors",
+                 "tensors/../tensors/0.safetensors", "tensors/ 0.safetensors", "tensors/",
+                 "tensors/.0.safetensors", "t" * 1001):  # fmt: skip
+        bent = base()
+        bent.content["subject"][0]["file"] = path
+        yield bent.sealed()
+    for name in ("a b", "", ".map", "map\n", "m" * 300, "é"):
+        bent = base()
+        (file,) = bent.files.values()
+        file.header[name] = file.header.pop("map")
+        bent.content["subject"][0]["tensor"] = name
+        yield bent.sealed()
+    for offsets in (
+        [0],
+        [0, 16, 16],
+        [0, 8],
+        [8, 16],
+        [0, 24],
+        [16, 0],
+        "0",
+        [0.0, 16],
+        [True, 16],
+    ):
+        bent = base()
+        (file,) = bent.files.values()
+        file.header["map"]["data_offsets"] = offsets
+        try:
+            yield bent.sealed()
+        except (TypeError, ValueError):
+            bent.content["identity"] = identity(bent.content)
+            yield bent
+    for shape in (
+        [2],
+        [1, 2],
+        [1, 1, 1, 1, 1, 1, 1, 2],
+        [1] * 8 + [2],
+        [],
+        [2, 1],
+        [1, 2, 1],
+        [1, 0],
+    ):
+        bent = base()
+        (file,) = bent.files.values()
+        file.header["map"]["shape"] = bent.content["subject"][0]["shape"] = shape
+        yield bent.sealed()
+    for before, behind in ((b"", b" "), (b" ", b""), (b"", b"  "), (b"\n", b"")):
+        bent = base()
+        (file,) = bent.files.values()
+        packed = file.packed()
+        text = before + packed[8 : -len(file.body)] + behind
+        file.raw = len(text).to_bytes(8, "little") + text + file.body
+        yield bent.sealed()
+    for raw in (b"", b"\0" * 7, b"\0" * 8, b"\2" + b"\0" * 7 + b"{}", b"\xff" * 8 + b"{}"):
+        bent = base()
+        (file,) = bent.files.values()
+        file.raw = raw
+        yield bent
+    for key, value in (("method", "other"), ("observed", "0x1.0000000000000p+0")):
+        bent = base()
+        bent.content["unchecked"][key] = value
+        yield bent  # not sealed again
+        yield bent.copy().sealed()
+    for key, value in (("format", "dsf"), ("format_version", 3), ("format_version", "2"),
+                       ("format_version", True), ("level", "real"), ("verdict", "UNKNOWN"),
+                       ("evidence", {"a": 1}), ("witness", {}), ("evidence", None)):  # fmt: skip
+        bent = base()
+        bent.content[key] = value
+        yield bent.sealed()
+
+
+def edges() -> Iterator[Bent]:
+    """All of them."""
+    for group in (maps, differences, ranks, margins, collisions, delta_rules, decays, boxes, trees,
+                  numbers, containers):  # fmt: skip
+        yield from group()
