@@ -13,7 +13,17 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import evaluation, fixed, lens, maps, models, page, row_statistics, wide
+from benchmarks import (
+    evaluation,
+    fixed,
+    lens,
+    maps,
+    models,
+    page,
+    real_shapes,
+    row_statistics,
+    wide,
+)
 from benchmarks.growth import growth
 from benchmarks.limits import figures
 from benchmarks.peers import versions
@@ -39,6 +49,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
         row_statistics.long(tokens) for tokens in (16_384, 102_400, 1_024_000)
     ],
     "inspection": models.inspected,
+    "real shapes": real_shapes.rows,
     "TransformerLens": lens.rows,
 }
 

@@ -79,6 +79,16 @@ GROUPS = (
         alike=False,
     ),
     Group(
+        ("Real shape",),
+        "Whole models at the shapes of published checkpoints",
+        "Random weights. *dsf* runs a model, runs every token mixer once more in double precision "
+        "and compares it with the rebuilt layer; the other lines of dsf are the same with the run "
+        "asked about tokens (`checks`), and the additional time for all measures and for the "
+        "report. *output_attentions* is the library's own maps, in single precision and not "
+        "compared with anything.",
+        alike=False,
+    ),
+    Group(
         ("Maps of",),
         "TransformerLens",
         "The same models in an environment with TransformerLens: *dsf* inspects the model, checks "

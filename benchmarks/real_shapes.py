@@ -19,6 +19,8 @@ import transformers
 from torch import nn
 
 import dsf
+from benchmarks.evaluation import Row, row
+from benchmarks.limits import interleaved
 
 TOKENS = (512, 2048)
 WARM, FIRST = 400, 4  # tokens of the inspection that does not count, and its layers measured
@@ -73,6 +75,9 @@ SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
 }
 
+SOFTMAX = ("GPT-2 124M", "SmolLM2 135M")
+"""Shapes of which the library itself gives every map."""
+
 
 def model_of(shape: str) -> nn.Module:
     """The model, with random weights."""
@@ -88,6 +93,56 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     begun = time.process_time()
     result = work()
     return time.process_time() - begun, result
+
+
+def rows(tokens: int = 512) -> list[Row]:
+    """All shapes at one length: the inspection, what comes after it, and ways of the library."""
+    return [each for shape in SHAPES for each in _rows(shape, tokens)]
+
+
+def _rows(shape: str, tokens: int) -> list[Row]:
+    model = model_of(shape)
+    ids = torch.randint(0, 1000, (1, tokens), generator=torch.Generator().manual_seed(0))
+    inspection = dsf.inspect(model, input_ids=ids, checks="none")
+
+    def run(**more: Any) -> Any:
+        with torch.no_grad():
+            return model(input_ids=ids, use_cache=False, **more)
+
+    def attentions() -> None:
+        before = model.config._attn_implementation
+        model.set_attn_implementation("eager")
+        run(output_attentions=True)
+        model.set_attn_implementation(before)
+
+    phases: dict[str, Callable[[], Any]] = {
+        "dsf": lambda: dsf.inspect(model, input_ids=ids, checks="none"),
+        "dsf, with checks": lambda: dsf.inspect(model, input_ids=ids),
+        "library, the run alone": run,
+    }
+    if all("channel" not in layer.axes for layer in inspection):
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / "report.html"
+            phases |= {
+                "dsf, measures": inspection.measure,
+                "dsf, report": lambda: dsf.write_report(inspection, page),
+            }
+            if shape in SOFTMAX:
+                phases["library, output_attentions"] = attentions
+            taken = interleaved(phases, rounds=1)
+    else:
+        taken = interleaved(phases, rounds=1)
+    formula = max(layer.formula for layer in inspection)
+    return [
+        row(
+            f"Real shape {shape}, {tokens} tokens",
+            name,
+            spent,
+            taken["dsf"],
+            formula if name == "dsf" else 0.0,
+        )
+        for name, spent in taken.items()
+    ]
 
 
 def compared(shape: str, tokens: int, *, long: bool = False) -> dict[str, Any]:

@@ -219,12 +219,20 @@ def _whole_from_disk(
 def _warn_of_rounding(
     layer: Captured, rounding: float, expected: float, dtype: torch.dtype
 ) -> None:
-    kind = str(dtype).removeprefix("torch.")
+    kind, packed = str(dtype).removeprefix("torch."), kinds(layer.module)
+    cause = (
+        "look at the kernel that this run used, or at what changes the module's weights or output."
+    )
+    if packed:
+        cause = (
+            f"its weights are quantised ({packed}), and here they are compared written out: what "
+            "the module's own product rounds, such as its input to eight bits, is in this "
+            "difference."
+        )
     warnings.warn(
         f"{_who(layer)}: what it put out in this run differs by {rounding:.1e} relative from its "
         f"module in float64 on the same input, more than {kind} explains ({expected:.0e}). Its map "
-        "is that of the module in float64; look at the kernel that this run used, or at what "
-        "changes the module's weights or output.",
+        f"is that of the module in float64; {cause}",
         RoundingWarning,
         stacklevel=2,
     )

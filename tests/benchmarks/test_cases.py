@@ -33,7 +33,15 @@ CASES = {
     "wide": lambda: wide.wide(64, columns=64),
     "softmax": lambda: row_statistics.softmax(64, heads=2, width=8),
     "models": lambda: models.inspected(tokens=24),
+    "real shapes": lambda: real_shapes._rows("small", 24),
 }
+SMALL = {"vocab_size": 30000, "n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 70}
+
+
+@pytest.fixture(autouse=True)
+def small_shapes(monkeypatch):
+    monkeypatch.setattr(real_shapes, "SHAPES", {"small": ("GPT2LMHeadModel", SMALL)})
+    monkeypatch.setattr(real_shapes, "SOFTMAX", ("small",))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -94,9 +102,7 @@ def test_what_still_runs_in_another_thread_is_waited_for():
     assert not other.is_alive()
 
 
-def test_a_shape_is_compared_with_its_plain_forward_pass(monkeypatch):
-    small = {"vocab_size": 30000, "n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 70}
-    monkeypatch.setattr(real_shapes, "SHAPES", {"small": ("GPT2LMHeadModel", small)})
+def test_a_shape_is_compared_with_its_plain_forward_pass():
     found = real_shapes.compared("small", 70)
     assert found["formula"] <= 1e-12
     assert all(found[each] > 0 for each in ("seconds", "inspect", "measure", "report"))

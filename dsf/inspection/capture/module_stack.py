@@ -358,18 +358,19 @@ def _columns(
     wanted: Float[Tensor, "tokens width"], among: Float[Tensor, "tokens outputs"]
 ) -> Int[Tensor, " width"] | None:
     """For every column of ``wanted`` the index of an equal one of ``among``; None if not all."""
-    of_number: dict[float, list[int]] = {}
-    for k, number in enumerate(among[-1].tolist()):
-        of_number.setdefault(number, []).append(k)
-    candidates = [of_number.get(number, [-1]) for number in wanted[-1].tolist()]
-    first = torch.tensor([each[0] for each in candidates], device=wanted.device)
-    if bool((first < 0).any()):
+    if wanted.dtype != among.dtype or wanted.is_complex():
+        return None
+    numbers, order = among[-1].sort(stable=True)
+    places = torch.searchsorted(numbers, wanted[-1].contiguous()).clamp(max=len(numbers) - 1)
+    first = order[places]  # the first column that ends in the same number
+    if not torch.equal(among[-1, first], wanted[-1]):
         return None
     if torch.equal(among[:, first], wanted):  # one comparison, unless last numbers coincide
         return first
     found = []
-    for k, number in enumerate(wanted[-1].tolist()):
-        same = (p for p in of_number.get(number, ()) if torch.equal(among[:, p], wanted[:, k]))
+    for k in range(wanted.shape[1]):
+        ending = (among[-1] == wanted[-1, k]).nonzero().flatten().tolist()
+        same = (p for p in ending if torch.equal(among[:, p], wanted[:, k]))
         place = next(same, None)
         if place is None:
             return None
