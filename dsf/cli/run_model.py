@@ -231,6 +231,8 @@ def _inspect_layerwise(
         strict=options.strict,
         layers=wanted if counts_from_the_start(wanted) else None,
         heads=None if options.heads is None else parsed_choice(options.heads),
+        memory=None if options.memory is None else options.memory * GB,
+        keeps=True,
         input_ids=ids,
     )
     names = [layer.name for layer in layers]

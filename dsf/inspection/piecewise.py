@@ -7,10 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from dsf.evaluate.memory_plan import GB, free_memory
+from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.screening import check_open_weights
 from dsf.inspection.choice import Chosen, ChosenAlong
-from dsf.inspection.errors import InspectionError, NothingCapturedError
+from dsf.inspection.errors import (
+    InspectionError,
+    InspectionMemoryError,
+    NothingCapturedError,
+)
 from dsf.inspection.examine import Question, examine_part
+from dsf.inspection.families.registry import known_modules
+from dsf.inspection.memory_needs import forecast
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import InspectedLayer, Unsupported
 from dsf.loading.piecewise import PiecewiseModel
@@ -19,7 +27,7 @@ Visit = Callable[[Sequence[InspectedLayer], Sequence[Unsupported]], None]
 Look = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
 
 
-def inspect_piecewise(
+def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold block by block
     piecewise: PiecewiseModel,
     visit: Visit,
     *,
@@ -27,6 +35,8 @@ def inspect_piecewise(
     strict: bool = False,
     layers: Chosen = None,
     heads: Chosen = None,
+    memory: float | None = None,
+    keeps: bool = False,
     **named: Any,
 ) -> None:
     """Run the body of a model once and pass the layers of every block to ``visit``.
@@ -41,10 +51,13 @@ def inspect_piecewise(
         tolerance, strict, heads: as for ``dsf.inspect``.
         layers: the same, where numbers and slices count from the first layer; the others are
             neither rebuilt nor passed on.
+        memory: how many bytes it may take; by default what this process may still take.
+        keeps: whether ``visit`` keeps the layers, so that all of them have to fit together.
         named: what the model is called with, such as ``input_ids=...``.
 
     Raises:
         LoadError: if a weight is missing.
+        InspectionMemoryError: if it would take more memory than there is; known before the run.
         InspectionError: if the model cannot be run on these inputs, has no list of blocks, or has
             no such layer; the last is told once all blocks have run.
         NonFiniteWeightsError: if a weight is NaN or infinite.
@@ -59,6 +72,7 @@ def inspect_piecewise(
     model, seen = piecewise.model, 0
     question = Question(tolerance=tolerance, strict=strict, heads=heads)
     chosen = None if layers is None else ChosenAlong(layers)
+    _check_memory(piecewise, named, memory=memory, keeps=keeps and layers is None)
 
     def look(path: str, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
         nonlocal seen
@@ -77,6 +91,38 @@ def inspect_piecewise(
         chosen.check()
     if not seen:
         raise NothingCapturedError(f"{type(model).__name__}: no token mixer could be read.")
+
+
+def _check_memory(
+    piecewise: PiecewiseModel, named: dict[str, Any], *, memory: float | None, keeps: bool
+) -> None:
+    """Raise where the weights of one block, its run and its layers do not fit together."""
+    model = piecewise.model
+    found = free_memory(torch.device("cpu")) if memory is None else memory
+    there = None if found is None else float(found)
+    wide = dtype_of(model) is torch.float64
+    expected = forecast(model, known_modules(model), (), named, wide=wide, memory=there)
+    if expected is None or there is None:
+        return
+    blocks = [_bytes_of(model.get_submodule(path)) for path in piecewise.blocks]
+    weights = _bytes_of(model.get_submodule(piecewise.body)) - sum(blocks) + max(blocks)
+    one = expected.peak_on_disk
+    kept = expected.kept if keeps else 0
+    if weights + one + kept <= there:
+        return
+    told = f", what all layers keep {kept / GB:.1f} GB" if keeps else ""
+    fewer = "fewer layers (layers=..., on the command line --layers), " if keeps else ""
+    raise InspectionMemoryError(
+        f"{type(model).__name__}: inspecting it block by block on {expected.tokens} tokens takes "
+        f"{(weights + one + kept) / GB:.1f} GB at its peak, but {there / GB:.1f} GB are available. "
+        f"The weights of one block and of what lies around all of them take {weights / GB:.1f} GB, "
+        f"one layer with its run {one / GB:.1f} GB{told}. Give fewer tokens, {fewer}or more memory "
+        "(memory=..., on the command line --memory, is the limit that is assumed)."
+    )
+
+
+def _bytes_of(module: nn.Module) -> int:
+    return sum(part.numel() * part.itemsize for part in module.parameters())
 
 
 @contextmanager

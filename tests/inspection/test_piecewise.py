@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dsf
-from dsf.inspection import InspectionError, inspect_piecewise
+from dsf.inspection import InspectionError, InspectionMemoryError, inspect_piecewise
+from dsf.inspection.results.memory_forecast import Forecast
 from dsf.loading import LoadError, open_piecewise
 from dsf.models import NAMES, folder
 
@@ -65,6 +66,24 @@ def test_chosen_layers_alone_are_rebuilt(wanted):
 def test_a_layer_that_there_is_not_is_an_error(wanted, words):
     with pytest.raises(InspectionError, match=words):
         layers_of(open_piecewise(folder("llama")), input_ids=IDS, layers=wanted)
+
+
+def test_what_does_not_fit_is_refused_before_a_block_is_read(monkeypatch):
+    piecewise = open_piecewise(folder("llama"))
+    monkeypatch.setattr(piecewise, "opened", lambda _: pytest.fail("a block was read"))
+    with pytest.raises(InspectionMemoryError, match=r"on 12 tokens takes .* GB are available"):
+        layers_of(piecewise, input_ids=IDS, memory=1e6)
+
+
+def test_layers_that_are_kept_have_to_fit_together(monkeypatch):
+    sizes = {"tokens": 12, "layers": 1000, "run": 0, "recorded": 0, "in_float64": 0, "rebuilt": 0}
+    large = Forecast(**sizes, kept=10**9, available=None)
+    monkeypatch.setattr("dsf.inspection.piecewise.forecast", lambda *_, **__: large)
+    piecewise = open_piecewise(folder("llama"))
+    assert layers_of(piecewise, input_ids=IDS, memory=9e8)
+    assert layers_of(piecewise, input_ids=IDS, memory=9e8, keeps=True, layers=0)
+    with pytest.raises(InspectionMemoryError, match=r"what all layers keep 1\.0 GB\. .*--layers"):
+        layers_of(piecewise, input_ids=IDS, memory=9e8, keeps=True)
 
 
 @pytest.fixture
