@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_options import Checkpoint, Ids, Offline, Revision, Text, TextFile
 from dsf.cli.prompt import Prompt, target
 from dsf.cli.threads import ThreadCount, Threads
 
@@ -44,9 +45,7 @@ class Question:
 
 
 def run(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
-    ],
+    model: Checkpoint,
     *,
     wanted: Annotated[
         str,
@@ -60,20 +59,16 @@ def run(
         str | None,
         typer.Option(help="A second token; then the difference of the two logits is explained."),
     ] = None,
-    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
-    ids: Annotated[
-        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
-    ] = None,
-    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    text: Text = None,
+    ids: Ids = None,
+    file: TextFile = None,
     position: Annotated[
         int,
         typer.Option(help="At which token the logits are read, from 0; -1 is the last one."),
     ] = -1,
     top: Annotated[int, typer.Option(help="How many tokens and how many edges are listed.")] = 10,
-    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
-    ] = None,
+    offline: Offline = False,
+    revision: Revision = None,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -5,13 +5,12 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import FAILED, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_options import Checkpoint, Offline
 from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
-    ],
+    model: Checkpoint,
     *,
     lengths: Annotated[
         str, typer.Option(help='Numbers of tokens, such as "512,4k,32k"; k is 1024.')
@@ -27,7 +26,7 @@ def run(
         str | None,
         typer.Option(help="Where the model runs, such as cuda; the processor if left out."),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
+    offline: Offline = False,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_options import Ids, Offline, Text, TextFile
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -14,11 +15,9 @@ def run(
         str, typer.Argument(help="Folder of a checkpoint, a GGUF file, a hub id, or a run.")
     ],
     *,
-    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
-    ids: Annotated[
-        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
-    ] = None,
-    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    text: Text = None,
+    ids: Ids = None,
+    file: TextFile = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("dsf-run"),
     require: Annotated[
         list[str] | None,
@@ -35,7 +34,7 @@ def run(
         str | None, typer.Option(help='Which heads, or channels, of each layer: "2" or "0:4".')
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
+    offline: Offline = False,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_options import Ids, Offline, TextFile
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 
@@ -42,10 +43,8 @@ def run(
     other: Annotated[str, typer.Argument(help="The second; the same one to compare two inputs.")],
     *,
     text: Annotated[str | None, typer.Option(help="Text for the models' own tokenizers.")] = None,
-    ids: Annotated[
-        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
-    ] = None,
-    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    ids: Ids = None,
+    file: TextFile = None,
     other_text: Annotated[
         str | None, typer.Option(help="Another text for the second model.")
     ] = None,
@@ -66,7 +65,7 @@ def run(
     csv: Annotated[
         Path | None, typer.Option(help="Write every record to this file, for a spreadsheet.")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
+    offline: Offline = False,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_options import Checkpoint, Ids, NumberType, Offline, Revision, Text, TextFile
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 
@@ -38,9 +39,7 @@ class Sought:
 
 
 def run(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
-    ],
+    model: Checkpoint,
     *,
     random_repeat: Annotated[
         int | None,
@@ -48,24 +47,17 @@ def run(
             metavar="N", help="The input is N random tokens, and the same N tokens once more."
         ),
     ] = None,
-    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
-    ids: Annotated[
-        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
-    ] = None,
-    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    text: Text = None,
+    ids: Ids = None,
+    file: TextFile = None,
     layers: Annotated[
         str | None,
         typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
     ] = None,
     top: Annotated[int, typer.Option(help="How many heads are listed for each score.")] = 3,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Number type of the weights: float32, bfloat16, float16, float64."),
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
-    ] = None,
+    dtype: NumberType = None,
+    offline: Offline = False,
+    revision: Revision = None,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

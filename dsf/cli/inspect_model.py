@@ -7,19 +7,16 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import FAILED, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_options import Checkpoint, Ids, NumberType, Revision, Text, TextFile
 from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
-    ],
+    model: Checkpoint,
     *,
-    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
-    ids: Annotated[
-        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
-    ] = None,
-    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    text: Text = None,
+    ids: Ids = None,
+    file: TextFile = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html and maps.png.")] = Path(
         "dsf-report"
     ),
@@ -33,10 +30,7 @@ def run(
     heads: Annotated[
         str | None, typer.Option(help='Which heads, or channels, of each layer: "2" or "0:4".')
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Number type of the weights: float32, bfloat16, float16, float64."),
-    ] = None,
+    dtype: NumberType = None,
     exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
     tolerance: Annotated[
         float | None,
@@ -61,9 +55,7 @@ def run(
         bool,
         typer.Option("--offline", help="Make no network connection; folders need none."),
     ] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
-    ] = None,
+    revision: Revision = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
     threads: Threads = None,
     as_json: AsJson = False,

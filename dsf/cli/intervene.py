@@ -7,13 +7,12 @@ import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.change import Change
+from dsf.cli.model_options import Checkpoint, Ids, NumberType, Offline, Revision, Text, TextFile
 from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
-    ],
+    model: Checkpoint,
     *,
     edit: Annotated[
         list[str] | None,
@@ -35,11 +34,9 @@ def run(
     against: Annotated[
         str | None, typer.Option(help="A second token, whose logit is subtracted.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None,
-    ids: Annotated[
-        str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')
-    ] = None,
-    file: Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")] = None,
+    text: Text = None,
+    ids: Ids = None,
+    file: TextFile = None,
     other_text: Annotated[
         str | None, typer.Option(help="The text of another run, for map-from and the like.")
     ] = None,
@@ -50,14 +47,9 @@ def run(
         int, typer.Option(help="After which token the next one is shown, from 0; -1 is the last.")
     ] = -1,
     top: Annotated[int, typer.Option(help="How many of the likeliest next tokens are shown.")] = 5,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Number type of the weights: float32, bfloat16, float16, float64."),
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Make no network connection.")] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
-    ] = None,
+    dtype: NumberType = None,
+    offline: Offline = False,
+    revision: Revision = None,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_options import Checkpoint
 from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
-    ],
+    model: Checkpoint,
     prompts: Annotated[
         Path, typer.Argument(help="A UTF-8 file, one prompt a line: text, or with --ids numbers.")
     ],

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import LIMIT, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_options import Revision
 from dsf.cli.threads import ThreadCount, Threads
 
 HEADS = ("module", "class", "read as", "exact", "how")
@@ -19,9 +20,7 @@ def run(
         bool,
         typer.Option("--offline", help="Make no network connection; folders need none."),
     ] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
-    ] = None,
+    revision: Revision = None,
     layers: Annotated[
         str | None,
         typer.Option(help='Which mixers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
