@@ -3,8 +3,8 @@
     python -m benchmarks.any_code.measuring [PATTERN ...] [--again]
 
 Every model runs in a process of its own, with limits of time and memory. A result is kept in
-``.any_code/`` while neither dsf nor the list changes, so that a run that was stopped goes on where
-it was. ``docs/any_code.json`` and ``docs/any_code.md`` are written at the end, unless patterns
+``.any_code/`` while neither dsf nor the way of judging changes, so that a run that was stopped goes
+on where it was; ``--again`` forgets them, after the making of a model was changed. ``docs/any_code.json`` and ``docs/any_code.md`` are written at the end, unless patterns
 choose some of the models. Ends with an error if anything is wrong, missed or an error.
 """
 
@@ -66,7 +66,7 @@ def _is_chosen(entry: Model, patterns: list[str]) -> bool:
 def _record(entry: Model, *, again: bool) -> dict[str, Any]:
     """The record of one model, kept or measured now."""
     name = hashlib.sha256(entry.key.encode()).hexdigest()[:16]
-    kept, state = KEPT / f"{name}.json", _state()
+    kept, state = KEPT / f"{name}.json", _state(entry)
     if kept.is_file() and not again:
         before: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         if before.pop("state") == state:
@@ -77,10 +77,16 @@ def _record(entry: Model, *, again: bool) -> dict[str, Any]:
     return record
 
 
-def _state() -> str:
-    """What a result depends on: dsf, the list and the way of judging."""
-    files = [*sorted((ROOT / "dsf").rglob("*.py")), *sorted(PINS.parent.rglob("*.py")), PINS]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def _state(entry: Model) -> str:
+    """What a result depends on: dsf, the packages, the way of judging, where the tokens are."""
+    here = PINS.parent
+    judge = [*sorted(here.glob("*.py")), here / "models" / "entry.py"]
+    unseen = {"measuring.py", "page.py", "__main__.py", "environment.py"}
+    files = [*sorted((ROOT / "dsf").rglob("*.py")), PINS]
+    files += [file for file in judge if file.name not in unseen]
+    tokens = (entry.source, entry.argument, entry.axes, entry.sample, entry.ends)
+    parts = [file.read_bytes() for file in files] + [repr(tokens).encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _measured(entry: Model) -> dict[str, Any]:

@@ -9,8 +9,9 @@ are replaced in turn must never move the same number anywhere in the model.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ from benchmarks.any_code.tape import Operation, Places, Tape, places
 
 COLUMNS = 3
 """Columns of every map that are compared."""
+USES = 6
+"""Of so many uses of the values, the last ones, two or three are also replaced together."""
+VIEWS = {"view", "transpose", "permute", "expand", "unsqueeze", "squeeze", "_unsafe_view", "t"}
+VIEWS |= {"clone", "alias", "detach", "_reshape_alias", "unbind", "select", "copy_"}
 OFF = 2e-3
 """How far a column may be from what moved, relative to the largest change."""
 STEP = 0.05
@@ -56,14 +61,27 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """The operation in which a claim's values are used, and that which puts out its response."""
+    """Where in the run a claim's values are, and the operation that puts out its response.
+
+    Attributes:
+        site: the number of an operation and the place of the values in what it is given.
+        is_made: whether they are what it puts out instead, so that every use of them is reached.
+        beside: further uses that are replaced together with this one.
+    """
 
     claim: Claim
     site: tuple[int, int]
+    is_made: bool
     raw: Tensor
     values: Places
     end: tuple[int, int]
     response: Places
+    beside: tuple["Located", ...] = ()
+
+    def values_in(self, operation: Operation) -> Tensor:
+        """The values, where their operation ran again."""
+        parts = operation.output if self.is_made else operation.given
+        return parts[self.site[1]]
 
 
 @dataclass(eq=False)
@@ -167,13 +185,8 @@ def judged(subject: Subject, claims: Sequence[Claim], listed: Sequence[str]) -> 
         listed: paths of modules that dsf names as ones that mix tokens and were not read in full.
     """
     found = Judgement()
-    located = []
-    for one in _located(subject, claims, found):
-        wrong = _off(subject, one, columns=COLUMNS)
-        if wrong:
-            found.wrong[one.claim.name] = wrong
-        else:
-            located.append(one)
+    subject.run()  # what a model computes once and keeps is there from now on
+    located = list(_located(subject, claims, found))
     _look_for_missed(subject, claims, located, listed, found)
     found.right = [one.claim.name for one in located if one.claim.name not in found.wrong]
     return found
@@ -197,32 +210,41 @@ def _located(subject: Subject, claims: Sequence[Claim], found: Judgement) -> Ite
             if any(a <= operation.number < b for a, b in frames.get(claim.path, ()))
         ]
         here = _candidates(claim, inside)
-        one = next((one for one in here if not _off(subject, one, columns=1)), None)
+        one = next((one for one in here if not _off(subject, one, columns=COLUMNS)), None)
         if one is not None:
             yield one
         elif here:
-            found.wrong[claim.name] = _off(subject, here[0], columns=1)
+            found.wrong[claim.name] = _off(subject, here[0], columns=COLUMNS)
         else:
             found.unseen.append(claim.name)
 
 
 def _candidates(claim: Claim, operations: Sequence[Operation]) -> list[Located]:
-    """Uses of a claim's values with the first response behind each, the last use first."""
+    """Where a claim's values are, with the first response behind each: uses, the last one first.
+
+    Then the operations that put them out.
+    """
     response = claim.map.to(claim.values.dtype) @ claim.values
     fits = {}
+    views = {one.number for one in operations if one.name.partition("::")[2] in VIEWS}
     for operation in operations:
         for place, part in operation.output.items():
             if part.numel() == response.numel() and (there := places(response, part)):
                 fits[operation.number, place] = there
     found = []
-    for operation in reversed(operations):
-        for place, part in operation.given.items():
-            later = [key for key in fits if key[0] >= operation.number]
-            if not later or not (there := places(claim.values, part)):
-                continue
-            end = min(later)
-            site = (operation.number, place)
-            found.append(Located(claim, site, part, there, end, fits[end]))
+    for is_made in (False, True):
+        for operation in reversed(operations):
+            parts = operation.output if is_made else operation.given
+            for place, part in parts.items():
+                later = [key for key in fits if key[0] >= operation.number + is_made]
+                if not later or not (there := places(claim.values, part)):
+                    continue
+                end = min(later)
+                site = (operation.number, place)
+                found.append(Located(claim, site, is_made, part, there, end, fits[end]))
+    uses = [one for one in found if not one.is_made and one.site[0] not in views][:USES]
+    for count in (2, 3):
+        found += [replace(one, beside=tuple(others)) for one, *others in combinations(uses, count)]
     return found
 
 
@@ -244,7 +266,12 @@ def _off(subject: Subject, one: Located, *, columns: int) -> str:
         change = torch.where(one.values.sure, raw[one.values.index], 0.0).view(claim.values.shape)
         expected = (claim.map.double() @ change.to(claim.map.double().dtype)).flatten()
         given = (one.raw.flatten().double() + raw).to(one.raw.dtype)
-        after = _number_at(subject, one.end, {one.site: given.view(one.raw.shape)})
+        new = {one.site: given.view(one.raw.shape)}
+        for other in one.beside:
+            raw = other.raw.flatten().double()
+            raw[other.values.index[other.values.sure]] += change.flatten()[other.values.sure]
+            new[other.site] = raw.to(other.raw.dtype).view(other.raw.shape)
+        after = _number_at(subject, one.end, new, one.is_made)
         if after.shape != clean.shape:
             return "its operations change when a value is replaced"
         seen = (after.double() - clean.double()).flatten()[one.response.index]
@@ -255,8 +282,14 @@ def _off(subject: Subject, one: Located, *, columns: int) -> str:
     return ""
 
 
-def _number_at(subject: Subject, end: tuple[int, int], replaced: Any) -> Tensor:
-    tape = Tape(watched={end[0]}, replaced=replaced)
+def _number_at(
+    subject: Subject,
+    end: tuple[int, int],
+    new: dict[tuple[int, int], Tensor],
+    is_made: bool = False,
+) -> Tensor:
+    held = {number: {place: part} for (number, place), part in new.items()} if is_made else {}
+    tape = Tape(watched={end[0]}, replaced={} if is_made else new, held=held)
     subject.run(tape)
     return tape.operations[-1].output[end[1]]
 
@@ -300,7 +333,8 @@ class Watch:
             output = _copied(self.held[path].pop(0))
         first = [one for one in tree_flatten(output)[0] if isinstance(one, Tensor)][:1]
         # Beside its output an attention may put out its weights, where all tokens meet.
-        self._note(path, "in", first if path in self.hidden else output)
+        is_around = any(_holds(path, other) for other in self.hidden)
+        self._note(path, "in", first if is_around else output)
         return output
 
     def _note(self, path: str, what: str, part: Any) -> None:
@@ -397,13 +431,20 @@ def _look_for_missed(
         for one in located:
             if clean.ended_at is None or one.site[0] < clean.ended_at:
                 now = next(o for o in again.operations if o.number == one.site[0])
-                change = now.given[one.site[1]].double() - at[one.site[0]].given[one.site[1]]
+                change = one.values_in(now).double() - one.values_in(at[one.site[0]])
                 columns.setdefault(one.claim.name, []).append(change.flatten())
     found.missed += _overlaps(clean.events, masks)
     for one in located:
+        if any(_holds(path, one.claim.path) for path in listed):  # tokens may meet before it there
+            continue
         wrong = _not_tokens(one, columns.get(one.claim.name, []))
         if wrong:
             found.wrong[one.claim.name] = wrong
+
+
+def _holds(path: str, other: str) -> bool:
+    """Whether a module is another one, or holds it."""
+    return not path or other == path or other.startswith(f"{path}.")
 
 
 def _moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:

@@ -52,7 +52,7 @@ class Tape(TorchDispatchMode):
         leaves, tree = tree_flatten((args, kwargs or {}))
         given = {}
         for place, leaf in enumerate(leaves):
-            if (number, place) in self.replaced:
+            if (number, place) in self.replaced and isinstance(leaf, Tensor):
                 leaves[place] = _laid_out_like(leaf, self.replaced[number, place])
             if self._wanted(number, leaf):
                 given[place] = leaves[place].detach().clone()
@@ -75,7 +75,7 @@ class Tape(TorchDispatchMode):
     def _with(out: Any, held: Mapping[int, Tensor]) -> Any:
         leaves, tree = tree_flatten(out)
         for place, tensor in held.items():
-            leaves[place] = tensor.clone()
+            leaves[place] = _laid_out_like(leaves[place], tensor)
         return tree_unflatten(leaves, tree)
 
 

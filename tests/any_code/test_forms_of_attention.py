@@ -133,3 +133,22 @@ def test_scores_that_a_compiled_function_caps_stay_a_map():
     inspection = dsf.inspect(drawn(SoftCap()), tokens())
     assert [layer.is_exact for layer in inspection] == [True]
     assert not inspection.unsupported
+
+
+class Experts(nn.Module):
+    """Slots of several experts, whose scores are merged into one axis (soft mixtures)."""
+
+    def __init__(self):
+        super().__init__()
+        self.slots = nn.Parameter(torch.zeros(2, 3, WIDTH))
+
+    def forward(self, x):
+        scores = torch.einsum("bnd,esd->bnes", x, self.slots).flatten(2)
+        slots = torch.einsum("bnd,bns->bsd", x, scores.softmax(dim=1))
+        return torch.einsum("bsd,bns->bnd", slots.tanh(), scores.softmax(dim=-1))
+
+
+def test_merged_axes_of_scores_end_no_inspection():
+    inspection = dsf.inspect(drawn(nn.Sequential(Attention(), Experts())), tokens())
+    assert inspection[0].name == "0"
+    assert "1" in [missed.name for missed in inspection.unsupported]

@@ -331,21 +331,6 @@ MODELS = (
         IDS,
     ),
     Model(
-        "titans-pytorch",
-        "memory as context",
-        built(
-            "titans_pytorch:MemoryAsContextTransformer",
-            segment_len=8,
-            num_persist_mem_tokens=2,
-            num_longterm_mem_tokens=2,
-            dim_head=8,
-            neural_memory_kwargs={"dim_head": 8, "heads": 4},
-            neural_memory_layers=(2,),
-            **SMALL | {"depth": 2},
-        ),
-        given(ids(32)),
-    ),
-    Model(
         "colt5-attention",
         "ConditionalRoutedAttention",
         built(

@@ -137,12 +137,6 @@ MODELS = (
     Model("mambapy", "Jamba", _jamba, given(ids())),
     Model("minGRU-pytorch", "minGRU", lambda: get("minGRU_pytorch:minGRU")(16), WIDE),
     Model(
-        "minGRU-pytorch",
-        "minGRULM",
-        built("minGRU_pytorch:minGRULM", num_tokens=WORDS, dim=16, depth=1),
-        given(ids()),
-    ),
-    Model(
         "mega-pytorch",
         "Mega",
         built(
@@ -258,7 +252,14 @@ MODELS = (
         given(numbers(2, 16, 7)),
         axes=(2,),
     ),
-    Model("gluonts", "PatchTST", _patches, given(numbers(2, 32)), source="inner.patch_proj"),
+    Model(
+        "gluonts",
+        "PatchTST",
+        _patches,
+        given(numbers(2, 32)),
+        source="inner.patch_proj",
+        ends=("inner.flatten",),
+    ),
     Model(
         "pytorch-forecasting",
         "InterpretableMultiHeadAttention",

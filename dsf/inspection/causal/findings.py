@@ -273,6 +273,8 @@ def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
     batch = query.shape[:-2]
     if call.through is Through.FOLLOWED and output is not None:
         batch = output.shape[:-2]
+    if len(query.shape) - 2 > len(batch):  # the scores had further axes, which were merged since
+        query = None
     try:
         found.maps[call] = call.maps = maps_of(query, value, batch, mixed_axes)
     except NoTokensError as error:
