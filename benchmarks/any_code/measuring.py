@@ -4,8 +4,9 @@
 
 Every model runs in a process of its own, with limits of time and memory. A result is kept in
 ``.any_code/`` while neither dsf nor the way of judging changes, so that a run that was stopped goes
-on where it was; ``--again`` forgets them, after the making of a model was changed. ``docs/any_code.json`` and ``docs/any_code.md`` are written at the end, unless patterns
-choose some of the models. Ends with an error if anything is wrong, missed or an error.
+on where it was; ``--again`` forgets them, after the making of a model was changed.
+``docs/any_code.json`` and ``docs/any_code.md`` are written at the end, unless patterns choose some
+of the models. Ends with an error if anything is wrong, missed or an error.
 """
 
 import argparse
