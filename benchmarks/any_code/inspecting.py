@@ -29,6 +29,7 @@ def outcome(entry: Model) -> dict[str, Any]:
     subject = Subject(entry, model, args, kwargs)
     with torch.no_grad():
         plain = _calls(lambda: model(*args, **kwargs))
+    ran_in_it = {id(module) for module in plain}
     inspection: Any = None
     started = time.process_time()
 
@@ -37,7 +38,7 @@ def outcome(entry: Model) -> dict[str, Any]:
         inspection = dsf.inspect(model, *args, **kwargs)
 
     try:
-        ran = _calls(inspect)
+        ran = sum(next(module.children(), None) is None for module in _calls(inspect))
     except InspectionError as error:
         return record | {
             "outcome": "refused",
@@ -48,10 +49,14 @@ def outcome(entry: Model) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         return record | {"outcome": "error", "reason": reason}
     record["seconds"] = round(time.process_time() - started, 2)
-    record["passes"] = round(ran / max(plain, 1), 1)
+    leaves = [module for module in plain if next(module.children(), None) is None]
+    record["passes"] = round(ran / max(len(leaves), 1), 1)
     paths = dict(model.named_modules())
     claims = [_claim(layer, paths) for layer in inspection]
-    listed = [_path(part.name, paths) for part in inspection.unsupported]
+    unread = [
+        part for part in inspection.unsupported if id(paths[_path(part.name, paths)]) in ran_in_it
+    ]
+    listed = [_path(part.name, paths) for part in unread]
     judgement = judged(subject, [claim for claim in claims if claim is not None], listed)
     whole = [layer for layer in inspection if layer.is_exact]
     in_part = {_path(layer.name, paths) for layer in inspection if not layer.is_exact}
@@ -59,7 +64,7 @@ def outcome(entry: Model) -> dict[str, Any]:
         "exact": sum(layer.family != "probed" for layer in whole),
         "probed": sum(layer.family == "probed" for layer in whole),
         "parts": sorted(in_part),
-        "listed": [[part.name, part.reason] for part in inspection.unsupported],
+        "listed": [[part.name, part.reason] for part in unread],
         "right": len(judgement.right),
         "unseen": judgement.unseen,
         "wrong": judgement.wrong,
@@ -100,20 +105,19 @@ def _path(name: str, paths: dict[str, nn.Module]) -> str:
     return ""
 
 
-def _calls(run: Any) -> int:
-    """How many calls of modules without children a function makes."""
-    count = 0
+def _calls(run: Any) -> list[nn.Module]:
+    """The modules that a function calls, as often as it calls them."""
+    found: list[nn.Module] = []
 
     def note(module: nn.Module, _given: Any, _output: Any) -> None:
-        nonlocal count
-        count += next(module.children(), None) is None
+        found.append(module)
 
     handle = register_module_forward_hook(note)
     try:
         run()
     finally:
         handle.remove()
-    return count
+    return found
 
 
 PLAIN = ("SoftmaxAttention", "GivenWeights", "StoredMap")

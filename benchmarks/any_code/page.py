@@ -20,8 +20,8 @@ page.
 
 ## What the words mean
 
-A model is counted by its mixers: those that were read, those that dsf lists with a reason, and
-those that the judge found and dsf did not.
+A model is counted by its mixers: those that were read, those that dsf lists with a reason and that
+ran, and those that the judge found and dsf did not.
 
 | outcome | of a model |
 |---|---|
