@@ -15,11 +15,13 @@ import io
 import json
 import multiprocessing
 import resource
+import shutil
 import sys
 import traceback
 import warnings
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from fnmatch import fnmatch
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from benchmarks.any_code.page import page
 
 KEPT = ROOT / ".any_code"
 PAGE = ROOT / "docs" / "any_code.md"
+FORKED = multiprocessing.get_context("fork")
 MEMORY = 6 << 30
 """Bytes that a model may take for its data."""
 SECONDS = 300
@@ -45,11 +48,11 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="keep nothing of an earlier run")
     options = parser.parse_args()
     chosen = [one for one in MODELS if _is_chosen(one, options.patterns)]
-    records = []
-    for number, entry in enumerate(chosen, start=1):
-        record = _record(entry, again=options.again)
-        records.append(record)
-        print(f"{number}/{len(chosen)} {entry.key}: {record['outcome']}", flush=True)
+    if options.again:
+        shutil.rmtree(KEPT, ignore_errors=True)
+    for _, group in groupby(chosen, key=lambda entry: entry.package):
+        _measure(list(group))
+    records = [_kept(entry) or _failed(entry, "its package ended its process") for entry in chosen]
     if not options.patterns:
         lines = ",\n".join(json.dumps(record) for record in records)
         PAGE.with_suffix(".json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
@@ -64,18 +67,42 @@ def _is_chosen(entry: Model, patterns: list[str]) -> bool:
     return not patterns or any(fnmatch(entry.key, pattern) for pattern in patterns)
 
 
-def _record(entry: Model, *, again: bool) -> dict[str, Any]:
-    """The record of one model, kept or measured now."""
-    name = hashlib.sha256(entry.key.encode()).hexdigest()[:16]
-    kept, state = KEPT / f"{name}.json", _state(entry)
-    if kept.is_file() and not again:
-        before: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        if before.pop("state") == state:
-            return before
-    record = _measured(entry)
+def _measure(entries: list[Model]) -> None:
+    """Measure the models of one package, which is imported once; each runs in a process forked."""
+    wanted = [entry for entry in entries if _kept(entry) is None]
+    if not wanted:
+        return
+    package = FORKED.Process(target=_measure_each, args=(wanted,))
+    package.start()
+    package.join()
+
+
+def _measure_each(entries: list[Model]) -> None:
+    warnings.simplefilter("ignore")
+    with redirect_stdout(io.StringIO()), suppress(Exception):
+        entries[0].build()
     KEPT.mkdir(exist_ok=True)
-    kept.write_text(json.dumps(record | {"state": state}), encoding="utf-8")
-    return record
+    for entry in entries:
+        record = _measured(entry)
+        _file(entry).write_text(json.dumps(record | {"state": _state(entry)}), encoding="utf-8")
+        print(f"{entry.key}: {record['outcome']}", flush=True)
+
+
+def _file(entry: Model) -> Path:
+    return KEPT / f"{hashlib.sha256(entry.key.encode()).hexdigest()[:16]}.json"
+
+
+def _kept(entry: Model) -> dict[str, Any] | None:
+    """The record of one model, where nothing that it depends on has changed since."""
+    if not _file(entry).is_file():
+        return None
+    record: dict[str, Any] = json.loads(_file(entry).read_text(encoding="utf-8"))
+    return record if record.pop("state") == _state(entry) else None
+
+
+def _failed(entry: Model, reason: str) -> dict[str, Any]:
+    record = {"package": entry.package, "model": entry.name, "outcome": "error"}
+    return record | {"reason": reason}
 
 
 def _state(entry: Model) -> str:
@@ -92,19 +119,17 @@ def _state(entry: Model) -> str:
 
 def _measured(entry: Model) -> dict[str, Any]:
     """The record of one model, out of a process that is ended where it takes too long."""
-    failed = {"package": entry.package, "model": entry.name, "outcome": "error"}
     result = KEPT / "result.json"
-    KEPT.mkdir(exist_ok=True)
     result.unlink(missing_ok=True)
-    child = multiprocessing.get_context("fork").Process(target=_write, args=(entry, result))
+    child = FORKED.Process(target=_write, args=(entry, result))
     child.start()
     child.join(SECONDS)
     if child.is_alive():
         child.kill()
         child.join()
-        return failed | {"reason": f"it took more than {SECONDS} s"}
+        return _failed(entry, f"it took more than {SECONDS} s")
     if not result.is_file():
-        return failed | {"reason": f"its process ended by itself, with {child.exitcode}"}
+        return _failed(entry, f"its process ended by itself, with {child.exitcode}")
     record: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return record
 
@@ -119,8 +144,7 @@ def _write(entry: Model, result: Path) -> None:
             record = outcome(entry)
         except Exception as error:  # the model itself, or this benchmark
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            record = {"package": entry.package, "model": entry.name, "outcome": "error"}
-            record["reason"] = f"outside of dsf: {reason}"
+            record = _failed(entry, f"outside of dsf: {reason}")
             record["where"] = traceback.format_exc()[-1500:]
     result.write_text(json.dumps(record), encoding="utf-8")
 
