@@ -70,7 +70,7 @@ def _of_module(
 def _of_attention(call: Call, invocation: Invocation) -> Call:
     twin = double_copy(call.module)
     calls: list[Call] = []
-    where = ModuleStack(twin, claimed=set())
+    where = ModuleStack(twin, claimed=set(), keeps_passes=False)
     with (
         recording_softmax(where, calls),
         recording_attention_in(twin, call.implementation, where, calls),

@@ -260,9 +260,9 @@ def _copied_once(tensor: Tensor, known: Copies) -> Tensor:
 def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
     """The forward pass of ``module`` that is running now, with copies of what it was called with.
 
-    All mixers that run in one forward pass share one.
+    All mixers that run in one forward pass share one. None where none is kept.
     """
-    frame = where.frame_of(module)
+    frame = where.frame_of(module) if where.keeps_passes else None
     return None if frame is None else begun(frame, where)
 
 

@@ -87,6 +87,9 @@ class ModuleStack:
     Args:
         claimed: paths of modules that are read as a whole or through the attention interface, so
             that no attention inside them is recorded a second time.
+        keeps_passes: whether a forward pass with an attention in it is kept, with copies of what
+            its module was called with, so that it can be repeated.
+        looks_around: whether it is found out what a module computes before and after its attention.
 
     Attributes:
         copies: of tensors that running modules were called with, by the identity of each.
@@ -107,12 +110,16 @@ class ModuleStack:
         exchange: Callable[[Any], Tensor | None] | None = None,
         tracker: Any = None,
         expects: Callable[[Tensor, Tensor], bool] | None = None,
+        *,
+        keeps_passes: bool = True,
+        looks_around: bool = True,
     ):
         self.tracker = tracker
         self.keeps_outputs = tracker is not None
         self.expects = expects
         self.invocations: list[Any] = []
         self.last_call = 0
+        self.keeps_passes, self._looks_around = keeps_passes, looks_around
         self._clock = 0
         self._watched = set(claimed)
         self._names = {module: name for name, module in model.named_modules()}
@@ -209,7 +216,7 @@ class ModuleStack:
         Its arguments are the frame, the number of linear maps that have run so far, the positional
         arguments of the module's call and its output.
         """
-        frame = self.frame_of(module)
+        frame = self.frame_of(module) if self._looks_around else None
         if frame is not None:
             frame.callbacks.append((len(frame.projected), callback))
 

@@ -313,7 +313,14 @@ def _holding(
             new[inside] = _ordinary(new, inside, rng)
         return new
 
-    where = ModuleStack(module, claimed=set(), exchange=exchange, expects=expects)
+    where = ModuleStack(
+        module,
+        claimed=set(),
+        exchange=exchange,
+        expects=expects,
+        keeps_passes=False,
+        looks_around=False,
+    )
     implementation = next((c.implementation for c in attentions if c.implementation), "")
     calls: list[Call] = []
     with ExitStack() as stack:
