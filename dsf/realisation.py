@@ -263,9 +263,9 @@ def _apart(first: EnclosedRows, second: EnclosedRows) -> tuple[Tensor, Tensor]:
 
 def _rounded_up(bound: Tensor, like: Tensor) -> Tensor:
     """In the number type of ``like``, never below."""
-    there = bound.to(like)
+    there = bound.to(like.dtype)
     above = torch.nextafter(there, torch.full_like(there, torch.inf))
-    return torch.where(there.to(bound) < bound * (1 + NORMS), above, there)
+    return torch.where(there.to(bound) < bound * (1 + NORMS), above, there).to(like.device)
 
 
 def _one_of(order: int | None, tolerance: float | None) -> None:

@@ -12,7 +12,7 @@ of their absolute values, where u is half of the machine epsilon.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Shaped
@@ -235,6 +235,14 @@ def _spectral_bound(matrix: Tensor) -> Tensor:
 
 def _followed(system: System) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows of a forward system, token by token."""
+    system = replace(
+        system,
+        A=system.A.to(device="cpu"),
+        B=system.B.to(device="cpu"),
+        C=system.C.to(device="cpu"),
+        D=system.feedthrough.to(device="cpu"),
+        initial=None,
+    )
     dtype = torch.promote_types(system.dtype, torch.float64)
     state = torch.zeros(*system.batch, system.state_size, 0, dtype=dtype)
     entries, length = state.abs(), state.abs()[..., 0, :]
@@ -242,11 +250,9 @@ def _followed(system: System) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, system.steps, WINDOW):
         stop = min(start + WINDOW, system.steps)
         part = system.window(start, stop, dtype=torch.float64)
-        lazy = system.A.cut(start, stop).to(dtype=torch.float64, device="cpu")
-        moving = _Moved(part.A.to(device="cpu"), lazy)
-        coefficients = [
-            dense_of(each).cpu().to(dtype) for each in (part.B, part.C, part.feedthrough)
-        ]
+        lazy = system.A.cut(start, stop).to(dtype=torch.float64)
+        moving = _Moved(part.A, lazy)
+        coefficients = [dense_of(each).to(dtype) for each in (part.B, part.C, part.feedthrough)]
         inexact = UNIT if isinstance(system.B, SampledWrite) else 0.0
         for t in range(stop - start):
             B, C, D = (each[..., min(t, each.shape[-3] - 1), :, :] for each in coefficients)
