@@ -70,9 +70,22 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
             raise InspectionError(
                 f"{described(part or model)} could not be run on its inputs "
                 f"({listed or 'none were given'}): {reason}. Try to call the model itself with the "
-                "same inputs; inspect passes them on unchanged."
+                f"same inputs; inspect passes them on unchanged.{_wants_a_card(model)}"
             ) from error
     return calls
+
+
+def _wants_a_card(model: nn.Module) -> str:
+    """What is likely to be the cause where modules of flash-linear-attention have no card."""
+    if torch.accelerator.is_available():
+        return ""
+    of_fla = any(type(part).__module__.partition(".")[0] == "fla" for part in model.modules())
+    return (
+        " Its modules are those of flash-linear-attention, whose Triton kernels need a card, and "
+        "this machine has none that torch can use: run it where there is one."
+        if of_fla
+        else ""
+    )
 
 
 def _sized(part: Any) -> str:

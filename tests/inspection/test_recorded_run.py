@@ -43,3 +43,17 @@ def test_other_models_are_called_as_they_are(model):
     assert without_logits(torch.nn.LSTM(2, 3), (), named) == named
     place = list(signature(model.forward).parameters).index("logits_to_keep")
     assert without_logits(model, (None,) * (place + 1), {}) == {}
+
+
+@pytest.mark.parametrize(("library", "card"), [("fla", False), ("fla", True), ("flavour", False)])
+def test_kernels_that_need_a_card_are_named_where_there_is_none(monkeypatch, library, card):
+    def forward(_self, _x):
+        raise RuntimeError("0 active drivers ([]). There should only be one.")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: card)
+    kind = type(
+        "Layer", (torch.nn.Module,), {"forward": forward, "__module__": f"{library}.layers"}
+    )
+    with pytest.raises(dsf.inspection.InspectionError) as told:
+        dsf.inspect(kind(), torch.ones(1, 3, 2))
+    assert ("Triton kernels need a card" in str(told.value)) == (library == "fla" and not card)
