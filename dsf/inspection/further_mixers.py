@@ -241,8 +241,9 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, found: Furthe
     (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
     share = share_of_probed(call, held, prober)
     if share < LEAST:
+        value, response = ("", "") if prober.driven is None else prober.driven.names
         raise UnreadableError(
-            "no ports were found in it through which other tokens reach its output"
+            f"the map from {value} to {response} explains only {share:.0%} of what a token moves"
         )
     found.known[call.name] = adapter, FAMILY
     found.calls.append(call)

@@ -18,7 +18,7 @@ from torch import nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.environment import class_path
 from dsf.inspection.choice import Chosen, chosen_layers
-from dsf.inspection.families.registry import known_modules
+from dsf.inspection.families.registry import candidates, known_modules
 from dsf.inspection.results.layers import Unsupported
 
 LOOKS_LIKE_A_MIXER = re.compile(
@@ -91,14 +91,21 @@ EXACT, WHEN_RUN, NO = "yes", "maybe", "no"
 # Names in the source code of an attention module, whether it is read then, and by which way.
 SIGNS = (
     (("ALL_ATTENTION_FUNCTIONS", "attention_interface"), EXACT, "through the attention interface"),
-    (("scaled_dot_product_attention",), EXACT, "through torch's fused attention"),
+    (
+        ("scaled_dot_product_attention",),
+        WHEN_RUN,
+        "through torch's fused attention, if it takes that path; only a run shows",
+    ),
     (
         ("softmax(",),
         WHEN_RUN,
         "through its own softmax, which is read if it lies between two products; only a run shows",
     ),
 )
-UNKNOWN = "no adapter reads this class; dsf.probe does if it is linear in its values"
+UNKNOWN = (
+    "no adapter reads this class; a run may find softmax attention in it, and probes it where it is "
+    "linear in its values"
+)
 SCRIPTED = "TorchScript takes no hooks: load its state_dict() into the plain module"
 
 
@@ -160,13 +167,19 @@ def support(
 def _found(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Support]:
     known = known_modules(model, adapters)
     modules = {path: module for path, module in model.named_modules() if not _inside(path, known)}
+    possible = candidates(model, known)
     unknown = {path: module for path, module in modules.items() if _looks(path, module, known)}
     for path, module in modules.items():
         name, kind = path or "(the model itself)", class_path(type(module))
         if path in known:
             adapter, family = known[path]
             yield Support(name, kind, _mixer_of(adapter, family), EXACT, f"adapter '{family}'")
-        elif path in unknown:
+        elif path in possible:
+            titles = " or ".join(dict.fromkeys(one.title for one in possible[path]))
+            mixers = (_mixer_of(one.adapter, one.family) for one in possible[path])
+            how = f"tried as {titles}, whose parameters it has; only a run shows"
+            yield Support(name, kind, " or ".join(dict.fromkeys(mixers)), WHEN_RUN, how)
+        elif path in unknown and not _inside(path, possible):
             mixer, exact, how = _read_as(module)
             wraps = any(_inside(other, (path,)) for other in (*unknown, *known))
             if exact == EXACT or not wraps:
@@ -199,7 +212,7 @@ def _read_as(module: nn.Module) -> tuple[str, str, str]:
     for words, exact, how in SIGNS:
         if any(word in code for word in words):
             return "SoftmaxAttention", exact, how
-    return "", NO, UNKNOWN
+    return "", WHEN_RUN, UNKNOWN
 
 
 def _code(cls: type) -> str:

@@ -176,15 +176,67 @@ class DualWithoutDecay(Dual):
             self.A_log = decay
 
 
+class Minimal(nn.Module):
+    """A minGRU (arXiv:2410.01201), token by token; its states stay positive."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_hidden_and_gate = nn.Linear(MODEL, 2 * INNER, bias=False)
+        self.to_out = nn.Linear(INNER, MODEL, bias=False)
+
+    def parts(self, x):
+        hidden, gate = self.to_hidden_and_gate(x).chunk(2, dim=-1)
+        return torch.where(hidden >= 0, hidden + 0.5, hidden.sigmoid()), gate.sigmoid()
+
+    def forward(self, x):
+        values, update = self.parts(x)
+        state, states = torch.zeros_like(values[:, 0]), []
+        for t in range(x.shape[1]):
+            state = torch.lerp(state, values[:, t], update[:, t])
+            states.append(state)
+        return self.to_out(torch.stack(states, dim=1))
+
+    def map(self, x):
+        """``sample channel time time``: ``(1 - update_j+1) ... (1 - update_i) update_j``."""
+        _, update = self.parts(x)
+        steps = x.shape[1]
+        found = torch.zeros(len(x), INNER, steps, steps, dtype=x.dtype)
+        for i in range(steps):
+            for j in range(i + 1):
+                found[:, :, i, j] = (1 - update[:, j + 1 : i + 1]).prod(dim=1) * update[:, j]
+        return found
+
+
+class MinimalInTwo(Minimal):
+    """Two projections, and the candidate as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear_z, self.linear_h = nn.Linear(MODEL, INNER), nn.Linear(MODEL, INNER)
+        del self.to_hidden_and_gate
+
+    def parts(self, x):
+        return self.linear_h(x), self.linear_z(x).sigmoid()
+
+
+class MinimalCubed(Minimal):
+    def parts(self, x):
+        values, update = super().parts(x)
+        return values**3, update
+
+
 READ = {
     "mamba": (Stranger, "SelectiveStateSpace"),
     "mamba2": (Dual, "StateSpaceDuality"),
     "mamba2, two groups": (DualInGroups, "StateSpaceDuality"),
     "mamba2, norm before the output gate": (DualNormFirst, "StateSpaceDuality"),
+    "minGRU": (Minimal, "MinGRU"),
+    "minGRU, two projections": (MinimalInTwo, "MinGRU"),
 }
 DECOYS = {
     "sigmoid output gate": (SigmoidGate, "Mamba"),
     "zero-order hold": (OtherDiscretisation, "Mamba"),
     "backwards": (Backwards, "Mamba"),
+    "cubed candidate": (MinimalCubed, "minGRU"),
     "no decay": (DualWithoutDecay, "Mamba-2"),
 }

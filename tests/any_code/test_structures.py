@@ -35,6 +35,8 @@ def test_a_stranger_is_read_as_what_it_is(name, checks):
         expected = module.double().map(x.double())
     torch.testing.assert_close(layer.map(), expected, atol=1e-12, rtol=1e-10)
     assert layer.map().tril(-1).norm() > 0.1 * layer.map().norm()
+    if mixer == "MinGRU":  # only the mixer is known
+        return
     whole = layer.whole
     torch.testing.assert_close(
         whole.contributions().sum(dim=2) + whole.remainder, whole(whole.given)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection.support_table import NO, WHEN_RUN
+from dsf.inspection.support_table import WHEN_RUN
 from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
 
@@ -73,8 +73,8 @@ def test_what_only_a_run_can_tell_and_what_nobody_knows():
 
     one, other, cell = dsf.support(nn.ModuleList([Block()]))
     assert (one.name, one.mixer, one.exact) == ("0.attention", "SoftmaxAttention", WHEN_RUN)
-    assert (other.name, other.mixer, other.exact) == ("0.mixer", "", NO)
-    assert "dsf.probe does if it is linear in its values" in other.how
+    assert (other.name, other.mixer, other.exact) == ("0.mixer", "", WHEN_RUN)
+    assert "probes it where it is linear in its values" in other.how
     assert (cell.name, cell.mixer, cell.exact) == ("0.memory", "GRU", "yes")
 
 

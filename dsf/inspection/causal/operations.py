@@ -523,10 +523,8 @@ def convolved(
         first = first if apart is None else apart
         spatial = [k for k in range(places) if varies(plane, k + 2)]
         if not spatial:
-            narrow = small(first)
-            for k in range(places):
-                narrow = narrow.narrow(k + 2, 0, 1)
-            planes[axis] = narrow.expand(shape)
+            behind = [k + 2 for k in range(places)]  # where padding lies, too, which has no index
+            planes[axis] = small(first).amax(dim=behind, keepdim=True).expand(shape)
             continue
         wide = [k for k in spatial if sizes[k] > 1]
         if not wide and window.keeps_places:

@@ -182,7 +182,8 @@ def _kept(made: Coordinates | None, cells: Sequence[Cell], output: Tensor) -> Te
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
     """Whether some of what a module puts out belongs to the replaced tokens alone."""
     _, made = _first(invocation.output, invocation.made)
-    return own(made, cells) is not None
+    inside = own(made, cells)
+    return inside is not None and bool(inside.any())
 
 
 def _first(output: Any, made: Sequence[Coordinates | None]) -> tuple[Tensor, Coordinates | None]:

@@ -18,6 +18,7 @@ from dsf.inspection.families import (
     lfm_vision,
     mamba,
     mamba2,
+    min_gru,
     minimax,
     recurrent_gemma,
     rwkv,
@@ -83,7 +84,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     torch_module.ADAPTER,
 )
 
-STRUCTURES: tuple[Structure, ...] = (mamba.STRUCTURE, mamba2.STRUCTURE)
+STRUCTURES: tuple[Structure, ...] = (mamba.STRUCTURE, mamba2.STRUCTURE, *min_gru.STRUCTURES)
 
 
 def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:

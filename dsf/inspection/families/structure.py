@@ -60,7 +60,12 @@ class Structure:
         for word, size in shapes:
             if word.isidentifier() and known.setdefault(word, size) != size:
                 return None
-        return known if all(_evaluated(word, known) == size for word, size in shapes) else None
+        for word, size in shapes:  # a name that only stands doubled, such as inner+inner
+            halves = set(word.split("+"))
+            if len(halves) == 1 and halves.isdisjoint(known) and word not in known:
+                known[halves.pop()] = size // (word.count("+") + 1)
+        fits = all(_evaluated(word, known) == size for word, size in shapes)
+        return known if fits else None
 
     def readings(self, module: nn.Module) -> Iterator[Adapter]:
         """The adapters by which a module is tried, the likeliest first."""

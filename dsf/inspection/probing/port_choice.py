@@ -10,7 +10,7 @@ passes and says the most.
 
 import inspect as signatures
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,8 @@ from dsf.inspection.probing.unit_values import ROUNDING, random_values
 
 ROUNDINGS = 256
 """So many units of the last place of a number type count as rounding."""
+MOST_UNKNOWN = 64
+"""So many of the last places of unknown layout are looked at."""
 SEARCH_PASSES = 256
 """The most passes that a search takes."""
 MOST_GROUPS = 8
@@ -69,12 +71,14 @@ class Ports:
         kept: places that are given the original values all the same.
         response: the place where the response is read.
         names: the two in words.
+        layout: that of the response where only exchanged tokens showed it.
     """
 
     value: Spot
     kept: frozenset[Use]
     response: Use
     names: tuple[str, str] = ("", "")
+    layout: Layout | None = None
 
 
 class DrivenTape:
@@ -86,7 +90,8 @@ class DrivenTape:
     """
 
     def __init__(self, tape: Tape, record: Record, ports: Ports):
-        value, response = record.layout_of(ports.value), record.place_of(ports.response)
+        value = record.layout_of(ports.value)
+        response = ports.layout or record.place_of(ports.response)
         if value is None or response is None:
             raise UnreadableError("its values or its response have no tokens")
         self.tape, self.ports = tape, ports
@@ -283,6 +288,8 @@ class PortSearch:
     def __init__(self, tape: Tape, record: Record, *, rounding: float):
         self._tape, self._record, self._rounding = tape, record, rounding
         self._responses = dict(_responses(record))
+        self._unknown = dict(list(_unplaced(record))[-MOST_UNKNOWN:])
+        self._placed: dict[Use, Layout] = {}
         self._bent: dict[str, float] = {}
         self._start = tape.passes
 
@@ -313,6 +320,7 @@ class PortSearch:
         uses = self._record.uses.get(spot, [])
         own = [use for use in later if use in uses and use.operation is not None]
         later = {use: place for use, place in later.items() if use not in own}
+        later |= self._seen(spot, layout)
         if not later:
             return []
         whole = self._pairs(spot, layout, frozenset(), later)
@@ -336,6 +344,60 @@ class PortSearch:
                 wider = exchanged([*linear, group])
                 linear, best = ([*linear, group], wider) if wider else (linear, best)
         return best
+
+    def _seen(self, spot: Spot, layout: Layout) -> dict[Use, Layout]:
+        """Later places of unknown layout where that shows when single tokens are exchanged.
+
+        Where the last token of the values moves one entry of an axis alone, and that is the last of
+        as many, the axis counts tokens; so it does where the first token moves the first alone.
+        """
+        shapes = {
+            use: shape
+            for use, shape in self._unknown.items()
+            if (use.operation is None or use.operation > spot.operation)
+            and shape.numel() % (layout.sizes[0] * layout.sizes[1]) == 0
+        }
+        if not shapes:
+            return {}
+        plain = self._raw(spot, layout, shapes, lambda values: values)
+        step = random_values(layout.arranged(plain.before), seed=0)
+        moved = []
+        for cells in ((slice(None), -1), (slice(None), 0), (0, slice(None))):
+            chosen = torch.zeros_like(step)
+            chosen[cells] = step[cells]
+            run = self._raw(spot, layout, shapes, _adding(chosen))
+            moved.append(
+                {use: run[use] != plain[use] for use in shapes if use in run and use in plain}
+            )
+        found = {}
+        for use, shape in shapes.items():
+            if use not in moved[0] or not all(bool(one[use].any()) for one in moved):
+                continue
+            tokens = _alone(moved[0][use], layout.sizes[1], last=True)
+            tokens |= _alone(moved[1][use], layout.sizes[1], last=False)
+            samples = _blocks(moved[2][use], layout.sizes[0])
+            if len(tokens) == 1 and (layout.sizes[0] == 1 or len(samples - tokens) == 1):
+                sample = None if layout.sizes[0] == 1 else next(iter(samples - tokens))
+                found[use] = layout.placed(shape, sample, next(iter(tokens)))
+        self._placed |= found
+        return found
+
+    def _raw(self, spot: Spot, layout: Layout, uses: Iterable[Use], new: Exchange) -> Read:
+        """What is read at ``uses`` as it is, and what was in the place of the values."""
+        found = Read()
+
+        def exchange(tensor: Tensor) -> Tensor:
+            found.before = tensor
+            return layout.laid_out(new(layout.arranged(tensor)), tensor)
+
+        def reader(use: Use) -> Callable[[Tensor], None]:
+            def read(tensor: Tensor) -> None:
+                found[use] = tensor.clone()
+
+            return read
+
+        self._tape.run(Exchanging(spot, exchange, (), {use: reader(use) for use in uses}))
+        return found
 
     def _groups(self, spot: Spot) -> Iterator[list[Use]]:
         """The places where a tensor is read, together where one line of code reads it often."""
@@ -434,9 +496,11 @@ class PortSearch:
             elif place.sizes[2] == channels == 1:
                 cost, is_apart = steps, True
             names = self._worded(spot), self._worded_place(use)
-            found.append(Found(Ports(spot, kept, use, names), cost, is_apart, bounded))
+            ports = Ports(spot, kept, use, names, self._placed.get(use))
+            found.append(Found(ports, cost, is_apart, bounded))
         least = min(one.cost for one in found)
-        return [next(one for one in reversed(found) if one.cost == least)]
+        cheapest = [one for one in found if one.cost == least]
+        return [max(cheapest, key=lambda one: _time(one.ports.response))]
 
     def _driven(
         self,
@@ -495,8 +559,53 @@ class PortSearch:
         )
 
 
+def _adding(step: Tensor) -> Exchange:
+    return lambda values: values + step
+
+
+def _alone(moved: Tensor, count: int, *, last: bool) -> set[int]:
+    """The axes of ``count`` entries of which only the last, or only the first, moved."""
+    end = count - 1 if last else 0
+    found = set()
+    for axis, size in enumerate(moved.shape):
+        others = [k for k in range(moved.ndim) if k != axis]
+        if size == count and moved.sum(dim=others).nonzero().flatten().tolist() == [end]:
+            found.add(axis)
+    return found
+
+
+def _blocks(moved: Tensor, count: int) -> set[int]:
+    """The axes of which nothing but the first of ``count`` equal blocks moved."""
+    found = set()
+    for axis, size in enumerate(moved.shape):
+        others = [k for k in range(moved.ndim) if k != axis]
+        places = moved.sum(dim=others).nonzero().flatten()
+        if count > 1 and size % count == 0 and bool((places < size // count).all()):
+            found.add(axis)
+    return found
+
+
+def _unplaced(record: Record) -> Iterator[tuple[Use, torch.Size]]:
+    """Places of unknown layout, each tensor once, and the output at last."""
+    seen: set[Spot] = set()
+    for number, operation in record.operations.items():
+        for k, (layout, spot) in enumerate(operation.given):
+            shape = operation.shapes[k]
+            if layout is not None or shape is None or spot is None or spot in seen:
+                continue
+            if not (operation.is_written and k == 0):
+                seen.add(spot)
+                yield Use(number, k), shape
+    if record.output is None and record.output_shape is not None:
+        yield OUTPUT, record.output_shape
+
+
 def _always(values: Tensor) -> Exchange:
     return lambda _: values
+
+
+def _time(use: Use) -> float:
+    return math.inf if use.operation is None else float(use.operation)
 
 
 def _width(alike: Tensor, channels: int, limit: Tensor) -> int:

@@ -10,7 +10,7 @@ belong to which sample and token.
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -103,6 +103,24 @@ class Layout:
             columns = torch.tensor([_is_in(one, self.token_axes, cell) for one in self.tokens])
             found |= rows[:, None] & columns
         return found
+
+    def placed(self, shape: torch.Size, sample: int | None, token: int) -> "Layout":
+        """The layout of another tensor with these samples and tokens.
+
+        Args:
+            sample: its axis of samples, which may hold heads inside of each; None for one sample.
+            token: its axis of tokens.
+        """
+        samples, tokens, _ = self.sizes
+        order = torch.arange(shape.numel()).reshape(shape)
+        if sample is None:
+            order = order.movedim(token, 0)
+        else:
+            order = order.unflatten(sample, (samples, -1))
+            order = order.movedim((sample, token + int(token > sample)), (0, 1))
+        order = order.flatten()
+        sizes = (samples, tokens, len(order) // (samples * tokens))
+        return replace(self, shape=shape, order=order, sizes=sizes)
 
     def is_plain(self) -> bool:
         """Whether no other axis has as many entries as there are tokens, or samples."""
@@ -197,6 +215,7 @@ class Operation:
         place: ``file:line`` of the code that called it.
         outs: the layouts of what it puts out; None for what has no single tokens.
         given: the same of what it is given, and the tensor it is, where that is known.
+        shapes: of what it is given that holds real numbers; None for anything else.
         is_view: whether it puts out a view of what it is given.
         is_written: whether it writes into what it is given.
         numbers: the smallest and the largest number that it puts out.
@@ -206,6 +225,7 @@ class Operation:
     place: str
     outs: tuple[Layout | None, ...]
     given: tuple[tuple[Layout | None, Spot | None], ...]
+    shapes: tuple[torch.Size | None, ...]
     is_view: bool
     is_written: bool
     numbers: tuple[float, float]
@@ -218,7 +238,7 @@ class Record:
     Attributes:
         operations: by number; those that put out no tensor are left out.
         given: the layouts of the tensors that the call was given.
-        output: that of its output.
+        output, output_shape: that of its output, and its shape.
         uses: by tensor the places where it is read.
         made_by: by tensor the submodule that put it out.
         entered: the submodules in running order, each with its first argument and the number of
@@ -228,6 +248,7 @@ class Record:
     operations: dict[int, Operation] = field(default_factory=dict)
     given: tuple[Layout | None, ...] = ()
     output: Layout | None = None
+    output_shape: torch.Size | None = None
     uses: dict[Spot, list[Use]] = field(default_factory=dict)
     made_by: dict[Spot, str] = field(default_factory=dict)
     entered: list[tuple[str, Spot, int]] = field(default_factory=list)
@@ -407,6 +428,7 @@ class _Recording(Counting):
 
     def end(self, output: Tensor) -> Tensor:
         self.record.output = self._layout(output)
+        self.record.output_shape = _shape(output)
         return output
 
     def _layout(self, tensor: Tensor) -> Layout | None:
@@ -465,6 +487,7 @@ class _Recording(Counting):
             place=_caller(),
             outs=made,
             given=before,
+            shapes=tuple(_shape(each) for each in given),
             is_view=any(_memory(one) in memory for one in outs),
             is_written=not outs or any(one is each for one in outs for each in given),
             numbers=_extremes(outs[0]) if outs and made[0] is not None else (0.0, 0.0),
@@ -492,6 +515,10 @@ class _Recording(Counting):
                 self.record.made_by.setdefault(spot, path)
 
         return before, after
+
+
+def _shape(tensor: Tensor) -> torch.Size | None:
+    return tensor.shape if tensor.is_floating_point() else None
 
 
 def _memory(tensor: Tensor) -> int:
