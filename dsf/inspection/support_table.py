@@ -103,8 +103,8 @@ SIGNS = (
     ),
 )
 UNKNOWN = (
-    "no adapter reads this class; a run may find softmax attention in it, and probes it where it is "
-    "linear in its values"
+    "no adapter reads this class; a run may find softmax attention in it, and probes it where it "
+    "is linear in its values"
 )
 SCRIPTED = "TorchScript takes no hooks: load its state_dict() into the plain module"
 
