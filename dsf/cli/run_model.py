@@ -88,7 +88,7 @@ class Options:
             )
         if self.memory is not None and not self.memory > 0:
             raise ValueError(f"--memory is {self.memory}; it must be more than 0 GB.")
-        beside = [name for name in ("exact", "dtype", "memory", "revision") if getattr(self, name)]
+        beside = [name for name in ("exact", "dtype", "revision") if getattr(self, name)]
         if self.layerwise and beside:
             raise ValueError(
                 f"--layerwise and --{beside[0]} exclude each other: leave one of them out."

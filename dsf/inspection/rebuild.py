@@ -354,7 +354,7 @@ def largest(numbers: Shaped[Tensor, "*axes"]) -> float:
     if numbers.is_complex() or numbers.dtype == torch.bool:
         return float(numbers.abs().max().item())
     low, high = numbers.aminmax()
-    return float(torch.maximum(-low, high).item())
+    return abs(float(torch.maximum(-low, high).item()))  # of zeros no negative zero
 
 
 def _who(layer: Captured) -> str:

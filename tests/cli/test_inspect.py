@@ -83,9 +83,12 @@ def test_memory_is_told_before_the_run_or_refused(run, checkpoint, only_object):
     assert (refused.exit_code, found["error"]["kind"]) == (3, "InspectionMemoryError")
     assert "0.1 GB are available" in found["error"]["message"]
     assert run("inspect", checkpoint, "--ids", "5", "--memory", "0").exit_code == 2
-    beside = run("inspect", checkpoint, "--ids", "5", "--memory", "1", "--layerwise")
+    by_block = run("inspect", checkpoint, "--ids", "5", "--memory", "0.1", "--layerwise")
+    assert by_block.exit_code == 3
+    assert "block by block on 1 tokens takes" in by_block.stderr
+    beside = run("inspect", checkpoint, "--ids", "5", "--exact", "--layerwise")
     assert beside.exit_code == 2
-    assert "--layerwise and --memory exclude each other" in beside.stderr
+    assert "--layerwise and --exact exclude each other" in beside.stderr
 
 
 def test_the_same_input_gives_the_same_fingerprint(run, checkpoint, only_object):

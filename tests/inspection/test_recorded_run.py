@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dsf
+from dsf.inspection.rebuild import relative_error
 from dsf.inspection.recorded_run import without_logits
 
 transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
@@ -57,3 +58,8 @@ def test_kernels_that_need_a_card_are_named_where_there_is_none(monkeypatch, lib
     with pytest.raises(dsf.inspection.InspectionError) as told:
         dsf.inspect(kind(), torch.ones(1, 3, 2))
     assert ("Triton kernels need a card" in str(told.value)) == (library == "fla" and not card)
+
+
+def test_an_error_of_zero_is_no_negative_zero():
+    zeros = torch.zeros(2, 3, dtype=torch.float64)
+    assert str(relative_error(zeros, zeros)) == str(relative_error(zeros + 1, zeros + 1)) == "0.0"
