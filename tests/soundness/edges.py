@@ -4,6 +4,7 @@ Random files rarely meet a border, so that a checker with ``<`` in the place of 
 them all.
 """
 
+import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import mpmath
 
 from dsf.certificates import checker
 from dsf.certificates.issuing import written
-from tests.soundness.files import Bent, File, identity
+from tests.soundness.files import Bent, File, canonical, identity
 
 Stored = tuple[tuple[int, ...], Sequence[float]]
 
@@ -157,6 +158,10 @@ def ranks() -> Iterator[Bent]:
             for distance in (Fraction(0), Fraction(1), Fraction(-1)):
                 yield made("injective_within", "REFUTED", twice, distance=distance,
                            witness={"row": line, "null": null}, first_row=first)  # fmt: skip
+    alike = {"key": ((2, 1), [1.0, 1.0])}
+    for null in ([1, -1], [True, -1], [1, -1.0], ["1", -1], [1, None]):
+        yield made("injective", "REFUTED", alike, witness={"row": 1, "null": null}, first_row=1,
+                   sink=False)  # fmt: skip
     near = {"key": ((2, 1), [1.0, 2.0])}
     for distance in (Fraction(1), Fraction(1) - Fraction(1, 2**40), Fraction(2)):
         for null in ([1, -1], [2, -2], [1, 0]):
@@ -429,8 +434,30 @@ def containers() -> Iterator[Bent]:
         yield bent.sealed()
 
 
+def spellings() -> Iterator[Bent]:
+    """The same content in other spacing, order, escapes and types of numbers."""
+    bent = made("decay", "PROVED", {"log_decay": ((2,), [-1.0, -1.0])}, width=2, most=Fraction(1))
+    text = canonical(bent.content)
+    told = json.dumps(bent.content, indent=1, sort_keys=True)
+    backwards = dict(reversed(bent.content.items()))
+    for other in (
+        text, told, text + "\n", " " + text, text[:-1] + " \n", text.replace("\n", "\r\n"),
+        text.replace(": ", ":", 1), text.replace(": ", ":  ", 1), text.replace("\n ", "\n  ", 1),
+        text.replace("\n ", "\n", 1), text.replace(",\n", ", \n", 1), text.replace("[]", "[ ]", 1),
+        text.replace("{}", "{ }", 1), text.replace('"by hand"', '"by\\u0020hand"'),
+        text.replace('"width": 2', '"width": 2.0'), text.replace('"width": 2', '"width": 2e0'),
+        text.replace('"width": 2', '"width": 02'), text.replace('"width": 2', '"width": "2"'),
+        text.replace('"width": 2', '"width": 2, "width": 2'), text.replace("null", "NaN", 1),
+        json.dumps(backwards, indent=1) + "\n", json.dumps(bent.content, sort_keys=True) + "\n",
+        "\ufeff" + text, text.replace('"by hand"', '"by h\u00e4nd"'), "", "[]\n", "{}\n",
+    ):  # fmt: skip
+        spelled = bent.copy()
+        spelled.text = other
+        yield spelled
+
+
 def edges() -> Iterator[Bent]:
     """All of them."""
     for group in (maps, differences, ranks, margins, collisions, delta_rules, decays, boxes, trees,
-                  numbers, containers):  # fmt: skip
+                  numbers, containers, spellings):  # fmt: skip
         yield from group()
