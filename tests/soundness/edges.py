@@ -146,6 +146,8 @@ def ranks() -> Iterator[Bent]:
     divided = {"key": ((2, 2), [low, 1.0, 1.0, high])}
     yield made("injective", "PROVED", divided, evidence={"rows": [0, 1]}, first_row=1, sink=True)
     twice = {"key": ((3, 2), [1.0, 2.0, 2.0, 4.0, 3.0, 6.0])}
+    for rows, sink in (([0, 1], True), ([0, 2], True), ([0, 1, 2], False)):
+        yield made("injective", "PROVED", twice, evidence={"rows": rows}, first_row=2, sink=sink)
     for null in ([2, -1, 0], [0, 0, 0], [0, 0, 1], [2, -1, 1], [2, -1], [4, -2, 0], []):
         for line, first in ((2, 2), (1, 2), (1, 1), (0, 0), (3, 2), (1, 0)):
             for sink in (False, True):
@@ -188,6 +190,10 @@ def margins() -> Iterator[Bent]:
                 for name, kind in (("margin", "bound"), ("injective_within", "distance")):
                     yield made(name, "PROVED", tensors, evidence=evidence, first_row=1,
                                **{kind: bound})  # fmt: skip
+    for rows in ([0, 0, 1, 1], [1, 0], [0, 1, 1]):
+        empty = {"key": key, "factor": ((2, 2), [0.0, 0.0, 0.0, 0.0])}
+        yield made("margin", "PROVED", empty, evidence={"rows": rows, "shift": Fraction(2)},
+                   first_row=1, bound=Fraction(3, 2))  # fmt: skip
     small = {"key": key, "factor": ((1, 1), [1.0])}
     whole = {"rows": [0, 1], "shift": Fraction(1)}
     yield made("margin", "PROVED", small, evidence=whole, first_row=1,
@@ -347,7 +353,8 @@ def numbers() -> Iterator[Bent]:
         "1/03", "-1/3", "1/-3", "1/0", "0/3", "2/6", "0x0.0p+0", "-0x0.0p+0", "0.5", "",
         "0x1.0000000000000p+1024", "0x1.0000000000000p-1074", "0x0.0000000000001p-1022",
         "0x1.0000000000000p-1075", "0x1.0000000000000p+01", " 1/3", "1/3 ", f"{long}/3",
-        f"{10 * long}/3", f"1/{long}", f"1/{10 * long}", None, True, 1, 0.5, ["1/3"],
+        f"{2**1023}/1", f"{2**1024}/1", f"{10 * long}/3", f"1/{long}", f"1/{10 * long}",
+        None, True, 1, 0.5, ["1/3"],
     )  # fmt: skip
     for text in texts:
         bent = made("row_sums", "PROVED", sums, target=Fraction(1), tolerance=Fraction(1, 3))
@@ -449,7 +456,9 @@ def spellings() -> Iterator[Bent]:
         text.replace('"width": 2', '"width": 02'), text.replace('"width": 2', '"width": "2"'),
         text.replace('"width": 2', '"width": 2, "width": 2'), text.replace("null", "NaN", 1),
         json.dumps(backwards, indent=1) + "\n", json.dumps(bent.content, sort_keys=True) + "\n",
-        "\ufeff" + text, text.replace('"by hand"', '"by h\u00e4nd"'), "", "[]\n", "{}\n",
+        "\ufeff" + text, text.replace('"by hand"', '"by h\u00e4nd"'),
+        text.replace('"by hand"', '"by\x7fhand"'), text.replace('"by hand"', '"by\\u007fhand"'),
+        "", "[]\n", "{}\n",
     ):  # fmt: skip
         spelled = bent.copy()
         spelled.text = other
