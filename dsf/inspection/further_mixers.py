@@ -240,6 +240,10 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, found: Furthe
     adapter = Adapter(families={}, read=prober.read, finish=prober.finish)
     (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
     share = share_of_probed(call, held, prober)
+    if math.isnan(share):
+        raise UnreadableError(
+            "it could not be told how much of what a token moves its map explains"
+        )
     if share < LEAST:
         value, response = ("", "") if prober.driven is None else prober.driven.names
         raise UnreadableError(

@@ -138,7 +138,7 @@ def test_a_known_mixer_that_was_not_called_is_listed():
 
 
 def test_no_mixer_at_all():
-    with pytest.raises(NothingCapturedError, match="No module of it mixes tokens: its run was followed"):
+    with pytest.raises(NothingCapturedError, match="No module of it mixes tokens: its run"):
         dsf.inspect(nn.Linear(3, 3), torch.randn(2, 3))
 
 
