@@ -37,7 +37,7 @@ def test_every_call_is_read_and_no_whole_is_claimed(name):
     """Of several attentions none makes the output; zaya gives values of the token before."""
     model, given = build(name)
     for exact, limit in ((False, 1e-6), (True, 5e-14)):
-        layers = list(dsf.inspect(model, exact=exact, **given))
+        layers = list(dsf.inspect(model, exact=exact, probe=(), **given))
         assert len(layers) == (4 if name == "diffllama" else 2)
         assert all(layer.error <= limit for layer in layers)
         assert all(layer.map().tril(-1).norm() > 0.3 * layer.map().norm() for layer in layers)
@@ -78,7 +78,7 @@ def test_a_fourier_transform_of_tokens_is_named_and_can_be_driven():
     model = AutoModel.from_config(CONFIG_MAPPING["fnet"](**settings)).eval()
     ids = torch.randint(3, VOCABULARY, (1, 5), generator=torch.Generator().manual_seed(0))
     with pytest.raises(InspectionError, match=r"FourierTransform.*a fixed transform or average"):
-        dsf.inspect(model, input_ids=ids)
+        dsf.inspect(model, input_ids=ids, probe=(), checks="none")
     path = "encoder.layer.0.fourier.self"
     (layer,) = dsf.inspect(model, exact=True, probe=(path,), input_ids=ids)
     assert layer.error < 1e-12
