@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import resource
 import shutil
+import subprocess
 import sys
 import traceback
 import warnings
@@ -83,9 +84,16 @@ def _measure_each(entries: list[Model]) -> None:
         entries[0].build()
     KEPT.mkdir(exist_ok=True)
     for entry in entries:
-        record = _measured(entry)
+        record = _measured(entry) | {"commit": _commit()}
         _file(entry).write_text(json.dumps(record | {"state": _state(entry)}), encoding="utf-8")
         print(f"{entry.key}: {record['outcome']}", flush=True)
+
+
+def _commit() -> str:
+    """The commit that is checked out, in short; empty outside of a checkout."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return ran.stdout.strip()
 
 
 def _file(entry: Model) -> Path:

@@ -65,6 +65,13 @@ def _totals(records: Sequence[Record]) -> str:
     good = counts["read"] + counts["probed"]
     maps = sum(record.get("exact", 0) + record.get("probed", 0) for record in records)
     compared = sum(record.get("right", 0) for record in records)
+    commits = Counter(record["commit"] for record in records if record.get("commit"))
+    measured = ", ".join(f"{count} at `{commit}`" for commit, count in commits.most_common())
+    measured = (
+        f"Models by the commit of dsf at which they were measured: {measured}.\n\n"
+        if measured
+        else ""
+    )
     head = " | ".join(OUTCOMES)
     line = " | ".join(str(counts[name]) for name in OUTCOMES)
     return (
@@ -72,6 +79,7 @@ def _totals(records: Sequence[Record]) -> str:
         f"{len(records)} models of {len(packages)} packages; {good} "
         f"({good / max(len(records), 1):.0%}) were read or probed in full. Of {maps} maps that "
         f"were called exact, {compared} could be compared with what replaced values move.\n\n"
+        f"{measured}"
         f"| {head} |\n|{'---|' * len(OUTCOMES)}\n| {line} |\n"
     )
 
