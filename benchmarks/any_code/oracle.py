@@ -476,7 +476,7 @@ def _not_tokens(one: Located, changes: Sequence[Tensor]) -> str:
         each = (far[one.values.index] & one.values.sure).view(claim.values.shape).any(dim=-1)
         if claim.axes[:1] == ("sample",) and each.flatten(1).any(dim=1).sum() > 1:
             return "one token moves columns of several samples"
-        moved.append(each.flatten(0, -2).any(dim=0) if len(claim.axes) < 3 else each.flatten())
+        moved.append(each.flatten())
     if claim.has_tokens and moved and torch.stack(moved).sum(dim=0).gt(1).any():
         return "two tokens are in one column"
     return ""
