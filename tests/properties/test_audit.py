@@ -75,10 +75,15 @@ def test_a_kernel_of_one_number_type_is_found_by_its_rounding():
     assert rows["layers.1.mixer"].verdict == EXACT
 
 
-def test_a_mixer_that_no_adapter_knows_is_listed():
+@pytest.mark.parametrize(
+    ("mixing", "verdict"),
+    [(lambda x: x.cumsum(dim=1), EXACT), (lambda x: x.cummax(dim=1).values, NOT_READ)],
+    ids=["linear", "not linear"],
+)
+def test_a_mixer_that_no_adapter_knows_is_probed_or_listed(mixing, verdict):
     class Mixer(torch.nn.Module):
         def forward(self, x):
-            return x.cumsum(dim=1)
+            return mixing(x)
 
     class Model(torch.nn.Module):
         def __init__(self):
@@ -90,7 +95,7 @@ def test_a_mixer_that_no_adapter_knows_is_listed():
             return self.unknown_mixer(self.known(self.embedding(input_ids))[0])
 
     verdicts = {row.layer: row.verdict for row in audited(Model(), lengths=(SHORT,))}
-    assert verdicts == {"known[layer 0]": EXACT, "unknown_mixer": NOT_READ}
+    assert verdicts == {"known[layer 0]": EXACT, "unknown_mixer": verdict}
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.01])
