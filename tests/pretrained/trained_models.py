@@ -14,7 +14,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Case:
         build: the model and the keyword or positional arguments of its call.
         adapters: how to read its own modules.
         timed: whether seconds and memory are taken too, which say little of small models.
+        explained: whether those of attribution and intervention are taken as well.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Case:
     build: Callable[[], tuple[Any, tuple[Any, ...], dict[str, Any]]]
     adapters: tuple[Any, ...] = ()
     timed: bool = False
+    explained: bool = False
 
 
 def folder(name: str) -> Path:
@@ -133,7 +135,9 @@ def reactions():
 
 LANGUAGE = "every weight against the file; ' Paris' after 'The capital of France is'; eager maps"
 CASES = {
-    "smollm2-512": Case("SmolLM2-135M-Instruct, 512 tokens", LANGUAGE, writer(512), timed=True),
+    "smollm2-512": Case(
+        "SmolLM2-135M-Instruct, 512 tokens", LANGUAGE, writer(512), timed=True, explained=True
+    ),
     "smollm2-2048": Case("SmolLM2-135M-Instruct, 2,048 tokens", LANGUAGE, writer(2048), timed=True),
     "typeseg": Case(
         "typeseg, Mamba both ways",
@@ -203,12 +207,39 @@ def read(case: Case) -> dict[str, Any]:
             "report": lambda: dsf.write_report(inspection, page),
         }
         taken = {name: timed(step) for name, step in steps.items()}
+    if case.explained:
+        del inspection
+        taken |= {name: timed(step) for name, step in explanations(model, called).items()}
     return {
         **found,
         "seconds": {name: seconds for name, (seconds, _) in taken.items()},
         "memory": {name: peak for name, (_, peak) in taken.items()},
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
+    }
+
+
+SWEEP = 8
+"""How many edits a timed sweep tries."""
+
+
+def explanations(model: Any, called: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Why the model says its next token, and what it says without some of its heads."""
+    with torch.no_grad():
+        likeliest = int(model(**called).logits[0, -1].argmax())
+    names = [f"model.layers.{layer}.self_attn" for layer in range(SWEEP)]
+    cuts = [dsf.edits.Ablate(name, heads=[0]) for name in names]
+    stacks: list[Any] = []
+
+    def stack() -> None:
+        stacks[:] = [dsf.stack(model, **called)]
+
+    return {
+        "stack": stack,
+        # A new object each time, since a stack keeps what its first number needed for the next.
+        "attribute": lambda: replace(stacks[0]).attribute(likeliest),
+        "intervene": lambda: dsf.intervene(model, edits=cuts[:1], **called),
+        "sweep": lambda: dsf.sweep(model, edits=cuts, target=likeliest, **called),
     }
 
 
@@ -243,7 +274,7 @@ def main(names: list[str]) -> None:
 def page(record: dict[str, Any]) -> str:
     """The two tables of the documentation."""
     known = {name: case for name, case in CASES.items() if name in record}
-    exact, times = [], []
+    exact, times, explained = [], [], []
     for name, case in known.items():
         run = record[name]
         cells = [case.title, str(run["layers"]), ", ".join(run["mixers"]), f"{run['tokens']:,}"]
@@ -256,6 +287,15 @@ def page(record: dict[str, Any]) -> str:
                 cells.append(f"{seconds[step]:.1f} s ({seconds[step] / seconds['forward']:.1f})")
             cells.append(" / ".join(f"{peak / 1e6:.0f}" for peak in map(peaks.get, STEPS)))
             times.append(f"| {' | '.join(cells)} |")
+        if case.explained and "sweep" in run["seconds"]:
+            seconds, peaks = run["seconds"], run["memory"]
+            cells = [case.title]
+            for step in ("stack", "attribute", "intervene"):
+                cells.append(f"{seconds[step]:.1f} s ({seconds[step] / seconds['forward']:.1f})")
+            cells.append(f"{SWEEP / seconds['sweep']:.2f}")
+            steps = ("stack", "attribute", "intervene", "sweep")
+            cells.append(" / ".join(f"{peak / 1e6:.0f}" for peak in map(peaks.get, steps)))
+            explained.append(f"| {' | '.join(cells)} |")
     threads = sorted({run["threads"] for run in record.values() if "threads" in run})
     wheels = ", ".join(wheel.requirement.replace("==", " ") for wheel in WHEELS.values())
     text = EXACT.format(
@@ -264,6 +304,8 @@ def page(record: dict[str, Any]) -> str:
     )
     if times:
         text += TIMES.format(times="\n".join(times), threads=" or ".join(map(str, threads)))
+    if explained:
+        text += EXPLAINED.format(explained="\n".join(explained), sweep=SWEEP)
     return text
 
 
@@ -298,6 +340,18 @@ inspection, measures and report.
 | model | forward | inspect | measure | report | MB |
 |---|---|---|---|---|---|
 {times}
+"""
+EXPLAINED = """
+## Attribution and intervention
+
+The same for the shares of the logit of the next token: the run is recorded as affine steps in
+float64 once (`dsf.stack`), and then every number is shared by one adjoint pass (`attribute`). An
+intervention takes a head away and runs the model twice, without and with the edit. A sweep of
+{sweep} edits runs it once for each; its rate is in edits for each second.
+
+| model | stack | attribute | intervene | edits/s in a sweep | MB |
+|---|---|---|---|---|---|
+{explained}
 """
 
 
