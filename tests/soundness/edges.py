@@ -465,8 +465,44 @@ def spellings() -> Iterator[Bent]:
         yield spelled
 
 
+def systems() -> Iterator[Bent]:
+    """Maps of two tokens by their coefficients, such as [[1, 0], [0.5, 1]]."""
+
+    def stored(front: str = "", read: float = 1.0, direct: float = 0.0) -> dict[str, Stored]:
+        one = (2, 1, 1)
+        parts = {
+            "A": ((2, 1), [0.5, 0.5]), "B": (one, [1.0, 1.0]), "C": (one, [1.0, read]),
+            "D": (one, [0.0, direct]), "left": (one, [0.0, 0.0]), "right": (one, [0.0, 0.0]),
+        }  # fmt: skip
+        return {front + role: part for role, part in parts.items()}
+
+    for reading in ("after", "before"):
+        for tolerance in (Fraction(1, 4), Fraction(1, 4) - Fraction(1, 2**40), Fraction(-1)):
+            for line in (0, 1, 2):
+                yield from both(
+                    "system_row_sums", stored(), {"row": line}, read=reading,
+                    target=Fraction(5, 4), tolerance=tolerance,
+                )  # fmt: skip
+        for read in (1.0, -(2.0**-60)):
+            for line, column in ((1, 0), (0, 0), (2, 0), (1, 2)):
+                place = {"row": line, "column": column}
+                yield from both("system_nonnegative", stored(read=read), place, read=reading)
+        pair = stored() | stored("other_", direct=0.5)
+        for tolerance in (Fraction(1, 2), Fraction(1, 4), Fraction(-1, 2)):
+            for energy in (Fraction(1, 4), Fraction(1, 2)):
+                yield from both(
+                    "same_system", pair, {"energy": energy}, read=reading, other_read=reading,
+                    tolerance=tolerance,
+                )  # fmt: skip
+        pair = stored() | stored("other_")
+        yield from both(
+            "same_system", pair, {"energy": Fraction(1)}, read="after", other_read=reading,
+            tolerance=Fraction(0),
+        )  # fmt: skip
+
+
 def edges() -> Iterator[Bent]:
     """All of them."""
     for group in (maps, differences, ranks, margins, collisions, delta_rules, decays, boxes, trees,
-                  numbers, containers, spellings):  # fmt: skip
+                  systems, numbers, containers, spellings):  # fmt: skip
         yield from group()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dsf
 from dsf import certify
 from dsf.certificates import checker
 
@@ -22,6 +23,9 @@ RATE = torch.full((12,), 0.01, dtype=torch.float64)
 BOX = (-torch.ones(4).double(), torch.ones(4).double())
 SMALLEST = float(torch.linalg.svdvals(torch.cat([KEY, torch.ones(12, 1).double()], -1))[-1])
 ONE = torch.tensor(1.0, dtype=torch.float64)
+PORTS = torch.ones(3, 1, 1, dtype=torch.float64)
+SYSTEM = dsf.System(dsf.transition.Diagonal(PORTS[..., 0] / 2), PORTS, PORTS)
+TURNED = dsf.System(dsf.transition.Diagonal(PORTS[..., 0] / 2), PORTS, -PORTS)
 
 
 def verdict(to):
@@ -170,6 +174,28 @@ CASES = {
         lambda f: certify.injective(KEY, level=certify.Level.REAL, uncertainty=0.1, folder=f),
         stated(distance=(SMALLEST * (1 + 1e-9)).hex()),
         "above the distance",
+    ),
+    "negative weights of a system passed over": (
+        lambda f: certify.nonnegative(TURNED, folder=f),
+        verdict("PROVED"),
+        "states PROVED, but",
+    ),
+    "an entry of a system that is not negative": (
+        lambda f: certify.nonnegative(SYSTEM, folder=f),
+        refuted(row=1, column=0),
+        "states REFUTED, but",
+    ),
+    "a smaller tolerance for the rows of a system": (
+        lambda f: certify.row_sums(SYSTEM, target=1.5, tolerance=0.5, folder=f),
+        stated(tolerance=(0.25).hex()),
+        "states PROVED, but",
+    ),
+    "two systems that differ more": (
+        lambda f: certify.equivalent(
+            SYSTEM, TURNED, tolerance=9.0, level=certify.Level.REAL, folder=f
+        ),
+        stated(tolerance=(1.0).hex()),
+        "states PROVED, but",
     ),
     "a faster decay over a box": (
         lambda f: certify.decay_box(KEY[0], ONE, ONE, BOX, width=2, most=0.999, folder=f),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -114,7 +115,7 @@ class DrivenTape:
         response, output = self._run(look)
         return seen[0], response, output
 
-    def __call__(self, values: Arranged) -> Arranged:
+    def __call__(self, values: Arranged) -> Float[Tensor, "sample written output"]:
         """The response to the given values."""
         return self._run(lambda old: self._value.laid_out(values, old))[0]
 

@@ -524,7 +524,7 @@ def _shape(tensor: Tensor) -> torch.Size | None:
 def _memory(tensor: Tensor) -> int:
     try:
         return tensor.untyped_storage().data_ptr()
-    except NotImplementedError:  # inside of a vectorising transform
+    except RuntimeError:  # a tensor without memory of its own, as inside of a vectorising transform
         return id(tensor)
 
 
