@@ -232,7 +232,8 @@ def explanations(model: Any, called: dict[str, Any]) -> dict[str, Callable[[], A
     stacks: list[Any] = []
 
     def stack() -> None:
-        stacks[:] = [dsf.stack(model, **called)]
+        stacks.clear()
+        stacks.append(dsf.stack(model, **called))
 
     return {
         "stack": stack,
