@@ -83,7 +83,8 @@ def test_every_family(name, there):
         assert layer.system.device == (torch.device("cpu") if single(there) else there)
         where = f" on the processor, since {there} has none" if single(there) else ""
         assert layer.compared_with == f"its module in float64{where}"
-    if not single(there):  # nothing is rebuilt elsewhere
+    # Nothing is rebuilt elsewhere; what nothing reads is tried with values drawn on the processor.
+    if not single(there) and not inspection.unsupported:
         assert max(seen.sent + seen.fetched, default=0) <= FEW_BYTES
 
 
