@@ -88,16 +88,7 @@ def cost(name: str, tokens: int) -> Cost:
     numbers = []
     measured = _seconds(lambda: numbers.append(values(layer, QUANTITIES)))
     with tempfile.TemporaryDirectory() as place:
-        facts = LayerFacts(
-            name=layer.name,
-            family=layer.family,
-            axes=layer.axes,
-            error=layer.error,
-            formula=layer.formula,
-            rounding=layer.rounding,
-            tolerance=layer.tolerance,
-            unmeasured=numbers[0][1],
-        )
+        facts = LayerFacts.of(layer, numbers[0][1])
         write_layer(Path(place), Unit((0,)), 0, facts, numbers[0][0])
         size = sum(path.stat().st_size for path in Path(place).rglob("*.safetensors"))
     parameters = sum(part.numel() for part in model.layers.parameters())

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dsf.inspection import Unsupported
+from dsf.inspection import InspectedLayer, Unsupported
 from dsf.jobs.plan import Unit, malformed, read_record
 from dsf.saving import LeadsOutside, names_inside, read_inside, remove_drafts, write_inside
 
@@ -43,6 +43,21 @@ class LayerFacts:
     tolerance: float
     unmeasured: Mapping[str, str]
     heads: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, layer: InspectedLayer, unmeasured: Mapping[str, str]) -> "LayerFacts":
+        """Those of an inspected layer."""
+        return cls(
+            name=layer.name,
+            family=layer.family,
+            axes=layer.axes,
+            error=layer.error,
+            formula=layer.formula,
+            rounding=layer.rounding,
+            tolerance=layer.tolerance,
+            unmeasured=unmeasured,
+            heads=layer.heads,
+        )
 
     def place(self, index: Sequence[int]) -> tuple[int, ...]:
         """Where an entry of the axes after the first sits in the whole layer: its head."""

@@ -70,18 +70,7 @@ def _measured(
     layer: InspectedLayer, quantities: Sequence[str]
 ) -> tuple[LayerFacts, dict[str, Tensor]]:
     found, unmeasured = values(layer, {name: QUANTITIES[name] for name in quantities})
-    facts = LayerFacts(
-        name=layer.name,
-        family=layer.family,
-        axes=layer.axes,
-        error=layer.error,
-        formula=layer.formula,
-        rounding=layer.rounding,
-        tolerance=layer.tolerance,
-        unmeasured=unmeasured,
-        heads=layer.heads,
-    )
-    return facts, found
+    return LayerFacts.of(layer, unmeasured), found
 
 
 @lru_cache(maxsize=1)

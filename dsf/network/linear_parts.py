@@ -51,8 +51,9 @@ def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Line
     if name == "linear" and len(streams) == 1 and any(part is streams[0] for part in call.args[:1]):
         yield call.output, *_projection(call.output, *call.args[1:], **call.kwargs)
         return
-    holes: dict[int, Any] = {id(part): _Hole(k) for k, part in enumerate(streams)}
-    again = partial(_filled, call.func, _with(call.args, holes), _with(call.kwargs, holes))
+    holes = {id(part): _Hole(k) for k, part in enumerate(streams)}
+    args, kwargs = _mapped((call.args, call.kwargs), lambda leaf: holes.get(id(leaf), leaf))
+    again = partial(_filled, call.func, args, kwargs)
     still = None if name in HOMOGENEOUS else again(*map(torch.zeros_like, streams))
     if isinstance(call.output, Tensor):
         yield call.output, _linear(again, still), unless_zero(still)
@@ -72,16 +73,11 @@ class _Hole:
 def _filled(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *streams: Tensor
 ) -> Any:
-    def put(part: Any) -> Any:
-        if isinstance(part, _Hole):
-            return streams[part.k]
-        if type(part) in (tuple, list):
-            return type(part)(map(put, part))
-        if type(part) is dict:
-            return {name: put(each) for name, each in part.items()}
-        return part
+    def stream_or_itself(leaf: Any) -> Any:
+        return streams[leaf.k] if isinstance(leaf, _Hole) else leaf
 
-    return func(*put(args), **put(kwargs))
+    put, named = _mapped((args, kwargs), stream_or_itself)
+    return func(*put, **named)
 
 
 def _projection(
@@ -143,15 +139,13 @@ def unless_zero(part: Tensor | None) -> Tensor | None:
     return part if part is not None and bool(part.any()) else None
 
 
-def _with(part: Any, put: Mapping[int, Any]) -> Any:
-    """``part`` with something else in the place of some tensors, by their ids."""
-    if isinstance(part, Tensor):
-        return put.get(id(part), part)
+def _mapped(part: Any, change: Callable[[Any], Any]) -> Any:
+    """``part`` with every leaf of its tuples, lists and dictionaries changed."""
     if type(part) in (tuple, list):
-        return type(part)(_with(each, put) for each in part)
+        return type(part)(_mapped(each, change) for each in part)
     if type(part) is dict:
-        return {name: _with(each, put) for name, each in part.items()}
-    return part
+        return {name: _mapped(each, change) for name, each in part.items()}
+    return change(part)
 
 
 Function = Callable[..., Any]
