@@ -22,6 +22,7 @@ class Question:
     target: str
     against: str | None
     top: int
+    paths: int
 
     def check(self) -> None:
         """Raises what is wrong with the arguments alone."""
@@ -29,6 +30,8 @@ class Question:
         _ = self.tokens
         if self.top < 1:
             raise ValueError(f"--top is {self.top}; it is how many rows are shown, at least 1.")
+        if self.paths < 0:
+            raise ValueError(f"--paths is {self.paths}; it is how many are shown, 0 for none.")
 
     @property
     def prompt(self) -> Prompt:
@@ -67,6 +70,13 @@ def run(
         typer.Option(help="At which token the logits are read, from 0; -1 is the last one."),
     ] = -1,
     top: Annotated[int, typer.Option(help="How many tokens and how many edges are listed.")] = 10,
+    paths: Annotated[
+        int,
+        typer.Option(
+            help="Also search for this many of the strongest paths, from a token over edges to the "
+            "logit. Takes longer."
+        ),
+    ] = 0,
     offline: Offline = False,
     revision: Revision = None,
     threads: Threads = None,
@@ -87,14 +97,16 @@ def run(
     Example: dsf attribute FOLDER --text "The capital of France is" --target " Paris" --against
     " London"
     """
-    asked = Question(text, ids, file, wanted, against, top)
+    asked = Question(text, ids, file, wanted, against, top, paths)
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.attributed import attribute_checkpoint
         from dsf.cli.run_model import Options
 
         options = Options(offline=offline, revision=revision)
-        found = attribute_checkpoint(model, asked.prompt, asked.tokens, position, count, options)
+        found = attribute_checkpoint(
+            model, asked.prompt, asked.tokens, position, paths, count, options
+        )
         return Answer(found.facts(top), lambda: found.show(top))
 
     give(

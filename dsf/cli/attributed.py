@@ -7,7 +7,7 @@ from dsf.cli.prompt import Prompt
 from dsf.cli.run_model import Opened, Options, open_checkpoint
 from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
-from dsf.network import Attribution, stack
+from dsf.network import Attribution, Paths, stack
 from dsf.report.escaping import escaped
 
 
@@ -20,12 +20,14 @@ class Attributed:
         opened: the model and its input.
         target: the tokens whose logits are explained, in words.
         position: where the logits are read.
+        paths: the strongest paths; None where they were not asked for.
     """
 
     share: Attribution
     opened: Opened
     target: str
     position: int
+    paths: Paths | None = None
 
     def show(self, top: int) -> None:
         """Tables of tokens, layers and edges, then the sum."""
@@ -65,6 +67,8 @@ class Attributed:
                 for edge in edges
             ],
         )
+        if self.paths is not None:
+            self._show_paths(self.paths)
         value, rest = share.value[0].item(), share.remainder[0].item()
         print(
             f"tokens {_signed(tokens.sum().item())}, remainder {_signed(rest)}, together "
@@ -94,10 +98,26 @@ class Attributed:
                 for name in share.total
             ],
             "edges": share.strongest_edges(top).to_json(),
+            "paths": None if self.paths is None else self.paths.to_json(),
             "remainder": share.remainder[0].item(),
             "sum": share.tokens[0].sum().item() + share.remainder[0].item(),
             "error": share.error,
         }
+
+    def _show_paths(self, paths: Paths) -> None:
+        print_table(
+            ("from", "over", "share"),
+            [
+                (
+                    self._token(path.token),
+                    ", ".join(f"{edge.layer} to {self._token(edge.written)}" for edge in path.edges)
+                    or "the residual stream",
+                    _signed(path.share),
+                )
+                for path in paths
+            ],
+        )
+        print(f"these paths {_signed(paths.covered)} of {_signed(paths.total)} from all tokens")
 
     @property
     def _direct(self) -> dict[str, float]:
@@ -113,10 +133,14 @@ def attribute_checkpoint(
     prompt: Prompt,
     tokens: tuple[int | str, int | str | None],
     position: int,
+    paths: int,
     threads: ThreadCount,
     options: Options,
 ) -> Attributed:
     """Load a checkpoint, run it on the prompt and share a logit among its parts.
+
+    Args:
+        paths: how many of the strongest paths are searched for; 0 for none.
 
     Raises:
         LoadError: if the checkpoint is refused.
@@ -128,7 +152,8 @@ def attribute_checkpoint(
     made = stack(opened.loaded.model, input_ids=opened.ids)
     made = replace(made, tokenizer=opened.loaded.tokenizer)
     share = made.attribute(*tokens, position=place)
-    return Attributed(share, opened, target_in_words(tokens), place)
+    strongest = share.paths(paths) if paths else None
+    return Attributed(share, opened, target_in_words(tokens), place, strongest)
 
 
 def target_in_words(tokens: tuple[int | str, int | str | None]) -> str:

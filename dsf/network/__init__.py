@@ -3,6 +3,7 @@
 from dsf.network.attribution import Attribution
 from dsf.network.entry import stack
 from dsf.network.intervention import Intervention, intervene, sweep
+from dsf.network.paths import Paths
 from dsf.network.stacked import Stack
 
-__all__ = ["Attribution", "Intervention", "Stack", "intervene", "stack", "sweep"]
+__all__ = ["Attribution", "Intervention", "Paths", "Stack", "intervene", "stack", "sweep"]

@@ -17,6 +17,7 @@ from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.head_layout import as_values, width_of
 from dsf.network.affine_steps import Step, adjoint_of, adjoints
 from dsf.network.parts import Part
+from dsf.network.paths import Paths, Search
 from dsf.network.targets import paired
 from dsf.network.trace import MixerStep
 
@@ -61,6 +62,8 @@ class Attribution:
     remainder: Float[Tensor, " sample"]
     _mixed: dict[str, "_Mixed"] = field(repr=False)
     _size: Float[Tensor, " sample"] = field(repr=False)
+    _into: "Decomposition" = field(repr=False)
+    _functional: Float[Tensor, "*axes"] = field(repr=False)
 
     @property
     def error(self) -> float:
@@ -131,6 +134,46 @@ class Attribution:
                 found.append({"layer": name, "written": written, "read": read, "share": share})
         found.sort(key=lambda edge: -abs(edge["share"]))
         return Table((*found[:count], *without))
+
+    def paths(self, count: int = 10, *, sample: int = 0, most: int = 200) -> Paths:
+        """The paths from a token over edges to the number that have the largest absolute shares.
+
+        A path stays at a token along residual connections, norms and feed-forward layers, and moves
+        along one edge of each mixer that it passes, summed over its heads or channels. An edge here
+        is of the whole layer: it reads the token of the stream, also where a short convolution
+        carries that to the values of later tokens. The sum over all paths of a sample is
+        ``tokens.sum()``; ``covered`` says how much of it those that are returned have.
+
+        They are searched for from the end: of all ends of paths, that with the largest share is
+        followed one mixer further back. Where shares of both signs cancel behind an end, a path
+        there may be larger than the end and not be found.
+
+        Args:
+            count: how many paths, at least 1.
+            sample: of which sample.
+            most: how many ends are followed at most. Each costs an adjoint pass through the layers
+                before it.
+
+        Raises:
+            ValueError: if ``count`` or ``most`` is less than 1.
+            IndexError: if there is no such sample.
+        """
+        for name, number in (("count", count), ("most", most)):
+            if number < 1:
+                raise ValueError(f"paths: '{name}' must be at least 1, but it is {number}.")
+        samples = len(self.value)
+        if not -samples <= sample < samples:
+            raise IndexError(f"paths: sample={sample}, but there are {samples} samples.")
+        root, first = self._into.streams[0]
+        search = Search(
+            root=root,
+            mixers=self._into.mixers,
+            from_tokens={root: first} | self._into.from_tokens,
+            total=self.tokens[sample].sum().item(),
+            sample=sample,
+            most=most,
+        )
+        return search.strongest(self._into.stop, self._functional, count)
 
     def _of(self, layer: str) -> "_Mixed":
         if layer not in self._mixed:
@@ -266,6 +309,8 @@ def attributed(
             for mixer in into.mixers
         },
         _size=paired(functional.abs(), result.abs()),
+        _into=into,
+        _functional=functional,
     )
     if not made.error <= max(COMPLETE, 10 * tolerance):
         raise ReconstructionError(

@@ -70,6 +70,20 @@ def test_a_person_reads_tokens_layers_edges_and_the_sum(run, asked):
     assert "remainder +0, together" in shown
 
 
+def test_paths_lead_from_tokens_to_the_logit(run, asked, only_object):
+    found = only_object(
+        run("attribute", asked["model"], *options(asked), "--paths", 3, "--json").stdout
+    )
+    strongest = found["paths"]["paths"]
+    assert len(strongest) == 3
+    assert strongest[0]["edges"][-1]["written"] == asked["position"]
+    whole = sum(row["share"] for row in found["tokens"])
+    assert found["paths"]["total"] == pytest.approx(whole, rel=1e-12)
+    shown = run("attribute", asked["model"], *options(asked), "--paths", 3).stdout
+    assert f"model.layers.1.self_attn to {asked['position']}" in shown
+    assert "these paths +" in shown
+
+
 def test_text_names_tokens(run, only_object):
     from dsf.models import folder
 
@@ -150,6 +164,7 @@ WRONG = [
     ("attribute", ["--target", "1", "--against", "b", "--ids", "1"], "--against is 'b'"),
     ("attribute", ["--target", "1", "--ids", "1 x"], "whole numbers"),
     ("attribute", ["--target", "1", "--ids", "1", "--top", "0"], "--top is 0"),
+    ("attribute", ["--target", "1", "--ids", "1", "--paths", "-1"], "--paths is -1"),
     ("attribute", ["--target", "a", "--file", "nowhere"], "No such file"),
     ("intervene", ["--ids", "1"], "needs an edit"),
     ("intervene", ["--ids", "1", "--edit", "snip layers=1"], "'snip' is no edit; there are cut"),
