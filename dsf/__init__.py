@@ -39,6 +39,7 @@ _HOME = {
     "sweep": "dsf.network",
     "write_report": "dsf.report",
     "view": "dsf.report",
+    "playground": "dsf.report",
     "show_versions": "dsf.cli.machine",
 }
 _SUBPACKAGES = {
@@ -109,5 +110,5 @@ if TYPE_CHECKING:
     from dsf.network import intervene, stack, sweep
     from dsf.properties import check_adapter, compare
     from dsf.realisation import realise, reduce
-    from dsf.report import view, write_report
+    from dsf.report import playground, view, write_report
     from dsf.system import System

@@ -18,6 +18,7 @@ from dsf.cli import (
     inspect_model,
     intervene,
     measure,
+    playground,
     support,
 )
 from dsf.cli.answer import INTERRUPTED, USAGE
@@ -50,6 +51,9 @@ app.command("attribute", short_help="Which tokens, layers and edges made it say 
 app.command("audit", short_help="How far a run lies from its modules in float64.")(audit.run)
 app.command("claims", short_help="What the founding papers claim, decided.")(claims.run)
 app.command("compare", short_help="Two models on one input: maps, numbers, verdicts.")(compare.run)
+app.command("playground", short_help="One page with sliders, from softmax to the delta rule.")(
+    playground.run
+)
 app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.run)
 
 

@@ -2,6 +2,7 @@
 
 from dsf.report.figure import draw_grid, draw_map
 from dsf.report.page import write_report
+from dsf.report.playground_page import Playground, playground
 from dsf.report.widget import view
 
-__all__ = ["draw_grid", "draw_map", "view", "write_report"]
+__all__ = ["Playground", "draw_grid", "draw_map", "playground", "view", "write_report"]

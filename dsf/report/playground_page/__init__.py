@@ -1,0 +1,135 @@
+"""``playground``: one page with sliders for A, B, C and D, from softmax to the delta rule.
+
+The page computes everything itself, offline: a program that it also shows makes the same numbers
+with the mixers of this library. ``presets.json`` names the architectures, their sliders and limits.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from dsf.report.content import embedded
+from dsf.report.page import fingerprint
+from dsf.report.viewer import file_of, style_of
+from dsf.saving import replace_file
+
+SCRIPTS = ("systems", "python", "formulas", "pictures", "board", "page")
+HEIGHT = 900
+"""Pixels of the frame in a notebook."""
+
+
+@dataclass(frozen=True)
+class Playground:
+    """The page of ``dsf.playground``; a notebook shows it in a frame.
+
+    Attributes:
+        preset: the architecture that it opens with.
+        settings: sliders that do not stand where the preset has them.
+    """
+
+    preset: str
+    settings: Mapping[str, float | int] = field(default_factory=dict)
+
+    @property
+    def html(self) -> str:
+        """The page as text: no file beside it, no network."""
+        start = {"preset": self.preset, "settings": dict(self.settings)}
+        return _rendered({**_content(), "start": start})
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page to a file, which is replaced only once all is written."""
+        return replace_file(path, lambda draft: draft.write_text(self.html, encoding="utf-8"))
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, which can reach nothing of the notebook."""
+        return (
+            f'<iframe title="Playground: {escape(self.preset)}" sandbox="allow-scripts '
+            f'allow-downloads" srcdoc="{escape(self.html)}" width="100%" height="{HEIGHT}" '
+            'style="border: 0"></iframe>'
+        )
+
+
+def playground(preset: str = "softmax_attention", **settings: float | int) -> Playground:
+    """A page with sliders, to see map, state and response of an architecture change.
+
+    Its numbers are those of the library's mixers in float64, on twelve tokens.
+
+    Args:
+        preset: the architecture that it opens with: ``system`` (A, B, C, D by hand),
+            ``softmax_attention``, ``linear_attention``, ``taylor``, ``in_line_attention``,
+            ``zero_sum_attention``, ``retention``, ``gated_linear_attention``,
+            ``diagonal_state_space``, ``lru``, ``selective_state_space``, ``delta_net`` or
+            ``gated_delta_net``.
+        settings: where its sliders stand, such as ``rate=0.5`` or ``order=4``.
+
+    Raises:
+        ValueError: if there is no such preset or slider, or a slider does not reach so far.
+
+    Example:
+        >>> import dsf
+        >>> dsf.playground("delta_net", rate=0.5)
+        Playground(preset='delta_net', settings={'rate': 0.5})
+    """
+    sliders = _sliders(preset)
+    for name, value in settings.items():
+        if name not in sliders:
+            raise ValueError(
+                f"playground: '{preset}' has no slider '{name}'. It has {_listed(sliders)}."
+            )
+        low, high = sliders[name]
+        if not low <= value <= high:
+            raise ValueError(
+                f"playground: the slider '{name}' of '{preset}' goes from {low:g} to {high:g}, but "
+                f"{name} is {value}."
+            )
+    return Playground(preset, settings)
+
+
+def _sliders(preset: str) -> dict[str, tuple[float, float]]:
+    """The reach of every slider."""
+    found = {each["name"]: each["sliders"] for each in _content()["presets"]}
+    if preset not in found:
+        raise ValueError(f"playground: there is no preset '{preset}'. Take {_listed(found)}.")
+    return {name: (float(low), float(high)) for name, _, low, high, _, _ in found[preset]}
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}"
+
+
+@cache
+def _content() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(_text("presets.json"))
+    return content
+
+
+def _text(name: str) -> str:
+    return (files("dsf.report") / "playground_page" / name).read_text(encoding="utf-8")
+
+
+def _rendered(data: Mapping[str, Any]) -> str:
+    ours = [_text(f"{name}.js") for name in SCRIPTS]
+    joined = "\n".join([*(file_of(f"{name}.js") for name in SHARED), *ours])
+    script = f'(() => {{\n"use strict";\n{joined}\n}})();\n'
+    style = f"{style_of('explorer', 'page')}\n{_text('playground.css')}"
+    rules = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return rules.from_string(_text("page.html.j2")).render(
+        data=Markup(embedded(data)),  # noqa: S704  # escaped by ``embedded``
+        script=Markup(script),  # noqa: S704  # ours
+        style=Markup(style),  # noqa: S704  # ours
+        script_hash=fingerprint(script),
+        style_hash=fingerprint(style),
+    )
+
+
+SHARED = ("codes", "text", "colours", "canvas")
+"""Scripts of the report's viewer: numbers as text, and the colour scale."""

@@ -1,0 +1,194 @@
+"""The playground: its numbers are the library's, for every architecture and wherever sliders stand.
+
+The page computes in its own script. The oracle is the library: the program that the page shows is
+run, and its map, states and response are compared with those of the page.
+"""
+
+import json
+import random
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+import torch
+
+import dsf
+from dsf.report.playground_page import _content
+
+PRESETS = {each["name"]: each for each in _content()["presets"]}
+ROUNDS = 3
+SET = """([name, value]) => {
+    const input = document.querySelector(`.sliders input[name="${name}"]`);
+    input.value = value;
+    input.dispatchEvent(new Event("input")); }"""
+PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return dsf.playground().write(tmp_path_factory.mktemp("playground") / "p.html")
+
+
+@pytest.fixture
+def page(visited, written):
+    return visited(written)
+
+
+def chosen(page, name):
+    page.locator(f".kind button[value='{name}']").click()
+
+
+def numbers(page):
+    page.evaluate(PAINTED)
+    link = page.locator(".table a").get_attribute("href")
+    return json.loads(unquote(link.partition(",")[2]))
+
+
+def library(program):
+    names = {}
+    exec(program, names)
+    system, response = names["system"], names["response"]
+    states = names["states"].reshape(system.steps, system.state_size)
+    if states.is_complex():
+        states = torch.view_as_real(states).flatten(-2)
+    map = names["map"].reshape(system.steps, system.steps)
+    return {"map": map, "states": states, "response": response.flatten()}
+
+
+def close(ours, theirs):
+    """Equal to rounding, relative to the largest number."""
+    size = theirs.abs().max().item()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11 * max(size, 1), equal_nan=True)
+
+
+def shown_and_computed(page):
+    shown = numbers(page)
+    program = page.locator(".python pre").text_content()
+    for what, theirs in library(program).items():
+        close(torch.tensor(shown[what], dtype=torch.float64).reshape(theirs.shape), theirs)
+    return shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_numbers_are_the_librarys_wherever_the_sliders_stand(page, name):
+    draws = random.Random(name)
+    chosen(page, name)
+    before = shown_and_computed(page)
+    for turn in range(ROUNDS):
+        for slider, _, low, high, step, _ in PRESETS[name]["sliders"]:
+            value = round(low + step * draws.randint(0, round((high - low) / step)), 6)
+            page.evaluate(SET, [slider, value])
+        if turn % 2:
+            page.get_by_role("button", name="Draw other tokens").click()
+        page.locator(".bar select").select_option(draws.choice(["values", "impulse", "ones"]))
+        after = shown_and_computed(page)
+        assert after["settings"] != before["settings"]
+        before = after
+
+
+@pytest.mark.slow
+def test_a_wrong_number_of_the_page_would_be_seen(visited, tmp_path):
+    told = dsf.playground("delta_net", rate=0.5).html
+    wrong = told.replace("decays[t] * (", "decays[t] * 0.999 * (")
+    assert wrong != told
+    path = tmp_path / "wrong.html"
+    path.write_text(sealed(wrong), encoding="utf-8")
+    with pytest.raises(AssertionError):
+        shown_and_computed(visited(path))
+
+
+def sealed(html):
+    """The page without its policy, which names the hash of the script that was changed."""
+    before, _, after = html.partition('<meta http-equiv="Content-Security-Policy"')
+    return before + after.partition(">")[2]
+
+
+@pytest.mark.slow
+def test_it_plays_token_by_token_and_stops_at_the_end(page):
+    assert page.locator(".readout").text_content().startswith("Token 12 of 12")
+    play = page.get_by_role("button", name="Play")
+    play.click()
+    assert page.locator(".readout").text_content().startswith("Token 1 of 12")
+    page.locator(".readout:has-text('Token 2 of 12')").wait_for()
+    assert page.locator(".map rect.blank").count() == 78 - 3  # rows that are still to come
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_label("Token", exact=True).focus()
+    page.keyboard.press("End")
+    assert page.locator(".map rect.blank").count() == 0
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".readout").text_content().startswith("Token 11 of 12")
+
+
+@pytest.mark.slow
+def test_both_ways_to_a_response_are_printed_and_agree(page):
+    for name in PRESETS:
+        chosen(page, name)
+        told = page.locator(".arithmetic p b:last-child").all_text_contents()
+        assert told[-1] == told[-2], name
+        assert "less than 1e−12" in page.locator(".facts").text_content()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(visited, written, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = visited(written, color_scheme=scheme, viewport={"width": 390, "height": 844})
+    for summary in page.locator("summary").all():
+        summary.click()
+    for name in PRESETS:
+        chosen(page, name)
+        beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(beyond) <= 0, name
+    found = axe.Axe().run(page).response["violations"]
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
+
+
+@pytest.mark.slow
+def test_keys_alone_reach_every_control(page):
+    page.locator("#theme").focus()
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(
+            "[document.activeElement.tagName, document.activeElement.name || "
+            "document.activeElement.textContent.slice(0, 12)].join(' ')"
+        )
+        reached.add(focused)
+    assert {"INPUT B", "INPUT C", "BUTTON Delta rule", "BUTTON Play", "SUMMARY Numbers"} <= reached
+
+
+class Frame(HTMLParser):
+    def handle_starttag(self, tag, attrs):
+        assert tag == "iframe"
+        self.given = dict(attrs)
+
+
+def test_a_notebook_shows_the_page_in_a_frame_that_reaches_nothing_else():
+    page = dsf.playground("retention", decay=0.5)
+    frame = Frame()
+    frame.feed(page._repr_html_())
+    assert frame.given["srcdoc"] == page.html
+    assert "allow-same-origin" not in frame.given["sandbox"]
+    assert '"start":{"preset":"retention","settings":{"decay":0.5}}' in page.html
+    assert "default-src 'none'" in page.html
+    assert "http" not in page.html.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "said"),
+    [
+        ("mamba", {}, "there is no preset 'mamba'. Take system, softmax_attention"),
+        ("delta_net", {"decay": 0.5}, "'delta_net' has no slider 'decay'. It has rate, B or C"),
+        ("taylor", {"order": 7}, "slider 'order' of 'taylor' goes from 0 to 6, but order is 7"),
+        ("retention", {"decay": float("nan")}, "goes from 0 to 1, but decay is nan"),
+    ],
+)
+def test_a_wrong_start_is_refused_in_words(preset, settings, said):
+    with pytest.raises(ValueError, match=said):
+        dsf.playground(preset, **settings)
+
+
+def test_the_docstring_names_every_preset():
+    for name in PRESETS:
+        assert f"``{name}``" in dsf.playground.__doc__
