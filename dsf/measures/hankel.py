@@ -19,6 +19,7 @@ from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.windows.folding import fold
 from dsf.measures.fold import blocks, frobenius
+from dsf.measures.numerical_rank import numerical_rank
 from dsf.system import System
 
 TOLERANCE = 1e-10
@@ -133,37 +134,9 @@ def _of_blocks(blocks: list[Tensor]) -> Tensor:
 
 
 def _rank(block: Tensor, tolerance: float) -> Int[Tensor, "*batch"]:
-    """How many singular values are above ``tolerance`` times the largest.
-
-    All of them are where an inverse proves it; elsewhere they are computed, which takes four times
-    as long.
-    """
-    size = min(block.shape[-2:])
     entries = block.reshape(-1, *block.shape[-2:])
-    ranks = torch.full(entries.shape[:1], size, device=block.device)
-    for k, entry in enumerate(entries):
-        if not _has_full_rank(entry, tolerance):
-            values = torch.linalg.svdvals(entry)
-            ranks[k] = (values > tolerance * values[0]).sum()
-    return ranks.view(block.shape[:-2])
-
-
-def _has_full_rank(block: Tensor, tolerance: float) -> bool:
-    """Whether all singular values are proved to be above ``tolerance`` times the largest.
-
-    A square part M with an approximate inverse X has none below (1 - |1 - M X|) / |X|, and the
-    whole block none below that; the largest is at most its Frobenius norm.
-    """
-    size = min(block.shape)
-    square = block[:size, :size]
-    inverse, failed = torch.linalg.inv_ex(square)
-    if bool(failed):
-        return False
-    product = square @ inverse
-    product.diagonal().sub_(1)
-    off = torch.linalg.matrix_norm(product)
-    least = (1 - off) / torch.linalg.matrix_norm(inverse)
-    return bool(least > 2 * tolerance * torch.linalg.matrix_norm(block))
+    ranks = [numerical_rank(entry, tolerance) for entry in entries]
+    return torch.tensor(ranks, device=block.device).view(block.shape[:-2])
 
 
 def _of_system(system: System, positions: list[int]) -> Tensor:

@@ -79,20 +79,13 @@ def test_sums_have_no_bound_where_tiles_are_skipped():
 
 
 @pytest.mark.parametrize("lost", [0, 1, 5])
-def test_a_rank_is_that_of_the_singular_values(lost, monkeypatch):
-    """A map of full rank is decided by an inverse alone, one that lacks some by decomposing it."""
+def test_a_rank_is_that_of_the_singular_values(lost):
     weights = signed(41)[0]
     block = weights[:, 21:, :21]
     left, values, right = torch.linalg.svd(block, full_matrices=False)
     values[:, len(values[0]) - lost :] *= 1e-13
     weights[:, 21:, :21] = left @ values.diag_embed() @ right
-    decompositions = []
-    whole = torch.linalg.svdvals
-    monkeypatch.setattr(
-        "torch.linalg.svdvals", lambda part: decompositions.append(1) or whole(part)
-    )
     assert measures.hankel_ranks(weights, positions=[20]).tolist() == [[20 - lost]] * 3
-    assert bool(decompositions) == (lost > 0)
 
 
 def test_a_rank_just_below_the_tolerance_counts_as_lost():

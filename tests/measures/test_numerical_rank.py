@@ -1,0 +1,117 @@
+"""Numerical ranks without a decomposition: matrices whose singular values are prescribed."""
+
+import numpy as np
+import pytest
+import torch
+
+from dsf.measures import numerical_rank as module
+from dsf.measures.numerical_rank import Space, numerical_rank
+
+TOLERANCE, SIZE = 1e-10, 400
+
+
+def prescribed(values, rows=None, columns=None, seed=0):
+    """A matrix with these singular values, between two random orthogonal matrices of numpy."""
+    rng, size = np.random.default_rng(seed), len(values)
+    left = np.linalg.qr(rng.standard_normal((rows or size, size)))[0]
+    right = np.linalg.qr(rng.standard_normal((columns or size, size)))[0]
+    return torch.from_numpy(left * np.asarray(values) @ right.T)
+
+
+def falling(*last, size=SIZE):
+    """From 1 down to 1e-6, and then the values given as multiples of the threshold."""
+    return [*np.geomspace(1, 1e-6, size - len(last)), *(TOLERANCE * each for each in last)]
+
+
+SPECTRA = {
+    "all alike": [1.0] * SIZE,
+    "one large, the others alike": [1.0] + [2e-10] * (SIZE - 1),
+    "one large, some lost": [1.0] + [1.5e-10] * (SIZE - 4) + [0.7e-10] * 3,
+    "just above": falling(1.2),
+    "just below": falling(0.8),
+    "five near and five lost": falling(*[1.5] * 5, *[0.8] * 5),
+    "ten lost, more than a block can tell": falling(*np.geomspace(0.8, 0.05, 11), size=800),
+    "spread around the threshold": falling(*np.geomspace(200, 0.05, 14)),
+}
+
+
+@pytest.fixture
+def decompositions(monkeypatch):
+    """The sizes of matrices that were decomposed."""
+    found, whole = [], torch.linalg.svdvals
+    monkeypatch.setattr(
+        torch.linalg, "svdvals", lambda part: found.append(part.shape) or whole(part)
+    )
+    return found
+
+
+@pytest.mark.parametrize("values", SPECTRA.values(), ids=SPECTRA)
+def test_the_rank_is_that_of_the_prescribed_values(values, decompositions):
+    expected = sum(value > TOLERANCE for value in values)
+    for seed in range(3):
+        assert numerical_rank(prescribed(values, seed=seed), TOLERANCE) == expected
+    assert not decompositions
+
+
+@pytest.mark.parametrize("shape", [(SIZE, SIZE + 1), (SIZE + 40, SIZE)], ids=["wide", "tall"])
+@pytest.mark.parametrize("lost", [0, 3])
+def test_rectangular_matrices(shape, lost, decompositions):
+    matrix = prescribed(falling(*[0.5] * lost), *shape)
+    assert numerical_rank(matrix, TOLERANCE) == SIZE - lost
+    assert not decompositions
+
+
+OPEN = {
+    "half of them lost": falling(*[0.1] * (SIZE // 2)),
+    "one far below": falling(1e-5),
+    "at the threshold": falling(1.0005, 0.9995),
+    "singular to rounding": falling(1e-8),
+    "of zeros": [0.0] * SIZE,
+    "a block of zeros": [1.0] * 8 + [0.0] * (SIZE - 8),
+}
+
+
+@pytest.mark.parametrize("values", OPEN.values(), ids=OPEN)
+def test_what_stays_open_is_decomposed(values, decompositions):
+    expected = sum(value > TOLERANCE for value in values)
+    assert numerical_rank(prescribed(values), TOLERANCE) == expected
+    assert len(decompositions) == 1
+
+
+def test_in_single_precision_full_rank_is_seen_down_to_its_rounding(decompositions):
+    matrix = prescribed(np.geomspace(1, 1e-2, SIZE)).float()
+    assert numerical_rank(matrix, TOLERANCE) == SIZE
+    assert not decompositions
+    numerical_rank(prescribed(falling(1.2)).float(), TOLERANCE)
+    assert decompositions
+
+
+def test_an_inverse_that_leaves_the_range_is_decomposed(decompositions):
+    matrix = torch.eye(SIZE, dtype=torch.float64)
+    matrix[-1, -1] = 1e-308
+    assert numerical_rank(matrix, TOLERANCE) == SIZE - 1
+    assert decompositions
+
+
+@pytest.mark.parametrize("values", [SPECTRA["all alike"], np.linspace(1, 2, SIZE), falling(0.5)])
+def test_the_bounds_of_a_space_hold_at_every_step(values):
+    matrix, exact = prescribed(values), sorted(values, reverse=True)
+    space = Space(matrix.matmul, matrix.mT.matmul, matrix, module.SPARE + 3)
+    for _ in range(6):
+        space.extend()
+        for place in (1, 2, 3):
+            inside = float(space.values[place - 1])
+            assert inside <= exact[place - 1] * (1 + 1e-12)
+            assert exact[place - 1] <= inside * space.factor(place)
+
+
+def test_more_steps_bound_closer_and_more_spare_columns_too():
+    matrix = prescribed(np.linspace(1, 2, SIZE))
+    space = Space(matrix.matmul, matrix.mT.matmul, matrix, 16)
+    found = []
+    for _ in range(module.STEPS):
+        space.extend()
+        found.append(space.factor(1))
+        assert space.factor(1) <= space.factor(2)
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 1.05 < found[2]
