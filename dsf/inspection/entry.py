@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import dtype_of
@@ -30,7 +30,7 @@ def inspect(
     layers: Chosen = None,
     heads: Chosen = None,
     memory: float | None = None,
-    tokens: Sequence[Sequence[str]] | None = None,
+    tokens: Sequence[Sequence[str]] | Any | None = None,
     adapters: Sequence[Adapter] = (),
     probe: Mapping[str, Probe] | Sequence[str] = "auto",
     checks: str = "all",
@@ -55,7 +55,9 @@ def inspect(
         memory: how many bytes the inspection may take beyond the model; by default what this
             process may still take. What is recorded and kept goes to a temporary file where it
             would not fit beside the rest; ``inspection.forecast`` says what was expected.
-        tokens: the text of every token, one sequence for each sample.
+        tokens: the text of every token, one sequence for each sample; or the tokenizer of
+            transformers that made the ``input_ids``, whose tokens are decoded one by one. A
+            checkpoint that has a tokenizer needs none.
         adapters: how to read modules of your own; they take precedence over those of dsf.
         probe: ``"auto"`` probes with unit values what the run shows to mix tokens and nothing
             reads (see ``dsf.probe``), with at most 1,024 forward passes of single modules for
@@ -96,6 +98,8 @@ def inspect(
         model, name = loaded.model, loaded.identity
         if text is not None:
             named, tokens = _tokenised(loaded.tokenizer, text, named)
+        elif tokens is None and _numbers_of(loaded.tokenizer, named.get("input_ids")):
+            tokens = loaded.tokenizer
     elif text is not None:
         raise InspectionError(
             "inspect: 'text' needs the tokenizer of a checkpoint, but the model is a module. "
@@ -110,7 +114,7 @@ def inspect(
         layers=layers,
         heads=heads,
         memory=memory,
-        tokens=tokens,
+        tokens=_texts(tokens, inputs, named),
         name=name,
         adapters=adapters,
         probe=probe,
@@ -210,6 +214,30 @@ def _known(checks: str) -> str:
     if checks not in ("all", "none"):
         raise ValueError(f"checks: must be 'all' or 'none', but it is {checks!r}.")
     return checks
+
+
+def _texts(tokens: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """The texts that were given, or those of the numbers that the model is given."""
+    if not hasattr(tokens, "convert_ids_to_tokens"):
+        return tokens
+    from dsf.loading import token_texts
+
+    numbers = named.get("input_ids", inputs[0] if inputs else None)
+    if not _numbers_of(tokens, numbers):
+        raise InspectionError(
+            f"inspect: 'tokens' is a tokenizer of {len(tokens)} tokens, so that the model must be "
+            "given 'input_ids' of shape (sample, time) with numbers of these, but it is not. Pass "
+            "the tokenizer that made them, or the text of every token."
+        )
+    return [token_texts(tokens, row) for row in numbers.tolist()]
+
+
+def _numbers_of(tokenizer: Any, numbers: Any) -> TypeGuard[Tensor]:
+    """Whether these are token numbers, all of them of a tokenizer."""
+    if tokenizer is None or not isinstance(numbers, Tensor) or numbers.is_floating_point():
+        return False
+    within = (numbers >= 0) & (numbers < len(tokenizer))
+    return numbers.ndim == 2 and bool(within.all())
 
 
 def _tokenised(

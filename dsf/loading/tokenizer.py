@@ -203,8 +203,9 @@ def token_texts(tokenizer: Any, numbers: Sequence[int]) -> list[str]:
     """The text of every token, with the spaces that belong to it.
 
     Tokenizers that work on bytes write them in an alphabet of their own, in which a space is ``Ġ``.
-    A token of theirs becomes the text that it stands for, unless its bytes are no whole characters.
-    The tokens of all other tokenizers are returned as they are, such as ``[CLS]`` and ``##ing``.
+    A token of theirs becomes the text that it stands for; bytes that are no whole character are
+    written as ``\\xe2``. The ``▁`` of SentencePiece becomes a space where the tokenizer decodes it
+    as one. Other tokens are returned as they are, such as ``[CLS]`` and ``##ing``.
     """
     return texts(tokenizer, numbers)
 

@@ -90,6 +90,7 @@ def _view(
         nans=int(np.isnan(norms).sum()),
         infinities=int(np.isinf(norms).sum()),
         complex_=False,
+        signed=False,
     )
 
 

@@ -184,6 +184,10 @@ def ignored(_share: float) -> None:
     """A ``Progress`` that does nothing."""
 
 
+BRIGHT = 0.98
+FAINTEST = 1 / 16
+
+
 @dataclass
 class MapView:
     """One map as it is drawn.
@@ -198,6 +202,7 @@ class MapView:
         empty_rows: the queries whose weights are all zero.
         nans, infinities: how many weights are not finite.
         complex_: whether magnitudes of complex weights are shown.
+        signed: whether any weight is negative.
     """
 
     label: str
@@ -211,11 +216,39 @@ class MapView:
     nans: int
     infinities: int
     complex_: bool
+    signed: bool
 
     @property
     def scale(self) -> float:
         """The largest finite magnitude; 0 where there is none."""
         return abs(self.strongest[0].weight) if self.strongest else 0.0
+
+    @property
+    def largest_apart(self) -> float:
+        """The largest finite magnitude of the cells beside the diagonal; of all, if these are 0."""
+        return float(np.nanmax(self._apart(), initial=0.0)) or self.scale
+
+    @property
+    def bright(self) -> float:
+        """The weight from which on a colour is full, so that a few cells do not hide the rest.
+
+        Of the cells that are not masked, 98 in 100 lie below it. The diagonal and the first key,
+        which often take most of the weight, do not count. It is at least a sixteenth of the largest
+        of those cells, so that noise stays pale beside a few strong weights.
+        """
+        inner = self._apart()
+        inner[:, :1] = np.nan
+        seen = inner[np.isfinite(inner) & ~self.masked]
+        if not seen.any():
+            return self.scale
+        return min(max(float(np.quantile(seen, BRIGHT)), float(seen.max()) * FAINTEST), self.scale)
+
+    def _apart(self) -> Float[np.ndarray, "rows columns"]:
+        """Magnitudes with NaN on the diagonal, where queries and keys are the same tokens."""
+        size = np.where(np.isfinite(self.weights), np.abs(self.weights), np.nan)
+        if self.row_sums.size == self.column_sums.size:
+            np.fill_diagonal(size, np.nan)
+        return size
 
 
 @dataclass
@@ -228,6 +261,7 @@ class _Sums:
     row_sums: Float[np.ndarray, "maps written"] = field(init=False)
     column_sums: Float[np.ndarray, "maps read"] = field(init=False)
     filled: Bool[np.ndarray, "maps written"] = field(init=False)
+    signed: Bool[np.ndarray, " maps"] = field(init=False)
     nans: np.ndarray = field(init=False)
     infinities: np.ndarray = field(init=False)
 
@@ -235,6 +269,7 @@ class _Sums:
         self.row_sums = np.zeros((self.maps, self.written))
         self.column_sums = np.zeros((self.maps, self.read))
         self.filled = np.zeros((self.maps, self.written), dtype=bool)
+        self.signed = np.zeros(self.maps, dtype=bool)
         self.nans = np.zeros(self.maps, dtype=int)
         self.infinities = np.zeros(self.maps, dtype=int)
 
@@ -247,6 +282,8 @@ class _Sums:
             self.row_sums[:, tokens] = _by_token(weights.sum(axis=2), len(np.unique(written)))
             self.column_sums += _by_token(weights.sum(axis=1), self.read)
         self.filled[:, tokens] = _by_token((weights != 0).any(axis=2), len(np.unique(written))) > 0
+        for map in np.flatnonzero(~self.signed):
+            self.signed[map] = (weights[map] < 0).any()
         if not np.isfinite(self.row_sums[:, tokens]).all():
             self.nans += np.isnan(weights).sum(axis=(1, 2))
             self.infinities += np.isinf(weights).sum(axis=(1, 2))
@@ -305,6 +342,7 @@ def views(
             nans=int(sums.nans[k]),
             infinities=int(sums.infinities[k]),
             complex_=complex_,
+            signed=bool(sums.signed[k]),
         )
         for k in range(maps)
     ]

@@ -56,6 +56,18 @@ def test_its_layers_are_exact(file):
     assert all(layer.formula < 1e-13 for layer in inspection)
 
 
+def test_token_numbers_are_told_as_text(file, llama):
+    """``4`` is ``d``: ids of a checkpoint need no words, and those of a module its tokenizer."""
+    told = (("the", " the", "d"),)
+    ids = torch.tensor([[29, 30, 4]])
+    assert dsf.inspect(file, input_ids=ids).tokens == told
+    tokenizer = read_model_tokenizer(file)
+    assert dsf.inspect(llama, input_ids=ids, tokens=tokenizer).tokens == told
+    assert dsf.inspect(llama, ids, tokens=tokenizer).tokens == told
+    with pytest.raises(dsf.inspection.InspectionError, match="'tokens' is a tokenizer of 32"):
+        dsf.inspect(llama, inputs_embeds=torch.zeros(1, 3, 8), tokens=tokenizer)
+
+
 def test_its_tokenizer_carries_no_program(file):
     tokenizer = read_model_tokenizer(file)
     assert tokenizer.convert_ids_to_tokens(tokenizer("a the")["input_ids"]) == ["a", "Ġthe"]

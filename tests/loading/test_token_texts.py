@@ -33,8 +33,23 @@ def test_a_line_break_and_a_tab_stay():
     assert texts_of("\n\t") == ["\n", "\t"]
 
 
-def test_a_part_of_a_character_keeps_the_name_of_its_bytes():
-    assert texts_of("é!") == ["Ã", "©", "!"]
+def test_a_part_of_a_character_is_written_as_its_bytes():
+    assert texts_of("é!") == ["\\xc3", "\\xa9", "!"]
+
+
+def test_the_mark_of_a_space_is_a_space():
+    """SentencePiece writes a space as ▁, and its decoder strips the one before the first word."""
+    words = Tokenizer(models.BPE({"▁": 0, "a": 1, "▁a": 2, "_": 3}, [("▁", "a")]))
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    words.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert token_texts(tokenizer, [2, 1, 0, 3]) == [" a", "a", " ", "_"]
+
+
+def test_a_mark_that_a_tokenizer_keeps_stays():
+    words = Tokenizer(models.WordLevel({"▁a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
+    assert token_texts(tokenizer, [0]) == ["▁a"]
 
 
 def test_without_tokens_there_is_no_text():

@@ -126,10 +126,17 @@ def test_nothing_overflows_and_colours_follow_the_theme(opened, width):
 def test_another_scale_changes_the_colours_and_the_legend(opened):
     page = opened()
     under = page.locator(".canvases canvas").first
-    before = under.evaluate("each => each.toDataURL()")
-    page.get_by_label("Colour scale").select_option("root")
-    page.locator(".legend", has_text="square-root").wait_for()
-    assert under.evaluate("each => each.toDataURL()") != before
+    seen = {under.evaluate("each => each.toDataURL()")}
+    assert "square-root" in page.locator(".legend").inner_text()
+    for curve, words in (
+        ("linear", "linear colour scale"),
+        ("logarithmic", "logarithmic"),
+        ("percentile", "half of the cells lie below"),
+    ):
+        page.get_by_label("Colour scale").select_option(curve)
+        page.locator(".legend", has_text=words).wait_for()
+        seen.add(under.evaluate("each => each.toDataURL()"))
+    assert len(seen) == 4
 
 
 def test_every_control_and_picture_has_a_name(opened):

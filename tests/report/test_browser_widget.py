@@ -70,5 +70,6 @@ def test_the_widget_is_moved_by_keys_and_reads_the_map(cell):
     for key in ("Home", *["ArrowUp"] * 9):
         canvas.press(key)
     told = page.locator(".readout").inner_text()
-    assert told.startswith(f"Query “{HOSTILE[0]}” (0), key")
+    visible = HOSTILE[0].replace(" ", "␣")
+    assert told.startswith(f"Query “{visible}” (0), key")
     assert page.locator("img, iframe").count() == 0

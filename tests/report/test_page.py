@@ -274,6 +274,7 @@ def test_the_content_has_this_form(inspected):
         *("total", "chosen", "thumbnails", "maps"),
     }
     assert set(layer["maps"][0]) == {
+        *("bright", "largest_apart", "signed"),
         *("label", "sample", "scale", "nans", "infinities", "magnitudes", "empty", "empty_total"),
         *("links", "columns", "row_sums", "measures", "state", "verdicts", "view"),
     }

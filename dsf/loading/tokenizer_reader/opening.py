@@ -2,9 +2,10 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # as vocabularies of SentencePiece write it
 
 
 def open_files(folder: str, settings: dict[str, Any]) -> Any:
@@ -51,5 +52,23 @@ def texts(tokenizer: Any, numbers: Sequence[int]) -> list[str]:
 
 def _text(tokenizer: Any, name: str) -> str:
     said = str(tokenizer.convert_tokens_to_string([name]))
-    of_bytes = len(said.encode("utf-8", "replace")) == len(name) and _UNKNOWN not in said
-    return said if of_bytes else name
+    content = _bytes_of(name)
+    if content is not None and said == content.decode("utf-8", "replace"):
+        return content.decode("utf-8", "backslashreplace")
+    spaced = name.replace(_SPACE, " ")
+    return spaced if said.strip() == spaced.strip() else name
+
+
+def _bytes_of(name: str) -> bytes | None:
+    """The bytes that are written in the alphabet of tokenizers of bytes; None for other names."""
+    try:
+        return bytes(_alphabet()[letter] for letter in name)
+    except KeyError:
+        return None
+
+
+@cache
+def _alphabet() -> dict[str, int]:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}

@@ -9,20 +9,32 @@ function tokensOf(texts, count) {
   return made[count];
 }
 
-/** Of the largest weights the one that is largest times its distance from the diagonal. */
-function farthest(map) {
-  return map.links.reduce((best, link) => (best && reach(best) >= reach(link) ? best : link), null);
+/** The cell to show first: strong and far from the diagonal, not on the first key, where there is one. */
+function firstCell(picture) {
+  let best = [0, 0], most = 0;
+  for (let row = 0; row < picture.rows; row += 1) {
+    for (let column = 0; column < picture.columns; column += 1) {
+      const code = picture.code(row, column);
+      if (code <= MINUS_INFINITY) continue;
+      const far = picture.square ? Math.abs(row - column) : 1;
+      const size = Math.abs(shareOf(code)) * far * (column === 0 ? 1e-3 : 1);
+      if (size > most) [best, most] = [[row, column], size];
+    }
+  }
+  return most > 0 ? best : [0, 0];
 }
 
-function reach([written, read, weight]) {
-  return Math.abs(weight) * (1 + Math.abs(written - read));
-}
-
-/** The map to show first: the one with the largest distant weight, relative to its scale.
+/** The map to show first: with the most weight away from the diagonal and the first key.
     A layer of channels shows all of them together before single ones. */
 function firstMap(entries) {
   const grouped = new Set(entries.filter(({ map }) => map.together).map(({ layer }) => layer));
-  const merit = ({ map }) => (map.scale > 0 ? reach(farthest(map)) / map.scale : 0);
+  const merit = ({ small }) => {
+    let sum = 0;
+    for (let row = 3; row < small.rows; row += 1) {
+      for (let column = 1; column < row - 1; column += 1) sum += shareOf(small.code(row, column)) ** 2;
+    }
+    return sum;
+  };
   return entries.filter(({ map, layer }) => map.together || !grouped.has(layer)).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
 }
 

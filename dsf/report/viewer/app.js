@@ -8,29 +8,31 @@ class App {
       const { tokens } = content.models[layer.model];
       return { layer, map, index, tokens: tokens && tokens[map.sample] };
     }));
-    this.settings = { curve: "linear", together: false, grid: content.grid,
-      scaleOf: (entry) => this.scaleOf(entry) };
+    this.settings = new Settings(content.grid, (entry) => this.peers(entry));
   }
 
   async start() {
     if (!("DecompressionStream" in globalThis)) {
       throw new Error("this browser is too old to decompress them, since it lacks DecompressionStream");
     }
-    this.overview = new Overview(this.content, this.entries, this.settings,
-      (entry) => this.open(entry, true));
+    this.overview = new Overview(this.content, this.entries, this.settings, {
+      open: (entry) => { this.widen(false); return this.open(entry, true); }, widened: () => this.widen(),
+    });
     this.stage = new Stage(this.entries, this.settings, {
-      step: (by) => this.step(by), leave: () => this.overview.reach(this.stage.active.entry).focus(),
+      step: (by) => this.step(by), leave: () => this.leave(), fold: () => this.fold(),
       restyle: () => this.restyle(), shown: () => this.overview.press(this.shown),
     });
+    this.root.style.setProperty("--beside", `${this.overview.width}px`);
     this.root.replaceChildren(this.overview.root, this.stage.root);
     this.root.hidden = false;
+    await this.overview.load();
     const first = firstMap(this.entries.filter(({ layer }) => layer.model === 0));
     await this.open(first);
     if (this.content.models.length > 1) {
       await this.stage.compare(false);
       this.stage.activate(this.stage.panes[0]);
     }
-    await this.overview.draw();
+    this.overview.draw();
     await new Promise(requestAnimationFrame);
   }
 
@@ -40,13 +42,29 @@ class App {
     return [active, ...panes.filter((pane) => pane !== active)].map((pane) => pane.entry);
   }
 
-  /** The weight at the end of the colour scale. */
-  scaleOf(entry) {
-    if (!this.settings.together) return entry.map.scale;
+  /** The maps that share a scale with one: those shown beside it, else those of its layer. */
+  peers(entry) {
     const beside = this.stage.panes.length > 1 ? this.shown.filter(Boolean).map(({ map }) => map) : [];
     const all = beside.includes(entry.map) ? beside : entry.layer.maps;
-    const alike = all.filter(({ together }) => Boolean(together) === Boolean(entry.map.together));
-    return Math.max(...alike.map((map) => map.scale));
+    return all.filter(({ together }) => Boolean(together) === Boolean(entry.map.together));
+  }
+
+  /** Hide the overview, so that the map has the whole width, or show it again. */
+  fold(away = !this.root.classList.contains("folded")) {
+    this.root.classList.toggle("folded", away);
+    this.overview.root.hidden = away;
+    this.stage.overview.setAttribute("aria-expanded", String(!away));
+  }
+
+  /** Give the overview the whole width, or its place beside the map. */
+  widen(wide = !this.root.classList.contains("wide")) {
+    this.root.classList.toggle("wide", wide);
+    this.overview.wide.setAttribute("aria-pressed", String(wide));
+  }
+
+  leave() {
+    this.fold(false);
+    this.overview.reach(this.stage.active.entry).focus();
   }
 
   async open(entry, focus = false) {
@@ -67,6 +85,6 @@ class App {
 
   restyle() {
     this.stage.restyle();
-    return this.overview.draw();
+    this.overview.draw();
   }
 }

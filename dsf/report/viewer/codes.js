@@ -1,16 +1,18 @@
 // Decodes maps: one 8-bit code for each cell, as written by dsf/report/map_bytes.py.
 
 const MASKED = 0, NAN = 1, PLUS_INFINITY = 2, MINUS_INFINITY = 3, ZERO = 129, LEVELS = 125;
+const LEFT_OUT = 255; // of a cell on the diagonal while that is hidden; no weight has this code
 
 /** The weight of a code as a share of the scale, -1 to 1. */
 function shareOf(code) {
+  if (code === LEFT_OUT) return 0;
   const level = (code - ZERO) / LEVELS;
   return level * Math.abs(level);
 }
 
 /** The order when several cells share a pixel: not finite first, then by magnitude, masked last. */
 const RANK = Uint8Array.from({ length: 256 }, (_, code) =>
-  code === MASKED ? 0 : code <= MINUS_INFINITY ? 255 : 1 + Math.abs(code - ZERO));
+  code === MASKED ? 0 : code === LEFT_OUT ? 1 : code <= MINUS_INFINITY ? 255 : 2 + Math.abs(code - ZERO));
 
 /** Decompress bytes, which a page has as base64 and a widget as bytes. */
 async function inflate(packed) {
@@ -36,6 +38,18 @@ class Picture {
     const codes = await inflate(raw.codes);
     const values = raw.values ? new Float32Array((await inflate(raw.values)).buffer) : null;
     return new Picture(raw, codes, values, scale, layer);
+  }
+
+  get square() {
+    return this.written === this.read && this.rows === this.columns;
+  }
+
+  /** The codes with those on the diagonal left out, where queries and keys are the same tokens. */
+  get offDiagonal() {
+    if (!this.square) return this.codes;
+    this.besides ??= this.codes.map((code, at) => (
+      at % (this.columns + 1) === 0 && code !== MASKED ? LEFT_OUT : code));
+    return this.besides;
   }
 
   get pooled() {
@@ -68,6 +82,11 @@ class Picture {
   columnOf(token) {
     return cellOf(token, this.columns, this.read);
   }
+}
+
+/** The first query and the first key of a cell. */
+function tokensAt(picture, [row, column]) {
+  return [picture.writtenBy(row)[0], picture.readBy(column)[0]];
 }
 
 function run(cell, cells, tokens) {

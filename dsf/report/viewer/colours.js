@@ -6,13 +6,13 @@ const RAMPS = {
     cool: [[246, 245, 241], [196, 219, 236], [125, 174, 213], [56, 121, 181], [16, 62, 120]],
     warm: [[246, 245, 241], [251, 214, 184], [244, 157, 107], [214, 84, 48], [131, 24, 22]],
     none: [150, 190, 0], ink: "#1b1e24", quiet: "#595e68", hatch: "#d3cec3",
-    raised: "#ffffff", line: "#b9b3a6", found: "#8a5cd1", accent: "#0b5c7a", plus: "#c2482a", minus: "#2f6fae",
+    left: [228, 226, 219], raised: "#ffffff", line: "#b9b3a6", found: "#8a5cd1", accent: "#0b5c7a", plus: "#c2482a", minus: "#2f6fae",
   },
   dark: {
     cool: [[33, 38, 46], [35, 72, 112], [47, 117, 181], [104, 176, 231], [205, 234, 255]],
     warm: [[33, 38, 46], [99, 52, 33], [186, 84, 40], [246, 148, 82], [255, 226, 188]],
     none: [190, 230, 40], ink: "#e8e6e1", quiet: "#a3a8b2", hatch: "#343b45",
-    raised: "#181c22", line: "#4a525e", found: "#c3a2ff", accent: "#7cc7e8", plus: "#f08a4b", minus: "#6fb3ea",
+    left: [48, 54, 63], raised: "#181c22", line: "#4a525e", found: "#c3a2ff", accent: "#7cc7e8", plus: "#f08a4b", minus: "#6fb3ea",
   },
 };
 
@@ -20,7 +20,10 @@ const CURVES = {
   linear: (share) => share,
   root: (share) => Math.sqrt(share),
   logarithmic: (share) => Math.log1p(1000 * share) / Math.log(1001),
+  percentile: (share) => share, // of ranks, which `Shades` forms
 };
+
+const CURVE_NAMES = { root: "square root", percentile: "percentile", linear: "linear", logarithmic: "logarithmic" };
 
 let theme = "light";
 
@@ -45,15 +48,50 @@ function colourOf(share, curve) {
   return stops[from].map((low, k) => Math.round(low + (stops[from + 1][k] - low) * (place - from)));
 }
 
-/** The pixel of every code, for a map whose scale is `stretch` times the scale that is shown. */
-function pixelsOf(curve, stretch) {
-  const bytes = new Uint8ClampedArray(4 * 256);
-  for (let code = 0; code < 256; code += 1) {
-    if (code === MASKED) continue; // transparent, so that the hatching below is visible
-    const colour = code <= MINUS_INFINITY ? ramp().none : colourOf(shareOf(code) * stretch, curve);
-    bytes.set([...colour, 255], 4 * code);
+/** The colour of every code of a map. `end` is the weight from which on the colour is full, and
+    `codes` are the cells of which ranks are formed where the curve is one of percentiles. */
+class Shades {
+  constructor(curve, scale, end, codes) {
+    Object.assign(this, { curve, scale, end });
+    this.shares = Float64Array.from({ length: 256 }, (_, code) =>
+      (code <= MINUS_INFINITY || !end ? 0 : shareOf(code) * scale / end));
+    if (curve === "percentile") this.rank(codes);
   }
-  return new Uint32Array(bytes.buffer);
+
+  /** Replace every share by the share of cells whose magnitude is smaller. */
+  rank(codes) {
+    const counts = new Float64Array(LEVELS + 1);
+    for (const code of codes) if (code > MINUS_INFINITY) counts[Math.abs(code - ZERO)] += 1;
+    counts[0] = 0; // cells that are zero keep the colour of zero
+    const all = counts.reduce((sum, count) => sum + count, 0) || 1;
+    this.below = new Float64Array(LEVELS + 1);
+    for (let level = 1, sum = 0; level <= LEVELS; level += 1) {
+      sum += counts[level];
+      this.below[level] = sum / all;
+    }
+    for (let code = MINUS_INFINITY + 1; code < 256; code += 1) {
+      const level = Math.min(Math.abs(code - ZERO), LEVELS);
+      this.shares[code] = Math.sign(code - ZERO) * this.below[level];
+    }
+  }
+
+  /** The weight that so large a share of the cells does not exceed. */
+  weightAt(share) {
+    const level = this.below.findIndex((below) => below >= share - 1e-9);
+    return (Math.max(level, 0) / LEVELS) ** 2 * this.scale;
+  }
+
+  of(code) {
+    return code <= MINUS_INFINITY ? ramp().none : colourOf(this.shares[code], this.curve);
+  }
+
+  /** One 32-bit pixel for every code; masked ones are transparent, so that the hatching shows. */
+  get pixels() {
+    const bytes = new Uint8ClampedArray(4 * 256);
+    for (let code = 1; code < 256; code += 1) bytes.set([...this.of(code), 255], 4 * code);
+    bytes.set([...ramp().left, 255], 4 * LEFT_OUT);
+    return new Uint32Array(bytes.buffer);
+  }
 }
 
 /** Black or white, whichever has more contrast with a colour. */

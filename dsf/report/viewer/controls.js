@@ -15,25 +15,29 @@ function choices(label, names, choose) {
   return group;
 }
 
+/** A choice of the colour scale, and switches; `changed()` after every change. */
 function scaleChoice(settings, changed) {
-  const curve = make("select", {}, ...Object.keys(CURVES).map((name) =>
-    make("option", { value: name }, name === "root" ? "square root" : name)));
+  const curve = make("select", {}, ...Object.entries(CURVE_NAMES).map(([value, text]) =>
+    make("option", { value }, text)));
   curve.setAttribute("aria-label", "Colour scale");
   curve.value = settings.curve;
   curve.addEventListener("change", () => {
     settings.curve = curve.value;
     changed();
   });
-  const together = make("input", { type: "checkbox" });
-  together.addEventListener("change", () => {
-    settings.together = together.checked;
-    changed();
-  });
-  return [curve, make("label", {}, together, "same scale")];
+  const toggle = (name, text) => {
+    const box = make("input", { type: "checkbox" });
+    box.addEventListener("change", () => {
+      settings[name] = box.checked;
+      changed();
+    });
+    return make("label", {}, box, text);
+  };
+  return [curve, toggle("together", "same scale"), toggle("hidesDiagonal", "hide diagonal")];
 }
 
 const HELP = [["← ↑ → ↓", "move the cell"], ["n p", "next, previous map"], ["v", "next view"],
-  ["c", "compare"], ["/", "find a token"], ["+ − 0", "zoom"], ["Enter", "fix the cell"],
+  ["c", "compare"], ["o", "overview"], ["/", "find a token"], ["+ − 0", "zoom"], ["Enter", "fix the cell"],
   ["t", "numbers"], ["Esc", "back to the overview"]];
 
 function keyHelp() {

@@ -5,25 +5,30 @@ const CLOSEST = 13;
 const WIDEST = 92;
 const BAND = 46;
 
-/** The margins that labels need beside and below the map, and bars above and beside it. */
-function marginOf(context, raster) {
+/** The margins that labels need beside and below the map, and bars above and beside it.
+    Texts of tokens take more room than positions, and are shown where cells are large enough. */
+function marginOf(context, raster, window, available) {
   context.font = FONT;
-  const width = (text) => Math.ceil(Math.min(context.measureText(text).width, WIDEST)) + 26;
-  const band = raster.bands ? BAND : 0;
-  return { left: width(raster.widestRow), bottom: width(raster.widestColumn), top: band, right: band };
+  const band = raster.bands ? BAND : 0, position = String(raster.picture.written);
+  const named = (cells, per) => niceStep(CLOSEST * cells * per / (available - band)) === 1;
+  const width = (cells, per, widest) => Math.ceil(Math.min(
+    context.measureText(named(cells, per) ? widest : position).width, WIDEST)) + 26;
+  return { left: width(window.rows, raster.perRow, raster.widestRow),
+    bottom: width(window.columns, raster.perColumn, raster.widestColumn), top: band, right: band };
 }
 
-/** The cells that get a label: all, or every so many. */
-function labelled(start, length, pixels, cells) {
-  const every = niceStep(CLOSEST * length / pixels);
-  const step = every === 1 ? 1 : niceStep(2 * CLOSEST * length / pixels);
+/** The cells that get a label: all, or every so many. Of pooled maps, those of round positions. */
+function labelled(start, length, pixels, cells, perCell) {
+  const every = niceStep(CLOSEST * length * perCell / pixels);
+  const step = every === 1 ? 1 : niceStep(2 * CLOSEST * length * perCell / pixels);
   const chosen = [];
-  const from = Math.ceil(Math.max(start, 0) / step) * step;
-  for (let cell = from; cell < Math.min(start + length, cells); cell += step) {
+  const from = Math.ceil(Math.max(start, 0) * perCell / step) * step;
+  for (let token = from; ; token += step) {
+    const cell = Math.floor(token / perCell);
+    if (cell >= Math.min(start + length, cells)) return chosen;
     const at = (cell + 0.5 - start) * pixels / length;
-    if (at >= 0 && at <= pixels) chosen.push([cell, at, step]);
+    if (at >= 0 && at <= pixels) chosen.push([cell, at, step, token]);
   }
-  return chosen;
 }
 
 function niceStep(least) {
@@ -37,8 +42,8 @@ function drawLabels(context, { left, top, width, height, bottom }, window, raste
   context.fillStyle = ramp().ink;
   context.textBaseline = "middle";
   context.textAlign = "right";
-  for (const [row, y, step] of labelled(window.row, window.rows, height, raster.rows)) {
-    context.fillText(clipped(context, raster.rowLabel(row, step)), left - 6, top + Math.max(y, 6));
+  for (const [row, y, ...at] of labelled(window.row, window.rows, height, raster.rows, raster.perRow)) {
+    context.fillText(clipped(context, raster.rowLabel(row, ...at)), left - 6, top + Math.max(y, 6));
   }
   if (raster.bands) {
     context.save();
@@ -56,8 +61,8 @@ function drawLabels(context, { left, top, width, height, bottom }, window, raste
     context.fillText(text, 0, 0);
     context.restore();
   };
-  for (const [column, x, step] of labelled(window.column, window.columns, width, raster.columns)) {
-    turned(clipped(context, raster.columnLabel(column, step)), left + x, top + height + 6);
+  for (const [column, x, ...at] of labelled(window.column, window.columns, width, raster.columns, raster.perColumn)) {
+    turned(clipped(context, raster.columnLabel(column, ...at)), left + x, top + height + 6);
   }
   context.fillStyle = ramp().quiet;
   context.textAlign = "center";
@@ -73,7 +78,7 @@ function clipped(context, text) {
 }
 
 /** Thin lines between large cells, and weights as numbers in very large ones. */
-function drawCells(context, { left, top, width, height }, window, raster, curve, stretch) {
+function drawCells(context, { left, top, width, height }, window, raster, shades) {
   const wide = width / window.columns, high = height / window.rows;
   if (Math.min(wide, high) < 9) return;
   const first = (cells) => Math.ceil(cells - 1e-6);
@@ -90,8 +95,8 @@ function drawCells(context, { left, top, width, height }, window, raster, curve,
   for (let row = Math.floor(window.row); row < Math.min(window.row + window.rows, raster.rows); row += 1) {
     for (let column = Math.floor(window.column); column < window.column + window.columns; column += 1) {
       const code = column < raster.columns ? raster.codes[row * raster.columns + column] : MASKED;
-      if (code <= MINUS_INFINITY) continue;
-      context.fillStyle = inkOn(colourOf(shareOf(code) * stretch, curve));
+      if (code <= MINUS_INFINITY || code === LEFT_OUT) continue;
+      context.fillStyle = inkOn(shades.of(code));
       context.fillText(number(raster.picture.weight(...raster.origin([row, column])), 2),
         left + (column + 0.5 - window.column) * wide, top + (row + 0.5 - window.row) * high);
     }

@@ -2,11 +2,10 @@
 // Each is a raster of cells; `place` and `origin` convert cells of the map to cells of the raster and back.
 
 class MapRaster {
-  constructor(picture, written, read) {
-    Object.assign(this, { picture, written, read });
+  constructor(picture, codes, written, read) {
+    Object.assign(this, { picture, codes, written, read });
     this.rows = picture.rows;
     this.columns = picture.columns;
-    this.codes = picture.codes;
     this.titles = ["← query", "key →"];
     this.bands = true;
     this.bandName = "query";
@@ -20,12 +19,21 @@ class MapRaster {
     return cell;
   }
 
-  rowLabel(cell, step) {
-    return labelOf(this.written, this.picture.writtenBy(cell), step);
+  rowLabel(_cell, step, token) {
+    return step > 1 ? String(token) : this.written.shown(token);
   }
 
-  columnLabel(cell, step) {
-    return labelOf(this.read, this.picture.readBy(cell), step);
+  columnLabel(_cell, step, token) {
+    return step > 1 ? String(token) : this.read.shown(token);
+  }
+
+  /** How many queries a row stands for, and how many keys a column. */
+  get perRow() {
+    return this.picture.written / this.picture.rows;
+  }
+
+  get perColumn() {
+    return this.picture.read / this.picture.columns;
   }
 
   get widestRow() {
@@ -39,8 +47,8 @@ class MapRaster {
 
 /** The map by lag: a column of this raster is a lag; negative lags, of later keys, come first. */
 class LagRaster extends MapRaster {
-  constructor(picture, written, read, measured) {
-    super(picture, written, read);
+  constructor(picture, codes, written, read, measured) {
+    super(picture, codes, written, read);
     this.ahead = readsAhead(picture) ? picture.columns - 1 : 0;
     this.columns = this.ahead + Math.max(picture.rows, picture.columns);
     this.codes = new Uint8Array(this.rows * this.columns);
@@ -48,7 +56,7 @@ class LagRaster extends MapRaster {
       for (let column = 0; column < picture.columns; column += 1) {
         const at = this.columnAt(row, column);
         if (at >= 0 && at < this.columns) {
-          this.codes[row * this.columns + at] = picture.code(row, column);
+          this.codes[row * this.columns + at] = codes[row * picture.columns + column];
         }
       }
     }
@@ -73,6 +81,10 @@ class LagRaster extends MapRaster {
     return String(Math.round((cell - this.ahead) * this.read.count / this.picture.columns));
   }
 
+  get perColumn() {
+    return 1;
+  }
+
   get widestColumn() {
     return String(-this.read.count);
   }
@@ -80,13 +92,13 @@ class LagRaster extends MapRaster {
 
 /** The weights of one query, where the last tokens are patches of a picture, row by row. */
 class GridRaster extends MapRaster {
-  constructor(picture, written, read, grid, row) {
-    super(picture, written, read);
+  constructor(picture, codes, written, read, grid, row) {
+    super(picture, codes, written, read);
     [this.rows, this.columns] = grid;
     this.before = picture.columns - this.rows * this.columns;
     this.row = row;
     const first = row * picture.columns + this.before;
-    this.codes = picture.codes.subarray(first, first + this.rows * this.columns);
+    this.codes = codes.subarray(first, first + this.rows * this.columns);
     this.titles = ["← row of patches", "column of patches →"];
     this.bands = false;
   }
@@ -115,6 +127,14 @@ class GridRaster extends MapRaster {
     return String(cell);
   }
 
+  get perRow() {
+    return 1;
+  }
+
+  get perColumn() {
+    return 1;
+  }
+
   columnLabel(cell) {
     return String(cell);
   }
@@ -135,9 +155,4 @@ function readsAhead(picture) {
     }
   }
   return false;
-}
-
-/** The text of a token where every token has a label, else its position. */
-function labelOf(tokens, [first, last], step) {
-  return step > 1 || last > first ? String(first) : tokens.text(first);
 }

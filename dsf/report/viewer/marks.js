@@ -53,28 +53,46 @@ function triangle(context, x, y, dx, dy) {
   context.fill();
 }
 
-function drawLegend(place, scale, curve, map) {
+/** The colour scale in numbers and words. Maps without negative weights have one end. */
+function drawLegend(place, shades, map) {
   const bar = make("canvas", { width: 251, height: 1, "aria-hidden": "true" });
-  const context = bar.getContext("2d"), { together } = map;
+  const context = bar.getContext("2d"), { together } = map, signed = map.signed && !together;
   for (let k = 0; k < 251; k += 1) {
-    context.fillStyle = css(colourOf(together ? k / 250 : (k - 125) / 125, curve));
+    context.fillStyle = css(colourOf(signed ? (k - 125) / 125 : k / 250, shades.curve));
     context.fillRect(k, 0, 1, 1);
   }
-  const ends = together ? ["0", number(scale / 2, 3), number(scale, 3)]
-    : [`−${number(scale, 3)}`, "0", `+${number(scale, 3)}`];
+  const ramps = make("div", { className: "ramp" }, bar,
+    ...legendEnds(shades, signed).map((end) => make("span", {}, end)));
   const what = together ? `length of a contribution, in the unit of ${together.onto}`
     : "weight, without unit";
-  const ramps = make("div", { className: "ramp" }, bar, ...ends.map((end) => make("span", {}, end)));
   const swatch = (paint, text) => {
     const sample = make("span", { className: "swatch" });
     paint(sample);
     return make("span", {}, sample, text);
   };
-  place.replaceChildren(ramps, make("span", {}, `${what}; ${curve === "root" ? "square-root"
-    : curve} colour scale`), swatch((sample) => sample.classList.add("pattern"), "masked"));
+  place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades)}`),
+    swatch((sample) => sample.classList.add("pattern"), "masked"));
   if (map.nans + map.infinities) {
     place.append(swatch((sample) => {
       sample.style.backgroundColor = css(ramp().none);
     }, `not finite (${map.nans + map.infinities})`));
   }
+}
+
+function legendEnds({ curve, scale, end }, signed) {
+  if (curve === "percentile") return signed ? ["− largest", "0", "+ largest"] : ["0", "half of the cells", "all"];
+  const last = `${end < scale ? "≥ " : ""}${signed ? "+" : ""}${number(end, 3)}`;
+  if (signed) return [`${end < scale ? "≤ " : ""}−${number(end, 3)}`, "0", last];
+  const middle = curve === "root" ? end / 4 : curve === "linear" ? end / 2 : (Math.sqrt(1001) - 1) / 1000 * end;
+  return ["0", number(middle, 3), last];
+}
+
+function legendWords(shades) {
+  const { curve, scale, end } = shades;
+  if (curve === "percentile") {
+    return `coloured by percentile: half of the cells lie below ${number(shades.weightAt(0.5), 2)}, `
+      + `nine tenths below ${number(shades.weightAt(0.9), 2)}, all up to ${number(scale, 3)}`;
+  }
+  const cut = end < scale ? `, full from ${number(end, 3)} on; the largest weight is ${number(scale, 3)}` : "";
+  return `${CURVE_NAMES[curve].replace(" ", "-")} colour scale${cut}`;
 }

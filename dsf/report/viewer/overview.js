@@ -1,40 +1,61 @@
-// All maps as thumbnails, with one line for every layer.
+// All maps as thumbnails: layers downwards, heads across.
+
+const THUMB = 44, ROOMY = 84, LABEL = 34, LONG_LABEL = 96; // CSS pixels
 
 class Overview {
-  /** `open(entry)` is called on a click. */
-  constructor(content, entries, settings, open) {
+  /** `open(entry)` is called on a click, `widened()` when the overview takes or leaves the whole width. */
+  constructor(content, entries, settings, { open, widened }) {
     Object.assign(this, { content, entries, settings });
     this.root = make("nav", { className: "overview" });
     this.root.setAttribute("aria-label", "All maps");
+    this.wide = button("Widen", "Show all maps over the whole width", () => widened());
+    this.box = make("div", { className: "all" });
+    this.root.append(make("div", { className: "overview-head" }, make("h2", {}, "All maps"), this.wide), this.box);
     content.models.forEach((model, at) => {
       const layers = content.layers.filter((layer) => layer.model === at);
-      if (content.models.length > 1) this.root.append(make("h2", {}, model.name));
-      for (const layer of layers) this.root.append(this.line(layer, open));
+      if (content.models.length > 1) this.box.append(make("h2", {}, model.name));
+      if (layers.length) this.box.append(...this.lines(layers, open));
     });
   }
 
-  line(layer, open) {
-    const count = layer.maps.length, first = layer.maps.filter(({ together }) => together).length;
-    const single = count - first, left = layer.total - single;
-    const all = first ? "all channels, " : "";
-    const about = left > 0
-      ? `${layer.mixer} · ${all}${single} of ${layer.total} drawn, ${left} not drawn`
-      : `${layer.mixer} · ${all}${single} ${single === 1 ? "map" : "maps"}`;
-    const thumbs = make("div", { className: "thumbs" });
-    for (const entry of this.entries.filter((each) => each.layer === layer)) {
-      thumbs.append(this.thumb(entry, open, count > 4));
-    }
-    const across = [4, 6, 8, 12].find((many) => many >= count) || 8;
-    thumbs.style.setProperty("--across", across);
-    return make("section", { className: `layer ${across > 6 ? "many" : "few"}` }, make("h3", {}, layer.name), make("p", { title: layer.chosen }, about), thumbs);
+  /** How wide the overview would like to be beside a map. */
+  get width() {
+    const across = Math.max(...this.content.layers.map((layer) => acrossOf(layer)));
+    const thumb = across > 6 ? THUMB : ROOMY - 4 * across;
+    return Math.max((this.label || 0) + across * thumb + 26, 240);
   }
 
-  thumb(entry, open, brief) {
-    const { layer, map } = entry, { rows, columns } = layer.thumbnails;
-    const canvas = make("canvas", { className: "pattern", width: columns, height: rows });
-    const short = map.together ? "all" : brief ? map.label.replace(/^(head|channel) /, "") : map.label;
-    const thumb = make("button", { type: "button", className: "thumb", title: map.label, tabIndex: -1 },
-      canvas, make("span", {}, short));
+  /** One line for every layer; what is the same for all of them is said once. */
+  lines(layers, open) {
+    const names = shortNames(layers.map(({ name }) => name)), beside = fitBeside(names);
+    const facts = layers.map(aboutDrawn), once = new Set(facts).size === 1;
+    const label = !beside ? 0 : names.some(({ rest }) => rest) ? LONG_LABEL : LABEL;
+    this.label = Math.max(this.label || 0, label);
+    const columns = columnNames(layers);
+    const head = columns && make("div", { className: "columns", ariaHidden: "true" }, ...columns.map((name) => make("span", {}, name)));
+    const lines = layers.map((layer, k) => {
+      const thumbs = make("div", { className: "thumbs" });
+      for (const entry of this.entries.filter((each) => each.layer === layer)) thumbs.append(this.thumb(entry, open, columns));
+      const { number, rest } = names[k];
+      const name = beside ? [make("b", {}, number), ...(rest ? [make("span", {}, rest)] : [])] : [layer.name];
+      const line = make("section", { className: "layer" }, make("h3", { title: layer.name }, ...name),
+        ...(once ? [] : [make("p", { title: layer.chosen }, facts[k])]), thumbs);
+      line.style.setProperty("--across", acrossOf(layer));
+      return line;
+    });
+    const group = make("div", { className: `lines ${beside ? "beside" : ""} ${columns ? "named" : ""}` }, ...(head ? [head] : []), ...lines);
+    group.style.setProperty("--label", `${label}px`);
+    group.style.setProperty("--across", acrossOf(layers[0]));
+    return [...(once ? [make("p", { className: "drawn", title: layers[0].chosen }, facts[0])] : []), group];
+  }
+
+  thumb(entry, open, columns) {
+    const { layer, map } = entry, { rows, columns: across } = layer.thumbnails;
+    const canvas = make("canvas", { className: "pattern", width: across, height: rows });
+    const brief = layer.maps.length > 4 ? map.label.replace(/^(head|channel) /, "") : map.label;
+    const caption = columns ? [] : [make("span", {}, map.together ? "all" : brief)];
+    const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1 },
+      canvas, ...caption);
     thumb.setAttribute("aria-label", `${layer.name}, ${map.label}`);
     thumb.addEventListener("click", () => open(entry));
     thumb.addEventListener("keydown", (event) => this.moveFocus(event, entry));
@@ -67,27 +88,57 @@ class Overview {
     for (const { thumb } of this.entries) thumb.setAttribute("aria-pressed", "false");
     for (const entry of shown) entry.thumb.setAttribute("aria-pressed", "true");
     const thumb = this.reach(shown[0]);
-    this.scroll = soon(this.scroll, () => bringIntoSight(thumb, this.root));
+    this.scroll = soon(this.scroll, () => bringIntoSight(thumb, this.box));
   }
 
-  async draw() {
+  /** Decompress the thumbnails. */
+  async load() {
     for (const layer of this.content.layers) {
-      layer.codes ??= await inflate(layer.thumbnails.codes);
-      const { rows, columns } = layer.thumbnails;
+      const codes = await inflate(layer.thumbnails.codes), { rows, columns } = layer.thumbnails;
+      const cells = rows * columns;
       for (const entry of this.entries.filter((each) => each.layer === layer)) {
-        const scale = this.settings.scaleOf(entry), cells = rows * columns;
-        const codes = layer.codes.subarray(entry.index * cells, (entry.index + 1) * cells);
-        entry.context.clearRect(0, 0, columns, rows);
-        paint(entry.context, codes, pixelsOf(this.settings.curve, scale > 0 ? entry.map.scale / scale : 0),
-          0, 0, columns, rows);
+        entry.small = new Picture(layer.thumbnails, codes.subarray(entry.index * cells,
+          (entry.index + 1) * cells), null, entry.map.scale, layer);
       }
     }
   }
+
+  draw() {
+    for (const entry of this.entries) {
+      const { small, context } = entry, codes = this.settings.codesOf(small);
+      context.clearRect(0, 0, small.columns, small.rows);
+      paint(context, codes, this.settings.shadesOf(entry, codes).pixels, 0, 0, small.columns, small.rows);
+    }
+  }
+}
+
+/** How many thumbnails of a layer stand side by side: all up to 12, else a number that divides them. */
+function acrossOf({ maps }) {
+  const count = maps.length;
+  return count <= 12 ? Math.max(count, 2) : [12, 10, 9, 8].find((many) => count % many === 0) || 12;
+}
+
+/** The numbers above the columns, if these mean the same head in every layer and no line is broken. */
+function columnNames(layers) {
+  const labels = layers.map(({ maps }) => maps.map(({ label }) => label).join());
+  const plain = layers[0].maps.every(({ label, together }, k) => !together && label === `head ${k}`);
+  const { length } = layers[0].maps;
+  return plain && length > 4 && length <= 12 && new Set(labels).size === 1 ? layers[0].maps.map((_, k) => String(k)) : null;
+}
+
+/** The class of a layer's mixer, and how many of its maps are drawn. */
+function aboutDrawn(layer) {
+  const count = layer.maps.length, first = layer.maps.filter(({ together }) => together).length;
+  const single = count - first, left = layer.total - single;
+  const all = first ? "all channels, " : "";
+  return left > 0
+    ? `${layer.mixer} · ${all}${single} of ${layer.total} drawn, ${left} not drawn`
+    : `${layer.mixer} · ${all}${single} ${single === 1 ? "map" : "maps"}`;
 }
 
 /** Scroll a box, and nothing around it, until an element in it is visible. */
 function bringIntoSight(element, box) {
   const inner = element.getBoundingClientRect(), outer = box.getBoundingClientRect();
-  if (inner.top < outer.top) box.scrollTop -= outer.top - inner.top + 8;
+  if (inner.top < outer.top + 30) box.scrollTop -= outer.top + 30 - inner.top + 8;
   if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom + 8;
 }

@@ -13,9 +13,9 @@ class Pane {
     this.readout = make("p", { className: "readout", role: "status" });
     this.legend = make("div", { className: "legend" });
     this.strip = make("div", { className: "strip" });
-    this.pictureParts = [this.readout, this.canvases, this.legend, this.strip];
+    this.pictureParts = [this.readout, this.canvases, this.legend, this.strip, this.about];
     this.statePart = make("div", { className: "state", hidden: true });
-    this.root = make("article", { className: "pane" }, this.heading, this.about,
+    this.root = make("article", { className: "pane" }, this.heading,
       ...this.pictureParts, this.statePart);
     this.root.addEventListener("focusin", () => ask.activate());
     followKeys(this);
@@ -38,7 +38,7 @@ class Pane {
   show(picture) {
     const { map, layer, tokens } = this.entry;
     const kept = this.picture && this.written.count === layer.written && this.read.count === layer.read;
-    const [written, read] = kept ? this.chosenTokens : farthest(map) || [0, 0];
+    const [written, read] = kept ? this.chosenTokens : tokensAt(picture, firstCell(picture));
     this.picture = picture;
     this.written = tokensOf(tokens, layer.written);
     this.read = tokensOf(tokens, layer.read);
@@ -52,7 +52,7 @@ class Pane {
 
   /** The tokens of the chosen cell. */
   get chosenTokens() {
-    return [this.picture.writtenBy(this.cell[0])[0], this.picture.readBy(this.cell[1])[0]];
+    return tokensAt(this.picture, this.cell);
   }
 
   /** Show the map in the view of this name, where it is possible. */
@@ -71,7 +71,8 @@ class Pane {
   }
 
   rasterFor(view) {
-    const parts = [this.picture, this.written, this.read], { grid } = this.settings;
+    const { grid } = this.settings;
+    const parts = [this.picture, this.settings.codesOf(this.picture), this.written, this.read];
     if (view === "lag") return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
     if (view === "grid" && GridRaster.fits(this.picture, grid)) {
       return new GridRaster(...parts, grid, this.cell[0]);
@@ -84,19 +85,17 @@ class Pane {
     return this.view === "lag" ? lagCurve(this.entry, this.picture) : null;
   }
 
-  get shownScale() {
-    return this.settings.scaleOf(this.entry);
-  }
-
-  get stretch() {
-    return this.shownScale > 0 ? this.entry.map.scale / this.shownScale : 0;
+  /** Draw again after the colours, or what of the map is shown, have changed. */
+  restyle() {
+    this.turn(this.view);
   }
 
   draw() {
     if (!this.raster || this.view === "state" || !this.canvases.clientWidth) return;
-    const context = this.under.getContext("2d"), { raster, window, stretch } = this;
-    const { curve } = this.settings;
-    this.layout = fitted(this.canvases.clientWidth, marginOf(context, raster), raster);
+    const context = this.under.getContext("2d"), { raster, window } = this;
+    this.shades = this.settings.shadesOf(this.entry, this.settings.codesOf(this.picture));
+    const available = this.canvases.clientWidth;
+    this.layout = fitted(available, marginOf(context, raster, window, available), raster);
     const { left, top, width, height, right, bottom, density } = this.layout;
     for (const canvas of [this.under, this.over]) {
       canvas.width = (left + width + right) * density;
@@ -106,11 +105,11 @@ class Pane {
     }
     const place = [left, top, width, height].map((length) => Math.round(length * density));
     hatch(context, ...place, 6 * density);
-    paint(context, sampled(raster, window, place[2], place[3]), pixelsOf(curve, stretch), ...place);
+    paint(context, sampled(raster, window, place[2], place[3]), this.shades.pixels, ...place);
     context.scale(density, density);
-    drawCells(context, this.layout, window, raster, curve, stretch);
+    drawCells(context, this.layout, window, raster, this.shades);
     drawLabels(context, this.layout, window, raster);
-    drawLegend(this.legend, this.shownScale, curve, this.entry.map);
+    drawLegend(this.legend, this.shades, this.entry.map);
     this.over.style.touchAction = this.isWhole ? "pan-y" : "none";
     this.mark();
   }
@@ -131,8 +130,7 @@ class Pane {
     drawProfiles(context, this.layout, window, raster, at, this.curve);
     this.readout.replaceChildren(...sentence(picture, ...cell, written, read, this.entry.map.together),
       this.fixed ? " The cell is fixed: press Enter or click to release it." : "");
-    this.strips = soon(this.strips, () => drawStrip(this.strip, this, this.settings.curve,
-      this.stretch, new Set(found),
+    this.strips = soon(this.strips, () => drawStrip(this.strip, this, new Set(found),
       (token) => this.choose([picture.rowOf(Math.min(token, written.count - 1)), cell[1]])));
   }
 

@@ -1,14 +1,14 @@
 // Keys and pointers of a large map: choosing a cell, zooming and panning.
 
-const LARGEST_CELL = 90;
+const LARGEST_CELL = 90, SMALLEST_MAP = 664, EVEN_CELL = 8;
 
 /** Sizes in whole CSS pixels, so that the map fits the pane and the height of the window. */
 function fitted(available, margin, raster) {
   const widest = Math.max(available - margin.left - margin.right, 40);
-  const highest = Math.max(innerHeight * 0.62 - margin.top - margin.bottom, 240);
+  const highest = Math.max(innerHeight * 0.8 - margin.top - margin.bottom, SMALLEST_MAP);
   const ratio = Math.min(Math.max(raster.rows / raster.columns, 0.3), 1.3);
   const room = Math.floor(Math.min(widest, highest / ratio, LARGEST_CELL * raster.columns));
-  const width = room < 2 * raster.columns ? room : room - room % raster.columns;
+  const width = room < EVEN_CELL * raster.columns ? room : room - room % raster.columns;
   return { ...margin, width, height: Math.round(width * ratio), density: devicePixelRatio || 1 };
 }
 
@@ -42,7 +42,7 @@ function followKeys(pane) {
   const acts = {
     n: () => pane.ask.step(1), p: () => pane.ask.step(-1), Escape: () => pane.ask.leave(),
     v: () => pane.ask.nextView(), c: () => pane.ask.compare(), t: () => pane.ask.table(),
-    "/": () => pane.ask.search(), "+": () => pane.zoom(1.6), "=": () => pane.zoom(1.6),
+    o: () => pane.ask.fold(), "/": () => pane.ask.search(), "+": () => pane.zoom(1.6), "=": () => pane.zoom(1.6),
     "-": () => pane.zoom(1 / 1.6), 0: () => pane.zoom(0), Home: () => pane.move(0, -Infinity),
     End: () => pane.move(0, Infinity), Enter: () => pane.fix(),
   };

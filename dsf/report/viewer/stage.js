@@ -29,7 +29,9 @@ class Stage {
     this.out = button("−", "Zoom out", () => this.active.zoom(1 / 1.6));
     this.zooms = make("span", { className: "push" }, this.out,
       button("+", "Zoom in", () => this.active.zoom(1.6)), button("Fit", "Whole map", () => this.active.zoom(0)));
-    return make("div", { className: "bar" },
+    this.overview = button("☰ Overview", "Show or hide the overview of all maps", () => this.ask.fold());
+    this.overview.setAttribute("aria-expanded", "true");
+    return make("div", { className: "bar" }, this.overview,
       button("◀", "Previous map", () => this.ask.step(-1)), button("▶", "Next map", () => this.ask.step(1)),
       this.views, this.both, ...scaleChoice(this.settings, () => this.ask.restyle()), this.search.root,
       this.zooms);
@@ -37,7 +39,7 @@ class Stage {
 
   add() {
     const pane = new Pane(this.settings, {
-      step: (by) => this.ask.step(by), leave: () => this.ask.leave(), compare: () => this.compare(),
+      step: (by) => this.ask.step(by), leave: () => this.ask.leave(), compare: () => this.compare(), fold: () => this.ask.fold(),
       search: () => this.search.field.focus(), table: () => this.table(), moved: (one) => this.follow(one),
       zoomed: (one) => this.share(one), activate: () => this.activate(pane),
       nextView: () => {
@@ -163,7 +165,7 @@ class Stage {
   }
 
   restyle() {
-    for (const pane of this.panes) pane.draw();
+    for (const pane of this.panes) pane.restyle();
   }
 }
 

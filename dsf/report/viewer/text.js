@@ -43,10 +43,15 @@ class Tokens {
     this.count = count;
   }
 
+  /** The text with its spaces visible; the position where there is no text. */
+  shown(token) {
+    return this.texts ? this.texts[token].replaceAll(" ", "␣") : String(token);
+  }
+
   /** The text with the most characters. */
   get widest() {
     this.longest ??= this.texts
-      ? this.texts.reduce((most, text) => (text.length > most.length ? text : most), "")
+      ? this.texts.reduce((most, text) => (text.length > most.length ? text : most), "").replaceAll(" ", "␣")
       : String(this.count - 1);
     return this.longest;
   }
@@ -58,13 +63,13 @@ class Tokens {
   /** `token 7`, or its text in quotes with its position. */
   named(token) {
     if (!this.texts) return make("b", {}, `token ${token}`);
-    const text = make("span", { className: "token" }, `“${this.texts[token]}”`);
+    const text = make("span", { className: "token" }, `“${this.shown(token)}”`);
     return make("b", {}, text, ` (${token})`);
   }
 
   /** The tokens that contain a text, and the one at a position given as a number. */
   holding(wanted) {
-    const sought = wanted.toLowerCase();
+    const sought = wanted.toLowerCase().replaceAll("␣", " ");
     const found = (this.texts || []).flatMap((text, token) => (
       text.toLowerCase().includes(sought) ? [token] : []));
     const place = /^\d+$/.test(wanted) ? Number(wanted) : -1;

@@ -3,7 +3,7 @@
 const NEIGHBOURS = 100;
 
 /** Show one row of a map as colours of the tokens; `choose(token)` is called on a click. */
-function drawStrip(place, { picture, cell, read, written }, curve, stretch, sought, choose) {
+function drawStrip(place, { picture, cell, read, written, shades }, sought, choose) {
   place.replaceChildren();
   if (!read.texts) return;
   const own = picture.writtenBy(cell[0]);
@@ -12,7 +12,7 @@ function drawStrip(place, { picture, cell, read, written }, curve, stretch, soug
   const from = Math.max(0, own[0] - NEIGHBOURS), to = Math.min(read.count, own[1] + NEIGHBOURS + 1);
   if (from > 0) line.append("… ");
   for (let token = from; token < to; token += 1) {
-    const element = word(picture.code(cell[0], picture.columnOf(token)), read.text(token), curve, stretch);
+    const element = word(picture.code(cell[0], picture.columnOf(token)), read.text(token), shades);
     element.title = `key ${token}`;
     element.classList.toggle("here", token >= own[0] && token <= own[1]);
     element.classList.toggle("found", sought.has(token));
@@ -23,12 +23,12 @@ function drawStrip(place, { picture, cell, read, written }, curve, stretch, soug
   place.append(caption, line);
 }
 
-function word(code, text, curve, stretch) {
+function word(code, text, shades) {
   const element = make("span", {}, text);
   if (code === MASKED) {
     element.className = "ahead";
   } else {
-    const colour = code <= MINUS_INFINITY ? ramp().none : colourOf(shareOf(code) * stretch, curve);
+    const colour = shades.of(code);
     element.style.backgroundColor = css(colour);
     element.style.color = inkOn(colour);
   }

@@ -1,0 +1,122 @@
+"""The page at real size in a real browser: the map is large, its colours show what it does."""
+
+import numpy as np
+import pytest
+import torch
+
+import dsf
+from dsf.report import write_report
+from tests.report.drawn import of_mixers
+
+pytestmark = pytest.mark.slow
+
+STEPS = 200
+WORDS = [f" w{k % 50}" for k in range(STEPS)]
+
+WARM = """(canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    let count = 0;
+    for (let k = 0; k < data.length; k += 4) count += data[k] > data[k + 2] + 60;
+    return count; }"""
+
+
+def sinking(seed):
+    """Twelve heads; each gives nine tenths to the first key and the rest to a few others."""
+    rng = torch.Generator().manual_seed(seed)
+    scores = torch.randn(1, 12, STEPS, STEPS, generator=rng)
+    scores[..., 0] = 9
+    nothing = torch.zeros(1, 12, STEPS, 1)
+    return dsf.mixers.SoftmaxAttention(
+        query=nothing, key=nothing, value=torch.ones(1, 12, STEPS, 2), bias=scores
+    )
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    mixers = [sinking(seed) for seed in range(3)]
+    found = of_mixers(mixers, words=WORDS, axes=("sample", "head"))
+    return write_report(found, tmp_path_factory.mktemp("page") / "r.html")
+
+
+@pytest.fixture
+def page(visited, path):
+    return visited(path, viewport={"width": 1440, "height": 900})
+
+
+MAP_WIDTH = """(canvas) => {
+    const { data, width } = canvas.getContext("2d")
+        .getImageData(0, Math.floor(canvas.height / 2), canvas.width, 1);
+    const drawn = [...Array(width).keys()].filter((x) => data[4 * x + 3] > 0 && x > 60);
+    return drawn.at(-1) - drawn[0] + 1; }"""
+"""From the first to the last pixel painted on a line through the middle, right of the labels."""
+
+
+def test_the_map_is_640_pixels_wide_beside_the_overview(page):
+    assert page.locator(".canvases canvas").first.evaluate(MAP_WIDTH) >= 640
+    assert page.locator(".thumb").count() == 36
+    smallest = page.locator(".thumb canvas").evaluate_all(
+        "(all) => Math.min(...all.map((each) => each.getBoundingClientRect().width))"
+    )
+    assert smallest >= 40
+
+
+def test_the_panels_fold_away_and_leave_the_map_their_width(page):
+    before = page.locator(".stage").bounding_box()["width"]
+    page.get_by_role("button", name="Show or hide the overview").click()
+    assert page.locator(".overview").is_hidden()
+    assert page.locator(".stage").bounding_box()["width"] > before + 400
+    beside = page.locator(".numbers").bounding_box()
+    assert beside["y"] < 400
+    page.locator(".more > summary").click()
+    assert page.locator(".numbers").is_hidden()
+    page.locator(".pane canvas").nth(1).focus()
+    page.keyboard.press("o")
+    assert page.locator(".overview").is_visible()
+
+
+def test_the_overview_takes_the_whole_width_and_opens_a_map(page):
+    page.get_by_role("button", name="Show all maps over the whole width").click()
+    assert page.locator(".overview").bounding_box()["width"] > 1300
+    page.locator(".thumb").nth(14).click()
+    page.locator(".pane h2", has_text="layers.1.mixer · head 2").wait_for()
+    assert page.locator(".overview").bounding_box()["width"] < 700
+
+
+def test_beside_a_sink_the_other_weights_are_seen_and_linear_is_one_choice_away(page):
+    under = page.locator(".canvases canvas").first
+    robust = under.evaluate(WARM)
+    page.get_by_label("Colour scale").select_option("linear")
+    page.locator(".legend", has_text="linear").wait_for()
+    assert robust > 5 * under.evaluate(WARM)
+
+
+def test_the_diagonal_can_be_hidden(visited, of, softmax, tmp_path):
+    scores = torch.full((40, 40), -9.0).fill_diagonal_(0)
+    page = visited(write_report(of([softmax(scores)]), tmp_path / "r.html"))
+    page.get_by_label("Colour scale").select_option("linear")
+    under = page.locator(".canvases canvas").first
+    before = under.evaluate(WARM)
+    assert "1" in page.locator(".legend .ramp").inner_text().split()
+    page.get_by_label("hide diagonal").check()
+    largest = float(np.exp(-9) / (1 + np.exp(-9)))
+    assert f"{largest:.3g}"[:5] in page.locator(".legend .ramp").inner_text()
+    assert under.evaluate(WARM) > 5 * before
+    page.locator(".pane canvas").nth(1).press("Home")
+    page.get_by_label("hide diagonal").uncheck()
+    assert under.evaluate(WARM) == before
+
+
+def test_a_map_without_negative_weights_has_a_scale_from_zero(page):
+    ends = page.locator(".legend .ramp span").all_inner_texts()
+    assert ends[0] == "0"
+    assert "−" not in "".join(ends)
+
+
+def test_tokens_show_their_spaces_and_are_found_with_and_without(page):
+    table = page.locator(".numbers table", has_text="Largest weights").inner_text()
+    assert "“␣w" in table
+    assert "␣w" in page.locator(".readout").inner_text()
+    field = page.get_by_label("Find a token by its text or position")
+    for wanted in (" w17", "␣w17", "w17"):
+        field.fill(wanted)
+        assert page.locator(".search .count").inner_text() == "4 found"
