@@ -20,8 +20,9 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
-from math import gcd, isfinite, prod
+from math import gcd, isfinite, isqrt, prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -1187,6 +1188,453 @@ def _tangent(leaf: Any, box: Box, keys: list[list[Fraction]], near: range, odds:
         raise Rejected("a leaf's bound does not reach the stated share")
 
 
+# --- layers ----------------------------------------------------------------------------------
+
+LONGEST_LAYER = 64  # tokens
+LARGEST_LAYER = 1 << 21  # tokens times stored numbers
+WIDEST_LAYER = 1 << 13  # tokens times the rows of a projection
+DEEPEST_LAYER = 1 << 14  # squared tokens times states
+MOST_TAPS = 64  # of a convolution
+LAYER_FAR = 1 << 12  # of all exponents
+SIZE_OF_NUMBERS = 256  # bits before and behind the point of stored numbers
+
+Interval = tuple[Fraction, Fraction]
+Vector = list[Interval]
+ZERO = Fraction(0)
+
+
+class Layer(NamedTuple):
+    """The map of a layer, enclosed: row i has i + 1 entries, the others are zero.
+
+    ``logs`` are the logarithms of the decays, by state and token.
+    """
+
+    rows: list[Vector]
+    logs: list[Vector]
+
+
+def outward(low: Fraction, high: Fraction) -> Interval:
+    """An interval around another one, whose ends have few digits."""
+    return down(low), up(high)
+
+
+def times(a: Interval, b: Interval) -> Interval:
+    """Encloses all products."""
+    ends = [x * y for x in a for y in b]
+    return outward(min(ends), max(ends))
+
+
+def plus(parts: Iterable[Interval]) -> Interval:
+    """Encloses all sums."""
+    found = list(parts)
+    return outward(added(low for low, _ in found), added(high for _, high in found))
+
+
+def minus(a: Interval, b: Interval) -> Interval:
+    """Encloses all differences."""
+    return outward(a[0] - b[1], a[1] - b[0])
+
+
+def dot(a: Vector, b: Vector) -> Interval:
+    """Encloses all inner products."""
+    return plus(times(x, y) for x, y in zip(a, b, strict=True))
+
+
+def within_reach(x: Interval) -> Interval:
+    """``x`` itself, an exponent that can be enclosed."""
+    if x[0] < -LAYER_FAR or x[1] > LAYER_FAR:
+        raise Rejected(f"an exponent lies beyond {LAYER_FAR}")
+    return x
+
+
+def exponential(x: Interval) -> Interval:
+    """Encloses e^x."""
+    low, high = within_reach(x)
+    return exp_below(low), exp_above(high)
+
+
+def softplus(x: Interval) -> Interval:
+    """Encloses log(1 + e^x)."""
+    low, high = within_reach(x)
+    return softplus_below(low), softplus_above(high)
+
+
+def sigmoid(x: Fraction) -> Interval:
+    """Encloses 1 / (1 + e^-x)."""
+    low, high = exponential((-x, -x))
+    return outward(1 / (1 + high), 1 / (1 + low))
+
+
+def silu(x: Fraction) -> Interval:
+    """Encloses x / (1 + e^-x)."""
+    return times((x, x), sigmoid(x))
+
+
+def root(x: Interval) -> Interval:
+    """Encloses the square root of a positive number."""
+    if x[0] <= 0:
+        raise Rejected("the length of a vector is not above zero")
+    return _root(x[0], 0), _root(x[1], 1)
+
+
+def _root(x: Fraction, more: int) -> Fraction:
+    shift = max(0, BITS + (x.denominator.bit_length() - x.numerator.bit_length()) // 2 + 1)
+    return Fraction(isqrt((x.numerator << 2 * shift) // x.denominator) + more, 1 << shift)
+
+
+def shaped(part: Tensor, *shape: int) -> Tensor:
+    """``part``, whose shape has to be ``shape`` and whose numbers must not be too many or long."""
+    if part.shape != shape:
+        raise Rejected(f"a tensor has the shape {list(part.shape)} instead of {list(shape)}")
+    for index in range(part.rows):
+        ints, unit = part.scaled(index)
+        if unit.bit_length() > SIZE_OF_NUMBERS + 1 or any(
+            abs(value) >= unit << SIZE_OF_NUMBERS for value in ints
+        ):
+            raise Rejected(f"a number has more than {SIZE_OF_NUMBERS} bits on a side of its point")
+    return part
+
+
+def scalar(part: Tensor) -> Fraction:
+    """The only number of a tensor."""
+    return shaped(part, 1).row(0)[0]
+
+
+def stored_input(parts: dict[str, Tensor], states: int, *projections: Tensor) -> Tensor:
+    """The input, ``token model``, after the work for the layer has been bounded."""
+    inputs = parts["input"]
+    _rank(inputs, 2, "input")
+    tokens = inputs.rows
+    stored = sum(prod(part.shape) for part in parts.values())
+    rows = max(part.shape[0] for part in projections)
+    if (
+        tokens > LONGEST_LAYER
+        or tokens * stored > LARGEST_LAYER
+        or tokens * rows > WIDEST_LAYER
+        or tokens * tokens * states > DEEPEST_LAYER
+    ):
+        raise Rejected("the layer takes more work than is allowed")
+    return shaped(inputs, *inputs.shape)
+
+
+def projected(name: str, parts: dict[str, Tensor], inputs: Tensor) -> list[list[Fraction]]:
+    """The exact product of a stored matrix with every token of the input."""
+    weight = parts[name]
+    _rank(weight, 2, name)
+    rows = [weight.scaled(index) for index in range(shaped(weight, *weight.shape).rows)]
+    if weight.columns != inputs.columns:
+        raise Rejected("a projection does not fit the input")
+    found = []
+    for token in range(inputs.rows):
+        values, unit = inputs.scaled(token)
+        products = [(sum(map(int.__mul__, ints, values)), below) for ints, below in rows]
+        found.append([Fraction(value, unit * below) for value, below in products])
+    return found
+
+
+def convolved(
+    values: list[list[Fraction]], taps: Tensor, bias: Tensor | None
+) -> list[list[Fraction]]:
+    """Every channel convolved with its taps, the last of which meets the present token; exact."""
+    channels = len(values[0])
+    if taps.columns > MOST_TAPS:
+        raise Rejected(f"a convolution has more than {MOST_TAPS} taps")
+    shaped(taps, channels, taps.columns)
+    by_channel = [taps.row(channel) for channel in range(channels)]
+    start = [ZERO] * channels if bias is None else shaped(bias, channels).row(0)
+    found = []
+    for token in range(len(values)):
+        now = []
+        for channel in range(channels):
+            reach = zip(reversed(by_channel[channel]), range(token, -1, -1), strict=False)
+            now.append(start[channel] + added(tap * values[t][channel] for tap, t in reach))
+        found.append(now)
+    return found
+
+
+def combined(weight: Tensor, values: Vector) -> Vector:
+    """Encloses the product of a stored matrix with an enclosed vector."""
+    if shaped(weight, *weight.shape).columns != len(values):
+        raise Rejected("a projection does not fit what it projects")
+    unit = max(end.denominator for pair in values for end in pair)
+    ends = [[end.numerator * (unit // end.denominator) for end in pair] for pair in values]
+    found = []
+    for index in range(weight.rows):
+        ints, below = weight.scaled(index)
+        pairs = list(zip(ints, ends, strict=True))
+        low = sum(w * (a if w > 0 else b) for w, (a, b) in pairs)
+        high = sum(w * (b if w > 0 else a) for w, (a, b) in pairs)
+        found.append(outward(Fraction(low, unit * below), Fraction(high, unit * below)))
+    return found
+
+
+def decay_logs(speed: Fraction, steps: Vector) -> Vector:
+    """Encloses -e^speed step at every token; their sum has to be an exponent."""
+    low, high = exponential((speed, speed))
+    logs = [times((-high, -low), step) for step in steps]
+    within_reach(plus(logs))
+    return logs
+
+
+def softmax_attention(parts: dict[str, Tensor]) -> Layer:
+    """Softmax of the scores of rotated queries and keys."""
+    inputs = stored_input(parts, 1, parts["query_weight"], parts["key_weight"])
+    scale = scalar(parts["scale"])
+    query, key = (
+        rotated(projected(name, parts, inputs), parts["cos"], parts["sin"])
+        for name in ("query_weight", "key_weight")
+    )
+    rows = []
+    for i, ours in enumerate(query):
+        scores = [scale * exact_dot(ours, key[j]) for j in range(i + 1)]
+        top = max(scores)
+        weights = [exponential((score - top, score - top)) for score in scores]
+        least, most = (added(pair[end] for pair in weights) for end in (0, 1))
+        rows.append([outward(low / most, high / least) for low, high in weights])
+    return Layer(rows, [])
+
+
+def exact_dot(a: list[Fraction], b: list[Fraction]) -> Fraction:
+    """The inner product."""
+    if len(a) != len(b):
+        raise Rejected("queries and keys have different widths")
+    one, other = (max(part.denominator for part in side) for side in (a, b))
+    products = (
+        x.numerator * (one // x.denominator) * y.numerator * (other // y.denominator)
+        for x, y in zip(a, b, strict=True)
+    )
+    return Fraction(sum(products), one * other)
+
+
+def rotated(vectors: list[list[Fraction]], cos: Tensor, sin: Tensor) -> list[list[Fraction]]:
+    """Rotary positions: the first columns, in two halves, turn by the stored angles."""
+    turning = cos.columns
+    shaped(cos, len(vectors), turning)
+    shaped(sin, len(vectors), turning)
+    if turning % 2 or turning > len(vectors[0]):
+        raise Rejected("the angles do not fit the heads")
+    half = turning // 2
+    found = []
+    for token, vector in enumerate(vectors):
+        c, s = cos.row(token), sin.row(token)
+        low = [vector[k] * c[k] - vector[k + half] * s[k] for k in range(half)]
+        high = [vector[k] * c[k] + vector[k - half] * s[k] for k in range(half, turning)]
+        found.append([*low, *high, *vector[turning:]])
+    return found
+
+
+def selective_state_space(parts: dict[str, Tensor]) -> Layer:
+    """The scan of one channel of Mamba; ``A_log`` has a number for every state."""
+    states = parts["A_log"].columns
+    inputs = stored_input(
+        parts, states, parts["input_weight"], parts["read_weight"], parts["step_down_weight"]
+    )
+    mixed = convolved(
+        projected("input_weight", parts, inputs),
+        parts["convolution_weight"],
+        parts["convolution_bias"],
+    )
+    values = [[silu(part) for part in token] for token in mixed]
+    bias = scalar(parts["step_bias"])
+    _rank(parts["step_up_weight"], 1, "step_up_weight")
+    _rank(parts["step_down_weight"], 2, "step_down_weight")
+    steps = []
+    for token in values:
+        drive = combined(parts["step_up_weight"], combined(parts["step_down_weight"], token))
+        steps.append(softplus(plus([*drive, (bias, bias)])))
+    for name in ("read_weight", "write_weight"):
+        _rank(parts[name], 2, name)
+        if parts[name].rows != states:
+            raise Rejected("read_weight and write_weight need a row for every state")
+    logs = [decay_logs(speed, steps) for speed in shaped(parts["A_log"], states).row(0)]
+    write = [combined(parts["write_weight"], token) for token in values]
+    read = [combined(parts["read_weight"], token) for token in values]
+    through = scalar(parts["D"])
+    return Layer(scanned(logs, steps, write, read, (through, through)), logs)
+
+
+def scanned(
+    logs: list[Vector], steps: Vector, write: list[Vector], read: list[Vector], through: Interval
+) -> list[Vector]:
+    """The map of a scan with a decay for every state, followed from every token to the last."""
+    tokens = len(steps)
+    decays = [[exponential(log) for log in by_token] for by_token in zip(*logs, strict=True)]
+    rows: list[Vector] = [[] for _ in range(tokens)]
+    for j in range(tokens):
+        state = [times(steps[j], part) for part in write[j]]
+        rows[j].append(plus([dot(read[j], state), through]))
+        for i in range(j + 1, tokens):
+            state = [times(kept, part) for kept, part in zip(decays[i], state, strict=True)]
+            rows[i].append(dot(read[i], state))
+    return rows
+
+
+def state_space_duality(parts: dict[str, Tensor]) -> Layer:
+    """The scan of one head of Mamba-2, whose states share one decay."""
+    states = parts["read_weight"].shape[0]
+    inputs = stored_input(parts, states, parts["read_weight"], parts["write_weight"])
+    write, read = (
+        [[silu(part) for part in token] for token in mixed_part(parts, name, inputs, states)]
+        for name in ("write", "read")
+    )
+    steps = stepped(parts, inputs)
+    logs = decay_logs(scalar(parts["A_log"]), steps)
+    through = scalar(parts["D"])
+    return Layer(scanned([logs] * states, steps, write, read, (through, through)), [logs])
+
+
+def mixed_part(
+    parts: dict[str, Tensor], name: str, inputs: Tensor, width: int
+) -> list[list[Fraction]]:
+    """What a head writes or reads before its activation: a projection and its convolution."""
+    values = projected(f"{name}_weight", parts, inputs)
+    if len(values[0]) != width:
+        raise Rejected("what is written and what is read have different widths")
+    return convolved(values, parts[f"{name}_convolution"], parts.get(f"{name}_bias"))
+
+
+def stepped(parts: dict[str, Tensor], inputs: Tensor) -> Vector:
+    """The step size of a head at every token."""
+    bias = scalar(parts["step_bias"])
+    drives = [drive + bias for drive in driven(parts["step_weight"], inputs)]
+    return [softplus((drive, drive)) for drive in drives]
+
+
+def driven(weight: Tensor, inputs: Tensor) -> list[Fraction]:
+    """The inner product of every token with one stored vector."""
+    shaped(weight, inputs.columns)
+    vector = weight.row(0)
+    return [exact_dot(vector, inputs.row(token)) for token in range(inputs.rows)]
+
+
+def gated_delta_net(parts: dict[str, Tensor]) -> Layer:
+    """The gated delta rule of one head; keys and queries are scaled to length one."""
+    width = parts["read_weight"].shape[0]
+    inputs = stored_input(parts, width, parts["read_weight"], parts["write_weight"])
+    epsilon, scale = scalar(parts["epsilon"]), scalar(parts["scale"])
+    if epsilon < 0:
+        raise Rejected("epsilon is below zero")
+    write, read = (
+        [unit_length(token, epsilon) for token in mixed_part(parts, name, inputs, width)]
+        for name in ("write", "read")
+    )
+    rates = [sigmoid(drive) for drive in driven(parts["rate_weight"], inputs)]
+    logs = decay_logs(scalar(parts["A_log"]), stepped(parts, inputs))
+    rows: list[Vector] = [[] for _ in rates]
+    for j in range(len(rates)):
+        state = [times(rates[j], part) for part in write[j]]
+        rows[j].append(times((scale, scale), dot(read[j], state)))
+        for i in range(j + 1, len(rates)):
+            kept, moved = exponential(logs[i]), times(rates[i], dot(write[i], state))
+            state = [
+                times(kept, minus(part, times(moved, key)))
+                for part, key in zip(state, write[i], strict=True)
+            ]
+            rows[i].append(times((scale, scale), dot(read[i], state)))
+    return Layer(rows, [logs])
+
+
+def unit_length(values: list[Fraction], epsilon: Fraction) -> Vector:
+    """Encloses v / sqrt(|v|^2 + epsilon) for the activated values v."""
+    parts = [silu(value) for value in values]
+    squares = [(min(abs(a), abs(b)) ** 2, max(abs(a), abs(b)) ** 2) for a, b in parts]
+    low, high = root(plus([*squares, (epsilon, epsilon)]))
+    return [times(part, outward(1 / high, 1 / low)) for part in parts]
+
+
+Kind = Callable[[dict[str, Tensor]], Layer]
+
+
+def layer_nonnegative(kind: Kind, case: Case) -> str:
+    """No weight of the map of a layer is below zero."""
+    rows = kind(case.subject).rows
+    if case.verdict == "REFUTED":
+        row = place(case.witness["row"], len(rows), "row")
+        if rows[row][place(case.witness["column"], row + 1, "column")][1] >= 0:
+            raise Rejected("the weight is not shown to be below zero")
+    elif any(low < 0 for row in rows for low, _ in row):
+        raise Rejected("a weight is not shown to be at least zero")
+    return case.verdict
+
+
+def layer_row_sums(kind: Kind, case: Case) -> str:
+    """Every row of the map of a layer sums to ``target`` within ``tolerance``."""
+    target, tolerance = case.parameters["target"], case.parameters["tolerance"]
+    if tolerance < 0:
+        raise Rejected("the tolerance is below zero")
+    sums = [plus(row) for row in kind(case.subject).rows]
+    if case.verdict == "REFUTED":
+        low, high = sums[place(case.witness["row"], len(sums), "row")]
+        if low <= target + tolerance and high >= target - tolerance:
+            raise Rejected("the row is not shown to break the claim")
+    elif any(low < target - tolerance or high > target + tolerance for low, high in sums):
+        raise Rejected("a row is not shown to keep the claim")
+    return case.verdict
+
+
+def layer_decay(kind: Kind, case: Case) -> str:
+    """Every product of decays over ``width`` tokens is at most ``most``."""
+    logs, width, most = kind(case.subject).logs, case.parameters["width"], case.parameters["most"]
+    tokens = len(logs[0])
+    if width > tokens or most <= 0:
+        raise Rejected("the window does not fit the sequence, or the bound is not above zero")
+    if case.verdict == "REFUTED":
+        state = place(case.witness["state"], len(logs), "state")
+        first = place(case.witness["token"], tokens - width + 1, "token")
+        if exp_below(plus(logs[state][first : first + width])[0]) <= most:
+            raise Rejected("the decay of the witness is not shown to be above the bound")
+        return "REFUTED"
+    for log in logs:
+        for first in range(tokens - width + 1):
+            if exp_above(plus(log[first : first + width])[1]) > most:
+                raise Rejected("a product of decays is not shown to be below the bound")
+    return "PROVED"
+
+
+def layer_reach(kind: Kind, case: Case) -> str:
+    """The map of a layer is zero ``width`` and more tokens back: refuted by a weight there."""
+    rows = kind(case.subject).rows
+    row = place(case.witness["row"], len(rows), "row")
+    column = place(case.witness["column"], row + 1, "column")
+    low, high = rows[row][column]
+    if row - column < case.parameters["width"] or low <= 0 <= high:
+        raise Rejected("no weight so far back is shown to differ from zero")
+    return "REFUTED"
+
+
+LAYERS: dict[str, tuple[Kind, tuple[str, ...], str]] = {
+    "gated_delta_net": (
+        gated_delta_net,
+        (
+            "A_log", "epsilon", "input", "rate_weight", "read_convolution", "read_weight", "scale",
+            "step_bias", "step_weight", "write_convolution", "write_weight",
+        ),
+        "a gated delta rule",
+    ),
+    "selective_state_space": (
+        selective_state_space,
+        (
+            "A_log", "D", "convolution_bias", "convolution_weight", "input", "input_weight",
+            "read_weight", "step_bias", "step_down_weight", "step_up_weight", "write_weight",
+        ),
+        "a selective state-space scan",
+    ),
+    "softmax_attention": (
+        softmax_attention,
+        ("cos", "input", "key_weight", "query_weight", "scale", "sin"),
+        "softmax attention",
+    ),
+    "state_space_duality": (
+        state_space_duality,
+        (
+            "A_log", "D", "input", "read_bias", "read_convolution", "read_weight", "step_bias",
+            "step_weight", "write_bias", "write_convolution", "write_weight",
+        ),
+        "a state-space scan with one decay for all states",
+    ),
+}  # fmt: skip
+
+
 class Claim(NamedTuple):
     """What a certificate of one claim has to contain, and how it is decided.
 
@@ -1290,6 +1738,47 @@ CLAIMS = {
         "at least {share} of every row's absolute weight lies on its last {width} tokens",
     ),
 }  # fmt: skip
+
+LAYER = "in exact arithmetic, with the stored weights and the stored input, "
+
+
+def _layer_claims(kind: str) -> dict[str, Claim]:
+    """The claims about the map of a kind of layer."""
+    form, roles, words = LAYERS[kind]
+
+    def real(
+        decide: Callable[[Kind, Case], str],
+        parameters: dict[str, Callable[[Any], Any]],
+        proof: tuple[str, ...] | None,
+        witness: tuple[str, ...],
+        said: str,
+    ) -> Claim:
+        whole = LAYER + said.format(words)
+        return Claim(partial(decide, form), roles, parameters, proof, witness, whole, level="real")
+
+    found = {
+        "nonnegative": real(
+            layer_nonnegative, {}, (), ("column", "row"), "no weight of the map of {} is below zero"
+        ),
+        "reach": real(
+            layer_reach, {"width": positive}, None, ("column", "row"),
+            "every weight of the map of {} on a token {{width}} or more tokens back is zero",
+        ),
+        "row_sums": real(
+            layer_row_sums, {"target": number, "tolerance": number}, (), ("row",),
+            "every row of the map of {} sums to {{target}} within {{tolerance}}",
+        ),
+    }  # fmt: skip
+    if kind != "softmax_attention":
+        found["decay"] = real(
+            layer_decay, {"most": number, "width": positive}, (), ("state", "token"),
+            "every product of decays of {} over {{width}} tokens is at most {{most}}",
+        )  # fmt: skip
+    return {f"{kind}_{name}": claim for name, claim in found.items()}
+
+
+for _kind in LAYERS:
+    CLAIMS |= _layer_claims(_kind)
 
 
 def sentence(name: str, parameters: dict[str, Any]) -> str:

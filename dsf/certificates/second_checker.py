@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import product
-from math import gcd, prod
+from math import gcd, isqrt, prod
 from pathlib import Path
 from typing import Any
 
@@ -1109,6 +1109,492 @@ def sum_up(exponents: Iterable[Fraction]) -> Fraction | None:
     return total
 
 
+# --- layers ----------------------------------------------------------------------------------
+
+PRECISION = 224
+"""Bits of the ends of a span."""
+FARTHEST = 1 << 12
+Exact = tuple[int, int]
+"""An integer, and the exponent of the power of two that it is multiplied by."""
+
+
+class Span:
+    """All numbers between two integers times one power of two."""
+
+    def __init__(self, low: int, high: int, exponent: int):
+        spare = max(low.bit_length(), high.bit_length()) - PRECISION
+        if spare > 0:
+            low, high, exponent = low >> spare, -(-high >> spare), exponent + spare
+        self.low, self.high, self.exponent = low, high, exponent
+
+    @classmethod
+    def between(cls, low: Fraction, high: Fraction) -> "Span":
+        """The narrowest span around two fractions whose denominators are powers of two."""
+        unit = max(low.denominator, high.denominator)
+        bottom, top = (end.numerator * (unit // end.denominator) for end in (low, high))
+        return cls(bottom, top, 1 - unit.bit_length())
+
+    @property
+    def ends(self) -> tuple[Fraction, Fraction]:
+        """Both ends as fractions."""
+        scale = Fraction(2) ** self.exponent
+        return self.low * scale, self.high * scale
+
+    def __mul__(self, other: "Span") -> "Span":
+        corners = [a * b for a, b in product((self.low, self.high), (other.low, other.high))]
+        return Span(min(corners), max(corners), self.exponent + other.exponent)
+
+    def __neg__(self) -> "Span":
+        return Span(-self.high, -self.low, self.exponent)
+
+    def inverse(self) -> "Span":
+        """One over a span above zero."""
+        places = 2 * PRECISION + self.high.bit_length()
+        one = 1 << places
+        return Span(one // self.high, ceiling(one, self.low), -places - self.exponent)
+
+    def inverse_root(self) -> "Span":
+        """One over the square root of a span above zero."""
+        need(self.low > 0, "a vector has no length")
+        places = 2 * PRECISION + self.high.bit_length() + self.exponent % 2
+        one = 1 << 2 * places - self.exponent % 2
+        low, high = isqrt(one // self.high), isqrt(one // self.low) + 1
+        return Span(low, high, (self.exponent % 2 - self.exponent) // 2 - places)
+
+
+def together(spans: Iterable[Span]) -> Span:
+    """All sums."""
+    found = list(spans)
+    least = min((span.exponent for span in found), default=0)
+    low, high = (
+        sum(end << (span.exponent - least) for span, end in pairs)
+        for pairs in (
+            [(span, span.low) for span in found],
+            [(span, span.high) for span in found],
+        )
+    )
+    return Span(low, high, least)
+
+
+def inner(one: Iterable[Span], other: Iterable[Span]) -> Span:
+    """All inner products."""
+    return together(a * b for a, b in zip(one, other, strict=True))
+
+
+def collected(parts: Iterable[Exact]) -> Exact:
+    """The exact sum."""
+    found = list(parts)
+    least = min((exponent for _, exponent in found), default=0)
+    return sum(m << (exponent - least) for m, exponent in found), least
+
+
+def point(value: Exact) -> Span:
+    """The span of one number."""
+    return Span(value[0], value[0], value[1])
+
+
+def fraction(value: Exact) -> Fraction:
+    """The same as a fraction."""
+    return value[0] * Fraction(2) ** value[1]
+
+
+def raised(low: Fraction, high: Fraction) -> Span:
+    """e^x for all x from ``low`` to ``high``."""
+    need(low >= -FARTHEST and high <= FARTHEST, "an exponent is too far out")
+    return Span.between(exponential(low)[0], exponential(high)[1] or Fraction(0))
+
+
+def logistic(value: Exact) -> Span:
+    """1 / (1 + e^-z), for z below zero as e^z / (1 + e^z)."""
+    size = abs(fraction(value))
+    small = raised(-size, -size)
+    below = together([Span(1, 1, 0), small]).inverse()
+    return below if value[0] >= 0 else small * below
+
+
+def activated(value: Exact) -> Span:
+    """silu."""
+    return point(value) * logistic(value)
+
+
+def softened(span: Span) -> Span:
+    """softplus."""
+    low, high = span.ends
+    need(low >= -FARTHEST and high <= FARTHEST, "an exponent is too far out")
+    return Span.between(soft(low)[0], soft(high)[1])
+
+
+class Parts:
+    """The stored tensors of a layer, once their sizes and numbers are within the limits."""
+
+    def __init__(self, stated: Stated, states: str, *matrices: str):
+        self.stored = stated.subject
+        need(len(self.stored["input"].shape) == 2, "the input has two axes")
+        self.tokens, self.model = self.stored["input"].shape
+        need(self.tokens <= 64, "too many tokens")
+        sizes = sum(prod(part.shape) for part in self.stored.values())
+        need(self.tokens * sizes <= 1 << 21, "too many numbers")
+        for name in matrices:
+            need(len(self.stored[name].shape) == 2, "a projection has two axes")
+            need(self.tokens * self.stored[name].shape[0] <= 1 << 13, "too many rows")
+        self.states = self.stored[states].shape[0] if states else 1
+        need(self.tokens**2 * self.states <= 1 << 14, "too many states")
+        for part in self.stored.values():
+            need(
+                all(is_moderate(pair) for k in range(part.lines) for pair in part.finite(k)),
+                "a number is too large, or too fine",
+            )
+
+    def vector(self, name: str, size: int) -> list[Exact]:
+        """A tensor with one axis."""
+        need(self.stored[name].shape == [size], f"{name} has another shape")
+        return self.stored[name].finite(0)
+
+    def scalar(self, name: str) -> Exact:
+        """A tensor of one number."""
+        return self.vector(name, 1)[0]
+
+    def drive(self, name: str) -> list[Exact]:
+        """The inner product of a vector with every token."""
+        vector = self.vector(name, self.model)
+        return [
+            collected((a * b, p + q) for (a, p), (b, q) in zip(vector, token, strict=True))
+            for token in map(self.stored["input"].finite, range(self.tokens))
+        ]
+
+    def projection(self, name: str, rows: int) -> list[list[Exact]]:
+        """A matrix times every token, by token."""
+        part = self.stored[name]
+        need(part.shape == [rows, self.model], f"{name} has another shape")
+        matrix = [part.integers(k) for k in range(rows)]
+        found = []
+        for t in range(self.tokens):
+            token, power = self.stored["input"].integers(t)
+            found.append(
+                [
+                    (sum(a * b for a, b in zip(line, token, strict=True)), own + power)
+                    for line, own in matrix
+                ]
+            )
+        return found
+
+    def mixed(self, weight: str, taps: str, bias: str | None, rows: int) -> list[list[Span]]:
+        """silu of the convolution of a projection, by token."""
+        values = self.projection(weight, rows)
+        part = self.stored[taps]
+        need(len(part.shape) == 2 and part.shape[0] == rows, f"{taps} has another shape")
+        need(part.shape[1] <= 64, "too many taps")
+        offsets = self.vector(bias, rows) if bias else [(0, 0)] * rows
+        found: list[list[Span]] = [[] for _ in range(self.tokens)]
+        for channel, offset in enumerate(offsets):
+            weights = part.finite(channel)
+            for t in range(self.tokens):
+                terms = [offset]
+                for lag in range(min(len(weights), t + 1)):
+                    (w, p), (v, q) = weights[-1 - lag], values[t - lag][channel]
+                    terms.append((w * v, p + q))
+                found[t].append(activated(collected(terms)))
+        return found
+
+    def applied(self, name: str, rows: int, values: list[list[Span]]) -> list[list[Span]]:
+        """A stored matrix times spans, by token."""
+        part = self.stored[name]
+        need(part.shape == [rows, len(values[0])], f"{name} has another shape")
+        matrix = [part.finite(k) for k in range(rows)]
+        return [[inner(map(point, line), token) for line in matrix] for token in values]
+
+    def steps(self) -> list[Span]:
+        """The step of a head at every token."""
+        bias = self.scalar("step_bias")
+        return [softened(point(plus(drive, bias))) for drive in self.drive("step_weight")]
+
+
+def is_moderate(value: Exact) -> bool:
+    """Whether a number is a multiple of 2^-256 and below 2^256 in size."""
+    m, exponent = value
+    trailing = (m & -m).bit_length() - 1
+    return not m or (exponent + trailing >= -256 and m.bit_length() + exponent <= 256)
+
+
+class Formed:
+    """The map of a layer: spans by row, up to the diagonal.
+
+    ``speeds`` are e^A_log by state: the logarithm of a decay is minus speed times step.
+    """
+
+    def __init__(self, rows: list[list[Span]], speeds: list[Span], steps: list[Span]):
+        self.rows, self.speeds, self.steps = rows, speeds, steps
+
+    def decay(self, state: int, first: int, last: int) -> Span:
+        """The product of the decays of the tokens ``first`` to ``last`` - 1."""
+        return passed(self.speeds[state], self.steps[first:last])
+
+
+def passed(speed: Span, steps: list[Span]) -> Span:
+    """e^(-speed times the sum of steps)."""
+    return raised(*(-(speed * together(steps))).ends) if steps else Span(1, 1, 0)
+
+
+def speeds_of(logs: list[Exact], steps: list[Span]) -> list[Span]:
+    """e^A_log, whose product with all steps is no exponent too far out."""
+    speeds = [raised(fraction(log), fraction(log)) for log in logs]
+    for speed in speeds:
+        passed(speed, steps)
+    return speeds
+
+
+def softmax_attention(stated: Stated) -> Formed:
+    """Shares of e^score; each is one over a sum of exponentials of differences."""
+    parts = Parts(stated, "", "key_weight", "query_weight")
+    width = parts.stored["query_weight"].shape[0]
+    scale = parts.scalar("scale")
+    queries, keys = (
+        turned(parts, parts.projection(name, width)) for name in ("query_weight", "key_weight")
+    )
+    rows = []
+    for i, query in enumerate(queries):
+        scores = []
+        for key in keys[: i + 1]:
+            m, exponent = collected(
+                (a * b, p + q) for (a, p), (b, q) in zip(query, key, strict=True)
+            )
+            scores.append(fraction((m * scale[0], exponent + scale[1])))
+        need(max(scores) - min(scores) <= FARTHEST, "an exponent is too far out")
+        rows.append(
+            [together(raised(other - own, other - own) for other in scores).inverse()
+             for own in scores]
+        )  # fmt: skip
+    return Formed(rows, [], [])
+
+
+def turned(parts: Parts, vectors: list[list[Exact]]) -> list[list[Exact]]:
+    """The first columns rotated by the stored angles."""
+    cos, sin = parts.stored["cos"], parts.stored["sin"]
+    need(len(cos.shape) == 2 and cos.shape == sin.shape, "the angles have another shape")
+    tokens, turning = cos.shape
+    need(tokens == parts.tokens and turning % 2 == 0, "the angles have another shape")
+    need(turning <= len(vectors[0]), "there are more angles than columns")
+    found = []
+    for t, vector in enumerate(vectors):
+        c, s = cos.finite(t), sin.finite(t)
+        now = list(vector)
+        for k in range(turning):
+            far = k + turning // 2 if k < turning // 2 else k - turning // 2
+            sign = -1 if k < turning // 2 else 1
+            (v, p), (w, q) = vector[k], vector[far]
+            now[k] = plus((v * c[k][0], p + c[k][1]), (sign * w * s[k][0], q + s[k][1]))
+        found.append(now)
+    return found
+
+
+def selective_state_space(stated: Stated) -> Formed:
+    """One channel, every state of which decays by itself."""
+    parts = Parts(stated, "A_log", "input_weight", "read_weight", "step_down_weight")
+    states, channels = parts.states, parts.stored["input_weight"].shape[0]
+    names = "input_weight", "convolution_weight", "convolution_bias"
+    values = parts.mixed(*names, channels)
+    rank = parts.stored["step_down_weight"].shape[0]
+    up, bias = parts.vector("step_up_weight", rank), point(parts.scalar("step_bias"))
+    steps = [
+        softened(together([inner(map(point, up), down), bias]))
+        for down in parts.applied("step_down_weight", rank, values)
+    ]
+    speeds = speeds_of(parts.vector("A_log", states), steps)
+    reads, writes = (
+        parts.applied(name, states, values) for name in ("read_weight", "write_weight")
+    )
+    through = point(parts.scalar("D"))
+    rows = []
+    for i, read in enumerate(reads):
+        row = []
+        for j, write in enumerate(writes[: i + 1]):
+            kept = [passed(speed, steps[j + 1 : i + 1]) for speed in speeds]
+            total = steps[j] * inner(read, [a * b for a, b in zip(kept, write, strict=True)])
+            row.append(together([total, through]) if i == j else total)
+        rows.append(row)
+    return Formed(rows, speeds, steps)
+
+
+def state_space_duality(stated: Stated) -> Formed:
+    """One head, whose states share their decay."""
+    parts = Parts(stated, "read_weight", "read_weight", "write_weight")
+    reads, writes = (
+        parts.mixed(f"{name}_weight", f"{name}_convolution", f"{name}_bias", parts.states)
+        for name in ("read", "write")
+    )
+    steps = parts.steps()
+    speeds = speeds_of([parts.scalar("A_log")], steps)
+    through = point(parts.scalar("D"))
+    rows = [
+        [
+            inner(read, write) * steps[j] * passed(speeds[0], steps[j + 1 : i + 1])
+            for j, write in enumerate(writes[: i + 1])
+        ]
+        for i, read in enumerate(reads)
+    ]
+    for row in rows:
+        row[-1] = together([row[-1], through])
+    return Formed(rows, speeds, steps)
+
+
+def gated_delta_net(stated: Stated) -> Formed:
+    """One head; what a row reads is carried back to earlier tokens."""
+    parts = Parts(stated, "read_weight", "read_weight", "write_weight")
+    epsilon, scale = parts.scalar("epsilon"), point(parts.scalar("scale"))
+    need(epsilon[0] >= 0, "epsilon is below zero")
+    reads, keys = (
+        [
+            unit(token, epsilon)
+            for token in parts.mixed(f"{name}_weight", f"{name}_convolution", None, parts.states)
+        ]
+        for name in ("read", "write")
+    )
+    rates = [logistic(drive) for drive in parts.drive("rate_weight")]
+    steps = parts.steps()
+    speeds = speeds_of([parts.scalar("A_log")], steps)
+    rows = []
+    for i, read in enumerate(reads):
+        row, carried = [], read
+        for t in range(i, -1, -1):
+            seen = rates[t] * inner(carried, keys[t])
+            row.append(scale * seen)
+            kept = passed(speeds[0], steps[t : t + 1])
+            carried = [
+                kept * together([part, -(seen * key)])
+                for part, key in zip(carried, keys[t], strict=True)
+            ]
+        rows.append(row[::-1])
+    return Formed(rows, speeds, steps)
+
+
+def unit(values: list[Span], epsilon: Exact) -> list[Span]:
+    """A vector over the root of its squared length and epsilon."""
+    length = together([*(value * value for value in values), point(epsilon)]).inverse_root()
+    return [value * length for value in values]
+
+
+def of_layer_nonnegative(stated: Stated, formed: Formed) -> None:
+    """The sign of every entry, or of one."""
+    if stated.proved:
+        stated.proof()
+        need(all(span.low >= 0 for row in formed.rows for span in row), "not shown: signs")
+    else:
+        need(entry(stated, formed)[2].high < 0, "the entry is not shown to be below zero")
+
+
+def entry(stated: Stated, formed: Formed) -> tuple[int, int, Span]:
+    """The entry of the witness."""
+    column, row = stated.case("column", "row")
+    i = integer(row, 0, len(formed.rows))
+    j = integer(column, 0, i + 1)
+    return i, j, formed.rows[i][j]
+
+
+def of_layer_row_sums(stated: Stated, formed: Formed) -> None:
+    """The sum of every row, or of one."""
+    target, tolerance = (number(stated.parameters[name]) for name in ("target", "tolerance"))
+    need(tolerance >= 0, "the tolerance is below zero")
+    sums = [together(row).ends for row in formed.rows]
+    if stated.proved:
+        stated.proof()
+        off = max(max(target - low, high - target) for low, high in sums)
+        need(off <= tolerance, "a row is not shown to sum to the target")
+    else:
+        (row,) = stated.case("row")
+        low, high = sums[integer(row, 0, len(sums))]
+        need(max(low - target, target - high) > tolerance, "the row is not shown to be off")
+
+
+def of_layer_decay(stated: Stated, formed: Formed) -> None:
+    """Every product of decays, or one."""
+    tokens = len(formed.rows)
+    width, most = (
+        integer(stated.parameters["width"], 1, tokens + 1),
+        number(stated.parameters["most"]),
+    )
+    need(most > 0, "the bound is not above zero")
+    if stated.proved:
+        stated.proof()
+        windows = product(range(len(formed.speeds)), range(tokens - width + 1))
+        highs = [formed.decay(state, first, first + width).ends[1] for state, first in windows]
+        need(max(highs) <= most, "a product is not shown to keep the bound")
+    else:
+        state, token = stated.case("state", "token")
+        first = integer(token, 0, tokens - width + 1)
+        kept = formed.decay(integer(state, 0, len(formed.speeds)), first, first + width)
+        need(kept.ends[0] > most, "the product is not shown to be above the bound")
+
+
+def of_layer_reach(stated: Stated, formed: Formed) -> None:
+    """A weight far back that is not zero."""
+    need(not stated.proved, "this claim can only be refuted")
+    width = integer(stated.parameters["width"], 1)
+    i, j, span = entry(stated, formed)
+    need(i - j >= width and (span.low > 0 or span.high < 0), "no weight is shown to be there")
+
+
+FORMS: dict[str, tuple[Callable[[Stated], Formed], str, str]] = {
+    "gated_delta_net": (
+        gated_delta_net,
+        "A_log epsilon input rate_weight read_convolution read_weight scale step_bias step_weight"
+        " write_convolution write_weight",
+        "a gated delta rule",
+    ),
+    "selective_state_space": (
+        selective_state_space,
+        "A_log D convolution_bias convolution_weight input input_weight read_weight step_bias"
+        " step_down_weight step_up_weight write_weight",
+        "a selective state-space scan",
+    ),
+    "softmax_attention": (
+        softmax_attention,
+        "cos input key_weight query_weight scale sin",
+        "softmax attention",
+    ),
+    "state_space_duality": (
+        state_space_duality,
+        "A_log D input read_bias read_convolution read_weight step_bias step_weight write_bias"
+        " write_convolution write_weight",
+        "a state-space scan with one decay for all states",
+    ),
+}
+ABOUT_LAYERS: dict[str, tuple[Callable[[Stated, Formed], None], str, str]] = {
+    "nonnegative": (
+        of_layer_nonnegative, "", "no weight of the map of {kind} is below zero",
+    ),
+    "row_sums": (
+        of_layer_row_sums, "target tolerance",
+        "every row of the map of {kind} sums to {target} within {tolerance}",
+    ),
+    "decay": (
+        of_layer_decay, "most width",
+        "every product of decays of {kind} over {width} tokens is at most {most}",
+    ),
+    "reach": (
+        of_layer_reach, "width",
+        "every weight of the map of {kind} on a token {width} or more tokens back is zero",
+    ),
+}  # fmt: skip
+BEGINNING = "in exact arithmetic, with the stored weights and the stored input, "
+
+
+def about_layer(
+    form: Callable[[Stated], Formed], judge: Callable[[Stated, Formed], None]
+) -> Callable[[Stated], None]:
+    """The decision of one property of one kind of layer."""
+    return lambda stated: judge(stated, form(stated))
+
+
+def layer_claims() -> Iterator[tuple[str, tuple[Callable[[Stated], None], str, str, str]]]:
+    """The claims about stored layers by name."""
+    for (kind, (form, roles, words)), (name, (judge, wanted, said)) in product(
+        FORMS.items(), ABOUT_LAYERS.items()
+    ):
+        if (kind, name) != ("softmax_attention", "decay"):
+            sentence = BEGINNING + said.replace("{kind}", words)
+            yield f"{kind}_{name}", (about_layer(form, judge), roles, wanted, sentence)
+
+
 CLAIMS: dict[str, tuple[Callable[[Stated], None], str, str, str]] = {
     "causal": (causal, "map", "", "every weight above the diagonal is exactly zero"),
     "decay": (
@@ -1180,6 +1666,7 @@ CLAIMS: dict[str, tuple[Callable[[Stated], None], str, str, str]] = {
         "at least {share} of every row's absolute weight lies on its last {width} tokens",
     ),
 }  # fmt: skip
+CLAIMS |= layer_claims()
 
 
 def in_words(name: str, value: Any) -> dict[str, str]:
@@ -1209,7 +1696,10 @@ def decimal(value: Fraction) -> str:
 
 # --- the decision ----------------------------------------------------------------------------
 
-REAL = ("injective_within", "same_system", "system_nonnegative", "system_row_sums")
+REAL = {
+    "injective_within", "same_system", "system_nonnegative", "system_row_sums",
+    *(name for name, _ in layer_claims()),
+}  # fmt: skip
 FIELDS = (
     "format", "format_version", "claim", "verdict", "level", "subject", "evidence", "witness",
     "unchecked", "identity",
