@@ -4,6 +4,7 @@ from dsf.certificates.boxes import locality
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.injectivity import injective, linear_injective, margin
 from dsf.certificates.mixer_laws import check_mixer
+from dsf.certificates.stored_layers import StoredLayer, reach
 from dsf.certificates.transitions import decay, decay_box, nonexpansive
 from dsf.certificates.weights import (
     causal,
@@ -19,6 +20,7 @@ from dsf.certificates.weights import (
 __all__ = [
     "Certificate",
     "Level",
+    "StoredLayer",
     "Verdict",
     "causal",
     "check_mixer",
@@ -31,6 +33,7 @@ __all__ = [
     "margin",
     "nonexpansive",
     "nonnegative",
+    "reach",
     "reduction_error",
     "row_sums",
     "same_map",

@@ -1191,10 +1191,10 @@ def _tangent(leaf: Any, box: Box, keys: list[list[Fraction]], near: range, odds:
 # --- layers ----------------------------------------------------------------------------------
 
 LONGEST_LAYER = 64  # tokens
-LARGEST_LAYER = 1 << 21  # tokens times stored numbers
-WIDEST_LAYER = 1 << 13  # tokens times the rows of a projection
+LARGEST_LAYER = 1 << 19  # tokens times stored numbers
+WIDEST_LAYER = 1 << 11  # tokens times the rows of a projection
 DEEPEST_LAYER = 1 << 14  # squared tokens times states
-MOST_TAPS = 64  # of a convolution
+MOST_TAPS = 16  # of a convolution
 LAYER_FAR = 1 << 12  # of all exponents
 SIZE_OF_NUMBERS = 256  # bits before and behind the point of stored numbers
 

@@ -400,7 +400,8 @@ def exponential(x: Fraction) -> tuple[Fraction, Fraction | None]:
     k = low // LOG_TWO[1]
     rests = low - max(k * LOG_TWO[0], k * LOG_TWO[1]), high - min(k * LOG_TWO[0], k * LOG_TWO[1])
     scale = Fraction(2) ** (k - FIXED)
-    return series(max(rests[0], 0), up=False) * scale, series(rests[1], up=True) * scale
+    low, high = series(max(rests[0], 0), up=False) * scale, series(rests[1], up=True) * scale
+    return (low, min(high, Fraction(1))) if x < 0 else (max(low, Fraction(1)), high)
 
 
 def series(x: int, *, up: bool) -> int:
@@ -1233,10 +1234,10 @@ class Parts:
         self.tokens, self.model = self.stored["input"].shape
         need(self.tokens <= 64, "too many tokens")
         sizes = sum(prod(part.shape) for part in self.stored.values())
-        need(self.tokens * sizes <= 1 << 21, "too many numbers")
+        need(self.tokens * sizes <= 1 << 19, "too many numbers")
         for name in matrices:
             need(len(self.stored[name].shape) == 2, "a projection has two axes")
-            need(self.tokens * self.stored[name].shape[0] <= 1 << 13, "too many rows")
+            need(self.tokens * self.stored[name].shape[0] <= 1 << 11, "too many rows")
         self.states = self.stored[states].shape[0] if states else 1
         need(self.tokens**2 * self.states <= 1 << 14, "too many states")
         for part in self.stored.values():
@@ -1283,7 +1284,7 @@ class Parts:
         values = self.projection(weight, rows)
         part = self.stored[taps]
         need(len(part.shape) == 2 and part.shape[0] == rows, f"{taps} has another shape")
-        need(part.shape[1] <= 64, "too many taps")
+        need(part.shape[1] <= 16, "too many taps")
         offsets = self.vector(bias, rows) if bias else [(0, 0)] * rows
         found: list[list[Span]] = [[] for _ in range(self.tokens)]
         for channel, offset in enumerate(offsets):

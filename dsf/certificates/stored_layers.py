@@ -137,7 +137,7 @@ def layer_decay(
     return _decided(layer, "decay", parameters, witness, float(largest), folder)
 
 
-def layer_reach(layer: StoredLayer, *, width: int, folder: Where = None) -> Certificate:
+def reach(layer: StoredLayer, *, width: int, folder: Where = None) -> Certificate:
     """Refute that the map is zero ``width`` and more tokens back, by a weight that is not.
 
     The witness is the largest such weight. UNKNOWN if none is shown to differ from zero.

@@ -21,6 +21,7 @@ from dsf.certificates.issuing import (
     settled,
     written,
 )
+from dsf.certificates.stored_layers import StoredLayer, layer_decay
 
 
 @on_the_processor
@@ -105,7 +106,7 @@ def _as_float(value: Fraction) -> float:
 
 @on_the_processor
 def decay(
-    log_decay: Float[Tensor, "*batch time"],
+    log_decay: Float[Tensor, "*batch time"] | StoredLayer,
     *,
     width: int,
     most: float,
@@ -115,11 +116,14 @@ def decay(
 
     The logarithms are summed exactly, and one exponential is enclosed in an interval. Minus
     infinity is a decay of zero. ``observed`` is the largest product in float64; the witness is the
-    first token of its window. UNKNOWN if the bound lies inside that interval.
+    first token of its window. UNKNOWN if the bound lies inside that interval. Of a stored layer,
+    all decays are enclosed from its weights and input, and the claim is of level real.
 
     Raises:
         ValueError: if the window does not fit the sequence or ``most`` is not above 0.
     """
+    if isinstance(log_decay, StoredLayer):
+        return layer_decay(log_decay, width=width, most=most, folder=folder)
     if not 1 <= width <= log_decay.shape[-1] or not most > 0:
         raise ValueError(
             f"decay: 'width' must lie between 1 and {log_decay.shape[-1]} and 'most' be above 0, "

@@ -26,6 +26,7 @@ from dsf.certificates.issuing import (
     settled,
     written,
 )
+from dsf.certificates.stored_layers import StoredLayer, layer_nonnegative, layer_row_sums
 from dsf.certificates.systems import is_real, same_system, system_nonnegative, system_row_sums
 from dsf.composite import Operator
 from dsf.evaluate import attention_map, respond
@@ -38,12 +39,17 @@ Map = Float[Tensor, "*batch rows columns"]
 
 @on_the_processor
 def row_sums(
-    map: Map | System, *, target: Number = 1.0, tolerance: Number = 0.0, folder: Where = None
+    map: Map | System | StoredLayer,
+    *,
+    target: Number = 1.0,
+    tolerance: Number = 0.0,
+    folder: Where = None,
 ) -> Certificate:
     """Certify that every row sums to ``target`` within ``tolerance``, by exact sums.
 
-    Of a stored map, at level data; or of the map of a system, at level real, in exact arithmetic on
-    its coefficients.
+    Of a stored map, at level data; or at level real, of the map of a system, in exact arithmetic on
+    its coefficients, or of a stored layer, enclosed from its weights and input, where UNKNOWN means
+    that a sum lies too near the tolerance (a tolerance of zero is never shown to be kept).
 
     The witness is the row with the largest deviation, which is ``observed``; ``batch`` holds its
     indices along the batch axes.
@@ -51,7 +57,7 @@ def row_sums(
     Raises:
         ValueError: if ``tolerance`` is negative, or one of the numbers is not finite.
     """
-    if not isinstance(map, System):
+    if not isinstance(map, System | StoredLayer):
         certifiable("map", map)
     if not (isfinite(target) and isfinite(tolerance) and tolerance >= 0):
         raise ValueError(
@@ -60,6 +66,8 @@ def row_sums(
         )
     if isinstance(map, System):
         return system_row_sums(map, target=target, tolerance=tolerance, folder=folder)
+    if isinstance(map, StoredLayer):
+        return layer_row_sums(map, target=target, tolerance=tolerance, folder=folder)
     rows = map.flatten(0, -2)
     off: list[Fraction] = []
     if _finite(map):
@@ -77,18 +85,23 @@ def row_sums(
     return _decided(proposal, worst, breaks, folder)
 
 
-def zero_sums(map: Map | System, *, tolerance: Number = 0.0, folder: Where = None) -> Certificate:
+def zero_sums(
+    map: Map | System | StoredLayer, *, tolerance: Number = 0.0, folder: Where = None
+) -> Certificate:
     """Certify that every row sums to zero within ``tolerance``: ``row_sums`` with target 0."""
     return row_sums(map, target=0.0, tolerance=tolerance, folder=folder)
 
 
 @on_the_processor
-def nonnegative(map: Map | System, *, folder: Where = None) -> Certificate:
+def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Certificate:
     """Certify that no stored weight is below zero. The witness is the row of the smallest one.
 
-    Of a stored map, at level data; or of the map of a system, at level real, in exact arithmetic on
-    its coefficients, where the witness is the entry.
+    Of a stored map, at level data; or at level real, of the map of a system, in exact arithmetic on
+    its coefficients, or of a stored layer, enclosed from its weights and input. At level real the
+    witness is the entry.
     """
+    if isinstance(map, StoredLayer):
+        return layer_nonnegative(map, folder=folder)
     if isinstance(map, System):
         return system_nonnegative(map, folder=folder)
     certifiable("map", map)

@@ -15,6 +15,7 @@ from dsf.inspection.probing.ports import Port
 from dsf.inspection.probing.probe import Probe
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.results.memory_forecast import Forecast
+from dsf.inspection.stored_weights import stored_layer
 from dsf.inspection.support_table import Support, support
 from dsf.moved import forwarding
 
@@ -37,6 +38,7 @@ __all__ = [
     "inspect_piecewise",
     "memory_forecast",
     "probe",
+    "stored_layer",
     "support",
 ]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dsf.certificates import StoredLayer
 from dsf.inspection.capture.calls import Call, Captured
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.inspection.whole.head_layout import as_tokens
@@ -73,6 +74,8 @@ class Adapter:
             them must be taken for the run.
         run_numbers: how many numbers the module's own forward pass holds at its peak beyond its
             projections, given the module and the number of tokens of all samples; by default none.
+        stored: the weights behind the map of one head or channel, given the module, the arguments
+            of its call and the number of the head; None where that is no kind of ``StoredLayer``.
         tolerance: the largest relative error allowed when the model runs in float64 throughout.
         advice: for each family with a known defect, what to do when its output is not reproduced.
     """
@@ -93,6 +96,7 @@ class Adapter:
     hasten: Callable[[Any], None] | None = None
     rewrites_weights: bool = False
     run_numbers: Callable[[Any, int], int] = _no_more
+    stored: Callable[[Any, Mapping[str, Any], int], StoredLayer] | None = None
     tolerance: float = 1e-12
     advice: Mapping[str, str] = field(default_factory=dict)
 

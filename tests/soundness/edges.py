@@ -501,8 +501,186 @@ def systems() -> Iterator[Bent]:
         )  # fmt: skip
 
 
+Parts = dict[str, Stored]
+KINDS: dict[str, Parts] = {
+    "softmax_attention": {
+        "cos": ((2, 2), [1.0, 1.0, 0.5, 0.25]), "sin": ((2, 2), [0.0, 0.0, 0.75, -0.5]),
+        "input": ((2, 1), [1.0, -1.0]), "scale": ((1,), [0.5]),
+        "query_weight": ((3, 1), [1.0, -0.5, 2.0]), "key_weight": ((3, 1), [0.25, 1.0, -1.0]),
+    },
+    "selective_state_space": {
+        "A_log": ((2,), [0.0, -1.0]), "D": ((1,), [0.5]), "convolution_bias": ((1,), [0.25]),
+        "convolution_weight": ((1, 2), [0.5, 1.0]), "input": ((2, 1), [1.0, 2.0]),
+        "input_weight": ((1, 1), [1.0]), "read_weight": ((2, 1), [1.0, -2.0]),
+        "step_bias": ((1,), [0.0]), "step_down_weight": ((1, 1), [1.0]),
+        "step_up_weight": ((1,), [-1.0]), "write_weight": ((2, 1), [1.0, 0.5]),
+    },
+    "state_space_duality": {
+        "A_log": ((1,), [0.0]), "D": ((1,), [0.5]), "input": ((2, 1), [1.0, 2.0]),
+        "read_bias": ((2,), [0.0, 0.0]), "read_convolution": ((2, 1), [1.0, 1.0]),
+        "read_weight": ((2, 1), [1.0, -1.0]), "step_bias": ((1,), [0.0]),
+        "step_weight": ((1,), [1.0]), "write_bias": ((2,), [0.0, 0.5]),
+        "write_convolution": ((2, 2), [1.0, 1.0, 0.5, 0.5]), "write_weight": ((2, 1), [1.0, 1.0]),
+    },
+    "gated_delta_net": {
+        "A_log": ((1,), [0.0]), "epsilon": ((1,), [0.25]), "input": ((2, 1), [1.0, 2.0]),
+        "rate_weight": ((1,), [1.0]), "read_convolution": ((2, 1), [1.0, 1.0]),
+        "read_weight": ((2, 1), [1.0, 1.0]), "scale": ((1,), [0.5]), "step_bias": ((1,), [0.0]),
+        "step_weight": ((1,), [-1.0]), "write_convolution": ((2, 2), [1.0, 1.0, 0.5, 0.5]),
+        "write_weight": ((2, 1), [1.0, -1.0]),
+    },
+}  # fmt: skip
+SILENT: Parts = {"read_weight": ((2, 1), [0.0, 0.0])}
+"""Reads nothing, so that the map is D on its diagonal and zero elsewhere, exactly."""
+
+
+def layers() -> Iterator[Bent]:
+    """Every property of every kind, on both sides of its border."""
+    one = Fraction(1)
+    for kind, parts in KINDS.items():
+        for line, column in ((0, 0), (1, 0), (1, 1), (0, 1), (2, 0), (-1, 0), (1, True)):
+            place = {"row": line, "column": column}
+            yield from both(f"{kind}_nonnegative", parts, place)
+            for width in (1, 2):
+                yield from both(f"{kind}_reach", parts, place, width=width)
+            yield from map(of_no_width, both(f"{kind}_reach", parts, place, width=1))
+        for tolerance in (Fraction(1, 2**90), Fraction(10), -one, Fraction(0)):
+            for line in (0, 1, 2):
+                yield from both(f"{kind}_row_sums", parts, {"row": line}, target=one,
+                                tolerance=tolerance)  # fmt: skip
+        if kind != "softmax_attention":
+            for most in (one, Fraction(1, 100), Fraction(0), -one):
+                windows = [(0, 0, 1), (0, 1, 1), (1, 0, 1), (2, 0, 1), (0, 0, 2), (0, 1, 2),
+                           (0, 0, 3), (0, -1, 1)]  # fmt: skip
+                for state, token, width in windows:
+                    yield from both(f"{kind}_decay", parts, {"state": state, "token": token},
+                                    most=most, width=width)  # fmt: skip
+            first = {"state": 0, "token": 0}
+            files = both(f"{kind}_decay", parts, first, most=one / 100, width=1)
+            yield from map(of_no_width, files)
+        yield from misshapen(kind, parts)
+    yield from exact_layers()
+    yield from far_layers()
+    yield from large_layers()
+
+
+def of_no_width(bent: Bent) -> Bent:
+    """The same claim with a width of zero, which ``checker.sentence`` does not word."""
+    claim = bent.content["claim"]
+    claim["parameters"]["width"] = 0
+    for unit in ("tokens is", "or more"):
+        claim["sentence"] = claim["sentence"].replace(f"1 {unit}", f"0 {unit}")
+    return bent.sealed()
+
+
+def misshapen(kind: str, parts: Parts) -> Iterator[Bent]:
+    """Every tensor with one number more along an axis, with one axis more, and as a vector."""
+    for role, (shape, values) in parts.items():
+        grown = [
+            ((*shape[:axis], size + 1, *shape[axis + 1 :]), math.prod(shape) // size * (size + 1))
+            for axis, size in enumerate(shape)
+        ]
+        others = [*grown, ((1, *shape), len(values)), ((*shape, 1), len(values)),
+                  ((len(values),), len(values))]  # fmt: skip
+        for other, count in others:
+            if other != shape:
+                changed = {**parts, role: (other, [*values, *[0.5] * (count - len(values))])}
+                yield made(f"{kind}_nonnegative", "PROVED", changed)
+                yield made(f"{kind}_reach", "REFUTED", changed, width=1,
+                           witness={"row": 1, "column": 0})  # fmt: skip
+        for value in (2.0**-256, 2.0**-257, 2.0**255, 2.0**256, -(2.0**256), 1 + 2.0**-52):
+            changed = {**parts, role: (shape, [value, *values[1:]])}
+            yield made(f"{kind}_nonnegative", "PROVED", changed)
+            yield made(f"{kind}_reach", "REFUTED", changed, width=1,
+                       witness={"row": 1, "column": 0})  # fmt: skip
+
+
+def exact_layers() -> Iterator[Bent]:
+    """Layers whose maps are dyadic numbers, so that bounds can be met exactly."""
+    base = KINDS["state_space_duality"] | SILENT
+    tiny, name = Fraction(1, 2**200), "state_space_duality_row_sums"
+    for through in (0.5, 0.0, -0.5, -(2.0**-200), 2.0**-200):
+        parts = base | {"D": ((1,), [through])}
+        for place in ({"row": 0, "column": 0}, {"row": 1, "column": 0}):
+            yield from both("state_space_duality_nonnegative", parts, place)
+        yield from both("state_space_duality_reach", parts, {"row": 1, "column": 0}, width=1)
+        for target in (Fraction(through), Fraction(through) + 1, Fraction(through) - 1):
+            for tolerance in (Fraction(0), Fraction(1), 1 - tiny, tiny):
+                yield from both(name, parts, {"row": 1}, target=target, tolerance=tolerance)
+    still = base | {"A_log": ((1,), [-4096.0])}
+    for most in (Fraction(1), 1 - Fraction(1, 2**60), 1 + Fraction(1, 2**60)):
+        yield from both("state_space_duality_decay", still, {"state": 0, "token": 0}, most=most,
+                        width=2)  # fmt: skip
+    delta = KINDS["gated_delta_net"]
+    for epsilon, key in ((0.0, 0.0), (2.0**-40, 0.0), (-(2.0**-40), 1.0), (0.0, 1.0)):
+        parts = delta | {"epsilon": ((1,), [epsilon]), "write_weight": ((2, 1), [key, 0.0])}
+        yield from both("gated_delta_net_nonnegative", parts, {"row": 1, "column": 0})
+
+
+def far_layers() -> Iterator[Bent]:
+    """Exponents at the largest size, and one step beyond."""
+    far = math.nextafter(4096.0, math.inf)
+    for z in (4096.0, -4096.0, far, -far):
+        for kind, role in (
+            ("state_space_duality", "step_bias"), ("state_space_duality", "read_bias"),
+            ("state_space_duality", "write_bias"), ("state_space_duality", "A_log"),
+            ("selective_state_space", "step_bias"), ("selective_state_space", "convolution_bias"),
+            ("selective_state_space", "A_log"), ("gated_delta_net", "step_bias"),
+            ("gated_delta_net", "rate_weight"), ("gated_delta_net", "read_weight"),
+        ):  # fmt: skip
+            shape, values = KINDS[kind][role]
+            still = {"A_log": KINDS[kind]["A_log"] if role == "A_log" else (
+                KINDS[kind]["A_log"][0], [-100.0] * len(KINDS[kind]["A_log"][1]))}  # fmt: skip
+            quiet = {"input": ((2, 1), [1.0, 0.0])} if role.endswith("weight") else {
+                "input": ((2, 1), [0.0, 0.0])}  # fmt: skip
+            parts = KINDS[kind] | still | quiet | {role: (shape, [z] * len(values))}
+            yield made(f"{kind}_nonnegative", "PROVED", parts)
+            yield made(f"{kind}_decay", "PROVED", parts, width=1, most=Fraction(1))
+            yield made(f"{kind}_decay", "REFUTED", parts, width=1, most=Fraction(1, 2**7000),
+                       witness={"state": 0, "token": 0})  # fmt: skip
+        flat: Parts = {
+            "cos": ((2, 2), [1.0] * 4), "sin": ((2, 2), [0.0] * 4), "input": ((2, 1), [0.0, 1.0]),
+            "scale": ((1,), [1.0]), "query_weight": ((2, 1), [1.0, 0.0]),
+            "key_weight": ((2, 1), [z, 0.0]),
+        }  # fmt: skip
+        yield made("softmax_attention_nonnegative", "PROVED", flat)
+        yield made("softmax_attention_row_sums", "PROVED", flat, target=Fraction(1),
+                   tolerance=Fraction(1, 2**90))  # fmt: skip
+        yield made("softmax_attention_reach", "REFUTED", flat, width=1,
+                   witness={"row": 1, "column": 0})  # fmt: skip
+
+
+def large_layers() -> Iterator[Bent]:
+    """Layers at the limits of the format, and one step beyond."""
+    for tokens, model, rows, turning in (
+        (65, 1, 2, 2), (64, 116, 2, 2), (64, 117, 2, 2), (2, 1, 1024, 2),
+        (2, 1, 1025, 2), (2, 1, 2, 4), (2, 1, 3, 3), (2, 1, 1, 2),
+    ):  # fmt: skip
+        parts: Parts = {
+            "cos": ((tokens, turning), [1.0] * tokens * turning),
+            "sin": ((tokens, turning), [0.0] * tokens * turning),
+            "input": ((tokens, model), [0.5] * tokens * model), "scale": ((1,), [1.0]),
+            "query_weight": ((rows, model), [0.5] * rows * model),
+            "key_weight": ((rows, model), [0.0] * rows * model),
+        }  # fmt: skip
+        yield made("softmax_attention_nonnegative", "PROVED", parts)
+    for tokens, states, taps in ((64, 4, 1), (64, 5, 1), (2, 1, 16), (2, 1, 17)):
+        for kind, bias in (("state_space_duality", True), ("gated_delta_net", False)):
+            if tokens == 64 and not bias:
+                continue
+            sized: Parts = {"input": ((tokens, 1), [0.5] * tokens)}
+            for name in ("read", "write"):
+                sized[f"{name}_weight"] = ((states, 1), [0.5] * states)
+                width = taps if name == "read" else 1
+                sized[f"{name}_convolution"] = ((states, width), [0.5] * states * width)
+                if bias:
+                    sized[f"{name}_bias"] = ((states,), [0.5] * states)
+            parts = KINDS[kind] | sized
+            yield made(f"{kind}_decay", "PROVED", parts, width=1, most=Fraction(1))
+
+
 def edges() -> Iterator[Bent]:
     """All of them."""
     for group in (maps, differences, ranks, margins, collisions, delta_rules, decays, boxes, trees,
-                  systems, numbers, containers, spellings):  # fmt: skip
+                  systems, layers, numbers, containers, spellings):  # fmt: skip
         yield from group()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,45 @@ def packed(kind: str, value: float) -> bytes:
     return raw[-SIZES[kind] :]
 
 
+def stored_layer(
+    kind: str,
+    normal: Callable[..., torch.Tensor],
+    whole: Callable[[int, int], int],
+    **changed: torch.Tensor,
+) -> certify.StoredLayer:
+    """A small layer of one kind, in one of the number types, with some parts given."""
+    tokens, model, wide, states = whole(3, 5), 2, whole(1, 3), whole(1, 3)
+    states = len(changed.get("read_weight", range(states)))
+    positive = {"scale": normal(1).abs(), "epsilon": normal(1).abs() / 2**20}
+    per_head = {"A_log": normal(1), "step_bias": normal(1), "step_weight": normal(model)}
+    kinds = {
+        "softmax_attention": {
+            "cos": normal(tokens, 2), "sin": normal(tokens, 2), "scale": positive["scale"],
+            "key_weight": normal(1 + wide, model), "query_weight": normal(1 + wide, model),
+        },
+        "selective_state_space": {
+            "A_log": normal(states), "D": normal(1), "convolution_bias": normal(wide),
+            "convolution_weight": normal(wide, 2), "input_weight": normal(wide, model),
+            "read_weight": normal(states, wide), "step_bias": normal(1),
+            "step_down_weight": normal(1, wide), "step_up_weight": normal(1),
+            "write_weight": normal(states, wide),
+        },
+        "state_space_duality": per_head | {
+            "D": normal(1), "read_bias": 0 * normal(states), "read_convolution": normal(states, 2),
+            "read_weight": normal(states, model), "write_bias": normal(states),
+            "write_convolution": normal(states, 3), "write_weight": normal(states, model),
+        },
+        "gated_delta_net": per_head | positive | {
+            "rate_weight": normal(model), "read_convolution": normal(states, 2),
+            "read_weight": normal(states, model), "write_convolution": normal(states, 3),
+            "write_weight": normal(states, model),
+        },
+    }  # fmt: skip
+    dtype = (torch.float64, torch.float32, torch.bfloat16)[whole(0, 3)]
+    parts = {"input": normal(tokens, model)} | kinds[kind] | changed
+    return certify.StoredLayer(kind, {role: part.to(dtype) for role, part in parts.items()})
+
+
 def honest(seed: int, folder: Path) -> Iterator[Bent]:
     """Certificates of every claim with every verdict, on small random numbers."""
     rng = torch.Generator().manual_seed(seed)
@@ -163,6 +202,13 @@ def honest(seed: int, folder: Path) -> Iterator[Bent]:
         B, C = normal(steps, states, 2).abs(), sign * normal(steps, outputs, states).abs()
         return dsf.System(A, B, C, reads_before_update=bool(whole(0, 2)))
 
+    def layer(name: str, **changed: torch.Tensor) -> certify.StoredLayer:
+        return stored_layer(name, normal, whole, **changed)
+
+    scans = ("gated_delta_net", "selective_state_space", "state_space_duality")
+    softmax = layer("softmax_attention")
+    scan = layer(scans[whole(0, 3)])
+    quiet = layer("state_space_duality", read_weight=0 * normal(1, 2), D=one[None])
     one_system = system()
     other = replace(one_system, C=one_system.C * (1 + 2.0**-30))
     makers = (
@@ -205,6 +251,17 @@ def honest(seed: int, folder: Path) -> Iterator[Bent]:
         lambda f: certify.row_sums(system(), target=1.0, tolerance=1e6, folder=f),
         lambda f: certify.equivalent(one_system, one_system, tolerance=0.0, level=REAL, folder=f),
         lambda f: certify.equivalent(one_system, other, tolerance=0.0, level=REAL, folder=f),
+        lambda f: certify.nonnegative(softmax, folder=f),
+        lambda f: certify.row_sums(softmax, tolerance=2.0**-90, folder=f),
+        lambda f: certify.row_sums(softmax, target=1 + 2.0**-40, folder=f),
+        lambda f: certify.reach(softmax, width=2, folder=f),
+        lambda f: certify.nonnegative(scan, folder=f),
+        lambda f: certify.nonnegative(quiet, folder=f),
+        lambda f: certify.row_sums(scan, tolerance=0.125, folder=f),
+        lambda f: certify.row_sums(scan, tolerance=1e3, folder=f),
+        lambda f: certify.reach(scan, width=1, folder=f),
+        lambda f: certify.decay(scan, width=2, most=0.99, folder=f),
+        lambda f: certify.decay(scan, width=1, most=1e-3, folder=f),
         lambda f: certify.locality(key, tiny, window=(0, 2), share=0.3 * share, folder=f),
         lambda f: certify.locality(key, box, window=(1, 3), share=0.2 * share, folder=f),
         lambda f: certify.locality(key, box, window=(0, 1), share=0.9, folder=f),

@@ -305,11 +305,183 @@ def locality(sentence, arrays, content):
     return True
 
 
+START = "in exact arithmetic, with the stored weights and the stored input, "
+
+
+def silu(z):
+    return z / (1 + mpmath.exp(-z))
+
+
+def exact_rows(part):
+    return [[high(v) for v in row] for row in part.reshape(-1, part.shape[-1]).tolist()]
+
+
+def against(matrix, vectors):
+    return [[mpmath.fdot(row, v) for row in exact_rows(matrix)] for v in vectors]
+
+
+def filtered(values, taps, bias=None):
+    """A causal convolution of every channel."""
+    found = []
+    for t, now in enumerate(values):
+        row = []
+        for channel in range(len(now)):
+            total = high(bias[channel].item()) if bias is not None else mpmath.mpf(0)
+            for back, tap in enumerate(reversed(taps[channel].tolist())):
+                if back <= t:
+                    total += high(tap) * values[t - back][channel]
+            row.append(total)
+        found.append(row)
+    return found
+
+
+def activated(parts, name):
+    mixed = filtered(against(parts[f"{name}_weight"], exact_rows(parts["input"])),
+                     parts[f"{name}_convolution"], parts.get(f"{name}_bias"))  # fmt: skip
+    return [[silu(z) for z in row] for row in mixed]
+
+
+def of_one(parts, name):
+    (value,) = parts[name].tolist()
+    return high(value)
+
+
+def head_steps(parts):
+    drives = against(parts["step_weight"], exact_rows(parts["input"]))
+    return [mpmath.log1p(mpmath.exp(z + of_one(parts, "step_bias"))) for (z,) in drives]
+
+
+def softmax_map(parts):
+    def turned(name):
+        found = against(parts[name], exact_rows(parts["input"]))
+        half = parts["cos"].shape[1] // 2
+        for row, c, s in zip(found, exact_rows(parts["cos"]), exact_rows(parts["sin"]),
+                             strict=True):  # fmt: skip
+            a, b = row[:half], row[half : 2 * half]
+            row[:half] = [x * p - y * q for x, y, p, q in zip(a, b, c[:half], s, strict=False)]
+            row[half : 2 * half] = [
+                y * p + x * q for x, y, p, q in zip(a, b, c[half:], s[half:], strict=True)
+            ]
+        return found
+
+    query, key = turned("query_weight"), turned("key_weight")
+    rows = []
+    for i, q in enumerate(query):
+        shares = [mpmath.exp(of_one(parts, "scale") * mpmath.fdot(q, k)) for k in key[: i + 1]]
+        rows.append([share / sum(shares) for share in shares])
+    return rows, []
+
+
+def scanned(states, steps, speeds, read, write, skip):
+    """Every state follows its own recurrence from an impulse at token j."""
+    rows = [[] for _ in steps]
+    for j in range(len(steps)):
+        state = [steps[j] * w for w in write[j]]
+        for i in range(j, len(steps)):
+            if i > j:
+                state = [h * mpmath.exp(-a * steps[i]) for h, a in zip(state, speeds, strict=True)]
+            rows[i].append(mpmath.fdot(read[i], state) + (skip if i == j else 0))
+    assert len(state) == states
+    return rows, [[-a * step for step in steps] for a in speeds]
+
+
+def selective_map(parts):
+    mixed = filtered(against(parts["input_weight"], exact_rows(parts["input"])),
+                     parts["convolution_weight"], parts["convolution_bias"])  # fmt: skip
+    u = [[silu(z) for z in row] for row in mixed]
+    drives = against(parts["step_up_weight"], against(parts["step_down_weight"], u))
+    steps = [mpmath.log1p(mpmath.exp(z + of_one(parts, "step_bias"))) for (z,) in drives]
+    speeds = [mpmath.exp(high(a)) for a in parts["A_log"].tolist()]
+    read, write = against(parts["read_weight"], u), against(parts["write_weight"], u)
+    return scanned(len(speeds), steps, speeds, read, write, of_one(parts, "D"))
+
+
+def duality_map(parts):
+    read, write, steps = activated(parts, "read"), activated(parts, "write"), head_steps(parts)
+    speed, states = mpmath.exp(of_one(parts, "A_log")), len(read[0])
+    rows, logs = scanned(states, steps, [speed] * states, read, write, of_one(parts, "D"))
+    return rows, logs[:1]
+
+
+def delta_map(parts):
+    def unit(row):
+        return [v / mpmath.sqrt(mpmath.fdot(row, row) + of_one(parts, "epsilon")) for v in row]
+
+    read, key = ([unit(row) for row in activated(parts, name)] for name in ("read", "write"))
+    drives = against(parts["rate_weight"], exact_rows(parts["input"]))
+    rates = [1 / (1 + mpmath.exp(-z)) for (z,) in drives]
+    speed = mpmath.exp(of_one(parts, "A_log"))
+    logs = [-speed * step for step in head_steps(parts)]
+    width, rows = len(key[0]), [[] for _ in key]
+    for j in range(len(key)):
+        state = [rates[j] * k for k in key[j]]
+        for i in range(j, len(key)):
+            if i > j:
+                k = key[i]
+                step = [[(m == n) - rates[i] * k[m] * k[n] for n in range(width)]
+                        for m in range(width)]  # fmt: skip
+                state = [mpmath.exp(logs[i]) * mpmath.fdot(row, state) for row in step]
+            rows[i].append(of_one(parts, "scale") * mpmath.fdot(read[i], state))
+    return rows, [logs]
+
+
+FORMS = {
+    "softmax attention": softmax_map,
+    "a selective state-space scan": selective_map,
+    "a state-space scan with one decay for all states": duality_map,
+    "a gated delta rule": delta_map,
+}
+
+
+def layer_nonnegative(sentence, arrays, content):
+    found = re.fullmatch(START + "no weight of the map of (.*) is below zero", sentence)
+    rows, _ = FORMS[found[1]](arrays)
+    weights = [weight for row in rows for weight in row]
+    least = -SLACK * max(map(abs, weights)) if content["verdict"] == "PROVED" else 0
+    return min(weights) >= least
+
+
+def layer_row_sums(sentence, arrays, _content):
+    pattern = f"every row of the map of (.*) sums to {NUMBER} within {NUMBER}"
+    found = re.fullmatch(START + pattern, sentence)
+    rows, _ = FORMS[found[1]](arrays)
+    target, tolerance = high(read(found[2])), high(read(found[3]))
+    return all(abs(sum(row) - target) <= tolerance for row in rows)
+
+
+def layer_decay(sentence, arrays, _content):
+    pattern = f"every product of decays of (.*) over {NUMBER} tokens is at most {NUMBER}"
+    found = re.fullmatch(START + pattern, sentence)
+    _, logs = FORMS[found[1]](arrays)
+    width, most = int(found[2]), high(read(found[3]))
+    assert 1 <= width <= len(logs[0])
+    windows = [log[t : t + width] for log in logs for t in range(len(log) - width + 1)]
+    return all(mpmath.exp(sum(window)) <= most for window in windows)
+
+
+def layer_reach(sentence, arrays, content):
+    pattern = "every weight of the map of (.*) on a token ([0-9]+) or more tokens back is zero"
+    found = re.fullmatch(START + pattern, sentence)
+    rows, _ = FORMS[found[1]](arrays)
+    row, column = content["witness"]["row"], content["witness"]["column"]
+    assert row - column >= int(found[2])
+    return rows[row][column] == 0
+
+
+KINDS = ("gated_delta_net", "selective_state_space", "softmax_attention", "state_space_duality")
 JUDGES = {
     judge.__name__: judge
     for judge in (
         causal, decay, decay_box, injective, injective_within, linear_injective, locality, margin,
         nonexpansive, nonexpansive_decayed, nonnegative, row_sums, same_map, same_system,
         system_nonnegative, system_row_sums, window_mass,
+    )
+}  # fmt: skip
+JUDGES |= {
+    f"{kind}_{name}": judge
+    for kind in KINDS
+    for name, judge in (
+        ("decay", layer_decay), ("nonnegative", layer_nonnegative), ("reach", layer_reach),
+        ("row_sums", layer_row_sums),
     )
 }  # fmt: skip

@@ -9,6 +9,10 @@ from tests.soundness import mutants
 from tests.soundness.edges import edges, made, row
 
 
+NEVER_REFUTED = {"softmax_attention_nonnegative"}
+"""Shares of exponentials are above zero, whatever is stored."""
+
+
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
     folder = tmp_path_factory.mktemp("edges")
@@ -31,7 +35,8 @@ def test_every_claim_is_met_from_both_sides(said):
     for name, claim in checker.CLAIMS.items():
         assert (name, "rejected") in decided
         assert claim.proof is None or (name, "PROVED") in decided
-        assert claim.witness is None or (name, "REFUTED") in decided
+        refutable = claim.witness is not None and name not in NEVER_REFUTED
+        assert refutable == ((name, "REFUTED") in decided)
     assert {answer for *_, answer in said} == {"PROVED", "REFUTED", "rejected"}
 
 

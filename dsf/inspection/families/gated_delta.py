@@ -6,14 +6,20 @@ log decay = -exp(A_log) softplus(a + dt_bias)      output = out_proj(w ⊙ RMS(s
 The norm covers the channels of one head. Consecutive value heads share one key head.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.errors import InspectionError
 from dsf.inspection.families.shared import (
     LONE_PADDING,
+    UNIT_EPSILON,
     activation,
     by_head,
     convolution,
@@ -143,6 +149,41 @@ def _shared(layer: Captured, part: Tensor) -> Tensor:
     return by_head(part, heads).repeat_interleave(served, dim=1)
 
 
+def stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer:
+    """The weights behind the map of one value head of qwen3_next.
+
+    Raises:
+        InspectionError: for the other families, whose projections lie elsewhere.
+    """
+    weights = {name: part.detach() for name, part in module.named_parameters()}
+    if "in_proj_qkvz.weight" not in weights:
+        raise InspectionError(
+            f"{type(module).__name__}: a stored layer of a gated delta rule is offered for "
+            "qwen3_next alone. certify.nonnegative(layer.map()) speaks of the formed map."
+        )
+    shared, width = module.num_k_heads, module.head_k_dim
+    group, place = divmod(head, module.num_v_heads // shared)
+    rows = weights["in_proj_qkvz.weight"].unflatten(0, (shared, -1))[group]
+    rate, step = weights["in_proj_ba.weight"].unflatten(0, (shared, 2, -1))[group, :, place]
+    taps = weights["conv1d.weight"].squeeze(1)[: 2 * module.key_dim].unflatten(0, (2, shared, -1))
+    numbers = {"epsilon": UNIT_EPSILON, "scale": width**-0.5}
+    return StoredLayer(
+        "gated_delta_net",
+        {
+            "A_log": weights["A_log"][head : head + 1],
+            "input": arguments["hidden_states"][0].detach(),
+            "rate_weight": rate,
+            "read_convolution": taps[0, group],
+            "read_weight": rows[:width],
+            "step_bias": weights["dt_bias"][head : head + 1],
+            "step_weight": step,
+            "write_convolution": taps[1, group],
+            "write_weight": rows[width : 2 * width],
+        }
+        | {name: torch.tensor([x], dtype=torch.float64) for name, x in numbers.items()},
+    )
+
+
 ADAPTER = Adapter(
     families={
         f"transformers.models.{family}.modeling_{family}.{prefix}GatedDeltaNet": family
@@ -152,4 +193,5 @@ ADAPTER = Adapter(
     enter=enter,
     leave=leave,
     advice=dict.fromkeys(PREFIXES, LONE_PADDING),
+    stored=stored,
 )

@@ -7,12 +7,13 @@ Padding is set to zero before ``in_proj`` and after the convolution. Releases up
 ``in_proj``, which differs where that has a bias, and gate with ``act``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
+from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.shared import (
@@ -116,6 +117,30 @@ def run_numbers(module: Any, tokens: int) -> int:
     return 3 * tokens * module.A_log.numel()
 
 
+def stored(module: Any, arguments: Mapping[str, Any], channel: int) -> StoredLayer:
+    """The weights behind the map of one channel."""
+    weights = {name: part.detach() for name, part in module.named_parameters()}
+    inner, states = weights["A_log"].shape
+    step_down, write, read_out = weights["x_proj.weight"].tensor_split([-2 * states, -states])
+    taps = weights["conv1d.weight"].squeeze(1)
+    return StoredLayer(
+        "selective_state_space",
+        {
+            "A_log": weights["A_log"][channel],
+            "D": weights["D"][channel : channel + 1],
+            "convolution_bias": weights.get("conv1d.bias", taps.new_zeros(inner)),
+            "convolution_weight": taps,
+            "input": arguments["hidden_states"][0].detach(),
+            "input_weight": weights["in_proj.weight"][:inner],
+            "read_weight": read_out,
+            "step_bias": weights["dt_proj.bias"][channel : channel + 1],
+            "step_down_weight": step_down,
+            "step_up_weight": weights["dt_proj.weight"][channel],
+            "write_weight": write,
+        },
+    )
+
+
 ADAPTER = Adapter(
     families={
         "transformers.models.mamba.modeling_mamba.MambaMixer": "mamba",
@@ -127,6 +152,7 @@ ADAPTER = Adapter(
     leave=leave,
     axes=("sample", "channel"),
     run_numbers=run_numbers,
+    stored=stored,
 )
 
 STRUCTURE = Structure(

@@ -7,13 +7,14 @@ The norm multiplies by the output gate first and then divides by the root mean s
 falcon_h1 may divide first or have no norm.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
+from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.shared import (
@@ -125,6 +126,33 @@ def _norm_factor(layer: Captured, x: Tensor) -> Tensor:
     return factor.squeeze(-1).repeat_interleave(x.shape[-1] // groups, dim=-1)
 
 
+def stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer:
+    """The weights behind the map of one head; its group's rows write and read."""
+    weights = {name: part.detach() for name, part in module.named_parameters()}
+    heads, groups, states = module.num_heads, module.n_groups, module.ssm_state_size
+    taps = weights["conv1d.weight"].squeeze(1)
+    bias = weights.get("conv1d.bias", taps.new_zeros(len(taps)))
+    rows, steps = weights["in_proj.weight"][-len(taps) - heads :].split([len(taps), heads])
+    first = len(taps) - 2 * groups * states + head // (heads // groups) * states
+    write, read_out = (slice(at, at + states) for at in (first, first + groups * states))
+    return StoredLayer(
+        "state_space_duality",
+        {
+            "A_log": weights["A_log"][head : head + 1],
+            "D": weights["D"][head : head + 1],
+            "input": arguments["hidden_states"][0].detach(),
+            "read_bias": bias[read_out],
+            "read_convolution": taps[read_out],
+            "read_weight": rows[read_out],
+            "step_bias": weights["dt_bias"][head : head + 1],
+            "step_weight": steps[head],
+            "write_bias": bias[write],
+            "write_convolution": taps[write],
+            "write_weight": rows[write],
+        },
+    )
+
+
 CHUNK = 64  # the library's path on a processor takes work and memory in proportion to its chunks
 
 
@@ -148,6 +176,7 @@ ADAPTER = Adapter(
     enter=enter,
     leave=leave,
     hasten=hasten,
+    stored=stored,
     advice={
         **dict.fromkeys(("mamba2", "bamba", "falcon_h1", "granitemoehybrid"), LONE_PADDING),
         **dict.fromkeys(("nemotron_h", "zamba2"), WRONG_BEFORE_5_16),

@@ -93,7 +93,10 @@ def epsilon_of(norm: Any) -> float:
     return getattr(norm, "variance_epsilon", None) or norm.eps
 
 
-def unit_length(x: Tensor, *, epsilon: float = 1e-6) -> Tensor:
+UNIT_EPSILON = 1e-6
+
+
+def unit_length(x: Tensor, *, epsilon: float = UNIT_EPSILON) -> Tensor:
     """``x`` divided by its length along the last axis, with ``epsilon`` under the root."""
     return x * (x.square().sum(dim=-1, keepdim=True) + epsilon).rsqrt()
 
