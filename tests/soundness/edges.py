@@ -546,8 +546,9 @@ def layers() -> Iterator[Bent]:
             yield from map(of_no_width, both(f"{kind}_reach", parts, place, width=1))
         for tolerance in (Fraction(1, 2**90), Fraction(10), -one, Fraction(0)):
             for line in (0, 1, 2):
-                yield from both(f"{kind}_row_sums", parts, {"row": line}, target=one,
-                                tolerance=tolerance)  # fmt: skip
+                for target in (one, 2 * one):
+                    yield from both(f"{kind}_row_sums", parts, {"row": line}, target=target,
+                                    tolerance=tolerance)  # fmt: skip
         if kind != "softmax_attention":
             for most in (one, Fraction(1, 100), Fraction(0), -one):
                 windows = [(0, 0, 1), (0, 1, 1), (1, 0, 1), (2, 0, 1), (0, 0, 2), (0, 1, 2),

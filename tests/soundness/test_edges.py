@@ -8,7 +8,6 @@ from dsf.certificates import checker, second_checker
 from tests.soundness import mutants
 from tests.soundness.edges import edges, made, row
 
-
 NEVER_REFUTED = {"softmax_attention_nonnegative"}
 """Shares of exponentials are above zero, whatever is stored."""
 
