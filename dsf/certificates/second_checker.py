@@ -400,8 +400,8 @@ def exponential(x: Fraction) -> tuple[Fraction, Fraction | None]:
     k = low // LOG_TWO[1]
     rests = low - max(k * LOG_TWO[0], k * LOG_TWO[1]), high - min(k * LOG_TWO[0], k * LOG_TWO[1])
     scale = Fraction(2) ** (k - FIXED)
-    low, high = series(max(rests[0], 0), up=False) * scale, series(rests[1], up=True) * scale
-    return (low, min(high, Fraction(1))) if x < 0 else (max(low, Fraction(1)), high)
+    least, most = series(max(rests[0], 0), up=False) * scale, series(rests[1], up=True) * scale
+    return (least, min(most, Fraction(1))) if x < 0 else (max(least, Fraction(1)), most)
 
 
 def series(x: int, *, up: bool) -> int:
