@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsf.report.escaping import escaped
+from dsf.report.full_resolution import FULL_BYTES, add_full_maps
 from dsf.report.layer_content import layer_content
 from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
@@ -20,6 +21,7 @@ def content(
     *,
     verdicts: Decided = None,
     grid: Grid | None = None,
+    full_resolution: int = FULL_BYTES,
     progress: Progress = ignored,
 ) -> dict[str, Any]:
     """Models, layers, maps and tokens of one or several inspections; every number is finite.
@@ -30,6 +32,7 @@ def content(
     Args:
         verdicts: the verdicts about the layers: a table, or one for each inspection.
         grid: height and width of a picture whose patches are the last ``height * width`` tokens.
+        full_resolution: how many compressed bytes of maps without pooling are kept.
         progress: called with the finished share, from 0 to 1.
 
     Raises:
@@ -44,12 +47,13 @@ def content(
             *parts,
             planned,
             model=all_.index(parts[0]),
-            whole=at in planned.whole,
             progress=_part(progress, at, len(drawn)),
         )
         for at, parts in enumerate(drawn)
     ]
+    selections = [selection for *_, selection in drawn]
     return {
+        "full": add_full_maps(layers, selections, full_resolution),
         "schema_version": SCHEMA_VERSION,
         "models": [{"name": subject.name, "tokens": _tokens(subject)} for subject in all_],
         "grid": list(grid) if grid else None,

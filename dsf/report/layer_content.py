@@ -5,12 +5,12 @@ of its state. ``layer_content`` puts these together with the pooled maps, as byt
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from dsf import measures
@@ -23,11 +23,12 @@ from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
 from dsf.report.escaping import escaped
+from dsf.report.full_resolution import picture_of, shrunk
 from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import coded, packed
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
-from dsf.report.views import MapView, Progress, View, edges, pool, reduced_runs, views
+from dsf.report.views import MapView, Progress, views
 from dsf.system import System
 
 MOST_CELLS = 2**25
@@ -105,6 +106,18 @@ def quantities_of(drawn: Selection) -> dict[str, Quantity]:
     return {name: QUANTITIES[name] for name in WORDS if steps <= LONGEST_FOR_RANKS or name != RANK}
 
 
+def unmeasured(drawn: Selection) -> str:
+    """Why nothing is measured of the drawn maps, and what measures them; empty where it is."""
+    steps, maps = drawn.system.steps, len(drawn.labels)
+    if maps * steps**2 <= MOST_CELLS:
+        return ""
+    return (
+        f"Not measured in this page: {maps} maps of {steps:,} tokens have {maps * steps**2:,} "
+        f"weights, and the page measures up to {MOST_CELLS:,} of a layer. inspection.measure() and "
+        "'dsf measure' have no such limit."
+    )
+
+
 def measures_of(
     drawn: Selection, walk: Walk, *, finite: bool
 ) -> list[list[tuple[str, float | None]]]:
@@ -138,10 +151,10 @@ def states_of(drawn: Selection, walk: Walk, *, finite: bool) -> list[dict[str, A
     """For every drawn map its Hankel spectrum, decay and memory, as far as they are defined.
 
     ``hankel`` holds ``[token, singular values]`` after a quarter, a half and three quarters of the
-    tokens; ``exponents`` the growth of each direction in nats per token; ``left`` the norm that
-    remains of the largest unit state, and ``horizon`` the tokens until that is one half; ``lags``
-    the mean absolute weight by lag. ``states`` is the number of states, None where every token is
-    kept.
+    tokens, or ``unmeasured`` the one reason for which there are none; ``exponents`` the growth of
+    each direction in nats per token; ``left`` the norm that remains of the largest unit state, and
+    ``horizon`` the tokens until that is one half; ``lags`` the mean absolute weight by lag.
+    ``states`` is the number of states, None where every token is kept.
 
     Args:
         finite: whether every weight is finite; nothing is measured otherwise.
@@ -151,14 +164,34 @@ def states_of(drawn: Selection, walk: Walk, *, finite: bool) -> list[dict[str, A
     found: list[dict[str, Any]] = [
         {"states": None if keeps_all else getattr(system, "state_size", None)} for _ in range(maps)
     ]
-    if not finite or system.steps < 2 or _rectangular(system):
-        return found
-    _add_lags(found, system, walk)
-    if _runs_forward(system) and _work(system, maps, keeps_all=keeps_all) <= MOST_WORK:
+    reason = _unmeasured_state(system, maps, finite=finite, keeps_all=keeps_all)
+    if finite and system.steps > 1 and not _rectangular(system):
+        _add_lags(found, system, walk)
+    if not reason:
         _add_hankel(found, system, walk)
         if isinstance(system, System) and not keeps_all and system.state_size:
             _add_decay(found, system)
+    for facts in found:
+        facts.update({"unmeasured": reason} if reason else {})
     return found
+
+
+def _unmeasured_state(system: Operator, maps: int, *, finite: bool, keeps_all: bool) -> str:
+    """The first reason that applies; empty if the state can be measured."""
+    what = "maps" if keeps_all else f"maps of {getattr(system, 'state_size', 0)} states each"
+    reasons = {
+        "since a weight is not finite": not finite,
+        "since there is a single token": system.steps < 2,
+        "since the queries are other tokens than the keys": _rectangular(system),
+        "since the layer also reads later tokens": not _runs_forward(system),
+        f"since {system.steps:,} tokens are more than the {LONGEST} up to which a page does so": (
+            system.steps > LONGEST
+        ),
+        f"since {maps} {what} over {system.steps} tokens are too much work for a page": (
+            _work(system, maps, keeps_all=keeps_all) > MOST_WORK
+        ),
+    }
+    return next((reason for reason, applies in reasons.items() if applies), "")
 
 
 def _keeps_all(system: Operator) -> bool:
@@ -177,8 +210,6 @@ def _runs_forward(system: Operator) -> bool:
 
 def _work(system: Operator, maps: int, *, keeps_all: bool) -> int:
     """The number of multiplications, about, for the measures of the state."""
-    if system.steps > LONGEST:
-        return MOST_WORK + 1
     if keeps_all or not isinstance(system, System):
         return 4 * maps * system.steps**3  # a decomposition takes several products
     return maps * system.steps * system.state_size**3
@@ -236,11 +267,6 @@ def _short(numbers: np.ndarray) -> list[float | None]:
 THUMBNAIL = 48
 COLUMNS_LISTED = 8
 EMPTY_ROWS_LISTED = 64
-MOST_BYTES = 13 * 2**18
-"""The largest size of a map that is not pooled: that of softmax attention over 4096 tokens."""
-
-Weights = Float[np.ndarray, "rows columns"]
-Mask = Bool[np.ndarray, "rows columns"]
 
 
 def layer_content(
@@ -250,16 +276,14 @@ def layer_content(
     planned: Plan,
     *,
     model: int,
-    whole: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Everything about one layer; ``whole`` adds its first map without pooling.
+    """Everything about one layer, its maps pooled.
 
     A layer whose channels have a map each begins with what all of them do together.
     """
     walk = Walk(drawn.system, quantities_of(drawn))
-    first = _unpooled(drawn) if whole else None
-    seen = views(drawn, side=planned.side, progress=progress, first=first, also=(walk.add,))
+    seen = views(drawn, side=planned.side, progress=progress, also=(walk.add,))
     maps = [_map(view, exact=planned.exact) for view in seen]
     finite = not any(view.nans + view.infinities for view in seen)
     known = (
@@ -269,8 +293,7 @@ def layer_content(
     )
     for map, numbers, state, place in zip(maps, *known, strict=True):
         map.update(measures=numbers, state=state, verdicts=subject.decided(layer, place))
-    if first is not None:
-        maps[0]["whole"] = _whole(first, seen[0])
+        map["unmeasured"] = unmeasured(drawn)
     picture = layer_picture(layer, side=planned.side)
     if picture is not None:
         seen = picture.views + seen
@@ -290,7 +313,7 @@ def _together(picture: LayerPicture, *, exact: bool) -> list[dict[str, Any]]:
         "total": picture.total,
         "onto": picture.onto,
     }
-    bare = {"measures": [], "state": {}, "verdicts": [], "together": facts}
+    bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": "", "together": facts}
     return [{**_map(view, exact=exact), **bare} for view in picture.views]
 
 
@@ -314,7 +337,7 @@ def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
 
 
 def _thumbnails(seen: list[MapView]) -> dict[str, Any]:
-    small = [_shrunk(view.weights, view.masked, THUMBNAIL) for view in seen]
+    small = [shrunk(view.weights, view.masked, THUMBNAIL) for view in seen]
     codes = [coded(*each, view.scale) for each, view in zip(small, seen, strict=True)]
     rows, columns = codes[0].shape
     return {"rows": rows, "columns": columns, "codes": packed(np.stack(codes))}
@@ -337,48 +360,8 @@ def _map(view: MapView, *, exact: bool) -> dict[str, Any]:
         "links": [[link.written, link.read, link.weight] for link in view.strongest],
         "columns": [[int(k), _finite(view.column_sums[k])] for k in order[:COLUMNS_LISTED]],
         "row_sums": [_finite(view.row_sums.min()), _finite(view.row_sums.max())],
-        "view": _picture(view, exact=exact),
+        "view": picture_of(view, exact=exact),
     }
-
-
-def _picture(view: MapView, *, exact: bool) -> dict[str, Any]:
-    picture = {
-        "rows": view.weights.shape[0],
-        "columns": view.weights.shape[1],
-        "codes": packed(coded(view.weights, view.masked, view.scale)),
-    }
-    if exact:
-        picture["values"] = packed(view.weights.astype(np.float32))
-    return picture
-
-
-def _unpooled(drawn: Selection) -> View:
-    """A view of one map with a cell for every weight."""
-    written = drawn.system.steps
-    read = getattr(drawn.system, "read_steps", written)
-    return View(1, written, read, max(written, read))
-
-
-def _whole(first: View, pooled: MapView) -> dict[str, Any]:
-    """The first map of the selection, pooled only as far as its size requires."""
-    weights, masked = first.weights[0], first.masked[0]
-    longest = max(weights.shape)
-    while True:
-        view = replace(pooled, weights=weights, masked=masked)
-        picture = _picture(view, exact=False)
-        if len(picture["codes"]) <= MOST_BYTES:
-            return picture
-        longest //= 2
-        weights, masked = _shrunk(weights, masked, longest)
-
-
-def _shrunk(weights: Weights, masked: Mask, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and mask pooled once more, to at most ``side`` cells along each side."""
-    rows, columns = (edges(size, min(size, side)) for size in weights.shape)
-    stack = pool(pool(weights[None], columns, axis=2), rows, axis=1)[0]
-    hidden = reduced_runs(np.logical_and, masked, columns, axis=1)
-    hidden = reduced_runs(np.logical_and, hidden, rows, axis=0)
-    return stack, hidden
 
 
 def _finite(number: float) -> float | None:

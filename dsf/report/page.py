@@ -15,6 +15,7 @@ from dsf.inspection.choice import Chosen
 from dsf.properties.decided import IF_NOT, VerdictCount, verdict_counts
 from dsf.report.content import Grid, content, embedded
 from dsf.report.escaping import escaped
+from dsf.report.full_resolution import FULL_BYTES
 from dsf.report.subjects import Decided, Shown, Subject, narrowed, subjects
 from dsf.report.viewer import EXPLORER, file_of, script_of, style_of
 from dsf.report.views import Progress, ignored
@@ -31,6 +32,7 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
     grid: Grid | None = None,
     layers: Chosen = None,
     heads: Chosen = None,
+    full_resolution: int = FULL_BYTES,
     progress: Progress = ignored,
 ) -> Path:
     """Write the result of an inspection as one self-contained HTML file.
@@ -55,6 +57,10 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
             ``height * width`` tokens; adds a view of the weights on every patch.
         layers, heads: which layers to show, and which heads or channels of each, in the words of
             ``dsf.inspect``; all by default. Heads are numbered among those of the inspection.
+        full_resolution: how many compressed bytes of maps of up to 4,096 tokens the page keeps
+            without pooling, so that zooming shows single tokens; 1 MiB by default, which takes a
+            third more in the file. Those with the most weight away from the diagonal and the first
+            key come first; 0 keeps none.
         progress: called with the finished share, from 0 to 1.
 
     Returns:
@@ -68,7 +74,13 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
     """
     inspection = narrowed(inspection, layers, heads)
     shown = subjects(inspection, verdicts)
-    data = content(inspection, verdicts=verdicts, grid=grid, progress=progress)
+    data = content(
+        inspection,
+        verdicts=verdicts,
+        grid=grid,
+        full_resolution=full_resolution,
+        progress=progress,
+    )
     page = rendered(shown, data, title=title, facts=facts or {})
     return replace_file(path, lambda draft: draft.write_text(page, encoding="utf-8"))
 

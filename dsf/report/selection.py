@@ -1,7 +1,7 @@
 """Selects the heads or channels of a layer that are drawn, and the size of their pictures.
 
 ``select`` takes all maps of a layer, or those of most energy. ``plan`` shares the size
-of the file among all selected maps: how far they are pooled, and which are stored without pooling.
+of the file among all selected maps: how far they are pooled.
 """
 
 from collections.abc import Sequence
@@ -138,10 +138,7 @@ def _label(axes: tuple[str, ...], place: tuple[int, ...], samples: int) -> str:
 
 EXACT_CELLS = 2**20
 VIEW_CELLS = 146 * 256**2
-WHOLE_CELLS = 2**21
-LONG_SHARE = 4  # so many cells of a map without pooling count as one cell of a pooled view
 LARGEST_VIEW, SMALLEST_VIEW, STEP = 256, 48, 16
-LONGEST_WHOLE = 4096
 
 
 @dataclass(frozen=True)
@@ -151,12 +148,10 @@ class Plan:
     Attributes:
         side: the largest number of cells along each side of a pooled view.
         exact: whether views hold every weight as float32 beside its 8-bit code.
-        whole: the indices of layers whose first map is also stored without pooling.
     """
 
     side: int
     exact: bool
-    whole: frozenset[int]
 
 
 def plan(drawn: Sequence[Selection]) -> Plan:
@@ -166,21 +161,9 @@ def plan(drawn: Sequence[Selection]) -> Plan:
     maps = sum(len(layer.labels) for layer in drawn)
     longest = max(sizes, default=1)
     if cells <= EXACT_CELLS and longest <= LARGEST_VIEW:
-        return Plan(side=longest, exact=True, whole=frozenset())
-    long = sum(sizes[at] ** 2 for at in _whole(sizes, LARGEST_VIEW))
-    side = isqrt((VIEW_CELLS - long // LONG_SHARE) // max(maps, 1)) // STEP * STEP
-    side = min(max(side, SMALLEST_VIEW), LARGEST_VIEW)
-    return Plan(side=side, exact=False, whole=_whole(sizes, side))
-
-
-def _whole(sizes: list[int], side: int) -> frozenset[int]:
-    """Layers in order, within the limit of cells; the first that is short enough in any case."""
-    left, kept = WHOLE_CELLS, list[int]()
-    for at, size in enumerate(sizes):
-        if side < size <= LONGEST_WHOLE and (size**2 <= left or not kept):
-            kept.append(at)
-            left -= size**2
-    return frozenset(kept)
+        return Plan(side=longest, exact=True)
+    side = isqrt(VIEW_CELLS // max(maps, 1)) // STEP * STEP
+    return Plan(side=min(max(side, SMALLEST_VIEW), LARGEST_VIEW), exact=False)
 
 
 def _size(layer: Selection) -> int:

@@ -298,7 +298,6 @@ def views(
     *,
     side: int,
     progress: Progress = ignored,
-    first: View | None = None,
     also: Sequence[Callable[[Rows], None]] = (),
 ) -> list[MapView]:
     """Every map of ``drawn``, pooled to at most ``side x side`` cells.
@@ -306,7 +305,6 @@ def views(
     With several ports a cell shows the largest weight between its two tokens.
 
     Args:
-        first: a view of another size, to which the first map is added.
         also: functions that are called with every block of rows, which is formed once for all.
     """
     system, maps = drawn.system, len(drawn.labels)
@@ -321,8 +319,6 @@ def views(
         tokens = block.written.numpy(force=True), block.read.numpy(force=True)
         hidden = masked(system, block)
         view.add(weights, hidden, *tokens)
-        if first is not None:
-            first.add(weights[:1], hidden[:1], *tokens)
         sums.add(weights, tokens[0])
         for links, map in zip(strongest, weights, strict=True):
             links.add(map, *tokens)

@@ -97,6 +97,73 @@ def test_two_models_are_looked_at_through_one_cell(shown, of):
     assert under.nth(0).bounding_box()["y"] == under.nth(1).bounding_box()["y"]
 
 
+def test_a_minus_b_is_the_difference_of_the_maps(shown, of):
+    rng = torch.Generator().manual_seed(0)
+    inspection = of([dsf.mixers.DeltaNet.draw(rng, steps=9) for _ in range(2)])
+    page = shown(inspection)
+    page.locator(".thumb").first.click()
+    page.locator(".pane h2", has_text="layers.0.mixer · head 0").wait_for()
+    assert page.get_by_role("button", name="Show A minus B").is_hidden()
+    press(page, "c")
+    page.locator(".pane").nth(1).locator("canvas:focus").wait_for()
+    page.keyboard.press("d")
+    page.locator(".pane h2", has_text="A − B: ").wait_for()
+    apart = inspection[0].map()[0] - inspection[1].map()[0]
+    second = page.locator(".pane").nth(1)
+    for row, column in ((8, 2), (6, 6), (8, 0)):
+        press(page, "Home", *["ArrowUp"] * 9, *["ArrowDown"] * row, *["ArrowRight"] * column)
+        told = second.locator(".readout").inner_text()
+        assert "A − B is" in told
+        seen = number_in(second.locator(".readout b").last.inner_text())
+        assert seen == pytest.approx(apart[row, column].item(), rel=1e-4)
+    ends = second.locator(".ramp span").all_inner_texts()
+    assert "−" in ends[0]
+    assert "+" in ends[2]
+    second.locator("canvas").nth(1).focus()
+    page.keyboard.press("t")
+    page.keyboard.press("t")
+    largest = number_in(page.locator(".numbers .link").first.inner_text())
+    assert abs(largest) == pytest.approx(apart.abs().max().item(), rel=1e-4)
+    page.get_by_role("button", name="State", exact=True).click()
+    assert "no state of its own" in second.locator(".state .summary").inner_text()
+    page.get_by_role("button", name="Map", exact=True).click()
+    second.locator("canvas").nth(1).focus()
+    page.keyboard.press("c")
+    page.locator(".pane h2", has_text="layers.0.mixer · head 0").wait_for()
+    assert page.locator(".pane").count() == 1
+
+
+def test_maps_of_other_sizes_are_not_subtracted(shown, of):
+    rng = torch.Generator().manual_seed(0)
+    page = shown(of([dsf.mixers.DeltaNet.draw(rng, steps=steps) for steps in (9, 7)]))
+    page.locator(".thumb").first.click()
+    page.get_by_role("button", name="Compare with another map").click()
+    page.locator(".thumb").last.click()
+    page.get_by_role("button", name="Show A minus B").click()
+    page.locator(".apart", has_text="different numbers of tokens").wait_for()
+
+
+def test_zooming_into_a_long_map_shows_single_tokens(shown, of, softmax):
+    """At 300 tokens the page pools; the map with most weight far away is kept whole."""
+    steps = 300
+    scores = torch.zeros(steps, steps)
+    scores[220, 31] = 12
+    words = [f" t{k}" for k in range(steps)]
+    page = shown(of([softmax(torch.zeros(steps, steps)), softmax(scores)], words=words))
+    page.locator(".pane h2", has_text="layers.1").wait_for()
+    page.locator(".pane .about:not(:has-text('Pooled'))").wait_for()
+    told = page.locator(".readout").inner_text()
+    assert "Query “␣t220” (220), key “␣t31” (31): weight" in told
+    assert page.locator(".thumb").count() == 2
+
+
+def test_a_long_map_that_is_not_kept_whole_says_so(shown, of, softmax):
+    page = shown(of([softmax(torch.zeros(300, 300))]), full_resolution=0)
+    about = page.locator(".about").inner_text()
+    assert "Of 1 pooled maps this page keeps 0 without pooling" in about
+    assert "full_resolution" in about
+
+
 def test_the_state_is_told_in_words_and_values(shown, of):
     steps = 9
     one = torch.ones(1, steps, 1, dtype=torch.float64)

@@ -128,6 +128,7 @@ def test_maps_that_are_not_finite_are_counted_and_kept_out_of_the_json(of, readi
     map = data["layers"][0]["maps"][0]
     assert map["nans"] > 0
     assert map["scale"] == 0
+    assert map["state"].pop("unmeasured") == "since a weight is not finite"
     assert map["links"] == []
     assert map["row_sums"] == [None, None]
     assert map["state"] == {"states": 4}
@@ -214,7 +215,7 @@ def test_one_token(inspected, reading, tmp_path):
 
 
 def test_a_long_map_that_takes_too_much_room_is_pooled_by_halves(softmax, of, reading, monkeypatch):
-    monkeypatch.setattr("dsf.report.layer_content.MOST_BYTES", 20_000)
+    monkeypatch.setattr("dsf.report.full_resolution.MOST_BYTES", 20_000)
     rng = torch.Generator().manual_seed(0)
     inspection = of([softmax(torch.randn(300, 300, generator=rng))])
     map = content(inspection)["layers"][0]["maps"][0]
@@ -252,7 +253,7 @@ def test_many_heads_stay_small(of, tmp_path):
 def test_the_content_has_this_form(inspected):
     data = content(inspected(dsf.mixers.DeltaNet, words="abcdefghi"))
     layer = data["layers"][0]
-    assert set(data) == {"schema_version", "models", "grid", "layers"}
+    assert set(data) == {"schema_version", "models", "grid", "layers", "full"}
     assert data["schema_version"] == 2
     assert data["models"] == [{"name": "drawn/model", "tokens": [list("abcdefghi")]}]
     assert set(layer) == {
@@ -274,7 +275,7 @@ def test_the_content_has_this_form(inspected):
         *("total", "chosen", "thumbnails", "maps"),
     }
     assert set(layer["maps"][0]) == {
-        *("bright", "largest_apart", "signed"),
+        *("bright", "largest_apart", "signed", "unmeasured"),
         *("label", "sample", "scale", "nans", "infinities", "magnitudes", "empty", "empty_total"),
         *("links", "columns", "row_sums", "measures", "state", "verdicts", "view"),
     }

@@ -55,10 +55,29 @@ def test_softmax_keeps_every_token_and_has_a_spectrum(softmax, of):
 
 def test_what_would_take_long_or_has_no_meaning_is_left_out(inspected, softmax, of, monkeypatch):
     cross = softmax(torch.zeros(3, 5), causal=False)
-    assert state_of(of([cross])) == {"states": None}
+    reason = "since the queries are other tokens than the keys"
+    assert state_of(of([cross])) == {"states": None, "unmeasured": reason}
     monkeypatch.setattr(layer_content, "MOST_WORK", 1)
     state = state_of(inspected(dsf.mixers.DeltaNet))
-    assert set(state) == {"states", "lags"}
+    assert set(state) == {"states", "lags", "unmeasured"}
+    assert state["unmeasured"].endswith("states each over 9 tokens are too much work for a page")
+
+
+def test_of_several_reasons_the_first_is_told(of, softmax, monkeypatch):
+    monkeypatch.setattr(layer_content, "LONGEST", 4)
+    assert "5 tokens are more than the 4" in state_of(of([halving(steps=5)]))["unmeasured"]
+    assert state_of(of([halving(steps=1)]))["unmeasured"] == "since there is a single token"
+    both = softmax(torch.zeros(3, 5), causal=False)
+    assert "other tokens" in state_of(of([both]))["unmeasured"]
+    assert "unmeasured" not in state_of(of([halving(steps=4)]))
+
+
+def test_measures_that_a_page_leaves_out_are_told(of, monkeypatch):
+    monkeypatch.setattr(layer_content, "MOST_CELLS", 30)
+    map = content(of([halving(steps=6)]))["layers"][0]["maps"][0]
+    assert map["measures"] == []
+    assert "1 maps of 6 tokens have 36 weights" in map["unmeasured"]
+    assert "inspection.measure()" in map["unmeasured"]
 
 
 def test_a_long_curve_is_given_at_some_places_with_both_ends(of):

@@ -1,5 +1,6 @@
 """Joins the viewer's scripts and style sheets: plain files in one scope, without a build step."""
 
+import re
 from functools import cache
 from importlib.resources import files
 
@@ -15,6 +16,7 @@ EXPLORER = (
     "marks",
     "profiles",
     "about",
+    "difference",
     "pointer",
     "token_strip",
     "charts",
@@ -53,5 +55,10 @@ def file_of(name: str) -> str:
     return (files("dsf.report") / "viewer" / name).read_text(encoding="utf-8")
 
 
+# Lines that hold a comment and nothing else, and the space before all others.
+_UNREAD = re.compile(r"^[ ]*(//[^\n]*\n|/\*.*?\*/ *\n)|^[ ]+", re.MULTILINE | re.DOTALL)
+
+
 def _joined(names: tuple[str, ...]) -> str:
-    return "\n".join(file_of(f"{name}.js") for name in names)
+    """The scripts, without comments and indentation, which take a fifth of the bytes."""
+    return _UNREAD.sub("", "\n".join(file_of(f"{name}.js") for name in names))

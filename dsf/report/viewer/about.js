@@ -38,12 +38,14 @@ function firstMap(entries) {
   return entries.filter(({ map, layer }) => map.together || !grouped.has(layer)).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
 }
 
-function aboutMap(map, layer, picture) {
+function aboutMap(map, layer, picture, full) {
   if (map.together) return aboutTogether(map, layer, picture);
+  if (map.difference) return aboutDifference(map, picture);
   const parts = [`${layer.family} as ${layer.mixer}, ${layer.written} `
     + `${layer.written === 1 ? "token" : "tokens"}.`];
   if (layer.chosen) parts.push(`Only some of its ${layer.total} maps are drawn: ${layer.chosen}.`);
   if (picture.pooled) parts.push("Pooled: each cell shows the largest of its weights.");
+  if (picture.pooled && !map.whole && full) parts.push(full);
   if (layer.ports > 1) parts.push(`Each cell shows the largest of ${layer.ports} input-output pairs.`);
   if (map.magnitudes) parts.push("The weights are complex; their magnitudes are shown.");
   if (map.nans + map.infinities) {
@@ -56,6 +58,13 @@ function aboutMap(map, layer, picture) {
   const [low, high] = map.row_sums;
   parts.push(`Row sums ${number(low, 3)} to ${number(high, 3)}.`);
   return parts.join(" ");
+}
+
+function aboutDifference({ difference: [a, b], nans }, picture) {
+  const cells = picture.pooled ? "Pooled: each cell is the difference of the largest weights in it. " : "";
+  return `Every cell is the weight of A, ${a}, minus that of B, ${b}. ${cells}`
+    + `${picture.values ? "" : "The weights were stored in eight bits, so that small differences are rounding. "}`
+    + `${nans ? "Cells in which a weight is not finite are marked. " : ""}`;
 }
 
 /** What is shown of all channels together, in sentences. */

@@ -8,7 +8,7 @@ class App {
       const { tokens } = content.models[layer.model];
       return { layer, map, index, tokens: tokens && tokens[map.sample] };
     }));
-    this.settings = new Settings(content.grid, (entry) => this.peers(entry));
+    this.settings = new Settings(content, (entry) => this.peers(entry));
   }
 
   async start() {
@@ -64,7 +64,8 @@ class App {
 
   leave() {
     this.fold(false);
-    this.overview.reach(this.stage.active.entry).focus();
+    const { active, panes } = this.stage;
+    this.overview.reach((active.entry.thumb ? active : panes[0]).entry).focus();
   }
 
   async open(entry, focus = false) {

@@ -37,7 +37,7 @@ function scaleChoice(settings, changed) {
 }
 
 const HELP = [["← ↑ → ↓", "move the cell"], ["n p", "next, previous map"], ["v", "next view"],
-  ["c", "compare"], ["o", "overview"], ["/", "find a token"], ["+ − 0", "zoom"], ["Enter", "fix the cell"],
+  ["c", "compare"], ["d", "A − B"], ["o", "overview"], ["/", "find a token"], ["+ − 0", "zoom"], ["Enter", "fix the cell"],
   ["t", "numbers"], ["Esc", "back to the overview"]];
 
 function keyHelp() {

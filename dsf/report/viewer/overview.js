@@ -86,8 +86,10 @@ class Overview {
   /** Mark the thumbnails of the maps that are shown large, the active one first. */
   press(shown) {
     for (const { thumb } of this.entries) thumb.setAttribute("aria-pressed", "false");
-    for (const entry of shown) entry.thumb.setAttribute("aria-pressed", "true");
-    const thumb = this.reach(shown[0]);
+    const drawn = shown.filter(({ thumb }) => thumb);
+    for (const { thumb } of drawn) thumb.setAttribute("aria-pressed", "true");
+    if (!drawn.length) return;
+    const thumb = this.reach(drawn[0]);
     this.scroll = soon(this.scroll, () => bringIntoSight(thumb, this.box));
   }
 

@@ -43,8 +43,8 @@ class Pane {
     this.written = tokensOf(tokens, layer.written);
     this.read = tokensOf(tokens, layer.read);
     this.cell = [picture.rowOf(written), picture.columnOf(read)];
-    this.heading.textContent = `${layer.name} · ${map.label}`;
-    this.about.textContent = aboutMap(map, layer, picture);
+    this.heading.textContent = map.difference ? `${map.label}: ${layer.name}` : `${layer.name} · ${map.label}`;
+    this.about.textContent = aboutMap(map, layer, picture, this.settings.full);
     this.over.setAttribute("aria-label", `${this.heading.textContent}. ${this.about.textContent} `
       + "Arrow keys move the cell.");
     this.turn(this.view);
@@ -128,7 +128,7 @@ class Pane {
       columns: this.view === "map" ? found.map((token) => picture.columnOf(token)) : [] };
     drawCross(context, this.layout, window, raster, at, { fixed: this.fixed, sought });
     drawProfiles(context, this.layout, window, raster, at, this.curve);
-    this.readout.replaceChildren(...sentence(picture, ...cell, written, read, this.entry.map.together),
+    this.readout.replaceChildren(...sentence(picture, ...cell, written, read, this.entry.map),
       this.fixed ? " The cell is fixed: press Enter or click to release it." : "");
     this.strips = soon(this.strips, () => drawStrip(this.strip, this, new Set(found),
       (token) => this.choose([picture.rowOf(Math.min(token, written.count - 1)), cell[1]])));

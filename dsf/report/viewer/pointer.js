@@ -41,7 +41,7 @@ const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowR
 function followKeys(pane) {
   const acts = {
     n: () => pane.ask.step(1), p: () => pane.ask.step(-1), Escape: () => pane.ask.leave(),
-    v: () => pane.ask.nextView(), c: () => pane.ask.compare(), t: () => pane.ask.table(),
+    v: () => pane.ask.nextView(), c: () => pane.ask.compare(), d: () => pane.ask.subtract(), t: () => pane.ask.table(),
     o: () => pane.ask.fold(), "/": () => pane.ask.search(), "+": () => pane.zoom(1.6), "=": () => pane.zoom(1.6),
     "-": () => pane.zoom(1 / 1.6), 0: () => pane.zoom(0), Home: () => pane.move(0, -Infinity),
     End: () => pane.move(0, Infinity), Enter: () => pane.fix(),

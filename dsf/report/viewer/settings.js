@@ -2,8 +2,8 @@
 
 class Settings {
   /** `peers(entry)` are the maps that share a scale with one where a common scale is chosen. */
-  constructor(grid, peers) {
-    Object.assign(this, { grid, peers, curve: "root", together: false, hidesDiagonal: false });
+  constructor({ grid, full }, peers) {
+    Object.assign(this, { grid, full, peers, curve: "root", together: false, hidesDiagonal: false });
   }
 
   /** The codes of a map, with its diagonal left out where that is chosen. */
@@ -14,7 +14,7 @@ class Settings {
   /** The weight from which on a colour is full: for the square root a robust one, else the largest. */
   endOf(entry) {
     const name = this.curve === "root" ? "bright" : this.hidesDiagonal ? "largest_apart" : "scale";
-    const maps = this.together ? this.peers(entry) : [entry.map];
+    const maps = this.together && !entry.map.difference ? this.peers(entry) : [entry.map];
     return Math.max(...maps.map((map) => map[name]));
   }
 

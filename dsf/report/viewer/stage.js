@@ -26,6 +26,8 @@ class Stage {
     this.views = choices("View", views, (name) => this.turn(name));
     this.views.press("map");
     this.both = button("Compare", "Compare with another map", () => this.compare());
+    this.minus = button("A − B", "Show A minus B in the second pane", () => this.subtract(), { hidden: true });
+    this.minus.setAttribute("aria-pressed", "false");
     this.out = button("−", "Zoom out", () => this.active.zoom(1 / 1.6));
     this.zooms = make("span", { className: "push" }, this.out,
       button("+", "Zoom in", () => this.active.zoom(1.6)), button("Fit", "Whole map", () => this.active.zoom(0)));
@@ -33,13 +35,13 @@ class Stage {
     this.overview.setAttribute("aria-expanded", "true");
     return make("div", { className: "bar" }, this.overview,
       button("◀", "Previous map", () => this.ask.step(-1)), button("▶", "Next map", () => this.ask.step(1)),
-      this.views, this.both, ...scaleChoice(this.settings, () => this.ask.restyle()), this.search.root,
+      this.views, this.both, this.minus, ...scaleChoice(this.settings, () => this.ask.restyle()), this.search.root,
       this.zooms);
   }
 
   add() {
     const pane = new Pane(this.settings, {
-      step: (by) => this.ask.step(by), leave: () => this.ask.leave(), compare: () => this.compare(), fold: () => this.ask.fold(),
+      step: (by) => this.ask.step(by), leave: () => this.ask.leave(), compare: () => this.compare(), subtract: () => this.subtract(), fold: () => this.ask.fold(),
       search: () => this.search.field.focus(), table: () => this.table(), moved: (one) => this.follow(one),
       zoomed: (one) => this.share(one), activate: () => this.activate(pane),
       nextView: () => {
@@ -56,7 +58,9 @@ class Stage {
 
   async open(entry) {
     const pane = this.active;
+    if (pane === this.panes[1]) this.minus.setAttribute("aria-pressed", "false");
     await pane.open(entry);
+    if (this.subtracts && pane === this.panes[0]) await this.subtract(true);
     if (this.settings.together) this.restyle();
     this.refresh();
     this.ask.shown();
@@ -73,7 +77,7 @@ class Stage {
     if (this.panes.some((pane) => !pane.picture)) return;
     for (const [k, pane] of this.panes.entries()) {
       pane.root.classList.toggle("active", this.panes.length > 1 && pane === this.active);
-      pane.heading.dataset.letter = this.panes.length > 1 ? "AB"[k] : "";
+      pane.heading.dataset.letter = this.panes.length > 1 && !pane.entry.map.difference ? "AB"[k] : "";
     }
     drawNumbers(this.numbers, this.panes, this.active);
     this.share(this.active);
@@ -92,20 +96,45 @@ class Stage {
     const { active, panes } = this;
     this.both.setAttribute("aria-pressed", String(panes.length < 2));
     this.root.classList.toggle("two", panes.length < 2);
+    this.minus.hidden = panes.length > 1;
+    this.minus.setAttribute("aria-pressed", "false");
     if (panes.length > 1) {
-      for (const pane of panes.filter((each) => each !== active)) pane.root.remove();
-      this.panes = [active];
+      const kept = active.entry.map.difference ? panes[0] : active;
+      for (const pane of panes.filter((each) => each !== kept)) pane.root.remove();
+      [this.panes, this.active] = [[kept], kept];
       this.apart.hidden = true;
-      active.draw();
+      kept.draw();
       this.refresh();
       this.ask.shown();
-      if (focus) active.over.focus({ preventScroll: true });
+      if (focus) kept.over.focus({ preventScroll: true });
       return;
     }
     const { over } = this.add();
     await this.open(counterpart(this.entries, active.entry));
     this.follow(active);
     if (focus) over.focus({ preventScroll: true });
+  }
+
+  get subtracts() {
+    return this.minus.getAttribute("aria-pressed") === "true";
+  }
+
+  /** Show A − B in place of B, or B again. */
+  async subtract(on = !this.subtracts) {
+    const [first, second] = this.panes;
+    if (!second) return;
+    if (!second.entry.map.difference) this.before = second.entry;
+    const both = [first.entry, this.before], full = both.every((entry) => entry.full);
+    const pictures = both.map((entry) => (full ? entry.full : entry.picture));
+    const trouble = on ? whyNoDifference(both, pictures) : "";
+    this.minus.setAttribute("aria-pressed", String(on && !trouble));
+    await second.open(on && !trouble ? differenceOf(both, pictures) : this.before);
+    this.refresh();
+    this.ask.shown();
+    if (trouble) {
+      this.apart.hidden = false;
+      this.apart.textContent = `A − B cannot be shown: ${trouble}`;
+    }
   }
 
   /** Choose the same query and key in the other pane, as far as it has them. */
@@ -135,7 +164,8 @@ class Stage {
   showDifference() {
     const [one, other] = this.panes;
     this.apart.hidden = !other?.picture || one.picture.pooled || other.picture.pooled
-      || Boolean(one.entry.map.together) !== Boolean(other.entry.map.together);
+      || Boolean(one.entry.map.together) !== Boolean(other.entry.map.together)
+      || Boolean(one.entry.map.difference) || Boolean(other.entry.map.difference);
     if (this.apart.hidden) return;
     const [a, b] = [one, other].map((pane) => pane.picture.weight(...pane.cell));
     const close = one.picture.values && other.picture.values ? "" : "≈ ";

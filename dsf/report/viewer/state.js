@@ -9,7 +9,8 @@ function drawState(place, { map, layer }) {
     make("div", { className: "charts" }, ...figures.filter(Boolean)));
 }
 
-function summary({ state, together }, layer) {
+function summary({ state, together, difference }, layer) {
+  if (difference) return "A difference of two maps has no state of its own.";
   if (together) return "Every channel has a state of its own: choose a single channel to see it.";
   const parts = [state.states === null
     ? "No state of fixed size: every token is kept, and each query has its own weights on them."
@@ -20,10 +21,7 @@ function summary({ state, together }, layer) {
       : `The largest unit state has fallen to a half after ${state.horizon} `
         + `${state.horizon === 1 ? "token" : "tokens"}.`);
   }
-  if (!state.hankel) {
-    parts.push("The Hankel spectrum was not measured: the sequence is too long, the state too large, the map "
-      + "not causal or not finite.");
-  }
+  if (state.unmeasured) parts.push(`The Hankel spectrum was not measured, ${state.unmeasured}.`);
   return parts.join(" ");
 }
 

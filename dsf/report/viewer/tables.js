@@ -29,7 +29,10 @@ function drawNumbers(place, panes, active) {
 function measured(panes, letters) {
   const found = panes.map((pane) => new Map(pane.entry.map.measures));
   const labels = [...new Set(found.flatMap((each) => [...each.keys()]))];
-  if (!labels.length) return [];
+  const unmeasured = panes.at(0).entry.map.unmeasured;
+  if (!labels.length) {
+    return unmeasured ? [make("section", {}, make("h3", {}, "Measures"), make("p", {}, unmeasured))] : [];
+  }
   const rows = labels.map((quantity) => [quantity,
     ...found.map((each) => (each.has(quantity) ? number(each.get(quantity), 4) : "–"))]);
   return [make("section", {}, table("Measures", ["quantity", ...letters], rows, 1))];

@@ -1,0 +1,124 @@
+"""Keeps some long maps without pooling, a cell for every weight, within a number of bytes.
+
+Every map of a page is pooled where it is longer than its picture. Those with the most weight away
+from the diagonal and the first key are kept whole as well, so that zooming shows single tokens.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from dsf.report.map_bytes import MINUS_INFINITY, coded, decoded, packed
+from dsf.report.selection import Selection, part_of
+from dsf.report.views import MapView, edges, pool, reduced_runs, views
+
+FULL_BYTES = 2**20
+"""By default so many compressed bytes of maps without pooling; in a page they take a third more."""
+
+MOST_BYTES = 13 * 2**18
+"""The largest size of one of them: that of softmax attention over 4096 tokens."""
+
+LONGEST = 4096
+
+Weights = Float[np.ndarray, "rows columns"]
+Mask = Bool[np.ndarray, "rows columns"]
+
+
+def add_full_maps(
+    layers: Sequence[dict[str, Any]], drawn: Sequence[Selection], most_bytes: int
+) -> str:
+    """Add ``whole`` to the maps that are kept without pooling; what was kept, in words.
+
+    The first is kept in any case, if ``most_bytes`` is above 0.
+    """
+    found = [
+        (merit, at, k)
+        for at, layer in enumerate(layers)
+        for k, merit in enumerate(_merits(layer))
+        if _is_pooled(layer["maps"][k], layer)
+    ]
+    spent = kept = 0
+    for _, at, k in sorted(found, reverse=True) if most_bytes > 0 else ():
+        picture = _full(drawn[at], k - _together(layers[at]))
+        spent += len(picture["codes"])
+        if spent > most_bytes and kept:
+            break
+        layers[at]["maps"][k]["whole"] = picture
+        kept += 1
+    if len(found) == kept:
+        return ""
+    return (
+        f"Of {len(found)} pooled maps this page keeps {kept} without pooling, within "
+        f"{most_bytes / 2**20:.3g} MiB; write_report(full_resolution=...) keeps more, and layers= "
+        "and heads= choose."
+    )
+
+
+def _is_pooled(map: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
+    long = max(layer["written"], layer["read"])
+    return (
+        "together" not in map and max(map["view"]["rows"], map["view"]["columns"]) < long <= LONGEST
+    )
+
+
+def _together(layer: Mapping[str, Any]) -> int:
+    """How many pictures of all channels come before the maps."""
+    return sum("together" in map for map in layer["maps"])
+
+
+def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:
+    """The squares of the weights of every thumbnail, away from the diagonal and the first key."""
+    small = layer["thumbnails"]
+    codes: UInt8[np.ndarray, "maps rows columns"] = np.frombuffer(
+        zlib.decompress(small["codes"]), np.uint8
+    ).reshape(-1, small["rows"], small["columns"])
+    shares = np.where(codes > MINUS_INFINITY, decoded(codes, 1.0), 0) ** 2
+    away = np.tri(small["rows"], small["columns"], -2, dtype=bool)
+    away[:, :1] = False
+    sums: Float[np.ndarray, " maps"] = (shares * away).sum(axis=(1, 2))
+    return sums
+
+
+def _full(drawn: Selection, k: int) -> dict[str, Any]:
+    """One map, pooled only as far as its size requires."""
+    alone = replace(
+        drawn,
+        places=drawn.places[k : k + 1],
+        labels=drawn.labels[k : k + 1],
+        samples=drawn.samples[k : k + 1],
+        system=part_of(drawn.system, [(k,)]) if drawn.system.batch else drawn.system,
+    )
+    longest = max(drawn.system.steps, getattr(drawn.system, "read_steps", 1))
+    view = views(alone, side=longest)[0]
+    weights, masked = view.weights, view.masked
+    while True:
+        picture = picture_of(replace(view, weights=weights, masked=masked), exact=False)
+        if len(picture["codes"]) <= MOST_BYTES:
+            return picture
+        longest //= 2
+        weights, masked = shrunk(weights, masked, longest)
+
+
+def picture_of(view: MapView, *, exact: bool) -> dict[str, Any]:
+    """The codes of a view, and its weights in float32 if ``exact``."""
+    picture = {
+        "rows": view.weights.shape[0],
+        "columns": view.weights.shape[1],
+        "codes": packed(coded(view.weights, view.masked, view.scale)),
+    }
+    if exact:
+        picture["values"] = packed(view.weights.astype(np.float32))
+    return picture
+
+
+def shrunk(weights: Weights, masked: Mask, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and mask pooled once more, to at most ``side`` cells along each side."""
+    rows, columns = (edges(size, min(size, side)) for size in weights.shape)
+    stack = pool(pool(weights[None], columns, axis=2), rows, axis=1)[0]
+    hidden = reduced_runs(np.logical_and, masked, columns, axis=1)
+    hidden = reduced_runs(np.logical_and, hidden, rows, axis=0)
+    return stack, hidden

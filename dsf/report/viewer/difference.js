@@ -1,0 +1,69 @@
+// The map A − B as one more entry, made in the page from the two maps that are shown.
+
+/** Why two maps cannot be subtracted from each other; empty where they can. */
+function whyNoDifference([a, b], [one, other]) {
+  if (one.rows !== other.rows || one.columns !== other.columns) return "A and B have different numbers of tokens.";
+  if (Boolean(a.map.together) !== Boolean(b.map.together)) return "One of A and B shows lengths, the other weights.";
+  return "";
+}
+
+/** The entry of A − B, whose cells hold the differences of the cells of two pictures. */
+function differenceOf([a, b], [one, other]) {
+  const cells = one.rows * one.columns, weights = new Float32Array(cells);
+  for (let at = 0; at < cells; at += 1) weights[at] = weightAt(one, at) - weightAt(other, at);
+  const scale = weights.reduce((most, each) => (Number.isFinite(each) ? Math.max(most, Math.abs(each)) : most), 0);
+  const codes = Uint8Array.from(weights, (weight, at) => {
+    if (one.codes[at] === MASKED && other.codes[at] === MASKED) return MASKED;
+    return codeOf(weight, scale);
+  });
+  const exact = one.values && other.values;
+  const picture = new Picture(one, codes, exact ? weights : null, scale, { written: one.written, read: one.read });
+  const strongest = strongestCells(picture, weights);
+  const map = { label: "A − B", sample: a.map.sample, scale, nans: 0, infinities: 0, signed: true,
+    ...brightness(picture), magnitudes: false, empty: [], empty_total: 0, links: strongest, columns: [],
+    row_sums: null, measures: [], state: {}, verdicts: [], difference: [nameOf(a), nameOf(b)] };
+  return { layer: { ...a.layer, name: `${nameOf(a)} minus ${nameOf(b)}` }, map, index: 0, tokens: a.tokens, picture };
+}
+
+function nameOf({ layer, map }) {
+  return `${layer.name} · ${map.label}`;
+}
+
+function weightAt(picture, at) {
+  const code = picture.codes[at];
+  if (code === MASKED) return 0;
+  if (code <= MINUS_INFINITY) return NaN;
+  return picture.values ? picture.values[at] : shareOf(code) * picture.scale;
+}
+
+/** The code of a weight; see map_bytes.py. */
+function codeOf(weight, scale) {
+  if (!Number.isFinite(weight)) return NAN;
+  return ZERO + Math.round(LEVELS * Math.sign(weight) * Math.sqrt(Math.abs(weight) / (scale || 1)));
+}
+
+/** The weights at which colours are full, as views.py has them for maps of the file. */
+function brightness(picture) {
+  const counts = new Float64Array(LEVELS + 1), { codes, columns } = picture;
+  let all = 0, top = 0;
+  codes.forEach((code, at) => {
+    const onDiagonal = picture.square && at % (columns + 1) === 0;
+    if (code <= MINUS_INFINITY || onDiagonal || at % columns === 0) return;
+    const level = Math.abs(code - ZERO);
+    counts[level] += 1;
+    all += 1;
+    top = Math.max(top, level);
+  });
+  const weight = (level) => (level / LEVELS) ** 2 * picture.scale;
+  let level = 0;
+  for (let sum = counts[0]; level < top && sum < 0.98 * all; sum += counts[level]) level += 1;
+  const bright = top ? Math.max(weight(level), weight(top) / 16) : picture.scale;
+  return { bright, largest_apart: weight(top) || picture.scale };
+}
+
+/** The twelve cells of largest magnitude, as [query, key, weight]. */
+function strongestCells(picture, weights) {
+  const most = Array.from(weights.keys()).filter((at) => Number.isFinite(weights[at]) && weights[at] !== 0)
+    .sort((one, other) => Math.abs(weights[other]) - Math.abs(weights[one])).slice(0, 12);
+  return most.map((at) => [...tokensAt(picture, [Math.floor(at / picture.columns), at % picture.columns]), weights[at]]);
+}
