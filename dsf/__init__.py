@@ -38,6 +38,7 @@ _HOME = {
     "intervene": "dsf.network",
     "sweep": "dsf.network",
     "write_report": "dsf.report",
+    "report_state": "dsf.plot",
     "view": "dsf.report",
     "playground": "dsf.report",
     "show_versions": "dsf.cli.machine",
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     )
     from dsf.inspection import Adapter, Inspection, inspect, probe, support
     from dsf.network import intervene, stack, sweep
+    from dsf.plot import report_state
     from dsf.properties import check_adapter, compare
     from dsf.realisation import realise, reduce
     from dsf.report import playground, view, write_report

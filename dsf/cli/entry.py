@@ -19,6 +19,7 @@ from dsf.cli import (
     intervene,
     measure,
     playground,
+    state,
     support,
 )
 from dsf.cli.answer import INTERRUPTED, USAGE
@@ -47,6 +48,9 @@ app.command("check", short_help="Properties of every layer, with verdicts and ev
 app.command("measure", short_help="Every layer on many prompts: a job that resumes.")(measure.run)
 app.command("attribute", short_help="Which tokens, layers and edges made it say this.")(
     attribute.run
+)
+app.command("state", short_help="What the recurrent states hold: decay, or other tokens.")(
+    state.run
 )
 app.command("audit", short_help="How far a run lies from its modules in float64.")(audit.run)
 app.command("claims", short_help="What the founding papers claim, decided.")(claims.run)

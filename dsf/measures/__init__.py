@@ -51,6 +51,7 @@ from dsf.measures.stability import (
     product_norms,
     transition_eigenvalues,
 )
+from dsf.measures.state_use import forgetting, interference, occupancy, retained, state_norm
 from dsf.measures.streaming import Streamed, streamed
 from dsf.measures.sums import column_sums, largest_ahead, row_sum_spread, row_sums
 
@@ -70,10 +71,12 @@ __all__ = [
     "effective_tokens",
     "energy_gain",
     "first_token",
+    "forgetting",
     "half_life",
     "hankel_ranks",
     "hankel_singular_values",
     "induction",
+    "interference",
     "jacobian_rank",
     "key_rank",
     "largest_ahead",
@@ -89,9 +92,11 @@ __all__ = [
     "negative_share",
     "neighbourhood_mass",
     "observability_gramians",
+    "occupancy",
     "off_diagonal_energy",
     "previous_token",
     "product_norms",
+    "retained",
     "row_entropy",
     "row_norms",
     "row_sum_spread",
@@ -100,6 +105,7 @@ __all__ = [
     "sink_mass",
     "sink_rate",
     "smallest_entry",
+    "state_norm",
     "states_needed",
     "streamed",
     "transition_eigenvalues",

@@ -6,10 +6,12 @@ from dsf.plot.heat import heat_map, heat_maps
 from dsf.plot.lines import by_lag, curves, per_token, rank_profile, spectrum
 from dsf.plot.planes import complex_plane
 from dsf.plot.quantities import QUANTITIES, Quantity, draw
+from dsf.plot.state_report import StateReport, report_state
 
 __all__ = [
     "QUANTITIES",
     "Quantity",
+    "StateReport",
     "by_lag",
     "complex_plane",
     "curves",
@@ -21,6 +23,7 @@ __all__ = [
     "per_map",
     "per_token",
     "rank_profile",
+    "report_state",
     "spectrum",
     "style",
 ]

@@ -5,4 +5,11 @@ from dsf.report.page import write_report
 from dsf.report.playground_page import Playground, playground
 from dsf.report.widget import view
 
-__all__ = ["Playground", "draw_grid", "draw_map", "playground", "view", "write_report"]
+__all__ = [
+    "Playground",
+    "draw_grid",
+    "draw_map",
+    "playground",
+    "view",
+    "write_report",
+]

@@ -271,7 +271,7 @@ def test_typed_edits_are_those_of_the_library(words, expected):
     assert expected in repr(edits.from_json(typed_edit(words)))
 
 
-@pytest.mark.parametrize("command", ["attribute", "intervene", "heads", "compare"])
+@pytest.mark.parametrize("command", ["attribute", "intervene", "heads", "compare", "state"])
 def test_help_reads_like_a_guide(run, command):
     shown = " ".join(run(command, "--help").output.split())
     assert f"Example: dsf {command} " in shown

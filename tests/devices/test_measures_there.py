@@ -21,6 +21,11 @@ def weights_of(query, key):
     return (query @ key.mT).softmax(dim=-1)
 
 
+def unit_signal(system):
+    shape = (*system.batch, system.steps, system.input_size, 1)
+    return torch.ones(shape, dtype=system.dtype, device=system.device)
+
+
 OF_SYSTEMS = {
     "controllability_gramians": measures.controllability_gramians,
     "observability_gramians": measures.observability_gramians,
@@ -28,6 +33,11 @@ OF_SYSTEMS = {
     "hankel_ranks": partial(measures.hankel_ranks, tolerance=1e-5),
     "states_needed": partial(measures.states_needed, error=0.1),
     "product_norms": measures.product_norms,
+    "occupancy": partial(measures.occupancy, positions=[4]),
+    "forgetting": partial(measures.forgetting, lags=[1, 3]),
+    "retained": partial(measures.retained, noise=0.1),
+    "interference": partial(measures.interference, noise=0.1),
+    "state_norm": lambda system: measures.state_norm(system, unit_signal(system)),
     "memory_horizon": measures.memory_horizon,
     "lyapunov_exponents": measures.lyapunov_exponents,
     "window_sums": partial(measures.window_sums, width=3),

@@ -1,0 +1,79 @@
+"""``dsf state``: what the recurrent states of a model hold, and why they lose the rest."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_options import Checkpoint, Ids, NumberType, Offline, Revision, Text, TextFile
+from dsf.cli.prompt import Prompt
+from dsf.cli.threads import ThreadCount, Threads
+
+
+def run(
+    model: Checkpoint,
+    *,
+    text: Text = None,
+    ids: Ids = None,
+    file: TextFile = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
+    ] = None,
+    maps: Annotated[
+        int, typer.Option(help="How many heads or channels of a layer, spread evenly.")
+    ] = 32,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write one figure for each layer into this folder."),
+    ] = None,
+    dtype: NumberType = None,
+    offline: Offline = False,
+    revision: Revision = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what the recurrent state of every layer of MODEL holds after an input.
+
+    \b
+      kept      share of the tokens' signals that can be read off the last state
+      decayed   share that has decayed
+      taken     share that cannot be told from what other tokens left (the state is full)
+      length    whether the norm of the state grows, fades or stays over the second half
+
+    The shares are means over tokens and heads, for a state that is known up to the rounding of
+    bfloat16. Layers that keep every token, such as attention, have no state of fixed size.
+
+    Example: dsf state FOLDER --file book.txt --out figures
+    """
+    prompt: list[Prompt] = []
+
+    def check() -> None:
+        prompt.append(Prompt(text, ids, file))
+        prompt[0].check()
+        if maps < 1:
+            raise ValueError(f"--maps is {maps}; it is how many are looked at, at least 1.")
+
+    def work(count: ThreadCount) -> Answer:
+        from dsf.cli.run_model import Options, inspect_checkpoint
+        from dsf.cli.state_table import show_states
+        from dsf.plot import report_state
+
+        options = Options(dtype=dtype, layers=layers, offline=offline, revision=revision)
+        found = report_state(inspect_checkpoint(model, prompt[0], count, options), maps=maps)
+        written = [] if out is None else found.save(out)
+        facts = {**found.to_json(), "written": [str(path) for path in written]}
+        return Answer(facts, lambda: show_states(found, written))
+
+    give(
+        "state",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=check,
+    )

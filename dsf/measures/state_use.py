@@ -1,0 +1,293 @@
+"""What the state holds: how much of it is in use, and what becomes of each token in it.
+
+``h_t`` is the sum of what every token left in it. A token may be lost for two reasons: what it
+left has decayed, or it cannot be told from what other tokens left (the state is full). The numbers
+of ``occupancy`` do not depend on the basis of the states; the others do, and are meant in the basis
+in which a model stores them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.algebra import split_at, with_conjugates
+from dsf.coefficient import dense_of
+from dsf.composite import ExplicitMap, SystemSum
+from dsf.evaluate import fold
+from dsf.evaluate.arguments import check_signal, forward_form
+from dsf.evaluate.cache import kept_rows
+from dsf.measures.hankel import hankel_singular_values
+from dsf.system import System
+
+NOISE = 2.0**-8
+"""The size of rounding in bfloat16, relative."""
+FOLLOWED = 32
+"""How many writes are followed where none are named."""
+TOGETHER = 64
+"""How many tokens are gone through at a time."""
+
+
+def occupancy(
+    map_or_system: Tensor | System | SystemSum | ExplicitMap,
+    *,
+    positions: Sequence[int] | None = None,
+) -> Shaped[Tensor, "*batch positions"]:
+    r"""Share of the available states that carry something on, between 0 and 1.
+
+    The participation ratio of the Hankel singular values after each token,
+    :math:`(\sum_k \sigma_k)^2 / \sum_k \sigma_k^2`, divided by the number of states; of a map, by
+    the smaller side of its Hankel block. One means that all states carry equally much, ``1 / N``
+    that one of N does all the work. ``nan`` where nothing is carried on.
+
+    Args:
+        positions: tokens counted from 0; by default every token but the last.
+
+    Raises:
+        IndexError, ValueError: as ``hankel_singular_values``.
+
+    Example:
+        >>> import torch
+        >>> occupancy(torch.tensor([[1.0, 0, 0], [1, 1, 0], [1, 1, 1]]), positions=[1])
+        tensor([1.])
+    """
+    values = hankel_singular_values(map_or_system, positions=positions)
+    chosen = range(values.shape[-2]) if positions is None else positions
+    largest = values.amax(dim=-1, keepdim=True)
+    unit = values / torch.where(largest > 0, largest, 1)  # so that no square leaves the range
+    found = unit.sum(dim=-1).square() / unit.square().sum(dim=-1)
+    shares = [found[..., k] / _available(map_or_system, t) for k, t in enumerate(chosen)]
+    return torch.stack(shares, dim=-1)
+
+
+def _available(map_or_system: Tensor | System | SystemSum | ExplicitMap, token: int) -> int:
+    """The number of states of a system; else the smaller side of the Hankel block."""
+    if isinstance(map_or_system, System) and kept_rows(map_or_system) is None:
+        return map_or_system.state_size
+    if isinstance(map_or_system, Tensor):
+        return min(token + 1, map_or_system.shape[-1] - token - 1)
+    before = (token + 1) * map_or_system.input_size
+    return min(before, (map_or_system.steps - token - 1) * map_or_system.output_size)
+
+
+def forgetting(
+    system: System,
+    *,
+    lags: Sequence[int] | None = None,
+    writes: Sequence[int] | None = None,
+) -> Shaped[Tensor, "*batch lags"]:
+    r"""Share of a unit write that is left in the state some tokens later, at least 0.
+
+    :math:`\|A_{s+t} \cdots A_{s+1} B_s\| / \|B_s\|` (Frobenius norms), the mean over the written
+    tokens s; above 1 where the state grows. ``nan`` where no write has so many tokens after it.
+
+    Args:
+        lags: after how many tokens; by default 1, 2, 4, ... as far as the sequence reaches.
+        writes: the tokens whose writes are followed, by default 32 spread evenly. Those that write
+            nothing are left out of the mean. For a system that runs backward both are meant along
+            its recurrence, from the last token on.
+
+    Raises:
+        ValueError: if a lag is negative or does not fit into the sequence.
+        IndexError: if there is no such token.
+
+    Example:
+        >>> import dsf, torch
+        >>> one = torch.ones(9, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> forgetting(system, lags=[1, 2])
+        tensor([0.5000, 0.2500])
+    """
+    ordered = forward_form(system)
+    steps = ordered.steps
+    wanted = [2**k for k in range((steps - 1).bit_length())] if lags is None else list(lags)
+    if not wanted or min(wanted) < 0 or max(wanted) >= steps:
+        raise ValueError(
+            f"forgetting: 'lags' must lie between 0 and {steps - 1} for {steps} tokens, but they "
+            f"are {wanted}."
+        )
+    followed = sorted(set(_followed(steps, writes)))
+    sizes = _sizes(ordered, followed)
+    found = []
+    for lag in wanted:
+        reached = [write for write in followed if write + lag < steps]  # the first of them
+        pairs = [(sizes[write], sizes[write + lag]) for write in reached]
+        shares = [left[..., k] / written[..., k] for k, (written, left) in enumerate(pairs)]
+        nothing = torch.full_like(sizes[0][..., :1].sum(dim=-1), torch.nan)
+        found.append(torch.stack(shares or [nothing], dim=-1).nanmean(dim=-1))  # 0 / 0: no write
+    return torch.stack(found, dim=-1)
+
+
+def _followed(steps: int, writes: Sequence[int] | None) -> list[int]:
+    if writes is None:
+        many = min(FOLLOWED, steps)
+        return [round(k * (steps - 1) / max(many - 1, 1)) for k in range(many)]
+    wrong = [token for token in writes if not -steps <= token < steps]
+    if wrong or not len(writes):
+        raise IndexError(
+            f"forgetting: 'writes' must name tokens from 0 to {steps - 1}, but it is "
+            f"{list(writes)}."
+        )
+    return [token % steps for token in writes]
+
+
+def _sizes(system: System, followed: Sequence[int]) -> list[Shaped[Tensor, "*batch writes"]]:
+    """After every token the norm of what each of the ``followed`` ones left, if it came before."""
+    size = (*system.batch, system.state_size, 0)
+    left = torch.zeros(size, dtype=system.dtype, device=system.device)
+    found = []
+    for start in range(0, system.steps, TOGETHER):
+        part = system.window(start, min(start + TOGETHER, system.steps))
+        write = dense_of(part.B).to(system.dtype)
+        for token in range(part.steps):
+            if left.shape[-1]:
+                moved = part.A.window(token, token + 1) @ left.unsqueeze(-3)
+                left = moved.squeeze(-3).to(system.dtype)
+            if start + token in followed:
+                left = torch.cat([left, write[..., token, :, :]], dim=-1)
+            by_write = left.unflatten(-1, (-1, system.input_size))
+            found.append(torch.linalg.vector_norm(by_write, dim=(-3, -1)))
+    return found
+
+
+def retained(
+    system: System, *, at: int = -1, noise: float = NOISE
+) -> Shaped[Tensor, "*batch time"]:
+    r"""Share of each token's signal that can be read off the state after the token ``at``.
+
+    The state is :math:`h = \sum_s W_s u_s` with :math:`W_s = A_{at} \cdots A_{s+1} B_s`. Of
+    independent signals of unit variance the best linear reader of h recovers the share
+    :math:`W_s^H (W W^H + \epsilon^2 \|W\|^2 I)^{-1} W_s` of the variance, where h is known up to
+    rounding of relative size ``noise`` (the mean over input ports). Between 0 and 1. The shares of
+    all tokens sum to at most the number of states.
+
+    The rest has been lost for two reasons: ``1 - retained - interference`` by decay, and
+    :func:`interference` to other tokens.
+
+    Args:
+        at: after which token of the recurrence; tokens after it have the share 0.
+        noise: relative to the largest direction of the state; that of bfloat16 by default.
+
+    Raises:
+        IndexError: if there is no such token.
+        ValueError: if ``noise`` is not above 0.
+
+    Example:
+        >>> import dsf, torch
+        >>> one = torch.ones(2, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one), one, one)
+        >>> retained(system, noise=1e-6)  # two tokens in one state
+        tensor([0.5000, 0.5000])
+    """
+    together, _ = _readable("retained", system, at, noise)
+    return together
+
+
+def interference(
+    system: System, *, at: int = -1, noise: float = NOISE
+) -> Shaped[Tensor, "*batch time"]:
+    """Share of each token's signal that is lost since other tokens lie in the state as well.
+
+    What could be read off the state after the token ``at`` if this token alone had written, less
+    what can be (:func:`retained`). Between 0 and 1. Large where the state is full: what was written
+    has not decayed, but cannot be told from the rest.
+
+    Args:
+        at, noise: as for :func:`retained`.
+
+    Raises:
+        IndexError, ValueError: as :func:`retained`.
+
+    Example:
+        >>> import dsf, torch
+        >>> one = torch.ones(2, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one), one, one)
+        >>> interference(system, noise=1e-6)  # each takes half of the other
+        tensor([0.5000, 0.5000])
+    """
+    together, alone = _readable("interference", system, at, noise)
+    return (alone - together).clamp(min=0)
+
+
+def _readable(owner: str, system: System, at: int, noise: float) -> tuple[Tensor, Tensor]:
+    """What is readable of each token: among all tokens, and if it alone had written."""
+    if not noise > 0:
+        raise ValueError(f"{owner}: 'noise' must be above 0, but it is {noise}.")
+    if not -system.steps <= at < system.steps:
+        raise IndexError(
+            f"{owner}: at={at}, but the {system.steps} tokens are numbered from 0 to "
+            f"{system.steps - 1}."
+        )
+    plain = with_conjugates(system) if system.takes_real_part else system
+    ordered, last = forward_form(plain), at % system.steps
+    last = system.steps - 1 - last if system.runs_backward else last
+    ports = ordered.input_size
+    left = fold(ordered, 0, last + 1).write  # *batch state (token port)
+    gram = left @ left.mH
+    sizes, directions = torch.linalg.eigh(gram)
+    floor = noise**2 * sizes[..., -1:].clamp(min=torch.finfo(sizes.dtype).tiny)
+    seen = (directions.mH @ left).abs().square()
+    together = (seen / (sizes.clamp(min=0) + floor).unsqueeze(-1)).sum(dim=-2)
+    together = together.unflatten(-1, (-1, ports)).mean(dim=-1)
+    own = left.unflatten(-1, (-1, ports)).movedim(-2, -3)  # *batch token state port
+    single = torch.linalg.svdvals(own).square()
+    alone = (single / (single + floor.unsqueeze(-1))).sum(dim=-1) / ports
+    rest = system.steps - last - 1
+    found = [torch.nn.functional.pad(part, (0, rest)) for part in (together, alone)]
+    if system.runs_backward:
+        found = [part.flip(-1) for part in found]
+    return found[0], found[1]
+
+
+def state_norm(
+    system: System,
+    signal: Shaped[Tensor, "*batch time input channel"],
+    *,
+    at: Sequence[int] | None = None,
+) -> Shaped[Tensor, "*batch at"]:
+    """The norm of the state after each token, over its states and channels.
+
+    Computed a few tokens at a time, so that the states of all tokens need not fit in memory.
+
+    Args:
+        signal: what drives the system, for example ``layer.signal``.
+        at: after which tokens, all by default.
+
+    Raises:
+        ShapeError: if the signal does not fit the system.
+        IndexError: if there is no such token.
+
+    Example:
+        >>> import dsf, torch
+        >>> one = torch.ones(3, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one), one, one)
+        >>> state_norm(system, torch.ones(3, 1, 1))
+        tensor([1., 2., 3.])
+    """
+    check_signal(system, signal)
+    chosen = () if at is None else at
+    wrong = [token for token in chosen if not -system.steps <= token < system.steps]
+    if wrong:
+        raise IndexError(
+            f"state_norm: there is no token {wrong[0]}; the {system.steps} tokens are numbered "
+            f"from 0 to {system.steps - 1}."
+        )
+    ordered = forward_form(system)
+    given = signal.flip(-3) if system.runs_backward else signal
+    norms = torch.cat(list(_norms(ordered, given)), dim=-1)
+    norms = norms.flip(-1) if system.runs_backward else norms
+    return norms if at is None else norms[..., list(at)]
+
+
+def _norms(system: System, signal: Tensor) -> Iterator[Tensor]:
+    rest: System | None = system
+    start = 0
+    while rest is not None:
+        size = min(TOGETHER, rest.steps)
+        here, behind = (rest, None) if size == rest.steps else split_at(rest, size)
+        states = here.states(signal[..., start : start + size, :, :])
+        yield torch.linalg.vector_norm(states, dim=(-2, -1))
+        rest = None if behind is None else replace(behind, initial=states[..., -1, :, :])
+        start += size
