@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dsf.report.attribution_content import Explained
 from dsf.report.escaping import escaped
 from dsf.report.full_resolution import FULL_BYTES, add_full_maps
 from dsf.report.layer_content import layer_content
@@ -22,6 +23,7 @@ def content(
     verdicts: Decided = None,
     grid: Grid | None = None,
     full_resolution: int = FULL_BYTES,
+    explained: Explained | None = None,
     progress: Progress = ignored,
 ) -> dict[str, Any]:
     """Models, layers, maps and tokens of one or several inspections; every number is finite.
@@ -33,6 +35,7 @@ def content(
         verdicts: the verdicts about the layers: a table, or one for each inspection.
         grid: height and width of a picture whose patches are the last ``height * width`` tokens.
         full_resolution: how many compressed bytes of maps without pooling are kept.
+        explained: an attribution on the same input.
         progress: called with the finished share, from 0 to 1.
 
     Raises:
@@ -47,12 +50,14 @@ def content(
             *parts,
             planned,
             model=all_.index(parts[0]),
+            explained=explained,
             progress=_part(progress, at, len(drawn)),
         )
         for at, parts in enumerate(drawn)
     ]
     selections = [selection for *_, selection in drawn]
     return {
+        "attribution": None if explained is None else explained.content(),
         "full": add_full_maps(layers, selections, full_resolution),
         "schema_version": SCHEMA_VERSION,
         "models": [{"name": subject.name, "tokens": _tokens(subject)} for subject in all_],

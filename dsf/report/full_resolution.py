@@ -43,7 +43,7 @@ def add_full_maps(
     ]
     spent = kept = 0
     for _, at, k in sorted(found, reverse=True) if most_bytes > 0 else ():
-        picture = _full(drawn[at], k - _together(layers[at]))
+        picture = _full(drawn[at], k - _added(layers[at]))
         spent += len(picture["codes"])
         if spent > most_bytes and kept:
             break
@@ -59,15 +59,20 @@ def add_full_maps(
 
 
 def _is_pooled(map: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
+    """Whether a map has fewer cells than weights, and could be kept whole."""
     long = max(layer["written"], layer["read"])
-    return (
-        "together" not in map and max(map["view"]["rows"], map["view"]["columns"]) < long <= LONGEST
-    )
+    cells = max(map["view"]["rows"], map["view"]["columns"])
+    return not _is_added(map) and cells < long <= LONGEST
 
 
-def _together(layer: Mapping[str, Any]) -> int:
-    """How many pictures of all channels come before the maps."""
-    return sum("together" in map for map in layer["maps"])
+def _is_added(map: Mapping[str, Any]) -> bool:
+    """Whether it shows all channels together, or the edges of an attribution."""
+    return "together" in map or "share" in map
+
+
+def _added(layer: Mapping[str, Any]) -> int:
+    """How many pictures come before the maps."""
+    return sum(_is_added(each) for each in layer["maps"])
 
 
 def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:

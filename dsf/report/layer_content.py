@@ -22,6 +22,7 @@ from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
 from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
+from dsf.report.attribution_content import Explained
 from dsf.report.escaping import escaped
 from dsf.report.full_resolution import picture_of, shrunk
 from dsf.report.layer_picture import LayerPicture, layer_picture
@@ -276,11 +277,13 @@ def layer_content(
     planned: Plan,
     *,
     model: int,
+    explained: Explained | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Everything about one layer, its maps pooled.
 
-    A layer whose channels have a map each begins with what all of them do together.
+    A layer whose channels have a map each begins with what all of them do together. Of an
+    attribution what the edges contribute comes first.
     """
     walk = Walk(drawn.system, quantities_of(drawn))
     seen = views(drawn, side=planned.side, progress=progress, also=(walk.add,))
@@ -298,6 +301,10 @@ def layer_content(
     if picture is not None:
         seen = picture.views + seen
         maps = _together(picture, exact=planned.exact) + maps
+    if explained is not None:
+        edges = explained.edge_views(layer, side=planned.side)
+        seen = edges + seen
+        maps = _shares(edges, explained.target, exact=planned.exact) + maps
     return {
         **_facts(layer, drawn),
         "model": model,
@@ -315,6 +322,13 @@ def _together(picture: LayerPicture, *, exact: bool) -> list[dict[str, Any]]:
     }
     bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": "", "together": facts}
     return [{**_map(view, exact=exact), **bare} for view in picture.views]
+
+
+def _shares(seen: list[MapView], target: str, *, exact: bool) -> list[dict[str, Any]]:
+    """What the edges of a layer contribute to a number, in the form of its maps."""
+    bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": ""}
+    facts = {"target": escaped(target)}
+    return [{**_map(view, exact=exact), **bare, "share": facts} for view in seen]
 
 
 def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from dsf.inspection.choice import Chosen
+from dsf.network import Attribution, Paths
 from dsf.properties.decided import IF_NOT, VerdictCount, verdict_counts
+from dsf.report.attribution_content import explained
 from dsf.report.content import Grid, content, embedded
 from dsf.report.escaping import escaped
 from dsf.report.full_resolution import FULL_BYTES
@@ -33,6 +35,9 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
     layers: Chosen = None,
     heads: Chosen = None,
     full_resolution: int = FULL_BYTES,
+    attribution: Attribution | None = None,
+    target: str = "the logit",
+    paths: Paths | None = None,
     progress: Progress = ignored,
 ) -> Path:
     """Write the result of an inspection as one self-contained HTML file.
@@ -61,6 +66,10 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
             without pooling, so that zooming shows single tokens; 1 MiB by default, which takes a
             third more in the file. Those with the most weight away from the diagonal and the first
             key come first; 0 keeps none.
+        attribution: what ``dsf.stack(model, ...).attribute(...)`` returned for the same input. The
+            page then shades the tokens by their shares and shows the edges of every layer.
+        target: words for the number that is attributed, such as ``"the logit of Paris"``.
+        paths: ``attribution.paths(...)``, to be drawn.
         progress: called with the finished share, from 0 to 1.
 
     Returns:
@@ -69,8 +78,9 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
     Raises:
         IsADirectoryError: if ``path`` is a folder.
         InspectionError: if there is no such layer or head.
-        ValueError: if ``inspection`` is empty, ``verdicts`` does not have one table for each, or no
-            layer has as many tokens as ``grid`` has patches.
+        ValueError: if ``inspection`` is empty, ``verdicts`` does not have one table for each, no
+            layer has as many tokens as ``grid`` has patches, or ``attribution`` is of other tokens.
+        TypeError: if ``attribution`` is no attribution.
     """
     inspection = narrowed(inspection, layers, heads)
     shown = subjects(inspection, verdicts)
@@ -79,6 +89,7 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
         verdicts=verdicts,
         grid=grid,
         full_resolution=full_resolution,
+        explained=explained(inspection, attribution, target, paths),
         progress=progress,
     )
     page = rendered(shown, data, title=title, facts=facts or {})

@@ -40,7 +40,8 @@ def test_the_module_is_all_there_is(shown):
     module = dsf.view(shown)._esm
     assert module.count("export default") == 1
     assert not re.search(r"https?:|\bimport\b|innerHTML|\beval\(", module)
-    assert all(file_of(f"{name}.js") in module for name in EXPLORER)
+    code = [line.strip() for name in EXPLORER for line in file_of(f"{name}.js").splitlines()]
+    assert all(line in module for line in code if line.endswith((";", "{")) and line[0] != "/")
     assert "--paper" in module
 
 

@@ -26,6 +26,7 @@ EXPLORER = (
     "search",
     "controls",
     "layer_names",
+    "shares",
     "pane",
     "stage",
     "overview",

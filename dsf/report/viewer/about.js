@@ -35,11 +35,12 @@ function firstMap(entries) {
     }
     return sum;
   };
-  return entries.filter(({ map, layer }) => map.together || !grouped.has(layer)).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
+  return entries.filter(({ map, layer }) => !map.share && (map.together || !grouped.has(layer))).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
 }
 
 function aboutMap(map, layer, picture, full) {
   if (map.together) return aboutTogether(map, layer, picture);
+  if (map.share) return aboutShare(map, picture);
   if (map.difference) return aboutDifference(map, picture);
   const parts = [`${layer.family} as ${layer.mixer}, ${layer.written} `
     + `${layer.written === 1 ? "token" : "tokens"}.`];
@@ -58,6 +59,12 @@ function aboutMap(map, layer, picture, full) {
   const [low, high] = map.row_sums;
   parts.push(`Row sums ${number(low, 3)} to ${number(high, 3)}.`);
   return parts.join(" ");
+}
+
+function aboutShare({ share, links }, picture) {
+  const cells = picture.pooled ? " Pooled: each cell shows the largest of its edges." : "";
+  return `Every cell is an edge: what the value of its key (column), mixed into its query (row), contributes to ${share.target}, `
+    + `over all heads or channels and along all later paths.${cells}${links.length ? "" : " No edge contributes."}`;
 }
 
 function aboutDifference({ difference: [a, b], nans }, picture) {

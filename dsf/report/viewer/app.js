@@ -20,6 +20,7 @@ class App {
     });
     this.stage = new Stage(this.entries, this.settings, {
       step: (by) => this.step(by), leave: () => this.leave(), fold: () => this.fold(),
+      goTo: (layer, written, read) => this.goTo(layer, written, read),
       restyle: () => this.restyle(), shown: () => this.overview.press(this.shown),
     });
     this.root.style.setProperty("--beside", `${this.overview.width}px`);
@@ -46,7 +47,8 @@ class App {
   peers(entry) {
     const beside = this.stage.panes.length > 1 ? this.shown.filter(Boolean).map(({ map }) => map) : [];
     const all = beside.includes(entry.map) ? beside : entry.layer.maps;
-    return all.filter(({ together }) => Boolean(together) === Boolean(entry.map.together));
+    const kind = ({ together, share }) => [together, share].map(Boolean).join();
+    return all.filter((map) => kind(map) === kind(entry.map));
   }
 
   /** Hide the overview, so that the map has the whole width, or show it again. */
@@ -71,12 +73,22 @@ class App {
   async open(entry, focus = false) {
     await this.stage.open(entry);
     if (!focus) return;
-    const { over, heading } = this.stage.active;
-    over.focus({ preventScroll: true });
+    const { over, heading, isPicture, statePart } = this.stage.active;
+    (isPicture ? over : statePart).focus({ preventScroll: true });
     this.sight = soon(this.sight, () => {
       const box = over.getBoundingClientRect();
       if (box.top < 0 || box.top > innerHeight * 0.6) heading.scrollIntoView();
     });
+  }
+
+  /** Open what the edges of a layer contribute, at one cell. */
+  async goTo(layer, written, read) {
+    const entry = this.entries.find((each) => each.layer.name === layer && each.map.share);
+    if (!entry) return;
+    this.stage.turn("map");
+    await this.open(entry, true);
+    const { picture } = this.stage.active;
+    this.stage.active.choose([picture.rowOf(written), picture.columnOf(read)]);
   }
 
   step(by) {

@@ -3,7 +3,8 @@
 /** Why two maps cannot be subtracted from each other; empty where they can. */
 function whyNoDifference([a, b], [one, other]) {
   if (one.rows !== other.rows || one.columns !== other.columns) return "A and B have different numbers of tokens.";
-  if (Boolean(a.map.together) !== Boolean(b.map.together)) return "One of A and B shows lengths, the other weights.";
+  const unit = ({ together, share }) => [together, share].map(Boolean).join();
+  if (unit(a.map) !== unit(b.map)) return "A and B show numbers of different kinds.";
   return "";
 }
 

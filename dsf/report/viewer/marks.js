@@ -63,7 +63,7 @@ function drawLegend(place, shades, map) {
   }
   const ramps = make("div", { className: "ramp" }, bar,
     ...legendEnds(shades, signed).map((end) => make("span", {}, end)));
-  const what = together ? `length of a contribution, in the unit of ${together.onto}`
+  const what = map.share ? `share of ${map.share.target}` : together ? `length of a contribution, in the unit of ${together.onto}`
     : "weight, without unit";
   const swatch = (paint, text) => {
     const sample = make("span", { className: "swatch" });

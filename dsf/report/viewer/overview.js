@@ -53,7 +53,7 @@ class Overview {
     const { layer, map } = entry, { rows, columns: across } = layer.thumbnails;
     const canvas = make("canvas", { className: "pattern", width: across, height: rows });
     const brief = layer.maps.length > 4 ? map.label.replace(/^(head|channel) /, "") : map.label;
-    const caption = columns ? [] : [make("span", {}, map.together ? "all" : brief)];
+    const caption = columns ? [] : [make("span", {}, map.together ? "all" : map.share ? "edges" : brief)];
     const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1 },
       canvas, ...caption);
     thumb.setAttribute("aria-label", `${layer.name}, ${map.label}`);
@@ -130,7 +130,8 @@ function columnNames(layers) {
 
 /** The class of a layer's mixer, and how many of its maps are drawn. */
 function aboutDrawn(layer) {
-  const count = layer.maps.length, first = layer.maps.filter(({ together }) => together).length;
+  const maps = layer.maps.filter(({ share }) => !share);
+  const count = maps.length, first = maps.filter(({ together }) => together).length;
   const single = count - first, left = layer.total - single;
   const all = first ? "all channels, " : "";
   return left > 0

@@ -14,7 +14,7 @@ class Pane {
     this.legend = make("div", { className: "legend" });
     this.strip = make("div", { className: "strip" });
     this.pictureParts = [this.readout, this.canvases, this.legend, this.strip, this.about];
-    this.statePart = make("div", { className: "state", hidden: true });
+    this.statePart = make("div", { className: "state", hidden: true, tabIndex: -1 });
     this.root = make("article", { className: "pane" }, this.heading,
       ...this.pictureParts, this.statePart);
     this.root.addEventListener("focusin", () => ask.activate());
@@ -59,15 +59,28 @@ class Pane {
   turn(view) {
     this.view = view;
     if (!this.picture) return;
-    const before = this.raster;
+    const before = this.raster, held = [this.over, this.statePart].includes(this.root.getRootNode().activeElement);
     this.raster = this.rasterFor(view);
     if (this.raster instanceof GridRaster) this.cell[1] = Math.max(this.cell[1], this.raster.before);
     const same = before && before.rows === this.raster.rows && before.columns === this.raster.columns;
     if (!same) this.window = { row: 0, column: 0, rows: this.raster.rows, columns: this.raster.columns };
-    for (const part of this.pictureParts) part.hidden = view === "state";
-    this.statePart.hidden = view !== "state";
+    for (const part of this.pictureParts) part.hidden = !this.isPicture;
+    this.statePart.hidden = this.isPicture;
+    this.heading.hidden = view === "shares";
     if (view === "state") drawState(this.statePart, this.entry);
+    else if (view === "shares") this.drawShares();
     else this.draw();
+    if (held) (this.isPicture ? this.over : this.statePart).focus({ preventScroll: true });
+  }
+
+  /** Whether the view shows cells; the others are text, tables and charts. */
+  get isPicture() {
+    return this.view !== "state" && this.view !== "shares";
+  }
+
+  drawShares() {
+    drawShares(this.statePart, this.settings.attribution, this.entry.map.sample, this.written,
+      (...edge) => this.ask.goTo(...edge));
   }
 
   rasterFor(view) {
@@ -91,7 +104,7 @@ class Pane {
   }
 
   draw() {
-    if (!this.raster || this.view === "state" || !this.canvases.clientWidth) return;
+    if (!this.raster || !this.isPicture || !this.canvases.clientWidth) return;
     const context = this.under.getContext("2d"), { raster, window } = this;
     this.shades = this.settings.shadesOf(this.entry, this.settings.codesOf(this.picture));
     const available = this.canvases.clientWidth;
@@ -120,7 +133,7 @@ class Pane {
 
   /** Draw the cross lines, bars, sentence and token text of the chosen cell. */
   mark() {
-    if (!this.layout || this.view === "state") return;
+    if (!this.layout || !this.isPicture) return;
     const { picture, raster, window, written, read, cell } = this;
     const context = this.over.getContext("2d"), at = raster.place(cell);
     const found = this.settings.sought(this.entry);

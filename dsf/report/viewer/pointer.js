@@ -46,6 +46,13 @@ function followKeys(pane) {
     "-": () => pane.zoom(1 / 1.6), 0: () => pane.zoom(0), Home: () => pane.move(0, -Infinity),
     End: () => pane.move(0, Infinity), Enter: () => pane.fix(),
   };
+  pane.statePart.addEventListener("keydown", (event) => {
+    const shared = ["n", "p", "v", "c", "t", "o", "/", "Escape"].includes(event.key);
+    if (!shared || event.target !== pane.statePart || event.ctrlKey || event.metaKey || event.altKey) return;
+    acts[event.key]();
+    event.preventDefault();
+    event.stopPropagation();
+  });
   pane.over.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const move = ARROWS[event.key], far = event.shiftKey ? 10 : 1;

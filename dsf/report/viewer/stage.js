@@ -23,6 +23,7 @@ class Stage {
       go: (token) => this.goTo(token), leave: () => this.active.over.focus() });
     const views = { ...VIEWS };
     if (!this.settings.grid) delete views.grid;
+    if (!this.settings.attribution) delete views.shares;
     this.views = choices("View", views, (name) => this.turn(name));
     this.views.press("map");
     this.both = button("Compare", "Compare with another map", () => this.compare());
@@ -41,7 +42,7 @@ class Stage {
 
   add() {
     const pane = new Pane(this.settings, {
-      step: (by) => this.ask.step(by), leave: () => this.ask.leave(), compare: () => this.compare(), subtract: () => this.subtract(), fold: () => this.ask.fold(),
+      step: (by) => this.ask.step(by), leave: () => this.ask.leave(), compare: () => this.compare(), subtract: () => this.subtract(), goTo: (...edge) => this.ask.goTo(...edge), fold: () => this.ask.fold(),
       search: () => this.search.field.focus(), table: () => this.table(), moved: (one) => this.follow(one),
       zoomed: (one) => this.share(one), activate: () => this.activate(pane),
       nextView: () => {
@@ -87,7 +88,7 @@ class Stage {
     this.view = view;
     this.views.press(view);
     for (const pane of this.panes) pane.turn(view);
-    this.zooms.hidden = view === "state";
+    this.zooms.hidden = view === "state" || view === "shares";
     this.share(this.active);
   }
 

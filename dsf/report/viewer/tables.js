@@ -4,11 +4,12 @@
 function drawNumbers(place, panes, active) {
   const { entry, written, read, picture } = active;
   const letters = panes.length > 1 ? ["A", "B"] : ["value"];
-  const { together } = entry.map;
+  const { together, share } = entry.map;
   const key = (token) => (together ? read.many(picture.readBy(picture.columnOf(token))) : read.named(token));
   const [most, sums, what] = together
     ? ["Largest contributions", "Keys that contribute most, over all queries", "length"]
-    : ["Largest weights", "Keys with the largest column sums", "weight"];
+    : share ? ["Edges with the largest shares", "Keys whose edges contribute most, over all queries", "share"]
+      : ["Largest weights", "Keys with the largest column sums", "weight"];
   const links = table(most, ["query", "key", what], entry.map.links.map(
     ([row, column, weight]) => {
       const go = button(number(weight, 6), `Show ${weight}`, () => {

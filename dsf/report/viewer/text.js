@@ -83,7 +83,7 @@ class Tokens {
 }
 
 /** One sentence about a cell: its query, its key and its weight. */
-function sentence(picture, row, column, written, read, { together, difference }) {
+function sentence(picture, row, column, written, read, { together, difference, share }) {
   const from = picture.writtenBy(row), to = picture.readBy(column);
   const code = picture.code(row, column);
   const links = (from[1] - from[0] + 1) * (to[1] - to[0] + 1);
@@ -94,6 +94,10 @@ function sentence(picture, row, column, written, read, { together, difference })
     : picture.values ? number(picture.weight(row, column), 6)
       : `≈ ${number(picture.weight(row, column), 2)}`;
   if (together) return sentenceTogether(from, to, weight, written, read, together);
+  if (share) {
+    return ["Query ", written.many(from), " reads key ", read.many(to), ": ", make("b", {}, weight),
+      ` of ${share.target}.`];
+  }
   if (difference) {
     return ["Query ", written.many(from), ", key ", read.many(to), ": A − B is ", make("b", {}, weight), "."];
   }

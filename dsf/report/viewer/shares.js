@@ -1,0 +1,93 @@
+// What made the model say this: tokens shaded by their shares, strongest paths, shares of layers and edges.
+
+const PATHS = { width: 720, line: 34, left: 120, right: 20, top: 22 };
+
+/** `go(layer, written, read)` opens the edges of a layer at a cell. */
+function drawShares(place, attribution, sample, tokens, go) {
+  const shares = attribution.tokens[sample], most = Math.max(...shares.map(Math.abs)) || 1;
+  const sum = shares.reduce((all, each) => all + each, 0);
+  place.replaceChildren(make("h2", {}, "Shares of the tokens, layers and edges"),
+    make("p", { className: "summary" }, `${attribution.target}: `, make("b", {}, number(attribution.value[sample], 4)),
+      ` = ${number(sum, 4)} from the tokens ${attribution.remainder[sample] < 0 ? "−" : "+"} `
+      + `${number(Math.abs(attribution.remainder[sample]), 4)} from biases and first states. A share is of this run: attention `
+      + "weights, activations and the factors of norms are held."),
+    sharedTokens(shares, most, tokens, attribution.target),
+    make("div", { className: "numbers" },
+      ...(attribution.paths && sample === 0 ? [pathPart(attribution.paths, tokens)] : []),
+      make("section", {}, table("Tokens with the largest shares", ["token", "share"], largest(shares).map(
+        (token) => [tokens.named(token), number(shares[token], 4)]))),
+      make("section", {}, edgeTable(attribution.edges[sample], tokens, go)),
+      make("section", {}, table("Layers", ["part", "directly", "all paths"], attribution.layers.map(
+        ([name, direct, total]) => [name, number(direct[sample], 4), number(total[sample], 4)]), 1),
+      make("p", {}, "Directly: along residual connections alone; these and the first stream sum to the value. "
+        + "All paths: through later layers too; these overlap."))));
+}
+
+function largest(shares) {
+  return [...shares.keys()].sort((a, b) => Math.abs(shares[b]) - Math.abs(shares[a])).slice(0, 12);
+}
+
+/** The input as text; warm tokens raise the number, cool ones lower it. */
+function sharedTokens(shares, most, tokens, target) {
+  const line = make("div", { tabIndex: 0, role: "region" });
+  line.setAttribute("aria-label", `Tokens, coloured by their share of ${target}`);
+  shares.forEach((share, token) => {
+    const colour = colourOf(share / most, "root");
+    const element = make("span", { title: `${tokens.shown(token)} (${token}): ${number(share, 4)}` }, tokens.text(token));
+    element.style.backgroundColor = css(colour);
+    element.style.color = inkOn(colour);
+    line.append(element);
+  });
+  const caption = make("p", {}, `Square-root colours from −${number(most, 3)} (cool) to +${number(most, 3)} (warm).`);
+  return make("div", { className: "strip shares" }, caption, line);
+}
+
+function edgeTable(edges, tokens, go) {
+  return table("Edges with the largest shares", ["edge", "share"], edges.map(([layer, written, read, share]) => {
+    const open = button(number(share, 4), `Show the edges of ${layer}`, () => go(layer, written, read), { className: "link" });
+    open.removeAttribute("aria-label");
+    const words = make("span", {}, tokens.named(written), " reads ", tokens.named(read), make("br"), make("small", {}, layer));
+    return [words, open];
+  }));
+}
+
+/** Paths drawn from the tokens below to the number above, one line of tokens for each layer. */
+function pathPart(paths, tokens) {
+  const found = paths.paths.slice(0, 8), layers = [...new Set(found.flatMap(({ edges }) => edges.map(({ layer }) => layer)))].sort(naturally);
+  const places = [...new Set(found.flatMap(({ token, edges }) => [token, ...edges.flatMap(({ written, read }) => [written, read])]))].sort((a, b) => a - b);
+  const { width, line, left, right, top } = PATHS, height = top + line * (layers.length + 1) + 64;
+  const x = (token) => left + (places.indexOf(token) + 0.5) * (width - left - right) / places.length;
+  const y = (level) => height - 64 - line * level;
+  const most = Math.max(...found.map(({ share }) => Math.abs(share))) || 1;
+  const names = shortNames(layers).map(({ number, rest }) => (number ? `layer ${number}` : rest.slice(-14)));
+  const parts = layers.flatMap((layer, k) => [
+    shape("line", { x1: left, x2: width - right, y1: y(k + 1), y2: y(k + 1), class: "level" }),
+    shape("text", { x: left - 8, y: y(k + 1) + 4, "text-anchor": "end" }, names[k]),
+  ]);
+  const lines = found.map(({ token, edges, share }) => {
+    const stops = [[x(token), y(0)]];
+    for (const { layer, written, read } of edges) {
+      const level = layers.indexOf(layer) + 1;
+      stops.push([x(read), y(level - 0.5)], [x(written), y(level)]);
+    }
+    stops.push([stops.at(-1)[0], y(layers.length + 0.6)]);
+    const path = stops.map(([px, py], k) => `${k ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
+    const way = shape("path", { d: path, class: share < 0 ? "lowers" : "raises",
+      "stroke-width": (1 + 5 * Math.abs(share) / most).toFixed(1) }, shape("title", {}, `${number(share, 3)}`));
+    return way;
+  });
+  const below = places.map((token) => shape("text", { transform: `translate(${x(token) + 4} ${y(0) + 14}) rotate(35)`, class: "place" },
+    `${tokens.shown(token).slice(0, 12)} ${token}`));
+  const says = `The ${found.length} strongest paths from a token (below) over edges of layers to the number (above); `
+    + `${found.length === paths.paths.length ? "" : `${paths.paths.length} were found; `}`
+    + `together ${number(paths.covered, 3)} of ${number(paths.total, 3)}. Dashed ones lower it.`;
+  const drawing = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": says }, ...parts, ...lines, ...below);
+  const list = make("ol", {}, ...paths.paths.map(({ token, edges, share }) => make("li", {}, tokens.named(token),
+    ...edges.flatMap(({ layer, written }) => [` → `, tokens.named(written), ` in ${layer}`]), `: ${number(share, 4)}`)));
+  return make("figure", { className: "chart paths" }, make("h3", {}, "Strongest paths"), drawing,
+    make("figcaption", {}, says), make("details", {}, make("summary", {}, "As text"), list));
+}
+
+function naturally(one, other) {
+  return one.localeCompare(other, "en", { numeric: true });
+}

@@ -1,0 +1,113 @@
+"""The page of an attribution: its shares, edges and paths, all of them text and no markup."""
+
+import numpy as np
+import pytest
+import torch
+
+import dsf
+from dsf.models import folder, recall
+from dsf.report import write_report
+from tests.report.drawn import HOSTILE
+
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
+
+LAYER = "model.layers.1.self_attn"
+
+
+class Explained:
+    """The embedded model on one prompt, its shares, and its page."""
+
+    def __init__(self, place):
+        drawn = recall.draw(torch.Generator().manual_seed(0), samples=1)
+        asked = (drawn.targets[0] != recall.SILENT).nonzero()[-1].item()
+        words = [*HOSTILE, *recall.spell(drawn.tokens[0])[len(HOSTILE) :]]
+        model = folder("llama")
+        self.inspection = dsf.inspect(model, input_ids=drawn.tokens, tokens=[words], checks="none")
+        stack = dsf.stack(model, input_ids=drawn.tokens)
+        self.share = stack.attribute(drawn.targets[0, asked].item(), position=asked)
+        self.paths = self.share.paths(3)
+        self.path = write_report(
+            self.inspection,
+            place / "r.html",
+            attribution=self.share,
+            target=HOSTILE[0],
+            paths=self.paths,
+        )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return Explained(tmp_path_factory.mktemp("page"))
+
+
+def test_the_page_holds_the_shares(made, reading):
+    data = reading.content(made.path.read_text(encoding="utf-8"))
+    told = data["attribution"]
+    assert sum(told["tokens"][0]) + told["remainder"][0] == pytest.approx(told["value"][0])
+    assert told["value"] == made.share.value.tolist()
+    assert told["paths"]["paths"][0]["share"] == made.paths[0].share
+    total = {name: whole[0] for name, _, whole in told["layers"]}
+    assert total[LAYER] == pytest.approx(made.share.total[LAYER].item())
+    strongest = made.share.strongest_edges(1).to_json()[0]
+    assert told["edges"][0][0] == [
+        strongest[name] for name in ("layer", "written", "read", "share")
+    ]
+
+
+def test_the_edges_of_a_layer_are_its_first_picture(made, reading):
+    layers = reading.content(made.path.read_text(encoding="utf-8"))["layers"]
+    layer = next(each for each in layers if each["name"] == LAYER)
+    map, sums = layer["maps"][0], made.share.edge_sums(LAYER)[0].numpy()
+    assert map["label"] == "edges"
+    size = (map["view"]["rows"], map["view"]["columns"])
+    values = reading.unpacked(map["view"]["values"], np.float32, size)
+    np.testing.assert_allclose(values, sums, rtol=1e-6)
+    assert map["signed"]
+    assert [each["label"] for each in layer["maps"][1:]] == ["head 0", "head 1"]
+
+
+def test_an_attribution_of_other_tokens_is_refused(made, tmp_path):
+    short = dsf.inspect(folder("llama"), input_ids=torch.arange(5)[None], checks="none")
+    with pytest.raises(ValueError, match=r"'attribution' is of 32 tokens, .* have \[5\]"):
+        write_report(short, tmp_path / "r.html", attribution=made.share)
+    with pytest.raises(ValueError, match="'inspection' is a list"):
+        write_report([made.inspection], tmp_path / "r.html", attribution=made.share)
+    with pytest.raises(TypeError, match="attribution"):
+        write_report(made.inspection, tmp_path / "r.html", attribution=made.share.tokens)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_shares_are_seen_by_keys_alone_and_open_the_edges(made, visited, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = visited(made.path, color_scheme=scheme, viewport={"width": 390, "height": 844})
+    page.locator(".pane canvas").nth(1).focus()
+    for _ in range(3):
+        page.keyboard.press("v")
+    page.locator(".shares").wait_for()
+    found = axe.Axe().run(page).response["violations"]
+    serious = [each["id"] for each in found if each["impact"] in ("serious", "critical")]
+    assert serious == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("img, iframe").count() == 0
+    assert HOSTILE[0] in page.locator(".state .summary").inner_text()
+    assert page.locator(".paths path").count() == 3
+    strongest = page.locator(".state .link").first
+    assert float(strongest.inner_text()) == pytest.approx(
+        made.share.strongest_edges(1).to_json()[0]["share"], rel=1e-3
+    )
+    strongest.focus()
+    page.keyboard.press("Enter")
+    page.locator(".pane h2", has_text="· edges").wait_for()
+    readout = page.locator(".readout")
+    assert float(readout.locator("b").last.inner_text()) == pytest.approx(
+        made.share.strongest_edges(1).to_json()[0]["share"], rel=1e-5
+    )
+
+
+def test_the_page_is_the_same_without_an_attribution(made, tmp_path, reading):
+    path = write_report(made.inspection, tmp_path / "r.html")
+    data = reading.content(path.read_text(encoding="utf-8"))
+    assert data["attribution"] is None
+    assert all("share" not in map for layer in data["layers"] for map in layer["maps"])
