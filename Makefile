@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained trained notebooks docs soundness hostile
-.PHONY: any-code
+.PHONY: any-code class
 .PHONY: setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
@@ -90,11 +90,14 @@ trained: setup  ## seconds and memory on trained models at real length: docs/tra
 	$(RUN)/python tests/pretrained/fetch.py
 	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 NUMBA_NUM_THREADS=2 $(RUN)/python -m tests.pretrained.trained_models
 
-notebooks: setup  ## the notebooks for readers, from their scripts
+notebooks: setup  ## the notebooks of students and of teachers, from their scripts
 	$(RUN)/python notebooks/make_notebooks.py
 
-docs: setup  ## these pages, warnings as errors: docs/_build/html/index.html
-	$(RUN)/python -m sphinx -W --keep-going -n -a -q docs docs/_build/html
+class: setup  ## JupyterLab with the notebooks of students: docs/teaching.md
+	$(RUN)/jupyter lab --notebook-dir=notebooks/students
+
+docs: setup  ## these pages with results of the notebooks: docs/_build/html/index.html
+	$(RUN)/python -m sphinx -W --keep-going -n -a -q -D nb_execution_mode=cache docs docs/_build/html
 
 setup: set-up-needs-python
 	@"$(PYTHON)" setup_environment.py

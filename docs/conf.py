@@ -22,6 +22,7 @@ extensions = [
     "docs.building.mathml",
     "docs.building.docstrings",
     "docs.building.generated",
+    "docs.building.live",
 ]
 exclude_patterns = ["_build", "images/*.py", "building"]
 nitpicky = True
@@ -33,7 +34,9 @@ nitpick_ignore_regex = [
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # the tests run every notebook
+nb_execution_mode = "off"  # the tests run every notebook, and make docs runs them for these pages
+nb_execution_timeout = 280
+nb_execution_raise_on_error = True
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # widgets would be fetched
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -48,5 +51,6 @@ html_theme = "furo"
 html_title = "dsf"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+html_js_files = ["pages.js"]
 html_copy_source = False
 html_show_sphinx = False

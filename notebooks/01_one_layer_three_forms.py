@@ -25,6 +25,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -200,11 +201,38 @@ for name, answer in answers.items():
     torch.testing.assert_close(answer.squeeze(-2), by_hand)
 
 # %% [markdown]
+# ## Play
+#
+# The same equation with sliders. It opens with retention at $\gamma = 0.9$: press *Play* and compare the
+# two ways to each response. Then choose "A, B, C, D by hand" and find out what $|A| > 1$ does.
+
+# %%
+dsf.playground("retention", decay=0.9)
+
+# %% [markdown]
+# And the maps of a *trained* model, here a small Mamba-2 on a recall task: click a map to enlarge it,
+# move the cell with the arrow keys, and press `v` for the next view.
+
+# %%
+from dsf.models import folder, recall
+
+prompt = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
+trained = dsf.inspect(folder("mamba2"), input_ids=prompt, tokens=[recall.spell(prompt[0])])
+dsf.view(trained)
+
+# %% [markdown]
 # ## Exercises
 #
 # Each exercise is a function to write, followed by a cell that says what is wrong with an answer.
 #
 # **1.** Write the map from the coefficients, for any $A_t$ given as full matrices.
+
+# %% [markdown] tags=["hints"]
+# - Row $i$, column $j$ is what token $i$ answers to an impulse at token $j$. Follow one
+#   impulse.
+# - Start a column with `B[j]`. At every later token $i$ it becomes `A[i] @ column`, and `C[i] @
+#   column` is the weight.
+# - At $i = j$ itself nothing is multiplied by $A$: begin the product at $i = j + 1$.
 
 
 # %% tags=["solution"]
@@ -227,12 +255,17 @@ first = [part[0] for part in (drawn.A.dense(), torch.as_tensor(drawn.B), torch.a
 expected = dsf.attention_map(drawn)[0]
 found = map_of(*first)
 assert found.shape == (7, 7), f"the map of 7 tokens is 7 x 7, yours is {tuple(found.shape)}"
-wrong = (found - expected).abs() > 1e-10
-assert not wrong.any(), f"first wrong entry (row, column): {wrong.nonzero()[0].tolist()}"
+assert close(found, expected), "between j and i stand A_{j+1} to A_i, the later ones on the left"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Write the kernel of a time-invariant system, and use it as a filter. Do not form the map.
+
+# %% [markdown] tags=["hints"]
+# - The kernel is the response to one impulse: $CB, CAB, CA^2B, \dots$
+# - Keep a vector `state`, first `B`, then `A @ state`, and collect `C @ state` for every token.
+# - At token $t$ the response is the sum of `kernel[0..t]` in reverse order times
+#   `signal[0..t]`: use `flip(0)`.
 
 
 # %% tags=["solution"]
@@ -256,10 +289,10 @@ A, B, C = (
 )
 impulse = torch.tensor([1.0, 0.0, 0.0])
 got = filtered(A, B, C, impulse)
-assert torch.allclose(got[0], C @ B), "the response to an impulse starts with C B"
-assert torch.allclose(got[2], C @ A @ A @ B), "two tokens later it is C A A B"
+assert close(got[0], C @ B), "the response to an impulse starts with C B"
+assert close(got[2], C @ A @ A @ B), "two tokens later it is C A A B"
 shifted = filtered(A, B, C, impulse.roll(1))
-assert torch.allclose(shifted[1:], got[:-1]), "a later impulse gives the same response, later"
+assert close(shifted[1:], got[:-1]), "a later impulse gives the same response, later"
 print("exercise 2: right")
 
 # %% [markdown]
@@ -269,6 +302,12 @@ print("exercise 2: right")
 # $$y_i = \gamma^{i} S^\top q_i + \sum_{j \le i} \gamma^{i-j} (q_i^\top k_j)\, v_j ,$$
 #
 # where $i$ counts from 1 inside the half.
+
+# %% [markdown] tags=["hints"]
+# - What the first half left acts on token $i$ of the second half after $i$ decays.
+# - The first part is `decay ** place[:, None] * (query @ state)`, with `place` 1, 2, 3, ...
+# - The second part is the map inside the half, `decay ** lag * (query @ key.mT)` below the
+#   diagonal, times `value`.
 
 
 # %% tags=["solution"]
@@ -287,9 +326,8 @@ for k, v in zip(key[:half], value[:half], strict=True):
     state = 0.9 * state + torch.outer(k, v)
 got = second_half(0.9, query[half:], key[half:], value[half:], state)
 forgot = second_half(0.9, query[half:], key[half:], value[half:], torch.zeros(N, P))
-assert not torch.allclose(got, forgot), "your answer does not depend on the state"
-error = (got - by_hand[half:]).abs().max().item()
-assert error < 1e-12, f"off by {error:.2g} from the recurrence"
+assert not close(got, forgot), "your answer does not depend on the state"
+assert close(got, by_hand[half:]), "not what the recurrence gives for the second half"
 print("exercise 3: right")
 
 # %% [markdown]

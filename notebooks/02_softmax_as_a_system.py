@@ -20,6 +20,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 
@@ -218,6 +219,11 @@ assert effective[0] < effective[1] < effective[2]
 #
 # **1.** How many states does the truncation at order $p$ have for queries of width $m$?
 
+# %% [markdown] tags=["hints"]
+# - Count the ways to choose exponents of $m$ variables whose sum is at most $p$.
+# - Add one more variable that takes what is left over: then the sum is exactly $p$.
+# - That is a binomial coefficient, `math.comb(width + order, order)`.
+
 
 # %% tags=["solution"]
 def states_of_order(width, order):
@@ -229,12 +235,18 @@ def states_of_order(width, order):
 for width, order in ((1, 5), (3, 2), (4, 3), (6, 0)):
     counted = dsf.ingredients.monomials(order)(torch.zeros(width)).shape[-1]
     answer = states_of_order(width, order)
-    assert answer == counted, f"width {width}, order {order}: {counted}, not {answer}"
+    assert close(answer, counted), f"for width {width} and order {order}"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Build the cache system of a causal map by hand: $A$ as full matrices, $B$ as columns, $C$
 # as rows, with shapes `(T, T, T)`, `(T, T, 1)` and `(T, 1, T)`.
+
+# %% [markdown] tags=["hints"]
+# - Nothing is forgotten, so what is $A_t$? Token $t$ writes into place $t$, so what is $B_t$?
+# - $A_t = I$, $B_t = e_t$, and $C_t$ is row $t$ of the map.
+# - `torch.eye(T)` gives all of them: `expand(T, -1, -1)` for A, `unsqueeze(-1)` for B; C is
+#   `map.unsqueeze(-2)`.
 
 
 # %% tags=["solution"]
@@ -248,14 +260,17 @@ def cache(map):
 A, B, C = cache(map[:5, :5])
 built = dsf.System(dsf.transition.Dense(A), B, C)
 assert built.state_size == 5, f"a cache of 5 tokens has 5 states, yours {built.state_size}"
-apart = measures.largest_difference(dsf.attention_map(built), map[:5, :5]).item()
-assert apart == 0, f"your map is off by {apart:.2g}"
-assert torch.equal(A, torch.eye(5).expand(5, -1, -1)), "a cache forgets nothing: every A is I"
+assert close(dsf.attention_map(built), map[:5, :5]), "your system has another map"
+assert close(A, torch.eye(5).expand(5, -1, -1)), "a cache forgets nothing: every A is I"
 print("exercise 2: right")
 
 # %% [markdown]
 # **3.** Write the rank profile of a map: the numerical rank of every Hankel block `map[t+1:,
 # :t+1]`, counting singular values above `1e-10` times the largest of *all* blocks.
+
+# %% [markdown] tags=["hints"]
+# - The singular values of one block are `torch.linalg.svdvals(map[t + 1 :, : t + 1])`.
+# - Find the largest singular value of all blocks first; then count in every block.
 
 
 # %% tags=["solution"]
@@ -272,7 +287,7 @@ for name, tested in (("softmax", map), ("linear", dsf.attention_map(linear.syste
     assert got.shape == expected.shape, (
         f"{name}: needs {len(expected)} ranks, not {tuple(got.shape)}"
     )
-    assert torch.equal(got, expected), f"{name}: {expected.tolist()}, but you have {got.tolist()}"
+    assert close(got, expected), f"the ranks of {name} attention"
 print("exercise 3: right")
 
 # %% [markdown]

@@ -18,6 +18,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 from dsf.ingredients import elu_plus_one
 
 torch.set_default_dtype(torch.float64)
@@ -206,6 +207,11 @@ for name, mixer_class, extra in (
 # **1.** Compute all normalisers of linear attention at once, without a loop and without a $T \times
 # T$ matrix.
 
+# %% [markdown] tags=["hints"]
+# - $\eta_i = \phi(q_i)^\top \sum_{s \le i} \phi(k_s)$: the sum does not depend on the query.
+# - The running sum over tokens is `write.cumsum(dim=0)`; multiply by `read` and sum over the
+#   features.
+
 
 # %% tags=["solution"]
 def normalisers(read, write):
@@ -217,12 +223,20 @@ def normalisers(read, write):
 found = normalisers(read, write)
 assert found.shape == (T,), f"one normaliser for every token, not {tuple(found.shape)}"
 literal = torch.stack([sum(read[i] @ write[j] for j in range(i + 1)) for i in range(T)])
-assert torch.allclose(found, literal), "the first token in reach is token 0, the last one is i"
+assert close(found, literal), "the first token in reach is token 0, the last one is i"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Write normalised attention as the separable system: decays $\eta_{t-1}/\eta_t$ (the first
 # one is 1), write vectors and read vectors.
+
+# %% [markdown] tags=["hints"]
+# - Write $q_i^\top k_j / \eta_i$ as a product of three factors: one of $i$, one of $j$, and
+#   ratios in between.
+# - $\frac1{\eta_i} = \frac1{\eta_j} \cdot \frac{\eta_j}{\eta_{j+1}} \cdots
+#   \frac{\eta_{i-1}}{\eta_i}$.
+# - So write $k_j / \eta_j$, read $q_i$, and put a one in front of `normaliser[:-1] /
+#   normaliser[1:]`.
 
 
 # %% tags=["solution"]
@@ -235,14 +249,19 @@ def separable_form(query, key, normaliser):
 # %% tags=["check"]
 decays, writes, reads = separable_form(query, key, x.exp())
 form = dsf.System.from_write_and_read(dsf.transition.ScaledIdentity(decays, N), writes, reads)
-apart = measures.largest_difference(dsf.attention_map(form), normalised.system()).item()
-assert apart < 1e-12, f"your map is off by {apart:.2g}; which index has the normaliser in B?"
-assert not torch.allclose(decays, torch.ones(T)), "the decays have to be ratios of normalisers"
+expected = dsf.attention_map(normalised.system())
+assert close(dsf.attention_map(form), expected), "which index has the normaliser in B?"
+assert not close(decays, torch.ones(T)), "the decays have to be ratios of normalisers"
 print("exercise 2: right")
 
 # %% [markdown]
 # **3.** Find a query that linear attention with features $\mathrm{elu} + 1$ cannot tell from $q$:
 # the row depends on $\phi(q)$ up to a positive factor only. (Notebook 4 makes a theory of it.)
+
+# %% [markdown] tags=["hints"]
+# - Look for a query whose features are exactly twice those of $q$.
+# - Invert $\phi(x) = y$: above 1 it is $x + 1$, below it is $e^x$.
+# - `torch.where(y > 1, y - 1, y.log())` with `y = 2 * elu_plus_one(q)`.
 
 
 # %% tags=["solution"]
@@ -256,9 +275,9 @@ def twin(q):
 q = torch.tensor([0.3, -1.2, 0.0, 2.0])
 other = twin(q)
 assert (other - q).abs().max() > 0.1, "that is the same query"
-scores = torch.stack([elu_plus_one(part) @ write.mT for part in (q, other)])
+scores = torch.stack([elu_plus_one(part) @ write.mT for part in (q, other.to(q))])
 rows = scores / scores.sum(dim=-1, keepdim=True)
-assert torch.allclose(rows[0], rows[1]), f"the rows differ by {(rows[0] - rows[1]).abs().max():.2g}"
+assert close(rows[0], rows[1]), f"the rows differ by {(rows[0] - rows[1]).abs().max():.2g}"
 print("exercise 3: right")
 
 # %% [markdown]

@@ -21,6 +21,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 from dsf.ingredients import elu_plus_one, identity, relu
 
 torch.set_default_dtype(torch.float64)
@@ -215,6 +216,11 @@ assert meant.verdict is dsf.Verdict.UNKNOWN
 #
 # **1.** Write the twin of a query for the feature map $\phi(x) = \ln(1 + e^x)$, softplus.
 
+# %% [markdown] tags=["hints"]
+# - Rows depend on the features up to a positive factor, so invert softplus.
+# - $\ln(1 + e^p) = f\, \ln(1 + e^q)$ gives $e^p = e^{f \ln(1 + e^q)} - 1$.
+# - `torch.expm1` keeps the digits; then take the logarithm.
+
 
 # %% tags=["solution"]
 def softplus_twin(q, factor):
@@ -226,15 +232,19 @@ def softplus_twin(q, factor):
 p = softplus_twin(query, 3.0)
 softplus = torch.nn.functional.softplus
 assert (p - query).abs().max() > 0.1, "that is the same query"
-assert torch.allclose(softplus(p), 3 * softplus(query)), (
-    "its features are not three times those of q"
-)
-assert torch.allclose(linear_row(p, softplus), linear_row(query, softplus))
+assert close(softplus(p), 3 * softplus(query)), "its features are not three times those of q"
+assert close(linear_row(p.to(query), softplus), linear_row(query, softplus)), "the rows differ"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Give a direction in which a query can move without changing a causal softmax row over few
 # keys ($t \le d$ of them): a non-zero $x$ with $K x = c\,\mathbf 1$.
+
+# %% [markdown] tags=["hints"]
+# - If all scores move alike, differences of scores do not move.
+# - So $x$ has to be orthogonal to every `keys[j] - keys[0]`: a null vector of that matrix.
+# - The last row of `Vh` from `torch.linalg.svd(differences, full_matrices=True)` is one, of
+#   length one.
 
 
 # %% tags=["solution"]
@@ -248,15 +258,20 @@ def invisible(keys):
 few = key[:5]
 x = invisible(few)
 assert x.shape == (D,), f"a direction of queries has {D} entries, not {tuple(x.shape)}"
-assert abs(x.norm() - 1) < 1e-12, "give a unit vector"
+assert close(x.norm(), 1), "give a unit vector"
 before, after = torch.softmax(few @ query, dim=0), torch.softmax(few @ (query + 2 * x), dim=0)
-assert torch.allclose(before, after), f"the row changes by {(before - after).abs().max():.2g}"
+assert close(before, after), f"the row changes by {(before - after).abs().max():.2g}"
 print("exercise 2: right")
 
 # %% [markdown]
 # **3.** Get the query back: from an InLine row with identity features (and keys with
 # $\operatorname{rank} [K, \mathbf 1] = d + 1$), compute $q$. That is the proof of injectivity as a
 # program.
+
+# %% [markdown] tags=["hints"]
+# - The row is affine in $q$: $\tfrac1N$ plus centred keys times $q$.
+# - Subtract $\tfrac1N$, then solve a least-squares problem with the matrix of centred keys.
+# - Do not forget the factor that `in_line_row` has in front of its scores.
 
 
 # %% tags=["solution"]
@@ -271,7 +286,7 @@ for number in range(3):
     wanted = torch.randn(D, generator=rng)
     found = query_of(in_line_row(wanted))
     assert found.shape == (D,), f"a query has {D} entries, not {tuple(found.shape)}"
-    assert torch.allclose(found, wanted), f"query {number} comes back as {found.tolist()}"
+    assert close(found, wanted), f"query {number} comes back as {found.tolist()}"
 print("exercise 3: right")
 
 # %% [markdown]

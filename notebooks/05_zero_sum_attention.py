@@ -21,6 +21,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -254,6 +255,11 @@ assert certificate.verdict is dsf.Verdict.ARGUED
 #
 # **1.** Write one zero-sum row.
 
+# %% [markdown] tags=["hints"]
+# - First the deviation $\delta = s - \bar s$, then $\varepsilon$ as what is left of softmax.
+# - $\varepsilon_i = \mathrm{softmax}(s)_i - \frac1t - \frac{\delta_i}{t}$.
+# - The row is `first_order * deviation / t + higher_order * higher`.
+
 
 # %% tags=["solution"]
 def zero_sum_row(logit, first_order, higher_order):
@@ -267,13 +273,20 @@ def zero_sum_row(logit, first_order, higher_order):
 # %% tags=["check"]
 row = zero_sum_row(2 * logit, gates[0, -1], gates[1, -1])
 assert row.shape == (T,), f"a row over {T} tokens has {T} weights, not {tuple(row.shape)}"
-assert abs(row.sum()) < 1e-14, f"the weights sum to {row.sum().item():.2g}, not to zero"
-assert torch.allclose(row, map[-1]), "the sum is right, the weights are not"
+assert close(row.sum(), 0), "the weights have to sum to zero"
+assert close(row, map[-1]), "the sum is right, the weights are not"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Write the coefficients of the scan: $a$, $b$ and $c$ with $w_i = a\, e^{s_i} + b\, s_i +
 # c$.
+
+# %% [markdown] tags=["hints"]
+# - Put the row of exercise 1 in order: what multiplies $e^{s_i}$, what multiplies $s_i$, what
+#   is the same for all?
+# - $\mathrm{softmax}(s)_i = e^{s_i} / \sum_j e^{s_j}$, so $a = \sigma^h / \sum_j e^{s_j}$, and
+#   $b = (\sigma^1 - \sigma^h)/t$.
+# - $c = -\sigma^h/t - (\sigma^1 - \sigma^h)\, \bar s / t$.
 
 
 # %% tags=["solution"]
@@ -290,14 +303,18 @@ def scan_coefficients(logit, first_order, higher_order):
 a, b, c = scan_coefficients(logit, 0.8, 0.3)
 wanted = zero_sum_row(logit, 0.8, 0.3)
 found = a * logit.exp() + b * logit + c
-assert torch.allclose(found.diff(), wanted.diff()), "a or b is wrong: differences do not match"
-assert torch.allclose(found, wanted), f"c is off by {(wanted - found)[0].item():.3g}"
+assert close(found.diff(), wanted.diff()), "a or b is wrong: differences do not match"
+assert close(found, wanted), f"c is off by {(wanted - found)[0].item():.3g}"
 print("exercise 2: right")
 
 # %% [markdown]
 # **3.** Find the logit gap at which two tokens with gates $0.9$ and $0.1$ get the weights $(1,
 # -1)$. Solve $w(g) = 1$ where $w(g) = \sigma^1 \frac g4 + \sigma^h(\frac{1}{1+e^{-g}} - \frac12 -
 # \frac g4)$.
+
+# %% [markdown] tags=["hints"]
+# - $w$ grows with $g$ when $\sigma^1 > \sigma^h$. There is no closed form: search.
+# - Bisection: start with 0 and 100, and keep the half in which $w(g) - 1$ changes its sign.
 
 
 # %% tags=["solution"]
@@ -315,7 +332,7 @@ def gap_for_difference(first_order, higher_order):
 # %% tags=["check"]
 gap = gap_for_difference(0.9, 0.1)
 got = weight_of_first(gap)
-assert abs(got - 1) < 1e-9, f"the weight at your gap {gap} is {got}"
+assert close(got, 1), f"the weight at your gap {gap}"
 assert abs(gap - gap_for_difference(0.8, 0.1)) > 0.1, "the gap depends on the gates"
 print("exercise 3: right, the gap is", gap)
 

@@ -23,6 +23,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 from dsf.ingredients import bilinear, zero_order_hold
 
 torch.set_default_dtype(torch.float64)
@@ -261,9 +262,35 @@ for id in ("DSF-13", "DSF-15"):
     assert certificate.verdict is dsf.Verdict.ARGUED
 
 # %% [markdown]
+# ## Play
+#
+# Mamba's scan with sliders: make the step small, and most tokens are passed over; make it large, and
+# each one resets the past. S4D is beside it: its map stays the same along every diagonal whatever you
+# do.
+
+# %%
+dsf.playground("selective_state_space", step=1.0)
+
+# %% [markdown]
+# A trained Mamba on a recall task. Its channels have a map each, so the view opens with all of them
+# together; choose *State* to see how fast each forgets.
+
+# %%
+from dsf.models import folder, recall
+
+prompt = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
+trained = dsf.inspect(folder("mamba"), input_ids=prompt, tokens=[recall.spell(prompt[0])])
+dsf.view(trained)
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** Write the zero-order hold of a real pole, the pole zero included (it is a limit).
+
+# %% [markdown] tags=["hints"]
+# - Away from zero take the two formulas above; `math.expm1` keeps the digits of $e^x - 1$.
+# - At $\lambda = 0$ nothing decays, and the gain $(e^{\Delta\lambda} - 1)/\lambda$ tends to
+#   $\Delta$.
 
 
 # %% tags=["solution"]
@@ -278,13 +305,17 @@ def held(pole, step):
 for pole_, step_ in ((-1.0, 0.5), (-3.0, 2.0), (-1e-12, 0.1), (0.0, 0.7)):
     decay, gain = held(pole_, step_)
     wanted = zero_order_hold(torch.tensor(pole_), torch.tensor(step_))
-    assert abs(decay - wanted.decay) < 1e-12, f"pole {pole_}: the decay is {wanted.decay.item()}"
-    assert abs(gain - wanted.gain) < 1e-12, f"pole {pole_}: the gain is {wanted.gain.item()}"
+    assert close(decay, wanted.decay), f"the decay of the pole {pole_}"
+    assert close(gain, wanted.gain), f"the gain of the pole {pole_}"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Which step gives a state with pole $a < 0$ a half-life of $n$ tokens? Check your formula on
 # the map: the weight has to halve every $n$ tokens.
+
+# %% [markdown] tags=["hints"]
+# - After $n$ tokens the weight is $e^{n \Delta a}$.
+# - Set it to one half and solve for $\Delta$: $n \Delta a = -\ln 2$.
 
 
 # %% tags=["solution"]
@@ -304,14 +335,19 @@ for wanted, pole_ in ((1, -1.0), (8, -0.3)):
         read=torch.ones(20, 1),
     )
     column = dsf.attention_map(layer.system())[0, :, 0]
-    ratio = (column[wanted] / column[0]).item()
-    assert abs(ratio - 0.5) < 1e-12, f"after {wanted} tokens {ratio:.3f} is left, not one half"
+    assert close(column[wanted] / column[0], 0.5), f"what is left after {wanted} tokens"
 print("exercise 2: right")
 
 # %% [markdown]
 # **3.** Write the map of SSD without a loop over tokens, from log decays. The fading mask is the
 # exponential of a difference of cumulative sums. (Over thousands of tokens that difference loses
 # its digits in float32; the library sums inside chunks instead.)
+
+# %% [markdown] tags=["hints"]
+# - $\Delta_{j+1} + \dots + \Delta_i$ is a difference of two cumulative sums.
+# - `total[:, None] - total` with `total = (pole * step).cumsum(dim=0)`; take the exponential
+#   only below the diagonal.
+# - The scores are `read @ (step[:, None] * write).mT`.
 
 
 # %% tags=["solution"]
@@ -326,8 +362,8 @@ def dual_map(step, pole, write, read):
 found = dual_map(ssd.step[0], -0.5, ssd.write[0], ssd.read[0])
 assert found.shape == (T, T), f"the map is {T} x {T}, yours is {tuple(found.shape)}"
 assert (found.triu(1) == 0).all(), "a token reads the future"
-assert torch.allclose(found.diagonal(), map.diagonal()), "the diagonal has no decay: step c b"
-assert torch.allclose(found, map), "the diagonal is right; does the decay of token j itself count?"
+assert close(found.diagonal(), map.diagonal()), "the diagonal has no decay: step c b"
+assert close(found, map), "the diagonal is right; does the decay of token j itself count?"
 print("exercise 3: right")
 
 # %% [markdown]

@@ -21,6 +21,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -209,9 +210,34 @@ certificate = decided("CDY-1")
 assert certificate.verdict is dsf.Verdict.ARGUED
 
 # %% [markdown]
+# ## Play
+#
+# The memory of the beginning, with sliders. Set $\beta$ to 0.5: what does "a?" answer after "a=2"? Set it
+# to 2 and look at the state at every write. Then compare with linear attention, which only adds.
+
+# %%
+dsf.playground("delta_net", rate=1.0)
+
+# %% [markdown]
+# A trained model with the gated delta rule (two of its three layers). Cool cells subtract.
+
+# %%
+from dsf.models import folder, recall
+
+prompt = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
+trained = dsf.inspect(folder("qwen3_next"), input_ids=prompt, tokens=[recall.spell(prompt[0])])
+dsf.view(trained)
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** Write the delta rule as its papers do: read, compare, correct.
+
+# %% [markdown] tags=["hints"]
+# - One token has three lines: what is stored under $k_t$, by how much is it wrong, write the
+#   error.
+# - `error = v - state.mT @ k_t`, then add `beta * torch.outer(k_t, error)`.
+# - The response reads the state *after* the write: `state.mT @ q`.
 
 
 # %% tags=["solution"]
@@ -230,13 +256,18 @@ def delta_rule(query, key, value, rate):
 found = delta_rule(query, k, value, rate)
 wanted = map @ value
 assert found.shape == wanted.shape, f"needs {tuple(wanted.shape)}, not {tuple(found.shape)}"
-assert torch.allclose(found[0], wanted[0]), "the first token reads the state after its own write"
-assert torch.allclose(found, wanted), "the first token is right: what does the second one correct?"
+assert close(found[0], wanted[0]), "the first token reads the state after its own write"
+assert close(found, wanted), "the first token is right: what does the second one correct?"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** With a raw key $k$ (any length), which rate erases exactly what is stored under $k$,
 # so that afterwards $S^\top k = v$?
+
+# %% [markdown] tags=["hints"]
+# - Ask for $k$ right after the write: $S^\top k$ has moved by $\beta \lVert k \rVert^2$ times
+#   the error.
+# - All of the error is corrected if $\beta \lVert k \rVert^2 = 1$.
 
 
 # %% tags=["solution"]
@@ -249,13 +280,18 @@ def exact_rate(k_t):
 raw = 3 * torch.randn(5, N, generator=rng)
 rates = torch.stack([torch.as_tensor(exact_rate(each)) for each in raw])
 last = delta_rule(raw, raw, value[:5], rates)
-assert torch.allclose(last, value[:5]), f"asking at once gives {last.flatten().tolist()[:3]} ..."
+assert close(last, value[:5]), f"asking at once gives {last.flatten().tolist()[:3]} ..."
 print("exercise 2: right")
 
 # %% [markdown]
 # **3.** How many associations fit? With $N$-dimensional unit keys that are *orthogonal*, the delta
 # rule at rate 1 stores $N$ of them without loss. Return the largest recall error when $n$ random
 # unit keys are written once each and then all asked for, from the final state.
+
+# %% [markdown] tags=["hints"]
+# - Run the delta rule with rate 1 and keep the state only.
+# - After the loop `keys @ state` are all answers at once; compare with `values`.
+# - `.abs().max().item()` of the difference.
 
 
 # %% tags=["solution"]
@@ -269,11 +305,11 @@ def recall_error(keys, values):
 
 # %% tags=["check"]
 orthogonal = torch.linalg.qr(torch.randn(N, N, generator=rng)).Q
-assert recall_error(orthogonal, value[:N]) < 1e-12, "orthogonal keys do not disturb each other"
+assert close(recall_error(orthogonal, value[:N]), 0), "orthogonal keys do not disturb each other"
 few, many = (recall_error(unit(torch.randn(n, N, generator=rng)), value[:n]) for n in (2, 30))
 assert 0 < few < many, f"random keys disturb each other: {few:.2g} for 2, {many:.2g} for 30"
 repeated = recall_error(orthogonal[[0, 1, 0]], torch.tensor([[1.0], [2.0], [1.0]]))
-assert repeated < 1e-12, "writing the same pair again changes nothing"
+assert close(repeated, 0), "writing the same pair again changes nothing"
 print("exercise 3: right")
 
 # %% [markdown]

@@ -21,6 +21,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 _ = torch.manual_seed(0)  # torch.nn draws its weights from the global generator
@@ -217,6 +218,11 @@ plt.show()
 # **1.** Write the secant slope of $\tanh$, exact also near and at zero: the direct quotient is
 # `nan` at 0. (Hint: for tiny $a$, $\tanh(a)/a \approx 1 - a^2/3$.)
 
+# %% [markdown] tags=["hints"]
+# - Where $a$ is tiny, use the series; elsewhere the quotient.
+# - `torch.where` computes both branches, so keep a zero out of the quotient: replace tiny
+#   entries by 1 first.
+
 
 # %% tags=["solution"]
 def secant(a):
@@ -231,12 +237,19 @@ at = torch.tensor([0.0, 1e-9, 5e-5, 1e-3, -0.5, 4.0])
 found = secant(at)
 assert not found.isnan().any(), f"nan at a = {at[found.isnan()].tolist()}"
 assert found[0] == 1, f"the limit at zero is 1, not {found[0].item()}"
-assert torch.allclose(found * at, at.tanh(), rtol=1e-14, atol=0), "s(a) a has to be tanh(a)"
+away = torch.where(at == 0, 1.0, at)
+assert close(found, torch.where(at == 0, 1.0, away.tanh() / away)), "s(a) a has to be tanh(a)"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Write the map of one LSTM cell from its gates and its read-out factor
 # $r_i = o_i \tanh(c_i) / c_i$.
+
+# %% [markdown] tags=["hints"]
+# - Token $j$ writes `write[j]`, is kept by every later forget gate, and is read at $i$.
+# - The factor from $j$ to $i$ is the product of `forget[j + 1 : i + 1]`; for a whole column use
+#   `cumprod`.
+# - Put a one in front: at $i = j$ nothing has been forgotten.
 
 
 # %% tags=["solution"]
@@ -256,13 +269,18 @@ parts = [part.dense() if hasattr(part, "dense") else part for part in (cell.A, c
 forget_, write_, read_ = (torch.as_tensor(part)[0, 1, :, 0, 0].detach() for part in parts)
 found, wanted = cell_map(forget_, write_, read_), dsf.attention_map(cell)[0, 1].detach()
 assert found.shape == wanted.shape, f"needs {tuple(wanted.shape)}, not {tuple(found.shape)}"
-assert torch.allclose(found.diagonal(), wanted.diagonal()), "the diagonal is r_i i_i, no forgetting"
-assert torch.allclose(found, wanted), "token j is forgotten from token j + 1 on, not earlier"
+assert close(found.diagonal(), wanted.diagonal()), "the diagonal is r_i i_i, no forgetting"
+assert close(found, wanted), "token j is forgotten from token j + 1 on, not earlier"
 print("exercise 2: right")
 
 # %% [markdown]
 # **3.** Compute the Jacobian of the last state of Elman's network by its first state, $\partial h_T
 # / \partial h_0$, from the states alone (backpropagation through time as one product).
+
+# %% [markdown] tags=["hints"]
+# - One step is $h_t = \tanh(W x_t + U h_{t-1} + b)$. What is its derivative by $h_{t-1}$?
+# - $\operatorname{diag}(1 - h_t^2)\, U$, from the state itself.
+# - Multiply later tokens from the left, beginning with the identity.
 
 
 # %% tags=["solution"]
@@ -283,7 +301,7 @@ zero = torch.zeros(H)
 wanted = torch.autograd.functional.jacobian(last_state, zero)
 found = state_jacobian(elman(x)[0][0], elman.weight_hh_l0)
 assert found.shape == (H, H), f"needs {(H, H)}, not {tuple(found.shape)}"
-assert torch.allclose(found, wanted, atol=1e-14, rtol=1e-6), "the order: later tokens on the left"
+assert close(found, wanted), "the order: later tokens on the left"
 print("exercise 3: right")
 
 # %% [markdown]

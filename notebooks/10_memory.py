@@ -15,6 +15,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -209,10 +210,29 @@ print(certificate)
 assert certificate.verdict is dsf.Verdict.REFUTED
 
 # %% [markdown]
+# ## Play
+#
+# The view *State* of the trained heads (press `v` until it comes) has the same Hankel singular values.
+# In the playground, count the numbers of state while you raise the order of the expansion: 1, 3, 6,
+# 10, ... for queries of two entries, and compare how far the map still is from softmax.
+
+# %%
+dsf.view(inspection)
+
+# %%
+dsf.playground("taylor", order=2)
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** Compute the controllability Gramian after the last token, from the equation (not as a
 # limit: the coefficients change).
+
+# %% [markdown] tags=["hints"]
+# - The equation stands at the top of the notebook: decay what is there, then add what is
+#   written.
+# - With a diagonal $A$, $A P A^\top$ is `a[:, None] * P * a`; the write adds `torch.outer(b,
+#   b)`.
 
 
 # %% tags=["solution"]
@@ -229,14 +249,19 @@ decays = torch.rand(9, 3, generator=rng)
 writes = torch.randn(9, 3, generator=rng)
 tested = dsf.System.from_write_and_read(dsf.transition.Diagonal(decays), writes, writes)
 expected, found_ = measures.controllability_gramians(tested)[-1], controllability(decays, writes)
-assert torch.allclose(found_, found_.mT), "a Gramian is symmetric"
-assert torch.allclose(found_, expected), "does the last write come after the last decay?"
+assert close(found_, found_.mT), "a Gramian is symmetric"
+assert close(found_, expected), "does the last write come after the last decay?"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Choose the order of a reduction from the singular values alone. The squared error is at
 # most the sum, over all tokens, of the squares of what is left out there. Return the smallest order
 # whose error is within `error` times the size of the map.
+
+# %% [markdown] tags=["hints"]
+# - Sum the squares over tokens first: one number for each place in the spectrum.
+# - What order $n$ leaves out is the sum of the places after $n$: a cumulative sum from the end.
+# - Count the orders, 0 included, whose left-out energy has a root above `error * size`.
 
 
 # %% tags=["solution"]
@@ -252,13 +277,17 @@ for head, error in ((0, 0.1), (1, 0.1), (0, 0.01)):
     one = maps[2, head]
     answer = order_for(measures.hankel_singular_values(one), one.norm(), error)
     expected = measures.states_needed(one, error=error).item()
-    assert answer == expected, f"head {head}, error {error}: {expected} states, not {answer}"
+    assert close(answer, expected), f"the states of head {head} for the error {error}"
 print("exercise 2: right")
 
 # %% [markdown]
 # **3.** Prove that four states are too few. For any system with $n$ states and map $\Phi'$, the
 # block at $t$ has rank at most $n$, so $\lVert \Phi - \Phi' \rVert_F^2 \ge \sum_{k > n}
 # \sigma_k(H_t)^2$ for every $t$ (Eckart-Young). Return the best of these lower bounds.
+
+# %% [markdown] tags=["hints"]
+# - For every token the bound is the root of the sum of the squares after the first $n$ values.
+# - `measures.hankel_singular_values(map)` has a row for every token; take the largest bound.
 
 
 # %% tags=["solution"]
@@ -274,7 +303,7 @@ bound = lower_bound(head, 4)
 best = float(dsf.reduce(head, order=4).error)
 assert bound <= best, f"your bound {bound:.3f} is above an error that is reached, {best:.3f}"
 assert bound > 0.05 * head.norm(), f"{bound:.3f} does not exclude five per cent"
-assert lower_bound(head, 31) == 0, "with as many states as tokens nothing is excluded"
+assert close(lower_bound(head, 31), 0), "with as many states as tokens nothing is excluded"
 print(f"exercise 3: right, every four-state system is off by at least {bound / head.norm():.0%}")
 
 # %% [markdown]

@@ -25,6 +25,7 @@ import torch
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -212,6 +213,10 @@ print("negative share:", measures.negative_share(system).item())
 #
 # **1.** Row sums without a map. Each channel's weights sum to $1 - \prod_{j \le t} \alpha_j$.
 
+# %% [markdown] tags=["hints"]
+# - What has been written and not yet lost is $1 - \prod \alpha$ in every channel.
+# - `decay.cumprod(dim=0)` has the products; multiply by the query and sum over the channels.
+
 
 # %% tags=["solution"]
 def row_sums(query, decay):
@@ -223,13 +228,19 @@ def row_sums(query, decay):
 found = row_sums(metala.query, sampled)
 expected = measures.row_sums(system)
 assert found.shape == expected.shape, f"needs {tuple(expected.shape)}, not {tuple(found.shape)}"
-assert torch.allclose(found[0], expected[0]), "the first row has one entry: q.(1 - alpha)"
-assert torch.allclose(found, expected), "the first row is right, later ones are not"
+assert close(found[0], expected[0]), "the first row has one entry: q.(1 - alpha)"
+assert close(found, expected), "the first row is right, later ones are not"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Write the hold-then-erase construction: keys and decays that make a causal map with $q =
 # 1$.
+
+# %% [markdown] tags=["hints"]
+# - Channel $c$ belongs to token $c$: it holds a weight while $i = c$ and erases it afterwards.
+# - What a key adds at channel $c$ is the difference of rows $c$ and $c + 1$ of the map, since
+#   later channels hold the rest.
+# - The decay of channel $c$ is 0 at token $c + 1$ and 1 everywhere else.
 
 
 # %% tags=["solution"]
@@ -248,8 +259,7 @@ key, decays = hold_then_erase(target)
 assert key.shape == decays.shape == (16, 16), "one channel for each of the 16 tokens"
 assert key.abs().max() <= 1, "differences of probabilities stay within one"
 built = dsf.System.from_write_and_read(dsf.transition.Diagonal(decays), key, torch.ones(16, 16))
-apart = measures.largest_difference(dsf.attention_map(built), target).item()
-assert apart < 1e-12, f"your map is off by {apart:.2g}"
+assert close(dsf.attention_map(built), target), "your system has another map"
 print("exercise 2: right")
 
 # %% [markdown]
@@ -257,6 +267,10 @@ print("exercise 2: right")
 # How large does the key of the first token get when it is to receive weight $p$ at token $t$? At
 # which length $t$ does that overflow float16 (largest number 65504) for $\alpha = 0.9$ and $p =
 # 0.1$?
+
+# %% [markdown] tags=["hints"]
+# - Between token 1 and token $t$ there are $t - 1$ decays to make up for.
+# - $k_1 = p\, \alpha^{-(t - 1)}$; count lengths up until it is above the largest number.
 
 
 # %% tags=["solution"]
@@ -276,7 +290,7 @@ def overflow_length(weight, decay, largest=65504.0):
 # %% tags=["check"]
 key_ = loudest_key(0.1, 0.9, 30)
 kept = key_ * 0.9**29
-assert abs(kept - 0.1) < 1e-12, f"after 29 decays {kept:.3g} is left of your key, not 0.1"
+assert close(kept, 0.1), "what is left of your key after 29 decays"
 length = overflow_length(0.1, 0.9)
 assert loudest_key(0.1, 0.9, length) > 65504 >= loudest_key(0.1, 0.9, length - 1)
 assert overflow_length(0.1, 0.99) > 5 * length, "slower decays overflow much later"

@@ -24,6 +24,7 @@ from torch import nn
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 from dsf.models import folder, recall
 
 transformers.logging.set_verbosity_error()
@@ -100,6 +101,19 @@ plot.heat_maps(
     tokens=words[0],
 )
 plt.show()
+
+# %% [markdown]
+# All maps of a model at once: the viewer of the report as a widget. Click a map, move the cell with the
+# arrow keys, press `/` and look for a token.
+
+# %%
+dsf.view(read["qwen3_next"])
+
+# %% [markdown]
+# Which A, B, C and D make such maps? The gated delta rule with sliders:
+
+# %%
+dsf.playground("gated_delta_net", decay=0.8)
 
 # %% [markdown]
 # ## Measure
@@ -232,6 +246,10 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 # inspection whose rows put the largest mean share of their absolute weight on their last four
 # tokens (over samples and rows).
 
+# %% [markdown] tags=["hints"]
+# - `measures.window_mass(layer.map(), width=4)` has the axes sample, head, row.
+# - Average over rows and samples, then take the head with the largest number over all layers.
+
 
 # %% tags=["solution"]
 def most_local(inspection):
@@ -260,6 +278,10 @@ print(f"exercise 1: right, layer {number}, head {head}: {top:.0%} on four tokens
 # if token `j` had written nothing? (A question about the system with its coefficients frozen; the
 # model itself might react otherwise.)
 
+# %% [markdown] tags=["hints"]
+# - A value of zero adds nothing. Do not change the tensor that you were given.
+# - `clone()` it, set row `j` to zero, multiply by the map.
+
 
 # %% tags=["solution"]
 def without_token(map, value, j):
@@ -275,15 +297,19 @@ one, values = reader.map()[0, 0], reader.signal[0, 0].squeeze(-2)
 full = one @ values
 changed = without_token(one, values, 3)
 assert torch.equal(values, reader.signal[0, 0].squeeze(-2)), "you changed the values themselves"
-assert torch.allclose(changed[:3], full[:3]), "tokens before the third cannot notice"
-assert torch.allclose(full - changed, one[:, 3:4] * values[3]), (
-    "what is missing is column j times v_j"
-)
+assert close(changed[:3], full[:3]), "tokens before the third cannot notice"
+assert close(full - changed, one[:, 3:4] * values[3]), "what is missing is column j times v_j"
 print("exercise 2: right")
 
 # %% [markdown]
 # **3.** Read a module of your own. Write the mixer of `Decaying` for an input, as a function, so
 # that its response is the module's output for *any* weights and input.
+
+# %% [markdown] tags=["hints"]
+# - The four coefficients are in `forward`: which line computes query, key, value, decay?
+# - The decay of the module is a sigmoid; `log_decay` is its logarithm,
+#   `nn.functional.logsigmoid`.
+# - It needs one axis less than the projection has: `squeeze(-1)`.
 
 
 # %% tags=["solution"]
@@ -304,8 +330,7 @@ for seed in range(3):
     given = torch.randn(1, 9, 5, dtype=torch.float64)
     yours = mixer_of(module, given)
     answer = dsf.respond(yours.system(), yours.signal()).squeeze(-2)
-    apart = (answer - module(given)).abs().max().item()
-    assert apart < 1e-12, f"seed {seed}: your mixer is off by {apart:.2g}"
+    assert close(answer, module(given)), f"the response of your mixer, seed {seed}"
 print("exercise 3: right")
 
 # %% [markdown]

@@ -13,6 +13,7 @@ import transformers
 
 import dsf
 from dsf.edits import Ablate, Cut, Forget, StateFrom
+from dsf.exercises import close
 from dsf.loading import load_model
 from dsf.models import folder, recall
 
@@ -114,6 +115,10 @@ for edit, effect in zip(heads, effects[:, 0].tolist(), strict=True):
 #
 # **1.** Write the edit after which token `place` reads nothing but itself in every layer.
 
+# %% [markdown] tags=["hints"]
+# - An edit for all layers names them `"*"`.
+# - `Cut` takes the tokens that are written and those that are read: every token before `place`.
+
 
 # %% tags=["solution"]
 def blind(place):
@@ -126,12 +131,16 @@ result = dsf.intervene(llama, edits=[blind(asked[0])], input_ids=ids[:1])
 assert torch.equal(result.output[:, : asked[0]], result.clean[:, : asked[0]]), (
     "tokens before it should not notice"
 )
-assert not torch.allclose(result.output[0, asked[0]], result.clean[0, asked[0]]), "nothing is cut"
+assert not close(result.output[0, asked[0]], result.clean[0, asked[0]]), "nothing is cut"
 assert result.output[0, asked[0]].argmax() != answers[0], "it still knows the answer"
 print("exercise 1: right")
 
 # %% [markdown]
 # **2.** Share against effect. For one edit, return the effect on the logit of `target` at `place`.
+
+# %% [markdown] tags=["hints"]
+# - `dsf.intervene` runs the model with and without the edits.
+# - Its result has `effect(target, position=...)`; one number comes out with `.item()`.
 
 
 # %% tags=["solution"]
@@ -152,6 +161,10 @@ print(f"exercise 2: right; the edge's share is {edge:.2f}, the effect of cutting
 
 # %% [markdown]
 # **3.** Edits are data. Return an edit as text that a file can hold, and the edit from such a text.
+
+# %% [markdown] tags=["hints"]
+# - Edits have `to_json()`, and `dsf.edits.from_json` makes them again.
+# - `json.dumps` and `json.loads` are between those and a string.
 
 
 # %% tags=["solution"]

@@ -9,7 +9,8 @@
 # and to find heads that continue what they have read before: *induction heads*.
 #
 # The file is not part of the package. In a checkout, `make pretrained` fetches it together with other
-# trained models (250 MB), and `python tests/pretrained/fetch.py smollm2` fetches it alone.
+# trained models (250 MB), and `python tests/pretrained/fetch.py smollm2` fetches it alone. Without it
+# the notebook runs on a small model of the package, and says so.
 
 # %%
 import os
@@ -21,17 +22,22 @@ import transformers
 
 import dsf
 from dsf import measures, plot
+from dsf.exercises import close
 from dsf.loading import load_model, token_texts
+from dsf.models import folder
 
 transformers.logging.set_verbosity_error()
 here = Path.cwd()
 kept = [Path(os.environ.get("DSF_PRETRAINED", here / ".pretrained"))]
 kept += [parent / ".pretrained" for parent in here.parents]
 found = [place / "smollm2" for place in kept if (place / "smollm2").is_dir()]
-if not found:
-    raise FileNotFoundError(
-        "This notebook reads a trained model that is not here yet (98 MB). In the checkout of dsf run "
-        "'python tests/pretrained/fetch.py smollm2', then run this cell again."
+real = bool(found)
+if not real:
+    print(
+        "SmolLM2 is not here, so a small model of the package takes its place, and says less: what is "
+        "written below about sinks and induction is not true of it.\n"
+        "For the real one (98 MB): 'python tests/pretrained/fetch.py smollm2' in the checkout of dsf, "
+        "then Run All again."
     )
 
 # %% [markdown]
@@ -41,7 +47,7 @@ if not found:
 # are expanded to float32. The model has been rounded, but it still knows where it is:
 
 # %%
-loaded = load_model(found[0])
+loaded = load_model(found[0] if real else folder("text_llama"))
 print(loaded.notes)
 prompt = loaded.tokenizer("The capital of France is", return_tensors="pt")
 with torch.no_grad():
@@ -49,7 +55,7 @@ with torch.no_grad():
 shares, likeliest = scores.softmax(dim=-1).topk(4)
 for token, share in zip(token_texts(loaded.tokenizer, likeliest.tolist()), shares, strict=True):
     print(f"{token!r:10} {share:.0%}")
-assert loaded.tokenizer.decode(likeliest[0]) == " Paris"
+assert not real or loaded.tokenizer.decode(likeliest[0]) == " Paris"
 
 # %% [markdown]
 # Now a text that says everything twice. All 30 layers are rebuilt, and each is compared with its own
@@ -82,8 +88,8 @@ plot.heat_map(sinks, title="share of each head's weight on the first token (laye
 plt.show()
 print(f"{(sinks > 0.3).double().mean():.0%} of all heads rest on the first token")
 print("in the first two layers:", f"{(sinks[:2] > 0.3).double().mean():.0%}")
-assert (sinks[:2] < 0.3).all()
-assert (sinks > 0.3).double().mean() > 0.4
+assert not real or (sinks[:2] < 0.3).all()
+assert not real or (sinks > 0.3).double().mean() > 0.4
 
 # %% [markdown]
 # The text was read from left to right with weights that cannot be negative and sum to one:
@@ -106,8 +112,8 @@ for certificate in (
 # %% tags=["refuted"]
 certificate = dsf.certify.row_sums(resting[1:, 1:], tolerance=0.5)
 print(certificate)
-print("witness:", dict(certificate.witness))
-assert certificate.verdict is dsf.Verdict.REFUTED
+print("witness:", dict(certificate.witness or {}))
+assert not real or certificate.verdict is dsf.Verdict.REFUTED
 
 # %% [markdown]
 # ## One token back, and once before
@@ -122,13 +128,19 @@ layer, head = divmod(int(before.argmax()), before.shape[1])
 print(f"layer {layer}, head {head}: {before[layer, head]:.0%} of its weight on the token before")
 plot.heat_map(maps[layer, head], tokens=words, title=f"one token back: layer {layer}, head {head}")
 plt.show()
-assert before.max() > 0.6
+assert not real or before.max() > 0.6
 
 # %% [markdown]
 # ## Exercises
 #
 # **1.** The second time around starts at token `start`; each of its tokens has a twin `period` tokens
 # earlier. Give `period`, from the tokens of the text.
+
+# %% [markdown] tags=["hints"]
+# - Try every period and count how far back from the end tokens agree with those so many places
+#   earlier.
+# - Compare `tokens[-1 - same]` with `tokens[-1 - same - period]` and go back while they agree.
+# - The period with the longest stretch is the answer.
 
 
 # %% tags=["solution"]
@@ -155,6 +167,12 @@ print(f"exercise 1: right, after {period} tokens")
 # **2.** For every head, the mean weight that the queries of the second time put on the token *after*
 # their twin. The twin of query `i` is `i - period`, and the last token has one too.
 
+# %% [markdown] tags=["hints"]
+# - Which queries? The last `period` tokens. Which key does query $i$ ask for?
+# - The token after the twin is `i - period + 1`.
+# - Index rows and columns with two tensors of the same length, then take the mean over the last
+#   axis.
+
 
 # %% tags=["solution"]
 def induction(maps, period):
@@ -166,18 +184,22 @@ def induction(maps, period):
 # %% tags=["check"]
 tiny = torch.zeros(1, 1, 4, 4)
 tiny[0, 0, 2, 1], tiny[0, 0, 3, 2] = 0.5, 0.25
-assert torch.allclose(induction(tiny, 2), torch.tensor([[0.375]])), "not the token after the twin"
+assert close(induction(tiny, 2), torch.tensor([[0.375]])), "not the token after the twin"
 score = induction(maps, period)
 layer, head = divmod(int(score.argmax()), score.shape[1])
 print(f"exercise 2: right, layer {layer}, head {head}: {score.max():.0%}")
 plot.heat_map(maps[layer, head], tokens=words, title=f"induction: layer {layer}, head {head}")
 plt.show()
-assert score.max() > 0.4
+assert not real or score.max() > 0.4
 
 # %% [markdown]
 # **3.** Nothing follows from a high score alone: a head that always looks `period - 1` tokens back
 # would have it too, on any text. Compare with a text that does not repeat itself: the same tokens in
 # another order, `order`, the same for all. Return the score there of the head that won.
+
+# %% [markdown] tags=["hints"]
+# - Run `dsf.inspect` on `ids[:, order]`, for one layer only: `layers=[layer]`.
+# - Take the head with `map()[:, head]` and the score of exercise 2.
 
 
 # %% tags=["solution"]
@@ -190,7 +212,9 @@ def control(model, ids, order, layer, head, period):
 # %% tags=["check"]
 order = torch.randperm(ids.shape[1], generator=torch.Generator().manual_seed(0))
 apart = control(loaded.model, ids, order, layer, head, period)
-assert apart < 0.2 * score.max(), f"{apart:.3f} without repetition: were the tokens reordered?"
+assert not real or apart < 0.2 * score.max(), (
+    f"{apart:.3f} without repetition: were the tokens reordered?"
+)
 print(f"exercise 3: right, {score.max():.0%} with repetition, {apart:.1%} without")
 
 # %% [markdown]

@@ -1,15 +1,28 @@
-"""The notebooks for readers, from the scripts beside this one.
+"""The notebooks of students and of teachers, from the scripts beside this one.
 
     python notebooks/make_notebooks.py
 
-A script ``NN_title.py`` holds the solutions and runs as it is. The notebook of the same name gets
-every cell tagged ``solution`` with its bodies taken out, and no outputs. Cells tagged ``check``
-say what is wrong with an answer. Cell ids follow from the text, so making the notebooks again
-changes nothing.
+A script ``NN_title.py`` holds everything once and runs as it is. ``teachers/NN_title.ipynb`` is the
+same as a notebook; in ``students/NN_title.ipynb`` every cell tagged ``solution`` has its bodies
+taken out. What the tags of cells mean:
+
+``solution``: functions that a student writes.
+
+``check``: assertions about an answer. In both notebooks they run inside ``dsf.exercises.exercise``,
+so that an open exercise is told and stops nothing.
+
+``hints``: a list, from a nudge to nearly the line of code. In both notebooks its items are closed
+until they are clicked.
+
+``proved``, ``refuted``: cells with a verdict.
+
+No notebook has outputs. Cell ids follow from the text, so making the notebooks again changes
+nothing.
 """
 
 import ast
 import hashlib
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -40,13 +53,48 @@ def solved(script: Path) -> NotebookNode:
     return _plain(read.cells)
 
 
-def exercises(notebook: NotebookNode) -> NotebookNode:
-    """The same notebook with every solution to be written."""
-    cells = []
+def for_teachers(notebook: NotebookNode) -> NotebookNode:
+    """The notebook with closed hints, and checks that stop nothing."""
+    cells, checks = [], 0
     for cell in notebook.cells:
+        source = cell.source
+        if "check" in tags(cell):
+            checks += 1
+            source = soft(source, checks)
+        elif "hints" in tags(cell):
+            source = closed(source)
+        cells.append(nbformat.from_dict({**cell, "source": source}))
+    return _plain(cells)
+
+
+def for_students(notebook: NotebookNode) -> NotebookNode:
+    """The notebook of teachers with every solution to be written."""
+    cells = []
+    for cell in for_teachers(notebook).cells:
         source = unsolved(cell.source) if "solution" in tags(cell) else cell.source
-        cells.append({**cell, "source": source})
-    return _plain([nbformat.from_dict(cell) for cell in cells])
+        cells.append(nbformat.from_dict({**cell, "source": source}))
+    return _plain(cells)
+
+
+def soft(check: str, number: int) -> str:
+    """The check inside ``exercise``."""
+    body = textwrap.indent(check, "    ")
+    return f"from dsf.exercises import exercise\n\nwith exercise({number}):\n{body}"
+
+
+def closed(hints: str) -> str:
+    """A list of hints, each to be opened by a click.
+
+    Raises:
+        ValueError: if there are fewer than two hints.
+    """
+    items = [" ".join(item.split()) for item in hints.removeprefix("- ").split("\n- ")]
+    if len(items) < 2:
+        raise ValueError(f"closed: graded hints are at least two, but this is '{hints}'.")
+    return "\n\n".join(
+        f"<details><summary>Hint {number}</summary>\n\n{item}\n\n</details>"
+        for number, item in enumerate(items, 1)
+    )
 
 
 def unsolved(source: str) -> str:
@@ -96,14 +144,24 @@ def _text(source: str, **parts: object) -> NotebookNode:
     return nbformat.v4.new_markdown_cell(source, **parts)
 
 
-def written(script: Path) -> str:
-    """The text of the notebook file that belongs to ``script``."""
-    return nbformat.writes(exercises(solved(script))) + "\n"
+KINDS = {"students": for_students, "teachers": for_teachers}
+
+
+def place(script: Path, kind: str) -> Path:
+    """Where the notebook of ``script`` lies for these readers."""
+    return HERE / kind / f"{script.stem}.ipynb"
+
+
+def written(script: Path, kind: str) -> str:
+    """The text of that notebook."""
+    return nbformat.writes(KINDS[kind](solved(script))) + "\n"
 
 
 def main() -> None:
-    for script in scripts():
-        script.with_suffix(".ipynb").write_text(written(script), encoding="utf-8")
+    for kind in KINDS:
+        (HERE / kind).mkdir(exist_ok=True)
+        for script in scripts():
+            place(script, kind).write_text(written(script, kind), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,17 @@ PACKAGE = ROOT / "dsf"
 
 # Lowest first. Packages of one layer do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("shapes", "kernels", "saving", "threads", "moved", "distribution", "edits", "number_types"),
+    (
+        "shapes",
+        "kernels",
+        "saving",
+        "threads",
+        "moved",
+        "distribution",
+        "edits",
+        "exercises",
+        "number_types",
+    ),
     ("transition",),
     ("coefficient",),
     ("system", "solve"),

@@ -19,7 +19,8 @@ def sources() -> dict[Path, Path]:
         for path in sorted(ROOT.glob("experiments/*/*.md"))
     }
     found |= {
-        path: Path("notebooks") / path.name for path in sorted(ROOT.glob("notebooks/*.ipynb"))
+        path: Path("notebooks") / path.name
+        for path in sorted(ROOT.glob("notebooks/students/*.ipynb"))
     }
     return found
 
@@ -50,14 +51,15 @@ def pages() -> Iterator[tuple[str, str | bytes]]:
 LISTS = {
     "notebooks": """# Notebooks
 
-A course about sequence models, for one term. Every notebook runs in less than a minute and
-downloads nothing. Each has three exercises, with cells that say what is wrong with an answer. To
-work through them:
+A course about sequence models, for one term: [](../../syllabus.md) plans it. Every notebook runs in
+less than a minute and, but for the last one, downloads nothing. Each has three exercises, with
+graded hints and cells that say what is wrong with an answer. To work through them:
 
     pip install ".[hf,proof,notebooks]"
-    jupyter lab notebooks
+    jupyter lab notebooks/students
 
-On these pages the notebooks are shown without results, as students get them.
+Solutions are in `notebooks/teachers`. On these pages the notebooks are shown as students get them,
+with their results where the site was built with `make docs`.
 """,
     "experiments": """# Experiments
 

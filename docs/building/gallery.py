@@ -1,6 +1,7 @@
 """The gallery: every architecture with its equation, its system, its map and its spectrum."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from importlib import import_module
@@ -23,6 +24,88 @@ FORMS = {
     transition.ScaledIdentity: "a number times the identity",
     transition.Shift: "shift register",
 }
+KINDS = {
+    "Softmax attention": (
+        "SoftmaxAttention",
+        "ForgettingAttention",
+        "PathAttention",
+        "StickBreakingAttention",
+        "DeltaFormer",
+    ),
+    "Linear attention": (
+        "LinearAttention",
+        "NormalisedAttention",
+        "InLineAttention",
+        "ZeroSumAttention",
+        "ZeroSumSoftmaxAttention",
+        "MetaLinearAttention",
+    ),
+    "Decays and slots": (
+        "Retention",
+        "ScalarGatedAttention",
+        "LogLinearAttention",
+        "GatedLinearAttention",
+        "HGRN",
+        "HGRN2",
+        "GatedSlotAttention",
+        "BoundedMemoryAttention",
+        "MesaNet",
+        "MLSTM",
+        "RWKV4",
+        "RWKV6",
+    ),
+    "Delta rules": (
+        "RWKV7",
+        "DeltaNet",
+        "GatedDeltaNet",
+        "Comba",
+        "KimiDeltaAttention",
+        "GatedDeltaNet2",
+        "PreconditionedDeltaNet",
+        "MomentumDeltaNet",
+        "GatedDeltaProduct",
+    ),
+    "State spaces": (
+        "S4",
+        "DiagonalStateSpace",
+        "S5",
+        "LRU",
+        "SelectiveStateSpace",
+        "StateSpaceDuality",
+        "Mamba3",
+        "ShortConvolution",
+    ),
+    "Recurrent networks": ("RGLRU", "QuasiLSTM", "MinGRU", "MinLSTM", "LSTM", "GRU", "ElmanRNN"),
+}
+"""By what their state does; a test keeps it complete."""
+CALLED = {
+    "SoftmaxAttention": "transformer GPT Llama BERT multi-head self-attention",
+    "Retention": "RetNet",
+    "GatedLinearAttention": "GLA",
+    "ScalarGatedAttention": "simple GLA lightning attention",
+    "LinearAttention": "linear transformer Performer Based ReBased",
+    "ForgettingAttention": "forgetting transformer FoX",
+    "GatedSlotAttention": "GSA",
+    "BoundedMemoryAttention": "ABC",
+    "MLSTM": "xLSTM",
+    "MetaLinearAttention": "MetaLA",
+    "InLineAttention": "InLine",
+    "ZeroSumAttention": "ZeroS",
+    "KimiDeltaAttention": "Kimi Linear KDA",
+    "GatedDeltaNet": "Qwen3-Next gated delta rule",
+    "DeltaNet": "delta rule fast weights",
+    "SelectiveStateSpace": "Mamba Mamba-1 S6 selective scan SSM falcon-mamba jamba",
+    "StateSpaceDuality": "Mamba-2 Mamba2 SSD SSM",
+    "DiagonalStateSpace": "S4D SSM",
+    "LRU": "linear recurrent unit",
+    "RGLRU": "Griffin RecurrentGemma Hawk",
+    "RWKV4": "RWKV Raven",
+    "RWKV6": "RWKV Finch Eagle",
+    "RWKV7": "RWKV Goose",
+    "ShortConvolution": "LFM2 Hyena causal convolution",
+    "ElmanRNN": "vanilla RNN",
+}
+"""Words by which people look for an architecture."""
 INDEX = """# Gallery of architectures
 
 Every architecture of `dsf.mixers.ALL`, with its equation, its system, its attention map, and how
@@ -30,13 +113,16 @@ many states the map needs. All pages and pictures are made by the library from o
 of {steps} tokens: they show what an architecture *can* do, not what training makes of it.
 
 In a map, rows are [queries and columns are keys](../../glossary.md#query-and-key); blue weights are
-negative, white ones are zero, orange ones are positive.
+negative, white ones are zero, orange ones are positive. In the [playground](../../playground.md)
+thirteen of them have sliders.
 
-:::{{container}} tiles
+{groups}
 
-{tiles}
+## Timeline
 
-:::
+By the year of the publication that a page names as its source.
+
+{timeline}
 
 ```{{toctree}}
 :hidden:
@@ -44,8 +130,20 @@ negative, white ones are zero, orange ones are positive.
 {names}
 ```
 """
-TILE = "[![Map of {name}]({page}-tile.png) {name}]({page}.md)"
-PAGE = """# {name}
+GROUP = """## {kind}
+
+:::{{container}} tiles
+
+{tiles}
+
+:::
+"""
+TILE = "[![Map of {name}]({page}-tile.png) {name} {year}]({page}.md)"
+PAGE = """---
+html_meta:
+  keywords: {keywords}
+---
+# {name}
 
 {words}
 
@@ -84,14 +182,64 @@ map = dsf.attention_map(mixer.system())
 def pages() -> Iterator[tuple[str, str | bytes]]:
     """The index, one page and two pictures for every mixer."""
     names = {kind: kind.__module__.rpartition(".")[2] for kind in dsf.mixers.ALL}
-    tiles = "\n\n".join(TILE.format(page=page, name=kind.__name__) for kind, page in names.items())
-    index = INDEX.format(steps=STEPS, tiles=tiles, names="\n".join(names.values()))
+    index = INDEX.format(
+        steps=STEPS,
+        groups="\n".join(_group(kind, names) for kind in KINDS),
+        timeline="\n".join(_timeline(names)),
+        names="\n".join(names.values()),
+    )
     yield "gallery/index.md", index
     for kind, page in names.items():
         mixer = drawn(kind)
         yield f"gallery/{page}.md", page_of(mixer, page)
         yield f"gallery/{page}.png", overview(mixer.system())
         yield f"gallery/{page}-tile.png", tile(mixer.system())
+
+
+def year_of(kind: type[Mixer]) -> int:
+    """The year of the publication that the module of a mixer names first as its source; else that of the
+    preprint.
+
+    Raises:
+        ValueError: if it names none.
+    """
+    words = import_module(kind.__module__).__doc__ or ""
+    found = re.search(r"Source: .*?\b((?:19|20)\d\d)\b(?!\.)", words, re.DOTALL)
+    preprint = re.match(r"arXiv:(\d\d)", kind.source)
+    if found is None and preprint is None:
+        raise ValueError(f"year_of: {kind.__module__} has no 'Source:' with a year.")
+    return int(found[1]) if found else 2000 + int(preprint[1])
+
+
+def _group(group: str, names: dict[type[Mixer], str]) -> str:
+    """The tiles of one kind, by year."""
+    found = sorted((kind for kind in names if kind.__name__ in KINDS[group]), key=year_of)
+    tiles = (
+        TILE.format(page=names[kind], name=kind.__name__, year=year_of(kind)) for kind in found
+    )
+    return GROUP.format(kind=group, tiles="\n\n".join(tiles))
+
+
+def _timeline(names: dict[type[Mixer], str]) -> Iterator[str]:
+    """A row for every year, a column for every kind."""
+    yield f"| year | {' | '.join(KINDS)} |"
+    yield f"|---|{'---|' * len(KINDS)}"
+    for year in sorted({year_of(kind) for kind in names}):
+        cells = (
+            ", ".join(
+                f"[{kind.__name__}]({page}.md)"
+                for kind, page in names.items()
+                if kind.__name__ in listed and year_of(kind) == year
+            )
+            for listed in KINDS.values()
+        )
+        yield f"| {year} | {' | '.join(cells)} |"
+
+
+def _keywords(name: str) -> str:
+    return (
+        f"attention map of {name} {CALLED.get(name, '')} hidden implicit attention matrix".strip()
+    )
 
 
 def drawn(kind: type[Mixer]) -> Mixer:
@@ -104,6 +252,7 @@ def page_of(mixer: Mixer, page: str) -> str:
     kind = type(mixer)
     return PAGE.format(
         name=kind.__name__,
+        keywords=_keywords(kind.__name__),
         page=page,
         steps=STEPS,
         words=markdown(paragraphs(import_module(kind.__module__))),

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from docs.building.formulas import formulas
+
 PREPRINT = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 ROLE = re.compile(r":math:`([^`]*)`")
 
@@ -25,7 +27,7 @@ def markdown(parts: list[str]) -> str:
 def _written(parts: list[str]) -> Iterator[str]:
     for part in parts:
         if part.startswith("    "):
-            yield f"```text\n{inspect.cleandoc(part)}\n```"
+            yield from (f"$$\n{formula}\n$$" for formula in formulas(part))
         else:
             yield linked(part)
 

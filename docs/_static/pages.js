@@ -1,0 +1,12 @@
+// What is wider than the page scrolls inside itself: keys reach it, and it has a name.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const box of document.querySelectorAll(".table-wrapper, .math-block, .cell_output .output, pre")) {
+    if (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight) continue;
+    box.tabIndex = 0;
+    if (!box.matches(".table-wrapper")) continue;
+    box.setAttribute("role", "region");
+    const heading = box.closest("section")?.querySelector("h1, h2, h3");
+    const name = heading?.firstChild?.textContent.trim() || "Table";
+    box.setAttribute("aria-label", `${name}: a table that scrolls`);
+  }
+});
