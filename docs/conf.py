@@ -1,10 +1,13 @@
 """How Sphinx builds these pages: ``make docs``. What is generated is made by ``docs/building``."""
 
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is no warning of ours
 
 import dsf  # noqa: E402
 

@@ -38,7 +38,7 @@ def latex(text: str) -> str:
     text = _roots(text)
     text = re.sub(r"_([A-Za-z0-9]+)", r"_{\1}", text)
     text = re.sub(r"\^(\((?:[^()]|\([^()]*\))*\))", r"^{\1}", text)
-    text = re.sub(r"(?<=[\w})ᵀ])\.(?=[\w(])", lambda _: keep(r"\cdot "), text)
+    text = re.sub(r"(?<![\d .])\.(?=[^\W\d]|\()", lambda _: keep(r"\cdot "), text)
     text = re.sub(r"_\{[A-Za-z0-9]+\}", lambda found: keep(found[0]), text)
     text = WORDS.sub(lambda found: keep(_worded(found[0])), text)
     for symbol, command in SYMBOLS.items():

@@ -79,30 +79,30 @@ KINDS = {
 }
 """By what their state does; a test keeps it complete."""
 CALLED = {
-    "SoftmaxAttention": "transformer GPT Llama BERT multi-head self-attention",
+    "SoftmaxAttention": "transformer, GPT, Llama, BERT, self-attention",
     "Retention": "RetNet",
     "GatedLinearAttention": "GLA",
-    "ScalarGatedAttention": "simple GLA lightning attention",
-    "LinearAttention": "linear transformer Performer Based ReBased",
-    "ForgettingAttention": "forgetting transformer FoX",
+    "ScalarGatedAttention": "simple GLA, lightning attention",
+    "LinearAttention": "linear transformer, Performer, Based, ReBased",
+    "ForgettingAttention": "forgetting transformer, FoX",
     "GatedSlotAttention": "GSA",
     "BoundedMemoryAttention": "ABC",
     "MLSTM": "xLSTM",
     "MetaLinearAttention": "MetaLA",
     "InLineAttention": "InLine",
     "ZeroSumAttention": "ZeroS",
-    "KimiDeltaAttention": "Kimi Linear KDA",
-    "GatedDeltaNet": "Qwen3-Next gated delta rule",
-    "DeltaNet": "delta rule fast weights",
-    "SelectiveStateSpace": "Mamba Mamba-1 S6 selective scan SSM falcon-mamba jamba",
-    "StateSpaceDuality": "Mamba-2 Mamba2 SSD SSM",
-    "DiagonalStateSpace": "S4D SSM",
+    "KimiDeltaAttention": "Kimi Linear, KDA",
+    "GatedDeltaNet": "Qwen3-Next, gated delta rule",
+    "DeltaNet": "delta rule, fast weights",
+    "SelectiveStateSpace": "Mamba, Mamba-1, S6, selective scan, SSM",
+    "StateSpaceDuality": "Mamba-2, Mamba2, SSD",
+    "DiagonalStateSpace": "S4D",
     "LRU": "linear recurrent unit",
-    "RGLRU": "Griffin RecurrentGemma Hawk",
-    "RWKV4": "RWKV Raven",
-    "RWKV6": "RWKV Finch Eagle",
-    "RWKV7": "RWKV Goose",
-    "ShortConvolution": "LFM2 Hyena causal convolution",
+    "RGLRU": "Griffin, RecurrentGemma, Hawk",
+    "RWKV4": "RWKV-4",
+    "RWKV6": "RWKV-6, Finch",
+    "RWKV7": "RWKV-7, Goose",
+    "ShortConvolution": "LFM2, causal convolution",
     "ElmanRNN": "vanilla RNN",
 }
 """Words by which people look for an architecture."""
@@ -139,11 +139,10 @@ GROUP = """## {kind}
 :::
 """
 TILE = "[![Map of {name}]({page}-tile.png) {name} {year}]({page}.md)"
-PAGE = """---
-html_meta:
-  keywords: {keywords}
----
-# {name}
+PAGE = """# {name}
+
+```{{index}} {entries}
+```
 
 {words}
 
@@ -197,8 +196,9 @@ def pages() -> Iterator[tuple[str, str | bytes]]:
 
 
 def year_of(kind: type[Mixer]) -> int:
-    """The year of the publication that the module of a mixer names first as its source; else that of the
-    preprint.
+    """The year of the publication that the module of a mixer names first as its source.
+
+    That of the preprint where no other is named.
 
     Raises:
         ValueError: if it names none.
@@ -236,10 +236,10 @@ def _timeline(names: dict[type[Mixer], str]) -> Iterator[str]:
         yield f"| {year} | {' | '.join(cells)} |"
 
 
-def _keywords(name: str) -> str:
-    return (
-        f"attention map of {name} {CALLED.get(name, '')} hidden implicit attention matrix".strip()
-    )
+def _entries(name: str) -> str:
+    """What the index, and so the search, finds a page by."""
+    words = [name, *filter(None, CALLED.get(name, "").split(", "))]
+    return ", ".join([*words[1:], *(f"attention map of {word}" for word in words)])
 
 
 def drawn(kind: type[Mixer]) -> Mixer:
@@ -252,7 +252,7 @@ def page_of(mixer: Mixer, page: str) -> str:
     kind = type(mixer)
     return PAGE.format(
         name=kind.__name__,
-        keywords=_keywords(kind.__name__),
+        entries=_entries(kind.__name__),
         page=page,
         steps=STEPS,
         words=markdown(paragraphs(import_module(kind.__module__))),

@@ -21,7 +21,7 @@ def overview(system: dsf.System) -> bytes:
     plot.heat_map(one(dsf.attention_map(system)), axes=left)
     values = measures.hankel_singular_values(system, positions=[system.steps // 2 - 1])
     plot.spectrum(first(values, 1), axes=right, title="Past to future")
-    return _file(right.figure)
+    return file_of(right.figure)
 
 
 def tile(system: dsf.System) -> bytes:
@@ -29,7 +29,7 @@ def tile(system: dsf.System) -> bytes:
     figure = plt.figure(figsize=(1.5, 1.5))
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
     draw_map(axes, one(dsf.attention_map(system)), title="")
-    return _file(figure)
+    return file_of(figure)
 
 
 def one(maps: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,8 @@ def first(numbers: torch.Tensor, axes: int) -> torch.Tensor:
     return numbers.flatten(0, -axes - 1)[0] if numbers.ndim > axes else numbers
 
 
-def _file(figure: Figure) -> bytes:
+def file_of(figure: Figure) -> bytes:
+    """The bytes of a picture."""
     kept = BytesIO()
     figure.savefig(kept, dpi=DPI, metadata={"Software": None})
     plt.close(figure)

@@ -1,6 +1,8 @@
 """Every built page in a real browser, wide and narrow: no error, no request, nothing sticks out."""
 
+import os
 import shutil
+from urllib.parse import quote
 
 import pytest
 
@@ -45,8 +47,81 @@ def visit(chromium):
     tab.close()
 
 
+SEEN = (
+    "index.html",
+    "playground.html",
+    "syllabus.html",
+    "comparison.html",
+    "concepts/gauge.html",
+    "claims.html",
+    "_generated/gallery/index.html",
+    "_generated/gallery/selective_state_space.html",
+    "_generated/notebooks/07_delta_rules.html",
+    "_generated/measures.html",
+)
+"""Pages of every kind; with DSF_EVERY_PAGE=1 all of them are looked at."""
+
+
 def _foreign(url):
     return not url.startswith(("file:", "data:"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_read_the_pages(site, chromium, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    tab = chromium.new_page(viewport=NARROW if scheme == "dark" else WIDE, color_scheme=scheme)
+    every = os.environ.get("DSF_EVERY_PAGE")
+    pages = sorted(site.rglob("*.html")) if every else [site / name for name in SEEN]
+    found = {}
+    for page in pages:
+        tab.goto(page.as_uri())
+        bad = axe.run(tab).response["violations"]
+        wrong = [
+            (each["id"], [node["html"][:160] for node in each["nodes"]][:3])
+            for each in bad
+            if each["impact"] in ("serious", "critical")
+        ]
+        if wrong:
+            found[str(page.relative_to(site))] = wrong
+    tab.close()
+    assert found == {}
+
+
+def test_words_that_people_use_find_their_page(site, chromium):
+    tab = chromium.new_page()
+    for words, wanted in (
+        ("attention map of Mamba", "SelectiveStateSpace"),
+        ("RetNet", "Retention"),
+        ("ZeroS", "ZeroSumAttention"),
+    ):
+        tab.goto(f"{(site / 'search.html').as_uri()}?q={quote(words)}")
+        tab.wait_for_selector("#search-results li a")
+        told = tab.locator("#search-results li a").all_text_contents()
+        assert any(wanted in text for text in told[:6]), (words, told[:6])
+    tab.close()
+
+
+def test_a_wide_table_scrolls_within_the_window(site, chromium):
+    """Both scroll bars of a long table, and its head, stay in view; keys reach it."""
+    tab = chromium.new_page(viewport=NARROW)
+    tab.goto((site / "claims.html").as_uri())
+    box = tab.locator(".table-wrapper[tabindex='0']").first
+    box.scroll_into_view_if_needed()
+    assert box.bounding_box()["height"] <= NARROW["height"]
+    box.evaluate("(each) => each.scrollTo(60, 300)")
+    head = box.locator("thead th").first.bounding_box()
+    assert abs(head["y"] - box.bounding_box()["y"]) < 6
+    assert "scrolls" in box.get_attribute("aria-label")
+    tab.close()
+
+
+def test_the_front_page_shows_a_live_report(site, chromium):
+    tab = chromium.new_page(viewport=WIDE)
+    tab.goto((site / "index.html").as_uri())
+    frame = tab.frame_locator("iframe.live")
+    frame.locator("html[data-ready]").wait_for(state="attached")
+    assert frame.locator(".thumb").count() > 3
+    tab.close()
 
 
 def test_every_page_is_well(site, visit):
