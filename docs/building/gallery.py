@@ -239,7 +239,8 @@ def _timeline(names: dict[type[Mixer], str]) -> Iterator[str]:
 def _entries(name: str) -> str:
     """What the index, and so the search, finds a page by."""
     words = [name, *filter(None, CALLED.get(name, "").split(", "))]
-    return ", ".join([*words[1:], *(f"attention map of {word}" for word in words)])
+    found = [*words[1:], *(f"attention map of {word}" for word in words)]
+    return ", ".join(f"!{each}" for each in found)  # main entries are found first
 
 
 def drawn(kind: type[Mixer]) -> Mixer:
