@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "edits",
         "exercises",
         "number_types",
+        "first_use",
     ),
     ("transition",),
     ("coefficient",),

@@ -10,35 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from dsf.cli.threads import ThreadCount, computing, threads_in_use
+from dsf.cli.errors import (
+    BROKEN_PIPE,
+    FAILED,
+    FAULT,
+    INTERRUPTED,
+    LIMIT,
+    USAGE,
+    WELL,
+    code_of,
+    worded,
+)
+from dsf.cli.progress import watching
+from dsf.cli.threads import ThreadCount, check_environment, computing, threads_in_use
+from dsf.report.escaping import escaped
 
-WELL = 0
-FAILED = 1
-"""A layer was not reproduced."""
-USAGE = 2
-"""A wrong call, or input that was refused."""
-LIMIT = 3
-"""A limit was hit, or something is missing on this machine."""
-INTERRUPTED = 130
-BROKEN_PIPE = 141
-
-
-def code_of(error: Exception) -> int | None:
-    """The exit code of an error that a person can act on; None for a fault of the program."""
-    from dsf.evaluate import MapTooLarge
-    from dsf.inspection import InspectionError, ReconstructionError
-    from dsf.loading import LoadError
-
-    if isinstance(error, ReconstructionError):
-        return FAILED
-    if isinstance(error, (InspectionError, LoadError, OSError, ValueError)):
-        return USAGE
-    if isinstance(error, (MapTooLarge, MemoryError)):
-        return LIMIT
-    return None
-
+__all__ = ["FAILED", "LIMIT", "USAGE", "WELL", "Answer", "AsJson", "Quiet", "Verbose", "give"]
 
 SCHEMA_VERSION = 1
+LONGEST = 2000
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
@@ -73,27 +63,30 @@ def give(
     """Do the work, print its answer, leave with its code.
 
     Args:
-        check: looks at the arguments, before anything heavy is imported. What it complains about
-            shows the user's words as ``repr`` does.
+        check: looks at everything that can be told without a model, before anything heavy is
+            imported.
 
     Raises:
         typer.Exit: with the exit code, always.
     """
     try:
+        if threads is None:
+            check_environment()
         if check is not None:
             check()
     except (OSError, ValueError) as error:
-        _tell(command, type(error).__name__, str(error), USAGE, as_json=as_json)
-        raise typer.Exit(USAGE) from None
+        code = code_of(error) if isinstance(error, OSError) else USAGE
+        complain(command, error, code or USAGE, as_json=as_json, verbose=verbose)
+        raise typer.Exit(code or USAGE) from None
     try:
-        with computing(threads) as count:
+        with watching(shown=not (as_json or quiet)), computing(threads) as count:
             answer = work(count)
             used = threads_in_use()
     except Exception as error:
         code = code_of(error)
         if code is None:
             raise
-        _complain(command, error, code, as_json=as_json, verbose=verbose)
+        complain(command, error, code, as_json=as_json, verbose=verbose)
         raise typer.Exit(code) from None
     try:
         if as_json:
@@ -101,27 +94,56 @@ def give(
         elif not quiet:
             answer.show()
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read this is gone; the interpreter must not complain about it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(BROKEN_PIPE) from None
+    except OSError as error:
+        raise typer.Exit(unwritten(command, error)) from None
     raise typer.Exit(answer.code)
 
 
-def _complain(command: str, error: Exception, code: int, *, as_json: bool, verbose: bool) -> None:
-    from dsf.report.escaping import escaped
+def unwritten(command: str, error: OSError) -> int:
+    """The exit code where standard output took no answer; the reason is told, where there is one.
 
-    if verbose:
+    From here on it leads nowhere, so that the interpreter does not complain about it either.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE
+    reason = error.strerror or str(error)
+    print(f"{_title(command)}: the answer could not be written: {reason}.", file=sys.stderr)
+    return LIMIT
+
+
+def complain(
+    command: str, error: BaseException, code: int, *, as_json: bool, verbose: bool = False
+) -> None:
+    """Tell an error: in a sentence, or as the one JSON object."""
+    if verbose or code == FAULT:
         traceback.print_exception(error)
-    kind, words = type(error).__name__, escaped(str(error), most=2000) or "no further word"
-    _tell(command, kind, words, code, as_json=as_json)
+    kind = type(error).__name__
+    words = escaped(worded(error), most=LONGEST) or "no further word"
+    if code == FAULT:
+        words = (
+            f"a fault of dsf itself, not of your call: {kind}: {words} Please report it, with what "
+            'stands above and the output of "dsf doctor --json".'
+        )
+    tell(command, kind, words, code, as_json=as_json)
 
 
-def _tell(command: str, kind: str, words: str, code: int, *, as_json: bool) -> None:
+def tell(command: str, kind: str, words: str, code: int, *, as_json: bool) -> None:
+    """Print why there is no answer."""
     if as_json:
         _print_json(command, code, {"error": {"kind": kind, "message": words}})
     else:
-        print(f"dsf {command}: {words}", file=sys.stderr)
+        print(f"{_title(command)}: {words}", file=sys.stderr)
+
+
+def interrupted(command: str, *, as_json: bool) -> None:
+    """Say that a person stopped the command."""
+    words = "interrupted. Files that were finished are whole and stay."
+    tell(command, "KeyboardInterrupt", words, INTERRUPTED, as_json=as_json)
+
+
+def _title(command: str) -> str:
+    return f"dsf {command}".rstrip()
 
 
 def _print_json(command: str, code: int, facts: dict[str, Any]) -> None:

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import Checkpoint, Ids, Offline, Revision, Text, TextFile
-from dsf.cli.prompt import Prompt, target
+from dsf.cli.options import Options
+from dsf.cli.prompt import Prompt, check_position, target
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -21,17 +23,21 @@ class Question:
     file: Path | None
     target: str
     against: str | None
+    position: int
     top: int
     paths: int
 
-    def check(self) -> None:
-        """Raises what is wrong with the arguments alone."""
-        self.prompt.check()
-        _ = self.tokens
+    def check(self, model: str, options: Options) -> None:
+        """Raises what is wrong, as far as it can be told without running the model."""
+        wanted, against = self.tokens
         if self.top < 1:
             raise ValueError(f"--top is {self.top}; it is how many rows are shown, at least 1.")
         if self.paths < 0:
             raise ValueError(f"--paths is {self.paths}; it is how many are shown, 0 for none.")
+        facts = check_call(model, self.prompt, options)
+        check_position(self.position, self.prompt.length)
+        facts.check_token("--target", wanted)
+        facts.check_token("--against", against)
 
     @property
     def prompt(self) -> Prompt:
@@ -97,13 +103,12 @@ def run(
     Example: dsf attribute FOLDER --text "The capital of France is" --target " Paris" --against
     " London"
     """
-    asked = Question(text, ids, file, wanted, against, top, paths)
+    asked = Question(text, ids, file, wanted, against, position, top, paths)
+    options = Options(offline=offline, revision=revision)
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.attributed import attribute_checkpoint
-        from dsf.cli.run_model import Options
 
-        options = Options(offline=offline, revision=revision)
         found = attribute_checkpoint(
             model, asked.prompt, asked.tokens, position, paths, count, options
         )
@@ -116,5 +121,5 @@ def run(
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,
-        check=asked.check,
+        check=lambda: asked.check(model, options),
     )

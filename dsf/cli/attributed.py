@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dsf.cli.options import Options
 from dsf.cli.prompt import Prompt
-from dsf.cli.run_model import Opened, Options, open_checkpoint
+from dsf.cli.run_model import Opened, open_checkpoint
 from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
 from dsf.network import Attribution, Paths, stack

@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import FAILED, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_argument import check_model
 from dsf.cli.model_options import Checkpoint, Offline
+from dsf.cli.options import check_device, check_layers, check_number_types, counted
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -38,8 +40,15 @@ def run(
     module in float64 than its number type and length explain, as after a mistake in a kernel.
     """
 
+    def check() -> None:
+        check_number_types(dtypes)
+        check_layers(layers)
+        check_device(device)
+        longest = max(counted(lengths))
+        check_model(model, offline=offline).check_length(longest)
+
     def work(count: ThreadCount) -> Answer:
-        from dsf.cli.audited import audit_checkpoint, counted, show_audit, typed
+        from dsf.cli.audited import audit_checkpoint, show_audit, typed
 
         settings = counted(lengths), typed(dtypes)
         watched = not (as_json or quiet)
@@ -50,4 +59,12 @@ def run(
         facts = {"model": model, "rows": [vars(row) for row in rows]}
         return Answer(facts, lambda: show_audit(rows), code=FAILED if found else WELL)
 
-    give("audit", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)
+    give(
+        "audit",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=check,
+    )

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from dsf.cli.progress import progress
 from dsf.cli.run_model import DTYPES
-from dsf.cli.terminal import print_table, progress
+from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
 from dsf.inspection.choice import parsed
 from dsf.loading import load_model
@@ -55,36 +56,9 @@ def audit_checkpoint(
         )
 
 
-def counted(text: str) -> list[int]:
-    """Numbers of tokens as a person types them: ``512,4k``.
-
-    Raises:
-        ValueError: if one is no such number.
-    """
-    found = []
-    for word in (part.strip().lower() for part in text.split(",")):
-        number = word.removesuffix("k")
-        if not number.isdecimal() or int(number) < 1:
-            raise ValueError(
-                f"--lengths has {word!r}; it must be whole numbers of tokens such as 512,4k."
-            )
-        found.append(int(number) * (1024 if word.endswith("k") else 1))
-    return found
-
-
 def typed(text: str) -> list[torch.dtype]:
-    """Number types by their names.
-
-    Raises:
-        ValueError: if there is no such type.
-    """
-    names = [part.strip() for part in text.split(",")]
-    unknown = [name for name in names if name not in DTYPES]
-    if unknown:
-        raise ValueError(
-            f"--dtypes has {unknown[0]!r}; it must be one or more of {', '.join(DTYPES)}."
-        )
-    return [DTYPES[name] for name in names]
+    """Number types by their names, which were checked."""
+    return [DTYPES[part.strip()] for part in text.split(",")]
 
 
 def show_audit(rows: Sequence[AuditRow]) -> None:

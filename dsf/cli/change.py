@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsf.cli.edit_words import Record, filed_edits, takes_from_other, typed_edit
-from dsf.cli.prompt import Prompt, target
+from dsf.cli.model_argument import check_call
+from dsf.cli.options import Options
+from dsf.cli.prompt import Prompt, check_position, target
 
 Target = tuple[int | str, int | str | None]
 
@@ -24,13 +26,20 @@ class Change:
     against: str | None
     top: int
 
-    def check(self) -> None:
-        """Raises what is wrong with the arguments alone."""
-        self.prompt.check()
-        other = self.other
+    def check(self, model: str, position: int, options: Options) -> None:
+        """Raises what is wrong, as far as it can be told without running the model."""
+        other, tokens = self.other, self.tokens
+        self._check_edits(other)
         if other is not None:
             other.check()
-        _ = self.tokens
+        facts = check_call(model, self.prompt, options)
+        check_position(position, self.prompt.length)
+        if other is not None:
+            facts.check_input(other)
+        for option, token in zip(("--target", "--against"), tokens or (), strict=False):
+            facts.check_token(option, token)
+
+    def _check_edits(self, other: Prompt | None) -> None:
         if self.top < 1:
             raise ValueError(f"--top is {self.top}; it is how many tokens are shown, at least 1.")
         records = self.records

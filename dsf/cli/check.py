@@ -1,12 +1,20 @@
 """``dsf check``: the properties of every layer with verdicts, or an earlier run's evidence."""
 
+import re
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.earlier_run import check_not_of_another, is_run, known_source
+from dsf.cli.known_names import PROPERTIES, check_known
+from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import Ids, Offline, Text, TextFile
+from dsf.cli.options import Options
+from dsf.cli.output_place import check_folder
+from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -47,17 +55,47 @@ def run(
     continues where it stopped.
     """
 
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.prompt import Prompt
-        from dsf.cli.run_model import Options, inspect_checkpoint
-        from dsf.cli.verdicts import check_again, check_model, is_run
+    asked = cache(lambda: Options(exact=exact, layers=layers, heads=heads, offline=offline))
+    prompt = cache(lambda: Prompt(text, ids, file))
+    again = is_run(Path(model))
 
-        if is_run(Path(model)):
-            return check_again(Path(model), root)
+    def check() -> None:
+        if again:
+            _check_again(root, given=[text, ids, file, layers, heads, require])
+            return
         if root is not None:
             raise ValueError(f"--root is for the folder of a run, but {model} is none.")
-        options = Options(exact=exact, layers=layers, heads=heads, offline=offline)
-        inspection = inspect_checkpoint(model, Prompt(text, ids, file), count, options)
+        check_known("--require", require or (), PROPERTIES)
+        check_call(model, prompt(), asked())
+        check_folder(out, models=[model])
+        check_not_of_another(out, known_source(prompt()))
+
+    def work(count: ThreadCount) -> Answer:
+        from dsf.cli.run_model import inspect_checkpoint
+        from dsf.cli.verdicts import check_again, check_model
+
+        if again:
+            return check_again(Path(model), root)
+        inspection = inspect_checkpoint(model, prompt(), count, asked())
         return check_model(inspection, out, require or [], watched=not (as_json or quiet))
 
-    give("check", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)
+    give(
+        "check",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=check,
+    )
+
+
+def _check_again(root: str | None, given: list[object]) -> None:
+    """Raises ValueError for options that an earlier run has no use for."""
+    if any(each is not None for each in given):
+        raise ValueError(
+            "MODEL is the folder of a run, which is checked as it was written. Leave out what is "
+            "said of the input and of layers and properties, or give the folder of the model."
+        )
+    if root is not None and not re.fullmatch(r"(sha256 )?[0-9a-fA-F]{64}", root):
+        raise ValueError(f"--root is {root!r}; a root hash has 64 hexadecimal digits.")

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.known_names import CLAIMS, TABLES, check_known
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -35,6 +36,14 @@ def run(
     witness. Exit code 0 if every verdict is the one on record, else 1.
     """
 
+    def check() -> None:
+        for each in ids or ():
+            _check_id(each)
+        if paper is not None:
+            check_known("--paper", [paper.upper()], CLAIMS)
+        if table is not None:
+            check_known("--table", [table.lower()], TABLES)
+
     def work(_: ThreadCount) -> Answer:
         from dsf.claims import chosen
         from dsf.cli.decided import decide_claims, list_claims
@@ -44,4 +53,23 @@ def run(
             return list_claims(wanted)
         return decide_claims(wanted, watched=not (as_json or quiet), whole=bool(ids))
 
-    give("claims", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)
+    give(
+        "claims",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=check,
+    )
+
+
+def _check_id(typed: str) -> None:
+    paper, _, number = typed.upper().partition("-")
+    if paper in CLAIMS and number.isdecimal() and 0 < int(number) <= CLAIMS[paper]:
+        return
+    if paper in CLAIMS:
+        known = f"Those of this paper are {paper}-1 to {paper}-{CLAIMS[paper]}"
+    else:
+        known = f"Ids look like MLA-8; the papers are {', '.join(CLAIMS)}"
+    raise ValueError(f"no claim is called {typed}. {known}; 'dsf claims --list' shows all.")

@@ -1,13 +1,17 @@
 """``dsf compare``: two models on one input, layer by layer and head by head."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import Ids, Offline, TextFile
+from dsf.cli.options import Options
+from dsf.cli.output_place import check_file
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 
@@ -22,10 +26,12 @@ class Inputs:
     other_text: str | None
     other_ids: str | None
 
-    def check(self) -> None:
-        """Raises what is wrong with the arguments alone."""
+    def check(self, models: tuple[str, str], options: Options) -> None:
+        """Raises what is wrong, as far as it can be told without running a model."""
         for prompt in self.prompts:
             prompt.check()
+        for model, prompt in zip(models, self.prompts, strict=True):
+            check_call(model, prompt, options)
 
     @property
     def prompts(self) -> tuple[Prompt, Prompt]:
@@ -81,15 +87,20 @@ def run(
     Example: dsf compare BASE TUNED --text "The capital of France is" --align
     """
     inputs = Inputs(text, ids, file, other_text, other_ids)
+    options = cache(lambda: Options(layers=layers, offline=offline))
+
+    def check() -> None:
+        inputs.check((model, other), options())
+        if csv is not None:
+            check_file(csv, "--csv")
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.compared import comparison_facts, show_comparison
-        from dsf.cli.run_model import Options, inspect_checkpoint
+        from dsf.cli.run_model import inspect_checkpoint
         from dsf.properties import compare
 
-        options = Options(layers=layers, offline=offline)
         one, two = (
-            inspect_checkpoint(path, prompt, count, options)
+            inspect_checkpoint(path, prompt, count, options())
             for path, prompt in zip((model, other), inputs.prompts, strict=True)
         )
         table = compare(one, two, align=align, verdicts=not no_verdicts)
@@ -105,5 +116,5 @@ def run(
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,
-        check=inputs.check,
+        check=check,
     )

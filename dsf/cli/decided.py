@@ -9,7 +9,8 @@ from dsf.claims import Claim, Outcome, Table, check_all
 from dsf.claims.papers import PAPERS
 from dsf.claims.records import decided, described, plain, reason, witness
 from dsf.cli.answer import FAILED, WELL, Answer
-from dsf.cli.terminal import print_table, progress
+from dsf.cli.progress import progress
+from dsf.cli.terminal import print_table
 
 VOICES = {
     Table.PAPER: "the paper says",

@@ -38,4 +38,16 @@ def run(
         facts = {"findings": [each.__dict__ for each in found]}
         return Answer(facts, show, code=LIMIT if bad else WELL)
 
-    give("doctor", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)
+    def check() -> None:
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out {str(out)!r}: is a file, and a folder is expected.")
+
+    give(
+        "doctor",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=check,
+    )

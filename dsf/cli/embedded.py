@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dsf import models
-from dsf.cli.terminal import progress
+from dsf.cli.progress import progress
 from dsf.inspection import Inspection, inspect
 from dsf.loading import LoadedModel, load_model
 from dsf.models import recall, text

@@ -22,14 +22,14 @@ from dsf.cli import (
     state,
     support,
 )
-from dsf.cli.answer import INTERRUPTED, USAGE
+from dsf.cli.answer import complain, interrupted, tell, unwritten
+from dsf.cli.errors import FAULT, IN_WORDS, INTERRUPTED, USAGE
 from dsf.distribution import VERSION
 
 app = typer.Typer(
     name="dsf",
     help="Read the token mixers of a trained model as linear time-varying systems.",
-    epilog="Exit codes: 0 all well, 1 a layer was not reproduced or a required property refuted, "
-    "2 usage or refused input, 3 a limit or nothing known, 130 interrupted.",
+    epilog=f"Exit codes: {'; '.join(f'{code} {words}' for code, words in IN_WORDS.items())}.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -81,19 +81,46 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with an exit code."""
     # The model library's advice is not an answer; an error still comes through.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(_code(arguments))
-
-
-def _code(arguments: list[str] | None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    code = _code(given)
     try:
-        code = app(arguments, prog_name="dsf", standalone_mode=False) or 0
+        sys.stdout.flush()
+    except OSError as error:
+        code = unwritten(_command(given), error)
+    sys.exit(code)
+
+
+def _code(arguments: list[str]) -> int:
+    command, as_json = _command(arguments), "--json" in arguments
+    try:
+        code = int(app(arguments, prog_name="dsf", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except typer.Exit as exit:
-        return exit.exit_code
+        code = INTERRUPTED
+    except typer.Exit as exit:  # newer parsers leave in this way when they are interrupted, too
+        code = exit.exit_code
+    except OSError as error:  # of the help page: commands tell their own
+        code = unwritten(command, error)
     except Exception as error:
-        if not hasattr(error, "show"):  # the parser's errors have moved between its releases
-            raise
+        code = _refused(error, command, as_json=as_json)
+    if code == INTERRUPTED:
+        interrupted(command, as_json=as_json)
+    return code
+
+
+def _refused(error: Exception, command: str, *, as_json: bool) -> int:
+    """The exit code of the parser's error, or of a fault of dsf itself."""
+    if not hasattr(error, "show"):  # the parser's errors have moved between its releases
+        complain(command, error, FAULT, as_json=as_json)
+        return FAULT
+    if as_json:
+        words = str(getattr(error, "format_message", error.__str__)())
+        tell(command, type(error).__name__, words, USAGE, as_json=True)
+    else:
         error.show()
-        return USAGE
-    return int(code)
+    return USAGE
+
+
+def _command(arguments: list[str]) -> str:
+    """The name of the command among the arguments, empty where there is none."""
+    known = {each.name for each in app.registered_commands}
+    return next((word for word in arguments if word in known), "")

@@ -1,13 +1,16 @@
 """``dsf heads``: what every head of a model looks at, by name."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import Checkpoint, Ids, NumberType, Offline, Revision, Text, TextFile
+from dsf.cli.options import Options
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 
@@ -22,16 +25,16 @@ class Sought:
     repeat: int | None
     top: int
 
-    def check(self) -> None:
-        """Raises what is wrong with the arguments alone."""
+    def check(self, model: str, options: Options) -> None:
+        """Raises what is wrong, as far as it can be told without running the model."""
         if (self.text, self.ids, self.file, self.repeat) == (None,) * 4:
             raise ValueError(
                 "needs an input: --text, --ids, --file, or --random-repeat 50 for a random "
                 "sequence that comes twice, which shows induction."
             )
-        self.prompt.check()
         if self.top < 1:
             raise ValueError(f"--top is {self.top}; it is how many heads are shown, at least 1.")
+        check_call(model, self.prompt, options)
 
     @property
     def prompt(self) -> Prompt:
@@ -80,14 +83,14 @@ def run(
     Example: dsf heads FOLDER --random-repeat 50
     """
     sought = Sought(text, ids, file, random_repeat, top)
+    asked = cache(lambda: Options(dtype=dtype, layers=layers, offline=offline, revision=revision))
 
     def work(count: ThreadCount) -> Answer:
-        from dsf.cli.run_model import Options, inspect_opened, open_checkpoint
+        from dsf.cli.run_model import inspect_opened, open_checkpoint
         from dsf.cli.scored import head_facts, show_heads
 
-        options = Options(dtype=dtype, layers=layers, offline=offline, revision=revision)
-        opened = open_checkpoint(model, sought.prompt, count, options)
-        inspection = inspect_opened(opened, options)
+        opened = open_checkpoint(model, sought.prompt, count, asked())
+        inspection = inspect_opened(opened, asked())
         table = inspection.heads(opened.ids)
         return Answer(head_facts(inspection, table), lambda: show_heads(inspection, table, top))
 
@@ -98,5 +101,5 @@ def run(
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,
-        check=sought.check,
+        check=lambda: sought.check(model, asked()),
     )

@@ -1,13 +1,19 @@
 """``dsf inspect``: the layers of one model on one input."""
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dsf.cli.answer import FAILED, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.browser import open_page
+from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import Checkpoint, Ids, NumberType, Revision, Text, TextFile
+from dsf.cli.options import Options
+from dsf.cli.output_place import REPORT, check_folder
+from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -68,14 +74,8 @@ def run(
     reason, and the exit code is 1.
     """
 
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.layers import layer_facts, show_layers
-        from dsf.cli.prompt import Prompt
-        from dsf.cli.results import open_page, write_results
-        from dsf.cli.run_model import Options, inspect_checkpoint
-
-        begun = time.perf_counter()
-        options = Options(
+    asked = cache(
+        lambda: Options(
             exact=exact,
             dtype=dtype,
             layers=layers,
@@ -87,23 +87,48 @@ def run(
             offline=offline,
             revision=revision,
         )
+    )
+    prompt = cache(lambda: Prompt(text, ids, file))
+
+    def check() -> None:
+        check_call(model, prompt(), asked())
+        if no_report and open_:
+            raise ValueError("--open and --no-report exclude each other: leave one of them out.")
+        if not no_report:
+            check_folder(out, files=REPORT, models=[model])
+
+    def work(count: ThreadCount) -> Answer:
+        from dsf.cli.layers import layer_facts, show_layers
+        from dsf.cli.results import write_results
+        from dsf.cli.run_model import inspect_checkpoint
+
+        begun = time.perf_counter()
         watched = not (as_json or quiet)
-        tell = print if watched else None
-        inspection = inspect_checkpoint(model, Prompt(text, ids, file), count, options, tell=tell)
+        inspection = inspect_checkpoint(model, prompt(), count, asked(), told=watched)
         files: dict[str, str] = {}
         if not no_report:
             files = write_results(inspection, out, title=None, facts={}, watched=watched)
         seconds = time.perf_counter() - begun
-        if open_ and files:
-            open_page(files["report"])
+        opening = open_page(Path(files["report"])) if open_ else None
 
         def show() -> None:
             show_layers(inspection)
             written = f"{files['report']} and {files['picture']}, after" if files else "After"
             print(f"{written} {seconds:.1f} s")
+            if opening is not None:
+                print(opening)
 
         failed = any(missed.formula is not None for missed in inspection.unsupported)
         facts = {**layer_facts(inspection), "files": files, "seconds": seconds}
+        facts.update({} if opening is None else {"open": opening.facts()})
         return Answer(facts, show, code=FAILED if failed else WELL)
 
-    give("inspect", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)
+    give(
+        "inspect",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=check,
+    )

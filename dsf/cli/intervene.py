@@ -1,5 +1,6 @@
 """``dsf intervene``: what a model says with some of its token mixing changed."""
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.change import Change
 from dsf.cli.model_options import Checkpoint, Ids, NumberType, Offline, Revision, Text, TextFile
+from dsf.cli.options import Options
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -83,13 +85,12 @@ def run(
     --target " Paris" --against " London"
     """
     asked = Change(text, ids, file, edit or [], edits, other_text, other_ids, wanted, against, top)
+    options = cache(lambda: Options(dtype=dtype, offline=offline, revision=revision))
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.intervened import intervene_checkpoint
-        from dsf.cli.run_model import Options
 
-        options = Options(dtype=dtype, offline=offline, revision=revision)
-        found = intervene_checkpoint(model, asked, position, count, options)
+        found = intervene_checkpoint(model, asked, position, count, options())
         return Answer(found.facts(), found.show)
 
     give(
@@ -99,5 +100,5 @@ def run(
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,
-        check=asked.check,
+        check=lambda: asked.check(model, position, options()),
     )

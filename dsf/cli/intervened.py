@@ -9,7 +9,8 @@ from torch import Tensor
 from dsf.cli.attributed import target_in_words
 from dsf.cli.change import Change, Target
 from dsf.cli.edit_words import OTHER
-from dsf.cli.run_model import Opened, Options, inspect_opened, open_checkpoint
+from dsf.cli.options import Options
+from dsf.cli.run_model import Opened, inspect_opened, open_checkpoint
 from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
 from dsf.edits import from_json

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
+from dsf.cli.browser import for_pictures, has_display
 from dsf.cli.name_conflicts import IMPORTED_AS, RUNNING, name_conflicts
 from dsf.distribution import NAME, VERSION
 
@@ -185,6 +186,13 @@ def _writable(out: Path) -> Finding:
 
 
 def _browser() -> Finding:
+    drawing = for_pictures()
+    if not has_display():
+        cure = "open report.html on another machine"
+        if drawing:
+            told = f"{drawing}, for pictures; there is no display to show report.html on"
+            return Finding("browser", told, cure=cure)
+        return Finding("browser", "none, and no display", "optional", cure)
     try:
         return Finding("browser", webbrowser.get().name)
     except (webbrowser.Error, AttributeError):

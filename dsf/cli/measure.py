@@ -6,7 +6,12 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.job_arguments import check_installed, check_job_folder, check_prompts
+from dsf.cli.known_names import QUANTITIES, check_known
+from dsf.cli.model_argument import check_model
 from dsf.cli.model_options import Checkpoint
+from dsf.cli.options import check_heads, check_layers, check_tolerance
+from dsf.cli.output_place import check_folder
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -55,6 +60,24 @@ def run(
     other.
     """
 
+    def check() -> None:
+        check_known("--quantity", quantity or (), QUANTITIES)
+        for option, number in (("--batch", batch), ("--workers", workers)):
+            if number < 1:
+                raise ValueError(f"{option} is {number}; it must be at least 1.")
+        if slurm is not None and workers > 1:
+            raise ValueError("--workers and --slurm exclude each other: leave one of them out.")
+        check_tolerance(tolerance)
+        check_layers(layers)
+        check_heads(heads)
+        check_installed("joblib" if workers > 1 else "submitit" if slurm is not None else "")
+        facts = check_model(model, offline=False)
+        check_prompts(prompts, facts, ids=ids)
+        check_folder(out, models=[model])
+        check_job_folder(out)
+        if slurm is not None:
+            check_folder(slurm, option="--slurm")
+
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.measured import Work, measure
 
@@ -78,4 +101,12 @@ def run(
             watched=not (as_json or quiet),
         )
 
-    give("measure", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)
+    give(
+        "measure",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=check,
+    )

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsf.cli.answer import Answer
+from dsf.cli.job_arguments import prompt_lines
+from dsf.cli.progress import progress
 from dsf.cli.prompt import parsed
 from dsf.cli.run_model import tokenised
-from dsf.cli.terminal import print_table, progress
+from dsf.cli.terminal import print_table
 from dsf.inspection.choice import parsed as parsed_choice
 from dsf.inspection.results.measurements import QUANTITIES
 from dsf.inspection.results.table import Table
@@ -40,12 +42,10 @@ def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched:
     """Do what is missing of the job, and show the summary.
 
     Raises:
-        ValueError: if the file has no prompt, or both ways to spread the work are asked for.
+        ValueError: if the file has no prompt.
     """
-    if slurm is not None and workers > 1:
-        raise ValueError("--workers and --slurm exclude each other; give one of them.")
     executor = in_process if workers == 1 else processes(workers)
-    with progress(f"{work.prompts}", shown=watched) as told:
+    with progress(f"prompts of {work.prompts}", shown=watched) as told:
         table = measure_prompts(
             work.model,
             _prompts(work, ids),
@@ -65,8 +65,7 @@ def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched:
 
 
 def _prompts(work: Work, ids: bool) -> list[list[int]]:
-    lines = work.prompts.read_text(encoding="utf-8").splitlines()
-    written = [line for line in lines if line.strip()]
+    written = [line for _, line in prompt_lines(work.prompts)]
     if ids:
         return [parsed(line) for line in written]
     tokenizer = read_model_tokenizer(work.model, texts=written)

@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
+
+LARGEST_TEXT = 1 << 26
+"""Bytes: far more than any model reads at once."""
+LARGEST_NUMBER = 2**63
+SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -35,20 +41,72 @@ class Prompt:
     def texts(self) -> tuple[str, ...]:
         """The text that a tokenizer is to read, if there is one."""
         if self.file is not None:
-            return (self.file.read_text(encoding="utf-8"),)
+            return (read_text("--file", self.file),)
         return () if self.text is None else (self.text,)
+
+    @cached_property
+    def numbers(self) -> list[int] | None:
+        """The token numbers, where they were typed."""
+        return None if self.ids is None else parsed(self.ids)
+
+    @property
+    def length(self) -> int | None:
+        """How many tokens it has, where that is known without a tokenizer."""
+        if self.repeat is not None:
+            return 2 * self.repeat
+        return None if self.numbers is None else len(self.numbers)
 
     def check(self) -> None:
         """What can be told of the input without a model.
 
         Raises:
-            ValueError: if the token numbers are none.
+            ValueError: if the token numbers are none, or the text is none.
             OSError: if the file cannot be read.
         """
-        if self.ids is not None:
-            parsed(self.ids)
-        if self.file is not None and not self.file.is_file():
-            raise FileNotFoundError(f"--file {str(self.file)!r}: No such file.")
+        for number in self.numbers or ():
+            if not 0 <= number < LARGEST_NUMBER:
+                raise ValueError(f"--ids has {number}; the numbers of tokens are counted from 0.")
+        for text in self.texts:
+            if not text:
+                raise ValueError("the text is empty, and a model reads at least one token.")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    "--text holds bytes that are no UTF-8. Put the text into a UTF-8 file, and "
+                    "give that as --file."
+                ) from None
+
+
+def read_text(option: str, path: Path) -> str:
+    """The text in a UTF-8 file that a person named.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it holds no text, or more than any model reads.
+    """
+    where = f"{option} {str(path)!r}"
+    if path.is_dir():
+        raise IsADirectoryError(f"{where}: is a folder. Give the file in it that holds the text.")
+    if not path.exists():
+        raise FileNotFoundError(f"{where}: No such file.")
+    if not path.is_file():
+        raise ValueError(f"{where}: is no regular file. Copy the text into one.")
+    if (size := path.stat().st_size) > LARGEST_TEXT:
+        raise ValueError(
+            f"{where}: has {size} bytes, where at most {LARGEST_TEXT} are read. Give a part of it."
+        )
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x}"
+        raise ValueError(
+            f"{where}: is no UTF-8 text, since byte {error.start} is {byte}. Give a text file, or "
+            "convert it to UTF-8 first."
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"{where}: is no text, since it holds bytes of zero. Give a text file.")
+    return text
 
 
 def parsed(ids: str) -> list[int]:
@@ -60,10 +118,25 @@ def parsed(ids: str) -> list[int]:
     try:
         return [int(word) for word in ids.replace(",", " ").split()]
     except ValueError:
+        cut = ids if len(ids) <= SHOWN else f"{ids[:SHOWN]}…"
         raise ValueError(
             f"token numbers must be whole numbers with spaces or commas between them, but they are "
-            f"{ids!r}."
+            f"{cut!r}."
         ) from None
+
+
+def check_position(position: int, steps: int | None) -> None:
+    """Raises ValueError if an input of so many tokens has none at ``position``."""
+    if steps is not None and not -steps <= position < steps:
+        raise ValueError(
+            f"--position is {position}, but the input has {steps} tokens: give a number from "
+            f"0 to {steps - 1}, or from -1 to -{steps} counted from the end."
+        )
+
+
+def fingerprint(numbers: list[int]) -> str:
+    """How an input of token numbers is named in the evidence of a run."""
+    return f"sha256 {sha256(str([numbers]).encode()).hexdigest()}"
 
 
 def target(option: str, word: str, *, by_number: bool) -> int | str:

@@ -1,10 +1,9 @@
 """Files that a command leaves behind: the evidence, the page and the picture."""
 
-import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dsf.cli.terminal import progress
+from dsf.cli.progress import progress
 from dsf.inspection import Inspection
 from dsf.inspection.results.table import Table
 from dsf.properties.run_folder import Pages, checked_run
@@ -49,8 +48,3 @@ def decide(
         return checked_run(
             inspection, run, progress=lambda done, all_: told(done / all_), pages=pages
         )
-
-
-def open_page(path: str) -> bool:
-    """Show the page in the user's browser; whether there was one."""
-    return webbrowser.open(Path(path).resolve().as_uri())

@@ -1,15 +1,18 @@
 """A checkpoint and a prompt become an inspection."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dsf.cli.prompt import Prompt, parsed
+from dsf.cli.known_names import NUMBER_TYPES
+from dsf.cli.model_argument import check_numbers, without_tokenizer
+from dsf.cli.options import Options
+from dsf.cli.progress import part, say, stage
+from dsf.cli.prompt import Prompt, check_position, fingerprint
 from dsf.cli.threads import ThreadCount
 from dsf.evaluate.memory_plan import GB
 from dsf.inspection import (
@@ -31,12 +34,7 @@ from dsf.loading import (
     token_texts,
 )
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NUMBER_TYPES}
 
 SEED = 0
 """Of the tokens that --random-repeat draws."""
@@ -50,63 +48,18 @@ class _OnDisk(NamedTuple):
     identity: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a checkpoint is loaded and looked at.
-
-    Attributes:
-        exact: run the model in float64.
-        dtype: the number type of the weights; None for the one they were saved for.
-        layers, heads: which to look at, as a person types them; None for all.
-        tolerance, strict: as ``dsf.inspect`` takes them.
-        layerwise: load the weights block by block.
-        memory: GB that the inspection may take beyond the model; None for what there is.
-        offline: make no network connection.
-        revision: branch, tag or commit of a hub id.
-    """
-
-    exact: bool = False
-    dtype: str | None = None
-    layers: str | None = None
-    heads: str | None = None
-    tolerance: float | None = None
-    strict: bool = False
-    layerwise: bool = False
-    memory: float | None = None
-    offline: bool = False
-    revision: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ValueError(
-                f"--dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}, or left out "
-                "for the type that the weights were saved for."
-            )
-        if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise ValueError(
-                f"--tolerance is {self.tolerance}; it is a relative difference between 0 and 1."
-            )
-        if self.memory is not None and not self.memory > 0:
-            raise ValueError(f"--memory is {self.memory}; it must be more than 0 GB.")
-        beside = [name for name in ("exact", "dtype", "revision") if getattr(self, name)]
-        if self.layerwise and beside:
-            raise ValueError(
-                f"--layerwise and --{beside[0]} exclude each other: leave one of them out."
-            )
-
-
 def inspect_checkpoint(
     path: str,
     prompt: Prompt,
     threads: ThreadCount,
     options: Options,
     *,
-    tell: Callable[[str], None] | None = None,
+    told: bool = False,
 ) -> Inspection:
     """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both.
 
     Args:
-        tell: is told before the run how much memory it will take.
+        told: say before the run how much memory it will take.
 
     Raises:
         InspectionMemoryError: if it will take more memory than there is.
@@ -116,7 +69,7 @@ def inspect_checkpoint(
     """
     if options.layerwise:
         return _inspect_layerwise(path, prompt, threads, options)
-    return inspect_opened(open_checkpoint(path, prompt, threads, options), options, tell=tell)
+    return inspect_opened(open_checkpoint(path, prompt, threads, options), options, told=told)
 
 
 @dataclass(frozen=True)
@@ -149,11 +102,7 @@ class Opened:
             ValueError: if there is no such token.
         """
         steps = self.ids.shape[1]
-        if not -steps <= position < steps:
-            raise ValueError(
-                f"--position is {position}, but the input has {steps} tokens: give a number from "
-                f"0 to {steps - 1}, or from -1 to -{steps} counted from the end."
-            )
+        check_position(position, steps)
         return position % steps
 
 
@@ -165,6 +114,7 @@ def open_checkpoint(path: str, prompt: Prompt, threads: ThreadCount, options: Op
         ValueError: if the prompt does not suit the model.
     """
     dtype = None if options.dtype is None else DTYPES[options.dtype]
+    stage(f"loading {path}")
     loaded = load_model(
         path,
         revision=options.revision,
@@ -177,15 +127,13 @@ def open_checkpoint(path: str, prompt: Prompt, threads: ThreadCount, options: Op
     return Opened(loaded, ids, _names(ids, loaded))
 
 
-def inspect_opened(
-    opened: Opened, options: Options, *, tell: Callable[[str], None] | None = None
-) -> Inspection:
+def inspect_opened(opened: Opened, options: Options, *, told: bool = False) -> Inspection:
     """As ``inspect_checkpoint``, for a model in memory."""
     loaded, ids = opened.loaded, opened.ids
     memory = None if options.memory is None else options.memory * GB
     expected = memory_forecast(loaded.model, exact=options.exact, memory=memory, input_ids=ids)
-    if tell is not None and expected is not None and expected.fits:
-        tell(expected.worded())
+    if told and expected is not None and expected.fits:
+        say(expected.worded())
     found = inspect(
         loaded.model,
         input_ids=ids,
@@ -194,6 +142,7 @@ def inspect_opened(
         tolerance=options.tolerance,
         strict=options.strict,
         memory=memory,
+        progress=follow,
         layers=None if options.layers is None else parsed_choice(options.layers),
         heads=None if options.heads is None else parsed_choice(options.heads),
     )
@@ -201,16 +150,25 @@ def inspect_opened(
         "revision": loaded.revision or "",
         "weights": f"sha256 {loaded.weights_hash}",
         "configuration": f"sha256 {loaded.config_hash}",
-        "input": f"sha256 {sha256(str(ids.tolist()).encode()).hexdigest()}",
+        "input": fingerprint(ids[0].tolist()),
     }
     known = {name: value for name, value in origin.items() if value}
     return replace(found, model=loaded.identity, environment={**found.environment, **known})
+
+
+def follow(what: str, done: int, every: int) -> None:
+    """Show where an inspection is: ``running the model``, or ``layer 7 of 24``."""
+    label = f"{what} {done + 1} of {every}" if every > 1 else what
+    if not done:
+        stage(label)
+    part(label, done, every)
 
 
 def _inspect_layerwise(
     path: str, prompt: Prompt, threads: ThreadCount, options: Options
 ) -> Inspection:
     """The same with one block of the model in memory at a time."""
+    stage(f"opening {path}")
     piecewise = open_piecewise(path, offline=options.offline)
     tokenizer = read_model_tokenizer(path, offline=options.offline, texts=prompt.texts)
     opened = _OnDisk(piecewise.model, tokenizer, path)
@@ -248,15 +206,13 @@ def _inspect_layerwise(
 
 def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _OnDisk") -> Int[Tensor, "1 time"]:
     size = _vocabulary_size(loaded.model)
-    if prompt.ids is not None:
-        ids = parsed(prompt.ids)
+    if prompt.numbers is not None:
+        ids = prompt.numbers
     elif prompt.repeat is not None:
         ids = _repeated(prompt.repeat, size, loaded.identity)
     else:
         ids = tokenised(prompt.texts[0], loaded.tokenizer, loaded.identity)
-    if not ids or (size is not None and not all(0 <= number < size for number in ids)):
-        span = "at least one token" if size is None else f"one or more numbers from 0 to {size - 1}"
-        raise ValueError(f"{loaded.identity} reads {span}, but the input is {ids[:8]}.")
+    check_numbers(ids, size, loaded.identity)
     return torch.tensor([ids])
 
 
@@ -282,9 +238,7 @@ def tokenised(text: str, tokenizer: Any | None, model: str) -> list[int]:
         ValueError: if the model has no tokenizer.
     """
     if tokenizer is None:
-        raise ValueError(
-            f"{model} has no tokenizer, so text cannot be read. Give token numbers: --ids '1 2 3'."
-        )
+        raise ValueError(without_tokenizer(model))
     return list(tokenizer(text)["input_ids"])
 
 

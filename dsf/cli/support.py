@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import LIMIT, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_argument import check_model
 from dsf.cli.model_options import Revision
+from dsf.cli.options import check_layers
 from dsf.cli.threads import ThreadCount, Threads
 
 HEADS = ("module", "class", "read as", "exact", "how")
@@ -35,6 +37,10 @@ def run(
     Needs the settings alone: no weights are loaded and nothing is run.
     """
 
+    def check() -> None:
+        check_layers(layers)
+        check_model(model, offline=offline, revision=revision, needs_weights=False)
+
     def work(_: ThreadCount) -> Answer:
         from dsf.cli.terminal import print_table
         from dsf.inspection.choice import parsed
@@ -54,4 +60,12 @@ def run(
         facts = {"model": escaped(model), "mixers": listed}
         return Answer(facts, show, code=WELL if read else LIMIT)
 
-    give("support", work, threads=threads, as_json=as_json, quiet=quiet, verbose=verbose)
+    give(
+        "support",
+        work,
+        threads=threads,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        check=check,
+    )

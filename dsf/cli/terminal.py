@@ -1,16 +1,13 @@
 """Text and tables on a terminal; nothing that comes from a model is ever taken for markup."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from dsf.report.escaping import escaped
-from dsf.report.views import Progress as Told
 
 UNBOUNDED = 200
 LONGEST_CELL = 400
@@ -54,15 +51,3 @@ def _print_lines(screen: Console, heads: Sequence[str], rows: Sequence[Sequence[
         screen.print(Text(row[0]), style="bold")
         for head, cell in zip(heads[1:], row[1:], strict=True):
             screen.print(Text(f"  {head}: {cell}"))
-
-
-@contextmanager
-def progress(label: str, *, shown: bool) -> Iterator[Told]:
-    """A bar on standard error while something runs, if a person is watching."""
-    screen = console(stderr=True)
-    columns = TextColumn(f"{escaped(label)}"), BarColumn()
-    with Progress(
-        *columns, console=screen, transient=True, disable=not (shown and screen.is_terminal)
-    ) as bars:
-        task = bars.add_task("", total=1.0)
-        yield lambda share: bars.update(task, completed=share)

@@ -95,6 +95,11 @@ def computing(option: int | None) -> Iterator[ThreadCount]:
         yield count
 
 
+def check_environment() -> None:
+    """Raises ValueError if the environment asks for a number of threads that is none."""
+    _from_environment()
+
+
 def threads_in_use() -> int:
     """The threads that torch, and the compiled loops with it, compute with now."""
     import torch

@@ -6,23 +6,19 @@ from pathlib import Path
 
 from dsf.certificates import Verdict
 from dsf.cli.answer import FAILED, LIMIT, WELL, Answer
+from dsf.cli.earlier_run import check_not_of_another
 from dsf.cli.results import decide
 from dsf.cli.terminal import print_table
 from dsf.inspection import Inspection
 from dsf.inspection.results.table import Table
-from dsf.properties.decided import IF_NOT, PROPERTIES, verdict_counts
+from dsf.properties.decided import IF_NOT, verdict_counts
 from dsf.properties.run_check import check_run
-from dsf.properties.run_folder import MANIFEST, checker_hashes, hash_of
+from dsf.properties.run_folder import MANIFEST, checker_hashes, hash_of, source_of
 from dsf.report import write_report
 from dsf.report.escaping import escaped
 
 COLUMNS = (Verdict.PROVED, Verdict.REFUTED, Verdict.UNKNOWN, Verdict.NOT_APPLICABLE)
 HEADS = ("layer", "property", *(verdict.value for verdict in COLUMNS), "worst observed")
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder is one that ``checked_run`` wrote."""
-    return (path / "manifest.json").is_file() and (path / "units").is_dir()
 
 
 def check_model(
@@ -31,14 +27,9 @@ def check_model(
     """Decide everything, and fail where a required property is refuted.
 
     Raises:
-        ValueError: if a required property is not known.
+        ValueError: if the folder holds the run of something else.
     """
-    unknown = sorted(set(required) - set(PROPERTIES))
-    if unknown:
-        raise ValueError(
-            f"--require must name properties, but {', '.join(unknown)} came; known are "
-            f"{', '.join(PROPERTIES)}."
-        )
+    check_not_of_another(folder, source_of(inspection))
     page = folder / "report.html"
 
     def draw(table: Table) -> list[Path]:

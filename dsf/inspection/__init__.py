@@ -1,22 +1,8 @@
 """Reads the token mixers of a model from one run and checks each against the layer's output."""
 
-from dsf.inspection.adapter import Adapter
-from dsf.inspection.entry import inspect, memory_forecast, probe
-from dsf.inspection.errors import (
-    InspectionError,
-    InspectionMemoryError,
-    NonFiniteWeightsError,
-    NothingCapturedError,
-    ReconstructionError,
-    RoundingWarning,
-)
-from dsf.inspection.piecewise import inspect_piecewise
-from dsf.inspection.probing.ports import Port
-from dsf.inspection.probing.probe import Probe
-from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
-from dsf.inspection.results.memory_forecast import Forecast
-from dsf.inspection.stored_weights import stored_layer
-from dsf.inspection.support_table import Support, support
+from typing import TYPE_CHECKING
+
+from dsf.first_use import finding
 from dsf.moved import forwarding
 
 __all__ = [
@@ -42,4 +28,46 @@ __all__ = [
     "support",
 ]
 
-__getattr__ = forwarding(__name__)
+_HOMES = {
+    "Adapter": "dsf.inspection.adapter",
+    "Forecast": "dsf.inspection.results.memory_forecast",
+    "InspectedLayer": "dsf.inspection.results.layers",
+    "Inspection": "dsf.inspection.results.layers",
+    "InspectionError": "dsf.inspection.errors",
+    "InspectionMemoryError": "dsf.inspection.errors",
+    "NonFiniteWeightsError": "dsf.inspection.errors",
+    "NothingCapturedError": "dsf.inspection.errors",
+    "Port": "dsf.inspection.probing.ports",
+    "Probe": "dsf.inspection.probing.probe",
+    "ReconstructionError": "dsf.inspection.errors",
+    "RoundingWarning": "dsf.inspection.errors",
+    "Support": "dsf.inspection.support_table",
+    "Unsupported": "dsf.inspection.results.layers",
+    "inspect": "dsf.inspection.entry",
+    "inspect_piecewise": "dsf.inspection.piecewise",
+    "memory_forecast": "dsf.inspection.entry",
+    "probe": "dsf.inspection.entry",
+    "stored_layer": "dsf.inspection.stored_weights",
+    "support": "dsf.inspection.support_table",
+}
+
+__getattr__ = finding(__name__, _HOMES, forwarding(__name__))
+
+if TYPE_CHECKING:
+    from dsf.inspection.adapter import Adapter
+    from dsf.inspection.entry import inspect, memory_forecast, probe
+    from dsf.inspection.errors import (
+        InspectionError,
+        InspectionMemoryError,
+        NonFiniteWeightsError,
+        NothingCapturedError,
+        ReconstructionError,
+        RoundingWarning,
+    )
+    from dsf.inspection.piecewise import inspect_piecewise
+    from dsf.inspection.probing.ports import Port
+    from dsf.inspection.probing.probe import Probe
+    from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
+    from dsf.inspection.results.memory_forecast import Forecast
+    from dsf.inspection.stored_weights import stored_layer
+    from dsf.inspection.support_table import Support, support

@@ -11,7 +11,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.examine import Question, examine
+from dsf.inspection.examine import Progress, Question, examine, silent
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.memory_needs import forecast
 from dsf.inspection.probing.ports import Port
@@ -34,6 +34,7 @@ def inspect(
     adapters: Sequence[Adapter] = (),
     probe: Mapping[str, Probe] | Sequence[str] = "auto",
     checks: str = "all",
+    progress: Progress = silent,
     **named: Any,
 ) -> Inspection:
     """Read the token mixers of a trained model on one input, each with its reconstruction error.
@@ -69,6 +70,7 @@ def inspect(
             ``Inspection.checks``. It repeats single modules, and is left out where weights lie on
             several devices or on one without float64, or where calls are kept on disk. ``"none"``
             leaves it out.
+        progress: called with what is done, as in ``("layer", 6, 24)`` before the seventh layer.
 
     Raises:
         LoadError: if a checkpoint is refused.
@@ -119,6 +121,7 @@ def inspect(
         adapters=adapters,
         probe=probe,
         checks=_known(checks),
+        progress=progress,
     )
     return examine(model, question)
 

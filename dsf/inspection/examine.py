@@ -35,12 +35,20 @@ from dsf.number_types import has_double
 
 AUTO = "auto"
 Each = TypeVar("Each")
+Progress = Callable[[str, int, int], None]
+"""Is told what an inspection does, how much of it is done, and how much there is."""
+
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
     Through.FUSED: fused.ADAPTER,
     Through.FUNCTIONAL: torch_module.FUNCTIONAL,
     Through.FOLLOWED: followed.ADAPTER,
 }
+
+
+def silent(what: str, done: int, every: int) -> None:
+    """Say nothing about the progress."""
+    del what, done, every
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,7 @@ class Question:
         adapters: further adapters, which take precedence over all others.
         probe: modules that are probed with unit values instead of being read by an adapter;
             ``"auto"`` for those that mix tokens and are not read.
+        progress: is told what the inspection does.
     """
 
     inputs: tuple[Any, ...] = ()
@@ -75,6 +84,7 @@ class Question:
     adapters: Sequence[Adapter] = ()
     probe: Mapping[str, Probe] | Sequence[str] = AUTO
     checks: str = "all"
+    progress: Progress = silent
 
 
 def examine(model: nn.Module, question: Question) -> Inspection:
@@ -90,8 +100,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     """
     model = getattr(model, "_orig_mod", model)  # the module that torch.compile wrapped
     check_runnable(model)
-    inputs = question.inputs
-    named = without_logits(model, inputs, question.named)
+    inputs, named = question.inputs, without_logits(model, question.inputs, question.named)
     if question.exact:
         model = double_copy(model)
         inputs, named = in_float64(inputs), in_float64(named)
@@ -112,6 +121,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         possible = _outside(candidates(model, known), asked) if store is None else {}
         log = CallLog(store, partial(_stands_alone, known))
         listener = _Listener({path: model.get_submodule(path) for path in (*possible, *asked)})
+        question.progress("running the model, asking what mixes tokens", 0, 1)
         calls = run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
         if tracker is not None and tracker.disputed:
             tracker, log = Tracker(tracker.disputed), CallLog(store, partial(_stands_alone, known))
@@ -289,6 +299,7 @@ def _rebuilt(  # noqa: PLR0913 (the calls, how they are read, and which)
     found = sequences(calls, known)
     wanted = None if choose is None else _wanted(found, choose)
     for number, (call, adapter, family) in enumerate(found):
+        question.progress("layer", number, len(found))
         if wanted is not None and not wanted[number]:
             continue
         if call in asked.refused:

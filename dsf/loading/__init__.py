@@ -3,17 +3,9 @@
 No code that comes with a checkpoint runs, and nothing is unpickled.
 """
 
-from dsf.loading.errors import LoadError
-from dsf.loading.loader import (
-    LoadedModel,
-    file_hashes,
-    load_model,
-    load_skeleton,
-    read_model_tokenizer,
-)
-from dsf.loading.piecewise import PiecewiseModel, open_piecewise
-from dsf.loading.tensor_files import read_tensors
-from dsf.loading.tokenizer import token_texts
+from typing import TYPE_CHECKING
+
+from dsf.first_use import finding
 
 __all__ = [
     "LoadError",
@@ -27,3 +19,31 @@ __all__ = [
     "read_tensors",
     "token_texts",
 ]
+
+_HOMES = {
+    "LoadError": "dsf.loading.errors",
+    "LoadedModel": "dsf.loading.loader",
+    "PiecewiseModel": "dsf.loading.piecewise",
+    "file_hashes": "dsf.loading.loader",
+    "load_model": "dsf.loading.loader",
+    "load_skeleton": "dsf.loading.loader",
+    "open_piecewise": "dsf.loading.piecewise",
+    "read_model_tokenizer": "dsf.loading.loader",
+    "read_tensors": "dsf.loading.tensor_files",
+    "token_texts": "dsf.loading.tokenizer",
+}
+
+__getattr__ = finding(__name__, _HOMES)
+
+if TYPE_CHECKING:
+    from dsf.loading.errors import LoadError
+    from dsf.loading.loader import (
+        LoadedModel,
+        file_hashes,
+        load_model,
+        load_skeleton,
+        read_model_tokenizer,
+    )
+    from dsf.loading.piecewise import PiecewiseModel, open_piecewise
+    from dsf.loading.tensor_files import read_tensors
+    from dsf.loading.tokenizer import token_texts

@@ -3,9 +3,26 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsf.loading.errors import LoadError, shown
+from dsf.loading.errors import LoadError, listed, shown
 
 _PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+TOKENIZER_SETTINGS = "tokenizer_config.json"
+_VOCABULARIES = (
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+)
+TOKENIZER_FILES = (
+    TOKENIZER_SETTINGS,
+    "added_tokens.json",
+    "special_tokens_map.json",
+    *_VOCABULARIES,
+)
+GGUF_ENDING = ".gguf"
 
 
 @dataclass(frozen=True)
@@ -63,3 +80,35 @@ class ModelFolder:
 def open_folder(path: Path) -> ModelFolder:
     """The folder at ``path``; ``path`` itself may contain symbolic links."""
     return ModelFolder(path.resolve())
+
+
+def has_tokenizer(folder: ModelFolder) -> bool:
+    """Whether a tokenizer's vocabulary is among the files of a folder.
+
+    Raises:
+        LoadError: if one of its files is a link or no regular file.
+    """
+    return any(folder.file(name) is not None for name in _VOCABULARIES)
+
+
+def gguf_file(path_or_id: str | Path) -> Path | None:
+    """The GGUF file that is meant by a path, or None where it leads to none.
+
+    A folder without a ``config.json`` stands for the one GGUF file in it.
+
+    Raises:
+        LoadError: a folder with several of them, or with a link in the place of one.
+    """
+    given = Path(path_or_id)
+    if given.is_file():
+        return given.resolve() if given.suffix == GGUF_ENDING else None
+    if not given.is_dir() or (given / "config.json").exists():
+        return None
+    folder = open_folder(given)
+    names = sorted(entry.name for entry in folder.path.iterdir() if entry.suffix == GGUF_ENDING)
+    if len(names) > 1:
+        raise LoadError(
+            f"{folder.path}: has {len(names)} GGUF files ({listed(names)}); pass the path of the "
+            "one to read."
+        )
+    return folder.file(names[0]) if names else None

@@ -20,12 +20,10 @@ from torch import Tensor, nn
 
 from dsf.loading.building import Blueprint, blueprint, skeleton, undisturbed
 from dsf.loading.errors import LoadError, listed, reason, shown
-from dsf.loading.folder import open_folder
 from dsf.loading.library_versions import gguf_library, gguf_reader, model_library
 from dsf.loading.settings import Settings, acceptable
 from dsf.loading.tensor_files import MOST_TENSORS
 
-ENDING = ".gguf"
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MOST_KEYS = 10_000
@@ -56,29 +54,6 @@ class GgufLayout(NamedTuple):
     def has_tokenizer(self) -> bool:
         """Whether there is a tokenizer among the settings."""
         return _TOKENIZER in self.keys
-
-
-def gguf_file(path_or_id: str | Path) -> Path | None:
-    """The GGUF file that is meant by a path, or None where it leads to none.
-
-    A folder without a ``config.json`` stands for the one GGUF file in it.
-
-    Raises:
-        LoadError: a folder with several of them, or with a link in the place of one.
-    """
-    given = Path(path_or_id)
-    if given.is_file():
-        return given.resolve() if given.suffix == ENDING else None
-    if not given.is_dir() or (given / "config.json").exists():
-        return None
-    folder = open_folder(given)
-    names = sorted(entry.name for entry in folder.path.iterdir() if entry.suffix == ENDING)
-    if len(names) > 1:
-        raise LoadError(
-            f"{folder.path}: has {len(names)} GGUF files ({listed(names)}); pass the path of the "
-            "one to read."
-        )
-    return folder.file(names[0]) if names else None
 
 
 def read_layout(path: Path) -> GgufLayout:

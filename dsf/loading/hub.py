@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from dsf.loading.errors import LoadError, shown
+from dsf.loading.folder import TOKENIZER_FILES
 from dsf.loading.library_versions import model_library
-from dsf.loading.tokenizer import TOKENIZER_FILES
 
 _ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
@@ -30,8 +30,11 @@ def snapshot(
             f"{shown(model_id)}: neither an existing folder nor a hub id of the form owner/name; "
             "check the path."
         )
-    model_library()
-    from huggingface_hub import snapshot_download
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        model_library()  # says what to install, if it is missing, too
+        raise
 
     wanted = ["config.json", *TOKENIZER_FILES, *_WEIGHTS, *(_PICKLED * allow_pickle_archive)]
     if settings_only:

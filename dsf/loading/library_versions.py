@@ -3,8 +3,6 @@
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
 from dsf.loading.errors import LoadError, reason
 
 _OLDEST_TORCH = (2, 11)
@@ -19,6 +17,8 @@ def check_torch(release: str | None = None) -> None:
     Raises:
         LoadError: torch is older.
     """
+    import torch
+
     release = str(torch.__version__) if release is None else release
     if _release(release) < _OLDEST_TORCH:
         raise LoadError(

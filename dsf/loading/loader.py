@@ -11,19 +11,15 @@ from torch import nn
 
 from dsf.loading.building import blueprint, build, skeleton
 from dsf.loading.errors import LoadError, listed
-from dsf.loading.folder import ModelFolder, open_folder
-from dsf.loading.gguf_files import (
-    gguf_blueprint,
-    gguf_file,
-    read_gguf_weights,
-    read_layout,
-)
+from dsf.loading.folder import ModelFolder, gguf_file, open_folder
+from dsf.loading.gguf_files import gguf_blueprint, read_gguf_weights, read_layout
 from dsf.loading.hub import snapshot
 from dsf.loading.library_versions import check_torch
 from dsf.loading.settings import read_settings
 from dsf.loading.tensor_files import non_finite_weights
 from dsf.loading.tokenizer import folder_tokenizer, gguf_tokenizer
-from dsf.loading.weights import fingerprint, read_weights, weight_files
+from dsf.loading.weight_files import weight_files
+from dsf.loading.weights import fingerprint, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from dsf.loading.library_versions import check_torch
 from dsf.loading.loader import found
 from dsf.loading.settings import read_settings
 from dsf.loading.tensor_files import check_header, read_named, tensor_names
-from dsf.loading.weights import weight_files
+from dsf.loading.weight_files import weight_files
 
 
 class PiecewiseModel:

@@ -24,22 +24,11 @@ from dsf.loading.bounded_json import read_object
 from dsf.loading.building import undisturbed
 from dsf.loading.child_processes import Child, ChildStopped
 from dsf.loading.errors import LoadError, shown
-from dsf.loading.folder import ModelFolder
+from dsf.loading.folder import TOKENIZER_FILES, TOKENIZER_SETTINGS, ModelFolder, has_tokenizer
 from dsf.loading.gguf_files import GgufLayout
 from dsf.loading.library_versions import model_library
 from dsf.loading.tokenizer_reader.opening import open_files, open_gguf, texts
 
-_SETTINGS = "tokenizer_config.json"
-_VOCABULARIES = (
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-)
-TOKENIZER_FILES = (_SETTINGS, "added_tokens.json", "special_tokens_map.json", *_VOCABULARIES)
 _DROPPED = {"auto_map", "chat_template", "custom_code", "name_or_path", "trust_remote_code"}
 _MOST_BYTES = 128 * 1024**2
 _MOST_SETTINGS_BYTES = 8 * 1024**2
@@ -83,7 +72,7 @@ def folder_tokenizer(
         LoadError: a file is refused.
     """
     files = [path for name in TOKENIZER_FILES if (path := folder.file(name)) is not None]
-    if not any(path.name in _VOCABULARIES for path in files):
+    if not has_tokenizer(folder):
         yield Tokenizer(lambda: None)
         return
     with tempfile.TemporaryDirectory(prefix="dsf-") as copy:
@@ -215,9 +204,9 @@ def _copy(path: Path, target: Path) -> None:
         raise LoadError(
             f"{path}: larger than {_MOST_BYTES} bytes; check that this is the right file."
         )
-    if path.name != _SETTINGS:
+    if path.name != TOKENIZER_SETTINGS:
         shutil.copyfile(path, target / path.name)
         return
     settings = read_object(path, most_bytes=_MOST_SETTINGS_BYTES)
     kept = {name: value for name, value in settings.items() if name not in _DROPPED}
-    (target / _SETTINGS).write_text(json.dumps(kept), encoding="utf-8")
+    (target / TOKENIZER_SETTINGS).write_text(json.dumps(kept), encoding="utf-8")

@@ -59,8 +59,8 @@ def checked_run(
         ValueError: if the folder holds a run of another schema, something that is no run under the
             names of one, or a link.
     """
-    earlier = _prepare(folder)
-    source = _source(inspection)
+    source = source_of(inspection)
+    earlier = _prepare(folder, source)
     units = []
     for number, layer in enumerate(inspection):
         units.append(_unit(layer, folder, number, source))
@@ -99,7 +99,7 @@ def checker_hashes() -> dict[str, str]:
     return {file.name: hash_of(file) for file in files}
 
 
-def _source(inspection: Inspection) -> dict[str, str]:
+def source_of(inspection: Inspection) -> dict[str, str]:
     """Where the numbers of a run come from, for every certificate."""
     names = json.dumps(inspection.tokens)
     facts = inspection.environment
@@ -156,7 +156,7 @@ def part_of(record: Mapping[str, Any]) -> str:
     return in_words({k: v for k, v in record.items() if k not in BESIDE_THE_PART})
 
 
-def _prepare(folder: Path) -> dict[str, str]:
+def _prepare(folder: Path, source: Mapping[str, str]) -> dict[str, str]:
     """The members of an earlier run in the folder, which this one may replace.
 
     A folder is known as one of a run by its manifest, or by a file that stands there until the
@@ -170,7 +170,7 @@ def _prepare(folder: Path) -> dict[str, str]:
             f"{folder} has {', '.join(foreign)}, but no run wrote them: there is no {MANIFEST}, "
             f"and no {UNFINISHED} of a run that was interrupted. Choose another folder."
         )
-    _write(folder, UNFINISHED, text_of({"schema_version": SCHEMA}))
+    _write(folder, UNFINISHED, text_of({"schema_version": SCHEMA, "source": dict(source)}))
     remove_inside(folder, MANIFEST)  # what follows is no longer the run that it binds
     remove_drafts(folder, "")
     return earlier or {}

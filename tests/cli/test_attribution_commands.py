@@ -210,7 +210,7 @@ def test_a_wrong_call_is_told_before_torch_is_there(run_alone):
     ("command", "given", "words"),
     [
         ("attribute", ["--target", "1", "--position", "9"], "--position is 9, but the input has 3"),
-        ("attribute", ["--target", "99"], "99 is none of the 32"),
+        ("attribute", ["--target", "99"], "--target is 99"),
         ("intervene", ["--edit", "ablate layers=7"], "7 is none of the 2 layers"),
         ("intervene", ["--edit", "ablate layers=1 heads=9"], "9 is none of the 2"),
         ("intervene", ["--edit", "state-from layers=1 token=1", "--other-ids", "1 2"], "state"),

@@ -73,8 +73,8 @@ def test_a_paper_can_be_chosen_and_listed(run, only_object):
     ("arguments", "words"),
     [
         (("INL-999",), "no claim is called INL-999"),
-        (("--paper", "XYZ"), "no paper is called 'XYZ'"),
-        (("--table", "red"), "no table is called 'red'"),
+        (("--paper", "XYZ"), "--paper has 'XYZ'. Choose from DSF, CDY"),
+        (("--table", "red"), "--table has 'red'. Choose from paper, slip"),
     ],
 )
 def test_what_is_not_in_the_table_is_refused(run, arguments, words):

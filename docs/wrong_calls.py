@@ -1,0 +1,344 @@
+"""Every way to call the command line wrongly that we could think of: what it says, and how soon.
+
+python -m docs.wrong_calls      # runs each as a process of its own and writes wrong_calls.md
+
+``tests/cli/test_wrong_calls.py`` runs the same calls and holds the page against them.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().with_name("wrong_calls.md")
+ROOT = PAGE.parents[1]
+SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Call:
+    """A wrong call.
+
+    Attributes:
+        words: what is typed after ``dsf``, in a folder that ``prepare`` made.
+        code: its exit code.
+        said: a part of the message.
+        runs: whether a model has to be loaded before anything wrong can be known.
+    """
+
+    words: str
+    code: int
+    said: str
+    runs: bool = False
+
+    @property
+    def arguments(self) -> list[str]:
+        """The words as the shell passes them on."""
+        return shlex.split(self.words)
+
+
+COMMANDS = (
+    Call("inspekt model", 2, "No such command"),
+    Call("inspect", 2, "Missing argument"),
+    Call("inspect model --ids '1 2' --layer 0", 2, "No such option"),
+    Call("inspect model --ids '1 2' --tolerance small", 2, "--tolerance"),
+    Call("inspect model --ids '1 2' --threads 0", 2, "at least 1"),
+    Call("inspect model --ids '1 2' --threads two", 2, "at least 1"),
+    Call("--verison", 2, "No such option"),
+)
+MODELS = (
+    Call("inspect modle --ids '1 2'", 2, "Did you mean model?"),
+    Call("inspect a/b/c --ids '1 2'", 2, "neither an existing folder nor a hub id"),
+    Call("inspect owner/name --ids '1 2' --offline", 2, "from the local cache only"),
+    Call("inspect '' --ids '1 2'", 2, "MODEL is empty"),
+    Call("inspect empty --ids '1 2'", 2, "has no file 'config.json'"),
+    Call("inspect text.txt --ids '1 2'", 2, "is a file, where the folder around it"),
+    Call("inspect fake.gguf --ids '1 2'", 2, "is no GGUF file"),
+    Call("inspect other --ids '1 2'", 2, "names no model_type"),
+    Call("inspect broken --ids '1 2'", 2, "not acceptable JSON"),
+    Call("inspect list --ids '1 2'", 2, "expected a JSON object"),
+    Call("inspect bytes --ids '1 2'", 2, "not acceptable JSON"),
+    Call("inspect unfinished --ids '1 2'", 2, "has no model.safetensors"),
+    Call("inspect pickled --ids '1 2'", 2, "would have to be unpickled"),
+    Call("inspect zero --ids '1 2'", 2, "is empty; download it again"),
+    Call("inspect shards --ids '1 2'", 2, "download the missing part"),
+    Call("inspect run --ids '1 2'", 2, "is the folder of a run, not of a model"),
+    Call("inspect job --ids '1 2'", 2, "is the folder of a job, not of a model"),
+    Call("inspect model --revision main --ids '1 2'", 2, "has no revision"),
+    Call("inspect foreign --ids '1 2'", 2, "has no family 'unheard'", runs=True),
+    Call("inspect torn --ids '1 2'", 2, "torn", runs=True),
+    Call("inspect nan --ids '1 2'", 2, "NaN", runs=True),
+    Call("support empty", 2, "has no file 'config.json'"),
+    Call("support model --layers ,", 2, "chooses nothing"),
+    Call("support model --layers 99", 2, "is none of the 2 layers", runs=True),
+)
+INPUTS = (
+    Call("inspect model", 2, "exactly one of --text, --ids and --file"),
+    Call("inspect model --ids '1 2' --text a", 2, "got 2"),
+    Call("inspect model --ids '1 x'", 2, "whole numbers"),
+    Call("inspect model --ids 1.5", 2, "whole numbers"),
+    Call("inspect model --ids ''", 2, "the input has none"),
+    Call("inspect model --ids=-1", 2, "counted from 0"),
+    Call("inspect model --ids '1 32'", 2, "but token 1 of the input is 32"),
+    Call("inspect model --ids 99999999999999999999", 2, "counted from 0"),
+    Call("inspect short --ids '1 2 3 4 5 6 7 8 9'", 2, "reads at most 8 tokens"),
+    Call("inspect model --text hello", 2, "has no tokenizer"),
+    Call("inspect model --text ''", 2, "the text is empty"),
+    Call("inspect model --file nowhere.txt", 2, "No such file"),
+    Call("inspect model --file empty", 2, "is a folder"),
+    Call("inspect model --file empty.txt", 2, "the text is empty"),
+    Call("inspect model --file binary.txt", 2, "is no UTF-8 text"),
+    Call("inspect model --file latin.txt", 2, "is no UTF-8 text"),
+    Call("inspect model --file zeros.txt", 2, "holds bytes of zero"),
+    Call("inspect model --file /dev/zero", 2, "is no regular file"),
+)
+OPTIONS = (
+    Call("inspect model --ids '1 2' --heads a", 2, "Heads are counted from 0"),
+    Call("inspect model --ids '1 2' --heads ''", 2, "chooses nothing"),
+    Call("inspect model --ids '1 2' --layers 3:1", 2, "of which a range is empty"),
+    Call("inspect model --ids '1 2' --layers 0:4:0", 2, "of which a range is empty"),
+    Call("inspect model --ids '1 2' --dtype float31", 2, "--dtype is 'float31'"),
+    Call("inspect model --ids '1 2' --tolerance 2", 2, "between 0 and 1"),
+    Call("inspect model --ids '1 2' --memory 0", 2, "more than 0 GB"),
+    Call("inspect model --ids '1 2' --layerwise --exact", 2, "exclude each other"),
+    Call("inspect model --ids '1 2' --open --no-report", 2, "exclude each other"),
+    Call("inspect model --ids '1 2' --layers 99", 2, "is none of the 2 layers", runs=True),
+    Call("inspect model --ids '1 2' --layers mlp", 2, "is none of the 2 layers", runs=True),
+    Call("inspect model --ids '1 2' --heads 7", 2, "is none of the 2", runs=True),
+    Call("inspect model --ids '1 2' --memory 0.0001", 3, "are available", runs=True),
+)
+OUTPUTS = (
+    Call("inspect model --ids '1 2' --out text.txt", 2, "is a file, and a folder is expected"),
+    Call("inspect model --ids '1 2' --out text.txt/deep", 2, "a file, and a folder is expected"),
+    Call("inspect model --ids '1 2' --out model", 2, "is the folder of the model"),
+    Call("inspect model --ids '1 2' --out ./short/../model", 2, "is the folder of the model"),
+    Call("inspect model --ids '1 2' --out /proc/here", 2, "nothing can be written"),
+    Call("inspect model --ids '1 2' --out taken", 2, "report.html in it is a folder"),
+    Call("inspect model --ids '1 2' --out astray", 2, "is a link that leads nowhere"),
+    Call("compare model short --ids '1 2' --csv empty", 2, "is a folder"),
+    Call("compare model short --ids '1 2' --csv nowhere/a.csv", 2, "there is no folder"),
+    Call("check model --ids '1 2' --out earlier", 2, "holds a run with another input"),
+)
+OTHERS = (
+    Call("check model --ids '1 2' --require causl", 2, "Did you mean causal?"),
+    Call("check model --ids '1 2' --root 00", 2, "--root is for the folder of a run"),
+    Call("check run --root 00", 2, "64 hexadecimal digits"),
+    Call("check run --ids '1 2'", 2, "is the folder of a run, which is checked"),
+    Call("check run", 1, "manifest", runs=True),
+    Call("measure model nowhere.txt", 2, "No such file"),
+    Call("measure model empty.txt", 2, "there are no prompts"),
+    Call("measure model binary.txt --ids", 2, "is no UTF-8 text"),
+    Call("measure model words.txt --ids", 2, "line 2: token numbers must be whole"),
+    Call("measure model far.txt --ids", 2, "line 2: model reads one or more numbers from 0 to 31"),
+    Call("measure model prompts.txt", 2, "add --ids"),
+    Call("measure model prompts.txt --ids --quantity half-life", 2, "Did you mean half_life?"),
+    Call("measure model prompts.txt --ids --batch 0", 2, "--batch is 0"),
+    Call("measure model prompts.txt --ids --workers 0", 2, "--workers is 0"),
+    Call("measure model prompts.txt --ids --workers 2 --slurm logs", 2, "exclude each other"),
+    Call("measure model prompts.txt --ids --out foreign_job", 2, "no job wrote them"),
+    Call("measure model prompts.txt --ids --heads 7 --out job1", 1, "units failed", runs=True),
+    Call("audit model --lengths x", 2, "whole numbers of tokens"),
+    Call("audit model --dtypes float8", 2, "--dtypes has 'float8'"),
+    Call("audit model --device gpu", 2, "--device is 'gpu'"),
+    Call("audit short --lengths 1k", 2, "reads at most 8 tokens"),
+    Call("attribute model --ids '1 2'", 2, "Missing option"),
+    Call("attribute model --ids '1 2' --target Paris", 2, "must be the number of a token"),
+    Call("attribute model --ids '1 2' --target 99", 2, "knows the tokens 0 to 31"),
+    Call("attribute model --ids '1 2' --target 3 --position 2", 2, "from 0 to 1"),
+    Call("attribute model --ids '1 2' --target 3 --top 0", 2, "--top is 0"),
+    Call("heads model", 2, "--random-repeat 50"),
+    Call("heads model --random-repeat 1", 2, "at least 2"),
+    Call("heads short --random-repeat 50", 2, "reads at most 8 tokens"),
+    Call("intervene model --ids '1 2'", 2, "needs an edit"),
+    Call("intervene model --ids '1 2' --edit 'cutt layers=0'", 2, "is no edit"),
+    Call("intervene model --ids '1 2' --edit 'cut layers'", 2, "is no field=value"),
+    Call("intervene model --ids '1 2' --edits bad.json", 2, "it is no JSON"),
+    Call("intervene model --ids '1 2' --edits object.json", 2, "it must hold a list of edits"),
+    Call("intervene model --ids '1 2' --edits nowhere.json", 2, "No such file"),
+    Call("intervene model --ids '1 2' --edit 'ablate layers=99'", 2, "is none of", runs=True),
+    Call("compare model", 2, "Missing argument"),
+    Call("compare model nowhere/else --ids 1 --offline", 2, "from the local cache only"),
+    Call("compare model short --ids '1 2' --other-ids 1 --other-text a", 2, "exclude each other"),
+    Call("claims MLA-999", 2, "MLA-1 to MLA-42"),
+    Call("claims FOO-1", 2, "the papers are DSF, CDY"),
+    Call("claims --paper MLB", 2, "Did you mean MLA?"),
+    Call("claims --table papers", 2, "Did you mean paper?"),
+    Call("playground delta_nett", 2, "Did you mean delta_net"),
+    Call("playground --out nowhere/page.html", 2, "there is no folder"),
+    Call("attribute model --ids '1 2' --target 3 --paths=-1", 2, "--paths is -1"),
+    Call("demo --out text.txt", 2, "is a file, and a folder is expected"),
+    Call("demo --model model", 2, "has no tokenizer"),
+    Call("doctor --out text.txt", 2, "is a file, and a folder is expected"),
+)
+GROUPS = {
+    "The command and its options": COMMANDS,
+    "The model": MODELS,
+    "The input": INPUTS,
+    "What is looked at": OPTIONS,
+    "Where the answer goes": OUTPUTS,
+    "Other commands": OTHERS,
+}
+CALLS: tuple[Call, ...] = tuple(call for group in GROUPS.values() for call in group)
+
+
+def prepare(place: Path) -> None:
+    """Make the folders and files that the calls speak of."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    llama = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    gpt2 = GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=2, n_head=2, **ends)
+    for name in ("model", "nan", "torn", "unfinished", "zero", "pickled", "shards"):
+        LlamaForCausalLM(llama).save_pretrained(place / name)
+    GPT2LMHeadModel(gpt2).save_pretrained(place / "short")
+    weights = load_file(place / "nan/model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.weight"][0, 0] = torch.nan
+    save_file(weights, place / "nan/model.safetensors", metadata={"format": "pt"})
+    whole = (place / "torn/model.safetensors").read_bytes()
+    (place / "torn/model.safetensors").write_bytes(whole[: len(whole) // 2])
+    for name in ("unfinished", "zero", "pickled", "shards"):
+        (place / name / "model.safetensors").unlink()
+    (place / "zero/model.safetensors").touch()
+    (place / "pickled/pytorch_model.bin").touch()
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (place / "shards/model.safetensors.index.json").write_text(json.dumps(index))
+    for name, content in FILES.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    for name in ("empty", "run/units", "taken/report.html", "foreign_job/units"):
+        (place / name).mkdir(parents=True)
+    (place / "astray").symlink_to(place / "nothing")
+
+
+FILES = {
+    "text.txt": b"hello",
+    "empty.txt": b"",
+    "binary.txt": bytes(range(256)),
+    "latin.txt": "Grüße".encode("latin-1"),
+    "zeros.txt": b"a\0b",
+    "prompts.txt": b"1 2 3\n4 5 6\n",
+    "words.txt": b"1 2\n1 two\n",
+    "far.txt": b"1 2\n3 99\n",
+    "fake.gguf": b"nothing of the kind",
+    "bad.json": b"[{",
+    "object.json": b"{}",
+    "other/config.json": b'{"a": 1}',
+    "broken/config.json": b'{"model_type":',
+    "list/config.json": b"[]",
+    "bytes/config.json": bytes(range(256)),
+    "foreign/config.json": b'{"model_type": "unheard"}',
+    "foreign/model.safetensors": b"\0",
+    "run/manifest.json": b"{}",
+    "job/job.json": b"{}",
+    "earlier/manifest.json": b'{"source": {"input": "sha256 00"}}',
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call, as a process of its own."""
+
+    code: int
+    told: str
+    seconds: float
+
+
+def outcome(call: Call, place: Path) -> Outcome:
+    """Run a call in a folder that ``prepare`` made."""
+    known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "dsf", *call.arguments],
+        cwd=place,
+        env=known,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    seconds = time.perf_counter() - begun
+    told = done.stderr.strip() or done.stdout.strip()
+    return Outcome(done.returncode, told.replace(str(place), "…"), seconds)
+
+
+def table(rows: Iterable[tuple[Call, Outcome]]) -> Iterator[str]:
+    """The rows of one group in Markdown."""
+    yield "| call | says | exit code | seconds |"
+    yield "|---|---|---|---|"
+    for call, found in rows:
+        yield (
+            f"| `dsf {_cell(call.words)}` | {_cell(_message(found.told))} | {found.code} | "
+            f"{found.seconds:.1f} |"
+        )
+
+
+def _message(told: str) -> str:
+    """The message without the usage lines that the parser prints around it."""
+    lines = [line for line in told.splitlines() if line and not line.startswith(("Usage", "Try "))]
+    return " ".join(lines).removeprefix("Error: ")
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def page(rows: dict[str, list[tuple[Call, Outcome]]]) -> str:
+    """The whole page."""
+    from dsf.cli.errors import IN_WORDS
+
+    every = [row for group in rows.values() for row in group]
+    early = [found.seconds for call, found in every if not call.runs]
+    codes = "\n".join(f"| {code} | {words} |" for code, words in IN_WORDS.items())
+    parts = [HEAD.format(calls=len(every), early=len(early), slowest=max(early), codes=codes)]
+    parts += [f"## {name}\n\n" + "\n".join(table(group)) + "\n" for name, group in rows.items()]
+    return "\n".join(parts)
+
+
+HEAD = """# Wrong calls
+
+What the command line says to {calls} wrong calls. Everything that can be told without a model is
+told before torch is imported: {early} of them, the slowest after {slowest:.1f} s on one core. With
+`--json` every message comes as `{{"error": {{"kind": ..., "message": ...}}}}` in the one object on
+standard output. This page is written by `python -m docs.wrong_calls`, which runs every call as a
+process of its own; the tests run them, too.
+
+| exit code | says |
+|---|---|
+{codes}
+
+In the folder of these calls lie `model` (a Llama of two layers that knows 32 tokens), `short` (a
+GPT-2 that reads at most 8 tokens), and damaged folders and files with the names of their damage.
+"""
+
+
+def main() -> None:
+    """Run every call and write the page."""
+    with tempfile.TemporaryDirectory(prefix="dsf-") as name:
+        place = Path(name)
+        prepare(place)
+        rows = {
+            title: [(call, outcome(call, place)) for call in group]
+            for title, group in GROUPS.items()
+        }
+    PAGE.write_text(page(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

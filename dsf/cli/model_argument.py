@@ -1,0 +1,188 @@
+"""What can be told of the model that a person named, and of the input for it, without torch.
+
+The settings of a folder say how many tokens a model knows and how many it reads; the names of its
+files say whether there are weights and a tokenizer. The loader looks again, at everything.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dsf.cli.options import Options
+from dsf.cli.prompt import Prompt
+from dsf.loading.errors import LoadError, shown
+from dsf.loading.folder import ModelFolder, gguf_file, has_tokenizer, open_folder
+from dsf.loading.hub import snapshot
+from dsf.loading.settings import read_settings
+from dsf.loading.weight_files import weight_files
+
+GGUF = b"GGUF"
+TABLE_OF_POSITIONS = {
+    "bert", "biogpt", "codegen", "ctrl", "distilbert", "electra", "gpt2", "gpt_bigcode",
+    "gpt_neo", "gptj", "openai-gpt", "opt", "roberta", "xglm", "xlm-roberta",
+}  # fmt: skip
+"""Families that look positions up in a table of fixed size; others read sequences of any length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What the settings and the names of the files say; None where they say nothing.
+
+    Attributes:
+        name: as it was typed.
+        vocabulary: how many tokens the model knows.
+        positions: how many tokens it reads at most.
+        tokenizer: whether there is one.
+    """
+
+    name: str
+    vocabulary: int | None = None
+    positions: int | None = None
+    tokenizer: bool | None = None
+
+    def check_input(self, prompt: Prompt) -> None:
+        """Hold an input against the model.
+
+        Raises:
+            ValueError: if the model cannot read it.
+        """
+        if prompt.texts and self.tokenizer is False:
+            raise ValueError(without_tokenizer(self.name))
+        numbers = prompt.numbers
+        if numbers is not None:
+            check_numbers(numbers, self.vocabulary, self.name)
+        if prompt.length is not None:
+            self.check_length(prompt.length)
+
+    def check_length(self, tokens: int) -> None:
+        """Raises ValueError if the model has no positions for so many tokens."""
+        if self.positions is not None and tokens > self.positions:
+            raise ValueError(
+                f"{self.name} reads at most {self.positions} tokens, but the input has {tokens}. "
+                "Give a shorter one."
+            )
+
+    def check_token(self, option: str, token: int | str | None) -> None:
+        """Raises ValueError if ``token`` is a number that the model does not know."""
+        if isinstance(token, int) and self.vocabulary is not None and token >= self.vocabulary:
+            raise ValueError(
+                f"{option} is {token}, but {self.name} knows the tokens 0 to {self.vocabulary - 1}."
+            )
+
+
+def check_call(model: str, prompt: Prompt, options: Options) -> ModelFacts:
+    """Everything that can be wrong with a model, its options and its input, without running it.
+
+    Raises:
+        LoadError: if the model is refused.
+        ValueError: if the input does not suit it.
+        OSError: if a file cannot be read.
+    """
+    prompt.check()
+    facts = check_model(model, offline=options.offline, revision=options.revision)
+    if options.layerwise and gguf_file(model) is not None:
+        raise ValueError(f"--layerwise does not load GGUF files such as {model}. Leave it out.")
+    facts.check_input(prompt)
+    return facts
+
+
+def check_model(
+    model: str, *, offline: bool, revision: str | None = None, needs_weights: bool = True
+) -> ModelFacts:
+    """What the settings and the names of the files say of a model.
+
+    Raises:
+        LoadError: if it is refused.
+    """
+    if not model.strip():
+        raise LoadError("MODEL is empty. Give a folder, a GGUF file, or a hub id owner/name.")
+    path = Path(model)
+    if path.exists() and revision is not None:
+        raise LoadError(
+            f"{model}: a {'folder' if path.is_dir() else 'file'} has no revision {revision!r}. "
+            "Leave --revision out."
+        )
+    if (file := gguf_file(model)) is not None:
+        with file.open("rb") as opened:
+            if opened.read(len(GGUF)) != GGUF:
+                raise LoadError(f"{model}: is no GGUF file: it does not begin with these letters.")
+        return ModelFacts(name=model)
+    if path.is_dir():
+        folder = open_folder(path)
+        _check_is_model(folder, model)
+        facts = _facts(folder, model, tokenizer=has_tokenizer(folder))
+        if needs_weights:
+            _check_weights(folder)
+        return facts
+    if path.exists():
+        raise LoadError(f"{model}: is a file, where the folder around it is expected; give that.")
+    if near := _beside(path):
+        raise LoadError(f"{model}: there is no such folder. Did you mean {near}?")
+    place = snapshot(model, revision, offline=offline, settings_only=True)
+    return _facts(open_folder(place), model, tokenizer=None)
+
+
+def check_numbers(numbers: list[int], vocabulary: int | None, model: str) -> None:
+    """Raises ValueError unless there are numbers, and all of them are tokens of the model."""
+    known = "at least one token"
+    if vocabulary is not None:
+        known = f"one or more numbers from 0 to {vocabulary - 1}"
+    if not numbers:
+        raise ValueError(f"{model} reads {known}, but the input has none.")
+    for place, number in enumerate(numbers):
+        if number < 0 or (vocabulary is not None and number >= vocabulary):
+            raise ValueError(f"{model} reads {known}, but token {place} of the input is {number}.")
+
+
+def without_tokenizer(model: str) -> str:
+    """Why text cannot be read."""
+    return f"{model} has no tokenizer, so text cannot be read. Give token numbers: --ids '1 2 3'."
+
+
+def _check_is_model(folder: ModelFolder, model: str) -> None:
+    if folder.file("config.json") is not None:
+        return
+    for name, what in (("manifest.json", "run"), ("job.json", "job")):
+        if (folder.path / name).is_file():
+            cure = f"dsf check {model} checks it" if what == "run" else "give the model's folder"
+            raise LoadError(f"{model}: is the folder of a {what}, not of a model; {cure}.")
+
+
+def _check_weights(folder: ModelFolder) -> None:
+    for path in weight_files(folder, allow_pickle_archive=False):
+        if not path.stat().st_size:
+            raise LoadError(f"{path}: is empty; download it again.")
+
+
+def _facts(folder: ModelFolder, model: str, *, tokenizer: bool | None) -> ModelFacts:
+    settings = read_settings(folder, allow_quantized=True).values
+    family = settings.get("model_type")
+    if not isinstance(family, str):
+        raise LoadError(
+            f"{folder.path / 'config.json'}: names no model_type, but has {shown(family)}; pass "
+            "the folder that save_pretrained wrote."
+        )
+    limit = settings.get("n_positions", settings.get("max_position_embeddings"))
+    return ModelFacts(
+        name=model,
+        vocabulary=_count(settings.get("vocab_size")),
+        positions=_count(limit) if family in TABLE_OF_POSITIONS else None,
+        tokenizer=tokenizer,
+    )
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
+
+
+def _beside(path: Path) -> str:
+    """A folder or file that the name of a missing one may have meant."""
+    if not path.parent.is_dir():
+        return ""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = get_close_matches(path.name, names, n=1, cutoff=0.8)
+    return str(path.with_name(near[0])) if near else ""

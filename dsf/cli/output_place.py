@@ -1,0 +1,66 @@
+"""Where a command will write is tried before anything heavy is imported."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+REPORT = ("report.html", "maps.png")
+"""What a report consists of."""
+
+
+def check_folder(
+    folder: Path, *, files: Iterable[str] = (), models: Iterable[str] = (), option: str = "--out"
+) -> None:
+    """Whether files can be written to a folder, which need not be there yet.
+
+    Args:
+        files: names of those that will be written.
+        models: what is read, which nothing is written into.
+
+    Raises:
+        ValueError: if not.
+    """
+    where = f"{option} {str(folder)!r}"
+    for above in (folder, *folder.parents):
+        if above.is_symlink() and not above.exists():
+            raise ValueError(f"{where}: {above} is a link that leads nowhere. Remove it.")
+        if above.exists():
+            break
+    if not above.is_dir():
+        named = "is" if above == folder else f"lies in {str(above)!r}, which is"
+        raise ValueError(f"{where}: {named} a file, and a folder is expected. Give another name.")
+    for model in models:
+        if Path(model).is_dir() and folder.is_dir() and folder.samefile(model):
+            raise ValueError(
+                f"{where}: is the folder of the model, which is only read. Give another folder."
+            )
+    for name in files:
+        if (folder / name).is_dir():
+            raise ValueError(f"{where}: {name} in it is a folder. Give another folder.")
+    _try(above, where)
+
+
+def check_file(file: Path, option: str) -> None:
+    """Whether a file can be written; its folder has to be there.
+
+    Raises:
+        ValueError: if not.
+    """
+    where = f"{option} {str(file)!r}"
+    if file.is_dir():
+        raise ValueError(f"{where}: is a folder. Give the name of a file.")
+    if not file.parent.is_dir():
+        raise ValueError(f"{where}: there is no folder {str(file.parent)!r}. Make it first.")
+    _try(file.parent, where)
+
+
+def _try(place: Path, where: str) -> None:
+    """A file without a name is made there, and is gone."""
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{where}: nothing can be written to {str(place)!r}: {error.strerror}. Give another "
+            "folder."
+        ) from None
