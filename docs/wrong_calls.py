@@ -170,7 +170,7 @@ OTHERS = (
     Call("claims --paper MLB", 2, "Did you mean MLA?"),
     Call("claims --table papers", 2, "Did you mean paper?"),
     Call("playground delta_nett", 2, "Did you mean delta_net"),
-    Call("playground --out nowhere/page.html", 2, "there is no folder"),
+    Call("playground --out empty", 2, "is a folder"),
     Call("attribute model --ids '1 2' --target 3 --paths=-1", 2, "--paths is -1"),
     Call("demo --out text.txt", 2, "is a file, and a folder is expected"),
     Call("demo --model model", 2, "has no tokenizer"),

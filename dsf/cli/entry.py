@@ -1,7 +1,10 @@
 """``main``: the commands, and what they leave to the shell."""
 
 import os
+import signal
 import sys
+from contextlib import suppress
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -92,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _code(arguments: list[str]) -> int:
     command, as_json = _command(arguments), "--json" in arguments
+    stopped = _noting_interrupts()
     try:
         code = int(app(arguments, prog_name="dsf", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
@@ -101,10 +105,25 @@ def _code(arguments: list[str]) -> int:
     except OSError as error:  # of the help page: commands tell their own
         code = unwritten(command, error)
     except Exception as error:
-        code = _refused(error, command, as_json=as_json)
+        # What is interrupted while it is being imported may fail in any way.
+        code = INTERRUPTED if stopped else _refused(error, command, as_json=as_json)
     if code == INTERRUPTED:
         interrupted(command, as_json=as_json)
     return code
+
+
+def _noting_interrupts() -> list[int]:
+    """A list that is empty until a person interrupts this process."""
+    stopped: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, note)
+    return stopped
 
 
 def _refused(error: Exception, command: str, *, as_json: bool) -> int:

@@ -40,8 +40,11 @@ def check_folder(
     _try(above, where)
 
 
-def check_file(file: Path, option: str) -> None:
-    """Whether a file can be written; its folder has to be there.
+def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
+    """Whether a file can be written.
+
+    Args:
+        makes_folder: whether its folder is made where it is not there.
 
     Raises:
         ValueError: if not.
@@ -49,6 +52,9 @@ def check_file(file: Path, option: str) -> None:
     where = f"{option} {str(file)!r}"
     if file.is_dir():
         raise ValueError(f"{where}: is a folder. Give the name of a file.")
+    if makes_folder:
+        check_folder(file.parent, option=option)
+        return
     if not file.parent.is_dir():
         raise ValueError(f"{where}: there is no folder {str(file.parent)!r}. Make it first.")
     _try(file.parent, where)

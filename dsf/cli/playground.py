@@ -33,7 +33,7 @@ def run(
     def check() -> None:
         if preset not in (known := _presets()):
             raise ValueError(f"there is no preset {preset!r}. {meant(preset, known)}")
-        check_file(out, "--out")
+        check_file(out, "--out", makes_folder=True)
 
     def work(_: ThreadCount) -> Answer:
         from dsf.report import playground
