@@ -169,6 +169,8 @@ OTHERS = (
     Call("claims FOO-1", 2, "the papers are DSF, CDY"),
     Call("claims --paper MLB", 2, "Did you mean MLA?"),
     Call("claims --table papers", 2, "Did you mean paper?"),
+    Call("state model --ids '1 2' --maps 0", 2, "--maps is 0"),
+    Call("state model --ids '1 2' --out text.txt", 2, "is a file, and a folder is expected"),
     Call("playground delta_nett", 2, "Did you mean delta_net"),
     Call("playground --out empty", 2, "is a folder"),
     Call("attribute model --ids '1 2' --target 3 --paths=-1", 2, "--paths is -1"),

@@ -1,12 +1,16 @@
 """``dsf state``: what the recurrent states of a model hold, and why they lose the rest."""
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import Checkpoint, Ids, NumberType, Offline, Revision, Text, TextFile
+from dsf.cli.options import Options
+from dsf.cli.output_place import check_folder
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 
@@ -49,21 +53,22 @@ def run(
 
     Example: dsf state FOLDER --file book.txt --out figures
     """
-    prompt: list[Prompt] = []
+    prompt = cache(lambda: Prompt(text, ids, file))
+    asked = cache(lambda: Options(dtype=dtype, layers=layers, offline=offline, revision=revision))
 
     def check() -> None:
-        prompt.append(Prompt(text, ids, file))
-        prompt[0].check()
         if maps < 1:
             raise ValueError(f"--maps is {maps}; it is how many are looked at, at least 1.")
+        check_call(model, prompt(), asked())
+        if out is not None:
+            check_folder(out, models=[model])
 
     def work(count: ThreadCount) -> Answer:
-        from dsf.cli.run_model import Options, inspect_checkpoint
+        from dsf.cli.run_model import inspect_checkpoint
         from dsf.cli.state_table import show_states
         from dsf.plot import report_state
 
-        options = Options(dtype=dtype, layers=layers, offline=offline, revision=revision)
-        found = report_state(inspect_checkpoint(model, prompt[0], count, options), maps=maps)
+        found = report_state(inspect_checkpoint(model, prompt(), count, asked()), maps=maps)
         written = [] if out is None else found.save(out)
         facts = {**found.to_json(), "written": [str(path) for path in written]}
         return Answer(facts, lambda: show_states(found, written))
