@@ -27,6 +27,7 @@ from dsf.inspection.errors import (
     RoundingWarning,
     memory_ran_out,
 )
+from dsf.inspection.explicit_rows import response_by_rows
 from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
@@ -176,7 +177,7 @@ class Comparison:
         layer, adapter = self.captured, self.adapter
         mixer = adapter.read(layer)
         system = mixer.system()
-        rebuilt = adapter.finished(layer, mixer, respond(system, mixer.signal()))
+        rebuilt = adapter.finished(layer, mixer, response_by_rows(system, mixer.signal()))
         if not math.isfinite(largest(self.output)):
             raise ReconstructionError(_not_finite(layer))
         formula = relative_error(rebuilt, layer.output)

@@ -46,7 +46,8 @@ class InspectedLayer:
         shell: a function that builds the whole layer around the mixer; None where only the mixer
             is known.
         formula: largest difference of the rebuilt layer from ``compared_with``, relative to the
-            largest number there. Within ``tolerance``; by default ``error``.
+            largest number there. Within ``tolerance``; by default ``error``. Softmax attention
+            of more than 256 tokens is rebuilt by 64 rows of its map, the other rows by a kernel.
         rounding: how far what the module put out in this run lies from the module in float64,
             relative: what the number type and the kernels of the run did to it.
         compared_with: what ``formula`` was measured against: the module itself in float64, or why
