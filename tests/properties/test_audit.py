@@ -60,6 +60,33 @@ def test_a_kernel_that_wraps_an_index_is_named_with_layer_and_length():
     assert {(row.layer, row.tokens) for row in rows if row not in of_mixers} <= {("layers.1", LONG)}
 
 
+WRAP = 96
+
+
+def loses_its_state(module, arguments, output):
+    """A scan in float32 whose index of chunks wraps after ``WRAP`` tokens: it begins anew there."""
+    hidden = arguments[0]
+    if hidden.dtype is torch.float64 or hidden.shape[1] <= WRAP:
+        return output
+    return torch.cat([output[:, :WRAP], type(module).forward(module, hidden[:, WRAP:])], dim=1)
+
+
+def test_a_scan_that_wraps_its_index_is_exact_up_to_there_and_found_one_token_later():
+    model = tiny_mamba()
+    model.layers[1].mixer.register_forward_hook(loses_its_state)
+    rows = audited(model, lengths=(WRAP, WRAP + 1, WRAP + 60))
+    verdicts = {(row.layer, row.tokens): row.verdict for row in rows}
+    assert verdicts == {
+        ("layers.0.mixer", WRAP): EXACT,
+        ("layers.1.mixer", WRAP): EXACT,
+        ("layers.0.mixer", WRAP + 1): EXACT,
+        ("layers.1.mixer", WRAP + 1): ROUNDED,
+        ("layers.0.mixer", WRAP + 60): EXACT,
+        ("layers.1.mixer", WRAP + 60): ROUNDED,
+    }
+    assert all(row.formula <= 1e-12 for row in rows)
+
+
 def test_a_kernel_of_one_number_type_is_found_by_its_rounding():
     """The module in float64 takes the sound path, so the formula holds and the run does not."""
     model = tiny_mamba()
