@@ -2,7 +2,8 @@
 
 Writes ``docs/benchmarks.json`` and ``docs/benchmarks.md``; with ``--gate`` it writes nothing and
 fails where the ratios of a case are a quarter below those in ``docs/benchmarks.json``, in two runs
-of the case; with ``--only`` it runs the cases with that word in their names and writes nothing.
+of the case; with ``--only`` it runs the cases with that word in their names and writes nothing,
+with ``--only WORD --write`` it puts their rows in the place of those in the record.
 """
 
 import argparse
@@ -88,11 +89,29 @@ def gate(names: list[str], record: list[Row]) -> list[str]:
     return [said for each in short.values() for said in each]
 
 
+def renew(made: list[Row]) -> None:
+    """Put rows in the place of those of the same cases in the record, and write the page anew."""
+    content = json.loads(RECORD.read_text(encoding="utf-8"))
+    content["rows"] = renewed(content["rows"], made)
+    RECORD.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    page.write(content)
+
+
+def renewed(record: list[Row], made: list[Row]) -> list[Row]:
+    """The rows of a record, with all rows of the cases of ``made`` from there."""
+    cases = {row["case"] for row in made}
+    kept = [row for row in record if row["case"] not in cases]
+    new = [row for row in record if row["case"] in cases]
+    place = next((k for k, row in enumerate(record) if row in new), len(kept))
+    return [*kept[:place], *made, *kept[place:]]
+
+
 def main() -> None:
     """Run, and write or compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--gate", action="store_true", help="compare with the record")
     parser.add_argument("--only", metavar="WORD", default="", help="cases with this in their names")
+    parser.add_argument("--write", action="store_true", help="renew the rows of these cases")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for name, found in versions().items():
@@ -102,7 +121,9 @@ def main() -> None:
         failed = gate(names, json.loads(RECORD.read_text(encoding="utf-8"))["rows"])
         sys.exit("\n".join(failed) if failed else 0)
     if asked.only:
-        rows(names)
+        made = rows(names)
+        if asked.write:
+            renew(made)
         return
     begun = time.monotonic()
     limits = figures()

@@ -2,12 +2,14 @@
 
     .venv-lens/bin/python -m benchmarks.lens      # rows as JSON, on its last line
 
-Both read the models inside the package. Theirs leave the feedthrough out, so entries below the
-diagonal are compared. ``error`` is the largest difference of the two over the largest entry.
+Both read the models inside the package, and softmax models at the shapes of published checkpoints.
+Theirs leave the feedthrough out, so entries below the diagonal are compared. ``error`` is the
+largest difference of the two over the largest entry.
 """
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv-lens" / "bin" / "python"
-TOKENS = 128
+TOKENS, LONG = 128, 512
 # Of each whether its maps are asked for with the step sizes in them, as the response needs them.
+REAL = ("GPT-2 124M", "SmolLM2 135M")
 MODELS = {"mamba": True, "mamba2": True, "qwen3_next": False}
 
 
@@ -61,28 +64,51 @@ def compared(name: str) -> list[dict[str, Any]]:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM
 
-    import dsf
-    from benchmarks.limits import interleaved
     from dsf.models import folder, recall
 
     model, other = (AutoModelForCausalLM.from_pretrained(folder(name)) for _ in range(2))
     bridge = TransformerBridge.boot_transformers(str(folder(name)), hf_model=other, device="cpu")
     rng = torch.Generator().manual_seed(0)
     prompt = recall.draw(rng, samples=1, length=TOKENS).tokens
+    case = f"Maps of {name}, {TOKENS} tokens"
+    return raced(case, model, bridge, prompt, scaled=MODELS[name], rounds=3)
+
+
+def raced(
+    case: str, model: Any, bridge: Any, prompt: Tensor, *, scaled: bool, rounds: int
+) -> list[dict[str, Any]]:
+    """Ours and theirs of one prompt, and how far their maps lie from ours."""
+    import dsf
+    from benchmarks.limits import interleaved
+
     maps: dict[str, list[Tensor]] = {}
 
     def ours() -> list[Tensor]:
         return [layer.map() for layer in dsf.inspect(model, input_ids=prompt)]
 
-    works = {"dsf": ours, "TransformerLens": lambda: theirs(bridge, prompt, scaled=MODELS[name])}
+    works = {"dsf": ours, "TransformerLens": lambda: theirs(bridge, prompt, scaled=scaled)}
     with torch.no_grad():
-        taken = interleaved(works, rounds=3, look=maps.__setitem__)
+        taken = interleaved(works, rounds=rounds, look=maps.__setitem__)
     found = []
     for method, seconds in taken.items():
-        row = {"case": f"Maps of {name}, {TOKENS} tokens", "method": method, "seconds": seconds}
+        row = {"case": case, "method": method, "seconds": seconds}
         found.append({**row, "error": 0.0, "ratio": seconds / taken["dsf"]})
     found[1]["error"] = max(map(apart, maps["TransformerLens"], maps["dsf"]))
     return found
+
+
+def at_real_size(shape: str) -> list[dict[str, Any]]:
+    """The same of a softmax model at the shape of a published checkpoint."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from benchmarks.real_shapes import model_of
+
+    model, other = model_of(shape), model_of(shape)
+    with tempfile.TemporaryDirectory() as place:
+        other.config.save_pretrained(place)
+        bridge = TransformerBridge.boot_transformers(place, hf_model=other, device="cpu")
+    ids = torch.randint(0, 1000, (1, LONG), generator=torch.Generator().manual_seed(0))
+    return raced(f"Maps of {shape}, {LONG} tokens", model, bridge, ids, scaled=False, rounds=1)
 
 
 def apart(one: Tensor, other: Tensor) -> float:
@@ -94,4 +120,5 @@ def apart(one: Tensor, other: Tensor) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     made = [row for name in MODELS for row in compared(name)]
+    made += [row for shape in REAL for row in at_real_size(shape)]
     print(json.dumps(made))

@@ -83,3 +83,29 @@ def test_the_run_fails_on_a_record_that_was_spoiled(run, capsys):
     spoiled = [{**each, "ratio": 2 * each["ratio"]} for each in RECORD]
     assert "the ratios are 0.51 of those in the record" in run(8.0, 8.1, record=spoiled)
     assert run(2.0, 7.0, record=RECORD) == 0  # a run that something else slowed down
+
+
+def test_rows_of_a_case_take_the_place_of_its_rows_and_new_cases_come_last():
+    record = [row("dsf", 1.0, case=case) for case in ("first", "second", "third")]
+    made = [row("dsf", 1.0, case="second"), row("library", 3.0, case="second")]
+    assert bench.renewed(record, made) == [record[0], *made, record[2]]
+    other = [row("dsf", 1.0, case="fourth")]
+    assert bench.renewed(record, other) == [*record, *other]
+
+
+def test_renewing_writes_the_record_and_the_page(tmp_path, monkeypatch):
+    place = tmp_path / "record.json"
+    place.write_text(json.dumps({"rows": RECORD, "minutes": 4.0}), encoding="utf-8")
+    monkeypatch.setattr(bench, "RECORD", place)
+    monkeypatch.setitem(bench.CASES, "scan", lambda: [row("dsf", 1.0), row("library", 2.0)])
+    written = []
+    monkeypatch.setattr(bench.page, "write", written.append)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "scan", "--write"])
+    monkeypatch.setattr(bench, "versions", dict)
+    monkeypatch.setattr(bench.torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(bench, "CASES", {"scan": bench.CASES["scan"]})
+    bench.main()
+    content = json.loads(place.read_text(encoding="utf-8"))
+    assert [each["ratio"] for each in content["rows"]] == [1.0, 2.0]
+    assert content["minutes"] == 4.0
+    assert written == [content]
