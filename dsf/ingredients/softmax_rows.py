@@ -92,13 +92,19 @@ class ExponentialRows(PairRows):
         """The logarithm of a term in the denominator that belongs to no key (a sink), or None."""
         return None
 
+    @property
+    def always_reads(self) -> bool:
+        """Whether every row is known to read a key."""
+        return False
+
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
         logits, sink = self.logits(start, stop), self.unread()
         keys = logits.shape[-1]
         if sink is not None:
             column = sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
             logits = torch.cat([logits, column], dim=-1)
-        weights = softmax_in_reach(logits)[..., :keys]
+        weights = logits.softmax(dim=-1) if self.always_reads else softmax_in_reach(logits)
+        weights = weights[..., :keys]
         return torch.nn.functional.pad(weights, (0, self.shape[-1] - keys)).unsqueeze(-2)
 
 
@@ -136,6 +142,10 @@ class SoftmaxRows(ExponentialRows):
     @property
     def is_causal(self) -> bool:
         return self.causal
+
+    @property
+    def always_reads(self) -> bool:
+        return self.causal and self.bias is None and self.log_decay is None
 
     def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
         keys = stop if self.causal else self.key.shape[-2]

@@ -66,7 +66,8 @@ class Walk:
     Attributes:
         quantities: those that are measured of every map.
         passed: the results for the measures of rows; None where one of these has no meaning.
-        weights: the maps, where they are few and short and have no states; else None.
+        weights: the maps, where they have no states and ranks or singular values are asked of
+            them; else None.
     """
 
     def __init__(self, system: Operator, quantities: Mapping[str, Quantity]) -> None:
@@ -77,7 +78,9 @@ class Walk:
         ]
         self._collected: Collected | None = Collected(reductions_of(by_row), cells)
         self._kept: list[Tensor] = []
-        self._keeps = _keeps_all(system) and cells <= MOST_STATE_CELLS
+        decomposed = _work(system, system.batch.numel(), keeps_all=True) <= MOST_WORK
+        few = cells <= MOST_STATE_CELLS
+        self._keeps = _keeps_all(system) and few and (decomposed or RANK in quantities)
         self._square = not _rectangular(system)
 
     def add(self, rows: Rows) -> None:
