@@ -14,7 +14,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import PANEL, ExplicitMap, Operator
-from dsf.evaluate import attention_map, respond
+from dsf.evaluate import respond
+from dsf.evaluate.rows import blocks_between
 from dsf.ingredients.softmax_rows import PairRows
 from dsf.system import System
 
@@ -35,7 +36,7 @@ def response_by_rows(
     found = respond(system, signal) if system.steps > EVERY else None
     parts = []
     for start, stop in sampled_rows(system.steps):
-        rows = attention_map(system, slice(start, stop))
+        (rows,) = (block.weights for block in blocks_between(system, start, stop, size=PANEL))
         dtype = torch.promote_types(rows.dtype, values.dtype)
         mixed = (rows.to(dtype) @ values.to(dtype)).unsqueeze(-2)
         if found is None:
