@@ -123,7 +123,7 @@ def picture_of(view: MapView, *, exact: bool) -> dict[str, Any]:
 def shrunk(weights: Weights, masked: Mask, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights and mask pooled once more, to at most ``side`` cells along each side."""
     rows, columns = (edges(size, min(size, side)) for size in weights.shape)
-    stack = pool(pool(weights[None], columns, axis=2), rows, axis=1)[0]
-    hidden = reduced_runs(np.logical_and, masked, columns, axis=1)
-    hidden = reduced_runs(np.logical_and, hidden, rows, axis=0)
+    stack = pool(pool(weights[None], rows, axis=1), columns, axis=2)[0]
+    hidden = reduced_runs(np.logical_and, masked, rows, axis=0)
+    hidden = reduced_runs(np.logical_and, hidden, columns, axis=1)
     return stack, hidden

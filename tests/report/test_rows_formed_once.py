@@ -7,6 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import dsf
 from dsf import measures
 from dsf.ingredients.softmax_rows import SoftmaxRows
+from dsf.inspection.explicit_rows import EVERY, ROWS, WINDOWS
 from dsf.kernels import availability
 from dsf.properties.run_folder import checked_run
 from dsf.report import write_report
@@ -52,11 +53,12 @@ def test_each_question_forms_every_row_once(inspection, tmp_path, monkeypatch, l
     assert formed.since() == 1
 
 
-def test_inspecting_forms_no_rows(monkeypatch):
-    config = GPT2Config(vocab_size=64, n_layer=1, n_head=HEADS, n_embd=32, n_positions=TOKENS)
+@pytest.mark.parametrize(("tokens", "rows"), [(EVERY, EVERY), (2 * EVERY, WINDOWS * ROWS)])
+def test_inspecting_forms_the_rows_that_are_compared(tokens, rows, monkeypatch):
+    config = GPT2Config(vocab_size=64, n_layer=1, n_head=HEADS, n_embd=32, n_positions=tokens)
     formed = Formed(monkeypatch)
-    dsf.inspect(GPT2LMHeadModel(config).eval(), input_ids=torch.zeros(1, TOKENS, dtype=torch.long))
-    assert formed.since() == 0
+    dsf.inspect(GPT2LMHeadModel(config).eval(), input_ids=torch.zeros(1, tokens, dtype=torch.long))
+    assert formed.rows == HEADS * rows
 
 
 def test_rows_are_counted(inspection, monkeypatch):
