@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import FuncNorm, LinearSegmentedColormap, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
@@ -70,7 +70,13 @@ def draw_map(
     hidden = odd if masked is None else odd | masked
     reach = float(np.abs(weights[~odd]).max(initial=0.0)) or 1.0
     axes.set_facecolor(MASKED_COLOUR)
-    image = axes.imshow(np.ma.masked_array(weights, hidden), cmap=SIGNED, vmin=-reach, vmax=reach)
+    image = axes.imshow(
+        np.ma.masked_array(weights, hidden),
+        cmap=SIGNED,
+        vmin=-reach,
+        vmax=reach,
+        interpolation="none",  # vector formats keep every cell sharp
+    )
     if odd.any():
         axes.imshow(np.ma.masked_array(odd, ~odd), cmap=ListedColormap([NOT_FINITE]))
     axes.set_title(title, fontsize=9, parse_math=False)
@@ -113,7 +119,8 @@ def static_picture(content: Mapping[str, Any]) -> bytes:
                 left = (NAMES + at * SMALL_SIDE) / wide
                 axes = figure.add_axes((left, bottom, 0.94 * SMALL_SIDE / wide, SMALL_SIDE / high))
                 weights = decoded(codes, map["scale"])
-                draw_map(axes, weights, title="", masked=codes == MASKED)
+                image = draw_map(axes, weights, title="", masked=codes == MASKED)
+                _colour(image, map["bright"] or 1.0, signed=map["signed"])
                 axes.set_title(map["label"], fontsize=7, pad=2, parse_math=False)
                 axes.set_axis_off()
     out = BytesIO()
@@ -128,94 +135,131 @@ def _codes(layer: Mapping[str, Any]) -> UInt8[np.ndarray, "maps rows columns"]:
 
 
 SIDE = 256
-NAME = 24  # characters
-MAP, GAP, LEFT, ABOVE, BELOW = 2.0, 0.15, 2.6, 0.5, 0.95  # inches
+NAME = 26  # characters
+MAP, GAP, LEFT, ABOVE, BELOW, UNDER = 2.0, 0.32, 2.9, 0.62, 0.72, 0.36  # inches
+NAMED = 0.3  # more inches below a map whose tokens are named
+LONGEST_LINE = 8
 
 
 def draw_grid(
     inspection: Inspection,
     path: str | Path,
     *,
-    most: int = 6,
+    most: int | None = 6,
+    across: int = LONGEST_LINE,
     layers: Chosen = None,
     heads: Chosen = None,
 ) -> Path:
-    """Write a picture with one row of maps for every layer.
+    """Write a picture with the maps of every layer, fit for a paper.
 
-    A layer whose channels have a map each begins with what all of them do together: how strongly
-    every token, or group of neighbouring tokens, acts on every other, with a colour bar.
-    Every map has its own colour scale, symmetric about zero, whose limit is printed above it. Maps
-    of more than 256 tokens are pooled by magnitude with the sign kept.
+    Rows are queries and columns are keys. The colours follow the square root of the weight, each
+    map with a colour bar of its own, from zero where no weight is negative. They are full from a
+    weight on that 98 of 100 cells do not exceed, without the diagonal and the first key; a bar that
+    does not reach the largest weight ends with ``≥``. A layer whose channels have a map each begins
+    with what all of them do together: how strongly every token, or group of neighbouring tokens,
+    acts on every other. Maps of more than 256 tokens are pooled by magnitude with the sign kept.
 
     Args:
-        path: the file to write; its ending selects the format, such as ``.png`` or ``.svg``.
+        path: the file to write; its ending selects the format: ``.png``, or for text as vectors and
+            sharp cells ``.svg`` or ``.pdf``.
         most: how many maps of one layer to draw; if it has more, the heads of the
-            strongest response or the channels with the most energy off the diagonal.
+            strongest response or the channels with the most energy off the diagonal. None draws
+            all heads, of more than 64 those of the strongest response.
+        across: how many maps stand side by side before the next line begins.
         layers, heads: which layers to draw, and which heads or channels of each, as for
             ``write_report``; all by default.
 
     Raises:
         InspectionError: if there is no such layer or head.
-        ValueError: if the inspection has no layer, or the ending is no known format.
+        ValueError: if the inspection has no layer, ``most`` or ``across`` is less than 1, or the
+            ending is no known format.
     """
     if not inspection.layers:
         raise ValueError("draw_grid: the inspection has no layer, so there is nothing to draw.")
+    for name, number in (("most", most), ("across", across)):
+        if number is not None and number < 1:
+            raise ValueError(f"draw_grid: '{name}' must be at least 1, but it is {number}.")
     inspection = narrowed_one(inspection, layers, heads)
     pictures = [layer_picture(layer, side=SIDE) for layer in inspection]
     rows = [_row(*each, most) for each in zip(inspection, pictures, strict=True)]
-    figure, grid = _sheet(len(rows), max(len(row) for row in rows))
+    lines = [
+        (layer, picture, row[at : at + across], at == 0)
+        for layer, picture, row in zip(inspection, pictures, rows, strict=True)
+        for at in range(0, len(row), across)
+    ]
     tokens = inspection.tokens or ()
-    for layer, picture, row, line in zip(inspection, pictures, rows, grid, strict=True):
-        _name_layer(line[0], layer, picture)
-        for axes, view in zip(line, row, strict=False):
-            named = axes is line[0] and view.sample < len(tokens)
-            draw = _draw if picture is None or view not in picture.views else _draw_together
-            draw(axes, view, tokens[view.sample] if named else None)
-        for axes in line[len(row) :]:
+    texts = NAMED if any(len(sample) <= LABELLED for sample in tokens) else 0.0
+    figure, grid = _sheet(len(lines), max(len(line[2]) for line in lines), texts)
+    for (layer, picture, line, is_first), places in zip(lines, grid, strict=True):
+        if is_first:
+            _name_layer(places[0], layer, picture)
+        for axes, view in zip(places, line, strict=False):
+            named = axes is places[0] and view.sample < len(tokens)
+            _draw(axes, view, tokens[view.sample] if named else None, outer=axes is places[0])
+        for axes in places[len(line) :]:
             axes.set_axis_off()
     return replace_file(path, lambda draft: _save(figure, draft))
 
 
-def _sheet(down: int, across: int) -> tuple[Figure, np.ndarray]:
+def _sheet(down: int, across: int, texts: float) -> tuple[Figure, np.ndarray]:
     """A figure with axes at fixed positions; an automatic layout takes seconds for a large grid."""
-    wide, high = LEFT + across * (MAP + GAP), down * (MAP + BELOW)
+    between, below = ABOVE + BELOW - UNDER + texts, BELOW + texts
+    wide, high = LEFT + across * (MAP + GAP), down * (MAP + between) + UNDER
     figure = Figure(figsize=(wide, high))
     places = {
         "left": LEFT / wide,
         "right": 1 - GAP / wide,
         "top": 1 - ABOVE / high,
-        "bottom": (BELOW - ABOVE) / high,
+        "bottom": below / high,
         "wspace": GAP / MAP,
-        "hspace": BELOW / MAP,
+        "hspace": between / MAP,
     }
     return figure, figure.subplots(down, across, squeeze=False, gridspec_kw=places)
 
 
-def _row(layer: InspectedLayer, picture: LayerPicture | None, most: int) -> list[MapView]:
+def _row(layer: InspectedLayer, picture: LayerPicture | None, most: int | None) -> list[MapView]:
     first = [] if picture is None else picture.views[:1]
+    if most is None:
+        return first + views(select(layer), side=SIDE)
     left = most - len(first)
     return first + (views(select(layer, most=left), side=SIDE)[:left] if left else [])
 
 
-def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
-    title = f"{view.label}  ±{view.scale:.2g}"
-    draw_map(axes, view.weights, title=title, masked=view.masked, tokens=tokens)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _draw_together(axes: Axes, view: MapView, tokens: Sequence[str] | None) -> None:
-    """What all channels do together; lengths, so that the colours begin at zero."""
+def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None, *, outer: bool) -> None:
+    """One map with its name, axes and colour bar; ``outer`` is the first of its line."""
     image = draw_map(axes, view.weights, title="", masked=view.masked, tokens=tokens)
-    image.set_cmap(LENGTHS)
-    image.set_clim(0, view.scale or 1)
+    reach = view.bright or 1.0
+    _colour(image, reach, signed=view.signed)
     axes.set_title(view.label, fontsize=9, pad=19, parse_math=False)
-    bar = axes.inset_axes((0.14, 1.025, 0.6, 0.035))
+    axes.set_xlabel("key →", fontsize=8, labelpad=2)
+    if outer:
+        axes.set_ylabel("← query", fontsize=8, labelpad=2)
+    bar = axes.inset_axes((0.28, 1.03, 0.42, 0.035) if view.signed else (0.16, 1.03, 0.56, 0.035))
     axes.figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[])
-    for at, side, end in ((-0.04, "right", "0"), (1.04, "left", f"{view.scale:.2g}")):
-        bar.text(at, 0.5, end, ha=side, va="center", fontsize=8, transform=bar.transAxes)
+    cut = "≥ " if view.scale > reach else ""
+    least = f"−{reach:.2g}" if view.signed else "0"
+    for at, side, end in ((-0.04, "right", least), (1.04, "left", f"{cut}{reach:.2g}")):
+        bar.text(at, 0.5, end, ha=side, va="center", fontsize=7.5, transform=bar.transAxes)
     for spine in (*axes.spines.values(), *bar.spines.values()):
         spine.set_visible(False)
+
+
+def _colour(image: AxesImage, reach: float, *, signed: bool) -> None:
+    """Colours by the square root of the weight, full from ``reach`` on."""
+    if signed:
+        image.set_cmap(SIGNED)
+        image.set_norm(FuncNorm((_signed_root, _signed_square), vmin=-reach, vmax=reach))
+    else:
+        image.set_cmap(LENGTHS)
+        image.set_norm(PowerNorm(0.5, vmin=0, vmax=reach))
+
+
+def _signed_root(weights: Float[np.ndarray, "*size"]) -> Float[np.ndarray, "*size"]:
+    return np.copysign(np.sqrt(np.abs(weights)), weights)
+
+
+def _signed_square(roots: Float[np.ndarray, "*size"]) -> Float[np.ndarray, "*size"]:
+    return np.copysign(np.square(roots), roots)
 
 
 def _name_layer(axes: Axes, layer: InspectedLayer, picture: LayerPicture | None) -> None:
@@ -227,7 +271,7 @@ def _name_layer(axes: Axes, layer: InspectedLayer, picture: LayerPicture | None)
     axes.annotate(
         text,
         (0, 0.5),
-        xytext=(-42, 0),
+        xytext=(-56, 0),
         xycoords="axes fraction",
         textcoords="offset points",
         ha="right",

@@ -1,0 +1,176 @@
+"""The page of an inspection at real sizes, photographed and timed: docs/viewer.md.
+
+    python -m benchmarks.viewer [--pictures FOLDER] [--keep FOLDER] [CASE ...]
+
+Every case is inspected, its page written and opened in Chromium at 1440 x 900 pixels. Written down
+are the width of the map, the size of the file, the time until it can be used, and the time from a
+click on another head until that is drawn. ``--keep`` holds the pages, so that a second run only
+opens them again. SmolLM2 needs the trained weights: ``make pretrained``.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+import dsf
+from benchmarks.real_shapes import model_of
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD, PAGE = ROOT / "docs" / "viewer.json", ROOT / "docs" / "viewer.md"
+SIZES = {"1440": (1440, 900), "1024": (1024, 900), "390": (390, 844)}
+SHAPES = {
+    "GPT-2 124M, 512 tokens": ("GPT-2 124M", 512),
+    "GPT-2 124M, 2,048 tokens": ("GPT-2 124M", 2048),
+    "Mamba 130M, 512 tokens": ("Mamba 130M", 512),
+    "Qwen3-Next hybrid, 512 tokens": ("Qwen3-Next, 92M", 512),
+}
+TRAINED = {"SmolLM2 135M, 512 tokens": 512, "SmolLM2 135M, 2,048 tokens": 2048}
+
+MAP = """() => {
+    const canvas = document.querySelector(".canvases canvas"), { width } = canvas;
+    const row = canvas.getContext("2d").getImageData(0, Math.floor(canvas.height / 2), width, 1);
+    const x = [...Array(width).keys()].filter((x) => row.data[4 * x + 3] && x > 70 * devicePixelRatio);
+    return Math.round((x.at(-1) - x[0] + 1) / devicePixelRatio); }"""
+"""From the first to the last pixel painted on a line through the middle, right of the labels."""
+
+SWITCHES = """async () => {
+    const thumbs = [...document.querySelectorAll(".thumb")], times = [];
+    const heading = document.querySelector(".pane h2");
+    for (const thumb of thumbs.slice(1, 41)) {
+        const begun = performance.now();
+        const changed = new Promise((done) => {
+            const watch = new MutationObserver(() => { watch.disconnect(); done(); });
+            watch.observe(heading, { childList: true });
+        });
+        thumb.click();
+        await Promise.race([changed, new Promise((done) => setTimeout(done, 2000))]);
+        times.push(performance.now() - begun);
+    }
+    return times; }"""
+
+
+def page_of(case: str, folder: Path) -> Path:
+    """The page of a case, written if it is not there yet."""
+    path = folder / f"{''.join(letter for letter in case if letter.isalnum())}.html"
+    if path.exists():
+        return path
+    if case in TRAINED:
+        from tests.pretrained.trained_models import writer
+
+        model, _, named = writer(TRAINED[case])()
+    else:
+        shape, tokens = SHAPES[case]
+        model = model_of(shape)
+        draw = torch.Generator().manual_seed(0)
+        named = {"input_ids": torch.randint(0, 1000, (1, tokens), generator=draw)}
+    inspection = dsf.inspect(model, checks="none", **named)
+    return dsf.write_report(inspection, path, title=case)
+
+
+def measured(browser: Any, case: str, page: Path, pictures: Path | None) -> dict[str, Any]:
+    """The figures of one page; pictures in both themes and three widths, if they are asked for."""
+    opened = browser.new_page(viewport=dict(zip(("width", "height"), SIZES["1440"], strict=True)))
+    begun = time.perf_counter()
+    opened.goto(page.as_uri())
+    opened.wait_for_selector("html[data-ready]", timeout=120_000)
+    ready = time.perf_counter() - begun
+    width = opened.evaluate(MAP)
+    thumb = opened.locator(".thumb canvas").first.bounding_box()["width"]
+    switches = opened.evaluate(SWITCHES)
+    opened.close()
+    if pictures is not None:
+        photograph(browser, page, pictures)
+    return {
+        "case": case,
+        "map_pixels": width,
+        "thumbnail_pixels": round(thumb),
+        "megabytes": round(page.stat().st_size / 1e6, 1),
+        "seconds_to_open": round(ready, 2),
+        "switch_milliseconds": round(median(switches)),
+    }
+
+
+def photograph(browser: Any, page: Path, pictures: Path) -> None:
+    """The page as it opens, in both themes and three widths."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name, (width, height) in SIZES.items():
+        for scheme in ("light", "dark"):
+            size = {"width": width, "height": height}
+            opened = browser.new_page(viewport=size, color_scheme=scheme)
+            opened.goto(page.as_uri())
+            opened.wait_for_selector("html[data-ready]", timeout=120_000)
+            opened.screenshot(path=pictures / f"{page.stem}-{name}-{scheme}.png")
+            opened.close()
+
+
+HEAD = """# The page at real size
+
+What a page of `dsf.write_report` is like at the size of published checkpoints: `python -m benchmarks.viewer`
+inspects every case, opens its page in Chromium at 1440 x 900 pixels, and writes this table. SmolLM2 has
+its trained weights and reads pages of this documentation; the others have random weights, so that their
+maps show noise. *Map* is the width of the first map as the page opens, *switch* the median time from a
+click on another head until its map is drawn.
+
+| case | map, pixels | thumbnail, pixels | file, MB | opens in, s | switch, ms |
+|---|---|---|---|---|---|
+"""
+
+
+def text(rows: list[dict[str, Any]], judged: dict[str, str]) -> str:
+    """The page; ``judged`` has what a reader said of each case after looking at its pictures."""
+    lines = "".join(
+        f"| {row['case']} | {row['map_pixels']} | {row['thumbnail_pixels']} | {row['megabytes']} | "
+        f"{row['seconds_to_open']} | {row['switch_milliseconds']} |\n"
+        for row in rows
+    )
+    said = "".join(f"- **{case}.** {sentence}\n" for case, sentence in judged.items())
+    return HEAD + lines + "\n" + LIMITS + (f"\n## Looked at\n\n{said}" if said else "")
+
+
+LIMITS = """## Limits of the file
+
+Pictures of all maps share about 9.6 million cells of one byte, before compression, and at most 256 x 256 for
+each; thumbnails have 48 x 48. Maps without pooling take at most 1 MiB more, compressed (`full_resolution=`), and
+one of them is kept in any case, up to 3.25 MiB. Of a layer whose channels have a map each, a page shows all
+channels together and 8 single ones.
+"""
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("cases", nargs="*", metavar="CASE")
+    parser.add_argument("--pictures", type=Path, help="a folder for pictures of every page")
+    parser.add_argument("--keep", type=Path, help="a folder in which pages stay for the next run")
+    asked = parser.parse_args(arguments)
+    unknown = set(asked.cases) - {*SHAPES, *TRAINED}
+    if unknown:
+        sys.exit(f"no such case: {', '.join(sorted(unknown))}; there are {[*SHAPES, *TRAINED]}")
+    from playwright.sync_api import sync_playwright
+
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    rows = {row["case"]: row for row in record.get("rows", [])}
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as running:
+        folder = asked.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        browser = running.chromium.launch(executable_path=shutil.which("chromium"))
+        for case in asked.cases or [*SHAPES, *TRAINED]:
+            rows[case] = measured(browser, case, page_of(case, folder), asked.pictures)
+            print(rows[case], flush=True)
+        browser.close()
+    ordered = [rows[case] for case in [*SHAPES, *TRAINED] if case in rows]
+    judged = record.get("judged", {})
+    record = {"rows": ordered, "judged": judged}
+    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(text(ordered, judged), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
