@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-import dsf
 from benchmarks.real_shapes import model_of
+from dsf.inspection import inspect
+from dsf.report import write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs" / "viewer.json", ROOT / "docs" / "viewer.md"
@@ -37,7 +38,8 @@ TRAINED = {"SmolLM2 135M, 512 tokens": 512, "SmolLM2 135M, 2,048 tokens": 2048}
 MAP = """() => {
     const canvas = document.querySelector(".canvases canvas"), { width } = canvas;
     const row = canvas.getContext("2d").getImageData(0, Math.floor(canvas.height / 2), width, 1);
-    const x = [...Array(width).keys()].filter((x) => row.data[4 * x + 3] && x > 70 * devicePixelRatio);
+    const right = (x) => x > 70 * devicePixelRatio;
+    const x = [...Array(width).keys()].filter((x) => row.data[4 * x + 3] && right(x));
     return Math.round((x.at(-1) - x[0] + 1) / devicePixelRatio); }"""
 """From the first to the last pixel painted on a line through the middle, right of the labels."""
 
@@ -71,8 +73,7 @@ def page_of(case: str, folder: Path) -> Path:
         model = model_of(shape)
         draw = torch.Generator().manual_seed(0)
         named = {"input_ids": torch.randint(0, 1000, (1, tokens), generator=draw)}
-    inspection = dsf.inspect(model, checks="none", **named)
-    return dsf.write_report(inspection, path, title=case)
+    return write_report(inspect(model, checks="none", **named), path, title=case)
 
 
 def measured(browser: Any, case: str, page: Path, pictures: Path | None) -> dict[str, Any]:
@@ -113,11 +114,11 @@ def photograph(browser: Any, page: Path, pictures: Path) -> None:
 
 HEAD = """# The page at real size
 
-What a page of `dsf.write_report` is like at the size of published checkpoints: `python -m benchmarks.viewer`
-inspects every case, opens its page in Chromium at 1440 x 900 pixels, and writes this table. SmolLM2 has
-its trained weights and reads pages of this documentation; the others have random weights, so that their
-maps show noise. *Map* is the width of the first map as the page opens, *switch* the median time from a
-click on another head until its map is drawn.
+What a page of `dsf.write_report` is like at the size of published checkpoints:
+`python -m benchmarks.viewer` inspects every case, opens its page in Chromium at 1440 x 900 pixels,
+and writes this table. SmolLM2 has its trained weights and reads pages of this documentation; the
+others have random weights, so that their maps show noise. *Map* is the width of the first map as
+the page opens, *switch* the median time from a click on another head until its map is drawn.
 
 | case | map, pixels | thumbnail, pixels | file, MB | opens in, s | switch, ms |
 |---|---|---|---|---|---|
@@ -125,7 +126,7 @@ click on another head until its map is drawn.
 
 
 def text(rows: list[dict[str, Any]], judged: dict[str, str]) -> str:
-    """The page; ``judged`` has what a reader said of each case after looking at its pictures."""
+    """The page; ``judged`` is what was said of each case after looking at its pictures."""
     lines = "".join(
         f"| {row['case']} | {row['map_pixels']} | {row['thumbnail_pixels']} | {row['megabytes']} | "
         f"{row['seconds_to_open']} | {row['switch_milliseconds']} |\n"
@@ -137,10 +138,10 @@ def text(rows: list[dict[str, Any]], judged: dict[str, str]) -> str:
 
 LIMITS = """## Limits of the file
 
-Pictures of all maps share about 9.6 million cells of one byte, before compression, and at most 256 x 256 for
-each; thumbnails have 48 x 48. Maps without pooling take at most 1 MiB more, compressed (`full_resolution=`), and
-one of them is kept in any case, up to 3.25 MiB. Of a layer whose channels have a map each, a page shows all
-channels together and 8 single ones.
+Pictures of all maps share about 9.6 million cells of one byte, before compression, and at most
+256 x 256 for each; thumbnails have 48 x 48. Maps without pooling take at most 1 MiB compressed
+(`full_resolution=`), and one of them is kept in any case, up to 3.25 MiB. Of a layer whose channels
+have a map each, a page shows all channels together and 8 single ones.
 """
 
 

@@ -24,6 +24,19 @@ function firstCell(picture) {
   return most > 0 ? best : [0, 0];
 }
 
+/** Of the cells of a map that a pooled one joined in one cell, that of the largest weight. */
+function strongestWithin(picture, pooled, [row, column]) {
+  const [top, bottom] = pooled.writtenBy(row).map((token) => picture.rowOf(token));
+  const [left, right] = pooled.readBy(column).map((token) => picture.columnOf(token));
+  let best = [top, left];
+  for (let down = top; down <= bottom; down += 1) {
+    for (let across = left; across <= right; across += 1) {
+      if (RANK[picture.code(down, across)] > RANK[picture.code(...best)]) best = [down, across];
+    }
+  }
+  return best;
+}
+
 /** The map to show first: with the most weight away from the diagonal and the first key.
     A layer of channels shows all of them together before single ones. */
 function firstMap(entries) {

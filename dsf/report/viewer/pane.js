@@ -39,10 +39,13 @@ class Pane {
     const { map, layer, tokens } = this.entry;
     const kept = this.picture && this.written.count === layer.written && this.read.count === layer.read;
     const [written, read] = kept ? this.chosenTokens : tokensAt(picture, firstCell(picture));
+    const pooled = kept && this.picture?.pooled && this.entry === this.shownEntry ? this.picture : null;
+    const at = pooled && strongestWithin(picture, pooled, this.cell);
     this.picture = picture;
+    this.shownEntry = this.entry;
     this.written = tokensOf(tokens, layer.written);
     this.read = tokensOf(tokens, layer.read);
-    this.cell = [picture.rowOf(written), picture.columnOf(read)];
+    this.cell = at || [picture.rowOf(written), picture.columnOf(read)];
     this.heading.textContent = map.difference ? `${map.label}: ${layer.name}` : `${layer.name} · ${map.label}`;
     this.about.textContent = aboutMap(map, layer, picture, this.settings.full);
     this.over.setAttribute("aria-label", `${this.heading.textContent}. ${this.about.textContent} `
