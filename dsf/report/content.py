@@ -5,9 +5,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dsf.network import Intervention
 from dsf.report.attribution_content import Explained
 from dsf.report.escaping import escaped
 from dsf.report.full_resolution import FULL_BYTES, add_full_maps
+from dsf.report.intervention_content import intervention_content
 from dsf.report.layer_content import layer_content
 from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
@@ -24,6 +26,7 @@ def content(
     grid: Grid | None = None,
     full_resolution: int = FULL_BYTES,
     explained: Explained | None = None,
+    intervention: Intervention | None = None,
     progress: Progress = ignored,
 ) -> dict[str, Any]:
     """Models, layers, maps and tokens of one or several inspections; every number is finite.
@@ -36,6 +39,7 @@ def content(
         grid: height and width of a picture whose patches are the last ``height * width`` tokens.
         full_resolution: how many compressed bytes of maps without pooling are kept.
         explained: an attribution on the same input.
+        intervention: a run with edits on the same input.
         progress: called with the finished share, from 0 to 1.
 
     Raises:
@@ -58,6 +62,7 @@ def content(
     selections = [selection for *_, selection in drawn]
     return {
         "attribution": None if explained is None else explained.content(),
+        "intervention": intervention_content(intervention),
         "full": add_full_maps(layers, selections, full_resolution),
         "schema_version": SCHEMA_VERSION,
         "models": [{"name": subject.name, "tokens": _tokens(subject)} for subject in all_],

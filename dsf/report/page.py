@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from dsf.inspection.choice import Chosen
-from dsf.network import Attribution, Paths
+from dsf.network import Attribution, Intervention, Paths
 from dsf.properties.decided import IF_NOT, VerdictCount, verdict_counts
 from dsf.report.attribution_content import explained
 from dsf.report.content import Grid, content, embedded
@@ -38,6 +38,7 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
     attribution: Attribution | None = None,
     target: str = "the logit",
     paths: Paths | None = None,
+    intervention: Intervention | None = None,
     progress: Progress = ignored,
 ) -> Path:
     """Write the result of an inspection as one self-contained HTML file.
@@ -70,6 +71,8 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
             page then shades the tokens by their shares and shows the edges of every layer.
         target: words for the number that is attributed, such as ``"the logit of Paris"``.
         paths: ``attribution.paths(...)``, to be drawn.
+        intervention: what ``dsf.intervene`` returned for the same input. The page then shows by how
+            much the output after every token moves, and the last logits without and with the edits.
         progress: called with the finished share, from 0 to 1.
 
     Returns:
@@ -79,7 +82,8 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
         IsADirectoryError: if ``path`` is a folder.
         InspectionError: if there is no such layer or head.
         ValueError: if ``inspection`` is empty, ``verdicts`` does not have one table for each, no
-            layer has as many tokens as ``grid`` has patches, or ``attribution`` is of other tokens.
+            layer has as many tokens as ``grid`` has patches, ``attribution`` is of other tokens,
+            or ``intervention`` of a model without logits.
         TypeError: if ``attribution`` is no attribution.
     """
     inspection = narrowed(inspection, layers, heads)
@@ -90,6 +94,7 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
         grid=grid,
         full_resolution=full_resolution,
         explained=explained(inspection, attribution, target, paths),
+        intervention=intervention,
         progress=progress,
     )
     page = rendered(shown, data, title=title, facts=facts or {})

@@ -32,7 +32,13 @@ class Explained:
             attribution=self.share,
             target=HOSTILE[0],
             paths=self.paths,
+            intervention=self.edited(model, drawn.tokens),
         )
+
+    def edited(self, model, ids):
+        cut = dsf.edits.Cut(LAYER, heads=[0])
+        self.intervention = dsf.intervene(model, input_ids=ids, edits=[cut])
+        return self.intervention
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +117,26 @@ def test_the_page_is_the_same_without_an_attribution(made, tmp_path, reading):
     data = reading.content(path.read_text(encoding="utf-8"))
     assert data["attribution"] is None
     assert all("share" not in map for layer in data["layers"] for map in layer["maps"])
+
+
+@pytest.mark.slow
+def test_a_run_with_edits_is_switched_with_the_clean_one(made, visited):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = visited(made.path)
+    page.get_by_role("button", name="Edits", exact=True).click()
+    assert "Cut" in page.locator(".state .summary").inner_text()
+    for name, logits in (
+        ("Changed", made.intervention.output),
+        ("Clean", made.intervention.clean),
+    ):
+        page.get_by_role("button", name=name, exact=True).click()
+        largest = page.locator(".state tbody tr").first.locator("td").nth(1).inner_text()
+        told = float(largest.replace("−", "-"))
+        assert told == pytest.approx(logits[0, -1].max().item(), rel=1e-3)
+    moved = (made.intervention.output - made.intervention.clean)[0].abs().amax(-1).double()
+    titles = page.locator(".state .strip span").evaluate_all("(all) => all.map((e) => e.title)")
+    seen = [float(title.rsplit(": ", 1)[1]) for title in titles]
+    assert seen == pytest.approx(moved.tolist(), rel=1e-2)
+    found = axe.Axe().run(page).response["violations"]
+    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+    assert page.locator("img, iframe").count() == 0

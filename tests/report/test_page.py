@@ -253,7 +253,8 @@ def test_many_heads_stay_small(of, tmp_path):
 def test_the_content_has_this_form(inspected):
     data = content(inspected(dsf.mixers.DeltaNet, words="abcdefghi"))
     layer = data["layers"][0]
-    assert set(data) == {"schema_version", "models", "grid", "layers", "full", "attribution"}
+    added = {"full", "attribution", "intervention"}
+    assert set(data) == {"schema_version", "models", "grid", "layers", *added}
     assert data["schema_version"] == 2
     assert data["models"] == [{"name": "drawn/model", "tokens": [list("abcdefghi")]}]
     assert set(layer) == {

@@ -27,6 +27,7 @@ EXPLORER = (
     "controls",
     "layer_names",
     "shares",
+    "edits",
     "pane",
     "stage",
     "overview",

@@ -69,16 +69,17 @@ class Pane {
     if (!same) this.window = { row: 0, column: 0, rows: this.raster.rows, columns: this.raster.columns };
     for (const part of this.pictureParts) part.hidden = !this.isPicture;
     this.statePart.hidden = this.isPicture;
-    this.heading.hidden = view === "shares";
+    this.heading.hidden = view === "shares" || view === "edits";
     if (view === "state") drawState(this.statePart, this.entry);
     else if (view === "shares") this.drawShares();
+    else if (view === "edits") drawEdits(this.statePart, this.settings.intervention, this.entry.map.sample, this.written);
     else this.draw();
     if (held) (this.isPicture ? this.over : this.statePart).focus({ preventScroll: true });
   }
 
   /** Whether the view shows cells; the others are text, tables and charts. */
   get isPicture() {
-    return this.view !== "state" && this.view !== "shares";
+    return !["state", "shares", "edits"].includes(this.view);
   }
 
   drawShares() {

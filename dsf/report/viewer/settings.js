@@ -2,8 +2,8 @@
 
 class Settings {
   /** `peers(entry)` are the maps that share a scale with one where a common scale is chosen. */
-  constructor({ grid, full, attribution }, peers) {
-    Object.assign(this, { grid, full, attribution, peers, curve: "root", together: false, hidesDiagonal: false });
+  constructor({ grid, full, attribution, intervention }, peers) {
+    Object.assign(this, { grid, full, attribution, intervention, peers, curve: "root", together: false, hidesDiagonal: false });
   }
 
   /** The codes of a map, with its diagonal left out where that is chosen. */

@@ -24,6 +24,7 @@ class Stage {
     const views = { ...VIEWS };
     if (!this.settings.grid) delete views.grid;
     if (!this.settings.attribution) delete views.shares;
+    if (!this.settings.intervention) delete views.edits;
     this.views = choices("View", views, (name) => this.turn(name));
     this.views.press("map");
     this.both = button("Compare", "Compare with another map", () => this.compare());
@@ -88,7 +89,7 @@ class Stage {
     this.view = view;
     this.views.press(view);
     for (const pane of this.panes) pane.turn(view);
-    this.zooms.hidden = view === "state" || view === "shares";
+    this.zooms.hidden = !this.active.isPicture;
     this.share(this.active);
   }
 

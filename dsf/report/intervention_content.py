@@ -1,0 +1,49 @@
+"""What a page shows of an intervention: the largest logits without and with its edits."""
+
+from typing import Any
+
+import torch
+
+from dsf.loading import token_texts
+from dsf.network import Intervention
+from dsf.report.escaping import escaped
+from dsf.report.selection import SAMPLES
+
+LOGITS = 10
+
+
+def intervention_content(result: Intervention | None) -> dict[str, Any] | None:
+    """The edits in words, and of every sample by how much the output moves and its last logits.
+
+    ``moved`` is the largest absolute change at every token. ``logits`` holds
+    ``[name, clean, changed]`` at the last token: the ten largest of either run.
+
+    Raises:
+        ValueError: if the outputs are not ``sample time logits``.
+    """
+    if result is None:
+        return None
+    clean, changed = result.clean.double(), result.output.double()
+    if clean.ndim != 3:
+        raise ValueError(
+            "'intervention' must be of a model that puts out (sample, time, logits), but its "
+            f"output has the shape {tuple(clean.shape)}."
+        )
+    pairs = list(zip(clean[:SAMPLES], changed[:SAMPLES], strict=True))
+    return {
+        "edits": [escaped(repr(edit), most=200) for edit in result.edits],
+        "moved": [(after - before).abs().amax(dim=-1).tolist() for before, after in pairs],
+        "logits": [_largest(result, before[-1], after[-1]) for before, after in pairs],
+    }
+
+
+def _largest(result: Intervention, clean: torch.Tensor, changed: torch.Tensor) -> list[list[Any]]:
+    count = min(LOGITS, clean.numel())
+    found = {*clean.topk(count).indices.tolist(), *changed.topk(count).indices.tolist()}
+    numbers = sorted(found, key=lambda number: -clean[number].item())
+    known = result.tokenizer is not None and max(numbers) < len(result.tokenizer)
+    names = token_texts(result.tokenizer, numbers) if known else [f"token {k}" for k in numbers]
+    return [
+        [escaped(name), clean[number].item(), changed[number].item()]
+        for name, number in zip(names, numbers, strict=True)
+    ]
