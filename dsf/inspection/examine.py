@@ -18,7 +18,7 @@ from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded, in_float64
 from dsf.inspection.capture.screening import check_runnable
-from dsf.inspection.causal.findings import Findings, judged
+from dsf.inspection.causal.findings import Finding, Findings, judged, settle_slots
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, ChosenAlong, chosen_heads, chosen_layers
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
@@ -106,10 +106,9 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         inputs, named = in_float64(inputs), in_float64(named)
     asked = {} if question.probe == AUTO else probes(model, question.probe)
     known = _outside(known_modules(model, question.adapters), asked)
-    wide = dtype_of(model) is torch.float64
-    limits = Limits(guarded=wide, tolerance=question.tolerance)
+    limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
     title = question.name or type(model).__name__
-    expected = forecast(model, known, inputs, named, wide=wide, memory=question.memory)
+    expected = forecast(model, known, inputs, named, wide=limits.guarded, memory=question.memory)
     store = None
     if expected is not None:
         expected.check(title)
@@ -117,37 +116,42 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     with isolated(model):
         watched = {path: model.get_submodule(path) for path in known}
         asks = question.checks != "none" and store is None and _can_be_asked(model)
-        tracker = Tracker() if asks else None
         possible = _outside(candidates(model, known), asked) if store is None else {}
-        log = CallLog(store, partial(_stands_alone, known))
         listener = _Listener({path: model.get_submodule(path) for path in (*possible, *asked)})
+
+        def recorded(tracker: Tracker | None) -> list[Call]:
+            log = CallLog(store, partial(_stands_alone, known))
+            return run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
+
         question.progress("running the model, asking what mixes tokens", 0, 1)
-        calls = run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
+        tracker = Tracker() if asks else None
+        calls = recorded(tracker)
         if tracker is not None and tracker.disputed:
-            tracker, log = Tracker(tracker.disputed), CallLog(store, partial(_stands_alone, known))
-            run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
-            calls = log
+            tracker = Tracker(tracker.disputed)
+            calls = recorded(tracker)
         further = asked_for(model, listener.where, asked)
         further.add(tried(model, listener.where, possible, limits))
         calls = _with_further(calls, further)
         with guarded(model):
-            found = Findings() if tracker is None else judged(tracker, calls, further.covers)
-        if question.probe == AUTO:
-            with guarded(model):
-                further.add(probed(found.modules, listener.where, limits))
-            calls = _in_order([*calls, *(one for one in further.calls if one not in calls)])
+            calls, found = _asked(tracker, calls, further, partial(_probed, question, limits))
         known |= further.known
-        seen = _paths(model, calls)
         choose = None if question.layers is None else partial(chosen_layers, wanted=question.layers)
-        layers, refused = _rebuilt(
-            calls, known, limits, question, found, further, choose=choose, store=store
-        )
-    missed = (*refused, *_unread(model, seen, set(known), found, further))
-    wrong = [part.formula for part in refused if part.formula is not None]
-    if not layers and wrong:
-        raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
+        made = _rebuilt(calls, known, limits, question, found, further, choose=choose, store=store)
+        instead_of = [one for one in made.unreadable if one not in found.refused]
+        if question.probe == AUTO and instead_of:
+            with guarded(model):
+                more = probed(found.modules, listener.where, limits, instead_of=instead_of)
+            further.add(more)
+            known |= more.known
+            instead = _rebuilt(more.calls, known, limits, question, found, further, choose=choose)
+            made = made.beside(instead, further)
+    layers = tuple(layer for _, layer in made.layers)
+    missed = (
+        *(part for _, part in made.refused),
+        *_unread(model, _paths(model, calls), set(known), found, further),
+    )
     if not layers:
-        raise NothingCapturedError(_nothing(title, missed, found))
+        raise made.error or NothingCapturedError(_nothing(title, missed, found))
     tokens = question.tokens
     return Inspection(
         layers=layers,
@@ -158,6 +162,40 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         forecast=expected,
         checks=found.table,
     )
+
+
+def _asked(
+    tracker: Tracker | None,
+    calls: list[Call],
+    further: Further,
+    probe: Callable[[Tracker, Sequence[Finding]], Further],
+) -> tuple[list[Call], Findings]:
+    """The calls with those that were probed, and what a run that was followed says of them all.
+
+    Args:
+        further: what was read by trying; what is probed is added to it.
+        probe: probes modules of some findings.
+    """
+    if tracker is None:
+        return calls, Findings()
+    found = judged(tracker, calls, further.covers)
+    settle_slots(found, tracker.run, calls)
+    further.add(probe(tracker, [one for one in found.modules if not _is_refused(one, found)]))
+    kept = [one for one in calls if not further.replaces(one)]
+    calls = _in_order([*kept, *(one for one in further.calls if one not in kept)])
+    settle_slots(found, tracker.run, calls)
+    return calls, found
+
+
+def _probed(
+    question: Question, limits: Limits, tracker: Tracker, findings: Sequence[Finding]
+) -> Further:
+    return probed(findings, tracker.where, limits) if question.probe == AUTO else Further()
+
+
+def _is_refused(finding: Finding, found: Findings) -> bool:
+    """Whether the maps of an attention in a module are known to be none of tokens."""
+    return any(call.module is finding.module for call in found.refused)
 
 
 class _Listener:
@@ -233,11 +271,10 @@ def examine_part(
         seen = {call.name for call in calls}
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
         choose = None if chosen is None else chosen.of_block
-        layers, refused = _rebuilt(
-            calls, known, limits, question, Findings(), Further(), choose=choose
-        )
+        made = _rebuilt(calls, known, limits, question, Findings(), Further(), choose=choose)
     missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
-    return layers, (*refused, *missed)
+    refused = (part for _, part in made.refused)
+    return tuple(layer for _, layer in made.layers), (*refused, *missed)
 
 
 def _within(root: str, path: str) -> bool:
@@ -283,6 +320,42 @@ Choose = Callable[[Sequence[str]], set[str]]
 """From the names of layers, in running order, to those that are looked at."""
 
 
+@dataclass(frozen=True)
+class _Rebuilt:
+    """What became of recorded calls.
+
+    Attributes:
+        layers: with the time at which each ended.
+        refused: the layers that could not be read or were not reproduced, each with its call.
+    """
+
+    layers: list[tuple[int, InspectedLayer]] = field(default_factory=list)
+    refused: list[tuple[Call, Unsupported]] = field(default_factory=list)
+
+    def beside(self, other: "_Rebuilt", further: Further) -> "_Rebuilt":
+        """Both together, without what others of the forward pass take the place of."""
+        kept = [pair for pair in self.refused if not further.replaces(pair[0])]
+        layers = sorted([*self.layers, *other.layers], key=lambda pair: pair[0])
+        return _Rebuilt(layers, [*kept, *other.refused])
+
+    @property
+    def error(self) -> ReconstructionError | None:
+        """What is wrong with the layers that were not reproduced; None where all were."""
+        parts = [part for _, part in self.refused]
+        wrong = [part.formula for part in parts if part.formula is not None]
+        words = "; ".join(part.reason for part in parts)
+        return ReconstructionError(words, max(wrong)) if wrong else None
+
+    @property
+    def unreadable(self) -> list[Call]:
+        """The attentions whose maps are not what their module does."""
+        return [
+            call
+            for call, part in self.refused
+            if part.formula is None and call.through is not Through.MODULE
+        ]
+
+
 def _rebuilt(  # noqa: PLR0913 (the calls, how they are read, and which)
     calls: list[Call],
     known: Known,
@@ -293,9 +366,8 @@ def _rebuilt(  # noqa: PLR0913 (the calls, how they are read, and which)
     *,
     choose: Choose | None = None,
     store: DiskStore | None = None,
-) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
-    layers: list[InspectedLayer] = []
-    refused: list[Unsupported] = []
+) -> _Rebuilt:
+    made = _Rebuilt()
     found = sequences(calls, known)
     wanted = None if choose is None else _wanted(found, choose)
     for number, (call, adapter, family) in enumerate(found):
@@ -304,23 +376,25 @@ def _rebuilt(  # noqa: PLR0913 (the calls, how they are read, and which)
             continue
         if call in asked.refused:
             reason = asked.refused[call]
-            refused.append(Unsupported(call.name, described(call.module), reason))
+            made.refused.append((call, Unsupported(call.name, described(call.module), reason)))
             continue
-        with _refusing(refused, call, question, call.name):
+        with _refusing(made.refused, call, question, call.name):
             if call in further.layers:
                 layer = _checked(replace(further.layers[call], name=call.name), call, asked)
                 layer = replace(layer, share=further.shares.get(call, layer.share))
-                layers.append(_with_heads(layer, question.heads))
+                made.layers.append((call.time, _with_heads(layer, question.heads)))
                 continue
             call.fetch()
             for name, build in rebuild(call, adapter, family, limits):
                 if wanted is not None and name not in wanted[number]:
                     continue
-                with _refusing(refused, call, question, name):
+                with _refusing(made.refused, call, question, name):
                     layer = _with_heads(_checked(build(), call, asked), question.heads)
-                    layers.append(layer if store is None else on_disk(layer, store))
+                    layer = replace(layer, share=further.shares.get(call, layer.share))
+                    layer = layer if store is None else on_disk(layer, store)
+                    made.layers.append((call.time, layer))
         call.forget()
-    return tuple(layers), tuple(refused)
+    return made
 
 
 def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLayer:
@@ -342,18 +416,19 @@ def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLay
 
 @contextmanager
 def _refusing(
-    refused: list[Unsupported], call: Call, question: Question, name: str
+    refused: list[tuple[Call, Unsupported]], call: Call, question: Question, name: str
 ) -> Iterator[None]:
     """Inside, a layer that cannot be read or is not reproduced is added to ``refused``."""
     try:
         yield
     except UnreadableError as error:
-        refused.append(Unsupported(name, described(call.module), str(error).rstrip(".")))
+        reason = str(error).rstrip(".")
+        refused.append((call, Unsupported(name, described(call.module), reason)))
     except ReconstructionError as error:
         if question.strict:
             raise
         kind, reason = described(call.module), str(error).rstrip(".")
-        refused.append(Unsupported(name, kind, reason, error.formula))
+        refused.append((call, Unsupported(name, kind, reason, error.formula)))
 
 
 def _wanted(found: Sequence[tuple[Call, Adapter, str]], choose: Choose) -> list[set[str]]:

@@ -8,7 +8,8 @@ Modules that mix tokens and fit no family are probed with unit values, within a 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +27,17 @@ from dsf.inspection.capture.calls import (
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.findings import Finding, part_reason, unread_reason
 from dsf.inspection.causal.replay import (
+    ROUNDING,
     Held,
     UnclearError,
     cells_of,
+    changed_by,
     moved,
     puts_out_tokens,
     repeated,
     share_of,
 )
+from dsf.inspection.causal.roles import SLOT, TOKEN
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known
 from dsf.inspection.families.structure import Structure
@@ -86,6 +90,7 @@ class Further:
         layers: what was built of a call already, so that it need not be built again.
         shares: of a call that was probed, how much of what a token moves its map explains.
         failed: by the path of a module that is not read, what it was tried as, in words.
+        beside: attentions that work on what a probed part of their module puts out.
     """
 
     known: Known = field(default_factory=dict)
@@ -93,6 +98,7 @@ class Further:
     layers: dict[Call, InspectedLayer] = field(default_factory=dict)
     shares: dict[Call, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    beside: set[Call] = field(default_factory=set)
 
     def add(self, other: "Further") -> None:
         """Take over what became of other modules."""
@@ -100,6 +106,7 @@ class Further:
         self.calls += other.calls
         self.layers |= other.layers
         self.shares |= other.shares
+        self.beside |= other.beside
         self.failed |= {
             path: f"{self.failed[path]}. {words}" if path in self.failed else words
             for path, words in other.failed.items()
@@ -108,13 +115,24 @@ class Further:
     def reason(self, path: str, finding: Finding) -> str:
         """Why a module is listed in which tokens meet; empty if it is not."""
         shares = [share for call, share in self.shares.items() if call.module is finding.module]
-        if path in self.known:
+        tried = self.failed.get(path)
+        if path in self.known and not tried:
             least = min(shares, default=1.0)
             return "" if not least < ALL else part_reason(finding, least)
         if not finding.is_listed:
             return ""
-        tried = self.failed.get(path)
         return f"{unread_reason(finding, is_tried=bool(tried))}{f'. {tried}' if tried else ''}"
+
+    def replaces(self, call: Call) -> bool:
+        """Whether another map of the forward pass in which a call ran takes its place."""
+        return (
+            call not in self.calls
+            and call not in self.beside
+            and any(
+                call.invocation is not None and call.invocation is one.invocation
+                for one in self.calls
+            )
+        )
 
     def covers(self, time: int) -> bool:
         """Whether what happened at a time happened inside of a module that was read."""
@@ -205,59 +223,125 @@ def _fitting(
     )
 
 
-def probed(findings: Sequence[Finding], where: ModuleStack, limits: Limits) -> Further:
-    """Probe the modules that mix tokens and were not read, within the budget."""
+def probed(
+    findings: Sequence[Finding],
+    where: ModuleStack,
+    limits: Limits,
+    *,
+    instead_of: Sequence[Call] = (),
+) -> Further:
+    """Probe the modules that mix tokens and were not read, or only in part, within the budget.
+
+    Where maps of a module were read that are not all of it, one that is probed takes their place if
+    it is.
+
+    Args:
+        instead_of: attentions that cannot be read; only the modules that they ran in are probed.
+    """
     found, budget = Further(), Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
     ports: dict[type, Ports] = {}
     refused: dict[type, list[str]] = {}
     for one in findings:
-        if one.is_read or one.mixes is not True or isinstance(one.module, torch.jit.ScriptModule):
+        if not _is_probed(one, instead_of):
             continue
         path, alike = where.name_of(one.module), refused.setdefault(type(one.module), [])
         inside = max(len(held.calls) for _, held in one.runs)
-        if inside > (MOST_INSIDE if path else 0):
+        if inside > (MOST_INSIDE if path else 0) and not one.is_read:
             found.failed[path] = (
                 f"It was not probed unasked, since {inside} token mixers that were read run in it; "
                 "pass probe=(path,) to probe it"
             )
             continue
         if len(alike) > 1:
-            found.failed[path] = (
-                f"It was not probed, since '{alike[0]}' and '{alike[1]}' of its class could not be"
-            )
+            if not one.is_read:
+                found.failed[path] = (
+                    f"It was not probed, since '{alike[0]}' and '{alike[1]}' of its class could "
+                    "not be"
+                )
             continue
+        here, failed = Further(), ""
         for invocation, held in one.runs:
-            prober = Prober(Probe(), budget, ports, is_by_name=False)
+            call = call_of(path, invocation)
+            prober = Prober(
+                Probe(), budget, ports, is_by_name=False, worth=partial(share_of_probed, call, held)
+            )
+            least = ALL if one.is_read else LEAST
             try:
-                _probe(call_of(path, invocation), held, prober, limits, found)
+                _probe(call, held, prober, limits, here, least=least)
             except InspectionError as error:
-                found.failed[path] = f"It was probed, but {str(error).rstrip('.')}"
-                alike.append(path)
+                failed = f"It was probed, but {str(error).rstrip('.')}"
+        if failed:
+            alike.append(path)
+        if one.is_read and failed:
+            continue
+        found.add(here)
+        if failed:
+            found.failed[path] = failed
     return found
 
 
-def _probe(call: Call, held: Held, prober: Prober, limits: Limits, found: Further) -> None:
+def _is_probed(one: Finding, instead_of: Sequence[Call]) -> bool:
+    if isinstance(one.module, torch.jit.ScriptModule):
+        return False
+    if not instead_of:
+        return one.is_listed and one.mixes is not None
+    return any(run is call.invocation for run, _ in one.runs for call in instead_of)
+
+
+def _probe(
+    call: Call, held: Held, prober: Prober, limits: Limits, found: Further, *, least: float
+) -> None:
     adapter = Adapter(families={}, read=prober.read, finish=prober.finish)
     (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
-    share = share_of_probed(call, held, prober)
+    driven = prober.driven
+    share = share_of_probed(call, held, driven) if isinstance(driven, DrivenTape) else math.nan
     if math.isnan(share):
         raise UnreadableError(
             "it could not be told how much of what a token moves its map explains"
         )
-    if share < LEAST:
-        value, response = ("", "") if prober.driven is None else prober.driven.names
+    if share < least:
+        value, response = ("", "") if driven is None else driven.names
         raise UnreadableError(
             f"the map from {value} to {response} explains only {share:.0%} of what a token moves"
         )
+    if isinstance(driven, DrivenTape):
+        layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
+        if not driven.has_own_rows:
+            rows = torch.full((*layer.system.batch, layer.system.steps), -1)
+            layer = replace(layer, row_tokens=rows)
     found.known[call.name] = adapter, FAMILY
     found.calls.append(call)
     found.layers[call], found.shares[call] = layer, share
+    if isinstance(driven, DrivenTape) and call.invocation is not None:
+        behind = _behind(call.invocation, held, driven)
+        found.beside |= behind
+        found.shares |= dict.fromkeys(behind, 1.0)
 
 
-def share_of_probed(call: Call, held: Held, prober: Prober) -> float:
-    """How much of what a token moves the map that was probed explains; nan if that is unclear."""
-    driven, invocation = prober.driven, call.invocation
-    if invocation is None or not isinstance(driven, DrivenTape):
+def _behind(invocation: Invocation, held: Held, driven: DrivenTape) -> set[Call]:
+    """The attentions of a forward pass that work on the response of a map that is probed."""
+    rng = torch.Generator().manual_seed(0)
+
+    def other(now: Tensor) -> Tensor:
+        drawn = torch.randn(now.shape, generator=rng, dtype=torch.float64).to(now)
+        return drawn * now.square().mean().sqrt()
+
+    if not held.free:
+        return set()
+    try:
+        return held.free & set(
+            changed_by(
+                invocation, (), replace(held, free=frozenset()), driven.watching([], held=other)
+            )
+        )
+    except (UnclearError, UnreadableError):
+        return set()
+
+
+def share_of_probed(call: Call, held: Held, driven: DrivenTape) -> float:
+    """How much of what a token moves a map that is probed explains; nan if that is unclear."""
+    invocation = call.invocation
+    if invocation is None:
         return math.nan
     try:
         cells = cells_of(invocation)
@@ -265,19 +349,29 @@ def share_of_probed(call: Call, held: Held, prober: Prober) -> float:
         if not puts_out_tokens(invocation, cells):
             own = torch.zeros_like(own)
         seen: list[Tensor] = []
-        repeated(invocation, (), held, driven.watching(seen))
+        values: list[Tensor] = []
+        repeated(invocation, (), held, driven.watching(seen, values=values))
         repeated(invocation, (), held, driven.watching(seen, zero=True))
-        repeated(invocation, cells, held, driven.watching(seen, zero=True))
+        repeated(invocation, cells, held, driven.watching(seen, zero=True, values=values))
         response, rest, other_rest = seen
+        spilled = _elsewhere(*values, driven.own_values(cells))
 
         def kept(now: Tensor) -> Tensor:
             """The response of the recorded values, with what other tokens add past them."""
             return torch.where(own.to(now.device), now, response + other_rest - rest)
 
         left = moved(invocation, held, driven.watching([], held=kept))
-        return share_of(moved(invocation, held), left)
-    except UnclearError:
+        return min(share_of(moved(invocation, held), left), 1 - spilled)
+    except (UnclearError, UnreadableError):
         return math.nan
+
+
+def _elsewhere(before: Tensor, after: Tensor, own: Tensor) -> float:
+    """How much of a change lies at other tokens, 0 to 1; what is rounding counts for nothing."""
+    change = after.double() - before.double()
+    far = change.masked_fill(own.unsqueeze(-1).to(change.device), 0)
+    limit = ROUNDING * torch.finfo(after.dtype).eps * before.abs().max()
+    return (far.norm() / change.norm()).item() if bool(far.abs().max() > limit) else 0.0
 
 
 def _own_words(error: ReconstructionError) -> str:

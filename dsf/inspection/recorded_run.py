@@ -46,6 +46,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     """
     calls = [] if calls is None else calls
     wide = dtype_of(model) is torch.float64
+    named = without_cache(model, named) if part is None else named
     where = ModuleStack(model, claimed=set(watched), exchange=exchange, tracker=tracker)
     with (
         recording_softmax(where, calls),
@@ -54,11 +55,11 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         recording(watched, calls, exchange, where),
         nullcontext() if listener is None else listener(where),
         guarded(model),
-        nullcontext() if tracker is None else tracker.following(where, inputs, named),
+        nullcontext() if tracker is None else tracker.following(where, model, inputs, named),
     ):
         try:
             if part is None:
-                model(*inputs, **without_cache(model, named))
+                model(*inputs, **named)
             else:
                 part(*inputs, **named)
         except Exception as error:

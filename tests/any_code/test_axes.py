@@ -95,11 +95,61 @@ def test_attention_across_channels_is_no_map_over_tokens(is_fused):
 @WAYS
 @pytest.mark.parametrize("kind", [modules.Slots, modules.PooledKeys])
 def test_columns_that_are_no_tokens_are_called_slots(kind, is_fused):
-    inspection = dsf.inspect(drawn(kind(is_fused=is_fused)), tokens())
+    inspection = dsf.inspect(drawn(kind(is_fused=is_fused)), tokens(), probe=())
     (layer,), (listed,) = inspection, inspection.unsupported
     assert layer.columns == "slot"
     assert "columns of its maps are no tokens" in listed.reason
     assert "columns: slot" in repr(layer)
+
+
+@WAYS
+@pytest.mark.parametrize("kind", [modules.Slots, modules.PooledKeys])
+def test_slots_that_are_linear_in_the_tokens_are_in_the_map(kind, is_fused):
+    module, x = drawn(kind(is_fused=is_fused)), tokens()
+    layer = read(module, x)
+    if kind is modules.Slots:
+        made = module.along.detach().double()
+    else:
+        made = torch.eye(WIDTH // 2, dtype=torch.float64).repeat_interleave(2, dim=1) / 2
+    agree(layer, module.weights(x) @ made)
+    assert layer.columns == "token"
+
+
+class Induced(torch.nn.Module):
+    """Learned queries read the tokens, and the tokens read what these made (induced set)."""
+
+    def __init__(self, *, is_fused, forgets=True):
+        super().__init__()
+        self.slots = torch.nn.Parameter(torch.zeros(5, WIDTH))
+        self.first = modules.Attention(is_fused=is_fused)
+        self.second = modules.Attention(is_fused=is_fused)
+        self.forgets = forgets
+
+    def read(self, attention, x, y):
+        q = modules.in_heads(attention.q(x))
+        k, v = (modules.in_heads(one(y)) for one in (attention.k, attention.v))
+        return attention.o(modules.merged(attention.mix(q, k, v)))
+
+    def forward(self, x):
+        slots = self.read(self.first, self.slots.expand(len(x), -1, -1), x)
+        slots = slots if self.forgets else slots + x.mean(dim=1, keepdim=True).tanh()
+        return self.read(self.second, x, slots.tanh())
+
+
+@WAYS
+def test_slots_that_a_map_makes_are_columns_of_the_next(is_fused):
+    inspection = dsf.inspect(drawn(Induced(is_fused=is_fused)), tokens(), probe=())
+    assert [layer.columns for layer in inspection] == ["token", "slot"]
+    assert [layer.map().shape[-2:] for layer in inspection] == [(5, WIDTH), (WIDTH, 5)]
+    assert all(layer.is_exact for layer in inspection)
+    assert inspection.unsupported == ()
+
+
+def test_slots_that_something_else_makes_too_are_listed():
+    module = drawn(Induced(is_fused=True, forgets=False))
+    inspection = dsf.inspect(module, tokens(), probe=())
+    assert inspection.unsupported
+    assert "columns of its maps are no tokens" in inspection.unsupported[0].reason
 
 
 @WAYS

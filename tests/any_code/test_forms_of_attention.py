@@ -149,6 +149,19 @@ class Experts(nn.Module):
 
 
 def test_merged_axes_of_scores_end_no_inspection():
-    inspection = dsf.inspect(drawn(nn.Sequential(Attention(), Experts())), tokens())
+    x, experts = tokens(), Experts()
+    inspection = dsf.inspect(drawn(nn.Sequential(Attention(), experts)), x, probe=())
     assert inspection[0].name == "0"
     assert "1" in [missed.name for missed in inspection.unsupported]
+
+
+def test_slots_of_experts_are_made_by_one_map_and_read_by_another():
+    experts, x = drawn(Experts()), tokens()
+    made, read = sorted(dsf.inspect(experts, x), key=lambda layer: layer.columns != "token")
+    scores = torch.einsum("bnd,esd->bnes", x, experts.slots).flatten(2).detach().double()
+    expected = scores.softmax(dim=1).mT
+    torch.testing.assert_close(made.map().squeeze(2), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(read.map().squeeze(1), scores.softmax(dim=-1), atol=1e-6, rtol=0)
+    assert (made.columns, read.columns) == ("token", "slot")
+    assert made.is_exact
+    assert read.is_exact

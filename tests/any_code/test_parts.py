@@ -8,7 +8,7 @@ from torch import nn
 
 import dsf
 from tests.any_code import modules
-from tests.any_code.modules import drawn, tokens
+from tests.any_code.modules import SIZE, WIDTH, drawn, tokens
 
 PARTS = {
     "convolution": modules.WithConvolution,
@@ -19,11 +19,14 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "own softmax"])
+WAYS = pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "own softmax"])
+
+
+@WAYS
 @pytest.mark.parametrize("name", PARTS)
 def test_an_attention_and_something_else_is_a_part(name, is_fused):
     module, x = drawn(PARTS[name](is_fused=is_fused)), tokens()
-    inspection = dsf.inspect(module, x)
+    inspection = dsf.inspect(module, x, probe=())
     layer = inspection[type(module).__name__]
     torch.testing.assert_close(layer.map(), module.weights(x), atol=1e-6, rtol=0)
     assert 0.05 < layer.share < 0.95
@@ -32,6 +35,59 @@ def test_an_attention_and_something_else_is_a_part(name, is_fused):
     listed = {missed.name: missed.reason for missed in inspection.unsupported}
     assert "only a part of what it does to tokens" in listed[layer.name]
     assert {record["answer"] for record in layer.checks} >= {"a part"}
+
+
+LAG = torch.arange(WIDTH)[:, None] - torch.arange(WIDTH)
+SHIFT = (LAG == 1).double()
+MEANS = (LAG >= 0) / torch.arange(1, WIDTH + 1)[:, None].double()
+
+
+def _with_convolution(module, x):
+    taps = module.local.weight.detach().double().squeeze(1)
+    inside = LAG.abs() <= 1
+    local = torch.where(inside, taps[:, (1 - LAG).clamp(0, 2)], 0)
+    return module.weights(x).repeat_interleave(SIZE, dim=1) + local
+
+
+JOINED = {
+    "convolution": _with_convolution,
+    "running mean": lambda module, x: module.weights(x) + MEANS,
+    "shift": lambda module, x: module.weights(x) + SHIFT,
+}
+
+
+@WAYS
+@pytest.mark.parametrize("name", JOINED)
+def test_what_is_linear_in_the_values_joins_the_attention_in_one_map(name, is_fused):
+    module, x = drawn(PARTS[name](is_fused=is_fused)), tokens()
+    inspection = dsf.inspect(module, x)
+    layer = inspection[type(module).__name__]
+    torch.testing.assert_close(layer.map(), JOINED[name](module, x), atol=1e-6, rtol=0)
+    assert layer.is_exact
+    assert layer.formula < 1e-12
+    assert inspection.unsupported == ()
+
+
+@WAYS
+def test_an_attention_and_a_linear_map_of_its_input_are_one_map(is_fused):
+    module, x = drawn(modules.WithFourier(is_fused=is_fused)), tokens()
+    layer = dsf.inspect(module, x)[0]
+    assert layer.is_exact
+    through = module.o.weight.detach().double().unflatten(-1, (SIZE, -1))
+    values = module.v.weight.detach().double().unflatten(0, (SIZE, -1))
+    heads = torch.einsum("ohc,hci->hoi", through, values)
+    expected = torch.einsum("hoi,bhtr->boitr", heads, module.weights(x))
+    fourier = torch.fft.fft(torch.eye(WIDTH, dtype=torch.float64)).real
+    expected = expected + torch.eye(WIDTH)[:, :, None, None] * fourier
+    torch.testing.assert_close(layer.map(), expected, atol=1e-6, rtol=0)
+
+
+def test_what_is_not_linear_in_the_values_leaves_the_attention_a_part():
+    inspection = dsf.inspect(drawn(modules.WithChannelMeans()), tokens())
+    assert not inspection[0].is_exact
+    assert type(inspection[0].mixer).__name__ == "SoftmaxAttention"
+    (listed,) = inspection.unsupported
+    assert "only a part of what it does to tokens" in listed.reason
 
 
 def test_the_share_is_that_of_what_a_token_moves():
@@ -49,21 +105,50 @@ def test_the_share_is_that_of_what_a_token_moves():
     for factor in (0.1, 1.0, 10.0):
         module = drawn(Weighted())
         module.factor = factor
-        shares.append(dsf.inspect(module, tokens())[0].share)
+        shares.append(dsf.inspect(module, tokens(), probe=())[0].share)
     assert shares[0] < shares[1] < shares[2]
     odds = [share / (1 - share) for share in shares]
     assert odds[1] / odds[0] == pytest.approx(10, rel=1e-3)
     assert odds[2] / odds[1] == pytest.approx(10, rel=1e-3)
 
 
-@pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "own softmax"])
+@WAYS
 def test_the_difference_of_two_attentions_is_two_parts(is_fused):
-    inspection = dsf.inspect(drawn(modules.Difference(is_fused=is_fused)), tokens())
+    inspection = dsf.inspect(drawn(modules.Difference(is_fused=is_fused)), tokens(), probe=())
     assert len(inspection) == 2
     assert not any(layer.is_exact for layer in inspection)
     assert sum(layer.share for layer in inspection) == pytest.approx(1.0)
     (listed,) = inspection.unsupported
     assert "made of 2 attentions together" in listed.reason
+
+
+@WAYS
+def test_the_difference_of_two_attentions_is_one_map(is_fused):
+    module, x = drawn(modules.Difference(is_fused=is_fused)), tokens()
+    (layer,) = dsf.inspect(module, x)
+    with torch.no_grad():
+        q, k, _ = (part.double() for part in module.parts(x))
+        other = (k @ q.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+    torch.testing.assert_close(layer.map(), module.weights(x) - 0.5 * other, atol=1e-6, rtol=0)
+    assert layer.is_exact
+
+
+class Twice(modules.Attention):
+    """Two attentions one after the other in one forward pass."""
+
+    def forward(self, x):
+        for _ in range(2):
+            x = x + self.o(modules.merged(self.mix(*self.parts(x))))
+        return x
+
+
+@WAYS
+def test_attentions_one_after_the_other_are_no_parts(is_fused):
+    module, x = drawn(Twice(is_fused=is_fused)), tokens()
+    inspection = dsf.inspect(module, x)
+    assert [layer.is_exact for layer in inspection] == [True, True]
+    assert inspection.unsupported == ()
+    torch.testing.assert_close(inspection[0].map(), module.weights(x), atol=1e-6, rtol=0)
 
 
 def test_checks_can_be_left_out():
@@ -77,7 +162,7 @@ def test_checks_can_be_left_out():
 
 
 def test_what_was_asked_is_a_table():
-    inspection = dsf.inspect(drawn(modules.WithShift()), tokens())
+    inspection = dsf.inspect(drawn(modules.WithShift()), tokens(), probe=())
     (record,) = inspection.checks
     assert record["answer"] == "a part"
     assert record["moved"] > 0.01
@@ -93,11 +178,14 @@ class MixedValues(modules.Attention):
         return q, k, v.cumsum(dim=2) / count
 
 
-@pytest.mark.parametrize("is_fused", [True, False])
+@WAYS
 def test_values_in_which_tokens_already_met_make_a_part(is_fused):
-    inspection = dsf.inspect(drawn(MixedValues(is_fused=is_fused)), tokens())
+    module = drawn(MixedValues(is_fused=is_fused))
+    inspection = dsf.inspect(module, tokens(), probe=())
     assert inspection[0].is_part
     assert [missed.name for missed in inspection.unsupported] == ["MixedValues"]
+    (layer,) = dsf.inspect(module, tokens())
+    torch.testing.assert_close(layer.map(), module.weights(tokens()) @ MEANS, atol=1e-6, rtol=0)
 
 
 class Swallowed(nn.Module):

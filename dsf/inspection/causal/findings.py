@@ -3,13 +3,23 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through
-from dsf.inspection.causal.coordinates import InputAxis
-from dsf.inspection.causal.replay import Held, NoNumbersError, UnclearError, moved, share_explained
+from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
+from dsf.inspection.causal.operations import all_before, is_place
+from dsf.inspection.causal.replay import (
+    Held,
+    NoNumbersError,
+    UnclearError,
+    cells_of,
+    changed_by,
+    moved,
+    share_explained,
+)
 from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, maps_of
 from dsf.inspection.causal.tracker import Mixing, Tracker
 from dsf.inspection.results.table import Table
@@ -34,7 +44,7 @@ class Finding:
         is_read: whether a token mixer in it was read.
         attentions: how many attentions make its output together.
         has_slots: whether columns of its maps are no tokens but made of several.
-        runs: its forward passes in which tokens met, each with what was held while it was asked.
+        runs: its forward passes in which tokens met, each with what other mixers in it put out.
     """
 
     module: nn.Module
@@ -133,7 +143,8 @@ def judged(
     """
     found, where = Findings(asked=True), tracker.where
     mixings = [one for one in tracker.mixings if not is_read_at(one.time)]
-    mixings = _relevant(mixings, calls)
+    slots = _slots_of(calls)
+    mixings = _relevant(mixings, calls, slots)
     mixed_axes = {one.meeting.axis for one in mixings if one.meeting.is_known}
     for call in calls:
         _arrange(call, mixed_axes, found)
@@ -170,7 +181,9 @@ def judged(
         if finding.mixes is False and not is_read:
             apart.add(invocation)
         before = seen.get(invocation.module)
-        runs = (*(before.runs if before else ()), (invocation, held))
+        mine = frozenset(c for c in inside if c.invocation is invocation)
+        unheld = Held(inside, () if is_read else others, free=mine)
+        runs = (*(before.runs if before else ()), (invocation, unheld))
         if before is None or (before.mixes is not True and finding.mixes is not False):
             before = finding
         seen[invocation.module] = replace(before, runs=runs)
@@ -207,6 +220,9 @@ def _judged(
             found.passes += 1
             share = min(share_explained(invocation, rest), 1 - rest.spilled)
         parts = [c for c in invocation.calls if c.through is not Through.MODULE]
+        if 1 < len(parts) <= APART and not rest.mixes:
+            found.passes += len(parts) - 1
+            parts = parts if not _in_series(invocation, parts, held) else []
         if len(parts) > 1:
             _apart(invocation, parts, held, share, found)
     except NoNumbersError as error:
@@ -222,8 +238,46 @@ def _judged(
         max(rest.elsewhere, rest.spilled),
         is_read=is_read,
         attentions=len(parts),
-        has_slots=any(call.maps is not None and call.maps.columns == SLOT for call in parts),
+        has_slots=any(map(_reads_slots, invocation.calls)),
     )
+
+
+def _reads_slots(call: Call) -> bool:
+    return call.maps is not None and call.maps.columns == SLOT
+
+
+def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> bool:
+    """Whether each of several attentions of one forward pass works on what the one before did."""
+    others = [call for call in held.calls if call not in parts]
+    for before, after in pairwise(parts):
+        one = Held(held.calls, held.invocations, frozenset(parts), frozenset({before}))
+        if after not in changed_by(invocation, (), replace(one, calls=[*others, *parts])):
+            return False
+    return True
+
+
+def settle_slots(found: Findings, run: Invocation | None, calls: Sequence[Call]) -> None:
+    """Tell the slots apart that only mixers which are read make of tokens.
+
+    Where these keep what they put out, and a token of the model's input is replaced, the values of
+    an attention over such slots do not change: then its map is all that its module does.
+
+    Args:
+        run: the forward pass of the model.
+        calls: all token mixers that are read.
+    """
+    reading = [call for call in calls if _reads_slots(call)]
+    if run is None or not any(one.has_slots for one in found.modules):
+        return
+    try:
+        found.passes += 1
+        changed = changed_by(run, cells_of(run), Held(calls, ()))
+    except UnclearError:
+        return
+    open_ones = {call.module for call in reading if call in changed}
+    found.modules = [
+        replace(one, has_slots=one.has_slots and one.module in open_ones) for one in found.modules
+    ]
 
 
 def _apart(
@@ -243,8 +297,36 @@ def _apart(
     found.shares |= {part: share * size / total if total else share for part, size in sizes.items()}
 
 
-def _relevant(mixings: Sequence[Mixing], calls: Sequence[Call]) -> list[Mixing]:
-    """Without those of channels, and without the front end that makes tokens of finer ones."""
+def _slots_of(calls: Sequence[Call]) -> set[Source]:
+    """What makes the positions that an attention reads beside tokens of which they are made."""
+    found: set[Source] = set()
+    for call in calls:
+        query, value = call.seen.get("query"), call.seen.get("value")
+        if query is None or value is None:
+            continue
+        own = {axis for axis in query.planes if is_place(axis)}
+        read = {axis for axis in value.planes if is_place(axis) and axis not in own}
+        found |= {axis.source for axis in read if axis.source.before and all_before(axis) & own}
+    return found
+
+
+def _makes(one: Mixing, sources: set[Source]) -> bool:
+    """Whether positions of one of some kinds are put out by a module that is not given them."""
+    if one.invocation is None:
+        return False
+
+    def those_in(parts: Sequence[Coordinates | None]) -> set[Source]:
+        return {axis.source for part in parts if part is not None for axis in part.planes}
+
+    return bool(sources & those_in(one.invocation.made) - those_in(one.invocation.given))
+
+
+def _relevant(mixings: Sequence[Mixing], calls: Sequence[Call], slots: set[Source]) -> list[Mixing]:
+    """Without those of channels, and without the front end that makes tokens of finer ones.
+
+    Args:
+        slots: positions made of tokens that an attention reads beside them; these are no front end.
+    """
     remade: set[InputAxis] = set()
     for one in mixings:
         if "makes new tokens" in one.meeting.how:
@@ -258,9 +340,9 @@ def _relevant(mixings: Sequence[Mixing], calls: Sequence[Call]) -> list[Mixing]:
     return [
         one
         for one in mixings
-        if one.meeting.axis.source.channels is not one.meeting.axis
+        if is_place(one.meeting.axis)
         and one.meeting.axis not in front
-        and "makes new tokens" not in one.meeting.how
+        and ("makes new tokens" not in one.meeting.how or _makes(one, slots))
     ]
 
 

@@ -110,12 +110,12 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
 def _made_and_unmade(parts: Sequence[Coordinates]) -> Iterator[InputAxis]:
     """The axes of tokens in one part of which another part holds groups, made of several."""
     for part in parts:
-        made = {a for axis in part.planes if axis.source.kind == "made" for a in _all_before(axis)}
+        made = {a for axis in part.planes if axis.source.kind == "made" for a in all_before(axis)}
         for other in parts:
             yield from (a for a in other.planes if a in made and a not in part.planes)
 
 
-def _all_before(axis: InputAxis) -> set[InputAxis]:
+def all_before(axis: InputAxis) -> set[InputAxis]:
     """The axes that the positions along an axis were made from, directly or through others."""
     found: set[InputAxis] = set()
     waiting = list(axis.source.before)

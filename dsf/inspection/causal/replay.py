@@ -44,11 +44,13 @@ class Held:
         calls: the token mixers that were read and ran in it, in running order.
         invocations: forward passes of modules in it that mix tokens and were not read.
         free: of the calls those that are computed anew.
+        replaced: of the calls those that put out random numbers instead.
     """
 
     calls: Sequence[Call]
     invocations: Sequence[Invocation]
     free: frozenset[Call] = frozenset()
+    replaced: frozenset[Call] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,24 @@ def moved(
     elsewhere = difference.abs().max().item() / (largest or 1.0) if exact.numel() else 0.0
     limit = ROUNDING * torch.finfo(output.dtype).eps
     return Moved(elsewhere, limit, difference, max(spills, default=0.0))
+
+
+def changed_by(
+    invocation: Invocation, cells: Sequence[Cell], held: Held, run: Run = plainly
+) -> list[Call]:
+    """Of the attentions in a forward pass those whose values change where it is repeated.
+
+    Args:
+        cells: the tokens that are replaced; may be none.
+        held: what else is exchanged, and what keeps its output.
+        run: how the module is called.
+
+    Raises:
+        UnclearError: if it cannot be repeated.
+    """
+    found: list[Call] = []
+    repeated(invocation, cells, held, run, changed=found)
+    return found
 
 
 def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
@@ -200,6 +220,7 @@ def repeated(
     held: Held | None,
     run: Run = plainly,
     spills: list[float] | None = None,
+    changed: list[Call] | None = None,
 ) -> Tensor:
     """The first numbers that a module puts out where the ``cells`` of its input are replaced.
 
@@ -207,6 +228,7 @@ def repeated(
         run: how the module is called.
         spills: a list to which is added how much of what moves in the values and inputs of held
             mixers lies at other tokens.
+        changed: a list to which the attentions are added whose values are not those of the run.
 
     Raises:
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
@@ -238,7 +260,8 @@ def repeated(
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
     if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
-    with _holding(invocation, cells, held, rng, [] if spills is None else spills):
+    noted = [] if spills is None else spills, [] if changed is None else changed
+    with _holding(invocation, cells, held, rng, noted):
         try:
             output = run(invocation.module, args, kwargs)
         except Exception as error:
@@ -281,12 +304,12 @@ def _holding(
     cells: Sequence[Cell],
     held: Held | None,
     rng: torch.Generator,
-    spills: list[float],
+    noted: tuple[list[float], list[Call]],
 ) -> Iterator[None]:
     if held is None:
         yield
         return
-    module = invocation.module
+    module, (spills, changed) = invocation.module, noted
     attentions = [call for call in held.calls if call.through is not Through.MODULE]
     waiting = list(attentions)
 
@@ -302,9 +325,16 @@ def _holding(
 
     def exchange(call: Call) -> Tensor | None:
         kept = waiting.pop(0) if waiting else None
-        if kept is None or kept.through is not call.through or kept in held.free:
+        if kept is None or kept.through is not call.through:
             return None
         before, after = kept.arguments.get("value"), call.arguments.get("value")
+        if _differ(before, after):
+            changed.append(kept)
+        if kept in held.replaced:
+            whole = torch.ones_like(kept.first_output, dtype=torch.bool)
+            return _ordinary(kept.first_output, whole, rng).reshape(whole.shape)
+        if kept in held.free:
+            return None
         _note_spill(before, after, kept.seen.get("value"), cells, spills)
         seen, new = kept.seen.get("output"), kept.first_output.clone()
         if seen is not None and seen.shape.numel() == new.numel():
@@ -314,9 +344,10 @@ def _holding(
             new[inside] = _ordinary(new, inside, rng)
         return new
 
+    whole = {call.module for call in held.calls if call.through is Through.MODULE}
     where = ModuleStack(
         module,
-        claimed=set(),
+        claimed={name for name, part in module.named_modules() if name and part in whole},
         exchange=exchange,
         expects=expects,
         keeps_passes=False,
@@ -333,6 +364,16 @@ def _holding(
             hook = _comparing(several, cells, spills)
             stack.callback(child.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
+
+
+def _differ(before: Any, after: Any) -> bool:
+    """Whether two tensors differ by more than rounding."""
+    if not (isinstance(before, Tensor) and isinstance(after, Tensor)):
+        return False
+    if before.shape != after.shape or not before.is_floating_point():
+        return True
+    limit = ROUNDING * torch.finfo(after.dtype).eps * before.abs().max()
+    return before.numel() > 0 and bool((after.double() - before.double()).abs().max() > limit)
 
 
 def _note_spill(
@@ -374,8 +415,9 @@ def _comparing(
         one = next(waiting, None)
         if one is not None:
             parts = zip(_tensors(one), tensors_in((args, kwargs)), one.given, strict=False)
-            for before, after, seen in parts:
-                _note_spill(before, after, seen, cells, spills)
+            with torch._C.DisableTorchFunction():  # no function of the module itself
+                for before, after, seen in parts:
+                    _note_spill(before, after, seen, cells, spills)
 
     return hook
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dsf.inspection.capture.calls import begun, tensors_in
+from dsf.inspection.capture.calls import Invocation, begun, copied, storage_of, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal import operations as ops
 from dsf.inspection.causal.coordinates import (
@@ -104,6 +104,7 @@ class Tracker(TorchDispatchMode):
         mixings: the operations in which tokens met, in running order.
         unknown: names of operations without a rule, which were taken for ones that mix.
         is_asking: whether a module runs now that is only repeated.
+        run: the forward pass of the model that was followed.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None) -> None:
@@ -117,17 +118,25 @@ class Tracker(TorchDispatchMode):
         self._waiting: list[tuple[Any, Mixing]] = []
         self._paused = 0
         self.is_asking = False
+        self.run: Invocation | None = None
 
     @contextmanager
     def following(
-        self, where: ModuleStack, inputs: tuple[Any, ...], named: Mapping[str, Any]
+        self,
+        where: ModuleStack,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        named: Mapping[str, Any],
     ) -> Iterator[None]:
         """Follow what a model makes of these inputs inside the ``with`` block."""
         self._where = where
+        args, kwargs = copied(inputs), copied(dict(named))
         for k, part in enumerate(inputs):
             self._number(part, f"input {k}")
         for name, part in named.items():
             self._number(part, name)
+        given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
+        self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
         with self:
             yield
 

@@ -10,8 +10,10 @@ passes and says the most.
 
 import inspect as signatures
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,8 +39,10 @@ from dsf.inspection.probing.tape import (
     Spot,
     Tape,
     Use,
+    rows_beside,
 )
 from dsf.inspection.probing.unit_values import ROUNDING, random_values
+from dsf.inspection.results.layers import ALL
 
 ROUNDINGS = 256
 """So many units of the last place of a number type count as rounding."""
@@ -46,9 +50,13 @@ MOST_UNKNOWN = 64
 """So many of the last places of unknown layout are looked at."""
 SEARCH_PASSES = 256
 """The most passes that a search takes."""
+MOST_WEIGHED = 16
+"""Of so many pairs it is asked how much of what a token moves they explain."""
 MOST_GROUPS = 8
 """A tensor that is read by more pieces of code than this is only exchanged in all of them."""
 Exchange = Callable[[Tensor], Tensor]
+Worth = Callable[["Ports"], float]
+Rows = Callable[[Spot, Layout], dict[Use, Layout]]
 PAIRED = 3.0
 """A change of the values by a step and by as many against it, to see whether that is affine."""
 
@@ -125,13 +133,19 @@ class DrivenTape:
         return self.tape.run(Exchanging(readers=reader))
 
     def watching(
-        self, seen: list[Tensor], *, zero: bool = False, held: Exchange | None = None
+        self,
+        seen: list[Tensor],
+        *,
+        zero: bool = False,
+        held: Exchange | None = None,
+        values: list[Tensor] | None = None,
     ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Tensor]:
         """A function that calls the module and adds its response to ``seen``.
 
         Args:
             zero: whether the values are zero.
             held: what takes the place of the response, made from it.
+            values: a list to which the values are added.
         """
 
         def read(old: Tensor) -> Tensor | None:
@@ -139,12 +153,15 @@ class DrivenTape:
             seen.append(now.clone())
             return None if held is None else self._response.laid_out(held(now), old)
 
-        def nothing(old: Tensor) -> Tensor:
-            return self._value.laid_out(torch.zeros_like(self._value.arranged(old)), old)
+        def exchange(old: Tensor) -> Tensor:
+            now = self._value.arranged(old)
+            if values is not None:
+                values.append(now.clone())
+            return self._value.laid_out(torch.zeros_like(now), old) if zero else old
 
         def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-            value, kept = (self.ports.value, self.ports.kept) if zero else (None, frozenset[Use]())
-            mode = Exchanging(value, nothing, kept, {self.ports.response: read})
+            kept = self.ports.kept if zero else frozenset[Use]()
+            mode = Exchanging(self.ports.value, exchange, kept, {self.ports.response: read})
             return mode.through(module, args, kwargs)
 
         return call
@@ -155,6 +172,16 @@ class DrivenTape:
         return self.ports.names
 
     @property
+    def has_own_rows(self) -> bool:
+        """Whether row i of the map is the token of column i."""
+        return self._value.fits(self._response)
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether the values are of slots, which weights made of many tokens each."""
+        return all(axis.source.kind == "slots" for axis in self._value.token_axes)
+
+    @property
     def sizes(self) -> tuple[int, int, int]:
         """Samples, tokens and channels of the values."""
         return self._value.sizes
@@ -162,6 +189,10 @@ class DrivenTape:
     def own(self, cells: Sequence[Mapping[InputAxis, int]]) -> Tensor:
         """Which tokens of the response, ``sample time``, belong to one of some cells."""
         return self._response.own(cells)
+
+    def own_values(self, cells: Sequence[Mapping[InputAxis, int]]) -> Tensor:
+        """Which tokens of the values, ``sample time``, belong to one of some cells."""
+        return self._value.own(cells)
 
     def _run(self, new: Exchange) -> tuple[Arranged, Tensor]:
         found: list[Tensor] = []
@@ -292,44 +323,90 @@ class PortSearch:
         self._unknown = dict(list(_unplaced(record))[-MOST_UNKNOWN:])
         self._placed: dict[Use, Layout] = {}
         self._bent: dict[str, float] = {}
-        self._start = tape.passes
 
-    def best(self) -> Found:
+    def best(self, worth: Worth | None = None, *, most: int = sys.maxsize) -> Found:
         """The best pair of places.
+
+        Args:
+            worth: how much of what a token moves in the module the map between two places explains,
+                nan where that cannot be told; a pair that explains all comes before others.
+            most: pairs whose map takes more passes than this come last.
 
         Raises:
             UnreadableError: if there is none; the message says how far from affine the module is.
         """
         found: list[Found] = []
-        for spot, layout in _values(self._record):
-            if self._tape.passes - self._start > SEARCH_PASSES:
-                break
-            found += self._tried(spot, layout)
-            if any(one.is_good for one in found):
-                break
+        shares: dict[Found, float] = {}
+
+        def is_all(one: Found) -> bool:
+            if worth is None:
+                return True
+            if one not in shares and len(shares) < MOST_WEIGHED:
+                shares[one] = worth(one.ports)
+            return shares.get(one, math.nan) >= ALL
+
+        for new in chain(self._all_tried(self._same_rows), self._all_tried(self._other_rows)):
+            found += new
+            best = next((one for one in new if one.is_good and is_all(one)), None)
+            if best is not None:
+                return best
         if not found:
             raise UnreadableError(self._unfound())
-        return min(found, key=lambda one: one.rank)
+        in_order = sorted(found, key=lambda one: (one.cost > most, one.rank))
+        whole = next((one for one in in_order if is_all(one)), None)
+        known = {one: share for one, share in shares.items() if not math.isnan(share)}
+        return whole or max(in_order, key=lambda one: known.get(one, -1.0))
 
-    def _tried(self, spot: Spot, layout: Layout) -> list[Found]:
-        """Pairs from one tensor, exchanged everywhere or only in some places."""
+    def _all_tried(self, rows: Rows) -> Iterator[list[Found]]:
+        """The pairs from every tensor, to the places that ``rows`` gives for it."""
+        start = self._tape.passes
+        for spot, layout in _values(self._record):
+            if self._tape.passes - start > SEARCH_PASSES:
+                return
+            try:
+                yield from self._tried(spot, layout, rows(spot, layout))
+            except Exception as error:  # whatever the code of a module does with other numbers
+                if is_out_of_memory(error):
+                    raise
+
+    def _same_rows(self, spot: Spot, layout: Layout) -> dict[Use, Layout]:
+        """Later places with the samples and tokens of a tensor."""
         later = {
             use: place
             for use, place in self._responses.items()
-            if (use.operation is None or use.operation > spot.operation) and place.fits(layout)
+            if _is_later(use, spot) and place.fits(layout)
         }
         uses = self._record.uses.get(spot, [])
         own = [use for use in later if use in uses and use.operation is not None]
         later = {use: place for use, place in later.items() if use not in own}
-        later |= self._seen(spot, layout)
+        return later | self._seen(spot, layout)
+
+    def _other_rows(self, spot: Spot, layout: Layout) -> dict[Use, Layout]:
+        """Later places with the samples of a tensor, and with rows that are not its tokens."""
+        found = {}
+        for use, coordinates in _coordinates_of(self._record):
+            if _is_later(use, spot) and coordinates is not None:
+                place = rows_beside(coordinates, layout)
+                if place is not None:
+                    found[use] = place
+        for use, place in self._responses.items():
+            is_other = not set(place.token_axes) & set(layout.token_axes)
+            alike = (place.sample_axes, place.samples) == (layout.sample_axes, layout.samples)
+            if _is_later(use, spot) and is_other and alike:
+                found[use] = place
+        self._placed |= found
+        return found
+
+    def _tried(self, spot: Spot, layout: Layout, later: dict[Use, Layout]) -> Iterator[list[Found]]:
+        """Pairs from one tensor, exchanged everywhere, then only in some places."""
         if not later:
-            return []
+            return
         whole = self._pairs(spot, layout, frozenset(), later)
         if whole is not None:
-            return whole
+            yield whole
         groups = list(self._groups(spot))
         if not 1 < len(groups) <= MOST_GROUPS:
-            return []
+            return
 
         def exchanged(chosen: list[list[Use]]) -> list[Found]:
             kept = frozenset(use for group in groups if group not in chosen for use in group)
@@ -344,7 +421,16 @@ class PortSearch:
             if best and group not in linear:
                 wider = exchanged([*linear, group])
                 linear, best = ([*linear, group], wider) if wider else (linear, best)
-        return best
+        yield best
+        last = [
+            (group, max(_time(one.ports.response) for one in pairs))
+            for group, pairs in alone
+            if pairs
+        ]
+        for time in sorted({time for _, time in last}, reverse=True):
+            agreeing = [group for group, end in last if end == time]
+            if agreeing != linear:
+                yield exchanged(agreeing)
 
     def _seen(self, spot: Spot, layout: Layout) -> dict[Use, Layout]:
         """Later places of unknown layout where that shows when single tokens are exchanged.
@@ -355,8 +441,7 @@ class PortSearch:
         shapes = {
             use: shape
             for use, shape in self._unknown.items()
-            if (use.operation is None or use.operation > spot.operation)
-            and shape.numel() % (layout.sizes[0] * layout.sizes[1]) == 0
+            if _is_later(use, spot) and shape.numel() % (layout.sizes[0] * layout.sizes[1]) == 0
         }
         if not shapes:
             return {}
@@ -402,11 +487,12 @@ class PortSearch:
 
     def _groups(self, spot: Spot) -> Iterator[list[Use]]:
         """The places where a tensor is read, together where one line of code reads it often."""
-        by_line: dict[tuple[str, str], list[Use]] = {}
+        by_line: dict[tuple[str, str, str], list[Use]] = {}
         for use in self._record.uses.get(spot, []):
             if use.operation is not None:
                 operation = self._record.operations[use.operation]
-                by_line.setdefault((operation.place, operation.name), []).append(use)
+                line = operation.place, operation.name, self._record.submodule_given(use)
+                by_line.setdefault(line, []).append(use)
         yield from by_line.values()
 
     def _pairs(
@@ -438,7 +524,8 @@ class PortSearch:
                 self._bent[name] = bent
         if not affine:
             return None if moved else []
-        mixing = self._mixing(spot, kept, {use: later[use] for use in affine}, values, step, base)
+        affine_places = {use: later[use] for use in affine}
+        mixing = self._mixing(spot, kept, affine_places, (layout, values, step), base)
         if not mixing:
             return None
         return self._ranked(spot, layout, kept, mixing, values, base)
@@ -448,11 +535,15 @@ class PortSearch:
         spot: Spot,
         kept: frozenset[Use],
         places: dict[Use, Layout],
-        values: Tensor,
-        step: Tensor,
+        exchanged: tuple[Layout, Tensor, Tensor],
         base: Read,
     ) -> dict[Use, Layout]:
-        """The places where other tokens move when one is exchanged."""
+        """The places where other tokens move when one is exchanged.
+
+        Args:
+            exchanged: the layout of the values, the values, and what is added to one of them.
+        """
+        layout, values, step = exchanged
         found: dict[Use, Layout] = {}
         for token in dict.fromkeys((0, values.shape[1] // 2, values.shape[1] - 1)):
             alone = values.clone()
@@ -461,7 +552,8 @@ class PortSearch:
             for use, place in places.items():
                 change = run[use] - base[use]
                 elsewhere = change.clone()
-                elsewhere[:, token] = 0
+                if place.fits(layout):
+                    elsewhere[:, token] = 0
                 if bool((elsewhere.abs() > self._rounding * base[use].abs().max()).any()):
                     found[use] = place
             if len(found) == len(places):
@@ -477,7 +569,10 @@ class PortSearch:
         values: Tensor,
         base: Read,
     ) -> list[Found]:
-        """The best of the places by the passes that the map from the values to it takes."""
+        """The places by the passes that the map from the values to them takes.
+
+        Of equal ones the last; of dearer ones those that lie behind all cheaper ones.
+        """
         _, steps, channels = layout.sizes
         same = random_values(values[..., :1], seed=3).expand_as(values)
         alike = self._driven(spot, kept, places, lambda _: values + same)
@@ -499,9 +594,13 @@ class PortSearch:
             names = self._worded(spot), self._worded_place(use)
             ports = Ports(spot, kept, use, names, self._placed.get(use))
             found.append(Found(ports, cost, is_apart, bounded))
-        least = min(one.cost for one in found)
-        cheapest = [one for one in found if one.cost == least]
-        return [max(cheapest, key=lambda one: _time(one.ports.response))]
+        in_order = sorted(found, key=lambda one: (one.cost, -_time(one.ports.response)))
+        latest, best = -1.0, []
+        for one in in_order:  # what costs more is of use only if more lies before it
+            if _time(one.ports.response) > latest:
+                latest = _time(one.ports.response)
+                best.append(one)
+        return best
 
     def _driven(
         self,
@@ -558,6 +657,24 @@ class PortSearch:
             f"it is not linear in its values: superposition error {self._bent[where]:.1e} from "
             f"{where}"
         )
+
+
+def _is_later(use: Use, spot: Spot) -> bool:
+    return use.operation is None or use.operation > spot.operation
+
+
+def _coordinates_of(record: Record) -> Iterator[tuple[Use, Coordinates | None]]:
+    """Places without single tokens of the values, with the coordinates of what is read there."""
+    seen: set[Spot] = set()
+    for number, operation in record.operations.items():
+        for k, coordinates in enumerate(operation.coordinates):
+            _, spot = operation.given[k]
+            if coordinates is None or (operation.is_written and k == 0) or spot in seen:
+                continue
+            if spot is not None:
+                seen.add(spot)
+            yield Use(number, k), coordinates
+    yield OUTPUT, record.output_coordinates
 
 
 def _adding(step: Tensor) -> Exchange:

@@ -5,7 +5,7 @@ call. If the module is linear from the value port to the response port, which is
 responses are the columns of its exact map.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -136,6 +136,8 @@ class Prober:
         budget: how many passes may be spent.
         known: by the class of a module the ports that were found in one before, tried first.
         is_by_name: whether ports are also searched by their names.
+        worth: how much of what a token moves in the module the map of a function explains; of the
+            functions that are found one that explains all comes first.
 
     Attributes:
         driven: the function from values to response that was measured last.
@@ -148,8 +150,9 @@ class Prober:
         known: dict[type, Ports] | None = None,
         *,
         is_by_name: bool = True,
+        worth: Callable[[DrivenTape], float] | None = None,
     ):
-        self._probe = probe
+        self._probe, self._worth = probe, worth
         self._budget = Budget() if budget is None else budget
         self._known: dict[type, Ports] = {} if known is None else known
         self._is_by_name = is_by_name
@@ -225,8 +228,11 @@ class Prober:
                     return driven, rounding
             except Exception:  # noqa: S110  # other operations than in the module before
                 pass
+        weigh = self._worth
+        worth = None if weigh is None else lambda ports: weigh(DrivenTape(tape, record, ports))
         try:
-            found = PortSearch(tape, record, rounding=rounding).best()
+            search = PortSearch(tape, record, rounding=rounding)
+            found = search.best(worth, most=self._budget.each)
         finally:
             self._budget.spent += tape.passes
         driven = DrivenTape(tape, record, found.ports)
@@ -270,7 +276,8 @@ def _arranged(values: Tensor, linear: Linear) -> Tensor:
 
 def _label(driven: Driven | DrivenTape, linear: Linear) -> str:
     steps, reads = linear.weights.shape[-2:]
-    ahead = linear.ahead if steps == reads else None
+    is_square = steps == reads and (isinstance(driven, Driven) or driven.has_own_rows)
+    ahead = linear.ahead if is_square else None
     causal = (
         "" if ahead is None else ", causal" if ahead == 0 else f", reads later tokens ({ahead:.0e})"
     )

@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.causal.coordinates import MANY, Coordinates, InputAxis
-from dsf.inspection.causal.operations import is_place
+from dsf.inspection.causal.coordinates import MANY, NONE, Coordinates, InputAxis, Planes, small
+from dsf.inspection.causal.operations import all_before, is_place
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.errors import UnreadableError
 
@@ -143,8 +143,10 @@ def layout_of(found: Coordinates | None, along: frozenset[InputAxis]) -> Layout 
     """
     if found is None or not found.shape.numel():
         return None
-    planes = {_before(axis): plane for axis, plane in found.planes.items()}
+    planes = _by_tokens(found)
     tokens = tuple(axis for axis in _sorted(planes) if axis in along)
+    if any(bool((planes[axis] >= 0).any()) for axis in tokens):  # what is summed up is no place
+        tokens = tuple(axis for axis in tokens if not bool((small(planes[axis]) == MANY).all()))
     if not tokens:
         return None
     is_token = torch.ones((), dtype=torch.bool)
@@ -177,11 +179,65 @@ def layout_of(found: Coordinates | None, along: frozenset[InputAxis]) -> Layout 
     )
 
 
+def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
+    """The layout of a tensor with the samples of some values and rows that are not their tokens.
+
+    The rows are the other positions that its elements belong to, such as tokens of another
+    sequence or groups; there is one where they belong to none. None where its elements belong to
+    single tokens of the values, or not to single samples.
+    """
+    if found is None or not found.shape.numel():
+        return None
+    planes = {axis: plane for axis, plane in found.planes.items() if is_place(axis)}
+    if any(bool((planes[a] >= 0).any()) for a in values.token_axes if a in planes):
+        return None
+    if any(axis not in planes for axis in values.sample_axes):
+        return None
+    others = [axis for axis in _sorted(planes) if axis not in values.sample_axes]
+    rows = tuple(axis for axis in others if bool((planes[axis] >= 0).any()))
+    chosen_in = torch.ones((), dtype=torch.bool)
+    for axis in (*values.sample_axes, *rows):
+        chosen_in = chosen_in & (planes[axis] >= 0)
+    chosen = chosen_in.expand(found.shape).flatten().nonzero().flatten()
+    sample, at_sample = _numbered(
+        [planes[a] for a in values.sample_axes], values.sample_axes, chosen
+    )
+    rows = tuple(axis for axis in rows if not _follows(planes[axis].flatten()[chosen], sample))
+    time, at_time = _numbered([planes[axis] for axis in rows], rows, chosen)
+    if at_sample != values.samples:
+        return None
+    cells = sample * len(at_time) + time
+    counts = torch.bincount(cells, minlength=len(at_sample) * len(at_time))
+    if not len(chosen) or bool((counts != counts[0]).any()):
+        return None
+    return Layout(
+        shape=found.shape,
+        order=chosen[cells.argsort(stable=True)],
+        sizes=(len(at_sample), len(at_time), int(counts[0])),
+        sample_axes=values.sample_axes,
+        token_axes=rows,
+        samples=at_sample,
+        tokens=at_time,
+    )
+
+
+def _follows(index: Tensor, sample: Tensor) -> bool:
+    """Whether an index is the same everywhere in a sample, as that of a second batch is."""
+    pairs = torch.stack([index.long(), sample], dim=1).unique(dim=0)
+    return len(pairs) == len(sample.unique())
+
+
 def _before(axis: InputAxis) -> InputAxis:
     """The axis whose tokens weights sum up to as many: each stands where one of them stood."""
     before = list(axis.source.before)
     is_same = axis.source.kind == "slots" and len(before) == 1 and before[0].size == axis.size
     return before[0] if is_same else axis
+
+
+def _by_tokens(found: Coordinates) -> Planes:
+    """The planes of a tensor, where sums over tokens stand in the places of tokens."""
+    planes = {_before(axis): plane for axis, plane in found.planes.items()}
+    return planes | {axis: plane for axis, plane in found.planes.items() if axis in planes}
 
 
 def _sorted(axes: Iterable[InputAxis]) -> list[InputAxis]:
@@ -216,6 +272,7 @@ class Operation:
         outs: the layouts of what it puts out; None for what has no single tokens.
         given: the same of what it is given, and the tensor it is, where that is known.
         shapes: of what it is given that holds real numbers; None for anything else.
+        coordinates: of what it is given that has no layout, where they are known.
         is_view: whether it puts out a view of what it is given.
         is_written: whether it writes into what it is given.
         numbers: the smallest and the largest number that it puts out.
@@ -226,6 +283,7 @@ class Operation:
     outs: tuple[Layout | None, ...]
     given: tuple[tuple[Layout | None, Spot | None], ...]
     shapes: tuple[torch.Size | None, ...]
+    coordinates: tuple[Coordinates | None, ...]
     is_view: bool
     is_written: bool
     numbers: tuple[float, float]
@@ -239,6 +297,7 @@ class Record:
         operations: by number; those that put out no tensor are left out.
         given: the layouts of the tensors that the call was given.
         output, output_shape: that of its output, and its shape.
+        output_coordinates: those of an output that has no layout.
         uses: by tensor the places where it is read.
         made_by: by tensor the submodule that put it out.
         entered: the submodules in running order, each with its first argument and the number of
@@ -249,6 +308,7 @@ class Record:
     given: tuple[Layout | None, ...] = ()
     output: Layout | None = None
     output_shape: torch.Size | None = None
+    output_coordinates: Coordinates | None = None
     uses: dict[Spot, list[Use]] = field(default_factory=dict)
     made_by: dict[Spot, str] = field(default_factory=dict)
     entered: list[tuple[str, Spot, int]] = field(default_factory=list)
@@ -335,12 +395,13 @@ class Tape:
         return mode.record
 
     def _mixed(self, given: Sequence[Coordinates | None]) -> frozenset[InputAxis]:
-        """The axes along which the module mixes."""
+        """The axes along which the module mixes, and those that these were made from."""
         tracker = Tracker()
         self._followed(tracker, given, Counting())
         meetings = [one.meeting for one in tracker.mixings if is_place(one.meeting.axis)]
         sure = frozenset(one.axis for one in meetings if one.is_known)
-        return sure or frozenset(one.axis for one in meetings)
+        met = sure or frozenset(one.axis for one in meetings)
+        return met | frozenset(before for axis in met for before in all_before(axis))
 
     def _followed(
         self, tracker: Tracker, given: Sequence[Coordinates | None], mode: "Counting"
@@ -429,7 +490,14 @@ class _Recording(Counting):
     def end(self, output: Tensor) -> Tensor:
         self.record.output = self._layout(output)
         self.record.output_shape = _shape(output)
+        self.record.output_coordinates = self._coordinates(output, self.record.output)
         return output
+
+    def _coordinates(self, tensor: Tensor, layout: Layout | None) -> Coordinates | None:
+        if layout is not None or not tensor.is_floating_point():
+            return None
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            return self.tracker.of(tensor)
 
     def _layout(self, tensor: Tensor) -> Layout | None:
         """The layout of a tensor.
@@ -450,13 +518,19 @@ class _Recording(Counting):
 
     def _found_layout(self, tensor: Tensor) -> Layout | None:
         coordinates = self.tracker.of(tensor)
-        if coordinates is None:
+        if coordinates is None or self._is_lost(coordinates):
             like = self._of_shape.get(tensor.shape)
             return like if like is not None and like.is_plain() else None
         found = layout_of(coordinates, self._along)
         if found is not None:
             self._of_shape[tensor.shape] = found
         return found
+
+    def _is_lost(self, coordinates: Coordinates) -> bool:
+        """Whether no element of a tensor is known to belong to any token, one or several."""
+        planes = _by_tokens(coordinates)
+        along = [plane for axis, plane in planes.items() if axis in self._along]
+        return bool(along) and all(bool((small(plane) == NONE).all()) for plane in along)
 
     def _spot(self, tensor: Tensor) -> Spot | None:
         entry = self._known.get(id(tensor))
@@ -467,6 +541,8 @@ class _Recording(Counting):
     ) -> Any:
         given = _tensors(tree_flatten((args, kwargs))[0])
         before = tuple((self._layout(each), self._spot(each)) for each in given)
+        pairs = zip(given, before, strict=True)
+        coordinates = tuple(self._coordinates(each, layout) for each, (layout, _) in pairs)
         output = func(*args, **kwargs)
         outs = _tensors(tree_flatten(output)[0])
         name = getattr(func, "__name__", type(func).__name__)
@@ -488,6 +564,7 @@ class _Recording(Counting):
             outs=made,
             given=before,
             shapes=tuple(_shape(each) for each in given),
+            coordinates=coordinates,
             is_view=any(_memory(one) in memory for one in outs),
             is_written=not outs or any(one is each for one in outs for each in given),
             numbers=_extremes(outs[0]) if outs and made[0] is not None else (0.0, 0.0),
