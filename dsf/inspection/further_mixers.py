@@ -329,11 +329,9 @@ def _behind(invocation: Invocation, held: Held, driven: DrivenTape) -> set[Call]
     if not held.free:
         return set()
     try:
-        return held.free & set(
-            changed_by(
-                invocation, (), replace(held, free=frozenset()), driven.watching([], held=other)
-            )
-        )
+        alone = replace(held, free=frozenset())
+        changed = changed_by(invocation, (), alone, driven.watching([], held=other))
+        return {call for call in changed if call in held.free}
     except (UnclearError, UnreadableError):
         return set()
 

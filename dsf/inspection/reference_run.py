@@ -48,7 +48,7 @@ def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> C
 
 
 def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Call:
-    arguments = {name: in_float64(value) for name, value in call.arguments.items()}
+    arguments = in_float64(dict(call.arguments))
     with in_double():
         output = repeat(double_copy(call.module), arguments)
     return _changed(call, arguments, output, call.surroundings)
@@ -62,7 +62,7 @@ def _of_module(
         for change in changes:
             change(twin)
     output = _run(twin, invocation, RememberedProducts(twin, products))
-    arguments = {name: in_float64(value) for name, value in call.arguments.items()}
+    arguments = in_float64(dict(call.arguments))
     again = _changed(call, arguments, output, call.surroundings)
     return replace(again, products=products)
 
@@ -88,7 +88,7 @@ def _of_attention(call: Call, invocation: Invocation) -> Call:
 def _run(
     twin: nn.Module, invocation: Invocation, products: RememberedProducts | None = None
 ) -> Any:
-    args, kwargs = in_float64(invocation.args), in_float64(invocation.kwargs)
+    args, kwargs = in_float64((invocation.args, invocation.kwargs))
     try:
         with in_double(), products or nullcontext():
             return twin(*args, **kwargs)

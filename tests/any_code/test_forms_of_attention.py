@@ -157,7 +157,8 @@ def test_merged_axes_of_scores_end_no_inspection():
 
 def test_slots_of_experts_are_made_by_one_map_and_read_by_another():
     experts, x = drawn(Experts()), tokens()
-    made, read = sorted(dsf.inspect(experts, x), key=lambda layer: layer.columns != "token")
+    found = dsf.inspect(nn.Sequential(experts), x)
+    made, read = sorted(found, key=lambda layer: layer.columns != "token")
     scores = torch.einsum("bnd,esd->bnes", x, experts.slots).flatten(2).detach().double()
     expected = scores.softmax(dim=1).mT
     torch.testing.assert_close(made.map().squeeze(2), expected, atol=1e-6, rtol=0)

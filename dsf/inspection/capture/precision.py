@@ -93,20 +93,23 @@ def home(device: torch.device) -> torch.device:
 
 def in_float64(value: Any) -> Any:
     """Floating tensors in float64 and detached, also in tuples, lists, dictionaries and packed
-    sequences; everything else as it is. From a device without float64 to the processor."""
+    sequences; everything else as it is. From a device without float64 to the processor. What is one
+    tensor in several places stays one."""
+    return _wide(value, {})
+
+
+def _wide(value: Any, known: dict[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        value = value.detach().to(home(value.device))
-        return value.to(torch.float64) if value.is_floating_point() else value
+        if id(value) not in known:  # one tensor in several places stays one
+            near = value.detach().to(home(value.device))
+            known[id(value)] = near.to(torch.float64) if near.is_floating_point() else near
+        return known[id(value)]
     if isinstance(value, PackedSequence):
-        return value._replace(data=in_float64(value.data))
+        return value._replace(data=_wide(value.data, known))
     if type(value) in (tuple, list):
-        return type(value)(in_float64(part) for part in value)
+        return type(value)(_wide(part, known) for part in value)
     if isinstance(value, dict):
-        wide: dict[int, Any] = {}  # one tensor under two names stays one
-        for part in value.values():
-            if id(part) not in wide:
-                wide[id(part)] = in_float64(part)
-        return {name: wide[id(part)] for name, part in value.items()}
+        return {name: _wide(part, known) for name, part in value.items()}
     return value
 
 

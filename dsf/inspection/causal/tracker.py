@@ -527,10 +527,24 @@ class Tracker(TorchDispatchMode):
     def _attention(self, done: Done) -> Followed:
         first, shape = done.first, done.outs[0].shape
         if first is None:
-            return self._unknown(done)
+            return self._read_by_weights(done)
         made = first.moved(lambda p: p[..., :1].expand(shape), shape)
         inner = [Meeting(a, "attention") for a in first.planes if varies(first.planes[a], -2)]
         return Followed((made,) + (None,) * (len(done.outs) - 1), tuple(inner))
+
+    def _read_by_weights(self, done: Done) -> Followed:
+        """What queries that come from no input read: each of them many tokens."""
+        value, out = self.of(done.args[2]), done.outs[0]
+        if value is None:
+            return self._unknown(done)
+        planes, meetings = {}, []
+        for axis, plane in value.planes.items():
+            line, several = reduced(plane, [-2, -1])
+            planes[axis] = line[..., :1, :1].expand(out.shape)
+            if several and not self._projections.are_channels(axis):
+                meetings.append(Meeting(axis, "attention"))
+        nothing = (None,) * (len(done.outs) - 1)
+        return Followed((Coordinates(out.shape, planes), *nothing), tuple(meetings))
 
     def _norm(self, done: Done) -> Followed:
         return self._normalised(done.first, range(-len(done.args[1]), 0), done.outs)

@@ -256,7 +256,8 @@ def recorded(layer: Captured) -> tuple[Tape, Record, float]:
             raise
     kind = dtype_of(module)
     leaves, tree = tree_flatten((args, kwargs))
-    own = [_cast(leaf, kind) for leaf in leaves]
+    cast = {id(leaf): _cast(leaf, kind) for leaf in leaves}  # one tensor in two places stays one
+    own = [cast[id(leaf)] for leaf in leaves]
     known |= {
         id(new): known[id(old)] for new, old in zip(own, leaves, strict=True) if id(old) in known
     }

@@ -609,12 +609,16 @@ def _extremes(tensor: Tensor) -> tuple[float, float]:
     return tensor.min().item(), tensor.max().item()
 
 
+PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/")
+"""Folders of code that calls torch for that of a module."""
+
+
 def _caller() -> str:
-    """``file:line`` of the innermost code outside of torch, einops and this module."""
-    frame: Any = sys._getframe(2)
+    """``file:line`` of the innermost code outside of these folders and of this file."""
+    frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path != __file__ and "/torch/" not in path and "/einops/" not in path:
+        if path != __file__ and not any(folder in path for folder in PASSED_THROUGH):
             return f"{path.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
