@@ -352,7 +352,8 @@ def share_of_probed(call: Call, held: Held, driven: DrivenTape) -> float:
         repeated(invocation, (), held, driven.watching(seen, zero=True))
         repeated(invocation, cells, held, driven.watching(seen, zero=True, values=values))
         response, rest, other_rest = seen
-        spilled = _elsewhere(*values, driven.own_values(cells))
+        before, after = values
+        spilled = _elsewhere(before, after, driven.own_values(cells))
 
         def kept(now: Tensor) -> Tensor:
             """The response of the recorded values, with what other tokens add past them."""

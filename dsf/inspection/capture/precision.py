@@ -95,21 +95,21 @@ def in_float64(value: Any) -> Any:
     """Floating tensors in float64 and detached, also in tuples, lists, dictionaries and packed
     sequences; everything else as it is. From a device without float64 to the processor. What is one
     tensor in several places stays one."""
-    return _wide(value, {})
+    return _converted(value, {})
 
 
-def _wide(value: Any, known: dict[int, Tensor]) -> Any:
+def _converted(value: Any, known: dict[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
         if id(value) not in known:  # one tensor in several places stays one
             near = value.detach().to(home(value.device))
             known[id(value)] = near.to(torch.float64) if near.is_floating_point() else near
         return known[id(value)]
     if isinstance(value, PackedSequence):
-        return value._replace(data=_wide(value.data, known))
+        return value._replace(data=_converted(value.data, known))
     if type(value) in (tuple, list):
-        return type(value)(_wide(part, known) for part in value)
+        return type(value)(_converted(part, known) for part in value)
     if isinstance(value, dict):
-        return {name: _wide(part, known) for name, part in value.items()}
+        return {name: _converted(part, known) for name, part in value.items()}
     return value
 
 
