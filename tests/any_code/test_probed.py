@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import silu, softplus
 
 import dsf
-from dsf.inspection import NothingCapturedError
+from dsf.inspection import InspectionError, NothingCapturedError
 from tests.any_code import modules
 from tests.any_code.modules import MIXERS, SIZE, WIDTH, Beside, drawn, tokens
 
@@ -306,3 +306,83 @@ def test_what_is_not_linear_says_by_how_much():
     inspection = dsf.inspect(drawn(Beside(MIXERS["norm over tokens"]())), tokens())
     (missed,) = inspection.unsupported
     assert "not linear in its values: superposition error" in missed.reason
+
+
+def test_named_ports_between_which_no_token_moves_another_are_refused():
+    apart = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH))
+    with pytest.raises(InspectionError, match=r"ports '0' and '1\(input\)' no token moves another"):
+        dsf.probe(drawn(apart), tokens(), value="0", response="1(input)")
+
+
+def test_what_lies_in_a_root_that_is_probed_is_not_listed():
+    class InnerAttention(nn.Module):
+        def forward(self, x):
+            return x.cumsum(dim=1)
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.v, self.inner_attention = nn.Linear(WIDTH, WIDTH), InnerAttention()
+
+        def forward(self, x):
+            return self.inner_attention(self.v(x)).tanh()
+
+    inspection = dsf.inspect(drawn(Outer()), tokens(), probe=("",))
+    assert [layer.name for layer in inspection] == ["Outer"]
+    assert inspection.unsupported == ()
+
+
+def test_tokens_read_another_sequence_by_sums():
+    """Linear attention over a second sequence: the rows are the tokens of the first."""
+
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+        def forward(self, x, y):
+            return (self.q(x).sigmoid() @ (self.k(y).sigmoid().mT @ self.v(y))).tanh()
+
+    module, x, y = drawn(Reads()), tokens(), tokens(SIZE, 7, WIDTH, seed=3)
+    (layer,) = dsf.inspect(module, x, y)
+    with torch.no_grad():
+        q, k = module.q(x).sigmoid().double(), module.k(y).sigmoid().double()
+    torch.testing.assert_close(layer.map().squeeze(1), q @ k.mT, atol=1e-5, rtol=1e-6)
+    assert layer.is_exact
+    assert layer.row_tokens is not None
+    assert bool((layer.row_tokens == -1).all())
+
+
+def test_a_pool_has_one_row():
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.score, self.head = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, 3)
+
+        def forward(self, x):
+            weights = self.score(x).softmax(dim=1)
+            return self.head((weights.mT @ x).squeeze(1).tanh())
+
+    module, x = drawn(Pools()), tokens()
+    (layer,) = dsf.inspect(module, x)
+    expected = module.score(x).softmax(dim=1).mT.detach().double()
+    torch.testing.assert_close(layer.map().squeeze(1), expected, atol=1e-6, rtol=0)
+
+
+def test_a_mixer_behind_another_of_the_same_module_is_found():
+    """Where a child mixes before, the pair of places behind it explains what is left."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.v = nn.Linear(WIDTH, WIDTH)
+            self.near = nn.Conv1d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)
+
+        def forward(self, x):
+            return self.near(self.v(x).mT).mT.sigmoid().cumsum(dim=1).tanh()
+
+    inspection = dsf.inspect(drawn(Twice()), tokens())
+    assert sorted(layer.name for layer in inspection) == ["Twice", "near"]
+    expected = LOWER.expand(SIZE, 1, -1, -1)
+    torch.testing.assert_close(inspection["Twice"].map(), expected)
+    assert inspection.unsupported == ()

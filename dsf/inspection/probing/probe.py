@@ -68,6 +68,8 @@ AXES = {0: ("sample", "output", "input"), 1: ("sample", "channel")}
 class Probe:
     """How to probe a module: the port where its values enter and that where its response leaves.
 
+    Named ports between which no token moves another are refused.
+
     Attributes:
         value: by default a tensor in which the module is linear, found by trying.
         response: by default the last place up to which the module is linear in its values; or, for
@@ -164,6 +166,13 @@ class Prober:
         values, _, _ = self.driven.original()
         self._linear = read_off(self.driven, values, rounding=rounding)
         self._budget.spent += self.driven.passes
+        if self._probe.value is not None and not _mixes(self.driven, self._linear, rounding):
+            value, response = self.driven.names
+            raise UnreadableError(
+                f"between the ports '{value}' and '{response}' no token moves another, so there is "
+                "no map of tokens to read: name ports with the mixing of tokens between them, or "
+                "none, to have them found"
+            )
         width = self._linear.width
         return StoredMap(
             weights=in_float64(self._linear.weights),
@@ -272,6 +281,16 @@ def _arranged(values: Tensor, linear: Linear) -> Tensor:
         each = values.mT.unsqueeze(1).unsqueeze(-1)
         return each.expand(-1, outputs, -1, -1, -1)
     return by_head(values, linear.weights, linear.width)
+
+
+def _mixes(driven: Driven | DrivenTape, linear: Linear, rounding: float) -> bool:
+    """Whether a map has weights beside those of every token for itself."""
+    steps, reads = linear.weights.shape[-2:]
+    if reads == 1 or steps != reads or (isinstance(driven, DrivenTape) and not driven.has_own_rows):
+        return True
+    weights = linear.weights.abs()
+    others = weights.masked_fill(torch.eye(steps, dtype=torch.bool, device=weights.device), 0)
+    return bool(others.max() > rounding * weights.max())
 
 
 def _label(driven: Driven | DrivenTape, linear: Linear) -> str:

@@ -199,12 +199,14 @@ def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
     for axis in (*values.sample_axes, *rows):
         chosen_in = chosen_in & (planes[axis] >= 0)
     chosen = chosen_in.expand(found.shape).flatten().nonzero().flatten()
-    sample, at_sample = _numbered(
-        [planes[a] for a in values.sample_axes], values.sample_axes, chosen
-    )
-    rows = tuple(axis for axis in rows if not _follows(planes[axis].flatten()[chosen], sample))
+    samples = values.sample_axes
+    sample, _ = _numbered([planes[axis] for axis in samples], samples, chosen)
+    alike = tuple(axis for axis in rows if _follows(planes[axis].flatten()[chosen], sample))
+    rows = tuple(axis for axis in rows if axis not in alike)
+    samples = (*samples, *alike)
+    sample, at_sample = _numbered([planes[axis] for axis in samples], samples, chosen)
     time, at_time = _numbered([planes[axis] for axis in rows], rows, chosen)
-    if at_sample != values.samples:
+    if tuple(place[: len(values.sample_axes)] for place in at_sample) != values.samples:
         return None
     cells = sample * len(at_time) + time
     counts = torch.bincount(cells, minlength=len(at_sample) * len(at_time))
@@ -214,7 +216,7 @@ def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
         shape=found.shape,
         order=chosen[cells.argsort(stable=True)],
         sizes=(len(at_sample), len(at_time), int(counts[0])),
-        sample_axes=values.sample_axes,
+        sample_axes=samples,
         token_axes=rows,
         samples=at_sample,
         tokens=at_time,
