@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from urllib.parse import quote
 
 import pytest
 
@@ -84,6 +85,19 @@ def test_everybody_can_read_the_pages(site, chromium, scheme):
             found[str(page.relative_to(site))] = wrong
     tab.close()
     assert found == {}
+
+
+def test_words_that_people_use_find_their_page(site, chromium):
+    tab = chromium.new_page()
+    for words, wanted in (
+        ("attention map of Mamba", "SelectiveStateSpace"),
+        ("RetNet", "Retention"),
+        ("ZeroS", "ZeroSumAttention"),
+    ):
+        tab.goto(f"{(site / 'search.html').as_uri()}?q={quote(words)}")
+        tab.wait_for_selector("#search-results li a")
+        assert tab.locator("#search-results li a").first.text_content() == wanted, words
+    tab.close()
 
 
 def test_a_wide_table_scrolls_within_the_window(site, chromium):
