@@ -41,6 +41,8 @@ nb_execution_mode = "off"  # the tests run every notebook, and make docs runs th
 nb_execution_timeout = 280
 nb_execution_raise_on_error = True
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # widgets would be fetched
+# Their picture stands in their place.
+nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"

@@ -214,8 +214,11 @@ dsf.playground("retention", decay=0.9)
 # move the cell with the arrow keys, and press `v` for the next view.
 
 # %%
+import transformers
+
 from dsf.models import folder, recall
 
+transformers.logging.set_verbosity_error()
 prompt = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
 trained = dsf.inspect(folder("mamba2"), input_ids=prompt, tokens=[recall.spell(prompt[0])])
 dsf.view(trained)

@@ -276,8 +276,11 @@ dsf.playground("selective_state_space", step=1.0)
 # together; choose *State* to see how fast each forgets.
 
 # %%
+import transformers
+
 from dsf.models import folder, recall
 
+transformers.logging.set_verbosity_error()
 prompt = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
 trained = dsf.inspect(folder("mamba"), input_ids=prompt, tokens=[recall.spell(prompt[0])])
 dsf.view(trained)

@@ -222,8 +222,11 @@ dsf.playground("delta_net", rate=1.0)
 # A trained model with the gated delta rule (two of its three layers). Cool cells subtract.
 
 # %%
+import transformers
+
 from dsf.models import folder, recall
 
+transformers.logging.set_verbosity_error()
 prompt = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
 trained = dsf.inspect(folder("qwen3_next"), input_ids=prompt, tokens=[recall.spell(prompt[0])])
 dsf.view(trained)
