@@ -1,6 +1,6 @@
 """The page of an inspection at real sizes, photographed and timed: docs/viewer.md.
 
-    python -m benchmarks.viewer [--pictures FOLDER] [--keep FOLDER] [CASE ...]
+    python -m benchmarks.viewer [--pictures FOLDER] [--keep FOLDER] [--note TEXT] [CASE ...]
 
 Every case is inspected, its page written and opened in Chromium at 1440 x 900 pixels. Written down
 are the width of the map, the size of the file, the time until it can be used, and the time from a
@@ -125,7 +125,7 @@ the page opens, *switch* the median time from a click on another head until its 
 """
 
 
-def text(rows: list[dict[str, Any]], judged: dict[str, str]) -> str:
+def text(rows: list[dict[str, Any]], judged: dict[str, str], note: str) -> str:
     """The page; ``judged`` is what was said of each case after looking at its pictures."""
     lines = "".join(
         f"| {row['case']} | {row['map_pixels']} | {row['thumbnail_pixels']} | {row['megabytes']} | "
@@ -133,7 +133,14 @@ def text(rows: list[dict[str, Any]], judged: dict[str, str]) -> str:
         for row in rows
     )
     said = "".join(f"- **{case}.** {sentence}\n" for case, sentence in judged.items())
-    return HEAD + lines + "\n" + LIMITS + (f"\n## Looked at\n\n{said}" if said else "")
+    return (
+        HEAD
+        + lines
+        + "\n"
+        + (f"{note}\n\n" if note else "")
+        + LIMITS
+        + (f"\n## Looked at\n\n{said}" if said else "")
+    )
 
 
 LIMITS = """## Limits of the file
@@ -150,6 +157,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--pictures", type=Path, help="a folder for pictures of every page")
     parser.add_argument("--keep", type=Path, help="a folder in which pages stay for the next run")
+    parser.add_argument("--note", default="", help="a sentence about the machine, for the page")
     asked = parser.parse_args(arguments)
     unknown = set(asked.cases) - {*SHAPES, *TRAINED}
     if unknown:
@@ -168,9 +176,9 @@ def main(arguments: list[str]) -> None:
         browser.close()
     ordered = [rows[case] for case in [*SHAPES, *TRAINED] if case in rows]
     judged = record.get("judged", {})
-    record = {"rows": ordered, "judged": judged}
+    record = {"rows": ordered, "judged": judged, "note": asked.note}
     RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(text(ordered, judged), encoding="utf-8")
+    PAGE.write_text(text(ordered, judged, asked.note), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ function drawEdits(place, { edits, moved, logits }, sample, tokens) {
     const at = changed ? 2 : 1, ordered = [...logits[sample]].sort((one, other) => other[at] - one[at]);
     body.replaceChildren(make("section", {}, table(`Logits after the last token, ${changed ? "with" : "without"} the edits`,
       ["token", "logit", "changed − clean"],
-      ordered.map(([name, clean, after]) => [name.replaceAll(" ", "␣"), number(changed ? after : clean, 4), number(after - clean, 3)]))));
+      ordered.map(([name, clean, after]) => [name.replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length)), number(changed ? after : clean, 4), number(after - clean, 3)]), 1)));
   };
   const run = choices("Run", { clean: "Clean", changed: "Changed" }, (name) => show(name === "changed"));
   place.replaceChildren(make("h2", {}, "The run with edits"),
