@@ -4,8 +4,10 @@ Random files rarely meet a border, so that a checker with ``<`` in the place of 
 them all.
 """
 
+import hashlib
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -351,6 +353,13 @@ def numbers() -> Iterator[Bent]:
     texts = (
         "0x1.0000000000000p-1", "0x0.8000000000000p+0", "0x1.0p-1", "1/2", "2/4", "1/3", "01/3",
         "1/03", "-1/3", "1/-3", "1/0", "0/3", "2/6", "0x0.0p+0", "-0x0.0p+0", "0.5", "",
+        "0x1.0000000000000p+1023", "0x1.fffffffffffffp+1023", "0x1.0000000000000p-1022",
+        "0x0.fffffffffffffp-1022", "0x0.8000000000000p-1021", "0x0.0000000000000p-1022",
+        "0x0.8000000000000p-1022", "-0x1.0000000000000p+0", "0x1.0000000000000p+0001",
+        "0x1.0000000000000p-0", "0x1.8000000000000p-10000", "0x1.0000000000000P-1",
+        f"{2**1024 - 2**970}/1", f"{2**1024 - 2**971}/1", f"1/{2**1074}", f"1/{2**1075}",
+        f"3/{2**1075}", f"{2**53 + 1}/1", f"{2**53 - 1}/1", f"{2**53 + 1}/{2**1074}",
+        f"{(2**53 + 1) * 3}/{2**20}", "+1/3", "1 /3", "1/+3", "1//3", "/3", "1/",
         "0x1.0000000000000p+1024", "0x1.0000000000000p-1074", "0x0.0000000000001p-1022",
         "0x1.0000000000000p-1075", "0x1.0000000000000p+01", " 1/3", "1/3 ", f"{long}/3",
         f"{2**1023}/1", f"{2**1024}/1", f"{10 * long}/3", f"1/{long}", f"1/{10 * long}",
@@ -358,11 +367,24 @@ def numbers() -> Iterator[Bent]:
     )  # fmt: skip
     for text in texts:
         bent = made("row_sums", "PROVED", sums, target=Fraction(1), tolerance=Fraction(1, 3))
-        bent.content["claim"]["parameters"]["tolerance"] = text
-        try:
-            yield worded(bent)
-        except Exception:
-            yield bent.sealed()
+        claim = bent.content["claim"]
+        claim["parameters"]["tolerance"] = text
+        for said in readings(text):
+            claim["sentence"] = f"every row sums to 1.0 within {said}"
+            yield bent.copy().sealed()
+
+
+def readings(text: Any) -> Iterator[str]:
+    """What a checker that is too lenient might say of a text that is no number."""
+    yield str(text)
+    if isinstance(text, str):
+        for read in (float.fromhex, Fraction):
+            try:
+                value = Fraction(read(text))
+                yield f"{value.numerator}/{value.denominator}"
+                yield repr(float(value))
+            except (ValueError, OverflowError, ZeroDivisionError):
+                continue
 
 
 def containers() -> Iterator[Bent]:
@@ -416,7 +438,9 @@ def containers() -> Iterator[Bent]:
         (file,) = bent.files.values()
         file.header["map"]["shape"] = bent.content["subject"][0]["shape"] = shape
         yield bent.sealed()
-    for before, behind in ((b"", b" "), (b" ", b""), (b"", b"  "), (b"\n", b"")):
+    for before, behind in ((b"", b" "), (b" ", b""), (b"", b"  "), (b"\n", b""), (b"", b"x"),
+                           (b"", b"{}"), (b"", b"\v"), (b"", b"\0"), (b"", b"\t\r\n "),
+                           (b"", b","), (b"{", b"}"), (b"[", b"]"), (b"", b"\xff")):  # fmt: skip
         bent = base()
         (file,) = bent.files.values()
         packed = file.packed()
@@ -458,11 +482,42 @@ def spellings() -> Iterator[Bent]:
         json.dumps(backwards, indent=1) + "\n", json.dumps(bent.content, sort_keys=True) + "\n",
         "\ufeff" + text, text.replace('"by hand"', '"by h\u00e4nd"'),
         text.replace('"by hand"', '"by\x7fhand"'), text.replace('"by hand"', '"by\\u007fhand"'),
+        text.replace('"by hand"', '"by\\u007Fhand"'), text.replace('"by hand"', '"by\\nhand"'),
+        text.replace('"by hand"', '"by\\u000ahand"'), text.replace('"by hand"', '"by\nhand"'),
+        text.replace('"by hand"', '"by\\/hand"'), text.replace('"by hand"', '"by/hand"'),
+        text.replace('"by hand"', '"by\\u0080\\ud83d\\ude00"'),
+        text.replace('"by hand"', '"by\\ud83d"'), text.replace('"by hand"', '"by\\u00e9"'),
+        text.replace('"by hand"', '"by\\u00E9"'), text.replace('"by hand"', '"by~\\u001f"'),
+        text.replace('"by hand"', '"by\\u0022hand"'), text.replace('"by hand"', '"by\\b\\f"'),
+        text.replace('"by hand"', '"by\\u005chand"'), text.replace('"by hand"', '"by\\x41"'),
+        text[:-1], text[:-2] + "\n}\n", text + " ", text[:-1] + "x\n", text[:-1] + "\n\n",
+        text.replace('"width": 2', '"width": +2'), text.replace('"width": 2', '"width": -0'),
+        text.replace('"width": 2', '"width":\n2'), text.replace('"width": 2', '"width" : 2'),
+        text.replace("null", "null ", 1), text.replace("null", "nul", 1),
+        text.replace("[]", "[\n  ]", 1), text.replace("{}", "{\n  }", 1),
+        text.replace("[]", "[,]", 1), text.replace("{}", "{,}", 1),
+        text.replace("{}", '{\n   "a": "b",\n   "a": "b"\n  }', 1),
+        text.replace("{}", '{\n   "b": "b",\n   "a": "b"\n  }', 1),
+        text.replace("{}", '{\n   "a": "b",\n   "b": "b"\n  }', 1),
+        text.replace("{}", '{\n   "a": "b",\n   "b": "b",\n  }', 1),
         "", "[]\n", "{}\n",
     ):  # fmt: skip
         spelled = bent.copy()
         spelled.text = other
         yield spelled
+        again = bent.copy()
+        again.text = relabelled(other)
+        yield again
+
+
+def relabelled(text: str) -> str:
+    """The text with the hash of itself, line of the identity left out, whatever its spelling is."""
+    found = re.search(r'\n *"identity" *: *"([0-9a-f]{64})" *,?', text)
+    if found is None:
+        return text
+    rest = text[: found.start()] + text[found.end() :]
+    digest = hashlib.sha256(rest.encode("utf-8", "surrogatepass")).hexdigest()
+    return text[: found.start(1)] + digest + text[found.end(1) :]
 
 
 def systems() -> Iterator[Bent]:
