@@ -1,16 +1,24 @@
 """Mutation testing of both checkers: how many small changes of their source the tests notice.
 
-    python -m tests.soundness.mutants --module checker --share 0.2
+    python -m tests.soundness.mutants --module checker --share 0.2 --record mutants.jsonl
+    python -m tests.soundness.mutants --record mutants.jsonl --write
 
 Every comparison, operator, constant, condition and ``raise`` of a checker is changed, one at a
 time, and the changed checker decides a fixed set of files: honest ones, and mutated ones as the
 fuzzer draws them; its exponentials have to enclose at some points. A mutant is killed if one answer
 differs, or if it raises or hangs. Survivors are listed with their line.
+
+Mutants are drawn in a fixed random order, and a record is continued where it ended as long as the
+checker is the same. ``--write`` puts the counts of a record and its survivors, with the reasons of
+``REASONS``, into the page on untrusted files.
 """
 
 import argparse
 import ast
+import hashlib
+import json
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -34,6 +42,9 @@ MODULES = {"checker": checker, "second_checker": second_checker}
 ENTRY = {"checker": "check", "second_checker": "verdict"}
 SECONDS = 60  # of work for one mutant on all files; other programs on the machine do not count
 
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "untrusted_files.md"
+BEGIN, END = "<!-- mutants -->\n", "<!-- end of mutants -->"
+
 SWAPS: dict[type, tuple[type, ...]] = {
     ast.Lt: (ast.LtE, ast.Gt), ast.LtE: (ast.Lt,), ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt,),
     ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.In: (ast.NotIn,), ast.NotIn: (ast.In,),
@@ -53,20 +64,31 @@ class Mutant:
     span: range
 
 
-def mutants(source: str, chosen: Callable[[], bool]) -> Iterator[Mutant]:
-    """All single changes of a source for which ``chosen`` is true."""
-    whole = ast.parse(source)
-    spans = _spans(whole)
-    for number, node in enumerate(ast.walk(whole)):
-        for choice in range(len(changes(node))):
-            if chosen():
-                tree = ast.parse(source)
-                same = next(islice(ast.walk(tree), number, None))
-                words, apply = changes(same)[choice]
-                apply()
-                line = getattr(node, "lineno", 0)
-                span = spans.get(line, range(line, line + 1))
-                yield Mutant(line, words, ast.fix_missing_locations(tree), span)
+Place = tuple[int, int]
+"""The number of a node in the order of ``ast.walk``, and which of its changes."""
+
+
+def all_places(source: str) -> list[Place]:
+    """Where the source can be changed, in a fixed random order."""
+    found = [
+        (number, choice)
+        for number, node in enumerate(ast.walk(ast.parse(source)))
+        for choice in range(len(changes(node)))
+    ]
+    random.Random(1).shuffle(found)
+    return found
+
+
+def mutant(source: str, place: Place) -> Mutant:
+    """The source with one change."""
+    tree = ast.parse(source)
+    spans = _spans(tree)
+    node = next(islice(ast.walk(tree), place[0], None))
+    line = getattr(node, "lineno", 0)
+    words, apply = changes(node)[place[1]]
+    apply()
+    span = spans.get(line, range(line, line + 1))
+    return Mutant(line, words, ast.fix_missing_locations(tree), span)
 
 
 def _spans(whole: ast.Module) -> dict[int, range]:
@@ -214,9 +236,13 @@ LIMITS = {
     "checker": {
         "LARGEST_CERTIFICATE": 16 << 20, "LARGEST_TENSORS": 256 << 20, "LARGEST_HEADER": 64 << 10,
         "LONGEST_INTEGER": 4000, "DEEPEST": 200, "WIDEST": 1024, "MOST_PRODUCTS": 1 << 20,
-        "FAR": 1 << 14,
+        "FAR": 1 << 14, "LONGEST_LAYER": 64, "LARGEST_LAYER": 1 << 19, "WIDEST_LAYER": 1 << 11,
+        "DEEPEST_LAYER": 1 << 14, "MOST_TAPS": 16, "LAYER_FAR": 1 << 12, "SIZE_OF_NUMBERS": 256,
+        "LARGEST_WORK": 1 << 22, "LARGEST_POWER": 1 << 17,
     },
-    "second_checker": {"MIB": 1 << 20, "DIGITS": 4000, "DEPTH": 200, "REACH": 1 << 14},
+    "second_checker": {
+        "MIB": 1 << 20, "DIGITS": 4000, "DEPTH": 200, "REACH": 1 << 14, "FARTHEST": 1 << 12,
+    },
 }  # fmt: skip
 """What the page on the format says, for constants that only large files would meet."""
 
@@ -301,33 +327,112 @@ def is_killed(mutant: Mutant, name: str, trials: list[Trial], everywhere: set[in
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--module", choices=sorted(MODULES), default="checker")
-    options.add_argument("--share", type=float, default=1.0, help="of all mutants, drawn at random")
-    options.add_argument("--files", type=int, default=400, help="mutated files per set")
-    chosen = options.parse_args()
-    name, chance = chosen.module, random.Random(1)
-    source = Path(str(MODULES[name].__file__)).read_text(encoding="utf-8")
+REASONS: dict[str, dict[str, str]] = {"checker": {}, "second_checker": {}}
+"""Patterns of a source line and a change, and why such a survivor is no gap."""
+
+
+def reason(name: str, line: str, change: str) -> str:
+    """Why a survivor is no gap; ``open`` where nobody has said so."""
+    told = f"{line} | {change}"
+    return next((why for pattern, why in REASONS[name].items() if re.search(pattern, told)), "open")
+
+
+class Record:
+    """What is known of every mutant that was tried: one JSON line for each."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self.rows = [json.loads(line) for line in text.splitlines()]
+
+    def of(self, name: str) -> dict[Place, dict[str, Any]]:
+        """The rows of the present checker."""
+        now = digest(name)
+        return {
+            (row["node"], row["choice"]): row
+            for row in self.rows
+            if (row["module"], row["source"]) == (name, now)
+        }
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def source_of(name: str) -> str:
+    return Path(str(MODULES[name].__file__)).read_text(encoding="utf-8")
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(source_of(name).encode()).hexdigest()[:16]
+
+
+def tried(name: str, share: float, count: int, record: Record) -> None:
+    """Try the mutants that are drawn and not in the record."""
+    source, known = source_of(name), record.of(name)
+    every = all_places(source)
+    drawn = [place for place in every[: round(share * len(every))] if place not in known]
+    if not drawn:
+        return
     with tempfile.TemporaryDirectory() as temporary:
-        check = getattr(MODULES[name], ENTRY[name])
-        place = str(MODULES[name].__file__)
-        trials = [trial(check, path, place) for path in files(Path(temporary), chosen.files)]
+        check, file = getattr(MODULES[name], ENTRY[name]), str(MODULES[name].__file__)
+        trials = [trial(check, path, file) for path in files(Path(temporary), count)]
         trials.sort(key=lambda each: each.wanted == "rejected")
         inside = {line for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)
                   for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)}  # fmt: skip
-        killed, survivors = 0, []
-        for mutant in mutants(source, lambda: chance.random() < chosen.share):
-            if is_killed(mutant, name, trials, inside):
-                killed += 1
-            else:
-                survivors.append(mutant)
-                text = source.splitlines()[mutant.line - 1].strip() if mutant.line else ""
-                ways = sum(not each.lines.isdisjoint(mutant.span) for each in trials)
-                told = f"survives {ways} files: line {mutant.line}, {mutant.change}: {text}"
+        for place in drawn:
+            changed = mutant(source, place)
+            text = source.splitlines()[changed.line - 1].strip() if changed.line else ""
+            row = {
+                "module": name, "source": digest(name), "node": place[0], "choice": place[1],
+                "line": changed.line, "change": changed.change, "text": text,
+                "killed": is_killed(changed, name, trials, inside),
+            }  # fmt: skip
+            record.add(row)
+            if not row["killed"]:
+                ways = sum(not each.lines.isdisjoint(changed.span) for each in trials)
+                told = f"{name} survives {ways} files: line {row['line']}, {row['change']}: {text}"
                 print(told, flush=True)
-    total = killed + len(survivors)
-    print(f"{name}: {killed} of {total} mutants killed ({killed / max(total, 1):.1%})")
+
+
+def table(record: Record) -> str:
+    """The counts of both checkers, and the survivors with their reasons."""
+    rows = [
+        "| checker | changes | tried | killed | survivors without a reason |",
+        "|---|---|---|---|---|",
+    ]
+    survivors = ["| checker | change that survives | why |", "|---|---|---|"]
+    for name in MODULES:
+        found = list(record.of(name).values())
+        left = [row for row in found if not row["killed"]]
+        told = [(row, reason(name, row["text"], row["change"])) for row in left]
+        every, killed = len(all_places(source_of(name))), len(found) - len(left)
+        share = f"{killed} ({killed / len(found):.1%})" if found else "0"
+        unexplained = sum(why == "open" for _, why in told)
+        rows.append(f"| `{name}.py` | {every} | {len(found)} | {share} | {unexplained} |")
+        for row, why in sorted(told, key=lambda each: (each[1], each[0]["line"])):
+            text = row["text"].replace("|", "\\|")
+            survivors.append(f"| `{name}.py` | {row['change']}: `{text}` | {why} |")
+    return "\n".join([*rows, "", *survivors])
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--module", choices=sorted(MODULES), nargs="*", default=[])
+    options.add_argument("--share", type=float, default=1.0, help="of all mutants, drawn at random")
+    options.add_argument("--files", type=int, default=400, help="mutated files per set")
+    options.add_argument("--record", type=Path, default=Path("mutants.jsonl"))
+    options.add_argument("--write", action="store_true", help="put the table into the page")
+    chosen = options.parse_args()
+    record = Record(chosen.record)
+    for name in chosen.module:
+        tried(name, chosen.share, chosen.files, record)
+    print(table(record))
+    if chosen.write:
+        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+        after = rest.split(END)[1]
+        PAGE.write_text(f"{before}{BEGIN}\n{table(record)}\n\n{END}{after}", encoding="utf-8")
     return 0
 
 
