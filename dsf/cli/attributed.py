@@ -148,7 +148,8 @@ def attribute_checkpoint(
         ValueError: if the prompt, the position or a token does not suit the model.
         InspectionError: if the model is not affine on this run, or not reproduced.
     """
-    opened = open_checkpoint(path, prompt, threads, options)
+    words = [token for token in tokens if isinstance(token, str)]
+    opened = open_checkpoint(path, prompt, threads, options, others=words)
     place = opened.place(position)
     made = stack(opened.loaded.model, input_ids=opened.ids)
     made = replace(made, tokenizer=opened.loaded.tokenizer)

@@ -120,7 +120,10 @@ def intervene_checkpoint(
         ValueError: if a prompt, the position, an edit or a token does not suit the model.
         InspectionError: if an edited layer cannot be read, or is not reproduced.
     """
-    opened = open_checkpoint(path, asked.prompt, threads, options)
+    others = [token for token in asked.tokens or () if isinstance(token, str)]
+    if asked.other is not None:
+        others += asked.other.texts
+    opened = open_checkpoint(path, asked.prompt, threads, options, others=others)
     place = opened.place(position)
     edits = [from_json(record) for record in asked.records]
     sources: dict[str, Inspection] = {}

@@ -106,8 +106,18 @@ class Opened:
         return position % steps
 
 
-def open_checkpoint(path: str, prompt: Prompt, threads: ThreadCount, options: Options) -> Opened:
+def open_checkpoint(
+    path: str,
+    prompt: Prompt,
+    threads: ThreadCount,
+    options: Options,
+    *,
+    others: Sequence[str] = (),
+) -> Opened:
     """Load a checkpoint and read the prompt for it, on threads that suit both.
+
+    Args:
+        others: further texts that the tokenizer is going to read, which the child process tries.
 
     Raises:
         LoadError: if the checkpoint is refused.
@@ -120,7 +130,7 @@ def open_checkpoint(path: str, prompt: Prompt, threads: ThreadCount, options: Op
         revision=options.revision,
         offline=options.offline,
         dtype=dtype,
-        texts=prompt.texts,
+        texts=(*prompt.texts, *others),
     )
     ids = _token_numbers(prompt, loaded)
     threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())

@@ -2,10 +2,12 @@
 
 import inspect
 import json
+import shutil
 from dataclasses import MISSING, fields
 
 import pytest
 
+from dsf import models
 from dsf.cli.edit_words import EDITS, EVERY, OTHER, typed_edit
 
 
@@ -277,3 +279,22 @@ def test_help_reads_like_a_guide(run, command):
     assert f"Example: dsf {command} " in shown
     for word in ("--json", "--text", "--ids"):
         assert word in shown
+
+
+def test_a_target_that_breaks_the_tokenizer_is_tried_by_the_child(run, tmp_path):
+    """A target, and another prompt, are read by the child process as the prompt is."""
+    folder = shutil.copytree(models.folder("text_llama"), tmp_path / "model")
+    file = folder / "tokenizer.json"
+    split = {"type": "Split", "pattern": {"Regex": "((qq)+)+z"}, "behavior": "Isolated",
+             "invert": False}  # fmt: skip
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pre_tokenizer": split}))
+    long, prompt = "q" * 400, ("--text", "to be")
+    for words in (
+        ("attribute", folder, *prompt, "--target", long),
+        ("attribute", folder, *prompt, "--target", "a", "--against", long),
+        ("intervene", folder, *prompt, "--edit", "cut layers=0 heads=0", "--target", long),
+    ):
+        done = run(*words)
+        assert done.exit_code != 0
+        assert "its tokenizer cannot be read" in done.output
+        assert "PanicException" in done.output

@@ -111,7 +111,7 @@ def _watched(written: list[str], allowed: Path) -> Iterator[None]:
                 return
         elif event not in changing and event not in starting and event != "socket.connect":
             return
-        if event == "socket.connect" and arguments[1] == _ADDRESS[0]:
+        if event == "socket.connect" and arguments[1] in (_ADDRESS[0], f"{_ADDRESS[0]}.gguf"):
             return
         known = event in changing or event == "open"
         if not known or not _place(path, arguments).startswith(f"{allowed}{os.sep}"):
@@ -144,14 +144,15 @@ _ADDRESS = [""]
 class ServedChild:
     """In the place of ``Child``: a server with the libraries answers in a fork of itself.
 
-    The program, its request and its limits are the same.
+    The program, its request and its limits are the same. For a GGUF file, whose weights the library
+    reads beside its tokenizer, a second server has torch.
     """
 
     def __init__(self, program: str, request: dict[str, Any], *, libraries: bool = False):
         assert program == "dsf.loading.tokenizer_reader.process"
         assert libraries
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(_ADDRESS[0])
+        self._connection.connect(_ADDRESS[0] + (".gguf" if request["gguf"] else ""))
         self._connection.sendall(json.dumps(request).encode() + b"\n")
 
     def answer(self) -> dict[str, Any]:
@@ -174,7 +175,11 @@ import json, os, runpy, signal, socket, sys
 sys.path[:] = json.loads(sys.argv[2])
 start = runpy.run_path(sys.argv[3])  # not as a part of the package, which needs torch
 start["name_packages_without_running_them"]("dsf.loading.tokenizer_reader.process")
-sys.modules["torch"] = None
+if sys.argv[1].endswith(".gguf"):
+    import gguf, torch
+    import transformers.modeling_gguf_pytorch_utils
+else:
+    sys.modules["torch"] = None
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from dsf.loading.tokenizer_reader.process import answer
@@ -214,23 +219,28 @@ def served(place: Path) -> Iterator[None]:
 
     _ADDRESS[0] = str(place / "server")
     path = json.dumps([os.path.abspath(each) for each in sys.path])
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-B", "-c", SERVER, _ADDRESS[0], path, child_processes._START],
-        env={**os.environ, **child_processes._SETTINGS},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not Path(_ADDRESS[0]).exists():
-        if process.poll() is not None:
-            raise RuntimeError("the server of tokenizers did not start")
+    addresses = _ADDRESS[0], f"{_ADDRESS[0]}.gguf"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-I", "-B", "-c", SERVER, address, path, child_processes._START],
+            env={**os.environ, **child_processes._SETTINGS},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for address in addresses
+    ]
+    while not all(Path(address).exists() for address in addresses):
+        if any(process.poll() is not None for process in processes):
+            raise RuntimeError("a server of tokenizers did not start")
         time.sleep(0.05)
     real, tokenizer.Child = tokenizer.Child, ServedChild  # type: ignore[misc,assignment]
     try:
         yield
     finally:
         tokenizer.Child = real  # type: ignore[misc]
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def _work(numbers: list[int], seed: int, honest: dict[str, Any], box: str, channel: Any) -> None:

@@ -7,6 +7,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from tests.loading.gguf_writing import small_llama, write_gguf
+
 Files = dict[str, bytes]
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 SIZES = {"vocab_size": 96, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24}
@@ -31,7 +33,18 @@ def honest_folders() -> dict[str, Files]:
         "bert": _saved(transformers.BertModel(bert), _word_pieces()),
         "mamba": _saved(transformers.MambaForCausalLM(mamba), _byte_pairs()),
         "mixtral": _saved(transformers.MixtralForCausalLM(mixtral), _unigram()),
+        "gguf": _one_file(),
     }
+
+
+def _one_file() -> Files:
+    """A Llama and its tokenizer in one GGUF file, its matrices in blocks of 8 bits."""
+    import gguf
+
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "model.gguf"
+        write_gguf(path, small_llama(), gguf.GGMLQuantizationType.Q8_0)
+        return {path.name: path.read_bytes()}
 
 
 def _saved(

@@ -7,12 +7,15 @@ import json
 import os
 import random
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.hostile.gguf_parts import SIZES, Gguf, string, taken_apart
 from tests.hostile.honest_folders import Files, slow_words
 
+GGUF = "model.gguf"
 WEIGHTS, SETTINGS, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
 TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U32", "I16", "U8", "BOOL", "F8_E4M3", "C64")
@@ -412,12 +415,104 @@ def strangers_added(folder: Folder) -> None:
     folder.files[name] = chance.choice([b"", b"{}", b"import os\n", chance.randbytes(100)])
 
 
+def gguf_bytes(folder: Folder) -> None:
+    bytes_changed(folder, GGUF)
+
+
+def _gguf_changed(folder: Folder, change: Callable[[Gguf], None]) -> None:
+    parts = taken_apart(folder.files[GGUF])
+    change(parts)
+    folder.files[GGUF] = parts.packed()
+
+
+def gguf_settings(folder: Folder) -> None:
+    """Values, kinds and names of settings; settings that stand twice or are gone."""
+    chance = folder.chance
+
+    def change(parts: Gguf) -> None:
+        at = chance.randrange(len(parts.settings))
+        key, kind, value = parts.settings[at]
+        way = chance.randrange(6)
+        if way == 0:
+            del parts.settings[at]
+        elif way == 1:
+            parts.settings.append((key, kind, value))
+        elif way == 2:
+            parts.settings[at] = key, chance.choice([*SIZES, 8, 9, 13, -1]), value
+        elif way == 3:
+            name = chance.choice(WORDS).encode("utf-8", "surrogatepass")
+            parts.settings[at] = chance.choice([name, key[:-1], key + b"x", b"\xff"]), kind, value
+        elif kind in SIZES:
+            number = chance.choice(NUMBERS) % 2 ** (8 * SIZES[kind])
+            parts.settings[at] = key, kind, number.to_bytes(SIZES[kind], "little")
+        else:
+            text = chance.choice([*WORDS, "llama", "mamba", "gpt2", "bert", "t5", "unigram"])
+            parts.settings[at] = key, 8, string(text.encode("utf-8", "surrogatepass"))
+
+    _gguf_changed(folder, change)
+
+
+def gguf_tokens(folder: Folder) -> None:
+    """Lists of the tokenizer: longer, shorter, of other words, or of another kind."""
+    chance = folder.chance
+
+    def change(parts: Gguf) -> None:
+        lists = [n for n, (key, kind, _) in enumerate(parts.settings)
+                 if kind == 9 and key.startswith(b"tokenizer")]  # fmt: skip
+        at = chance.choice(lists)
+        words = [chance.choice(WORDS).encode() for _ in range(chance.choice((0, 1, 31, 500)))]
+        inner, count = chance.choice(((8, len(words)), (8, len(words) + 1), (4, 0), (9, 1)))
+        value = inner.to_bytes(4, "little") + count.to_bytes(8, "little")
+        parts.settings[at] = parts.settings[at][0], 9, value + b"".join(map(string, words))
+
+    _gguf_changed(folder, change)
+
+
+def gguf_tensors(folder: Folder) -> None:
+    """Names, shapes, formats and places of tensors, and the data behind them."""
+    chance = folder.chance
+
+    def change(parts: Gguf) -> None:
+        at, other = (chance.randrange(len(parts.tensors)) for _ in range(2))
+        name, shape, kind, offset = parts.tensors[at]
+        way = chance.randrange(8)
+        if way == 0:
+            del parts.tensors[at]
+        elif way == 1:
+            parts.tensors[at] = parts.tensors[other][0], shape, kind, offset
+        elif way == 2:
+            parts.tensors[at] = name, shape, chance.choice((0, 1, 2, 8, 14, 30, 99)), offset
+        elif way == 3:
+            parts.tensors[at] = name, shape[::-1], kind, offset
+        elif way == 4:
+            sizes = [chance.choice(NUMBERS), *shape[1:]]
+            parts.tensors[at] = (
+                name,
+                chance.choice([sizes, [*shape, 1], [], shape * 3]),
+                kind,
+                offset,
+            )
+        elif way == 5:
+            parts.tensors[at] = name, shape, kind, chance.choice([*NUMBERS, offset + 32])
+        elif way == 6:
+            parts.data = parts.data[: chance.randrange(len(parts.data))]
+        else:
+            data = bytearray(parts.data)
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            parts.data = bytes(data)
+
+    _gguf_changed(folder, change)
+
+
 MUTATIONS = (
     *(relabelled, header_changed, renamed_twice, weight_bytes, index_changed),
     *(settings_changed, counts_changed, family_changed, tied_changed, number_type_changed),
     *(code_selected, settings_bytes, tokenizer_changed, tokenizer_part, tokenizer_bytes),
     *(other_tokenizer, template_changed, no_plain_file, strangers_added),
+    *(gguf_bytes, gguf_settings, gguf_tokens, gguf_tensors),
 )
+OF_GGUF = (gguf_bytes, gguf_settings, gguf_tokens, gguf_tensors)
+OF_ANY = (no_plain_file, strangers_added)
 OF_TOKENS = (
     *(tokenizer_changed, tokenizer_part, tokenizer_bytes, other_tokenizer, template_changed),
 )
@@ -427,13 +522,21 @@ def mutated(honest: dict[str, Files], seed: int, number: int) -> tuple[Folder, t
     """The folder of a number, and the names of the changes that were made to it."""
     chance = random.Random(f"{seed}-{number}")
     made = [MUTATIONS[number % len(MUTATIONS)]]
-    suited = [files for files in honest.values() if TOKENIZER in files or made[0] not in OF_TOKENS]
+    suited = [
+        files
+        for files in honest.values()
+        if (
+            (GGUF in files) == (made[0] in OF_GGUF)
+            and (TOKENIZER in files or made[0] not in OF_TOKENS)
+        )
+        or made[0] in OF_ANY
+    ]
     folder = Folder(chance.choice(suited), chance)
     while chance.random() < 0.25:
         made.append(chance.choice(MUTATIONS))
     for change in made:
         try:
             change(folder)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, struct.error):
             continue  # an earlier change left nothing here to change
     return folder, tuple(change.__name__ for change in made)

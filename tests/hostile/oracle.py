@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.hostile.gguf_parts import llama_weights
+
 _KINDS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "C64": "<c8",
@@ -19,6 +21,9 @@ _KINDS = {
 
 def stored(folder: Path) -> dict[str, Tensor]:
     """Every tensor of the weight files, in float64 where it is a float."""
+    whole = sorted(folder.glob("*.gguf"))
+    if whole and not (folder / "config.json").exists():
+        return llama_weights(whole[0].read_bytes())
     found = {}
     single = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"

@@ -43,6 +43,8 @@ def use(tokenizer: Any, text: str) -> None:
     numbers = list(tokenizer(text)["input_ids"])
     texts(tokenizer, numbers)
     tokenizer.decode(numbers)
+    for number in set(tokenizer.encode(text, add_special_tokens=False)):
+        tokenizer.decode([number])
 
 
 def texts(tokenizer: Any, numbers: Sequence[int]) -> list[str]:
