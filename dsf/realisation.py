@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from math import inf, isqrt, nextafter
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from dsf.composite import ExplicitMap
 from dsf.evaluate import attention_map, row_blocks
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.enclosure import enclosed_rows
+from dsf.evaluate.exact_rows import entries_of, is_small, squared_distance
 from dsf.evaluate.scaled_norms import norm
 from dsf.evaluate.windows.folding import fold
 from dsf.system import System
@@ -126,6 +129,7 @@ def assembled(tokens: list[Token], owner: str) -> System:
 
 TOLERANCE = 1e-12
 NORMS = 2.0**-36  # above the relative rounding of any norm below
+LITTLE = 2.0**-20  # of the size of a map: rounding above that says nothing
 EnclosedRows = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -141,8 +145,9 @@ class Reduction:
             cannot be bounded.
         error: the Frobenius norm of the difference as measured, in float64.
         rounding: how far rounding may have moved both maps while they were compared, from their
-            enclosures (``attention_map(system, enclosed=True)``). Far above ``error`` where states
-            are in a bad basis.
+            enclosures (``attention_map(system, enclosed=True)``). Where states are in a bad basis,
+            these say nothing: small systems of real stored numbers (a million products) are then
+            multiplied out exactly, for larger ones it is far above ``error``.
         dropped: what the dropped Hankel singular values amount to, the root of the sum of their
             squares: the error without any rounding, known before the maps are compared.
         size: the Frobenius norm of the original map, the scale of all of these.
@@ -218,6 +223,9 @@ def reduce(
         original = enclosed_rows(map_or_system)
     system = assembled(tokens, "reduce")
     error, rounding = _apart(original, enclosed_rows(system))
+    says_nothing = bool((rounding > torch.maximum(error, LITTLE * size.to(error))).any())
+    if says_nothing and isinstance(map_or_system, System):
+        error, rounding = _multiplied_out(map_or_system, system, error, rounding)
     return Reduction(
         system=system,
         order=system.state_size,
@@ -259,6 +267,27 @@ def _apart(first: EnclosedRows, second: EnclosedRows) -> tuple[Tensor, Tensor]:
     # what the norms themselves were rounded by
     rounding = (rounding + NORMS * error) * (1 + NORMS)
     return error, torch.where(error.isfinite() & rounding.isfinite(), rounding, torch.inf)
+
+
+def _multiplied_out(
+    first: System, second: System, error: Tensor, rounding: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same from exact maps, where both systems are small enough."""
+    if not (is_small(first) and is_small(second)):
+        return error, rounding
+    exact = [_root(squared_distance(first, second, index)) for index in entries_of(first)]
+    error = torch.tensor(exact, dtype=torch.float64).reshape(first.batch)
+    return error, torch.where(error.isfinite(), NORMS * error, torch.inf)
+
+
+def _root(value: Fraction) -> float:
+    """The square root, rounded up; infinite beyond the largest float."""
+    bits = 1200
+    root = Fraction(isqrt((value.numerator << 2 * bits) // value.denominator) + 1, 1 << bits)
+    try:
+        return nextafter(float(root), inf) if value else 0.0
+    except OverflowError:
+        return inf
 
 
 def _rounded_up(bound: Tensor, like: Tensor) -> Tensor:

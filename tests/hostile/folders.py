@@ -105,7 +105,8 @@ def _watched(written: list[str], allowed: Path) -> Iterator[None]:
     starting = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"}
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        path = arguments[0] if arguments else ""
+        # a link is made at its second argument, whatever the first one leads to
+        path = arguments[int(event in ("os.symlink", "os.link"))] if arguments else ""
         if event == "open" and isinstance(arguments[2], int):
             if not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or isinstance(path, int):
                 return

@@ -28,6 +28,7 @@ def test_wrong_measures_are_seen(monkeypatch):
 def test_bounds_of_reductions_hold():
     found = reduced(24)
     assert found.faults == []
+    assert found.useless == []
     assert max(found.over) < 10
     assert len(found.kinds) >= 5
 
