@@ -292,7 +292,7 @@ class Tensor:
     def log_decays(self, index: int) -> list[Fraction | None]:
         """One row of logarithms of decays; None for minus infinity, a decay of zero."""
         values = self.floats(index)
-        if any(not isfinite(value) and value != float("-inf") for value in values):
+        if not all(value < float("inf") for value in values):
             raise Rejected("a stored logarithm is NaN or plus infinity")
         return [Fraction(value) if isfinite(value) else None for value in values]
 
@@ -362,7 +362,10 @@ def load(folder: Path, entries: Any, roles: Sequence[str]) -> dict[str, Tensor]:
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise Rejected(f"{shown(entry['tensor'])} has other bytes than the ones certified")
         part = found[word(entry["role"])] = Tensor(kind, shape, data)
-        if entry["role"] != "log_decay" and not part.all_finite():
+        if entry["role"] == "log_decay":
+            for index in range(part.rows):
+                part.log_decays(index)
+        elif not part.all_finite():
             raise Rejected(f"{shown(entry['tensor'])} has a number that is not finite")
     if [entry["role"] for entry in entries] != list(roles):
         raise Rejected(f"the subject must have exactly the roles {', '.join(roles)}, in this order")

@@ -264,6 +264,13 @@ def decays() -> Iterator[Bent]:
                     yield made("decay", "REFUTED", logs, width=width, most=most,
                                witness={"batch": [], "token": token})  # fmt: skip
 
+    for odd in (math.inf, math.nan, never):
+        values = {"log_decay": ((2, 2), [-1.0, -1.0, odd, -1.0])}
+        for batch in (0, 1):
+            witness = {"batch": [batch], "token": 1}
+            yield from both("decay", values, witness, width=1, most=Fraction(1, 4))
+            yield from both("decay", values, witness, width=1, most=Fraction(1, 2))
+
 
 def boxes() -> Iterator[Bent]:
     """Corners with weights of both signs, bounds just beside the exact decay."""

@@ -186,9 +186,10 @@ def injective_within(sentence, arrays, _content):
         " keys within # of the stored ones in Frobenius norm",
         sentence,
     )
-    if distance == 0:
-        matrix = augmented(arrays["key"], int(first) + 1, True)
-        return rank(matrix) == arrays["key"].shape[1] + 1
+    matrix = augmented(arrays["key"], int(first) + 1, True)
+    full = rank(matrix) == arrays["key"].shape[1] + 1
+    if distance == 0 or not full:
+        return full
     least = smallest_singular(arrays["key"], int(first) + 1)
     return distance >= 0 and least > high(distance) * (1 - SLACK)
 
