@@ -267,6 +267,11 @@ class Tensor:
         """Whether all numbers are finite."""
         return all(all(map(isfinite, self.floats(index))) for index in range(self.rows))
 
+    def all_logarithms(self) -> bool:
+        """Whether all numbers are finite, or minus infinity."""
+        rows = map(self.floats, range(self.rows))
+        return all(value < float("inf") for row in rows for value in row)
+
     def finite(self, index: int) -> tuple[float, ...]:
         """One row, all of whose numbers are finite."""
         values = self.floats(index)
@@ -362,10 +367,8 @@ def load(folder: Path, entries: Any, roles: Sequence[str]) -> dict[str, Tensor]:
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise Rejected(f"{shown(entry['tensor'])} has other bytes than the ones certified")
         part = found[word(entry["role"])] = Tensor(kind, shape, data)
-        if entry["role"] == "log_decay":
-            for index in range(part.rows):
-                part.log_decays(index)
-        elif not part.all_finite():
+        sound = part.all_logarithms() if entry["role"] == "log_decay" else part.all_finite()
+        if not sound:
             raise Rejected(f"{shown(entry['tensor'])} has a number that is not finite")
     if [entry["role"] for entry in entries] != list(roles):
         raise Rejected(f"the subject must have exactly the roles {', '.join(roles)}, in this order")
