@@ -334,6 +334,40 @@ def hankel(map: Map) -> list[list[Any]]:
     return [values + [mpf(0)] * (wide - len(values)) for values in found]
 
 
+def hankel_ranks(map: Map, tolerance: Any) -> list[Any]:
+    """How many values of every block lie above a part of the largest of all."""
+    values = hankel(map)
+    largest = top([v for row in values for v in row])
+    return [mpf(sum(v > tolerance * largest for v in row)) for row in values]
+
+
+def states_needed(map: Map, error: Any) -> Any:
+    """The smallest order whose dropped values are at most a part of the map, in every block."""
+    values, size = hankel(map), length(everything(map))
+    for order in range(len(values[0]) + 1):
+        dropped = [v for row in values for v in row[order:]]
+        if length(dropped) <= error * size:
+            return mpf(order)
+    return NAN  # of a map with NaN
+
+
+def largest_difference(first: Map, second: Map) -> Any:
+    return top([abs(a - b) for a, b in zip(everything(first), everything(second), strict=True)])
+
+
+def neighbourhood_mass(map: Map, i: int, row: list[Any]) -> Any:
+    """On a grid of one row: the token itself, the one before it and the one after it."""
+    near = [abs(v) for j, v in enumerate(row) if abs(map.lag(i, j)) <= 1]
+    return over(total(near), total([abs(v) for v in row]))
+
+
+def window_sums(map: Map) -> list[Any]:
+    return [
+        total([v for j, v in enumerate(row) if 0 <= map.lag(i, j) < WIDTH])
+        for i, row in enumerate(map.rows)
+    ]
+
+
 def distance(first: Map, second: Map) -> Any:
     apart = [a - b for a, b in zip(everything(first), everything(second), strict=True)]
     return over(length(apart), length(everything(first)))

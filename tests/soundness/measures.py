@@ -217,13 +217,36 @@ def _of_operators(case: Drawn, tally: Tally) -> None:
     truth = [oracle.distance(map, map) for map in exact]
     same = partial(measures.map_distance, operator, operator)
     _judged(case, "operator", "map_distance", same, truth, tally)
+    if getattr(operator, "read_steps", operator.steps) == operator.steps:
+        ports = {"outputs": operator.output_size, "inputs": operator.input_size}
+        twice = list(dsf.row_blocks(2 * dsf.attention_map(operator), **ports))
+        doubled = [
+            oracle.Map([[2 * v for v in row] for row in map.rows], map.written, map.read)
+            for map in exact
+        ]
+        truth = [oracle.largest_difference(a, b) for a, b in zip(exact, doubled, strict=True)]
+        apart = partial(measures.largest_difference, operator, twice)
+        _judged(case, "operator", "largest_difference", apart, truth, tally)
+    tokens = max(exact[0].tokens, max(exact[0].read) + 1)
+    near = partial(measures.neighbourhood_mass, operator, grid=(1, tokens))
+    if max(exact[0].read) + 1 == tokens:
+        truth = [oracle.per_row(oracle.neighbourhood_mass)(map) for map in exact]
+        _judged(case, "operator", "neighbourhood_mass", near, truth, tally)
     if exact[0].tokens > 1:
+        for name, limit in (("hankel_ranks", "tolerance"), ("states_needed", "error")):
+            truth = [getattr(oracle, name)(map, LIMITS[name]) for map in exact]
+            count = partial(getattr(measures, name), operator, **{limit: LIMITS[name]})
+            _judged(case, "operator", name, count, truth, tally)
         values = measures.hankel_singular_values
         truth = [oracle.hankel(map) for map in exact]
         _judged(case, "operator", "hankel_singular_values", lambda: values(operator), truth, tally)
     if case.coefficients is None or not isinstance(operator, dsf.System):
         return
     plain = case.coefficients
+    if not operator.runs_backward:
+        truth = [oracle.window_sums(map) for map in exact]
+        sums = partial(measures.window_sums, operator, width=oracle.WIDTH)
+        _judged(case, "operator", "window_sums", sums, truth, tally)
     for name in ("product_norms", "memory_horizon"):
         truth = [getattr(oracle, name)(each) for each in plain]
         measure = getattr(measures, name)
@@ -279,16 +302,18 @@ def _flat(values: Any) -> list[Any]:
 def _may_refuse(case: Drawn, name: str, words: str) -> bool:
     if "NaN or infinite" in words:
         return "NaN" in case.kind
-    if name == "hankel_singular_values":
+    if name in ("hankel_singular_values", *LIMITS):
         return "backward" in words or "square" in words
     return "takes the real part" in words
 
 
-COUNTS = {"half_life", "memory_horizon", "sink_rate"}
+LIMITS = {"hankel_ranks": 1e-3, "states_needed": 0.125}
+"""Thresholds of counts of singular values, far above rounding."""
+COUNTS = {"half_life", "memory_horizon", "sink_rate", *LIMITS}
 SHARES = {
     "window_mass", "uniform_share", "sink_mass", "negative_share", "previous_token", "first_token",
     "self_token", "duplicate_token", "induction", "copying", "row_entropy", "effective_tokens",
-    "effective_rank", "mean_distance", "map_distance", "negative_entries",
+    "effective_rank", "mean_distance", "map_distance", "negative_entries", "neighbourhood_mass",
 }  # fmt: skip
 SQUARES = {"off_diagonal_energy", "controllability_gramians", "observability_gramians"}
 STATES = {"product_norms", "controllability_gramians"}
@@ -330,6 +355,10 @@ def _terms(case: Drawn, name: str) -> Any:
 def _near_a_tie(case: Drawn, name: str) -> bool:
     """Whether the count changes when its threshold moves by little."""
     below, above = (oracle.HALF * (1 + sign * mpmath.mpf("1e-5")) for sign in (-1, 1))
+    if name in LIMITS:
+        measure = getattr(oracle, name)
+        limits = [LIMITS[name] * (1 + sign * 1e-5) for sign in (-1, 1)]
+        return any(measure(m, limits[0]) != measure(m, limits[1]) for m in case.maps)
     if name == "half_life":
         return any(oracle.half_life(m, below) != oracle.half_life(m, above) for m in case.maps)
     horizon = oracle.memory_horizon
