@@ -114,7 +114,8 @@ def _numbers(data: bytes, shape: list[int], kind: int) -> Tensor:
     count = int(np.prod(shape))
     if kind == Q8_0:
         blocks = np.frombuffer(data, np.dtype([("d", "<f2"), ("q", "i1", 32)]), count // 32)
-        flat = blocks["d"].astype("<f8")[:, None] * blocks["q"].astype("<f8")
+        with np.errstate(invalid="ignore"):  # a scale that is infinite, times zero
+            flat = blocks["d"].astype("<f8")[:, None] * blocks["q"].astype("<f8")
     else:
         flat = np.frombuffer(data, {F32: "<f4", F16: "<f2"}[kind], count).astype("<f8")
     return torch.from_numpy(flat.reshape(shape).copy())
