@@ -21,8 +21,8 @@ from transformers.models.qwen3_next.modeling_qwen3_next import (
 import dsf
 from benchmarks import layers, peers
 from benchmarks.limits import exponentials, interleaved, products
+from benchmarks.record import Row, row
 
-Row = dict[str, Any]
 Works = dict[str, Callable[[], Tensor]]
 # Beyond this, of two ways of one library that take seconds only its usual one is timed.
 SHORT = 8192
@@ -126,8 +126,3 @@ def measured(
 def shown(response: Tensor) -> Tensor:
     """Without the axes of single ports."""
     return response[..., 0, 0] if response.shape[-1] == 1 else response.squeeze(-2)
-
-
-def row(case: str, method: str, seconds: float, mine: float, error: float) -> Row:
-    ratio = seconds / mine
-    return {"case": case, "method": method, "seconds": seconds, "error": error, "ratio": ratio}

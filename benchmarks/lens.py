@@ -106,9 +106,21 @@ def at_real_size(shape: str) -> list[dict[str, Any]]:
     model, other = model_of(shape), model_of(shape)
     with tempfile.TemporaryDirectory() as place:
         other.config.save_pretrained(place)
+        of_one_word().save_pretrained(place)
         bridge = TransformerBridge.boot_transformers(place, hf_model=other, device="cpu")
     ids = torch.randint(0, 1000, (1, LONG), generator=torch.Generator().manual_seed(0))
     return raced(f"Maps of {shape}, {LONG} tokens", model, bridge, ids, scaled=False, rounds=1)
+
+
+def of_one_word() -> Any:
+    """A tokenizer, without which theirs does not open a model; token numbers are given here."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    word = "<end>"
+    made = Tokenizer(models.WordLevel({word: 0}, unk_token=word))
+    special = dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), word)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
 
 
 def apart(one: Tensor, other: Tensor) -> float:

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import dsf
-from benchmarks.evaluation import Row, row
 from benchmarks.limits import interleaved
+from benchmarks.record import Row, row
 from dsf.models import NAMES, folder, recall
 
 

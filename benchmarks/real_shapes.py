@@ -19,8 +19,8 @@ import transformers
 from torch import nn
 
 import dsf
-from benchmarks.evaluation import Row, row
 from benchmarks.limits import interleaved
+from benchmarks.record import Row, row
 
 TOKENS = (512, 2048)
 WARM, FIRST = 400, 4  # tokens of the inspection that does not count, and its layers measured

@@ -65,7 +65,9 @@ def hankel_ranks(
     """The number of states needed after each token: the effective state size.
 
     Counts singular values above ``tolerance`` times the largest of all positions. At most N for a
-    system of N states; generic softmax attention reaches ``min(t + 1, time - t - 1)``.
+    system of N states; generic softmax attention reaches ``min(t + 1, time - t - 1)``. For one
+    position of a map, or of attention, the block is factorised once and decomposed only where
+    bounds leave the number open: (time / 2)³ operations for each head at the middle token.
     """
     if positions is not None and len(positions) == 1 and not _has_few_states(map_or_system):
         (block,) = _blocks(map_or_system, _chosen(map_or_system, positions))
