@@ -11,7 +11,7 @@ from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.browser import open_page
 from dsf.cli.known_names import meant
 from dsf.cli.output_place import check_file
-from dsf.cli.threads import ThreadCount
+from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
@@ -20,6 +20,7 @@ def run(
     ] = "softmax_attention",
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("playground.html"),
     open_: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -48,7 +49,7 @@ def run(
     give(
         "playground",
         work,
-        threads=None,
+        threads=threads,
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,

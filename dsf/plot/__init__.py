@@ -7,11 +7,13 @@ from dsf.plot.lines import by_lag, curves, per_token, rank_profile, spectrum
 from dsf.plot.planes import complex_plane
 from dsf.plot.quantities import QUANTITIES, Quantity, draw
 from dsf.plot.state_report import StateReport, report_state
+from dsf.plot.tables import architectures, layers_and_heads
 
 __all__ = [
     "QUANTITIES",
     "Quantity",
     "StateReport",
+    "architectures",
     "by_lag",
     "complex_plane",
     "curves",
@@ -19,6 +21,7 @@ __all__ = [
     "heat_map",
     "heat_maps",
     "histogram",
+    "layers_and_heads",
     "panels",
     "per_map",
     "per_token",

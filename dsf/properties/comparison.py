@@ -19,7 +19,7 @@ from dsf.properties.decided import findings
 DISTANCE = "map_distance"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Table):
     """A table of two inspections: one record for each layer, head and quantity.
 

@@ -5,16 +5,41 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, overload
 
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
+KINDS = ("quantity", "score", "property")
+"""Columns that say what a record is about; numbers of different ones are never mixed."""
+NUMBERS = ("value", "net", "control", "mean", "first", "second", "difference", "share", "observed")
+"""Columns of which a mean can be taken."""
+SHOWN, ENDS = 12, 5
+"""Records that a table shows, and of a longer one how many of its beginning and its end."""
+GAP = "  "
+LONGEST_CELL = 60
+
+
+@dataclass(frozen=True, repr=False)
 class Table(Sequence[Record]):
     """A tidy table: one record for every layer, batch index and quantity.
 
-    Iterating gives dictionaries, so that ``pandas.DataFrame(table)`` works.
+    What measures, scores, verdicts, comparisons and jobs return is one of these. Iterating gives
+    dictionaries; a slice, ``where`` and ``mean`` give tables again. A notebook shows it as a table
+    in HTML.
+
+    >>> table = Table(({"layer": "a", "head": 0, "quantity": "half_life", "value": 3.0},
+    ...                {"layer": "a", "head": 1, "quantity": "half_life", "value": 5.0}))
+    >>> table
+    layer  head  quantity   value
+    a      0     half_life  3
+    a      1     half_life  5
+    2 records
+    >>> table.mean(by="layer")
+    layer  quantity   value  count
+    a      half_life  4      2
+    1 record
     """
 
     records: tuple[Record, ...]
@@ -22,15 +47,57 @@ class Table(Sequence[Record]):
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
-    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
-        return self.records[index]
+    def __getitem__(self, index: slice) -> "Table": ...
+    def __getitem__(self, index: int | slice) -> "Record | Table":
+        return Table(self.records[index]) if isinstance(index, slice) else self.records[index]
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
+
+    def __repr__(self) -> str:
+        """The first and the last records in columns, and how many there are."""
+        head, rows = self._shown()
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (head, *rows)
+        ]
+        return "\n".join([*lines, self._counted()] if self.columns else [self._counted()])
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, without a script; nothing in it is taken for markup."""
+        head, rows = self._shown()
+        lines = [
+            f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in row)}</tr>"
+            for kind, row in (("th", head), *(("td", row) for row in rows))
+        ]
+        return f"<table>{''.join(lines)}</table><p>{escape(self._counted())}</p>"
+
+    def _shown(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        columns = self.columns
+        if len(self) <= SHOWN:
+            return columns, [_cells(record, columns) for record in self]
+        first, last = self.records[:ENDS], self.records[-ENDS:]
+        between = tuple("…" for _ in columns)
+        ends = ([_cells(record, columns) for record in part] for part in (first, last))
+        begin, end = ends
+        return columns, [*begin, between, *end]
+
+    def _counted(self) -> str:
+        """How many records there are, and of how many layers, heads and quantities."""
+        told = f"{len(self):,} record{'s' * (len(self) != 1)}"
+        if len(self) <= SHOWN:
+            return told
+        kinds = {name: len(self._values(name)) for name in self.columns if name not in NUMBERS}
+        several = [f"{name} {count}" for name, count in kinds.items() if count > 1]
+        return f"{told}; different ones: {', '.join(several)}" if several else told
+
+    def _values(self, column: str) -> tuple[Any, ...]:
+        """What is in a column, in the order in which it first appears."""
+        return tuple(dict.fromkeys(row[column] for row in self.records if column in row))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -45,6 +112,95 @@ class Table(Sequence[Record]):
             if all(record.get(name) == value for name, value in wanted.items())
         ]
         return Table(tuple(kept))
+
+    def mean(self, by: str | Sequence[str] = ()) -> "Table":
+        """The means over all records that agree in the columns ``by``.
+
+        Records of different quantities, scores or properties are never mixed. ``count`` says over
+        how many numbers of the first column a mean goes; those that are not finite are left out.
+
+        Args:
+            by: one column or several, such as ``"layer"`` or ``("layer", "sample")``.
+
+        Raises:
+            ValueError: if there is no such column, or no column of numbers.
+        """
+        asked = (by,) if isinstance(by, str) else tuple(by)
+        for name in asked:
+            if name not in self.columns:
+                raise ValueError(
+                    f"mean: by has {name!r}, but the columns are {', '.join(self.columns)}."
+                )
+        numbers = [name for name in self.columns if name in NUMBERS and self._has_numbers(name)]
+        if not numbers:
+            raise ValueError(
+                f"mean: none of the columns {', '.join(self.columns)} holds numbers. It knows "
+                f"{', '.join(NUMBERS)}."
+            )
+        kept = [*asked, *(kind for kind in KINDS if kind in self.columns and kind not in asked)]
+        groups: dict[tuple[Any, ...], list[Record]] = {}
+        for record in self.records:
+            groups.setdefault(tuple(record.get(name) for name in kept), []).append(record)
+        return Table(
+            tuple(
+                {**dict(zip(kept, key, strict=True)), **_means(records, numbers)}
+                for key, records in groups.items()
+            )
+        )
+
+    def _has_numbers(self, column: str) -> bool:
+        return any(_is_number(record.get(column)) for record in self.records)
+
+    def grid(
+        self, rows: str = "layer", columns: str = "head", **wanted: Any
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...], list[list[float]]]:
+        """The numbers of one quantity as a matrix, NaN where there is none.
+
+        Args:
+            rows, columns: names of the columns that run down and across.
+            wanted: as for ``where``, such as ``quantity="half_life"``.
+
+        Returns:
+            The names of the rows, those of the columns, and the numbers row by row.
+
+        Raises:
+            ValueError: if several records fall into one place.
+
+        >>> Table(({"layer": "a", "head": 0, "value": 3.0},)).grid()
+        (('a',), (0,), [[3.0]])
+        """
+        chosen = self.where(**wanted)
+        down, across = chosen._values(rows), chosen._values(columns)
+        found = [[math.nan] * len(across) for _ in down]
+        taken: set[tuple[int, int]] = set()
+        for record in chosen:
+            number = next((record[name] for name in NUMBERS if _is_number(record.get(name))), None)
+            if rows not in record or columns not in record or number is None:
+                continue
+            place = down.index(record[rows]), across.index(record[columns])
+            if place in taken:
+                raise ValueError(
+                    f"grid: several records are of {rows} {record[rows]!r} and {columns} "
+                    f"{record[columns]!r}. Choose one, such as quantity='half_life', or take a "
+                    "mean first."
+                )
+            taken.add(place)
+            found[place[0]][place[1]] = float(number)
+        return down, across, found
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with one row for every record.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError:
+            raise ImportError(
+                "to_pandas needs pandas, which is not installed: pip install pandas."
+            ) from None
+        return DataFrame(list(self.records), columns=list(self.columns))
 
     def to_csv(self) -> str:
         """Comma-separated text. A cell that a spreadsheet would run as a formula gets a quote."""
@@ -67,3 +223,30 @@ def _harmless(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _means(records: Sequence[Record], numbers: Sequence[str]) -> Record:
+    """The mean of every column of numbers, and how many the first is of."""
+    found: Record = {}
+    counts = []
+    for name in numbers:
+        known = [
+            row[name] for row in records if _is_number(row.get(name)) and math.isfinite(row[name])
+        ]
+        counts.append(len(known))
+        found[name] = math.fsum(known) / len(known) if known else math.nan
+    return {**found, "count": counts[0]}
+
+
+def _cells(record: Record, columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_cell(record[name]) if name in record else "" for name in columns)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

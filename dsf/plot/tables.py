@@ -1,0 +1,148 @@
+"""Pictures of tables: a quantity over layers and heads, and several architectures side by side."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+
+from dsf.inspection.results.layers import Inspection
+from dsf.inspection.results.measurements import QUANTITIES, measured
+from dsf.inspection.results.table import KINDS, Table
+from dsf.plot.drawing_style import on, panels, style, worded
+
+ACROSS = ("head", "channel")
+COMPARED = ("mean_distance", "half_life", "mean_effective_tokens", "sink_mass", "negative_share")
+MOST_NAMES = 40
+WIDTH, HEIGHT = 3.0, 2.4
+
+
+def layers_and_heads(
+    table: Table, quantity: str, *, title: str = "", axes: Axes | None = None
+) -> Axes:
+    """One quantity of a table as a picture: layers down, heads (or channels) across.
+
+    Several samples are averaged first. Layers that have no heads, and places without a number, are
+    left empty.
+
+    Args:
+        table: such as ``inspection.measure()``, ``inspection.heads()`` or the summary of a job.
+        quantity: a name in the column ``quantity``, ``score`` or ``property``.
+
+    Raises:
+        ValueError: if the table has no such quantity, or nothing of it has heads or channels.
+
+    Example:
+        >>> from dsf.inspection.results.table import Table
+        >>> record = {"layer": "a", "head": 0, "quantity": "half_life", "value": 3.0}
+        >>> axes = layers_and_heads(Table((record,)), "half_life")
+        >>> axes.get_xlabel(), axes.images[0].get_array().tolist()
+        ('head', [[3.0]])
+    """
+    chosen = _of_quantity(table, quantity)
+    across = next((name for name in ACROSS if name in chosen.columns), None)
+    if across is None:
+        raise ValueError(
+            f"layers_and_heads: {quantity!r} has neither heads nor channels in this table; its "
+            f"columns are {', '.join(chosen.columns)}."
+        )
+    mean = Table(tuple(row for row in chosen if across in row)).mean(by=("layer", across))
+    layers, heads, numbers = mean.grid(rows="layer", columns=across)
+    axes = on(axes)
+    found = np.asarray(numbers)
+    with style():
+        image = axes.imshow(found, aspect="auto", cmap="viridis", norm=_scale(found))
+        axes.figure.colorbar(image, ax=axes, label=quantity, shrink=0.8)
+        if len(layers) <= MOST_NAMES:
+            axes.set_yticks(range(len(layers)), layers)
+        if len(heads) <= MOST_NAMES:
+            axes.set_xticks(range(len(heads)), heads)
+    axes.grid(visible=False)
+    return worded(axes, title=title or quantity, x=across, y="")
+
+
+def architectures(
+    models: Mapping[str, Inspection | Table],
+    *,
+    quantities: Sequence[str] = COMPARED,
+    columns: int = 3,
+) -> list[Axes]:
+    """Several architectures in one figure: every quantity over the depth of the model.
+
+    A line is the mean over samples and heads of a layer, the band around it reaches from the
+    smallest to the largest of them. Depth runs from 0, the first layer, to 1, the last, so that
+    models with different numbers of layers can be compared.
+
+    Args:
+        models: inspections, or tables that ``measure`` returned, by the names of the legend.
+        quantities: what is compared; names of ``Inspection.measure``.
+        columns: how many panels stand side by side.
+
+    Raises:
+        ValueError: if there is no model or quantity, or a quantity is not known.
+
+    Example:
+        >>> import dsf, torch
+        >>> from dsf.models import folder, recall
+        >>> tokens = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
+        >>> names = "llama", "mamba2"
+        >>> found = {name: dsf.inspect(folder(name), input_ids=tokens) for name in names}
+        >>> [axes.get_ylabel() for axes in architectures(found, quantities=["half_life"])]
+        ['half_life']
+    """
+    if not models or not quantities:
+        raise ValueError("architectures: needs at least one model and one quantity.")
+    if odd := [name for name in quantities if name not in QUANTITIES]:
+        raise ValueError(
+            f"architectures: quantities has {odd[0]!r}; choose among {', '.join(QUANTITIES)}."
+        )
+    tables = {
+        name: _measured(found, quantities) if isinstance(found, Inspection) else found
+        for name, found in models.items()
+    }
+    across = min(columns, len(quantities))
+    down = -(-len(quantities) // across)
+    places = panels(down, across, size=(WIDTH * across + 0.6, HEIGHT * down + 0.4))
+    for place in places[len(quantities) :]:
+        place.set_axis_off()
+    for axes, quantity in zip(places, quantities, strict=False):
+        for number, (name, table) in enumerate(tables.items()):
+            _line(axes, table.where(quantity=quantity), name, f"C{number}")
+        worded(axes, title="", x="depth", y=quantity)
+    with style():
+        places[0].legend()
+    return places[: len(quantities)]
+
+
+def _line(axes: Axes, table: Table, name: str, colour: str) -> None:
+    """Mean, smallest and largest over the maps of every layer."""
+    by_layer: dict[str, list[float]] = {}
+    for row in table:
+        by_layer.setdefault(row["layer"], []).append(float(row["value"]))
+    finite = [[number for number in row if math.isfinite(number)] for row in by_layer.values()]
+    rows = [row or [math.nan] for row in finite]
+    depth = [k / max(len(rows) - 1, 1) for k in range(len(rows))]
+    axes.plot(depth, [sum(row) / len(row) for row in rows], ".-", label=name, color=colour)
+    low, high = [min(row) for row in rows], [max(row) for row in rows]
+    axes.fill_between(depth, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _measured(inspection: Inspection, quantities: Sequence[str]) -> Table:
+    return measured(tuple(inspection), {name: QUANTITIES[name] for name in quantities})
+
+
+def _of_quantity(table: Table, quantity: str) -> Table:
+    for kind in KINDS:
+        if len(found := table.where(**{kind: quantity})):
+            return found
+    known = dict.fromkeys(row[kind] for row in table for kind in KINDS if kind in row)
+    raise ValueError(
+        f"layers_and_heads: the table has no {quantity!r}; it has {', '.join(known) or 'nothing'}."
+    )
+
+
+def _scale(numbers: np.ndarray) -> Normalize:
+    """From the smallest to the largest finite number; any scale where there is none."""
+    finite = numbers[np.isfinite(numbers)]
+    return Normalize(finite.min(), finite.max()) if finite.size else Normalize(0, 1)
