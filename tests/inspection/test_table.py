@@ -1,0 +1,116 @@
+"""A table of 30 layers with 9 heads: what it shows, means, grids, and what it becomes elsewhere."""
+
+import math
+from statistics import fmean
+
+import pytest
+
+from dsf.inspection.results.table import ENDS, Table
+
+
+def record(layer, head, quantity, value):
+    return {"layer": f"layers.{layer}", "head": head, "quantity": quantity, "value": value}
+
+
+@pytest.fixture(scope="module")
+def table():
+    return Table(
+        tuple(
+            record(layer, head, quantity, float(100 * layer + head + size))
+            for layer in range(30)
+            for head in range(9)
+            for quantity, size in (("reach", 0), ("mass", 0.5))
+        )
+    )
+
+
+def test_it_is_shown_in_few_lines(table):
+    lines = repr(table).splitlines()
+    assert len(lines) == 2 * ENDS + 3
+    assert lines[0].split() == ["layer", "head", "quantity", "value"]
+    assert lines[1].split() == ["layers.0", "0", "reach", "0"]
+    assert lines[-2].split() == ["layers.29", "8", "mass", "2908"]  # four digits
+    assert lines[-1] == "540 records; different ones: layer 30, head 9, quantity 2"
+    assert repr(Table(())) == "0 records"
+
+
+def test_nothing_in_it_is_markup_or_control():
+    hostile = Table(({"layer": "<script>\x1b[2J\u202e", "value": 1.0},))
+    shown = hostile._repr_html_()
+    assert "<script>" not in shown
+    assert "&lt;script&gt;\\x1b[2J\\u202e" in shown
+    assert "\x1b" not in repr(hostile)
+    assert shown.count("<tr>") == 2
+
+
+def test_a_slice_is_a_table_and_an_index_a_record(table):
+    assert isinstance(table[:3], Table)
+    assert table[:3].records == table.records[:3]
+    assert table[-1] == record(29, 8, "mass", 2908.5)
+
+
+@pytest.mark.parametrize("by", ["layer", ("layer",), ["layer"]])
+def test_means_by_layer_keep_quantities_apart(table, by):
+    found = table.mean(by=by)
+    assert len(found) == 60
+    for each in found:
+        values = [r["value"] for r in table.where(layer=each["layer"], quantity=each["quantity"])]
+        assert each["value"] == fmean(values)
+        assert each["count"] == 9
+
+
+def test_a_mean_over_everything_is_one_record_for_each_quantity(table):
+    assert [row["quantity"] for row in table.mean()] == ["reach", "mass"]
+    assert [row["count"] for row in table.mean()] == [270, 270]
+
+
+def test_numbers_that_are_not_finite_are_left_out_and_not_counted():
+    rows = [record(0, head, "reach", value) for head, value in enumerate((1.0, math.nan, 3.0))]
+    (found,) = Table(tuple(rows)).mean(by="layer")
+    assert (found["value"], found["count"]) == (2.0, 2)
+    (none,) = Table((record(0, 0, "reach", math.inf),)).mean()
+    assert math.isnan(none["value"])
+    assert none["count"] == 0
+
+
+def test_every_column_of_numbers_has_its_mean():
+    rows = [{"score": "sink", "value": v, "net": -v, "note": "x"} for v in (1.0, 2.0)]
+    (found,) = Table(tuple(rows)).mean()
+    assert found == {"score": "sink", "value": 1.5, "net": -1.5, "count": 2}
+
+
+def test_wrong_columns_are_refused_with_those_there_are(table):
+    with pytest.raises(ValueError, match="by has 'layers', but the columns are layer, head"):
+        table.mean(by="layers")
+    with pytest.raises(ValueError, match="none of the columns layer holds numbers"):
+        Table(({"layer": "a"},)).mean()
+
+
+def test_a_grid_has_layers_down_and_heads_across(table):
+    layers, heads, numbers = table.grid(quantity="reach")
+    assert (len(layers), heads) == (30, tuple(range(9)))
+    assert numbers[29][8] == 2908.0
+    with pytest.raises(ValueError, match=r"several records are of layer 'layers\.0' and head 0"):
+        table.grid()
+
+
+def test_a_place_without_a_number_is_nan():
+    rows = record(0, 0, "reach", 1.0), record(1, 1, "reach", 2.0)
+    _, _, numbers = Table(rows).grid()
+    assert math.isnan(numbers[0][1])
+    assert numbers[1][1] == 2.0
+
+
+def test_a_frame_has_the_columns_of_the_table(table):
+    pytest.importorskip("pandas")
+    frame = table.to_pandas()
+    assert list(frame.columns) == list(table.columns)
+    assert frame.shape == (540, 4)
+    assert frame.groupby(["layer", "quantity"]).value.mean().loc["layers.3", "mass"] == 304.5
+    assert table.to_pandas().to_dict("records") == list(table)
+
+
+def test_without_pandas_it_says_what_to_install(table, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        table.to_pandas()

@@ -1,0 +1,59 @@
+"""Pictures of tables hold the numbers of the table."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from dsf.inspection.results.table import Table
+from dsf.plot import architectures, layers_and_heads
+
+
+def rows(layers, heads, quantity="half_life", kind="quantity"):
+    return tuple(
+        {"layer": f"l{layer}", "sample": sample, "head": head, kind: quantity,
+         "value": 10.0 * layer + head + sample}
+        for layer in range(layers) for sample in (0, 1) for head in range(heads)
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("kind", ["quantity", "score"])
+def test_layers_run_down_and_heads_across_with_samples_averaged(kind):
+    axes = layers_and_heads(Table(rows(30, 9, kind=kind)), "half_life")
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.shape == (30, 9)
+    assert shown[29, 8] == 298.5
+    assert axes.images[0].get_clim() == (0.5, 298.5)
+    assert axes.get_yticklabels()[3].get_text() == "l3"
+
+
+def test_what_is_not_there_is_named():
+    with pytest.raises(ValueError, match="has no 'reach'; it has half_life"):
+        layers_and_heads(Table(rows(1, 1)), "reach")
+    without = Table(({"layer": "a", "quantity": "half_life", "value": 1.0},))
+    with pytest.raises(ValueError, match="neither heads nor channels"):
+        layers_and_heads(without, "half_life")
+
+
+def test_architectures_run_over_depth_with_the_range_of_their_heads():
+    tables = {"deep": Table(rows(3, 2)), "shallow": Table(rows(1, 2))}
+    (axes,) = architectures(tables, quantities=["half_life"])
+    deep, shallow = axes.get_lines()
+    assert deep.get_xdata().tolist() == [0.0, 0.5, 1.0]
+    assert deep.get_ydata().tolist() == [1.0, 11.0, 21.0]
+    assert shallow.get_xydata().tolist() == [[0.0, 1.0]]
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0.0, 22.0)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["deep", "shallow"]
+
+
+def test_an_unknown_quantity_is_refused():
+    with pytest.raises(ValueError, match="quantities has 'reach'; choose among"):
+        architectures({"a": Table(rows(1, 1))}, quantities=["reach"])
+    with pytest.raises(ValueError, match="at least one model"):
+        architectures({})
