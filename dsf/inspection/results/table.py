@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib import import_module
 from typing import Any, overload
 
 Record = dict[str, Any]
@@ -195,12 +196,12 @@ class Table(Sequence[Record]):
             ImportError: if pandas is not installed.
         """
         try:
-            from pandas import DataFrame
+            pandas = import_module("pandas")
         except ImportError:
             raise ImportError(
                 "to_pandas needs pandas, which is not installed: pip install pandas."
             ) from None
-        return DataFrame(list(self.records), columns=list(self.columns))
+        return pandas.DataFrame(list(self.records), columns=list(self.columns))
 
     def to_csv(self) -> str:
         """Comma-separated text. A cell that a spreadsheet would run as a formula gets a quote."""
