@@ -21,20 +21,21 @@ FOREIGN, KNOWN = 128, {9, 10, 13, *range(0x20, 0x7F)}
 class BothWays(nn.Module):
     """One Mamba mixer whose scan over the tokens and scan back are added."""
 
-    def __init__(self):
+    def __init__(self, states=STATES):
         super().__init__()
+        self.states = states
         self.inner = nn.Linear(WIDTH, 2 * WIDTH)
         self.filter = nn.Conv1d(WIDTH, WIDTH, 4, groups=WIDTH)
-        self.chosen = nn.Linear(WIDTH, RANK + 2 * STATES)
+        self.chosen = nn.Linear(WIDTH, RANK + 2 * states)
         self.step = nn.Linear(RANK, WIDTH)
         self.outer = nn.Linear(WIDTH, WIDTH)
-        self.A_log = nn.Parameter(torch.zeros(WIDTH, STATES))
+        self.A_log = nn.Parameter(torch.zeros(WIDTH, states))
         self.D = nn.Parameter(torch.zeros(WIDTH))
 
     def forward(self, x):
         value, gate = self.inner(x).chunk(2, dim=-1)
         value = silu(self.filter(pad(value.mT, (1, 2))).mT)
-        rank, write, read = self.chosen(value).split([RANK, STATES, STATES], dim=-1)
+        rank, write, read = self.chosen(value).split([RANK, self.states, self.states], dim=-1)
         parts = (value, softplus(self.step(rank)) + 1e-4, write, read)
         back = self.scan(*(part.flip(1) for part in parts)).flip(1)
         return self.outer((self.scan(*parts) + back) * silu(gate))
@@ -52,13 +53,14 @@ class BothWays(nn.Module):
 class Tagger(nn.Module):
     """The kind of every byte of a text, as scores."""
 
-    def __init__(self, saved):
+    def __init__(self, saved=None, *, states=STATES):
         super().__init__()
         self.bytes = nn.Embedding(130, WIDTH)
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH, eps=1e-6) for _ in range(LAYERS + 1))
-        self.mixers = nn.ModuleList(BothWays() for _ in range(LAYERS))
+        self.mixers = nn.ModuleList(BothWays(states) for _ in range(LAYERS))
         self.kind = nn.Linear(WIDTH, 35)
-        self.load_state_dict(renamed(saved))
+        if saved is not None:
+            self.load_state_dict(renamed(saved))
 
     def forward(self, ids):
         x = self.bytes(ids)
