@@ -14,9 +14,11 @@ from fractions import Fraction
 from typing import Any
 
 import mpmath
+import torch
 
 from dsf.certificates import checker
 from dsf.certificates.issuing import written
+from tests.soundness import oracle
 from tests.soundness.files import Bent, File, canonical, identity
 
 Stored = tuple[tuple[int, ...], Sequence[float]]
@@ -623,6 +625,7 @@ def layers() -> Iterator[Bent]:
             yield from map(of_no_width, files)
         yield from misshapen(kind, parts)
     yield from exact_layers()
+    yield from tight_layers()
     yield from far_layers()
     yield from large_layers()
 
@@ -678,6 +681,42 @@ def exact_layers() -> Iterator[Bent]:
     for epsilon, key in ((0.0, 0.0), (2.0**-40, 0.0), (-(2.0**-40), 1.0), (0.0, 1.0)):
         parts = delta | {"epsilon": ((1,), [epsilon]), "write_weight": ((2, 1), [key, 0.0])}
         yield from both("gated_delta_net_nonnegative", parts, {"row": 1, "column": 0})
+
+
+def tight_layers() -> Iterator[Bent]:
+    """Bounds within 2^-100 of what the oracle computes: another formula would not meet them."""
+    near = Fraction(1, 2**100)
+    for kind, words in zip(oracle.KINDS, ("a gated delta rule", "a selective state-space scan",
+            "softmax attention", "a state-space scan with one decay for all states"),
+            strict=True):  # fmt: skip
+        for tokens in (1, 2, 3):
+            inputs = [1.0, KINDS[kind]["input"][1][1], -0.5][:tokens]
+            parts = KINDS[kind] | {"input": ((tokens, 1), inputs)}
+            for angle in {"cos", "sin"} & parts.keys():
+                parts[angle] = ((tokens, 2), [*KINDS[kind][angle][1], 0.5, 0.75][: 2 * tokens])
+            arrays = {role: torch.tensor(values, dtype=torch.float64).reshape(shape)
+                      for role, (shape, values) in parts.items()}  # fmt: skip
+            with mpmath.workdps(oracle.DIGITS):
+                rows, logs = oracle.FORMS[words](arrays)
+                sums = [cut(sum(row)) for row in rows]
+                decays = [
+                    (width, cut(max(mpmath.exp(sum(log[t : t + width])) for log in logs
+                                    for t in range(tokens - width + 1))))
+                    for width in range(1, tokens + 1) if logs
+                ]  # fmt: skip
+            for target in (Fraction(-64), Fraction(64)):  # the row furthest away is another one
+                off = max(abs(each - target) for each in sums)
+                for tolerance in (off + near, off - near):
+                    yield made(f"{kind}_row_sums", "PROVED", parts, target=target,
+                               tolerance=tolerance)  # fmt: skip
+            for width, most in decays:
+                for bound in (most + near, most - near):
+                    yield made(f"{kind}_decay", "PROVED", parts, width=width, most=bound)
+
+
+def cut(value: Any) -> Fraction:
+    """A number of mpmath to 160 places."""
+    return Fraction(int(mpmath.floor(value * 2**160)), 2**160)
 
 
 def far_layers() -> Iterator[Bent]:
