@@ -152,6 +152,10 @@ def ranks() -> Iterator[Bent]:
     twice = {"key": ((3, 2), [1.0, 2.0, 2.0, 4.0, 3.0, 6.0])}
     for rows, sink in (([0, 1], True), ([0, 2], True), ([0, 1, 2], False)):
         yield made("injective", "PROVED", twice, evidence={"rows": rows}, first_row=2, sink=sink)
+    for values in ([2.0, 4.0, 3.0, 6.0], [3.0, 1.0, 6.0, 2.0], [0.5, 0.25, 8.0, 4.0]):
+        dependent = {"key": ((2, 2), values)}
+        yield made("injective", "PROVED", dependent, evidence={"rows": [0, 1]}, first_row=1,
+                   sink=True)  # fmt: skip
     for null in ([2, -1, 0], [0, 0, 0], [0, 0, 1], [2, -1, 1], [2, -1], [4, -2, 0], []):
         for line, first in ((2, 2), (1, 2), (1, 1), (0, 0), (3, 2), (1, 0)):
             for sink in (False, True):
@@ -300,6 +304,7 @@ def boxes() -> Iterator[Bent]:
                           [-1, 3]):  # fmt: skip
                 yield made("decay_box", "REFUTED", tensors, box=box, width=2, most=most,
                            witness={"input": [Fraction(part) for part in point]})  # fmt: skip
+    tensors = {**tensors, "rate": ((1,), [1.0])}
     for change in ({"bias": ((2,), [0.0, 0.0])}, {"rate": ((2,), [1.0, 1.0])},
                    {"weight": ((2,), [1.0, 1.0])}, {"upper": ((2,), [2.0, 3.0])},
                    {"upper": ((3,), [2.0, 3.0, -5.0])}):  # fmt: skip
@@ -334,6 +339,8 @@ def trees() -> Iterator[Bent]:
             for query in (Fraction(1), Fraction(-1), Fraction(0), Fraction(2)):
                 yield made("locality", "REFUTED", key, witness={"query": [query]}, window=window,
                            share=share, **told)  # fmt: skip
+    before = {"window": [-1, 1], "share": Fraction(99, 100), **told}
+    yield made("locality", "REFUTED", key, witness={"query": [Fraction(0)]}, **before)
     one, none = Fraction(1), Fraction(0)
     odd = (
         {"p": [one, none], "log_p": [none, none]}, {"p": [one], "log_p": [none, none]},

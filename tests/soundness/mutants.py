@@ -327,7 +327,26 @@ def is_killed(mutant: Mutant, name: str, trials: list[Trial], everywhere: set[in
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
-REASONS: dict[str, dict[str, str]] = {"checker": {}, "second_checker": {}}
+LATER = "a later rule refuses the same files"
+SAME = "both ways give the same answer"
+SLACK = "any enclosure within the stated width is right"
+LIMIT = "only a file beyond that limit would tell"
+REASONS: dict[str, dict[str, str]] = {
+    "checker": {
+        r"the length of a vector is not above zero": LATER,
+        r"width \* width > 1 << 27": LIMIT,
+        r"Fraction\(1, 1 << BITS\)|above \+ 1|best: \||step > best|outward\(a\[0\]": SLACK,
+        r"any\(_full_rank|len\(values\[0\]\)": SAME,
+        r"bottom > 0|expected is None|stop - start != SIZES|len\(weights.shape\) < 2": LATER,
+        r"isinstance\(content, dict\)": LATER,
+        r"keys are not fewer than": "it is the text of a message",
+    },
+    "second_checker": {
+        r"len\(raw\) >= 8": LATER,
+        r"REACH // 2|1 << 150": SLACK,
+        r"good == len\(names\)": "the corpus calls the function; another test runs the program",
+    },
+}
 """Patterns of a source line and a change, and why such a survivor is no gap."""
 
 
