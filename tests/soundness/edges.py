@@ -341,6 +341,8 @@ def trees() -> Iterator[Bent]:
                            share=share, **told)  # fmt: skip
     before = {"window": [-1, 1], "share": Fraction(99, 100), **told}
     yield made("locality", "REFUTED", key, witness={"query": [Fraction(0)]}, **before)
+    before |= {"window": [0, 1], "share": Fraction(-1, 2)}
+    yield made("locality", "REFUTED", key, witness={"query": [Fraction(0)]}, **before)
     one, none = Fraction(1), Fraction(0)
     odd = (
         {"p": [one, none], "log_p": [none, none]}, {"p": [one], "log_p": [none, none]},
