@@ -336,7 +336,7 @@ REASONS: dict[str, dict[str, str]] = {
         r"the length of a vector is not above zero": LATER,
         r"width \* width > 1 << 27": LIMIT,
         r"Fraction\(1, 1 << BITS\)|above \+ 1|BITS = 160|step > best|outward\(a\[0\]": SLACK,
-        r"any\(_full_rank": "only a determinant that both primes divide tells; another test has one",
+        r"any\(_full_rank": "only determinants that both primes divide tell; a test has one",
         r"len\(values\[0\]\)": SAME,
         r"bottom > 0|expected is None|stop - start != SIZES|len\(weights.shape\) < 2": LATER,
         r"isinstance\(content, dict\)": LATER,
