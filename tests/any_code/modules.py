@@ -111,6 +111,25 @@ class Difference(Attention):
         return self.o(merged(self.mix(q, k, v) - 0.5 * self.mix(k, q, v)))
 
 
+LAG = torch.arange(WIDTH)[:, None] - torch.arange(WIDTH)
+MEANS = (LAG >= 0) / torch.arange(1, WIDTH + 1)[:, None].double()
+"""The means of the tokens so far."""
+
+
+def _with_convolution(module, x):
+    taps = module.local.weight.detach().double().squeeze(1)
+    local = torch.where(LAG.abs() <= 1, taps[:, (1 - LAG).clamp(0, 2)], 0)
+    return module.weights(x).repeat_interleave(SIZE, dim=1) + local
+
+
+JOINED = {
+    WithConvolution: _with_convolution,
+    WithRunningMean: lambda module, x: module.weights(x) + MEANS,
+    WithShift: lambda module, x: module.weights(x) + (LAG == 1).double(),
+}
+"""The map of the attention and of what else the module does to its values, together."""
+
+
 class ChannelAttention(Attention):
     """Attention across channels (XCiT): its values stay at their tokens."""
 

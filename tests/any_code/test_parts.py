@@ -8,7 +8,7 @@ from torch import nn
 
 import dsf
 from tests.any_code import modules
-from tests.any_code.modules import SIZE, WIDTH, drawn, tokens
+from tests.any_code.modules import JOINED, MEANS, SIZE, WIDTH, drawn, tokens
 
 PARTS = {
     "convolution": modules.WithConvolution,
@@ -37,32 +37,13 @@ def test_an_attention_and_something_else_is_a_part(name, is_fused):
     assert {record["answer"] for record in layer.checks} >= {"a part"}
 
 
-LAG = torch.arange(WIDTH)[:, None] - torch.arange(WIDTH)
-SHIFT = (LAG == 1).double()
-MEANS = (LAG >= 0) / torch.arange(1, WIDTH + 1)[:, None].double()
-
-
-def _with_convolution(module, x):
-    taps = module.local.weight.detach().double().squeeze(1)
-    inside = LAG.abs() <= 1
-    local = torch.where(inside, taps[:, (1 - LAG).clamp(0, 2)], 0)
-    return module.weights(x).repeat_interleave(SIZE, dim=1) + local
-
-
-JOINED = {
-    "convolution": _with_convolution,
-    "running mean": lambda module, x: module.weights(x) + MEANS,
-    "shift": lambda module, x: module.weights(x) + SHIFT,
-}
-
-
 @WAYS
-@pytest.mark.parametrize("name", JOINED)
-def test_what_is_linear_in_the_values_joins_the_attention_in_one_map(name, is_fused):
-    module, x = drawn(PARTS[name](is_fused=is_fused)), tokens()
+@pytest.mark.parametrize("kind", JOINED)
+def test_what_is_linear_in_the_values_joins_the_attention_in_one_map(kind, is_fused):
+    module, x = drawn(kind(is_fused=is_fused)), tokens()
     inspection = dsf.inspect(module, x)
     layer = inspection[type(module).__name__]
-    torch.testing.assert_close(layer.map(), JOINED[name](module, x), atol=1e-6, rtol=0)
+    torch.testing.assert_close(layer.map(), JOINED[kind](module, x), atol=1e-6, rtol=0)
     assert layer.is_exact
     assert layer.formula < 1e-12
     assert inspection.unsupported == ()
