@@ -8,7 +8,7 @@ import torch
 import dsf
 from dsf.loading import load_model
 from dsf.models import folder, recall
-from experiments.wires import run
+from experiments.wires import groups, run
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +67,16 @@ def test_the_page_has_the_recorded_results():
     recorded = json.loads((run.FOLDER / "results.json").read_text())
     assert run.as_table(recorded) in (run.FOLDER / "README.md").read_text()
     assert torch.tensor([each["prompts"] for each in recorded]).min() == 500
+
+
+def test_all_that_a_query_reads_of_the_value_is_the_wire_of_a_mamba2():
+    model, few = load_model(folder("mamba2")).model, run.prompts(4, seed=3)
+    stack = dsf.stack(model, input_ids=few.tokens)
+    found, controls = groups.ranked(stack, few, 4)
+    for tokens, token, other, answer in zip(
+        few.tokens.tolist(), found, controls, few.answer.tolist(), strict=True
+    ):
+        assert answer in tokens[token : token + 4]
+        assert abs(token - other) >= 4
+    assert groups.broken(model, stack, few, found, 4).all()
+    assert not groups.broken(model, stack, few, controls, 4).any()
