@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from dsf.report.map_bytes import MINUS_INFINITY, coded, decoded, packed
+from dsf.report.map_bytes import FAST, MINUS_INFINITY, SMALL, coded, decoded, packed
 from dsf.report.selection import Selection, part_of
 from dsf.report.views import MapView, edges, pool, reduced_runs, views
 
@@ -101,19 +101,21 @@ def _full(drawn: Selection, k: int) -> dict[str, Any]:
     view = views(alone, side=longest)[0]
     weights, masked = view.weights, view.masked
     while True:
-        picture = picture_of(replace(view, weights=weights, masked=masked), exact=False)
+        picture = picture_of(
+            replace(view, weights=weights, masked=masked), exact=False, level=SMALL
+        )
         if len(picture["codes"]) <= MOST_BYTES:
             return picture
         longest //= 2
         weights, masked = shrunk(weights, masked, longest)
 
 
-def picture_of(view: MapView, *, exact: bool) -> dict[str, Any]:
-    """The codes of a view, and its weights in float32 if ``exact``."""
+def picture_of(view: MapView, *, exact: bool, level: int = FAST) -> dict[str, Any]:
+    """The codes of a view, compressed, and its weights in float32 if ``exact``."""
     picture = {
         "rows": view.weights.shape[0],
         "columns": view.weights.shape[1],
-        "codes": packed(coded(view.weights, view.masked, view.scale)),
+        "codes": packed(coded(view.weights, view.masked, view.scale), level=level),
     }
     if exact:
         picture["values"] = packed(view.weights.astype(np.float32))
