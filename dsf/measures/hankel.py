@@ -184,11 +184,13 @@ def states_needed(
     stays within its bound.
 
     Raises:
-        ValueError: if ``error`` is not above 0.
+        ValueError: if ``error`` is not above 0, or the map holds NaN or infinite numbers.
     """
     if not error > 0:
         raise ValueError(f"states_needed: 'error' must be above 0, but it is {error}.")
     size = frobenius(rows.weights for rows in blocks(map_or_system))
+    if not bool(size.isfinite().all()):
+        raise ValueError("states_needed: the map holds numbers that are NaN or infinite.")
     # relative to the map before they are squared, so that no square leaves the range
     unit = torch.where(size > 0, size, 1)[..., None, None]
     energy = (hankel_singular_values(map_or_system) / unit).square().sum(dim=-2)
