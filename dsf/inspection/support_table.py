@@ -1,14 +1,16 @@
 """Which token mixers of a model are supported, before a run, and which were not read, after it.
 
-``support`` lists every token mixer of a model without running it, with the mixer of ``dsf.mixers``
+``support`` lists the token mixers of a model without running it, with the mixer of ``dsf.mixers``
 that it becomes. ``not_read`` lists, after a run, the modules that look like token mixers and were
-not read, with the reason. Both go by the same pattern of class names.
+not read, with the reason. Both go by the same pattern of class names; ``support`` also knows
+attention by what its ``forward`` calls.
 """
 
 import inspect as signatures
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -49,7 +51,7 @@ def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsuppo
 
 
 def _reason(module: nn.Module, known: bool) -> str | None:
-    if isinstance(module, torch.jit.ScriptModule):
+    if _scripted(module):
         return (
             "TorchScript takes no hooks: build the plain module (such as torch.nn.LSTM), load this "
             "one's state_dict() into it and inspect that"
@@ -88,11 +90,12 @@ def _related(path: str, other: str) -> bool:
 
 
 EXACT, WHEN_RUN, NO = "yes", "maybe", "no"
+FUSED = "scaled_dot_product_attention"
 # Names in the source code of an attention module, whether it is read then, and by which way.
 SIGNS = (
     (("ALL_ATTENTION_FUNCTIONS", "attention_interface"), EXACT, "through the attention interface"),
     (
-        ("scaled_dot_product_attention",),
+        (FUSED,),
         WHEN_RUN,
         "through torch's fused attention, if it takes that path; only a run shows",
     ),
@@ -102,6 +105,16 @@ SIGNS = (
         "through its own softmax, which is read if it lies between two products; only a run shows",
     ),
 )
+TURNED = re.compile(
+    r"attention_interface\((?:(?!\n    def ).)*?\.(?:permute|transpose|swapaxes|movedim|mT)\b",
+    re.DOTALL,
+)
+"""Behind the attention interface its output is turned, as attention across channels does."""
+MAY_BE_CHANNELS = (
+    "through the attention interface, whose output it turns; only a run shows whether tokens or "
+    "channels are mixed"
+)
+PRODUCT = re.compile(r" @ |\b(?:matmul|bmm|einsum)\(")
 UNKNOWN = (
     "no adapter reads this class; a run may find softmax attention in it, and probes it where it "
     "is linear in its values"
@@ -137,7 +150,10 @@ def support(
     revision: str | None = None,
     offline: bool = False,
 ) -> tuple[Support, ...]:
-    """Every token mixer of a model and what it becomes, without running it.
+    """The token mixers of a model and what they become, without running it.
+
+    Mixers are known by an adapter, by the names of their parameters, by the name of their class, or
+    by attention in the code of their ``forward``. Whatever else mixes tokens only a run shows.
 
     Args:
         model: a module, which may be on the meta device; a folder with a ``config.json``; a GGUF
@@ -166,7 +182,8 @@ def support(
 
 def _found(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Support]:
     known = known_modules(model, adapters)
-    modules = {path: module for path, module in model.named_modules() if not _inside(path, known)}
+    whole = {*known, *(path for path, module in model.named_modules() if _scripted(module))}
+    modules = {path: module for path, module in model.named_modules() if not _inside(path, whole)}
     possible = candidates(model, known)
     unknown = {path: module for path, module in modules.items() if _looks(path, module, known)}
     for path, module in modules.items():
@@ -192,8 +209,23 @@ def _inside(path: str, others: Any) -> bool:
 
 
 def _looks(path: str, module: nn.Module, known: Any) -> bool:
-    scripted = isinstance(module, torch.jit.ScriptModule)
-    return path not in known and bool(scripted or LOOKS_LIKE_A_MIXER.search(type(module).__name__))
+    if path in known:
+        return False
+    named = LOOKS_LIKE_A_MIXER.search(type(module).__name__)
+    return bool(_scripted(module) or named or _attends(type(module)))
+
+
+def _scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _attends(cls: type[nn.Module]) -> bool:
+    """Whether a class of no telling name computes attention in its ``forward``."""
+    if cls.__module__.startswith("torch."):
+        return False
+    code = _source(cls.forward)
+    called = any(f"{name}(" in code for name in ("attention_interface", FUSED))
+    return called or ("softmax(" in code and len(PRODUCT.findall(code)) > 1)
 
 
 def _mixer_of(adapter: Adapter, family: str) -> str:
@@ -206,9 +238,11 @@ def _mixer_of(adapter: Adapter, family: str) -> str:
 
 def _read_as(module: nn.Module) -> tuple[str, str, str]:
     """The mixer, whether it is read, and how, judged by names in the source code of the class."""
-    if isinstance(module, torch.jit.ScriptModule):
+    if _scripted(module):
         return "", NO, SCRIPTED
     code = _code(type(module))
+    if TURNED.search(code):
+        return "SoftmaxAttention", WHEN_RUN, MAY_BE_CHANNELS
     for words, exact, how in SIGNS:
         if any(word in code for word in words):
             return "SoftmaxAttention", exact, how
@@ -221,8 +255,13 @@ def _code(cls: type) -> str:
     for each in cls.__mro__:
         if each.__module__.startswith("torch."):
             break
-        try:
-            parts.append(signatures.getsource(each))
-        except (OSError, TypeError):  # a class of an interactive session
-            continue
+        parts.append(_source(each))
     return "\n".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _source(code: Any) -> str:
+    try:
+        return signatures.getsource(code)
+    except (OSError, TypeError):  # of an interactive session, or not written in Python
+        return ""
