@@ -1,7 +1,7 @@
 """Runs a model once and records the calls of its token mixers and attention functions."""
 
 import inspect as signatures
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -28,6 +28,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     *,
     part: nn.Module | None = None,
     exchange: Exchange | None = None,
+    only: Collection[str] | None = None,
     calls: list[Call] | None = None,
     tracker: Any = None,
     listener: Callable[[ModuleStack], AbstractContextManager[None]] | None = None,
@@ -37,9 +38,10 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     Recorded are the calls of ``watched`` modules, of the model library's attention interface, of
     torch's fused attention, and of softmax between two matrix products. With ``part`` only that
     module is called, as the model would call it. With ``exchange`` recorded calls put out what it
-    says instead of their own output. With ``calls`` they are appended to these. A ``tracker``
-    follows from which tokens the tensors of the run are made. A ``listener`` is given the stack of
-    running modules, for whatever else is to be recorded.
+    says instead of their own output. With ``only`` the calls of the modules at these paths alone
+    are recorded, without what is needed to repeat them. With ``calls`` they are appended to these.
+    A ``tracker`` follows from which tokens the tensors of the run are made. A ``listener`` is given
+    the stack of running modules, for whatever else is to be recorded.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
@@ -47,12 +49,21 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     calls = [] if calls is None else calls
     wide = dtype_of(model) is torch.float64
     named = without_cache(model, named) if part is None else named
-    where = ModuleStack(model, claimed=set(watched), exchange=exchange, tracker=tracker)
+    where = ModuleStack(
+        model,
+        claimed=set(watched),
+        exchange=exchange,
+        tracker=tracker,
+        keeps_passes=only is None,
+        looks_around=only is None,
+        only=only,
+    )
+    recorded = {path: module for path, module in watched.items() if where.records(path)}
     with (
         recording_softmax(where, calls),
         interface.recording_attention(model, where, calls),
         interface.plain_experts(model) if wide else nullcontext(),
-        recording(watched, calls, exchange, where),
+        recording(recorded, calls, exchange, where),
         nullcontext() if listener is None else listener(where),
         guarded(model),
         nullcontext() if tracker is None else tracker.following(where, model, inputs, named),

@@ -5,7 +5,7 @@ edited, and the response goes on through the rest of the layer and of the model.
 compute their own coefficients anew. Layers without an edit run as they are.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,7 +274,7 @@ class LiveModel:
         """What the model puts out where the planned calls are edited."""
         if not plan:
             return self.clean
-        count, met = _Counter(), set()
+        count, met, edited = _Counter(), set(), {name for _, name, _ in plan}
 
         def exchange(call: Call) -> Tensor | None:
             key = count.key_of(call)
@@ -283,7 +283,8 @@ class LiveModel:
             met.add(key)
             return plan[key].put_out(call)
 
-        _, output = _run(self._model, self._inputs, self._named, self._known, exchange)
+        again = self._model, self._inputs, self._named, self._known
+        _, output = _run(*again, exchange, only=edited)
         missed = [planned.layer.name for key, planned in plan.items() if key not in met]
         if missed:
             raise InspectionError(
@@ -321,7 +322,7 @@ def live_model(
     check_runnable(model)
     known = known_modules(model, adapters)
     with isolated(model):
-        calls, clean = _run(model, inputs, named, known, None)
+        calls, clean = _run(model, inputs, named, known)
         count = _Counter()
         keys = {id(call): count.key_of(call) for call in calls}
         found = [
@@ -336,13 +337,15 @@ def _run(
     inputs: tuple[Any, ...],
     named: dict[str, Any],
     known: Known,
-    exchange: Exchange | None,
+    exchange: Exchange | None = None,
+    *,
+    only: Collection[str] | None = None,
 ) -> tuple[list[Call], Tensor]:
     results: list[Any] = []
     handle = model.register_forward_hook(lambda _, __, output: results.append(output))
     watched = {path: model.get_submodule(path) for path in known}
     try:
-        calls = run(model, watched, inputs, named, exchange=exchange)
+        calls = run(model, watched, inputs, named, exchange=exchange, only=only)
     finally:
         handle.remove()
     output = put_out(results[-1])

@@ -9,6 +9,8 @@ from torch import nn
 import dsf
 from dsf import edits
 from dsf.inspection.errors import InspectionError
+from dsf.inspection.families.registry import known_modules
+from dsf.inspection.recorded_run import run
 from dsf.models import NAMES, folder, recall
 from tests.inspection.families import tiny_models
 
@@ -53,6 +55,21 @@ def test_edits_that_change_nothing_leave_every_bit(name, dtype):
     result = dsf.intervene(model, edits=[values], sources=runs, input_ids=prompt())
     # An inspection has the values in float64, a run those of its number type.
     assert close(result.output, own, within=1e-4 if dtype == torch.float32 else 5e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_is_changed_records_the_edited_layers_alone(name):
+    model = model_of(name, torch.float32).eval()
+    watched = {path: model.get_submodule(path) for path in known_modules(model)}
+    with torch.no_grad():
+        every = run(model, watched, (), {"input_ids": prompt()})
+        chosen = every[-1].name
+        (alone,) = run(model, watched, (), {"input_ids": prompt()}, only={chosen})
+    (same,) = (call for call in every if call.name == chosen)
+    assert len(every) > 1
+    assert (alone.name, alone.through) == (chosen, same.through)
+    assert torch.equal(alone.first_output, same.first_output)
+    assert set(alone.arguments) == set(same.arguments)
 
 
 def test_a_value_cut_in_a_llama_is_the_library_without_it():

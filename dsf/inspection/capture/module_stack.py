@@ -6,7 +6,7 @@
 the output projection.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +90,7 @@ class ModuleStack:
         keeps_passes: whether a forward pass with an attention in it is kept, with copies of what
             its module was called with, so that it can be repeated.
         looks_around: whether it is found out what a module computes before and after its attention.
+        only: the paths of the modules whose calls are recorded; None for all.
 
     Attributes:
         copies: of tensors that running modules were called with, by the identity of each.
@@ -103,7 +104,7 @@ class ModuleStack:
         keeps_outputs: whether the forward passes also keep what they put out.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what is listened to, and what is kept of it)
         self,
         model: nn.Module,
         claimed: set[str],
@@ -113,6 +114,7 @@ class ModuleStack:
         *,
         keeps_passes: bool = True,
         looks_around: bool = True,
+        only: Collection[str] | None = None,
     ):
         self.tracker = tracker
         self.keeps_outputs = tracker is not None
@@ -120,6 +122,7 @@ class ModuleStack:
         self.invocations: list[Any] = []
         self.last_call = 0
         self.keeps_passes, self._looks_around = keeps_passes, looks_around
+        self._only = only
         self._clock = 0
         self._watched = set(claimed)
         self._names = {module: name for name, module in model.named_modules()}
@@ -170,6 +173,10 @@ class ModuleStack:
     def name_of(self, module: nn.Module) -> str:
         """The path of ``module`` in the model; empty for the model itself and for other modules."""
         return self._names.get(module, "")
+
+    def records(self, name: str) -> bool:
+        """Whether the calls of the module at a path are recorded."""
+        return self._only is None or name in self._only
 
     def claim(self, name: str) -> None:
         """Have no attention recorded inside of the module at a path: it is read as a whole."""

@@ -202,7 +202,7 @@ class Follower:
 
     def _recorded(self, weights: Normalised, made: Product, output: Tensor) -> Tensor:
         module = self._where.module
-        if module is None:
+        if module is None or not self._where.records(self._where.name_of(module)):
             return output
         leading = made.output.shape[:-2]
         value = made.right.expand(*leading, *made.right.shape[-2:]).flatten(0, -3)

@@ -29,7 +29,7 @@ class FusedCalls:
     def recorded(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
         """Record a call; its output, or what the attention is to put out instead."""
         module = self._where.module
-        if module is None:
+        if module is None or not self._where.records(self._where.name_of(module)):
             return output
         given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
         arguments = {name: copied(part) for name, part in given.items()}

@@ -145,12 +145,11 @@ class _Recorder:
 
         asked = options.get("is_causal")
         causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
-        output = self._run(sdpa_attention_forward, causal, module, tensors, options)
         used = signature(sdpa_attention_forward).parameters
-        arguments = self._calls[-1].arguments
-        for name in options.keys() - used.keys():
-            arguments.pop(name)
-        return output
+        ignored = {name: part for name, part in options.items() if name not in used}
+        heard = {name: part for name, part in options.items() if name in used}
+        run = partial(sdpa_attention_forward, **ignored)
+        return self._run(run, causal, module, tensors, heard)
 
     def _run(
         self,
@@ -163,6 +162,8 @@ class _Recorder:
         name = self._where.name_of(module)
         self._where.claim(name)
         output = attention(module, *tensors, **options)
+        if not self._where.records(name):
+            return output
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
         arguments: dict[str, Any] = given | options
         for part in ("query", "key", "value"):

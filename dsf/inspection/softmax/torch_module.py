@@ -136,9 +136,9 @@ WEIGHT_ARGUMENTS |= {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
 def functional_call(
     where: ModuleStack, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, place: int
 ) -> Call | None:
-    """The call of the function by the module that is running; None if none is."""
+    """The call of the function by the module that is running; None if none is recorded."""
     module = where.module
-    if module is None:
+    if module is None or not where.records(where.name_of(module)):
         return None
     arguments = {name: copied(part) for name, part in bound(FUNCTION, args, kwargs).items()}
     name = where.name_of(module)
