@@ -81,7 +81,11 @@ SOFTMAX = ("GPT-2 124M", "SmolLM2 135M")
 
 def model_of(shape: str) -> nn.Module:
     """The model, with random weights."""
-    name, settings = SHAPES[shape]
+    return built(*SHAPES[shape])
+
+
+def built(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """A model of a class of the library, with random weights."""
     cls = getattr(transformers, name)
     torch.manual_seed(0)
     model: nn.Module = cls(cls.config_class(**settings)).eval()
