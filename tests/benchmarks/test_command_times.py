@@ -59,7 +59,16 @@ def recorded():
 
 
 def test_every_case_is_timed_once_and_never_again(commands):
+    known = []
+
+    def look(count, done):
+        if count > 3:
+            known.append(len(recorded()["shapes"]["small"]["6"]))
+        return done
+
+    commands.answer = look
     main(["--threads", "1"])
+    assert known == [2, 3, 3]  # each case was written before the next one
     assert commands.calls == [(8, False)] * 2 + [(6, False), (6, True), (12, False), (12, True)]
     times = recorded()["shapes"]["small"]
     assert set(times) == {"start", "6", "12"}
