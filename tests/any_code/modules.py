@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 from torch.nn.functional import scaled_dot_product_attention as fused
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 SIZE = 4
 """Samples, tokens, channels and heads."""
@@ -161,6 +162,44 @@ class HeadsLast(Attention):
         q, k, v = (one(x).unflatten(-1, (SIZE, -1)) for one in (self.q, self.k, self.v))
         weights = torch.softmax(torch.einsum("blhe,bshe->bhls", q, k) * q.shape[-1] ** -0.5, -1)
         return self.o(torch.einsum("bhls,bshd->blhd", weights, v).flatten(2))
+
+
+class InnerHeadsLast(Attention):
+    """The same product in a module of its own, whose output no projection follows inside."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = Product()
+
+    def forward(self, x):
+        q, k, v = (one(x).unflatten(-1, (SIZE, -1)) for one in (self.q, self.k, self.v))
+        return self.o(self.inner(q, k, v).flatten(2))
+
+
+class Product(nn.Module):
+    def forward(self, q, k, v):
+        weights = torch.softmax(torch.einsum("blhe,bshe->bhls", q, k) * q.shape[-1] ** -0.5, -1)
+        return torch.einsum("bhls,bshd->blhd", weights, v)
+
+
+class ByInterface(Attention):
+    """Attention as models of transformers call it."""
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        attention_interface = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        mixed, _ = attention_interface(self, q, k, v, None, is_causal=False)
+        return self.o(mixed.flatten(2))
+
+
+class ChannelsByInterface(Attention):
+    """The same across channels (Florence-2)."""
+
+    def forward(self, x):
+        q, k, v = (part.mT for part in self.parts(x))
+        attention_interface = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        mixed, _ = attention_interface(self, q, k, v, None, is_causal=False)
+        return self.o(merged(mixed.transpose(1, 2).mT))
 
 
 class Windows(Attention):

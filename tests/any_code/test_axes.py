@@ -29,12 +29,21 @@ def agree(layer, expected):
         modules.HeadsBeforeSamples,
         modules.HeadsBehindSamples,
         modules.HeadsLast,
+        modules.ByInterface,
     ],
 )
 def test_every_layout_has_the_same_maps(kind, is_fused):
     module, x = kind(is_fused=is_fused), tokens()
     layer = read(module, x)
     assert layer.axes == ("sample", "head")
+    agree(layer, module.weights(x))
+
+
+@pytest.mark.parametrize("steps", [6, SIZE, WIDTH])
+def test_heads_may_come_behind_tokens_in_what_a_module_puts_out(steps):
+    module, x = modules.InnerHeadsLast(), tokens(SIZE, steps, WIDTH)
+    layer = read(module, x)
+    assert (layer.name, layer.axes) == ("inner", ("sample", "head"))
     agree(layer, module.weights(x))
 
 
@@ -90,6 +99,16 @@ def test_the_columns_of_a_permuted_sequence_are_named():
 def test_attention_across_channels_is_no_map_over_tokens(is_fused):
     with pytest.raises(dsf.inspection.NothingCapturedError, match="mix channels, not tokens"):
         dsf.inspect(drawn(modules.ChannelAttention(is_fused=is_fused)), tokens())
+
+
+def test_attention_across_channels_by_the_interface_is_no_map_over_tokens():
+    """Beside an attention, so that only the one across channels is refused (Florence-2)."""
+    model = drawn(modules.Beside(modules.ChannelsByInterface()))
+    inspection = dsf.inspect(model, tokens())
+    assert [layer.name for layer in inspection] == ["attention"]
+    (listed,) = inspection.unsupported
+    assert listed.name == "other"
+    assert "mix channels, not tokens" in listed.reason
 
 
 @WAYS
@@ -162,3 +181,43 @@ def test_padding_among_the_columns_is_told_apart(is_fused):
     assert layer.columns == "token or padding"
     expected = torch.cat([torch.full((3,), -1), torch.arange(WIDTH)])
     torch.testing.assert_close(layer.column_tokens[0, 0], expected)
+
+
+class LooksBackInWindows(torch.nn.Module):
+    """Windows that look at the one before; samples and heads in one axis (local attention)."""
+
+    def __init__(self, window):
+        super().__init__()
+        self.window = window
+
+    def forward(self, q, k, v):
+        rows = (part.flatten(0, 1).unflatten(1, (-1, self.window)) for part in (q, k, v))
+        q, *columns = rows
+        k, v = (
+            torch.cat([torch.nn.functional.pad(part, (0, 0, 0, 0, 1, -1)), part], dim=2)
+            for part in columns
+        )
+        scores = torch.einsum("bwid,bwjd->bwij", q, k)
+        mixed = torch.einsum("bwij,bwjd->bwid", scores.softmax(dim=-1), v)
+        return mixed.flatten(1, 2).unflatten(0, (2, 3))
+
+
+@pytest.mark.parametrize("window", [8, 4])
+def test_windows_that_look_back_tell_samples_heads_and_padding(window):
+    q, k, v = (tokens(2, 3, 8, SIZE, seed=seed) for seed in (1, 2, 3))
+    (layer,) = dsf.inspect(LooksBackInWindows(window), q, k, v)
+    scores = (q @ k.mT).double()
+    for sample in range(2):
+        for head in range(3):
+            for start in range(0, 8, window):
+                at = (sample, head) if window == 8 else (sample, start // window, head)
+                before = scores[
+                    sample, head, start : start + window, max(start - window, 0) : start
+                ]
+                if not start:
+                    before = torch.zeros(window, window)
+                here = scores[sample, head, start : start + window, start : start + window]
+                expected = torch.cat([before, here], dim=-1).softmax(dim=-1)
+                torch.testing.assert_close(layer.map()[at], expected, atol=1e-6, rtol=0)
+                places = torch.arange(start - window, start + window).clamp(min=-1)
+                torch.testing.assert_close(layer.column_tokens[at], places)

@@ -69,6 +69,31 @@ def test_a_module_that_cannot_be_copied(options):
     assert "known[layer 0]" in [layer.name for layer in inspection]
 
 
+class Keeps(nn.Module):
+    """Keeps what it put out last, with its gradient, which no deepcopy takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(SIZE, SIZE)
+
+    def forward(self, x):
+        self.kept = self.project(x).cumsum(dim=1)
+        return self.kept
+
+
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"probe": ("first",)}])
+def test_a_module_that_keeps_a_tensor_of_an_earlier_run(options):
+    model, x = Before(Keeps()), drawn(1, SIZE, SIZE)
+    model(x)
+    kept = model.first.kept
+    assert kept.requires_grad
+    inspection = dsf.inspect(model, x, **options)
+    torch.testing.assert_close(
+        inspection["first"].map()[0, 0], torch.ones(SIZE, SIZE).tril().double(), atol=1e-6, rtol=0
+    )
+    assert "known[layer 0]" in [layer.name for layer in inspection]
+
+
 def test_complex_weights_in_double_precision():
     class Turned(nn.Module):
         def __init__(self):

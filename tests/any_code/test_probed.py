@@ -72,6 +72,15 @@ def taps(other, x):
     return found.expand(len(x), *found.shape)
 
 
+def turned(other, x):
+    """Real parts of powers of the poles times what the channels write, for each pair of them."""
+    pole = torch.polar(torch.tensor(0.9, dtype=torch.float64), other.pole.detach().imag.double())
+    lag = torch.arange(WIDTH)[:, None] - torch.arange(WIDTH)
+    powers = torch.where(lag >= 0, pole[:, None, None] ** lag.clamp(min=0), 0)
+    written = other.write.detach().to(torch.complex128).mT[..., None, None]
+    return (written * powers[:, None]).real.expand(len(x), -1, -1, -1, -1)
+
+
 FORMULAS = {
     "cumulative sum": running_sum,
     "fixed matrix": running_sum,
@@ -82,6 +91,7 @@ FORMULAS = {
     "linear attention": products,
     "long convolution": long_filter,
     "convolution": taps,
+    "complex scan": turned,
 }
 
 

@@ -5,7 +5,6 @@ import random
 import pytest
 import torch
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import dsf
 from dsf.inspection import NothingCapturedError
@@ -13,26 +12,6 @@ from tests.any_code import modules, structures
 from tests.any_code.modules import KEEP_APART, MIXERS, WIDTH, drawn, merged, tokens
 from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
-
-
-class ByInterface(modules.Attention):
-    """Attention as models of transformers call it."""
-
-    def forward(self, x):
-        q, k, v = self.parts(x)
-        attention_interface = ALL_ATTENTION_FUNCTIONS["sdpa"]
-        mixed, _ = attention_interface(self, q, k, v, None, is_causal=False)
-        return self.o(mixed.flatten(2))
-
-
-class ChannelsByInterface(modules.Attention):
-    """The same across channels (Florence-2)."""
-
-    def forward(self, x):
-        q, k, v = (part.mT for part in self.parts(x))
-        attention_interface = ALL_ATTENTION_FUNCTIONS["sdpa"]
-        mixed, _ = attention_interface(self, q, k, v, None, is_causal=False)
-        return self.o(merged(mixed.transpose(1, 2).mT))
 
 
 class TalkingHeads(modules.Attention):
@@ -96,7 +75,7 @@ READ = {
     "LSTM": lambda: First(nn.LSTM(WIDTH, WIDTH, batch_first=True)),
     "GRU": lambda: First(nn.GRU(WIDTH, WIDTH, batch_first=True)),
     "attention of torch": lambda: First(nn.MultiheadAttention(WIDTH, 4, batch_first=True), given=3),
-    "interface": ByInterface,
+    "interface": modules.ByInterface,
     "own softmax": lambda: modules.Attention(is_fused=False),
     "fused": modules.Attention,
     "talking heads": TalkingHeads,
@@ -105,7 +84,7 @@ READ = {
 OTHERS = {
     "script": lambda: torch.jit.script(Remembers()),
     "channels": modules.ChannelAttention,
-    "channels by the interface": ChannelsByInterface,
+    "channels by the interface": modules.ChannelsByInterface,
     "convolution beside": modules.WithConvolution,
     "slots": modules.Slots,
     "router": Router,

@@ -46,6 +46,47 @@ def test_a_mixer_around_an_attention_is_listed_as_its_own():
     assert listed(Around(), tokens()) == ["Around"]
 
 
+class LocalAndLinearHeads(nn.Module):
+    """Half of the heads go through an attention of their own class, half are linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.linear = modules.Attention(width=8, heads=2), nn.Linear(8, 24)
+
+    def forward(self, x):
+        local, other = x.chunk(2, dim=-1)
+        q, k, v = self.linear(other).chunk(3, dim=-1)
+        return torch.cat([self.attention(local), q @ (k.mT @ v)], dim=-1)
+
+
+class LearnsInItsRun(nn.Module):
+    """A memory that takes a step of gradient descent on every token (titans)."""
+
+    def __init__(self):
+        super().__init__()
+        self.k, self.v, self.q = (nn.Linear(modules.WIDTH, modules.WIDTH) for _ in range(3))
+
+    def forward(self, x):
+        def miss(memory, key, value):
+            return (key @ memory - value).square().sum()
+
+        surprise = torch.func.vmap(
+            torch.func.vmap(torch.func.grad(miss), (None, 0, 0)), (None, 0, 0)
+        )
+        start = torch.eye(modules.WIDTH)
+        memory = start - 0.01 * surprise(start, self.k(x), self.v(x)).cumsum(dim=1)
+        return (self.q(x)[:, :, None] @ memory).squeeze(2)
+
+
+def test_linear_heads_beside_an_attention_in_one_module_are_listed():
+    assert listed(LocalAndLinearHeads(), tokens()) == ["LocalAndLinearHeads"]
+
+
+def test_a_memory_that_learns_in_its_run_is_listed():
+    names = listed(Beside(LearnsInItsRun()), tokens())
+    assert any(name.startswith("other") for name in names)
+
+
 def test_the_front_end_that_makes_tokens_is_not_listed():
     class Patches(nn.Module):
         def __init__(self):
