@@ -76,6 +76,13 @@ def test_states_needed_keeps_its_promise(one_port_system):
     assert (reduction.error <= 0.1 * reduction.size * (1 + 1e-9)).all()
 
 
+def test_states_needed_refuses_a_map_with_nan():
+    map = torch.eye(4).double()
+    map[2, 1] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        measures.states_needed(map, error=0.1)
+
+
 def test_what_cannot_be_realised_is_refused():
     with pytest.raises(ValueError, match=r"entry \(0, 1\) above the diagonal"):
         dsf.realise(torch.ones(2, 2).double())
