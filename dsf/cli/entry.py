@@ -107,6 +107,8 @@ def _code(arguments: list[str]) -> int:
     except Exception as error:
         # What is interrupted while it is being imported may fail in any way.
         code = INTERRUPTED if stopped else _refused(error, command, as_json=as_json)
+    if stopped and code == 0:  # a library caught the interrupt and went on
+        code = INTERRUPTED
     if code == INTERRUPTED:
         interrupted(command, as_json=as_json)
     return code

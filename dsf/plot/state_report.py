@@ -104,8 +104,8 @@ def report_state(
         >>> from dsf.models import folder, recall
         >>> prompts = recall.draw(torch.Generator().manual_seed(0), samples=1)
         >>> found = dsf.report_state(dsf.inspect(folder("mamba2"), input_ids=prompts.tokens))
-        >>> [layer.length for layer in found.layers]
-        ['plateau', 'plateau', 'plateau']
+        >>> found.layers[0].length
+        'plateau'
     """
     if maps < 1:
         raise ValueError(f"report_state: 'maps' must be at least 1, but it is {maps}.")

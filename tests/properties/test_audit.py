@@ -44,20 +44,20 @@ def test_a_sound_model_is_exact_at_every_length_in_every_number_type():
 
 
 def test_a_kernel_that_wraps_an_index_is_named_with_layer_and_length():
-    model = tiny_mamba()
+    model, long = tiny_mamba(), SHORT + 8
     model.layers[1].mixer.register_forward_hook(
-        lambda _module, _inputs, output: wraps_its_index(output, after=2 * SHORT)
+        lambda _module, _inputs, output: wraps_its_index(output, after=SHORT)
     )
-    rows = audited(model)
+    rows = audited(model, lengths=(SHORT, long))
     of_mixers = [row for row in rows if row.layer.endswith("mixer")]
     assert {(row.layer, row.tokens): row.verdict for row in of_mixers} == {
         ("layers.0.mixer", SHORT): EXACT,
         ("layers.1.mixer", SHORT): EXACT,
-        ("layers.0.mixer", LONG): EXACT,
-        ("layers.1.mixer", LONG): WRONG,
+        ("layers.0.mixer", long): EXACT,
+        ("layers.1.mixer", long): WRONG,
     }
     # The block around it mixes tokens in a way that no map of it explains, and is named, too.
-    assert {(row.layer, row.tokens) for row in rows if row not in of_mixers} <= {("layers.1", LONG)}
+    assert {(row.layer, row.tokens) for row in rows if row not in of_mixers} <= {("layers.1", long)}
 
 
 WRAP = 96

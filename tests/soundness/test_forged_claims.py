@@ -10,6 +10,7 @@ import torch
 import dsf
 from dsf import certify
 from dsf.certificates import checker
+from tests.soundness.files import stored_layer
 
 RNG = torch.Generator().manual_seed(5)
 KEY = torch.randn(12, 4, generator=RNG, dtype=torch.float64)
@@ -203,6 +204,57 @@ CASES = {
         "above the stated",
     ),
 }
+
+
+def layer(kind):
+    """A small stored layer, the same at every call."""
+    rng = torch.Generator().manual_seed(2)
+    return stored_layer(
+        kind,
+        lambda *size: torch.randn(*size, generator=rng, dtype=torch.float64),
+        lambda low, _high: low,
+    )
+
+
+def turned(content):
+    """The other verdict, at the first weight where a weight is asked for."""
+    if content["verdict"] == "REFUTED":
+        content.update(verdict="PROVED", witness=None)
+    else:
+        content.update(verdict="REFUTED", witness={"column": 0, "row": 0})
+
+
+def claims_of(kind):
+    """Claims about one kind of stored layer, as they are bent, and what is said of that."""
+    scan = kind != "softmax_attention"
+    yield (
+        f"{kind}: the other sign",
+        lambda f: certify.nonnegative(layer(kind), folder=f),
+        turned,
+        "below zero" if not scan else "not shown to be at least zero|below zero",
+    )
+    yield (
+        f"{kind}: another sum",
+        lambda f: certify.row_sums(layer(kind), tolerance=2.0**-100, folder=f),
+        turned if scan else stated(target=(2.0).hex()),
+        "a row is not shown to keep the claim",
+    )
+    yield (
+        f"{kind}: a weight that is near",
+        lambda f: certify.reach(layer(kind), width=1, folder=f),
+        witness(row=0, column=0),
+        "no weight so far back",
+    )
+    if scan:
+        yield (
+            f"{kind}: a faster decay",
+            lambda f: certify.decay(layer(kind), width=1, most=1.0, folder=f),
+            stated(most=(2.0**-900).hex()),
+            "decay",
+        )
+
+
+CASES |= {name: rest for kind in checker.LAYERS for name, *rest in claims_of(kind)}
 
 
 @pytest.mark.parametrize("case", CASES)
