@@ -5,7 +5,7 @@ that a norm divides by) is frozen at its value on this run. Replayed on the stre
 steps give the hidden states of the model; replayed on a part of it, the contribution of that part.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -143,18 +143,43 @@ def adjoints(
         The functional of each wanted step, with the shape of its result; zero where it does not
         depend on that step.
     """
-    waiting = {stop: functional}
     found = {step: functional.new_zeros(step.shape) for step in wanted}
+    for step, given in _carried_back(stop, functional, ends):
+        if step in found:
+            found[step] = given
+    return found
+
+
+def adjoints_and_constant(
+    stop: Step, functional: Shaped[Tensor, "*axes"], wanted: Collection[Step]
+) -> tuple[dict[Step, Tensor], Shaped[Tensor, ""]]:
+    """The adjoints, and what the constants of all steps add to ``<functional, result of stop>``.
+
+    The constants are summed over all samples: a step need not have an axis of them.
+    """
+    found = {step: functional.new_zeros(step.shape) for step in wanted}
+    constant = functional.new_zeros(())
+    for step, given in _carried_back(stop, functional):
+        if step in found:
+            found[step] = given
+        if step.rest is not None:
+            constant = constant + (given * step.rest).sum()
+    return found, constant
+
+
+def _carried_back(
+    stop: Step, functional: Tensor, ends: Collection[Step] = ()
+) -> Iterator[tuple[Step, Tensor]]:
+    """The functional of every step that ``stop`` depends on, last to first, up to ``ends``."""
+    waiting = {stop: functional}
     while waiting:
         step = max(waiting, key=lambda step: step.number)
         given = waiting.pop(step)
-        if step in found:
-            found[step] = given
+        yield step, given
         if step in ends or step.linear is None:
             continue
         for source, by in zip(step.sources, pulled_back(step, given), strict=True):
             waiting[source] = waiting[source] + by if source in waiting else by
-    return found
 
 
 def _leading_to(wanted: Collection[Step], root: Step) -> list[Step]:

@@ -5,6 +5,7 @@ first residual stream plus a remainder. One adjoint pass gives the shares of eve
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,13 @@ from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.results.table import Record, Table
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.head_layout import as_values, width_of
-from dsf.network.affine_steps import Step, adjoint_of, adjoints
+from dsf.network.affine_steps import (
+    Step,
+    adjoint_of,
+    adjoints,
+    adjoints_and_constant,
+    left_over,
+)
 from dsf.network.parts import Part
 from dsf.network.paths import Paths, Search
 from dsf.network.targets import paired
@@ -258,7 +265,6 @@ class Decomposition:
         parts, mixers: what adds to the stream, and the token mixers in it.
         from_tokens: what the tokens contribute to the results of the steps of the parts, of the
             mixers, and of their sources.
-        constant: the result of ``stop`` where the first stream is zero.
     """
 
     stop: Step
@@ -266,7 +272,12 @@ class Decomposition:
     parts: tuple[Part, ...]
     mixers: tuple[MixerStep, ...]
     from_tokens: dict[Step, Tensor]
-    constant: Tensor
+
+    @cached_property
+    def constant(self) -> Tensor:
+        """The result of ``stop`` where the first stream is zero."""
+        root, first = self.streams[0]
+        return left_over(root, self.stop, root, first)
 
 
 def attributed(
@@ -286,7 +297,11 @@ def attributed(
     steps = [part.step for part in into.parts]
     direct = adjoints(into.stop, functional, [root, *steps], ends=set(steps))
     mixed = [mixer.step for mixer in into.mixers]
-    along_all = adjoints(into.stop, functional, [step for step, _ in into.streams] + steps + mixed)
+    everywhere = [step for step, _ in into.streams] + steps + mixed
+    along_all, constant = adjoints_and_constant(into.stop, functional, everywhere)
+    value = paired(functional, result)
+    # With one sample the adjoint pass has the remainder; several are told apart by a run from zero.
+    remainder = constant.unsqueeze(0) if len(value) == 1 else paired(functional, into.constant)
     layers: dict[str, Tensor] = {}
     total: dict[str, Tensor] = {}
     for part in into.parts:
@@ -297,13 +312,13 @@ def attributed(
         total[mixer.name] = paired(along_all[mixer.step], into.from_tokens[mixer.step])
     streams = [(along_all[step] * stream).flatten(2).sum(-1) for step, stream in into.streams]
     made = Attribution(
-        value=paired(functional, result),
+        value=value,
         tokens=streams[0],
         layers=layers,
         total=total,
         embedding=paired(direct[root], first),
         streams=tuple(streams),
-        remainder=paired(functional, into.constant),
+        remainder=remainder,
         _mixed={
             mixer.name: _Mixed(mixer, into.from_tokens[mixer.source], along_all[mixer.step])
             for mixer in into.mixers

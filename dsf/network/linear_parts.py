@@ -38,7 +38,13 @@ class Projection:
         return functional.linear(x, self.weight)
 
     def adjoint(self, cotangent: Tensor) -> Tensor:
-        return cotangent @ self.weight
+        rows = cotangent.any(dim=-1)
+        if bool(rows.all()):
+            return cotangent @ self.weight
+        # A functional of one token is zero at all others, and the weights of logits are large.
+        moved = cotangent.new_zeros(*cotangent.shape[:-1], self.weight.shape[1])
+        moved[rows] = cotangent[rows] @ self.weight
+        return moved
 
 
 def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:

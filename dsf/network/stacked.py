@@ -139,7 +139,6 @@ class Stack:
                 parts=parts,
                 mixers=tuple(mixers),
                 from_tokens=linear_results(root, first, wanted),
-                constant=left_over(root, stop, root, first),
             )
         return self._known[stop]
 

@@ -168,6 +168,27 @@ def test_a_classifier_with_pooling_and_biases(classified):
     assert share.remainder.abs().min() > 1e-3
 
 
+def test_one_sample_has_the_shares_that_it_has_among_several(classified):
+    """Its remainder comes from the adjoint pass; that of several from a run from zero."""
+    model, x, stack = classified
+    several = stack.attribute(2, against=0)
+    for sample in range(3):
+        alone = dsf.stack(model, x[sample : sample + 1]).attribute(2, against=0)
+        for name in ("value", "tokens", "embedding", "remainder"):
+            expected = getattr(several, name)[sample : sample + 1]
+            torch.testing.assert_close(getattr(alone, name), expected, rtol=1e-10, atol=1e-12)
+        assert_complete(alone, alone.value)
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba2"])
+def test_one_sample_with_padding_is_complete(name):
+    tokens, shown = prompt()[:1], torch.ones(1, prompt().shape[1], dtype=torch.long)
+    shown[:, :3] = 0
+    stack = dsf.stack(folder(name), input_ids=tokens, attention_mask=shown)
+    share = stack.attribute(7, against=9)
+    assert_complete(share, stack.logits[:, -1, 7] - stack.logits[:, -1, 9])
+
+
 def test_a_number_that_is_zero_has_shares(classified):
     """The last norm takes the mean away, so that the sum over its output is zero."""
     model, x, _ = classified
