@@ -374,8 +374,8 @@ def _rebuilt(  # noqa: PLR0913 (the calls, how they are read, and which)
         question.progress("layer", number, len(found))
         if wanted is not None and not wanted[number]:
             continue
-        if call in asked.refused:
-            reason = asked.refused[call]
+        reason = call.refused or asked.refused.get(call)
+        if reason:
             made.refused.append((call, Unsupported(call.name, described(call.module), reason)))
             continue
         with _refusing(made.refused, call, question, call.name):

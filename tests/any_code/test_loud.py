@@ -127,3 +127,34 @@ def test_a_recurrence_called_token_by_token_is_one_sequence(kind, batch_first):
     (whole,) = dsf.inspect(decoder.rnn, x)
     torch.testing.assert_close(layer.map(), whole.map())
     assert layer.error < 1e-6
+
+
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.LSTMCell, nn.GRU])
+def test_a_state_that_is_changed_between_the_steps_is_listed(kind):
+    """A norm between the calls hands tokens on outside of the cell, so no map of it has them."""
+
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.norm = kind(SIZE, SIZE), nn.LayerNorm(SIZE)
+
+        def forward(self, x):
+            state, outputs = None, []
+            for token in x.unbind(1):
+                if kind is nn.GRU:
+                    output, state = self.cell(token[None], state)
+                    state = self.norm(state)
+                else:
+                    left = self.cell(token, state)
+                    output = left[0] if kind is nn.LSTMCell else left
+                    parts = left if kind is nn.LSTMCell else (left,)
+                    parts = tuple(self.norm(part) for part in parts)
+                    state = parts if kind is nn.LSTMCell else parts[0]
+                outputs.append(output.reshape(len(x), SIZE))
+            return torch.stack(outputs, dim=1)
+
+    inspection = dsf.inspect(Before(Normed()), drawn(2, SIZE, SIZE))
+    assert [layer.name for layer in inspection] == ["known[layer 0]"]
+    (missed,) = inspection.unsupported
+    assert missed.name == "first.cell"
+    assert "between its calls the state is changed" in missed.reason

@@ -112,6 +112,7 @@ class Call:
         maps: which of its maps belongs to which sample and head, where the run showed that it is
             not the usual order.
         weights_by: the module in which a softmax made the weights, where that was seen.
+        refused: why the calls of its module are no sequences, where joining them showed that.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Call:
     made_of: dict[str, list[Any]] = field(default_factory=dict)
     maps: Any = None
     weights_by: nn.Module | None = None
+    refused: str = ""
 
     def put_away(self, store: DiskStore) -> None:
         """Move its tensors, and those of its invocation, to disk."""

@@ -219,7 +219,11 @@ def _label(module: Any, layer: int, direction: int, suffix: str) -> str:
 
 
 def join_steps(calls: Sequence[Call]) -> list[Call]:
-    """Join calls of a layer into sequences, where each begins with the state that another left."""
+    """Join calls of a layer into sequences, where each begins with the state that another left.
+
+    Where a later sequence begins with a state that is made of tokens in another way, the first call
+    alone is returned, with the reason why there is no map.
+    """
     sequences: list[list[Call]] = []
     for call in calls:
         before = next((one for one in reversed(sequences) if _goes_on(call, one[-1])), None)
@@ -227,7 +231,27 @@ def join_steps(calls: Sequence[Call]) -> list[Call]:
             sequences.append([call])
         else:
             before.append(call)
-    return [_one_call(sequence) for sequence in sequences]
+    return _refused(sequences) or [_one_call(sequence) for sequence in sequences]
+
+
+CHANGED = (
+    "between its calls the state is changed by something else (such as a norm, a gate or an "
+    "attention), so that tokens reach later ones outside of it and no map of it has them. Calls "
+    "are joined into one sequence where each is given the very state that an earlier one left"
+)
+
+
+def _refused(sequences: Sequence[Sequence[Call]]) -> list[Call]:
+    """The first call with the reason, where tokens pass from one sequence to another."""
+    if not any(_begins_with_tokens(sequence[0]) for sequence in sequences[1:]):
+        return []
+    first = sequences[0][0]
+    first.refused = CHANGED
+    return [first]
+
+
+def _begins_with_tokens(call: Call) -> bool:
+    return any(made is not None and made.planes for made in call.made_of.get("hx", []))
 
 
 def _goes_on(call: Call, last: Call) -> bool:
@@ -279,7 +303,8 @@ def join(calls: Sequence[Call]) -> list[Call]:
     """Join the calls of a cell into sequences, one call for each.
 
     A call whose initial state is the output of an earlier one is the next token of that sequence.
-    In the joined call input and output get a leading time axis.
+    In the joined call input and output get a leading time axis. Sequences that hand on tokens in
+    another way are refused, as those of a layer are.
     """
     sequences: list[list[Call]] = []
     for call in calls:
@@ -288,7 +313,7 @@ def join(calls: Sequence[Call]) -> list[Call]:
             sequences.append([call])
         else:
             before.append(call)
-    return [_merged(sequence) for sequence in sequences]
+    return _refused(sequences) or [_merged(sequence) for sequence in sequences]
 
 
 def _continues(call: Call, last: Call) -> bool:
