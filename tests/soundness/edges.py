@@ -118,6 +118,8 @@ def maps() -> Iterator[Bent]:
         for width in (1, 2, 3):
             yield from both("window_mass", halves, row(1), width=width, share=share)
     yield made("window_mass", "PROVED", {"map": ((1, 2), [1.0, 0.0])}, width=1, share=Fraction(0))
+    ahead = {"map": ((2, 2), [0.5, 0.5, 0.0, 1.0])}  # weight on a token that is still to come
+    yield from both("window_mass", ahead, row(0), width=1, share=Fraction(1))
 
 
 def differences() -> Iterator[Bent]:
@@ -470,6 +472,13 @@ def containers() -> Iterator[Bent]:
         (file,) = bent.files.values()
         file.raw = raw
         yield bent
+    for byte in range(3, 8):  # the length of the header, beyond any file
+        bent = base()
+        (file,) = bent.files.values()
+        packed = bytearray(file.packed())
+        packed[byte] = 1
+        file.raw = bytes(packed)
+        yield bent.sealed()
     for key, value in (("method", "other"), ("observed", "0x1.0000000000000p+0")):
         bent = base()
         bent.content["unchecked"][key] = value
@@ -556,6 +565,11 @@ def systems() -> Iterator[Bent]:
                     "system_row_sums", stored(), {"row": line}, read=reading,
                     target=Fraction(5, 4), tolerance=tolerance,
                 )  # fmt: skip
+        level = stored(direct=-0.5 if reading == "after" else 0.0)
+        yield from both(
+            "system_row_sums", level, {"row": 1}, read=reading,
+            target=Fraction(1), tolerance=Fraction(0),
+        )  # fmt: skip
         for read in (1.0, -(2.0**-60)):
             for line, column in ((1, 0), (0, 0), (2, 0), (1, 2)):
                 place = {"row": line, "column": column}
@@ -618,7 +632,7 @@ def layers() -> Iterator[Bent]:
                 yield from both(f"{kind}_reach", parts, place, width=width)
             yield from map(of_no_width, both(f"{kind}_reach", parts, place, width=1))
         for tolerance in (Fraction(1, 2**90), Fraction(10), -one, Fraction(0)):
-            for line in (0, 1, 2):
+            for line in (0, 1, 2, -1):
                 for target in (one, 2 * one):
                     yield from both(f"{kind}_row_sums", parts, {"row": line}, target=target,
                                     tolerance=tolerance)  # fmt: skip

@@ -339,6 +339,7 @@ LATER = "a later rule refuses the same files"
 SAME = "both ways give the same answer"
 SLACK = "an end of an enclosure moves by less than 2^-140, which no file tells"
 LIMIT = "only a file beyond that limit would tell"
+OUTSIDE = "the corpus calls the function; another test runs the program"
 REASONS: dict[str, dict[str, str]] = {
     "checker": {
         r"the length of a vector is not above zero": LATER,
@@ -351,9 +352,13 @@ REASONS: dict[str, dict[str, str]] = {
         r"keys are not fewer than": "it is the text of a message",
     },
     "second_checker": {
-        r"len\(raw\) >= 8": LATER,
-        r"REACH // 2|1 << 150": SLACK,
-        r"good == len\(names\)": "the corpus calls the function; another test runs the program",
+        r"len\(raw\) >= 8|<= 1000 and PATH": LATER,
+        r"REACH // 2|1 << 150|max\(least, Fraction|exponential\(Fraction\(REACH\)\)": SLACK,
+        r"good == len\(names\)|ascii\(name\)|sys.argv": OUTSIDE,
+        r"e >= least else|min\(\[0, \*odd\]\)|if steps else Span|raw\[8:end\].isascii": SAME,
+        r"identity_line = 0, 0|modular\(matrix": SAME,
+        r"header is too long|too much work|too many leaves|a file is too large": LIMIT,
+        r"key.integers\(line\)\[1\], 0": "no margin between whole keys is that close to its bound",
     },
 }
 """Patterns of a source line and a change, and why such a survivor is no gap."""
