@@ -329,26 +329,32 @@ def is_killed(mutant: Mutant, name: str, trials: list[Trial], everywhere: set[in
             return True
         told = any(answer(check, each.path) != each.wanted for each in cases)
         return told or not encloses(module, name)
-    except Exception:
+    except (Exception, SystemExit):  # a mutant may take itself for the program
         return True
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 LATER = "a later rule refuses the same files"
+EARLIER = "an earlier rule refuses the same files"
 SAME = "both ways give the same answer"
 SLACK = "an end of an enclosure moves by less than 2^-140, which no file tells"
 LIMIT = "only a file beyond that limit would tell"
+PRIMES = "only determinants that both primes divide tell; a test has one"
 OUTSIDE = "the corpus calls the function; another test runs the program"
 REASONS: dict[str, dict[str, str]] = {
     "checker": {
         r"the length of a vector is not above zero": LATER,
-        r"width \* width > 1 << 27": LIMIT,
+        r"width \* width > 1 << 27|larger than|left < 0|left.columns > LARGEST|^work = ": LIMIT,
+        r"stored_input\(parts, 1": LIMIT,
+        r"is not finite|len\(a\) != len\(b\)": EARLIER,
+        r"any\(null\[:-1\]\)": "no witness of the corpus is such a direction",
         r"Fraction\(1, 1 << BITS\)|above \+ 1|BITS = 160|step > best|outward\(a\[0\]": SLACK,
-        r"any\(_full_rank": "only determinants that both primes divide tell; a test has one",
+        r"x > FAR // 2": SLACK,
+        r"any\(_full_rank|rows\[column \+ 1 :\]": PRIMES,
         r"len\(values\[0\]\)": SAME,
-        r"bottom > 0|expected is None|stop - start != SIZES|len\(weights.shape\) < 2": LATER,
-        r"isinstance\(content, dict\)": LATER,
+        r"bottom > 0|expected is None|verdict not in|isinstance\(content, dict\)": LATER,
+        r"stop - start != SIZES|len\(weights.shape\) < 2": LATER,
         r"keys are not fewer than": "it is the text of a message",
     },
     "second_checker": {
