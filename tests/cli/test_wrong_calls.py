@@ -149,7 +149,15 @@ def test_ctrl_c_is_answered_in_a_sentence(place):
     """While the model loads, in a process of its own."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     asked = [sys.executable, "-m", "dsf", "inspect", "model", "--ids", "1 2", "--no-report"]
-    process = subprocess.Popen(asked, cwd=place, env=known, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        asked,
+        cwd=place,
+        env=known,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite that runs in the background hands on that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(0.8)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
