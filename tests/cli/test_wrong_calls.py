@@ -156,7 +156,7 @@ def test_ctrl_c_is_answered_in_a_sentence(place):
         stderr=subprocess.PIPE,
         text=True,
         # A suite that runs in the background hands on that interrupts are ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     time.sleep(0.8)
     process.send_signal(signal.SIGINT)
