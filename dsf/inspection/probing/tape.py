@@ -162,21 +162,8 @@ def layout_of(found: Coordinates | None, along: frozenset[InputAxis]) -> Layout 
         and is_place(axis)
         and bool((planes[axis].flatten()[chosen] >= 0).all())
     )
-    time, at_time = _numbered([planes[axis] for axis in tokens], tokens, chosen)
-    sample, at_sample = _numbered([planes[axis] for axis in samples], samples, chosen)
-    cells = sample * len(at_time) + time
-    counts = torch.bincount(cells, minlength=len(at_sample) * len(at_time))
-    if len(at_time) < 2 or bool((counts != counts[0]).any()):
-        return None
-    return Layout(
-        shape=found.shape,
-        order=chosen[cells.argsort(stable=True)],
-        sizes=(len(at_sample), len(at_time), int(counts[0])),
-        sample_axes=samples,
-        token_axes=tokens,
-        samples=at_sample,
-        tokens=at_time,
-    )
+    made = _laid_out(found.shape, planes, chosen, samples, tokens)
+    return None if made is None or len(made.tokens) < 2 else made
 
 
 def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
@@ -204,20 +191,35 @@ def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
     alike = tuple(axis for axis in rows if _follows(planes[axis].flatten()[chosen], sample))
     rows = tuple(axis for axis in rows if axis not in alike)
     samples = (*samples, *alike)
-    sample, at_sample = _numbered([planes[axis] for axis in samples], samples, chosen)
-    time, at_time = _numbered([planes[axis] for axis in rows], rows, chosen)
-    if tuple(place[: len(values.sample_axes)] for place in at_sample) != values.samples:
+    made = _laid_out(found.shape, planes, chosen, samples, rows)
+    if made is None:
         return None
+    known = tuple(place[: len(values.sample_axes)] for place in made.samples)
+    return made if known == values.samples else None
+
+
+def _laid_out(
+    shape: torch.Size,
+    planes: Planes,
+    chosen: Tensor,
+    samples: tuple[InputAxis, ...],
+    tokens: tuple[InputAxis, ...],
+) -> Layout | None:
+    """The layout of some elements; None where there are none, or more in one place than another."""
+    if not len(chosen):
+        return None
+    time, at_time = _numbered([planes[axis] for axis in tokens], tokens, chosen)
+    sample, at_sample = _numbered([planes[axis] for axis in samples], samples, chosen)
     cells = sample * len(at_time) + time
     counts = torch.bincount(cells, minlength=len(at_sample) * len(at_time))
-    if not len(chosen) or bool((counts != counts[0]).any()):
+    if bool((counts != counts[0]).any()):
         return None
     return Layout(
-        shape=found.shape,
+        shape=shape,
         order=chosen[cells.argsort(stable=True)],
         sizes=(len(at_sample), len(at_time), int(counts[0])),
         sample_axes=samples,
-        token_axes=rows,
+        token_axes=tokens,
         samples=at_sample,
         tokens=at_time,
     )
