@@ -6,7 +6,7 @@ import typer
 
 from dsf.cli.answer import FAILED, WELL, Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.model_argument import check_model
-from dsf.cli.model_options import Checkpoint, Offline
+from dsf.cli.model_options import Checkpoint, Layers, Offline
 from dsf.cli.options import check_device, check_layers, check_number_types, counted
 from dsf.cli.threads import ThreadCount, Threads
 
@@ -20,10 +20,7 @@ def run(
     dtypes: Annotated[
         str, typer.Option(help="Number types of the weights, with commas between them.")
     ] = "float32,bfloat16",
-    layers: Annotated[
-        str | None,
-        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
-    ] = None,
+    layers: Layers = None,
     device: Annotated[
         str | None,
         typer.Option(help="Where the model runs, such as cuda; the processor if left out."),

@@ -11,7 +11,7 @@ from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.earlier_run import check_not_of_another, is_run, known_source
 from dsf.cli.known_names import PROPERTIES, check_known
 from dsf.cli.model_argument import check_call
-from dsf.cli.model_options import Ids, Offline, Text, TextFile
+from dsf.cli.model_options import Heads, Ids, Layers, Offline, Text, TextFile
 from dsf.cli.options import Options
 from dsf.cli.output_place import check_folder
 from dsf.cli.prompt import Prompt
@@ -34,13 +34,8 @@ def run(
     root: Annotated[
         str | None, typer.Option(help="The root hash that the checked run must have.")
     ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
-    ] = None,
-    heads: Annotated[
-        str | None, typer.Option(help='Which heads, or channels, of each layer: "2" or "0:4".')
-    ] = None,
+    layers: Layers = None,
+    heads: Heads = None,
     exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
     offline: Offline = False,
     threads: Threads = None,

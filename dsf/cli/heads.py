@@ -9,7 +9,16 @@ import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.model_argument import check_call
-from dsf.cli.model_options import Checkpoint, Ids, NumberType, Offline, Revision, Text, TextFile
+from dsf.cli.model_options import (
+    Checkpoint,
+    Ids,
+    Layers,
+    NumberType,
+    Offline,
+    Revision,
+    Text,
+    TextFile,
+)
 from dsf.cli.options import Options
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
@@ -53,10 +62,7 @@ def run(
     text: Text = None,
     ids: Ids = None,
     file: TextFile = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
-    ] = None,
+    layers: Layers = None,
     top: Annotated[int, typer.Option(help="How many heads are listed for each score.")] = 3,
     dtype: NumberType = None,
     offline: Offline = False,

@@ -10,7 +10,16 @@ import typer
 from dsf.cli.answer import FAILED, WELL, Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.browser import open_page
 from dsf.cli.model_argument import check_call
-from dsf.cli.model_options import Checkpoint, Ids, NumberType, Revision, Text, TextFile
+from dsf.cli.model_options import (
+    Checkpoint,
+    Heads,
+    Ids,
+    Layers,
+    NumberType,
+    Revision,
+    Text,
+    TextFile,
+)
 from dsf.cli.options import Options
 from dsf.cli.output_place import REPORT, check_folder
 from dsf.cli.prompt import Prompt
@@ -29,13 +38,8 @@ def run(
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Rebuild and compare, and write no files.")
     ] = False,
-    layers: Annotated[
-        str | None,
-        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
-    ] = None,
-    heads: Annotated[
-        str | None, typer.Option(help='Which heads, or channels, of each layer: "2" or "0:4".')
-    ] = None,
+    layers: Layers = None,
+    heads: Heads = None,
     dtype: NumberType = None,
     exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
     tolerance: Annotated[

@@ -9,7 +9,7 @@ from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.job_arguments import check_installed, check_job_folder, check_prompts
 from dsf.cli.known_names import QUANTITIES, check_known
 from dsf.cli.model_argument import check_model
-from dsf.cli.model_options import Checkpoint
+from dsf.cli.model_options import Checkpoint, Heads, Layers
 from dsf.cli.options import check_heads, check_layers, check_tolerance
 from dsf.cli.output_place import check_folder
 from dsf.cli.threads import ThreadCount, Threads
@@ -37,13 +37,8 @@ def run(
         bool,
         typer.Option("--layerwise", help="Weights block by block: for models that do not fit."),
     ] = False,
-    layers: Annotated[
-        str | None,
-        typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
-    ] = None,
-    heads: Annotated[
-        str | None, typer.Option(help='Which heads, or channels, of each layer: "2" or "0:4".')
-    ] = None,
+    layers: Layers = None,
+    heads: Heads = None,
     tolerance: Annotated[
         float | None,
         typer.Option(help="Largest relative error of a layer; by default what its type allows."),

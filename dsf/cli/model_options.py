@@ -17,3 +17,10 @@ NumberType = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Make no network connection.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
+Layers = Annotated[
+    str | None,
+    typer.Option(help='Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
+]
+Heads = Annotated[
+    str | None, typer.Option(help='Which heads, or channels, of each layer: "2" or "0:4".')
+]
