@@ -1,11 +1,14 @@
 """The page of an inspection at real sizes, photographed and timed: docs/viewer.md.
 
-    python -m benchmarks.viewer [--pictures FOLDER] [--keep FOLDER] [--note TEXT] [CASE ...]
+    python -m benchmarks.viewer [--sheets] [--pictures FOLDER] [--keep FOLDER] [--note TEXT]
+                                [CASE ...]
 
 Every case is inspected, its page written and opened in Chromium at 1440 x 900 pixels. Written down
 are the width of the map, the size of the file, the time until it can be used, and the time from a
 click on another head until that is drawn. ``--keep`` holds the pages, so that a second run only
-opens them again. SmolLM2 needs the trained weights: ``make pretrained``.
+opens them again. ``--sheets`` photographs every page in two themes and three widths, and joins the
+six pictures to the one that docs/viewer.md shows. SmolLM2 needs the trained weights:
+``make pretrained``.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from PIL import Image
 
 from benchmarks.real_shapes import model_of
 from dsf.inspection import inspect
@@ -26,6 +30,9 @@ from dsf.report import write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs" / "viewer.json", ROOT / "docs" / "viewer.md"
+SHEETS = ROOT / "docs" / "images" / "viewer"
+SCHEMES = ("light", "dark")
+SHRUNK, BETWEEN, QUALITY = 0.6, 12, 82  # of a sheet; the distance of its pictures is in its pixels
 SIZES = {"1440": (1440, 900), "1024": (1024, 900), "390": (390, 844)}
 SHAPES = {
     "GPT-2 124M, 512 tokens": ("GPT-2 124M", 512),
@@ -59,9 +66,14 @@ SWITCHES = """async () => {
     return times; }"""
 
 
+def stem_of(case: str) -> str:
+    """The name of a case in files."""
+    return "".join(letter for letter in case if letter.isalnum())
+
+
 def page_of(case: str, folder: Path) -> Path:
     """The page of a case, written if it is not there yet."""
-    path = folder / f"{''.join(letter for letter in case if letter.isalnum())}.html"
+    path = folder / f"{stem_of(case)}.html"
     if path.exists():
         return path
     if case in TRAINED:
@@ -103,13 +115,38 @@ def photograph(browser: Any, page: Path, pictures: Path) -> None:
     """The page as it opens, in both themes and three widths."""
     pictures.mkdir(parents=True, exist_ok=True)
     for name, (width, height) in SIZES.items():
-        for scheme in ("light", "dark"):
+        for scheme in SCHEMES:
             size = {"width": width, "height": height}
             opened = browser.new_page(viewport=size, color_scheme=scheme)
             opened.goto(page.as_uri())
             opened.wait_for_selector("html[data-ready]", timeout=120_000)
+            opened.wait_for_timeout(300)  # tokens and scrolling follow a frame later
             opened.screenshot(path=pictures / f"{page.stem}-{name}-{scheme}.png")
             opened.close()
+
+
+def sheet(pictures: Path, stem: str) -> Path:
+    """The six pictures of a page as one: a row for each theme, the widths side by side."""
+    shown = [
+        [Image.open(pictures / f"{stem}-{name}-{scheme}.png").convert("RGB") for name in SIZES]
+        for scheme in SCHEMES
+    ]
+    width = sum(each.width for each in shown[0])
+    height = sum(max(each.height for each in row) for row in shown)
+    gap = round(BETWEEN / SHRUNK)
+    joined = Image.new("RGB", (width + 2 * gap, height + gap), (128, 128, 128))
+    down = 0
+    for row in shown:
+        across = 0
+        for each in row:
+            joined.paste(each, (across, down))
+            across += each.width + gap
+        down += max(each.height for each in row) + gap
+    size = tuple(round(SHRUNK * length) for length in joined.size)
+    SHEETS.mkdir(parents=True, exist_ok=True)
+    path = SHEETS / f"{stem}.webp"
+    joined.resize(size, Image.Resampling.LANCZOS).save(path, quality=QUALITY, method=6)
+    return path
 
 
 HEAD = """# The page at real size
@@ -132,15 +169,28 @@ def text(rows: list[dict[str, Any]], judged: dict[str, str], note: str) -> str:
         f"{row['seconds_to_open']} | {row['switch_milliseconds']} |\n"
         for row in rows
     )
-    said = "".join(f"- **{case}.** {sentence}\n" for case, sentence in judged.items())
+    said = "\n".join(
+        f"### {row['case']}\n\n{_shown(row['case'])}{judged[row['case']]}\n"
+        for row in rows
+        if row["case"] in judged
+    )
     return (
         HEAD
         + lines
         + "\n"
         + (f"{note}\n\n" if note else "")
         + LIMITS
-        + (f"\n## Looked at\n\n{said}" if said else "")
+        + (f"\n## Looked at\n\n{LOOKED}\n{said}" if said else "")
     )
+
+
+def _shown(case: str) -> str:
+    """The sheet of a case in Markdown, if there is one."""
+    path = SHEETS / f"{stem_of(case)}.webp"
+    if not path.exists():
+        return ""
+    words = f"The page of {case}: light above, dark below, 1440, 1024 and 390 pixels wide"
+    return f"![{words}]({path.relative_to(PAGE.parent).as_posix()})\n\n"
 
 
 LIMITS = """## Limits of the file
@@ -152,12 +202,18 @@ have a map each, a page shows all channels together and 8 single ones.
 """
 
 
+LOOKED = """Each picture shows the page as it opens: light above and dark below, in windows of 1440,
+1024 and 390 pixels. What is said of it was written after looking at all six.
+"""
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--pictures", type=Path, help="a folder for pictures of every page")
+    parser.add_argument("--sheets", action="store_true", help="renew the pictures of the page")
     parser.add_argument("--keep", type=Path, help="a folder in which pages stay for the next run")
-    parser.add_argument("--note", default="", help="a sentence about the machine, for the page")
+    parser.add_argument("--note", help="a sentence about the machine; by default the one before")
     asked = parser.parse_args(arguments)
     unknown = set(asked.cases) - {*SHAPES, *TRAINED}
     if unknown:
@@ -171,14 +227,20 @@ def main(arguments: list[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         browser = running.chromium.launch(executable_path=shutil.which("chromium"))
         for case in asked.cases or [*SHAPES, *TRAINED]:
-            rows[case] = measured(browser, case, page_of(case, folder), asked.pictures)
+            page, pictures = page_of(case, folder), asked.pictures
+            if asked.sheets and pictures is None:
+                pictures = folder / "pictures"
+            rows[case] = measured(browser, case, page, pictures)
             print(rows[case], flush=True)
+            if asked.sheets and pictures is not None:
+                print(sheet(pictures, page.stem), flush=True)
         browser.close()
     ordered = [rows[case] for case in [*SHAPES, *TRAINED] if case in rows]
     judged = record.get("judged", {})
-    record = {"rows": ordered, "judged": judged, "note": asked.note}
+    note = record.get("note", "") if asked.note is None else asked.note
+    record = {"rows": ordered, "judged": judged, "note": note}
     RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(text(ordered, judged, asked.note), encoding="utf-8")
+    PAGE.write_text(text(ordered, judged, note), encoding="utf-8")
 
 
 if __name__ == "__main__":

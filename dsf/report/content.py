@@ -11,6 +11,7 @@ from dsf.report.escaping import escaped
 from dsf.report.full_resolution import FULL_BYTES, add_full_maps
 from dsf.report.intervention_content import intervention_content
 from dsf.report.layer_content import layer_content
+from dsf.report.rollout_content import LayersTogether
 from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.views import Progress, ignored
@@ -49,16 +50,29 @@ def content(
     drawn = [(subject, layer, select(layer)) for subject in all_ for layer in subject.inspection]
     _check_grid(grid, [selection for *_, selection in drawn])
     planned = plan([selection for *_, selection in drawn])
-    layers = [
-        layer_content(
+    together = [
+        LayersTogether(
+            [(layer, chosen) for each, layer, chosen in drawn if each is subject],
+            left_out=len(subject.inspection.unsupported),
+            side=planned.side,
+        )
+        for subject in all_
+    ]
+    layers = []
+    for at, parts in enumerate(drawn):
+        model = all_.index(parts[0])
+        found = layer_content(
             *parts,
             planned,
-            model=all_.index(parts[0]),
+            model=model,
             explained=explained,
+            also=(together[model].add,),
             progress=_part(progress, at, len(drawn)),
         )
-        for at, parts in enumerate(drawn)
-    ]
+        weights = [map for map in found["maps"] if not {"share", "together"} & set(map)]
+        together[model].finish(signed=any(map["signed"] for map in weights))
+        layers.append(found)
+    rollouts = [each.content(model=k, exact=planned.exact) for k, each in enumerate(together)]
     selections = [selection for *_, selection in drawn]
     return {
         "attribution": None if explained is None else explained.content(),
@@ -68,6 +82,7 @@ def content(
         "models": [{"name": subject.name, "tokens": _tokens(subject)} for subject in all_],
         "grid": list(grid) if grid else None,
         "layers": layers,
+        "rollouts": [each for each in rollouts if each is not None],
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from dsf.report.exact_windows import exact_windows
 from dsf.report.map_bytes import FAST, MINUS_INFINITY, SMALL, coded, decoded, packed
 from dsf.report.selection import Selection, part_of
 from dsf.report.views import MapView, edges, pool, reduced_runs, views
@@ -23,6 +24,9 @@ MOST_BYTES = 13 * 2**18
 """The largest size of one of them: that of softmax attention over 4096 tokens."""
 
 LONGEST = 4096
+
+EXACT_SHARE = 4
+"""Up to a quarter of the bytes of maps without pooling hold windows of them exactly."""
 
 Weights = Float[np.ndarray, "rows columns"]
 Mask = Bool[np.ndarray, "rows columns"]
@@ -42,9 +46,15 @@ def add_full_maps(
         if _is_pooled(layer["maps"][k], layer)
     ]
     spent = kept = 0
+    exact = most_bytes // EXACT_SHARE
     for _, at, k in sorted(found, reverse=True) if most_bytes > 0 else ():
-        picture = _full(drawn[at], k - _added(layers[at]))
-        spent += len(picture["codes"])
+        view = _unpooled(drawn[at], k - _added(layers[at]))
+        picture = _full(view)
+        if picture["rows"] == len(view.weights):
+            size = min(len(picture["codes"]) // 2, exact)
+            picture["exact"] = exact_windows(view.weights, view.masked, size)
+            exact -= len(picture["exact"]["values"])
+        spent += len(picture["codes"]) + len(picture.get("exact", {}).get("values", b""))
         if spent > most_bytes and kept:
             break
         layers[at]["maps"][k]["whole"] = picture
@@ -88,8 +98,8 @@ def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:
     return sums
 
 
-def _full(drawn: Selection, k: int) -> dict[str, Any]:
-    """One map, pooled only as far as its size requires."""
+def _unpooled(drawn: Selection, k: int) -> MapView:
+    """One map with a cell for every weight."""
     alone = replace(
         drawn,
         places=drawn.places[k : k + 1],
@@ -98,8 +108,13 @@ def _full(drawn: Selection, k: int) -> dict[str, Any]:
         system=part_of(drawn.system, [(k,)]) if drawn.system.batch else drawn.system,
     )
     longest = max(drawn.system.steps, getattr(drawn.system, "read_steps", 1))
-    view = views(alone, side=longest)[0]
+    return views(alone, side=longest)[0]
+
+
+def _full(view: MapView) -> dict[str, Any]:
+    """One map, pooled only as far as its size requires."""
     weights, masked = view.weights, view.masked
+    longest = max(weights.shape)
     while True:
         picture = picture_of(
             replace(view, weights=weights, masked=masked), exact=False, level=SMALL

@@ -273,7 +273,7 @@ COLUMNS_LISTED = 8
 EMPTY_ROWS_LISTED = 64
 
 
-def layer_content(
+def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
     subject: Subject,
     layer: InspectedLayer,
     drawn: Selection,
@@ -281,15 +281,19 @@ def layer_content(
     *,
     model: int,
     explained: Explained | None = None,
+    also: Sequence[Callable[[Rows], None]] = (),
     progress: Progress,
 ) -> dict[str, Any]:
     """Everything about one layer, its maps pooled.
 
     A layer whose channels have a map each begins with what all of them do together. Of an
     attribution what the edges contribute comes first.
+
+    Args:
+        also: functions that are called with every block of rows of the drawn maps.
     """
     walk = Walk(drawn.system, quantities_of(drawn))
-    seen = views(drawn, side=planned.side, progress=progress, also=(walk.add,))
+    seen = views(drawn, side=planned.side, progress=progress, also=(walk.add, *also))
     maps = [_map(view, exact=planned.exact) for view in seen]
     finite = not any(view.nans + view.infinities for view in seen)
     known = (
@@ -311,7 +315,7 @@ def layer_content(
     return {
         **_facts(layer, drawn),
         "model": model,
-        "thumbnails": _thumbnails(seen),
+        "thumbnails": thumbnails(seen),
         "maps": maps,
     }
 
@@ -323,15 +327,18 @@ def _together(picture: LayerPicture, *, exact: bool) -> list[dict[str, Any]]:
         "total": picture.total,
         "onto": picture.onto,
     }
-    bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": "", "together": facts}
-    return [{**_map(view, exact=exact), **bare} for view in picture.views]
+    return bare_maps(picture.views, exact=exact, together=facts)
 
 
 def _shares(seen: list[MapView], target: str, *, exact: bool) -> list[dict[str, Any]]:
     """What the edges of a layer contribute to a number, in the form of its maps."""
-    bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": ""}
-    facts = {"target": escaped(target)}
-    return [{**_map(view, exact=exact), **bare, "share": facts} for view in seen]
+    return bare_maps(seen, exact=exact, share={"target": escaped(target)})
+
+
+def bare_maps(seen: list[MapView], *, exact: bool, **kind: Any) -> list[dict[str, Any]]:
+    """Pictures that are no map of a layer, in the form of its maps; ``kind`` says what they are."""
+    bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": "", **kind}
+    return [{**_map(view, exact=exact), **bare} for view in seen]
 
 
 def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
@@ -353,7 +360,8 @@ def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
     }
 
 
-def _thumbnails(seen: list[MapView]) -> dict[str, Any]:
+def thumbnails(seen: list[MapView]) -> dict[str, Any]:
+    """Small pictures of some maps, in one piece."""
     small = [shrunk(view.weights, view.masked, THUMBNAIL) for view in seen]
     codes = [coded(*each, view.scale) for each, view in zip(small, seen, strict=True)]
     rows, columns = codes[0].shape

@@ -20,7 +20,11 @@ def test_tokens_stay_text(opened):
 
 def test_keys_alone_reach_everything(opened):
     page = opened()
-    thumb, map, about = page.locator(".thumb"), page.locator(".canvases canvas").nth(1), ".pane h2"
+    thumb, map, about = (
+        page.locator(".lines .thumb"),
+        page.locator(".canvases canvas").nth(1),
+        ".pane h2",
+    )
     thumb.first.focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.textContent") == "head 1"
@@ -61,7 +65,7 @@ def test_keys_alone_reach_everything(opened):
 def test_values_under_the_pointer_are_those_of_the_map(opened, inspected):
     page = opened()
     map = inspected(dsf.mixers.SoftmaxAttention, dsf.mixers.DeltaNet)[1].map()[0]
-    page.locator(".thumb").nth(2).click()
+    page.locator(".lines .thumb").nth(2).click()
     page.locator(".pane h2", has_text="layers.1.mixer · head 0").wait_for()
     page.locator(".canvases canvas:focus").wait_for()
     for row, column in ((0, 0), (8, 0), (8, 8), (5, 3)):
@@ -75,7 +79,7 @@ def test_values_under_the_pointer_are_those_of_the_map(opened, inspected):
 
 def test_the_pointer_finds_the_cell_under_it(opened):
     page = opened()
-    page.locator(".thumb").first.click()
+    page.locator(".lines .thumb").first.click()
     canvas = page.locator(".canvases canvas").nth(1)
     layout = page.evaluate(
         "() => { const c = document.querySelectorAll('.canvases canvas')[1]"

@@ -16,7 +16,7 @@ from tests.report.drawn import of_mixers
 pytestmark = pytest.mark.slow
 
 SWITCHES = """async () => {
-    const thumbs = [...document.querySelectorAll(".thumb")], times = [];
+    const thumbs = [...document.querySelectorAll(".lines .thumb")], times = [];
     const heading = document.querySelector(".pane h2");
     for (const thumb of thumbs.slice(20, 140)) {
         const begun = performance.now();
@@ -93,9 +93,9 @@ def test_144_heads_and_4096_tokens_open_at_once(visited, tmp_path, monkeypatch):
     begun = time.perf_counter()
     page = visited(path)
     ready = time.perf_counter() - begun
-    assert page.locator(".thumb").count() == 144
+    assert page.locator(".lines .thumb").count() == 144
     times = page.evaluate(SWITCHES)
-    page.locator(".thumb").first.click()
+    page.locator(".lines .thumb").first.click()
     page.locator(".pane .about:not(:has-text('Pooled'))").wait_for()
     switches = f"median {times[60]:.0f} ms, slowest {times[-1]:.0f} ms"
     print(f"{size:.1f} MB, ready in {ready:.2f} s, a switch takes {switches}")

@@ -53,8 +53,8 @@ MAP_WIDTH = """(canvas) => {
 
 def test_the_map_is_640_pixels_wide_beside_the_overview(page):
     assert page.locator(".canvases canvas").first.evaluate(MAP_WIDTH) >= 640
-    assert page.locator(".thumb").count() == 36
-    smallest = page.locator(".thumb canvas").evaluate_all(
+    assert page.locator(".lines .thumb").count() == 36
+    smallest = page.locator(".lines .thumb canvas").evaluate_all(
         "(all) => Math.min(...all.map((each) => each.getBoundingClientRect().width))"
     )
     assert smallest >= 40
@@ -77,7 +77,7 @@ def test_the_panels_fold_away_and_leave_the_map_their_width(page):
 def test_the_overview_takes_the_whole_width_and_opens_a_map(page):
     page.get_by_role("button", name="Show all maps over the whole width").click()
     assert page.locator(".overview").bounding_box()["width"] > 1300
-    page.locator(".thumb").nth(14).click()
+    page.locator(".lines .thumb").nth(14).click()
     page.locator(".pane h2", has_text="layers.1.mixer · head 2").wait_for()
     assert page.locator(".overview").bounding_box()["width"] < 700
 

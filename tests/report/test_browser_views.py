@@ -1,6 +1,7 @@
 """The views of the explorer in a real browser: what they show is what the map holds."""
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -81,7 +82,7 @@ def test_two_models_are_looked_at_through_one_cell(shown, of):
     assert page.locator(".pane").count() == 2
     for pane, thumb in ((1, 2), (0, 0)):
         page.locator(".pane canvas:last-child").nth(pane).focus()
-        page.locator(".thumb").nth(thumb).click()
+        page.locator(".lines .thumb").nth(thumb).click()
     for row, column in ((8, 2), (6, 6)):
         press(page, "Home", *["ArrowUp"] * 9, *["ArrowDown"] * row, *["ArrowRight"] * column)
         weights = [each[0].map()[0, row, column].item() for each in both]
@@ -101,7 +102,7 @@ def test_a_minus_b_is_the_difference_of_the_maps(shown, of):
     rng = torch.Generator().manual_seed(0)
     inspection = of([dsf.mixers.DeltaNet.draw(rng, steps=9) for _ in range(2)])
     page = shown(inspection)
-    page.locator(".thumb").first.click()
+    page.locator(".lines .thumb").first.click()
     page.locator(".pane h2", has_text="layers.0.mixer · head 0").wait_for()
     assert page.get_by_role("button", name="Show A minus B").is_hidden()
     press(page, "c")
@@ -136,9 +137,9 @@ def test_a_minus_b_is_the_difference_of_the_maps(shown, of):
 def test_maps_of_other_sizes_are_not_subtracted(shown, of):
     rng = torch.Generator().manual_seed(0)
     page = shown(of([dsf.mixers.DeltaNet.draw(rng, steps=steps) for steps in (9, 7)]))
-    page.locator(".thumb").first.click()
+    page.locator(".lines .thumb").first.click()
     page.get_by_role("button", name="Compare with another map").click()
-    page.locator(".thumb").last.click()
+    page.locator(".lines .thumb").last.click()
     page.get_by_role("button", name="Show A minus B").click()
     page.locator(".apart", has_text="different numbers of tokens").wait_for()
 
@@ -157,7 +158,33 @@ def test_zooming_into_a_long_map_shows_single_tokens(shown, of, softmax):
     page.locator(".pane .about:not(:has-text('Pooled'))").wait_for()
     told = page.locator(".readout").inner_text()
     assert "Query “␣t218” (218), key “␣t6” (6): weight" in told
-    assert page.locator(".thumb").count() == 2
+    assert page.locator(".lines .thumb").count() == 2
+
+
+def test_a_window_of_a_long_map_holds_the_weights_themselves(shown, of, softmax):
+    """In eight bits the weight would differ in its third digit; elsewhere it still does."""
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.randn(420, 420, generator=rng)
+    scores[200:210, 100] += 8
+    inspection = of([softmax(scores)])
+    weights = inspection[0].map()[0]
+    page = shown(inspection, full_resolution=2**16)
+    page.locator(".pane .about", has_text="Kept token by token").wait_for()
+    assert "the window of 64 × 64 tokens with the most weight exactly" in (
+        page.locator(".about").inner_text()
+    )
+    cell = page.locator(".pane canvas").nth(1)
+    told = page.locator(".readout").inner_text()
+    row, column = (int(found) for found in re.findall(r"token (\d+)", told)[:2])
+    assert 192 <= row < 256
+    assert 64 <= column < 128
+    assert f"weight {weights[row, column]:.6g}"[:13] in told
+    assert "≈" not in told
+    for _ in range(7):
+        cell.press("Shift+ArrowDown")
+    told = page.locator(".readout").inner_text()
+    assert f"token {row + 70}" in told
+    assert "weight ≈" in told
 
 
 def test_a_long_map_that_is_not_kept_whole_says_so(shown, of, softmax):
@@ -243,6 +270,6 @@ def test_a_layer_of_channels_opens_with_all_of_them_together(shown, of):
     page.get_by_role("button", name="State", exact=True).click()
     assert "choose a single channel" in page.locator(".state .summary").inner_text()
     page.get_by_role("button", name="Map", exact=True).click()
-    page.locator(".thumb").last.click()
+    page.locator(".lines .thumb").last.click()
     page.wait_for_selector(f".pane h2:has-text('channel {channels - 1}')")
     assert "weight, without unit" in page.locator(".legend").inner_text()

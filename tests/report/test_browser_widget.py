@@ -65,7 +65,7 @@ def test_the_widget_draws_in_a_shadow_and_follows_the_notebook(cell):
 
 def test_the_widget_is_moved_by_keys_and_reads_the_map(cell):
     page = cell(light=True)
-    page.locator(".thumb").nth(0).click()
+    page.locator(".lines .thumb").nth(0).click()
     canvas = page.locator(".canvases canvas").nth(1)
     for key in ("Home", *["ArrowUp"] * 9):
         canvas.press(key)

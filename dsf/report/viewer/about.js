@@ -1,5 +1,10 @@
 // The description of a map, and which cell and which map are shown first.
 
+/** What the numbers of a map are: weights of one head or channel, or one of the kinds beside these. */
+function kindOf({ together, share, rollout }) {
+  return together ? "together" : share ? "share" : rollout ? "rollout" : "";
+}
+
 const known = new Map();
 
 /** The tokens of given texts and count; cached, since measuring long texts takes time. */
@@ -48,18 +53,24 @@ function firstMap(entries) {
     }
     return sum;
   };
-  return entries.filter(({ map, layer }) => !map.share && (map.together || !grouped.has(layer))).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
+  return entries.filter(({ map, layer }) => !map.share && !map.rollout && (map.together || !grouped.has(layer))).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
 }
 
 function aboutMap(map, layer, picture, full) {
   if (map.together) return aboutTogether(map, layer, picture);
   if (map.share) return aboutShare(map, picture);
   if (map.difference) return aboutDifference(map, picture);
+  if (map.rollout) return aboutRollout(map, picture);
   const parts = [`${layer.family} as ${layer.mixer}, ${layer.written} `
     + `${layer.written === 1 ? "token" : "tokens"}.`];
   if (layer.chosen) parts.push(`Only some of its ${layer.total} maps are drawn: ${layer.chosen}.`);
   if (picture.pooled) parts.push("Pooled: each cell shows the largest of its weights.");
   if (picture.pooled && !map.whole && full) parts.push(full);
+  if (picture.windows) {
+    const { all: { length: count }, side } = picture.windows;
+    parts.push("Kept token by token: zoom to see them. Every weight is stored in eight bits (≈)"
+      + (count ? `, and those of ${count === 1 ? "the window" : `the ${count} windows`} of ${side} × ${side} tokens with the most weight exactly.` : "."));
+  }
   if (layer.ports > 1) parts.push(`Each cell shows the largest of ${layer.ports} input-output pairs.`);
   if (map.magnitudes) parts.push("The weights are complex; their magnitudes are shown.");
   if (map.nans + map.infinities) {
@@ -85,6 +96,22 @@ function aboutDifference({ difference: [a, b], nans }, picture) {
   return `Every cell is the weight of A, ${a}, minus that of B, ${b}. ${cells}`
     + `${picture.values ? "" : "The weights were stored in eight bits, so that small differences are rounding. "}`
     + `${nans ? "Cells in which a weight is not finite are marked. " : ""}`;
+}
+
+/** What attention rollout is, and what it leaves out. */
+function aboutRollout({ label, rollout: { layers, signed, chosen, left_out: missed } }, picture) {
+  const parts = [`Every cell is the share of its key (column) in its query (row) by attention rollout (Abnar and Zuidema 2020), ${label}: `
+    + "the mean magnitude of the maps of a layer, its rows scaled to sum to one, is averaged with the identity for the residual connection, "
+    + "and these matrices are multiplied in the order of the layers. Values, output projections, norms and feed-forward layers are ignored."];
+  if (signed) {
+    parts.push(`In ${signed === layers ? "all" : `${signed} of the`} ${layers} layers some weights are negative. They count by their magnitude, so that `
+      + "contributions which cancel look as if they added up.");
+  }
+  if (chosen) parts.push("Only the maps that are drawn count.");
+  if (missed) parts.push(`${missed} ${missed === 1 ? "mixer that was not read is" : "mixers that were not read are"} left out.`);
+  if (picture.pooled) parts.push("Pooled: a cell sums the shares of its keys, and is their mean over its queries.");
+  parts.push("stack(model, ...).rollout() has signed shares, with values, norms and feed-forward layers in them.");
+  return parts.join(" ");
 }
 
 /** What is shown of all channels together, in sentences. */

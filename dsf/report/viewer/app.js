@@ -4,7 +4,8 @@ class App {
   constructor(root, content) {
     this.root = root;
     this.content = content;
-    this.entries = content.layers.flatMap((layer) => layer.maps.map((map, index) => {
+    const lines = [...content.layers, ...content.rollouts].sort((one, other) => one.model - other.model);
+    this.entries = lines.flatMap((layer) => layer.maps.map((map, index) => {
       const { tokens } = content.models[layer.model];
       return { layer, map, index, tokens: tokens && tokens[map.sample] };
     }));
@@ -47,8 +48,7 @@ class App {
   peers(entry) {
     const beside = this.stage.panes.length > 1 ? this.shown.filter(Boolean).map(({ map }) => map) : [];
     const all = beside.includes(entry.map) ? beside : entry.layer.maps;
-    const kind = ({ together, share }) => [together, share].map(Boolean).join();
-    return all.filter((map) => kind(map) === kind(entry.map));
+    return all.filter((map) => kindOf(map) === kindOf(entry.map));
   }
 
   /** Hide the overview, so that the map has the whole width, or show it again. */

@@ -37,7 +37,9 @@ class Picture {
   static async open(raw, scale, layer) {
     const codes = await inflate(raw.codes);
     const values = raw.values ? new Float32Array((await inflate(raw.values)).buffer) : null;
-    return new Picture(raw, codes, values, scale, layer);
+    const picture = new Picture(raw, codes, values, scale, layer);
+    if (raw.exact) picture.windows = await exactWindows(raw);
+    return picture;
   }
 
   get square() {
@@ -62,7 +64,18 @@ class Picture {
 
   weight(row, column) {
     const at = row * this.columns + column;
-    return this.values ? this.values[at] : shareOf(this.codes[at]) * this.scale;
+    return this.values ? this.values[at] : this.kept(row, column) ?? shareOf(this.codes[at]) * this.scale;
+  }
+
+  /** Whether the weight of a cell is stored in float32, and not in eight bits alone. */
+  isExact(row, column) {
+    return Boolean(this.values) || this.kept(row, column) !== undefined;
+  }
+
+  /** The weight of a cell of a window that is kept exactly; else nothing. */
+  kept(row, column) {
+    const found = this.windows?.get(Math.floor(row / this.windows.side), Math.floor(column / this.windows.side));
+    return found?.values[(row - found.row) * found.columns + column - found.column];
   }
 
   /** The first and last query of a row of cells. */
@@ -82,6 +95,18 @@ class Picture {
   columnOf(token) {
     return cellOf(token, this.columns, this.read);
   }
+}
+
+/** The windows of a map whose weights are stored in float32, by their place. */
+async function exactWindows({ rows, columns, exact: { side, at, values } }) {
+  const numbers = new Float32Array((await inflate(values)).buffer), found = new Map();
+  let from = 0;
+  for (const [row, column] of at) {
+    const across = Math.min(side, columns - column), count = Math.min(side, rows - row) * across;
+    found.set(`${row / side},${column / side}`, { row, column, columns: across, values: numbers.subarray(from, from + count) });
+    from += count;
+  }
+  return { side, all: [...found.values()], get: (row, column) => found.get(`${row},${column}`) };
 }
 
 /** The first query and the first key of a cell. */

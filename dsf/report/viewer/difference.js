@@ -3,15 +3,14 @@
 /** Why two maps cannot be subtracted from each other; empty where they can. */
 function whyNoDifference([a, b], [one, other]) {
   if (one.rows !== other.rows || one.columns !== other.columns) return "A and B have different numbers of tokens.";
-  const unit = ({ together, share }) => [together, share].map(Boolean).join();
-  if (unit(a.map) !== unit(b.map)) return "A and B show numbers of different kinds.";
+  if (kindOf(a.map) !== kindOf(b.map)) return "A and B show numbers of different kinds.";
   return "";
 }
 
 /** The entry of A − B, whose cells hold the differences of the cells of two pictures. */
 function differenceOf([a, b], [one, other]) {
-  const cells = one.rows * one.columns, weights = new Float32Array(cells);
-  for (let at = 0; at < cells; at += 1) weights[at] = weightAt(one, at) - weightAt(other, at);
+  const weights = weightsOf(one), subtracted = weightsOf(other);
+  for (let at = 0; at < weights.length; at += 1) weights[at] -= subtracted[at];
   const scale = weights.reduce((most, each) => (Number.isFinite(each) ? Math.max(most, Math.abs(each)) : most), 0);
   const codes = Uint8Array.from(weights, (weight, at) => {
     if (one.codes[at] === MASKED && other.codes[at] === MASKED) return MASKED;
@@ -30,11 +29,19 @@ function nameOf({ layer, map }) {
   return `${layer.name} · ${map.label}`;
 }
 
-function weightAt(picture, at) {
-  const code = picture.codes[at];
-  if (code === MASKED) return 0;
-  if (code <= MINUS_INFINITY) return NaN;
-  return picture.values ? picture.values[at] : shareOf(code) * picture.scale;
+/** All weights of a picture: 0 where masked, NaN where not finite, exact where they are kept so. */
+function weightsOf(picture) {
+  const weights = Float32Array.from(picture.codes, (code) => shareOf(code) * picture.scale);
+  if (picture.values) weights.set(picture.values);
+  for (const { row, column, columns, values } of picture.windows?.all || []) {
+    for (let from = 0, at = row; from < values.length; from += columns, at += 1) {
+      weights.set(values.subarray(from, from + columns), at * picture.columns + column);
+    }
+  }
+  picture.codes.forEach((code, at) => {
+    if (code <= MINUS_INFINITY) weights[at] = code === MASKED ? 0 : NaN;
+  });
+  return weights;
 }
 
 /** The code of a weight; see map_bytes.py. */

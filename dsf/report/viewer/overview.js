@@ -15,6 +15,7 @@ class Overview {
       const layers = content.layers.filter((layer) => layer.model === at);
       if (content.models.length > 1) this.box.append(make("h2", {}, model.name));
       if (layers.length) this.box.append(...this.lines(layers, open));
+      this.box.append(...content.rollouts.filter((rollout) => rollout.model === at).map((rollout) => this.together(rollout, open)));
     });
   }
 
@@ -28,7 +29,8 @@ class Overview {
   /** One line for every layer; what is the same for all of them is said once. */
   lines(layers, open) {
     const names = shortNames(layers.map(({ name }) => name)), beside = fitBeside(names);
-    const facts = layers.map(aboutDrawn), once = new Set(facts).size === 1;
+    const facts = layers.map(aboutDrawn), told = beside ? toldOnce(names, facts) : [...new Set(facts)].slice(0, 2);
+    const once = beside ? told.length > 0 : told.length === 1;
     const label = !beside ? 0 : names.some(({ rest }) => rest) ? LONG_LABEL : LABEL;
     this.label = Math.max(this.label || 0, label);
     const columns = columnNames(layers);
@@ -46,13 +48,28 @@ class Overview {
     const group = make("div", { className: `lines ${beside ? "beside" : ""} ${columns ? "named" : ""}` }, ...(head ? [head] : []), ...lines);
     group.style.setProperty("--label", `${label}px`);
     group.style.setProperty("--across", acrossOf(layers[0]));
-    return [...(once ? [make("p", { className: "drawn", title: layers[0].chosen }, facts[0])] : []), group];
+    return [...(once ? [make("p", { className: "drawn", title: layers[0].chosen }, told.join("; "))] : []), group];
+  }
+
+  /** The rollout over the layers of a model, or why there is none. */
+  together(rollout, open) {
+    const line = make("section", { className: "layer rollout" }, make("h3", {}, "Rollout over the layers"));
+    if (rollout.reason) {
+      line.append(make("p", {}, `Not drawn, since ${rollout.reason}.`));
+      return line;
+    }
+    const thumbs = make("div", { className: "thumbs" });
+    for (const entry of this.entries.filter(({ layer }) => layer === rollout)) thumbs.append(this.thumb(entry, open));
+    line.append(thumbs);
+    line.style.setProperty("--across", acrossOf(rollout));
+    return line;
   }
 
   thumb(entry, open, columns) {
     const { layer, map } = entry, { rows, columns: across } = layer.thumbnails;
     const canvas = make("canvas", { className: "pattern", width: across, height: rows });
-    const brief = layer.maps.length > 4 ? map.label.replace(/^(head|channel) /, "") : map.label;
+    const brief = map.rollout ? map.label.replace(/ layers$/, "")
+      : layer.maps.length > 4 ? map.label.replace(/^(head|channel) /, "") : map.label;
     const caption = columns ? [] : [make("span", {}, map.together ? "all" : map.share ? "edges" : brief)];
     const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1 },
       canvas, ...caption);
@@ -69,7 +86,7 @@ class Overview {
     const move = ARROWS[event.key];
     if (!move) return;
     event.preventDefault();
-    const layers = this.content.layers, next = layers[layers.indexOf(entry.layer) + move[0]];
+    const layers = [...new Set(this.entries.map(({ layer }) => layer))], next = layers[layers.indexOf(entry.layer) + move[0]];
     const at = this.entries.indexOf(entry);
     const target = move[0] === 0 ? this.entries[at + move[1]]
       : next && this.entries.find((each) => each.layer === next
@@ -95,7 +112,7 @@ class Overview {
 
   /** Decompress the thumbnails. */
   async load() {
-    for (const layer of this.content.layers) {
+    for (const layer of new Set(this.entries.map((entry) => entry.layer))) {
       const codes = await inflate(layer.thumbnails.codes), { rows, columns } = layer.thumbnails;
       const cells = rows * columns;
       for (const entry of this.entries.filter((each) => each.layer === layer)) {
@@ -128,6 +145,13 @@ function columnNames(layers) {
   return plain && length > 4 && length <= 12 && new Set(labels).size === 1 ? layers[0].maps.map((_, k) => String(k)) : null;
 }
 
+/** What is said of the layers, once for each kind of name in the margin; nothing where one name has several meanings. */
+function toldOnce(names, facts) {
+  const of = new Map(names.map(({ rest }, k) => [rest, facts[k]]));
+  if (names.some(({ rest }, k) => of.get(rest) !== facts[k])) return [];
+  return new Set(facts).size === 1 ? [facts[0]] : [...of].map(([rest, fact]) => `${rest}: ${fact}`);
+}
+
 /** The class of a layer's mixer, and how many of its maps are drawn. */
 function aboutDrawn(layer) {
   const maps = layer.maps.filter(({ share }) => !share);
@@ -142,6 +166,7 @@ function aboutDrawn(layer) {
 /** Scroll a box, and nothing around it, until an element in it is visible. */
 function bringIntoSight(element, box) {
   const inner = element.getBoundingClientRect(), outer = box.getBoundingClientRect();
+  const bottom = outer.top < innerHeight ? Math.min(outer.bottom, innerHeight) : outer.bottom;
   if (inner.top < outer.top + 30) box.scrollTop -= outer.top + 30 - inner.top + 8;
-  if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom + 8;
+  if (inner.bottom > bottom) box.scrollTop += inner.bottom - bottom + 8;
 }

@@ -166,11 +166,11 @@ class Stage {
   showDifference() {
     const [one, other] = this.panes;
     this.apart.hidden = !other?.picture || one.picture.pooled || other.picture.pooled
-      || Boolean(one.entry.map.together) !== Boolean(other.entry.map.together)
+      || kindOf(one.entry.map) !== kindOf(other.entry.map)
       || Boolean(one.entry.map.difference) || Boolean(other.entry.map.difference);
     if (this.apart.hidden) return;
     const [a, b] = [one, other].map((pane) => pane.picture.weight(...pane.cell));
-    const close = one.picture.values && other.picture.values ? "" : "≈ ";
+    const close = [one, other].every((pane) => pane.picture.isExact(...pane.cell)) ? "" : "≈ ";
     const same = String(one.chosenTokens) === String(other.chosenTokens);
     this.apart.textContent = same && [a, b].every(Number.isFinite)
       ? `A − B at this cell: ${close}${number(a - b, close ? 2 : 5)}` : "A and B show different queries or keys.";
@@ -204,7 +204,8 @@ class Stage {
 /** The map to compare with: at the same position in the next model or layer, or the next map. */
 function counterpart(entries, entry) {
   const models = new Set(entries.map(({ layer }) => layer.model));
-  const layers = [...new Set(entries.map(({ layer }) => layer))];
+  const layers = [...new Set(entries.map(({ layer }) => layer))]
+    .filter(({ maps }) => Boolean(maps[0].rollout) === Boolean(entry.map.rollout));
   const own = (model) => layers.filter((layer) => layer.model === model);
   const at = own(entry.layer.model).indexOf(entry.layer);
   const there = models.size > 1
@@ -212,5 +213,7 @@ function counterpart(entries, entry) {
   const layer = models.size > 1 ? there[Math.min(at, there.length - 1)] : there[(at + 1) % there.length];
   const found = entries.filter((each) => each.layer === layer);
   const next = found[Math.min(entry.index, found.length - 1)];
-  return next === entry ? entries[(entries.indexOf(entry) + 1) % entries.length] : next;
+  if (next !== entry) return next;
+  const among = found.length > 1 ? found : entries;
+  return among[(among.indexOf(entry) + 1) % among.length];
 }

@@ -32,7 +32,8 @@ function number(value, digits = 4) {
   if (value === null || !Number.isFinite(value)) return "not finite";
   if (Number.isInteger(value) && Math.abs(value) < 1e5) return String(value).replace("-", "−");
   const size = Math.abs(value);
-  const text = size >= 1e5 || size < 1e-4 ? value.toExponential(digits - 1) : value.toPrecision(digits);
+  const text = size >= 1e5 || size < 1e-4 ? value.toExponential(digits - 1)
+    : size >= 10 ** digits ? String(Number(value.toPrecision(digits))) : value.toPrecision(digits);
   return text.replaceAll("-", "−");
 }
 
@@ -83,7 +84,7 @@ class Tokens {
 }
 
 /** One sentence about a cell: its query, its key and its weight. */
-function sentence(picture, row, column, written, read, { together, difference, share }) {
+function sentence(picture, row, column, written, read, { together, difference, share, rollout }) {
   const from = picture.writtenBy(row), to = picture.readBy(column);
   const code = picture.code(row, column);
   const links = (from[1] - from[0] + 1) * (to[1] - to[0] + 1);
@@ -91,12 +92,15 @@ function sentence(picture, row, column, written, read, { together, difference, s
     return ["Query ", written.many(from), ", key ", read.many(to), ": masked."];
   }
   const weight = code === NAN ? "NaN" : code === PLUS_INFINITY ? "+∞" : code === MINUS_INFINITY ? "−∞"
-    : picture.values ? number(picture.weight(row, column), 6)
+    : picture.isExact(row, column) ? number(picture.weight(row, column), 6)
       : `≈ ${number(picture.weight(row, column), 2)}`;
   if (together) return sentenceTogether(from, to, weight, written, read, together);
   if (share) {
     return ["Query ", written.many(from), " reads key ", read.many(to), ": ", make("b", {}, weight),
       ` of ${share.target}.`];
+  }
+  if (rollout) {
+    return ["Query ", written.many(from), ", key ", read.many(to), ": share ", make("b", {}, weight), " by rollout."];
   }
   if (difference) {
     return ["Query ", written.many(from), ", key ", read.many(to), ": A − B is ", make("b", {}, weight), "."];

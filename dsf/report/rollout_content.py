@@ -1,0 +1,134 @@
+"""What a page shows of the layers of a model together: attention rollout, after some and after all.
+
+``LayersTogether`` takes the rows of the drawn maps while these are formed once. ``content`` gives
+pictures in the form of those of a layer, or the reason for which there are none.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dsf.composite import ExplicitMap
+from dsf.evaluate import Rows
+from dsf.inspection import InspectedLayer
+from dsf.network.map_rollout import MapRollout
+from dsf.report.escaping import escaped
+from dsf.report.layer_content import bare_maps, thumbnails
+from dsf.report.selection import Selection, has_channels
+from dsf.report.views import MapView, Strongest, edges
+
+QUARTERS = 4
+
+
+class LayersTogether:
+    """The rollout of one model, of which ``content`` makes pictures.
+
+    Args:
+        layers: its layers with their drawn maps, in the order in which they ran.
+        left_out: how many of its mixers were not read.
+        side: the largest number of rows and columns of a picture.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[InspectedLayer, Selection]],
+        *,
+        left_out: int,
+        side: int,
+    ) -> None:
+        self.layers, self.left_out = layers, left_out
+        self.reason = why_not(layers)
+        self.signed = self.done = 0
+        self._pictures: list[MapView] = []
+        count = len(layers)
+        self._shown = {-(-count * k // QUARTERS) for k in range(1, QUARTERS + 1)}
+        if layers and not self.reason:
+            drawn = layers[0][1]
+            self._starts = edges(drawn.system.steps, min(side, drawn.system.steps))
+            self._samples = len(set(drawn.samples))
+            self._rollout = MapRollout(self._samples, drawn.system.steps, self._starts)
+
+    def add(self, rows: Rows) -> None:
+        """Add some rows of the layer that is drawn."""
+        if not self.reason:
+            self._rollout.add(rows, self.layers[self.done][1].samples)
+
+    def finish(self, *, signed: bool) -> None:
+        """End a layer; ``signed`` is whether any of its weights is negative."""
+        if self.reason:
+            return
+        self._rollout.finish()
+        self.done += 1
+        self.signed += signed
+        if not np.isfinite(self._rollout.shares).all():
+            self.reason = f"a weight of {self.layers[self.done - 1][0].name} is not finite"
+        elif self.done in self._shown:
+            self._pictures += [self._view(sample) for sample in range(self._samples)]
+
+    def content(self, *, model: int, exact: bool) -> dict[str, Any] | None:
+        """Pictures after a quarter, a half, three quarters and all of the layers, or the reason."""
+        if len(self.layers) < 2:  # of one layer its own map says it
+            return None
+        if self.reason:
+            return {"model": model, "reason": escaped(self.reason), "maps": []}
+        steps = self.layers[0][1].system.steps
+        facts = {
+            "layers": len(self.layers),
+            "signed": self.signed,
+            "chosen": any(drawn.chosen for _, drawn in self.layers),
+            "left_out": self.left_out,
+        }
+        return {
+            "model": model,
+            "reason": "",
+            "name": "Rollout",
+            "written": steps,
+            "read": steps,
+            "ports": 1,
+            "total": len(self._pictures),
+            "chosen": "",
+            "thumbnails": thumbnails(self._pictures),
+            "maps": bare_maps(self._pictures, exact=exact, rollout=facts),
+        }
+
+    def _view(self, sample: int) -> MapView:
+        shares, starts = self._rollout.shares[sample].astype(float), self._starts
+        lengths = np.diff(np.append(starts, len(shares)))
+        weights = np.add.reduceat(shares, starts, axis=0) / lengths[:, None]
+        strongest = Strongest()
+        strongest.add(weights, starts, starts)
+        columns = np.zeros(len(shares))
+        columns[starts] = shares.sum(axis=0)
+        first = "first" if self.done == 1 else f"first {self.done}"
+        words = "all" if self.done == len(self.layers) else f"{first} of"
+        label = f"{words} {len(self.layers)} layers"
+        return MapView(
+            label=label if self._samples == 1 else f"sample {sample}, {label}",
+            sample=sample,
+            weights=weights,
+            masked=np.triu(np.ones(weights.shape, dtype=bool), 1) & (weights == 0),
+            strongest=strongest.links(),
+            column_sums=columns,
+            row_sums=shares.sum(axis=1),
+            empty_rows=[],
+            nans=0,
+            infinities=0,
+            complex_=False,
+            signed=False,
+        )
+
+
+def why_not(layers: Sequence[tuple[InspectedLayer, Selection]]) -> str:
+    """Why the maps of some layers cannot be multiplied; empty if they can."""
+    for layer, drawn in layers:
+        steps, first = drawn.system.steps, layers[0][1]
+        if has_channels(layer):
+            return f"{layer.name} has a map for every channel, whose mean says little"
+        if layer.is_part:
+            return f"of what {layer.name} mixes only a part is shown"
+        if isinstance(drawn.system, ExplicitMap) and drawn.system.read_steps != steps:
+            return f"the queries of {layer.name} are other tokens than its keys"
+        if steps != first.system.steps or set(drawn.samples) != set(first.samples):
+            return f"{layer.name} has other tokens than {layers[0][0].name}"
+    return ""
