@@ -51,15 +51,13 @@ def code_of(error: Exception) -> int | None:
         return LIMIT
     if isinstance(error, ImportError):  # with a name: one of our own imports
         return LIMIT if error.name is None else None
-    import torch
-
-    from dsf.evaluate import MapTooLarge
+    from dsf.evaluate.memory_plan import is_out_of_memory
     from dsf.inspection import ReconstructionError
     from dsf.jobs import JobError
 
     if isinstance(error, (ReconstructionError, JobError)):
         return FAILED
-    if isinstance(error, (MapTooLarge, torch.OutOfMemoryError)):
+    if is_out_of_memory(error):
         return LIMIT
     return USAGE if isinstance(error, ValueError) else None
 
@@ -75,11 +73,23 @@ def worded(error: BaseException) -> str:
             f"what was read is no UTF-8 text, since byte {error.start} is "
             f"0x{error.object[error.start]:02x}. Check which file was given."
         )
-    if isinstance(error, MemoryError) and not str(error):
+    if _without_words(error):
+        reason = str(error).partition("\n")[0].rstrip(". ")
+        told = f" ({reason})" if reason else ""
         return (
-            "the memory of this machine ran out. Give a shorter input or fewer layers (--layers)."
+            f"the memory of this machine ran out{told}. Give a shorter input or fewer layers "
+            "(--layers)."
         )
     return str(error)
+
+
+def _without_words(error: BaseException) -> bool:
+    """Whether memory ran out, and the error is not one of ours, which say what to do."""
+    if not isinstance(error, MemoryError | RuntimeError) or type(error).__module__[:4] == "dsf.":
+        return False
+    from dsf.evaluate.memory_plan import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _named(filename: object) -> str:

@@ -108,7 +108,9 @@ def run(
 
         begun = time.perf_counter()
         watched = not (as_json or quiet)
-        inspection = inspect_checkpoint(model, prompt(), count, asked(), told=watched)
+        inspection = inspect_checkpoint(
+            model, prompt(), count, asked(), told=watched, reported=not no_report
+        )
         files: dict[str, str] = {}
         if not no_report:
             files = write_results(inspection, out, title=None, facts={}, watched=watched)

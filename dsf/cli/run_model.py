@@ -55,21 +55,25 @@ def inspect_checkpoint(
     options: Options,
     *,
     told: bool = False,
+    reported: bool = False,
 ) -> Inspection:
     """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both.
 
     Args:
         told: say before the run how much memory it will take.
+        reported: whether a report is going to be written, which has to fit as well.
 
     Raises:
         InspectionMemoryError: if it will take more memory than there is.
+        MapTooLarge: if the report will.
         LoadError: if the checkpoint is refused.
         ValueError: if the prompt or an option does not suit the model.
         InspectionError: if no layer is reproduced, or none could be read.
     """
     if options.layerwise:
         return _inspect_layerwise(path, prompt, threads, options)
-    return inspect_opened(open_checkpoint(path, prompt, threads, options), options, told=told)
+    opened = open_checkpoint(path, prompt, threads, options)
+    return inspect_opened(opened, options, told=told, reported=reported)
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,21 @@ def open_checkpoint(
     return Opened(loaded, ids, _names(ids, loaded))
 
 
-def inspect_opened(opened: Opened, options: Options, *, told: bool = False) -> Inspection:
+def inspect_opened(
+    opened: Opened, options: Options, *, told: bool = False, reported: bool = False
+) -> Inspection:
     """As ``inspect_checkpoint``, for a model in memory."""
     loaded, ids = opened.loaded, opened.ids
     memory = None if options.memory is None else options.memory * GB
     expected = memory_forecast(loaded.model, exact=options.exact, memory=memory, input_ids=ids)
-    if told and expected is not None and expected.fits:
-        say(expected.worded())
+    if expected is not None and expected.fits:
+        words = expected.worded()
+        if reported:
+            from dsf.report.memory_needs import check_report
+
+            words += f"; the report {check_report(expected) / GB:.1f} GB"
+        if told:
+            say(words)
     found = inspect(
         loaded.model,
         input_ids=ids,
@@ -192,7 +204,7 @@ def _inspect_layerwise(
         layers.extend(found)
         missed.extend(unread)
 
-    inspect_piecewise(
+    checks = inspect_piecewise(
         piecewise,
         keep,
         tolerance=options.tolerance,
@@ -211,6 +223,7 @@ def _inspect_layerwise(
         model=path,
         tokens=tuple(tuple(names) for names in _names(ids, opened)),
         environment=environment(piecewise.model),
+        checks=checks,
     )
 
 

@@ -6,6 +6,8 @@ the peak memory of one operation each, and ``block_size`` chooses how many rows 
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -29,6 +31,26 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+@contextmanager
+def naming_out_of_memory(what: str, *, cure: str) -> Iterator[None]:
+    """Inside, memory that runs out is an error that says so, with what to do.
+
+    Raises:
+        MapTooLarge: where Python, a device or the allocator of torch found no memory.
+    """
+    try:
+        yield
+    except MapTooLarge:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(". ") or type(error).__name__
+        raise MapTooLarge(
+            f"{what}: the memory of this machine ran out ({reason}). {cure}"
+        ) from error
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -87,8 +109,19 @@ def _left_of_group() -> int | None:
         return None
 
 
+SOME_ROWS = (
+    "Ask for some rows (rows=slice(0, 64)), or fold over dsf.row_blocks(system): the measures do "
+    "that by themselves."
+)
+
+
 def check_room(
-    owner: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    owner: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    cure: str = SOME_ROWS,
 ) -> None:
     """Raise if a tensor of ``shape`` would take more than half of the free memory.
 
@@ -103,8 +136,7 @@ def check_room(
         raise MapTooLarge(
             f"{owner}: a map of shape {tuple(shape)} in {str(dtype).removeprefix('torch.')} takes "
             f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free and half of that is the "
-            f"limit. Ask for some rows (rows=slice(0, 64)), or fold over dsf.row_blocks(system): "
-            f"the measures do that by themselves."
+            f"limit. {cure}"
         )
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "Inspection",
     "InspectionError",
     "InspectionMemoryError",
+    "MapsForecast",
     "NonFiniteWeightsError",
     "NothingCapturedError",
     "Port",
@@ -22,6 +23,7 @@ __all__ = [
     "Unsupported",
     "inspect",
     "inspect_piecewise",
+    "maps_forecast",
     "memory_forecast",
     "probe",
     "stored_layer",
@@ -35,6 +37,7 @@ _HOMES = {
     "Inspection": "dsf.inspection.results.layers",
     "InspectionError": "dsf.inspection.errors",
     "InspectionMemoryError": "dsf.inspection.errors",
+    "MapsForecast": "dsf.inspection.results.map_needs",
     "NonFiniteWeightsError": "dsf.inspection.errors",
     "NothingCapturedError": "dsf.inspection.errors",
     "Port": "dsf.inspection.probing.ports",
@@ -45,6 +48,7 @@ _HOMES = {
     "Unsupported": "dsf.inspection.results.layers",
     "inspect": "dsf.inspection.entry",
     "inspect_piecewise": "dsf.inspection.piecewise",
+    "maps_forecast": "dsf.inspection.results.map_needs",
     "memory_forecast": "dsf.inspection.entry",
     "probe": "dsf.inspection.entry",
     "stored_layer": "dsf.inspection.stored_weights",
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
     from dsf.inspection.probing.ports import Port
     from dsf.inspection.probing.probe import Probe
     from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
+    from dsf.inspection.results.map_needs import MapsForecast, maps_forecast
     from dsf.inspection.results.memory_forecast import Forecast
     from dsf.inspection.stored_weights import stored_layer
     from dsf.inspection.support_table import Support, support

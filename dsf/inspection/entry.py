@@ -120,7 +120,7 @@ def inspect(
         name=name,
         adapters=adapters,
         probe=probe,
-        checks=_known(checks),
+        checks=known_checks(checks),
         progress=progress,
     )
     return examine(model, question)
@@ -137,8 +137,8 @@ def memory_forecast(
     """The memory that ``dsf.inspect`` of a model on these inputs takes, without running it.
 
     An estimate from the sizes of its token mixers; of plain torch code that holds more than its
-    projections (Mamba's scan) that, too. Maps are not in it: they are computed when asked for, and
-    refused where they do not fit.
+    projections (Mamba's scan) that, too. Maps are no part of its peak: they are computed when asked
+    for, and refused where they do not fit; ``largest_maps`` and ``all_maps`` say what they take.
 
     Args:
         model: a torch module.
@@ -213,7 +213,12 @@ def probe(
     return examine(module, question)[0]
 
 
-def _known(checks: str) -> str:
+def known_checks(checks: str) -> str:
+    """What was given as ``checks``.
+
+    Raises:
+        ValueError: if it is no such word.
+    """
     if checks not in ("all", "none"):
         raise ValueError(f"checks: must be 'all' or 'none', but it is {checks!r}.")
     return checks

@@ -29,6 +29,7 @@ from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
 from dsf.inspection.recorded_run import run, without_logits
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
+from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.support_table import not_read
 from dsf.number_types import has_double
@@ -248,7 +249,7 @@ def examine_part(
     *,
     question: Question,
     chosen: ChosenAlong | None = None,
-) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...]]:
+) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...], Table]:
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
 
     The rest of the model may be on the meta device. Layers bear their names in the whole model.
@@ -256,6 +257,9 @@ def examine_part(
     Args:
         chosen: which layers are looked at, where the modules of a model follow each other; this
             takes the place of the layers of ``question``.
+
+    Returns:
+        The layers, what was not read, and what the run of this module was asked and answered.
 
     Raises:
         InspectionError: if the module cannot be run on these inputs.
@@ -267,14 +271,25 @@ def examine_part(
     known = {at: each for at, each in known_modules(model).items() if _within(path, at)}
     with isolated(part):
         watched = {at: model.get_submodule(at) for at in known}
-        calls = run(model, watched, inputs, named, part=part)
-        seen = {call.name for call in calls}
+
+        def recorded(tracker: Tracker | None) -> list[Call]:
+            return run(model, watched, inputs, named, part=part, tracker=tracker)
+
+        tracker = Tracker() if question.checks != "none" and _can_be_asked(part) else None
+        calls = recorded(tracker)
+        if tracker is not None and tracker.disputed:
+            tracker = Tracker(tracker.disputed)
+            calls = recorded(tracker)
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
+        further = Further()
+        with guarded(part):
+            calls, found = _asked(tracker, calls, further, lambda *_: Further())
         choose = None if chosen is None else chosen.of_block
-        made = _rebuilt(calls, known, limits, question, Findings(), Further(), choose=choose)
-    missed = (each for each in not_read(model, seen, set(known)) if _within(path, each.name))
-    refused = (part for _, part in made.refused)
-    return tuple(layer for _, layer in made.layers), (*refused, *missed)
+        made = _rebuilt(calls, known, limits, question, found, further, choose=choose)
+    missed = _unread(model, _paths(model, calls), set(known), found, further)
+    refused = (one for _, one in made.refused)
+    inside = (one for one in missed if _within(path, one.name))
+    return tuple(layer for _, layer in made.layers), (*refused, *inside), found.table
 
 
 def _within(root: str, path: str) -> bool:

@@ -46,6 +46,9 @@ def forecast(
     if tokens is None or not mixers:
         return None
     size = dtype_of(model).itemsize
+    samples = _samples(model, (*inputs, *named.values()))
+    square = samples * (tokens // samples) ** 2 * DOUBLE
+    maps = [square * _maps(known, model, each) for each in _all_mixers(model, known)]
     running = max((_run(model, known, each, tokens, size) for each in mixers), default=0)
     double = max((_run(model, known, each, tokens, DOUBLE) for each in mixers), default=0)
     ends = [sum(_ends(each)) * tokens for each in mixers]
@@ -62,7 +65,43 @@ def forecast(
         rebuilt=REBUILT * max(widths) * DOUBLE // 2,
         kept=int(share * (sum(ends) + sum(widths) // 2) * DOUBLE),
         available=free_memory(device) if memory is None else int(memory),
+        samples=samples,
+        largest_maps=max(maps),
+        all_maps=int(share * sum(maps)),
     )
+
+
+# What modules call the number of their heads, and the width where every channel has a map.
+HEADS = ("num_v_heads", "num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
+CHANNELS = ("intermediate_size", "lru_width", "attention_hidden_size", "hidden_size")
+
+
+def _maps(known: Known, model: nn.Module, module: nn.Module) -> int:
+    """How many maps a module has for every sample, as far as its sizes tell it; 1 if they do not.
+
+    A module that is found to keep another number is still inspected: maps are refused by their true
+    size when they are asked for.
+    """
+    axes = next((known[path][0].axes for path in known if model.get_submodule(path) is module), ())
+    if "channel" in axes:  # of all heads together
+        return _first(module, CHANNELS, CHANNELS[-1:])
+    return _first(module, HEADS, HEADS)
+
+
+def _first(module: nn.Module, own: tuple[str, ...], of_config: tuple[str, ...]) -> int:
+    """The first positive number that a module, or its configuration, has under these names."""
+    config = getattr(module, "config", None)
+    found = [getattr(module, name, None) for name in own]
+    found += [getattr(config, name, None) for name in of_config]
+    return next((each for each in found if type(each) is int and each > 0), 1)
+
+
+def _samples(model: nn.Module, given: tuple[Any, ...]) -> int:
+    for part in given:
+        if isinstance(part, Tensor) and part.ndim >= 2:
+            first = part.is_floating_point() and getattr(model, "batch_first", None) is False
+            return max(1, part.shape[1 if first else 0])
+    return 1
 
 
 def _run(model: nn.Module, known: Known, module: nn.Module, tokens: int, size: int) -> int:
@@ -87,6 +126,13 @@ def _attentions(model: nn.Module) -> Iterator[nn.Module]:
     for module in model.modules():
         if LOOKS_LIKE_A_MIXER.search(type(module).__name__):
             yield module
+
+
+def _all_mixers(model: nn.Module, known: Known) -> list[nn.Module]:
+    """The modules that adapters read, and attentions beside them: the softmax layers of hybrids."""
+    inside = {part for path in known for part in model.get_submodule(path).modules()}
+    found = [model.get_submodule(path) for path in known]
+    return [*found, *(each for each in _attentions(model) if each not in inside)]
 
 
 def _matrices(module: nn.Module) -> list[tuple[int, int]]:

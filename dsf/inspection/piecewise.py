@@ -11,6 +11,7 @@ from dsf.evaluate.memory_plan import GB, free_memory
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.screening import check_open_weights
 from dsf.inspection.choice import Chosen, ChosenAlong
+from dsf.inspection.entry import known_checks
 from dsf.inspection.errors import (
     InspectionError,
     InspectionMemoryError,
@@ -21,6 +22,7 @@ from dsf.inspection.families.registry import known_modules
 from dsf.inspection.memory_needs import forecast
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import InspectedLayer, Unsupported
+from dsf.inspection.results.table import Record, Table
 from dsf.loading.piecewise import PiecewiseModel
 
 Visit = Callable[[Sequence[InspectedLayer], Sequence[Unsupported]], None]
@@ -37,8 +39,9 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
     heads: Chosen = None,
     memory: float | None = None,
     keeps: bool = False,
+    checks: str = "all",
     **named: Any,
-) -> None:
+) -> Table:
     """Run the body of a model once and pass the layers of every block to ``visit``.
 
     The weights of a block are in memory only while it runs. Every layer is compared with its
@@ -53,7 +56,15 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
             neither rebuilt nor passed on.
         memory: how many bytes it may take; by default what this process may still take.
         keeps: whether ``visit`` keeps the layers, so that all of them have to fit together.
+        checks: as for ``dsf.inspect``, each block by itself: what mixes tokens outside of the
+            blocks, or in a block through what another one made, is not asked. ``"all"`` repeats
+            single modules of the block that is in memory, with its inputs alone; ``"none"`` leaves
+            it out.
         named: what the model is called with, such as ``input_ids=...``.
+
+    Returns:
+        What the run was asked about the modules of every block in which tokens meet, and what it
+        answered, as ``Inspection.checks`` has it; without records if it was not asked.
 
     Raises:
         LoadError: if a weight is missing.
@@ -63,6 +74,7 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
         NonFiniteWeightsError: if a weight is NaN or infinite.
         ReconstructionError: if a rebuilt layer does not reproduce its output.
         NothingCapturedError: if no layer could be read.
+        ValueError: if ``checks`` is neither ``"all"`` nor ``"none"``.
     """
     if not piecewise.blocks:
         raise InspectionError(
@@ -70,13 +82,19 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
             "block. Load the whole model and use dsf.inspect."
         )
     model, seen = piecewise.model, 0
-    question = Question(tolerance=tolerance, strict=strict, heads=heads)
+    question = Question(
+        tolerance=tolerance, strict=strict, heads=heads, checks=known_checks(checks)
+    )
+    asked: list[Record] = []
     chosen = None if layers is None else ChosenAlong(layers)
-    _check_memory(piecewise, named, memory=memory, keeps=keeps and layers is None)
+    check_memory(piecewise, named, memory=memory, keeps=keeps and layers is None)
 
     def look(path: str, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
         nonlocal seen
-        found, missed = examine_part(model, path, inputs, given, question=question, chosen=chosen)
+        found, missed, answers = examine_part(
+            model, path, inputs, given, question=question, chosen=chosen
+        )
+        asked.extend(answers)
         seen += len(found)
         visit(found, missed)
 
@@ -91,9 +109,10 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
         chosen.check()
     if not seen:
         raise NothingCapturedError(f"{type(model).__name__}: no token mixer could be read.")
+    return Table(tuple(asked))
 
 
-def _check_memory(
+def check_memory(
     piecewise: PiecewiseModel, named: dict[str, Any], *, memory: float | None, keeps: bool
 ) -> None:
     """Raise where the weights of one block, its run and its layers do not fit together."""

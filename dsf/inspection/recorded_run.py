@@ -66,7 +66,9 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         recording(recorded, calls, exchange, where),
         nullcontext() if listener is None else listener(where),
         guarded(model),
-        nullcontext() if tracker is None else tracker.following(where, model, inputs, named),
+        nullcontext()
+        if tracker is None
+        else tracker.following(where, part or model, inputs, named),
     ):
         try:
             if part is None:

@@ -1,11 +1,12 @@
 """Measures a model on many prompts, in units that any executor runs and that can be resumed."""
 
 from dsf.jobs.executors import cluster, in_process, processes
-from dsf.jobs.prompts import JobError, measure_prompts
+from dsf.jobs.prompts import JobError, JobMemoryError, measure_prompts
 from dsf.jobs.summaries import gather, summary
 
 __all__ = [
     "JobError",
+    "JobMemoryError",
     "cluster",
     "gather",
     "in_process",

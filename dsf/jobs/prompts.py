@@ -12,7 +12,7 @@ from dsf.jobs.executors import Executor, in_process
 from dsf.jobs.plan import Plan, claim
 from dsf.jobs.storage import is_finished, remove_unfinished
 from dsf.jobs.summaries import summary
-from dsf.jobs.work import work
+from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes
 from dsf.saving import write_inside
 
@@ -22,6 +22,10 @@ SHOWN = 3
 
 class JobError(RuntimeError):
     """Some units failed; the others are finished, and the next call runs only the failed ones."""
+
+
+class JobMemoryError(JobError, MemoryError):
+    """The same where every unit that failed ran out of memory."""
 
 
 def measure_prompts(
@@ -69,7 +73,10 @@ def measure_prompts(
         ValueError: if an argument is out of range, or the folder holds another job, a link, or
             something that is no job under the names of one.
         LoadError: if the checkpoint is refused.
-        JobError: if some units failed, after all others are finished.
+        InspectionMemoryError: if the largest unit would take more memory than there is; told
+            before the first one runs.
+        JobError: if some units failed, after all others are finished; ``JobMemoryError`` where all
+            of these ran out of memory.
 
     >>> import dsf, tempfile
     >>> from dsf.models import folder
@@ -88,6 +95,7 @@ def measure_prompts(
     claim(place, plan)
     units = plan.units
     missing = [unit for unit in units if not is_finished(place, unit)]
+    check_first(plan, missing, loads=executor is in_process)
     done, failed = len(units) - len(missing), {}
     for unit, trouble in executor(partial(work, plan, place, threads=threads), missing):
         done += 1
@@ -98,7 +106,10 @@ def measure_prompts(
     if failed:
         reasons = "; ".join(f"{name}: {trouble}" for name, trouble in list(failed.items())[:SHOWN])
         more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
-        raise JobError(f"{len(failed)} of {len(units)} units failed. {reasons}{more}")
+        told = f"{len(failed)} of {len(units)} units failed. {reasons}{more}"
+        if all(trouble.startswith(OUT_OF_MEMORY) for trouble in failed.values()):
+            raise JobMemoryError(told)
+        raise JobError(told)
     remove_unfinished(place, units)
     table = summary(place)
     text = table.to_csv()

@@ -7,13 +7,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsf.inspection import InspectedLayer, Unsupported, inspect, inspect_piecewise
+from dsf.evaluate.memory_plan import is_out_of_memory
+from dsf.inspection import (
+    InspectedLayer,
+    Unsupported,
+    inspect,
+    inspect_piecewise,
+    memory_forecast,
+)
+from dsf.inspection.piecewise import check_memory
 from dsf.inspection.results.measurements import QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
 from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
-from dsf.loading import LoadedModel, PiecewiseModel, load_model, open_piecewise
+from dsf.loading import LoadedModel, LoadError, PiecewiseModel, load_model, open_piecewise
 from dsf.threads import limited_to
+
+OUT_OF_MEMORY = "out of memory"
 
 
 def work(plan: Plan, folder: Path, unit: Unit, *, threads: int = 1) -> Outcome:
@@ -27,7 +37,8 @@ def work(plan: Plan, folder: Path, unit: Unit, *, threads: int = 1) -> Outcome:
         with limited_to(threads):
             _measure(plan, folder, unit)
     except Exception as error:
-        return unit, f"{type(error).__name__}: {error}"
+        kind = OUT_OF_MEMORY if is_out_of_memory(error) else type(error).__name__
+        return unit, f"{kind}: {error}"
     return unit, None
 
 
@@ -82,3 +93,35 @@ def _loaded(model: str) -> LoadedModel:
 @lru_cache(maxsize=1)
 def _opened(model: str) -> PiecewiseModel:
     return open_piecewise(model)
+
+
+def check_first(plan: Plan, units: Sequence[Unit], *, loads: bool) -> None:
+    """Refuse a job whose largest unit does not fit into the memory, before any unit runs.
+
+    Args:
+        loads: whether this process runs the units itself, so that it needs the model anyway; else
+            the sizes of its modules are read without the weights, where the files allow that.
+
+    Raises:
+        InspectionMemoryError: with the sizes and what to do.
+        LoadError: if the checkpoint is refused.
+    """
+    if not units:
+        return
+    samples, steps = max(
+        ((len(unit.prompts), len(plan.prompts[unit.prompts[0]])) for unit in units),
+        key=lambda size: size[0] * size[1],
+    )
+    ids = torch.zeros(samples, steps, dtype=torch.long)
+    if plan.layerwise:
+        check_memory(_opened(plan.model), {"input_ids": ids}, memory=None, keeps=False)
+        return
+    try:
+        model = _loaded(plan.model).model if loads else _opened(plan.model).model
+    except LoadError:
+        if loads:
+            raise
+        return  # such as quantised weights: the units themselves tell it
+    expected = memory_forecast(model, input_ids=ids)
+    if expected is not None:
+        expected.check(f"{plan.model}, {samples} prompts of {steps} tokens at a time")

@@ -25,6 +25,7 @@ from dsf.inspection.choice import Chosen
 from dsf.report.escaping import escaped
 from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import MASKED, decoded
+from dsf.report.memory_needs import within_memory
 from dsf.report.selection import select
 from dsf.report.subjects import narrowed_one
 from dsf.report.views import MapView, views
@@ -171,6 +172,7 @@ def draw_grid(
 
     Raises:
         InspectionError: if there is no such layer or head.
+        MapTooLarge: if drawing one of the layers would take more memory than there is.
         ValueError: if the inspection has no layer, ``most`` or ``across`` is less than 1, or the
             ending is no known format.
     """
@@ -180,8 +182,9 @@ def draw_grid(
         if number is not None and number < 1:
             raise ValueError(f"draw_grid: '{name}' must be at least 1, but it is {number}.")
     inspection = narrowed_one(inspection, layers, heads)
-    pictures = [layer_picture(layer, side=SIDE) for layer in inspection]
-    rows = [_row(*each, most) for each in zip(inspection, pictures, strict=True)]
+    with within_memory("draw_grid", inspection, whole=False):
+        pictures = [layer_picture(layer, side=SIDE) for layer in inspection]
+        rows = [_row(*each, most) for each in zip(inspection, pictures, strict=True)]
     lines = [
         (layer, picture, row[at : at + across], at == 0)
         for layer, picture, row in zip(inspection, pictures, rows, strict=True)

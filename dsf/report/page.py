@@ -18,6 +18,7 @@ from dsf.report.attribution_content import explained
 from dsf.report.content import Grid, content, embedded
 from dsf.report.escaping import escaped
 from dsf.report.full_resolution import FULL_BYTES
+from dsf.report.memory_needs import within_memory
 from dsf.report.subjects import Decided, Shown, Subject, narrowed, subjects
 from dsf.report.viewer import EXPLORER, file_of, script_of, style_of
 from dsf.report.views import Progress, ignored
@@ -85,19 +86,22 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
             layer has as many tokens as ``grid`` has patches, ``attribution`` is of other tokens,
             or ``intervention`` of a model without logits.
         TypeError: if ``attribution`` is no attribution.
+        MapTooLarge: if drawing one of the layers would take more memory than there is; told before
+            the first map is drawn.
     """
     inspection = narrowed(inspection, layers, heads)
     shown = subjects(inspection, verdicts)
-    data = content(
-        inspection,
-        verdicts=verdicts,
-        grid=grid,
-        full_resolution=full_resolution,
-        explained=explained(inspection, attribution, target, paths),
-        intervention=intervention,
-        progress=progress,
-    )
-    page = rendered(shown, data, title=title, facts=facts or {})
+    with within_memory("write_report", inspection, whole=full_resolution > 0):
+        data = content(
+            inspection,
+            verdicts=verdicts,
+            grid=grid,
+            full_resolution=full_resolution,
+            explained=explained(inspection, attribution, target, paths),
+            intervention=intervention,
+            progress=progress,
+        )
+        page = rendered(shown, data, title=title, facts=facts or {})
     return replace_file(path, lambda draft: draft.write_text(page, encoding="utf-8"))
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -72,7 +74,7 @@ def test_check_takes_the_same_choice_and_keeps_each_apart(run, checkpoint, only_
         assert words.stderr.removeprefix("dsf check") == same.stderr.removeprefix("dsf inspect")
 
 
-def test_memory_is_told_before_the_run_or_refused(run, checkpoint, only_object):
+def test_memory_is_told_before_the_run_or_refused(run, checkpoint, only_object, monkeypatch):
     told = run("inspect", checkpoint, "--ids", "5 6 7", "--no-report", "--memory", "1")
     assert told.exit_code == 0, told.output
     assert told.stdout.startswith("memory: about 0.3 GB of 1.0 GB at the peak")
@@ -83,12 +85,31 @@ def test_memory_is_told_before_the_run_or_refused(run, checkpoint, only_object):
     assert (refused.exit_code, found["error"]["kind"]) == (3, "InspectionMemoryError")
     assert "0.1 GB are available" in found["error"]["message"]
     assert run("inspect", checkpoint, "--ids", "5", "--memory", "0").exit_code == 2
+    monkeypatch.setattr("dsf.report.memory_needs.SPARE", 10**9)
+    with_report = run("inspect", checkpoint, "--ids", "5 6 7", "--memory", "0.3")
+    assert with_report.exit_code == 3
+    assert re.search(r"the report takes about .* GB are available.*--no-report", with_report.stderr)
+    assert not Path("dsf-report").exists()
     by_block = run("inspect", checkpoint, "--ids", "5", "--memory", "0.1", "--layerwise")
     assert by_block.exit_code == 3
     assert "block by block on 1 tokens takes" in by_block.stderr
     beside = run("inspect", checkpoint, "--ids", "5", "--exact", "--layerwise")
     assert beside.exit_code == 2
     assert "--layerwise and --exact exclude each other" in beside.stderr
+
+
+def test_memory_that_runs_out_inside_of_torch_is_a_limit_and_no_fault(run, checkpoint, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 9999999999999 bytes. Error code 12"
+        )
+
+    monkeypatch.setattr("dsf.cli.layers.layer_facts", fails)
+    done = run("inspect", checkpoint, "--ids", "5 6 7", "--no-report", "--quiet")
+    assert done.exit_code == 3, done.output
+    assert re.search(r"memory of this machine ran out .*Give a shorter input", done.stderr)
+    assert "fault of dsf" not in done.stderr
 
 
 def test_the_same_input_gives_the_same_fingerprint(run, checkpoint, only_object):

@@ -32,6 +32,55 @@ def test_the_layers_are_those_of_the_whole_model(name):
         torch.testing.assert_close(layer.map(), other.map(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_block_is_asked_is_answered_as_in_the_whole_model(name):
+    expected = dsf.inspect(folder(name), input_ids=IDS)
+    layers, checks = [], None
+
+    def keep(found, missed):
+        layers.extend(found)
+        assert not missed
+
+    checks = inspect_piecewise(open_piecewise(folder(name)), keep, input_ids=IDS)
+    assert bool(len(expected.checks)) == (name in ("llama", "qwen3_next"))
+    assert facts(checks) == facts(expected.checks)
+    for layer, other in zip(layers, expected, strict=True):
+        assert (layer.share, layer.columns) == (other.share, other.columns)
+        assert facts(layer.checks) == facts(other.checks)
+        for mine, its in (
+            (layer.row_tokens, other.row_tokens),
+            (layer.column_tokens, other.column_tokens),
+        ):
+            assert (mine is None) == (its is None)
+            assert mine is None or torch.equal(mine, its)
+    silent = inspect_piecewise(
+        open_piecewise(folder(name)), lambda *_: None, input_ids=IDS, checks="none"
+    )
+    assert not len(silent)
+
+
+def facts(table):
+    names = ("module", "question", "answer")
+    return [tuple(record[name] for name in names) for record in table]
+
+
+def test_a_second_path_in_a_block_is_told(monkeypatch):
+    """A block that also adds the mean of all tokens, which no adapter reads."""
+    piecewise = open_piecewise(folder("llama"))
+    attention = type(piecewise.model.model.layers[0].self_attn)
+    forward = attention.forward
+
+    def leaky(self, hidden_states, **named):
+        found, *rest = forward(self, hidden_states=hidden_states, **named)
+        return found + hidden_states.mean(dim=1, keepdim=True), *rest
+
+    monkeypatch.setattr(attention, "forward", leaky)
+    layers = layers_of(piecewise, input_ids=IDS)
+    read = [layer for layer in layers if hasattr(layer, "share")]
+    assert not any(layer.share > 0.999 for layer in read)
+    assert any("a part" in layer.reason for layer in layers if not hasattr(layer, "share"))
+
+
 def test_one_block_is_open_at_a_time_and_none_at_the_end():
     piecewise = open_piecewise(folder("qwen3_next"))
     model, open_blocks = piecewise.model, []

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import dsf
+from dsf.cli.errors import code_of
+from dsf.inspection import InspectionMemoryError
 from dsf.inspection.results import measurements
 from dsf.inspection.results.measurements import measured
 from dsf.jobs import plan, prompts, storage, work
@@ -50,6 +52,38 @@ def test_a_limit_on_the_error_reaches_every_layer(tmp_path):
         measure(tmp_path / "loose", PROMPTS[2:3])
     with pytest.raises(ValueError, match=r"tolerance is 2\.0"):
         measure(tmp_path / "other", tolerance=2.0)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_a_unit_that_does_not_fit_is_refused_before_the_first_runs(
+    tmp_path, monkeypatch, layerwise
+):
+    monkeypatch.setattr("dsf.inspection.memory_needs.free_memory", lambda _: 10**8)
+    monkeypatch.setattr("dsf.inspection.piecewise.free_memory", lambda _: 10**8)
+
+    def ran(*_, **__):
+        raise AssertionError("a unit ran")
+
+    monkeypatch.setattr(prompts, "work", ran)
+    with pytest.raises(InspectionMemoryError, match=r"10 tokens takes .* 0\.1 GB are available"):
+        measure(tmp_path, batch=2, layerwise=layerwise)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")]
+)
+def test_memory_that_runs_out_in_every_failed_unit_is_told_apart(tmp_path, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(work, "inspect", fails)
+    with pytest.raises(dsf.jobs.JobMemoryError, match=r"4 of 4 units failed.*out of memory"):
+        measure(tmp_path)
+    assert code_of(dsf.jobs.JobMemoryError("all of them")) == 3
+    monkeypatch.setattr(work, "inspect", lambda *_, **__: 1 / 0)
+    with pytest.raises(dsf.jobs.JobError) as told:
+        measure(tmp_path)
+    assert not isinstance(told.value, MemoryError)
 
 
 def test_neighbours_of_one_length_share_a_unit():

@@ -15,9 +15,11 @@ from dsf.algebra import select
 from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
+from dsf.evaluate.memory_plan import check_room, naming_out_of_memory
 from dsf.inspection.capture.disk_store import Stored
 from dsf.inspection.capture.integrity import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.results.map_needs import INSTEAD_OF_MAPS, map_size, maps_forecast
 from dsf.inspection.results.table import Table
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.contribution_norms import Contributions
@@ -112,10 +114,15 @@ class InspectedLayer:
         """The attention map of the layer, or some of its rows.
 
         Raises:
-            MapTooLarge: if it would take more than half of the free memory.
+            MapTooLarge: if it would take more than half of the free memory, before anything is
+                computed, or where the memory runs out all the same.
             ReconstructionError: if the mixer was altered after it was compared with the layer.
         """
-        return attention_map(self.system, rows)
+        with naming_out_of_memory(f"{self.name}: its map", cure=INSTEAD_OF_MAPS):
+            system = self.system
+            if rows is None:
+                check_room(f"{self.name}: all its maps", *map_size(system), cure=INSTEAD_OF_MAPS)
+            return attention_map(system, rows)
 
     def __getattr__(self, name: str) -> Any:
         stored = vars(self).get("stored")
@@ -367,6 +374,20 @@ class Inspection(Sequence[InspectedLayer]):
 
     def __iter__(self) -> Iterator[InspectedLayer]:
         return iter(self.layers)
+
+    def maps(
+        self, rows: Selection | None = None
+    ) -> dict[str, Shaped[Tensor, "*batch rows columns"]]:
+        """The maps of all layers by their names, or some rows of each.
+
+        Raises:
+            MapTooLarge: if all of them together would take more than half of the free memory; told
+                before the first is computed. See ``dsf.inspection.maps_forecast``.
+            ReconstructionError: if a mixer was altered after it was compared with its layer.
+        """
+        if rows is None:
+            maps_forecast(self).check(self.model or "inspection.maps")
+        return {layer.name: layer.map(rows) for layer in self}
 
     def measure(self) -> Table:
         """Every quantity of every map: one record for each layer, batch index and quantity."""

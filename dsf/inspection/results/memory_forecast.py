@@ -23,6 +23,10 @@ class Forecast:
         rebuilt: the largest layer while it is rebuilt and compared.
         kept: what all rebuilt layers keep.
         available: what this process may still take; None where that is not known.
+        samples: how many the tokens belong to.
+        largest_maps, all_maps: all maps of the layer with the most, and of all layers, where they
+            are asked for; no part of the peak. Counted from the heads or channels that modules
+            name, so an estimate as well.
     """
 
     tokens: int
@@ -33,6 +37,9 @@ class Forecast:
     rebuilt: int
     kept: int
     available: int | None
+    samples: int = 1
+    largest_maps: int = 0
+    all_maps: int = 0
 
     @property
     def peak(self) -> int:
@@ -92,7 +99,8 @@ class Forecast:
         return (
             f"memory: about {_gb(peak)}{there} at the peak (the model's run {_gb(self.run)}, one "
             f"layer in float64 {_gb(self.in_float64)}; {_gb(self.recorded)} recorded and "
-            f"{_gb(self.kept)} kept, {where})"
+            f"{_gb(self.kept)} kept, {where}); maps, where they are asked for: up to "
+            f"{_gb(self.largest_maps)} of one layer, {_gb(self.all_maps)} of all"
         )
 
     def facts(self) -> dict[str, Any]:

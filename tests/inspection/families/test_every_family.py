@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dsf
+from dsf.inspection import memory_forecast
 from tests.inspection.families.tiny_models import (
     FAMILIES,
     build,
@@ -50,8 +51,14 @@ def test_a_float64_model_is_rebuilt_to_rounding(family, padding):
     assert max(layer.tolerance for layer in inspection) <= limit
 
 
-def test_axes_name_the_batch_of_the_system(family):
-    for layer in dsf.inspect(build(family), **inputs(5)):
+def test_axes_name_the_batch_of_the_system_and_their_number_is_foretold(family):
+    model = build(family)
+    expected = memory_forecast(model, **inputs(5))
+    found = dsf.inspect(model, **inputs(5))
+    count = [layer.system.batch.numel() for layer in found]
+    assert expected.samples == 2
+    assert (expected.largest_maps, expected.all_maps) == (200 * max(count), 200 * sum(count))
+    for layer in found:
         batch = layer.map().shape[:-2]
         assert len(layer.axes) == len(batch)
         assert layer.axes[0] == "sample"
