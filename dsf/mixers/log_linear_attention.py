@@ -1,6 +1,6 @@
 r"""Log-linear attention: weights are scaled by the distance of the key in powers of two.
 
-    a_ij = scale_i[level(i, j)] exp(Σ_{s=j+1..i} g_s) q_i.k_j        o_i = Σ_{j<=i} a_ij v_j
+    a_ij = scale_i[level(i, j)] exp(Σ_{s=j+1..i} g_s) q_i.k_j    o_i = Σ_{j<=i} a_ij v_j + d v_i
 
 with level(i, j) the number of binary digits of i xor j, tokens counted from 0: level 0 is the token
 itself, before it come blocks of at most 1, 2, 4, ... tokens. A recurrence with one memory for every
@@ -30,19 +30,26 @@ class LogLinearRows(PairRows):
 
     log_decay: Float[Tensor, "*batch time"]
     level_scale: Float[Tensor, "*batch time level"]
+    feedthrough: Float[Tensor, "*batch"] | None
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
         scores = self.scores(start, stop)
         level = self._levels(start, stop).expand(scores.shape)
         by_level = self.level_scale[..., start:stop, :].gather(-1, level)
         weights = by_level * faded(self.log_decay, start, stop).exp() * scores
-        return weights.masked_fill(self.ahead(start, stop), 0).unsqueeze(-2)
+        weights = weights.masked_fill(self.ahead(start, stop), 0)
+        if self.feedthrough is not None:
+            own = torch.arange(weights.shape[-1], device=self.device) == self._written(start, stop)
+            weights = weights + torch.where(own, self.feedthrough[..., None, None], 0)
+        return weights.unsqueeze(-2)
 
     def _levels(self, start: int, stop: int) -> Tensor:
-        written = torch.arange(start, stop, device=self.device)[:, None]
         read = torch.arange(self.key.shape[-2], device=self.device)
-        apart = (written ^ read).to(exact_dtype(torch.float32, self.device))
+        apart = (self._written(start, stop) ^ read).to(exact_dtype(torch.float32, self.device))
         return torch.frexp(apart).exponent.long()
+
+    def _written(self, start: int, stop: int) -> Tensor:
+        return torch.arange(start, stop, device=self.device)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -55,6 +62,7 @@ class LogLinearAttention(Mixer):
         log_decay: g_s, nats per token, at most 0.
         level_scale: factors of the query on each level; T tokens need one level more than T - 1 has
             binary digits.
+        feedthrough: d, what a token adds to the weight of itself; none when absent.
 
     Raises:
         ShapeError: if there are fewer levels than the sequence needs.
@@ -65,6 +73,7 @@ class LogLinearAttention(Mixer):
     value: Float[Tensor, "*batch time channel"]
     log_decay: Float[Tensor, "*batch time"]
     level_scale: Float[Tensor, "*batch time level"]
+    feedthrough: Float[Tensor, "*batch"] | None = None
 
     source: ClassVar[str] = "arXiv:2506.04761"
 
@@ -85,6 +94,7 @@ class LogLinearAttention(Mixer):
                 scale=1.0,
                 log_decay=self.log_decay,
                 level_scale=self.level_scale,
+                feedthrough=self.feedthrough,
             )
         )
 
@@ -99,6 +109,7 @@ class LogLinearAttention(Mixer):
             value=normal(rng, 2, steps, 3),
             log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
             level_scale=uniform(rng, 2, steps, levels_of(steps), low=0.2, high=2.0),
+            feedthrough=normal(rng, 2),
         )
 
 

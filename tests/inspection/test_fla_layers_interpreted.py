@@ -6,6 +6,8 @@ kernels ask for what the interpreter has not. Collected only on a GPU or by ``te
 
 import inspect
 import warnings
+from importlib import import_module
+from itertools import pairwise
 
 import pytest
 import torch
@@ -21,6 +23,8 @@ SINGLE, TOKENS, HIDDEN, WIDTH = 3e-6, 21, 5, 32
 HEADS = {"num_heads": 2}
 WIDE = HEADS | {"head_dim": 16}
 RAMP = {"num_heads": 2, "expand_ratio": 16}
+RWKV7 = {"head_dim": 16, "num_hidden_layers": 2}
+STATES = {"head_dim": 16, "state_size": 8}
 
 CASES = {
     "gla, groups": ("GatedLinearAttention", {"num_heads": 4, "num_kv_heads": 2}),
@@ -63,7 +67,67 @@ CASES = {
         "KimiDeltaAttention",
         WIDE | {"safe_gate": True, "lower_bound": -5.0, "allow_neg_eigval": True},
     ),
+    "simple_gla, groups": (
+        "SimpleGatedLinearAttention",
+        {"num_heads": 4, "num_kv_heads": 2, "gate_logit_normalizer": 2},
+    ),
+    "simple_gla, plain": (
+        "SimpleGatedLinearAttention",
+        HEADS | {"use_short_conv": False, "feature_map": "relu", "gate_fn": "sigmoid"},
+    ),
+    "hgrn": ("HGRNAttention", {}),
+    "hgrn, convolved": ("HGRNAttention", {"use_short_conv": True, "expand_ratio": 2}),
+    "rwkv6": ("RWKV6Attention", HEADS | {"proj_low_rank_dim": 4, "gate_low_rank_dim": 8}),
+    "rwkv7": ("RWKV7Attention", RWKV7),
+    "rwkv7, fused norm": ("RWKV7Attention", RWKV7 | {"fuse_norm": True}),
+    "gsa": ("GatedSlotAttention", HEADS | {"num_slots": 8}),
+    "gsa, groups": (
+        "GatedSlotAttention",
+        {"num_heads": 4, "num_kv_heads": 2, "use_short_conv": True, "feature_map": "relu"},
+    ),
+    "gated_deltaproduct": ("GatedDeltaProduct", WIDE | {"num_v_heads": 4}),
+    "gated_deltaproduct, three": (
+        "GatedDeltaProduct",
+        WIDE
+        | {
+            "num_householder": 3,
+            "use_forget_gate": False,
+            "use_output_gate": False,
+            "allow_neg_eigval": False,
+            "use_short_conv": False,
+        },
+    ),
+    "comba": ("Comba", WIDE | {"num_v_heads": 4}),
+    "comba, plain": (
+        "Comba",
+        WIDE
+        | {
+            "use_output_gate": False,
+            "use_output_correction": False,
+            "use_inner_decay": False,
+            "use_short_conv": False,
+        },
+    ),
+    "mesa_net": ("MesaNet", WIDE),
+    "mesa_net, gate": ("MesaNet", WIDE | {"use_output_gate": True}),
+    "forgetting": ("ForgettingAttention", HEADS | {"qkv_bias": True}),
+    "forgetting, groups": (
+        "ForgettingAttention",
+        {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True, "use_output_gate": True},
+    ),
+    "path": ("PaTHAttention", HEADS | {"use_low_rank_w": False}),
+    "path, groups": (
+        "PaTHAttention",
+        HEADS | {"num_kv_heads": 1, "use_forget_gate": True, "use_qk_norm": True},
+    ),
+    "mamba": ("Mamba", {"state_size": 4, "intermediate_size": 48}),
+    "mamba2": ("Mamba2", STATES),
+    "mamba2, norm first": ("Mamba2", STATES | {"norm_before_gate": True}),
+    "log-linear": ("LogLinearMamba2", STATES | {"num_heads": 4, "n_groups": 2}),
 }
+ONLY_MIXER = {"RWKV6Attention", "RWKV7Attention", "GatedDeltaProduct"}
+WITHOUT_MASK = {"PaTHAttention"}
+"""The layer fails with a padding mask and no cache."""
 
 
 class Interpreted:
@@ -112,13 +176,55 @@ def layers():
 
         if not torch.cuda.is_available():
             triton.runtime.driver.set_active(Interpreted())
+            tuner = triton.runtime.autotuner.Autotuner  # all configurations give the same
+            patch.setattr(tuner, "prune_configs", lambda self, _: self.configs[:1])
         yield fla.layers
 
 
-def build(layers, name):
+def by_reference(kind, made, patch):
+    """A layer whose kernels Triton's interpreter cannot run calls the package's own reference."""
+    if kind == "LogLinearMamba2":
+        from fla.ops.log_linear_attn.naive import naive_log_linear_attn
+
+        def attend(*, q, k, v, g, level_scales, scale, **_):
+            return naive_log_linear_attn(q, k, v, g, level_scales, scale), None
+
+        class Anywhere(made):
+            def forward(self, hidden_states, attention_mask=None, **_):
+                return self.cuda_kernels_forward(hidden_states, None, False, attention_mask)[0]
+
+        module = import_module("fla.layers.log_linear_mamba2")
+        patch.setattr(module, "chunk_log_linear_attn", attend)
+        return Anywhere
+    if kind == "MesaNet":
+        from fla.ops.mesa_net.naive import naive_mesa_net_CG
+
+        def solve(q, k, lamb, cu_seqlens, max_CG_iteration, **parts):
+            bounds = [0, q.shape[1]] if cu_seqlens is None else cu_seqlens.tolist()
+            parts = {name: parts[name] for name in ("v", "g", "beta")}
+            parts |= {"q": unit(q), "k": unit(k)}
+            outputs = []
+            for start, stop in pairwise(bounds):
+                here = {name: part[:, start:stop] for name, part in parts.items()}
+                size = {"chunk_size": stop - start, "max_CG_iteration": max_CG_iteration}
+                outputs.append(naive_mesa_net_CG(lamb=lamb, **here, **size)[0])
+            return torch.cat(outputs, dim=1), None, None
+
+        patch.setattr(import_module("fla.layers.mesa_net"), "chunk_mesa_net", solve)
+    return made
+
+
+def unit(x):
+    return x / (x.square().sum(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+
+def build(layers, name, patch):
     kind, settings = CASES[name]
     torch.manual_seed(1)
-    layer = getattr(layers, kind)(hidden_size=WIDTH, layer_idx=1, **settings).eval()
+    made = getattr(layers, kind, None) or import_module("fla.layers.simple_gla").__dict__[kind]
+    if not torch.cuda.is_available():
+        made = by_reference(kind, made, patch)
+    layer = made(hidden_size=WIDTH, layer_idx=1, **settings).eval()
     with torch.no_grad():
         for path, part in layer.named_parameters():
             if part.ndim > 1:
@@ -130,14 +236,20 @@ def build(layers, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_layer_is_rebuilt_and_known_as_a_whole(layers, name):
-    model, x = build(layers, name)
+def test_a_layer_is_rebuilt_and_known_as_a_whole(layers, name, monkeypatch):
+    model, x = build(layers, name, monkeypatch)
     mask = torch.ones(x.shape[:2], dtype=torch.long, device=x.device)
     mask[0, :HIDDEN], mask[1, -HIDDEN:] = 0, 0
-    (layer,) = dsf.inspect(model, x, attention_mask=mask)
+    kind, _ = CASES[name]
+    given = {} if kind in WITHOUT_MASK else {"attention_mask": mask}
+    if kind == "RWKV7Attention":
+        given["v_first"] = torch.randn(2, TOKENS, model.value_dim).to(x.device)
+    (layer,) = dsf.inspect(model, x, **given)
     assert layer.error < SINGLE
-    map = layer.map()
+    map = layer.map().unflatten(-1, (TOKENS, -1)).norm(dim=-1)  # of all values of a token
     assert map.tril(-1).norm() > 0.3 * map.norm()
+    if kind in ONLY_MIXER:
+        return
     whole = layer.whole
     rebuilt = whole.contributions().sum(dim=2) + whole.remainder
     torch.testing.assert_close(rebuilt, whole(whole.given), atol=1e-10, rtol=1e-10)
@@ -150,16 +262,16 @@ def test_a_layer_is_rebuilt_and_known_as_a_whole(layers, name):
         ({"attention_mask": (torch.arange(TOKENS) % 3 != 0).long().expand(2, -1)}, "between token"),
     ],
 )
-def test_what_is_not_read_says_why(layers, given, words):
-    model, x = build(layers, "gla, groups")
+def test_what_is_not_read_says_why(layers, given, words, monkeypatch):
+    model, x = build(layers, "gla, groups", monkeypatch)
     given = {name: part.to(x.device) for name, part in given.items()}
     x = x[:1] if "cu_seqlens" in given else x
     with pytest.raises(NothingCapturedError, match=words):
         dsf.inspect(model, x, **given)
 
 
-def test_a_lower_bound_of_the_decay(layers):
-    model, x = build(layers, "hgrn2")
+def test_a_lower_bound_of_the_decay(layers, monkeypatch):
+    model, x = build(layers, "hgrn2", monkeypatch)
     bound = torch.linspace(0.1, 0.6, 32, device=x.device)
     (layer,) = dsf.inspect(model, x, lower_bound=bound)
     assert layer.error < SINGLE

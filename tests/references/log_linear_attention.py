@@ -16,7 +16,7 @@ def reference(m):
             memories = [None] * (place + 1) + [merged] + memories[place + 2 :]
         new = m.key[..., t, :, None] * m.value[..., t, None, :]
         memories = [new, *memories[1:]]
-        out.append(0)
+        out.append(0 if m.feedthrough is None else m.feedthrough[..., None] * m.value[..., t, :])
         for level, held in enumerate(memories):
             if held is not None:
                 seen = torch.einsum("...k,...kc->...c", m.query[..., t, :], held)

@@ -19,6 +19,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.fla_shared import (
     TOLERANCE,
+    decay_of_heads,
     entering,
     hidden,
     leaving,
@@ -42,9 +43,7 @@ def read(layer: Captured) -> Read:
     if layer.family == "delta_net":
         return DeltaNet(rate=_rate(layer, x), **parts)
     if layer.family == "gated_deltanet":
-        raw = layer.project("a_proj", x) + layer.weights["dt_bias"]
-        log_decay = (-layer.weights["A_log"].exp() * softplus(raw)).mT
-        return GatedDeltaNet(rate=_rate(layer, x), log_decay=log_decay, **parts)
+        return GatedDeltaNet(rate=_rate(layer, x), log_decay=decay_of_heads(layer, x), **parts)
     return KimiDeltaAttention(rate=_rate(layer, x), log_decay=_log_decay(layer, x), **parts)
 
 

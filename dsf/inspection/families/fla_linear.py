@@ -4,8 +4,8 @@ Queries are scaled by ``1 / sqrt(dk)`` inside the kernels. After the mixer follo
 every head, the output gate ``g_proj`` and the output projection; hgrn2 has one norm over all heads
 and no gate.
 
-Source: flash-linear-attention 0.6.0, ``fla/layers``: ``gla``, ``multiscale_retention``,
-``linear_attn``, ``hgrn2``.
+Source: flash-linear-attention 0.6.0, ``fla/layers``: ``gla``, ``simple_gla``,
+``multiscale_retention``, ``linear_attn``, ``hgrn2``.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from dsf.inspection.errors import UnreadableError
 from dsf.inspection.families.fla_shared import (
     TOLERANCE,
     entering,
+    given,
     hidden,
     known_by,
     leaving,
@@ -29,11 +30,17 @@ from dsf.inspection.families.fla_shared import (
     stream,
     through,
 )
-from dsf.inspection.families.shared import by_head, epsilon_of, masking, rms_factor
+from dsf.inspection.families.shared import by_head, epsilon_of, masked, masking, rms_factor
 from dsf.inspection.whole.stages import Chain, Project, Scale
-from dsf.mixers import HGRN2, GatedLinearAttention, LinearAttention, Retention
+from dsf.mixers import (
+    HGRN2,
+    GatedLinearAttention,
+    LinearAttention,
+    Retention,
+    ScalarGatedAttention,
+)
 
-Read = GatedLinearAttention | Retention | LinearAttention | HGRN2
+Read = GatedLinearAttention | ScalarGatedAttention | Retention | LinearAttention | HGRN2
 
 
 def read(layer: Captured) -> Read:
@@ -54,6 +61,19 @@ def _gla(layer: Captured) -> GatedLinearAttention:
         key=key,
         value=stream(layer, "v"),
         log_decay=heads.repeat_interleave(module.num_kv_groups, dim=1),
+    )
+
+
+def _simple_gla(layer: Captured) -> ScalarGatedAttention:
+    """One decay for every head; padding keeps the state as it is."""
+    module = layer.module
+    log_decay = logsigmoid(layer.project("gk_proj", given(layer))) / module.gate_logit_normalizer
+    query, key = _mapped(layer)
+    return ScalarGatedAttention(
+        query=query * module.head_k_dim**-0.5,
+        key=key,
+        value=stream(layer, "v"),
+        log_decay=masked(layer, log_decay).mT,
     )
 
 
@@ -98,6 +118,7 @@ def _hgrn2(layer: Captured) -> HGRN2:
 
 READERS: dict[str, Callable[[Captured], Read]] = {
     "gla": _gla,
+    "simple_gla": _simple_gla,
     "retention": _retention,
     "linear_attn": _linear,
     "hgrn2": _hgrn2,
@@ -121,8 +142,8 @@ def leave(layer: Captured, response: Tensor) -> Chain:
         if "norm.weight" in layer.weights:
             return leaving(layer, response, norm="norm", heads=module.num_heads, gate=None)
         return Chain((layer.projection("o_proj"), *masking(layer, response)))
-    fused = module.fuse_norm_and_gate
-    gate = "silu" if fused else known_by(module.gate_fn) if module.use_output_gate else None
+    fused, has_gate = module.fuse_norm_and_gate, getattr(module, "use_output_gate", True)
+    gate = "silu" if fused else known_by(module.gate_fn) if has_gate else None
     norm_name = "g_norm_swish_gate" if fused else "g_norm"
     return leaving(layer, response, norm=norm_name, heads=module.num_heads, gate=gate)
 
@@ -174,6 +195,7 @@ def _shifted_products(x: Tensor, shifts: int) -> Tensor:
 ADAPTER = Adapter(
     families={
         "fla.layers.gla.GatedLinearAttention": "gla",
+        "fla.layers.simple_gla.SimpleGatedLinearAttention": "simple_gla",
         "fla.layers.multiscale_retention.MultiScaleRetention": "retention",
         "fla.layers.linear_attn.LinearAttention": "linear_attn",
         "fla.layers.hgrn2.HGRN2Attention": "hgrn2",

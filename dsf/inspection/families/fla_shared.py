@@ -1,7 +1,7 @@
 """What layers of the ``fla`` package share: queries, keys, values, norm, gate and projection.
 
-Source: flash-linear-attention 0.6.0, ``fla/layers``. The package removes padding before a layer
-runs and fills it with zeros afterwards, so that a sequence begins at its first token and padding
+Source: flash-linear-attention 0.6.0, ``fla/layers``. The package removes padding before most layers
+run and fills it with zeros afterwards, so that a sequence begins at its first token and padding
 writes nothing into the state.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import UnreadableError
@@ -26,23 +27,35 @@ from dsf.inspection.whole.stages import Chain, Project, Scale, Stage, secant
 TOLERANCE = 1e-5
 """The kernels of fla sum in float32, whatever the dtype of the model."""
 
+PADDED = {"hgrn", "rwkv6", "rwkv7", "simple_gla"}
+"""Families that run padding through the layer: it writes nothing, but its output is not zero."""
+VALUES = {"v", "i"}
 
-def stream(layer: Captured, part: str, *, bare: str = "linear") -> Tensor:
+
+def stream(layer: Captured, part: str, *, bare: str = "linear", then: str = "linear") -> Tensor:
     """Queries, keys or values as they reach the kernel, in heads.
 
     Args:
         bare: the activation where there is no convolution, which has its own.
+        then: a further activation.
     """
-    stages = _linear(layer, part)
-    x = _act(layer, part, bare)(stages(hidden(layer)))
-    return by_head(Chain(masking(layer, x))(x), _heads_of(layer, part))
+    return by_head(convolved(layer, part, bare=bare, then=then), _heads_of(layer, part))
 
 
-def entering(layer: Captured, part: str = "v", *, bare: str = "linear") -> Chain:
+def convolved(layer: Captured, part: str, *, bare: str = "linear", then: str = "linear") -> Tensor:
+    """A projection of the input, through its convolution if any and activation: all heads."""
+    x = _act(layer, part, bare, then)(_linear(layer, part)(given(layer)))
+    is_masked = layer.family not in PADDED or part in VALUES
+    return Chain(masking(layer, x) if is_masked else ())(x)
+
+
+def entering(
+    layer: Captured, part: str = "v", *, bare: str = "linear", then: str = "linear"
+) -> Chain:
     """The stages from the layer's input to the values."""
-    linear, given = _linear(layer, part), hidden(layer)
-    factor = secant(_act(layer, part, bare), linear(given))
-    return Chain((*linear, Scale(factor), *masking(layer, given)))
+    linear, x = _linear(layer, part), given(layer)
+    factor = secant(_act(layer, part, bare, then), linear(x))
+    return Chain((*linear, Scale(factor), *masking(layer, x)))
 
 
 def leaving(layer: Captured, response: Tensor, *, norm: str, heads: int, gate: str | None) -> Chain:
@@ -51,14 +64,26 @@ def leaving(layer: Captured, response: Tensor, *, norm: str, heads: int, gate: s
     Args:
         gate: the activation of ``g_proj``; None where there is no output gate.
     """
-    x = hidden(layer)
+    x = hidden(layer) if layer.family not in PADDED else given(layer)
     split = response.unflatten(-1, (heads, -1))
     factor = rms_factor(split, epsilon=epsilon_of(layer.module.get_submodule(norm)))
     weight = layer.weights.get(f"{norm}.weight")
     factor = (factor.expand_as(split) if weight is None else weight * factor).flatten(-2)
     if gate is not None:
         factor = factor * ACTIVATIONS[gate](through(layer, "g_proj", x))
-    return Chain((Scale(factor), layer.projection("o_proj"), *masking(layer, x)))
+    return Chain((Scale(factor), *put_out(layer, x)))
+
+
+def put_out(layer: Captured, x: Tensor) -> tuple[Stage, ...]:
+    """The output projection, and where padding is left out of the layer a mask."""
+    mask = () if layer.family in PADDED else masking(layer, x)
+    return layer.projection("o_proj"), *mask
+
+
+def decay_of_heads(layer: Captured, x: Tensor) -> Tensor:
+    """``-exp(A_log) softplus(a + dt_bias)``, the log decay of every head: ``sample head time``."""
+    raw = layer.project("a_proj", x) + layer.weights["dt_bias"]
+    return (-layer.weights["A_log"].exp() * softplus(raw)).mT
 
 
 def through(layer: Captured, name: str, x: Tensor) -> Tensor:
@@ -74,18 +99,28 @@ def hidden(layer: Captured) -> Tensor:
     Raises:
         UnreadableError: for packed sequences, a running cache, or padding between tokens.
     """
-    given, mask = layer.arguments, layer.arguments.get("attention_mask")
-    if given.get("cu_seqlens") is not None:
+    x = given(layer)
+    return Chain(masking(layer, x))(x)
+
+
+def given(layer: Captured) -> Tensor:
+    """The layer's input as it is.
+
+    Raises:
+        UnreadableError: for packed sequences, a running cache, or padding between tokens.
+    """
+    arguments, mask = layer.arguments, layer.arguments.get("attention_mask")
+    if arguments.get("cu_seqlens") is not None:
         raise UnreadableError(
             "it was given packed sequences (cu_seqlens): pass one sequence for each sample"
         )
-    cache = given.get("past_key_values")
+    cache = arguments.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
         raise UnreadableError("it continues a cache: run the whole sequence with use_cache=False")
     if isinstance(mask, Tensor) and bool((mask.bool().int().diff(dim=-1) == 1).sum(-1).gt(1).any()):
         raise UnreadableError("its mask has padding between tokens: pad on one side")
-    x: Tensor = given["hidden_states"]
-    return Chain(masking(layer, x))(x)
+    x: Tensor = arguments["hidden_states"]
+    return x
 
 
 def known_by(function: Callable[..., Tensor]) -> str:
@@ -103,24 +138,21 @@ def known_by(function: Callable[..., Tensor]) -> str:
 
 def _linear(layer: Captured, part: str) -> Chain:
     """Mask, projection and, if set, convolution; grouped heads are repeated."""
-    rows, groups = layer.projection(f"{part}_proj"), _groups(layer, part)
-    stages: list[Stage] = [Project(_shared(rows.weight, groups), rows.bias)]
+    rows = layer.projection(f"{part}_proj")
+    stages: list[Stage] = [Project(_shared(layer, part, rows.weight), rows.bias)]
     if f"{part}_conv1d.weight" in layer.weights:
         filtered = convolution(layer, f"{part}_conv1d")
-        bias = None if filtered.bias is None else _shared(filtered.bias, groups)
-        stages.append(type(filtered)(_shared(filtered.kernel, groups), bias))
-    return Chain((*masking(layer, layer.arguments["hidden_states"]), *stages))
+        bias = None if filtered.bias is None else _shared(layer, part, filtered.bias)
+        stages.append(type(filtered)(_shared(layer, part, filtered.kernel), bias))
+    is_masked = layer.family not in PADDED or len(stages) > 1  # convolutions are given a mask
+    mask = masking(layer, layer.arguments["hidden_states"]) if is_masked else ()
+    return Chain((*mask, *stages))
 
 
-def _act(layer: Captured, part: str, bare: str) -> Callable[[Tensor], Tensor]:
+def _act(layer: Captured, part: str, bare: str, then: str) -> Callable[[Tensor], Tensor]:
     found = getattr(layer.module, f"{part}_conv1d", None)
-    return ACTIVATIONS[bare if found is None else found.activation or "linear"]
-
-
-def _groups(layer: Captured, part: str) -> tuple[int, int]:
-    """The number of heads that are projected, and how many query heads read each of them."""
-    times = getattr(layer.module, "num_kv_groups", 1) if part in "kv" else 1
-    return _heads_of(layer, part) // times, times
+    first = ACTIVATIONS[bare if found is None else found.activation or "linear"]
+    return first if then == "linear" else lambda x: ACTIVATIONS[then](first(x))
 
 
 def _heads_of(layer: Captured, part: str) -> int:
@@ -129,9 +161,11 @@ def _heads_of(layer: Captured, part: str) -> int:
     return heads
 
 
-def _shared(rows: Tensor, groups: tuple[int, int]) -> Tensor:
-    heads, times = groups
-    return rows.unflatten(0, (heads, -1)).repeat_interleave(times, dim=0).flatten(0, 1)
+def _shared(layer: Captured, part: str, rows: Tensor) -> Tensor:
+    """Rows of keys or values repeated for every query head that reads them."""
+    times = getattr(layer.module, "num_kv_groups", 1) if part in "kv" else 1
+    heads = rows.unflatten(0, (_heads_of(layer, part) // times, -1)) if times > 1 else rows
+    return heads.repeat_interleave(times, dim=0).flatten(0, 1) if times > 1 else rows
 
 
 def shared_by(part: Tensor, heads: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reads Mamba's selective scan: mamba, falcon_mamba, jamba.
+"""Reads Mamba's selective scan: mamba, falcon_mamba, jamba, and mamba of the ``fla`` package.
 
 [x|z] = in_proj h        x' = act(conv x + b)        [τ|write|read] = x_proj x'
 step = softplus(W_dt τ + b_dt)        output = out_proj((scan + D x') ⊙ SiLU(z))
@@ -8,6 +8,7 @@ Padding is set to zero before ``in_proj`` and after the convolution. Releases up
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn.functional import silu, softplus
 from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.fla_shared import TOLERANCE
 from dsf.inspection.families.shared import (
     activation,
     convolution,
@@ -154,6 +156,8 @@ ADAPTER = Adapter(
     run_numbers=run_numbers,
     stored=stored,
 )
+
+FLA = replace(ADAPTER, families={"fla.layers.mamba.Mamba": "mamba"}, tolerance=TOLERANCE)
 
 STRUCTURE = Structure(
     title="Mamba",

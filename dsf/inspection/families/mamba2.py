@@ -1,4 +1,4 @@
-"""Reads Mamba-2's scan: mamba2, bamba, granitemoehybrid, falcon_h1, nemotron_h, zamba2.
+"""Reads Mamba-2's scan: mamba2, bamba, granitemoehybrid, falcon_h1, nemotron_h, zamba2, fla.
 
 [z|x|write|read|dt] = in_proj h      [x|write|read] = act(conv · + b)
 step = clamp(softplus(dt + dt_bias))      output = out_proj(norm(scan + D x, z))
@@ -8,6 +8,7 @@ falcon_h1 may divide first or have no norm.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.functional import silu, softplus
 from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.fla_shared import TOLERANCE
 from dsf.inspection.families.shared import (
     LONE_PADDING,
     activation,
@@ -103,7 +105,7 @@ def _limits(layer: Captured) -> tuple[float, float]:
     """The limits of the step size; older releases of two families name the lower one otherwise."""
     if layer.family in CLAMPS_AT_THE_MINIMUM and hasattr(layer.module, "time_step_min"):
         return layer.module.time_step_min, inf
-    low, high = layer.module.time_step_limit
+    low, high = getattr(layer.module, "time_step_limit", None) or layer.module.dt_limit
     return low, high
 
 
@@ -182,6 +184,8 @@ ADAPTER = Adapter(
         **dict.fromkeys(("nemotron_h", "zamba2"), WRONG_BEFORE_5_16),
     },
 )
+
+FLA = replace(ADAPTER, families={"fla.layers.mamba2.Mamba2": "mamba2"}, tolerance=TOLERANCE)
 
 
 def _settings(module: Any, sizes: Sizes) -> Iterator[Settings]:
