@@ -1,7 +1,7 @@
 """Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ AUTO = "auto"
 Each = TypeVar("Each")
 Progress = Callable[[str, int, int], None]
 """Is told what an inspection does, how much of it is done, and how much there is."""
+Beside = Callable[[Known, Sequence[Call]], AbstractContextManager[None]]
 
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
@@ -50,6 +51,11 @@ SOFTMAX = {
 def silent(what: str, done: int, every: int) -> None:
     """Say nothing about the progress."""
     del what, done, every
+
+
+def alone_in_its_run(_known: Known, _calls: Sequence[Call]) -> AbstractContextManager[None]:
+    """Nothing else records the run of an inspection."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,8 @@ class Question:
         probe: modules that are probed with unit values instead of being read by an adapter;
             ``"auto"`` for those that mix tokens and are not read.
         progress: is told what the inspection does.
+        beside: what else records the run, given the modules that are known and the calls of token
+            mixers as they are recorded; the run then computes all logits.
     """
 
     inputs: tuple[Any, ...] = ()
@@ -86,6 +94,7 @@ class Question:
     probe: Mapping[str, Probe] | Sequence[str] = AUTO
     checks: str = "all"
     progress: Progress = silent
+    beside: Beside = alone_in_its_run
 
 
 def examine(model: nn.Module, question: Question) -> Inspection:
@@ -101,10 +110,8 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     """
     model = getattr(model, "_orig_mod", model)  # the module that torch.compile wrapped
     check_runnable(model)
-    inputs, named = question.inputs, without_logits(model, question.inputs, question.named)
-    if question.exact:
-        model = double_copy(model)
-        inputs, named = in_float64(inputs), in_float64(named)
+    inputs, named = _called_with(model, question)
+    model = double_copy(model) if question.exact else model
     asked = {} if question.probe == AUTO else probes(model, question.probe)
     known = _outside(known_modules(model, question.adapters), asked)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
@@ -122,7 +129,10 @@ def examine(model: nn.Module, question: Question) -> Inspection:
 
         def recorded(tracker: Tracker | None) -> list[Call]:
             log = CallLog(store, partial(_stands_alone, known))
-            return run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
+            with question.beside(known, log):
+                return run(
+                    model, watched, inputs, named, calls=log, tracker=tracker, listener=listener
+                )
 
         question.progress("running the model, asking what mixes tokens", 0, 1)
         tracker = Tracker() if asks else None
@@ -163,6 +173,14 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         forecast=expected,
         checks=found.table,
     )
+
+
+def _called_with(model: nn.Module, question: Question) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of the run, where no logits but the last are asked for if nobody needs them."""
+    inputs, named = question.inputs, question.named
+    if question.beside is alone_in_its_run:
+        named = without_logits(model, inputs, named)
+    return (in_float64(inputs), in_float64(named)) if question.exact else (inputs, named)
 
 
 def _asked(

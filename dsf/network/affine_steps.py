@@ -5,19 +5,22 @@ that a norm divides by) is frozen at its value on this run. Replayed on the stre
 steps give the hidden states of the model; replayed on a part of it, the contribution of that part.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.network.linear_parts import Projection
+from dsf.network.linear_parts import Transposable
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Step:
     """One affine operation of a run: ``linear(*sources) + rest``.
+
+    The step of a token mixer is recorded while the model runs, and what it computes is filled in
+    once its layer is rebuilt.
 
     Attributes:
         number: the position in the run.
@@ -84,17 +87,27 @@ def left_over(
 
 
 def linear_results(
-    root: Step, stream: Shaped[Tensor, "*axes"], wanted: Collection[Step]
+    root: Step,
+    stream: Shaped[Tensor, "*axes"],
+    wanted: Collection[Step],
+    results: Mapping[Step, Tensor],
 ) -> dict[Step, Tensor]:
     """The results of the ``wanted`` steps where every constant is zero: what ``stream`` adds there.
+
+    Without constants they are the results of the run, of which those at hand are taken.
 
     Args:
         root: the first step of the run.
         stream: the result of ``root``.
+        results: of some steps, in the run.
     """
-    chain = _leading_to(wanted, root)
+    chain = _leading_to(wanted, {root})
+    known = {root: stream}
+    if all(step.rest is None for step in chain):
+        known |= results
+        chain = _leading_to(wanted, known)
+    kept = {step: known[step] for step in wanted if step in known}
     last_read = {source: step for step in chain for source in step.sources}
-    known, kept = {root: stream}, {step: stream for step in wanted if step is root}
     for step in chain:
         known[step] = _linear(step)(*(known[source].unsqueeze(0) for source in step.sources))[0]
         if step in wanted:
@@ -114,8 +127,8 @@ def adjoint_of(
     linear: Callable[..., Tensor], shapes: Sequence[torch.Size], cotangent: Tensor
 ) -> tuple[Tensor, ...]:
     """The adjoint of a function that is linear in tensors of ``shapes`` with one more axis."""
-    if isinstance(linear, Projection):
-        return (linear.adjoint(cotangent),)
+    if isinstance(linear, Transposable):
+        return linear.adjoint(cotangent)
     with torch.enable_grad():
         given = [cotangent.new_zeros(1, *shape, requires_grad=True) for shape in shapes]
         result = linear(*given)
@@ -182,13 +195,13 @@ def _carried_back(
             waiting[source] = waiting[source] + by if source in waiting else by
 
 
-def _leading_to(wanted: Collection[Step], root: Step) -> list[Step]:
-    """The steps that the ``wanted`` ones need, after ``root``, in order."""
+def _leading_to(wanted: Collection[Step], known: Collection[Step]) -> list[Step]:
+    """The steps that the ``wanted`` ones need where those ``known`` are given, in order."""
     found: dict[Step, None] = {}
     waiting = list(wanted)
     while waiting:
         step = waiting.pop()
-        if step is root or step in found:
+        if step in known or step in found:
             continue
         found[step] = None
         waiting.extend(step.sources)

@@ -74,13 +74,17 @@ class Attribution:
 
     @property
     def error(self) -> float:
-        """By how much the shares of the tokens and the remainder miss the value, relative.
+        """By how much one of the two sums misses the value, relative; the larger of both.
 
         Relative to the sum of the absolute shares, or of the absolute terms of the value if that is
         larger, since a value near zero is a sum of large ones.
         """
-        size = torch.maximum(self.tokens.abs().sum(dim=-1) + self.remainder.abs(), self._size)
-        missed = (self.tokens.sum(dim=-1) + self.remainder - self.value).abs()
+        direct = torch.stack([self.embedding, *self.layers.values()], dim=-1)
+        return max(self._missed(self.tokens), self._missed(direct))
+
+    def _missed(self, shares: Float[Tensor, "sample part"]) -> float:
+        size = torch.maximum(shares.abs().sum(dim=-1) + self.remainder.abs(), self._size)
+        missed = (shares.sum(dim=-1) + self.remainder - self.value).abs()
         return (missed / size.clamp_min(torch.finfo(size.dtype).tiny)).max().item()
 
     def edges(self, layer: str) -> Float[Tensor, "*batch written read"]:
@@ -323,15 +327,15 @@ def attributed(
             mixer.name: _Mixed(mixer, into.from_tokens[mixer.source], along_all[mixer.step])
             for mixer in into.mixers
         },
-        _size=paired(functional.abs(), result.abs()),
+        _size=paired(functional, result, absolute=True),
         _into=into,
         _functional=functional,
     )
     if not made.error <= max(COMPLETE, 10 * tolerance):
         raise ReconstructionError(
-            f"attribute: the shares of the tokens and the remainder miss the value by "
-            f"{made.error:.1e} relative, so they are not its parts. Does the model draw random "
-            "numbers, or keep a state between runs?",
+            f"attribute: the shares of the tokens or of the layers, and the remainder, miss the "
+            f"value by {made.error:.1e} relative, so they are not its parts. Does the model draw "
+            "random numbers, or keep a state between runs?",
             made.error,
         )
     return made

@@ -1,6 +1,6 @@
 """``stack``: records a model on one input as one affine network across its layers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,18 @@ import torch
 from torch import nn
 
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Call
 from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import guarded, in_float64
-from dsf.inspection.entry import inspect
-from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.examine import Question, examine
+from dsf.inspection.families.registry import Known
+from dsf.inspection.rebuild import is_known_whole
 from dsf.inspection.recorded_run import without_cache
+from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
 from dsf.network.stacked import Stack
-from dsf.network.targets import put_out
 from dsf.network.trace import Trace, calls_by_module
 
 
@@ -45,8 +48,7 @@ def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> di
             f"{', '.join(map(repr, outer)) or 'none'}. Name one: stack(model, ..., blocks='...')."
         )
     chosen = outer[0] if wanted is None else wanted
-    front = f"{chosen}." if chosen else ""
-    return {f"{front}{name}": module for name, module in lists[chosen].named_children()}
+    return dict(zip(_children(chosen, lists), lists[chosen].children(), strict=True))
 
 
 def _holds(outer: str, inner: str) -> bool:
@@ -86,7 +88,8 @@ def stack(
     Raises:
         InspectionError: if the blocks are not found or did not run.
         UnreadableError: if an operation between the mixers cannot be recorded as affine.
-        ReconstructionError: if the steps do not reproduce the hidden states of the model.
+        ReconstructionError: if a layer is not reproduced. Whether the steps reproduce the hidden
+            states of the model is checked when numbers are asked for.
 
     Example:
         >>> import dsf, torch
@@ -110,14 +113,16 @@ def stack(
         model, tokenizer = loaded.model, loaded.tokenizer
     model = double_copy(getattr(model, "_orig_mod", model)).requires_grad_(False)
     inputs, named = in_float64(inputs), in_float64(named)
-    inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)
-    mixers = calls_by_module(inspection.layers)
-    found = blocks_of(model, list(mixers), blocks)
-    trace = Trace(model.eval(), found, mixers)
+    attempt = _Attempt(model, blocks)
+    question = Question(
+        inputs=inputs, named=named, adapters=adapters, checks="none", beside=attempt.beside
+    )
+    inspection = examine(model, question)
+    found = blocks_of(model, list(calls_by_module(inspection.layers)), blocks)
+    trace = attempt.trace
+    if trace is None or trace.blocks != list(found) or not trace.settle(inspection.layers):
+        trace = _recorded(model, inputs, named, list(found), inspection)
     with torch.random.fork_rng(), torch.no_grad(), plain_experts(model), guarded(model):
-        with trace.recorded(), _attention_as_inspected(model):
-            logits = put_out(model(*inputs, **without_cache(model, named)))
-            output = None if logits is None else trace.step_at(logits)
         for closed in trace.closed:
             closed.check()
     if not trace.is_complete:
@@ -125,26 +130,84 @@ def stack(
             f"stack: the block {list(found)[-1]} did not run. Name other blocks: "
             "stack(model, ..., blocks='...')."
         )
-    made = Stack(
+    return Stack(
         inspection=inspection,
         blocks=tuple(found),
         states=tuple(trace.states),
         hidden=tuple(trace.streams),
         closed=tuple(closed.name for closed in trace.closed),
-        logits=logits,
-        output=output,
+        logits=trace.logits,
+        output=trace.output,
         mixers=tuple(trace.mixed),
         names=trace.names,
         tokenizer=tokenizer,
+        results=trace.results,
     )
-    limit = max(layer.tolerance for layer in inspection)
-    if not made.error <= limit:
-        raise ReconstructionError(
-            f"stack: the blocks of {inspection.model} reproduce its hidden states with a relative "
-            f"error of {made.error:.1e}, above the tolerance of {limit:.0e}, so contributions "
-            "would be wrong. Does the model draw random numbers, or keep a state between runs?"
-        )
-    return made
+
+
+class _Attempt:
+    """Records the run of the inspection itself, where the list of blocks can be foretold.
+
+    Attributes:
+        trace: what was recorded; None if there is no list of modules.
+    """
+
+    def __init__(self, model: nn.Module, wanted: str | None):
+        self.trace: Trace | None = None
+        self._model, self._wanted = model, wanted
+
+    @contextmanager
+    def beside(self, known: Known, calls: Sequence[Call]) -> Iterator[None]:
+        blocks = likely_blocks(self._model, self._wanted)
+        if not blocks:
+            yield
+            return
+        whole = {path: is_known_whole(adapter) for path, (adapter, _) in known.items()}
+        self.trace = Trace(self._model.eval(), blocks, None, whole, calls)
+        with self.trace.recorded():
+            yield
+
+
+def likely_blocks(model: nn.Module, wanted: str | None) -> list[str]:
+    """The paths of the blocks as they are told before the mixers are known: the largest list."""
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module)
+    }
+    if wanted is not None:
+        lists = {path: module for path, module in lists.items() if path == wanted}
+    if not lists:
+        return []
+    outer = [path for path in lists if not any(_holds(other, path) for other in lists)]
+    sizes = {path: sum(part.numel() for part in lists[path].parameters()) for path in outer}
+    return _children(max(outer, key=sizes.__getitem__), lists)
+
+
+def _children(path: str, lists: Mapping[str, nn.Module]) -> list[str]:
+    front = f"{path}." if path else ""
+    return [f"{front}{name}" for name, _ in lists[path].named_children()]
+
+
+def _recorded(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    blocks: Sequence[str],
+    inspection: Inspection,
+) -> Trace:
+    """A run of its own, with the layers known."""
+    trace = Trace(model.eval(), blocks, calls_by_module(inspection.layers))
+    with (
+        torch.random.fork_rng(),
+        torch.no_grad(),
+        plain_experts(model),
+        guarded(model),
+        trace.recorded(),
+        _attention_as_inspected(model),
+    ):
+        model(*inputs, **without_cache(model, named))
+    return trace
 
 
 @contextmanager

@@ -8,7 +8,7 @@ linear. ``pieces`` splits a call into a linear part and a constant; ``secant``, 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Shaped
@@ -28,23 +28,59 @@ class Call:
     output: Any
 
 
+@runtime_checkable
+class Transposable(Protocol):
+    """A linear function of tensors whose adjoint needs no run of its own."""
+
+    @property
+    def __call__(self) -> Callable[..., Tensor]:
+        """Its result."""
+
+    def adjoint(self, cotangent: Tensor, /) -> tuple[Tensor, ...]:
+        """By how much each tensor moves the inner product of ``cotangent`` with the result."""
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise:
+    """``x * factor``, where the factor has no more entries than ``x``."""
+
+    factor: Shaped[Tensor, "*axes"]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
+        return (cotangent * self.factor,)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """``x + y`` of one shape."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def adjoint(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        return cotangent, cotangent
+
+
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """``x @ weight.T``, whose adjoint needs no run of its own."""
+    """``x @ weight.T``."""
 
     weight: Shaped[Tensor, "output width"]
 
     def __call__(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight)
 
-    def adjoint(self, cotangent: Tensor) -> Tensor:
+    def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
         rows = cotangent.any(dim=-1)
         if bool(rows.all()):
-            return cotangent @ self.weight
+            return (cotangent @ self.weight,)
         # A functional of one token is zero at all others, and the weights of logits are large.
         moved = cotangent.new_zeros(*cotangent.shape[:-1], self.weight.shape[1])
         moved[rows] = cotangent[rows] @ self.weight
-        return moved
+        return (moved,)
 
 
 def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:
@@ -57,6 +93,9 @@ def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Line
     if name == "linear" and len(streams) == 1 and any(part is streams[0] for part in call.args[:1]):
         yield call.output, *_projection(call.output, *call.args[1:], **call.kwargs)
         return
+    if (plain := _plain(name, call, streams)) is not None:
+        yield call.output, plain, None
+        return
     holes = {id(part): _Hole(k) for k, part in enumerate(streams)}
     args, kwargs = _mapped((call.args, call.kwargs), lambda leaf: holes.get(id(leaf), leaf))
     again = partial(_filled, call.func, args, kwargs)
@@ -67,6 +106,20 @@ def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Line
     for k, each in enumerate(call.output):
         part, rest = partial(_part_of, again, k), None if still is None else still[k]
         yield each, _linear(part, rest), unless_zero(rest)
+
+
+def _plain(name: str, call: Call, streams: Sequence[Tensor]) -> Transposable | None:
+    """A product with one factor, or a sum of two streams of one shape; None for other calls."""
+    tensors = [part for part in call.args if isinstance(part, Tensor)]
+    if call.kwargs or len(call.args) != 2 or len(tensors) != 2 or tensors[0] is tensors[1]:
+        return None
+    others = [part for part in tensors if all(part is not stream for stream in streams)]
+    same = all(call.output.shape == stream.shape for stream in streams)
+    if name == "add" and same and not others:
+        return Addition()
+    if name == "mul" and same and len(others) == len(streams) == 1:
+        return Elementwise(others[0])
+    return None
 
 
 @dataclass(frozen=True)
@@ -96,8 +149,7 @@ def secant(
     value: Shaped[Tensor, "*axes"], given: Shaped[Tensor, "*axes"]
 ) -> Callable[[Tensor], Tensor]:
     """Multiplication by ``value / given``, elementwise; both must be zero in the same places."""
-    factor = torch.where(given == 0, 0, value / torch.where(given == 0, 1, given))
-    return lambda x: x * factor
+    return Elementwise(torch.where(given == 0, 0, value / torch.where(given == 0, 1, given)))
 
 
 def smallest(
@@ -199,7 +251,9 @@ MULTIPLYING: dict[str, Function] = {
     "conv2d": torch.conv2d,
 }
 # Zero where the tensors in which they are linear are zero.
-HOMOGENEOUS = (LAYOUT - {"masked_fill", "pad"}) | {"mul", "matmul", "bmm", "mm", "einsum", "div"}
+HOMOGENEOUS = (LAYOUT - {"masked_fill", "pad"}) | {
+    "mul", "matmul", "bmm", "mm", "einsum", "div", "attention",
+}  # fmt: skip
 # Linear in the first tensor while the second is frozen.
 DIVIDING: dict[str, Function] = {
     "div": torch.div,
@@ -264,8 +318,7 @@ def rms_norm(
     axes = tuple(range(-len(shape), 0))
     least = torch.finfo(given.dtype).eps if eps is None else eps
     factor = (given.square().mean(dim=axes, keepdim=True) + least).rsqrt()
-    factor = factor if weight is None else factor * weight
-    return lambda x: x * factor, None
+    return Elementwise(factor if weight is None else factor * weight), None
 
 
 NORMS: dict[str, Callable[..., tuple[Callable[[Tensor], Tensor], Tensor | None]]] = {

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate.memory_plan import check_room
-from dsf.inspection.errors import UnreadableError
+from dsf.inspection.errors import ReconstructionError, UnreadableError
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.whole.affine_layer import TOGETHER
@@ -44,6 +44,7 @@ class Stack:
         mixers: the calls of token mixers as steps.
         names: for steps that are the output of a module, its path.
         tokenizer: reads targets that are given as text; None where there is none.
+        results: of some steps, in the run.
     """
 
     inspection: Inspection
@@ -56,6 +57,7 @@ class Stack:
     mixers: tuple[MixerStep, ...] = ()
     names: Mapping[Step, str] = field(default_factory=dict)
     tokenizer: Any | None = None
+    results: Mapping[Step, Tensor] = field(default_factory=dict)
 
     def attribute(
         self,
@@ -121,7 +123,7 @@ class Stack:
             functional,
             shown,
             into=self._decomposed(stop),
-            tolerance=max(layer.tolerance for layer in self.inspection),
+            tolerance=self._tolerance,
         )
 
     def _decomposed(self, stop: Step) -> Decomposition:
@@ -138,7 +140,7 @@ class Stack:
                 streams=tuple(each for each in streams if each[0].number <= stop.number),
                 parts=parts,
                 mixers=tuple(mixers),
-                from_tokens=linear_results(root, first, wanted),
+                from_tokens=linear_results(root, first, wanted, self.results),
             )
         return self._known[stop]
 
@@ -201,6 +203,28 @@ class Stack:
         start, stop = self._between(start, stop)
         return reduce(lambda earlier, later: later @ earlier, self._single_blocks[start:stop])
 
+    @property
+    def _tolerance(self) -> float:
+        return max(layer.tolerance for layer in self.inspection)
+
+    def check(self) -> None:
+        """Check that the steps reproduce the hidden states, which runs all of them once.
+
+        Contributions, remainders and rollouts do so when they are first asked for. ``attribute``
+        checks instead that its shares sum to the number.
+
+        Raises:
+            ReconstructionError: if they do not.
+        """
+        if not self.error <= self._tolerance:
+            raise ReconstructionError(
+                f"stack: the blocks of {self.inspection.model} reproduce its hidden states with a "
+                f"relative error of {self.error:.1e}, above the tolerance of "
+                f"{self._tolerance:.0e}, so contributions would be wrong. Does the model draw "
+                "random numbers, or keep a state between runs?",
+                self.error,
+            )
+
     @cached_property
     def error(self) -> float:
         """The largest relative error of a stream that is rebuilt from the stream before it."""
@@ -227,6 +251,7 @@ class Stack:
             yield contributed(self.states[start], self.states[stop], alone)
 
     def _between(self, start: int, stop: int | None) -> tuple[int, int]:
+        self.check()
         last = len(self.blocks)
         chosen = last if stop is None else stop
         if not 0 <= start < chosen <= last:

@@ -52,14 +52,18 @@ Known = tuple[Tensor, Step | Frozen]
 class Follower(TorchFunctionMode):
     """Records the torch functions that are applied to the tensors it follows.
 
+    Args:
+        failed: is told what could not be recorded; None to raise it.
+
     Attributes:
         resting: while True, nothing is recorded.
         names: for steps whose result is the output of a module, its path.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Exception], None] | None = None) -> None:
         super().__init__()
         self.resting = False
+        self._failed = failed
         self._numbers = count()
         # Weak, so that what the model throws away does not stay in memory.
         self._followed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -97,6 +101,12 @@ class Follower(TorchFunctionMode):
         if isinstance(what, Step):
             self.names[what] = name
 
+    def forget_names_in(self, path: str) -> None:
+        """Keep no step alive for its name alone where its module is inside of another."""
+        inside = [step for step, name in self.names.items() if name.startswith(f"{path}.")]
+        for step in inside:
+            del self.names[step]
+
     def follow(self, tensor: Tensor, what: Step | Frozen) -> None:
         """From now on follow ``tensor`` as ``what``."""
         self._followed[tensor] = what
@@ -125,7 +135,12 @@ class Follower(TorchFunctionMode):
                     found[id(part)] = part, what
         output = func(*args, **kwargs)
         if found:
-            self._record(func, args, kwargs, output, list(found.values()))
+            try:
+                self._record(func, args, kwargs, output, list(found.values()))
+            except Exception as error:  # of any kind: the model itself is to run on
+                if self._failed is None:
+                    raise
+                self._failed(error)
         return output
 
     def _record(

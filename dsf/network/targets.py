@@ -121,10 +121,17 @@ def _of_function(
 
 
 def paired(
-    functional: Float[Tensor, "*axes"], result: Float[Tensor, "*axes"]
+    functional: Float[Tensor, "*axes"], result: Float[Tensor, "*axes"], *, absolute: bool = False
 ) -> Float[Tensor, " sample"]:
-    """The inner product of each sample."""
-    return (functional * result).flatten(1).sum(dim=1)
+    """The inner product of each sample, or the sum of the absolute values of its terms.
+
+    Positions at which the functional is zero for all samples cost nothing.
+    """
+    if functional.ndim > 2:
+        shown = functional.flatten(2).any(dim=-1).any(dim=0)
+        functional, result = functional[:, shown], result[:, shown]
+    terms = functional * result
+    return (terms.abs() if absolute else terms).flatten(1).sum(dim=1)
 
 
 def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:

@@ -5,7 +5,7 @@ call of a mixer as one step, that of its inspected whole layer. ``Closed`` is a 
 cannot be followed but which treats every token by itself; it is frozen as one matrix per token.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +14,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import copied
+from dsf.inspection.capture.calls import Call, copied
+from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.network.affine_steps import Step
 from dsf.network.linear_parts import smallest, tensors_in, unless_zero
 from dsf.network.stream_follower import Follower, Frozen, step_of
+from dsf.network.targets import put_out
 
 LEAST = 1e-10
 """The largest relative difference allowed between two runs of one model in float64."""
@@ -83,7 +85,8 @@ class MixerCall:
         own = put_out if added is None else put_out - added
         masked = _fully_masked(self._layer)
         shown = None if masked is None else ~masked.unsqueeze(-1)
-        step = follower.add(own, (taken,), *self._affine(own, shown))
+        linear, rest = _affine(self._whole, own, shown)
+        step = follower.add(own, (taken,), linear, rest)
         if added is not None:
             beside = follower.find(added)
             if beside is None:
@@ -92,21 +95,9 @@ class MixerCall:
                 follower.add(put_out, (step, step_of(beside)), lambda x, stream: x + stream)
         return MixerStep(self._layer.name, self._layer, self._whole, step, taken, shown)
 
-    def _affine(
-        self, own: Tensor, shown: Bool[Tensor, "sample time 1"] | None
-    ) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
-        """The layer as linear part and constant; the output of padding tokens is a constant.
-
-        Padding tokens are those whose keys are all masked.
-        """
-        whole = self._whole
-        if shown is None:
-            return whole.linear, unless_zero(whole.remainder)
-        return lambda x: whole.linear(x) * shown, torch.where(shown, whole.remainder, own)
-
     def _added(self, put_out: Tensor) -> Tensor | None:
         """The residual stream, if the module itself adds it to the output of its mixer."""
-        mixed, masked = self._whole(self._whole.given), _fully_masked(self._layer)
+        mixed, masked = _put_out(self._whole), _fully_masked(self._layer)
         shown = slice(None) if masked is None else ~masked
         if self._near(mixed, put_out, shown):
             return None
@@ -122,10 +113,77 @@ class MixerCall:
         return next((part for part in among if self._near(part, wanted)), None)
 
     def _near(self, one: Tensor, other: Tensor, shown: Any = slice(None)) -> bool:
-        if one.shape != other.shape:
-            return False
-        one, other = one[shown], other[shown]
-        return bool((one - other).abs().max() <= self._limit * other.abs().max())
+        return _near(one, other, self._limit, shown)
+
+
+def _near(one: Tensor, other: Tensor, limit: float, shown: Any = slice(None)) -> bool:
+    if one.shape != other.shape:
+        return False
+    one, other = one[shown], other[shown]
+    return bool((one - other).abs().max() <= limit * other.abs().max())
+
+
+@dataclass(eq=False)
+class OpenCall:
+    """One call of a token mixer whose layer is rebuilt after the run.
+
+    Attributes:
+        given: the argument of the module that follows the stream.
+        output: what the module put out.
+        source: the step of ``given``.
+        step: the step of ``output``, whose function is not known yet.
+    """
+
+    given: Tensor
+    output: Tensor
+    source: Step
+    step: Step
+
+    def settle(self, layer: InspectedLayer) -> MixerStep | None:
+        """Fill the step in; None if the layer is not what this call shows of it."""
+        limit, whole = max(LEAST, 10 * layer.tolerance), _whole(layer)
+        if whole is None or not _near(self.given, whole.given, limit):
+            return None
+        masked = _fully_masked(layer)
+        among = slice(None) if masked is None else ~masked
+        if not _near(_put_out(whole), self.output, limit, among):
+            return None
+        shown = None if masked is None else ~masked.unsqueeze(-1)
+        self.step.linear, self.step.rest = _affine(whole, self.output, shown)
+        return MixerStep(layer.name, layer, whole, self.step, self.source, shown)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """A whole layer without its constants, for the tokens that have keys."""
+
+    whole: AffineLayer
+    shown: Bool[Tensor, "sample time 1"] | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        mixed = self.whole.linear(x)
+        return mixed if self.shown is None else mixed * self.shown
+
+    def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
+        given = cotangent if self.shown is None else cotangent * self.shown
+        return (self.whole.adjoint(given),)
+
+
+def _affine(
+    whole: AffineLayer, own: Tensor, shown: Bool[Tensor, "sample time 1"] | None
+) -> tuple[Mixing, Tensor | None]:
+    """The layer as linear part and constant; the output of padding tokens is a constant.
+
+    Padding tokens are those whose keys are all masked.
+    """
+    if shown is not None:
+        return Mixing(whole, shown), torch.where(shown, whole.remainder, own)
+    return Mixing(whole, None), None if whole.is_linear else unless_zero(whole.remainder)
+
+
+def _put_out(whole: AffineLayer) -> Tensor:
+    """What the layer put out in the run that it was rebuilt from."""
+    return whole(whole.given) if whole.output is None else whole.output
 
 
 def _whole(layer: InspectedLayer) -> AffineLayer | None:
@@ -223,29 +281,62 @@ def closed(
     return Closed(name, module, copied(args), copied(named), kept_output)
 
 
+@dataclass(eq=False)
+class _Running:
+    """A module that runs: how many calls of mixers there were before it, and its own."""
+
+    name: str
+    began: int
+    call: MixerCall | None = None
+
+
 class Trace:
     """A run recorded as steps.
+
+    Without ``mixers`` the layers are not rebuilt yet while the model runs: calls of token mixers
+    are left open, and ``settle`` fills them in. What such a trace stumbles over is no error but
+    its ``failure``: with the layers known, the run can be recorded once more.
+
+    Args:
+        blocks: the paths of the blocks, in order.
+        mixers: the layers that run in each module, by its path; None while they are not known.
+        known: the paths of modules that will be layers, with whether these are known whole.
+        calls: the calls of token mixers that have been recorded so far, in order.
 
     Attributes:
         states: the steps that give the input of every block and the output of the last.
         streams: their values.
         closed: modules that are frozen as one matrix for every token.
         mixed: the calls of token mixers that are known as whole layers.
+        logits: what the model puts out: its logits, or the first tensor of its output.
+        output: the step whose result these are; None if they do not depend linearly on the streams.
+        results: of steps that a module put out, with the shape of the streams.
+        failure: what went wrong while no layers were known.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        blocks: Mapping[str, nn.Module],
-        mixers: Mapping[str, Iterator[InspectedLayer]],
+        blocks: Sequence[str],
+        mixers: Mapping[str, Iterator[InspectedLayer]] | None,
+        known: Mapping[str, bool] | None = None,
+        calls: Sequence[Call] = (),
     ):
         self.states: list[Step] = []
         self.streams: list[Tensor] = []
         self.closed: list[Closed] = []
         self.mixed: list[MixerStep] = []
-        self._model, self._blocks, self._mixers = model, list(blocks), mixers
-        self._follower = Follower()
-        self._running: list[tuple[str, MixerCall]] = []
+        self.logits: Tensor | None = None
+        self.output: Step | None = None
+        self.results: dict[Step, Tensor] = {}
+        self.failure: Exception | None = None
+        self.blocks = list(blocks)
+        self._model, self._mixers = model, mixers
+        self._known, self._calls = known or {}, calls
+        self._open: dict[str, list[OpenCall | None]] = {}
+        self._follower = Follower(self._failed if mixers is None else None)
+        self._running: list[_Running] = []
+        self._writes = self._times_written()
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -265,20 +356,70 @@ class Trace:
     @property
     def is_complete(self) -> bool:
         """Whether the last block has returned."""
-        return len(self.states) > len(self._blocks)
+        return len(self.states) > len(self.blocks)
+
+    def settle(self, layers: Sequence[InspectedLayer]) -> bool:
+        """Fill in the calls that were left open; whether all layers and calls belong together.
+
+        They do not where the model wrote into weights, which were restored after its run.
+        """
+        written = self._writes != self._times_written()
+        if self.failure is not None or not self.is_complete or written:
+            return False
+        mixers = {path: list(several) for path, several in calls_by_module(layers).items()}
+        if {path: len(several) for path, several in mixers.items()} != {
+            path: len(several) for path, several in self._open.items()
+        }:
+            return False
+        for path, several in mixers.items():
+            for call, layer in zip(self._open[path], several, strict=True):
+                if call is None:
+                    continue
+                mixed = call.settle(layer)
+                if mixed is None:
+                    return False
+                self.mixed.append(mixed)
+                # The layer has the same numbers, which need not be held twice.
+                self.results |= {call.source: mixed.whole.given, call.step: _put_out(mixed.whole)}
+        self.mixed.sort(key=lambda mixer: mixer.step.number)
+        return True
+
+    def _times_written(self) -> list[int]:
+        parts = (*self._model.parameters(), *self._model.buffers())
+        return [times_written(part) for part in parts]
+
+    def _failed(self, error: Exception) -> None:
+        """Record nothing more: the run is not what was expected of it."""
+        self.failure = error
+        self._follower.resting = True
+
+    @contextmanager
+    def _hooked(self) -> Iterator[None]:
+        """Record nothing of what happens inside the ``with`` block, and note what goes wrong."""
+        with self._follower.paused():
+            try:
+                yield
+            except Exception as error:  # of any kind: the model itself is to run on
+                if self._mixers is not None:
+                    raise
+                self.failure = error
+        if self.failure is not None:
+            self._follower.resting = True
 
     def _before(self, name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             if self._follower.resting:
                 return
-            with self._follower.paused():
-                if name in self._blocks and not self.is_complete:
+            running = _Running(name, len(self._calls))
+            with self._hooked():
+                if name in self.blocks and not self.is_complete:
                     self._add_stream(f"before {name}", (args, named))
-                layer = next(self._mixers.get(name, iter(())), None) if self.states else None
-                call = None if layer is None else MixerCall(layer, (args, named))
-            if call is not None:
-                self._running.append((name, call))
-                self._follower.resting = call.is_known
+                if self._mixers is not None and self.states:
+                    layer = next(self._mixers.get(name, iter(())), None)
+                    running.call = None if layer is None else MixerCall(layer, (args, named))
+            self._running.append(running)
+            known = running.call.is_known if running.call is not None else self._known.get(name)
+            self._follower.resting = self._follower.resting or bool(known and self.states)
 
         return hook
 
@@ -286,33 +427,69 @@ class Trace:
         def hook(
             module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any
         ) -> None:
-            call = None
-            if self._running and self._running[-1][0] == name:
-                _, call = self._running.pop()
-                self._follower.resting = False
-            if self._follower.resting:
+            if self.failure is not None or not self._running or self._running[-1].name != name:
                 return
-            with self._follower.paused():
-                if call is not None and call.is_known:
-                    mixed = call.record(self._follower, output)
-                    self.mixed += [] if mixed is None else [mixed]
-                elif not self._holds_a_mixer(name):
-                    found = closed(self._follower, name, module, (args, named), output)
-                    self.closed += [] if found is None else [found]
-                if not isinstance(module, nn.Dropout | nn.Identity):
-                    for part in tensors_in(output):
-                        self._follower.name(part, name)
-                if name == self._blocks[-1] and not self.is_complete:
-                    self._add_stream(f"after {name}", output)
+            running = self._running.pop()
+            self._follower.resting = False
+            with self._hooked():
+                self._record(running, module, (args, named), output)
 
         return hook
+
+    def _record(self, running: "_Running", module: nn.Module, given: Any, output: Any) -> None:
+        """Record what a module has put out."""
+        name, call = running.name, running.call
+        if call is not None and call.is_known:
+            mixed = call.record(self._follower, output)
+            self.mixed += [] if mixed is None else [mixed]
+        elif self._mixers is None and self._is_mixer(running):
+            self._leave_open(name, given, output)
+        elif not self._holds_a_mixer(name):
+            found = closed(self._follower, name, module, given, output)
+            self.closed += [] if found is None else [found]
+        if not isinstance(module, nn.Dropout | nn.Identity):
+            for part in tensors_in(output):
+                self._follower.name(part, name)
+                self._keep(part)
+        if name == self.blocks[-1] and not self.is_complete:
+            self._add_stream(f"after {name}", output)
+        if not name:
+            self.logits = put_out(output)
+            self.output = None if self.logits is None else self._step_at(self.logits)
+
+    def _is_mixer(self, running: "_Running") -> bool:
+        """Whether a module is known to be a layer, or an attention was recorded in it."""
+        if running.name in self._known:
+            return True
+        return any(call.name == running.name for call in self._calls[running.began :])
+
+    def _leave_open(self, name: str, given: Any, output: Any) -> None:
+        """Follow what a mixer has put out as a step that is filled in later."""
+        calls = self._open.setdefault(name, [])
+        parts = [part for part in tensors_in(given) if part.is_floating_point()]
+        found = [part for part in parts if self._step_at(part) is not None]
+        if not self.states or not found:
+            calls.append(None)
+            return
+        if len(found) > 1:
+            raise UnreadableError(f"{name} is given {len(found)} streams")
+        made, source = next(tensors_in(output)), self._step_at(found[0])
+        assert source is not None  # noqa: S101  # that is how it was found
+        step = self._follower.add(made, (source,))
+        self._follower.forget_names_in(name)
+        calls.append(OpenCall(copied(found[0]), copied(made), source, step))
+
+    def _keep(self, part: Tensor) -> None:
+        step = self._follower.find(part)
+        if isinstance(step, Step) and self.streams and part.shape == self.streams[0].shape:
+            self.results[step] = copied(part)
 
     @property
     def names(self) -> dict[Step, str]:
         """For steps whose result is the output of a module, its path."""
         return self._follower.names
 
-    def step_at(self, tensor: Tensor) -> Step | None:
+    def _step_at(self, tensor: Tensor) -> Step | None:
         """The step that gives ``tensor``; None if it does not depend linearly on the streams."""
         what = self._follower.find(tensor)
         if what is None or (isinstance(what, Frozen) and what.as_step is None):
@@ -320,7 +497,13 @@ class Trace:
         return step_of(what)
 
     def _holds_a_mixer(self, name: str) -> bool:
-        return any(path == name or path.startswith(f"{name}.") for path in self._mixers)
+        paths = [*self._mixers] if self._mixers is not None else self._paths_so_far
+        front = f"{name}." if name else ""
+        return any(path == name or path.startswith(front) for path in paths)
+
+    @property
+    def _paths_so_far(self) -> list[str]:
+        return [*self._known, *(call.name for call in self._calls)]
 
     def _add_stream(self, where: str, given: Any) -> None:
         """Add the residual stream at this place, which must be a step."""
@@ -340,4 +523,4 @@ class Trace:
                 "can be read: dsf.inspect(...)[k].whole."
             )
         self.states.append(step_of(what))
-        self.streams.append(stream.detach().clone())
+        self.streams.append(copied(stream))

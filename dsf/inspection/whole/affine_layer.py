@@ -1,6 +1,7 @@
 """Whole layers as affine functions of their input, frozen at one run, and their maps."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,8 +11,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.composite import Operator
+from dsf.composite import PANEL, Operator, RowSource, SystemSum
 from dsf.evaluate import attention_map, respond
+from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.maps import Selection
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.whole.head_layout import as_tokens, as_values, width_of
@@ -28,6 +30,8 @@ class AffineLayer(ABC):
     """
 
     given: Float[Tensor, "sample time width"]
+    output: Float[Tensor, "sample written output"] | None = None
+    """What the layer put out in the run, where it was compared with that."""
 
     @abstractmethod
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
@@ -41,6 +45,17 @@ class AffineLayer(ABC):
     @abstractmethod
     def map(self, rows: Selection | None = None) -> Float[Tensor, "sample channel rows columns"]:
         """The map of every channel, or some of its rows."""
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the remainder is known to be zero without computing it."""
+        return False
+
+    def adjoint(
+        self, cotangent: Float[Tensor, "sample written output"]
+    ) -> Float[Tensor, "sample time width"]:
+        """By how much the input moves the inner product of ``cotangent`` with the output."""
+        return transposed(self.linear, self.given.shape, cotangent)
 
     def __call__(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """The output for the input ``x``, with the factors of this run."""
@@ -95,12 +110,14 @@ class WholeMixer(AffineLayer):
         enter: the stages from the layer's input to the values of the mixer.
         mixer: the mixer with the coefficients of this run.
         leave: the stages from the response of the mixer to the layer's output.
+        output: what the layer put out in the run, where it was compared with that.
     """
 
     given: Float[Tensor, "sample time width"]
     enter: Chain
     mixer: Any
     leave: Chain
+    output: Float[Tensor, "sample written output"] | None = None
 
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """The part of the output that is linear in ``x``, without the remainder."""
@@ -109,6 +126,8 @@ class WholeMixer(AffineLayer):
     @cached_property
     def remainder(self) -> Float[Tensor, "sample written output"]:
         """The part of the output that does not depend on the input; it comes from biases."""
+        if self.is_linear and self.output is not None:
+            return torch.zeros_like(self.output)
         constant = respond(self._system, self._signal_of_zero_values)
         entered = self._mixed(self.enter(torch.zeros_like(self.given)))
         return self.leave(entered + as_tokens(constant, self.mixer.value))
@@ -134,6 +153,43 @@ class WholeMixer(AffineLayer):
         for stage in self.leave.before_projection():
             weights = _factor(stage, weights, steps)[..., written, None] * weights
         return weights
+
+    @cached_property
+    def is_linear(self) -> bool:
+        """Whether there are no biases, no constant inputs and no first states."""
+        stages = self.enter.is_linear and self.leave.is_linear
+        constant = self._signal_of_zero_values
+        return stages and self.starts_from_rest and not bool(constant.any())
+
+    @property
+    def starts_from_rest(self) -> bool:
+        """Whether the mixer has no first state."""
+        parts = self._system if isinstance(self._system, SystemSum) else (self._system,)
+        return all(part.initial is None for part in parts)
+
+    def adjoint(
+        self, cotangent: Float[Tensor, "sample written output"]
+    ) -> Float[Tensor, "sample time width"]:
+        """By how much the input moves the inner product of ``cotangent`` with the output.
+
+        Rows of a map that are computed from scores are taken a panel at a time.
+        """
+        moved = self.leave.adjoint(cotangent)
+        shape = torch.Size((*self.given.shape[:-1], width_of(self.mixer.value)))
+        rows = whole_rows(self._system)
+        if rows is not None and self._reads_its_values:
+            by_head = as_values(moved, self.mixer.value)
+            moved = as_tokens(transposed_rows(rows, by_head), self.mixer.value)
+        else:
+            moved = transposed(self._mixed, shape, moved)
+        return self.enter.adjoint(moved)
+
+    @cached_property
+    def _reads_its_values(self) -> bool:
+        """Whether the signal is the values as they are."""
+        ones = replace(self.mixer, value=torch.ones_like(self.mixer.value))
+        tried = ((mixer.signal(), mixer.value.unsqueeze(-2)) for mixer in (self.mixer, ones))
+        return all(torch.equal(signal, value) for signal, value in tried)
 
     @cached_property
     def _system(self) -> Operator:
@@ -173,6 +229,28 @@ class WholeMixer(AffineLayer):
         map = self.mixing_map(rows)
         map = map.flatten(1, -3) if map.ndim > 3 else map.unsqueeze(1)
         return map.repeat_interleave(width_of(self.mixer.value) // map.shape[1], dim=1)
+
+
+def transposed(linear: Callable[[Tensor], Tensor], shape: torch.Size, cotangent: Tensor) -> Tensor:
+    """The adjoint of a function that is linear in a tensor of this shape."""
+    with torch.enable_grad():
+        given = cotangent.new_zeros(shape, requires_grad=True)
+        (moved,) = torch.autograd.grad(linear(given), given, cotangent)
+    return moved
+
+
+def transposed_rows(
+    rows: RowSource, cotangent: Float[Tensor, "*batch written channel"]
+) -> Float[Tensor, "*batch read 1 channel"]:
+    """The transposed map times ``cotangent``, a panel of rows at a time."""
+    read, written = rows.shape[-1], rows.shape[-3]
+    moved = cotangent.new_zeros(*cotangent.shape[:-2], read, cotangent.shape[-1])
+    for start in range(0, written, PANEL):
+        stop = min(start + PANEL, written)
+        keys = stop if rows.is_causal else read
+        weights = rows.window(start, stop).squeeze(-2)[..., :keys]
+        moved[..., :keys, :] += weights.mT @ cotangent[..., start:stop, :]
+    return moved.unsqueeze(-2)
 
 
 def _before(weights: Tensor, stage: Stage) -> Tensor:

@@ -28,6 +28,13 @@ class Project:
     def linear(self, x: Tokens) -> Tokens:
         return linear(x, self.weight)
 
+    def adjoint(self, cotangent: Tokens) -> Tokens:
+        return cotangent @ self.weight
+
+    @property
+    def is_linear(self) -> bool:
+        return self.bias is None
+
     def __call__(self, x: Tokens) -> Tokens:
         return linear(x, self.weight, self.bias)
 
@@ -41,6 +48,13 @@ class Scale:
 
     def linear(self, x: Tokens) -> Tokens:
         return self.factor * x
+
+    def adjoint(self, cotangent: Tokens) -> Tokens:
+        return self.factor * cotangent
+
+    @property
+    def is_linear(self) -> bool:
+        return self.offset is None
 
     def __call__(self, x: Tokens) -> Tokens:
         return self.linear(x) if self.offset is None else self.linear(x) + self.offset
@@ -60,6 +74,14 @@ class Filter:
             filtered[..., lag:, :].addcmul_(x[..., : steps - lag, :], taps[-1 - lag])
         return filtered
 
+    def adjoint(self, cotangent: Tokens) -> Tokens:
+        """A token moves what it is filtered into: itself and the tokens after it."""
+        return self.linear(cotangent.flip(-2)).flip(-2)
+
+    @property
+    def is_linear(self) -> bool:
+        return self.bias is None
+
     def __call__(self, x: Tokens) -> Tokens:
         return self.linear(x) if self.bias is None else self.linear(x) + self.bias
 
@@ -73,6 +95,13 @@ class Centre:
     def linear(self, x: Tokens) -> Tokens:
         by_head = x.unflatten(-1, (self.heads, -1))
         return (by_head - by_head.mean(dim=-1, keepdim=True)).flatten(-2)
+
+    def adjoint(self, cotangent: Tokens) -> Tokens:
+        return self.linear(cotangent)
+
+    @property
+    def is_linear(self) -> bool:
+        return True
 
     def __call__(self, x: Tokens) -> Tokens:
         return self.linear(x)
@@ -92,6 +121,17 @@ class Chain:
         for stage in self.stages:
             x = stage.linear(x)
         return x
+
+    def adjoint(self, cotangent: Tokens) -> Tokens:
+        """By how much the input moves the inner product of ``cotangent`` with the output."""
+        for stage in reversed(self.stages):
+            cotangent = stage.adjoint(cotangent)
+        return cotangent
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether no stage has a bias or an offset."""
+        return all(stage.is_linear for stage in self.stages)
 
     def __call__(self, x: Tokens) -> Tokens:
         for stage in self.stages:
