@@ -344,6 +344,10 @@ class _Contracted:
             if found.spread:
                 self.meet(axis, "what is made of many tokens meets single ones")
             return
+        if not reduced(row, [-2])[1] and not reduced(read, [-1])[1]:  # no scores: one of each
+            self.planes[axis] = found.plane.expand(self.shape)
+            self.meet(axis, "a product joins different tokens")
+            return
         self.planes[axis], self.columns[axis] = row.expand(self.shape), read.expand(self.shape)
 
     def inner(

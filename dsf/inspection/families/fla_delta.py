@@ -9,7 +9,11 @@ output = o_proj(w ⊙ RMS(scan) ⊙ act(gate)), the norm over one head
 Source: flash-linear-attention 0.6.0, ``fla/layers/{delta_net,gated_deltanet,kda}.py``.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +31,8 @@ from dsf.inspection.families.fla_shared import (
     stream,
     through,
 )
-from dsf.inspection.families.shared import by_head, unit_length
+from dsf.inspection.families.shared import UNIT_EPSILON, by_head, unit_length
+from dsf.inspection.families.structure import Settings, Sizes, Structure, key_heads
 from dsf.inspection.whole.stages import Chain
 from dsf.mixers import DeltaNet, GatedDeltaNet, KimiDeltaAttention
 
@@ -55,7 +60,7 @@ def enter(layer: Captured) -> Chain:
 def leave(layer: Captured, response: Tensor) -> Chain:
     """The norm of every head, the output gate, then the output projection."""
     gated = getattr(layer.module, "use_gate", True)
-    gate = layer.module.o_norm.activation if gated else None
+    gate = getattr(layer.module.o_norm, "activation", "silu") if gated else None
     return leaving(layer, response, norm="o_norm", heads=_value_heads(layer), gate=gate)
 
 
@@ -70,7 +75,8 @@ def _pair(layer: Captured) -> tuple[Tensor, Tensor]:
         query, key = elu(query) + 1, elu(key) + 1
     if getattr(layer.module, "qk_norm", "l2") == "sum":
         return query / query.sum(-1, keepdim=True), key / key.sum(-1, keepdim=True)
-    return unit_length(query), unit_length(key)
+    epsilon = getattr(layer.module, "unit_epsilon", UNIT_EPSILON)
+    return unit_length(query, epsilon=epsilon), unit_length(key, epsilon=epsilon)
 
 
 def _rate(layer: Captured, x: Tensor) -> Tensor:
@@ -103,4 +109,39 @@ ADAPTER = Adapter(
     enter=enter,
     leave=leave,
     tolerance=TOLERANCE,
+)
+
+
+def _settings(module: Any, sizes: Sizes) -> Iterator[Settings]:
+    """Heads of a module that was written elsewhere, and how it makes keys of unit length."""
+    heads = key_heads(module, sizes["heads"], sizes["keys"])
+    negative = getattr(module, "allow_neg_eigval", None)
+    doubled = (False, True) if negative is None else (bool(negative),)
+    for shared, twice, epsilon in product(heads, doubled, (UNIT_EPSILON, 0.0)):
+        yield {
+            "num_heads": shared,
+            "num_v_heads": sizes["heads"],
+            "head_k_dim": sizes["keys"] // shared,
+            "use_gate": hasattr(module, "g_proj"),
+            "allow_neg_eigval": twice,
+            "unit_epsilon": epsilon,
+        }
+
+
+STRUCTURE = Structure(
+    title="a gated delta rule",
+    family="gated_deltanet",
+    adapter=replace(ADAPTER, tolerance=Adapter.tolerance),
+    parameters={
+        "q_proj.weight": "keys model",
+        "k_proj.weight": "keys model",
+        "v_proj.weight": "values model",
+        "a_proj.weight": "heads model",
+        "b_proj.weight": "heads model",
+        "A_log": "heads",
+        "dt_bias": "heads",
+        "o_norm.weight": "width",
+        "o_proj.weight": "model values",
+    },
+    settings=_settings,
 )

@@ -17,7 +17,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
@@ -25,7 +25,8 @@ from dsf.inspection.families.fla_shared import TOLERANCE, hidden, known_by
 from dsf.inspection.families.shared import (
     ACTIVATIONS,
     by_head,
-    epsilon_of,
+    earlier,
+    group_normalised,
     masked,
     side_by_side,
     unit_length,
@@ -70,7 +71,7 @@ def _rwkv6(layer: Captured) -> RWKV6:
 def _blended6(layer: Captured) -> dict[str, Tensor]:
     """All projections of rwkv6, each of a blend of its own."""
     x, size = hidden(layer), len(PARTS)
-    delta = _earlier(x) - x
+    delta = earlier(x) - x
     mixed = layer.project("x_proj.0.linear", x + delta * layer.weights["x_proj.0.mu"]).tanh()
     back = layer.weights["x_proj.2.weight"].unflatten(-1, (size, -1))
     blend = torch.einsum("stnr,hnr->nsth", mixed.unflatten(-1, (size, -1)), back)
@@ -112,12 +113,7 @@ def _values7(layer: Captured) -> Tensor:
 
 def _blended7(layer: Captured, name: str) -> Tensor:
     x = hidden(layer)
-    return x + (_earlier(x) - x) * layer.weights[f"x_{name}"]
-
-
-def _earlier(x: Tensor) -> Tensor:
-    """Every token's predecessor; zero for the first."""
-    return pad(x, (0, 0, 1, -1))
+    return x + (earlier(x) - x) * layer.weights[f"x_{name}"]
 
 
 def _low_rank(layer: Captured, path: str, x: Tensor, act: str) -> Tensor:
@@ -125,14 +121,7 @@ def _low_rank(layer: Captured, path: str, x: Tensor, act: str) -> Tensor:
 
 
 def _normalised(layer: Captured, response: Tensor) -> Tensor:
-    heads, norm = layer.module.num_heads, layer.module.g_norm
-    split = response.unflatten(-1, (heads, -1))
-    spread = split.var(dim=-1, correction=0, keepdim=True)
-    centred = (split - split.mean(dim=-1, keepdim=True)) * (spread + epsilon_of(norm)).rsqrt()
-    weight, bias = (layer.weights.get(f"g_norm.{name}") for name in ("weight", "bias"))
-    flat = centred.flatten(-2)
-    flat = flat if weight is None else weight * flat
-    return flat if bias is None else flat + bias
+    return group_normalised(layer, "g_norm", response, heads=layer.module.num_heads)
 
 
 ADAPTER = Adapter(

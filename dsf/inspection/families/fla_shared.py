@@ -151,7 +151,7 @@ def _linear(layer: Captured, part: str) -> Chain:
 
 def _act(layer: Captured, part: str, bare: str, then: str) -> Callable[[Tensor], Tensor]:
     found = getattr(layer.module, f"{part}_conv1d", None)
-    first = ACTIVATIONS[bare if found is None else found.activation or "linear"]
+    first = ACTIVATIONS[bare if found is None else getattr(found, "activation", "silu") or "linear"]
     return first if then == "linear" else lambda x: ACTIVATIONS[then](first(x))
 
 

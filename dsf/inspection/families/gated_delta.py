@@ -6,7 +6,8 @@ log decay = -exp(A_log) softplus(a + dt_bias)      output = out_proj(w ⊙ RMS(s
 The norm covers the channels of one head. Consecutive value heads share one key head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from dsf.inspection.families.shared import (
     some_rows,
     unit_length,
 )
+from dsf.inspection.families.structure import Settings, Sizes, Structure, key_heads
 from dsf.inspection.whole.stages import Chain, Scale, Stage, secant
 from dsf.mixers import GatedDeltaNet
 
@@ -51,9 +53,10 @@ def read(layer: Captured) -> GatedDeltaNet:
     qkv = activation(layer)(_convolved(layer, qkv))
     query, key, value = qkv.split([module.key_dim, module.key_dim, module.value_dim], dim=-1)
     rate = b.sigmoid() * (2 if getattr(module, "allow_neg_eigval", False) else 1)
+    epsilon = getattr(module, "unit_epsilon", UNIT_EPSILON)
     return GatedDeltaNet(
-        query=unit_length(_shared(layer, query)) * module.head_k_dim**-0.5,
-        key=unit_length(_shared(layer, key)),
+        query=unit_length(_shared(layer, query), epsilon=epsilon) * module.head_k_dim**-0.5,
+        key=unit_length(_shared(layer, key), epsilon=epsilon),
         value=by_head(value, module.num_v_heads),
         rate=rate.mT,
         log_decay=(-weights["A_log"].exp() * softplus(a + weights["dt_bias"])).mT,
@@ -194,4 +197,38 @@ ADAPTER = Adapter(
     leave=leave,
     advice=dict.fromkeys(PREFIXES, LONE_PADDING),
     stored=stored,
+)
+
+
+def _settings(module: Any, sizes: Sizes) -> Iterator[Settings]:
+    """Heads of a module that was written elsewhere, and how it makes keys of unit length."""
+    keys, rest = divmod(sizes["mixed"] - sizes["values"], 2)
+    if rest or keys <= 0:
+        return
+    heads = key_heads(module, sizes["heads"], keys)
+    for shared, epsilon in product(heads, (UNIT_EPSILON, 0.0)):
+        yield {
+            "num_k_heads": shared,
+            "num_v_heads": sizes["heads"],
+            "head_k_dim": keys // shared,
+            "key_dim": keys,
+            "value_dim": sizes["values"],
+            "unit_epsilon": epsilon,
+        }
+
+
+STRUCTURE = Structure(
+    title="a gated delta rule",
+    family="qwen3_next",
+    adapter=ADAPTER,
+    parameters={
+        "in_proj_qkvz.weight": "mixed+values model",
+        "in_proj_ba.weight": "heads+heads model",
+        "conv1d.weight": "mixed 1 taps",
+        "A_log": "heads",
+        "dt_bias": "heads",
+        "norm.weight": "width",
+        "out_proj.weight": "model values",
+    },
+    settings=_settings,
 )

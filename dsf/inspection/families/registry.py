@@ -10,6 +10,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.environment import class_path
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families import (
+    diagonal_spaces,
     fla_comba,
     fla_delta,
     fla_delta_product,
@@ -26,9 +27,12 @@ from dsf.inspection.families import (
     mamba,
     mamba2,
     min_gru,
+    min_lstm,
     minimax,
     recurrent_gemma,
     rwkv,
+    rwkv6,
+    rwkv7,
     torch_recurrent,
     xlstm,
     zamba,
@@ -100,7 +104,19 @@ ADAPTERS: tuple[Adapter, ...] = (
     torch_module.ADAPTER,
 )
 
-STRUCTURES: tuple[Structure, ...] = (mamba.STRUCTURE, mamba2.STRUCTURE, *min_gru.STRUCTURES)
+STRUCTURES: tuple[Structure, ...] = (
+    mamba.STRUCTURE,
+    mamba2.STRUCTURE,
+    *min_gru.STRUCTURES,
+    *min_lstm.STRUCTURES,
+    gated_delta.STRUCTURE,
+    fla_delta.STRUCTURE,
+    recurrent_gemma.STRUCTURE,
+    rwkv.STRUCTURE,
+    rwkv6.STRUCTURE,
+    rwkv7.STRUCTURE,
+    *diagonal_spaces.STRUCTURES,
+)
 
 
 def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:

@@ -8,11 +8,14 @@ The module ignores padding masks. The library rescales ``output`` at its first f
 evaluation mode, so that weights are copied for the run they belong to.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.structure import Structure
 from dsf.inspection.whole.stages import Chain, Filter, Scale
 from dsf.mixers import RWKV4
 
@@ -55,4 +58,26 @@ ADAPTER = Adapter(
     takes="hidden",
     rewrites_weights=True,
     axes=("sample", "channel"),
+)
+
+STRUCTURE = Structure(
+    title="RWKV-4",
+    family="rwkv",
+    adapter=replace(ADAPTER, rewrites_weights=False),
+    parameters={
+        "time_decay": "inner",
+        "time_first": "inner",
+        "time_mix_key": "1 1 model",
+        "time_mix_value": "1 1 model",
+        "time_mix_receptance": "1 1 model",
+        "key.weight": "inner model",
+        "value.weight": "inner model",
+        "receptance.weight": "inner model",
+        "output.weight": "model inner",
+    },
+    called={
+        "time_mix_key": ("time_mix_k",),
+        "time_mix_value": ("time_mix_v",),
+        "time_mix_receptance": ("time_mix_r",),
+    },
 )

@@ -101,6 +101,22 @@ def unit_length(x: Tensor, *, epsilon: float = UNIT_EPSILON) -> Tensor:
     return x * (x.square().sum(dim=-1, keepdim=True) + epsilon).rsqrt()
 
 
+def earlier(x: Tensor) -> Tensor:
+    """Every token's predecessor, ``sample time width``; zero for the first."""
+    return functional.pad(x, (0, 0, 1, -1))
+
+
+def group_normalised(layer: Captured, name: str, x: Tensor, *, heads: int) -> Tensor:
+    """``x``, ``sample time width``, through the group norm ``name`` with a group for every head."""
+    split = x.unflatten(-1, (heads, -1))
+    spread = split.var(dim=-1, correction=0, keepdim=True)
+    epsilon = epsilon_of(layer.module.get_submodule(name))
+    flat = ((split - split.mean(dim=-1, keepdim=True)) * (spread + epsilon).rsqrt()).flatten(-2)
+    weight, bias = (layer.weights.get(f"{name}.{part}") for part in ("weight", "bias"))
+    flat = flat if weight is None else weight * flat
+    return flat if bias is None else flat + bias
+
+
 def by_head(x: Tensor, heads: int) -> Tensor:
     """``sample time (head channel)`` split into ``sample head time channel``."""
     return rearrange(x, "sample time (head channel) -> sample head time channel", head=heads)

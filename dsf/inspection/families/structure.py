@@ -7,7 +7,7 @@ compares with the module itself in float64: what fits is read, what does not fit
 import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,8 @@ class Structure:
         parameters: by name the axes of every parameter that is needed, such as
             ``"dt_proj.weight": "inner rank"``. An axis is a name, a number, or a sum of products of
             them such as ``rank+2*state``; every name stands alone somewhere.
+        called: by name the other names under which a parameter, or the module that holds some, is
+            known elsewhere, such as ``"key": ("k_proj",)``.
         settings: attributes that the adapter looks up in a module of the family, told from a module
             and the sizes of its axes; of several the first that fits.
     """
@@ -46,13 +48,15 @@ class Structure:
     adapter: Adapter
     parameters: Mapping[str, str]
     settings: Callable[[nn.Module, Sizes], Iterable[Settings]] = _as_they_are
+    called: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def sizes(self, module: nn.Module) -> Sizes | None:
         """The sizes of the axes in a module; None where it is not made like this."""
         found = dict(module.named_parameters()) | dict(module.named_buffers())
+        names = self._names(found)
         shapes: list[tuple[str, int]] = []
-        for name, axes in self.parameters.items():
-            words = axes.split()
+        for canonical, axes in self.parameters.items():
+            words, name = axes.split(), _renamed(canonical, names)
             if name not in found or found[name].ndim != len(words):
                 return None
             shapes += zip(words, found[name].shape, strict=True)
@@ -67,13 +71,27 @@ class Structure:
         fits = all(_evaluated(word, known) == size for word, size in shapes)
         return known if fits else None
 
+    def _names(self, found: Iterable[str]) -> Mapping[str, str]:
+        """By the name that the adapter knows the one that some parameters have here."""
+        listed = list(found)
+
+        def is_there(path: str) -> bool:
+            return any(name == path or name.startswith(f"{path}.") for name in listed)
+
+        return {
+            path: next(filter(is_there, (path, *others)), path)
+            for path, others in self.called.items()
+        }
+
     def readings(self, module: nn.Module) -> Iterator[Adapter]:
         """The adapters by which a module is tried, the likeliest first."""
         sizes = self.sizes(module)
         if sizes is None:
             return
+        held = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+        names = {path: here for path, here in self._names(held).items() if path != here}
         for settings in self.settings(module, sizes):
-            split = partial(_as_one_of, takes=self.adapter.takes, settings=settings)
+            split = partial(_as_one_of, takes=self.adapter.takes, settings=settings, names=names)
             yield replace(self.adapter, split=split)
 
 
@@ -87,7 +105,36 @@ def _evaluated(word: str, known: Sizes) -> int:
     return total
 
 
-def _as_one_of(layer: Captured, *, takes: str, settings: Settings) -> Parts:
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    for path, here in names.items():
+        if name == path or name.startswith(f"{path}."):
+            return here + name.removeprefix(path)
+    return name
+
+
+class _Renamed(Mapping[str, Tensor]):
+    """The weights of a module under the names that an adapter looks up."""
+
+    def __init__(self, weights: Mapping[str, Tensor], names: Mapping[str, str]):
+        self._weights, self._names = weights, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._weights[_renamed(name, self._names)]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _renamed(name, self._names) in list(self._weights)
+
+    def __iter__(self) -> Iterator[str]:
+        back = {here: path for path, here in self._names.items()}
+        return (_renamed(name, back) for name in self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def _as_one_of(
+    layer: Captured, *, takes: str, settings: Settings, names: Mapping[str, str]
+) -> Parts:
     """The call as the adapter of the family knows it: its names of the input and of settings."""
     module = copy.copy(layer.module)
     module.__dict__ = {**vars(layer.module), **settings}
@@ -96,7 +143,21 @@ def _as_one_of(layer: Captured, *, takes: str, settings: Settings) -> Parts:
         name = next((name for name, part in arguments.items() if _has_tokens(part)), None)
         if name is not None:
             arguments = {takes: arguments.pop(name), **arguments}
-    return (layer.replaced(module=module, arguments=arguments),)
+    weights = _Renamed(layer.weights, names) if names else layer.weights
+    return (layer.replaced(module=module, arguments=arguments, weights=weights),)
+
+
+def key_heads(module: nn.Module, heads: int, keys: int) -> list[int]:
+    """How many heads of keys a delta rule may have: as a setting says, else every number.
+
+    Args:
+        heads: of values.
+        keys: the width of all keys together.
+    """
+    named = [getattr(module, name, None) for name in ("num_k_heads", "num_heads", "n_heads")]
+    said = [each for each in named if isinstance(each, int)]
+    found = [*said, heads, *range(1, heads)]
+    return [each for each in dict.fromkeys(found) if each > 0 and heads % each == 0 == keys % each]
 
 
 def _has_tokens(part: Any) -> bool:
