@@ -11,6 +11,7 @@ from dsf.coefficient import Coefficient, SampledWrite
 from dsf.evaluate.cuda.responses import answered_on_cuda
 from dsf.evaluate.cuda.rows import rows_on_cuda, writes_on_cuda
 from dsf.evaluate.heads import heads_of
+from dsf.evaluate.loops.complex_states import complex_response
 from dsf.evaluate.loops.responses import Channels, channels_of, memory_response, output_memory
 from dsf.evaluate.loops.rows import diagonal_rows, head_rows, is_diagonal
 from dsf.evaluate.output_buffers import RowBuffer
@@ -29,7 +30,7 @@ def compiled(
 ) -> Answer | None:
     """The response of a forward system and its final state; None where no loop applies."""
     if signal.is_complex():
-        return None
+        return complex_response(system, signal)
     if signal.device.type != "cpu":
         return answered_on_cuda(system, signal)
     return _selective(system, signal, out) or memory_response(system, signal, out=out)

@@ -132,13 +132,18 @@ def scalar_chunks(
 @kernel()
 @no_type_check
 def _buffers(states, like):
-    """Buffers of ``TILE`` columns: memory, its rounded copy, chunk inputs, responses, updates."""
+    """Buffers of ``TILE`` columns.
+
+    Memory, its rounded copy, chunk inputs, responses, updates, and what the memory returned where
+    it was looked up.
+    """
     return (
         np.zeros(states * TILE),
         np.zeros(states * TILE, like.dtype),
         np.zeros(CHUNK * TILE, like.dtype),
         np.zeros(CHUNK * TILE, like.dtype),
         np.zeros(states * TILE, like.dtype),
+        np.zeros(CHUNK * TILE, like.dtype),
     )
 
 
@@ -191,7 +196,7 @@ def _load(signal, start, first, gain, entries):
 @no_type_check
 def _look_up(look, below, scale, states, room):
     """Subtract what the memory returns at ``look``, from earlier chunks and from this one."""
-    _, memory, entries, answers, _ = room
+    _, memory, entries, answers, _, _ = room
     answers[:] = 0
     add_product(look, memory, CHUNK, states, answers)
     for i in range(CHUNK):
@@ -202,8 +207,29 @@ def _look_up(look, below, scale, states, room):
 
 @kernel()
 @no_type_check
+def _negate(numbers):
+    for k in range(len(numbers)):
+        numbers[k] = -numbers[k]
+
+
+@kernel()
+@no_type_check
+def _return(look, seen, again, states, room):
+    """What the memory returns at ``look``, with what the chunk wrote and returned before.
+
+    ``again`` are the products of look-up vectors with returns, with a minus sign.
+    """
+    _, memory, entries, _, _, returned = room
+    returned[:] = 0
+    add_product(look, memory, CHUNK, states, returned)
+    add_triangle(seen, entries, CHUNK, returned)
+    solve_unit_triangle(again, CHUNK, returned)
+
+
+@kernel()
+@no_type_check
 def _answer(read, own, scale, states, room):
-    _, memory, entries, answers, _ = room
+    _, memory, entries, answers, _, _ = room
     answers[:] = 0
     add_product(read, memory, CHUNK, states, answers)
     _scale(answers, scale)
@@ -233,7 +259,7 @@ def _store(signal, start, first, skip, answers, response):
 @kernel()
 @no_type_check
 def _update(send, carry, states, room):
-    exact, memory, entries, _, change = room
+    exact, memory, entries, _, change, _ = room
     change[:] = 0
     add_product(send, entries, states, CHUNK, change)
     for k in range(states * TILE):
@@ -261,13 +287,19 @@ def _store_memory(memory, first, exact):
 
 @kernel()
 @no_type_check
-def diagonal_chunks(decay, gain, skip, read, look, write, signal, memory, response, before, end):
+def diagonal_chunks(
+    decay, gain, skip, read, look, write, left, signal, memory, response, before, end
+):
     """The chunks before token ``end`` with a decay for every state, heads one after the other.
 
-    Arrays that heads share are stored once. Without a delta rule ``look`` is empty.
+    Arrays that heads share are stored once. Without a delta rule ``look`` is empty. ``left`` is
+    empty where what is returned at ``look`` is subtracted at ``write``; else it is added there.
     """
     heads, _, columns = signal.shape
-    states, delta = memory.shape[1], len(look) > 0
+    states, apart = memory.shape[1], len(left) > 0
+    delta = len(look) > 0 and not apart
+    moved = np.zeros((3, CHUNK * states), signal.dtype)
+    between = np.zeros((2, CHUNK * CHUNK), signal.dtype)
     folded = np.zeros((3, CHUNK * states), signal.dtype)
     pairs = np.zeros((2, CHUNK * CHUNK), signal.dtype)
     carry, ones = np.zeros(states), np.ones(CHUNK, signal.dtype)
@@ -279,15 +311,25 @@ def diagonal_chunks(decay, gain, skip, read, look, write, signal, memory, respon
             _load_memory(memory[h], b * TILE, rooms[b][0], rooms[b][1])
         for start in range(0, end, CHUNK):
             span = slice(start, start + CHUNK)
-            own_look = look[h, span] if delta else read[g, span]
+            own_look = look[h, span] if len(look) else read[g, span]
             _fold(decay[h, span], read[g, span], own_look, write[g, span], before, folded, carry)
             _pair(decay[h, span], read[g, span], own_look, write[g, span], before, pairs)
+            if apart:
+                _fold(decay[h, span], read[g, span], own_look, left[h, span], before, moved, carry)
+                _pair(decay[h, span], read[g, span], own_look, left[h, span], before, between)
+                _negate(between[1])
             for b in range(blocks):
                 room = rooms[b]
                 _load(signal[h], start, b * TILE, gain[h], room[2])
                 if delta:
                     _look_up(folded[1], pairs[1], ones, states, room)
+                if apart:
+                    _return(folded[1], pairs[1], between[1], states, room)
                 _answer(folded[0], pairs[0], ones, states, room)
+                room[4][:] = 0
+                if apart:
+                    add_triangle(between[0], room[5], CHUNK, room[3])
+                    add_product(moved[2], room[5], states, CHUNK, room[4])
                 _store(signal[h], start, b * TILE, skip[h], room[3], response[h])
                 _update_diagonal(folded[2], carry, states, room)
         for b in range(blocks):
@@ -347,8 +389,7 @@ def _pair(decay, read, look, write, before, pairs):
 @kernel()
 @no_type_check
 def _update_diagonal(send, carry, states, room):
-    exact, memory, entries, _, change = room
-    change[:] = 0
+    exact, memory, entries, _, change, _ = room
     add_product(send, entries, states, CHUNK, change)
     for n in range(states):
         for k in range(n * TILE, (n + 1) * TILE):
@@ -369,6 +410,8 @@ class Memories:
         gain: factor on the signal.
         look: for a delta rule the vectors at which the memory is read before it is overwritten;
             otherwise a tensor without heads.
+        left: the vectors at which what was read there is added; a tensor without heads where that
+            is ``-write``. With a decay for every state only.
     """
 
     decay: Float[Tensor, "head time"] | Float[Tensor, "head time state"]
@@ -376,6 +419,7 @@ class Memories:
     write: Float[Tensor, "stored time state"]
     read: Float[Tensor, "stored time state"]
     look: Float[Tensor, "looking time state"]
+    left: Float[Tensor, "adding time state"]
     signal: Float[Tensor, "head time channel"]
 
     def each(self, act: Any) -> "Memories":
@@ -386,7 +430,7 @@ class Memories:
 
     def by_states(self, act: Any) -> "Memories":
         """The same with ``act`` applied to every tensor that has a state axis."""
-        names = ["write", "read", "look", *(["decay"] if self.decay.ndim > 2 else [])]
+        names = ["write", "read", "look", "left", *(["decay"] if self.decay.ndim > 2 else [])]
         return replace(self, **{name: act(getattr(self, name)) for name in names})
 
 
@@ -442,7 +486,8 @@ def _chunks(
         part.numpy() for part in (parts.decay, parts.gain, skip, parts.read, parts.look)
     )
     if decay.ndim > 2:
-        diagonal_chunks(decay, gain, skips, read, look, parts.write.numpy(), *ends, before, end)
+        write, left = parts.write.numpy(), parts.left.numpy()
+        diagonal_chunks(decay, gain, skips, read, look, write, left, *ends, before, end)
         return
     for begin in range(0, end, SEGMENT):
         span = slice(begin, min(begin + SEGMENT, end))

@@ -7,7 +7,7 @@ on all four has to come before the next operation.
 from typing import no_type_check
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.registers import load, number, spread
+from dsf.kernels.registers import load, load_double, number, spread
 
 
 @no_type_check
@@ -43,4 +43,5 @@ def _fourfold(of):
 
 
 loaded, spreads, numbers = _fourfold(load), _fourfold(spread), _fourfold(number)
+doubled = _fourfold(load_double)
 product, product_and_sum = each(lambda a, b: a * b), each(lambda a, b, c: a * b + c)

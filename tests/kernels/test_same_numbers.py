@@ -59,11 +59,22 @@ def without_kernels(monkeypatch, work):
         return work()
 
 
-STRUCTURES = ("scaled_identity", "diagonal", "delta", "scalar delta", "selective")
+STRUCTURES = (
+    "scaled_identity",
+    "diagonal",
+    "delta",
+    "scalar delta",
+    "removal",
+    "scalar removal",
+    "selective",
+)
 
 
 def coefficients(structure, decay, drawer, *, steps, states):
-    """A system of two heads, or of three channels, with the given decays; delta rules erase."""
+    """A system of two heads, or of three channels, with the given decays.
+
+    Delta rules erase where they write, removals in a direction of their own.
+    """
     if structure == "selective":
         step = decay(3, steps)
         write = drawer.tensor(1, steps, states).expand(3, steps, states)
@@ -79,9 +90,13 @@ def coefficients(structure, decay, drawer, *, steps, states):
         A = Diagonal(decay(2, steps, states))
     else:
         write = torch.nn.functional.normalize(write, dim=-1)
-        scalar = structure == "scalar delta"
+        scalar = structure.startswith("scalar")
         each = decay(2, steps, 1).expand(2, steps, states) if scalar else decay(2, steps, states)
-        A = DiagonalPlusLowRank(each, -write.unsqueeze(-1), (each * write).unsqueeze(-1))
+        look, left = write, -write
+        if structure.endswith("removal"):
+            look = torch.nn.functional.normalize(drawer.tensor(2, steps, states), dim=-1)
+            left = -0.7 * look
+        A = DiagonalPlusLowRank(each, left.unsqueeze(-1), (each * look).unsqueeze(-1))
     return dsf.System.from_write_and_read(A, write, read, feedthrough)
 
 

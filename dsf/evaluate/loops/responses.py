@@ -27,7 +27,8 @@ class BareArrays(NamedTuple):
     """The coefficients of a system with one input and one output, as tensors.
 
     ``B_t = gain_t write_t`` and ``C_t = read_t``. For a delta rule, ``left_t look_tᵀ`` is the
-    low-rank term of A_t: the memory is read at ``look`` before it is overwritten.
+    low-rank term of A_t: the memory is read at ``look`` before it is overwritten. What the loops
+    are given has no ``left`` where that is ``-write``.
     """
 
     decay: Tensor
@@ -52,8 +53,11 @@ def memory_response(
     tensors = [part for part in parts if part is not None]
     if not applies(*tensors, D, signal, entering, work=work):
         return None
-    if parts.left is not None and not torch.equal(-parts.left, parts.write):
-        return None
+    if parts.left is not None:
+        if torch.equal(-parts.left, parts.write):
+            parts = parts._replace(left=None)
+        elif parts.decay.ndim < parts.write.ndim:  # one decay a token
+            parts = parts._replace(decay=parts.decay.unsqueeze(-1).expand_as(parts.write))
     bare = signal.squeeze(-2)
     response = output_memory(bare.shape, bare, None if out is None else out.squeeze(-2))
     return _recalled(parts, D[..., 0, 0], bare, entering, response, system.reads_before_update)
@@ -102,7 +106,8 @@ def _recalled(
         if parts.look is None and write.stride(0) == read.stride(0) == 0:
             write, read = write[:1], read[:1]
         look = write[:0] if parts.look is None else parts.look[one]
-        memories = Memories(parts.decay[one], parts.gain[one], write, read, look, signal[one])
+        left = write[:0] if parts.left is None else parts.left[one]
+        memories = Memories(parts.decay[one], parts.gain[one], write, read, look, left, signal[one])
         leaving[one] = recall(memories, skip[one], entering[one], response[one], before=before)
     if not fixed:
         response += D.unsqueeze(-1) * signal
