@@ -18,78 +18,78 @@ from torch.nn.functional import pad
 
 from dsf.kernels.compiling import kernel
 from dsf.kernels.parallel import in_parallel
+from dsf.kernels.registers import ahead, lanes, pointers, spread, store
+from dsf.kernels.unrolled import loaded, product_and_sum
 
 TILE = 64
+
+
+@kernel(inlined=True)
+@no_type_check
+def _add_rows(left, right, inner, out, across, along):
+    """Four rows of a product, ``TILE`` columns wide; sums stay in registers over ``inner``.
+
+    In ``left`` rows are ``across`` numbers apart, and the numbers of a row ``along``.
+    """
+    wide = lanes(out)
+    for c in range(0, TILE, 4 * wide):
+        first, second = loaded(out, c, wide), loaded(out, TILE + c, wide)
+        third, fourth = loaded(out, 2 * TILE + c, wide), loaded(out, 3 * TILE + c, wide)
+        for n in range(inner):
+            row, at = loaded(right, n * TILE + c, wide), n * along
+            a, b = spread(left, at), spread(left, at + across)
+            c_, d = spread(left, at + 2 * across), spread(left, at + 3 * across)
+            first = product_and_sum((a, a, a, a), row, first)
+            second = product_and_sum((b, b, b, b), row, second)
+            third = product_and_sum((c_, c_, c_, c_), row, third)
+            fourth = product_and_sum((d, d, d, d), row, fourth)
+        for k in range(4):
+            store(out, c + k * wide, first[k])
+            store(out, TILE + c + k * wide, second[k])
+            store(out, 2 * TILE + c + k * wide, third[k])
+            store(out, 3 * TILE + c + k * wide, fourth[k])
 
 
 @kernel()
 @no_type_check
 def add_product(left, right, rows, inner, out):
-    """``out += left @ right``: ``rows x inner`` and ``inner x TILE``, sizes multiples of four."""
-    if rows < 0 or inner < 0:
-        return
-    for i in range(rows // 4):
-        o, l0 = i * (4 * TILE), i * 4 * inner
-        for n in range(inner // 4):
-            l1, l2, l3 = l0 + inner, l0 + 2 * inner, l0 + 3 * inner
-            a0, b0, c0, d0 = left[l0], left[l0 + 1], left[l0 + 2], left[l0 + 3]
-            a1, b1, c1, d1 = left[l1], left[l1 + 1], left[l1 + 2], left[l1 + 3]
-            a2, b2, c2, d2 = left[l2], left[l2 + 1], left[l2 + 2], left[l2 + 3]
-            a3, b3, c3, d3 = left[l3], left[l3 + 1], left[l3 + 2], left[l3 + 3]
-            l0, r = l0 + 4, n * (4 * TILE)
-            for j in range(TILE):
-                a, b = right[r + j], right[r + TILE + j]
-                c, d = right[r + 2 * TILE + j], right[r + 3 * TILE + j]
-                out[o + j] += a0 * a + b0 * b + (c0 * c + d0 * d)
-                out[o + TILE + j] += a1 * a + b1 * b + (c1 * c + d1 * d)
-                out[o + 2 * TILE + j] += a2 * a + b2 * b + (c2 * c + d2 * d)
-                out[o + 3 * TILE + j] += a3 * a + b3 * b + (c3 * c + d3 * d)
+    """``out += left @ right``: ``rows x inner`` and ``inner x TILE``, rows a multiple of four."""
+    given, table, sums = pointers(left), pointers(right), pointers(out)
+    for i in range(0, rows, 4):
+        _add_rows(ahead(given, i * inner), table, inner, ahead(sums, i * TILE), inner, 1)
+
+
+@kernel()
+@no_type_check
+def add_transposed(left, right, rows, inner, out):
+    """``out += left.T @ right`` for ``left`` of ``inner x rows``, rows a multiple of four."""
+    given, table, sums = pointers(left), pointers(right), pointers(out)
+    for i in range(0, rows, 4):
+        _add_rows(ahead(given, i), table, inner, ahead(sums, i * TILE), 1, rows)
 
 
 @kernel()
 @no_type_check
 def add_triangle(left, right, rows, out):
     """``out += left @ right`` for a ``rows x rows`` matrix that is zero above the diagonal."""
-    if rows < 0:
-        return
-    for i in range(rows // 4):
-        o, l0 = i * (4 * TILE), i * 4 * rows
-        for n in range(i + 1):
-            l1, l2, l3 = l0 + rows, l0 + 2 * rows, l0 + 3 * rows
-            a0, b0, c0, d0 = left[l0], left[l0 + 1], left[l0 + 2], left[l0 + 3]
-            a1, b1, c1, d1 = left[l1], left[l1 + 1], left[l1 + 2], left[l1 + 3]
-            a2, b2, c2, d2 = left[l2], left[l2 + 1], left[l2 + 2], left[l2 + 3]
-            a3, b3, c3, d3 = left[l3], left[l3 + 1], left[l3 + 2], left[l3 + 3]
-            l0, r = l0 + 4, n * (4 * TILE)
-            for j in range(TILE):
-                a, b = right[r + j], right[r + TILE + j]
-                c, d = right[r + 2 * TILE + j], right[r + 3 * TILE + j]
-                out[o + j] += a0 * a + b0 * b + (c0 * c + d0 * d)
-                out[o + TILE + j] += a1 * a + b1 * b + (c1 * c + d1 * d)
-                out[o + 2 * TILE + j] += a2 * a + b2 * b + (c2 * c + d2 * d)
-                out[o + 3 * TILE + j] += a3 * a + b3 * b + (c3 * c + d3 * d)
+    given, table, sums = pointers(left), pointers(right), pointers(out)
+    for i in range(0, rows, 4):
+        _add_rows(ahead(given, i * rows), table, i + 4, ahead(sums, i * TILE), rows, 1)
 
 
 @kernel()
 @no_type_check
 def solve_unit_triangle(below, rows, columns):
-    """Solve ``(identity + below) x = columns`` in place, ``below`` strictly lower triangular."""
-    if rows < 0:
-        return
-    for i in range(1, rows):
-        o, at = i * TILE, i * rows
-        for n in range(i // 4):
-            a, b = below[at + 4 * n], below[at + 4 * n + 1]
-            c, d = below[at + 4 * n + 2], below[at + 4 * n + 3]
-            r = n * (4 * TILE)
-            for j in range(TILE):
-                columns[o + j] -= (a * columns[r + j] + b * columns[r + TILE + j]) + (
-                    c * columns[r + 2 * TILE + j] + d * columns[r + 3 * TILE + j]
-                )
-        for n in range(i // 4 * 4, i):
-            a, r = below[at + n], n * TILE
-            for j in range(TILE):
-                columns[o + j] -= a * columns[r + j]
+    """Solve ``(identity - below) x = columns`` in place, ``below`` strictly lower triangular."""
+    given, found = pointers(below), pointers(columns)
+    for i in range(0, rows, 4):
+        at = i * TILE
+        _add_rows(ahead(given, i * rows), found, i, ahead(found, at), rows, 1)
+        for k in range(1, 4):
+            for m in range(k):
+                factor, to, of = below[(i + k) * rows + i + m], at + k * TILE, at + m * TILE
+                for j in range(TILE):
+                    columns[to + j] += factor * columns[of + j]
 
 
 CHUNK = 32
@@ -103,8 +103,8 @@ def scalar_chunks(
     """The chunks from token ``begin`` on, with one decay a token, heads one after the other.
 
     ``seen`` and ``held`` are the products of reads and of look-up vectors with writes for every
-    pair of tokens of a chunk, and ``send`` holds the writes of every chunk as columns. Arrays that
-    heads share are stored once. Without a delta rule ``look`` and ``held`` are empty.
+    pair of tokens of a chunk, and ``send`` holds the writes of every chunk. Arrays that heads share
+    are stored once. Without a delta rule ``look`` and ``held`` are empty.
     """
     heads, _, columns = signal.shape
     states, delta = memory.shape[1], len(held) > 0
@@ -175,7 +175,7 @@ def _gaps(decay, start, seen, held, g, c, before, own, below, scales):
             running *= decay[start + i]
             own[i * CHUNK + j] = seen[i, j] * (earlier if before else running)
             if len(held):
-                below[i * CHUNK + j] = held[g, c, i, j] * earlier
+                below[i * CHUNK + j] = -held[g, c, i, j] * earlier
     return carry
 
 
@@ -215,10 +215,7 @@ def _negate(numbers):
 @kernel()
 @no_type_check
 def _return(look, seen, again, states, room):
-    """What the memory returns at ``look``, with what the chunk wrote and returned before.
-
-    ``again`` are the products of look-up vectors with returns, with a minus sign.
-    """
+    """What the memory returns at ``look``, with what the chunk wrote and returned before."""
     _, memory, entries, _, _, returned = room
     returned[:] = 0
     add_product(look, memory, CHUNK, states, returned)
@@ -261,7 +258,7 @@ def _store(signal, start, first, skip, answers, response):
 def _update(send, carry, states, room):
     exact, memory, entries, _, change, _ = room
     change[:] = 0
-    add_product(send, entries, states, CHUNK, change)
+    add_transposed(send, entries, states, CHUNK, change)
     for k in range(states * TILE):
         new = carry * exact[k] + change[k]
         exact[k] = new
@@ -317,7 +314,8 @@ def diagonal_chunks(
             if apart:
                 _fold(decay[h, span], read[g, span], own_look, left[h, span], before, moved, carry)
                 _pair(decay[h, span], read[g, span], own_look, left[h, span], before, between)
-                _negate(between[1])
+            if delta:
+                _negate(pairs[1])
             for b in range(blocks):
                 room = rooms[b]
                 _load(signal[h], start, b * TILE, gain[h], room[2])
@@ -329,7 +327,7 @@ def diagonal_chunks(
                 room[4][:] = 0
                 if apart:
                     add_triangle(between[0], room[5], CHUNK, room[3])
-                    add_product(moved[2], room[5], states, CHUNK, room[4])
+                    add_transposed(moved[2], room[5], states, CHUNK, room[4])
                 _store(signal[h], start, b * TILE, skip[h], room[3], response[h])
                 _update_diagonal(folded[2], carry, states, room)
         for b in range(blocks):
@@ -341,7 +339,7 @@ def diagonal_chunks(
 def _fold(decay, read, look, write, before, folded, carry):
     """Reads and look-up vectors times the decays from the start of the chunk; the product of all.
 
-    Writes, as columns, times the decays to the end.
+    Writes times the decays to the end.
     """
     states = len(carry)
     carry[:] = 1.0
@@ -355,7 +353,7 @@ def _fold(decay, read, look, write, before, folded, carry):
     carry[:] = 1.0
     for i in range(CHUNK - 1, -1, -1):
         for n in range(states):
-            folded[2, n * CHUNK + i] = write[i, n] * carry[n]
+            folded[2, i * states + n] = write[i, n] * carry[n]
             carry[n] *= decay[i, n]
 
 
@@ -390,7 +388,7 @@ def _pair(decay, read, look, write, before, pairs):
 @no_type_check
 def _update_diagonal(send, carry, states, room):
     exact, memory, entries, _, change, _ = room
-    add_product(send, entries, states, CHUNK, change)
+    add_transposed(send, entries, states, CHUNK, change)
     for n in range(states):
         for k in range(n * TILE, (n + 1) * TILE):
             new = carry[n] * exact[k] + change[k]
@@ -398,7 +396,29 @@ def _update_diagonal(send, carry, states, room):
             memory[k] = new
 
 
-SEGMENT = 32 * CHUNK
+def are_opposite(one: Float[Tensor, "*size"], other: Float[Tensor, "*size"]) -> bool:
+    """Whether one tensor is the other with the opposite sign, found in one pass over both."""
+    if not (one.is_contiguous() and other.is_contiguous()):
+        return torch.equal(-one, other)
+    return bool(_are_opposite(one.detach().flatten().numpy(), other.detach().flatten().numpy()))
+
+
+BLOCK = 4096
+
+
+@kernel()
+@no_type_check
+def _are_opposite(one, other):
+    for first in range(0, len(one), BLOCK):
+        differ = 0
+        for k in range(first, min(first + BLOCK, len(one))):
+            differ += one[k] != -other[k]
+        if differ:
+            return False
+    return True
+
+
+SEGMENT = 16 * CHUNK
 
 
 @dataclass(frozen=True)
@@ -481,19 +501,34 @@ def _padded(part: Tensor, by: float) -> Tensor:
 def _chunks(
     parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool, end: int
 ) -> None:
+    if parts.decay.ndim > 2:
+        given = (parts.decay, parts.gain, skip, parts.read, parts.look, parts.write, parts.left)
+        arrays = (part.numpy() for part in (*given, parts.signal, held, response))
+        diagonal_chunks(*arrays, before, end)
+        return
+    if len(parts.write) == 1:
+        _segments(parts, skip, held, response, before, end)
+        return
+    # Head by head, what a segment reads is still in the cache where it is read again.
+    for h in range(len(parts.signal)):
+        one = parts.each(lambda part, h=h: part[h : h + 1])
+        some = slice(h, h + 1)
+        _segments(one, skip[some], held[some], response[some], before, end)
+
+
+def _segments(
+    parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool, end: int
+) -> None:
+    """Products of reads and writes for some tokens, then the chunks of these tokens."""
     ends = [part.numpy() for part in (parts.signal, held, response)]
     decay, gain, skips, read, look = (
         part.numpy() for part in (parts.decay, parts.gain, skip, parts.read, parts.look)
     )
-    if decay.ndim > 2:
-        write, left = parts.write.numpy(), parts.left.numpy()
-        diagonal_chunks(decay, gain, skips, read, look, write, left, *ends, before, end)
-        return
     for begin in range(0, end, SEGMENT):
         span = slice(begin, min(begin + SEGMENT, end))
-        send = _by_chunk(parts.write[:, span]).mT.contiguous()
-        seen = _by_chunk(parts.read[:, span]) @ send
-        found = _by_chunk(parts.look[:, span]) @ send[: len(look)]
+        send = _by_chunk(parts.write[:, span])
+        seen = _by_chunk(parts.read[:, span]) @ send.mT
+        found = _by_chunk(parts.look[:, span]) @ send[: len(look)].mT
         prepared = (part.numpy() for part in (send, seen, found))
         scalar_chunks(decay, gain, skips, read, look, *prepared, *ends, before, begin)
 

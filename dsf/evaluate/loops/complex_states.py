@@ -4,6 +4,8 @@ A block of tokens at a time: the drive of all states is one product of matrices,
 takes the states through the block, and the response is another product.
 """
 
+from typing import cast
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -29,16 +31,17 @@ def complex_response(
     Args:
         signal: of complex type with imaginary parts of zero, as evaluators are given it.
     """
-    A = system.A
     if not (system.takes_real_part and system.dtype.is_complex and signal.is_complex()):
         return None
-    if not isinstance(A, Diagonal | DiagonalPlusLowRank) or varying(system) is not None:
-        return None
-    if isinstance(A, DiagonalPlusLowRank) and A.left.shape[-1] != 1:
+    if not isinstance(system.A, Diagonal | DiagonalPlusLowRank) or varying(system) is not None:
         return None
     A, B, C, D = first_token(system, signal.dtype)
-    pair = [A.left[..., 0, :, 0], A.right[..., 0, :, 0]] if hasattr(A, "left") else []
-    parts = [A.decay[..., 0, :], *pair]
+    if isinstance(A, DiagonalPlusLowRank):
+        if A.left.shape[-1] != 1:
+            return None
+        parts = [part[..., 0, :] for part in (A.decay, A.left[..., 0], A.right[..., 0])]
+    else:
+        parts = [cast("Diagonal", A).decay[..., 0, :]]
     entering = state_at_start(system, signal)
     if not applies(*parts, B, C, D, entering, signal, work=signal.numel() * system.state_size):
         return None

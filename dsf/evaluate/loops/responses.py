@@ -54,7 +54,9 @@ def memory_response(
     if not applies(*tensors, D, signal, entering, work=work):
         return None
     if parts.left is not None:
-        if torch.equal(-parts.left, parts.write):
+        from dsf.kernels.memories import are_opposite
+
+        if are_opposite(parts.left, parts.write):
             parts = parts._replace(left=None)
         elif parts.decay.ndim < parts.write.ndim:  # one decay a token
             parts = parts._replace(decay=parts.decay.unsqueeze(-1).expand_as(parts.write))
