@@ -513,9 +513,11 @@ def _nothing(title: str, missed: Sequence[Unsupported], found: Findings) -> str:
     elif not found.asked:
         seen = "No module of it looks like a token mixer."
     elif not found.modules:
+        taken = [f"axis {axis} of {name}" for name, axis in found.channels.items()]
+        because = f" (projections sum over {', '.join(taken)}: channels)" if taken else ""
         seen = (
             "No module of it mixes tokens: its run was followed from the tokens of its inputs, and "
-            "in no operation did two of them meet."
+            f"in no operation did two of them meet{because}."
         )
     else:
         asked = ", ".join(f"{one.name} ({one.result})" for one in found.modules)

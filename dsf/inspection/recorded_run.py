@@ -71,10 +71,9 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         else tracker.following(where, part or model, inputs, named),
     ):
         try:
-            if part is None:
-                model(*inputs, **named)
-            else:
-                part(*inputs, **named)
+            output = (model if part is None else part)(*inputs, **named)
+            if tracker is not None:
+                tracker.finish(output)
         except Exception as error:
             if is_out_of_memory(error):
                 raise memory_ran_out(f"{described(part or model)}: its run", error) from error

@@ -89,14 +89,40 @@ class Unnormalised(Attention):
         return self.o(merged(self.scored(q, k) @ v))
 
 
+@pytest.mark.parametrize("steps", [SIZE, WIDTH])
 @pytest.mark.parametrize("kind", ["squares", "sigmoid", "decay"])
-def test_scores_without_a_softmax_are_a_map(kind):
-    model, x = drawn(Unnormalised(kind)), tokens()
+def test_scores_without_a_softmax_are_a_map(kind, steps):
+    """As many tokens as channels of a head: scores and responses have one shape."""
+    model, x = drawn(Unnormalised(kind)), tokens(SIZE, steps, WIDTH)
     inspection = dsf.inspect(model, x)
     assert [layer.is_exact for layer in inspection] == [True]
     assert not inspection.unsupported
     q, k, _ = model.parts(x)
     torch.testing.assert_close(inspection[0].map().float(), model.scored(q, k).detach())
+
+
+class InBlocks(Attention):
+    """Keys come in blocks as wide as a head, and a running largest score keeps numbers small."""
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        largest, above, below = torch.full((*q.shape[:-1], 1), -1e9), 0, 0
+        for start in range(0, k.shape[2], SIZE):
+            block = slice(start, start + SIZE)
+            scores = q @ k[:, :, block].mT * q.shape[-1] ** -0.5
+            new = torch.maximum(largest, scores.amax(-1, keepdim=True))
+            weights, smaller = (scores - new).exp(), (largest - new).exp()
+            above = above * smaller + weights @ v[:, :, block]
+            below = below * smaller + weights.sum(-1, keepdim=True)
+            largest = new
+        return self.o(merged(above / below))
+
+
+def test_a_softmax_in_blocks_is_one_map():
+    model, x = drawn(InBlocks()), tokens()
+    (layer,) = dsf.inspect(model, x)
+    assert layer.is_exact
+    torch.testing.assert_close(layer.map(), model.weights(x), atol=1e-5, rtol=1e-5)
 
 
 class SumsFirst(Attention):

@@ -112,6 +112,8 @@ class Call:
         maps: which of its maps belongs to which sample and head, where the run showed that it is
             not the usual order.
         weights_by: the module in which a softmax made the weights, where that was seen.
+        product: which of the products of its module's forward pass made the response, from 1; 0
+            where none of them did.
         refused: why the calls of its module are no sequences, where joining them showed that.
     """
 
@@ -131,6 +133,7 @@ class Call:
     made_of: dict[str, list[Any]] = field(default_factory=dict)
     maps: Any = None
     weights_by: nn.Module | None = None
+    product: int = 0
     refused: str = ""
 
     def put_away(self, store: DiskStore) -> None:

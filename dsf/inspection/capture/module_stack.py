@@ -70,6 +70,7 @@ class Frame:
             that had run when it was added.
         invocation: what was copied of this forward pass, once a token mixer ran in it.
         began: when it began, by the clock of the stack.
+        products: how many stacks of matrices were multiplied in it, outside of other modules.
     """
 
     module: nn.Module
@@ -79,6 +80,7 @@ class Frame:
     began: int = 0
     projected: list[Projected] = field(default_factory=list)
     callbacks: list[tuple[int, AfterCall]] = field(default_factory=list)
+    products: int = 0
 
 
 class ModuleStack:
@@ -212,6 +214,18 @@ class ModuleStack:
     def frame_of(self, module: nn.Module) -> Frame | None:
         """The innermost running call of ``module``."""
         return next((one for one in reversed(self._running) if one.module is module), None)
+
+    def count_product(self) -> None:
+        """Count a product of two stacks of matrices for the innermost module."""
+        frame = None if self.module is None else self.frame_of(self.module)
+        if frame is not None:
+            frame.products += 1
+
+    @property
+    def products(self) -> int:
+        """How many products the innermost module has computed itself, this call of it."""
+        frame = None if self.module is None else self.frame_of(self.module)
+        return 0 if frame is None else frame.products
 
     def is_running(self, module: nn.Module | None) -> bool:
         """Whether a call of ``module`` has begun and not ended."""

@@ -138,11 +138,19 @@ def _order(plane: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Merged:
-    """Two planes of one axis combined: the result, and whether several indices meet in it."""
+    """Two planes of one axis combined.
+
+    Attributes:
+        plane: the result.
+        meet: whether several indices meet in it.
+        spread: whether an index meets what is made of many.
+        weighed: whether a score meets its key, which is another token than its query.
+    """
 
     plane: Tensor
     meet: bool
     spread: bool
+    weighed: bool = False
 
 
 def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:
@@ -153,9 +161,10 @@ def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:
             that of the key does not conflict.
     """
     one, other = small(one), small(other)
-    both = (one >= 0) & (other >= 0) & (one != other)
+    both, weighed = (one >= 0) & (other >= 0) & (one != other), False
     if columns is not None:
-        both = both & (small(columns) != other) & (small(columns) != one)
+        keys = both & ((small(columns) == other) | (small(columns) == one))
+        both, weighed = both & ~keys, bool(keys.any())
     partly = ((one >= 0) & (other == MANY)) | ((one == MANY) & (other >= 0))
     # Of two tokens that one stays whose sequence is complete and in order; a look into the past
     # keeps the later one, which is the token itself.
@@ -165,4 +174,4 @@ def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:
         if _order(first) != _order(second) or _order(first) < IN_ORDER:
             plane = torch.where(first >= 0, first, second).expand_as(plane)
     plane = torch.where((one < 0) & (other < 0), torch.minimum(one, other), plane)
-    return Merged(plane, bool(both.any()), bool(partly.any()))
+    return Merged(plane, bool(both.any()), bool(partly.any()), weighed)

@@ -24,6 +24,11 @@ from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, maps_of
 from dsf.inspection.causal.tracker import Mixing, Tracker
 from dsf.inspection.results.table import Table
 
+CHOICES, NUMBERS = 2, 6
+"""How often half of the tokens are replaced to see whether they decide about the others.
+
+The second is for numbers that leave torch, since a branch of a program may depend on their sign.
+"""
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
 
@@ -85,6 +90,7 @@ class Findings:
         calls: by the call of an attention what its axes count, or why it is no token mixer.
         passes: forward passes of single modules that were repeated.
         asked: whether the run was followed at all.
+        channels: by input of the model the axis that was taken for that of channels.
     """
 
     modules: list[Finding] = field(default_factory=list)
@@ -93,6 +99,7 @@ class Findings:
     shares: dict[Call, float] = field(default_factory=dict)
     passes: int = 0
     asked: bool = False
+    channels: dict[str, int] = field(default_factory=dict)
 
     @property
     def table(self) -> Table:
@@ -142,6 +149,9 @@ def judged(
         is_read_at: whether what happened at a time of the run is part of one of them.
     """
     found, where = Findings(asked=True), tracker.where
+    given = tracker.run.given if tracker.run is not None else []
+    sources = dict.fromkeys(axis.source for one in given if one for axis in one.planes)
+    found.channels = {one.name: one.channels.number for one in sources if one.channels}
     mixings = [one for one in tracker.mixings if not is_read_at(one.time)]
     slots = _slots_of(calls)
     mixings = _relevant(mixings, calls, slots)
@@ -164,7 +174,6 @@ def judged(
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
     for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first
         name = where.name_of(invocation.module) or type(invocation.module).__name__
-        how = tuple(dict.fromkeys(one.meeting.how for one in own.get(invocation, ())))
         inside = [c for c in calls if invocation.began < c.time < (invocation.ended or math.inf)]
         others = [
             one
@@ -177,19 +186,39 @@ def judged(
         ]
         is_read = invocation in reading
         held = Held(inside, () if is_read else others)
-        finding = _judged(invocation, name, how, (held, others), is_read, found)
+        mine = own.get(invocation, ())
+        how = tuple(dict.fromkeys(one.meeting.how for one in mine))
+        finding = _judged(invocation, name, how, (held, others), is_read, found, draws=_draws(mine))
         if finding.mixes is False and not is_read:
             apart.add(invocation)
         before = seen.get(invocation.module)
-        mine = frozenset(c for c in inside if c.invocation is invocation)
-        unheld = Held(inside, () if is_read else others, free=mine)
+        read_here = frozenset(c for c in inside if c.invocation is invocation)
+        unheld = Held(inside, () if is_read else others, free=read_here)
         runs = (*(before.runs if before else ()), (invocation, unheld))
         if before is None or (before.mixes is not True and finding.mixes is not False):
             before = finding
         seen[invocation.module] = replace(before, runs=runs)
     began = {one.module: one.began for one in reversed(order)}
     found.modules = sorted(seen.values(), key=lambda one: began[one.module])
+    if not seen and not calls and tracker.run is not None:
+        found.modules = _unseen(tracker.run, found)
     return found
+
+
+def _draws(mixings: Sequence[Mixing]) -> int:
+    """How often many tokens are replaced where a single one moves no other."""
+    choices = [one.meeting for one in mixings if one.meeting.chooses]
+    if not choices:
+        return 0
+    return CHOICES if all(one.is_known for one in choices) else NUMBERS
+
+
+def _unseen(run: Invocation, found: Findings) -> list[Finding]:
+    """The model itself, if a replaced token moves others although none was seen to meet another."""
+    nothing = Held((), ())
+    name, how = type(run.module).__name__, ("in an operation that was not followed",)
+    finding = _judged(run, name, how, (nothing, ()), False, found, draws=CHOICES)
+    return [replace(finding, runs=((run, nothing),))] if finding.mixes else []
 
 
 def _is_leaf(module: nn.Module | None) -> bool:
@@ -207,18 +236,25 @@ def _judged(
     mixers: tuple[Held, Sequence[Invocation]],
     is_read: bool,
     found: Findings,
+    *,
+    draws: int = 0,
 ) -> Finding:
-    module, share = invocation.module, 1.0
+    module, share, draw = invocation.module, 1.0, 0
     held, others = mixers
     try:
         found.passes += 1
         rest = moved(invocation, held)
+        while not rest.mixes and draw < draws:  # one token may decide nothing
+            found.passes += 1
+            draw += 1
+            rest = moved(invocation, held, draw=draw)
         if is_read and others and rest.spilled:  # perhaps by another mixer, which is told by itself
             found.passes += 1
-            rest = replace(rest, spilled=moved(invocation, Held(held.calls, others)).spilled)
+            again = moved(invocation, Held(held.calls, others), draw=draw)
+            rest = replace(rest, spilled=again.spilled)
         if rest.mixes and is_read:
             found.passes += 1
-            share = min(share_explained(invocation, rest), 1 - rest.spilled)
+            share = min(share_explained(invocation, rest, draw=draw), 1 - rest.spilled)
         parts = [c for c in invocation.calls if c.through is not Through.MODULE]
         if 1 < len(parts) <= APART and not rest.mixes:
             found.passes += len(parts) - 1

@@ -7,6 +7,7 @@ element of several indices along an axis.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from dsf.inspection.causal.coordinates import (
     NONE,
     Coordinates,
     InputAxis,
+    Move,
     Planes,
     Source,
     merged,
@@ -33,11 +35,13 @@ class Meeting:
     Attributes:
         how: in words, what the operation does to them.
         is_known: whether there is a rule for the operation; if not, they may not meet at all.
+        chooses: whether they decide about one another alone, as the largest of them does.
     """
 
     axis: InputAxis
     how: str
     is_known: bool = True
+    chooses: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +102,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
                 planes[axis] = plane.expand(shape)
                 continue
             found = merged(planes[axis], plane.expand(shape), columns.get(axis))
-            if found.meet or found.spread:
+            if found.meet or found.spread or found.weighed:
                 meetings[axis] = Meeting(axis, how)
             planes[axis] = found.plane.expand(shape)
     _settle_slots(parts, planes, meetings, how)
@@ -245,6 +249,50 @@ def joined(find: Find, parts: Sequence[Tensor], dim: int, out: Tensor) -> Coordi
         return planes
 
     return Coordinates(out.shape, cat("planes"), cat("columns"))
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenPlaces:
+    """A tensor that says which elements of another are taken or written into.
+
+    Attributes:
+        laid: lays what is known of its elements beside the elements that they name.
+    """
+
+    tensor: Tensor
+    laid: Move
+
+
+def chosen_places(name: str, args: Sequence[Any]) -> list[ChosenPlaces]:
+    """The tensors that name places in an operation; none if it has none."""
+    if name in ("gather", "take", "scatter", "scatter_add", "scatter_reduce"):
+        index = args[1] if name == "take" else args[2]
+        return [ChosenPlaces(index, lambda plane: plane)]
+    if name in ("index_select", "index_add", "index_copy", "index_fill"):
+        dim = args[1] % args[0].ndim
+        behind = (1,) * (args[0].ndim - dim - 1)
+        return [ChosenPlaces(args[2], lambda plane: plane.reshape(-1, *behind))]
+    if name not in ("index", "index_put", "_index_put_impl", "_unsafe_index_put"):
+        return []
+    given = list(args[1])
+    named = [k for k, index in enumerate(given) if index is not None]
+    covered = sum(given[k].ndim if given[k].dtype is torch.bool else 1 for k in named)
+    behind = (1,) * (args[0].ndim - named[0] - covered) if named else ()
+
+    def laid(index: Tensor, plane: Tensor) -> Tensor:
+        one = plane[index] if index.dtype is torch.bool else plane
+        return one.reshape(*one.shape, *behind)
+
+    return [ChosenPlaces(given[k], partial(laid, given[k])) for k in named]
+
+
+def is_others_choice(chosen: Tensor, taken: Tensor | None) -> bool:
+    """Whether elements were chosen by several tokens, or by another one than they belong to."""
+    if bool((chosen == MANY).any()):
+        return True
+    if taken is None:
+        return False
+    return bool(((chosen >= 0) & (taken >= 0) & (chosen != taken)).any())
 
 
 # --- axes reduced

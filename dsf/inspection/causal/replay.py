@@ -16,12 +16,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.causal.coordinates import Coordinates, InputAxis
+from dsf.inspection.causal.coordinates import Coordinates, InputAxis, small
 from dsf.inspection.softmax.follower import UNNORMALISED
 from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.softmax.listener import recording_softmax
 
-Cell = Mapping[InputAxis, int]
+Cell = Mapping[InputAxis, int | Tensor]
+"""A token: its index along every axis; or several, by all their indices along each."""
 Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 SEED, DRAWS, ROUNDING = 0, 16, 16
 UNIT = 1e-2
@@ -85,20 +86,28 @@ def moved(
     invocation: Invocation,
     held: Held | None,
     run: Run = plainly,
+    *,
+    draw: int = 0,
 ) -> Moved:
     """Repeat a forward pass with one token replaced.
 
     Args:
         run: how the module is called.
+        draw: which tokens are replaced, and by what. That of draw 0 is a single one; in others they
+            are half of all along every axis, for what one seldom changes, such as which of them is
+            the largest. Two draws one after the other, such as 1 and 2, replace all along the
+            longest axis.
 
     Raises:
         UnclearError: if it cannot be repeated, or it is not known where its tokens are.
     """
-    cells = cells_of(invocation)
+    cells: Sequence[Cell] = cells_of(invocation)
+    if draw:
+        cells = [_widened(cell, draw) for cell in cells]
     output, made = _first(invocation.output, invocation.made)
     kept = _kept(made, cells, output)
     spills: list[float] = []
-    again = repeated(invocation, cells, held, run, spills)
+    again = repeated(invocation, cells, held, run, spills, draw=draw)
     if made is None and not torch.equal(again, output):
         raise UnclearError("it is not known where the tokens are in its output")
     if again.shape != output.shape:
@@ -177,6 +186,18 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
     return best
 
 
+def _widened(cell: Cell, draw: int) -> Cell:
+    """Half of the places along every axis instead of one."""
+    rng = torch.Generator().manual_seed(SEED + (draw + 1) // 2)
+    longest = max(cell, key=lambda axis: axis.size)
+    wide: dict[InputAxis, Tensor] = {}
+    for axis in cell:
+        order, half = torch.randperm(axis.size, generator=rng), (axis.size + 1) // 2
+        is_rest = draw % 2 == 0 and axis is longest and axis.size > 1
+        wide[axis] = order[half:] if is_rest else order[:half]
+    return wide
+
+
 def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
     """Which elements of a tensor belong to a replaced token; None if it has none."""
     if made is None:
@@ -187,7 +208,10 @@ def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
             continue
         inside = torch.ones((), dtype=torch.bool)
         for axis, index in cell.items():
-            inside = inside & (made.planes[axis] == index)
+            plane = small(made.planes[axis])
+            inside = inside & (
+                torch.isin(plane, index.to(plane)) if isinstance(index, Tensor) else plane == index
+            )
         found = inside if found is None else found | inside
     return None if found is None else found.expand(made.shape)
 
@@ -221,6 +245,8 @@ def repeated(
     run: Run = plainly,
     spills: list[float] | None = None,
     changed: list[Call] | None = None,
+    *,
+    draw: int = 0,
 ) -> Tensor:
     """The first numbers that a module puts out where the ``cells`` of its input are replaced.
 
@@ -229,12 +255,13 @@ def repeated(
         spills: a list to which is added how much of what moves in the values and inputs of held
             mixers lies at other tokens.
         changed: a list to which the attentions are added whose values are not those of the run.
+        draw: which numbers are put in place of tokens.
 
     Raises:
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
         NoNumbersError: if it puts out no numbers.
     """
-    rng = torch.Generator().manual_seed(SEED + 1)
+    rng = torch.Generator().manual_seed(SEED + 1 + draw)
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
     replaced = False
 
@@ -318,6 +345,8 @@ def _holding(
         if kept is None or kept.through is not Through.FOLLOWED:
             return False
         if kept.first_output.shape != response.flatten(0, -3).shape:
+            return False
+        if (kept.module, kept.product) != (where.module, where.products):
             return False
         # Torch's compiled functions are seen when they run first, and not when they run again.
         sums_to_one = bool(((weights.sum(dim=-1) - 1).abs() < UNIT).all())
@@ -464,16 +493,17 @@ def _keeping(outputs: Recorded, cells: Sequence[Cell]) -> Callable[..., Any]:
     return hook
 
 
-def share_explained(invocation: Invocation, rest: Moved) -> float:
+def share_explained(invocation: Invocation, rest: Moved, *, draw: int = 0) -> float:
     """How much of what a token moves elsewhere is due to the mixers that were read, 0 to 1.
 
     Args:
         rest: what moves while they are held.
+        draw: which tokens were replaced.
 
     Raises:
         UnclearError: if the module cannot be repeated.
     """
-    return share_of(moved(invocation, None), rest)
+    return share_of(moved(invocation, None, draw=draw), rest)
 
 
 def share_of(everything: Moved, rest: Moved) -> float:

@@ -1,14 +1,18 @@
 """``Tracker``: follows, operation by operation, from which tokens every tensor of a run is made."""
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsf.inspection.capture.calls import Invocation, begun, copied, storage_of, tensors_in
@@ -18,6 +22,7 @@ from dsf.inspection.causal.coordinates import (
     MANY,
     NONE,
     Coordinates,
+    InputAxis,
     numbered,
     reduced,
     small,
@@ -29,10 +34,16 @@ from dsf.inspection.causal.replay import UnclearError, cells_of, repeated
 
 @dataclass(eq=False)
 class _Holder:
-    """The coordinates of a tensor that owns its memory, shared by all views of it."""
+    """The coordinates of a tensor that owns its memory, shared by all views of it.
+
+    Attributes:
+        is_decided: whether it holds truth values or whole numbers that numbers of tokens decided,
+            such as which of them is the largest.
+    """
 
     shape: torch.Size
     coordinates: Coordinates | None
+    is_decided: bool = False
 
 
 @dataclass(eq=False)
@@ -91,6 +102,21 @@ class Done:
 Rule = Callable[[Done], Followed]
 
 
+class _Leaving(TorchFunctionMode):
+    """Tells of the methods of a tensor that hand its numbers to Python or NumPy."""
+
+    def __init__(self, note: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _HANDED_OVER:
+            self._note(args[0])
+        return func(*args, **(kwargs or {}))
+
+
 class Tracker(TorchDispatchMode):
     """Follows coordinates from the inputs of a model through all operations of its run.
 
@@ -137,8 +163,13 @@ class Tracker(TorchDispatchMode):
             self._number(part, name)
         given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
         self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
-        with self:
+        with self, _Leaving(self._leaves):
             yield
+
+    def finish(self, output: Any) -> None:
+        """Note what the model put out, for a run in which no tokens were seen to meet."""
+        if self.run is not None and not self.mixings:
+            self.run.finish(output, self.where)
 
     @contextmanager
     def following_on(
@@ -279,8 +310,20 @@ class Tracker(TorchDispatchMode):
             found = found.moved(move, shape)
         return found
 
-    def _set(self, tensor: Tensor, coordinates: Coordinates | None) -> None:
-        self._remember(tensor, _Entry(None, _Holder(tensor.shape, coordinates)))
+    def _set(
+        self, tensor: Tensor, coordinates: Coordinates | None, *, is_decided: bool = False
+    ) -> None:
+        self._remember(tensor, _Entry(None, _Holder(tensor.shape, coordinates, is_decided)))
+
+    def _decides(self, tensor: Tensor) -> bool:
+        """Whether a tensor holds numbers of tokens, or what was decided by such numbers.
+
+        Ids and masks that the model is given do not: they say which tokens there are.
+        """
+        if tensor.is_floating_point() or tensor.is_complex():
+            return self.of(tensor) is not None
+        entry = self._entries.get(id(tensor))
+        return entry is not None and entry.holder.is_decided
 
     def _remember(self, tensor: Tensor, entry: _Entry) -> None:
         key = id(tensor)
@@ -324,18 +367,39 @@ class Tracker(TorchDispatchMode):
         if isinstance(out, tuple | list):
             outs = ops.tensors_in(out)
         if not outs:
+            if name in _NUMBERS_OF_PYTHON:
+                self._leaves(*ops.tensors_in(args))
             return
+        given = [one for one in ops.tensors_in((*args, *kwargs.values())) if self._decides(one)]
+        chosen = [one for one in given if self._entries[id(one)].holder.is_decided]
         followed = self._followed(Done(func, args, kwargs, out, outs, self.of(args[0])))
         writes = func._schema.arguments and _is_written(func._schema.arguments[0])
         for tensor, found in zip(outs, followed.outputs, strict=False):
-            exact = tensor.is_floating_point() or tensor.is_complex() or name in _WHOLE_NUMBERS
+            is_number = tensor.is_floating_point() or tensor.is_complex()
+            exact = is_number or bool(given) or name in _WHOLE_NUMBERS
             if writes and tensor is args[0]:
                 self._write(tensor, found if exact else None)
+                if given and not is_number:
+                    self._entries[id(tensor)].holder.is_decided = True
             elif found is not None and exact:
-                self._set(tensor, found)
-        numbers = [one for one in outs if one.is_floating_point() or one.is_complex()]
-        if numbers:
-            self._note(name, followed.meetings or self._dropped(name, args, numbers, followed))
+                is_decided = bool(given) and (not is_number or len(chosen) == len(given))
+                self._set(tensor, found, is_decided=is_decided)
+        meetings = followed.meetings
+        if chosen or not _numbers(outs):
+            meetings = tuple(replace(one, chooses=True) for one in meetings)
+        if _numbers(outs):
+            self._note(name, meetings or self._dropped(name, args, _numbers(outs), followed))
+        elif given:
+            self._note(name, meetings)
+
+    def _leaves(self, *tensors: Tensor) -> None:
+        """Note numbers that a module takes out of torch, where nothing shows what it does next."""
+        found = [c for one in tensors if self._decides(one) and (c := self.of(one)) is not None]
+        axes = dict.fromkeys(axis for c in found for axis in c.planes if is_place(axis))
+        how = "what it does with numbers that it takes out of torch could not be followed"
+        made = [Meeting(axis, how, is_known=False, chooses=True) for axis in axes]
+        if not self._paused:
+            self._note("item", made[:1])
 
     def _dropped(
         self, name: str, args: tuple[Any, ...], outs: list[Tensor], followed: Followed
@@ -358,6 +422,8 @@ class Tracker(TorchDispatchMode):
     def _note(self, name: str, meetings: Sequence[Meeting]) -> None:
         where = self._where
         if not meetings or where is None or where.module is None:
+            return
+        if any(one.chooses for one in meetings) and _is_called_here():
             return
         frame = where.frame_of(where.module)
         if frame is None:
@@ -386,7 +452,7 @@ class Tracker(TorchDispatchMode):
         if not (_views(func) and args and isinstance(args[0], Tensor)):
             return
         base = args[0]
-        if isinstance(base, nn.Parameter) or not base.is_floating_point():
+        if isinstance(base, nn.Parameter):
             return
         self._remember(base, _Entry(None, _Holder(base.shape, None)))
         self._view(func, func._schema.name.partition("::")[2], args, {}, out)
@@ -498,7 +564,34 @@ class Tracker(TorchDispatchMode):
 
     def _moved(self, done: Done) -> Followed:
         found = ops.moved(self.of, done.plain, done.func, done.args, done.kwargs, done.out)
-        return Followed(tuple(found) if isinstance(found, list) else (found,))
+        if isinstance(found, list):
+            return Followed(tuple(found))
+        return Followed((found or self._of_index(done),), self._chosen(done, found))
+
+    def _of_index(self, done: Done) -> Coordinates | None:
+        """Those of what an index takes out of a table that comes from no input."""
+        shape, planes = done.outs[0].shape, {}
+        for places in ops.chosen_places(done.plain, done.args):
+            by = self.of(places.tensor) if self._decides(places.tensor) else None
+            for axis, plane in (by.planes if by is not None else {}).items():
+                planes[axis] = places.laid(plane).expand(shape)
+        return Coordinates(shape, planes) if planes else None
+
+    def _chosen(self, done: Done, *taken: Coordinates | None) -> tuple[Meeting, ...]:
+        """Elements that are taken, or written into, because of what other tokens hold.
+
+        Args:
+            taken: the coordinates of these elements.
+        """
+        meetings: dict[InputAxis, Meeting] = {}
+        for places in ops.chosen_places(done.plain, done.args):
+            by = self.of(places.tensor) if self._decides(places.tensor) else None
+            for axis, plane in (by.planes if by is not None else {}).items():
+                others = [one.planes.get(axis) for one in taken if one is not None] or [None]
+                laid = places.laid(plane)
+                if is_place(axis) and any(ops.is_others_choice(laid, one) for one in others):
+                    meetings[axis] = Meeting(axis, "tokens choose one another", chooses=True)
+        return tuple(meetings.values())
 
     def _kept(self, done: Done) -> Followed:
         first = done.first
@@ -563,7 +656,14 @@ class Tracker(TorchDispatchMode):
             return self._unknown(done)
         values, places = done.outs
         dim = _given(done.args, done.kwargs, 2 if done.plain == "topk" else 1, "dim", -1)
-        return Followed((done.first.moved(lambda p: p.gather(dim, places), values.shape), None))
+        made = done.first.moved(lambda p: p.gather(dim, places), values.shape)
+        order = ops.summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
+        meetings = [
+            Meeting(axis, f"'{done.plain}' orders tokens", chooses=True)
+            for axis, plane in done.first.planes.items()
+            if varies(plane, dim)
+        ]
+        return Followed((made, order.expanded(places.shape)), tuple(meetings))
 
     def _joined(self, done: Done) -> Followed:
         return Followed((self._laid(done),))
@@ -768,7 +868,12 @@ class Tracker(TorchDispatchMode):
                         given[0], given[place] = torch.zeros_like(full), several.to(full)
                         full = torch.where(done.func(*given, **kwargs) > 0, MANY, full)
             planes[axis] = full
-        return Followed((Coordinates(out.shape, planes),), tuple(meetings))
+        there = _place_named(name, place, args)
+        unshaped = torch.Size(())  # only their planes are asked for
+        under = None if into is None else into.moved(there.read, unshaped)
+        over = None if found is None else found.moved(there.fitted, unshaped)
+        chosen = self._chosen(done, under, over)
+        return Followed((Coordinates(out.shape, planes),), (*meetings, *chosen))
 
     def _unknown(self, done: Done) -> Followed:
         """An operation without a rule is taken for one that mixes what it is given."""
@@ -785,6 +890,8 @@ class Tracker(TorchDispatchMode):
         return Followed((same,) + (None,) * (len(outs) - 1), tuple(meetings))
 
 
+_HANDED_OVER = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+_NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
 _MADE_ANEW = {"fill", "zero", "bernoulli", "normal", "uniform", "random"}
 _WHOLE_NUMBERS = ops.MOVES | ops.RESHAPES | {"cat", "stack", "clone", "constant_pad_nd", "copy_"}
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "linear", "mv", "addmv", "dot", "vdot"}
@@ -842,6 +949,10 @@ def _adds_up(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return plain in ("index_add", "scatter_add", "scatter_reduce") or "reduce" in kwargs
 
 
+def _numbers(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [one for one in tensors if one.is_floating_point() or one.is_complex()]
+
+
 def _views(func: Any) -> bool:
     """Whether an operation returns a view of its first argument."""
     returns = func._schema.returns
@@ -870,6 +981,26 @@ def _move(
     if which is None:
         return lambda plane: func(plane, *rest, **kwargs)
     return lambda plane: func(plane, *rest, **kwargs)[which]
+
+
+_HERE = str(Path(__file__).parent.parent)
+
+
+def _is_called_here() -> bool:
+    """Whether an operation was called by the code that records a run, and not by the model.
+
+    Between that code and an operation of the model lies a call of a module.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "_call_impl":
+            return False
+        is_mode = code.co_name in ("__torch_function__", "__torch_dispatch__")
+        if code.co_filename.startswith(_HERE) and code.co_filename != __file__ and not is_mode:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_made_anew(name: str) -> bool:

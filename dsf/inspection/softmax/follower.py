@@ -132,6 +132,7 @@ class Follower:
 
     def _multiplied(self, made: Product, output: Tensor) -> Tensor:
         """Record a product; its result, or what the attention is to put out instead."""
+        self._where.count_product()
         for each in (made, made.transposed):
             weights = self._find(each.sources[0])
             if not isinstance(weights, Normalised) and self._where.are_weights(each):
@@ -218,6 +219,7 @@ class Follower:
             len(self._calls),
             Through.FOLLOWED,
             weights_by=weights.module,
+            product=self._where.products,
         )
         call.seen = self._where.coordinates(
             query=weights.scores.product.left, value=made.right, output=made.output
