@@ -155,7 +155,8 @@ def judged(
     mixings = [one for one in tracker.mixings if not is_read_at(one.time)]
     slots = _slots_of(calls)
     mixings = _relevant(mixings, calls, slots)
-    mixed_axes = {one.meeting.axis for one in mixings if one.meeting.is_known}
+    certain = (one.meeting for one in mixings if one.meeting.is_known and not one.meeting.chooses)
+    mixed_axes = {meeting.axis for meeting in certain}
     for call in calls:
         _arrange(call, mixed_axes, found)
     own: dict[Invocation, list[Mixing]] = {}

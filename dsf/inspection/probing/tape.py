@@ -403,7 +403,7 @@ class Tape:
         tracker = Tracker()
         self._followed(tracker, given, Counting())
         meetings = [one.meeting for one in tracker.mixings if is_place(one.meeting.axis)]
-        sure = frozenset(one.axis for one in meetings if one.is_known)
+        sure = frozenset(one.axis for one in meetings if one.is_known and not one.chooses)
         met = sure or frozenset(one.axis for one in meetings)
         return met | frozenset(before for axis in met for before in all_before(axis))
 
