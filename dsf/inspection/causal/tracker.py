@@ -870,9 +870,9 @@ class Tracker(TorchDispatchMode):
             planes[axis] = full
         there = _place_named(name, place, args)
         unshaped = torch.Size(())  # only their planes are asked for
-        under = None if into is None else into.moved(there.read, unshaped)
-        over = None if found is None else found.moved(there.fitted, unshaped)
-        chosen = self._chosen(done, under, over)
+        left = None if into is None else into.moved(there.read, unshaped)
+        written = None if found is None else found.moved(there.fitted, unshaped)
+        chosen = self._chosen(done, left, written)
         return Followed((Coordinates(out.shape, planes),), (*meetings, *chosen))
 
     def _unknown(self, done: Done) -> Followed:
