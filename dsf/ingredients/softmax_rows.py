@@ -97,15 +97,20 @@ class ExponentialRows(PairRows):
         """Whether every row is known to read a key."""
         return False
 
-    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+    def weights(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+        """The rows ``start`` to ``stop - 1``, for as many keys as ``logits`` has."""
         logits, sink = self.logits(start, stop), self.unread()
         keys = logits.shape[-1]
         if sink is not None:
             column = sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
             logits = torch.cat([logits, column], dim=-1)
         weights = logits.softmax(dim=-1) if self.always_reads else softmax_in_reach(logits)
-        weights = weights[..., :keys]
-        return torch.nn.functional.pad(weights, (0, self.shape[-1] - keys)).unsqueeze(-2)
+        return weights[..., :keys]
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        weights = self.weights(start, stop)
+        missing = self.shape[-1] - weights.shape[-1]
+        return torch.nn.functional.pad(weights, (0, missing)).unsqueeze(-2)
 
 
 def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:

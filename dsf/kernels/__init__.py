@@ -12,7 +12,7 @@ from dsf.kernels.availability import (
     why_off,
     why_off_on_cuda,
 )
-from dsf.kernels.parallel import in_parallel
+from dsf.kernels.parallel import in_parallel, shares
 
 __all__ = [
     "applies",
@@ -20,6 +20,7 @@ __all__ = [
     "asks_for_fla",
     "found",
     "in_parallel",
+    "shares",
     "why_off",
     "why_off_on_cuda",
 ]

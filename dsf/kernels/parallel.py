@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -22,3 +23,10 @@ def in_parallel(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(work, piece) for piece in pieces]:
             done.result()
+
+
+def shares(count: int) -> list[slice]:
+    """Nearly equal parts of so many pieces, one for every thread."""
+    parts = min(torch.get_num_threads(), count)
+    bounds = [k * count // parts for k in range(parts + 1)] if parts else []
+    return [slice(*each) for each in pairwise(bounds)]

@@ -10,19 +10,24 @@ from itertools import pairwise
 from typing import cast
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from dsf.algebra import with_conjugates
 from dsf.composite import ExplicitMap, SystemSum
 from dsf.evaluate import attention_map
-from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.cache import kept_rows, whole_rows
+from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.windows.folding import fold
+from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.measures.fold import blocks, frobenius
-from dsf.measures.numerical_rank import numerical_rank
+from dsf.measures.numerical_rank import numerical_ranks, together
+from dsf.measures.structured_reductions import groups
 from dsf.system import System
 
 TOLERANCE = 1e-10
+ROWS = 256
+"""Rows of a block that are formed at once."""
 
 
 def hankel_singular_values(
@@ -70,8 +75,12 @@ def hankel_ranks(
     bounds leave the number open: (time / 2)³ operations for each head at the middle token.
     """
     if positions is not None and len(positions) == 1 and not _has_few_states(map_or_system):
-        (block,) = _blocks(map_or_system, _chosen(map_or_system, positions))
-        return _rank(block, tolerance).unsqueeze(-1)
+        (token,) = _chosen(map_or_system, positions)
+        rows = None if isinstance(map_or_system, Tensor) else whole_rows(map_or_system)
+        if isinstance(rows, ExponentialRows):
+            return _ranks_of_scores(rows, token, tolerance).unsqueeze(-1)
+        (block,) = _blocks(map_or_system, [token])
+        return numerical_ranks(block, tolerance).unsqueeze(-1)
     values = hankel_singular_values(map_or_system, positions=positions)
     largest = values.amax(dim=(-2, -1), keepdim=True)
     return (values > tolerance * largest).sum(dim=-1)
@@ -118,12 +127,47 @@ def _blocks(
         outputs, inputs = map_or_system.output_size, map_or_system.input_size
         rows = attention_map(map_or_system, slice(start, None))
     blocks = [rows[..., (t + 1 - start) * outputs :, : (t + 1) * inputs] for t in positions]
-    if not all(bool(block.isfinite().all()) for block in blocks):
+    for block in blocks:
+        _check_finite(block)
+    return blocks
+
+
+def _ranks_of_scores(rows: ExponentialRows, token: int, tolerance: float) -> Int[Tensor, "*batch"]:
+    """The ranks of the blocks after a token, of a few maps at a time."""
+    batch, smaller = rows.shape[:-3], min(rows.shape[-3] - token - 1, token + 1)
+    ranks = []
+    for index, entries in groups(batch, most=together(smaller)):
+        some = rows.picked(index, torch.Size([entries.stop - entries.start] if batch else []))
+        block = _block_of_scores(some, token)
+        _check_finite(block)
+        ranks.append(numerical_ranks(block, tolerance).flatten())
+    return torch.cat(ranks).view(batch) if ranks else rows.query.new_zeros(batch, dtype=torch.int64)
+
+
+def _block_of_scores(rows: ExponentialRows, token: int) -> Float[Tensor, "*batch later earlier"]:
+    """The block after a token; the columns after it are normalised with, but not kept."""
+    *batch, steps, _, _ = rows.shape
+    shape = (*batch, steps - token - 1, token + 1)
+    check_room("hankel_ranks", shape, rows.dtype, rows.device)
+    block = torch.empty(shape, dtype=rows.dtype, device=rows.device)
+    with torch.no_grad():
+        for start in range(token + 1, steps, ROWS):
+            stop = min(start + ROWS, steps)
+            weights = rows.weights(start, stop)[..., : token + 1]
+            block[..., start - token - 1 : stop - token - 1, :] = weights
+    return block
+
+
+def _check_finite(block: Tensor) -> None:
+    if block.is_complex() or not block.numel():
+        finite = bool(block.isfinite().all())
+    else:  # in one pass, without a copy
+        finite = all(bool(end.isfinite()) for end in block.aminmax())
+    if not finite:
         raise ValueError(
             "hankel_singular_values: the map holds numbers that are NaN or infinite, so it has no "
             "singular values."
         )
-    return blocks
 
 
 def _of_blocks(blocks: list[Tensor]) -> Tensor:
@@ -133,12 +177,6 @@ def _of_blocks(blocks: list[Tensor]) -> Tensor:
         values = torch.linalg.svdvals(block)
         found.append(torch.nn.functional.pad(values, (0, width - values.shape[-1])))
     return torch.stack(found, dim=-2)
-
-
-def _rank(block: Tensor, tolerance: float) -> Int[Tensor, "*batch"]:
-    entries = block.reshape(-1, *block.shape[-2:])
-    ranks = [numerical_rank(entry, tolerance) for entry in entries]
-    return torch.tensor(ranks, device=block.device).view(block.shape[:-2])
 
 
 def _of_system(system: System, positions: list[int]) -> Tensor:

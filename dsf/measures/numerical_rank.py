@@ -1,18 +1,21 @@
 """The number of singular values above a threshold, without a singular value decomposition.
 
 One factorisation M = P L U applies the inverse to many columns cheaply, and the largest singular
-values of the inverse are the reciprocals of the smallest of M. They are bounded from below by a
-block Krylov space, and from above by how well such a space holds them if it begins with random
-columns. Where the bounds leave the number open, the decomposition decides.
+values of the inverse are the reciprocals of the smallest of M. Where all are above, the image of a
+few random columns shows it. Elsewhere they are bounded from below by a block Krylov space, and from
+above by how well such a space holds them if it begins with random columns. Where the bounds leave
+the number open, the decomposition decides.
 
 Source: Halko, Martinsson & Tropp 2011, arXiv:0909.4061, for the random columns.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 SMALL = 128
@@ -30,65 +33,161 @@ DOUBT = 1e-12
 """The probability with which the random columns may be so bad that a bound from above fails."""
 SPREAD = 1e6
 """How far apart two values may lie, so that the square of the smaller keeps its digits."""
+TOGETHER = 1 << 21
+"""Numbers of matrices that are factorised at once: memory of that size is not asked for anew."""
+POWERS = 2
+"""How often at most the image of random columns is taken where all values may be above."""
+SHORTEST = math.sqrt(2) * (DOUBT * math.gamma(WIDTH / 2 + 1)) ** (1 / WIDTH)
+"""But for the probability ``DOUBT``, ``WIDTH`` normal numbers have at least this length."""
 
 Apply = Callable[[Tensor], Tensor]
 
 
 def numerical_rank(matrix: Shaped[Tensor, "rows columns"], tolerance: float) -> int:
     """How many singular values are above ``tolerance`` times the largest."""
-    missing = None
-    if min(matrix.shape) >= SMALL and not matrix.is_complex():
-        missing = _missing(_square(matrix), tolerance)
-    if missing is not None:
-        return min(matrix.shape) - missing
+    return int(numerical_ranks(matrix, tolerance))
+
+
+def numerical_ranks(
+    matrices: Shaped[Tensor, "*batch rows columns"], tolerance: float
+) -> Int[Tensor, "*batch"]:
+    """The same for every matrix of a batch; several are factorised at once, on all threads."""
+    batch, size = matrices.shape[:-2], min(matrices.shape[-2:])
+    flat = matrices.detach().reshape(-1, *matrices.shape[-2:])
+    if size < SMALL or matrices.is_complex():
+        found = [_decomposed(each, tolerance) for each in flat]
+    else:
+        parts = flat.split(together(size))
+        found = [rank for part in parts for rank in _factorised(part, tolerance)]
+    return torch.tensor(found, dtype=torch.int64, device=matrices.device).view(batch)
+
+
+def together(size: int) -> int:
+    """How many square matrices of a size are factorised at once."""
+    return max(torch.get_num_threads(), TOGETHER // size**2)
+
+
+def _decomposed(matrix: Tensor, tolerance: float) -> int:
     values = torch.linalg.svdvals(matrix)
     return int((values > tolerance * values[0]).sum())
 
 
-def _square(matrix: Tensor) -> Tensor:
-    """A square matrix with the same singular values, its largest entry 1."""
-    rows, columns = matrix.shape
+def _factorised(matrices: Tensor, tolerance: float) -> list[int]:
+    square = _square(matrices)
+    factors, pivots, failed = torch.linalg.lu_factor_ex(square)
+    growth = _largest(factors)
+    rounded = square.shape[-1] * torch.finfo(square.dtype).eps * growth
+    drawn = _drawn(square.shape[-1], WIDTH, like=square)
+    found = []
+    for k, matrix in enumerate(square):
+        missing = None
+        if not bool(failed[k]) and bool(growth[k].isfinite()):
+            inverse = _Inverse(factors[k], pivots[k])
+            margin = float(rounded[k])
+            if _all_above(matrix, inverse, drawn, tolerance + margin):
+                missing = 0
+            else:
+                missing = _missing(matrix, inverse, margin, tolerance)
+        found.append(
+            _decomposed(matrices[k], tolerance) if missing is None else len(matrix) - missing
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Inverse:
+    """The inverse of a matrix, by its factors."""
+
+    factors: Float[Tensor, "size size"]
+    pivots: Int[Tensor, " size"]
+
+    def apply(self, columns: Float[Tensor, "size columns"]) -> Float[Tensor, "size columns"]:
+        """The inverse times some columns."""
+        return torch.linalg.lu_solve(self.factors, self.pivots, columns)
+
+    def adjoint(self, columns: Float[Tensor, "size columns"]) -> Float[Tensor, "size columns"]:
+        """The transpose of the inverse times some columns."""
+        return torch.linalg.lu_solve(self.factors, self.pivots, columns, adjoint=True)
+
+
+def _square(matrices: Tensor) -> Tensor:
+    """Square matrices with the same singular values, the largest entry of each 1.
+
+    They lie column by column, as the factorisation needs them.
+    """
+    rows, columns = matrices.shape[-2:]
     if rows != columns:
-        matrix = torch.linalg.qr(matrix if rows > columns else matrix.mT, mode="r").R
-    return matrix / torch.linalg.vector_norm(matrix, ord=math.inf)
+        tall = matrices if rows > columns else matrices.mT
+        matrices = torch.linalg.qr(tall, mode="r").R
+    scaled = matrices / _largest(matrices)[:, None, None]
+    return scaled.mT if scaled.is_contiguous() else scaled
 
 
-def _missing(matrix: Tensor, tolerance: float) -> int | None:
+def _largest(matrices: Tensor) -> Tensor:
+    axes = (-2, -1)
+    return torch.maximum(matrices.amax(dim=axes), -matrices.amin(dim=axes))
+
+
+def _all_above(
+    matrix: Float[Tensor, "size size"],
+    inverse: _Inverse,
+    drawn: Float[Tensor, "size columns"],
+    tolerance: float,
+) -> bool:
+    """Whether all singular values are above, as far as a few solutions show it.
+
+    With B the inverse and random columns Ω, ``|B (BᵀB)ᵠ Ω|`` is at least ``|B|²ᵠ⁺¹`` times the
+    length of as many normal numbers as Ω has columns.
+    """
+    largest, images = float(torch.linalg.matrix_norm(matrix)), drawn
+    for power in range(POWERS):
+        images = inverse.apply(inverse.adjoint(images) if power else images)
+        length = float(torch.linalg.matrix_norm(images)) / SHORTEST
+        if length ** (1 / (2 * power + 1)) * tolerance * largest < 1:
+            return True
+    return False
+
+
+def _missing(matrix: Tensor, inverse: _Inverse, rounded: float, tolerance: float) -> int | None:
     """How many singular values of a square matrix are not above; None where that stays open."""
-    factors, pivots, failed = torch.linalg.lu_factor_ex(matrix)
-    growth = float(torch.linalg.vector_norm(factors, ord=math.inf))
-    if bool(failed) or not math.isfinite(growth):
-        return None
-    rounded = len(matrix) * torch.finfo(matrix.dtype).eps * growth
     largest = Space(matrix.matmul, matrix.mT.matmul, matrix, SPARE)
-    energy = float(torch.linalg.matrix_norm(matrix)) ** 2
+    most = size = float(torch.linalg.matrix_norm(matrix))
+    least = float(torch.linalg.vector_norm(matrix, dim=0).max())
 
-    def inverse(columns: Tensor) -> Tensor:
-        return torch.linalg.lu_solve(factors, pivots, columns)
-
-    def adjoint(columns: Tensor) -> Tensor:
-        return torch.linalg.lu_solve(factors, pivots, columns, adjoint=True)
-
-    smallest = Space(inverse, adjoint, matrix, WIDTH)
+    smallest = Space(inverse.apply, inverse.adjoint, matrix, WIDTH)
     while smallest.steps < min(STEPS, len(matrix) // (2 * smallest.width)):
         smallest.extend()
-        while largest.steps < EARLY * smallest.steps and largest.factor(1) > CLOSE:
+        while True:
+            found = int((smallest.values * (tolerance - rounded) * least >= 1).sum())
+            if found + SPARE > smallest.width:
+                break
+            following, factor = float(smallest.values[found]), smallest.factor(found + 1)
+            if factor * following * (tolerance + rounded) * most < 1:
+                is_told = float(smallest.values[0]) <= SPREAD * following  # not of NaN
+                return found if is_told else None
+            is_close = most <= max(CLOSE, factor) * least
+            if is_close or largest.steps >= EARLY * smallest.steps:
+                break
             largest.extend()
-        least = float(largest.values[0])
-        outside = max(energy - float(largest.values.square().sum()), 0.0)
-        most = min(math.hypot(least, math.sqrt(outside)), largest.factor(1) * least)
-        found = int((smallest.values * (tolerance - rounded) * least >= 1).sum())
+            inside = float(largest.values[0])
+            outside = max(size**2 - float(largest.values.square().sum()), 0.0)
+            least = max(least, inside)
+            most = min(most, math.hypot(inside, math.sqrt(outside)), largest.factor(1) * inside)
         if found + SPARE > smallest.width:
             if (width := 2 * (found + SPARE)) > len(matrix) // 4:
                 return None
-            smallest = Space(inverse, adjoint, matrix, width)
+            smallest = Space(inverse.apply, inverse.adjoint, matrix, width)
             continue
-        following = float(smallest.values[found])
-        if not float(smallest.values[0]) <= SPREAD * following:  # NaN too
+        if not float(smallest.values[0]) <= SPREAD * float(smallest.values[found]):  # NaN too
             return None
-        if smallest.factor(found + 1) * following * (tolerance + rounded) * most < 1:
-            return found
     return None
+
+
+def _drawn(size: int, width: int, *, like: Tensor) -> Tensor:
+    """Normal numbers of the type and on the device of a tensor, always the same."""
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.randn(size, width, generator=rng)
+    return drawn.to(dtype=like.dtype, device=like.device)
 
 
 class Space:
@@ -107,15 +206,13 @@ class Space:
     def __init__(self, apply: Apply, adjoint: Apply, like: Tensor, width: int) -> None:
         self.apply, self.adjoint = apply, adjoint
         self.size, self.width, self.steps = len(like), width, 0
-        rng = torch.Generator().manual_seed(0)
-        drawn = torch.randn(self.size, width, generator=rng)
-        self._next = drawn.to(dtype=like.dtype, device=like.device)
+        self._last = like[:, :0]
         self._basis, self._images = like[:, :0], like[:, :0]
         self._squared, self.values = like[:0, :0], like[0, :0]
 
     def extend(self) -> None:
         """Add a block to the space."""
-        block = self._next
+        block = self._next()
         for _ in range(2):  # once more, for what the first time leaves by rounding
             block = torch.linalg.qr(block - self._basis @ (self._basis.mT @ block)).Q
         image = self.apply(block)
@@ -124,9 +221,14 @@ class Space:
         self._squared = torch.cat([upper, torch.cat([across.mT, image.mT @ image], dim=-1)])
         self._basis = torch.cat([self._basis, block], dim=-1)
         self._images = torch.cat([self._images, image], dim=-1)
-        self._next = self.adjoint(torch.linalg.qr(image).Q)
+        self._last = image
         self.values = self._values()
         self.steps += 1
+
+    def _next(self) -> Tensor:
+        if self.steps == 0:
+            return _drawn(self.size, self.width, like=self._last)
+        return self.adjoint(torch.linalg.qr(self._last).Q)
 
     def _values(self) -> Tensor:
         if not bool(self._squared.isfinite().all()):
@@ -141,15 +243,9 @@ class Space:
         spare, tail = self.width - place + 1, math.sqrt(-2 * math.log(DOUBT))
         drawn = math.sqrt(self.size) + math.sqrt(self.width) + tail
         inverted = math.e * math.sqrt(self.width) / spare * DOUBT ** (-1 / spare)
-        bounds = [
-            (1 + gap) * (1 + (drawn * inverted / _chebyshev(self.steps - 1, 1 + 2 * gap)) ** 2)
-            for gap in GAPS
-        ]
-        return math.sqrt(min(bounds))
+        kept = drawn * inverted / np.cosh((self.steps - 1) * ANGLES)
+        return math.sqrt(float(((1 + GAPS) * (1 + kept**2)).min()))
 
 
-GAPS = tuple(0.005 * 1.25**power for power in range(36))
-
-
-def _chebyshev(degree: int, at: float) -> float:
-    return math.cosh(degree * math.acosh(at))
+GAPS = 0.005 * 1.25 ** np.arange(36)
+ANGLES = np.arccosh(1 + 2 * GAPS)  # Chebyshev's polynomial of degree d is cosh(d angle)

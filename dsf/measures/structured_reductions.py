@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import pairwise, product
 from math import inf
 from typing import cast
 
@@ -29,7 +29,7 @@ from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.heads import TILE, Heads
 from dsf.evaluate.rows import blocks_between
 from dsf.ingredients.softmax_rows import ExponentialRows
-from dsf.kernels import applies
+from dsf.kernels import applies, in_parallel, shares
 from dsf.measures.fold import ENTRIES, all_safe
 from dsf.measures.row_reductions import (
     BY_LAG,
@@ -446,6 +446,8 @@ def _logs(size: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
 
 ROWS, PANEL_ENTRIES = 64, 1 << 21  # limits of a panel, so that it fits the cache
+MAPS = 16  # of a panel at most, whose scores are one product
+SHARED = 1 << 17  # entries of a panel from which on several threads are faster than one
 
 
 def scores_of(system: Operator) -> ExponentialRows | None:
@@ -460,7 +462,7 @@ def scores_of(system: Operator) -> ExponentialRows | None:
 
 
 class ScorePass(RowPass):
-    """Rows that are exponentials of scores: one map of the batch after the other, by panels."""
+    """Rows that are exponentials of scores: a few maps of the batch after the other, by panels."""
 
     def __init__(self, source: ExponentialRows, wanted: Sequence[RowReduction]) -> None:
         from dsf.kernels.exponential_rows import BLOCK
@@ -472,47 +474,61 @@ class ScorePass(RowPass):
             for name in ("near", "on")
         )
         *self.batch, self.steps, _, columns = source.shape
-        self.entries = list(product(*map(range, self.batch)))
         self.size = max(1, min(ROWS, PANEL_ENTRIES // max(columns, 1)))
+        together = max(1, min(MAPS, PANEL_ENTRIES // max(self.size * columns, 1)))
+        self.groups = groups(torch.Size(self.batch), most=together)
         self.panels = -(-self.steps // self.size)
-        self.rows = len(self.entries) * self.steps
-        shape = (len(self.entries), self.steps)
+        self.rows = math.prod(self.batch) * self.steps
+        shape = (math.prod(self.batch), self.steps)
         self.numbers = {each: source.query.new_zeros(shape) for each in self.indices}
-        self.by_lag = np.zeros((len(self.entries), columns if self.lagged else 0))
+        self.by_lag = np.zeros((shape[0], columns if self.lagged else 0))
         self.ahead = torch.arange(BLOCK, dtype=source.dtype).numpy()
 
     def blocks(self, first: int) -> Iterator[int]:
         begin = divmod(first, self.panels)
-        for entry in range(begin[0], len(self.entries)):
-            one = self.source.picked(self.entries[entry], torch.Size())
-            for panel in range(begin[1] if entry == begin[0] else 0, self.panels):
+        for number in range(begin[0], len(self.groups)):
+            index, entries = self.groups[number]
+            several = torch.Size([entries.stop - entries.start] if self.batch else [])
+            some = self.source.picked(index, several)
+            for panel in range(begin[1] if number == begin[0] else 0, self.panels):
                 start, stop = panel * self.size, min(self.steps, (panel + 1) * self.size)
-                statistics = self._panel(one, start, stop, self.by_lag[entry])
+                statistics = self._panel(some, start, stop, self.by_lag[entries])
                 for each, numbers in self.numbers.items():
-                    numbers[entry, start:stop] = torch.from_numpy(statistics[self.indices[each]])
-                yield entry * self.steps + stop
+                    found = statistics[:, self.indices[each]]
+                    numbers[entries, start:stop] = torch.from_numpy(found)
+                yield entries.start * self.steps + (entries.stop - entries.start) * stop
 
-    def _panel(self, one: ExponentialRows, start: int, stop: int, by_lag: np.ndarray) -> np.ndarray:
-        """All sums of some rows of one map, ``kind row``; sums by lag are added to ``by_lag``."""
+    def _panel(
+        self, some: ExponentialRows, start: int, stop: int, by_lag: np.ndarray
+    ) -> np.ndarray:
+        """All sums of some rows of a few maps, ``map kind row``; sums by lag go to ``by_lag``."""
         from dsf.kernels.exponential_rows import sum_exponentials
 
-        scores, unread = one.logits(start, stop), one.unread()
+        scores, unread = some.logits(start, stop).contiguous(), some.unread()
         kinds = len(KINDS) - 1 + len(self.widths) + len(self.tokens)
-        statistics = np.empty((kinds, stop - start))
-        energy = statistics[KINDS.index("norm")]
-        sum_exponentials(
-            scores.contiguous().numpy(),
-            scores.amax(dim=-1).numpy(),
-            -np.inf if unread is None else float(unread),
-            self.ahead,
-            start,
-            one.is_causal,
-            one.shape[-1],
-            self.widths,
-            self.tokens,
-            statistics,
-            by_lag,
-        )
+        peaks = scores.amax(dim=-1).view(-1, stop - start).numpy()
+        statistics = np.empty((len(peaks), kinds, stop - start))
+        maps = scores.view(-1, *scores.shape[-2:]).numpy()
+        sinks = np.full(len(maps), -np.inf) if unread is None else unread.flatten().double().numpy()
+
+        def sum_some(part: slice) -> None:
+            for k in range(part.start, part.stop):
+                sum_exponentials(
+                    maps[k],
+                    peaks[k],
+                    float(sinks[k]),
+                    self.ahead,
+                    start,
+                    some.is_causal,
+                    some.shape[-1],
+                    self.widths,
+                    self.tokens,
+                    statistics[k],
+                    by_lag[k],
+                )
+
+        in_parallel(sum_some, shares(len(maps)) if maps.size >= SHARED else [slice(0, len(maps))])
+        energy = statistics[:, KINDS.index("norm")]
         np.sqrt(energy, out=energy)
         return statistics
 
@@ -540,6 +556,24 @@ class ScorePass(RowPass):
         return torch.stack([sums, entries.to(sums.dtype).expand_as(sums)]).view(
             2, *self.batch, columns
         )
+
+
+def groups(batch: torch.Size, *, most: int) -> list[tuple[tuple[int | slice, ...], slice]]:
+    """The entries of a batch in groups along its last axis: the index of each, and its entries.
+
+    Every group is a view of what is stored, so that what maps share is not copied.
+    """
+    if not batch:
+        return [((), slice(0, 1))]
+    *leading, last = batch
+    count = -(-last // most)
+    bounds = [k * last // count for k in range(count + 1)] if last else []
+    found: list[tuple[tuple[int | slice, ...], slice]] = []
+    for number, outer in enumerate(product(*map(range, leading))):
+        for start, stop in pairwise(bounds):
+            entries = slice(number * last + start, number * last + stop)
+            found.append(((*outer, slice(start, stop)), entries))
+    return found
 
 
 def _indices(wanted: Sequence[RowReduction]) -> dict[RowReduction, int]:

@@ -1,7 +1,7 @@
 """Reductions computed from whole rows, for any map: by compiled loops or, with gradients, torch."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, Rows
-from dsf.kernels import applies, in_parallel
+from dsf.kernels import applies, in_parallel, shares
 from dsf.measures.fold import all_safe, blocks
 from dsf.measures.row_reductions import (
     BY_LAG,
@@ -129,7 +129,7 @@ def _compiled(rows: Rows, wanted: Sequence[RowReduction]) -> dict[RowReduction, 
         asked, into = (lags, first, widths, tokens), (statistics[part], by_lag[part])
         sum_entries(weights[part], *asked, *into)
 
-    in_parallel(sum_some, _shares(len(weights)))
+    in_parallel(sum_some, shares(len(weights)))
     np.sqrt(energy, out=energy)
     found = {
         each: torch.from_numpy(statistics[:, at]).to(rows.weights.dtype).view(*batch, count)
@@ -144,10 +144,3 @@ def _compiled(rows: Rows, wanted: Sequence[RowReduction]) -> dict[RowReduction, 
         largest = statistics[:, KINDS.index("largest")]
         found[NORM] = found[NORM] if all_safe(largest) else NORM.look(rows)
     return found | {each: each.look(rows) for each in wanted if each.name in KNOWN}
-
-
-def _shares(entries: int) -> list[slice]:
-    """Nearly equal parts of the entries of a batch, one for every thread."""
-    parts = min(torch.get_num_threads(), entries)
-    bounds = [k * entries // parts for k in range(parts + 1)]
-    return [slice(*each) for each in pairwise(bounds)]

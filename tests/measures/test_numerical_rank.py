@@ -115,3 +115,29 @@ def test_more_steps_bound_closer_and_more_spare_columns_too():
         assert space.factor(1) <= space.factor(2)
     assert found == sorted(found, reverse=True)
     assert found[-1] < 1.05 < found[2]
+
+
+def test_several_matrices_are_factorised_at_once_and_come_out_as_they_do_alone(monkeypatch):
+    monkeypatch.setattr(module, "TOGETHER", 3 * SIZE**2)
+    stack = torch.stack(
+        [prescribed(falling(*each)) for each in ([1.2], [0.8], [0.5] * 3, [1.0005])]
+    )
+    found = module.numerical_ranks(stack.view(2, 2, SIZE, SIZE), TOLERANCE)
+    assert found.tolist() == [[SIZE, SIZE - 1], [SIZE - 3, SIZE]]
+    assert module.numerical_ranks(stack[:0], TOLERANCE).shape == (0,)
+
+
+def test_normal_numbers_are_shorter_than_that_with_the_stated_probability():
+    doubt, width = 1e-2, module.WIDTH
+    shortest = module.SHORTEST * (doubt / module.DOUBT) ** (1 / width)
+    drawn = np.random.default_rng(0).standard_normal((40000, width))
+    share = float((np.linalg.norm(drawn, axis=1) < shortest).mean())
+    assert 0.05 * doubt < share <= doubt
+
+
+def test_full_rank_is_not_told_where_a_value_lies_below(monkeypatch):
+    lost = prescribed(falling(0.9))
+    monkeypatch.setattr(module, "SHORTEST", 1e9)  # so that the bound from random columns fails
+    assert numerical_rank(lost, TOLERANCE) == SIZE
+    monkeypatch.undo()
+    assert numerical_rank(lost, TOLERANCE) == SIZE - 1
