@@ -152,6 +152,12 @@ class SoftmaxRows(ExponentialRows):
     def always_reads(self) -> bool:
         return self.causal and self.bias is None and self.log_decay is None
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether the response is that of torch's fused attention, which forms no rows."""
+        parts = (self.softcap, self.sink, self.bias, self.log_decay)
+        return all(part is None for part in parts)
+
     def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
         keys = stop if self.causal else self.key.shape[-2]
         scores = self.scores(start, stop, keys=keys)
@@ -172,7 +178,7 @@ class SoftmaxRows(ExponentialRows):
     def apply(
         self, signal: Shaped[Tensor, "*batch read 1 channel"]
     ) -> Shaped[Tensor, "*batch time 1 channel"]:
-        if any(part is not None for part in (self.softcap, self.sink, self.bias, self.log_decay)):
+        if not self.is_fused:
             return super().apply(signal)
         mixed = scaled_dot_product_attention(
             self.query, self.key, signal.squeeze(-2), is_causal=self.causal, scale=self.scale

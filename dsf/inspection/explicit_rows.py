@@ -3,10 +3,11 @@
 Softmax attention without bias responds by a fused kernel that never forms the rows. Its module in
 float64 calls the same kernel, so a comparison of the two says nothing about the map. Therefore the
 response that is compared is the rows of the map times the values: all rows of short sequences, and
-of long ones a sample in windows spread evenly from the first row to the last, while the other rows
-come from the kernel.
+of long ones a sample in windows spread evenly from the first row to the last. The other rows are
+not computed at all where the kernel would be what computes them.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from dsf.composite import PANEL, ExplicitMap, Operator
 from dsf.evaluate import respond
 from dsf.evaluate.rows import blocks_between
-from dsf.ingredients.softmax_rows import PairRows
+from dsf.ingredients.softmax_rows import PairRows, SoftmaxRows
 from dsf.system import System
 
 EVERY = 256
@@ -26,14 +27,22 @@ WINDOWS, ROWS = 8, 8
 
 
 def response_by_rows(
-    system: Operator, signal: Shaped[Tensor, "*batch read input channel"]
+    system: Operator, signal: Shaped[Tensor, "*batch read input channel"], *, whole: bool = True
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """The response of a system, where its map is made of scores by rows of the map."""
-    source = system.rows if isinstance(system, ExplicitMap) else getattr(system, "C", None)
+    """The response of a system, where its map is made of scores by rows of the map.
+
+    Args:
+        whole: whether the other rows are computed too; they are NaN where a fused kernel would be
+            all that computes them.
+    """
+    source = _source(system)
     if not isinstance(source, PairRows) or _remembers(system):
         return respond(system, signal)
-    values = signal.squeeze(-2)
-    found = respond(system, signal) if system.steps > EVERY else None
+    values, found = signal.squeeze(-2), None
+    if system.steps > EVERY:
+        found = (
+            respond(system, signal) if whole or not leaves_out(system) else _unknown(system, signal)
+        )
     parts = []
     for start, stop in sampled_rows(system.steps):
         (rows,) = (block.weights for block in blocks_between(system, start, stop, size=PANEL))
@@ -44,6 +53,32 @@ def response_by_rows(
         else:
             found[..., start:stop, :, :] = mixed
     return torch.cat(parts, dim=-3) if found is None else found
+
+
+def leaves_out(system: Operator) -> bool:
+    """Whether rows are left out that a fused kernel would compute as the module itself does."""
+    source = _source(system)
+    return (
+        isinstance(source, SoftmaxRows)
+        and source.is_fused
+        and not _remembers(system)
+        and system.steps > EVERY
+    )
+
+
+def compared_share(length: int) -> float:
+    """The share of the rows that are compared."""
+    return sum(stop - start for start, stop in sampled_rows(length)) / length
+
+
+def _source(system: Operator) -> object:
+    return system.rows if isinstance(system, ExplicitMap) else getattr(system, "C", None)
+
+
+def _unknown(system: Operator, signal: Tensor) -> Tensor:
+    dtype = torch.promote_types(system.dtype, signal.dtype)
+    shape = (*system.batch, system.steps, 1, signal.shape[-1])
+    return torch.full(shape, math.nan, dtype=dtype, device=signal.device)
 
 
 def _remembers(system: Operator) -> bool:

@@ -27,7 +27,7 @@ from dsf.inspection.errors import (
     RoundingWarning,
     memory_ran_out,
 )
-from dsf.inspection.explicit_rows import response_by_rows
+from dsf.inspection.explicit_rows import compared_share, leaves_out, response_by_rows
 from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
@@ -179,10 +179,9 @@ class Comparison:
         layer, adapter = self.captured, self.adapter
         mixer = adapter.read(layer)
         system = mixer.system()
-        rebuilt = adapter.finished(layer, mixer, response_by_rows(system, mixer.signal()))
+        formula = self._formula(mixer, system)
         if not math.isfinite(largest(self.output)):
             raise ReconstructionError(_not_finite(layer))
-        formula = relative_error(rebuilt, layer.output)
         rounding = 0.0 if self.output is layer.output else relative_error(self.output, layer.output)
         if not formula <= self.tolerance:
             words = _worded(layer, adapter, formula, self.tolerance, self.compared_with)
@@ -200,6 +199,24 @@ class Comparison:
             rounding=rounding,
             compared_with=self.compared_with,
         )
+
+    def _formula(self, mixer: Any, system: Any) -> float:
+        """The relative error of the rebuilt layer, at the tokens whose rows are compared.
+
+        The others are NaN at first. Where these do not stay at their tokens, all are computed.
+        """
+        layer, adapter = self.captured, self.adapter
+        signal = mixer.signal()
+        if leaves_out(system):
+            some = adapter.finished(layer, mixer, response_by_rows(system, signal, whole=False))
+            left_out = some.isnan()
+            compared = some.numel() - int(left_out.sum())
+            if some.shape == layer.output.shape and compared == round(
+                compared_share(system.steps) * some.numel()
+            ):
+                return relative_error(torch.where(left_out, layer.output, some), layer.output)
+        rebuilt = adapter.finished(layer, mixer, response_by_rows(system, signal))
+        return relative_error(rebuilt, layer.output)
 
 
 def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:

@@ -446,7 +446,7 @@ def _logs(size: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
 
 ROWS, PANEL_ENTRIES = 64, 1 << 21  # limits of a panel, so that it fits the cache
-MAPS = 16  # of a panel at most, whose scores are one product
+MAPS, MAPS_ENTRIES = 16, 1 << 19  # of a panel at most, whose scores are one product
 SHARED = 1 << 17  # entries of a panel from which on several threads are faster than one
 
 
@@ -475,7 +475,7 @@ class ScorePass(RowPass):
         )
         *self.batch, self.steps, _, columns = source.shape
         self.size = max(1, min(ROWS, PANEL_ENTRIES // max(columns, 1)))
-        together = max(1, min(MAPS, PANEL_ENTRIES // max(self.size * columns, 1)))
+        together = max(1, min(MAPS, MAPS_ENTRIES // max(self.size * columns, 1)))
         self.groups = groups(torch.Size(self.batch), most=together)
         self.panels = -(-self.steps // self.size)
         self.rows = math.prod(self.batch) * self.steps

@@ -98,6 +98,8 @@ class ModuleStack:
         copies: of tensors that running modules were called with, by the identity of each.
         exchange: a function from the recorded call of an attention to the response that it is to
             give instead, or to None; None where all keep their own.
+        instead: the same from a call that is not computed yet, of which only the values are known;
+            None where every attention is computed.
         expects: in a pass that is repeated, whether a product with these weights and this response
             was an attention in the run; None in the run itself.
         tracker: follows during the run from which tokens every tensor is made; None if nothing is.
@@ -133,6 +135,7 @@ class ModuleStack:
         self._claimed = set(claimed)
         self._inside: bool | None = None  # of a claimed module; None until that is asked
         self.exchange = exchange
+        self.instead: Callable[[Any], Tensor | None] | None = None
 
     def tick(self) -> int:
         """The time of an event of the run, later than all before."""

@@ -382,6 +382,7 @@ def _holding(
         keeps_passes=False,
         looks_around=False,
     )
+    where.instead = exchange  # an attention that puts out what it is told is not computed
     implementation = next((c.implementation for c in attentions if c.implementation), "")
     calls: list[Call] = []
     with ExitStack() as stack:

@@ -49,7 +49,7 @@ class InspectedLayer:
             is known.
         formula: largest difference of the rebuilt layer from ``compared_with``, relative to the
             largest number there. Within ``tolerance``; by default ``error``. Softmax attention
-            of more than 256 tokens is rebuilt by 64 rows of its map, the other rows by a kernel.
+            of more than 256 tokens is rebuilt by 64 rows of its map, and compared there.
         rounding: how far what the module put out in this run lies from the module in float64,
             relative: what the number type and the kernels of the run did to it.
         compared_with: what ``formula`` was measured against: the module itself in float64, or why

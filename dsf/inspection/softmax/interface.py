@@ -149,7 +149,26 @@ class _Recorder:
         ignored = {name: part for name, part in options.items() if name not in used}
         heard = {name: part for name, part in options.items() if name in used}
         run = partial(sdpa_attention_forward, **ignored)
+        if self._where.instead is not None:
+            return self._told(run, module, tensors, heard)
         return self._run(run, causal, module, tensors, heard)
+
+    def _told(
+        self,
+        attention: Attention,
+        module: nn.Module,
+        tensors: tuple[Tensor | None, ...],
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the attention is told to put out; computed only where it is told nothing."""
+        name, (query, _, value) = self._where.name_of(module), tensors[:3]
+        self._where.claim(name)
+        call = Call(name, module, {"value": value}, None, 0, Through.INTERFACE)
+        told = None if self._where.instead is None else self._where.instead(call)
+        if told is None or query is None or value is None:
+            return attention(module, *tensors, **options)
+        samples, heads, steps, _ = query.shape
+        return told.to(query).reshape(samples, steps, heads, value.shape[-1]), None
 
     def _run(
         self,
