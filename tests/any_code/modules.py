@@ -433,6 +433,12 @@ MIXERS = {
             .transpose(0, 1)
         )
     ),
+    "norm of a sample": lambda: nn.Sequential(
+        Computes(lambda x: x.mT), nn.InstanceNorm1d(WIDTH), Computes(lambda x: x.mT, projects=False)
+    ),
+    "norm of a batch": lambda: Computes(
+        lambda x: nn.functional.batch_norm(x.mT, None, None, training=True).mT
+    ),
     "vectorised": lambda: Computes(torch.func.vmap(lambda x: x.cumsum(dim=0))),
 }
 """Modules that mix tokens beside an attention, and that nothing reads."""
@@ -456,6 +462,9 @@ KEEP_APART = {
         Computes(lambda x: x.mT),
         nn.Conv1d(WIDTH, WIDTH, 1),
         Computes(lambda x: x.mT, projects=False),
+    ),
+    "stored statistics": lambda: nn.Sequential(
+        Computes(lambda x: x.mT), nn.BatchNorm1d(WIDTH), Computes(lambda x: x.mT, projects=False)
     ),
     "norm of channels": lambda: nn.GroupNorm(1, WIDTH, affine=False),
 }

@@ -1,14 +1,16 @@
 """A float64 model is float64 inside too, and only such a model is meddled with."""
 
+import pytest
 import torch
 from torch import nn
 
 import dsf
 from dsf.inspection.capture.precision import guarded
+from tests.any_code.modules import Attention, drawn, merged, tokens
 
 
 class Casts(nn.Module):
-    """Rounds to float32 in every way that models do."""
+    """Rounds to narrower types in every way that models do."""
 
     def __init__(self):
         super().__init__()
@@ -25,8 +27,11 @@ class Casts(nn.Module):
             torch.ones(2, dtype=torch.float32).dtype,
         ]
 
+    def halves(self, x):
+        return [x.half().dtype, x.bfloat16().dtype, x.to(torch.bfloat16).dtype]
+
     def forward(self, x):
-        self.seen.append(self.types(x))
+        self.seen.append([*self.types(x), *self.halves(x)])
         return self.mixer(x)
 
 
@@ -35,9 +40,30 @@ def test_what_a_model_sees_inside():
     model.seen = seen = []
     dsf.inspect(model, x, checks="none")
     dsf.inspect(model.double(), x.double(), checks="none")
-    model.types(x.double())
-    assert seen == [[torch.float32] * 7, [torch.float64] * 7]
+    halves = [torch.float16, torch.bfloat16, torch.bfloat16]
+    assert model.halves(x.double()) == halves
+    assert seen == [[torch.float32] * 7 + halves, [torch.float64] * 10]
     assert model.types(x.double()) == [torch.float32] * 7
+
+
+class Narrow(Attention):
+    """A float32 model whose values and weights meet in a narrower type."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        weights = (q @ k.mT).softmax(dim=-1)
+        return self.o(merged((weights.to(self.dtype) @ v.to(self.dtype)).float()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_narrower_product_inside_of_a_model_is_rounding(dtype):
+    (layer,) = dsf.inspect(drawn(Narrow(dtype)), tokens())
+    assert layer.formula < 1e-12
+    assert torch.finfo(dtype).eps / 10 < layer.rounding < torch.finfo(dtype).eps * 4
 
 
 def test_the_default_type_is_put_back():

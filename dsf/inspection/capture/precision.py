@@ -39,10 +39,10 @@ def expected_rounding(dtype: torch.dtype, steps: int) -> float:
 
 
 class CastGuard(TorchFunctionMode):
-    """While active, a torch function that asks for float32 gets float64, and so for complex64.
+    """While active, a torch function that asks for a narrower type gets float64 or complex128.
 
-    ``model.double()`` leaves ``.float()``, ``.to(torch.float32)`` and ``softmax(dtype=...)`` in the
-    model's code; each of them would round intermediate results of a float64 model to float32.
+    ``model.double()`` leaves ``.float()``, ``.to(torch.bfloat16)`` and ``softmax(dtype=...)`` in
+    the model's code; each of them would round intermediate results of a float64 model.
     """
 
     def __torch_function__(
@@ -52,16 +52,20 @@ class CastGuard(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is torch.Tensor.float:
+        if func in _CASTS:
             func = torch.Tensor.double
         plain = tuple(_wide(part) for part in args)
         named = {name: _wide(part) for name, part in (kwargs or {}).items()}
         return func(*plain, **named)
 
 
+_CASTS = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
+_WIDE = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64)
+_WIDE |= dict.fromkeys((torch.complex64, torch.complex32), torch.complex128)
+
+
 def _wide(part: Any) -> Any:
-    wide = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-    return wide.get(part, part) if isinstance(part, torch.dtype) else part
+    return _WIDE.get(part, part) if isinstance(part, torch.dtype) else part
 
 
 @contextmanager

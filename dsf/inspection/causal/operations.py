@@ -190,8 +190,7 @@ RESHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten"}
 KEEPS = {"clone", "_to_copy", "contiguous", "dropout", "native_dropout", "tril", "triu"}
 KEEPS |= {"lift_fresh"}
 KEEPS |= {"_conj", "resolve_conj", "resolve_neg", "_neg_view", "conj", "real", "imag"}
-KEEPS |= {"batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"}
-KEEPS |= {"_native_batch_norm_legit", "cudnn_batch_norm", "nan_to_num"}
+KEEPS |= {"_native_batch_norm_legit_no_training", "_batch_norm_no_update", "nan_to_num"}
 
 
 def moved(

@@ -552,6 +552,7 @@ class Tracker(TorchDispatchMode):
             "embedding": self._embedded,
             "convolution": self._convolved,
             "native_group_norm": self._group_norm,
+            **dict.fromkeys(_BATCH_NORMS, self._batch_norm),
             "sort": self._sorted,
             "topk": self._sorted,
         }
@@ -641,6 +642,13 @@ class Tracker(TorchDispatchMode):
 
     def _norm(self, done: Done) -> Followed:
         return self._normalised(done.first, range(-len(done.args[1]), 0), done.outs)
+
+    def _batch_norm(self, done: Done) -> Followed:
+        """With stored statistics every element by itself; else all that share a channel."""
+        if not next((one for one in done.args if isinstance(one, bool)), True):
+            return self._kept(done)
+        others = [dim for dim in range(done.outs[0].ndim) if dim != 1]
+        return self._normalised(done.first, others, done.outs)
 
     def _group_norm(self, done: Done) -> Followed:
         return self._normalised(done.first, range(1, done.outs[0].ndim), done.outs)
@@ -894,6 +902,8 @@ _HANDED_OVER = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 _NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
 _MADE_ANEW = {"fill", "zero", "bernoulli", "normal", "uniform", "random"}
 _WHOLE_NUMBERS = ops.MOVES | ops.RESHAPES | {"cat", "stack", "clone", "constant_pad_nd", "copy_"}
+_BATCH_NORMS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"}
+_BATCH_NORMS |= {"_batch_norm_with_update", "_batch_norm_with_update_functional"}
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "linear", "mv", "addmv", "dot", "vdot"}
 _TRANSFORMS = {"_fft_c2c", "_fft_r2c", "_fft_c2r"}
 _RUNNING = {"cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"}
