@@ -2,7 +2,8 @@
 
 An edited layer reads its coefficients from the input that it has in the changed run, its system is
 edited, and the response goes on through the rest of the layer and of the model. Later layers
-compute their own coefficients anew. Layers without an edit run as they are.
+compute their own coefficients anew. Layers without an edit run as they are, and blocks before the
+first edit are not run again.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.network.edited_mixing import Subject, edited_response
 from dsf.network.targets import Target, functional_of, paired, put_out
+from dsf.network.unedited_blocks import CleanBlocks
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -241,6 +243,7 @@ class LiveModel:
     _named: dict[str, Any]
     _known: Known
     _found: Sequence[tuple[Call, Adapter, str, Key | None]]
+    _blocks: CleanBlocks
 
     def plan(self, edits: Sequence[Edit], sources: Mapping[str, Inspection]) -> dict[Key, Planned]:
         """Which calls are edited and how; the layers are rebuilt and the edits tried on them.
@@ -284,7 +287,12 @@ class LiveModel:
             return plan[key].put_out(call)
 
         again = self._model, self._inputs, self._named, self._known
-        _, output = _run(*again, exchange, only=edited)
+        try:
+            with self._blocks.left_out_before(edited):
+                _, output = _run(*again, exchange, only=edited)
+        except InspectionError:  # a block left something that others need beside its output
+            count, met = _Counter(), set()
+            _, output = _run(*again, exchange, only=edited)
         missed = [planned.layer.name for key, planned in plan.items() if key not in met]
         if missed:
             raise InspectionError(
@@ -322,14 +330,16 @@ def live_model(
     check_runnable(model)
     known = known_modules(model, adapters)
     with isolated(model):
-        calls, clean = _run(model, inputs, named, known)
+        blocks = CleanBlocks(model)
+        with blocks.recorded():
+            calls, clean = _run(model, inputs, named, known)
         count = _Counter()
         keys = {id(call): count.key_of(call) for call in calls}
         found = [
             (call, adapter, family, keys.get(id(call)))
             for call, adapter, family in sequences(calls, known)
         ]
-        yield LiveModel(clean, model, inputs, named, known, found)
+        yield LiveModel(clean, model, inputs, named, known, found, blocks)
 
 
 def _run(
