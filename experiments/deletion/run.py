@@ -7,6 +7,9 @@ stays. Written down is the mean of the log probability of the explained token al
 which should be low for deletion and high for insertion.
 
     python -m experiments.deletion.run [--prompts 40] [--tokens 32] [MODEL ...]
+
+What is interrupted goes on where it was. Beside the results the script leaves its prompts in a file
+for ``experiments.deletion.attnlrp``, and adds the scores that this one has written.
 """
 
 import argparse
@@ -14,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 from dsf.loading import load_model
 from dsf.models import TEXT_NAMES, folder
 from dsf.saving import replace_file
+from experiments.deletion.attnlrp import PROMPTS, READS, SCORES
 from experiments.deletion.methods import Method, known
 from experiments.page import put_into, table
 from experiments.text_models.text import read
@@ -68,45 +72,84 @@ def curves(
     return Curves(*both.chunk(2))
 
 
-def explained(
-    model: nn.Module, prompts: Sequence[Int[Tensor, "1 time"]], blank: int
-) -> dict[str, dict[str, list[float]]]:
-    """For every method the mean curves over the prompts."""
-    methods = known(torch.Generator().manual_seed(0))
-    sums: dict[str, list[Tensor]] = {}
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """The numbers of its tokens, and the token that the model says next, with its logit."""
+
+    ids: Int[Tensor, "1 time"]
+    target: int
+    logit: float
+
+
+def explain(
+    name: str, prompts: Sequence[Prompt], model: nn.Module, blank: int, kept: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The mean curves of every method so far, after each prompt that was not counted in ``kept``.
+
+    A method that has no scores for a prompt is left out from there on.
+    """
+    result = {"model": name, "tokens": prompts[0].ids.shape[1], "counted": {}, "curves": {}} | kept
     begun = time.monotonic()
-    for number, ids in enumerate(prompts, start=1):
-        with torch.no_grad():
-            target = int(model(input_ids=ids, use_cache=False).logits[0, -1].argmax())
-        for name, method in methods.items():
-            found = curves(model, ids, target, _ranked(method, model, ids, target), blank)
-            sums.setdefault(name, []).append(torch.stack([found.deleted, found.inserted]))
-        left = (time.monotonic() - begun) / number * (len(prompts) - number)
-        print(f"  prompt {number} of {len(prompts)}, {left:.0f} s left", flush=True)
-    means = {name: torch.stack(each).mean(dim=0) for name, each in sums.items()}
+    for number, prompt in enumerate(prompts):
+        methods = known(torch.Generator().manual_seed(number)) | beside(name, number)
+        for method, scores in methods.items():
+            if result["counted"].get(method, 0) != number:
+                continue
+            ranked = scores(model, prompt.ids, prompt.target).argsort(descending=True)
+            found = curves(model, prompt.ids, prompt.target, ranked, blank)
+            before = result["curves"].get(method)
+            both = {"deletion": found.deleted.tolist(), "insertion": found.inserted.tolist()}
+            result["curves"][method] = both if before is None else _with(before, both, number)
+            result["counted"][method] = number + 1
+        left = (time.monotonic() - begun) / (number + 1) * (len(prompts) - number - 1)
+        print(f"  prompt {number + 1} of {len(prompts)}, {left:.0f} s left", flush=True)
+        yield result
+
+
+def _with(
+    means: dict[str, list[float]], one: dict[str, list[float]], count: int
+) -> dict[str, list[float]]:
+    """The means of ``count`` curves and of one more."""
     return {
-        name: {"deletion": both[0].tolist(), "insertion": both[1].tolist()}
-        for name, both in means.items()
+        kind: [
+            (count * mean + more) / (count + 1)
+            for mean, more in zip(means[kind], one[kind], strict=True)
+        ]
+        for kind in means
     }
 
 
-def _ranked(method: Method, model: nn.Module, ids: Tensor, target: int) -> Int[Tensor, " time"]:
-    return method(model, ids, target).argsort(descending=True)
-
-
-def run(name: str, count: int, length: int) -> dict[str, Any]:
+def read_model(name: str, count: int, length: int) -> tuple[nn.Module, list[Prompt], int]:
+    """A model, what it is asked about, and the token that stands for none."""
     loaded = load_model(PRETRAINED / name if name == SMOLLM2 else folder(name))
     tokenizer: Any = loaded.tokenizer
     ids = tokenizer(read().held_out[: 40 * count * length])["input_ids"]
-    prompts = [torch.tensor([ids[k * length : (k + 1) * length]]) for k in range(count)]
-    blank = tokenizer(" ")["input_ids"][-1]
-    print(name, flush=True)
-    return {
-        "model": name,
-        "prompts": count,
-        "tokens": length,
-        "curves": explained(loaded.model.eval(), prompts, blank),
-    }
+    model, blank = loaded.model.eval(), tokenizer(" ")["input_ids"][-1]
+    prompts = []
+    for k in range(count):
+        part = torch.tensor([ids[k * length : (k + 1) * length]])
+        with torch.no_grad():
+            logits = model(input_ids=part, use_cache=False).logits[0, -1]
+        prompts.append(Prompt(part, int(logits.argmax()), float(logits.max())))
+    return model, prompts, blank
+
+
+def leave(name: str, prompts: Sequence[Prompt]) -> None:
+    """Write down what AttnLRP is to explain in an environment of its own."""
+    known = json.loads(PROMPTS.read_text(encoding="utf-8")) if PROMPTS.exists() else {}
+    rows = [
+        {"ids": one.ids[0].tolist(), "target": one.target, "logit": one.logit} for one in prompts
+    ]
+    place = PRETRAINED / name if name == SMOLLM2 else folder(name)
+    write_json(PROMPTS, known | {name: {"folder": os.path.relpath(place), "prompts": rows}})
+
+
+def beside(name: str, number: int) -> dict[str, Method]:
+    """AttnLRP, where it has left scores of this prompt."""
+    if not SCORES.exists():
+        return {}
+    scores = json.loads(SCORES.read_text(encoding="utf-8")).get(name, [])
+    return {"AttnLRP": lambda *_: torch.tensor(scores[number])} if number < len(scores) else {}
 
 
 def mean(curve: Sequence[float]) -> float:
@@ -119,8 +162,8 @@ def as_table(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         for method, both in result["curves"].items():
             means = [f"{mean(both[kind]):.2f}" for kind in ("deletion", "insertion")]
-            lines.append([result["model"], method, *means])
-    return table(["model", "tokens in the order of", "deletion", "insertion"], lines)
+            lines.append([result["model"], str(result["counted"][method]), method, *means])
+    return table(["model", "prompts", "tokens in the order of", "deletion", "insertion"], lines)
 
 
 def draw(results: Sequence[dict[str, Any]], page: Path) -> None:
@@ -156,8 +199,13 @@ def main() -> None:
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     results = {result["model"]: result for result in kept}
     for name in given.models:
-        results[name] = run(name, given.prompts, given.tokens)
-        write_json(RESULTS, list(results.values()))
+        print(name, flush=True)
+        model, prompts, blank = read_model(name, given.prompts, given.tokens)
+        if name in READS:
+            leave(name, prompts)
+        for result in explain(name, prompts, model, blank, results.get(name, {})):
+            results[name] = result
+            write_json(RESULTS, list(results.values()))
     put_into(FOLDER / "README.md", as_table(list(results.values())))
     draw(list(results.values()), FOLDER / "figure.png")
 

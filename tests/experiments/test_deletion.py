@@ -64,3 +64,41 @@ def test_every_method_gives_a_number_for_each_token():
         assert found.shape == (5,), name
         assert found.isfinite().all(), name
     assert methods.rollout(model, ids, 11).sum() == pytest.approx(1)
+
+
+def test_what_was_interrupted_goes_on_where_it_was(counts, monkeypatch):
+    model, ids = counts
+    prompts = [run.Prompt(ids[:, order], 1, 0.0) for order in ([0, 1, 2, 3, 4], [1, 3, 0, 2, 4])]
+    asked = []
+
+    def method(model, ids, target):
+        asked.append(ids.tolist())
+        return methods.gradient_times_input(model, ids, target)
+
+    monkeypatch.setattr(run, "known", lambda _: {"method": method})
+    monkeypatch.setattr(run, "beside", lambda *_: {})
+    *_, whole = run.explain("counts", prompts, model, BLANK, {})
+    *_, first = run.explain("counts", prompts[:1], model, BLANK, {})
+    asked.clear()
+    *_, second = run.explain("counts", prompts, model, BLANK, first)
+    assert asked == [prompts[1].ids.tolist()]
+    assert second == whole
+    assert whole["counted"] == {"method": 2}
+    each = [
+        run.curves(model, one.ids, 1, method(model, one.ids, 1).argsort(descending=True), BLANK)
+        for one in prompts
+    ]
+    expected = (each[0].deleted + each[1].deleted) / 2
+    found = torch.tensor(whole["curves"]["method"]["deletion"], dtype=torch.float64)
+    torch.testing.assert_close(found, expected)
+
+
+def test_scores_from_another_environment_are_a_method(tmp_path, monkeypatch):
+    scores = tmp_path / "scores.json"
+    monkeypatch.setattr(run, "SCORES", scores)
+    assert run.beside("text_llama", 0) == {}
+    scores.write_text('{"text_llama": [[1.0, 2.0]]}', encoding="utf-8")
+    (method,) = run.beside("text_llama", 0).values()
+    assert method(None, None, 1).tolist() == [1.0, 2.0]
+    assert run.beside("text_llama", 1) == {}
+    assert run.beside("smollm2", 0) == {}
