@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from dsf.composite import ExplicitMap, SystemSum
 from dsf.inspection import InspectedLayer
 from dsf.inspection.whole.contribution_norms import group_bounds
+from dsf.report.remembered import remembered
 from dsf.report.selection import SAMPLES, has_channels
 from dsf.report.views import MapView, Strongest
 
@@ -57,7 +58,8 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     channels = prod(system.batch[int(has_samples) :])
     samples = system.batch[0] if has_samples else 1
     groups = min(system.steps, side, max(MOST_WORK // channels, FEWEST))
-    together = layer.contribution_norms(groups=groups)[:SAMPLES].numpy(force=True)
+    norms = remembered(layer, groups, lambda: layer.contribution_norms(groups=groups))
+    together = norms[:SAMPLES].numpy(force=True)
     bounds = group_bounds(system.steps, groups)
     hidden = _hidden(layer, groups)
     words = "channels" if layer.heads is None else "chosen channels"

@@ -19,6 +19,7 @@ from dsf.coefficient import Coefficient
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import respond
 from dsf.inspection import InspectedLayer
+from dsf.report.remembered import remembered
 
 CHANNELS = 8
 HEADS = 64
@@ -83,13 +84,17 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
 
 def energy(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
     """The sum of squares of the response to this run's values; infinite where that is NaN."""
-    response = respond(layer.system, layer.signal)
-    return torch.nan_to_num(response.abs().square().sum(dim=(-3, -2, -1)), nan=float("inf"))
+
+    def summed() -> Tensor:
+        return respond(layer.system, layer.signal).abs().square().sum(dim=(-3, -2, -1))
+
+    return torch.nan_to_num(remembered(layer, "energy", summed), nan=float("inf"))
 
 
 def mixing(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
     """The energy of every map off its diagonal; infinite where that is NaN."""
-    return torch.nan_to_num(measures.off_diagonal_energy(layer.system), nan=float("inf"))
+    found = remembered(layer, "mixing", lambda: measures.off_diagonal_energy(layer.system))
+    return torch.nan_to_num(found, nan=float("inf"))
 
 
 def has_channels(layer: InspectedLayer) -> bool:
