@@ -17,6 +17,7 @@ import torch
 from benchmarks import (
     evaluation,
     fixed,
+    further_loops,
     lens,
     maps,
     models,
@@ -39,6 +40,10 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "gated delta rule, 2048": lambda: evaluation.gated_delta(2048),
     "gated delta rule, 8192": lambda: evaluation.gated_delta(8192),
     "gated linear attention": lambda: evaluation.gated_linear(2048),
+    "RWKV-7": lambda: further_loops.rwkv7(2048) + further_loops.rwkv7(8192),
+    "S4": lambda: further_loops.s4(2048) + further_loops.s4(8192),
+    "S5": lambda: further_loops.s5(2048) + further_loops.s5(8192),
+    "LRU": lambda: further_loops.lru(2048) + further_loops.lru(8192),
     "time-invariant": lambda: fixed.invariant(16384),
     "wide scan, 1024": lambda: wide.wide(1024),
     "wide scan, 4096": lambda: wide.wide(4096),

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, inf
 from statistics import median
 from typing import Any, no_type_check
 
@@ -11,14 +13,45 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from dsf.kernels.exponentials import A0, A1, A2, A3, A4, A5, LEAST, MANTISSA, ONE, ROUNDER, chosen
+from dsf.kernels.registers import BYTES, lanes, pointers, store
+from dsf.kernels.unrolled import loaded, product_and_sum
 
 # What takes more seconds than this is run once after the turn that does not count.
 LONG = 1.0
 # Seconds between two looks whether other threads of this process rest, and until it is given up.
 NAP, PATIENCE = 0.01, 5.0
 LANES = 16
+PROBES = 3
 NUMBERS = 2**26  # 268 MB, beyond every cache
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a computation cannot do without, whatever the algorithm.
+
+    Attributes:
+        fused: multiply-adds of single precision.
+        read, written: numbers of single precision that have to come from memory, and go there.
+    """
+
+    fused: float
+    read: float
+    written: float
+
+    def probes(self) -> dict[str, tuple[float, Callable[[], Any]]]:
+        """By part what there is to do, as a multiple of what the probe beside it does.
+
+        Multiply-adds go in registers and meet no memory. Memory is read, and written past the
+        caches, in arrays of the very sizes that are needed, so that what of these lies in a cache
+        from one turn to the next is as much as it is for the computation.
+        """
+        numbers = np.ones(LANES * ceil(self.read / LANES), np.float32)
+        room = _aligned(LANES * ceil(self.written / LANES))
+        return {
+            "fused": (self.fused / FUSED, fused),
+            "read": (1.0, lambda: _summed(numbers)),
+            "written": (1.0, lambda: _past_the_cache(room)),
+        }
 
 
 def processor_seconds(work: Callable[[], Any]) -> float:
@@ -47,10 +80,13 @@ def interleaved(
     *,
     rounds: int,
     look: Callable[[str, Any], None] = lambda _name, _result: None,
+    limit: Needs | None = None,
 ) -> dict[str, float]:
     """The median seconds of each, taken in turns after one turn that does not count.
 
-    ``look`` is shown what each returns in that first turn.
+    ``look`` is shown what each returns in that first turn. With ``limit`` the last entry says how
+    long this machine takes at least: the longest of the parts of what is needed, each by the best
+    turn of its probe.
     """
     first: dict[str, float] = {}
     for name, work in works.items():
@@ -61,31 +97,50 @@ def interleaved(
         look(name, result)
         del result
     taken: dict[str, list[float]] = {name: [] for name in works}
+    probes = {} if limit is None else limit.probes()
+    best = dict.fromkeys(probes, inf)
+    for _, probe in probes.values():
+        probe()
     for turn in range(rounds):
         for name, work in works.items():
             if turn == 0 or first[name] < LONG:
                 taken[name].append(processor_seconds(work))
-    return {name: median(each) for name, each in taken.items()}
+        for name, (_, probe) in probes.items():
+            best[name] = min(best[name], *(processor_seconds(probe) for _ in range(PROBES)))
+    found = {name: median(each) for name, each in taken.items()}
+    if limit is not None:
+        found["limit"] = max(share * best[name] for name, (share, _) in probes.items())
+    return found
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+# Multiply-adds of one probe, in so many chains of whole registers that none waits for another.
+CHAINS, TURNS = 12, 2**20
+FUSED = float(CHAINS * TURNS * (BYTES // 4))
+
+
+@njit(nogil=True, fastmath={"contract"})
 @no_type_check
-def _exponentials(exponents, sums, turns):
+def _fused(numbers, turns):
+    given, wide = pointers(numbers), lanes(pointers(numbers))
+    # No two chains begin alike, or the compiler would compute them once.
+    a, b = loaded(given, 0, wide), loaded(given, 4 * wide, wide)
+    c, xs = loaded(given, 8 * wide, wide), loaded(given, 12 * wide, wide)
     for _ in range(turns):
-        for i in range(len(exponents)):
-            x = chosen(exponents[i] < LEAST, LEAST, exponents[i])
-            rounded = np.float32(x + ROUNDER)
-            rest = x - (rounded - ROUNDER)
-            slope = A0 + rest * (A1 + rest * (A2 + rest * (A3 + rest * (A4 + rest * A5))))
-            power = np.int32((rounded.view(np.int32) << MANTISSA) + ONE).view(np.float32)
-            sums[i] = (power + power * (rest * slope)) * sums[i] + exponents[i]
+        a, b = product_and_sum(a, xs, xs), product_and_sum(b, xs, xs)
+        c = product_and_sum(c, xs, xs)
+    for k in range(4):
+        store(given, k * wide, (a[k] + b[k]) + c[k])
 
 
-def exponentials(count: int) -> Callable[[], None]:
-    """As many exponentials of single precision, each with a product and a sum, in the cache."""
-    exponents = -5 * np.random.default_rng(0).random(1024, dtype=np.float32)
-    sums = np.zeros_like(exponents)
-    return lambda: _exponentials(exponents, sums, count // len(exponents))
+def fused() -> None:
+    """``FUSED`` multiply-adds of single precision in registers."""
+    _fused(np.random.default_rng(0).random(16 * LANES, dtype=np.float32) / 2, TURNS)
+
+
+def _aligned(numbers: int) -> Any:
+    room = np.zeros(numbers + LANES, np.float32)
+    skipped = (-room.ctypes.data // 4) % LANES
+    return room[skipped : skipped + numbers]
 
 
 def products(operations: float) -> Callable[[], None]:
@@ -98,14 +153,6 @@ def products(operations: float) -> Callable[[], None]:
             left @ right
 
     return multiply
-
-
-def passes(numbers: int, *, reads: int) -> Callable[[], Any]:
-    """So many numbers of single precision read from memory, ``reads`` times, and written once."""
-    given, out = torch.ones(reads, numbers), torch.empty(numbers)
-    if reads == 1:
-        return lambda: out.copy_(given[0])
-    return lambda: torch.add(given[0], given[1], out=out)
 
 
 @intrinsic
@@ -150,17 +197,14 @@ def _summed(array):
 
 def figures() -> dict[str, float]:
     """Absolute limits of this run, in units of 10^9 a second, by name and unit."""
-    room = np.zeros(NUMBERS + LANES, np.float32)
-    skipped = (-room.ctypes.data // 4) % LANES
-    numbers = room[skipped : skipped + NUMBERS]
-    count, operations = 2**26, 2.0**36
+    numbers, operations = _aligned(NUMBERS), 2.0**36
     works: dict[str, tuple[float, Callable[[], Any]]] = {
         "read, GB/s": (4 * NUMBERS, lambda: _summed(numbers)),
         "write, GB/s": (4 * NUMBERS, lambda: _written(numbers, np.float32(1))),
         "write past the cache, GB/s": (4 * NUMBERS, lambda: _past_the_cache(numbers)),
         "fresh memory of torch, GB/s": (4 * NUMBERS, lambda: torch.ones(NUMBERS)),
         "product of matrices, GFLOP/s": (operations, products(operations)),
-        "exponential, product and sum, G/s": (count, exponentials(count)),
+        "multiply-adds in registers, G/s": (FUSED, fused),
     }
     taken = interleaved({name: work for name, (_, work) in works.items()}, rounds=5)
     return {name: amount / taken[name] / 1e9 for name, (amount, _) in works.items()}

@@ -9,7 +9,7 @@ import torch
 from benchmarks import peers
 from benchmarks.evaluation import Row, measured
 from benchmarks.layers import RNG, normal
-from benchmarks.limits import passes
+from benchmarks.limits import Needs
 from dsf.solve import recurrence
 from dsf.transition import Diagonal
 
@@ -33,4 +33,7 @@ def wide(tokens: int, *, columns: int = 24_576) -> list[Row]:
         "dsf, fresh memory": lambda: recurrence(Diagonal(decay), drive.unsqueeze(-1)),
         **peers.scans(decay, drive),
     }
-    return measured(f"Wide scan, {tokens} tokens", works, exact, passes(tokens * columns, reads=2))
+    numbers = tokens * columns
+    return measured(
+        f"Wide scan, {tokens} tokens", works, exact, Needs(numbers, 2 * numbers, numbers)
+    )

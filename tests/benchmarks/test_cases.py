@@ -12,6 +12,7 @@ pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"'
 from benchmarks import (
     evaluation,
     fixed,
+    further_loops,
     lens,
     limits,
     maps,
@@ -29,6 +30,10 @@ CASES = {
     "dual": lambda: evaluation.dual(256, heads=2, width=16, states=16),
     "gated delta": lambda: evaluation.gated_delta(64, heads=1, width=32),
     "gated linear": lambda: evaluation.gated_linear(64, heads=1, keys=16, width=32),
+    "RWKV-7": lambda: further_loops.rwkv7(64, heads=1, width=16),
+    "S4": lambda: further_loops.s4(64, channels=2, states=4),
+    "S5": lambda: further_loops.s5(64, channels=4, states=4),
+    "LRU": lambda: further_loops.lru(64, channels=4, states=4),
     "invariant": lambda: fixed.invariant(256, channels=4, modes=4),
     "wide": lambda: wide.wide(64, columns=64),
     "softmax": lambda: row_statistics.softmax(64, heads=2, width=8),
@@ -52,6 +57,28 @@ def test_methods_agree_and_are_told(case):
     assert shortfalls(rows, rows) == {}
     assert all(row["case"] in page._line(row) for row in rows)
     assert all(page.group_of(row["case"]) for row in rows)
+
+
+def test_a_limit_is_the_longest_of_what_is_needed_and_no_work_is_faster():
+    """What does exactly what is needed, and no more, takes at least as long as the limit."""
+    left = torch.randn(256, 256)
+
+    def multiply():
+        for _ in range(8):
+            left @ left
+
+    def copy():
+        torch.add(room[0], room[1], out=room[2])
+
+    room = torch.ones(3, 2**20)
+    for work, needs in (
+        (multiply, limits.Needs(8 * 256**3, 1, 1)),
+        (copy, limits.Needs(2**20, 2**21, 2**20)),
+    ):
+        taken = limits.interleaved({"work": work}, rounds=5, limit=needs)
+        assert 0 < taken["limit"] <= 1.05 * taken["work"]
+    twice = [limits.Needs(f * 1e8, 1, 1).probes()["fused"][0] for f in (1, 2)]
+    assert twice[1] == 2 * twice[0] == 2e8 / limits.FUSED
 
 
 def test_ways_of_others_to_a_map_are_the_map():
