@@ -208,15 +208,18 @@ class Comparison:
         layer, adapter = self.captured, self.adapter
         signal = mixer.signal()
         if leaves_out(system):
-            some = adapter.finished(layer, mixer, response_by_rows(system, signal, whole=False))
+            mixed = response_by_rows(system, signal, whole=False)
+            some = adapter.finished(layer, mixer, mixed)
             left_out = some.isnan()
             compared = some.numel() - int(left_out.sum())
             if some.shape == layer.output.shape and compared == round(
                 compared_share(system.steps) * some.numel()
             ):
-                return relative_error(torch.where(left_out, layer.output, some), layer.output)
-        rebuilt = adapter.finished(layer, mixer, response_by_rows(system, signal))
-        return relative_error(rebuilt, layer.output)
+                behind = relative_error(torch.where(left_out, layer.output, some), layer.output)
+                return max(behind, error_around(layer, adapter, mixer, mixed, is_whole=False))
+        mixed = response_by_rows(system, signal)
+        behind = relative_error(adapter.finished(layer, mixer, mixed), layer.output)
+        return max(behind, error_around(layer, adapter, mixer, mixed))
 
 
 def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:
@@ -372,6 +375,37 @@ def _enters_its_values(whole: WholeMixer) -> bool:
     if entered.shape[-1] != width_of(value) or not whole.starts_from_rest:
         return False
     return relative_error(as_values(entered, value), value) <= SAME_VALUES
+
+
+def error_around(
+    layer: Captured, adapter: Adapter, mixer: Any, mixed: Tensor, *, is_whole: bool = True
+) -> float:
+    """How far the values and the output of an attention are from those of its module, relative.
+
+    The values out of the input of their projection, the output through output gate and projection.
+    Zero where it was not recognised what the module computes before and after its attention: there
+    only the mixer is known.
+
+    Args:
+        mixed: the response of the mixer.
+        is_whole: whether it was computed at all tokens; at the others it is NaN.
+    """
+    around = layer.surroundings
+    if around is None or adapter.enter is None or adapter.leave is None:
+        return 0.0
+    if mixer.value.ndim > WITH_HEADS:
+        return 0.0
+    response = as_tokens(mixed, mixer.value)
+    entered = as_values(adapter.enter(layer)(in_float64(around.given)), mixer.value)
+    rebuilt, output = adapter.leave(layer, response)(response), in_float64(around.output)
+    if rebuilt.shape != output.shape:
+        return math.inf
+    other = adapter.overlooked(layer)
+    if other is not None:
+        rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)
+    if not is_whole:
+        rebuilt = torch.where(rebuilt.isnan(), output, rebuilt)
+    return max(relative_error(entered, mixer.value), relative_error(rebuilt, output))
 
 
 def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*theirs"]) -> float:

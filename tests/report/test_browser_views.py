@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -273,3 +274,13 @@ def test_a_layer_of_channels_opens_with_all_of_them_together(shown, of):
     page.locator(".lines .thumb").last.click()
     page.wait_for_selector(f".pane h2:has-text('channel {channels - 1}')")
     assert "weight, without unit" in page.locator(".legend").inner_text()
+
+
+def test_columns_that_are_no_tokens_are_named_as_what_they_are(shown, of, softmax):
+    inspection = of([softmax(torch.randn(6, 6, generator=torch.Generator().manual_seed(3)))])
+    slots = [replace(layer, columns="slot") for layer in inspection]
+    page = shown(replace(inspection, layers=tuple(slots), tokens=(tuple("abcdef"),)))
+    press(page, "Home")
+    said = page.locator(".readout").inner_text()
+    assert re.search(r"^Query “e” \(4\), column slot 0: weight [\d.]+\.$", said)
+    assert "token" not in said

@@ -8,10 +8,10 @@ function kindOf({ together, share, rollout }) {
 const known = new Map();
 
 /** The tokens of given texts and count; cached, since measuring long texts takes time. */
-function tokensOf(texts, count) {
+function tokensOf(texts, count, kind = "token") {
   const made = known.get(texts) || known.set(texts, {}).get(texts);
-  made[count] ??= new Tokens(texts, count);
-  return made[count];
+  made[`${count} ${kind}`] ??= new Tokens(texts, count, kind);
+  return made[`${count} ${kind}`];
 }
 
 /** The cell to show first: strong and far from the diagonal, not on the first key, where there is one. */

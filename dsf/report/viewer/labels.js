@@ -51,7 +51,7 @@ function drawLabels(context, { left, top, width, height, bottom }, window, raste
     context.fillStyle = ramp().quiet;
     context.fillText(raster.bandName, left - 6, top - 12);
     context.textAlign = "left";
-    context.fillText("key", left + width + 5, top + height + 10);
+    context.fillText(raster.read.kind === "token" ? "key" : raster.read.kind, left + width + 5, top + height + 10);
     context.restore();
   }
   const turned = (text, x, y) => {

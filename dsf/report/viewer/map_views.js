@@ -6,7 +6,7 @@ class MapRaster {
     Object.assign(this, { picture, codes, written, read });
     this.rows = picture.rows;
     this.columns = picture.columns;
-    this.titles = ["← query", "key →"];
+    this.titles = ["← query", read.kind === "token" ? "key →" : `${read.kind} →`];
     this.bands = true;
     this.bandName = "query";
   }

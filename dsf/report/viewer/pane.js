@@ -44,7 +44,7 @@ class Pane {
     this.picture = picture;
     this.shownEntry = this.entry;
     this.written = tokensOf(tokens, layer.written);
-    this.read = tokensOf(tokens, layer.read);
+    this.read = tokensOf(tokens, layer.read, layer.columns === "slot" ? "slot" : "token");
     this.cell = at || [picture.rowOf(written), picture.columnOf(read)];
     this.heading.textContent = map.difference ? `${map.label}: ${layer.name}` : `${layer.name} · ${map.label}`;
     this.about.textContent = aboutMap(map, layer, picture, this.settings.full);
@@ -90,7 +90,7 @@ class Pane {
   rasterFor(view) {
     const { grid } = this.settings;
     const parts = [this.picture, this.settings.codesOf(this.picture), this.written, this.read];
-    if (view === "lag") return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
+    if (view === "lag" && this.read.kind === "token") return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
     if (view === "grid" && GridRaster.fits(this.picture, grid)) {
       return new GridRaster(...parts, grid, this.cell[0]);
     }

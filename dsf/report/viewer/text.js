@@ -37,11 +37,17 @@ function number(value, digits = 4) {
   return text.replaceAll("-", "−");
 }
 
-/** Names tokens by their position and, where known, their text. */
+/** Names tokens by their position and, where known, their text; or slots, which have no text. */
 class Tokens {
-  constructor(texts, count) {
-    this.texts = texts && texts.length === count ? texts : null;
+  constructor(texts, count, kind = "token") {
+    this.texts = texts && texts.length === count && kind === "token" ? texts : null;
     this.count = count;
+    this.kind = kind;
+  }
+
+  /** What one of them is to a query that reads it. */
+  get read() {
+    return this.kind === "token" ? "key" : "column";
   }
 
   /** The text with its spaces visible; the position where there is no text. */
@@ -63,7 +69,7 @@ class Tokens {
 
   /** `token 7`, or its text in quotes with its position. */
   named(token) {
-    if (!this.texts) return make("b", {}, `token ${token}`);
+    if (!this.texts) return make("b", {}, `${this.kind} ${token}`);
     const text = make("span", { className: "token" }, `“${this.shown(token)}”`);
     return make("b", {}, text, ` (${token})`);
   }
@@ -79,7 +85,7 @@ class Tokens {
   }
 
   many([first, last]) {
-    return first === last ? this.named(first) : make("b", {}, `tokens ${first}–${last}`);
+    return first === last ? this.named(first) : make("b", {}, `${this.kind}s ${first}–${last}`);
   }
 }
 
@@ -89,31 +95,34 @@ function sentence(picture, row, column, written, read, { together, difference, s
   const code = picture.code(row, column);
   const links = (from[1] - from[0] + 1) * (to[1] - to[0] + 1);
   if (code === MASKED) {
-    return ["Query ", written.many(from), ", key ", read.many(to), ": masked."];
+    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": masked."];
   }
   const weight = code === NAN ? "NaN" : code === PLUS_INFINITY ? "+∞" : code === MINUS_INFINITY ? "−∞"
     : picture.isExact(row, column) ? number(picture.weight(row, column), 6)
       : `≈ ${number(picture.weight(row, column), 2)}`;
   if (together) return sentenceTogether(from, to, weight, written, read, together);
   if (share) {
-    return ["Query ", written.many(from), " reads key ", read.many(to), ": ", make("b", {}, weight),
+    return ["Query ", written.many(from), ` reads ${read.read} `, read.many(to), ": ", make("b", {}, weight),
       ` of ${share.target}.`];
   }
   if (rollout) {
-    return ["Query ", written.many(from), ", key ", read.many(to), ": share ", make("b", {}, weight), " by rollout."];
+    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": share ", make("b", {}, weight), " by rollout."];
   }
   if (difference) {
-    return ["Query ", written.many(from), ", key ", read.many(to), ": A − B is ", make("b", {}, weight), "."];
+    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": A − B is ", make("b", {}, weight), "."];
   }
   if (links > 1) {
-    return ["Query ", written.many(from), ", key ", read.many(to), ": the largest of ",
+    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": the largest of ",
       `${links} weights is `, make("b", {}, weight), "."];
+  }
+  if (read.kind !== "token") {
+    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": weight ", make("b", {}, weight), "."];
   }
   const lag = from[0] - to[0];
   const tokens = Math.abs(lag) === 1 ? "token" : "tokens";
   const distance = lag === 0 ? "the same token"
     : `key ${Math.abs(lag)} ${tokens} ${lag > 0 ? "before" : "after"} the query`;
-  return ["Query ", written.many(from), ", key ", read.many(to), ": weight ", make("b", {}, weight),
+  return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": weight ", make("b", {}, weight),
     ` · ${distance}.`];
 }
 
