@@ -133,7 +133,8 @@ def tell(command: str, kind: str, words: str, code: int, *, as_json: bool) -> No
     if as_json:
         _print_json(command, code, {"error": {"kind": kind, "message": words}})
     else:
-        print(f"{_title(command)}: {words}", file=sys.stderr)
+        once = words.removeprefix(f"{command}: ")  # some errors begin with the function's name
+        print(f"{_title(command)}: {once}", file=sys.stderr)
 
 
 def interrupted(command: str, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import Checkpoint, Ids, Offline, Revision, Text, TextFile
 from dsf.cli.options import Options
-from dsf.cli.prompt import Prompt, check_position, target
+from dsf.cli.prompt import Prompt, check_position, targets
 from dsf.cli.threads import ThreadCount, Threads
 
 
@@ -46,11 +46,7 @@ class Question:
     @property
     def tokens(self) -> tuple[int | str, int | str | None]:
         """The target, and what it is compared with."""
-        by_number = self.ids is not None
-        wanted = target("--target", self.target, by_number=by_number)
-        if self.against is None:
-            return wanted, None
-        return wanted, target("--against", self.against, by_number=by_number)
+        return targets(self.target, self.against, by_number=self.ids is not None)
 
 
 def run(

@@ -3,6 +3,8 @@
 import os
 import sys
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -18,8 +20,8 @@ class Opening:
 
     Attributes:
         page: its address.
-        browser: which one shows it; empty where none does.
-        reason: why none does.
+        browser: which one it was handed to; empty where there is none.
+        reason: why it was handed to none.
     """
 
     page: str
@@ -28,7 +30,7 @@ class Opening:
 
     def __str__(self) -> str:
         if self.browser:
-            return f"opened in {self.browser}: {self.page}"
+            return f"handed to {self.browser}: {self.page} (no window? Open the address yourself.)"
         return f"not opened: {self.reason}. Open {self.page} in a browser."
 
     def facts(self) -> dict[str, str | bool]:
@@ -37,20 +39,38 @@ class Opening:
 
 
 def open_page(path: Path) -> Opening:
-    """Show a page in the user's browser, if there is one with windows."""
+    """Hand a page to the user's browser, if there is one with windows, or one that BROWSER names.
+
+    Whether a window appears is not known: browsers start in the background.
+    """
     page = path.resolve().as_uri()
-    if not has_display():
+    if not (has_display() or os.environ.get("BROWSER")):
         return Opening(page, reason="there is no display here")
     try:
         browser = webbrowser.get()
         name = getattr(browser, "name", type(browser).__name__)
         if Path(str(name)).name in IN_A_TERMINAL:
             return Opening(page, reason=f"the only browser here, {name}, has no windows")
-        if browser.open(page):
+        with _standard_output_to_errors():
+            opened = browser.open(page)
+        if opened:
             return Opening(page, browser=str(name))
         return Opening(page, reason=f"{name} could not be started")
     except (webbrowser.Error, OSError):
         return Opening(page, reason="there is no browser here")
+
+
+@contextmanager
+def _standard_output_to_errors() -> Iterator[None]:
+    """What a browser prints is no part of the answer, which may be JSON."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def has_display() -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from dsf.cli.edit_words import Record, filed_edits, takes_from_other, typed_edit
 from dsf.cli.model_argument import check_call
 from dsf.cli.options import Options
-from dsf.cli.prompt import Prompt, check_position, target
+from dsf.cli.prompt import Prompt, check_position, targets
 
 Target = tuple[int | str, int | str | None]
 
@@ -84,8 +84,4 @@ class Change:
             if self.against is not None:
                 raise ValueError("--against needs a --target from which it is subtracted.")
             return None
-        by_number = self.ids is not None
-        wanted = target("--target", self.target, by_number=by_number)
-        if self.against is None:
-            return wanted, None
-        return wanted, target("--against", self.against, by_number=by_number)
+        return targets(self.target, self.against, by_number=self.ids is not None)

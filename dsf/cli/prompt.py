@@ -139,6 +139,26 @@ def fingerprint(numbers: list[int]) -> str:
     return f"sha256 {sha256(str([numbers]).encode()).hexdigest()}"
 
 
+def targets(
+    wanted: str, against: str | None, *, by_number: bool
+) -> tuple[int | str, int | str | None]:
+    """A token of the output, and the one that it is compared with.
+
+    Raises:
+        ValueError: if one must be a number and is none, or both are the same.
+    """
+    one = target("--target", wanted, by_number=by_number)
+    if against is None:
+        return one, None
+    other = target("--against", against, by_number=by_number)
+    if one == other:
+        raise ValueError(
+            f"--target and --against are both {wanted!r}, and a token's logit less itself is 0. "
+            "Give the token that the model might have said instead as --against."
+        )
+    return one, other
+
+
 def target(option: str, word: str, *, by_number: bool) -> int | str:
     """A token of the output: its text, or its number where the input is given by numbers.
 

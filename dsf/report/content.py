@@ -11,7 +11,7 @@ from dsf.report.escaping import escaped
 from dsf.report.full_resolution import FULL_BYTES, add_full_maps
 from dsf.report.intervention_content import intervention_content
 from dsf.report.layer_content import layer_content
-from dsf.report.rollout_content import LayersTogether
+from dsf.report.rollout_content import LARGEST, LayersTogether
 from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.views import Progress, ignored
@@ -54,7 +54,7 @@ def content(
         LayersTogether(
             [(layer, chosen) for each, layer, chosen in drawn if each is subject],
             left_out=len(subject.inspection.unsupported),
-            side=planned.side,
+            side=planned.side if planned.exact else min(planned.side, LARGEST),
         )
         for subject in all_
     ]
@@ -72,7 +72,7 @@ def content(
         weights = [map for map in found["maps"] if not {"share", "together"} & set(map)]
         together[model].finish(signed=any(map["signed"] for map in weights))
         layers.append(found)
-    rollouts = [each.content(model=k, exact=planned.exact) for k, each in enumerate(together)]
+    rollouts = [each.content(model=k) for k, each in enumerate(together)]
     selections = [selection for *_, selection in drawn]
     return {
         "attribution": None if explained is None else explained.content(),

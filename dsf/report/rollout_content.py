@@ -5,6 +5,7 @@ pictures in the form of those of a layer, or the reason for which there are none
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from dsf.inspection import InspectedLayer
 from dsf.network.map_rollout import MapRollout
 from dsf.report.escaping import escaped
 from dsf.report.layer_content import bare_maps, thumbnails
+from dsf.report.map_bytes import packed
 from dsf.report.selection import Selection, has_channels
 from dsf.report.views import MapView, Strongest, edges
 
 QUARTERS = 4
+LARGEST = 128
+"""Cells along each side of a picture of more tokens than a page keeps exactly."""
 
 
 class LayersTogether:
@@ -40,7 +44,8 @@ class LayersTogether:
         self.layers, self.left_out = layers, left_out
         self.reason = why_not(layers)
         self.signed = self.done = 0
-        self._pictures: list[MapView] = []
+        self._pictures: list[dict[str, Any]] = []
+        self._seen: list[MapView] = []
         count = len(layers)
         self._shown = {-(-count * k // QUARTERS) for k in range(1, QUARTERS + 1)}
         if layers and not self.reason:
@@ -64,9 +69,10 @@ class LayersTogether:
         if not np.isfinite(self._rollout.shares).all():
             self.reason = f"a weight of {self.layers[self.done - 1][0].name} is not finite"
         elif self.done in self._shown:
-            self._pictures += [self._view(sample) for sample in range(self._samples)]
+            for sample in range(self._samples):
+                self._draw(self._view(sample))
 
-    def content(self, *, model: int, exact: bool) -> dict[str, Any] | None:
+    def content(self, *, model: int) -> dict[str, Any] | None:
         """Pictures after a quarter, a half, three quarters and all of the layers, or the reason."""
         if len(self.layers) < 2:  # of one layer its own map says it
             return None
@@ -88,9 +94,28 @@ class LayersTogether:
             "ports": 1,
             "total": len(self._pictures),
             "chosen": "",
-            "thumbnails": thumbnails(self._pictures),
-            "maps": bare_maps(self._pictures, exact=exact, rollout=facts),
+            "thumbnails": thumbnails(self._seen),
+            "maps": [{**picture, "rollout": facts} for picture in self._pictures],
         }
+
+    def _draw(self, view: MapView) -> None:
+        """Add a picture with exact numbers, whose colours do not end at the share of a sink.
+
+        After many layers the first token has nearly all of every query. One byte for a cell, up to
+        that share, would show nothing else.
+        """
+        inner = view.weights.copy()
+        np.fill_diagonal(inner, 0)
+        inner[:, 0] = 0
+        clipped = np.minimum(view.weights, inner.max() or 1)
+        strongest = Strongest()
+        strongest.add(clipped, self._starts, self._starts)
+        seen = replace(view, weights=clipped, strongest=strongest.links())
+        (picture,) = bare_maps([seen], exact=True)
+        picture["view"]["values"] = packed(view.weights.astype(np.float32))
+        picture["links"] = [[link.written, link.read, link.weight] for link in view.strongest]
+        self._pictures.append(picture)
+        self._seen.append(seen)
 
     def _view(self, sample: int) -> MapView:
         shares, starts = self._rollout.shares[sample].astype(float), self._starts

@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """The folder of the pages as ``make docs`` builds them: a warning is an error."""
+    """The folder of the pages as ``make docs`` builds them: a warning is an error.
+
+    DSF_SITE names a folder that is built already, such as that of ``make docs`` with the results of
+    the notebooks.
+    """
+    if os.environ.get("DSF_SITE"):
+        return Path(os.environ["DSF_SITE"]).resolve()
     for needed in ("sphinx", "furo", "myst_nb", "sphinx_copybutton", "latex2mathml"):
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"building the pages needs {needed}: pip install 'dsf-toolkit[docs]'")

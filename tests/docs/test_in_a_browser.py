@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from urllib.parse import quote
 
 import pytest
@@ -59,23 +60,28 @@ SEEN = (
     "_generated/notebooks/07_delta_rules.html",
     "_generated/measures.html",
 )
-"""Pages of every kind; with DSF_EVERY_PAGE=1 all of them are looked at."""
+"""Pages of every kind; with DSF_EVERY_PAGE=1 all of them are looked at, and the numbers told."""
 
 
 def _foreign(url):
     return not url.startswith(("file:", "data:"))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_read_the_pages(site, chromium, scheme):
+EVERY = bool(os.environ.get("DSF_EVERY_PAGE"))
+LOOKS = [("light", WIDE), ("dark", NARROW), *([("dark", WIDE), ("light", NARROW)] if EVERY else [])]
+
+
+@pytest.mark.timeout(3600 if EVERY else 300)
+@pytest.mark.parametrize(("scheme", "size"), LOOKS)
+def test_everybody_can_read_the_pages(site, chromium, capsys, scheme, size):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    tab = chromium.new_page(viewport=NARROW if scheme == "dark" else WIDE, color_scheme=scheme)
-    every = os.environ.get("DSF_EVERY_PAGE")
-    pages = sorted(site.rglob("*.html")) if every else [site / name for name in SEEN]
-    found = {}
+    tab = chromium.new_page(viewport=size, color_scheme=scheme)
+    pages = sorted(site.rglob("*.html")) if EVERY else [site / name for name in SEEN]
+    found, counts = {}, Counter()
     for page in pages:
         tab.goto(page.as_uri())
         bad = axe.run(tab).response["violations"]
+        counts.update(f"{each['impact']} {each['id']}" for each in bad)
         wrong = [
             (each["id"], [node["html"][:160] for node in each["nodes"]][:3])
             for each in bad
@@ -84,6 +90,9 @@ def test_everybody_can_read_the_pages(site, chromium, scheme):
         if wrong:
             found[str(page.relative_to(site))] = wrong
     tab.close()
+    if EVERY:
+        with capsys.disabled():
+            print(f"\n    {scheme}, {size['width']} pixels: {len(pages)} pages, {dict(counts)}")
     assert found == {}
 
 

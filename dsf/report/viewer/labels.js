@@ -26,7 +26,7 @@ function labelled(start, length, pixels, cells, perCell) {
   for (let token = from; ; token += step) {
     const cell = Math.floor(token / perCell);
     if (cell >= Math.min(start + length, cells)) return chosen;
-    const at = (cell + 0.5 - start) * pixels / length;
+    const at = ((token + 0.5) / perCell - start) * pixels / length;
     if (at >= 0 && at <= pixels) chosen.push([cell, at, step, token]);
   }
 }

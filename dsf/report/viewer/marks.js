@@ -57,20 +57,21 @@ function triangle(context, x, y, dx, dy) {
 function drawLegend(place, shades, map) {
   const bar = make("canvas", { width: 251, height: 1, "aria-hidden": "true" });
   const context = bar.getContext("2d"), { together } = map, signed = map.signed && !together;
+  const largest = map.rollout ? map.links[0][2] : shades.scale;
   for (let k = 0; k < 251; k += 1) {
     context.fillStyle = css(colourOf(signed ? (k - 125) / 125 : k / 250, shades.curve));
     context.fillRect(k, 0, 1, 1);
   }
   const ramps = make("div", { className: "ramp" }, bar,
-    ...legendEnds(shades, signed).map((end) => make("span", {}, end)));
-  const what = map.share ? `share of ${map.share.target}` : together ? `length of a contribution, in the unit of ${together.onto}`
+    ...legendEnds(shades, signed, largest).map((end) => make("span", {}, end)));
+  const what = map.rollout ? "share by rollout" : map.share ? `share of ${map.share.target}` : together ? `length of a contribution, in the unit of ${together.onto}`
     : "weight, without unit";
   const swatch = (paint, text) => {
     const sample = make("span", { className: "swatch" });
     paint(sample);
     return make("span", {}, sample, text);
   };
-  place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades)}`),
+  place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades, largest)}`),
     swatch((sample) => sample.classList.add("pattern"), "masked"));
   if (map.nans + map.infinities) {
     place.append(swatch((sample) => {
@@ -79,20 +80,20 @@ function drawLegend(place, shades, map) {
   }
 }
 
-function legendEnds({ curve, scale, end }, signed) {
+function legendEnds({ curve, end }, signed, largest) {
   if (curve === "percentile") return signed ? ["− largest", "0", "+ largest"] : ["0", "half of the cells", "all"];
-  const last = `${end < scale ? "≥ " : ""}${signed ? "+" : ""}${number(end, 3)}`;
-  if (signed) return [`${end < scale ? "≤ " : ""}−${number(end, 3)}`, "0", last];
+  const last = `${end < largest ? "≥ " : ""}${signed ? "+" : ""}${number(end, 3)}`;
+  if (signed) return [`${end < largest ? "≤ " : ""}−${number(end, 3)}`, "0", last];
   const middle = curve === "root" ? end / 4 : curve === "linear" ? end / 2 : (Math.sqrt(1001) - 1) / 1000 * end;
   return ["0", number(middle, 3), last];
 }
 
-function legendWords(shades) {
-  const { curve, scale, end } = shades;
+function legendWords(shades, largest) {
+  const { curve, end } = shades;
   if (curve === "percentile") {
     return `coloured by percentile: half of the cells lie below ${number(shades.weightAt(0.5), 2)}, `
-      + `nine tenths below ${number(shades.weightAt(0.9), 2)}, all up to ${number(scale, 3)}`;
+      + `nine tenths below ${number(shades.weightAt(0.9), 2)}, all up to ${number(largest, 3)}`;
   }
-  const cut = end < scale ? `, full from ${number(end, 3)} on; the largest weight is ${number(scale, 3)}` : "";
+  const cut = end < largest ? `, full from ${number(end, 3)} on; the largest is ${number(largest, 3)}` : "";
   return `${CURVE_NAMES[curve].replace(" ", "-")} colour scale${cut}`;
 }
