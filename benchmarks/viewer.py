@@ -197,8 +197,18 @@ LIMITS = """## Limits of the file
 
 Pictures of all maps share about 9.6 million cells of one byte, before compression, and at most
 256 x 256 for each; thumbnails have 48 x 48. Maps without pooling take at most 1 MiB compressed
-(`full_resolution=`), and one of them is kept in any case, up to 3.25 MiB. Of a layer whose channels
-have a map each, a page shows all channels together and 8 single ones.
+(`full_resolution=`), and one of them is kept in any case, up to 3.25 MiB. They have one byte for
+a weight, which is marked with ≈ and right to 0.8 % of the map's largest weight. Up to a quarter
+of their bytes hold windows of 64 x 64 tokens in float32, those with the most weight away from the
+diagonal and the first key: there, and in the list of largest weights, numbers are exact. Of a
+layer whose channels have a map each, a page shows all channels together and 8 single ones.
+
+Under the maps of all layers stands their rollout, after a quarter, a half, three quarters and all
+of the layers, in at most 128 x 128 cells: the mean magnitude of the maps of each layer, averaged
+with the identity, multiplied from layer to layer (Abnar and Zuidema 2020). It ignores values,
+projections, norms and feed-forward layers, and counts negative weights by their magnitude, which
+the page says of the layers that have some. [`stack.rollout()`](whole_models.md) has all of these
+in it. Where the maps of the layers cannot be multiplied, the page says why.
 """
 
 

@@ -1,6 +1,8 @@
 // What is wider than the page scrolls inside itself: keys reach it, and it has a name.
 document.addEventListener("DOMContentLoaded", () => {
   for (const caption of document.querySelectorAll(".caption[role='heading']")) caption.ariaLevel = "2";
+  const drawers = { ".sidebar-drawer": "Pages", ".toc-drawer": "On this page" };
+  for (const [drawer, name] of Object.entries(drawers)) document.querySelector(drawer)?.setAttribute("aria-label", name);
   for (const box of document.querySelectorAll(".table-wrapper, .math-block, .cell_output .output, pre")) {
     if (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight) continue;
     box.tabIndex = 0;
