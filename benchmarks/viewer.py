@@ -111,8 +111,8 @@ def measured(browser: Any, case: str, page: Path, pictures: Path | None) -> dict
     }
 
 
-def photograph(browser: Any, page: Path, pictures: Path) -> None:
-    """The page as it opens, in both themes and three widths."""
+def photograph(browser: Any, page: Path, pictures: Path, *, view: str = "") -> None:
+    """The page as it opens, or in the view of this name, in both themes and three widths."""
     pictures.mkdir(parents=True, exist_ok=True)
     for name, (width, height) in SIZES.items():
         for scheme in SCHEMES:
@@ -120,12 +120,14 @@ def photograph(browser: Any, page: Path, pictures: Path) -> None:
             opened = browser.new_page(viewport=size, color_scheme=scheme)
             opened.goto(page.as_uri())
             opened.wait_for_selector("html[data-ready]", timeout=120_000)
+            if view:
+                opened.get_by_role("button", name=view, exact=True).click()
             opened.wait_for_timeout(300)  # tokens and scrolling follow a frame later
             opened.screenshot(path=pictures / f"{page.stem}-{name}-{scheme}.png")
             opened.close()
 
 
-def sheet(pictures: Path, stem: str) -> Path:
+def sheet(pictures: Path, stem: str, into: Path = SHEETS) -> Path:
     """The six pictures of a page as one: a row for each theme, the widths side by side."""
     shown = [
         [Image.open(pictures / f"{stem}-{name}-{scheme}.png").convert("RGB") for name in SIZES]
@@ -143,8 +145,8 @@ def sheet(pictures: Path, stem: str) -> Path:
             across += each.width + gap
         down += max(each.height for each in row) + gap
     size = tuple(round(SHRUNK * length) for length in joined.size)
-    SHEETS.mkdir(parents=True, exist_ok=True)
-    path = SHEETS / f"{stem}.webp"
+    into.mkdir(parents=True, exist_ok=True)
+    path = into / f"{stem}.webp"
     joined.resize(size, Image.Resampling.LANCZOS).save(path, quality=QUALITY, method=6)
     return path
 

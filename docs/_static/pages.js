@@ -1,6 +1,12 @@
 // What is wider than the page scrolls inside itself: keys reach it, and it has a name.
 document.addEventListener("DOMContentLoaded", () => {
   for (const caption of document.querySelectorAll(".caption[role='heading']")) caption.ariaLevel = "2";
+  for (const inner of document.querySelectorAll("ul > ul")) inner.previousElementSibling?.append(inner); // a list holds items alone
+  if (!document.querySelector("h1")) { // as on the page of a search
+    const heading = document.createElement("h1");
+    heading.textContent = document.title.split(" - ")[0];
+    document.querySelector("article")?.prepend(heading);
+  }
   const drawers = { ".sidebar-drawer": "Pages", ".toc-drawer": "On this page" };
   for (const [drawer, name] of Object.entries(drawers)) document.querySelector(drawer)?.setAttribute("aria-label", name);
   for (const box of document.querySelectorAll(".table-wrapper, .math-block, .cell_output .output, pre")) {

@@ -24,8 +24,9 @@ def test_maps_travel_as_bytes_beside_the_state_and_come_back(shown):
 
     made = dsf.view(shown)
     state, paths, buffers = _remove_buffers(made.get_state())
-    maps = sum(len(layer["maps"]) for layer in made.content["layers"])
-    assert len(buffers) == 2 * maps + len(shown)
+    layers = [*made.content["layers"], *made.content["rollouts"]]
+    maps = sum(len(layer["maps"]) for layer in layers)
+    assert len(buffers) == 2 * maps + len(layers)
     assert "codes" not in state["content"]["layers"][0]["maps"][0]["view"]
     _put_buffers(state, paths, buffers)
     assert state["content"] == content(shown)

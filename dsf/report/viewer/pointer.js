@@ -1,6 +1,6 @@
 // Keys and pointers of a large map: choosing a cell, zooming and panning.
 
-const LARGEST_CELL = 90, SMALLEST_MAP = 664, EVEN_CELL = 20, READOUT = 30;
+const LARGEST_CELL = 130, SMALLEST_MAP = 664, EVEN_CELL = 20, READOUT = 30;
 
 /** Sizes in whole CSS pixels, so that the map fits the pane, and with its labels and the sentence above it the window. */
 function fitted(available, margin, raster) {

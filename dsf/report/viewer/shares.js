@@ -1,26 +1,40 @@
 // What made the model say this: tokens shaded by their shares, strongest paths, shares of layers and edges.
 
-const PATHS = { width: 720, line: 34, left: 120, right: 20, top: 22 };
+const PATHS = { widest: 720, narrowest: 280, line: 34, left: 100, right: 20, top: 22, beside: 5 };
 
 /** `go(layer, written, read)` opens the edges of a layer at a cell. */
 function drawShares(place, attribution, sample, tokens, go) {
   const shares = attribution.tokens[sample], most = Math.max(...shares.map(Math.abs)) || 1;
   const sum = shares.reduce((all, each) => all + each, 0);
   place.replaceChildren(make("h2", {}, "Shares of the tokens, layers and edges"),
-    make("p", { className: "summary" }, `${attribution.target}: `, make("b", {}, number(attribution.value[sample], 4)),
+    make("p", { className: "summary" }, `${capital(attribution.target)}: `, make("b", {}, number(attribution.value[sample], 4)),
       ` = ${number(sum, 4)} from the tokens ${attribution.remainder[sample] < 0 ? "−" : "+"} `
       + `${number(Math.abs(attribution.remainder[sample]), 4)} from biases and first states. A share is of this run: attention `
       + "weights, activations and the factors of norms are held."),
     sharedTokens(shares, most, tokens, attribution.target),
     make("div", { className: "numbers" },
-      ...(attribution.paths && sample === 0 ? [pathPart(attribution.paths, tokens)] : []),
+      ...(attribution.paths && sample === 0 ? [pathPart(attribution.paths, tokens, place.clientWidth)] : []),
       make("section", {}, table("Tokens with the largest shares", ["token", "share"], largest(shares).map(
         (token) => [tokens.named(token), number(shares[token], 4)]))),
       make("section", {}, edgeTable(attribution.edges[sample], tokens, go)),
-      make("section", {}, table("Layers", ["part", "directly", "all paths"], attribution.layers.map(
-        ([name, direct, total]) => [name, number(direct[sample], 4), number(total[sample], 4)]), 1),
+      make("section", {}, layerTable(attribution.layers, sample),
       make("p", {}, "Directly: along residual connections alone; these and the first stream sum to the value. "
         + "All paths: through later layers too; these overlap."))));
+}
+
+/** All layers in a box that scrolls, since there may be many more of them than of the other rows. */
+function layerTable(layers, sample) {
+  const names = shortNames(layers.map(([name]) => name));
+  const rows = layers.map(([name, direct, total], k) => [
+    make("span", { title: name }, [names[k].number, names[k].rest].filter(Boolean).join(" ")),
+    number(direct[sample], 4), number(total[sample], 4)]);
+  const box = make("div", { className: "tall", tabIndex: 0, role: "region" }, table("Layers", ["part", "directly", "all paths"], rows, 1));
+  box.setAttribute("aria-label", "Layers: a table that scrolls");
+  return box;
+}
+
+function capital(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 function largest(shares) {
@@ -52,10 +66,11 @@ function edgeTable(edges, tokens, go) {
 }
 
 /** Paths drawn from the tokens below to the number above, one line of tokens for each layer. */
-function pathPart(paths, tokens) {
+function pathPart(paths, tokens, available) {
   const found = paths.paths.slice(0, 8), layers = [...new Set(found.flatMap(({ edges }) => edges.map(({ layer }) => layer)))].sort(naturally);
   const places = [...new Set(found.flatMap(({ token, edges }) => [token, ...edges.flatMap(({ written, read }) => [written, read])]))].sort((a, b) => a - b);
-  const { width, line, left, right, top } = PATHS, height = top + line * (layers.length + 1) + 64;
+  const { widest, narrowest, line, left, right, top, beside } = PATHS, width = Math.min(Math.max(available || widest, narrowest), widest);
+  const height = top + line * (layers.length + 1) + 64;
   const x = (token) => left + (places.indexOf(token) + 0.5) * (width - left - right) / places.length;
   const y = (level) => height - 64 - line * level;
   const most = Math.max(...found.map(({ share }) => Math.abs(share))) || 1;
@@ -64,14 +79,15 @@ function pathPart(paths, tokens) {
     shape("line", { x1: left, x2: width - right, y1: y(k + 1), y2: y(k + 1), class: "level" }),
     shape("text", { x: left - 8, y: y(k + 1) + 4, "text-anchor": "end" }, names[k]),
   ]);
-  const lines = found.map(({ token, edges, share }) => {
+  const lines = found.map(({ token, edges, share }, k) => {
+    const aside = beside * (k - (found.length - 1) / 2);
     const stops = [[x(token), y(0)]];
     for (const { layer, written, read } of edges) {
       const level = layers.indexOf(layer) + 1;
       stops.push([x(read), y(level - 0.5)], [x(written), y(level)]);
     }
     stops.push([stops.at(-1)[0], y(layers.length + 0.6)]);
-    const path = stops.map(([px, py], k) => `${k ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
+    const path = stops.map(([px, py], at) => `${at ? "L" : "M"}${(px + aside).toFixed(1)} ${py.toFixed(1)}`).join("");
     const way = shape("path", { d: path, class: share < 0 ? "lowers" : "raises",
       "stroke-width": (1 + 5 * Math.abs(share) / most).toFixed(1) }, shape("title", {}, `${number(share, 3)}`));
     return way;
