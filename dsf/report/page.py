@@ -51,7 +51,8 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
     how strongly each token acts on each other through all channels (``contribution_norms``, for
     groups of neighbouring tokens where the layer is wide or the input long). Of its channels the 8
     with the most energy off the diagonal follow, or those that ``heads`` chose; the page states how
-    many are not drawn.
+    many are not drawn. Under the layers stands their attention rollout (Abnar and Zuidema 2020),
+    which leaves out values, norms and feed-forward layers, or the reason for which there is none.
 
     Args:
         inspection: the result of ``dsf.inspect``, or a list of them to compare models.
@@ -67,7 +68,8 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
         full_resolution: how many compressed bytes of maps of up to 4,096 tokens the page keeps
             without pooling, so that zooming shows single tokens; 1 MiB by default, which takes a
             third more in the file. Those with the most weight away from the diagonal and the first
-            key come first; 0 keeps none.
+            key come first; 0 keeps none. They have one byte for a weight; up to a quarter of the
+            bytes hold windows of them in float32.
         attribution: what ``dsf.stack(model, ...).attribute(...)`` returned for the same input. The
             page then shades the tokens by their shares and shows the edges of every layer.
         target: words for the number that is attributed, such as ``"the logit of Paris"``.
