@@ -6,6 +6,7 @@ of its state. ``layer_content`` puts these together with the pooled maps, as byt
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import coded, packed
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
-from dsf.report.views import MapView, Progress, views
+from dsf.report.views import MapView, Progress, at_once, views
 from dsf.system import System
 
 MOST_CELLS = 2**25
@@ -294,7 +295,7 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
     """
     walk = Walk(drawn.system, quantities_of(drawn))
     seen = views(drawn, side=planned.side, progress=progress, also=(walk.add, *also))
-    maps = [_map(view, exact=planned.exact) for view in seen]
+    maps = _maps(seen, exact=planned.exact)
     finite = not any(view.nans + view.infinities for view in seen)
     known = (
         measures_of(drawn, walk, finite=finite),
@@ -366,6 +367,18 @@ def thumbnails(seen: list[MapView]) -> dict[str, Any]:
     codes = [coded(*each, view.scale) for each, view in zip(small, seen, strict=True)]
     rows, columns = codes[0].shape
     return {"rows": rows, "columns": columns, "codes": packed(np.stack(codes))}
+
+
+def _maps(seen: Sequence[MapView], *, exact: bool) -> list[dict[str, Any]]:
+    """All maps, compressed on several threads."""
+    found: list[dict[str, Any]] = [{} for _ in seen]
+
+    def add(k: int) -> None:
+        found[k] = _map(seen[k], exact=exact)
+
+    entries = sum(view.weights.size for view in seen)
+    at_once([partial(add, k) for k in range(len(seen))], entries=entries)
+    return found
 
 
 def _map(view: MapView, *, exact: bool) -> dict[str, Any]:

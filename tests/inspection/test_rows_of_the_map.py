@@ -4,12 +4,17 @@ Every mistake here is planted in the rows of the map only: the response by fused
 what the module itself calls, stays right.
 """
 
+import functools
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers.integrations import sdpa_attention
 
 import dsf
 from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.inspection.explicit_rows import EVERY, sampled_rows
+from dsf.inspection.softmax import torch_module
 from tests.inspection.softmax_models import BUILT, VOCABULARY
 
 LOGITS, SCORES = SoftmaxRows.logits, SoftmaxRows.scores
@@ -113,6 +118,50 @@ def test_a_mistake_in_one_head_does_not_pass(model, length, monkeypatch):
     monkeypatch.setattr(SoftmaxRows, "logits", one_head)
     with pytest.raises(dsf.inspection.ReconstructionError):
         dsf.inspect(model, **inputs(length), checks="none")
+
+
+def test_numbers_that_are_none_in_a_compared_row_do_not_pass(model, monkeypatch):
+    def last_row(rows, start, stop):
+        logits = LOGITS(rows, start, stop)
+        return logits.masked_fill((torch.arange(start, stop) == EVERY + 69)[:, None], torch.nan)
+
+    monkeypatch.setattr(SoftmaxRows, "logits", last_row)
+    with pytest.raises(dsf.inspection.ReconstructionError):
+        dsf.inspect(model, **inputs(EVERY + 70), checks="none")
+
+
+def test_no_row_comes_from_the_kernel_that_the_module_itself_calls(model, monkeypatch):
+    def unwanted(*_):
+        raise AssertionError("the kernel was called")
+
+    monkeypatch.setattr("dsf.inspection.explicit_rows.respond", unwanted)
+    assert dsf.inspect(model, **inputs(EVERY + 70), checks="none")[0].formula < 1e-13
+
+
+def test_where_outputs_are_not_of_single_tokens_all_rows_are_computed():
+    def mixing(layer, mixed):
+        found = torch_module.finish(layer, mixed)
+        return found + 0 * found.sum()
+
+    module = torch.nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    tokens = torch.randn(1, EVERY + 44, 16, generator=torch.Generator().manual_seed(0))
+    adapter = replace(torch_module.ADAPTER, finish=mixing)
+    layer = dsf.inspect(module, tokens, tokens, tokens, adapters=(adapter,), checks="none")[0]
+    assert layer.formula < 1e-13
+
+
+def test_an_attention_that_is_held_is_not_computed(model, monkeypatch):
+    computed, forward = [], sdpa_attention.sdpa_attention_forward
+
+    def counted(*args, **options):
+        computed.append(args[1].dtype)
+        return forward(*args, **options)
+
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", functools.wraps(forward)(counted))
+    inspection = dsf.inspect(model, **inputs(24))
+    assert computed.count(torch.float64) == len(inspection)
+    assert computed.count(torch.float32) == len(inspection)
+    assert all(record["answer"] == "all of it" for record in inspection.checks)
 
 
 @pytest.mark.parametrize("length", [1, 7, EVERY, EVERY + 1, 3000])

@@ -160,3 +160,27 @@ def test_what_cannot_be_streamed():
         measures.streamed(map)
     with pytest.raises(ValueError, match=r"'error' must lie between 0 and 0\.1, but it is 0\.5"):
         measures.streamed(map, measures.row_norms, error=0.5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [(), (5,), (2, 5), (2, 1, 3)])
+def test_maps_of_scores_are_taken_together_and_come_out_as_they_do_alone(
+    batch, threads, monkeypatch
+):
+    monkeypatch.setattr("dsf.measures.structured_reductions.MAPS", 2)
+    monkeypatch.setattr("dsf.measures.structured_reductions.SHARED", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    rng = torch.Generator().manual_seed(4)
+    query, key, value = torch.randn(3, *batch, 70, 4, generator=rng, dtype=torch.float64)
+    sink = torch.randn(batch, generator=rng, dtype=torch.float64)
+    mixer = dsf.mixers.SoftmaxAttention(
+        query=query, key=key, value=value, causal=True, scale=0.5, sink=sink
+    )
+    together = measures.streamed(mixer.system(), *ROWWISE, measures.mass_by_lag).values
+    alone = measures.streamed(dsf.attention_map(mixer.system()), *ROWWISE, measures.mass_by_lag)
+    for one, other in zip(together, alone.values, strict=True):
+        assert_close(one, other, rtol=1e-11, atol=1e-11)
+    ranks = measures.hankel_ranks(mixer.system(), positions=[34])
+    assert torch.equal(
+        ranks, measures.hankel_ranks(dsf.attention_map(mixer.system()), positions=[34])
+    )
