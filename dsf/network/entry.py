@@ -119,7 +119,7 @@ def stack(
     )
     inspection = examine(model, question)
     found = blocks_of(model, list(calls_by_module(inspection.layers)), blocks)
-    trace = attempt.trace
+    trace, attempt.trace = attempt.trace, None
     if trace is None or trace.blocks != list(found) or not trace.settle(inspection.layers):
         trace = _recorded(model, inputs, named, list(found), inspection)
     with torch.random.fork_rng(), torch.no_grad(), plain_experts(model), guarded(model):

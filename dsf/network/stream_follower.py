@@ -63,7 +63,7 @@ class Follower(TorchFunctionMode):
     def __init__(self, failed: Callable[[Exception], None] | None = None) -> None:
         super().__init__()
         self.resting = False
-        self._failed = failed
+        self.failed = failed
         self._numbers = count()
         # Weak, so that what the model throws away does not stay in memory.
         self._followed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -138,9 +138,9 @@ class Follower(TorchFunctionMode):
             try:
                 self._record(func, args, kwargs, output, list(found.values()))
             except Exception as error:  # of any kind: the model itself is to run on
-                if self._failed is None:
+                if self.failed is None:
                     raise
-                self._failed(error)
+                self.failed(error)
         return output
 
     def _record(

@@ -329,7 +329,7 @@ class Trace:
         self.logits: Tensor | None = None
         self.output: Step | None = None
         self.results: dict[Step, Tensor] = {}
-        self.failure: Exception | None = None
+        self.failure: str | None = None
         self.blocks = list(blocks)
         self._model, self._mixers = model, mixers
         self._known, self._calls = known or {}, calls
@@ -352,6 +352,7 @@ class Trace:
             hooks.enter_context(self._follower)
             hooks.callback(self._follower.forget)
             yield
+        self._follower.failed = None  # no circle, so that a stack is freed once it is not used
 
     @property
     def is_complete(self) -> bool:
@@ -390,7 +391,7 @@ class Trace:
 
     def _failed(self, error: Exception) -> None:
         """Record nothing more: the run is not what was expected of it."""
-        self.failure = error
+        self.failure = repr(error)  # the error itself holds everything that ran
         self._follower.resting = True
 
     @contextmanager
@@ -402,7 +403,7 @@ class Trace:
             except Exception as error:  # of any kind: the model itself is to run on
                 if self._mixers is not None:
                     raise
-                self.failure = error
+                self.failure = repr(error)
         if self.failure is not None:
             self._follower.resting = True
 
@@ -467,7 +468,8 @@ class Trace:
         """Follow what a mixer has put out as a step that is filled in later."""
         calls = self._open.setdefault(name, [])
         parts = [part for part in tensors_in(given) if part.is_floating_point()]
-        found = [part for part in parts if self._step_at(part) is not None]
+        followed = [part for part in parts if self._step_at(part) is not None]
+        found = list({id(part): part for part in followed}.values())
         if not self.states or not found:
             calls.append(None)
             return

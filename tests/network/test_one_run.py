@@ -1,5 +1,8 @@
 """``stack`` records the run of its inspection; where it cannot, a run of its own gives the same."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -98,6 +101,19 @@ class Rescaling(Bigger):
 @pytest.fixture
 def x():
     return torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_a_stack_is_freed_without_the_collector_of_circles(x):
+    gc.collect()
+    gc.disable()
+    try:
+        stack = small(x)
+        stack.attribute(torch.ones(8, dtype=torch.float64), stream=-1)
+        held = weakref.ref(stack.mixers[0].step)
+        del stack
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", [Bigger, Rescaling])
