@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dsf.evaluate import MapOrSystem, Rows
 from dsf.evaluate.cache import kept_rows
+from dsf.kernels import availability
 from dsf.measures.fold import total
 from dsf.system import System
 from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
@@ -49,22 +50,54 @@ def _from_gramians(system: System) -> Shaped[Tensor, "*batch"]:
     """What the energy in the state, ``B_j B_jᴴ`` of all earlier tokens, leaves in each response."""
     size, N = system.batch, system.state_size
     gram = torch.zeros(*size, N, N, dtype=system.dtype, device=system.device)
-    one = gram.new_ones(*size, 1, N, 1)
     found = torch.zeros(size, dtype=gram.real.dtype, device=system.device)
+    is_compiled = False
     for start in range(0, system.steps, TOKENS):
         few = system.window(start, min(start + TOKENS, system.steps))
-        decay = few.A @ one.expand(*size, few.steps, N, 1)
-        write, read = (torch.as_tensor(part).to(gram.dtype) for part in (few.B, few.C))
-        for t in range(few.steps):
-            now = read[..., min(t, read.shape[-3] - 1), :, :]
-            if few.reads_before_update:
-                found += _seen(now, gram)
-            gram.mul_(decay[..., t, :, :]).mul_(decay[..., t, :, :].mH)
-            if not few.reads_before_update:
-                found += _seen(now, gram)
-            then = write[..., min(t, write.shape[-3] - 1), :, :]
-            gram += then @ then.mH
-    return found
+        decay = few.A @ torch.ones(*size, few.steps, N, 1, dtype=system.dtype, device=system.device)
+        write, read = (torch.as_tensor(part).to(system.dtype) for part in (few.B, few.C))
+        if start == 0 and _is_compiled(decay, write, read, work=system.steps * gram.numel()):
+            is_compiled, gram, found = True, gram.double(), found.double()
+        if is_compiled:
+            _add_compiled(few, decay, write, read, into=(gram, found))
+        else:
+            _add(few, decay, write, read, into=(gram, found))
+    return found.to(system.dtype.to_real())
+
+
+def _add(
+    few: System, decay: Tensor, write: Tensor, read: Tensor, *, into: tuple[Tensor, Tensor]
+) -> None:
+    """Carry the energy in the state along a window, and add up what its responses show of it."""
+    gram, found = into
+    for t in range(few.steps):
+        now = read[..., min(t, read.shape[-3] - 1), :, :]
+        if few.reads_before_update:
+            found += _seen(now, gram)
+        gram.mul_(decay[..., t, :, :]).mul_(decay[..., t, :, :].mH)
+        if not few.reads_before_update:
+            found += _seen(now, gram)
+        then = write[..., min(t, write.shape[-3] - 1), :, :]
+        gram += then @ then.mH
+
+
+def _is_compiled(*parts: Tensor, work: int) -> bool:
+    return availability.applies(*parts, work=work) and not parts[0].is_complex()
+
+
+def _add_compiled(
+    few: System, decay: Tensor, write: Tensor, read: Tensor, *, into: tuple[Tensor, Tensor]
+) -> None:
+    from dsf.kernels.state_energies import add_energies, as_rows
+
+    gram, found = into
+    add_energies(
+        as_rows(decay, few.batch).squeeze(-1),
+        as_rows(write, few.batch),
+        as_rows(read, few.batch),
+        into=(gram.view(-1, *gram.shape[-2:]), found.view(-1)),
+        before=few.reads_before_update,
+    )
 
 
 def _seen(read: Tensor, gram: Tensor) -> Tensor:

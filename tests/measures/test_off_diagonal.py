@@ -57,3 +57,34 @@ def test_of_complex_states():
     assert system.dtype.is_complex
     found = measures.off_diagonal_energy(system)
     torch.testing.assert_close(found.flatten(), literally(system, 9), rtol=1e-9, atol=1e-12)
+
+
+REAL = [
+    "SelectiveStateSpace",
+    "RWKV4",
+    "RWKV6",
+    "StateSpaceDuality",
+    "GatedLinearAttention",
+    "HGRN",
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", REAL)
+def test_a_compiled_loop_says_the_same(name, dtype, monkeypatch):
+    """For real states that are read before or after their update, in windows of four tokens."""
+    used, add = [], off_diagonal._add_compiled
+    monkeypatch.setattr(off_diagonal, "TOKENS", 4)
+    monkeypatch.setattr(
+        off_diagonal, "_add_compiled", lambda *parts, into: used.append(add(*parts, into=into))
+    )
+    mixer = getattr(dsf.mixers, name).draw(torch.Generator().manual_seed(0), steps=19)
+    system = dsf.algebra.converted(mixer.system(), dtype=dtype)
+    plain = measures.off_diagonal_energy(system)
+    assert not used
+    monkeypatch.setattr("dsf.kernels.availability.WORTH", 0)
+    found = measures.off_diagonal_energy(system)
+    assert len(used) == 5
+    assert found.dtype == plain.dtype
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(found.double().flatten(), literally(system, 19), rtol=1e-4, atol=0)
