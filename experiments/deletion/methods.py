@@ -24,7 +24,8 @@ Method = Callable[[nn.Module, Ids, int], Float[Tensor, " time"]]
 
 def shares(model: nn.Module, ids: Ids, target: int) -> Float[Tensor, " time"]:
     """The shares of the tokens, ``stack.attribute``."""
-    return dsf.stack(model, input_ids=ids).attribute(target).tokens[0]
+    adapters = getattr(model, "adapters", ())
+    return dsf.stack(model, input_ids=ids, adapters=adapters).attribute(target).tokens[0]
 
 
 def gradient_times_input(model: nn.Module, ids: Ids, target: int) -> Float[Tensor, " time"]:
@@ -51,7 +52,8 @@ def rollout(model: nn.Module, ids: Ids, _: int) -> Float[Tensor, " time"]:
     the identity; the product over the layers is read in its last row. Maps with negative weights
     are taken by their absolute values.
     """
-    inspection = dsf.inspect(model, input_ids=ids, checks="none")
+    adapters = getattr(model, "adapters", ())
+    inspection = dsf.inspect(model, input_ids=ids, checks="none", adapters=adapters)
     product = torch.eye(ids.shape[1], dtype=torch.float64)
     for layer in inspection:
         weights = layer.map().abs().flatten(1, -3).mean(dim=1)[0].double()

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from dsf.loading import load_model
 from dsf.models import TEXT_NAMES, folder
 from dsf.saving import replace_file
+from experiments.deletion import typeseg
 from experiments.deletion.attnlrp import PROMPTS, READS, SCORES
 from experiments.deletion.methods import Method, known
 from experiments.page import put_into, table
@@ -121,17 +122,23 @@ def _with(
 
 def read_model(name: str, count: int, length: int) -> tuple[nn.Module, list[Prompt], int]:
     """A model, what it is asked about, and the token that stands for none."""
+    if name == typeseg.NAME:
+        tagger = typeseg.Kinds(PRETRAINED / name).eval()
+        parts, blank = typeseg.passages(count, length)
+        return tagger, [asked(tagger, part) for part in parts], blank
     loaded = load_model(PRETRAINED / name if name == SMOLLM2 else folder(name))
     tokenizer: Any = loaded.tokenizer
     ids = tokenizer(read().held_out[: 40 * count * length])["input_ids"]
     model, blank = loaded.model.eval(), tokenizer(" ")["input_ids"][-1]
-    prompts = []
-    for k in range(count):
-        part = torch.tensor([ids[k * length : (k + 1) * length]])
-        with torch.no_grad():
-            logits = model(input_ids=part, use_cache=False).logits[0, -1]
-        prompts.append(Prompt(part, int(logits.argmax()), float(logits.max())))
-    return model, prompts, blank
+    parts = [torch.tensor([ids[k * length : (k + 1) * length]]) for k in range(count)]
+    return model, [asked(model, part) for part in parts], blank
+
+
+def asked(model: nn.Module, ids: Int[Tensor, "1 time"]) -> Prompt:
+    """A prompt with what the model itself says after it."""
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits[0, -1]
+    return Prompt(ids, int(logits.argmax()), float(logits.max()))
 
 
 def leave(name: str, prompts: Sequence[Prompt]) -> None:
@@ -188,7 +195,7 @@ def draw(results: Sequence[dict[str, Any]], page: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=[*TEXT_NAMES, SMOLLM2])
+    parser.add_argument("models", nargs="*", default=[*TEXT_NAMES, SMOLLM2, typeseg.NAME])
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--tokens", type=int, default=32)
     given = parser.parse_args()

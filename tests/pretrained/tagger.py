@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad, silu, softplus
 
 import dsf
-from dsf.inspection.whole.stages import Chain, Scale
+from dsf.inspection.whole.stages import Chain, Filter, Project, Scale
 from dsf.mixers import Mixer
 from dsf.scans import ScanOrder, scanned
 
@@ -156,6 +156,15 @@ def read(layer):
     )
 
 
+def enter(layer):
+    """From the input to what is scanned: the projection, the filter, the activation's factor."""
+    rows = Project(layer.weights["inner.weight"][:WIDTH], layer.weights["inner.bias"][:WIDTH])
+    kernel, bias = layer.weights["filter.weight"].squeeze(1), layer.weights["filter.bias"]
+    linear = Chain((rows, Filter(kernel, bias, ahead=2)))
+    filtered = linear(layer.arguments["x"])
+    return Chain((*linear, Scale(silu(filtered) / filtered)))
+
+
 def leave(layer, _):
     """From the sum of the scans to the output: times the activated gate, then projected."""
     gate = silu(layer.project("inner", layer.arguments["x"])[..., WIDTH:])
@@ -165,6 +174,7 @@ def leave(layer, _):
 ADAPTER = dsf.Adapter(
     families={f"{BothWays.__module__}.BothWays": "typeseg"},
     read=read,
+    enter=enter,
     leave=leave,
     takes="x",
     axes=("sample", "channel"),

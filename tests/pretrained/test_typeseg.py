@@ -131,3 +131,18 @@ def test_its_decays_lie_close_together(saved):
     assert poles.shape == (256, STATES)
     assert (poles - 1).abs().max() < 0.2
     assert (poles.amax(-1) / poles.amin(-1)).min() > 1.01
+
+
+def test_the_shares_of_the_bytes_are_the_score(tagger):
+    """Through six layers that scan both ways, behind a filter that looks ahead."""
+    ids = encoded(SAMPLES["json"][:30])
+    stack = dsf.stack(tagger, ids, adapters=[ADAPTER])
+    with torch.no_grad():
+        kind = int(tagger(ids)[0, 12].argmax())
+        score = tagger.double()(ids)[0, 12, kind]
+    tagger.float()
+    share = stack.attribute(kind, position=12)
+    torch.testing.assert_close(share.value[0], score, rtol=1e-10, atol=0)
+    together = share.tokens.sum(dim=-1) + share.remainder
+    torch.testing.assert_close(together, share.value, rtol=1e-10, atol=0)
+    assert share.tokens[0, 13:].abs().max() > 0.01

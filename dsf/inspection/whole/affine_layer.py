@@ -257,11 +257,7 @@ def _before(weights: Tensor, stage: Stage) -> Tensor:
     """The product of maps: first that of ``stage``, then ``weights``."""
     if not isinstance(stage, Filter):
         return weights * _factor(stage, weights, weights.shape[-1]).unsqueeze(-2)
-    taps, filtered = stage.kernel.shape[-1], torch.zeros_like(weights)
-    for back in range(min(taps, weights.shape[-1])):
-        kept = weights[..., back:] * stage.kernel[:, taps - 1 - back, None, None]
-        filtered[..., : weights.shape[-1] - back] += kept
-    return filtered
+    return stage.adjoint(weights.movedim(1, -1)).movedim(-1, 1)
 
 
 def _factor(

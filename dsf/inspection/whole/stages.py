@@ -62,20 +62,30 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Filter:
-    """A causal convolution of every channel; its last tap multiplies the current token."""
+    """A convolution of every channel along the tokens.
+
+    Attributes:
+        ahead: how many tokens after the current one the last tap multiplies; 0 if it is causal.
+    """
 
     kernel: Float[Tensor, "width taps"]
     bias: Float[Tensor, " width"] | None = None
+    ahead: int = 0
 
     def linear(self, x: Tokens) -> Tokens:
         steps, taps = x.shape[-2], self.kernel.mT.contiguous()  # rows are quicker than columns
-        filtered = x * taps[-1]
-        for lag in range(1, min(len(taps), steps)):
-            filtered[..., lag:, :].addcmul_(x[..., : steps - lag, :], taps[-1 - lag])
+        by_lag = {len(taps) - 1 - place - self.ahead: tap for place, tap in enumerate(taps)}
+        now = by_lag.pop(0, None)
+        filtered = torch.zeros_like(x) if now is None else x * now
+        for lag, tap in by_lag.items():
+            if 0 < lag < steps:
+                filtered[..., lag:, :].addcmul_(x[..., : steps - lag, :], tap)
+            elif 0 < -lag < steps:
+                filtered[..., : steps + lag, :].addcmul_(x[..., -lag:, :], tap)
         return filtered
 
     def adjoint(self, cotangent: Tokens) -> Tokens:
-        """A token moves what it is filtered into: itself and the tokens after it."""
+        """A token moves what it is filtered into: the same taps the other way."""
         return self.linear(cotangent.flip(-2)).flip(-2)
 
     @property
