@@ -1,7 +1,8 @@
 """The blocks of a model before its first edit, which put out in a changed run what they did before.
 
 Whatever reads a block's output gets its own output of the clean run, so that it does not matter how
-blocks are wired. What a block leaves elsewhere than in its output, such as a cache, is not there.
+blocks are wired. A block that leaves something elsewhere than in its output, such as a cache, an
+entry of a list or a number in a buffer, runs again.
 """
 
 from collections.abc import Collection, Iterator
@@ -9,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import copied
 
@@ -26,14 +27,16 @@ class CleanBlocks:
         self._begun: list[str] = []
         self._ended_before: dict[str, set[str]] = {}
         self._outputs: dict[str, Any] = {}
+        self._seen: dict[str, list[Any]] = {}
+        self._leaving: set[str] = set()
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Record what the blocks put out inside the ``with`` block."""
         with ExitStack() as hooks:
             for path, block in self._blocks.items():
-                before = block.register_forward_pre_hook(self._before(path))
-                after = block.register_forward_hook(self._after(path))
+                before = block.register_forward_pre_hook(self._before(path), with_kwargs=True)
+                after = block.register_forward_hook(self._after(path), with_kwargs=True)
                 hooks.callback(before.remove)
                 hooks.callback(after.remove)
             yield
@@ -57,6 +60,7 @@ class CleanBlocks:
         if first is None or None in around.values() or self._is_shared(edited):
             return []
         once = {path for path in self._outputs if self._begun.count(path) == 1}
+        once -= self._leaving
         plain = {path for path in once if "forward" not in vars(self._blocks[path])}
         return sorted(self._ended_before[first] & plain)
 
@@ -70,17 +74,61 @@ class CleanBlocks:
         return len(places) > len(wanted)
 
     def _before(self, path: str) -> Any:
-        def hook(*_: Any) -> None:
+        def hook(block: nn.Module, args: Any, kwargs: Any) -> None:
             self._ended_before.setdefault(path, set(self._outputs))
             self._begun.append(path)
+            self._seen[path] = self._around(block, args, kwargs)
 
         return hook
 
     def _after(self, path: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
+        def hook(block: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._outputs[path] = copied(output)
+            before, after = self._seen.pop(path, []), self._around(block, args, kwargs)
+            same = len(before) == len(after) and all(map(_is_same, before, after))
+            if not same:
+                self._leaving.add(path)
 
         return hook
+
+    def _around(self, block: nn.Module, args: Any, kwargs: Any) -> list[Any]:
+        """What a block can reach and write into beside its output."""
+        inside = {id(part) for each in self._blocks.values() for part in each.modules()}
+        outside = (part for part in self._model.modules() if id(part) not in inside)
+        found: list[Any] = []
+        for owner in (*block.modules(), *outside):
+            plain = {name: part for name, part in vars(owner).items() if name not in _OF_TORCH}
+            for part in (*plain.values(), *owner._buffers.values()):
+                found += _traces(part)
+        for part in (*args, *kwargs.values()):
+            if not isinstance(part, Tensor):
+                found += _traces(part)
+        return found
+
+
+_OF_TORCH = {"_parameters", "_buffers", "_modules", *(n for n in vars(nn.Module()) if "hook" in n)}
+
+
+def _traces(part: Any) -> list[Any]:
+    """What would change about an object if something were left in it; it is kept alive."""
+    if isinstance(part, Tensor):
+        return [part, part._version]
+    if isinstance(part, list | tuple | set):
+        return [part, len(part), *(each for each in part if isinstance(each, Tensor))]
+    if isinstance(part, dict):
+        return [part, len(part), *part.values()]
+    if hasattr(part, "__dict__") and not isinstance(part, nn.Module | type):
+        return [part, *(one for each in vars(part).values() for one in (each, _length(each)))]
+    return [part]
+
+
+def _length(part: Any) -> int:
+    return len(part) if isinstance(part, list | tuple | set | dict) else 0
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    plain = int | float | str | bool
+    return one is other or (isinstance(one, plain) and isinstance(other, plain) and one == other)
 
 
 def _entries(model: nn.Module) -> dict[str, nn.Module]:

@@ -84,7 +84,7 @@ class Cached(Ladder):
         return x
 
 
-@pytest.mark.parametrize(("kind", "saved"), [(Ladder, 2), (Cached, 0)])
+@pytest.mark.parametrize(("kind", "saved"), [(Ladder, 2), (Cached, 1)])
 def test_blocks_are_left_out_however_they_are_wired(kind, saved, whole):
     torch.manual_seed(0)
     model, x = kind().double(), torch.randn(1, 6, 8, dtype=torch.float64)
@@ -102,3 +102,47 @@ def test_blocks_are_left_out_however_they_are_wired(kind, saved, whole):
     assert not torch.equal(ours.output, ours.clean)
     assert all_run - ran == saved
     assert all("forward" not in vars(block) for block in model.blocks)
+
+
+class Leaves(Block):
+    """Leaves the mean of what it puts out to those after it, past its output."""
+
+    def __init__(self, way, places):
+        super().__init__()
+        self.way, self.places = way, places
+
+    def forward(self, x, early):
+        output = super().forward(x, early)
+        mean, model = output.mean(dim=(0, 1)), self.places[0]
+        if self.way == "a list":
+            model.means.append(mean)
+        elif self.way == "a buffer":
+            model.total += mean
+        else:
+            model.latest = model.latest + mean
+        return output
+
+
+class Noting(Ladder):
+    def __init__(self, way):
+        super().__init__()
+        self.means = []
+        self.register_buffer("total", torch.zeros(8, dtype=torch.float64))
+        self.blocks = nn.ModuleList([Leaves(way, (self,)) for _ in range(4)])
+
+    def forward(self, x):
+        self.means, self.latest = [], torch.zeros(8, dtype=x.dtype)
+        self.total.zero_()
+        x = super().forward(x)
+        return x + self.latest + self.total + sum(self.means, torch.zeros(8, dtype=x.dtype))
+
+
+@pytest.mark.parametrize("way", ["a list", "a buffer", "an attribute"])
+def test_what_a_block_leaves_elsewhere_is_there(way, whole):
+    torch.manual_seed(0)
+    model, x = Noting(way).double(), torch.randn(1, 6, 8, dtype=torch.float64)
+    cut = edits.Cut("blocks.3.attention", read=[1])
+    ours = dsf.intervene(model, x, edits=cut)
+    theirs = whole(lambda: dsf.intervene(model, x, edits=cut))
+    torch.testing.assert_close(ours.output, theirs.output)
+    assert not torch.equal(ours.output, ours.clean)
