@@ -19,7 +19,7 @@ from dsf.kernels.unrolled import loaded, product_and_sum
 # What takes more seconds than this is run once after the turn that does not count.
 LONG = 1.0
 # Seconds between two looks whether other threads of this process rest, and until it is given up.
-NAP, PATIENCE = 0.01, 5.0
+NAP, NAPS, PATIENCE = 0.01, 3, 5.0
 LANES = 16
 PROBES = 3
 NUMBERS = 2**26  # 268 MB, beyond every cache
@@ -67,12 +67,11 @@ def come_to_rest() -> None:
 
     What they take would be charged to what comes next.
     """
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    end, quiet = time.monotonic() + PATIENCE, 0
+    while time.monotonic() < end and quiet < NAPS:
         begun = time.process_time()
         time.sleep(NAP)
-        if time.process_time() - begun < NAP / 10:
-            return
+        quiet = quiet + 1 if time.process_time() - begun < NAP / 10 else 0
 
 
 def interleaved(

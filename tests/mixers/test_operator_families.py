@@ -157,7 +157,8 @@ def test_turning_both_alike_leaves_a_token_s_own_weight():
 def test_levels_of_one_scale_are_scalar_gated_attention():
     levels = draw(mixers.LogLinearAttention, STEPS)
     gated = mixers.ScalarGatedAttention(**fields_of(levels, *QKV, "log_decay"))
-    assert_same(replace(levels, level_scale=torch.ones_like(levels.level_scale)), gated)
+    ones = torch.ones_like(levels.level_scale)
+    assert_same(replace(levels, level_scale=ones, feedthrough=None), gated)
 
 
 def test_levels_by_hand():
