@@ -14,6 +14,7 @@ Source: Abnar and Zuidema 2020, arXiv:2005.00928, for softmax maps, which are no
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
 from dsf.evaluate import Rows
@@ -71,5 +72,7 @@ def _mixed(
     mixing = magnitudes.sum(axis=(1, 3))
     sums = mixing.sum(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        read: Float[np.ndarray, "written groups"] = mixing / sums @ before
+        shares = torch.from_numpy(mixing / sums)
+    # By torch, whose threads form the rows: those of another library would wait for them.
+    read = (shares @ torch.from_numpy(before)).numpy()
     return np.where(sums == 0, before[tokens], read)

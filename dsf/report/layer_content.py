@@ -6,7 +6,6 @@ of its state. ``layer_content`` puts these together with the pooled maps, as byt
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from dsf.evaluate import Rows
 from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
 from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
+from dsf.kernels import in_parallel
 from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
@@ -30,7 +30,7 @@ from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import coded, packed
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
-from dsf.report.views import MapView, Progress, at_once, views
+from dsf.report.views import MapView, Progress, views
 from dsf.system import System
 
 MOST_CELLS = 2**25
@@ -376,8 +376,7 @@ def _maps(seen: Sequence[MapView], *, exact: bool) -> list[dict[str, Any]]:
     def add(k: int) -> None:
         found[k] = _map(seen[k], exact=exact)
 
-    entries = sum(view.weights.size for view in seen)
-    at_once([partial(add, k) for k in range(len(seen))], entries=entries)
+    in_parallel(add, range(len(seen)))
     return found
 
 

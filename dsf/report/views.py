@@ -6,7 +6,6 @@ columns. ``views`` runs all three over the blocks and returns one ``MapView`` fo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import Rows, row_blocks
 from dsf.ingredients.softmax_rows import SoftmaxRows
-from dsf.kernels import in_parallel
 from dsf.report.selection import Selection
 
 Numbers = Float[np.ndarray, "maps rows columns"]
@@ -325,13 +323,12 @@ def views(
         weights = _numbers(block).reshape(maps, *block.lag.shape)
         tokens = block.written.numpy(force=True), block.read.numpy(force=True)
         hidden = masked(system, block)
-        work = (
-            partial(view.add, weights, hidden, *tokens),
-            partial(_told, also, block),
-            partial(sums.add, weights, tokens[0]),
-            partial(_linked, strongest, weights, *tokens),
-        )
-        at_once(work, entries=weights.size)
+        view.add(weights, hidden, *tokens)
+        for each in also:
+            each(block)
+        sums.add(weights, tokens[0])
+        for links, map in zip(strongest, weights, strict=True):
+            links.add(map, *tokens)
         progress((int(tokens[0][-1]) + 1) / written)
     return [
         MapView(
@@ -350,34 +347,6 @@ def views(
         )
         for k in range(maps)
     ]
-
-
-SHARED = 1 << 17
-"""Entries from which on several threads are faster than one."""
-
-
-def at_once(work: Sequence[Callable[[], None]], *, entries: int) -> None:
-    """Do independent pieces of work on so many entries, on several threads where that pays."""
-    if entries >= SHARED:
-        in_parallel(lambda each: each(), work)
-    else:
-        for each in work:
-            each()
-
-
-def _told(also: Sequence[Callable[[Rows], None]], block: Rows) -> None:
-    for each in also:
-        each(block)
-
-
-def _linked(
-    strongest: Sequence[Strongest],
-    weights: Numbers,
-    written: Int[np.ndarray, " rows"],
-    read: Int[np.ndarray, " columns"],
-) -> None:
-    for links, map in zip(strongest, weights, strict=True):
-        links.add(map, written, read)
 
 
 def _numbers(block: Rows) -> np.ndarray:
