@@ -384,11 +384,11 @@ class Tracker(TorchDispatchMode):
             elif found is not None and exact:
                 is_decided = bool(given) and (not is_number or len(chosen) == len(given))
                 self._set(tensor, found, is_decided=is_decided)
-        meetings = followed.meetings
-        if chosen or not _numbers(outs):
+        meetings, numbers = followed.meetings, _numbers(outs)
+        if chosen or not numbers:
             meetings = tuple(replace(one, chooses=True) for one in meetings)
-        if _numbers(outs):
-            self._note(name, meetings or self._dropped(name, args, _numbers(outs), followed))
+        if numbers:
+            self._note(name, meetings or self._dropped(name, args, numbers, followed))
         elif given:
             self._note(name, meetings)
 
@@ -406,12 +406,7 @@ class Tracker(TorchDispatchMode):
     ) -> tuple[Meeting, ...]:
         """What a rule forgot: it is asked of the module whether tokens met there."""
         plain = name.rstrip("_")
-        made_anew = (
-            plain in (*_MADE_ANEW, "embedding")
-            or plain.startswith("new_")
-            or plain.endswith("_like")
-        )
-        if made_anew or not outs[0].numel():
+        if plain == "embedding" or _is_made_anew(plain) or not outs[0].numel():
             return ()
         kept = {axis for one in followed.outputs if one is not None for axis in one.planes}
         parts = [c for each in ops.tensors_in(args) if (c := self.of(each)) is not None]
@@ -519,11 +514,7 @@ class Tracker(TorchDispatchMode):
         rule = self._rules.get(done.plain)
         if rule is not None:
             return rule(done)
-        if (
-            done.plain in _MADE_ANEW
-            or done.plain.startswith("new_")
-            or done.plain.endswith("_like")
-        ):
+        if _is_made_anew(done.plain):
             return Followed((None,))
         if ops.is_pointwise(done.func):
             return ops.pointwise(self.of, done.name, done.args, done.kwargs, tuple(done.outs))
@@ -569,13 +560,17 @@ class Tracker(TorchDispatchMode):
             return Followed(tuple(found))
         return Followed((found or self._of_index(done),), self._chosen(done, found))
 
-    def _of_index(self, done: Done) -> Coordinates | None:
-        """Those of what an index takes out of a table that comes from no input."""
-        shape, planes = done.outs[0].shape, {}
+    def _deciding(self, done: Done) -> Iterator[tuple[InputAxis, Tensor]]:
+        """The planes of the tokens that decide which elements an operation takes or writes into."""
         for places in ops.chosen_places(done.plain, done.args):
             by = self.of(places.tensor) if self._decides(places.tensor) else None
             for axis, plane in (by.planes if by is not None else {}).items():
-                planes[axis] = places.laid(plane).expand(shape)
+                yield axis, places.laid(plane)
+
+    def _of_index(self, done: Done) -> Coordinates | None:
+        """Those of what an index takes out of a table that comes from no input."""
+        shape = done.outs[0].shape
+        planes = {axis: plane.expand(shape) for axis, plane in self._deciding(done)}
         return Coordinates(shape, planes) if planes else None
 
     def _chosen(self, done: Done, *taken: Coordinates | None) -> tuple[Meeting, ...]:
@@ -585,13 +580,10 @@ class Tracker(TorchDispatchMode):
             taken: the coordinates of these elements.
         """
         meetings: dict[InputAxis, Meeting] = {}
-        for places in ops.chosen_places(done.plain, done.args):
-            by = self.of(places.tensor) if self._decides(places.tensor) else None
-            for axis, plane in (by.planes if by is not None else {}).items():
-                others = [one.planes.get(axis) for one in taken if one is not None] or [None]
-                laid = places.laid(plane)
-                if is_place(axis) and any(ops.is_others_choice(laid, one) for one in others):
-                    meetings[axis] = Meeting(axis, "tokens choose one another", chooses=True)
+        for axis, plane in self._deciding(done):
+            others = [one.planes.get(axis) for one in taken if one is not None] or [None]
+            if is_place(axis) and any(ops.is_others_choice(plane, one) for one in others):
+                meetings[axis] = Meeting(axis, "tokens choose one another", chooses=True)
         return tuple(meetings.values())
 
     def _kept(self, done: Done) -> Followed:
