@@ -17,11 +17,11 @@ PACKAGE = ROOT / "dsf"
 
 # Lowest first. Packages of one layer do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("threads",),
     (
         "shapes",
         "kernels",
         "saving",
-        "threads",
         "moved",
         "distribution",
         "edits",

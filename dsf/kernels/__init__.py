@@ -12,15 +12,12 @@ from dsf.kernels.availability import (
     why_off,
     why_off_on_cuda,
 )
-from dsf.kernels.parallel import in_parallel, shares
 
 __all__ = [
     "applies",
     "applies_on_cuda",
     "asks_for_fla",
     "found",
-    "in_parallel",
-    "shares",
     "why_off",
     "why_off_on_cuda",
 ]

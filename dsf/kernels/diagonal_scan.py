@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.parallel import in_parallel
+from dsf.threads import in_parallel
 
 # Fewest entries for a thread: fewer contiguous numbers a token are read too slowly.
 FEWEST = 1024

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.parallel import in_parallel
 from dsf.kernels.registers import ahead, lanes, pointers, spread, store
 from dsf.kernels.unrolled import loaded, product_and_sum
+from dsf.threads import in_parallel
 
 TILE = 64
 

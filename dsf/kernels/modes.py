@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.parallel import in_parallel
 from dsf.kernels.registers import WIDE, ahead, number, pointers, put, store, total
 from dsf.kernels.unrolled import each, loaded, product, product_and_sum
+from dsf.threads import in_parallel
 
 TOGETHER = 4 * WIDE  # modes in registers
 SPAN = 512  # tokens processed with one group of modes before the next group

@@ -17,7 +17,6 @@ from torch.nn.functional import pad
 from dsf.kernels.compiling import kernel
 from dsf.kernels.expm1_polynomials import UNIT
 from dsf.kernels.exponentials import ZERO, power_of_two
-from dsf.kernels.parallel import in_parallel
 from dsf.kernels.registers import ahead, lanes, later, load, nothing, pointers, store
 from dsf.kernels.slow_states import (
     BLOCK,
@@ -37,6 +36,7 @@ from dsf.kernels.slow_states import (
     mild_update,
     strong_update,
 )
+from dsf.threads import in_parallel
 
 # Tokens for which states stay in registers, and consecutive tokens of one block of channels: no
 # more than the address translation buffer (TLB) has pages for.

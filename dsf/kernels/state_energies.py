@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.kernels.compiling import kernel
-from dsf.kernels.parallel import in_parallel, shares
+from dsf.threads import in_parallel, shares
 
 
 def add_energies(

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from dsf.threads import each_in_parallel
+
 SMALL = 128
 """Of smaller matrices all singular values are computed, which takes no longer."""
 WIDTH = 16
@@ -51,7 +53,7 @@ def numerical_rank(matrix: Shaped[Tensor, "rows columns"], tolerance: float) -> 
 def numerical_ranks(
     matrices: Shaped[Tensor, "*batch rows columns"], tolerance: float
 ) -> Int[Tensor, "*batch"]:
-    """The same for every matrix of a batch; several are factorised at once, on all threads."""
+    """The same for every matrix of a batch: each is factorised alone, several on more threads."""
     batch, size = matrices.shape[:-2], min(matrices.shape[-2:])
     flat = matrices.detach().reshape(-1, *matrices.shape[-2:])
     if size < SMALL or matrices.is_complex():
@@ -74,24 +76,28 @@ def _decomposed(matrix: Tensor, tolerance: float) -> int:
 
 def _factorised(matrices: Tensor, tolerance: float) -> list[int]:
     square = _square(matrices)
-    factors, pivots, failed = torch.linalg.lu_factor_ex(square)
-    growth = _largest(factors)
-    rounded = square.shape[-1] * torch.finfo(square.dtype).eps * growth
     drawn = _drawn(square.shape[-1], WIDTH, like=square)
-    found = []
-    for k, matrix in enumerate(square):
-        missing = None
-        if not bool(failed[k]) and bool(growth[k].isfinite()):
-            inverse = _Inverse(factors[k], pivots[k])
-            margin = float(rounded[k])
-            if _all_above(matrix, inverse, drawn, tolerance + margin):
-                missing = 0
-            else:
-                missing = _missing(matrix, inverse, margin, tolerance)
-        found.append(
-            _decomposed(matrices[k], tolerance) if missing is None else len(matrix) - missing
-        )
-    return found
+
+    def rank(number: int) -> int:
+        missing = _missing(square[number], drawn, tolerance)
+        if missing is None:
+            return _decomposed(matrices[number], tolerance)
+        return square.shape[-1] - missing
+
+    return list(each_in_parallel(rank, range(len(square))))
+
+
+def _missing(matrix: Tensor, drawn: Tensor, tolerance: float) -> int | None:
+    """How many singular values of a square matrix are not above; None where that stays open."""
+    factors, pivots, failed = torch.linalg.lu_factor_ex(matrix)
+    growth = _largest(factors)
+    if bool(failed) or not bool(growth.isfinite()):
+        return None
+    rounded = float(matrix.shape[-1] * torch.finfo(matrix.dtype).eps * growth)
+    inverse = _Inverse(factors, pivots)
+    if _all_above(matrix, inverse, drawn, tolerance + rounded):
+        return 0
+    return _counted(matrix, inverse, rounded, tolerance)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def _square(matrices: Tensor) -> Tensor:
     if rows != columns:
         tall = matrices if rows > columns else matrices.mT
         matrices = torch.linalg.qr(tall, mode="r").R
-    scaled = matrices / _largest(matrices)[:, None, None]
+    scaled = matrices / _largest(matrices)[..., None, None]
     return scaled.mT if scaled.is_contiguous() else scaled
 
 
@@ -148,8 +154,8 @@ def _all_above(
     return False
 
 
-def _missing(matrix: Tensor, inverse: _Inverse, rounded: float, tolerance: float) -> int | None:
-    """How many singular values of a square matrix are not above; None where that stays open."""
+def _counted(matrix: Tensor, inverse: _Inverse, rounded: float, tolerance: float) -> int | None:
+    """The same by bounds from both sides."""
     largest = Space(matrix.matmul, matrix.mT.matmul, matrix, SPARE)
     most = size = float(torch.linalg.matrix_norm(matrix))
     least = float(torch.linalg.vector_norm(matrix, dim=0).max())

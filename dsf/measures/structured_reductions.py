@@ -29,7 +29,7 @@ from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.heads import TILE, Heads
 from dsf.evaluate.rows import blocks_between
 from dsf.ingredients.softmax_rows import ExponentialRows
-from dsf.kernels import applies, in_parallel, shares
+from dsf.kernels import applies
 from dsf.measures.fold import ENTRIES, all_safe
 from dsf.measures.row_reductions import (
     BY_LAG,
@@ -42,6 +42,7 @@ from dsf.measures.row_reductions import (
     name_of,
 )
 from dsf.system import System
+from dsf.threads import in_parallel, shares
 from dsf.transition import Diagonal
 
 

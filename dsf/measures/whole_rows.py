@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.evaluate import MapOrSystem, Rows
-from dsf.kernels import applies, in_parallel, shares
+from dsf.kernels import applies
 from dsf.measures.fold import all_safe, blocks
 from dsf.measures.row_reductions import (
     BY_LAG,
@@ -20,6 +20,7 @@ from dsf.measures.row_reductions import (
     RowReduction,
     name_of,
 )
+from dsf.threads import in_parallel, shares
 
 # What the compiled loop computes of every row, in its order; then "near" and "on" by their tokens.
 SINGLE = (*KINDS[:-1], "sum", "ahead")

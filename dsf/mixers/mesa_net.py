@@ -20,6 +20,7 @@ from dsf.ingredients.matrix_memories import read_from
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.system import System
+from dsf.threads import one_thread
 from dsf.transition import ScaledIdentity
 
 
@@ -62,7 +63,8 @@ class MesaNet(Mixer):
     def _solved(self, curvature: Tensor, start: int, stop: int) -> Tensor:
         """``(H_t + diag(λ))⁻¹ q_t``."""
         full = curvature + self.ridge.diag_embed().unsqueeze(-3)
-        return torch.linalg.solve(full, self.query[..., start:stop, :])
+        with one_thread():  # see there
+            return torch.linalg.solve(full, self.query[..., start:stop, :])
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
         return self.value.unsqueeze(-2)

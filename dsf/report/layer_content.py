@@ -19,7 +19,6 @@ from dsf.evaluate import Rows
 from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
 from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
-from dsf.kernels import in_parallel
 from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
@@ -32,6 +31,7 @@ from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
 from dsf.report.views import MapView, Progress, views
 from dsf.system import System
+from dsf.threads import in_parallel
 
 MOST_CELLS = 2**25
 LONGEST_FOR_RANKS = 256

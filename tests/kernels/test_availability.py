@@ -13,7 +13,6 @@ from dsf.kernels import (
     availability,
     compiling,
     found,
-    in_parallel,
     why_off,
 )
 
@@ -108,17 +107,3 @@ def test_nothing_is_compiled_or_loaded_at_import():
     code = "import dsf.evaluate, dsf.solve, dsf.mixers, sys; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_every_piece_is_worked_on_once(threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        done = []
-        in_parallel(done.append, range(7))
-        assert sorted(done) == list(range(7))
-        with pytest.raises(ZeroDivisionError):
-            in_parallel(lambda piece: 1 // piece, [1, 0])
-    finally:
-        torch.set_num_threads(before)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import state_at_start
 from dsf.evaluate.invariant import first_token, varying
-from dsf.kernels import applies, in_parallel
+from dsf.kernels import applies
 from dsf.system import System
+from dsf.threads import in_parallel
 from dsf.transition import Diagonal, DiagonalPlusLowRank
 
 BLOCK = 2**17

@@ -19,8 +19,8 @@ from torch.nn.functional import pad
 from dsf.coefficient import SampledWrite, dense_of
 from dsf.evaluate.heads import TILE, Heads
 from dsf.evaluate.output_buffers import RowBuffer, flat, is_clean, spans_by_tile
-from dsf.kernels import in_parallel
 from dsf.system import System
+from dsf.threads import in_parallel
 from dsf.transition import Diagonal, SampledDiagonal
 
 
