@@ -91,6 +91,15 @@ plot.heat_maps(
 )
 
 # %% [markdown]
+# The viewer shows all of it together. *Shares* shades the tokens and draws the strongest paths; every layer
+# begins with its edges. Where widgets do not run you see a picture of the edges and of the two maps.
+
+# %%
+prompt = dsf.inspect(folder("llama"), input_ids=drawn.tokens, tokens=[words], checks="none")
+target = f"{words[source]} against {words[9]}"
+dsf.view(prompt, attribution=share, target=target, paths=share.paths(3))
+
+# %% [markdown]
 # The map of the last layer is full; one edge carries the answer. Are all shares positive, so that they
 # could be read as percentages? No: tokens also speak against the answer.
 

@@ -66,6 +66,16 @@ print(certificate)
 assert certificate.verdict is dsf.Verdict.PROVED
 
 # %% [markdown]
+# The viewer switches between the two runs: *Edits* shades every token by how much the output after it moves,
+# and lists the last logits, *Clean* or *Changed*. Where widgets do not run you see a picture of the maps.
+
+# %%
+first = ids[:1, : asked[0] + 1]
+wired = Cut(last, written=[asked[0]], read=[sources[0]])
+shown = dsf.inspect(llama, input_ids=first, tokens=[recall.spell(first[0])], checks="none")
+dsf.view(shown, intervention=dsf.intervene(llama, edits=[wired], input_ids=first))
+
+# %% [markdown]
 # Does the cut only lower the right logit, so that nothing else gains? No: other logits rise.
 
 # %% tags=["refuted"]

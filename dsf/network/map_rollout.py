@@ -8,7 +8,11 @@ with the identity, which stands for the residual connection:
 Values, output projections, norms and feed-forward layers do not enter, and a negative weight counts
 like a positive one. ``Stack.rollout`` has all of these in it, and signs.
 
-Source: Abnar and Zuidema 2020, arXiv:2005.00928, for softmax maps, which are not negative.
+Of a layer whose channels have a map each the mean would say little, since channels differ in scale.
+There ``W_l`` holds the lengths of what a token contributes through all channels, rows scaled alike.
+
+Source: Abnar and Zuidema 2020, arXiv:2005.00928, for softmax maps, which are not negative; lengths
+of contributions are multiplied like this by Modarressi et al. 2022, arXiv:2205.03286.
 """
 
 from collections.abc import Sequence
@@ -53,6 +57,13 @@ class MapRollout:
             magnitudes = maps[of_sample].sum(axis=0)
             mixing = magnitudes.reshape(len(written), -1, len(before), _ports(rows, before))
             self._next[sample, tokens] = (before[tokens] + _mixed(mixing, before, tokens)) / 2
+
+    def add_lengths(self, lengths: Float[np.ndarray, "sample written read"]) -> None:
+        """Add all rows of a layer of channels: what tokens contribute through all of them."""
+        everywhere = slice(0, lengths.shape[1])
+        for sample, (before, each) in enumerate(zip(self.shares, lengths, strict=True)):
+            mixing = each.astype(np.float32)[:, None, :, None]
+            self._next[sample] = (before + _mixed(mixing, before, everywhere)) / 2
 
     def finish(self) -> None:
         """End a layer, of which all rows were added."""

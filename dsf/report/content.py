@@ -44,7 +44,9 @@ def content(
         progress: called with the finished share, from 0 to 1.
 
     Raises:
-        ValueError: if no layer has as many tokens as ``grid`` has patches.
+        TypeError: if ``intervention`` is no intervention.
+        ValueError: if no layer has as many tokens as ``grid`` has patches, or ``intervention`` is
+            of other tokens.
     """
     all_ = subjects(shown, verdicts)
     drawn = [(subject, layer, select(layer)) for subject in all_ for layer in subject.inspection]
@@ -55,6 +57,7 @@ def content(
             [(layer, chosen) for each, layer, chosen in drawn if each is subject],
             left_out=len(subject.inspection.unsupported),
             side=planned.side if planned.exact else min(planned.side, LARGEST),
+            of_channels=planned.side,
         )
         for subject in all_
     ]
@@ -76,7 +79,7 @@ def content(
     selections = [selection for *_, selection in drawn]
     return {
         "attribution": None if explained is None else explained.content(),
-        "intervention": intervention_content(intervention),
+        "intervention": intervention_content(intervention, [each.inspection for each in all_]),
         "full": add_full_maps(layers, selections, full_resolution),
         "schema_version": SCHEMA_VERSION,
         "models": [{"name": subject.name, "tokens": _tokens(subject)} for subject in all_],

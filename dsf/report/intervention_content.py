@@ -1,9 +1,11 @@
 """What a page shows of an intervention: the largest logits without and with its edits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from dsf.inspection import Inspection
 from dsf.loading import token_texts
 from dsf.network import Intervention
 from dsf.report.escaping import escaped
@@ -12,22 +14,37 @@ from dsf.report.selection import SAMPLES
 LOGITS = 10
 
 
-def intervention_content(result: Intervention | None) -> dict[str, Any] | None:
+def intervention_content(
+    result: Intervention | None, inspections: Sequence[Inspection]
+) -> dict[str, Any] | None:
     """The edits in words, and of every sample by how much the output moves and its last logits.
 
     ``moved`` is the largest absolute change at every token. ``logits`` holds
     ``[name, clean, changed]`` at the last token: the ten largest of either run.
 
     Raises:
-        ValueError: if the outputs are not ``sample time logits``.
+        TypeError: if it is not what ``dsf.intervene`` returns.
+        ValueError: if the outputs are not ``sample time logits``, or of other tokens than all
+            inspections.
     """
     if result is None:
         return None
+    if not isinstance(result, Intervention):
+        raise TypeError(
+            "'intervention' must be what dsf.intervene(...) returns, but it is "
+            f"{type(result).__name__}."
+        )
     clean, changed = result.clean.double(), result.output.double()
     if clean.ndim != 3:
         raise ValueError(
             "'intervention' must be of a model that puts out (sample, time, logits), but its "
             f"output has the shape {tuple(clean.shape)}."
+        )
+    counts = {layer.system.steps for each in inspections for layer in each}
+    if clean.shape[1] not in counts:
+        raise ValueError(
+            f"'intervention' is of {clean.shape[1]} tokens, but the layers of 'inspection' have "
+            f"{sorted(counts)}. Intervene and inspect on the same input."
         )
     pairs = list(zip(clean[:SAMPLES], changed[:SAMPLES], strict=True))
     return {

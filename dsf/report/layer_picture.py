@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from dsf.composite import ExplicitMap, SystemSum
 from dsf.inspection import InspectedLayer
@@ -52,14 +52,13 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
         ReconstructionError: if the whole layer does not reproduce the captured output.
     """
     system = layer.system
-    if not has_channels(layer) or isinstance(system, ExplicitMap):
+    groups = groups_of(layer, side=side)
+    if groups is None:
         return None
     has_samples = layer.axes[0] == "sample"
     channels = prod(system.batch[int(has_samples) :])
     samples = system.batch[0] if has_samples else 1
-    groups = min(system.steps, side, max(MOST_WORK // channels, FEWEST))
-    norms = remembered(layer, groups, lambda: layer.contribution_norms(groups=groups))
-    together = norms[:SAMPLES].numpy(force=True)
+    together = lengths_of(layer, groups)
     bounds = group_bounds(system.steps, groups)
     hidden = _hidden(layer, groups)
     words = "channels" if layer.heads is None else "chosen channels"
@@ -70,6 +69,21 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     ]
     total = prod(layer.mixer.system().batch[int(has_samples) :])
     return LayerPicture(views, channels, total, layer.contributes_to)
+
+
+def groups_of(layer: InspectedLayer, *, side: int) -> int | None:
+    """How many groups of tokens are drawn; None of a layer that has no such picture."""
+    system = layer.system
+    if not has_channels(layer) or isinstance(system, ExplicitMap):
+        return None
+    channels = prod(system.batch[int(layer.axes[0] == "sample") :])
+    return min(system.steps, side, max(MOST_WORK // channels, FEWEST))
+
+
+def lengths_of(layer: InspectedLayer, groups: int) -> Float[np.ndarray, "sample rows columns"]:
+    """What groups of tokens contribute to each other through all channels of the first samples."""
+    norms = remembered(layer, groups, lambda: layer.contribution_norms(groups=groups))
+    return norms[:SAMPLES].numpy(force=True)
 
 
 def _view(

@@ -85,9 +85,9 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
         IsADirectoryError: if ``path`` is a folder.
         InspectionError: if there is no such layer or head.
         ValueError: if ``inspection`` is empty, ``verdicts`` does not have one table for each, no
-            layer has as many tokens as ``grid`` has patches, ``attribution`` is of other tokens,
-            or ``intervention`` of a model without logits.
-        TypeError: if ``attribution`` is no attribution.
+            layer has as many tokens as ``grid`` has patches, ``attribution`` or ``intervention``
+            is of other tokens, or ``intervention`` of a model without logits.
+        TypeError: if ``attribution`` is no attribution, or ``intervention`` no intervention.
         MapTooLarge: if drawing one of the layers would take more memory than there is; told before
             the first map is drawn.
     """

@@ -16,6 +16,7 @@ from dsf.inspection import InspectedLayer
 from dsf.network.map_rollout import MapRollout
 from dsf.report.escaping import escaped
 from dsf.report.layer_content import bare_maps, thumbnails
+from dsf.report.layer_picture import groups_of, lengths_of
 from dsf.report.map_bytes import packed
 from dsf.report.selection import Selection, has_channels
 from dsf.report.views import MapView, Strongest, edges
@@ -32,6 +33,7 @@ class LayersTogether:
         layers: its layers with their drawn maps, in the order in which they ran.
         left_out: how many of its mixers were not read.
         side: the largest number of rows and columns of a picture.
+        of_channels: the same of a picture of all channels of a layer.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class LayersTogether:
         *,
         left_out: int,
         side: int,
+        of_channels: int,
     ) -> None:
         self.layers, self.left_out = layers, left_out
-        self.reason = why_not(layers)
-        self.signed = self.done = 0
+        self.reason = why_not(layers, of_channels)
+        self.signed = self.lengths = self.done = 0
         self._pictures: list[dict[str, Any]] = []
         self._seen: list[MapView] = []
         count = len(layers)
@@ -56,16 +59,21 @@ class LayersTogether:
 
     def add(self, rows: Rows) -> None:
         """Add some rows of the layer that is drawn."""
-        if not self.reason:
-            self._rollout.add(rows, self.layers[self.done][1].samples)
+        layer, drawn = self.layers[self.done]
+        if not self.reason and not has_channels(layer):
+            self._rollout.add(rows, drawn.samples)
 
     def finish(self, *, signed: bool) -> None:
         """End a layer; ``signed`` is whether any of its weights is negative."""
         if self.reason:
             return
+        layer, drawn = self.layers[self.done]
+        if has_channels(layer):
+            self._rollout.add_lengths(lengths_of(layer, drawn.system.steps))
         self._rollout.finish()
         self.done += 1
-        self.signed += signed
+        self.lengths += has_channels(layer)
+        self.signed += signed and not has_channels(layer)
         if not np.isfinite(self._rollout.shares).all():
             self.reason = f"a weight of {self.layers[self.done - 1][0].name} is not finite"
         elif self.done in self._shown:
@@ -77,12 +85,13 @@ class LayersTogether:
         if len(self.layers) < 2:  # of one layer its own map says it
             return None
         if self.reason:
-            return {"model": model, "reason": escaped(self.reason), "maps": []}
+            return {"model": model, "reason": escaped(self.reason, most=240), "maps": []}
         steps = self.layers[0][1].system.steps
         facts = {
             "layers": len(self.layers),
             "signed": self.signed,
-            "chosen": any(drawn.chosen for _, drawn in self.layers),
+            "lengths": self.lengths,
+            "chosen": any(_is_part(*each) for each in self.layers),
             "left_out": self.left_out,
         }
         return {
@@ -144,12 +153,23 @@ class LayersTogether:
         )
 
 
-def why_not(layers: Sequence[tuple[InspectedLayer, Selection]]) -> str:
+def _is_part(layer: InspectedLayer, drawn: Selection) -> bool:
+    """Whether not all heads or channels of a layer count."""
+    return layer.heads is not None if has_channels(layer) else bool(drawn.chosen)
+
+
+def why_not(layers: Sequence[tuple[InspectedLayer, Selection]], side: int) -> str:
     """Why the maps of some layers cannot be multiplied; empty if they can."""
     for layer, drawn in layers:
         steps, first = drawn.system.steps, layers[0][1]
-        if has_channels(layer):
-            return f"{layer.name} has a map for every channel, whose mean says little"
+        groups = groups_of(layer, side=side)
+        if groups is None and has_channels(layer):
+            return f"{layer.name} has a map for every channel and no picture of all of them"
+        if groups is not None and groups < steps:
+            return (
+                f"the channels of {layer.name} are drawn together for {groups} groups of its "
+                f"{steps:,} tokens, and shares of groups do not multiply like those of tokens"
+            )
         if layer.is_part:
             return f"of what {layer.name} mixes only a part is shown"
         if isinstance(drawn.system, ExplicitMap) and drawn.system.read_steps != steps:

@@ -50,10 +50,9 @@ def narrowed(shown: Shown, layers: Chosen, heads: Chosen) -> Shown:
         InspectionError: if there is no such layer or head.
         TypeError: if a choice is neither number, slice nor name.
     """
-    if layers is None and heads is None:
-        return shown
-    several = [shown] if isinstance(shown, Inspection) else list(shown)
-    return [narrowed_one(each, layers, heads) for each in several]
+    if isinstance(shown, Inspection):
+        return narrowed_one(shown, layers, heads)
+    return [narrowed_one(each, layers, heads) for each in shown]
 
 
 def narrowed_one(inspection: Inspection, layers: Chosen, heads: Chosen) -> Inspection:

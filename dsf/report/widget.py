@@ -4,6 +4,8 @@ from functools import cache
 from typing import Any
 
 from dsf.inspection.choice import Chosen
+from dsf.network import Attribution, Intervention, Paths
+from dsf.report.attribution_content import explained
 from dsf.report.content import Grid, content
 from dsf.report.figure import static_picture
 from dsf.report.subjects import Decided, Shown, narrowed
@@ -11,13 +13,17 @@ from dsf.report.viewer import EXPLORER, module_of, style_of
 from dsf.report.views import Progress, ignored
 
 
-def view(
+def view(  # noqa: PLR0913  # each is a word of the viewer or of the choice
     inspection: Shown,
     *,
     verdicts: Decided = None,
     grid: Grid | None = None,
     layers: Chosen = None,
     heads: Chosen = None,
+    attribution: Attribution | None = None,
+    target: str = "the logit",
+    paths: Paths | None = None,
+    intervention: Intervention | None = None,
     progress: Progress = ignored,
 ) -> Any:
     """Show an inspection in a notebook: the viewer of ``write_report`` as a widget.
@@ -30,6 +36,12 @@ def view(
         verdicts: the verdicts about the layers; see ``write_report``.
         grid: height and width of a picture whose patches are the last tokens.
         layers, heads: which to show, as for ``write_report``; all by default.
+        attribution: what ``dsf.stack(model, ...).attribute(...)`` returned for the same input. The
+            tokens are shaded by their shares, and every layer begins with the shares of its edges.
+        target: words for the number that is attributed, such as ``"the logit of Paris"``.
+        paths: ``attribution.paths(...)``, to be drawn.
+        intervention: what ``dsf.intervene`` returned for the same input: by how much the output
+            moves after every token, and the last logits of the clean or the changed run.
         progress: called with the finished share, from 0 to 1.
 
     Returns:
@@ -37,11 +49,20 @@ def view(
 
     Raises:
         ModuleNotFoundError: if ``anywidget`` is not installed.
-        InspectionError, ValueError: as ``write_report`` does.
+        InspectionError, TypeError, ValueError: as ``write_report`` does.
     """
     kind = _kind()
     inspection = narrowed(inspection, layers, heads)
-    return kind(content=content(inspection, verdicts=verdicts, grid=grid, progress=progress))
+    return kind(
+        content=content(
+            inspection,
+            verdicts=verdicts,
+            grid=grid,
+            explained=explained(inspection, attribution, target, paths),
+            intervention=intervention,
+            progress=progress,
+        )
+    )
 
 
 @cache

@@ -1,5 +1,7 @@
 """The page of an attribution: its shares, edges and paths, all of them text and no markup."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 import dsf
 from dsf.models import folder, recall
 from dsf.report import write_report
+from dsf.report.content import embedded
 from tests.report.drawn import HOSTILE
 
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
@@ -26,14 +29,13 @@ class Explained:
         stack = dsf.stack(model, input_ids=drawn.tokens)
         self.share = stack.attribute(drawn.targets[0, asked].item(), position=asked)
         self.paths = self.share.paths(3)
-        self.path = write_report(
-            self.inspection,
-            place / "r.html",
-            attribution=self.share,
-            target=HOSTILE[0],
-            paths=self.paths,
-            intervention=self.edited(model, drawn.tokens),
-        )
+        self.shown = {
+            "attribution": self.share,
+            "target": HOSTILE[0],
+            "paths": self.paths,
+            "intervention": self.edited(model, drawn.tokens),
+        }
+        self.path = write_report(self.inspection, place / "r.html", **self.shown)
 
     def edited(self, model, ids):
         cut = dsf.edits.Cut(LAYER, heads=[0])
@@ -81,6 +83,36 @@ def test_an_attribution_of_other_tokens_is_refused(made, tmp_path):
     with pytest.raises(TypeError, match="attribution"):
         write_report(made.inspection, tmp_path / "r.html", attribution=made.share.tokens)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_intervention_on_other_tokens_is_refused(made, tmp_path):
+    ids = torch.arange(5)[None]
+    short = dsf.intervene(folder("llama"), input_ids=ids, edits=[])
+    with pytest.raises(ValueError, match=r"'intervention' is of 5 tokens, .* have \[32\]"):
+        write_report(made.inspection, tmp_path / "r.html", intervention=short)
+    with pytest.raises(TypeError, match="intervention"):
+        write_report(made.inspection, tmp_path / "r.html", intervention=short.output)
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_chosen_layers_the_edges_are_shown_and_all_shares(made, tmp_path, reading):
+    path = write_report(made.inspection, tmp_path / "r.html", layers=[LAYER], **made.shown)
+    data = reading.content(path.read_text(encoding="utf-8"))
+    assert [layer["name"] for layer in data["layers"]] == [LAYER]
+    whole = reading.content(made.path.read_text(encoding="utf-8"))
+    assert data["layers"][0]["maps"][0]["links"] == whole["layers"][1]["maps"][0]["links"]
+    assert data["attribution"] == whole["attribution"]
+
+
+def test_a_notebook_shows_what_the_page_does(made, reading):
+    pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')
+    view = dsf.view(made.inspection, **made.shown)
+    page = reading.content(made.path.read_text(encoding="utf-8"))
+    assert json.loads(embedded(view.content)) == page
+    with pytest.raises(ValueError, match="'inspection' is a list"):
+        dsf.view([made.inspection], attribution=made.share)
+    with pytest.raises(TypeError, match="intervention"):
+        dsf.view(made.inspection, intervention=made.share)
 
 
 @pytest.mark.slow

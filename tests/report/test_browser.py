@@ -5,6 +5,7 @@ import torch
 
 import dsf
 from dsf.report import write_report
+from tests.report.controls import open_menu
 from tests.report.drawn import HOSTILE
 
 pytestmark = pytest.mark.slow
@@ -137,6 +138,7 @@ def test_another_scale_changes_the_colours_and_the_legend(opened):
         ("logarithmic", "logarithmic"),
         ("percentile", "half of the cells lie below"),
     ):
+        open_menu(page)
         page.get_by_label("Colour scale").select_option(curve)
         page.locator(".legend", has_text=words).wait_for()
         seen.add(under.evaluate("each => each.toDataURL()"))

@@ -6,6 +6,7 @@ import torch
 
 import dsf
 from dsf.report import write_report
+from tests.report.controls import MAP, open_menu
 from tests.report.drawn import of_mixers
 
 pytestmark = pytest.mark.slow
@@ -43,16 +44,8 @@ def page(visited, path):
     return visited(path, viewport={"width": 1440, "height": 900})
 
 
-MAP_WIDTH = """(canvas) => {
-    const { data, width } = canvas.getContext("2d")
-        .getImageData(0, Math.floor(canvas.height / 2), canvas.width, 1);
-    const drawn = [...Array(width).keys()].filter((x) => data[4 * x + 3] > 0 && x > 60);
-    return drawn.at(-1) - drawn[0] + 1; }"""
-"""From the first to the last pixel painted on a line through the middle, right of the labels."""
-
-
 def test_the_map_is_640_pixels_wide_beside_the_overview(page):
-    assert page.locator(".canvases canvas").first.evaluate(MAP_WIDTH) >= 640
+    assert page.locator(".canvases canvas").first.evaluate(MAP)["wide"] >= 640
     assert page.locator(".lines .thumb").count() == 36
     smallest = page.locator(".lines .thumb canvas").evaluate_all(
         "(all) => Math.min(...all.map((each) => each.getBoundingClientRect().width))"
@@ -85,6 +78,7 @@ def test_the_overview_takes_the_whole_width_and_opens_a_map(page):
 def test_beside_a_sink_the_other_weights_are_seen_and_linear_is_one_choice_away(page):
     under = page.locator(".canvases canvas").first
     robust = under.evaluate(WARM)
+    open_menu(page)
     page.get_by_label("Colour scale").select_option("linear")
     page.locator(".legend", has_text="linear").wait_for()
     assert robust > 5 * under.evaluate(WARM)
@@ -93,6 +87,7 @@ def test_beside_a_sink_the_other_weights_are_seen_and_linear_is_one_choice_away(
 def test_the_diagonal_can_be_hidden(visited, of, softmax, tmp_path):
     scores = torch.full((40, 40), -9.0).fill_diagonal_(0)
     page = visited(write_report(of([softmax(scores)]), tmp_path / "r.html"))
+    open_menu(page)
     page.get_by_label("Colour scale").select_option("linear")
     under = page.locator(".canvases canvas").first
     before = under.evaluate(WARM)
@@ -116,6 +111,7 @@ def test_tokens_show_their_spaces_and_are_found_with_and_without(page):
     table = page.locator(".numbers table", has_text="Largest weights").inner_text()
     assert "“␣w" in table
     assert "␣w" in page.locator(".readout").inner_text()
+    open_menu(page)
     field = page.get_by_label("Find a token by its text or position")
     for wanted in (" w17", "␣w17", "w17"):
         field.fill(wanted)

@@ -10,6 +10,7 @@ import torch
 
 import dsf
 from dsf.report import write_report
+from tests.report.controls import open_menu
 
 pytestmark = pytest.mark.slow
 
@@ -217,6 +218,7 @@ def test_a_token_is_found_and_its_strongest_reader_shown(shown, of, softmax):
     scores[3, 1] = 1000
     inspection = of([softmax(scores)], words=["the", "Cat", "sat", "on", "the"])
     page = shown(inspection)
+    open_menu(page)
     field = page.get_by_label("Find a token by its text or position")
     field.fill("cAt")
     assert page.locator(".search .count").inner_text() == "1 found"

@@ -1,5 +1,7 @@
 """The rollout over the layers of a page: its numbers, what it says, and where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_its_numbers_are_the_product_of_the_maps(tmp_path, reading):
     for map, count in zip(rollout["maps"], (2, 3, 4, 5), strict=True):
         values = reading.unpacked(map["view"]["values"], np.float32, (STEPS, STEPS))
         np.testing.assert_allclose(values, product(mixers[:count]), rtol=1e-5, atol=1e-7)
-        facts = {"layers": 5, "signed": 2, "chosen": False, "left_out": 0}
+        facts = {"layers": 5, "signed": 2, "lengths": 0, "chosen": False, "left_out": 0}
         assert map["rollout"] == facts
 
 
@@ -64,18 +66,93 @@ def test_pooled_it_sums_keys_and_averages_queries(tmp_path, reading):
     assert map["row_sums"] == pytest.approx([1, 1], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kinds", "said"),
-    [
-        ((CHANNELS, CHANNELS), "has a map for every channel"),
-        ((CHANNELS,), None),
-    ],
-)
-def test_where_there_is_none_the_page_says_why(tmp_path, reading, kinds, said):
-    shown = of_mixers(drawn(*kinds), axes=("sample", "channel"))
+def lengths(mixer):
+    """The mean map of heads; of channels the length of what they put out together for one token."""
+    map, signal = dsf.attention_map(mixer.system()), mixer.signal()
+    if map.ndim == 3:
+        return map.abs().mean(dim=0, keepdim=True).numpy()
+    return torch.einsum("scij,scj->scij", map, signal[..., 0, 0]).norm(dim=1).numpy()
+
+
+def of_lengths(mixers, sample):
+    found = np.eye(STEPS)
+    for mixer in mixers:
+        each = lengths(mixer)[min(sample, len(lengths(mixer)) - 1)]
+        found = (each / each.sum(axis=1, keepdims=True) + np.eye(STEPS)) / 2 @ found
+    return found
+
+
+def named(shown, axes):
+    layers = [replace(each, axes=names) for each, names in zip(shown, axes, strict=True)]
+    return replace(shown, layers=tuple(layers))
+
+
+@pytest.mark.parametrize("heads", [None, (0, 2)])
+def test_of_channels_the_lengths_of_contributions_are_multiplied(tmp_path, reading, heads):
+    mixers = drawn(CHANNELS, CHANNELS, CHANNELS)
+    shown = of_mixers(mixers, axes=("sample", "channel"))
+    whole = shown.layers
+    if heads is not None:
+        chosen = tuple(replace(layer, heads=heads) for layer in whole)
+        shown = replace(shown, layers=chosen)
     data = reading.content(write_report(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
-    reasons = [each["reason"] for each in data["rollouts"]]
-    assert reasons == [] if said is None else said in reasons[0]
+    (rollout,) = data["rollouts"]
+    assert len(rollout["maps"]) == 6
+    last = [map for map in rollout["maps"] if "all 3 layers" in map["label"]]
+    for sample, map in enumerate(last):
+        values = reading.unpacked(map["view"]["values"], np.float32, (STEPS, STEPS))
+        if heads is None:
+            wanted = of_lengths(mixers, sample)
+            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(values.sum(axis=1), 1, rtol=1e-5)
+        chosen = heads is not None
+        facts = {"layers": 3, "signed": 0, "lengths": 3, "chosen": chosen, "left_out": 0}
+        assert map["rollout"] == facts
+
+
+def test_of_a_hybrid_each_layer_counts_as_its_maps_do(tmp_path, reading):
+    (channels,) = drawn(CHANNELS)
+    of_samples = ("value", "step", "write", "read")
+    one = replace(channels, **{name: getattr(channels, name)[:1] for name in of_samples})
+    mixers = [*drawn(SIGNED), one, *drawn(SOFT)]
+    axes = [("head",), ("sample", "channel"), ("head",)]
+    shown = named(of_mixers(mixers), axes)
+    data = reading.content(write_report(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
+    map = data["rollouts"][0]["maps"][-1]
+    values = reading.unpacked(map["view"]["values"], np.float32, (STEPS, STEPS))
+    np.testing.assert_allclose(values, of_lengths(mixers, 0), rtol=1e-5, atol=1e-7)
+    assert (map["rollout"]["lengths"], map["rollout"]["signed"]) == (1, 1)
+
+
+def test_one_layer_has_none(tmp_path, reading):
+    _, data = page_of(tmp_path, reading, drawn(CHANNELS), axes=("sample", "channel"))
+    assert data["rollouts"] == []
+
+
+def test_groups_of_tokens_are_not_multiplied_and_the_page_says_why(tmp_path, reading, monkeypatch):
+    monkeypatch.setattr("dsf.report.layer_picture.MOST_WORK", 0)
+    mixers = drawn(CHANNELS, CHANNELS, steps=60)
+    _, data = page_of(tmp_path, reading, mixers, axes=("sample", "channel"))
+    assert data["rollouts"][0]["reason"] == (
+        "the channels of model.layers.0.mixer are drawn together for 48 groups of its 60 tokens, "
+        "and shares of groups do not multiply like those of tokens"
+    )
+
+
+def test_products_of_groups_would_lose_what_is_read_from_other_groups():
+    """Why they are refused: tokens early in a group read most of the group before it."""
+    decay = torch.full((1, 1, 64, 1), -0.1, dtype=torch.float64)
+    one = torch.ones(1, 1, 64, 1, dtype=torch.float64)
+    head = dsf.mixers.GatedLinearAttention(query=one, key=one, value=one, log_decay=decay)
+    (layer,) = of_mixers([head], axes=("sample", "channel"))
+    single, joined = np.eye(64), np.eye(16)
+    for _ in range(8):
+        each, groups = (layer.contribution_norms(groups=count)[0].numpy() for count in (64, 16))
+        single = (each / each.sum(axis=1, keepdims=True) @ single + single) / 2
+        joined = (groups / groups.sum(axis=1, keepdims=True) @ joined + joined) / 2
+    summed = np.add.reduceat(single[3::4], np.arange(0, 64, 4), axis=1)
+    own, shown = (np.diag(each)[4:].mean() for each in (summed, joined))
+    assert shown > 1.2 * own
 
 
 def test_a_weight_that_is_not_finite_ends_it(tmp_path, reading, softmax, of):

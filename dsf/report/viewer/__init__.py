@@ -25,6 +25,7 @@ EXPLORER = (
     "tables",
     "search",
     "controls",
+    "toolbar",
     "layer_names",
     "shares",
     "edits",

@@ -99,10 +99,17 @@ function aboutDifference({ difference: [a, b], nans }, picture) {
 }
 
 /** What attention rollout is, and what it leaves out. */
-function aboutRollout({ label, rollout: { layers, signed, chosen, left_out: missed } }, picture) {
+function aboutRollout({ label, rollout: { layers, signed, lengths, chosen, left_out: missed } }, picture) {
+  const taken = lengths === layers ? "what a key contributes through all channels of a layer, as a length" : "the mean magnitude of the maps of a layer";
+  const ignored = lengths === layers ? "Norms before the layers and feed-forward layers are ignored, and contributions which cancel look as if they added up."
+    : "Values, output projections, norms and feed-forward layers are ignored.";
   const parts = [`Every cell is the share of its key (column) in its query (row) by attention rollout (Abnar and Zuidema 2020), ${label}: `
-    + "the mean magnitude of the maps of a layer, its rows scaled to sum to one, is averaged with the identity for the residual connection, "
-    + "and these matrices are multiplied in the order of the layers. Values, output projections, norms and feed-forward layers are ignored."];
+    + `${taken}, its rows scaled to sum to one, is averaged with the identity for the residual connection, `
+    + `and these matrices are multiplied in the order of the layers. ${ignored}`];
+  if (lengths && lengths < layers) {
+    parts.push(`In ${lengths} of the ${layers} layers every channel has a map. Of these the length of what a key contributes through all `
+      + "channels is taken, which has values, output gate and projection in it.");
+  }
   if (signed) {
     parts.push(`In ${signed === layers ? "all" : `${signed} of the`} ${layers} layers some weights are negative. They count by their magnitude, so that `
       + "contributions which cancel look as if they added up.");

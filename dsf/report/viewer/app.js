@@ -10,6 +10,7 @@ class App {
       return { layer, map, index, tokens: tokens && tokens[map.sample] };
     }));
     this.settings = new Settings(content, (entry) => this.peers(entry));
+    this.settings.frame = root;
   }
 
   async start() {

@@ -3,7 +3,7 @@
 const FONT = '12px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
 const CLOSEST = 13;
 const WIDEST = 92;
-const BAND = 46;
+const BAND = 40;
 
 /** The margins that labels need beside and below the map, and bars above and beside it.
     Texts of tokens take more room than positions, and are shown where cells are large enough. */

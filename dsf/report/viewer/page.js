@@ -22,8 +22,11 @@ async function startPage() {
   const content = JSON.parse(document.getElementById("content").textContent);
   if (!content.layers.length) return;
   const app = new App(document.getElementById("maps"), content);
+  app.settings.frame = document.documentElement;
   followTheme(app);
   await app.start();
+  let resized;
+  addEventListener("resize", () => { resized = soon(resized, () => app.stage.restyle()); });
   document.documentElement.dataset.ready = "true";
 }
 

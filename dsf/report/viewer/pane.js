@@ -107,12 +107,19 @@ class Pane {
     this.turn(this.view);
   }
 
+  /** How much of the window lies above the map while its frame begins at the upper edge.
+      The sentence has a room of its own, so that the map does not move while it changes. */
+  get above() {
+    const [line, edge] = [this.heading, this.settings.frame].map((each) => each.getBoundingClientRect());
+    return line.bottom - edge.top + parseFloat(getComputedStyle(this.readout).minHeight) + 2;
+  }
+
   draw() {
     if (!this.raster || !this.isPicture || !this.canvases.clientWidth) return;
     const context = this.under.getContext("2d"), { raster, window } = this;
     this.shades = this.settings.shadesOf(this.entry, this.settings.codesOf(this.picture));
     const available = this.canvases.clientWidth;
-    this.layout = fitted(available, marginOf(context, raster, window, available), raster);
+    this.layout = fitted(available, this.above, marginOf(context, raster, window, available), raster);
     const { left, top, width, height, right, bottom, density } = this.layout;
     for (const canvas of [this.under, this.over]) {
       canvas.width = (left + width + right) * density;

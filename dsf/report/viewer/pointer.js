@@ -1,11 +1,11 @@
 // Keys and pointers of a large map: choosing a cell, zooming and panning.
 
-const LARGEST_CELL = 130, SMALLEST_MAP = 664, EVEN_CELL = 20, READOUT = 30;
+const LARGEST_CELL = 130, SMALLEST_MAP = 480, EVEN_CELL = 20;
 
-/** Sizes in whole CSS pixels, so that the map fits the pane, and with its labels and the sentence above it the window. */
-function fitted(available, margin, raster) {
+/** Sizes in whole CSS pixels, so that the map fits the pane, and with its labels and the `above` pixels over it the window. */
+function fitted(available, above, margin, raster) {
   const widest = Math.max(available - margin.left - margin.right, 40);
-  const highest = Math.max(innerHeight - READOUT - margin.top - margin.bottom, SMALLEST_MAP);
+  const highest = Math.max(innerHeight - above - margin.top - margin.bottom, SMALLEST_MAP);
   const ratio = Math.min(Math.max(raster.rows / raster.columns, 0.3), 1.3);
   const room = Math.floor(Math.min(widest, highest / ratio, LARGEST_CELL * raster.columns));
   const width = room < EVEN_CELL * raster.columns ? room : room - room % raster.columns;

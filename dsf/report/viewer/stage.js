@@ -13,7 +13,7 @@ class Stage {
     this.details.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.active.over.focus();
     });
-    this.root = make("div", { className: "stage" }, this.bar(),
+    this.root = make("div", { className: "stage" }, this.bar().root,
       make("div", { className: "body" }, make("div", {}, this.place, this.apart), this.details), keyHelp());
     this.add();
   }
@@ -31,20 +31,22 @@ class Stage {
     this.minus = button("A − B", "Show A minus B in the second pane", () => this.subtract(), { hidden: true });
     this.minus.setAttribute("aria-pressed", "false");
     this.out = button("−", "Zoom out", () => this.active.zoom(1 / 1.6));
-    this.zooms = make("span", { className: "push" }, this.out,
+    this.zooms = make("span", { className: "group" }, this.out,
       button("+", "Zoom in", () => this.active.zoom(1.6)), button("Fit", "Whole map", () => this.active.zoom(0)));
-    this.overview = button("☰ Overview", "Show or hide the overview of all maps", () => this.ask.fold());
+    this.overview = button("☰", "Show or hide the overview of all maps", () => this.ask.fold());
+    this.overview.append(make("span", { className: "word" }, " Overview"));
     this.overview.setAttribute("aria-expanded", "true");
-    return make("div", { className: "bar" }, this.overview,
-      button("◀", "Previous map", () => this.ask.step(-1)), button("▶", "Next map", () => this.ask.step(1)),
-      this.views, this.both, this.minus, ...scaleChoice(this.settings, () => this.ask.restyle()), this.search.root,
-      this.zooms);
+    this.toolbar = new Toolbar([this.overview,
+      button("◀", "Previous map", () => this.ask.step(-1)), button("▶", "Next map", () => this.ask.step(1)), this.views],
+    [make("span", { className: "group" }, this.both, this.minus), this.zooms, this.search.root,
+      make("span", { className: "group" }, ...scaleChoice(this.settings, () => this.ask.restyle()))]);
+    return this.toolbar;
   }
 
   add() {
     const pane = new Pane(this.settings, {
       step: (by) => this.ask.step(by), leave: () => this.ask.leave(), compare: () => this.compare(), subtract: () => this.subtract(), goTo: (...edge) => this.ask.goTo(...edge), fold: () => this.ask.fold(),
-      search: () => this.search.field.focus(), table: () => this.table(), moved: (one) => this.follow(one),
+      search: () => this.find(), table: () => this.table(), moved: (one) => this.follow(one),
       zoomed: (one) => this.share(one), activate: () => this.activate(pane),
       nextView: () => {
         const names = [...this.views.children].map((each) => each.value);
@@ -90,6 +92,7 @@ class Stage {
     this.views.press(view);
     for (const pane of this.panes) pane.turn(view);
     this.zooms.hidden = !this.active.isPicture;
+    this.toolbar.fit();
     this.share(this.active);
   }
 
@@ -99,6 +102,7 @@ class Stage {
     this.both.setAttribute("aria-pressed", String(panes.length < 2));
     this.root.classList.toggle("two", panes.length < 2);
     this.minus.hidden = panes.length > 1;
+    this.toolbar.fit();
     this.minus.setAttribute("aria-pressed", "false");
     if (panes.length > 1) {
       const kept = active.entry.map.difference ? panes[0] : active;
@@ -189,6 +193,11 @@ class Stage {
       if (RANK[picture.code(row, column)] > RANK[picture.code(best, column)]) best = row;
     }
     this.active.choose([best, column]);
+  }
+
+  find() {
+    this.toolbar.reveal(this.search.field);
+    this.search.field.focus();
   }
 
   table() {
