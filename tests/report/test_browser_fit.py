@@ -120,6 +120,16 @@ def test_the_key_of_the_search_opens_the_menu_in_which_it_waits(visited, path):
     assert page.locator(".pane canvas").nth(1).evaluate("(e) => e === document.activeElement")
 
 
+def test_no_button_moves_when_another_view_is_chosen(visited, path):
+    page = visited(path, viewport=DESK)
+    names = ("Map", "By lag", "State")
+    buttons = [page.get_by_role("button", name=name, exact=True) for name in names]
+    before = [button.bounding_box() for button in buttons]
+    buttons[-1].click()
+    assert page.get_by_role("button", name="Zoom out").is_hidden()
+    assert [button.bounding_box() for button in buttons] == before
+
+
 def test_the_map_keeps_its_place_while_the_sentence_above_it_changes(visited, path):
     page = visited(path, viewport={"width": 1280, "height": 800})
     canvas = page.locator(".pane canvas").nth(1)

@@ -97,6 +97,7 @@ def test_the_diagonal_can_be_hidden(visited, of, softmax, tmp_path):
     assert f"{largest:.3g}"[:5] in page.locator(".legend .ramp").inner_text()
     assert under.evaluate(WARM) > 5 * before
     page.locator(".pane canvas").nth(1).press("Home")
+    open_menu(page)
     page.get_by_label("hide diagonal").uncheck()
     assert under.evaluate(WARM) == before
 

@@ -91,8 +91,7 @@ class Stage {
     this.view = view;
     this.views.press(view);
     for (const pane of this.panes) pane.turn(view);
-    this.zooms.hidden = !this.active.isPicture;
-    this.toolbar.fit();
+    this.zooms.classList.toggle("away", !this.active.isPicture); // in its place, so that no button moves
     this.share(this.active);
   }
 
