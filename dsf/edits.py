@@ -129,7 +129,12 @@ class ValueFrom(Edit):
 
 @dataclass(frozen=True, repr=False)
 class StateFrom(Edit):
-    """The recurrent state after ``token`` is that of another run, after ``other_token`` there."""
+    """The recurrent state after ``token`` is that of another run, after ``other_token`` there.
+
+    A short convolution in front of the mixer still has the last tokens of this run, and writes them
+    into the state of the next ones. For a state that holds all that the other run knew of a token,
+    take a ``token`` that lies the width of the convolution, less one, behind it.
+    """
 
     token: int
     other: Source = None

@@ -29,6 +29,13 @@ SHARED = {
 
 STEP = {"time_step_min": 0.02, "time_step_max": 0.5}
 
+PLAIN = {"num_hidden_layers": 2, "conv_kernel": 2, "expand": 3}
+"""One layer to join a value with its key and one to find it, and a convolution that only joins two.
+
+With three layers and the library's width of four, a token is written into four values and its
+answer is read in several layers: no single edge carries it.
+"""
+
 SLOWEST, FASTEST = 0.01, 1.0
 """Bounds of the poles that ``start`` draws, in nats per unit of time."""
 
@@ -60,16 +67,16 @@ def llama() -> PreTrainedConfig:
 
 
 def mamba() -> PreTrainedConfig:
-    """Selective state space, 128 channels of 16 states a layer."""
-    return MambaConfig(**SHARED, num_hidden_layers=3, state_size=16, **STEP)
+    """Selective state space, 192 channels of 16 states a layer."""
+    return MambaConfig(**SHARED, **PLAIN, state_size=16, **STEP)
 
 
 def mamba2() -> PreTrainedConfig:
-    """State-space duality, four heads of 32 channels and 32 states a layer."""
+    """State-space duality, six heads of 32 channels and 32 states a layer."""
     return Mamba2Config(
         **SHARED,
-        num_hidden_layers=3,
-        num_heads=4,
+        **PLAIN,
+        num_heads=6,
         head_dim=32,
         n_groups=1,
         state_size=32,

@@ -30,6 +30,7 @@ class Schedule:
     batch: int = 64
     weight_decay: float = 0.1
     enough: float = 0.999
+    """The share of right answers at which training ends; infinity trains all ``steps``."""
 
     def factor(self, step: int) -> float:
         """Share of ``rate`` in force at ``step``."""

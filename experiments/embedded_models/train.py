@@ -8,6 +8,7 @@ interrupted run goes on where it stopped.
 
 import argparse
 import json
+import math
 import platform
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +28,8 @@ TEST_SEED, TEST_SAMPLES = 2, 1000
 
 SCHEDULES = {
     "llama": Schedule(rate=2e-3, steps=2000),
-    "mamba": Schedule(rate=3e-3, steps=4000),
-    "mamba2": Schedule(rate=2e-3, steps=4000),
+    "mamba": Schedule(rate=3e-3, steps=1600, enough=math.inf),
+    "mamba2": Schedule(rate=2e-3, steps=1600, enough=math.inf),
     "qwen3_next": Schedule(rate=2e-3, steps=4000),
 }
 

@@ -21,10 +21,7 @@ from dsf.loading import load_model
 from dsf.models import NAMES, folder
 from dsf.network import Stack
 from experiments.training.sweep import write_json
-from experiments.wires.run import EQUAL, FOLDER, Prompts, batches, margin, rows
-
-WIDTHS = {"llama": 1, "mamba": 4, "mamba2": 4, "qwen3_next": 4}
-"""Of the convolutions: into how many values a token is written."""
+from experiments.wires.run import EQUAL, FOLDER, Prompts, batches, margin, rows, taps
 
 
 def ranked(stack: Stack, given: Prompts, width: int) -> tuple[list[int], list[int]]:
@@ -66,7 +63,8 @@ def broken(model: Any, stack: Stack, given: Prompts, tokens: list[int], width: i
 
 
 def run(name: str, samples: int) -> dict[str, Any]:
-    model, width = load_model(folder(name)).model, WIDTHS[name]
+    model = load_model(folder(name)).model
+    width = taps(model)
     lost: list[Tensor] = []
     kept: list[Tensor] = []
     for given in batches(samples):

@@ -4,7 +4,8 @@ For every prompt the shares of the edges in the logit difference between the rig
 value of the prompt are computed at the last query. An edge goes from an earlier token to the query
 in one layer, all heads together. Those with the largest shares are cut; as a control as many edges
 of the same layers and prompt whose weights are as large, chosen at random. The state of recurrent
-layers is taken over from a prompt with the same keys and other values.
+layers is taken over from a prompt with the same keys and other values: after the last pair, and as
+soon as no convolution holds a token of the pairs.
 
     python -m experiments.wires.run
 """
@@ -31,6 +32,8 @@ from experiments.training.sweep import write_json
 
 FOLDER = Path(__file__).parent
 FOLLOWS = "answers that follow the state"
+AT_ONCE = "answers that follow the state after the last pair"
+STATES = (AT_ONCE, FOLLOWS)
 BATCH = 50
 COUNTS = (1, 4, 16)
 """How many edges are cut, those with the largest shares first."""
@@ -45,13 +48,13 @@ class Prompts:
     Attributes:
         place: the position of the query.
         answer: the value that was shown with its key.
-        other: another value of the prompt.
+        others: the other values of the prompt.
     """
 
     tokens: Int[Tensor, "sample time"]
     place: Int[Tensor, " sample"]
     answer: Int[Tensor, " sample"]
-    other: Int[Tensor, " sample"]
+    others: Int[Tensor, "sample other"]
 
 
 def prompts(samples: int, seed: int) -> Prompts:
@@ -61,8 +64,8 @@ def prompts(samples: int, seed: int) -> Prompts:
     place = (queried * steps).amax(dim=1)
     answer = drawn.targets[torch.arange(samples), place]
     values = drawn.tokens[:, 1 : 2 * recall.PAIRS : 2]
-    other = torch.stack([row[row != one][0] for row, one in zip(values, answer, strict=True)])
-    return Prompts(drawn.tokens, place, answer, other)
+    others = values[values != answer.unsqueeze(1)].unflatten(0, (samples, recall.PAIRS - 1))
+    return Prompts(drawn.tokens, place, answer, others)
 
 
 def rows(logits: Tensor, given: Prompts) -> Float[Tensor, "sample vocabulary"]:
@@ -71,9 +74,14 @@ def rows(logits: Tensor, given: Prompts) -> Float[Tensor, "sample vocabulary"]:
 
 
 def margin(logits: Tensor, given: Prompts) -> Float[Tensor, " sample"]:
-    """The logit of the right value minus that of the other."""
-    samples, shown = torch.arange(len(given.place)), rows(logits, given)
-    return shown[samples, given.answer] - shown[samples, given.other]
+    """The logit of the right value minus the mean of the other values of the prompt.
+
+    Against a single one of them, the edge that lowers this one has as large a share as the edge
+    that raises the answer, and nothing is lost without it.
+    """
+    shown = rows(logits, given)
+    right = shown.gather(1, given.answer.unsqueeze(1)).squeeze(1)
+    return right - shown.gather(1, given.others).mean(dim=1)
 
 
 Edge = tuple[str, int, int]
@@ -129,23 +137,32 @@ def right_without(model: Any, given: Prompts, edges: list[list[Edge]]) -> Tensor
 
 
 def patched(model: Any, given: Prompts) -> dict[str, float] | None:
-    """How often the answer follows the state of a prompt with the same keys and other values."""
+    """How often the answer follows the state of a prompt with the same keys and other values.
+
+    A state does not hold what the convolution of its layer still has of the last tokens: those are
+    written after it, from this run. All tokens behind the pairs are the same in both prompts.
+    """
     length = 2 * recall.PAIRS
     tokens = given.tokens.clone()
     tokens[:, 1:length:2] = tokens[:, 1:length:2].roll(1, dims=1)
     other = dsf.inspect(model, input_ids=tokens)
-    layers = [layer.name for layer in other if layer.axes[-1:] != ("head",) or _recurs(layer)]
-    if len(layers) < len(other):
+    names = [layer.name for layer in other if layer.axes[-1:] != ("head",) or _recurs(layer)]
+    if len(names) < len(other):
         return None
-    edits = [StateFrom(name, length - 1, "other") for name in layers]
-    result = dsf.intervene(model, edits=edits, sources={"other": other}, input_ids=given.tokens)
-    wanted = _answer_of(tokens, given)
-    clean, changed = (rows(each, given).argmax(dim=-1) for each in (result.clean, result.output))
-    return {
-        "clean answers": _share(clean == given.answer),
-        FOLLOWS: _share(changed == wanted),
-        "answers that stay": _share(changed == given.answer),
-    }
+    wanted, shares = _answer_of(tokens, given), {}
+    for key, token in ((AT_ONCE, length - 1), (FOLLOWS, length - 1 + taps(model) - 1)):
+        edits = [StateFrom(name, token, "other") for name in names]
+        result = dsf.intervene(model, edits=edits, sources={"other": other}, input_ids=given.tokens)
+        answers = rows(result.output, given).argmax(dim=-1)
+        shares[key] = _share(answers == wanted)
+        shares[key.replace("follow the state", "stay")] = _share(answers == given.answer)
+    return shares
+
+
+def taps(model: Any) -> int:
+    """Into how many values the short convolutions of a model write a token; 1 without any."""
+    names = ("conv_kernel", "linear_conv_kernel_dim")
+    return next((getattr(model.config, name) for name in names if hasattr(model.config, name)), 1)
 
 
 def _recurs(layer: InspectedLayer) -> bool:
@@ -201,15 +218,14 @@ def as_table(results: Sequence[Mapping[str, Any]]) -> str:
     heads = ["model", "right answers"]
     heads += [f"broken, {count} cut" for count in COUNTS]
     heads += [f"control, {count} cut" for count in COUNTS]
-    heads += ["answers that follow the state"]
+    heads += ["follow the state after the last pair", "after its convolution"]
     lines = []
     for result in results:
         shares = [result["right"]]
         for kind in ("largest share", "equal weight"):
             shares += [result["broken"][kind][str(count)] for count in COUNTS]
-        follows = result.get(FOLLOWS)
         cells = [f"{100 * share:.1f} %" for share in shares]
-        cells += ["–" if follows is None else f"{100 * follows:.1f} %"]
+        cells += [f"{100 * result[key]:.1f} %" if key in result else "–" for key in STATES]
         lines.append([result["model"], *cells])
     return table(heads, lines)
 

@@ -25,7 +25,7 @@ BEGIN, END = "<!-- stored layers -->\n", "<!-- end of stored layers -->"
 EMBEDDED = {
     "llama": ("model.layers.1.self_attn", 1),
     "mamba": ("backbone.layers.0.mixer", 5),
-    "mamba2": ("backbone.layers.2.mixer", 3),
+    "mamba2": ("backbone.layers.1.mixer", 0),
     "qwen3_next": ("model.layers.2.linear_attn", 1),
 }
 """A layer, and a head or channel of it, of every model."""
