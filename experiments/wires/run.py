@@ -3,7 +3,8 @@
 For every prompt the shares of the edges in the logit difference between the right value and another
 value of the prompt are computed at the last query. An edge goes from an earlier token to the query
 in one layer, all heads together. Those with the largest shares are cut; as a control as many edges
-of the same layers and prompt whose weights are as large, chosen at random. The state of recurrent
+of the same layers and prompt whose weights are as large, chosen at random, and one more into the
+same query. The state of recurrent
 layers is taken over from a prompt with the same keys and other values: after the last pair, and as
 soon as no convolution holds a token of the pairs.
 
@@ -31,6 +32,7 @@ from experiments.page import put_into, table
 from experiments.training.sweep import write_json
 
 FOLDER = Path(__file__).parent
+ASIDE = "another edge into the query"
 FOLLOWS = "answers that follow the state"
 AT_ONCE = "answers that follow the state after the last pair"
 STATES = (AT_ONCE, FOLLOWS)
@@ -108,15 +110,32 @@ def ranked(stack: Stack, given: Prompts) -> tuple[list[list[Edge]], list[list[Ed
         free[top] = False
         random = []
         for edge in top:
-            apart = (weight / weight[edge] - 1).abs().where(free, torch.inf)
-            apart = apart.where(torch.arange(len(apart)) // steps**2 == edge // steps**2, torch.inf)
-            equal = (apart < EQUAL).nonzero().flatten()
-            equal = equal if len(equal) else apart.argmin().reshape(1)
-            random.append(int(equal[torch.randint(len(equal), (), generator=rng)]))
+            layer = torch.arange(len(weight)) // steps**2 == edge // steps**2
+            random.append(_of_equal_weight(weight, edge, free & layer, rng))
             free[random[-1]] = False
         for kept, numbers in ((found, top), (controls, random)):
             kept.append([(names[k // steps**2], *divmod(k % steps**2, steps)) for k in numbers])
     return found, controls
+
+
+def beside(stack: Stack, edges: list[list[Edge]]) -> list[list[Edge]]:
+    """For the first edge of every prompt another one into the same query, of equal weight."""
+    maps = {layer.name: layer.map().abs().flatten(1, -3).sum(dim=1) for layer in stack.inspection}
+    rng, controls = torch.Generator().manual_seed(0), []
+    for sample, ((name, written, read), *_) in enumerate(edges):
+        weight = maps[name][sample, written]
+        free = torch.arange(len(weight)) <= written
+        free[read] = False
+        controls.append([(name, written, _of_equal_weight(weight, read, free, rng))])
+    return controls
+
+
+def _of_equal_weight(weight: Tensor, edge: int, free: Tensor, rng: torch.Generator) -> int:
+    """A random free edge within ``EQUAL`` of the weight of this one; else the nearest."""
+    apart = (weight / weight[edge] - 1).abs().where(free, torch.inf)
+    equal = (apart < EQUAL).nonzero().flatten()
+    equal = equal if len(equal) else apart.argmin().reshape(1)
+    return int(equal[torch.randint(len(equal), (), generator=rng)])
 
 
 def right_without(model: Any, given: Prompts, edges: list[list[Edge]]) -> Tensor:
@@ -188,7 +207,7 @@ def batches(samples: int) -> Iterator[Prompts]:
 
 def run(name: str, samples: int) -> dict[str, Any]:
     model = load_model(folder(name)).model
-    right, states, where = [], [], []
+    right, states, where, aside = [], [], [], []
     broken: dict[tuple[str, int], list[Tensor]] = {}
     for given in batches(samples):
         stack = dsf.stack(model, input_ids=given.tokens)
@@ -199,6 +218,8 @@ def run(name: str, samples: int) -> dict[str, Any]:
                 first = [several[:count] for several in edges]
                 clean, cut = right_without(model, given, first)
                 broken.setdefault((kind, count), []).append(~cut[clean])
+        clean, cut = right_without(model, given, beside(stack, found))
+        aside.append(~cut[clean])
         right.append(clean)
         state = patched(model, given)
         states += [] if state is None else [state]
@@ -207,6 +228,7 @@ def run(name: str, samples: int) -> dict[str, Any]:
         kind: {str(count): _share(torch.cat(broken[kind, count])) for count in COUNTS}
         for kind in ("largest share", "equal weight")
     }
+    result["broken"][ASIDE] = _share(torch.cat(aside))
     result["layer of the edge"] = {each: where.count(each) for each in sorted(set(where))}
     for key in states[0] if states else ():
         result[key] = sum(each[key] for each in states) / len(states)
@@ -217,13 +239,14 @@ def as_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Shares of broken prompts by the number of edges cut, and of answers that follow the state."""
     heads = ["model", "right answers"]
     heads += [f"broken, {count} cut" for count in COUNTS]
-    heads += [f"control, {count} cut" for count in COUNTS]
+    heads += [f"control, {count} cut" for count in COUNTS] + ["control at the query, 1 cut"]
     heads += ["follow the state after the last pair", "after its convolution"]
     lines = []
     for result in results:
         shares = [result["right"]]
         for kind in ("largest share", "equal weight"):
             shares += [result["broken"][kind][str(count)] for count in COUNTS]
+        shares.append(result["broken"][ASIDE])
         cells = [f"{100 * share:.1f} %" for share in shares]
         cells += [f"{100 * result[key]:.1f} %" if key in result else "–" for key in STATES]
         lines.append([result["model"], *cells])

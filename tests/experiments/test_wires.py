@@ -43,23 +43,29 @@ def test_the_margin_is_that_over_all_other_values(given):
         assert margin == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mamba", "mamba2", "qwen3_next"])
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
 def test_one_edge_is_the_wire_where_the_value_is_written(name):
-    model, few = load_model(folder(name)).model, run.prompts(8, seed=3)
-    found, controls = run.ranked(dsf.stack(model, input_ids=few.tokens), few)
+    model, few = load_model(folder(name)).model, run.prompts(6, seed=3)
+    stack = dsf.stack(model, input_ids=few.tokens)
+    found, _ = run.ranked(stack, few)
     for tokens, answer, edges in zip(few.tokens.tolist(), few.answer.tolist(), found, strict=True):
         (_, _, read), *_ = edges
         assert read - tokens.index(answer) in (0, 1)  # the convolution may move it one token on
     clean, cut = run.right_without(model, few, [edges[:1] for edges in found])
     assert clean.all()
-    assert cut.sum() <= 1
-    _, kept = run.right_without(model, few, [edges[:1] for edges in controls])
+    assert cut.sum() <= 1  # a guess may be right
+    others = run.beside(stack, found)
+    for ((layer, place, other),), ((found_in, query, read), *_) in zip(others, found, strict=True):
+        assert (layer, place) == (found_in, query)
+        assert other != read
+        assert other <= query
+    _, kept = run.right_without(model, few, others)
     assert kept.all()
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])
 def test_the_answer_follows_the_state_once_no_convolution_holds_a_pair(name):
-    shares = run.patched(load_model(folder(name)).model, run.prompts(20, seed=3))
+    shares = run.patched(load_model(folder(name)).model, run.prompts(10, seed=3))
     assert shares[run.FOLLOWS] == 1
     assert shares["answers that stay"] == 0
     if name == "mamba2":  # it writes a value from its convolution at the next token, from this run
@@ -110,5 +116,5 @@ def test_all_that_a_query_reads_of_the_value_is_the_wire_of_a_mamba2():
     ):
         assert answer in tokens[max(token - 1, 0) : token + width]
         assert abs(token - other) >= width
-    assert groups.broken(model, stack, few, found, width).all()
+    assert groups.broken(model, stack, few, found, width).sum() >= 3  # a guess may be right
     assert not groups.broken(model, stack, few, controls, width).any()
