@@ -43,9 +43,8 @@ def test_the_margin_is_that_over_all_other_values(given):
         assert margin == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mamba", "mamba2"])
-def test_one_edge_is_the_wire_where_the_value_is_written(name):
-    model, few = load_model(folder(name)).model, run.prompts(6, seed=3)
+def test_one_edge_is_the_wire_of_a_mamba():
+    model, few = load_model(folder("mamba")).model, run.prompts(4, seed=3)
     stack = dsf.stack(model, input_ids=few.tokens)
     found, _ = run.ranked(stack, few)
     for tokens, answer, edges in zip(few.tokens.tolist(), few.answer.tolist(), found, strict=True):
@@ -63,13 +62,11 @@ def test_one_edge_is_the_wire_where_the_value_is_written(name):
     assert kept.all()
 
 
-@pytest.mark.parametrize("name", ["mamba", "mamba2"])
-def test_the_answer_follows_the_state_once_no_convolution_holds_a_pair(name):
-    shares = run.patched(load_model(folder(name)).model, run.prompts(10, seed=3))
+def test_the_answer_follows_the_state_once_no_convolution_holds_a_pair():
+    shares = run.patched(load_model(folder("mamba2")).model, run.prompts(8, seed=3))
     assert shares[run.FOLLOWS] == 1
     assert shares["answers that stay"] == 0
-    if name == "mamba2":  # it writes a value from its convolution at the next token, from this run
-        assert shares[run.AT_ONCE] < 1
+    assert shares[run.AT_ONCE] < 1  # it writes a value at the next token, from its convolution
 
 
 def test_edges_are_ranked_by_share_and_controls_weigh_the_same(llama, given):
@@ -91,11 +88,13 @@ def test_a_small_run_writes_its_table(monkeypatch, tmp_path):
     (tmp_path / "README.md").write_text("<!-- table -->\n<!-- end of table -->\n")
     monkeypatch.setattr(run, "FOLDER", tmp_path)
     monkeypatch.setattr(run, "NAMES", ("llama", "mamba"))
-    monkeypatch.setattr("sys.argv", ["run", "--samples", "6"])
+    monkeypatch.setattr(run, "COUNTS", (1,))
+    monkeypatch.setattr("sys.argv", ["run", "--samples", "4"])
     run.main()
     llama, mamba = json.loads((tmp_path / "results.json").read_text())
-    assert llama["broken"]["largest share"]["16"] > 0.8
-    assert llama["broken"]["equal weight"]["1"] < 0.2
+    assert llama["broken"]["largest share"]["1"] > 0.7
+    assert llama["broken"]["equal weight"]["1"] == 0
+    assert llama["broken"][run.ASIDE] == 0
     assert run.FOLLOWS not in llama
     assert mamba[run.FOLLOWS] == 1
     assert "| llama | 100.0 % |" in (tmp_path / "README.md").read_text()
