@@ -76,7 +76,7 @@ def test_a_smaller_model_loads_into_its_class_and_still_answers(subject, found, 
     small.save_pretrained(tmp_path)
     again = load_model(tmp_path).model.eval()
     assert again.config.state_size == 8
-    assert again.backbone.layers[0].mixer.A_log.shape == (128, 8)
+    assert again.backbone.layers[0].mixer.A_log.shape == (192, 8)
     score = subject.score(again)
     assert score == subject.score(small)
     assert score["right"] > 0.95
