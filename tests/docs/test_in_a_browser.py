@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections import Counter
+from collections import defaultdict
 from urllib.parse import quote
 
 import pytest
@@ -77,11 +77,13 @@ def test_everybody_can_read_the_pages(site, chromium, capsys, scheme, size):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     tab = chromium.new_page(viewport=size, color_scheme=scheme)
     pages = sorted(site.rglob("*.html")) if EVERY else [site / name for name in SEEN]
-    found, counts = {}, Counter()
+    found, where = {}, defaultdict(list)
     for page in pages:
         tab.goto(page.as_uri())
         bad = axe.run(tab).response["violations"]
-        counts.update(f"{each['impact']} {each['id']}" for each in bad)
+        for each in bad:
+            node = each["nodes"][0]["html"][:160]
+            where[f"{each['impact']} {each['id']}"].append((str(page.relative_to(site)), node))
         wrong = [
             (each["id"], [node["html"][:160] for node in each["nodes"]][:3])
             for each in bad
@@ -92,7 +94,9 @@ def test_everybody_can_read_the_pages(site, chromium, capsys, scheme, size):
     tab.close()
     if EVERY:
         with capsys.disabled():
-            print(f"\n    {scheme}, {size['width']} pixels: {len(pages)} pages, {dict(counts)}")
+            print(f"\n    {scheme}, {size['width']} pixels: {len(pages)} pages")
+            for finding, places in where.items():
+                print(f"    {finding}: {len(places)} pages, first {places[0]}", flush=True)
     assert found == {}
 
 
