@@ -40,6 +40,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests run every notebook, and make docs runs them for these pages
 nb_execution_timeout = 280
 nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # such as that loops are compiled; the tests look at it
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # widgets would be fetched
 # Their picture stands in their place.
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]

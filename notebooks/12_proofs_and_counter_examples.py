@@ -104,8 +104,9 @@ def checked(file):
     return done.returncode, done.stdout.split(str(run))[0] + done.stdout.split(".json")[-1]
 
 
-print(checked(file))
-assert checked(file)[0] == 0
+status, answer = checked(file)
+print(answer.strip())
+assert status == 0
 
 # %% [markdown]
 # Forge it. Somebody invents a witness, or cites keys that prove nothing, and even fixes the

@@ -11,6 +11,7 @@
 # carries an answer, and what a share does not say.
 
 # %%
+import matplotlib.pyplot as plt
 import torch
 import transformers
 
@@ -89,6 +90,7 @@ plot.heat_maps(
     },
     tokens=words,
 )
+plt.show()
 
 # %% [markdown]
 # The viewer shows all of it together. *Shares* shades the tokens and draws the strongest paths; every layer

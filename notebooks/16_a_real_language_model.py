@@ -27,6 +27,7 @@ from dsf.loading import load_model, token_texts
 from dsf.models import folder
 
 transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 here = Path.cwd()
 kept = [Path(os.environ.get("DSF_PRETRAINED", here / ".pretrained"))]
 kept += [parent / ".pretrained" for parent in here.parents]
@@ -48,7 +49,7 @@ if not real:
 
 # %%
 loaded = load_model(found[0] if real else folder("text_llama"))
-print(loaded.notes)
+print(*loaded.notes, sep="\n")
 prompt = loaded.tokenizer("The capital of France is", return_tensors="pt")
 with torch.no_grad():
     scores = loaded.model(**prompt).logits[0, -1]
@@ -84,7 +85,9 @@ print("maps:", tuple(maps.shape))
 
 # %%
 sinks = torch.stack([measures.sink_mass(layer.system)[0] for layer in inspection])
-plot.heat_map(sinks, title="share of each head's weight on the first token (layer by head)")
+plot.heat_map(
+    sinks, title="share of the weight on the first token", label="share", x="head", y="layer"
+)
 plt.show()
 print(f"{(sinks > 0.3).double().mean():.0%} of all heads rest on the first token")
 print("in the first two layers:", f"{(sinks[:2] > 0.3).double().mean():.0%}")

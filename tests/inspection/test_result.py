@@ -45,6 +45,12 @@ def test_text(inspection):
     assert repr(inspection[1]).startswith("InspectedLayer(0[layer 1]: gru as GRU, formula ")
 
 
+def test_of_a_folder_its_text_names_the_last_part_alone(inspection):
+    here = replace(inspection, model="/home/somebody/models/llama")
+    assert repr(here).startswith("Inspection(llama: 2 layers)")
+    assert here.model == "/home/somebody/models/llama"
+
+
 def test_tables_for_notebooks_escape_what_they_show(inspection):
     page = inspection._repr_html_()
     assert page.count("<tr>") == 3

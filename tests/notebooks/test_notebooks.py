@@ -160,6 +160,9 @@ def test_it_runs_and_its_exercises_are_open_until_they_are_solved(script, capsys
     client.execute()
     seconds = time.perf_counter() - begun
     spent = float(printed(notebook.cells[-1]))
+    outputs = [part for cell in notebook.cells for part in cell.get("outputs", ())]
+    warned = [part.text for part in outputs if part.get("name") == "stderr"]
+    assert [text for text in warned if "compiles loops" not in text] == []
     with capsys.disabled():
         print(f"\n    {script.stem}: {seconds:.1f} s, {spent:.1f} s of work", flush=True)
     assert spent < SECONDS

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -416,7 +417,9 @@ class Inspection(Sequence[InspectedLayer]):
         return scored_heads(self.layers, text_numbers(self.tokens) if tokens is None else tokens)
 
     def __repr__(self) -> str:
-        lines = [f"Inspection({self.model}: {len(self.layers)} layers)"]
+        path = PurePath(self.model)
+        name = path.name if path.is_absolute() else self.model  # texts are passed on, as pages are
+        lines = [f"Inspection({name}: {len(self.layers)} layers)"]
         width = max((len(layer.name) for layer in self.layers), default=0)
         lines += [
             f"  {layer.name:{width}}  {layer.family} as {type(layer.mixer).__name__}, "

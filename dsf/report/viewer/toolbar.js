@@ -7,7 +7,7 @@ class Toolbar {
     this.sheet = make("div", { className: "sheet" });
     this.menu = make("details", { className: "menu" }, make("summary", { ariaLabel: "More controls" },
       "⋯", make("span", { className: "word" }, " More")), this.sheet);
-    this.root = make("div", { className: "bar" }, ...always, ...foldable, this.menu);
+    this.root = make("div", { className: "bar row" }, ...always, ...foldable, this.menu);
     this.menu.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.menu.open) this.close();
     });
