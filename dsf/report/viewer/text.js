@@ -129,6 +129,6 @@ function sentence(picture, row, column, written, read, { together, difference, s
 /** One sentence about a cell of all channels together. */
 function sentenceTogether(from, to, length, written, read, { channels, onto }) {
   const through = channels === 1 ? "the only channel" : `all ${channels} channels`;
-  return ["Key ", read.many(to), to[0] === to[1] ? " adds to " : " together add to ", `${onto} at `,
+  return ["Key ", read.many(to), to[0] === to[1] ? " adds to " : " add to ", `${onto} at `,
     written.named(from[1]), `, through ${through}, a vector of length `, make("b", {}, length), "."];
 }
