@@ -9,13 +9,16 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   const drawers = { ".sidebar-drawer": "Pages", ".toc-drawer": "On this page" };
   for (const [drawer, name] of Object.entries(drawers)) document.querySelector(drawer)?.setAttribute("aria-label", name);
+  const named = {};
   for (const box of document.querySelectorAll(".table-wrapper, .math-block, .cell_output .output, pre")) {
     if (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight) continue;
     box.tabIndex = 0;
     if (!box.matches(".table-wrapper")) continue;
     box.setAttribute("role", "region");
     const heading = box.closest("section")?.querySelector("h1, h2, h3");
-    const name = heading?.firstChild?.textContent.trim() || "Table";
+    const first = heading?.firstChild?.textContent.trim() || "Table";
+    named[first] = (named[first] || 0) + 1;
+    const name = named[first] > 1 ? `${first} (${named[first]})` : first;
     box.setAttribute("aria-label", `${name}: a table that scrolls`);
   }
 });

@@ -155,7 +155,7 @@ between, whatever its coordinates.
 
 ## As a system
 
-| | form | size here | along the sequence |
+| part | form | size here | along the sequence |
 |---|---|---|---|
 {letters}
 
@@ -165,7 +165,7 @@ between, whatever its coordinates.
 
 {{py:class}}`dsf.mixers.{name}` has these fields:
 
-| field | axes | |
+| field | axes | default |
 |---|---|---|
 {fields}
 
@@ -298,7 +298,7 @@ def _facts(mixer: Mixer) -> str:
 def _field(field: Field) -> str:
     axes = axes_of(field.type)
     shown = f"`{axes.strip()}`" if axes is not None else cell(inspect.formatannotation(field.type))
-    default = "" if field.default is MISSING else f"default {_named(field.default)}"
+    default = "" if field.default is MISSING else _named(field.default)
     return f"| `{field.name}` | {shown} | {default} |"
 
 
