@@ -55,9 +55,13 @@ def test_the_map_is_640_pixels_wide_beside_the_overview(page):
 
 def test_the_panels_fold_away_and_leave_the_map_their_width(page):
     before = page.locator(".stage").bounding_box()["width"]
+    canvas = page.locator(".canvases canvas").first
+    whole = canvas.evaluate(MAP)["wide"]
     page.get_by_role("button", name="Show or hide the overview").click()
     assert page.locator(".overview").is_hidden()
     assert page.locator(".stage").bounding_box()["width"] > before + 400
+    assert canvas.evaluate(MAP)["high"] > whole + 80
+    assert canvas.bounding_box()["height"] < 900
     beside = page.locator(".numbers").bounding_box()
     assert beside["y"] < 400
     page.locator(".more > summary").click()
@@ -65,6 +69,7 @@ def test_the_panels_fold_away_and_leave_the_map_their_width(page):
     page.locator(".pane canvas").nth(1).focus()
     page.keyboard.press("o")
     assert page.locator(".overview").is_visible()
+    assert canvas.evaluate(MAP)["wide"] == whole
 
 
 def test_the_overview_takes_the_whole_width_and_opens_a_map(page):

@@ -52,11 +52,15 @@ class App {
     return all.filter((map) => kindOf(map) === kindOf(entry.map));
   }
 
-  /** Hide the overview, so that the map has the whole width, or show it again. */
+  /** Hide the overview, so that the map has the whole width and fits the window below what stands above it, or show it again. */
   fold(away = !this.root.classList.contains("folded")) {
+    if (away !== this.root.classList.contains("folded")) {
+      [this.settings.frame, this.unfolded] = away ? [this.stage.place, this.settings.frame] : [this.unfolded, null];
+    }
     this.root.classList.toggle("folded", away);
     this.overview.root.hidden = away;
     this.stage.overview.setAttribute("aria-expanded", String(!away));
+    this.stage.restyle();
   }
 
   /** Give the overview the whole width, or its place beside the map. */
