@@ -27,7 +27,6 @@ from dsf.loading import load_model, token_texts
 from dsf.models import folder
 
 transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
 here = Path.cwd()
 kept = [Path(os.environ.get("DSF_PRETRAINED", here / ".pretrained"))]
 kept += [parent / ".pretrained" for parent in here.parents]
