@@ -23,6 +23,7 @@ from dsf.network.affine_steps import (
     adjoints_and_constant,
     left_over,
 )
+from dsf.network.coefficients import by_coefficients
 from dsf.network.parts import Part
 from dsf.network.paths import Paths, Search
 from dsf.network.targets import paired
@@ -112,6 +113,58 @@ class Attribution:
             KeyError, InspectionError: as for ``edges``.
         """
         return self._of(layer).edge_sums()
+
+    def by_coefficients(self, layer: str) -> dict[str, Float[Tensor, "sample *entries"]]:
+        """Which coefficients of a layer the number hangs on: their gradients, times their entries.
+
+        The other shares hold the coefficients of this run and say whose values reach the number.
+        Here the same adjoint goes on into the coefficients: through the softmax into queries, keys
+        and the bias, through the recurrence into step, decay, pole, write and read vectors. An
+        entry is the change of the number, to first order, for each unit by which that entry of the
+        coefficient grows relative to itself; minus that is the first guess of what is lost without
+        it. These are gradients and no parts of a whole: a number that is linear in several
+        coefficients is counted once in each.
+
+        Two sums are exact. Those of ``"value"``, in which the number is linear, are the share of
+        the layer: ``total[layer]``. Those of a coefficient in which the response is linear (the
+        read vector of a recurrence without feedthrough, the query of a linear attention) are the
+        share of all that the layer's mixer puts out, what comes from biases of its values included.
+
+        Returns:
+            By the names of the mixer's fields, in their axes (such as ``sample head time key``); a
+            coefficient that all samples share has their axis before its own.
+
+        Raises:
+            KeyError: if no mixer of that name was recorded.
+            InspectionError: if the coefficients depend on the mixer's own outputs, as those of a
+                GRU do.
+        """
+        return self._of(layer).by_coefficients()
+
+    def coefficients(self, *, sample: int = 0) -> Table:
+        """The sums of ``by_coefficients`` for all mixers, largest first.
+
+        Each record has ``layer``, ``coefficient``, ``gradient`` (the sum over all entries) and
+        ``magnitude`` (the sum of their absolute values). A mixer whose coefficients depend on its
+        own outputs follows as a record with a ``note``.
+
+        Args:
+            sample: of which sample.
+        """
+        found: list[Record] = []
+        without: list[Record] = []
+        for name in self._mixed:
+            try:
+                shares = self.by_coefficients(name)
+            except InspectionError:
+                without.append({"layer": name, "note": "its coefficients depend on its outputs"})
+                continue
+            for coefficient, share in shares.items():
+                net, size = share[sample].sum().item(), share[sample].abs().sum().item()
+                record = {"layer": name, "coefficient": coefficient}
+                found.append({**record, "gradient": net, "magnitude": size})
+        found.sort(key=lambda record: -record["magnitude"])
+        return Table((*found, *without))
 
     def strongest_edges(self, count: int = 10, *, sample: int = 0) -> Table:
         """The edges with the largest absolute shares of all mixers, summed over heads or channels.
@@ -228,6 +281,16 @@ class _Mixed:
             edges = _weighted(whole.mixing_map(block), moved[..., block, :], values)
             sums.append(edges.flatten(1, -3).sum(dim=1) if edges.ndim > 3 else edges)
         return torch.cat(sums, dim=1)
+
+    def by_coefficients(self) -> dict[str, Tensor]:
+        whole = self.mixer.whole
+        if not isinstance(whole, WholeMixer):
+            raise InspectionError(
+                f"by_coefficients: the coefficients of {self.mixer.name} "
+                f"({self.mixer.layer.family}) depend on its own outputs, so there is no gradient "
+                "for each of them with the others held. Use 'total'."
+            )
+        return by_coefficients(whole.mixer, self._moved(whole), self._values(whole))
 
     def _whole(self) -> WholeMixer:
         whole = self.mixer.whole
