@@ -114,7 +114,7 @@ class Attribution:
         """
         return self._of(layer).edge_sums()
 
-    def by_coefficients(self, layer: str) -> dict[str, Float[Tensor, "sample *entries"]]:
+    def by_coefficients(self, layer: str) -> dict[str, Float[Tensor, "sample ..."]]:
         """Which coefficients of a layer the number hangs on: their gradients, times their entries.
 
         The other shares hold the coefficients of this run and say whose values reach the number.

@@ -22,9 +22,9 @@ VALUE = "value"
 
 def by_coefficients(
     mixer: Mixer,
-    moved: Float[Tensor, "sample *axes"],
-    values: Float[Tensor, "sample *axes"],
-) -> dict[str, Float[Tensor, "sample *entries"]]:
+    moved: Float[Tensor, "sample ..."],
+    values: Float[Tensor, "sample ..."],
+) -> dict[str, Float[Tensor, "sample ..."]]:
     """For every tensor of a mixer the gradient of ``<moved, response>``, times its entries.
 
     Args:
@@ -95,7 +95,7 @@ def _is_open(mixer: Mixer, name: str, part: Tensor, samples: int) -> bool:
     return axes_of(annotation) is None and part.shape[:1] == (samples,)
 
 
-def _joined(gradients: Shaped[Tensor, "sample *axes"]) -> Shaped[Tensor, "..."]:
+def _joined(gradients: Shaped[Tensor, "sample ..."]) -> Shaped[Tensor, "..."]:
     """The gradients of all samples in one tensor, if each has entries of its own in it."""
     others = ~torch.eye(len(gradients), dtype=torch.bool, device=gradients.device)
     return gradients if bool(gradients[others].any()) else gradients.sum(dim=0)

@@ -151,7 +151,7 @@ def adapter(reading=read):
         families={f"{Selective.__module__}.Selective": "selective"},
         read=reading,
         enter=lambda layer: Chain((layer.projection("value"),)),
-        leave=lambda layer, response: Chain((layer.projection("out"),)),
+        leave=lambda layer, _: Chain((layer.projection("out"),)),
         takes="x",
     )
 
@@ -181,8 +181,8 @@ def test_a_recurrence_of_two_layers_that_is_written_out(selective):
             slopes = torch.autograd.grad(logits[2] - logits[0], [*ones.values()], retain_graph=True)
             found = share.by_coefficients(f"blocks.{layer}")
             for name, slope in zip(ones, slopes, strict=True):
-                slope = slope[0] if name in ("step", "write", "read") else slope
-                torch.testing.assert_close(found[name][sample], slope, msg=f"{layer} {name}")
+                own = slope[0] if name in ("step", "write", "read") else slope
+                torch.testing.assert_close(found[name][sample], own, msg=f"{layer} {name}")
 
 
 def test_sums_over_coefficients_in_which_a_recurrence_is_linear(selective):
@@ -279,8 +279,8 @@ def test_mixers_without_named_axes_have_the_same(selective):
     for layer in ("blocks.0", "blocks.1"):
         found, same = share.by_coefficients(layer), expected.by_coefficients(layer)
         for name, part in same.items():
-            part = part.mT if name == "pole" else part
-            torch.testing.assert_close(found[name], part, msg=name)
+            own = part.mT if name == "pole" else part
+            torch.testing.assert_close(found[name], own, msg=name)
     assert found["pole"].shape == (3, 3, 4)
 
 
