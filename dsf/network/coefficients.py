@@ -7,6 +7,7 @@ coefficients, through the softmax or the recurrence that is made of them.
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -14,14 +15,13 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.inspection.whole.head_layout import as_tokens, as_values
-from dsf.mixers import Mixer
 from dsf.mixers.base import axes_of
 
 VALUE = "value"
 
 
 def by_coefficients(
-    mixer: Mixer,
+    mixer: Any,
     moved: Float[Tensor, "sample ..."],
     values: Float[Tensor, "sample ..."],
 ) -> dict[str, Float[Tensor, "sample ..."]]:
@@ -79,7 +79,7 @@ def _has_gradient(part: Tensor) -> bool:
     return part.is_floating_point() or part.is_complex()
 
 
-def _of_samples(mixer: Mixer, given: Mapping[str, Tensor], samples: int) -> Collection[str]:
+def _of_samples(mixer: Any, given: Mapping[str, Tensor], samples: int) -> Collection[str]:
     """The coefficients whose first axis counts the samples, as their annotations say."""
     axes = {field.name: axes_of(field.type) for field in fields(mixer)}
     return [
@@ -89,7 +89,7 @@ def _of_samples(mixer: Mixer, given: Mapping[str, Tensor], samples: int) -> Coll
     ]
 
 
-def _is_open(mixer: Mixer, name: str, part: Tensor, samples: int) -> bool:
+def _is_open(mixer: Any, name: str, part: Tensor, samples: int) -> bool:
     """Whether nothing says if the first axis of a coefficient counts the samples."""
     (annotation,) = (field.type for field in fields(mixer) if field.name == name)
     return axes_of(annotation) is None and part.shape[:1] == (samples,)

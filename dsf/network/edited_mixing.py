@@ -159,12 +159,12 @@ def _chosen(subject: Subject, edit: Edit, shape: Sequence[int]) -> Bool[Tensor, 
         chosen = chosen & kept
     if edit.samples is not None:
         kept = torch.zeros_like(chosen)
-        kept[_places("samples", edit.samples, shape[0] if shape else 1)] = True
+        kept[places("samples", edit.samples, shape[0] if shape else 1)] = True
         chosen = chosen & kept
     return chosen[(..., None, None, None)]
 
 
-def _places(name: str, tokens: Tokens, count: int) -> Tensor:
+def places(name: str, tokens: Tokens, count: int) -> Tensor:
     """Numbers of tokens (or samples) as a tensor; negative ones count from the end.
 
     Raises:
@@ -190,15 +190,15 @@ def _places(name: str, tokens: Tokens, count: int) -> Tensor:
 def _with_values(subject: Subject, edit: ValueFrom, signal: Tensor) -> Tensor:
     other = subject.of(edit.other, edit).mixer.signal()
     steps = signal.shape[-3]
-    places = _places("tokens", edit.tokens, steps)
-    if other.shape[-2:] != signal.shape[-2:] or other.shape[-3] <= int(places.max()):
+    chosen = places("tokens", edit.tokens, steps)
+    if other.shape[-2:] != signal.shape[-2:] or other.shape[-3] <= int(chosen.max()):
         raise InspectionError(
             f"intervene: ValueFrom: the values of {subject.name} are {tuple(signal.shape)} in this "
             f"run and {tuple(other.shape)} in the other, which must have the tokens that are taken."
         )
     other = other[..., : signal.shape[-3], :, :]
     taken = torch.zeros(steps, 1, 1, dtype=torch.bool)
-    taken[places] = True
+    taken[chosen] = True
     filled = torch.zeros_like(signal)
     filled[..., : other.shape[-3], :, :] = other.expand(*signal.shape[:-3], *other.shape[-3:])
     where = _chosen(subject, edit, signal.shape[:-3]) & taken
@@ -235,7 +235,7 @@ def _by_segments(
     """The response where the state is exchanged between tokens, one segment after the other."""
     borders: dict[int, list[Forget | StateFrom]] = {}
     for edit in edits:
-        (token,) = _places("token", edit.token, signal.shape[-3]).tolist()
+        (token,) = places("token", edit.token, signal.shape[-3]).tolist()
         borders.setdefault(token if isinstance(edit, Forget) else token + 1, []).append(edit)
     if not isinstance(system, System) or not _is_recurrent(system):
         raise InspectionError(
@@ -274,7 +274,7 @@ def _exchanged(subject: Subject, edit: Forget | StateFrom, rest: System, signal:
         layer = subject.of(edit.other, edit)
         there, given = layer.mixer.system(), layer.mixer.signal()
         chosen = edit.token if edit.other_token is None else edit.other_token
-        (token,) = _places("other_token", chosen, there.steps).tolist()
+        (token,) = places("other_token", chosen, there.steps).tolist()
         if not isinstance(there, System) or not _is_recurrent(there):
             raise InspectionError(f"intervene: StateFrom: {layer.name} has no state there.")
         before = there if token + 1 == there.steps else split_at(there, token + 1)[0]
@@ -291,7 +291,7 @@ def _exchanged(subject: Subject, edit: Forget | StateFrom, rest: System, signal:
 
 def _lost(subject: Subject, edit: Reduce, system: Operator, moving: Tensor) -> Tensor:
     """What the weaker directions of the Hankel block at a token pass on to later tokens."""
-    (token,) = _places("token", edit.token, moving.shape[-3]).tolist()
+    (token,) = places("token", edit.token, moving.shape[-3]).tolist()
     if edit.order < 0:
         raise InspectionError(f"intervene: Reduce: order={edit.order}, but it counts directions.")
     if token == 0:
@@ -337,13 +337,13 @@ def _row_change(
             f"{type(subject.mixer).__name__}. Leave it out: the edges are then set to zero."
         )
     if isinstance(edit, Forget):
-        (token,) = _places("token", edit.token, read).tolist()
+        (token,) = places("token", edit.token, read).tolist()
         written = written[token:]
         change = _multiplied(lambda _: (torch.arange(read) >= token).double(), False)
     elif isinstance(edit, Cut | Scale):
-        written = _places("written", edit.written, steps)
+        written = places("written", edit.written, steps)
         columns = torch.zeros(read, dtype=torch.bool)
-        columns[_places("read", edit.read, read)] = True
+        columns[places("read", edit.read, read)] = True
         factor = edit.factor if isinstance(edit, Scale) else 0.0
         keep = _factors(columns, factor)
         change = _multiplied(lambda _: keep, renormalise)
@@ -371,7 +371,7 @@ def _row_change(
     samples: slice | Tensor = slice(None)
     if edit.samples is not None and not isinstance(edit, MapFrom):
         # Edits with a sample of their own each are common: the other samples are not touched.
-        samples = _places("samples", edit.samples, system.batch[0])
+        samples = places("samples", edit.samples, system.batch[0])
 
     def apply(block: Block, rows: Tensor) -> None:
         mine = torch.isin(rows, written)

@@ -24,7 +24,7 @@ from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.choice import chosen_layers
-from dsf.inspection.errors import InspectionError
+from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.rebuild import Limits, captured_layers, rebuild
@@ -32,7 +32,7 @@ from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.network.edited_mixing import Subject, edited_response
 from dsf.network.targets import Target, functional_of, paired, put_out
-from dsf.network.unedited_blocks import CleanBlocks
+from dsf.network.unedited_blocks import CleanBlocks, Copies
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,60 +114,27 @@ def intervene(
         >>> result.output.shape
         torch.Size([1, 32, 33])
     """
-    wanted = _checked(edits)
-    module, tokenizer = _loaded(model)
+    wanted = checked_edits(edits)
+    module, tokenizer = loaded_model(model)
     with live_model(module, inputs, named, adapters) as run_again:
-        plan = run_again.plan(wanted, sources or {})
+        layers: list[InspectedLayer] = []
+        (plan,) = run_again.plans([wanted], sources or {}, layers.append)
         output = run_again.changed(plan)
     return Intervention(
         output=output,
         clean=run_again.clean,
         edits=wanted,
-        layers=tuple(planned.layer for planned in plan.values()),
+        layers=tuple(layers),
         tokenizer=tokenizer,
     )
 
 
-def sweep(
-    model: nn.Module | str | Path,
-    *inputs: Any,
-    edits: Sequence[Edit | Sequence[Edit]],
-    target: Target,
-    against: Target | None = None,
-    position: int = -1,
-    adapters: Sequence[Adapter] = (),
-    progress: Callable[[int, int], None] | None = None,
-    **named: Any,
-) -> Float[Tensor, "edit sample"]:
-    """The effect of many edits, one after the other, on a logit or a difference of two.
-
-    The model is read once. For heat maps over layers, heads and tokens.
-
-    Args:
-        edits: for every run one edit, or several that act together.
-        target, against, position: the number of interest, as for ``Stack.attribute``.
-        progress: is called after every run with how many are done and how many there are.
-        model, inputs, adapters, named: as for :func:`intervene`.
+def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
+    """The edits of one run.
 
     Raises:
-        InspectionError, ReconstructionError: as for :func:`intervene`; all edits are checked
-            before the first changed run.
+        TypeError: if one is no edit.
     """
-    wanted = [_checked([each] if isinstance(each, Edit) else each) for each in edits]
-    module, tokenizer = _loaded(model)
-    with live_model(module, inputs, named, adapters) as run_again:
-        clean = run_again.clean.double()
-        functional = functional_of(target, against, position, clean, tokenizer)
-        plans = [run_again.plan(each, {}) for each in wanted]
-        before, effects = paired(functional, clean), []
-        for number, plan in enumerate(plans, start=1):
-            effects.append(paired(functional, run_again.changed(plan).double()) - before)
-            if progress is not None:
-                progress(number, len(plans))
-    return torch.stack(effects) if effects else before.new_zeros(0, len(before))
-
-
-def _checked(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
     several = (edits,) if isinstance(edits, Edit) else tuple(edits)
     odd = [each for each in several if not isinstance(each, Edit)]
     if odd:
@@ -178,7 +145,8 @@ def _checked(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
     return several
 
 
-def _loaded(model: nn.Module | str | Path) -> tuple[nn.Module, Any | None]:
+def loaded_model(model: nn.Module | str | Path) -> tuple[nn.Module, Any | None]:
+    """The model in memory, and the tokenizer of its folder."""
     if isinstance(model, nn.Module):
         return getattr(model, "_orig_mod", model), None
     from dsf.loading import load_model
@@ -196,14 +164,22 @@ class Planned:
     """One call whose mixer is edited.
 
     Attributes:
-        layer: the layer in the clean run.
+        name: of the layer.
+        mixer: what its mixer is.
+        samples: how many samples the clean run has.
+        has_samples: whether the first batch axis of the mixer's system counts them.
+        steps: how many tokens it mixes.
         adapter, family: how it is read.
         heads: for an attention that a module computes itself, its number of heads.
         edits: what is changed in it.
         sources: other runs by name.
     """
 
-    layer: InspectedLayer
+    name: str
+    mixer: type
+    samples: int
+    has_samples: bool
+    steps: int
     adapter: Adapter
     family: str
     heads: int | None
@@ -212,14 +188,14 @@ class Planned:
 
     def put_out(self, call: Call) -> Tensor:
         """What the module, or its attention, puts out with the edits; unmoved numbers stay."""
-        call.name = self.layer.name
+        call.name = self.name
         if call.through is Through.FOLLOWED:
             call.arguments["heads"] = self.heads
         (captured,) = captured_layers(call, self.adapter, self.family)
         mixer = self.adapter.read(captured)
         plain = respond(mixer.system(), mixer.signal())
         clean = self.adapter.finished(captured, mixer, plain)
-        subject = Subject(self.layer.name, mixer, self.sources)
+        subject = Subject(self.name, mixer, self.sources)
         edited = edited_response(subject, self.edits)
         changed = self.adapter.finished(captured, mixer, edited)
         moved = changed != clean
@@ -245,38 +221,78 @@ class LiveModel:
     _found: Sequence[tuple[Call, Adapter, str, Key | None]]
     _blocks: CleanBlocks
 
-    def plan(self, edits: Sequence[Edit], sources: Mapping[str, Inspection]) -> dict[Key, Planned]:
-        """Which calls are edited and how; the layers are rebuilt and the edits tried on them.
+    def plans(
+        self,
+        wanted: Sequence[Sequence[Edit]],
+        sources: Mapping[str, Inspection],
+        keep: Callable[[InspectedLayer], object] = lambda _: None,
+    ) -> list[dict[Key, Planned]]:
+        """For every changed run which calls are edited and how.
+
+        Each layer is rebuilt once, in the order in which they ran, and the edits are tried on it.
+
+        Args:
+            keep: is given every layer that is edited, as it is in the clean run.
 
         Raises:
             InspectionError: if an edit does not fit.
             ReconstructionError: if a layer is not reproduced from its coefficients.
         """
         names = [call.name for call, *_ in self._found]
-        chosen = [chosen_layers(names, edit.layer) for edit in edits]
-        planned: dict[Key, Planned] = {}
+        chosen = []
+        for number, edits in enumerate(wanted):
+            with _named(number, edits, wanted):
+                chosen.append([chosen_layers(names, edit.layer) for edit in edits])
+        plans: list[dict[Key, Planned]] = [{} for _ in wanted]
         for call, adapter, family, key in self._found:
-            mine = tuple(
-                edit for edit, layers in zip(edits, chosen, strict=True) if call.name in layers
-            )
-            if not mine:
+            there = {
+                number: mine
+                for number, (edits, layers) in enumerate(zip(wanted, chosen, strict=True))
+                if (mine := _of_layer(call.name, edits, layers))
+            }
+            if not there:
                 continue
-            limits = Limits(guarded=self._is_wide)
-            layers = [build() for _, build in rebuild(call, adapter, family, limits)]
-            if len(layers) != 1 or key is None:
-                raise InspectionError(
-                    f"intervene: {call.name} is not one mixer that is called once for a sequence "
-                    f"({len(layers)} were read from it), so it cannot be edited as it runs."
+            layer, place = self._rebuilt(call, adapter, family, key)
+            keep(layer)
+            for number, mine in there.items():
+                with _named(number, wanted[number], wanted):
+                    edited_response(Subject(call.name, layer.mixer, sources), mine)
+                plans[number][place] = Planned(
+                    name=call.name,
+                    mixer=type(layer.mixer),
+                    samples=len(self.clean),
+                    has_samples=layer.axes[:1] == ("sample",)
+                    and tuple(layer.system.batch[:1]) == (len(self.clean),),
+                    steps=layer.system.steps,
+                    adapter=adapter,
+                    family=family,
+                    heads=call.arguments.get("heads"),
+                    edits=mine,
+                    sources=sources,
                 )
-            heads = call.arguments.get("heads")
-            edited_response(Subject(call.name, layers[0].mixer, sources), mine)
-            planned[key] = Planned(layers[0], adapter, family, heads, mine, sources)
-        return planned
+        return plans
 
-    def changed(self, plan: Mapping[Key, Planned]) -> Tensor:
-        """What the model puts out where the planned calls are edited."""
+    def _rebuilt(
+        self, call: Call, adapter: Adapter, family: str, key: Key | None
+    ) -> tuple[InspectedLayer, Key]:
+        limits = Limits(guarded=self._is_wide)
+        layers = [build() for _, build in rebuild(call, adapter, family, limits)]
+        if len(layers) != 1 or key is None:
+            raise InspectionError(
+                f"intervene: {call.name} is not one mixer that is called once for a sequence "
+                f"({len(layers)} were read from it), so it cannot be edited as it runs."
+            )
+        return layers[0], key
+
+    def changed(self, plan: Mapping[Key, Planned], times: int = 1) -> Tensor:
+        """What the model puts out where the planned calls are edited.
+
+        Args:
+            times: how often the run has the samples of the clean one, one after the other.
+        """
+        copies = Copies(len(self.clean), times)
         if not plan:
-            return self.clean
+            return copies.of(self.clean)
         count, met, edited = _Counter(), set(), {name for _, name, _ in plan}
 
         def exchange(call: Call) -> Tensor | None:
@@ -286,14 +302,14 @@ class LiveModel:
             met.add(key)
             return plan[key].put_out(call)
 
-        again = self._model, self._inputs, self._named, self._known
+        again = self._model, copies.of(self._inputs), copies.of(self._named), self._known
         try:
-            with self._blocks.left_out_before(edited):
+            with self._blocks.left_out_before(edited, copies):
                 _, output = _run(*again, exchange, only=edited)
         except InspectionError:  # a block left something that others need beside its output
             count, met = _Counter(), set()
             _, output = _run(*again, exchange, only=edited)
-        missed = [planned.layer.name for key, planned in plan.items() if key not in met]
+        missed = [planned.name for key, planned in plan.items() if key not in met]
         if missed:
             raise InspectionError(
                 f"intervene: with the edits {missed[0]} did not run any more, so the edits were "
@@ -302,8 +318,34 @@ class LiveModel:
         return output
 
     @property
+    def calls(self) -> Sequence[Key | None]:
+        """The calls of the mixers, in the order in which they ran."""
+        return [key for *_, key in self._found]
+
+    @property
     def _is_wide(self) -> bool:
         return dtype_of(self._model) is torch.float64
+
+
+def _of_layer(
+    name: str, edits: Sequence[Edit], layers: Sequence[Collection[str]]
+) -> tuple[Edit, ...]:
+    """The edits of one layer, given which layers each is of."""
+    return tuple(edit for edit, those in zip(edits, layers, strict=True) if name in those)
+
+
+@contextmanager
+def _named(number: int, edits: Sequence[Edit], wanted: Sequence[object]) -> Iterator[None]:
+    """Inside, an error says which of several runs has the edit that does not fit."""
+    try:
+        yield
+    except ReconstructionError:
+        raise
+    except InspectionError as error:
+        if len(wanted) == 1:
+            raise
+        listed = "; ".join(map(repr, edits))
+        raise InspectionError(f"sweep: number {number} of the edits, {listed}: {error}") from error
 
 
 class _Counter:

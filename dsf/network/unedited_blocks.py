@@ -7,12 +7,37 @@ entry of a list or a number in a buffer, runs again.
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from dsf.inspection.capture.calls import copied
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How often a batch holds the samples of another one, all of them before the first again.
+
+    Attributes:
+        samples: how many samples the other batch has.
+    """
+
+    samples: int = 1
+    times: int = 1
+
+    def of(self, part: Any) -> Any:
+        """``part`` with every tensor whose first axis counts the samples repeated along it."""
+        if self.times == 1:
+            return part
+        return tree_map(self._repeated, part)
+
+    def _repeated(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.shape[:1] != (self.samples,):
+            return leaf
+        return leaf.repeat(self.times, *(1 for _ in leaf.shape[1:]))
 
 
 class CleanBlocks:
@@ -42,15 +67,21 @@ class CleanBlocks:
             yield
 
     @contextmanager
-    def left_out_before(self, edited: Collection[str]) -> Iterator[None]:
+    def left_out_before(
+        self, edited: Collection[str], copies: "Copies | None" = None
+    ) -> Iterator[None]:
         """Do not run the blocks that had ended before the first with one of these modules began.
 
         None is left out where an edited module lies in no block, or in several places.
+
+        Args:
+            copies: how often the changed run has the samples of the clean one.
         """
+        several = Copies() if copies is None else copies
         with ExitStack() as restored:
             for path in self._unedited(edited):
                 block, output = self._blocks[path], self._outputs[path]
-                block.forward = lambda *_, output=output, **__: copied(output)
+                block.forward = lambda *_, output=output, **__: several.of(copied(output))
                 restored.callback(vars(block).pop, "forward")
             yield
 
