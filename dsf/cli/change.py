@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsf.cli.edit_words import Record, filed_edits, takes_from_other, typed_edit
+from dsf.cli.each import spread, spread_fields
+from dsf.cli.edit_words import Record, filed_edits, filed_runs, takes_from_other, typed_edit
 from dsf.cli.model_argument import check_call
 from dsf.cli.options import Options
+from dsf.cli.output_place import check_file
 from dsf.cli.prompt import Prompt, check_position, targets
 
 Target = tuple[int | str, int | str | None]
@@ -13,7 +15,13 @@ Target = tuple[int | str, int | str | None]
 
 @dataclass(frozen=True)
 class Change:
-    """What is changed and what is looked at, as it was typed."""
+    """What is changed and what is looked at, as it was typed.
+
+    Attributes:
+        each: the fields of the edits of a sweep that name several things, one run for each.
+        is_sweep: whether every edit has a run of its own.
+        resume: the file of a sweep's finished runs.
+    """
 
     text: str | None
     ids: str | None
@@ -25,6 +33,9 @@ class Change:
     target: str | None
     against: str | None
     top: int
+    each: str | None = None
+    is_sweep: bool = False
+    resume: Path | None = None
 
     def check(self, model: str, position: int, options: Options) -> None:
         """Raises what is wrong, as far as it can be told without running the model."""
@@ -41,8 +52,9 @@ class Change:
 
     def _check_edits(self, other: Prompt | None) -> None:
         if self.top < 1:
-            raise ValueError(f"--top is {self.top}; it is how many tokens are shown, at least 1.")
-        records = self.records
+            raise ValueError(f"--top is {self.top}; it is how many rows are shown, at least 1.")
+        self._check_sweep()
+        records = [record for run in self.runs for record in run]
         if not records:
             raise ValueError(
                 "needs an edit, such as --edit 'cut layers=*.3.* heads=2 read=5', or --edits with "
@@ -57,6 +69,20 @@ class Change:
                 else "--other-text and --other-ids are for edits that take something from another "
                 "run, such as 'state-from layers=3 token=9'. Leave them out."
             )
+
+    def _check_sweep(self) -> None:
+        if not self.is_sweep:
+            for option, given in (("--each", self.each), ("--resume", self.resume)):
+                if given is not None:
+                    raise ValueError(f"{option} is for a sweep: add --sweep, or leave it out.")
+            return
+        if self.target is None:
+            raise ValueError(
+                "--sweep compares the effects of its edits on a logit, and needs its token as "
+                "--target."
+            )
+        if self.resume is not None:
+            check_file(self.resume, "--resume", makes_folder=True)
 
     @property
     def prompt(self) -> Prompt:
@@ -76,6 +102,16 @@ class Change:
         """The edits as JSON."""
         filed = [] if self.edits is None else filed_edits(self.edits)
         return [*map(typed_edit, self.edit), *filed]
+
+    @property
+    def runs(self) -> list[list[Record]]:
+        """The edits of every run of a sweep as JSON; all in one without a sweep."""
+        if not self.is_sweep:
+            return [self.records]
+        typed = [[typed_edit(words)] for words in self.edit]
+        runs = [*typed, *([] if self.edits is None else filed_runs(self.edits))]
+        fields = () if self.each is None else spread_fields(self.each)
+        return [each for run in runs for each in spread(run, fields)]
 
     @property
     def tokens(self) -> Target | None:

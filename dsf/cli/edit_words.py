@@ -72,16 +72,46 @@ def filed_edits(path: Path) -> list[Record]:
     Raises:
         OSError, ValueError: if it is no JSON list of edits.
     """
+    return [_filed(path, str(k), each) for k, each in enumerate(_listed(path))]
+
+
+def filed_runs(path: Path) -> list[list[Record]]:
+    """The records in a file, in which a list of several edits is one run.
+
+    Raises:
+        OSError, ValueError: if it is no JSON list of edits or of lists of them.
+    """
+    runs = []
+    for k, run in enumerate(_listed(path)):
+        if isinstance(run, list):
+            runs.append([_filed(path, f"{k}, {at}", each) for at, each in enumerate(run)])
+        else:
+            runs.append([_filed(path, str(k), run)])
+    return runs
+
+
+def _listed(path: Path) -> list[Any]:
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"--edits {str(path)!r}: it is no JSON: {error}.") from None
-    if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
-        raise ValueError(
-            f"--edits {str(path)!r}: it must hold a list of edits, such as "
-            '[{"edit": "Cut", "layer": "*.3.*", "read": 5}].'
-        )
-    return [checked(each, f"--edits {str(path)!r}, edit {k}") for k, each in enumerate(records)]
+    if not isinstance(records, list):
+        raise _no_list(path)
+    return records
+
+
+def _filed(path: Path, place: str, record: Any) -> Record:
+    if not isinstance(record, dict):
+        raise _no_list(path)
+    return checked(record, f"--edits {str(path)!r}, edit {place}")
+
+
+def _no_list(path: Path) -> ValueError:
+    return ValueError(
+        f"--edits {str(path)!r}: it must hold a list of edits, such as "
+        '[{"edit": "Cut", "layer": "*.3.*", "read": 5}]; with --sweep also lists of edits that act '
+        "together."
+    )
 
 
 def checked(record: Record, where: str) -> Record:

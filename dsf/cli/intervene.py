@@ -48,7 +48,29 @@ def run(
     position: Annotated[
         int, typer.Option(help="After which token the next one is shown, from 0; -1 is the last.")
     ] = -1,
-    top: Annotated[int, typer.Option(help="How many of the likeliest next tokens are shown.")] = 5,
+    top: Annotated[
+        int,
+        typer.Option(
+            help="How many of the likeliest next tokens are shown, or of the edits of a sweep."
+        ),
+    ] = 5,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="Try every edit in a run of its own."),
+    ] = False,
+    each: Annotated[
+        str | None,
+        typer.Option(
+            help="With --sweep: one run for each layer, head or token that these fields name, such "
+            "as layers,heads or read."
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --sweep: a file for finished runs, one a line; goes on where it ended."
+        ),
+    ] = None,
     dtype: NumberType = None,
     offline: Offline = False,
     revision: Revision = None,
@@ -83,11 +105,32 @@ def run(
 
     Example: dsf intervene FOLDER --text "The capital of France is" --edit "ablate layers=3 heads=2"
     --target " Paris" --against " London"
+
+    With --sweep every edit has a run of its own, and what is shown is by how much each moves the
+    logit of --target: a heat map over layers, heads or tokens. --each makes many edits of one that
+    names several layers, heads or tokens; a list inside the JSON of --edits acts together.
+
+    \b
+      --sweep --each layers,heads --edit "ablate layers=0:30 heads=0:9"     270 runs: which head?
+      --sweep --each layers --edit "window layers=0:30 width=8"             30 runs: which layer?
+      --sweep --each read --edit "cut layers=*.3.* read=0:40"               40 runs: which token?
+
+    Blocks before an edit do not run again, and short inputs share batches. A sweep of an hour is
+    safe with --resume sweep.jsonl: stopped, it goes on where it ended, and refuses the file of
+    another model, input, target or list of edits.
     """
-    asked = Change(text, ids, file, edit or [], edits, other_text, other_ids, wanted, against, top)
+    asked = Change(
+        text, ids, file, edit or [], edits, other_text, other_ids, wanted, against, top,
+        each=each, is_sweep=sweep, resume=resume,
+    )  # fmt: skip
     options = cache(lambda: Options(dtype=dtype, offline=offline, revision=revision))
 
     def work(count: ThreadCount) -> Answer:
+        if sweep:
+            from dsf.cli.swept import sweep_checkpoint
+
+            effects = sweep_checkpoint(model, asked, position, count, options())
+            return Answer(effects.facts(), effects.show)
         from dsf.cli.intervened import intervene_checkpoint
 
         found = intervene_checkpoint(model, asked, position, count, options())

@@ -303,7 +303,8 @@ class _Running:
     """The runs of a sweep in batches.
 
     Attributes:
-        joins: for every kind of run that was tried in a batch whether it may be.
+        joins: for every kind of run that was tried in a batch, in whatever layer, whether it may
+            be.
     """
 
     live: LiveModel
@@ -321,7 +322,7 @@ class _Running:
         while left:
             first = self.plans[left[0]]
             kind, most = _kind(first), self._most(first)
-            if kind is not None and self.joins.get(kind, True):
+            if kind is not None and self.joins.get(_anywhere(kind), True):
                 alike = [at for at in left if _kind(self.plans[at]) == kind][:most]
             else:
                 alike = left[:1]
@@ -344,16 +345,17 @@ class _Running:
     def _joined(self, batch: list[int], kind: Kind) -> list[Tensor] | None:
         """What the runs put out, made in one batch; None where they may not be."""
         plans = [self.plans[at] for at in batch]
-        if kind in self.joins:
+        if _anywhere(kind) in self.joins:
             return self._several(plans)
         alone = self.live.changed(plans[0])
         try:
             clean, *outputs = self._several([_unedited(plans[0]), *plans])
         except InspectionError:
-            self.joins[kind] = False
+            self.joins[_anywhere(kind)] = False
             return None
-        self.joins[kind] = self._same(clean, self.live.clean) and self._same(outputs[0], alone)
-        return outputs if self.joins[kind] else None
+        same = self._same(clean, self.live.clean) and self._same(outputs[0], alone)
+        self.joins[_anywhere(kind)] = same
+        return outputs if same else None
 
     def _several(self, plans: list[Plan]) -> list[Tensor]:
         """Runs in one batch, or in halves of it where memory does not suffice."""
@@ -394,8 +396,13 @@ def _kind(plan: Plan) -> Kind | None:
         takes = any(isinstance(edit, MapFrom | ValueFrom | StateFrom) for edit in planned.edits)
         if not planned.has_samples or "reduction" in acting or (takes and planned.samples > 1):
             return None
-        found.append((key, planned.mixer, tuple(sorted(map(str, acting)))))
+        found.append((key, planned.mixer, *sorted(map(str, acting))))
     return tuple(found) or None
+
+
+def _anywhere(kind: Kind) -> Kind:
+    """The same without which layers are edited."""
+    return tuple(sorted({each[1:] for each in kind}, key=str))
 
 
 def _acting(edit: Edit) -> str | None:
