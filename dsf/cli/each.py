@@ -1,5 +1,6 @@
 """``--each layers,heads``: one edit that names several things becomes one for each of them."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -40,11 +41,9 @@ def spread(run: Sequence[Record], fields: Sequence[str]) -> list[list[Record]]:
     [[{'edit': 'Ablate', 'layer': 0, 'heads': 2}], [{'edit': 'Ablate', 'layer': 1, 'heads': 2}]]
     """
     choices = [_choices(run, field) for field in fields]
-    count = 1
-    for several in choices:
-        count *= len(several)
+    count = math.prod(map(len, choices))
     if count > MOST:
-        raise ValueError(f"--each makes {count} runs of one edit, where at most {MOST} are made.")
+        raise _too_many(count)
     return [
         [
             {
@@ -80,4 +79,11 @@ def _singles(value: Any, shown: str) -> list[Any]:
         raise ValueError(
             f"--each names {shown}, whose range has no two ends that count from 0, such as 0:4."
         )
-    return list(range(start, stop, value.get("step") or 1))
+    numbers = range(start, stop, value.get("step") or 1)
+    if len(numbers) > MOST:
+        raise _too_many(len(numbers))
+    return list(numbers)
+
+
+def _too_many(count: int) -> ValueError:
+    return ValueError(f"--each makes {count} runs of one edit, where at most {MOST} are made.")

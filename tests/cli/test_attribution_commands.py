@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 import pytest
 
 from dsf import models
+from dsf.cli.each import spread
 from dsf.cli.edit_words import EDITS, EVERY, OTHER, typed_edit
 
 
@@ -125,6 +126,52 @@ def test_edits_come_from_a_file_and_from_another_run(run, asked, only_object, tm
     assert other["changed"][0] != other["clean"][0]
 
 
+def test_every_head_has_a_run_of_its_own_and_a_file_keeps_them(run, asked, only_object, tmp_path):
+    sweep = ("intervene", asked["model"], *options(asked), "--sweep", "--each", "layers,heads")
+    edit = ("--edit", "ablate layers=0:2 heads=0,1", "--resume", tmp_path / "new" / "sweep.jsonl")
+    found = only_object(run(*sweep, *edit, "--json").stdout)
+    assert found["made"] == len(found["runs"]) == 4
+    assert found["clean"] == pytest.approx(logit_difference(asked), rel=1e-4)
+    for number, each in enumerate(found["runs"]):
+        layer, head = divmod(number, 2)
+        assert each["edits"] == [{"edit": "Ablate", "layer": layer, "heads": head}]
+        alone = ("--edit", f"ablate layers={layer} heads={head}")
+        one = only_object(
+            run("intervene", asked["model"], *options(asked), *alone, "--json").stdout
+        )
+        assert each["effect"] == pytest.approx(one["effect"]["effect"], rel=1e-4)
+        assert each["changed"] == pytest.approx(one["effect"]["changed"], rel=1e-4)
+    again = only_object(run(*sweep, *edit, "--json").stdout)
+    assert (again["made"], again["runs"]) == (0, found["runs"])
+    shown = run(*sweep, *edit, "--top", 2).stdout
+    strongest = max(found["runs"], key=lambda each: abs(each["effect"]))
+    assert f"{strongest['effect']:+.4g}" in shown
+    assert "4 runs, the strongest first; all of them were in the file" in shown
+    other = run(*sweep, "--edit", "ablate layers=0:2 heads=1,0", *edit[2:])
+    assert other.exit_code == 2
+    assert "is of another edits. Name another file" in other.stderr
+
+
+def test_lists_in_a_file_of_edits_act_together(run, checkpoint, only_object, tmp_path):
+    cut, ablate = {"edit": "Cut", "layer": 1, "read": 0}, {"edit": "Ablate", "layer": 0}
+    (tmp_path / "edits.json").write_text(json.dumps([cut, [cut, ablate]]))
+    sweep = ("intervene", checkpoint, "--ids", "1 2 3", "--target", 4, "--sweep")
+    found = only_object(run(*sweep, "--edits", "edits.json", "--json").stdout)
+    assert [each["edits"] for each in found["runs"]] == [[cut], [cut, ablate]]
+    assert found["runs"][0]["effect"] != found["runs"][1]["effect"]
+    alone = run("intervene", checkpoint, "--ids", "1 2 3", "--edits", "edits.json")
+    assert alone.exit_code == 2
+    assert "with --sweep also lists of edits that act together" in alone.stderr
+
+
+def test_an_edit_of_several_things_is_one_for_each():
+    edit = {"edit": "Cut", "layer": [0, "*.2.*", {"from": 4, "to": 8, "step": 2}], "read": 3}
+    runs = spread([edit, {"edit": "Ablate", "layer": edit["layer"]}], ("layer", "read"))
+    assert [run[0]["layer"] for run in runs] == [0, "*.2.*", 4, 6]
+    assert all(run[1]["layer"] == run[0]["layer"] and run[0]["read"] == 3 for run in runs)
+    assert spread([edit], ()) == [[edit]]
+
+
 def test_heads_are_named_with_a_control(run, asked, only_object):
     """Pairs of key and value, then the keys again: the last layer reads what followed each."""
     pairs = [1, 17, 2, 18, 3, 19, 4, 20, 5, 21]
@@ -159,6 +206,7 @@ def test_a_model_is_compared_with_itself_and_on_two_inputs(run, checkpoint, only
     assert "0, 0" not in other.stdout
 
 
+AT = "--target", "1", "--edit"
 WRONG = [
     ("attribute", ["--ids", "1"], "Missing option '--target'"),
     ("attribute", ["--target", "1"], "exactly one of --text, --ids and --file"),
@@ -181,6 +229,22 @@ WRONG = [
     ("intervene", ["--ids", "1", "--edit", "ablate layers=1", "--other-ids", "1"], "Leave them"),
     ("intervene", ["--ids", "1", "--edit", "ablate layers=1", "--against", "1"], "needs a --targ"),
     ("intervene", ["--ids", "1", "--edits", "nowhere.json"], "No such file"),
+    *(
+        ("intervene", ["--ids", "1", "--sweep", *words], said)
+        for words, said in (
+            (["--edit", "ablate layers=1"], "needs its token as --target"),
+            (["--target", "1"], "needs an edit"),
+            ([*AT, "ablate layers=1", "--each", "layer,head"], "'head' is none of layers, heads"),
+            ([*AT, "ablate layers=1", "--each", "layers,layers"], "or is there twice"),
+            ([*AT, "ablate layers=1", "--each", "read"], "the edit Ablate has none"),
+            ([*AT, "ablate layers=0:", "--each", "layers"], "no two ends that count from 0"),
+            ([*AT, "cut layers=1 read=0:-1", "--each", "read"], "no two ends that count from 0"),
+            ([*AT, "cut layers=1 read=0:99999999", "--each", "read"], "at most 100000 are made"),
+            ([*AT, "ablate layers=1", "--resume", "/"], "is a folder"),
+        )
+    ),
+    ("intervene", ["--ids", "1", *AT, "ablate layers=1", "--each", "layers"], "add --sweep"),
+    ("intervene", ["--ids", "1", *AT, "ablate layers=1", "--resume", "a"], "add --sweep"),
     ("heads", [], "--random-repeat 50"),
     ("heads", ["--random-repeat", "1"], "at least 2"),
     ("heads", ["--random-repeat", "5", "--ids", "1"], "but got 2"),
