@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from itertools import pairwise
 from typing import TypeVar
 
@@ -11,6 +11,8 @@ import torch
 
 MOST = 8
 """Workers at most; beyond, each gets more threads of torch, since all share one interpreter."""
+
+_AT_WORK: ContextVar[object] = ContextVar("at_work", default=None)
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -76,6 +78,7 @@ def each_in_parallel(
     with_gradients = torch.is_grad_enabled()
 
     def run(piece: Piece) -> Result:
+        _AT_WORK.set(object())
         with torch.set_grad_enabled(with_gradients):
             return work(piece)
 
@@ -91,6 +94,14 @@ def each_in_parallel(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(every)
+
+
+def at_work() -> object:
+    """Which piece of ``each_in_parallel`` this code works on; None outside, in whatever thread.
+
+    What is registered for all threads, such as hooks for all modules, tells by it what is its own.
+    """
+    return _AT_WORK.get()
 
 
 def shares(count: int) -> list[slice]:

@@ -33,6 +33,7 @@ from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.support_table import not_read
 from dsf.number_types import has_double
+from dsf.threads import MOST, each_in_parallel
 
 AUTO = "auto"
 Each = TypeVar("Each")
@@ -146,15 +147,23 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         with guarded(model):
             calls, found = _asked(tracker, calls, further, partial(_probed, question, limits))
         known |= further.known
-        choose = None if question.layers is None else partial(chosen_layers, wanted=question.layers)
-        made = _rebuilt(calls, known, limits, question, found, further, choose=choose, store=store)
+        rebuilding = _Rebuilding(
+            limits,
+            question,
+            found,
+            further,
+            choose=_chosen(question),
+            store=store,
+            at_a_time=MOST if expected is None else expected.at_a_time,
+        )
+        made = rebuilding.of(calls, known)
         instead_of = [one for one in made.unreadable if one not in found.refused]
         if question.probe == AUTO and instead_of:
             with guarded(model):
                 more = probed(found.modules, listener.where, limits, instead_of=instead_of)
             further.add(more)
             known |= more.known
-            instead = _rebuilt(more.calls, known, limits, question, found, further, choose=choose)
+            instead = replace(rebuilding, store=None).of(more.calls, known)
             made = made.beside(instead, further)
     layers = tuple(layer for _, layer in made.layers)
     missed = (
@@ -173,6 +182,10 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         forecast=expected,
         checks=found.table,
     )
+
+
+def _chosen(question: Question) -> "Choose | None":
+    return None if question.layers is None else partial(chosen_layers, wanted=question.layers)
 
 
 def _called_with(model: nn.Module, question: Question) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -303,7 +316,7 @@ def examine_part(
         with guarded(part):
             calls, found = _asked(tracker, calls, further, lambda *_: Further())
         choose = None if chosen is None else chosen.of_block
-        made = _rebuilt(calls, known, limits, question, found, further, choose=choose)
+        made = _Rebuilding(limits, question, found, further, choose=choose).of(calls, known)
     missed = _unread(model, _paths(model, calls), set(known), found, further)
     refused = (one for _, one in made.refused)
     inside = (one for one in missed if _within(path, one.name))
@@ -389,45 +402,70 @@ class _Rebuilt:
         ]
 
 
-def _rebuilt(  # noqa: PLR0913 (the calls, how they are read, and which)
-    calls: list[Call],
-    known: Known,
-    limits: Limits,
-    question: Question,
-    asked: Findings,
-    further: Further,
-    *,
-    choose: Choose | None = None,
-    store: DiskStore | None = None,
-) -> _Rebuilt:
-    made = _Rebuilt()
-    found = sequences(calls, known)
-    wanted = None if choose is None else _wanted(found, choose)
-    for number, (call, adapter, family) in enumerate(found):
-        question.progress("layer", number, len(found))
-        if wanted is not None and not wanted[number]:
-            continue
-        reason = call.refused or asked.refused.get(call)
+@dataclass(frozen=True)
+class _Rebuilding:
+    """How recorded calls are rebuilt.
+
+    Attributes:
+        choose: which of the layers are looked at; None for all.
+        store: where rebuilt layers are kept, if not in memory.
+        at_a_time: how many calls are rebuilt at a time at most.
+    """
+
+    limits: Limits
+    question: Question
+    asked: Findings
+    further: Further
+    choose: Choose | None = None
+    store: DiskStore | None = None
+    at_a_time: int = MOST
+
+    def of(self, calls: list[Call], known: Known) -> _Rebuilt:
+        """The layers of all calls, on several threads."""
+        made, found = _Rebuilt(), sequences(calls, known)
+        wanted = None if self.choose is None else _wanted(found, self.choose)
+        done = each_in_parallel(
+            lambda number: self._of_call(
+                *found[number], None if wanted is None else wanted[number]
+            ),
+            range(len(found)),
+            most=self.at_a_time,
+        )
+        for number in range(len(found)):
+            self.question.progress("layer", number, len(found))
+            one = next(done)
+            made.layers.extend(one.layers)
+            made.refused.extend(one.refused)
+        return made
+
+    def _of_call(
+        self, call: Call, adapter: Adapter, family: str, wanted: set[str] | None
+    ) -> _Rebuilt:
+        made, question = _Rebuilt(), self.question
+        if wanted is not None and not wanted:
+            return made
+        reason = call.refused or self.asked.refused.get(call)
         if reason:
             made.refused.append((call, Unsupported(call.name, described(call.module), reason)))
-            continue
+            return made
         with _refusing(made.refused, call, question, call.name):
-            if call in further.layers:
-                layer = _checked(replace(further.layers[call], name=call.name), call, asked)
-                layer = replace(layer, share=further.shares.get(call, layer.share))
-                made.layers.append((call.time, _with_heads(layer, question.heads)))
-                continue
+            if call in self.further.layers:
+                self._add(made, call, replace(self.further.layers[call], name=call.name))
+                return made
             call.fetch()
-            for name, build in rebuild(call, adapter, family, limits):
-                if wanted is not None and name not in wanted[number]:
-                    continue
-                with _refusing(made.refused, call, question, name):
-                    layer = _with_heads(_checked(build(), call, asked), question.heads)
-                    layer = replace(layer, share=further.shares.get(call, layer.share))
-                    layer = layer if store is None else on_disk(layer, store)
-                    made.layers.append((call.time, layer))
+            for name, build in rebuild(call, adapter, family, self.limits):
+                if wanted is None or name in wanted:
+                    with _refusing(made.refused, call, question, name):
+                        self._add(made, call, build())
         call.forget()
-    return made
+        return made
+
+    def _add(self, made: _Rebuilt, call: Call, layer: InspectedLayer) -> None:
+        layer = _with_heads(_checked(layer, call, self.asked), self.question.heads)
+        layer = replace(layer, share=self.further.shares.get(call, layer.share))
+        is_rebuilt = call not in self.further.layers
+        layer = on_disk(layer, self.store) if self.store is not None and is_rebuilt else layer
+        made.layers.append((call.time, layer))
 
 
 def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLayer:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten
 
 from dsf.inspection.capture.packed_weights import is_packed
 from dsf.inspection.capture.precision import in_float64
+from dsf.threads import at_work
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +135,7 @@ class ModuleStack:
         self.copies: dict[int, Any] = {}
         self._claimed = set(claimed)
         self._inside: bool | None = None  # of a claimed module; None until that is asked
+        self._piece = at_work()
         self.exchange = exchange
         self.instead: Callable[[Any], Tensor | None] | None = None
 
@@ -246,7 +248,11 @@ class ModuleStack:
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Keep track of the running modules inside the ``with`` block."""
+        """Keep track of the running modules inside the ``with`` block.
+
+        Not of those that run for other pieces of work, on threads beside this one.
+        """
+        self._piece = at_work()
         handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
@@ -266,16 +272,22 @@ class ModuleStack:
                 handle.remove()
 
     def _enter(self, module: nn.Module, _: Any) -> None:
+        if at_work() is not self._piece:
+            return
         self._running.append(Frame(module, began=self.tick()))
         self._inside = None
         if self.tracker is not None and self._names.get(module) in self._watched:
             self.tracker.pause()
 
     def _note_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
+        if at_work() is not self._piece:
+            return
         if self._running and self._running[-1].module is module:
             self._running[-1].args, self._running[-1].kwargs = args, kwargs
 
     def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
+        if at_work() is not self._piece:
+            return
         if not self._running or self._running[-1].module is not module:
             return
         frame = self._running.pop()

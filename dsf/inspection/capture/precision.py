@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -78,16 +79,37 @@ def guarded(model: nn.Module) -> Iterator[None]:
         yield
 
 
+class _Doubled:
+    """How many ``with`` blocks, of all threads, run in float64 now, and the dtype before them.
+
+    The default dtype is one for all threads, so it stays until the last of them is left.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._blocks, self._before = Lock(), 0, torch.get_default_dtype()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._blocks == 0:
+                self._before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float64)
+            self._blocks += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if self._blocks == 0:
+                torch.set_default_dtype(self._before)
+
+
+_DOUBLED = _Doubled()
+
+
 @contextmanager
 def in_double() -> Iterator[None]:
     """Run the ``with`` block in float64: default dtype and casts."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with CastGuard():
-            yield
-    finally:
-        torch.set_default_dtype(before)
+    with _DOUBLED, CastGuard():
+        yield
 
 
 def home(device: torch.device) -> torch.device:

@@ -5,6 +5,7 @@ from typing import Any
 
 from dsf.evaluate.memory_plan import GB
 from dsf.inspection.errors import InspectionMemoryError
+from dsf.threads import MOST
 
 SPARE = 2**28  # for the allocator and for what is not counted
 FRACTION = 0.95
@@ -54,6 +55,20 @@ class Forecast:
         recorded, kept = 2 * self.recorded // layers, 2 * self.kept // layers
         one = max(self.in_float64, self.rebuilt) + recorded + kept
         return max(self.run + recorded, one) + SPARE
+
+    @property
+    def at_a_time(self) -> int:
+        """How many layers are rebuilt side by side, on several threads: as many as there is room.
+
+        The peak is that of one.
+        """
+        if self.available is None:
+            return MOST
+        if self.uses_disk:
+            return 1
+        one = max(self.in_float64, self.rebuilt, 1)
+        room = FRACTION * self.available - SPARE - self.recorded - self.kept
+        return min(max(int(room // one), 1), MOST)
 
     @property
     def uses_disk(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from inspect import signature
+from threading import Lock
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax.attention import as_bias
+from dsf.threads import at_work
 
 EAGER = "dsf_recorded"
 FUSED = "dsf_recorded_sdpa"  # the library looks for "sdpa" in the name
@@ -219,18 +221,52 @@ def _own_attention(module: nn.Module) -> Attention:
     )
 
 
+class _Recorders:
+    """Those that record now, each for a piece of work: several may be done side by side."""
+
+    def __init__(self) -> None:
+        self._lock, self._found = Lock(), list[tuple[object, _Recorder]]()
+
+    def enter(self, recorder: _Recorder) -> bool:
+        """Add the recorder of this piece of work; whether it is the only one."""
+        with self._lock:
+            self._found.append((at_work(), recorder))
+            return len(self._found) == 1
+
+    def leave(self, recorder: _Recorder) -> bool:
+        """Take it away; whether none is left."""
+        with self._lock:
+            self._found = [one for one in self._found if one[1] is not recorder]
+            return not self._found
+
+    def here(self) -> _Recorder:
+        """The latest of this piece of work."""
+        return next(one for piece, one in reversed(self._found) if piece is at_work())
+
+    def eager(self, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+        return self.here().eager(*given, **options)
+
+    def fused(self, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+        return self.here().fused(*given, **options)
+
+
+_RECORDERS = _Recorders()
+
+
 @contextmanager
 def _registered(recorder: _Recorder) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask, sdpa_mask
 
-    entries = ((EAGER, recorder.eager, eager_mask), (FUSED, recorder.fused, sdpa_mask))
-    for name, attention, mask in entries:
-        AttentionInterface.register(name, attention)
-        AttentionMaskInterface.register(name, mask)
+    entries = ((EAGER, _RECORDERS.eager, eager_mask), (FUSED, _RECORDERS.fused, sdpa_mask))
+    if _RECORDERS.enter(recorder):
+        for name, attention, mask in entries:
+            AttentionInterface.register(name, attention)
+            AttentionMaskInterface.register(name, mask)
     try:
         yield
     finally:
-        for name, _, _ in entries:
-            AttentionInterface._global_mapping.pop(name, None)
-            AttentionMaskInterface._global_mapping.pop(name, None)
+        if _RECORDERS.leave(recorder):
+            for name, _, _ in entries:
+                AttentionInterface._global_mapping.pop(name, None)
+                AttentionMaskInterface._global_mapping.pop(name, None)
