@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.composite import PANEL, ExplicitMap, Operator
@@ -69,6 +69,11 @@ def leaves_out(system: Operator) -> bool:
 def compared_share(length: int) -> float:
     """The share of the rows that are compared."""
     return sum(stop - start for start, stop in sampled_rows(length)) / length
+
+
+def compared_tokens(length: int) -> Int[Tensor, " some"]:
+    """The tokens whose rows are compared, in order."""
+    return torch.cat([torch.arange(*span) for span in sampled_rows(length)])
 
 
 def _source(system: Operator) -> object:

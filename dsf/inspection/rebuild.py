@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.evaluate import respond
@@ -27,7 +27,12 @@ from dsf.inspection.errors import (
     RoundingWarning,
     memory_ran_out,
 )
-from dsf.inspection.explicit_rows import compared_share, leaves_out, response_by_rows
+from dsf.inspection.explicit_rows import (
+    compared_share,
+    compared_tokens,
+    leaves_out,
+    response_by_rows,
+)
 from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
@@ -211,12 +216,12 @@ class Comparison:
             mixed = response_by_rows(system, signal, whole=False)
             some = adapter.finished(layer, mixer, mixed)
             left_out = some.isnan()
-            compared = some.numel() - int(left_out.sum())
-            if some.shape == layer.output.shape and compared == round(
-                compared_share(system.steps) * some.numel()
-            ):
+            compared = some.numel() - int(left_out.count_nonzero())
+            expected = round(compared_share(system.steps) * some.numel())
+            if some.shape == layer.output.shape and compared == expected:
                 behind = relative_error(torch.where(left_out, layer.output, some), layer.output)
-                return max(behind, error_around(layer, adapter, mixer, mixed, is_whole=False))
+                tokens = compared_tokens(system.steps).to(mixed.device)
+                return max(behind, error_around(layer, adapter, mixer, mixed, tokens=tokens))
         mixed = response_by_rows(system, signal)
         behind = relative_error(adapter.finished(layer, mixer, mixed), layer.output)
         return max(behind, error_around(layer, adapter, mixer, mixed))
@@ -378,7 +383,12 @@ def _enters_its_values(whole: WholeMixer) -> bool:
 
 
 def error_around(
-    layer: Captured, adapter: Adapter, mixer: Any, mixed: Tensor, *, is_whole: bool = True
+    layer: Captured,
+    adapter: Adapter,
+    mixer: Any,
+    mixed: Tensor,
+    *,
+    tokens: Int[Tensor, " some"] | None = None,
 ) -> float:
     """How far the values and the output of an attention are from those of its module, relative.
 
@@ -388,7 +398,7 @@ def error_around(
 
     Args:
         mixed: the response of the mixer.
-        is_whole: whether it was computed at all tokens; at the others it is NaN.
+        tokens: those at which it was computed; all by default. Only these are compared.
     """
     around = layer.surroundings
     if around is None or adapter.enter is None or adapter.leave is None:
@@ -396,16 +406,24 @@ def error_around(
     if mixer.value.ndim > WITH_HEADS:
         return 0.0
     response = as_tokens(mixed, mixer.value)
-    entered = as_values(adapter.enter(layer)(in_float64(around.given)), mixer.value)
-    rebuilt, output = adapter.leave(layer, response)(response), in_float64(around.output)
+    enter, leave = adapter.enter(layer), adapter.leave(layer, response)
+    given, value, output = around.given, mixer.value, around.output
+    other = adapter.overlooked(layer)
+    if tokens is not None and leave.keeps_tokens_apart and enter.keeps_tokens_apart:
+        if response.shape[-2] == given.shape[-2]:
+            enter, given, value = enter.at(tokens), given[..., tokens, :], value[..., tokens, :]
+        leave, response = leave.at(tokens), response[..., tokens, :]
+        output = output[..., tokens, :]
+        other = None if other is None else other[..., tokens]
+    output = in_float64(output)
+    entered, rebuilt = as_values(enter(in_float64(given)), value), leave(response)
     if rebuilt.shape != output.shape:
         return math.inf
-    other = adapter.overlooked(layer)
     if other is not None:
         rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)
-    if not is_whole:
+    if tokens is not None:
         rebuilt = torch.where(rebuilt.isnan(), output, rebuilt)
-    return max(relative_error(entered, mixer.value), relative_error(rebuilt, output))
+    return max(relative_error(entered, value), relative_error(rebuilt, output))
 
 
 def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*theirs"]) -> float:

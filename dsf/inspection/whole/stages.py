@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -58,6 +58,11 @@ class Scale:
 
     def __call__(self, x: Tokens) -> Tokens:
         return self.linear(x) if self.offset is None else self.linear(x) + self.offset
+
+    def at(self, tokens: Int[Tensor, " some"]) -> "Scale":
+        """The same for some tokens."""
+        offset = None if self.offset is None else _of_tokens(self.offset, tokens)
+        return Scale(_of_tokens(self.factor, tokens), offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +153,16 @@ class Chain:
             x = stage(x)
         return x
 
+    @property
+    def keeps_tokens_apart(self) -> bool:
+        """Whether no stage mixes tokens."""
+        return not any(isinstance(stage, Filter) for stage in self.stages)
+
+    def at(self, tokens: Int[Tensor, " some"]) -> "Chain":
+        """The same for some tokens only, of stages that keep tokens apart."""
+        stages = (stage.at(tokens) if isinstance(stage, Scale) else stage for stage in self.stages)
+        return Chain(tuple(stages))
+
     def behind_projections(self) -> "Chain":
         """The stages after the last projection, where channels do not mix (but for ``Centre``)."""
         places = [k for k, stage in enumerate(self.stages) if isinstance(stage, Project)]
@@ -160,6 +175,12 @@ class Chain:
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self.stages)
+
+
+def _of_tokens(factor: Tensor, tokens: Int[Tensor, " some"]) -> Tensor:
+    if factor.ndim < 2 or factor.shape[-2] == 1:
+        return factor
+    return factor[..., tokens, :]
 
 
 def secant(act: Callable[[Tensor], Tensor], p: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
