@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
 from dsf.inspection.capture.packed_weights import is_packed
@@ -212,7 +213,9 @@ class ModuleStack:
 
         def find(frame: Frame, ran: int, given: Any, output: Any) -> None:
             alone = len(frame.callbacks) == 1
-            callback(around(frame, ran, value, mixed, given, output) if alone else None)
+            with torch._C.DisableTorchFunction(), _disable_current_modes():  # nobody follows this
+                found = around(frame, ran, value, mixed, given, output) if alone else None
+            callback(found)
 
         self.after_call(module, find)
 

@@ -161,6 +161,8 @@ def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:
             that of the key does not conflict.
     """
     one, other = small(one), small(other)
+    if torch.equal(one, other):  # as most are
+        return Merged(one, meet=False, spread=False)
     both, weighed = (one >= 0) & (other >= 0) & (one != other), False
     if columns is not None:
         keys = both & ((small(columns) == other) | (small(columns) == one))

@@ -48,10 +48,17 @@ class _Holder:
 
 @dataclass(eq=False)
 class _Entry:
+    """A tensor of the run: a holder's numbers, moved.
+
+    Attributes:
+        known: the coordinates that the holder had when they were last moved, and the result.
+    """
+
     tensor: Any
     holder: _Holder
     moves: tuple[Callable[[Tensor], Any], ...] = ()
     shapes: tuple[torch.Size, ...] = ()
+    known: tuple[Coordinates | None, Coordinates | None] = (None, None)
 
 
 @dataclass(eq=False)
@@ -305,9 +312,12 @@ class Tracker(TorchDispatchMode):
         entry = self._entries.get(id(tensor))
         if entry is None or entry.tensor() is not tensor or entry.holder.coordinates is None:
             return None
-        found = entry.holder.coordinates
+        held = found = entry.holder.coordinates
+        if entry.known[0] is held:
+            return entry.known[1]
         for move, shape in zip(entry.moves, entry.shapes, strict=True):
             found = found.moved(move, shape)
+        entry.known = (held, found)
         return found
 
     def _set(
