@@ -1,5 +1,6 @@
 """Work on several threads, and how many of them torch computes with."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +12,9 @@ import torch
 
 MOST = 8
 """Workers at most; beyond, each gets more threads of torch, since all share one interpreter."""
+
+AHEAD = 2
+"""So many pieces for each worker are begun or done before the result of the first is taken."""
 
 _AT_WORK: ContextVar[object] = ContextVar("at_work", default=None)
 
@@ -65,7 +69,7 @@ def each_in_parallel(
 
     For work that calls torch: several threads gain little in short operations, and much in whole
     pieces of work. So the threads of torch are shared out among the pieces that are worked on at a
-    time. That takes a millisecond for each call.
+    time. That takes a millisecond for each call. Results that nobody has taken yet are few.
 
     Args:
         most: so many pieces are worked on at a time at most.
@@ -85,12 +89,14 @@ def each_in_parallel(
     pool = ThreadPoolExecutor(
         workers, initializer=torch.set_num_threads, initargs=(every // workers,)
     )
+    waiting: deque[Future[Result]] = deque()
     try:
-        waiting: list[Future[Result]] = [
-            pool.submit(copy_context().run, run, piece) for piece in pieces
-        ]
-        for done in waiting:
-            yield done.result()
+        for piece in pieces:
+            waiting.append(pool.submit(copy_context().run, run, piece))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(every)

@@ -16,10 +16,11 @@ of contributions are multiplied like this by Modarressi et al. 2022, arXiv:2205.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from dsf.evaluate import Rows
 
@@ -42,48 +43,65 @@ class MapRollout:
         )
         self._next = self.shares.copy()
 
-    def add(self, rows: Rows, samples: Sequence[int]) -> None:
-        """Add some rows of all maps of a layer.
-
-        Args:
-            samples: the sample of every map.
-        """
-        weights = rows.weights.abs().float().numpy(force=True)
-        maps = weights.reshape(-1, *rows.lag.shape)
-        written = np.unique(rows.written.numpy(force=True))
-        tokens = slice(written[0], written[-1] + 1)
+    def add(self, mixing: "MixingRows") -> None:
+        """Add some rows of a layer."""
+        tokens = mixing.tokens
         for sample, before in enumerate(self.shares):
-            of_sample = [k for k, each in enumerate(samples) if each == sample]
-            magnitudes = maps[of_sample].sum(axis=0)
-            mixing = magnitudes.reshape(len(written), -1, len(before), _ports(rows, before))
-            self._next[sample, tokens] = (before[tokens] + _mixed(mixing, before, tokens)) / 2
-
-    def add_lengths(self, lengths: Float[np.ndarray, "sample written read"]) -> None:
-        """Add all rows of a layer of channels: what tokens contribute through all of them."""
-        everywhere = slice(0, lengths.shape[1])
-        for sample, (before, each) in enumerate(zip(self.shares, lengths, strict=True)):
-            mixing = each.astype(np.float32)[:, None, :, None]
-            self._next[sample] = (before + _mixed(mixing, before, everywhere)) / 2
+            # By torch, whose threads form the rows: those of another library would wait for them.
+            read = torch.from_numpy(mixing.weights[sample]) @ torch.from_numpy(before)
+            alone = mixing.reads_nothing[sample][:, None]
+            shares = np.where(alone, before[tokens], read.numpy())
+            self._next[sample, tokens] = (before[tokens] + shares) / 2
 
     def finish(self) -> None:
         """End a layer, of which all rows were added."""
         self.shares, self._next = self._next, self.shares
 
 
-def _ports(rows: Rows, before: Float[np.ndarray, "read groups"]) -> int:
-    return rows.lag.shape[1] // len(before)
+@dataclass(frozen=True)
+class MixingRows:
+    """The mean of some rows of all maps of a layer, for every sample.
+
+    Attributes:
+        tokens: the queries.
+        weights: magnitudes that sum to one in every row.
+        reads_nothing: the queries whose weights are all zero, and whose share is their own.
+    """
+
+    tokens: slice
+    weights: Float[np.ndarray, "sample written read"]
+    reads_nothing: Bool[np.ndarray, "sample written"]
 
 
-def _mixed(
-    magnitudes: Float[np.ndarray, "written output read input"],
-    before: Float[np.ndarray, "read groups"],
-    tokens: slice,
-) -> Float[np.ndarray, "written groups"]:
-    """The shares that some tokens read; those of a token that reads nothing are its own."""
-    mixing = magnitudes.sum(axis=(1, 3))
-    sums = mixing.sum(axis=1, keepdims=True)
+def mixing_rows(rows: Rows, samples: Sequence[int], *, read: int) -> MixingRows:
+    """The mean of some rows.
+
+    Args:
+        samples: the sample of every map.
+        read: the number of keys.
+    """
+    weights = rows.weights.abs().float().numpy(force=True)
+    maps = weights.reshape(-1, *rows.lag.shape)
+    written = np.unique(rows.written.numpy(force=True))
+    found = []
+    for sample in sorted(set(samples)):
+        of_sample = [k for k, each in enumerate(samples) if each == sample]
+        magnitudes = maps[of_sample].sum(axis=0).reshape(len(written), -1, read, _ports(rows, read))
+        found.append(magnitudes.sum(axis=(1, 3)))
+    return _scaled(np.stack(found), slice(written[0], written[-1] + 1))
+
+
+def mixing_of(lengths: Float[np.ndarray, "sample written read"]) -> MixingRows:
+    """All rows of a layer of channels: what tokens contribute through all of them."""
+    return _scaled(lengths.astype(np.float32), slice(0, lengths.shape[1]))
+
+
+def _scaled(magnitudes: Float[np.ndarray, "sample written read"], tokens: slice) -> MixingRows:
+    sums = magnitudes.sum(axis=2, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = torch.from_numpy(mixing / sums)
-    # By torch, whose threads form the rows: those of another library would wait for them.
-    read = (shares @ torch.from_numpy(before)).numpy()
-    return np.where(sums == 0, before[tokens], read)
+        shares = magnitudes / sums
+    return MixingRows(tokens, shares, sums[..., 0] == 0)
+
+
+def _ports(rows: Rows, read: int) -> int:
+    return rows.lag.shape[1] // read

@@ -5,16 +5,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from dsf.network import Intervention
 from dsf.report.attribution_content import Explained
 from dsf.report.escaping import escaped
 from dsf.report.full_resolution import FULL_BYTES, add_full_maps
 from dsf.report.intervention_content import intervention_content
 from dsf.report.layer_content import layer_content
-from dsf.report.rollout_content import LARGEST, LayersTogether
+from dsf.report.memory_needs import at_a_time
+from dsf.report.rollout_content import LARGEST, LayersTogether, RowsTogether
 from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.views import Progress, ignored
+from dsf.threads import each_in_parallel
 
 SCHEMA_VERSION = 2
 Grid = tuple[int, int]
@@ -61,20 +65,30 @@ def content(
         )
         for subject in all_
     ]
-    layers = []
-    for at, parts in enumerate(drawn):
-        model = all_.index(parts[0])
-        found = layer_content(
-            *parts,
+
+    def drawn_layer(number: int) -> tuple[dict[str, Any], RowsTogether]:
+        subject, layer, selection = drawn[number]
+        model = all_.index(subject)
+        rows = together[model].of_layer(layer, selection)
+        part = _part(progress, number, len(drawn)) if alone else ignored
+        return layer_content(
+            subject,
+            layer,
+            selection,
             planned,
             model=model,
             explained=explained,
-            also=(together[model].add,),
-            progress=_part(progress, at, len(drawn)),
-        )
+            also=(rows,),
+            progress=part,
+        ), rows
+
+    layers, most = [], at_a_time([layer for _, layer, _ in drawn])
+    alone = most == 1 or torch.get_num_threads() == 1
+    for found, rows in each_in_parallel(drawn_layer, range(len(drawn)), most=most):
         weights = [map for map in found["maps"] if not {"share", "together"} & set(map)]
-        together[model].finish(signed=any(map["signed"] for map in weights))
+        together[found["model"]].add(rows, signed=any(map["signed"] for map in weights))
         layers.append(found)
+        progress(len(layers) / len(drawn))
     rollouts = [each.content(model=k) for k, each in enumerate(together)]
     selections = [selection for *_, selection in drawn]
     return {

@@ -9,6 +9,7 @@ from dsf.inspection import Forecast, InspectedLayer, Inspection
 from dsf.report.full_resolution import LONGEST
 from dsf.report.selection import CHANNELS, HEADS, SAMPLES
 from dsf.report.views import BLOCK_BYTES
+from dsf.threads import MOST
 
 DOUBLE = 8
 # Copies: of a block of rows while it is pooled, of one map while it is kept without pooling, of the
@@ -83,6 +84,18 @@ def within_memory(
                     f"but {free / GB:.1f} GB are available. {CURE}"
                 )
         yield
+
+
+def at_a_time(layers: Sequence[InspectedLayer]) -> int:
+    """How many layers may be drawn side by side, so that all fit in half of the free memory."""
+    if any(layer.stored is not None for layer in layers):
+        return 1  # on disk, for want of memory
+    fits = MOST
+    for layer in layers:
+        free = free_memory(layer.system.device)
+        if free is not None:
+            fits = min(fits, int(free / 2 // _needed(layer, True)))
+    return max(fits, 1)
 
 
 def _needed(layer: InspectedLayer, whole: bool) -> int:

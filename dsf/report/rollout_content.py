@@ -1,6 +1,7 @@
 """What a page shows of the layers of a model together: attention rollout, after some and after all.
 
-``LayersTogether`` takes the rows of the drawn maps while these are formed once. ``content`` gives
+``RowsTogether`` takes the rows of the drawn maps of a layer while these are formed once, and
+``LayersTogether`` multiplies layer after layer. ``content`` gives
 pictures in the form of those of a layer, or the reason for which there are none.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 from dsf.composite import ExplicitMap
 from dsf.evaluate import Rows
 from dsf.inspection import InspectedLayer
-from dsf.network.map_rollout import MapRollout
+from dsf.network.map_rollout import MapRollout, MixingRows, mixing_of, mixing_rows
 from dsf.report.escaping import escaped
 from dsf.report.layer_content import bare_maps, thumbnails
 from dsf.report.layer_picture import groups_of, lengths_of
@@ -57,19 +58,19 @@ class LayersTogether:
             self._samples = len(set(drawn.samples))
             self._rollout = MapRollout(self._samples, drawn.system.steps, self._starts)
 
-    def add(self, rows: Rows) -> None:
-        """Add some rows of the layer that is drawn."""
-        layer, drawn = self.layers[self.done]
-        if not self.reason and not has_channels(layer):
-            self._rollout.add(rows, drawn.samples)
+    def of_layer(self, layer: InspectedLayer, drawn: Selection) -> "RowsTogether":
+        """Takes the rows of one layer, which may be drawn beside others."""
+        return RowsTogether(drawn, wanted=not self.reason and not has_channels(layer))
 
-    def finish(self, *, signed: bool) -> None:
-        """End a layer; ``signed`` is whether any of its weights is negative."""
+    def add(self, rows: "RowsTogether", *, signed: bool) -> None:
+        """Add the next layer; ``signed`` is whether any of its weights is negative."""
         if self.reason:
             return
         layer, drawn = self.layers[self.done]
         if has_channels(layer):
-            self._rollout.add_lengths(lengths_of(layer, drawn.system.steps))
+            self._rollout.add(mixing_of(lengths_of(layer, drawn.system.steps)))
+        for mixing in rows.mixing:
+            self._rollout.add(mixing)
         self._rollout.finish()
         self.done += 1
         self.lengths += has_channels(layer)
@@ -156,6 +157,20 @@ class LayersTogether:
 def _is_part(layer: InspectedLayer, drawn: Selection) -> bool:
     """Whether not all heads or channels of a layer count."""
     return layer.heads is not None if has_channels(layer) else bool(drawn.chosen)
+
+
+class RowsTogether:
+    """The rows of the drawn maps of one layer, in so far as ``LayersTogether`` needs them."""
+
+    def __init__(self, drawn: Selection, *, wanted: bool) -> None:
+        self.mixing: list[MixingRows] = []
+        self._drawn, self._wanted = drawn, wanted
+
+    def __call__(self, rows: Rows) -> None:
+        """Add some rows."""
+        if self._wanted:
+            steps = self._drawn.system.steps
+            self.mixing.append(mixing_rows(rows, self._drawn.samples, read=steps))
 
 
 def why_not(layers: Sequence[tuple[InspectedLayer, Selection]], side: int) -> str:

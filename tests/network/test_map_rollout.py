@@ -6,7 +6,7 @@ import torch
 
 import dsf
 from dsf.evaluate import row_blocks
-from dsf.network.map_rollout import MapRollout
+from dsf.network.map_rollout import MapRollout, mixing_rows
 
 
 def rolled(systems, samples, *, size=3, starts=None):
@@ -14,7 +14,7 @@ def rolled(systems, samples, *, size=3, starts=None):
     rollout = MapRollout(len(set(samples)), steps, np.arange(steps) if starts is None else starts)
     for system in systems:
         for rows in row_blocks(system, size=size):
-            rollout.add(rows, samples)
+            rollout.add(mixing_rows(rows, samples, read=steps))
         rollout.finish()
     return rollout.shares
 

@@ -11,10 +11,12 @@ from torch import Tensor
 from dsf import measures
 from dsf.composite import Operator
 from dsf.evaluate import MapTooLarge, attention_map
+from dsf.evaluate.memory_plan import free_memory, map_bytes
 from dsf.inspection.results.table import Record, Table
 from dsf.measures.passes import Measured, one_pass, reduced
 from dsf.measures.row_reductions import MASS, Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
+from dsf.threads import MOST, each_in_parallel
 
 Quantity = Callable[[Any], Tensor]
 WINDOW = 8
@@ -91,8 +93,13 @@ def measured(
         whole: the map of this layer, if it is known; not used if the layer has several ports.
     """
     records: list[Record] = []
-    for layer in layers:
-        found, unmeasured = values(layer, quantities, passed=passed, whole=whole)
+    several = list(layers)
+
+    def measure(layer: Measurable) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return values(layer, quantities, passed=passed, whole=whole)
+
+    done = each_in_parallel(measure, several, most=_at_a_time(several))
+    for layer, (found, unmeasured) in zip(several, done, strict=True):
         for name in quantities:
             if name in found:
                 records += _records(layer, name, found[name])
@@ -100,6 +107,18 @@ def measured(
                 nothing = {"quantity": name, "value": math.nan, "note": unmeasured[name]}
                 records.append({"layer": layer.name, "family": layer.family, **nothing})
     return Table(tuple(records))
+
+
+def _at_a_time(layers: Sequence[Measurable]) -> int:
+    """How many layers are measured side by side: so many that their maps would fit at once."""
+    if any(getattr(layer, "stored", None) is not None for layer in layers):
+        return 1  # on disk, for want of memory
+    fits = MOST
+    for layer in layers:
+        free = free_memory(layer.system.device)
+        if free is not None:
+            fits = min(fits, free // (2 * max(map_bytes(layer.system), 1)))
+    return max(fits, 1)
 
 
 def values(
