@@ -1,7 +1,7 @@
 """Work on several threads, and how many of them torch computes with."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
@@ -64,7 +64,7 @@ def in_parallel(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
 
 def each_in_parallel(
     work: Callable[[Piece], Result], pieces: Sequence[Piece], *, most: int = MOST
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """What ``work`` returns for each of independent pieces, in their order, as soon as it is done.
 
     For work that calls torch: several threads gain little in short operations, and much in whole

@@ -94,7 +94,7 @@ def content(
     return {
         "attribution": None if explained is None else explained.content(),
         "intervention": intervention_content(intervention, [each.inspection for each in all_]),
-        "full": add_full_maps(layers, selections, full_resolution),
+        "full": add_full_maps(layers, selections, full_resolution, at_a_time=most),
         "schema_version": SCHEMA_VERSION,
         "models": [{"name": subject.name, "tokens": _tokens(subject)} for subject in all_],
         "grid": list(grid) if grid else None,

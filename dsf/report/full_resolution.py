@@ -6,6 +6,7 @@ from the diagonal and the first key are kept whole as well, so that zooming show
 
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from dsf.report.exact_windows import exact_windows
 from dsf.report.map_bytes import FAST, MINUS_INFINITY, SMALL, coded, decoded, packed
 from dsf.report.selection import Selection, part_of
 from dsf.report.views import MapView, edges, pool, reduced_runs, views
+from dsf.threads import each_in_parallel
 
 FULL_BYTES = 2**20
 """By default so many compressed bytes of maps without pooling; in a page they take a third more."""
@@ -33,11 +35,18 @@ Mask = Bool[np.ndarray, "rows columns"]
 
 
 def add_full_maps(
-    layers: Sequence[dict[str, Any]], drawn: Sequence[Selection], most_bytes: int
+    layers: Sequence[dict[str, Any]],
+    drawn: Sequence[Selection],
+    most_bytes: int,
+    *,
+    at_a_time: int = 1,
 ) -> str:
     """Add ``whole`` to the maps that are kept without pooling; what was kept, in words.
 
     The first is kept in any case, if ``most_bytes`` is above 0.
+
+    Args:
+        at_a_time: how many may be formed side by side, on several threads.
     """
     found = [
         (merit, at, k)
@@ -45,20 +54,26 @@ def add_full_maps(
         for k, merit in enumerate(_merits(layer))
         if _is_pooled(layer["maps"][k], layer)
     ]
+    order = [(at, k) for _, at, k in sorted(found, reverse=True)] if most_bytes > 0 else []
     spent = kept = 0
     exact = most_bytes // EXACT_SHARE
-    for _, at, k in sorted(found, reverse=True) if most_bytes > 0 else ():
+
+    def formed(place: tuple[int, int]) -> tuple[MapView, dict[str, Any]]:
+        at, k = place
         view = _unpooled(drawn[at], k - _added(layers[at]))
-        picture = _full(view)
-        if picture["rows"] == len(view.weights):
-            size = min(len(picture["codes"]) // 2, exact)
-            picture["exact"] = exact_windows(view.weights, view.masked, size)
-            exact -= len(picture["exact"]["values"])
-        spent += len(picture["codes"]) + len(picture.get("exact", {}).get("values", b""))
-        if spent > most_bytes and kept:
-            break
-        layers[at]["maps"][k]["whole"] = picture
-        kept += 1
+        return view, _full(view)
+
+    with closing(each_in_parallel(formed, order, most=at_a_time)) as pictures:
+        for (at, k), (view, picture) in zip(order, pictures, strict=True):
+            if picture["rows"] == len(view.weights):
+                size = min(len(picture["codes"]) // 2, exact)
+                picture["exact"] = exact_windows(view.weights, view.masked, size)
+                exact -= len(picture["exact"]["values"])
+            spent += len(picture["codes"]) + len(picture.get("exact", {}).get("values", b""))
+            if spent > most_bytes and kept:
+                break
+            layers[at]["maps"][k]["whole"] = picture
+            kept += 1
     if len(found) == kept:
         return ""
     return (
