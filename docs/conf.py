@@ -8,7 +8,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is no warning of ours
-os.environ.setdefault("TQDM_DISABLE", "1")  # a page keeps the first state of a progress bar
 
 import dsf  # noqa: E402
 
