@@ -79,6 +79,14 @@ def run(
             "logit. Takes longer."
         ),
     ] = 0,
+    coefficients: Annotated[
+        bool,
+        typer.Option(
+            "--coefficients",
+            help="Also show on which queries, keys, steps or decays of every layer the logit "
+            "hangs: gradients, which are no parts of a sum.",
+        ),
+    ] = False,
     offline: Offline = False,
     revision: Revision = None,
     threads: Threads = None,
@@ -106,8 +114,9 @@ def run(
         from dsf.cli.attributed import attribute_checkpoint
 
         found = attribute_checkpoint(
-            model, asked.prompt, asked.tokens, position, paths, count, options
-        )
+            model, asked.prompt, asked.tokens, position, paths, count, options,
+            coefficients=coefficients,
+        )  # fmt: skip
         return Answer(found.facts(top), lambda: found.show(top))
 
     give(

@@ -8,6 +8,7 @@ from dsf.cli.prompt import Prompt
 from dsf.cli.run_model import Opened, open_checkpoint
 from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
+from dsf.inspection.results.table import Table
 from dsf.network import Attribution, Paths, stack
 from dsf.report.escaping import escaped
 
@@ -22,6 +23,7 @@ class Attributed:
         target: the tokens whose logits are explained, in words.
         position: where the logits are read.
         paths: the strongest paths; None where they were not asked for.
+        coefficients: on which coefficients the number hangs; None where that was not asked for.
     """
 
     share: Attribution
@@ -29,6 +31,7 @@ class Attributed:
     target: str
     position: int
     paths: Paths | None = None
+    coefficients: Table | None = None
 
     def show(self, top: int) -> None:
         """Tables of tokens, layers and edges, then the sum."""
@@ -70,6 +73,8 @@ class Attributed:
         )
         if self.paths is not None:
             self._show_paths(self.paths)
+        if self.coefficients is not None:
+            self._show_coefficients(self.coefficients, top)
         value, rest = share.value[0].item(), share.remainder[0].item()
         print(
             f"tokens {_signed(tokens.sum().item())}, remainder {_signed(rest)}, together "
@@ -100,10 +105,26 @@ class Attributed:
             ],
             "edges": share.strongest_edges(top).to_json(),
             "paths": None if self.paths is None else self.paths.to_json(),
+            "coefficients": None if self.coefficients is None else self.coefficients.to_json(),
             "remainder": share.remainder[0].item(),
             "sum": share.tokens[0].sum().item() + share.remainder[0].item(),
             "error": share.error,
         }
+
+    def _show_coefficients(self, found: Table, top: int) -> None:
+        print_table(
+            ("layer", "coefficient", "gradient", "magnitude"),
+            [
+                (
+                    str(record["layer"]),
+                    str(record.get("coefficient", record.get("note"))),
+                    _signed(record["gradient"]) if "gradient" in record else "",
+                    f"{record['magnitude']:.4g}" if "magnitude" in record else "",
+                )
+                for record in found[:top]
+            ],
+        )
+        print("gradients times coefficients, to first order; they do not sum to the logit")
 
     def _show_paths(self, paths: Paths) -> None:
         print_table(
@@ -137,11 +158,14 @@ def attribute_checkpoint(
     paths: int,
     threads: ThreadCount,
     options: Options,
+    *,
+    coefficients: bool = False,
 ) -> Attributed:
     """Load a checkpoint, run it on the prompt and share a logit among its parts.
 
     Args:
         paths: how many of the strongest paths are searched for; 0 for none.
+        coefficients: whether the gradients in the coefficients of all layers are taken, too.
 
     Raises:
         LoadError: if the checkpoint is refused.
@@ -155,7 +179,8 @@ def attribute_checkpoint(
     made = replace(made, tokenizer=opened.loaded.tokenizer)
     share = made.attribute(*tokens, position=place)
     strongest = share.paths(paths) if paths else None
-    return Attributed(share, opened, target_in_words(tokens), place, strongest)
+    gradients = share.coefficients() if coefficients else None
+    return Attributed(share, opened, target_in_words(tokens), place, strongest, gradients)
 
 
 def target_in_words(tokens: tuple[int | str, int | str | None]) -> str:
