@@ -189,7 +189,7 @@ def judged(
         held = Held(inside, () if is_read else others)
         mine = own.get(invocation, ())
         how = tuple(dict.fromkeys(one.meeting.how for one in mine))
-        finding = _judged(invocation, name, how, (held, others), is_read, found, draws=_draws(mine))
+        finding = _Asked(invocation, name, how, held, others, is_read, _draws(mine)).judged(found)
         if finding.mixes is False and not is_read:
             apart.add(invocation)
         before = seen.get(invocation.module)
@@ -218,7 +218,7 @@ def _unseen(run: Invocation, found: Findings) -> list[Finding]:
     """The model itself, if a replaced token moves others although none was seen to meet another."""
     nothing = Held((), ())
     name, how = type(run.module).__name__, ("in an operation that was not followed",)
-    finding = _judged(run, name, how, (nothing, ()), False, found, draws=CHOICES)
+    finding = _Asked(run, name, how, nothing, draws=CHOICES).judged(found)
     return [replace(finding, runs=((run, nothing),))] if finding.mixes else []
 
 
@@ -230,53 +230,66 @@ def _is_leaf(module: nn.Module | None) -> bool:
     return all(next(part, None) is None for part in parts)
 
 
-def _judged(
-    invocation: Invocation,
-    name: str,
-    how: tuple[str, ...],
-    mixers: tuple[Held, Sequence[Invocation]],
-    is_read: bool,
-    found: Findings,
-    *,
-    draws: int = 0,
-) -> Finding:
-    module, share, draw = invocation.module, 1.0, 0
-    held, others = mixers
-    try:
-        found.passes += 1
-        rest = moved(invocation, held)
-        while not rest.mixes and draw < draws:  # one token may decide nothing
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A forward pass that is repeated with other tokens, to see which others move.
+
+    Attributes:
+        how: the operations in which tokens met, in words.
+        held: what keeps its output meanwhile.
+        others: other forward passes in it in which tokens met, which keep theirs if need be.
+        is_read: whether a token mixer in it was read.
+        draws: how often many tokens are replaced where a single one moves no other.
+    """
+
+    invocation: Invocation
+    name: str
+    how: tuple[str, ...]
+    held: Held
+    others: Sequence[Invocation] = ()
+    is_read: bool = False
+    draws: int = 0
+
+    def judged(self, found: Findings) -> Finding:
+        """What came of it; what each of several attentions moves of it is added to ``found``."""
+        invocation, is_read, share, draw = self.invocation, self.is_read, 1.0, 0
+        module, name, held = invocation.module, self.name, self.held
+        try:
             found.passes += 1
-            draw += 1
-            rest = moved(invocation, held, draw=draw)
-        if is_read and others and rest.spilled:  # perhaps by another mixer, which is told by itself
-            found.passes += 1
-            again = moved(invocation, Held(held.calls, others), draw=draw)
-            rest = replace(rest, spilled=again.spilled)
-        if rest.mixes and is_read:
-            found.passes += 1
-            share = min(share_explained(invocation, rest, draw=draw), 1 - rest.spilled)
-        parts = [c for c in invocation.calls if c.through is not Through.MODULE]
-        if 1 < len(parts) <= APART and not rest.mixes:
-            found.passes += len(parts) - 1
-            parts = parts if not _in_series(invocation, parts, held) else []
-        if len(parts) > 1:
-            _apart(invocation, parts, held, share, found)
-    except NoNumbersError as error:
-        return Finding(module, name, None, (), note=str(error), is_read=is_read)
-    except UnclearError as error:
-        return Finding(module, name, None, how, note=str(error), is_read=is_read)
-    return Finding(
-        module,
-        name,
-        rest.mixes,
-        how,
-        share if is_read else math.nan,
-        max(rest.elsewhere, rest.spilled),
-        is_read=is_read,
-        attentions=len(parts),
-        has_slots=any(map(_reads_slots, invocation.calls)),
-    )
+            rest = moved(invocation, held)
+            while not rest.mixes and draw < self.draws:  # one token may decide nothing
+                found.passes += 1
+                draw += 1
+                rest = moved(invocation, held, draw=draw)
+            if is_read and self.others and rest.spilled:
+                # perhaps by another mixer, which is told by itself
+                found.passes += 1
+                again = moved(invocation, Held(held.calls, self.others), draw=draw)
+                rest = replace(rest, spilled=again.spilled)
+            if rest.mixes and is_read:
+                found.passes += 1
+                share = min(share_explained(invocation, rest, draw=draw), 1 - rest.spilled)
+            parts = [c for c in invocation.calls if c.through is not Through.MODULE]
+            if 1 < len(parts) <= APART and not rest.mixes:
+                found.passes += len(parts) - 1
+                parts = parts if not _in_series(invocation, parts, held) else []
+            if len(parts) > 1:
+                _apart(invocation, parts, held, share, found)
+        except NoNumbersError as error:
+            return Finding(module, name, None, (), note=str(error), is_read=is_read)
+        except UnclearError as error:
+            return Finding(module, name, None, self.how, note=str(error), is_read=is_read)
+        return Finding(
+            module,
+            name,
+            rest.mixes,
+            self.how,
+            share if is_read else math.nan,
+            max(rest.elsewhere, rest.spilled),
+            is_read=is_read,
+            attentions=len(parts),
+            has_slots=any(map(_reads_slots, invocation.calls)),
+        )
 
 
 def _reads_slots(call: Call) -> bool:

@@ -5,15 +5,12 @@ Every part sees a blend of its token with the one before. In rwkv6 the blend is 
 first layer.
 
 rwkv6: log decay = -exp(w)      output = o_proj(GroupNorm(scan) ⊙ act(g))
-rwkv7: log decay = -exp(-1/2) σ(w), key = k (1 + k_a (rate - 1)), removal = k_k k of unit length,
-rate = σ(a), output = o_proj((GroupNorm(scan) + (query · r_k key) value) ⊙ g)
+rwkv7: rate = σ(a), removal = k_k k of unit length, otherwise as in ``rwkv7_recurrence``
 
 Padding is set to zero before anything else and writes nothing.
 
 Source: flash-linear-attention 0.6.0, ``fla/layers/{rwkv6,rwkv7}.py``.
 """
-
-import math
 
 import torch
 from torch import Tensor
@@ -22,6 +19,7 @@ from torch.nn.functional import normalize
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.fla_shared import TOLERANCE, hidden, known_by
+from dsf.inspection.families.rwkv7_recurrence import own_values, recurrence
 from dsf.inspection.families.shared import (
     ACTIVATIONS,
     by_head,
@@ -34,8 +32,6 @@ from dsf.inspection.families.shared import (
 from dsf.mixers import RWKV6, RWKV7
 
 PARTS = "rwkvg"
-SLOWEST = -math.exp(-0.5)
-"""The log decay of rwkv7 lies between this and zero."""
 
 
 def read(layer: Captured) -> RWKV6 | RWKV7:
@@ -49,10 +45,8 @@ def finish(layer: Captured, mixed: Tensor) -> Tensor:
     if layer.family == "rwkv6":
         act = ACTIVATIONS[known_by(layer.module.gate_fn)]
         return layer.project("o_proj", _normalised(layer, response) * act(_blended6(layer)["g"]))
-    mixer = _rwkv7(layer)
-    own = (mixer.query * layer.weights["r_k"].unsqueeze(1) * mixer.key).sum(-1, keepdim=True)
     gate = _low_rank(layer, "g_lora", _blended7(layer, "g"), "sigmoid")
-    both = _normalised(layer, response) + side_by_side(own * mixer.value)
+    both = _normalised(layer, response) + own_values(_rwkv7(layer), layer.weights["r_k"])
     return layer.project("o_proj", both * gate)
 
 
@@ -85,19 +79,16 @@ def _blended6(layer: Captured) -> dict[str, Tensor]:
 
 
 def _rwkv7(layer: Captured) -> RWKV7:
-    heads, weights = layer.module.num_heads, layer.weights
-    key, value = layer.project("k_proj", _blended7(layer, "k")), _values7(layer)
-    rate = _low_rank(layer, "a_lora", _blended7(layer, "a"), "linear").sigmoid()
-    removal = by_head(key * weights["k_k"], heads)
-    removal = unit_length(removal) if layer.module.fuse_norm else normalize(removal, dim=-1)
-    decay = _low_rank(layer, "w_lora", _blended7(layer, "w"), "tanh").sigmoid()
-    return RWKV7(
-        query=by_head(layer.project("r_proj", _blended7(layer, "r")), heads),
-        key=by_head(key * (1 + weights["k_a"] * (rate - 1)), heads),
-        value=by_head(value, heads),
-        log_decay=SLOWEST * by_head(decay, heads),
-        removal=-removal,
-        replacement=removal * by_head(rate, heads),
+    weights, key = layer.weights, layer.project("k_proj", _blended7(layer, "k"))
+    removal = by_head(key * weights["k_k"], layer.module.num_heads)
+    return recurrence(
+        query=layer.project("r_proj", _blended7(layer, "r")),
+        key=key,
+        value=_values7(layer),
+        decay=_low_rank(layer, "w_lora", _blended7(layer, "w"), "tanh"),
+        rate=_low_rank(layer, "a_lora", _blended7(layer, "a"), "linear").sigmoid(),
+        key_rate=weights["k_a"],
+        removal=unit_length(removal) if layer.module.fuse_norm else normalize(removal, dim=-1),
     )
 
 

@@ -3,14 +3,12 @@
 Every part sees a blend of its token with the one before; the values are blended with those of the
 first layer.
 
-log decay = -exp(-1/2) σ(w0 + tanh(w) w2)      rate = σ(a0 + a a2)      key = k (1 + k_a (rate - 1))
-removal = k_k k of unit length
-output = output((GroupNorm(scan) + (query · r_k key) value) ⊙ σ(g) g2)
+decay = w0 + tanh(w) w2      rate = σ(a0 + a a2)      removal = k_k k of unit length
+gate = σ(g) g2
 
 Source: Peng et al. 2025, arXiv:2503.14456; the names are those of the authors' code (x070).
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,38 +18,34 @@ from torch.nn.functional import normalize
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import UnreadableError
+from dsf.inspection.families.rwkv7_recurrence import own_values, recurrence
 from dsf.inspection.families.shared import by_head, earlier, group_normalised, side_by_side
 from dsf.inspection.families.structure import Settings, Sizes, Structure
 from dsf.mixers import RWKV7
-
-SLOWEST = -math.exp(-0.5)
 
 
 def read(layer: Captured) -> RWKV7:
     """The recurrence this layer ran."""
     weights = layer.weights
-    heads, key = len(weights["r_k"]), layer.project("key", _blended(layer, "k"))
-    rate = (weights["a0"] + _low_rank(layer, "a", _blended(layer, "a"))).sigmoid()
-    removal = normalize(by_head(key * weights["k_k"], heads), dim=-1)
-    decay = weights["w0"] + (_blended(layer, "w") @ weights["w1"]).tanh() @ weights["w2"]
-    return RWKV7(
-        query=by_head(layer.project("receptance", _blended(layer, "r")), heads),
-        key=by_head(key * (1 + weights["k_a"] * (rate - 1)), heads),
-        value=by_head(_values(layer), heads),
-        log_decay=SLOWEST * by_head(decay.sigmoid(), heads),
-        removal=-removal,
-        replacement=removal * by_head(rate, heads),
+    key = layer.project("key", _blended(layer, "k"))
+    removal = by_head(key * weights["k_k"], len(weights["r_k"]))
+    return recurrence(
+        query=layer.project("receptance", _blended(layer, "r")),
+        key=key,
+        value=_values(layer),
+        decay=weights["w0"] + (_blended(layer, "w") @ weights["w1"]).tanh() @ weights["w2"],
+        rate=(weights["a0"] + _low_rank(layer, "a", _blended(layer, "a"))).sigmoid(),
+        key_rate=weights["k_a"],
+        removal=normalize(removal, dim=-1),
     )
 
 
 def finish(layer: Captured, mixed: Tensor) -> Tensor:
     """The norm of every head, what the token adds of itself, output gate, output projection."""
-    mixer, weights = read(layer), layer.weights
-    response = side_by_side(mixed.squeeze(-2))
+    weights, response = layer.weights, side_by_side(mixed.squeeze(-2))
     response = group_normalised(layer, "ln_x", response, heads=len(weights["r_k"]))
-    own = (mixer.query * weights["r_k"].unsqueeze(1) * mixer.key).sum(-1, keepdim=True)
     gate = (_blended(layer, "g") @ weights["g1"]).sigmoid() @ weights["g2"]
-    return layer.project("output", (response + side_by_side(own * mixer.value)) * gate)
+    return layer.project("output", (response + own_values(read(layer), weights["r_k"])) * gate)
 
 
 def _values(layer: Captured) -> Tensor:
