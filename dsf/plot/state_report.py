@@ -105,7 +105,7 @@ def report_state(
         >>> prompts = recall.draw(torch.Generator().manual_seed(0), samples=1)
         >>> found = dsf.report_state(dsf.inspect(folder("mamba2"), input_ids=prompts.tokens))
         >>> found.layers[0].length
-        'plateau'
+        'grows'
     """
     if maps < 1:
         raise ValueError(f"report_state: 'maps' must be at least 1, but it is {maps}.")
