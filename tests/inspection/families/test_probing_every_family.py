@@ -78,9 +78,9 @@ def factors(layer):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_unit_values_give_the_map_of_the_adapter(family):
     model, given = build(family).double(), inputs(9)
-    layers = dsf.inspect(model, **given)
+    layers = dsf.inspect(model, checks="none", **given)
     known = next(layer for layer in layers if type(layer.mixer).__name__ != "SoftmaxAttention")
-    probed = dsf.inspect(model, probe={known.name: PROBES[family]}, **given)
+    probed = dsf.inspect(model, checks="none", probe={known.name: PROBES[family]}, **given)
     driven = next(layer for layer in probed if layer.name == known.name)
     assert driven.family == "probed"
     assert driven.error <= FAMILIES[family].exact
