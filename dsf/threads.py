@@ -1,18 +1,28 @@
-"""Work on several threads, and how many of them torch computes with."""
+"""Work on several threads, and how many of them torch computes with.
 
+``torch.set_num_threads`` has an effect that lasts: from then on torch 2.13 never returns from a
+factorisation of several matrices of 200 rows or more at once (``torch.linalg.solve``, ``inv``,
+``det``, ``lu_factor``), since MKL starts threads inside of those of torch. So what runs in the
+process of a user does not call it, but tells OpenMP how many threads one thread of work may have.
+"""
+
+import ctypes
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
+from functools import cache
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 MOST = 8
 """Workers at most; beyond, each gets more threads of torch, since all share one interpreter."""
 
+OPENMP = ("libgomp.so.1", "libomp.so", "libiomp5.so", "libomp.dylib", "libiomp5.dylib")
 AHEAD = 2
 """So many pieces for each worker are begun or done before the result of the first is taken."""
 
@@ -26,11 +36,17 @@ Result = TypeVar("Result")
 def limited_to(count: int) -> Iterator[None]:
     """Run the block with ``count`` torch threads, and restore their number afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    compute_with(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        compute_with(before)
+
+
+def compute_with(count: int) -> None:
+    """Let this thread compute with so many threads of torch."""
+    if not _take(count):
+        torch.set_num_threads(count)
 
 
 def one_thread() -> AbstractContextManager[None]:
@@ -38,10 +54,6 @@ def one_thread() -> AbstractContextManager[None]:
 
     On a busy machine several threads wait for each other, which costs most in short runs; with one
     thread the order of summation, and so the rounding, is fixed.
-
-    Whatever factorises several matrices of 200 rows or more as LU at once (``torch.linalg.solve``,
-    ``inv``, ``det``, ``lu_factor``) has to run on one: after ``torch.set_num_threads`` torch 2.13
-    calls a factorisation that has threads of its own from several threads, and never returns.
     """
     return limited_to(1)
 
@@ -76,7 +88,7 @@ def each_in_parallel(
     """
     every = torch.get_num_threads()
     workers = min(every, len(pieces), most)
-    if workers <= 1:
+    if workers <= 1 or not _can_be_shared():
         yield from map(work, pieces)
         return
     with_gradients = torch.is_grad_enabled()
@@ -86,9 +98,7 @@ def each_in_parallel(
         with torch.set_grad_enabled(with_gradients):
             return work(piece)
 
-    pool = ThreadPoolExecutor(
-        workers, initializer=torch.set_num_threads, initargs=(every // workers,)
-    )
+    pool = ThreadPoolExecutor(workers, initializer=_take, initargs=(every // workers,))
     waiting: deque[Future[Result]] = deque()
     try:
         for piece in pieces:
@@ -99,7 +109,37 @@ def each_in_parallel(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(every)
+
+
+def _take(count: int) -> bool:
+    """Let this thread compute with so many threads; whether that is so now."""
+    torch.get_num_threads()  # sets that of a new thread
+    library = _openmp()
+    if library is not None:
+        library.omp_set_num_threads(count)
+    return torch.get_num_threads() == count
+
+
+@cache
+def _openmp() -> Any | None:
+    """The library that starts the threads of torch, if it is loaded under a name that we know."""
+    loaded = getattr(os, "RTLD_NOLOAD", 0) | getattr(os, "RTLD_NOW", 0)
+    for name in OPENMP:
+        try:
+            library = ctypes.CDLL(name, mode=loaded)
+        except OSError:
+            continue
+        if hasattr(library, "omp_set_num_threads"):
+            return library
+    return None
+
+
+@cache
+def _can_be_shared() -> bool:
+    """Whether a thread can be given another number of threads than torch has, by trying."""
+    every = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as alone:
+        return alone.submit(_take, every + 1).result()
 
 
 def at_work() -> object:

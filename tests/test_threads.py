@@ -1,5 +1,6 @@
 """Work on several threads: every piece once, in order, with its share of torch's threads."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -7,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from dsf import threads
 from dsf.threads import each_in_parallel, in_parallel, limited_to
 
 RANKS = """
@@ -92,18 +94,48 @@ def test_the_first_error_ends_the_work():
 
 @pytest.mark.parametrize("work", [RANKS, BASES], ids=["ranks", "bases"])
 def test_several_factorisations_return_after_torch_was_given_threads(work):
-    """Several of 200 rows or more at once never do in torch 2.13 (see ``one_thread``)."""
+    """Several of 200 rows or more at once never do in torch 2.13 (see ``dsf.threads``)."""
     begin = """
 import torch
 torch.set_num_threads(2)
 torch.manual_seed(0)
 matrices = torch.randn(6, 256, 256, dtype=torch.float64)
 """
+    runs(begin + work * 5)
+
+
+def test_those_of_a_user_return_after_work_on_several_threads():
+    """The default of torch is not touched, on which that depends."""
+    runs("""
+import torch
+from dsf.threads import each_in_parallel, limited_to
+assert torch.get_num_threads() == 2
+matrices = torch.randn(6, 256, 256, dtype=torch.float64)
+found = list(each_in_parallel(lambda _: torch.get_num_threads(), range(6)))
+assert found == [1] * 6, found
+with limited_to(1):
+    assert torch.get_num_threads() == 1
+assert torch.get_num_threads() == 2
+for _ in range(5):
+    torch.linalg.inv(matrices)
+""")
+
+
+def runs(code):
+    """Run a program with two threads, which is to end in time and say nothing."""
     done = subprocess.run(
-        [sys.executable, "-c", begin + work * 5],
+        [sys.executable, "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_a_known_openmp_pieces_are_done_one_by_one(monkeypatch):
+    monkeypatch.setattr(threads, "_can_be_shared", lambda: False)
+    with limited_to(4):
+        found = list(each_in_parallel(lambda _: threading.current_thread(), range(3)))
+    assert found == [threading.main_thread()] * 3

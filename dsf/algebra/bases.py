@@ -9,8 +9,8 @@ from torch import Tensor
 from dsf.algebra.structures import block_diagonal, written_out
 from dsf.coefficient import dense_of
 from dsf.shapes import ShapeError
+from dsf.solve.matrices import solved
 from dsf.system import System, time_reversed
-from dsf.threads import one_thread
 from dsf.transition import Dense
 from dsf.transition.storage import on_parts
 
@@ -81,11 +81,12 @@ def _between_tokens(system: System, T: Tensor) -> Tensor:
 
 def _divided(rows: Tensor, T: Tensor) -> Tensor:
     """``rows @ T^{-1}``."""
-    with one_thread():  # see there
-        divided, broken = torch.linalg.solve_ex(T, rows, left=False)
-    if bool((broken != 0).any()):
-        raise ValueError("change_of_basis: 'T' must be invertible at every token, but it is not.")
-    return divided
+    try:
+        return solved(T.mT, rows.mT).mT
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ValueError(
+            "change_of_basis: 'T' must be invertible at every token, but it is not."
+        ) from error
 
 
 def with_conjugates(system: System) -> System:

@@ -65,10 +65,10 @@ class ThreadCount:
         Args:
             work: parameters times tokens.
         """
-        import torch
+        from dsf.threads import compute_with
 
         if self.asked is None:
-            torch.set_num_threads(self.every if work > SMALL_WORK else 1)
+            compute_with(self.every if work > SMALL_WORK else 1)
 
     def __str__(self) -> str:
         cores = f"{os.cpu_count()} cores"

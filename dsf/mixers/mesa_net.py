@@ -19,8 +19,8 @@ from torch import Tensor
 from dsf.ingredients.matrix_memories import read_from
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
+from dsf.solve.matrices import solved
 from dsf.system import System
-from dsf.threads import one_thread
 from dsf.transition import ScaledIdentity
 
 
@@ -63,8 +63,7 @@ class MesaNet(Mixer):
     def _solved(self, curvature: Tensor, start: int, stop: int) -> Tensor:
         """``(H_t + diag(λ))⁻¹ q_t``."""
         full = curvature + self.ridge.diag_embed().unsqueeze(-3)
-        with one_thread():  # see there
-            return torch.linalg.solve(full, self.query[..., start:stop, :])
+        return solved(full, self.query[..., start:stop, :].unsqueeze(-1)).squeeze(-1)
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
         return self.value.unsqueeze(-2)
