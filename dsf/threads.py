@@ -8,6 +8,7 @@ process of a user does not call it, but tells OpenMP how many threads one thread
 
 import ctypes
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,12 +36,13 @@ Result = TypeVar("Result")
 @contextmanager
 def limited_to(count: int) -> Iterator[None]:
     """Run the block with ``count`` torch threads, and restore their number afterwards."""
-    before = torch.get_num_threads()
+    before, of_mkl = torch.get_num_threads(), _of_mkl()
     compute_with(count)
     try:
         yield
     finally:
-        compute_with(before)
+        if not _take(before) or _of_mkl() != of_mkl:
+            torch.set_num_threads(before)
 
 
 def compute_with(count: int) -> None:
@@ -99,6 +101,7 @@ def each_in_parallel(
             return work(piece)
 
     pool = ThreadPoolExecutor(workers, initializer=_take, initargs=(every // workers,))
+    told = _was_told()
     waiting: deque[Future[Result]] = deque()
     try:
         for piece in pieces:
@@ -109,6 +112,8 @@ def each_in_parallel(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+        if told:  # new threads of the user take what torch was told last
+            torch.set_num_threads(every)
 
 
 def _take(count: int) -> bool:
@@ -117,7 +122,19 @@ def _take(count: int) -> bool:
     library = _openmp()
     if library is not None:
         library.omp_set_num_threads(count)
-    return torch.get_num_threads() == count
+    if torch.get_num_threads() != count:
+        return False
+    if (_of_mkl() or 0) > count:  # torch was told before, which holds for MKL
+        torch.set_num_threads(count)
+    return True
+
+
+def _of_mkl() -> int | None:
+    """The threads that MKL takes; None where torch has no MKL, or the environment says how many."""
+    if "MKL_NUM_THREADS" in os.environ:
+        return None
+    found = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+    return None if found is None else int(found[1])
 
 
 @cache
@@ -132,6 +149,19 @@ def _openmp() -> Any | None:
         if hasattr(library, "omp_set_num_threads"):
             return library
     return None
+
+
+def _was_told() -> bool:
+    """Whether torch was told its number of threads, so that MKL does not follow OpenMP."""
+    with ThreadPoolExecutor(1) as alone:
+        return alone.submit(_differs).result()
+
+
+def _differs() -> bool:
+    library = _openmp() if torch.get_num_threads() > 1 else None
+    if library is not None:
+        library.omp_set_num_threads(1)
+    return library is not None and (_of_mkl() or 0) > 1
 
 
 @cache

@@ -104,9 +104,10 @@ matrices = torch.randn(6, 256, 256, dtype=torch.float64)
     runs(begin + work * 5)
 
 
-def test_those_of_a_user_return_after_work_on_several_threads():
+@pytest.mark.parametrize("mkl", [{}, {"MKL_NUM_THREADS": "2"}], ids=["", "by the environment"])
+def test_those_of_a_user_return_after_work_on_several_threads(mkl):
     """The default of torch is not touched, on which that depends."""
-    runs("""
+    code = """
 import torch
 from dsf.threads import each_in_parallel, limited_to
 assert torch.get_num_threads() == 2
@@ -118,17 +119,42 @@ with limited_to(1):
 assert torch.get_num_threads() == 2
 for _ in range(5):
     torch.linalg.inv(matrices)
+"""
+    runs(code, **mkl)
+
+
+def test_mkl_takes_as_many_threads_as_torch_in_every_piece():
+    """Also after torch was told a number, which MKL keeps to in new threads."""
+    runs("""
+import torch
+from dsf.threads import _of_mkl, each_in_parallel, limited_to
+def seen(_=None):
+    return torch.get_num_threads(), _of_mkl() or torch.get_num_threads()
+for told in (None, 4):
+    if told:
+        torch.set_num_threads(told)
+    every = told or 2
+    assert seen() == (every, every), seen()
+    found = list(each_in_parallel(seen, range(2)))
+    assert found == [(every // 2, every // 2)] * 2, found
+    with limited_to(1):
+        assert seen() == (1, 1), seen()
+    assert seen() == (every, every), seen()
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(1) as alone:
+        assert alone.submit(seen).result() == (every, every), told
 """)
 
 
-def runs(code):
+def runs(code, **more):
     """Run a program with two threads, which is to end in time and say nothing."""
+    plain = {name: value for name, value in os.environ.items() if name != "MKL_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+        env=plain | {"OMP_NUM_THREADS": "2"} | more,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
