@@ -83,7 +83,8 @@ def each_in_parallel(
 
     For work that calls torch: several threads gain little in short operations, and much in whole
     pieces of work. So the threads of torch are shared out among the pieces that are worked on at a
-    time. That takes a millisecond for each call. Results that nobody has taken yet are few.
+    time. That takes a millisecond for each call. Results that nobody has taken yet are few. Where
+    OpenMP cannot be told how many threads to take, one piece is done after the other.
 
     Args:
         most: so many pieces are worked on at a time at most.

@@ -8,10 +8,11 @@ from torch import nn
 
 import dsf
 from dsf.inspection.capture.precision import guarded
-from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.inspection.errors import UnreadableError
 from dsf.models import NAMES, folder, recall
 from tests.inspection import literal_llama
 from tests.inspection.families import tiny_models
+from tests.network.family_stacks import stack_of_family
 
 transformers = pytest.importorskip("transformers")
 
@@ -107,12 +108,7 @@ def test_edges_are_those_of_the_formula():
 
 @pytest.mark.parametrize("name", sorted(set(tiny_models.FAMILIES) - {"glm5_next"}))
 def test_shares_are_complete_in_every_recurrent_family(name):
-    tiny_models.skip_a_known_defect(name)
-    model, given = tiny_models.build(name), tiny_models.inputs(9, padding="left")
-    try:
-        stack = dsf.stack(model, **given)
-    except InspectionError as error:
-        pytest.skip(f"stack does not read it: {error}")
+    stack = stack_of_family(name)
     share = stack.attribute(5, position=-1)
     within = max(1e-10, 10 * tiny_models.FAMILIES[name].exact)
     assert_complete(share, stack.logits[:, -1, 5], within=within)

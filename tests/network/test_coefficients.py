@@ -18,6 +18,7 @@ from dsf.models import folder, recall
 from tests.inspection import literal_llama
 from tests.inspection.families import tiny_models
 from tests.mixer_fields import snake
+from tests.network.family_stacks import stack_of_family
 
 transformers = pytest.importorskip("transformers")
 
@@ -68,12 +69,7 @@ def by_the_paper(mixer, moved):
 
 @pytest.mark.parametrize("name", sorted(set(tiny_models.FAMILIES) - {"glm5_next"}))
 def test_the_first_and_the_last_mixer_of_every_recurrent_family(name):
-    tiny_models.skip_a_known_defect(name)
-    model, given = tiny_models.build(name), tiny_models.inputs(9, padding="left")
-    try:
-        stack = dsf.stack(model, **given)
-    except InspectionError as error:
-        pytest.skip(f"stack does not read it: {error}")
+    stack = stack_of_family(name)
     share = stack.attribute(5, position=-1)
     for step in (stack.mixers[0], stack.mixers[-1]):
         mixer, found = step.whole.mixer, share.by_coefficients(step.name)
