@@ -67,13 +67,21 @@ def exercise(number: int) -> Iterator[None]:
     _DIFFERING.set(None)
     try:
         yield
-    except NotImplementedError:
-        _tell(number, "open. Write the function above and run its cell and this one again.")
+    except NotImplementedError as error:
+        open = (_functions(error) or ["the function above"])[-1]
+        _tell(number, f"open. Write {open} and run its cell and this one again.")
     except AssertionError as error:
         said = str(error) or "a check fails"
         _tell(number, "\n    ".join([f"not right yet: {said}", *_compared()]))
     except NameError as error:
-        _tell(number, f"not right yet: {error}. Does it need an exercise before this one?")
+        if _functions(error):
+            _tell(number, f"your answer raises NameError: {error}{_place(error)}")
+        else:
+            _tell(
+                number,
+                f"open. It goes on with '{error.name}', which an exercise before this one finds: "
+                "solve that one first, then run this cell again.",
+            )
     except Exception as error:
         _tell(number, f"your answer raises {type(error).__name__}: {error}{_place(error)}")
 
@@ -92,6 +100,16 @@ def _numbers(value: Any) -> torch.Tensor:
 def _near(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     size = right.abs().max().item() if right.numel() else 0.0
     return ((left - right).abs() <= (RELATIVE * size or AT_ZERO)) | (left == right)
+
+
+def _functions(error: Exception) -> list[str]:
+    """The functions that it came through, from the first that the check called."""
+    trace = error.__traceback__
+    frames = []
+    while trace is not None:
+        frames.append(trace.tb_frame.f_code.co_name)
+        trace = trace.tb_next
+    return [name for name in frames[2:] if not name.startswith("<")]  # after ours and the check
 
 
 def _place(error: Exception) -> str:

@@ -79,8 +79,8 @@ def fails(error):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (NotImplementedError("yours to write"), "open. Write the function"),
-        (NameError("name 'period' is not defined"), "Does it need an exercise before this one?"),
+        (NotImplementedError("yours to write"), "open. Write fails and run its cell"),
+        (NameError("name 'sun' is not defined"), "raises NameError: name 'sun' is not defined\n"),
         (TypeError("no"), "your answer raises TypeError: no\n    in the line: raise error"),
     ],
     ids=["open", "name", "type"],
@@ -89,6 +89,16 @@ def test_an_answer_that_raises_stops_nothing(error, said, capsys):
     with exercise(3):
         fails(error)
     assert said in capsys.readouterr().out
+
+
+def test_what_an_open_exercise_has_not_found_is_waited_for(capsys):
+    """The check asks for it, and no line of the answer."""
+    with exercise(3):
+        assert period > 0  # noqa: F821
+    assert capsys.readouterr().out == (
+        "exercise 3: open. It goes on with 'period', which an exercise before this one finds: "
+        "solve that one first, then run this cell again.\n"
+    )
 
 
 def test_a_stop_is_a_stop():

@@ -7,13 +7,15 @@ library maps names and settings to its own, and the ``gguf`` package expands the
 
 import contextlib
 import hashlib
+import importlib
 import io
 import math
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -285,9 +287,24 @@ def _parsed(path: Path, model: nn.Module | None = None) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
-    """The reader draws a progress bar on the standard error stream, whatever it is told."""
-    with contextlib.redirect_stderr(io.StringIO()):
+    """The reader draws a progress bar, in a notebook as a widget, whatever it is told."""
+    reader = importlib.import_module(gguf_reader().__module__)
+    with contextlib.redirect_stderr(io.StringIO()), _replaced(reader, "tqdm", _without_a_bar):
         yield
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name, None)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def _without_a_bar(items: Iterable[Any], **_: object) -> Iterable[Any]:
+    return items
 
 
 def _is_finite(value: Any) -> bool:

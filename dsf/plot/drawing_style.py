@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Shaped
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from torch import Tensor
 
 SHEET = Path(__file__).parent / "dsf.mplstyle"
@@ -57,10 +59,20 @@ def worded(axes: Axes, *, title: str, x: str, y: str) -> Axes:
 
 
 def keyed(axes: Axes, labels: Sequence[str] | None) -> None:
-    """Add a legend if there are labels."""
-    if labels:
-        with style():
-            axes.legend()
+    """Add a legend if there are labels: beside the picture where it would cover a line."""
+    if not labels:
+        return
+    with style():
+        legend = axes.legend()
+        if _covers_a_line(legend, axes):
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _covers_a_line(legend: Legend, axes: Axes) -> bool:
+    cast("Figure", axes.get_figure(root=True)).draw_without_rendering()  # only now it has a place
+    box = legend.get_window_extent()
+    paths = (line.get_transform().transform_path(line.get_path()) for line in axes.lines)
+    return any(path.intersects_bbox(box, filled=False) for path in paths)
 
 
 def array(numbers: Any) -> np.ndarray:

@@ -80,6 +80,7 @@ def by_lag(
     )
     if logarithmic:
         axes.set_yscale("log", nonpositive="mask")
+        keyed(axes, labels)  # the lines have moved
     return axes
 
 

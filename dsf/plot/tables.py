@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.results.measurements import QUANTITIES, measured
 from dsf.inspection.results.table import KINDS, Table
-from dsf.plot.drawing_style import on, panels, style, worded
+from dsf.plot.drawing_style import keyed, on, panels, style, worded
 
 ACROSS = ("head", "channel")
 COMPARED = ("mean_distance", "half_life", "mean_effective_tokens", "sink_mass", "negative_share")
@@ -110,8 +110,7 @@ def architectures(
         for number, (name, table) in enumerate(tables.items()):
             _line(axes, table.where(quantity=quantity), name, f"C{number}")
         worded(axes, title="", x="depth", y=quantity)
-    with style():
-        places[0].legend()
+    keyed(places[0], list(tables))
     return places[: len(quantities)]
 
 

@@ -45,6 +45,17 @@ def test_the_model_comes_back(llama, file, no_network):
     assert no_network == []
 
 
+def test_no_progress_bar_is_drawn(file, monkeypatch):
+    """In a notebook it would be a widget, which no redirected stream holds back."""
+    drawn = []
+    reader = sys.modules["transformers.modeling_gguf_pytorch_utils"]
+    monkeypatch.setattr(reader, "tqdm", lambda items, **_: drawn.append("bar") or items)
+    load_model(file)
+    assert drawn == []
+    assert reader.tqdm([]) == []
+    assert drawn == ["bar"]
+
+
 def test_from_the_folder_around_it(llama, file):
     assert torch.equal(load_model(file.parent).model(TOKENS).logits, llama(TOKENS).logits)
 

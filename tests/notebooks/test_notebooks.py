@@ -163,6 +163,8 @@ def test_it_runs_and_its_exercises_are_open_until_they_are_solved(script, capsys
     outputs = [part for cell in notebook.cells for part in cell.get("outputs", ())]
     warned = [part.text for part in outputs if part.get("name") == "stderr"]
     assert [text for text in warned if "compiles loops" not in text] == []
+    shown = [part["data"].get("text/plain", "") for part in outputs if "data" in part]
+    assert [text for text in shown if "%|" in text] == [], "a progress bar"
     with capsys.disabled():
         print(f"\n    {script.stem}: {seconds:.1f} s, {spent:.1f} s of work", flush=True)
     assert spent < SECONDS
@@ -187,7 +189,8 @@ def test_without_its_model_a_notebook_runs_on_a_smaller_one(number, tmp_path, mo
     ).execute()
     told = " ".join(printed(cell) for cell in notebook.cells if cell.cell_type == "code")
     assert "SmolLM2 is not here, so a small model of the package takes its place" in told
-    assert "exercise 3: " in told
+    assert told.count(": open. ") == 3
+    assert "exercise 3: open. It goes on with 'period'" in told
 
 
 def test_a_solution_keeps_its_signature_and_loses_its_body():

@@ -109,6 +109,20 @@ def test_too_many_lines_are_refused(picture):
         picture(torch.ones(13, 4), **words)
 
 
+@pytest.mark.parametrize(
+    ("height", "beside"), [(np.sin, True), (lambda x: 0 * x, False)], ids=["full", "room"]
+)
+def test_a_legend_lies_over_no_line(height, beside):
+    """Where a free place is left it takes that one, and no room from the picture."""
+    places = np.linspace(0, 40, 90)
+    axes = plot.curves(places, {"one": height(places)}, x_label="lag", y_label="weight")
+    axes.figure.draw_without_rendering()
+    box = axes.get_legend().get_window_extent()
+    points = axes.transData.transform(axes.lines[0].get_xydata())
+    assert not any(box.contains(*point) for point in points)
+    assert (box.x0 >= axes.get_window_extent().x1) == beside
+
+
 def test_labels_have_to_fit():
     with pytest.raises(ValueError, match="name each of the 2 lines, but there are 1"):
         plot.by_lag(torch.ones(2, 4), labels=["one"])
