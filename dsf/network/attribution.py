@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.evaluate.memory_plan import check_room
@@ -101,7 +101,8 @@ class Attribution:
 
         Raises:
             KeyError: if no mixer of that name was recorded.
-            InspectionError: if the mixer has no map with one column for each token.
+            InspectionError: if the mixer has no map with one column for each token, or what enters
+                and leaves it is not known as linear maps of the stream.
             MapTooLarge: if they would take more than half of the free memory; see ``edge_sums``.
         """
         return self._of(layer).edges()
@@ -150,7 +151,11 @@ class Attribution:
 
         Args:
             sample: of which sample.
+
+        Raises:
+            IndexError: if there is no such sample.
         """
+        self._check("coefficients", sample)
         found: list[Record] = []
         without: list[Record] = []
         for name in self._mixed:
@@ -169,8 +174,9 @@ class Attribution:
     def strongest_edges(self, count: int = 10, *, sample: int = 0) -> Table:
         """The edges with the largest absolute shares of all mixers, summed over heads or channels.
 
-        Each record has ``layer``, ``written``, ``read`` and ``share``. A mixer whose channels feed
-        back into each other has no edges; it follows as a record with a ``note``.
+        Each record has ``layer``, ``written``, ``read`` and ``share``. A mixer without
+        edges follows as a record with a ``note``: its channels feed back into each other, or what
+        enters and leaves it is not known as linear maps of the stream.
 
         Args:
             count: how many, at least 1.
@@ -178,9 +184,11 @@ class Attribution:
 
         Raises:
             ValueError: if ``count`` is less than 1.
+            IndexError: if there is no such sample.
         """
         if count < 1:
             raise ValueError(f"strongest_edges: 'count' must be at least 1, but it is {count}.")
+        self._check("strongest_edges", sample)
         found: list[Record] = []
         without: list[Record] = []
         for name in self._mixed:
@@ -197,6 +205,8 @@ class Attribution:
                 share = flat[at].item()
                 found.append({"layer": name, "written": written, "read": read, "share": share})
         found.sort(key=lambda edge: -abs(edge["share"]))
+        note = "no edges: what enters and leaves its mixer is not known as linear maps"
+        without += [{"layer": name, "note": note} for name in self._into.not_whole]
         return Table((*found[:count], *without))
 
     def paths(self, count: int = 10, *, sample: int = 0, most: int = 200) -> Paths:
@@ -225,9 +235,7 @@ class Attribution:
         for name, number in (("count", count), ("most", most)):
             if number < 1:
                 raise ValueError(f"paths: '{name}' must be at least 1, but it is {number}.")
-        samples = len(self.value)
-        if not -samples <= sample < samples:
-            raise IndexError(f"paths: sample={sample}, but there are {samples} samples.")
+        self._check("paths", sample)
         root, first = self._into.streams[0]
         search = Search(
             root=root,
@@ -239,7 +247,18 @@ class Attribution:
         )
         return search.strongest(self._into.stop, self._functional, count)
 
+    def _check(self, asked: str, sample: int) -> None:
+        samples = len(self.value)
+        if not -samples <= sample < samples:
+            raise IndexError(f"{asked}: sample={sample}, but there are {samples} samples.")
+
     def _of(self, layer: str) -> "_Mixed":
+        if layer in self._into.not_whole:
+            raise InspectionError(
+                f"edges: what enters and leaves the mixer of {layer} is not known as linear maps "
+                "of the stream, so it has neither edges nor shares of its coefficients. Its map is "
+                "stack.inspection[name].map(), and 'layers' has what the modules in it contribute."
+            )
         if layer not in self._mixed:
             raise KeyError(
                 f"no mixer '{layer}' was recorded as a whole layer; there are "
@@ -322,6 +341,14 @@ def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
     return map * torch.einsum("...wc,...rc->...wr", moved, values)
 
 
+def _by_sample(terms: Shaped[Tensor, "*axes"], samples: int) -> Float[Tensor, " sample"]:
+    """The sums of each sample, also where a module has joined the axes of samples and tokens.
+
+    Where it has put the tokens first, the shares do not sum to the value, which is refused.
+    """
+    return terms.reshape(samples, -1).sum(dim=1)
+
+
 @dataclass(frozen=True, eq=False)
 class Decomposition:
     """What adds to the residual stream of a run before one of its steps.
@@ -332,6 +359,7 @@ class Decomposition:
         parts, mixers: what adds to the stream, and the token mixers in it.
         from_tokens: what the tokens contribute to the results of the steps of the parts, of the
             mixers, and of their sources.
+        not_whole: the layers of the inspection that are no mixers of the run.
     """
 
     stop: Step
@@ -339,6 +367,7 @@ class Decomposition:
     parts: tuple[Part, ...]
     mixers: tuple[MixerStep, ...]
     from_tokens: dict[Step, Tensor]
+    not_whole: tuple[str, ...] = ()
 
     @cached_property
     def constant(self) -> Tensor:
@@ -373,7 +402,7 @@ def attributed(
     total: dict[str, Tensor] = {}
     for part in into.parts:
         for shares, adjoint in ((layers, direct), (total, along_all)):
-            share = paired(adjoint[part.step], into.from_tokens[part.step])
+            share = _by_sample(adjoint[part.step] * into.from_tokens[part.step], len(value))
             shares[part.name] = shares[part.name] + share if part.name in shares else share
     for mixer in into.mixers:  # also those inside of another part
         total[mixer.name] = paired(along_all[mixer.step], into.from_tokens[mixer.step])

@@ -29,12 +29,13 @@ def parts_of(
 ) -> tuple[Part, ...]:
     """The parts between two steps, in the order in which they ran.
 
-    Where several streams meet, the earliest is the trunk, since what is added to a stream is
-    computed from it. A mixer without a residual connection around it ends the trunk.
+    Where several streams meet, the trunk is the one that goes back to the earliest, since what is
+    added to a stream is computed from it. A mixer without a residual connection around it ends the
+    trunk.
     """
     mixer_at = {each.step: each.name for each in mixed}
-    trunk = _trunk(stop, root, mixer_at)
-    found = [Part(mixer_at[step], step) for step in trunk[-1:] if step in mixer_at]
+    trunk = _trunk(stop, root, mixer_at, names)
+    found = {step: Part(mixer_at[step], step) for step in trunk[-1:] if step in mixer_at}
     branches = [
         (source, names.get(source, f"step {source.number}"))
         for step in trunk
@@ -45,16 +46,16 @@ def parts_of(
     while branches:
         branch, name = branches.pop()
         if branch in mixer_at:
-            found.append(Part(mixer_at[branch], branch))
+            found[branch] = Part(mixer_at[branch], branch)
         elif _is_one_part(branch, trunk, mixer_at, names):
-            found.append(Part(name, branch))
+            found.setdefault(branch, Part(name, branch))
         else:
             branches += [
                 (source, names.get(source, name))
                 for source in branch.sources
                 if source not in trunk
             ]
-    return tuple(sorted(found, key=lambda part: part.step.number))
+    return tuple(sorted(found.values(), key=lambda part: part.step.number))
 
 
 def _is_one_part(
@@ -73,8 +74,15 @@ def _is_one_part(
     return not inside & set(mixers) and (branch in names or len(branch.sources) < 2)
 
 
-def _trunk(stop: Step, root: Step, mixers: Collection[Step]) -> list[Step]:
+def _trunk(stop: Step, root: Step, mixers: Collection[Step], names: Collection[Step]) -> list[Step]:
+    def reached(step: Step) -> tuple[int, int]:
+        """Where it comes from, past a factor or a change of shape, and past how many of these."""
+        passed = 0
+        while len(step.sources) == 1 and step not in mixers and step not in names:
+            step, passed = step.sources[0], passed + 1
+        return step.number, passed
+
     trunk = [stop]
     while trunk[-1] is not root and trunk[-1] not in mixers and trunk[-1].sources:
-        trunk.append(min(trunk[-1].sources, key=lambda step: step.number))
+        trunk.append(min(trunk[-1].sources, key=reached))
     return trunk

@@ -135,12 +135,14 @@ class Stack:
             wanted = {part.step for part in parts} | {mixer.step for mixer in mixers}
             wanted |= {mixer.source for mixer in mixers}
             streams = zip(self.states, self.hidden, strict=True)
+            whole = {mixer.name for mixer in self.mixers}
             self._known[stop] = Decomposition(
                 stop=stop,
                 streams=tuple(each for each in streams if each[0].number <= stop.number),
                 parts=parts,
                 mixers=tuple(mixers),
                 from_tokens=linear_results(root, first, wanted, self.results),
+                not_whole=tuple(one.name for one in self.inspection if one.name not in whole),
             )
         return self._known[stop]
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import dsf
 from dsf.inspection.capture.precision import guarded
-from dsf.inspection.errors import UnreadableError
+from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.models import NAMES, folder, recall
 from tests.inspection import literal_llama
 from tests.inspection.families import tiny_models
@@ -106,7 +106,7 @@ def test_edges_are_those_of_the_formula():
         torch.testing.assert_close(share.edges(mixer.name), expected)
 
 
-@pytest.mark.parametrize("name", sorted(set(tiny_models.FAMILIES) - {"glm5_next"}))
+@pytest.mark.parametrize("name", sorted(tiny_models.FAMILIES))
 def test_shares_are_complete_in_every_recurrent_family(name):
     stack = stack_of_family(name)
     share = stack.attribute(5, position=-1)
@@ -269,3 +269,77 @@ def test_the_strongest_edges_are_those_of_all_layers():
     assert len(share.strongest_edges(999)) == 50
     with pytest.raises(ValueError, match="'count' must be at least 1"):
         share.strongest_edges(0)
+
+
+def tiny(cls, **settings):
+    """A model of the library whose parameters are all drawn, so that its biases are not zero."""
+    cls = getattr(transformers, cls, None) or pytest.skip(f"no {cls} in this release")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = cls(cls.config_class(vocab_size=20, hidden_size=16, **settings)).double().eval()
+        for part in model.parameters():
+            nn.init.normal_(part, std=0.3)
+    return model
+
+
+SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["norm first", "norm last"])
+def test_a_feed_forward_layer_that_joins_samples_and_tokens(first):
+    """OPT computes it on all tokens of all samples as one axis."""
+    model = tiny("OPTForCausalLM", ffn_dim=24, word_embed_proj_dim=16, do_layer_norm_before=first,
+                 **SMALL)  # fmt: skip
+    ids = torch.arange(12).reshape(3, 4)
+    share = dsf.stack(model, input_ids=ids).attribute(5, position=2)
+    assert_complete(share, logits_of(model, input_ids=ids)[:, 2, 5])
+    assert all(each.shape == (3,) for each in (*share.layers.values(), *share.total.values()))
+    alone = dsf.stack(model, input_ids=ids[1:2]).attribute(5, position=2)
+    for name, expected in alone.layers.items():
+        torch.testing.assert_close(share.layers[name][1:2], expected, rtol=1e-9, atol=1e-12)
+
+
+class Scaled(nn.Module):
+    """A block whose residual connection has a factor, which is applied after the branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
+        self.factor = nn.Parameter(torch.full((8,), 0.7))
+
+    def forward(self, x):
+        mixed = self.attention(x, x, x)[0]
+        x = self.factor * x + mixed
+        branch = self.mlp(x)
+        return self.factor * x + branch
+
+
+def test_a_residual_connection_with_a_factor(classified):
+    torch.manual_seed(0)
+    model = nn.Sequential(Scaled(), Scaled()).double()
+    x = classified[1]
+    share = dsf.stack(model, x).attribute(torch.ones(8).double(), stream=-1, position=4)
+    assert_complete(share, model(x).detach()[:, 4].sum(dim=-1))
+    assert set(share.layers) == {f"{k}.{part}" for k in "01" for part in ("attention", "mlp")}
+
+
+def test_a_mixer_that_is_not_known_as_a_whole_layer_is_told():
+    """The layers of ALBERT have their norm inside, so that they are followed and have no edges."""
+    model = tiny("AlbertForMaskedLM", embedding_size=8, intermediate_size=24, **SMALL)
+    stack = dsf.stack(model, input_ids=torch.arange(12).reshape(2, 6))
+    share = stack.attribute(5)
+    names = [layer.name for layer in stack.inspection]
+    noted = {edge["layer"]: edge["note"] for edge in share.strongest_edges(3)}
+    assert len(names) == 2
+    assert list(noted) == names
+    assert "not known as linear maps" in noted[names[0]]
+    with pytest.raises(InspectionError, match=r"so it has neither edges nor shares of its coef"):
+        share.edges(names[1])
+
+
+def test_a_sample_that_there_is_not_is_refused(classified):
+    share = classified[2].attribute(0)
+    for asked in (share.strongest_edges, share.coefficients, share.paths):
+        with pytest.raises(IndexError, match=f"{asked.__name__}: sample=3, but there are 3"):
+            asked(sample=3)

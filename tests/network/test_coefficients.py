@@ -67,7 +67,7 @@ def by_the_paper(mixer, moved):
     return {name: torch.stack(several) for name, several in found.items()}
 
 
-@pytest.mark.parametrize("name", sorted(set(tiny_models.FAMILIES) - {"glm5_next"}))
+@pytest.mark.parametrize("name", sorted(tiny_models.FAMILIES))
 def test_the_first_and_the_last_mixer_of_every_recurrent_family(name):
     stack = stack_of_family(name)
     share = stack.attribute(5, position=-1)
