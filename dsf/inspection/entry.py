@@ -20,6 +20,7 @@ from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.memory_forecast import Forecast
 
 
+@torch.inference_mode(False)
 def inspect(
     model: nn.Module | str | Path,
     *inputs: Any,
@@ -157,6 +158,7 @@ def memory_forecast(
     return forecast(model, known, inputs, named, wide=wide, memory=memory)
 
 
+@torch.inference_mode(False)
 def probe(
     module: nn.Module,
     *inputs: Any,

@@ -29,6 +29,7 @@ Visit = Callable[[Sequence[InspectedLayer], Sequence[Unsupported]], None]
 Look = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
 
 
+@torch.inference_mode(False)
 def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold block by block
     piecewise: PiecewiseModel,
     visit: Visit,

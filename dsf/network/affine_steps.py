@@ -129,7 +129,7 @@ def adjoint_of(
     """The adjoint of a function that is linear in tensors of ``shapes`` with one more axis."""
     if isinstance(linear, Transposable):
         return linear.adjoint(cotangent)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         given = [cotangent.new_zeros(1, *shape, requires_grad=True) for shape in shapes]
         result = linear(*given)
         moved = torch.autograd.grad(result, given, cotangent.unsqueeze(0), allow_unused=True)

@@ -209,6 +209,7 @@ class Attribution:
         without += [{"layer": name, "note": note} for name in self._into.not_whole]
         return Table((*found[:count], *without))
 
+    @torch.inference_mode(False)
     def paths(self, count: int = 10, *, sample: int = 0, most: int = 200) -> Paths:
         """The paths from a token over edges to the number that have the largest absolute shares.
 
@@ -282,6 +283,7 @@ class _Mixed:
     given: Float[Tensor, "sample time width"]
     adjoint: Float[Tensor, "sample written output"]
 
+    @torch.inference_mode(False)
     def edges(self) -> Float[Tensor, "*batch written read"]:
         whole = self._whole()
         moved, values = self._moved(whole), self._values(whole)
@@ -289,6 +291,7 @@ class _Mixed:
         check_room("edges", (*maps, written, read), values.dtype, values.device)
         return _weighted(whole.mixing_map(), moved, values)
 
+    @torch.inference_mode(False)
     def edge_sums(self) -> Float[Tensor, "sample written read"]:
         whole = self._whole()
         moved, values = self._moved(whole), self._values(whole)
@@ -301,6 +304,7 @@ class _Mixed:
             sums.append(edges.flatten(1, -3).sum(dim=1) if edges.ndim > 3 else edges)
         return torch.cat(sums, dim=1)
 
+    @torch.inference_mode(False)
     def by_coefficients(self) -> dict[str, Tensor]:
         whole = self.mixer.whole
         if not isinstance(whole, WholeMixer):

@@ -55,6 +55,7 @@ def _holds(outer: str, inner: str) -> bool:
     return outer != inner and (outer == "" or inner.startswith(f"{outer}."))
 
 
+@torch.inference_mode(False)
 def stack(
     model: nn.Module | str | Path,
     *inputs: Any,

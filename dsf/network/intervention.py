@@ -80,6 +80,7 @@ class Intervention:
         return f"Intervention({listed}: outputs move by at most {moved:.3g})"
 
 
+@torch.inference_mode(False)
 def intervene(
     model: nn.Module | str | Path,
     *inputs: Any,

@@ -59,6 +59,7 @@ class Stack:
     tokenizer: Any | None = None
     results: Mapping[Step, Tensor] = field(default_factory=dict)
 
+    @torch.inference_mode(False)
     def attribute(
         self,
         target: Target,

@@ -168,6 +168,7 @@ class Question:
         return at_end and not callable(self.target)
 
 
+@torch.inference_mode(False)
 def swept(  # noqa: PLR0913 (what a sweep is called with)
     model: nn.Module | str | Path,
     inputs: tuple[Any, ...],

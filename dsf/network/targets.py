@@ -96,7 +96,7 @@ def _of_function(
 
     Linearity is tried at the logits and at others, since the gradient is the functional only then.
     """
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         given = logits.detach().clone().requires_grad_()
         value = function(given)
         if not isinstance(value, Tensor) or value.numel() != logits.shape[0]:

@@ -343,3 +343,24 @@ def test_a_sample_that_there_is_not_is_refused(classified):
     for asked in (share.strongest_edges, share.coefficients, share.paths):
         with pytest.raises(IndexError, match=f"{asked.__name__}: sample=3, but there are 3"):
             asked(sample=3)
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba2"])
+@pytest.mark.parametrize("around", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_whatever_the_caller_does_about_gradients(around, name):
+    expected = dsf.stack(folder(name), input_ids=prompt()).attribute(7, against=9)
+    layer = next(iter(expected.total))
+    cut = dsf.edits.Cut(layer, read=3)
+    with around():
+        stack = dsf.stack(folder(name), input_ids=prompt())
+        share = stack.attribute(lambda logits: logits[:, -1, 7] - logits[:, -1, 9])
+        result = dsf.intervene(folder(name), edits=[cut], input_ids=prompt())
+        inside = share.by_coefficients(layer)
+    torch.testing.assert_close(share.tokens, expected.tokens)
+    torch.testing.assert_close(share.edges(layer), expected.edges(layer))
+    for coefficient, found in share.by_coefficients(layer).items():
+        torch.testing.assert_close(inside[coefficient], found)
+    assert share.paths(2).to_json() == expected.paths(2).to_json()
+    for part in (share.tokens, share.edges(layer), result.output, stack.hidden[-1]):
+        assert not part.requires_grad
+        assert not part.is_inference()

@@ -152,6 +152,7 @@ class InspectedLayer:
         return self._whole if self.stored is None else self.shell()
 
     @cached_property
+    @torch.inference_mode(False)
     def _whole(self) -> AffineLayer:
         assert self.shell is not None  # noqa: S101  # asked by ``whole``
         return self.shell()

@@ -233,7 +233,7 @@ class WholeMixer(AffineLayer):
 
 def transposed(linear: Callable[[Tensor], Tensor], shape: torch.Size, cotangent: Tensor) -> Tensor:
     """The adjoint of a function that is linear in a tensor of this shape."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         given = cotangent.new_zeros(shape, requires_grad=True)
         (moved,) = torch.autograd.grad(linear(given), given, cotangent)
     return moved
