@@ -106,8 +106,8 @@ class MixerCall:
                 return part
         raise ReconstructionError(
             f"stack: the output of {self._layer.name} differs from that when it was inspected. "
-            "Does the model draw random numbers, keep a state between runs, or have hooks that change "
-            "what its layers put out?"
+            "Does the model draw random numbers, keep a state between runs, or have hooks that "
+            "change what its layers put out?"
         )
 
     def _first(self, wanted: Tensor, among: Sequence[Tensor]) -> Tensor | None:
