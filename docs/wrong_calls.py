@@ -50,6 +50,7 @@ COMMANDS = (
     Call("inspect model --ids '1 2' --tolerance small", 2, "--tolerance"),
     Call("inspect model --ids '1 2' --threads 0", 2, "at least 1"),
     Call("inspect model --ids '1 2' --threads two", 2, "at least 1"),
+    Call("inspect model --ids '1 2' --threads 20000", 2, "at most 1024"),
     Call("--verison", 2, "No such option"),
 )
 MODELS = (
@@ -115,6 +116,7 @@ OPTIONS = (
 )
 OUTPUTS = (
     Call("inspect model --ids '1 2' --out text.txt", 2, "is a file, and a folder is expected"),
+    Call("inspect model --ids '1 2' --out ''", 2, "--out is empty"),
     Call("inspect model --ids '1 2' --out text.txt/deep", 2, "a file, and a folder is expected"),
     Call("inspect model --ids '1 2' --out model", 2, "is the folder of the model"),
     Call("inspect model --ids '1 2' --out ./short/../model", 2, "is the folder of the model"),
@@ -215,6 +217,7 @@ OTHERS = (
     Call("claims --table papers", 2, "Did you mean paper?"),
     Call("playground delta_nett", 2, "Did you mean delta_net"),
     Call("playground --out empty", 2, "is a folder"),
+    Call("playground --out=", 2, "--out is empty"),
     Call("demo --out text.txt", 2, "is a file, and a folder is expected"),
     Call("demo --model model", 2, "has no tokenizer"),
     Call("doctor --out text.txt", 2, "is a file, and a folder is expected"),

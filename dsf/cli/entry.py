@@ -27,6 +27,7 @@ from dsf.cli import (
 )
 from dsf.cli.answer import complain, interrupted, tell, unwritten
 from dsf.cli.errors import FAULT, IN_WORDS, INTERRUPTED, USAGE
+from dsf.cli.output_place import check_named
 from dsf.distribution import VERSION
 
 app = typer.Typer(
@@ -95,6 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _code(arguments: list[str]) -> int:
     command, as_json = _command(arguments), "--json" in arguments
+    try:
+        check_named(arguments)
+    except ValueError as error:
+        complain(command, error, USAGE, as_json=as_json)
+        return USAGE
     stopped = _noting_interrupts()
     try:
         code = int(app(arguments, prog_name="dsf", standalone_mode=False) or 0)

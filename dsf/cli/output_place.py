@@ -1,11 +1,28 @@
 """Where a command will write is tried before anything heavy is imported."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
+PLACES = ("--out", "--file", "--csv", "--edits", "--resume", "--slurm")
+"""The options that name a file or a folder."""
 REPORT = ("report.html", "maps.png")
 """What a report consists of."""
+
+
+def check_named(arguments: Sequence[str]) -> None:
+    """Whether every option that names a place says one; empty text would be the folder around.
+
+    Raises:
+        ValueError: if not.
+    """
+    for option in PLACES:
+        followed = (option, "") in pairwise(arguments)
+        if followed or f"{option}=" in arguments:
+            raise ValueError(
+                f"{option} is empty. Give a name, or '.' for the folder that this runs in."
+            )
 
 
 def check_folder(

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 VARIABLE = "OMP_NUM_THREADS"
+MOST = 1024
+"""More threads than any machine has cores; of 20,000 the system starts none, and torch crashes."""
 SMALL_WORK = 5 * 10**9
 """Parameters of the model times tokens, up to which one thread is the default.
 
@@ -23,11 +25,16 @@ def _number(text: str) -> int:
     """The value of ``--threads``.
 
     Raises:
-        typer.BadParameter: if it is not a whole number of at least 1.
+        typer.BadParameter: if it is not a whole number from 1 to ``MOST``.
     """
     count = _counted(text)
     if count is None:
         raise typer.BadParameter(f"it must be a whole number of at least 1, but {text!r} came.")
+    if count > MOST:
+        raise typer.BadParameter(
+            f"it must be at most {MOST}, but {text!r} came. This machine has {os.cpu_count()} "
+            "cores, and more threads than that wait for each other."
+        )
     return count
 
 
@@ -117,5 +124,10 @@ def _from_environment() -> int | None:
         raise ValueError(
             f"{VARIABLE} must be a whole number of at least 1, but it is {said!r}. Set it to one, "
             "unset it, or give --threads."
+        )
+    if count > MOST:
+        raise ValueError(
+            f"{VARIABLE} must be at most {MOST}, but it is {said!r}. This machine has "
+            f"{os.cpu_count()} cores: set it to that, unset it, or give --threads."
         )
     return count

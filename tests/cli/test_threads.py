@@ -83,6 +83,18 @@ def test_a_number_that_is_none_is_refused_before_any_work(run, monkeypatch, came
         assert f"a whole number of at least 1, but {came!r} came" in shown
 
 
+def test_more_than_any_machine_has_are_refused(run, monkeypatch):
+    """Of so many the system starts none, and torch crashes without a word."""
+    monkeypatch.setattr(threads, "computing", pytest.fail)
+    done = run("inspect", "--threads", "20000", "x")
+    assert done.exit_code == 2
+    assert "it must be at most 1024, but '20000' came" in " ".join(done.stderr.split())
+    monkeypatch.setenv(threads.VARIABLE, "20000")
+    done = run("claims", "--list")
+    assert done.exit_code == 2
+    assert "OMP_NUM_THREADS must be at most 1024" in done.stderr
+
+
 @pytest.mark.parametrize("came", ["0", "-1", "two", ",2"])
 def test_an_environment_that_says_nothing_is_refused_in_words(run, monkeypatch, only_object, came):
     monkeypatch.setenv(threads.VARIABLE, came)
