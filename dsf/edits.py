@@ -4,8 +4,10 @@ An edit is plain data: it is printed as it is written, and ``edit.to_json()`` an
 it a form that a file can hold. ``dsf.intervene`` applies edits while the model runs.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 __all__ = [
@@ -41,11 +43,21 @@ class Edit:
         heads: the numbers of the heads (of channels, for a mixer with a map for each channel);
             None for all.
         samples: the numbers of the samples; None for all.
+
+    Raises:
+        TypeError: if a field is none of what it may be, such as a token that is no whole number.
     """
 
     layer: Chosen
     heads: Chosen = field(default=None, kw_only=True)
     samples: Tokens = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if each.name in PLAIN:
+                where = f"{type(self).__name__}: '{each.name}'"
+                plain = PLAIN[each.name](where, getattr(self, each.name))
+                object.__setattr__(self, each.name, plain)
 
     def __repr__(self) -> str:
         """As it is written: fields that keep their default are left out."""
@@ -191,21 +203,30 @@ def from_json(record: Mapping[str, Any]) -> Edit:
     """The edit that ``to_json`` wrote.
 
     Raises:
-        ValueError: if it is no edit, or has fields that the edit does not have.
+        ValueError: if it is no edit, or has fields that the edit does not have, or contents that
+            these cannot have.
     """
+    if not isinstance(record, Mapping):
+        raise ValueError(
+            "edits: an edit is a dictionary such as {'edit': 'Cut', 'layer': 0, 'read': 5}, but it "
+            f"is {record!r}."
+        )
     given = {name: _from_plain(value) for name, value in record.items()}
     name = given.pop("edit", None)
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise ValueError(f"edits: {name!r} is no edit; there are {', '.join(KINDS)}.")
     known = {each.name for each in fields(KINDS[name])}
     if odd := set(given) - known:
         raise ValueError(
             f"edits: {name} has no field {sorted(odd)[0]!r}; it has {', '.join(sorted(known))}."
         )
+    needed = [each.name for each in fields(KINDS[name]) if each.default is MISSING]
+    if missing := [each for each in needed if each not in given]:
+        raise ValueError(f"edits: {name} is not complete: it needs '{missing[0]}'.")
     try:
         return KINDS[name](**given)
     except TypeError as error:
-        raise ValueError(f"edits: {name} is not complete: {error}.") from error
+        raise ValueError(f"edits: {error}") from error
 
 
 def _plain(where: str, value: Any) -> Any:
@@ -223,7 +244,103 @@ def _plain(where: str, value: Any) -> Any:
 
 def _from_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
+        if odd := set(value) - {"from", "to", "step"}:
+            raise ValueError(
+                f"edits: a range is written as {{'from': 0, 'to': 4}}, but one has {min(odd)!r}."
+            )
         return slice(value.get("from"), value.get("to"), value.get("step"))
     if isinstance(value, list):
         return [_from_plain(each) for each in value]
     return value
+
+
+# What a field may hold
+
+
+def _whole(where: str, value: Any) -> int:
+    """A whole number, also one of NumPy or torch."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{where} must be a whole number, but it is {value!r}.")
+
+
+def _whole_or_none(where: str, value: Any) -> int | None:
+    return None if value is None else _whole(where, value)
+
+
+def _several(where: str, value: Any, one: Callable[[str, Any], Any]) -> Any:
+    """None, a range, or one or several of what ``one`` takes, as plain data."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if value is None or isinstance(value, range):
+        return value
+    if isinstance(value, slice):
+        return slice(*(_whole_or_none(where, bound) for bound in _bounds(value)))
+    if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+        listed = [
+            _several(where, each, one) if isinstance(each, slice) else one(where, each)
+            for each in value
+        ]
+        return tuple(listed) if isinstance(value, tuple) else listed
+    return one(where, value)
+
+
+def _bounds(value: slice) -> tuple[Any, Any, Any]:
+    return value.start, value.stop, value.step
+
+
+def _tokens(where: str, value: Any) -> Tokens:
+    found: Tokens = _several(where, value, _token)
+    return found
+
+
+def _token(where: str, value: Any) -> int:
+    try:
+        return _whole(where, value)
+    except TypeError:
+        raise TypeError(
+            f"{where} must be whole numbers, a slice or a range, but it has {value!r}."
+        ) from None
+
+
+def _chosen(where: str, value: Any) -> Chosen:
+    found: Chosen = _several(where, value, _number_or_name)
+    return found
+
+
+def _number_or_name(where: str, value: Any) -> int | str:
+    if isinstance(value, str):
+        return value
+    try:
+        return _whole(where, value)
+    except TypeError:
+        raise TypeError(
+            f"{where} must be numbers, names or slices, but it has {value!r}."
+        ) from None
+
+
+def _factor(where: str, value: Any) -> float:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{where} must be a real number, but it is {value!r}.")
+    return float(value)
+
+
+def _flag(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{where} must be True or False, but it is {value!r}.")
+    return value
+
+
+PLAIN: Mapping[str, Callable[[str, Any], Any]] = {
+    "layer": _chosen,
+    "heads": _chosen,
+    **dict.fromkeys(("samples", "written", "read", "tokens"), _tokens),
+    **dict.fromkeys(("token", "width", "order"), _whole),
+    "other_token": _whole_or_none,
+    "factor": _factor,
+    **dict.fromkeys(("renormalise", "keep"), _flag),
+}
+"""By the name of a field what makes plain data of it, and refuses what it may not hold."""

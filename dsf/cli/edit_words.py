@@ -7,8 +7,11 @@ that a wrong word is told before a model is loaded.
 import json
 import shlex
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any
+
+from dsf.edits import from_json
 
 Record = dict[str, Any]
 OTHER = "other"
@@ -142,6 +145,13 @@ def checked(record: Record, where: str) -> Record:
             )
     if record.get("over", OTHER) != OTHER:
         raise ValueError(f"{where}: over is {record['over']!r}; the other run is {OTHER!r}.")
+    factor = record.get("factor", 0)
+    if isinstance(factor, float) and not isfinite(factor):
+        raise ValueError(f"{where}: factor is {factor}; it must be finite.")
+    try:
+        from_json(record)
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix('edits: ')}") from None
     return {**record, "other": OTHER} if name in FROM_OTHER else record
 
 
@@ -153,7 +163,8 @@ def takes_from_other(record: Record) -> bool:
 def _is_numbered(value: Any) -> bool:
     if isinstance(value, list):
         return all(each is not None and _is_numbered(each) for each in value)
-    return value is None or isinstance(value, int | dict)
+    is_range = isinstance(value, dict) and set(value) <= {"from", "to", "step"}
+    return value is None or is_range or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _kind(word: str) -> str:

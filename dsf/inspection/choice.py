@@ -155,6 +155,7 @@ def parsed(text: str) -> list[int | str | slice]:
 
 
 def _several(name: str, wanted: Any) -> Iterable[int | str | slice]:
+    wanted = wanted.tolist() if hasattr(wanted, "tolist") else wanted  # of NumPy or torch
     several = tuple(wanted) if isinstance(wanted, Sequence | set | range) else (wanted,)
     several = (wanted,) if isinstance(wanted, str) else several
     odd = [each for each in several if not _is_choice(each)]

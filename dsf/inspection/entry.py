@@ -112,7 +112,7 @@ def inspect(
         inputs=inputs,
         named=named,
         exact=exact,
-        tolerance=tolerance,
+        tolerance=known_tolerance(tolerance),
         strict=strict,
         layers=layers,
         heads=heads,
@@ -226,13 +226,28 @@ def known_checks(checks: str) -> str:
     return checks
 
 
+def known_tolerance(tolerance: float | None) -> float | None:
+    """``tolerance``, if it is none or a number that an error can be held against.
+
+    Raises:
+        ValueError: if not.
+    """
+    if tolerance is None or (isinstance(tolerance, int | float) and tolerance >= 0):
+        return tolerance
+    raise ValueError(
+        f"inspect: 'tolerance' is a relative difference such as 1e-12, or left out, but it is "
+        f"{tolerance!r}."
+    )
+
+
 def _texts(tokens: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     """The texts that were given, or those of the numbers that the model is given."""
+    numbers = named.get("input_ids", inputs[0] if inputs else None)
     if not hasattr(tokens, "convert_ids_to_tokens"):
+        _check_texts(tokens, numbers)
         return tokens
     from dsf.loading import token_texts
 
-    numbers = named.get("input_ids", inputs[0] if inputs else None)
     if not _numbers_of(tokens, numbers):
         raise InspectionError(
             f"inspect: 'tokens' is a tokenizer of {len(tokens)} tokens, so that the model must be "
@@ -240,6 +255,31 @@ def _texts(tokens: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> An
             "the tokenizer that made them, or the text of every token."
         )
     return [token_texts(tokens, row) for row in numbers.tolist()]
+
+
+def _check_texts(tokens: Any, numbers: Any) -> None:
+    """Whether texts are one list for each sample, and as many as the numbers of tokens.
+
+    Raises:
+        InspectionError: if not.
+    """
+    if tokens is None:
+        return
+    rows = tokens if isinstance(tokens, Sequence) and not isinstance(tokens, str) else [tokens]
+    odd = [row for row in rows if not isinstance(row, Sequence) or isinstance(row, str)]
+    if odd:
+        raise InspectionError(
+            "inspect: 'tokens' must be one list of texts for each sample, such as "
+            f"[['The', ' cat']], or a tokenizer, but it has {odd[0]!r}."
+        )
+    if not isinstance(numbers, Tensor) or numbers.is_floating_point() or numbers.ndim != 2:
+        return
+    counts = [len(row) for row in rows]
+    if counts != [numbers.shape[1]] * numbers.shape[0]:
+        raise InspectionError(
+            f"inspect: 'tokens' has texts for {counts} tokens, but the input has "
+            f"{numbers.shape[0]} samples of {numbers.shape[1]}."
+        )
 
 
 def _numbers_of(tokenizer: Any, numbers: Any) -> TypeGuard[Tensor]:

@@ -1,6 +1,7 @@
 """``ModelFolder``: an untrusted folder, of which only regular files directly inside are opened."""
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from dsf.loading.errors import LoadError, listed, shown
@@ -97,8 +98,14 @@ def gguf_file(path_or_id: str | Path) -> Path | None:
     A folder without a ``config.json`` stands for the one GGUF file in it.
 
     Raises:
-        LoadError: a folder with several of them, or with a link in the place of one.
+        LoadError: a folder with several of them, or with a link in the place of one; something else
+            than a path.
     """
+    if not isinstance(path_or_id, str | PathLike):
+        raise LoadError(
+            "a model is a torch module, the folder of a checkpoint, a GGUF file or a hub id, but "
+            f"what came is {type(path_or_id).__name__}."
+        )
     given = Path(path_or_id)
     if given.is_file():
         return given.resolve() if given.suffix == GGUF_ENDING else None

@@ -90,6 +90,11 @@ class Subject:
                 f"intervene: {kind} needs another run: give its inspection, as "
                 f"{kind}(..., other=dsf.inspect(model, ...))."
             )
+        if not isinstance(source, Inspection):
+            raise InspectionError(
+                f"intervene: {kind} refers to {type(source).__name__}, but another run is given as "
+                "its inspection, dsf.inspect(model, ...), or as the name of one in 'sources'."
+            )
         try:
             return source[self.name]
         except KeyError as error:
@@ -191,6 +196,8 @@ def _with_values(subject: Subject, edit: ValueFrom, signal: Tensor) -> Tensor:
     other = subject.of(edit.other, edit).mixer.signal()
     steps = signal.shape[-3]
     chosen = places("tokens", edit.tokens, steps)
+    if not len(chosen):
+        return signal
     if other.shape[-2:] != signal.shape[-2:] or other.shape[-3] <= int(chosen.max()):
         raise InspectionError(
             f"intervene: ValueFrom: the values of {subject.name} are {tuple(signal.shape)} in this "

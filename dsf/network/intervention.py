@@ -6,7 +6,7 @@ compute their own coefficients anew. Layers without an edit run as they are, and
 first edit are not run again.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ def intervene(
     module, tokenizer = loaded_model(model)
     with live_model(module, inputs, named, adapters) as run_again:
         layers: list[InspectedLayer] = []
-        (plan,) = run_again.plans([wanted], sources or {}, layers.append)
+        (plan,) = run_again.plans([wanted], checked_sources(sources), layers.append)
         output = run_again.changed(plan)
     return Intervention(
         output=output,
@@ -136,6 +136,11 @@ def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
     Raises:
         TypeError: if one is no edit.
     """
+    if not isinstance(edits, Edit | Iterable):
+        raise TypeError(
+            "intervene: 'edits' must hold edits such as dsf.edits.Cut(...), but it is "
+            f"{type(edits).__name__}."
+        )
     several = (edits,) if isinstance(edits, Edit) else tuple(edits)
     odd = [each for each in several if not isinstance(each, Edit)]
     if odd:
@@ -144,6 +149,26 @@ def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
             f"{type(odd[0]).__name__}."
         )
     return several
+
+
+def checked_sources(sources: Mapping[str, Inspection] | None) -> Mapping[str, Inspection]:
+    """Other runs by name.
+
+    Raises:
+        TypeError: if they are something else.
+    """
+    known = {} if sources is None else sources
+    odd = (
+        [known]
+        if not isinstance(known, Mapping)
+        else [each for each in known.values() if not isinstance(each, Inspection)]
+    )
+    if odd:
+        raise TypeError(
+            "intervene: 'sources' must name inspections, as in sources={'other': "
+            f"dsf.inspect(model, ...)}}, but there is {type(odd[0]).__name__}."
+        )
+    return known
 
 
 def loaded_model(model: nn.Module | str | Path) -> tuple[nn.Module, Any | None]:

@@ -28,6 +28,7 @@ from dsf.network.intervention import (
     LiveModel,
     Planned,
     checked_edits,
+    checked_sources,
     live_model,
     loaded_model,
 )
@@ -90,7 +91,7 @@ class Swept:
 def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     model: nn.Module | str | Path,
     *inputs: Any,
-    edits: Sequence[Edit | Sequence[Edit]],
+    edits: Sequence[Edit | Sequence[Edit]] | Edit,
     target: Target,
     against: Target | None = None,
     position: int = -1,
@@ -174,7 +175,7 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     inputs: tuple[Any, ...],
     named: dict[str, Any],
     *,
-    edits: Sequence[Edit | Sequence[Edit]],
+    edits: Sequence[Edit | Sequence[Edit]] | Edit,
     question: Question,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
@@ -190,7 +191,8 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     """
     if together is not None and together < 1:
         raise ValueError(f"sweep: 'together' must be at least 1, but it is {together}.")
-    wanted = [checked_edits(each) for each in edits]
+    runs = [edits] if isinstance(edits, Edit) else edits
+    wanted, known = [checked_edits(each) for each in runs], checked_sources(sources)
     module, own = loaded_model(model)
     record = None if resume is None else SweepRecord(resume, wanted)
     given = named
@@ -199,12 +201,12 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
         question = question if given is named else replace(question, position=-1)
     with live_model(module, inputs, given, adapters) as live:
         asked = Asked.of(question, live.clean, own or tokenizer)
-        plans = live.plans(wanted, sources or {})
+        plans = live.plans(wanted, known)
         finished: dict[int, list[float]] = {}
         if record is not None:
             facts = {"model": module, "input": (inputs, named), "target": asked.functional}
             clean = asked.of_output(live.clean)
-            finished = record.begin(facts, sources or {}, clean, asked.rounding(live.clean))
+            finished = record.begin(facts, known, clean, asked.rounding(live.clean))
         running = _Running(live, plans, asked, together, _Watch(plans, live, set(finished), told))
         rows = {at: torch.tensor(row, dtype=torch.float64) for at, row in finished.items()}
         for at, effect in running.effects(set(finished)):

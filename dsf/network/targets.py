@@ -43,6 +43,11 @@ def functional_of(
                 "function itself return the difference."
             )
         return _of_function(target, logits)
+    if target is None:
+        raise TypeError(
+            "attribute: 'target' is None, but something has to be attributed: a token's number or "
+            "text, or a function of the logits."
+        )
     shown = _position(logits, position)
     functional = torch.zeros_like(logits)
     for sign, tokens in ((1.0, target), (-1.0, against)):
@@ -78,6 +83,8 @@ def along(
 
 
 def _position(logits: Tensor, position: int) -> int:
+    if isinstance(position, bool) or not hasattr(position, "__index__"):
+        raise TypeError(f"attribute: position={position!r}, but it is a whole number.")
     if logits.ndim == 2:  # one row of classes for every sample
         return 0
     steps = logits.shape[1]
@@ -105,7 +112,9 @@ def _of_function(
                 f"attribute: a target function must return one number for each of the "
                 f"{logits.shape[0]} samples, but it returned {found}."
             )
-        (functional,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
+        functional = None
+        if value.requires_grad:
+            (functional,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
     if functional is None:
         raise ValueError("attribute: the target function does not depend on the logits.")
     for tried in (logits, logits.flip(-1).square() + 1):
@@ -136,9 +145,9 @@ def paired(
 
 def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:
     samples, size = logits.shape[0], logits.shape[-1]
-    several = [tokens] * samples if isinstance(tokens, int | str) else tokens
-    if isinstance(several, Tensor):
-        several = several.reshape(-1).tolist()
+    # A tensor or an array, also of one number, is a list of targets.
+    given = tokens.reshape(-1).tolist() if hasattr(tokens, "reshape") else tokens
+    several = given if isinstance(given, list | tuple) else [given] * samples
     ids = [_id(token, tokenizer) for token in several]
     ids = ids * samples if len(ids) == 1 else ids
     if len(ids) != samples:

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection import InspectedLayer, Inspection, ReconstructionError, Unsupported
+from dsf.inspection import (
+    InspectedLayer,
+    Inspection,
+    InspectionError,
+    ReconstructionError,
+    Unsupported,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +96,43 @@ def test_measures_of_every_map(inspection):
     table = inspection.measure()
     assert {record["layer"] for record in table} == {"0[layer 0]", "0[layer 1]"}
     assert {record["sample"] for record in table} == {0, 1}
+
+
+def test_a_layer_is_in_an_inspection_by_its_name(inspection):
+    first = inspection[0]
+    assert first in inspection
+    assert first.name in inspection
+    assert "nowhere" not in inspection
+    with pytest.raises(IndexError, match=r"layer 9 is none of the \d, which are numbered from 0"):
+        inspection[9]
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_options_that_cannot_be_meant_are_refused():
+    model, x = torch.nn.GRU(3, 4, batch_first=True), torch.randn(1, 5, 3)
+    for wrong in ("x", -1, float("nan")):
+        with pytest.raises(ValueError, match="'tolerance' is a relative difference such as 1e-12"):
+            dsf.inspect(model, x, tolerance=wrong)
+    for wrong in (3, "ab", ["ab"]):
+        with pytest.raises(InspectionError, match="'tokens' must be one list of texts for each"):
+            dsf.inspect(model, x, tokens=wrong)
+    with pytest.raises(ValueError, match="but what came is NoneType"):
+        dsf.inspect(None, x)
+
+
+def test_tokens_are_as_many_as_the_numbers_that_are_read():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.gru = torch.nn.Embedding(5, 3), torch.nn.GRU(3, 4)
+
+        def forward(self, input_ids):
+            return self.gru(self.embedding(input_ids).transpose(0, 1))[0]
+
+    ids = torch.tensor([[1, 2, 3]])
+    assert dsf.inspect(Model(), input_ids=ids, tokens=[["a", "b", "c"]]).tokens == (
+        ("a", "b", "c"),
+    )
+    for wrong in ([["a", "b"]], [["a", "b", "c"]] * 2):
+        with pytest.raises(InspectionError, match="but the input has 1 samples of 3"):
+            dsf.inspect(Model(), input_ids=ids, tokens=wrong)

@@ -362,7 +362,13 @@ class Inspection(Sequence[InspectedLayer]):
             return replace(self, layers=self.layers[index])
         if isinstance(index, str):
             return self._by_name(index)
-        return self.layers[index]
+        try:
+            return self.layers[index]
+        except IndexError:
+            raise IndexError(
+                f"Inspection: layer {index} is none of the {len(self)}, which are numbered from 0 "
+                f"to {len(self) - 1}."
+            ) from None
 
     def _by_name(self, name: str) -> InspectedLayer:
         found = next((layer for layer in self.layers if layer.name == name), None)
@@ -370,6 +376,10 @@ class Inspection(Sequence[InspectedLayer]):
             listed = ", ".join(layer.name for layer in self.layers)
             raise KeyError(f"no layer is called '{name}'; there are {listed}")
         return found
+
+    def __contains__(self, wanted: object) -> bool:
+        """Whether there is this layer, or one of this name."""
+        return any(wanted in (layer, layer.name) for layer in self.layers)
 
     def __len__(self) -> int:
         return len(self.layers)
