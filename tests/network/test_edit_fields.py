@@ -124,4 +124,4 @@ def test_targets_and_positions_that_are_none(attention):
     with pytest.raises(TypeError, match=r"position=1\.5, but it is a whole number"):
         result.effect(1, position=1.5)
     with pytest.raises(ValueError, match="does not depend on the logits"):
-        result.effect(lambda logits: torch.ones(2))
+        result.effect(lambda _: torch.ones(2))
