@@ -29,6 +29,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     part: nn.Module | None = None,
     exchange: Exchange | None = None,
     only: Collection[str] | None = None,
+    listens: bool = True,
     calls: list[Call] | None = None,
     tracker: Any = None,
     listener: Callable[[ModuleStack], AbstractContextManager[None]] | None = None,
@@ -39,9 +40,10 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     torch's fused attention, and of softmax between two matrix products. With ``part`` only that
     module is called, as the model would call it. With ``exchange`` recorded calls put out what it
     says instead of their own output. With ``only`` the calls of the modules at these paths alone
-    are recorded, without what is needed to repeat them. With ``calls`` they are appended to these.
-    A ``tracker`` follows from which tokens the tensors of the run are made. A ``listener`` is given
-    the stack of running modules, for whatever else is to be recorded.
+    are recorded, without what is needed to repeat them. Unless it ``listens`` to every call of
+    torch, attention is recorded through modules and the interface alone. With ``calls`` they are
+    appended to these. A ``tracker`` follows from which tokens the tensors of the run are made. A
+    ``listener`` is given the stack of running modules, for whatever else is to be recorded.
 
     Raises:
         InspectionError: if the model does not accept its inputs.
@@ -60,7 +62,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     )
     recorded = {path: module for path, module in watched.items() if where.records(path)}
     with (
-        recording_softmax(where, calls),
+        recording_softmax(where, calls) if listens else nullcontext(),
         interface.recording_attention(model, where, calls),
         interface.plain_experts(model) if wide else nullcontext(),
         recording(recorded, calls, exchange, where),

@@ -8,7 +8,7 @@ first edit are not run again.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dsf.edits import Edit
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Exchange, Through
+from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.screening import check_runnable
@@ -31,8 +32,9 @@ from dsf.inspection.rebuild import Limits, captured_layers, rebuild
 from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.network.edited_mixing import Subject, edited_response
+from dsf.network.run_facts import RunFacts
 from dsf.network.targets import Target, functional_of, paired, put_out
-from dsf.network.unedited_blocks import CleanBlocks, Copies
+from dsf.network.unedited_blocks import CleanBlocks, Copies, has_hold_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,6 +48,7 @@ class Intervention:
         edits: the edits.
         layers: the layers that were edited, as they are in the clean run.
         tokenizer: reads targets that are given as text; None where there is none.
+        kept: without edits, what a later intervention on the same input needs of this run.
     """
 
     output: Shaped[Tensor, "*axes"]
@@ -53,6 +56,7 @@ class Intervention:
     edits: tuple[Edit, ...]
     layers: tuple[InspectedLayer, ...]
     tokenizer: Any | None = None
+    kept: "KeptRun | None" = field(default=None, repr=False)
 
     @property
     def logits(self) -> Shaped[Tensor, "*axes"]:
@@ -87,9 +91,16 @@ def intervene(
     edits: Sequence[Edit] | Edit = (),
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
+    clean: Intervention | None = None,
     **named: Any,
 ) -> Intervention:
     """Run a model with edited token mixers, and once without.
+
+    Several interventions on one input can share the run without edits:
+
+        clean = dsf.intervene(model, input_ids=ids)
+        one = dsf.intervene(model, input_ids=ids, edits=..., clean=clean)
+        other = dsf.intervene(model, input_ids=ids, edits=..., clean=clean)
 
     Args:
         model: a torch module, the folder of a checkpoint, or a hub id. A module is left unchanged.
@@ -98,8 +109,13 @@ def intervene(
             values first, then of the state or the map, then of the response.
         sources: other runs by name, for edits that refer to one by its name.
         adapters: how to read modules of your own, as for :func:`dsf.inspect`.
+        clean: the result of this call without edits, whose run is taken as the clean one. It holds
+            what all layers were given and put out, about as much as ``dsf.inspect`` holds of them,
+            for as long as you keep it. The numbers are the same.
 
     Raises:
+        TypeError, ValueError: if ``clean`` is no such result, or inputs, weights or modules are not
+            those of its run.
         InspectionError: if an edit is of a layer, head, token or run that there is not, or does not
             fit its layer, or the layer cannot be read; before the changed run where possible.
         ReconstructionError: if an edited layer is not reproduced from its coefficients.
@@ -117,17 +133,41 @@ def intervene(
     """
     wanted = checked_edits(edits)
     module, tokenizer = loaded_model(model)
-    with live_model(module, inputs, named, adapters) as run_again:
+    given = inputs, named, adapters
+    earlier = None if clean is None else _kept_run(clean)
+    before = [times_written(part) for part in module.parameters()]
+    begun = live_model(module, *given) if earlier is None else earlier.again(module, *given)
+    with begun as live:
         layers: list[InspectedLayer] = []
-        (plan,) = run_again.plans([wanted], checked_sources(sources), layers.append)
-        output = run_again.changed(plan)
+        (plan,) = live.plans([wanted], checked_sources(sources), layers.append)
+        output = live.changed(plan)
     return Intervention(
         output=output,
-        clean=run_again.clean,
+        clean=live.clean,
         edits=wanted,
         layers=tuple(layers),
         tokenizer=tokenizer,
+        kept=None if wanted else earlier or KeptRun.of(live, RunFacts.of(module, *given), before),
     )
+
+
+def _kept_run(clean: Intervention) -> "KeptRun":
+    """The run that a result without edits keeps.
+
+    Raises:
+        TypeError, ValueError: if it is no such result.
+    """
+    if not isinstance(clean, Intervention):
+        raise TypeError(
+            "intervene: 'clean' must be the result of an intervention without edits, such as "
+            f"dsf.intervene(model, input_ids=ids), but it is {type(clean).__name__}."
+        )
+    if clean.kept is None:
+        raise ValueError(
+            "intervene: 'clean' is an intervention with edits, which keeps nothing of its clean "
+            "run. Make one without: clean = dsf.intervene(model, input_ids=ids)."
+        )
+    return clean.kept
 
 
 def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
@@ -183,6 +223,8 @@ def loaded_model(model: nn.Module | str | Path) -> tuple[nn.Module, Any | None]:
 
 Key = tuple[Through, str, int]
 """By which way a call was recorded, in which module, and which of its calls it is."""
+HOOKED = (Through.MODULE, Through.INTERFACE)
+"""The ways for which nobody has to listen to every call of torch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +288,7 @@ class LiveModel:
     _known: Known
     _found: Sequence[tuple[Call, Adapter, str, Key | None]]
     _blocks: CleanBlocks
+    _written: int
 
     def plans(
         self,
@@ -320,6 +363,7 @@ class LiveModel:
         if not plan:
             return copies.of(self.clean)
         count, met, edited = _Counter(), set(), {name for _, name, _ in plan}
+        listens = any(through not in HOOKED for through, _, _ in plan)
 
         def exchange(call: Call) -> Tensor | None:
             key = count.key_of(call)
@@ -331,15 +375,20 @@ class LiveModel:
         again = self._model, copies.of(self._inputs), copies.of(self._named), self._known
         try:
             with self._blocks.left_out_before(edited, copies):
-                _, output = _run(*again, exchange, only=edited)
+                _, output = _run(*again, exchange, only=edited, listens=listens)
         except InspectionError:  # a block left something that others need beside its output
             count, met = _Counter(), set()
-            _, output = _run(*again, exchange, only=edited)
+            _, output = _run(*again, exchange, only=edited, listens=listens)
         missed = [planned.name for key, planned in plan.items() if key not in met]
         if missed:
             raise InspectionError(
                 f"intervene: with the edits {missed[0]} did not run any more, so the edits were "
                 "not applied. Does the model choose its layers by its input?"
+            )
+        if times_written(self.clean) != self._written:
+            raise InspectionError(
+                "intervene: the model writes what it puts out into the tensor of its run before, "
+                "so that the two cannot be compared. Have it put out a tensor of its own."
             )
         return output
 
@@ -407,7 +456,59 @@ def live_model(
             (call, adapter, family, keys.get(id(call)))
             for call, adapter, family in sequences(calls, known)
         ]
-        yield LiveModel(clean, model, inputs, named, known, found, blocks)
+        written = times_written(clean)
+        yield LiveModel(clean, model, inputs, named, known, found, blocks, written)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptRun:
+    """A clean run that later interventions on the same input take up.
+
+    Attributes:
+        live: the run.
+        facts: what it depended on.
+        rewritten: the first weight that the model itself wrote into as it ran; None for none.
+    """
+
+    live: LiveModel
+    facts: RunFacts
+    rewritten: str | None
+
+    @classmethod
+    def of(cls, live: LiveModel, facts: RunFacts, before: Sequence[int]) -> "KeptRun":
+        """The run, given how often every weight had been written into before it."""
+        now = ((name, times_written(part)) for name, part in facts.model.named_parameters())
+        changed = (name for (name, times), then in zip(now, before, strict=True) if times != then)
+        return cls(live, facts, next(changed, None))
+
+    @contextmanager
+    def again(
+        self,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        named: dict[str, Any],
+        adapters: Sequence[Adapter],
+    ) -> Iterator[LiveModel]:
+        """The same as ``live_model``, without running the model.
+
+        Raises:
+            ValueError: if a run of ``model`` on these inputs would not be this one.
+        """
+        if self.rewritten is not None:
+            raise ValueError(
+                "intervene: 'clean' is a run of a model that writes into its own weights as it "
+                f"runs, such as '{self.rewritten}', so that it cannot be taken up. Leave it out."
+            )
+        other = self.facts.difference(model, inputs, named, adapters)
+        if times_written(self.live.clean) != self.live._written:
+            other = "had its output written into"
+        if other is not None:
+            raise ValueError(
+                f"intervene: 'clean' {other}, so it is not the run without these edits. Make it "
+                "anew with this model and input: clean = dsf.intervene(model, input_ids=ids)."
+            )
+        with isolated(model):
+            yield replace(self.live, _inputs=inputs, _named=named)
 
 
 def _run(
@@ -418,12 +519,13 @@ def _run(
     exchange: Exchange | None = None,
     *,
     only: Collection[str] | None = None,
+    listens: bool = True,
 ) -> tuple[list[Call], Tensor]:
     results: list[Any] = []
     handle = model.register_forward_hook(lambda _, __, output: results.append(output))
     watched = {path: model.get_submodule(path) for path in known}
     try:
-        calls = run(model, watched, inputs, named, exchange=exchange, only=only)
+        calls = run(model, watched, inputs, named, exchange=exchange, only=only, listens=listens)
     finally:
         handle.remove()
     output = put_out(results[-1])
@@ -432,4 +534,7 @@ def _run(
             f"intervene: {type(model).__name__} puts out no tensor but "
             f"{type(results[-1]).__name__}, so nothing can be compared."
         )
-    return calls, output.detach().clone()
+    output = output.detach()
+    is_part = output.untyped_storage().nbytes() != output.nbytes
+    held = is_part or has_hold_of(model, (inputs, named), output)
+    return calls, output.clone() if held else output

@@ -5,16 +5,17 @@ blocks are wired. A block that leaves something elsewhere than in its output, su
 entry of a list or a number in a buffer, runs again.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from dsf.inspection.capture.calls import copied
+from dsf.inspection.capture.integrity import times_written
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,7 @@ class CleanBlocks:
         def hook(block: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._outputs[path] = copied(output)
             before, after = self._seen.pop(path, []), self._around(block, args, kwargs)
-            same = len(before) == len(after) and all(map(_is_same, before, after))
-            if not same:
+            if not is_same(before, after):
                 self._leaving.add(path)
 
         return hook
@@ -127,23 +127,31 @@ class CleanBlocks:
     def _around(self, block: nn.Module, args: Any, kwargs: Any) -> list[Any]:
         """What a block can reach and write into beside its output."""
         found: list[Any] = []
-        for owner in (*block.modules(), *self._outside):
-            plain = {name: part for name, part in vars(owner).items() if name not in _OF_TORCH}
-            for part in (*plain.values(), *owner._buffers.values()):
-                found += _traces(part)
-        for part in (*args, *kwargs.values()):
-            if not isinstance(part, Tensor):
-                found += _traces(part)
+        seen: set[int] = set()  # modules share their configuration, into which one look is enough
+        parts = [
+            part
+            for owner in (*block.modules(), *self._outside)
+            for part in (*dict(of_its_own(owner)).values(), *owner._buffers.values())
+        ]
+        parts += [part for part in (*args, *kwargs.values()) if not isinstance(part, Tensor)]
+        for part in parts:
+            found += [part] if id(part) in seen else traces(part)
+            seen.add(id(part))
         return found
+
+
+def of_its_own(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The attributes of a module that are not torch's."""
+    return ((name, part) for name, part in vars(module).items() if name not in _OF_TORCH)
 
 
 _OF_TORCH = {"_parameters", "_buffers", "_modules", *(n for n in vars(nn.Module()) if "hook" in n)}
 
 
-def _traces(part: Any) -> list[Any]:
+def traces(part: Any) -> list[Any]:
     """What would change about an object if something were left in it; it is kept alive."""
     if isinstance(part, Tensor):
-        return [part, part._version]
+        return [part, times_written(part)]
     if isinstance(part, list | tuple | set):
         return [part, len(part), *(each for each in part if isinstance(each, Tensor))]
     if isinstance(part, dict):
@@ -153,11 +161,33 @@ def _traces(part: Any) -> list[Any]:
     return [part]
 
 
+def has_hold_of(model: nn.Module, given: Any, tensor: Tensor) -> bool:
+    """Whether a tensor shares its memory with weights, attributes or inputs of a model.
+
+    A later run may write into such a one. One of inference mode takes no part in gradients, and
+    counts as held.
+    """
+    if tensor.is_inference():
+        return True
+    place = tensor.untyped_storage().data_ptr()
+    parts = [*model.parameters(), *model.buffers(), *tree_leaves(given)]
+    for module in model.modules():
+        for _, part in of_its_own(module):
+            parts += tree_leaves(part) if isinstance(part, list | tuple | dict) else traces(part)
+    held = (part for part in parts if isinstance(part, Tensor))
+    return any(part.untyped_storage().data_ptr() == place for part in held)
+
+
 def _length(part: Any) -> int:
     return len(part) if isinstance(part, list | tuple | set | dict) else 0
 
 
-def _is_same(one: Any, other: Any) -> bool:
+def is_same(before: Sequence[Any], after: Sequence[Any]) -> bool:
+    """Whether two lists hold the same objects, or equal plain ones."""
+    return len(before) == len(after) and all(map(_is_one, before, after))
+
+
+def _is_one(one: Any, other: Any) -> bool:
     plain = int | float | str | bool
     return one is other or (isinstance(one, plain) and isinstance(other, plain) and one == other)
 
