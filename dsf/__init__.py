@@ -37,6 +37,7 @@ _HOME = {
     "stack": "dsf.network",
     "intervene": "dsf.network",
     "sweep": "dsf.network",
+    "reduce_states": "dsf.network",
     "write_report": "dsf.report",
     "report_state": "dsf.plot",
     "view": "dsf.report",
@@ -110,7 +111,7 @@ if TYPE_CHECKING:
         step,
     )
     from dsf.inspection import Adapter, Inspection, inspect, probe, support
-    from dsf.network import intervene, stack, sweep
+    from dsf.network import intervene, reduce_states, stack, sweep
     from dsf.plot import report_state
     from dsf.properties import check_adapter, compare
     from dsf.realisation import realise, reduce

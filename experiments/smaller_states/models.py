@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
+import dsf
 from dsf.loading import load_model, read_tensors
 from dsf.models import folder, recall
-from experiments.smaller_states.layers import TRANSFORMERS, TYPESEG, Roles
 from tests.pretrained.fetch import found
-from tests.pretrained.tagger import Tagger, encoded
+from tests.pretrained.tagger import ADAPTER, Tagger, encoded
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("py", "md", "toml", "json", "js", "css", "cff", "yml")
@@ -27,13 +27,11 @@ class Subject(Protocol):
 
     name: str
     orders: tuple[int, ...]
-    roles: Roles
+    adapters: tuple[dsf.Adapter, ...]
     data: Sequence[Any]
 
     @property
     def model(self) -> nn.Module: ...
-
-    def layers(self, model: nn.Module) -> Mapping[str, nn.Module]: ...
 
     def build(self, weights: Mapping[str, Tensor], states: int) -> nn.Module: ...
 
@@ -46,16 +44,12 @@ class RecallModel:
 
     name: str = "mamba"
     orders: tuple[int, ...] = (8, 4, 2)
-    roles: Roles = TRANSFORMERS
+    adapters: tuple[dsf.Adapter, ...] = ()
 
     def __post_init__(self) -> None:
         self.model = load_model(folder("mamba")).model.eval()
         self.data = [recall.draw(torch.Generator().manual_seed(1), 100).tokens]
         self.held_out = recall.draw(torch.Generator().manual_seed(2), 500)
-
-    def layers(self, model: nn.Module) -> dict[str, nn.Module]:
-        """The mixers by path."""
-        return {name: part for name, part in model.named_modules() if name.endswith(".mixer")}
 
     def build(self, weights: Mapping[str, Tensor], states: int) -> nn.Module:
         """The same class of transformers, with another number of states in its configuration."""
@@ -81,7 +75,7 @@ class TagModel:
 
     name: str = "typeseg"
     orders: tuple[int, ...] = (8, 4)
-    roles: Roles = TYPESEG
+    adapters: tuple[dsf.Adapter, ...] = (ADAPTER,)
 
     def __post_init__(self) -> None:
         weights = found("typeseg")
@@ -93,10 +87,6 @@ class TagModel:
         self.held_out = torch.cat(passages[1::2])
         with torch.no_grad():
             self.tags = self.model(self.held_out).log_softmax(dim=-1)
-
-    def layers(self, model: nn.Module) -> dict[str, nn.Module]:
-        """The mixers by path."""
-        return {name: part for name, part in model.named_modules() if hasattr(part, "A_log")}
 
     def build(self, weights: Mapping[str, Tensor], states: int) -> nn.Module:
         """The same class with another number of states."""

