@@ -13,7 +13,7 @@ from dsf.network.fewer_states import (
 from dsf.network.intervention import Intervention, intervene
 from dsf.network.paths import Paths
 from dsf.network.stacked import Stack
-from dsf.network.state_products import StateProducts, state_products
+from dsf.network.state_gramians import StateProducts, state_products
 from dsf.network.sweeps import sweep
 
 __all__ = [

@@ -3,7 +3,7 @@
 A state that is left out takes ``read_k(t) h_k(t)`` away from the response. The other states can
 take over part of it: with ``h_k ≈ sum_l M_kl h_l`` over the kept states l, the same for all
 channels, the reads become ``read'_l = sum_k M_kl read_k``. That is a projection of the states by
-their products on the data (:mod:`dsf.network.state_products`), and a change of rows of parameters,
+their products on the data (:mod:`dsf.network.state_gramians`), and a change of rows of parameters,
 so that the result loads into the same class with fewer states.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.results.table import Table
-from dsf.network.state_products import StateProducts, state_products
+from dsf.network.state_gramians import StateProducts, state_products
 
 RIDGE = 1e-9
 """Relative to the mean of the diagonal: keeps the least squares solvable."""

@@ -9,7 +9,7 @@ from dsf.inspection.errors import InspectionError
 from dsf.loading import load_model
 from dsf.models import folder, recall
 from dsf.network import StateProducts, best_states, kept_states, state_products, strongest_states
-from dsf.network.state_products import StatePlaces
+from dsf.network.state_gramians import StatePlaces
 from tests.inspection.families import tiny_models
 from tests.pretrained.tagger import ADAPTER, Tagger
 
