@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dsf.cli.interrupts import held_back
+
 VARIABLE = "OMP_NUM_THREADS"
 MOST = 1024
 """More threads than any machine has cores; of 20,000 the system starts none, and torch crashes."""
@@ -94,7 +96,8 @@ def computing(option: int | None) -> Iterator[ThreadCount]:
     Raises:
         ValueError: if the environment asks for a number that is none.
     """
-    from dsf.threads import limited_to
+    with held_back():
+        from dsf.threads import limited_to
 
     asked = _from_environment() if option is None else option
     count = ThreadCount(asked, every=threads_in_use())
