@@ -19,18 +19,18 @@ from dsf.cli.errors import IN_WORDS
 ROOT = Path(__file__).resolve().parents[2]
 EARLY = [call for call in CALLS if not call.runs]
 LATE = [call for call in CALLS if call.runs]
-SECONDS = 1.0
+SECONDS = 1.0  # of work; other programs on the machine do not count
 SCRIPT = """
 import contextlib, io, json, sys, time
 from dsf.cli import main
 for arguments in json.load(sys.stdin):
-    out, err, code, begun = io.StringIO(), io.StringIO(), None, time.perf_counter()
+    out, err, code, begun = io.StringIO(), io.StringIO(), None, time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main(arguments)
         except SystemExit as exit:
             code = exit.code
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     heavy = [name for name in ("torch", "transformers", "numpy") if name in sys.modules]
     answer = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
     print(json.dumps({**answer, "seconds": seconds, "heavy": heavy}))

@@ -17,6 +17,8 @@ from dsf.inspection.results.table import Table
 from dsf.report import write_report
 from tests.report.drawn import HOSTILE, of_mixers
 
+# What fits itself to the window does so when the first frames are drawn.
+SETTLED = "new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)))"
 READBACK = "Multiple readback operations"  # what a test that counts pixels is told
 
 
@@ -140,6 +142,7 @@ def visited(browser):
         page.on("request", lambda request: asked.append((request.url, path.as_uri())))
         page.goto(path.as_uri())
         page.wait_for_selector("html[data-ready]")
+        page.evaluate(SETTLED)
         pages.append(page)
         return page
 

@@ -293,7 +293,7 @@ class Tally:
     Attributes:
         counts: of verdicts, and of false, differing and crashing files.
         faults: a description of every file that fails the run.
-        seconds: the longest check of either checker.
+        seconds: the longest check of either checker, of work.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -313,14 +313,14 @@ REFUSALS = (checker.Rejected, second_checker.Refused)
 
 def answer(check: Callable[[Path], str], path: Path, tally: Tally) -> str:
     """A verdict, ``rejected``, or the name of another error."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     try:
         found = check(path)
     except REFUSALS:
         found = "rejected"
     except Exception as error:  # whatever it is, it is the finding
         found = f"{type(error).__name__}: {error}"
-    tally.seconds = max(tally.seconds, time.perf_counter() - begun)
+    tally.seconds = max(tally.seconds, time.process_time() - begun)
     return found
 
 
