@@ -1,8 +1,6 @@
 """Every case of the benchmarks, small: all methods agree, and the page tells of each."""
 
 import json
-import threading
-import time
 
 import pytest
 import torch
@@ -117,16 +115,15 @@ def test_the_page_is_the_page_of_its_record():
     assert len(page.curves(record["growth"]).axes) == len(record["growth"])
 
 
-def test_what_still_runs_in_another_thread_is_waited_for():
-    def spin():
-        end = time.monotonic() + 0.2
-        while time.monotonic() < end:
-            torch.ones(2**16).sum()
-
-    other = threading.Thread(target=spin)
-    other.start()
+def test_what_still_runs_in_another_thread_is_waited_for(monkeypatch):
+    """At work in two naps, at rest for too few, at work in one more, and then at rest."""
+    short = [0.0] * (limits.NAPS - 1)
+    naps = [limits.NAP, limits.NAP, *short, limits.NAP, *short, 0.0]
+    worked, left = [0.0], iter(naps)
+    monkeypatch.setattr(limits.time, "process_time", lambda: sum(worked))
+    monkeypatch.setattr(limits.time, "sleep", lambda _: worked.append(next(left)))
     limits.come_to_rest()
-    assert not other.is_alive()
+    assert worked[1:] == naps
 
 
 def test_a_shape_is_compared_with_its_plain_forward_pass():

@@ -1,5 +1,6 @@
 """The built pages, made once for all tests of this folder."""
 
+import fcntl
 import importlib.util
 import os
 import subprocess
@@ -23,11 +24,21 @@ def site(tmp_path_factory):
     for needed in ("sphinx", "furo", "myst_nb", "sphinx_copybutton", "latex2mathml"):
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"building the pages needs {needed}: pip install 'dsf-toolkit[docs]'")
-    out = tmp_path_factory.mktemp("site")
+    # One folder for all processes of a run: a second build would write to docs/_generated, too.
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    place = tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent
+    with (place / "site.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "site.built").exists():
+            built(place / "site")
+            (place / "site.built").touch()
+    return place / "site"
+
+
+def built(out):
     build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "docs", str(out)]
     quiet = {**os.environ, "NO_COLOR": "1"}
     done = subprocess.run(
         build, check=False, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return out
