@@ -26,6 +26,7 @@ extensions = [
     "docs.building.docstrings",
     "docs.building.generated",
     "docs.building.live",
+    "docs.building.navigation",
 ]
 exclude_patterns = ["_build", "images/*.py", "building"]
 nitpicky = True

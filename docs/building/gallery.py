@@ -13,6 +13,7 @@ from docs.building.pictures import overview, tile
 from docs.building.words import cell, markdown, paragraphs
 from dsf import transition
 from dsf.coefficient import dense_of
+from dsf.ingredients.recurrent_cells import Activation
 from dsf.mixers.base import Mixer, axes_of
 
 STEPS = 24
@@ -303,4 +304,5 @@ def _field(field: Field) -> str:
 
 
 def _named(default: object) -> str:
-    return f"`{getattr(default, '__name__', default)}`"
+    shown = default.value if isinstance(default, Activation) else default
+    return f"`{getattr(shown, '__name__', shown)}`"

@@ -1,5 +1,6 @@
 """Every built page, read as text: links lead somewhere, pictures have words, nothing is fetched."""
 
+import re
 from functools import cache
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
@@ -80,6 +81,12 @@ def test_every_picture_has_words(pages, read):
 def test_nothing_is_fetched_from_elsewhere(pages, read):
     outside = [url for page in pages for url in read(page).fetched if "//" in url]
     assert outside == []
+
+
+def test_no_page_shows_an_address_in_memory(pages):
+    """A default without a name of its own is shown as one, and differs from build to build."""
+    address = re.compile(r"0x[0-9a-f]{9,}")
+    assert [page.name for page in pages if address.search(page.read_text(encoding="utf-8"))] == []
 
 
 def test_every_architecture_measure_and_claim_has_its_place(site):
