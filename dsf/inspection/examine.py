@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dsf.inspection.adapter import Adapter, alone, one_layer
-from dsf.inspection.capture.calls import Call, CallLog, Through
+from dsf.inspection.capture.calls import Call, CallLog, Through, let_go
 from dsf.inspection.capture.disk_store import DiskStore
 from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.environment import described, environment
@@ -136,11 +136,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
                 )
 
         question.progress("running the model, asking what mixes tokens", 0, 1)
-        tracker = Tracker() if asks else None
-        calls = recorded(tracker)
-        if tracker is not None and tracker.disputed:
-            tracker = Tracker(tracker.disputed)
-            calls = recorded(tracker)
+        calls, tracker = _followed(recorded, asks=asks)
         further = asked_for(model, listener.where, asked)
         further.add(tried(model, listener.where, possible, limits))
         calls = _with_further(calls, further)
@@ -165,11 +161,12 @@ def examine(model: nn.Module, question: Question) -> Inspection:
             known |= more.known
             instead = replace(rebuilding, store=None).of(more.calls, known)
             made = made.beside(instead, further)
+        missed = (
+            *(part for _, part in made.refused),
+            *_unread(model, _paths(model, calls), set(known), found, further),
+        )
+        _let_go(calls, tracker)
     layers = tuple(layer for _, layer in made.layers)
-    missed = (
-        *(part for _, part in made.refused),
-        *_unread(model, _paths(model, calls), set(known), found, further),
-    )
     if not layers:
         raise made.error or NothingCapturedError(_nothing(title, missed, found))
     tokens = question.tokens
@@ -182,6 +179,26 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         forecast=expected,
         checks=found.table,
     )
+
+
+def _followed(
+    recorded: Callable[[Tracker | None], list[Call]], *, asks: bool
+) -> tuple[list[Call], Tracker | None]:
+    """The calls of a run, and what followed it; the run is repeated where it took a wrong axis."""
+    tracker = Tracker() if asks else None
+    calls = recorded(tracker)
+    if tracker is not None and tracker.disputed:
+        _let_go(calls, tracker)
+        tracker = Tracker(tracker.disputed)
+        calls = recorded(tracker)
+    return calls, tracker
+
+
+def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
+    """Nothing is asked of a run any more: part those that know each other, so that all is freed."""
+    let_go(calls)
+    if tracker is not None:
+        tracker.where.tracker = None
 
 
 def _chosen(question: Question) -> "Choose | None":
@@ -306,11 +323,8 @@ def examine_part(
         def recorded(tracker: Tracker | None) -> list[Call]:
             return run(model, watched, inputs, named, part=part, tracker=tracker)
 
-        tracker = Tracker() if question.checks != "none" and _can_be_asked(part) else None
-        calls = recorded(tracker)
-        if tracker is not None and tracker.disputed:
-            tracker = Tracker(tracker.disputed)
-            calls = recorded(tracker)
+        asks = question.checks != "none" and _can_be_asked(part)
+        calls, tracker = _followed(recorded, asks=asks)
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
         further = Further()
         with guarded(part):
@@ -320,6 +334,7 @@ def examine_part(
     missed = _unread(model, _paths(model, calls), set(known), found, further)
     refused = (one for _, one in made.refused)
     inside = (one for one in missed if _within(path, one.name))
+    _let_go(calls, tracker)
     return tuple(layer for _, layer in made.layers), (*refused, *inside), found.table
 
 
@@ -458,6 +473,8 @@ class _Rebuilding:
                     with _refusing(made.refused, call, question, name):
                         self._add(made, call, build())
         call.forget()
+        if not made.refused:
+            call.let_go()
         return made
 
     def _add(self, made: _Rebuilt, call: Call, layer: InspectedLayer) -> None:

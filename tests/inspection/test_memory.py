@@ -1,5 +1,6 @@
 """Memory: told before the run, refused where it is too much, and put on disk where that helps."""
 
+import gc
 import pickle
 import tempfile
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import nn
 import dsf
 from dsf.evaluate import memory_plan
 from dsf.inspection import InspectionMemoryError, memory_forecast
+from dsf.inspection.capture.calls import Call, Invocation
 from dsf.inspection.capture.disk_store import DiskStore
 from dsf.models import folder, recall
 
@@ -51,6 +53,22 @@ def test_what_lies_on_disk_is_the_same_to_the_last_bit(model, prompt):
         assert torch.equal(one.mixer_map(), other.mixer_map())
         assert torch.equal(one.contribution_norms(), other.contribution_norms())
     assert stored.measure().to_csv() == plain.measure().to_csv()
+
+
+def test_what_was_recorded_is_free_at_the_end_without_the_collector(model, prompt):
+    def recorded():
+        return sum(type(each) in (Call, Invocation) for each in gc.get_objects())
+
+    gc.collect()
+    before, enabled = recorded(), gc.isenabled()
+    gc.disable()
+    try:
+        inspection = dsf.inspect(model, input_ids=prompt)
+        assert recorded() == before
+    finally:
+        if enabled:
+            gc.enable()
+    assert all(layer.mixer_map().isfinite().all() for layer in inspection)
 
 
 def test_some_heads_of_layers_on_disk(model, prompt):

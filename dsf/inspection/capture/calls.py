@@ -6,7 +6,7 @@ output in float64, and ``Weights``, which converts a parameter only when it is l
 """
 
 import inspect as signatures
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -159,10 +159,25 @@ class Call:
         if self.invocation is not None and self.invocation.stored is not None:
             self.invocation.args, self.invocation.kwargs = (), {}
 
+    def let_go(self) -> None:
+        """Hold its tensors no longer: its layers are made."""
+        self.arguments, self.output, self.surroundings = {}, None, None
+
     @property
     def first_output(self) -> Tensor:
         """The output tensor; the first of several."""
         return call_output(self.output)
+
+
+def let_go(calls: Iterable[Call]) -> None:
+    """Part the calls of a run from their forward passes, when nothing is asked of them any more.
+
+    They know each other, so their tensors would stay in memory until Python looks for cycles.
+    """
+    for call in calls:
+        if call.invocation is not None:
+            call.invocation.calls.clear()
+            call.invocation = None
 
 
 def call_output(output: Any) -> Any:

@@ -102,8 +102,8 @@ class ModuleStack:
             give instead, or to None; None where all keep their own.
         instead: the same from a call that is not computed yet, of which only the values are known;
             None where every attention is computed.
-        expects: in a pass that is repeated, whether a product with these weights and this response
-            was an attention in the run; None in the run itself.
+        expects: in a pass that is repeated, whether a product in this stack, with these weights and
+            this response, was an attention in the run; None in the run itself.
         tracker: follows during the run from which tokens every tensor is made; None if nothing is.
         invocations: the forward passes of which something was copied, first to last.
         last_call: when the last token mixer was recorded, by the clock of the stack.
@@ -116,7 +116,7 @@ class ModuleStack:
         claimed: set[str],
         exchange: Callable[[Any], Tensor | None] | None = None,
         tracker: Any = None,
-        expects: Callable[[Tensor, Tensor], bool] | None = None,
+        expects: "Callable[[ModuleStack, Tensor, Tensor], bool] | None" = None,
         *,
         keeps_passes: bool = True,
         looks_around: bool = True,
@@ -162,7 +162,7 @@ class ModuleStack:
         Only a run that is followed can tell; a pass that is repeated does as the run did.
         """
         if self.expects is not None:
-            return self.expects(product.left, product.output)
+            return self.expects(self, product.left, product.output)
         return self.tracker is not None and bool(
             self.tracker.are_weights(product.left, product.right)
         )

@@ -340,7 +340,7 @@ def _holding(
     attentions = [call for call in held.calls if call.through is not Through.MODULE]
     waiting = list(attentions)
 
-    def expects(weights: Tensor, response: Tensor) -> bool:
+    def expects(where: ModuleStack, weights: Tensor, response: Tensor) -> bool:
         kept = waiting[0] if waiting else None
         if kept is None or kept.through is not Through.FOLLOWED:
             return False

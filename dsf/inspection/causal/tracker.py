@@ -106,7 +106,7 @@ class Done:
         return self.name.rstrip("_")
 
 
-Rule = Callable[[Done], Followed]
+Rule = Callable[["Tracker", Done], Followed]
 
 
 class _Leaving(TorchFunctionMode):
@@ -147,7 +147,6 @@ class Tracker(TorchDispatchMode):
         self.mixings: list[Mixing] = []
         self.unknown: set[str] = set()
         self._projections = ops.Projections(settled)
-        self._rules = self._all_rules()
         self._waiting: list[tuple[Any, Mixing]] = []
         self._paused = 0
         self.is_asking = False
@@ -337,11 +336,8 @@ class Tracker(TorchDispatchMode):
 
     def _remember(self, tensor: Tensor, entry: _Entry) -> None:
         key = id(tensor)
-        entry.tensor = weakref.ref(tensor, partial(self._forget, key))
+        entry.tensor = weakref.ref(tensor, partial(_forget, weakref.ref(self), key))
         self._entries[key] = entry
-
-    def _forget(self, key: int, _: Any) -> None:
-        self._entries.pop(key, None)
 
     # --- the run
 
@@ -521,9 +517,9 @@ class Tracker(TorchDispatchMode):
             entry.holder.coordinates = found
 
     def _followed(self, done: Done) -> Followed:
-        rule = self._rules.get(done.plain)
+        rule = _RULES.get(done.plain)
         if rule is not None:
-            return rule(done)
+            return rule(self, done)
         if _is_made_anew(done.plain):
             return Followed((None,))
         if ops.is_pointwise(done.func):
@@ -531,32 +527,6 @@ class Tracker(TorchDispatchMode):
         if "scaled_dot_product" in done.plain:
             return self._attention(done)
         return self._unknown(done)
-
-    def _all_rules(self) -> dict[str, Rule]:
-        rules: dict[str, Rule] = dict.fromkeys((*ops.RESHAPES, *ops.MOVES), self._moved)
-        rules |= dict.fromkeys(ops.KEEPS, self._kept)
-        rules |= dict.fromkeys(_PRODUCTS, self._product)
-        rules |= dict.fromkeys(_SCATTERS, self._scattered)
-        rules |= dict.fromkeys(_REDUCTIONS, self._reduced)
-        rules |= dict.fromkeys(_POOLS, self._pooled)
-        rules |= dict.fromkeys(_RESIZES, self._resized)
-        rules |= dict.fromkeys(_TRANSFORMS, self._transformed)
-        rules |= dict.fromkeys(_RUNNING, self._running_total)
-        rules |= dict.fromkeys(_SOFTMAXES, self._softmax)
-        rules |= dict.fromkeys(("native_layer_norm", "_fused_rms_norm", "rms_norm"), self._norm)
-        return rules | {
-            "copy": self._copied,
-            "cat": self._joined,
-            "stack": self._joined,
-            "constant_pad_nd": self._padded,
-            "as_strided": self._strided,
-            "embedding": self._embedded,
-            "convolution": self._convolved,
-            "native_group_norm": self._group_norm,
-            **dict.fromkeys(_BATCH_NORMS, self._batch_norm),
-            "sort": self._sorted,
-            "topk": self._sorted,
-        }
 
     # --- the rules
 
@@ -1042,3 +1012,36 @@ def _given(
     args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any
 ) -> Any:
     return args[place] if len(args) > place else kwargs.get(name, default)
+
+
+def _forget(tracker: "Callable[[], Tracker | None]", key: int, _: Any) -> None:
+    """A tensor of the run is gone; the tracker is not kept alive by what waits for that."""
+    if (alive := tracker()) is not None:
+        alive._entries.pop(key, None)
+
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys((*ops.RESHAPES, *ops.MOVES), Tracker._moved),
+    **dict.fromkeys(ops.KEEPS, Tracker._kept),
+    **dict.fromkeys(_PRODUCTS, Tracker._product),
+    **dict.fromkeys(_SCATTERS, Tracker._scattered),
+    **dict.fromkeys(_REDUCTIONS, Tracker._reduced),
+    **dict.fromkeys(_POOLS, Tracker._pooled),
+    **dict.fromkeys(_RESIZES, Tracker._resized),
+    **dict.fromkeys(_TRANSFORMS, Tracker._transformed),
+    **dict.fromkeys(_RUNNING, Tracker._running_total),
+    **dict.fromkeys(_SOFTMAXES, Tracker._softmax),
+    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm", "rms_norm"), Tracker._norm),
+    "copy": Tracker._copied,
+    "cat": Tracker._joined,
+    "stack": Tracker._joined,
+    "constant_pad_nd": Tracker._padded,
+    "as_strided": Tracker._strided,
+    "embedding": Tracker._embedded,
+    "convolution": Tracker._convolved,
+    "native_group_norm": Tracker._group_norm,
+    **dict.fromkeys(_BATCH_NORMS, Tracker._batch_norm),
+    "sort": Tracker._sorted,
+    "topk": Tracker._sorted,
+}
+"""How each operation is followed: functions, since bound methods would keep a tracker alive."""
