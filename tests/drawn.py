@@ -11,6 +11,7 @@ from dsf.transition import (
     Dense,
     Diagonal,
     DiagonalPlusLowRank,
+    Kronecker,
     SampledDiagonal,
     ScaledIdentity,
     Shift,
@@ -24,6 +25,7 @@ STRUCTURES = (
     "low_rank",
     "scalar_low_rank",
     "dense",
+    "kronecker",
     "shift",
 )
 
@@ -51,7 +53,9 @@ class Drawer:
             return size
         return torch.polar(size, self.real(*size.shape, low=-3.0, high=3.0))
 
-    def transition(self, structure, *, batch=(), steps=5, states=3, rank=2):
+    def transition(  # noqa: PLR0911 (one for each structure)
+        self, structure, *, batch=(), steps=5, states=3, rank=2
+    ):
         shape = (*batch, steps, states)
         if structure == "scaled_identity":
             return ScaledIdentity(self.decay(*batch, steps), states)
@@ -69,6 +73,9 @@ class Drawer:
             return DiagonalPlusLowRank(decay, left, right)
         if structure == "dense":
             return Dense(self.tensor(*shape, states) / states)
+        if structure == "kronecker":
+            few = 2 if states % 2 == 0 else states
+            return Kronecker(self.tensor(*batch, steps, few, few) / few, states // few)
         like = self.tensor(1)[0]
         return Shift.register(like, batch=torch.Size(batch), steps=steps, size=states)
 
@@ -117,7 +124,7 @@ def both_ways(drawer, system):
     return SystemSum((system, dsf.algebra.reverse(other)))
 
 
-def written(A):
+def written(A):  # noqa: PLR0911 (one for each structure)
     """The maps of a transition without batch axes, by the loops of :mod:`tests.literal`."""
     if isinstance(A, ScaledIdentity):
         return literal.scaled_identity(A.decay.numpy(), A.size)
@@ -129,6 +136,8 @@ def written(A):
         return literal.low_rank(A.decay.numpy(), A.left.numpy(), A.right.numpy())
     if isinstance(A, Shift):
         return literal.shift(A.places.tolist(), A.size)
+    if isinstance(A, Kronecker):
+        return np.stack([np.kron(small, np.eye(A.size)) for small in A.small.numpy()])
     return A.matrix.numpy()
 
 

@@ -28,6 +28,7 @@ from dsf.system import System
 from dsf.transition import (
     Dense,
     DiagonalPlusLowRank,
+    Kronecker,
     SampledDiagonal,
     Shift,
     Transition,
@@ -140,6 +141,7 @@ class _Moved:
     """The transitions of a window of tokens, applied to states and to bounds on their errors."""
 
     def __init__(self, A: Transition, lazy: Transition) -> None:
+        A = Dense(A.dense()) if isinstance(A, Kronecker) else A
         self.A, self.lazy, self.error = A, lazy, torch.zeros(())
         decay = A.diagonal()
         if decay is None and not isinstance(A, Shift):

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from dsf.system import System
-from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity
+from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, Kronecker, ScaledIdentity
 
 LARGEST_WORK = 1 << 20
 """Products of long integers, a few microseconds each."""
-STORED = (Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity)
+STORED = (Dense, Diagonal, DiagonalPlusLowRank, Kronecker, ScaledIdentity)
 
 
 @dataclass(frozen=True)

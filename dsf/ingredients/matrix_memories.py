@@ -16,15 +16,6 @@ from dsf.system import System
 from dsf.transition import Diagonal, DiagonalPlusLowRank, ScaledIdentity, Transition
 
 
-def on_every_coordinate(
-    small: Inexact[Tensor, "*batch time rows columns"], size: int
-) -> Inexact[Tensor, "*batch time tall wide"]:
-    """``small ⊗ I`` with the identity of ``size``, a Kronecker product for every token."""
-    identity = torch.eye(size, dtype=small.dtype, device=small.device)
-    spread = small[..., :, None, :, None] * identity[:, None, :]
-    return spread.flatten(-2).flatten(-3, -2)
-
-
 def accumulator(
     write: Shaped[Tensor, "*batch time state"],
     read: Shaped[Tensor, "*batch time state"],

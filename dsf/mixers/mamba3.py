@@ -19,12 +19,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.matrix_memories import on_every_coordinate
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.shapes import ShapeError
 from dsf.system import System
-from dsf.transition import Dense
+from dsf.transition import Kronecker
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -69,7 +68,7 @@ class Mamba3(Mixer):
         small = torch.stack([kept, late, *[torch.zeros_like(kept)] * 2], dim=-1)
         new = (self.blend * self.step).unsqueeze(-1) * key
         return System.from_write_and_read(
-            Dense(on_every_coordinate(small.unflatten(-1, (2, 2)), key.shape[-1])),
+            Kronecker(small.unflatten(-1, (2, 2)), key.shape[-1]),
             write=torch.cat([new, key], dim=-1),
             read=torch.cat([query, torch.zeros_like(query)], dim=-1),
             feedthrough=self._feedthrough(),

@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.matrix_memories import on_every_coordinate
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.system import System
-from dsf.transition import Dense
+from dsf.transition import Dense, Kronecker
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -55,7 +54,7 @@ class MomentumDeltaNet(Mixer):
         decays = [memory, -self.rate * momentum, torch.zeros_like(memory), momentum]
         kept = torch.stack(decays, dim=-1).unflatten(-1, (2, 2))
         looked_up = torch.cat([self.removal, torch.zeros_like(self.removal)], dim=-1)
-        A = on_every_coordinate(kept, self.key.shape[-1])
+        A = Kronecker(kept, self.key.shape[-1]).dense()
         A = A - write.unsqueeze(-1) * looked_up.unsqueeze(-2)
         return System.from_write_and_read(Dense(A), write, read)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import dsf
 from dsf.evaluate import MapTooLarge
 from dsf.evaluate.memory_plan import block_bytes, block_size, check_plan
+from dsf.mixers import Mamba3
 from tests.drawn import attention, sampled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +106,14 @@ def test_a_block_as_large_as_the_limit_allows():
             assert block_bytes(system, size) <= limit < block_bytes(system, size + 1)
         with pytest.raises(MapTooLarge, match=r"one row of every map at a time takes 0\.00 GB"):
             block_size(system, limit=block_bytes(system, 1) - 1)
+
+
+def test_mamba3_holds_no_matrix_of_its_states():
+    rng = torch.Generator().manual_seed(0)
+    small = Mamba3.draw(rng, steps=64)
+    wide = replace(small, query=small.query.repeat(1, 1, 20), key=small.key.repeat(1, 1, 20))
+    stored = [part.numel() for part in vars(wide.system().A).values() if torch.is_tensor(part)]
+    assert sum(stored) == 2 * 64 * 4
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):

@@ -1,6 +1,7 @@
 """Folding: a window of any system as a panel, with one algorithm for each structure of A_t."""
 
 from dataclasses import replace
+from itertools import product
 
 import torch
 from jaxtyping import Shaped
@@ -18,6 +19,7 @@ from dsf.transition import (
     Dense,
     Diagonal,
     DiagonalPlusLowRank,
+    Kronecker,
     SampledDiagonal,
     ScaledIdentity,
     Shift,
@@ -103,6 +105,57 @@ def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, befor
     )
 
 
+def coordinate_panel(A: Kronecker, write: Tensor, read: Tensor, *, before: bool) -> Panel:
+    """The panel of states that mix alike on every coordinate.
+
+    A write passes one product of the small matrices until it is read. So the map is a sum over
+    pairs of states, each an entry of that product times the reads of one and the writes of the
+    other.
+    """
+    outputs, inputs, dtype = read.shape[-2], write.shape[-1], write.dtype
+    passed = _passed(A.small.to(exact_dtype(dtype, write.device)), before=before)
+    seen, after = passed[..., :-1, :, :, :].to(dtype), passed[..., -1, :, :, :]
+    by_state = (A.few, A.size)
+    reads = read.unflatten(-1, by_state)  # time output few coordinate
+    writes = write.unflatten(-2, by_state)  # time few coordinate input
+    local = write.new_zeros(())
+    for a, b in product(range(A.few), repeat=2):
+        rows, columns = reads[..., a, :].flatten(-3, -2), writes[..., b, :, :].movedim(-2, -3)
+        weights = (rows @ columns.flatten(-2)).unflatten(-1, (-1, inputs))
+        weights = weights.unflatten(-3, (-1, outputs))
+        local = local + seen[..., 1:, a, b][..., :, None, :, None] * weights
+    reach = torch.einsum("... t o a n, ... t a b -> ... t o b n", reads, seen[..., 0, :, :])
+    sent = torch.einsum(
+        "... s b n i, ... s a b -> ... a n s i", writes, after[..., 1:, :, :].to(dtype)
+    )
+    return Panel(
+        local=local.flatten(-2).flatten(-3, -2),
+        reach=reach.flatten(-2).flatten(-3, -2),
+        write=sent.flatten(-2).flatten(-3, -2),
+        carry=Kronecker(after[..., :1, :, :], A.size),
+    )
+
+
+def _passed(
+    small: Shaped[Tensor, "*batch time few few"], *, before: bool
+) -> Shaped[Tensor, "*batch row column few few"]:
+    """What the state before a window and every write have passed when a token reads.
+
+    The last row is the state after the window. Column 0 is the state before it, column ``t + 1``
+    what token t writes; zeros where it is not yet written.
+    """
+    steps, few = small.shape[-3:-1]
+    one = torch.eye(few, dtype=small.dtype, device=small.device).expand_as(small[..., :1, :, :])
+    since, rows = one, []
+    for t in range(steps):
+        earlier = since
+        since = torch.cat([small[..., t : t + 1, :, :] @ since, one], dim=-3)
+        rows.append(earlier if before else since)
+    missing = [(0, 0, 0, 0, 0, steps + 1 - row.shape[-3]) for row in [*rows, since]]
+    padded = [pad(row, by) for row, by in zip([*rows, since], missing, strict=True)]
+    return torch.stack(padded, dim=-4)
+
+
 def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = None) -> Panel:
     """The panel of the tokens ``start`` to ``stop - 1`` of a forward system.
 
@@ -146,7 +199,8 @@ def fold_together(
 
 def folds_together(A: Transition) -> bool:
     """Whether all tensors of the structure begin with the axes ``*batch time``."""
-    return isinstance(A, (Dense, Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity))
+    stored = (Dense, Diagonal, DiagonalPlusLowRank, Kronecker, SampledDiagonal, ScaledIdentity)
+    return isinstance(A, stored)
 
 
 def _written_out(system: System, start: int, stop: int, dtype: torch.dtype) -> System:
@@ -163,6 +217,8 @@ def _panel(part: System) -> Panel:
         panel = diagonal_segment(part.A.decay, [write], [Read(read, before)]).panel()
     elif isinstance(part.A, DiagonalPlusLowRank):
         panel = feedback_panel(part.A, write, read, before=before)
+    elif isinstance(part.A, Kronecker):
+        panel = coordinate_panel(part.A, write, read, before=before)
     elif isinstance(part.A, Shift) and moves_by_one(part.A):
         panel = delay_panel(part.A, write, read, before=before)
     else:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dsf.solve.uncoupled import FEW
 from dsf.system import System
-from dsf.transition import Dense, DiagonalPlusLowRank, ScaledIdentity, Transition
+from dsf.transition import Dense, DiagonalPlusLowRank, Kronecker, ScaledIdentity, Transition
 
 SIZES = (16, 32, 64, 128, 256)
 
@@ -117,6 +117,11 @@ def _window(system: System, channels: int, size: int) -> Window:
         held = 2 * (size * states**2 + (states + outputs) * (states + inputs)) + states * channels
         entries = states * (states + inputs // 2)
         return Window(held, 5 * size, 4, size * states * entries + applied, size * entries)
+    if isinstance(A, Kronecker):  # one product of small matrices a token, one map a pair of states
+        pairs = inputs * outputs
+        held = (2 + A.few**2) * pairs + states * (inputs + outputs + channels)
+        products = A.few * states * pairs + applied
+        return Window(held, 3 * size + 4 * A.few**2, 4, products, 2 * A.few**2 * pairs)
     fed_back = size * A.left.shape[-1] if isinstance(A, DiagonalPlusLowRank) else 0
     pairs = (inputs + fed_back) * (outputs + fed_back)
     held = pairs + states * (inputs + outputs + 2 * fed_back)
