@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import dsf
+from dsf import measures
 from dsf.composite import ExplicitMap, StoredRows
 from dsf.inspection.results.measurements import QUANTITIES, measured
 from dsf.inspection.results.table import Table
@@ -26,6 +27,21 @@ def test_one_record_for_every_head_and_quantity(inspection):
     assert [record["head"] for record in sums] == [0, 1]
     assert all(math.isclose(record["value"], 1.0, abs_tol=1e-9) for record in sums)
     assert all(record["value"] == 0 for record in table.where(quantity="negative_share"))
+
+
+def test_only_what_is_named_is_measured(inspection, monkeypatch):
+    names = ("sink_mass", "mean_row_sum")
+    some, table = inspection.measure(*names), inspection.measure()
+    assert [record["quantity"] for record in some] == [name for name in names for _ in range(2)]
+    for name in names:
+        assert list(some.where(quantity=name)) == list(table.where(quantity=name))
+    monkeypatch.setattr(measures, "hankel_ranks", lambda *_, **__: pytest.fail("was not asked for"))
+    assert len(inspection.measure("half_life")) == 2
+
+
+def test_a_quantity_that_is_none_is_refused(inspection):
+    with pytest.raises(ValueError, match=r"measure: 'quantities' has 'sink_mas', but .* sink_mass"):
+        inspection.measure("sink_mas")
 
 
 class Broken:

@@ -401,11 +401,19 @@ class Inspection(Sequence[InspectedLayer]):
             maps_forecast(self).check(self.model or "inspection.maps")
         return {layer.name: layer.map(rows) for layer in self}
 
-    def measure(self) -> Table:
-        """Every quantity of every map: one record for each layer, batch index and quantity."""
-        from dsf.inspection.results.measurements import measured
+    def measure(self, *quantities: str) -> Table:
+        """Quantities of every map: one record for each layer, batch index and quantity.
 
-        return measured(self.layers)
+        Args:
+            quantities: their names, such as ``"mean_distance"``; all by default, of which
+                ``"middle_hankel_rank"`` takes longest where an attention reads many tokens.
+
+        Raises:
+            ValueError: for a name that is none.
+        """
+        from dsf.inspection.results.measurements import chosen, measured
+
+        return measured(self.layers, chosen(quantities))
 
     def heads(self, tokens: Int[Tensor, "sample time"] | None = None) -> "Table":
         """What every head (or channel) looks at: scores by name, with those of chance beside them.

@@ -79,6 +79,21 @@ QUANTITIES: Mapping[str, Quantity] = {
 }
 
 
+def chosen(names: Sequence[str]) -> Mapping[str, Quantity]:
+    """The quantities of these names, in this order; all where there are none.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    for name in names:
+        if name not in QUANTITIES:
+            raise ValueError(
+                f"measure: 'quantities' has {name!r}, but the quantities are "
+                f"{', '.join(QUANTITIES)}. Name some of these, or none for all."
+            )
+    return {name: QUANTITIES[name] for name in names} or QUANTITIES
+
+
 def measured(
     layers: Iterable[Measurable],
     quantities: Mapping[str, Quantity] = QUANTITIES,
