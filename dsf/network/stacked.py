@@ -49,7 +49,7 @@ class Stack:
 
     inspection: Inspection
     blocks: tuple[str, ...]
-    hidden: tuple[Float[Tensor, "sample time *width"], ...]
+    hidden: tuple[Float[Tensor, "sample time ..."], ...]
     closed: tuple[str, ...]
     states: tuple[Step, ...]
     logits: Float[Tensor, "*axes"] | None = None

@@ -8,6 +8,7 @@ cannot be followed but which treats every token by itself; it is frozen as one m
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ from dsf.network.targets import put_out
 
 LEAST = 1e-10
 """The largest relative difference allowed between two runs of one model in float64."""
+TIME_FIRST = ("gru", "lstm", "rnn_tanh", "rnn_relu")
+"""Functions of torch's recurrent layers, which are read where the first axis counts samples."""
+Layers = tuple[InspectedLayer, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +73,18 @@ class MixerCall:
             self._whole: AffineLayer = whole
             self._given: Tensor = given
 
-    def record(self, follower: Follower, output: Any) -> MixerStep | None:
-        """Record the output of the module, which has returned, as a step; None without a stream.
+    def record(self, follower: Follower, output: Any) -> list[MixerStep]:
+        """Record the output of the module, which has returned, as a step; none without a stream.
 
         Raises:
             ReconstructionError: if the output differs from that of the inspected layer.
         """
         put_out, source = next(tensors_in(output)), follower.find(self._given)
         if source is None:
-            return None
+            return []
         if isinstance(source, Frozen) and source.as_step is None:
             follower.follow(put_out, source)
-            return None
+            return []
         added, taken = self._added(put_out), step_of(source)
         own = put_out if added is None else put_out - added
         masked = _fully_masked(self._layer)
@@ -93,7 +97,7 @@ class MixerCall:
                 follower.add(put_out, (step,), lambda x: x, added)
             else:
                 follower.add(put_out, (step, step_of(beside)), lambda x, stream: x + stream)
-        return MixerStep(self._layer.name, self._layer, self._whole, step, taken, shown)
+        return [MixerStep(self._layer.name, self._layer, self._whole, step, taken, shown)]
 
     def _added(self, put_out: Tensor) -> Tensor | None:
         """The residual stream, if the module itself adds it to the output of its mixer."""
@@ -104,11 +108,7 @@ class MixerCall:
         for part in self._streams:
             if part.shape == put_out.shape and self._near(mixed + part, put_out, shown):
                 return part
-        raise ReconstructionError(
-            f"stack: the output of {self._layer.name} differs from that when it was inspected. "
-            "Does the model draw random numbers, keep a state between runs, or have hooks that "
-            "change what its layers put out?"
-        )
+        raise _differs(self._layer.name)
 
     def _first(self, wanted: Tensor, among: Sequence[Tensor]) -> Tensor | None:
         return next((part for part in among if self._near(part, wanted)), None)
@@ -122,6 +122,84 @@ def _near(one: Tensor, other: Tensor, limit: float, shown: Any = slice(None)) ->
         return False
     one, other = one[shown], other[shown]
     return bool((one - other).abs().max() <= limit * other.abs().max())
+
+
+class SeveralMixers:
+    """One call of a module with several mixers: layers on one another, directions side by side.
+
+    Mixers with the same input are side by side, and what they put out, joined, is the input of the
+    next. Which ones these are is told by their numbers.
+
+    Attributes:
+        is_known: whether all of them are known whole, with one of the module's arguments as the
+            input of the first.
+    """
+
+    def __init__(self, layers: Sequence[InspectedLayer], arguments: Any):
+        self._limit = max(LEAST, *(10 * layer.tolerance for layer in layers))
+        found = [(layer, whole) for layer in layers if (whole := _whole(layer)) is not None]
+        self._mixers = found
+        streams = [part for part in tensors_in(arguments) if part.is_floating_point()]
+        given = [part for part in streams if found and self._near(part, found[0][1].given)]
+        self.is_known = len(found) == len(layers) and bool(given)
+        if self.is_known:
+            self._given = given[0]
+
+    def record(self, follower: Follower, output: Any) -> list[MixerStep]:
+        """Record the output of the module, which has returned, as steps; none without a stream.
+
+        Raises:
+            ReconstructionError: if the output differs from that of the inspected layers.
+        """
+        put_out, source = next(tensors_in(output)), follower.find(self._given)
+        if source is None:
+            return []
+        if isinstance(source, Frozen) and source.as_step is None:
+            follower.follow(put_out, source)
+            return []
+        made: list[MixerStep] = []
+        joined, step = self._given, step_of(source)
+        while len(made) < len(self._mixers):
+            waiting = self._mixers[len(made) :]
+            beside = self._side_by_side(waiting, joined)
+            results = [_put_out(whole) for _, whole in beside]
+            for (layer, whole), result in zip(beside, results, strict=True):
+                own = follower.add(result, (step,), *_affine(whole, result, None))
+                made.append(MixerStep(layer.name, layer, whole, own, step))
+            ends = [mixer.step for mixer in made[-len(beside) :]]
+            joined = torch.cat(results, dim=-1)
+            step = follower.add(joined, ends, lambda *parts: torch.cat(parts, dim=-1))
+        if not self._near(joined, put_out):
+            raise _differs(self._mixers[-1][0].name)
+        follower.add(put_out, (step,), lambda x: x)
+        return made
+
+    def _side_by_side(
+        self, waiting: Sequence[tuple[InspectedLayer, AffineLayer]], given: Tensor
+    ) -> list[tuple[InspectedLayer, AffineLayer]]:
+        """The next mixers that are given this."""
+        found = list(takewhile(lambda each: self._near(given, each[1].given), waiting))
+        if not found:
+            raise _differs(waiting[0][0].name)
+        return found
+
+    def _near(self, one: Tensor, other: Tensor) -> bool:
+        return _near(one, other, self._limit)
+
+
+def _differs(name: str) -> ReconstructionError:
+    return ReconstructionError(
+        f"stack: the output of {name} differs from that when it was inspected. Does the model draw "
+        "random numbers, keep a state between runs, or have hooks that change what its layers put "
+        "out?"
+    )
+
+
+def _call(layers: Layers, arguments: Any) -> MixerCall | SeveralMixers:
+    """One call of a module in which these layers ran."""
+    if len(layers) == 1:
+        return MixerCall(layers[0], arguments)
+    return SeveralMixers(layers, arguments)
 
 
 @dataclass(eq=False)
@@ -205,13 +283,18 @@ def _fully_masked(layer: InspectedLayer) -> Bool[Tensor, "sample time"] | None:
     return masked if bool(masked.any()) else None
 
 
-def calls_by_module(layers: Sequence[InspectedLayer]) -> dict[str, Iterator[InspectedLayer]]:
-    """The layers that ran in each module, by the module's path, in the order of its calls."""
-    found: dict[str, list[InspectedLayer]] = {}
-    for layer in layers:
-        path = layer.name.partition(" (call ")[0].partition("[")[0]
-        found.setdefault(path, []).append(layer)
+def calls_by_module(layers: Sequence[InspectedLayer]) -> dict[str, Iterator[Layers]]:
+    """The layers that ran in each module, by the module's path: those of every call, in order."""
+    found: dict[str, list[Layers]] = {}
+    for (path, _), several in groupby(layers, key=_call_of):
+        found.setdefault(path, []).append(tuple(several))
     return {path: iter(several) for path, several in found.items()}
+
+
+def _call_of(layer: InspectedLayer) -> tuple[str, str]:
+    """The path of a layer's module, and which of its calls it is."""
+    path, _, rest = layer.name.partition(" (call ")
+    return path.partition("[")[0], rest.partition(")")[0]
 
 
 SAME_TOKEN = 1e-10
@@ -288,7 +371,7 @@ class _Running:
 
     name: str
     began: int
-    call: MixerCall | None = None
+    call: MixerCall | SeveralMixers | None = None
 
 
 class Trace:
@@ -319,7 +402,7 @@ class Trace:
         self,
         model: nn.Module,
         blocks: Sequence[str],
-        mixers: Mapping[str, Iterator[InspectedLayer]] | None,
+        mixers: Mapping[str, Iterator[Layers]] | None,
         known: Mapping[str, bool] | None = None,
         calls: Sequence[Call] = (),
     ):
@@ -374,10 +457,10 @@ class Trace:
         }:
             return False
         for path, several in mixers.items():
-            for call, layer in zip(self._open[path], several, strict=True):
+            for call, those in zip(self._open[path], several, strict=True):
                 if call is None:
                     continue
-                mixed = call.settle(layer)
+                mixed = call.settle(those[0]) if len(those) == 1 else None
                 if mixed is None:
                     return False
                 self.mixed.append(mixed)
@@ -417,8 +500,9 @@ class Trace:
                 if name in self.blocks and not self.is_complete:
                     self._add_stream(f"before {name}", (args, named))
                 if self._mixers is not None and self.states:
-                    layer = next(self._mixers.get(name, iter(())), None)
-                    running.call = None if layer is None else MixerCall(layer, (args, named))
+                    layers = next(self._mixers.get(name, iter(())), ())
+                    if layers:
+                        running.call = _call(layers, (args, named))
             self._running.append(running)
             known = running.call.is_known if running.call is not None else self._known.get(name)
             self._follower.resting = self._follower.resting or bool(known and self.states)
@@ -442,8 +526,7 @@ class Trace:
         """Record what a module has put out."""
         name, call = running.name, running.call
         if call is not None and call.is_known:
-            mixed = call.record(self._follower, output)
-            self.mixed += [] if mixed is None else [mixed]
+            self.mixed += call.record(self._follower, output)
         elif self._mixers is None and self._is_mixer(running):
             self._leave_open(name, given, output)
         elif not self._holds_a_mixer(name):
@@ -519,7 +602,10 @@ class Trace:
             )
         what = self._follower.find(stream) if self.states else self._follower.add(stream)
         if what is None or (isinstance(what, Frozen) and what.as_step is None):
-            reason = f"because of '{what.why}'" if isinstance(what, Frozen) else "at all"
+            why = what.why if isinstance(what, Frozen) else ""
+            reason = f"because of '{why}'" if why else "at all"
+            if why in TIME_FIRST:
+                reason += ", which has tokens on its first axis unless it is built batch_first=True"
             raise UnreadableError(
                 f"stack: {where} the residual stream does not depend linearly on the one before it "
                 f"{reason}, so the operations between the mixers cannot be followed. Single layers "

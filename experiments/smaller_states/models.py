@@ -18,8 +18,8 @@ from tests.pretrained.tagger import ADAPTER, Tagger, encoded
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("py", "md", "toml", "json", "js", "css", "cff", "yml")
-PASSAGE, MOST = 160, 4
-"""Bytes of a passage, and how many passages of one kind of file."""
+PASSAGE, MOST, MANY = 160, 4, 16
+"""Bytes of a passage, and how many passages of one kind of file there are by default and here."""
 
 
 class Subject(Protocol):
@@ -82,8 +82,8 @@ class TagModel:
         if weights is None:
             raise FileNotFoundError("the weights of typeseg were not fetched: run make pretrained")
         self.model = Tagger(read_tensors(weights / "data" / "mamba_al.npz")).eval()
-        passages = passages_of(ROOT)
-        self.data = [torch.cat(passages[0::2])]
+        passages = passages_of(ROOT, most=MANY)
+        self.data = [torch.cat(passages[0::2][k : k + 8]) for k in range(0, len(passages) // 2, 8)]
         self.held_out = torch.cat(passages[1::2])
         with torch.no_grad():
             self.tags = self.model(self.held_out).log_softmax(dim=-1)
@@ -108,7 +108,7 @@ def same_size(scores: Tensor) -> int:
     return scores.shape[:-1].numel()
 
 
-def passages_of(root: Path) -> list[Tensor]:
+def passages_of(root: Path, *, most: int = MOST) -> list[Tensor]:
     """A passage from the middle of the first files of each kind, by name."""
     made = []
     for kind in KINDS:
@@ -118,7 +118,7 @@ def passages_of(root: Path) -> list[Tensor]:
             if not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
         )
         long = [path for path in files if path.stat().st_size > 2 * PASSAGE]
-        for path in long[:: max(1, len(long) // MOST)][:MOST]:
+        for path in long[:: max(1, len(long) // most)][:most]:
             text = path.read_text(encoding="utf-8", errors="replace")
             start = len(text) // 3
             ids = encoded(text[start : start + 2 * PASSAGE])[:, :PASSAGE]
