@@ -43,6 +43,12 @@ class Call:
         return shlex.split(self.words)
 
 
+def sweep(rest: str, target: int | None = 3) -> str:
+    """The words of a sweep."""
+    asked = "" if target is None else f" --target {target}"
+    return f"intervene model --ids '1 2' --sweep{asked} {rest}".rstrip()
+
+
 COMMANDS = (
     Call("inspekt model", 2, "No such command"),
     Call("inspect", 2, "Missing argument"),
@@ -152,6 +158,9 @@ CAUSES = (
     Call("attribute model --ids '1 2' --target 3 --position 2", 2, "from 0 to 1"),
     Call("attribute model --ids '1 2' --target 3 --top 0", 2, "--top is 0"),
     Call("attribute model --ids '1 2' --target 3 --paths=-1", 2, "--paths is -1"),
+    Call("attribute model --ids '1 2' --target 3 --coefficient", 2, "No such option"),
+    Call("attribute model --ids '1 2' --target 3 --coefficients all", 2, "unexpected extra"),
+    Call("attribute model --ids '1 2' --coefficients", 2, "Missing option"),
     Call("intervene model --ids '1 2'", 2, "needs an edit"),
     Call("intervene model --ids '1 2' --edit 'cutt layers=0'", 2, "is no edit"),
     Call("intervene model --ids '1 2' --edit 'cut layers'", 2, "is no field=value"),
@@ -175,6 +184,26 @@ CAUSES = (
         "intervene: Window: width=0, but it counts tokens from 1",
         runs=True,
     ),
+    Call("intervene model --ids '1 2' --edit 'forget layers=0'", 2, "forget needs token"),
+    Call(
+        "intervene model --ids '1 2' --edit 'sink layers=0' --other-ids '1 3'",
+        2,
+        "are for edits that take something from another run",
+    ),
+    Call("intervene model --ids '1 2' --edit 'ablate layers=0 heads=7'", 2, "none of", runs=True),
+    Call("intervene model --ids '1 2' --edit 'forget layers=0 token=5'", 2, "none of", runs=True),
+    Call(
+        "intervene model --ids '1 2' --edit 'state-from layers=0 token=0' --other-ids '1 3'",
+        2,
+        "has no recurrent state that goes on from token to token",
+        runs=True,
+    ),
+    Call(
+        "intervene model --ids '1 2' --edit 'map-from layers=0' --other-ids '1 3 5'",
+        2,
+        "Both prompts must have the same length",
+        runs=True,
+    ),
     Call("heads model", 2, "--random-repeat 50"),
     Call("heads model --random-repeat 1", 2, "at least 2"),
     Call("heads model --ids '1 2' --random-repeat 5", 2, "needs one input, but got 2"),
@@ -188,6 +217,23 @@ CAUSES = (
     Call("compare model short --ids '1 2' --other-ids 1 --other-text a", 2, "exclude each other"),
     Call("compare model short --ids '1 2' --other-ids '1 99'", 2, "token 1 of the input is 99"),
     Call("compare model short --ids '1 2' --layers ,", 2, "chooses nothing"),
+)
+SWEEPS = (
+    Call(sweep("--edit 'ablate layers=0'", target=None), 2, "needs its token as --target"),
+    Call(sweep(""), 2, "needs an edit"),
+    Call("intervene model --ids '1 2' --edit 'sink layers=0' --each layers", 2, "add --sweep"),
+    Call("intervene model --ids '1 2' --edit 'sink layers=0' --resume a", 2, "add --sweep"),
+    Call(sweep("--each rows --edit 'ablate layers=0'"), 2, "is none of layers"),
+    Call(sweep("--each layers,layers --edit 'ablate layers=0'"), 2, "or is there twice"),
+    Call(sweep("--each heads --edit 'ablate layers=0'"), 2, "the edit Ablate has none"),
+    Call(sweep("--each layers --edit 'ablate layers=1:'"), 2, "no two ends that count from 0"),
+    Call(sweep("--each read --edit 'cut layers=0 read=0:999999'"), 2, "at most 100000"),
+    Call(sweep("--edit 'ablate layers=0' --resume empty"), 2, "is a folder"),
+    Call(sweep("--edit 'ablate layers=0' --top 0"), 2, "--top is 0"),
+    Call(sweep("--edit 'ablate layers=0' --resume text.txt"), 2, "is no record", runs=True),
+    Call(sweep("--edit 'ablate layers=0' --resume a.jsonl"), 2, "is of another model", runs=True),
+    Call(sweep("--edit 'sink layers=0' --edit 'sink layers=9'"), 2, "number 1 of the", runs=True),
+    Call(sweep("--each heads --edit 'ablate layers=0 heads=0:3'"), 2, "number 2 of", runs=True),
 )
 OTHERS = (
     Call("check model --ids '1 2' --require causl", 2, "Did you mean causal?"),
@@ -230,6 +276,7 @@ GROUPS = {
     "Where the answer goes": OUTPUTS,
     "What a state holds": STATE,
     "Causes and comparisons": CAUSES,
+    "Many edits, one by one": SWEEPS,
     "Other commands": OTHERS,
 }
 CALLS: tuple[Call, ...] = tuple(call for group in GROUPS.values() for call in group)
@@ -286,6 +333,7 @@ FILES = {
     "far.txt": b"1 2\n3 99\n",
     "fake.gguf": b"nothing of the kind",
     "bad.json": b"[{",
+    "a.jsonl": b'{"dsf_sweep": 1, "of": {}, "edits": 1, "clean": [0.0]}\n',
     "object.json": b"{}",
     "other/config.json": b'{"a": 1}',
     "broken/config.json": b'{"model_type":',
