@@ -367,10 +367,11 @@ def closed(
 
 @dataclass(eq=False)
 class _Running:
-    """A module that runs: how many calls of mixers there were before it, and its own."""
+    """A module that runs: how many calls and results there were before it, and its own call."""
 
     name: str
     began: int
+    results: int
     call: MixerCall | SeveralMixers | None = None
 
 
@@ -495,7 +496,7 @@ class Trace:
         def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             if self._follower.resting:
                 return
-            running = _Running(name, len(self._calls))
+            running = _Running(name, len(self._calls), len(self.results))
             with self._hooked():
                 if name in self.blocks and not self.is_complete:
                     self._add_stream(f"before {name}", (args, named))
@@ -528,7 +529,7 @@ class Trace:
         if call is not None and call.is_known:
             self.mixed += call.record(self._follower, output)
         elif self._mixers is None and self._is_mixer(running):
-            self._leave_open(name, given, output)
+            self._leave_open(running, given, output)
         elif not self._holds_a_mixer(name):
             found = closed(self._follower, name, module, given, output)
             self.closed += [] if found is None else [found]
@@ -548,8 +549,9 @@ class Trace:
             return True
         return any(call.name == running.name for call in self._calls[running.began :])
 
-    def _leave_open(self, name: str, given: Any, output: Any) -> None:
+    def _leave_open(self, running: "_Running", given: Any, output: Any) -> None:
         """Follow what a mixer has put out as a step that is filled in later."""
+        name = running.name
         calls = self._open.setdefault(name, [])
         parts = [part for part in tensors_in(given) if part.is_floating_point()]
         followed = [part for part in parts if self._step_at(part) is not None]
@@ -563,11 +565,15 @@ class Trace:
         assert source is not None  # noqa: S101  # that is how it was found
         step = self._follower.add(made, (source,))
         self._follower.forget_names_in(name)
+        for inside in list(self.results)[running.results :]:
+            del self.results[inside]
         calls.append(OpenCall(copied(found[0]), copied(made), source, step))
 
     def _keep(self, part: Tensor) -> None:
         step = self._follower.find(part)
-        if isinstance(step, Step) and self.streams and part.shape == self.streams[0].shape:
+        if not isinstance(step, Step) or step in self.results or not self.streams:
+            return
+        if part.shape == self.streams[0].shape:
             self.results[step] = copied(part)
 
     @property
@@ -611,5 +617,6 @@ class Trace:
                 f"{reason}, so the operations between the mixers cannot be followed. Single layers "
                 "can be read: dsf.inspect(...)[k].whole."
             )
-        self.states.append(step_of(what))
-        self.streams.append(copied(stream))
+        step = step_of(what)
+        self.states.append(step)
+        self.streams.append(self.results[step] if step in self.results else copied(stream))

@@ -197,7 +197,9 @@ class WholeMixer(AffineLayer):
 
     @cached_property
     def _signal_of_zero_values(self) -> Tensor:
-        return replace(self.mixer, value=torch.zeros_like(self.mixer.value)).signal()
+        signal: Tensor = replace(self.mixer, value=torch.zeros_like(self.mixer.value)).signal()
+        # Nearly always zero, which need not be held for every token.
+        return signal if bool(signal.any()) else signal.new_zeros(()).expand(signal.shape)
 
     def _mixed(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """The mixer's response to the values ``x``, without what its constant inputs add.
