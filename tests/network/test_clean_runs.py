@@ -90,6 +90,12 @@ def written(model):
         model.head.weight[1, 2] += 1
 
 
+def turned_within_a_row(model):
+    """The sum of the bits of the row stays."""
+    with torch.no_grad():
+        model.head.weight[1] = model.head.weight[1].flip(0)
+
+
 def written_past_the_count(model):
     model.head.weight.data[1, 2] = 3.0
 
@@ -129,6 +135,7 @@ def shifted(model):
 
 CHANGES = {
     written: "the weight 'head.weight' changed",
+    turned_within_a_row: "the weight 'head.weight' changed",
     written_past_the_count: "the weight 'head.weight' changed",
     rows_swapped_past_the_count: "the weight 'head.weight' changed",
     exchanged_data: "the weight 'head.bias' changed",
