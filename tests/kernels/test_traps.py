@@ -23,9 +23,12 @@ from tests.drawn import Drawer
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "dsf"
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
-KERNELS = {path: tree for path, tree in TREES.items() if path.parent.name == "kernels"}
 CALL_NUMBA = {"njit", "prange", "vectorize", "guvectorize"}
+
+
+def trees(paths):
+    """Read where they are looked at: kept, all files are a million objects in every test's way."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def named(tree):
@@ -54,8 +57,9 @@ def compiled_loops(tree):
 
 
 def test_no_loop_brings_threads_of_its_own():
-    assert [path.name for path, tree in TREES.items() if list(forks(tree))] == []
-    compilers = {path.name for path, tree in TREES.items() if CALL_NUMBA & set(named(tree))}
+    files = trees(PACKAGE.rglob("*.py"))
+    assert [path.name for path, tree in files.items() if list(forks(tree))] == []
+    compilers = {path.name for path, tree in files.items() if CALL_NUMBA & set(named(tree))}
     assert compilers == {"compiling.py"}
     planted = ast.parse("@numba.njit(parallel=True)\ndef f(x):\n    for i in numba.prange(9): pass")
     assert len(list(forks(planted))) == 2
@@ -182,7 +186,8 @@ def exponentials(tree):
 
 def test_no_inner_loop_calls_an_exponential():
     """Decays go through ``exponentials.py``; once a row is no matter."""
-    loops = [loop for tree in KERNELS.values() for loop in compiled_loops(tree)]
+    files = trees((PACKAGE / "kernels").glob("*.py"))
+    loops = [loop for tree in files.values() for loop in compiled_loops(tree)]
     assert len(loops) > 20
     assert [
         loop.name
