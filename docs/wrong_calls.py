@@ -1,6 +1,7 @@
 """Every way to call the command line wrongly that we could think of: what it says, and how soon.
 
-python -m docs.wrong_calls      # runs each as a process of its own and writes wrong_calls.md
+python -m docs.wrong_calls        # runs each as a process of its own and writes wrong_calls.md
+python -m docs.wrong_calls --new  # only those that the page does not have yet
 
 ``tests/cli/test_wrong_calls.py`` runs the same calls and holds the page against them.
 """
@@ -395,6 +396,21 @@ def _cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
+def _plain(cell: str) -> str:
+    """The text that ``_cell`` wrote."""
+    return cell.replace("\\*", "*").replace("&lt;", "<").replace("\\|", "|").replace("\\\\", "\\")
+
+
+def known(call: Call, lines: Iterable[str]) -> Outcome | None:
+    """What the page says that came of a call; None if it does not have it."""
+    front = f"| `dsf {_cell(call.words)}` | "
+    line = next((line for line in lines if line.startswith(front)), None)
+    if line is None:
+        return None
+    told, code, seconds = line.removeprefix(front).removesuffix(" |").rsplit(" | ", 2)
+    return Outcome(int(code), _plain(told), float(seconds))
+
+
 def page(rows: dict[str, list[tuple[Call, Outcome]]]) -> str:
     """The whole page."""
     from dsf.cli.errors import IN_WORDS
@@ -425,12 +441,13 @@ GPT-2 that reads at most 8 tokens), and damaged folders and files with the names
 
 
 def main() -> None:
-    """Run every call and write the page."""
+    """Run every call, or those that are new, and write the page."""
+    lines = PAGE.read_text("utf-8").splitlines() if sys.argv[1:] == ["--new"] else []
     with tempfile.TemporaryDirectory(prefix="dsf-") as name:
         place = Path(name)
         prepare(place)
         rows = {
-            title: [(call, outcome(call, place)) for call in group]
+            title: [(call, known(call, lines) or outcome(call, place)) for call in group]
             for title, group in GROUPS.items()
         }
     PAGE.write_text(page(rows), encoding="utf-8")

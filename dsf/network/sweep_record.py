@@ -70,7 +70,8 @@ class SweepRecord:
             replace_file(self.path, lambda draft: draft.write_text(_line(start), encoding="utf-8"))
             return {}
         first, lines, size = self._read()
-        other = [name for name in known if first["of"].get(name) != known[name]]
+        words = {name: name for name in known} | {"edits": "list of edits"}
+        other = [words[name] for name in known if first["of"].get(name) != known[name]]
         if other:
             raise self._refusal(f"is of another {' and another '.join(other)}")
         before = torch.tensor(first["clean"], dtype=torch.float64)

@@ -165,7 +165,7 @@ def test_every_head_has_a_run_of_its_own_and_a_file_keeps_them(run, asked, only_
     assert "4 runs, the strongest first; all of them were in the file" in shown
     other = run(*sweep, "--edit", "ablate layers=0:2 heads=1,0", *edit[2:])
     assert other.exit_code == 2
-    assert "is of another edits. Name another file" in other.stderr
+    assert "is of another list of edits. Name another file" in other.stderr
 
 
 def test_lists_in_a_file_of_edits_act_together(run, checkpoint, only_object, tmp_path):

@@ -207,8 +207,12 @@ def test_what_cannot_be_done_is_told():
     assert dsf.reduce_states(tagger, texts, states=2, adapters=adapters).model is None
 
 
-def test_a_layer_whose_pole_is_no_parameter_is_refused():
+def test_the_pole_is_told_by_its_numbers_and_two_of_them_are_refused():
     model, texts, adapters = tagging()
+    for mixer in model.mixers:
+        mixer.another = nn.Parameter(mixer.A_log.detach() + 1e-6)
+    found = state_products(model, texts, adapters=adapters)
+    assert {products.places.pole for products in found.values()} == {"A_log"}
     for mixer in model.mixers:
         mixer.twice = nn.Parameter(mixer.A_log.detach().clone())
     with pytest.raises(InspectionError, match=r"mixers\.0 has 2 parameters whose exponential"):

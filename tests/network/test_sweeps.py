@@ -258,9 +258,9 @@ def test_a_file_of_another_sweep_is_refused_by_name(question, tmp_path, runs):
         ({"target": 6}, "target"),
         ({"against": 6}, "target"),
         ({"position": 3}, "target"),
-        ({"edits": CASES[:-1]}, "edits"),
-        ({"edits": [*CASES[1:], CASES[0]]}, "edits"),
-        ({"input_ids": prompt().flip(0), "edits": CASES[1:]}, "input and another edits"),
+        ({"edits": CASES[:-1]}, "list of edits"),
+        ({"edits": [*CASES[1:], CASES[0]]}, "list of edits"),
+        ({"input_ids": prompt().flip(0), "edits": CASES[1:]}, "input and another list of edits"),
     ):
         call = {"model": model, **question, "resume": file, **changed}
         with pytest.raises(ValueError, match=f"sweep.jsonl' is of another {words}. Name another"):
