@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsf.cli.each import spread, spread_fields
-from dsf.cli.edit_words import Record, filed_edits, filed_runs, takes_from_other, typed_edit
+from dsf.cli.edit_words import (
+    Record,
+    check_places,
+    filed_edits,
+    filed_runs,
+    takes_from_other,
+    typed_edit,
+)
 from dsf.cli.model_argument import check_call
 from dsf.cli.options import Options
 from dsf.cli.output_place import check_file
@@ -47,6 +54,8 @@ class Change:
         check_position(position, self.prompt.length)
         if other is not None:
             facts.check_input(other)
+        for record in (record for run in self.runs for record in run):
+            check_places(record, self.prompt.length, None if other is None else other.length)
         for option, token in zip(("--target", "--against"), tokens or (), strict=False):
             facts.check_token(option, token)
 

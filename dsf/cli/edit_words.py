@@ -137,22 +137,89 @@ def checked(record: Record, where: str) -> Record:
             f"{where}: {_word(name)} has no field {odd[0]!r}; it has "
             f"{', '.join(known).replace('layer', 'layers')}."
         )
+    _check_fields(record, where)
+    return {**record, "other": OTHER} if name in FROM_OTHER else record
+
+
+def _check_fields(record: Record, where: str) -> None:
+    """Raises ValueError if a field holds what no edit can have there."""
     for field in NUMBERED:
         if not _is_numbered(record.get(field)):
             raise ValueError(
                 f"{where}: {field} is {record[field]!r}; it must be a whole number, a list of "
                 'them, or a range such as {"from": 0, "to": 4}.'
             )
+    try:
+        from_json(record)
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix('edits: ')}") from None
+    for field in ("layer", *NUMBERED):
+        if any(map(_is_empty, _listed_in(record.get(field)))):
+            raise ValueError(
+                f"{where}: {_typed(field)} has an empty range: the second number is one more than "
+                "the last that is wanted, as in 0:4 for the first four."
+            )
     if record.get("over", OTHER) != OTHER:
         raise ValueError(f"{where}: over is {record['over']!r}; the other run is {OTHER!r}.")
     factor = record.get("factor", 0)
     if isinstance(factor, float) and not isfinite(factor):
         raise ValueError(f"{where}: factor is {factor}; it must be finite.")
-    try:
-        from_json(record)
-    except ValueError as error:
-        raise ValueError(f"{where}: {str(error).removeprefix('edits: ')}") from None
-    return {**record, "other": OTHER} if name in FROM_OTHER else record
+    for field, least, why in (
+        ("width", 1, "it counts tokens, the own one included"),
+        ("order", 0, "it counts directions"),
+    ):
+        if record.get(field, least) < least:
+            raise ValueError(f"{where}: {field} is {record[field]}, but {why}: at least {least}.")
+
+
+def check_places(record: Record, count: int | None, there: int | None) -> None:
+    """Whether the tokens of an edit are some of the input; ranges may reach beyond it.
+
+    Args:
+        count, there: how many tokens the input and that of the other run have; None where that is
+            not known yet.
+
+    Raises:
+        ValueError: if not.
+    """
+    sizes = [("samples", 1), ("other_token", there)]
+    sizes += [(field, count) for field in ("written", "read", "token", "tokens")]
+    if record["edit"] == "StateFrom" and "other_token" not in record:
+        sizes.append(("token", there))
+    for field, size in sizes:
+        numbers = [each for each in _listed_in(record.get(field)) if isinstance(each, int)]
+        wrong = [each for each in numbers if size is not None and not -size <= each < size]
+        if size is not None and wrong:
+            what = "sample" if field == "samples" else "token"
+            raise ValueError(
+                f"the edit {_word(record['edit'])} has {field}={wrong[0]}, but there are {size} "
+                f"{what}s, numbered from 0 to {size - 1}."
+            )
+    if count is None or "token" not in record:
+        return
+    token = record["token"] % count
+    if record["edit"] == "Reduce" and token == 0:
+        raise ValueError("the edit reduce has token=0, before which there is nothing to remember.")
+    if record["edit"] == "StateFrom" and token == count - 1:
+        raise ValueError(
+            "the edit state-from has the last token, after which no other token reads the state."
+        )
+
+
+def _listed_in(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _typed(field: str) -> str:
+    return "layers" if field == "layer" else field
+
+
+def _is_empty(each: Any) -> bool:
+    """Whether a range holds nothing, however many there are to choose from."""
+    if not isinstance(each, dict) or each.get("step") is not None or each.get("to") is None:
+        return False
+    start, stop = each.get("from") or 0, each["to"]
+    return (start < 0) == (stop < 0) and bool(start >= stop)
 
 
 def takes_from_other(record: Record) -> bool:

@@ -56,6 +56,21 @@ def test_tokens_may_come_first_or_last(is_fused):
 
 
 @WAYS
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize(
+    "kind", [modules.Attention, modules.HeadsBeforeSamples, modules.HeadsLast, modules.ByInterface]
+)
+def test_a_single_token_is_no_slot(kind, samples, is_fused):
+    """No index of it varies, as none of a slot does that is made of all tokens."""
+    module, x = kind(is_fused=is_fused), tokens(samples, 1, WIDTH)
+    inspection = dsf.inspect(drawn(module), x)
+    (layer,) = inspection
+    assert not inspection.unsupported
+    assert (layer.columns, layer.axes) == ("token", ("sample", "head"))
+    agree(layer, module.weights(x))
+
+
+@WAYS
 @pytest.mark.parametrize("kind", [modules.Windows, modules.WindowsAsSamples])
 def test_windows_have_an_axis_of_their_own(kind, is_fused):
     module, x = kind(is_fused=is_fused), tokens()

@@ -205,6 +205,15 @@ def _is_one_sequence(rows: Tensor | None, columns: Tensor | None) -> bool:
     return bool((rows[0][rows[0] >= 0].diff() > 0).all())
 
 
+def _is_one_token(axes: Collection[InputAxis]) -> bool:
+    """Whether every sample of the input has a single place, which no index tells from others."""
+    first: dict[object, InputAxis] = {}
+    for axis in sorted(axes, key=lambda axis: axis.number):
+        first.setdefault(axis.source, axis)
+    beside = [axis for axis in axes if axis is not first[axis.source]] or axes
+    return all(axis.size == 1 for axis in beside)
+
+
 def _ordered(windows: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(windows))
 
@@ -224,7 +233,7 @@ def _tokens(
     """What rows or columns are, and the token of each, numbered over all of the axes ``along``."""
     if not along:
         made = any(bool((line == MANY).any()) for line in lines.values())
-        return (SLOT if made or lines else TOKEN), None
+        return (SLOT if made or (lines and not _is_one_token(lines)) else TOKEN), None
     number: Tensor | None = None
     for axis in sorted(along, key=lambda axis: axis.number):
         line = lines[axis]
