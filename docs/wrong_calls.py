@@ -257,6 +257,7 @@ OTHERS = (
     Call("audit model --lengths x", 2, "whole numbers of tokens"),
     Call("audit model --dtypes float8", 2, "--dtypes has 'float8'"),
     Call("audit model --device gpu", 2, "--device is 'gpu'"),
+    Call("audit model --device xpu:9", 3, "of this kind on this machine", runs=True),
     Call("audit short --lengths 1k", 2, "reads at most 8 tokens"),
     Call("claims MLA-999", 2, "MLA-1 to MLA-42"),
     Call("claims FOO-1", 2, "the papers are DSF, CDY"),

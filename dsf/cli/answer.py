@@ -1,6 +1,7 @@
 """What every command does with its answer: JSON or text, an exit code, errors in words."""
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -149,4 +150,13 @@ def _title(command: str) -> str:
 
 def _print_json(command: str, code: int, facts: dict[str, Any]) -> None:
     whole = {"schema_version": SCHEMA_VERSION, "command": command, "exit_code": code, **facts}
-    print(json.dumps(whole, indent=2, allow_nan=False))
+    print(json.dumps(_finite(whole), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON has no form for."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from dsf.cli.errors import MissingHereError
 from dsf.cli.progress import progress
 from dsf.cli.run_model import DTYPES
 from dsf.cli.terminal import print_table
@@ -31,10 +32,13 @@ def audit_checkpoint(
     """Load a checkpoint and audit it on random tokens.
 
     Raises:
+        MissingHereError: if this machine has no such device.
         LoadError: if the checkpoint is refused.
         ValueError: if the model has no table of token embeddings to draw tokens for.
         InspectionError: if it cannot be run, or no layer can be read.
     """
+    if device is not None:
+        check_there(device)
     loaded = load_model(path, offline=offline)
     model: Any = loaded.model
     vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
@@ -53,6 +57,22 @@ def audit_checkpoint(
             layers=None if layers is None else parsed(layers),
             device=device,
             progress=lambda done, every: told(done / every),
+        )
+
+
+def check_there(device: str) -> None:
+    """Whether this machine has a device.
+
+    Raises:
+        MissingHereError: if not.
+    """
+    asked = torch.device(device)
+    there = 1 if asked.type == "cpu" else getattr(torch, asked.type).device_count()
+    if there <= (asked.index or 0):
+        found = f"{there} of this kind" if there else "none of this kind"
+        raise MissingHereError(
+            f"--device is {device!r}, but torch {torch.__version__} finds {found} on this machine. "
+            "Leave --device out to run on the processor; 'dsf doctor' says what there is."
         )
 
 

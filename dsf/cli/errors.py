@@ -43,11 +43,15 @@ _CURES = {
 }
 
 
+class MissingHereError(Exception):
+    """Something that was asked for is not on this machine."""
+
+
 def code_of(error: Exception) -> int | None:
     """The exit code of an error that a person can act on; None for a fault of the program."""
     if isinstance(error, OSError):
         return LIMIT if error.errno in _FULL else USAGE
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | MissingHereError):
         return LIMIT
     if isinstance(error, ImportError):  # with a name: one of our own imports
         return LIMIT if error.name is None else None

@@ -1,0 +1,29 @@
+"""``dsf audit``: what it prints where nothing could be compared, and where there is no device."""
+
+import math
+
+import pytest
+
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
+
+from dsf.properties.audit import WRONG, AuditRow
+
+
+def test_a_number_that_there_is_not_is_null_in_json(run, only_object, checkpoint, monkeypatch):
+    row = AuditRow("float32", 4, "layer", "", math.nan, None, math.inf, WRONG, "nothing compared")
+    monkeypatch.setattr("dsf.cli.audited.audit", lambda *_, **__: [row])
+    done = run("audit", checkpoint, "--lengths", "4", "--dtypes", "float32", "--json")
+    assert done.exit_code == 1
+    (told,) = only_object(done.stdout)["rows"]
+    assert told["formula"] is told["expected"] is None
+    assert told["reason"] == "nothing compared"
+
+
+def test_a_device_that_is_not_there_is_told_in_words(run, only_object, checkpoint):
+    """Torch itself ends in an AssertionError."""
+    done = run("audit", checkpoint, "--lengths", "4", "--device", "xpu:7", "--json")
+    assert done.exit_code == 3
+    told = only_object(done.stdout)["error"]["message"]
+    assert told.startswith("--device is 'xpu:7', but torch")
+    assert "of this kind on this machine" in told
+    assert run("audit", checkpoint, "--lengths", "4", "--device", "cpu").exit_code == 0
