@@ -12,7 +12,6 @@ from torch import nn
 from dsf.inspection.adapter import Adapter, alone, one_layer
 from dsf.inspection.capture.calls import Call, CallLog, Through, let_go
 from dsf.inspection.capture.disk_store import DiskStore
-from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.environment import described, environment
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.module_stack import ModuleStack
@@ -32,6 +31,7 @@ from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupporte
 from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.support_table import not_read
+from dsf.inspection.wide_copy import wide_copy
 from dsf.number_types import has_double
 from dsf.threads import MOST, each_in_parallel
 
@@ -112,7 +112,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
     model = getattr(model, "_orig_mod", model)  # the module that torch.compile wrapped
     check_runnable(model)
     inputs, named = _called_with(model, question)
-    model = double_copy(model) if question.exact else model
+    model = wide_copy(model, question.adapters) if question.exact else model
     asked = {} if question.probe == AUTO else probes(model, question.probe)
     known = _outside(known_modules(model, question.adapters), asked)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)

@@ -270,7 +270,7 @@ def _reference(
     call: Call, adapter: Adapter, limits: Limits, *, hastened: bool
 ) -> tuple[Call, str, bool]:
     """What a layer is compared with, in words, and whether that ran in float64."""
-    if limits.guarded:
+    if limits.guarded and adapter.renew is None:
         return call, IN_DOUBLE, True
     if call.invocation is not None and not adapter.rewrites_weights:
         call.invocation.check_weights(call.name)

@@ -10,7 +10,6 @@ from torch import nn
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call
-from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import guarded, in_float64
 from dsf.inspection.errors import InspectionError
@@ -20,6 +19,7 @@ from dsf.inspection.rebuild import is_known_whole
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
+from dsf.inspection.wide_copy import wide_copy
 from dsf.network.stacked import Stack
 from dsf.network.trace import Trace, calls_by_module
 
@@ -112,7 +112,7 @@ def stack(
 
         loaded = load_model(model)
         model, tokenizer = loaded.model, loaded.tokenizer
-    model = double_copy(getattr(model, "_orig_mod", model)).requires_grad_(False)
+    model = wide_copy(getattr(model, "_orig_mod", model), adapters).requires_grad_(False)
     inputs, named = in_float64(inputs), in_float64(named)
     attempt = _Attempt(model, blocks)
     question = Question(

@@ -74,5 +74,4 @@ ADAPTER = Adapter(
     enter=enter,
     leave=leave,
     renew=renew,
-    tolerance=1e-7,  # its decays are buffers that the library computes in float32
 )
