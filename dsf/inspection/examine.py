@@ -30,6 +30,7 @@ from dsf.inspection.recorded_run import run, without_logits
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, followed, fused, torch_module
+from dsf.inspection.softmax.interface import plain_experts
 from dsf.inspection.support_table import not_read
 from dsf.inspection.wide_copy import wide_copy
 from dsf.number_types import has_double
@@ -140,7 +141,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         further = asked_for(model, listener.where, asked)
         further.add(tried(model, listener.where, possible, limits))
         calls = _with_further(calls, further)
-        with guarded(model):
+        with _as_it_ran(model):
             calls, found = _asked(tracker, calls, further, partial(_probed, question, limits))
         known |= further.known
         rebuilding = _Rebuilding(
@@ -155,7 +156,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         made = rebuilding.of(calls, known)
         instead_of = [one for one in made.unreadable if one not in found.refused]
         if question.probe == AUTO and instead_of:
-            with guarded(model):
+            with _as_it_ran(model):
                 more = probed(found.modules, listener.where, limits, instead_of=instead_of)
             further.add(more)
             known |= more.known
@@ -203,6 +204,14 @@ def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
 
 def _chosen(question: Question) -> "Choose | None":
     return None if question.layers is None else partial(chosen_layers, wanted=question.layers)
+
+
+@contextmanager
+def _as_it_ran(model: nn.Module) -> Iterator[None]:
+    """Inside, modules that are repeated compute as they did in the run of the model."""
+    wide = dtype_of(model) is torch.float64
+    with guarded(model), plain_experts(model) if wide else nullcontext():
+        yield
 
 
 def _called_with(model: nn.Module, question: Question) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -327,7 +336,7 @@ def examine_part(
         calls, tracker = _followed(recorded, asks=asks)
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
         further = Further()
-        with guarded(part):
+        with _as_it_ran(model):
             calls, found = _asked(tracker, calls, further, lambda *_: Further())
         choose = None if chosen is None else chosen.of_block
         made = _Rebuilding(limits, question, found, further, choose=choose).of(calls, known)

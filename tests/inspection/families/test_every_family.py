@@ -70,3 +70,11 @@ def test_the_exact_switch_needs_no_float64_model(family):
     inspection = dsf.inspect(model, exact=True, **inputs())
     assert max(layer.error for layer in inspection) < FAMILIES[family].exact
     assert next(model.parameters()).dtype is torch.float32
+
+
+@pytest.mark.parametrize("name", ["jamba", "minimax", "lfm2_moe", "qwen3_5_moe"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_experts_are_asked_in_float64_too(name, exact):
+    """Their grouped kernels have no float64: asked with these, nobody knew what they mix."""
+    model = build(name) if exact else build(name).double()
+    assert dsf.inspect(model, exact=exact, **inputs(9)).unsupported == ()
