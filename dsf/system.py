@@ -1,6 +1,6 @@
 """The central data type: a linear time-varying state-space system, unrolled over one sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, cast
@@ -225,7 +225,13 @@ class System:
         if at is None or isinstance(at, slice):
             chosen = list(numbers[slice(None) if at is None else at])
         else:
-            several = [at] if isinstance(at, int) else list(at)
+            given = at.tolist() if hasattr(at, "tolist") else at  # of torch or NumPy
+            several = list(given) if isinstance(given, Iterable) else [given]
+            odd = [each for each in several if not isinstance(each, int)]
+            if odd:
+                raise TypeError(
+                    f"System.states: 'at' must be whole numbers or a slice, but it has {odd[0]!r}."
+                )
             wrong = [token for token in several if not -self.steps <= token < self.steps]
             if wrong:
                 raise IndexError(

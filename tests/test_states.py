@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,3 +70,16 @@ def test_tokens_and_signals_that_do_not_fit_are_refused():
         system.states(torch.ones(5, 1, 1), at=slice(3, 3))
     with pytest.raises(ShapeError, match=r"System\.states"):
         system.states(torch.ones(4, 1, 1))
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_tokens_are_whole_numbers_of_any_library():
+    one = torch.ones(3, 1)
+    system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+    signal = torch.ones(3, 1, 1)
+    for at in (torch.tensor([0, -1]), np.array([0, 2]), (0, 2), range(0, 3, 2)):
+        assert torch.equal(system.states(signal, at=at), system.states(signal, at=[0, 2]))
+    assert torch.equal(system.states(signal, at=np.int64(1)), system.states(signal, at=1))
+    for wrong in (1.5, "x", [0.0]):
+        with pytest.raises(TypeError, match="'at' must be whole numbers or a slice, but it has"):
+            system.states(signal, at=wrong)

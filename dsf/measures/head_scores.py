@@ -11,6 +11,7 @@ Olsson et al. 2022, "In-context learning and induction heads", for weights of so
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -57,6 +58,8 @@ def duplicate_token(
     tensor(0.7500)
     """
 
+    _check_numbers("duplicate_token", tokens)
+
     def copies(rows: Rows) -> Tensor:
         there = tokens.to(rows.read.device)
         own, other = there[..., rows.written, None], there[..., None, rows.read]
@@ -79,6 +82,8 @@ def induction(
     >>> induction(map, torch.tensor([7, 8, 7, 9]))
     tensor(0.8000)
     """
+
+    _check_numbers("induction", tokens)
 
     def followers(rows: Rows) -> Tensor:
         there = tokens.to(rows.read.device)
@@ -111,6 +116,11 @@ def copying(
     Args:
         effects: what one unit of the value of token ``j``, through the output projection and the
             unembedding, adds to the logit of token ``j`` itself, less the mean over the vocabulary.
+            One row for all maps, one for each sample, or, with all axes of the map but that of
+            the rows, one for each head.
+
+    Raises:
+        ShapeError: if the axes of ``effects`` are not the first of the map, or its columns.
 
     >>> map = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
     >>> copying(map, torch.tensor([-3.0, 1.0]))
@@ -118,7 +128,9 @@ def copying(
     """
 
     def of_value(rows: Rows) -> Tensor:
-        return effects.to(rows.weights.device)[..., None, rows.read]
+        _check_axes("copying", "effects", effects, rows)
+        there = effects.to(rows.weights.device)[..., None, rows.read]
+        return _over_heads(there, rows.weights.ndim)
 
     def signed(rows: Rows) -> Tensor:
         return (real(rows, "copying") * of_value(rows)).sum(dim=-1)
@@ -139,23 +151,12 @@ def _mean_share(
     tokens: Tensor | None = None,
 ) -> Tensor:
     """The mean over rows with a candidate of the share of the weight that lies on candidates."""
-    if tokens is not None and (tokens.is_floating_point() or tokens.ndim == 0):
-        raise TypeError(
-            f"{measure}: 'tokens' must be whole numbers with the axes '*sample time', but it has "
-            f"the type {str(tokens.dtype).removeprefix('torch.')} and {tokens.ndim} axes."
-        )
 
     def share(rows: Rows) -> Tensor:
         weights = real(rows, measure)
-        if tokens is not None and tokens.shape[-1] <= int(rows.read.max()):
-            raise ShapeError(
-                f"{measure}: 'tokens' has {tokens.shape[-1]} tokens, but the map reads "
-                f"{int(rows.read.max()) + 1}."
-            )
-        chosen = candidates(rows)
-        missing = weights.ndim - chosen.ndim
-        if chosen.ndim > 2:
-            chosen = chosen.reshape(*chosen.shape[:-2], *[1] * missing, *chosen.shape[-2:])
+        if tokens is not None:
+            _check_axes(measure, "tokens", tokens, rows)
+        chosen = _over_heads(candidates(rows), weights.ndim)
         size = weights.abs().sum(dim=-1)
         on = (weights if net else weights.abs()).where(chosen, 0).sum(dim=-1) / size
         counts = chosen.any(dim=-1).expand_as(on) & (size != 0)
@@ -163,3 +164,43 @@ def _mean_share(
 
     shares, counts = per_row(map_or_system, share).unbind(dim=-2)
     return shares.sum(dim=-1) / counts.sum(dim=-1)
+
+
+def _check_numbers(measure: str, tokens: Any) -> None:
+    """Raises TypeError unless these are the numbers of tokens."""
+    if isinstance(tokens, Tensor) and not tokens.is_floating_point() and tokens.ndim:
+        return
+    found = type(tokens).__name__
+    if isinstance(tokens, Tensor):
+        kind = str(tokens.dtype).removeprefix("torch.")
+        found = f"a tensor of the type {kind} with {tokens.ndim} axes"
+    raise TypeError(
+        f"{measure}: 'tokens' must be a tensor of whole numbers with the axes '*sample time', but "
+        f"it is {found}."
+    )
+
+
+def _check_axes(measure: str, name: str, part: Tensor, rows: Rows) -> None:
+    """Whether something that is given for tokens has the samples of the map, and enough tokens.
+
+    Raises:
+        ShapeError: if not.
+    """
+    if part.shape[-1] <= int(rows.read.max()):
+        raise ShapeError(
+            f"{measure}: '{name}' has {part.shape[-1]} tokens, but the map reads "
+            f"{int(rows.read.max()) + 1}."
+        )
+    batch, lead = tuple(rows.weights.shape[:-2]), tuple(part.shape[:-1])
+    if lead != batch[: len(lead)]:
+        raise ShapeError(
+            f"{measure}: '{name}' has the axes {lead} before that of its tokens, but those of the "
+            f"maps are {batch}, and it must have none of them or the first."
+        )
+
+
+def _over_heads(part: Shaped[Tensor, "*sample rows columns"], axes: int) -> Tensor:
+    """The same for all heads of a sample: with as many axes as the maps have."""
+    if part.ndim == 2:
+        return part
+    return part.reshape(*part.shape[:-2], *[1] * (axes - part.ndim), *part.shape[-2:])

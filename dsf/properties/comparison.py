@@ -75,6 +75,7 @@ def compare(
 
     Raises:
         InspectionError: if one of the two has no layers.
+        TypeError: if one of the two is no inspection.
 
     Example:
         >>> import dsf, torch
@@ -87,6 +88,11 @@ def compare(
         True
     """
     for name, inspection in (("first", first), ("second", second)):
+        if not isinstance(inspection, Inspection):
+            raise TypeError(
+                f"compare: '{name}' must be an inspection, dsf.inspect(model, ...), but it is "
+                f"{type(inspection).__name__}."
+            )
         if not len(inspection):
             raise InspectionError(
                 f"compare: '{name}' ({inspection.model}) has no layers that were read."

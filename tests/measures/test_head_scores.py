@@ -66,6 +66,20 @@ def test_copying_is_signed_on_both_sides(map):
     torch.testing.assert_close(measures.copying(-map, effects), -expected)
 
 
+@pytest.mark.parametrize("samples", [2, 3])
+def test_copying_takes_effects_of_samples_also_where_there_are_as_many_heads(samples):
+    rng = torch.Generator().manual_seed(0)
+    map, effects = torch.randn(samples, 3, 8, 8, generator=rng), torch.randn(samples, 8)
+    found = measures.copying(map, effects)
+    for sample in range(samples):
+        expected = measures.copying(map[sample], effects[sample])
+        torch.testing.assert_close(found[sample], expected)
+    of_heads = torch.randn(samples, 3, 8, generator=rng)
+    product = map * of_heads[..., None, :]
+    expected = product.sum((-1, -2)) / product.abs().sum((-1, -2))
+    torch.testing.assert_close(measures.copying(map, of_heads), expected)
+
+
 def test_heads_that_are_what_they_are_called():
     tokens = torch.tensor([5, 6, 7, 5, 6, 7])
     shift = torch.eye(6).roll(1, 0)
@@ -84,7 +98,15 @@ def test_heads_that_are_what_they_are_called():
 def test_tokens_that_do_not_fit_are_refused(map):
     with pytest.raises(ShapeError, match="'tokens' has 5 tokens, but the map reads 8"):
         measures.induction(map, torch.arange(5))
-    with pytest.raises(TypeError, match="must be whole numbers"):
+    with pytest.raises(ShapeError, match=r"'tokens' has the axes \(3,\) before .* are \(2, 3\)"):
+        measures.induction(map, torch.zeros(3, 8, dtype=torch.long))
+    with pytest.raises(ShapeError, match="copying: 'effects' has 5 tokens, but the map reads 8"):
+        measures.copying(map, torch.ones(5))
+    with pytest.raises(ShapeError, match=r"copying: 'effects' has the axes \(3,\) before"):
+        measures.copying(map, torch.ones(3, 8))
+    with pytest.raises(TypeError, match=r"must be a tensor of whole numbers .* but it is list"):
+        measures.induction(map, [1, 2, 3])
+    with pytest.raises(TypeError, match="must be a tensor of whole numbers"):
         measures.duplicate_token(map, torch.ones(8))
     with pytest.raises(ValueError, match="previous_token: signs need a real map"):
         measures.previous_token(map + 1j)

@@ -109,3 +109,9 @@ def test_what_cannot_be_compared_is_refused(inspected):
         dsf.compare(inspected, dsf.Inspection(layers=()))
     with pytest.raises(KeyError, match="no compared layer is called 'nowhere'"):
         dsf.compare(inspected, inspected, verdicts=False).difference_map("nowhere")
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_only_inspections_are_compared():
+    with pytest.raises(TypeError, match=r"'second' must be an inspection, .* but it is int"):
+        dsf.compare(dsf.inspect(torch.nn.GRU(3, 4), torch.randn(5, 1, 3)), 3)
