@@ -186,8 +186,7 @@ class Attribution:
             ValueError: if ``count`` is less than 1.
             IndexError: if there is no such sample.
         """
-        if count < 1:
-            raise ValueError(f"strongest_edges: 'count' must be at least 1, but it is {count}.")
+        _check_count("strongest_edges", "count", count)
         self._check("strongest_edges", sample)
         found: list[Record] = []
         without: list[Record] = []
@@ -234,8 +233,7 @@ class Attribution:
             IndexError: if there is no such sample.
         """
         for name, number in (("count", count), ("most", most)):
-            if number < 1:
-                raise ValueError(f"paths: '{name}' must be at least 1, but it is {number}.")
+            _check_count("paths", name, number)
         self._check("paths", sample)
         root, first = self._into.streams[0]
         search = Search(
@@ -343,6 +341,14 @@ def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
     if map.ndim > moved.ndim:
         return map * torch.einsum("...wc,...rc->...cwr", moved, values)
     return map * torch.einsum("...wc,...rc->...wr", moved, values)
+
+
+def _check_count(asked: str, name: str, number: int) -> None:
+    """Raises TypeError or ValueError unless it counts something."""
+    if not isinstance(number, int):
+        raise TypeError(f"{asked}: '{name}' must be a whole number, but it is {number!r}.")
+    if number < 1:
+        raise ValueError(f"{asked}: '{name}' must be at least 1, but it is {number}.")
 
 
 def _by_sample(terms: Shaped[Tensor, "*axes"], samples: int) -> Float[Tensor, " sample"]:

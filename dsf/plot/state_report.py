@@ -98,6 +98,7 @@ def report_state(
 
     Raises:
         ValueError: if ``maps`` is less than 1 or ``noise`` is not above 0.
+        TypeError: if it is no inspection.
 
     Example:
         >>> import dsf, torch
@@ -107,6 +108,11 @@ def report_state(
         >>> found.layers[0].length
         'grows'
     """
+    if not isinstance(inspection, Inspection):
+        raise TypeError(
+            "report_state: 'inspection' must be what dsf.inspect returns, but it is "
+            f"{type(inspection).__name__}."
+        )
     if maps < 1:
         raise ValueError(f"report_state: 'maps' must be at least 1, but it is {maps}.")
     if not noise > 0:

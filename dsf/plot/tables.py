@@ -32,6 +32,7 @@ def layers_and_heads(
 
     Raises:
         ValueError: if the table has no such quantity, or nothing of it has heads or channels.
+        TypeError: if it is no table.
 
     Example:
         >>> from dsf.inspection.results.table import Table
@@ -40,6 +41,11 @@ def layers_and_heads(
         >>> axes.get_xlabel(), axes.images[0].get_array().tolist()
         ('head', [[3.0]])
     """
+    if not isinstance(table, Table):
+        raise TypeError(
+            "layers_and_heads: 'table' must be a table, such as inspection.measure(), but it is "
+            f"{type(table).__name__}."
+        )
     chosen = _of_quantity(table, quantity)
     across = next((name for name in ACROSS if name in chosen.columns), None)
     if across is None:

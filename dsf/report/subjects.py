@@ -1,6 +1,6 @@
 """``Subject``: one inspection that is shown, alone or beside others, with its verdicts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -52,7 +52,7 @@ def narrowed(shown: Shown, layers: Chosen, heads: Chosen) -> Shown:
     """
     if isinstance(shown, Inspection):
         return narrowed_one(shown, layers, heads)
-    return [narrowed_one(each, layers, heads) for each in shown]
+    return [narrowed_one(each, layers, heads) for each in _listed(shown)]
 
 
 def narrowed_one(inspection: Inspection, layers: Chosen, heads: Chosen) -> Inspection:
@@ -82,14 +82,8 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
         TypeError: if ``shown`` holds anything but inspections.
         ValueError: if ``shown`` is empty, or ``verdicts`` does not have one table for each.
     """
-    inspections = [shown] if isinstance(shown, Inspection) else list(shown)
+    inspections = _listed(shown)
     tables = [verdicts] if verdicts is None or isinstance(verdicts, Table) else list(verdicts)
-    others = [each for each in inspections if not isinstance(each, Inspection)]
-    if others:
-        raise TypeError(
-            f"'inspection' must be what dsf.inspect returns, or a list of them, but it holds "
-            f"{type(others[0]).__name__}."
-        )
     if not inspections:
         raise ValueError(
             "'inspection' is an empty list, so there is nothing to show. Pass an inspection."
@@ -103,6 +97,23 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
         )
     names = _different([_name(each.model) for each in inspections])
     return [Subject(*each) for each in zip(inspections, names, tables, strict=True)]
+
+
+def _listed(shown: Any) -> list[Inspection]:
+    """One or several inspections as a list.
+
+    Raises:
+        TypeError: if something else is among them.
+    """
+    several = isinstance(shown, Iterable) and not isinstance(shown, Inspection)
+    inspections = list(shown) if several else [shown]
+    others = [each for each in inspections if not isinstance(each, Inspection)]
+    if others:
+        raise TypeError(
+            f"'inspection' must be what dsf.inspect returns, or a list of them, but it holds "
+            f"{type(others[0]).__name__}."
+        )
+    return inspections
 
 
 def _name(model: str) -> str:

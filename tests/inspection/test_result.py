@@ -136,3 +136,17 @@ def test_tokens_are_as_many_as_the_numbers_that_are_read():
     for wrong in ([["a", "b"]], [["a", "b", "c"]] * 2):
         with pytest.raises(InspectionError, match="but the input has 1 samples of 3"):
             dsf.inspect(Model(), input_ids=ids, tokens=wrong)
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_who_is_given_something_else_than_an_inspection_says_so(inspection, tmp_path):
+    for wrong in (3, None, inspection[0]):
+        with pytest.raises(TypeError, match=r"'inspection' must be what dsf\.inspect returns, or"):
+            dsf.write_report(wrong, tmp_path / "report.html")
+        with pytest.raises(TypeError, match=r"'inspection' must be what dsf\.inspect returns, bu"):
+            dsf.report_state(wrong)
+        with pytest.raises(TypeError, match="'table' must be a table, such as"):
+            dsf.plot.layers_and_heads(wrong, "half_life")
+    for wrong in ([[1, 2]], torch.tensor([1, 2]), torch.rand(2, 5)):
+        with pytest.raises(InspectionError, match="'tokens' must be the numbers of the tokens"):
+            inspection.heads(wrong)

@@ -28,6 +28,12 @@ BY_TOKEN: dict[str, Callable[..., Tensor]] = {
 
 def scored_heads(layers: Iterable[Measurable], tokens: Int[Tensor, "sample time"]) -> Table:
     """One record for each layer, head (or channel) and score, as ``Inspection.heads`` says."""
+    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
+        shown = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise InspectionError(
+            "heads: 'tokens' must be the numbers of the tokens, a tensor of whole numbers with the "
+            f"axes 'sample time' such as input_ids, but it is {shown}."
+        )
     rng = torch.Generator().manual_seed(0)
     steps = tokens.shape[1]
     orders = [torch.randperm(steps, generator=rng) for _ in range(ORDERS)]
