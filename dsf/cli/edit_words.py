@@ -11,8 +11,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from dsf.edits import from_json
-
 Record = dict[str, Any]
 OTHER = "other"
 """The name of the run on --other-text or --other-ids."""
@@ -143,6 +141,8 @@ def checked(record: Record, where: str) -> Record:
 
 def _check_fields(record: Record, where: str) -> None:
     """Raises ValueError if a field holds what no edit can have there."""
+    from dsf.edits import from_json
+
     for field in NUMBERED:
         if not _is_numbered(record.get(field)):
             raise ValueError(
