@@ -14,6 +14,7 @@ from dsf.transition import (
     Dense,
     Diagonal,
     DiagonalPlusLowRank,
+    Kronecker,
     SampledDiagonal,
     ScaledIdentity,
     Transition,
@@ -125,6 +126,8 @@ def in_time(first: Transition, second: Transition) -> Transition:
     """The transitions of ``first`` followed in time by those of ``second``."""
     if isinstance(first, ScaledIdentity) and isinstance(second, ScaledIdentity):
         return ScaledIdentity(torch.cat([first.decay, second.decay], dim=-1), first.size)
+    if isinstance(first, Kronecker) and isinstance(second, Kronecker) and first.size == second.size:
+        return Kronecker(torch.cat([first.small, second.small], dim=-3), first.size)
     sampled = [part for part in (first, second) if isinstance(part, SampledDiagonal)]
     if len(sampled) == 2 and _same(sampled[0].pole, sampled[1].pole):
         steps = torch.cat([part.step for part in sampled], dim=-1)
