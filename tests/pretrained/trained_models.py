@@ -13,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -289,6 +289,17 @@ def main(names: list[str]) -> None:
         sys.exit(f"not read, or above the tolerance: {', '.join(wrong)}")
 
 
+def as_multiple(seconds: Mapping[str, float], step: str) -> str:
+    """The seconds of a step, and how many forward passes that is; a dash before it was timed."""
+    if step not in seconds:
+        return "–"
+    return f"{seconds[step]:.1f} s ({seconds[step] / seconds['forward']:.1f})"
+
+
+def in_megabytes(peaks: Mapping[str, float], step: str) -> str:
+    return f"{peaks[step] / 1e6:.0f}" if step in peaks else "–"
+
+
 def page(record: dict[str, Any]) -> str:
     """The two tables of the documentation."""
     known = {name: case for name, case in CASES.items() if name in record}
@@ -301,18 +312,16 @@ def page(record: dict[str, Any]) -> str:
         if case.timed:
             seconds, peaks = run["seconds"], run["memory"]
             cells = [case.title, f"{seconds['forward']:.2f} s"]
-            for step in STEPS[1:]:
-                cells.append(f"{seconds[step]:.1f} s ({seconds[step] / seconds['forward']:.1f})")
-            cells.append(" / ".join(f"{peak / 1e6:.0f}" for peak in map(peaks.get, STEPS)))
+            cells += [as_multiple(seconds, step) for step in STEPS[1:]]
+            cells.append(" / ".join(in_megabytes(peaks, step) for step in STEPS))
             times.append(f"| {' | '.join(cells)} |")
         if case.explained and "clean" in run["seconds"]:
             seconds, peaks = run["seconds"], run["memory"]
             cells = [case.title]
-            for step in EXPLAINING:
-                cells.append(f"{seconds[step]:.1f} s ({seconds[step] / seconds['forward']:.1f})")
+            cells += [as_multiple(seconds, step) for step in EXPLAINING]
             cells.append(f"{SWEEP / seconds['sweep']:.2f}")
             steps = (*EXPLAINING, "sweep")
-            cells.append(" / ".join(f"{peak / 1e6:.0f}" for peak in map(peaks.get, steps)))
+            cells.append(" / ".join(in_megabytes(peaks, step) for step in steps))
             explained.append(f"| {' | '.join(cells)} |")
     threads = sorted({run["threads"] for run in record.values() if "threads" in run})
     wheels = ", ".join(wheel.requirement.replace("==", " ") for wheel in WHEELS.values())
