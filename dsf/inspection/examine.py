@@ -1,5 +1,6 @@
 """Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -374,7 +375,8 @@ def _unread(
         path = path_of.get(one.module, one.name)
         reason = further.reason(path, one)
         if reason and not isinstance(one.module, torch.jit.ScriptModule):
-            shown.append(Unsupported(one.name, described(one.module), reason))
+            formula = None if one.is_finite else math.nan
+            shown.append(Unsupported(one.name, described(one.module), reason, formula))
     known = {one.name for one in shown}
     if not found.asked:
         shown += [

@@ -1,5 +1,6 @@
 """What must not pass: each a clear error that says what is wrong and what to do about it."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -292,3 +293,23 @@ def test_a_refused_layer_of_a_call_leaves_the_others(at, fault):
     assert [missed.name for missed in found.unsupported] == [names[at]]
     with pytest.raises(ReconstructionError, match="LSTM"):
         dsf.inspect(module, torch.randn(1, 6, 3), adapters=(adapter,), strict=True)
+
+
+@pytest.mark.parametrize("token", [0, 2, -1])
+def test_an_attention_whose_module_puts_out_nan_is_listed(token):
+    """Its maps are finite, and NaN is above no limit of what a replaced token moves."""
+
+    def spoiled(_module, _inputs, output):
+        output = output.clone()
+        output[:, token] = torch.nan
+        return output
+
+    model, given = build("llama"), inputs("llama")
+    sound = dsf.inspect(model, **given)
+    name = sound[1].name
+    model.get_submodule(name).o_proj.register_forward_hook(spoiled)
+    inspection = dsf.inspect(model, **given)
+    (missed,) = (one for one in inspection.unsupported if one.name == name)
+    assert "what it puts out is not finite" in missed.reason
+    assert math.isnan(missed.formula)
+    assert not inspection[name].is_exact or math.isnan(inspection[name].share)

@@ -50,6 +50,7 @@ class Finding:
         attentions: how many attentions make its output together.
         has_slots: whether columns of its maps are no tokens but made of several.
         runs: its forward passes in which tokens met, each with what other mixers in it put out.
+        is_finite: whether what it put out is, where a token mixer in it was read.
     """
 
     module: nn.Module
@@ -63,12 +64,14 @@ class Finding:
     attentions: int = 0
     has_slots: bool = False
     runs: tuple[tuple[Invocation, Held], ...] = ()
+    is_finite: bool = True
 
     @property
     def is_listed(self) -> bool:
         """Whether the inspection lists the module beside the layers that it read."""
         if self.is_read:
-            return self.mixes is True or self.attentions > 1 or self.has_slots
+            mixes = self.mixes is True or self.attentions > 1 or self.has_slots
+            return mixes or not self.is_finite
         return self.mixes is True or (self.mixes is None and bool(self.how))
 
     @property
@@ -257,6 +260,11 @@ class _Asked:
         try:
             found.passes += 1
             rest = moved(invocation, held)
+            if is_read and math.isnan(rest.elsewhere):
+                note = "what it puts out is not finite"
+                return Finding(
+                    module, name, None, self.how, note=note, is_read=True, is_finite=False
+                )
             while not rest.mixes and draw < self.draws:  # one token may decide nothing
                 found.passes += 1
                 draw += 1
@@ -429,6 +437,11 @@ def unread_reason(finding: Finding, *, is_tried: bool = False) -> str:
         is_tried: whether it was probed already, or tried as one of a family.
     """
     how = f" ({'; '.join(finding.how)})" if finding.how else ""
+    if not finding.is_finite:
+        return (
+            "what it puts out is not finite (NaN or infinite), though its maps are, so that it was "
+            "not told whether they are all of it. Look for an overflow of the number type"
+        )
     if finding.is_read and finding.mixes is not True and finding.has_slots:
         return (
             f"the columns of its maps are no tokens: each is made of several{how}, and that is in "
