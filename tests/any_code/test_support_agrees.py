@@ -179,3 +179,9 @@ def test_a_random_model(seed):
         if name in READ:
             assert any(related(one.name, f"parts.{place}") for one in told), name
             assert any(related(one, f"parts.{place}") for one in layers), name
+
+
+def test_a_lazy_module_that_has_not_run_has_no_shapes_yet():
+    model = nn.Sequential(nn.LazyLinear(WIDTH), nn.MultiheadAttention(WIDTH, 2, batch_first=True))
+    (said,) = dsf.inspection.support(model)
+    assert (said.name, said.exact) == ("1", "yes")

@@ -37,7 +37,7 @@ from dsf.inspection.families import (
     xlstm,
     zamba,
 )
-from dsf.inspection.families.structure import Structure
+from dsf.inspection.families.structure import Held, Structure
 from dsf.inspection.softmax import torch_module
 
 GROUP = "dsf.adapters"
@@ -122,12 +122,15 @@ STRUCTURES: tuple[Structure, ...] = (
 def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:
     """By its path every module that no adapter names, with the families that it may be one of."""
     found = {}
+    of_alike: dict[Held, tuple[Structure, ...]] = {}
     for path, module in model.named_modules():
         if any(path == other or not other or path.startswith(f"{other}.") for other in known):
             continue
-        fitting = tuple(one for one in STRUCTURES if one.sizes(module) is not None)
-        if fitting:
-            found[path] = fitting
+        held = Held(module)
+        if held not in of_alike:
+            of_alike[held] = tuple(one for one in STRUCTURES if one.sizes(held) is not None)
+        if of_alike[held]:
+            found[path] = of_alike[held]
     return found
 
 

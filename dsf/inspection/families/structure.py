@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dsf.inspection.adapter import Adapter, Parts
 from dsf.inspection.capture.calls import Captured
@@ -24,6 +25,32 @@ TOKENS = 3
 
 def _as_they_are(_module: nn.Module, _sizes: Sizes) -> Iterable[Settings]:
     return ({},)
+
+
+class Held:
+    """The shapes of a module's parameters and buffers, by name; modules alike hold the same.
+
+    Those that have none before a lazy module runs are left out.
+
+    Attributes:
+        shapes: of each.
+        paths: their names and those of the modules that hold them.
+    """
+
+    def __init__(self, module: nn.Module):
+        named = (*module.named_parameters(), *module.named_buffers())
+        self.shapes = {name: part.shape for name, part in named if not is_lazy(part)}
+        self.paths = {
+            name[:end]
+            for name in self.shapes
+            for end in (*(at for at, each in enumerate(name) if each == "."), len(name))
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Held) and self.shapes == other.shapes
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.shapes.items()))
 
 
 @dataclass(frozen=True)
@@ -50,16 +77,15 @@ class Structure:
     settings: Callable[[nn.Module, Sizes], Iterable[Settings]] = _as_they_are
     called: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def sizes(self, module: nn.Module) -> Sizes | None:
+    def sizes(self, held: Held) -> Sizes | None:
         """The sizes of the axes in a module; None where it is not made like this."""
-        found = dict(module.named_parameters()) | dict(module.named_buffers())
-        names = self._names(found)
+        names = self._names(held)
         shapes: list[tuple[str, int]] = []
         for canonical, axes in self.parameters.items():
-            words, name = axes.split(), _renamed(canonical, names)
-            if name not in found or found[name].ndim != len(words):
+            words, shape = axes.split(), held.shapes.get(_renamed(canonical, names))
+            if shape is None or len(shape) != len(words):
                 return None
-            shapes += zip(words, found[name].shape, strict=True)
+            shapes += zip(words, shape, strict=True)
         known: dict[str, int] = {}
         for word, size in shapes:
             if word.isidentifier() and known.setdefault(word, size) != size:
@@ -71,24 +97,19 @@ class Structure:
         fits = all(_evaluated(word, known) == size for word, size in shapes)
         return known if fits else None
 
-    def _names(self, found: Iterable[str]) -> Mapping[str, str]:
+    def _names(self, held: Held) -> Mapping[str, str]:
         """By the name that the adapter knows the one that some parameters have here."""
-        listed = list(found)
-
-        def is_there(path: str) -> bool:
-            return any(name == path or name.startswith(f"{path}.") for name in listed)
-
         return {
-            path: next(filter(is_there, (path, *others)), path)
+            path: next((each for each in (path, *others) if each in held.paths), path)
             for path, others in self.called.items()
         }
 
     def readings(self, module: nn.Module) -> Iterator[Adapter]:
         """The adapters by which a module is tried, the likeliest first."""
-        sizes = self.sizes(module)
+        held = Held(module)
+        sizes = self.sizes(held)
         if sizes is None:
             return
-        held = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
         names = {path: here for path, here in self._names(held).items() if path != here}
         for settings in self.settings(module, sizes):
             split = partial(_as_one_of, takes=self.adapter.takes, settings=settings, names=names)
