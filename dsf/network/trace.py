@@ -24,6 +24,7 @@ from dsf.network.affine_steps import Step
 from dsf.network.linear_parts import smallest, tensors_in, unless_zero
 from dsf.network.stream_follower import Follower, Frozen, step_of
 from dsf.network.targets import put_out
+from dsf.threads import each_in_parallel
 
 LEAST = 1e-10
 """The largest relative difference allowed between two runs of one model in float64."""
@@ -230,6 +231,11 @@ class OpenCall:
         shown = None if masked is None else ~masked.unsqueeze(-1)
         self.step.linear, self.step.rest = _affine(whole, self.output, shown)
         return MixerStep(layer.name, layer, whole, self.step, self.source, shown)
+
+
+def _settled(found: "tuple[OpenCall, Layers]") -> MixerStep | None:
+    call, layers = found
+    return call.settle(layers[0]) if len(layers) == 1 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -457,16 +463,19 @@ class Trace:
             path: len(several) for path, several in self._open.items()
         }:
             return False
-        for path, several in mixers.items():
-            for call, those in zip(self._open[path], several, strict=True):
-                if call is None:
-                    continue
-                mixed = call.settle(those[0]) if len(those) == 1 else None
-                if mixed is None:
-                    return False
-                self.mixed.append(mixed)
-                # The layer has the same numbers, which need not be held twice.
-                self.results |= {call.source: mixed.whole.given, call.step: _put_out(mixed.whole)}
+        calls = [
+            (call, those)
+            for path, several in mixers.items()
+            for call, those in zip(self._open[path], several, strict=True)
+            if call is not None
+        ]
+        done = each_in_parallel(_settled, calls)
+        for (call, _), mixed in zip(calls, done, strict=True):
+            if mixed is None:
+                return False
+            self.mixed.append(mixed)
+            # The layer has the same numbers, which need not be held twice.
+            self.results |= {call.source: mixed.whole.given, call.step: _put_out(mixed.whole)}
         self.mixed.sort(key=lambda mixer: mixer.step.number)
         return True
 

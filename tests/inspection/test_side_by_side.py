@@ -54,6 +54,17 @@ def ids():
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_the_same_shares_of_a_stack(name, ids):
+    found = []
+    for threads in (1, THREADS):
+        with limited_to(threads):
+            share = dsf.stack(MODELS[name](), input_ids=ids).attribute(3)
+        found.append((share.tokens, *share.layers.values()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_the_same_layers_measures_and_page(name, ids, tmp_path):
     model, found = MODELS[name](), []
     for threads in (1, THREADS):
