@@ -21,6 +21,7 @@ FORMS = {
     transition.Dense: "dense",
     transition.Diagonal: "diagonal",
     transition.DiagonalPlusLowRank: "diagonal plus low rank",
+    transition.Kronecker: "a small matrix, alike for every coordinate",
     transition.SampledDiagonal: "diagonal, exp(step · pole)",
     transition.ScaledIdentity: "a number times the identity",
     transition.Shift: "shift register",

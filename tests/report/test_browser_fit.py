@@ -5,6 +5,7 @@ import torch
 
 import dsf
 from dsf.report import write_report
+from tests.report.conftest import SETTLED
 from tests.report.controls import MAP
 from tests.report.drawn import of_mixers
 
@@ -62,7 +63,10 @@ def test_the_map_follows_the_height_of_the_window(visited, path):
     canvas = page.locator(".canvases canvas").first
     before = canvas.evaluate(MAP)["wide"]
     page.set_viewport_size({**DESK, "height": 800})
-    page.wait_for_function("document.querySelector('.canvases canvas').clientHeight < 700")
+    for _ in range(60):
+        if canvas.evaluate(MAP)["wide"] < before:
+            break
+        page.evaluate(SETTLED)
     assert canvas.evaluate(MAP)["wide"] == before - 100
 
 
