@@ -303,7 +303,7 @@ def as_multiple(seconds: Mapping[str, float], step: str) -> str:
 
 
 def in_megabytes(peaks: Mapping[str, float], step: str) -> str:
-    return f"{peaks[step] / 1e6:.0f}" if step in peaks else "–"
+    return f"{max(peaks[step], 0) / 1e6:.0f}" if step in peaks else "–"
 
 
 def page(record: dict[str, Any]) -> str:
