@@ -28,7 +28,6 @@ from dsf.system import System
 from dsf.transition import (
     Dense,
     DiagonalPlusLowRank,
-    Kronecker,
     SampledDiagonal,
     Shift,
     Transition,
@@ -137,13 +136,18 @@ def _product(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return first @ second, error
 
 
+BOUNDED = (Dense, DiagonalPlusLowRank, Shift)
+"""The structures with a bound of their own beside the diagonal ones; others are written out."""
+
+
 class _Moved:
     """The transitions of a window of tokens, applied to states and to bounds on their errors."""
 
     def __init__(self, A: Transition, lazy: Transition) -> None:
-        A = Dense(A.dense()) if isinstance(A, Kronecker) else A
-        self.A, self.lazy, self.error = A, lazy, torch.zeros(())
         decay = A.diagonal()
+        if decay is None and not isinstance(A, BOUNDED):
+            A = Dense(A.dense())
+        self.A, self.lazy, self.error = A, lazy, torch.zeros(())
         if decay is None and not isinstance(A, Shift):
             self._of_matrix(A)
             return

@@ -151,9 +151,8 @@ def _passed(
         earlier = since
         since = torch.cat([small[..., t : t + 1, :, :] @ since, one], dim=-3)
         rows.append(earlier if before else since)
-    missing = [(0, 0, 0, 0, 0, steps + 1 - row.shape[-3]) for row in [*rows, since]]
-    padded = [pad(row, by) for row, by in zip([*rows, since], missing, strict=True)]
-    return torch.stack(padded, dim=-4)
+    rows.append(since)
+    return torch.stack([pad(row, (0,) * 5 + (steps + 1 - row.shape[-3],)) for row in rows], dim=-4)
 
 
 def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = None) -> Panel:
