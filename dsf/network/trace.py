@@ -80,13 +80,11 @@ class MixerCall:
         Raises:
             ReconstructionError: if the output differs from that of the inspected layer.
         """
-        put_out, source = next(tensors_in(output)), follower.find(self._given)
-        if source is None:
+        put_out = next(tensors_in(output))
+        taken = _taken(follower, self._given, put_out)
+        if taken is None:
             return []
-        if isinstance(source, Frozen) and source.as_step is None:
-            follower.follow(put_out, source)
-            return []
-        added, taken = self._added(put_out), step_of(source)
+        added = self._added(put_out)
         own = put_out if added is None else put_out - added
         masked = _fully_masked(self._layer)
         shown = None if masked is None else ~masked.unsqueeze(-1)
@@ -116,6 +114,17 @@ class MixerCall:
 
     def _near(self, one: Tensor, other: Tensor, shown: Any = slice(None)) -> bool:
         return _near(one, other, self._limit, shown)
+
+
+def _taken(follower: Follower, given: Tensor, put_out: Tensor) -> Step | None:
+    """The step of what a module was given; None where that is no stream, frozen or not."""
+    source = follower.find(given)
+    if source is None:
+        return None
+    if isinstance(source, Frozen) and source.as_step is None:
+        follower.follow(put_out, source)
+        return None
+    return step_of(source)
 
 
 def _near(one: Tensor, other: Tensor, limit: float, shown: Any = slice(None)) -> bool:
@@ -152,14 +161,12 @@ class SeveralMixers:
         Raises:
             ReconstructionError: if the output differs from that of the inspected layers.
         """
-        put_out, source = next(tensors_in(output)), follower.find(self._given)
-        if source is None:
-            return []
-        if isinstance(source, Frozen) and source.as_step is None:
-            follower.follow(put_out, source)
+        put_out = next(tensors_in(output))
+        step = _taken(follower, self._given, put_out)
+        if step is None:
             return []
         made: list[MixerStep] = []
-        joined, step = self._given, step_of(source)
+        joined = self._given
         while len(made) < len(self._mixers):
             waiting = self._mixers[len(made) :]
             beside = self._side_by_side(waiting, joined)
