@@ -93,8 +93,18 @@ trained: setup  ## seconds and memory on trained models at real length: docs/tra
 notebooks: setup  ## the notebooks of students and of teachers, from their scripts
 	$(RUN)/python notebooks/make_notebooks.py
 
-class: setup  ## JupyterLab with the notebooks of students: docs/teaching.md
-	$(RUN)/jupyter lab --notebook-dir=notebooks/students
+# Further words for JupyterLab, such as LAB=--no-browser.
+LAB ?=
+
+class: class-needs-a-user setup  ## JupyterLab with the notebooks of students: docs/teaching.md
+	$(RUN)/jupyter lab --notebook-dir=notebooks/students $(LAB)
+
+.PHONY: class-needs-a-user
+class-needs-a-user:
+	@[ "$$(id -u)" != 0 ] || [[ "$(LAB)" == *--allow-root* ]] || { \
+		echo "make class: JupyterLab does not start for root, since every notebook could change this machine." >&2; \
+		echo "Call it as an ordinary user, in a clone that is this user's own; in a container of your own:" >&2; \
+		echo "    make class LAB=--allow-root" >&2; exit 2; }
 
 docs: setup  ## these pages with results of the notebooks: docs/_build/html/index.html
 	$(RUN)/python -m sphinx -W --keep-going -n -a -q -D nb_execution_mode=cache docs docs/_build/html

@@ -184,7 +184,7 @@ def text(rows: list[dict[str, Any]], judged: dict[str, str], note: str) -> str:
     return (
         HEAD
         + lines
-        + "\n"
+        + f"\n{DIFFERENCE}\n"
         + (f"{note}\n\n" if note else "")
         + LIMITS
         + (f"\n## Looked at\n\n{LOOKED}\n{said}" if said else "")
@@ -198,6 +198,13 @@ def _shown(case: str) -> str:
         return ""
     words = f"The page of {case}: light above, dark below, 1440, 1024 and 390 pixels wide"
     return f"![{words}]({path.relative_to(PAGE.parent).as_posix()})\n\n"
+
+
+DIFFERENCE = (
+    "Two maps, of one model or of two, lie side by side, and `A − B` shows their difference:\n\n"
+    "![Softmax attention beside a gated delta rule on one prompt, dark: the same cell is marked in "
+    "both](images/viewer-dark.png)\n"
+)
 
 
 LIMITS = """## Limits of the file

@@ -41,13 +41,25 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
     draft = path.with_name(_draft_name(path.suffix))
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _STAY, 0o666))
     try:
-        write(draft)
-        _to_disk(draft)
+        with writing(path):
+            write(draft)
+            _to_disk(draft)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
     _to_disk(path.parent)
     return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An error of writing, as of a full disk, names no file by itself; here it names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_inside(folder: Path, name: str, data: bytes) -> Path:

@@ -1,5 +1,6 @@
 """Files inside a folder that comes from anywhere: no link is followed, nothing outside changes."""
 
+import errno
 import os
 
 import pytest
@@ -139,3 +140,14 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
     replace_file(tmp_path / "page.html", lambda draft: draft.write_text("ours"))
     assert (tmp_path / "theirs").read_text() == "theirs"
     assert not (tmp_path / "page.html").is_symlink()
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    """The system names a file where it is opened, not where it is written."""
+
+    def fill(_draft):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        replace_file(tmp_path / "report.html", fill)
+    assert raised.value.filename == str(tmp_path / "report.html")

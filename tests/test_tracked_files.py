@@ -1,4 +1,4 @@
-"""What a fresh clone receives is its own: no link out of it, as to a folder of somebody's machine."""
+"""What a fresh clone receives is its own: no link to a folder of somebody's machine."""
 
 import shutil
 import subprocess

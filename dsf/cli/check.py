@@ -26,7 +26,7 @@ def run(
     text: Text = None,
     ids: Ids = None,
     file: TextFile = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("dsf-run"),
+    out: Annotated[Path, typer.Option(help="Folder of the run.", readable=False)] = Path("dsf-run"),
     require: Annotated[
         list[str] | None,
         typer.Option(help="A property that must hold; exit code 1 if refuted or never decided."),
@@ -61,6 +61,12 @@ def run(
         if root is not None:
             raise ValueError(f"--root is for the folder of a run, but {model} is none.")
         check_known("--require", require or (), PROPERTIES)
+        if text is None and ids is None and file is None:
+            raise ValueError(
+                f"{model} is no folder of a run to be checked again, and a model is checked on an "
+                "input. Give the folder that dsf check wrote, or a model and exactly one of "
+                "--text, --ids and --file."
+            )
         check_call(model, prompt(), asked())
         check_folder(out, models=[model])
         check_not_of_another(out, known_source(prompt()))

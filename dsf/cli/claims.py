@@ -39,6 +39,12 @@ def run(
     def check() -> None:
         for each in ids or ():
             _check_id(each)
+        for option, given in (("--paper", paper), ("--table", table)):
+            if ids and given is not None:
+                raise ValueError(
+                    f"{option} {given} chooses among all claims, and {' '.join(ids)} names them: "
+                    "leave one of the two out."
+                )
         if paper is not None:
             check_known("--paper", [paper.upper()], CLAIMS)
         if table is not None:
@@ -72,4 +78,4 @@ def _check_id(typed: str) -> None:
         known = f"Those of this paper are {paper}-1 to {paper}-{CLAIMS[paper]}"
     else:
         known = f"Ids look like MLA-8; the papers are {', '.join(CLAIMS)}"
-    raise ValueError(f"no claim is called {typed}. {known}; 'dsf claims --list' shows all.")
+    raise ValueError(f"no claim is called {typed!r}. {known}; 'dsf claims --list' shows all.")

@@ -69,7 +69,8 @@ def run(
         typer.Option(help='Which layers of both: "0:4", "2,5" or a pattern such as "*.3.*".'),
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="Write every record to this file, for a spreadsheet.")
+        Path | None,
+        typer.Option(help="Write every record to this file, for a spreadsheet.", readable=False),
     ] = None,
     offline: Offline = False,
     threads: Threads = None,
@@ -98,6 +99,7 @@ def run(
         from dsf.cli.compared import comparison_facts, show_comparison
         from dsf.cli.run_model import inspect_checkpoint
         from dsf.properties import compare
+        from dsf.saving import writing
 
         one, two = (
             inspect_checkpoint(path, prompt, count, options())
@@ -105,7 +107,8 @@ def run(
         )
         table = compare(one, two, align=align, verdicts=not no_verdicts)
         if csv is not None:
-            csv.write_text(table.to_csv(), encoding="utf-8")
+            with writing(csv):
+                csv.write_text(table.to_csv(), encoding="utf-8")
         facts = {"models": [one.model, two.model], **comparison_facts(table)}
         return Answer(facts, lambda: show_comparison(table))
 

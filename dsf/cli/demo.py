@@ -21,7 +21,9 @@ def run(
             help="A language model to show instead: a folder, a GGUF file, or a hub id owner/name."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("dsf-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for what is written.", readable=False)] = Path(
+        "dsf-demo"
+    ),
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
     threads: Threads = None,
     as_json: AsJson = False,

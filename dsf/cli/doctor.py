@@ -10,7 +10,9 @@ from dsf.cli.threads import ThreadCount, Threads
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Folder that reports would go to.")] = Path(),
+    out: Annotated[
+        Path, typer.Option(help="Folder that reports would go to.", readable=False)
+    ] = Path(),
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

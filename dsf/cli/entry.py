@@ -26,7 +26,7 @@ from dsf.cli import (
     support,
 )
 from dsf.cli.answer import complain, interrupted, tell, unwritten
-from dsf.cli.errors import FAULT, IN_WORDS, INTERRUPTED, USAGE
+from dsf.cli.errors import FAULT, IN_WORDS, INTERRUPTED, LIMIT, USAGE
 from dsf.cli.output_place import check_named
 from dsf.distribution import VERSION
 
@@ -86,6 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
     # The model library's advice is not an answer; an error still comes through.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     given = sys.argv[1:] if arguments is None else arguments
+    if sys.stdout is None:  # the shell closed it, as with >&-
+        closed = ValueError("standard output is closed. Send the answer to a file or to /dev/null.")
+        complain(_command(given), closed, LIMIT, as_json=False)
+        sys.exit(LIMIT)
     code = _code(given)
     try:
         sys.stdout.flush()

@@ -32,9 +32,9 @@ def run(
     text: Text = None,
     ids: Ids = None,
     file: TextFile = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.html and maps.png.")] = Path(
-        "dsf-report"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.html and maps.png.", readable=False)
+    ] = Path("dsf-report"),
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Rebuild and compare, and write no files.")
     ] = False,

@@ -23,7 +23,10 @@ def run(
         ),
     ] = None,
     edits: Annotated[
-        Path | None, typer.Option(help="A JSON file with a list of edits, as to_json writes them.")
+        Path | None,
+        typer.Option(
+            help="A JSON file with a list of edits, as to_json writes them.", readable=False
+        ),
     ] = None,
     wanted: Annotated[
         str | None,
@@ -68,7 +71,8 @@ def run(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="With --sweep: a file for finished runs, one a line; goes on where it ended."
+            help="With --sweep: a file for finished runs, one a line; goes on where it ended.",
+            readable=False,
         ),
     ] = None,
     dtype: NumberType = None,

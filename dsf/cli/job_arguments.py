@@ -1,11 +1,14 @@
 """What can be wrong with a job before torch is imported: its prompts, folder and packages."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 from dsf.cli.model_argument import ModelFacts, check_numbers, without_tokenizer
 from dsf.cli.prompt import parsed, read_text
 
+MOST_WORKERS = 1024
+"""More processes than any machine has cores; the system ends what starts far more."""
 OWN_NAMES = ("units", "summary.csv")
 MANIFEST = "job.json"
 
@@ -53,6 +56,15 @@ def check_job_folder(folder: Path) -> None:
         raise ValueError(
             f"--out {str(folder)!r}: has {', '.join(foreign)}, but no {MANIFEST}, so no job wrote "
             "them. Give another folder."
+        )
+
+
+def check_workers(count: int) -> None:
+    """Raises ValueError for more processes than any machine has a use for."""
+    if count > MOST_WORKERS:
+        raise ValueError(
+            f"--workers is {count}; it must be at most {MOST_WORKERS}. This machine has "
+            f"{os.cpu_count()} cores, and more processes than that wait for each other."
         )
 
 

@@ -6,7 +6,12 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.job_arguments import check_installed, check_job_folder, check_prompts
+from dsf.cli.job_arguments import (
+    check_installed,
+    check_job_folder,
+    check_prompts,
+    check_workers,
+)
 from dsf.cli.known_names import QUANTITIES, check_known
 from dsf.cli.model_argument import check_model
 from dsf.cli.model_options import Checkpoint, Heads, Layers
@@ -18,10 +23,15 @@ from dsf.cli.threads import ThreadCount, Threads
 def run(
     model: Checkpoint,
     prompts: Annotated[
-        Path, typer.Argument(help="A UTF-8 file, one prompt a line: text, or with --ids numbers.")
+        Path,
+        typer.Argument(
+            help="A UTF-8 file, one prompt a line: text, or with --ids numbers.", readable=False
+        ),
     ],
     *,
-    out: Annotated[Path, typer.Option(help="Folder of this job alone.")] = Path("dsf-job"),
+    out: Annotated[Path, typer.Option(help="Folder of this job alone.", readable=False)] = Path(
+        "dsf-job"
+    ),
     ids: Annotated[
         bool, typer.Option("--ids", help='Lines are token numbers, such as "1 2 3".')
     ] = False,
@@ -31,7 +41,8 @@ def run(
     batch: Annotated[int, typer.Option(help="Neighbours of one length in one forward pass.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes of this machine.")] = 1,
     slurm: Annotated[
-        Path | None, typer.Option(help="Run as Slurm jobs; the folder for their logs.")
+        Path | None,
+        typer.Option(help="Run as Slurm jobs; the folder for their logs.", readable=False),
     ] = None,
     layerwise: Annotated[
         bool,
@@ -60,6 +71,7 @@ def run(
         for option, number in (("--batch", batch), ("--workers", workers)):
             if number < 1:
                 raise ValueError(f"{option} is {number}; it must be at least 1.")
+        check_workers(workers)
         if slurm is not None and workers > 1:
             raise ValueError("--workers and --slurm exclude each other: leave one of them out.")
         check_tolerance(tolerance)

@@ -117,6 +117,8 @@ def check_model(
         return facts
     if path.exists():
         raise LoadError(f"{model}: is a file, where the folder around it is expected; give that.")
+    if path.is_symlink():
+        raise LoadError(f"{model}: is a link that leads nowhere. Remove it, or give the folder.")
     if near := _beside(path):
         raise LoadError(f"{model}: there is no such folder. Did you mean {near}?")
     place = snapshot(model, revision, offline=offline, settings_only=True)

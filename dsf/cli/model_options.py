@@ -10,7 +10,9 @@ Checkpoint = Annotated[
 ]
 Text = Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")]
 Ids = Annotated[str | None, typer.Option(help='Token numbers, such as "1 2 3"; for any model.')]
-TextFile = Annotated[Path | None, typer.Option(help="A UTF-8 file to take the text from.")]
+TextFile = Annotated[
+    Path | None, typer.Option(help="A UTF-8 file to take the text from.", readable=False)
+]
 NumberType = Annotated[
     str | None,
     typer.Option(help="Number type of the weights: float32, bfloat16, float16, float64."),

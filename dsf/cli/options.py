@@ -1,8 +1,10 @@
 """How a checkpoint is loaded and looked at, as a person types it; checked before torch is there."""
 
 from dataclasses import dataclass
+from math import inf
 
 from dsf.cli.known_names import NUMBER_TYPES, check_known
+from dsf.cli.prompt import check_drawn
 from dsf.inspection.choice import parsed
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -44,8 +46,11 @@ class Options:
                 "out for the type that the weights were saved for."
             )
         check_tolerance(self.tolerance)
-        if self.memory is not None and not self.memory > 0:
-            raise ValueError(f"--memory is {self.memory}; it must be more than 0 GB.")
+        if self.memory is not None and not 0 < self.memory < inf:
+            raise ValueError(
+                f"--memory is {self.memory}; it must be more than 0 GB and finite. Leave it out "
+                "for what there is."
+            )
         beside = [name for name in ("exact", "dtype", "revision") if getattr(self, name)]
         if self.layerwise and beside:
             raise ValueError(
@@ -98,7 +103,9 @@ def counted(text: str) -> list[int]:
             raise ValueError(
                 f"--lengths has {word!r}; it must be whole numbers of tokens such as 512,4k."
             )
-        found.append(int(number) * (1024 if word.endswith("k") else 1))
+        length = int(number) * (1024 if word.endswith("k") else 1)
+        check_drawn("--lengths", word, length)
+        found.append(length)
     return found
 
 

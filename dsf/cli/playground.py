@@ -18,7 +18,9 @@ def run(
     preset: Annotated[
         str, typer.Argument(help="The architecture that it opens with.")
     ] = "softmax_attention",
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("playground.html"),
+    out: Annotated[Path, typer.Option(help="The page to write.", readable=False)] = Path(
+        "playground.html"
+    ),
     open_: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
     threads: Threads = None,
     as_json: AsJson = False,

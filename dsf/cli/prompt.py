@@ -8,6 +8,8 @@ from pathlib import Path
 LARGEST_TEXT = 1 << 26
 """Bytes: far more than any model reads at once."""
 LARGEST_NUMBER = 2**63
+MOST_DRAWN = 1 << 24
+"""Random tokens: so many take seconds to draw; whether a model can be run on them is told later."""
 SHOWN = 80
 
 
@@ -36,6 +38,8 @@ class Prompt:
             raise ValueError(
                 f"--random-repeat is {self.repeat}; it is a number of tokens, at least 2."
             )
+        if self.repeat is not None:
+            check_drawn("--random-repeat", str(self.repeat), self.repeat)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
@@ -123,6 +127,14 @@ def parsed(ids: str) -> list[int]:
             f"token numbers must be whole numbers with spaces or commas between them, but they are "
             f"{cut!r}."
         ) from None
+
+
+def check_drawn(option: str, word: str, tokens: int) -> None:
+    """Raises ValueError for more random tokens than are drawn."""
+    if tokens > MOST_DRAWN:
+        raise ValueError(
+            f"{option} has {word!r}, but at most {MOST_DRAWN} random tokens are drawn."
+        )
 
 
 def check_position(position: int, steps: int | None) -> None:

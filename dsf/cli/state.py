@@ -36,7 +36,11 @@ def run(
     ] = 32,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write one figure for each layer into this folder."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Write one figure for each layer into this folder.",
+            readable=False,
+        ),
     ] = None,
     dtype: NumberType = None,
     offline: Offline = False,

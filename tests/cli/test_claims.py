@@ -72,7 +72,7 @@ def test_a_paper_can_be_chosen_and_listed(run, only_object):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("INL-999",), "no claim is called INL-999"),
+        (("INL-999",), "no claim is called 'INL-999'"),
         (("--paper", "XYZ"), "--paper has 'XYZ'. Choose from DSF, CDY"),
         (("--table", "red"), "--table has 'red'. Choose from paper, slip"),
     ],

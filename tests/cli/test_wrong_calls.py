@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -143,6 +144,44 @@ def test_an_answer_that_cannot_be_written(place, arguments):
     assert done.returncode == 3
     assert "the answer could not be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="closes a descriptor by the shell")
+@pytest.mark.parametrize("arguments", ["--help", "claims --list", "doctor --json"])
+def test_a_closed_standard_output(place, arguments):
+    """Nothing is begun whose answer could go nowhere."""
+    known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    asked = f"{sys.executable} -m dsf {arguments} >&-"
+    done = subprocess.run(
+        ["sh", "-c", asked], cwd=place, env=known, check=False, stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 3
+    assert re.fullmatch(r"dsf\b[a-z ]*: standard output is closed\..*/dev/null\.\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "inspect modle --file text.txt",
+        "inspect modle --ids 1 --out empty",
+        "check modle --ids 1 --out empty",
+        "state modle --ids 1 --out empty",
+        "compare modle model --ids 1 --csv text.txt",
+        "intervene modle --ids 1 --edits a.jsonl",
+        "intervene modle --ids 1 --edit 'sink layers=0' --target 1 --sweep --resume a.jsonl",
+        "measure modle text.txt",
+        "measure modle text.txt --out empty",
+        "measure modle text.txt --slurm empty",
+        "demo --model modle --out empty",
+    ],
+)
+def test_the_parser_leaves_it_to_us_to_say_what_cannot_be_read(run, place, monkeypatch, arguments):
+    """It would say that a path is not readable, and nothing else."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    told = run(*shlex.split(arguments)).output
+    assert "not readable" not in told
+    assert told
 
 
 def test_ctrl_c_is_answered_in_a_sentence(place):
