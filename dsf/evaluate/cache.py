@@ -38,12 +38,15 @@ def kept_window(
 ) -> Shaped[Tensor, "*batch time read"]:
     """Rows of the map: the rows of C where the key is already in the cache, plus D."""
     weights = rows.window(start, stop).squeeze(-2)
+    only_stored, through = _reads_only_stored_tokens(system, rows), _feeds_through(system)
+    if only_stored and not through:
+        return weights
     written = torch.arange(start, stop, device=rows.device)
     lag = written[:, None] - torch.arange(rows.shape[-1], device=rows.device)
-    if not _reads_only_stored_tokens(system, rows):
+    if not only_stored:
         back = -lag if system.runs_backward else lag
         weights = torch.where(back > 0 if system.reads_before_update else back >= 0, weights, 0)
-    if _feeds_through(system):
+    if through:
         weights = weights + torch.where(lag == 0, system.feedthrough[..., start:stop, 0, :], 0)
     return weights
 

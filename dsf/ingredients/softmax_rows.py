@@ -110,7 +110,8 @@ class ExponentialRows(PairRows):
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
         weights = self.weights(start, stop)
         missing = self.shape[-1] - weights.shape[-1]
-        return torch.nn.functional.pad(weights, (0, missing)).unsqueeze(-2)
+        later = weights.new_zeros(()).expand(*weights.shape[:-1], missing)
+        return torch.cat([weights, later], dim=-1).unsqueeze(-2)
 
 
 def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:

@@ -94,7 +94,7 @@ def _entries(source: MapOrSystem) -> int:
 def _reductions(
     rows: Rows, wanted: Sequence[RowReduction], entries: int
 ) -> dict[RowReduction, Tensor]:
-    if _compiles(rows, wanted, entries):
+    if wanted and _compiles(rows, wanted, entries):
         return _compiled(rows, wanted)
     return {each: each.look(rows) for each in wanted}
 

@@ -20,9 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
 
 from dsf.evaluate import Rows
+from dsf.kernels import applies
 
 
 class MapRollout:
@@ -80,15 +82,29 @@ def mixing_rows(rows: Rows, samples: Sequence[int], *, read: int) -> MixingRows:
         samples: the sample of every map.
         read: the number of keys.
     """
-    weights = rows.weights.abs().float().numpy(force=True)
-    maps = weights.reshape(-1, *rows.lag.shape)
-    written = np.unique(rows.written.numpy(force=True))
+    maps = rows.weights.reshape(-1, *rows.weights.shape[-2:])
+    tokens = slice(int(rows.written[0]), int(rows.written[-1]) + 1)
     found = []
     for sample in sorted(set(samples)):
         of_sample = [k for k, each in enumerate(samples) if each == sample]
-        magnitudes = maps[of_sample].sum(axis=0).reshape(len(written), -1, read, _ports(rows, read))
-        found.append(magnitudes.sum(axis=(1, 3)))
-    return _scaled(np.stack(found), slice(written[0], written[-1] + 1))
+        sums = _summed(maps, of_sample, work=read**2 * len(samples))
+        of_ports = sums.reshape(tokens.stop - tokens.start, -1, read, sums.shape[1] // read)
+        found.append(of_ports.sum(axis=(1, 3)))
+    return _scaled(np.stack(found), tokens)
+
+
+def _summed(
+    maps: Shaped[Tensor, "maps rows columns"], some: list[int], *, work: int
+) -> Float[np.ndarray, "rows columns"]:
+    """The magnitudes of some maps added up; compiled where so many weights are worth it."""
+    if maps.is_complex() or not applies(maps, work=work):
+        magnitudes: np.ndarray = maps[some].abs().float().sum(dim=0).numpy(force=True)
+        return magnitudes
+    from dsf.kernels.magnitude_sums import add_magnitudes
+
+    sums = np.zeros(maps.shape[1:], dtype=np.float32)
+    add_magnitudes(maps.detach().numpy(), np.array(some), sums)
+    return sums
 
 
 def mixing_of(lengths: Float[np.ndarray, "sample written read"]) -> MixingRows:
@@ -101,7 +117,3 @@ def _scaled(magnitudes: Float[np.ndarray, "sample written read"], tokens: slice)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = magnitudes / sums
     return MixingRows(tokens, shares, sums[..., 0] == 0)
-
-
-def _ports(rows: Rows, read: int) -> int:
-    return rows.lag.shape[1] // read

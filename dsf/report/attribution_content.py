@@ -1,7 +1,7 @@
 """What a page shows of an attribution: shares of tokens, layers and edges, and strongest paths."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.errors import InspectionError
 from dsf.network import Attribution, Paths
 from dsf.report.escaping import escaped
+from dsf.report.map_view import MapView
 from dsf.report.selection import SAMPLES
-from dsf.report.views import MapView, Strongest, View
+from dsf.report.views import View
 
 EDGES = 12
 
@@ -98,23 +99,9 @@ def _view(edges: np.ndarray, sample: int, samples: int, side: int) -> MapView:
     rows, columns = np.arange(written), np.arange(read)
     later = np.triu(np.ones(edges.shape, dtype=bool), 1) & (edges == 0)
     pooled.add(edges[None], later[None], rows, columns)
-    strongest = Strongest()
-    strongest.add(edges, rows, columns)
     label = "edges" if samples == 1 else f"sample {sample}, edges"
-    return MapView(
-        label=label,
-        sample=sample,
-        weights=pooled.weights[0],
-        masked=pooled.masked[0],
-        strongest=strongest.links(),
-        column_sums=edges.sum(axis=0),
-        row_sums=edges.sum(axis=1),
-        empty_rows=[],
-        nans=int(np.isnan(edges).sum()),
-        infinities=int(np.isinf(edges).sum()),
-        complex_=False,
-        signed=bool((edges < 0).any()),
-    )
+    (view,) = pooled.maps([label], [sample])
+    return replace(view, empty_rows=[])
 
 
 def _edges(share: Attribution, sample: int) -> list[list[Any]]:

@@ -25,10 +25,11 @@ from dsf.inspection.choice import Chosen
 from dsf.report.escaping import escaped
 from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import MASKED, decoded
+from dsf.report.map_view import MapView
 from dsf.report.memory_needs import within_memory
 from dsf.report.selection import select
 from dsf.report.subjects import narrowed_one
-from dsf.report.views import MapView, views
+from dsf.report.views import views
 from dsf.saving import replace_file
 
 MASKED_COLOUR = "#e7e3da"

@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float, UInt8
 
 from dsf.report.exact_windows import exact_windows
 from dsf.report.map_bytes import FAST, MINUS_INFINITY, SMALL, coded, decoded, packed
+from dsf.report.map_view import MapView
+from dsf.report.pooling import edges, pool, reduced_runs
 from dsf.report.selection import Selection, part_of
-from dsf.report.views import MapView, edges, pool, reduced_runs, views
+from dsf.report.views import views
 from dsf.threads import each_in_parallel
 
 FULL_BYTES = 2**20
@@ -137,7 +139,7 @@ def _full(view: MapView) -> dict[str, Any]:
         if len(picture["codes"]) <= MOST_BYTES:
             return picture
         longest //= 2
-        weights, masked = shrunk(weights, masked, longest)
+        weights, masked = (each[0] for each in shrunk(weights[None], masked[None], longest))
 
 
 def picture_of(view: MapView, *, exact: bool, level: int = FAST) -> dict[str, Any]:
@@ -152,10 +154,15 @@ def picture_of(view: MapView, *, exact: bool, level: int = FAST) -> dict[str, An
     return picture
 
 
-def shrunk(weights: Weights, masked: Mask, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and mask pooled once more, to at most ``side`` cells along each side."""
-    rows, columns = (edges(size, min(size, side)) for size in weights.shape)
-    stack = pool(pool(weights[None], rows, axis=1), columns, axis=2)[0]
-    hidden = reduced_runs(np.logical_and, masked, rows, axis=0)
-    hidden = reduced_runs(np.logical_and, hidden, columns, axis=1)
-    return stack, hidden
+def shrunk(
+    weights: Float[np.ndarray, "maps rows columns"],
+    masked: Bool[np.ndarray, "maps rows columns"],
+    side: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and masks of some maps pooled once more, to at most ``side`` cells along a side."""
+    rows, columns = (edges(size, min(size, side)) for size in weights.shape[1:])
+    hidden = reduced_runs(np.logical_and, masked, rows, axis=1)
+    return (
+        pool(pool(weights, rows, axis=1), columns, axis=2),
+        reduced_runs(np.logical_and, hidden, columns, axis=2),
+    )

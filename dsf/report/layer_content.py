@@ -6,6 +6,7 @@ of its state. ``layer_content`` puts these together with the pooled maps, as byt
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,10 @@ from dsf.report.escaping import escaped
 from dsf.report.full_resolution import picture_of, shrunk
 from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import coded, packed
+from dsf.report.map_view import MapView
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
-from dsf.report.views import MapView, Progress, views
+from dsf.report.views import Progress, views
 from dsf.system import System
 from dsf.threads import in_parallel
 
@@ -74,13 +76,12 @@ class Walk:
     def __init__(self, system: Operator, quantities: Mapping[str, Quantity]) -> None:
         self.quantities = quantities
         cells = system.batch.numel() * system.steps**2
-        by_row = [
-            each for each in (*quantities.values(), measures.mass_by_lag) if is_streamable(each)
-        ]
+        few = cells <= MOST_STATE_CELLS
+        by_row = [each for each in quantities.values() if is_streamable(each)]
+        by_row += [measures.mass_by_lag] if few else []
         self._collected: Collected | None = Collected(reductions_of(by_row), cells)
         self._kept: list[Tensor] = []
         decomposed = _work(system, system.batch.numel(), keeps_all=True) <= MOST_WORK
-        few = cells <= MOST_STATE_CELLS
         self._keeps = _keeps_all(system) and few and (decomposed or RANK in quantities)
         self._square = not _rectangular(system)
 
@@ -363,8 +364,12 @@ def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
 
 def thumbnails(seen: list[MapView]) -> dict[str, Any]:
     """Small pictures of some maps, in one piece."""
-    small = [shrunk(view.weights, view.masked, THUMBNAIL) for view in seen]
-    codes = [coded(*each, view.scale) for each, view in zip(small, seen, strict=True)]
+    codes: list[np.ndarray] = []
+    for _, of_one_size in groupby(seen, key=lambda view: view.weights.shape):
+        alike = list(of_one_size)
+        weights, masked = ([view.weights for view in alike], [view.masked for view in alike])
+        small = zip(*shrunk(np.stack(weights), np.stack(masked), THUMBNAIL), strict=True)
+        codes += [coded(*each, view.scale) for each, view in zip(small, alike, strict=True)]
     rows, columns = codes[0].shape
     return {"rows": rows, "columns": columns, "codes": packed(np.stack(codes))}
 

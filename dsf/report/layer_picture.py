@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float
 from dsf.composite import ExplicitMap, SystemSum
 from dsf.inspection import InspectedLayer
 from dsf.inspection.whole.contribution_norms import group_bounds
+from dsf.report.map_view import MapView
 from dsf.report.remembered import remembered
 from dsf.report.selection import SAMPLES, has_channels
-from dsf.report.views import MapView, Strongest
+from dsf.report.strongest import Strongest
 
 MOST_WORK = 2**16
 """The largest number of groups times channels; the time grows with its square."""

@@ -18,14 +18,15 @@ def coded(
     weights: Float[np.ndarray, "*size"], masked: Bool[np.ndarray, "*size"], scale: float
 ) -> UInt8[np.ndarray, "*size"]:
     """The code of every weight; ``scale`` is the largest finite magnitude."""
-    weights = (weights / (scale or 1)).astype(np.float32)  # at most 1 in magnitude, where finite
-    share = np.nan_to_num(weights, posinf=0, neginf=0)
-    levels = np.copysign(np.sqrt(np.abs(share)), share)
-    codes = np.rint(ZERO + LEVELS * levels).astype(np.uint8)
-    codes[masked & (weights == 0)] = MASKED
-    codes[np.isnan(weights)] = NAN
-    codes[weights == np.inf] = PLUS_INFINITY
-    codes[weights == -np.inf] = MINUS_INFINITY
+    share = (weights / (scale or 1)).astype(np.float32)  # at most 1 in magnitude, where finite
+    odd = ~np.isfinite(share)
+    levels = np.sqrt(np.abs(np.where(odd, 0, share) if odd.any() else share))
+    codes = np.rint(ZERO + LEVELS * np.copysign(levels, share)).astype(np.uint8)
+    codes[masked & (share == 0)] = MASKED
+    if odd.any():
+        codes[np.isnan(share)] = NAN
+        codes[share == np.inf] = PLUS_INFINITY
+        codes[share == -np.inf] = MINUS_INFINITY
     return codes
 
 

@@ -6,7 +6,13 @@ import torch
 
 import dsf
 from dsf.evaluate import row_blocks
+from dsf.kernels import availability
 from dsf.network.map_rollout import MapRollout, mixing_rows
+
+
+@pytest.fixture(params=[0, availability.WORTH], ids=["compiled", "torch"], autouse=True)
+def _both_ways(request, monkeypatch):
+    monkeypatch.setattr(availability, "WORTH", request.param)
 
 
 def rolled(systems, samples, *, size=3, starts=None):

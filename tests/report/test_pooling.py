@@ -2,13 +2,24 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dsf.report.views import View, edges, reduced_runs, stronger
+from dsf.kernels import availability
+from dsf.report.pooling import edges, reduced_runs, stronger
+from dsf.report.views import View
 
 small = arrays(np.float64, (2, 7, 11), elements=st.floats(-9, 9))
+
+
+@pytest.fixture(
+    params=[0, availability.WORTH], ids=["compiled", "arrays"], autouse=True, scope="module"
+)
+def _both_ways(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(availability, "WORTH", request.param)
+        yield
 
 
 def by_hand(map, cells):
@@ -34,6 +45,29 @@ def test_a_view_filled_block_by_block_is_the_whole_pooled(maps, side, block):
     expected = np.stack([by_hand(map, side) for map in maps])
     np.testing.assert_array_equal(np.abs(view.weights), np.abs(expected))
     assert not view.masked.any()
+
+
+ODD = st.sampled_from([0.0, 1.0, -1.0, 2.0, 5.0, np.nan, np.inf])
+
+
+@settings(max_examples=20)
+@given(maps=arrays(np.float64, (2, 17, 11), elements=ODD), side=st.integers(1, 18))
+@pytest.mark.parametrize("block", [1, 6, 17])
+def test_a_view_keeps_the_largest_weights_of_all(maps, side, block):
+    view = View(2, 17, 11, side)
+    for start in range(0, 17, block):
+        rows = np.arange(start, min(start + block, 17))
+        view.add(maps[:, rows], np.zeros((1, len(rows), 11), dtype=bool), rows, np.arange(11))
+    for found, map in zip(view.maps("ab", [0, 0]), maps, strict=True):
+        places = [at for at in np.ndindex(map.shape) if np.isfinite(map[at]) and map[at]]
+        places.sort(key=lambda at: (-abs(map[at]), *at))
+        assert [(each.written, each.read) for each in found.strongest] == places[:12]
+        assert found.empty_rows == [row for row in range(17) if not map[row].any()]
+        assert (found.nans, found.infinities) == (np.isnan(map).sum(), np.isinf(map).sum())
+        assert found.signed == (map < 0).any()
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(found.row_sums, map.sum(axis=1))
+            np.testing.assert_allclose(found.column_sums, map.sum(axis=0))
 
 
 @pytest.mark.parametrize("place", [(0, 0), (499, 499), (250, 3), (499, 0)])

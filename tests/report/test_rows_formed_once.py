@@ -53,6 +53,14 @@ def test_each_question_forms_every_row_once(inspection, tmp_path, monkeypatch, l
     assert formed.since() == 1
 
 
+def test_a_page_that_shows_no_measures_of_rows_computes_none(inspection, tmp_path, monkeypatch):
+    monkeypatch.setattr("dsf.report.layer_content.MOST_CELLS", 0)
+    monkeypatch.setattr("dsf.report.layer_content.MOST_STATE_CELLS", 0)
+    monkeypatch.setattr("dsf.measures.whole_rows._compiled", pytest.fail)
+    monkeypatch.setattr(availability, "WORTH", 0)
+    assert write_report(inspection, tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(("tokens", "rows"), [(EVERY, EVERY), (2 * EVERY, WINDOWS * ROWS)])
 def test_inspecting_forms_the_rows_that_are_compared(tokens, rows, monkeypatch):
     config = GPT2Config(vocab_size=64, n_layer=1, n_head=HEADS, n_embd=32, n_positions=tokens)

@@ -1,0 +1,81 @@
+"""Some rows of maps, joined to cells and summed in one look at every weight."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from dsf.kernels import applies
+from dsf.report.pooling import Numbers, Pooled, pool
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """What a picture needs of some rows of maps.
+
+    Attributes:
+        strongest: the strongest weight of every cell.
+        row_sums, column_sums: over the columns, and over these rows.
+        filled: whether any weight of a row is not zero.
+        signed: whether any weight of a map is negative.
+    """
+
+    strongest: Pooled
+    row_sums: Float[np.ndarray, "maps rows"]
+    column_sums: Float[np.ndarray, "maps columns"]
+    filled: Bool[np.ndarray, "maps rows"]
+    signed: Bool[np.ndarray, " maps"]
+
+
+def joined(
+    weights: Numbers,
+    reach: Int[np.ndarray, " rows"],
+    firsts: Int[np.ndarray, " down"],
+    starts: Int[np.ndarray, " across"],
+    *,
+    work: int,
+) -> JoinedRows:
+    """Rows joined by compiled loops where ``work`` weights are worth it and all are finite.
+
+    Args:
+        reach: from this column on a row is known to be zero.
+        firsts: the first row of every cell.
+        starts: its first column.
+    """
+    if applies(torch.from_numpy(weights), work=work):
+        found = _compiled(weights, reach, firsts, starts)
+        if np.isfinite(found.row_sums).all():
+            return found
+    return plain(weights, firsts, starts)
+
+
+def plain(
+    weights: Numbers, firsts: Int[np.ndarray, " down"], starts: Int[np.ndarray, " across"]
+) -> JoinedRows:
+    """Rows joined by operations on whole arrays."""
+    with np.errstate(invalid="ignore"):
+        return JoinedRows(
+            strongest=pool(pool(weights, firsts, axis=1), starts, axis=2),
+            row_sums=weights.sum(axis=2),
+            column_sums=weights.sum(axis=1),
+            filled=(weights != 0).any(axis=2),
+            signed=(weights < 0).any(axis=(1, 2)),
+        )
+
+
+def _compiled(
+    weights: Numbers,
+    reach: Int[np.ndarray, " rows"],
+    firsts: Int[np.ndarray, " down"],
+    starts: Int[np.ndarray, " across"],
+) -> JoinedRows:
+    from dsf.kernels.joined_rows import join_rows
+
+    maps, rows, columns = weights.shape
+    strongest = np.empty((maps, len(firsts), len(starts)))
+    row_sums, column_sums = np.empty((maps, rows)), np.zeros((maps, columns))
+    filled, negative = np.empty((2, maps, rows), dtype=int)
+    counted = (row_sums, column_sums, filled, negative)
+    join_rows(np.ascontiguousarray(weights), reach, firsts, starts, strongest, *counted)
+    return JoinedRows(strongest, row_sums, column_sums, filled > 0, (negative > 0).any(axis=1))

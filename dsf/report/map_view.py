@@ -1,0 +1,74 @@
+"""One map as a page draws it: a pooled picture, its largest weights, and the sums around it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dsf.report.strongest import Link
+
+BRIGHT = 0.98
+FAINTEST = 1 / 16
+
+
+@dataclass
+class MapView:
+    """One map as it is drawn.
+
+    Attributes:
+        label: its head or channel.
+        sample: the sample that its tokens belong to.
+        weights, masked: the pooled map, ``rows columns``.
+        strongest: the largest weights, exact.
+        column_sums: the sum of all weights on every key, over all ports.
+        row_sums: the sum of all weights of every query, over all ports.
+        empty_rows: the queries whose weights are all zero.
+        nans, infinities: how many weights are not finite.
+        complex_: whether magnitudes of complex weights are shown.
+        signed: whether any weight is negative.
+    """
+
+    label: str
+    sample: int
+    weights: Float[np.ndarray, "rows columns"]
+    masked: Bool[np.ndarray, "rows columns"]
+    strongest: list[Link]
+    column_sums: Float[np.ndarray, " read"]
+    row_sums: Float[np.ndarray, " written"]
+    empty_rows: list[int]
+    nans: int
+    infinities: int
+    complex_: bool
+    signed: bool
+
+    @property
+    def scale(self) -> float:
+        """The largest finite magnitude; 0 where there is none."""
+        return abs(self.strongest[0].weight) if self.strongest else 0.0
+
+    @property
+    def largest_apart(self) -> float:
+        """The largest finite magnitude of the cells beside the diagonal; of all, if these are 0."""
+        return float(np.nanmax(self._apart(), initial=0.0)) or self.scale
+
+    @property
+    def bright(self) -> float:
+        """The weight from which on a colour is full, so that a few cells do not hide the rest.
+
+        Of the cells that are not masked, 98 in 100 lie below it. The diagonal and the first key,
+        which often take most of the weight, do not count. It is at least a sixteenth of the largest
+        of those cells, so that noise stays pale beside a few strong weights.
+        """
+        inner = self._apart()
+        inner[:, :1] = np.nan
+        seen = inner[np.isfinite(inner) & ~self.masked]
+        if not seen.any():
+            return self.scale
+        return min(max(float(np.quantile(seen, BRIGHT)), float(seen.max()) * FAINTEST), self.scale)
+
+    def _apart(self) -> Float[np.ndarray, "rows columns"]:
+        """Magnitudes with NaN on the diagonal, where queries and keys are the same tokens."""
+        size = np.where(np.isfinite(self.weights), np.abs(self.weights), np.nan)
+        if self.row_sums.size == self.column_sums.size:
+            np.fill_diagonal(size, np.nan)
+        return size
