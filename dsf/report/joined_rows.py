@@ -60,7 +60,7 @@ def plain(
             row_sums=weights.sum(axis=2),
             column_sums=weights.sum(axis=1),
             filled=(weights != 0).any(axis=2),
-            signed=(weights < 0).any(axis=(1, 2)),
+            signed=np.logical_or.reduce(weights < 0, axis=(1, 2)),
         )
 
 
@@ -78,4 +78,4 @@ def _compiled(
     filled, negative = np.empty((2, maps, rows), dtype=int)
     counted = (row_sums, column_sums, filled, negative)
     join_rows(np.ascontiguousarray(weights), reach, firsts, starts, strongest, *counted)
-    return JoinedRows(strongest, row_sums, column_sums, filled > 0, (negative > 0).any(axis=1))
+    return JoinedRows(strongest, row_sums, column_sums, filled > 0, negative.sum(axis=1) > 0)

@@ -105,7 +105,7 @@ class View:
 
 def _reach(masked: Mask) -> Int[np.ndarray, " rows"]:
     """The column from which on all weights of a row are masked in all maps."""
-    seen = ~masked.all(axis=0)
+    seen = ~np.logical_and.reduce(masked, axis=0)
     return np.where(seen.any(axis=1), seen.shape[1] - seen[:, ::-1].argmax(axis=1), 0)
 
 
