@@ -78,7 +78,7 @@ assert certificate.verdict is dsf.Verdict.PROVED
 # one-to-one. For every usual feature map the twin of a query can be written down: solve $\phi(p) =
 # \lambda \phi(q)$.
 #
-# | $\phi$ | twin $p$ |
+# | feature map $\phi$ | twin $p$ |
 # |---|---|
 # | identity, ReLU | $\lambda q$ |
 # | $\exp$ | $q + \ln\lambda \cdot \mathbf 1$ |

@@ -5,7 +5,7 @@
 # at a step $\Delta$. In five years the family moved from one fixed filter (S4) to coefficients that
 # follow the input (Mamba), and from large structured matrices to one number per head (Mamba-2):
 #
-# | layer | $A_t$ | what follows the input |
+# | layer | transition $A_t$ | what follows the input |
 # |---|---|---|
 # | S4 | diagonal plus rank one | nothing |
 # | S4D | diagonal, complex | nothing |

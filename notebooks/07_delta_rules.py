@@ -85,7 +85,7 @@ assert certificate.verdict is dsf.Verdict.ARGUED
 # $A = I - \beta k k^\top$ leaves everything orthogonal to $k$ alone and multiplies the direction of
 # $k$ by $1 - \beta \lVert k \rVert^2$:
 #
-# | $\beta \lVert k \rVert^2$ | along $k$ | name |
+# | strength $\beta \lVert k \rVert^2$ | along $k$ | name |
 # |---|---|---|
 # | 0 | 1 | skip |
 # | 1 | 0 | erase, then write |

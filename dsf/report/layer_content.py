@@ -137,10 +137,15 @@ def measures_of(
     table = measured([Drawn(drawn.system)], wanted, passed=walk.passed, whole=walk.weights)
     for record in table.to_json():
         value = record["value"]
+        if record["quantity"] == "half_life" and value == NO_LAG:
+            value = None
         words = WORDS[record["quantity"]]
         found[record.get("map", 0)].append((words, None if value is None else float(value)))
     return found
 
+
+NO_LAG = -1
+"""What ``half_life`` returns where a weight is not finite: whole numbers have no ``nan``."""
 
 MOST_WORK = 2**28
 """The largest number of multiplications, about: maps times tokens times the cube of the states."""

@@ -130,6 +130,7 @@ def test_maps_that_are_not_finite_are_counted_and_kept_out_of_the_json(of, readi
     assert map["nans"] > 0
     assert map["scale"] == 0
     assert map["state"].pop("unmeasured") == "since a weight is not finite"
+    assert dict(map["measures"])["half of the weight lies within this lag, tokens"] is None
     assert map["links"] == []
     assert map["row_sums"] == [None, None]
     assert map["state"] == {"states": 4}
