@@ -24,7 +24,12 @@ class Pane {
   }
 
   /** Show a map: first pooled, then without pooling where that is stored. */
-  async open(entry) {
+  open(entry) {
+    this.opening = this.load(entry);
+    return this.opening;
+  }
+
+  async load(entry) {
     this.entry = entry;
     const { map, layer } = entry;
     entry.picture ??= await Picture.open(map.view, map.scale, layer);

@@ -55,7 +55,7 @@ class Stage {
     });
     pane.view = this.view;
     this.panes.push(pane);
-    this.active = pane;
+    this.active ??= pane;
     this.place.append(pane.root);
     return pane;
   }
@@ -65,6 +65,10 @@ class Stage {
     if (pane === this.panes[1]) this.minus.setAttribute("aria-pressed", "false");
     await pane.open(entry);
     if (this.subtracts && pane === this.panes[0]) await this.subtract(true);
+    this.opened();
+  }
+
+  opened() {
     if (this.settings.together) this.restyle();
     this.refresh();
     this.ask.shown();
@@ -114,10 +118,13 @@ class Stage {
       if (focus) kept.over.focus({ preventScroll: true });
       return;
     }
-    const { over } = this.add();
-    await this.open(counterpart(this.entries, active.entry));
+    const pane = this.add();
+    await pane.open(counterpart(this.entries, active.entry));
+    if (!this.panes.includes(pane)) return; // closed again while it opened
+    this.active = pane;
+    this.opened();
     this.follow(active);
-    if (focus) over.focus({ preventScroll: true });
+    if (focus) pane.over.focus({ preventScroll: true });
   }
 
   get subtracts() {
@@ -125,8 +132,9 @@ class Stage {
   }
 
   /** Show A − B in place of B, or B again. */
-  async subtract(on = !this.subtracts) {
-    const [first, second] = this.panes;
+  async subtract(wanted) {
+    await Promise.all(this.panes.map((pane) => pane.opening));
+    const [first, second] = this.panes, on = wanted ?? !this.subtracts;
     if (!second) return;
     if (!second.entry.map.difference) this.before = second.entry;
     const both = [first.entry, this.before], full = both.every((entry) => entry.full);
