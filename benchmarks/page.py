@@ -129,7 +129,7 @@ has the errors in single precision for decays that are slow, very fast, or zero.
 ![Time of other methods divided by the time of dsf](images/ratios.png)
 
 """
-TABLE = "| case | method | seconds | ratio | error | |\n|---|---|---|---|---|---|\n"
+TABLE = "| case | method | seconds | ratio | error | visited, memory |\n|---|---|---|---|---|---|\n"
 GROWTH = """## Growth with size
 
 Seconds of Mamba-2 as one size doubles, with the exponent between the two largest sizes.
@@ -153,7 +153,7 @@ def text(found: dict[str, Any]) -> str:
     known = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     limits = "".join(f"| {name} | {value:.3g} |\n" for name, value in found["limits"].items())
     page = HEAD + f"Versions: {known}. The run took {found['minutes']:.1f} minutes.\n\n"
-    page += f"| limit of one thread in this run | |\n|---|---|\n{limits}\n"
+    page += f"| limit of one thread in this run | value |\n|---|---|\n{limits}\n"
     for group, rows in groupby(found["rows"], key=lambda row: group_of(row["case"])):
         lines = "".join(map(_line, rows))
         page += f"## {group.heading}\n\n{group.says}\n\n{TABLE}{lines}\n"

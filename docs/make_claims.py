@@ -146,7 +146,7 @@ def _counts(outcomes: Iterable[Outcome]) -> str:
 
 def _rows(outcomes: Sequence[Outcome]) -> str:
     slips = outcomes[0].claim.table is Table.SLIP
-    heads = ["id", "statement", "where", "standing", "" if slips else "verdict"]
+    heads = ["id", "statement", "where", "standing", "checked" if slips else "verdict"]
     lines = [_line(heads), "|---" * len(heads) + "|"]
     for outcome in outcomes:
         claim = outcome.claim

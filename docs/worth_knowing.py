@@ -241,7 +241,7 @@ def cosines() -> str:
     parts = [a * b for a, b in zip(r, cosine, strict=True)]
     return f"""### 10. A product of centred things need not be centred
 
-| | token 1 | token 2 | token 3 | sum |
+| vector | token 1 | token 2 | token 3 | sum |
 |---|---|---|---|---|
 | r | {" | ".join(map(str, r))} | {sum(r)} |
 | cos θ | {" | ".join(map(str, cosine))} | |

@@ -7,7 +7,7 @@
 #
 # "Freeze" can mean two things, and they answer different questions:
 #
-# | | frozen | the map says |
+# | map | frozen | what it says |
 # |---|---|---|
 # | **quasi-linear** (secant) | the ratio $\phi(a_t)/a_t$ and the gates | how this output is *made of* the inputs |
 # | **tangent** (Jacobian) | the slope $\phi'(a_t)$, gates move too | how it would *change* with them |

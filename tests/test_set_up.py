@@ -230,3 +230,18 @@ def test_the_pipeline_runs_on_every_python_that_is_promised():
     assert re.findall(r"[\d.]+", listed) == [each.rpartition(" ")[2] for each in promised]
     assert "- run: .ci/run\n" in workflow
     assert re.search(r"^permissions:\n  contents: read\n\n", workflow, re.MULTILINE)
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_root_is_told_how_to_hold_the_class(tmp_path, user):
+    """JupyterLab would refuse root only after minutes of setting up."""
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    known = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    ask = ["make", "-s", "-C", str(ROOT), "class-needs-a-user"]
+    done = subprocess.run(ask, env=known, check=False, capture_output=True, text=True)
+    assert (done.returncode == 0) == (user != 0)
+    if user == 0:
+        assert "as an ordinary user" in done.stderr
+        assert "make class LAB=--allow-root" in done.stderr
+        assert subprocess.run([*ask, "LAB=--allow-root"], env=known, check=False).returncode == 0

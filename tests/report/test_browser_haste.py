@@ -12,6 +12,8 @@ HASTE = """(acts) => {
         else over.dispatchEvent(new KeyboardEvent("keydown", { key: act, bubbles: true }));
     } }"""
 """All in one go: nothing that is awaited has come when the next one is there."""
+NAMED = """(count) => [...document.querySelectorAll(".pane h2")]
+    .filter((each) => each.textContent).length === count"""
 
 
 @pytest.fixture
@@ -21,11 +23,7 @@ def hasty(opened):
     def act(*acts, headings):
         page = opened()
         page.evaluate(HASTE, acts)
-        page.wait_for_function(
-            "(count) => [...document.querySelectorAll('.pane h2')].filter((each) => each.textContent)"
-            ".length === count",
-            arg=headings,
-        )
+        page.wait_for_function(NAMED, arg=headings)
         page.wait_for_timeout(200)
         return page
 
