@@ -28,6 +28,11 @@ class RowSource(Coefficient):
         """Whether row t is known to be zero after column t; False where that is not known."""
         return False
 
+    def reach(self, start: int, stop: int) -> Shaped[Tensor, "*batch rows keys"]:
+        """The rows ``start`` to ``stop - 1``, without columns after the last that they may read."""
+        rows = self.window(start, stop).squeeze(-2)
+        return rows[..., :stop] if self.is_causal else rows
+
     @abstractmethod
     def apply(
         self, signal: Shaped[Tensor, "*batch read 1 channel"]

@@ -97,7 +97,7 @@ class ExponentialRows(PairRows):
         """Whether every row is known to read a key."""
         return False
 
-    def weights(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+    def reach(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
         """The rows ``start`` to ``stop - 1``, for as many keys as ``logits`` has."""
         logits, sink = self.logits(start, stop), self.unread()
         keys = logits.shape[-1]
@@ -108,7 +108,7 @@ class ExponentialRows(PairRows):
         return weights[..., :keys]
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
-        weights = self.weights(start, stop)
+        weights = self.reach(start, stop)
         missing = self.shape[-1] - weights.shape[-1]
         later = weights.new_zeros(()).expand(*weights.shape[:-1], missing)
         return torch.cat([weights, later], dim=-1).unsqueeze(-2)

@@ -5,14 +5,15 @@ that a norm divides by) is frozen at its value on this run. Replayed on the stre
 steps give the hidden states of the model; replayed on a part of it, the contribution of that part.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.network.linear_parts import Transposable
+from dsf.network.functionals import Functional
+from dsf.network.linear_parts import Placewise, Transposable
 
 
 @dataclass(eq=False)
@@ -118,9 +119,15 @@ def linear_results(
     return kept
 
 
-def pulled_back(step: Step, cotangent: Shaped[Tensor, "*axes"]) -> tuple[Tensor, ...]:
-    """The adjoint of a step: by how much the results it takes move ``<cotangent, its result>``."""
-    return adjoint_of(_linear(step), [source.shape for source in step.sources], cotangent)
+def pulled_back(step: Step, given: Functional) -> tuple[Functional, ...]:
+    """The adjoint of a step: by how much the results it takes move ``<given, its result>``."""
+    linear, shapes = _linear(step), [source.shape for source in step.sources]
+    if not given.is_everywhere and isinstance(linear, Placewise):
+        moved = linear.at(given.places, 1 - len(step.shape)).adjoint(given.weights)
+        return tuple(
+            Functional(by, shape, given.start) for by, shape in zip(moved, shapes, strict=True)
+        )
+    return tuple(given.carried_to(by) for by in adjoint_of(linear, shapes, given.dense()))
 
 
 def adjoint_of(
@@ -140,49 +147,50 @@ def adjoint_of(
 
 
 def adjoints(
-    stop: Step,
-    functional: Shaped[Tensor, "*axes"],
-    wanted: Collection[Step],
-    *,
-    ends: Collection[Step] = (),
+    stop: Step, functional: Functional, wanted: Set[Step], *, ends: Collection[Step] = ()
 ) -> dict[Step, Tensor]:
-    """Carry ``<functional, result of stop>`` back through the run, to each of the ``wanted`` steps.
+    """Carry ``functional`` of the result of ``stop`` back through the run to the ``wanted`` steps.
 
     Args:
-        functional: the same shape as the result of ``stop``.
         ends: the steps that it is not carried beyond.
 
     Returns:
         The functional of each wanted step, with the shape of its result; zero where it does not
         depend on that step.
     """
-    found = {step: functional.new_zeros(step.shape) for step in wanted}
+    found = {}
     for step, given in _carried_back(stop, functional, ends):
-        if step in found:
-            found[step] = given
-    return found
+        if step in wanted:
+            found[step] = given.dense()
+    return _or_zero(found, wanted, functional)
 
 
 def adjoints_and_constant(
-    stop: Step, functional: Shaped[Tensor, "*axes"], wanted: Collection[Step]
+    stop: Step, functional: Functional, wanted: Set[Step]
 ) -> tuple[dict[Step, Tensor], Shaped[Tensor, ""]]:
-    """The adjoints, and what the constants of all steps add to ``<functional, result of stop>``.
+    """The adjoints, and what the constants of all steps add to ``functional`` of ``stop``.
 
     The constants are summed over all samples: a step need not have an axis of them.
     """
-    found = {step: functional.new_zeros(step.shape) for step in wanted}
-    constant = functional.new_zeros(())
+    found, constant = {}, functional.weights.new_zeros(())
     for step, given in _carried_back(stop, functional):
-        if step in found:
-            found[step] = given
+        if step in wanted:
+            found[step] = given.dense()
         if step.rest is not None:
-            constant = constant + (given * step.rest).sum()
-    return found, constant
+            constant = constant + (given.weights * given.at_its_places(step.rest)).sum()
+    return _or_zero(found, wanted, functional), constant
+
+
+def _or_zero(
+    found: dict[Step, Tensor], wanted: Set[Step], functional: Functional
+) -> dict[Step, Tensor]:
+    lacking = [step for step in wanted if step not in found]
+    return found | {step: functional.weights.new_zeros(step.shape) for step in lacking}
 
 
 def _carried_back(
-    stop: Step, functional: Tensor, ends: Collection[Step] = ()
-) -> Iterator[tuple[Step, Tensor]]:
+    stop: Step, functional: Functional, ends: Collection[Step] = ()
+) -> Iterator[tuple[Step, Functional]]:
     """The functional of every step that ``stop`` depends on, last to first, up to ``ends``."""
     waiting = {stop: functional}
     while waiting:

@@ -24,9 +24,9 @@ from dsf.network.affine_steps import (
     left_over,
 )
 from dsf.network.coefficients import by_coefficients
+from dsf.network.functionals import Functional, paired
 from dsf.network.parts import Part
 from dsf.network.paths import Paths, Search
-from dsf.network.targets import paired
 from dsf.network.trace import MixerStep
 
 COMPLETE = 1e-9
@@ -71,7 +71,7 @@ class Attribution:
     _mixed: dict[str, "_Mixed"] = field(repr=False)
     _size: Float[Tensor, " sample"] = field(repr=False)
     _into: "Decomposition" = field(repr=False)
-    _functional: Float[Tensor, "*axes"] = field(repr=False)
+    _functional: Functional = field(repr=False)
 
     @property
     def error(self) -> float:
@@ -387,9 +387,9 @@ class Decomposition:
 
 
 def attributed(
-    functional: Tensor, result: Tensor, *, into: Decomposition, tolerance: float
+    functional: Functional, result: Tensor, *, into: Decomposition, tolerance: float
 ) -> Attribution:
-    """The shares of ``<functional, result>``.
+    """The shares of ``functional``.
 
     Args:
         result: the result of ``into.stop``, as the model itself computed it.
@@ -401,13 +401,13 @@ def attributed(
     """
     root, first = into.streams[0]
     steps = [part.step for part in into.parts]
-    direct = adjoints(into.stop, functional, [root, *steps], ends=set(steps))
+    direct = adjoints(into.stop, functional, {root, *steps}, ends=set(steps))
     mixed = [mixer.step for mixer in into.mixers]
-    everywhere = [step for step, _ in into.streams] + steps + mixed
+    everywhere = {*steps, *mixed, *(step for step, _ in into.streams)}
     along_all, constant = adjoints_and_constant(into.stop, functional, everywhere)
-    value = paired(functional, result)
+    value = functional.pair(result)
     # With one sample the adjoint pass has the remainder; several are told apart by a run from zero.
-    remainder = constant.unsqueeze(0) if len(value) == 1 else paired(functional, into.constant)
+    remainder = constant.unsqueeze(0) if len(value) == 1 else functional.pair(into.constant)
     layers: dict[str, Tensor] = {}
     total: dict[str, Tensor] = {}
     for part in into.parts:
@@ -429,7 +429,7 @@ def attributed(
             mixer.name: _Mixed(mixer, into.from_tokens[mixer.source], along_all[mixer.step])
             for mixer in into.mixers
         },
-        _size=paired(functional, result, absolute=True),
+        _size=functional.pair(result, absolute=True),
         _into=into,
         _functional=functional,
     )

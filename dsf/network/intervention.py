@@ -33,7 +33,7 @@ from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.network.edited_mixing import Subject, edited_response
 from dsf.network.run_facts import RunFacts
-from dsf.network.targets import Target, functional_of, paired, put_out
+from dsf.network.targets import Target, functional_of, put_out
 from dsf.network.unedited_blocks import CleanBlocks, Copies, has_hold_of
 
 
@@ -76,7 +76,7 @@ class Intervention:
         """
         clean, changed = self.clean.double(), self.output.double()
         functional = functional_of(target, against, position, clean, self.tokenizer)
-        return paired(functional, changed) - paired(functional, clean)
+        return functional.pair(changed) - functional.pair(clean)
 
     def __repr__(self) -> str:
         moved = (self.output - self.clean).abs().max().item()

@@ -40,6 +40,18 @@ class Transposable(Protocol):
         """By how much each tensor moves the inner product of ``cotangent`` with the result."""
 
 
+@runtime_checkable
+class Placewise(Transposable, Protocol):
+    """One that treats every place of its second axis by itself, and has the axes of its tensors."""
+
+    def at(self, places: slice, axis: int) -> Transposable:
+        """The same for some places alone.
+
+        Args:
+            axis: the second one, counted from the end.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Elementwise:
     """``x * factor``, where the factor has no more entries than ``x``."""
@@ -52,6 +64,12 @@ class Elementwise:
     def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
         return (cotangent * self.factor,)
 
+    def at(self, places: slice, axis: int) -> "Elementwise":
+        if self.factor.ndim < -axis or self.factor.shape[axis] == 1:
+            return self
+        some = self.factor.narrow(axis, places.start, places.stop - places.start)
+        return Elementwise(some)
+
 
 @dataclass(frozen=True)
 class Addition:
@@ -62,6 +80,9 @@ class Addition:
 
     def adjoint(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         return cotangent, cotangent
+
+    def at(self, places: slice, axis: int) -> "Addition":  # noqa: ARG002 (it has nothing of them)
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +95,10 @@ class Projection:
         return functional.linear(x, self.weight)
 
     def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
-        rows = cotangent.any(dim=-1)
-        if bool(rows.all()):
-            return (cotangent @ self.weight,)
-        # A functional of one token is zero at all others, and the weights of logits are large.
-        moved = cotangent.new_zeros(*cotangent.shape[:-1], self.weight.shape[1])
-        moved[rows] = cotangent[rows] @ self.weight
-        return (moved,)
+        return (cotangent @ self.weight,)
+
+    def at(self, places: slice, axis: int) -> "Projection":  # noqa: ARG002 (nor has it)
+        return self
 
 
 def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:

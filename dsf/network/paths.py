@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dsf.network.affine_steps import Step, adjoints, pulled_back
+from dsf.network.functionals import Functional
 from dsf.network.trace import MixerStep
 
 
@@ -145,15 +146,14 @@ class Search:
     sample: int
     most: int
 
-    def strongest(self, stop: Step, functional: Tensor, count: int) -> Paths:
-        """The paths to ``<functional, result of stop>``, the largest end followed first.
+    def strongest(self, stop: Step, functional: Functional, count: int) -> Paths:
+        """The paths to ``functional`` of the result of ``stop``, the largest end followed first.
 
         What ends with the same edges is one number, the sum over all ways on from there, so that
         an end is followed before others that are smaller as a whole.
         """
         numbers, kept, continued = counted(), count + self.most, 0
-        alone = torch.zeros_like(functional)
-        alone[self.sample] = functional[self.sample]
+        alone = functional.of_sample(self.sample)
         waiting = list(self._back(stop, alone, (), kept, numbers))
         heapq.heapify(waiting)
         found: list[_End] = []
@@ -166,9 +166,10 @@ class Search:
                 found.append(end)
                 continue
             continued += 1
-            given = torch.zeros_like(self.from_tokens[end.at.step])
-            given[self.sample, end.token] = end.adjoint
-            (moved,) = pulled_back(end.at.step, given)
+            given = end.adjoint.new_zeros(len(self.from_tokens[end.at.step]), 1, *end.adjoint.shape)
+            given[self.sample, 0] = end.adjoint
+            written = Functional(given, end.at.step.shape, end.token)
+            (moved,) = pulled_back(end.at.step, written)
             later = ((end.at.name, end.token), *end.later)
             for each in self._back(end.at.source, moved, later, kept, numbers):
                 heapq.heappush(waiting, each)
@@ -180,7 +181,7 @@ class Search:
     def _back(
         self,
         stop: Step,
-        functional: Tensor,
+        functional: Functional,
         later: tuple[tuple[str, int], ...],
         kept: int,
         numbers: Iterator[int],
@@ -191,7 +192,7 @@ class Search:
         """
         earlier = {each.step: each for each in self.mixers if each.step.number <= stop.number}
         ends = [self.root, *earlier]
-        carried = adjoints(stop, functional, ends, ends=set(ends))
+        carried = adjoints(stop, functional, set(ends), ends=set(ends))
         shares = torch.stack([self._by_token(carried[step], step) for step in ends])
         largest = shares.flatten().abs().topk(min(kept, shares.numel())).indices
         for at in largest.tolist():

@@ -23,6 +23,7 @@ from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.inspection.recorded_run import without_logits
 from dsf.inspection.results.layers import Inspection
 from dsf.network.edited_mixing import places
+from dsf.network.functionals import Functional, paired
 from dsf.network.intervention import (
     Key,
     LiveModel,
@@ -33,7 +34,7 @@ from dsf.network.intervention import (
     loaded_model,
 )
 from dsf.network.sweep_record import SweepRecord
-from dsf.network.targets import Target, functional_of, paired
+from dsf.network.targets import Target, functional_of
 
 AT_ONCE = {"cpu": 1024}
 """The tokens of all samples of a batch, by the kind of device."""
@@ -204,7 +205,7 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
         plans = live.plans(wanted, known)
         finished: dict[int, list[float]] = {}
         if record is not None:
-            facts = {"model": module, "input": (inputs, named), "target": asked.functional}
+            facts = {"model": module, "input": (inputs, named), "target": asked.functional.dense()}
             clean = asked.of_output(live.clean)
             finished = record.begin(facts, known, clean, asked.rounding(live.clean))
         running = _Running(live, plans, asked, together, _Watch(plans, live, set(finished), told))
@@ -226,34 +227,28 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """The number that a sweep is about, at the positions of the output that it depends on.
+    """The number that a sweep is about."""
 
-    Attributes:
-        functional: with all positions of the output.
-        shown: the positions at which it is not zero for all samples; None without an axis of them.
-    """
-
-    functional: Tensor
-    shown: Tensor | None
+    functional: Functional
 
     @classmethod
     def of(cls, question: Question, clean: Tensor, tokenizer: Any | None) -> "Asked":
-        functional = functional_of(
-            question.target, question.against, question.position, clean.double(), tokenizer
+        return cls(
+            functional_of(
+                question.target, question.against, question.position, clean.double(), tokenizer
+            )
         )
-        shown = functional.flatten(2).any(dim=-1).any(dim=0) if functional.ndim > 2 else None
-        return cls(functional, shown)
 
     def of_output(self, output: Tensor) -> Float[Tensor, " sample"]:
-        return paired(self.rows(self.functional), self.rows(output).double())
+        return paired(self.functional.weights, self.rows(output).double())
 
     def rows(self, output: Tensor) -> Tensor:
         """What is looked at of an output."""
-        return output if self.shown is None else output[:, self.shown]
+        return self.functional.at_its_places(output)
 
     def rounding(self, clean: Tensor) -> Float[Tensor, " sample"]:
         """By how much the number may differ in another run of the same model."""
-        size = paired(self.rows(self.functional), self.rows(clean).double(), absolute=True)
+        size = paired(self.functional.weights, self.rows(clean).double(), absolute=True)
         return 10 * SAME.get(clean.dtype, SAME_ELSEWHERE) * size + 1e-12
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from dsf.network.functionals import PLACED, Functional, paired
 from dsf.network.linear_parts import tensors_in
 
 Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
@@ -30,7 +31,7 @@ def functional_of(
     position: int,
     logits: Float[Tensor, "*axes"],
     tokenizer: Any | None,
-) -> Float[Tensor, "*axes"]:
+) -> Functional:
     """The functional of ``target``, minus that of ``against``, at one position of ``logits``.
 
     Raises:
@@ -49,19 +50,17 @@ def functional_of(
             "text, or a function of the logits."
         )
     shown = _position(logits, position)
-    functional = torch.zeros_like(logits)
+    weights = logits.new_zeros(logits.shape[0], logits.shape[-1])
     for sign, tokens in ((1.0, target), (-1.0, against)):
         if tokens is not None:
             ids = _ids(tokens, logits, tokenizer)
-            samples = torch.arange(len(ids), device=logits.device)
-            place = (samples, ids) if logits.ndim == 2 else (samples, shown, ids)
-            functional[place] += sign
-    return functional
+            weights[torch.arange(len(ids), device=logits.device), ids] += sign
+    return Functional.of(weights) if logits.ndim < PLACED else _at(shown, weights, logits)
 
 
 def along(
     vector: Float[Tensor, "*axes"], stream: Float[Tensor, "sample time *width"], position: int
-) -> Float[Tensor, "sample time *width"]:
+) -> Functional:
     """The functional ``<vector, stream at one position>``.
 
     Args:
@@ -77,9 +76,12 @@ def along(
             f"{(stream.shape[0], *width)} with one vector for each sample, but it has "
             f"{tuple(vector.shape)}."
         )
-    functional = torch.zeros_like(stream)
-    functional[:, _position(stream, position)] = vector.to(stream)
-    return functional
+    weights = vector.to(stream).expand(stream.shape[0], *width)
+    return _at(_position(stream, position), weights, stream)
+
+
+def _at(position: int, weights: Tensor, result: Tensor) -> Functional:
+    return Functional(weights.unsqueeze(1), result.shape, position)
 
 
 def _position(logits: Tensor, position: int) -> int:
@@ -98,7 +100,7 @@ def _position(logits: Tensor, position: int) -> int:
 
 def _of_function(
     function: Callable[[Tensor], Tensor], logits: Float[Tensor, "*axes"]
-) -> Float[Tensor, "*axes"]:
+) -> Functional:
     """The gradient of ``function``, which must be linear and treat samples separately.
 
     Linearity is tried at the logits and at others, since the gradient is the functional only then.
@@ -119,28 +121,14 @@ def _of_function(
         raise ValueError("attribute: the target function does not depend on the logits.")
     for tried in (logits, logits.flip(-1).square() + 1):
         expected = paired(functional, tried)
-        scale = (functional * tried).abs().flatten(1).sum(dim=1).clamp_min(1e-300)
+        scale = paired(functional, tried, absolute=True).clamp_min(1e-300)
         if bool(((function(tried).reshape(-1) - expected).abs() > LINEAR * scale).any()):
             raise ValueError(
                 "attribute: the target function is not linear in the logits (it may not take a "
                 "softmax or a logarithm, or add a constant), so its value is no sum of shares. Use "
                 "a logit or a difference of logits."
             )
-    return functional
-
-
-def paired(
-    functional: Float[Tensor, "*axes"], result: Float[Tensor, "*axes"], *, absolute: bool = False
-) -> Float[Tensor, " sample"]:
-    """The inner product of each sample, or the sum of the absolute values of its terms.
-
-    Positions at which the functional is zero for all samples cost nothing.
-    """
-    if functional.ndim > 2:
-        shown = functional.flatten(2).any(dim=-1).any(dim=0)
-        functional, result = functional[:, shown], result[:, shown]
-    terms = functional * result
-    return (terms.abs() if absolute else terms).flatten(1).sum(dim=1)
+    return Functional.where_it_is(functional)
 
 
 def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:

@@ -249,9 +249,8 @@ def transposed_rows(
     moved = cotangent.new_zeros(*cotangent.shape[:-2], read, cotangent.shape[-1])
     for start in range(0, written, PANEL):
         stop = min(start + PANEL, written)
-        keys = stop if rows.is_causal else read
-        weights = rows.window(start, stop).squeeze(-2)[..., :keys]
-        moved[..., :keys, :] += weights.mT @ cotangent[..., start:stop, :]
+        weights = rows.reach(start, stop)
+        moved[..., : weights.shape[-1], :] += weights.mT @ cotangent[..., start:stop, :]
     return moved.unsqueeze(-2)
 
 
