@@ -325,10 +325,16 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
 def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> AffineLayer:
     """The whole layer from input to output, compared with the captured output like its mixer.
 
+    What surrounds an attention was compared together with its mixer already (``error_around``), and
+    is compared once.
+
     Raises:
         InspectionError: if only the mixer is known.
         ReconstructionError: if the whole layer does not reproduce the captured output.
     """
+    if adapter.whole is None and layer.surroundings is not None:
+        _check_stages_are_known(layer, adapter, mixer)
+        return _with_stages(layer, adapter, mixer, layer.output)
     whole, error = whole_and_error(layer, adapter, mixer)
     if not error <= tolerance:
         raise ReconstructionError(_worded(layer, adapter, error, tolerance), error)
@@ -349,6 +355,18 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
     if adapter.whole is not None:
         made = adapter.whole(mixer)
         return made, relative_error(made(made.given), layer.output)
+    _check_stages_are_known(layer, adapter, mixer)
+    response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
+    whole = _with_stages(layer, adapter, mixer, response)
+    # Its values are those of the mixer as a rule, whose response is known already.
+    rebuilt = whole.leave(response) if _enters_its_values(whole) else whole(whole.given)
+    other, output = adapter.overlooked(layer), _put_out(layer)
+    if other is not None and rebuilt.shape == output.shape:
+        rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)
+    return whole, relative_error(rebuilt, output)
+
+
+def _check_stages_are_known(layer: Captured, adapter: Adapter, mixer: Any) -> None:
     if adapter.enter is None or adapter.leave is None:
         raise InspectionError(
             f"{layer.name}: of the family '{layer.family}' only the mixer is known, not the stages "
@@ -360,18 +378,24 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
             "and heads, and how the windows lie in the module's input is not known. layer.map() "
             "gives the maps."
         )
-    response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
-    enter, leave = adapter.enter(layer), adapter.leave(layer, response)
-    around = layer.surroundings
-    given = layer.arguments[adapter.takes] if around is None else in_float64(around.given)
-    output = layer.output if around is None else in_float64(around.output)
-    whole = WholeMixer(given=given, enter=enter, mixer=mixer, leave=leave, output=output)
-    # Its values are those of the mixer as a rule, whose response is known already.
-    rebuilt = leave(response) if _enters_its_values(whole) else whole(given)
-    other = adapter.overlooked(layer)
-    if other is not None and rebuilt.shape == output.shape:
-        rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)
-    return whole, relative_error(rebuilt, output)
+
+
+def _with_stages(layer: Captured, adapter: Adapter, mixer: Any, response: Tensor) -> WholeMixer:
+    """The mixer with its stages, some of which are frozen at its ``response``."""
+    assert adapter.enter is not None and adapter.leave is not None  # noqa: S101, PT018
+    around, takes = layer.surroundings, adapter.takes
+    return WholeMixer(
+        given=layer.arguments[takes] if around is None else in_float64(around.given),
+        enter=adapter.enter(layer),
+        mixer=mixer,
+        leave=adapter.leave(layer, response),
+        output=_put_out(layer),
+    )
+
+
+def _put_out(layer: Captured) -> Tensor:
+    """What the module put out, of which an attention is a part."""
+    return layer.output if layer.surroundings is None else in_float64(layer.surroundings.output)
 
 
 def _enters_its_values(whole: WholeMixer) -> bool:

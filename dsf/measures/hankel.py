@@ -153,7 +153,7 @@ def _block_of_scores(rows: ExponentialRows, token: int) -> Float[Tensor, "*batch
     with torch.no_grad():
         for start in range(token + 1, steps, ROWS):
             stop = min(start + ROWS, steps)
-            weights = rows.weights(start, stop)[..., : token + 1]
+            weights = rows.reach(start, stop)[..., : token + 1]
             block[..., start - token - 1 : stop - token - 1, :] = weights
     return block
 

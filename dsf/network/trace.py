@@ -130,6 +130,8 @@ def _taken(follower: Follower, given: Tensor, put_out: Tensor) -> Step | None:
 def _near(one: Tensor, other: Tensor, limit: float, shown: Any = slice(None)) -> bool:
     if one.shape != other.shape:
         return False
+    if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
+        return True
     one, other = one[shown], other[shown]
     return bool((one - other).abs().max() <= limit * other.abs().max())
 
@@ -433,6 +435,7 @@ class Trace:
         self._known, self._calls = known or {}, calls
         self._open: dict[str, list[OpenCall | None]] = {}
         self._follower = Follower(self._failed if mixers is None else None)
+        self._lent: list[tuple[Tensor, int | None]] = []
         self._running: list[_Running] = []
         self._writes = self._times_written()
 
@@ -460,9 +463,11 @@ class Trace:
     def settle(self, layers: Sequence[InspectedLayer]) -> bool:
         """Fill in the calls that were left open; whether all layers and calls belong together.
 
-        They do not where the model wrote into weights, which were restored after its run.
+        They do not where the model wrote into weights, which were restored after its run, or into
+        results that were to be kept.
         """
-        written = self._writes != self._times_written()
+        lent = any(times_written(part) != before for part, before in self._lent)
+        written = lent or self._writes != self._times_written()
         if self.failure is not None or not self.is_complete or written:
             return False
         mixers = {path: list(several) for path, several in calls_by_module(layers).items()}
@@ -583,14 +588,22 @@ class Trace:
         self._follower.forget_names_in(name)
         for inside in list(self.results)[running.results :]:
             del self.results[inside]
-        calls.append(OpenCall(copied(found[0]), copied(made), source, step))
+        calls.append(OpenCall(self._kept(found[0]), self._kept(made), source, step))
 
     def _keep(self, part: Tensor) -> None:
         step = self._follower.find(part)
         if not isinstance(step, Step) or step in self.results or not self.streams:
             return
         if part.shape == self.streams[0].shape:
-            self.results[step] = copied(part)
+            self.results[step] = self._kept(part)
+
+    def _kept(self, part: Tensor) -> Tensor:
+        """``part`` as it is now. No copy where the run can be repeated if it is written into."""
+        if self._mixers is not None:
+            return part.detach().clone()
+        lent = part.detach()
+        self._lent.append((lent, times_written(lent)))
+        return lent
 
     @property
     def names(self) -> dict[Step, str]:
@@ -635,4 +648,4 @@ class Trace:
             )
         step = step_of(what)
         self.states.append(step)
-        self.streams.append(self.results[step] if step in self.results else copied(stream))
+        self.streams.append(self.results[step] if step in self.results else self._kept(stream))
