@@ -115,7 +115,7 @@ def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Line
         yield call.output, plain, None
         return
     holes = {id(part): _Hole(k) for k, part in enumerate(streams)}
-    args, kwargs = _mapped((call.args, call.kwargs), lambda leaf: holes.get(id(leaf), leaf))
+    args, kwargs = _mapped((call.args, call.kwargs), lambda leaf: holes.get(id(leaf), _alias(leaf)))
     again = partial(_filled, call.func, args, kwargs)
     still = None if name in HOMOGENEOUS else again(*map(torch.zeros_like, streams))
     if isinstance(call.output, Tensor):
@@ -136,8 +136,13 @@ def _plain(name: str, call: Call, streams: Sequence[Tensor]) -> Transposable | N
     if name == "add" and same and not others:
         return Addition()
     if name == "mul" and same and len(others) == len(streams) == 1:
-        return Elementwise(others[0])
+        return Elementwise(_alias(others[0]))
     return None
+
+
+def _alias(leaf: Any) -> Any:
+    """The numbers of a tensor without the tensor, which is followed as long as anybody has it."""
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
 @dataclass(frozen=True)

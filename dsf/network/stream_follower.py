@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsf.network.affine_steps import Step
@@ -38,12 +39,13 @@ class Frozen:
 
     Attributes:
         why: the function that is not linear.
-        as_step: a function that records the value as a step after all, by the secant
-            ``act(p) / p`` of an activation; None where there is none.
+        as_step: a function that, given the value, records it as a step after all, by the secant
+            ``act(p) / p`` of an activation; None where there is none. It does not hold the value
+            itself, which is freed when the model no longer needs it.
     """
 
     why: str
-    as_step: Callable[[], Step] | None = None
+    as_step: Callable[[Tensor], Step] | None = None
 
 
 Known = tuple[Tensor, Step | Frozen]
@@ -160,9 +162,9 @@ class Follower(TorchFunctionMode):
         elif name in SAME and leads and isinstance(output, Tensor):
             self.follow(output, first)
         elif _is_activation(name, args) and leads and not _has_no_step(first):
-            self.follow(output, Frozen(name, lambda: self._secant(given, first, output)))
+            self.follow(output, Frozen(name, lambda value: self._secant(given, first, value)))
         elif name in NORMS and leads and len(found) == 1 and not _has_no_step(first):
-            self.add(output, (step_of(first),), *NORMS[name](*args, **kwargs))
+            self.add(output, (step_of(first, given),), *NORMS[name](*args, **kwargs))
         elif (streams := _streams(name, args, found, leads=leads)) is not None:
             replayed: Function = REPLAYED.get(name, func)
             self._affine(Call(replayed, args, kwargs, output), streams)
@@ -174,29 +176,36 @@ class Follower(TorchFunctionMode):
                 self.follow(each, Frozen(reasons[0] if reasons else name))
 
     def _secant(self, given: Tensor, source: Step | Frozen, output: Tensor) -> Step:
-        return self.add(output, (step_of(source),), secant(output, given))
+        return self.add(output, (step_of(source, given),), secant(output, given))
 
     def _affine(self, call: Call, streams: list[Known]) -> None:
         """Record a call that is affine in ``streams``: as steps, or frozen if all of them are."""
         tensors, known = [part for part, _ in streams], [what for _, what in streams]
-        why = next((what.why for what in known if isinstance(what, Frozen)), "")
-        steps = [what for what in known if isinstance(what, Step)]
-        if steps:
-            for each, linear, rest in pieces(call, tensors):
-                self.add(each, [step_of(what) for what in known], linear, rest)
-            return
-        outputs = list(tensors_in(call.output))
-        for k, each in enumerate(outputs):
 
-            def as_step(k: int = k) -> Step:
-                output, linear, rest = list(pieces(call, tensors))[k]
-                return self.add(output, [step_of(what) for what in known], linear, rest)
+        def sources() -> list[Step]:
+            return [step_of(what, part) for part, what in streams]
+
+        why = next((what.why for what in known if isinstance(what, Frozen)), "")
+        if any(isinstance(what, Step) for what in known):
+            for each, linear, rest in pieces(call, tensors):
+                self.add(each, sources(), linear, rest)
+            return
+        shapes = replace(call, output=tree_map(_without_numbers, call.output))
+        for k, each in enumerate(tensors_in(call.output)):
+
+            def as_step(value: Tensor, k: int = k) -> Step:
+                _, linear, rest = list(pieces(shapes, tensors))[k]
+                return self.add(value, sources(), linear, rest)
 
             self.follow(each, Frozen(why, as_step))
 
 
-def step_of(what: Step | Frozen) -> Step:
-    """``what`` as a step; a frozen activation by its secant.
+def _without_numbers(part: Any) -> Any:
+    return part.to("meta") if isinstance(part, Tensor) else part
+
+
+def step_of(what: Step | Frozen, value: Tensor) -> Step:
+    """The step that gives ``value``, which is followed as ``what``; an activation by its secant.
 
     Raises:
         ValueError: if a frozen value has no secant.
@@ -205,7 +214,7 @@ def step_of(what: Step | Frozen) -> Step:
         return what
     if what.as_step is None:
         raise ValueError(f"'{what.why}' has no secant")
-    return what.as_step()
+    return what.as_step(value)
 
 
 def _has_no_step(what: Step | Frozen) -> bool:

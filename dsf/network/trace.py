@@ -95,7 +95,7 @@ class MixerCall:
             if beside is None:
                 follower.add(put_out, (step,), lambda x: x, added)
             else:
-                follower.add(put_out, (step, step_of(beside)), lambda x, stream: x + stream)
+                follower.add(put_out, (step, step_of(beside, added)), lambda x, stream: x + stream)
         return [MixerStep(self._layer.name, self._layer, self._whole, step, taken, shown)]
 
     def _added(self, put_out: Tensor) -> Tensor | None:
@@ -124,7 +124,7 @@ def _taken(follower: Follower, given: Tensor, put_out: Tensor) -> Step | None:
     if isinstance(source, Frozen) and source.as_step is None:
         follower.follow(put_out, source)
         return None
-    return step_of(source)
+    return step_of(source, given)
 
 
 def _near(one: Tensor, other: Tensor, limit: float, shown: Any = slice(None)) -> bool:
@@ -615,7 +615,7 @@ class Trace:
         what = self._follower.find(tensor)
         if what is None or (isinstance(what, Frozen) and what.as_step is None):
             return None
-        return step_of(what)
+        return step_of(what, tensor)
 
     def _holds_a_mixer(self, name: str) -> bool:
         paths = [*self._mixers] if self._mixers is not None else self._paths_so_far
@@ -646,6 +646,6 @@ class Trace:
                 f"{reason}, so the operations between the mixers cannot be followed. Single layers "
                 "can be read: dsf.inspect(...)[k].whole."
             )
-        step = step_of(what)
+        step = step_of(what, stream)
         self.states.append(step)
         self.streams.append(self.results[step] if step in self.results else self._kept(stream))
