@@ -11,6 +11,8 @@ import dsf
 from dsf.inspection.errors import ReconstructionError
 from dsf.models import folder, recall
 from dsf.network import entry
+from dsf.network.affine_steps import contributed
+from dsf.network.stream_follower import Follower, step_of
 from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
 
@@ -98,6 +100,27 @@ class Rescaling(Bigger):
         return super().forward(x)
 
 
+class Adding(Block):
+    """Writes what it adds into the stream that it was given."""
+
+    def forward(self, x):
+        x += self.attention(x, x, x)[0]
+        x += self.inner(x).relu()
+        return x
+
+
+class Overwriting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Adding() for _ in range(2)])
+
+    def forward(self, x):
+        x = x.clone()
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 @pytest.fixture
 def x():
     return torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -116,13 +139,28 @@ def test_a_stack_is_freed_without_the_collector_of_circles(x):
         gc.enable()
 
 
-@pytest.mark.parametrize("kind", [Bigger, Rescaling])
+@pytest.mark.parametrize("kind", [Bigger, Rescaling, Overwriting])
 def test_where_the_run_is_not_what_was_foretold_there_is_a_second_one(kind, runs, x):
     torch.manual_seed(0)
     stack = dsf.stack(kind().double(), x)
     assert len(runs) == 1
     parts = stack.contributions().sum(dim=2) + stack.remainder()
     torch.testing.assert_close(parts, stack.hidden[-1])
+
+
+def test_a_run_that_is_followed_frees_what_the_model_frees(x):
+    with Follower() as follower:
+        follower.add(x)
+        gate = x * 2
+        factor = nn.functional.silu(gate)
+        product = factor * (x * 3)
+        held = weakref.ref(gate)
+        del gate, factor
+        assert held() is None
+        direct = nn.functional.silu(x * 2)
+    step = step_of(follower.find(direct), direct)
+    assert follower.find(product).linear is not None
+    torch.testing.assert_close(contributed(step.sources[0], step, 2 * x.unsqueeze(0))[0], direct)
 
 
 def small(x):
