@@ -383,14 +383,10 @@ def _check_stages_are_known(layer: Captured, adapter: Adapter, mixer: Any) -> No
 def _with_stages(layer: Captured, adapter: Adapter, mixer: Any, response: Tensor) -> WholeMixer:
     """The mixer with its stages, some of which are frozen at its ``response``."""
     assert adapter.enter is not None and adapter.leave is not None  # noqa: S101, PT018
-    around, takes = layer.surroundings, adapter.takes
-    return WholeMixer(
-        given=layer.arguments[takes] if around is None else in_float64(around.given),
-        enter=adapter.enter(layer),
-        mixer=mixer,
-        leave=adapter.leave(layer, response),
-        output=_put_out(layer),
-    )
+    enter, leave = adapter.enter(layer), adapter.leave(layer, response)
+    around = layer.surroundings
+    given = layer.arguments[adapter.takes] if around is None else in_float64(around.given)
+    return WholeMixer(given=given, enter=enter, mixer=mixer, leave=leave, output=_put_out(layer))
 
 
 def _put_out(layer: Captured) -> Tensor:
