@@ -7,6 +7,7 @@ it a form that a file can hold. ``dsf.intervene`` applies edits while the model 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -292,33 +293,25 @@ def _bounds(value: slice) -> tuple[Any, Any, Any]:
 
 
 def _tokens(where: str, value: Any) -> Tokens:
-    found: Tokens = _several(where, value, _token)
+    found: Tokens = _several(where, value, partial(_one_of, "whole numbers, a slice or a range"))
     return found
-
-
-def _token(where: str, value: Any) -> int:
-    try:
-        return _whole(where, value)
-    except TypeError:
-        raise TypeError(
-            f"{where} must be whole numbers, a slice or a range, but it has {value!r}."
-        ) from None
 
 
 def _chosen(where: str, value: Any) -> Chosen:
-    found: Chosen = _several(where, value, _number_or_name)
+    def one(where: str, value: Any) -> int | str:
+        return value if isinstance(value, str) else _one_of(kinds, where, value)
+
+    kinds = "numbers, names or slices"
+    found: Chosen = _several(where, value, one)
     return found
 
 
-def _number_or_name(where: str, value: Any) -> int | str:
-    if isinstance(value, str):
-        return value
+def _one_of(kinds: str, where: str, value: Any) -> int:
+    """One whole number where several, or something else of these kinds, may stand."""
     try:
         return _whole(where, value)
     except TypeError:
-        raise TypeError(
-            f"{where} must be numbers, names or slices, but it has {value!r}."
-        ) from None
+        raise TypeError(f"{where} must be {kinds}, but it has {value!r}.") from None
 
 
 def _factor(where: str, value: Any) -> float:

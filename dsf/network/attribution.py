@@ -6,6 +6,7 @@ first residual stream plus a remainder. One adjoint pass gives the shares of eve
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Shaped
@@ -264,6 +265,13 @@ class Attribution:
                 f"{', '.join(self._mixed) or 'none'}"
             )
         return self._mixed[layer]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an Attribution cannot be pickled or copied: its edges and paths are computed from the "
+            "run when they are asked for. Save its numbers, such as share.tokens, share.layers, "
+            "share.total, share.edge_sums(layer) and share.paths().to_json()."
+        )
 
     def __repr__(self) -> str:
         values = ", ".join(f"{value:.4g}" for value in self.value.tolist())

@@ -7,7 +7,7 @@ first edit are not run again.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,29 +134,34 @@ def intervene(
     wanted = checked_edits(edits)
     module, tokenizer = loaded_model(model)
     given = inputs, named, adapters
-    earlier = None if clean is None else _kept_run(clean)
     before = [times_written(part) for part in module.parameters()]
-    begun = live_model(module, *given) if earlier is None else earlier.again(module, *given)
-    with begun as live:
+    with live_or_kept(clean)(module, *given) as live:
         layers: list[InspectedLayer] = []
         (plan,) = live.plans([wanted], checked_sources(sources), layers.append)
         output = live.changed(plan)
+    kept = None if clean is None else clean.kept
+    if kept is None and not wanted:
+        kept = KeptRun.of(live, RunFacts.of(module, *given), before)
     return Intervention(
         output=output,
         clean=live.clean,
         edits=wanted,
         layers=tuple(layers),
         tokenizer=tokenizer,
-        kept=None if wanted else earlier or KeptRun.of(live, RunFacts.of(module, *given), before),
+        kept=None if wanted else kept,
     )
 
 
-def _kept_run(clean: Intervention) -> "KeptRun":
-    """The run that a result without edits keeps.
+def live_or_kept(
+    clean: Intervention | None,
+) -> "Callable[..., AbstractContextManager[LiveModel]]":
+    """How a model without edits is run: anew, or by taking up a result without edits.
 
     Raises:
         TypeError, ValueError: if it is no such result.
     """
+    if clean is None:
+        return live_model
     if not isinstance(clean, Intervention):
         raise TypeError(
             "intervene: 'clean' must be the result of an intervention without edits, such as "
@@ -167,7 +172,7 @@ def _kept_run(clean: Intervention) -> "KeptRun":
             "intervene: 'clean' is an intervention with edits, which keeps nothing of its clean "
             "run. Make one without: clean = dsf.intervene(model, input_ids=ids)."
         )
-    return clean.kept
+    return clean.kept.again
 
 
 def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:

@@ -78,7 +78,7 @@ class Paths(Sequence[Path]):
     @property
     def covered(self) -> float:
         """The sum of their shares. The other paths contribute ``total - covered``."""
-        return sum(path.share for path in self.found)
+        return sum((path.share for path in self.found), 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Numbers, strings and lists."""

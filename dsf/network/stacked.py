@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from einops import rearrange
@@ -271,6 +271,13 @@ class Stack:
                 f"attribute: stream={number}, but there are {count} streams, from 0 to {count - 1}."
             )
         return number % count
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Stack cannot be pickled or copied: its steps are functions of the run. Save the "
+            "layers, which can be (stack.inspection), or numbers, such as stack.contributions(); "
+            "the model and its input give the stack again."
+        )
 
     def __repr__(self) -> str:
         magnitude = f"{self.error:.0e}" if self.error else "the last bit"

@@ -25,12 +25,13 @@ from dsf.inspection.results.layers import Inspection
 from dsf.network.edited_mixing import places
 from dsf.network.functionals import Functional, paired
 from dsf.network.intervention import (
+    Intervention,
     Key,
     LiveModel,
     Planned,
     checked_edits,
     checked_sources,
-    live_model,
+    live_or_kept,
     loaded_model,
 )
 from dsf.network.sweep_record import SweepRecord
@@ -98,6 +99,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     position: int = -1,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
+    clean: Intervention | None = None,
     together: int | None = None,
     resume: str | Path | None = None,
     progress: Callable[[int, int], None] | bool | None = None,
@@ -119,12 +121,14 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
             refused. Lines are whole whenever the program is stopped.
         progress: is called after every run with how many are done and how many there are; True
             shows that, the rate and the time left on standard error.
-        model, inputs, sources, adapters, named: as for :func:`intervene`.
+        model, inputs, sources, adapters, clean, named: as for :func:`intervene`. With ``clean`` all
+            logits are computed in every run, as they were in that one.
 
     Raises:
         InspectionError, ReconstructionError: as for :func:`intervene`; all edits are checked
             before the first changed run.
-        ValueError: if ``together`` is less than 1, or the file is of another sweep.
+        TypeError, ValueError: if ``together`` is less than 1, the file is of another sweep, or
+            ``clean`` is no run without edits of this model on this input.
 
     Example:
         >>> import dsf, torch
@@ -148,6 +152,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         question=question,
         sources=sources or {},
         adapters=adapters,
+        clean=clean,
         together=together,
         resume=resume,
         told=told,
@@ -180,6 +185,7 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     question: Question,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
+    clean: Intervention | None = None,
     together: int | None = None,
     resume: str | Path | None = None,
     told: Callable[[Pace], None] | None = None,
@@ -197,17 +203,17 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     module, own = loaded_model(model)
     record = None if resume is None else SweepRecord(resume, wanted)
     given = named
-    if question.is_last(inputs, named):
+    if clean is None and question.is_last(inputs, named):
         given = without_logits(module, inputs, named)
         question = question if given is named else replace(question, position=-1)
-    with live_model(module, inputs, given, adapters) as live:
+    with live_or_kept(clean)(module, inputs, given, adapters) as live:
         asked = Asked.of(question, live.clean, own or tokenizer)
         plans = live.plans(wanted, known)
         finished: dict[int, list[float]] = {}
         if record is not None:
             facts = {"model": module, "input": (inputs, named), "target": asked.functional.dense()}
-            clean = asked.of_output(live.clean)
-            finished = record.begin(facts, known, clean, asked.rounding(live.clean))
+            unmoved = asked.of_output(live.clean)
+            finished = record.begin(facts, known, unmoved, asked.rounding(live.clean))
         running = _Running(live, plans, asked, together, _Watch(plans, live, set(finished), told))
         rows = {at: torch.tensor(row, dtype=torch.float64) for at, row in finished.items()}
         for at, effect in running.effects(set(finished)):

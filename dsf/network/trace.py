@@ -28,8 +28,8 @@ from dsf.threads import each_in_parallel
 
 LEAST = 1e-10
 """The largest relative difference allowed between two runs of one model in float64."""
-TIME_FIRST = ("gru", "lstm", "rnn_tanh", "rnn_relu")
-"""Functions of torch's recurrent layers, which are read where the first axis counts samples."""
+TIME_FIRST = ("gru", "lstm", "rnn_tanh", "rnn_relu", "multi_head_attention_forward")
+"""Functions of torch's layers, which are followed where the first axis counts samples."""
 Layers = tuple[InspectedLayer, ...]
 
 

@@ -86,6 +86,15 @@ def test_wrong_columns_are_refused_with_those_there_are(table):
         Table(({"layer": "a"},)).mean()
 
 
+def test_a_wrong_column_is_no_empty_answer(table):
+    with pytest.raises(ValueError, match=r"where: 'nope' is no column of this .*layer"):
+        table.where(nope=3)
+    with pytest.raises(ValueError, match="where: 'nope' is no column"):
+        table.grid(nope=3)
+    assert len(table.where(layer="no such layer")) == 0
+    assert len(Table(()).where(nope=3)) == 0
+
+
 def test_a_grid_has_layers_down_and_heads_across(table):
     layers, heads, numbers = table.grid(quantity="reach")
     assert (len(layers), heads) == (30, tuple(range(9)))

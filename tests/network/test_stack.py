@@ -1,5 +1,7 @@
 """Blocks as one linear network: contributions and remainder are the model's own hidden states."""
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -244,3 +246,42 @@ def test_streams_that_are_not_there_are_refused(x):
         stack.contributions(2)
     with pytest.raises(InspectionError, match="blocks='nowhere' is no list of modules"):
         dsf.stack(blocks(nn.Identity), x, blocks="nowhere")
+
+
+@pytest.mark.parametrize("kind", ["attention", "gru"])
+def test_tokens_on_the_first_axis_are_refused_with_the_cure(kind):
+    if kind == "gru":
+        model = Recurrent()
+    else:
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=False)
+        model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    x = torch.randn(6, 2, 8, generator=torch.Generator().manual_seed(0)).double()
+    with pytest.raises(UnreadableError, match="on its first axis unless it is built batch_first"):
+        dsf.stack(model.double(), x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.GRU(8, 8) for _ in range(2)])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block(x)[0]
+        return x
+
+
+def test_a_stack_and_its_shares_say_what_can_be_saved_of_them(tmp_path):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double()
+    stack = dsf.stack(model, torch.randn(1, 5, 8, dtype=torch.float64))
+    share = stack.attribute(torch.ones(8, dtype=torch.float64), stream=-1)
+    for held, words in ((stack, r"stack\.inspection"), (share, r"share\.tokens")):
+        with pytest.raises(TypeError, match=f"cannot be pickled .* Save .*{words}"):
+            pickle.dumps(held)
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            torch.save(held, tmp_path / "held.pt")
+    assert len(pickle.loads(pickle.dumps(stack.inspection))) == 2
+    paths = share.paths()  # none: a norm has made the sum of all channels zero
+    assert paths.covered == len(paths) == 0
+    pickle.dumps((share.tokens, share.layers, share.total, paths.to_json()))

@@ -256,13 +256,15 @@ class ModuleStack:
         Not of those that run for other pieces of work, on threads beside this one.
         """
         self._piece = at_work()
+        enter, leave = self._of_this_piece(self._enter), self._of_this_piece(self._leave)
+        note = self._of_this_piece(self._note_arguments)
         handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave, always_call=True),
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
         ]
         # A hook for all modules is not told keywords; those of single modules run after it.
         handles += [
-            module.register_forward_pre_hook(self._note_arguments, with_kwargs=True)
+            module.register_forward_pre_hook(note, with_kwargs=True)
             for module in self._names
             if not isinstance(module, torch.jit.ScriptModule)
         ]
@@ -274,23 +276,26 @@ class ModuleStack:
             for handle in handles:
                 handle.remove()
 
+    def _of_this_piece(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """The hook for modules that run for this piece of work alone."""
+
+        def alone(*given: Any) -> None:
+            if at_work() is self._piece:
+                hook(*given)
+
+        return alone
+
     def _enter(self, module: nn.Module, _: Any) -> None:
-        if at_work() is not self._piece:
-            return
         self._running.append(Frame(module, began=self.tick()))
         self._inside = None
         if self.tracker is not None and self._names.get(module) in self._watched:
             self.tracker.pause()
 
     def _note_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
-        if at_work() is not self._piece:
-            return
         if self._running and self._running[-1].module is module:
             self._running[-1].args, self._running[-1].kwargs = args, kwargs
 
     def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
-        if at_work() is not self._piece:
-            return
         if not self._running or self._running[-1].module is not module:
             return
         frame = self._running.pop()

@@ -106,7 +106,17 @@ class Table(Sequence[Record]):
         return tuple(dict.fromkeys(name for record in self.records for name in record))
 
     def where(self, **wanted: Any) -> "Table":
-        """The records whose columns have these values."""
+        """The records whose columns have these values.
+
+        Raises:
+            ValueError: if there are records, and none has such a column.
+        """
+        odd = [name for name in wanted if name not in self.columns]
+        if odd and self.records:
+            raise ValueError(
+                f"where: {odd[0]!r} is no column of this table; the columns are "
+                f"{', '.join(self.columns)}."
+            )
         kept = [
             record
             for record in self.records
