@@ -135,6 +135,9 @@ class CleanBlocks:
         ]
         parts += [part for part in (*args, *kwargs.values()) if not isinstance(part, Tensor)]
         for part in parts:
+            if type(part) in _PLAIN:
+                found.append(part)
+                continue
             found += [part] if id(part) in seen else traces(part)
             seen.add(id(part))
         return found
@@ -148,8 +151,13 @@ def of_its_own(module: nn.Module) -> Iterator[tuple[str, Any]]:
 _OF_TORCH = {"_parameters", "_buffers", "_modules", *(n for n in vars(nn.Module()) if "hook" in n)}
 
 
+_PLAIN = {int, float, str, bool, type(None)}
+
+
 def traces(part: Any) -> list[Any]:
     """What would change about an object if something were left in it; it is kept alive."""
+    if type(part) in _PLAIN:
+        return [part]
     if isinstance(part, Tensor):
         return [part, times_written(part)]
     if isinstance(part, list | tuple | set):
@@ -171,8 +179,12 @@ def has_hold_of(model: nn.Module, given: Any, tensor: Tensor) -> bool:
         return True
     place = tensor.untyped_storage().data_ptr()
     parts = [*model.parameters(), *model.buffers(), *tree_leaves(given)]
+    seen: set[int] = set()
     for module in model.modules():
         for _, part in of_its_own(module):
+            if type(part) in _PLAIN or id(part) in seen:
+                continue
+            seen.add(id(part))
             parts += tree_leaves(part) if isinstance(part, list | tuple | dict) else traces(part)
     held = (part for part in parts if isinstance(part, Tensor))
     return any(part.untyped_storage().data_ptr() == place for part in held)

@@ -99,9 +99,9 @@ def test_a_rank_just_below_the_tolerance_counts_as_lost():
 def test_ranks_take_the_later_rows_alone(monkeypatch):
     system = softmax(33)
     asked = []
-    weights = type(system.C).weights
+    reach = type(system.C).reach
     monkeypatch.setattr(
-        type(system.C), "weights", lambda rows, *span: asked.append(span) or weights(rows, *span)
+        type(system.C), "reach", lambda rows, *span: asked.append(span) or reach(rows, *span)
     )
     found = dsf.measures.hankel_ranks(system, positions=[15])
     assert min(start for start, _ in asked) == 16
