@@ -136,7 +136,8 @@ class InspectedLayer:
         """The whole layer, from input to output: convolution, activation, scan, gate and norm.
 
         It is affine in its input once its factors (gates, norms, decays) are frozen at their values
-        on this run.
+        on this run. The projections around an attention are compared with its mixer, at the same
+        tokens (see ``formula``).
 
         Raises:
             InspectionError: if only the mixer of this layer is known.
