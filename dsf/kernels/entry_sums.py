@@ -6,6 +6,7 @@ import numpy as np
 
 from dsf.kernels.compiling import kernel
 from dsf.kernels.exponentials import chosen, log_of
+from dsf.kernels.orders import OF_INFINITY, OF_ZERO, number_of, order_of
 from dsf.kernels.scalar_tile_sums import (
     DISTANCE,
     ENERGY,
@@ -52,7 +53,7 @@ def sum_entries(
             reach = behind if is_causal else columns
             mass, total, energy, surprise, distance = 0.0, 0.0, 0.0, 0.0, 0.0
             negative = 0.0
-            largest, lowest = 0.0, np.inf
+            largest, lowest = OF_ZERO, OF_INFINITY
             for start in range(0, reach, BLOCK):
                 part = row[start : min(reach, start + BLOCK)]
                 away = np.float64(token - start)
@@ -66,8 +67,8 @@ def sum_entries(
                     c += size * size
                     d += size * log_of(size)
                     f += size * abs(away - lags[j])
-                    largest = chosen(size > largest, size, largest)
-                    lowest = chosen(x < lowest, x, lowest)
+                    largest = chosen(order_of(size) > largest, order_of(size), largest)
+                    lowest = chosen(order_of(x) < lowest, order_of(x), lowest)
                 mass, total, energy = mass + a, total + b, energy + c
                 surprise, distance, negative = surprise + d, distance + f, negative + g
             broken = np.isnan(mass)
@@ -76,9 +77,9 @@ def sum_entries(
             found[ENERGY, i] = energy
             found[SURPRISE, i] = np.inf if mass == np.inf else surprise
             found[DISTANCE, i] = distance
-            found[LARGEST, i] = np.nan if broken else largest
-            lowest = 0.0 if reach < columns and lowest > 0 else lowest
-            found[LOWEST, i] = np.nan if broken else lowest
+            found[LARGEST, i] = np.nan if broken else number_of(largest)
+            lowest = min(lowest, OF_ZERO) if reach < columns else lowest
+            found[LOWEST, i] = np.nan if broken else number_of(lowest)
             found[SUM, i] = total
             found[AHEAD, i] = ahead
             for w in range(len(widths)):
@@ -94,13 +95,13 @@ def sum_entries(
 @no_type_check
 def _ahead(row, behind):
     """The largest absolute weight on a later token, and whether all of these are zero."""
-    largest, filled, total = 0.0, 0, 0.0
+    largest, filled, total = OF_ZERO, 0, 0.0
     for j in range(behind, len(row)):
         size = abs(np.float64(row[j]))
-        largest = chosen(size > largest, size, largest)
+        largest = chosen(order_of(size) > largest, order_of(size), largest)
         filled += chosen(size == 0.0, 0, 1)
         total += size
-    return np.nan if np.isnan(total) else largest, filled == 0
+    return np.nan if np.isnan(total) else number_of(largest), filled == 0
 
 
 @kernel(reorders=True)

@@ -104,7 +104,7 @@ def has_channels(layer: InspectedLayer) -> bool:
 
 def part_of(operator: Operator, places: list[tuple[int, ...]]) -> Operator:
     """The operator of some entries of the batch axes, with one batch axis."""
-    index = tuple(torch.tensor(axis, device=operator.device) for axis in zip(*places, strict=True))
+    index = _index(places, operator.device)
     left = torch.Size([len(places)])
     if isinstance(operator, SystemSum):
         return SystemSum(tuple(_system(part, index, left) for part in operator))
@@ -113,7 +113,15 @@ def part_of(operator: Operator, places: list[tuple[int, ...]]) -> Operator:
     return _system(operator, index, left)
 
 
-def _system(system: Any, index: tuple[Tensor, ...], left: torch.Size) -> Any:
+def _index(places: list[tuple[int, ...]], device: torch.device) -> tuple[Any, ...]:
+    """The index of some places; of neighbours one that copies nothing."""
+    *outer, first = places[0]
+    if places == [(*outer, first + k) for k in range(len(places))]:
+        return (*outer, slice(first, first + len(places)))
+    return tuple(torch.tensor(axis, device=device) for axis in zip(*places, strict=True))
+
+
+def _system(system: Any, index: tuple[Any, ...], left: torch.Size) -> Any:
     def taken(part: Any) -> Any:
         return part.picked(index, left) if isinstance(part, Coefficient) else part[index]
 

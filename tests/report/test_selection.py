@@ -22,10 +22,10 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("places", [[(0, 2), (1, 0)], [(1, 0), (1, 1)], [(0, 2)], [(0, 1), (0, 0)]])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_selected_maps_are_those_of_the_whole(kind):
+def test_the_selected_maps_are_those_of_the_whole(kind, places):
     system = KINDS[kind](torch.Generator().manual_seed(0))
-    places = [(0, 2), (1, 0)]
     whole = dsf.attention_map(system)
     chosen = dsf.attention_map(part_of(system, places))
     torch.testing.assert_close(chosen, torch.stack([whole[place] for place in places]))
