@@ -3,9 +3,7 @@
 import math
 
 import numpy as np
-import pytest
 
-pytest.importorskip("numba", reason='needs pip install "dsf-toolkit[kernels]"')
 from dsf.kernels.orders import OF_INFINITY, OF_ZERO, number_of, order_of
 
 ASCENDING = [
