@@ -9,6 +9,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dsf.coefficient import TokenSlots
 from dsf.composite import PANEL, RowSource, StoredRows
+from dsf.kernels import applies
 from dsf.system import System
+from dsf.threads import in_parallel, shares
 from dsf.transition import ScaledIdentity
 
 
@@ -99,8 +102,12 @@ class ExponentialRows(PairRows):
 
     def reach(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
         """The rows ``start`` to ``stop - 1``, for as many keys as ``logits`` has."""
-        logits, sink = self.logits(start, stop), self.unread()
-        keys = logits.shape[-1]
+        return self._softened(self.logits(start, stop))
+
+    def _softened(
+        self, logits: Float[Tensor, "*batch rows keys"]
+    ) -> Float[Tensor, "*batch rows keys"]:
+        sink, keys = self.unread(), logits.shape[-1]
         if sink is not None:
             column = sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
             logits = torch.cat([logits, column], dim=-1)
@@ -108,10 +115,33 @@ class ExponentialRows(PairRows):
         return weights[..., :keys]
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
-        weights = self.reach(start, stop)
-        missing = self.shape[-1] - weights.shape[-1]
-        later = weights.new_zeros(()).expand(*weights.shape[:-1], missing)
+        logits, columns, sink = self.logits(start, stop), self.shape[-1], self.unread()
+        parts = (logits,) if sink is None else (logits, sink)
+        if applies(*parts, work=self.shape.numel()) and not logits.is_complex():
+            return _soften(logits, sink, columns).unsqueeze(-2)
+        weights = self._softened(logits)
+        later = weights.new_zeros(()).expand(*weights.shape[:-1], columns - weights.shape[-1])
         return torch.cat([weights, later], dim=-1).unsqueeze(-2)
+
+
+def _soften(
+    logits: Float[Tensor, "*batch rows keys"], sink: Float[Tensor, "*batch"] | None, columns: int
+) -> Float[Tensor, "*batch rows columns"]:
+    """The softmax of logits by compiled loops, with zeros behind it."""
+    from dsf.kernels.softmax_rows import soften_rows
+
+    *batch, rows, keys = logits.shape
+    scores = logits.detach().contiguous().view(-1, rows, keys).numpy()
+    whole = logits.new_empty(len(scores), rows, columns)
+    unread = (
+        np.full(len(scores), -np.inf) if sink is None else sink.detach().flatten().double().numpy()
+    )
+
+    def soften(part: slice) -> None:
+        soften_rows(scores[part], unread[part], whole[part].numpy())
+
+    in_parallel(soften, shares(len(scores)))
+    return whole.view(*batch, rows, columns)
 
 
 def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:

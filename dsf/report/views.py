@@ -15,7 +15,7 @@ from dsf.evaluate import Rows, row_blocks
 from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.report.joined_rows import joined
 from dsf.report.map_view import MapView
-from dsf.report.pooling import Numbers, edges, reduced_runs, stronger
+from dsf.report.pooling import Numbers, Pooled, edges, reduced_runs, stronger
 from dsf.report.selection import Selection
 from dsf.report.strongest import KEPT, Strongest
 
@@ -72,12 +72,22 @@ class View:
         if not np.isfinite(found.row_sums).all():
             self._nans += np.isnan(weights).sum(axis=(1, 2))
             self._infinities += np.isinf(weights).sum(axis=(1, 2))
-        largest = np.abs(found.strongest).max(axis=2)
-        for links, map, bounds in zip(self._strongest, weights, largest, strict=True):
-            least = _reached(bounds)
-            some = np.flatnonzero(~(bounds <= links.floor) & ~(bounds < least))  # NaN is neither
-            if len(some):
-                rows = np.isin(cells - cells[0], some)
+        self._keep_strongest(weights, np.abs(found.strongest), cells - cells[0], written, read)
+
+    def _keep_strongest(
+        self,
+        weights: Numbers,
+        strongest: Pooled,
+        cells: Int[np.ndarray, " rows"],
+        written: Int[np.ndarray, " rows"],
+        read: Int[np.ndarray, " columns"],
+    ) -> None:
+        """Look for the largest weights in rows whose cells have one that is large enough."""
+        for links, map, found in zip(self._strongest, weights, strongest, strict=True):
+            least = 0.0 if links.floor else _reached(found)
+            bounds = found.max(axis=1)
+            rows = (~(bounds <= links.floor) & ~(bounds < least))[cells]  # NaN is neither
+            if rows.any():
                 links.add(map[rows], written[rows], read, least=least)
 
     def maps(
@@ -113,10 +123,10 @@ def _by_token(sums: np.ndarray, tokens: int) -> np.ndarray:
     return sums.reshape(len(sums), tokens, -1).sum(axis=2)
 
 
-def _reached(bounds: Float[np.ndarray, " runs"]) -> float:
-    """A magnitude that as many weights reach as are kept, by the largest of some runs of rows."""
-    finite = bounds[np.isfinite(bounds)]
-    return float(np.sort(finite)[-KEPT]) if len(finite) >= KEPT else 0.0
+def _reached(cells: Float[np.ndarray, "down across"]) -> float:
+    """A magnitude that as many weights reach as are kept, by the largest of each cell."""
+    finite = cells[np.isfinite(cells)]
+    return float(np.partition(finite, -KEPT)[-KEPT]) if len(finite) >= KEPT else 0.0
 
 
 def masked(operator: Operator, rows: Rows) -> Mask:
