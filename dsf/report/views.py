@@ -83,9 +83,10 @@ class View:
         read: Int[np.ndarray, " columns"],
     ) -> None:
         """Look for the largest weights in rows whose cells have one that is large enough."""
-        for links, map, found in zip(self._strongest, weights, strongest, strict=True):
-            least = 0.0 if links.floor else _reached(found)
-            bounds = found.max(axis=1)
+        for k, bounds in enumerate(strongest.max(axis=2)):
+            links, map = self._strongest[k], weights[k]
+            enough = bounds if len(bounds) >= KEPT else strongest[k]
+            least = 0.0 if links.floor else _reached(enough)
             rows = (~(bounds <= links.floor) & ~(bounds < least))[cells]  # NaN is neither
             if rows.any():
                 links.add(map[rows], written[rows], read, least=least)
@@ -123,9 +124,9 @@ def _by_token(sums: np.ndarray, tokens: int) -> np.ndarray:
     return sums.reshape(len(sums), tokens, -1).sum(axis=2)
 
 
-def _reached(cells: Float[np.ndarray, "down across"]) -> float:
-    """A magnitude that as many weights reach as are kept, by the largest of each cell."""
-    finite = cells[np.isfinite(cells)]
+def _reached(largest: Float[np.ndarray, "*cells"]) -> float:
+    """A magnitude that as many weights reach as are kept, by the largest of different cells."""
+    finite = largest[np.isfinite(largest)]
     return float(np.partition(finite, -KEPT)[-KEPT]) if len(finite) >= KEPT else 0.0
 
 
