@@ -140,6 +140,11 @@ class ModuleStack:
         self.exchange = exchange
         self.instead: Callable[[Any], Tensor | None] | None = None
 
+    @property
+    def time(self) -> int:
+        """The time of the latest event of the run."""
+        return self._clock
+
     def tick(self) -> int:
         """The time of an event of the run, later than all before."""
         self._clock += 1

@@ -1,14 +1,15 @@
 """Judges after a run which modules mix tokens, and whether the maps read there are all of it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from dsf.inspection.capture.calls import Call, Invocation, Through
+from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
+from dsf.inspection.causal.alike import chosen
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
 from dsf.inspection.causal.operations import all_before, is_place
 from dsf.inspection.causal.replay import (
@@ -174,7 +175,12 @@ def judged(
         for one in where.invocations
         if one in reading or (one in own and one.module not in only)
     ]  # a module that is only the softmax of an attention makes its weights, and no more
-    seen: dict[nn.Module, Finding] = {}
+    instead_of = chosen(
+        {one: [each.meeting for each in own.get(one, ())] for one in order if one in reading},
+        tracker.steps,
+    )
+    asked: dict[Invocation, _Asked] = {}
+    results: dict[Invocation, Finding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
     for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first
         name = where.name_of(invocation.module) or type(invocation.module).__name__
@@ -192,21 +198,37 @@ def judged(
         held = Held(inside, () if is_read else others)
         mine = own.get(invocation, ())
         how = tuple(dict.fromkeys(one.meeting.how for one in mine))
-        finding = _Asked(invocation, name, how, held, others, is_read, _draws(mine)).judged(found)
-        if finding.mixes is False and not is_read:
+        asked[invocation] = _Asked(invocation, name, how, held, others, is_read, _draws(mine))
+        if invocation in instead_of:
+            continue
+        results[invocation] = asked[invocation].judged(found)
+        if results[invocation].mixes is False and not is_read:
             apart.add(invocation)
-        before = seen.get(invocation.module)
-        read_here = frozenset(c for c in inside if c.invocation is invocation)
-        unheld = Held(inside, () if is_read else others, free=read_here)
-        runs = (*(before.runs if before else ()), (invocation, unheld))
-        if before is None or (before.mixes is not True and finding.mixes is not False):
-            before = finding
-        seen[invocation.module] = replace(before, runs=runs)
+    for invocation, others_asked in instead_of.items():
+        asking, like = asked[invocation], [results[other] for other in others_asked]
+        results[invocation] = asking.alike(like) or asking.judged(found)
+    seen = _by_module(asked, results)
     began = {one.module: one.began for one in reversed(order)}
     found.modules = sorted(seen.values(), key=lambda one: began[one.module])
     if not seen and not calls and tracker.run is not None:
         found.modules = _unseen(tracker.run, found)
     return found
+
+
+def _by_module(
+    asked: "Mapping[Invocation, _Asked]", results: Mapping[Invocation, Finding]
+) -> dict[nn.Module, Finding]:
+    """One finding for every module, with all of its forward passes that were asked."""
+    seen: dict[nn.Module, Finding] = {}
+    for invocation, asking in asked.items():
+        finding, before = results[invocation], seen.get(invocation.module)
+        read_here = frozenset(c for c in asking.held.calls if c.invocation is invocation)
+        unheld = replace(asking.held, free=read_here)
+        runs = (*(before.runs if before else ()), (invocation, unheld))
+        if before is None or (before.mixes is not True and finding.mixes is not False):
+            before = finding
+        seen[invocation.module] = replace(before, runs=runs)
+    return seen
 
 
 def _draws(mixings: Sequence[Mixing]) -> int:
@@ -252,6 +274,26 @@ class _Asked:
     others: Sequence[Invocation] = ()
     is_read: bool = False
     draws: int = 0
+
+    def alike(self, others: Sequence[Finding]) -> Finding | None:
+        """The answer of others that did the same, where the map of each is all that it does."""
+        outputs = tensors_in(self.invocation.output)
+        if not others or not all(one.isfinite().all() for one in outputs):
+            return None
+        if any(one.mixes is not False or one.share < 1 or one.has_slots for one in others):
+            return None
+        names = ", ".join(dict.fromkeys(one.name for one in others))
+        note = f"as in {names}: the same operations on the same tokens, so it was not repeated"
+        return Finding(
+            self.invocation.module,
+            self.name,
+            False,
+            self.how,
+            1.0,
+            note=note,
+            is_read=True,
+            attentions=others[0].attentions,
+        )
 
     def judged(self, found: Findings) -> Finding:
         """What came of it; what each of several attentions moves of it is added to ``found``."""

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dsf.inspection.capture.calls import Invocation, begun, copied, storage_of, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal import operations as ops
+from dsf.inspection.causal.alike import ATTENTION, Steps
 from dsf.inspection.causal.coordinates import (
     MANY,
     NONE,
@@ -138,6 +139,7 @@ class Tracker(TorchDispatchMode):
         unknown: names of operations without a rule, which were taken for ones that mix.
         is_asking: whether a module runs now that is only repeated.
         run: the forward pass of the model that was followed.
+        steps: its operations.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None) -> None:
@@ -151,6 +153,7 @@ class Tracker(TorchDispatchMode):
         self._paused = 0
         self.is_asking = False
         self.run: Invocation | None = None
+        self.steps = Steps()
 
     @contextmanager
     def following(
@@ -347,6 +350,7 @@ class Tracker(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         try:
+            self.steps.add(self.where.time, func, args, kwargs)
             self._follow(func, args, kwargs, out)
         except Exception:  # a rule that does not fit must never end a run
             self._ask(func._schema.name.partition("::")[2], args)
@@ -595,7 +599,7 @@ class Tracker(TorchDispatchMode):
         if first is None:
             return self._read_by_weights(done)
         made = first.moved(lambda p: p[..., :1].expand(shape), shape)
-        inner = [Meeting(a, "attention") for a in first.planes if varies(first.planes[a], -2)]
+        inner = [Meeting(a, ATTENTION) for a in first.planes if varies(first.planes[a], -2)]
         return Followed((made,) + (None,) * (len(done.outs) - 1), tuple(inner))
 
     def _read_by_weights(self, done: Done) -> Followed:
@@ -608,7 +612,7 @@ class Tracker(TorchDispatchMode):
             line, several = reduced(plane, [-2, -1])
             planes[axis] = line[..., :1, :1].expand(out.shape)
             if several and not self._projections.are_channels(axis):
-                meetings.append(Meeting(axis, "attention"))
+                meetings.append(Meeting(axis, ATTENTION))
         nothing = (None,) * (len(done.outs) - 1)
         return Followed((Coordinates(out.shape, planes), *nothing), tuple(meetings))
 

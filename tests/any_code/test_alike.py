@@ -1,0 +1,139 @@
+"""Of modules that do the same on the same tokens some are asked, and one that differs always is."""
+
+import ctypes
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import layer_norm
+
+import dsf
+from dsf.inspection.causal import findings
+from tests.any_code import modules
+from tests.any_code.modules import WIDTH, drawn, tokens
+
+DEPTH, ODD = 9, 5
+
+
+class Deep(nn.Module):
+    """Many attentions one after the other, of which one may do something else."""
+
+    def __init__(self, kind=modules.Attention):
+        super().__init__()
+        self.layers = nn.ModuleList([kind() for _ in range(DEPTH)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer(layer_norm(x, (WIDTH,)) / 2)
+        return x
+
+
+class Mischief(modules.Attention):
+    """An attention whose instances can be told to mix tokens in another way, too."""
+
+    shifts, leaves, hides = False, False, False
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.arange(tokens().shape[1]))
+
+    def forward(self, x):
+        mixed = super().forward(x) + 0 * x[:, self.order]
+        if self.shifts:
+            mixed = mixed + x.roll(1, dims=1)
+        if self.leaves:
+            mixed = mixed + torch.from_numpy(np.roll(x.detach().numpy(), 1, axis=1))
+        if self.hides:
+            mixed = mixed + behind_torch(x).roll(1, dims=1)
+        return mixed
+
+
+def behind_torch(x):
+    """The same numbers, by a way that neither torch nor NumPy sees."""
+    numbers = bytearray(ctypes.string_at(x.data_ptr(), x.nbytes))
+    return torch.frombuffer(numbers, dtype=x.dtype).reshape(x.shape)
+
+
+def shifted(layer):
+    layer.shifts = True
+
+
+def permuted(layer):
+    layer.order = layer.order.roll(1)
+
+
+def left(layer):
+    layer.leaves = True
+
+
+def hidden(layer):
+    layer.hides = True
+
+
+def replaced(layer):
+    plain = layer.forward
+    layer.forward = lambda x: plain(x) + x.roll(1, dims=1)
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda _, given, output: output + given[0].roll(1, dims=1))
+
+
+def test_three_of_many_alike_are_asked():
+    model = drawn(Deep())
+    records = list(dsf.inspect(model, tokens()).checks)
+    asked = [record["module"] for record in records if not math.isnan(record["moved"])]
+    assert asked == [f"layers.{k}" for k in (0, DEPTH // 2, DEPTH - 1)]
+    assert {record["answer"] for record in records} == {"all of it"}
+    other = next(record for record in records if record["module"] == "layers.1")
+    assert other["note"].startswith("as in layers.0, layers.4, layers.8: the same operations")
+
+
+@pytest.mark.parametrize("change", [shifted, permuted, left, hidden, replaced, hooked])
+def test_one_that_does_something_else_is_asked_itself(change, monkeypatch):
+    model = drawn(Deep(Mischief))
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.order.copy_(torch.arange(len(layer.order)))
+    change(model.layers[ODD])
+    found = dsf.inspect(model, tokens(), probe=())
+    asked = {record["module"] for record in found.checks if not math.isnan(record["moved"])}
+    monkeypatch.setattr(findings, "chosen", lambda *_: {})
+    every = dsf.inspect(model, tokens(), probe=())
+    answers = [[(one["module"], one["answer"]) for one in each.checks] for each in (found, every)]
+    assert answers[0] == answers[1]
+    assert [one.name for one in found.unsupported] == [one.name for one in every.unsupported]
+    assert f"layers.{ODD}" in asked
+
+
+class Weighed(modules.Attention):
+    """A second path with a weight; seen or not."""
+
+    is_seen = True
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(WIDTH))
+
+    def forward(self, x):
+        ours = x if self.is_seen else behind_torch(x)
+        return super().forward(x) + self.gain * ours.roll(1, dims=1)
+
+
+class Unseen(Weighed):
+    is_seen = False
+
+
+@pytest.mark.parametrize(("kind", "odd"), [(Weighed, ODD), (Unseen, DEPTH - 1)])
+def test_an_answer_is_not_handed_on_where_weights_decide(kind, odd):
+    """One layer has a path whose weight is zero in all others, which run the same operations."""
+    model = drawn(Deep(kind))
+    with torch.no_grad():
+        for k, layer in enumerate(model.layers):
+            layer.gain.fill_(float(k == odd))
+    found = dsf.inspect(model, tokens(), probe=())
+    answers = {record["module"]: record["answer"] for record in found.checks}
+    assert answers[f"layers.{odd}"] == "a part"
+    assert all(not math.isnan(record["moved"]) for record in found.checks)
