@@ -244,10 +244,19 @@ def joined(find: Find, parts: Sequence[Tensor], dim: int, out: Tensor) -> Coordi
             ]
             for k in spread:
                 full = [one.narrow(k, 0, min(1, one.shape[k])) for one in full]
-            planes[axis] = torch.cat(full, dim).expand(out.shape)
+            planes[axis] = _behind_one_another(full, dim).expand(out.shape)
         return planes
 
     return Coordinates(out.shape, cat("planes"), cat("columns"))
+
+
+def _behind_one_another(planes: Sequence[Tensor], dim: int) -> Tensor:
+    """Planes joined along ``dim``; with size 1 there where that changes no number."""
+    short = [small(plane) for plane in planes if plane.shape[dim]]
+    is_constant = all(each.shape[dim] == 1 for each in short)
+    if short and is_constant and all(torch.equal(short[0], each) for each in short[1:]):
+        return short[0]
+    return torch.cat(list(planes), dim)
 
 
 @dataclass(frozen=True, eq=False)
