@@ -152,6 +152,7 @@ _OF_TORCH = {"_parameters", "_buffers", "_modules", *(n for n in vars(nn.Module(
 
 
 _PLAIN = {int, float, str, bool, type(None)}
+_SIZED = (list, tuple, set, dict)
 
 
 def traces(part: Any) -> list[Any]:
@@ -165,7 +166,8 @@ def traces(part: Any) -> list[Any]:
     if isinstance(part, dict):
         return [part, len(part), *part.values()]
     if hasattr(part, "__dict__") and not isinstance(part, nn.Module | type):
-        return [part, *(one for each in vars(part).values() for one in (each, _length(each)))]
+        values = vars(part).values()
+        return [part, *values, *(len(each) for each in values if isinstance(each, _SIZED))]
     return [part]
 
 
@@ -188,10 +190,6 @@ def has_hold_of(model: nn.Module, given: Any, tensor: Tensor) -> bool:
             parts += tree_leaves(part) if isinstance(part, list | tuple | dict) else traces(part)
     held = (part for part in parts if isinstance(part, Tensor))
     return any(part.untyped_storage().data_ptr() == place for part in held)
-
-
-def _length(part: Any) -> int:
-    return len(part) if isinstance(part, list | tuple | set | dict) else 0
 
 
 def is_same(before: Sequence[Any], after: Sequence[Any]) -> bool:

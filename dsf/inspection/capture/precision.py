@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -141,7 +142,7 @@ def _converted(value: Any, known: dict[int, Tensor]) -> Any:
 
 def dtype_of(model: nn.Module) -> torch.dtype:
     """The dtype of the model's first floating-point parameter or buffer; else torch's default."""
-    for part in (*model.parameters(), *model.buffers()):
+    for part in chain(model.parameters(), model.buffers()):
         if part.is_floating_point():
             return part.dtype
     return torch.get_default_dtype()
