@@ -53,11 +53,11 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """An error of writing, as of a full disk, names no file by itself; here it names this one."""
+    """An error of the system, as of a full disk, names no file by itself; here it names this one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
 
