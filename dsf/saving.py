@@ -53,7 +53,7 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """An error of the system, as of a full disk, names no file by itself; here it names this one."""
+    """An error of the system, as of a full disk, names no file by itself; here it names one."""
     try:
         yield
     except OSError as error:
