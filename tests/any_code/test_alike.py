@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -108,32 +109,62 @@ def test_one_that_does_something_else_is_asked_itself(change, monkeypatch):
     assert f"layers.{ODD}" in asked
 
 
+def in_a_thread(x):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: x.detach().clone()).result()
+
+
+def by_dlpack(x):
+    return torch.from_numpy(np.from_dlpack(x.detach()).copy())
+
+
+def as_data(x):
+    return x.data.clone()
+
+
+def as_assigned_data(x):
+    other = torch.empty_like(x)
+    other.data = x.clone()
+    return other
+
+
+def as_assigned_data_of_a_thread(x):
+    other = torch.empty_like(x)
+    other.data = in_a_thread(x)
+    return other
+
+
+def as_bits(x):
+    return x.view(torch.int32).clone().view(torch.float32)
+
+
+def as_bytes(x):
+    return x.contiguous().view(torch.uint8).clone().view(torch.float32)
+
+
 class Weighed(modules.Attention):
-    """A second path with a weight; seen or not."""
+    """A second path with a weight, by a way that is followed or not."""
 
-    is_seen = True
-
-    def __init__(self):
+    def __init__(self, way):
         super().__init__()
-        self.gain = nn.Parameter(torch.zeros(WIDTH))
+        self.way, self.gain = way, nn.Parameter(torch.zeros(WIDTH))
 
     def forward(self, x):
-        ours = x if self.is_seen else behind_torch(x)
-        return super().forward(x) + self.gain * ours.roll(1, dims=1)
+        return super().forward(x) + self.gain * self.way(x).roll(1, dims=1)
 
 
-class Unseen(Weighed):
-    is_seen = False
+WAYS = [torch.clone, behind_torch, by_dlpack, as_bits, as_bytes, in_a_thread]
+DATA = [as_data, as_assigned_data, as_assigned_data_of_a_thread]
 
 
-@pytest.mark.parametrize(("kind", "odd"), [(Weighed, ODD), (Unseen, DEPTH - 1)])
-def test_an_answer_is_not_handed_on_where_weights_decide(kind, odd):
+@pytest.mark.parametrize("way", [*WAYS, *DATA])
+def test_an_answer_is_not_handed_on_where_weights_decide(way):
     """One layer has a path whose weight is zero in all others, which run the same operations."""
-    model = drawn(Deep(kind))
+    model = drawn(Deep(lambda: Weighed(way)))
     with torch.no_grad():
         for k, layer in enumerate(model.layers):
-            layer.gain.fill_(float(k == odd))
+            layer.gain.fill_(float(k == ODD))
     found = dsf.inspect(model, tokens(), probe=())
     answers = {record["module"]: record["answer"] for record in found.checks}
-    assert answers[f"layers.{odd}"] == "a part"
+    assert answers[f"layers.{ODD}"] == "a part"
     assert all(not math.isnan(record["moved"]) for record in found.checks)

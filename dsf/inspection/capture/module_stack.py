@@ -299,6 +299,8 @@ class ModuleStack:
     def _note_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         if self._running and self._running[-1].module is module:
             self._running[-1].args, self._running[-1].kwargs = args, kwargs
+            if self.tracker is not None:
+                self.tracker.begin(self._running[-1])
 
     def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
         if not self._running or self._running[-1].module is not module:

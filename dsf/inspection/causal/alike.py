@@ -6,12 +6,14 @@ same, so it is asked of some of them by repeating these, and the others are take
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
+from weakref import ref
 
+import torch
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import Invocation, Through
+from dsf.inspection.capture.calls import Invocation, Through, tensors_in
 from dsf.inspection.causal.operations import Meeting
 
 ATTENTION = "attention"
@@ -20,20 +22,57 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class Steps:
-    """The operations of a run in order: the time of each, and what it did, but for numbers."""
+    """The operations of a run in order: the time of each, and what it did, but for numbers.
+
+    A tensor that none of them put out, and that is no weight, is foreign: it may have been computed
+    on another thread or outside of torch, from tokens, and nothing of that was seen.
+    """
 
     def __init__(self) -> None:
         self._times, self._kinds = array("q"), array("q")  # of some models there are millions
+        self._foreign = array("q")
+        self._seen: dict[int, ref[Tensor]] = {}
 
-    def add(self, time: int, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def know(self, tensors: Iterable[Tensor]) -> None:
+        """Tell of tensors that are not foreign."""
+        for one in tensors:
+            self._seen[id(one)] = ref(one)
+
+    def assign(self, tensor: Tensor, instead: Tensor) -> None:
+        """Tell of a tensor that holds from now on what another one does."""
+        self.know([tensor])
+        if self._is_foreign(instead):
+            del self._seen[id(tensor)]
+
+    def hand_over(self, time: int, tensors: Iterable[Tensor]) -> None:
+        """Tell of tensors that a module is called with: foreign to its caller at most."""
+        for one in tensors:
+            if self._is_foreign(one):
+                self._foreign.append(time)
+                self.know([one])
+
+    def add(
+        self, time: int, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+    ) -> None:
         """Note an operation: its function, the shapes of its tensors and its other arguments."""
         self._times.append(time)
         self._kinds.append(hash((func, *map(_plain, args), *map(_plain, kwargs.items()))))
+        is_new = func is torch.ops.aten.lift_fresh.default  # numbers of the program itself
+        if not is_new and any(map(self._is_foreign, tensors_in((args, kwargs)))):
+            self._foreign.append(time)
+        self.know(tensors_in(out))
 
-    def of(self, invocation: Invocation) -> bytes:
-        """Those of one forward pass, as a key."""
-        first = bisect_left(self._times, invocation.began)
-        return self._kinds[first : bisect_left(self._times, invocation.ended)].tobytes()
+    def of(self, invocation: Invocation) -> bytes | None:
+        """Those of one forward pass, as a key; None if a tensor in it was foreign."""
+        began, ended = invocation.began, invocation.ended
+        if bisect_left(self._foreign, began) < bisect_left(self._foreign, ended):
+            return None
+        first = bisect_left(self._times, began)
+        return self._kinds[first : bisect_left(self._times, ended)].tobytes()
+
+    def _is_foreign(self, tensor: Tensor) -> bool:
+        seen = self._seen.get(id(tensor))
+        return (seen is None or seen() is not tensor) and not isinstance(tensor, nn.Parameter)
 
 
 def _plain(part: Any) -> Hashable:
@@ -73,9 +112,12 @@ def _kind(one: Invocation, meetings: Sequence[Meeting], steps: Steps) -> Hashabl
     is_fused = all(meeting.how == ATTENTION and meeting.is_known for meeting in meetings)
     if len(attentions) != 1 or not axes or not is_fused or _is_changed(one.module):
         return None
+    ran = steps.of(one)
+    if ran is None:
+        return None
     parts = tuple(type(part) for part in one.module.modules())
     given = tuple(None if part is None else tuple(part.planes) for part in one.given)
-    return parts, axes, given, steps.of(one)
+    return parts, axes, given, ran
 
 
 def _is_changed(module: nn.Module) -> bool:

@@ -111,17 +111,21 @@ Rule = Callable[["Tracker", Done], Followed]
 
 
 class _Leaving(TorchFunctionMode):
-    """Tells of the methods of a tensor that hand its numbers to Python or NumPy."""
+    """Tells of what is no operation: numbers handed over, and ``tensor.data = ...``."""
 
-    def __init__(self, note: Callable[[Tensor], None]) -> None:
+    def __init__(
+        self, note: Callable[[Tensor], None], assigned: Callable[[Tensor, Tensor], None]
+    ) -> None:
         super().__init__()
-        self._note = note
+        self._note, self._assigned = note, assigned
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func in _HANDED_OVER:
             self._note(args[0])
+        if func == _SET_DATA:
+            self._assigned(*args)
         return func(*args, **(kwargs or {}))
 
 
@@ -172,7 +176,8 @@ class Tracker(TorchDispatchMode):
             self._number(part, name)
         given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
         self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
-        with self, _Leaving(self._leaves):
+        self.steps.know((*model.buffers(), *tensors_in((inputs, dict(named)))))
+        with self, _Leaving(self._leaves, self._assigned):
             yield
 
     def finish(self, output: Any) -> None:
@@ -211,6 +216,11 @@ class Tracker(TorchDispatchMode):
         """By input the axis that holds its channels, where that was taken wrongly in this run."""
         return self._projections.disputed()
 
+    def begin(self, frame: Any) -> None:
+        """Note what a module is called with."""
+        if not self._paused:
+            self.steps.hand_over(frame.began - 1, tensors_in((frame.args, frame.kwargs)))
+
     def pause(self) -> None:
         """Stop following: a module begins that is read as a whole."""
         if self._paused == 0:
@@ -227,6 +237,7 @@ class Tracker(TorchDispatchMode):
             for axis, plane in like.planes.items():
                 if len(like.shape) > 1 and varies(plane, -1) and axis.source.kind == "input":
                     self._projections.are_channels(axis)
+        self.steps.know(tensors_in(output))
         for part in tensors_in(output):
             if part.is_floating_point():
                 self._set(part, None if like is None else ops.same_places(like, part.shape))
@@ -317,8 +328,9 @@ class Tracker(TorchDispatchMode):
         held = found = entry.holder.coordinates
         if entry.known[0] is held:
             return entry.known[1]
-        for move, shape in zip(entry.moves, entry.shapes, strict=True):
-            found = found.moved(move, shape)
+        with torch._C._DisableTorchDispatch():  # hooks ask, too: these are no steps of the run
+            for move, shape in zip(entry.moves, entry.shapes, strict=True):
+                found = found.moved(move, shape)
         entry.known = (held, found)
         return found
 
@@ -350,7 +362,7 @@ class Tracker(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         try:
-            self.steps.add(self.where.time, func, args, kwargs)
+            self.steps.add(self.where.time, func, args, kwargs, out)
             self._follow(func, args, kwargs, out)
         except Exception:  # a rule that does not fit must never end a run
             self._ask(func._schema.name.partition("::")[2], args)
@@ -410,6 +422,15 @@ class Tracker(TorchDispatchMode):
         made = [Meeting(axis, how, is_known=False, chooses=True) for axis in axes]
         if not self._paused:
             self._note("item", made[:1])
+
+    def _assigned(self, tensor: Tensor, instead: Tensor) -> None:
+        """A tensor holds from now on what another one does."""
+        entry = self._entries.get(id(instead)) if self.of(instead) is not None else None
+        if entry is None:
+            self._set(tensor, None)
+        else:
+            self._remember(tensor, _Entry(None, entry.holder, entry.moves, entry.shapes))
+        self.steps.assign(tensor, instead)
 
     def _dropped(
         self, name: str, args: tuple[Any, ...], outs: list[Tensor], followed: Followed
@@ -489,6 +510,8 @@ class Tracker(TorchDispatchMode):
             self._set(part, found.moved(lambda p: p.unsqueeze(-1).expand(part.shape), part.shape))
         elif name == "view_as_complex":
             self._set(part, found.moved(lambda p: p[..., 0], part.shape))
+        elif (like := ops.same_places(found, part.shape)) is not None:
+            self._set(part, like, is_decided=not (part.is_floating_point() or part.is_complex()))
 
     def _write(self, tensor: Tensor, found: Coordinates | None) -> None:
         entry = self._entries.get(id(tensor))
@@ -874,7 +897,9 @@ class Tracker(TorchDispatchMode):
         return Followed((same,) + (None,) * (len(outs) - 1), tuple(meetings))
 
 
-_HANDED_OVER = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+_HANDED_OVER = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
+_HANDED_OVER |= {Tensor.data_ptr, Tensor.untyped_storage}
+_SET_DATA = vars(torch._C.TensorBase)["data"].__set__
 _NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
 _MADE_ANEW = {"fill", "zero", "bernoulli", "normal", "uniform", "random"}
 _WHOLE_NUMBERS = ops.MOVES | ops.RESHAPES | {"cat", "stack", "clone", "constant_pad_nd", "copy_"}
