@@ -169,9 +169,12 @@ def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:
         both, weighed = both & ~keys, bool(keys.any())
     partly = ((one >= 0) & (other == MANY)) | ((one == MANY) & (other >= 0))
     # Of two tokens that one stays whose sequence is complete and in order; a look into the past
-    # keeps the later one, which is the token itself.
+    # keeps the later one, which is the token itself. One token that is sent to all is none of them.
     plane = torch.maximum(one, other)
-    if both.any():
+    if both.any() and (one.numel() == 1) != (other.numel() == 1):
+        first, second = (other, one) if one.numel() == 1 else (one, other)
+        plane = torch.where(first >= 0, first, second).expand_as(plane)
+    elif both.any():
         first, second = (one, other) if _order(one) >= _order(other) else (other, one)
         if _order(first) != _order(second) or _order(first) < IN_ORDER:
             plane = torch.where(first >= 0, first, second).expand_as(plane)

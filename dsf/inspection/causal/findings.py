@@ -11,7 +11,7 @@ from torch import nn
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.causal.alike import chosen
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
-from dsf.inspection.causal.operations import all_before, is_place
+from dsf.inspection.causal.operations import JOINS, all_before, is_place
 from dsf.inspection.causal.replay import (
     Held,
     NoNumbersError,
@@ -30,6 +30,8 @@ CHOICES, NUMBERS = 2, 6
 
 The second is for numbers that leave torch, since a branch of a program may depend on their sign.
 """
+SENDERS = 8
+"""The same where one token's numbers join another's: of all tokens only the first may be sent."""
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
 
@@ -198,7 +200,9 @@ def judged(
         held = Held(inside, () if is_read else others)
         mine = own.get(invocation, ())
         how = tuple(dict.fromkeys(one.meeting.how for one in mine))
-        asked[invocation] = _Asked(invocation, name, how, held, others, is_read, _draws(mine))
+        asked[invocation] = _Asked(
+            invocation, name, how, held, others, is_read, _draws(mine, is_read)
+        )
         if invocation in instead_of:
             continue
         results[invocation] = asked[invocation].judged(found)
@@ -231,12 +235,14 @@ def _by_module(
     return seen
 
 
-def _draws(mixings: Sequence[Mixing]) -> int:
+def _draws(mixings: Sequence[Mixing], is_read: bool) -> int:
     """How often many tokens are replaced where a single one moves no other."""
-    choices = [one.meeting for one in mixings if one.meeting.chooses]
-    if not choices:
-        return 0
-    return CHOICES if all(one.is_known for one in choices) else NUMBERS
+    meetings = [one.meeting for one in mixings]
+    choices = [one for one in meetings if one.chooses]
+    if choices:
+        return CHOICES if all(one.is_known for one in choices) else NUMBERS
+    sends = any(one.is_known and (not is_read or JOINS in one.how) for one in meetings)
+    return SENDERS if sends else 0
 
 
 def _unseen(run: Invocation, found: Findings) -> list[Finding]:

@@ -86,6 +86,9 @@ def tensors_in(args: Sequence[Any]) -> list[Tensor]:
 
 # --- elements one by one
 
+JOINS = "joins different tokens"
+"""What an operation does that takes one token's numbers together with another's, in words."""
+
 
 def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     """Tensors that are combined element by element."""
@@ -152,7 +155,7 @@ def pointwise(
     parts = [c for each in tensors_in((*args, *kwargs.values())) if (c := find(each)) is not None]
     if not parts:
         return Followed((None,) * len(out))
-    made = together(parts, out[0].shape, f"'{name.strip('_')}' joins different tokens")
+    made = together(parts, out[0].shape, f"'{name.strip('_')}' {JOINS}")
     return Followed(made.outputs * len(out), made.meetings)
 
 

@@ -95,8 +95,8 @@ def moved(
         run: how the module is called.
         draw: which tokens are replaced, and by what. That of draw 0 is a single one; in others they
             are half of all along every axis, for what one seldom changes, such as which of them is
-            the largest. Two draws one after the other, such as 1 and 2, replace all along the
-            longest axis.
+            the largest. Draws 1 and 2 together replace all along the longest axis, and draws 1 to 4
+            all along the others, too.
 
     Raises:
         UnclearError: if it cannot be repeated, or it is not known where its tokens are.
@@ -188,13 +188,16 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
 
 def _widened(cell: Cell, draw: int) -> Cell:
     """Half of the places along every axis instead of one."""
-    rng = torch.Generator().manual_seed(SEED + (draw + 1) // 2)
     longest = max(cell, key=lambda axis: axis.size)
+    often, seldom = (
+        torch.Generator().manual_seed(SEED + k) for k in ((draw + 1) // 2, (draw + 3) // 4)
+    )
     wide: dict[InputAxis, Tensor] = {}
     for axis in cell:
+        rng = often if axis is longest else seldom
         order, half = torch.randperm(axis.size, generator=rng), (axis.size + 1) // 2
-        is_rest = draw % 2 == 0 and axis is longest and axis.size > 1
-        wide[axis] = order[half:] if is_rest else order[:half]
+        is_second = draw % 2 == 0 if axis is longest else draw % 4 in (3, 0)
+        wide[axis] = order[half:] if is_second and axis.size > 1 else order[:half]
     return wide
 
 
