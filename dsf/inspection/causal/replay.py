@@ -187,18 +187,19 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
 
 
 def _widened(cell: Cell, draw: int) -> Cell:
-    """Half of the places along every axis instead of one."""
-    longest = max(cell, key=lambda axis: axis.size)
+    """Half of the places along every axis instead of one; the same ones in ids and their mask."""
+    sizes = dict.fromkeys((axis.number, axis.size) for axis in cell)
+    longest = max(sizes, key=lambda each: each[1])
     often, seldom = (
         torch.Generator().manual_seed(SEED + k) for k in ((draw + 1) // 2, (draw + 3) // 4)
     )
-    wide: dict[InputAxis, Tensor] = {}
-    for axis in cell:
-        rng = often if axis is longest else seldom
-        order, half = torch.randperm(axis.size, generator=rng), (axis.size + 1) // 2
-        is_second = draw % 2 == 0 if axis is longest else draw % 4 in (3, 0)
-        wide[axis] = order[half:] if is_second and axis.size > 1 else order[:half]
-    return wide
+    halves: dict[tuple[int, int], Tensor] = {}
+    for each in sizes:
+        rng, size = often if each == longest else seldom, each[1]
+        order, half = torch.randperm(size, generator=rng), (size + 1) // 2
+        is_second = draw % 2 == 0 if each == longest else draw % 4 in (3, 0)
+        halves[each] = order[half:] if is_second and size > 1 else order[:half]
+    return {axis: halves[axis.number, axis.size] for axis in cell}
 
 
 def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
