@@ -155,6 +155,7 @@ class Tracker(TorchDispatchMode):
         self._projections = ops.Projections(settled)
         self._waiting: list[tuple[Any, Mixing]] = []
         self._paused = 0
+        self._is_looking = False  # hooks ask, too, and what that computes is no step of the run
         self.is_asking = False
         self.run: Invocation | None = None
         self.steps = Steps()
@@ -328,9 +329,12 @@ class Tracker(TorchDispatchMode):
         held = found = entry.holder.coordinates
         if entry.known[0] is held:
             return entry.known[1]
-        with torch._C._DisableTorchDispatch():  # hooks ask, too: these are no steps of the run
+        was_looking, self._is_looking = self._is_looking, True
+        try:
             for move, shape in zip(entry.moves, entry.shapes, strict=True):
                 found = found.moved(move, shape)
+        finally:
+            self._is_looking = was_looking
         entry.known = (held, found)
         return found
 
@@ -361,6 +365,8 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if self._is_looking:
+            return out
         try:
             self.steps.add(self.where.time, func, args, kwargs, out)
             self._follow(func, args, kwargs, out)
