@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -201,7 +202,9 @@ class Follower(TorchFunctionMode):
 
 
 def _without_numbers(part: Any) -> Any:
-    return part.to("meta") if isinstance(part, Tensor) else part
+    if not isinstance(part, Tensor):
+        return part
+    return torch.empty(part.shape, dtype=part.dtype, device="meta")
 
 
 def step_of(what: Step | Frozen, value: Tensor) -> Step:
