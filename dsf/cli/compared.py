@@ -20,7 +20,7 @@ def show_comparison(table: Comparison) -> None:
         known = [each for each in distances if each is not None]
         shown = f"{fmean(known):.3g}" if known else "different sizes"
         matched = "as they are" if partner is None else " ".join(map(str, partner))
-        flips = len(records.where(flipped=True))
+        flips = sum(bool(row.get("flipped")) for row in records)
         rows.append((one.name, other.name, shown, matched, str(flips)))
     print_table(("layer", "compared with", "distance of maps", "heads", "verdicts changed"), rows)
     print_table(

@@ -139,7 +139,7 @@ def _measured(inspection: Inspection, quantities: Sequence[str]) -> Table:
 
 def _of_quantity(table: Table, quantity: str) -> Table:
     for kind in KINDS:
-        if len(found := table.where(**{kind: quantity})):
+        if kind in table.columns and len(found := table.where(**{kind: quantity})):
             return found
     known = dict.fromkeys(row[kind] for row in table for kind in KINDS if kind in row)
     raise ValueError(

@@ -55,7 +55,7 @@ class Comparison(Table):
 
     def flips(self) -> Table:
         """The verdicts that are not the same in both."""
-        return self.where(flipped=True)
+        return Table(tuple(record for record in self if record.get("flipped")))
 
 
 def compare(

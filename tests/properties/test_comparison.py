@@ -55,6 +55,7 @@ def test_a_run_compared_with_itself(inspected):
 def test_exchanged_heads_are_found(llama, inspected):
     other = dsf.inspect(exchanged(llama), input_ids=prompt())
     apart = dsf.compare(inspected, other, verdicts=False)
+    assert len(apart.flips()) == 0
     assert (
         min(r["first"] for r in apart.where(quantity="map_distance", layer=first(inspected))) > 0.1
     )
