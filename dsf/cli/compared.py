@@ -13,14 +13,14 @@ FIXED = ("layer", "other", "quantity", "first", "second", "difference", "flipped
 
 def show_comparison(table: Comparison) -> None:
     """Pairs of layers, means of quantities, verdicts that are not the same."""
-    rows = []
+    rows, changed = [], table.flips()
     for (one, other), partner in zip(table.pairs, table.partners, strict=True):
         records = table.where(layer=one.name, other=other.name)
         distances = [row.get("first") for row in records.where(quantity=DISTANCE)]
         known = [each for each in distances if each is not None]
         shown = f"{fmean(known):.3g}" if known else "different sizes"
         matched = "as they are" if partner is None else " ".join(map(str, partner))
-        flips = sum(bool(row.get("flipped")) for row in records)
+        flips = len(changed.where(layer=one.name, other=other.name))
         rows.append((one.name, other.name, shown, matched, str(flips)))
     print_table(("layer", "compared with", "distance of maps", "heads", "verdicts changed"), rows)
     print_table(
@@ -30,9 +30,11 @@ def show_comparison(table: Comparison) -> None:
             for name, first, second, apart in _means(table)
         ],
     )
-    changed = [(_where(row), row["quantity"], row["first"], row["second"]) for row in table.flips()]
     if changed:
-        print_table(("where", "property", "first", "second"), changed)
+        print_table(
+            ("where", "property", "first", "second"),
+            [(_where(row), row["quantity"], row["first"], row["second"]) for row in changed],
+        )
 
 
 def comparison_facts(table: Comparison) -> dict[str, Any]:
