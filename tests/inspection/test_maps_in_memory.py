@@ -102,7 +102,7 @@ mamba_layer(channels=64, tokens=256).map()  # loads and compiles what is needed
 for room in (memory_plan, dsf.report.memory_needs, needs):
     room.free_memory = lambda _: None
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + 150 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (taken + 60 * 2**20,) * 2)
 inspection = Inspection((layer,), model="one")
 for what in (layer.map, inspection.maps, lambda: dsf.write_report(inspection, sys.argv[1])):
     try:
