@@ -102,11 +102,11 @@ def linear_results(
         stream: the result of ``root``.
         results: of some steps, in the run.
     """
-    chain = _leading_to(wanted, {root})
+    chain = leading_to(wanted, {root})
     known = {root: stream}
     if all(step.rest is None for step in chain):
         known |= results
-        chain = _leading_to(wanted, known)
+        chain = leading_to(wanted, known)
     kept = {step: known[step] for step in wanted if step in known}
     last_read = {source: step for step in chain for source in step.sources}
     for step in chain:
@@ -203,7 +203,7 @@ def _carried_back(
             waiting[source] = waiting[source] + by if source in waiting else by
 
 
-def _leading_to(wanted: Collection[Step], known: Collection[Step]) -> list[Step]:
+def leading_to(wanted: Collection[Step], known: Collection[Step]) -> list[Step]:
     """The steps that the ``wanted`` ones need where those ``known`` are given, in order."""
     found: dict[Step, None] = {}
     waiting = list(wanted)

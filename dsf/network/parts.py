@@ -7,7 +7,7 @@ is added to it is a part: the call of a token mixer, or another branch such as a
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from dsf.network.affine_steps import Step
+from dsf.network.affine_steps import Step, leading_to
 from dsf.network.trace import MixerStep
 
 
@@ -37,11 +37,11 @@ def parts_of(
     trunk = _trunk(stop, root, mixer_at, names)
     found = {step: Part(mixer_at[step], step) for step in trunk[-1:] if step in mixer_at}
     branches = [
-        (source, names.get(source, f"step {source.number}"))
+        (source, _name(source, trunk, names, f"step {source.number}"))
         for step in trunk
         if step not in mixer_at
         for source in step.sources
-        if source not in trunk
+        if source not in trunk and not _is_centring(source, step, trunk, mixer_at, names)
     ]
     while branches:
         branch, name = branches.pop()
@@ -51,11 +51,39 @@ def parts_of(
             found.setdefault(branch, Part(name, branch))
         else:
             branches += [
-                (source, names.get(source, name))
+                (source, _name(source, trunk, names, name))
                 for source in branch.sources
                 if source not in trunk
             ]
     return tuple(sorted(found.values(), key=lambda part: part.step.number))
+
+
+def _name(branch: Step, trunk: Collection[Step], names: Mapping[Step, str], other: str) -> str:
+    """The path of the module that put a branch out, also where a factor comes after it."""
+    step = branch
+    while step not in names and len(step.sources) == 1 and step.sources[0] not in trunk:
+        step = step.sources[0]
+    return names.get(step, other)
+
+
+def _is_centring(
+    branch: Step,
+    step: Step,
+    trunk: Collection[Step],
+    mixers: Collection[Step],
+    names: Collection[Step],
+) -> bool:
+    """Whether a norm that is written out takes the mean over the width away, from the trunk itself.
+
+    It adds one number to all channels, and is a part no more than the factor of the norm is.
+    """
+    if branch.shape[-1:] != (1,) or step.shape[-1:] == (1,):
+        return False
+    while branch not in trunk:
+        if branch in mixers or branch in names or len(branch.sources) != 1:
+            return False
+        branch = branch.sources[0]
+    return True
 
 
 def _is_one_part(
@@ -75,14 +103,15 @@ def _is_one_part(
 
 
 def _trunk(stop: Step, root: Step, mixers: Collection[Step], names: Collection[Step]) -> list[Step]:
-    def reached(step: Step) -> tuple[int, int]:
-        """Where it comes from, past a factor or a change of shape, and past how many of these."""
-        passed = 0
-        while len(step.sources) == 1 and step not in mixers and step not in names:
-            step, passed = step.sources[0], passed + 1
-        return step.number, passed
-
+    reached: dict[Step, tuple[int, int]] = {}
+    for step in leading_to([stop], {root}):
+        # Where it comes from, past sums, factors and changes of shape, and past how many of these.
+        is_end = step in mixers or step in names or not step.sources
+        earlier = [reached.get(source, (source.number, 0)) for source in step.sources]
+        first, passed = min(earlier, default=(0, 0))
+        reached[step] = (step.number, 0) if is_end else (first, passed + 1)
     trunk = [stop]
     while trunk[-1] is not root and trunk[-1] not in mixers and trunk[-1].sources:
-        trunk.append(min(trunk[-1].sources, key=reached))
+        sources = trunk[-1].sources
+        trunk.append(min(sources, key=lambda step: reached.get(step, (step.number, 0))))
     return trunk
