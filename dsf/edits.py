@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
+from math import isfinite
 from numbers import Real
 from typing import Any
 
@@ -47,6 +48,7 @@ class Edit:
 
     Raises:
         TypeError: if a field is none of what it may be, such as a token that is no whole number.
+        ValueError: if a factor is not finite, or a slice goes backward.
     """
 
     layer: Chosen
@@ -224,9 +226,14 @@ def from_json(record: Mapping[str, Any]) -> Edit:
     needed = [each.name for each in fields(KINDS[name]) if each.default is MISSING]
     if missing := [each for each in needed if each not in given]:
         raise ValueError(f"edits: {name} is not complete: it needs '{missing[0]}'.")
+    for each in ("other", "over"):
+        if not isinstance(given.get(each), str | None):
+            raise ValueError(
+                f"edits: {name}: '{each}' must be the name of a run, but it is {given[each]!r}."
+            )
     try:
         return KINDS[name](**given)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"edits: {error}") from error
 
 
@@ -245,9 +252,9 @@ def _plain(where: str, value: Any) -> Any:
 
 def _from_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        if odd := set(value) - {"from", "to", "step"}:
+        if odd := [each for each in value if each not in ("from", "to", "step")]:
             raise ValueError(
-                f"edits: a range is written as {{'from': 0, 'to': 4}}, but one has {min(odd)!r}."
+                f"edits: a range is written as {{'from': 0, 'to': 4}}, but one has {odd[0]!r}."
             )
         return slice(value.get("from"), value.get("to"), value.get("step"))
     if isinstance(value, list):
@@ -278,7 +285,10 @@ def _several(where: str, value: Any, one: Callable[[str, Any], Any]) -> Any:
     if value is None or isinstance(value, range):
         return value
     if isinstance(value, slice):
-        return slice(*(_whole_or_none(where, bound) for bound in _bounds(value)))
+        plain = slice(*(_whole_or_none(where, bound) for bound in _bounds(value)))
+        if plain.step is not None and plain.step < 1:
+            raise ValueError(f"{where} has {plain!r}, but a slice must have a step of at least 1.")
+        return plain
     if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
         listed = [
             _several(where, each, one) if isinstance(each, slice) else one(where, each)
@@ -318,6 +328,8 @@ def _factor(where: str, value: Any) -> float:
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{where} must be a real number, but it is {value!r}.")
+    if not isfinite(value):
+        raise ValueError(f"{where} must be finite, but it is {value!r}.")
     return float(value)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.evaluate.memory_plan import check_room
-from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.table import Record, Table
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.head_layout import as_values, width_of
@@ -248,6 +248,7 @@ class Attribution:
         return search.strongest(self._into.stop, self._functional, count)
 
     def _check(self, asked: str, sample: int) -> None:
+        _check_whole(asked, "sample", sample)
         samples = len(self.value)
         if not -samples <= sample < samples:
             raise IndexError(f"{asked}: sample={sample}, but there are {samples} samples.")
@@ -351,10 +352,15 @@ def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
     return map * torch.einsum("...wc,...rc->...wr", moved, values)
 
 
+def _check_whole(asked: str, name: str, number: int) -> None:
+    """Raises TypeError unless it is a whole number, also one of NumPy or torch."""
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise TypeError(f"{asked}: '{name}' must be a whole number, but it is {number!r}.")
+
+
 def _check_count(asked: str, name: str, number: int) -> None:
     """Raises TypeError or ValueError unless it counts something."""
-    if not isinstance(number, int):
-        raise TypeError(f"{asked}: '{name}' must be a whole number, but it is {number!r}.")
+    _check_whole(asked, name, number)
     if number < 1:
         raise ValueError(f"{asked}: '{name}' must be at least 1, but it is {number}.")
 
@@ -405,9 +411,17 @@ def attributed(
         tolerance: the largest relative error that the layers of the run were allowed.
 
     Raises:
+        UnreadableError: if the result has other samples than the first stream.
         ReconstructionError: if the shares do not sum to the value.
     """
     root, first = into.streams[0]
+    if result.shape[0] != first.shape[0]:
+        raise UnreadableError(
+            f"attribute: the numbers that are attributed have the sizes {tuple(result.shape)}, but "
+            f"the first residual stream {tuple(first.shape)}: both must have the samples on the "
+            "first axis. Give the model inputs with the samples first, or have it put out its "
+            "logits so."
+        )
     steps = [part.step for part in into.parts]
     direct = adjoints(into.stop, functional, {root, *steps}, ends=set(steps))
     mixed = [mixer.step for mixer in into.mixers]

@@ -6,6 +6,7 @@ kind act in the order in which they are given.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ from dsf.system import System
 
 ENTRIES = 2**24
 """The number of entries of maps that are held at once."""
+WHOLE = 1e-9
+"""How far the sum of a softmax may lie from one by rounding."""
 NORMALISED = (SoftmaxAttention, GivenWeights)
 """Mixers whose rows are a softmax over keys."""
 Block = Float[Tensor, "*batch rows output read input"]
@@ -57,11 +60,23 @@ class Subject:
         name: the name of its layer.
         mixer: its coefficients and values.
         sources: the other runs, by name.
+        has_samples: whether the first batch axis counts the samples of the model.
     """
 
     name: str
     mixer: Any
     sources: Mapping[str, Inspection]
+    has_samples: bool = True
+
+    def check_samples(self, edit: Edit) -> None:
+        """Raise InspectionError where samples are chosen and cannot be told apart."""
+        if edit.samples is not None and not self.has_samples:
+            count = self.mixer.system().batch[:1].numel()
+            raise InspectionError(
+                f"intervene: the {count} sequences that {self.name} mixes are not one for each "
+                f"sample (it cuts them into windows, or has one map for all), so samples="
+                f"{edit.samples} cannot be chosen. Leave 'samples' out, or run a sample alone."
+            )
 
     def heads(self, edit: Edit) -> Sequence[int] | None:
         """The chosen entries of the second batch axis; None for all."""
@@ -113,6 +128,7 @@ def edited_response(
     """
     system, signal = subject.mixer.system(), subject.mixer.signal()
     for edit in edits:
+        subject.check_samples(edit)
         if isinstance(edit, ValueFrom):
             signal = _with_values(subject, edit, signal)
     moving = signal - _constant_signal(subject.mixer)
@@ -198,10 +214,12 @@ def _with_values(subject: Subject, edit: ValueFrom, signal: Tensor) -> Tensor:
     chosen = places("tokens", edit.tokens, steps)
     if not len(chosen):
         return signal
-    if other.shape[-2:] != signal.shape[-2:] or other.shape[-3] <= int(chosen.max()):
+    fits = _fits(other.shape[:-3], signal.shape[:-3]) and other.shape[-2:] == signal.shape[-2:]
+    if not fits or other.shape[-3] <= int(chosen.max()):
         raise InspectionError(
             f"intervene: ValueFrom: the values of {subject.name} are {tuple(signal.shape)} in this "
-            f"run and {tuple(other.shape)} in the other, which must have the tokens that are taken."
+            f"run and {tuple(other.shape)} in the other, which must have one sample or as many, "
+            "the same heads and width, and the tokens that are taken."
         )
     other = other[..., : signal.shape[-3], :, :]
     taken = torch.zeros(steps, 1, 1, dtype=torch.bool)
@@ -212,6 +230,11 @@ def _with_values(subject: Subject, edit: ValueFrom, signal: Tensor) -> Tensor:
     return torch.where(where.to(signal.device), filled, signal)
 
 
+def _fits(other: Sequence[int], here: Sequence[int]) -> bool:
+    """Whether the batch axes of another run are these, or these with one sample for all."""
+    return tuple(other[1:]) == tuple(here[1:]) and tuple(other[:1]) in ((1,), tuple(here[:1]))
+
+
 def _with_response(subject: Subject, edit: ResponseEdit, response: Tensor) -> Tensor:
     put = torch.zeros_like(response)
     if isinstance(edit, Mean):
@@ -219,7 +242,15 @@ def _with_response(subject: Subject, edit: ResponseEdit, response: Tensor) -> Te
         if edit.over is not None:
             layer = subject.of(edit.over, edit)
             there = respond(layer.mixer.system(), layer.mixer.signal())
-            put = torch.zeros_like(response) + there.mean(dim=(0, -3), keepdim=True)
+            sizes = [(*part.shape[1:-3], *part.shape[-2:]) for part in (response, there)]
+            if sizes[0] != sizes[1]:
+                raise InspectionError(
+                    f"intervene: Mean: the response of {subject.name} is {tuple(response.shape)} "
+                    f"in this run and {tuple(there.shape)} in the other, which must have the same "
+                    "heads and width."
+                )
+            there = there.mean(dim=(0, -3), keepdim=True).to(response)
+            put = torch.zeros_like(response) + there
     where = _chosen(subject, edit, response.shape[:-3])
     return torch.where(where.to(response.device), put, response)
 
@@ -286,7 +317,7 @@ def _exchanged(subject: Subject, edit: Forget | StateFrom, rest: System, signal:
             raise InspectionError(f"intervene: StateFrom: {layer.name} has no state there.")
         before = there if token + 1 == there.steps else split_at(there, token + 1)[0]
         taken = final_state(before, given[..., : token + 1, :, :])
-        if taken.shape[1:] != now.shape[1:] or taken.shape[0] not in (1, now.shape[0]):
+        if not _fits(taken.shape, now.shape):
             raise InspectionError(
                 f"intervene: StateFrom: the state of {subject.name} is {tuple(now.shape)} in this "
                 f"run and {tuple(taken.shape)} in the other."
@@ -338,6 +369,7 @@ def _row_change(
     steps, read = system.steps, moving.shape[-3]
     written = torch.arange(steps)
     renormalise = bool(getattr(edit, "renormalise", False))
+    scaled = partial(_multiplied, has_sink=getattr(subject.mixer, "sink", None) is not None)
     if renormalise and not isinstance(subject.mixer, NORMALISED):
         raise InspectionError(
             f"intervene: renormalise masks the scores of a softmax, but {subject.name} is a "
@@ -346,27 +378,27 @@ def _row_change(
     if isinstance(edit, Forget):
         (token,) = places("token", edit.token, read).tolist()
         written = written[token:]
-        change = _multiplied(lambda _: (torch.arange(read) >= token).double(), False)
+        change = scaled(lambda _: (torch.arange(read) >= token).double(), False)
     elif isinstance(edit, Cut | Scale):
         written = places("written", edit.written, steps)
         columns = torch.zeros(read, dtype=torch.bool)
         columns[places("read", edit.read, read)] = True
         factor = edit.factor if isinstance(edit, Scale) else 0.0
         keep = _factors(columns, factor)
-        change = _multiplied(lambda _: keep, renormalise)
+        change = scaled(lambda _: keep, renormalise)
     elif isinstance(edit, Window):
         width = edit.width
         if width < 1:
             raise InspectionError(f"intervene: Window: width={width}, but it counts tokens from 1.")
-        columns = torch.arange(read)
-        change = _multiplied(
+        width, columns = min(width, steps + read), torch.arange(read)
+        change = scaled(
             lambda rows: ((rows[:, None] - columns).abs() < width).double(), renormalise
         )
     elif isinstance(edit, Sink):
         first = (torch.arange(read) == 0).double()
         kept = first if edit.keep else 1 - first
         own = torch.eye(steps, read, dtype=torch.float64) if edit.keep else None
-        change = _multiplied(
+        change = scaled(
             lambda rows: kept if own is None else (kept + own[rows]).clamp_max(1), renormalise
         )
     elif isinstance(edit, Negative):
@@ -392,11 +424,13 @@ def _row_change(
 
 
 def _factors(columns: Tensor, factor: float) -> Tensor:
-    return torch.where(columns, factor, 1.0).double()
+    factors = torch.ones(len(columns), dtype=torch.float64)
+    factors[columns] = factor
+    return factors
 
 
 def _multiplied(
-    factors: Callable[[Tensor], Tensor], renormalise: bool
+    factors: Callable[[Tensor], Tensor], renormalise: bool, *, has_sink: bool = False
 ) -> Callable[[Block, Tensor], Block]:
     def change(block: Block, rows: Tensor) -> Block:
         factor = factors(rows).to(block)
@@ -406,7 +440,12 @@ def _multiplied(
             return new
         lost = (block - new).sum(dim=-2, keepdim=True)
         # A learned sink keeps its share of the softmax, so that 1 - lost is left and not the sum.
-        return new / (1 - lost).clamp_min(torch.finfo(new.dtype).eps)
+        left = (1 - lost).clamp_min(torch.finfo(new.dtype).eps)
+        if not has_sink:
+            # Of a whole row the sum is left, too, and has all its digits however little that is.
+            is_whole = (block.sum(dim=-2, keepdim=True) - 1).abs() < WHOLE
+            left = torch.where(is_whole, new.sum(dim=-2, keepdim=True), left)
+        return new / left.clamp_min(torch.finfo(new.dtype).tiny)
 
     return change
 
@@ -417,11 +456,13 @@ def _signed(keep: bool) -> Callable[[Block, Tensor], Block]:
 
 def _taken(subject: Subject, edit: MapFrom, system: Operator) -> Callable[[Block, Tensor], Block]:
     there = subject.of(edit.other, edit).mixer.system()
-    if there.steps != system.steps or there.batch[1:] != system.batch[1:]:
+    sizes = [_map_sizes(each) for each in (system, there)]
+    if sizes[0] != sizes[1] or not _fits(there.batch, system.batch):
         raise InspectionError(
-            f"intervene: MapFrom: {subject.name} has {system.steps} tokens and the heads "
-            f"{tuple(system.batch[1:])} in this run, but {there.steps} and "
-            f"{tuple(there.batch[1:])} in the other. Both prompts must have the same length."
+            f"intervene: MapFrom: the maps of {subject.name} are {tuple(system.batch)} with "
+            f"{sizes[0]} in this run, but {tuple(there.batch)} with {sizes[1]} in the other. Both "
+            "prompts must have the same length, and both runs the same heads; the other has one "
+            "sample or as many."
         )
 
     def change(block: Block, rows: Tensor) -> Block:
@@ -429,6 +470,14 @@ def _taken(subject: Subject, edit: MapFrom, system: Operator) -> Callable[[Block
         return other.unflatten(-1, block.shape[-2:]).unflatten(-3, (len(rows), -1)).to(block)
 
     return change
+
+
+def _map_sizes(system: Operator) -> str:
+    """The tokens of a map, and its ports where these are more than one."""
+    read = getattr(system, "read_steps", system.steps)
+    ports = f", {system.output_size} x {system.input_size} numbers for each"
+    is_plain = system.input_size == system.output_size == 1
+    return f"{system.steps} x {read} tokens{'' if is_plain else ports}"
 
 
 def _by_rows(

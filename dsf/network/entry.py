@@ -16,7 +16,7 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
 from dsf.inspection.families.registry import Known
 from dsf.inspection.rebuild import is_known_whole
-from dsf.inspection.recorded_run import without_cache
+from dsf.inspection.recorded_run import lent, without_cache
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
 from dsf.inspection.wide_copy import wide_copy
@@ -207,7 +207,7 @@ def _recorded(
         trace.recorded(),
         _attention_as_inspected(model),
     ):
-        model(*inputs, **without_cache(model, named))
+        model(*lent(inputs), **lent(without_cache(model, named)))
     return trace
 
 

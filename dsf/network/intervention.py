@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from dsf.edits import Edit
 from dsf.evaluate import respond
@@ -187,7 +188,7 @@ def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
             f"{type(edits).__name__}."
         )
     several = (edits,) if isinstance(edits, Edit) else tuple(edits)
-    odd = [each for each in several if not isinstance(each, Edit)]
+    odd = [each for each in several if not isinstance(each, Edit) or type(each) is Edit]
     if odd:
         raise TypeError(
             f"intervene: 'edits' must hold edits such as dsf.edits.Cut(...), but one is "
@@ -241,6 +242,7 @@ class Planned:
         mixer: what its mixer is.
         samples: how many samples the clean run has.
         has_samples: whether the first batch axis of the mixer's system counts them.
+        is_batch: whether they are also the first axis of what the model puts out.
         steps: how many tokens it mixes.
         adapter, family: how it is read.
         heads: for an attention that a module computes itself, its number of heads.
@@ -252,6 +254,7 @@ class Planned:
     mixer: type
     samples: int
     has_samples: bool
+    is_batch: bool
     steps: int
     adapter: Adapter
     family: str
@@ -268,7 +271,7 @@ class Planned:
         mixer = self.adapter.read(captured)
         plain = respond(mixer.system(), mixer.signal())
         clean = self.adapter.finished(captured, mixer, plain)
-        subject = Subject(self.name, mixer, self.sources)
+        subject = Subject(self.name, mixer, self.sources, self.has_samples)
         edited = edited_response(subject, self.edits)
         changed = self.adapter.finished(captured, mixer, edited)
         moved = changed != clean
@@ -327,16 +330,17 @@ class LiveModel:
             if not there:
                 continue
             layer, place = self._rebuilt(call, adapter, family, key)
+            has_samples = self._has_samples(layer)
             keep(layer)
             for number, mine in there.items():
                 with _named(number, wanted[number], wanted):
-                    edited_response(Subject(call.name, layer.mixer, sources), mine)
+                    edited_response(Subject(call.name, layer.mixer, sources, has_samples), mine)
                 plans[number][place] = Planned(
                     name=call.name,
                     mixer=type(layer.mixer),
-                    samples=len(self.clean),
-                    has_samples=layer.axes[:1] == ("sample",)
-                    and tuple(layer.system.batch[:1]) == (len(self.clean),),
+                    samples=self.samples,
+                    has_samples=has_samples,
+                    is_batch=has_samples and layer.system.batch[0] == self.samples,
                     steps=layer.system.steps,
                     adapter=adapter,
                     family=family,
@@ -358,13 +362,31 @@ class LiveModel:
             )
         return layers[0], key
 
+    @property
+    def samples(self) -> int:
+        """How many samples the clean run has, if what it puts out has one row for each."""
+        return len(self.clean) if self.clean.ndim else 1
+
+    def _has_samples(self, layer: InspectedLayer) -> bool:
+        """Whether a layer mixes one sequence for each sample, and not one for each window of it.
+
+        Then some input or the output has as many samples, on its first axis or behind its tokens.
+        """
+        batch = tuple(layer.system.batch[:1])
+        given = (part for part in tree_leaves((self._inputs, self._named)) if torch.is_tensor(part))
+        rows = [part.shape[:2] for part in (self.clean, *given) if part.ndim > 1]
+        found = any(
+            batch == tuple(row[:1]) or (layer.system.steps, *batch) == tuple(row) for row in rows
+        )
+        return layer.axes[:1] == ("sample",) and found
+
     def changed(self, plan: Mapping[Key, Planned], times: int = 1) -> Tensor:
         """What the model puts out where the planned calls are edited.
 
         Args:
             times: how often the run has the samples of the clean one, one after the other.
         """
-        copies = Copies(len(self.clean), times)
+        copies = Copies(self.samples, times)
         if not plan:
             return copies.of(self.clean)
         count, met, edited = _Counter(), set(), {name for _, name, _ in plan}

@@ -265,6 +265,8 @@ class Stack:
         return start, chosen
 
     def _stream(self, number: int) -> int:
+        if isinstance(number, bool) or not hasattr(number, "__index__"):
+            raise TypeError(f"attribute: stream={number!r}, but it is a whole number.")
         count = len(self.hidden)
         if not -count <= number < count:
             raise IndexError(

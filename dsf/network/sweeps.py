@@ -398,7 +398,7 @@ def _kind(plan: Plan) -> Kind | None:
     for key, planned in plan.items():
         acting = {_acting(edit) for edit in planned.edits} - {None}
         takes = any(isinstance(edit, MapFrom | ValueFrom | StateFrom) for edit in planned.edits)
-        if not planned.has_samples or "reduction" in acting or (takes and planned.samples > 1):
+        if not planned.is_batch or "reduction" in acting or (takes and planned.samples > 1):
             return None
         found.append((key, planned.mixer, *sorted(map(str, acting))))
     return tuple(found) or None

@@ -15,14 +15,26 @@ from dsf.network.functionals import PLACED, Functional, paired
 from dsf.network.linear_parts import tensors_in
 
 Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
+ROWS = 2
+"""The least number of axes of logits: a row of classes for every sample."""
+_CURES = {
+    True: "Have the model put out logits, with one row for every sample.",
+    False: "Give a function that takes one number for every sample from them.",
+}
 LINEAR = 1e-8
 """The largest relative difference from a linear functional that rounding explains."""
 
 
 def put_out(result: Any) -> Tensor | None:
-    """What is shown of a model's output: its logits, or its first tensor; None without a tensor."""
+    """What is shown of a model's output: its logits, or its first tensor; None without a tensor.
+
+    A number that comes first, such as a loss, is left out where there is more.
+    """
     logits = result.get("logits") if isinstance(result, Mapping) else None
-    return next(tensors_in(result), None) if logits is None else logits
+    if logits is not None:
+        return logits
+    parts = list(tensors_in(result))
+    return next((part for part in parts if part.ndim), parts[0] if parts else None)
 
 
 def functional_of(
@@ -37,6 +49,12 @@ def functional_of(
     Raises:
         TypeError, ValueError, IndexError: if the target is not one that ``logits`` have.
     """
+    if logits.ndim < ROWS or (logits.ndim > PLACED and not callable(target)):
+        axes = "'sample class' or 'sample time class'"
+        raise ValueError(
+            f"attribute: what the model puts out has the sizes {tuple(logits.shape)}, but logits "
+            f"have the axes {axes}. " + _CURES[logits.ndim < ROWS]
+        )
     if callable(target):
         if against is not None:
             raise ValueError(
@@ -75,6 +93,10 @@ def along(
             f"attribute: a vector over a stream must have the shape {tuple(width)}, or "
             f"{(stream.shape[0], *width)} with one vector for each sample, but it has "
             f"{tuple(vector.shape)}."
+        )
+    if vector.is_complex() or not bool(vector.isfinite().all()):
+        raise ValueError(
+            "attribute: a vector over a stream must be real and finite, but it is not."
         )
     weights = vector.to(stream).expand(stream.shape[0], *width)
     return _at(_position(stream, position), weights, stream)
@@ -119,6 +141,11 @@ def _of_function(
             (functional,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
     if functional is None:
         raise ValueError("attribute: the target function does not depend on the logits.")
+    if not bool(functional.isfinite().all()):
+        raise ValueError(
+            "attribute: the target function has a slope in the logits that is not finite, so its "
+            "value is no sum of shares."
+        )
     for tried in (logits, logits.flip(-1).square() + 1):
         expected = paired(functional, tried)
         scale = paired(functional, tried, absolute=True).clamp_min(1e-300)

@@ -319,7 +319,7 @@ def test_no_edits_and_numbers_that_are_none(tmp_path):
     nothing = dsf.sweep(model, x, edits=[], target=2, resume=tmp_path / "a.jsonl")
     assert nothing.shape == (0, 2)
     assert dsf.sweep(model, x, edits=[], target=2, resume=tmp_path / "a.jsonl").shape == (0, 2)
-    endless = edits.Scale(1, float("inf"))
+    endless = [edits.Scale(1, 1.7e308), edits.Scale(1, -1.7e308)]  # more than numbers hold
     for _ in range(2):
         effects = dsf.sweep(model, x, edits=[endless], target=2, resume=tmp_path / "b.jsonl")
         assert not effects.isfinite().any()
