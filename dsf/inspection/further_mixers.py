@@ -38,6 +38,7 @@ from dsf.inspection.causal.replay import (
     share_of,
 )
 from dsf.inspection.causal.roles import SLOT, TOKEN
+from dsf.inspection.causal.widened import can_be_widened, is_half, wide, widened
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known
 from dsf.inspection.families.structure import Structure
@@ -341,6 +342,15 @@ def share_of_probed(call: Call, held: Held, driven: DrivenTape) -> float:
     invocation = call.invocation
     if invocation is None:
         return math.nan
+    if is_half(call.first_output.dtype) and can_be_widened(invocation.module):
+        with widened(invocation.module):
+            share = _share_of_probed(wide(invocation), held, driven)
+        if not math.isnan(share):
+            return share
+    return _share_of_probed(invocation, held, driven)
+
+
+def _share_of_probed(invocation: Invocation, held: Held, driven: DrivenTape) -> float:
     try:
         cells = cells_of(invocation)
         own = driven.own(cells).unsqueeze(-1)

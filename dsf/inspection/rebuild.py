@@ -15,7 +15,8 @@ from torch import Tensor
 from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter, one_layer
-from dsf.inspection.capture.calls import Call, Captured, Weights
+from dsf.inspection.capture.caches import is_cache
+from dsf.inspection.capture.calls import Call, Captured, Through, Weights
 from dsf.inspection.capture.disk_store import DiskStore, Stored
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
@@ -33,6 +34,7 @@ from dsf.inspection.explicit_rows import (
     leaves_out,
     response_by_rows,
 )
+from dsf.inspection.prepared_calls import check_tokens_stay_apart
 from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
@@ -270,6 +272,8 @@ def _reference(
     call: Call, adapter: Adapter, limits: Limits, *, hastened: bool
 ) -> tuple[Call, str, bool]:
     """What a layer is compared with, in words, and whether that ran in float64."""
+    if call.through is Through.MODULE:
+        check_tokens_stay_apart(call, adapter.takes)
     if limits.guarded and adapter.renew is None:
         return call, IN_DOUBLE, True
     if call.invocation is not None and not adapter.rewrites_weights:
@@ -484,6 +488,13 @@ def _worded(
 ) -> str:
     if not math.isfinite(largest(layer.output)):
         return _not_finite(layer)
+    if any(map(is_cache, layer.arguments.values())):
+        return (
+            f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from "
+            f"{compared_with}, above the tolerance of {tolerance:.0e}. It was called with a cache, "
+            "and what the cache holds of earlier tokens is not read. Run the whole sequence "
+            "without one."
+        )
     return (
         f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from {compared_with}, "
         f"above the tolerance of {tolerance:.0e}. Its map would not be the layer's: the "

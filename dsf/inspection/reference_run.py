@@ -14,7 +14,7 @@ from torch import nn
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Invocation, Through
+from dsf.inspection.capture.calls import Call, Invocation, Through, bound, copied
 from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_double, in_float64
@@ -61,8 +61,15 @@ def _of_module(
     with in_double():
         for change in changes:
             change(twin)
+    prepared: dict[str, Any] = {}
+    if invocation.is_prepared:  # hooks of the copy prepare it again, in float64
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            prepared.update(in_float64(copied(bound(twin.forward, args, kwargs))))
+
+        twin.register_forward_pre_hook(note, with_kwargs=True)
     output = _run(twin, invocation, RememberedProducts(twin, products))
-    arguments = in_float64(dict(call.arguments))
+    arguments = prepared or in_float64(dict(call.arguments))
     again = _changed(call, arguments, output, call.surroundings)
     return replace(again, products=products)
 

@@ -10,25 +10,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from operator import is_
 from typing import Any
-from weakref import ref
 
 from jaxtyping import Inexact
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from dsf.inspection.capture.caches import copied_cache, is_cache
+from dsf.inspection.capture.copies import Copies, copied_once
 from dsf.inspection.capture.disk_store import DiskStore, Stored
 from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.made_weights import made_weight, made_weights
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings
 from dsf.inspection.capture.packed_weights import packed_modules, unpacked
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.products import Products
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.stages import Project
-
-Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]
-"""By the identity of a tensor: a reference to it, how often it was written into, and its copy."""
-
 
 Exchange = Callable[["Call"], Tensor | None]
 """From a recorded call to what its mixer is to put out instead; None to leave its output."""
@@ -58,6 +57,8 @@ class Invocation:
         given: from which tokens the tensors among ``args`` and ``kwargs`` are made, in order.
         output: what it put out, copied, where the stack of modules keeps outputs.
         made: from which tokens the tensors in ``output`` are made, in order.
+        is_prepared: whether hooks exchanged or changed ``args`` and ``kwargs`` before ``forward``
+            was given them.
     """
 
     module: nn.Module
@@ -71,6 +72,7 @@ class Invocation:
     given: list[Any] = field(default_factory=list)
     output: Any = None
     made: list[Any] = field(default_factory=list)
+    is_prepared: bool = False
 
     def finish(self, output: Any, where: ModuleStack) -> None:
         """Note what the forward pass put out."""
@@ -256,25 +258,16 @@ def copied(value: Any, known: Copies | None = None) -> Any:
             there, so that a mask which all layers are given is copied once.
     """
     if isinstance(value, Tensor):
-        return value.detach().clone() if known is None else _copied_once(value, known)
+        return value.detach().clone() if known is None else copied_once(value, known)
     if isinstance(value, PackedSequence):
         return value._replace(data=copied(value.data, known))
     if type(value) in (tuple, list):
         return type(value)(copied(part, known) for part in value)
     if type(value) is dict:
         return {name: copied(part, known) for name, part in value.items()}
+    if is_cache(value):
+        return copied_cache(value, lambda part: copied(part, known))
     return value
-
-
-def _copied_once(tensor: Tensor, known: Copies) -> Tensor:
-    original, writes, copy = known.get(id(tensor), (lambda: None, -1, tensor))
-    if original() is tensor and writes == times_written(tensor):
-        return copy
-    copy = tensor.detach().clone()
-    for gone in [at for at, (original, *_) in known.items() if original() is None]:
-        del known[gone]
-    known[id(tensor)] = ref(tensor), times_written(tensor), copy
-    return copy
 
 
 def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
@@ -329,6 +322,34 @@ def _with_first(output: Any, new: Tensor) -> Any:
     return type(output)((_with_first(first, new), *others))
 
 
+class _Begun:
+    """A forward pass that has begun: what its module was called with, copied.
+
+    Attributes:
+        given: the tensors of the call themselves, in order.
+        weights: where each weight lay, and how often it had been written into.
+        prepared: what ``forward`` is given, copied; None where that is what the module was called
+            with, because no hook exchanged or changed it.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        known: Copies = {}
+        self.args, self.kwargs = copied(args, known), copied(kwargs, known)
+        self.given = tensors_in((args, kwargs))
+        self._versions = [times_written(part) for part in self.given]
+        self.weights: list[tuple[int, int]] = []
+        self.prepared: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    def prepare(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what ``forward`` is given, after all hooks."""
+        self.weights = storage_of(module)
+        now = tensors_in((args, kwargs))
+        same = len(now) == len(self.given) and all(map(is_, now, self.given))
+        if not same or self._versions != [times_written(part) for part in now]:
+            known: Copies = {}
+            self.prepared = copied(args, known), copied(kwargs, known)
+
+
 @contextmanager
 def recording(
     modules: Mapping[str, nn.Module],
@@ -343,24 +364,26 @@ def recording(
         where: with it a call also has its time, and from which tokens its output is made.
     """
     handles: list[Any] = []
-    begun: dict[nn.Module, list[list[tuple[int, int]]]] = {}
+    begun: dict[nn.Module, list[_Begun]] = {}
 
-    def begin(module: nn.Module, _: Any) -> None:
-        begun.setdefault(module, []).append(storage_of(module))
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        begun.setdefault(module, []).append(_Begun(args, kwargs))
+
+    def prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        begun[module][-1].prepare(module, args, kwargs)
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> Any:
-            weights = begun[module].pop()
-            known: Copies = {}
+            before = begun[module].pop()
             originals = bound(module.forward, args, kwargs)
-            given = tensors_in((args, kwargs))
-            args, kwargs = copied(args, known), copied(kwargs, known)
-            invocation = Invocation(module, args, kwargs, weights)
+            invocation = Invocation(module, before.args, before.kwargs, before.weights)
+            invocation.is_prepared = before.prepared is not None
             if where is not None and where.tracker is not None:
-                invocation.given = [where.tracker.of(part) for part in given]
-            arguments = bound(module.forward, invocation.args, invocation.kwargs)
+                invocation.given = [where.tracker.of(part) for part in before.given]
+            args, kwargs = before.prepared or (before.args, before.kwargs)
+            arguments = bound(module.forward, args, kwargs)
             call = Call(name, module, arguments, copied(output), place=len(calls))
             call.invocation = invocation
             if where is not None:
@@ -375,7 +398,9 @@ def recording(
 
     try:
         for name, module in modules.items():
-            handles.append(module.register_forward_pre_hook(begin))
+            first, last = {"prepend": True, "with_kwargs": True}, {"with_kwargs": True}
+            handles.append(module.register_forward_pre_hook(begin, **first))
+            handles.append(module.register_forward_pre_hook(prepare, **last))
             handles.append(module.register_forward_hook(hook_for(name), with_kwargs=True))
         yield
     finally:
@@ -435,7 +460,8 @@ class Weights(Mapping[str, Tensor]):
 
     They are not copied unless ``copied`` is set, so that a model need not fit into memory twice.
     Looking up a weight that was changed in place since the run raises an ``InspectionError``.
-    Packed weights of linear maps are written out as ``weight`` and ``bias``.
+    Packed weights of linear maps are written out as ``weight`` and ``bias``; weights that the
+    module makes of others when it runs are made in float64.
     """
 
     def __init__(self, module: nn.Module, *, copied: bool = False):
@@ -445,8 +471,11 @@ class Weights(Mapping[str, Tensor]):
         plain = {name: part for name, part in named.items() if not self._is_inside(name)}
         self._parts = {name: part.clone() if copied else part for name, part in plain.items()}
         self._versions = {name: times_written(part) for name, part in self._parts.items()}
+        self._made = made_weights(module)
 
     def __getitem__(self, name: str) -> Tensor:
+        if name in self._made:
+            return made_weight(*self._made[name])
         path, _, kind = name.rpartition(".")
         if path in self._packed and kind in ("weight", "bias"):
             return self._written_out(path, kind)
@@ -471,6 +500,7 @@ class Weights(Mapping[str, Tensor]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self._parts
+        yield from self._made
         for path, module in self._packed.items():
             start = f"{path}." if path else ""
             yield f"{start}weight"

@@ -9,6 +9,7 @@ the output projection.
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from dsf.inspection.capture.caches import own_caches
+from dsf.inspection.capture.copies import copied_once
 from dsf.inspection.capture.packed_weights import is_packed
 from dsf.inspection.capture.precision import in_float64
 from dsf.threads import at_work
@@ -263,16 +266,21 @@ class ModuleStack:
         self._piece = at_work()
         enter, leave = self._of_this_piece(self._enter), self._of_this_piece(self._leave)
         note = self._of_this_piece(self._note_arguments)
+        project = self._of_this_piece(self._note_projection)
+        elsewhere = self._of_this_piece(self._leave_other)
         handles = [
             register_module_forward_pre_hook(enter),
-            register_module_forward_hook(leave, always_call=True),
+            register_module_forward_hook(project),
+            register_module_forward_hook(elsewhere, always_call=True),
         ]
-        # A hook for all modules is not told keywords; those of single modules run after it.
-        handles += [
-            module.register_forward_pre_hook(note, with_kwargs=True)
-            for module in self._names
-            if not isinstance(module, torch.jit.ScriptModule)
-        ]
+        # A hook for all modules is not told keywords, and runs before those of single modules.
+        # What hooks of others make of arguments and output is part of the module: it is called
+        # before the first of them, and left after the last.
+        for module in filter(_takes_hooks, self._names):
+            handles += [
+                module.register_forward_pre_hook(note, prepend=True, with_kwargs=True),
+                module.register_forward_hook(leave, always_call=True),
+            ]
         try:
             yield
         finally:
@@ -298,9 +306,21 @@ class ModuleStack:
 
     def _note_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         if self._running and self._running[-1].module is module:
-            self._running[-1].args, self._running[-1].kwargs = args, kwargs
+            frame = self._running[-1]
+            frame.args, frame.kwargs = self._as_called(args), self._as_called(kwargs)
             if self.tracker is not None:
                 self.tracker.begin(self._running[-1])
+
+    def _as_called(self, given: Any) -> Any:
+        """Arguments with every cache as it is now: the module writes into it before a copy of them
+        may be asked for."""
+        if not self.keeps_passes:
+            return given
+        return own_caches(given, partial(copied_once, known=self.copies))
+
+    def _leave_other(self, module: nn.Module, given: Any, output: Any) -> None:
+        if module not in self._names or not _takes_hooks(module):
+            self._leave(module, given, output)
 
     def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
         if not self._running or self._running[-1].module is not module:
@@ -316,9 +336,18 @@ class ModuleStack:
             frame.invocation.finish(output, self)
         for ran, callback in frame.callbacks:
             callback(frame, ran, given, output)
+
+    def _note_projection(self, module: nn.Module, given: Any, output: Any) -> None:
+        """Note a linear map as its weight says it, before hooks of others change its output."""
+        if not self._running or self._running[-1].module is not module:
+            return
         if is_linear(module) and len(given) == 1 and isinstance(output, Tensor):
-            for outer in self._running[-LEVELS:]:
+            for outer in self._running[-LEVELS - 1 : -1]:
                 outer.projected.append(Projected(module, given[0], output))
+
+
+def _takes_hooks(module: nn.Module) -> bool:
+    return not isinstance(module, torch.jit.ScriptModule)
 
 
 def around(

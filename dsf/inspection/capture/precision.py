@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
+from dsf.inspection.capture.caches import copied_cache, is_cache
 from dsf.number_types import has_double
 
 TOLERANCE = {
@@ -119,9 +120,9 @@ def home(device: torch.device) -> torch.device:
 
 
 def in_float64(value: Any) -> Any:
-    """Floating tensors in float64 and detached, also in tuples, lists, dictionaries and packed
-    sequences; everything else as it is. From a device without float64 to the processor. What is one
-    tensor in several places stays one."""
+    """Floating tensors in float64 and detached, also in tuples, lists, dictionaries, caches and
+    packed sequences; everything else as it is. From a device without float64 to the processor. What
+    is one tensor in several places stays one."""
     return _converted(value, {})
 
 
@@ -137,6 +138,8 @@ def _converted(value: Any, known: dict[int, Tensor]) -> Any:
         return type(value)(_converted(part, known) for part in value)
     if isinstance(value, dict):
         return {name: _converted(part, known) for name, part in value.items()}
+    if is_cache(value):  # which a module writes into
+        return copied_cache(value, lambda part: _converted(part, {}).clone())
     return value
 
 

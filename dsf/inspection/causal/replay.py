@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dsf.evaluate.memory_plan import is_out_of_memory
+from dsf.inspection.capture.caches import own_caches
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, small
+from dsf.inspection.causal.widened import can_be_widened, wide, widened
 from dsf.inspection.softmax.follower import UNNORMALISED
 from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.softmax.listener import recording_softmax
@@ -25,6 +27,9 @@ Cell = Mapping[InputAxis, int | Tensor]
 """A token: its index along every axis; or several, by all their indices along each."""
 Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 SEED, DRAWS, ROUNDING = 0, 16, 16
+SINGLE_LIMIT = ROUNDING * torch.finfo(torch.float32).eps
+"""What counts as rounding in single precision. In half precision a mistake of one percent is less
+than rounding; where more than this moved, the answer is looked for in float64."""
 UNIT = 1e-2
 """How far the sum of a row of a softmax may be from one, in half precision, too."""
 
@@ -64,17 +69,55 @@ class Moved:
         difference: the change of the output at other tokens; zero at the replaced one.
         spilled: how much of what moves in the values and inputs of the mixers that are held lies at
             other tokens, 0 to 1: tokens met before they came there.
+        largest_spill: the largest change there, relative, which may be rounding.
     """
 
     elsewhere: float
     limit: float
     difference: Tensor
     spilled: float = 0.0
+    largest_spill: float = 0.0
 
     @property
     def mixes(self) -> bool:
         """Whether other tokens moved."""
         return self.elsewhere > self.limit or self.spilled > 0
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the number type has no part in the answer: it is yes, or hardly anything moved.
+
+        NaN is clear as well: what is not finite in one type is not asked about in another.
+        """
+        return self.mixes or not max(self.elsewhere, self.largest_spill) > SINGLE_LIMIT
+
+
+@dataclass(frozen=True)
+class Spill:
+    """A change of the values or inputs of a held mixer at other tokens than the replaced ones.
+
+    Attributes:
+        size: the largest, relative to the largest number there.
+        share: how much of all that changed it is, 0 to 1.
+    """
+
+    size: float
+    share: float
+
+
+class _Before:
+    """What held mixers were given when no token was replaced: in the run, or in a pass since."""
+
+    def __init__(self) -> None:
+        self._values: dict[Any, Any] = {}
+        self.is_noting = False
+
+    def of(self, one: Any, recorded: Any, now: Any) -> Any:
+        """What ``one`` was given; that of this pass, while it is noted."""
+        if self.is_noting:
+            self._values[one] = now
+            return now
+        return self._values.get(one, recorded)
 
 
 def plainly(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -101,13 +144,34 @@ def moved(
     Raises:
         UnclearError: if it cannot be repeated, or it is not known where its tokens are.
     """
+    found = _moved(invocation, held, run, draw)
+    if found.limit <= SINGLE_LIMIT or found.is_clear or not can_be_widened(invocation.module):
+        return found
+    with widened(invocation.module):
+        try:
+            return _moved(wide(invocation), held, run, draw, from_a_pass=True)
+        except UnclearError:  # its code runs in its own number type alone
+            return found
+
+
+def _moved(
+    invocation: Invocation, held: Held | None, run: Run, draw: int, *, from_a_pass: bool = False
+) -> Moved:
+    """The same in one number type.
+
+    Args:
+        from_a_pass: compare with another pass, in which no token is replaced, and not with the run.
+    """
     cells: Sequence[Cell] = cells_of(invocation)
     if draw:
         cells = [_widened(cell, draw) for cell in cells]
     output, made = _first(invocation.output, invocation.made)
     kept = _kept(made, cells, output)
-    spills: list[float] = []
-    again = repeated(invocation, cells, held, run, spills, draw=draw)
+    held_before = _Before()
+    if from_a_pass:
+        output = repeated(invocation, (), held, run, before=held_before, draw=draw)
+    spills: list[Spill] = []
+    again = repeated(invocation, cells, held, run, spills, before=held_before, draw=draw)
     if made is None and not torch.equal(again, output):
         raise UnclearError("it is not known where the tokens are in its output")
     if again.shape != output.shape:
@@ -117,7 +181,9 @@ def moved(
     largest = exact.abs().max().item() if exact.numel() else 0.0
     elsewhere = difference.abs().max().item() / (largest or 1.0) if exact.numel() else 0.0
     limit = ROUNDING * torch.finfo(output.dtype).eps
-    return Moved(elsewhere, limit, difference, max(spills, default=0.0))
+    spilled = max((one.share for one in spills if one.size > limit), default=0.0)
+    largest_spill = max((one.size for one in spills), default=0.0)
+    return Moved(elsewhere, limit, difference, spilled, largest_spill)
 
 
 def changed_by(
@@ -242,14 +308,15 @@ def _first(output: Any, made: Sequence[Coordinates | None]) -> tuple[Tensor, Coo
     raise NoNumbersError("it puts out no numbers, so that tokens only choose what others see")
 
 
-def repeated(
+def repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is noted)
     invocation: Invocation,
     cells: Sequence[Cell],
     held: Held | None,
     run: Run = plainly,
-    spills: list[float] | None = None,
+    spills: "list[Spill] | None" = None,
     changed: list[Call] | None = None,
     *,
+    before: "_Before | None" = None,
     draw: int = 0,
 ) -> Tensor:
     """The first numbers that a module puts out where the ``cells`` of its input are replaced.
@@ -259,6 +326,7 @@ def repeated(
         spills: a list to which is added how much of what moves in the values and inputs of held
             mixers lies at other tokens.
         changed: a list to which the attentions are added whose values are not those of the run.
+        before: what held mixers were given in a pass since; where none is replaced, it is noted.
         draw: which numbers are put in place of tokens.
 
     Raises:
@@ -273,7 +341,7 @@ def repeated(
 
     def exchanged(part: Any) -> Any:
         if not isinstance(part, Tensor):
-            return part
+            return own_caches(part, Tensor.clone)
         if id(part) not in copies:
             copies[id(part)] = new_of(part)
         return copies[id(part)]
@@ -291,7 +359,9 @@ def repeated(
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
     if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
-    noted = [] if spills is None else spills, [] if changed is None else changed
+    before = before or _Before()
+    before.is_noting = not cells
+    noted = _Noted([] if spills is None else spills, [] if changed is None else changed, before)
     with _holding(invocation, cells, held, rng, noted):
         try:
             output = run(invocation.module, args, kwargs)
@@ -329,18 +399,27 @@ def _ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     return (size * drawn).to(part.dtype)
 
 
+@dataclass(frozen=True)
+class _Noted:
+    """What is noted of a pass: spills, changed attentions, and what mixers were given before."""
+
+    spills: list[Spill]
+    changed: list[Call]
+    before: _Before
+
+
 @contextmanager
 def _holding(
     invocation: Invocation,
     cells: Sequence[Cell],
     held: Held | None,
     rng: torch.Generator,
-    noted: tuple[list[float], list[Call]],
+    noted: _Noted,
 ) -> Iterator[None]:
     if held is None:
         yield
         return
-    module, (spills, changed) = invocation.module, noted
+    module, spills = invocation.module, noted.spills
     attentions = [call for call in held.calls if call.through is not Through.MODULE]
     waiting = list(attentions)
 
@@ -362,14 +441,17 @@ def _holding(
             return None
         before, after = kept.arguments.get("value"), call.arguments.get("value")
         if _differ(before, after):
-            changed.append(kept)
+            noted.changed.append(kept)
         if kept in held.replaced:
             whole = torch.ones_like(kept.first_output, dtype=torch.bool)
             return _ordinary(kept.first_output, whole, rng).reshape(whole.shape)
         if kept in held.free:
             return None
+        before = noted.before.of(kept, before, after)
         _note_spill(before, after, kept.seen.get("value"), cells, spills)
-        seen, new = kept.seen.get("output"), kept.first_output.clone()
+        recorded = kept.first_output
+        dtype = after.dtype if isinstance(after, Tensor) else recorded.dtype
+        seen, new = kept.seen.get("output"), recorded.to(dtype, copy=True)
         if seen is not None and seen.shape.numel() == new.numel():
             new = new.reshape(seen.shape)
         inside = own(seen, cells) if seen is not None and seen.shape == new.shape else None
@@ -395,7 +477,7 @@ def _holding(
         for child, outputs in _children(held, invocation).items():
             stack.callback(child.register_forward_hook(_keeping(outputs, cells)).remove)
         for child, several in _given_to(held, invocation).items():
-            hook = _comparing(several, cells, spills)
+            hook = _comparing(several, cells, noted)
             stack.callback(child.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
@@ -411,7 +493,7 @@ def _differ(before: Any, after: Any) -> bool:
 
 
 def _note_spill(
-    before: Any, after: Any, seen: Coordinates | None, cells: Sequence[Cell], spills: list[float]
+    before: Any, after: Any, seen: Coordinates | None, cells: Sequence[Cell], spills: list[Spill]
 ) -> None:
     """Add how much of the change of a tensor lies at other tokens than the replaced ones."""
     if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or seen is None:
@@ -423,11 +505,11 @@ def _note_spill(
     if before.numel() != seen.shape.numel() or not before.numel():
         return
     change = (after.double() - before.double()).abs().reshape(seen.shape)
-    limit = ROUNDING * torch.finfo(after.dtype).eps * before.abs().max().item()
     inside = own(seen, cells)
     far = change if inside is None else change.masked_fill(inside, 0)
-    if far.max().item() > limit:
-        spills.append((far.norm() / change.norm()).item())
+    size = far.max().item() / (before.abs().max().item() or 1.0)
+    if size > ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps:
+        spills.append(Spill(size, (far.norm() / change.norm()).item()))
 
 
 def _given_to(held: Held, invocation: Invocation) -> dict[nn.Module, list[Invocation]]:
@@ -441,17 +523,18 @@ def _given_to(held: Held, invocation: Invocation) -> dict[nn.Module, list[Invoca
 
 
 def _comparing(
-    several: Sequence[Invocation], cells: Sequence[Cell], spills: list[float]
+    several: Sequence[Invocation], cells: Sequence[Cell], noted: _Noted
 ) -> Callable[..., None]:
     waiting = iter(several)
 
     def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
         one = next(waiting, None)
         if one is not None:
-            parts = zip(_tensors(one), tensors_in((args, kwargs)), one.given, strict=False)
+            now = tensors_in((args, kwargs))
+            parts = zip(noted.before.of(one, _tensors(one), now), now, one.given, strict=False)
             with torch._C.DisableTorchFunction():  # no function of the module itself
                 for before, after, seen in parts:
-                    _note_spill(before, after, seen, cells, spills)
+                    _note_spill(before, after, seen, cells, noted.spills)
 
     return hook
 
@@ -488,7 +571,7 @@ def _keeping(outputs: Recorded, cells: Sequence[Cell]) -> Callable[..., Any]:
             old = next(olds, None)
             if old is None or old.shape != part.shape:
                 return part
-            inside = own(before.get(id(old)), cells)
+            inside, old = own(before.get(id(old)), cells), old.to(part.dtype)
             return old.clone() if inside is None else torch.where(inside, part, old)
 
         leaves, tree = tree_flatten(output)

@@ -26,7 +26,8 @@ from dsf.threads import at_work
 EAGER = "dsf_recorded"
 FUSED = "dsf_recorded_sdpa"  # the library looks for "sdpa" in the name
 LIBRARY = "transformers."
-SETTINGS = ("_attn_implementation_internal", "_experts_implementation_internal")
+EXPERTS = "_experts_implementation_internal"
+SETTINGS = ("_attn_implementation_internal", EXPERTS)
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
@@ -79,6 +80,16 @@ def plain_experts(model: nn.Module) -> Iterator[None]:
         for host in models_of_library(model):
             if hasattr(host, "set_experts_implementation"):
                 host.set_experts_implementation("eager")
+        yield
+
+
+@contextmanager
+def plain_experts_in(part: nn.Module) -> Iterator[None]:
+    """The same for a part of a library model that runs alone."""
+    with _settings_restored(part):
+        for config in _configs(part):
+            if hasattr(config, EXPERTS):
+                setattr(config, EXPERTS, "eager")
         yield
 
 

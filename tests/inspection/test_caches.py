@@ -1,0 +1,94 @@
+"""A cache is as it was: for every pass of a module, and for the user."""
+
+import copy
+
+import pytest
+import torch
+
+import dsf
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+IDS = torch.arange(2, 26).reshape(2, 12) % 13
+SIZES = {
+    "vocab_size": 13,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+def built(name, **settings):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**SIZES, **settings)
+    model = getattr(transformers, f"{name}Model")(config).eval()
+    with torch.no_grad():
+        for part in model.parameters():
+            part.copy_(torch.randn_like(part) / part.shape[-1] ** 0.5 if part.ndim > 1 else part)
+    return model
+
+
+def filled(model, cache, tokens=5):
+    with torch.no_grad():
+        model(input_ids=IDS[:, :tokens], past_key_values=cache, use_cache=True)
+    return cache
+
+
+def dynamic(model):
+    return filled(model, transformers.DynamicCache(config=model.config))
+
+
+def static(model):
+    return filled(model, transformers.StaticCache(config=model.config, max_cache_len=16))
+
+
+@pytest.mark.parametrize("made", [dynamic, static])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["Llama", "Mistral"])
+def test_a_continued_cache_is_read_as_the_model_reads_it(name, attention, made):
+    settings = {"sliding_window": 4} if name == "Mistral" else {}
+    model = built(name, attn_implementation=attention, **settings)
+    cache = made(model)
+    kept = copy.deepcopy(cache)
+    inspection = dsf.inspect(model, input_ids=IDS[:, 5:], past_key_values=cache)
+    assert max(layer.formula for layer in inspection) < 1e-12
+    assert max(layer.rounding for layer in inspection) < 1e-5
+    assert not any(layer.is_part for layer in inspection)
+    assert {layer.compared_with for layer in inspection} == {"its module in float64"}
+
+    assert cache.get_seq_length() == kept.get_seq_length() == 5
+    for now, before in zip(cache.layers, kept.layers, strict=True):
+        torch.testing.assert_close(now.keys, before.keys, rtol=0, atol=0)
+        torch.testing.assert_close(now.values, before.values, rtol=0, atol=0)
+
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        out = model(
+            input_ids=IDS[:, 5:], past_key_values=cache, use_cache=True, output_attentions=True
+        )
+    for layer, weights in zip(inspection, out.attentions, strict=True):
+        torch.testing.assert_close(layer.map().float(), weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_may_keep_a_cache_while_it_is_inspected():
+    model = built("Llama", attn_implementation="sdpa")
+    with_cache, without = (
+        dsf.inspect(model, input_ids=IDS, use_cache=flag) for flag in (True, False)
+    )
+    for one, other in zip(with_cache, without, strict=True):
+        torch.testing.assert_close(one.map(), other.map())
+
+
+def test_a_recurrent_layer_that_continues_a_cache_is_refused_with_the_cause():
+    config = transformers.BambaConfig(
+        **SIZES, attn_layer_indices=[1], mamba_n_heads=4, mamba_d_head=8, mamba_d_state=4
+    )
+    torch.manual_seed(0)
+    model = transformers.BambaModel(config).eval()
+    with torch.no_grad():
+        cache = model(input_ids=IDS[:, :5], use_cache=True).past_key_values
+    inspection = dsf.inspect(model, input_ids=IDS[:, 5:], past_key_values=cache)
+    assert [layer.name for layer in inspection] == ["layers.1.self_attn"]
+    assert "called with a cache" in inspection.unsupported[0].reason
