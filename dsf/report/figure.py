@@ -1,45 +1,36 @@
-"""Static pictures of maps, drawn with matplotlib.
-
-``draw_map`` draws one map on axes. ``draw_grid`` writes a figure with one row of maps for every
-layer. ``static_picture`` draws the thumbnails that a saved notebook shows in place of a widget.
+"""Static pictures of maps: ``draw_map`` draws one on axes of matplotlib, ``draw_grid`` writes a
+picture with one row of maps for every layer.
 """
 
-import warnings
-import zlib
 from collections.abc import Mapping, Sequence
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.colors import FuncNorm, LinearSegmentedColormap, ListedColormap, PowerNorm
-from matplotlib.figure import Figure
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.image import AxesImage
 from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.choice import Chosen
+from dsf.report.colours import MASKED_COLOUR, NOT_FINITE, SHADES, ramp, shaded
 from dsf.report.escaping import escaped
+from dsf.report.fonts import families, written
 from dsf.report.layer_picture import LayerPicture, layer_picture
-from dsf.report.map_bytes import MASKED, decoded
-from dsf.report.map_view import MapView
+from dsf.report.map_view import MapView, without_sample
 from dsf.report.memory_needs import within_memory
 from dsf.report.selection import select
+from dsf.report.sheet import LEADING, POINTS, Sheet, broken, width
 from dsf.report.subjects import narrowed_one
 from dsf.report.views import views
 from dsf.saving import replace_file
 
-MASKED_COLOUR = "#e7e3da"
-NOT_FINITE = "#96be00"
 LABELLED, LONGEST_LABEL = 40, 10
-# The colours of the page: cool for negative weights, the background at zero, warm for positive.
-COOL = ["#103e78", "#3879b5", "#7daed5", "#c4dbec"]
-WARM = ["#fbd6b8", "#f49d6b", "#d65430", "#831816"]
-SIGNED = LinearSegmentedColormap.from_list("signed", [*COOL, "#f6f5f1", *WARM])
-LENGTHS = LinearSegmentedColormap.from_list("lengths", ["#f6f5f1", *WARM])
+SIGNED = LinearSegmentedColormap.from_list("signed", SHADES)
 
 
 def draw_map(
@@ -81,7 +72,7 @@ def draw_map(
     )
     if odd.any():
         axes.imshow(np.ma.masked_array(odd, ~odd), cmap=ListedColormap([NOT_FINITE]))
-    axes.set_title(title, fontsize=9, parse_math=False)
+    axes.set_title(written(title), fontsize=9, family=families(), parse_math=False)
     _name_tokens(axes, tokens, weights.shape)
     return image
 
@@ -92,55 +83,30 @@ def _name_tokens(axes: Axes, tokens: Sequence[str] | None, shape: tuple[int, int
         axes.set_xticks([])
         axes.set_yticks([])
         return
-    texts = [escaped(token)[:LONGEST_LABEL] for token in tokens]
-    size = min(6.0, 140 / len(texts))
-    axes.set_xticks(range(len(texts)), texts, rotation=90, fontsize=size, parse_math=False)
-    axes.set_yticks(range(len(texts)), texts, fontsize=size, parse_math=False)
+    texts, size = _labels(tokens)
+    how: dict[str, Any] = {"fontsize": size, "family": families(), "parse_math": False}
+    axes.set_xticks(range(len(texts)), texts, rotation=90, **how)
+    axes.set_yticks(range(len(texts)), texts, **how)
     axes.tick_params(length=0, pad=2)
 
 
-ACROSS = 8
-SMALL_SIDE, NAMES, HEAD = 0.9, 2.4, 0.25  # inches
+Labels = tuple[list[str], float]
 
 
-def static_picture(content: Mapping[str, Any]) -> bytes:
-    """A PNG with one line of at most eight thumbnails for every layer of a viewer's content."""
-    layers = content["layers"]
-    across = min(ACROSS, max((len(layer["maps"]) for layer in layers), default=1))
-    wide, high = NAMES + across * SMALL_SIDE, max(len(layers), 1) * (SMALL_SIDE + HEAD)
-    figure = Figure(figsize=(wide, high), dpi=100)
-    for down, layer in enumerate(layers):
-        bottom = 1 - (down * (SMALL_SIDE + HEAD) + HEAD + SMALL_SIDE) / high
-        named = f"{layer['name']}\n{layer['family']}"
-        text = figure.text(
-            0.1 / wide, bottom + SMALL_SIDE / 2 / high, named, va="center", fontsize=8
-        )
-        text.set(parse_math=False, wrap=True)
-        for at, (map, codes) in enumerate(zip(layer["maps"], _codes(layer), strict=True)):
-            if at < across:
-                left = (NAMES + at * SMALL_SIDE) / wide
-                axes = figure.add_axes((left, bottom, 0.94 * SMALL_SIDE / wide, SMALL_SIDE / high))
-                weights = decoded(codes, map["scale"])
-                image = draw_map(axes, weights, title="", masked=codes == MASKED)
-                _colour(image, map["bright"] or 1.0, signed=map["signed"])
-                axes.set_title(map["label"], fontsize=7, pad=2, parse_math=False)
-                axes.set_axis_off()
-    out = BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
-
-
-def _codes(layer: Mapping[str, Any]) -> UInt8[np.ndarray, "maps rows columns"]:
-    packed = layer["thumbnails"]
-    codes = np.frombuffer(zlib.decompress(packed["codes"]), np.uint8)
-    return codes.reshape(-1, packed["rows"], packed["columns"])
+def _labels(tokens: Sequence[str]) -> Labels:
+    """Texts of tokens as they can be drawn beside their cells, and the size of their font."""
+    texts = [written(escaped(token), most=LONGEST_LABEL) for token in tokens]
+    return texts, min(6.0, 140 / len(texts))
 
 
 SIDE = 256
 NAME = 26  # characters
-MAP, GAP, LEFT, ABOVE, BELOW, UNDER = 2.0, 0.32, 2.9, 0.62, 0.72, 0.36  # inches
-NAMED = 0.3  # more inches below a map whose tokens are named
+DPI = 160
+MAP, GAP, LEFT, ABOVE, BELOW = 2.0, 0.32, 2.9, 0.45, 0.3  # inches
+NAMES_END = LEFT - 0.78
+THINNEST = 0.1
 LONGEST_LINE = 8
+NAMED, TITLE, ENDS = 8.0, 9.0, 7.5  # points
 
 
 def draw_grid(
@@ -152,7 +118,7 @@ def draw_grid(
     layers: Chosen = None,
     heads: Chosen = None,
 ) -> Path:
-    """Write a picture with the maps of every layer, fit for a paper.
+    """Write a picture with the maps of every layer, fit for a paper, each sample on its own lines.
 
     Rows are queries and columns are keys. The colours follow the square root of the weight, each
     map with a colour bar of its own, from zero where no weight is negative. They are full from a
@@ -164,7 +130,7 @@ def draw_grid(
     Args:
         path: the file to write; its ending selects the format: ``.png``, or for text as vectors and
             sharp cells ``.svg`` or ``.pdf``.
-        most: how many maps of one layer to draw; if it has more, the heads of the
+        most: how many maps of one sample of a layer to draw; if it has more, the heads of the
             strongest response or the channels with the most energy off the diagonal. None draws
             all heads, of more than 64 those of the strongest response.
         across: how many maps stand side by side before the next line begins.
@@ -185,107 +151,120 @@ def draw_grid(
     inspection = narrowed_one(inspection, layers, heads)
     with within_memory("draw_grid", inspection, whole=False):
         pictures = [layer_picture(layer, side=SIDE) for layer in inspection]
-        rows = [_row(*each, most) for each in zip(inspection, pictures, strict=True)]
+        rows = [_maps(*each, most) for each in zip(inspection, pictures, strict=True)]
     lines = [
-        (layer, picture, row[at : at + across], at == 0)
-        for layer, picture, row in zip(inspection, pictures, rows, strict=True)
-        for at in range(0, len(row), across)
+        _Line(layer, picture, maps[at : at + across], several=len(of_samples) > 1, begins=at == 0)
+        for layer, picture, of_samples in zip(inspection, pictures, rows, strict=True)
+        for maps in of_samples
+        for at in range(0, len(maps), across)
     ]
-    tokens = inspection.tokens or ()
-    texts = NAMED if any(len(sample) <= LABELLED for sample in tokens) else 0.0
-    figure, grid = _sheet(len(lines), max(len(line[2]) for line in lines), texts)
-    for (layer, picture, line, is_first), places in zip(lines, grid, strict=True):
-        if is_first:
-            _name_layer(places[0], layer, picture)
-        for axes, view in zip(places, line, strict=False):
-            named = axes is places[0] and view.sample < len(tokens)
-            _draw(axes, view, tokens[view.sample] if named else None, outer=axes is places[0])
-        for axes in places[len(line) :]:
-            axes.set_axis_off()
-    return replace_file(path, lambda draft: _save(figure, draft))
+    named = [
+        _labels(sample) if len(sample) <= LABELLED else None for sample in inspection.tokens or ()
+    ]
+    return replace_file(path, _sheet(lines, dict(enumerate(named))).save)
 
 
-def _sheet(down: int, across: int, texts: float) -> tuple[Figure, np.ndarray]:
-    """A figure with axes at fixed positions; an automatic layout takes seconds for a large grid."""
-    between, below = ABOVE + BELOW - UNDER + texts, BELOW + texts
-    wide, high = LEFT + across * (MAP + GAP), down * (MAP + between) + UNDER
-    figure = Figure(figsize=(wide, high))
-    places = {
-        "left": LEFT / wide,
-        "right": 1 - GAP / wide,
-        "top": 1 - ABOVE / high,
-        "bottom": below / high,
-        "wspace": GAP / MAP,
-        "hspace": between / MAP,
-    }
-    return figure, figure.subplots(down, across, squeeze=False, gridspec_kw=places)
+@dataclass(frozen=True)
+class _Line:
+    """Maps of one sample of a layer side by side; ``begins`` tells whether they are its first."""
+
+    layer: InspectedLayer
+    picture: LayerPicture | None
+    maps: list[MapView]
+    several: bool
+    begins: bool
 
 
-def _row(layer: InspectedLayer, picture: LayerPicture | None, most: int | None) -> list[MapView]:
-    first = [] if picture is None else picture.views[:1]
+def _maps(
+    layer: InspectedLayer, picture: LayerPicture | None, most: int | None
+) -> list[list[MapView]]:
+    """The maps of every sample that is drawn."""
+    found = [] if picture is None else picture.views
     if most is None:
-        return first + views(select(layer), side=SIDE)
-    left = most - len(first)
-    return first + (views(select(layer, most=left), side=SIDE)[:left] if left else [])
+        found = found + views(select(layer), side=SIDE)
+    elif most > bool(found):
+        found = found + views(select(layer, most=most - bool(found)), side=SIDE)
+    samples = sorted({view.sample for view in found})
+    return [[view for view in found if view.sample == sample] for sample in samples]
 
 
-def _draw(axes: Axes, view: MapView, tokens: Sequence[str] | None, *, outer: bool) -> None:
-    """One map with its name, axes and colour bar; ``outer`` is the first of its line."""
-    image = draw_map(axes, view.weights, title="", masked=view.masked, tokens=tokens)
+def _sheet(lines: list[_Line], named: Mapping[int, Labels | None]) -> Sheet:
+    """All lines, one below the other."""
+    across = max(len(line.maps) for line in lines)
+    sheet = Sheet(LEFT + across * (MAP + GAP), GAP / 2, dpi=DPI)
+    for line in lines:
+        top = sheet.high + ABOVE
+        high = max(_sides(view)[0] for view in line.maps)
+        if line.begins:
+            sheet.write_lines(_name(line), NAMES_END, top + high / 2, size=TITLE, align="right")
+        ends = []
+        for at, view in enumerate(line.maps):
+            labels = named.get(view.sample) if at == 0 else None
+            ends.append(_draw(sheet, view, labels, LEFT + at * (MAP + GAP), top, outer=at == 0))
+        least = len(_name(line)) * LEADING * TITLE / POINTS - ABOVE
+        sheet.high = max(*ends, top + least) + BELOW
+    return sheet
+
+
+def _sides(view: MapView) -> tuple[float, float]:
+    """How high and how wide a map is drawn."""
+    longest = max(view.weights.shape)
+    high, wide = (max(MAP * side / longest, THINNEST) for side in view.weights.shape)
+    return high, wide
+
+
+def _draw(
+    sheet: Sheet, view: MapView, labels: Labels | None, left: float, top: float, *, outer: bool
+) -> float:
+    """One map with its name, axes and colour bar, and where it ends; ``outer`` begins a line."""
+    high, wide = _sides(view)
     reach = view.bright or 1.0
-    _colour(image, reach, signed=view.signed)
-    axes.set_title(view.label, fontsize=9, pad=19, parse_math=False)
-    axes.set_xlabel("key →", fontsize=8, labelpad=2)
+    sheet.draw(shaded(view.weights, view.masked, reach), left, top, wide, high)
+    name = written(without_sample(view.label, view.sample))
+    sheet.write(name, left + MAP / 2, top - 0.33, size=TITLE)
+    _draw_bar(sheet, view, reach, left, top)
+    texts = 0.0
+    if labels is not None and (len(labels[0]),) * 2 == view.weights.shape:
+        texts = _name_cells(sheet, labels, left, top)
+    end = top + high + texts + 0.12
+    sheet.write("key →", left + wide / 2, end, size=NAMED)
     if outer:
-        axes.set_ylabel("← query", fontsize=8, labelpad=2)
-    bar = axes.inset_axes((0.28, 1.03, 0.42, 0.035) if view.signed else (0.16, 1.03, 0.56, 0.035))
-    axes.figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[])
+        sheet.write("← query", left - texts - 0.12, top + high / 2, size=NAMED, turned=True)
+    return end
+
+
+def _draw_bar(sheet: Sheet, view: MapView, reach: float, left: float, top: float) -> None:
+    """The colours of a map over it, with the weights of both ends."""
+    start, share = (0.28, 0.42) if view.signed else (0.16, 0.56)
+    bar, wide = left + start * MAP, share * MAP
+    sheet.draw(ramp(signed=view.signed), bar, top - 0.13, wide, 0.07)
     cut = "≥ " if view.scale > reach else ""
     least = f"−{reach:.2g}" if view.signed else "0"
-    for at, side, end in ((-0.04, "right", least), (1.04, "left", f"{cut}{reach:.2g}")):
-        bar.text(at, 0.5, end, ha=side, va="center", fontsize=7.5, transform=bar.transAxes)
-    for spine in (*axes.spines.values(), *bar.spines.values()):
-        spine.set_visible(False)
+    sheet.write(least, bar - 0.045, top - 0.095, size=ENDS, align="right")
+    sheet.write(f"{cut}{reach:.2g}", bar + wide + 0.045, top - 0.095, size=ENDS, align="left")
 
 
-def _colour(image: AxesImage, reach: float, *, signed: bool) -> None:
-    """Colours by the square root of the weight, full from ``reach`` on."""
-    if signed:
-        image.set_cmap(SIGNED)
-        image.set_norm(FuncNorm((_signed_root, _signed_square), vmin=-reach, vmax=reach))
-    else:
-        image.set_cmap(LENGTHS)
-        image.set_norm(PowerNorm(0.5, vmin=0, vmax=reach))
+def _name_cells(sheet: Sheet, labels: Labels, left: float, top: float) -> float:
+    """The texts of all tokens beside and below a map; the room that they take."""
+    texts, size = labels
+    for k, text in enumerate(texts):
+        middle = (k + 0.5) * MAP / len(texts)
+        sheet.write(text, left - 0.03, top + middle, size=size, align="right")
+        sheet.write(text, left + middle, top + MAP + 0.03, size=size, align="right", turned=True)
+    return max(width(text, size, DPI) for text in texts) + 0.03
 
 
-def _signed_root(weights: Float[np.ndarray, "*size"]) -> Float[np.ndarray, "*size"]:
-    return np.copysign(np.sqrt(np.abs(weights)), weights)
-
-
-def _signed_square(roots: Float[np.ndarray, "*size"]) -> Float[np.ndarray, "*size"]:
-    return np.copysign(np.square(roots), roots)
-
-
-def _name_layer(axes: Axes, layer: InspectedLayer, picture: LayerPicture | None) -> None:
-    name = "\n".join(wrap(escaped(layer.name).replace(" · ", " "), NAME))
-    text = f"{name}\n{escaped(layer.family)}\nformula {layer.formula:.0e}"
-    if picture is not None:
-        told = f"First: length of what a token contributes to {picture.onto}, in its unit"
-        text += "\n" + "\n".join(wrap(told, NAME + 4))
-    axes.annotate(
-        text,
-        (0, 0.5),
-        xytext=(-56, 0),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        fontsize=9,
-        parse_math=False,
-    )
-
-
-def _save(figure: Figure, draft: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(draft, dpi=160)
+def _name(line: _Line) -> list[str]:
+    """What stands to the left of a line."""
+    layer = line.layer
+    found = [
+        *broken(layer.name, NAME),
+        written(escaped(layer.family)),
+        f"formula {layer.formula:.0e}",
+    ]
+    if line.several:
+        found.append(f"sample {line.maps[0].sample}")
+    if line.picture is not None:
+        told = f"First: length of what a token contributes to {line.picture.onto}, in its unit"
+        found += wrap(told, NAME + 4)
+    return found

@@ -72,3 +72,12 @@ class MapView:
         if self.row_sums.size == self.column_sums.size:
             np.fill_diagonal(size, np.nan)
         return size
+
+
+def without_sample(label: str, sample: int) -> str:
+    """The label of a map among those of its sample.
+
+    >>> without_sample("sample 1, head 3", 1)
+    'head 3'
+    """
+    return label.removeprefix(f"sample {sample}, ")

@@ -7,8 +7,8 @@ from dsf.inspection.choice import Chosen
 from dsf.network import Attribution, Intervention, Paths
 from dsf.report.attribution_content import explained
 from dsf.report.content import Grid, content
-from dsf.report.figure import static_picture
 from dsf.report.subjects import Decided, Shown, narrowed
+from dsf.report.thumbnail_picture import static_picture
 from dsf.report.viewer import EXPLORER, module_of, style_of
 from dsf.report.views import Progress, ignored
 

@@ -1,5 +1,7 @@
 """Pictures: signed colours about zero, odd cells apart, tokens never taken for formulas."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from matplotlib.figure import Figure
 
 import dsf
 from dsf.report import draw_grid, draw_map
-from dsf.report.figure import MASKED_COLOUR, NOT_FINITE
+from dsf.report.colours import LEVELS, MASKED, MASKED_COLOUR, NOT_FINITE, ZERO
+from dsf.report.sheet import Sheet
 
 
 def pixels(map, masked=None):
@@ -71,51 +74,91 @@ def test_chosen_layers_are_drawn(inspected, tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that are saved."""
-    figures = []
-    kept = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *to, **how: figures.append(self) or kept(self, *to, **how)
-    )
-    return figures
+    """The sheets that are saved."""
+    sheets = []
+    kept = Sheet.save
+    monkeypatch.setattr(Sheet, "save", lambda self, path: sheets.append(self) or kept(self, path))
+    return sheets
+
+
+def texts(sheet):
+    return [words.text for words in sheet.words]
 
 
 def test_every_map_names_queries_and_keys_and_has_a_colour_bar(of, softmax, tmp_path, drawn):
     scores = torch.randn(30, 30, generator=torch.Generator().manual_seed(0))
     draw_grid(of([softmax(scores)]), tmp_path / "maps.png")
-    (axes,) = drawn[0].axes
-    (bar,) = axes.child_axes
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("key →", "← query")
-    texts = [text.get_text() for text in bar.texts]
-    assert texts[0] == "0"
+    (sheet,) = drawn
+    map, bar = (cells.colours for cells in sheet.cells)
+    assert {"key →", "← query", "0"} <= set(texts(sheet))
     weights = torch.softmax(scores.double().masked_fill(torch.ones(30, 30).triu(1) > 0, -np.inf), 1)
     inner = weights.numpy()[np.tri(30, 30, -1, dtype=bool) & (np.arange(30) > 0)]
     end = max(np.quantile(inner, 0.98), inner.max() / 16)
-    assert texts[1] == f"≥ {end:.2g}"
-    assert axes.images[0].norm.vmin == 0
-    assert axes.images[0].norm(end / 4) == pytest.approx(0.5)
+    assert f"≥ {end:.2g}" in texts(sheet)
+    assert bar.tolist() == [list(range(ZERO, ZERO + LEVELS + 1))]
+    shares = np.sqrt(np.minimum(weights.numpy() / end, 1))
+    seen = np.tri(30, 30, dtype=bool)
+    assert np.abs(map[seen] - (ZERO + LEVELS * shares[seen])).max() <= 0.5 + 1e-9
+    assert (map[~seen] == MASKED).all()
 
 
 def test_a_signed_map_has_both_ends(inspected, tmp_path, drawn):
     draw_grid(inspected(dsf.mixers.DeltaNet), tmp_path / "maps.png", most=1)
-    texts = [text.get_text() for text in drawn[0].axes[0].child_axes[0].texts]
-    assert texts[0].startswith("−")
-    norm = drawn[0].axes[0].images[0].norm
-    assert norm(0.0) == pytest.approx(0.5)
-    assert norm(-norm.vmax / 4) == pytest.approx(0.25)
+    least, most = [text for text in texts(drawn[0]) if re.fullmatch(r"[−≥ ]*[\d.e-]+", text)]
+    assert least == f"−{most.removeprefix('≥ ')}"
+    bar = drawn[0].cells[1].colours
+    assert bar.tolist() == [list(range(ZERO - LEVELS, ZERO + LEVELS + 1))]
+
+
+def heads(count, samples=1):
+    rng = torch.Generator().manual_seed(0)
+    parts = (torch.randn(samples, count, 5, 2, generator=rng) for _ in range(3))
+    return dsf.mixers.SoftmaxAttention(**dict(zip(("query", "key", "value"), parts, strict=True)))
 
 
 def test_all_heads_of_a_layer_fill_lines(of, tmp_path, drawn):
-    rng = torch.Generator().manual_seed(0)
-    parts = (torch.randn(1, 7, 5, 2, generator=rng) for _ in range(3))
-    mixer = dsf.mixers.SoftmaxAttention(**dict(zip(("query", "key", "value"), parts, strict=True)))
+    mixer = heads(7)
     draw_grid(of([mixer]), tmp_path / "maps.png", most=None, across=3)
-    titles = [axes.get_title() for axes in drawn[0].axes if axes.axison]
-    assert titles == [f"head {k}" for k in range(7)]
+    titles = [words for words in drawn[0].words if words.text.startswith("head")]
+    assert [words.text for words in titles] == [f"head {k}" for k in range(7)]
+    heights = [words.y for words in titles]
+    assert heights[0] == heights[2] < heights[3] == heights[5] < heights[6]
     with pytest.raises(ValueError, match="'across' must be at least 1"):
         draw_grid(of([mixer]), tmp_path / "maps.png", across=0)
     with pytest.raises(ValueError, match="'most' must be at least 1"):
         draw_grid(of([mixer]), tmp_path / "maps.png", most=0)
+
+
+def test_every_sample_has_lines_of_its_own_and_is_named_once(of, tmp_path, drawn):
+    inspection = of([heads(3, samples=2)])
+    draw_grid(inspection, tmp_path / "maps.png", most=2)
+    found = texts(drawn[0])
+    assert [text for text in found if "sample" in text] == ["sample 0", "sample 1"]
+    assert sum(text.startswith("head") for text in found) == 4
+    maps = [cells for cells in drawn[0].cells if len(cells.colours) > 1]
+    assert [cells.top for cells in maps] == sorted(cells.top for cells in maps)
+    assert len({cells.top for cells in maps}) == 2
+    chosen = [int(text[5:]) for text in found if text.startswith("head")]
+    for cells, sample, head in zip(maps, (0, 0, 1, 1), chosen, strict=True):
+        order = inspection[0].map()[sample, head, -1].argsort()
+        assert (np.diff(cells.colours[-1][order].astype(int)) >= 0).all()
+
+
+def test_characters_that_no_font_has_are_written_as_their_numbers(of, softmax, tmp_path, drawn):
+    words = ["\u0378", "é", "the"]
+    draw_grid(of([softmax(torch.randn(3, 3))], words=words), tmp_path / "maps.png")
+    assert [texts(drawn[0]).count(text) for text in ("U+0378", "é", "the")] == [2, 2, 2]
+
+
+def test_a_short_map_is_as_high_as_its_cells_and_its_bar_stays(of, softmax, tmp_path, drawn):
+    scores = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+    draw_grid(of([softmax(scores, causal=False)]), tmp_path / "maps.png")
+    map, bar = drawn[0].cells
+    rows, columns = map.colours.shape
+    assert rows < columns
+    assert map.high / map.wide == pytest.approx(rows / columns)
+    assert bar.top + bar.high < map.top
+    assert bar.high == pytest.approx(0.07)
 
 
 @pytest.mark.parametrize(("ending", "begins"), [("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -8,7 +8,7 @@ import pytest
 import dsf
 from dsf.report import widget
 from dsf.report.content import content
-from dsf.report.figure import static_picture
+from dsf.report.thumbnail_picture import static_picture
 from dsf.report.viewer import EXPLORER, file_of
 
 anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')

@@ -1,0 +1,209 @@
+"""``Sheet``: pictures of cells and texts at places in inches.
+
+A figure with axes for every map takes ten times as long: each brings ticks, spines and transforms
+of its own. Here every text that recurs is drawn once, and cells are copied into the picture.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from math import ceil
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from PIL import Image
+
+from dsf.report.colours import WHITE, Colours, palette
+from dsf.report.escaping import escaped
+from dsf.report.fonts import families, written
+
+POINTS = 72  # of an inch
+LEADING = 1.2  # from one line to the next, in sizes of the font
+HALF = 0.36  # of the size of a font, from the middle of its letters down to the line they stand on
+PACKED = 3  # level of deflate: a tenth more bytes than by default, in half of the time
+PIXELS = ("png", "jpg", "jpeg", "tif", "tiff", "webp")
+BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A picture of cells, and its place from the upper left corner of the sheet."""
+
+    colours: Colours
+    left: float
+    top: float
+    wide: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Words:
+    """One line of text; ``y`` is the middle of its letters, or ``x`` where it is turned."""
+
+    text: str
+    x: float
+    y: float
+    size: float
+    align: str
+    turned: bool
+
+
+class Sheet:
+    """A sheet of so many inches."""
+
+    def __init__(self, wide: float, high: float, *, dpi: int) -> None:
+        self.wide, self.high, self.dpi = wide, high, dpi
+        self.cells: list[Cells] = []
+        self.words: list[Words] = []
+
+    def draw(self, colours: Colours, left: float, top: float, wide: float, high: float) -> None:
+        """Add cells."""
+        self.cells.append(Cells(colours, left, top, wide, high))
+
+    def write(
+        self,
+        text: str,
+        x: float,
+        y: float,
+        *,
+        size: float,
+        align: str = "center",
+        turned: bool = False,
+    ) -> None:
+        """Add one line of text.
+
+        Args:
+            size: of the font, in points.
+            align: whether ``x`` is the ``left`` end of the text, its ``center`` or its ``right``
+                end; of a turned text, which is read upwards, the same of ``y``.
+        """
+        self.words.append(Words(text, x, y, size, align, turned))
+
+    def write_lines(self, lines: list[str], x: float, y: float, *, size: float, align: str) -> None:
+        """Add lines of text, ``y`` in the middle of all."""
+        apart = LEADING * size / POINTS
+        first = y - apart * (len(lines) - 1) / 2
+        for k, line in enumerate(lines):
+            self.write(line, x, first + k * apart, size=size, align=align)
+
+    def save(self, path: Path) -> None:
+        """Write the sheet; the ending of ``path`` selects the format.
+
+        Raises:
+            ValueError: if it is no known format.
+        """
+        if path.suffix[1:].lower() in PIXELS:
+            picture = self.picture()
+            if path.suffix.lower() != ".png":
+                picture = picture.convert("RGB")
+            picture.save(path, dpi=(self.dpi, self.dpi), compress_level=PACKED)
+        else:
+            self.figure().savefig(path, dpi=self.dpi)
+
+    def picture(self) -> Image.Image:
+        """The sheet in pixels."""
+        size = (round(self.high * self.dpi), round(self.wide * self.dpi))
+        pixels = np.full(size, WHITE, dtype=np.uint8)
+        for words in self.words:
+            self._stamp(pixels, words)
+        for cells in self.cells:
+            top, left = round(cells.top * self.dpi), round(cells.left * self.dpi)
+            high, wide = (max(round(side * self.dpi), 1) for side in (cells.high, cells.wide))
+            rows, columns = (
+                np.arange(many) * count // many
+                for many, count in zip((high, wide), cells.colours.shape, strict=True)
+            )
+            pixels[top : top + high, left : left + wide] = cells.colours[np.ix_(rows, columns)]
+        found = Image.fromarray(pixels)
+        found.putpalette(palette().tobytes())
+        return found
+
+    def _stamp(self, pixels: UInt8[np.ndarray, "high wide"], words: Words) -> None:
+        ink, base = inked(words.text, words.size, self.dpi)
+        across = -BEFORE[words.align] * ink.shape[1]
+        down = HALF * words.size / POINTS * self.dpi - base
+        if words.turned:
+            ink = np.rot90(ink)
+            across, down = down, -across - ink.shape[0]
+        left, top = round(words.x * self.dpi + across), round(words.y * self.dpi + down)
+        ink = ink[max(-top, 0) :, max(-left, 0) :]
+        place = pixels[max(top, 0) :, max(left, 0) :][: ink.shape[0], : ink.shape[1]]
+        np.minimum(place, ink[: place.shape[0], : place.shape[1]], out=place)
+
+    def figure(self) -> Figure:
+        """The sheet as texts and images with a pixel for every cell, for formats of vectors."""
+        found = Figure(figsize=(self.wide, self.high))
+        axes = found.add_axes((0, 0, 1, 1), xlim=(0, self.wide), ylim=(self.high, 0))
+        axes.set_axis_off()
+        colours = palette()
+        for each in self.cells:
+            sides = (each.left, each.left + each.wide, each.top + each.high, each.top)
+            axes.imshow(
+                colours[each.colours],
+                extent=sides,
+                aspect="auto",
+                interpolation="none",  # keeps every cell sharp
+            )
+        axes.set(xlim=(0, self.wide), ylim=(self.high, 0))
+        for words in self.words:
+            below = HALF * words.size / POINTS
+            axes.text(
+                words.x + below * words.turned,
+                words.y + below * (not words.turned),
+                words.text,
+                ha=words.align,
+                va="baseline",
+                rotation=90 if words.turned else 0,
+                rotation_mode="anchor",
+                fontsize=words.size,
+                family=families(),
+                parse_math=False,
+            )
+        return found
+
+
+@lru_cache(1024)
+def inked(text: str, size: float, dpi: int) -> tuple[UInt8[np.ndarray, "high wide"], int]:
+    """The greys of one line of text, and the row on which its letters stand."""
+    em = size / POINTS * dpi
+    base = ceil(1.2 * em)
+    drawing: Any = RendererAgg(ceil((len(text) + 1) * em), 2 * base, dpi)  # type: ignore[no-untyped-call]
+    drawing.draw_text(drawing.new_gc(), 0, base, text, _font(size), 0)
+    opacity = np.asarray(drawing.buffer_rgba())[..., 3]
+    wide = int(np.flatnonzero(opacity.any(axis=0)).max(initial=0)) + 1
+    return WHITE - (opacity[:, :wide] // (255 // WHITE)).clip(max=WHITE), base
+
+
+def width(text: str, size: float, dpi: int) -> float:
+    """The width of one line of text in inches."""
+    return inked(text, size, dpi)[0].shape[1] / dpi
+
+
+def broken(name: str, most: int) -> list[str]:
+    """A name of dotted parts in lines of at most so many characters, as it can be drawn.
+
+    The name of a model before that of its layer has lines of its own.
+
+    >>> broken("decoder.block.0.layer.1.EncDecAttention", 26)
+    ['decoder.block.0.layer.1.', 'EncDecAttention']
+    """
+    lines: list[str] = []
+    for told in written(escaped(name)).split(" · "):
+        lines.append("")
+        for part in re.findall(r"[^.]*\.?", told):
+            for piece in wrap(part, most):
+                if len(lines[-1]) + len(piece) > most:
+                    lines.append("")
+                lines[-1] += piece
+    return lines
+
+
+@cache
+def _font(size: float) -> FontProperties:
+    return FontProperties(family=families(), size=size)
