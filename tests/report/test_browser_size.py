@@ -122,3 +122,25 @@ def test_tokens_show_their_spaces_and_are_found_with_and_without(page):
     for wanted in (" w17", "␣w17", "w17"):
         field.fill(wanted)
         assert page.locator(".search .count").inner_text() == "4 found"
+
+
+def test_samples_are_named_once_over_their_thumbnails(visited, tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    parts = {
+        name: torch.randn(2, 12, 9, 3, generator=rng, dtype=torch.float64)
+        for name in ("query", "key", "value")
+    }
+    mixers = [dsf.mixers.SoftmaxAttention(**parts) for _ in range(2)]
+    page = visited(write_report(of_mixers(mixers), tmp_path / "r.html"))
+    named = ["sample 0", "sample 1"] * 2
+    assert page.locator(".lines p.sample").all_text_contents() == named
+    assert page.locator(".lines .thumb").all_text_contents() == [""] * 48
+    columns = [str(k) for k in range(12)]
+    assert page.locator(".lines .columns span").all_text_contents() == columns
+    page.locator(".lines .thumb").nth(15).click()
+    assert "sample 1, head 3" in page.locator(".stage h2, .stage h3").first.text_content()
+    lines = page.locator(".lines .layer").first
+    pictures = 2 * lines.locator("canvas").first.bounding_box()["height"]
+    assert lines.bounding_box()["height"] < 1.7 * pictures
+    rollout = page.locator(".rollout .thumb").all_text_contents()
+    assert rollout == ["first of 2", "all 2"] * 2

@@ -36,12 +36,11 @@ class Overview {
     const columns = columnNames(layers);
     const head = columns && make("div", { className: "columns", ariaHidden: "true" }, ...columns.map((name) => make("span", {}, name)));
     const lines = layers.map((layer, k) => {
-      const thumbs = make("div", { className: "thumbs" });
-      for (const entry of this.entries.filter((each) => each.layer === layer)) thumbs.append(this.thumb(entry, open, columns));
+      const thumbs = this.thumbs(layer, open, columns);
       const { number, rest } = names[k];
       const name = beside ? [make("b", {}, number), ...(rest ? [make("span", {}, rest)] : [])] : [layer.name];
       const line = make("section", { className: "layer" }, make("h3", { title: layer.name }, ...name),
-        ...(once ? [] : [make("p", { title: layer.chosen }, facts[k])]), thumbs);
+        ...(once ? [] : [make("p", { title: layer.chosen }, facts[k])]), ...thumbs);
       line.style.setProperty("--across", acrossOf(layer));
       return line;
     });
@@ -58,18 +57,27 @@ class Overview {
       line.append(make("p", {}, `Not drawn, since ${rollout.reason}.`));
       return line;
     }
-    const thumbs = make("div", { className: "thumbs" });
-    for (const entry of this.entries.filter(({ layer }) => layer === rollout)) thumbs.append(this.thumb(entry, open));
-    line.append(thumbs);
+    line.append(...this.thumbs(rollout, open));
     line.style.setProperty("--across", acrossOf(rollout));
     return line;
   }
 
-  thumb(entry, open, columns) {
+  /** The thumbnails of a layer; of several samples those of each under its name. */
+  thumbs(layer, open, columns) {
+    const samples = bySample(layer.maps);
+    return samples.flatMap((maps) => {
+      const thumbs = make("div", { className: "thumbs" });
+      for (const entry of this.entries.filter((each) => maps.includes(each.map))) thumbs.append(this.thumb(entry, open, maps, columns));
+      return samples.length > 1 ? [make("p", { className: "sample" }, `sample ${maps[0].sample}`), thumbs] : [thumbs];
+    });
+  }
+
+  thumb(entry, open, beside, columns) {
     const { layer, map } = entry, { rows, columns: across } = layer.thumbnails;
     const canvas = make("canvas", { className: "pattern", width: across, height: rows });
-    const brief = map.rollout ? map.label.replace(/ layers$/, "")
-      : layer.maps.length > 4 ? map.label.replace(/^(head|channel) /, "") : map.label;
+    const label = withoutSample(map);
+    const brief = map.rollout ? label.replace(/ layers$/, "")
+      : beside.length > 4 ? label.replace(/^(head|channel) /, "") : label;
     const caption = columns ? [] : [make("span", {}, map.together ? "all" : map.share ? "edges" : brief)];
     const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1 },
       canvas, ...caption);
@@ -131,18 +139,29 @@ class Overview {
   }
 }
 
-/** How many thumbnails of a layer stand side by side: all up to 12, else a number that divides them. */
+/** The maps of a layer, those of each sample together. */
+function bySample(maps) {
+  const samples = [...new Set(maps.map(({ sample }) => sample))].sort((a, b) => a - b);
+  return samples.map((sample) => maps.filter((map) => map.sample === sample));
+}
+
+/** The name of a map among those of its sample. */
+function withoutSample({ label, sample }) {
+  return label.replace(`sample ${sample}, `, "");
+}
+
+/** How many thumbnails of a layer stand side by side: all of a sample up to 12, else a number that divides them. */
 function acrossOf({ maps }) {
-  const count = maps.length;
+  const count = Math.max(...bySample(maps).map(({ length }) => length));
   return count <= 12 ? Math.max(count, 2) : [12, 10, 9, 8].find((many) => count % many === 0) || 12;
 }
 
 /** The numbers above the columns, if these mean the same head in every layer and no line is broken. */
 function columnNames(layers) {
-  const labels = layers.map(({ maps }) => maps.map(({ label }) => label).join());
-  const plain = layers[0].maps.every(({ label, together }, k) => !together && label === `head ${k}`);
-  const { length } = layers[0].maps;
-  return plain && length > 4 && length <= 12 && new Set(labels).size === 1 ? layers[0].maps.map((_, k) => String(k)) : null;
+  const lines = layers.flatMap(({ maps }) => bySample(maps).map((of) => of.map(withoutSample)));
+  const plain = lines.every((line) => line.length === lines[0].length && line.every((label, k) => label === `head ${k}`));
+  const { length } = lines[0];
+  return plain && length > 4 && length <= 12 ? lines[0].map((_, k) => String(k)) : null;
 }
 
 /** What is said of the layers, once for each kind of name in the margin; nothing where one name has several meanings. */
