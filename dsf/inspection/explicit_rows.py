@@ -8,7 +8,7 @@ not computed at all where the kernel would be what computes them.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Int, Shaped
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dsf.composite import PANEL, ExplicitMap, Operator
 from dsf.evaluate import respond
+from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.rows import blocks_between
 from dsf.ingredients.softmax_rows import PairRows, SoftmaxRows
 from dsf.system import System
@@ -43,16 +44,27 @@ def response_by_rows(
         found = (
             respond(system, signal) if whole or not leaves_out(system) else _unknown(system, signal)
         )
-    parts = []
-    for start, stop in sampled_rows(system.steps):
-        (rows,) = (block.weights for block in blocks_between(system, start, stop, size=PANEL))
-        dtype = torch.promote_types(rows.dtype, values.dtype)
-        mixed = (rows.to(dtype) @ values.to(dtype)).unsqueeze(-2)
-        if found is None:
-            parts.append(mixed)
-        else:
-            found[..., start:stop, :, :] = mixed
-    return torch.cat(parts, dim=-3) if found is None else found
+    spans = [*sampled_rows(system.steps)]
+    rows = torch.cat(_windows(system, spans), dim=-2)
+    dtype = torch.promote_types(rows.dtype, values.dtype)
+    mixed = (rows.to(dtype) @ values.to(dtype)).unsqueeze(-2)
+    if found is None:
+        return mixed
+    done = 0
+    for start, stop in spans:
+        found[..., start:stop, :, :] = mixed[..., done : done + stop - start, :, :]
+        done += stop - start
+    return found
+
+
+def _windows(
+    system: Operator, spans: Sequence[tuple[int, int]]
+) -> list[Shaped[Tensor, "*batch rows read"]]:
+    """Some windows of the rows of a map; what they have in common is asked of the system once."""
+    source = whole_rows(system)
+    if source is not None:
+        return [source.window(*span).squeeze(-2) for span in spans]
+    return [block.weights for span in spans for block in blocks_between(system, *span, size=PANEL)]
 
 
 def leaves_out(system: Operator) -> bool:
@@ -64,11 +76,6 @@ def leaves_out(system: Operator) -> bool:
         and not _remembers(system)
         and system.steps > EVERY
     )
-
-
-def compared_share(length: int) -> float:
-    """The share of the rows that are compared."""
-    return sum(stop - start for start, stop in sampled_rows(length)) / length
 
 
 def compared_tokens(length: int) -> Int[Tensor, " some"]:

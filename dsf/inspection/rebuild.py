@@ -29,7 +29,6 @@ from dsf.inspection.errors import (
     memory_ran_out,
 )
 from dsf.inspection.explicit_rows import (
-    compared_share,
     compared_tokens,
     leaves_out,
     response_by_rows,
@@ -217,16 +216,30 @@ class Comparison:
         if leaves_out(system):
             mixed = response_by_rows(system, signal, whole=False)
             some = adapter.finished(layer, mixer, mixed)
-            left_out = some.isnan()
-            compared = some.numel() - int(left_out.count_nonzero())
-            expected = round(compared_share(system.steps) * some.numel())
-            if some.shape == layer.output.shape and compared == expected:
-                behind = relative_error(torch.where(left_out, layer.output, some), layer.output)
-                tokens = compared_tokens(system.steps).to(mixed.device)
+            tokens = compared_tokens(system.steps).to(mixed.device)
+            axis, size = _axis_of_tokens(some, tokens, system.steps), largest(layer.output)
+            if axis is not None and some.shape == layer.output.shape and math.isfinite(size):
+                parts = (part.index_select(axis, tokens) for part in (some, layer.output))
+                behind = relative_error(*parts, size=size)
                 return max(behind, error_around(layer, adapter, mixer, mixed, tokens=tokens))
         mixed = response_by_rows(system, signal)
         behind = relative_error(adapter.finished(layer, mixer, mixed), layer.output)
         return max(behind, error_around(layer, adapter, mixer, mixed))
+
+
+def _axis_of_tokens(some: Tensor, tokens: Int[Tensor, " some"], steps: int) -> int | None:
+    """The axis along which a tensor is made of these tokens alone there; the others are NaN.
+
+    None where there is none.
+    """
+    return next(
+        (
+            axis
+            for axis, size in enumerate(some.shape)
+            if size == steps and not some.index_select(axis, tokens).isnan().any()
+        ),
+        None,
+    )
 
 
 def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:
@@ -450,11 +463,20 @@ def error_around(
     return max(relative_error(entered, value), relative_error(rebuilt, output))
 
 
-def relative_error(rebuilt: Shaped[Tensor, "*ours"], captured: Shaped[Tensor, "*theirs"]) -> float:
-    """Largest absolute difference over the largest captured value; infinite if shapes differ."""
+def relative_error(
+    rebuilt: Shaped[Tensor, "*ours"],
+    captured: Shaped[Tensor, "*theirs"],
+    *,
+    size: float | None = None,
+) -> float:
+    """Largest absolute difference over the largest captured value; infinite if shapes differ.
+
+    Args:
+        size: the largest captured value, where these are only some of them.
+    """
     if rebuilt.shape != captured.shape:
         return float("inf")
-    size, difference = largest(captured), largest(rebuilt - captured)
+    size, difference = largest(captured) if size is None else size, largest(rebuilt - captured)
     return difference / size if size > 0 else difference
 
 
