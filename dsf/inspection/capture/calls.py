@@ -191,15 +191,22 @@ def call_output(output: Any) -> Any:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in tuples, lists and dictionaries, in order."""
+    found: list[Tensor] = []
+    _add_tensors(value, found)
+    return found
+
+
+def _add_tensors(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, PackedSequence):
-        return [value.data]
-    if isinstance(value, dict):
-        return [one for part in value.values() for one in tensors_in(part)]
-    if isinstance(value, tuple | list):
-        return [one for part in value for one in tensors_in(part)]
-    return []
+        found.append(value)
+    elif isinstance(value, PackedSequence):
+        found.append(value.data)
+    elif isinstance(value, _SEVERAL):
+        for part in value.values() if isinstance(value, dict) else value:
+            _add_tensors(part, found)
+
+
+_SEVERAL = (tuple, list, dict)
 
 
 class CallLog(list[Call]):

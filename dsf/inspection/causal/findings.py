@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.causal.alike import chosen
@@ -284,7 +284,7 @@ class _Asked:
     def alike(self, others: Sequence[Finding]) -> Finding | None:
         """The answer of others that did the same, where the map of each is all that it does."""
         outputs = tensors_in(self.invocation.output)
-        if not others or not all(one.isfinite().all() for one in outputs):
+        if not others or not all(map(_is_finite, outputs)):
             return None
         if any(one.mixes is not False or one.share < 1 or one.has_slots for one in others):
             return None
@@ -346,6 +346,13 @@ class _Asked:
             attentions=len(parts),
             has_slots=any(map(_reads_slots, invocation.calls)),
         )
+
+
+def _is_finite(output: Tensor) -> bool:
+    # A sum is quicker than a comparison of every number, but it may itself overflow.
+    if output.is_floating_point() and math.isfinite(output.sum()):
+        return True
+    return bool(output.isfinite().all())
 
 
 def _reads_slots(call: Call) -> bool:

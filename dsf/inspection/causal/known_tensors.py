@@ -116,13 +116,13 @@ class KnownTensors:
 
     def view_of_memory(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
         """A view of memory that is written into later, such as a row of an output buffer."""
-        if not (is_view(func) and args and isinstance(args[0], Tensor)):
+        if not (ops.is_view(func) and args and isinstance(args[0], Tensor)):
             return
         base = args[0]
         if isinstance(base, nn.Parameter):
             return
         self._remember(base, _Entry(None, _Holder(base.shape, None)))
-        self.view(func, func._schema.name.partition("::")[2], args, {}, out)
+        self.view(func, ops.name_of(func), args, {}, out)
 
     def view(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
@@ -182,13 +182,6 @@ class KnownTensors:
             part.copy_(torch.full((), NONE) if new is None else new)
             planes[axis] = full
         holder.coordinates = Coordinates(holder.shape, planes, base.columns)
-
-
-def is_view(func: Any) -> bool:
-    """Whether an operation returns a view of its first argument."""
-    returns = func._schema.returns
-    alias = returns[0].alias_info if returns else None
-    return alias is not None and not alias.is_write
 
 
 def _move(

@@ -7,7 +7,7 @@ element of several indices along an axis.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -61,9 +61,32 @@ def is_place(axis: InputAxis) -> bool:
     return axis.source.channels is not axis
 
 
+@cache
+def name_of(func: Any) -> str:
+    """The name of an operation of torch, without that of its library."""
+    return str(func._schema.name.partition("::")[2])
+
+
+@cache
+def is_view(func: Any) -> bool:
+    """Whether an operation returns a view of its first argument."""
+    returns = func._schema.returns
+    alias = returns[0].alias_info if returns else None
+    return alias is not None and not alias.is_write
+
+
+@cache
+def is_written(func: Any) -> bool:
+    """Whether an operation writes into its first argument."""
+    arguments = func._schema.arguments
+    alias = arguments[0].alias_info if arguments else None
+    return alias is not None and alias.is_write
+
+
+@cache
 def is_pointwise(func: Any) -> bool:
     """Whether an operation works on elements one by one, its in-place form too."""
-    name = func._schema.name.partition("::")[2]
+    name = name_of(func)
     if torch.Tag.pointwise in func.tags or name.rstrip("_") in ("addcmul", "addcdiv", "lerp"):
         return True
     if not name.endswith("_"):

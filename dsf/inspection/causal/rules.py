@@ -41,7 +41,7 @@ class Done:
     @property
     def name(self) -> str:
         """The name of the operation in torch."""
-        return str(self.func._schema.name.partition("::")[2])
+        return ops.name_of(self.func)
 
     @property
     def plain(self) -> str:

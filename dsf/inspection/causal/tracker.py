@@ -18,7 +18,7 @@ from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal import operations as ops
 from dsf.inspection.causal.alike import Steps
 from dsf.inspection.causal.coordinates import Coordinates, numbered, varies
-from dsf.inspection.causal.known_tensors import KnownTensors, is_view
+from dsf.inspection.causal.known_tensors import KnownTensors
 from dsf.inspection.causal.operations import Followed, Meeting, is_place
 from dsf.inspection.causal.replay import UnclearError, cells_of, repeated
 from dsf.inspection.causal.rules import Done, Rules, is_made_anew
@@ -269,7 +269,7 @@ class Tracker(TorchDispatchMode):
             self.steps.add(self.where.time, func, args, kwargs, out)
             self._follow(func, args, kwargs, out)
         except Exception:  # a rule that does not fit must never end a run
-            self._ask(func._schema.name.partition("::")[2], args)
+            self._ask(ops.name_of(func), args)
         return out
 
     def _ask(self, name: str, args: tuple[Any, ...]) -> None:
@@ -281,12 +281,12 @@ class Tracker(TorchDispatchMode):
         self._note(name, [Meeting(axis, how, is_known=False) for axis in axes][:1])
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        name = func._schema.name.partition("::")[2]
+        name = ops.name_of(func)
         known = self._known
         if not any(part in known for part in ops.tensors_in(args)):
             known.view_of_memory(func, args, out)
             return
-        if is_view(func) and args and isinstance(args[0], Tensor):
+        if ops.is_view(func) and args and isinstance(args[0], Tensor):
             known.view(func, name, args, kwargs, out)
             return
         outs = [out] if isinstance(out, Tensor) else []
@@ -299,7 +299,7 @@ class Tracker(TorchDispatchMode):
         given = [one for one in ops.tensors_in((*args, *kwargs.values())) if known.decides(one)]
         chosen = [one for one in given if known.is_decided(one)]
         followed = self._rules.followed(Done(func, args, kwargs, out, outs, self.of(args[0])))
-        writes = func._schema.arguments and _is_written(func._schema.arguments[0])
+        writes = ops.is_written(func)
         for tensor, found in zip(outs, followed.outputs, strict=False):
             is_number = tensor.is_floating_point() or tensor.is_complex()
             exact = is_number or bool(given) or name in _WHOLE_NUMBERS
@@ -384,10 +384,6 @@ _WHOLE_NUMBERS = ops.MOVES | ops.RESHAPES | {"cat", "stack", "clone", "constant_
 
 def _numbers(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [one for one in tensors if one.is_floating_point() or one.is_complex()]
-
-
-def _is_written(argument: Any) -> bool:
-    return argument.alias_info is not None and argument.alias_info.is_write
 
 
 _HERE = str(Path(__file__).parent.parent)
