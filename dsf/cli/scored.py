@@ -4,7 +4,7 @@ from typing import Any
 
 from dsf.cli.terminal import print_table
 from dsf.inspection import Inspection
-from dsf.inspection.results.heads import strongest
+from dsf.inspection.results.heads import excess, strongest
 from dsf.inspection.results.table import Record, Table
 from dsf.report.escaping import escaped
 
@@ -17,7 +17,7 @@ def show_heads(inspection: Inspection, table: Table, top: int) -> None:
     rows = []
     for best in named:
         found = [row for row in table.where(score=best["score"]) if row["value"] == row["value"]]
-        found.sort(key=lambda row: row["control"] - row["value"])
+        found.sort(key=excess, reverse=True)
         rows += [(row["score"], _where(row), *_numbers(row)) for row in found[:top]]
     print_table(("score", "head", *NUMBERS), rows)
     for best in named:

@@ -31,10 +31,15 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
     is False. Numbers of 16 and 8 bits are widened to float32, in which sums of their squares fit.
 
     Raises:
-        TypeError: if the weights are whole numbers or truth values.
+        TypeError: if the weights are whole numbers or truth values, or it is no map.
         ValueError: if the map has no rows or no columns.
     """
     for rows in _blocks(widened(map_or_system), overwrites):
+        if not isinstance(rows, Rows):
+            raise TypeError(
+                "measures: a map is a tensor, a system or blocks of rows (dsf.row_blocks), but it "
+                f"is {type(map_or_system).__name__}."
+            )
         _measurable(rows.weights)
         yield rows._replace(weights=_wide(rows.weights).resolve_conj().resolve_neg())
 

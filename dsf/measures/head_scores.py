@@ -96,13 +96,25 @@ def induction(
 def needle(
     map_or_system: MapOrSystem, *, written: int, read: int, net: bool = False
 ) -> Shaped[Tensor, "*batch"]:
-    """Share of the weight of token ``written`` that it puts on token ``read``, 0 to 1."""
-    return _mean_share(
-        "needle",
-        map_or_system,
-        lambda rows: (rows.written[:, None] == written) & (rows.read == read),
-        net,
-    )
+    """Share of the weight of token ``written`` that it puts on token ``read``, 0 to 1.
+
+    Raises:
+        IndexError: if the map has no such tokens, which are counted from 0.
+    """
+    found = torch.zeros((), dtype=torch.bool)
+
+    def place(rows: Rows) -> Tensor:
+        there = (rows.written[:, None] == written) & (rows.read == read)
+        found.logical_or_(there.any().cpu())
+        return there
+
+    share = _mean_share("needle", map_or_system, place, net)
+    if not found:
+        raise IndexError(
+            f"needle: the map has no tokens written={written} and read={read}; they are counted "
+            "from 0."
+        )
+    return share
 
 
 def copying(
@@ -121,11 +133,17 @@ def copying(
 
     Raises:
         ShapeError: if the axes of ``effects`` are not the first of the map, or its columns.
+        TypeError: if ``effects`` are no real numbers.
 
     >>> map = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
     >>> copying(map, torch.tensor([-3.0, 1.0]))
     tensor(0.1429)
     """
+    if not isinstance(effects, Tensor) or effects.is_complex():
+        raise TypeError(
+            "copying: 'effects' must be a tensor of real numbers with the axes '*sample read', but "
+            f"it is {effects.dtype if isinstance(effects, Tensor) else type(effects).__name__}."
+        )
 
     def of_value(rows: Rows) -> Tensor:
         _check_axes("copying", "effects", effects, rows)
@@ -168,7 +186,10 @@ def _mean_share(
 
 def _check_numbers(measure: str, tokens: Any) -> None:
     """Raises TypeError unless these are the numbers of tokens."""
-    if isinstance(tokens, Tensor) and not tokens.is_floating_point() and tokens.ndim:
+    has_fractions = isinstance(tokens, Tensor) and (
+        tokens.is_floating_point() or tokens.is_complex()
+    )
+    if isinstance(tokens, Tensor) and tokens.ndim and not has_fractions:
         return
     found = type(tokens).__name__
     if isinstance(tokens, Tensor):

@@ -1,5 +1,6 @@
 """``Inspection.heads``: scores of heads, beside what chance gives."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -92,3 +93,28 @@ def test_only_chosen_heads_keep_their_numbers():
     model = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True).eval()
     some = dsf.inspect(model, torch.randn(1, 5, 8), heads=[1])
     assert {row["head"] for row in some.heads(torch.arange(5)[None])} == {1}
+
+
+@pytest.mark.parametrize("score", ["duplicate_token", "induction"])
+def test_a_sample_without_copies_leaves_the_scores_of_the_others(inspection, tokens, score):
+    """Its own is nan, which the mean over the samples leaves out."""
+    without = tokens.clone()
+    without[0] = torch.arange(STEPS)
+    for record in inspection.heads(without).where(score=score):
+        maps = inspection[record["layer"]].map()[1:, record["head"]]
+        found = [
+            shares(*pair, LOOKED_AT[score]) for pair in zip(maps, tokens[1:].tolist(), strict=True)
+        ]
+        assert record["value"] == pytest.approx(sum(found) / 2, rel=1e-6)
+        assert 0 < record["control"] < 1
+    never = inspection.heads(torch.arange(STEPS).expand(3, -1)).where(score=score)
+    assert all(math.isnan(record["value"]) for record in never)
+
+
+def test_the_strongest_is_found_where_chance_had_nothing_to_look_at():
+    """With one copy in a short input no random order may have anything that follows one."""
+    rows = [
+        {"layer": "a", "head": k, "score": "induction", "value": value, "control": control}
+        for k, (value, control) in enumerate([(0.1, torch.nan), (0.9, torch.nan), (0.4, 0.2)])
+    ]
+    assert [row["head"] for row in strongest(Table(tuple(rows)))] == [1]

@@ -110,3 +110,21 @@ def test_tokens_that_do_not_fit_are_refused(map):
         measures.duplicate_token(map, torch.ones(8))
     with pytest.raises(ValueError, match="previous_token: signs need a real map"):
         measures.previous_token(map + 1j)
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_maps_tokens_and_places_that_are_none():
+    map = torch.ones(4, 4).tril()
+    with pytest.raises(TypeError, match=r"tensor, a system or blocks of rows .* but it is str"):
+        measures.previous_token("a map")
+    with pytest.raises(TypeError, match=r"a system or blocks of rows .* but it is list"):
+        measures.previous_token(map.tolist())
+    with pytest.raises(TypeError, match="it is a tensor of the type complex64 with 1 axes"):
+        measures.induction(map, torch.ones(4, dtype=torch.complex64))
+    for wrong in ([1.0] * 4, torch.ones(4) * 1j):
+        with pytest.raises(TypeError, match="'effects' must be a tensor of real numbers"):
+            measures.copying(map, wrong)
+    for written, read in ((4, 0), (0, 4), (-1, 0)):
+        with pytest.raises(IndexError, match=f"no tokens written={written} and read={read}"):
+            measures.needle(map, written=written, read=read)
+    assert measures.needle(map, written=3, read=1) == 0.25

@@ -1,5 +1,6 @@
 """What every head looks at, by name, with the score that chance gives beside it."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -46,8 +47,14 @@ def strongest(table: Table) -> Table:
     for name in (*BY_PLACE, *BY_TOKEN):
         rows = [row for row in table.where(score=name) if row["value"] == row["value"]]
         if rows:
-            found.append(max(rows, key=lambda row: row["value"] - row["control"]))
+            found.append(max(rows, key=excess))
     return Table(tuple(found))
+
+
+def excess(row: Record) -> float:
+    """By how much a score exceeds its control; its value where chance had nothing to look at."""
+    value, control = row["value"], row["control"]
+    return float(value if math.isnan(control) else value - control)
 
 
 def text_numbers(tokens: tuple[tuple[str, ...], ...] | None) -> Int[Tensor, "sample time"]:
@@ -107,8 +114,8 @@ def _looks_ahead(system: Operator) -> bool:
 def _records(
     layer: Measurable, name: str, value: Tensor, net: Tensor, control: Tensor
 ) -> Iterator[Record]:
-    """One for every head, the mean over the samples."""
-    means = [part.double().mean(dim=0) for part in (value, net, control)]
+    """One for every head, the mean over the samples that have the score."""
+    means = [part.double().nanmean(dim=0) for part in (value, net, control)]
     for index in indices(means[0]):
         place = layer.place((0, *index))[1:]
         numbers = (part[index].item() for part in means)

@@ -420,11 +420,12 @@ class Inspection(Sequence[InspectedLayer]):
         """What every head (or channel) looks at: scores by name, with those of chance beside them.
 
         ``previous_token``, ``first_token``, ``self_token``, ``duplicate_token`` and ``induction``
-        of :mod:`dsf.measures`, each the mean over the samples. ``value`` is the share of the
-        absolute weight, ``net`` its signed part, and ``control`` what chance gives: for the first
-        three the score of a map that weighs all tokens alike which it may read, for the others the
-        mean score of the same map where the tokens stand in random order. A layer that has no such
-        scores is a record with a ``note``.
+        of :mod:`dsf.measures`, each the mean over the samples that have it: one in which no token
+        comes twice has no ``induction``. ``value`` is the share of the absolute weight, ``net`` its
+        signed part, and ``control`` what chance gives: for the first three the score of a map that
+        weighs all tokens alike which it may read, for the others the mean score of the same map
+        where the tokens stand in random order. A layer that has no such scores is a record with a
+        ``note``.
 
         Args:
             tokens: the token numbers of the input; None where equal texts are equal tokens.
