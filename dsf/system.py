@@ -227,7 +227,7 @@ class System:
         else:
             given = at.tolist() if hasattr(at, "tolist") else at  # of torch or NumPy
             several = list(given) if isinstance(given, Iterable) else [given]
-            odd = [each for each in several if not isinstance(each, int)]
+            odd = [each for each in several if not isinstance(each, int) or isinstance(each, bool)]
             if odd:
                 raise TypeError(
                     f"System.states: 'at' must be whole numbers or a slice, but it has {odd[0]!r}."

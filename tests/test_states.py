@@ -80,6 +80,6 @@ def test_tokens_are_whole_numbers_of_any_library():
     for at in (torch.tensor([0, -1]), np.array([0, 2]), (0, 2), range(0, 3, 2)):
         assert torch.equal(system.states(signal, at=at), system.states(signal, at=[0, 2]))
     assert torch.equal(system.states(signal, at=np.int64(1)), system.states(signal, at=1))
-    for wrong in (1.5, "x", [0.0]):
+    for wrong in (1.5, "x", [0.0], True, [True, False, True], np.array([True, False, True])):
         with pytest.raises(TypeError, match="'at' must be whole numbers or a slice, but it has"):
             system.states(signal, at=wrong)

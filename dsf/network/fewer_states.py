@@ -190,7 +190,10 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
         products: those of an earlier result on the same model and data, in place of ``batches``.
 
     Raises:
-        ValueError: if there are not so many states, no batches, or the model cannot be built.
+        TypeError: if ``model`` is no module, ``states`` no whole number, or ``batches`` a single
+            one.
+        ValueError: if there are not so many states, no batches, the model cannot be built, or
+            ``choose`` names other states than it may.
         InspectionError: if the model has no selective layer, or one whose states are not made by
             rows of its parameters alone.
 
@@ -206,6 +209,8 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
         >>> smaller.error < 0.2
         True
     """
+    if isinstance(states, bool) or not isinstance(states, int):
+        raise TypeError(f"reduce_states: 'states' must be a whole number, but it is {states!r}.")
     found = dict(products) if products else state_products(model, batches, adapters=adapters)
     short = next((each for each in found.values() if not 1 <= states <= each.states), None)
     if short is not None:
@@ -217,6 +222,10 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
         path: kept_states(each, choose(each, states), projected=projected)
         for path, each in found.items()
     }
+    if odd := [layer.kept for layer in layers.values() if len(layer.kept) != states]:
+        raise ValueError(
+            f"reduce_states: 'choose' must name {states} states, but it gave {list(odd[0])}."
+        )
     weights = _smaller_weights(model, found, layers)
     made = None
     if build is not None or hasattr(getattr(model, "config", None), "state_size"):

@@ -41,7 +41,7 @@ def parts_of(
         for step in trunk
         if step not in mixer_at
         for source in step.sources
-        if source not in trunk and not _is_centring(source, step, trunk, mixer_at, names)
+        if source not in trunk and not _is_trunk_again(source, step, trunk, mixer_at, names)
     ]
     while branches:
         branch, name = branches.pop()
@@ -66,18 +66,19 @@ def _name(branch: Step, trunk: Collection[Step], names: Mapping[Step, str], othe
     return names.get(step, other)
 
 
-def _is_centring(
+def _is_trunk_again(
     branch: Step,
     step: Step,
     trunk: Collection[Step],
     mixers: Collection[Step],
     names: Collection[Step],
 ) -> bool:
-    """Whether a norm that is written out takes the mean over the width away, from the trunk itself.
+    """Whether a branch is the trunk itself, once more, and not what a layer adds to it.
 
-    It adds one number to all channels, and is a part no more than the factor of the norm is.
+    So it is where a norm that is written out takes away the mean over the width, one number for all
+    channels, and where a head sets the mean over the tokens beside one of them.
     """
-    if branch.shape[-1:] != (1,) or step.shape[-1:] == (1,):
+    if not branch.shape or not step.shape or branch.shape[-1] >= step.shape[-1]:
         return False
     while branch not in trunk:
         if branch in mixers or branch in names or len(branch.sources) != 1:

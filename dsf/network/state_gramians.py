@@ -88,10 +88,21 @@ def state_products(
         adapters: how to read modules of your own, as for :func:`dsf.inspect`.
 
     Raises:
+        TypeError: if ``model`` is no module, or ``batches`` a single one.
         ValueError: if there are no batches.
         InspectionError: if the model has no selective layer, or the states of one are not made by
             rows of its parameters alone.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "reduce_states: 'model' must be a model in memory, such as "
+            f"dsf.loading.load_model(folder).model, but it is {type(model).__name__}."
+        )
+    if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
+        raise TypeError(
+            "reduce_states: 'batches' must hold the inputs of several calls, but it is a single "
+            f"{type(batches).__name__}. Put it into a list: [batch]."
+        )
     found: dict[str, StateProducts] = {}
     for inputs, named in map(_as_call, batches):
         inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)

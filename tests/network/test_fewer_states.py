@@ -201,6 +201,16 @@ def test_what_cannot_be_done_is_told():
             dsf.reduce_states(
                 model, (), states=2, products=found, choose=lambda *_, kept=kept: kept
             )
+    with pytest.raises(ValueError, match=r"must name 2 states, but it gave \[3\]"):
+        dsf.reduce_states(model, (), states=2, products=found, choose=lambda *_: (3,))
+    for states in (2.5, True):
+        with pytest.raises(TypeError, match=f"'states' must be a whole number, but it is {states}"):
+            dsf.reduce_states(model, data, states=states)
+    for batches in (data[0], {"input_ids": data[0]}, None):
+        with pytest.raises(TypeError, match=r"but it is a single .* Put it into a list: \[batch\]"):
+            dsf.reduce_states(model, batches, states=2)
+    with pytest.raises(TypeError, match=r"must be a model in memory, .* but it is str"):
+        dsf.reduce_states("mamba", data, states=2)
     tagger, texts, adapters = tagging()
     with pytest.raises(ValueError, match="whose configuration has no state_size"):
         dsf.reduce_states(tagger, texts, states=2, adapters=adapters, loss=lambda _: 0.0)

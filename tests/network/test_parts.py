@@ -90,3 +90,27 @@ def test_a_feed_forward_layer_without_a_module_is_a_part():
     direct = share.embedding + sum(share.layers.values()) + share.remainder
     torch.testing.assert_close(direct, model(x).detach()[:, -1].sum(dim=-1))
     torch.testing.assert_close(share.embedding, x[:, -1].sum(dim=-1))
+
+
+class TwoPools(nn.Module):
+    """A head that is given one token and, beside it, the mean over the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([WrittenOut() for _ in range(2)])
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(torch.cat([x[:, 0], x[:, 1:].mean(dim=1)], dim=1))
+
+
+def test_pools_side_by_side_are_no_parts():
+    torch.manual_seed(0)
+    model, x = TwoPools().double(), torch.randn(2, 5, 8).double()
+    share = dsf.stack(model, x).attribute(1)
+    assert len(share.layers) == 4
+    row = model.head.weight[1]
+    pooled = torch.cat([x[:, 0], x[:, 1:].mean(dim=1)], dim=1)
+    torch.testing.assert_close(share.embedding, pooled @ row)
