@@ -106,7 +106,10 @@ class Scale(Edit):
 
 @dataclass(frozen=True, repr=False)
 class Window(Edit):
-    """Every token reads only the last ``width`` tokens, itself included."""
+    """Every token reads only the last ``width`` tokens, itself included.
+
+    Where a layer looks ahead, it reads as many that follow.
+    """
 
     width: int
     renormalise: bool = False
@@ -114,7 +117,10 @@ class Window(Edit):
 
 @dataclass(frozen=True, repr=False)
 class Sink(Edit):
-    """No token reads the first one; with ``keep``, every token reads only the first and itself."""
+    """No token reads the first one; with ``keep``, every token reads only the first and itself.
+
+    The first is number 0 of the input, which in a batch that is padded on the left is padding.
+    """
 
     keep: bool = False
     renormalise: bool = False
@@ -185,6 +191,7 @@ class Mean(Edit):
     """The response of these heads is, at every token, its mean over the tokens of a run.
 
     The run is this one, sample by sample, or that of the inspection ``over``, over all its samples.
+    Tokens of padding count like others.
     """
 
     over: Source = None

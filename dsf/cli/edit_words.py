@@ -11,6 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from dsf.cli.prompt import read_text
+
 Record = dict[str, Any]
 OTHER = "other"
 """The name of the run on --other-text or --other-ids."""
@@ -92,9 +94,10 @@ def filed_runs(path: Path) -> list[list[Record]]:
 
 
 def _listed(path: Path) -> list[Any]:
+    text = read_text("--edits", path)
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--edits {str(path)!r}: it is no JSON: {error}.") from None
     if not isinstance(records, list):
         raise _no_list(path)

@@ -82,7 +82,7 @@ class Stack:
                 with ``stream``, a vector of the width of the residual stream.
             against: a second token whose logit is subtracted, such as a wrong answer.
             position: at which position of the logits, or of the stream; the last by default. A
-                function of the logits chooses its own.
+                function of the logits chooses its own, and a classifier's logits have none.
             stream: attribute the product of a vector with this residual stream instead of a logit;
                 stream ``k`` is the input of block ``k``, -1 the output of the last block.
 

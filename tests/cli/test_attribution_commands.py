@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shutil
 from dataclasses import MISSING, fields
 
@@ -310,12 +311,26 @@ def test_what_does_not_suit_the_model_is_usage(run, checkpoint, command, given, 
 @pytest.mark.parametrize(
     "content", ["{", '{"edit": "Cut"}', '[{"edit": "Snip", "layer": 1}]',
                 '[{"edit": "Cut", "layer": 1, "read": "x"}]',
-                '[{"edit": "Mean", "layer": 1, "over": "x"}]'],
+                '[{"edit": "Mean", "layer": 1, "over": "x"}]',
+                '[{"edit": "Scale", "layer": 1, "factor": NaN}]', "[" * 100_000, ""],
 )  # fmt: skip
 def test_a_file_that_holds_no_edits_is_refused(run, tmp_path, content):
     (tmp_path / "edits.json").write_text(content)
     done = run("intervene", "model", "--ids", "1", "--edits", "edits.json")
     assert (done.exit_code, done.stderr[:32]) == (2, "dsf intervene: --edits 'edits.js")
+
+
+def test_a_file_of_edits_is_read_as_other_texts_are(run, checkpoint, only_object, tmp_path):
+    file = tmp_path / "edits.json"
+    file.write_bytes(b'\xef\xbb\xbf[{"edit": "Cut", "layer": 0, "read": 1}]')  # as editors save it
+    asked = ("intervene", checkpoint, "--ids", "1 2 3", "--edits", "edits.json")
+    found = only_object(run(*asked, "--json").stdout)
+    assert found["edits"] == [{"edit": "Cut", "layer": 0, "read": 1}]
+    file.write_bytes(b'[{"edit": "Cut", "layer": "\xe9"}]')
+    assert "is no UTF-8 text, since byte 27 is 0xe9" in run(*asked).stderr
+    file.unlink()
+    os.mkfifo(file)  # waits for ever where it is opened
+    assert "is no regular file" in run(*asked).stderr
 
 
 def test_the_names_that_are_checked_are_those_of_the_library():
