@@ -87,6 +87,15 @@ class ChosenAlong:
             )
 
 
+def each_chosen(wanted: Chosen) -> list[int | str | slice]:
+    """What is wanted, one by one; all layers as one slice.
+
+    Raises:
+        TypeError: if one is something else than a number, a name or a slice.
+    """
+    return [slice(None)] if wanted is None else list(_several("layers", wanted))
+
+
 def counts_from_the_start(wanted: Chosen) -> bool:
     """Whether every number and slice among the wanted layers counts from the first layer."""
     return wanted is None or all(map(_counts_from_the_start, _several("layers", wanted)))

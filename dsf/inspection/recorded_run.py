@@ -31,6 +31,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     part: nn.Module | None = None,
     exchange: Exchange | None = None,
     only: Collection[str] | None = None,
+    kept: Collection[str] | None = None,
     listens: bool = True,
     calls: list[Call] | None = None,
     tracker: Any = None,
@@ -42,9 +43,10 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     torch's fused attention, and of softmax between two matrix products. With ``part`` only that
     module is called, as the model would call it. With ``exchange`` recorded calls put out what it
     says instead of their own output. With ``only`` the calls of the modules at these paths alone
-    are recorded, without what is needed to repeat them. Unless it ``listens`` to every call of
-    torch, attention is recorded through modules and the interface alone. With ``calls`` they are
-    appended to these. A ``tracker`` follows from which tokens the tensors of the run are made. A
+    are recorded, without what is needed to repeat them. With ``kept`` the calls of other modules
+    than those at these paths are recorded by their names alone, where these are all that there is
+    to know before a layer is rebuilt. Unless it ``listens`` to every call of torch, attention is
+    recorded through modules and the interface alone. With ``calls`` they are appended to these. A ``tracker`` follows from which tokens the tensors of the run are made. A
     ``listener`` is given the stack of running modules, for whatever else is to be recorded.
 
     Raises:
@@ -62,6 +64,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         keeps_passes=only is None,
         looks_around=only is None,
         only=only,
+        kept=kept,
     )
     recorded = {path: module for path, module in watched.items() if where.records(path)}
     with (

@@ -119,14 +119,18 @@ class Subject:
 
 
 def edited_response(
-    subject: Subject, edits: Sequence[Edit]
+    subject: Subject, edits: Sequence[Edit], plain: Tensor | None = None
 ) -> Shaped[Tensor, "*batch time output channel"]:
     """The response of a mixer with all ``edits`` applied.
+
+    Args:
+        plain: its response without edits, where that is known.
 
     Raises:
         InspectionError: if an edit does not fit the mixer.
     """
-    system, signal = subject.mixer.system(), subject.mixer.signal()
+    system, given = subject.mixer.system(), subject.mixer.signal()
+    signal = given
     for edit in edits:
         subject.check_samples(edit)
         if isinstance(edit, ValueFrom):
@@ -146,10 +150,12 @@ def edited_response(
             f"intervene: {subject.name} has edits of its state and of its map, or several with a "
             "'Reduce' among them, whose common meaning is not defined. Give them in separate calls."
         )
-    if not states:
+    if states:
+        response = _by_segments(subject, states, system, signal)
+    elif plain is None or signal is not given:
         response = respond(system, signal)
     else:
-        response = _by_segments(subject, states, system, signal)
+        response = plain
     for edit in reductions:
         response = response - _lost(subject, edit, system, moving)
     if rows:

@@ -7,8 +7,9 @@ first edit are not run again.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.screening import check_runnable
-from dsf.inspection.choice import chosen_layers
+from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
@@ -33,6 +34,7 @@ from dsf.inspection.rebuild import Limits, captured_layers, rebuild
 from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.network.edited_mixing import Subject, edited_response
+from dsf.network.likely_layers import likely_layers
 from dsf.network.run_facts import RunFacts
 from dsf.network.targets import Target, functional_of, put_out
 from dsf.network.unedited_blocks import CleanBlocks, Copies, has_hold_of
@@ -136,7 +138,7 @@ def intervene(
     module, tokenizer = loaded_model(model)
     given = inputs, named, adapters
     before = [times_written(part) for part in module.parameters()]
-    with live_or_kept(clean)(module, *given) as live:
+    with live_or_kept(clean, [wanted])(module, *given) as live:
         layers: list[InspectedLayer] = []
         (plan,) = live.plans([wanted], checked_sources(sources), layers.append)
         output = live.changed(plan)
@@ -154,15 +156,18 @@ def intervene(
 
 
 def live_or_kept(
-    clean: Intervention | None,
+    clean: Intervention | None, wanted: Sequence[Sequence[Edit]]
 ) -> "Callable[..., AbstractContextManager[LiveModel]]":
     """How a model without edits is run: anew, or by taking up a result without edits.
+
+    Args:
+        wanted: the edits of every changed run that is to follow. Anew, only their layers are kept.
 
     Raises:
         TypeError, ValueError: if it is no such result.
     """
     if clean is None:
-        return live_model
+        return partial(live_model, wanted=wanted)
     if not isinstance(clean, Intervention):
         raise TypeError(
             "intervene: 'clean' must be the result of an intervention without edits, such as "
@@ -272,7 +277,7 @@ class Planned:
         plain = respond(mixer.system(), mixer.signal())
         clean = self.adapter.finished(captured, mixer, plain)
         subject = Subject(self.name, mixer, self.sources, self.has_samples)
-        edited = edited_response(subject, self.edits)
+        edited = edited_response(subject, self.edits, plain)
         changed = self.adapter.finished(captured, mixer, edited)
         moved = changed != clean
         other = self.adapter.overlooked(captured)
@@ -297,6 +302,43 @@ class LiveModel:
     _found: Sequence[tuple[Call, Adapter, str, Key | None]]
     _blocks: CleanBlocks
     _written: int
+
+    @classmethod
+    def of_run(
+        cls,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        named: dict[str, Any],
+        known: Known,
+        kept: Collection[str] | None,
+    ) -> "LiveModel":
+        """The model after a run of it.
+
+        Args:
+            kept: the paths of the modules whose calls can be edited; None for all.
+        """
+        blocks = CleanBlocks(model)
+        joined = {path for path, (adapter, _) in known.items() if adapter.joins}
+        with blocks.recorded(until=kept):
+            both = None if kept is None else {*kept, *joined}
+            calls, clean = _run(model, inputs, named, known, kept=both)
+        count = _Counter()
+        keys = {id(call): count.key_of(call) for call in calls}
+        found = [
+            (call, adapter, family, keys.get(id(call)))
+            for call, adapter, family in sequences(calls, known)
+        ]
+        return cls(clean, model, inputs, named, known, found, blocks, times_written(clean))
+
+    def modules_of(self, layers: Sequence[Chosen]) -> set[str]:
+        """The paths of the modules of these layers, as far as there are such layers."""
+        names = [call.name for call, *_ in self._found]
+        chosen: set[str] = set()
+        for each in layers:
+            with suppress(InspectionError):
+                chosen |= chosen_layers(names, each)
+        path_of = {part: path for path, part in self._model.named_modules()}
+        return {path_of[call.module] for call, *_ in self._found if call.name in chosen}
 
     def plans(
         self,
@@ -464,27 +506,31 @@ class _Counter:
 
 @contextmanager
 def live_model(
-    model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], adapters: Sequence[Adapter]
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    adapters: Sequence[Adapter],
+    wanted: Sequence[Sequence[Edit]] = (),
 ) -> Iterator[LiveModel]:
     """Run ``model`` once, and again as often as wanted inside the ``with`` block.
+
+    Args:
+        wanted: the edits of every changed run that is to follow, so that what their layers were
+            given and put out is kept; without any, that of all layers.
 
     Raises:
         InspectionError: if the model cannot be run on these inputs.
     """
     check_runnable(model)
     known = known_modules(model, adapters)
+    layers = [edit.layer for edits in wanted for edit in edits]
+    kept = likely_layers(model, known, layers) if layers else None
     with isolated(model):
-        blocks = CleanBlocks(model)
-        with blocks.recorded():
-            calls, clean = _run(model, inputs, named, known)
-        count = _Counter()
-        keys = {id(call): count.key_of(call) for call in calls}
-        found = [
-            (call, adapter, family, keys.get(id(call)))
-            for call, adapter, family in sequences(calls, known)
-        ]
-        written = times_written(clean)
-        yield LiveModel(clean, model, inputs, named, known, found, blocks, written)
+        live = LiveModel.of_run(model, inputs, named, known, kept)
+        needed = live.modules_of(layers)
+        if kept is not None and not needed <= kept:
+            live = LiveModel.of_run(model, inputs, named, known, needed)
+        yield live
 
 
 @dataclass(frozen=True, eq=False)
@@ -546,13 +592,23 @@ def _run(
     exchange: Exchange | None = None,
     *,
     only: Collection[str] | None = None,
+    kept: Collection[str] | None = None,
     listens: bool = True,
 ) -> tuple[list[Call], Tensor]:
     results: list[Any] = []
     handle = model.register_forward_hook(lambda _, __, output: results.append(output))
     watched = {path: model.get_submodule(path) for path in known}
     try:
-        calls = run(model, watched, inputs, named, exchange=exchange, only=only, listens=listens)
+        calls = run(
+            model,
+            watched,
+            inputs,
+            named,
+            exchange=exchange,
+            only=only,
+            kept=kept,
+            listens=listens,
+        )
     finally:
         handle.remove()
     output = put_out(results[-1])

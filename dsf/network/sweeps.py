@@ -206,7 +206,7 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     if clean is None and question.is_last(inputs, named):
         given = without_logits(module, inputs, named)
         question = question if given is named else replace(question, position=-1)
-    with live_or_kept(clean)(module, inputs, given, adapters) as live:
+    with live_or_kept(clean, wanted)(module, inputs, given, adapters) as live:
         asked = Asked.of(question, live.clean, own or tokenizer)
         plans = live.plans(wanted, known)
         finished: dict[int, list[float]] = {}

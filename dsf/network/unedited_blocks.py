@@ -55,12 +55,19 @@ class CleanBlocks:
         self._outputs: dict[str, Any] = {}
         self._seen: dict[str, list[Any]] = {}
         self._leaving: set[str] = set()
+        self._last: set[str | None] = set()
+        self._ends = False
         inside = {id(part) for each in self._blocks.values() for part in each.modules()}
         self._outside = [part for part in model.modules() if id(part) not in inside]
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Record what the blocks put out inside the ``with`` block."""
+    def recorded(self, until: Collection[str] | None = None) -> Iterator[None]:
+        """Record what the blocks put out inside the ``with`` block.
+
+        Args:
+            until: modules that may be edited: no block is recorded from the first on that has one.
+        """
+        self._last = {_block_of(path, self._blocks) for path in until or ()}
         with ExitStack() as hooks:
             for path, block in self._blocks.items():
                 before = block.register_forward_pre_hook(self._before(path), with_kwargs=True)
@@ -111,14 +118,18 @@ class CleanBlocks:
         def hook(block: nn.Module, args: Any, kwargs: Any) -> None:
             self._ended_before.setdefault(path, set(self._outputs))
             self._begun.append(path)
-            self._seen[path] = self._around(block, args, kwargs)
+            self._ends = self._ends or path in self._last
+            if not self._ends:
+                self._seen[path] = self._around(block, args, kwargs)
 
         return hook
 
     def _after(self, path: str) -> Any:
         def hook(block: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if path not in self._seen:
+                return
             self._outputs[path] = copied(output)
-            before, after = self._seen.pop(path, []), self._around(block, args, kwargs)
+            before, after = self._seen.pop(path), self._around(block, args, kwargs)
             if not is_same(before, after):
                 self._leaving.add(path)
 

@@ -138,6 +138,11 @@ class Call:
     product: int = 0
     refused: str = ""
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it has more than its name, so that its layers can be rebuilt."""
+        return self.output is not None or self.stored is not None
+
     def put_away(self, store: DiskStore) -> None:
         """Move its tensors, and those of its invocation, to disk."""
         self.stored = store.put((self.arguments, self.output, self.surroundings))
@@ -300,6 +305,13 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
     return frame.invocation
 
 
+def add_name(calls: list[Call], module: nn.Module, through: Through, where: ModuleStack) -> None:
+    """Append a call of a mixer without what it was given and put out."""
+    call = Call(where.name_of(module), module, {}, None, len(calls), through)
+    call.time = where.last_call = where.tick()
+    calls.append(call)
+
+
 def add_call(calls: list[Call], call: Call, where: ModuleStack, output: Any) -> Any:
     """Append a mixer that ran inside of the module of ``call``, with the forward pass it ran in.
 
@@ -368,7 +380,8 @@ def recording(
 
     Args:
         exchange: what a call is to put out instead of its own output.
-        where: with it a call also has its time, and from which tokens its output is made.
+        where: with it a call also has its time, and from which tokens its output is made; of
+            modules whose calls it does not keep only the name is recorded.
     """
     handles: list[Any] = []
     begun: dict[nn.Module, list[_Begun]] = {}
@@ -403,8 +416,18 @@ def recording(
 
         return hook
 
+    def naming(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _: Any, __: Any) -> None:
+            time = 0 if where is None else where.tick()
+            calls.append(Call(name, module, {}, None, len(calls), time=time))
+
+        return hook
+
     try:
         for name, module in modules.items():
+            if where is not None and not where.keeps(name):
+                handles.append(module.register_forward_hook(naming(name)))
+                continue
             first, last = {"prepend": True, "with_kwargs": True}, {"with_kwargs": True}
             handles.append(module.register_forward_pre_hook(begin, **first))
             handles.append(module.register_forward_pre_hook(prepare, **last))

@@ -124,6 +124,7 @@ class ModuleStack:
         keeps_passes: bool = True,
         looks_around: bool = True,
         only: Collection[str] | None = None,
+        kept: Collection[str] | None = None,
     ):
         self.tracker = tracker
         self.keeps_outputs = tracker is not None
@@ -131,7 +132,7 @@ class ModuleStack:
         self.invocations: list[Any] = []
         self.last_call = 0
         self.keeps_passes, self._looks_around = keeps_passes, looks_around
-        self._only = only
+        self._only, self._kept = only, kept
         self._clock = 0
         self._watched = set(claimed)
         self._names = {module: name for name, module in model.named_modules()}
@@ -193,6 +194,10 @@ class ModuleStack:
     def records(self, name: str) -> bool:
         """Whether the calls of the module at a path are recorded."""
         return self._only is None or name in self._only
+
+    def keeps(self, name: str) -> bool:
+        """Whether a recorded call of the module at a path keeps what it was given and put out."""
+        return self._kept is None or name in self._kept
 
     def claim(self, name: str) -> None:
         """Have no attention recorded inside of the module at a path: it is read as a whole."""

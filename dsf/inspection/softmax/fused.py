@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied
+from dsf.inspection.capture.calls import Call, Captured, Through, add_call, add_name, copied
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.softmax import attention
@@ -30,6 +30,9 @@ class FusedCalls:
         """Record a call; its output, or what the attention is to put out instead."""
         module = self._where.module
         if module is None or not self._where.records(self._where.name_of(module)):
+            return output
+        if not self._where.keeps(self._where.name_of(module)):
+            add_name(self._calls, module, Through.FUSED, self._where)
             return output
         given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
         arguments = {name: copied(part) for name, part in given.items()}
