@@ -46,8 +46,9 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     are recorded, without what is needed to repeat them. With ``kept`` the calls of other modules
     than those at these paths are recorded by their names alone, where these are all that there is
     to know before a layer is rebuilt. Unless it ``listens`` to every call of torch, attention is
-    recorded through modules and the interface alone. With ``calls`` they are appended to these. A ``tracker`` follows from which tokens the tensors of the run are made. A
-    ``listener`` is given the stack of running modules, for whatever else is to be recorded.
+    recorded through modules and the interface alone. With ``calls`` they are appended to these. A
+    ``tracker`` follows from which tokens the tensors of the run are made. A ``listener`` is given
+    the stack of running modules, for whatever else is to be recorded.
 
     Raises:
         InspectionError: if the model does not accept its inputs.

@@ -130,11 +130,7 @@ def edited_response(
         InspectionError: if an edit does not fit the mixer.
     """
     system, given = subject.mixer.system(), subject.mixer.signal()
-    signal = given
-    for edit in edits:
-        subject.check_samples(edit)
-        if isinstance(edit, ValueFrom):
-            signal = _with_values(subject, edit, signal)
+    signal = _with_all_values(subject, edits, given)
     moving = signal - _constant_signal(subject.mixer)
     recurrent = _is_recurrent(system)
     rows: list[MapEdit | Forget] = []
@@ -212,6 +208,15 @@ def places(name: str, tokens: Tokens, count: int) -> Tensor:
 
 
 # Values and responses
+
+
+def _with_all_values(subject: Subject, edits: Sequence[Edit], signal: Tensor) -> Tensor:
+    """The signal with the values of other runs; the same object where no edit takes any."""
+    for edit in edits:
+        subject.check_samples(edit)
+        if isinstance(edit, ValueFrom):
+            signal = _with_values(subject, edit, signal)
+    return signal
 
 
 def _with_values(subject: Subject, edit: ValueFrom, signal: Tensor) -> Tensor:

@@ -22,10 +22,11 @@ from dsf.edits import Edit
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Exchange, Through
+from dsf.inspection.capture.finite_outputs import FiniteWeights
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
-from dsf.inspection.capture.screening import check_runnable
+from dsf.inspection.capture.screening import check_finite, check_has_data
 from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
@@ -521,12 +522,17 @@ def live_model(
     Raises:
         InspectionError: if the model cannot be run on these inputs.
     """
-    check_runnable(model)
+    check_has_data(model)
     known = known_modules(model, adapters)
     layers = [edit.layer for edits in wanted for edit in edits]
     kept = likely_layers(model, known, layers) if layers else None
+    finite = FiniteWeights()
     with isolated(model):
-        live = LiveModel.of_run(model, inputs, named, known, kept)
+        try:
+            with finite.watched(model):
+                live = LiveModel.of_run(model, inputs, named, known, kept)
+        finally:  # also where that is why the model could not be run
+            check_finite(model, is_known=finite.__contains__)
         needed = live.modules_of(layers)
         if kept is not None and not needed <= kept:
             live = LiveModel.of_run(model, inputs, named, known, needed)
@@ -584,7 +590,7 @@ class KeptRun:
             yield replace(self.live, _inputs=inputs, _named=named)
 
 
-def _run(
+def _run(  # noqa: PLR0913 (what a run is called with, and what is kept of it)
     model: nn.Module,
     inputs: tuple[Any, ...],
     named: dict[str, Any],

@@ -1,7 +1,7 @@
 """Refuses models that cannot be run or whose weights are missing, NaN or infinite."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,24 @@ def check_runnable(model: nn.Module, path: str = "") -> None:
         InspectionError: if weights have no data (on the meta device, or not initialised).
         NonFiniteWeightsError: if a weight is NaN or infinite.
     """
+    check_has_data(model, path)
+    check_finite(model, path)
+
+
+def check_has_data(model: nn.Module, path: str = "") -> None:
+    """Raise unless ``model`` takes hooks and all of its weights have data.
+
+    Raises:
+        NothingCapturedError: for TorchScript, which takes no hooks.
+        InspectionError: if weights have no data.
+    """
     if isinstance(model, torch.jit.ScriptModule):
         raise NothingCapturedError(
             f"the model is TorchScript ({model.original_name}), which takes no hooks, so no token "
             "mixer could be read. Build the plain module (such as torch.nn.LSTM), load this one's "
             "state_dict() into it and inspect that."
         )
-    parts = (*model.named_parameters(prefix=path), *model.named_buffers(prefix=path))
+    parts = _named(model, path)
     empty = [name for name, part in parts if is_lazy(part) or part.is_meta]
     if empty:
         raise InspectionError(
@@ -40,7 +51,24 @@ def check_runnable(model: nn.Module, path: str = "") -> None:
             "(device_map='cpu' or none; where it does not fit into memory, on the command line "
             "--layerwise), and run a lazy module once."
         )
-    _refuse_non_finite(parts)
+
+
+def check_finite(
+    model: nn.Module, path: str = "", is_known: Callable[[Tensor], bool] = lambda _: False
+) -> None:
+    """Raise unless all weights are finite.
+
+    Args:
+        is_known: which of them are known to be.
+
+    Raises:
+        NonFiniteWeightsError: if one is NaN or infinite.
+    """
+    _refuse_non_finite([(name, part) for name, part in _named(model, path) if not is_known(part)])
+
+
+def _named(model: nn.Module, path: str) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(prefix=path), *model.named_buffers(prefix=path)]
 
 
 def check_open_weights(model: nn.Module) -> None:
