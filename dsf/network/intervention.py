@@ -339,7 +339,7 @@ class LiveModel:
             with suppress(InspectionError):
                 chosen |= chosen_layers(names, each)
         path_of = {part: path for path, part in self._model.named_modules()}
-        return {path_of[call.module] for call, *_ in self._found if call.name in chosen}
+        return {path_of.get(call.module, "") for call, *_ in self._found if call.name in chosen}
 
     def plans(
         self,
@@ -526,13 +526,14 @@ def live_model(
     known = known_modules(model, adapters)
     layers = [edit.layer for edits in wanted for edit in edits]
     kept = likely_layers(model, known, layers) if layers else None
-    finite = FiniteWeights()
+    finite = FiniteWeights(model)
+    check_finite(model, besides=finite.expects)
     with isolated(model):
         try:
-            with finite.watched(model):
+            with finite.watched():
                 live = LiveModel.of_run(model, inputs, named, known, kept)
         finally:  # also where that is why the model could not be run
-            check_finite(model, is_known=finite.__contains__)
+            check_finite(model, besides=lambda part: part in finite or not finite.expects(part))
         needed = live.modules_of(layers)
         if kept is not None and not needed <= kept:
             live = LiveModel.of_run(model, inputs, named, known, needed)

@@ -20,8 +20,8 @@ def _all_are_large(monkeypatch):
 
 
 def seen(model, *given):
-    finite = FiniteWeights()
-    with finite.watched(model), torch.no_grad():
+    finite = FiniteWeights(model)
+    with finite.watched(), torch.no_grad():
         model(*given)
     return {name for name, part in model.named_parameters() if part in finite}
 
@@ -106,8 +106,8 @@ def test_nothing_is_seen_under_a_mode_of_torch(maps):
 
 
 def test_a_weight_that_is_written_into_or_exchanged_later_is_not_known(maps):
-    finite = FiniteWeights()
-    with torch.no_grad(), finite.watched(maps):
+    finite = FiniteWeights(maps)
+    with torch.no_grad(), finite.watched():
         maps(X)
         maps.first.weight[0, 0] = torch.nan
     assert maps.first.weight not in finite
@@ -147,4 +147,23 @@ def test_weights_are_why_a_model_could_not_be_run():
     dsf.intervene(model, X, edits=edits.Ablate(0))
     model.first.weight.data[0, 0] = torch.nan
     with pytest.raises(NonFiniteWeightsError, match=r"first\.weight"):
+        dsf.intervene(model, X, edits=edits.Ablate(0))
+
+
+def test_what_a_run_leaves_in_a_buffer_is_no_weight():
+    class Filling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 1, batch_first=True)
+            self.register_buffer("room", torch.zeros(2, 2))
+
+        def forward(self, x):
+            self.room = self.room - torch.inf
+            return self.attention(x, x, x)[0]
+
+    model = Filling()
+    result = dsf.intervene(model, X, edits=edits.Ablate(0))
+    assert not torch.equal(result.output, result.clean)
+    model.room[0] = torch.nan
+    with pytest.raises(NonFiniteWeightsError, match="room"):
         dsf.intervene(model, X, edits=edits.Ablate(0))

@@ -28,15 +28,21 @@ _Noted = tuple[Tensor, int, int]
 class FiniteWeights:
     """Weights that were finite when a linear map used them; made before anything else listens."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._known: dict[int, _Noted] = {}
         self._looked: list[tuple[list[_Noted], Tensor, Tensor]] = []
         # A hook or a mode of somebody else may put another output in place of a module's own.
-        self._may_look = not (
+        alone = not (
             torch_modules._global_forward_hooks
             or torch._C._len_torch_function_stack()
             or torch._C._len_torch_dispatch_stack()
         )
+        self._maps = [part for part in model.modules() if alone and _is_plain(part)]
+        self._expected = {id(weight) for part in self._maps for weight in _weights(part)}
+
+    def expects(self, weight: Tensor) -> bool:
+        """Whether a run may show that a weight is finite."""
+        return id(weight) in self._expected
 
     def __contains__(self, weight: Tensor) -> bool:
         """Whether a weight was finite, and not exchanged or written into since."""
@@ -44,10 +50,9 @@ class FiniteWeights:
         return known is not None and known[0] is weight and known[1:] == _noted(weight)[1:]
 
     @contextmanager
-    def watched(self, model: nn.Module) -> Iterator[None]:
-        """Look at what the large linear maps of ``model`` put out inside the ``with`` block."""
-        plain = (part for part in model.modules() if self._may_look and _is_plain(part))
-        handles = [part.register_forward_hook(self._look) for part in plain]
+    def watched(self) -> Iterator[None]:
+        """Look at what the large linear maps put out inside the ``with`` block."""
+        handles = [part.register_forward_hook(self._look) for part in self._maps]
         try:
             yield
         finally:
@@ -63,8 +68,7 @@ class FiniteWeights:
         if given and output.numel() > 0:
             with torch._C.DisableTorchFunction():  # nobody listens to this
                 token = _first_token(given[0]).clone(), _first_token(output).clone()
-            weights = [part for part in (module.weight, module.bias) if part is not None]
-            self._looked.append(([_noted(part) for part in weights], *token))
+            self._looked.append(([_noted(part) for part in _weights(module)], *token))
 
 
 def _first_token(part: Tensor) -> Tensor:
@@ -79,6 +83,10 @@ def _is_plain(module: nn.Module) -> bool:
     """Whether a module multiplies with its weight as it is, in memory that is slow to read."""
     if type(module) is not nn.Linear or "forward" in vars(module) or module._forward_hooks:
         return False
-    weights = [part for part in (module.weight, module.bias) if part is not None]
-    plain = all(type(part) is nn.Parameter and part.device.type == "cpu" for part in weights)
+    used = _weights(module)
+    plain = all(type(part) is nn.Parameter and part.device.type == "cpu" for part in used)
     return plain and module.weight.numel() >= LARGE
+
+
+def _weights(module: Any) -> list[Tensor]:
+    return [part for part in (module.weight, module.bias) if part is not None]

@@ -98,6 +98,7 @@ class ModuleStack:
             its module was called with, so that it can be repeated.
         looks_around: whether it is found out what a module computes before and after its attention.
         only: the paths of the modules whose calls are recorded; None for all.
+        kept: the paths of those whose recorded calls keep what they were given; None for all.
 
     Attributes:
         copies: of tensors that running modules were called with, by the identity of each.

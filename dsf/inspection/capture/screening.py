@@ -54,17 +54,17 @@ def check_has_data(model: nn.Module, path: str = "") -> None:
 
 
 def check_finite(
-    model: nn.Module, path: str = "", is_known: Callable[[Tensor], bool] = lambda _: False
+    model: nn.Module, path: str = "", besides: Callable[[Tensor], bool] = lambda _: False
 ) -> None:
     """Raise unless all weights are finite.
 
     Args:
-        is_known: which of them are known to be.
+        besides: which of them are not looked at.
 
     Raises:
         NonFiniteWeightsError: if one is NaN or infinite.
     """
-    _refuse_non_finite([(name, part) for name, part in _named(model, path) if not is_known(part)])
+    _refuse_non_finite([(name, part) for name, part in _named(model, path) if not besides(part)])
 
 
 def _named(model: nn.Module, path: str) -> list[tuple[str, Tensor]]:
