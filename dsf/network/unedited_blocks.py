@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dsf.inspection.capture.calls import copied
@@ -55,8 +56,7 @@ class CleanBlocks:
         self._outputs: dict[str, Any] = {}
         self._seen: dict[str, list[Any]] = {}
         self._leaving: set[str] = set()
-        self._last: set[str | None] = set()
-        self._ends = False
+        self._awaited: set[str | None] | None = None
         inside = {id(part) for each in self._blocks.values() for part in each.modules()}
         self._outside = [part for part in model.modules() if id(part) not in inside]
 
@@ -65,13 +65,18 @@ class CleanBlocks:
         """Record what the blocks put out inside the ``with`` block.
 
         Args:
-            until: modules that may be edited: no block is recorded from the first on that has one.
+            until: modules that may be the first to be edited in a changed run: no block is
+                recorded once those with one of them have all begun.
         """
-        self._last = {_block_of(path, self._blocks) for path in until or ()}
+        if until is not None:
+            self._awaited = {_block_of(path, self._blocks) for path in until}
         with ExitStack() as hooks:
             for path, block in self._blocks.items():
                 before = block.register_forward_pre_hook(self._before(path), with_kwargs=True)
-                after = block.register_forward_hook(self._after(path), with_kwargs=True)
+                # Hooks of others are called again on what a block that is left out puts out.
+                after = block.register_forward_hook(
+                    self._after(path), with_kwargs=True, prepend=True
+                )
                 hooks.callback(before.remove)
                 hooks.callback(after.remove)
             yield
@@ -100,6 +105,8 @@ class CleanBlocks:
         first = next((path for path in self._begun if path in around.values()), None)
         if first is None or None in around.values() or self._is_shared(edited):
             return []
+        if torch_modules._global_forward_hooks:  # called before ours, and again
+            return []
         once = {path for path in self._outputs if self._begun.count(path) == 1}
         once -= self._leaving
         plain = {path for path in once if "forward" not in vars(self._blocks[path])}
@@ -118,8 +125,9 @@ class CleanBlocks:
         def hook(block: nn.Module, args: Any, kwargs: Any) -> None:
             self._ended_before.setdefault(path, set(self._outputs))
             self._begun.append(path)
-            self._ends = self._ends or path in self._last
-            if not self._ends:
+            if self._awaited is not None:
+                self._awaited.discard(path)
+            if self._awaited != set():
                 self._seen[path] = self._around(block, args, kwargs)
 
         return hook

@@ -146,3 +146,43 @@ def test_what_a_block_leaves_elsewhere_is_there(way, whole):
     theirs = whole(lambda: dsf.intervene(model, x, edits=cut))
     torch.testing.assert_close(ours.output, theirs.output)
     assert not torch.equal(ours.output, ours.clean)
+
+
+def test_hooks_of_others_change_what_a_block_puts_out_once(whole):
+    torch.manual_seed(0)
+    model, x = Ladder().double(), torch.randn(1, 6, 8, dtype=torch.float64)
+    cut = edits.Cut("blocks.3.attention", read=[1])
+    model.blocks[0].register_forward_hook(lambda _, __, output: output.add_(1))
+    model.blocks[1].register_forward_hook(lambda _, __, output: 2 * output)
+
+    def edited():
+        return dsf.intervene(model, x, edits=cut)
+
+    ours, theirs = edited(), whole(edited)
+    assert torch.equal(ours.output, theirs.output)
+    assert torch.equal(ours.clean, model(x))
+    kept = dsf.intervene(model, x)
+    assert torch.equal(dsf.intervene(model, x, edits=cut, clean=kept).output, theirs.output)
+    is_block = lambda part: isinstance(part, Block)  # noqa: E731
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, _, output: output + 1 if is_block(module) else None
+    )
+    try:
+        ours, theirs = edited(), whole(edited)
+    finally:
+        handle.remove()
+    assert torch.equal(ours.output, theirs.output)
+
+
+def test_every_run_of_a_sweep_leaves_out_what_is_before_its_own_edit():
+    torch.manual_seed(0)
+    model, x = Ladder().double(), torch.randn(1, 6, 8, dtype=torch.float64)
+    cuts = [edits.Cut(f"blocks.{k}.attention", read=[1]) for k in range(4)]
+    Block.ran = 0
+    effects = dsf.sweep(model, x, edits=cuts, target=lambda out: out.sum((1, 2)), together=1)
+    assert Block.ran == 4 + 4 + 3 + 2 + 1
+    Block.ran = 0
+    for cut, effect in zip(cuts, effects, strict=True):
+        alone = dsf.intervene(model, x, edits=cut)
+        torch.testing.assert_close((alone.output - alone.clean).sum((1, 2)), effect)
+    assert Block.ran == 4 * 4 + 4 + 3 + 2 + 1
