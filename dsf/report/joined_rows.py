@@ -1,4 +1,4 @@
-"""Some rows of maps, joined to cells and summed in one look at every weight."""
+"""Some rows of maps, joined to cells and summed in one look at every weight; masks of cells."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from dsf.kernels import applies
-from dsf.report.pooling import Numbers, Pooled, pool
+from dsf.report.pooling import Numbers, Pooled, pool, reduced_runs
+
+Mask = Bool[np.ndarray, "masks rows columns"]
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,26 @@ def _compiled(
     counted = (row_sums, column_sums, filled, negative)
     join_rows(np.ascontiguousarray(weights), reach, firsts, starts, strongest, *counted)
     return JoinedRows(strongest, row_sums, column_sums, filled > 0, negative.sum(axis=1) > 0)
+
+
+def joined_masks(
+    masked: Mask,
+    firsts: Int[np.ndarray, " down"],
+    starts: Int[np.ndarray, " across"],
+    *,
+    compiled: bool,
+) -> tuple[Bool[np.ndarray, "masks down across"], Int[np.ndarray, " rows"]]:
+    """Where whole cells are masked, and from which column on a row is masked in all maps."""
+    if compiled:
+        from dsf.kernels.cells import join_masks
+
+        hidden = np.ones((len(masked), len(firsts), len(starts)), dtype=bool)
+        reach = np.empty(masked.shape[1], dtype=int)
+        join_masks(masked, firsts, starts, hidden, reach)
+        return hidden, reach
+    seen = ~np.logical_and.reduce(masked, axis=0)
+    columns = seen.shape[1] - seen[:, ::-1].argmax(axis=1)
+    rows = reduced_runs(np.logical_and, masked, firsts, axis=1)
+    return reduced_runs(np.logical_and, rows, starts, axis=2), np.where(
+        seen.any(axis=1), columns, 0
+    )

@@ -7,6 +7,7 @@ of its state. ``layer_content`` puts these together with the pooled maps, as byt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -272,7 +273,7 @@ def _stacked(values: Tensor, system: Operator) -> np.ndarray:
 
 def _short(numbers: np.ndarray) -> list[float | None]:
     """The numbers to four digits; None for those that are not finite."""
-    return [float(f"{each:.4g}") if np.isfinite(each) else None for each in numbers]
+    return [float(f"{each:.4g}") if isfinite(each) else None for each in numbers.tolist()]
 
 
 THUMBNAIL = 48

@@ -7,17 +7,28 @@ with the square root of the weight, so that small weights keep some digits.
 import zlib
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
+
+from dsf.kernels import applies
 
 MASKED, NAN, PLUS_INFINITY, MINUS_INFINITY = 0, 1, 2, 3
 ZERO = 129
 LEVELS = 125
+
+NUMBER = torch.zeros(1, dtype=torch.float64)
+AT_ONCE = 64
+"""About so many pictures are made in a row, so that compiling is worth it for smaller ones."""
 
 
 def coded(
     weights: Float[np.ndarray, "*size"], masked: Bool[np.ndarray, "*size"], scale: float
 ) -> UInt8[np.ndarray, "*size"]:
     """The code of every weight; ``scale`` is the largest finite magnitude."""
+    if applies(NUMBER, work=AT_ONCE * weights.size):
+        found = _compiled(weights, masked, scale)
+        if found is not None:
+            return found
     share = (weights / (scale or 1)).astype(np.float32)  # at most 1 in magnitude, where finite
     odd = ~np.isfinite(share)
     levels = np.sqrt(np.abs(np.where(odd, 0, share) if odd.any() else share))
@@ -28,6 +39,18 @@ def coded(
         codes[share == np.inf] = PLUS_INFINITY
         codes[share == -np.inf] = MINUS_INFINITY
     return codes
+
+
+def _compiled(
+    weights: Float[np.ndarray, "*size"], masked: Bool[np.ndarray, "*size"], scale: float
+) -> UInt8[np.ndarray, "*size"] | None:
+    """The codes by a compiled loop; None where a weight is not finite."""
+    from dsf.kernels.cells import code_cells
+
+    codes = np.empty(weights.shape, dtype=np.uint8)
+    flat = (np.ascontiguousarray(each).reshape(-1) for each in (weights, masked))
+    scales = (float(scale or 1), float(ZERO), float(LEVELS))
+    return codes if code_cells(*flat, *scales, MASKED, codes.reshape(-1)) else None
 
 
 def decoded(codes: UInt8[np.ndarray, "*size"], scale: float) -> Float[np.ndarray, "*size"]:

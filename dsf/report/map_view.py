@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from dsf.kernels import applies
+from dsf.report.map_bytes import AT_ONCE, NUMBER
 from dsf.report.strongest import Link
 
 BRIGHT = 0.98
@@ -49,7 +51,7 @@ class MapView:
     @property
     def largest_apart(self) -> float:
         """The largest finite magnitude of the cells beside the diagonal; of all, if these are 0."""
-        return float(np.nanmax(self._apart(), initial=0.0)) or self.scale
+        return self._apart()[1] or self.scale
 
     @property
     def bright(self) -> float:
@@ -59,19 +61,37 @@ class MapView:
         which often take most of the weight, do not count. It is at least a sixteenth of the largest
         of those cells, so that noise stays pale beside a few strong weights.
         """
-        inner = self._apart()
-        inner[:, :1] = np.nan
-        seen = inner[np.isfinite(inner) & ~self.masked]
+        seen, _ = self._apart()
         if not seen.any():
             return self.scale
         return min(max(float(np.quantile(seen, BRIGHT)), float(seen.max()) * FAINTEST), self.scale)
 
-    def _apart(self) -> Float[np.ndarray, "rows columns"]:
-        """Magnitudes with NaN on the diagonal, where queries and keys are the same tokens."""
-        size = np.where(np.isfinite(self.weights), np.abs(self.weights), np.nan)
-        if self.row_sums.size == self.column_sums.size:
-            np.fill_diagonal(size, np.nan)
-        return size
+    def _apart(self) -> tuple[Float[np.ndarray, " cells"], float]:
+        """The magnitudes that decide what is bright, and the largest beside the diagonal."""
+        square = self.row_sums.size == self.column_sums.size  # queries and keys are the same tokens
+        if not applies(NUMBER, work=AT_ONCE * self.weights.size):
+            return apart(self.weights, self.masked, square=square)
+        from dsf.kernels.cells import magnitudes_apart
+
+        seen = np.empty(self.weights.size)
+        weights = np.ascontiguousarray(self.weights, dtype=float)
+        count, largest = magnitudes_apart(weights, self.masked, square, seen)
+        return seen[:count], largest
+
+
+def apart(
+    weights: Float[np.ndarray, "rows columns"],
+    masked: Bool[np.ndarray, "rows columns"],
+    *,
+    square: bool,
+) -> tuple[Float[np.ndarray, " cells"], float]:
+    """The same by operations on whole arrays."""
+    size = np.where(np.isfinite(weights), np.abs(weights), np.nan)
+    if square:
+        np.fill_diagonal(size, np.nan)
+    largest = float(np.nanmax(size, initial=0.0))
+    size[:, :1] = np.nan
+    return size[np.isfinite(size) & ~masked], largest
 
 
 def without_sample(label: str, sample: int) -> str:

@@ -41,6 +41,8 @@ def reduced_runs(
     first numbers, their second ones and so on, the last again where a run has fewer. Both are
     several times faster than ``reduceat``.
     """
+    if len(starts) == numbers.shape[axis]:
+        return numbers
     ends = np.append(starts[1:], numbers.shape[axis])
     along = np.moveaxis(numbers, axis, -1)
     if axis % numbers.ndim != numbers.ndim - 1:

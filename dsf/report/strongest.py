@@ -62,5 +62,37 @@ class Strongest:
         return list(self._links)
 
 
+class StrongestOfEach:
+    """The same of several maps, by compiled loops.
+
+    Args:
+        maps: how many there are.
+    """
+
+    def __init__(self, maps: int) -> None:
+        self._sizes, self._kept = np.zeros((2, maps, KEPT))
+        self._places = np.zeros((maps, KEPT, 2), dtype=int)
+
+    def add(
+        self,
+        weights: Float[np.ndarray, "maps rows columns"],
+        strongest: Float[np.ndarray, "maps down across"],
+        cells: Int[np.ndarray, " rows"],
+        written: Int[np.ndarray, " rows"],
+        read: Int[np.ndarray, " columns"],
+    ) -> None:
+        """Add some rows; ``strongest`` has the largest weights in cells of the rows ``cells``."""
+        from dsf.kernels.largest_entries import keep_largest
+
+        kept = (self._sizes, self._kept, self._places)
+        keep_largest(np.ascontiguousarray(weights), strongest, cells, written, read, *kept)
+
+    def links(self, map: int) -> list[Link]:
+        """The largest weights of one of the maps, the largest first."""
+        count = int((self._sizes[map] > 0).sum())
+        found = zip(self._places[map].tolist(), self._kept[map].tolist(), strict=True)
+        return [Link(row, column, weight) for (row, column), weight in list(found)[:count]]
+
+
 def _strength(link: Link) -> tuple[float, int, int]:
     return -abs(link.weight), link.written, link.read

@@ -8,18 +8,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import Rows, row_blocks
 from dsf.ingredients.softmax_rows import SoftmaxRows
-from dsf.report.joined_rows import joined
+from dsf.kernels import applies
+from dsf.report.joined_rows import Mask, joined, joined_masks
 from dsf.report.map_view import MapView
-from dsf.report.pooling import Numbers, Pooled, edges, reduced_runs, stronger
+from dsf.report.pooling import Numbers, Pooled, edges, stronger
 from dsf.report.selection import Selection
-from dsf.report.strongest import KEPT, Strongest
-
-Mask = Bool[np.ndarray, "masks rows columns"]
+from dsf.report.strongest import KEPT, Link, Strongest, StrongestOfEach
 
 
 class View:
@@ -40,6 +39,8 @@ class View:
         self._filled = np.zeros((maps, written), dtype=bool)
         self._signed = np.zeros(maps, dtype=bool)
         self._nans, self._infinities = np.zeros((2, maps), dtype=int)
+        self._compiled = applies(torch.from_numpy(self.weights), work=self._work)
+        self._largest = StrongestOfEach(maps) if self._compiled else None
         self._strongest = [Strongest() for _ in range(maps)]
 
     def add(
@@ -57,12 +58,12 @@ class View:
         cells = np.searchsorted(self.rows, written, side="right") - 1
         firsts = np.flatnonzero(np.diff(cells, prepend=-1))
         starts, into = np.searchsorted(read, self.columns), slice(cells[0], cells[-1] + 1)
-        found = joined(weights, _reach(masked), firsts, starts, work=self._work)
+        hidden, reach = joined_masks(masked, firsts, starts, compiled=self._compiled)
+        found = joined(weights, reach, firsts, starts, work=self._work)
         begun = self.weights[:, cells[0]].copy()  # by the last rows that were added
         self.weights[:, into] = found.strongest
         self.weights[:, cells[0]] = stronger(begun, found.strongest[:, 0])
-        hidden = reduced_runs(np.logical_and, masked, firsts, axis=1)
-        self.masked[:, into] &= reduced_runs(np.logical_and, hidden, starts, axis=2)
+        self.masked[:, into] &= hidden
         count = int(written[-1] - written[0]) + 1
         tokens = slice(written[0], written[0] + count)
         self._row_sums[:, tokens] = _by_token(found.row_sums, count)
@@ -72,6 +73,9 @@ class View:
         if not np.isfinite(found.row_sums).all():
             self._nans += np.isnan(weights).sum(axis=(1, 2))
             self._infinities += np.isinf(weights).sum(axis=(1, 2))
+        if self._largest is not None:
+            self._largest.add(weights, found.strongest, cells - cells[0], written, read)
+            return
         self._keep_strongest(weights, np.abs(found.strongest), cells - cells[0], written, read)
 
     def _keep_strongest(
@@ -91,6 +95,9 @@ class View:
             if rows.any():
                 links.add(map[rows], written[rows], read, least=least)
 
+    def _links(self, k: int) -> list[Link]:
+        return self._strongest[k].links() if self._largest is None else self._largest.links(k)
+
     def maps(
         self, labels: Sequence[str], samples: Sequence[int], *, complex_: bool = False
     ) -> list[MapView]:
@@ -101,7 +108,7 @@ class View:
                 sample=samples[k],
                 weights=self.weights[k],
                 masked=self.masked[k],
-                strongest=self._strongest[k].links(),
+                strongest=self._links(k),
                 column_sums=self._column_sums[k],
                 row_sums=self._row_sums[k],
                 empty_rows=np.flatnonzero(~self._filled[k]).tolist(),
@@ -112,12 +119,6 @@ class View:
             )
             for k in range(len(labels))
         ]
-
-
-def _reach(masked: Mask) -> Int[np.ndarray, " rows"]:
-    """The column from which on all weights of a row are masked in all maps."""
-    seen = ~np.logical_and.reduce(masked, axis=0)
-    return np.where(seen.any(axis=1), seen.shape[1] - seen[:, ::-1].argmax(axis=1), 0)
 
 
 def _by_token(sums: np.ndarray, tokens: int) -> np.ndarray:

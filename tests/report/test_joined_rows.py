@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dsf.kernels import availability
-from dsf.report.joined_rows import joined, plain
+from dsf.report.joined_rows import joined, joined_masks, plain
 
 ROWS, COLUMNS = 7, 23
 FIRSTS, STARTS = np.array([0, 1, 4]), np.array([0, 2, 3, 11, 22])
@@ -82,3 +82,25 @@ def test_what_is_not_finite_shows_in_its_cell(odd, place):
     np.testing.assert_array_equal(found.strongest, wanted.strongest)
     np.testing.assert_array_equal(found.row_sums, wanted.row_sums)
     assert np.flatnonzero(~np.isfinite(found.strongest)).size == 1
+
+
+@pytest.mark.parametrize("kind", ["causal", "ragged", "all", "none"])
+def test_masks_of_cells_are_those_of_loops(kind):
+    masked = np.random.default_rng(0).random((2, ROWS, COLUMNS)) < 0.8
+    if kind == "causal":
+        masked = ~np.tri(ROWS, COLUMNS, 5, dtype=bool)[None]
+    if kind in ("all", "none"):
+        masked[:] = kind == "all"
+    hidden = [
+        [
+            [cell.all() for cell in np.split(rows, STARTS[1:], axis=1)]
+            for rows in np.split(map, FIRSTS[1:])
+        ]
+        for map in masked
+    ]
+    reach = [max([j + 1 for j in range(COLUMNS) if not masked[:, i, j].all()], default=0)
+             for i in range(ROWS)]  # fmt: skip
+    for compiled in (True, False):
+        found = joined_masks(masked, FIRSTS, STARTS, compiled=compiled)
+        np.testing.assert_array_equal(found[0], hidden)
+        np.testing.assert_array_equal(found[1], reach)
