@@ -29,12 +29,18 @@ def join_masks(
         for down in range(len(firsts)):
             end = firsts[down + 1] if down + 1 < len(firsts) else rows
             for i in range(firsts[down], end):
+                end_of_row = columns
+                while end_of_row > 0 and masked[m, i, end_of_row - 1]:
+                    end_of_row -= 1
+                reach[i] = max(reach[i], end_of_row)
                 for across in range(len(starts)):
+                    if starts[across] >= end_of_row:
+                        break
                     last = starts[across + 1] if across + 1 < len(starts) else columns
-                    for j in range(starts[across], last):
+                    for j in range(starts[across], min(last, end_of_row)):
                         if not masked[m, i, j]:
                             hidden[m, down, across] = False
-                            reach[i] = max(reach[i], j + 1)
+                            break
 
 
 @kernel()

@@ -4,6 +4,7 @@ picture with one row of maps for every layer.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -22,12 +23,13 @@ from dsf.report.escaping import escaped
 from dsf.report.fonts import families, written
 from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_view import MapView, without_sample
-from dsf.report.memory_needs import within_memory
+from dsf.report.memory_needs import at_a_time, within_memory
 from dsf.report.selection import select
 from dsf.report.sheet import LEADING, POINTS, Sheet, broken, width
 from dsf.report.subjects import narrowed_one
 from dsf.report.views import views
 from dsf.saving import replace_file
+from dsf.threads import each_in_parallel
 
 LABELLED, LONGEST_LABEL = 40, 10
 SIGNED = LinearSegmentedColormap.from_list("signed", SHADES)
@@ -150,11 +152,11 @@ def draw_grid(
             raise ValueError(f"draw_grid: '{name}' must be at least 1, but it is {number}.")
     inspection = narrowed_one(inspection, layers, heads)
     with within_memory("draw_grid", inspection, whole=False):
-        pictures = [layer_picture(layer, side=SIDE) for layer in inspection]
-        rows = [_maps(*each, most) for each in zip(inspection, pictures, strict=True)]
+        drawn = inspection.layers
+        rows = list(each_in_parallel(partial(_maps, most=most), drawn, most=at_a_time(drawn)))
     lines = [
         _Line(layer, picture, maps[at : at + across], several=len(of_samples) > 1, begins=at == 0)
-        for layer, picture, of_samples in zip(inspection, pictures, rows, strict=True)
+        for layer, (picture, of_samples) in zip(inspection, rows, strict=True)
         for maps in of_samples
         for at in range(0, len(maps), across)
     ]
@@ -176,16 +178,17 @@ class _Line:
 
 
 def _maps(
-    layer: InspectedLayer, picture: LayerPicture | None, most: int | None
-) -> list[list[MapView]]:
-    """The maps of every sample that is drawn."""
+    layer: InspectedLayer, *, most: int | None
+) -> tuple[LayerPicture | None, list[list[MapView]]]:
+    """The picture of a whole layer, and the maps of every sample that is drawn."""
+    picture = layer_picture(layer, side=SIDE)
     found = [] if picture is None else picture.views
     if most is None:
         found = found + views(select(layer), side=SIDE)
     elif most > bool(found):
         found = found + views(select(layer, most=most - bool(found)), side=SIDE)
     samples = sorted({view.sample for view in found})
-    return [[view for view in found if view.sample == sample] for sample in samples]
+    return picture, [[view for view in found if view.sample == sample] for sample in samples]
 
 
 def _sheet(lines: list[_Line], named: Mapping[int, Labels | None]) -> Sheet:
