@@ -167,10 +167,13 @@ def _several(name: str, wanted: Any) -> Iterable[int | str | slice]:
     wanted = wanted.tolist() if hasattr(wanted, "tolist") else wanted  # of NumPy or torch
     several = tuple(wanted) if isinstance(wanted, Sequence | set | range) else (wanted,)
     several = (wanted,) if isinstance(wanted, str) else several
+    several = tuple(each.item() if hasattr(each, "item") else each for each in several)
     odd = [each for each in several if not _is_choice(each)]
     if odd or not several:
         what = repr(odd[0]) if odd else "nothing"
         raise TypeError(f"{name}: must be numbers, names or slices, but it has {what}.")
+    if any(isinstance(each, slice) and each.step == 0 for each in several):
+        raise ValueError(f"{name}: the step of a slice is 0; give one such as 2, or none.")
     return several
 
 
@@ -195,7 +198,7 @@ def _numbers(count: int, wanted: int | slice) -> list[int]:
 
 def _worded(each: int | str | slice) -> str:
     if isinstance(each, slice):
-        return f"'{each.start or 0}:{'' if each.stop is None else each.stop}'"
+        return f"'{_slice_text(each)}'"
     return repr(each)
 
 

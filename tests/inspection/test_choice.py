@@ -1,5 +1,6 @@
 """Which layers and heads are looked at, and that only these are rebuilt and kept."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,24 @@ def test_a_layer_that_is_not_there_is_an_error_that_lists_them(wanted):
 def test_what_is_no_choice_at_all_is_an_error(wanted):
     with pytest.raises(TypeError, match="layers: must be numbers, names or slices"):
         chosen_layers(NAMES, wanted)
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_numbers_of_other_libraries_in_a_list_are_numbers():
+    assert chosen_layers(NAMES, [np.int64(1), torch.tensor(2)]) == set(NAMES[1:])
+    assert chosen_heads("it", 4, [np.int64(1)]) == (1,)
+
+
+def test_a_step_of_zero_is_an_error_that_names_the_argument():
+    with pytest.raises(ValueError, match="layers: the step of a slice is 0"):
+        chosen_layers(NAMES, slice(0, 2, 0))
+    with pytest.raises(ValueError, match="heads: the step of a slice is 0"):
+        chosen_heads("it", 4, slice(0, 2, 0))
+
+
+def test_a_slice_that_chooses_nothing_is_shown_with_its_step():
+    with pytest.raises(InspectionError, match="'0:2:-1' is none of the 3 layers"):
+        chosen_layers(NAMES, slice(0, 2, -1))
 
 
 @pytest.mark.usefixtures("our_own_errors")
