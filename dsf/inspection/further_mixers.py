@@ -38,7 +38,6 @@ from dsf.inspection.causal.replay import (
     share_of,
 )
 from dsf.inspection.causal.roles import SLOT, TOKEN
-from dsf.inspection.causal.widened import can_be_widened, is_half, wide, widened
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known
 from dsf.inspection.families.structure import Structure
@@ -46,6 +45,7 @@ from dsf.inspection.probing.port_choice import DrivenTape, Ports
 from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober
 from dsf.inspection.rebuild import Limits, rebuild
 from dsf.inspection.results.layers import ALL, InspectedLayer
+from dsf.inspection.widened import can_be_widened, is_half, wide, widened
 
 Candidates = Mapping[str, tuple[Structure, ...]]
 EACH, TOGETHER, NUMBERS = 1024, 8192, 2**25

@@ -8,6 +8,7 @@ not with what the number type of the run left of it.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,10 @@ from dsf.inspection.capture.products import Products, RememberedProducts
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.softmax.listener import recording_softmax
+from dsf.inspection.widened import can_be_widened, widened
+
+_ONE_AT_A_TIME = Lock()
+"""Layers are rebuilt side by side, and two of them may have one module."""
 
 
 class NoReferenceError(InspectionError):
@@ -57,7 +62,7 @@ def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Ca
 def _of_module(
     call: Call, invocation: Invocation, changes: Sequence[Callable[[Any], None]]
 ) -> Call:
-    twin, products = double_copy(call.module), Products()
+    twin, products = _copy_of(call.module), Products()
     with in_double():
         for change in changes:
             change(twin)
@@ -75,7 +80,29 @@ def _of_module(
 
 
 def _of_attention(call: Call, invocation: Invocation) -> Call:
-    twin = double_copy(call.module)
+    try:
+        return _attended(call, invocation, _copy_of(call.module))
+    except NoReferenceError:  # such as a forward pass that knows its module by a closure
+        if not can_be_widened(call.module):
+            raise
+        with _ONE_AT_A_TIME, widened(call.module):
+            return _attended(call, invocation, call.module)
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    try:
+        return double_copy(module)
+    except InspectionError:
+        raise
+    except Exception as error:  # whatever a module holds beside weights, such as a lock
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+        raise NoReferenceError(f"its module cannot be copied ({reason})") from error
+
+
+def _attended(call: Call, invocation: Invocation, twin: nn.Module) -> Call:
+    """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
     calls: list[Call] = []
     where = ModuleStack(twin, claimed=set(), keeps_passes=False)
     with (

@@ -1,5 +1,7 @@
 """What hooks make of a module's arguments and output is read right, or listed: never overlooked."""
 
+import threading
+
 import pytest
 import torch
 
@@ -161,3 +163,24 @@ def test_weights_are_back_in_their_type_afterwards():
     parts = [(part, part.data_ptr()) for part in model.parameters()]
     dsf.inspect(model, **IDS)
     assert all(part.dtype is torch.bfloat16 and part.data_ptr() == at for part, at in parts)
+
+
+@TYPES
+def test_a_forward_pass_that_a_closure_replaces_runs_in_float64(dtype):
+    model, attention = llama(dtype)
+    before_it = attention.forward
+    attention.forward = lambda *args, **kwargs: tuple(before_it(*args, **kwargs))
+    layer = dsf.inspect(model, **IDS)[0]
+    assert layer.compared_with == "its module in float64"
+    assert layer.formula < 1e-12
+    assert all(part.dtype is dtype for part in model.parameters())
+
+
+def test_a_module_that_cannot_be_copied_is_read():
+    model, attention = llama(torch.bfloat16)
+    attention.lock = threading.Lock()
+    inspection = dsf.inspect(model, **IDS)
+    assert len(inspection) == 2
+    assert max(layer.formula for layer in inspection) < 1e-12
+    with pytest.raises(InspectionError, match="cannot be copied, which exact=True asks for"):
+        dsf.inspect(model, **IDS, exact=True)

@@ -18,10 +18,10 @@ from dsf.inspection.capture.caches import own_caches
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, small
-from dsf.inspection.causal.widened import can_be_widened, wide, widened
 from dsf.inspection.softmax.follower import UNNORMALISED
 from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.softmax.listener import recording_softmax
+from dsf.inspection.widened import can_be_widened, wide, widened
 
 Cell = Mapping[InputAxis, int | Tensor]
 """A token: its index along every axis; or several, by all their indices along each."""

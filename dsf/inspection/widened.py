@@ -16,14 +16,20 @@ from dsf.inspection.capture.calls import Invocation
 from dsf.inspection.capture.packed_weights import packed_modules
 from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.softmax.interface import plain_experts_in
+from dsf.number_types import has_double
 
 MOST = 0.5
 """The share of the free memory that the weights in float64 may take."""
 
 
 def can_be_widened(module: nn.Module) -> bool:
-    """Whether all weights of a module are plain numbers, and fit into memory in float64."""
+    """Whether all weights of a module are plain numbers, and fit into memory in float64.
+
+    Nothing is exchanged on the meta device, or on one that has no float64.
+    """
     parts = _narrow(module)
+    if not all(has_double(part.device) and not part.is_meta for part in parts):
+        return False
     wide = sum(part.numel() for part in parts) * torch.float64.itemsize
     there = free_memory(parts[0].device) if parts else None
     return not packed_modules(module) and (there is None or wide <= MOST * there)
