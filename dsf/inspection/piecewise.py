@@ -16,6 +16,7 @@ from dsf.inspection.errors import (
     InspectionError,
     InspectionMemoryError,
     NothingCapturedError,
+    ReconstructionError,
 )
 from dsf.inspection.examine import Question, examine_part
 from dsf.inspection.families.registry import known_modules
@@ -87,6 +88,7 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
         tolerance=tolerance, strict=strict, heads=heads, checks=known_checks(checks)
     )
     asked: list[Record] = []
+    refused: list[Unsupported] = []
     chosen = None if layers is None else ChosenAlong(layers)
     check_memory(piecewise, named, memory=memory, keeps=keeps and layers is None)
 
@@ -96,6 +98,7 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
             model, path, inputs, given, question=question, chosen=chosen
         )
         asked.extend(answers)
+        refused.extend(missed)
         seen += len(found)
         visit(found, missed)
 
@@ -109,8 +112,18 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
     if chosen is not None:
         chosen.check()
     if not seen:
-        raise NothingCapturedError(f"{type(model).__name__}: no token mixer could be read.")
+        raise _nothing_read(type(model).__name__, refused)
     return Table(tuple(asked))
+
+
+def _nothing_read(name: str, missed: Sequence[Unsupported]) -> InspectionError:
+    """What is told where no layer of any block was read: why, if that is known."""
+    words = "; ".join(part.reason for part in missed)
+    wrong = [part.formula for part in missed if part.formula is not None]
+    if wrong:
+        return ReconstructionError(words, max(wrong))
+    because = f" Modules that look like token mixers but could not be read: {words}."
+    return NothingCapturedError(f"{name}: no token mixer could be read.{because if words else ''}")
 
 
 def check_memory(

@@ -7,7 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dsf
-from dsf.inspection import InspectionError, InspectionMemoryError, inspect_piecewise
+from dsf.inspection import (
+    InspectionError,
+    InspectionMemoryError,
+    ReconstructionError,
+    inspect_piecewise,
+)
 from dsf.inspection.results.memory_forecast import Forecast
 from dsf.loading import LoadError, open_piecewise
 from dsf.models import NAMES, folder
@@ -115,6 +120,14 @@ def test_chosen_layers_alone_are_rebuilt(wanted):
 def test_a_layer_that_there_is_not_is_an_error(wanted, words):
     with pytest.raises(InspectionError, match=words):
         layers_of(open_piecewise(folder("llama")), input_ids=IDS, layers=wanted)
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba2"])
+def test_where_no_layer_is_reproduced_the_error_is_that_of_the_whole_model(name):
+    with pytest.raises(ReconstructionError, match="above the tolerance of 1e-30"):
+        dsf.inspect(folder(name), input_ids=IDS, tolerance=1e-30)
+    with pytest.raises(ReconstructionError, match="above the tolerance of 1e-30"):
+        layers_of(open_piecewise(folder(name)), input_ids=IDS, tolerance=1e-30)
 
 
 def test_what_does_not_fit_is_refused_before_a_block_is_read(monkeypatch):
