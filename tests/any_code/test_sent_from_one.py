@@ -1,10 +1,14 @@
 """One token out of all is sent to others, beside an attention: whichever it is, that is found."""
 
+from itertools import permutations, product
+
 import pytest
 import torch
 from torch import nn
 
 import dsf
+from dsf.inspection.causal.coordinates import InputAxis, Source
+from dsf.inspection.causal.replay import DRAWN, _widened
 from tests.any_code import modules
 from tests.any_code.modules import WIDTH, drawn, tokens
 
@@ -40,6 +44,33 @@ class ByMatrix(Around):
         return x + self.inner(x) + matrix @ x
 
 
+class ToOne(modules.Attention):
+    """Attention, and one token added to one other."""
+
+    def __init__(self, place, other):
+        super().__init__()
+        self.place, self.other = place, other
+
+    def forward(self, x):
+        beside = torch.zeros_like(x)
+        beside[:, self.other] = x[:, self.place]
+        return super().forward(x) + beside
+
+
+class ToOneByMatrix(modules.Attention):
+    """The same by a matrix of one number, beside an attention that is not fused."""
+
+    def __init__(self, place, other):
+        super().__init__(is_fused=False)
+        matrix = torch.zeros(TOKENS, TOKENS)
+        matrix[other, place] = 1
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, x):
+        return super().forward(x) + self.matrix @ x
+
+
+TOKENS = 11
 KINDS = {Sending: "a part", Around: "mixes tokens", ByMatrix: "mixes tokens"}
 
 
@@ -63,3 +94,22 @@ def test_what_was_sent_to_all_is_not_taken_for_them(place):
         "a part",
         "a part",
     ]
+
+
+@pytest.mark.parametrize("pair", [(0, 3), (1, 8), (10, 0), (4, 5)], ids=str)
+@pytest.mark.parametrize("kind", [ToOne, ToOneByMatrix], ids=lambda kind: kind.__name__)
+def test_a_token_that_is_sent_to_one_other_alone_is_found(kind, pair):
+    """Tokens 0 and 3, and 1 and 8 of eleven, lie in the same half of every draw by chance."""
+    found = dsf.inspect(drawn(kind(*pair)), tokens(1, TOKENS, WIDTH), probe=())
+    assert found[0].is_part
+
+
+@pytest.mark.parametrize("sizes", [(11,), (2, 7), (4, 4), (1, 1), (3, 2, 5)])
+def test_any_two_tokens_are_separated_by_some_draw(sizes):
+    source = Source("input", "x")
+    cell = {InputAxis(source, number, size): 0 for number, size in enumerate(sizes)}
+    draws = 2 * sum((size - 1).bit_length() for size in sizes)
+    halves = [_widened(cell, DRAWN + 1 + number) for number in range(draws)]
+    replaced = [set(product(*(half.tolist() for half in one.values()))) for one in halves]
+    for one, other in permutations(product(*map(range, sizes)), 2):
+        assert any(one in places and other not in places for places in replaced)

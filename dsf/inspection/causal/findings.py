@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.causal.alike import chosen
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
-from dsf.inspection.causal.operations import JOINS, all_before, is_place
+from dsf.inspection.causal.operations import FIXED, JOINS, SUMS, all_before, is_place
 from dsf.inspection.causal.replay import (
+    DRAWN,
     Held,
     NoNumbersError,
     UnclearError,
     cells_of,
     changed_by,
     moved,
+    separating,
     share_explained,
 )
 from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, maps_of
@@ -30,8 +32,9 @@ CHOICES, NUMBERS = 2, 6
 
 The second is for numbers that leave torch, since a branch of a program may depend on their sign.
 """
-SENDERS = 8
-"""The same where one token's numbers join another's: of all tokens only the first may be sent."""
+SENDERS = DRAWN
+"""The same where one token's numbers join another's: of all tokens only the first may be sent. Then
+also by their places, since one token may be sent to one other alone."""
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
 
@@ -201,7 +204,13 @@ def judged(
         mine = own.get(invocation, ())
         how = tuple(dict.fromkeys(one.meeting.how for one in mine))
         asked[invocation] = _Asked(
-            invocation, name, how, held, others, is_read, _draws(mine, is_read)
+            invocation,
+            name,
+            how,
+            held,
+            others,
+            is_read,
+            _draws(mine, is_read, len(invocation.calls)),
         )
         if invocation in instead_of:
             continue
@@ -235,14 +244,20 @@ def _by_module(
     return seen
 
 
-def _draws(mixings: Sequence[Mixing], is_read: bool) -> int:
-    """How often many tokens are replaced where a single one moves no other."""
+def _draws(mixings: Sequence[Mixing], is_read: bool, attentions: int) -> int:
+    """How often many tokens are replaced where a single one moves no other.
+
+    Args:
+        attentions: how many the forward pass called.
+    """
     meetings = [one.meeting for one in mixings]
     choices = [one for one in meetings if one.chooses]
     if choices:
         return CHOICES if all(one.is_known for one in choices) else NUMBERS
-    sends = any(one.is_known and (not is_read or JOINS in one.how) for one in meetings)
-    return SENDERS if sends else 0
+    beside = [one for one in meetings if not is_read or JOINS in one.how or one.how == FIXED]
+    sends = any(one.is_known for one in beside)
+    sums = sum(one.how == SUMS for one in meetings)  # one in every attention that is not fused
+    return SENDERS if sends or (is_read and sums > attentions) else 0
 
 
 def _unseen(run: Invocation, found: Findings) -> list[Finding]:
@@ -313,7 +328,8 @@ class _Asked:
                 return Finding(
                     module, name, None, self.how, note=note, is_read=True, is_finite=False
                 )
-            while not rest.mixes and draw < self.draws:  # one token may decide nothing
+            draws = self.draws + (separating(invocation) if self.draws == SENDERS else 0)
+            while not rest.mixes and draw < draws:  # one token may decide nothing
                 found.passes += 1
                 draw += 1
                 rest = moved(invocation, held, draw=draw)

@@ -110,6 +110,8 @@ def tensors_in(args: Sequence[Any]) -> list[Tensor]:
 # --- elements one by one
 
 JOINS = "joins different tokens"
+SUMS = "a product sums over tokens"
+FIXED = "fixed weights sum over tokens"
 """What an operation does that takes one token's numbers together with another's, in words."""
 
 
@@ -446,7 +448,7 @@ class _Contracted:
         other = -1 if dim == -2 else -2
         if kept is not None and bool((kept >= 0).any()):
             self.planes[axis] = kept.expand(self.shape)
-            self.meet(axis, "a product sums over tokens")
+            self.meet(axis, SUMS)
         elif reduced(lost, [other])[1]:  # channels of different tokens
             self.planes[axis] = small(lost).amax(dim=dim, keepdim=True).expand(self.shape)
             self.meet(axis, "a projection sums channels of different tokens")
@@ -454,7 +456,7 @@ class _Contracted:
             return
         elif fixed:
             self.slots.setdefault(dim, []).append(axis)
-            self.meet(axis, "fixed weights sum over tokens")
+            self.meet(axis, FIXED)
         else:
             self.planes[axis] = torch.full((), MANY, device=lost.device).expand(self.shape)
 
@@ -481,7 +483,7 @@ def product(
         if many_rows and many_reads:  # sums over both: a product of channels, or a pool
             if axis.source.channels is not axis:
                 made.planes[axis] = torch.full((), MANY, device=device).expand(shape)
-                made.meet(axis, "a product sums over tokens")
+                made.meet(axis, SUMS)
         elif many_rows and one is not None:
             made.inner(axis, one, read, dim=-1, fixed=right is None)
         elif many_reads and other is not None:

@@ -27,6 +27,8 @@ Cell = Mapping[InputAxis, int | Tensor]
 """A token: its index along every axis; or several, by all their indices along each."""
 Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 SEED, DRAWS, ROUNDING = 0, 16, 16
+DRAWN = 8
+"""How many draws of half of the tokens are by chance; those after them go by their places."""
 SINGLE_LIMIT = ROUNDING * torch.finfo(torch.float32).eps
 """What counts as rounding in single precision. In half precision a mistake of one percent is less
 than rounding; where more than this moved, the answer is looked for in float64."""
@@ -138,7 +140,8 @@ def moved(
         run: how the module is called.
         draw: which tokens are replaced, and by what. That of draw 0 is a single one; in others they
             are half of all along every axis, for what one seldom changes, such as which of them is
-            the largest. Draws 1 and 2 together replace all along the longest axis, and draws 1 to 4
+            the largest. Draws after the first eight separate any two tokens, see ``separating``.
+            Draws 1 and 2 together replace all along the longest axis, and draws 1 to 4
             all along the others, too.
 
     Raises:
@@ -254,6 +257,8 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
 
 def _widened(cell: Cell, draw: int) -> Cell:
     """Half of the places along every axis instead of one; the same ones in ids and their mask."""
+    if draw > DRAWN:
+        return _separated(cell, draw - DRAWN - 1)
     sizes = dict.fromkeys((axis.number, axis.size) for axis in cell)
     longest = max(sizes, key=lambda each: each[1])
     often, seldom = (
@@ -266,6 +271,33 @@ def _widened(cell: Cell, draw: int) -> Cell:
         is_second = draw % 2 == 0 if each == longest else draw % 4 in (3, 0)
         halves[each] = order[half:] if is_second and size > 1 else order[:half]
     return {axis: halves[axis.number, axis.size] for axis in cell}
+
+
+def separating(invocation: Invocation) -> int:
+    """How many draws after the first ``DRAWN`` replace of any two tokens one without the other.
+
+    Raises:
+        UnclearError: if nothing that the module is given comes from tokens.
+    """
+    return 2 * max(len(_digits(cell)) for cell in cells_of(invocation))
+
+
+def _digits(cell: Cell) -> list[tuple[tuple[int, int], int]]:
+    """The binary digits of the places along every axis; two tokens differ in one of them."""
+    sizes = dict.fromkeys((axis.number, axis.size) for axis in cell)
+    return [(each, digit) for each in sizes for digit in range((each[1] - 1).bit_length())]
+
+
+def _separated(cell: Cell, number: int) -> Cell:
+    """The places with a 0, or a 1, at one binary digit along one axis; all along the others."""
+    digits = _digits(cell)
+    turned, digit = digits[number // 2 % len(digits)] if digits else ((-1, 0), 0)
+    found: dict[InputAxis, Tensor] = {}
+    for axis in cell:
+        places = torch.arange(axis.size)
+        is_in = (places >> digit) & 1 == number % 2
+        found[axis] = places[is_in] if (axis.number, axis.size) == turned else places
+    return found
 
 
 def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
