@@ -46,6 +46,8 @@ def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> C
         return _repeated(call, adapter.repeat)
     if call.invocation is None:
         raise NoReferenceError("what its module was called with is not known")
+    if call.invocation.is_spoiled:
+        raise NoReferenceError("what its module was called with was written into while it ran")
     if call.through is Through.MODULE:
         changes = (adapter.renew, adapter.hasten if hastened else None)
         return _of_module(call, call.invocation, [each for each in changes if each is not None])

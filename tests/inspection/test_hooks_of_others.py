@@ -184,3 +184,25 @@ def test_a_module_that_cannot_be_copied_is_read():
     assert max(layer.formula for layer in inspection) < 1e-12
     with pytest.raises(InspectionError, match="cannot be copied, which exact=True asks for"):
         dsf.inspect(model, **IDS, exact=True)
+
+
+@TYPES
+def test_what_writes_into_the_input_of_an_attention_is_not_done_twice(dtype):
+    class Writing(transformers.models.llama.modeling_llama.LlamaAttention):
+        def forward(self, hidden_states, **kwargs):
+            hidden_states *= 1.5
+            return super().forward(hidden_states, **kwargs)
+
+    class Scaling(transformers.models.llama.modeling_llama.LlamaAttention):
+        def forward(self, hidden_states, **kwargs):
+            return super().forward(hidden_states * 1.5, **kwargs)
+
+    found = []
+    for kind in (Writing, Scaling):
+        model, attention = llama(dtype)
+        attention.__class__ = kind
+        found.append(dsf.inspect(model, **IDS)[0])
+    wrote, scaled = found
+    near = 1e-5 if dtype is torch.float32 else 3e-2
+    torch.testing.assert_close(wrote.map(), scaled.map(), rtol=0, atol=near)
+    assert "written into while it ran" in wrote.compared_with

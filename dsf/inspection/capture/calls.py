@@ -59,6 +59,8 @@ class Invocation:
         made: from which tokens the tensors in ``output`` are made, in order.
         is_prepared: whether hooks exchanged or changed ``args`` and ``kwargs`` before ``forward``
             was given them.
+        is_spoiled: whether the module or a hook had written into them when they were copied, so
+            that it cannot be repeated.
     """
 
     module: nn.Module
@@ -73,6 +75,7 @@ class Invocation:
     output: Any = None
     made: list[Any] = field(default_factory=list)
     is_prepared: bool = False
+    is_spoiled: bool = False
 
     def finish(self, output: Any, where: ModuleStack) -> None:
         """Note what the forward pass put out."""
@@ -297,6 +300,7 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
         module = frame.module
         args, kwargs = copied(frame.args, where.copies), copied(frame.kwargs, where.copies)
         made = Invocation(module, args, kwargs, storage_of(module), began=frame.began)
+        made.is_spoiled = frame.is_spoiled
         if where.tracker is not None:
             given = tensors_in((frame.args, frame.kwargs))
             made.given = [where.tracker.of(part) for part in given]

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten
 
 from dsf.inspection.capture.caches import own_caches
 from dsf.inspection.capture.copies import copied_once
+from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.packed_weights import is_packed
 from dsf.inspection.capture.precision import in_float64
 from dsf.threads import at_work
@@ -76,6 +77,7 @@ class Frame:
         invocation: what was copied of this forward pass, once a token mixer ran in it.
         began: when it began, by the clock of the stack.
         products: how many stacks of matrices were multiplied in it, outside of other modules.
+        writes: how often every tensor that it was called with had been written into then.
     """
 
     module: nn.Module
@@ -86,6 +88,16 @@ class Frame:
     projected: list[Projected] = field(default_factory=list)
     callbacks: list[tuple[int, AfterCall]] = field(default_factory=list)
     products: int = 0
+    writes: list[int] = field(default_factory=list)
+
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether something was written since into what the module was called with."""
+        return self.writes != _writes(self.args, self.kwargs)
+
+
+def _writes(*given: Any) -> list[int]:
+    return [times_written(leaf) for leaf in tree_flatten(given)[0]]
 
 
 class ModuleStack:
@@ -314,6 +326,7 @@ class ModuleStack:
         if self._running and self._running[-1].module is module:
             frame = self._running[-1]
             frame.args, frame.kwargs = self._as_called(args), self._as_called(kwargs)
+            frame.writes = _writes(frame.args, frame.kwargs)
             if self.tracker is not None:
                 self.tracker.begin(self._running[-1])
 

@@ -365,6 +365,8 @@ def repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is note
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
         NoNumbersError: if it puts out no numbers.
     """
+    if invocation.is_spoiled:
+        raise UnclearError("what it was called with was written into while it ran")
     rng = torch.Generator().manual_seed(SEED + 1 + draw)
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
     replaced = False
