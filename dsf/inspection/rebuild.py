@@ -442,16 +442,19 @@ def error_around(
         return 0.0
     if mixer.value.ndim > WITH_HEADS:
         return 0.0
-    response = as_tokens(mixed, mixer.value)
-    enter, leave = adapter.enter(layer), adapter.leave(layer, response)
     given, value, output = around.given, mixer.value, around.output
-    other = adapter.overlooked(layer)
+    other, enter = adapter.overlooked(layer), adapter.enter(layer)
+    some = mixed if tokens is None else mixed.index_select(-3, tokens)
+    response = as_tokens(some, value)
+    leave = adapter.leave(layer, response)
     if tokens is not None and leave.keeps_tokens_apart and enter.keeps_tokens_apart:
-        if response.shape[-2] == given.shape[-2]:
+        if mixed.shape[-3] == given.shape[-2]:
             enter, given, value = enter.at(tokens), given[..., tokens, :], value[..., tokens, :]
-        leave, response = leave.at(tokens), response[..., tokens, :]
-        output = output[..., tokens, :]
+        leave, output = leave.at(tokens), output[..., tokens, :]
         other = None if other is None else other[..., tokens]
+    elif tokens is not None:
+        response = as_tokens(mixed, value)
+        leave = adapter.leave(layer, response)
     output = in_float64(output)
     entered, rebuilt = as_values(enter(in_float64(given)), value), leave(response)
     if rebuilt.shape != output.shape:
