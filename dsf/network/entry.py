@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.caches import lent
 from dsf.inspection.capture.calls import Call
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import guarded, in_float64
@@ -16,7 +17,7 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Question, examine
 from dsf.inspection.families.registry import Known
 from dsf.inspection.rebuild import is_known_whole
-from dsf.inspection.recorded_run import lent, without_cache
+from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
 from dsf.inspection.wide_copy import wide_copy

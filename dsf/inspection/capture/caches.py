@@ -1,12 +1,67 @@
-"""Caches of keys, values and states: modules write into them, so every pass is given its own."""
+"""Caches of keys, values and states: models write into them, so every run is given its own."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from dsf.inspection.errors import InspectionError
 
 NAME = "Cache"
+
+
+def lent(given: Any) -> Any:
+    """Inputs of a model as a run may have them, which writes into caches and lists of states.
+
+    Tensors that are inputs themselves stay those of the caller.
+
+    Raises:
+        InspectionError: if an object among them cannot be copied.
+    """
+    known: dict[int, Any] = {}
+    if isinstance(given, dict):
+        return {name: _lent(part, known) for name, part in given.items()}
+    return tuple(_lent(part, known) for part in given)
+
+
+def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
+    if isinstance(part, Tensor):
+        return known.setdefault(id(part), part.detach().clone()) if inside else part
+    if type(part) in (tuple, list):
+        return type(part)(_lent(each, known, inside=True) for each in part)
+    if type(part) is dict:
+        return {name: _lent(each, known, inside=True) for name, each in part.items()}
+    if not hasattr(part, "__dict__") or isinstance(part, PackedSequence | nn.Module | type):
+        return part
+    held = _tensors_held(part, set())
+    known |= {id(each): known.get(id(each), each.detach().clone()) for each in held}
+    try:
+        return copy.deepcopy(part, known)
+    except Exception as error:
+        if not held:
+            return part
+        raise InspectionError(
+            f"an input of the type {type(part).__name__} cannot be copied ({error}), so that every "
+            "run would start from what the one before left in it."
+        ) from error
+
+
+def _tensors_held(part: Any, seen: set[int]) -> list[Tensor]:
+    """The tensors in the attributes of an object, and in those of what they hold."""
+    if isinstance(part, Tensor):
+        return [part]
+    if id(part) in seen or isinstance(part, nn.Module | type):
+        return []
+    seen.add(id(part))
+    if isinstance(part, Mapping):
+        inside = list(part.values())
+    elif isinstance(part, tuple | list):
+        inside = list(part)
+    else:
+        inside = list(vars(part).values()) if hasattr(part, "__dict__") else []
+    return [each for one in inside for each in _tensors_held(one, seen)]
 
 
 def is_cache(value: Any) -> bool:
