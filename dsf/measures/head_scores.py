@@ -98,18 +98,20 @@ def needle(
 ) -> Shaped[Tensor, "*batch"]:
     """Share of the weight of token ``written`` that it puts on token ``read``, 0 to 1.
 
+    On a device, from which nothing is fetched, it is NaN where the map has no such tokens.
+
     Raises:
         IndexError: if the map has no such tokens, which are counted from 0.
     """
-    found = torch.zeros((), dtype=torch.bool)
+    found = []
 
     def place(rows: Rows) -> Tensor:
         there = (rows.written[:, None] == written) & (rows.read == read)
-        found.logical_or_(there.any().cpu())
+        found.append(there.any())
         return there
 
     share = _mean_share("needle", map_or_system, place, net)
-    if not found:
+    if share.device.type == "cpu" and not any(found):
         raise IndexError(
             f"needle: the map has no tokens written={written} and read={read}; they are counted "
             "from 0."

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dsf.mixers import Mixer
@@ -42,7 +43,10 @@ def _parts(mixer: Mixer) -> list[Any]:
 
 def times_written(part: Any) -> int:
     """How often torch wrote into a tensor in place; 0 for tensors of inference mode."""
-    return part._version if isinstance(part, Tensor) and not part.is_inference() else 0
+    if not isinstance(part, Tensor):
+        return 0
+    with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
+        return 0 if part.is_inference() else part._version
 
 
 def _is(one: Any, other: Any) -> bool:
