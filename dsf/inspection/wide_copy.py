@@ -1,6 +1,5 @@
 """``wide_copy``: a model in float64, also in what its modules computed when they were built."""
 
-import pickle
 from collections.abc import Sequence
 
 from torch import nn
@@ -22,7 +21,7 @@ def wide_copy(model: nn.Module, adapters: Sequence[Adapter] = ()) -> nn.Module:
     """
     try:
         twin = double_copy(model)
-    except (TypeError, AttributeError, pickle.PicklingError) as error:  # such as a lock
+    except (TypeError, AttributeError) as error:  # such as a lock
         raise InspectionError(
             f"{type(model).__name__} cannot be copied, which exact=True asks for: {error}. Leave "
             "out exact: its layers are compared with their modules in float64 one at a time."
