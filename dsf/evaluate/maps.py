@@ -62,7 +62,7 @@ def attention_map(
         ShapeError: if ``out`` has another shape, number type or device than the map.
         MapTooLarge: if the map would take more than half of the free memory.
         IndexError: if ``rows`` selects a token outside the sequence, or none.
-        TypeError: if ``system`` is of another type.
+        TypeError: if ``system`` is of another type, or ``rows`` neither a number nor a slice.
 
     Example:
         A state with decay 0.5:
@@ -156,6 +156,11 @@ def _span(rows: Selection | None, steps: int) -> tuple[int, int, int]:
                 f"attention_map: row {rows} is outside the sequence of {steps} tokens."
             )
         return token, token + 1, 1
+    if not isinstance(rows, slice):
+        raise TypeError(
+            f"attention_map: 'rows' must be the number of a token or a slice, but it is "
+            f"{rows!r}. Take several rows one by one, or a slice that holds them."
+        )
     first, last, stride = rows.indices(steps)
     if first >= last or stride < 1:
         raise IndexError(

@@ -63,6 +63,9 @@ def test_rows_outside_the_sequence(operator):
     for empty in (slice(4, 4), slice(7, 3), slice(20, 30), slice(5, 2, -1)):
         with pytest.raises(IndexError, match="select no token of 10; ask for a forward range"):
             dsf.attention_map(operator, rows=empty)
+    for odd in ([3], 2.0, "3"):
+        with pytest.raises(TypeError, match="'rows' must be the number of a token or a slice"):
+            dsf.attention_map(operator, rows=odd)
 
 
 @every_operator
