@@ -20,8 +20,7 @@ def join_masks(
 
     ``masked`` is ``map row column`` and ``hidden``, ``map down across``, is changed to false where
     an entry is not masked. ``firsts`` holds the first row of every cell and ``starts`` its first
-    column. ``reach`` has one number for every row, of
-    all maps.
+    column. ``reach`` has one number for every row, of all maps.
     """
     maps, rows, columns = masked.shape
     reach[:] = 0

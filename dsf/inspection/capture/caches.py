@@ -28,7 +28,7 @@ def lent(given: Any) -> Any:
 
 def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
     if isinstance(part, Tensor):
-        return known.setdefault(id(part), part.detach().clone()) if inside else part
+        return _cloned_once(part, known) if inside else part
     if type(part) in (tuple, list):
         return type(part)(_lent(each, known, inside=True) for each in part)
     if type(part) is dict:
@@ -36,7 +36,8 @@ def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
     if not hasattr(part, "__dict__") or isinstance(part, PackedSequence | nn.Module | type):
         return part
     held = _tensors_held(part, set())
-    known |= {id(each): known.get(id(each), each.detach().clone()) for each in held}
+    for each in held:
+        _cloned_once(each, known)
     try:
         return copy.deepcopy(part, known)
     except Exception as error:
@@ -46,6 +47,13 @@ def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
             f"an input of the type {type(part).__name__} cannot be copied ({error}), so that every "
             "run would start from what the one before left in it."
         ) from error
+
+
+def _cloned_once(tensor: Tensor, known: dict[int, Any]) -> Tensor:
+    if id(tensor) not in known:
+        known[id(tensor)] = tensor.detach().clone()
+    found: Tensor = known[id(tensor)]
+    return found
 
 
 def _tensors_held(part: Any, seen: set[int]) -> list[Tensor]:
