@@ -41,7 +41,7 @@ from dsf.inspection.causal.roles import SLOT, TOKEN
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known
 from dsf.inspection.families.structure import Structure
-from dsf.inspection.probing.port_choice import DrivenTape, Ports
+from dsf.inspection.probing.driven_tape import DrivenTape, Ports
 from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober
 from dsf.inspection.rebuild import Limits, rebuild
 from dsf.inspection.results.layers import ALL, InspectedLayer

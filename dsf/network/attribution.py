@@ -26,9 +26,9 @@ from dsf.network.affine_steps import (
 )
 from dsf.network.coefficients import by_coefficients
 from dsf.network.functionals import Functional, paired
+from dsf.network.mixer_calls import MixerStep
 from dsf.network.parts import Part
 from dsf.network.paths import Paths, Search
-from dsf.network.trace import MixerStep
 
 COMPLETE = 1e-9
 """By how much all shares may miss their number, relative, where the layers are exact."""

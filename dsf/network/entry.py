@@ -21,8 +21,9 @@ from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
 from dsf.inspection.wide_copy import wide_copy
+from dsf.network.mixer_calls import calls_by_module
 from dsf.network.stacked import Stack
-from dsf.network.trace import Trace, calls_by_module
+from dsf.network.trace import Trace
 
 
 def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> dict[str, nn.Module]:

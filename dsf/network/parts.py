@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dsf.network.affine_steps import Step, leading_to
-from dsf.network.trace import MixerStep
+from dsf.network.mixer_calls import MixerStep
 
 
 @dataclass(frozen=True, eq=False)

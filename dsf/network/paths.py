@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dsf.network.affine_steps import Step, adjoints, pulled_back
 from dsf.network.functionals import Functional
-from dsf.network.trace import MixerStep
+from dsf.network.mixer_calls import MixerStep
 
 
 class Edge(NamedTuple):

@@ -18,9 +18,9 @@ from dsf.inspection.results.layers import Inspection
 from dsf.inspection.whole.affine_layer import TOGETHER
 from dsf.network.affine_steps import Step, contributed, left_over, linear_results, rebuilt
 from dsf.network.attribution import Attribution, Decomposition, attributed
+from dsf.network.mixer_calls import MixerStep
 from dsf.network.parts import parts_of
 from dsf.network.targets import Target, along, functional_of
-from dsf.network.trace import MixerStep
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -18,7 +18,8 @@ from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.driven_module import Driven, Repeated
-from dsf.inspection.probing.port_choice import DrivenTape, Ports, PortSearch, named, recorded
+from dsf.inspection.probing.driven_tape import DrivenTape, Ports
+from dsf.inspection.probing.port_choice import PortSearch, named, recorded
 from dsf.inspection.probing.port_search import as_port, first_linear
 from dsf.inspection.probing.ports import Port
 from dsf.inspection.probing.unit_values import (
