@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dsf.inspection.causal.coordinates import InputAxis
 from dsf.inspection.errors import UnreadableError
-from dsf.inspection.probing.tape import Arranged, Exchanging, Layout, Record, Spot, Tape, Use
+from dsf.inspection.probing.layouts import Arranged, Layout
+from dsf.inspection.probing.tape import Exchanging, Record, Spot, Tape, Use
 
 Exchange = Callable[[Tensor], Tensor]
 

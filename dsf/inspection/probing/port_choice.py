@@ -28,17 +28,16 @@ from dsf.inspection.causal.coordinates import Coordinates, numbered
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.probing.driven_module import as_called
 from dsf.inspection.probing.driven_tape import Exchange, Ports
+from dsf.inspection.probing.layouts import Layout, rows_beside
 from dsf.inspection.probing.ports import Port, as_it_is
 from dsf.inspection.probing.tape import (
     GIVEN,
     OUTPUT,
     Exchanging,
-    Layout,
     Record,
     Spot,
     Tape,
     Use,
-    rows_beside,
 )
 from dsf.inspection.probing.unit_values import ROUNDING, random_values
 from dsf.inspection.results.layers import ALL
