@@ -26,14 +26,12 @@ from dsf.network.edited_mixing import places
 from dsf.network.functionals import Functional, paired
 from dsf.network.intervention import (
     Intervention,
-    Key,
-    LiveModel,
-    Planned,
     checked_edits,
     checked_sources,
     live_or_kept,
     loaded_model,
 )
+from dsf.network.live_model import Key, LiveModel, Planned
 from dsf.network.sweep_record import SweepRecord
 from dsf.network.targets import Target, functional_of
 

@@ -12,7 +12,7 @@ import dsf
 from dsf import edits
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.models import folder, recall
-from dsf.network.intervention import LiveModel
+from dsf.network.live_model import LiveModel
 from dsf.network.sweep_record import fingerprint
 from dsf.network.sweeps import Pace, Question, swept
 from tests.inspection.families import tiny_models
