@@ -23,8 +23,8 @@ def layers_and_heads(
 ) -> Axes:
     """One quantity of a table as a picture: layers down, heads (or channels) across.
 
-    Several samples are averaged first. Layers that have no heads, and places without a number, are
-    left empty.
+    Several samples are averaged first. Rows of layers without heads, and places without a number,
+    are left empty.
 
     Args:
         table: such as ``inspection.measure()``, ``inspection.heads()`` or the summary of a job.
@@ -53,10 +53,12 @@ def layers_and_heads(
             f"layers_and_heads: {quantity!r} has neither heads nor channels in this table; its "
             f"columns are {', '.join(chosen.columns)}."
         )
+    layers = tuple(dict.fromkeys(row["layer"] for row in chosen))
     mean = Table(tuple(row for row in chosen if across in row)).mean(by=("layer", across))
-    layers, heads, numbers = mean.grid(rows="layer", columns=across)
+    with_heads, heads, numbers = mean.grid(rows="layer", columns=across)
     axes = on(axes)
-    found = np.asarray(numbers)
+    found = np.full((len(layers), len(heads)), math.nan)
+    found[[layers.index(layer) for layer in with_heads]] = numbers
     with style():
         image = axes.imshow(found, aspect="auto", cmap="viridis", norm=_scale(found))
         axes.figure.colorbar(image, ax=axes, label=quantity, shrink=0.8)
@@ -71,7 +73,7 @@ def layers_and_heads(
 def architectures(
     models: Mapping[str, Inspection | Table],
     *,
-    quantities: Sequence[str] = COMPARED,
+    quantities: str | Sequence[str] = COMPARED,
     columns: int = 3,
 ) -> list[Axes]:
     """Several architectures in one figure: every quantity over the depth of the model.
@@ -82,11 +84,13 @@ def architectures(
 
     Args:
         models: inspections, or tables that ``measure`` returned, by the names of the legend.
-        quantities: what is compared; names of ``Inspection.measure``.
+        quantities: what is compared; one name or several of ``Inspection.measure``.
         columns: how many panels stand side by side.
 
     Raises:
-        ValueError: if there is no model or quantity, or a quantity is not known.
+        ValueError: if there is no model or quantity, a quantity is not known, or a table does not
+            have it.
+        TypeError: if models is no dictionary of inspections and tables.
 
     Example:
         >>> import dsf, torch
@@ -97,6 +101,10 @@ def architectures(
         >>> [axes.get_ylabel() for axes in architectures(found, quantities=["half_life"])]
         ['half_life']
     """
+    _check_models(models)
+    if not isinstance(columns, int) or columns < 1:
+        raise ValueError(f"architectures: columns is {columns}, but at least 1 stands in a row.")
+    quantities = (quantities,) if isinstance(quantities, str) else tuple(quantities)
     if not models or not quantities:
         raise ValueError("architectures: needs at least one model and one quantity.")
     if odd := [name for name in quantities if name not in QUANTITIES]:
@@ -107,6 +115,14 @@ def architectures(
         name: _measured(found, quantities) if isinstance(found, Inspection) else found
         for name, found in models.items()
     }
+    for name, table in tables.items():
+        known = {row.get("quantity"): None for row in table}
+        if missing := [each for each in quantities if each not in known]:
+            raise ValueError(
+                f"architectures: {name!r} has no {missing[0]!r}; its table has "
+                f"{', '.join(map(str, known)) or 'nothing'}. Give the inspection itself, or "
+                f"inspection.measure({missing[0]!r})."
+            )
     across = min(columns, len(quantities))
     down = -(-len(quantities) // across)
     places = panels(down, across, size=(WIDTH * across + 0.6, HEIGHT * down + 0.4))
@@ -118,6 +134,20 @@ def architectures(
         worded(axes, title="", x="depth", y=quantity)
     keyed(places[0], list(tables))
     return places[: len(quantities)]
+
+
+def _check_models(models: Mapping[str, Inspection | Table]) -> None:
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"architectures: models is a {type(models).__name__}, but a dictionary is wanted, such "
+            "as {'llama': inspection}."
+        )
+    for name, found in models.items():
+        if not isinstance(found, Inspection | Table):
+            raise TypeError(
+                f"architectures: {name!r} is {type(found).__name__}, but an inspection or a table "
+                "is wanted."
+            )
 
 
 def _line(axes: Axes, table: Table, name: str, colour: str) -> None:

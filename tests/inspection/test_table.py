@@ -1,5 +1,6 @@
 """A table of 30 layers with 9 heads: what it shows, means, grids, and what it becomes elsewhere."""
 
+import json
 import math
 from statistics import fmean
 
@@ -93,6 +94,55 @@ def test_a_wrong_column_is_no_empty_answer(table):
         table.grid(nope=3)
     assert len(table.where(layer="no such layer")) == 0
     assert len(Table(()).where(nope=3)) == 0
+
+
+@pytest.mark.parametrize("several", [["layers.0", "layers.1"], {"layers.0"}, math.inf * 0])
+def test_a_value_that_equals_nothing_is_refused(table, several):
+    """Several values and a number that is none would be an empty answer without a word."""
+    with pytest.raises(ValueError, match=r"where: layer is .*, but one value is wanted"):
+        table.where(layer=several)
+
+
+def test_a_grid_of_columns_that_are_not_there_is_refused(table):
+    with pytest.raises(ValueError, match="grid: rows is 'layers', but the columns are layer, head"):
+        table.grid(rows="layers", quantity="reach")
+    with pytest.raises(ValueError, match="grid: columns is 'heads', but the columns are layer"):
+        table.grid(columns="heads", quantity="reach")
+    assert Table(()).grid() == ((), (), [])
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_a_column_is_not_asked_for_by_its_name(table):
+    with pytest.raises(
+        TypeError, match=r"table\['layer'\]: a table is indexed by .*row\['layer'\]"
+    ):
+        table["layer"]
+
+
+@pytest.mark.usefixtures("our_own_errors")
+@pytest.mark.parametrize("by", [3, None, ("layer", 3)])
+def test_what_is_no_name_of_a_column_is_refused(table, by):
+    with pytest.raises(ValueError, match=r"mean: by has (3|None), but the columns are layer, head"):
+        table.mean(by=by)
+
+
+def test_numbers_of_numpy_count():
+    """Left out, the mean of 2 and 1 would be 1 without a word."""
+    numpy = pytest.importorskip("numpy")
+    rows = [{"value": number} for number in (numpy.float32(2), 1.0, numpy.int64(3))]
+    (found,) = Table(tuple(rows)).mean()
+    assert found == {"value": 2.0, "count": 3}
+    none = Table(({"value": numpy.float32("nan")}, {"value": numpy.float32(0.5)})).to_json()
+    assert json.dumps(none) == '[{"value": null}, {"value": 0.5}]'
+
+
+def test_a_mean_of_the_largest_numbers_does_not_overflow():
+    (found,) = Table(({"value": 1.5e308}, {"value": 1.7e308})).mean()
+    assert found["value"] == 1.6e308
+
+
+def test_of_nothing_there_is_no_mean():
+    assert len(Table(()).mean(by="layer")) == 0
 
 
 def test_a_grid_has_layers_down_and_heads_across(table):

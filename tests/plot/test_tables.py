@@ -57,3 +57,46 @@ def test_an_unknown_quantity_is_refused():
         architectures({"a": Table(rows(1, 1))}, quantities=["reach"])
     with pytest.raises(ValueError, match="at least one model"):
         architectures({})
+
+
+def test_a_layer_without_heads_is_an_empty_row():
+    """The layers of a hybrid keep their places."""
+    mixed = rows(3, 2)
+    mixed = [
+        *mixed[:4],
+        {"layer": "l1", "channel": 0, "quantity": "half_life", "value": 7.0},
+        *mixed[8:],
+    ]
+    axes = layers_and_heads(Table(tuple(mixed)), "half_life")
+    shown = np.ma.filled(axes.images[0].get_array(), np.nan)
+    assert shown[:, 1].tolist()[::2] == [1.5, 21.5]
+    assert np.isnan(shown[1]).all()
+    assert [each.get_text() for each in axes.get_yticklabels()] == ["l0", "l1", "l2"]
+
+
+def test_a_model_without_a_quantity_is_no_empty_line():
+    with pytest.raises(ValueError, match="'b' has no 'mean_distance'; its table has half_life"):
+        architectures(
+            {"a": Table(rows(1, 1, "mean_distance")), "b": Table(rows(1, 1))},
+            quantities=["mean_distance"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "said"),
+    [
+        ([Table(rows(1, 1))], {}, "models is a list, but a dictionary is wanted"),
+        ({"a": 3}, {}, "'a' is int, but an inspection or a table is wanted"),
+        ({"a": Table(rows(1, 1))}, {"columns": 0}, "columns is 0, but at least 1"),
+        ({"a": Table(rows(1, 1))}, {"columns": 1.5}, "columns is 1.5, but at least 1"),
+    ],
+)
+@pytest.mark.usefixtures("our_own_errors")
+def test_what_cannot_be_compared_is_refused(models, options, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        architectures(models, quantities=["half_life"], **options)
+
+
+def test_one_quantity_needs_no_list():
+    (axes,) = architectures({"a": Table(rows(2, 1))}, quantities="half_life")
+    assert axes.get_ylabel() == "half_life"

@@ -9,6 +9,7 @@ import random
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 import torch
 
@@ -182,11 +183,26 @@ def test_a_notebook_shows_the_page_in_a_frame_that_reaches_nothing_else():
         ("delta_net", {"decay": 0.5}, "'delta_net' has no slider 'decay'. It has rate, B or C"),
         ("taylor", {"order": 7}, "slider 'order' of 'taylor' goes from 0 to 6, but order is 7"),
         ("retention", {"decay": float("nan")}, "goes from 0 to 1, but decay is nan"),
+        ("retention", {"decay": "0.5"}, "takes a number, but decay is '0.5'"),
+        ("retention", {"decay": None}, "takes a number, but decay is None"),
+        ("retention", {"decay": [0.5]}, r"takes a number, but decay is \[0.5\]"),
+        ("retention", {"decay": True}, "takes a number, but decay is True"),
+        ("taylor", {"order": 2.5}, "moves in steps of 1, but order is 2.5"),
     ],
 )
+@pytest.mark.usefixtures("our_own_errors")
 def test_a_wrong_start_is_refused_in_words(preset, settings, said):
     with pytest.raises(ValueError, match=said):
         dsf.playground(preset, **settings)
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5)], ids=repr)
+@pytest.mark.usefixtures("our_own_errors")
+def test_a_number_of_any_library_is_a_start(half):
+    page = dsf.playground("retention", decay=half)
+    assert page == dsf.playground("retention", decay=0.5)
+    assert '"settings":{"decay":0.5}' in page.html
+    assert '"settings":{"order":3}' in dsf.playground("taylor", order=np.int64(3)).html
 
 
 def test_the_docstring_names_every_preset():

@@ -3,10 +3,11 @@
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import import_module
+from numbers import Real
 from typing import Any, overload
 
 Record = dict[str, Any]
@@ -50,6 +51,11 @@ class Table(Sequence[Record]):
     @overload
     def __getitem__(self, index: slice) -> "Table": ...
     def __getitem__(self, index: int | slice) -> "Record | Table":
+        if isinstance(index, str):
+            raise TypeError(
+                f"table[{index!r}]: a table is indexed by the numbers of its records. A column is "
+                f"[row[{index!r}] for row in table] or table.to_pandas()[{index!r}]."
+            )
         return Table(self.records[index]) if isinstance(index, slice) else self.records[index]
 
     def __len__(self) -> int:
@@ -98,7 +104,15 @@ class Table(Sequence[Record]):
 
     def _values(self, column: str) -> tuple[Any, ...]:
         """What is in a column, in the order in which it first appears."""
-        return tuple(dict.fromkeys(row[column] for row in self.records if column in row))
+        return tuple(dict.fromkeys(self._cells(column)))
+
+    def _cells(self, column: str) -> list[Any]:
+        return [row[column] for row in self.records if column in row]
+
+    def _has(self, asked: str, column: Any) -> None:
+        """Refuse what is no column; ``asked`` says who asks and for what."""
+        if column not in self.columns:
+            raise ValueError(f"{asked} {column!r}, but the columns are {', '.join(self.columns)}.")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -109,14 +123,22 @@ class Table(Sequence[Record]):
         """The records whose columns have these values.
 
         Raises:
-            ValueError: if there are records, and none has such a column.
+            ValueError: if there are records, and none has such a column; or if a value is several,
+                or no number, which no record equals.
         """
-        odd = [name for name in wanted if name not in self.columns]
-        if odd and self.records:
-            raise ValueError(
-                f"where: {odd[0]!r} is no column of this table; the columns are "
-                f"{', '.join(self.columns)}."
-            )
+        if not self.records:
+            return self
+        for name, value in wanted.items():
+            if name not in self.columns:
+                raise ValueError(
+                    f"where: {name!r} is no column of this table; the columns are "
+                    f"{', '.join(self.columns)}."
+                )
+            if not _can_be_equal(value, self._cells(name)):
+                raise ValueError(
+                    f"where: {name} is {value!r}, but one value is wanted. Several are "
+                    f"[row for row in table if row[{name!r}] in several]."
+                )
         kept = [
             record
             for record in self.records
@@ -136,12 +158,11 @@ class Table(Sequence[Record]):
         Raises:
             ValueError: if there is no such column, or no column of numbers.
         """
-        asked = (by,) if isinstance(by, str) else tuple(by)
+        if not self.records:
+            return self
+        asked = tuple(by) if isinstance(by, Collection) and not isinstance(by, str) else (by,)
         for name in asked:
-            if name not in self.columns:
-                raise ValueError(
-                    f"mean: by has {name!r}, but the columns are {', '.join(self.columns)}."
-                )
+            self._has("mean: by has", name)
         numbers = [name for name in self.columns if name in NUMBERS and self._has_numbers(name)]
         if not numbers:
             raise ValueError(
@@ -175,12 +196,15 @@ class Table(Sequence[Record]):
             The names of the rows, those of the columns, and the numbers row by row.
 
         Raises:
-            ValueError: if several records fall into one place.
+            ValueError: if there is no such column, or several records fall into one place.
 
         >>> Table(({"layer": "a", "head": 0, "value": 3.0},)).grid()
         (('a',), (0,), [[3.0]])
         """
         chosen = self.where(**wanted)
+        if self.records:
+            self._has("grid: rows is", rows)
+            self._has("grid: columns is", columns)
         down, across = chosen._values(rows), chosen._values(columns)
         found = [[math.nan] * len(across) for _ in down]
         taken: set[tuple[int, int]] = set()
@@ -233,11 +257,23 @@ def _harmless(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if not _is_number(value):
+        return value
+    plain = value.item() if hasattr(value, "item") else value  # a number of NumPy
+    return plain if math.isfinite(plain) else None
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Also numbers of NumPy, which are registered as real numbers."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _can_be_equal(value: Any, cells: Sequence[Any]) -> bool:
+    """Whether a cell may equal this: one value that equals itself, or of a kind that is there."""
+    several = isinstance(value, Collection) and not isinstance(value, str)
+    if several and getattr(value, "ndim", 1) != 0:
+        return any(type(cell) is type(value) for cell in cells)
+    return not (_is_number(value) and math.isnan(value))
 
 
 def _means(records: Sequence[Record], numbers: Sequence[str]) -> Record:
@@ -249,8 +285,17 @@ def _means(records: Sequence[Record], numbers: Sequence[str]) -> Record:
             row[name] for row in records if _is_number(row.get(name)) and math.isfinite(row[name])
         ]
         counts.append(len(known))
-        found[name] = math.fsum(known) / len(known) if known else math.nan
+        found[name] = _mean(known)
     return {**found, "count": counts[0]}
+
+
+def _mean(numbers: Sequence[Any]) -> float:
+    if not numbers:
+        return math.nan
+    try:
+        return math.fsum(numbers) / len(numbers)
+    except OverflowError:
+        return math.fsum(number / len(numbers) for number in numbers)
 
 
 def _cells(record: Record, columns: Sequence[str]) -> tuple[str, ...]:

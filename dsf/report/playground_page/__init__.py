@@ -79,26 +79,43 @@ def playground(preset: str = "softmax_attention", **settings: float | int) -> Pl
         Playground(preset='delta_net', settings={'rate': 0.5})
     """
     sliders = _sliders(preset)
+    start: dict[str, float | int] = {}
     for name, value in settings.items():
         if name not in sliders:
             raise ValueError(
                 f"playground: '{preset}' has no slider '{name}'. It has {_listed(sliders)}."
             )
-        low, high = sliders[name]
-        if not low <= value <= high:
-            raise ValueError(
-                f"playground: the slider '{name}' of '{preset}' goes from {low:g} to {high:g}, but "
-                f"{name} is {value}."
-            )
-    return Playground(preset, settings)
+        number = _number(value)
+        low, high, step = sliders[name]
+        slider, given = (
+            f"playground: the slider '{name}' of '{preset}'",
+            f"but {name} is {value!r}.",
+        )
+        if number is None:
+            raise ValueError(f"{slider} takes a number, {given}")
+        if not low <= number <= high:
+            raise ValueError(f"{slider} goes from {low:g} to {high:g}, {given}")
+        if step == 1 and number != int(number):
+            raise ValueError(f"{slider} moves in steps of 1, {given}")
+        start[name] = number
+    return Playground(preset, start)
 
 
-def _sliders(preset: str) -> dict[str, tuple[float, float]]:
-    """The reach of every slider."""
+def _number(value: Any) -> float | int | None:
+    """A number of Python from one of Python, NumPy or torch; None where it is none of them."""
+    plain = value.item() if getattr(value, "ndim", None) == 0 else value
+    return plain if isinstance(plain, int | float) and not isinstance(plain, bool) else None
+
+
+def _sliders(preset: str) -> dict[str, tuple[float, float, float]]:
+    """The lowest and highest place of every slider, and its step."""
     found = {each["name"]: each["sliders"] for each in _content()["presets"]}
     if preset not in found:
         raise ValueError(f"playground: there is no preset '{preset}'. Take {_listed(found)}.")
-    return {name: (float(low), float(high)) for name, _, low, high, _, _ in found[preset]}
+    return {
+        name: (float(low), float(high), float(step))
+        for name, _, low, high, step, _ in found[preset]
+    }
 
 
 def _listed(names: Mapping[str, Any]) -> str:
