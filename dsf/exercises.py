@@ -5,9 +5,13 @@ notebook: it says so, and the cells below still run.
 """
 
 import linecache
+import math
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -19,6 +23,15 @@ RELATIVE = 1e-5
 AT_ZERO = 1e-6
 SHOWN = 8
 """Numbers of a tensor that are written out."""
+LIBRARIES = (
+    str(Path(__file__).parent),
+    str(Path(torch.__file__).parent.parent),
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    "<@",  # what checks the shapes of arguments
+    "<frozen",
+)
+"""How the files begin in which no student writes."""
+NO_ANSWER = "None. Does the function end with 'return'?"
 _DIFFERING: ContextVar[tuple[Any, Any] | None] = ContextVar("differing", default=None)
 """What ``close`` compared last, if it was not close."""
 
@@ -40,8 +53,13 @@ def close(found: Any, expected: Any) -> bool:
         >>> close([0.1, 0.2], [0.1, 0.3])
         False
     """
-    left, right = _numbers(found), _numbers(expected)
-    alike = left.shape == right.shape and bool(_near(left, right).all())
+    right = _numbers(expected)
+    try:
+        left = _numbers(found)
+    except (TypeError, ValueError, RuntimeError):  # no numbers, or lists of several lengths
+        alike = False
+    else:
+        alike = left.shape == right.shape and bool(_near(left, right).all())
     _DIFFERING.set(None if alike else (found, expected))
     return alike
 
@@ -67,15 +85,12 @@ def exercise(number: int) -> Iterator[None]:
     _DIFFERING.set(None)
     try:
         yield
-    except NotImplementedError as error:
-        open = (_functions(error) or ["the function above"])[-1]
-        _tell(number, f"open. Write {open} and run its cell and this one again.")
     except AssertionError as error:
         said = str(error) or "a check fails"
         _tell(number, "\n    ".join([f"not right yet: {said}", *_compared()]))
     except NameError as error:
-        if _functions(error):
-            _tell(number, f"your answer raises NameError: {error}{_place(error)}")
+        if _answering(error):
+            _tell(number, _raised(error))
         else:
             _tell(
                 number,
@@ -83,7 +98,13 @@ def exercise(number: int) -> Iterator[None]:
                 "solve that one first, then run this cell again.",
             )
     except Exception as error:
-        _tell(number, f"your answer raises {type(error).__name__}: {error}{_place(error)}")
+        if isinstance(error, NotImplementedError) and not _in_a_library(_frames(error)[-1][0]):
+            named = [frame.f_code.co_name for frame, _ in _answering(error)] or [
+                "the function above"
+            ]
+            _tell(number, f"open. Write {named[-1]} and run its cell and this one again.")
+        else:
+            _tell(number, _raised(error) if _answering(error) else _unusable(error))
 
 
 def _tell(number: int, words: str) -> None:
@@ -102,24 +123,49 @@ def _near(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return ((left - right).abs() <= (RELATIVE * size or AT_ZERO)) | (left == right)
 
 
-def _functions(error: Exception) -> list[str]:
-    """The functions that it came through, from the first that the check called."""
+def _frames(error: Exception) -> list[tuple[FrameType, int]]:
+    """The frames that it came through after ours, from that of the check, with their lines."""
     trace = error.__traceback__
-    frames = []
+    found = []
     while trace is not None:
-        frames.append(trace.tb_frame.f_code.co_name)
+        found.append((trace.tb_frame, trace.tb_lineno))
         trace = trace.tb_next
-    return [name for name in frames[2:] if not name.startswith("<")]  # after ours and the check
+    return found[1:]
 
 
-def _place(error: Exception) -> str:
-    """The line of the answer that raised it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return ""
-    line = linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno).strip()
+def _in_a_library(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(LIBRARIES)
+
+
+def _answering(error: Exception) -> list[tuple[FrameType, int]]:
+    """The frames of the answer's functions, none if the check itself raised it."""
+    return [
+        (frame, line)
+        for frame, line in _frames(error)[1:]
+        if not frame.f_code.co_name.startswith("<") and not _in_a_library(frame)
+    ]
+
+
+def _raised(error: Exception) -> str:
+    """What an answer raised, and in which of its lines."""
+    return f"your answer raises {type(error).__name__}: {error}{_line(*_answering(error)[-1])}"
+
+
+def _unusable(error: Exception) -> str:
+    """What is said where a check stumbles over the kind of an answer."""
+    if "NoneType" in str(error):
+        return f"not right yet: your answer gives {NO_ANSWER}"
+    if isinstance(error, AttributeError) and error.obj is not None:
+        kind = type(error.obj).__name__
+        return f"not right yet: your answer gives a {kind}, where a tensor is wanted: {error}"
+    return (
+        "not right yet: the check cannot use what your answer gives. "
+        f"{type(error).__name__}: {error}{_line(*_frames(error)[0])}"
+    )
+
+
+def _line(frame: FrameType, number: int) -> str:
+    line = linecache.getline(frame.f_code.co_filename, number).strip()
     return f"\n    in the line: {line}" if line else ""
 
 
@@ -130,14 +176,17 @@ def _compared() -> Iterator[str]:
         return
     found, expected = differing
     yield f"expected: {_shown(expected)}"
-    yield f"found:    {_shown(found)}"
+    yield f"found:    {NO_ANSWER if found is None else _shown(found)}"
     yield from _first_difference(found, expected)
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, torch.Tensor) and value.numel() > SHOWN:
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, list | tuple) and len(value) > SHOWN:
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, torch.Tensor) or type(value).__module__ == "numpy":
+        if math.prod(value.shape) > SHOWN:
+            kind = "a tensor" if isinstance(value, torch.Tensor) else "an array"
+            return f"{kind} of shape {tuple(value.shape)}"
         value = value.tolist()
     if isinstance(value, float):
         return f"{value:.6g}"
@@ -147,13 +196,17 @@ def _shown(value: Any) -> str:
 
 
 def _first_difference(found: Any, expected: Any) -> Iterator[str]:
-    tensors = isinstance(found, torch.Tensor) and isinstance(expected, torch.Tensor)
-    if not tensors or found.shape != expected.shape or found.numel() <= SHOWN:
+    """Where two large answers of one shape differ first, whatever they are made of."""
+    try:
+        left, right = _numbers(found), _numbers(expected)
+    except (TypeError, ValueError, RuntimeError):
         return
-    wrong = (~_near(_numbers(found), _numbers(expected))).nonzero()
+    if left.shape != right.shape or left.numel() <= SHOWN:
+        return
+    wrong = (~_near(left, right)).nonzero()
     if len(wrong):
         at = tuple(wrong[0].tolist())
         yield (
-            f"first at {list(at)}: expected {_shown(expected[at].item())}, "
-            f"found {_shown(found[at].item())}"
+            f"first at {list(at)}: expected {_shown(right[at].item())}, "
+            f"found {_shown(left[at].item())}"
         )

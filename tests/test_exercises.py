@@ -1,8 +1,10 @@
 """Checks of exercises: what is close, and what is said about open and wrong answers."""
 
+import numpy as np
 import pytest
 import torch
 
+import dsf
 from dsf.exercises import close, exercise
 
 
@@ -89,6 +91,99 @@ def test_an_answer_that_raises_stops_nothing(error, said, capsys):
     with exercise(3):
         fails(error)
     assert said in capsys.readouterr().out
+
+
+def gives(answer):
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (lambda: gives(None).shape, "your answer gives None. Does the function end with 'return'?"),
+        (lambda: gives(None)[0], "your answer gives None. Does the function end with 'return'?"),
+        (lambda: torch.as_tensor(gives(None)), "your answer gives None. Does the function"),
+        (
+            lambda: gives([1.0]).shape,
+            "not right yet: your answer gives a list, where a tensor is wanted: "
+            "'list' object has no attribute 'shape'\n",
+        ),
+        (lambda: gives("3").diagonal(), "your answer gives a str, where a tensor is wanted: "),
+        (
+            lambda: gives(torch.zeros(2))[3],
+            "the check cannot use what your answer gives. IndexError: index 3 is out of bounds",
+        ),
+    ],
+    ids=["attribute", "item", "inside torch", "list", "word", "short"],
+)
+def test_what_a_check_cannot_use_is_no_error_of_the_answer(check, said, capsys):
+    """Neither is a line of the library shown, which a student never wrote."""
+    with exercise(1):
+        check()
+    told = capsys.readouterr().out
+    assert said in told
+    assert "your answer raises" not in told
+
+
+def test_an_error_deep_in_a_library_shows_the_line_of_the_answer(capsys):
+    def answer():
+        return torch.zeros(2) @ torch.zeros(3)  # a mistake
+
+    with exercise(1):
+        answer()
+    told = capsys.readouterr().out
+    assert told.startswith("exercise 1: your answer raises RuntimeError: ")
+    assert told.endswith("in the line: return torch.zeros(2) @ torch.zeros(3)  # a mistake\n")
+
+    def deeper():
+        return close(sum, 3) or dsf.attention_map(3)  # another
+
+    with exercise(1):
+        deeper()
+    assert capsys.readouterr().out.endswith("dsf.attention_map(3)  # another\n")
+
+
+def test_what_torch_cannot_do_is_no_open_exercise(capsys):
+    """torch, too, raises NotImplementedError, for number types that it cannot compute with."""
+
+    def answer():
+        return torch.linalg.svdvals(torch.ones(2, 2, dtype=torch.int32))
+
+    with exercise(1):
+        answer()
+    with exercise(2):
+        torch.nn.Module()(gives(3))
+    told = capsys.readouterr().out
+    assert "open" not in told
+    assert "exercise 1: your answer raises " in told
+    assert "exercise 2: not right yet: the check cannot use what your answer gives." in told
+
+
+@pytest.mark.parametrize("found", [None, "three", ..., [1, None], [[1], [2, 3]]], ids=str)
+def test_what_is_no_number_is_not_close(found, capsys):
+    assert not close(found, 3)
+    with exercise(1):
+        wrong("three", found, 3)
+    told = capsys.readouterr().out
+    assert "not right yet: three\n    expected: 3\n    found:    " in told
+    assert ("None. Does the function end with 'return'?" in told) == (found is None)
+
+
+def test_a_long_list_is_not_written_out(capsys):
+    with exercise(1):
+        wrong("long", list(range(100)), torch.zeros(100))
+    assert "found:    a list of 100" in capsys.readouterr().out
+    with exercise(1):
+        wrong("array", np.ones((30, 3)), torch.zeros(30, 3))
+    told = capsys.readouterr().out
+    assert "found:    an array of shape (30, 3)" in told
+    assert "first at [0, 0]: expected 0, found 1" in told
+
+
+def test_numbers_of_numpy_are_shown_as_numbers(capsys):
+    with exercise(1):
+        wrong("half", np.float32(0.25), 0.5)
+    assert "found:    0.25\n" in capsys.readouterr().out
 
 
 def test_what_an_open_exercise_has_not_found_is_waited_for(capsys):
