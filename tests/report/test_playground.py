@@ -88,6 +88,32 @@ def test_the_numbers_are_the_librarys_wherever_the_sliders_stand(page, name):
         before = after
 
 
+def nearest_to_zero(low, high):
+    return min(max(0, low), high)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_numbers_are_the_librarys_at_both_ends_and_at_zero(page, name):
+    chosen(page, name)
+    for place in (min, nearest_to_zero, max):
+        for slider, _, low, high, _, _ in PRESETS[name]["sliders"]:
+            page.evaluate(SET, [slider, place(low, high)])
+        shown_and_computed(page)
+
+
+@pytest.mark.slow
+def test_rows_that_sum_to_one_are_said_to(page):
+    """Not '1.00 to 1', which rounding makes of them."""
+    for name in ("softmax_attention", "linear_attention", "in_line_attention"):
+        chosen(page, name)
+        for seed in range(3):
+            page.evaluate(PAINTED)
+            told = page.locator(".facts div", has_text="row sums").locator("dd").text_content()
+            assert told == "1", (name, seed)
+            page.get_by_role("button", name="Draw other tokens").click()
+
+
 @pytest.mark.slow
 def test_a_wrong_number_of_the_page_would_be_seen(visited, tmp_path):
     told = dsf.playground("delta_net", rate=0.5).html

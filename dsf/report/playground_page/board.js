@@ -172,7 +172,8 @@ function drawnTokens(seed, count) {
 function factsOf({ map, states, response }, signal, { name }, tokens, settings) {
   const seen = map.map((row, i) => row.slice(0, i + 1));
   const sums = seen.map((row) => row.reduce((sum, each) => sum + each, 0));
-  const span = [Math.min(...sums), Math.max(...sums)].map((each) => number(Math.abs(each) < 1e-12 ? 0 : each, 3));
+  const exact = (sum) => (Math.abs(sum - Math.round(sum)) < 1e-12 ? Math.round(sum) : sum); // up to rounding
+  const span = [Math.min(...sums), Math.max(...sums)].map((each) => number(exact(each), 3));
   const apart = largest([response.map((y, t) => y - throughMap(map, signal, t))]);
   const facts = [
     ["numbers of state", String(states[0].length)],

@@ -76,7 +76,7 @@ const SYSTEMS = {
       query.map((q, t) => [...q, (1 - dot(q, sums[t])) / (t + 1)]));
   },
   zero_sum_attention({ query, key, logit }, { C }) {
-    const [first, higher] = [0.5 * C, C], long = (v) => scaledBy(1 / Math.hypot(...v), v);
+    const [first, higher] = [0.5 * C, C], long = (v) => scaledBy(1 / (Math.hypot(...v) || 1), v);
     const largest = logit.map((_, t) => Math.max(...logit.slice(0, t + 1)));
     const above = logit.map((s) => s - logit[0]), units = key.map(long);
     const mean = runningSums(above.map((s) => [s])).map(([sum], t) => sum / (t + 1));
