@@ -54,6 +54,8 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False  # an annotation is no markup: its stars would be
 copybutton_prompt_text = ">>> "
 
+smartquotes_action = "qe"  # two hyphens are an option of a command, and no dash
+
 html_theme = "furo"
 html_title = "dsf"
 html_static_path = ["_static"]

@@ -9,9 +9,26 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   const drawers = { ".sidebar-drawer": "Pages", ".toc-drawer": "On this page" };
   for (const [drawer, name] of Object.entries(drawers)) document.querySelector(drawer)?.setAttribute("aria-label", name);
+  for (const cell of document.querySelectorAll(".table-wrapper td")) { // sentences get room, numbers no line break
+    const size = cell.textContent.trim().length;
+    cell.classList.add(size > 60 ? "long" : size > 20 ? "some" : size > 11 ? "plain" : "short");
+  }
+  boxes();
+  addEventListener("resize", boxes);
+});
+
+function boxes() {
   const named = {};
   for (const box of document.querySelectorAll(".table-wrapper, .math-block, .cell_output .output, pre")) {
-    if (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight) continue;
+    box.classList.remove("fits");
+    const fits = box.scrollWidth <= box.clientWidth;
+    if (box.matches(".table-wrapper")) box.classList.toggle("fits", fits);
+    if (fits && box.scrollHeight <= box.clientHeight) {
+      for (const name of ["tabindex", "role", "aria-label"]) if (box.dataset.scrolls) box.removeAttribute(name);
+      delete box.dataset.scrolls;
+      continue;
+    }
+    box.dataset.scrolls = "true";
     box.tabIndex = 0;
     if (!box.matches(".table-wrapper")) continue;
     box.setAttribute("role", "region");
@@ -21,4 +38,4 @@ document.addEventListener("DOMContentLoaded", () => {
     const name = named[first] > 1 ? `${first} (${named[first]})` : first;
     box.setAttribute("aria-label", `${name}: a table that scrolls`);
   }
-});
+}

@@ -140,7 +140,7 @@ GROUP = """## {kind}
 
 :::
 """
-TILE = "[![Map of {name}]({page}-tile.png) {name} {year}]({page}.md)"
+TILE = "[![Map of {name}]({page}-tile.png) {name}]({page}.md) {year}"
 PAGE = """# {name}
 
 ```{{index}} {entries}

@@ -29,7 +29,7 @@ TITLES = {
     "mamba2": "Mamba-2: state space duality",
     "qwen3_next": "Qwen3-Next: gated delta rule",
 }
-PANEL = 3.1  # inches
+PANEL = 2.4  # inches; the titles are read at half that size
 
 
 def main(path: Path) -> None:
@@ -41,7 +41,7 @@ def main(path: Path) -> None:
         draw_model(axes, name, drawn, answers)
     panels[0].set_ylabel("query (token written to)", fontsize=9)
     figure.supxlabel("key (token read)", fontsize=9)
-    figure.savefig(path, dpi=170)
+    figure.savefig(path, dpi=200)
 
 
 def where_the_answers_stand(drawn: recall.Recall) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ convert = pytest.importorskip("latex2mathml.converter", reason="needs the extra 
 gallery = pytest.importorskip("docs.building.gallery", reason="needs the checkout")
 
 from docs.building.formulas import formulas, latex  # noqa: E402
-from docs.building.words import paragraphs  # noqa: E402
+from docs.building.words import linked, paragraphs  # noqa: E402
 
 
 def test_every_architecture_has_one_kind():
@@ -82,3 +82,11 @@ def test_every_notebook_has_its_week():
     assert len(rows) == 12
     planned = [int(number) for row in rows for number in row.split(",")]
     assert planned == [int(path.name[:2]) for path in sorted(ROOT.glob("notebooks/[01]*.py"))]
+
+
+def test_letters_with_an_index_are_typeset_in_sentences():
+    assert linked("With ‖k_t‖ = 1 and 0 ≤ β_t no A_{t-1} expands.") == (
+        "With ‖$k_{t}$‖ = 1 and 0 ≤ $\\beta _{t}$ no $A_{t-1}$ expands."
+    )
+    kept = "``low_rank_left=-P``, `a_t`, rotation_s, h0_t, doi:10.1207/s15516709cog1402_1"
+    assert linked(kept) == kept

@@ -1,6 +1,7 @@
 """Every built page in a real browser, wide and narrow: no error, no request, nothing sticks out."""
 
 import os
+import re
 import shutil
 from collections import defaultdict
 from urllib.parse import quote
@@ -134,6 +135,52 @@ def test_a_wide_table_scrolls_within_the_window(site, chromium):
     head = box.locator("thead th").first.bounding_box()
     assert abs(head["y"] - box.bounding_box()["y"]) < 6
     assert "scrolls" in box.get_attribute("aria-label")
+    tab.close()
+
+
+def test_a_table_that_fits_is_read_with_the_page(site, chromium):
+    """It is not cut at the height of the window; in a narrow one it scrolls, and is named again."""
+    tab = chromium.new_page(viewport=WIDE)
+    tab.goto((site / "comparison.html").as_uri())
+    box = tab.locator(".table-wrapper").last
+    assert box.evaluate("(each) => getComputedStyle(each).overflow") == "visible"
+    assert box.get_attribute("tabindex") is None
+    tab.set_viewport_size(NARROW)
+    tab.locator(".table-wrapper[tabindex='0']").last.wait_for()
+    assert box.evaluate("(each) => getComputedStyle(each).overflow") == "auto"
+    assert "scrolls" in box.get_attribute("aria-label")
+    tab.set_viewport_size(WIDE)
+    tab.locator(".table-wrapper.fits").last.wait_for()
+    assert box.get_attribute("aria-label") is None
+    tab.close()
+
+
+def test_sentences_in_a_table_have_room_and_numbers_keep_their_line(site, chromium):
+    tab = chromium.new_page(viewport=WIDE)
+    tab.goto((site / "trained_models.html").as_uri())
+    cells = tab.locator("td").evaluate_all(
+        "(all) => all.map((one) => [one.textContent.trim(), one.offsetWidth, one.offsetHeight])"
+    )
+    tab.close()
+    assert {text for text, width, _ in cells if len(text) > 60 and width < 180} == set()
+    assert any(len(text) > 60 for text, _, _ in cells)
+    numbers = [(text, width) for text, width, _ in cells if re.fullmatch(r"\de-\d\d", text)]
+    assert numbers
+    assert all(width > 45 for _, width in numbers)
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_the_playground_shows_its_map_when_it_opens(site, chromium, size):
+    """Within its frame, without scrolling there."""
+    tab = chromium.new_page(viewport=size)
+    tab.goto((site / "playground.html").as_uri())
+    frame = tab.locator("iframe.live")
+    frame.scroll_into_view_if_needed()
+    inside = tab.frame_locator("iframe.live")
+    inside.locator("html[data-ready]").wait_for(state="attached")
+    map = inside.locator(".map svg").bounding_box()
+    seen = frame.bounding_box()
+    assert map["y"] + map["height"] <= seen["y"] + seen["height"]
     tab.close()
 
 
