@@ -111,7 +111,6 @@ def test_a_grid_of_columns_that_are_not_there_is_refused(table):
     assert Table(()).grid() == ((), (), [])
 
 
-@pytest.mark.usefixtures("our_own_errors")
 def test_a_column_is_not_asked_for_by_its_name(table):
     with pytest.raises(
         TypeError, match=r"table\['layer'\]: a table is indexed by .*row\['layer'\]"

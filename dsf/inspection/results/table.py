@@ -50,7 +50,7 @@ class Table(Sequence[Record]):
     def __getitem__(self, index: int) -> Record: ...
     @overload
     def __getitem__(self, index: slice) -> "Table": ...
-    def __getitem__(self, index: int | slice) -> "Record | Table":
+    def __getitem__(self, index: int | slice | str) -> "Record | Table":
         if isinstance(index, str):
             raise TypeError(
                 f"table[{index!r}]: a table is indexed by the numbers of its records. A column is "
