@@ -5,9 +5,9 @@ class App {
     this.root = root;
     this.content = content;
     const lines = [...content.layers, ...content.rollouts].sort((one, other) => one.model - other.model);
-    this.entries = lines.flatMap((layer) => layer.maps.map((map, index) => {
+    this.entries = lines.flatMap((layer) => bySample(layer.maps).flat().map((map) => {
       const { tokens } = content.models[layer.model];
-      return { layer, map, index, tokens: tokens && tokens[map.sample] };
+      return { layer, map, index: layer.maps.indexOf(map), tokens: tokens && tokens[map.sample] };
     }));
     this.settings = new Settings(content, (entry) => this.peers(entry));
     this.settings.frame = root;

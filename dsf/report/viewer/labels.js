@@ -10,10 +10,11 @@ const BAND = 40;
 function marginOf(context, raster, window, available) {
   context.font = FONT;
   const band = raster.bands ? BAND : 0, position = String(raster.picture.written);
+  const beside = raster.bands ? context.measureText(raster.bandName).width + 7 : 0;
   const named = (cells, per) => niceStep(CLOSEST * cells * per / (available - band)) === 1;
   const width = (cells, per, widest) => Math.ceil(Math.min(
     context.measureText(named(cells, per) ? widest : position).width, WIDEST)) + 26;
-  return { left: width(window.rows, raster.perRow, raster.widestRow),
+  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, raster.widestRow), beside)),
     bottom: width(window.columns, raster.perColumn, raster.widestColumn), top: band, right: band };
 }
 

@@ -89,16 +89,15 @@ class Overview {
     return thumb;
   }
 
-  /** Arrow keys move through the thumbnails; up and down go to the neighbouring layer. */
+  /** Arrow keys move through the thumbnails; up and down go to the neighbouring sample or layer. */
   moveFocus(event, entry) {
     const move = ARROWS[event.key];
     if (!move) return;
     event.preventDefault();
-    const layers = [...new Set(this.entries.map(({ layer }) => layer))], next = layers[layers.indexOf(entry.layer) + move[0]];
-    const at = this.entries.indexOf(entry);
-    const target = move[0] === 0 ? this.entries[at + move[1]]
-      : next && this.entries.find((each) => each.layer === next
-        && each.index === Math.min(entry.index, next.maps.length - 1));
+    const lines = [...new Set(this.entries.map(lineOf))], next = lines[lines.indexOf(lineOf(entry)) + move[0]];
+    const beside = (line) => this.entries.filter((each) => lineOf(each) === line);
+    const at = move[0] ? beside(lineOf(entry)).indexOf(entry) : this.entries.indexOf(entry) + move[1];
+    const target = move[0] ? next && beside(next)[Math.min(at, next.children.length - 1)] : this.entries[at];
     if (target) this.reach(target).focus();
   }
 
@@ -137,6 +136,11 @@ class Overview {
       paint(context, codes, this.settings.shadesOf(entry, codes).pixels, 0, 0, small.columns, small.rows);
     }
   }
+}
+
+/** The element in which a thumbnail stands beside others. */
+function lineOf({ thumb }) {
+  return thumb.parentElement;
 }
 
 /** The maps of a layer, those of each sample together. */

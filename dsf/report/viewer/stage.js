@@ -228,7 +228,8 @@ function counterpart(entries, entry) {
     ? own((entry.layer.model + 1) % models.size) : own(entry.layer.model);
   const layer = models.size > 1 ? there[Math.min(at, there.length - 1)] : there[(at + 1) % there.length];
   const found = entries.filter((each) => each.layer === layer);
-  const next = found[Math.min(entry.index, found.length - 1)];
+  const place = entries.filter((each) => each.layer === entry.layer).indexOf(entry);
+  const next = found[Math.min(place, found.length - 1)];
   if (next !== entry) return next;
   const among = found.length > 1 ? found : entries;
   return among[(among.indexOf(entry) + 1) % among.length];
