@@ -32,6 +32,7 @@ from dsf.report.map_bytes import coded, packed
 from dsf.report.map_view import MapView
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
+from dsf.report.token_orders import Orders
 from dsf.report.views import Progress, views
 from dsf.system import System
 from dsf.threads import in_parallel
@@ -309,9 +310,10 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
         states_of(drawn, walk, finite=finite),
         drawn.places,
     )
+    orders = Orders(layer)
     for map, numbers, state, place in zip(maps, *known, strict=True):
         map.update(measures=numbers, state=state, verdicts=subject.decided(layer, place))
-        map["unmeasured"] = unmeasured(drawn)
+        map.update(orders.of(place), unmeasured=unmeasured(drawn))
     picture = layer_picture(layer, side=planned.side)
     if picture is not None:
         seen = picture.views + seen
@@ -322,6 +324,7 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
         maps = _shares(edges, explained.target, exact=planned.exact) + maps
     return {
         **_facts(layer, drawn),
+        **orders.content(),
         "model": model,
         "thumbnails": thumbnails(seen),
         "maps": maps,

@@ -23,6 +23,7 @@ from dsf.report.map_view import MapView
 from dsf.report.pooling import edges
 from dsf.report.selection import Selection, has_channels
 from dsf.report.strongest import Strongest
+from dsf.report.token_orders import in_order
 
 QUARTERS = 4
 LARGEST = 128
@@ -104,6 +105,8 @@ class LayersTogether:
             "written": steps,
             "read": steps,
             "ports": 1,
+            "same_tokens": True,
+            "in_order": True,
             "total": len(self._pictures),
             "chosen": "",
             "thumbnails": thumbnails(self._seen),
@@ -179,18 +182,28 @@ def why_not(layers: Sequence[tuple[InspectedLayer, Selection]], side: int) -> st
     """Why the maps of some layers cannot be multiplied; empty if they can."""
     for layer, drawn in layers:
         steps, first = drawn.system.steps, layers[0][1]
-        groups = groups_of(layer, side=side)
-        if groups is None and has_channels(layer):
-            return f"{layer.name} has a map for every channel and no picture of all of them"
-        if groups is not None and groups < steps:
-            return (
-                f"the channels of {layer.name} are drawn together for {groups} groups of its "
-                f"{steps:,} tokens, and shares of groups do not multiply like those of tokens"
-            )
+        reason = _why_no_lengths(layer, steps, side)
+        if reason:
+            return reason
         if layer.is_part:
             return f"of what {layer.name} mixes only a part is shown"
         if isinstance(drawn.system, ExplicitMap) and drawn.system.read_steps != steps:
             return f"the queries of {layer.name} are other tokens than its keys"
+        if not in_order(layer):
+            return f"the rows of a map of {layer.name} are not all tokens in their order"
         if steps != first.system.steps or set(drawn.samples) != set(first.samples):
             return f"{layer.name} has other tokens than {layers[0][0].name}"
+    return ""
+
+
+def _why_no_lengths(layer: InspectedLayer, steps: int, side: int) -> str:
+    """Why channels have no lengths of single tokens; empty if they have, or there are none."""
+    groups = groups_of(layer, side=side)
+    if groups is None and has_channels(layer):
+        return f"{layer.name} has a map for every channel and no picture of all of them"
+    if groups is not None and groups < steps:
+        return (
+            f"the channels of {layer.name} are drawn together for {groups} groups of its "
+            f"{steps:,} tokens, and shares of groups do not multiply like those of tokens"
+        )
     return ""

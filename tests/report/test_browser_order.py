@@ -1,4 +1,4 @@
-"""Keys go through the maps in the order in which the page shows them, also those of many samples."""
+"""Keys go through the maps in the order in which the page shows them, also of several samples."""
 
 import pytest
 import torch

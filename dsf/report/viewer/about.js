@@ -7,11 +7,21 @@ function kindOf({ together, share, rollout }) {
 
 const known = new Map();
 
-/** The tokens of given texts and count; cached, since measuring long texts takes time. */
-function tokensOf(texts, count, kind = "token") {
-  const made = known.get(texts) || known.set(texts, {}).get(texts);
-  made[`${count} ${kind}`] ??= new Tokens(texts, count, kind);
-  return made[`${count} ${kind}`];
+function below(map, key) {
+  return map.get(key) || map.set(key, new Map()).get(key);
+}
+
+/** The tokens of given texts, count and order; cached, since measuring long texts takes time. */
+function tokensOf(texts, count, kind = "token", numbers = null) {
+  const made = below(below(known, texts), numbers), name = `${count} ${kind}`;
+  if (!made.has(name)) made.set(name, new Tokens(texts, count, kind, numbers));
+  return made.get(name);
+}
+
+/** The queries of a map, and its keys. */
+function tokensOfMap({ map, layer, tokens }) {
+  const [rows, keys] = [map.row_order, map.key_order].map((at) => (at === undefined ? null : layer.orders[at]));
+  return [tokensOf(tokens, layer.written, "token", rows), tokensOf(tokens, layer.read, layer.columns === "slot" ? "slot" : "token", keys)];
 }
 
 /** The cell to show first: strong and far from the diagonal, not on the first key, where there is one. */
@@ -56,7 +66,7 @@ function firstMap(entries) {
   return entries.filter(({ map, layer }) => !map.share && !map.rollout && (map.together || !grouped.has(layer))).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
 }
 
-function aboutMap(map, layer, picture, full) {
+function aboutMap(map, layer, picture, full, written) {
   if (map.together) return aboutTogether(map, layer, picture);
   if (map.share) return aboutShare(map, picture);
   if (map.difference) return aboutDifference(map, picture);
@@ -78,7 +88,7 @@ function aboutMap(map, layer, picture, full) {
   }
   if (map.empty_total) {
     const more = map.empty_total > map.empty.length ? " …" : "";
-    parts.push(`Queries whose weights are all zero: ${map.empty.join(", ")}${more}.`);
+    parts.push(`Queries whose weights are all zero: ${map.empty.map((query) => written.position(query)).join(", ")}${more}.`);
   }
   const [low, high] = map.row_sums;
   parts.push(`Row sums ${number(low, 3)} to ${number(high, 3)}.`);

@@ -32,6 +32,8 @@ class Picture {
     this.scale = scale;
     this.written = layer.written;
     this.read = layer.read;
+    this.inOrder = layer.in_order;
+    this.sameTokens = layer.same_tokens;
   }
 
   static async open(raw, scale, layer) {
@@ -42,8 +44,9 @@ class Picture {
     return picture;
   }
 
+  /** Whether query and key of every cell on the diagonal are one token. */
   get square() {
-    return this.written === this.read && this.rows === this.columns;
+    return this.sameTokens && this.rows === this.columns;
   }
 
   /** The codes with those on the diagonal left out, where queries and keys are the same tokens. */

@@ -17,7 +17,7 @@ function differenceOf([a, b], [one, other]) {
     return codeOf(weight, scale);
   });
   const exact = one.values && other.values;
-  const picture = new Picture(one, codes, exact ? weights : null, scale, { written: one.written, read: one.read });
+  const picture = new Picture(one, codes, exact ? weights : null, scale, { ...a.layer, written: one.written, read: one.read });
   const strongest = strongestCells(picture, weights);
   const map = { label: "A − B", sample: a.map.sample, scale, nans: 0, infinities: 0, signed: true,
     ...brightness(picture), magnitudes: false, empty: [], empty_total: 0, links: strongest, columns: [],

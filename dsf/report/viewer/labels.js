@@ -13,9 +13,9 @@ function marginOf(context, raster, window, available) {
   const beside = raster.bands ? context.measureText(raster.bandName).width + 7 : 0;
   const named = (cells, per) => niceStep(CLOSEST * cells * per / (available - band)) === 1;
   const width = (cells, per, widest) => Math.ceil(Math.min(
-    context.measureText(named(cells, per) ? widest : position).width, WIDEST)) + 26;
-  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, raster.widestRow), beside)),
-    bottom: width(window.columns, raster.perColumn, raster.widestColumn), top: band, right: band };
+    named(cells, per) ? widest(context) : context.measureText(position).width, WIDEST)) + 26;
+  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, (on) => raster.widestRow(on)), beside)),
+    bottom: width(window.columns, raster.perColumn, (on) => raster.widestColumn(on)), top: band, right: band };
 }
 
 /** The cells that get a label: all, or every so many. Of pooled maps, those of round positions. */

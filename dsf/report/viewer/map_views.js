@@ -20,11 +20,11 @@ class MapRaster {
   }
 
   rowLabel(_cell, step, token) {
-    return step > 1 ? String(token) : this.written.shown(token);
+    return step > 1 ? this.written.position(token) : this.written.shown(token);
   }
 
   columnLabel(_cell, step, token) {
-    return step > 1 ? String(token) : this.read.shown(token);
+    return step > 1 ? this.read.position(token) : this.read.shown(token);
   }
 
   /** How many queries a row stands for, and how many keys a column. */
@@ -36,12 +36,13 @@ class MapRaster {
     return this.picture.read / this.picture.columns;
   }
 
-  get widestRow() {
-    return this.written.widest;
+  /** How much room the labels take in the font of a context. */
+  widestRow(context) {
+    return this.written.widest(context);
   }
 
-  get widestColumn() {
-    return this.read.widest;
+  widestColumn(context) {
+    return this.read.widest(context);
   }
 }
 
@@ -85,8 +86,8 @@ class LagRaster extends MapRaster {
     return 1;
   }
 
-  get widestColumn() {
-    return String(-this.read.count);
+  widestColumn(context) {
+    return context.measureText(String(-this.read.count)).width;
   }
 }
 
@@ -101,11 +102,6 @@ class GridRaster extends MapRaster {
     this.codes = codes.subarray(first, first + this.rows * this.columns);
     this.titles = ["← row of patches", "column of patches →"];
     this.bands = false;
-  }
-
-  /** Whether a map is not pooled and has enough keys for the grid. */
-  static fits(picture, grid) {
-    return Boolean(grid) && !picture.pooled && picture.columns >= grid[0] * grid[1];
   }
 
   origin([down, across]) {
@@ -139,13 +135,23 @@ class GridRaster extends MapRaster {
     return String(cell);
   }
 
-  get widestRow() {
-    return "00";
+  widestRow(context) {
+    return context.measureText("00").width;
   }
 
-  get widestColumn() {
-    return "00";
+  widestColumn(context) {
+    return this.widestRow(context);
   }
+}
+
+/** Why a map is shown as it is in place of a view; empty where the view is possible. */
+function whyNotAs(view, picture, read, grid) {
+  if (view === "lag" && read.kind !== "token") return `Not by lag, since columns are ${read.kind}s and not tokens.`;
+  if (view === "lag" && !picture.sameTokens) return "Not by lag, since the queries are other tokens than the keys.";
+  if (view === "lag" && !picture.inOrder) return "Not by lag, since its tokens do not follow one another in the input.";
+  if (view === "grid" && picture.pooled) return "Not on the grid, since this map is not kept token by token.";
+  if (view === "grid" && picture.columns < grid[0] * grid[1]) return "Not on the grid, since it has fewer keys than the picture patches.";
+  return "";
 }
 
 function readsAhead(picture) {

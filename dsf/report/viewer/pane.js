@@ -41,18 +41,17 @@ class Pane {
   }
 
   show(picture) {
-    const { map, layer, tokens } = this.entry;
+    const { map, layer } = this.entry;
     const kept = this.picture && this.written.count === layer.written && this.read.count === layer.read;
     const [written, read] = kept ? this.chosenTokens : tokensAt(picture, firstCell(picture));
     const pooled = kept && this.picture?.pooled && this.entry === this.shownEntry ? this.picture : null;
     const at = pooled && strongestWithin(picture, pooled, this.cell);
     this.picture = picture;
     this.shownEntry = this.entry;
-    this.written = tokensOf(tokens, layer.written);
-    this.read = tokensOf(tokens, layer.read, layer.columns === "slot" ? "slot" : "token");
+    [this.written, this.read] = tokensOfMap(this.entry);
     this.cell = at || [picture.rowOf(written), picture.columnOf(read)];
     this.heading.textContent = map.difference ? `${map.label}: ${layer.name}` : `${layer.name} · ${map.label}`;
-    this.about.textContent = aboutMap(map, layer, picture, this.settings.full);
+    this.about.textContent = aboutMap(map, layer, picture, this.settings.full, this.written);
     this.over.setAttribute("aria-label", `${this.heading.textContent}. ${this.about.textContent} `
       + "Arrow keys move the cell.");
     this.turn(this.view);
@@ -95,16 +94,15 @@ class Pane {
   rasterFor(view) {
     const { grid } = this.settings;
     const parts = [this.picture, this.settings.codesOf(this.picture), this.written, this.read];
-    if (view === "lag" && this.read.kind === "token") return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
-    if (view === "grid" && GridRaster.fits(this.picture, grid)) {
-      return new GridRaster(...parts, grid, this.cell[0]);
-    }
-    return new MapRaster(...parts);
+    this.instead = whyNotAs(view, this.picture, this.read, grid);
+    if (this.instead) return new MapRaster(...parts);
+    if (view === "lag") return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
+    return view === "grid" ? new GridRaster(...parts, grid, this.cell[0]) : new MapRaster(...parts);
   }
 
   /** The mean weight at every lag, shown above a map by lag, where it was measured. */
   get curve() {
-    return this.view === "lag" ? lagCurve(this.entry, this.picture) : null;
+    return this.raster instanceof LagRaster ? lagCurve(this.entry, this.picture) : null;
   }
 
   /** Draw again after the colours, or what of the map is shown, have changed. */
@@ -152,15 +150,16 @@ class Pane {
     if (!this.layout || !this.isPicture) return;
     const { picture, raster, window, written, read, cell } = this;
     const context = this.over.getContext("2d"), at = raster.place(cell);
-    const found = this.settings.sought(this.entry);
-    const sought = { rows: raster.bands ? found.map((token) => picture.rowOf(token)) : [],
-      columns: this.view === "map" ? found.map((token) => picture.columnOf(token)) : [] };
+    const [queries, keys] = [written, read].map((tokens) => (this.settings.sought ? tokens.holding(this.settings.sought) : []));
+    const sought = { rows: raster.bands ? queries.map((token) => picture.rowOf(token)) : [],
+      columns: raster.constructor === MapRaster ? keys.map((token) => picture.columnOf(token)) : [] };
     drawCross(context, this.layout, window, raster, at, { fixed: this.fixed, sought });
     drawProfiles(context, this.layout, window, raster, at, this.curve);
     this.readout.replaceChildren(...sentence(picture, ...cell, written, read, this.entry.map),
-      this.fixed ? " The cell is fixed: press Enter or click to release it." : "");
-    this.strips = soon(this.strips, () => drawStrip(this.strip, this, new Set(found),
-      (token) => this.choose([picture.rowOf(Math.min(token, written.count - 1)), cell[1]])));
+      this.fixed ? " The cell is fixed: press Enter or click to release it." : "",
+      this.instead ? ` ${this.instead}` : "");
+    this.strips = soon(this.strips, () => drawStrip(this.strip, this, new Set(keys),
+      (token) => this.choose(picture.sameTokens ? [picture.rowOf(token), cell[1]] : [cell[0], picture.columnOf(token)])));
   }
 
   /** Choose a cell of the map and bring it into view. */

@@ -1,9 +1,9 @@
 // The search field, which finds tokens by their text or position.
 
 class Search {
-  /** `found(tokens)` marks them, `go(token)` shows one, `leave()` returns to the map. */
+  /** `found(text)` marks tokens, `go(token)` shows one, `leave()` returns to the map. */
   constructor({ tokens, found, go, leave }) {
-    Object.assign(this, { tokens, found, go, at: -1, hits: [] });
+    Object.assign(this, { tokens, found, go, at: -1 });
     this.field = make("input", { type: "search", placeholder: "Find token", spellcheck: false });
     this.field.setAttribute("aria-label", "Find a token by its text or position");
     this.count = make("span", { className: "count", role: "status" });
@@ -17,23 +17,31 @@ class Search {
     });
   }
 
+  /** The tokens of the map that is shown now. */
+  get hits() {
+    return this.field.value ? this.tokens().holding(this.field.value) : [];
+  }
+
   look() {
     this.at = -1;
-    this.hits = this.field.value ? this.tokens().holding(this.field.value) : [];
     this.showCount();
-    this.found(this.hits);
+    this.found(this.field.value);
   }
 
   step(by) {
-    if (!this.hits.length) return;
-    this.at = (this.at + by + this.hits.length) % this.hits.length;
-    if (this.at < 0) this.at = this.hits.length - 1;
+    const { hits } = this;
+    if (!hits.length) return;
+    this.at = (this.at + by + hits.length) % hits.length;
+    if (this.at < 0) this.at = hits.length - 1;
     this.showCount();
-    this.go(this.hits[this.at]);
+    this.go(hits[this.at]);
   }
 
+  /** How many there are; on a map of other tokens the search begins anew. */
   showCount() {
     const many = this.hits.length;
+    if (this.tokens() !== this.among) this.at = -1;
+    this.among = this.tokens();
     this.count.textContent = !this.field.value ? "" : !many ? "none"
       : this.at < 0 ? `${many} found` : `${this.at + 1} of ${many}`;
   }

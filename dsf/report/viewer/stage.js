@@ -3,8 +3,7 @@
 class Stage {
   /** `entries` are all maps; `ask` has the functions `step(by)`, `leave()`, `restyle()`, `shown()`. */
   constructor(entries, settings, ask) {
-    Object.assign(this, { entries, settings, ask, panes: [], view: "map", found: [] });
-    settings.sought = (entry) => (entry.tokens === this.active.entry.tokens ? this.found : []);
+    Object.assign(this, { entries, settings, ask, panes: [], view: "map" });
     this.place = make("div", { className: "panes" });
     this.apart = make("p", { className: "apart", role: "status", hidden: true });
     this.numbers = make("div", { className: "numbers" });
@@ -19,7 +18,7 @@ class Stage {
   }
 
   bar() {
-    this.search = new Search({ tokens: () => this.active.read, found: (hits) => this.mark(hits),
+    this.search = new Search({ tokens: () => this.active.read, found: (text) => this.mark(text),
       go: (token) => this.goTo(token), leave: () => this.active.over.focus() });
     const views = { ...VIEWS };
     if (!this.settings.grid) delete views.grid;
@@ -88,6 +87,7 @@ class Stage {
       pane.heading.dataset.letter = this.panes.length > 1 && !pane.entry.map.difference ? "AB"[k] : "";
     }
     drawNumbers(this.numbers, this.panes, this.active);
+    this.search.showCount();
     this.share(this.active);
   }
 
@@ -187,8 +187,8 @@ class Stage {
       ? `A − B at this cell: ${close}${number(a - b, close ? 2 : 5)}` : "A and B show different queries or keys.";
   }
 
-  mark(hits) {
-    this.found = hits;
+  mark(text) {
+    this.settings.sought = text;
     for (const pane of this.panes) pane.mark();
   }
 

@@ -31,13 +31,23 @@ function drawNumbers(place, panes, active) {
 function measured(panes, letters) {
   const found = panes.map((pane) => new Map(pane.entry.map.measures));
   const labels = [...new Set(found.flatMap((each) => [...each.keys()]))];
-  const unmeasured = panes.at(0).entry.map.unmeasured;
-  if (!labels.length) {
-    return unmeasured ? [make("section", {}, make("h3", {}, "Measures"), make("p", {}, unmeasured))] : [];
-  }
+  const missing = panes.flatMap(({ entry: { map } }, k) => {
+    const reason = map.measures.length ? "" : whyUnmeasured(map);
+    return reason ? [make("p", {}, panes.length > 1 ? `${letters[k]}: ${reason}` : reason)] : [];
+  });
+  if (!labels.length) return [make("section", {}, make("h3", {}, "Measures"), ...missing)];
+  const told = (value) => (value === null ? "not defined" : number(value, 4));
   const rows = labels.map((quantity) => [quantity,
-    ...found.map((each) => (each.has(quantity) ? number(each.get(quantity), 4) : "–"))]);
-  return [make("section", {}, table("Measures", ["quantity", ...letters], rows, 1))];
+    ...found.map((each) => (each.has(quantity) ? told(each.get(quantity)) : "–"))]);
+  return [make("section", {}, table("Measures", ["quantity", ...letters], rows, 1), ...missing)];
+}
+
+/** Why nothing is measured of a map. */
+function whyUnmeasured({ unmeasured, together, share, rollout, difference }) {
+  if (together) return "Measures are of single channels: choose one of them.";
+  if (share) return "What edges contribute is not measured: choose a single map.";
+  if (rollout) return "Layers together are not measured: choose a single map.";
+  return difference ? "A difference of two maps is not measured." : unmeasured;
 }
 
 /** A table whose columns from `numbers` on hold numbers. */

@@ -39,10 +39,11 @@ function number(value, digits = 4) {
 
 /** Names tokens by their position and, where known, their text; or slots, which have no text. */
 class Tokens {
-  constructor(texts, count, kind = "token") {
-    this.texts = texts && texts.length === count && kind === "token" ? texts : null;
-    this.count = count;
-    this.kind = kind;
+  /** `numbers` are the positions of the tokens where they do not stand in order, -1 for none. */
+  constructor(texts, count, kind = "token", numbers = null) {
+    Object.assign(this, { count, kind, numbers, found: {} });
+    const known = texts && kind === "token" && (numbers ? Math.max(...numbers) < texts.length : texts.length === count);
+    this.texts = !known ? null : numbers ? numbers.map((at) => texts[at] ?? "") : texts;
   }
 
   /** What one of them is to a query that reads it. */
@@ -50,42 +51,57 @@ class Tokens {
     return this.kind === "token" ? "key" : "column";
   }
 
-  /** The text with its spaces visible; the position where there is no text. */
-  shown(token) {
-    return this.texts ? this.texts[token].replaceAll(" ", "␣") : String(token);
+  /** Its position in the input; a dash where it is no token of the input. */
+  position(token) {
+    const at = this.numbers ? this.numbers[token] : token;
+    return at < 0 ? "–" : String(at);
   }
 
-  /** The text with the most characters. */
-  get widest() {
-    this.longest ??= this.texts
-      ? this.texts.reduce((most, text) => (text.length > most.length ? text : most), "").replaceAll(" ", "␣")
-      : String(this.count - 1);
-    return this.longest;
+  /** The text with its spaces visible; the position where there is no text. */
+  shown(token) {
+    return this.texts ? this.texts[token].replaceAll(" ", "␣") : this.position(token);
+  }
+
+  /** How much room the widest of them takes, in the font in which all are drawn, up to that of a label. */
+  widest(context) {
+    if (this.room !== undefined) return this.room;
+    this.room = 0;
+    for (const text of new Set(Array.from({ length: this.count }, (_, token) => this.shown(token)))) {
+      this.room = Math.max(this.room, context.measureText(text).width);
+      if (this.room >= WIDEST) break;
+    }
+    return this.room;
   }
 
   text(token) {
-    return this.texts ? this.texts[token] : String(token);
+    return this.texts ? this.texts[token] : this.position(token);
   }
 
   /** `token 7`, or its text in quotes with its position. */
   named(token) {
-    if (!this.texts) return make("b", {}, `${this.kind} ${token}`);
+    if (this.numbers?.[token] < 0) return make("b", {}, `${this.kind} that is not of the input`);
+    if (!this.texts) return make("b", {}, `${this.kind} ${this.position(token)}`);
     const text = make("span", { className: "token" }, `“${this.shown(token)}”`);
-    return make("b", {}, text, ` (${token})`);
+    return make("b", {}, text, ` (${this.position(token)})`);
   }
 
   /** The tokens that contain a text, and the one at a position given as a number. */
   holding(wanted) {
+    this.found[wanted] ??= this.search(wanted);
+    return this.found[wanted];
+  }
+
+  search(wanted) {
     const sought = wanted.toLowerCase().replaceAll("␣", " ");
-    const found = (this.texts || []).flatMap((text, token) => (
-      text.toLowerCase().includes(sought) ? [token] : []));
-    const place = /^\d+$/.test(wanted) ? Number(wanted) : -1;
-    if (place >= 0 && place < this.count && !found.includes(place)) found.push(place);
-    return found;
+    const place = /^\d+$/.test(wanted) ? String(Number(wanted)) : null, all = Array.from({ length: this.count }, (_, token) => token);
+    const found = all.filter((token) => this.texts?.[token].toLowerCase().includes(sought));
+    return [...found, ...all.filter((token) => this.position(token) === place && !found.includes(token))];
   }
 
   many([first, last]) {
-    return first === last ? this.named(first) : make("b", {}, `${this.kind}s ${first}–${last}`);
+    if (first === last) return this.named(first);
+    const [from, to] = [first, last].map((token) => this.position(token));
+    return make("b", {}, `${this.kind}s ${from}${this.numbers ? " … " : "–"}${to}`);
   }
 }
 
@@ -115,7 +131,7 @@ function sentence(picture, row, column, written, read, { together, difference, s
     return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": the largest of ",
       `${links} weights is `, make("b", {}, weight), "."];
   }
-  if (read.kind !== "token") {
+  if (read.kind !== "token" || !picture.inOrder) {
     return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": weight ", make("b", {}, weight), "."];
   }
   const lag = from[0] - to[0];

@@ -6,14 +6,14 @@ const NEIGHBOURS = 100;
 function drawStrip(place, { picture, cell, read, written, shades }, sought, choose) {
   place.replaceChildren();
   if (!read.texts) return;
-  const own = picture.writtenBy(cell[0]);
-  const caption = make("p", {}, "Weights of query ", written.many(own), " on the tokens as keys:");
+  const own = picture.sameTokens ? picture.writtenBy(cell[0]) : picture.readBy(cell[1]);
+  const caption = make("p", {}, "Weights of query ", written.many(picture.writtenBy(cell[0])), " on the tokens as keys:");
   const line = make("div", { tabIndex: 0, role: "region", "aria-label": "Tokens, coloured by the weight of the chosen query on them as keys" });
   const from = Math.max(0, own[0] - NEIGHBOURS), to = Math.min(read.count, own[1] + NEIGHBOURS + 1);
   if (from > 0) line.append("… ");
   for (let token = from; token < to; token += 1) {
     const element = word(picture.code(cell[0], picture.columnOf(token)), read.text(token), shades);
-    element.title = `key ${token}`;
+    element.title = `key ${read.position(token)}`;
     element.classList.toggle("here", token >= own[0] && token <= own[1]);
     element.classList.toggle("found", sought.has(token));
     element.addEventListener("click", () => choose(token));

@@ -1,0 +1,138 @@
+"""Which token a row or a column is: in windows, beside other inputs, and in several samples."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import dsf
+from dsf.inspection import Inspection
+from dsf.report import write_report
+from tests.report.controls import open_menu
+
+pytestmark = pytest.mark.slow
+
+WORDS = [f"w{k}" for k in range(8)]
+WINDOWS = torch.tensor([[0, 1, 4, 5], [2, 3, 6, 7]])
+
+
+@pytest.fixture
+def windows(of, softmax):
+    """Two layers of 2 x 4 places in two windows of 2 x 2: in the second the last place reads one."""
+    scores = torch.zeros(4, 4)
+    scores[3, 1] = 1000
+    plain, strong = softmax(torch.zeros(4, 4), causal=False), softmax(scores, causal=False)
+    both = replace(
+        plain,
+        **{
+            name: torch.stack([getattr(plain, name), getattr(strong, name)])
+            for name in ("query", "key", "value", "bias")
+        },
+    )
+    found = of([both, both], axes=("window", "head"))
+    rows = WINDOWS[:, None]
+    layers = [replace(layer, row_tokens=rows, column_tokens=rows) for layer in found]
+    return replace(found, layers=tuple(layers), tokens=(tuple(WORDS),))
+
+
+@pytest.fixture
+def shown(visited, tmp_path):
+    def visit(inspection: Inspection, **options):
+        return visited(write_report(inspection, tmp_path / "r.html", **options))
+
+    return visit
+
+
+def test_a_row_of_a_window_is_named_as_the_token_that_it_is(shown, windows):
+    page = shown(windows)
+    page.locator(".lines .thumb").nth(1).click()
+    page.locator(".pane h2", has_text="window 1, head 0").wait_for()
+    first = page.locator(".numbers table", has_text="Largest weights").locator("tbody tr").first
+    assert first.locator("td").all_inner_texts()[:2] == ["“w7” (7)", "“w3” (3)"]
+    first.locator("button").click()
+    told = page.locator(".readout").inner_text()
+    assert told.startswith("Query “w7” (7), key “w3” (3): weight 1. The cell")
+    assert page.locator(".strip div span").all_inner_texts() == ["w2", "w3", "w6", "w7"]
+    open_menu(page)
+    field = page.get_by_label("Find a token by its text or position")
+    field.fill("w6")
+    page.locator(".strip .found").wait_for()
+    assert page.locator(".search .count").inner_text() == "1 found"
+    page.locator(".lines .thumb").first.click()
+    page.locator(".pane h2", has_text="window 0").wait_for()
+    assert page.locator(".search .count").inner_text() == "none"
+    page.get_by_role("button", name="By lag", exact=True).click()
+    assert "do not follow one another in the input" in page.locator(".readout").inner_text()
+
+
+def test_windows_are_not_multiplied_as_if_they_were_one_sequence(shown, windows):
+    page = shown(windows)
+    assert "are not all tokens in their order" in page.locator(".rollout").inner_text()
+
+
+def test_what_was_found_in_one_sample_is_not_marked_in_another(shown, of):
+    mixer = dsf.mixers.DeltaNet.draw(torch.Generator().manual_seed(0), steps=4)
+    found = of([mixer], axes=("sample",))
+    assert mixer.system().batch[0] == 2
+    page = shown(replace(found, tokens=(("a", "b", "c", "d"), ("b", "a", "a", "a"))))
+    page.locator(".thumb").first.click()
+    open_menu(page)
+    page.get_by_label("Find a token by its text or position").fill("a")
+    marked = page.locator(".strip .found")
+    marked.first.wait_for()
+    assert marked.all_inner_texts() == ["a"]
+    page.locator(".thumb").last.click()
+    marked.nth(2).wait_for()
+    assert page.locator(".search .count").inner_text() == "3 found"
+    assert marked.all_inner_texts() == ["a"] * 3
+
+
+@pytest.fixture
+def crossed(of):
+    """Three queries that read five keys; the second reads the fourth."""
+    query, key = torch.zeros(1, 3, 1), torch.zeros(1, 5, 1)
+    bias = torch.zeros(1, 3, 5)
+    bias[0, 1, 3] = 1000
+    mixer = dsf.mixers.SoftmaxAttention(
+        query=query, key=key, value=torch.ones(1, 5, 2), bias=bias, causal=False
+    )
+    return of([mixer])
+
+
+def test_between_other_tokens_there_is_no_distance(shown, crossed):
+    page = shown(crossed)
+    assert page.locator(".readout").inner_text() == "Query token 1, key token 3: weight 1."
+    page.get_by_role("button", name="By lag", exact=True).click()
+    told = page.locator(".readout").inner_text()
+    assert "Not by lag, since the queries are other tokens than the keys." in told
+
+
+def test_a_grid_that_cannot_be_shown_is_said(shown, of, softmax):
+    found = of([softmax(torch.zeros(300, 300), causal=False)])
+    page = shown(found, grid=(10, 30), full_resolution=0)
+    page.get_by_role("button", name="Grid", exact=True).click()
+    told = page.locator(".readout").inner_text()
+    assert "Not on the grid, since this map is not kept token by token." in told
+
+
+def test_why_nothing_is_measured_is_said(shown, of):
+    rng = torch.Generator().manual_seed(0)
+    mixers = [dsf.mixers.SelectiveStateSpace.draw(rng, steps=6) for _ in range(2)]
+    page = shown(of(mixers, axes=("sample", "channel")))
+    numbers = page.locator(".numbers")
+    assert "Measures are of single channels: choose one of them." in numbers.inner_text()
+    page.locator(".rollout .thumb").last.click()
+    numbers.get_by_text("Layers together are not measured").wait_for()
+    page.locator(".lines .thumb").last.click()
+    numbers.get_by_text("effective number of keys per query").wait_for()
+    page.get_by_role("button", name="Compare with another map").click()
+    page.locator(".pane").nth(1).locator("canvas:focus").wait_for()
+    page.get_by_role("button", name="Show A minus B").click()
+    numbers.get_by_text("B: A difference of two maps is not measured.").wait_for()
+
+
+def test_a_measure_without_meaning_is_not_called_infinite(shown, of, softmax):
+    """A single token has no later query that could read the first key."""
+    page = shown(of([softmax(torch.zeros(1, 1))]))
+    row = page.locator(".numbers tr", has_text="on the first key")
+    assert row.locator("td").last.inner_text() == "not defined"
