@@ -18,7 +18,7 @@ WINDOWS = torch.tensor([[0, 1, 4, 5], [2, 3, 6, 7]])
 
 @pytest.fixture
 def windows(of, softmax):
-    """Two layers of 2 x 4 places in two windows of 2 x 2: in the second the last place reads one."""
+    """Two layers of 2 x 4 places in two windows of 2 x 2: in the second the last reads another."""
     scores = torch.zeros(4, 4)
     scores[3, 1] = 1000
     plain, strong = softmax(torch.zeros(4, 4), causal=False), softmax(scores, causal=False)
