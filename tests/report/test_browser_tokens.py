@@ -1,5 +1,6 @@
 """Which token a row or a column is: in windows, beside other inputs, and in several samples."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -136,3 +137,43 @@ def test_a_measure_without_meaning_is_not_called_infinite(shown, of, softmax):
     page = shown(of([softmax(torch.zeros(1, 1))]))
     row = page.locator(".numbers tr", has_text="on the first key")
     assert row.locator("td").last.inner_text() == "not defined"
+
+
+def test_a_hidden_diagonal_is_named_and_does_not_count(shown, of, softmax):
+    """Each query gives 0.9 to itself; without that the largest weight is a tenth."""
+    scores = torch.where(torch.eye(40, dtype=torch.bool), math.log(9), -1000.0)
+    scores[torch.arange(5, 40), torch.arange(35)] = 0
+    page = shown(of([softmax(scores)]))
+    open_menu(page)
+    page.get_by_label("Colour scale").select_option("linear")
+    legend = page.locator(".legend")
+    assert "diagonal, hidden" not in legend.inner_text()
+    page.get_by_label("hide diagonal").check()
+    legend.get_by_text("diagonal, hidden").wait_for()
+    assert page.locator(".ramp span").last.inner_text() == "0.100"
+    assert "the largest is" not in legend.inner_text()
+
+
+def test_pooled_maps_side_by_side_say_why_no_weights_are_subtracted(shown, of, softmax):
+    rng = torch.Generator().manual_seed(0)
+    heads = [softmax(torch.randn(300, 300, generator=rng)) for _ in range(2)]
+    page = shown(of(heads), full_resolution=0)
+    page.get_by_role("button", name="Compare with another map").click()
+    page.locator(".apart", has_text="not subtracted here, since A and B are pooled").wait_for()
+
+
+def test_the_first_key_counts_in_the_scale_of_a_difference(shown, of, softmax):
+    """A reads the first key alone and B itself: beside the diagonal A − B is 1, all on that key."""
+    first, itself = torch.full((2, 12, 12), -1000.0)
+    first[:, 0], itself[torch.arange(12), torch.arange(12)] = 0, 0
+    page = shown(of([softmax(first), softmax(itself)]))
+    page.locator(".lines .thumb").first.click()
+    page.get_by_role("button", name="Compare with another map").click()
+    page.get_by_role("button", name="Show A minus B").click()
+    page.locator(".pane h2", has_text="A − B: ").wait_for()
+    open_menu(page)
+    page.get_by_label("Colour scale").select_option("linear")
+    page.get_by_label("hide diagonal").check()
+    ramp = page.locator(".pane").nth(1).locator(".ramp span")
+    page.locator(".legend", has_text="diagonal, hidden").last.wait_for()
+    assert ramp.all_inner_texts() == ["−1", "0", "+1"]

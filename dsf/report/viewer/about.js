@@ -148,9 +148,9 @@ function aboutTogether({ together, nans, infinities }, layer, picture) {
   return parts.join(" ");
 }
 
-/** The mean weight by lag, for the bars above a map by lag. */
-function lagCurve({ map, layer }, picture) {
+/** The mean weight by lag, for the bars above a map by lag; without lag 0 where the diagonal is hidden. */
+function lagCurve({ map, layer }, picture, apart) {
   if (!map.state.lags) return null;
-  const [lags, values] = map.state.lags;
+  const [lags, means] = map.state.lags, values = apart ? means.map((mean, k) => (lags[k] ? mean : 0)) : means;
   return { lags, values, perCell: layer.read / picture.columns };
 }

@@ -53,11 +53,13 @@ function codeOf(weight, scale) {
 /** The weights at which colours are full, as views.py has them for maps of the file. */
 function brightness(picture) {
   const counts = new Float64Array(LEVELS + 1), { codes, columns } = picture;
-  let all = 0, top = 0;
+  let all = 0, top = 0, beside = 0;
   codes.forEach((code, at) => {
     const onDiagonal = picture.square && at % (columns + 1) === 0;
-    if (code <= MINUS_INFINITY || onDiagonal || at % columns === 0) return;
+    if (code <= MINUS_INFINITY || onDiagonal) return;
     const level = Math.abs(code - ZERO);
+    beside = Math.max(beside, level);
+    if (at % columns === 0) return;
     counts[level] += 1;
     all += 1;
     top = Math.max(top, level);
@@ -66,7 +68,7 @@ function brightness(picture) {
   let level = 0;
   for (let sum = counts[0]; level < top && sum < 0.98 * all; sum += counts[level]) level += 1;
   const bright = top ? Math.max(weight(level), weight(top) / 16) : picture.scale;
-  return { bright, largest_apart: weight(top) || picture.scale };
+  return { bright, largest_apart: weight(beside) || picture.scale };
 }
 
 /** The twelve cells of largest magnitude, as [query, key, weight]. */

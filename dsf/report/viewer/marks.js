@@ -53,11 +53,12 @@ function triangle(context, x, y, dx, dy) {
   context.fill();
 }
 
-/** The colour scale in numbers and words. Maps without negative weights have one end. */
-function drawLegend(place, shades, map) {
+/** The colour scale in numbers and words. Maps without negative weights have one end.
+    `apart` is whether the diagonal is left out. */
+function drawLegend(place, shades, map, apart) {
   const bar = make("canvas", { width: 251, height: 1, "aria-hidden": "true" });
   const context = bar.getContext("2d"), { together } = map, signed = map.signed && !together;
-  const largest = map.rollout ? map.links[0][2] : shades.scale;
+  const largest = map.rollout ? map.links[0][2] : apart ? map.largest_apart : shades.scale;
   for (let k = 0; k < 251; k += 1) {
     context.fillStyle = css(colourOf(signed ? (k - 125) / 125 : k / 250, shades.curve));
     context.fillRect(k, 0, 1, 1);
@@ -73,6 +74,11 @@ function drawLegend(place, shades, map) {
   };
   place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades, largest)}`),
     swatch((sample) => sample.classList.add("pattern"), "masked"));
+  if (apart) {
+    place.append(swatch((sample) => {
+      sample.style.backgroundColor = css(ramp().left);
+    }, "diagonal, hidden"));
+  }
   if (map.nans + map.infinities) {
     place.append(swatch((sample) => {
       sample.style.backgroundColor = css(ramp().none);

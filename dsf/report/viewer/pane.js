@@ -102,7 +102,7 @@ class Pane {
 
   /** The mean weight at every lag, shown above a map by lag, where it was measured. */
   get curve() {
-    return this.raster instanceof LagRaster ? lagCurve(this.entry, this.picture) : null;
+    return this.raster instanceof LagRaster ? lagCurve(this.entry, this.picture, this.settings.hidesDiagonal) : null;
   }
 
   /** Draw again after the colours, or what of the map is shown, have changed. */
@@ -136,7 +136,7 @@ class Pane {
     context.scale(density, density);
     drawCells(context, this.layout, window, raster, this.shades);
     drawLabels(context, this.layout, window, raster);
-    drawLegend(this.legend, this.shades, this.entry.map);
+    drawLegend(this.legend, this.shades, this.entry.map, this.settings.hidesDiagonal && this.picture.square);
     this.over.style.touchAction = this.isWhole ? "pan-y" : "none";
     this.mark();
   }

@@ -176,10 +176,17 @@ class Stage {
 
   showDifference() {
     const [one, other] = this.panes;
-    this.apart.hidden = !other?.picture || one.picture.pooled || other.picture.pooled
-      || kindOf(one.entry.map) !== kindOf(other.entry.map)
-      || Boolean(one.entry.map.difference) || Boolean(other.entry.map.difference);
+    this.apart.hidden = !other?.picture || this.panes.some(({ entry }) => entry.map.difference);
     if (this.apart.hidden) return;
+    const pooled = ["A", "B"].filter((_, k) => this.panes[k].picture.pooled);
+    if (kindOf(one.entry.map) !== kindOf(other.entry.map)) {
+      this.apart.textContent = "A and B show numbers of different kinds.";
+      return;
+    }
+    if (pooled.length) {
+      this.apart.textContent = `Single weights are not subtracted here, since ${pooled.join(" and ")} ${pooled.length > 1 ? "are" : "is"} pooled.`;
+      return;
+    }
     const [a, b] = [one, other].map((pane) => pane.picture.weight(...pane.cell));
     const close = [one, other].every((pane) => pane.picture.isExact(...pane.cell)) ? "" : "≈ ";
     const same = String(one.chosenTokens) === String(other.chosenTokens);
