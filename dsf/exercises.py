@@ -98,7 +98,7 @@ def exercise(number: int) -> Iterator[None]:
                 "solve that one first, then run this cell again.",
             )
     except Exception as error:
-        if isinstance(error, NotImplementedError) and not _in_a_library(_frames(error)[-1][0]):
+        if isinstance(error, NotImplementedError) and _is_to_be_written(error):
             named = [frame.f_code.co_name for frame, _ in _answering(error)] or [
                 "the function above"
             ]
@@ -144,6 +144,13 @@ def _answering(error: Exception) -> list[tuple[FrameType, int]]:
         for frame, line in _frames(error)[1:]
         if not frame.f_code.co_name.startswith("<") and not _in_a_library(frame)
     ]
+
+
+def _is_to_be_written(error: Exception) -> bool:
+    """Whether a line of a student says that, and not torch, of a number type it cannot take."""
+    frame, number = _frames(error)[-1]
+    line = linecache.getline(frame.f_code.co_filename, number)
+    return not _in_a_library(frame) and (not line or line.lstrip().startswith("raise "))
 
 
 def _raised(error: Exception) -> str:

@@ -24,18 +24,24 @@ def _rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+STRUCTURES = {
+    "scaled identity": dsf.mixers.Retention,
+    "diagonal": dsf.mixers.GatedLinearAttention,
+    "diagonal plus low rank": dsf.mixers.DeltaNet,
+    "shift": dsf.mixers.ShortConvolution,
+    "small, for every coordinate": dsf.mixers.Mamba3,
+    "dense": dsf.mixers.ElmanRNN,
+}
+"""The rows of the table of the page, each with an architecture."""
+
+
 def systems() -> Figure:
     """One A_t of every structure."""
     rng = _rng()
-    mixers = dsf.mixers
-    drawn = {
-        "scaled identity": mixers.Retention.draw(rng, steps=2).system().A.dense(),
-        "diagonal": mixers.GatedLinearAttention.draw(rng, steps=2).system().A.dense(),
-        "diagonal plus low rank": mixers.DeltaNet.draw(rng, steps=2).system().A.dense(),
-        "shift": mixers.ShortConvolution.draw(rng, steps=2).system().A.dense(),
-        "dense": mixers.Mamba3.draw(rng, steps=2).system().A.dense(),
-    }
-    axes = plot.heat_maps({name: one(A[..., 0, :, :]) for name, A in drawn.items()}, columns=5)
+    drawn = {name: kind.draw(rng, steps=2).system().A for name, kind in STRUCTURES.items()}
+    axes = plot.heat_maps(
+        {name: one(A.dense()[..., 1, :, :]) for name, A in drawn.items()}, columns=3
+    )
     for each in axes:
         each.set(xlabel="state before", ylabel="state after")
     return axes[0].figure

@@ -90,3 +90,17 @@ def test_letters_with_an_index_are_typeset_in_sentences():
     )
     kept = "``low_rank_left=-P``, `a_t`, rotation_s, h0_t, doi:10.1207/s15516709cog1402_1"
     assert linked(kept) == kept
+
+
+def test_the_page_of_systems_has_a_row_and_a_picture_for_every_structure():
+    concepts = import_module("docs.building.concepts")
+
+    def structure(kind):
+        return type(gallery.drawn(kind).system().A)
+
+    shown = {name: structure(kind) for name, kind in concepts.STRUCTURES.items()}
+    sampled = {dsf.transition.SampledDiagonal: dsf.transition.Diagonal}  # the same matrices
+    used = {structure(kind) for kind in dsf.mixers.ALL}
+    assert {sampled.get(each, each) for each in used} == set(shown.values())
+    page = (ROOT / "docs" / "concepts" / "systems.md").read_text("utf-8")
+    assert re.findall(r"^\| ([^|]+) \|.*\|$", page, re.MULTILINE)[1:] == list(shown)
