@@ -89,6 +89,7 @@ plot.heat_maps(
         "shares, both heads": share.edge_sums(last)[0],
     },
     tokens=words,
+    label="share (logits)",
 )
 plt.show()
 

@@ -158,7 +158,9 @@ def test_what_torch_cannot_do_is_no_open_exercise(capsys):
     told = capsys.readouterr().out
     assert "open" not in told
     assert "exercise 1: your answer raises " in told
-    assert told.count("exercise 2: not right yet: the check cannot use what your answer gives.") == 2
+    assert (
+        told.count("exercise 2: not right yet: the check cannot use what your answer gives.") == 2
+    )
 
 
 @pytest.mark.parametrize("found", [None, "three", ..., [1, None], [[1], [2, 3]]], ids=str)

@@ -40,7 +40,7 @@ def systems() -> Figure:
     rng = _rng()
     drawn = {name: kind.draw(rng, steps=2).system().A for name, kind in STRUCTURES.items()}
     axes = plot.heat_maps(
-        {name: one(A.dense()[..., 1, :, :]) for name, A in drawn.items()}, columns=3
+        {name: one(A.dense()[..., 1, :, :]) for name, A in drawn.items()}, columns=3, label="entry"
     )
     for each in axes:
         each.set(xlabel="state before", ylabel="state after")

@@ -50,7 +50,11 @@ def heat_map(
 
 
 def heat_maps(
-    maps: Mapping[str, Matrix], *, tokens: Sequence[str] | None = None, columns: int = 4
+    maps: Mapping[str, Matrix],
+    *,
+    tokens: Sequence[str] | None = None,
+    columns: int = 4,
+    label: str = "weight",
 ) -> list[Axes]:
     """Several maps in one figure, each with its own colour scale.
 
@@ -58,9 +62,10 @@ def heat_maps(
         maps: a map for every title.
         tokens: texts for the axes of the first map.
         columns: the number of maps in one row.
+        label: the label of the colour bars, beside the last of every row.
 
     Raises:
-        ValueError: if ``maps`` is empty.
+        ValueError: if ``maps`` is empty, or no map stands in a row.
 
     Example:
         >>> import torch
@@ -70,13 +75,16 @@ def heat_maps(
     """
     if not maps:
         raise ValueError("heat_maps: needs at least one map, but 'maps' is empty.")
+    if columns < 1:
+        raise ValueError(f"heat_maps: columns is {columns}, but at least 1 stands in a row.")
     across = min(columns, len(maps))
     down = -(-len(maps) // across)
     places = panels(down, across, size=(2.7 * across + 0.4, 2.5 * down))
     for place in places[len(maps) :]:
         place.set_axis_off()
     drawn = []
-    for place, (title, map) in zip(places, maps.items(), strict=False):
-        named = tokens if place is places[0] else None
-        drawn.append(heat_map(map, title=title, tokens=named, axes=place, label=""))
+    for number, (title, map) in enumerate(maps.items(), 1):
+        named = tokens if number == 1 else None
+        said = label if number % across == 0 or number == len(maps) else ""
+        drawn.append(heat_map(map, title=title, tokens=named, axes=places[number - 1], label=said))
     return drawn

@@ -141,8 +141,14 @@ def test_maps_stand_beside_each_other_with_colours_of_their_own():
     maps = {str(size): size * torch.eye(3) for size in (1, 2, 3)}
     drawn = plot.heat_maps(maps, columns=2)
     assert [axes.images[0].get_clim() for axes in drawn] == [(-1, 1), (-2, 2), (-3, 3)]
+    bars = [axes.images[0].colorbar.ax.get_ylabel() for axes in drawn]
+    assert bars == ["", "weight", "weight"]  # said once in every row
+    named = plot.heat_maps(maps, columns=3, label="share (logits)")
+    assert named[-1].images[0].colorbar.ax.get_ylabel() == "share (logits)"
     with pytest.raises(ValueError, match="needs at least one map"):
         plot.heat_maps({})
+    with pytest.raises(ValueError, match="columns is 0, but at least 1"):
+        plot.heat_maps(maps, columns=0)
 
 
 # Machado, Oliveira & Fernandes 2009, severity 1: what the three dichromats see of linear RGB.
