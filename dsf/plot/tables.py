@@ -132,7 +132,12 @@ def architectures(
         for number, (name, table) in enumerate(tables.items()):
             _line(axes, table.where(quantity=quantity), name, f"C{number}")
         worded(axes, title="", x="depth", y=quantity)
-    keyed(places[0], list(tables))
+    if len(places) > len(quantities):
+        lines, names = places[0].get_legend_handles_labels()
+        with style():
+            places[len(quantities)].legend(lines, names, loc="upper left")
+    else:
+        keyed(places[across - 1], list(tables))  # beside the last of the row, where it needs room
     return places[: len(quantities)]
 
 

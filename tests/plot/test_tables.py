@@ -6,6 +6,7 @@ import pytest
 
 from dsf.inspection.results.table import Table
 from dsf.plot import architectures, layers_and_heads
+from dsf.plot.tables import COMPARED
 
 
 def rows(layers, heads, quantity="half_life", kind="quantity"):
@@ -100,3 +101,15 @@ def test_what_cannot_be_compared_is_refused(models, options, said):
 def test_one_quantity_needs_no_list():
     (axes,) = architectures({"a": Table(rows(2, 1))}, quantities="half_life")
     assert axes.get_ylabel() == "half_life"
+
+
+@pytest.mark.parametrize(("count", "columns"), [(5, 3), (3, 3), (4, 2)])
+def test_the_legend_stands_in_a_free_place_or_at_the_edge(count, columns):
+    """Between two panels it would push them apart."""
+    names = COMPARED[:count]
+    table = Table(tuple(row for name in names for row in rows(3, 2, name)))
+    drawn = architectures({"a": table, "b": table}, quantities=names, columns=columns)
+    (holder,) = [axes for axes in drawn[0].figure.axes if axes.get_legend()]
+    full = len(names) % columns == 0
+    assert holder is (drawn[columns - 1] if full else drawn[0].figure.axes[len(names)])
+    assert [text.get_text() for text in holder.get_legend().get_texts()] == ["a", "b"]
