@@ -163,9 +163,10 @@ def test_pooled_maps_side_by_side_say_why_no_weights_are_subtracted(shown, of, s
 
 
 def test_the_first_key_counts_in_the_scale_of_a_difference(shown, of, softmax):
-    """A reads the first key alone and B itself: beside the diagonal A − B is 1, all on that key."""
+    """A reads the first key alone, B itself and a fifth of the second key: A − B is 1, and −0.2."""
     first, itself = torch.full((2, 12, 12), -1000.0)
     first[:, 0], itself[torch.arange(12), torch.arange(12)] = 0, 0
+    itself[5:, 1] = math.log(0.25)
     page = shown(of([softmax(first), softmax(itself)]))
     page.locator(".lines .thumb").first.click()
     page.get_by_role("button", name="Compare with another map").click()
