@@ -510,6 +510,8 @@ def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLay
         columns=maps.columns,
         row_tokens=rows,
         column_tokens=columns,
+        row_input=maps.row_input,
+        column_input=maps.column_input,
     )
 
 

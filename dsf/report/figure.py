@@ -27,6 +27,7 @@ from dsf.report.memory_needs import at_a_time, within_memory
 from dsf.report.selection import select
 from dsf.report.sheet import LEADING, POINTS, Sheet, broken, width
 from dsf.report.subjects import narrowed_one
+from dsf.report.token_orders import has_texts, in_order, input_of_texts
 from dsf.report.views import views
 from dsf.saving import replace_file
 from dsf.threads import each_in_parallel
@@ -154,8 +155,16 @@ def draw_grid(
     with within_memory("draw_grid", inspection, whole=False):
         drawn = inspection.layers
         rows = list(each_in_parallel(partial(_maps, most=most), drawn, most=at_a_time(drawn)))
+    source = input_of_texts(inspection)
     lines = [
-        _Line(layer, picture, maps[at : at + across], several=len(of_samples) > 1, begins=at == 0)
+        _Line(
+            layer,
+            picture,
+            maps[at : at + across],
+            several=len(of_samples) > 1,
+            begins=at == 0,
+            has_texts=in_order(layer) and has_texts(layer, layer.row_input, source),
+        )
         for layer, (picture, of_samples) in zip(inspection, rows, strict=True)
         for maps in of_samples
         for at in range(0, len(maps), across)
@@ -168,13 +177,18 @@ def draw_grid(
 
 @dataclass(frozen=True)
 class _Line:
-    """Maps of one sample of a layer side by side; ``begins`` tells whether they are its first."""
+    """Maps of one sample of a layer side by side.
+
+    ``begins`` tells whether they are its first, ``has_texts`` whether row and column k are the k-th
+    token with a text.
+    """
 
     layer: InspectedLayer
     picture: LayerPicture | None
     maps: list[MapView]
     several: bool
     begins: bool
+    has_texts: bool
 
 
 def _maps(
@@ -202,7 +216,7 @@ def _sheet(lines: list[_Line], named: Mapping[int, Labels | None]) -> Sheet:
             sheet.write_lines(_name(line), NAMES_END, top + high / 2, size=TITLE, align="right")
         ends = []
         for at, view in enumerate(line.maps):
-            labels = named.get(view.sample) if at == 0 else None
+            labels = named.get(view.sample) if at == 0 and line.has_texts else None
             ends.append(_draw(sheet, view, labels, LEFT + at * (MAP + GAP), top, outer=at == 0))
         least = len(_name(line)) * LEADING * TITLE / POINTS - ABOVE
         sheet.high = max(*ends, top + least) + BELOW

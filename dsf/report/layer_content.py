@@ -32,7 +32,7 @@ from dsf.report.map_bytes import coded, packed
 from dsf.report.map_view import MapView
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
-from dsf.report.token_orders import Orders
+from dsf.report.token_orders import Orders, input_of_texts
 from dsf.report.views import Progress, views
 from dsf.system import System
 from dsf.threads import in_parallel
@@ -310,7 +310,7 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
         states_of(drawn, walk, finite=finite),
         drawn.places,
     )
-    orders = Orders(layer)
+    orders = Orders(layer, named=input_of_texts(subject.inspection))
     for map, numbers, state, place in zip(maps, *known, strict=True):
         map.update(measures=numbers, state=state, verdicts=subject.decided(layer, place))
         map.update(orders.of(place), unmeasured=unmeasured(drawn))

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from dsf.composite import ExplicitMap
 from dsf.evaluate import Rows
 from dsf.inspection import InspectedLayer
 from dsf.network.map_rollout import MapRollout, MixingRows, mixing_of, mixing_rows
@@ -23,7 +22,7 @@ from dsf.report.map_view import MapView
 from dsf.report.pooling import edges
 from dsf.report.selection import Selection, has_channels
 from dsf.report.strongest import Strongest
-from dsf.report.token_orders import in_order
+from dsf.report.token_orders import in_order, same_tokens
 
 QUARTERS = 4
 LARGEST = 128
@@ -107,6 +106,9 @@ class LayersTogether:
             "ports": 1,
             "same_tokens": True,
             "in_order": True,
+            "inputs": None,
+            "row_texts": True,
+            "key_texts": True,
             "total": len(self._pictures),
             "chosen": "",
             "thumbnails": thumbnails(self._seen),
@@ -180,6 +182,7 @@ class RowsTogether:
 
 def why_not(layers: Sequence[tuple[InspectedLayer, Selection]], side: int) -> str:
     """Why the maps of some layers cannot be multiplied; empty if they can."""
+    of = next((layer.row_input for layer, _ in layers if layer.row_input), "")
     for layer, drawn in layers:
         steps, first = drawn.system.steps, layers[0][1]
         reason = _why_no_lengths(layer, steps, side)
@@ -187,11 +190,12 @@ def why_not(layers: Sequence[tuple[InspectedLayer, Selection]], side: int) -> st
             return reason
         if layer.is_part:
             return f"of what {layer.name} mixes only a part is shown"
-        if isinstance(drawn.system, ExplicitMap) and drawn.system.read_steps != steps:
+        if not same_tokens(layer):
             return f"the queries of {layer.name} are other tokens than its keys"
         if not in_order(layer):
             return f"the rows of a map of {layer.name} are not all tokens in their order"
-        if steps != first.system.steps or set(drawn.samples) != set(first.samples):
+        others = layer.row_input not in ("", of) or steps != first.system.steps
+        if others or set(drawn.samples) != set(first.samples):
             return f"{layer.name} has other tokens than {layers[0][0].name}"
     return ""
 

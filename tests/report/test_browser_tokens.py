@@ -1,14 +1,16 @@
 """Which token a row or a column is: in windows, beside other inputs, and in several samples."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 import dsf
 from dsf.inspection import Inspection
-from dsf.report import write_report
+from dsf.report import draw_grid, write_report
 from tests.report.controls import open_menu
 
 pytestmark = pytest.mark.slow
@@ -86,6 +88,45 @@ def test_what_was_found_in_one_sample_is_not_marked_in_another(shown, of):
     marked.nth(2).wait_for()
     assert page.locator(".search .count").inner_text() == "3 found"
     assert marked.all_inner_texts() == ["a"] * 3
+
+
+@pytest.fixture(scope="module")
+def translator():
+    """An encoder and a decoder on as many tokens each; the texts are those of the encoder."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=32, decoder_start_token_id=0, **sizes)
+    ids, others = torch.arange(5)[None], torch.arange(9, 14)[None]
+    return dsf.inspect(
+        T5ForConditionalGeneration(config).eval(),
+        input_ids=ids,
+        decoder_input_ids=others,
+        tokens=[["a", "b", "c", "d", "e"]],
+    )
+
+
+def test_tokens_of_another_input_do_not_get_the_texts_of_the_first(shown, translator):
+    assert [layer.system.steps for layer in translator] == [5, 5, 5]
+    page = shown(translator)
+    told = []
+    for k in range(3):
+        page.locator(".lines .thumbs").nth(k).locator(".thumb").first.click()
+        page.locator(".pane h2", has_text=translator[k].name).wait_for()
+        told.append(page.locator(".readout").inner_text())
+    assert re.match(r"Query “.” \(.\), key “.” ", told[0])
+    assert re.match("Query token ., key token .: weight .* the query", told[1])
+    assert re.match(r"Query token ., key “.” \(.\): weight [\d.e−]+\.$", told[2])
+    about = page.locator(".about").inner_text()
+    assert "Queries are tokens of decoder_input_ids. Keys are tokens of input_ids." in about
+    page.get_by_role("button", name="By lag", exact=True).click()
+    assert "queries are other tokens than the keys" in page.locator(".readout").inner_text()
+    reason = page.locator(".rollout").inner_text()
+    assert f"{translator[1].name} has other tokens than {translator[0].name}" in reason
+
+
+def test_a_picture_names_the_tokens_of_the_texts_alone(translator, tmp_path):
+    text = draw_grid(translator, tmp_path / "maps.svg").read_text(encoding="utf-8")
+    assert text.count("<!-- e -->") == 2  # a row and a column of the encoder
 
 
 @pytest.fixture

@@ -294,6 +294,7 @@ def test_the_content_has_this_form(inspected):
             "columns",
         ),
         *("total", "chosen", "thumbnails", "maps", "orders", "same_tokens", "in_order"),
+        *("inputs", "row_texts", "key_texts"),
     }
     assert set(layer["maps"][0]) == {
         *("bright", "largest_apart", "signed", "unmeasured"),

@@ -33,6 +33,8 @@ class Maps:
         columns: what the columns are: tokens, slots made of several tokens, or padding, too.
         row_tokens, column_tokens: the token of every row and column, ``map row`` and ``map
             column`` in the order of the axes; -1 for none. None where they are numbered in order.
+        row_input, column_input: the input of the model whose tokens rows and columns are; empty
+            where they are not those of a single one.
     """
 
     axes: tuple[str, ...]
@@ -41,6 +43,8 @@ class Maps:
     columns: str
     row_tokens: Tensor | None = None
     column_tokens: Tensor | None = None
+    row_input: str = ""
+    column_input: str = ""
 
     def tokens(self) -> tuple[Tensor | None, Tensor | None]:
         """The token of every row and of every column, in the axes of the maps."""
@@ -131,8 +135,23 @@ def maps_of(
     if _is_one_sequence(row_tokens, column_tokens):
         kind, row_tokens, column_tokens = TOKEN, None, None
     return Maps(
-        names, shape, None if usual else torch.tensor(order), kind, row_tokens, column_tokens
+        names,
+        shape,
+        None if usual else torch.tensor(order),
+        kind,
+        row_tokens,
+        column_tokens,
+        row_input=_input_of(query),
+        column_input=_input_of(value),
     )
+
+
+def _input_of(given: Coordinates | None) -> str:
+    """The one input that the tokens of queries or values come from, by its name."""
+    if given is None:
+        return ""
+    found = {axis.source.name for axis in _positions(given) if varies(given.planes[axis], -2)}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _made_of(axis: InputAxis, others: Collection[InputAxis]) -> bool:

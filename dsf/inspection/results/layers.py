@@ -66,6 +66,8 @@ class InspectedLayer:
         row_tokens, column_tokens: the token of the model that every row and column belongs to,
             ``*batch rows`` and ``*batch columns``, with -1 for none. None where row i and column i
             belong to token i, or where that is not known.
+        row_input, column_input: the input of the model whose tokens these are, such as
+            ``input_ids``; empty where that is not known.
         checks: what the run was asked about this layer, and what it answered.
     """
 
@@ -86,6 +88,8 @@ class InspectedLayer:
     columns: str = "token"
     row_tokens: Tensor | None = None
     column_tokens: Tensor | None = None
+    row_input: str = ""
+    column_input: str = ""
     checks: Table = field(default_factory=lambda: Table(()))
 
     def __post_init__(self) -> None:

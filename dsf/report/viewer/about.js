@@ -21,7 +21,7 @@ function tokensOf(texts, count, kind = "token", numbers = null) {
 /** The queries of a map, and its keys. */
 function tokensOfMap({ map, layer, tokens }) {
   const [rows, keys] = [map.row_order, map.key_order].map((at) => (at === undefined ? null : layer.orders[at]));
-  return [tokensOf(tokens, layer.written, "token", rows), tokensOf(tokens, layer.read, layer.columns === "slot" ? "slot" : "token", keys)];
+  return [tokensOf(layer.row_texts && tokens, layer.written, "token", rows), tokensOf(layer.key_texts && tokens, layer.read, layer.columns === "slot" ? "slot" : "token", keys)];
 }
 
 /** The cell to show first: strong and far from the diagonal, not on the first key, where there is one. */
@@ -73,6 +73,7 @@ function aboutMap(map, layer, picture, full, written) {
   if (map.rollout) return aboutRollout(map, picture);
   const parts = [`${layer.family} as ${layer.mixer}, ${layer.written} `
     + `${layer.written === 1 ? "token" : "tokens"}.`];
+  if (layer.inputs) parts.push(layer.inputs.map((name, k) => `${k ? "Keys" : "Queries"} are tokens ${name ? `of ${name}` : "of no single input"}.`).join(" "));
   if (layer.chosen) parts.push(`Only some of its ${layer.total} maps are drawn: ${layer.chosen}.`);
   if (picture.pooled) parts.push("Pooled: each cell shows the largest of its weights.");
   if (picture.pooled && !map.whole && full) parts.push(full);
