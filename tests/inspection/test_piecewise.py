@@ -51,6 +51,8 @@ def test_what_a_block_is_asked_is_answered_as_in_the_whole_model(name):
     assert facts(checks) == facts(expected.checks)
     for layer, other in zip(layers, expected, strict=True):
         assert (layer.share, layer.columns) == (other.share, other.columns)
+        assert layer.row_input == layer.column_input
+        assert bool(layer.row_input) == bool(other.row_input)
         assert facts(layer.checks) == facts(other.checks)
         for mine, its in (
             (layer.row_tokens, other.row_tokens),

@@ -141,17 +141,26 @@ def maps_of(
         kind,
         row_tokens,
         column_tokens,
-        row_input=_input_of(query),
-        column_input=_input_of(value),
+        *_inputs(query, value),
     )
 
 
-def _input_of(given: Coordinates | None) -> str:
-    """The one input that the tokens of queries or values come from, by its name."""
-    if given is None:
-        return ""
-    found = {axis.source.name for axis in _positions(given) if varies(given.planes[axis], -2)}
-    return found.pop() if len(found) == 1 else ""
+def _inputs(query: Coordinates | None, value: Coordinates) -> tuple[str, str]:
+    """The inputs that the tokens of queries and of values come from; empty where not a single one.
+
+    Queries may depend on further inputs, such as the positions of the same tokens.
+    """
+    rows, keys = _moving(query) if query else set(), _moving(value)
+    return _only(rows & keys or rows), _only(rows & keys or keys)
+
+
+def _moving(given: Coordinates) -> set[str]:
+    """The names of the inputs whose index changes from token to token."""
+    return {axis.source.name for axis in _positions(given) if varies(given.planes[axis], -2)}
+
+
+def _only(names: set[str]) -> str:
+    return next(iter(names)) if len(names) == 1 else ""
 
 
 def _made_of(axis: InputAxis, others: Collection[InputAxis]) -> bool:
