@@ -36,7 +36,11 @@ def run(
         bool, typer.Option("--ids", help='Lines are token numbers, such as "1 2 3".')
     ] = False,
     quantity: Annotated[
-        list[str] | None, typer.Option(help="What to measure; again for more. All by default.")
+        list[str] | None,
+        typer.Option(
+            help="What to measure; again for more. All by default, but for middle_hankel_rank of "
+            "maps of more than 1,024 tokens."
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Neighbours of one length in one forward pass.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes of this machine.")] = 1,

@@ -10,7 +10,6 @@ from dsf.cli.prompt import parsed
 from dsf.cli.run_model import tokenised
 from dsf.cli.terminal import print_table
 from dsf.inspection.choice import parsed as parsed_choice
-from dsf.inspection.results.measurements import QUANTITIES
 from dsf.inspection.results.table import Table
 from dsf.jobs import cluster, in_process, measure_prompts, processes
 from dsf.loading import read_model_tokenizer
@@ -50,7 +49,7 @@ def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched:
             work.model,
             _prompts(work, ids),
             work.out,
-            quantities=work.quantities or tuple(QUANTITIES),
+            quantities=work.quantities or None,
             batch=work.batch,
             layerwise=work.layerwise,
             tolerance=work.tolerance,
@@ -86,4 +85,8 @@ def _show(table: Table, folder: Path) -> None:
     ]
     print_table(heads, rows)
     left = len(table) - len(rows)
+    for note in dict.fromkeys(
+        f"{record['quantity']} {record['note']}" for record in table if "note" in record
+    ):
+        print(note)
     print(f"{folder}/summary.csv has all {len(table)} rows" + (f", {left} more" if left else ""))

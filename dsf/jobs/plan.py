@@ -40,6 +40,7 @@ class Plan:
         weights, configuration: SHA-256 of its files.
         prompts: token ids.
         quantities: names among ``dsf.inspection.results.measurements.QUANTITIES``.
+        left_out: those of them that are left out where they take longer than all others.
         batch: the largest number of prompts in a unit.
         layerwise: whether the weights are loaded block by block.
         tolerance: the largest relative error of a layer; None for one that suits its dtype.
@@ -56,6 +57,7 @@ class Plan:
     tolerance: float | None = None
     layers: Chosen = None
     heads: Chosen = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -80,6 +82,7 @@ class Plan:
             "layers": written(self.layers),
             "heads": written(self.heads),
             "units": [unit.name for unit in self.units],
+            **({"left_out": list(self.left_out)} if self.left_out else {}),
         }
 
 
@@ -101,7 +104,8 @@ def claim(folder: Path, plan: Plan) -> None:
         text = json.dumps(plan.described, indent=1, sort_keys=True) + "\n"
         write_inside(folder, MANIFEST, text.encode())
         return
-    other = sorted(key for key, value in plan.described.items() if found.get(key) != value)
+    ours = plan.described
+    other = sorted(key for key in {*ours, *found} if found.get(key) != ours.get(key))
     if other:
         raise ValueError(
             f"{folder} holds another job: {', '.join(other)} differ. Choose another folder, or "

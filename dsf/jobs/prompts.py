@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from dsf.inspection.choice import Chosen, ChosenAlong
-from dsf.inspection.results.measurements import QUANTITIES
+from dsf.inspection.results.measurements import LONGEST_FOR_RANKS, QUANTITIES, RANK
 from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Executor, in_process
 from dsf.jobs.plan import Plan, claim
@@ -33,7 +33,7 @@ def measure_prompts(
     prompts: Sequence[Sequence[int]],
     folder: str | Path,
     *,
-    quantities: Sequence[str] = tuple(QUANTITIES),
+    quantities: Sequence[str] | None = None,
     batch: int = 1,
     layerwise: bool = False,
     tolerance: float | None = None,
@@ -54,7 +54,8 @@ def measure_prompts(
         model: the folder of a checkpoint or a hub id; every worker loads it once.
         prompts: the token ids of every prompt.
         folder: a folder for this job alone, with ``job.json``, ``units/`` and ``summary.csv``.
-        quantities: what to measure; names of ``dsf.inspection.results.measurements.QUANTITIES``.
+        quantities: what to measure; names of ``dsf.inspection.results.measurements.QUANTITIES``. By
+            default all but the rank of maps of more than 1,024 tokens (``Inspection.measure``).
         batch: the largest number of prompts that run through the model together.
         layerwise: load the weights block by block, for models larger than the memory.
         tolerance: the largest relative error of a layer; by default one that suits its dtype.
@@ -89,8 +90,11 @@ def measure_prompts(
         raise ValueError(f"measure_prompts: threads is {threads}, but it must be at least 1.")
     if layerwise:
         ChosenAlong(layers)
-    plan = _plan(str(model), prompts, tuple(quantities), batch, layerwise, tolerance)
-    plan = replace(plan, layers=layers, heads=heads)
+    names = tuple(QUANTITIES if quantities is None else quantities)
+    plan = _plan(str(model), prompts, names, batch, layerwise, tolerance)
+    is_long = max(map(len, plan.prompts)) > LONGEST_FOR_RANKS
+    left_out = (RANK,) if quantities is None and is_long else ()
+    plan = replace(plan, layers=layers, heads=heads, left_out=left_out)
     place = Path(folder)
     claim(place, plan)
     units = plan.units

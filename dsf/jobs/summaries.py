@@ -1,6 +1,8 @@
 """Reads the results of a job: all records, or statistics over its prompts."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,18 +20,25 @@ Key = tuple[str, str, str]
 def gather(folder: str | Path) -> Table:
     """One record for every prompt, layer, head and quantity of the finished units.
 
+    What could not be measured, or was left out, is one record of ``nan`` with a ``note``.
+
     Raises:
         FileNotFoundError: if the folder holds no job.
         ValueError: if a file in it is a link, or not as a job writes it.
     """
     records: list[Record] = []
-    for unit, facts, name, value in _quantities(Path(folder)):
-        for place, prompt in enumerate(unit.prompts):
-            for index in indices(value[place]):
-                record: Record = {"prompt": prompt, "layer": facts.name, "family": facts.family}
-                record.update(zip(facts.axes[1:], facts.place(index), strict=False))
-                record.update(quantity=name, value=value[place][index].item())
-                records.append(record)
+    for unit, facts, values in _layers(Path(folder)):
+        for name, value in values.items():
+            for place, prompt in enumerate(unit.prompts):
+                for index in indices(value[place]):
+                    record: Record = {"prompt": prompt, "layer": facts.name, "family": facts.family}
+                    record.update(zip(facts.axes[1:], facts.place(index), strict=False))
+                    record.update(quantity=name, value=value[place][index].item())
+                    records.append(record)
+        for name, why in facts.unmeasured.items():
+            of = {"layer": facts.name, "family": facts.family, "quantity": name}
+            nothing = {**of, "value": math.nan, "note": why}
+            records += [{"prompt": prompt, **nothing} for prompt in unit.prompts]
     return Table(tuple(records))
 
 
@@ -37,7 +46,8 @@ def summary(folder: str | Path) -> Table:
     """Count, mean, standard deviation, smallest and largest value over the prompts.
 
     One record for every layer, head and quantity. The files are read one after the other, so that
-    memory does not grow with the number of prompts. NaN values are left out of the count, too.
+    memory does not grow with the number of prompts. NaN values are left out of the count, too. What
+    could not be measured on some prompts, or was left out, is one further record with a ``note``.
 
     Raises:
         FileNotFoundError: if the folder holds no job.
@@ -45,28 +55,32 @@ def summary(folder: str | Path) -> Table:
     """
     sums: dict[Key, _Moments] = {}
     described: dict[Key, LayerFacts] = {}
-    for _, facts, name, value in _quantities(Path(folder)):
-        key = facts.name, facts.family, name
-        moments = sums.setdefault(key, _Moments(value[0]))
-        if value.shape[1:] != moments.count.shape or (
-            described.get(key, facts).axes,
-            described.get(key, facts).heads,
-        ) != (facts.axes, facts.heads):
-            raise ValueError(
-                f"{folder}: {name} of {facts.name!r} has other axes in another unit, so the files "
-                "are of different jobs. Remove this folder to start anew."
-            )
-        described[key] = facts
-        moments.add(value)
-    records = (each.records(key, described[key]) for key, each in sums.items())
-    return Table(tuple(record for several in records for record in several))
+    without: dict[Key, _Without] = {}
+    for unit, facts, values in _layers(Path(folder)):
+        for name, value in values.items():
+            key = facts.name, facts.family, name
+            moments = sums.setdefault(key, _Moments(value[0]))
+            if value.shape[1:] != moments.count.shape or (
+                described.get(key, facts).axes,
+                described.get(key, facts).heads,
+            ) != (facts.axes, facts.heads):
+                raise ValueError(
+                    f"{folder}: {name} of {facts.name!r} has other axes in another unit, so the "
+                    "files are of different jobs. Remove this folder to start anew."
+                )
+            described[key] = facts
+            moments.add(value)
+        for name, why in facts.unmeasured.items():
+            key = facts.name, facts.family, name
+            without.setdefault(key, _Without(why)).prompts += len(unit.prompts)
+    records = [record for key, each in sums.items() for record in each.records(key, described[key])]
+    return Table((*records, *(each.record(key) for key, each in without.items())))
 
 
-def _quantities(folder: Path) -> Iterator[tuple[Unit, LayerFacts, str, Tensor]]:
+def _layers(folder: Path) -> Iterator[tuple[Unit, LayerFacts, dict[str, Tensor]]]:
     for unit in finished(folder):
         for facts, values in read_layers(folder, unit):
-            for name in sorted(values):
-                yield unit, facts, name, values[name]
+            yield unit, facts, dict(sorted(values.items()))
 
 
 def finished(folder: Path) -> Iterator[Unit]:
@@ -109,3 +123,18 @@ class _Moments:
             ):
                 record[name] = part[index].item() if self.count[index] else float("nan")
             yield record
+
+
+@dataclass
+class _Without:
+    """Prompts on which a quantity of a layer was not measured, and why not on the first of them."""
+
+    why: str
+    prompts: int = 0
+
+    def record(self, key: Key) -> Record:
+        layer, family, quantity = key
+        nothing = dict.fromkeys(("mean", "deviation", "smallest", "largest"), math.nan)
+        note = f"not measured on {self.prompts} prompt{'s' * (self.prompts != 1)}: {self.why}"
+        of = {"layer": layer, "family": family, "quantity": quantity}
+        return {**of, "count": 0, **nothing, "note": note}

@@ -16,7 +16,7 @@ from dsf.inspection import (
     memory_forecast,
 )
 from dsf.inspection.piecewise import check_memory
-from dsf.inspection.results.measurements import QUANTITIES, values
+from dsf.inspection.results.measurements import BY_DEFAULT, QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
 from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
@@ -50,7 +50,7 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
     def keep(layers: Sequence[InspectedLayer], missed: Sequence[Unsupported]) -> None:
         nonlocal number
         for layer in layers:
-            write_layer(folder, unit, number, *_measured(layer, plan.quantities))
+            write_layer(folder, unit, number, *_measured(layer, plan))
             number += 1
         unsupported.extend(missed)
 
@@ -77,10 +77,12 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
     finish(folder, unit, number, tuple(unsupported))
 
 
-def _measured(
-    layer: InspectedLayer, quantities: Sequence[str]
-) -> tuple[LayerFacts, dict[str, Tensor]]:
-    found, unmeasured = values(layer, {name: QUANTITIES[name] for name in quantities})
+def _measured(layer: InspectedLayer, plan: Plan) -> tuple[LayerFacts, dict[str, Tensor]]:
+    quantities = {
+        name: (BY_DEFAULT if name in plan.left_out else QUANTITIES)[name]
+        for name in plan.quantities
+    }
+    found, unmeasured = values(layer, quantities)
     return LayerFacts.of(layer, unmeasured), found
 
 

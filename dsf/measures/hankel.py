@@ -50,7 +50,7 @@ def hankel_singular_values(
         ValueError: if the map is not square or not finite, or the system runs backward.
     """
     chosen = _chosen(map_or_system, positions)
-    if not _has_few_states(map_or_system):
+    if not ranks_from_states(map_or_system):
         return _of_blocks(_blocks(map_or_system, chosen))
     system = cast("System", map_or_system)
     if system.runs_backward:
@@ -74,7 +74,7 @@ def hankel_ranks(
     position of a map, or of attention, the block is factorised once and decomposed only where
     bounds leave the number open: (time / 2)³ operations for each head at the middle token.
     """
-    if positions is not None and len(positions) == 1 and not _has_few_states(map_or_system):
+    if positions is not None and len(positions) == 1 and not ranks_from_states(map_or_system):
         (token,) = _chosen(map_or_system, positions)
         rows = None if isinstance(map_or_system, Tensor) else whole_rows(map_or_system)
         if isinstance(rows, ExponentialRows):
@@ -84,6 +84,14 @@ def hankel_ranks(
     values = hankel_singular_values(map_or_system, positions=positions)
     largest = values.amax(dim=(-2, -1), keepdim=True)
     return (values > tolerance * largest).sum(dim=-1)
+
+
+def ranks_from_states(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> bool:
+    """Whether the blocks are products of factors whose inner size is the number of states.
+
+    Elsewhere, as for maps and for attention, ranks are those of the blocks themselves.
+    """
+    return isinstance(map_or_system, System) and kept_rows(map_or_system) is None
 
 
 def _steps(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> int:
@@ -108,11 +116,6 @@ def _chosen(
             f"needs a token after it, but 'positions' is {chosen}."
         )
     return chosen
-
-
-def _has_few_states(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> bool:
-    """Whether the blocks are products of factors whose inner size is the number of states."""
-    return isinstance(map_or_system, System) and kept_rows(map_or_system) is None
 
 
 def _blocks(

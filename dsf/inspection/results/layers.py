@@ -410,8 +410,11 @@ class Inspection(Sequence[InspectedLayer]):
         """Quantities of every map: one record for each layer, batch index and quantity.
 
         Args:
-            quantities: their names, such as ``"mean_distance"``; all by default, of which
-                ``"middle_hankel_rank"`` takes longest where an attention reads many tokens.
+            quantities: their names, such as ``"mean_distance"``; all by default, but that
+                ``"middle_hankel_rank"`` of maps of more than 1,024 tokens is measured only if it is
+                named: it factorises a block of each (but for recurrent layers, where it follows
+                from the states) and takes far longer than all others. It is left out as a record
+                with the value ``nan`` and a ``note``.
 
         Raises:
             ValueError: for a name that is none.

@@ -13,6 +13,7 @@ from dsf.composite import Operator
 from dsf.evaluate import MapTooLarge, attention_map
 from dsf.evaluate.memory_plan import free_memory, map_bytes
 from dsf.inspection.results.table import Record, Table
+from dsf.measures.hankel import ranks_from_states
 from dsf.measures.passes import Measured, one_pass, reduced
 from dsf.measures.row_reductions import MASS, Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
@@ -20,6 +21,12 @@ from dsf.threads import MOST, each_in_parallel
 
 Quantity = Callable[[Any], Tensor]
 WINDOW = 8
+RANK = "middle_hankel_rank"
+LONGEST_FOR_RANKS = 1024
+"""Up to so many tokens blocks of maps are factorised for their ranks without being asked by name.
+
+Of each map (tokens / 2)³ operations, where all other quantities take a pass over its weights.
+"""
 
 
 @runtime_checkable
@@ -61,6 +68,20 @@ def _middle_rank(map_or_system: Any) -> Tensor:
     return measures.hankel_ranks(map_or_system, positions=[(steps - 1) // 2]).squeeze(-1)
 
 
+def _quick_middle_rank(map_or_system: Any) -> Tensor:
+    is_map = isinstance(map_or_system, Tensor)
+    steps = map_or_system.shape[-1] if is_map else map_or_system.steps
+    from_states = ranks_from_states(map_or_system) and not map_or_system.runs_backward
+    if steps > LONGEST_FOR_RANKS and not from_states:
+        raise ValueError(
+            f"left out: of {steps:,} tokens, more than {LONGEST_FOR_RANKS:,}, a block of "
+            f"{steps // 2:,} x {steps - steps // 2:,} weights of every map would be factorised. "
+            f"Ask for it by name: inspection.measure({RANK!r}), quantities=[{RANK!r}] of a job, "
+            f"dsf measure --quantity {RANK}."
+        )
+    return _middle_rank(map_or_system)
+
+
 QUANTITIES: Mapping[str, Quantity] = {
     "mean_row_sum": _row_mean(measures.row_sums),
     "row_sum_spread": measures.row_sum_spread,
@@ -75,12 +96,17 @@ QUANTITIES: Mapping[str, Quantity] = {
     "sink_mass": measures.sink_mass,
     "absolute_gain": measures.absolute_gain,
     "largest_ahead": measures.largest_ahead,
-    "middle_hankel_rank": _middle_rank,
+    RANK: _middle_rank,
 }
+"""All by their names; asked for by name, each is computed however long it takes."""
+
+BY_DEFAULT: Mapping[str, Quantity] = {**QUANTITIES, RANK: _quick_middle_rank}
+"""The same where nobody named any: ranks that take longer than all others are left out, and say so.
+"""
 
 
 def chosen(names: Sequence[str]) -> Mapping[str, Quantity]:
-    """The quantities of these names, in this order; all where there are none.
+    """The quantities of these names, in this order; those by default where there are none.
 
     Raises:
         ValueError: for a name that is none.
@@ -91,12 +117,12 @@ def chosen(names: Sequence[str]) -> Mapping[str, Quantity]:
                 f"measure: 'quantities' has {name!r}, but the quantities are "
                 f"{', '.join(QUANTITIES)}. Name some of these, or none for all."
             )
-    return {name: QUANTITIES[name] for name in names} or QUANTITIES
+    return {name: QUANTITIES[name] for name in names} or BY_DEFAULT
 
 
 def measured(
     layers: Iterable[Measurable],
-    quantities: Mapping[str, Quantity] = QUANTITIES,
+    quantities: Mapping[str, Quantity] = BY_DEFAULT,
     *,
     passed: Reduced | None = None,
     whole: Tensor | None = None,
@@ -138,7 +164,7 @@ def _at_a_time(layers: Sequence[Measurable]) -> int:
 
 def values(
     layer: Measurable,
-    quantities: Mapping[str, Quantity] = QUANTITIES,
+    quantities: Mapping[str, Quantity] = BY_DEFAULT,
     *,
     passed: Reduced | None = None,
     whole: Tensor | None = None,
@@ -151,7 +177,10 @@ def values(
     for name, quantity in quantities.items():
         try:
             found[name] = quantity(sources[name])
-        except (ValueError, MapTooLarge) as error:  # such as ranks of a map with NaN
+        except (
+            ValueError,
+            MapTooLarge,
+        ) as error:  # such as ranks of a map with NaN, or of many tokens
             unmeasured[name] = str(error)
     return found, unmeasured
 
