@@ -62,9 +62,28 @@ def decoded(codes: UInt8[np.ndarray, "*size"], scale: float) -> Float[np.ndarray
 
 FAST = 1  # of deflate: a tenth more bytes than by default, in a sixth of the time
 SMALL = 6
+SAMPLE = 2**13
+"""Bytes from the middle by which it is told how the others are compressed."""
 
 
 def packed(numbers: np.ndarray, *, level: int = FAST) -> bytes:
-    """The compressed bytes of an array, little-endian, for a browser's DecompressionStream."""
+    """The compressed bytes of an array, little-endian, for a browser's DecompressionStream.
+
+    Where a sample takes no more bytes so, of all repetitions only runs of one byte are looked for:
+    the maps of trained attention repeat nothing else, and are smaller this way, in a fraction of
+    the time. Maps whose rows resemble each other are compressed at ``level``.
+    """
     little = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<"))
-    return zlib.compress(little.tobytes(), level)
+    data = little.tobytes()
+    start = max(0, len(data) - SAMPLE) // 2
+    tried = {
+        strategy: _deflated(data[start : start + SAMPLE], level, strategy)
+        for strategy in (zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY)
+    }
+    better = min(tried, key=lambda strategy: len(tried[strategy]))
+    return tried[better] if len(data) <= SAMPLE else _deflated(data, level, better)
+
+
+def _deflated(data: bytes, level: int, strategy: int) -> bytes:
+    deflate = zlib.compressobj(level, strategy=strategy)
+    return deflate.compress(data) + deflate.flush()
