@@ -195,6 +195,8 @@ def _sources(
 ) -> dict[str, Any]:
     """What each quantity is computed from: the results of one pass over the rows, or the system."""
     by_row = [name for name, quantity in quantities.items() if is_streamable(quantity)]
+    if not by_row:
+        return dict.fromkeys(quantities, system)
     try:
         passed = passed or one_pass(system, reductions_of([quantities[name] for name in by_row]))
     except ValueError:  # what one of them refuses is asked of each alone
@@ -204,8 +206,7 @@ def _sources(
 
 def _records(layer: Measurable, name: str, found: Tensor) -> list[Record]:
     records = []
-    for index in indices(found):
-        number = found[index].item()
+    for index, number in zip(indices(found), found.flatten().tolist(), strict=True):
         record: Record = {"layer": layer.name, "family": layer.family}
         record.update(zip(layer.axes, layer.place(index), strict=False))
         record.update(quantity=name, value=number if isinstance(number, int) else float(number))
