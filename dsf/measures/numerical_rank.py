@@ -37,6 +37,8 @@ SPREAD = 1e6
 """How far apart two values may lie, so that the square of the smaller keeps its digits."""
 TOGETHER = 1 << 21
 """Numbers of matrices that are factorised at once: memory of that size is not asked for anew."""
+NEAR_ONE = 1e6
+"""Matrices are scaled whose largest entry is farther from one than by this factor."""
 POWERS = 2
 """How often at most the image of random columns is taken where all values may be above."""
 SHORTEST = math.sqrt(2) * (DOUBT * math.gamma(WIDTH / 2 + 1)) ** (1 / WIDTH)
@@ -75,11 +77,11 @@ def _decomposed(matrix: Tensor, tolerance: float) -> int:
 
 
 def _factorised(matrices: Tensor, tolerance: float) -> list[int]:
-    square = _square(matrices)
+    square, largest = _square(matrices)
     drawn = _drawn(square.shape[-1], WIDTH, like=square)
 
     def rank(number: int) -> int:
-        missing = _missing(square[number], drawn, tolerance)
+        missing = _missing(square[number], float(largest[number]), drawn, tolerance)
         if missing is None:
             return _decomposed(matrices[number], tolerance)
         return square.shape[-1] - missing
@@ -87,13 +89,13 @@ def _factorised(matrices: Tensor, tolerance: float) -> list[int]:
     return list(each_in_parallel(rank, range(len(square))))
 
 
-def _missing(matrix: Tensor, drawn: Tensor, tolerance: float) -> int | None:
+def _missing(matrix: Tensor, largest: float, drawn: Tensor, tolerance: float) -> int | None:
     """How many singular values of a square matrix are not above; None where that stays open."""
     factors, pivots, failed = torch.linalg.lu_factor_ex(matrix)
-    growth = _largest(factors)
-    if bool(failed) or not bool(growth.isfinite()):
+    growth = float(_largest(factors))
+    if bool(failed) or not math.isfinite(growth):
         return None
-    rounded = float(matrix.shape[-1] * torch.finfo(matrix.dtype).eps * growth)
+    rounded = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * growth / largest
     inverse = _Inverse(factors, pivots)
     if _all_above(matrix, inverse, drawn, tolerance + rounded):
         return 0
@@ -116,17 +118,20 @@ class _Inverse:
         return torch.linalg.lu_solve(self.factors, self.pivots, columns, adjoint=True)
 
 
-def _square(matrices: Tensor) -> Tensor:
-    """Square matrices with the same singular values, the largest entry of each 1.
+def _square(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Square matrices with the same singular values but for a factor, and their largest entries.
 
-    They lie column by column, as the factorisation needs them.
+    They lie column by column, as the factorisation needs them. Only those of entries so large or so
+    small that powers of them leave the range of numbers are scaled, since that takes a copy.
     """
     rows, columns = matrices.shape[-2:]
     if rows != columns:
         tall = matrices if rows > columns else matrices.mT
         matrices = torch.linalg.qr(tall, mode="r").R
-    scaled = matrices / _largest(matrices)[..., None, None]
-    return scaled.mT if scaled.is_contiguous() else scaled
+    largest = _largest(matrices)
+    if not bool(((largest > 1 / NEAR_ONE) & (largest < NEAR_ONE)).all()):
+        matrices, largest = matrices / largest[..., None, None], torch.ones_like(largest)
+    return matrices.mT if matrices.is_contiguous() else matrices, largest
 
 
 def _largest(matrices: Tensor) -> Tensor:
