@@ -12,7 +12,7 @@ from docs.building.formulas import formulas, latex
 PREPRINT = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 ROLE = re.compile(r":math:`([^`]*)`")
 CODE = re.compile(r"(`+[^`]*`+)")
-SYMBOL = re.compile(r"(?<!\w)[^\W\d_]_(?:\{[^}]*\}|[a-z0-9]{1,2}(?!\w))")
+SYMBOL = re.compile(r"(?<!\w)[^\W\d_]_(?:\{[^}]*\}|[a-z0-9]{1,2})[ᵀᴴ]?(?!\w)")
 """A letter with an index, such as k_t, within a sentence."""
 
 

@@ -47,7 +47,7 @@ def per_token(
         axes.plot(np.arange(len(line)), line, label=name, marker="." if len(line) <= 40 else None)
     if target is not None:
         axes.axhline(target, color="#4a4a4a", linewidth=0.8, linestyle=":")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     keyed(axes, labels)
     return worded(axes, title=title, x=x, y=label)
 
@@ -111,7 +111,7 @@ def spectrum(
     axes.set_yscale("log", nonpositive="mask")
     if floor is not None:
         axes.axhline(floor, color="#4a4a4a", linewidth=0.8, linestyle=":")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     keyed(axes, labels)
     return worded(axes, title=title, x="number", y=label)
 
@@ -136,7 +136,7 @@ def rank_profile(
     for line, name in zip(lines, names, strict=True):
         axes.step(np.arange(len(line)), line, where="mid", label=name)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(bottom=0)
     keyed(axes, labels)
     return worded(axes, title=title, x="after token", y="states needed")

@@ -88,6 +88,7 @@ def test_letters_with_an_index_are_typeset_in_sentences():
     assert linked("With ‖k_t‖ = 1 and 0 ≤ β_t no A_{t-1} expands.") == (
         "With ‖$k_{t}$‖ = 1 and 0 ≤ $\\beta _{t}$ no $A_{t-1}$ expands."
     )
+    assert linked("A_t P_{t-1} A_tᴴ") == "$A_{t}$ $P_{t-1}$ $A_{t}^{H}$"
     kept = "``low_rank_left=-P``, `a_t`, rotation_s, h0_t, doi:10.1207/s15516709cog1402_1"
     assert linked(kept) == kept
 

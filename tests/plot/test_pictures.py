@@ -132,6 +132,14 @@ def test_labels_have_to_fit():
         plot.curves([1, 2, 3], {"error": [1, 2]}, x_label="states", y_label="error")
 
 
+def test_a_single_value_has_the_number_one():
+    """No fractions of a number, such as 0.955, beside it."""
+    axes = plot.spectrum(torch.tensor([0.3]))
+    axes.figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_given_axes_are_drawn_on_and_returned():
     _, axes = plt.subplots()
     assert plot.draw(measures.row_sums, torch.ones(3), axes=axes) is axes
