@@ -189,6 +189,19 @@ def test_a_window_of_a_long_map_holds_the_weights_themselves(shown, of, softmax)
     assert "weight ≈" in told
 
 
+@pytest.mark.parametrize("kept", [0, 2**20], ids=["pooled", "whole"])
+def test_a_listed_weight_is_as_exact_on_the_map(shown, of, softmax, kept):
+    """The largest weights are in the list with all digits, so that the sentence has them too."""
+    scores = torch.randn(420, 420, generator=torch.Generator().manual_seed(0))
+    page = shown(of([softmax(4 * scores)]), full_resolution=kept)
+    page.locator(".pane .about", has_text="Kept" if kept else "keeps 0").wait_for()
+    for link in page.locator(".numbers .link").all()[:12:5]:
+        link.click()
+        told = page.locator(".readout").inner_text()
+        assert "≈" not in told
+        assert f" {link.inner_text()}" in told
+
+
 def test_a_long_map_that_is_not_kept_whole_says_so(shown, of, softmax):
     page = shown(of([softmax(torch.zeros(300, 300))]), full_resolution=0)
     about = page.locator(".about").inner_text()

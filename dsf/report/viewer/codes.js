@@ -30,17 +30,23 @@ class Picture {
     this.codes = codes;
     this.values = values;
     this.scale = scale;
+    this.largest = new Map(); // by cell, the first of the largest weights of the map in it
     this.written = layer.written;
     this.read = layer.read;
     this.inOrder = layer.in_order;
     this.sameTokens = layer.same_tokens;
   }
 
-  static async open(raw, scale, layer) {
+  /** `links` are the largest weights of the map, which are known exactly. */
+  static async open(raw, { scale, links }, layer) {
     const codes = await inflate(raw.codes);
     const values = raw.values ? new Float32Array((await inflate(raw.values)).buffer) : null;
     const picture = new Picture(raw, codes, values, scale, layer);
     if (raw.exact) picture.windows = await exactWindows(raw);
+    for (const [query, key, weight] of values ? [] : links) {
+      const at = picture.rowOf(query) * raw.columns + picture.columnOf(key);
+      if (!picture.largest.has(at)) picture.largest.set(at, weight);
+    }
     return picture;
   }
 
@@ -75,8 +81,10 @@ class Picture {
     return Boolean(this.values) || this.kept(row, column) !== undefined;
   }
 
-  /** The weight of a cell of a window that is kept exactly; else nothing. */
+  /** The weight of a cell that is kept exactly, by itself or in a window; else nothing. */
   kept(row, column) {
+    const alone = this.largest.get(row * this.columns + column);
+    if (alone !== undefined) return alone;
     const found = this.windows?.get(Math.floor(row / this.windows.side), Math.floor(column / this.windows.side));
     return found?.values[(row - found.row) * found.columns + column - found.column];
   }

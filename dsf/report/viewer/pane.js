@@ -32,11 +32,11 @@ class Pane {
   async load(entry) {
     this.entry = entry;
     const { map, layer } = entry;
-    entry.picture ??= await Picture.open(map.view, map.scale, layer);
+    entry.picture ??= await Picture.open(map.view, map, layer);
     if (this.entry !== entry) return;
     this.show(entry.full || entry.picture);
     if (!map.whole || entry.full) return;
-    entry.full = await Picture.open(map.whole, map.scale, layer);
+    entry.full = await Picture.open(map.whole, map, layer);
     if (this.entry === entry) this.show(entry.full);
   }
 
