@@ -242,7 +242,7 @@ class Attribution:
             mixers=self._into.mixers,
             from_tokens={root: first} | self._into.from_tokens,
             total=self.tokens[sample].sum().item(),
-            sample=sample,
+            sample=sample % len(self.value),
             most=most,
         )
         return search.strongest(self._into.stop, self._functional, count)

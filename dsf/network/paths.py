@@ -62,12 +62,14 @@ class Paths(Sequence[Path]):
         continued: how many ends of paths were followed one layer further.
         is_settled: whether the search came to its end: every end of a path that was not followed
             has a share, summed over all ways on from there, below those that were found.
+        sample: the sample that they are of.
     """
 
     found: tuple[Path, ...]
     total: float
     continued: int
     is_settled: bool
+    sample: int
 
     def __getitem__(self, index: Any) -> Any:
         return self.found[index]
@@ -87,6 +89,7 @@ class Paths(Sequence[Path]):
             "covered": self.covered,
             "continued": self.continued,
             "is_settled": self.is_settled,
+            "sample": self.sample,
             "paths": [path.to_json() for path in self.found],
         }
 
@@ -176,7 +179,7 @@ class Search:
         is_settled = len(found) == count or not waiting
         complete = found + [end for end in waiting if end.at is None]
         strongest = tuple(end.path() for end in heapq.nsmallest(count, complete))
-        return Paths(strongest, self.total, continued, is_settled)
+        return Paths(strongest, self.total, continued, is_settled, self.sample)
 
     def _back(
         self,

@@ -172,3 +172,25 @@ def test_a_run_with_edits_is_switched_with_the_clean_one(made, visited):
     found = axe.Axe().run(page).response["violations"]
     assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
     assert page.locator("img, iframe").count() == 0
+
+
+def test_paths_are_shown_in_their_own_sample(tmp_path, visited):
+    drawn = recall.draw(torch.Generator().manual_seed(0), samples=2)
+    model = folder("llama")
+    share = dsf.stack(model, input_ids=drawn.tokens).attribute(0)
+    shown = dsf.inspect(model, input_ids=drawn.tokens, checks="none")
+    found = share.paths(3, sample=-1)
+    assert found.to_json()["sample"] == found.sample == 1
+    page = visited(write_report(shown, tmp_path / "r.html", attribution=share, paths=found))
+    page.locator(".thumb[title$='sample 0, edges']").first.click()
+    page.get_by_role("button", name="Shares", exact=True).click()
+    page.locator(".state", has_text="They were searched for in sample 1.").wait_for()
+    assert page.locator(".paths").count() == 0
+    page.locator(".thumb[title$='sample 1, edges']").first.click()
+    page.locator(".paths").wait_for()
+    text = page.locator(".paths figcaption").inner_text()
+    assert f"of {found.total:.3g}"[:6] in text.replace("−", "-")
+
+
+def test_where_the_model_lies_is_not_in_the_page(made):
+    assert str(folder("llama").parent) not in made.path.read_text(encoding="utf-8")

@@ -65,3 +65,18 @@ def test_a_map_is_compared_with_that_of_its_sample_in_the_next_layer(visited, pa
     page.get_by_role("button", name="Compare with another map").click()
     other = page.locator(".pane").nth(1).locator("h2")
     other.filter(has_text="model.layers.1.mixer · sample 1, all").wait_for()
+
+
+def test_after_a_difference_comes_the_map_after_b(visited, path):
+    page = visited(path)
+    shown = page.locator(".thumb").evaluate_all(TITLES)
+    page.locator(".thumb").nth(1).click()
+    page.locator(".pane h2", has_text=shown[1]).wait_for()
+    page.get_by_role("button", name="Compare with another map").click()
+    second = page.locator(".pane").nth(1)
+    second.locator("canvas:focus").wait_for()
+    after = shown[shown.index(second.locator("h2").inner_text()) + 1]
+    page.keyboard.press("d")
+    page.locator(".pane h2", has_text="A − B: ").wait_for()
+    second.locator("canvas").nth(1).press("n")
+    second.locator("h2", has_text=after).wait_for()

@@ -97,7 +97,8 @@ class App {
   }
 
   step(by) {
-    const { entries } = this, at = entries.indexOf(this.stage.active.entry);
+    const { entries, stage: { active, before } } = this;
+    const at = entries.indexOf(active.entry.map.difference ? before : active.entry);
     return this.open(entries[(at + by + entries.length) % entries.length], true);
   }
 

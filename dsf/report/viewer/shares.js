@@ -13,7 +13,7 @@ function drawShares(place, attribution, sample, tokens, go) {
       + "weights, activations and the factors of norms are held."),
     sharedTokens(shares, most, tokens, attribution.target),
     make("div", { className: "numbers" },
-      ...(attribution.paths && sample === 0 ? [pathPart(attribution.paths, tokens, place.clientWidth)] : []),
+      ...(attribution.paths ? [pathPart(attribution.paths, sample, tokens, place.clientWidth)] : []),
       make("section", {}, table("Tokens with the largest shares", ["token", "share"], largest(shares).map(
         (token) => [tokens.named(token), number(shares[token], 4)]))),
       make("section", {}, edgeTable(attribution.edges[sample], tokens, go)),
@@ -66,7 +66,8 @@ function edgeTable(edges, tokens, go) {
 }
 
 /** Paths drawn from the tokens below to the number above, one line of tokens for each layer. */
-function pathPart(paths, tokens, available) {
+function pathPart(paths, sample, tokens, available) {
+  if (paths.sample !== sample) return make("section", {}, make("h3", {}, "Strongest paths"), make("p", {}, `They were searched for in sample ${paths.sample}.`));
   const found = paths.paths.slice(0, 8), layers = [...new Set(found.flatMap(({ edges }) => edges.map(({ layer }) => layer)))].sort(naturally);
   const places = [...new Set(found.flatMap(({ token, edges }) => [token, ...edges.flatMap(({ written, read }) => [written, read])]))].sort((a, b) => a - b);
   const { widest, narrowest, line, left, right, top, beside } = PATHS, width = Math.min(Math.max(available || widest, narrowest), widest);
