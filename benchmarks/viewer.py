@@ -214,8 +214,8 @@ Pictures of all maps share about 9.6 million cells of one byte, before compressi
 (`full_resolution=`), and one of them is kept in any case, up to 3.25 MiB. They have one byte for
 a weight, which is marked with ≈ and right to 0.8 % of the map's largest weight. Up to a quarter
 of their bytes hold windows of 64 x 64 tokens in float32, those with the most weight away from the
-diagonal and the first key: there, and in the list of largest weights, numbers are exact. Of a
-layer whose channels have a map each, a page shows all channels together and 8 single ones.
+diagonal and the first key: there, and for the largest weights in list and map, numbers are exact.
+Of a layer whose channels have a map each, a page shows all channels together and 8 single ones.
 
 Under the maps of all layers stands their rollout, after a quarter, a half, three quarters and all
 of the layers, in at most 128 x 128 cells: the mean magnitude of the maps of each layer, averaged
@@ -230,7 +230,12 @@ since a group would stand for its last token, and the tokens before it, which re
 groups, would be lost: over 8 layers with equal decays, groups of four kept more than 1.2 times
 as much of themselves as their tokens do (a test measures it).
 [`stack.rollout()`](whole_models.md) has all of these in it. Where the maps of the layers cannot
-be multiplied, the page says why.
+be multiplied, as those of an encoder and a decoder, or of windows of a picture, the page says why.
+
+Rows and columns are named as the tokens that they are, also in windows. Texts stand at the tokens
+of the input that was named when the model was inspected: in a translator those of the encoder, and
+of attention from the decoder to it the keys alone. The run is asked which these are; with
+`checks="none"` it is not, and tokens of two inputs of one length would look alike.
 """
 
 
