@@ -65,7 +65,7 @@ class Edit:
     def __repr__(self) -> str:
         """As it is written: fields that keep their default are left out."""
         given = [each for each in fields(self) if getattr(self, each.name) != each.default]
-        listed = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in given)
+        listed = ", ".join(f"{each.name}={_shown(getattr(self, each.name))}" for each in given)
         return f"{type(self).__name__}({listed})"
 
     def to_json(self) -> dict[str, Any]:
@@ -257,6 +257,11 @@ def _plain(where: str, value: Any) -> Any:
     )
 
 
+def _shown(value: Any) -> str:
+    """``[2]`` for ``(2,)``, as most people write it."""
+    return repr(list(value) if isinstance(value, tuple) else value)
+
+
 def _from_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         if odd := [each for each in value if each not in ("from", "to", "step")]:
@@ -287,9 +292,9 @@ def _whole_or_none(where: str, value: Any) -> int | None:
 
 
 def _several(where: str, value: Any, one: Callable[[str, Any], Any]) -> Any:
-    """None, a range, or one or several of what ``one`` takes, as plain data."""
+    """None, or one or several of what ``one`` takes, as plain data; several are a tuple."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    if value is None or isinstance(value, range):
+    if value is None:
         return value
     if isinstance(value, slice):
         plain = slice(*(_whole_or_none(where, bound) for bound in _bounds(value)))
@@ -297,11 +302,10 @@ def _several(where: str, value: Any, one: Callable[[str, Any], Any]) -> Any:
             raise ValueError(f"{where} has {plain!r}, but a slice must have a step of at least 1.")
         return plain
     if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
-        listed = [
+        return tuple(
             _several(where, each, one) if isinstance(each, slice) else one(where, each)
             for each in value
-        ]
-        return tuple(listed) if isinstance(value, tuple) else listed
+        )
     return one(where, value)
 
 

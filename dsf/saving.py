@@ -31,12 +31,15 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
 
     Raises:
         IsADirectoryError: if ``path`` is a folder.
+        ValueError: if it is a device, a pipe or a socket, which a file would take the place of.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(
             f"{path} is a folder. Give the name of a file in it, such as {path}/report.html."
         )
+    if is_special(path):
+        raise ValueError(f"{path} is a device or a pipe, and a file is written. Give another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(_draft_name(path.suffix))
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _STAY, 0o666))
@@ -49,6 +52,28 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
         draft.unlink(missing_ok=True)
     _to_disk(path.parent)
     return path
+
+
+def write_over(path: Path, text: str) -> None:
+    """Put text where a path leads, also through links, and to a device such as a terminal.
+
+    A file is replaced in one step.
+    """
+    place = path.resolve()
+    if is_special(place):
+        with writing(path):
+            place.write_text(text, encoding="utf-8")
+    else:
+        replace_file(place, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is something at ``path`` that is no file, no folder and no link."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dsf.cli.model_options import Checkpoint, Ids, Offline, Revision, Text, Text
 from dsf.cli.options import Options
 from dsf.cli.prompt import Prompt, check_position, targets
 from dsf.cli.threads import ThreadCount, Threads
+from dsf.cli.typed_numbers import whole_option
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ def run(
     file: TextFile = None,
     position: Annotated[
         int,
-        typer.Option(help="At which token the logits are read, from 0; -1 is the last one."),
+        whole_option(help="At which token the logits are read, from 0; -1 is the last one."),
     ] = -1,
-    top: Annotated[int, typer.Option(help="How many tokens and how many edges are listed.")] = 10,
+    top: Annotated[int, whole_option(help="How many tokens and how many edges are listed.")] = 10,
     paths: Annotated[
         int,
-        typer.Option(
+        whole_option(
             help="Also search for this many of the strongest paths, from a token over edges to the "
             "logit. Takes longer."
         ),

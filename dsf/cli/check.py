@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.earlier_run import check_not_of_another, is_run, known_source
+from dsf.cli.earlier_run import check_not_foreign, check_not_of_another, is_run, known_source
 from dsf.cli.known_names import PROPERTIES, check_known
 from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import Heads, Ids, Layers, Offline, Text, TextFile
@@ -16,6 +16,8 @@ from dsf.cli.options import Options
 from dsf.cli.output_place import check_folder
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
+
+RUN = Path("dsf-run")
 
 
 def run(
@@ -26,7 +28,7 @@ def run(
     text: Text = None,
     ids: Ids = None,
     file: TextFile = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run.", readable=False)] = Path("dsf-run"),
+    out: Annotated[Path, typer.Option(help="Folder of the run.", readable=False)] = RUN,
     require: Annotated[
         list[str] | None,
         typer.Option(help="A property that must hold; exit code 1 if refuted or never decided."),
@@ -56,10 +58,14 @@ def run(
 
     def check() -> None:
         if again:
-            _check_again(root, given=[text, ids, file, layers, heads, require])
+            elsewhere = None if out == RUN else out
+            given = [text, ids, file, layers, heads, require, elsewhere, exact or None]
+            _check_again(root, given=given)
             return
         if root is not None:
             raise ValueError(f"--root is for the folder of a run, but {model} is none.")
+        if not model.strip():
+            raise ValueError("MODEL is empty. Give a folder, a GGUF file, or a hub id owner/name.")
         check_known("--require", require or (), PROPERTIES)
         if text is None and ids is None and file is None:
             raise ValueError(
@@ -68,7 +74,8 @@ def run(
                 "--text, --ids and --file."
             )
         check_call(model, prompt(), asked())
-        check_folder(out, models=[model])
+        check_folder(out, files=["report.html"], models=[model])
+        check_not_foreign(out)
         check_not_of_another(out, known_source(prompt()))
 
     def work(count: ThreadCount) -> Answer:
@@ -96,7 +103,8 @@ def _check_again(root: str | None, given: list[object]) -> None:
     if any(each is not None for each in given):
         raise ValueError(
             "MODEL is the folder of a run, which is checked as it was written. Leave out what is "
-            "said of the input and of layers and properties, or give the folder of the model."
+            "said of the input, of layers and properties, of --exact and --out, or give the folder "
+            "of the model."
         )
     if root is not None and not re.fullmatch(r"(sha256 )?[0-9a-fA-F]{64}", root):
         raise ValueError(f"--root is {root!r}; a root hash has 64 hexadecimal digits.")

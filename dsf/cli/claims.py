@@ -72,7 +72,7 @@ def run(
 
 def _check_id(typed: str) -> None:
     paper, _, number = typed.upper().partition("-")
-    if paper in CLAIMS and number.isdecimal() and 0 < int(number) <= CLAIMS[paper]:
+    if paper in CLAIMS and number in map(str, range(1, CLAIMS[paper] + 1)):
         return
     if paper in CLAIMS:
         known = f"Those of this paper are {paper}-1 to {paper}-{CLAIMS[paper]}"

@@ -99,7 +99,7 @@ def run(
         from dsf.cli.compared import comparison_facts, show_comparison
         from dsf.cli.run_model import inspect_checkpoint
         from dsf.properties import compare
-        from dsf.saving import writing
+        from dsf.saving import write_over
 
         one, two = (
             inspect_checkpoint(path, prompt, count, options())
@@ -107,8 +107,7 @@ def run(
         )
         table = compare(one, two, align=align, verdicts=not no_verdicts)
         if csv is not None:
-            with writing(csv):
-                csv.write_text(table.to_csv(), encoding="utf-8")
+            write_over(csv, table.to_csv())
         facts = {"models": [one.model, two.model], **comparison_facts(table)}
         return Answer(facts, lambda: show_comparison(table))
 

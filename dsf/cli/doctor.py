@@ -41,6 +41,8 @@ def run(
         return Answer(facts, show, code=LIMIT if bad else WELL)
 
     def check() -> None:
+        if out.is_symlink() and not out.exists():
+            raise ValueError(f"--out {str(out)!r}: is a link that leads nowhere. Remove it.")
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out {str(out)!r}: is a file, and a folder is expected.")
 

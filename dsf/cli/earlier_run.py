@@ -9,6 +9,8 @@ from dsf.cli.prompt import Prompt, fingerprint
 from dsf.saving import read_inside
 
 NAMES = ("manifest.json", "unfinished.json")
+"""By one of which a folder is known as that of a run."""
+OWN_NAMES = ("units", "metrics.csv", "metrics.json", "verdicts.csv", "verdicts.json")
 LARGEST = 64 << 20
 KEYS = ("weights", "configuration", "input")
 """By which a run is known; the path of a model may be written in many ways."""
@@ -41,6 +43,17 @@ def check_not_of_another(folder: Path, source: Mapping[str, str]) -> None:
             f"--out {str(folder)!r}: holds a run with another {' and another '.join(other)}, which "
             "is not written over. Give another folder, or remove this one first."
         )
+
+
+def check_not_foreign(folder: Path) -> None:
+    """Raises ValueError if the folder has what no run wrote, under the names of a run."""
+    if not any((folder / name).exists() for name in NAMES):
+        foreign = [name for name in OWN_NAMES if (folder / name).exists()]
+        if foreign:
+            raise ValueError(
+                f"--out {str(folder)!r}: has {', '.join(foreign)}, but no {NAMES[0]}, so no run "
+                "wrote them. Give another folder."
+            )
 
 
 def _differ(one: Any, other: Any) -> bool:

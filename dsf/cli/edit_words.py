@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dsf.cli.prompt import read_text
+from dsf.cli.typed_numbers import real, whole
 
 Record = dict[str, Any]
 OTHER = "other"
@@ -58,14 +59,13 @@ def typed_edit(words: str) -> Record:
         if not sign:
             raise ValueError(_form(words, f"{each!r} is no field=value"))
         if field in record:
-            raise ValueError(_form(words, f"{field} is there twice"))
+            raise ValueError(_form(words, f"{_typed(field)} is there twice"))
         read = READ.get(field)
         try:
             record[field] = value if read is None else read(value)
         except ValueError:
-            raise ValueError(_form(words, f"{field} is {value!r}; it must be {FORMS[read]}")) from (
-                None
-            )
+            wrong = f"{_typed(field)} is {value!r}; it must be {FORMS[read]}"
+            raise ValueError(_form(words, wrong)) from None
     return checked(record, f"--edit {words!r}")
 
 
@@ -96,12 +96,29 @@ def filed_runs(path: Path) -> list[list[Record]]:
 def _listed(path: Path) -> list[Any]:
     text = read_text("--edits", path)
     try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        records = json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError(f"--edits {str(path)!r}: it is nested too deeply for edits.") from None
+    except json.JSONDecodeError as error:
         raise ValueError(f"--edits {str(path)!r}: it is no JSON: {error}.") from None
+    except ValueError as error:
+        raise ValueError(f"--edits {str(path)!r}: {error}") from None
     if not isinstance(records, list):
         raise _no_list(path)
     return records
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of an edit, of which each may be there once.
+
+    Raises:
+        ValueError: if one is there twice, since JSON keeps the last without a word.
+    """
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the field {name!r} is there twice. Leave one of them out.")
+    return dict(pairs)
 
 
 def _filed(path: Path, place: str, record: Any) -> Record:
@@ -125,7 +142,7 @@ def checked(record: Record, where: str) -> Record:
         ValueError: if its name or its fields are not those of an edit.
     """
     name = record.get("edit")
-    if name not in EDITS:
+    if not isinstance(name, str) or name not in EDITS:
         raise ValueError(f"{where}: {name!r} is no edit; there are {', '.join(map(_word, EDITS))}.")
     needed, possible = EDITS[name]
     for field in (*needed, "layer"):
@@ -162,8 +179,9 @@ def _check_fields(record: Record, where: str) -> None:
                 f"{where}: {_typed(field)} has an empty range: the second number is one more than "
                 "the last that is wanted, as in 0:4 for the first four."
             )
-    if record.get("over", OTHER) != OTHER:
-        raise ValueError(f"{where}: over is {record['over']!r}; the other run is {OTHER!r}.")
+    for field in ("other", "over"):
+        if record.get(field, OTHER) != OTHER:
+            raise ValueError(f"{where}: {field} is {record[field]!r}; the other run is {OTHER!r}.")
     factor = record.get("factor", 0)
     if isinstance(factor, float) and not isfinite(factor):
         raise ValueError(f"{where}: factor is {factor}; it must be finite.")
@@ -255,11 +273,11 @@ def _form(words: str, wrong: str) -> str:
 
 
 def _number(word: str) -> int:
-    return int(word)
+    return whole(word)
 
 
 def _factor(word: str) -> float:
-    return float(word)
+    return real(word)
 
 
 def _either(word: str) -> bool:
@@ -284,7 +302,7 @@ def _heads(word: str) -> list[Any]:
 def _tokens(word: str) -> Any:
     if ":" in word:
         return _one(word, names=False)
-    several = [int(part) for part in word.split(",")]
+    several = [whole(part) for part in word.split(",")]
     return several if len(several) > 1 else several[0]
 
 
@@ -292,8 +310,8 @@ def _one(word: str, *, names: bool) -> Any:
     bounds = word.split(":")
     try:
         if len(bounds) == 1:
-            return int(word)
-        start, stop = (int(bound) if bound else None for bound in bounds)
+            return whole(word)
+        start, stop = (whole(bound) if bound else None for bound in bounds)
     except ValueError:
         if names:
             return word

@@ -27,6 +27,7 @@ from dsf.cli import (
 )
 from dsf.cli.answer import complain, interrupted, tell, unwritten
 from dsf.cli.errors import FAULT, IN_WORDS, INTERRUPTED, LIMIT, USAGE
+from dsf.cli.given_once import check_given_once
 from dsf.cli.output_place import check_named
 from dsf.distribution import VERSION
 
@@ -100,14 +101,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _code(arguments: list[str]) -> int:
     command, as_json = _command(arguments), "--json" in arguments
+    parser = typer.main.get_command(app)
     try:
         check_named(arguments)
+        chosen = getattr(parser, "commands", {}).get(command)
+        check_given_once(arguments, getattr(chosen, "params", ()))
     except ValueError as error:
         complain(command, error, USAGE, as_json=as_json)
         return USAGE
     stopped = _noting_interrupts()
     try:
-        code = int(app(arguments, prog_name="dsf", standalone_mode=False) or 0)
+        code = int(parser(arguments, prog_name="dsf", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.Exit as exit:  # newer parsers leave in this way when they are interrupted, too

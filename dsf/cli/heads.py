@@ -5,8 +5,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import (
@@ -22,6 +20,7 @@ from dsf.cli.model_options import (
 from dsf.cli.options import Options
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
+from dsf.cli.typed_numbers import whole_option
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,13 @@ def run(
     *,
     random_repeat: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="The input is N random tokens, and the same N tokens once more."
-        ),
+        whole_option(help="The input is N random tokens, and the same N tokens once more."),
     ] = None,
     text: Text = None,
     ids: Ids = None,
     file: TextFile = None,
     layers: Layers = None,
-    top: Annotated[int, typer.Option(help="How many heads are listed for each score.")] = 3,
+    top: Annotated[int, whole_option(help="How many heads are listed for each score.")] = 3,
     dtype: NumberType = None,
     offline: Offline = False,
     revision: Revision = None,

@@ -24,6 +24,7 @@ from dsf.cli.options import Options
 from dsf.cli.output_place import REPORT, check_folder
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
+from dsf.cli.typed_numbers import real_option
 
 
 def run(
@@ -44,7 +45,7 @@ def run(
     exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
     tolerance: Annotated[
         float | None,
-        typer.Option(
+        real_option(
             help="Largest difference of a rebuilt layer from its module in float64; 1e-12 if left "
             "out."
         ),
@@ -57,7 +58,7 @@ def run(
     ] = False,
     memory: Annotated[
         float | None,
-        typer.Option(
+        real_option(
             help="GB that the inspection may take beyond the model; by default what there is."
         ),
     ] = None,

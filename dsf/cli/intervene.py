@@ -11,6 +11,7 @@ from dsf.cli.change import Change
 from dsf.cli.model_options import Checkpoint, Ids, NumberType, Offline, Revision, Text, TextFile
 from dsf.cli.options import Options
 from dsf.cli.threads import ThreadCount, Threads
+from dsf.cli.typed_numbers import whole_option
 
 
 def run(
@@ -49,11 +50,11 @@ def run(
         str | None, typer.Option(help="The token numbers of another run, in place of its text.")
     ] = None,
     position: Annotated[
-        int, typer.Option(help="After which token the next one is shown, from 0; -1 is the last.")
+        int, whole_option(help="After which token the next one is shown, from 0; -1 is the last.")
     ] = -1,
     top: Annotated[
         int,
-        typer.Option(
+        whole_option(
             help="How many of the likeliest next tokens are shown, or of the edits of a sweep."
         ),
     ] = 5,

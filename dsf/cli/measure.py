@@ -18,6 +18,7 @@ from dsf.cli.model_options import Checkpoint, Heads, Layers
 from dsf.cli.options import check_heads, check_layers, check_tolerance
 from dsf.cli.output_place import check_folder
 from dsf.cli.threads import ThreadCount, Threads
+from dsf.cli.typed_numbers import real_option, whole_option
 
 
 def run(
@@ -42,8 +43,8 @@ def run(
             "maps of more than 1,024 tokens."
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Neighbours of one length in one forward pass.")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes of this machine.")] = 1,
+    batch: Annotated[int, whole_option(help="Neighbours of one length in one forward pass.")] = 1,
+    workers: Annotated[int, whole_option(help="Processes of this machine.")] = 1,
     slurm: Annotated[
         Path | None,
         typer.Option(help="Run as Slurm jobs; the folder for their logs.", readable=False),
@@ -56,7 +57,7 @@ def run(
     heads: Heads = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest relative error of a layer; by default what its type allows."),
+        real_option(help="Largest relative error of a layer; by default what its type allows."),
     ] = None,
     threads: Threads = None,
     as_json: AsJson = False,

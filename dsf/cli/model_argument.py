@@ -4,6 +4,7 @@ The settings of a folder say how many tokens a model knows and how many it reads
 files say whether there are weights and a tokenizer. The loader looks again, at everything.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,7 @@ from dsf.cli.prompt import Prompt
 from dsf.loading.errors import LoadError, shown
 from dsf.loading.folder import ModelFolder, gguf_file, has_tokenizer, open_folder
 from dsf.loading.hub import snapshot
+from dsf.loading.safetensors_header import check_header
 from dsf.loading.settings import read_settings
 from dsf.loading.weight_files import weight_files
 
@@ -57,11 +59,7 @@ class ModelFacts:
 
     def check_length(self, tokens: int) -> None:
         """Raises ValueError if the model has no positions for so many tokens."""
-        if self.positions is not None and tokens > self.positions:
-            raise ValueError(
-                f"{self.name} reads at most {self.positions} tokens, but the input has {tokens}. "
-                "Give a shorter one."
-            )
+        check_length(tokens, self.positions, self.name)
 
     def check_token(self, option: str, token: int | str | None) -> None:
         """Raises ValueError if ``token`` is a number that the model does not know."""
@@ -97,6 +95,8 @@ def check_model(
     """
     if not model.strip():
         raise LoadError("MODEL is empty. Give a folder, a GGUF file, or a hub id owner/name.")
+    if revision is not None and not revision.strip():
+        raise LoadError("--revision is empty. Give a branch, tag or commit, or leave it out.")
     path = Path(model)
     if path.exists() and revision is not None:
         raise LoadError(
@@ -105,6 +105,8 @@ def check_model(
         )
     if (file := gguf_file(model)) is not None:
         with file.open("rb") as opened:
+            if not file.stat().st_size:
+                raise LoadError(f"{model}: is empty; download it again.")
             if opened.read(len(GGUF)) != GGUF:
                 raise LoadError(f"{model}: is no GGUF file: it does not begin with these letters.")
         return ModelFacts(name=model)
@@ -120,7 +122,7 @@ def check_model(
     if path.is_symlink():
         raise LoadError(f"{model}: is a link that leads nowhere. Remove it, or give the folder.")
     if near := _beside(path):
-        raise LoadError(f"{model}: there is no such folder. Did you mean {near}?")
+        raise LoadError(f"{shown(model)}: there is no such folder. Did you mean {near}?")
     place = snapshot(model, revision, offline=offline, settings_only=True)
     return _facts(open_folder(place), model, tokenizer=None)
 
@@ -135,6 +137,14 @@ def check_numbers(numbers: list[int], vocabulary: int | None, model: str) -> Non
     for place, number in enumerate(numbers):
         if number < 0 or (vocabulary is not None and number >= vocabulary):
             raise ValueError(f"{model} reads {known}, but token {place} of the input is {number}.")
+
+
+def check_length(tokens: int, most: int | None, model: str) -> None:
+    """Raises ValueError if a model reads fewer tokens."""
+    if most is not None and tokens > most:
+        raise ValueError(
+            f"{model} reads at most {most} tokens, but the input has {tokens}. Give a shorter one."
+        )
 
 
 def without_tokenizer(model: str) -> str:
@@ -155,6 +165,8 @@ def _check_weights(folder: ModelFolder) -> None:
     for path in weight_files(folder, allow_pickle_archive=False):
         if not path.stat().st_size:
             raise LoadError(f"{path}: is empty; download it again.")
+        if path.suffix == ".safetensors":
+            check_header(path)
 
 
 def _facts(folder: ModelFolder, model: str, *, tokenizer: bool | None) -> ModelFacts:
@@ -165,13 +177,18 @@ def _facts(folder: ModelFolder, model: str, *, tokenizer: bool | None) -> ModelF
             f"{folder.path / 'config.json'}: names no model_type, but has {shown(family)}; pass "
             "the folder that save_pretrained wrote."
         )
-    limit = settings.get("n_positions", settings.get("max_position_embeddings"))
     return ModelFacts(
         name=model,
         vocabulary=_count(settings.get("vocab_size")),
-        positions=_count(limit) if family in TABLE_OF_POSITIONS else None,
+        positions=positions(settings),
         tokenizer=tokenizer,
     )
+
+
+def positions(settings: Mapping[str, Any]) -> int | None:
+    """How many tokens a model of these settings reads at most; None where they do not say."""
+    limit = settings.get("n_positions", settings.get("max_position_embeddings"))
+    return _count(limit) if settings.get("model_type") in TABLE_OF_POSITIONS else None
 
 
 def _count(value: Any) -> int | None:

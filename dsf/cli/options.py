@@ -5,9 +5,12 @@ from math import inf
 
 from dsf.cli.known_names import NUMBER_TYPES, check_known
 from dsf.cli.prompt import check_drawn
+from dsf.cli.typed_numbers import is_count
 from dsf.inspection.choice import parsed
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+MOST_DEVICES = 128
+"""Of one kind; torch keeps the number of a device in one byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,7 @@ def counted(text: str) -> list[int]:
     found = []
     for word in (part.strip().lower() for part in text.split(",")):
         number = word.removesuffix("k")
-        if not number.isdecimal() or int(number) < 1:
+        if not is_count(number) or int(number) < 1:
             raise ValueError(
                 f"--lengths has {word!r}; it must be whole numbers of tokens such as 512,4k."
             )
@@ -114,11 +117,16 @@ def check_device(typed: str | None) -> None:
     if typed is None:
         return
     kind, sign, number = typed.partition(":")
-    if kind not in DEVICES or (sign and not number.isdecimal()):
+    if kind not in DEVICES or (sign and not _is_place(number)):
         raise ValueError(
             f"--device is {typed!r}; it must be one of {', '.join(DEVICES)}, or one by its number "
             "such as cuda:0."
         )
+
+
+def _is_place(number: str) -> bool:
+    """Whether torch has a device of this number."""
+    return is_count(number) and int(number) < MOST_DEVICES
 
 
 def _check_choice(option: str, typed: str, form: str) -> None:

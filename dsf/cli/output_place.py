@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from dsf.saving import is_special
+
 PLACES = ("--out", "--file", "--csv", "--edits", "--resume", "--slurm")
 """The options that name a file or a folder."""
 REPORT = ("report.html", "maps.png")
@@ -12,16 +14,24 @@ REPORT = ("report.html", "maps.png")
 
 
 def check_named(arguments: Sequence[str]) -> None:
-    """Whether every option that names a place says one; empty text would be the folder around.
+    """Whether every option that names a place says one.
+
+    Empty text would be the folder around; and where the shell does not write the home folder for
+    ``~``, as behind ``=``, a folder of this name would be made.
 
     Raises:
         ValueError: if not.
     """
-    for option in PLACES:
-        followed = (option, "") in pairwise(arguments)
-        if followed or f"{option}=" in arguments:
+    pairs = [*pairwise(arguments), *(word.split("=", 1) for word in arguments if "=" in word)]
+    for option, name in pairs:
+        if option in PLACES and not name:
             raise ValueError(
                 f"{option} is empty. Give a name, or '.' for the folder that this runs in."
+            )
+        if option in PLACES and name.startswith("~"):
+            raise ValueError(
+                f"{option} is {name!r}: the shell leaves '~' as it is in quotes and behind '='. "
+                f"Write your home folder out, or './{name}' for a name that begins so."
             )
 
 
@@ -61,7 +71,8 @@ def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
     """Whether a file can be written.
 
     Args:
-        makes_folder: whether its folder is made where it is not there.
+        makes_folder: whether its folder is made where it is not there, and the file is put in its
+            place in one step, which no device can be.
 
     Raises:
         ValueError: if not.
@@ -69,6 +80,10 @@ def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
     where = f"{option} {str(file)!r}"
     if file.is_dir():
         raise ValueError(f"{where}: is a folder. Give the name of a file.")
+    if makes_folder and is_special(file):
+        raise ValueError(f"{where}: is a device or a pipe, and a file is written. Give another.")
+    if file.is_symlink() and not file.exists():
+        raise ValueError(f"{where}: is a link that leads nowhere. Remove it.")
     if makes_folder:
         check_folder(file.parent, option=option)
         return

@@ -5,6 +5,8 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
+from dsf.cli.typed_numbers import is_count, whole
+
 LARGEST_TEXT = 1 << 26
 """Bytes: far more than any model reads at once."""
 LARGEST_NUMBER = 2**63
@@ -120,7 +122,7 @@ def parsed(ids: str) -> list[int]:
         ValueError: if something else is there.
     """
     try:
-        return [int(word) for word in ids.replace(",", " ").split()]
+        return [whole(word) for word in ids.replace(",", " ").split()]
     except ValueError:
         cut = ids if len(ids) <= SHOWN else f"{ids[:SHOWN]}…"
         raise ValueError(
@@ -179,7 +181,7 @@ def target(option: str, word: str, *, by_number: bool) -> int | str:
     """
     if not by_number:
         return word
-    if not word.strip().isdecimal():
+    if not is_count(word.strip()):
         raise ValueError(
             f"{option} is {word!r}, but with --ids it must be the number of a token, such as "
             f"{option} 7. Give the input as --text to name tokens by their text."

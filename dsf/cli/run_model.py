@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dsf.cli.known_names import NUMBER_TYPES
-from dsf.cli.model_argument import check_numbers, without_tokenizer
+from dsf.cli.model_argument import check_length, check_numbers, positions, without_tokenizer
 from dsf.cli.options import Options
 from dsf.cli.progress import part, say, stage
 from dsf.cli.prompt import Prompt, check_position, fingerprint
@@ -236,6 +236,7 @@ def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _OnDisk") -> Int[Tenso
     else:
         ids = tokenised(prompt.texts[0], loaded.tokenizer, loaded.identity)
     check_numbers(ids, size, loaded.identity)
+    check_length(len(ids), positions_of(loaded.model), loaded.identity)
     return torch.tensor([ids])
 
 
@@ -270,6 +271,11 @@ def _names(ids: Int[Tensor, "1 time"], loaded: "LoadedModel | _OnDisk") -> list[
     if loaded.tokenizer is None:
         return [[str(number) for number in numbers]]
     return [token_texts(loaded.tokenizer, numbers)]
+
+
+def positions_of(model: Any) -> int | None:
+    """How many tokens a model in memory reads at most; None where its settings do not say."""
+    return positions(model.config.to_dict())
 
 
 def _vocabulary_size(model: Any) -> int | None:

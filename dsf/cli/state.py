@@ -22,6 +22,7 @@ from dsf.cli.options import Options
 from dsf.cli.output_place import check_folder
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
+from dsf.cli.typed_numbers import whole_option
 
 
 def run(
@@ -32,7 +33,7 @@ def run(
     file: TextFile = None,
     layers: Layers = None,
     maps: Annotated[
-        int, typer.Option(help="How many heads or channels of a layer, spread evenly.")
+        int, whole_option(help="How many heads or channels of a layer, spread evenly.")
     ] = 32,
     out: Annotated[
         Path | None,

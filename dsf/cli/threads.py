@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.interrupts import held_back
+from dsf.cli.typed_numbers import is_count
 
 VARIABLE = "OMP_NUM_THREADS"
 MOST = 1024
@@ -41,7 +42,7 @@ def _number(text: str) -> int:
 
 
 def _counted(text: str) -> int | None:
-    return int(text) if text.strip().isdecimal() and int(text) > 0 else None
+    return int(text) if is_count(text.strip()) and int(text) > 0 else None
 
 
 Threads = Annotated[

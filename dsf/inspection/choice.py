@@ -8,6 +8,8 @@ from dsf.inspection.errors import InspectionError
 
 Chosen = int | str | slice | Sequence[int | str | slice] | None
 SHOWN = 6
+MOST_DIGITS = 40
+"""Of a number that is typed; Python reads no longer ones than a few thousand."""
 
 
 def chosen_layers(names: Sequence[str], wanted: Chosen) -> set[str]:
@@ -203,4 +205,5 @@ def _worded(each: int | str | slice) -> str:
 
 
 def _is_number(word: str) -> bool:
-    return word.removeprefix("-").isdecimal()
+    plain = word.removeprefix("-")
+    return plain.isascii() and plain.isdecimal() and len(plain) <= MOST_DIGITS

@@ -24,5 +24,9 @@ def listed(names: list[str], most: int = 5) -> str:
 
 
 def reason(error: Exception) -> str:
-    """The first line of another library's message, quoted, since it may repeat untrusted text."""
-    return shown((str(error).strip() or type(error).__name__).splitlines()[0])
+    """The first line of another library's message, quoted, since it may repeat untrusted text.
+
+    A line that ends in a colon says nothing without the one below it.
+    """
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    return shown(f"{first} {more[0].strip()}" if first.endswith(":") and more else first)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from dsf.loading.building import Blueprint, blueprint, skeleton, undisturbed
 from dsf.loading.errors import LoadError, listed, reason, shown
 from dsf.loading.library_versions import gguf_library, gguf_reader, model_library
+from dsf.loading.safetensors_header import MOST_TENSORS
 from dsf.loading.settings import Settings, acceptable
-from dsf.loading.tensor_files import MOST_TENSORS
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -281,7 +281,9 @@ def _parsed(path: Path, model: nn.Module | None = None) -> dict[str, Any]:
                 str(path), return_tensors=model is not None, model_to_load=model
             )
         except Exception as error:  # the readers may raise anything on untrusted files
-            raise LoadError(f"{path}: cannot be read ({reason(error)}).") from None
+            raise LoadError(
+                f"{path}: cannot be read ({reason(error)}); download it again."
+            ) from None
     return parsed
 
 

@@ -25,6 +25,13 @@ def snapshot(
     Raises:
         LoadError: ``model_id`` is neither a folder nor a hub id, or the download failed.
     """
+    if model_id.endswith(".gguf"):
+        raise LoadError(f"{shown(model_id)}: there is no such file; check the path.")
+    if model_id.startswith("~"):
+        raise LoadError(
+            f"{shown(model_id)}: there is no such folder. Write your home folder out: what stands "
+            "in quotes or behind '=' is left as it is."
+        )
     if not _ID.fullmatch(model_id):
         raise LoadError(
             f"{shown(model_id)}: neither an existing folder nor a hub id of the form owner/name; "

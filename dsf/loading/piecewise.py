@@ -11,8 +11,9 @@ from dsf.loading.building import Held, blueprint, checked_skeleton, undisturbed
 from dsf.loading.errors import LoadError, listed
 from dsf.loading.library_versions import check_torch
 from dsf.loading.loader import found
+from dsf.loading.safetensors_header import check_header
 from dsf.loading.settings import read_settings
-from dsf.loading.tensor_files import check_header, read_named, tensor_names
+from dsf.loading.tensor_files import read_named, tensor_names
 from dsf.loading.weight_files import weight_files
 
 

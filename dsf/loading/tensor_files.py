@@ -20,13 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dsf.loading.archives import check_deflated, read_archive, read_directory
-from dsf.loading.bounded_json import parse_object
 from dsf.loading.errors import LoadError, reason, shown
 from dsf.loading.library_versions import check_torch
+from dsf.loading.safetensors_header import check_header
 
-MOST_TENSORS = 100_000
-_MOST_HEADER_BYTES = 16 * 1024**2
-_LENGTH_BYTES = 8
 _LARGEST = 2**62
 
 
@@ -72,51 +69,6 @@ def _opened(path: Path) -> Iterator[Any]:
             f"{path}: the header and the data disagree ({reason(error)}); "
             "download or save the file again."
         ) from None
-
-
-_KINDS = {
-    *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
-    *("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64", "C64"),
-}
-
-
-def check_header(path: Path) -> int:
-    """Raise unless the header of a safetensors file is JSON of bounded size; its tensors' numbers.
-
-    Raises:
-        LoadError: the header is too long, lists more than 100,000 tensors, is not JSON, or has a
-            tensor of an unknown type or with a shape that is no list of counts.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if size < _LENGTH_BYTES or length > min(_MOST_HEADER_BYTES, size - _LENGTH_BYTES):
-            raise LoadError(
-                f"{path}: the header claims {length} bytes in a file of {size} (at most "
-                f"{_MOST_HEADER_BYTES} are read); download or save the file again."
-            )
-        header = parse_object(file.read(length), str(path))
-    if len(header) > MOST_TENSORS:
-        raise LoadError(
-            f"{path}: lists {len(header)} tensors, where at most {MOST_TENSORS} are read; "
-            "check that this is the right file."
-        )
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    return sum(_numbers(entry, f"{path}:{shown(name)}") for name, entry in tensors.items())
-
-
-def _numbers(entry: Any, where: str) -> int:
-    """How many numbers one entry of a header claims."""
-    table = entry if isinstance(entry, dict) else {}
-    kind, shape = table.get("dtype"), table.get("shape")
-    if not isinstance(kind, str) or kind not in _KINDS or not isinstance(shape, list):
-        raise LoadError(
-            f"{where}: described as {shown(entry)}, where a shape and one of the types "
-            f"{', '.join(sorted(_KINDS))} are expected; save the tensors again."
-        )
-    if not all(type(size) is int and 0 <= size < _LARGEST for size in shape):
-        raise LoadError(f"{where}: its shape {shown(shape)} is no list of counts; save it again.")
-    return math.prod(shape)
 
 
 _HEADERS = {

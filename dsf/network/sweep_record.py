@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dsf.edits import Edit
 from dsf.inspection.results.layers import Inspection
-from dsf.saving import replace_file
+from dsf.saving import is_special, replace_file
 
 VERSION = 1
 TITLE = "dsf_sweep"
@@ -35,13 +35,19 @@ class SweepRecord:
         wanted: the edits of every run.
 
     Raises:
-        ValueError: if the path is a folder, or an edit holds another run itself and not its name.
+        ValueError: if the path is a folder or a device, or an edit holds another run itself and not
+            its name.
     """
 
     def __init__(self, path: str | Path, wanted: Sequence[Sequence[Edit]]):
         self.path = Path(path)
         if self.path.is_dir():
             raise ValueError(f"sweep: resume={str(path)!r} is a folder. Give the name of a file.")
+        if is_special(self.path):
+            raise ValueError(
+                f"sweep: resume={str(path)!r} is a device or a pipe, which keeps nothing. Give the "
+                "name of a file."
+            )
         self._edits = [[edit.to_json() for edit in edits] for edits in wanted]
 
     def begin(

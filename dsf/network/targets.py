@@ -199,4 +199,10 @@ def _id(token: Any, tokenizer: Any | None) -> int:
             "target is one. Many words start with a space: ' Paris' is another token than 'Paris'."
         )
     number: int = found[0]
+    unknown = getattr(tokenizer, "unk_token", None)
+    if number == getattr(tokenizer, "unk_token_id", None) and token != unknown:
+        raise ValueError(
+            f"attribute: the model knows no token {token!r}: it becomes {unknown!r}, "
+            "as of every text that it does not know. Give a token that it knows."
+        )
     return number

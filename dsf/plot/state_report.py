@@ -1,6 +1,7 @@
 """``report_state``: what the recurrent state of every layer holds, with one figure for each."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dsf.inspection import Inspection
 from dsf.measures.state_use import NOISE
 from dsf.plot.drawing_style import style
 from dsf.properties.recurrent_state import LayerState, states_of
+from dsf.saving import replace_file
 
 COLOURS = {"kept": "#3879b5", "taken": "#d65430", "decayed": "#d8d4c8"}
 
@@ -56,7 +58,7 @@ class StateReport:
         written = []
         for number, each in enumerate(self.layers):
             path = place / f"state-{number:02}.png"
-            _drawn(each).savefig(path, dpi=110)
+            replace_file(path, partial(_drawn(each).savefig, dpi=110))
             written.append(path)
         return written
 
