@@ -47,8 +47,8 @@ def check_header(path: Path) -> int:
     claimed = max(map(_end, tensors.values()), default=0)
     if claimed > (there := size - _LENGTH_BYTES - length):
         raise LoadError(
-            f"{path}: is cut short: by its header it has {claimed} bytes of tensors, but {there} are"
-            " there; download or save the file again."
+            f"{path}: is cut short: it has {there} bytes of tensors, but its header tells of "
+            f"{claimed}; download or save the file again."
         )
     return numbers
 

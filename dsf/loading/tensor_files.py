@@ -24,8 +24,6 @@ from dsf.loading.errors import LoadError, reason, shown
 from dsf.loading.library_versions import check_torch
 from dsf.loading.safetensors_header import check_header
 
-_LARGEST = 2**62
-
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, by name.
