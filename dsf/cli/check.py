@@ -1,6 +1,7 @@
 """``dsf check``: the properties of every layer with verdicts, or an earlier run's evidence."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -98,7 +99,7 @@ def run(
     )
 
 
-def _check_again(root: str | None, given: list[object]) -> None:
+def _check_again(root: str | None, given: Sequence[object]) -> None:
     """Raises ValueError for options that an earlier run has no use for."""
     if any(each is not None for each in given):
         raise ValueError(
