@@ -59,6 +59,13 @@ COMMANDS = (
     Call("inspect model --ids '1 2' --threads two", 2, "at least 1"),
     Call("inspect model --ids '1 2' --threads 20000", 2, "at most 1024"),
     Call("--verison", 2, "No such option"),
+    Call("help", 2, "No such command"),
+    Call("inspect model --ids '1 2' --ids '3 4'", 2, "--ids is there twice"),
+    Call("inspect model --ids '1 2' --layers 0 --layers=1", 2, "--layers is there twice"),
+    Call("inspect model --ids '1 2' --json=yes", 2, "does not take a value"),
+    Call("inspect model --ids '1 2' --memory lots", 2, "must be a number such as 0.5"),
+    Call("inspect model --ids '1 2' --memory 1_0", 2, "but '1_0' came"),
+    Call("inspect model --ids '1 2' --threads ٣", 2, "at least 1"),
 )
 MODELS = (
     Call("inspect modle --ids '1 2'", 2, "Did you mean model?"),
@@ -80,8 +87,19 @@ MODELS = (
     Call("inspect run --ids '1 2'", 2, "is the folder of a run, not of a model"),
     Call("inspect job --ids '1 2'", 2, "is the folder of a job, not of a model"),
     Call("inspect model --revision main --ids '1 2'", 2, "has no revision"),
+    Call("inspect owner/name --revision= --ids '1 2'", 2, "--revision is empty"),
+    Call("inspect 'model ' --ids '1 2'", 2, "'model ': there is no such folder"),
+    Call("inspect '~/models/a' --ids '1 2'", 2, "Write your home folder out"),
+    Call("inspect nowhere.gguf --ids '1 2'", 2, "there is no such file"),
+    Call("inspect empty.gguf --ids '1 2'", 2, "is empty; download it again"),
+    Call("inspect https://huggingface.co/gpt2 --ids 1", 2, "nor a hub id"),
+    Call("inspect model/config.json --ids '1 2'", 2, "is a file, where the folder around it"),
+    Call("inspect torn --ids '1 2'", 2, "is cut short"),
+    Call("inspect webpage --ids '1 2'", 2, "download or save the file again"),
+    Call("inspect tied --ids '1 2'", 2, "is a link, and links are not followed"),
     Call("inspect foreign --ids '1 2'", 2, "has no family 'unheard'", runs=True),
-    Call("inspect torn --ids '1 2'", 2, "torn", runs=True),
+    Call("inspect mistyped --ids '1 2'", 2, "expected int, got str", runs=True),
+    Call("inspect taller --ids '1 2'", 2, "would be drawn at random", runs=True),
     Call("inspect nan --ids '1 2'", 2, "NaN", runs=True),
     Call("support empty", 2, "has no file 'config.json'"),
     Call("support model --layers ,", 2, "chooses nothing"),
@@ -92,6 +110,9 @@ INPUTS = (
     Call("inspect model --ids '1 2' --text a", 2, "got 2"),
     Call("inspect model --ids '1 x'", 2, "whole numbers"),
     Call("inspect model --ids 1.5", 2, "whole numbers"),
+    Call("inspect model --ids 1_0", 2, "whole numbers"),
+    Call("inspect model --ids '１ ２'", 2, "whole numbers"),
+    Call("inspect model --ids '[1, 2]'", 2, "whole numbers"),
     Call("inspect model --ids ''", 2, "the input has none"),
     Call("inspect model --ids=-1", 2, "counted from 0"),
     Call("inspect model --ids '1 32'", 2, "but token 1 of the input is 32"),
@@ -106,6 +127,8 @@ INPUTS = (
     Call("inspect model --file latin.txt", 2, "is no UTF-8 text"),
     Call("inspect model --file zeros.txt", 2, "holds bytes of zero"),
     Call("inspect model --file /dev/zero", 2, "is no regular file"),
+    Call("inspect model --file text.txt/deep", 2, "No such file"),
+    Call("inspect spoken --text 'a a a a a a a a a'", 2, "reads at most 8 tokens", runs=True),
 )
 OPTIONS = (
     Call("inspect model --ids '1 2' --heads a", 2, "Heads are counted from 0"),
@@ -132,6 +155,13 @@ OUTPUTS = (
     Call("inspect model --ids '1 2' --out /proc/here", 2, "nothing can be written"),
     Call("inspect model --ids '1 2' --out taken", 2, "report.html in it is a folder"),
     Call("inspect model --ids '1 2' --out astray", 2, "is a link that leads nowhere"),
+    Call("inspect model --ids '1 2' --out=~/maps", 2, "Write your home folder out"),
+    Call("inspect model --ids '1 2' --out /dev/null", 2, "is a file, and a folder is expected"),
+    Call("compare model short --ids '1 2' --csv astray", 2, "is a link that leads nowhere"),
+    Call("check model --ids '1 2' --out taken", 2, "report.html in it is a folder"),
+    Call("check model --ids '1 2' --out foreign_job", 2, "no run wrote them"),
+    Call("playground --out /dev/null", 2, "is a device or a pipe"),
+    Call("playground --out text.txt/page.html", 2, "is a file, and a folder is expected"),
     Call("compare model short --ids '1 2' --csv empty", 2, "is a folder"),
     Call("compare model short --ids '1 2' --csv nowhere/a.csv", 2, "there is no folder"),
     Call("check model --ids '1 2' --out earlier", 2, "holds a run with another input"),
@@ -154,6 +184,10 @@ CAUSES = (
     Call("attribute model --ids '1 2'", 2, "Missing option"),
     Call("attribute model --ids '1 2' --target Paris", 2, "must be the number of a token"),
     Call("attribute model --ids '1 2' --target ''", 2, "must be the number of a token"),
+    Call("attribute model --ids '1 2' --target ٣", 2, "must be the number of a token"),
+    Call("attribute model --ids '1 2' --target 3 --position end", 2, "but 'end' came"),
+    Call("attribute model --ids '1 2' --target 3 --position=-3", 2, "from -1 to -2"),
+    Call("attribute spoken --text a --target Paris", 2, "knows no token 'Paris'", runs=True),
     Call("attribute model --ids '1 2' --target 99", 2, "knows the tokens 0 to 31"),
     Call("attribute model --ids '1 2' --target 3 --against 99", 2, "knows the tokens 0 to 31"),
     Call("attribute model --ids '1 2' --target 3 --against 3", 2, "less itself is 0"),
@@ -177,6 +211,20 @@ CAUSES = (
     Call("intervene model --ids '1 2' --edit 'sink layers=0' --against 3", 2, "needs a --target"),
     Call("intervene model --ids '1 2' --edit 'sink layers=0' --position 5", 2, "from 0 to 1"),
     Call("intervene model --ids '1 2' --edit 'sink layers=0' --top 0", 2, "--top is 0"),
+    Call("intervene model --ids '1 2' --edit 'ablate layers='", 2, "layers is ''"),
+    Call("intervene model --ids '1 2' --edit 'window layers=0 width=1_0'", 2, "a whole number"),
+    Call("intervene model --ids '1 2' --edit 'scale layers=0 factor=1_0'", 2, "a number"),
+    Call(
+        "intervene model --ids '1 2' --edit 'ablate layers=0 layers=1'", 2, "layers is there twice"
+    ),
+    Call(
+        "intervene model --ids '1 2' --edit 'map-from layers=0 other=b' --other-ids '1 3'",
+        2,
+        "other is 'b'; the other run is 'other'",
+    ),
+    Call("intervene model --ids '1 2' --edits unnamed.json", 2, "['Cut'] is no edit"),
+    Call("intervene model --ids '1 2' --edits twice.json", 2, "the field 'read' is there twice"),
+    Call("intervene model --ids '1 2' --edits deep.json", 2, "it is nested too deeply"),
     Call("intervene model --ids '1 2' --edits bad.json", 2, "it is no JSON"),
     Call("intervene model --ids '1 2' --edits object.json", 2, "it must hold a list of edits"),
     Call("intervene model --ids '1 2' --edits nowhere.json", 2, "No such file"),
@@ -209,6 +257,7 @@ CAUSES = (
     Call("intervene model --ids '1 2' --edit 'scale layers=0 factor=inf'", 2, "must be finite"),
     Call("heads model", 2, "--random-repeat 50"),
     Call("heads model --random-repeat 1", 2, "at least 2"),
+    Call("heads model --random-repeat 2.5", 2, "must be a whole number, but '2.5' came"),
     Call("heads model --random-repeat 99999999999999999999", 2, "at most 16777216 random tokens"),
     Call("heads model --ids '1 2' --random-repeat 5", 2, "needs one input, but got 2"),
     Call("heads model --ids '1 2' --top 0", 2, "--top is 0"),
@@ -234,6 +283,8 @@ SWEEPS = (
     Call(sweep("--each layers --edit 'ablate layers=1:'"), 2, "no two ends that count from 0"),
     Call(sweep("--each read --edit 'cut layers=0 read=0:999999'"), 2, "at most 100000"),
     Call(sweep("--edit 'ablate layers=0' --resume empty"), 2, "is a folder"),
+    Call(sweep("--edit 'ablate layers=0' --resume /dev/null"), 2, "is a device or a pipe"),
+    Call(sweep("--edit 'ablate layers=0' --resume astray"), 2, "is a link that leads nowhere"),
     Call(sweep("--edit 'ablate layers=0' --top 0"), 2, "--top is 0"),
     Call(sweep("--edit 'ablate layers=0' --resume text.txt"), 2, "is no record", runs=True),
     Call(sweep("--edit 'ablate layers=0' --resume a.jsonl"), 2, "is of another model", runs=True),
@@ -244,7 +295,10 @@ OTHERS = (
     Call("check model --ids '1 2' --require causl", 2, "Did you mean causal?"),
     Call("check model --ids '1 2' --root 00", 2, "--root is for the folder of a run"),
     Call("check nowhere", 2, "is no folder of a run"),
+    Call("check ''", 2, "MODEL is empty"),
     Call("check run --root 00", 2, "64 hexadecimal digits"),
+    Call("check run --exact", 2, "of --exact and --out"),
+    Call("check run --out elsewhere", 2, "of --exact and --out"),
     Call("check run --ids '1 2'", 2, "is the folder of a run, which is checked"),
     Call("check run", 1, "manifest", runs=True),
     Call("measure model nowhere.txt", 2, "No such file"),
@@ -261,12 +315,15 @@ OTHERS = (
     Call("measure model prompts.txt --ids --out foreign_job", 2, "no job wrote them"),
     Call("measure model prompts.txt --ids --heads 7 --out job1", 1, "units failed", runs=True),
     Call("audit model --lengths x", 2, "whole numbers of tokens"),
+    Call("audit model --lengths ٣", 2, "whole numbers of tokens"),
     Call("audit model --lengths 99999999999k", 2, "at most 16777216 random tokens"),
     Call("audit model --dtypes float8", 2, "--dtypes has 'float8'"),
     Call("audit model --device gpu", 2, "--device is 'gpu'"),
+    Call("audit model --device cpu:99999999999999999999", 2, "by its number such as cuda:0"),
     Call("audit model --device xpu:9", 3, "of this kind on this machine", runs=True),
     Call("audit short --lengths 1k", 2, "reads at most 8 tokens"),
     Call("claims MLA-999", 2, "MLA-1 to MLA-42"),
+    Call("claims MLA-01", 2, "MLA-1 to MLA-42"),
     Call("claims FOO-1", 2, "the papers are DSF, CDY"),
     Call("claims ''", 2, "no claim is called ''"),
     Call("claims MLA-1 --paper DSF", 2, "leave one of the two out"),
@@ -278,6 +335,7 @@ OTHERS = (
     Call("demo --out text.txt", 2, "is a file, and a folder is expected"),
     Call("demo --model model", 2, "has no tokenizer"),
     Call("doctor --out text.txt", 2, "is a file, and a folder is expected"),
+    Call("doctor --out astray", 2, "is a link that leads nowhere"),
 )
 GROUPS = {
     "The command and its options": COMMANDS,
@@ -297,7 +355,16 @@ def prepare(place: Path) -> None:
     """Make the folders and files that the calls speak of."""
     import torch
     from safetensors.torch import load_file, save_file
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+    )
 
     torch.manual_seed(0)
     llama = LlamaConfig(
@@ -310,9 +377,20 @@ def prepare(place: Path) -> None:
     )
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     gpt2 = GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=2, n_head=2, **ends)
-    for name in ("model", "nan", "torn", "unfinished", "zero", "pickled", "shards"):
+    plain = ("model", "nan", "torn", "unfinished", "zero", "pickled", "shards")
+    for name in (*plain, "webpage", "tied", "mistyped", "taller"):
         LlamaForCausalLM(llama).save_pretrained(place / name)
-    GPT2LMHeadModel(gpt2).save_pretrained(place / "short")
+    for name in ("short", "spoken"):
+        GPT2LMHeadModel(gpt2).save_pretrained(place / name)
+    read = Tokenizer(WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+    read.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=read, unk_token="?").save_pretrained(place / "spoken")
+    for name, change in (("mistyped", {"hidden_size": "16"}), ("taller", {"num_hidden_layers": 3})):
+        settings = json.loads((place / name / "config.json").read_text()) | change
+        (place / name / "config.json").write_text(json.dumps(settings))
+    (place / "webpage/model.safetensors").write_text("<!DOCTYPE html><p>404: not found")
+    (place / "tied/model.safetensors").unlink()
+    (place / "tied/model.safetensors").symlink_to(place / "model/model.safetensors")
     weights = load_file(place / "nan/model.safetensors")
     weights["model.layers.0.self_attn.q_proj.weight"][0, 0] = torch.nan
     save_file(weights, place / "nan/model.safetensors", metadata={"format": "pt"})
@@ -343,6 +421,10 @@ FILES = {
     "words.txt": b"1 2\n1 two\n",
     "far.txt": b"1 2\n3 99\n",
     "fake.gguf": b"nothing of the kind",
+    "empty.gguf": b"",
+    "unnamed.json": b'[{"edit": ["Cut"], "layer": 0}]',
+    "twice.json": b'[{"edit": "Cut", "layer": 0, "read": 1, "read": 0}]',
+    "deep.json": b"[" * 100_000,
     "bad.json": b"[{",
     "a.jsonl": b'{"dsf_sweep": 1, "of": {}, "edits": 1, "clean": [0.0]}\n',
     "object.json": b"{}",
@@ -351,7 +433,7 @@ FILES = {
     "list/config.json": b"[]",
     "bytes/config.json": bytes(range(256)),
     "foreign/config.json": b'{"model_type": "unheard"}',
-    "foreign/model.safetensors": b"\0",
+    "foreign/model.safetensors": b"\2\0\0\0\0\0\0\0{}",
     "run/manifest.json": b"{}",
     "job/job.json": b"{}",
     "earlier/manifest.json": b'{"source": {"input": "sha256 00"}}',
@@ -446,7 +528,8 @@ process of its own; the tests run them, too.
 {codes}
 
 In the folder of these calls lie `model` (a Llama of two layers that knows 32 tokens), `short` (a
-GPT-2 that reads at most 8 tokens), and damaged folders and files with the names of their damage.
+GPT-2 that reads at most 8 tokens), `spoken` (the same with a tokenizer), and damaged folders and
+files with the names of their damage.
 """
 
 

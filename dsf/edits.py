@@ -46,6 +46,9 @@ class Edit:
             None for all.
         samples: the numbers of the samples; None for all.
 
+    Several numbers or names are kept as a list, however they are given, so that an edit equals the
+    one that is read from its JSON.
+
     Raises:
         TypeError: if a field is none of what it may be, such as a token that is no whole number.
         ValueError: if a factor is not finite, or a slice goes backward.
@@ -65,7 +68,7 @@ class Edit:
     def __repr__(self) -> str:
         """As it is written: fields that keep their default are left out."""
         given = [each for each in fields(self) if getattr(self, each.name) != each.default]
-        listed = ", ".join(f"{each.name}={_shown(getattr(self, each.name))}" for each in given)
+        listed = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in given)
         return f"{type(self).__name__}({listed})"
 
     def to_json(self) -> dict[str, Any]:
@@ -257,11 +260,6 @@ def _plain(where: str, value: Any) -> Any:
     )
 
 
-def _shown(value: Any) -> str:
-    """``[2]`` for ``(2,)``, as most people write it."""
-    return repr(list(value) if isinstance(value, tuple) else value)
-
-
 def _from_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         if odd := [each for each in value if each not in ("from", "to", "step")]:
@@ -292,7 +290,7 @@ def _whole_or_none(where: str, value: Any) -> int | None:
 
 
 def _several(where: str, value: Any, one: Callable[[str, Any], Any]) -> Any:
-    """None, or one or several of what ``one`` takes, as plain data; several are a tuple."""
+    """None, or one or several of what ``one`` takes, as plain data; several are a list."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if value is None:
         return value
@@ -302,10 +300,10 @@ def _several(where: str, value: Any, one: Callable[[str, Any], Any]) -> Any:
             raise ValueError(f"{where} has {plain!r}, but a slice must have a step of at least 1.")
         return plain
     if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
-        return tuple(
+        return [
             _several(where, each, one) if isinstance(each, slice) else one(where, each)
             for each in value
-        )
+        ]
     return one(where, value)
 
 

@@ -55,16 +55,12 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 
 def write_over(path: Path, text: str) -> None:
-    """Put text where a path leads, also through links, and to a device such as a terminal.
-
-    A file is replaced in one step.
-    """
-    place = path.resolve()
-    if is_special(place):
+    """Put text where a path leads: a file in one step, a link such as ``/dev/stdout`` directly."""
+    if path.is_symlink() or is_special(path):
         with writing(path):
-            place.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     else:
-        replace_file(place, lambda draft: draft.write_text(text, encoding="utf-8"))
+        replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def is_special(path: Path) -> bool:

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -135,7 +136,8 @@ def tell(command: str, kind: str, words: str, code: int, *, as_json: bool) -> No
         _print_json(command, code, {"error": {"kind": kind, "message": words}})
     else:
         once = words.removeprefix(f"{command}: ")  # some errors begin with the function's name
-        print(f"{_title(command)}: {once}", file=sys.stderr)
+        with suppress(OSError):  # a log that is full does not change the exit code
+            print(f"{_title(command)}: {once}", file=sys.stderr, flush=True)
 
 
 def interrupted(command: str, *, as_json: bool) -> None:

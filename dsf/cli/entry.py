@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated
 
@@ -87,16 +88,37 @@ def main(arguments: list[str] | None = None) -> None:
     # The model library's advice is not an answer; an error still comes through.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     given = sys.argv[1:] if arguments is None else arguments
+    _write_every_letter()
     if sys.stdout is None:  # the shell closed it, as with >&-
         closed = ValueError("standard output is closed. Send the answer to a file or to /dev/null.")
         complain(_command(given), closed, LIMIT, as_json=False)
         sys.exit(LIMIT)
-    code = _code(given)
+    code = _code(given) if _has_folder(given) else USAGE
     try:
         sys.stdout.flush()
     except OSError as error:
         code = unwritten(_command(given), error)
     sys.exit(code)
+
+
+def _write_every_letter() -> None:
+    """A terminal or a log without Unicode gets escapes for the letters that it does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, TextIOWrapper):  # closed, or caught by a test
+            continue
+        if stream.errors == "strict" or "utf" not in stream.encoding.lower():
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _has_folder(arguments: list[str]) -> bool:
+    """Whether the folder that this runs in is there; without it, libraries end the process."""
+    try:
+        os.getcwd()
+    except OSError:
+        gone = ValueError("the folder that this runs in has been removed. Change to another.")
+        complain(_command(arguments), gone, USAGE, as_json="--json" in arguments)
+        return False
+    return True
 
 
 def _code(arguments: list[str]) -> int:

@@ -1,5 +1,6 @@
 """Text and tables on a terminal; nothing that comes from a model is ever taken for markup."""
 
+import sys
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -15,8 +16,19 @@ NARROWEST_PROSE = 40
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that reads no markup; wide where there is no terminal to set a width."""
-    made = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    """A console that reads no markup; wide where there is no terminal to set a width.
+
+    Whether there is one is asked of the system: FORCE_COLOR, which many build servers set, would
+    fill their logs with bars.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    made = Console(
+        stderr=stderr,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        force_terminal=stream is not None and stream.isatty(),
+    )
     if not made.is_terminal:
         made.width = UNBOUNDED
     return made

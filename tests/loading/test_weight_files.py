@@ -42,7 +42,7 @@ def test_honest_safetensors(tmp_path):
     [
         ({"a": entry([2**20, 2**20], 0, 4)}, b"\0" * 4, "header and the data disagree"),
         ({"a": entry([2**62, 4], 0, 0)}, b"", "no list of counts"),
-        ({"a": entry([1], 0, 400)}, b"\0" * 4, "header and the data disagree"),
+        ({"a": entry([1], 0, 400)}, b"\0" * 4, "cut short: it has 4 bytes .* header tells of 400"),
         ({"a": entry([1], 0, 4), "b": entry([1], 0, 4)}, b"\0" * 4, "disagree"),
         ({"a": entry([1], 0, 4, "OBJECT")}, b"\0" * 4, "described as .*OBJECT"),
         ({"a": entry([1], 0, 4)}, b"\0" * 400, "disagree"),

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("our_own_errors")
         (torch.tensor([1, 2]), [1, 2]),
         (np.array([1, -2]), [1, -2]),
         ({2}, [2]),
-        ((1, 2), (1, 2)),
-        (range(2), range(2)),
+        ((1, 2), [1, 2]),
+        (range(2), [0, 1]),
         (slice(np.int64(1), None), slice(1, None)),
     ],
     ids=repr,
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("our_own_errors")
 def test_numbers_of_other_libraries_become_plain(given, plain):
     edit = edits.Cut(torch.tensor(0), heads=given, read=given)
     assert (edit.layer, edit.heads, edit.read) == (0, plain, plain)
-    assert edits.from_json(json.loads(json.dumps(edit.to_json()))).to_json() == edit.to_json()
+    assert edits.from_json(json.loads(json.dumps(edit.to_json()))) == edit
     assert edits.Scale(0, torch.tensor(2.0)) == edits.Scale(0, 2)
 
 

@@ -247,8 +247,7 @@ def test_edits_that_do_not_fit_are_refused():
 )
 def test_edits_have_a_form_in_files(edit):
     again = edits.from_json(json.loads(json.dumps(edit.to_json())))
-    assert again.to_json() == edit.to_json()
-    assert type(again) is type(edit)
+    assert again == edit
 
 
 def test_broken_edits_in_files_are_refused():
