@@ -93,11 +93,12 @@ def write_inside(folder: Path, name: str, data: bytes) -> Path:
         place.check(missing=True)
         draft = place.beside(_draft_name(""))
         try:
-            handle = draft.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            with writing(folder / name):
+                handle = draft.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
             draft.rename(place)
         except BaseException:
             draft.remove()

@@ -151,3 +151,14 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     with pytest.raises(OSError, match="No space left") as raised:
         replace_file(tmp_path / "report.html", fill)
     assert raised.value.filename == str(tmp_path / "report.html")
+
+
+def test_so_is_one_inside_a_folder(tmp_path, monkeypatch):
+    def fill(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", fill)
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_inside(tmp_path, "units/0.json", b"{}")
+    assert raised.value.filename == str(tmp_path / "units/0.json")
+    assert list((tmp_path / "units").iterdir()) == []

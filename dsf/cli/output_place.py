@@ -1,5 +1,6 @@
 """Where a command will write is tried before anything heavy is imported."""
 
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -84,6 +85,8 @@ def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
         raise ValueError(f"{where}: is a device or a pipe, and a file is written. Give another.")
     if file.is_symlink() and not file.exists():
         raise ValueError(f"{where}: is a link that leads nowhere. Remove it.")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise ValueError(f"{where}: is write-protected. Give another name, or unprotect it.")
     if makes_folder:
         check_folder(file.parent, option=option)
         return

@@ -5,8 +5,9 @@ from collections import Counter
 import torch
 
 from dsf.claims import ALL, PAPERS, Table
-from dsf.cli import known_names
+from dsf.cli import earlier_run, known_names
 from dsf.inspection.results.measurements import QUANTITIES
+from dsf.properties import run_folder
 from dsf.properties.decided import PROPERTIES
 
 
@@ -28,3 +29,8 @@ def test_the_claims_of_a_paper_are_numbered_without_a_gap():
 def test_a_misspelt_word_is_told_what_it_may_mean():
     assert known_names.meant("causl", known_names.PROPERTIES) == "Did you mean causal?"
     assert known_names.meant("x", ("a", "b")) == "Choose from a, b."
+
+
+def test_the_files_of_a_run_are_those_that_it_writes():
+    assert earlier_run.OWN_NAMES == run_folder.OWN_NAMES
+    assert earlier_run.NAMES == (run_folder.MANIFEST, run_folder.UNFINISHED)

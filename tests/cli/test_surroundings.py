@@ -99,6 +99,17 @@ def test_pipes_and_links_are_no_place_for_a_file(tmp_path):
             check_file(tmp_path / "astray", "--out", makes_folder=replaced)
 
 
+def test_a_protected_file_is_not_replaced(tmp_path, monkeypatch):
+    """In a folder that may be written to it could be."""
+    file = tmp_path / "kept.csv"
+    file.write_text("old")
+    check_file(file, "--csv")
+    monkeypatch.setattr("os.access", lambda *_, **__: False)  # root may write to all
+    with pytest.raises(ValueError, match=r"kept\.csv': is write-protected"):
+        check_file(file, "--csv")
+    check_file(tmp_path / "new.csv", "--csv")
+
+
 def test_a_table_goes_where_a_link_leads(run_alone):
     """As /dev/stdout, which is a link to a pipe here."""
     done = run_alone(

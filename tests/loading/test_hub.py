@@ -78,3 +78,17 @@ def test_neither_a_folder_nor_an_id(name, no_network):
     with pytest.raises(LoadError, match="neither an existing folder nor a hub id"):
         load_model(name)
     assert no_network == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("~/models/a", "Write your home folder out"),
+        ("weights.gguf", "there is no such file"),
+        ("owner/weights.gguf", "there is no such file"),
+    ],
+)
+def test_a_path_to_nothing_is_not_looked_for_on_the_hub(no_network, name, words):
+    with pytest.raises(LoadError, match=words):
+        load_model(name)
+    assert no_network == []
