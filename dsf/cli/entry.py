@@ -146,6 +146,8 @@ def _code(arguments: list[str]) -> int:
     if stopped and code == 0:  # a library caught the interrupt and went on
         code = INTERRUPTED
     if code == INTERRUPTED:
+        if stopped:  # whoever presses the keys again would see libraries fail while they close
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         interrupted(command, as_json=as_json)
     return code
 

@@ -184,8 +184,9 @@ def test_the_parser_leaves_it_to_us_to_say_what_cannot_be_read(run, place, monke
     assert told
 
 
-def test_ctrl_c_is_answered_in_a_sentence(place):
-    """While the model loads, in a process of its own."""
+@pytest.mark.parametrize("times", [1, 3])
+def test_ctrl_c_is_answered_in_a_sentence(place, times):
+    """While the model loads, in a process of its own; also where it is pressed again and again."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     asked = [sys.executable, "-m", "dsf", "inspect", "model", "--ids", "1 2", "--no-report"]
     process = subprocess.Popen(
@@ -198,7 +199,9 @@ def test_ctrl_c_is_answered_in_a_sentence(place):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     time.sleep(0.8)
-    process.send_signal(signal.SIGINT)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
     _, told = process.communicate(timeout=60)
     # Python ends itself by the signal where it came while source text was being executed.
     assert process.returncode in (130, -signal.SIGINT), told
