@@ -94,6 +94,7 @@ def inspect(
     True
     """
     name = None
+    _check_text(text)
     if not isinstance(model, nn.Module):
         from dsf.loading import load_model
 
@@ -116,7 +117,7 @@ def inspect(
         strict=strict,
         layers=layers,
         heads=heads,
-        memory=memory,
+        memory=known_memory(memory),
         tokens=_texts(tokens, inputs, named),
         name=name,
         adapters=adapters,
@@ -240,6 +241,19 @@ def known_tolerance(tolerance: float | None) -> float | None:
     )
 
 
+def known_memory(memory: float | None) -> float | None:
+    """``memory``, if it is none or a number of bytes.
+
+    Raises:
+        ValueError: if not.
+    """
+    if memory is None or (isinstance(memory, int | float) and memory >= 0):
+        return memory
+    raise ValueError(
+        f"inspect: 'memory' is a number of bytes such as 8e9, or left out, but it is {memory!r}."
+    )
+
+
 def _texts(tokens: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     """The texts that were given, or those of the numbers that the model is given."""
     numbers = named.get("input_ids", inputs[0] if inputs else None)
@@ -290,6 +304,16 @@ def _numbers_of(tokenizer: Any, numbers: Any) -> TypeGuard[Tensor]:
     return numbers.ndim == 2 and bool(within.all())
 
 
+def _check_text(text: Any) -> None:
+    """Raises InspectionError unless it is none, a text that is not empty, or several of them."""
+    several = text if isinstance(text, list | tuple) else [text]
+    is_text = several and all(isinstance(each, str) and each for each in several)
+    if text is not None and not is_text:
+        raise InspectionError(
+            f"inspect: 'text' must be a text that is not empty, or several, but it is {text!r}."
+        )
+
+
 def _tokenised(
     tokenizer: Any, text: str | Sequence[str], named: dict[str, Any]
 ) -> tuple[dict[str, Any], list[list[str]]]:
@@ -300,7 +324,14 @@ def _tokenised(
             "inspect: 'text' needs a tokenizer, but the checkpoint has none. Pass input_ids=... "
             "(on the command line: --ids)."
         )
+    if "input_ids" in named:
+        raise InspectionError("inspect: 'text' and 'input_ids' are both inputs. Pass one of them.")
     samples = [text] if isinstance(text, str) else list(text)
+    if len(samples) > 1 and getattr(tokenizer, "pad_token", None) is None:
+        raise InspectionError(
+            "inspect: 'text' has several texts, and the tokenizer no token that fills the shorter "
+            "ones up. Inspect one text after another."
+        )
     batch = tokenizer(samples, return_tensors="pt", padding=len(samples) > 1)
     tokens = [token_texts(tokenizer, row) for row in batch["input_ids"].tolist()]
     return {**dict(batch), **named}, tokens

@@ -15,6 +15,7 @@ from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded
 from dsf.inspection.errors import InspectionError, memory_ran_out
+from dsf.inspection.input_hints import hint
 from dsf.inspection.softmax import interface
 from dsf.inspection.softmax.listener import recording_softmax
 
@@ -88,10 +89,14 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
             given = {f"input {k}": part for k, part in enumerate(inputs)} | named
             listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
             reason = f"{type(error).__name__}: {error}".rstrip(". \n")
+            cure = "" if part is not None else hint(model, inputs, named)
+            cure = cure or (
+                "Try to call the model itself with the same inputs; inspect passes them on "
+                f"unchanged.{_wants_a_card(model)}"
+            )
             raise InspectionError(
                 f"{described(part or model)} could not be run on its inputs "
-                f"({listed or 'none were given'}): {reason}. Try to call the model itself with the "
-                f"same inputs; inspect passes them on unchanged.{_wants_a_card(model)}"
+                f"({listed or 'none were given'}): {reason}. {cure}"
             ) from error
     return calls
 

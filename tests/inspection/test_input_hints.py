@@ -1,0 +1,69 @@
+"""A model that could not be run on its token numbers: the error says what is wrong with them."""
+
+import numpy as np
+import pytest
+import torch
+
+import dsf
+from dsf.inspection import InspectionError
+from dsf.models import folder, recall
+
+pytestmark = pytest.mark.usefixtures("our_own_errors")
+IDS = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
+
+
+@pytest.fixture(scope="module")
+def model():
+    from dsf.loading import load_model
+
+    return load_model(folder("llama")).model
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, r"pass input_ids=torch\.tensor\(\[\[1, 2\]\]\)"),
+        ({"input_id": IDS}, r"pass input_ids="),
+        ({"input_ids": None}, r"pass input_ids="),
+        ({"input_ids": [[1, 2]]}, r"must be a tensor, such as .*, but it is list\."),
+        ({"input_ids": np.array([[1, 2]])}, r"but it is ndarray\."),
+        ({"input_ids": IDS.float()}, r"whole numbers, but they are fractions: .*\.long\(\)"),
+        ({"input_ids": IDS[:, :0]}, r"one token at least, but the shape is \(1, 0\)"),
+        ({"input_ids": IDS + 10**6}, r"must be numbers from 0 to \d+, but there is 10000\d\d"),
+        ({"input_ids": -1 - IDS}, r"must be numbers from 0 to \d+, but there is -\d+"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said(model, given, words):
+    for call in (dsf.inspect, dsf.stack):
+        with pytest.raises(InspectionError, match=words):
+            call(model, **given)
+
+
+def test_numbers_of_one_sample_without_its_axis():
+    with pytest.raises(InspectionError, match=r"shape is \(32,\): input_ids\[None\] is one sample"):
+        dsf.inspect(folder("qwen3_next"), input_ids=IDS[0])
+
+
+def test_other_inputs_are_not_blamed(model):
+    with pytest.raises(InspectionError, match="Try to call the model itself"):
+        dsf.inspect(model, inputs_embeds="x")
+    with pytest.raises(InspectionError, match="Try to call the model itself"):
+        dsf.inspect(torch.nn.Linear(2, 3), torch.ones(1, 4, 5))
+
+
+@pytest.mark.parametrize("text", ["", 3, [], ["a", ""], ["a", 3]])
+def test_a_text_that_is_none(text):
+    with pytest.raises(InspectionError, match="'text' must be a text that is not empty"):
+        dsf.inspect(folder("text_mamba"), text=text)
+
+
+def test_two_inputs_are_one_too_many():
+    with pytest.raises(InspectionError, match="'text' and 'input_ids' are both inputs"):
+        dsf.inspect(folder("text_mamba"), text="a", input_ids=IDS)
+
+
+@pytest.mark.parametrize("memory", ["1GB", float("nan"), -1, [8]])
+def test_a_memory_that_is_no_number_of_bytes(model, memory):
+    with pytest.raises(ValueError, match="'memory' is a number of bytes such as 8e9"):
+        dsf.inspect(model, input_ids=IDS, memory=memory)
