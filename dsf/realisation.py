@@ -19,6 +19,7 @@ from dsf.evaluate.enclosure import enclosed_rows
 from dsf.evaluate.exact_rows import entries_of, is_small, squared_distance
 from dsf.evaluate.scaled_norms import norm
 from dsf.evaluate.windows.folding import fold
+from dsf.shapes import at_least
 from dsf.system import System
 from dsf.transition import Dense
 
@@ -300,8 +301,8 @@ def _rounded_up(bound: Tensor, like: Tensor) -> Tensor:
 def _one_of(order: int | None, tolerance: float | None) -> None:
     if (order is None) == (tolerance is None):
         raise ValueError("reduce: give either 'order' or 'tolerance', and only one of them.")
-    if order is not None and order < 1:
-        raise ValueError(f"reduce: 'order' must be at least 1, but it is {order}.")
+    if order is not None:
+        at_least(1, "reduce", "order", order)
     if tolerance is not None and not 0 <= tolerance < 1:
         raise ValueError(f"reduce: 'tolerance' must lie in [0, 1), but it is {tolerance}.")
 

@@ -1,5 +1,6 @@
 """Checks of sizes and axes, and the error that names the axis and the sizes when they differ."""
 
+import operator
 from collections.abc import Mapping
 
 Size = int | tuple[int, ...]
@@ -35,6 +36,27 @@ def has_axes(owner: str, part: str, shape: tuple[int, ...], axes: str) -> None:
             f"{owner}: '{part}' must have the axes '{axes}', "
             f"but its shape is {_plain(tuple(shape))}."
         )
+
+
+def at_least(least: int, owner: str, name: str, value: object, unit: str = "") -> int:
+    """``value``, if it is a whole number of at least ``least``.
+
+    Raises:
+        TypeError: if it is no whole number.
+        ValueError: if it is smaller.
+
+    >>> at_least(1, "window_mass", "width", 4)
+    4
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{owner}: '{name}' must be a whole number, but it is {value!r}.")
+    if number < least:
+        raise ValueError(f"{owner}: '{name}' must be at least {least}{unit}, but it is {number}.")
+    return number
 
 
 def _listed(sizes: Mapping[str, Size]) -> str:

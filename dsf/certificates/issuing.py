@@ -19,6 +19,7 @@ from dsf.certificates import checker
 from dsf.certificates.certificate import SEAL, Certificate, Level, Verdict
 from dsf.distribution import VERSION
 from dsf.saving import LeadsOutside, read_inside, remove_inside, write_inside
+from dsf.shapes import has_axes
 
 Given = ParamSpec("Given")
 
@@ -159,8 +160,15 @@ def certifiable(role: str, part: Tensor) -> None:
 
     Raises:
         TypeError: if it is not a real floating tensor of 16 bits or more.
-        ValueError: if it is empty.
+        ValueError: if it is empty, or a map without the two axes of one.
     """
+    if not isinstance(part, Tensor):
+        raise TypeError(
+            f"certify: '{role}' must be a torch tensor, such as layer.map(), but it is "
+            f"{type(part).__name__}."
+        )
+    if role == "map":
+        has_axes("certify", role, tuple(part.shape), "*batch written read")
     if part.dtype not in TYPES:
         cure = (
             "Certify the real and the imaginary part separately."

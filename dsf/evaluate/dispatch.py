@@ -63,6 +63,10 @@ def respond(
         tensor([1.0000, 0.5000, 0.2500])
     """
     check_signal(system, signal)
+    if method is not None and not callable(method):
+        raise TypeError(
+            f"respond: 'method' must be a function such as dsf.recurrent, but it is {method!r}."
+        )
     if isinstance(system, System) and out is None and signal.numel() >= LARGE:
         needed = respond_bytes(system, signal.shape[-1])
         check_plan("respond", needed, signal.device, cure=SMALLER)

@@ -15,6 +15,7 @@ from dsf.evaluate.scaled_norms import norm
 from dsf.measures.fold import blocks, widened
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import MASS, NORM
+from dsf.shapes import at_least
 from dsf.system import System
 
 STEPS = 40
@@ -67,8 +68,7 @@ def energy_gain(
     >>> energy_gain(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
     tensor(4.)
     """
-    if steps < 1:
-        raise ValueError(f"energy_gain: 'steps' must be at least 1, but it is {steps}.")
+    at_least(1, "energy_gain", "steps", steps)
     source = widened(map_or_system)
     if isinstance(source, SystemSum) or (isinstance(source, System) and kept_rows(source) is None):
         smaller = source.steps * min(source.input_size, source.output_size)

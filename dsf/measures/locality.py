@@ -11,6 +11,7 @@ from dsf.evaluate.windows.folding import fold
 from dsf.measures.fold import per_row
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import BY_LAG, DISTANCE, MASS, near
+from dsf.shapes import at_least
 from dsf.system import System
 
 BLOCK = 256
@@ -146,8 +147,7 @@ def half_life(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
 
 
 def _at_least_one(measure: str, width: int) -> None:
-    if width < 1:
-        raise ValueError(f"{measure}: 'width' must be at least 1 token, but it is {width}.")
+    at_least(1, measure, "width", width, " token")
 
 
 def _fills(grid: tuple[int, int], tokens: int) -> None:

@@ -14,6 +14,7 @@ from dsf.measures.state_use import NOISE
 from dsf.plot.drawing_style import style
 from dsf.properties.recurrent_state import LayerState, states_of
 from dsf.saving import replace_file
+from dsf.shapes import at_least
 
 COLOURS = {"kept": "#3879b5", "taken": "#d65430", "decayed": "#d8d4c8"}
 
@@ -115,8 +116,7 @@ def report_state(
             "report_state: 'inspection' must be what dsf.inspect returns, but it is "
             f"{type(inspection).__name__}."
         )
-    if maps < 1:
-        raise ValueError(f"report_state: 'maps' must be at least 1, but it is {maps}.")
+    at_least(1, "report_state", "maps", maps)
     if not noise > 0:
         raise ValueError(f"report_state: 'noise' must be above 0, but it is {noise}.")
     found, without = states_of(inspection, maps=maps, noise=noise, dtype=dtype)

@@ -239,7 +239,7 @@ WRONG = [
     ("intervene", ["--ids", "1", "--edit", "cut read=1"], "cut needs layers"),
     ("intervene", ["--ids", "1", "--edit", "cut layers=1 read"], "'read' is no field=value"),
     ("intervene", ["--ids", "1", "--edit", "cut layers=1 read=x"], "read is 'x'; it must be whole"),
-    ("intervene", ["--ids", "1", "--edit", "cut layers=1 layers=2"], "layer is there twice"),
+    ("intervene", ["--ids", "1", "--edit", "cut layers=1 layers=2"], "layers is there twice"),
     ("intervene", ["--ids", "1", "--edit", "cut layers=1 width=2"], "cut has no field 'width'"),
     ("intervene", ["--ids", "1", "--edit", "scale layers=1"], "scale needs factor"),
     ("intervene", ["--ids", "1", "--edit", "state-from layers=1 token=1"], "--other-text or"),
