@@ -1,11 +1,41 @@
-"""What is wrong with the token numbers that a model could not be run on, where that can be told."""
+"""What is wrong with the inputs of a model, where that can be told."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
+from dsf.inspection.errors import InspectionError
+
 NUMBERS = "input_ids"
+OURS = (
+    "adapters", "against", "blocks", "checks", "clean", "edits", "exact", "heads", "layers",
+    "memory", "position", "probe", "progress", "resume", "sources", "strict", "target", "text", "together",
+    "tolerance", "tokens",
+)  # fmt: skip
+"""Arguments of ``dsf.inspect``, ``dsf.stack``, ``dsf.intervene`` and ``dsf.sweep``."""
+AS_GOOD_AS = 0.85
+
+
+def check_names(model: nn.Module, named: Iterable[str]) -> None:
+    """Whether no input of a model of the library is a misspelt argument of ours.
+
+    Its forward pass takes every name and ignores what it does not know.
+
+    Raises:
+        InspectionError: if one is.
+    """
+    takes = signature(model.forward).parameters
+    for name in named:
+        near = [] if name in takes else get_close_matches(name, OURS, n=1, cutoff=AS_GOOD_AS)
+        if near:
+            raise InspectionError(
+                f"{name}: no input of {type(model).__name__} is called so, which would ignore it "
+                f"without a word. Did you mean '{near[0]}' of dsf.inspect, dsf.intervene or "
+                "dsf.sweep?"
+            )
 
 
 def hint(model: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> str:

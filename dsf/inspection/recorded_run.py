@@ -15,7 +15,7 @@ from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded
 from dsf.inspection.errors import InspectionError, memory_ran_out
-from dsf.inspection.input_hints import hint
+from dsf.inspection.input_hints import check_names, hint
 from dsf.inspection.softmax import interface
 from dsf.inspection.softmax.listener import recording_softmax
 
@@ -55,6 +55,8 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     """
     calls = [] if calls is None else calls
     wide = dtype_of(model) is torch.float64
+    if part is None and interface.models_of_library(model) == [model]:
+        check_names(model, named)
     named = without_cache(model, named) if part is None else named
     inputs, named = lent(inputs), lent(named)
     where = ModuleStack(

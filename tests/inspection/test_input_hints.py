@@ -67,3 +67,17 @@ def test_two_inputs_are_one_too_many():
 def test_a_memory_that_is_no_number_of_bytes(model, memory):
     with pytest.raises(ValueError, match="'memory' is a number of bytes such as 8e9"):
         dsf.inspect(model, input_ids=IDS, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("layer", "layers"), ("head", "heads"), ("tolerence", "tolerance"), ("edit", "edits")],
+)
+def test_a_misspelt_argument_is_not_ignored(model, name, meant):
+    for call in (dsf.inspect, dsf.stack, dsf.intervene):
+        with pytest.raises(InspectionError, match=f"{name}: no input of .*Did you mean '{meant}'"):
+            call(model, input_ids=IDS, **{name: 0})
+
+
+def test_what_the_model_may_know_is_passed_on(model):
+    assert len(dsf.inspect(model, input_ids=IDS, output_attentions=True, nonsense=1)) == 2
