@@ -12,8 +12,8 @@ from dsf.inspection.errors import InspectionError
 NUMBERS = "input_ids"
 OURS = (
     "adapters", "against", "blocks", "checks", "clean", "edits", "exact", "heads", "layers",
-    "memory", "position", "probe", "progress", "resume", "sources", "strict", "target", "text", "together",
-    "tolerance", "tokens",
+    "memory", "position", "probe", "progress", "resume", "sources", "strict", "target", "text",
+    "together", "tolerance", "tokens",
 )  # fmt: skip
 """Arguments of ``dsf.inspect``, ``dsf.stack``, ``dsf.intervene`` and ``dsf.sweep``."""
 AS_GOOD_AS = 0.85
