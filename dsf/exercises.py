@@ -94,8 +94,8 @@ def exercise(number: int) -> Iterator[None]:
         else:
             _tell(
                 number,
-                f"open. It goes on with '{error.name}', which an exercise before this one finds: "
-                "solve that one first, then run this cell again.",
+                f"open. It goes on with '{error.name}', which a cell above makes: run that one "
+                "first, and if it is an exercise solve it, then run this cell again.",
             )
     except Exception as error:
         if isinstance(error, NotImplementedError) and _is_to_be_written(error):

@@ -195,8 +195,8 @@ def test_what_an_open_exercise_has_not_found_is_waited_for(capsys):
     with exercise(3):
         assert period > 0  # noqa: F821
     assert capsys.readouterr().out == (
-        "exercise 3: open. It goes on with 'period', which an exercise before this one finds: "
-        "solve that one first, then run this cell again.\n"
+        "exercise 3: open. It goes on with 'period', which a cell above makes: run that one first, "
+        "and if it is an exercise solve it, then run this cell again.\n"
     )
 
 
