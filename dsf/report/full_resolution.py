@@ -13,8 +13,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from dsf.kernels import applies
 from dsf.report.exact_windows import exact_windows
-from dsf.report.map_bytes import FAST, MINUS_INFINITY, SMALL, coded, decoded, packed
+from dsf.report.joined_rows import joined, joined_masks
+from dsf.report.map_bytes import (
+    AT_ONCE,
+    FAST,
+    MINUS_INFINITY,
+    NUMBER,
+    SMALL,
+    coded,
+    decoded,
+    packed,
+)
 from dsf.report.map_view import MapView
 from dsf.report.pooling import edges, pool, reduced_runs
 from dsf.report.selection import Selection, part_of
@@ -161,6 +172,11 @@ def shrunk(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights and masks of some maps pooled once more, to at most ``side`` cells along a side."""
     rows, columns = (edges(size, min(size, side)) for size in weights.shape[1:])
+    work = AT_ONCE * weights.size
+    if applies(NUMBER, work=work):
+        reach = np.full(weights.shape[1], weights.shape[2])
+        hidden, _ = joined_masks(masked, rows, columns, compiled=True)
+        return joined(weights, reach, rows, columns, work=work).strongest, hidden
     hidden = reduced_runs(np.logical_and, masked, rows, axis=1)
     return (
         pool(pool(weights, rows, axis=1), columns, axis=2),

@@ -396,12 +396,13 @@ def _maps(seen: Sequence[MapView], *, exact: bool) -> list[dict[str, Any]]:
 
 def _map(view: MapView, *, exact: bool) -> dict[str, Any]:
     order = np.argsort(-np.abs(np.nan_to_num(view.column_sums)), kind="stable")
+    bright, largest_apart = view.bright_and_largest_apart
     return {
         "label": view.label,
         "sample": view.sample,
         "scale": view.scale,
-        "bright": view.bright,
-        "largest_apart": view.largest_apart,
+        "bright": bright,
+        "largest_apart": largest_apart,
         "signed": view.signed,
         "nans": view.nans,
         "infinities": view.infinities,

@@ -49,11 +49,6 @@ class MapView:
         return abs(self.strongest[0].weight) if self.strongest else 0.0
 
     @property
-    def largest_apart(self) -> float:
-        """The largest finite magnitude of the cells beside the diagonal; of all, if these are 0."""
-        return self._apart()[1] or self.scale
-
-    @property
     def bright(self) -> float:
         """The weight from which on a colour is full, so that a few cells do not hide the rest.
 
@@ -61,10 +56,20 @@ class MapView:
         which often take most of the weight, do not count. It is at least a sixteenth of the largest
         of those cells, so that noise stays pale beside a few strong weights.
         """
-        seen, _ = self._apart()
-        if not seen.any():
-            return self.scale
-        return min(max(float(np.quantile(seen, BRIGHT)), float(seen.max()) * FAINTEST), self.scale)
+        return self.bright_and_largest_apart[0]
+
+    @property
+    def bright_and_largest_apart(self) -> tuple[float, float]:
+        """``bright``, and the largest finite magnitude of the cells beside the diagonal.
+
+        The latter is that of all cells, if these are 0.
+        """
+        seen, largest = self._apart()
+        apart = largest or self.scale
+        highest = float(seen.max(initial=0.0))
+        if not highest:
+            return self.scale, apart
+        return min(max(quantile(seen, BRIGHT), highest * FAINTEST), self.scale), apart
 
     def _apart(self) -> tuple[Float[np.ndarray, " cells"], float]:
         """The magnitudes that decide what is bright, and the largest beside the diagonal."""
@@ -92,6 +97,20 @@ def apart(
     largest = float(np.nanmax(size, initial=0.0))
     size[:, :1] = np.nan
     return size[np.isfinite(size) & ~masked], largest
+
+
+def quantile(numbers: Float[np.ndarray, " cells"], share: float) -> float:
+    """The number below which a share of some numbers lies, as by ``np.quantile``, in half the time.
+
+    Between the two numbers next to that place it is interpolated.
+    """
+    place = (len(numbers) - 1) * share
+    below = int(place)
+    above = min(below + 1, len(numbers) - 1)
+    low, high = np.partition(numbers, (below, above))[[below, above]].tolist()
+    beyond = place - below
+    step = high - low
+    return low + step * beyond if 2 * beyond < 1 else high - step * (1 - beyond)
 
 
 def without_sample(label: str, sample: int) -> str:

@@ -161,7 +161,7 @@ def _ways(operator: Operator, source: object) -> set[bool]:
 BLOCK_BYTES = 32 * 2**20
 """The largest number of bytes in one block of rows."""
 
-USUAL, LEAST = 64, 2**17
+USUAL, LEAST = 128, 2**17
 """Rows of a block, and weights in blocks of more rows than that, which are of few short maps."""
 
 Progress = Callable[[float], None]

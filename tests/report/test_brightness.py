@@ -7,7 +7,7 @@ import torch
 import dsf
 from dsf.kernels import availability
 from dsf.report.layer_content import _map
-from dsf.report.map_view import apart
+from dsf.report.map_view import apart, quantile
 from dsf.report.selection import select
 from dsf.report.views import views
 
@@ -45,7 +45,7 @@ def test_the_diagonal_does_not_count(of, softmax):
     )
     view = view_of(of, softmax, weights)
     assert view.scale == pytest.approx(1.0)
-    assert view.largest_apart == pytest.approx(0.05)
+    assert view.bright_and_largest_apart[1] == pytest.approx(0.05)
     assert view.bright < 0.05
 
 
@@ -57,7 +57,8 @@ def test_noise_stays_pale_beside_a_few_strong_weights(of, softmax):
 
 def test_the_largest_weight_is_the_end_where_nothing_else_is(of, softmax):
     view = view_of(of, softmax, torch.ones(1, 1))
-    assert view.bright == view.scale == view.largest_apart == 1
+    assert view.bright == view.scale == 1
+    assert view.bright_and_largest_apart == (1, 1)
 
 
 def test_what_is_not_finite_does_not_count(of, softmax):
@@ -98,3 +99,10 @@ def test_compiled_loops_see_the_same_weights(of, softmax, square, monkeypatch):
     np.testing.assert_array_equal(found[0], seen)
     assert found[1] == largest
     assert len(seen) == (12 * 11) // 2 - 11 - 2 + (0 if square else 11)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 50, 51, 101, 4096])
+def test_a_quantile_is_that_of_numpy(count):
+    numbers = np.random.default_rng(count).random(count) ** 8
+    for share in (0.0, 0.3, 0.98, 1.0):
+        assert quantile(numbers.copy(), share) == np.quantile(numbers, share)
