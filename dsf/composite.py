@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Shaped
@@ -190,3 +190,12 @@ class SystemSum:
 
 
 Operator = System | ExplicitMap | SystemSum
+
+
+def at_rest(system: Operator) -> Operator:
+    """The same without an initial state, which is not part of the map."""
+    if isinstance(system, System):
+        return replace(system, initial=None)
+    if isinstance(system, SystemSum):
+        return SystemSum(tuple(replace(part, initial=None) for part in system))
+    return system

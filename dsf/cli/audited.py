@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from dsf.cli.errors import MissingHereError
+from dsf.cli.errors import FAILED, LIMIT, WELL, MissingHereError
 from dsf.cli.progress import progress
 from dsf.cli.run_model import DTYPES
 from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
 from dsf.inspection.choice import parsed
 from dsf.loading import load_model
-from dsf.properties.audit import AuditRow, audit
+from dsf.properties.audit import NOT_READ, ROUNDED, WRONG, AuditRow, audit
 from dsf.report.escaping import escaped
 
 HEADS = ("number type", "tokens", "layer", "formula", "rounding", "expected", "verdict")
@@ -81,8 +81,16 @@ def typed(text: str) -> list[torch.dtype]:
     return [DTYPES[part.strip()] for part in text.split(",")]
 
 
+def code_of(rows: Sequence[AuditRow]) -> int:
+    """The exit code: of a layer that was not read nothing is known."""
+    verdicts = {row.verdict for row in rows}
+    if verdicts & {ROUNDED, WRONG}:
+        return FAILED
+    return LIMIT if NOT_READ in verdicts else WELL
+
+
 def show_audit(rows: Sequence[AuditRow]) -> None:
-    """One line for every layer, length and number type, then the reasons."""
+    """One line for every layer, length and number type, then the reasons and what is not known."""
     print_table(
         HEADS,
         [
@@ -101,6 +109,9 @@ def show_audit(rows: Sequence[AuditRow]) -> None:
     for row in rows:
         if row.reason:
             print(f"{row.dtype}, {row.tokens} tokens, {escaped(row.layer)}: {row.reason}")
+    unread = dict.fromkeys(escaped(row.layer) for row in rows if row.verdict == NOT_READ)
+    if unread:
+        print(f"Not read, so nothing is known about {len(unread)}: {', '.join(unread)}.")
 
 
 def _shown(number: float | None) -> str:

@@ -52,6 +52,7 @@ def delta_rule(
     write: Inexact[Tensor, "*batch time key rank"],
     removal: Inexact[Tensor, "*batch time key rank"],
     read: Inexact[Tensor, "*batch time key"],
+    initial: Inexact[Tensor, "*batch key channel"] | None = None,
 ) -> System:
     """``A_t = (I - write_t removal_tᵀ) diag(decay_t)``, ``B_t = write_t``, ``C_t = read_t``.
 
@@ -60,7 +61,7 @@ def delta_rule(
     costs less when it is expanded along ``key`` rather than copied.
     """
     A = DiagonalPlusLowRank(decay=decay, left=-write, right=decay.unsqueeze(-1) * removal)
-    return System(A, B=write, C=read.unsqueeze(-2))
+    return System(A, B=write, C=read.unsqueeze(-2), initial=initial)
 
 
 Reading = Callable[[Tensor, int, int], Tensor]

@@ -181,20 +181,21 @@ def running_maximum(
     log_decay: Float[Tensor, "*batch time width"],
     logit: Float[Tensor, "*batch time width"],
     *,
-    start: float,
+    start: float | Float[Tensor, "*batch width"],
 ) -> Float[Tensor, "*batch time width"]:
     """``m_t = max(m_{t-1} + log_decay_t, logit_t)`` from ``m_0 = start``.
 
     Computed one token after the other: by cumulative sums it would lose digits with every token.
     """
-    largest, found = torch.full_like(logit[..., 0, :], start), []
+    largest, found = torch.zeros_like(logit[..., 0, :]) + start, []
     for fade, new in zip(log_decay.unbind(-2), logit.unbind(-2), strict=True):
         largest = torch.maximum(largest + fade, new)
         found.append(largest)
     return torch.stack(found, dim=-2)
 
 
-def before(part: Tensor, *, axis: int, start: float) -> Tensor:
+def before(part: Tensor, *, axis: int, start: float | Tensor) -> Tensor:
     """``part`` delayed by one token along ``axis``, with ``start`` at the first token."""
-    first = torch.full_like(part.narrow(axis, 0, 1), start)
+    start = start.unsqueeze(axis) if isinstance(start, Tensor) else start
+    first = torch.zeros_like(part.narrow(axis, 0, 1)) + start
     return torch.cat([first, part.narrow(axis, 0, part.shape[axis] - 1)], dim=axis)

@@ -15,7 +15,7 @@ from torch import nn
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Invocation, Through, bound, copied
+from dsf.inspection.capture.calls import Call, Invocation, Through, copied, given_to
 from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_double, in_float64
@@ -64,7 +64,23 @@ def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Ca
 def _of_module(
     call: Call, invocation: Invocation, changes: Sequence[Callable[[Any], None]]
 ) -> Call:
-    twin, products = _copy_of(call.module), Products()
+    try:
+        return _run_again(call, invocation, _copy_of(call.module), changes)
+    except NoReferenceError:  # such as a forward pass that knows its module by a closure
+        if changes or not can_be_widened(call.module):
+            raise
+        with _ONE_AT_A_TIME, widened(call.module):
+            return _run_again(call, invocation, call.module, ())
+
+
+def _run_again(
+    call: Call,
+    invocation: Invocation,
+    twin: nn.Module,
+    changes: Sequence[Callable[[Any], None]],
+) -> Call:
+    """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
+    products = Products()
     with in_double():
         for change in changes:
             change(twin)
@@ -72,10 +88,14 @@ def _of_module(
     if invocation.is_prepared:  # hooks of the copy prepare it again, in float64
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            prepared.update(in_float64(copied(bound(twin.forward, args, kwargs))))
+            prepared.update(in_float64(copied(given_to(twin, args, kwargs))))
 
-        twin.register_forward_pre_hook(note, with_kwargs=True)
-    output = _run(twin, invocation, RememberedProducts(twin, products))
+        handle = twin.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        output = _run(twin, invocation, RememberedProducts(twin, products))
+    finally:
+        if invocation.is_prepared:
+            handle.remove()
     arguments = prepared or in_float64(dict(call.arguments))
     again = _changed(call, arguments, output, call.surroundings)
     return replace(again, products=products)

@@ -1,6 +1,5 @@
 """Row sums and column sums of a map, and its largest weight on later tokens."""
 
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.algebra import adjoint
-from dsf.composite import ExplicitMap, SystemSum
+from dsf.composite import ExplicitMap, SystemSum, at_rest
 from dsf.evaluate import MapOrSystem, respond
 from dsf.evaluate.cache import kept_rows
 from dsf.measures.fold import total, widened
@@ -39,17 +38,8 @@ def _response_to_ones(system: System | SystemSum | ExplicitMap) -> Tensor:
     real = all(getattr(part, "takes_real_part", False) for part in parts)
     dtype = system.dtype.to_real() if real else system.dtype
     one = torch.ones((), dtype=dtype, device=system.device)
-    response = respond(_at_rest(system), one.expand(*system.batch, reads, system.input_size, 1))
+    response = respond(at_rest(system), one.expand(*system.batch, reads, system.input_size, 1))
     return response.flatten(-3, -2).squeeze(-1)
-
-
-def _at_rest(system: System | SystemSum | ExplicitMap) -> System | SystemSum | ExplicitMap:
-    """The system without its initial state, which is not part of the map."""
-    if isinstance(system, System):
-        return replace(system, initial=None)
-    if isinstance(system, SystemSum):
-        return SystemSum(tuple(replace(part, initial=None) for part in system))
-    return system
 
 
 def row_sum_spread(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:

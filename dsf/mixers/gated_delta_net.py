@@ -25,6 +25,7 @@ class GatedDeltaNet(Mixer):
     Attributes:
         rate: β_t, write strength; 0 writes and erases nothing.
         log_decay: g_t, nats per token, at most 0 for a decay that does not grow.
+        initial: the state before the first token; zero when absent.
     """
 
     query: Inexact[Tensor, "*batch time key"]
@@ -32,6 +33,7 @@ class GatedDeltaNet(Mixer):
     value: Inexact[Tensor, "*batch time channel"]
     rate: Inexact[Tensor, "*batch time"]
     log_decay: Inexact[Tensor, "*batch time"]
+    initial: Inexact[Tensor, "*batch key channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2412.06464"
 
@@ -42,6 +44,7 @@ class GatedDeltaNet(Mixer):
             write=self.rate[..., None, None] * key,
             removal=key,
             read=self.query,
+            initial=self.initial,
         )
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:

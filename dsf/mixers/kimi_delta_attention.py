@@ -27,6 +27,7 @@ class KimiDeltaAttention(Mixer):
     Attributes:
         rate: β_t, write strength; 0 writes and erases nothing.
         log_decay: g_t, nats per token, at most 0.
+        initial: the state before the first token; zero when absent.
     """
 
     query: Float[Tensor, "*batch time key"]
@@ -34,6 +35,7 @@ class KimiDeltaAttention(Mixer):
     value: Float[Tensor, "*batch time channel"]
     rate: Float[Tensor, "*batch time"]
     log_decay: Float[Tensor, "*batch time key"]
+    initial: Float[Tensor, "*batch key channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2510.26692"
 
@@ -44,6 +46,7 @@ class KimiDeltaAttention(Mixer):
             write=self.rate[..., None, None] * key,
             removal=key,
             read=self.query,
+            initial=self.initial,
         )
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:

@@ -5,7 +5,7 @@ r"""Retention: linear attention with one constant decay.
 Source: Sun et al. 2023, arXiv:2307.08621.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -25,19 +25,22 @@ class Retention(Mixer):
     Attributes:
         decay: γ, a factor per token, one for every batch entry (head). A complex decay also rotates
             the state and makes the output complex.
+        initial: the state before the first token; zero when absent.
     """
 
     query: Inexact[Tensor, "*batch time key"]
     key: Inexact[Tensor, "*batch time key"]
     value: Inexact[Tensor, "*batch time channel"]
     decay: Inexact[Tensor, "*batch"]
+    initial: Inexact[Tensor, "*batch key channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2307.08621"
 
     def system(self) -> System:
         *batch, steps, states = self.key.shape
         A = ScaledIdentity(self.decay.unsqueeze(-1).expand(*batch, steps), states)
-        return System.from_write_and_read(A, write=self.key, read=self.query)
+        system = System.from_write_and_read(A, write=self.key, read=self.query)
+        return replace(system, initial=self.initial)
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
         return self.value.unsqueeze(-2)

@@ -18,9 +18,10 @@ from torch import Tensor
 from dsf.ingredients.recurrent_cells import before, running_maximum
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.solve import recurrence
+from dsf.shapes import ShapeError
+from dsf.solve import continued
 from dsf.system import System
-from dsf.transition import Diagonal, ScaledIdentity
+from dsf.transition import ScaledIdentity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -31,29 +32,48 @@ class RWKV4(Mixer):
         key: the logarithm of a token's weight.
         log_decay: w, nats per token, at most 0.
         bonus: u, added to the current token's log weight in place of any decay.
+        start, start_total, start_peak: the weighted sum of values and the sum of weights before the
+            first token, both divided by e to the power of the last; from rest when absent.
     """
 
     key: Float[Tensor, "*batch time channel"]
     value: Float[Tensor, "*batch time channel"]
     log_decay: Float[Tensor, " channel"]
     bonus: Float[Tensor, " channel"]
+    start: Float[Tensor, "*batch channel"] | None = None
+    start_total: Float[Tensor, "*batch channel"] | None = None
+    start_peak: Float[Tensor, "*batch channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2305.13048"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [part is not None for part in (self.start, self.start_total, self.start_peak)]
+        if any(given) and not all(given):
+            raise ShapeError(
+                "RWKV4: 'start', 'start_total' and 'start_peak' are one state, but only some of "
+                "them were given. Give all three, or none for a start from rest."
+            )
+
     def system(self) -> System:
-        largest = running_maximum(self.log_decay.expand_as(self.key), self.key, start=-torch.inf)
-        earlier = before(largest, axis=-2, start=-torch.inf)
+        peak_before: Tensor | float = -torch.inf if self.start_peak is None else self.start_peak
+        largest = running_maximum(self.log_decay.expand_as(self.key), self.key, start=peak_before)
+        earlier = before(largest, axis=-2, start=peak_before)
         decay = (earlier + self.log_decay - largest).exp()
         write = (self.key - largest).exp()
-        total = recurrence(Diagonal(decay), write.unsqueeze(-1)).squeeze(-1)
+        first = None if self.start_total is None else self.start_total[..., None, None]
+        total = continued(ScaledIdentity(decay.mT, 1), write.mT[..., None, None], first)[0]
+        total_before: Tensor | float = 0.0 if self.start_total is None else self.start_total
         boosted = self.key + self.bonus
         peak = torch.maximum(earlier, boosted)
         past, own = (earlier - peak).exp(), (boosted - peak).exp()
-        normaliser = past * before(total, axis=-2, start=0.0) + own
+        normaliser = past * before(total[..., 0, 0].mT, axis=-2, start=total_before) + own
         B, C, D = (
             part.mT[..., None, None] for part in (write, past / normaliser, own / normaliser)
         )
-        return System(ScaledIdentity(decay.mT, 1), B, C, D, reads_before_update=True)
+        initial = None if self.start is None else self.start[..., None, None]
+        A = ScaledIdentity(decay.mT, 1)
+        return System(A, B, C, D, initial=initial, reads_before_update=True)
 
     def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
         return self.value.mT[..., None, None]

@@ -33,6 +33,7 @@ class SelectiveStateSpace(Mixer):
             end in those of the batch.
         write, read: shared by all channels.
         feedthrough: one factor per channel, added as D.
+        initial: the state before the first token; zero when absent.
     """
 
     value: Float[Tensor, "*batch time channel"]
@@ -41,6 +42,7 @@ class SelectiveStateSpace(Mixer):
     write: Float[Tensor, "*batch time state"]
     read: Float[Tensor, "*batch time state"]
     feedthrough: Float[Tensor, "*leading channel"] | None = None
+    initial: Float[Tensor, "*batch channel state 1"] | None = None
 
     source: ClassVar[str] = "arXiv:2312.00752"
 
@@ -63,6 +65,7 @@ class SelectiveStateSpace(Mixer):
             B=SampledWrite(self.step.mT, self.write.unsqueeze(-3).expand(size)),
             C=self.read.unsqueeze(-3).expand(size).unsqueeze(-2),
             D=D,
+            initial=self.initial,
         )
 
     def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:

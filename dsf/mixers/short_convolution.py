@@ -31,6 +31,7 @@ class ShortConvolution(Mixer):
             whose signal is one.
         write_gate: factor on ``value``; one when absent.
         read_gate: factor on the output; one when absent.
+        earlier: the gated values before the first token, the latest last; zero when absent.
     """
 
     value: Float[Tensor, "*batch time channel"]
@@ -38,6 +39,7 @@ class ShortConvolution(Mixer):
     bias: Float[Tensor, " channel"] | None = None
     write_gate: Float[Tensor, "*batch time channel"] | None = None
     read_gate: Float[Tensor, "*batch time channel"] | None = None
+    earlier: Float[Tensor, "*batch channel taps"] | None = None
 
     source: ClassVar[str] = "LFM2, Liquid AI 2025"
 
@@ -54,7 +56,8 @@ class ShortConvolution(Mixer):
             D = torch.stack([torch.zeros_like(added), added], dim=-1).unsqueeze(-2)
         *batch, steps = writing.shape
         A = Shift.register(self.value, batch=torch.Size(batch), steps=steps, size=taps)
-        return System(A=A, B=B, C=C, D=D)
+        initial = None if self.earlier is None else self.earlier.flip(-1).unsqueeze(-1)
+        return System(A=A, B=B, C=C, D=D, initial=initial)
 
     def _factor(self, factor: Tensor | None) -> Tensor:
         return (torch.ones_like(self.value) if factor is None else factor).mT

@@ -33,6 +33,7 @@ class StateSpaceDuality(Mixer):
         pole: a, per unit of time, below zero.
         write, read: shared by the heads of one group.
         feedthrough: one factor per head, added as D.
+        initial: the state before the first token; zero when absent.
 
     Raises:
         ShapeError: if the number of heads is not a multiple of the number of groups.
@@ -44,6 +45,7 @@ class StateSpaceDuality(Mixer):
     write: Float[Tensor, "*batch group time state"]
     read: Float[Tensor, "*batch group time state"]
     feedthrough: Float[Tensor, " head"] | None = None
+    initial: Float[Tensor, "*batch head state channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2405.21060"
 
@@ -67,6 +69,7 @@ class StateSpaceDuality(Mixer):
             B=SampledWrite(self.step, self._for_heads(self.write)),
             C=self._for_heads(self.read).unsqueeze(-2),
             D=D,
+            initial=self.initial,
         )
 
     def _for_heads(self, part: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def audit(
         lengths: numbers of tokens.
         dtypes: number types of the weights.
         vocabulary: token ids are drawn from 0 to ``vocabulary - 1``.
-        layers: which layers to compare, as ``dsf.inspect`` takes them.
+        layers: which layers to compare, as ``dsf.inspect`` takes them. What cannot be read has a
+            row all the same.
         device: where the copies run; by default where the model is.
         progress: called with the number of finished runs and that of all runs.
 

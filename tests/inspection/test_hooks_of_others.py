@@ -206,3 +206,32 @@ def test_what_writes_into_the_input_of_an_attention_is_not_done_twice(dtype):
     near = 1e-5 if dtype is torch.float32 else 3e-2
     torch.testing.assert_close(wrote.map(), scaled.map(), rtol=0, atol=near)
     assert "written into while it ran" in wrote.compared_with
+
+
+@TYPES
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
+def test_a_function_around_a_recurrent_module_may_name_its_arguments_otherwise(kind, dtype):
+    torch.manual_seed(0)
+    inner = kind(4, 4, batch_first=True).eval().to(dtype)
+    before_it = inner.forward
+    inner.forward = lambda tokens, *rest: tuple(before_it(tokens, *rest))
+    x = torch.randn(2, 6, 4).to(dtype)
+    (layer,) = dsf.inspect(inner, x)
+    assert layer.compared_with == "its module in float64"
+    assert layer.formula < 1e-12
+    assert all(part.dtype is dtype for part in inner.parameters())
+
+
+@TYPES
+def test_a_function_around_a_mamba_layer_may_name_nothing(dtype):
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=13, hidden_size=16, num_hidden_layers=2, state_size=4, pad_token_id=0
+    )
+    model = transformers.MambaModel(config).eval().to(dtype)
+    mixer = model.layers[0].mixer
+    before_it = mixer.forward
+    mixer.forward = lambda *args, **kwargs: before_it(*args, **kwargs) + 0
+    inspection = dsf.inspect(model, **IDS)
+    assert [layer.formula < 1e-12 for layer in inspection] == [True, True]
+    assert {layer.compared_with for layer in inspection} == {"its module in float64"}

@@ -55,3 +55,40 @@ def test_projections_of_an_attention_may_be_made(norm, dtype):
     assert layer.formula < 1e-12
     whole = layer.whole
     torch.testing.assert_close(whole(whole.given), whole.output)
+
+
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: norm.__name__)
+def test_weights_of_a_recurrent_module_may_be_made(norm, kind):
+    """Its layers and directions run with these weights, in float64 and not as they were left."""
+    torch.manual_seed(0)
+    module = kind(4, 5, num_layers=2, bidirectional=True, batch_first=True)
+    norm(module, "weight_hh_l1_reverse")
+    norm(module, "weight_ih_l0")
+    x = torch.randn(2, 7, 4)
+    with torch.no_grad():
+        module(x)
+    inspection = dsf.inspect(module.eval(), x)
+    assert len(inspection) == 4
+    assert not inspection.unsupported
+    assert max(layer.formula for layer in inspection) < 1e-12
+    assert max(layer.rounding for layer in inspection) < 1e-5
+
+
+def test_weights_of_a_cell_may_be_made():
+    class Stepwise(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = torch.nn.GRUCell(4, 5)
+            old_weight_norm(self.cell, "weight_hh")
+
+        def forward(self, x):
+            state, outputs = torch.zeros(len(x), 5), []
+            for token in x.unbind(1):
+                state = self.cell(token, state)
+                outputs.append(state)
+            return torch.stack(outputs, 1)
+
+    torch.manual_seed(0)
+    (layer,) = dsf.inspect(Stepwise().eval(), torch.randn(2, 7, 4))
+    assert layer.formula < 1e-12

@@ -265,6 +265,20 @@ def bound(
     return found
 
 
+def given_to(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a forward pass by the names that the class of the module gives them.
+
+    A plain function in the place of ``forward``, as wrappers put there, may name them otherwise.
+    """
+    if "forward" in vars(module):
+        try:
+            named = bound(type(module).forward, (module, *args), kwargs)
+        except TypeError:  # it is called in another way than those of its class
+            return bound(module.forward, args, kwargs)
+        return dict(list(named.items())[1:])
+    return bound(module.forward, args, kwargs)
+
+
 def copied(value: Any, known: Copies | None = None) -> Any:
     """``value`` with every tensor copied, since later code may write into the original.
 
@@ -401,13 +415,13 @@ def recording(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> Any:
             before = begun[module].pop()
-            originals = bound(module.forward, args, kwargs)
+            originals = given_to(module, args, kwargs)
             invocation = Invocation(module, before.args, before.kwargs, before.weights)
             invocation.is_prepared = before.prepared is not None
             if where is not None and where.tracker is not None:
                 invocation.given = [where.tracker.of(part) for part in before.given]
             args, kwargs = before.prepared or (before.args, before.kwargs)
-            arguments = bound(module.forward, args, kwargs)
+            arguments = given_to(module, args, kwargs)
             call = Call(name, module, arguments, copied(output), place=len(calls))
             call.invocation = invocation
             if where is not None:

@@ -8,13 +8,14 @@ the output projection.
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
@@ -29,11 +30,16 @@ from dsf.threads import at_work
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """One call of a linear map: the module, its input and its output."""
+    """One call of a linear map: the module, its input and its output.
+
+    Attributes:
+        writes: how often its output had been written into when it returned.
+    """
 
     module: nn.Module
     given: Tensor
     output: Tensor
+    writes: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,8 @@ class Surroundings:
             there is none.
         out: the output projection; None where the response is the module's output.
         output: the module's output, ``sample time model``.
+        clamped: the lowest and the highest number to which the module clamped the values after
+            their projection; None where it did not.
     """
 
     given: Tensor
@@ -57,6 +65,7 @@ class Surroundings:
     gate: Tensor | None
     out: nn.Module | None
     output: Tensor
+    clamped: tuple[float, float] | None = None
 
 
 # A linear map is recorded for the module that contains it and for that module's parent.
@@ -361,8 +370,9 @@ class ModuleStack:
         if not self._running or self._running[-1].module is not module:
             return
         if is_linear(module) and len(given) == 1 and isinstance(output, Tensor):
+            projected = Projected(module, given[0], output, times_written(output))
             for outer in self._running[-LEVELS - 1 : -1]:
-                outer.projected.append(Projected(module, given[0], output))
+                outer.projected.append(projected)
 
 
 def _takes_hooks(module: nn.Module) -> bool:
@@ -402,10 +412,14 @@ def surroundings(
     if found is None or not isinstance(output, Tensor) or output.ndim != 3:
         return None
     source, places = found
+    clamped = _clamped(source, places)
+    if clamped is not None and not clamped[0] <= 0 <= clamped[1]:
+        return None
     given = source.given.reshape(value.shape[0], value.shape[2], -1)
     if not after:
         same = output.shape == mixed.shape and torch.equal(output, mixed)
-        return _kept(given, source, places, None, None, output) if same else None
+        alone = _kept(given, source, places, None, None, output)
+        return replace(alone, clamped=clamped) if same else None
     # The projection of an output gate may run between the attention and the output projection.
     fitting = (call for call in after if call.given.shape == mixed.shape)
     behind = next((call for call in fitting if _ends(call.output, added, output)), None)
@@ -414,7 +428,23 @@ def surroundings(
     output = behind.output
     equal = torch.equal(behind.given, mixed)
     gate = None if equal else _ratio(behind.given, mixed)
-    return _kept(given, source, places, gate, behind, output)
+    return replace(_kept(given, source, places, gate, behind, output), clamped=clamped)
+
+
+def _clamped(source: Projected, places: Int[Tensor, " width"]) -> tuple[float, float] | None:
+    """To which numbers the module clamped the values in place, after their projection.
+
+    None where it left them as they are, and a range without numbers where it did anything else.
+    """
+    module = source.module
+    if times_written(source.output) == source.writes or not isinstance(module, nn.Linear):
+        return None
+    before = functional.linear(source.given, module.weight, module.bias)[..., places]
+    after = source.output[..., places]
+    low, high = (float(part) for part in after.aminmax())
+    if torch.equal(before, after):
+        return None
+    return (low, high) if torch.equal(before.clamp(low, high), after) else (1.0, -1.0)
 
 
 def _ends(last: Tensor, added: tuple[Any, ...], output: Tensor) -> bool:

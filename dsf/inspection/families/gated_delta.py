@@ -18,6 +18,7 @@ from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import InspectionError
+from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.shared import (
     LONE_PADDING,
     UNIT_EPSILON,
@@ -60,6 +61,7 @@ def read(layer: Captured) -> GatedDeltaNet:
         value=by_head(value, module.num_v_heads),
         rate=rate.mT,
         log_decay=(-weights["A_log"].exp() * softplus(a + weights["dt_bias"])).mT,
+        initial=state_before(layer),
     )
 
 

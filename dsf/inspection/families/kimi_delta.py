@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.shared import (
     activation,
     by_head,
@@ -39,6 +40,7 @@ def read(layer: Captured) -> KimiDeltaAttention:
         value=value,
         rate=layer.project("b_proj", hidden).sigmoid().mT,
         log_decay=_log_decay(layer, hidden),
+        initial=state_before(layer),
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.carried import gated_before
 from dsf.inspection.families.shared import LONE_PADDING, masked, masking, some_rows
 from dsf.inspection.whole.stages import Chain
 from dsf.mixers import ShortConvolution
@@ -22,6 +23,7 @@ def read(layer: Captured) -> ShortConvolution:
         bias=layer.weights.get("conv.bias"),
         write_gate=write_gate,
         read_gate=read_gate,
+        earlier=gated_before(layer, layer.weights["conv.weight"].shape[-1]),
     )
 
 

@@ -17,6 +17,7 @@ from torch.nn.functional import silu, softplus
 from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.fla_shared import TOLERANCE
 from dsf.inspection.families.shared import (
     activation,
@@ -54,7 +55,17 @@ def read(layer: Captured) -> SelectiveStateSpace:
         write=write,
         read=read_out,
         feedthrough=layer.weights["D"],
+        initial=first_state(layer),
     )
+
+
+def first_state(layer: Captured) -> Tensor | None:
+    """The state that a cache holds of earlier tokens; None from rest.
+
+    The library takes it up for a single token only: it scans several from rest.
+    """
+    state, steps = state_before(layer), layer.arguments["hidden_states"].shape[1]
+    return state.unsqueeze(-1) if state is not None and steps == 1 else None
 
 
 def enter(layer: Captured, halves: Halves = _halves) -> Chain:

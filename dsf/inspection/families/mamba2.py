@@ -18,6 +18,7 @@ from torch.nn.functional import silu, softplus
 from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.fla_shared import TOLERANCE
 from dsf.inspection.families.shared import (
     LONE_PADDING,
@@ -57,6 +58,7 @@ def read(layer: Captured) -> StateSpaceDuality:
         write=by_head(write, module.n_groups),
         read=by_head(read_out, module.n_groups),
         feedthrough=layer.weights["D"],
+        initial=None if (state := state_before(layer)) is None else state.mT,
     )
 
 

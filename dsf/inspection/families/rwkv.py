@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.families.structure import Structure
 from dsf.inspection.whole.stages import Chain, Filter, Scale
 from dsf.mixers import RWKV4
@@ -27,7 +28,18 @@ def read(layer: Captured) -> RWKV4:
         value=_projected(layer, "value"),
         log_decay=-layer.weights["time_decay"].exp(),
         bonus=layer.weights["time_first"],
+        **_before(layer),
     )
+
+
+def _before(layer: Captured) -> dict[str, Tensor]:
+    """The sums that the state of the call holds of earlier tokens; empty without one."""
+    state = layer.arguments.get("state")
+    if state is None:
+        return {}
+    names = ("start", "start_total", "start_peak")
+    place = layer.module.layer_id
+    return {name: in_float64(part[..., place]) for name, part in zip(names, state[2:], strict=True)}
 
 
 def enter(layer: Captured) -> Chain:
@@ -47,7 +59,10 @@ def _projected(layer: Captured, name: str) -> Tensor:
 
 def _blended(layer: Captured, name: str) -> Chain:
     now = layer.weights[f"time_mix_{name}"].flatten()
-    return Chain((Filter(torch.stack([1 - now, now], dim=-1)), layer.projection(name)))
+    taps, state = torch.stack([1 - now, now], dim=-1), layer.arguments.get("state")
+    earlier = None if state is None else in_float64(state[1][..., layer.module.layer_id])
+    shift = Filter(taps, earlier=None if earlier is None else earlier.unsqueeze(-2))
+    return Chain((shift, layer.projection(name)))
 
 
 ADAPTER = Adapter(

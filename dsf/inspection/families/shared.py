@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.carried import convolved_before
 from dsf.inspection.whole.stages import Filter, Project, Scale
 
 LONE_PADDING = (
@@ -71,11 +72,13 @@ def some_rows(layer: Captured, name: str, pick: Callable[[Tensor], Tensor]) -> P
 def convolution(layer: Captured, name: str, channels: slice = slice(None)) -> Filter:
     """The depthwise causal convolution ``name``, or some of its channels.
 
-    Its last tap multiplies the current token.
+    Its last tap multiplies the current token. A layer that continues a cache convolves the inputs
+    that it holds of earlier tokens, too.
     """
     bias = layer.weights.get(f"{name}.bias")
     kernel = layer.weights[f"{name}.weight"].squeeze(1)
-    return Filter(kernel[channels], None if bias is None else bias[channels])
+    earlier = convolved_before(layer, channels, kernel.shape[-1])
+    return Filter(kernel[channels], None if bias is None else bias[channels], earlier=earlier)
 
 
 def rms_normalised(x: Tensor, *, epsilon: float) -> Tensor:

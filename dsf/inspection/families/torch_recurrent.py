@@ -101,7 +101,7 @@ class Sequences:
 def split(whole: Captured) -> Iterator[Captured]:
     """One captured call for every layer and direction, in the order in which they ran."""
     module = whole.module
-    twins = [twin(module, layer) for layer in range(module.num_layers)]
+    twins = [twin(module, layer, whole.weights) for layer in range(module.num_layers)]
     for sequences in _sequences(whole):
         inputs = sequences.inputs
         for layer, alone in enumerate(twins):
@@ -146,8 +146,12 @@ def finish(
     return mixed.squeeze(-1)
 
 
-def twin(module: Any, layer: int) -> Any:
-    """One layer of ``module`` as a module of its own, batch first, in float64."""
+def twin(module: Any, layer: int, weights: Mapping[str, Tensor]) -> Any:
+    """One layer of ``module`` as a module of its own, batch first, in float64.
+
+    Args:
+        weights: those in float64, also what the module makes of others when it runs.
+    """
     kind = next(cls for cls in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, cls))
     directions = module.bidirectional + 1
     width = module.proj_size or module.hidden_size
@@ -165,8 +169,13 @@ def twin(module: Any, layer: int) -> Any:
         **settings,
     ).requires_grad_(False)
     for name, weight in alone.named_parameters():
-        weight.copy_(in_float64(getattr(module, name.replace("_l0", f"_l{layer}"))))
+        weight.copy_(_weight(module, name.replace("_l0", f"_l{layer}"), weights))
     return alone
+
+
+def _weight(module: Any, name: str, weights: Mapping[str, Tensor]) -> Tensor:
+    """A weight in float64; one that is neither held nor made, as a pruned one, as it was left."""
+    return weights[name] if name in weights else in_float64(getattr(module, name))
 
 
 def _sequences(whole: Captured) -> Iterator[Sequences]:
@@ -347,7 +356,7 @@ def repeat(cell: Any, arguments: Mapping[str, Any]) -> Tensor:
 
 def as_one_layer(whole: Captured) -> Iterator[Captured]:
     """The joined call of a cell as that of a layer on the whole sequence, batch first."""
-    alone, starts = _as_layer(whole.module), _states(whole.arguments.get("hx"))
+    alone, starts = _as_layer(whole.module, whole.weights), _states(whole.arguments.get("hx"))
     inputs, output = whole.arguments["input"], whole.output
     if inputs.ndim == 2:
         inputs, output = inputs.unsqueeze(1), output.unsqueeze(1)
@@ -356,7 +365,7 @@ def as_one_layer(whole: Captured) -> Iterator[Captured]:
     yield whole.replaced(module=alone, arguments=arguments, output=output.transpose(0, 1))
 
 
-def _as_layer(cell: Any) -> Any:
+def _as_layer(cell: Any, weights: Mapping[str, Tensor]) -> Any:
     kind = next(layer for single, layer in KINDS if isinstance(cell, single))
     settings = {"nonlinearity": cell.nonlinearity} if kind is nn.RNN else {}
     alone = kind(
@@ -369,7 +378,7 @@ def _as_layer(cell: Any) -> Any:
         **settings,
     ).requires_grad_(False)
     for name, weight in alone.named_parameters():
-        weight.copy_(in_float64(getattr(cell, name.removesuffix("_l0"))))
+        weight.copy_(_weight(cell, name.removesuffix("_l0"), weights))
     return alone
 
 

@@ -32,6 +32,7 @@ def read(layer: Captured) -> SelectiveStateSpace:
         write=write,
         read=read_out,
         feedthrough=weights["D"],
+        initial=mamba.first_state(layer),
     )
 
 

@@ -89,7 +89,7 @@ def read(layer: Captured) -> SoftmaxAttention:
         value,
         bias,
         scale=float(scale) if scale is not None else query.shape[-1] ** -0.5,
-        causal=layer.arguments["is_causal"] and query.shape[-2] > 1,
+        causal=_is_causal(layer) and query.shape[-2] == key.shape[-2],
     )
     return replace(plain, softcap=layer.arguments.get("softcap"), sink=sink)
 
@@ -119,9 +119,22 @@ def _bias(layer: Captured) -> Tensor | None:
     mask, position = (layer.arguments.get(name) for name in ("attention_mask", "position_bias"))
     if position is not None:
         position = as_bias(position)[..., :keys]
+    steps = layer.arguments["query"].shape[-2]
+    if mask is None and position is None and _is_causal(layer) and steps != keys:
+        return causal_bias((steps, keys), layer.arguments["query"].device)
     if mask is None or position is None:
         return position if mask is None else mask[..., :keys]
     return mask[..., :keys] + position
+
+
+def _is_causal(layer: Captured) -> bool:
+    return bool(layer.arguments["is_causal"]) and layer.arguments["query"].shape[-2] > 1
+
+
+def causal_bias(size: tuple[int, int], device: torch.device) -> Float[Tensor, "1 1 time read"]:
+    """The mask of a causal map that need not be square, aligned at the first tokens as in torch."""
+    seen = torch.ones(size, dtype=torch.bool, device=device).tril()
+    return as_bias(seen)[None, None]
 
 
 def _repeated(part: Tensor, heads: int) -> Tensor:
@@ -140,7 +153,18 @@ def enter(layer: Captured) -> Chain:
     places = in_float64(found.places).unflatten(-1, value.shape[-3:-2] + value.shape[-1:])
     places = places.repeat_interleave(heads // value.shape[-3], dim=0).flatten()
     weight, bias = linear_map(found.source)
-    return Chain((Project(weight[places], None if bias is None else bias[places]),))
+    project = Project(weight[places], None if bias is None else bias[places])
+    return Chain((project, *clamping(found, project)))
+
+
+def clamping(found: Surroundings, project: Project) -> tuple[Scale, ...]:
+    """A stage that takes the projected values to where the module clamped them; else no stage."""
+    if found.clamped is None:
+        return ()
+    low, high = found.clamped
+    values = project(in_float64(found.given))
+    factor = values.clamp(low, high) / torch.where(values == 0, 1, values)
+    return (Scale(factor),)
 
 
 def leave(layer: Captured, _: Tensor) -> Chain:

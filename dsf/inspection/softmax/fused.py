@@ -130,8 +130,7 @@ def _bias(layer: Captured, query: Tensor, key: Tensor) -> Tensor | None:
         batch = layer.output.shape[:-2]
         return _by_sample(layer, attention.as_bias(mask).expand(*batch, *size), batch)
     if _is_causal(layer) and size[0] != size[1]:
-        seen = torch.ones(size, dtype=torch.bool, device=query.device).tril()
-        return attention.as_bias(seen)[None, None]
+        return attention.causal_bias(size, query.device)
     return None
 
 

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.composite import PANEL, Operator, RowSource, SystemSum
+from dsf.composite import PANEL, Operator, RowSource, SystemSum, at_rest
 from dsf.evaluate import attention_map, respond
 from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.maps import Selection
@@ -202,7 +202,7 @@ class WholeMixer(AffineLayer):
         return signal if bool(signal.any()) else signal.new_zeros(()).expand(signal.shape)
 
     def _mixed(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
-        """The mixer's response to the values ``x``, without what its constant inputs add.
+        """The mixer's response to ``x`` alone, without its constant inputs and its first state.
 
         Axes before ``sample`` are computed as further columns, which share the coefficients.
         """
@@ -212,7 +212,8 @@ class WholeMixer(AffineLayer):
             - self._signal_of_zero_values
             for each in stacked
         ]
-        responses = respond(self._system, torch.cat(signals, dim=-1)).chunk(len(signals), dim=-1)
+        together = respond(at_rest(self._system), torch.cat(signals, dim=-1))
+        responses = together.chunk(len(signals), dim=-1)
         mixed = torch.stack([as_tokens(each, self.mixer.value) for each in responses])
         return mixed.reshape(*front, *mixed.shape[1:])
 

@@ -71,11 +71,13 @@ class Filter:
 
     Attributes:
         ahead: how many tokens after the current one the last tap multiplies; 0 if it is causal.
+        earlier: the inputs of the tokens before the first, the latest last; zero when absent.
     """
 
     kernel: Float[Tensor, "width taps"]
     bias: Float[Tensor, " width"] | None = None
     ahead: int = 0
+    earlier: Float[Tensor, "sample before width"] | None = None
 
     def linear(self, x: Tokens) -> Tokens:
         steps, taps = x.shape[-2], self.kernel.mT.contiguous()  # rows are quicker than columns
@@ -95,10 +97,15 @@ class Filter:
 
     @property
     def is_linear(self) -> bool:
-        return self.bias is None
+        return self.bias is None and self.earlier is None
 
     def __call__(self, x: Tokens) -> Tokens:
-        return self.linear(x) if self.bias is None else self.linear(x) + self.bias
+        filtered = self.linear(x)
+        if self.earlier is not None:
+            count = self.earlier.shape[-2]
+            both = torch.cat([self.earlier, torch.zeros_like(x)], dim=-2)
+            filtered = filtered + self.linear(both)[..., count:, :]
+        return filtered if self.bias is None else filtered + self.bias
 
 
 @dataclass(frozen=True, eq=False)
