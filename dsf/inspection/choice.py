@@ -12,11 +12,12 @@ MOST_DIGITS = 40
 """Of a number that is typed; Python reads no longer ones than a few thousand."""
 
 
-def chosen_layers(names: Sequence[str], wanted: Chosen) -> set[str]:
+def chosen_layers(names: Sequence[str], wanted: Chosen, *, order: str = "") -> set[str]:
     """The names of the layers that are wanted.
 
     Args:
         names: of all layers, in the order in which they ran.
+        order: in words what else the names are ordered by, for the message.
         wanted: numbers in that order (negative ones count from the end), slices of them, names,
             paths of modules that hold layers, patterns such as ``"*.3.*"``, or several of these;
             None for all.
@@ -35,7 +36,7 @@ def chosen_layers(names: Sequence[str], wanted: Chosen) -> set[str]:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             raise InspectionError(
                 f"layers: {_worded(each)} is none of the {len(names)} layers, which are "
-                f"{listed}{more}. Give numbers, slices, names or patterns such as '*.0.*'."
+                f"{order}{listed}{more}. Give numbers, slices, names or patterns such as '*.0.*'."
             )
         found.update(matching)
     return found

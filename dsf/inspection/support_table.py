@@ -119,6 +119,7 @@ UNKNOWN = (
     "no adapter reads this class; a run may find softmax attention in it, and probes it where it "
     "is linear in its values"
 )
+AS_DEFINED = "in the order in which the model defines them, "
 SCRIPTED = "TorchScript takes no hooks: load its state_dict() into the plain module"
 
 
@@ -158,8 +159,10 @@ def support(
     Args:
         model: a module, which may be on the meta device; a folder with a ``config.json``; a GGUF
             file; or a hub id, of which only the configuration is downloaded.
-        layers: which mixers, as ``dsf.inspect`` takes them; numbers count in the order of the
-            model's modules.
+        layers: which mixers, as ``dsf.inspect`` takes them; but numbers count in the order in
+            which the model defines its modules, since nothing has run: they are not those of
+            ``dsf.inspect`` where a model runs its modules in another order, or some of them twice
+            or never. Names and patterns mean the same in both.
         adapters: further adapters, as for ``dsf.inspect``.
         revision, offline: the revision of a hub id, and whether to use the local cache only.
 
@@ -176,7 +179,7 @@ def support(
 
         model = load_skeleton(model, revision=revision, offline=offline)
     found = tuple(_found(model, adapters))
-    chosen = chosen_layers([each.name for each in found], layers)
+    chosen = chosen_layers([each.name for each in found], layers, order=AS_DEFINED)
     return tuple(each for each in found if each.name in chosen)
 
 

@@ -121,3 +121,21 @@ def test_an_inspection_by_name_and_slice(model, prompt):
     assert (len(part), part.model, part.environment) == (2, found.model, found.environment)
     with pytest.raises(KeyError, match=r"no layer is called 'x'; there are model\.layers\.0"):
         found["x"]
+
+
+def test_support_counts_modules_as_they_are_defined_and_says_so():
+    class Crossed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.later = torch.nn.GRU(4, 4, batch_first=True)
+            self.sooner = torch.nn.LSTM(4, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.later(self.sooner(x)[0])[0]
+
+    model = Crossed()
+    (found,) = dsf.support(model, layers=0)
+    (layer,) = dsf.inspect(model, torch.randn(1, 5, 4), layers=0)
+    assert (found.name, layer.name) == ("later", "sooner[layer 0]")
+    with pytest.raises(InspectionError, match="in the order in which the model defines them, 0 la"):
+        dsf.support(model, layers=2)
