@@ -58,6 +58,9 @@ class Adapter:
         whole: instead of ``enter`` and ``leave``, a function from the mixer to the whole layer.
         overlooked: the padding tokens whose output the module computes in another way than the
             mixer, as a boolean mask ``sample time``; None if there are none.
+        idle: the rows of the captured output whose keys are all masked, as a boolean mask of its
+            axes but the last; None if there are none. What stands there is no number of the layer,
+            so that it is no rounding either.
         axes: what the batch axes of the mixer's system count.
         split: for a module that holds several mixers (the layers and directions of an LSTM): one
             captured call for each of them.
@@ -88,6 +91,7 @@ class Adapter:
     finish: Callable[[Captured, Tensor], Tensor] | None = None
     whole: Callable[[Any], AffineLayer] | None = None
     overlooked: Callable[[Captured], Tensor | None] = _none
+    idle: Callable[[Captured], Tensor | None] = _none
     axes: tuple[str, ...] = ("sample", "head")
     split: Callable[[Captured], Parts] = one_layer
     join: Callable[[Sequence[Call]], Sequence[Call]] = alone

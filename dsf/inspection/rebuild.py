@@ -91,17 +91,34 @@ def rebuild(
 
 
 def _comparisons(
-    call: Call, adapter: Adapter, family: str, limits: Limits, *, hastened: bool
+    call: Call,
+    adapter: Adapter,
+    family: str,
+    limits: Limits,
+    *,
+    hastened: bool,
+    repeats: bool = True,
 ) -> "list[Comparison]":
+    """What is compared of a call.
+
+    Args:
+        hastened: whether the copy of the module may compute in another way.
+        repeats: whether the module runs again; else the run is compared with itself.
+    """
     with _explained(call, family):
-        reference, compared_with, sharp = _reference(call, adapter, limits, hastened=hastened)
+        reference, compared_with, sharp = (
+            _reference(call, adapter, limits, hastened=hastened)
+            if repeats
+            else (call, _itself(call, "its module draws random numbers"), False)
+        )
         tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
         layers = list(captured_layers(reference, adapter, family))
         outputs = _outputs(call, adapter, family) if reference is not call else []
         outputs = outputs or [layer.output for layer in layers]
 
-    def again(number: int) -> Comparison:
-        return _comparisons(call, adapter, family, limits, hastened=False)[number]
+    def again(number: int, *, repeats: bool = True) -> Comparison:
+        made = _comparisons(call, adapter, family, limits, hastened=False, repeats=repeats)
+        return made[number]
 
     return [
         Comparison(
@@ -112,6 +129,7 @@ def _comparisons(
             compared_with,
             tolerance,
             again=partial(again, number) if hastened and reference is not call else None,
+            drawn=partial(again, number) if reference.draws else None,
         )
         for number, (layer, output) in enumerate(zip(layers, outputs, strict=True))
     ]
@@ -152,6 +170,8 @@ class Comparison:
         output: what the module put out in the run of the model.
         compared_with: what the layer is compared with, in words.
         again: the same with the module as it is, where its copy was hastened.
+        drawn: where the module drew random numbers when it ran again: the same with others, or
+            without its running again.
     """
 
     call: Call
@@ -161,6 +181,7 @@ class Comparison:
     compared_with: str
     tolerance: float
     again: "Callable[[], Comparison] | None" = None
+    drawn: "Callable[..., Comparison] | None" = None
 
     def layer(self) -> InspectedLayer:
         """The layer, rebuilt and compared."""
@@ -178,8 +199,15 @@ class Comparison:
         if found.rounding > expected:
             if self.again is not None:
                 return self.again().layer()
+            if self.drawn is not None and self._is_random(self.drawn()):
+                return self.drawn(repeats=False).layer()
             _warn_of_rounding(self.captured, found.rounding, expected, dtype)
         return found
+
+    def _is_random(self, other: "Comparison") -> bool:
+        """Whether the module puts out something else with other random numbers."""
+        other.captured.products.close()
+        return not torch.equal(self.captured.output, other.captured.output)
 
     def _compared(self) -> InspectedLayer:
         layer, adapter = self.captured, self.adapter
@@ -188,7 +216,7 @@ class Comparison:
         formula = self._formula(mixer, system)
         if not math.isfinite(largest(self.output)):
             raise ReconstructionError(_not_finite(layer))
-        rounding = 0.0 if self.output is layer.output else relative_error(self.output, layer.output)
+        rounding = self._rounding()
         if not formula <= self.tolerance:
             words = _worded(layer, adapter, formula, self.tolerance, self.compared_with)
             raise ReconstructionError(words, formula)
@@ -205,6 +233,16 @@ class Comparison:
             rounding=rounding,
             compared_with=self.compared_with,
         )
+
+    def _rounding(self) -> float:
+        """How far the run lies from its module in float64, at rows that have keys, relative."""
+        layer, output = self.captured, self.output
+        if output is layer.output:
+            return 0.0
+        idle = self.adapter.idle(layer)
+        if idle is not None and idle.shape == output.shape[:-1] == layer.output.shape[:-1]:
+            output = torch.where(idle.unsqueeze(-1), layer.output, output)
+        return relative_error(output, layer.output)
 
     def _formula(self, mixer: Any, system: Any) -> float:
         """The relative error of the rebuilt layer, at the tokens whose rows are compared.
@@ -294,13 +332,18 @@ def _reference(
     try:
         reference = reference_call(call, adapter, hastened=hastened)
     except NoReferenceError as error:
-        dtype = str(call.first_output.dtype).removeprefix("torch.")
-        return call, f"what it put out in {dtype}: {error}", False
+        return call, _itself(call, str(error)), False
     device = call.first_output.device
     elsewhere = "" if home(device) == device else f" on the processor, since {device} has none"
     packed = kinds(call.module)
     written_out = f", its packed weights ({packed}) written out" if packed else ""
     return reference, IN_DOUBLE + elsewhere + written_out, True
+
+
+def _itself(call: Call, reason: str) -> str:
+    """What a layer is compared with where its module does not run again, in words."""
+    dtype = str(call.first_output.dtype).removeprefix("torch.")
+    return f"what it put out in {dtype}: {reason}"
 
 
 def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:

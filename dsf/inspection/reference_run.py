@@ -11,7 +11,8 @@ from dataclasses import replace
 from threading import Lock
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
@@ -92,13 +93,13 @@ def _run_again(
 
         handle = twin.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        output = _run(twin, invocation, RememberedProducts(twin, products))
+        output, draws = _run(twin, invocation, RememberedProducts(twin, products))
     finally:
         if invocation.is_prepared:
             handle.remove()
     arguments = prepared or in_float64(dict(call.arguments))
     again = _changed(call, arguments, output, call.surroundings)
-    return replace(again, products=products)
+    return replace(again, products=products, draws=draws)
 
 
 def _of_attention(call: Call, invocation: Invocation) -> Call:
@@ -131,28 +132,38 @@ def _attended(call: Call, invocation: Invocation, twin: nn.Module) -> Call:
         recording_softmax(where, calls),
         recording_attention_in(twin, call.implementation, where, calls),
     ):
-        _run(twin, invocation)
+        _, draws = _run(twin, invocation)
     place = invocation.calls.index(call)
     again = [one for one in calls if one.module is twin and one.through is call.through]
     if len(again) != len(invocation.calls) or not _alike(call, again[place]):
         raise NoReferenceError("alone and in float64 its module attends in another way")
     found = again[place]
     around = _at_home(found.surroundings, twin, call.module)
-    return _changed(call, found.arguments, found.output, around)
+    return replace(_changed(call, found.arguments, found.output, around), draws=draws)
 
 
 def _run(
     twin: nn.Module, invocation: Invocation, products: RememberedProducts | None = None
-) -> Any:
+) -> tuple[Any, bool]:
+    """What the module puts out, and whether random numbers were drawn meanwhile."""
     args, kwargs = in_float64((invocation.args, invocation.kwargs))
     try:
         with in_double(), products or nullcontext():
-            return twin(*args, **kwargs)
+            before = _random_state(twin)
+            output = twin(*args, **kwargs)
+            return output, not torch.equal(before, _random_state(twin))
     except Exception as error:  # whatever a module's code does where it is not used to float64
         if is_out_of_memory(error):
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise NoReferenceError(f"its module does not run alone in float64 ({reason})") from error
+
+
+def _random_state(module: nn.Module) -> Tensor:
+    """The states of the generators that the module draws from, in one row."""
+    devices = {part.device for part in module.parameters() if part.device.type == "cuda"}
+    states = [torch.cuda.get_rng_state(each) for each in sorted(devices, key=str)]
+    return torch.cat([torch.get_rng_state(), *states])
 
 
 def _alike(call: Call, again: Call) -> bool:

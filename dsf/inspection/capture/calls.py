@@ -120,6 +120,7 @@ class Call:
         product: which of the products of its module's forward pass made the response, from 1; 0
             where none of them did.
         refused: why the calls of its module are no sequences, where joining them showed that.
+        draws: whether its module drew random numbers when it ran again.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Call:
     weights_by: nn.Module | None = None
     product: int = 0
     refused: str = ""
+    draws: bool = False
 
     @property
     def is_kept(self) -> bool:

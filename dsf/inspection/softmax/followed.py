@@ -122,5 +122,6 @@ ADAPTER = Adapter(
     enter=enter,
     leave=attention.leave,
     overlooked=overlooked,
+    idle=_fully_masked,
     join=join,
 )
