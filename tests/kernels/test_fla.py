@@ -26,7 +26,7 @@ from dsf.mixers import (
 )
 from dsf.transition import Diagonal, DiagonalPlusLowRank
 from tests.kernels import fla_stand_in
-from tests.mixer_fields import draw
+from tests.mixer_fields import draw, tensors
 
 HERE = torch.device("cpu")
 LABELS = tuple(function.label for function in fla.FUNCTIONS.values())
@@ -88,7 +88,7 @@ def test_a_key_and_its_rate_are_found_again():
 
 def test_decays_at_the_edge_of_single_precision():
     mixer = draw(GatedDeltaNet, 20)
-    fields = {name: part.float() for name, part in vars(mixer).items()}
+    fields = {name: part.float() for name, part in tensors(mixer).items()}
     fields["log_decay"][:, ::3] = -95.0
     mixer = GatedDeltaNet(**fields)
     system, signal = mixer.system(), mixer.signal()

@@ -260,7 +260,7 @@ class Plain(Mixer):
 
     @classmethod
     def draw(cls, rng, *, steps):
-        return cls(**vars(SelectiveStateSpace.draw(rng, steps=steps)))
+        return cls(**tensors(SelectiveStateSpace.draw(rng, steps=steps)))
 
 
 def test_mixers_without_named_axes_have_the_same(selective):
@@ -268,7 +268,7 @@ def test_mixers_without_named_axes_have_the_same(selective):
     expected = dsf.stack(model, x, adapters=[adapter()]).attribute(2)
 
     def without_names(layer):
-        parts = vars(read(layer))
+        parts = tensors(read(layer))
         return Plain(**(parts | {"pole": parts["pole"].mT}))
 
     share = dsf.stack(model, x, adapters=[adapter(without_names)]).attribute(2)

@@ -11,6 +11,7 @@ from torch import nn
 import dsf
 from dsf import edits, mixers
 from dsf.inspection.errors import InspectionError, UnreadableError
+from tests.mixer_fields import tensors
 from tests.network.test_attribution import tiny
 from tests.network.test_edited_mixing import assert_close, by_matrix, drawn, edited, run_of
 
@@ -118,7 +119,7 @@ def test_runs_with_other_samples_heads_or_widths_are_refused():
     mixer = drawn(mixers.GatedDeltaNet)
     system, value = mixer.system(), mixer.value
     three = replace(
-        mixer, **{name: torch.cat([part, part[:1]]) for name, part in vars(mixer).items()}
+        mixer, **{name: torch.cat([part, part[:1]]) for name, part in tensors(mixer).items()}
     )
     narrow = replace(mixer, value=value[..., :-1])
     runs = {"three": run_of(three), "narrow": run_of(narrow)}

@@ -13,6 +13,7 @@ import dsf
 from dsf.inspection.whole.stages import Chain, Filter, Project, Scale
 from dsf.mixers import Mixer
 from dsf.scans import ScanOrder, scanned
+from tests.mixer_fields import tensors
 
 LAYERS, WIDTH, STATES, RANK = 6, 256, 16, 16
 FOREIGN, KNOWN = 128, {9, 10, 13, *range(0x20, 0x7F)}
@@ -136,7 +137,7 @@ class ScannedBothWays(Mixer):
     @classmethod
     def draw(cls, rng, *, steps):
         drawn = dsf.mixers.SelectiveStateSpace.draw(rng, steps=steps)
-        return cls(**vars(drawn))
+        return cls(**tensors(drawn))
 
 
 def read(layer):
