@@ -27,7 +27,7 @@ from dsf.report.memory_needs import at_a_time, within_memory
 from dsf.report.selection import select
 from dsf.report.sheet import LEADING, POINTS, Sheet, broken, width
 from dsf.report.subjects import narrowed_one
-from dsf.report.token_orders import has_texts, in_order, input_of_texts
+from dsf.report.token_orders import has_texts, input_of_texts, why_not_in_order
 from dsf.report.views import views
 from dsf.saving import replace_file
 from dsf.threads import each_in_parallel
@@ -163,7 +163,7 @@ def draw_grid(
             maps[at : at + across],
             several=len(of_samples) > 1,
             begins=at == 0,
-            has_texts=in_order(layer) and has_texts(layer, layer.row_input, source),
+            has_texts=not why_not_in_order(layer) and has_texts(layer, layer.row_input, source),
         )
         for layer, (picture, of_samples) in zip(inspection, rows, strict=True)
         for maps in of_samples

@@ -32,7 +32,7 @@ from dsf.report.map_bytes import coded, packed
 from dsf.report.map_view import MapView
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
-from dsf.report.token_orders import Orders, input_of_texts
+from dsf.report.token_orders import Orders, input_of_texts, why_not_in_order
 from dsf.report.views import Progress, views
 from dsf.system import System
 from dsf.threads import in_parallel
@@ -40,6 +40,9 @@ from dsf.threads import in_parallel
 MOST_CELLS = 2**25
 LONGEST_FOR_RANKS = 256
 RANK = "middle_hankel_rank"
+OF_ORDER = ("mean_distance", "half_life", RANK)
+"""What has a meaning only where row k and column k are token k."""
+
 WORDS = {
     "negative_share": "negative share of the weight",
     "sink_mass": "share of later queries' weight on the first key",
@@ -106,12 +109,18 @@ class Walk:
         return torch.cat(self._kept, dim=-2) if self._keeps and self._square else None
 
 
-def quantities_of(drawn: Selection) -> dict[str, Quantity]:
-    """What is measured of every drawn map: nothing of too many, ranks of short ones."""
+def quantities_of(drawn: Selection, *, ordered: bool) -> dict[str, Quantity]:
+    """What is measured of every drawn map: nothing of too many, ranks of short ones.
+
+    Args:
+        ordered: whether row k and column k are token k; else no distances are measured.
+    """
     steps, maps = drawn.system.steps, len(drawn.labels)
     if maps * steps**2 > MOST_CELLS:
         return {}
-    return {name: QUANTITIES[name] for name in WORDS if steps <= LONGEST_FOR_RANKS or name != RANK}
+    left_out = set() if ordered else {*OF_ORDER}
+    left_out |= set() if steps <= LONGEST_FOR_RANKS else {RANK}
+    return {name: QUANTITIES[name] for name in WORDS if name not in left_out}
 
 
 def unmeasured(drawn: Selection) -> str:
@@ -160,7 +169,9 @@ POINTS = 64
 QUARTERS = (1 / 4, 1 / 2, 3 / 4)
 
 
-def states_of(drawn: Selection, walk: Walk, *, finite: bool) -> list[dict[str, Any]]:
+def states_of(
+    drawn: Selection, walk: Walk, *, finite: bool, disorder: str = ""
+) -> list[dict[str, Any]]:
     """For every drawn map its Hankel spectrum, decay and memory, as far as they are defined.
 
     ``hankel`` holds ``[token, singular values]`` after a quarter, a half and three quarters of the
@@ -171,14 +182,15 @@ def states_of(drawn: Selection, walk: Walk, *, finite: bool) -> list[dict[str, A
 
     Args:
         finite: whether every weight is finite; nothing is measured otherwise.
+        disorder: why row k and column k are not token k; empty if they are.
     """
     system, maps = drawn.system, len(drawn.labels)
     keeps_all = _keeps_all(system)
     found: list[dict[str, Any]] = [
         {"states": None if keeps_all else getattr(system, "state_size", None)} for _ in range(maps)
     ]
-    reason = _unmeasured_state(system, maps, finite=finite, keeps_all=keeps_all)
-    if finite and system.steps > 1 and not _rectangular(system):
+    reason = _unmeasured_state(system, maps, finite=finite, disorder=disorder, keeps_all=keeps_all)
+    if finite and system.steps > 1 and not disorder:
         _add_lags(found, system, walk)
     if not reason:
         _add_hankel(found, system, walk)
@@ -189,13 +201,15 @@ def states_of(drawn: Selection, walk: Walk, *, finite: bool) -> list[dict[str, A
     return found
 
 
-def _unmeasured_state(system: Operator, maps: int, *, finite: bool, keeps_all: bool) -> str:
+def _unmeasured_state(
+    system: Operator, maps: int, *, finite: bool, disorder: str, keeps_all: bool
+) -> str:
     """The first reason that applies; empty if the state can be measured."""
     what = "maps" if keeps_all else f"maps of {getattr(system, 'state_size', 0)} states each"
     reasons = {
         "since a weight is not finite": not finite,
         "since there is a single token": system.steps < 2,
-        "since the queries are other tokens than the keys": _rectangular(system),
+        f"since {disorder}": bool(disorder),
         "since the layer also reads later tokens": not _runs_forward(system),
         f"since {system.steps:,} tokens are more than the {LONGEST} up to which a page does so": (
             system.steps > LONGEST
@@ -301,13 +315,14 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
     Args:
         also: functions that are called with every block of rows of the drawn maps.
     """
-    walk = Walk(drawn.system, quantities_of(drawn))
+    disorder = why_not_in_order(layer)
+    walk = Walk(drawn.system, quantities_of(drawn, ordered=not disorder))
     seen = views(drawn, side=planned.side, progress=progress, also=(walk.add, *also))
     maps = _maps(seen, exact=planned.exact)
     finite = not any(view.nans + view.infinities for view in seen)
     known = (
         measures_of(drawn, walk, finite=finite),
-        states_of(drawn, walk, finite=finite),
+        states_of(drawn, walk, finite=finite, disorder=disorder),
         drawn.places,
     )
     orders = Orders(layer, named=input_of_texts(subject.inspection))

@@ -22,7 +22,7 @@ from dsf.report.map_view import MapView
 from dsf.report.pooling import edges
 from dsf.report.selection import Selection, has_channels
 from dsf.report.strongest import Strongest
-from dsf.report.token_orders import in_order, same_tokens
+from dsf.report.token_orders import same_tokens, why_not_in_order
 
 QUARTERS = 4
 LARGEST = 128
@@ -105,7 +105,7 @@ class LayersTogether:
             "read": steps,
             "ports": 1,
             "same_tokens": True,
-            "in_order": True,
+            "disorder": "",
             "inputs": None,
             "row_texts": True,
             "key_texts": True,
@@ -192,7 +192,7 @@ def why_not(layers: Sequence[tuple[InspectedLayer, Selection]], side: int) -> st
             return f"of what {layer.name} mixes only a part is shown"
         if not same_tokens(layer):
             return f"the queries of {layer.name} are other tokens than its keys"
-        if not in_order(layer):
+        if why_not_in_order(layer):
             return f"the rows of a map of {layer.name} are not all tokens in their order"
         others = layer.row_input not in ("", of) or steps != first.system.steps
         if others or set(drawn.samples) != set(first.samples):

@@ -38,7 +38,7 @@ class Orders:
         return {
             "orders": [list(order) for order in self._known],
             "same_tokens": same_tokens(self._layer),
-            "in_order": in_order(self._layer),
+            "disorder": why_not_in_order(self._layer),
             "inputs": [escaped(rows), escaped(keys)] if rows != keys else None,
             "row_texts": has_texts(self._layer, rows, self._named),
             "key_texts": has_texts(self._layer, keys, self._named),
@@ -72,6 +72,10 @@ def same_tokens(layer: InspectedLayer) -> bool:
     return torch.equal(rows, keys)
 
 
-def in_order(layer: InspectedLayer) -> bool:
-    """Whether row k and column k of every map are token k."""
-    return same_tokens(layer) and layer.row_tokens is None
+def why_not_in_order(layer: InspectedLayer) -> str:
+    """Why row k and column k of a map are not both token k; empty if they are."""
+    if layer.columns == "slot":
+        return "columns are slots and not tokens"
+    if not same_tokens(layer):
+        return "the queries are other tokens than the keys"
+    return "" if layer.row_tokens is None else "its tokens do not follow one another in the input"

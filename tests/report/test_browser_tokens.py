@@ -66,6 +66,11 @@ def test_a_row_of_a_window_is_named_as_the_token_that_it_is(shown, windows):
     assert page.locator(".search .count").inner_text() == "none"
     page.get_by_role("button", name="By lag", exact=True).click()
     assert "do not follow one another in the input" in page.locator(".readout").inner_text()
+    assert "mean distance" not in page.locator(".numbers").inner_text()
+    page.get_by_role("button", name="State", exact=True).click()
+    state = page.locator(".state")
+    assert "its tokens do not follow one another in the input" in state.inner_text()
+    assert state.locator(".chart").count() == 0
 
 
 def test_windows_are_not_multiplied_as_if_they_were_one_sequence(shown, windows):
@@ -166,6 +171,10 @@ def test_between_other_tokens_there_is_no_distance(shown, crossed):
     page.get_by_role("button", name="By lag", exact=True).click()
     told = page.locator(".readout").inner_text()
     assert "Not by lag, since the queries are other tokens than the keys." in told
+    numbers = page.locator(".numbers").inner_text()
+    assert "Distances are not measured, since the queries are other tokens" in numbers
+    assert "effective number of keys" in numbers
+    assert "mean distance" not in numbers
 
 
 def test_a_grid_that_cannot_be_shown_is_said(shown, of, softmax):

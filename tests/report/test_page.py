@@ -293,7 +293,7 @@ def test_the_content_has_this_form(inspected):
             "share",
             "columns",
         ),
-        *("total", "chosen", "thumbnails", "maps", "orders", "same_tokens", "in_order"),
+        *("total", "chosen", "thumbnails", "maps", "orders", "same_tokens", "disorder"),
         *("inputs", "row_texts", "key_texts"),
     }
     assert set(layer["maps"][0]) == {

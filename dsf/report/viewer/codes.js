@@ -33,7 +33,7 @@ class Picture {
     this.largest = new Map(); // by cell, the first of the largest weights of the map in it
     this.written = layer.written;
     this.read = layer.read;
-    this.inOrder = layer.in_order;
+    this.disorder = layer.disorder; // why row k and column k are not both token k
     this.sameTokens = layer.same_tokens;
   }
 

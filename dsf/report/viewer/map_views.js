@@ -145,10 +145,8 @@ class GridRaster extends MapRaster {
 }
 
 /** Why a map is shown as it is in place of a view; empty where the view is possible. */
-function whyNotAs(view, picture, read, grid) {
-  if (view === "lag" && read.kind !== "token") return `Not by lag, since columns are ${read.kind}s and not tokens.`;
-  if (view === "lag" && !picture.sameTokens) return "Not by lag, since the queries are other tokens than the keys.";
-  if (view === "lag" && !picture.inOrder) return "Not by lag, since its tokens do not follow one another in the input.";
+function whyNotAs(view, picture, grid) {
+  if (view === "lag" && picture.disorder) return `Not by lag, since ${picture.disorder}.`;
   if (view === "grid" && picture.pooled) return "Not on the grid, since this map is not kept token by token.";
   if (view === "grid" && picture.columns < grid[0] * grid[1]) return "Not on the grid, since it has fewer keys than the picture patches.";
   return "";

@@ -94,7 +94,7 @@ class Pane {
   rasterFor(view) {
     const { grid } = this.settings;
     const parts = [this.picture, this.settings.codesOf(this.picture), this.written, this.read];
-    this.instead = whyNotAs(view, this.picture, this.read, grid);
+    this.instead = whyNotAs(view, this.picture, grid);
     if (this.instead) return new MapRaster(...parts);
     if (view === "lag") return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
     return view === "grid" ? new GridRaster(...parts, grid, this.cell[0]) : new MapRaster(...parts);

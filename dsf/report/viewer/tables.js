@@ -32,7 +32,8 @@ function measured(panes, letters) {
   const found = panes.map((pane) => new Map(pane.entry.map.measures));
   const labels = [...new Set(found.flatMap((each) => [...each.keys()]))];
   const missing = panes.flatMap(({ entry: { map } }, k) => {
-    const reason = map.measures.length ? "" : whyUnmeasured(map);
+    const { disorder } = panes[k].picture;
+    const reason = !map.measures.length ? whyUnmeasured(map) : disorder && `Distances are not measured, since ${disorder}.`;
     return reason ? [make("p", {}, panes.length > 1 ? `${letters[k]}: ${reason}` : reason)] : [];
   });
   if (!labels.length) return [make("section", {}, make("h3", {}, "Measures"), ...missing)];

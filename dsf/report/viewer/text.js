@@ -131,7 +131,7 @@ function sentence(picture, row, column, written, read, { together, difference, s
     return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": the largest of ",
       `${links} weights is `, make("b", {}, weight), "."];
   }
-  if (read.kind !== "token" || !picture.inOrder) {
+  if (picture.disorder) {
     return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": weight ", make("b", {}, weight), "."];
   }
   const lag = from[0] - to[0];
