@@ -34,6 +34,8 @@ def test_a_count_too_small():
             lambda: dsf.respond(MIXER.system(), MIXER.signal(), method="scan"),
             "'method' must be a function such as dsf.recurrent, but it is 'scan'",
         ),
+        (lambda: dsf.probe(3), "'module' must be a torch module, but it is int"),
+        (lambda: dsf.plot.heat_map([[1.0]]), "a matrix of torch or NumPy, but it is list"),
         (lambda: dsf.certify.nonnegative(3), "'map' must be a torch tensor, .* but it is int"),
         (lambda: dsf.certify.causal(None), "such as layer.map\\(\\), but it is NoneType"),
         (lambda: dsf.certify.same_map(MAP, [1], tolerance=0), "'other' must be a torch tensor"),

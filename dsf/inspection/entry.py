@@ -205,11 +205,16 @@ def probe(
             [0.5000, 0.5000, 0.0000],
             [0.3333, 0.3333, 0.3333]], dtype=torch.float64)
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"probe: 'module' must be a torch module, but it is {type(module).__name__}. The mixer "
+            "of a checkpoint is probed by dsf.inspect(folder, ..., probe=(path,))."
+        )
     question = Question(
         inputs=inputs,
         named=named,
         exact=exact,
-        tolerance=tolerance,
+        tolerance=known_tolerance(tolerance),
         strict=True,
         heads=heads,
         probe={"": Probe(value=value, response=response)},

@@ -57,6 +57,10 @@ def draw_map(
         ValueError: if ``map`` is not one real matrix.
     """
     weights = map.numpy(force=True) if isinstance(map, Tensor) else map
+    if not isinstance(weights, np.ndarray):
+        raise TypeError(
+            f"draw_map: 'map' must be a matrix of torch or NumPy, but it is {type(map).__name__}."
+        )
     if weights.ndim != 2 or np.iscomplexobj(weights):
         raise ValueError(
             f"draw_map: 'map' must be one real matrix, but it is {weights.dtype} of shape "
