@@ -26,7 +26,7 @@ from dsf.measures.structured_reductions import groups
 from dsf.system import System
 
 TOLERANCE = 1e-10
-ROWS = 128
+ROWS = 64
 """Rows of a block that are formed at once."""
 
 
