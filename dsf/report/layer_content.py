@@ -123,11 +123,17 @@ def quantities_of(drawn: Selection, *, ordered: bool) -> dict[str, Quantity]:
     return {name: QUANTITIES[name] for name in WORDS if name not in left_out}
 
 
+TOO_LONG_FOR_RANKS = (
+    f"The Hankel rank is measured in a page up to {LONGEST_FOR_RANKS} tokens, and by "
+    "inspection.measure() at any length."
+)
+
+
 def unmeasured(drawn: Selection) -> str:
-    """Why nothing is measured of the drawn maps, and what measures them; empty where it is."""
+    """What is not measured of the drawn maps, why, and what measures it; empty if all is."""
     steps, maps = drawn.system.steps, len(drawn.labels)
     if maps * steps**2 <= MOST_CELLS:
-        return ""
+        return "" if steps <= LONGEST_FOR_RANKS else TOO_LONG_FOR_RANKS
     return (
         f"Not measured in this page: {maps} maps of {steps:,} tokens have {maps * steps**2:,} "
         f"weights, and the page measures up to {MOST_CELLS:,} of a layer. inspection.measure() and "

@@ -33,7 +33,7 @@ function measured(panes, letters) {
   const labels = [...new Set(found.flatMap((each) => [...each.keys()]))];
   const missing = panes.flatMap(({ entry: { map } }, k) => {
     const { disorder } = panes[k].picture;
-    const reason = !map.measures.length ? whyUnmeasured(map) : disorder && `Distances are not measured, since ${disorder}.`;
+    const reason = !map.measures.length ? whyUnmeasured(map) : disorder ? `Distances are not measured, since ${disorder}.` : map.unmeasured;
     return reason ? [make("p", {}, panes.length > 1 ? `${letters[k]}: ${reason}` : reason)] : [];
   });
   if (!labels.length) return [make("section", {}, make("h3", {}, "Measures"), ...missing)];
