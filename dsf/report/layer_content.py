@@ -125,7 +125,7 @@ def quantities_of(drawn: Selection, *, ordered: bool) -> dict[str, Quantity]:
 
 TOO_LONG_FOR_RANKS = (
     f"The Hankel rank is measured in a page up to {LONGEST_FOR_RANKS} tokens, and by "
-    "inspection.measure() at any length."
+    f"inspection.measure('{RANK}') at any length."
 )
 
 
