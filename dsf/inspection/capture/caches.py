@@ -89,6 +89,8 @@ def copied_cache(cache: Any, each: Callable[[Tensor], Tensor]) -> Any:
 
 def own_caches(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
     """Arguments with a copy of every cache among them, of ``each`` of its tensors."""
+    if isinstance(value, Tensor):
+        return value
     if is_cache(value):
         return copied_cache(value, each)
     if type(value) in (tuple, list):

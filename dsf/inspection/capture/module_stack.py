@@ -106,7 +106,19 @@ class Frame:
 
 
 def _writes(*given: Any) -> list[int]:
-    return [times_written(leaf) for leaf in tree_flatten(given)[0]]
+    found: list[int] = []
+    for part in given:
+        if isinstance(part, Tensor):
+            found.append(times_written(part))
+        elif type(part) in (tuple, list):
+            found += _writes(*part)
+        elif type(part) is dict:
+            found += _writes(*part.values())
+        elif part is None or isinstance(part, int | float | str):
+            found.append(0)
+        else:
+            found += [times_written(leaf) for leaf in tree_flatten(part)[0]]
+    return found
 
 
 class ModuleStack:
@@ -200,8 +212,10 @@ class ModuleStack:
 
     def has_read_in(self, frame: Frame) -> bool:
         """Whether a token mixer was read in a forward pass that now ends."""
+        if self.last_call > frame.began or not self._watched:
+            return self.last_call > frame.began
         inside = (self._names.get(part) for part in frame.module.modules())
-        return self.last_call > frame.began or any(name in self._watched for name in inside)
+        return any(name in self._watched for name in inside)
 
     @property
     def module(self) -> nn.Module | None:
@@ -342,7 +356,7 @@ class ModuleStack:
     def _as_called(self, given: Any) -> Any:
         """Arguments with every cache as it is now: the module writes into it before a copy of them
         may be asked for."""
-        if not self.keeps_passes:
+        if not self.keeps_passes or not given:
             return given
         return own_caches(given, partial(copied_once, known=self.copies))
 

@@ -7,13 +7,13 @@ same, so it is asked of some of them by repeating these, and the others are take
 from array import array
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import Invocation, Through, tensors_in
+from dsf.inspection.capture.calls import Invocation, Through
+from dsf.inspection.causal.done import Done
 from dsf.inspection.causal.operations import Meeting
 
 ATTENTION = "attention"
@@ -51,16 +51,14 @@ class Steps:
                 self._foreign.append(time)
                 self.know([one])
 
-    def add(
-        self, time: int, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-    ) -> None:
+    def add(self, time: int, done: Done) -> None:
         """Note an operation: its function, the shapes of its tensors and its other arguments."""
         self._times.append(time)
-        self._kinds.append(hash((func, *map(_plain, args), *map(_plain, kwargs.items()))))
-        is_new = func is torch.ops.aten.lift_fresh.default  # numbers of the program itself
-        if not is_new and any(map(self._is_foreign, tensors_in((args, kwargs)))):
+        self._kinds.append(hash(done.kind))
+        is_new = done.func is torch.ops.aten.lift_fresh.default  # numbers of the program itself
+        if not is_new and any(map(self._is_foreign, done.given)):
             self._foreign.append(time)
-        self.know(tensors_in(out))
+        self.know(done.outs)
 
     def of(self, invocation: Invocation) -> bytes | None:
         """Those of one forward pass, as a key; None if a tensor in it was foreign."""
@@ -73,14 +71,6 @@ class Steps:
     def _is_foreign(self, tensor: Tensor) -> bool:
         seen = self._seen.get(id(tensor))
         return (seen is None or seen() is not tensor) and not isinstance(tensor, nn.Parameter)
-
-
-def _plain(part: Any) -> Hashable:
-    if isinstance(part, Tensor):
-        return part.shape, part.dtype
-    if isinstance(part, tuple | list):
-        return tuple(map(_plain, part))
-    return part if isinstance(part, Hashable) else id(part)
 
 
 def chosen(

@@ -72,11 +72,26 @@ class Coordinates:
         """Those of a tensor of a larger shape to which this one is broadcast."""
         return self if self.shape == shape else self.moved(lambda p: p.expand(shape), shape)
 
+    def equals(self, other: "Coordinates") -> bool:
+        """Whether another one says the same of a tensor of the same shape."""
+        if self.shape != other.shape:
+            return False
+        return _equal(self.planes, other.planes) and _equal(self.columns, other.columns)
+
     def without(self, axis: InputAxis) -> "Coordinates":
         """The same without one axis."""
         planes = {each: plane for each, plane in self.planes.items() if each is not axis}
         columns = {each: plane for each, plane in self.columns.items() if each is not axis}
         return Coordinates(self.shape, planes, columns)
+
+
+def _equal(one: Planes, other: Planes) -> bool:
+    if [*one] != [*other]:
+        return False
+    pairs = ((small(one[axis]), small(other[axis])) for axis in one)
+    return all(
+        first.shape == second.shape and torch.equal(first, second) for first, second in pairs
+    )
 
 
 def numbered(tensor: Tensor, name: str) -> Coordinates:

@@ -1,7 +1,7 @@
 """``KnownTensors``: from which tokens every tensor of a run is made, views and writes included."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,20 @@ from torch import Tensor, nn
 
 from dsf.inspection.causal import operations as ops
 from dsf.inspection.causal.coordinates import NONE, Coordinates
+from dsf.inspection.causal.remembered import Remembered
+
+
+@dataclass(frozen=True, eq=False)
+class _Move:
+    """How the elements of a view lie in what it is a view of.
+
+    Attributes:
+        kind: the same for all moves that do the same.
+    """
+
+    plane: Callable[[Tensor], Any]
+    shape: torch.Size
+    kind: Hashable
 
 
 @dataclass(eq=False)
@@ -37,8 +51,7 @@ class _Entry:
 
     tensor: Any
     holder: _Holder
-    moves: tuple[Callable[[Tensor], Any], ...] = ()
-    shapes: tuple[torch.Size, ...] = ()
+    moves: tuple[_Move, ...] = ()
     known: tuple[Coordinates | None, Coordinates | None] = (None, None)
 
 
@@ -53,6 +66,7 @@ class KnownTensors:
 
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
+        self._moved = Remembered()
         self.is_looking = False
 
     def __contains__(self, tensor: Tensor) -> bool:
@@ -70,11 +84,20 @@ class KnownTensors:
             return entry.known[1]
         was_looking, self.is_looking = self.is_looking, True
         try:
-            for move, shape in zip(entry.moves, entry.shapes, strict=True):
-                found = found.moved(move, shape)
+            for move in entry.moves:
+                found = self._after(found, move)
         finally:
             self.is_looking = was_looking
         entry.known = (held, found)
+        return found
+
+    def _after(self, given: Coordinates, move: _Move) -> Coordinates:
+        """The coordinates of a view; the same object for the same view of the same coordinates."""
+        key = given, move.kind
+        found: Coordinates | None = self._moved.of(key)
+        if found is None:
+            found = given.moved(move.plane, move.shape)
+            self._moved.add(key, found, (given, found))
         return found
 
     def know(
@@ -107,7 +130,7 @@ class KnownTensors:
         if entry is None:
             self.know(tensor, None)
         else:
-            self._remember(tensor, _Entry(None, entry.holder, entry.moves, entry.shapes))
+            self._remember(tensor, _Entry(None, entry.holder, entry.moves))
 
     def _remember(self, tensor: Tensor, entry: _Entry) -> None:
         key = id(tensor)
@@ -139,10 +162,7 @@ class KnownTensors:
                 self._reinterpreted(args[0], part, name)
                 continue
             move = _move(func, name, args[1:], kwargs, part.shape, k if several else None)
-            self._remember(
-                part,
-                _Entry(None, entry.holder, (*entry.moves, move), (*entry.shapes, part.shape)),
-            )
+            self._remember(part, _Entry(None, entry.holder, (*entry.moves, move)))
 
     def _reinterpreted(self, given: Tensor, part: Tensor, name: str) -> None:
         found = self.of(given)
@@ -177,7 +197,7 @@ class KnownTensors:
             )
             part = full
             for move in entry.moves:
-                part = move(part)
+                part = move.plane(part)
             new = found.planes.get(axis) if found else None
             part.copy_(torch.full((), NONE) if new is None else new)
             planes[axis] = full
@@ -185,6 +205,18 @@ class KnownTensors:
 
 
 def _move(
+    func: Any,
+    name: str,
+    rest: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    shape: torch.Size,
+    which: int | None,
+) -> _Move:
+    kind = func, shape, which, *map(ops.plain, rest), *map(ops.plain, kwargs.items())
+    return _Move(_mover(func, name, rest, kwargs, shape, which), shape, kind)
+
+
+def _mover(
     func: Any,
     name: str,
     rest: tuple[Any, ...],

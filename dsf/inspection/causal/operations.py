@@ -5,7 +5,7 @@ that reduce axes, and that sum products over an axis. ``Meeting`` states that an
 element of several indices along an axis.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -94,6 +94,15 @@ def is_pointwise(func: Any) -> bool:
     packet = getattr(torch.ops.aten, name.rstrip("_"), None)
     overloads = packet.overloads() if packet is not None else ()
     return any(torch.Tag.pointwise in getattr(packet, one).tags for one in overloads)
+
+
+def plain(part: Any) -> Hashable:
+    """An argument without its numbers: of a tensor the shape and type."""
+    if isinstance(part, Tensor):
+        return part.shape, part.dtype
+    if isinstance(part, tuple | list):
+        return tuple(map(plain, part))
+    return part if isinstance(part, Hashable) else id(part)
 
 
 def tensors_in(args: Sequence[Any]) -> list[Tensor]:
@@ -373,11 +382,17 @@ class Projections:
 
     Args:
         settled: the number of the axis of channels by the name of the source, where that is known.
+
+    Attributes:
+        asked: the axes about which it was asked so far, in order.
+        known: of how many sources it is decided which axis holds channels.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None):
         self._settled = settled or {}
         self._sources: dict[Source, None] = {}
+        self.asked: list[InputAxis] = []
+        self.known = 0
 
     def disputed(self) -> dict[str, int]:
         """By source the axis that more projections sum over than that which came first."""
@@ -392,12 +407,14 @@ class Projections:
     def are_channels(self, axis: InputAxis) -> bool:
         """Whether an axis over which a projection sums holds the channels of its source."""
         source: Source = axis.source
+        self.asked.append(axis)
         source.summed[axis] = source.summed.get(axis, 0) + 1
         self._sources[source] = None
         if source.channels is None and source.kind == "input":
             settled = self._settled.get(source.name, axis.number)
             if settled == axis.number:
                 source.channels = axis
+                self.known += 1
         return source.channels is axis
 
 

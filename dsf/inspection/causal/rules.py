@@ -18,35 +18,10 @@ from dsf.inspection.causal.coordinates import (
     small,
     varies,
 )
+from dsf.inspection.causal.done import Done
 from dsf.inspection.causal.known_tensors import KnownTensors
 from dsf.inspection.causal.operations import Followed, Meeting, is_place
-
-
-@dataclass(frozen=True, eq=False)
-class Done:
-    """An operation that ran: its function, arguments and outputs.
-
-    Attributes:
-        outs: the tensors of ``out``.
-        first: the coordinates of its first argument.
-    """
-
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    out: Any
-    outs: list[Tensor]
-    first: Coordinates | None
-
-    @property
-    def name(self) -> str:
-        """The name of the operation in torch."""
-        return ops.name_of(self.func)
-
-    @property
-    def plain(self) -> str:
-        """The same for its form that writes in place."""
-        return self.name.rstrip("_")
+from dsf.inspection.causal.remembered import Remembered
 
 
 class Rules:
@@ -58,10 +33,33 @@ class Rules:
 
     def __init__(self, known: KnownTensors, projections: ops.Projections) -> None:
         self._known, self._projections = known, projections
+        self._before = Remembered()
         self.unknown: set[str] = set()
 
     def followed(self, done: Done) -> Followed:
-        """What the outputs of an operation are made of, and the tokens that meet in it."""
+        """What the outputs of an operation are made of, and the tokens that meet in it.
+
+        The same as before where the same operation was done on the same coordinates: those that
+        are equal are one object, so that every layer after the first finds what that one did.
+        """
+        if not done.has_numbers_alone:  # what an index names lies in its numbers
+            return self._by_rule(done)
+        given, asked = done.made_of, self._projections.asked
+        key = done.kind, given, self._projections.known
+        before: tuple[Followed, list[InputAxis]] | None = self._before.of(key)
+        if before is not None:
+            for axis in before[1]:
+                self._projections.are_channels(axis)
+            return before[0]
+        start = len(asked)
+        made = self._by_rule(done)
+        found = Followed(tuple(_known_among(given, one) for one in made.outputs), made.meetings)
+        axes = {axis for one in given if one is not None for axis in one.planes}
+        if all(axes >= one.planes.keys() for one in found.outputs if one is not None):
+            self._before.add(key, (found, asked[start:]), (*given, *found.outputs))
+        return found
+
+    def _by_rule(self, done: Done) -> Followed:
         rule = _RULES.get(done.plain)
         if rule is not None:
             return rule(self, done)
@@ -488,6 +486,15 @@ def _transformed_back(done: Done, given: Coordinates) -> Any:
     ]
     fits = len(done.args[1]) == len(lost) == 1
     return lost[0] if is_inverse and fits else None
+
+
+def _known_among(
+    given: Sequence[Coordinates | None], made: Coordinates | None
+) -> Coordinates | None:
+    """The coordinates in ``given`` that equal ``made``, or else these."""
+    if made is None:
+        return None
+    return next((one for one in given if one is not None and one.equals(made)), made)
 
 
 def _first_of(plane: Tensor, dims: Sequence[int]) -> Tensor:

@@ -18,10 +18,11 @@ from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal import operations as ops
 from dsf.inspection.causal.alike import Steps
 from dsf.inspection.causal.coordinates import Coordinates, numbered, varies
+from dsf.inspection.causal.done import Done
 from dsf.inspection.causal.known_tensors import KnownTensors
 from dsf.inspection.causal.operations import Followed, Meeting, is_place
 from dsf.inspection.causal.replay import UnclearError, cells_of, repeated
-from dsf.inspection.causal.rules import Done, Rules, is_made_anew
+from dsf.inspection.causal.rules import Rules, is_made_anew
 
 
 @dataclass(eq=False)
@@ -190,7 +191,7 @@ class Tracker(TorchDispatchMode):
         given = [c for part in tensors_in((frame.args, frame.kwargs)) if (c := self.of(part))]
         axes = {axis for c in given for axis in c.planes if ops.is_place(axis)}
         where = self._where
-        if not axes or where is None or self._paused or where.has_read_in(frame):
+        if not axes or where is None or self._paused:
             return
         lost = [
             part
@@ -199,7 +200,7 @@ class Tracker(TorchDispatchMode):
             and not axes & self._axes_of(part)
             and not isinstance(part, nn.Parameter)
         ]
-        if not lost:
+        if not lost or where.has_read_in(frame):
             return
         invocation = begun(frame, where)
         if self._is_constant(invocation):
@@ -266,8 +267,9 @@ class Tracker(TorchDispatchMode):
         if self._known.is_looking:
             return out
         try:
-            self.steps.add(self.where.time, func, args, kwargs, out)
-            self._follow(func, args, kwargs, out)
+            done = Done(func, args, kwargs, out)
+            self.steps.add(self.where.time, done)
+            self._follow(done)
         except Exception:  # a rule that does not fit must never end a run
             self._ask(ops.name_of(func), args)
         return out
@@ -280,25 +282,24 @@ class Tracker(TorchDispatchMode):
         how = f"'{name}' could not be followed"
         self._note(name, [Meeting(axis, how, is_known=False) for axis in axes][:1])
 
-    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        name = ops.name_of(func)
+    def _follow(self, done: Done) -> None:
+        name, func, args, outs = done.name, done.func, done.args, done.outs
         known = self._known
         if not any(part in known for part in ops.tensors_in(args)):
-            known.view_of_memory(func, args, out)
+            known.view_of_memory(func, args, done.out)
             return
         if ops.is_view(func) and args and isinstance(args[0], Tensor):
-            known.view(func, name, args, kwargs, out)
+            known.view(func, name, args, done.kwargs, done.out)
             return
-        outs = [out] if isinstance(out, Tensor) else []
-        if isinstance(out, tuple | list):
-            outs = ops.tensors_in(out)
         if not outs:
             if name in _NUMBERS_OF_PYTHON:
                 self._leaves(*ops.tensors_in(args))
             return
-        given = [one for one in ops.tensors_in((*args, *kwargs.values())) if known.decides(one)]
+        done.made_of = tuple(map(known.of, done.given))
+        done.first = known.of(args[0])
+        given = [one for one in done.given if known.decides(one)]
         chosen = [one for one in given if known.is_decided(one)]
-        followed = self._rules.followed(Done(func, args, kwargs, out, outs, self.of(args[0])))
+        followed = self._rules.followed(done)
         writes = ops.is_written(func)
         for tensor, found in zip(outs, followed.outputs, strict=False):
             is_number = tensor.is_floating_point() or tensor.is_complex()
@@ -338,11 +339,12 @@ class Tracker(TorchDispatchMode):
     ) -> tuple[Meeting, ...]:
         """What a rule forgot: it is asked of the module whether tokens met there."""
         plain = name.rstrip("_")
+        if any(one is not None and one.planes for one in followed.outputs):
+            return ()
         if plain == "embedding" or is_made_anew(plain) or not outs[0].numel():
             return ()
-        kept = {axis for one in followed.outputs if one is not None for axis in one.planes}
         parts = [c for each in ops.tensors_in(args) if (c := self.of(each)) is not None]
-        lost = [axis for c in parts for axis in c.planes if ops.is_place(axis) and not kept]
+        lost = [axis for c in parts for axis in c.planes if ops.is_place(axis)]
         how = f"'{plain}' could not be followed"
         return tuple(Meeting(axis, how, is_known=False) for axis in lost[:1])
 

@@ -9,7 +9,7 @@ fused attention keeps using it, so that its output stays the same bit for bit an
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from threading import Lock
 from typing import Any
@@ -158,7 +158,7 @@ class _Recorder:
 
         asked = options.get("is_causal")
         causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
-        used = signature(sdpa_attention_forward).parameters
+        used = _named_by(sdpa_attention_forward)
         ignored = {name: part for name, part in options.items() if name not in used}
         heard = {name: part for name, part in options.items() if name in used}
         run = partial(sdpa_attention_forward, **ignored)
@@ -221,6 +221,12 @@ class _Recorder:
         if key not in self._biases:
             self._biases[key] = mask, as_bias(mask)
         return self._biases[key][1]
+
+
+@cache
+def _named_by(function: Attention) -> frozenset[str]:
+    """The names of what a function takes."""
+    return frozenset(signature(function).parameters)
 
 
 def _own_attention(module: nn.Module) -> Attention:
