@@ -1,0 +1,126 @@
+"""What a run does to tokens is followed once for layers that are equal, with the same result."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import layer_norm
+
+import dsf
+from dsf.inspection import examine
+from dsf.inspection.causal import remembered, rules
+from dsf.inspection.causal.coordinates import numbered
+from tests.any_code import modules
+from tests.any_code.modules import WIDTH, drawn, tokens
+
+
+class Varied(modules.Attention):
+    """The same operations on the same tokens: other parts of them, and along other axes."""
+
+    def forward(self, x):
+        mixed = super().forward(x)
+        for axis in (1, 2):
+            mixed = mixed + x.roll(1, dims=axis) + x.mean(dim=axis, keepdim=True)
+        return torch.cat([mixed[:, 3:6], mixed[:, :3], mixed[:, 6:]], dim=1)
+
+
+KINDS = (
+    Varied,
+    *(modules.Attention, modules.WithConvolution, modules.WithRunningMean, modules.WithShift),
+    *(modules.WithFourier, modules.WithChannelMeans, modules.Difference, modules.Slots),
+    *(modules.ChannelAttention, modules.HeadsBeforeSamples, modules.HeadsBehindSamples),
+    *(modules.HeadsLast, modules.InnerHeadsLast, modules.Windows, modules.WindowsAsSamples),
+    *(modules.PooledKeys, modules.LooksBack, modules.Flipped, modules.Permuted),
+    *(modules.TokenPerceptron, modules.Scan, modules.LinearHeads, modules.LongConvolution),
+)
+
+
+class Layers(nn.Module):
+    """Equal layers, one after the other, each added to what it is given."""
+
+    def __init__(self, kind, depth=3):
+        super().__init__()
+        self.layers = nn.ModuleList([kind() for _ in range(depth)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer(layer_norm(x, (WIDTH,)) / 2)
+        return x
+
+
+def followed(model, x, monkeypatch):
+    """All that is known after a run: what met where, and of which tokens tensors were made."""
+    seen = []
+    with monkeypatch.context() as patch:
+        judged = examine.judged
+
+        def noted(tracker, *given):
+            seen.append(tracker)
+            return judged(tracker, *given)
+
+        patch.setattr(examine, "judged", noted)
+        try:
+            dsf.inspect(model, x, probe=())
+        except dsf.inspection.NothingCapturedError:
+            assert seen
+    (tracker,) = seen
+    name = tracker.where.name_of
+    met = [(name(one.module), one.operation, one.time, worded(one)) for one in tracker.mixings]
+    made = [
+        [described(part) for part in (*one.given, *one.made)] for one in tracker.where.invocations
+    ]
+    sums = [
+        sorted((axis.number, times) for axis, times in axis.source.summed.items())
+        for one in tracker.run.given
+        for axis in one.planes
+    ]
+    return met, made, sums, tracker.unknown, tracker.disputed
+
+
+def worded(mixing):
+    meeting = mixing.meeting
+    return of_axis(meeting.axis), meeting.how, meeting.is_known, meeting.chooses
+
+
+def of_axis(axis):
+    source = axis.source
+    return source.name, source.kind, axis.number, axis.size, source.channels is axis
+
+
+def described(coordinates):
+    if coordinates is None:
+        return None
+    several = (coordinates.planes, coordinates.columns)
+    return [[(of_axis(axis), plane.tolist()) for axis, plane in one.items()] for one in several]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_remembered_changes_nothing(kind, monkeypatch):
+    model, x = drawn(Layers(kind)), tokens()
+    found = followed(model, x, monkeypatch)
+    monkeypatch.setattr(remembered.Remembered, "of", lambda *_: None)
+    monkeypatch.setattr(rules, "_known_among", lambda _, made: made)
+    assert found == followed(model, x, monkeypatch)
+
+
+def test_a_deeper_model_needs_no_further_rules(monkeypatch):
+    counts = []
+    by_rule = rules.Rules._by_rule
+
+    def counted(self, done):
+        counts[-1] += done.has_numbers_alone
+        return by_rule(self, done)
+
+    monkeypatch.setattr(rules.Rules, "_by_rule", counted)
+    for depth in (3, 9):
+        counts.append(0)
+        dsf.inspect(drawn(Layers(modules.Attention, depth)), tokens())
+    assert counts[0] == counts[1] > 0
+
+
+def test_memory_is_limited(monkeypatch):
+    monkeypatch.setattr(remembered, "MOST_BYTES", 100)
+    known = remembered.Remembered()
+    for number, size in enumerate((10, 20, 30)):
+        made = numbered(torch.zeros(size, 3), "x")
+        known.add(number, made, [made, None, made])
+    assert [known.of(number) is not None for number in range(3)] == [False, False, True]
