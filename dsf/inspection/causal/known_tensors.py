@@ -212,7 +212,10 @@ def _move(
     shape: torch.Size,
     which: int | None,
 ) -> _Move:
-    kind = func, shape, which, *map(ops.plain, rest), *map(ops.plain, kwargs.items())
+    others = (*rest, *kwargs.items())
+    kind: Hashable = (func, shape, which, *map(ops.plain, others))
+    if ops.tensors_in(others):  # where these lie may depend on numbers
+        kind = object()
     return _Move(_mover(func, name, rest, kwargs, shape, which), shape, kind)
 
 
