@@ -11,7 +11,8 @@ from docs.building.formulas import formulas, latex
 
 PREPRINT = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 ROLE = re.compile(r":math:`([^`]*)`")
-CODE = re.compile(r"(`+[^`]*`+)")
+SET = re.compile(r"(`+[^`]*`+|\$[^$]*\$)")
+"""Code and formulas within a sentence."""
 SYMBOL = re.compile(r"(?<!\w)[^\W\d_]_(?:\{[^}]*\}|[a-z0-9]{1,2})[ᵀᴴ]?(?!\w)")
 """A letter with an index, such as k_t, within a sentence."""
 
@@ -38,7 +39,7 @@ def _written(parts: list[str]) -> Iterator[str]:
 def linked(text: str) -> str:
     """Preprints as links, formulas between dollars, and stars that are stars."""
     text = ROLE.sub(r"$\1$", text.replace("*", r"\*"))
-    parts = CODE.split(text)
+    parts = SET.split(text)
     parts[::2] = (SYMBOL.sub(lambda found: f"${latex(found[0])}$", part) for part in parts[::2])
     text = "".join(parts)
     return PREPRINT.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)

@@ -108,6 +108,14 @@ def test_no_page_shows_an_address_in_memory(pages):
     assert [page.name for page in pages if address.search(page.read_text(encoding="utf-8"))] == []
 
 
+def test_every_formula_is_typeset(pages):
+    """No command of LaTeX stands in a page as text."""
+    hidden = re.compile(r"<(pre|code|math|script|style)\b.*?</\1>|<[^>]*>", re.DOTALL)
+    left = re.compile(r"\$[^$<>]*\\[a-z]+[^$<>]*\$|\\(?:cdots|frac|sum|top|le)\b")
+    found = {page.name: left.findall(hidden.sub("", page.read_text("utf-8"))) for page in pages}
+    assert {name: each for name, each in found.items() if each} == {}
+
+
 def test_options_of_the_command_keep_their_hyphens(pages):
     """A dash in front of a word is an option that was taken for typography."""
     dash = re.compile(r"(?<![\w\d.)>”’ ])–[a-z]{2}|(?<=[ ‘(])–[a-z]{2}")

@@ -89,6 +89,7 @@ def test_letters_with_an_index_are_typeset_in_sentences():
         "With ‖$k_{t}$‖ = 1 and 0 ≤ $\\beta _{t}$ no $A_{t-1}$ expands."
     )
     assert linked("A_t P_{t-1} A_tᴴ") == "$A_{t}$ $P_{t-1}$ $A_{t}^{H}$"
+    assert linked(r"norms of :math:`A_j \cdots A_1` at t") == r"norms of $A_j \cdots A_1$ at t"
     kept = "``low_rank_left=-P``, `a_t`, rotation_s, h0_t, doi:10.1207/s15516709cog1402_1"
     assert linked(kept) == kept
 
