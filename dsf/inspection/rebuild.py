@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import is_out_of_memory
@@ -153,6 +153,14 @@ def _explained(call: Call, family: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise memory_ran_out(f"{call.name}: rebuilding it", error) from error
         reason = f"{type(error).__name__}: {error}".rstrip(".")
+        wrapped = _wrapped(call.module, error)
+        if wrapped is not None:
+            raise ReconstructionError(
+                f"{call.name} ({described(call.module)}): reading it as '{family}' needs "
+                f"{error}, but in that place is a {wrapped}, which holds no such weight. Where it "
+                "wraps the projection (as adapters of low rank do), merge the two into one "
+                "projection and inspect that."
+            ) from error
         raise ReconstructionError(
             f"{call.name} ({described(call.module)}): reading it as '{family}' failed with "
             f"{reason}. Its weights or arguments are not those of this "
@@ -338,6 +346,17 @@ def _reference(
     packed = kinds(call.module)
     written_out = f", its packed weights ({packed}) written out" if packed else ""
     return reference, IN_DOUBLE + elsewhere + written_out, True
+
+
+def _wrapped(module: nn.Module, error: Exception) -> str | None:
+    """The class of a part of a module that lacks the weight which was looked up; None if none is.
+
+    Such a part stands where the family has a plain projection.
+    """
+    name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+    path, _, kind = name.rpartition(".")
+    part = dict(module.named_modules()).get(path) if path and kind == "weight" else None
+    return None if part is None else type(part).__name__
 
 
 def _itself(call: Call, reason: str) -> str:

@@ -72,7 +72,7 @@ def test_a_mixer_that_lacks_a_weight():
     whole, mixer.x_proj = mixer.x_proj, nn.Sequential(mixer.x_proj)
     assert whole.weight is mixer.x_proj[0].weight
     with pytest.raises(
-        ReconstructionError, match=r"reading it as 'mamba' failed with KeyError: 'x_proj.weight'"
+        ReconstructionError, match=r"needs 'x_proj.weight', but in that place is a Sequential"
     ):
         dsf.inspect(model, strict=True, **IDS)
 
@@ -313,3 +313,28 @@ def test_an_attention_whose_module_puts_out_nan_is_listed(token):
     assert "what it puts out is not finite" in missed.reason
     assert math.isnan(missed.formula)
     assert not inspection[name].is_exact or math.isnan(inspection[name].share)
+
+
+def test_a_projection_that_is_wrapped_is_named_with_the_cure():
+    transformers = pytest.importorskip("transformers")
+
+    class LowRank(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base = base
+            self.down = torch.nn.Linear(base.in_features, 2)
+            self.up = torch.nn.Linear(2, base.out_features)
+
+        def forward(self, x):
+            return self.base(x) + self.up(self.down(x))
+
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=13, hidden_size=16, num_hidden_layers=2, state_size=4, pad_token_id=0
+    )
+    model = transformers.MambaModel(config).eval()
+    model.layers[0].mixer.in_proj = LowRank(model.layers[0].mixer.in_proj)
+    inspection = dsf.inspect(model, input_ids=torch.arange(1, 8)[None])
+    (missed,) = inspection.unsupported
+    assert "'in_proj.weight', but in that place is a LowRank" in missed.reason
+    assert "merge the two into one projection" in missed.reason
