@@ -43,7 +43,9 @@ def inspect(
     Args:
         model: a torch module, the folder of a checkpoint, a GGUF file, or a hub id. A module is
             restored to the state it had before the run.
-        inputs, named: what the model is called with, such as ``input_ids=...``.
+        inputs, named: what the model is called with, such as ``input_ids=...``. Models of
+            transformers run with ``use_cache=False`` unless it is given; where ``position_ids``
+            start again within a row, they keep the packed sequences apart in this case alone.
         text: instead of ``input_ids``, for a checkpoint that has a tokenizer.
         exact: run a copy of the model in float64 throughout.
         tolerance: the largest difference of a rebuilt layer from its module in float64, relative;

@@ -94,3 +94,16 @@ def test_a_recurrent_layer_that_continues_an_unknown_cache_is_refused_with_the_c
     inspection = dsf.inspect(model, input_ids=IDS[:, 5:], past_key_values=cache)
     assert [layer.name for layer in inspection] == ["layers.1.self_attn"]
     assert "called with a cache" in inspection.unsupported[0].reason
+
+
+def test_packed_sequences_are_read_as_the_model_keeps_them_apart():
+    """The library does so without a cache alone, and by default it has one."""
+    model = built("Llama", attn_implementation="eager")
+    packed = {"input_ids": IDS, "position_ids": torch.arange(6).repeat(2, 2)}
+    for flag in (False, True):
+        layer = dsf.inspect(model, **packed, use_cache=flag)[0]
+        with torch.no_grad():
+            out = model(**packed, use_cache=flag, output_attentions=True)
+        torch.testing.assert_close(layer.map().float(), out.attentions[0], rtol=1e-4, atol=1e-5)
+    apart = dsf.inspect(model, **packed)[0].map()
+    assert not apart[..., 6:, :6].any()
