@@ -22,7 +22,7 @@ from dsf.evaluate.windows.folding import fold
 from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.measures.fold import blocks, frobenius
 from dsf.measures.numerical_rank import numerical_ranks, together
-from dsf.measures.structured_reductions import groups
+from dsf.measures.score_pass import groups
 from dsf.system import System
 
 TOLERANCE = 1e-10

@@ -18,7 +18,9 @@ from dsf.evaluate.memory_plan import check_plan, statistics_bytes
 from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.kernels import applies
 from dsf.measures.checkpointing import Checkpoint, checkpointed
+from dsf.measures.diagonal_pass import DiagonalPass
 from dsf.measures.fold import widened
+from dsf.measures.head_pass import HeadPass
 from dsf.measures.row_reductions import (
     NORM,
     Progress,
@@ -28,7 +30,7 @@ from dsf.measures.row_reductions import (
     RowReduction,
     from_pass,
 )
-from dsf.measures.structured_reductions import DiagonalPass, HeadPass, ScorePass, scores_of
+from dsf.measures.score_pass import ScorePass, scores_of
 from dsf.measures.whole_rows import WholeRowPass
 from dsf.system import System
 

@@ -5,7 +5,7 @@ needs, ``RowPass`` computes many of them in one pass over a map, and ``Reduced``
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -203,3 +203,11 @@ class RowPass(ABC):
 def name_of(reduction: RowReduction) -> str:
     """The name under which the results of a reduction are stored in a checkpoint."""
     return f"{reduction.name} {reduction.token}"
+
+
+def indices_of_sums(wanted: Sequence[RowReduction]) -> dict[RowReduction, int]:
+    """The index of every reduction among the sums of a row: kinds, then widths, then tokens."""
+    kinds = {each: "mass" if each.name == "sum" else each.name for each in wanted}
+    single = {each: KINDS.index(kind) for each, kind in kinds.items() if kind in KINDS[:-1]}
+    many = [each for name in ("near", "on") for each in wanted if each.name == name]
+    return single | {each: KINDS.index("near") + k for k, each in enumerate(many)}

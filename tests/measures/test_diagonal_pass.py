@@ -39,7 +39,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_what_is_skipped_stays_under_the_error(case, together, monkeypatch):
     system = case()
-    monkeypatch.setattr("dsf.measures.structured_reductions.ENTRIES", together * 64 * STEPS)
+    monkeypatch.setattr("dsf.measures.diagonal_pass.ENTRIES", together * 64 * STEPS)
     map = dsf.attention_map(system)
     for error in (1e-2, 1e-6):
         found = measures.streamed(system, *ASKED, error=error)

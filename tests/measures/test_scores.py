@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import dsf
 from dsf import measures
-from dsf.measures.structured_reductions import scores_of
+from dsf.measures.score_pass import scores_of
 from dsf.mixers import ForgettingAttention, PathAttention, SoftmaxAttention
 from tests.drawn import Drawer
 
@@ -89,7 +89,7 @@ def test_scores_measure_like_the_map(case, monkeypatch):
 def test_panels_of_any_size_give_the_same(monkeypatch):
     system = attention(100).system()
     expected = measures.streamed(system, *MEASURES).values
-    monkeypatch.setattr("dsf.measures.structured_reductions.ENTRIES", 700)
+    monkeypatch.setattr("dsf.measures.score_pass.PANEL_ENTRIES", 700)
     for ours, other in zip(measures.streamed(system, *MEASURES).values, expected, strict=True):
         assert_close(ours, other, equal_nan=True)
 

@@ -138,7 +138,7 @@ def test_progress_is_told():
 
 def test_long_work_is_announced_before_it_starts(monkeypatch, caplog):
     """One head of three never forgets; the others would not be worth a word."""
-    monkeypatch.setattr("dsf.measures.structured_reductions.LONG", 3e-4)
+    monkeypatch.setattr("dsf.measures.head_pass.LONG", 3e-4)
 
     def said(rates, error):
         caplog.clear()
@@ -167,8 +167,8 @@ def test_what_cannot_be_streamed():
 def test_maps_of_scores_are_taken_together_and_come_out_as_they_do_alone(
     batch, threads, monkeypatch
 ):
-    monkeypatch.setattr("dsf.measures.structured_reductions.MAPS", 2)
-    monkeypatch.setattr("dsf.measures.structured_reductions.SHARED", 0)
+    monkeypatch.setattr("dsf.measures.score_pass.MAPS", 2)
+    monkeypatch.setattr("dsf.measures.score_pass.SHARED", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     rng = torch.Generator().manual_seed(4)
     query, key, value = torch.randn(3, *batch, 70, 4, generator=rng, dtype=torch.float64)

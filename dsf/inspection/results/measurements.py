@@ -177,10 +177,7 @@ def values(
     for name, quantity in quantities.items():
         try:
             found[name] = quantity(sources[name])
-        except (
-            ValueError,
-            MapTooLarge,
-        ) as error:  # such as ranks of a map with NaN, or of many tokens
+        except (ValueError, MapTooLarge) as error:  # such as ranks of a map with NaN
             unmeasured[name] = str(error)
     return found, unmeasured
 

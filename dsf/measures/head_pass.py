@@ -1,0 +1,223 @@
+"""Row reductions of systems with one scalar decay a token, by compiled loops.
+
+Exact, or truncated where a bound on all earlier columns is small enough.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.evaluate.heads import TILE, Heads
+from dsf.measures.fold import all_safe
+from dsf.measures.row_reductions import (
+    KINDS,
+    Reduced,
+    RowPass,
+    RowReduction,
+    name_of,
+)
+from dsf.measures.truncation import Limit, limit
+
+MOST = 16  # tiles of a chunk of columns: its 64 x 1024 scores fit the cache
+
+ENTRY = 0.6e-9  # seconds for one entry of one map, all measures together
+LONG = 60.0  # a warning is logged if the work takes longer than so many seconds
+
+logger = logging.getLogger(__name__)
+
+
+class HeadPass(RowPass):
+    """Systems with one scalar decay a token: every group of heads, one tile of rows at a time.
+
+    Attributes:
+        leaves_range: whether squares of weights have left the range of the numbers.
+    """
+
+    leaves_range = False
+
+    def __init__(self, heads: Heads, wanted: Sequence[RowReduction], *, error: float) -> None:
+        self.heads, self.wanted, self.limit = heads, wanted, limit(error, heads.steps)
+        groups, number, steps = heads.decay.shape
+        self.rows = groups * steps
+        self.numbers = {each: heads.decay.new_zeros(groups, number, steps) for each in wanted}
+        self.left = torch.zeros(groups, number, dtype=torch.float64)
+        self.visited = torch.zeros(groups, dtype=torch.int64)
+
+    def blocks(self, first: int) -> Iterator[int]:
+        groups, begin = len(self.left), divmod(first, self.heads.tiles)
+        for group in range(begin[0], groups):
+            fold = _HeadFold(self.heads, group, self.wanted, self.limit)
+            if group == 0:
+                _warn_if_long(fold.far_back(), self.heads.steps, groups)
+            for tile in range(begin[1] if group == begin[0] else 0, self.heads.tiles):
+                rows = slice(tile * TILE, min(self.heads.steps, (tile + 1) * TILE))
+                statistics, left, visited = fold.tile(tile, rows)
+                largest, energy = (statistics[:, KINDS.index(k)] for k in ("largest", "norm"))
+                self.leaves_range |= fold.peaks and not all_safe(largest)
+                np.sqrt(energy, out=energy)
+                for each, numbers in self.numbers.items():
+                    numbers[group, :, rows] = torch.from_numpy(statistics[:, fold.index(each)])
+                self.left[group] = torch.maximum(self.left[group], torch.from_numpy(left))
+                self.visited[group] += visited
+                yield group * self.heads.steps + rows.stop
+
+    def found(self) -> dict[str, Tensor]:
+        numbers = {name_of(each): part for each, part in self.numbers.items()}
+        return numbers | {"left": self.left, "visited": self.visited}
+
+    def resume(self, found: dict[str, Tensor]) -> None:
+        self.left, self.visited = found["left"], found["visited"]
+        self.numbers = {each: found[name_of(each)] for each in self.wanted}
+
+    def reduced(self, error: float) -> Reduced:
+        groups, number, steps = self.heads.decay.shape
+        in_reach = groups * number * steps * (steps + 1) / 2
+        found = {each: self.heads.in_batch(part) for each, part in self.numbers.items()}
+        visited = int(self.visited.sum()) / in_reach
+        return Reduced(found, error, self.heads.in_batch(self.left), visited)
+
+
+def _warn_if_long(far_back: np.ndarray, steps: int, groups: int) -> None:
+    """Log a warning with the estimated time and the reason if the pass will take long."""
+    entries = groups * steps * float(np.minimum(far_back, steps / 2).sum())
+    if entries * ENTRY < LONG:
+        return
+    whole = int((far_back >= steps - TILE).sum())
+    logger.warning(
+        f"measures: about {entries * ENTRY:.0f} s of work, {entries:.0e} entries. For {whole} of "
+        f"{len(far_back)} heads all columns back to the first token are needed: for them the work "
+        f"grows with the square of the {steps} tokens. A larger 'error' or fewer tokens take less."
+    )
+
+
+class _HeadFold:
+    """One group of heads: products of decays for all tokens, and the reductions of one tile."""
+
+    def __init__(
+        self, heads: Heads, group: int, wanted: Sequence[RowReduction], limit: Limit
+    ) -> None:
+        from dsf.kernels.scalar_rows import suffixes
+        from dsf.kernels.scalar_tile_sums import all_before
+
+        self.peaks = any(each.name in ("norm", "largest", "lowest") for each in wanted)
+        self.widths = np.array([each.token for each in wanted if each.name == "near"], dtype=int)
+        self.limit, self.before = limit, heads.before
+        self.read, self.write = heads.read[group], heads.write[group]
+        self.decay, self.step = heads.decay[group].contiguous(), heads.step[group].contiguous()
+        self.feedthrough = heads.feedthrough[group]
+        number = self.decay.shape[0]
+        self.factor = torch.empty_like(self.decay)
+        self.product = np.empty((number, heads.tiles))
+        suffixes(self.decay.numpy(), self.step.numpy(), self.factor.numpy(), self.product)
+        self.logs = _logs(self.factor)
+        weight = self.step * self.write.norm(dim=-1)
+        self.mass, self.lagged = np.zeros((2, number, heads.tiles))
+        all_before(self.decay.numpy(), weight.numpy(), self.mass, self.lagged)
+        self.sizes = self.read.norm(dim=-1).double().numpy()
+        self.scores = self.read.new_empty(MOST * TILE * TILE)
+        self.parts = self.read.new_empty(3 * MOST * TILE * TILE)
+
+    def index(self, each: RowReduction) -> int:
+        """The index of a reduction among the rows of the statistics."""
+        if each.name != "near":
+            return KINDS.index(each.name)
+        return KINDS.index("near") + self.widths.tolist().index(each.token)
+
+    def tile(self, tile: int, rows: slice) -> tuple[np.ndarray, np.ndarray, int]:
+        """All sums for all heads and these rows, the share left out, and the entries computed."""
+        from dsf.kernels.scalar_tile_sums import sum_tiles
+
+        number, count = len(self.decay), rows.stop - rows.start
+        state = _State(number, tile, len(self.widths))
+        read = torch.nn.functional.pad(self.read[rows], (0, 0, 0, TILE - count))
+        self._own(read, rows, state)
+        factors = self.factor.numpy(), self.logs.numpy(), self.product
+        active, visited = self._unfinished(np.arange(number), rows, state, MOST), 0
+        while len(active):
+            last = int(state.stops[active].max())
+            first = max(last - MOST, int(state.firsts[active].min()))
+            parts = self._parts(self.write[first * TILE : last * TILE], read)
+            spans, decays = (state.firsts, state.stops), (state.reach, state.log_reach, state.gap)
+            asked = (rows.start, self.widths, self.peaks)
+            tiles = sum_tiles(
+                parts, first, *factors, active, *spans, *decays, *asked, state.statistics
+            )
+            visited += tiles * count * TILE
+            active = self._unfinished(active, rows, state, MOST)
+        visited += number * count * (count + 1) // 2
+        return state.statistics.reshape(number, -1, TILE)[..., :count], state.left, visited
+
+    def far_back(self) -> np.ndarray:
+        """Estimate for every head of how many columns before the last tile of rows are needed."""
+        number, tiles = self.product.shape
+        rows = slice((tiles - 1) * TILE, self.decay.shape[1])
+        state = _State(number, tiles - 1, len(self.widths))
+        read = torch.nn.functional.pad(self.read[rows], (0, 0, 0, tiles * TILE - rows.stop))
+        self._own(read, rows, state)
+        self._unfinished(np.arange(number), rows, state, tiles)
+        return TILE * (tiles - 1 - state.firsts)
+
+    def _unfinished(
+        self, active: np.ndarray, rows: slice, state: "_State", most: int
+    ) -> np.ndarray:
+        """The heads for which earlier tiles cannot be left out yet."""
+        from dsf.kernels.truncation import still_open
+
+        earlier = self.product, self.mass, self.lagged
+        spans, limits = (rows.start, state.stops, most), (self.limit.share, self.limit.tokens)
+        found = state.statistics, active, state.firsts, state.left
+        sizes, reach, gap = self.sizes[rows], state.reach, state.gap
+        count = still_open(sizes, reach, gap, *earlier, *spans, *limits, *found)
+        return active[:count]
+
+    def _own(self, read: Tensor, rows: slice, state: "_State") -> None:
+        from dsf.kernels.diagonal_tile_sums import sum_own_tile
+
+        numbers = (self.decay, self.step, self.feedthrough)
+        # contiguous, as a loop is compiled once for every memory layout
+        decay, step, through = (
+            part[:, rows].clone(memory_format=torch.contiguous_format) for part in numbers
+        )
+        logs = _logs(decay), _logs(step)
+        arrays = [part.numpy() for part in (decay, step, *logs, through)]
+        parts = self._parts(self.write[rows], read)
+        found = state.statistics, state.reach, state.log_reach
+        sum_own_tile(parts, *arrays, self.before, self.widths, self.peaks, *found)
+
+    def _parts(self, write: Tensor, read: Tensor) -> np.ndarray:
+        """Scores of columns and rows: absolute values, those times their logs, negative parts."""
+        from dsf.kernels.scalar_tile_sums import split_scores
+
+        size = len(write) * TILE
+        scores = self.scores[:size]
+        torch.mm(write, read.mT, out=scores.view(len(write), TILE))
+        parts = self.parts[: 3 * size].view(3, size).numpy()
+        split_scores(scores.numpy(), *parts)
+        return parts
+
+
+class _State:
+    """The sums and bounds of the rows of one tile while earlier tiles are added.
+
+    Attributes:
+        statistics: the sums so far, ``head (kind row)``.
+        reach, log_reach: decays from the start of the tile up to every row, and their logarithms.
+        gap: for every head the product of the decays between the tiles added last and this one.
+        left: the largest share of a row that is left out.
+        stops, firsts: for every head the earliest tile added, and a tile where it may stop.
+    """
+
+    def __init__(self, number: int, tile: int, widths: int) -> None:
+        self.statistics = np.zeros((number, (KINDS.index("near") + widths) * TILE))
+        self.reach, self.log_reach = np.zeros((2, number, TILE))
+        self.gap, self.left = np.ones(number), np.zeros(number)
+        self.stops, self.firsts = np.full((2, number), tile)
+
+
+def _logs(size: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """Logarithms of absolute values; some finite number for zero, as it is multiplied by zero."""
+    return size.clamp(min=torch.finfo(size.dtype).tiny).log_()
