@@ -9,7 +9,7 @@ from dsf import edits
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.recorded_run import run
-from dsf.network import intervention
+from dsf.network import live_model
 from tests.inspection.families import tiny_models
 from tests.network.test_planted_layers import planted, scores_off
 
@@ -25,7 +25,7 @@ def everything(monkeypatch):
 
     def again(function):
         with monkeypatch.context() as patch:
-            patch.setattr(intervention, "likely_layers", lambda *_: None)
+            patch.setattr(live_model, "likely_layers", lambda *_: None)
             return function()
 
     return again
@@ -37,7 +37,7 @@ def wrongly(monkeypatch):
 
     def again(function, guess):
         with monkeypatch.context() as patch:
-            patch.setattr(intervention, "likely_layers", lambda *_: set(guess))
+            patch.setattr(live_model, "likely_layers", lambda *_: set(guess))
             return function()
 
     return again
