@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from statistics import median
 from typing import Any
@@ -66,15 +66,9 @@ def compiled_path() -> Callable[..., Tensor]:
     return torch.compile(partial(dsf.respond, method=dsf.chunkwise))
 
 
-def moved(mixer: Mixer, device: str) -> Mixer:
-    """All tensors of a mixer on a device."""
-    parts = {name: part for name, part in vars(mixer).items() if isinstance(part, Tensor)}
-    return replace(mixer, **{name: part.to(device) for name, part in parts.items()})
-
-
 def response(mixer: Mixer, device: str) -> Case:
     """A layer's response, beside torch.compile of the plain path and fla."""
-    mixer = moved(mixer, device)
+    mixer = mixer.to(device)
     system, signal = mixer.system(), mixer.signal()
 
     def work(any_system: Any) -> Tensor:
@@ -115,7 +109,7 @@ def cases(device: str, *, share: int = 1) -> dict[str, Callable[[], Case]]:
         return number // share
 
     def of_layer(work: Callable[[Any], Tensor], mixer: Mixer) -> Case:
-        return Case(moved(mixer, device).system(), work)
+        return Case(mixer.to(device).system(), work)
 
     wide, few = 1536 // share, 64 // share
     return {

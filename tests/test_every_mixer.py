@@ -103,6 +103,18 @@ def test_the_map_times_the_signal_is_the_response(mixer_class, steps, size):
     assert_close(as_tokens(response, expected), expected, EXACT)
 
 
+def test_all_tensors_are_moved_and_nothing_else(mixer):
+    """To a device without numbers, which refuses any tensor of another."""
+    there = mixer.to("meta")
+    for field in fields(mixer):
+        before, after = getattr(mixer, field.name), getattr(there, field.name)
+        if isinstance(before, Tensor):
+            assert after.is_meta
+            assert (after.shape, after.dtype) == (before.shape, before.dtype)
+        else:
+            assert after is before
+
+
 def test_no_token_reads_the_future(mixer_class):
     """A changed future leaves earlier outputs equal to the last bit."""
     mixer, other = draw(mixer_class, 9), draw(mixer_class, 9, seed=1)

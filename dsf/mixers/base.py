@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import UnionType
-from typing import Any, ClassVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import torch
 from jaxtyping import Shaped
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dsf.composite import Operator
 from dsf.shapes import ShapeError, agree, has_axes
+
+Kind = TypeVar("Kind", bound="Mixer")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -37,6 +39,12 @@ class Mixer(ABC):
             elif part is not None:
                 parts.append(f"{field.name}={getattr(part, '__name__', part)}")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def to(self: Kind, device: torch.device | str) -> Kind:
+        """The same mixer with all of its tensors on a device; all else is kept."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **{name: part.to(device) for name, part in tensors.items()})
 
     @abstractmethod
     def system(self) -> Operator:

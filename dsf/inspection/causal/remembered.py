@@ -30,7 +30,7 @@ class Remembered:
         for one in held:
             for plane in () if one is None else (*one.planes.values(), *one.columns.values()):
                 storage = plane.untyped_storage()
-                if storage.data_ptr() not in self._memory:
-                    self._memory.add(storage.data_ptr())
+                if storage._cdata not in self._memory:
+                    self._memory.add(storage._cdata)
                     self._bytes += storage.nbytes()
         self._found[key] = result
