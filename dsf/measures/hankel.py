@@ -28,6 +28,10 @@ from dsf.system import System
 TOLERANCE = 1e-10
 ROWS = 64
 """Rows of a block that are formed at once."""
+WINDOW = 64
+"""Tokens that are folded at once where a system has few states: their own map is formed with it."""
+GATHERED = 4
+"""So many times as many writes or reads as states are gathered before they are made triangular."""
 
 
 def hankel_singular_values(
@@ -193,26 +197,36 @@ def _of_system(system: System, positions: list[int]) -> Tensor:
 
 def _reached(system: System, positions: list[int]) -> Iterator[Tensor]:
     """Factors L with L Lᴴ the controllability Gramian after each position."""
-    size = (*system.batch, system.state_size, system.state_size)
-    factor = torch.zeros(size, dtype=system.dtype, device=system.device)
+    states = system.state_size
+    factor = torch.zeros((*system.batch, states, 0), dtype=system.dtype, device=system.device)
     for start, stop in pairwise([0, *(t + 1 for t in positions)]):
-        panel = fold(system, start, stop)
-        factor = _triangular(torch.cat([panel.carried(factor), panel.write], dim=-1).mH).mH
+        for begin in range(start, stop, WINDOW):
+            panel = fold(system, begin, min(begin + WINDOW, stop))
+            factor = torch.cat([panel.carried(factor), panel.write], dim=-1)
+            if factor.shape[-1] > GATHERED * max(states, WINDOW):
+                factor = _triangular(factor.mH).mH
+        factor = _triangular(factor.mH).mH
         yield factor
 
 
 def _seen(system: System, positions: list[int]) -> Iterator[Tensor]:
     """Factors F with Fᴴ F the observability Gramian after each position, the last one first."""
-    size = (*system.batch, system.state_size, system.state_size)
-    factor = torch.zeros(size, dtype=system.dtype, device=system.device)
-    for start, stop in pairwise([system.steps, *(t + 1 for t in reversed(positions))]):
-        panel = fold(system, stop, start)
-        factor = _triangular(torch.cat([panel.reach, panel.seen_before(factor)], dim=-2))
+    states = system.state_size
+    factor = torch.zeros((*system.batch, 0, states), dtype=system.dtype, device=system.device)
+    for stop, start in pairwise([system.steps, *(t + 1 for t in reversed(positions))]):
+        for end in range(stop, start, -WINDOW):
+            panel = fold(system, max(end - WINDOW, start), end)
+            factor = torch.cat([panel.reach, panel.seen_before(factor)], dim=-2)
+            if factor.shape[-2] > GATHERED * max(states, WINDOW):
+                factor = _triangular(factor)
+        factor = _triangular(factor)
         yield factor
 
 
-def _triangular(tall: Tensor) -> Tensor:
-    return torch.linalg.qr(tall, mode="r").R
+def _triangular(tall: Shaped[Tensor, "*batch rows state"]) -> Shaped[Tensor, "*batch state state"]:
+    """A matrix with the same Gramian."""
+    found = torch.linalg.qr(tall, mode="r").R
+    return torch.nn.functional.pad(found, (0, 0, 0, found.shape[-1] - found.shape[-2]))
 
 
 def states_needed(

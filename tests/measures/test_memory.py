@@ -1,5 +1,7 @@
 """Gramians, Hankel values, stability: against dense linear algebra and known systems."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -7,7 +9,9 @@ import torch
 
 import dsf
 from dsf import measures
+from dsf.measures import hankel
 from dsf.transition import Dense, Diagonal
+from tests.drawn import STRUCTURES, Drawer
 
 
 @pytest.fixture
@@ -50,6 +54,44 @@ def test_hankel_values_of_a_constant_system_are_the_control_theorists(rng):
     expected = np.sqrt(np.sort(np.linalg.eigvals(P @ Q).real)[::-1])
     found = measures.hankel_singular_values(system, positions=[100])[0].numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+@pytest.mark.parametrize("gathered", [0, 100])
+def test_hankel_values_do_not_depend_on_the_windows(structure, before, gathered, monkeypatch):
+    """Windows that end before, at and after a position, and writes kept or made triangular."""
+    monkeypatch.setattr(hankel, "WINDOW", 3)
+    monkeypatch.setattr(hankel, "GATHERED", gathered)
+    system = Drawer(5).system(structure, batch=(2,), steps=14, states=3)
+    system = replace(system, reads_before_update=before)
+    map = dsf.attention_map(system)
+    outputs, inputs = system.output_size, system.input_size
+    positions = [2, 0, 7, 12]
+    found = measures.hankel_singular_values(system, positions=positions)
+    for number, t in enumerate(positions):
+        block = map[..., (t + 1) * outputs :, : (t + 1) * inputs].numpy()
+        values = np.linalg.svd(block, compute_uv=False)
+        count = min(found.shape[-1], values.shape[-1])
+        np.testing.assert_allclose(found[:, number, :count], values[..., :count], atol=1e-12)
+        assert not found[:, number, count:].any()
+        np.testing.assert_allclose(values[..., count:], 0, atol=1e-12)
+
+
+def test_hankel_values_of_a_long_system_hold_no_square_of_its_length(monkeypatch):
+    largest = 0
+    fold = hankel.fold
+
+    def folded(*given):
+        nonlocal largest
+        panel = fold(*given)
+        largest = max(largest, panel.local.numel(), panel.reach.numel(), panel.write.numel())
+        return panel
+
+    monkeypatch.setattr(hankel, "fold", folded)
+    system = Drawer(1).system("diagonal", steps=20_000, states=4)
+    measures.hankel_singular_values(system, positions=[9_999])
+    assert 0 < largest <= 64 * 64 * system.output_size * system.input_size
 
 
 def test_hankel_values_of_a_system_are_those_of_its_map(one_port_system):
