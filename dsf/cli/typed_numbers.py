@@ -17,10 +17,7 @@ def whole(word: str) -> int:
     Raises:
         ValueError: if it is none.
     """
-    plain = word.strip()
-    if len(plain) > LONGEST or not WHOLE.fullmatch(plain):
-        raise ValueError(f"{word!r} is no whole number")
-    return int(plain)
+    return int(_digits(word, WHOLE, "whole number"))
 
 
 def real(word: str) -> float:
@@ -29,10 +26,14 @@ def real(word: str) -> float:
     Raises:
         ValueError: if it is none.
     """
+    return float(_digits(word, REAL, "number"))
+
+
+def _digits(word: str, pattern: re.Pattern[str], what: str) -> str:
     plain = word.strip()
-    if len(plain) > LONGEST or not REAL.fullmatch(plain):
-        raise ValueError(f"{word!r} is no number")
-    return float(plain)
+    if len(plain) > LONGEST or not pattern.fullmatch(plain):
+        raise ValueError(f"{word!r} is no {what}")
+    return plain
 
 
 def is_count(word: str) -> bool:

@@ -20,7 +20,7 @@ from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import Rows
 from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
-from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
+from dsf.inspection.results.measurements import QUANTITIES, RANK, Quantity, measured
 from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
@@ -38,8 +38,7 @@ from dsf.system import System
 from dsf.threads import in_parallel
 
 MOST_CELLS = 2**25
-LONGEST_FOR_RANKS = 256
-RANK = "middle_hankel_rank"
+LONGEST_RANKED_IN_A_PAGE = 256
 OF_ORDER = ("mean_distance", "half_life", RANK)
 """What has a meaning only where row k and column k are token k."""
 
@@ -119,12 +118,12 @@ def quantities_of(drawn: Selection, *, ordered: bool) -> dict[str, Quantity]:
     if maps * steps**2 > MOST_CELLS:
         return {}
     left_out = set() if ordered else {*OF_ORDER}
-    left_out |= set() if steps <= LONGEST_FOR_RANKS else {RANK}
+    left_out |= set() if steps <= LONGEST_RANKED_IN_A_PAGE else {RANK}
     return {name: QUANTITIES[name] for name in WORDS if name not in left_out}
 
 
 TOO_LONG_FOR_RANKS = (
-    f"The Hankel rank is measured in a page up to {LONGEST_FOR_RANKS} tokens, and by "
+    f"The Hankel rank is measured in a page up to {LONGEST_RANKED_IN_A_PAGE} tokens, and by "
     f"inspection.measure('{RANK}') at any length."
 )
 
@@ -133,7 +132,7 @@ def unmeasured(drawn: Selection) -> str:
     """What is not measured of the drawn maps, why, and what measures it; empty if all is."""
     steps, maps = drawn.system.steps, len(drawn.labels)
     if maps * steps**2 <= MOST_CELLS:
-        return "" if steps <= LONGEST_FOR_RANKS else TOO_LONG_FOR_RANKS
+        return "" if steps <= LONGEST_RANKED_IN_A_PAGE else TOO_LONG_FOR_RANKS
     return (
         f"Not measured in this page: {maps} maps of {steps:,} tokens have {maps * steps**2:,} "
         f"weights, and the page measures up to {MOST_CELLS:,} of a layer. inspection.measure() and "

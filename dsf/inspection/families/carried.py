@@ -4,8 +4,6 @@ Layers of the same library that continue a cache start from these. Releases whos
 another way are not read: their layers are refused, since they do not start from rest.
 """
 
-from typing import Any
-
 from torch import Tensor
 
 from dsf.inspection.capture.caches import is_cache
@@ -30,18 +28,18 @@ def gated_before(layer: Captured, taps: int) -> Tensor | None:
     return None if held is None else held[..., -taps:]
 
 
-def state_before(layer: Captured) -> Tensor | None:
-    """The recurrent state before the first token, as the cache lays it out; None from rest."""
-    return _asked(layer, "get_recurrent_state")
+def state_before(layer: Captured, question: str = "get_recurrent_state") -> Tensor | None:
+    """The recurrent state before the first token, as the cache lays it out; None from rest.
 
-
-def cache_of(layer: Captured) -> Any:
-    """The cache among the arguments of the call; None without one."""
-    return next((part for part in layer.arguments.values() if is_cache(part)), None)
+    Args:
+        question: the method of the cache that returns the state of a layer.
+    """
+    return _asked(layer, question)
 
 
 def _asked(layer: Captured, question: str) -> Tensor | None:
-    cache, place = cache_of(layer), getattr(layer.module, "layer_idx", None)
+    cache = next((part for part in layer.arguments.values() if is_cache(part)), None)
+    place = getattr(layer.module, "layer_idx", None)
     if place is None or not hasattr(cache, question):
         return None
     held = getattr(cache, question)(place)

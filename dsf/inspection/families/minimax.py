@@ -14,8 +14,7 @@ from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.capture.precision import in_float64
-from dsf.inspection.families.carried import cache_of
+from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.shared import (
     by_head,
     epsilon_of,
@@ -35,16 +34,13 @@ def read(layer: Captured) -> Retention:
     query, key, _ = by_head(kept if _zeroes_whole_tokens(layer) else qkv, len(slope)).chunk(3, -1)
     value = by_head(kept, len(slope)).chunk(3, dim=-1)[2]
     decay = (-slope).exp().expand(query.shape[:-2])
-    return Retention(query=query, key=key, value=value, decay=decay, initial=_before(layer))
-
-
-def _before(layer: Captured) -> Tensor | None:
-    """The state that the cache holds of earlier tokens; None from rest."""
-    cache = cache_of(layer)
-    if not hasattr(cache, "get_linear_cache"):
-        return None
-    held = cache.get_linear_cache(layer.module.layer_idx)
-    return in_float64(held) if isinstance(held, Tensor) else None
+    return Retention(
+        query=query,
+        key=key,
+        value=value,
+        decay=decay,
+        initial=state_before(layer, "get_linear_cache"),
+    )
 
 
 def enter(layer: Captured) -> Chain:
