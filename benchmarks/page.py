@@ -92,8 +92,10 @@ GROUPS = (
         "Random weights. *dsf* runs a model, runs every token mixer once more in double precision "
         "and compares it with the rebuilt layer; the other lines of dsf are the same with the run "
         "asked about tokens (`checks`), and the additional time for all measures and for the "
-        "report. *output_attentions* is the library's own maps, in single precision and not "
-        "compared with anything.",
+        "report. *mixers in float64* are the modules of all token mixers once more, and nothing "
+        "else: no two numbers can be had for less than the run and these, as the library computes "
+        "them. *output_attentions* is the library's own maps, in single precision and not compared "
+        "with anything.",
         alike=False,
     ),
     Group(

@@ -19,6 +19,7 @@ import transformers
 from torch import nn
 
 import dsf
+from benchmarks.least import mixers_in_float64
 from benchmarks.limits import interleaved
 from benchmarks.record import Row, row
 
@@ -113,6 +114,8 @@ def _rows(shape: str, tokens: int) -> list[Row]:
         with torch.no_grad():
             return model(input_ids=ids, use_cache=False, **more)
 
+    mixers = [layer.name for layer in inspection]
+
     def attentions() -> None:
         before = model.config._attn_implementation
         model.set_attn_implementation("eager")
@@ -123,6 +126,7 @@ def _rows(shape: str, tokens: int) -> list[Row]:
         "dsf": lambda: dsf.inspect(model, input_ids=ids, checks="none"),
         "dsf, with checks": lambda: dsf.inspect(model, input_ids=ids),
         "library, the run alone": run,
+        "library, mixers in float64": mixers_in_float64(model, mixers, run),
     }
     if all("channel" not in layer.axes for layer in inspection):
         with tempfile.TemporaryDirectory() as folder:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import dsf
+from benchmarks.least import mixers_in_float64
 from dsf.inspection.results.measurements import RANK
 from dsf.loading import load_model, read_tensors, token_texts
 from tests.pretrained.fetch import WHEELS, found
@@ -206,6 +207,7 @@ def read(case: Case) -> dict[str, Any]:
         page = Path(room) / "page.html"
         steps = {
             "forward": forward,
+            "mixers": mixers_in_float64(model, [layer.name for layer in inspection], forward),
             "inspect": inspect,
             "on disk": partial(inspect, memory=GB),
             "measure": inspection.measure,
@@ -345,7 +347,7 @@ def page(record: dict[str, Any]) -> str:
     return text
 
 
-STEPS = ("forward", "inspect", "on disk", "measure", "ranks", "report")
+STEPS = ("forward", "mixers", "inspect", "on disk", "measure", "ranks", "report")
 EXPLAINING = (
     "stack",
     "attribute",
@@ -377,15 +379,17 @@ TIMES = """
 
 Seconds on {threads} threads of a processor, in brackets as a multiple of the model's own forward
 pass in the same process, the better of two runs; that of the pass is taken again between the
-others. Measures are what `inspection.measure()` takes by default. Of more than 1,024 tokens that
-leaves out the rank of the Hankel block at the middle token, a factorisation for each head, so the
-ranks are timed alone as well: `inspection.measure("middle_hankel_rank")`. The report is a page with
-all its maps. With `memory=1e9` an inspection may take one GB beyond the model: above that, what it
-records and keeps goes to disk, and the run is not asked what mixes tokens. The last column is the
-memory that a step takes beyond what was held before it, in MB, in this order.
+others. Mixers in float64 are the modules of the token mixers alone once more, with nothing rebuilt
+or compared: the two numbers of an inspection cannot take less than the pass and these. Measures are
+what `inspection.measure()` takes by default. Of more than 1,024 tokens that leaves out the rank of
+the Hankel block at the middle token, a factorisation for each head, so the ranks are timed alone as
+well: `inspection.measure("middle_hankel_rank")`. The report is a page with all its maps. With
+`memory=1e9` an inspection may take one GB beyond the model: above that, what it records and keeps
+goes to disk, and the run is not asked what mixes tokens. The last column is the memory that a step
+takes beyond what was held before it, in MB, in this order.
 
-| model | forward | inspect | with `memory=1e9` | measure | ranks alone | report | MB |
-|---|---|---|---|---|---|---|---|
+| model | forward | float64 mixers | inspect | `memory=1e9` | measure | ranks alone | report | MB |
+|---|---|---|---|---|---|---|---|---|
 {times}
 """
 EXPLAINED = """
