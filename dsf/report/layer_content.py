@@ -416,13 +416,14 @@ def _maps(seen: Sequence[MapView], *, exact: bool) -> list[dict[str, Any]]:
 
 def _map(view: MapView, *, exact: bool) -> dict[str, Any]:
     order = np.argsort(-np.abs(np.nan_to_num(view.column_sums)), kind="stable")
-    bright, largest_apart = view.bright_and_largest_apart
+    full, largest_apart, uniform = view.brightness
     return {
         "label": view.label,
         "sample": view.sample,
         "scale": view.scale,
-        "bright": bright,
+        "bright": full,
         "largest_apart": largest_apart,
+        "uniform": uniform,
         "signed": view.signed,
         "nans": view.nans,
         "infinities": view.infinities,

@@ -1,6 +1,7 @@
 """One map as a page draws it: a pooled picture, its largest weights, and the sums around it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,6 +12,24 @@ from dsf.report.strongest import Link
 
 BRIGHT = 0.98
 FAINTEST = 1 / 16
+EVEN = 0.5
+FEWEST = 10
+
+
+class Brightness(NamedTuple):
+    """How the weights of a map are coloured.
+
+    Attributes:
+        full: the weight from which on a colour is full.
+        largest_apart: the largest finite magnitude of the cells beside the diagonal; that of all
+            cells, if these are 0.
+        uniform: between which magnitudes most cells lie, if these differ by less than a factor of
+            two; else None.
+    """
+
+    full: float
+    largest_apart: float
+    uniform: tuple[float, float] | None
 
 
 @dataclass
@@ -50,26 +69,29 @@ class MapView:
 
     @property
     def bright(self) -> float:
-        """The weight from which on a colour is full, so that a few cells do not hide the rest.
+        """The weight from which on a colour is full; see ``brightness``."""
+        return self.brightness.full
+
+    @property
+    def brightness(self) -> Brightness:
+        """From which weight on a colour is full, so that a few cells do not hide the rest.
 
         Of the cells that are not masked, 98 in 100 lie below it. The diagonal and the first key,
         which often take most of the weight, do not count. It is at least a sixteenth of the largest
-        of those cells, so that noise stays pale beside a few strong weights.
-        """
-        return self.bright_and_largest_apart[0]
-
-    @property
-    def bright_and_largest_apart(self) -> tuple[float, float]:
-        """``bright``, and the largest finite magnitude of the cells beside the diagonal.
-
-        The latter is that of all cells, if these are 0.
+        of those cells, so that noise stays pale beside a few strong weights. Where 98 in 100 also
+        lie above half of it, the map is nearly uniform, and would be full of colour everywhere; it
+        is then up to four times as large, so that the square root of a uniform map is a half.
         """
         seen, largest = self._apart()
         apart = largest or self.scale
         highest = float(seen.max(initial=0.0))
         if not highest:
-            return self.scale, apart
-        return min(max(quantile(seen, BRIGHT), highest * FAINTEST), self.scale), apart
+            return Brightness(self.scale, apart, None)
+        full = min(max(quantile(seen, BRIGHT), highest * FAINTEST), self.scale)
+        if len(seen) < FEWEST or np.count_nonzero(seen < EVEN * full) > (1 - BRIGHT) * len(seen):
+            return Brightness(full, apart, None)
+        least = max(quantile(seen, 1 - BRIGHT), EVEN * full)
+        return Brightness(full * (least / full / EVEN) ** 2, apart, (least, full))
 
     def _apart(self) -> tuple[Float[np.ndarray, " cells"], float]:
         """The magnitudes that decide what is bright, and the largest beside the diagonal."""

@@ -117,6 +117,13 @@ def test_words_that_people_use_find_their_page(site, chromium):
         ("attention map of Mamba", "SelectiveStateSpace"),
         ("RetNet", "Retention"),
         ("ZeroS", "ZeroSumAttention"),
+        ("delta rule state", "Does my Mamba forget because it decays or because it is full?"),
+        ("which token caused", "Which of it made the model say this?"),
+        ("which token caused the prediction", "Which of it made the model say this?"),
+        ("gain", "Measures"),
+        ("Hankel", "Memory: Hankel ranks and singular values"),
+        ("context length", "Work with long sequences"),
+        ("install", "Quick start"),
     ):
         tab.goto(f"{(site / 'search.html').as_uri()}?q={quote(words)}")
         tab.wait_for_selector("#search-results li a")

@@ -23,6 +23,11 @@ const CURVES = {
   percentile: (share) => share, // of ranks, which `Shades` forms
 };
 
+/** The share of the scale at which a colour is so far along its ramp. */
+function shareAt(place, curve) {
+  return curve === "root" ? place ** 2 : curve === "linear" ? place : (1001 ** place - 1) / 1000;
+}
+
 const CURVE_NAMES = { root: "square root", percentile: "percentile", linear: "linear", logarithmic: "logarithmic" };
 
 let theme = "light";

@@ -65,10 +65,15 @@ function brightness(picture) {
     top = Math.max(top, level);
   });
   const weight = (level) => (level / LEVELS) ** 2 * picture.scale;
-  let level = 0;
-  for (let sum = counts[0]; level < top && sum < 0.98 * all; sum += counts[level]) level += 1;
-  const bright = top ? Math.max(weight(level), weight(top) / 16) : picture.scale;
-  return { bright, largest_apart: weight(beside) || picture.scale };
+  const levelAt = (share) => {
+    let level = 0;
+    for (let sum = counts[0]; level < top && sum < share * all; sum += counts[level]) level += 1;
+    return level;
+  };
+  const [low, high] = [0.02, 0.98].map((share) => weight(levelAt(share)));
+  const full = top ? Math.max(high, weight(top) / 16) : picture.scale;
+  const uniform = all >= 10 && low > full / 2 ? [low, full] : null;
+  return { bright: uniform ? full * (2 * low / full) ** 2 : full, largest_apart: weight(beside) || picture.scale, uniform };
 }
 
 /** The twelve cells of largest magnitude, as [query, key, weight]. */

@@ -74,6 +74,7 @@ function drawLegend(place, shades, map, apart) {
   };
   place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades, largest)}`),
     swatch((sample) => sample.classList.add("pattern"), "masked"));
+  if (map.uniform) place.append(make("span", { className: "even" }, uniformWords(map.uniform)));
   if (apart) {
     place.append(swatch((sample) => {
       sample.style.backgroundColor = css(ramp().left);
@@ -90,8 +91,7 @@ function legendEnds({ curve, end }, signed, largest) {
   if (curve === "percentile") return signed ? ["− largest", "0", "+ largest"] : ["0", "half of the cells", "all"];
   const last = `${end < largest ? "≥ " : ""}${signed ? "+" : ""}${number(end, 3)}`;
   if (signed) return [`${end < largest ? "≤ " : ""}−${number(end, 3)}`, "0", last];
-  const middle = curve === "root" ? end / 4 : curve === "linear" ? end / 2 : (Math.sqrt(1001) - 1) / 1000 * end;
-  return ["0", number(middle, 3), last];
+  return ["0", number(shareAt(0.5, curve) * end, 3), last];
 }
 
 function legendWords(shades, largest) {
@@ -102,4 +102,10 @@ function legendWords(shades, largest) {
   }
   const cut = end < largest ? `, full from ${number(end, 3)} on; the largest is ${number(largest, 3)}` : "";
   return `${CURVE_NAMES[curve].replace(" ", "-")} colour scale${cut}`;
+}
+
+/** That a map has hardly any contrast, which colours must not pretend. */
+function uniformWords([least, most]) {
+  return `Nearly uniform: beside the diagonal and the first key most weights lie between ${number(least, 3)} and ${number(most, 3)}, `
+    + `a ratio of ${(most / least).toFixed(2)}; colours are paler for it, and percentiles are not drawn.`;
 }

@@ -76,8 +76,7 @@ class Overview {
     const { layer, map } = entry, { rows, columns: across } = layer.thumbnails;
     const canvas = make("canvas", { className: "pattern", width: across, height: rows });
     const label = withoutSample(map);
-    const brief = map.rollout ? label.replace(/ layers$/, "")
-      : beside.length > 4 ? label.replace(/^(head|channel) /, "") : label;
+    const brief = map.rollout ? label.replace(/ layers$/, "") : beside.length > 4 ? numbersOf(label) : label;
     const caption = columns ? [] : [make("span", {}, map.together ? "all" : map.share ? "edges" : brief)];
     const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1 },
       canvas, ...caption);
@@ -89,16 +88,24 @@ class Overview {
     return thumb;
   }
 
-  /** Arrow keys move through the thumbnails; up and down go to the neighbouring sample or layer. */
+  /** Arrow keys move through the thumbnails; up and down go to the nearest in the row that is seen there. */
   moveFocus(event, entry) {
     const move = ARROWS[event.key];
     if (!move) return;
     event.preventDefault();
-    const lines = [...new Set(this.entries.map(lineOf))], next = lines[lines.indexOf(lineOf(entry)) + move[0]];
-    const beside = (line) => this.entries.filter((each) => lineOf(each) === line);
-    const at = move[0] ? beside(lineOf(entry)).indexOf(entry) : this.entries.indexOf(entry) + move[1];
-    const target = move[0] ? next && beside(next)[Math.min(at, next.children.length - 1)] : this.entries[at];
+    const target = move[0] ? this.nextRow(entry, move[0]) : this.entries[this.entries.indexOf(entry) + move[1]];
     if (target) this.reach(target).focus();
+  }
+
+  /** The thumbnail above (-1) or below (1) another, as they stand on the screen. */
+  nextRow(entry, down) {
+    const places = new Map(this.entries.map((each) => [each, each.thumb.getBoundingClientRect()]));
+    const { top, left } = places.get(entry);
+    const beyond = this.entries.filter((each) => (places.get(each).top - top) * down > 1);
+    const nearest = Math.min(...beyond.map((each) => (places.get(each).top - top) * down));
+    const apart = (each) => Math.abs(places.get(each).left - left);
+    return beyond.filter((each) => (places.get(each).top - top) * down < nearest + 1)
+      .reduce((best, each) => (best && apart(best) <= apart(each) ? best : each), null);
   }
 
   /** Make a thumbnail the one that the Tab key reaches. */
@@ -138,11 +145,6 @@ class Overview {
   }
 }
 
-/** The element in which a thumbnail stands beside others. */
-function lineOf({ thumb }) {
-  return thumb.parentElement;
-}
-
 /** The maps of a layer, those of each sample together. */
 function bySample(maps) {
   const samples = [...new Set(maps.map(({ sample }) => sample))].sort((a, b) => a - b);
@@ -152,6 +154,18 @@ function bySample(maps) {
 /** The name of a map among those of its sample. */
 function withoutSample({ label, sample }) {
   return label.replace(`sample ${sample}, `, "");
+}
+
+/** The numbers in the name of a map: "3" of "head 3", "1, 2" of "window 1, head 2"; another name as it is. */
+function numbersOf(label) {
+  const parts = label.split(", ").map((part) => /^[a-z]+ (\d+)$/.exec(part));
+  return parts.every(Boolean) ? parts.map(([, count]) => count).join(", ") : label;
+}
+
+/** What several numbers under a thumbnail count, such as ": window, head"; nothing where names are given. */
+function counted(maps) {
+  const label = withoutSample(maps[0]);
+  return maps.length > 4 && label.includes(", ") && numbersOf(label) !== label ? `: ${label.replace(/ \d+/g, "")}` : "";
 }
 
 /** How many thumbnails of a layer stand side by side: all of a sample up to 12, else a number that divides them. */
@@ -181,9 +195,10 @@ function aboutDrawn(layer) {
   const count = maps.length, first = maps.filter(({ together }) => together).length;
   const single = count - first, left = layer.total - single;
   const all = first ? "all channels, " : "";
+  const names = counted(maps.filter(({ together }) => !together));
   return left > 0
-    ? `${layer.mixer} · ${all}${single} of ${layer.total} drawn, ${left} not drawn`
-    : `${layer.mixer} · ${all}${single} ${single === 1 ? "map" : "maps"}`;
+    ? `${layer.mixer} · ${all}${single} of ${layer.total} drawn, ${left} not drawn${names}`
+    : `${layer.mixer} · ${all}${single} ${single === 1 ? "map" : "maps"}${names}`;
 }
 
 /** Scroll a box, and nothing around it, until an element in it is visible. */

@@ -1,0 +1,77 @@
+"""A map whose weights hardly differ looks so, under every colour scale, and the legend says so."""
+
+import pytest
+import torch
+
+import dsf
+from dsf.report import write_report
+from tests.report.controls import open_menu
+from tests.report.drawn import of_mixers
+
+pytestmark = pytest.mark.slow
+
+STEPS = 48
+COLOURS = """(canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return [...Array(data.length / 4).keys()].map((k) => [...data.subarray(4 * k, 4 * k + 3)]); }"""
+PALEST, FULL = 246, 24  # blue at weight zero and at the end of the warm colours
+
+
+def head(spread):
+    scores = spread * torch.randn(STEPS, STEPS, generator=torch.Generator().manual_seed(0))
+    nothing = torch.zeros(1, STEPS, 1)
+    return dsf.mixers.SoftmaxAttention(
+        query=nothing,
+        key=nothing,
+        value=torch.ones(1, STEPS, 2),
+        bias=scores[None],
+        causal=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    found = of_mixers([head(0.0), head(0.01), head(3.0)])
+    return write_report(found, tmp_path_factory.mktemp("page") / "r.html")
+
+
+def blues(thumb):
+    """How much blue the cells of a thumbnail have; less is stronger."""
+    return [blue for _, _, blue in thumb.locator("canvas").evaluate(COLOURS)]
+
+
+@pytest.mark.parametrize("curve", ["root", "percentile", "linear", "logarithmic"])
+def test_a_uniform_map_is_of_one_middle_colour(visited, path, curve):
+    page = visited(path)
+    thumbs = page.locator(".lines .thumb")
+    open_menu(page)
+    page.get_by_label("Colour scale").select_option(curve)
+    for k in (0, 1):
+        found = blues(thumbs.nth(k))
+        assert max(found) - min(found) < 30
+        assert FULL + 40 < min(found)
+        assert max(found) < PALEST - 40
+    varied = blues(thumbs.nth(2))
+    assert max(varied) - min(varied) > 150
+
+
+def test_the_legend_says_so(visited, path):
+    page = visited(path)
+    thumbs = page.locator(".lines .thumb")
+    legend = page.locator(".legend")
+    thumbs.nth(1).click()
+    legend.get_by_text("Nearly uniform").wait_for()
+    low, high = 0.0204, 0.0213
+    assert f"between {low} and {high}, a ratio of 1.04" in legend.inner_text()
+    thumbs.nth(2).click()
+    legend.get_by_text("Nearly uniform").wait_for(state="detached")
+
+
+def test_a_common_scale_stays_common(visited, path):
+    """One head beside another of larger weights: equal weights have equal colours."""
+    page = visited(path)
+    page.get_by_role("button", name="Compare with another map").click()
+    open_menu(page)
+    page.get_by_label("same scale").check()
+    ends = [each.inner_text().split("\n")[2] for each in page.locator(".legend .ramp").all()]
+    assert ends[0].removeprefix("≥ ") == ends[1].removeprefix("≥ ")
