@@ -56,6 +56,8 @@ def test_the_whole_map_is_in_the_window(visited, path, width, height, least, sch
     assert seen["right"] <= width
     assert page.evaluate("scrollY") == 0
     assert page.locator(".bar > *").evaluate_all(ROWS) == 1
+    numbers = page.locator(".more .numbers")
+    assert numbers.evaluate("(each) => each.scrollWidth - each.clientWidth") == 0
 
 
 def test_the_map_follows_the_height_of_the_window(visited, path):

@@ -42,7 +42,12 @@ def test_the_caption_of_a_window_keeps_its_line(visited, windows, width):
     page = visited(windows, viewport={"width": width, "height": 900})
     captions = page.locator(".lines .thumb span")
     assert captions.nth(4).inner_text() == "1, 1"
-    assert page.locator(".lines .thumb").nth(4).get_attribute("aria-label").endswith("window 1, head 1")
+    assert (
+        page.locator(".lines .thumb")
+        .nth(4)
+        .get_attribute("aria-label")
+        .endswith("window 1, head 1")
+    )
     assert "window, head" in page.locator(".overview").inner_text()
     assert max(captions.evaluate_all("(all) => all.map((each) => each.offsetHeight)")) < 20
 
