@@ -79,14 +79,26 @@ def raced(
 ) -> list[dict[str, Any]]:
     """Ours and theirs of one prompt, and how far their maps lie from ours."""
     import dsf
+    from benchmarks.least import mixers_in_float64
     from benchmarks.limits import interleaved
 
     maps: dict[str, list[Tensor]] = {}
 
-    def ours() -> list[Tensor]:
-        return [layer.map() for layer in dsf.inspect(model, input_ids=prompt)]
+    def ours(**options: Any) -> list[Tensor]:
+        return [layer.map() for layer in dsf.inspect(model, input_ids=prompt, **options)]
 
-    works = {"dsf": ours, "TransformerLens": lambda: theirs(bridge, prompt, scaled=scaled)}
+    def run() -> Any:
+        with torch.no_grad():
+            return model(input_ids=prompt, use_cache=False)
+
+    mixers = [layer.name for layer in dsf.inspect(model, input_ids=prompt, checks="none")]
+    again = mixers_in_float64(model, mixers, run)
+    works = {
+        "dsf": lambda: ours(checks="none"),
+        "TransformerLens": lambda: theirs(bridge, prompt, scaled=scaled),
+        "dsf, with checks": ours,
+        "the run, and its mixers in float64": lambda: (run(), again()),
+    }
     with torch.no_grad():
         taken = interleaved(works, rounds=rounds, look=maps.__setitem__)
     found = []

@@ -101,10 +101,13 @@ GROUPS = (
     Group(
         ("Maps of",),
         "TransformerLens",
-        "The same models in an environment with TransformerLens: *dsf* inspects the model, checks "
-        "every layer and computes all maps; TransformerLens runs the model with its cache and "
-        "computes the maps. Its error is the largest difference from the maps of dsf below the "
-        "diagonal. Its maps of the gated delta rule are a heuristic by its own account.",
+        "The same models in an environment with TransformerLens: *dsf* inspects the model, "
+        "compares every layer with its module in float64 and computes all maps, with the run "
+        "asked about tokens as well in a line of its own; TransformerLens runs the model with its "
+        "cache and computes the maps, in single precision and compared with nothing. Its error is "
+        "the largest difference from the maps of dsf below the diagonal. Its maps of the gated "
+        "delta rule are a heuristic by its own account. *The run, and its mixers in float64* is "
+        "what the two numbers of every layer take at least, before any map is made.",
     ),
 )
 
