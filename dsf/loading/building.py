@@ -17,8 +17,10 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from dsf.loading.errors import LoadError, listed, reason, shown
 from dsf.loading.library_versions import model_library
+from dsf.loading.unused_weights import check_unused, is_causal_mask
 
 _SAFE_ATTENTION = {None, "eager", "sdpa"}
+_NONE = torch.empty(0)
 _CURE = "only the library's own models are built, since others come with code"
 
 
@@ -108,7 +110,7 @@ def build(
 
     Raises:
         LoadError: the settings ask for weights that are missing, of another shape or no floating
-            point numbers, or for a model that is far larger than the weights.
+            point numbers, for a model that is far larger than the weights, or for a part of it.
     """
     empty = checked_skeleton(plan, Held.of(weights.values()), where)
     _check_names(empty, plan.model.base_model_prefix, weights, where)
@@ -129,6 +131,7 @@ def build(
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     _check_complete(plan, found, where)
     unused = sorted(found["unexpected_keys"])
+    check_unused(model, plan.config, unused, lambda name: weights.get(name, _NONE), where)
     if not hasattr(plan.config, "quantization_config"):
         _check_kinds(empty, {k: v for k, v in weights.items() if k not in set(unused)}, where)
     return model.eval(), unused, _shared(model, weights)
@@ -167,7 +170,9 @@ def _check_kinds(empty: nn.Module, used: dict[str, Tensor], where: str) -> None:
     """Raise if whole numbers or complex ones stand where the model has floating point weights."""
     whole = [name for name, buffer in empty.named_buffers() if not buffer.is_floating_point()]
     for name, tensor in used.items():
-        if tensor.is_floating_point() or any(_ends_alike(name, other) for other in whole):
+        if tensor.is_floating_point() or is_causal_mask(tensor):
+            continue
+        if any(_ends_alike(name, other) for other in whole):
             continue
         raise LoadError(
             f"{where}: {shown(name)} is stored as {str(tensor.dtype).removeprefix('torch.')}, and "

@@ -266,10 +266,48 @@ def read_gguf_weights(path: Path, plan: Blueprint) -> dict[str, Tensor]:
     """The weights of a GGUF file whose layout was checked, by the model library's names, float32.
 
     Raises:
-        LoadError: a format that cannot be expanded, or names that the model library cannot map.
+        LoadError: a format that cannot be expanded, or weights that the model library leaves out.
     """
-    weights: dict[str, Tensor] = _parsed(path, skeleton(plan, str(path)))["tensors"]
+    left_out: list[str] = []
+    with _noting_what_is_left_out(left_out):
+        weights: dict[str, Tensor] = _parsed(path, skeleton(plan, str(path)))["tensors"]
+    if missed := [name for name in left_out if not _changes_nothing(name, path)]:
+        layers = getattr(plan.config, "num_hidden_layers", "its")
+        raise LoadError(
+            f"{path}: {plan.model.__name__} of {layers} layers, as transformers "
+            f"{model_library().__version__} builds it from this file, does not use "
+            f"{listed(missed)}, so it would compute something else than the model that was "
+            "converted; load the folder that the file was made from."
+        )
     return weights
+
+
+@contextlib.contextmanager
+def _noting_what_is_left_out(names: list[str]) -> Iterator[None]:
+    """The reader asks a mapping whether the model has a tensor, and drops one that it has not."""
+    reader = importlib.import_module(gguf_reader().__module__)
+    build = getattr(reader, "get_gguf_hf_weights_map", None)
+    if build is None:
+        yield
+        return
+
+    class Asked(dict[str, str]):
+        def __contains__(self, name: object) -> bool:
+            known = super().__contains__(name)
+            if not known and isinstance(name, str):
+                names.append(name)
+            return known
+
+    with _replaced(reader, "get_gguf_hf_weights_map", lambda *a, **k: Asked(build(*a, **k))):
+        yield
+
+
+def _changes_nothing(name: str, path: Path) -> bool:
+    """Whether a tensor holds the factors of the rotary angles, all of them one."""
+    if not name.startswith("rope_f"):
+        return False
+    tensors = gguf_library().GGUFReader(path).tensors
+    return all(bool((each.data == 1).all()) for each in tensors if each.name == name)
 
 
 def _parsed(path: Path, model: nn.Module | None = None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dsf.loading.loader import found
 from dsf.loading.safetensors_header import check_header
 from dsf.loading.settings import read_settings
 from dsf.loading.tensor_files import read_named, tensor_names
+from dsf.loading.unused_weights import check_unused, named_unused
 from dsf.loading.weight_files import weight_files
 
 
@@ -123,7 +124,12 @@ def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> Pi
     with undisturbed(), _parameters_on_meta():
         model = plan.model(plan.config).eval()
     prefix = model.base_model_prefix
-    return PiecewiseModel(model, prefix if hasattr(model, prefix) else "", places)
+    body = prefix if hasattr(model, prefix) else ""
+    if all(name in places for name in model.state_dict() if name.startswith(body)):
+        unused = named_unused(model, places)  # of others, names are changed on loading
+        read = lambda name: read_named(places[name], [name])[name]  # noqa: E731
+        check_unused(model, plan.config, unused, read, str(folder.path))
+    return PiecewiseModel(model, body, places)
 
 
 def _blocks(module: nn.Module, path: str) -> Iterator[str]:
