@@ -100,6 +100,7 @@ MODELS = (
     Call("inspect foreign --ids '1 2'", 2, "has no family 'unheard'", runs=True),
     Call("inspect mistyped --ids '1 2'", 2, "expected int, got str", runs=True),
     Call("inspect taller --ids '1 2'", 2, "would be drawn at random", runs=True),
+    Call("inspect lower --ids '1 2'", 2, "would be cut short", runs=True),
     Call("inspect nan --ids '1 2'", 2, "NaN", runs=True),
     Call("support empty", 2, "has no file 'config.json'"),
     Call("support model --layers ,", 2, "chooses nothing"),
@@ -152,6 +153,8 @@ OUTPUTS = (
     Call("inspect model --ids '1 2' --out text.txt/deep", 2, "a file, and a folder is expected"),
     Call("inspect model --ids '1 2' --out model", 2, "is the folder of the model"),
     Call("inspect model --ids '1 2' --out ./short/../model", 2, "is the folder of the model"),
+    Call("inspect model --ids '1 2' --out short", 2, "holds the files of a model"),
+    Call("inspect model --ids '1 2' --out earlier", 2, "holds a run of dsf check"),
     Call("inspect model --ids '1 2' --out /proc/here", 2, "nothing can be written"),
     Call("inspect model --ids '1 2' --out taken", 2, "report.html in it is a folder"),
     Call("inspect model --ids '1 2' --out astray", 2, "is a link that leads nowhere"),
@@ -160,6 +163,8 @@ OUTPUTS = (
     Call("compare model short --ids '1 2' --csv astray", 2, "is a link that leads nowhere"),
     Call("check model --ids '1 2' --out taken", 2, "report.html in it is a folder"),
     Call("check model --ids '1 2' --out foreign_job", 2, "no run wrote them"),
+    Call("compare model short --ids '1 2' --csv job/job.json", 2, "is a file of a job"),
+    Call("playground --out model/config.json", 2, "is a file of a model"),
     Call("playground --out /dev/null", 2, "is a device or a pipe"),
     Call("playground --out text.txt/page.html", 2, "is a file, and a folder is expected"),
     Call("compare model short --ids '1 2' --csv empty", 2, "is a folder"),
@@ -333,6 +338,11 @@ OTHERS = (
     Call("playground --out empty", 2, "is a folder"),
     Call("playground --out=", 2, "--out is empty"),
     Call("demo --out text.txt", 2, "is a file, and a folder is expected"),
+    Call("demo --out model", 2, "holds the files of a model"),
+    Call("demo --out holder", 2, "holds a run with another weights"),
+    Call("demo --out earlier", 2, "holds a run of dsf check"),
+    Call("measure model prompts.txt --ids --out short", 2, "holds the files of a model"),
+    Call("state model --ids '1 2' --out short", 2, "holds the files of a model"),
     Call("demo --model model", 2, "has no tokenizer"),
     Call("doctor --out text.txt", 2, "is a file, and a folder is expected"),
     Call("doctor --out astray", 2, "is a link that leads nowhere"),
@@ -378,14 +388,19 @@ def prepare(place: Path) -> None:
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     gpt2 = GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=2, n_head=2, **ends)
     plain = ("model", "nan", "torn", "unfinished", "zero", "pickled", "shards")
-    for name in (*plain, "webpage", "tied", "mistyped", "taller"):
+    for name in (*plain, "webpage", "tied", "mistyped", "taller", "lower"):
         LlamaForCausalLM(llama).save_pretrained(place / name)
     for name in ("short", "spoken"):
         GPT2LMHeadModel(gpt2).save_pretrained(place / name)
     read = Tokenizer(WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
     read.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=read, unk_token="?").save_pretrained(place / "spoken")
-    for name, change in (("mistyped", {"hidden_size": "16"}), ("taller", {"num_hidden_layers": 3})):
+    changed = {
+        "mistyped": {"hidden_size": "16"},
+        "taller": {"num_hidden_layers": 3},
+        "lower": {"num_hidden_layers": 1},
+    }
+    for name, change in changed.items():
         settings = json.loads((place / name / "config.json").read_text()) | change
         (place / name / "config.json").write_text(json.dumps(settings))
     (place / "webpage/model.safetensors").write_text("<!DOCTYPE html><p>404: not found")
@@ -436,6 +451,7 @@ FILES = {
     "foreign/model.safetensors": b"\2\0\0\0\0\0\0\0{}",
     "run/manifest.json": b"{}",
     "job/job.json": b"{}",
+    "holder/run/manifest.json": b'{"source": {"weights": "sha256 00"}}',
     "earlier/manifest.json": b'{"source": {"input": "sha256 00"}}',
 }
 

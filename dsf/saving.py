@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,52 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
         draft.unlink(missing_ok=True)
     _to_disk(path.parent)
     return path
+
+
+def make_file(path: Path, text: str) -> bool:
+    """Make a file that is whole from its first moment, unless there is one; whether it was made."""
+    draft = path.with_name(_draft_name(path.suffix))
+    replace_file(draft, lambda place: place.write_text(text, encoding="utf-8"))
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a disk without links
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else who asks for this file or folder has it during the ``with`` block.
+
+    The system takes the claim back when a process ends, however it does. Where a system or a disk
+    has no such claims, nothing is asked.
+
+    Raises:
+        ValueError: if it is in use.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | _PLAIN)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{path} is being written by another process, and what two of them write would be "
+                "mixed up. Wait until it has ended, or choose another name."
+            ) from None
+        except OSError:  # a disk that knows no claims
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_over(path: Path, text: str) -> None:

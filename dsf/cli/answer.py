@@ -92,7 +92,7 @@ def give(
         raise typer.Exit(code) from None
     try:
         if as_json:
-            _print_json(command, answer.code, {"threads": used, **answer.facts})
+            print_json(command, answer.code, {"threads": used, **answer.facts})
         elif not quiet:
             answer.show()
         sys.stdout.flush()
@@ -133,7 +133,7 @@ def complain(
 def tell(command: str, kind: str, words: str, code: int, *, as_json: bool) -> None:
     """Print why there is no answer."""
     if as_json:
-        _print_json(command, code, {"error": {"kind": kind, "message": words}})
+        print_json(command, code, {"error": {"kind": kind, "message": words}})
     else:
         once = words.removeprefix(f"{command}: ")  # some errors begin with the function's name
         with suppress(OSError):  # a log that is full does not change the exit code
@@ -150,7 +150,8 @@ def _title(command: str) -> str:
     return f"dsf {command}".rstrip()
 
 
-def _print_json(command: str, code: int, facts: dict[str, Any]) -> None:
+def print_json(command: str, code: int, facts: dict[str, Any]) -> None:
+    """Print the one object of ``--json``."""
     whole = {"schema_version": SCHEMA_VERSION, "command": command, "exit_code": code, **facts}
     print(json.dumps(_finite(whole), indent=2, allow_nan=False))
 

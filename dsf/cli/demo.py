@@ -8,10 +8,16 @@ import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.browser import open_page
+from dsf.cli.earlier_run import check_not_foreign, check_not_of_another
 from dsf.cli.model_argument import check_model
-from dsf.cli.output_place import REPORT, check_folder
+from dsf.cli.output_place import REPORT, check_folder, check_no_run
 from dsf.cli.progress import stage
 from dsf.cli.threads import ThreadCount, Threads
+
+RUN = "run"
+"""The folder of the evidence, in that of the report."""
+INSIDE = {"weights": "not from a file"}
+"""How the run of the models inside the package is known."""
 
 
 def run(
@@ -46,6 +52,11 @@ def run(
                     "another model, or use dsf inspect with --ids."
                 )
         check_folder(out, files=REPORT, models=[] if model is None else [model])
+        check_no_run(out)
+        if model is None:
+            check_folder(out / RUN)
+            check_not_foreign(out / RUN)
+            check_not_of_another(out / RUN, INSIDE)
 
     def work(count: ThreadCount) -> Answer:
         watched = not (as_json or quiet)
@@ -104,7 +115,7 @@ def _of_package(out: Path, *, opens: bool, watched: bool) -> Answer:
     begun = time.perf_counter()
     recalled = inspect_embedded(watched=watched)
     told = inspect_text(watched=watched)
-    evidence = out / "run"
+    evidence = out / RUN
     verdicts = decide(recalled.inspection, evidence, watched=watched)
     files = write_results(
         recalled.inspection,

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dsf.cli.output_place import RUN_NAMES
 from dsf.cli.prompt import Prompt, fingerprint
 from dsf.saving import read_inside
 
-NAMES = ("manifest.json", "unfinished.json")
-"""By one of which a folder is known as that of a run."""
 OWN_NAMES = ("units", "metrics.csv", "metrics.json", "verdicts.csv", "verdicts.json")
 LARGEST = 64 << 20
 KEYS = ("weights", "configuration", "input")
@@ -47,12 +46,12 @@ def check_not_of_another(folder: Path, source: Mapping[str, str]) -> None:
 
 def check_not_foreign(folder: Path) -> None:
     """Raises ValueError if the folder has what no run wrote, under the names of a run."""
-    if not any((folder / name).exists() for name in NAMES):
+    if not any((folder / name).exists() for name in RUN_NAMES):
         foreign = [name for name in OWN_NAMES if (folder / name).exists()]
         if foreign:
             raise ValueError(
-                f"--out {str(folder)!r}: has {', '.join(foreign)}, but no {NAMES[0]}, so no run "
-                "wrote them. Give another folder."
+                f"--out {str(folder)!r}: has {', '.join(foreign)}, but no {RUN_NAMES[0]}, so no "
+                "run wrote them. Give another folder."
             )
 
 
@@ -62,7 +61,7 @@ def _differ(one: Any, other: Any) -> bool:
 
 def _source(folder: Path) -> dict[str, Any]:
     """Where the run in the folder comes from; empty where nothing says it."""
-    for name in NAMES:
+    for name in RUN_NAMES:
         try:
             found = json.loads(read_inside(folder, name, LARGEST))
         except (OSError, ValueError, RecursionError):

@@ -26,8 +26,8 @@ from dsf.cli import (
     state,
     support,
 )
-from dsf.cli.answer import complain, interrupted, tell, unwritten
-from dsf.cli.errors import FAULT, IN_WORDS, INTERRUPTED, LIMIT, USAGE
+from dsf.cli.answer import complain, interrupted, print_json, tell, unwritten
+from dsf.cli.errors import FAULT, IN_WORDS, INTERRUPTED, LIMIT, USAGE, WELL
 from dsf.cli.given_once import check_given_once
 from dsf.cli.output_place import check_named
 from dsf.distribution import VERSION
@@ -131,6 +131,9 @@ def _code(arguments: list[str]) -> int:
     except ValueError as error:
         complain(command, error, USAGE, as_json=as_json)
         return USAGE
+    if as_json and not command and "--version" in arguments:
+        print_json(command, WELL, {"version": VERSION})
+        return WELL
     stopped = _noting_interrupts()
     try:
         code = int(parser(arguments, prog_name="dsf", standalone_mode=False) or 0)

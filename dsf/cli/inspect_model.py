@@ -21,7 +21,7 @@ from dsf.cli.model_options import (
     TextFile,
 )
 from dsf.cli.options import Options
-from dsf.cli.output_place import REPORT, check_folder
+from dsf.cli.output_place import REPORT, check_folder, check_no_run
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 from dsf.cli.typed_numbers import real_option
@@ -101,6 +101,7 @@ def run(
             raise ValueError("--open and --no-report exclude each other: leave one of them out.")
         if not no_report:
             check_folder(out, files=REPORT, models=[model])
+            check_no_run(out)
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.layers import layer_facts, show_layers

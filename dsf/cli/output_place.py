@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from dsf.loading.folder import holds_model
 from dsf.saving import is_special
 
 PLACES = ("--out", "--file", "--csv", "--edits", "--resume", "--slurm")
 """The options that name a file or a folder."""
+RUN_NAMES = ("manifest.json", "unfinished.json")
+"""By one of which a folder is known as that of a run."""
 REPORT = ("report.html", "maps.png")
 """What a report consists of."""
 
@@ -62,6 +65,11 @@ def check_folder(
             raise ValueError(
                 f"{where}: is the folder of the model, which is only read. Give another folder."
             )
+    if holds_model(folder):
+        raise ValueError(
+            f"{where}: holds the files of a model, which nothing is written beside. Give another "
+            "folder."
+        )
     for name in files:
         if (folder / name).is_dir():
             raise ValueError(f"{where}: {name} in it is a folder. Give another folder.")
@@ -85,6 +93,10 @@ def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
         raise ValueError(f"{where}: is a device or a pipe, and a file is written. Give another.")
     if file.is_symlink() and not file.exists():
         raise ValueError(f"{where}: is a link that leads nowhere. Remove it.")
+    if file.exists() and (owner := _owner(file.parent)):
+        raise ValueError(
+            f"{where}: is a file of {owner}, which is not written over. Give another name."
+        )
     if file.exists() and not os.access(file, os.W_OK):
         raise ValueError(f"{where}: is write-protected. Give another name, or unprotect it.")
     if makes_folder:
@@ -93,6 +105,25 @@ def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
     if not file.parent.is_dir():
         raise ValueError(f"{where}: there is no folder {str(file.parent)!r}. Make it first.")
     _try(file.parent, where)
+
+
+def check_no_run(folder: Path, option: str = "--out") -> None:
+    """Raises ValueError if a run lies in the folder, whose files its manifest binds together."""
+    for name in RUN_NAMES:
+        if (folder / name).exists():
+            raise ValueError(
+                f"{option} {str(folder)!r}: holds a run of dsf check ({name}), whose report would "
+                "no longer be the one that it wrote. Give another folder."
+            )
+
+
+def _owner(folder: Path) -> str:
+    """What the files of a folder belong to, in words; empty where that is nothing of ours."""
+    if any((folder / name).exists() for name in RUN_NAMES):
+        return "a run"
+    if (folder / "job.json").exists():
+        return "a job"
+    return "a model" if holds_model(folder) else ""
 
 
 def _try(place: Path, where: str) -> None:

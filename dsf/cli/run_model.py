@@ -173,6 +173,7 @@ def inspect_opened(
         "weights": f"sha256 {loaded.weights_hash}",
         "configuration": f"sha256 {loaded.config_hash}",
         "input": fingerprint(ids[0].tolist()),
+        "on loading": " ".join(loaded.notes),
     }
     known = {name: value for name, value in origin.items() if value}
     return replace(found, model=loaded.identity, environment={**found.environment, **known})

@@ -1,6 +1,7 @@
 """The entry points ``inspect``, for the mixers of a model, and ``probe``, for an unknown mixer."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -96,13 +97,13 @@ def inspect(
     >>> inspection[1].error < 1e-14
     True
     """
-    name = None
+    name, notes = None, ""
     _check_text(text)
     if not isinstance(model, nn.Module):
         from dsf.loading import load_model
 
         loaded = load_model(model, texts=[text] if isinstance(text, str) else text or ())
-        model, name = loaded.model, loaded.identity
+        model, name, notes = loaded.model, loaded.identity, " ".join(loaded.notes)
         if text is not None:
             named, tokens = _tokenised(loaded.tokenizer, text, named)
         elif tokens is None and _numbers_of(loaded.tokenizer, named.get("input_ids")):
@@ -128,7 +129,10 @@ def inspect(
         checks=known_checks(checks),
         progress=progress,
     )
-    return examine(model, question)
+    found = examine(model, question)
+    if notes:
+        found = replace(found, environment={**found.environment, "on loading": notes})
+    return found
 
 
 def memory_forecast(

@@ -3,18 +3,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
+
+from torch import Tensor
 
 from dsf.inspection.choice import Chosen, ChosenAlong
 from dsf.inspection.results.measurements import LONGEST_FOR_RANKS, QUANTITIES, RANK
 from dsf.inspection.results.table import Table
-from dsf.jobs.executors import Executor, in_process
+from dsf.jobs.executors import Do, Executor, in_process
 from dsf.jobs.plan import Plan, claim
 from dsf.jobs.storage import is_finished, remove_unfinished
 from dsf.jobs.summaries import summary
 from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes
-from dsf.saving import write_inside
+from dsf.loading.folder import holds_model
+from dsf.saving import alone, write_inside
 
 Progress = Callable[[int, int], None]
 SHOWN = 3
@@ -70,9 +74,10 @@ def measure_prompts(
 
     Raises:
         InspectionError: if ``layers`` counts from the last layer and ``layerwise`` is set.
-        TypeError: if ``layers`` or ``heads`` holds neither numbers, names nor slices.
-        ValueError: if an argument is out of range, or the folder holds another job, a link, or
-            something that is no job under the names of one.
+        TypeError: if ``layers`` or ``heads`` holds neither numbers, names nor slices, or a prompt
+            something else than token numbers.
+        ValueError: if an argument is out of range, the folder holds another job, a model, a link,
+            or something that is no job under the names of one, or another process is writing there.
         LoadError: if the checkpoint is refused.
         InspectionMemoryError: if the largest unit would take more memory than there is; told
             before the first one runs.
@@ -96,12 +101,38 @@ def measure_prompts(
     left_out = (RANK,) if quantities is None and is_long else ()
     plan = replace(plan, layers=layers, heads=heads, left_out=left_out)
     place = Path(folder)
-    claim(place, plan)
+    if holds_model(place):
+        raise ValueError(
+            f"{place} holds the files of a model, which no job is written beside. Choose another "
+            "folder."
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    with alone(place):
+        claim(place, plan)
+        do = partial(work, plan, place, threads=threads)
+        _finish(plan, place, do, executor, progress)
+        table = summary(place)
+        write_inside(place, "summary.csv", table.to_csv().encode())
+    return table
+
+
+def _finish(
+    plan: Plan,
+    place: Path,
+    do: Do,
+    executor: Executor,
+    progress: Progress | None,
+) -> None:
+    """Run the units that are missing.
+
+    Raises:
+        JobError: if some failed, after all others are finished.
+    """
     units = plan.units
     missing = [unit for unit in units if not is_finished(place, unit)]
     check_first(plan, missing, loads=executor is in_process)
     done, failed = len(units) - len(missing), {}
-    for unit, trouble in executor(partial(work, plan, place, threads=threads), missing):
+    for unit, trouble in executor(do, missing):
         done += 1
         if trouble is not None:
             failed[unit.name] = trouble
@@ -115,10 +146,24 @@ def measure_prompts(
             raise JobMemoryError(told)
         raise JobError(told)
     remove_unfinished(place, units)
-    table = summary(place)
-    text = table.to_csv()
-    write_inside(place, "summary.csv", text.encode())
-    return table
+
+
+def _check_numbers(prompts: object) -> None:
+    """Raises TypeError unless there are prompts of token numbers."""
+    if not isinstance(prompts, Sequence | Tensor) or isinstance(prompts, str):
+        raise TypeError(
+            "measure_prompts: prompts must be a list with the token numbers of every prompt, such "
+            f"as [[1, 2], [3]], but what came is {type(prompts).__name__}."
+        )
+    for number, prompt in enumerate(prompts):
+        tokens = prompt.tolist() if isinstance(prompt, Tensor) else prompt
+        known = isinstance(tokens, Sequence) and not isinstance(tokens, str)
+        if not known or not all(isinstance(token, Integral) for token in tokens):
+            raise TypeError(
+                f"measure_prompts: prompt {number} must be a list of token numbers, but it is "
+                f"{str(tokens)[:40]!r}. Text becomes numbers with the tokenizer of the model: "
+                "tokenizer(text)['input_ids']."
+            )
 
 
 def _plan(
@@ -136,6 +181,7 @@ def _plan(
             f"measure_prompts: tolerance is {tolerance}, but it must be a relative error between 0 "
             "and 1."
         )
+    _check_numbers(prompts)
     empty = [number for number, prompt in enumerate(prompts) if not len(prompt)]
     if not prompts or empty:
         what = f"prompt {empty[0]} has no token" if empty else "there are no prompts"

@@ -92,6 +92,16 @@ def has_tokenizer(folder: ModelFolder) -> bool:
     return any(folder.file(name) is not None for name in _VOCABULARIES)
 
 
+def holds_model(folder: Path) -> bool:
+    """Whether the files of a model lie in a folder, whole or not."""
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except OSError:
+        return False
+    endings = (".safetensors", GGUF_ENDING, "pytorch_model.bin")
+    return "config.json" in names or any(name.endswith(endings) for name in names)
+
+
 def gguf_file(path_or_id: str | Path) -> Path | None:
     """The GGUF file that is meant by a path, or None where it leads to none.
 

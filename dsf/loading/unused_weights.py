@@ -1,4 +1,4 @@
-"""Weights in the files that the model has no place for: which of them would have changed its output.
+"""Weights in the files that the model has no place for: which would have changed its output.
 
 Heads of another task and whole parts that a class leaves out may stay behind. A trained weight
 inside a part that the model has is something else: without it, the model computes another function
@@ -90,8 +90,8 @@ def _reached(model: nn.Module, name: str) -> tuple[str, nn.Module, list[str]]:
     if isinstance(base, nn.Module):
         ways.append((f"{prefix}.", base, plain))
     found: tuple[str, nn.Module, list[str]] = ("", model, parts)
-    for start, module, way in ways:
-        path, rest = "", way
+    for start, root, way in ways:
+        module, path, rest = root, "", way
         while rest and isinstance(below := module._modules.get(rest[0]), nn.Module):
             module, path, rest = below, f"{path}{rest[0]}.", rest[1:]
         if rest and path and module is not base and len(start + path) > len(found[0]):

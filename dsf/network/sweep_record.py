@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from dsf.edits import Edit
 from dsf.inspection.results.layers import Inspection
-from dsf.saving import is_special, replace_file
+from dsf.saving import alone, is_special, make_file
 
 VERSION = 1
 TITLE = "dsf_sweep"
@@ -48,7 +49,22 @@ class SweepRecord:
                 f"sweep: resume={str(path)!r} is a device or a pipe, which keeps nothing. Give the "
                 "name of a file."
             )
+        self._held, self._is_held = ExitStack(), False
         self._edits = [[edit.to_json() for edit in edits] for edits in wanted]
+
+    def __enter__(self) -> "SweepRecord":
+        if self.path.exists():
+            self._hold()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def _hold(self) -> None:
+        """Keep other sweeps away from the file until this one ends."""
+        if not self._is_held:
+            self._held.enter_context(alone(self.path))
+            self._is_held = True
 
     def begin(
         self,
@@ -65,15 +81,16 @@ class SweepRecord:
             clean: the number without edits, and by how much it may differ in another process.
 
         Raises:
-            ValueError: if the file is of another sweep, or of none.
+            ValueError: if the file is of another sweep, or of none, or another process is at it.
         """
         known = {name: fingerprint(part) for name, part in facts.items()}
         known |= {f"run {name!r}": fingerprint(run) for name, run in sources.items()}
         known["edits"] = sha256(json.dumps(self._edits).encode()).hexdigest()
         self._samples = len(clean)
-        if not self.path.exists():
-            start = {TITLE: VERSION, "of": known, "edits": len(self._edits), "clean": _out(clean)}
-            replace_file(self.path, lambda draft: draft.write_text(_line(start), encoding="utf-8"))
+        start = {TITLE: VERSION, "of": known, "edits": len(self._edits), "clean": _out(clean)}
+        made = not self.path.exists() and make_file(self.path, _line(start))
+        self._hold()
+        if made:
             return {}
         first, lines, size = self._read()
         words = {name: name for name in known} | {"edits": "list of edits"}

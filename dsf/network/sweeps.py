@@ -8,6 +8,7 @@ out the same. Otherwise the runs of that kind are made one after the other.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -116,7 +117,8 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
             input and the device. 1 runs one after the other.
         resume: a file of JSON lines, to which every finished run is added. A sweep that was
             interrupted goes on there; a file of another model, input, target or list of edits is
-            refused. Lines are whole whenever the program is stopped.
+            refused, and so is one that another process is writing. Lines are whole whenever the
+            program is stopped.
         progress: is called after every run with how many are done and how many there are; True
             shows that, the rate and the time left on standard error.
         model, inputs, sources, adapters, clean, named: as for :func:`intervene`. With ``clean`` all
@@ -204,7 +206,8 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     if clean is None and question.is_last(inputs, named):
         given = without_logits(module, inputs, named)
         question = question if given is named else replace(question, position=-1)
-    with live_or_kept(clean, wanted)(module, inputs, given, adapters) as live:
+    opened = live_or_kept(clean, wanted)(module, inputs, given, adapters)
+    with nullcontext() if record is None else record, opened as live:
         asked = Asked.of(question, live.clean, own or tokenizer)
         plans = live.plans(wanted, known)
         finished: dict[int, list[float]] = {}

@@ -15,10 +15,12 @@ from dsf.certificates import checker, second_checker
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import measured
 from dsf.inspection.results.table import Table
+from dsf.loading.folder import holds_model
 from dsf.properties.decided import PROPERTIES, findings, in_words, parts_of, square, verdicts
 from dsf.properties.resume_key import fits, seal
 from dsf.saving import (
     LeadsOutside,
+    alone,
     names_inside,
     read_inside,
     remove_drafts,
@@ -56,9 +58,22 @@ def checked_run(
         pages: writes further files into ``folder``, such as a report, and gives their paths.
 
     Raises:
-        ValueError: if the folder holds a run of another schema, something that is no run under the
-            names of one, or a link.
+        ValueError: if the folder holds a model, a run of another schema, something that is no run
+            under the names of one, or a link, or another process is writing a run there.
     """
+    if holds_model(folder):
+        raise ValueError(
+            f"{folder} holds the files of a model, which no run is written beside. Choose another "
+            "folder."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        return _written(inspection, folder, progress, pages)
+
+
+def _written(
+    inspection: Inspection, folder: Path, progress: Progress | None, pages: Pages | None
+) -> Table:
     source = source_of(inspection)
     earlier = _prepare(folder, source)
     units = []

@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 
 from dsf.claims import ALL, PAPERS, Table
-from dsf.cli import earlier_run, known_names
+from dsf.cli import earlier_run, known_names, output_place
 from dsf.inspection.results.measurements import QUANTITIES
 from dsf.properties import run_folder
 from dsf.properties.decided import PROPERTIES
@@ -33,4 +33,4 @@ def test_a_misspelt_word_is_told_what_it_may_mean():
 
 def test_the_files_of_a_run_are_those_that_it_writes():
     assert earlier_run.OWN_NAMES == run_folder.OWN_NAMES
-    assert earlier_run.NAMES == (run_folder.MANIFEST, run_folder.UNFINISHED)
+    assert output_place.RUN_NAMES == (run_folder.MANIFEST, run_folder.UNFINISHED)

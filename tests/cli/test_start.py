@@ -63,6 +63,14 @@ def test_version(run):
     assert run("--version").output.split() == ["dsf", dsf.__version__]
 
 
+@pytest.mark.parametrize("arguments", [["--version", "--json"], ["--json", "--version"]])
+def test_version_as_json(run_alone, only_object, arguments):
+    done = run_alone("-m", "dsf", *arguments)
+    found = only_object(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (found["version"], found["exit_code"]) == (dsf.__version__, 0)
+
+
 def test_a_misspelt_command_is_usage(run_alone):
     done = run_alone("-m", "dsf", "inspekt")
     assert done.returncode == 2

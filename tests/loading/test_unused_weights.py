@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import dsf
 from dsf.loading import LoadError, load_model, open_piecewise
 from tests.loading import gguf_writing
 
@@ -56,6 +57,8 @@ def test_a_head_stays_behind_with_a_base_model(folder, change_config):
     (note,) = loaded.notes
     assert "'lm_head.weight', 'score.weight'" in note
     open_piecewise(folder)
+    found = dsf.inspect(folder, input_ids=torch.arange(5).unsqueeze(0))
+    assert found.environment["on loading"] == note
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool])
