@@ -93,7 +93,7 @@ def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
         raise ValueError(f"{where}: is a device or a pipe, and a file is written. Give another.")
     if file.is_symlink() and not file.exists():
         raise ValueError(f"{where}: is a link that leads nowhere. Remove it.")
-    if file.exists() and (owner := _owner(file.parent)):
+    if file.exists() and (owner := _owner(file)):
         raise ValueError(
             f"{where}: is a file of {owner}, which is not written over. Give another name."
         )
@@ -117,13 +117,14 @@ def check_no_run(folder: Path, option: str = "--out") -> None:
             )
 
 
-def _owner(folder: Path) -> str:
-    """What the files of a folder belong to, in words; empty where that is nothing of ours."""
+def _owner(file: Path) -> str:
+    """What a file belongs to, in words; empty where that is nothing of ours."""
+    folder = file.parent
     if any((folder / name).exists() for name in RUN_NAMES):
         return "a run"
     if (folder / "job.json").exists():
         return "a job"
-    return "a model" if holds_model(folder) else ""
+    return "a model" if file.suffix == ".gguf" or holds_model(folder) else ""
 
 
 def _try(place: Path, where: str) -> None:

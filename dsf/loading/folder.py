@@ -98,7 +98,7 @@ def holds_model(folder: Path) -> bool:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
         return False
-    endings = (".safetensors", GGUF_ENDING, "pytorch_model.bin")
+    endings = (".safetensors", "pytorch_model.bin")
     return "config.json" in names or any(name.endswith(endings) for name in names)
 
 
