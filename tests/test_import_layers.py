@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "exercises",
         "number_types",
         "first_use",
+        "work_memory",
     ),
     ("transition",),
     ("coefficient",),

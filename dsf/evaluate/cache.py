@@ -8,6 +8,7 @@ from dsf.coefficient import Coefficient, TokenSlots, dense_of
 from dsf.composite import PANEL, ExplicitMap, Operator, RowSource
 from dsf.system import System
 from dsf.transition import ScaledIdentity
+from dsf.work_memory import WorkMemory
 
 
 def kept_rows(system: System) -> RowSource | None:
@@ -34,10 +35,13 @@ def whole_rows(system: Operator) -> RowSource | None:
 
 
 def kept_window(
-    system: System, rows: RowSource, start: int, stop: int
+    system: System, rows: RowSource, start: int, stop: int, *, memory: WorkMemory | None = None
 ) -> Shaped[Tensor, "*batch time read"]:
-    """Rows of the map: the rows of C where the key is already in the cache, plus D."""
-    weights = rows.window(start, stop).squeeze(-2)
+    """Rows of the map: the rows of C where the key is already in the cache, plus D.
+
+    With ``memory`` the next rows may overwrite them.
+    """
+    weights = rows_of(rows, start, stop, memory)
     only_stored, through = _reads_only_stored_tokens(system, rows), _feeds_through(system)
     if only_stored and not through:
         return weights
@@ -64,6 +68,14 @@ def kept_response(
         dtype = torch.promote_types(weights.dtype, value.dtype)
         panels.append(weights.to(dtype) @ value.to(dtype))
     return torch.cat(panels, dim=-2).unsqueeze(-2)
+
+
+def rows_of(
+    rows: RowSource, start: int, stop: int, memory: WorkMemory | None
+) -> Shaped[Tensor, "*batch time read"]:
+    """Some rows, which the next ones may overwrite where there is ``memory`` for that."""
+    found = rows.window(start, stop) if memory is None else rows.window_in(memory, start, stop)
+    return found.squeeze(-2)
 
 
 def _reads_only_stored_tokens(system: System, rows: RowSource) -> bool:

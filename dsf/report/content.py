@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from dsf.report.rollout_content import LARGEST, LayersTogether, RowsTogether
 from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.views import Progress, ignored
-from dsf.threads import each_in_parallel
+from dsf.threads import each_in_parallel, one_thread
 
 SCHEMA_VERSION = 2
 Grid = tuple[int, int]
@@ -86,7 +87,8 @@ def content(
     alone = most == 1 or torch.get_num_threads() == 1
     for found, rows in each_in_parallel(drawn_layer, range(len(drawn)), most=most):
         weights = [map for map in found["maps"] if not {"share", "together"} & set(map)]
-        together[found["model"]].add(rows, signed=any(map["signed"] for map in weights))
+        with nullcontext() if alone else one_thread():  # the others are forming maps
+            together[found["model"]].add(rows, signed=any(map["signed"] for map in weights))
         layers.append(found)
         progress(len(layers) / len(drawn))
     rollouts = [each.content(model=k) for k, each in enumerate(together)]

@@ -97,7 +97,7 @@ class Walk:
             except ValueError:  # signs of a complex map
                 self._collected = None
         if self._keeps:
-            self._kept.append(rows.weights)
+            self._kept.append(rows.weights.clone())
 
     @property
     def passed(self) -> Reduced | None:

@@ -185,12 +185,14 @@ def views(
 
     Args:
         also: functions that are called with every block of rows, which is formed once for all.
+            The next block may overwrite it.
     """
     system, maps = drawn.system, len(drawn.labels)
     written = system.steps
     read = getattr(system, "read_steps", written)
     view, complex_ = View(maps, written, read, side), False
-    for block in row_blocks(system, size=_rows_at_once(maps, read * system.input_size)):
+    size = _rows_at_once(maps, read * system.input_size)
+    for block in row_blocks(system, size=size, overwrites=True):
         complex_ = block.weights.is_complex()
         weights = _numbers(block).reshape(maps, len(block.written), len(block.read))
         tokens = block.written.numpy(force=True), block.read.numpy(force=True)
