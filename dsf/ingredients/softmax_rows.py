@@ -226,15 +226,15 @@ class SoftmaxRows(ExponentialRows):
 
     def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
         keys = stop if self.causal else self.key.shape[-2]
-        return self._finished(self.scores(start, stop, keys=keys), start, stop)
+        return self.finished(self.scores(start, stop, keys=keys), start, stop)
 
     def logits_in(
         self, memory: WorkMemory, start: int, stop: int
     ) -> Float[Tensor, "*batch rows keys"]:
         keys = stop if self.causal else self.key.shape[-2]
-        return self._finished(self.scores_in(memory, start, stop, keys=keys), start, stop)
+        return self.finished(self.scores_in(memory, start, stop, keys=keys), start, stop)
 
-    def _finished(
+    def finished(
         self, scores: Float[Tensor, "*batch rows keys"], start: int, stop: int
     ) -> Float[Tensor, "*batch rows keys"]:
         """The logits of scores, in the same memory where nothing is added to them."""

@@ -27,13 +27,13 @@ class Formed:
     """Rows whose scores were computed, as a multiple of the rows of all heads of all layers."""
 
     def __init__(self, monkeypatch):
-        self.rows, logits = 0, SoftmaxRows.logits
+        self.rows, finished = 0, SoftmaxRows.finished
 
-        def counted(source, start, stop):
+        def counted(source, scores, start, stop):
             self.rows += (stop - start) * source.query.shape[:-2].numel()
-            return logits(source, start, stop)
+            return finished(source, scores, start, stop)
 
-        monkeypatch.setattr(SoftmaxRows, "logits", counted)
+        monkeypatch.setattr(SoftmaxRows, "finished", counted)
 
     def since(self):
         """How often every row was formed since this was last asked."""
