@@ -128,7 +128,7 @@ def page(outcomes: Sequence[Outcome]) -> str:
 def _fallen(outcomes: Sequence[Outcome]) -> str:
     """Links to the refuted rows."""
     ids = [o.claim.id for o in outcomes if o.word == "REFUTED"]
-    return f"These are {', '.join(ids[:-1])} and {ids[-1]}."
+    return f"Those that do not hold are {', '.join(ids[:-1])} and {ids[-1]}."
 
 
 def _counts(outcomes: Iterable[Outcome]) -> str:

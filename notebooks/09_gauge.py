@@ -210,7 +210,7 @@ def regauged(A, B, C, gauge):
 
 # %% tags=["check"]
 parts = system.A.dense(), torch.as_tensor(system.B), torch.as_tensor(system.C)
-A, B, C = regauged(*parts, random_gauge)
+A, B, C = (torch.as_tensor(part) for part in regauged(*parts, random_gauge))
 rebuilt = dsf.System(dsf.transition.Dense(A), B, C)
 assert close(dsf.attention_map(rebuilt), map), "the map changes: which T belongs to h_{t-1}?"
 assert not close(A, parts[0]), "the coefficients have to change"
@@ -236,7 +236,7 @@ def scales_for(decay, wanted, steps):
 retention = dsf.mixers.Retention(
     query=query, key=key, value=value, decay=torch.tensor(0.9)
 ).system()
-scales = scales_for(0.9, 1.25, T)
+scales = torch.as_tensor(scales_for(0.9, 1.25, T))
 assert scales.shape == (T + 1,), f"one scale for every place between tokens: {T + 1}"
 grown = change_of_basis(retention, scales[:, None, None] * torch.eye(N))
 assert close(grown.A.dense(), 1.25 * torch.eye(N).expand(T, N, N)), "not all transitions are 1.25 I"

@@ -255,7 +255,7 @@ def hold_then_erase(target):
 
 
 # %% tags=["check"]
-key, decays = hold_then_erase(target)
+key, decays = (torch.as_tensor(part) for part in hold_then_erase(target))
 assert key.shape == decays.shape == (16, 16), "one channel for each of the 16 tokens"
 assert key.abs().max() <= 1, "differences of probabilities stay within one"
 built = dsf.System.from_write_and_read(dsf.transition.Diagonal(decays), key, torch.ones(16, 16))
@@ -292,7 +292,10 @@ key_ = loudest_key(0.1, 0.9, 30)
 kept = key_ * 0.9**29
 assert close(kept, 0.1), "what is left of your key after 29 decays"
 length = overflow_length(0.1, 0.9)
-assert loudest_key(0.1, 0.9, length) > 65504 >= loudest_key(0.1, 0.9, length - 1)
+around = [float(loudest_key(0.1, 0.9, each)) for each in (length - 1, length)]
+assert around[0] <= 65504 < around[1], (
+    f"{length} is not the first: the keys of {length - 1} and {length} tokens are {around}"
+)
 assert overflow_length(0.1, 0.99) > 5 * length, "slower decays overflow much later"
 print(f"exercise 3: right, at {length} tokens")
 

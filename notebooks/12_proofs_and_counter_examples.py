@@ -282,6 +282,7 @@ def attack(keys, lower, upper, window):
 # %% tags=["check"]
 lower, upper = centre - 1.0, centre + 1.0
 witness, share = attack(keys, lower, upper, (48, 64))
+witness = torch.as_tensor(witness)
 slack = 1e-6  # a corner in float32 is no corner in float64
 assert ((witness >= lower - slack) & (witness <= upper + slack)).all(), (
     "your query lies outside the box"

@@ -154,9 +154,8 @@ def missing(share):
 # %% tags=["check"]
 for each in (share, told):
     found = missing(each)
-    assert isinstance(found, float), "return a number"
     assert 0 <= found < 1e-5, f"the layers of {each} sum to the value, but you find {found:.1e}"
-assert missing(stack.attribute(answer, position=asked)) < 1e-5
+assert missing(stack.attribute(answer, position=asked)) < 1e-5, "another target has another sum"
 print("exercise 1: right")
 
 # %% [markdown]
@@ -214,5 +213,5 @@ print("exercise 3: right")
 # - Direct shares miss what a layer does through later ones; total shares overlap.
 # - Shares have signs. They are of this run, and no prediction of another.
 #
-# **Further reading:** the page *Which of it made the model say this?* of the documentation; Elhage et al.
-# 2021, *A mathematical framework for transformer circuits*.
+# **Further reading:** the page *Which tokens and layers made the model say this?* of the documentation;
+# Elhage et al. 2021, *A mathematical framework for transformer circuits*.

@@ -195,7 +195,7 @@ def loaded(text):
 # %% tags=["check"]
 for edit in (wire, heads[0], Forget("*", token=3), blind(4)):
     text = stored(edit)
-    assert isinstance(text, str), "a string, please"
+    assert isinstance(text, str), f"a string is wanted, not {type(text).__name__}"
     assert loaded(text) == edit, f"{edit} came back as {loaded(text)}"
 print("exercise 3: right")
 
@@ -206,5 +206,5 @@ print("exercise 3: right")
 # - A cut needs a control: other edges, other heads, other places.
 # - Share and effect answer different questions. Show both.
 #
-# **Further reading:** the page *Which of it made the model say this?* of the documentation; Wang et al.
-# 2022, *Interpretability in the wild* (arXiv:2211.00593), on circuits and ablations.
+# **Further reading:** the page *Which tokens and layers made the model say this?* of the documentation;
+# Wang et al. 2022, *Interpretability in the wild* (arXiv:2211.00593), on circuits and ablations.

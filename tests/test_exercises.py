@@ -1,5 +1,7 @@
 """Checks of exercises: what is close, and what is said about open and wrong answers."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,13 @@ def test_an_answer_that_raises_stops_nothing(error, said, capsys):
     assert said in capsys.readouterr().out
 
 
+@dataclass(frozen=True)
+class Point:
+    """Some of its functions stand in no file."""
+
+    x: int
+
+
 def gives(answer):
     return answer
 
@@ -113,8 +122,12 @@ def gives(answer):
             lambda: gives(torch.zeros(2))[3],
             "the check cannot use what your answer gives. IndexError: index 3 is out of bounds",
         ),
+        (
+            lambda: setattr(gives(Point(1)), "x", 2),
+            "the check cannot use what your answer gives. FrozenInstanceError: cannot assign",
+        ),
     ],
-    ids=["attribute", "item", "inside torch", "list", "word", "short"],
+    ids=["attribute", "item", "inside torch", "list", "word", "short", "inside a dataclass"],
 )
 def test_what_a_check_cannot_use_is_no_error_of_the_answer(check, said, capsys):
     """Neither is a line of the library shown, which a student never wrote."""
