@@ -248,7 +248,9 @@ def controllability(decay, write):
 decays = torch.rand(9, 3, generator=rng)
 writes = torch.randn(9, 3, generator=rng)
 tested = dsf.System.from_write_and_read(dsf.transition.Diagonal(decays), writes, writes)
-expected, found_ = measures.controllability_gramians(tested)[-1], controllability(decays, writes)
+expected = measures.controllability_gramians(tested)[-1]
+found_ = torch.as_tensor(controllability(decays, writes))
+assert found_.shape == expected.shape, f"needs {tuple(expected.shape)}, not {tuple(found_.shape)}"
 assert close(found_, found_.mT), "a Gramian is symmetric"
 assert close(found_, expected), "does the last write come after the last decay?"
 print("exercise 1: right")
