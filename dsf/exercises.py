@@ -165,7 +165,8 @@ def _unusable(error: Exception) -> str:
         return f"not right yet: your answer gives {NO_ANSWER}"
     if isinstance(error, AttributeError) and error.obj is not None:
         kind = type(error.obj).__name__
-        return f"not right yet: your answer gives a {kind}, where a tensor is wanted: {error}"
+        wanted = ", where a tensor is wanted" if hasattr(torch.Tensor, error.name) else ""
+        return f"not right yet: your answer gives a {kind}{wanted}: {error}"
     return (
         "not right yet: the check cannot use what your answer gives. "
         f"{type(error).__name__}: {error}{_line(*_frames(error)[0])}"

@@ -269,7 +269,7 @@ shares = torch.stack(
 )
 top = shares.max().item()
 assert shares[number, head] == top, (
-    f"layer {number}, head {head} has {shares[number, head]:.3f} of {top:.3f}"
+    f"layer {number}, head {head} has {shares[number, head]:.3f}, the largest is {top:.3f}"
 )
 print(f"exercise 1: right, layer {number}, head {head}: {top:.0%} on four tokens")
 
@@ -295,9 +295,10 @@ def without_token(map, value, j):
 reader = read["llama"][1]
 one, values = reader.map()[0, 0], reader.signal[0, 0].squeeze(-2)
 full = one @ values
-changed = without_token(one, values, 3)
+changed = torch.as_tensor(without_token(one, values, 3))
 assert torch.equal(values, reader.signal[0, 0].squeeze(-2)), "you changed the values themselves"
-assert close(changed[:3], full[:3]), "tokens before the third cannot notice"
+assert changed.shape == full.shape, f"needs {tuple(full.shape)}, not {tuple(changed.shape)}"
+assert close(changed[:3], full[:3]), "tokens before token 3 cannot notice"
 assert close(full - changed, one[:, 3:4] * values[3]), "what is missing is column j times v_j"
 print("exercise 2: right")
 

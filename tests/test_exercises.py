@@ -118,6 +118,7 @@ def gives(answer):
             "'list' object has no attribute 'shape'\n",
         ),
         (lambda: gives("3").diagonal(), "your answer gives a str, where a tensor is wanted: "),
+        (lambda: gives("3").system(), "your answer gives a str: 'str' object has no attribute"),
         (
             lambda: gives(torch.zeros(2))[3],
             "the check cannot use what your answer gives. IndexError: index 3 is out of bounds",
@@ -127,7 +128,16 @@ def gives(answer):
             "the check cannot use what your answer gives. FrozenInstanceError: cannot assign",
         ),
     ],
-    ids=["attribute", "item", "inside torch", "list", "word", "short", "inside a dataclass"],
+    ids=[
+        "attribute",
+        "item",
+        "inside torch",
+        "list",
+        "word",
+        "no mixer",
+        "short",
+        "inside a dataclass",
+    ],
 )
 def test_what_a_check_cannot_use_is_no_error_of_the_answer(check, said, capsys):
     """Neither is a line of the library shown, which a student never wrote."""
