@@ -165,7 +165,7 @@ def _unusable(error: Exception) -> str:
         return f"not right yet: your answer gives {NO_ANSWER}"
     if isinstance(error, AttributeError) and error.obj is not None:
         kind = type(error.obj).__name__
-        wanted = ", where a tensor is wanted" if hasattr(torch.Tensor, error.name) else ""
+        wanted = ", where a tensor is wanted" if hasattr(torch.Tensor, error.name or "") else ""
         return f"not right yet: your answer gives a {kind}{wanted}: {error}"
     return (
         "not right yet: the check cannot use what your answer gives. "
