@@ -184,10 +184,12 @@ def induction(maps, period):
 
 
 # %% tags=["check"]
-tiny = torch.zeros(1, 1, 4, 4)
-tiny[0, 0, 2, 1], tiny[0, 0, 3, 2] = 0.5, 0.25
-assert close(induction(tiny, 2), torch.tensor([[0.375]])), "not the token after the twin"
-score = induction(maps, period)
+tiny = torch.zeros(2, 3, 4, 4)
+tiny[1, 2, 2, 1], tiny[1, 2, 3, 2] = 0.5, 0.25
+mean = torch.zeros(2, 3)
+mean[1, 2] = 0.375
+assert close(induction(tiny, 2), mean), "for every layer and head, on the token after the twin"
+score = torch.as_tensor(induction(maps, period))
 layer, head = divmod(int(score.argmax()), score.shape[1])
 assert not real or score.max() > 0.4, (
     f"no head of this model reaches 0.4, yours has {score.max():.2f}"
