@@ -192,7 +192,7 @@ assert close(induction(tiny, 2), mean), "for every layer and head, on the token 
 score = torch.as_tensor(induction(maps, period))
 layer, head = divmod(int(score.argmax()), score.shape[1])
 assert not real or score.max() > 0.4, (
-    f"no head of this model reaches 0.4, yours has {score.max():.2f}"
+    f"a head of this model has more than 0.4, your largest is {score.max():.2f}"
 )
 print(f"exercise 2: right, layer {layer}, head {head}: {score.max():.0%}")
 plot.heat_map(maps[layer, head], tokens=words, title=f"induction: layer {layer}, head {head}")
