@@ -8,6 +8,8 @@ import torch
 
 import dsf
 from dsf.report import write_report
+from dsf.report.rollout_content import LayersTogether
+from dsf.threads import limited_to
 from tests.report.drawn import of_mixers
 
 STEPS = 9
@@ -48,6 +50,20 @@ def test_its_numbers_are_the_product_of_the_maps(tmp_path, reading):
         np.testing.assert_allclose(values, product(mixers[:count]), rtol=1e-5, atol=1e-7)
         facts = {"layers": 5, "signed": 2, "lengths": 0, "chosen": False, "left_out": 0}
         assert map["rollout"] == facts
+
+
+def test_layers_are_multiplied_on_one_thread_beside_those_that_form_maps(tmp_path, monkeypatch):
+    threads, add = [], LayersTogether.add
+
+    def noted(together, rows, *, signed):
+        threads.append(torch.get_num_threads())
+        add(together, rows, signed=signed)
+
+    monkeypatch.setattr(LayersTogether, "add", noted)
+    with limited_to(2):
+        write_report(of_mixers(drawn(SOFT, SOFT, SOFT)), tmp_path / "r.html")
+        assert torch.get_num_threads() == 2
+    assert threads == [1, 1, 1]
 
 
 def test_pooled_it_sums_keys_and_averages_queries(tmp_path, reading):

@@ -11,6 +11,9 @@ from dsf.inspection.explicit_rows import EVERY, ROWS, WINDOWS
 from dsf.kernels import availability
 from dsf.properties.run_folder import checked_run
 from dsf.report import write_report
+from dsf.report.layer_content import Walk, quantities_of
+from dsf.report.selection import select
+from dsf.report.views import views
 
 LAYERS, HEADS, TOKENS = 3, 4, 130
 
@@ -51,6 +54,16 @@ def test_each_question_forms_every_row_once(inspection, tmp_path, monkeypatch, l
     assert formed.since() == 1
     write_report(inspection, tmp_path / "report.html")
     assert formed.since() == 1
+
+
+def test_maps_that_a_page_keeps_whole_are_not_overwritten(inspection, monkeypatch):
+    monkeypatch.setattr(availability, "WORTH", 0)
+    monkeypatch.setattr("dsf.report.views.USUAL", 32)
+    monkeypatch.setattr("dsf.report.views.LEAST", 1)
+    drawn = select(inspection[0])
+    walk = Walk(drawn.system, quantities_of(drawn, ordered=True))
+    views(drawn, side=16, also=(walk.add,))
+    torch.testing.assert_close(walk.weights, dsf.attention_map(drawn.system))
 
 
 def test_a_page_that_shows_no_measures_of_rows_computes_none(inspection, tmp_path, monkeypatch):
