@@ -122,6 +122,7 @@ INPUTS = (
     Call("inspect model --text hello", 2, "has no tokenizer"),
     Call("inspect model --text ''", 2, "the text is empty"),
     Call("inspect model --file nowhere.txt", 2, "No such file"),
+    Call("inspect model --file -", 2, "standard input is not read"),
     Call("inspect model --file empty", 2, "is a folder"),
     Call("inspect model --file empty.txt", 2, "the text is empty"),
     Call("inspect model --file binary.txt", 2, "is no UTF-8 text"),

@@ -19,7 +19,7 @@ from dsf.evaluate.enclosure import enclosed_rows
 from dsf.evaluate.exact_rows import entries_of, is_small, squared_distance
 from dsf.evaluate.scaled_norms import norm
 from dsf.evaluate.windows.folding import fold
-from dsf.shapes import at_least
+from dsf.shapes import at_least, of_kind
 from dsf.system import System
 from dsf.transition import Dense
 
@@ -172,12 +172,20 @@ def realise(map: Shaped[Tensor, "*batch time time"], *, tolerance: float = TOLER
     diagonal of the map is its feedthrough D. Works in the number type of the map.
 
     Raises:
-        ValueError: if the map is not square, not finite, or not causal (names the entry).
+        ValueError: if the map is not square, not finite, or not causal (names the entry), or the
+            tolerance no share.
 
     >>> system = realise(torch.tensor([[1.0, 0, 0], [2, 3, 0], [4, 6, 5]]).double())
     >>> system.state_size
     1
     """
+    of_kind("realise", "map", map, Tensor, "a torch tensor such as layer.map()")
+    of_kind("realise", "tolerance", tolerance, int | float, "a number such as 1e-9")
+    if not 0 <= tolerance < 1:
+        raise ValueError(
+            f"realise: 'tolerance' must be a share of the norm of the map, from 0 to below 1, but "
+            f"it is {tolerance}."
+        )
     _realisable(map)
     cut = Cut(tolerance * norm(map, (-2, -1)), None)
     return assembled(list(through_map(map, cut)), "realise")

@@ -1,7 +1,9 @@
 """Checks of sizes and axes, and the error that names the axis and the sizes when they differ."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any
 
 Size = int | tuple[int, ...]
 
@@ -57,6 +59,39 @@ def at_least(least: int, owner: str, name: str, value: object, unit: str = "") -
     if number < least:
         raise ValueError(f"{owner}: '{name}' must be at least {least}{unit}, but it is {number}.")
     return number
+
+
+def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None:
+    """Raise unless ``value`` is of a class, one of several, or of what a function says of it.
+
+    Args:
+        words: what is expected, with an example.
+
+    Raises:
+        TypeError: names the argument, what it is and what it must be.
+    """
+    is_kind = isinstance(value, kind) if isinstance(kind, type | UnionType) else kind(value)
+    if not is_kind:
+        raise TypeError(f"{owner}: '{name}' must be {words}, but it is {type(value).__name__}.")
+
+
+def are_texts(owner: str, name: str, values: object, count: int) -> None:
+    """Raise unless ``values`` are ``count`` texts in a list.
+
+    Raises:
+        TypeError: if they are something else.
+        ShapeError: if there are more or fewer.
+    """
+    words = f"a list of texts, one for each of the {count} tokens"
+    of_kind(owner, name, values, Sequence, words)
+    of_kind(owner, name, values, lambda given: not isinstance(given, str), words)
+    for text in values:  # type: ignore[attr-defined]
+        of_kind(owner, name, text, str, f"a list of texts, which {text!r} is none of")
+    if len(values) != count:  # type: ignore[arg-type]
+        raise ShapeError(
+            f"{owner}: '{name}' must have one text for each of the {count} tokens, but it has "
+            f"{len(values)}."  # type: ignore[arg-type]
+        )
 
 
 def _listed(sizes: Mapping[str, Size]) -> str:

@@ -92,6 +92,8 @@ def read_text(option: str, path: Path) -> str:
         ValueError: if it holds no text, or more than any model reads.
     """
     where = f"{option} {str(path)!r}"
+    if str(path) == "-":
+        raise ValueError(f"{where}: standard input is not read. Put the text into a file.")
     if path.is_dir():
         raise IsADirectoryError(f"{where}: is a folder. Give the file in it that holds the text.")
     if not path.exists():

@@ -5,16 +5,21 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from dsf.shapes import of_kind
+
+GENERATOR = "a generator such as torch.Generator().manual_seed(0)"
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def normal(rng: torch.Generator, *size: int) -> Tensor:
     """Standard normal numbers."""
+    of_kind("draw", "rng", rng, torch.Generator, GENERATOR)
     return torch.randn(*size, generator=rng, dtype=torch.float64)
 
 
 def uniform(rng: torch.Generator, *size: int, low: float, high: float) -> Tensor:
     """Uniformly distributed numbers between ``low`` and ``high``."""
+    of_kind("draw", "rng", rng, torch.Generator, GENERATOR)
     return low + (high - low) * torch.rand(*size, generator=rng, dtype=torch.float64)
 
 

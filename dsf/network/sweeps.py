@@ -7,7 +7,7 @@ out the same. Otherwise the runs of that kind are made one after the other.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from dsf.network.intervention import (
 from dsf.network.live_model import Key, LiveModel, Planned
 from dsf.network.sweep_record import SweepRecord
 from dsf.network.targets import Target, functional_of
+from dsf.shapes import at_least, of_kind
 
 AT_ONCE = {"cpu": 1024}
 """The tokens of all samples of a batch, by the kind of device."""
@@ -139,6 +140,9 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         >>> effects.reshape(2, 2).shape  # layer, head
         torch.Size([2, 2])
     """
+    words = "True, or a function of how many runs are done and how many there are"
+    known = lambda given: given is None or isinstance(given, bool) or callable(given)  # noqa: E731
+    of_kind("sweep", "progress", progress, known, words)
     told = _printer() if progress is True else None
     if callable(progress):
         tell = progress
@@ -196,8 +200,9 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     Args:
         tokenizer: reads targets that are text, where the model is a module.
     """
-    if together is not None and together < 1:
-        raise ValueError(f"sweep: 'together' must be at least 1, but it is {together}.")
+    if together is not None:
+        at_least(1, "sweep", "together", together)
+    of_kind("sweep", "edits", edits, Edit | Iterable, "a list of edits such as dsf.edits.Cut(...)")
     runs = [edits] if isinstance(edits, Edit) else edits
     wanted, known = [checked_edits(each) for each in runs], checked_sources(sources)
     module, own = loaded_model(model)

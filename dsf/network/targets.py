@@ -72,8 +72,20 @@ def functional_of(
     for sign, tokens in ((1.0, target), (-1.0, against)):
         if tokens is not None:
             ids = _ids(tokens, logits, tokenizer)
+            _check_other(ids, weights)
             weights[torch.arange(len(ids), device=logits.device), ids] += sign
     return Functional.of(weights) if logits.ndim < PLACED else _at(shown, weights, logits)
+
+
+def _check_other(ids: Tensor, weights: Tensor) -> None:
+    """Raise if a token is subtracted from itself."""
+    taken = weights[torch.arange(len(ids), device=ids.device), ids] != 0
+    if bool(taken.any()):
+        sample = int(taken.nonzero()[0])
+        raise ValueError(
+            f"attribute: 'target' and 'against' are both the token {int(ids[sample])} in sample "
+            f"{sample}, and a logit less itself is 0. Give another token as 'against'."
+        )
 
 
 def along(

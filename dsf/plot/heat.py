@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dsf.plot.drawing_style import on, panels, style, worded
 from dsf.report.figure import draw_map
+from dsf.shapes import at_least, of_kind
 
 Matrix = Float[Tensor, "rows columns"] | Float[np.ndarray, "rows columns"]
 
@@ -33,7 +34,7 @@ def heat_map(
         x, y: the labels of the axes.
 
     Raises:
-        ValueError: if ``map`` is not one real matrix.
+        ValueError: if ``map`` is not one real matrix, or has not one token for each text.
 
     Example:
         >>> import torch
@@ -73,10 +74,10 @@ def heat_maps(
         >>> left.get_title(), right.get_title()
         ('keeps', 'mixes')
     """
+    of_kind("heat_maps", "maps", maps, Mapping, "maps by their titles, as in {'layer 0': map}")
+    at_least(1, "heat_maps", "columns", columns)
     if not maps:
         raise ValueError("heat_maps: needs at least one map, but 'maps' is empty.")
-    if columns < 1:
-        raise ValueError(f"heat_maps: columns is {columns}, but at least 1 stands in a row.")
     across = min(columns, len(maps))
     down = -(-len(maps) // across)
     places = panels(down, across, size=(2.7 * across + 0.4, 2.5 * down))

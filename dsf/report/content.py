@@ -19,6 +19,7 @@ from dsf.report.rollout_content import LARGEST, LayersTogether, RowsTogether
 from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.views import Progress, ignored
+from dsf.shapes import at_least, of_kind
 from dsf.threads import each_in_parallel, one_thread
 
 SCHEMA_VERSION = 2
@@ -132,8 +133,12 @@ def _part(progress: Progress, at: int, parts: int) -> Progress:
 def _check_grid(grid: Grid | None, drawn: list[Selection]) -> None:
     if grid is None:
         return
+    is_pair = lambda given: isinstance(given, list | tuple) and len(given) == 2  # noqa: E731
+    of_kind("write_report", "grid", grid, is_pair, "a height and a width, such as (14, 14)")
+    for size in grid:
+        at_least(1, "write_report", "grid", size, " token")
     counts = {getattr(each.system, "read_steps", each.system.steps) for each in drawn}
-    if min(grid) < 1 or max(counts, default=0) < grid[0] * grid[1]:
+    if max(counts, default=0) < grid[0] * grid[1]:
         raise ValueError(
             f"'grid' must be the height and width of the picture in tokens, but {grid} has "
             f"{grid[0] * grid[1]} patches and the layers have {sorted(counts)} keys."

@@ -30,6 +30,7 @@ from dsf.report.subjects import narrowed_one
 from dsf.report.token_orders import has_texts, input_of_texts, why_not_in_order
 from dsf.report.views import views
 from dsf.saving import replace_file
+from dsf.shapes import agree, are_texts, at_least, of_kind
 from dsf.threads import each_in_parallel
 
 LABELLED, LONGEST_LABEL = 40, 10
@@ -54,7 +55,8 @@ def draw_map(
         tokens: labels for both axes of a square map, drawn for up to 40 tokens.
 
     Raises:
-        ValueError: if ``map`` is not one real matrix.
+        ValueError: if ``map`` is not one real matrix, or has not one token for each text.
+        TypeError: if an argument is of another kind.
     """
     weights = map.numpy(force=True) if isinstance(map, Tensor) else map
     if not isinstance(weights, np.ndarray):
@@ -66,6 +68,10 @@ def draw_map(
             f"draw_map: 'map' must be one real matrix, but it is {weights.dtype} of shape "
             f"{weights.shape}. Pick one map, such as layer.map()[0, 3]."
         )
+    of_kind("draw_map", "axes", axes, Axes, "axes of matplotlib, such as those of plt.subplots()")
+    of_kind("draw_map", "title", title, str, "a text")
+    if tokens is not None:
+        check_texts(tokens, weights.shape)
     odd = ~np.isfinite(weights)
     hidden = odd if masked is None else odd | masked
     reach = float(np.abs(weights[~odd]).max(initial=0.0)) or 1.0
@@ -82,6 +88,12 @@ def draw_map(
     axes.set_title(written(title), fontsize=9, family=families(), parse_math=False)
     _name_tokens(axes, tokens, weights.shape)
     return image
+
+
+def check_texts(tokens: Sequence[str], shape: tuple[int, ...]) -> None:
+    """Raise unless a map of this shape is of as many tokens, in rows and in columns, as texts."""
+    agree("draw_map", "token", rows=shape[0], columns=shape[1])
+    are_texts("draw_map", "tokens", tokens, shape[0])
 
 
 def _name_tokens(axes: Axes, tokens: Sequence[str] | None, shape: tuple[int, int]) -> None:
@@ -150,11 +162,12 @@ def draw_grid(
         ValueError: if the inspection has no layer, ``most`` or ``across`` is less than 1, or the
             ending is no known format.
     """
+    of_kind("draw_grid", "inspection", inspection, Inspection, "what dsf.inspect returns")
     if not inspection.layers:
         raise ValueError("draw_grid: the inspection has no layer, so there is nothing to draw.")
     for name, number in (("most", most), ("across", across)):
-        if number is not None and number < 1:
-            raise ValueError(f"draw_grid: '{name}' must be at least 1, but it is {number}.")
+        if number is not None or name == "across":
+            at_least(1, "draw_grid", name, number)
     inspection = narrowed_one(inspection, layers, heads)
     with within_memory("draw_grid", inspection, whole=False):
         drawn = inspection.layers

@@ -5,6 +5,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dsf.report.subjects import Decided, Shown, Subject, narrowed, subjects
 from dsf.report.viewer import EXPLORER, file_of, script_of, style_of
 from dsf.report.views import Progress, ignored
 from dsf.saving import replace_file
+from dsf.shapes import of_kind
 
 
 def write_report(  # noqa: PLR0913  # each is a word of the page or of the choice
@@ -87,10 +89,18 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
         ValueError: if ``inspection`` is empty, ``verdicts`` does not have one table for each, no
             layer has as many tokens as ``grid`` has patches, ``attribution`` or ``intervention``
             is of other tokens, or ``intervention`` of a model without logits.
-        TypeError: if ``attribution`` is no attribution, or ``intervention`` no intervention.
+        TypeError: if ``attribution`` is no attribution, ``intervention`` no intervention, or
+            another argument not of its kind.
         MapTooLarge: if drawing one of the layers would take more memory than there is; told before
             the first map is drawn.
     """
+    of_kind("write_report", "path", path, str | PathLike, "the name of a file")
+    of_kind("write_report", "title", title, str | None, "a text")
+    of_kind("write_report", "target", target, str, "words such as 'the logit of Paris'")
+    of_kind("write_report", "progress", progress, callable, "a function of the finished share")
+    of_kind(
+        "write_report", "facts", facts, Mapping | None, "lines such as {'Loss': '0.1'}"
+    )
     inspection = narrowed(inspection, layers, heads)
     shown = subjects(inspection, verdicts)
     with within_memory("write_report", inspection, whole=full_resolution > 0):

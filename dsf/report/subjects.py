@@ -10,6 +10,7 @@ from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.results.table import Table
 from dsf.properties.decided import IF_NOT
 from dsf.report.escaping import escaped
+from dsf.shapes import of_kind
 
 Shown = Inspection | Sequence[Inspection]
 Decided = Table | Sequence[Table | None] | None
@@ -83,7 +84,11 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
         ValueError: if ``shown`` is empty, or ``verdicts`` does not have one table for each.
     """
     inspections = _listed(shown)
+    words = "what dsf check and dsf.properties give, or a list with one for each inspection"
+    of_kind("write_report", "verdicts", verdicts, Table | list | tuple | None, words)
     tables = [verdicts] if verdicts is None or isinstance(verdicts, Table) else list(verdicts)
+    for table in tables:
+        of_kind("write_report", "verdicts", table, Table | None, words)
     if not inspections:
         raise ValueError(
             "'inspection' is an empty list, so there is nothing to show. Pass an inspection."

@@ -11,6 +11,7 @@ from dsf.report.subjects import Decided, Shown, narrowed
 from dsf.report.thumbnail_picture import static_picture
 from dsf.report.viewer import EXPLORER, module_of, style_of
 from dsf.report.views import Progress, ignored
+from dsf.shapes import of_kind
 
 
 def view(  # noqa: PLR0913  # each is a word of the viewer or of the choice
@@ -51,6 +52,8 @@ def view(  # noqa: PLR0913  # each is a word of the viewer or of the choice
         ModuleNotFoundError: if ``anywidget`` is not installed.
         InspectionError, TypeError, ValueError: as ``write_report`` does.
     """
+    of_kind("view", "target", target, str, "words such as 'the logit of Paris'")
+    of_kind("view", "progress", progress, callable, "a function of the finished share")
     kind = _kind()
     inspection = narrowed(inspection, layers, heads)
     return kind(
