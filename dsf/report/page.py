@@ -98,9 +98,7 @@ def write_report(  # noqa: PLR0913  # each is a word of the page or of the choic
     of_kind("write_report", "title", title, str | None, "a text")
     of_kind("write_report", "target", target, str, "words such as 'the logit of Paris'")
     of_kind("write_report", "progress", progress, callable, "a function of the finished share")
-    of_kind(
-        "write_report", "facts", facts, Mapping | None, "lines such as {'Loss': '0.1'}"
-    )
+    of_kind("write_report", "facts", facts, Mapping | None, "lines such as {'Loss': '0.1'}")
     inspection = narrowed(inspection, layers, heads)
     shown = subjects(inspection, verdicts)
     with within_memory("write_report", inspection, whole=full_resolution > 0):
