@@ -21,6 +21,7 @@ from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.causal.findings import Finding, Findings, judged, settle_slots
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, ChosenAlong, chosen_heads, chosen_layers
+from dsf.inspection.decoder_tokens import with_decoder_tokens
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.further_mixers import Further, asked_for, noting, probed, tried
@@ -125,6 +126,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         expected.check(title)
         store = DiskStore() if expected.uses_disk else None
     with isolated(model):
+        named = with_decoder_tokens(model, inputs, named)
         watched = {path: model.get_submodule(path) for path in known}
         asks = question.checks != "none" and store is None and _can_be_asked(model)
         possible = _outside(candidates(model, known), asked) if store is None else {}

@@ -155,7 +155,7 @@ def test_maps_stand_beside_each_other_with_colours_of_their_own():
     assert named[-1].images[0].colorbar.ax.get_ylabel() == "share (logits)"
     with pytest.raises(ValueError, match="needs at least one map"):
         plot.heat_maps({})
-    with pytest.raises(ValueError, match="columns is 0, but at least 1"):
+    with pytest.raises(ValueError, match="must be at least 1, but it is 0"):
         plot.heat_maps(maps, columns=0)
 
 

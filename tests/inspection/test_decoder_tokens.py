@@ -1,0 +1,44 @@
+"""Maps of a decoder are of the tokens that it got, whoever made them."""
+
+import pytest
+import torch
+
+import dsf
+from dsf.report.token_orders import has_texts, input_of_texts
+
+transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
+IDS = torch.tensor([[5, 6, 7, 8, 9, 2]])
+LABELS = torch.tensor([[11, 12, 13, 2]])
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, max_position_embeddings=32,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16,
+        decoder_ffn_dim=16, init_std=0.5,
+    )  # fmt: skip
+    return transformers.BartForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize("more", [{}, {"labels": LABELS}, {"decoder_input_ids": LABELS}])
+def test_texts_of_the_encoder_stay_in_the_encoder(model, more):
+    texts = [[f"text {number}" for number in IDS[0].tolist()]]
+    hooks = len(model.get_decoder()._forward_pre_hooks)
+    found = dsf.inspect(model, input_ids=IDS, tokens=texts, **more)
+    named = input_of_texts(found)
+    sources = [(layer.row_input, layer.column_input) for layer in found]
+    of = "decoder_input_ids"
+    assert sources == [("input_ids", "input_ids"), (of, of), (of, "input_ids")]
+    assert [has_texts(layer, layer.row_input, named) for layer in found] == [True, False, False]
+    assert [has_texts(layer, layer.column_input, named) for layer in found] == [True, False, True]
+    assert len(model.get_decoder()._forward_pre_hooks) == hooks
+
+
+def test_the_decoder_gets_what_the_model_makes(model):
+    """The oracle is BART's rule, written out: the first token is 2, and the last one falls away."""
+    for more, made in (({}, [[2, 5, 6, 7, 8, 9]]), ({"labels": LABELS}, [[2, 11, 12, 13]])):
+        expected = dsf.inspect(model, input_ids=IDS, decoder_input_ids=torch.tensor(made))
+        for ours, theirs in zip(dsf.inspect(model, input_ids=IDS, **more), expected, strict=True):
+            assert torch.equal(ours.map(), theirs.map())
