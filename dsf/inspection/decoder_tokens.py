@@ -22,7 +22,7 @@ class _FoundError(Exception):
 
 
 def with_decoder_tokens(
-    model: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]
+    model: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The named arguments of a run, with the decoder's tokens among them.
 
