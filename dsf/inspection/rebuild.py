@@ -16,7 +16,7 @@ from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.caches import is_cache
-from dsf.inspection.capture.calls import Call, Captured, Through, Weights
+from dsf.inspection.capture.calls import Call, Captured, Through, Weights, first_numbers
 from dsf.inspection.capture.disk_store import DiskStore, Stored
 from dsf.inspection.capture.environment import described
 from dsf.inspection.capture.integrity import Fingerprint
@@ -128,11 +128,23 @@ def _comparisons(
             output,
             compared_with,
             tolerance,
+            around=_put_out_around(call, reference),
             again=partial(again, number) if hastened and reference is not call else None,
             drawn=partial(again, number) if reference.draws else None,
         )
         for number, (layer, output) in enumerate(zip(layers, outputs, strict=True))
     ]
+
+
+def _put_out_around(call: Call, reference: Call) -> tuple[Tensor, Tensor] | None:
+    """What the module of an attention put out as a whole: in the run, and again in float64.
+
+    None where that is not known.
+    """
+    ran = None if call.invocation is None else first_numbers(call.invocation.output)
+    if ran is None or reference.around is None:
+        return None
+    return in_float64(ran), in_float64(reference.around)
 
 
 def _outputs(call: Call, adapter: Adapter, family: str) -> list[Tensor]:
@@ -177,6 +189,8 @@ class Comparison:
         captured: what the adapter reads, of the run that the layer is compared with.
         output: what the module put out in the run of the model.
         compared_with: what the layer is compared with, in words.
+        around: what the module of an attention put out as a whole, in the run and again; None for
+            other layers.
         again: the same with the module as it is, where its copy was hastened.
         drawn: where the module drew random numbers when it ran again: the same with others, or
             without its running again.
@@ -188,6 +202,7 @@ class Comparison:
     output: Tensor
     compared_with: str
     tolerance: float
+    around: tuple[Tensor, Tensor] | None = None
     again: "Callable[[], Comparison] | None" = None
     drawn: "Callable[..., Comparison] | None" = None
 
@@ -215,6 +230,9 @@ class Comparison:
     def _is_random(self, other: "Comparison") -> bool:
         """Whether the module puts out something else with other random numbers."""
         other.captured.products.close()
+        if self.around is not None and other.around is not None:
+            if not torch.equal(self.around[1], other.around[1]):
+                return True
         return not torch.equal(self.captured.output, other.captured.output)
 
     def _compared(self) -> InspectedLayer:
@@ -243,14 +261,29 @@ class Comparison:
         )
 
     def _rounding(self) -> float:
-        """How far the run lies from its module in float64, at rows that have keys, relative."""
+        """How far the run lies from its module in float64, at rows that have keys, relative.
+
+        Of an attention both its own output and that of its module are compared.
+        """
         layer, output = self.captured, self.output
         if output is layer.output:
             return 0.0
         idle = self.adapter.idle(layer)
         if idle is not None and idle.shape == output.shape[:-1] == layer.output.shape[:-1]:
             output = torch.where(idle.unsqueeze(-1), layer.output, output)
-        return relative_error(output, layer.output)
+        return max(relative_error(output, layer.output), self._rounding_around(idle))
+
+    def _rounding_around(self, idle: Tensor | None) -> float:
+        """The same of what the module of an attention put out, behind it."""
+        if self.around is None:
+            return 0.0
+        ran, again = self.around
+        if idle is not None and idle.any():
+            idle = self.adapter.overlooked(self.captured)
+            if idle is None or not idle.shape == ran.shape[:-1] == again.shape[:-1]:
+                return 0.0  # it is not known to which of these the rows without keys belong
+            ran = torch.where(idle.unsqueeze(-1), again, ran)
+        return relative_error(ran, again)
 
     def _formula(self, mixer: Any, system: Any) -> float:
         """The relative error of the rebuilt layer, at the tokens whose rows are compared.

@@ -16,12 +16,20 @@ from torch import Tensor, nn
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Invocation, Through, copied, given_to
+from dsf.inspection.capture.calls import (
+    Call,
+    Invocation,
+    Through,
+    copied,
+    first_numbers,
+    given_to,
+)
 from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.capture.products import Products, RememberedProducts
 from dsf.inspection.errors import InspectionError
+from dsf.inspection.softmax.follower import UNNORMALISED
 from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.softmax.listener import recording_softmax
 from dsf.inspection.widened import can_be_widened, widened
@@ -127,19 +135,25 @@ def _copy_of(module: nn.Module) -> nn.Module:
 def _attended(call: Call, invocation: Invocation, twin: nn.Module) -> Call:
     """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
     calls: list[Call] = []
-    where = ModuleStack(twin, claimed=set(), keeps_passes=False)
+    unnormalised = {one.product for one in invocation.calls if UNNORMALISED in one.arguments}
+
+    def expects(where: ModuleStack, _weights: Tensor, _response: Tensor) -> bool:
+        return where.module is twin and where.products in unnormalised
+
+    where = ModuleStack(twin, claimed=set(), expects=expects, keeps_passes=False)
     with (
         recording_softmax(where, calls),
         recording_attention_in(twin, call.implementation, where, calls),
     ):
-        _, draws = _run(twin, invocation)
+        put_out, draws = _run(twin, invocation)
     place = invocation.calls.index(call)
     again = [one for one in calls if one.module is twin and one.through is call.through]
     if len(again) != len(invocation.calls) or not _alike(call, again[place]):
         raise NoReferenceError("alone and in float64 its module attends in another way")
     found = again[place]
     around = _at_home(found.surroundings, twin, call.module)
-    return replace(_changed(call, found.arguments, found.output, around), draws=draws)
+    again = _changed(call, found.arguments, found.output, around)
+    return replace(again, draws=draws, around=first_numbers(put_out))
 
 
 def _run(

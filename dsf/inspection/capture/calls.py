@@ -52,7 +52,7 @@ class Invocation:
         args, kwargs: what it was called with, copied.
         weights: where each weight lay when it began, and how often it had been written into.
         calls: the token mixers that ran in it, first to last; the module itself, or attentions.
-        stored: ``args`` and ``kwargs`` where these lie on disk.
+        stored: ``args``, ``kwargs`` and ``output`` where these lie on disk.
         began, ended: when it ran, by the clock of the run.
         given: from which tokens the tensors among ``args`` and ``kwargs`` are made, in order.
         output: what it put out, copied, where the stack of modules keeps outputs.
@@ -121,6 +121,7 @@ class Call:
             where none of them did.
         refused: why the calls of its module are no sequences, where joining them showed that.
         draws: whether its module drew random numbers when it ran again.
+        around: where an attention ran again in float64, what its whole module put out then.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Call:
     product: int = 0
     refused: str = ""
     draws: bool = False
+    around: Tensor | None = None
 
     @property
     def is_kept(self) -> bool:
@@ -153,7 +155,8 @@ class Call:
         self.stored = store.put((self.arguments, self.output, self.surroundings))
         self.surroundings = None  # it may be found later than the call is put away
         if self.invocation is not None and self.invocation.stored is None:
-            self.invocation.stored = store.put((self.invocation.args, self.invocation.kwargs))
+            of_pass = self.invocation.args, self.invocation.kwargs, self.invocation.output
+            self.invocation.stored = store.put(of_pass)
         self.forget()
 
     def fetch(self) -> None:
@@ -162,14 +165,17 @@ class Call:
             self.arguments, self.output, around = self.stored.read()
             self.surroundings = self.surroundings or around
         if self.invocation is not None and self.invocation.stored is not None:
-            self.invocation.args, self.invocation.kwargs = self.invocation.stored.read()
+            args, kwargs, output = self.invocation.stored.read()
+            self.invocation.args, self.invocation.kwargs = args, kwargs
+            if self.invocation.output is None:  # else it ended after it was put away
+                self.invocation.output = output
 
     def forget(self) -> None:
         """Keep nothing in memory that lies on disk."""
         if self.stored is not None:
             self.arguments, self.output = {}, None
         if self.invocation is not None and self.invocation.stored is not None:
-            self.invocation.args, self.invocation.kwargs = (), {}
+            self.invocation.args, self.invocation.kwargs, self.invocation.output = (), {}, None
 
     def let_go(self) -> None:
         """Hold its tensors no longer: its layers are made."""
@@ -204,6 +210,11 @@ def tensors_in(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
     _add_tensors(value, found)
     return found
+
+
+def first_numbers(value: Any) -> Tensor | None:
+    """The first of the tensors in a value that holds no whole numbers; None if there is none."""
+    return next((one for one in tensors_in(value) if one.is_floating_point()), None)
 
 
 def _add_tensors(value: Any, found: list[Tensor]) -> None:
