@@ -498,7 +498,14 @@ def _with_stages(layer: Captured, adapter: Adapter, mixer: Any, response: Tensor
     enter, leave = adapter.enter(layer), adapter.leave(layer, response)
     around = layer.surroundings
     given = layer.arguments[adapter.takes] if around is None else in_float64(around.given)
-    return WholeMixer(given=given, enter=enter, mixer=mixer, leave=leave, output=_put_out(layer))
+    return WholeMixer(
+        given=given,
+        enter=enter,
+        mixer=mixer,
+        leave=leave,
+        output=_put_out(layer),
+        is_all=around is None or around.is_all,
+    )
 
 
 def _put_out(layer: Captured) -> Tensor:

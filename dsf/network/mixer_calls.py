@@ -1,13 +1,14 @@
 """Calls of token mixers as steps of a recorded run.
 
-``MixerCall`` is one call whose inspected layer is known while the module runs, ``SeveralMixers``
-that of a module with several layers, and ``OpenCall`` one whose layer is rebuilt after the run.
+``MixerCall`` is one call whose inspected layer is known while the module runs, ``InnerMixer`` that
+of a layer which is a part of its module, ``SeveralMixers`` that of a module with several layers,
+and ``OpenCall`` one whose layer is rebuilt after the run.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,20 +52,16 @@ class MixerCall:
     """One call of a token mixer, while its module runs.
 
     Attributes:
-        is_known: whether the whole layer is known, with one of the module's arguments as its input.
-            If not, the operations inside the module are followed like all others.
+        is_known: whether what the module puts out is a step of the whole layer alone. Else the
+            operations inside the module are followed like all others.
     """
 
-    def __init__(self, layer: InspectedLayer, arguments: Any):
-        self._layer = layer
-        self._streams = [part for part in tensors_in(arguments) if part.is_floating_point()]
-        self._limit = max(LEAST, 10 * layer.tolerance)
-        whole = _whole(layer)
-        given = None if whole is None else self._first(whole.given, self._streams)
-        self.is_known = given is not None
-        if whole is not None and given is not None:
-            self._whole: AffineLayer = whole
-            self._given: Tensor = given
+    is_known = True
+
+    def __init__(self, layer: InspectedLayer, whole: AffineLayer, given: Tensor, arguments: Any):
+        self._layer, self._whole, self._given = layer, whole, given
+        self._streams = _numbers_in(arguments)
+        self._limit = _limit(layer)
 
     def record(self, follower: Follower, output: Any) -> list[MixerStep]:
         """Record the output of the module, which has returned, as a step; none without a stream.
@@ -78,17 +75,15 @@ class MixerCall:
             return []
         added = self._added(put_out)
         own = put_out if added is None else put_out - added
-        masked = _fully_masked(self._layer)
-        shown = None if masked is None else ~masked.unsqueeze(-1)
-        linear, rest = _affine(self._whole, own, shown)
-        step = follower.add(own, (taken,), linear, rest)
+        made = _as_step(follower, self._layer, self._whole, taken, own)
+        step = made.step
         if added is not None:
             beside = follower.find(added)
             if beside is None:
                 follower.add(put_out, (step,), lambda x: x, added)
             else:
                 follower.add(put_out, (step, step_of(beside, added)), lambda x, stream: x + stream)
-        return [MixerStep(self._layer.name, self._layer, self._whole, step, taken, shown)]
+        return [made]
 
     def _added(self, put_out: Tensor) -> Tensor | None:
         """The residual stream, if the module itself adds it to the output of its mixer."""
@@ -101,11 +96,90 @@ class MixerCall:
                 return part
         raise _differs(self._layer.name)
 
-    def _first(self, wanted: Tensor, among: Sequence[Tensor]) -> Tensor | None:
-        return next((part for part in among if self._near(part, wanted)), None)
-
     def _near(self, one: Tensor, other: Tensor, shown: Any = slice(None)) -> bool:
         return _near(one, other, self._limit, shown)
+
+
+class InnerMixer:
+    """One call of a token mixer that is only a part of its module, while the module runs.
+
+    Its values come from inside, such as a latent vector of every token, or the module goes on with
+    what it put out, such as a norm. Both ends are told by their numbers, at the calls of the
+    modules inside, and the operations around them are followed like all others.
+    """
+
+    is_known = False
+
+    def __init__(self, layer: InspectedLayer, whole: AffineLayer):
+        self._layer, self._whole = layer, whole
+        self._limit = _limit(layer)
+        self._source: Step | None = None
+        self._made: list[MixerStep] = []
+
+    def given(self, follower: Follower, arguments: Any) -> None:
+        """Note from which step the mixer is made, if a module inside is given its input."""
+        if self._source is not None:
+            return
+        wanted = self._whole.given
+        for part in _numbers_in(arguments):
+            if part.shape[-1:] != wanted.shape[-1:] or part.numel() != wanted.numel():
+                continue
+            laid_out = part.reshape(wanted.shape)
+            if _near(laid_out, wanted, self._limit):
+                self._source = _laid_out(follower, part, laid_out)
+                return
+
+    def put_out(self, follower: Follower, output: Any) -> list[MixerStep]:
+        """Record what a module has put out as a step, if it is what the mixer does."""
+        part = next(tensors_in(output), None)
+        if part is None or self._source is None or self._made:
+            return []
+        masked = _fully_masked(self._layer)
+        shown = slice(None) if masked is None else ~masked
+        if not _near(result_of(self._whole), part, self._limit, shown):
+            return []
+        self._made = [_as_step(follower, self._layer, self._whole, self._source, part)]
+        return self._made
+
+
+def _laid_out(follower: Follower, part: Tensor, laid_out: Tensor) -> Step | None:
+    """The step of ``laid_out``, which has the numbers of ``part``; None where that is no stream."""
+    what = follower.find(part)
+    if what is None or (isinstance(what, Frozen) and what.as_step is None):
+        return None
+    step = step_of(what, part)
+    if part.shape == laid_out.shape:
+        return step
+    axes, shape = part.ndim, laid_out.shape
+
+    def lay_out(x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[: x.ndim - axes], *shape)
+
+    return follower.add(laid_out, (step,), lay_out)
+
+
+class FollowedCall:
+    """One call of a token mixer whose whole layer is not known: its operations are followed."""
+
+    is_known = False
+
+
+def _as_step(
+    follower: Follower, layer: InspectedLayer, whole: AffineLayer, source: Step, own: Tensor
+) -> MixerStep:
+    """A whole layer as the step from ``source`` to what it put out."""
+    masked = _fully_masked(layer)
+    shown = None if masked is None else ~masked.unsqueeze(-1)
+    step = follower.add(own, (source,), *_affine(whole, own, shown))
+    return MixerStep(layer.name, layer, whole, step, source, shown)
+
+
+def _numbers_in(arguments: Any) -> list[Tensor]:
+    return [part for part in tensors_in(arguments) if part.is_floating_point()]
+
+
+def _limit(layer: InspectedLayer) -> float:
+    return max(LEAST, 10 * layer.tolerance)
 
 
 def _taken(follower: Follower, given: Tensor, put_out: Tensor) -> Step | None:
@@ -197,11 +271,22 @@ def _differs(name: str) -> ReconstructionError:
     )
 
 
-def mixer_call(layers: Layers, arguments: Any) -> MixerCall | SeveralMixers:
+Mixers: TypeAlias = MixerCall | InnerMixer | FollowedCall | SeveralMixers
+
+
+def mixer_call(layers: Layers, arguments: Any) -> Mixers:
     """One call of a module in which these layers ran."""
-    if len(layers) == 1:
-        return MixerCall(layers[0], arguments)
-    return SeveralMixers(layers, arguments)
+    if len(layers) > 1:
+        return SeveralMixers(layers, arguments)
+    (layer,) = layers
+    whole = _whole(layer)
+    if whole is None:
+        return FollowedCall()
+    parts = (part for part in _numbers_in(arguments) if _near(part, whole.given, _limit(layer)))
+    given = next(parts, None)
+    if given is None or not whole.is_all:
+        return InnerMixer(layer, whole)
+    return MixerCall(layer, whole, given, arguments)
 
 
 @dataclass(eq=False)

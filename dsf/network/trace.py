@@ -20,11 +20,12 @@ from dsf.network.affine_steps import Step
 from dsf.network.closed_modules import Closed, closed
 from dsf.network.linear_parts import tensors_in
 from dsf.network.mixer_calls import (
+    FollowedCall,
+    InnerMixer,
     Layers,
-    MixerCall,
+    Mixers,
     MixerStep,
     OpenCall,
-    SeveralMixers,
     calls_by_module,
     mixer_call,
     result_of,
@@ -45,7 +46,7 @@ class _Running:
     name: str
     began: int
     results: int
-    call: MixerCall | SeveralMixers | None = None
+    call: Mixers | None = None
 
 
 class Trace:
@@ -179,6 +180,9 @@ class Trace:
             with self._hooked():
                 if name in self.blocks and not self.is_complete:
                     self._add_stream(f"before {name}", (args, named))
+                if self.states:
+                    for around in self._inner():
+                        around.given(self._follower, (args, named))
                 if self._mixers is not None and self.states:
                     layers = next(self._mixers.get(name, iter(())), ())
                     if layers:
@@ -205,7 +209,9 @@ class Trace:
     def _record(self, running: "_Running", module: nn.Module, given: Any, output: Any) -> None:
         """Record what a module has put out."""
         name, call = running.name, running.call
-        if call is not None and call.is_known:
+        for around in (*self._inner(), *([call] if isinstance(call, InnerMixer) else [])):
+            self.mixed += around.put_out(self._follower, output)
+        if call is not None and not isinstance(call, InnerMixer | FollowedCall) and call.is_known:
             self.mixed += call.record(self._follower, output)
         elif self._mixers is None and self._is_mixer(running):
             self._leave_open(running, given, output)
@@ -221,6 +227,10 @@ class Trace:
         if not name:
             self.logits = put_out(output)
             self.output = None if self.logits is None else self._step_at(self.logits)
+
+    def _inner(self) -> Iterator[InnerMixer]:
+        """The mixers that are parts of modules which run now."""
+        return (one.call for one in self._running if isinstance(one.call, InnerMixer))
 
     def _is_mixer(self, running: "_Running") -> bool:
         """Whether a module is known to be a layer, or an attention was recorded in it."""

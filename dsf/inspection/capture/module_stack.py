@@ -54,9 +54,12 @@ class Surroundings:
         gate: the output gate that the response was multiplied by, ``sample time width``; None if
             there is none.
         out: the output projection; None where the response is the module's output.
-        output: the module's output, ``sample time model``.
+        output: the module's output, or that of the output projection where the module goes on with
+            it, ``sample time model``.
         clamped: the lowest and the highest number to which the module clamped the values after
             their projection; None where it did not.
+        is_all: whether the module puts ``output`` out, perhaps plus one of its inputs; else it goes
+            on with it, as with a norm.
     """
 
     given: Tensor
@@ -66,6 +69,7 @@ class Surroundings:
     out: nn.Module | None
     output: Tensor
     clamped: tuple[float, float] | None = None
+    is_all: bool = True
 
 
 # A linear map is recorded for the module that contains it and for that module's parent.
@@ -435,14 +439,18 @@ def surroundings(
         alone = _kept(given, source, places, None, None, output)
         return replace(alone, clamped=clamped) if same else None
     # The projection of an output gate may run between the attention and the output projection.
-    fitting = (call for call in after if call.given.shape == mixed.shape)
+    fitting = [call for call in after if call.given.shape == mixed.shape]
     behind = next((call for call in fitting if _ends(call.output, added, output)), None)
-    if behind is None:
+    is_all = behind is not None
+    if behind is None:  # the module goes on with the one projection of the response
+        taking = [call for call in fitting if torch.equal(call.given, mixed)]
+        behind = taking[0] if len(taking) == 1 else None
+    if behind is None or behind.output.ndim != 3:
         return None
-    output = behind.output
     equal = torch.equal(behind.given, mixed)
     gate = None if equal else _ratio(behind.given, mixed)
-    return replace(_kept(given, source, places, gate, behind, output), clamped=clamped)
+    found_around = _kept(given, source, places, gate, behind, behind.output)
+    return replace(found_around, clamped=clamped, is_all=is_all)
 
 
 def _clamped(source: Projected, places: Int[Tensor, " width"]) -> tuple[float, float] | None:

@@ -215,13 +215,16 @@ class InspectedLayer:
     def contributes_to(self) -> str:
         """What ``contribution_norms`` counts contributions to, in words.
 
-        The layer's output; the mixer's response where only the mixer of a layer is known.
+        The layer's output; what it projects its mixer's response to, where it goes on with that;
+        the mixer's response where only the mixer of a layer is known.
 
         Raises:
             ReconstructionError: if the whole layer does not reproduce the captured output.
         """
         whole = None if self.shell is None else self._whole_mixer()
-        return "the mixer's response" if whole is None else "the layer's output"
+        if whole is None:
+            return "the mixer's response"
+        return "the layer's output" if whole.is_all else "the projected response"
 
     @property
     def _contributions(self) -> Contributions:

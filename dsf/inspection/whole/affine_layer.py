@@ -32,6 +32,8 @@ class AffineLayer(ABC):
     given: Float[Tensor, "sample time width"]
     output: Float[Tensor, "sample written output"] | None = None
     """What the layer put out in the run, where it was compared with that."""
+    is_all: bool = True
+    """Whether the module puts that out, or adds its input to it. Else it goes on with it."""
 
     @abstractmethod
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
@@ -111,6 +113,7 @@ class WholeMixer(AffineLayer):
         mixer: the mixer with the coefficients of this run.
         leave: the stages from the response of the mixer to the layer's output.
         output: what the layer put out in the run, where it was compared with that.
+        is_all: whether the module puts that out, or adds its input to it.
     """
 
     given: Float[Tensor, "sample time width"]
@@ -118,6 +121,7 @@ class WholeMixer(AffineLayer):
     mixer: Any
     leave: Chain
     output: Float[Tensor, "sample written output"] | None = None
+    is_all: bool = True
 
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """The part of the output that is linear in ``x``, without the remainder."""
