@@ -1,4 +1,4 @@
-"""Edges of mixers that are a part of their module: made of latent vectors, or followed by a norm."""
+"""Edges of mixers that are a part of their module: of latent vectors, or followed by a norm."""
 
 import pytest
 import torch
@@ -107,7 +107,8 @@ def test_edges_of_latent_attention_are_those_of_a_loop():
             for read in range(6):
                 weight = maps[sample, head, -1, read]
                 wanted = weight * (adjoint @ given["values"][sample, read, head])
-                assert abs(edges[sample, head, -1, read] - wanted) < 1e-12
+                # the library's own code computes its softmax and its angles in float32
+                assert abs(edges[sample, head, -1, read] - wanted) < 1e-6
     assert not edges[:, :, :-1].any()
 
 
