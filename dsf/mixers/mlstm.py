@@ -4,7 +4,8 @@ r"""mLSTM: a matrix memory with an exponential input gate, kept in range by a ru
     S_t = e^{log σ(f_t) + m_{t-1} - m_t} S_{t-1} + e^{i_t - m_t} k_t v_tᵀ
     o_t = S_tᵀ q_t / (max(|q_t.n_t|, e^{-m_t}) + ε)
 
-n_t is the same recurrence on k_t alone. The normaliser depends on queries, keys and gates only, so
+n_t is the same recurrence on k_t alone. Of a sequence that goes on, S_0, n_0 and m_0 are those of
+the tokens before; else they are zero. The normaliser depends on queries, keys and gates only, so
 it is part of C. Rows do not sum to one.
 
 Source: Beck et al. 2024, arXiv:2405.04517.
@@ -20,7 +21,8 @@ from torch import Tensor
 from dsf.ingredients.recurrent_cells import before, running_maximum
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
-from dsf.solve import recurrence
+from dsf.shapes import ShapeError
+from dsf.solve import continued
 from dsf.system import System
 from dsf.transition import ScaledIdentity
 
@@ -33,6 +35,7 @@ class MLSTM(Mixer):
         input_gate: i_t, the exponent of the input gate.
         forget_gate: f_t, before its sigmoid.
         epsilon: ε, added to the normaliser.
+        start, start_total, start_peak: S_0, n_0 and m_0; from rest when absent.
     """
 
     query: Float[Tensor, "*batch time key"]
@@ -41,21 +44,38 @@ class MLSTM(Mixer):
     input_gate: Float[Tensor, "*batch time"]
     forget_gate: Float[Tensor, "*batch time"]
     epsilon: float = 1e-6
+    start: Float[Tensor, "*batch key channel"] | None = None
+    start_total: Float[Tensor, "*batch key"] | None = None
+    start_peak: Float[Tensor, "*batch"] | None = None
 
     source: ClassVar[str] = "arXiv:2405.04517"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [part is not None for part in (self.start, self.start_total, self.start_peak)]
+        if any(given) and not all(given):
+            raise ShapeError(
+                "MLSTM: 'start', 'start_total' and 'start_peak' are one state, but only some of "
+                "them were given. Give all three, or none for a start from rest."
+            )
+
     def system(self) -> System:
         log_decay = torch.nn.functional.logsigmoid(self.forget_gate)
+        peak: Tensor | float = 0.0 if self.start_peak is None else self.start_peak
         largest = running_maximum(
-            log_decay.unsqueeze(-1), self.input_gate.unsqueeze(-1), start=0.0
+            log_decay.unsqueeze(-1),
+            self.input_gate.unsqueeze(-1),
+            start=peak.unsqueeze(-1) if isinstance(peak, Tensor) else peak,
         ).squeeze(-1)
-        decay = (log_decay + before(largest, axis=-1, start=0.0) - largest).exp()
+        decay = (log_decay + before(largest, axis=-1, start=peak) - largest).exp()
         write = (self.input_gate - largest).exp().unsqueeze(-1) * self.key
         A = ScaledIdentity(decay, self.key.shape[-1])
-        held = recurrence(A, write.unsqueeze(-1)).squeeze(-1)
+        first = None if self.start_total is None else self.start_total.unsqueeze(-1)
+        held = continued(A, write.unsqueeze(-1), first)[0].squeeze(-1)
         recalled = (self.query * held).sum(dim=-1).abs()
         normaliser = torch.maximum(recalled, (-largest).exp()) + self.epsilon
-        return System.from_write_and_read(A, write, read=self.query / normaliser.unsqueeze(-1))
+        read = self.query / normaliser.unsqueeze(-1)
+        return System(A, B=write.unsqueeze(-1), C=read.unsqueeze(-2), initial=self.start)
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
         return self.value.unsqueeze(-2)

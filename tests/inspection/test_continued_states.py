@@ -35,6 +35,18 @@ HYBRIDS = {
     "FalconH1": MAMBA2 | {"mamba_d_ssm": 32},
     "Lfm2": {"layer_types": ["conv", "full_attention"]},
     "OlmoHybrid": LINEAR,
+    "KimiLinear": LINEAR
+    | {
+        "linear_num_heads": 2,
+        "linear_head_dim": 8,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": 8,
+    },
     "Qwen3Next": LINEAR
     | {"head_dim": 8, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8},
     "MiniMax": {
@@ -48,9 +60,10 @@ MODELS = {
     "Mamba2": SMALL | {"num_heads": 4, "head_dim": 8, "state_size": 4, "n_groups": 1},
     "Mamba": SMALL | {"state_size": 4},
     "Rwkv": SMALL,
+    "xLSTM": SMALL | {"hidden_size": 128, "num_heads": 2},
     **{name: WITH_ATTENTION | settings for name, settings in HYBRIDS.items()},
 }
-KEYS = {"Mamba": "cache_params", "Mamba2": "cache_params", "Rwkv": "state"}
+KEYS = {"Mamba": "cache_params", "Mamba2": "cache_params", "xLSTM": "cache_params", "Rwkv": "state"}
 CONTINUED = [(name, 5) for name in MODELS if name != "Mamba"] + [("Mamba2", 11), ("Mamba", 11)]
 
 
@@ -115,6 +128,27 @@ def test_the_library_scans_several_tokens_of_mamba_from_rest_and_so_does_the_lay
     continued = dsf.inspect(model, input_ids=IDS[:, 5:], **cache_after(model, "Mamba", 5))
     assert max(layer.formula for layer in continued) < 1e-12
     assert all(layer.system.initial is None for layer in continued)
+
+
+def test_a_state_in_the_module_itself_is_refused_and_stays_as_it_was():
+    """RecurrentGemma keeps its states as attributes: of the run they are not those before it."""
+    torch.manual_seed(0)
+    config = transformers.RecurrentGemmaConfig(
+        **WITH_ATTENTION | {"lru_width": 16, "num_hidden_layers": 3}, conv1d_width=3
+    )
+    model = transformers.RecurrentGemmaModel(config).eval()
+    model(input_ids=IDS[:, :5], use_cache=True)
+    recurrence = model.layers[0].temporal_block.rg_lru
+    before = recurrence.recurrent_states.clone()
+    with pytest.raises(dsf.inspection.ReconstructionError, match="what the cache holds of earlier"):
+        dsf.inspect(
+            model,
+            input_ids=IDS[:, 5:],
+            position_ids=torch.arange(5, 12)[None],
+            use_cache=True,
+            strict=True,
+        )
+    torch.testing.assert_close(recurrence.recurrent_states, before, rtol=0, atol=0)
 
 
 def _tensors(part):

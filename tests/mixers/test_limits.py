@@ -8,6 +8,7 @@ import torch
 import dsf
 from dsf import mixers
 from dsf.ingredients import identity
+from dsf.shapes import ShapeError
 
 STEPS = 12
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
@@ -237,3 +238,33 @@ def test_attention_without_decay_does_not_care_for_the_order_of_the_past():
         swapped = replace(mixer, key=mixer.key[:, swap], value=mixer.value[:, swap])
         one, other = (dsf.respond(m.system(), m.signal())[:, 4:] for m in (mixer, swapped))
         assert ((one - other).abs().max() > 1e-3) == cares
+
+
+def test_the_matrix_lstm_goes_on_from_its_state():
+    """Cut in two, with the state of the paper's loop between, it gives the same."""
+    mixer = draw(mixers.MLSTM)
+    axes = {"query": -2, "key": -2, "value": -2, "input_gate": -1, "forget_gate": -1}
+
+    def some(start, length):
+        return {
+            name: getattr(mixer, name).narrow(axis, start, length) for name, axis in axes.items()
+        }
+
+    memory, total = torch.zeros(2, 4, 3).to(mixer.key), torch.zeros(2, 4).to(mixer.key)
+    peak = torch.zeros(2).to(mixer.key)
+    for t in range(5):
+        fade = mixer.forget_gate[:, t].sigmoid().log() + peak
+        new = torch.maximum(fade, mixer.input_gate[:, t])
+        kept, added = (fade - new).exp(), (mixer.input_gate[:, t] - new).exp()
+        key, value, peak = mixer.key[:, t], mixer.value[:, t], new
+        memory = (
+            kept[:, None, None] * memory + added[:, None, None] * key[:, :, None] * value[:, None]
+        )
+        total = kept[:, None] * total + added[:, None] * key
+    state = {"start": memory, "start_total": total, "start_peak": peak}
+    with pytest.raises(ShapeError, match="Give all three"):
+        replace(mixer, start=memory)
+    later = replace(mixer, **some(5, STEPS - 5), **state)
+    expected = dsf.respond(mixer.system(), mixer.signal())[:, 5:]
+    torch.testing.assert_close(dsf.respond(later.system(), later.signal()), expected, **EXACT)
+    torch.testing.assert_close(map_of(later), map_of(mixer)[:, 5:, 5:], **EXACT)

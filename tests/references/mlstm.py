@@ -9,6 +9,8 @@ def reference(m):
     memory = torch.zeros(*batch, channels, states, dtype=m.value.dtype)
     held = torch.zeros(*batch, states, dtype=m.value.dtype)
     stabiliser = torch.zeros(batch, dtype=m.value.dtype)
+    if m.start is not None:
+        memory, held, stabiliser = m.start.mT, m.start_total, m.start_peak
     out = []
     for t in range(m.value.shape[-2]):
         q, k, v = m.query[..., t, :], m.key[..., t, :], m.value[..., t, :]

@@ -2,7 +2,8 @@
 
 query = q / √d      gates = cap tanh(· / cap)      output = out_proj(σ(o) ⊙ (w LayerNorm(scan) + b))
 
-The norm covers the channels of one head and subtracts their mean. Padding masks are ignored.
+The norm covers the channels of one head and subtracts their mean. Padding masks are ignored. The
+state of a cache is an argument of the layer.
 """
 
 from torch import Tensor
@@ -27,7 +28,17 @@ def read(layer: Captured) -> MLSTM:
         input_gate=input_gate.mT,
         forget_gate=forget_gate.mT,
         epsilon=config.eps,
+        **_before(layer),
     )
+
+
+def _before(layer: Captured) -> dict[str, Tensor]:
+    """The state of the call, of earlier tokens; empty where there were none."""
+    state = layer.arguments.get("state")
+    if state is None or not any(part.any() for part in state):
+        return {}
+    memory, total, peak = state
+    return {"start": memory, "start_total": total, "start_peak": peak.squeeze(-1)}
 
 
 def enter(layer: Captured) -> Chain:
