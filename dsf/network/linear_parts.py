@@ -101,6 +101,53 @@ class Projection:
         return self
 
 
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What is left of a tensor where others were written into some of its places.
+
+    It is linear in the streams among the two, which it takes in this order.
+
+    Attributes:
+        shape: of the whole tensor.
+        places: for every number that was written, its place in the whole, counted row by row.
+        given: the shape of the value before it was expanded to ``places``.
+        into_stream, of_stream: whether the tensor, and the value, are streams; else constants.
+    """
+
+    shape: torch.Size
+    places: Shaped[Tensor, "*written"]
+    given: torch.Size
+    into_stream: bool
+    of_stream: bool
+
+    def __call__(self, *parts: Tensor) -> Tensor:
+        own = self.shape if self.into_stream else self.given
+        lead = parts[0].shape[: parts[0].ndim - len(own)]
+        places = self.places.flatten()
+        if self.into_stream:
+            whole = parts[0].reshape(*lead, -1).index_fill(-1, places, 0)
+        else:
+            whole = parts[0].new_zeros(*lead, self.shape.numel())
+        if self.of_stream:
+            axes = (1,) * (self.places.ndim - len(self.given))
+            value = parts[-1].reshape(*lead, *axes, *self.given).expand(*lead, *self.places.shape)
+            whole = whole.index_add(-1, places, value.reshape(*lead, -1))
+        return whole.reshape(*lead, *self.shape)
+
+    def rest(self, whole: Tensor) -> Tensor | None:
+        """The numbers of ``whole`` that come from no stream."""
+        written = torch.zeros(self.shape.numel(), dtype=torch.bool, device=whole.device)
+        written = written.index_fill(0, self.places.flatten(), True).reshape(self.shape)
+        kept = torch.where(written, not self.of_stream, not self.into_stream)
+        return unless_zero(torch.where(kept, whole, 0))
+
+
+def places_of(whole: Tensor, index: Any) -> Tensor | None:
+    """The places that an index takes of a tensor, row by row; None where it takes one twice."""
+    found = torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)[index]
+    return found if found.unique().numel() == found.numel() else None
+
+
 def pieces(call: Call, streams: Sequence[Tensor]) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:
     """Every output tensor of a call, with its linear dependence on ``streams`` and its constant.
 

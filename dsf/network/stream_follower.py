@@ -25,8 +25,10 @@ from dsf.network.linear_parts import (
     REPLAYED,
     SAME,
     Call,
+    Written,
     name_of,
     pieces,
+    places_of,
     secant,
     tensors_in,
 )
@@ -159,7 +161,7 @@ class Follower(TorchFunctionMode):
         if name in BLANK:
             return
         if name == "setitem":
-            self.follow(args[0], Frozen(name))
+            self._write(*args)
         elif name in SAME and leads and isinstance(output, Tensor):
             self.follow(output, first)
         elif _is_activation(name, args) and leads and not _has_no_step(first):
@@ -175,6 +177,20 @@ class Follower(TorchFunctionMode):
             ]
             for each in tensors_in(output):
                 self.follow(each, Frozen(reasons[0] if reasons else name))
+
+    def _write(self, whole: Tensor, index: Any, value: Any) -> None:
+        """Follow a tensor into which ``value`` has just been written."""
+        into, of = self.find(whole), self.find(value)
+        known = all(part is None or isinstance(part, Step) for part in (into, of))
+        by_stream = any(self.find(part) is not None for part in tensors_in(index))
+        given = value.shape if isinstance(value, Tensor) else torch.Size()
+        places = None if by_stream or not known else places_of(whole, index)
+        if places is None or len(given) > places.ndim:
+            self.follow(whole, Frozen("setitem"))
+            return
+        written = Written(whole.shape, places, given, into is not None, of is not None)
+        sources = [part for part in (into, of) if isinstance(part, Step)]
+        self.add(whole, sources, written, written.rest(whole))
 
     def _secant(self, given: Tensor, source: Step | Frozen, output: Tensor) -> Step:
         return self.add(output, (step_of(source, given),), secant(output, given))

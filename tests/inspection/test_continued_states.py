@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dsf
+from dsf.inspection import ReconstructionError
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [
@@ -140,7 +141,7 @@ def test_a_state_in_the_module_itself_is_refused_and_stays_as_it_was():
     model(input_ids=IDS[:, :5], use_cache=True)
     recurrence = model.layers[0].temporal_block.rg_lru
     before = recurrence.recurrent_states.clone()
-    with pytest.raises(dsf.inspection.ReconstructionError, match="what the cache holds of earlier"):
+    with pytest.raises(ReconstructionError, match="what the cache holds of earlier"):
         dsf.inspect(
             model,
             input_ids=IDS[:, 5:],
