@@ -278,12 +278,14 @@ class Comparison:
         if self.around is None:
             return 0.0
         ran, again = self.around
-        if idle is not None and idle.any():
-            idle = self.adapter.overlooked(self.captured)
-            if idle is None or not idle.shape == ran.shape[:-1] == again.shape[:-1]:
-                return 0.0  # it is not known to which of these the rows without keys belong
-            ran = torch.where(idle.unsqueeze(-1), again, ran)
-        return relative_error(ran, again)
+        if idle is None or not idle.any() or ran.shape != again.shape:
+            return relative_error(ran, again)
+        if self.captured.arguments.get("heads") is None:
+            return _least_error(ran, again)
+        hidden = self.adapter.overlooked(self.captured)
+        if hidden is None or hidden.shape != ran.shape[:-1]:
+            return _least_error(ran, again)
+        return relative_error(torch.where(hidden.unsqueeze(-1), again, ran), again)
 
     def _formula(self, mixer: Any, system: Any) -> float:
         """The relative error of the rebuilt layer, at the tokens whose rows are compared.
@@ -304,6 +306,15 @@ class Comparison:
         mixed = response_by_rows(system, signal)
         behind = relative_error(adapter.finished(layer, mixer, mixed), layer.output)
         return max(behind, error_around(layer, adapter, mixer, mixed))
+
+
+def _least_error(ran: Tensor, again: Tensor) -> float:
+    """The relative difference of that token at which it is least.
+
+    Where it is not known at which tokens there are numbers of the layer, some token has them.
+    """
+    apart, size = (ran - again).abs().amax(dim=-1), again.abs().amax(dim=-1)
+    return float((apart / torch.where(size > 0, size, 1)).min())
 
 
 def _axis_of_tokens(some: Tensor, tokens: Int[Tensor, " some"], steps: int) -> int | None:

@@ -76,3 +76,9 @@ def test_keys_that_longt5_hides_from_whole_windows_are_no_rounding():
     assert len(inspection) == 2
     assert max(layer.rounding for layer in inspection) < 1e-5
     assert max(layer.formula for layer in inspection) < 1e-12
+    attention = model.encoder.block[0].layer[0].LocalSelfAttention
+    attention.register_forward_hook(
+        lambda _m, _i, out: (out[0] * (1.01 if out[0].dtype is torch.float32 else 1), *out[1:])
+    )
+    with pytest.warns(RoundingWarning, match="more than float32 explains"):
+        dsf.inspect(model, input_ids=torch.arange(26).reshape(2, 13) % 13)
