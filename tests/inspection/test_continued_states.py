@@ -109,7 +109,25 @@ def test_a_layer_that_continues_is_the_end_of_the_layer_on_all_tokens(name, toke
         torch.testing.assert_close(now, before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["Mamba2", "Qwen3Next", "Lfm2", "Rwkv"])
+# The library's RWKV mixes the samples where it goes on with a single token.
+HALF = [(name, tokens) for name in ("KimiLinear", "xLSTM", "Mamba2") for tokens in (1, 5, 11)]
+
+
+@pytest.mark.parametrize(("name", "tokens"), [*HALF, ("Rwkv", 5)])
+def test_a_layer_in_half_precision_goes_on_from_its_state_too(name, tokens):
+    """The state as the run left it, in its number type, and the formula as sharp as ever."""
+    model = built(name).to(torch.bfloat16)
+    cache = cache_after(model, name, tokens)
+    continued = dsf.inspect(model, input_ids=IDS[:, tokens:], strict=True, **cache)
+    recurrent = [layer for layer in continued if getattr(layer.system, "initial", None) is not None]
+    assert recurrent
+    for layer in recurrent:
+        assert layer.compared_with == "its module in float64"
+        assert layer.formula < 1e-12
+        assert 1e-5 < layer.rounding < 5e-2
+
+
+@pytest.mark.parametrize("name", ["Mamba2", "Qwen3Next", "Lfm2", "Rwkv", "xLSTM"])
 def test_the_whole_layer_gives_its_output_and_the_state_is_no_contribution_of_a_token(name):
     model = built(name)
     continued = dsf.inspect(model, input_ids=IDS[:, 5:], **cache_after(model, name, 5))

@@ -216,26 +216,16 @@ def _move(
     kind: Hashable = (func, shape, which, *map(ops.plain, others))
     if ops.tensors_in(others):  # where these lie may depend on numbers
         kind = object()
-    return _Move(_mover(func, name, rest, kwargs, shape, which), shape, kind)
 
+    def move(plane: Tensor) -> Any:
+        if name in ops.RESHAPES:
+            return plane.reshape(shape)
+        if name in ops.KEEPS:
+            return plane
+        made = func(plane.contiguous() if name == "as_strided" else plane, *rest, **kwargs)
+        return made if which is None else made[which]
 
-def _mover(
-    func: Any,
-    name: str,
-    rest: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    shape: torch.Size,
-    which: int | None,
-) -> Callable[[Tensor], Any]:
-    if name in ops.RESHAPES:
-        return lambda plane: plane.reshape(shape)
-    if name in ops.KEEPS:
-        return lambda plane: plane
-    if name == "as_strided":
-        return lambda plane: func(plane.contiguous(), *rest, **kwargs)
-    if which is None:
-        return lambda plane: func(plane, *rest, **kwargs)
-    return lambda plane: func(plane, *rest, **kwargs)[which]
+    return _Move(move, shape, kind)
 
 
 def _forget(known: Callable[[], KnownTensors | None], key: int, _: Any) -> None:
