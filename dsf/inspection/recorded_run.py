@@ -69,6 +69,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         only=only,
         kept=kept,
     )
+    where.keeps_outputs = where.keeps_passes  # that are compared with those of a pass in float64
     recorded = {path: module for path, module in watched.items() if where.records(path)}
     with (
         recording_softmax(where, calls) if listens else nullcontext(),

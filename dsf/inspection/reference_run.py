@@ -152,8 +152,8 @@ def _attended(call: Call, invocation: Invocation, twin: nn.Module) -> Call:
         raise NoReferenceError("alone and in float64 its module attends in another way")
     found = again[place]
     around = _at_home(found.surroundings, twin, call.module)
-    again = _changed(call, found.arguments, found.output, around)
-    return replace(again, draws=draws, around=first_numbers(put_out))
+    made = _changed(call, found.arguments, found.output, around)
+    return replace(made, draws=draws, around=first_numbers(put_out))
 
 
 def _run(

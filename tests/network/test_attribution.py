@@ -324,11 +324,28 @@ def test_a_residual_connection_with_a_factor(classified):
     assert set(share.layers) == {f"{k}.{part}" for k in "01" for part in ("attention", "mlp")}
 
 
+class Bent(nn.Module):
+    """Attention whose values go through an activation, so that no linear map makes them."""
+
+    def __init__(self):
+        super().__init__()
+        self.values, self.out = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        values = nn.functional.gelu(self.values(x))
+        parts = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (x, x, values))
+        mixed = nn.functional.scaled_dot_product_attention(*parts)
+        return x + self.out(mixed.transpose(1, 2).flatten(2))
+
+
 def test_a_mixer_that_is_not_known_as_a_whole_layer_is_told():
-    """The layers of ALBERT have their norm inside, so that they are followed and have no edges."""
-    model = tiny("AlbertForMaskedLM", embedding_size=8, intermediate_size=24, **SMALL)
-    stack = dsf.stack(model, input_ids=torch.arange(12).reshape(2, 6))
-    share = stack.attribute(5)
+    """Its operations are followed, and it has no edges."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Bent(), Bent()).double()
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    stack = dsf.stack(model, x)
+    share = stack.attribute(torch.ones(8).double(), stream=-1)
+    assert_complete(share, model(x).detach()[:, -1].sum(dim=-1))
     names = [layer.name for layer in stack.inspection]
     noted = {edge["layer"]: edge["note"] for edge in share.strongest_edges(3)}
     assert len(names) == 2

@@ -132,7 +132,7 @@ class ModuleStack:
         claimed: paths of modules that are read as a whole or through the attention interface, so
             that no attention inside them is recorded a second time.
         keeps_passes: whether a forward pass with an attention in it is kept, with copies of what
-            its module was called with and put out, so that it can be repeated and compared.
+            its module was called with, so that it can be repeated.
         looks_around: whether it is found out what a module computes before and after its attention.
         only: the paths of the modules whose calls are recorded; None for all.
         kept: the paths of those whose recorded calls keep what they were given; None for all.
@@ -165,7 +165,7 @@ class ModuleStack:
         kept: Collection[str] | None = None,
     ):
         self.tracker = tracker
-        self.keeps_outputs = tracker is not None or keeps_passes
+        self.keeps_outputs = tracker is not None
         self.expects = expects
         self.invocations: list[Any] = []
         self.last_call = 0
