@@ -683,19 +683,23 @@ def _tap(plane: Tensor, place: int, window: Window) -> int:
     dim, padding = place + 2, window.padding[place]
     reach = (window.sizes[place] - 1) * window.dilation[place]
     before = -padding
-    options = {before + reach // 2: 1, before + reach: 0}
     if padding == reach and padding > 0:
         return before + reach
     count = plane.shape[dim] + 2 * padding - reach
+    line = small(plane).amax(dim=[k for k in range(plane.ndim) if k != dim])
 
     def seen(shift: int) -> int:
-        line = small(plane).amax(dim=[k for k in range(plane.ndim) if k != dim])
         if line.numel() == 1:
             return 0
         index = torch.arange(count, device=plane.device) + shift
         inside = index[(index >= 0) & (index < line.numel())]
         return int((line[inside] >= 0).sum())
 
+    options = {before + reach // 2: 1, before + reach: 0}
+    if count > int((line >= 0).sum()):
+        # A window of even size has two taps in its middle. Where it puts out more than there are
+        # tokens, the last of that is cut off as a rule, so that the first is of the first token.
+        options[before + (reach + 1) // 2] = 2
     return max(options, key=lambda shift: (seen(shift), options[shift]))
 
 
