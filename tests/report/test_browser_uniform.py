@@ -63,6 +63,8 @@ def test_the_legend_says_so(visited, path):
     legend.get_by_text("Nearly uniform").wait_for()
     low, high = 0.0204, 0.0213
     assert f"between {low} and {high}, a ratio of 1.04" in legend.inner_text()
+    thumbs.nth(0).click()
+    legend.get_by_text("most weights are 0.0208;").wait_for()
     thumbs.nth(2).click()
     legend.get_by_text("Nearly uniform").wait_for(state="detached")
 

@@ -106,6 +106,8 @@ function legendWords(shades, largest) {
 
 /** That a map has hardly any contrast, which colours must not pretend. */
 function uniformWords([least, most]) {
-  return `Nearly uniform: beside the diagonal and the first key most weights lie between ${number(least, 3)} and ${number(most, 3)}, `
-    + `a ratio of ${(most / least).toFixed(2)}; colours are paler for it, and percentiles are not drawn.`;
+  const [low, high] = [number(least, 3), number(most, 3)];
+  const where = low === high ? `are ${low}` : `lie between ${low} and ${high}, a ratio of ${(most / least).toFixed(2)}`;
+  return `Nearly uniform: beside the diagonal and the first key most weights ${where}; `
+    + "colours are paler for it, and percentiles are not drawn.";
 }
