@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from dsf.inspection.capture.integrity import times_written
 from dsf.network.affine_steps import Step
 from dsf.network.linear_parts import (
     ACTIVATIONS,
@@ -138,10 +139,14 @@ class Follower(TorchFunctionMode):
             for part in tensors_in((args, kwargs)):
                 if (what := self.find(part)) is not None:
                     found[id(part)] = part, what
+        into = args[0] if found and args and isinstance(args[0], Tensor) else None
+        before = None if into is None else times_written(into)
         output = func(*args, **kwargs)
         if found:
             try:
                 self._record(func, args, kwargs, output, list(found.values()))
+                if into is not None and times_written(into) != before:
+                    self._written_through(into, name_of(func))
             except Exception as error:  # of any kind: the model itself is to run on
                 if self.failed is None:
                     raise
@@ -160,7 +165,11 @@ class Follower(TorchFunctionMode):
         leads = bool(args) and args[0] is given
         if name in BLANK:
             return
-        if name == "setitem":
+        if (out := kwargs.get("out")) is not None:
+            for each in tensors_in(out):
+                self.follow(each, Frozen(name))
+                self._written_through(each, name)
+        elif name == "setitem":
             self._write(*args)
         elif name in SAME and leads and isinstance(output, Tensor):
             self.follow(output, first)
@@ -177,6 +186,11 @@ class Follower(TorchFunctionMode):
             ]
             for each in tensors_in(output):
                 self.follow(each, Frozen(reasons[0] if reasons else name))
+
+    def _written_through(self, view: Tensor, name: str) -> None:
+        """What a view was made of holds from now on what was written into the view."""
+        if view._base is not None:
+            self.follow(view._base, Frozen(name))
 
     def _write(self, whole: Tensor, index: Any, value: Any) -> None:
         """Follow a tensor into which ``value`` has just been written."""

@@ -157,11 +157,15 @@ class Gelu(nn.Module):
 
 
 class Silent(nn.Module):
-    """In-place writing into a buffer."""
+    """Writes its input into a buffer that nobody follows, in a way that ``write`` says."""
+
+    def __init__(self, write=lambda kept, x: kept[:].copy_(x)):
+        super().__init__()
+        self.write = write
 
     def forward(self, x):
         kept = x.new_zeros(x.shape)
-        kept[:] = x
+        self.write(kept, x)
         return kept
 
 
@@ -169,7 +173,7 @@ INSIDE = {
     "activation": lambda: nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)),
     "written out": lambda: nn.Sequential(nn.Linear(8, 12), Gelu(), nn.Linear(12, 8)),
     "norms": lambda: nn.Sequential(nn.RMSNorm(8), nn.Linear(8, 8), nn.Tanh(), nn.LayerNorm(8)),
-    "writing": Silent,
+    "writing": lambda: Silent(lambda kept, x: kept.__setitem__(slice(None), x)),
     "layout": lambda: nn.Sequential(nn.Unflatten(1, (3, 2)), nn.Flatten(1, 2), nn.Linear(8, 8)),
 }  # fmt: skip
 
@@ -218,11 +222,35 @@ def test_a_way_around_is_no_contribution_of_what_it_goes_around(x):
     assert close(everything + stack.remainder(0, 2), stack.hidden[2])
 
 
-def test_what_is_not_understood_is_closed_token_by_token(x):
-    stack = dsf.stack(blocks(Experts), x)
+WRITING = {
+    "itself": lambda kept, x: kept.copy_(x),
+    "a view": lambda kept, x: kept[:].copy_(x),
+    "a view of a view": lambda kept, x: kept.view(-1, 8)[:].add_(x.flatten(0, 1)),
+    "one of several views": lambda kept, x: [part.copy_(x[k]) for k, part in enumerate(kept)],
+    "an output": lambda kept, x: torch.mul(x, 2, out=kept),
+    "a view of an output": lambda kept, x: torch.mul(x, 2, out=kept[:]),
+}
+
+
+@pytest.mark.parametrize("write", WRITING.values(), ids=WRITING)
+def test_what_is_written_into_a_buffer_is_no_constant(x, write):
+    """Without biases nothing but the tokens makes the output."""
+    model = blocks(lambda: Silent(write))
+    for block in model:
+        nn.init.zeros_(block.attention.in_proj_bias)
+        nn.init.zeros_(block.attention.out_proj.bias)
+    stack = dsf.stack(model, x)
+    assert stack.closed == ("0.inner", "1.inner")
+    share = stack.attribute(torch.ones(8).double(), stream=-1)
+    assert share.remainder.abs().max() < 1e-9 * share.tokens.abs().max()
+
+
+@pytest.mark.parametrize("inner", [Experts, Silent])
+def test_what_is_not_understood_is_closed_token_by_token(x, inner):
+    stack = dsf.stack(blocks(inner), x)
     assert stack.closed == ("0.inner", "1.inner")
     parts = stack.contributions(1, 2)
-    assert close(parts.sum(dim=2) + stack.remainder(1, 2), blocks(Experts)(x).detach())
+    assert close(parts.sum(dim=2) + stack.remainder(1, 2), blocks(inner)(x).detach())
 
 
 def test_a_module_that_mixes_tokens_is_not_closed(x):
