@@ -236,3 +236,33 @@ def test_windows_that_look_back_tell_samples_heads_and_padding(window):
                 torch.testing.assert_close(layer.map()[at], expected, atol=1e-6, rtol=0)
                 places = torch.arange(start - window, start + window).clamp(min=-1)
                 torch.testing.assert_close(layer.column_tokens[at], places)
+
+
+class ScoresOfOneAxis(torch.nn.Module):
+    """Scores by ``baddbmm`` over samples and heads as one axis, as GPT-NeoX-Japanese has them."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (torch.nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def weights_and_values(self, x):
+        samples, steps, _ = x.shape
+        parts = (self.q, self.k, self.v)
+        q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        q, k = (part.reshape(samples * self.heads, steps, -1) for part in (q, k))
+        none = x.new_zeros(samples * self.heads, steps, steps)
+        scores = torch.baddbmm(none, q, k.mT, beta=1.0, alpha=0.7)
+        return scores.view(samples, self.heads, steps, -1).softmax(-1), v
+
+    def forward(self, x):
+        weights, v = self.weights_and_values(x)
+        return self.o((weights @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_samples_and_heads_may_be_one_axis_of_the_scores(samples):
+    module, x = ScoresOfOneAxis(2), tokens(samples, SIZE, WIDTH)
+    layer = read(module, x)
+    assert layer.axes == ("sample", "head")
+    agree(layer, module.weights_and_values(x)[0].detach().double())

@@ -181,6 +181,8 @@ def _of_maps(given: Coordinates, axis: InputAxis, batch: Size, dim: int) -> Tens
     plane = plane.narrow(-1, 0, 1).squeeze(-1)
     length = given.shape[dim]
     short = plane
+    if short.ndim == 2 < len(batch) + 1 and short.shape[0] == batch.numel():
+        short = short.reshape(*batch, -1)  # samples and heads are one axis, as in torch.baddbmm
     missing = len(batch) - (short.ndim - 1)
     short = short.reshape(*[1] * max(missing, 0), *short.shape)
     for k, size in enumerate(batch):  # grouped heads: values for several heads each
