@@ -425,8 +425,10 @@ def _ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
         there = part[inside]
         others = part[~inside]
         different = others[others != there.flatten()[0]] if others.numel() else others
-        new = different.flatten()[0] if different.numel() else (there.flatten()[0] - 1).abs()
-        return new.expand(count)
+        if different.numel():
+            return different.flatten()[0].expand(count)
+        same = there.flatten()[0]
+        return (~same if same.dtype == torch.bool else (same - 1).abs()).expand(count)
     real = part.abs().float() if part.dtype.itemsize < SINGLE else part.abs()
     size = real.square().mean().sqrt().clamp(min=1e-3)
     drawn = torch.randn(count, generator=rng, dtype=torch.float64).to(size.dtype).to(part.device)
