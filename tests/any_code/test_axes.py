@@ -266,3 +266,33 @@ def test_samples_and_heads_may_be_one_axis_of_the_scores(samples):
     layer = read(module, x)
     assert layer.axes == ("sample", "head")
     agree(layer, module.weights_and_values(x)[0].detach().double())
+
+
+def test_samples_of_queries_come_in_order_where_keys_are_made_of_merged_ones():
+    """LED's encoder merges samples and heads; with as many of either, samples were exchanged."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LEDConfig(
+        vocab_size=19,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        attention_window=4,
+        max_encoder_position_embeddings=32,
+        max_decoder_position_embeddings=32,
+    )
+    model = transformers.LEDModel(config).eval()
+    with torch.no_grad():
+        for part in model.parameters():
+            part.copy_(torch.randn_like(part) / part.shape[-1] ** 0.5)
+    ids = torch.arange(32).reshape(4, 8) % 17 + 2
+    given = {"input_ids": ids, "decoder_input_ids": ids[:, :6].flip(-1)}
+    with torch.no_grad():
+        expected = model(**given, output_attentions=True).cross_attentions[0]
+    layer = dsf.inspect(model, **given)["decoder.layers.0.encoder_attn"]
+    assert layer.axes == ("sample", "head")
+    torch.testing.assert_close(layer.map().float(), expected, rtol=1e-4, atol=1e-5)

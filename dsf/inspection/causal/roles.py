@@ -201,7 +201,8 @@ def _key(
     """The sample of a map, and the tokens that set its window apart."""
     sample: list[int] = []
     window: list[int] = []
-    for axis in dict.fromkeys((*columns, *rows)):
+    # Samples are in the order of the inputs, not in that of positions that were made of them.
+    for axis in sorted(dict.fromkeys((*columns, *rows)), key=lambda axis: bool(axis.source.before)):
         line = (columns[axis] if axis in columns else rows[axis])[number]
         if axis in mixed:
             window += [int(i) for i in line.tolist()]
