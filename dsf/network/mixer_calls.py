@@ -360,7 +360,7 @@ def result_of(whole: AffineLayer) -> Tensor:
 
 def _whole(layer: InspectedLayer) -> AffineLayer | None:
     try:
-        return layer.whole
+        return layer.with_stages
     except ReconstructionError:
         raise
     except InspectionError:

@@ -144,8 +144,29 @@ class InspectedLayer:
         tokens (see ``formula``).
 
         Raises:
-            InspectionError: if only the mixer of this layer is known.
+            InspectionError: if only the mixer of this layer is known, or its module goes on with
+                what the projection behind the mixer puts out.
             ReconstructionError: if the whole layer does not reproduce the captured output.
+        """
+        found = self.with_stages
+        if not found.is_all:
+            raise InspectionError(
+                f"{self.name}: only the mixer is known and the projections around it, with which "
+                "its module goes on, as with a norm or a factor: layer.with_stages has what is "
+                "known."
+            )
+        return found
+
+    @property
+    def with_stages(self) -> AffineLayer:
+        """The mixer with those of the stages around it that are known: the whole layer, if all are.
+
+        Where its module goes on with what the projection behind the mixer puts out (``is_all`` is
+        False), as with a norm, it ends there.
+
+        Raises:
+            InspectionError: if only the mixer of this layer is known.
+            ReconstructionError: if this does not reproduce what was captured.
         """
         self._check_unaltered()
         if self.shell is None:
@@ -154,12 +175,12 @@ class InspectedLayer:
                 "stages between it and the module's input and output. layer.map() gives the "
                 "mixer's map."
             )
-        return self._whole if self.stored is None else self.shell()
+        return self._with_stages if self.stored is None else self.shell()
 
     @cached_property
     @torch.inference_mode(False)
-    def _whole(self) -> AffineLayer:
-        assert self.shell is not None  # noqa: S101  # asked by ``whole``
+    def _with_stages(self) -> AffineLayer:
+        assert self.shell is not None  # noqa: S101  # asked by ``with_stages``
         return self.shell()
 
     def mixer_map(
@@ -242,9 +263,9 @@ class InspectedLayer:
         )
 
     def _whole_mixer(self) -> WholeMixer | None:
-        """The whole layer, where it is a chain of stages around the mixer."""
+        """The mixer with its stages, where these are chains around it."""
         try:
-            whole = self.whole
+            whole = self.with_stages
         except ReconstructionError:
             raise
         except InspectionError:  # only the mixer is known
