@@ -23,10 +23,11 @@ TOLERANCE = {
 }
 
 
-# Measured on every family at its published width, up to 2,048 tokens: the worst run lay within a
-# third of this. What is rounded to the number type does not add up along the sequence; sums inside
-# of the modules, which are float32 whatever the type, do.
-OUTPUTS, SUMS = 8, 32
+# Measured on every family at its published width, up to 2,048 tokens: the worst run, of a Mamba-2
+# of 24 layers on 512 tokens, lay within three quarters of this. What is rounded to the number type
+# does not add up along the sequence; sums inside of the modules, which are float32 whatever the
+# type, do.
+OUTPUTS, SUMS = 8, 48
 
 
 def expected_rounding(dtype: torch.dtype, steps: int) -> float:
