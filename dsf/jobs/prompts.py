@@ -17,7 +17,7 @@ from dsf.jobs.storage import is_finished, remove_unfinished
 from dsf.jobs.summaries import summary
 from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes
-from dsf.loading.folder import holds_model
+from dsf.loading.folder import check_holds_no_model
 from dsf.saving import alone, write_inside
 
 Progress = Callable[[int, int], None]
@@ -101,11 +101,7 @@ def measure_prompts(
     left_out = (RANK,) if quantities is None and is_long else ()
     plan = replace(plan, layers=layers, heads=heads, left_out=left_out)
     place = Path(folder)
-    if holds_model(place):
-        raise ValueError(
-            f"{place} holds the files of a model, which no job is written beside. Choose another "
-            "folder."
-        )
+    check_holds_no_model(place, "job")
     place.mkdir(parents=True, exist_ok=True)
     with alone(place):
         claim(place, plan)

@@ -102,6 +102,15 @@ def holds_model(folder: Path) -> bool:
     return "config.json" in names or any(name.endswith(endings) for name in names)
 
 
+def check_holds_no_model(folder: Path, what: str) -> None:
+    """Raises ValueError if a model lies where ``what``, such as a run, is to be written."""
+    if holds_model(folder):
+        raise ValueError(
+            f"{folder} holds the files of a model, which no {what} is written beside. Choose "
+            "another folder."
+        )
+
+
 def gguf_file(path_or_id: str | Path) -> Path | None:
     """The GGUF file that is meant by a path, or None where it leads to none.
 

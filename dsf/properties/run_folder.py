@@ -15,7 +15,7 @@ from dsf.certificates import checker, second_checker
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import measured
 from dsf.inspection.results.table import Table
-from dsf.loading.folder import holds_model
+from dsf.loading.folder import check_holds_no_model
 from dsf.properties.decided import PROPERTIES, findings, in_words, parts_of, square, verdicts
 from dsf.properties.resume_key import fits, seal
 from dsf.saving import (
@@ -61,11 +61,7 @@ def checked_run(
         ValueError: if the folder holds a model, a run of another schema, something that is no run
             under the names of one, or a link, or another process is writing a run there.
     """
-    if holds_model(folder):
-        raise ValueError(
-            f"{folder} holds the files of a model, which no run is written beside. Choose another "
-            "folder."
-        )
+    check_holds_no_model(folder, "run")
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         return _written(inspection, folder, progress, pages)
