@@ -17,6 +17,7 @@ from pathlib import Path
 _DRAFT = re.compile(r"\.dsf-[0-9a-f]{32}\.draft(\.[\w.]*)?")
 _HAS_FOLDERS = {os.open, os.mkdir, os.unlink, os.rename, os.stat} <= os.supports_dir_fd
 _PLAIN = os.O_CLOEXEC if hasattr(os, "O_CLOEXEC") else 0
+_claims: set[int] = set()
 _STAY = _PLAIN | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -74,8 +75,8 @@ def make_file(path: Path, text: str) -> bool:
 def alone(path: Path) -> Iterator[None]:
     """Nobody else who asks for this file or folder has it during the ``with`` block.
 
-    The system takes the claim back when a process ends, however it does. Where a system or a disk
-    has no such claims, nothing is asked.
+    The system takes the claim back when this process ends, however it does, even if processes that
+    it forked live on. Where a system or a disk has no such claims, nothing is asked.
 
     Raises:
         ValueError: if it is in use.
@@ -86,6 +87,7 @@ def alone(path: Path) -> Iterator[None]:
     import fcntl
 
     handle = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | _PLAIN)
+    _claims.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,7 +100,19 @@ def alone(path: Path) -> Iterator[None]:
             pass
         yield
     finally:
-        os.close(handle)
+        if handle in _claims:
+            _claims.remove(handle)
+            os.close(handle)
+
+
+def _leave_claims() -> None:
+    """A forked process would keep a claim for as long as it lives: the system asks for the last."""
+    while _claims:
+        os.close(_claims.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_claims)
 
 
 def write_over(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """A file or folder that one process writes is not written by another one at the same time."""
 
+import os
 import subprocess
 import sys
 
@@ -52,6 +53,44 @@ def test_a_claim_ends_with_its_block_and_with_its_process(tmp_path):
             alone(path).__enter__()
         with alone(path):
             pass
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_keeps_no_claim_and_takes_none_away(tmp_path):
+    wakes, end = os.pipe()
+    with alone(tmp_path):
+        if not (child := os.fork()):
+            os.close(end)
+            os.read(wakes, 1)
+            os._exit(0)
+        with pytest.raises(ValueError, match="is being written by another process"):
+            alone(tmp_path).__enter__()
+    try:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        with alone(tmp_path):
+            pass
+    finally:
+        os.close(end)
+        os.waitpid(child, 0)
+        os.close(wakes)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_block_that_a_forked_process_leaves_takes_no_file_of_its_own_away(tmp_path):
+    said, says = os.pipe()
+    try:
+        with alone(tmp_path):
+            child = os.fork()
+            mine = None if child else os.open(tmp_path, os.O_RDONLY)
+    finally:
+        if not child:
+            os.fstat(mine)
+            os.write(says, b"there")
+            os._exit(0)
+    os.close(says)
+    assert os.read(said, 5) == b"there"
+    os.close(said)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_file_is_made_once(tmp_path):
