@@ -629,9 +629,9 @@ def _worded(
     if any(map(is_cache, layer.arguments.values())):
         return (
             f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from "
-            f"{compared_with}, above the tolerance of {tolerance:.0e}. It was called with a cache, "
-            "and what the cache holds of earlier tokens is not read. Run the whole sequence "
-            "without one."
+            f"{compared_with}, above the tolerance of {tolerance:.0e}. It was called with a cache: "
+            "either what the cache holds of earlier tokens is not read, or the module continues "
+            "one in another way than it begins. Run the whole sequence without one."
         )
     return (
         f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from {compared_with}, "

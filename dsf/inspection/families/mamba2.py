@@ -7,6 +7,7 @@ The norm multiplies by the output gate first and then divides by the root mean s
 falcon_h1 may divide first or have no norm.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import inf
@@ -36,6 +37,8 @@ from dsf.inspection.whole.stages import Chain, Scale, secant
 from dsf.mixers import StateSpaceDuality
 
 CLAMPS_AT_THE_MINIMUM = {"nemotron_h", "zamba2"}
+STEPS_ALONE = "mamba2_selective_state_update"
+"""The function by which newer releases of transformers take a single token on from a cache."""
 WRONG_BEFORE_5_16 = (
     "Releases of transformers before 5.16 get this layer wrong on a CPU as soon as a sequence is "
     "longer than one chunk, and up to 5.0 where there is padding: upgrade transformers."
@@ -104,7 +107,14 @@ def _width(layer: Captured) -> int:
 
 
 def _limits(layer: Captured) -> tuple[float, float]:
-    """The limits of the step size; older releases of two families name the lower one otherwise."""
+    """The limits of the step size; older releases of two families name the lower one otherwise.
+
+    Where a single token continues a cache, newer releases do not limit its step.
+    """
+    tokens = layer.arguments["hidden_states"].shape[-2]
+    file = vars(sys.modules[type(layer.module).__module__])
+    if tokens == 1 and STEPS_ALONE in file and state_before(layer) is not None:
+        return -inf, inf
     if layer.family in CLAMPS_AT_THE_MINIMUM and hasattr(layer.module, "time_step_min"):
         return layer.module.time_step_min, inf
     low, high = getattr(layer.module, "time_step_limit", None) or layer.module.dt_limit
