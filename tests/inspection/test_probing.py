@@ -154,6 +154,51 @@ def test_a_module_that_is_linear_in_its_input(x):
     assert "and a constant" in layer.mixer.label
 
 
+class Filtered(nn.Module):
+    """A causal filter for every channel by Fourier transforms; no projection tells channels."""
+
+    def __init__(self, order="btc"):
+        super().__init__()
+        self.order, self.taps = order, nn.Parameter(torch.randn(MODEL, STEPS))
+
+    def forward(self, x):
+        x = torch.einsum(f"{self.order}->bct", x)
+        spectra = torch.fft.rfft(x, 2 * STEPS) * torch.fft.rfft(self.taps, 2 * STEPS)
+        mixed = torch.fft.irfft(spectra, 2 * STEPS)[..., :STEPS]
+        return torch.einsum(f"bct->{self.order}", mixed)
+
+
+@pytest.mark.parametrize("samples", [2, MODEL, STEPS])
+@pytest.mark.parametrize("order", ["btc", "bct", "tbc", "tc", "bt"])
+def test_a_convolution_by_fourier_transforms(order, samples):
+    sizes = {"b": samples if "b" in order else 1, "t": STEPS, "c": MODEL if "c" in order else 1}
+    module = Alone(order) if len(order) == 2 else Filtered(order)
+    torch.manual_seed(samples)
+    layer = dsf.probe(module, torch.randn(*(sizes[axis] for axis in order)))
+    assert layer.axes == ("sample", "channel")
+    assert tuple(layer.map().shape) == (sizes["b"], sizes["c"], STEPS, STEPS)
+    assert re.search(r"causal up to rounding \(\de-1\d\)$", layer.mixer.label)
+    taps = module.taps.detach().double()[: sizes["c"]]
+    for lag in range(STEPS):
+        band = layer.map().diagonal(-lag, dim1=-2, dim2=-1)
+        expected = taps[:, lag, None].expand(sizes["b"], -1, STEPS - lag)
+        torch.testing.assert_close(band, expected, rtol=0, atol=1e-6)
+
+
+class Alone(Filtered):
+    """The same without an axis of samples, or with one channel and no axis for it."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.left = order
+        self.taps = nn.Parameter(torch.randn(MODEL if "c" in order else 1, STEPS))
+
+    def forward(self, x):
+        x = x.unsqueeze(0) if self.left == "tc" else x.unsqueeze(-1)
+        mixed = super().forward(x)
+        return mixed.squeeze(0) if self.left == "tc" else mixed.squeeze(-1)
+
+
 @pytest.mark.parametrize("outputs", [2, 3])
 def test_channels_that_mix(outputs):
     class Mixing(nn.Module):

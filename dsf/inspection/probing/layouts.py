@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.inspection.causal.coordinates import MANY, Coordinates, InputAxis, Planes, small
+from dsf.inspection.causal.coordinates import MANY, Coordinates, InputAxis, Planes, Source, small
 from dsf.inspection.causal.operations import is_place
 
 Arranged = Float[Tensor, "sample time channel"]
@@ -95,7 +95,8 @@ def layout_of(found: Coordinates | None, along: frozenset[InputAxis]) -> Layout 
     """The layout of a tensor; None unless each of its elements belongs to one token.
 
     Args:
-        along: the axes of the inputs that count tokens; further axes of places count samples.
+        along: the axes of the inputs that count tokens; further axes of places count samples, but
+            for one that holds channels.
     """
     if found is None or not found.shape.numel():
         return None
@@ -111,15 +112,37 @@ def layout_of(found: Coordinates | None, along: frozenset[InputAxis]) -> Layout 
             return None
         is_token = is_token & (planes[axis] >= 0)
     chosen = is_token.expand(found.shape).flatten().nonzero().flatten()
+    unseen = _channels_unseen(planes, along)
     samples = tuple(
         axis
         for axis in _sorted(planes)
         if axis not in along
+        and axis not in unseen
         and is_place(axis)
         and bool((planes[axis].flatten()[chosen] >= 0).all())
     )
     made = _laid_out(found.shape, planes, chosen, samples, tokens)
     return None if made is None or len(made.tokens) < 2 else made
+
+
+def _channels_unseen(axes: Iterable[InputAxis], along: frozenset[InputAxis]) -> set[InputAxis]:
+    """Axes of inputs that hold channels by their place, where no projection shows which do.
+
+    Beside samples and tokens they come last, as in ``(sample, token, channel)``, ``(sample,
+    channel, token)`` and ``(token, sample, channel)``; without samples behind the tokens.
+    """
+    found: set[InputAxis] = set()
+    by_source: dict[Source, list[InputAxis]] = {}
+    for axis in axes:
+        if axis.source.kind == "input" and axis.source.channels is None:
+            by_source.setdefault(axis.source, []).append(axis)
+    for own in by_source.values():
+        counted = [axis.number for axis in own if axis in along]
+        others = sorted((axis for axis in own if axis not in along), key=lambda one: one.number)
+        is_last = len(others) == 1 and others[0].number > max(counted, default=len(own))
+        if len(others) == 2 or is_last:
+            found.add(others[-1])
+    return found
 
 
 def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:

@@ -179,7 +179,7 @@ class Prober:
             weights=in_float64(self._linear.weights),
             value=in_float64(_arranged(values, self._linear)),
             axes=AXES.get(width, ("sample", "head")),
-            label=_label(self.driven, self._linear),
+            label=_label(self.driven, self._linear, rounding),
         )
 
     def finish(self, _: Captured, mixed: Shaped[Tensor, "*batch time 1 channel"]) -> Tensor:
@@ -294,16 +294,23 @@ def _mixes(driven: Driven | DrivenTape, linear: Linear, rounding: float) -> bool
     return bool(others.max() > rounding * weights.max())
 
 
-def _label(driven: Driven | DrivenTape, linear: Linear) -> str:
+def _label(driven: Driven | DrivenTape, linear: Linear, rounding: float) -> str:
     steps, reads = linear.weights.shape[-2:]
     is_square = steps == reads and (isinstance(driven, Driven) or driven.has_own_rows)
-    ahead = linear.ahead if is_square else None
-    causal = (
-        "" if ahead is None else ", causal" if ahead == 0 else f", reads later tokens ({ahead:.0e})"
-    )
+    causal = _sight(linear.ahead, rounding) if is_square else ""
     affine = "" if not bool(torch.any(linear.rest)) else ", and a constant"
     return (
         f"probed from {driven.names[0]} to {driven.names[1]} in "
         f"{driven.passes} passes: linear (superposition error {linear.superposition:.0e}){causal}"
         f"{affine}"
+    )
+
+
+def _sight(ahead: float, rounding: float) -> str:
+    """In words, whether tokens read later ones; Fourier transforms leave traces of rounding."""
+    if ahead == 0:
+        return ", causal"
+    size = f"({ahead:.0e})"
+    return (
+        f", causal up to rounding {size}" if ahead <= rounding else f", reads later tokens {size}"
     )
