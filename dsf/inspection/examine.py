@@ -584,11 +584,15 @@ def _nothing(title: str, missed: Sequence[Unsupported], found: Findings) -> str:
         seen = "No module of it looks like a token mixer."
     elif not found.modules:
         taken = [f"axis {axis} of {name}" for name, axis in found.channels.items()]
-        because = f" (projections sum over {', '.join(taken)}: channels)" if taken else ""
         seen = (
             "No module of it mixes tokens: its run was followed from the tokens of its inputs, and "
-            f"in no operation did two of them meet{because}."
+            "in no operation did two of them meet."
         )
+        if taken:
+            seen += (
+                f" Projections sum over {', '.join(taken)}, so that channels are counted there; if "
+                "it is tokens, dsf.probe measures the map."
+            )
     else:
         asked = ", ".join(f"{one.name} ({one.result})" for one in found.modules)
         seen = (

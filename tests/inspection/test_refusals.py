@@ -338,3 +338,19 @@ def test_a_projection_that_is_wrapped_is_named_with_the_cure():
     (missed,) = inspection.unsupported
     assert "'in_proj.weight', but in that place is a LowRank" in missed.reason
     assert "merge the two into one projection" in missed.reason
+
+
+def test_where_an_axis_is_taken_for_channels_the_cure_is_named():
+    class Averages(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = nn.Parameter(torch.rand(6, 6))
+
+        def forward(self, x):
+            return self.weights.softmax(-1) @ x
+
+    module, x = Averages(), torch.randn(2, 6, 4)
+    with pytest.raises(NothingCapturedError, match=r"axis 1 of x, so that channels .* dsf\.probe"):
+        dsf.inspect(module, x=x)
+    weights = module.weights.detach().double().softmax(-1).expand(2, 1, 6, 6)
+    torch.testing.assert_close(dsf.probe(module, x).map(), weights)
