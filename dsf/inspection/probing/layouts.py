@@ -91,12 +91,17 @@ def _is_in(
     return all(cell.get(axis, at) == at for axis, at in zip(axes, place, strict=True))
 
 
-def layout_of(found: Coordinates | None, along: frozenset[InputAxis]) -> Layout | None:
+def layout_of(
+    found: Coordinates | None,
+    along: frozenset[InputAxis],
+    beside: frozenset[InputAxis] = frozenset(),
+) -> Layout | None:
     """The layout of a tensor; None unless each of its elements belongs to one token.
 
     Args:
         along: the axes of the inputs that count tokens; further axes of places count samples, but
             for one that holds channels.
+        beside: axes of which only the first that counts no tokens counts samples, the others heads.
     """
     if found is None or not found.shape.numel():
         return None
@@ -112,7 +117,8 @@ def layout_of(found: Coordinates | None, along: frozenset[InputAxis]) -> Layout 
             return None
         is_token = is_token & (planes[axis] >= 0)
     chosen = is_token.expand(found.shape).flatten().nonzero().flatten()
-    unseen = _channels_unseen(planes, along)
+    heads = sorted((axis for axis in beside - along), key=lambda axis: axis.number)[1:]
+    unseen = _channels_unseen(planes, along) | set(heads)
     samples = tuple(
         axis
         for axis in _sorted(planes)

@@ -11,20 +11,17 @@ passes and says the most.
 import inspect as signatures
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection.capture.calls import Captured, tensors_in
-from dsf.inspection.capture.double_copies import double_copy
-from dsf.inspection.capture.precision import dtype_of, in_double
-from dsf.inspection.causal.coordinates import Coordinates, numbered
+from dsf.inspection.capture.calls import Captured
+from dsf.inspection.causal.coordinates import Coordinates
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.probing.driven_module import as_called
 from dsf.inspection.probing.driven_tape import Exchange, Ports
@@ -39,11 +36,9 @@ from dsf.inspection.probing.tape import (
     Tape,
     Use,
 )
-from dsf.inspection.probing.unit_values import ROUNDING, random_values
+from dsf.inspection.probing.unit_values import PAIRED, random_values
 from dsf.inspection.results.layers import ALL
 
-ROUNDINGS = 256
-"""So many units of the last place of a number type count as rounding."""
 MOST_UNKNOWN = 64
 """So many of the last places of unknown layout are looked at."""
 SEARCH_PASSES = 256
@@ -54,8 +49,6 @@ MOST_GROUPS = 8
 """A tensor that is read by more pieces of code than this is only exchanged in all of them."""
 Worth = Callable[["Ports"], float]
 Rows = Callable[[Spot, Layout], dict[Use, Layout]]
-PAIRED = 3.0
-"""A change of the values by a step and by as many against it, to see whether that is affine."""
 
 
 class Read(dict[Use, Tensor]):
@@ -94,40 +87,6 @@ class Found:
         return self.is_apart and not self.is_bounded and not self.ports.kept
 
 
-def recorded(layer: Captured) -> tuple[Tape, Record, float]:
-    """A call that can be repeated, its operations, and what counts as rounding in it, relative.
-
-    It is repeated in float64 where the module runs so, else in its own number type.
-    """
-    module, made_of = layer.module, layer.made_of
-    args, kwargs = as_called(module, dict(layer.arguments))
-    known = {
-        id(tensor): made
-        for name, part in layer.arguments.items()
-        for tensor, made in zip(tensors_in(part), made_of.get(name, []), strict=False)
-    }
-    try:
-        tape = Tape(double_copy(module), args, kwargs, guard=in_double)
-        given = [_coordinates(tensor, k, known) for k, tensor in enumerate(tape.tensors)]
-        return tape, tape.recorded(given), ROUNDING
-    except UnreadableError:
-        raise
-    except Exception as error:  # whatever the code of a module does in float64
-        if is_out_of_memory(error):
-            raise
-    kind = dtype_of(module)
-    leaves, tree = tree_flatten((args, kwargs))
-    cast = {id(leaf): _cast(leaf, kind) for leaf in leaves}  # one tensor in two places stays one
-    own = [cast[id(leaf)] for leaf in leaves]
-    known |= {
-        id(new): known[id(old)] for new, old in zip(own, leaves, strict=True) if id(old) in known
-    }
-    args, kwargs = tree_unflatten(own, tree)
-    tape = Tape(module, args, kwargs)
-    given = [_coordinates(tensor, k, known) for k, tensor in enumerate(tape.tensors)]
-    return tape, tape.recorded(given), ROUNDINGS * torch.finfo(kind).eps
-
-
 def named(layer: Captured, record: Record, value: Port, response: Port) -> Ports | None:
     """The places that two ports name; None where they are no plain tensors of the call."""
     if value.view is not as_it_is or response.view is not as_it_is:
@@ -160,16 +119,6 @@ def _use_of(module: nn.Module, record: Record, port: Port) -> Use | None:
         return None
     first = next(iter(signatures.signature(inner.forward).parameters), None)
     return record.input_of(port.name) if port.argument == first else None
-
-
-def _cast(leaf: Any, kind: torch.dtype) -> Any:
-    is_wide = isinstance(leaf, Tensor) and leaf.dtype is torch.float64
-    return leaf.to(kind) if is_wide else leaf
-
-
-def _coordinates(tensor: Tensor, place: int, known: Mapping[int, Any]) -> Coordinates:
-    found = known.get(id(tensor))
-    return numbered(tensor, f"input {place}") if found is None else found
 
 
 class PortSearch:

@@ -13,15 +13,19 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf.composite import ExplicitMap, StoredRows
+from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Captured
+from dsf.inspection.capture.calls import Captured, tensors_in
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.driven_module import Driven, Repeated
 from dsf.inspection.probing.driven_tape import DrivenTape, Ports
-from dsf.inspection.probing.port_choice import PortSearch, named, recorded
+from dsf.inspection.probing.exchanged_inputs import Told, value_among
+from dsf.inspection.probing.port_choice import PortSearch, named
 from dsf.inspection.probing.port_search import as_port, first_linear
-from dsf.inspection.probing.ports import Port
+from dsf.inspection.probing.ports import Port, as_it_is
+from dsf.inspection.probing.repeated_call import Given, recorded, taped
+from dsf.inspection.probing.tape import Tape
 from dsf.inspection.probing.unit_values import (
     MOST_PASSES,
     ROUNDING,
@@ -199,13 +203,18 @@ class Prober:
             usual = value.name if value.argument else ""
             wanted = self._probe.response
             response = Port(usual) if wanted is None else as_port(wanted)
-            placed = self._placed(layer, value, response)
+            are_whole = value.view is response.view is as_it_is and not response.where
+            told = self._told(layer, value) if are_whole and not value.name else None
+            placed = told or self._placed(layer, value, response)
             if placed is not None:
                 return placed
             return Driven(Repeated(layer.module, layer.arguments), value, response), ROUNDING
         if self._probe.response is not None:
             call = Repeated(layer.module, layer.arguments)
             return first_linear(call, as_port(self._probe.response)), ROUNDING
+        told = self._told(layer) if self._worth is None else None
+        if told is not None:
+            return told
         try:
             return self._found(layer)
         except UnreadableError as error:
@@ -215,6 +224,21 @@ class Prober:
                 return first_linear(Repeated(layer.module, layer.arguments), None), ROUNDING
             except Exception:  # whatever the code of a module raises; the first reason counts
                 raise error from None
+
+    def _told(self, layer: Captured, value: Port | None = None) -> tuple[DrivenTape, float] | None:
+        """The function from one of several inputs to the output, if exchanging them tells which."""
+        wanted = None if value is None else value.argument
+
+        def among(tape: Tape, given: Given, rounding: float) -> Told | None:
+            return value_among(tape, given, rounding, _names(layer, tape), wanted)
+
+        try:
+            tape, found, rounding = taped(layer, among)
+        except Exception as error:  # whatever the code of a module does with other numbers
+            if is_out_of_memory(error):
+                raise
+            return None
+        return None if found is None else (DrivenTape(tape, found.record, found.ports), rounding)
 
     def _placed(
         self, layer: Captured, value: Port, response: Port
@@ -273,6 +297,14 @@ def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dic
         if not isinstance(how, Probe):
             raise TypeError(f"probe: '{path}' needs a dsf.inspection.Probe, but it is {how!r}.")
     return {path: how.adapter() for path, how in given.items()}
+
+
+def _names(layer: Captured, tape: Tape) -> list[str]:
+    """For every tensor of a call the name of the argument that it is or lies in."""
+    inside = {
+        id(tensor): name for name, part in layer.arguments.items() for tensor in tensors_in(part)
+    }
+    return [inside.get(id(tensor), "") for tensor in tape.tensors]
 
 
 def _arranged(values: Tensor, linear: Linear) -> Tensor:

@@ -20,6 +20,8 @@ ROUNDING = 1e-9
 """The largest relative difference taken for rounding; a smaller nonlinearity is not detected."""
 MOST_PASSES = 20_000
 """The largest number of forward passes for one map."""
+PAIRED = 3.0
+"""A change of values by a step and by as many against it, to see whether a function is affine."""
 
 
 @dataclass(frozen=True, eq=False)
