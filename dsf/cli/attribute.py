@@ -113,12 +113,14 @@ def run(
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.attributed import attribute_checkpoint
+        from dsf.cli.loading_notes import with_notes
 
         found = attribute_checkpoint(
             model, asked.prompt, asked.tokens, position, paths, count, options,
             coefficients=coefficients,
         )  # fmt: skip
-        return Answer(found.facts(top), lambda: found.show(top))
+        answer = Answer(found.facts(top), lambda: found.show(top))
+        return with_notes(answer, found.opened.loaded.notes)
 
     give(
         "attribute",

@@ -47,14 +47,17 @@ def run(
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.audited import audit_checkpoint, code_of, show_audit, typed
+        from dsf.cli.loading_notes import with_notes
 
         settings = counted(lengths), typed(dtypes)
         watched = not (as_json or quiet)
-        rows = audit_checkpoint(
+        audited = audit_checkpoint(
             model, *settings, layers, device, count, offline=offline, watched=watched
         )
+        rows = audited.rows
         facts = {"model": model, "rows": [vars(row) for row in rows]}
-        return Answer(facts, lambda: show_audit(rows), code=code_of(rows))
+        answer = Answer(facts, lambda: show_audit(rows), code=code_of(rows))
+        return with_notes(answer, audited.notes)
 
     give(
         "audit",

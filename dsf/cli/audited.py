@@ -1,6 +1,7 @@
 """A checkpoint is audited, and the audit becomes a table."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,14 @@ from dsf.report.escaping import escaped
 HEADS = ("number type", "tokens", "layer", "formula", "rounding", "expected", "verdict")
 
 
+@dataclass(frozen=True)
+class AuditedCheckpoint:
+    """The rows of an audit, and what was ignored when the checkpoint was loaded."""
+
+    rows: list[AuditRow]
+    notes: tuple[str, ...]
+
+
 def audit_checkpoint(
     path: str,
     lengths: Sequence[int],
@@ -28,7 +37,7 @@ def audit_checkpoint(
     *,
     offline: bool,
     watched: bool,
-) -> list[AuditRow]:
+) -> AuditedCheckpoint:
     """Load a checkpoint and audit it on random tokens.
 
     Raises:
@@ -49,7 +58,7 @@ def audit_checkpoint(
         )
     threads.suit(sum(part.numel() for part in model.parameters()) * sum(lengths))
     with progress(f"{path}", shown=watched) as told:
-        return audit(
+        rows = audit(
             model,
             lengths=lengths,
             dtypes=dtypes,
@@ -58,6 +67,7 @@ def audit_checkpoint(
             device=device,
             progress=lambda done, every: told(done / every),
         )
+    return AuditedCheckpoint(rows, loaded.notes)
 
 
 def check_there(device: str) -> None:

@@ -80,13 +80,15 @@ def run(
         check_not_of_another(out, known_source(prompt()))
 
     def work(count: ThreadCount) -> Answer:
+        from dsf.cli.loading_notes import notes_of, with_notes
         from dsf.cli.run_model import inspect_checkpoint
         from dsf.cli.verdicts import check_again, check_model
 
         if again:
             return check_again(Path(model), root)
         inspection = inspect_checkpoint(model, prompt(), count, asked())
-        return check_model(inspection, out, require or [], watched=not (as_json or quiet))
+        answer = check_model(inspection, out, require or [], watched=not (as_json or quiet))
+        return with_notes(answer, notes_of(inspection))
 
     give(
         "check",

@@ -97,6 +97,7 @@ def run(
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.compared import comparison_facts, show_comparison
+        from dsf.cli.loading_notes import notes_of, with_notes
         from dsf.cli.run_model import inspect_checkpoint
         from dsf.properties import compare
         from dsf.saving import write_over
@@ -109,7 +110,10 @@ def run(
         if csv is not None:
             write_over(csv, table.to_csv())
         facts = {"models": [one.model, two.model], **comparison_facts(table)}
-        return Answer(facts, lambda: show_comparison(table))
+        answer = Answer(facts, lambda: show_comparison(table))
+        for inspection in (one, two) if model != other else (one,):
+            answer = with_notes(answer, notes_of(inspection), of=inspection.model)
+        return answer
 
     give(
         "compare",

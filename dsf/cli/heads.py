@@ -89,13 +89,16 @@ def run(
     asked = cache(lambda: Options(dtype=dtype, layers=layers, offline=offline, revision=revision))
 
     def work(count: ThreadCount) -> Answer:
+        from dsf.cli.loading_notes import with_notes
         from dsf.cli.run_model import inspect_opened, open_checkpoint
         from dsf.cli.scored import head_facts, show_heads
 
         opened = open_checkpoint(model, sought.prompt, count, asked())
         inspection = inspect_opened(opened, asked())
         table = inspection.heads(opened.ids)
-        return Answer(head_facts(inspection, table), lambda: show_heads(inspection, table, top))
+        facts = head_facts(inspection, table)
+        answer = Answer(facts, lambda: show_heads(inspection, table, top))
+        return with_notes(answer, opened.loaded.notes)
 
     give(
         "heads",

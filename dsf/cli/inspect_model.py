@@ -105,6 +105,7 @@ def run(
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.layers import layer_facts, show_layers
+        from dsf.cli.loading_notes import notes_of, with_notes
         from dsf.cli.results import write_results
         from dsf.cli.run_model import inspect_checkpoint
 
@@ -129,7 +130,8 @@ def run(
         failed = any(missed.formula is not None for missed in inspection.unsupported)
         facts = {**layer_facts(inspection), "files": files, "seconds": seconds}
         facts.update({} if opening is None else {"open": opening.facts()})
-        return Answer(facts, show, code=FAILED if failed else WELL)
+        answer = Answer(facts, show, code=FAILED if failed else WELL)
+        return with_notes(answer, notes_of(inspection))
 
     give(
         "inspect",

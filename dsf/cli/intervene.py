@@ -131,15 +131,18 @@ def run(
     options = cache(lambda: Options(dtype=dtype, offline=offline, revision=revision))
 
     def work(count: ThreadCount) -> Answer:
+        from dsf.cli.loading_notes import with_notes
+
         if sweep:
             from dsf.cli.swept import sweep_checkpoint
 
             effects = sweep_checkpoint(model, asked, position, count, options())
-            return Answer(effects.facts(), effects.show)
+            answer = Answer(effects.facts(), effects.show)
+            return with_notes(answer, effects.opened.loaded.notes)
         from dsf.cli.intervened import intervene_checkpoint
 
         found = intervene_checkpoint(model, asked, position, count, options())
-        return Answer(found.facts(), found.show)
+        return with_notes(Answer(found.facts(), found.show), found.opened.loaded.notes)
 
     give(
         "intervene",

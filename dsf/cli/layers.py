@@ -44,8 +44,6 @@ def show_layers(inspection: Inspection) -> None:
             ("not read", "class", "reason"),
             [(missed.name, missed.kind, missed.reason) for missed in inspection.unsupported],
         )
-    if notes := inspection.environment.get("on loading"):
-        print(f"on loading: {escaped(notes, most=2000)}")
 
 
 def _verdict(layer: InspectedLayer) -> str:

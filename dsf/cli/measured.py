@@ -5,13 +5,14 @@ from pathlib import Path
 
 from dsf.cli.answer import Answer
 from dsf.cli.job_arguments import prompt_lines
+from dsf.cli.loading_notes import with_notes
 from dsf.cli.progress import progress
 from dsf.cli.prompt import parsed
 from dsf.cli.run_model import tokenised
 from dsf.cli.terminal import print_table
 from dsf.inspection.choice import parsed as parsed_choice
 from dsf.inspection.results.table import Table
-from dsf.jobs import cluster, in_process, measure_prompts, processes
+from dsf.jobs import cluster, in_process, measure_prompts, notes, processes
 from dsf.loading import read_model_tokenizer
 
 MOST_ROWS = 60
@@ -60,7 +61,7 @@ def measure(work: Work, *, ids: bool, workers: int, slurm: Path | None, watched:
             progress=lambda done, every: told(done / every),
         )
     facts = {"folder": str(work.out), "summary": table.to_json()}
-    return Answer(facts, lambda: _show(table, work.out))
+    return with_notes(Answer(facts, lambda: _show(table, work.out)), notes(work.out))
 
 
 def _prompts(work: Work, ids: bool) -> list[list[int]]:

@@ -75,14 +75,17 @@ def run(
             check_folder(out, models=[model])
 
     def work(count: ThreadCount) -> Answer:
+        from dsf.cli.loading_notes import notes_of, with_notes
         from dsf.cli.run_model import inspect_checkpoint
         from dsf.cli.state_table import show_states
         from dsf.plot import report_state
 
-        found = report_state(inspect_checkpoint(model, prompt(), count, asked()), maps=maps)
+        inspection = inspect_checkpoint(model, prompt(), count, asked())
+        found = report_state(inspection, maps=maps)
         written = [] if out is None else found.save(out)
         facts = {**found.to_json(), "written": [str(path) for path in written]}
-        return Answer(facts, lambda: show_states(found, written))
+        answer = Answer(facts, lambda: show_states(found, written))
+        return with_notes(answer, notes_of(inspection))
 
     give(
         "state",

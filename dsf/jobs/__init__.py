@@ -2,7 +2,7 @@
 
 from dsf.jobs.executors import cluster, in_process, processes
 from dsf.jobs.prompts import JobError, JobMemoryError, measure_prompts
-from dsf.jobs.summaries import gather, summary
+from dsf.jobs.summaries import gather, notes, summary
 
 __all__ = [
     "JobError",
@@ -11,6 +11,7 @@ __all__ = [
     "gather",
     "in_process",
     "measure_prompts",
+    "notes",
     "processes",
     "summary",
 ]

@@ -85,12 +85,24 @@ def _layer_name(unit: Unit, number: int) -> str:
     return f"{UNITS}/{unit.name}/{number:04d}.safetensors"
 
 
-def finish(folder: Path, unit: Unit, layers: int, unsupported: tuple[Unsupported, ...]) -> None:
-    """Mark a unit as finished; ``unsupported`` are the layers that could not be read."""
+def finish(
+    folder: Path,
+    unit: Unit,
+    layers: int,
+    unsupported: tuple[Unsupported, ...],
+    notes: tuple[str, ...] = (),
+) -> None:
+    """Mark a unit as finished.
+
+    Args:
+        unsupported: the layers that could not be read.
+        notes: what was ignored when the checkpoint was loaded, one sentence each.
+    """
     content = {
         "prompts": list(unit.prompts),
         "layers": layers,
         "unsupported": [asdict(each) for each in unsupported],
+        "notes": list(notes),
     }
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     write_inside(folder, f"{UNITS}/{unit.name}/{FINISHED}", text.encode())
@@ -108,6 +120,19 @@ def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str
         raise malformed(folder, marker, f"the number of layers is {str(count)[:40]!r}")
     for number in range(count):
         yield _layer(folder, unit, _layer_name(unit, number))
+
+
+def read_notes(folder: Path, unit: Unit) -> tuple[str, ...]:
+    """What was ignored when the checkpoint was loaded for a finished unit.
+
+    Raises:
+        ValueError: if the marker file is not as ``finish`` writes it.
+    """
+    marker = f"{UNITS}/{unit.name}/{FINISHED}"
+    found = read_record(folder, marker, _LARGEST_MARKER).get("notes", [])
+    if not isinstance(found, list) or not all(isinstance(note, str) for note in found):
+        raise malformed(folder, marker, f"its notes are {str(found)[:40]!r}")
+    return tuple(found)
 
 
 def _layer(folder: Path, unit: Unit, name: str) -> tuple[LayerFacts, dict[str, Tensor]]:

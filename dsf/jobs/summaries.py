@@ -11,7 +11,7 @@ from torch import Tensor
 from dsf.inspection.results.measurements import indices
 from dsf.inspection.results.table import Record, Table
 from dsf.jobs.plan import Unit, read_manifest, units_of
-from dsf.jobs.storage import LayerFacts, is_finished, read_layers
+from dsf.jobs.storage import LayerFacts, is_finished, read_layers, read_notes
 
 Key = tuple[str, str, str]
 """Layer, family, quantity."""
@@ -75,6 +75,18 @@ def summary(folder: str | Path) -> Table:
             without.setdefault(key, _Without(why)).prompts += len(unit.prompts)
     records = [record for key, each in sums.items() for record in each.records(key, described[key])]
     return Table((*records, *(each.record(key) for key, each in without.items())))
+
+
+def notes(folder: str | Path) -> tuple[str, ...]:
+    """What was ignored when the checkpoint of a job was loaded, one sentence each.
+
+    Raises:
+        FileNotFoundError: if the folder holds no job.
+        ValueError: if a file in it is a link, or not as a job writes it.
+    """
+    place = Path(folder)
+    every = (note for unit in finished(place) for note in read_notes(place, unit))
+    return tuple(dict.fromkeys(every))
 
 
 def _layers(folder: Path) -> Iterator[tuple[Unit, LayerFacts, dict[str, Tensor]]]:

@@ -46,6 +46,7 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
     ids = torch.tensor([plan.prompts[number] for number in unit.prompts])
     number = 0
     unsupported: list[Unsupported] = []
+    notes: tuple[str, ...] = ()
 
     def keep(layers: Sequence[InspectedLayer], missed: Sequence[Unsupported]) -> None:
         nonlocal number
@@ -65,8 +66,10 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
             input_ids=ids,
         )
     else:
+        loaded = _loaded(plan.model)
+        notes = loaded.notes
         found = inspect(
-            _loaded(plan.model).model,
+            loaded.model,
             tolerance=plan.tolerance,
             strict=True,
             layers=plan.layers,
@@ -74,7 +77,7 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
             input_ids=ids,
         )
         keep(tuple(found), found.unsupported)
-    finish(folder, unit, number, tuple(unsupported))
+    finish(folder, unit, number, tuple(unsupported), notes)
 
 
 def _measured(layer: InspectedLayer, plan: Plan) -> tuple[LayerFacts, dict[str, Tensor]]:

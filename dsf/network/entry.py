@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,12 @@ def stack(
         >>> whole = parts.sum(dim=2) + stack.remainder()
         >>> torch.testing.assert_close(whole, stack.hidden[-1])
     """
-    tokenizer = None
+    tokenizer, notes = None, ""
     if not isinstance(model, nn.Module):
         from dsf.loading import load_model
 
         loaded = load_model(model)
-        model, tokenizer = loaded.model, loaded.tokenizer
+        model, tokenizer, notes = loaded.model, loaded.tokenizer, " ".join(loaded.notes)
     model = wide_copy(getattr(model, "_orig_mod", model), adapters).requires_grad_(False)
     inputs, named = in_float64(inputs), in_float64(named)
     attempt = _Attempt(model, blocks)
@@ -121,6 +122,9 @@ def stack(
         inputs=inputs, named=named, adapters=adapters, checks="none", beside=attempt.beside
     )
     inspection = examine(model, question)
+    if notes:
+        known = {**inspection.environment, "on loading": notes}
+        inspection = replace(inspection, environment=known)
     found = blocks_of(model, list(calls_by_module(inspection.layers)), blocks)
     trace, attempt.trace = attempt.trace, None
     if trace is None or trace.blocks != list(found) or not trace.settle(inspection.layers):

@@ -38,6 +38,8 @@ class Intervention:
         layers: the layers that were edited, as they are in the clean run.
         tokenizer: reads targets that are given as text; None where there is none.
         kept: without edits, what a later intervention on the same input needs of this run.
+        notes: what was ignored when the checkpoint was loaded, one sentence each; none where the
+            model is a module.
     """
 
     output: Shaped[Tensor, "*axes"]
@@ -46,6 +48,7 @@ class Intervention:
     layers: tuple[InspectedLayer, ...]
     tokenizer: Any | None = None
     kept: KeptRun | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def logits(self) -> Shaped[Tensor, "*axes"]:
@@ -121,7 +124,7 @@ def intervene(
         torch.Size([1, 32, 33])
     """
     wanted = checked_edits(edits)
-    module, tokenizer = loaded_model(model)
+    module, tokenizer, notes = loaded_model(model)
     given = inputs, named, adapters
     before = [times_written(part) for part in module.parameters()]
     with live_or_kept(clean, [wanted])(module, *given) as live:
@@ -138,6 +141,7 @@ def intervene(
         layers=tuple(layers),
         tokenizer=tokenizer,
         kept=None if wanted else kept,
+        notes=notes,
     )
 
 
@@ -208,11 +212,13 @@ def checked_sources(sources: Mapping[str, Inspection] | None) -> Mapping[str, In
     return known
 
 
-def loaded_model(model: nn.Module | str | Path) -> tuple[nn.Module, Any | None]:
-    """The model in memory, and the tokenizer of its folder."""
+def loaded_model(
+    model: nn.Module | str | Path,
+) -> tuple[nn.Module, Any | None, tuple[str, ...]]:
+    """The model in memory, the tokenizer of its folder, and what was ignored in there."""
     if isinstance(model, nn.Module):
-        return getattr(model, "_orig_mod", model), None
+        return getattr(model, "_orig_mod", model), None, ()
     from dsf.loading import load_model
 
     loaded = load_model(model)
-    return loaded.model, loaded.tokenizer
+    return loaded.model, loaded.tokenizer, loaded.notes

@@ -205,7 +205,7 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     of_kind("sweep", "edits", edits, Edit | Iterable, "a list of edits such as dsf.edits.Cut(...)")
     runs = [edits] if isinstance(edits, Edit) else edits
     wanted, known = [checked_edits(each) for each in runs], checked_sources(sources)
-    module, own = loaded_model(model)
+    module, own, _ = loaded_model(model)
     record = None if resume is None else SweepRecord(resume, wanted)
     given = named
     if clean is None and question.is_last(inputs, named):
