@@ -105,6 +105,26 @@ def alone(path: Path) -> Iterator[None]:
             os.close(handle)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """As ``alone``, for a folder that is made where there is none.
+
+    What was made is removed at the end if nothing was written there.
+
+    Raises:
+        ValueError: if it is in use.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(folder):
+            yield
+    finally:
+        with suppress(OSError):  # something is in there
+            for place in missing:
+                place.rmdir()
+
+
 def _leave_claims() -> None:
     """A forked process would keep a claim for as long as it lives: the system asks for the last."""
     while _claims:

@@ -14,7 +14,7 @@ from dsf.cli.known_names import PROPERTIES, check_known
 from dsf.cli.model_argument import check_call
 from dsf.cli.model_options import Heads, Ids, Layers, Offline, Text, TextFile
 from dsf.cli.options import Options
-from dsf.cli.output_place import check_folder
+from dsf.cli.output_place import check_folder, check_free
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 
@@ -77,6 +77,7 @@ def run(
         check_call(model, prompt(), asked())
         check_folder(out, files=["report.html"], models=[model])
         check_not_foreign(out)
+        check_free(out)
         check_not_of_another(out, known_source(prompt()))
 
     def work(count: ThreadCount) -> Answer:

@@ -10,7 +10,7 @@ from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
 from dsf.cli.browser import open_page
 from dsf.cli.earlier_run import check_not_foreign, check_not_of_another
 from dsf.cli.model_argument import check_model
-from dsf.cli.output_place import REPORT, check_folder, check_no_run
+from dsf.cli.output_place import REPORT, check_folder, check_free, check_no_run
 from dsf.cli.progress import stage
 from dsf.cli.threads import ThreadCount, Threads
 
@@ -53,16 +53,20 @@ def run(
                 )
         check_folder(out, files=REPORT, models=[] if model is None else [model])
         check_no_run(out)
+        check_free(out)
         if model is None:
             check_folder(out / RUN)
             check_not_foreign(out / RUN)
             check_not_of_another(out / RUN, INSIDE)
 
     def work(count: ThreadCount) -> Answer:
+        from dsf.saving import alone_in
+
         watched = not (as_json or quiet)
-        if model is None:
-            return _of_package(out, opens=open_, watched=watched)
-        return _of_model(model, out, count, opens=open_, watched=watched)
+        with alone_in(out):
+            if model is None:
+                return _of_package(out, opens=open_, watched=watched)
+            return _of_model(model, out, count, opens=open_, watched=watched)
 
     give(
         "demo",

@@ -1,6 +1,7 @@
 """``dsf inspect``: the layers of one model on one input."""
 
 import time
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,7 @@ from dsf.cli.model_options import (
     TextFile,
 )
 from dsf.cli.options import Options
-from dsf.cli.output_place import REPORT, check_folder, check_no_run
+from dsf.cli.output_place import REPORT, check_folder, check_free, check_no_run
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 from dsf.cli.typed_numbers import real_option
@@ -102,21 +103,24 @@ def run(
         if not no_report:
             check_folder(out, files=REPORT, models=[model])
             check_no_run(out)
+            check_free(out)
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.layers import layer_facts, show_layers
         from dsf.cli.loading_notes import notes_of, with_notes
         from dsf.cli.results import write_results
         from dsf.cli.run_model import inspect_checkpoint
+        from dsf.saving import alone_in
 
         begun = time.perf_counter()
         watched = not (as_json or quiet)
-        inspection = inspect_checkpoint(
-            model, prompt(), count, asked(), told=watched, reported=not no_report
-        )
         files: dict[str, str] = {}
-        if not no_report:
-            files = write_results(inspection, out, title=None, facts={}, watched=watched)
+        with nullcontext() if no_report else alone_in(out):
+            inspection = inspect_checkpoint(
+                model, prompt(), count, asked(), told=watched, reported=not no_report
+            )
+            if not no_report:
+                files = write_results(inspection, out, title=None, facts={}, watched=watched)
         seconds = time.perf_counter() - begun
         opening = open_page(Path(files["report"])) if open_ else None
 

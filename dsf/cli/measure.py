@@ -16,7 +16,7 @@ from dsf.cli.known_names import QUANTITIES, check_known
 from dsf.cli.model_argument import check_model
 from dsf.cli.model_options import Checkpoint, Heads, Layers
 from dsf.cli.options import check_heads, check_layers, check_tolerance
-from dsf.cli.output_place import check_folder
+from dsf.cli.output_place import check_folder, check_free
 from dsf.cli.threads import ThreadCount, Threads
 from dsf.cli.typed_numbers import real_option, whole_option
 
@@ -87,6 +87,7 @@ def run(
         check_prompts(prompts, facts, ids=ids)
         check_folder(out, models=[model])
         check_job_folder(out)
+        check_free(out)
         if slurm is not None:
             check_folder(slurm, option="--slurm")
 

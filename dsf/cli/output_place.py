@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from dsf.loading.folder import holds_model
-from dsf.saving import is_special
+from dsf.saving import alone, is_special
 
 PLACES = ("--out", "--file", "--csv", "--edits", "--resume", "--slurm")
 """The options that name a file or a folder."""
@@ -115,6 +115,13 @@ def check_no_run(folder: Path, option: str = "--out") -> None:
                 f"{option} {str(folder)!r}: holds a run of dsf check ({name}), whose report would "
                 "no longer be the one that it wrote. Give another folder."
             )
+
+
+def check_free(folder: Path) -> None:
+    """Raises ValueError if another process is writing into the folder, which may not be there."""
+    if folder.is_dir():
+        with alone(folder):
+            pass
 
 
 def _owner(file: Path) -> str:

@@ -19,7 +19,7 @@ from dsf.cli.model_options import (
     TextFile,
 )
 from dsf.cli.options import Options
-from dsf.cli.output_place import check_folder
+from dsf.cli.output_place import check_folder, check_free
 from dsf.cli.prompt import Prompt
 from dsf.cli.threads import ThreadCount, Threads
 from dsf.cli.typed_numbers import whole_option
@@ -73,16 +73,21 @@ def run(
         check_call(model, prompt(), asked())
         if out is not None:
             check_folder(out, models=[model])
+            check_free(out)
 
     def work(count: ThreadCount) -> Answer:
         from dsf.cli.loading_notes import notes_of, with_notes
         from dsf.cli.run_model import inspect_checkpoint
         from dsf.cli.state_table import show_states
         from dsf.plot import report_state
+        from dsf.saving import alone_in
 
         inspection = inspect_checkpoint(model, prompt(), count, asked())
         found = report_state(inspection, maps=maps)
-        written = [] if out is None else found.save(out)
+        written = []
+        if out is not None:
+            with alone_in(out):
+                written = found.save(out)
         facts = {**found.to_json(), "written": [str(path) for path in written]}
         answer = Answer(facts, lambda: show_states(found, written))
         return with_notes(answer, notes_of(inspection))
