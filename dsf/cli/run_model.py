@@ -90,6 +90,12 @@ class Opened:
     ids: Int[Tensor, "1 time"]
     names: list[list[str]]
 
+    @property
+    def is_spelled(self) -> bool:
+        """Whether the tokenizer knows every token number; a model may have room for more."""
+        tokenizer = self.loaded.tokenizer
+        return tokenizer is not None and int(self.ids.max()) < len(tokenizer)
+
     def on(self, prompt: Prompt) -> "Opened":
         """The same model with another input.
 
@@ -159,7 +165,7 @@ def inspect_opened(
     found = inspect(
         loaded.model,
         input_ids=ids,
-        tokens=opened.names,
+        tokens=loaded.tokenizer if opened.is_spelled else opened.names,
         exact=options.exact,
         tolerance=options.tolerance,
         strict=options.strict,

@@ -5,7 +5,7 @@ for its decoder. What is shifted is no input any more, so that maps of the decod
 texts of the encoder's tokens. The model is asked which tokens its decoder gets, and given them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,10 @@ from torch import Tensor, nn
 NAME = "decoder_input_ids"
 INSTEAD = (NAME, "decoder_inputs_embeds", "encoder_outputs", "past_key_values")
 """Arguments with which a model makes no tokens for its decoder, or does not begin anew."""
+
+
+Spell = Callable[[Tensor], Sequence[Sequence[str]]]
+"""The texts of token numbers, sample by sample."""
 
 
 class _FoundError(Exception):
@@ -53,3 +57,37 @@ def with_decoder_tokens(
     finally:
         handle.remove()
     return {**given, NAME: found[0]} if found else given
+
+
+def decoder_texts(
+    named: Mapping[str, Any], tokens: Sequence[Sequence[str]] | None, spell: Spell | None
+) -> tuple[tuple[str, ...], ...] | None:
+    """The texts of the decoder's tokens; None where they are not known.
+
+    Args:
+        named: the arguments of the run.
+        tokens: the texts of the encoder's tokens. Without ``spell``, a number that stands there,
+            too, has the same text.
+    """
+    ids = named.get(NAME)
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        return None
+    if spell is None:
+        known = _texts_by_number(named.get("input_ids"), tokens)
+        if not known.keys() >= set(ids.flatten().tolist()):
+            return None
+        return tuple(tuple(known[number] for number in row) for row in ids.tolist())
+    return tuple(map(tuple, spell(ids)))
+
+
+def _texts_by_number(ids: Any, tokens: Sequence[Sequence[str]] | None) -> dict[int, str]:
+    """Which text every number has; none where one number has several."""
+    if tokens is None or not isinstance(ids, Tensor) or ids.ndim != 2:
+        return {}
+    pairs = {
+        pair
+        for numbers, texts in zip(ids.tolist(), tokens, strict=False)
+        for pair in zip(numbers, texts, strict=False)
+    }
+    known = dict(pairs)
+    return known if len(known) == len(pairs) else {}

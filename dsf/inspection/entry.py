@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.choice import Chosen
+from dsf.inspection.decoder_tokens import Spell
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Progress, Question, examine, silent
 from dsf.inspection.families.registry import known_modules
@@ -97,17 +98,18 @@ def inspect(
     >>> inspection[1].error < 1e-14
     True
     """
-    name, notes = None, ""
+    name, notes, tokenizer = None, "", None
     _check_text(text)
     if not isinstance(model, nn.Module):
         from dsf.loading import load_model
 
         loaded = load_model(model, texts=[text] if isinstance(text, str) else text or ())
         model, name, notes = loaded.model, loaded.identity, " ".join(loaded.notes)
+        tokenizer = loaded.tokenizer
         if text is not None:
-            named, tokens = _tokenised(loaded.tokenizer, text, named)
-        elif tokens is None and _numbers_of(loaded.tokenizer, named.get("input_ids")):
-            tokens = loaded.tokenizer
+            named, tokens = _tokenised(tokenizer, text, named)
+        elif tokens is None and _numbers_of(tokenizer, named.get("input_ids")):
+            tokens = tokenizer
     elif text is not None:
         raise InspectionError(
             "inspect: 'text' needs the tokenizer of a checkpoint, but the model is a module. "
@@ -123,6 +125,7 @@ def inspect(
         heads=heads,
         memory=known_memory(memory),
         tokens=_texts(tokens, inputs, named),
+        spell=_spelled(tokenizer or tokens),
         name=name,
         adapters=adapters,
         probe=probe,
@@ -282,6 +285,15 @@ def _texts(tokens: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> An
             "the tokenizer that made them, or the text of every token."
         )
     return [token_texts(tokens, row) for row in numbers.tolist()]
+
+
+def _spelled(tokens: Any) -> Spell | None:
+    """What makes texts of further token numbers, if ``tokens`` is a tokenizer."""
+    if not hasattr(tokens, "convert_ids_to_tokens"):
+        return None
+    from dsf.loading import token_texts
+
+    return lambda numbers: [token_texts(tokens, row) for row in numbers.tolist()]
 
 
 def _check_texts(tokens: Any, numbers: Any) -> None:

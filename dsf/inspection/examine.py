@@ -21,14 +21,14 @@ from dsf.inspection.capture.screening import check_runnable
 from dsf.inspection.causal.findings import Finding, Findings, judged, settle_slots
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, ChosenAlong, chosen_heads, chosen_layers
-from dsf.inspection.decoder_tokens import with_decoder_tokens
+from dsf.inspection.decoder_tokens import Spell, decoder_texts, with_decoder_tokens
 from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.further_mixers import Further, asked_for, noting, probed, tried
 from dsf.inspection.memory_needs import forecast
 from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
-from dsf.inspection.recorded_run import run, without_logits
+from dsf.inspection.recorded_run import run, without_logits, without_loss
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, followed, fused, torch_module
@@ -72,6 +72,7 @@ class Question:
         tolerance: the largest difference of a rebuilt layer from its module in float64, relative;
             by default that of its adapter.
         tokens: the text of every token, one sequence for each sample.
+        spell: the texts of token numbers, where a tokenizer is known.
         name: the name of the model; by default that of its class.
         strict: whether a layer that is not reproduced ends the inspection; otherwise it is listed.
         layers, heads: which are looked at; None for all.
@@ -89,6 +90,7 @@ class Question:
     exact: bool = False
     tolerance: float | None = None
     tokens: Sequence[Sequence[str]] | None = None
+    spell: Spell | None = None
     name: str | None = None
     strict: bool = False
     layers: Chosen = None
@@ -126,7 +128,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         expected.check(title)
         store = DiskStore() if expected.uses_disk else None
     with isolated(model):
-        named = with_decoder_tokens(model, inputs, named)
+        named = without_loss(model, with_decoder_tokens(model, inputs, named))
         watched = {path: model.get_submodule(path) for path in known}
         asks = question.checks != "none" and store is None and _can_be_asked(model)
         possible = _outside(candidates(model, known), asked) if store is None else {}
@@ -182,6 +184,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         environment=environment(model),
         forecast=expected,
         checks=found.table,
+        decoder_tokens=decoder_texts(named, tokens, question.spell),
     )
 
 
@@ -219,7 +222,7 @@ def _as_it_ran(model: nn.Module) -> Iterator[None]:
 
 def _called_with(model: nn.Module, question: Question) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of the run, where no logits but the last are asked for if nobody needs them."""
-    inputs, named = question.inputs, question.named
+    inputs, named = question.inputs, without_loss(model, question.named)
     if question.beside is alone_in_its_run:
         named = without_logits(model, inputs, named)
     return (in_float64(inputs), in_float64(named)) if question.exact else (inputs, named)

@@ -136,13 +136,32 @@ def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
+def without_loss(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
+    """``named`` without ``labels``, where a model of the library computes a loss from them.
+
+    A loss joins all tokens behind the last token mixer and hides the logits. A model that makes the
+    tokens of its decoder of its labels needs them until these are made.
+    """
+    if named.get("labels") is None or interface.models_of_library(model) != [model]:
+        return named
+    if getattr(model.config, "is_encoder_decoder", False) and not _begins(named):
+        return named
+    return {name: value for name, value in named.items() if name != "labels"}
+
+
+def _begins(named: dict[str, Any]) -> bool:
+    """Whether the decoder is given something to begin with."""
+    return any(named.get(f"decoder_{what}") is not None for what in ("input_ids", "inputs_embeds"))
+
+
 def without_logits(
     model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
 ) -> dict[str, Any]:
     """``named``, where a model of the library computes logits of the last token only.
 
     No token mixer comes after the language head, which takes a fifth to a third of a small model's
-    forward pass, and whose logits may be the largest tensor of it. With ``labels`` all are needed.
+    forward pass, and whose logits may be the largest tensor of it. With ``labels``, as where they
+    are measured, all are needed.
     """
     if interface.models_of_library(model) != [model]:
         return named

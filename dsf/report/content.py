@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -99,7 +99,7 @@ def content(
         "intervention": intervention_content(intervention, [each.inspection for each in all_]),
         "full": add_full_maps(layers, selections, full_resolution, at_a_time=most),
         "schema_version": SCHEMA_VERSION,
-        "models": [{"name": subject.name, "tokens": _tokens(subject)} for subject in all_],
+        "models": [_model(subject) for subject in all_],
         "grid": list(grid) if grid else None,
         "layers": layers,
         "rollouts": [each for each in rollouts if each is not None],
@@ -118,8 +118,16 @@ def _base64(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
 
 
-def _tokens(subject: Subject) -> list[list[str]] | None:
-    tokens = subject.inspection.tokens
+def _model(subject: Subject) -> dict[str, Any]:
+    found = subject.inspection
+    return {
+        "name": subject.name,
+        "tokens": _texts(found.tokens),
+        "decoder_tokens": _texts(found.decoder_tokens),
+    }
+
+
+def _texts(tokens: Sequence[Sequence[str]] | None) -> list[list[str]] | None:
     if tokens is None:
         return None
     return [[escaped(token) for token in sample] for sample in tokens[:SAMPLES]]

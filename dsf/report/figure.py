@@ -27,7 +27,7 @@ from dsf.report.memory_needs import at_a_time, within_memory
 from dsf.report.selection import select
 from dsf.report.sheet import LEADING, POINTS, Sheet, broken, width
 from dsf.report.subjects import narrowed_one
-from dsf.report.token_orders import has_texts, input_of_texts, why_not_in_order
+from dsf.report.token_orders import DECODER, has_texts, input_of_texts, why_not_in_order
 from dsf.report.views import views
 from dsf.saving import replace_file
 from dsf.shapes import agree, are_texts, at_least, of_kind
@@ -173,6 +173,15 @@ def draw_grid(
         drawn = inspection.layers
         rows = list(each_in_parallel(partial(_maps, most=most), drawn, most=at_a_time(drawn)))
     source = input_of_texts(inspection)
+    usual, decoder = map(_named, (inspection.tokens, inspection.decoder_tokens))
+
+    def named_of(layer: InspectedLayer) -> Mapping[int, Labels | None]:
+        if why_not_in_order(layer):
+            return {}
+        if layer.row_input == DECODER and inspection.decoder_tokens is not None:
+            return decoder
+        return usual if has_texts(layer, layer.row_input, source) else {}
+
     lines = [
         _Line(
             layer,
@@ -180,24 +189,21 @@ def draw_grid(
             maps[at : at + across],
             several=len(of_samples) > 1,
             begins=at == 0,
-            has_texts=not why_not_in_order(layer) and has_texts(layer, layer.row_input, source),
+            named=named_of(layer),
         )
         for layer, (picture, of_samples) in zip(inspection, rows, strict=True)
         for maps in of_samples
         for at in range(0, len(maps), across)
     ]
-    named = [
-        _labels(sample) if len(sample) <= LABELLED else None for sample in inspection.tokens or ()
-    ]
-    return replace_file(path, _sheet(lines, dict(enumerate(named))).save)
+    return replace_file(path, _sheet(lines).save)
 
 
 @dataclass(frozen=True)
 class _Line:
     """Maps of one sample of a layer side by side.
 
-    ``begins`` tells whether they are its first, ``has_texts`` whether row and column k are the k-th
-    token with a text.
+    ``begins`` tells whether they are its first, ``named`` the texts of the tokens of a sample where
+    row and column k are the k-th of them.
     """
 
     layer: InspectedLayer
@@ -205,7 +211,15 @@ class _Line:
     maps: list[MapView]
     several: bool
     begins: bool
-    has_texts: bool
+    named: Mapping[int, Labels | None]
+
+
+def _named(tokens: Sequence[Sequence[str]] | None) -> dict[int, Labels | None]:
+    """The labels of every sample; None where it is too long for them."""
+    return {
+        at: _labels(sample) if len(sample) <= LABELLED else None
+        for at, sample in enumerate(tokens or ())
+    }
 
 
 def _maps(
@@ -222,7 +236,7 @@ def _maps(
     return picture, [[view for view in found if view.sample == sample] for sample in samples]
 
 
-def _sheet(lines: list[_Line], named: Mapping[int, Labels | None]) -> Sheet:
+def _sheet(lines: list[_Line]) -> Sheet:
     """All lines, one below the other."""
     across = max(len(line.maps) for line in lines)
     sheet = Sheet(LEFT + across * (MAP + GAP), GAP / 2, dpi=DPI)
@@ -233,7 +247,7 @@ def _sheet(lines: list[_Line], named: Mapping[int, Labels | None]) -> Sheet:
             sheet.write_lines(_name(line), NAMES_END, top + high / 2, size=TITLE, align="right")
         ends = []
         for at, view in enumerate(line.maps):
-            labels = named.get(view.sample) if at == 0 and line.has_texts else None
+            labels = line.named.get(view.sample) if at == 0 else None
             ends.append(_draw(sheet, view, labels, LEFT + at * (MAP + GAP), top, outer=at == 0))
         least = len(_name(line)) * LEADING * TITLE / POINTS - ABOVE
         sheet.high = max(*ends, top + least) + BELOW

@@ -330,7 +330,11 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
         states_of(drawn, walk, finite=finite, disorder=disorder),
         drawn.places,
     )
-    orders = Orders(layer, named=input_of_texts(subject.inspection))
+    orders = Orders(
+        layer,
+        named=input_of_texts(subject.inspection),
+        decoder=subject.inspection.decoder_tokens is not None,
+    )
     for map, numbers, state, place in zip(maps, *known, strict=True):
         map.update(measures=numbers, state=state, verdicts=subject.decided(layer, place))
         map.update(orders.of(place), unmeasured=unmeasured(drawn))

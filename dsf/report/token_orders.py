@@ -9,6 +9,9 @@ from torch import Tensor
 from dsf.inspection import InspectedLayer
 from dsf.report.escaping import escaped
 
+DECODER = "decoder_input_ids"
+"""The input whose texts are an inspection's ``decoder_tokens``."""
+
 
 class Orders:
     """The tokens of rows and columns where these do not stand in order, as in windows of a picture.
@@ -17,10 +20,11 @@ class Orders:
 
     Args:
         named: the input whose tokens have texts.
+        decoder: whether those of ``decoder_input_ids`` have texts of their own.
     """
 
-    def __init__(self, layer: InspectedLayer, *, named: str) -> None:
-        self._layer, self._named = layer, named
+    def __init__(self, layer: InspectedLayer, *, named: str, decoder: bool = False) -> None:
+        self._layer, self._named, self._decoder = layer, named, decoder
         self._known: dict[tuple[int, ...], int] = {}
 
     def of(self, place: tuple[int, ...]) -> dict[str, int]:
@@ -40,9 +44,15 @@ class Orders:
             "same_tokens": same_tokens(self._layer),
             "disorder": why_not_in_order(self._layer),
             "inputs": [escaped(rows), escaped(keys)] if rows != keys else None,
-            "row_texts": has_texts(self._layer, rows, self._named),
-            "key_texts": has_texts(self._layer, keys, self._named),
+            "row_texts": self._texts(rows),
+            "key_texts": self._texts(keys),
         }
+
+    def _texts(self, source: str) -> bool | str:
+        """Whether the tokens of an input have texts, and whether these are the decoder's."""
+        if self._decoder and source == DECODER:
+            return "decoder"
+        return has_texts(self._layer, source, self._named)
 
     def _number(self, tokens: Tensor) -> int:
         return self._known.setdefault(tuple(tokens.tolist()), len(self._known))

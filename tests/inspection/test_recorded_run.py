@@ -34,8 +34,14 @@ def test_logits_of_the_last_token_are_all_that_an_inspection_computes(model):
     assert logits_in(model, logits_to_keep=2) == [(1, 2, 30)]
 
 
-def test_labels_need_all_logits(model):
-    assert logits_in(model, labels=IDS) == [(1, 5, 30)]
+def test_an_inspection_computes_no_loss(model):
+    assert logits_in(model, labels=IDS) == [(1, 1, 30)]
+    found = dsf.inspect(model, input_ids=IDS, labels=IDS)
+    assert not found.unsupported  # a loss joins all tokens, and is no token mixer
+    assert without_logits(model, (), {"input_ids": IDS, "labels": IDS}).keys() == {
+        "input_ids",
+        "labels",
+    }
 
 
 def test_other_models_are_called_as_they_are(model):

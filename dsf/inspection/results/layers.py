@@ -363,6 +363,7 @@ class Inspection(Sequence[InspectedLayer]):
         unsupported: the token mixers that were found but not read, with reasons.
         model: a name for the model: its class, folder or hub id.
         tokens: the text of every token of every sample, where known.
+        decoder_tokens: the same of ``decoder_input_ids``, which the model may have made itself.
         environment: versions, dtype, device and settings the run depends on.
         forecast: the memory that was expected before the run; None where that was not told.
         checks: what the run was asked about every module in which tokens meet, and what it
@@ -376,6 +377,7 @@ class Inspection(Sequence[InspectedLayer]):
     environment: dict[str, str] = field(default_factory=dict)
     forecast: "Forecast | None" = None
     checks: Table = field(default_factory=lambda: Table(()))
+    decoder_tokens: tuple[tuple[str, ...], ...] | None = None
 
     @overload
     def __getitem__(self, index: int | str) -> InspectedLayer: ...

@@ -19,9 +19,10 @@ function tokensOf(texts, count, kind = "token", numbers = null) {
 }
 
 /** The queries of a map, and its keys. */
-function tokensOfMap({ map, layer, tokens }) {
+function tokensOfMap({ map, layer, tokens, decoder }) {
+  const texts = (known) => (known === "decoder" ? decoder : known && tokens);
   const [rows, keys] = [map.row_order, map.key_order].map((at) => (at === undefined ? null : layer.orders[at]));
-  return [tokensOf(layer.row_texts && tokens, layer.written, "token", rows), tokensOf(layer.key_texts && tokens, layer.read, layer.columns === "slot" ? "slot" : "token", keys)];
+  return [tokensOf(texts(layer.row_texts), layer.written, "token", rows), tokensOf(texts(layer.key_texts), layer.read, layer.columns === "slot" ? "slot" : "token", keys)];
 }
 
 /** The cell to show first: strong and far from the diagonal, not on the first key, where there is one. */

@@ -6,8 +6,8 @@ class App {
     this.content = content;
     const lines = [...content.layers, ...content.rollouts].sort((one, other) => one.model - other.model);
     this.entries = lines.flatMap((layer) => bySample(layer.maps).flat().map((map) => {
-      const { tokens } = content.models[layer.model];
-      return { layer, map, index: layer.maps.indexOf(map), tokens: tokens && tokens[map.sample] };
+      const { tokens, decoder_tokens: decoder } = content.models[layer.model];
+      return { layer, map, index: layer.maps.indexOf(map), tokens: tokens && tokens[map.sample], decoder: decoder && decoder[map.sample] };
     }));
     this.settings = new Settings(content, (entry) => this.peers(entry));
     this.settings.frame = root;

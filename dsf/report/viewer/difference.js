@@ -22,7 +22,7 @@ function differenceOf([a, b], [one, other]) {
   const map = { label: "A − B", sample: a.map.sample, scale, nans: 0, infinities: 0, signed: true,
     ...brightness(picture), magnitudes: false, empty: [], empty_total: 0, links: strongest, columns: [],
     row_sums: null, measures: [], state: {}, verdicts: [], difference: [nameOf(a), nameOf(b)] };
-  return { layer: { ...a.layer, name: `${nameOf(a)} minus ${nameOf(b)}` }, map, index: 0, tokens: a.tokens, picture };
+  return { layer: { ...a.layer, name: `${nameOf(a)} minus ${nameOf(b)}` }, map, index: 0, tokens: a.tokens, decoder: a.decoder, picture };
 }
 
 function nameOf({ layer, map }) {
