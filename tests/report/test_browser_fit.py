@@ -23,14 +23,14 @@ ROWS = """(all) => {
     return new Set(middles).size; }"""
 
 
-def attention(seed):
+def attention(seed, heads=12):
     rng = torch.Generator().manual_seed(seed)
-    nothing = torch.zeros(1, 12, STEPS, 1)
+    nothing = torch.zeros(1, heads, STEPS, 1)
     return dsf.mixers.SoftmaxAttention(
         query=nothing,
         key=nothing,
-        value=torch.ones(1, 12, STEPS, 2),
-        bias=torch.randn(1, 12, STEPS, STEPS, generator=rng),
+        value=torch.ones(1, heads, STEPS, 2),
+        bias=torch.randn(1, heads, STEPS, STEPS, generator=rng),
     )
 
 
@@ -58,6 +58,28 @@ def test_the_whole_map_is_in_the_window(visited, path, width, height, least, sch
     assert page.locator(".bar > *").evaluate_all(ROWS) == 1
     numbers = page.locator(".more .numbers")
     assert numbers.evaluate("(each) => each.scrollWidth - each.clientWidth") == 0
+
+
+@pytest.mark.parametrize(("width", "height", "beside"), [(1440, 900, False), (1920, 1080, True)])
+def test_thumbnails_get_what_the_map_leaves_free(visited, tmp_path, width, height, beside):
+    """SmolLM2's nine heads left 150 pixels beside the map empty."""
+    found = of_mixers([attention(0, heads=9)], axes=("sample", "head"))
+    page = visited(
+        write_report(found, tmp_path / "r.html"), viewport={"width": width, "height": height}
+    )
+    canvas = page.locator(".canvases canvas").first
+    assert canvas.evaluate(MAP)["wide"] >= (640 if height == 900 else 800)
+    free = page.locator(".canvases").evaluate(
+        "(box) => box.clientWidth - box.querySelector('canvas').clientWidth"
+    )
+    assert free <= 40
+    assert page.locator(".thumb").first.bounding_box()["width"] >= 55
+    numbers, panes = (page.locator(each).bounding_box() for each in (".more", ".panes"))
+    assert (numbers["x"] > panes["x"] + panes["width"]) == beside
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for _ in range(60):
+        page.evaluate(SETTLED)
+    assert page.locator(".thumb").first.bounding_box()["width"] < 50
 
 
 def test_the_map_follows_the_height_of_the_window(visited, path):

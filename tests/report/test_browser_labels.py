@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
+import dsf
 from dsf.report import write_report
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,25 @@ def lie_over_each_other(one, other):
     across = min(one["right"], other["right"]) - max(one["left"], other["left"])
     down = min(one["bottom"], other["bottom"]) - max(one["top"], other["top"])
     return across > 1 and down > 1
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 3), (1, 200), (2, 30), (200, 1)])
+def test_maps_of_few_queries_or_keys_have_room_for_their_positions(
+    visited, of, tmp_path, rows, columns, width
+):
+    bias = torch.randn(1, rows, columns, generator=torch.Generator().manual_seed(0))
+    mixer = dsf.mixers.SoftmaxAttention(
+        query=torch.zeros(1, rows, 1), key=torch.zeros(1, columns, 1),
+        value=torch.ones(1, columns, 2), bias=bias, causal=False,
+    )  # fmt: skip
+    path = write_report(of([mixer]), tmp_path / "r.html")
+    page = visited(path, viewport={"width": width, "height": 800})
+    written = page.evaluate(WATCH)
+    assert {"query", "key", "key →", "← query"} <= {each["text"] for each in written}
+    assert [each["text"] for each in written if lies_outside(each)] == []
+    over = [pair for pair in combinations(written, 2) if lie_over_each_other(*pair)]
+    assert [(one["text"], other["text"]) for one, other in over] == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])

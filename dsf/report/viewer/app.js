@@ -25,9 +25,9 @@ class App {
       goTo: (layer, written, read) => this.goTo(layer, written, read),
       restyle: () => this.restyle(), shown: () => this.overview.press(this.shown),
     });
-    this.root.style.setProperty("--beside", `${this.overview.width}px`);
     this.root.replaceChildren(this.overview.root, this.stage.root);
     this.root.hidden = false;
+    this.root.style.setProperty("--beside", `${this.overview.width}px`);
     await this.overview.load();
     const first = firstMap(this.entries.filter(({ layer }) => layer.model === 0));
     await this.open(first);
@@ -36,7 +36,17 @@ class App {
       this.stage.activate(this.stage.panes[0]);
     }
     this.overview.draw();
+    this.fit();
     await new Promise(requestAnimationFrame);
+  }
+
+  /** Give the overview what a map as high as the window leaves free beside it. */
+  fit() {
+    const { overview: { width, widest }, stage } = this;
+    this.root.style.setProperty("--beside", `${width}px`);
+    const free = Math.min(stage.free, widest - width);
+    if (free > 0) this.root.style.setProperty("--beside", `${width + free}px`);
+    stage.restyle();
   }
 
   /** The entries that are shown large, the active one first. */

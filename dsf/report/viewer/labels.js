@@ -9,13 +9,13 @@ const BAND = 40;
     Texts of tokens take more room than positions, and are shown where cells are large enough. */
 function marginOf(context, raster, window, available) {
   context.font = FONT;
-  const band = raster.bands ? BAND : 0, position = String(raster.picture.written);
+  const band = raster.bands ? BAND : 0, { written, read } = raster.picture;
   const beside = raster.bands ? context.measureText(raster.bandName).width + 7 : 0;
   const named = (cells, per) => niceStep(CLOSEST * cells * per / (available - band)) === 1;
-  const width = (cells, per, widest) => Math.ceil(Math.min(
-    named(cells, per) ? widest(context) : context.measureText(position).width, WIDEST)) + 26;
-  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, (on) => raster.widestRow(on)), beside)),
-    bottom: width(window.columns, raster.perColumn, (on) => raster.widestColumn(on)), top: band, right: band };
+  const width = (cells, per, count, widest) => Math.ceil(Math.min(
+    named(cells, per) ? widest(context) : context.measureText(String(count)).width, WIDEST)) + 26;
+  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, written, (on) => raster.widestRow(on)), beside)),
+    bottom: width(window.columns, raster.perColumn, read, (on) => raster.widestColumn(on)), top: band, right: band };
 }
 
 /** The cells that get a label: all, or every so many. Of pooled maps, those of round positions. */

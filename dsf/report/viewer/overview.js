@@ -1,6 +1,6 @@
 // All maps as thumbnails: layers downwards, heads across.
 
-const THUMB = 44, ROOMY = 84, LABEL = 34, LONG_LABEL = 96; // CSS pixels
+const THUMB = 44, ROOMY = 84, LARGE = 75, LABEL = 34, LONG_LABEL = 96; // CSS pixels
 
 class Overview {
   /** `open(entry)` is called on a click, `widened()` when the overview takes or leaves the whole width. */
@@ -24,6 +24,12 @@ class Overview {
     const across = Math.max(...this.content.layers.map((layer) => acrossOf(layer)));
     const thumb = across > 6 ? THUMB : ROOMY - 4 * across;
     return Math.max((this.label || 0) + across * thumb + 26, 240);
+  }
+
+  /** How wide it may become where the map leaves room. */
+  get widest() {
+    const across = Math.max(...this.content.layers.map((layer) => acrossOf(layer)));
+    return Math.max(this.width, (this.label || 0) + across * LARGE + 26);
   }
 
   /** One line for every layer; what is the same for all of them is said once. */

@@ -26,7 +26,7 @@ async function startPage() {
   followTheme(app);
   await app.start();
   let resized;
-  addEventListener("resize", () => { resized = soon(resized, () => app.stage.restyle()); });
+  addEventListener("resize", () => { resized = soon(resized, () => app.fit()); });
   document.documentElement.dataset.ready = "true";
 }
 

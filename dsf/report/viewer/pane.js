@@ -117,6 +117,12 @@ class Pane {
     return line.bottom - edge.top + parseFloat(getComputedStyle(this.readout).minHeight) + 2;
   }
 
+  /** The room to the right of the map. */
+  get spare() {
+    const { left, width, right } = this.layout || {};
+    return this.layout ? this.canvases.clientWidth - left - width - right : 0;
+  }
+
   draw() {
     if (!this.raster || !this.isPicture || !this.canvases.clientWidth) return;
     const context = this.under.getContext("2d"), { raster, window } = this;

@@ -1,5 +1,8 @@
 // The large maps, one or two side by side, with the controls above and the tables beside them.
 
+// CSS pixels: how wide the stage with its padding must be for numbers beside the map, and for a sentence in one line.
+const BESIDE = 1086, ONE_LINE = 786;
+
 class Stage {
   /** `entries` are all maps; `ask` has the functions `step(by)`, `leave()`, `restyle()`, `shown()`. */
   constructor(entries, settings, ask) {
@@ -40,6 +43,14 @@ class Stage {
     [make("span", { className: "group" }, this.both, this.minus), this.zooms, this.search.root,
       make("span", { className: "group" }, ...scaleChoice(this.settings, () => this.ask.restyle()))]);
     return this.toolbar;
+  }
+
+  /** How much narrower the stage could be with the map as large as it is, and the numbers where they are. */
+  get free() {
+    if (this.panes.length > 1 || !this.active.isPicture) return 0;
+    this.active.draw();
+    const beside = this.details.getBoundingClientRect().left > this.place.getBoundingClientRect().right;
+    return Math.floor(Math.min(this.active.spare, this.root.clientWidth - (beside ? BESIDE : ONE_LINE)));
   }
 
   add() {
