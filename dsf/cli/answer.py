@@ -23,7 +23,7 @@ from dsf.cli.errors import (
     code_of,
     worded,
 )
-from dsf.cli.progress import watching
+from dsf.cli.progress import UnwrittenError, watching
 from dsf.cli.threads import ThreadCount, check_environment, computing, threads_in_use
 from dsf.report.escaping import escaped
 
@@ -84,6 +84,8 @@ def give(
         with watching(shown=not (as_json or quiet)), computing(threads) as count:
             answer = work(count)
             used = threads_in_use()
+    except UnwrittenError as error:
+        raise typer.Exit(unwritten(command, error.reason)) from None
     except Exception as error:
         code = code_of(error)
         if code is None:

@@ -105,13 +105,28 @@ def part(label: str, done: int, every: int) -> None:
         display.tell(done / every, label)
 
 
+class UnwrittenError(Exception):
+    """Standard output took no line; ``reason`` is what the system said."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 def say(line: str) -> None:
-    """Print a line before the answer."""
+    """Print a line before the answer.
+
+    Raises:
+        UnwrittenError: if nobody reads it, or there is no room for it.
+    """
     display = _DISPLAY.get()
-    if display is None:
-        print(line)
-    else:
-        display.say(line)
+    try:
+        if display is None:
+            print(line, flush=True)
+        else:
+            display.say(line)
+    except OSError as error:
+        raise UnwrittenError(error) from error
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Text and tables on a terminal; nothing that comes from a model is ever taken for markup."""
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +17,13 @@ LONGEST_CELL = 400
 NARROWEST_PROSE = 40
 
 
+class _Screen(Console):
+    """A console that tells its caller when nobody reads any more; rich ends the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that reads no markup; wide where there is no terminal to set a width.
 
@@ -22,7 +31,7 @@ def console(*, stderr: bool = False) -> Console:
     fill their logs with bars.
     """
     stream = sys.stderr if stderr else sys.stdout
-    made = Console(
+    made = _Screen(
         stderr=stderr,
         markup=False,
         emoji=False,

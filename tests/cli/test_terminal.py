@@ -1,5 +1,8 @@
 """Tables on a terminal: what a model calls things is never taken for markup or control."""
 
+import subprocess
+import sys
+
 import pytest
 
 from dsf.cli.terminal import print_table
@@ -30,3 +33,17 @@ def test_a_narrow_terminal_loses_nothing(width, capsys, monkeypatch):
     shown = " ".join(capsys.readouterr().out.split())
     assert "model.layers.0" in shown
     assert "because it is so" in shown
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_who_stops_reading_before_the_table_is_told_no_failure(checkpoint, tmp_path, lines):
+    """rich ends a process whose table nobody reads with 1, which says that a layer is wrong."""
+    command = ("-m", "dsf", "inspect", checkpoint, "--ids", "1 2 3", "--no-report")
+    with subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as process:
+        for _ in range(lines):
+            process.stdout.readline()
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (141, b"")
