@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.inspection.errors import NothingCapturedError
 
 SIZES = {"b": 2, "h": 3, "t": 5, "d": 4, "e": 6}
 COINCIDING = dict.fromkeys(SIZES, 4)
@@ -93,6 +94,61 @@ def test_attention_across_two_sequences():
     assert layer.axes == ("sample", "head")
     expected = (q.double() @ k.double().mT / 2).softmax(-1)
     torch.testing.assert_close(layer.map(), expected, rtol=0, atol=1e-12)
+
+
+class Packed(nn.Module):
+    """Attention that is given queries, keys and values in one tensor."""
+
+    def forward(self, qkv):
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+        return ((q @ k.mT / 2).softmax(-1) @ v).transpose(1, 2)
+
+
+class Fading(nn.Module):
+    """A decay for every head, by a matrix that could be that of a projection."""
+
+    def forward(self, x):
+        ages = torch.arange(x.shape[2])[:, None] - torch.arange(x.shape[2])
+        rates = torch.linspace(0.5, 0.9, x.shape[1], dtype=x.dtype)
+        return (rates[:, None, None] ** ages.clamp(min=0)).tril() @ x
+
+
+@pytest.mark.parametrize("sizes", [(2, 5, 3, 4), (4, 4, 4, 4)])
+def test_one_tensor_that_holds_all(sizes):
+    samples, steps, heads, width = sizes
+    torch.manual_seed(steps)
+    qkv = torch.randn(samples, steps, 3, heads, width)
+    layer = dsf.probe(Packed(), qkv)
+    q, k, _ = (part.transpose(1, 2) for part in qkv.double().unbind(2))
+    assert layer.axes == ("sample", "head")
+    expected = (q @ k.mT / 2).softmax(-1)
+    torch.testing.assert_close(layer.map(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 5, 4), (4, 4, 4, 4)])
+def test_a_decay_for_every_head(sizes):
+    samples, heads, steps, _ = sizes
+    layer = dsf.probe(Fading(), torch.randn(sizes))
+    expected = torch.zeros(samples, heads, steps, steps, dtype=torch.float64)
+    for head, rate in enumerate(torch.linspace(0.5, 0.9, heads, dtype=torch.float64).tolist()):
+        for t in range(steps):
+            for s in range(t + 1):
+                expected[:, head, t, s] = rate ** (t - s)
+    torch.testing.assert_close(layer.map(), expected, rtol=0, atol=1e-12)
+
+
+def test_a_linear_layer_mixes_channels_and_no_tokens():
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project = nn.Linear(4, 4)
+
+        def forward(self, x, y):
+            return self.project(x) + y
+
+    for module, given in ((nn.Linear(4, 4), 1), (Beside(), 2)):
+        with pytest.raises(NothingCapturedError, match="no values were found"):
+            dsf.probe(module, *torch.randn(given, 2, 5, 4))
 
 
 class Scan(nn.Module):

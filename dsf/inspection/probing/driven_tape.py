@@ -12,6 +12,7 @@ from dsf.inspection.causal.coordinates import InputAxis
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.probing.layouts import Arranged, Layout
 from dsf.inspection.probing.tape import Exchanging, Record, Spot, Tape, Use
+from dsf.inspection.probing.unit_values import random_values
 
 Exchange = Callable[[Tensor], Tensor]
 
@@ -125,6 +126,30 @@ class DrivenTape:
     def has_slots(self) -> bool:
         """Whether the values are of slots, which weights made of many tokens each."""
         return all(axis.source.kind == "slots" for axis in self._value.token_axes)
+
+    def unmixed(self, rounding: float) -> list[InputAxis]:
+        """The last axes of inputs, if they count as tokens and nothing is mixed along them.
+
+        Products of queries and keys sum over such an axis, and no projection told that it holds
+        channels.
+        """
+        value, axes = self._value, self._value.token_axes
+        if not self.has_own_rows or len(axes) < 2:
+            return []
+        values, plain, _ = self.original()
+        found = []
+        for place, axis in enumerate(axes):
+            beside = (one for one in (*axes, *value.sample_axes) if one.source is axis.source)
+            is_last = axis.number == max(one.number for one in beside)
+            if not is_last or axis.source.kind != "input" or axis.source.channels is not None:
+                continue
+            first = torch.tensor([at[place] == 0 for at in value.tokens])
+            alone = values.clone()
+            alone[:, first] += random_values(values, seed=0)[:, first]
+            change = (self(alone) - plain)[:, ~first].abs().max()
+            if bool(change <= rounding * plain.abs().max()):
+                found.append(axis)
+        return found
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -3,7 +3,8 @@
 A module that is given queries, keys and values, or the numbers of a scan, is affine from its values
 to its response, and exchanging one of their entries moves others along the axis of tokens alone:
 along the axes of samples, heads and channels none. Along tokens only later ones move, or the map is
-the same for several channels. Neither holds of queries, whose channels alone are mixed.
+the same for several channels, which come behind. Neither holds of queries, whose channels alone are
+mixed, nor of the input of a linear layer.
 """
 
 from dataclasses import dataclass
@@ -31,18 +32,25 @@ class Told:
 
 
 def value_among(
-    tape: Tape, given: Given, rounding: float, names: list[str], wanted: str | None = None
+    tape: Tape,
+    given: Given,
+    rounding: float,
+    names: list[str],
+    *,
+    wanted: str | None = None,
+    fewest: int = 1,
 ) -> Told | None:
-    """The input of several that holds the values; None where there is none.
+    """The input that holds the values; None where there is none.
 
     Args:
         given: the coordinates of the inputs.
         rounding: the largest relative difference taken for rounding.
         names: of the arguments that they are.
         wanted: the name of the only one that is looked at.
+        fewest: the least number of inputs with axes for tokens.
     """
     places = [place for place, found in enumerate(given) if _is_plain(found)]
-    if len(places) < 2:
+    if len(places) < fewest:
         return None
     plain = tape.run(Exchanging())
     if not plain.is_floating_point():
@@ -106,8 +114,11 @@ def _found(tape: Tape, place: int, plain: Tensor, rounding: float) -> _Values | 
         return None
     (tokens,) = mixed
     is_one_sided = not other and reach[tokens][0] != reach[tokens][1]
+    may_be_linear = tokens == value.ndim - 1  # a linear layer mixes channels, the same for all
     columns, rows = _layout(value, tokens), _layout(plain, tokens)
-    if columns is None or rows is None or not (is_one_sided or trial.is_shared(tokens)):
+    if columns is None or rows is None:
+        return None
+    if not is_one_sided and (may_be_linear or not trial.is_shared(tokens)):
         return None
     return _Values(columns, rows if other else columns, is_one_sided)
 

@@ -17,6 +17,7 @@ from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured, tensors_in
 from dsf.inspection.capture.precision import in_float64
+from dsf.inspection.causal.coordinates import Source
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.driven_module import Driven, Repeated
 from dsf.inspection.probing.driven_tape import DrivenTape, Ports
@@ -204,7 +205,8 @@ class Prober:
             wanted = self._probe.response
             response = Port(usual) if wanted is None else as_port(wanted)
             are_whole = value.view is response.view is as_it_is and not response.where
-            told = self._told(layer, value) if are_whole and not value.name else None
+            is_input = are_whole and not value.name
+            told = self._told(layer, wanted=value.argument) if is_input else None
             placed = told or self._placed(layer, value, response)
             if placed is not None:
                 return placed
@@ -212,12 +214,19 @@ class Prober:
         if self._probe.response is not None:
             call = Repeated(layer.module, layer.arguments)
             return first_linear(call, as_port(self._probe.response)), ROUNDING
-        told = self._told(layer) if self._worth is None else None
+        return self._sought(layer)
+
+    def _sought(self, layer: Captured) -> tuple[Driven | DrivenTape, float]:
+        """The function between places that nobody named."""
+        told = self._told(layer, fewest=2) if self._worth is None else None
         if told is not None:
             return told
         try:
             return self._found(layer)
         except UnreadableError as error:
+            told = self._told(layer) if self._worth is None else None
+            if told is not None:
+                return told
             if not self._is_by_name:
                 raise
             try:  # by names, where nothing could be followed
@@ -225,12 +234,14 @@ class Prober:
             except Exception:  # whatever the code of a module raises; the first reason counts
                 raise error from None
 
-    def _told(self, layer: Captured, value: Port | None = None) -> tuple[DrivenTape, float] | None:
-        """The function from one of several inputs to the output, if exchanging them tells which."""
-        wanted = None if value is None else value.argument
+    def _told(
+        self, layer: Captured, *, wanted: str | None = None, fewest: int = 1
+    ) -> tuple[DrivenTape, float] | None:
+        """The function from an input to the output, if exchanging the inputs tells which."""
 
         def among(tape: Tape, given: Given, rounding: float) -> Told | None:
-            return value_among(tape, given, rounding, _names(layer, tape), wanted)
+            names = _names(layer, tape)
+            return value_among(tape, given, rounding, names, wanted=wanted, fewest=fewest)
 
         try:
             tape, found, rounding = taped(layer, among)
@@ -251,8 +262,13 @@ class Prober:
         ports = named(layer, record, value, response)
         return None if ports is None else (DrivenTape(tape, record, ports), rounding)
 
-    def _found(self, layer: Captured) -> tuple[DrivenTape, float]:
-        tape, record, rounding = recorded(layer)
+    def _found(self, layer: Captured, *, told: Sequence[Source] = ()) -> tuple[DrivenTape, float]:
+        """The function between the places that a search finds.
+
+        Args:
+            told: inputs of which a search before this one told that channels come last.
+        """
+        tape, record, rounding = recorded(layer, told)
         before = self._known.get(type(layer.module))
         if before is not None:
             try:
@@ -270,6 +286,12 @@ class Prober:
         finally:
             self._budget.spent += tape.passes
         driven = DrivenTape(tape, record, found.ports)
+        if self._worth is None and not told:
+            axes = driven.unmixed(rounding)
+            for axis in axes:
+                axis.source.channels = axis
+            if axes:
+                return self._found(layer, told=[axis.source for axis in axes])
         samples, tokens, channels = driven.sizes
         maps = found.cost // tokens * channels if not found.is_apart else channels
         self._budget.check(found.cost, samples * tokens * tokens * maps)

@@ -1,6 +1,6 @@
 """A call of a module as a tape: in float64 where it runs so, else in the module's number type."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +11,7 @@ from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Captured, tensors_in
 from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.precision import dtype_of, in_double
-from dsf.inspection.causal.coordinates import Coordinates, numbered
+from dsf.inspection.causal.coordinates import Coordinates, Source, numbered
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.probing.driven_module import as_called
 from dsf.inspection.probing.tape import Record, Tape
@@ -23,9 +23,13 @@ Given = list[Coordinates | None]
 Found = TypeVar("Found")
 
 
-def recorded(layer: Captured) -> tuple[Tape, Record, float]:
-    """A call that can be repeated, its operations, and what counts as rounding in it, relative."""
-    return taped(layer, lambda tape, given, _: tape.recorded(given))
+def recorded(layer: Captured, told: Collection[Source] = ()) -> tuple[Tape, Record, float]:
+    """A call that can be repeated, its operations, and what counts as rounding in it, relative.
+
+    Args:
+        told: as for ``Tape.recorded``.
+    """
+    return taped(layer, lambda tape, given, _: tape.recorded(given, told=told))
 
 
 def taped(

@@ -7,7 +7,7 @@ its functions. ``Spot`` and ``Use`` are such places.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small
+from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, Source, small
 from dsf.inspection.causal.operations import all_before, is_place
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.errors import UnreadableError
@@ -167,17 +167,23 @@ class Tape:
         with isolated(self.module), self._guard():
             return mode.through(self.module, args, kwargs)
 
-    def recorded(self, given: Sequence[Coordinates | None]) -> Record:
+    def recorded(
+        self, given: Sequence[Coordinates | None], *, told: Collection[Source] = ()
+    ) -> Record:
         """The operations of the call, with the layouts of their tensors.
 
         Args:
             given: the coordinates of the tensors of the call.
+            told: inputs with channels in the last axis: of what is left beside tokens, the first
+                axis counts samples, others heads.
 
         Raises:
             UnreadableError: if the call is made of too many operations.
         """
         tracker = Tracker()
-        mode = _Recording(tracker, self._mixed(given))
+        axes = (axis for one in given if one is not None for axis in one.planes)
+        beside = frozenset(axis for axis in axes if axis.source in told)
+        mode = _Recording(tracker, self._mixed(given), beside)
         with ExitStack() as stack:
             for name, inner in self.module.named_modules():
                 if name:
@@ -262,9 +268,9 @@ def _tensors(leaves: Iterable[Any]) -> list[Tensor]:
 
 
 class _Recording(Counting):
-    def __init__(self, tracker: Tracker, along: frozenset[InputAxis]):
+    def __init__(self, tracker: Tracker, along: frozenset[InputAxis], beside: frozenset[InputAxis]):
         super().__init__()
-        self.tracker, self._along = tracker, along
+        self.tracker, self._along, self._beside = tracker, along, beside
         self._known: dict[int, tuple[Tensor, Spot]] = {}
         self._least = 0
         self._layouts: dict[int, tuple[Tensor, int, Layout | None]] = {}
@@ -314,7 +320,7 @@ class _Recording(Counting):
         if coordinates is None or self._is_lost(coordinates):
             like = self._of_shape.get(tensor.shape)
             return like if like is not None and like.is_plain() else None
-        found = layout_of(coordinates, self._along)
+        found = layout_of(coordinates, self._along, self._beside)
         if found is not None:
             self._of_shape[tensor.shape] = found
         return found
