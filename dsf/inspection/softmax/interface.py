@@ -31,6 +31,34 @@ SETTINGS = ("_attn_implementation_internal", EXPERTS)
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
+class RecordedAs(str):
+    """The name of a recording function, which also equals the name of what it records.
+
+    It is looked up by itself. Modules that ask for a name, as those with sparse attention do before
+    they hide keys (``if config._attn_implementation in ("eager", "sdpa")``), go on as they would.
+    """
+
+    __slots__ = ("recorded",)
+    recorded: str
+
+    def __new__(cls, name: str, recorded: str) -> "RecordedAs":
+        made = super().__new__(cls, name)
+        made.recorded = recorded
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) is True or str.__eq__(self.recorded, other) is True
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return str.__hash__(self)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (str(self), self.recorded)
+
+
 def models_of_library(model: nn.Module) -> list[Any]:
     """The outermost modules of ``model`` that are models of transformers."""
     if _belongs(model):
@@ -55,8 +83,17 @@ def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call])
         stack.enter_context(_registered(_Recorder(where, calls)))
         stack.enter_context(_settings_restored(model))
         for host in filter(_can_be_set, hosts):
-            host.set_attn_implementation(_route(host))
+            _record(host)
         yield
+
+
+def _record(host: Any) -> None:
+    """Have the library call the recording functions: it takes their names, not what these equal."""
+    route = _route(host)
+    host.set_attn_implementation(str(route))
+    for config in _configs(host):
+        if config._attn_implementation_internal == str(route):
+            config._attn_implementation_internal = route
 
 
 @contextmanager
@@ -99,10 +136,10 @@ def _can_be_set(host: Any) -> bool:
     return asks is None or bool(asks())
 
 
-def _route(host: Any) -> str:
+def _route(host: Any) -> RecordedAs:
     """The recording name to set: fused if every part of the model now runs fused attention."""
     now = {config._attn_implementation_internal for config in _configs(host)}
-    return FUSED if now == {"sdpa"} else EAGER
+    return RecordedAs(FUSED, "sdpa") if now == {"sdpa"} else RecordedAs(EAGER, "eager")
 
 
 @contextmanager

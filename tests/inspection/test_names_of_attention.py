@@ -1,0 +1,124 @@
+"""Models that ask for the name of their attention, as those that hide all but the best keys do."""
+
+import copy
+import pickle
+import sys
+
+import pytest
+import torch
+
+import dsf
+from dsf.inspection.capture.precision import CastGuard
+from dsf.inspection.softmax.interface import EAGER, FUSED, RecordedAs
+
+transformers = pytest.importorskip("transformers")
+TOKENS, SEEN = 9, 4
+IDS = torch.arange(2, 2 + 2 * TOKENS).reshape(2, TOKENS) % 23
+SMALL = {
+    "vocab_size": 23,
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "moe_intermediate_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 10,
+    "head_dim": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 2,
+    "index_topk": SEEN,
+    "index_n_heads": 2,
+    "index_head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SPARSE = ["DeepseekV32", "GlmMoeDsa", "AXK2"]
+
+
+def built(name, attention):
+    if not hasattr(transformers, f"{name}ForCausalLM"):
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**SMALL, attn_implementation=attention)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval().double()
+    model.set_experts_implementation("eager")
+    with torch.no_grad():
+        for part in model.parameters():
+            if part.ndim > 1:
+                part.copy_(1.5 * torch.randn_like(part) / part.shape[-1] ** 0.5)
+    return model
+
+
+def own_weights(model, monkeypatch):
+    """What the library's own eager function gives as weights, call by call."""
+    file, seen = sys.modules[type(model).__module__], []
+    own = file.eager_attention_forward
+
+    def noting(*args, **kwargs):
+        output, weights = own(*args, **kwargs)
+        seen.append(weights)
+        return output, weights
+
+    monkeypatch.setattr(file, "eager_attention_forward", noting)
+    model = copy.deepcopy(model)
+    model.set_attn_implementation("eager")
+    with torch.no_grad(), CastGuard():
+        model(input_ids=IDS)
+    return seen
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", SPARSE)
+def test_keys_that_a_model_hides_from_eager_and_fused_attention_alone_are_hidden(
+    name, attention, monkeypatch
+):
+    model = built(name, attention)
+    inspection = dsf.inspect(model, input_ids=IDS)
+    expected = own_weights(model, monkeypatch)
+    assert len(inspection) == len(expected) == 2
+    for layer, weights in zip(inspection, expected, strict=True):
+        assert layer.family.startswith(("deepseek", "glm", "axk"))
+        assert (layer.map()[..., -1, :] > 0).sum(dim=-1).eq(SEEN).all()
+        torch.testing.assert_close(layer.map(), weights, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", SPARSE[:1])
+def test_the_run_without_edits_and_the_stack_are_those_of_the_model(name):
+    model = built(name, "sdpa")
+    with torch.no_grad(), CastGuard():
+        logits = model(input_ids=IDS).logits
+    edit = dsf.edits.Scale(0, factor=1.0)
+    result = dsf.intervene(model, edits=[edit], input_ids=IDS)
+    clean = result.clean if isinstance(result.clean, torch.Tensor) else result.clean.logits
+    for ran in (clean, result.logits):
+        torch.testing.assert_close(ran, logits, rtol=0, atol=1e-12)
+    value = dsf.stack(model, input_ids=IDS).attribute(5, position=-1).value
+    torch.testing.assert_close(value, logits[:, -1, 5], rtol=0, atol=1e-12)
+
+
+def test_a_recording_name_is_found_by_itself_and_equals_what_it_records():
+    name = RecordedAs(FUSED, "sdpa")
+    assert name in ("eager", "sdpa")
+    assert name == FUSED
+    assert name not in ("eager", EAGER)
+    assert [each for each in (FUSED, "sdpa", "eager") if each != name] == ["eager"]
+    assert {"sdpa": 1, FUSED: 2}[name] == 2
+    for again in (copy.deepcopy(name), pickle.loads(pickle.dumps(name))):
+        assert again == "sdpa"
+        assert again == FUSED
+
+
+def test_a_model_that_was_inspected_has_its_own_name_again():
+    model = built(SPARSE[0], "sdpa")
+    dsf.inspect(model, input_ids=IDS)
+    assert type(model.config._attn_implementation) is str
+    assert model.config._attn_implementation == "sdpa"
