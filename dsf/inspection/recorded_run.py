@@ -161,7 +161,8 @@ def without_logits(
 
     No token mixer comes after the language head, which takes a fifth to a third of a small model's
     forward pass, and whose logits may be the largest tensor of it. With ``labels``, as where they
-    are measured, all are needed.
+    are measured, all are needed. A model whose inner part is told the number as well, as that of
+    gemma4, leaves out other tokens of its last layers, too: it is called as it is.
     """
     if interface.models_of_library(model) != [model]:
         return named
@@ -169,4 +170,14 @@ def without_logits(
     if KEEP not in signature.parameters or named.get("labels") is not None:
         return named
     positional = list(signature.parameters).index(KEEP) < len(inputs)
-    return named if positional else {KEEP: 1, **named}
+    return named if positional or _is_told_inside(model) else {KEEP: 1, **named}
+
+
+def _is_told_inside(model: nn.Module) -> bool:
+    """Whether a part of a model that puts out no logits takes the number of those to compute."""
+    inner = (part for part in model.modules() if hasattr(part, "get_output_embeddings"))
+    return any(
+        KEEP in signatures.signature(part.forward).parameters
+        for part in inner
+        if part is not model and part.get_output_embeddings() is None
+    )

@@ -52,6 +52,25 @@ def test_other_models_are_called_as_they_are(model):
     assert without_logits(model, (None,) * (place + 1), {}) == {}
 
 
+def test_every_row_is_read_where_the_number_of_logits_shortens_the_last_layers():
+    """Layers of gemma4 that share keys and values compute the tokens alone whose logits are."""
+    if not hasattr(transformers, "Gemma4TextConfig"):
+        pytest.skip(f"transformers {transformers.__version__} has no gemma4")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0}
+    sizes |= {"global_head_dim": 8, "vocab_size_per_layer_input": 30, "bos_token_id": 1}
+    sizes |= {"hidden_size_per_layer_input": 4, "num_kv_shared_layers": 2, "eos_token_id": 2}
+    kinds = ["sliding_attention", "full_attention"] * 2
+    config = transformers.Gemma4TextConfig(**sizes, layer_types=kinds)
+    model = transformers.Gemma4ForCausalLM(config).eval()
+    inspection = dsf.inspect(model, input_ids=IDS)
+    assert [layer.map().shape[-2:] for layer in inspection] == [(5, 5)] * 4
+    assert not inspection.unsupported
+    asked = dsf.inspect(model, input_ids=IDS, logits_to_keep=1)  # what is asked for is what runs
+    assert [layer.map().shape[-2] for layer in asked] == [5, 5, 1, 1]
+
+
 @pytest.mark.parametrize(("library", "card"), [("fla", False), ("fla", True), ("flavour", False)])
 def test_kernels_that_need_a_card_are_named_where_there_is_none(monkeypatch, library, card):
     def forward(_self, _x):
