@@ -175,7 +175,7 @@ def without_logits(
 
 def _is_told_inside(model: nn.Module) -> bool:
     """Whether a part of a model that puts out no logits takes the number of those to compute."""
-    inner = (part for part in model.modules() if hasattr(part, "get_output_embeddings"))
+    inner: list[Any] = [part for part in model.modules() if hasattr(part, "get_output_embeddings")]
     return any(
         KEEP in signatures.signature(part.forward).parameters
         for part in inner

@@ -122,3 +122,36 @@ def test_a_model_that_was_inspected_has_its_own_name_again():
     dsf.inspect(model, input_ids=IDS)
     assert type(model.config._attn_implementation) is str
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_file_with_several_eager_functions_runs_the_one_that_its_module_names(monkeypatch):
+    """That of the images of llama4 takes no scale, that of its text needs one."""
+    torch.manual_seed(0)
+    config = transformers.Llama4VisionConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        vision_output_dim=32,
+        projector_input_dim=32,
+        projector_output_dim=32,
+        image_size=8,
+        patch_size=2,
+        attn_implementation="eager",
+    )
+    model = transformers.Llama4VisionModel(config).eval().double()
+    pixels = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    file, seen = sys.modules[type(model).__module__], []
+    own = file.vision_eager_attention_forward
+    monkeypatch.setattr(
+        file,
+        "vision_eager_attention_forward",
+        lambda *args, **named: seen.append(own(*args, **named)) or seen[-1],
+    )
+    with torch.no_grad(), CastGuard():
+        model(pixel_values=pixels)
+    expected = [weights for _, weights in seen]
+    inspection = dsf.inspect(model, pixel_values=pixels)
+    assert len(inspection) == len(expected) == 2
+    for layer, weights in zip(inspection, expected, strict=True):
+        torch.testing.assert_close(layer.map(), weights, rtol=0, atol=1e-13)

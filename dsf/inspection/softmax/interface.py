@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
-from inspect import signature
+from inspect import signature, unwrap
 from threading import Lock
 from typing import Any
 
@@ -28,6 +28,7 @@ FUSED = "dsf_recorded_sdpa"  # the library looks for "sdpa" in the name
 LIBRARY = "transformers."
 EXPERTS = "_experts_implementation_internal"
 SETTINGS = ("_attn_implementation_internal", EXPERTS)
+OWN = ("eager_attention_forward", "simple_eager_attention_forward")
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
@@ -267,15 +268,23 @@ def _named_by(function: Attention) -> frozenset[str]:
 
 
 def _own_attention(module: nn.Module) -> Attention:
+    """The eager function that the forward pass of a module names, or else that of its file."""
     for cls in type(module).__mro__:
         parts = vars(sys.modules[cls.__module__])
-        for name in ("eager_attention_forward", "simple_eager_attention_forward"):
+        for name in (*_eager_names(cls), *OWN):
             if name in parts:
                 return parts[name]
     raise InspectionError(
         f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so its "
         "attention cannot be recorded. Build the model with attn_implementation='sdpa'."
     )
+
+
+@cache
+def _eager_names(cls: type) -> tuple[str, ...]:
+    """The names of eager attention that the forward pass of a class holds."""
+    code = getattr(unwrap(vars(cls).get("forward", cls)), "__code__", None)
+    return tuple(name for name in code.co_names if name.endswith(OWN[0])) if code else ()
 
 
 class _Recorders:
