@@ -283,6 +283,8 @@ SAME = {
     "to", "float", "double", "type", "type_as", "contiguous", "clone", "detach", "requires_grad",
     "dropout", "dropout1d", "alpha_dropout", "feature_dropout", "cpu",
 }  # fmt: skip
+# Made of the numbers of their first tensor alone: another gives its number type or its shape.
+OF_THE_FIRST = SAME | {"expand_as", "view_as", "reshape_as"}
 # Linear in their first tensor, without reference to others.
 LAYOUT = {
     "view", "reshape", "view_as", "reshape_as", "transpose", "permute", "unsqueeze", "squeeze",

@@ -23,6 +23,7 @@ from dsf.network.linear_parts import (
     MIXING,
     MULTIPLYING,
     NORMS,
+    OF_THE_FIRST,
     REPLAYED,
     SAME,
     Call,
@@ -161,10 +162,15 @@ class Follower(TorchFunctionMode):
         output: Any,
         found: list[Known],
     ) -> None:
-        name, (given, first) = name_of(func), found[0]
-        leads = bool(args) and args[0] is given
+        name = name_of(func)
         if name in BLANK:
             return
+        if name in OF_THE_FIRST and args:  # of others it takes the shape or the number type
+            found = [known for known in found if known[0] is args[0]]
+        if not found:
+            return
+        given, first = found[0]
+        leads = bool(args) and args[0] is given
         if (out := kwargs.get("out")) is not None:
             for each in tensors_in(out):
                 self.follow(each, Frozen(name))
