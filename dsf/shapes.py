@@ -1,7 +1,8 @@
 """Checks of sizes and axes, and the error that names the axis and the sizes when they differ."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from types import UnionType
 from typing import Any
 
@@ -40,6 +41,25 @@ def has_axes(owner: str, part: str, shape: tuple[int, ...], axes: str) -> None:
         )
 
 
+def named_sizes(part: str, axes: str, shape: tuple[int, ...]) -> Iterator[tuple[str, str, Size]]:
+    """Every axis with its label in messages and its size; a starred name takes the other axes.
+
+    A number among the axis names is a required size.
+    """
+    words = axes.split()
+    starred = next((k for k, word in enumerate(words) if word.startswith("*")), len(words))
+    after = len(words) - starred - 1
+    for k, word in enumerate(words):
+        label = f"{part} (axis {k})" if word in words[:k] else part
+        if k == starred:
+            yield word.lstrip("*"), label, shape[starred : len(shape) - after]
+        else:
+            size = shape[k] if k < starred else shape[k - len(words)]
+            yield word, label, size
+            if word.isdigit():
+                yield word, "the rule", int(word)
+
+
 def at_least(least: int, owner: str, name: str, value: object, unit: str = "") -> int:
     """``value``, if it is a whole number of at least ``least``.
 
@@ -59,6 +79,43 @@ def at_least(least: int, owner: str, name: str, value: object, unit: str = "") -
     if number < least:
         raise ValueError(f"{owner}: '{name}' must be at least {least}{unit}, but it is {number}.")
     return number
+
+
+def a_share(owner: str, name: str, value: float) -> float:
+    """``value`` as a float, if it lies from 0 to below 1.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if not 0 <= value < 1:
+        raise ValueError(
+            f"{owner}: '{name}' must be a share, from 0 to below 1, but it is {value}."
+        )
+    return float(value)
+
+
+def above_zero(owner: str, name: str, value: float) -> float:
+    """``value`` as a float, if it is finite and above 0.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not 0 < value < inf:
+        raise ValueError(f"{owner}: '{name}' must be finite and above 0, but it is {value}.")
+    return float(value)
+
+
+def a_seed(owner: str, value: int) -> int:
+    """``value``, if a generator of torch takes it as a seed.
+
+    Raises:
+        ValueError: if it is too large or too small.
+    """
+    if not -(2**63) <= value < 2**64:
+        raise ValueError(
+            f"{owner}: 'seed' must be a whole number of at most 64 bits, but it is {value}."
+        )
+    return operator.index(value)
 
 
 def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None:

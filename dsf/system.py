@@ -211,7 +211,8 @@ class System:
             state = self.initial.to(dtype).expand(shape)
         kept: dict[int, Tensor] = {}
         for start in range(0, max(wanted) + 1, SPAN):
-            part = self.window(start, min(start + SPAN, self.steps))
+            wide = dtype if dtype.is_complex != self.dtype.is_complex else None
+            part = self.window(start, min(start + SPAN, self.steps), dtype=wide)
             drive = dense_of(part.B).to(dtype) @ signal[..., start : start + SPAN, :, :].to(dtype)
             for token in range(part.steps):
                 carried = part.A.window(token, token + 1) @ state.unsqueeze(-3)

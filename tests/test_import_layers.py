@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "first_use",
         "work_memory",
     ),
+    ("argument_checks",),
     ("transition",),
     ("coefficient",),
     ("system", "solve"),

@@ -144,8 +144,8 @@ def _of_tensor(weights: Tensor, size: int, outputs: int, inputs: int) -> Iterato
     if tokens is None:
         ports = "" if outputs == inputs == 1 else f", with {outputs} rows and {inputs} columns each"
         raise ValueError(
-            f"row_blocks: a map given as a tensor must have as many queries as keys{ports}: be "
-            f"square in its last two axes if it has one port. But its shape is "
+            f"row_blocks: 'map_or_system' must have as many queries as keys{ports}: a tensor must "
+            f"be square in its last two axes if it has one port. But its shape is "
             f"{tuple(weights.shape)}. Name the ports of a map that has several: "
             f"dsf.row_blocks(map, outputs=..., inputs=...). Pass a part of a map as "
             f"dsf.evaluate.Rows, which names its query and key tokens."

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dsf.composite import Operator
-from dsf.evaluate import MapOrSystem
+from dsf.measures.fold import MapOrSystem
 from dsf.measures.row_reductions import Progress, Reduced, RowPass, RowReduction, name_of
 from dsf.saving import replace_file
 from dsf.transition.timeline import on_stored

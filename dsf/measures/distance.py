@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows
-from dsf.measures.fold import blocks, frobenius
+from dsf.argument_checks import checked
+from dsf.evaluate import Rows
+from dsf.measures.fold import MapOrSystem, blocks, frobenius
 
 
+@checked
 def map_distance(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """The Frobenius norm of the difference over that of ``first``. At least 0, ``nan`` for 0/0.
 
@@ -31,6 +33,7 @@ def map_distance(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*ba
     return apart / size
 
 
+@checked
 def largest_difference(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """The largest absolute difference of two entries.
 

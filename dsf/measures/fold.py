@@ -5,20 +5,23 @@ They take a matrix, a system whose map never fits, or the blocks themselves.
 
 from collections.abc import Callable, Iterable, Iterator
 from math import prod
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
 from dsf.algebra import converted
 from dsf.composite import Operator
-from dsf.evaluate import MapOrSystem, Rows, row_blocks
+from dsf.evaluate import Rows, row_blocks
 from dsf.evaluate.rows import SIZE
 from dsf.evaluate.scaled_norms import norm, safe_range
+from dsf.shapes import at_least
 from dsf.system import System
 
+Map = Inexact[Tensor, "*batch rows columns"]
+MapOrSystem = Map | Operator | Iterable[Rows]
 Look = Callable[[Rows], Tensor]
 NARROW = (torch.float16, torch.bfloat16, torch.complex32)
 ENTRIES = 1 << 25  # of one block of rows, over the whole batch: 128 MB in float32
@@ -34,6 +37,7 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
         TypeError: if the weights are whole numbers or truth values, or it is no map.
         ValueError: if the map has no rows or no columns.
     """
+    rows = None
     for rows in _blocks(widened(map_or_system), overwrites):
         if not isinstance(rows, Rows):
             raise TypeError(
@@ -42,6 +46,8 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
             )
         _measurable(rows.weights)
         yield rows._replace(weights=_wide(rows.weights).resolve_conj().resolve_neg())
+    if rows is None:
+        raise ValueError("measures: there are no blocks of rows, so there is nothing to measure.")
 
 
 def _blocks(map_or_system: MapOrSystem, overwrites: bool) -> Iterator[Rows]:
@@ -59,7 +65,9 @@ Source = TypeVar("Source", bound=MapOrSystem)
 
 
 def widened(map_or_system: Source) -> Source:
-    """A system in numbers of 16 bits in float32, anything else as it is."""
+    """A map or a system in numbers of 16 bits in float32, anything else as it is."""
+    if isinstance(map_or_system, Tensor):
+        return cast("Source", _wide(map_or_system))
     if isinstance(map_or_system, Operator) and map_or_system.dtype in NARROW:
         return converted(map_or_system, dtype=torch.float32)
     return map_or_system
@@ -85,6 +93,26 @@ def _measurable(weights: Tensor) -> None:
             f"measures: the map has {rows} rows and {columns} columns, so there is nothing to "
             f"measure. It needs at least one token."
         )
+
+
+def a_token(measure: str, name: str, token: int, map_or_system: object) -> int:
+    """``token``, if it is one of those that the map reads, as far as they are known beforehand.
+
+    Raises:
+        ValueError: if it is negative.
+        IndexError: if the map has fewer tokens.
+    """
+    at_least(0, measure, name, token)
+    tokens = None
+    if isinstance(map_or_system, Tensor):
+        tokens = map_or_system.shape[-1]
+    elif isinstance(map_or_system, Operator):
+        tokens = getattr(map_or_system, "read_steps", map_or_system.steps)
+    if tokens is not None and token >= tokens:
+        raise IndexError(
+            f"{measure}: '{name}' must be a token from 0 to {tokens - 1}, but it is {token}."
+        )
+    return min(token, 2**62)  # a larger one is none, and no number of torch
 
 
 def all_safe(largest: np.ndarray) -> bool:
@@ -128,7 +156,7 @@ def real(rows: Rows, measure: str) -> Tensor:
     """
     if rows.weights.is_complex():
         raise ValueError(
-            f"{measure}: signs need a real map, but this one is complex. Measure the magnitudes "
-            f"(map.abs()) or the real part (map.real) instead."
+            f"{measure}: signs need a real map, but 'map_or_system' is complex. Measure the "
+            f"magnitudes (map.abs()) or the real part (map.real) instead."
         )
     return rows.weights

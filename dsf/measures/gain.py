@@ -8,20 +8,22 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.algebra import adjoint
+from dsf.argument_checks import checked
 from dsf.composite import Operator, SystemSum
-from dsf.evaluate import MapOrSystem, respond
+from dsf.evaluate import respond
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.scaled_norms import norm
-from dsf.measures.fold import blocks, widened
+from dsf.measures.fold import MapOrSystem, blocks, widened
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import MASS, NORM
-from dsf.shapes import at_least
+from dsf.shapes import a_seed, at_least
 from dsf.system import System
 
 STEPS = 40
 STARTS = 2  # random signals from which a basis is built
 
 
+@checked
 def row_norms(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """The l2 norm of every row.
 
@@ -32,6 +34,7 @@ def row_norms(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     return size
 
 
+@checked
 def column_norms(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
     """The l2 norm of every column: how strongly a key is read by all queries together.
 
@@ -42,6 +45,7 @@ def column_norms(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]
     return reduce(torch.hypot, sizes)
 
 
+@checked
 def absolute_gain(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The l-infinity gain of the map: the largest sum of absolute weights in a row.
 
@@ -52,6 +56,7 @@ def absolute_gain(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     return mass.amax(dim=-1)
 
 
+@checked
 def energy_gain(
     map_or_system: MapOrSystem, *, steps: int = STEPS, seed: int = 0
 ) -> Shaped[Tensor, "*batch"]:
@@ -69,6 +74,7 @@ def energy_gain(
     tensor(4.)
     """
     at_least(1, "energy_gain", "steps", steps)
+    seed = a_seed("energy_gain", seed)
     source = widened(map_or_system)
     if isinstance(source, SystemSum) or (isinstance(source, System) and kept_rows(source) is None):
         smaller = source.steps * min(source.input_size, source.output_size)
@@ -81,7 +87,8 @@ def energy_gain(
 def _spectral(weights: Tensor) -> Tensor:
     if not bool(weights.isfinite().all()):
         raise ValueError(
-            "energy_gain: the map holds numbers that are NaN or infinite, so it has no gain."
+            "energy_gain: 'map_or_system' holds numbers that are NaN or infinite, so it has no "
+            "gain."
         )
     return torch.linalg.matrix_norm(weights, ord=2)
 

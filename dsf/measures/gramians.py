@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.evaluate.arguments import forward_form
 from dsf.system import System
 
 
+@checked
 def controllability_gramians(system: System) -> Shaped[Tensor, "*batch time state state"]:
     """P_t = A_t P_{t-1} A_tᴴ + B_t B_tᴴ with P_0 = 0: the energy that unit signals leave in h_t.
 
@@ -31,6 +33,7 @@ def controllability_gramians(system: System) -> Shaped[Tensor, "*batch time stat
     return _by_token(found, system)
 
 
+@checked
 def observability_gramians(system: System) -> Shaped[Tensor, "*batch time state state"]:
     """Q_t: the energy that a unit state h_t leaves in the responses after token t.
 

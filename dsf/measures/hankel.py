@@ -14,15 +14,17 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from dsf.algebra import with_conjugates
-from dsf.composite import ExplicitMap, SystemSum
+from dsf.argument_checks import checked
+from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows, whole_rows
 from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.windows.folding import fold
 from dsf.ingredients.softmax_rows import ExponentialRows
-from dsf.measures.fold import blocks, frobenius
+from dsf.measures.fold import Map, blocks, frobenius, widened
 from dsf.measures.numerical_rank import numerical_ranks, together
 from dsf.measures.score_pass import groups
+from dsf.shapes import a_share, above_zero
 from dsf.system import System
 
 TOLERANCE = 1e-10
@@ -34,8 +36,9 @@ GATHERED = 4
 """So many times as many writes or reads as states are gathered before they are made triangular."""
 
 
+@checked
 def hankel_singular_values(
-    map_or_system: Tensor | System | SystemSum | ExplicitMap,
+    map_or_system: Map | Operator,
     *,
     positions: Sequence[int] | None = None,
 ) -> Shaped[Tensor, "*batch positions order"]:
@@ -53,6 +56,7 @@ def hankel_singular_values(
         IndexError: if a position has no token after it.
         ValueError: if the map is not square or not finite, or the system runs backward.
     """
+    map_or_system = widened(map_or_system)
     chosen = _chosen(map_or_system, positions)
     if not ranks_from_states(map_or_system):
         return _of_blocks(_blocks(map_or_system, chosen))
@@ -65,8 +69,9 @@ def hankel_singular_values(
     return _of_system(system, chosen)
 
 
+@checked
 def hankel_ranks(
-    map_or_system: Tensor | System | SystemSum | ExplicitMap,
+    map_or_system: Map | Operator,
     *,
     tolerance: float = TOLERANCE,
     positions: Sequence[int] | None = None,
@@ -78,6 +83,8 @@ def hankel_ranks(
     position of a map, or of attention, the block is factorised once and decomposed only where
     bounds leave the number open: (time / 2)³ operations for each head at the middle token.
     """
+    a_share("hankel_ranks", "tolerance", tolerance)
+    map_or_system = widened(map_or_system)
     if positions is not None and len(positions) == 1 and not ranks_from_states(map_or_system):
         (token,) = _chosen(map_or_system, positions)
         rows = None if isinstance(map_or_system, Tensor) else whole_rows(map_or_system)
@@ -90,7 +97,7 @@ def hankel_ranks(
     return (values > tolerance * largest).sum(dim=-1)
 
 
-def ranks_from_states(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> bool:
+def ranks_from_states(map_or_system: Map | Operator) -> bool:
     """Whether the blocks are products of factors whose inner size is the number of states.
 
     Elsewhere, as for maps and for attention, ranks are those of the blocks themselves.
@@ -98,20 +105,18 @@ def ranks_from_states(map_or_system: Tensor | System | SystemSum | ExplicitMap) 
     return isinstance(map_or_system, System) and kept_rows(map_or_system) is None
 
 
-def _steps(map_or_system: Tensor | System | SystemSum | ExplicitMap) -> int:
+def _steps(map_or_system: Map | Operator) -> int:
     if isinstance(map_or_system, Tensor):
         if map_or_system.shape[-1] != map_or_system.shape[-2]:
             raise ValueError(
-                f"hankel_singular_values: needs a square map, but its shape is "
+                f"hankel_singular_values: 'map_or_system' must be a square map, but its shape is "
                 f"{tuple(map_or_system.shape)}."
             )
         return map_or_system.shape[-1]
     return map_or_system.steps
 
 
-def _chosen(
-    map_or_system: Tensor | System | SystemSum | ExplicitMap, positions: Sequence[int] | None
-) -> list[int]:
+def _chosen(map_or_system: Map | Operator, positions: Sequence[int] | None) -> list[int]:
     steps = _steps(map_or_system)
     chosen = list(range(steps - 1)) if positions is None else list(positions)
     if not chosen or min(chosen) < 0 or max(chosen) >= steps - 1:
@@ -122,9 +127,7 @@ def _chosen(
     return chosen
 
 
-def _blocks(
-    map_or_system: Tensor | System | SystemSum | ExplicitMap, positions: list[int]
-) -> list[Tensor]:
+def _blocks(map_or_system: Map | Operator, positions: list[int]) -> list[Tensor]:
     """The Hankel block after each position, from the rows after the first of them alone."""
     start = min(positions) + 1
     outputs, inputs = 1, 1
@@ -172,8 +175,8 @@ def _check_finite(block: Tensor) -> None:
         finite = all(bool(end.isfinite()) for end in block.aminmax())
     if not finite:
         raise ValueError(
-            "hankel_singular_values: the map holds numbers that are NaN or infinite, so it has no "
-            "singular values."
+            "hankel_singular_values: 'map_or_system' holds numbers that are NaN or infinite, so it "
+            "has no singular values."
         )
 
 
@@ -229,9 +232,8 @@ def _triangular(tall: Shaped[Tensor, "*batch rows state"]) -> Shaped[Tensor, "*b
     return torch.nn.functional.pad(found, (0, 0, 0, found.shape[-1] - found.shape[-2]))
 
 
-def states_needed(
-    map_or_system: Tensor | System | ExplicitMap, *, error: float
-) -> Int[Tensor, "*batch"]:
+@checked
+def states_needed(map_or_system: Map | Operator, *, error: float) -> Int[Tensor, "*batch"]:
     """The smallest number of states that approximates the map to a relative ``error``.
 
     The error is in Frobenius norm, relative to that of the map; one number for every map of the
@@ -241,11 +243,10 @@ def states_needed(
     Raises:
         ValueError: if ``error`` is not above 0, or the map holds NaN or infinite numbers.
     """
-    if not error > 0:
-        raise ValueError(f"states_needed: 'error' must be above 0, but it is {error}.")
+    error = above_zero("states_needed", "error", error)
     size = frobenius(rows.weights for rows in blocks(map_or_system))
     if not bool(size.isfinite().all()):
-        raise ValueError("states_needed: the map holds numbers that are NaN or infinite.")
+        raise ValueError("states_needed: 'map_or_system' holds numbers that are NaN or infinite.")
     # relative to the map before they are squared, so that no square leaves the range
     unit = torch.where(size > 0, size, 1)[..., None, None]
     energy = (hankel_singular_values(map_or_system) / unit).square().sum(dim=-2)

@@ -17,13 +17,15 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows
-from dsf.measures.fold import per_row, real
+from dsf.argument_checks import checked
+from dsf.evaluate import Rows
+from dsf.measures.fold import MapOrSystem, a_token, per_row, real
 from dsf.shapes import ShapeError
 
 Candidates = Callable[[Rows], Bool[Tensor, "*sample rows columns"]]
 
 
+@checked
 def previous_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tensor, "*batch"]:
     """Share of the weight on the token just before, from 0 to 1; from -1 to 1 with ``net``.
 
@@ -33,6 +35,7 @@ def previous_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[T
     return _mean_share("previous_token", map_or_system, lambda rows: rows.lag == 1, net)
 
 
+@checked
 def first_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tensor, "*batch"]:
     """Share of the weight that later tokens put on the first, 0 to 1; -1 to 1 with ``net``."""
     return _mean_share(
@@ -40,11 +43,13 @@ def first_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tens
     )
 
 
+@checked
 def self_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tensor, "*batch"]:
     """Share of the weight that every token puts on itself, 0 to 1; -1 to 1 with ``net``."""
     return _mean_share("self_token", map_or_system, lambda rows: rows.lag == 0, net)
 
 
+@checked
 def duplicate_token(
     map_or_system: MapOrSystem, tokens: Int[Tensor, "*sample time"], *, net: bool = False
 ) -> Shaped[Tensor, "*batch"]:
@@ -68,6 +73,7 @@ def duplicate_token(
     return _mean_share("duplicate_token", map_or_system, copies, net, tokens)
 
 
+@checked
 def induction(
     map_or_system: MapOrSystem, tokens: Int[Tensor, "*sample time"], *, net: bool = False
 ) -> Shaped[Tensor, "*batch"]:
@@ -93,6 +99,7 @@ def induction(
     return _mean_share("induction", map_or_system, followers, net, tokens)
 
 
+@checked
 def needle(
     map_or_system: MapOrSystem, *, written: int, read: int, net: bool = False
 ) -> Shaped[Tensor, "*batch"]:
@@ -103,6 +110,8 @@ def needle(
     Raises:
         IndexError: if the map has no such tokens, which are counted from 0.
     """
+    a_token("needle", "written", written, None)
+    a_token("needle", "read", read, map_or_system)
     found = []
 
     def place(rows: Rows) -> Tensor:
@@ -119,6 +128,7 @@ def needle(
     return share
 
 
+@checked
 def copying(
     map_or_system: MapOrSystem, effects: Shaped[Tensor, "*sample read"]
 ) -> Shaped[Tensor, "*batch"]:

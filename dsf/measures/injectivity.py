@@ -8,8 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dsf.argument_checks import checked
+from dsf.shapes import a_share, above_zero
+
 Row = Callable[[Tensor], Tensor]
 FACTOR = 2.5
+SINGLE = 4  # bytes of a number for which torch has decompositions and distances
 FAR_BELOW = -40.0  # e^q is nothing beside 1 in float64
 
 
@@ -21,6 +25,7 @@ class KeyRank(NamedTuple):
     margin: Float[Tensor, "*batch"]
 
 
+@checked
 def key_rank(key: Float[Tensor, "*batch tokens key"], *, tolerance: float = 1e-9) -> KeyRank:
     """Rank of [K, 1] and its smallest singular value.
 
@@ -30,6 +35,8 @@ def key_rank(key: Float[Tensor, "*batch tokens key"], *, tolerance: float = 1e-9
 
     Source: InLine attention, arXiv:2412.06590, proposition on softmax; the condition is sharp.
     """
+    a_share("key_rank", "tolerance", tolerance)
+    key = _finite("key_rank", "key", key)
     ones = torch.ones_like(key[..., :1])
     values = torch.linalg.svdvals(torch.cat([key, ones], dim=-1))
     rank = (values > tolerance * values.amax(dim=-1, keepdim=True)).sum(dim=-1)
@@ -38,6 +45,7 @@ def key_rank(key: Float[Tensor, "*batch tokens key"], *, tolerance: float = 1e-9
     return KeyRank(rank, full, margin)
 
 
+@checked
 def jacobian_rank(
     row: Row, query: Float[Tensor, "queries key"], *, tolerance: float = 1e-6
 ) -> Int[Tensor, " queries"]:
@@ -46,14 +54,23 @@ def jacobian_rank(
     If it is below the key width, some direction of the query does not change the weights. Singular
     values below ``tolerance`` times the largest count as zero; a constant row has rank 0.
     """
+    a_share("jacobian_rank", "tolerance", tolerance)
+    _finite("jacobian_rank", "query", query)
     ranks = []
     for single in query:
-        jacobian = torch.autograd.functional.jacobian(row, single)
+        jacobian = torch.autograd.functional.jacobian(_one_row(row), single)
+        if not bool(jacobian.isfinite().all()):
+            raise ValueError(
+                "jacobian_rank: the derivatives of 'row' are NaN or infinite at a query, so they "
+                "have no rank there. Use a function that is differentiable at every query."
+            )
+        jacobian = jacobian.float() if jacobian.dtype.itemsize < SINGLE else jacobian
         values = torch.linalg.svdvals(jacobian)
         ranks.append(((values > tolerance * values.max()) & (values > 0)).sum())
     return torch.stack(ranks)
 
 
+@checked
 def confusions(
     weights: Float[Tensor, "queries tokens"],
     query: Float[Tensor, "queries key"],
@@ -69,14 +86,28 @@ def confusions(
     of the root-mean-square distance to the mean row, so that it does not depend on how flat the
     rows are.
     """
-    limit = weights_within
+    for name, given in (("weights_within", weights_within), ("queries_beyond", queries_beyond)):
+        if not 0 <= given < math.inf:
+            raise ValueError(
+                f"confusions: '{name}' must be a distance, finite and at least 0, but it is {given}."
+            )
+    weights, query = (
+        _finite("confusions", *each) for each in (("weights", weights), ("query", query))
+    )
+    limit: float | Tensor = float(weights_within)
     if relative:
-        limit = weights_within * (weights - weights.mean(dim=0)).norm(dim=-1).square().mean().sqrt()
+        limit = (
+            float(weights_within)
+            * (weights - weights.mean(dim=0)).norm(dim=-1).square().mean().sqrt()
+        )
     near = torch.cdist(weights, weights, compute_mode="donot_use_mm_for_euclid_dist") < limit
-    apart = torch.cdist(query, query, compute_mode="donot_use_mm_for_euclid_dist") > queries_beyond
+    apart = torch.cdist(query, query, compute_mode="donot_use_mm_for_euclid_dist") > float(
+        queries_beyond
+    )
     return int((near & apart).triu(1).sum())
 
 
+@checked
 def distance_ratios(
     weights: Float[Tensor, "queries tokens"], query: Float[Tensor, "queries key"]
 ) -> Float[Tensor, " pairs"]:
@@ -85,10 +116,19 @@ def distance_ratios(
     If the smallest is zero, the map gives two different queries the same row. Pairs of equal
     queries are left out.
     """
+    weights, query = (
+        _finite("distance_ratios", *each) for each in (("weights", weights), ("query", query))
+    )
     apart = torch.pdist(query)
+    if not bool(apart.isfinite().all()):
+        raise ValueError(
+            "distance_ratios: the distances of 'query' are too large for its number type. Divide "
+            "the queries by their largest entry first."
+        )
     return (torch.pdist(weights)[apart > 0] / apart[apart > 0]).sort().values
 
 
+@checked
 def colliding_query(
     query: Float[Tensor, "*batch key"], *, feature_map: str, factor: float = FACTOR
 ) -> Float[Tensor, "*batch key"]:
@@ -103,8 +143,11 @@ def colliding_query(
     >>> colliding_query(torch.tensor([1.0, -2.0]), feature_map="identity", factor=2.0)
     tensor([ 2., -4.])
     """
-    if not factor > 0 or factor == 1:
-        raise ValueError(f"colliding_query: 'factor' must be above 0 and not 1, but is {factor}.")
+    factor = above_zero("colliding_query", "factor", factor)
+    if factor == 1:
+        raise ValueError(
+            "colliding_query: 'factor' must not be 1, which gives the same query again."
+        )
     if feature_map in ("identity", "relu"):
         return factor * query
     if feature_map == "elu_plus_one":
@@ -120,6 +163,38 @@ def colliding_query(
         above = scaled + torch.log(-torch.expm1(-scaled))
         return torch.where(query < FAR_BELOW, query + math.log(factor), above)
     raise ValueError(
-        f"colliding_query: no collision is known for '{feature_map}'; known are identity, relu, "
+        f"colliding_query: no collision is known for 'feature_map' {feature_map!r}; known are "
+        f"identity, relu, "
         f"elu_plus_one, exp and softplus."
     )
+
+
+def _finite(owner: str, name: str, value: Tensor) -> Tensor:
+    """``value`` in at least 32 bits.
+
+    Raises:
+        ValueError: if it holds NaN or infinite numbers.
+    """
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{owner}: '{name}' holds numbers that are NaN or infinite.")
+    return value.float() if value.dtype.itemsize < SINGLE else value
+
+
+def _one_row(row: Row) -> Row:
+    """The function, whose result must be one row.
+
+    Raises:
+        TypeError: if it gives anything else than a tensor with one axis.
+    """
+
+    def checked_row(query: Tensor) -> Tensor:
+        found = row(query)
+        if not isinstance(found, Tensor) or found.ndim != 1:
+            came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(
+                f"jacobian_rank: 'row' must give a tensor with one axis, the weights of one query, "
+                f"but it gave {came}."
+            )
+        return found
+
+    return checked_row

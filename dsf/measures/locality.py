@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows
+from dsf.argument_checks import checked
+from dsf.evaluate import Rows
 from dsf.evaluate.windows.folding import fold
-from dsf.measures.fold import per_row
+from dsf.measures.fold import MapOrSystem, per_row
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import BY_LAG, DISTANCE, MASS, near
 from dsf.shapes import at_least
@@ -16,8 +17,11 @@ from dsf.system import System
 
 BLOCK = 256
 HALF = 0.5
+LONGEST = 2**62
+"""Distances beyond it are beyond the numbers of torch, and no map is as long."""
 
 
+@checked
 def window_mass(map_or_system: Measured, *, width: int) -> Shaped[Tensor, "*batch rows"]:
     """Share of a row's absolute weight that falls on its last ``width`` tokens, its own included.
 
@@ -29,11 +33,12 @@ def window_mass(map_or_system: Measured, *, width: int) -> Shaped[Tensor, "*batc
     >>> window_mass(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]), width=1)
     tensor([1.0000, 0.7500, 0.2500])
     """
-    _at_least_one("window_mass", width)
+    width = _at_least_one("window_mass", width)
     close, everything = reduced(map_or_system, near(width), MASS, measure="window_mass")
     return close / everything
 
 
+@checked
 def window_sums(system: System, *, width: int) -> Shaped[Tensor, "*batch rows"]:
     """The signed sum of the last ``width`` entries of every row, its own token included.
 
@@ -43,7 +48,7 @@ def window_sums(system: System, *, width: int) -> Shaped[Tensor, "*batch rows"]:
     Raises:
         ValueError: if ``width`` is below 1, or the system runs backward.
     """
-    _at_least_one("window_sums", width)
+    width = _at_least_one("window_sums", width)
     if system.runs_backward:
         raise ValueError("window_sums: needs a causal system, but this one runs backward.")
     boundaries = [*range(0, system.steps, BLOCK), system.steps]
@@ -61,6 +66,7 @@ def _band(system: System, start: int, stop: int, width: int) -> Tensor:
     return (weights * inside).sum(dim=-1)[..., written >= start]
 
 
+@checked
 def neighbourhood_mass(
     map_or_system: MapOrSystem, *, grid: tuple[int, int], radius: int = 1
 ) -> Shaped[Tensor, "*batch rows"]:
@@ -77,6 +83,8 @@ def neighbourhood_mass(
     tensor(1.)
     """
 
+    radius = _check_grid("neighbourhood_mass", grid, radius)
+
     def share(rows: Rows) -> Tensor:
         weight = rows.weights.abs()
         _fills(grid, int(rows.read.max()) + 1)
@@ -86,6 +94,7 @@ def neighbourhood_mass(
     return per_row(map_or_system, share)
 
 
+@checked
 def uniform_neighbourhood(
     *, grid: tuple[int, int], radius: int = 1, edge_aware: bool = True, extra_tokens: int = 0
 ) -> float:
@@ -98,6 +107,8 @@ def uniform_neighbourhood(
     >>> round(uniform_neighbourhood(grid=(14, 14), edge_aware=False, extra_tokens=1), 4)
     0.0457
     """
+    radius = _check_grid("uniform_neighbourhood", grid, radius)
+    at_least(0, "uniform_neighbourhood", "extra_tokens", extra_tokens)
     height, width = grid
     tokens = height * width
     if not edge_aware:
@@ -107,6 +118,7 @@ def uniform_neighbourhood(
     return around / (tokens + extra_tokens)
 
 
+@checked
 def mean_distance(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """Mean distance of the keys that a query reads, in tokens, weighted by absolute weight.
 
@@ -120,6 +132,7 @@ def mean_distance(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     return distance / everything
 
 
+@checked
 def mass_by_lag(map_or_system: Measured) -> Shaped[Tensor, "*batch time"]:
     """Mean absolute weight at every lag 0, 1, ... in tokens, over the rows that reach that far.
 
@@ -132,6 +145,7 @@ def mass_by_lag(map_or_system: Measured) -> Shaped[Tensor, "*batch time"]:
     return sums / counts
 
 
+@checked
 def half_life(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The smallest lag, in tokens, up to which half of the mass by lag lies.
 
@@ -146,8 +160,14 @@ def half_life(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     return torch.where(reached.isnan().any(dim=-1), -1, found)
 
 
-def _at_least_one(measure: str, width: int) -> None:
-    at_least(1, measure, "width", width, " token")
+def _at_least_one(measure: str, width: int) -> int:
+    return min(at_least(1, measure, "width", width, " token"), LONGEST)
+
+
+def _check_grid(measure: str, grid: tuple[int, int], radius: int) -> int:
+    for place, size in enumerate(grid):
+        at_least(1, measure, f"grid[{place}]", size)
+    return min(at_least(0, measure, "radius", radius), LONGEST)
 
 
 def _fills(grid: tuple[int, int], tokens: int) -> None:

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows
+from dsf.argument_checks import checked
+from dsf.evaluate import Rows
 from dsf.evaluate.cache import kept_rows
 from dsf.kernels import availability
-from dsf.measures.fold import total
+from dsf.measures.fold import MapOrSystem, total
 from dsf.system import System
 from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
 
@@ -17,6 +18,7 @@ TOKENS = 32
 """Tokens whose coefficients are formed at a time."""
 
 
+@checked
 def off_diagonal_energy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """The sum of squared magnitudes of all weights between different tokens. At least 0.
 

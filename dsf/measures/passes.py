@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import Operator
-from dsf.evaluate import MapOrSystem, respond
+from dsf.evaluate import respond
 from dsf.evaluate.compiled import compiles, stored_parts
 from dsf.evaluate.heads import Heads, heads_of
 from dsf.evaluate.loops.rows import is_diagonal
@@ -19,7 +19,7 @@ from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.kernels import applies
 from dsf.measures.checkpointing import Checkpoint, checkpointed
 from dsf.measures.diagonal_pass import DiagonalPass
-from dsf.measures.fold import widened
+from dsf.measures.fold import MapOrSystem, widened
 from dsf.measures.head_pass import HeadPass
 from dsf.measures.row_reductions import (
     NORM,

@@ -4,12 +4,14 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows
-from dsf.measures.fold import per_row, real
+from dsf.argument_checks import checked
+from dsf.evaluate import Rows
+from dsf.measures.fold import MapOrSystem, per_row, real
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import AHEAD, BEHIND, COLUMNS, MASS, in_reach, lowest, negative
 
 
+@checked
 def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """Total weight of the negative entries, as a positive number. 0 for softmax attention.
 
@@ -20,6 +22,7 @@ def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     return weight.sum(dim=-1)
 
 
+@checked
 def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """Share of the absolute weight that is negative, between 0 and 1; ``nan`` for a zero map.
 
@@ -32,6 +35,7 @@ def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     return below.sum(dim=-1) / everything.sum(dim=-1)
 
 
+@checked
 def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """Share of the entries that are negative, between 0 and 1.
 
@@ -52,6 +56,7 @@ def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     return below.sum(dim=-1) / in_reach(*tokens).sum(dim=-1)
 
 
+@checked
 def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The smallest entry of the map; negative if any entry is.
 
@@ -62,6 +67,7 @@ def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     return entry.amin(dim=-1)
 
 
+@checked
 def convexity_defect(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """The l1 distance of every row from the nearest probability vector.
 

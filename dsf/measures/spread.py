@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem, Rows
+from dsf.argument_checks import checked
+from dsf.evaluate import Rows
 from dsf.evaluate.scaled_norms import norm
-from dsf.measures.fold import blocks, per_row
+from dsf.measures.fold import MapOrSystem, blocks, per_row
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import (
     AHEAD,
@@ -20,6 +21,7 @@ from dsf.measures.row_reductions import (
 )
 
 
+@checked
 def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """Shannon entropy of every row's absolute weights, normalised to sum one, in nats.
 
@@ -34,6 +36,7 @@ def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     return (size.log() - surprise / size).clamp(min=0)
 
 
+@checked
 def effective_tokens(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """The effective number of tokens that a row reads: the exponential of its entropy, 1 ... time.
 
@@ -43,6 +46,7 @@ def effective_tokens(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     return row_entropy(map_or_system).exp()
 
 
+@checked
 def effective_rank(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """The exponential of the entropy of the singular values, normalised to sum one: 1 ... time.
 
@@ -62,14 +66,15 @@ def effective_rank(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     weights = torch.cat(parts, dim=-2)
     if not bool(weights.isfinite().all()):
         raise ValueError(
-            "effective_rank: the map holds numbers that are NaN or infinite, so it has no singular "
-            "values."
+            "effective_rank: 'map_or_system' holds numbers that are NaN or infinite, so it has no "
+            "singular values."
         )
     values = torch.linalg.svdvals(weights)
     share = values / values.sum(dim=-1, keepdim=True)
     return _entropy(share).exp()
 
 
+@checked
 def uniformity_gap(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     """The l2 distance of every row from uniform weights 1/n over the n tokens that it may read.
 
@@ -92,6 +97,7 @@ def uniformity_gap(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
     return torch.where((ahead == 0).all(dim=-1, keepdim=True), if_causal, otherwise)
 
 
+@checked
 def uniform_share(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """Share of a row's energy that lies in its uniform part: (row sum)² / (n |row|²).
 

@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.evaluate.arguments import forward_form
 from dsf.system import System
 
 
+@checked
 def product_norms(system: System) -> Shaped[Tensor, "*batch time"]:
     r"""Spectral norms of :math:`A_t \cdots A_1`: the largest norm that a unit state can have left.
 
@@ -36,6 +38,7 @@ def _norms(system: System) -> Iterator[Tensor]:
         yield torch.where(finite, found, torch.nan)
 
 
+@checked
 def memory_horizon(system: System, *, level: float = 0.5) -> Int[Tensor, "*batch"]:
     r"""Tokens until the largest unit state at the start of the recurrence has shrunk to ``level``.
 
@@ -56,6 +59,7 @@ def memory_horizon(system: System, *, level: float = 0.5) -> Int[Tensor, "*batch
     return torch.where(ends.any(dim=-1) & broken, -1, found)
 
 
+@checked
 def lyapunov_exponents(system: System) -> Shaped[Tensor, "*batch state"]:
     """Mean growth rate of the state in nats per token, one for each direction, largest first.
 
@@ -75,6 +79,7 @@ def lyapunov_exponents(system: System) -> Shaped[Tensor, "*batch state"]:
     return (grown / system.steps).sort(dim=-1, descending=True).values
 
 
+@checked
 def transition_eigenvalues(system: System) -> Shaped[Tensor, "*batch time state"]:
     """Eigenvalues of every A_t, complex.
 

@@ -14,12 +14,15 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.algebra import split_at, with_conjugates
+from dsf.argument_checks import checked
 from dsf.coefficient import dense_of
-from dsf.composite import ExplicitMap, SystemSum
+from dsf.composite import Operator
 from dsf.evaluate import fold
 from dsf.evaluate.arguments import check_signal, forward_form
 from dsf.evaluate.cache import kept_rows
+from dsf.measures.fold import Map
 from dsf.measures.hankel import hankel_singular_values
+from dsf.shapes import above_zero
 from dsf.system import System
 
 NOISE = 2.0**-8
@@ -30,8 +33,9 @@ TOGETHER = 64
 """How many tokens are gone through at a time."""
 
 
+@checked
 def occupancy(
-    map_or_system: Tensor | System | SystemSum | ExplicitMap,
+    map_or_system: Map | Operator,
     *,
     positions: Sequence[int] | None = None,
 ) -> Shaped[Tensor, "*batch positions"]:
@@ -62,7 +66,7 @@ def occupancy(
     return torch.stack(shares, dim=-1)
 
 
-def _available(map_or_system: Tensor | System | SystemSum | ExplicitMap, token: int) -> int:
+def _available(map_or_system: Map | Operator, token: int) -> int:
     """The number of states of a system; else the smaller side of the Hankel block."""
     if isinstance(map_or_system, System) and kept_rows(map_or_system) is None:
         return map_or_system.state_size
@@ -72,6 +76,7 @@ def _available(map_or_system: Tensor | System | SystemSum | ExplicitMap, token: 
     return min(before, (map_or_system.steps - token - 1) * map_or_system.output_size)
 
 
+@checked
 def forgetting(
     system: System,
     *,
@@ -152,6 +157,7 @@ def _sizes(system: System, followed: Sequence[int]) -> list[Shaped[Tensor, "*bat
     return found
 
 
+@checked
 def retained(
     system: System, *, at: int = -1, noise: float = NOISE
 ) -> Shaped[Tensor, "*batch time"]:
@@ -185,6 +191,7 @@ def retained(
     return together
 
 
+@checked
 def interference(
     system: System, *, at: int = -1, noise: float = NOISE
 ) -> Shaped[Tensor, "*batch time"]:
@@ -213,8 +220,7 @@ def interference(
 
 def _readable(owner: str, system: System, at: int, noise: float) -> tuple[Tensor, Tensor]:
     """What is readable of each token: among all tokens, and if it alone had written."""
-    if not noise > 0:
-        raise ValueError(f"{owner}: 'noise' must be above 0, but it is {noise}.")
+    noise = above_zero(owner, "noise", noise)
     if not -system.steps <= at < system.steps:
         raise IndexError(
             f"{owner}: at={at}, but the {system.steps} tokens are numbered from 0 to "
@@ -241,6 +247,7 @@ def _readable(owner: str, system: System, at: int, noise: float) -> tuple[Tensor
     return found[0], found[1]
 
 
+@checked
 def state_norm(
     system: System,
     signal: Shaped[Tensor, "*batch time input channel"],

@@ -8,7 +8,8 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import MapOrSystem
+from dsf.argument_checks import checked
+from dsf.measures.fold import MapOrSystem
 from dsf.measures.passes import WHOLE, one_pass
 from dsf.measures.row_reductions import Progress, Requested, RowReduction
 
@@ -36,6 +37,7 @@ class Streamed:
     visited: float
 
 
+@checked
 def streamed(
     map_or_system: MapOrSystem,
     *measures: Measure,
@@ -107,7 +109,7 @@ def reductions_of(measures: Sequence[Measure]) -> tuple[RowReduction, ...]:
         except (TypeError, AttributeError) as reason:
             name = getattr(measure, "__name__", repr(measure))
             raise TypeError(
-                f"streamed: {name} cannot be computed row by row in one pass ({reason}). Call it "
+                f"streamed: 'measures' holds {name}, which cannot be computed row by row in one pass ({reason}). Call it "
                 f"separately, with the map or the system."
             ) from reason
     return tuple(dict.fromkeys(asked.wanted))

@@ -7,15 +7,17 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.algebra import adjoint
+from dsf.argument_checks import checked
 from dsf.composite import ExplicitMap, SystemSum, at_rest
-from dsf.evaluate import MapOrSystem, respond
+from dsf.evaluate import respond
 from dsf.evaluate.cache import kept_rows
-from dsf.measures.fold import total, widened
+from dsf.measures.fold import MapOrSystem, total, widened
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import AHEAD, SUM
 from dsf.system import System
 
 
+@checked
 def row_sums(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """The signed sum of every row: the response to a constant signal of ones.
 
@@ -42,6 +44,7 @@ def _response_to_ones(system: System | SystemSum | ExplicitMap) -> Tensor:
     return response.flatten(-3, -2).squeeze(-1)
 
 
+@checked
 def row_sum_spread(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The largest row sum minus the smallest. At least 0; 0 when every row sums to the same.
 
@@ -60,6 +63,7 @@ def row_sum_spread(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     return sums.amax(dim=-1) - sums.amin(dim=-1)
 
 
+@checked
 def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
     """The signed sum of every column: the total weight with which a key is read by all queries.
 
@@ -74,6 +78,7 @@ def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
     return total(map_or_system, lambda rows: rows.weights.sum(dim=-2))
 
 
+@checked
 def largest_ahead(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     """The largest absolute weight above the diagonal: 0 for a causal map.
 

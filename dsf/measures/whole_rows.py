@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dsf.composite import Operator
-from dsf.evaluate import MapOrSystem, Rows
+from dsf.evaluate import Rows
 from dsf.kernels import applies
-from dsf.measures.fold import all_safe, blocks
+from dsf.measures.fold import MapOrSystem, all_safe, blocks
 from dsf.measures.row_reductions import (
     BY_LAG,
     KINDS,

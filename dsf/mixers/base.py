@@ -1,7 +1,6 @@
 """The base class of all mixers: fields checked by axis name, a system, a signal."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
@@ -11,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import Operator
-from dsf.shapes import ShapeError, agree, has_axes
+from dsf.shapes import ShapeError, agree, has_axes, named_sizes
 
 Kind = TypeVar("Kind", bound="Mixer")
 
@@ -81,7 +80,7 @@ def check_axes(mixer: Mixer) -> None:
                 f"but it is {type(part).__name__}."
             )
         has_axes(owner, field.name, tuple(part.shape), axes)
-        for axis, label, size in _sizes(field.name, axes, tuple(part.shape)):
+        for axis, label, size in named_sizes(field.name, axes, tuple(part.shape)):
             seen.setdefault(axis, {})[label] = size
         devices[field.name] = str(part.device)
     for axis, parts in seen.items():
@@ -101,24 +100,3 @@ def axes_of(annotation: Any) -> str | None:
 
 def _may_be_absent(annotation: Any) -> bool:
     return type(None) in get_args(annotation)
-
-
-def _sizes(
-    part: str, axes: str, shape: tuple[int, ...]
-) -> Iterator[tuple[str, str, int | tuple[int, ...]]]:
-    """Every axis with its label in messages and its size; a starred name takes the other axes.
-
-    A number among the axis names is a required size.
-    """
-    words = axes.split()
-    starred = next((k for k, word in enumerate(words) if word.startswith("*")), len(words))
-    after = len(words) - starred - 1
-    for k, word in enumerate(words):
-        label = f"{part} (axis {k})" if word in words[:k] else part
-        if k == starred:
-            yield word.lstrip("*"), label, shape[starred : len(shape) - after]
-        else:
-            size = shape[k] if k < starred else shape[k - len(words)]
-            yield word, label, size
-            if word.isdigit():
-                yield word, "the rule", int(word)

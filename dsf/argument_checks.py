@@ -1,0 +1,411 @@
+"""Arguments checked before the work, by the annotations of the function that takes them.
+
+The annotation of a parameter already says what is expected: ``checked`` reads it once and words the
+error, so that no function repeats it. What an annotation cannot say, such as a range, stays in the
+function.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cache, wraps
+from inspect import Parameter, signature
+from math import isnan
+from numbers import Real
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+import torch
+from jaxtyping import AbstractArray
+from torch import Tensor
+
+from dsf.shapes import ShapeError, Size, agree, has_axes, named_sizes
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+Judge = Callable[[str, str, Any], None]
+
+WORDS = {
+    "System": "a System such as layer.system",
+    "ExplicitMap": "an ExplicitMap",
+    "SystemSum": "a SystemSum",
+    "Inspection": "an inspection such as dsf.inspect gives",
+    "InspectedLayer": "a layer of an inspection such as inspection[0]",
+    "Table": "a table such as inspection.measure() gives",
+    "Module": "a torch module",
+    "Generator": "a generator such as torch.Generator()",
+    "Path": "a path",
+    "dtype": "a number type such as torch.float32",
+    "device": "a torch device",
+    "slice": "a slice",
+    "Axes": "axes of matplotlib",
+}
+"""How a class is told; ``""`` stands for one that only the library itself passes on."""
+NUMBERS = {"Float": "real numbers", "Inexact": "real or complex numbers", "Int": "whole numbers"}
+SEVERAL = {"a whole number": "whole numbers", "a text": "texts", "a number": "numbers"}
+
+
+def checked(function: Callable[P, Result]) -> Callable[P, Result]:
+    """The function, which first compares its arguments with their annotations.
+
+    Tensors are compared in their number type, in their axes, and in the sizes of those that bear
+    the same name. Nothing is converted.
+
+    >>> @checked
+    ... def window(width: int) -> int:
+    ...     return width
+    >>> window("a")
+    Traceback (most recent call last):
+    TypeError: window: 'width' must be a whole number, but it is 'a'.
+    """
+
+    @wraps(function)
+    def with_checks(*args: P.args, **kwargs: P.kwargs) -> Result:
+        check_call(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return with_checks
+
+
+def check_call(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Raise unless every argument is what ``function`` says it takes.
+
+    Raises:
+        TypeError: for another kind of value or another number type.
+        ShapeError: for other axes, sizes that differ, or a tensor without an entry.
+        ValueError: for a value that is not one of those allowed, NaN, or a tensor without numbers.
+    """
+    owner, plan = function.__name__, _plan(function)
+    tensors: list[tuple[str, str, Tensor]] = []
+    for argument in plan:
+        if argument.many:
+            given = args[argument.position :]
+        elif argument.name in kwargs:
+            given = (kwargs[argument.name],)
+        elif argument.by_position:
+            given = args[argument.position : argument.position + 1]
+        else:
+            continue
+        for value in given:
+            argument.rule.check(owner, argument.name, value)
+            if argument.axes is not None and isinstance(value, Tensor):
+                tensors.append((argument.name, argument.axes, value))
+    if len(tensors) > 1:
+        _agree(owner, tensors)
+
+
+class _Argument(NamedTuple):
+    name: str
+    position: int
+    by_position: bool
+    many: bool
+    rule: "Rule"
+    axes: str | None
+
+
+@cache
+def _plan(function: Callable[..., Any]) -> tuple[_Argument, ...]:
+    found = []
+    for position, parameter in enumerate(signature(function).parameters.values()):
+        rule = rule_of(parameter.annotation)
+        if rule is not None and parameter.kind is not Parameter.VAR_KEYWORD:
+            found.append(
+                _Argument(
+                    parameter.name,
+                    position,
+                    parameter.kind is not Parameter.KEYWORD_ONLY,
+                    parameter.kind is Parameter.VAR_POSITIONAL,
+                    rule,
+                    _compared_axes(parameter.annotation),
+                )
+            )
+    return tuple(found)
+
+
+def _agree(owner: str, tensors: list[tuple[str, str, Tensor]]) -> None:
+    seen: dict[str, dict[str, Size]] = {}
+    for name, axes, value in tensors:
+        for axis, label, size in named_sizes(name, axes, tuple(value.shape)):
+            seen.setdefault(axis, {})[label] = size
+    for axis, sizes in seen.items():
+        agree(owner, axis.lstrip("*"), **sizes)
+
+
+def _compared_axes(annotation: Any) -> str | None:
+    """The names of the axes whose sizes are compared with those of other arguments."""
+    arrays = [each for each in _members(annotation) if _is_array(each)]
+    axes = arrays[0].dim_str if len(arrays) == 1 else "..."
+    return None if "..." in axes or "#" in axes else axes
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one kind of value is called, how it is told, and what is wrong within the kind."""
+
+    words: str
+    fits: Callable[[Any], bool]
+    judge: Judge | None = None
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raise unless ``value`` is of this kind and nothing is wrong with it."""
+        if not self.fits(value):
+            raise TypeError(
+                f"{owner}: '{name}' must be {self.words}, but it is {shown(value)}."
+                f"{_cure(self.words, value)}"
+            )
+        if self.judge is not None:
+            self.judge(owner, name, value)
+
+
+def rule_of(annotation: Any) -> Rule | None:
+    """The rule that an annotation states; None for one that says nothing checkable."""
+    members = _members(annotation)
+    if len(members) > 1:
+        return _any_of([_of_one(each) for each in members])
+    return _of_one(members[0])
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    if isinstance(annotation, TypeVar):
+        return _members(annotation.__bound__)
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(one for each in get_args(annotation) for one in _members(each))
+    return (annotation,)
+
+
+def _any_of(rules: list[Rule | None]) -> Rule | None:
+    known = [rule for rule in rules if rule is not None]
+    if len(known) < len(rules):
+        return None
+    words = list(dict.fromkeys(rule.words for rule in known if rule.words))
+
+    def judge(owner: str, name: str, value: Any) -> None:
+        first = next(rule for rule in known if rule.fits(value))
+        if first.judge is not None:
+            first.judge(owner, name, value)
+
+    said = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return Rule(said, lambda value: any(rule.fits(value) for rule in known), judge)
+
+
+def _of_one(annotation: Any) -> Rule | None:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in _SIMPLE:
+        return _SIMPLE[annotation]
+    if origin in _GENERIC:
+        return _GENERIC[origin](inner)
+    if _is_array(annotation):
+        return _array(annotation)
+    if isinstance(annotation, type) and annotation is not object:
+        said = WORDS.get(annotation.__name__, f"a {annotation.__name__}")
+        return Rule(said, lambda value: isinstance(value, annotation))
+    return None
+
+
+def _literal(inner: tuple[Any, ...]) -> Rule:
+    return Rule(
+        f"one of {', '.join(map(repr, inner))}",
+        lambda value: any(type(value) is type(each) and value == each for each in inner),
+    )
+
+
+def _tuple(inner: tuple[Any, ...]) -> Rule | None:
+    if not inner or inner[-1] is Ellipsis:
+        return _sequence(inner)
+    return _fixed([rule_of(each) for each in inner])
+
+
+def _iterable(inner: tuple[Any, ...]) -> Rule:
+    """One that is stored is looked into; one that can be gone through once is not touched."""
+    one = rule_of(inner[0])
+    said = "blocks of rows (dsf.row_blocks)" if "Rows" in str(inner) else "a list"
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, Iterable) or _is_whole(value):
+            return False
+        return one is None or not isinstance(value, Sequence | Set) or all(map(one.fits, value))
+
+    return Rule(said, fits)
+
+
+def _is_index(value: object) -> bool:
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor | np.ndarray):
+        kind = str(value.dtype)
+        return value.ndim == 0 and "complex" not in kind and "bool" not in kind
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _no_nan(owner: str, name: str, value: Any) -> None:
+    if isnan(value):
+        raise ValueError(f"{owner}: '{name}' must be a number, but it is nan.")
+
+
+_SIMPLE: dict[Any, Rule] = {
+    int: Rule("a whole number", _is_index),
+    float: Rule("a number", _is_number, _no_nan),
+    bool: Rule("True or False", lambda value: isinstance(value, bool | np.bool_)),
+    str: Rule("a text", lambda value: isinstance(value, str)),
+    NoneType: Rule("", lambda value: value is None),
+}
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it can be gone through and is still one thing."""
+    return isinstance(value, str | bytes | Mapping | Tensor | np.ndarray | torch.nn.Module)
+
+
+def _is_sequence(value: object) -> bool:
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _sequence(inner: tuple[Any, ...]) -> Rule:
+    one = rule_of(inner[0]) if inner else None
+    if one is None:
+        return Rule("a list", _is_sequence)
+    said = (
+        f"a list of {SEVERAL[one.words]}" if one.words in SEVERAL else f"a list, each {one.words}"
+    )
+
+    def judge(owner: str, name: str, values: Any) -> None:
+        for value in values:
+            if not one.fits(value):
+                raise TypeError(f"{owner}: '{name}' must be {said}, but it holds {shown(value)}.")
+            if one.judge is not None:
+                one.judge(owner, name, value)
+
+    return Rule(said, _is_sequence, judge)
+
+
+def _fixed(rules: list[Rule | None]) -> Rule | None:
+    known = [rule for rule in rules if rule is not None]
+    if len(known) < len(rules):
+        return None
+    same = len({rule.words for rule in known}) == 1
+    count = "a pair" if len(known) == 2 else f"{len(known)} values"
+    each = SEVERAL.get(known[0].words) if same else None
+    said = f"{count} of {each}" if each else f"{count}: {', '.join(rule.words for rule in known)}"
+
+    def judge(owner: str, name: str, values: Any) -> None:
+        for place, (rule, value) in enumerate(zip(known, values, strict=True)):
+            rule.check(owner, f"{name}[{place}]", value)
+
+    return Rule(said, lambda value: _is_sequence(value) and len(value) == len(known), judge)
+
+
+_GENERIC: dict[Any, Callable[[tuple[Any, ...]], Rule | None]] = {
+    Literal: _literal,
+    Callable: lambda _: Rule("a function", callable),
+    tuple: _tuple,
+    list: _sequence,
+    Sequence: _sequence,
+    Iterable: _iterable,
+    Mapping: lambda _: Rule("a mapping such as a dict", lambda value: isinstance(value, Mapping)),
+}
+
+
+def _is_array(annotation: Any) -> bool:
+    if annotation is Tensor or annotation is np.ndarray:
+        return False
+    return isinstance(annotation, type) and issubclass(annotation, AbstractArray)
+
+
+def _array(annotation: Any) -> Rule:
+    axes, kind = annotation.dim_str, annotation.__name__.partition("[")[0]
+    array = annotation.array_type
+    noun = "a torch tensor" if issubclass(array, Tensor) else "an array of NumPy"
+    said = (
+        noun
+        if "..." in axes
+        else f"{noun} with the axes '{axes}'"
+        if axes
+        else f"{noun} of one number"
+    )
+
+    def judge(owner: str, name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            _check_storage(owner, name, value)
+            _check_numbers(owner, name, value, kind)
+        if "..." not in axes:
+            has_axes(owner, name, tuple(value.shape), axes)
+            _has_entries(owner, name, tuple(value.shape), axes)
+
+    return Rule(said, lambda value: isinstance(value, array), judge)
+
+
+def _check_storage(owner: str, name: str, value: Tensor) -> None:
+    if value.layout is not torch.strided:
+        raise ValueError(
+            f"{owner}: '{name}' must be a dense tensor, but its layout is {value.layout}. Convert "
+            f"it first: .to_dense()."
+        )
+    if value.is_meta:
+        raise ValueError(
+            f"{owner}: '{name}' must hold numbers, but it is on the device meta, which stores "
+            f"none. Compute or load it on the CPU first."
+        )
+
+
+def _check_numbers(owner: str, name: str, value: Tensor, kind: str) -> None:
+    real = value.is_floating_point()
+    whole = not real and not value.is_complex() and value.dtype is not torch.bool
+    fits = {"Float": real, "Inexact": real or value.is_complex(), "Int": whole}
+    if not fits.get(kind, True):
+        cure = (
+            ".long()" if kind == "Int" else ".real or .abs()" if value.is_complex() else ".double()"
+        )
+        raise TypeError(
+            f"{owner}: '{name}' must hold {NUMBERS[kind]}, but its number type is "
+            f"{str(value.dtype).removeprefix('torch.')}. Convert it first, for example with {cure}."
+        )
+
+
+def _has_entries(owner: str, name: str, shape: tuple[int, ...], axes: str) -> None:
+    for axis, _, size in named_sizes(name, axes, shape):
+        if size == 0:
+            raise ShapeError(
+                f"{owner}: '{name}' must have at least one entry along '{axis}', but its shape is "
+                f"{shape}."
+            )
+
+
+def shown(value: object) -> str:
+    """What a value is, in a few words: plain values as they are written, others by their class."""
+    if value is None:
+        return "NoneType"
+    if isinstance(value, str | bytes | int | float | complex):
+        text = repr(value)
+        return text if len(text) <= 60 else f"{text[:57]}..."
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def _cure(words: str, value: object) -> str:
+    """How what came becomes what is expected, where that is known."""
+    takes_tensor, takes_system = "torch tensor" in words, "System" in words
+    is_alone = type(value).__name__ in ("SystemSum", "ExplicitMap") and takes_system
+    cures = {
+        "torch.from_numpy(array) makes a tensor of it.": takes_tensor
+        and isinstance(value, np.ndarray),
+        "torch.tensor(...) makes a tensor of numbers.": takes_tensor
+        and isinstance(value, list | tuple),
+        "A mixer gives its system: mixer.system().": takes_system
+        and callable(getattr(value, "system", None)),
+        "A layer has its system: layer.system.": takes_system and hasattr(value, "family"),
+        "A layer of it has one: inspection[0].system.": takes_system and hasattr(value, "layers"),
+        "It has no single recurrent state, which this needs.": is_alone,
+    }
+    return "".join(f" {cure}" for cure, applies in cures.items() if applies)
