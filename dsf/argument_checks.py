@@ -24,7 +24,7 @@ from dsf.shapes import ShapeError, Size, agree, has_axes, named_sizes
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-Judge = Callable[[str, str, Any], None]
+Judge = Callable[[str, str, Any], Any]
 
 WORDS = {
     "System": "a System such as layer.system",
@@ -34,6 +34,8 @@ WORDS = {
     "InspectedLayer": "a layer of an inspection such as inspection[0]",
     "Table": "a table such as inspection.measure() gives",
     "Module": "a torch module",
+    "Tensor": "a torch tensor",
+    "StoredLayer": "a StoredLayer",
     "Generator": "a generator such as torch.Generator()",
     "Path": "a path",
     "dtype": "a number type such as torch.float32",
@@ -43,6 +45,7 @@ WORDS = {
 }
 """How a class is told; ``""`` stands for one that only the library itself passes on."""
 NUMBERS = {"Float": "real numbers", "Inexact": "real or complex numbers", "Int": "whole numbers"}
+LONG = 60  # characters of a value in an error
 SEVERAL = {"a whole number": "whole numbers", "a text": "texts", "a number": "numbers"}
 
 
@@ -50,7 +53,7 @@ def checked(function: Callable[P, Result]) -> Callable[P, Result]:
     """The function, which first compares its arguments with their annotations.
 
     Tensors are compared in their number type, in their axes, and in the sizes of those that bear
-    the same name. Nothing is converted.
+    the same name.
 
     >>> @checked
     ... def window(width: int) -> int:
@@ -62,39 +65,57 @@ def checked(function: Callable[P, Result]) -> Callable[P, Result]:
 
     @wraps(function)
     def with_checks(*args: P.args, **kwargs: P.kwargs) -> Result:
-        check_call(function, args, kwargs)
-        return function(*args, **kwargs)
+        given, named = checked_call(function, args, kwargs)
+        return function(*given, **named)
 
     return with_checks
 
 
-def check_call(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
-    """Raise unless every argument is what ``function`` says it takes.
+def kinds_checked(function: Callable[P, Result]) -> Callable[P, Result]:
+    """The same for a function that compares all sizes itself, with those of a system."""
+
+    @wraps(function)
+    def with_checks(*args: P.args, **kwargs: P.kwargs) -> Result:
+        given, named = checked_call(function, args, kwargs, compares_sizes=False)
+        return function(*given, **named)
+
+    return with_checks
+
+
+def checked_call(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    compares_sizes: bool = True,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, if each is what ``function`` says it takes.
+
+    Numbers of NumPy and of torch become those of Python.
 
     Raises:
         TypeError: for another kind of value or another number type.
         ShapeError: for other axes, sizes that differ, or a tensor without an entry.
         ValueError: for a value that is not one of those allowed, NaN, or a tensor without numbers.
     """
-    owner, plan = function.__name__, _plan(function)
+    owner, plan = function.__qualname__.rpartition("<locals>.")[-1], _plan(function)
     tensors: list[tuple[str, str, Tensor]] = []
+    given, named = list(args), dict(kwargs)
     for argument in plan:
-        if argument.many:
-            given = args[argument.position :]
-        elif argument.name in kwargs:
-            given = (kwargs[argument.name],)
-        elif argument.by_position:
-            given = args[argument.position : argument.position + 1]
-        else:
-            continue
-        for value in given:
-            argument.rule.check(owner, argument.name, value)
-            if argument.axes is not None and isinstance(value, Tensor):
-                tensors.append((argument.name, argument.axes, value))
-    if len(tensors) > 1:
+        places = argument.places(len(given))
+        values = [given[k] for k in places]
+        if argument.name in named:
+            values = [named[argument.name]]
+        for k, value in enumerate(values):
+            plain = argument.rule.check(owner, argument.name, value)
+            tensors += _with_axes(argument, value)
+            if argument.name in named:
+                named[argument.name] = plain
+            else:
+                given[places[k]] = plain
+    if compares_sizes and len(tensors) > 1:
         _agree(owner, tensors)
+    return tuple(given), named
 
 
 class _Argument(NamedTuple):
@@ -103,7 +124,13 @@ class _Argument(NamedTuple):
     by_position: bool
     many: bool
     rule: "Rule"
-    axes: str | None
+    axes: tuple[str | None, ...]  # of the tensor, or of each of a tuple of tensors
+
+    def places(self, count: int) -> range:
+        """Where among ``count`` arguments that are given by position this one stands."""
+        if not self.by_position:
+            return range(0)
+        return range(self.position, count if self.many else min(count, self.position + 1))
 
 
 @cache
@@ -134,11 +161,24 @@ def _agree(owner: str, tensors: list[tuple[str, str, Tensor]]) -> None:
         agree(owner, axis.lstrip("*"), **sizes)
 
 
-def _compared_axes(annotation: Any) -> str | None:
+def _compared_axes(annotation: Any) -> tuple[str | None, ...]:
     """The names of the axes whose sizes are compared with those of other arguments."""
+    if get_origin(annotation) is tuple:
+        return tuple(axes for each in get_args(annotation) for axes in _compared_axes(each))
     arrays = [each for each in _members(annotation) if _is_array(each)]
     axes = arrays[0].dim_str if len(arrays) == 1 else "..."
-    return None if "..." in axes or "#" in axes else axes
+    return (None if "..." in axes or "#" in axes else axes,)
+
+
+def _with_axes(argument: _Argument, value: Any) -> list[tuple[str, str, Tensor]]:
+    """The tensors of an argument, each with its name and the names of its axes."""
+    parts = value if isinstance(value, tuple | list) else (value,)
+    whole = len(argument.axes) == 1
+    return [
+        (argument.name if whole else f"{argument.name}[{k}]", axes, part)
+        for k, (axes, part) in enumerate(zip(argument.axes, parts, strict=False))
+        if axes is not None and isinstance(part, Tensor)
+    ]
 
 
 @dataclass(frozen=True)
@@ -148,16 +188,16 @@ class Rule:
     words: str
     fits: Callable[[Any], bool]
     judge: Judge | None = None
+    is_written: bool = False  # whether a value is told as it is written
 
-    def check(self, owner: str, name: str, value: Any) -> None:
-        """Raise unless ``value`` is of this kind and nothing is wrong with it."""
+    def check(self, owner: str, name: str, value: Any) -> Any:
+        """``value``, if it is of this kind and nothing is wrong with it; numbers as Python's."""
         if not self.fits(value):
             raise TypeError(
-                f"{owner}: '{name}' must be {self.words}, but it is {shown(value)}."
-                f"{_cure(self.words, value)}"
+                f"{owner}: '{name}' must be {self.words}, but it is "
+                f"{shown(value, self.is_written)}.{_cure(self.words, value)}"
             )
-        if self.judge is not None:
-            self.judge(owner, name, value)
+        return value if self.judge is None else self.judge(owner, name, value)
 
 
 def rule_of(annotation: Any) -> Rule | None:
@@ -182,13 +222,12 @@ def _any_of(rules: list[Rule | None]) -> Rule | None:
         return None
     words = list(dict.fromkeys(rule.words for rule in known if rule.words))
 
-    def judge(owner: str, name: str, value: Any) -> None:
-        first = next(rule for rule in known if rule.fits(value))
-        if first.judge is not None:
-            first.judge(owner, name, value)
+    def judge(owner: str, name: str, value: Any) -> Any:
+        return next(rule for rule in known if rule.fits(value)).check(owner, name, value)
 
     said = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-    return Rule(said, lambda value: any(rule.fits(value) for rule in known), judge)
+    is_written = any(rule.is_written for rule in known)
+    return Rule(said, lambda value: any(rule.fits(value) for rule in known), judge, is_written)
 
 
 def _of_one(annotation: Any) -> Rule | None:
@@ -199,7 +238,7 @@ def _of_one(annotation: Any) -> Rule | None:
         return _GENERIC[origin](inner)
     if _is_array(annotation):
         return _array(annotation)
-    if isinstance(annotation, type) and annotation is not object:
+    if isinstance(annotation, type) and annotation not in (Any, object, Parameter.empty):
         said = WORDS.get(annotation.__name__, f"a {annotation.__name__}")
         return Rule(said, lambda value: isinstance(value, annotation))
     return None
@@ -209,6 +248,7 @@ def _literal(inner: tuple[Any, ...]) -> Rule:
     return Rule(
         f"one of {', '.join(map(repr, inner))}",
         lambda value: any(type(value) is type(each) and value == each for each in inner),
+        is_written=True,
     )
 
 
@@ -246,16 +286,22 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _no_nan(owner: str, name: str, value: Any) -> None:
+def _plain_number(owner: str, name: str, value: Any) -> Any:
     if isnan(value):
         raise ValueError(f"{owner}: '{name}' must be a number, but it is nan.")
+    return value.item() if isinstance(value, Tensor | np.ndarray | np.number) else value
 
 
 _SIMPLE: dict[Any, Rule] = {
-    int: Rule("a whole number", _is_index),
-    float: Rule("a number", _is_number, _no_nan),
-    bool: Rule("True or False", lambda value: isinstance(value, bool | np.bool_)),
-    str: Rule("a text", lambda value: isinstance(value, str)),
+    int: Rule("a whole number", _is_index, lambda *given: operator.index(given[-1]), True),
+    float: Rule("a number", _is_number, _plain_number, True),
+    bool: Rule(
+        "True or False",
+        lambda value: isinstance(value, bool | np.bool_),
+        lambda *given: bool(given[-1]),
+        True,
+    ),
+    str: Rule("a text", lambda value: isinstance(value, str), is_written=True),
     NoneType: Rule("", lambda value: value is None),
 }
 
@@ -279,12 +325,15 @@ def _sequence(inner: tuple[Any, ...]) -> Rule:
         f"a list of {SEVERAL[one.words]}" if one.words in SEVERAL else f"a list, each {one.words}"
     )
 
-    def judge(owner: str, name: str, values: Any) -> None:
+    def judge(owner: str, name: str, values: Any) -> Any:
+        plain = []
         for value in values:
             if not one.fits(value):
-                raise TypeError(f"{owner}: '{name}' must be {said}, but it holds {shown(value)}.")
-            if one.judge is not None:
-                one.judge(owner, name, value)
+                came = shown(value, one.is_written)
+                raise TypeError(f"{owner}: '{name}' must be {said}, but it holds {came}.")
+            plain.append(one.check(owner, name, value))
+        same = all(a is b for a, b in zip(plain, values, strict=True))
+        return values if same else plain
 
     return Rule(said, _is_sequence, judge)
 
@@ -298,9 +347,9 @@ def _fixed(rules: list[Rule | None]) -> Rule | None:
     each = SEVERAL.get(known[0].words) if same else None
     said = f"{count} of {each}" if each else f"{count}: {', '.join(rule.words for rule in known)}"
 
-    def judge(owner: str, name: str, values: Any) -> None:
-        for place, (rule, value) in enumerate(zip(known, values, strict=True)):
-            rule.check(owner, f"{name}[{place}]", value)
+    def judge(owner: str, name: str, values: Any) -> Any:
+        pairs = enumerate(zip(known, values, strict=True))
+        return tuple(rule.check(owner, f"{name}[{k}]", value) for k, (rule, value) in pairs)
 
     return Rule(said, lambda value: _is_sequence(value) and len(value) == len(known), judge)
 
@@ -325,40 +374,41 @@ def _is_array(annotation: Any) -> bool:
 def _array(annotation: Any) -> Rule:
     axes, kind = annotation.dim_str, annotation.__name__.partition("[")[0]
     array = annotation.array_type
-    noun = "a torch tensor" if issubclass(array, Tensor) else "an array of NumPy"
-    said = (
-        noun
-        if "..." in axes
-        else f"{noun} with the axes '{axes}'"
-        if axes
-        else f"{noun} of one number"
-    )
+    said = "a torch tensor" if issubclass(array, Tensor) else "an array of NumPy"
+    if "..." not in axes:
+        said += f" with the axes '{axes}'" if axes else " of one number, without axes"
+    if axes.endswith("rows columns"):
+        said += " such as layer.map()"
 
-    def judge(owner: str, name: str, value: Any) -> None:
+    def judge(owner: str, name: str, value: Any) -> Any:
+        is_read = kind in NUMBERS and isinstance(value, Tensor)
         if isinstance(value, Tensor):
-            _check_storage(owner, name, value)
+            _is_dense(owner, name, value)
+        if is_read:
             _check_numbers(owner, name, value, kind)
         if "..." not in axes:
             has_axes(owner, name, tuple(value.shape), axes)
+        if is_read:
             _has_entries(owner, name, tuple(value.shape), axes)
+        return value
 
     return Rule(said, lambda value: isinstance(value, array), judge)
 
 
-def _check_storage(owner: str, name: str, value: Tensor) -> None:
+def _is_dense(owner: str, name: str, value: Tensor) -> None:
     if value.layout is not torch.strided:
         raise ValueError(
             f"{owner}: '{name}' must be a dense tensor, but its layout is {value.layout}. Convert "
             f"it first: .to_dense()."
         )
+
+
+def _check_numbers(owner: str, name: str, value: Tensor, kind: str) -> None:
     if value.is_meta:
         raise ValueError(
             f"{owner}: '{name}' must hold numbers, but it is on the device meta, which stores "
             f"none. Compute or load it on the CPU first."
         )
-
-
-def _check_numbers(owner: str, name: str, value: Tensor, kind: str) -> None:
     real = value.is_floating_point()
     whole = not real and not value.is_complex() and value.dtype is not torch.bool
     fits = {"Float": real, "Inexact": real or value.is_complex(), "Int": whole}
@@ -381,13 +431,11 @@ def _has_entries(owner: str, name: str, shape: tuple[int, ...], axes: str) -> No
             )
 
 
-def shown(value: object) -> str:
-    """What a value is, in a few words: plain values as they are written, others by their class."""
-    if value is None:
-        return "NoneType"
-    if isinstance(value, str | bytes | int | float | complex):
+def shown(value: object, is_written: bool) -> str:
+    """What a value is, in a few words: as it is written where that helps, or its class."""
+    if isinstance(value, str) or (is_written and isinstance(value, bytes | int | float | complex)):
         text = repr(value)
-        return text if len(text) <= 60 else f"{text[:57]}..."
+        return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
     if isinstance(value, list | tuple):
         return f"a {type(value).__name__} of {len(value)}"
     return type(value).__name__

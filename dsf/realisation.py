@@ -8,10 +8,11 @@ from math import inf, isqrt, nextafter
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Inexact, Shaped
 from torch import Tensor
 
 from dsf.algebra import with_conjugates
+from dsf.argument_checks import checked
 from dsf.composite import ExplicitMap
 from dsf.evaluate import attention_map, row_blocks
 from dsf.evaluate.cache import kept_rows
@@ -19,7 +20,7 @@ from dsf.evaluate.enclosure import enclosed_rows
 from dsf.evaluate.exact_rows import entries_of, is_small, squared_distance
 from dsf.evaluate.scaled_norms import norm
 from dsf.evaluate.windows.folding import fold
-from dsf.shapes import at_least, of_kind
+from dsf.shapes import at_least
 from dsf.system import System
 from dsf.transition import Dense
 
@@ -129,6 +130,7 @@ def assembled(tokens: list[Token], owner: str) -> System:
 
 
 TOLERANCE = 1e-12
+SINGLE = 4  # bytes of the smallest numbers for which torch has decompositions
 NORMS = 2.0**-36  # above the relative rounding of any norm below
 LITTLE = 2.0**-20  # of the size of a map: rounding above that says nothing
 EnclosedRows = Iterable[tuple[Tensor, Tensor]]
@@ -163,7 +165,8 @@ class Reduction:
     size: Float[Tensor, "*batch"]
 
 
-def realise(map: Shaped[Tensor, "*batch time time"], *, tolerance: float = TOLERANCE) -> System:
+@checked
+def realise(map: Inexact[Tensor, "*batch time time"], *, tolerance: float = TOLERANCE) -> System:
     """The smallest time-varying system that has ``map`` as its map.
 
     The number of states after each token is the rank of ``map[t+1:, :t+1]``, counted above
@@ -179,8 +182,6 @@ def realise(map: Shaped[Tensor, "*batch time time"], *, tolerance: float = TOLER
     >>> system.state_size
     1
     """
-    of_kind("realise", "map", map, Tensor, "a torch tensor such as layer.map()")
-    of_kind("realise", "tolerance", tolerance, int | float, "a number such as 1e-9")
     if not 0 <= tolerance < 1:
         raise ValueError(
             f"realise: 'tolerance' must be a share of the norm of the map, from 0 to below 1, but "
@@ -191,8 +192,9 @@ def realise(map: Shaped[Tensor, "*batch time time"], *, tolerance: float = TOLER
     return assembled(list(through_map(map, cut)), "realise")
 
 
+@checked
 def reduce(
-    map_or_system: Tensor | System | ExplicitMap,
+    map_or_system: Inexact[Tensor, "*batch time time"] | System | ExplicitMap,
     *,
     order: int | None = None,
     tolerance: float | None = None,
@@ -316,6 +318,12 @@ def _one_of(order: int | None, tolerance: float | None) -> None:
 
 
 def _realisable(map: Tensor) -> None:
+    if map.dtype.itemsize < SINGLE or not (map.is_floating_point() or map.is_complex()):
+        kind = str(map.dtype).removeprefix("torch.")
+        raise TypeError(
+            f"realise: the map has the number type {kind}, in which nothing is decomposed. Convert "
+            f"it first, for example with .double()."
+        )
     if map.ndim < 2 or map.shape[-1] != map.shape[-2]:
         raise ValueError(
             f"realise: needs square maps, but the shape is {tuple(map.shape)}. Pass the whole map, "

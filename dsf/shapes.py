@@ -111,11 +111,12 @@ def a_seed(owner: str, value: int) -> int:
     Raises:
         ValueError: if it is too large or too small.
     """
+    value = operator.index(value)
     if not -(2**63) <= value < 2**64:
         raise ValueError(
             f"{owner}: 'seed' must be a whole number of at most 64 bits, but it is {value}."
         )
-    return operator.index(value)
+    return value
 
 
 def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None:

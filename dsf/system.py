@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.argument_checks import kinds_checked
 from dsf.coefficient import Matrices, cut_of, dense_of, flipped
-from dsf.shapes import ShapeError, agree, has_axes
+from dsf.shapes import ShapeError, agree, at_least, has_axes
 from dsf.transition import Transition
 
 SPAN = 64
@@ -169,6 +170,7 @@ class System:
             initial=None,
         )
 
+    @kinds_checked
     def states(
         self,
         signal: Shaped[Tensor, "*batch time input channel"],
@@ -196,7 +198,6 @@ class System:
             >>> system.states(torch.ones(3, 1, 1), at=[0, -1]).flatten()
             tensor([1.0000, 1.7500])
         """
-        has_axes("System.states", "signal", signal.shape, "*batch time input channel")
         agree("System.states", "batch", system=tuple(self.batch), signal=signal.shape[:-3])
         agree("System.states", "time", system=self.steps, signal=signal.shape[-3])
         agree("System.states", "input", system=self.input_size, signal=signal.shape[-2])
@@ -236,7 +237,7 @@ class System:
             wrong = [token for token in several if not -self.steps <= token < self.steps]
             if wrong:
                 raise IndexError(
-                    f"System.states: there is no token {wrong[0]}; the {self.steps} tokens are "
+                    f"System.states: 'at' names the token {wrong[0]}, but the {self.steps} tokens are "
                     f"numbered from 0 to {self.steps - 1}."
                 )
             chosen = [numbers[token] for token in several]
@@ -246,6 +247,9 @@ class System:
 
     def check_span(self, start: int, stop: int) -> None:
         """Raise ValueError unless the tokens ``start`` to ``stop - 1`` lie in the sequence."""
+        for name, token in (("start", start), ("stop", stop)):
+            if type(token) is not int:
+                at_least(0, "System.window", name, token)
         if not 0 <= start < stop <= self.steps:
             raise ValueError(
                 f"System.window: needs 0 <= start < stop <= {self.steps}, "

@@ -7,6 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.algebra.structures import block_diagonal, written_out
+from dsf.argument_checks import checked
 from dsf.coefficient import dense_of
 from dsf.shapes import ShapeError
 from dsf.solve.matrices import solved
@@ -15,6 +16,7 @@ from dsf.transition import Dense
 from dsf.transition.storage import on_parts
 
 
+@checked
 def change_of_basis(system: System, T: Shaped[Tensor, "*leading state state"]) -> System:
     """The system in the coordinates ``T_t h_t``: other coefficients, the same map (a gauge).
 
@@ -89,6 +91,7 @@ def _divided(rows: Tensor, T: Tensor) -> Tensor:
         ) from error
 
 
+@checked
 def with_conjugates(system: System) -> System:
     """A system that takes the real part, rewritten with the states ``(h, conj h)`` instead.
 

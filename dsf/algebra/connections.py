@@ -16,6 +16,7 @@ from dsf.algebra.structures import (
     same_sequence,
     written_out,
 )
+from dsf.argument_checks import checked
 from dsf.coefficient import dense_of
 from dsf.composite import SystemSum
 from dsf.shapes import agree
@@ -23,6 +24,7 @@ from dsf.system import System
 from dsf.transition import Dense, DiagonalPlusLowRank, Transition
 
 
+@checked
 def series(first: System, second: System) -> System:
     """``second`` driven by the response of ``first``; its map is the product of the two maps.
 
@@ -108,6 +110,7 @@ def _one_type(*parts: Tensor) -> list[Tensor]:
     return [part.to(dtype) for part in parts]
 
 
+@checked
 def parallel(*systems: System | SystemSum) -> System | SystemSum:
     """All systems applied to one signal and their responses added; the maps add up as well.
 
@@ -146,6 +149,7 @@ def parallel(*systems: System | SystemSum) -> System | SystemSum:
     return _stacked(parts) if _add_up(parts) else SystemSum(tuple(parts))
 
 
+@checked
 def direct_sum(*systems: System) -> System | SystemSum:
     """Systems stacked so that each keeps its own input and output ports.
 

@@ -3,9 +3,11 @@
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.coefficient import Coefficient, Matrices
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.transition.storage import cast
@@ -13,6 +15,7 @@ from dsf.transition.storage import cast
 Kind = TypeVar("Kind", bound=Operator)
 
 
+@checked
 def converted(
     system: Kind, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> Kind:
@@ -41,6 +44,7 @@ def converted(
             f"converted: dtype names a precision, so it must be a real floating type such as "
             f"torch.float64, but it is {dtype}. Complex parts stay complex."
         )
+    device = None if device is None else _device(device)
     if isinstance(system, SystemSum):
         return replace(
             system,
@@ -66,6 +70,7 @@ def converted(
     )
 
 
+@checked
 def select(system: Kind, index: Any) -> Kind:
     """Some entries of the batch axes: one head, one sample, every other channel.
 
@@ -87,8 +92,7 @@ def select(system: Kind, index: Any) -> Kind:
         System(3 tokens, 1 states, 1 in, 1 out; A: Diagonal; float32 on cpu)
     """
     index = _without_ellipsis(index, len(system.batch))
-    one = torch.ones((), dtype=torch.bool, device=system.device)
-    batch = one.expand(system.batch)[index].shape
+    batch = _selected(index, system)
     if isinstance(system, SystemSum):
         return replace(system, parts=tuple(select(part, index) for part in system))
     if isinstance(system, ExplicitMap):
@@ -105,6 +109,46 @@ def select(system: Kind, index: Any) -> Kind:
         D=taken(system.feedthrough),
         initial=None if system.initial is None else system.initial[index],
     )
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"converted: 'device' must be a device such as 'cpu' or 'cuda:0', but it is {device!r}."
+        ) from error
+
+
+def _selected(index: Any, system: Operator) -> torch.Size:
+    """The batch axes that are left.
+
+    Raises:
+        TypeError: if a part of the index is none.
+        IndexError: if there is no such entry.
+    """
+    for part in index if isinstance(index, tuple) else (index,):
+        if not _is_index(part):
+            raise TypeError(
+                f"select: 'index' must be a number, a slice, an index tensor or a tuple of these, "
+                f"but it has {part!r}."
+            )
+    one = torch.ones((), dtype=torch.bool, device=system.device)
+    try:
+        return one.expand(system.batch)[index].shape
+    except (IndexError, ValueError, RuntimeError) as error:
+        raise IndexError(
+            f"select: there is no entry for 'index' {index!r} in the batch axes "
+            f"{tuple(system.batch)}: {error}."
+        ) from error
+
+
+def _is_index(part: Any) -> bool:
+    if isinstance(part, Tensor | np.ndarray):
+        return not any(kind in str(part.dtype) for kind in ("float", "complex", "object", "str"))
+    if isinstance(part, list):
+        return all(map(_is_index, part))
+    return isinstance(part, slice | int | np.integer) and not isinstance(part, bool)
 
 
 def _without_ellipsis(index: Any, axes: int) -> Any:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.coefficient import Coefficient, Matrices
 from dsf.composite import ExplicitMap, Operator, StoredRows, SystemSum
 from dsf.system import System, time_reversed
@@ -14,6 +15,7 @@ from dsf.transition import Transition
 from dsf.transition.storage import on_parts
 
 
+@checked
 def reverse(system: Operator) -> Operator:
     """The system that applies to the reversed sequence what ``system`` applies to the sequence.
 
@@ -39,6 +41,7 @@ def reverse(system: Operator) -> Operator:
     return time_reversed(system)
 
 
+@checked
 def adjoint(system: Operator, *, conjugate: bool = False) -> Operator:
     """The system whose map is the transposed map; its recurrence runs in the opposite direction.
 

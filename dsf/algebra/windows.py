@@ -5,11 +5,13 @@ from dataclasses import replace
 import torch
 
 from dsf.algebra.structures import in_time
+from dsf.argument_checks import checked
 from dsf.coefficient import cut_of, dense_of
 from dsf.shapes import agree
 from dsf.system import System
 
 
+@checked
 def split_at(system: System, token: int) -> tuple[System, System]:
     """The system on the tokens before ``token``, and the system on the tokens from ``token`` on.
 
@@ -56,6 +58,7 @@ def _cut(system: System, start: int, stop: int) -> System:
     )
 
 
+@checked
 def concatenated(front: System, back: System) -> System:
     """One system on the tokens of ``front`` followed by those of ``back``, the state carried over.
 

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import exp, log
+from math import exp, isfinite, log
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.issuing import (
     CheckerRefused,
@@ -26,6 +27,7 @@ LARGEST = 700.0  # the largest exponent that a float takes, rounded down
 DYADIC = 1 << 40
 
 
+@checked
 @on_the_processor
 def locality(
     key: Float[Tensor, "tokens key"],
@@ -58,8 +60,10 @@ def locality(
         ValueError: for an empty window or box, or a share outside 0 ... 1.
     """
     lower, upper = (part.double() for part in box)
+    if scale is not None and not isfinite(scale):
+        raise ValueError(f"locality: 'scale' must be finite, but it is {scale}.")
     _sensible(key, lower, upper, window, share)
-    factor = key.shape[-1] ** -0.5 if scale is None else scale
+    factor = key.shape[-1] ** -0.5 if scale is None else float(scale)
     search = _Search(factor * key.double(), window, log((1 - share) / share))
     proposal = Proposal(
         name="locality",

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.exact import (
     LARGER_PRIME,
@@ -31,6 +32,7 @@ LONGEST = 13_000  # bits of an integer that a certificate can hold
 DIRECTIONS = 1 << 40  # the unit of the entries of a direction that was found in float64
 
 
+@checked
 @on_the_processor
 def margin(
     key: Float[Tensor, "tokens key"],
@@ -121,6 +123,7 @@ def _bounded(proposal: Proposal, matrix: Tensor, observed: float) -> Proposal:
 FeatureMap = Literal["identity", "relu", "elu_plus_one"]
 
 
+@checked
 @on_the_processor
 def linear_injective(
     key: Float[Tensor, "tokens key"],
@@ -195,6 +198,7 @@ def _query(key: Tensor, feature_map: FeatureMap) -> list[Fraction] | None:
     return [Fraction(int(k == lead)) for k in range(width)]
 
 
+@checked
 @on_the_processor
 def injective(
     key: Float[Tensor, "tokens key"],

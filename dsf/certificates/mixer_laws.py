@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.composite import ExplicitMap
 from dsf.evaluate import attention_map, chunkwise, convolution, recurrent, respond, row_blocks, scan
@@ -216,6 +217,7 @@ NUDGE = 1e-5
 Reference = Callable[[Any], Tensor]
 
 
+@checked
 def check_mixer(
     mixer_or_class: Any,
     reference: Reference | None = None,

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.issuing import (
@@ -137,6 +138,7 @@ def layer_decay(
     return _decided(layer, "decay", parameters, witness, float(largest), folder)
 
 
+@checked
 def reach(layer: StoredLayer, *, width: int, folder: Where = None) -> Certificate:
     """Refute that the map is zero ``width`` and more tokens back, by a weight that is not.
 

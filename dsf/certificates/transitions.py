@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of, integer_row
@@ -24,6 +25,7 @@ from dsf.certificates.issuing import (
 from dsf.certificates.stored_layers import StoredLayer, layer_decay
 
 
+@checked
 @on_the_processor
 def nonexpansive(
     key: Float[Tensor, "time key"],
@@ -104,6 +106,7 @@ def _as_float(value: Fraction) -> float:
         return inf if value > 0 else -inf
 
 
+@checked
 @on_the_processor
 def decay(
     log_decay: Float[Tensor, "*batch time"] | StoredLayer,
@@ -124,10 +127,10 @@ def decay(
     """
     if isinstance(log_decay, StoredLayer):
         return layer_decay(log_decay, width=width, most=most, folder=folder)
-    if not 1 <= width <= log_decay.shape[-1] or not most > 0:
+    if not 1 <= width <= log_decay.shape[-1] or not 0 < most < inf:
         raise ValueError(
-            f"decay: 'width' must lie between 1 and {log_decay.shape[-1]} and 'most' be above 0, "
-            f"but they are {width} and {most}."
+            f"decay: 'width' must lie between 1 and {log_decay.shape[-1]} and 'most' be finite "
+            f"and above 0, but they are {width} and {most}."
         )
     certifiable("log_decay", log_decay)
     window, exact = _largest_window(log_decay, width)
@@ -178,6 +181,7 @@ def _exponential(exponent: Fraction | None) -> float:
         return inf
 
 
+@checked
 @on_the_processor
 def decay_box(
     weight: Float[Tensor, " input"],
@@ -202,14 +206,14 @@ def decay_box(
     lower, upper = box
     if bool((lower > upper).any()):
         raise ValueError("decay_box: 'box' has a lower bound above its upper bound.")
-    if width < 1 or not most > 0 or not float(rate) >= 0:
+    if width < 1 or not 0 < most < inf or not float(rate) >= 0:
         raise ValueError(
-            f"decay_box: needs width >= 1, most > 0 and rate >= 0, but they are {width}, {most} "
-            f"and {float(rate)}."
+            f"decay_box: needs 'width' >= 1, a finite 'most' > 0 and 'rate' >= 0, but they are "
+            f"{width}, {most} and {float(rate)}."
         )
     corner = torch.where(weight > 0, lower, upper).double()
     least = weight.double() @ corner + bias
-    largest = float(torch.exp(-width * rate * torch.nn.functional.softplus(least)))
+    largest = float(torch.exp(-float(width) * rate * torch.nn.functional.softplus(least)))
     proposal = Proposal(
         name="decay_box",
         verdict=Verdict.UNKNOWN,

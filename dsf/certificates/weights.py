@@ -12,9 +12,10 @@ from math import inf, isfinite, isnan, isqrt
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.exact import fractions_of, integer_row
 from dsf.certificates.issuing import (
@@ -37,6 +38,7 @@ Number = float | Fraction
 Map = Float[Tensor, "*batch rows columns"]
 
 
+@checked
 @on_the_processor
 def row_sums(
     map: Map | System | StoredLayer,
@@ -85,6 +87,7 @@ def row_sums(
     return _decided(proposal, worst, breaks, folder)
 
 
+@checked
 def zero_sums(
     map: Map | System | StoredLayer, *, tolerance: Number = 0.0, folder: Where = None
 ) -> Certificate:
@@ -92,6 +95,7 @@ def zero_sums(
     return row_sums(map, target=0.0, tolerance=tolerance, folder=folder)
 
 
+@checked
 @on_the_processor
 def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Certificate:
     """Certify that no stored weight is below zero. The witness is the row of the smallest one.
@@ -114,6 +118,7 @@ def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Cer
     return _decided(proposal, worst, lambda row: bool(rows[row].min() < 0), folder)
 
 
+@checked
 @on_the_processor
 def causal(map: Map, *, folder: Where = None) -> Certificate:
     """Certify that every stored weight above the diagonal is exactly zero.
@@ -129,6 +134,7 @@ def causal(map: Map, *, folder: Where = None) -> Certificate:
     return _decided(proposal, worst, lambda row: bool(ahead[row] > 0), folder)
 
 
+@checked
 @on_the_processor
 def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) -> Certificate:
     """Certify that at least ``share`` of every row's absolute weight lies on its last ``width``
@@ -145,7 +151,7 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
             f"are {width} and {share}."
         )
     weights = map.double().abs()
-    near = weights.triu(1 - width).tril()
+    near = weights.triu(1 - min(width, map.shape[-1])).tril()
     shares = near.sum(dim=-1) / weights.sum(dim=-1)
     rows = weights.flatten(0, -2)
     worst = int(shares.flatten().nan_to_num(1.0).argmin())  # rows of zeros keep any share
@@ -163,6 +169,7 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
     return _decided(proposal, worst, breaks, folder)
 
 
+@checked
 @on_the_processor
 def same_map(first: Map, second: Map, *, tolerance: Number, folder: Where = None) -> Certificate:
     """Certify that two stored maps differ by at most ``tolerance`` in Frobenius norm, exactly.
@@ -263,6 +270,7 @@ def _square(owner: str, map: Tensor) -> None:
         raise ValueError(f"{owner}: needs a square map, but the shape is {tuple(map.shape)}.")
 
 
+@checked
 def equivalent(
     first: Operator,
     second: Operator,
@@ -309,8 +317,9 @@ def _from_the_initial_state(system: Operator, map: Tensor, channels: int) -> Ten
     return respond(system, zeros).flatten(-3, -2)
 
 
+@checked
 def reduction_error(
-    map: Shaped[Tensor, "time time"], *, order: int, folder: Where = None
+    map: Inexact[Tensor, "time time"], *, order: int, folder: Where = None
 ) -> Certificate:
     """Certify that the reduction of ``map`` to ``order`` states is within its error bound.
 

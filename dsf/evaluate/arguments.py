@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.composite import ExplicitMap, Operator, SystemSum
-from dsf.shapes import agree, has_axes
+from dsf.shapes import ShapeError, agree, has_axes
 from dsf.system import System, time_reversed
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -24,7 +24,7 @@ def with_checked_arguments(
     """
     if not isinstance(system, System):
         raise TypeError(
-            f"an evaluator runs one System, but it got {type(system).__name__}. "
+            f"'system' must be one System for an evaluator, but it got {type(system).__name__}. "
             f"dsf.respond takes sums of systems and explicit maps as well."
         )
     check_signal(system, signal)
@@ -55,13 +55,23 @@ def check_signal(system: Operator, signal: Tensor) -> None:
     check_operator("respond", system)
     if not isinstance(signal, Tensor):
         raise TypeError(
-            f"respond: the signal must be a torch tensor, but it is {type(signal).__name__}."
+            f"respond: 'signal' must be a torch tensor, but it is {type(signal).__name__}."
+        )
+    if signal.layout is not torch.strided:
+        raise ValueError(
+            f"respond: 'signal' must be a dense tensor, but its layout is {signal.layout}. Convert "
+            f"it first: .to_dense()."
         )
     has_axes("respond", "signal", signal.shape, "*batch time input channel")
     reads = system.read_steps if isinstance(system, ExplicitMap) else system.steps
     agree("respond", "time", system=reads, signal=signal.shape[-3])
     agree("respond", "input", system=system.input_size, signal=signal.shape[-2])
     agree("respond", "batch", system=tuple(system.batch), signal=tuple(signal.shape[:-3]))
+    if signal.device != system.device:
+        raise ShapeError(
+            f"respond: the system is on {system.device}, but 'signal' is on {signal.device}. Move "
+            f"one of them first."
+        )
     for part in system if isinstance(system, SystemSum) else (system,):
         if part.initial is not None:
             channels = part.initial.shape[-1]

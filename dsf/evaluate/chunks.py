@@ -17,6 +17,7 @@ from dsf.evaluate.windows.cutting import cached, cut
 from dsf.evaluate.windows.folding import fold, fold_together, folds_together, moves_by_one
 from dsf.evaluate.windows.sizes import SIZES, stepped_size, window_size, windows_at_once
 from dsf.number_types import exact_dtype
+from dsf.shapes import at_least
 from dsf.solve import continued, states_before
 from dsf.system import System
 from dsf.transition import ScaledIdentity, Shift
@@ -51,8 +52,8 @@ def chunkwise(
     Raises:
         ValueError: if ``size`` is below 1.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"chunkwise: size must be at least 1 token, but it is {size}.")
+    if size is not None:
+        size = at_least(1, "chunkwise", "size", size, " token")
 
     def run(forward: System, plain: Tensor) -> Tensor:
         return _run(forward, plain, size)[0]

@@ -12,7 +12,7 @@ from dsf.evaluate.arguments import check_signal
 from dsf.evaluate.cache import applied, kept_response, kept_rows
 from dsf.evaluate.chunks import by_default
 from dsf.evaluate.memory_plan import check_plan, respond_bytes
-from dsf.shapes import ShapeError
+from dsf.shapes import ShapeError, of_kind
 from dsf.system import System
 
 Method = Callable[[System, Tensor], Tensor]
@@ -70,6 +70,8 @@ def respond(
     if isinstance(system, System) and out is None and signal.numel() >= LARGE:
         needed = respond_bytes(system, signal.shape[-1])
         check_plan("respond", needed, signal.device, cure=SMALLER)
+    if out is not None:
+        _can_hold(out, system, signal)
     response = _respond(system, signal, method, out)
     return response if out is None else _written(response, out)
 
@@ -91,6 +93,36 @@ def _respond(
         if rows is not None:
             return kept_response(system, rows, signal)
     return (method or partial(by_default, out=out))(system, signal)
+
+
+def _can_hold(out: Tensor, system: Operator, signal: Tensor) -> None:
+    """Raise before the work where ``out`` can hold no response, or one of its sources."""
+    of_kind("respond", "out", out, Tensor, "a torch tensor, such as an earlier response")
+    if out.layout is not torch.strided or 0 in out.stride() or (out.requires_grad and out.is_leaf):
+        raise ValueError(
+            "respond: 'out' must be a dense tensor with memory of its own for every entry, and no "
+            "parameter that is trained, such as an earlier response."
+        )
+    shape = (*system.batch, system.steps, system.output_size, signal.shape[-1])
+    if (tuple(out.shape), out.device) != (shape, system.device):
+        raise ShapeError(
+            f"respond: 'out' must have the shape {shape} and be on {system.device}, but it has the "
+            f"shape {tuple(out.shape)} and is on {out.device}. Pass an earlier response of the "
+            f"same sizes."
+        )
+    if out.is_meta or not out.numel():
+        return
+    if _span(out)[0] < _span(signal)[1] and _span(signal)[0] < _span(out)[1]:
+        raise ValueError(
+            "respond: 'out' shares memory with 'signal', which would be overwritten while it is "
+            "read. Pass a copy of one of them."
+        )
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The addresses of the first entry and behind the last."""
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def _written(response: Tensor, out: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dsf.evaluate.enclosure import Enclosure, enclosed_map
 from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.output_buffers import WholeMap
 from dsf.evaluate.rows import SIZE, blocks_between
-from dsf.shapes import ShapeError
+from dsf.shapes import ShapeError, of_kind
 from dsf.system import System
 
 Selection = slice | int
@@ -78,6 +78,7 @@ def attention_map(
         tensor([[0.2500, 0.5000, 1.0000]])
     """
     check_operator("attention_map", system)
+    of_kind("attention_map", "enclosed", enclosed, bool, "True or False")
     if enclosed:
         return _enclosed(system, rows, out)
     first, last, stride = _span(rows, system.steps)
@@ -85,6 +86,7 @@ def attention_map(
     columns = getattr(system, "read_steps", system.steps) * system.input_size
     shape = (*system.batch, (last - first) * outputs, columns)
     if out is not None:
+        of_kind("attention_map", "out", out, Tensor, "a torch tensor, such as an earlier map")
         _fits(out, shape if stride == 1 else None, system)
         _written(system, first, last, WholeMap(out.detach(), clean=False))
         return out
@@ -153,7 +155,7 @@ def _span(rows: Selection | None, steps: int) -> tuple[int, int, int]:
         token = rows + steps if rows < 0 else rows
         if not 0 <= token < steps:
             raise IndexError(
-                f"attention_map: row {rows} is outside the sequence of {steps} tokens."
+                f"attention_map: 'rows' is {rows}, which is outside the sequence of {steps} tokens."
             )
         return token, token + 1, 1
     if not isinstance(rows, slice):

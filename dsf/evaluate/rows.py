@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate.cache import kept_rows, kept_window, rows_of
 from dsf.evaluate.compiled import compiled_rows
 from dsf.evaluate.output_buffers import FreshRows, ReusedRows, RowBuffer
 from dsf.evaluate.row_windows import backward_rows, forward_rows
+from dsf.shapes import at_least
 from dsf.system import System
 
 SIZE = 64
@@ -35,6 +37,7 @@ class Rows(NamedTuple):
 MapOrSystem = Tensor | Operator | Iterable[Rows]
 
 
+@checked
 def row_blocks(
     map_or_system: MapOrSystem,
     *,
@@ -71,8 +74,7 @@ def row_blocks(
         [0, 1] [1.0, 1.5]
         [2] [1.75]
     """
-    if size < 1:
-        raise ValueError(f"row_blocks: size must be at least 1 token, but it is {size}.")
+    at_least(1, "row_blocks", "size", size, " token")
     if isinstance(map_or_system, Tensor):
         return _of_tensor(map_or_system, size, outputs, inputs)
     if (outputs, inputs) != (1, 1):

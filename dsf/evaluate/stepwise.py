@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.argument_checks import kinds_checked
 from dsf.evaluate.arguments import state_at_start, with_checked_arguments, working_dtype
 from dsf.evaluate.equations import advance
 from dsf.evaluate.windows.cutting import cut
-from dsf.shapes import agree
+from dsf.shapes import ShapeError, agree
 from dsf.solve import continued
 from dsf.system import System
 
@@ -34,6 +35,7 @@ def _run(system: System, signal: Tensor) -> Tensor:
     return torch.cat(responses, dim=-3)
 
 
+@kinds_checked
 def step(
     system: System,
     token: int,
@@ -74,11 +76,21 @@ def step(
         )
     if system.takes_real_part and signal.is_complex():
         raise ValueError("step: this system takes the real part, so its signal must be real.")
+    if not 0 <= token < system.steps:
+        raise ValueError(
+            f"step: 'token' must lie between 0 and {system.steps - 1}, but it is {token}."
+        )
     batch = tuple(system.batch)
     agree("step", "batch", system=batch, state=state.shape[:-2], signal=signal.shape[:-2])
     agree("step", "state", system=system.state_size, state=state.shape[-2])
     agree("step", "input", system=system.input_size, signal=signal.shape[-2])
     agree("step", "channel", state=state.shape[-1], signal=signal.shape[-1])
+    for name, part in (("state", state), ("signal", signal)):
+        if part.device != system.device:
+            raise ShapeError(
+                f"step: the system is on {system.device}, but '{name}' is on {part.device}. Move "
+                f"one of them first."
+            )
     dtype = torch.promote_types(system.dtype, torch.promote_types(state.dtype, signal.dtype))
     response, leaving = advance(
         cut(system, token, token + 1, dtype=working_dtype(dtype)),

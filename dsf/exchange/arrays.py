@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.saving import replace_file
 
@@ -16,6 +17,7 @@ ABOUT = "about"
 CAVEAT = "linear in its signal, given its coefficients: a statement about this run"
 
 
+@checked
 def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
     """Write the map of every layer under its name, and a description, ``about``, as JSON.
 
@@ -41,6 +43,7 @@ def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = tor
     return replace_file(path, lambda draft: _write_npz(draft, arrays))
 
 
+@checked
 def to_safetensors(
     inspection: Inspection, path: str | Path, *, dtype: torch.dtype = torch.float32
 ) -> Path:
@@ -69,6 +72,7 @@ def to_safetensors(
     return replace_file(path, lambda draft: save_file(maps, draft, metadata=about))
 
 
+@checked
 def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> Any:
     """The maps as an ``xarray.DataTree``, with a node for each layer, named axes and tokens.
 

@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.algebra import select
+from dsf.argument_checks import checked
 from dsf.evaluate import attention_map
 from dsf.inspection import InspectedLayer, Inspection
 
 BRACKETS = str.maketrans("<>", "‹›")
 
 
+@checked
 def to_bertviz(
     inspection: Inspection,
     *,
@@ -56,6 +58,7 @@ def to_bertviz(
     return maps, _tokens(inspection, sample, maps[0].shape[-1])
 
 
+@checked
 def to_circuitsvis(
     inspection: Inspection, layer: int = 0, *, sample: int = 0, heads: slice = slice(None)
 ) -> dict[str, Any]:
@@ -84,6 +87,11 @@ def to_circuitsvis(
 
 def _maps(layer: InspectedLayer, sample: int, heads: slice) -> Float[Tensor, "head time time"]:
     """Maps of one sample, one for each head, without the columns of constant inputs."""
+    samples = layer.system.batch[0] if layer.axes else 1
+    if not -samples <= sample < samples:
+        raise IndexError(
+            f"{layer.name}: 'sample' must lie between 0 and {samples - 1}, but it is {sample}."
+        )
     index = (sample, heads)[: len(layer.axes)]
     system = select(layer.system, index)
     map = attention_map(system).unflatten(-1, (-1, system.input_size))[..., 0]

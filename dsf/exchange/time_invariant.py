@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from scipy import signal as scipy_signal
 
+from dsf.argument_checks import checked
 from dsf.evaluate.invariant import varying
+from dsf.shapes import at_least, of_kind
 from dsf.system import System
 from dsf.transition import Dense
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 Four = tuple["NDArray[Any]", "NDArray[Any]", "NDArray[Any]", "NDArray[Any]"]
 
 
+@checked
 def state_space(system: System) -> Four:
     """A, B, C, D of a time-invariant system in the control convention, as arrays.
 
@@ -47,30 +50,49 @@ def state_space(system: System) -> Four:
     return A.numpy(force=True), B.numpy(force=True), C.numpy(force=True), D.numpy(force=True)
 
 
+@checked
 def from_state_space(A: Any, B: Any, C: Any, D: Any, *, steps: int) -> System:
     """A system of ``steps`` tokens from the four matrices of the control convention.
 
     Raises:
         ValueError: if ``steps`` is below 1.
     """
-    if steps < 1:
-        raise ValueError(f"from_state_space: 'steps' must be at least 1, but it is {steps}.")
-    parts = [torch.from_numpy(np.array(part, ndmin=2)) for part in (A, B, C, D)]
+    at_least(1, "from_state_space", "steps", steps)
+    given = {"A": A, "B": B, "C": C, "D": D}
+    parts = [torch.from_numpy(_matrix(name, part)) for name, part in given.items()]
     A_, B_, C_, D_ = (part.expand(steps, *part.shape) for part in parts)
     return System(Dense(A_), B_, C_, D_, reads_before_update=True)
 
 
+def _matrix(name: str, part: Any) -> "NDArray[Any]":
+    """One of the four as an array.
+
+    Raises:
+        TypeError: if it is no matrix of numbers.
+    """
+    found = np.array(part, ndmin=2)
+    if found.dtype.kind not in "fciu" or found.ndim > 2:
+        raise TypeError(
+            f"from_state_space: '{name}' must be a matrix of numbers, such as an array of NumPy, "
+            f"but it is {type(part).__name__} of {found.dtype} with {found.ndim} axes."
+        )
+    return found
+
+
+@checked
 def to_scipy(system: System) -> Any:
     """The system as ``scipy.signal.StateSpace`` with a time step of one token."""
     return scipy_signal.StateSpace(*state_space(system), dt=True)
 
 
+@checked
 def from_scipy(system: Any, *, steps: int) -> System:
     """A system of ``steps`` tokens from a discrete-time ``scipy.signal.StateSpace``.
 
     Raises:
         ValueError: if the system is continuous in time.
     """
+    of_kind("from_scipy", "system", system, scipy_signal.StateSpace, "a scipy.signal.StateSpace")
     if system.dt is None:
         raise ValueError(
             "from_scipy: needs a discrete-time system, but this one is continuous. Discretise it "
@@ -79,6 +101,7 @@ def from_scipy(system: Any, *, steps: int) -> System:
     return from_state_space(system.A, system.B, system.C, system.D, steps=steps)
 
 
+@checked
 def to_control(system: System) -> Any:
     """The system as ``control.StateSpace`` with a time step of one token.
 
@@ -94,12 +117,20 @@ def to_control(system: System) -> Any:
     return control.StateSpace(*state_space(system), True)
 
 
+@checked
 def from_control(system: Any, *, steps: int) -> System:
     """A system of ``steps`` tokens from a discrete-time ``control.StateSpace``.
 
     Raises:
         ValueError: if the system is continuous in time.
     """
+    of_kind(
+        "from_control",
+        "system",
+        system,
+        lambda given: all(hasattr(given, name) for name in ("isdtime", *"ABCD")),
+        "a control.StateSpace",
+    )
     if not system.isdtime(strict=True):
         raise ValueError(
             "from_control: needs a discrete-time system, but this one is continuous. Discretise it "

@@ -12,17 +12,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.evaluate import attention_map, respond
 from dsf.inspection import InspectedLayer, Inspection, NothingCapturedError, ReconstructionError
 from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.softmax.attention import attention
 from dsf.mixers import SoftmaxAttention
-from dsf.shapes import has_axes
+from dsf.shapes import has_axes, of_kind
 
 PATTERN = "hook_pattern"
 
 
+@checked
 def from_transformer_lens(
     cache: Any,
     *,
@@ -60,6 +62,13 @@ def from_transformer_lens(
         >>> inspection[0].name, inspection[0].error < 1e-6, inspection[0].mixer.causal
         ('blocks.0.attn', True, True)
     """
+    of_kind(
+        "from_transformer_lens",
+        "cache",
+        cache,
+        lambda given: hasattr(given, "keys") and hasattr(given, "__getitem__"),
+        "the cache of model.run_with_cache(...)",
+    )
     names = [name for name in map(str, cache.keys()) if name.endswith(PATTERN)]
     if not names:
         raise NothingCapturedError(

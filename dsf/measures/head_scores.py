@@ -110,8 +110,8 @@ def needle(
     Raises:
         IndexError: if the map has no such tokens, which are counted from 0.
     """
-    a_token("needle", "written", written, None)
-    a_token("needle", "read", read, map_or_system)
+    written = a_token("needle", "written", written, None)
+    read = a_token("needle", "read", read, map_or_system)
     found = []
 
     def place(rows: Rows) -> Tensor:

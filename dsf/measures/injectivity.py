@@ -89,21 +89,17 @@ def confusions(
     for name, given in (("weights_within", weights_within), ("queries_beyond", queries_beyond)):
         if not 0 <= given < math.inf:
             raise ValueError(
-                f"confusions: '{name}' must be a distance, finite and at least 0, but it is {given}."
+                f"confusions: '{name}' must be a distance, finite and at least 0, but it is "
+                f"{given}."
             )
     weights, query = (
         _finite("confusions", *each) for each in (("weights", weights), ("query", query))
     )
     limit: float | Tensor = float(weights_within)
     if relative:
-        limit = (
-            float(weights_within)
-            * (weights - weights.mean(dim=0)).norm(dim=-1).square().mean().sqrt()
-        )
-    near = torch.cdist(weights, weights, compute_mode="donot_use_mm_for_euclid_dist") < limit
-    apart = torch.cdist(query, query, compute_mode="donot_use_mm_for_euclid_dist") > float(
-        queries_beyond
-    )
+        limit = limit * (weights - weights.mean(dim=0)).norm(dim=-1).square().mean().sqrt()
+    near = _distances(weights) < limit
+    apart = _distances(query) > float(queries_beyond)
     return int((near & apart).triu(1).sum())
 
 
@@ -167,6 +163,10 @@ def colliding_query(
         f"identity, relu, "
         f"elu_plus_one, exp and softplus."
     )
+
+
+def _distances(rows: Tensor) -> Tensor:
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _finite(owner: str, name: str, value: Tensor) -> Tensor:

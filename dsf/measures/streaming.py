@@ -109,8 +109,8 @@ def reductions_of(measures: Sequence[Measure]) -> tuple[RowReduction, ...]:
         except (TypeError, AttributeError) as reason:
             name = getattr(measure, "__name__", repr(measure))
             raise TypeError(
-                f"streamed: 'measures' holds {name}, which cannot be computed row by row in one pass ({reason}). Call it "
-                f"separately, with the map or the system."
+                f"streamed: 'measures' holds {name}, which cannot be computed row by row in one "
+                f"pass ({reason}). Call it separately, with the map or the system."
             ) from reason
     return tuple(dict.fromkeys(asked.wanted))
 

@@ -61,7 +61,7 @@ def test_what_is_no_system_and_no_signal():
         dsf.respond(mixer, mixer.signal())
     with pytest.raises(TypeError, match=f"attention_map: .*{words}"):
         dsf.attention_map(mixer)
-    with pytest.raises(TypeError, match="the signal must be a torch tensor, but it is ndarray"):
+    with pytest.raises(TypeError, match="'signal' must be a torch tensor, but it is ndarray"):
         dsf.respond(mixer.system(), mixer.signal().numpy())
 
 
