@@ -104,12 +104,13 @@ def checked_call(
     for argument in plan:
         places = argument.places(len(given))
         values = [given[k] for k in places]
-        if argument.name in named:
+        is_named = argument.name in named and not argument.many
+        if is_named:
             values = [named[argument.name]]
         for k, value in enumerate(values):
             plain = argument.rule.check(owner, argument.name, value)
             tensors += _with_axes(argument, value)
-            if argument.name in named:
+            if is_named:
                 named[argument.name] = plain
             else:
                 given[places[k]] = plain
@@ -330,7 +331,10 @@ def _sequence(inner: tuple[Any, ...]) -> Rule:
         for value in values:
             if not one.fits(value):
                 came = shown(value, one.is_written)
-                raise TypeError(f"{owner}: '{name}' must be {said}, but it holds {came}.")
+                raise TypeError(
+                    f"{owner}: '{name}' must be {said}, but it is {shown(values, False)} that "
+                    f"holds {came}."
+                )
             plain.append(one.check(owner, name, value))
         same = all(a is b for a, b in zip(plain, values, strict=True))
         return values if same else plain

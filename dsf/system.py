@@ -237,8 +237,8 @@ class System:
             wrong = [token for token in several if not -self.steps <= token < self.steps]
             if wrong:
                 raise IndexError(
-                    f"System.states: 'at' names the token {wrong[0]}, but the {self.steps} tokens are "
-                    f"numbered from 0 to {self.steps - 1}."
+                    f"System.states: 'at' names {wrong[0]}: there is no token {wrong[0]}; "
+                    f"the {self.steps} tokens are numbered from 0 to {self.steps - 1}."
                 )
             chosen = [numbers[token] for token in several]
         if not chosen:

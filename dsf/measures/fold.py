@@ -132,7 +132,7 @@ def frobenius(parts: Iterable[Tensor]) -> Tensor:
     return found
 
 
-def per_row(map_or_system: MapOrSystem, look: Look) -> Shaped[Tensor, "*batch rows"]:
+def per_row(map_or_system: MapOrSystem, look: Look) -> Shaped[Tensor, "*numbers rows"]:
     """One number for every row."""
     return torch.cat([look(rows) for rows in blocks(map_or_system)], dim=-1)
 
