@@ -151,9 +151,9 @@ class Subject:
         if missing or not is_dataclass(mixer_or_class):
             lacking = f"has no {', '.join(missing)}" if missing else "is no dataclass"
             raise TypeError(
-                f"check_mixer: 'mixer_or_class' must be a dataclass with system() and signal(), and "
-                f"for a class also draw(rng, steps=...), but {mixer_or_class!r} {lacking}. Derive "
-                f"it from dsf.mixers.Mixer."
+                f"check_mixer: 'mixer_or_class' must be a dataclass with system() and signal(), "
+                f"and for a class also draw(rng, steps=...), but {mixer_or_class!r} {lacking}. "
+                f"Derive it from dsf.mixers.Mixer."
             )
         owner: Any = mixer_or_class if self._drawn else type(mixer_or_class)
         self.owner: str = owner.__name__
