@@ -45,6 +45,7 @@ WORDS = {
 }
 """How a class is told; ``""`` stands for one that only the library itself passes on."""
 NUMBERS = {"Float": "real numbers", "Inexact": "real or complex numbers", "Int": "whole numbers"}
+UNCOMPARED = (None,)
 LONG = 60  # characters of a value in an error
 SEVERAL = {"a whole number": "whole numbers", "a text": "texts", "a number": "numbers"}
 
@@ -100,7 +101,7 @@ def checked_call(
     """
     owner, plan = function.__qualname__.rpartition("<locals>.")[-1], _plan(function)
     tensors: list[tuple[str, str, Tensor]] = []
-    given, named = list(args), dict(kwargs)
+    given, named = list(args), kwargs
     for argument in plan:
         places = argument.places(len(given))
         values = [given[k] for k in places]
@@ -109,7 +110,8 @@ def checked_call(
             values = [named[argument.name]]
         for k, value in enumerate(values):
             plain = argument.rule.check(owner, argument.name, value)
-            tensors += _with_axes(argument, value)
+            if argument.axes != UNCOMPARED:
+                tensors += _with_axes(argument, value)
             if is_named:
                 named[argument.name] = plain
             else:
@@ -224,7 +226,8 @@ def _any_of(rules: list[Rule | None]) -> Rule | None:
     words = list(dict.fromkeys(rule.words for rule in known if rule.words))
 
     def judge(owner: str, name: str, value: Any) -> Any:
-        return next(rule for rule in known if rule.fits(value)).check(owner, name, value)
+        first = next(rule for rule in known if rule.fits(value))
+        return value if first.judge is None else first.judge(owner, name, value)
 
     said = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     is_written = any(rule.is_written for rule in known)
@@ -384,15 +387,21 @@ def _array(annotation: Any) -> Rule:
     if axes.endswith("rows columns"):
         said += " such as layer.map()"
 
+    named = [word for word in axes.split() if not word.startswith("*")]
+    is_open = "..." in axes or len(named) < len(axes.split())
+
+    def may_have(count: int) -> bool:
+        return "..." in axes or (count >= len(named) if is_open else count == len(named))
+
     def judge(owner: str, name: str, value: Any) -> Any:
         is_read = kind in NUMBERS and isinstance(value, Tensor)
         if isinstance(value, Tensor):
             _is_dense(owner, name, value)
         if is_read:
             _check_numbers(owner, name, value, kind)
-        if "..." not in axes:
+        if not may_have(value.ndim):
             has_axes(owner, name, tuple(value.shape), axes)
-        if is_read:
+        if is_read and 0 in value.shape:
             _has_entries(owner, name, tuple(value.shape), axes)
         return value
 
@@ -416,7 +425,7 @@ def _check_numbers(owner: str, name: str, value: Tensor, kind: str) -> None:
     real = value.is_floating_point()
     whole = not real and not value.is_complex() and value.dtype is not torch.bool
     fits = {"Float": real, "Inexact": real or value.is_complex(), "Int": whole}
-    if not fits.get(kind, True):
+    if not fits[kind]:
         cure = (
             ".long()" if kind == "Int" else ".real or .abs()" if value.is_complex() else ".double()"
         )
