@@ -46,7 +46,7 @@ WHOLE = ("sum", "ahead", "by lag")
 
 def reduced(
     source: Measured, *wanted: RowReduction, measure: str
-) -> tuple[Shaped[Tensor, "*batch rows"], ...]:
+) -> tuple[Shaped[Tensor, "*numbers"], ...]:
     """Reductions of every row: from the results of a pass, or from an exact pass made now."""
     if isinstance(source, Reduced | Requested):
         return from_pass(source, wanted, measure)
