@@ -249,11 +249,15 @@ def _of_one(annotation: Any) -> Rule | None:
 
 
 def _literal(inner: tuple[Any, ...]) -> Rule:
-    return Rule(
-        f"one of {', '.join(map(repr, inner))}",
-        lambda value: any(type(value) is type(each) and value == each for each in inner),
-        is_written=True,
-    )
+    said = f"one of {', '.join(map(repr, inner))}"
+
+    def judge(owner: str, name: str, value: Any) -> Any:
+        if value not in inner:
+            raise ValueError(f"{owner}: '{name}' must be {said}, but it is {value!r}.")
+        return value
+
+    kinds = {type(each) for each in inner}
+    return Rule(said, lambda value: type(value) in kinds, judge, is_written=True)
 
 
 def _tuple(inner: tuple[Any, ...]) -> Rule | None:
