@@ -179,7 +179,7 @@ def linear_injective(
     return issued(refuted, folder)
 
 
-def _query(key: Tensor, feature_map: FeatureMap) -> list[Fraction] | None:
+def _query(key: Tensor, feature_map: str) -> list[Fraction] | None:
     """A query for which the sum of the row is not zero, or None."""
     width = key.shape[-1]
     if feature_map == "elu_plus_one":

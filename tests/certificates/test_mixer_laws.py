@@ -203,7 +203,5 @@ def test_a_failure_that_does_not_come_is_an_error():
 
 @pytest.mark.parametrize("given", [torch.nn.Linear(2, 2), int, 3])
 def test_what_is_no_mixer_is_refused(given):
-    with pytest.raises(
-        TypeError, match="check_mixer: 'mixer_or_class' must be a dataclass with system"
-    ):
+    with pytest.raises(TypeError, match="'mixer_or_class' must be a dataclass with system"):
         dsf.certify.check_mixer(given)
