@@ -149,7 +149,8 @@ def linear_injective(
     if feature_map not in known:
         raise ValueError(
             f"linear_injective: collisions are known for {', '.join(known)}, not for the "
-            f"'feature_map' {feature_map!r}. With more features than key entries there need not be a collision."
+            f"'feature_map' {feature_map!r}. With more features than key entries there need not be "
+            f"a collision."
         )
     chosen = key.shape[0] - 1 if row is None else row
     if not 0 <= chosen < key.shape[0]:
