@@ -36,9 +36,9 @@ def test_a_count_too_small():
         ),
         (lambda: dsf.probe(3), "'module' must be a torch module, but it is int"),
         (lambda: dsf.plot.heat_map([[1.0]]), "a matrix of torch or NumPy, but it is list"),
-        (lambda: dsf.certify.nonnegative(3), "'map' must be a torch tensor, .* but it is int"),
+        (lambda: dsf.certify.nonnegative(3), "'map' must be a torch tensor .* but it is int"),
         (lambda: dsf.certify.causal(None), "such as layer.map\\(\\), but it is NoneType"),
-        (lambda: dsf.certify.same_map(MAP, [1], tolerance=0), "'other' must be a torch tensor"),
+        (lambda: dsf.certify.same_map(MAP, [1], tolerance=0), "'second' must be a torch tensor"),
     ],
 )
 def test_another_kind(call, words):
@@ -49,5 +49,5 @@ def test_another_kind(call, words):
 @pytest.mark.parametrize("map", [torch.tensor(3.0), torch.ones(2)])
 @pytest.mark.parametrize("certify", [dsf.certify.nonnegative, dsf.certify.causal])
 def test_a_map_has_two_axes(certify, map):
-    with pytest.raises(ValueError, match=r"'map' must have the axes '\*batch written read'"):
+    with pytest.raises(ValueError, match=r"'map' must have the axes '\*batch rows columns'"):
         certify(map)

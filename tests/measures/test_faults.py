@@ -195,7 +195,7 @@ NUMBERS = [torch.bool, torch.int8, torch.uint8, torch.int64]
 @pytest.mark.parametrize("dtype", NUMBERS)
 def test_whole_numbers_are_refused_in_words(dtype):
     for measure in (measures.row_entropy, measures.column_sums, measures.effective_rank):
-        with pytest.raises(TypeError, match=r"Convert the map first"):
+        with pytest.raises(TypeError, match=r"Convert it first"):
             measure(torch.eye(3).to(dtype))
 
 
@@ -214,9 +214,9 @@ def test_complex_and_empty_maps_get_an_answer_or_a_named_error():
     assert measures.energy_gain(rotated) == 1
     empty = torch.zeros(0, 0)
     for measure in (measures.absolute_gain, measures.row_sums, measures.column_norms):
-        with pytest.raises(ValueError, match="at least one token"):
+        with pytest.raises(ValueError, match="at least one"):
             measure(empty)
-    with pytest.raises(ValueError, match="at least one token"):
+    with pytest.raises(ValueError, match="at least one"):
         measures.map_distance(empty, empty)
 
 

@@ -104,9 +104,9 @@ def test_tokens_that_do_not_fit_are_refused(map):
         measures.copying(map, torch.ones(5))
     with pytest.raises(ShapeError, match=r"copying: 'effects' has the axes \(3,\) before"):
         measures.copying(map, torch.ones(3, 8))
-    with pytest.raises(TypeError, match=r"must be a tensor of whole numbers .* but it is list"):
+    with pytest.raises(TypeError, match=r"'tokens' must be a torch tensor .* but it is a list"):
         measures.induction(map, [1, 2, 3])
-    with pytest.raises(TypeError, match="must be a tensor of whole numbers"):
+    with pytest.raises(TypeError, match=r"'tokens' must (be a torch tensor|hold whole numbers)"):
         measures.duplicate_token(map, torch.ones(8))
     with pytest.raises(ValueError, match="previous_token: signs need a real map"):
         measures.previous_token(map + 1j)
@@ -115,9 +115,13 @@ def test_tokens_that_do_not_fit_are_refused(map):
 @pytest.mark.usefixtures("our_own_errors")
 def test_maps_tokens_and_places_that_are_none():
     map = torch.ones(4, 4).tril()
-    with pytest.raises(TypeError, match=r"tensor, a system or blocks of rows .* but it is str"):
+    with pytest.raises(
+        TypeError, match=r"'map_or_system' must be .* or blocks of rows .* but it is"
+    ):
         measures.previous_token("a map")
-    with pytest.raises(TypeError, match=r"a system or blocks of rows .* but it is list"):
+    with pytest.raises(
+        TypeError, match=r"'map_or_system' must be .* or blocks of rows .* but it is a list"
+    ):
         measures.previous_token(map.tolist())
     with pytest.raises(TypeError, match="it is a tensor of the type complex64 with 1 axes"):
         measures.induction(map, torch.ones(4, dtype=torch.complex64))

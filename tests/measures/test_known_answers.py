@@ -93,7 +93,7 @@ def test_sink_rate_counts_maps():
 def test_distances():
     assert measures.map_distance(MAP, MAP) == 0
     assert measures.largest_difference(MAP, MAP.tril(-1)) == 3
-    with pytest.raises(ValueError, match="same size"):
+    with pytest.raises(ValueError, match="same 'rows' size"):
         measures.map_distance(MAP, torch.eye(2).double())
 
 

@@ -207,7 +207,9 @@ def test_wrong_arguments_are_refused_in_words():
     ):
         measures.forgetting(system, writes=[12])
     for measure in (measures.retained, measures.interference):
-        with pytest.raises(ValueError, match=f"{measure.__name__}: 'noise' must be above 0"):
+        with pytest.raises(
+            ValueError, match=f"{measure.__name__}: 'noise' must be finite and above 0"
+        ):
             measure(system, noise=0.0)
         with pytest.raises(IndexError, match=f"{measure.__name__}: at=9, but the 9 tokens"):
             measure(system, at=9)

@@ -154,7 +154,7 @@ def test_long_work_is_announced_before_it_starts(monkeypatch, caplog):
 @pytest.mark.usefixtures("our_own_errors")
 def test_what_cannot_be_streamed():
     map = torch.eye(3)
-    with pytest.raises(TypeError, match="effective_rank cannot be computed row by row"):
+    with pytest.raises(TypeError, match="effective_rank, which cannot be computed row by row"):
         measures.streamed(map, measures.effective_rank)
     with pytest.raises(ValueError, match="needs at least one measure"):
         measures.streamed(map)
