@@ -284,7 +284,8 @@ def _is_index(value: object) -> bool:
         operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return False
-    return not isinstance(value, bool)
+    is_mask = isinstance(value, Tensor) and value.dtype is torch.bool
+    return not (is_mask or isinstance(value, bool))
 
 
 def _is_number(value: object) -> bool:

@@ -93,6 +93,7 @@ def sample(  # noqa: PLR0917 (one of every kind)
         ("tokens", "12", "a list of whole numbers, but it is '12'"),
         ("tokens", {1, 2}, "a list of whole numbers, but it is set"),
         ("tokens", [1, 1.5], "a list of whole numbers, but it is a list of 2 that holds 1.5"),
+        ("tokens", torch.tensor([True, False]), "a list of whole numbers, but .* holds Tensor"),
         ("texts", "ab", "a list of texts, but it is 'ab'"),
         ("pair", (1, 2, 3), "a pair of whole numbers, but it is a tuple of 3"),
         ("look", 3, "a function, but it is int"),

@@ -1,5 +1,6 @@
 """Systems in another number type or on another device, and selected entries of their batch."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -146,7 +147,7 @@ def _selected(index: Any, system: Operator) -> torch.Size:
 def _is_index(part: Any) -> bool:
     if isinstance(part, Tensor | np.ndarray):
         return not any(kind in str(part.dtype) for kind in ("float", "complex", "object", "str"))
-    if isinstance(part, list):
+    if isinstance(part, Sequence) and not isinstance(part, str | bytes):
         return all(map(_is_index, part))
     return isinstance(part, slice | int | np.integer) and not isinstance(part, bool)
 

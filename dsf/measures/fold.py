@@ -17,7 +17,6 @@ from dsf.composite import Operator
 from dsf.evaluate import Rows, row_blocks
 from dsf.evaluate.rows import SIZE
 from dsf.evaluate.scaled_norms import norm, safe_range
-from dsf.shapes import at_least
 from dsf.system import System
 
 Map = Inexact[Tensor, "*batch rows columns"]
@@ -99,19 +98,16 @@ def a_token(measure: str, name: str, token: int, map_or_system: object) -> int:
     """``token``, if it is one of those that the map reads, as far as they are known beforehand.
 
     Raises:
-        ValueError: if it is negative.
-        IndexError: if the map has fewer tokens.
+        IndexError: if it is negative, or the map has fewer tokens.
     """
-    at_least(0, measure, name, token)
     tokens = None
     if isinstance(map_or_system, Tensor):
         tokens = map_or_system.shape[-1]
     elif isinstance(map_or_system, Operator):
         tokens = getattr(map_or_system, "read_steps", map_or_system.steps)
-    if tokens is not None and token >= tokens:
-        raise IndexError(
-            f"{measure}: '{name}' must be a token from 0 to {tokens - 1}, but it is {token}."
-        )
+    if token < 0 or (tokens is not None and token >= tokens):
+        last = "" if tokens is None else f" to {tokens - 1}"
+        raise IndexError(f"{measure}: '{name}' must be a token from 0{last}, but it is {token}.")
     return min(token, 2**62)  # a larger one is none, and no number of torch
 
 

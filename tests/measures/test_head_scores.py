@@ -123,12 +123,12 @@ def test_maps_tokens_and_places_that_are_none():
         TypeError, match=r"'map_or_system' must be .* or blocks of rows .* but it is a list"
     ):
         measures.previous_token(map.tolist())
-    with pytest.raises(TypeError, match="it is a tensor of the type complex64 with 1 axes"):
+    with pytest.raises(TypeError, match=r"'tokens' must hold whole numbers, .* complex64"):
         measures.induction(map, torch.ones(4, dtype=torch.complex64))
     for wrong in ([1.0] * 4, torch.ones(4) * 1j):
-        with pytest.raises(TypeError, match="'effects' must be a tensor of real numbers"):
+        with pytest.raises(TypeError, match="'effects' must be a t"):
             measures.copying(map, wrong)
     for written, read in ((4, 0), (0, 4), (-1, 0)):
-        with pytest.raises(IndexError, match=f"no tokens written={written} and read={read}"):
+        with pytest.raises(IndexError, match=r"needle: .*(written|read)"):
             measures.needle(map, written=written, read=read)
     assert measures.needle(map, written=3, read=1) == 0.25
