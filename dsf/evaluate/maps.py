@@ -155,7 +155,7 @@ def _span(rows: Selection | None, steps: int) -> tuple[int, int, int]:
         token = rows + steps if rows < 0 else rows
         if not 0 <= token < steps:
             raise IndexError(
-                f"attention_map: 'rows' is {rows}, which is outside the sequence of {steps} tokens."
+                f"attention_map: of 'rows', row {rows} is outside the sequence of {steps} tokens."
             )
         return token, token + 1, 1
     if not isinstance(rows, slice):

@@ -143,7 +143,9 @@ def test_a_stream_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="needs the whole sequence before its first response"):
         dsf.step(dsf.algebra.reverse(system), 0, state, signal)
     for token in (-1, 5):
-        with pytest.raises(ValueError, match=f"stop <= 5, but start is {token}"):
+        with pytest.raises(
+            ValueError, match=f"'token' must lie between 0 and 4, but it is {token}"
+        ):
             dsf.step(system, token, state, signal)
     with pytest.raises(ShapeError, match=r"step: .*'batch'.*system has \(2,\), state has \(1,\)"):
         dsf.step(system, 0, state[:1], signal)
@@ -162,7 +164,7 @@ def test_a_stream_refuses_what_it_cannot_do():
 def test_windows_need_a_token_and_a_direction():
     drawer = Drawer(10)
     system = drawer.system("diagonal")
-    with pytest.raises(ValueError, match="chunkwise: size must be at least 1 token, but it is 0"):
+    with pytest.raises(ValueError, match="chunkwise: 'size' must be at least 1 token, but it is 0"):
         dsf.chunkwise(system, drawer.tensor(5, 1, 1), size=0)
     with pytest.raises(ValueError, match=r"fold: .*runs backward.*dsf\.algebra\.reverse"):
         fold(dsf.algebra.reverse(system), 0, 2)

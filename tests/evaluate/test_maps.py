@@ -96,7 +96,7 @@ def test_blocks_of_what_has_none():
     for shape in ((3, 4), (3,)):
         with pytest.raises(ValueError, match=r"square in its last two axes.*dsf\.evaluate\.Rows"):
             row_blocks(torch.ones(shape))
-    with pytest.raises(ValueError, match="size must be at least 1 token, but it is 0"):
+    with pytest.raises(ValueError, match="'size' must be at least 1 token, but it is 0"):
         row_blocks(attention(), size=0)
     with pytest.raises(TypeError, match=r"it got int\. A mixer gives its system"):
         row_blocks(3)
