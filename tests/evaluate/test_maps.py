@@ -98,7 +98,7 @@ def test_blocks_of_what_has_none():
             row_blocks(torch.ones(shape))
     with pytest.raises(ValueError, match="'size' must be at least 1 token, but it is 0"):
         row_blocks(attention(), size=0)
-    with pytest.raises(TypeError, match=r"it got int\. A mixer gives its system"):
+    with pytest.raises(TypeError, match=r"must be .* a System .* but it is int"):
         row_blocks(3)
 
 
