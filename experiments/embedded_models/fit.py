@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from dsf.models import recall
 from experiments.embedded_models import scan
+from experiments.training.weight_decay import matrices_decay
 
 CHECK_EVERY = 200
 CHECK_SEED = 1
@@ -51,7 +52,7 @@ class Progress:
 
 def fit(model: nn.Module, schedule: Schedule) -> Iterator[Progress]:
     """Train in place, one report per check, until ``enough`` of the queries are answered."""
-    optimiser = torch.optim.AdamW(_groups(model, schedule.weight_decay), lr=schedule.rate)
+    optimiser = torch.optim.AdamW(matrices_decay(model, schedule.weight_decay), lr=schedule.rate)
     slope = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.factor)
     generator = torch.Generator().manual_seed(schedule.seed)
     unseen = recall.draw(torch.Generator().manual_seed(CHECK_SEED), CHECK_SAMPLES)
@@ -81,15 +82,3 @@ def _update(model: nn.Module, optimiser: torch.optim.Optimizer, drawn: recall.Re
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
     return loss.item()
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; poles, step sizes, skips, norms and biases do not."""
-    decays, stays = [], []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.ndim > 1 and not name.endswith("A_log")
-        (decays if matrix else stays).append(parameter)
-    return [
-        {"params": decays, "weight_decay": weight_decay},
-        {"params": stays, "weight_decay": 0.0},
-    ]

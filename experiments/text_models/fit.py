@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from experiments.text_models import scan
+from experiments.training.weight_decay import matrices_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ def fit(
     not, the weights come out equal bit by bit, on one machine with one thread.
     """
     order = schedule.order(len(tokens))
-    optimiser = torch.optim.AdamW(_groups(model, schedule.weight_decay), betas=(0.9, 0.95))
+    optimiser = torch.optim.AdamW(matrices_decay(model, schedule.weight_decay), betas=(0.9, 0.95))
     done, losses = Progress(0, 0, 0.0, math.nan), []
     if checkpoint.exists():
         done = _resume(checkpoint, model, optimiser)
@@ -125,15 +126,3 @@ def _resume(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer
     model.load_state_dict(state.pop("model"))
     optimiser.load_state_dict(state.pop("optimiser"))
     return Progress(**state)
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; poles, step sizes, skips, norms and biases do not."""
-    decays, stays = [], []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.ndim > 1 and not name.endswith("A_log")
-        (decays if matrix else stays).append(parameter)
-    return [
-        {"params": decays, "weight_decay": weight_decay},
-        {"params": stays, "weight_decay": 0.0},
-    ]
