@@ -7,6 +7,7 @@ document.addEventListener("DOMContentLoaded", () => {
     heading.textContent = document.title.split(" - ")[0];
     document.querySelector("article")?.prepend(heading);
   }
+  if (document.querySelector("#search-results")) askAgain(); // on a narrow page the only field lies in a closed drawer
   const drawers = { ".sidebar-drawer": "Pages", ".toc-drawer": "On this page" };
   for (const [drawer, name] of Object.entries(drawers)) document.querySelector(drawer)?.setAttribute("aria-label", name);
   for (const cell of document.querySelectorAll(".table-wrapper td")) { // sentences get room, numbers no line break
@@ -17,9 +18,30 @@ document.addEventListener("DOMContentLoaded", () => {
   addEventListener("resize", boxes);
 });
 
+addEventListener("load", () => {
+  for (const image of document.querySelectorAll("article img:not(.on-wide-pages, .tiles img)")) {
+    if (image.naturalWidth < 700 || image.naturalWidth < 2 * image.naturalHeight) continue;
+    const box = document.createElement("div");
+    box.className = "broad";
+    image.replaceWith(box);
+    box.append(image);
+  }
+  boxes();
+});
+
+/** A field for words on the page of results, which has none of its own. */
+function askAgain() {
+  const form = document.createElement("form"), field = document.createElement("input");
+  Object.assign(form, { action: "search.html", role: "search", className: "again" });
+  Object.assign(field, { name: "q", type: "search", placeholder: "Words to look for", value: new URLSearchParams(location.search).get("q") || "" });
+  field.setAttribute("aria-label", "Words to look for");
+  form.append(field);
+  document.querySelector("article h1")?.after(form);
+}
+
 function boxes() {
   const named = {};
-  for (const box of document.querySelectorAll(".table-wrapper, .math-block, .cell_output .output, pre")) {
+  for (const box of document.querySelectorAll(".table-wrapper, .math-block, .cell_output .output, .broad, pre")) {
     box.classList.remove("fits");
     const fits = box.scrollWidth <= box.clientWidth;
     if (box.matches(".table-wrapper")) box.classList.toggle("fits", fits);

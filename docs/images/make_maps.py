@@ -1,6 +1,8 @@
-"""Draw ``maps.png``: one map of each embedded model, all on the same recall prompt.
+"""Draw ``maps.png`` and ``maps-narrow.png``: one map of each embedded model, on one recall prompt.
 
     python docs/images/make_maps.py
+
+The narrow picture has two maps in a row and no token labels, which a phone could not show.
 
 A ring marks where a key that comes back should attend to: the value that once followed it. Of each
 model the map with most of its weight there is drawn, for Qwen3-Next among its delta rules.
@@ -30,18 +32,33 @@ TITLES = {
     "qwen3_next": "Qwen3-Next: gated delta rule",
 }
 PANEL = 2.4  # inches; the titles are read at half that size
+NARROW = 3.6  # inches; read at its own size
+Chosen = tuple[InspectedLayer, np.ndarray]
 
 
-def main(path: Path) -> None:
+def main(folder: Path) -> None:
     drawn = recall.draw(torch.Generator().manual_seed(SEED), 1)
-    answers = where_the_answers_stand(drawn)
-    figure = Figure(figsize=(PANEL * len(models.NAMES), PANEL + 0.65), layout="constrained")
-    panels = figure.subplots(1, len(models.NAMES))
-    for axes, name in zip(panels, models.NAMES, strict=True):
-        draw_model(axes, name, drawn, answers)
+    chosen = {name: choose(name, drawn) for name in models.NAMES}
+    figure = Figure(figsize=(PANEL * len(chosen), PANEL + 0.65), layout="constrained")
+    panels = figure.subplots(1, len(chosen))
+    for axes, name in zip(panels, chosen, strict=True):
+        draw_model(axes, TITLES[name], chosen[name], drawn, tokens=recall.spell(drawn.tokens[0]))
     panels[0].set_ylabel("query (token written to)", fontsize=9)
     figure.supxlabel("key (token read)", fontsize=9)
-    figure.savefig(path, dpi=200)
+    figure.savefig(folder / "maps.png", dpi=200)
+    narrow(chosen, drawn).savefig(folder / "maps-narrow.png", dpi=200)
+
+
+def narrow(chosen: dict[str, Chosen], drawn: recall.Recall) -> Figure:
+    """Two maps in a row, in letters that can be read on a page of 350 pixels."""
+    figure = Figure(figsize=(NARROW, NARROW + 0.5), layout="constrained")
+    panels = figure.subplots(2, 2)
+    for axes, name in zip(panels.flat, chosen, strict=True):
+        draw_model(axes, TITLES[name].replace(": ", ":\n"), chosen[name], drawn, tokens=None)
+        axes.set(xticks=[], yticks=[])
+    figure.supylabel("query (token written to)", fontsize=9)
+    figure.supxlabel("key (token read)", fontsize=9)
+    return figure
 
 
 def where_the_answers_stand(drawn: recall.Recall) -> list[tuple[int, int]]:
@@ -50,21 +67,36 @@ def where_the_answers_stand(drawn: recall.Recall) -> list[tuple[int, int]]:
     return [(at, tokens.index(it)) for at, it in enumerate(targets) if it != recall.SILENT]
 
 
-def draw_model(axes: Axes, name: str, drawn: recall.Recall, answers: list[tuple[int, int]]) -> None:
+def choose(name: str, drawn: recall.Recall) -> Chosen:
+    """The layer and its map with most of its weight on the answers."""
     layers = [
         layer
         for layer in inspect(load_model(models.folder(name)).model, input_ids=drawn.tokens)
         if name != "qwen3_next" or isinstance(layer.mixer, GatedDeltaNet)
     ]
-    layer, map = max(
+    answers = where_the_answers_stand(drawn)
+    return max(
         ((layer, map) for layer in layers for map in maps_of(layer)),
         key=lambda pair: share_on(pair[1], answers),
     )
+
+
+def draw_model(
+    axes: Axes, title: str, chosen: Chosen, drawn: recall.Recall, *, tokens: list[str] | None
+) -> None:
+    layer, map = chosen
     ahead = np.triu(np.ones(map.shape, dtype=bool), 1)
-    title = f"{TITLES[name]}\nreproduced to {layer.error:.0e}"
-    draw_map(axes, map, title=title, masked=ahead, tokens=recall.spell(drawn.tokens[0]))
-    rows, columns = zip(*answers, strict=True)
-    axes.scatter(columns, rows, s=70, facecolors="none", edgecolors="#1b1e24", linewidths=1.1)
+    title = f"{title}\nreproduced to {layer.error:.0e}"
+    draw_map(axes, map, title=title, masked=ahead, tokens=tokens)
+    rows, columns = zip(*where_the_answers_stand(drawn), strict=True)
+    axes.scatter(
+        columns,
+        rows,
+        s=70 if tokens else 35,
+        facecolors="none",
+        edgecolors="#1b1e24",
+        linewidths=1.1,
+    )
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -81,4 +113,4 @@ def share_on(map: np.ndarray, answers: list[tuple[int, int]]) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "maps.png")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)

@@ -221,3 +221,34 @@ def test_what_is_wrong_is_seen(visit, tmp_path, body, said):
     page = tmp_path / "page.html"
     page.write_text(f"<!doctype html><meta name=viewport content='width=device-width'>{body}")
     assert any(said in wrong for wrong in visit(page))
+
+
+def test_the_page_of_results_has_a_field_of_its_own(site, chromium):
+    """On a phone the only field lay in a closed drawer, and the page was empty."""
+    tab = chromium.new_page(viewport={"width": 390, "height": 844})
+    tab.goto((site / "search.html").as_uri())
+    field = tab.locator("article").get_by_role("searchbox")
+    field.fill("Mamba")
+    field.press("Enter")
+    tab.locator("#search-results li").first.wait_for()
+    assert field.input_value() == "Mamba"
+    tab.close()
+
+
+def test_pictures_can_be_read_on_a_narrow_page(site, chromium):
+    """A row of four maps was 350 pixels wide, with labels of two pixels."""
+    tab = chromium.new_page(viewport={"width": 390, "height": 844})
+    tab.goto((site / "index.html").as_uri())
+    front = tab.locator("article img").evaluate_all(
+        "(all) => all.filter((each) => each.checkVisibility()).map((each) => each.currentSrc)"
+    )
+    assert [re.search(r"maps\w*(-narrow)?\w*\.png", each)[1] for each in front] == ["-narrow"]
+    tab.goto((site / "concepts" / "maps.html").as_uri())
+    seen = tab.locator(".broad").first
+    seen.wait_for()
+    sizes = seen.evaluate("(box) => [box.scrollWidth, box.clientWidth, box.tabIndex]")
+    assert sizes[0] > 600
+    assert sizes[1] < 390
+    assert sizes[2] == 0
+    assert _beyond(tab) <= 0
+    tab.close()

@@ -21,9 +21,9 @@ def script():
 def test_the_picture_is_made_and_its_rings_stand_on_values(script, tmp_path):
     from dsf.models import recall
 
-    path = tmp_path / "maps.png"
-    script.main(path)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    script.main(tmp_path)
+    for name in ("maps.png", "maps-narrow.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     rng = script.torch.Generator().manual_seed(script.SEED)
     drawn = recall.draw(rng, 1)
     words = recall.spell(drawn.tokens[0])
