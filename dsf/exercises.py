@@ -166,7 +166,8 @@ def _unusable(error: Exception) -> str:
     if isinstance(error, AttributeError) and error.obj is not None:
         kind = type(error.obj).__name__
         wanted = ", where a tensor is wanted" if hasattr(torch.Tensor, error.name or "") else ""
-        return f"not right yet: your answer gives a {kind}{wanted}: {error}"
+        article = "an" if kind[0] in "aeiou" else "a"
+        return f"not right yet: your answer gives {article} {kind}{wanted}: {error}"
     return (
         "not right yet: the check cannot use what your answer gives. "
         f"{type(error).__name__}: {error}{_line(*_frames(error)[0])}"

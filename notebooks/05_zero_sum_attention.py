@@ -331,7 +331,7 @@ def gap_for_difference(first_order, higher_order):
 
 # %% tags=["check"]
 gap = gap_for_difference(0.9, 0.1)
-got = weight_of_first(gap)
+got = weight_of_first(float(gap))
 assert close(got, 1), f"the weight at your gap {gap}"
 assert abs(gap - gap_for_difference(0.8, 0.1)) > 0.1, "the gap depends on the gates"
 print("exercise 3: right, the gap is", gap)

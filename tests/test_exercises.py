@@ -118,6 +118,7 @@ def gives(answer):
             "'list' object has no attribute 'shape'\n",
         ),
         (lambda: gives("3").diagonal(), "your answer gives a str, where a tensor is wanted: "),
+        (lambda: gives(3).diagonal(), "your answer gives an int, where a tensor is wanted: "),
         (lambda: gives("3").system(), "your answer gives a str: 'str' object has no attribute"),
         (
             lambda: gives(torch.zeros(2))[3],
@@ -134,6 +135,7 @@ def gives(answer):
         "inside torch",
         "list",
         "word",
+        "number",
         "no mixer",
         "short",
         "inside a dataclass",
