@@ -425,7 +425,7 @@ def axes_of(layer: Captured, mixer: Any, adapter: Adapter) -> tuple[str, ...]:
 
 def is_usual(maps: Any) -> bool:
     """Whether the maps of an attention lie in the order of samples and heads."""
-    return maps is None or (maps.order is None and len(maps.axes) == 2)
+    return maps is None or maps.is_usual
 
 
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:

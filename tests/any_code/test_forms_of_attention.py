@@ -58,7 +58,46 @@ class SharedKeys(Attention):
             return (q @ k.mT.unsqueeze(1) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-@pytest.mark.parametrize("kind", [TimeFirstScores, KeysFirstScores, WithEllipsis, SharedKeys])
+class HeadsBehindQueries(SharedKeys):
+    """The same keys for all heads, which stand behind the queries: ``sample query head key``."""
+
+    def scored(self, q, k, v):
+        weights = (torch.einsum("bihd,bjd->bihj", q, k) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return torch.einsum("bihj,bjd->bihd", weights, v)
+
+    def forward(self, x):
+        queries = self.q(x).unflatten(-1, (SIZE, -1))
+        return self.o(self.scored(queries, self.k(x), self.v(x)).flatten(2))
+
+
+class HeadsBehindQueriesByProducts(HeadsBehindQueries):
+    """The same with products of matrices."""
+
+    def scored(self, q, k, v):
+        scores = q @ k.mT.unsqueeze(1) * q.shape[-1] ** -0.5
+        return scores.softmax(dim=-1) @ v.unsqueeze(1)
+
+
+class HeadsBehindQueriesFused(HeadsBehindQueries):
+    """The same by fused attention, for which the queries are samples."""
+
+    def scored(self, q, k, v):
+        k, v = (part.unsqueeze(1).expand(-1, q.shape[1], -1, -1) for part in (k, v))
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        TimeFirstScores,
+        KeysFirstScores,
+        WithEllipsis,
+        SharedKeys,
+        HeadsBehindQueries,
+        HeadsBehindQueriesByProducts,
+        HeadsBehindQueriesFused,
+    ],
+)
 def test_the_map_of_attention_in_another_layout(kind):
     model, x = drawn(kind()), tokens()
     inspection = dsf.inspect(model, x)

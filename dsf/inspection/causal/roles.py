@@ -7,6 +7,7 @@ import torch
 from torch import Size, Tensor
 
 from dsf.inspection.causal.coordinates import MANY, Coordinates, InputAxis, reduced, varies
+from dsf.inspection.errors import UnreadableError
 
 TOKEN, SLOT, PADDED = "token", "slot", "token or padding"
 
@@ -35,6 +36,8 @@ class Maps:
             column`` in the order of the axes; -1 for none. None where they are numbered in order.
         row_input, column_input: the input of the model whose tokens rows and columns are; empty
             where they are not those of a single one.
+        turned: where every recorded map belongs to one query and its rows to heads, how many
+            queries and heads there are; then rows of these maps are queries. None elsewhere.
     """
 
     axes: tuple[str, ...]
@@ -45,6 +48,12 @@ class Maps:
     column_tokens: Tensor | None = None
     row_input: str = ""
     column_input: str = ""
+    turned: tuple[int, int] | None = None
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether the maps were recorded in the order of samples and heads."""
+        return self.order is None and len(self.axes) == 2 and self.turned is None
 
     def tokens(self) -> tuple[Tensor | None, Tensor | None]:
         """The token of every row and of every column, in the axes of the maps."""
@@ -53,20 +62,69 @@ class Maps:
     def _in_axes(self, tokens: Tensor | None) -> Tensor | None:
         return None if tokens is None else tokens.unflatten(0, self.sizes)
 
-    def arranged(self, part: Tensor, batch: Size, kept: int = 2) -> Tensor:
+    def arranged(
+        self, part: Tensor, batch: Size, kept: int = 2, *, has_rows: bool = False
+    ) -> Tensor:
         """A recorded part of the attention with its maps in the order of the axes.
 
         Args:
             part: with ``kept`` axes behind those that ``batch`` is the size of.
+            has_rows: whether the first of these counts rows of the maps.
+
+        Raises:
+            UnreadableError: if what all queries are said to share differs between them.
         """
         flat = _flat(part, batch, kept)
+        if self.turned is not None:
+            flat = _turned(flat, self.turned) if has_rows else _shared(flat, self.turned)
         chosen = flat if self.order is None else flat[self.order.to(flat.device)]
         return chosen.unflatten(0, self.sizes)
 
     def restored(self, part: Tensor) -> Tensor:
         """A response ``*axes time channel`` with its maps in the order of the record."""
         flat = part.flatten(0, len(self.sizes) - 1)
-        return flat if self.order is None else flat[self.order.argsort().to(flat.device)]
+        found = flat if self.order is None else flat[self.order.argsort().to(flat.device)]
+        return found if self.turned is None else _turned(found, self.turned[::-1])
+
+
+def _turned(flat: Tensor, counts: tuple[int, int]) -> Tensor:
+    """Maps ``(sample first) second ...`` as ``(sample second) first ...``."""
+    return flat.unflatten(0, (-1, counts[0])).transpose(1, 2).flatten(0, 1)
+
+
+def _shared(flat: Tensor, counts: tuple[int, int]) -> Tensor:
+    """What all queries of a sample share, once for each of its heads."""
+    queries, heads = counts
+    each = flat.unflatten(0, (-1, queries))
+    if not torch.equal(each, each[:, :1].expand_as(each)):
+        raise UnreadableError(
+            "every query has keys or values of its own, and heads stand in the rows of its map, so "
+            "that no map has queries in its rows"
+        )
+    return each[:, 0].repeat_interleave(heads, dim=0)
+
+
+def _turning(
+    rows: dict[InputAxis, Tensor], columns: dict[InputAxis, Tensor], batch: Size
+) -> tuple[int, int] | None:
+    """How many queries and heads there are where heads stand in the rows of the map of a query."""
+    if not batch or batch[-1] == 1:
+        return None
+    queries = batch[-1]
+    heads = next((line.shape[-1] for line in rows.values()), 1)
+    each = {axis: line.unflatten(0, (-1, queries)) for axis, line in rows.items()}
+    is_of_query = any(
+        axis in columns
+        and not varies(line, -1)
+        and varies(line, -2)
+        and bool((line >= 0).all())
+        and varies(columns[axis], -1)
+        for axis, line in each.items()
+    )
+    if heads == 1 or not is_of_query or any(varies(line, -1) for line in each.values()):
+        return None
+    alike = (line.unflatten(0, (-1, queries)) for line in columns.values())
+    return None if any(varies(line, 1) for line in alike) else (queries, heads)
 
 
 def maps_of(
@@ -100,6 +158,11 @@ def maps_of(
     count = batch.numel()
     columns = {axis: _of_maps(value, axis, batch, -2) for axis in _positions(value)}
     rows = {axis: _of_maps(query, axis, batch, -2) for axis in _positions(query)} if query else {}
+    turned = _turning(rows, columns, batch)
+    if turned is not None:
+        rows = {axis: _turned(line, turned) for axis, line in rows.items()}
+        columns = {axis: _shared(line, turned) for axis, line in columns.items()}
+        count = count // turned[0] * turned[1]
     mixed = {axis for axis in mixed_axes if axis.source.channels is not axis} | set(along)
     apart = _samples((*columns, *rows), mixed)
     keys = [_key(m, rows, columns, mixed, apart) for m in range(count)]
@@ -141,22 +204,26 @@ def maps_of(
         kind,
         row_tokens,
         column_tokens,
-        *_inputs(query, value),
+        *_inputs(query, value, -2 if turned is None else -3),
+        turned,
     )
 
 
-def _inputs(query: Coordinates | None, value: Coordinates) -> tuple[str, str]:
+def _inputs(query: Coordinates | None, value: Coordinates, dim: int) -> tuple[str, str]:
     """The inputs that the tokens of queries and of values come from; empty where not a single one.
 
     Queries may depend on further inputs, such as the positions of the same tokens.
+
+    Args:
+        dim: the axis of the queries.
     """
-    rows, keys = _moving(query) if query else set(), _moving(value)
+    rows, keys = _moving(query, dim) if query else set(), _moving(value)
     return _only(rows & keys or rows), _only(rows & keys or keys)
 
 
-def _moving(given: Coordinates) -> set[str]:
+def _moving(given: Coordinates, dim: int = -2) -> set[str]:
     """The names of the inputs whose index changes from token to token."""
-    return {axis.source.name for axis in _positions(given) if varies(given.planes[axis], -2)}
+    return {axis.source.name for axis in _positions(given) if varies(given.planes[axis], dim)}
 
 
 def _only(names: set[str]) -> str:

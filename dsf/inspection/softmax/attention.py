@@ -77,10 +77,11 @@ def read(layer: Captured) -> SoftmaxAttention:
         sink = in_float64(sink).reshape(1, -1).expand(query.shape[0], heads)
     key, value = _repeated(key, heads), _repeated(value, heads)
     bias = _bias(layer)
-    if layer.maps is not None and (layer.maps.order is not None or len(layer.maps.axes) > 2):
+    if layer.maps is not None and not layer.maps.is_usual:
         batch = query.shape[:-2]
-        query, key, value = (layer.maps.arranged(part, batch) for part in (query, key, value))
-        bias = None if bias is None else layer.maps.arranged(bias, batch)
+        query = layer.maps.arranged(query, batch, has_rows=True)
+        key, value = (layer.maps.arranged(part, batch) for part in (key, value))
+        bias = None if bias is None else layer.maps.arranged(bias, batch, has_rows=True)
         sink = None if sink is None else layer.maps.arranged(sink[..., None, None], batch)
         sink = None if sink is None else sink[..., 0, 0]
     plain = attention(

@@ -75,7 +75,7 @@ def join(calls: Sequence[Call]) -> Sequence[Call]:
 
 def finish(
     layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
-) -> Shaped[Tensor, "map time channel"]:
+) -> Shaped[Tensor, "map row channel"]:
     """The response; that of a query whose keys are all masked (padding) is the captured one."""
     response = mixed.squeeze(-2)
     response = response.flatten(0, 1) if layer.maps is None else layer.maps.restored(response)
@@ -111,7 +111,8 @@ def _fully_masked(layer: Captured) -> Tensor | None:
 def _in_heads(layer: Captured, name: str) -> Tensor:
     part = layer.arguments[name]
     if layer.maps is not None:
-        return layer.maps.arranged(part, part.shape[:1])
+        has_rows = name in ("query", "bias", "weights")
+        return layer.maps.arranged(part, part.shape[:1], has_rows=has_rows)
     return part.unflatten(0, (-1, layer.arguments["heads"]))
 
 

@@ -58,7 +58,9 @@ def read(layer: Captured) -> SoftmaxAttention:
             "random. Pass dropout_p=0.0 when the module is not training"
         )
     parts = _expanded(layer)
-    query, key, value = (_by_sample(layer, part, parts[0].shape[:-2]) for part in parts)
+    batch = parts[0].shape[:-2]
+    query = _by_sample(layer, parts[0], batch, has_rows=True)
+    key, value = (_by_sample(layer, part, batch) for part in parts[1:])
     scale = layer.arguments.get("scale")
     return attention.attention(
         query,
@@ -106,9 +108,13 @@ def _expanded(layer: Captured) -> list[Tensor]:
     return [part.expand(*leading, *part.shape[-2:]) for part in parts]
 
 
-def _by_sample(layer: Captured, part: Tensor, batch: torch.Size) -> Tensor:
+def _by_sample(
+    layer: Captured, part: Tensor, batch: torch.Size, *, has_rows: bool = False
+) -> Tensor:
     """A part in the axes of samples and heads, as the run showed them; else as they are usual."""
-    return _in_heads(part) if layer.maps is None else layer.maps.arranged(part, batch)
+    if layer.maps is None:
+        return _in_heads(part)
+    return layer.maps.arranged(part, batch, has_rows=has_rows)
 
 
 def _in_heads(part: Tensor) -> Tensor:
@@ -128,7 +134,8 @@ def _bias(layer: Captured, query: Tensor, key: Tensor) -> Tensor | None:
     mask = layer.arguments.get("attn_mask")
     if mask is not None:
         batch = layer.output.shape[:-2]
-        return _by_sample(layer, attention.as_bias(mask).expand(*batch, *size), batch)
+        bias = attention.as_bias(mask).expand(*batch, *size)
+        return _by_sample(layer, bias, batch, has_rows=True)
     if _is_causal(layer) and size[0] != size[1]:
         return attention.causal_bias(size, query.device)
     return None
