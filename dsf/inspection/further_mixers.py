@@ -30,8 +30,9 @@ from dsf.inspection.causal.replay import (
     ROUNDING,
     Held,
     UnclearError,
-    cells_of,
+    cells_drawn,
     changed_by,
+    in_a_pass,
     moved,
     puts_out_tokens,
     repeated,
@@ -52,6 +53,8 @@ EACH, TOGETHER, NUMBERS = 1024, 8192, 2**25
 """The passes that are made unasked: for the map of one module, for all; and the size of a map."""
 MOST_INSIDE = 4
 """A module with more mixers inside that were read is a part of the model, and is not probed."""
+HALVES = 4
+"""A map that is all for one token is asked about again with half of the tokens, so often."""
 LEAST = 0.5
 """A map that was not asked for is offered where it explains this share of what its module moves."""
 
@@ -344,15 +347,35 @@ def share_of_probed(call: Call, held: Held, driven: DrivenTape) -> float:
         return math.nan
     if is_half(call.first_output.dtype) and can_be_widened(invocation.module):
         with widened(invocation.module):
-            share = _share_of_probed(wide(invocation), held, driven)
+            share = _share_in_a_pass(wide(invocation), held, driven)
         if not math.isnan(share):
             return share
-    return _share_of_probed(invocation, held, driven)
+    return _least_share(invocation, held, driven)
 
 
-def _share_of_probed(invocation: Invocation, held: Held, driven: DrivenTape) -> float:
+def _share_in_a_pass(invocation: Invocation, held: Held, driven: DrivenTape) -> float:
+    """The share where a pass is compared with another one, and not with the run."""
     try:
-        cells = cells_of(invocation)
+        return _least_share(in_a_pass(invocation, held), held, driven)
+    except UnclearError:
+        return math.nan
+
+
+def _least_share(invocation: Invocation, held: Held, driven: DrivenTape) -> float:
+    """The share for one token; where that is all, also for many, which may meet elsewhere."""
+    share, draw = _share_of_probed(invocation, held, driven), 0
+    while share >= ALL and draw < HALVES:
+        draw += 1
+        of_many = _share_of_probed(invocation, held, driven, draw=draw)
+        share = share if math.isnan(of_many) else min(share, of_many)
+    return share
+
+
+def _share_of_probed(
+    invocation: Invocation, held: Held, driven: DrivenTape, *, draw: int = 0
+) -> float:
+    try:
+        cells = cells_drawn(invocation, draw)
         own = driven.own(cells).unsqueeze(-1)
         if not puts_out_tokens(invocation, cells):
             own = torch.zeros_like(own)
@@ -360,7 +383,8 @@ def _share_of_probed(invocation: Invocation, held: Held, driven: DrivenTape) -> 
         values: list[Tensor] = []
         repeated(invocation, (), held, driven.watching(seen, values=values))
         repeated(invocation, (), held, driven.watching(seen, zero=True))
-        repeated(invocation, cells, held, driven.watching(seen, zero=True, values=values))
+        again = driven.watching(seen, zero=True, values=values)
+        repeated(invocation, cells, held, again, draw=draw)
         response, rest, other_rest = seen
         before, after = values
         spilled = _elsewhere(before, after, driven.own_values(cells))
@@ -369,8 +393,8 @@ def _share_of_probed(invocation: Invocation, held: Held, driven: DrivenTape) -> 
             """The response of the recorded values, with what other tokens add past them."""
             return torch.where(own.to(now.device), now, response + other_rest - rest)
 
-        left = moved(invocation, held, driven.watching([], held=kept))
-        return min(share_of(moved(invocation, held), left), 1 - spilled)
+        left = moved(invocation, held, driven.watching([], held=kept), draw=draw)
+        return min(share_of(moved(invocation, held, draw=draw), left), 1 - spilled)
     except (UnclearError, UnreadableError):
         return math.nan
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.causal.alike import chosen
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
-from dsf.inspection.causal.operations import FIXED, JOINS, SUMS, all_before, is_place
+from dsf.inspection.causal.operations import FIXED, JOINS, SOFTMAX, SUMS, all_before, is_place
 from dsf.inspection.causal.replay import (
     DRAWN,
     Held,
@@ -35,6 +35,9 @@ The second is for numbers that leave torch, since a branch of a program may depe
 SENDERS = DRAWN
 """The same where one token's numbers join another's: of all tokens only the first may be sent. Then
 also by their places, since one token may be sent to one other alone."""
+HALVES = 4
+"""The same where tokens meet in further ways than in the attentions that were read: these may be
+others than the token that is replaced."""
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
 
@@ -257,7 +260,9 @@ def _draws(mixings: Sequence[Mixing], is_read: bool, attentions: int) -> int:
     beside = [one for one in meetings if not is_read or JOINS in one.how or one.how == FIXED]
     sends = any(one.is_known for one in beside)
     sums = sum(one.how == SUMS for one in meetings)  # one in every attention that is not fused
-    return SENDERS if sends or (is_read and sums > attentions) else 0
+    if sends or (is_read and sums > attentions):
+        return SENDERS
+    return HALVES if is_read and any(one.how not in (SUMS, SOFTMAX) for one in meetings) else 0
 
 
 def _unseen(run: Invocation, found: Findings) -> list[Finding]:

@@ -120,6 +120,7 @@ def tensors_in(args: Sequence[Any]) -> list[Tensor]:
 
 JOINS = "joins different tokens"
 SUMS = "a product sums over tokens"
+SOFTMAX = "a softmax over tokens"
 FIXED = "fixed weights sum over tokens"
 """What an operation does that takes one token's numbers together with another's, in words."""
 

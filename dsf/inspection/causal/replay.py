@@ -6,7 +6,7 @@ another token of the module's output moves, the module has a second path by whic
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -165,9 +165,7 @@ def _moved(
     Args:
         from_a_pass: compare with another pass, in which no token is replaced, and not with the run.
     """
-    cells: Sequence[Cell] = cells_of(invocation)
-    if draw:
-        cells = [_widened(cell, draw) for cell in cells]
+    cells = cells_drawn(invocation, draw)
     output, made = _first(invocation.output, invocation.made)
     kept = _kept(made, cells, output)
     held_before = _Before()
@@ -229,6 +227,16 @@ def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
     if not whole:
         raise UnclearError("nothing that it is given comes from single tokens of the input")
     return [found[axes] for axes in whole]
+
+
+def cells_drawn(invocation: Invocation, draw: int) -> Sequence[Cell]:
+    """The tokens that a draw replaces, see ``moved``.
+
+    Raises:
+        UnclearError: if nothing that the module is given comes from tokens.
+    """
+    cells = cells_of(invocation)
+    return [_widened(cell, draw) for cell in cells] if draw else cells
 
 
 def _tensors(invocation: Invocation) -> list[Tensor]:
@@ -330,6 +338,16 @@ def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
     _, made = _first(invocation.output, invocation.made)
     inside = own(made, cells)
     return inside is not None and bool(inside.any())
+
+
+def in_a_pass(invocation: Invocation, held: Held) -> Invocation:
+    """A forward pass with what its module puts out now: in float64 while it is widened.
+
+    Raises:
+        UnclearError: if it cannot be repeated.
+    """
+    _, made = _first(invocation.output, invocation.made)
+    return replace(invocation, output=repeated(invocation, (), held), made=[made])
 
 
 def _first(output: Any, made: Sequence[Coordinates | None]) -> tuple[Tensor, Coordinates | None]:

@@ -10,6 +10,7 @@ from dsf.inspection.causal.coordinates import MANY, Coordinates, InputAxis, redu
 from dsf.inspection.errors import UnreadableError
 
 TOKEN, SLOT, PADDED = "token", "slot", "token or padding"
+Turned = tuple[int, int, int]
 
 
 class NoTokensError(Exception):
@@ -37,7 +38,8 @@ class Maps:
         row_input, column_input: the input of the model whose tokens rows and columns are; empty
             where they are not those of a single one.
         turned: where every recorded map belongs to one query and its rows to heads, how many
-            queries and heads there are; then rows of these maps are queries. None elsewhere.
+            queries there are, maps of each behind these, and heads; then rows of these maps are
+            queries. None elsewhere.
     """
 
     axes: tuple[str, ...]
@@ -48,7 +50,7 @@ class Maps:
     column_tokens: Tensor | None = None
     row_input: str = ""
     column_input: str = ""
-    turned: tuple[int, int] | None = None
+    turned: Turned | None = None
 
     @property
     def is_usual(self) -> bool:
@@ -87,44 +89,38 @@ class Maps:
         return found if self.turned is None else _turned(found, self.turned[::-1])
 
 
-def _turned(flat: Tensor, counts: tuple[int, int]) -> Tensor:
-    """Maps ``(sample first) second ...`` as ``(sample second) first ...``."""
-    return flat.unflatten(0, (-1, counts[0])).transpose(1, 2).flatten(0, 1)
+def _turned(flat: Tensor, counts: Turned) -> Tensor:
+    """Maps ``(sample first other) second ...`` as ``(sample second other) first ...``."""
+    return flat.unflatten(0, (-1, *counts[:2])).transpose(1, 3).flatten(0, 2)
 
 
-def _shared(flat: Tensor, counts: tuple[int, int]) -> Tensor:
+def _shared(flat: Tensor, counts: Turned) -> Tensor:
     """What all queries of a sample share, once for each of its heads."""
-    queries, heads = counts
-    each = flat.unflatten(0, (-1, queries))
+    queries, others, heads = counts
+    each = flat.unflatten(0, (-1, queries, others))
     if not torch.equal(each, each[:, :1].expand_as(each)):
         raise UnreadableError(
             "every query has keys or values of its own, and heads stand in the rows of its map, so "
             "that no map has queries in its rows"
         )
-    return each[:, 0].repeat_interleave(heads, dim=0)
+    return each[:, :1].expand(-1, heads, *each.shape[2:]).flatten(0, 2)
 
 
 def _turning(
     rows: dict[InputAxis, Tensor], columns: dict[InputAxis, Tensor], batch: Size
-) -> tuple[int, int] | None:
-    """How many queries and heads there are where heads stand in the rows of the map of a query."""
-    if not batch or batch[-1] == 1:
-        return None
-    queries = batch[-1]
+) -> Turned | None:
+    """How many queries, others and heads there are where heads stand in the rows of maps."""
     heads = next((line.shape[-1] for line in rows.values()), 1)
-    each = {axis: line.unflatten(0, (-1, queries)) for axis, line in rows.items()}
-    is_of_query = any(
-        axis in columns
-        and not varies(line, -1)
-        and varies(line, -2)
-        and bool((line >= 0).all())
-        and varies(columns[axis], -1)
-        for axis, line in each.items()
-    )
-    if heads == 1 or not is_of_query or any(varies(line, -1) for line in each.values()):
+    if heads == 1 or any(varies(line, -1) for line in rows.values()):
         return None
-    alike = (line.unflatten(0, (-1, queries)) for line in columns.values())
-    return None if any(varies(line, 1) for line in alike) else (queries, heads)
+    tokens = [axis for axis, line in columns.items() if axis in rows and varies(line, -1)]
+    for place, queries in enumerate(batch):
+        if not any(varies(rows[axis].unflatten(0, batch), place) for axis in tokens):
+            continue
+        alike = (line.unflatten(0, batch) for line in columns.values())
+        if bool((rows[tokens[0]] >= 0).all()) and not any(varies(line, place) for line in alike):
+            return queries, batch[place + 1 :].numel(), heads
+    return None
 
 
 def maps_of(
@@ -162,7 +158,7 @@ def maps_of(
     if turned is not None:
         rows = {axis: _turned(line, turned) for axis, line in rows.items()}
         columns = {axis: _shared(line, turned) for axis, line in columns.items()}
-        count = count // turned[0] * turned[1]
+        count = count // turned[0] * turned[-1]
     mixed = {axis for axis in mixed_axes if axis.source.channels is not axis} | set(along)
     apart = _samples((*columns, *rows), mixed)
     keys = [_key(m, rows, columns, mixed, apart) for m in range(count)]
@@ -204,26 +200,32 @@ def maps_of(
         kind,
         row_tokens,
         column_tokens,
-        *_inputs(query, value, -2 if turned is None else -3),
+        *_inputs(_moving_in(rows) if turned else _moving(query), value),
         turned,
     )
 
 
-def _inputs(query: Coordinates | None, value: Coordinates, dim: int) -> tuple[str, str]:
+def _inputs(rows: set[str], value: Coordinates) -> tuple[str, str]:
     """The inputs that the tokens of queries and of values come from; empty where not a single one.
 
-    Queries may depend on further inputs, such as the positions of the same tokens.
-
     Args:
-        dim: the axis of the queries.
+        rows: the inputs of the queries, which may depend on further ones, such as the positions of
+            the same tokens.
     """
-    rows, keys = _moving(query, dim) if query else set(), _moving(value)
+    keys = _moving(value)
     return _only(rows & keys or rows), _only(rows & keys or keys)
 
 
-def _moving(given: Coordinates, dim: int = -2) -> set[str]:
+def _moving(given: Coordinates | None) -> set[str]:
     """The names of the inputs whose index changes from token to token."""
-    return {axis.source.name for axis in _positions(given) if varies(given.planes[axis], dim)}
+    if given is None:
+        return set()
+    return {axis.source.name for axis in _positions(given) if varies(given.planes[axis], -2)}
+
+
+def _moving_in(rows: dict[InputAxis, Tensor]) -> set[str]:
+    """The same of rows, ``map token``."""
+    return {axis.source.name for axis, line in rows.items() if varies(line, -1)}
 
 
 def _only(names: set[str]) -> str:

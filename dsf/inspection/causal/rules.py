@@ -20,7 +20,7 @@ from dsf.inspection.causal.coordinates import (
 )
 from dsf.inspection.causal.done import Done
 from dsf.inspection.causal.known_tensors import KnownTensors
-from dsf.inspection.causal.operations import Followed, Meeting, is_place
+from dsf.inspection.causal.operations import SOFTMAX, Followed, Meeting, is_place
 from dsf.inspection.causal.remembered import Remembered
 
 
@@ -169,7 +169,7 @@ class Rules:
         return self._normalised(done.first, range(1, done.outs[0].ndim), done.outs)
 
     def _softmax(self, done: Done) -> Followed:
-        return self._along(done.first, [done.args[1]], done.outs, "a softmax over tokens")
+        return self._along(done.first, [done.args[1]], done.outs, SOFTMAX)
 
     def _running_total(self, done: Done) -> Followed:
         return self._along(done.first, [done.args[1]], done.outs, f"'{done.plain}' over tokens")

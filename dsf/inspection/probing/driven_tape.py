@@ -156,11 +156,11 @@ class DrivenTape:
         """Samples, tokens and channels of the values."""
         return self._value.sizes
 
-    def own(self, cells: Sequence[Mapping[InputAxis, int]]) -> Tensor:
+    def own(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
         """Which tokens of the response, ``sample time``, belong to one of some cells."""
         return self._response.own(cells)
 
-    def own_values(self, cells: Sequence[Mapping[InputAxis, int]]) -> Tensor:
+    def own_values(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
         """Which tokens of the values, ``sample time``, belong to one of some cells."""
         return self._value.own(cells)
 

@@ -49,7 +49,7 @@ class Layout:
         mine = (self.sample_axes, self.token_axes, self.samples, self.tokens)
         return mine == (other.sample_axes, other.token_axes, other.samples, other.tokens)
 
-    def own(self, cells: Sequence[Mapping[InputAxis, int]]) -> Tensor:
+    def own(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
         """Which tokens of which samples, ``sample time``, belong to one of some cells."""
         found = torch.zeros(self.sizes[:2], dtype=torch.bool)
         for cell in cells:
@@ -86,9 +86,11 @@ class Layout:
 
 
 def _is_in(
-    place: tuple[int, ...], axes: Sequence[InputAxis], cell: Mapping[InputAxis, int]
+    place: tuple[int, ...], axes: Sequence[InputAxis], cell: Mapping[InputAxis, int | Tensor]
 ) -> bool:
-    return all(cell.get(axis, at) == at for axis, at in zip(axes, place, strict=True))
+    """Whether a place is in a cell, which may have several along an axis."""
+    pairs = ((cell.get(axis, at), at) for axis, at in zip(axes, place, strict=True))
+    return all(bool(torch.any(torch.as_tensor(index) == at)) for index, at in pairs)
 
 
 def layout_of(
