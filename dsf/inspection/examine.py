@@ -33,7 +33,7 @@ from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupporte
 from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.softmax.interface import plain_experts
-from dsf.inspection.support_table import not_read
+from dsf.inspection.support_table import THE_MODEL, not_read
 from dsf.inspection.wide_copy import wide_copy
 from dsf.number_types import has_double
 from dsf.threads import MOST, each_in_parallel
@@ -383,6 +383,8 @@ def _unread(
             formula = None if one.is_finite else math.nan
             shown.append(Unsupported(one.name, described(one.module), reason, formula))
     known = {one.name for one in shown}
+    if type(model).__name__ in known or "" in further.failed:
+        known.add(THE_MODEL)
     if not found.asked:
         shown += [
             Unsupported(path, described(model.get_submodule(path)), words)

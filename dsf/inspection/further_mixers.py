@@ -393,8 +393,11 @@ def _share_of_probed(
             """The response of the recorded values, with what other tokens add past them."""
             return torch.where(own.to(now.device), now, response + other_rest - rest)
 
-        left = moved(invocation, held, driven.watching([], held=kept), draw=draw)
-        return min(share_of(moved(invocation, held, draw=draw), left), 1 - spilled)
+        of_tokens = draw > 0  # what a single token moves beyond them counts
+        run = driven.watching([], held=kept)
+        left = moved(invocation, held, run, draw=draw, of_tokens=of_tokens)
+        every = moved(invocation, held, draw=draw, of_tokens=of_tokens)
+        return min(share_of(every, left), 1 - spilled)
     except (UnclearError, UnreadableError):
         return math.nan
 

@@ -27,6 +27,8 @@ LOOKS_LIKE_A_MIXER = re.compile(
     r"(Attention|Mixer|DeltaNet|ShortConv|RecurrentBlock|LSTM|GRU|RNN|(LSTM|GRU|RNN)Cell|LSTMLayer"
     r"|SSM|LRU|FourierTransform|PoolFormerPooling)$"
 )
+THE_MODEL = "(the model itself)"
+"""What stands in place of the path of the module that was given."""
 
 
 def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsupported]:
@@ -46,7 +48,7 @@ def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsuppo
             continue
         reason = _reason(module, path in read)
         if reason and not any(_related(path, other) for other in called):
-            found.append(Unsupported(path or "(the model itself)", _kind(module), reason))
+            found.append(Unsupported(path or THE_MODEL, _kind(module), reason))
     return found
 
 
@@ -190,7 +192,7 @@ def _found(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Support]:
     possible = candidates(model, known)
     unknown = {path: module for path, module in modules.items() if _looks(path, module, known)}
     for path, module in modules.items():
-        name, kind = path or "(the model itself)", class_path(type(module))
+        name, kind = path or THE_MODEL, class_path(type(module))
         if path in known:
             adapter, family = known[path]
             yield Support(name, kind, _mixer_of(adapter, family), EXACT, f"adapter '{family}'")

@@ -17,7 +17,7 @@ from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.caches import own_caches
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.causal.coordinates import Coordinates, InputAxis, small
+from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small
 from dsf.inspection.softmax.follower import UNNORMALISED
 from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.softmax.listener import recording_softmax
@@ -133,11 +133,14 @@ def moved(
     run: Run = plainly,
     *,
     draw: int = 0,
+    of_tokens: bool = False,
 ) -> Moved:
     """Repeat a forward pass with one token replaced.
 
     Args:
         run: how the module is called.
+        of_tokens: leave out what belongs to no token, as beyond the end of a sequence, where
+            something does.
         draw: which tokens are replaced, and by what. That of draw 0 is a single one; in others they
             are half of all along every axis, for what one seldom changes, such as which of them is
             the largest. Draws after the first eight separate any two tokens, see ``separating``.
@@ -147,18 +150,25 @@ def moved(
     Raises:
         UnclearError: if it cannot be repeated, or it is not known where its tokens are.
     """
-    found = _moved(invocation, held, run, draw)
+    found = _moved(invocation, held, run, draw, of_tokens=of_tokens)
     if found.limit <= SINGLE_LIMIT or found.is_clear or not can_be_widened(invocation.module):
         return found
     with widened(invocation.module):
         try:
-            return _moved(wide(invocation), held, run, draw, from_a_pass=True)
+            again = wide(invocation)
+            return _moved(again, held, run, draw, from_a_pass=True, of_tokens=of_tokens)
         except UnclearError:  # its code runs in its own number type alone
             return found
 
 
 def _moved(
-    invocation: Invocation, held: Held | None, run: Run, draw: int, *, from_a_pass: bool = False
+    invocation: Invocation,
+    held: Held | None,
+    run: Run,
+    draw: int,
+    *,
+    from_a_pass: bool = False,
+    of_tokens: bool = False,
 ) -> Moved:
     """The same in one number type.
 
@@ -168,6 +178,8 @@ def _moved(
     cells = cells_drawn(invocation, draw)
     output, made = _first(invocation.output, invocation.made)
     kept = _kept(made, cells, output)
+    if of_tokens and made is not None:
+        kept = kept | _of_none(made).to(kept.device)
     held_before = _Before()
     if from_a_pass:
         output = repeated(invocation, (), held, run, before=held_before, draw=draw)
@@ -331,6 +343,16 @@ def _kept(made: Coordinates | None, cells: Sequence[Cell], output: Tensor) -> Te
     if inside is None:  # it puts out no single tokens
         return torch.zeros(output.shape, dtype=torch.bool, device=output.device)
     return inside.expand(output.shape)
+
+
+def _of_none(made: Coordinates) -> Tensor:
+    """Which elements of a tensor have no place along an axis on which others have one."""
+    found = torch.zeros((), dtype=torch.bool)
+    for axis in _positions(made):
+        plane = small(made.planes[axis])
+        if bool((plane >= 0).any()):
+            found = found | (plane == NONE)
+    return found.expand(made.shape)
 
 
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
