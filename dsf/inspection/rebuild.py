@@ -26,6 +26,7 @@ from dsf.inspection.errors import (
     InspectionError,
     ReconstructionError,
     RoundingWarning,
+    UnreadableError,
     memory_ran_out,
 )
 from dsf.inspection.explicit_rows import (
@@ -44,6 +45,12 @@ WITH_HEADS = 4
 """The axes of values with heads: sample, head, time, channel."""
 SAME_VALUES = 1e-14
 """The largest relative difference between values that were computed twice in the same way."""
+DRAWS = (
+    "its module draws random numbers, other ones in every pass, so that what is read in one is "
+    "not what another puts out. Let it draw none in evaluation mode, as dropout does that is given "
+    "training=self.training"
+)
+"""Why a layer is not read whose module is random."""
 
 
 @dataclass(frozen=True)
@@ -211,10 +218,12 @@ class Comparison:
         try:
             with _explained(self.call, self.captured.family):
                 found = self._compared()
-        except ReconstructionError:
-            if self.again is None:
-                raise
-            return self.again().layer()
+        except ReconstructionError as error:
+            if self.again is not None:
+                return self.again().layer()
+            if error.formula > 0 and self.drawn is not None and self._is_random(self.drawn()):
+                raise UnreadableError(DRAWS) from error
+            raise
         finally:
             self.captured.products.close()
         dtype = self.call.first_output.dtype

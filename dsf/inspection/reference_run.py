@@ -25,6 +25,7 @@ from dsf.inspection.capture.calls import (
     given_to,
 )
 from dsf.inspection.capture.double_copies import double_copy
+from dsf.inspection.capture.isolation import random_state
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings
 from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.capture.products import Products, RememberedProducts
@@ -163,21 +164,14 @@ def _run(
     args, kwargs = in_float64((invocation.args, invocation.kwargs))
     try:
         with in_double(), products or nullcontext():
-            before = _random_state(twin)
+            before = random_state(twin)
             output = twin(*args, **kwargs)
-            return output, not torch.equal(before, _random_state(twin))
+            return output, not torch.equal(before, random_state(twin))
     except Exception as error:  # whatever a module's code does where it is not used to float64
         if is_out_of_memory(error):
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise NoReferenceError(f"its module does not run alone in float64 ({reason})") from error
-
-
-def _random_state(module: nn.Module) -> Tensor:
-    """The states of the generators that the module draws from, in one row."""
-    devices = {part.device for part in module.parameters() if part.device.type == "cuda"}
-    states = [torch.cuda.get_rng_state(each) for each in sorted(devices, key=str)]
-    return torch.cat([torch.get_rng_state(), *states])
 
 
 def _alike(call: Call, again: Call) -> bool:

@@ -94,5 +94,23 @@ def _is_compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
+@contextmanager
+def same_numbers(model: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Let a forward pass draw the random numbers that the next one is to draw as well.
+
+    Yields:
+        A function that says whether any were drawn.
+    """
+    with torch.random.fork_rng(devices=_gpus(model)):
+        before = random_state(model)
+        yield lambda: not torch.equal(before, random_state(model))
+
+
+def random_state(model: nn.Module) -> Tensor:
+    """The states of the generators that a model draws from, in one row."""
+    states = [torch.cuda.get_rng_state(each) for each in sorted(_gpus(model), key=str)]
+    return torch.cat([torch.get_rng_state(), *states])
+
+
 def _gpus(model: nn.Module) -> list[torch.device]:
     return list({part.device for part in model.parameters() if part.device.type == "cuda"})

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.caches import own_caches
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
+from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small
 from dsf.inspection.softmax.follower import UNNORMALISED
@@ -113,6 +114,7 @@ class _Before:
     def __init__(self) -> None:
         self._values: dict[Any, Any] = {}
         self.is_noting = False
+        self.has_drawn = False  # random numbers, in a pass since
 
     def of(self, one: Any, recorded: Any, now: Any) -> Any:
         """What ``one`` was given; that of this pass, while it is noted."""
@@ -185,6 +187,8 @@ def _moved(
         output = repeated(invocation, (), held, run, before=held_before, draw=draw)
     spills: list[Spill] = []
     again = repeated(invocation, cells, held, run, spills, before=held_before, draw=draw)
+    if held_before.has_drawn and not from_a_pass:  # the run drew other ones
+        return _moved(invocation, held, run, draw, from_a_pass=True, of_tokens=of_tokens)
     if made is None and not torch.equal(again, output):
         raise UnclearError("it is not known where the tokens are in its output")
     if again.shape != output.shape:
@@ -438,7 +442,9 @@ def repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is note
     noted = _Noted([] if spills is None else spills, [] if changed is None else changed, before)
     with _holding(invocation, cells, held, rng, noted):
         try:
-            output = run(invocation.module, args, kwargs)
+            with same_numbers(invocation.module) as has_drawn:
+                output = run(invocation.module, args, kwargs)
+                before.has_drawn |= has_drawn()
         except Exception as error:
             if is_out_of_memory(error):
                 raise
