@@ -397,6 +397,8 @@ def _share_of_probed(
         run = driven.watching([], held=kept)
         left = moved(invocation, held, run, draw=draw, of_tokens=of_tokens)
         every = moved(invocation, held, draw=draw, of_tokens=of_tokens)
+        if draw and not every.difference.any():  # all that they move is themselves
+            return math.nan
         return min(share_of(every, left), 1 - spilled)
     except (UnclearError, UnreadableError):
         return math.nan

@@ -350,11 +350,11 @@ def _kept(made: Coordinates | None, cells: Sequence[Cell], output: Tensor) -> Te
 
 
 def _of_none(made: Coordinates) -> Tensor:
-    """Which elements of a tensor have no place along an axis on which others have one."""
+    """Which elements of a tensor are beyond all tokens along an axis, each of which has others."""
     found = torch.zeros((), dtype=torch.bool)
     for axis in _positions(made):
         plane = small(made.planes[axis])
-        if bool((plane >= 0).any()):
+        if len(plane[plane >= 0].unique()) == axis.size:
             found = found | (plane == NONE)
     return found.expand(made.shape)
 
