@@ -39,6 +39,8 @@ from dsf.number_types import has_double
 from dsf.threads import MOST, each_in_parallel
 
 AUTO = "auto"
+FEW = 3
+"""So many names of modules are told where there are many."""
 Each = TypeVar("Each")
 Progress = Callable[[str, int, int], None]
 """Is told what an inspection does, how much of it is done, and how much there is."""
@@ -587,6 +589,15 @@ def _nothing(title: str, missed: Sequence[Unsupported], found: Findings) -> str:
         seen = f"Modules that look like token mixers but could not be read: {listed}."
     elif not found.asked:
         seen = "No module of it looks like a token mixer."
+    elif not found.modules and found.front:
+        few = ", ".join(found.front[:FEW])
+        more = f" and {len(found.front) - FEW} more" if len(found.front) > FEW else ""
+        seen = (
+            "Tokens meet in it only where fewer tokens are made of them, or before that, as in a "
+            f"front end of convolutions: {few}{more}. Behind it no module mixes tokens. Give a "
+            "larger input if it shrinks to a single token, or pass probe=(path,) to read one of "
+            "these modules."
+        )
     elif not found.modules:
         taken = [f"axis {axis} of {name}" for name, axis in found.channels.items()]
         seen = (

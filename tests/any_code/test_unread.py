@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.inspection.errors import NothingCapturedError
 from tests.any_code import modules
 from tests.any_code.modules import KEEP_APART, MIXERS, Beside, drawn, tokens
 
@@ -257,3 +258,20 @@ def test_the_softmax_of_an_attention_that_was_read_is_no_mixer_of_its_own():
     inspection = dsf.inspect(drawn(nn.Sequential(OneQuery())), tokens())
     assert [layer.name for layer in inspection] == ["0"]
     assert [missed.name for missed in inspection.unsupported] == []
+
+
+def test_a_pyramid_that_shrinks_to_one_place_is_told_where_its_places_meet():
+    """The places of every stage meet, and are made into fewer: none of them is called apart."""
+    torch.manual_seed(0)
+    stages = [
+        nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 4, 2, stride=2))
+        for _ in range(3)
+    ]
+    pyramid = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), *stages)
+    with pytest.raises(NothingCapturedError) as told:
+        dsf.inspect(pyramid, torch.randn(2, 3, 32, 32))
+    assert "0, 1.0, 1.1 and 4 more" in str(told.value)
+    assert "larger input" in str(told.value)
+    path = "1.0"
+    probed = dsf.inspect(pyramid, torch.randn(2, 3, 32, 32), probe=(path,))
+    assert [layer.name for layer in probed] == [path]

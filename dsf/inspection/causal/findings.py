@@ -103,6 +103,8 @@ class Findings:
         passes: forward passes of single modules that were repeated.
         asked: whether the run was followed at all.
         channels: by input of the model the axis that was taken for that of channels.
+        front: names of modules in which tokens meet that are made into fewer ones before any mixer
+            is read.
     """
 
     modules: list[Finding] = field(default_factory=list)
@@ -112,6 +114,7 @@ class Findings:
     passes: int = 0
     asked: bool = False
     channels: dict[str, int] = field(default_factory=dict)
+    front: tuple[str, ...] = ()
 
     @property
     def table(self) -> Table:
@@ -166,7 +169,11 @@ def judged(
     found.channels = {one.name: one.channels.number for one in sources if one.channels}
     mixings = [one for one in tracker.mixings if not is_read_at(one.time)]
     slots = _slots_of(calls)
-    mixings = _relevant(mixings, calls, slots)
+    relevant = _relevant(mixings, calls, slots)
+    kept = set(map(id, relevant))
+    before = [one.module for one in mixings if id(one) not in kept and is_place(one.meeting.axis)]
+    found.front = tuple(dict.fromkeys(where.name_of(one) or type(one).__name__ for one in before))
+    mixings = relevant
     certain = (one.meeting for one in mixings if one.meeting.is_known and not one.meeting.chooses)
     mixed_axes = {meeting.axis for meeting in certain}
     for call in calls:
