@@ -233,8 +233,9 @@ as much of themselves as their tokens do (a test measures it).
 be multiplied, as those of an encoder and a decoder, or of windows of a picture, the page says why.
 
 Rows and columns are named as the tokens that they are, also in windows. Texts stand at the tokens
-of the input that was named when the model was inspected: in a translator those of the encoder, and
-of attention from the decoder to it the keys alone. The run is asked which these are; with
+of the input that was named when the model was inspected. In a translator these are the tokens of
+the encoder; those of the decoder have texts where a tokenizer is known, or where every number of
+theirs also stands in the encoder's input. The run is asked whose tokens they are; with
 `checks="none"` it is not, and tokens of two inputs of one length would look alike.
 """
 
