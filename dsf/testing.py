@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from dsf.argument_checks import checked
 from dsf.inspection import (
     Adapter,
     Inspection,
@@ -18,6 +19,7 @@ from dsf.inspection import (
 __all__ = ["assert_layer_exact"]
 
 
+@checked
 def assert_layer_exact(
     module: nn.Module,
     *inputs: Any,

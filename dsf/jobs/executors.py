@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dsf.argument_checks import checked
 from dsf.jobs.plan import Unit
 
 Outcome = tuple[Unit, str | None]
@@ -25,6 +26,7 @@ def in_process(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
     return map(do, units)
 
 
+@checked
 def processes(workers: int) -> Executor:
     """Run units in ``workers`` local processes, through joblib; each loads the model once.
 
@@ -43,6 +45,7 @@ def processes(workers: int) -> Executor:
     return run
 
 
+@checked
 def cluster(
     folder: str | Path, *, units_per_job: int = 64, cluster: str | None = None, **parameters: Any
 ) -> Executor:

@@ -19,6 +19,7 @@ from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes
 from dsf.loading.folder import check_holds_no_model
 from dsf.saving import alone, write_inside
+from dsf.shapes import at_least, of_kind
 
 Progress = Callable[[int, int], None]
 SHOWN = 3
@@ -91,8 +92,14 @@ def measure_prompts(
     >>> table.where(quantity="negative_share")[0]["count"]
     2
     """
-    if threads < 1:
-        raise ValueError(f"measure_prompts: threads is {threads}, but it must be at least 1.")
+    at_least(1, "measure_prompts", "threads", threads)
+    at_least(1, "measure_prompts", "batch", batch)
+    of_kind("measure_prompts", "model", model, str | Path, "the folder of a checkpoint or a hub id")
+    of_kind("measure_prompts", "folder", folder, str | Path, "a folder for this job alone")
+    of_kind("measure_prompts", "layerwise", layerwise, bool, "True or False")
+    of_kind("measure_prompts", "executor", executor, callable, "a function such as in_process")
+    if progress is not None:
+        of_kind("measure_prompts", "progress", progress, callable, "a function of two numbers")
     if layerwise:
         ChosenAlong(layers)
     names = tuple(QUANTITIES if quantities is None else quantities)

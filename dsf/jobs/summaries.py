@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.inspection.results.measurements import indices
 from dsf.inspection.results.table import Record, Table
 from dsf.jobs.plan import Unit, read_manifest, units_of
@@ -17,6 +18,7 @@ Key = tuple[str, str, str]
 """Layer, family, quantity."""
 
 
+@checked
 def gather(folder: str | Path) -> Table:
     """One record for every prompt, layer, head and quantity of the finished units.
 
@@ -42,6 +44,7 @@ def gather(folder: str | Path) -> Table:
     return Table(tuple(records))
 
 
+@checked
 def summary(folder: str | Path) -> Table:
     """Count, mean, standard deviation, smallest and largest value over the prompts.
 

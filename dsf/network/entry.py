@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dsf.argument_checks import checked
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.caches import lent
 from dsf.inspection.capture.calls import Call
@@ -58,6 +59,7 @@ def _holds(outer: str, inner: str) -> bool:
     return outer != inner and (outer == "" or inner.startswith(f"{outer}."))
 
 
+@checked
 @torch.inference_mode(False)
 def stack(
     model: nn.Module | str | Path,

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dsf.argument_checks import checked
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.results.table import Table
@@ -156,6 +157,7 @@ def kept_states(
     return KeptStates(chosen, takes, error)
 
 
+@checked
 def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, build and judge)
     model: nn.Module,
     batches: Sequence[Any],

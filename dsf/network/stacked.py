@@ -21,6 +21,7 @@ from dsf.network.attribution import Attribution, Decomposition, attributed
 from dsf.network.mixer_calls import MixerStep
 from dsf.network.parts import parts_of
 from dsf.network.targets import Target, along, functional_of
+from dsf.shapes import of_kind
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -257,6 +258,9 @@ class Stack:
         self.check()
         last = len(self.blocks)
         chosen = last if stop is None else stop
+        for name, number in (("start", start), ("stop", chosen)):
+            is_whole = hasattr(number, "__index__") and not isinstance(number, bool)
+            of_kind("Stack", name, number, lambda _, is_whole=is_whole: is_whole, "a whole number")
         if not 0 <= start < chosen <= last:
             raise IndexError(
                 f"Stack: streams are counted from 0 to {last}, and 'start' must be below 'stop', "

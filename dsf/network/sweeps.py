@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dsf.argument_checks import checked
 from dsf.edits import Edit, Forget, MapEdit, MapFrom, Reduce, StateFrom, ValueFrom
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
@@ -90,6 +91,7 @@ class Swept:
     made: int
 
 
+@checked
 def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     model: nn.Module | str | Path,
     *inputs: Any,

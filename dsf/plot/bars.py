@@ -7,11 +7,13 @@ from jaxtyping import Shaped
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.plot.drawing_style import array, on, worded
 
 Numbers = Shaped[Tensor, "..."] | np.ndarray
 
 
+@checked
 def per_map(
     values: Numbers | Sequence[float | int] | float | int,
     *,
@@ -61,6 +63,7 @@ def per_map(
     return worded(axes, title=title, x="" if labels else "map", y=label)
 
 
+@checked
 def histogram(
     values: Numbers,
     *,

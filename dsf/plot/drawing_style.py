@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from torch import Tensor
 
+from dsf.argument_checks import checked
+
 SHEET = Path(__file__).parent / "dsf.mplstyle"
 MOST_LINES = 12
 
@@ -35,6 +37,7 @@ def on(axes: Axes | None) -> Axes:
     return panels(1, 1)[0] if axes is None else axes
 
 
+@checked
 def panels(down: int, across: int, *, size: tuple[float, float] | None = None) -> list[Axes]:
     """New axes of one figure in the style of this package, row by row; ``size`` in inches.
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.plot.drawing_style import on, panels, style, worded
 from dsf.report.figure import draw_map
 from dsf.shapes import at_least, of_kind
@@ -50,6 +51,7 @@ def heat_map(
     return worded(axes, title=title, x=x, y=y)
 
 
+@checked
 def heat_maps(
     maps: Mapping[str, Matrix],
     *,

@@ -9,11 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.plot.drawing_style import array, keyed, lines_of, on, worded
 
 Numbers = Shaped[Tensor, "..."] | np.ndarray
 
 
+@checked
 def per_token(
     values: Numbers,
     *,
@@ -52,6 +54,7 @@ def per_token(
     return worded(axes, title=title, x=x, y=label)
 
 
+@checked
 def by_lag(
     mass: Numbers,
     *,
@@ -84,6 +87,7 @@ def by_lag(
     return axes
 
 
+@checked
 def spectrum(
     values: Numbers,
     *,
@@ -116,6 +120,7 @@ def spectrum(
     return worded(axes, title=title, x="number", y=label)
 
 
+@checked
 def rank_profile(
     ranks: Numbers,
     *,
@@ -142,6 +147,7 @@ def rank_profile(
     return worded(axes, title=title, x="after token", y="states needed")
 
 
+@checked
 def curves(
     x: Numbers | Sequence[float | int],
     lines: Mapping[str, Any],

@@ -6,9 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.plot.drawing_style import array, on, worded
 
 
+@checked
 def complex_plane(
     values: Shaped[Tensor, "..."] | np.ndarray,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from dsf import measures
+from dsf.argument_checks import checked
 from dsf.plot.bars import histogram, per_map
 from dsf.plot.heat import heat_map
 from dsf.plot.lines import by_lag, per_token, rank_profile, spectrum
@@ -113,6 +114,7 @@ QUANTITIES: Mapping[Callable[..., Any], Quantity] = {
 """The entry of every measure in ``dsf.measures``."""
 
 
+@checked
 def draw(
     measure: Callable[..., Any], numbers: Any, *, axes: Axes | None = None, **options: Any
 ) -> Axes:

@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dsf.argument_checks import checked
 from dsf.inspection import Inspection
 from dsf.measures.state_use import NOISE
 from dsf.plot.drawing_style import style
@@ -78,6 +79,7 @@ class StateReport:
         )
 
 
+@checked
 def report_state(
     inspection: Inspection,
     *,

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
+from dsf.argument_checks import checked
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.results.measurements import QUANTITIES, measured
 from dsf.inspection.results.table import KINDS, Table
@@ -18,6 +19,7 @@ MOST_NAMES = 40
 WIDTH, HEIGHT = 3.0, 2.4
 
 
+@checked
 def layers_and_heads(
     table: Table, quantity: str, *, title: str = "", axes: Axes | None = None
 ) -> Axes:
@@ -70,6 +72,7 @@ def layers_and_heads(
     return worded(axes, title=title or quantity, x=across, y="")
 
 
+@checked
 def architectures(
     models: Mapping[str, Inspection | Table],
     *,

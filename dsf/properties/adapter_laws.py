@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from dsf.argument_checks import checked
 from dsf.certificates import Certificate, Verdict
 from dsf.certificates.mixer_laws import Case, Law, difference
 from dsf.inspection.adapter import Adapter
@@ -297,6 +298,7 @@ METHOD = "measured on the model as given and with its parameters drawn anew"
 Figure = Callable[[Subject], float]
 
 
+@checked
 def check_adapter(
     adapter: Adapter,
     model: nn.Module,

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from dsf.argument_checks import checked
 from dsf.evaluate import attention_map, row_blocks
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer, Inspection
@@ -58,6 +59,7 @@ class Comparison(Table):
         return Table(tuple(record for record in self if record.get("flipped")))
 
 
+@checked
 def compare(
     first: Inspection, second: Inspection, *, align: bool = False, verdicts: bool = True
 ) -> Comparison:

@@ -190,8 +190,8 @@ def test_another_job_in_the_folder_is_refused(finished):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batch": 0}, "batch is 0, but it must be at least 1"),
-        ({"threads": 0}, "threads is 0, but it must be at least 1"),
+        ({"batch": 0}, "'batch' must be at least 1, but it is 0"),
+        ({"threads": 0}, "'threads' must be at least 1, but it is 0"),
         ({"prompts": []}, "there are no prompts"),
         ({"prompts": [[1], []]}, "prompt 1 has no token"),
     ],
