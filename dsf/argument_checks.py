@@ -41,6 +41,7 @@ WORDS = {
     "dtype": "a number type such as torch.float32",
     "device": "a torch device",
     "slice": "a slice",
+    "Adapter": "an adapter (dsf.Adapter)",
     "Axes": "axes of matplotlib",
 }
 """How a class is told; ``""`` stands for one that only the library itself passes on."""

@@ -16,6 +16,17 @@ from dsf.shapes import ShapeError
 
 pytestmark = pytest.mark.usefixtures("our_own_errors")
 
+OTHERS = (
+    dsf.testing.assert_layer_exact,
+    dsf.jobs.gather,
+    dsf.jobs.summary,
+    dsf.jobs.processes,
+    dsf.jobs.cluster,
+    *(getattr(dsf.plot, name) for name in ("by_lag", "complex_plane", "curves", "histogram")),
+    *(getattr(dsf.plot, name) for name in ("per_map", "per_token", "rank_profile", "spectrum")),
+    *(getattr(dsf.plot, name) for name in ("heat_maps", "layers_and_heads", "panels", "draw")),
+    dsf.plot.report_state,
+)
 UNSAID = {
     ("select", "index"),
     ("from_state_space", "A"),
@@ -40,6 +51,10 @@ def public() -> Iterable[tuple[str, Callable[..., Any], str]]:
     for function in (dsf.realise, dsf.reduce, dsf.row_blocks, dsf.step):
         for argument in inspect.signature(function).parameters:
             yield f"dsf.{function.__name__}", function, argument
+    for function in (dsf.stack, dsf.reduce_states, dsf.compare, dsf.check_adapter, *OTHERS):
+        for argument, said in inspect.signature(function).parameters.items():
+            if said.kind is not said.VAR_KEYWORD and said.annotation is not Any:
+                yield f"dsf.{function.__name__}", function, argument
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dsf.argument_checks import checked
 from dsf.edits import Edit
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.integrity import times_written
@@ -77,7 +76,6 @@ class Intervention:
         return f"Intervention({listed}: outputs move by at most {moved:.3g})"
 
 
-@checked
 @torch.inference_mode(False)
 def intervene(
     model: nn.Module | str | Path,

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.argument_checks import checked
 from dsf.edits import Edit, Forget, MapEdit, MapFrom, Reduce, StateFrom, ValueFrom
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
@@ -91,7 +90,6 @@ class Swept:
     made: int
 
 
-@checked
 def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     model: nn.Module | str | Path,
     *inputs: Any,
@@ -145,6 +143,8 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     words = "True, or a function of how many runs are done and how many there are"
     known = lambda given: given is None or isinstance(given, bool) or callable(given)  # noqa: E731
     of_kind("sweep", "progress", progress, known, words)
+    if resume is not None:
+        of_kind("sweep", "resume", resume, str | Path, "the path of a file")
     told = _printer() if progress is True else None
     if callable(progress):
         tell = progress

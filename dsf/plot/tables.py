@@ -72,7 +72,6 @@ def layers_and_heads(
     return worded(axes, title=title or quantity, x=across, y="")
 
 
-@checked
 def architectures(
     models: Mapping[str, Inspection | Table],
     *,

@@ -114,5 +114,5 @@ def test_what_cannot_be_compared_is_refused(inspected):
 
 @pytest.mark.usefixtures("our_own_errors")
 def test_only_inspections_are_compared():
-    with pytest.raises(TypeError, match=r"'second' must be an inspection, .* but it is int"):
+    with pytest.raises(TypeError, match=r"'second' must be an inspection .* but it is int"):
         dsf.compare(dsf.inspect(torch.nn.GRU(3, 4), torch.randn(5, 1, 3)), 3)
