@@ -51,7 +51,7 @@ def public() -> Iterable[tuple[str, Callable[..., Any], str]]:
     for function in (dsf.realise, dsf.reduce, dsf.row_blocks, dsf.step):
         for argument in inspect.signature(function).parameters:
             yield f"dsf.{function.__name__}", function, argument
-    for function in (dsf.stack, dsf.reduce_states, dsf.compare, dsf.check_adapter, *OTHERS):
+    for function in (dsf.stack, dsf.compare, dsf.check_adapter, *OTHERS):
         for argument, said in inspect.signature(function).parameters.items():
             if said.kind is not said.VAR_KEYWORD and said.annotation is not Any:
                 yield f"dsf.{function.__name__}", function, argument

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.argument_checks import checked
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.results.table import Table
 from dsf.network.state_gramians import StateProducts, state_products
+from dsf.shapes import of_kind
 
 RIDGE = 1e-9
 """Relative to the mean of the diagonal: keeps the least squares solvable."""
@@ -157,7 +157,6 @@ def kept_states(
     return KeptStates(chosen, takes, error)
 
 
-@checked
 def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, build and judge)
     model: nn.Module,
     batches: Sequence[Any],
@@ -213,6 +212,10 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
     """
     if isinstance(states, bool) or not isinstance(states, int):
         raise TypeError(f"reduce_states: 'states' must be a whole number, but it is {states!r}.")
+    for name, given in (("loss", loss), ("build", build)):
+        if given is not None:
+            of_kind("reduce_states", name, given, callable, "a function")
+    of_kind("reduce_states", "projected", projected, bool, "True or False")
     found = dict(products) if products else state_products(model, batches, adapters=adapters)
     short = next((each for each in found.values() if not 1 <= states <= each.states), None)
     if short is not None:
