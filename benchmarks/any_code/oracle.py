@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -340,6 +341,8 @@ class Watch:
     def _note(self, path: str, what: str, part: Any) -> None:
         if self.depth == 0 and self.ended_at is None:
             tensors = [one for one in tree_flatten(part)[0] if isinstance(one, Tensor)]
+            # What a vectorising transform holds is nothing outside of it.
+            tensors = [one for one in tensors if not is_functorch_wrapped_tensor(one)]
             numbers = [one.detach().clone() for one in tensors if one.is_floating_point()]
             self.events.append((path, what, numbers))
 

@@ -3,7 +3,6 @@
 import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -25,32 +24,28 @@ def test_help_loads_nothing_heavy(run_alone, arguments):
     assert set(HEAVY).isdisjoint(loaded)
 
 
-def test_help_is_quick(run_alone):
-    """The fastest of five, against the bare interpreter, since the machine may be busy."""
+@pytest.fixture
+def seconds(run_alone):
+    """The processor seconds of a process, which other work on the machine hardly changes."""
 
-    def fastest(*arguments):
-        times = []
-        for _ in range(5):
-            begun = time.perf_counter()
-            run_alone(*arguments)
-            times.append(time.perf_counter() - begun)
-        return min(times)
-
-    assert fastest("-m", "dsf", "--help") < 0.3 + 3 * fastest("-c", "pass")
-
-
-def test_the_package_starts_like_torch(run_alone):
-    """Processor seconds, which other work on the machine hardly changes."""
-
-    def seconds(code):
+    def taken(*arguments):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run_alone("-c", code).returncode == 0
+        assert run_alone(*arguments).returncode == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    of_torch = seconds("import torch")
-    assert seconds("import dsf") < 0.1 * of_torch
-    assert seconds("import dsf; dsf.System, dsf.respond, dsf.attention_map") < 1.5 * of_torch
+    return taken
+
+
+def test_help_is_quick(seconds):
+    bare = min(seconds("-c", "pass") for _ in range(3))
+    assert min(seconds("-m", "dsf", "--help") for _ in range(3)) < 0.3 + 3 * bare
+
+
+def test_the_package_starts_like_torch(seconds):
+    of_torch = seconds("-c", "import torch")
+    assert seconds("-c", "import dsf") < 0.1 * of_torch
+    assert seconds("-c", "import dsf; dsf.System, dsf.respond, dsf.attention_map") < 1.5 * of_torch
 
 
 def test_help_lists_the_commands_and_the_exit_codes(run):

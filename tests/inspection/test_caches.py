@@ -1,9 +1,11 @@
 """A cache is as it was: for every pass of a module, and for the user."""
 
 import copy
+from collections import UserDict
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 import dsf
 
@@ -107,3 +109,45 @@ def test_packed_sequences_are_read_as_the_model_keeps_them_apart():
         torch.testing.assert_close(layer.map().float(), out.attentions[0], rtol=1e-4, atol=1e-5)
     apart = dsf.inspect(model, **packed)[0].map()
     assert not apart[..., 6:, :6].any()
+
+
+class Sharing(torch.nn.Module):
+    """The first layer puts its values into a dictionary, the second one reads them there."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Attending(writes=True), Attending(writes=False)
+
+    def forward(self, x):
+        shared = UserDict()
+        x = x + self.first(x, shared)
+        return x + self.second(x, shared)
+
+
+class Attending(torch.nn.Module):
+    def __init__(self, writes):
+        super().__init__()
+        self.writes = writes
+        self.query, self.key, self.value = (torch.nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x, shared):
+        if self.writes:
+            shared["value"] = self.value(x)
+        parts = self.query(x), self.key(x), shared["value"]
+        return scaled_dot_product_attention(*(part.unsqueeze(1) for part in parts)).squeeze(1)
+
+
+def test_a_dictionary_by_which_layers_share_values_is_not_written_by_repeated_passes():
+    torch.manual_seed(0)
+    model, x = Sharing().eval(), torch.randn(2, 6, 8)
+    inspection = dsf.inspect(model, x)
+    assert not inspection.unsupported
+    first, second = inspection
+    with torch.no_grad():
+        wide = copy.deepcopy(model).double()
+        y = x.double() + wide.first(x.double(), shared := UserDict())
+        scores = wide.second.query(y) @ wide.second.key(y).mT / 8**0.5
+        expected = scores.softmax(-1)
+    torch.testing.assert_close(second.map().squeeze(1), expected, rtol=0, atol=1e-6)
+    assert max(first.formula, second.formula) < 1e-12
+    assert len(shared) == 1

@@ -66,6 +66,7 @@ def test_every_row_is_read_where_the_number_of_logits_shortens_the_last_layers()
     model = transformers.Gemma4ForCausalLM(config).eval()
     inspection = dsf.inspect(model, input_ids=IDS)
     assert [layer.map().shape[-2:] for layer in inspection] == [(5, 5)] * 4
+    assert not inspection.unsupported
     asked = dsf.inspect(model, input_ids=IDS, logits_to_keep=1)  # what is asked for is what runs
     assert [layer.map().shape[-2] for layer in asked] == [5, 5, 1, 1]
 

@@ -1,6 +1,7 @@
 """Caches of keys, values and states: models write into them, so every run is given its own."""
 
 import copy
+from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,7 +74,12 @@ def _tensors_held(part: Any, seen: set[int]) -> list[Tensor]:
 
 
 def is_cache(value: Any) -> bool:
-    """Whether a value is a cache of a model library: an object of its own, of such a name."""
+    """Whether a value is a cache of a model library: an object of its own, of such a name.
+
+    So is a dictionary of its own by which layers share keys and values.
+    """
+    if isinstance(value, UserDict):
+        return True
     if isinstance(value, Tensor | nn.Module | type) or not hasattr(value, "__dict__"):
         return False
     return any(NAME in cls.__name__ for cls in type(value).__mro__)
