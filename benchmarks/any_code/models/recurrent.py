@@ -276,6 +276,7 @@ MODELS = (
         "NeuralMemory",
         lambda: First(get("titans_pytorch:NeuralMemory")(dim=16, chunk_size=4)),
         WIDE,
+        ends=("inner.reduce_to_chunk_rep",),
     ),
     Model(
         "labml-nn",
