@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
-from dsf.inspection.causal.alike import chosen
+from dsf.inspection.causal.alike import ATTENTION, chosen
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
 from dsf.inspection.causal.operations import FIXED, JOINS, SOFTMAX, SUMS, all_before, is_place
 from dsf.inspection.causal.replay import (
@@ -269,7 +269,8 @@ def _draws(mixings: Sequence[Mixing], is_read: bool, attentions: int) -> int:
     sums = sum(one.how == SUMS for one in meetings)  # one in every attention that is not fused
     if sends or (is_read and sums > attentions):
         return SENDERS
-    return HALVES if is_read and any(one.how not in (SUMS, SOFTMAX) for one in meetings) else 0
+    further = any(one.how not in {SUMS, SOFTMAX, ATTENTION} for one in meetings)
+    return HALVES if is_read and further else 0
 
 
 def _unseen(run: Invocation, found: Findings) -> list[Finding]:
