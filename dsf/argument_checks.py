@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, wraps
 from inspect import Parameter, signature
-from math import isnan
 from numbers import Real
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
@@ -297,7 +296,7 @@ def _is_number(value: object) -> bool:
 
 
 def _plain_number(owner: str, name: str, value: Any) -> Any:
-    if isnan(value):
+    if value != value:  # noqa: PLR0124 (nan; ``isnan`` fails for whole numbers beyond floats)
         raise ValueError(f"{owner}: '{name}' must be a number, but it is nan.")
     return value.item() if isinstance(value, Tensor | np.ndarray | np.number) else value
 

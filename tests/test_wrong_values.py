@@ -18,6 +18,7 @@ MIXER = dsf.mixers.DeltaNet.draw(torch.Generator().manual_seed(0), steps=6)
 SYSTEM, SIGNAL = MIXER.system(), MIXER.signal()
 NAN = torch.where(torch.arange(4)[:, None] == 1, torch.nan, QUERY)
 HUGE = 10**20
+BEYOND = 10**400
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,7 @@ HUGE = 10**20
         (lambda: measures.hankel_ranks(MAP, tolerance=-1), "tolerance"),
         (lambda: measures.hankel_ranks(SYSTEM, tolerance=1), "tolerance"),
         (lambda: measures.key_rank(KEY, tolerance=HUGE), "tolerance"),
+        (lambda: measures.key_rank(KEY, tolerance=BEYOND), "tolerance"),
         (lambda: measures.key_rank(KEY.log() * torch.inf), "key"),
         (lambda: measures.jacobian_rank(lambda q: KEY @ q, QUERY, tolerance=2), "tolerance"),
         (lambda: measures.jacobian_rank(lambda q: KEY @ q, NAN), "query"),
