@@ -102,6 +102,8 @@ def alone(path: Path) -> Iterator[None]:
     finally:
         if handle in _claims:
             _claims.remove(handle)
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # also for a process that was forked just now
             os.close(handle)
 
 

@@ -22,6 +22,15 @@ with alone(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
+FORKED = """
+import os, sys
+from pathlib import Path
+from dsf.saving import alone
+with alone(Path(sys.argv[1])):
+    if not os.fork():
+        print("forked", flush=True)
+    sys.stdin.read()
+"""
 TOKENS = torch.arange(4).unsqueeze(0)
 
 
@@ -73,6 +82,18 @@ def test_a_forked_process_keeps_no_claim_and_takes_none_away(tmp_path):
         os.close(end)
         os.waitpid(child, 0)
         os.close(wakes)
+
+
+def test_a_process_that_is_killed_leaves_no_claim_to_those_it_forked(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKED, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as killed:  # fmt: skip
+        assert killed.stdout.readline() == "forked\n"
+        killed.kill()
+        killed.wait()
+        with alone(tmp_path):
+            pass
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf import plot
+from dsf.inspection.probing.unit_values import random_values
+from dsf.shapes import at_least
 from tests.type_checks import names_a_shape
 
 HOOKED = jaxtyping.jaxtyped(typechecker=beartype)  # as jaxtyping's hook writes it into a module
@@ -15,17 +17,17 @@ HOOKED = jaxtyping.jaxtyped(typechecker=beartype)  # as jaxtyping's hook writes 
 
 def test_a_function_of_the_library_that_names_no_shape_is_checked():
     with pytest.raises(jaxtyping.TypeCheckError, match="'1'"):
-        plot.panels("1", 1)
+        at_least("1", "f", "count", 2)
 
 
 def test_a_function_of_the_library_that_names_shapes_is_checked():
     with pytest.raises(jaxtyping.TypeCheckError, match="token by token"):
-        plot.per_token("token by token", label="weight")
+        random_values("token by token", seed=0)
 
 
 @pytest.mark.usefixtures("our_own_errors")
 def test_no_check_speaks_before_our_own_errors():
-    with pytest.raises(ValueError, match="positive integer"):
+    with pytest.raises(TypeError, match="panels: 'down' must be a whole number"):
         plot.panels("1", 1)
 
 

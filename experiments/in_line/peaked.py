@@ -30,7 +30,8 @@ def confusions_of_peaked_rows(
             rows += len(peaked)
             peaked_rows += int(peaked.sum())
             pairs += confusions(map, query)
-            between_peaked += confusions(map[peaked], query[peaked])
+            if peaked.any():
+                between_peaked += confusions(map[peaked], query[peaked])
     return {
         "peaked_rows": peaked_rows / rows,
         "confusions": pairs / len(images),

@@ -38,6 +38,7 @@ def test_a_layer_of_channels_is_gone_through_once(tmp_path, counted):
 
 def test_nothing_is_kept_beyond_the_layer(tmp_path):
     inspection = dsf.inspect(build("mamba"), **inputs(9))
+    gc.collect()  # layers of other tests
     before = len(remembered._KNOWN)
     draw_grid(inspection, tmp_path / "maps.png")
     assert len(remembered._KNOWN) == before + len(inspection)

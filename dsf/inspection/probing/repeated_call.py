@@ -69,7 +69,7 @@ def taped(
 
 def _given(tape: Tape, known: Mapping[int, Coordinates | None]) -> Given:
     return [
-        known[id(tensor)] if id(tensor) in known else numbered(tensor, f"input {place}")
+        known.get(id(tensor)) or numbered(tensor, f"input {place}")
         for place, tensor in enumerate(tape.tensors)
     ]
 
