@@ -7,7 +7,7 @@ from torch.nn.functional import layer_norm
 
 import dsf
 from dsf.inspection import examine
-from dsf.inspection.causal import remembered, rules
+from dsf.inspection.causal import remembered, replay, rules
 from dsf.inspection.causal.coordinates import numbered
 from tests.any_code import modules
 from tests.any_code.modules import WIDTH, drawn, tokens
@@ -115,6 +115,20 @@ def test_a_deeper_model_needs_no_further_rules(monkeypatch):
         counts.append(0)
         dsf.inspect(drawn(Layers(modules.Attention, depth)), tokens())
     assert counts[0] == counts[1] > 0
+
+
+def test_equal_layers_of_fused_attention_are_repeated_three_times_in_all(monkeypatch):
+    passes, repeated = [], replay.repeated
+
+    def counted(invocation, *given, **named):
+        passes.append(invocation.module)
+        return repeated(invocation, *given, **named)
+
+    monkeypatch.setattr(replay, "repeated", counted)
+    for depth in (3, 9):
+        passes.clear()
+        dsf.inspect(drawn(Layers(modules.Attention, depth)), tokens())
+        assert len(passes) == 3
 
 
 def test_memory_is_limited(monkeypatch):
