@@ -113,4 +113,6 @@ def random_state(model: nn.Module) -> Tensor:
 
 
 def _gpus(model: nn.Module) -> list[torch.device]:
+    if not torch.cuda.is_initialized():  # then no tensor lies on one
+        return []
     return list({part.device for part in model.parameters() if part.device.type == "cuda"})
