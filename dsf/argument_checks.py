@@ -279,7 +279,8 @@ def _iterable(inner: tuple[Any, ...]) -> Rule:
     return Rule(said, fits)
 
 
-def _is_index(value: object) -> bool:
+def is_index(value: object) -> bool:
+    """Whether a value is a whole number, also of NumPy or torch, and no truth value."""
     try:
         operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -302,7 +303,7 @@ def _plain_number(owner: str, name: str, value: Any) -> Any:
 
 
 _SIMPLE: dict[Any, Rule] = {
-    int: Rule("a whole number", _is_index, lambda *given: operator.index(given[-1]), True),
+    int: Rule("a whole number", is_index, lambda *given: operator.index(given[-1]), True),
     float: Rule("a number", _is_number, _plain_number, True),
     bool: Rule(
         "True or False",

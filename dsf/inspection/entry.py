@@ -272,23 +272,21 @@ def known_memory(memory: float | None) -> float | None:
 
 def _texts(tokens: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     """The texts that were given, or those of the numbers that the model is given."""
-    numbers = named.get("input_ids", inputs[0] if inputs else None)
-    if not hasattr(tokens, "convert_ids_to_tokens"):
+    numbers, spell = named.get("input_ids", inputs[0] if inputs else None), _spelled(tokens)
+    if spell is None:
         _check_texts(tokens, numbers)
         return tokens
-    from dsf.loading import token_texts
-
     if not _numbers_of(tokens, numbers):
         raise InspectionError(
             f"inspect: 'tokens' is a tokenizer of {len(tokens)} tokens, so that the model must be "
             "given 'input_ids' of shape (sample, time) with numbers of these, but it is not. Pass "
             "the tokenizer that made them, or the text of every token."
         )
-    return [token_texts(tokens, row) for row in numbers.tolist()]
+    return spell(numbers)
 
 
 def _spelled(tokens: Any) -> Spell | None:
-    """What makes texts of further token numbers, if ``tokens`` is a tokenizer."""
+    """What makes texts of token numbers, if ``tokens`` is a tokenizer."""
     if not hasattr(tokens, "convert_ids_to_tokens"):
         return None
     from dsf.loading import token_texts

@@ -25,7 +25,7 @@ from dsf.inspection.capture.calls import (
     tensors_in,
 )
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.causal.findings import Finding, part_reason, unread_reason
+from dsf.inspection.causal.findings import HALVES, Finding, part_reason, unread_reason
 from dsf.inspection.causal.replay import (
     ROUNDING,
     Held,
@@ -53,8 +53,6 @@ EACH, TOGETHER, NUMBERS = 1024, 8192, 2**25
 """The passes that are made unasked: for the map of one module, for all; and the size of a map."""
 MOST_INSIDE = 4
 """A module with more mixers inside that were read is a part of the model, and is not probed."""
-HALVES = 4
-"""A map that is all for one token is asked about again with half of the tokens, so often."""
 LEAST = 0.5
 """A map that was not asked for is offered where it explains this share of what its module moves."""
 

@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from dsf.argument_checks import is_index
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.errors import ReconstructionError, UnreadableError
 from dsf.inspection.rebuild import relative_error
@@ -259,8 +260,7 @@ class Stack:
         last = len(self.blocks)
         chosen = last if stop is None else stop
         for name, number in (("start", start), ("stop", chosen)):
-            is_whole = hasattr(number, "__index__") and not isinstance(number, bool)
-            of_kind("Stack", name, number, lambda _, is_whole=is_whole: is_whole, "a whole number")
+            of_kind("Stack", name, number, is_index, "a whole number")
         if not 0 <= start < chosen <= last:
             raise IndexError(
                 f"Stack: streams are counted from 0 to {last}, and 'start' must be below 'stop', "

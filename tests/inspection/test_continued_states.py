@@ -7,15 +7,10 @@ import torch
 
 import dsf
 from dsf.inspection import ReconstructionError
+from tests.inspection.families.tiny_models import CONTINUES_CACHES
 
 transformers = pytest.importorskip("transformers")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*(past_key_values|cache_params).*:FutureWarning"),
-    pytest.mark.skipif(
-        not hasattr(transformers.DynamicCache, "get_recurrent_state"),
-        reason="this release keeps recurrent states in caches of its own",
-    ),
-]
+pytestmark = CONTINUES_CACHES
 IDS = torch.arange(2, 26).reshape(2, 12) % 13
 SMALL = {"vocab_size": 13, "hidden_size": 16, "num_hidden_layers": 2, "pad_token_id": 0}
 WITH_ATTENTION = SMALL | {

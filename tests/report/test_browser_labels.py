@@ -41,6 +41,15 @@ def lie_over_each_other(one, other):
     return across > 1 and down > 1
 
 
+def check_texts(page):
+    """The axes have their names, and no text is cut or lies over another."""
+    written = page.evaluate(WATCH)
+    assert {"query", "key", "key →", "← query"} <= {each["text"] for each in written}
+    assert [each["text"] for each in written if lies_outside(each)] == []
+    over = [pair for pair in combinations(written, 2) if lie_over_each_other(*pair)]
+    assert [(one["text"], other["text"]) for one, other in over] == []
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 3), (1, 200), (2, 30), (200, 1)])
 def test_maps_of_few_queries_or_keys_have_room_for_their_positions(
@@ -53,11 +62,7 @@ def test_maps_of_few_queries_or_keys_have_room_for_their_positions(
     )  # fmt: skip
     path = write_report(of([mixer]), tmp_path / "r.html")
     page = visited(path, viewport={"width": width, "height": 800})
-    written = page.evaluate(WATCH)
-    assert {"query", "key", "key →", "← query"} <= {each["text"] for each in written}
-    assert [each["text"] for each in written if lies_outside(each)] == []
-    over = [pair for pair in combinations(written, 2) if lie_over_each_other(*pair)]
-    assert [(one["text"], other["text"]) for one, other in over] == []
+    check_texts(page)
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -69,8 +74,4 @@ def test_no_text_is_cut_or_lies_over_another(visited, of, softmax, tmp_path, wor
     scores = torch.randn(7, 7, generator=torch.Generator().manual_seed(0))
     path = write_report(of([softmax(scores)], words=words), tmp_path / "r.html")
     page = visited(path, viewport={"width": width, "height": 800})
-    written = page.evaluate(WATCH)
-    assert {"query", "key", "key →", "← query"} <= {each["text"] for each in written}
-    assert [each["text"] for each in written if lies_outside(each)] == []
-    over = [pair for pair in combinations(written, 2) if lie_over_each_other(*pair)]
-    assert [(one["text"], other["text"]) for one, other in over] == []
+    check_texts(page)

@@ -36,8 +36,8 @@ SENDERS = DRAWN
 """The same where one token's numbers join another's: of all tokens only the first may be sent. Then
 also by their places, since one token may be sent to one other alone."""
 HALVES = 4
-"""The same where tokens meet in further ways than in the attentions that were read: these may be
-others than the token that is replaced."""
+"""The same where tokens meet in further ways than in the attentions that were read, and for a map
+that is probed: these may be others than the token that is replaced."""
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
 

@@ -4,16 +4,10 @@ import pytest
 import torch
 
 import dsf
-from tests.inspection.families.tiny_models import FAMILIES, build, inputs
+from tests.inspection.families.tiny_models import CONTINUES_CACHES, FAMILIES, build, inputs
 
 transformers = pytest.importorskip("transformers")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*(past_key_values|cache_params).*:FutureWarning"),
-    pytest.mark.skipif(
-        not hasattr(transformers.DynamicCache, "get_recurrent_state"),
-        reason="this release keeps recurrent states in caches of its own",
-    ),
-]
+pytestmark = CONTINUES_CACHES
 OF_THEIR_OWN = ("recurrent_gemma", "rwkv")  # states kept in the module; samples mixed by a step
 CACHES = ("past_key_values", "cache_params")
 MAMBA2 = [name for name, family in FAMILIES.items() if family.mixer == "StateSpaceDuality"]

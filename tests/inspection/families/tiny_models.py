@@ -25,6 +25,16 @@ FAMILIES = STATE_SPACES | DELTA_RULES | GATED
 DEFECTIVE = ("nemotron_h", "zamba2")
 
 
+CONTINUES_CACHES = [
+    pytest.mark.filterwarnings("ignore:.*(past_key_values|cache_params).*:FutureWarning"),
+    pytest.mark.skipif(
+        not hasattr(transformers.DynamicCache, "get_recurrent_state"),
+        reason="this release keeps recurrent states in caches of its own",
+    ),
+]
+"""Marks of tests in which recurrent layers start from the state of a cache."""
+
+
 def build(name: str, *, seed: int = 0, **changes: Any) -> nn.Module:
     """A model of the family ``name`` in float32, ready to be inspected."""
     family = FAMILIES[name]
