@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import dsf
+from dsf.inspection.capture.caches import own_caches
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
@@ -151,3 +152,12 @@ def test_a_dictionary_by_which_layers_share_values_is_not_written_by_repeated_pa
     torch.testing.assert_close(second.map().squeeze(1), expected, rtol=0, atol=1e-6)
     assert max(first.formula, second.formula) < 1e-12
     assert len(shared) == 1
+
+
+def test_a_copy_of_a_shared_dictionary_is_another_with_other_tensors():
+    shared = UserDict(value=(torch.ones(2),))
+    (own,) = own_caches([shared], torch.clone)
+    own["value"][0].zero_()
+    own["more"] = torch.ones(1)
+    assert list(shared) == ["value"]
+    assert shared["value"][0].tolist() == [1, 1]
