@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dsf.distribution import VERSION
-from dsf.moved import install
 
 __version__ = VERSION
 
@@ -52,7 +51,6 @@ _SUBPACKAGES = {
     "ingredients": "dsf.ingredients",
     "measures": "dsf.measures",
     "exchange": "dsf.exchange",
-    "exercises": "dsf.exercises",
     "scans": "dsf.scans",
     "certify": "dsf.certificates",
     "edits": "dsf.edits",
@@ -63,9 +61,6 @@ _SUBPACKAGES = {
 }
 
 __all__ = ["__version__", *_HOME, *_SUBPACKAGES]
-
-
-install()
 
 
 def __getattr__(name: str) -> Any:
@@ -86,7 +81,6 @@ if TYPE_CHECKING:
         claims,
         edits,
         exchange,
-        exercises,
         ingredients,
         jobs,
         measures,

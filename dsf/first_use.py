@@ -9,14 +9,11 @@ from importlib import import_module
 from typing import Any
 
 
-def finding(
-    package: str, homes: Mapping[str, str], otherwise: Callable[[str], Any] | None = None
-) -> Callable[[str], Any]:
+def finding(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """A module-level ``__getattr__`` for the public names of ``package``.
 
     Args:
         homes: of every name the module that has it.
-        otherwise: is asked for a name that is not among them.
 
     Raises:
         AttributeError: from the returned function, for a name that nothing knows.
@@ -25,8 +22,6 @@ def finding(
     def find(name: str) -> Any:
         if name in homes:
             return getattr(import_module(homes[name]), name)
-        if otherwise is not None:
-            return otherwise(name)
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
     return find

@@ -22,10 +22,10 @@
 # %%
 import matplotlib.pyplot as plt
 import torch
+from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)

@@ -17,10 +17,10 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import torch
+from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 

@@ -15,10 +15,10 @@
 # %%
 import matplotlib.pyplot as plt
 import torch
+from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.exercises import close
 from dsf.ingredients import elu_plus_one
 
 torch.set_default_dtype(torch.float64)

@@ -20,10 +20,10 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
+from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.exercises import close
 from dsf.ingredients import bilinear, zero_order_hold
 
 torch.set_default_dtype(torch.float64)

@@ -18,10 +18,10 @@
 # %%
 import matplotlib.pyplot as plt
 import torch
+from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 _ = torch.manual_seed(0)  # torch.nn draws its weights from the global generator

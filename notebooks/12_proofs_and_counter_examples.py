@@ -29,11 +29,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from exercises import close
 
 import dsf
 from dsf import measures, plot
 from dsf.certificates import checker
-from dsf.exercises import close
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)

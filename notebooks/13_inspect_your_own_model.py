@@ -20,11 +20,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import transformers
+from exercises import close
 from torch import nn
 
 import dsf
 from dsf import measures, plot
-from dsf.exercises import close
 from dsf.models import folder, recall
 
 transformers.logging.set_verbosity_error()

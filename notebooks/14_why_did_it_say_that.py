@@ -14,10 +14,10 @@
 import matplotlib.pyplot as plt
 import torch
 import transformers
+from exercises import close
 
 import dsf
 from dsf import plot
-from dsf.exercises import close
 from dsf.models import folder, recall
 
 transformers.logging.set_verbosity_error()

@@ -10,10 +10,10 @@
 # %%
 import torch
 import transformers
+from exercises import close
 
 import dsf
 from dsf.edits import Ablate, Cut, Forget, StateFrom
-from dsf.exercises import close
 from dsf.loading import load_model
 from dsf.models import folder, recall
 

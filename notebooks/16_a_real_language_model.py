@@ -19,10 +19,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import transformers
+from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.exercises import close
 from dsf.loading import load_model, token_texts
 from dsf.models import folder
 

@@ -8,8 +8,8 @@ taken out. What the tags of cells mean:
 
 ``solution``: functions that a student writes.
 
-``check``: assertions about an answer. In both notebooks they run inside ``dsf.exercises.exercise``,
-so that an open exercise is told and stops nothing.
+``check``: assertions about an answer. In both notebooks they run inside ``exercises.exercise``, so
+that an open exercise is told and stops nothing. Each folder has its own copy of ``exercises.py``.
 
 ``hints``: a list, from a nudge to nearly the line of code. In both notebooks its items are closed
 until they are clicked.
@@ -79,7 +79,7 @@ def for_students(notebook: NotebookNode) -> NotebookNode:
 def soft(check: str, number: int) -> str:
     """The check inside ``exercise``."""
     body = textwrap.indent(check, "    ")
-    return f"from dsf.exercises import exercise\n\nwith exercise({number}):\n{body}"
+    return f"from exercises import exercise\n\nwith exercise({number}):\n{body}"
 
 
 def closed(hints: str) -> str:
@@ -158,8 +158,10 @@ def written(script: Path, kind: str) -> str:
 
 
 def main() -> None:
+    checks = (HERE / "exercises.py").read_text(encoding="utf-8")
     for kind in KINDS:
         (HERE / kind).mkdir(exist_ok=True)
+        (HERE / kind / "exercises.py").write_text(checks, encoding="utf-8")
         for script in scripts():
             place(script, kind).write_text(written(script, kind), encoding="utf-8")
 

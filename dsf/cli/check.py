@@ -48,7 +48,7 @@ def run(
 ) -> None:
     """Decide every property of every layer of MODEL on one input: PROVED, REFUTED or UNKNOWN.
 
-    The run folder holds the evidence; "dsf check RUN" has two checkers decide it again, names every
+    The run folder holds the evidence; "dsf check RUN" has the checker decide it again, names every
     file that is not as it was written, and prints the root hash. A run that was interrupted
     continues where it stopped.
     """

@@ -13,7 +13,7 @@ from dsf.inspection import Inspection
 from dsf.inspection.results.table import Table
 from dsf.properties.decided import IF_NOT, verdict_counts
 from dsf.properties.run_check import check_run
-from dsf.properties.run_folder import MANIFEST, checker_hashes, hash_of, source_of
+from dsf.properties.run_folder import MANIFEST, checker_hash, hash_of, source_of
 from dsf.report import write_report
 from dsf.report.escaping import escaped
 
@@ -79,19 +79,18 @@ def counted(table: Table) -> str:
 
 
 def check_again(folder: Path, root: str | None = None) -> Answer:
-    """Run both checkers on every certificate of a run, and compare all of its files."""
+    """Run the checker on every certificate of a run, and compare all of its files."""
     found = check_run(folder, root=root)
-    hashes = checker_hashes()
+    digest = checker_hash()
 
     def show() -> None:
         for name, reason in found.faults.items():
             print(f"{name}: {reason}")
         accepted = ", ".join(f"{n} {verdict}" for verdict, n in sorted(found.accepted.items()))
         others = ", ".join(f"{n} {verdict}" for verdict, n in sorted(found.undecided.items()))
-        print(f"accepted by both checkers: {accepted or 'nothing'}")
+        print(f"accepted by the checker: {accepted or 'nothing'}")
         print(f"without a certificate: {others or 'nothing'}")
-        for name, digest in hashes.items():
-            print(f"checked by the installed {name}: sha256 {digest}")
+        print(f"checked by the installed checker.py: sha256 {digest}")
         print(f"root hash of the run: sha256 {found.root}")
         sound = "the run is as it was written" if found.is_sound else "THE RUN IS NOT ACCEPTED"
         print(f"{sound}; {len(found.faults)} faults")
@@ -102,7 +101,7 @@ def check_again(folder: Path, root: str | None = None) -> Answer:
         "accepted": dict(found.accepted),
         "undecided": dict(found.undecided),
         "faults": found.faults,
-        "checkers": hashes,
+        "checker": digest,
     }
     return Answer(facts, show, WELL if found.is_sound else FAILED)
 

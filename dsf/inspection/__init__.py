@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from dsf.first_use import finding
-from dsf.moved import forwarding
 
 __all__ = [
     "Adapter",
@@ -55,7 +54,7 @@ _HOMES = {
     "support": "dsf.inspection.support_table",
 }
 
-__getattr__ = finding(__name__, _HOMES, forwarding(__name__))
+__getattr__ = finding(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from dsf.inspection.adapter import Adapter

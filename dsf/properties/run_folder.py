@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dsf.certificates import checker, second_checker
+from dsf.certificates import checker
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import measured
 from dsf.inspection.results.table import Table
@@ -104,10 +104,9 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def checker_hashes() -> dict[str, str]:
-    """SHA-256 of the installed checkers, by name."""
-    files = (Path(str(module.__file__)) for module in (checker, second_checker))
-    return {file.name: hash_of(file) for file in files}
+def checker_hash() -> str:
+    """SHA-256 of the installed checker."""
+    return hash_of(Path(checker.__file__))
 
 
 def source_of(inspection: Inspection) -> dict[str, str]:
@@ -152,7 +151,7 @@ def _manifest(
             for record in unit["verdicts"]
         ],
         "members": dict(members),
-        "checkers": checker_hashes(),
+        "checker": checker_hash(),
     }  # fmt: skip
 
 

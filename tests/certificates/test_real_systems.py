@@ -7,8 +7,9 @@ import torch
 
 import dsf
 from dsf import certify
-from dsf.certificates import Level, Verdict, second_checker
+from dsf.certificates import Level, Verdict
 from dsf.transition import Dense, Diagonal
+from tests.soundness import second_checker
 
 F64 = torch.float64
 

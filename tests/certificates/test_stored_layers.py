@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 
 import dsf
 from dsf import certify, models
-from dsf.certificates import Level, StoredLayer, Verdict, checker, second_checker
+from dsf.certificates import Level, StoredLayer, Verdict, checker
 from dsf.inspection import InspectionError, ReconstructionError, stored_layer
+from tests.soundness import second_checker
 from tests.soundness.stored_layers import TOKENS, layers
 
 F64 = torch.float64

@@ -59,7 +59,7 @@ def test_the_demo_runs_in_a_process_of_its_own_without_a_network(
     says_what_to_do_next(told)
     again = run("check", "dsf-demo/run")
     assert again.exit_code == 0
-    assert "accepted by both checkers" in again.stdout
+    assert "accepted by the checker" in again.stdout
     assert "root hash of the run: sha256" in again.stdout
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import time
 
 import nbformat
@@ -73,6 +74,12 @@ def test_the_course_is_complete():
 def test_the_notebook_on_disk_is_the_one_of_its_script(script, kind):
     """Otherwise run ``make notebooks``."""
     assert place(script, kind).read_text(encoding="utf-8") == written(script, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_handed_out_alone_has_its_checks(kind):
+    """Otherwise run ``make notebooks``."""
+    assert (HERE / kind / "exercises.py").read_bytes() == (HERE / "exercises.py").read_bytes()
 
 
 def test_no_notebook_without_its_script():
@@ -154,7 +161,7 @@ def test_it_runs_and_its_exercises_are_open_until_they_are_solved(script, capsys
         pytest.skip("needs a trained model: python tests/pretrained/fetch.py smollm2")
     notebook = tried(script)
     client = nbclient.NotebookClient(
-        notebook, timeout=280, kernel_name="python3", resources={"metadata": {}}
+        notebook, timeout=280, kernel_name="python3", resources={"metadata": {"path": HERE}}
     )
     begun = time.perf_counter()
     client.execute()
@@ -183,6 +190,7 @@ def test_it_runs_and_its_exercises_are_open_until_they_are_solved(script, capsys
 def test_without_its_model_a_notebook_runs_on_a_smaller_one(number, tmp_path, monkeypatch):
     pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
     monkeypatch.setenv("DSF_PRETRAINED", str(tmp_path / "nothing"))
+    shutil.copy(HERE / "exercises.py", tmp_path)
     notebook = for_students(solved(SCRIPTS[number - 1]))
     nbclient.NotebookClient(
         notebook, timeout=280, kernel_name="python3", resources={"metadata": {"path": tmp_path}}

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 
 from dsf import certify
-from dsf.certificates import Certificate, Level, second_checker
+from dsf.certificates import Certificate, Level
+from tests.soundness import second_checker
 
 F64 = torch.float64
 Issue = Callable[[Path], Certificate]

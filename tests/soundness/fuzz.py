@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dsf.certificates import checker, second_checker
+from dsf.certificates import checker
+from tests.soundness import second_checker
 from tests.soundness.files import SIZES, Bent, canonical, honest, numbers, packed
 from tests.soundness.oracle import holds
 

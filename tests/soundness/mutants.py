@@ -34,7 +34,8 @@ from typing import Any
 
 import mpmath
 
-from dsf.certificates import checker, second_checker
+from dsf.certificates import checker
+from tests.soundness import second_checker
 from tests.soundness.edges import edges
 from tests.soundness.files import Bent, honest
 from tests.soundness.fuzz import bent_file, nudged, parent, places, reworded

@@ -16,9 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dsf import certify, models
-from dsf.certificates import Certificate, StoredLayer, checker, second_checker
+from dsf.certificates import Certificate, StoredLayer, checker
 from dsf.inspection import stored_layer
 from dsf.models import recall
+from tests.soundness import second_checker
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "certificates.md"
 BEGIN, END = "<!-- stored layers -->\n", "<!-- end of stored layers -->"

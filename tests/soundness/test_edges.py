@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from dsf.certificates import checker, second_checker
-from tests.soundness import mutants
+from dsf.certificates import checker
+from tests.soundness import mutants, second_checker
 from tests.soundness.edges import edges, made, row
 
 NEVER_REFUTED = {"softmax_attention_nonnegative"}

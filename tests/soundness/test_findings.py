@@ -20,9 +20,10 @@ from torch import nn
 
 import dsf
 from dsf import certify
-from dsf.certificates import Verdict, checker, second_checker
+from dsf.certificates import Verdict, checker
 from dsf.properties.decided import findings
 from dsf.transition import Diagonal
+from tests.soundness import second_checker
 from tests.soundness.files import canonical, read
 
 F64 = torch.float64

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dsf.certificates import checker, second_checker
-from tests.soundness import fuzz
+from dsf.certificates import checker
+from tests.soundness import fuzz, second_checker
 
 
 def test_both_checkers_agree_and_are_right():

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+import dsf
+
 __all__ = ["close", "exercise"]
 
 RELATIVE = 1e-5
@@ -24,7 +26,8 @@ AT_ZERO = 1e-6
 SHOWN = 8
 """Numbers of a tensor that are written out."""
 LIBRARIES = (
-    str(Path(__file__).parent),
+    __file__,
+    str(Path(dsf.__file__).parent),
     str(Path(torch.__file__).parent.parent),
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
     "<@",  # what checks the shapes of arguments
@@ -48,7 +51,7 @@ def close(found: Any, expected: Any) -> bool:
 
     Example:
         >>> import torch
-        >>> from dsf.exercises import close
+        >>> from exercises import close
         >>> close(torch.tensor([0.1, 0.2], dtype=torch.float32), [0.1, 0.2])
         True
         >>> close([0.1, 0.2], [0.1, 0.3])
@@ -73,7 +76,7 @@ def exercise(number: int) -> Iterator[None]:
         number: what the exercise is called in its notebook.
 
     Example:
-        >>> from dsf.exercises import close, exercise
+        >>> from exercises import close, exercise
         >>> with exercise(1):
         ...     raise NotImplementedError("yours to write")
         exercise 1: open. Write the function above and run its cell and this one again.

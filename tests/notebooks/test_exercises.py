@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.exercises import close, exercise
+from notebooks.exercises import close, exercise
 
 
 @pytest.mark.parametrize(
