@@ -16,7 +16,7 @@ import torch
 
 import dsf
 from benchmarks.real_shapes import model_of, seconds
-from dsf.threads import limited_to
+from dsf.runtime.threads import limited_to
 from experiments.page import put_into, table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "how_to" / "own_model.md"

@@ -36,7 +36,7 @@ from dsf.cli.run_model import Options, Prompt, inspect_checkpoint
 from dsf.cli.threads import ThreadCount
 from dsf.inspection import Inspection
 from dsf.models import NAMES, folder
-from dsf.threads import limited_to
+from dsf.runtime.threads import limited_to
 
 VOCABULARY = 64
 EMBEDDED_TOKENS = 32

@@ -28,7 +28,7 @@ import torch
 import transformers
 
 from benchmarks import real_shapes
-from dsf.threads import limited_to
+from dsf.runtime.threads import limited_to
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs" / "command_times.json", ROOT / "docs" / "command_times.md"

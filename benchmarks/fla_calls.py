@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dsf.evaluate.cuda.heads import by_head
-from dsf.kernels.cuda import fla
 from dsf.mixers import Mixer, StateSpaceDuality
+from dsf.systems.kernels.cuda import fla
 
 AS_GIVEN = ("g", "initial_state")  # in single precision, whatever the rest is in
 

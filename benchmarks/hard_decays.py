@@ -7,8 +7,14 @@ import torch
 from torch import Tensor
 
 import dsf
-from dsf.coefficient import SampledWrite, cut_of, dense_of
-from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
+from dsf.systems.coefficient import SampledWrite, cut_of, dense_of
+from dsf.systems.transition import (
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    SampledDiagonal,
+    ScaledIdentity,
+)
 
 STATES, COLUMNS = 4, 66
 AT_ONCE = 1024  # tokens written out

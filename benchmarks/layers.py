@@ -3,12 +3,7 @@
 import torch
 from torch import Tensor
 
-from dsf.mixers import (
-    GatedDeltaNet,
-    GatedLinearAttention,
-    SelectiveStateSpace,
-    StateSpaceDuality,
-)
+from dsf.mixers import GatedDeltaNet, GatedLinearAttention, SelectiveStateSpace, StateSpaceDuality
 
 RNG = torch.Generator().manual_seed(0)
 

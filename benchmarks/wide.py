@@ -10,14 +10,14 @@ from benchmarks import peers
 from benchmarks.evaluation import Row, measured
 from benchmarks.layers import RNG, normal
 from benchmarks.limits import Needs
-from dsf.solve import recurrence
-from dsf.transition import Diagonal
+from dsf.systems.solve import recurrence
+from dsf.systems.transition import Diagonal
 
 SEEN = 1024  # columns whose error is looked at
 
 
 def wide(tokens: int, *, columns: int = 24_576) -> list[Row]:
-    from dsf.kernels.diagonal_scan import scan_states
+    from dsf.systems.kernels.diagonal_scan import scan_states
 
     decay, drive = torch.rand(tokens, columns, generator=RNG), normal(tokens, columns)
     states, running = torch.zeros_like(drive), torch.zeros(columns, dtype=torch.float64)

@@ -23,8 +23,8 @@ from benchmarks import layers
 from benchmarks.layers import normal
 from benchmarks.limits import interleaved
 from dsf.evaluate.windows.sizes import PROCESSOR, SIZES, Costs, cost, window_size
-from dsf.kernels.availability import SWITCH
-from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity
+from dsf.systems.kernels.availability import SWITCH
+from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity
 
 RECORD = Path(__file__).with_suffix(".json")
 ROUNDS = 7

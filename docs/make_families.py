@@ -15,12 +15,7 @@ import transformers
 import dsf
 from tests.inspection.families.planted_mistakes import MISTAKES
 from tests.inspection.families.test_probing_every_family import PROBES, by_channel, factors
-from tests.inspection.families.tiny_models import (
-    FAMILIES,
-    build,
-    inputs,
-    off_diagonal_share,
-)
+from tests.inspection.families.tiny_models import FAMILIES, build, inputs, off_diagonal_share
 
 PAGE = Path(__file__).resolve().with_name("families.md")
 TOKENS, FEW = 21, 9

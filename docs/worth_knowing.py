@@ -19,7 +19,7 @@ from dsf.claims.in_line.weights import in_line_rows, linear_rows, softmax_rows
 from dsf.claims.meta_linear import queries
 from dsf.claims.meta_linear.tied_keys import decays_of
 from dsf.claims.zero_sum.two_tokens import weight
-from dsf.ingredients.feature_maps import relu
+from dsf.mixers.ingredients.feature_maps import relu
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

@@ -6,14 +6,14 @@ The public names, listed by hand and found on first use, so that ``import dsf`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dsf.distribution import VERSION
+from dsf.runtime.distribution import VERSION
 
 __version__ = VERSION
 
 _HOME = {
-    "System": "dsf.system",
-    "ExplicitMap": "dsf.composite",
-    "SystemSum": "dsf.composite",
+    "System": "dsf.systems.system",
+    "ExplicitMap": "dsf.systems.composite",
+    "SystemSum": "dsf.systems.composite",
     "respond": "dsf.evaluate",
     "attention_map": "dsf.evaluate",
     "row_blocks": "dsf.evaluate",
@@ -22,8 +22,8 @@ _HOME = {
     "chunkwise": "dsf.evaluate",
     "convolution": "dsf.evaluate",
     "step": "dsf.evaluate",
-    "realise": "dsf.realisation",
-    "reduce": "dsf.realisation",
+    "realise": "dsf.evaluate.realisation",
+    "reduce": "dsf.evaluate.realisation",
     "Certificate": "dsf.certificates",
     "Verdict": "dsf.certificates",
     "inspect": "dsf.inspection",
@@ -33,12 +33,12 @@ _HOME = {
     "compare": "dsf.properties",
     "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
-    "stack": "dsf.network",
-    "intervene": "dsf.network",
-    "sweep": "dsf.network",
-    "reduce_states": "dsf.network",
+    "stack": "dsf.attribution",
+    "intervene": "dsf.interventions",
+    "sweep": "dsf.interventions",
+    "reduce_states": "dsf.interventions",
     "write_report": "dsf.report",
-    "report_state": "dsf.plot",
+    "report_state": "dsf.report.plot",
     "view": "dsf.report",
     "playground": "dsf.report",
     "show_versions": "dsf.cli.machine",
@@ -46,17 +46,17 @@ _HOME = {
 _SUBPACKAGES = {
     "mixers": "dsf.mixers",
     "layers": "dsf.layers",
-    "algebra": "dsf.algebra",
-    "transition": "dsf.transition",
-    "ingredients": "dsf.ingredients",
+    "algebra": "dsf.systems.algebra",
+    "transition": "dsf.systems.transition",
+    "ingredients": "dsf.mixers.ingredients",
     "measures": "dsf.measures",
-    "exchange": "dsf.exchange",
-    "scans": "dsf.scans",
+    "exchange": "dsf.report.exchange",
+    "scans": "dsf.evaluate.scans",
     "certify": "dsf.certificates",
-    "edits": "dsf.edits",
+    "edits": "dsf.interventions.edits",
     "claims": "dsf.claims",
     "jobs": "dsf.jobs",
-    "plot": "dsf.plot",
+    "plot": "dsf.report.plot",
     "testing": "dsf.testing",
 }
 
@@ -76,24 +76,11 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from dsf import (
-        algebra,
-        claims,
-        edits,
-        exchange,
-        ingredients,
-        jobs,
-        measures,
-        mixers,
-        plot,
-        scans,
-        testing,
-        transition,
-    )
     from dsf import certificates as certify
+    from dsf import claims, jobs, measures, mixers, testing
+    from dsf.attribution import stack
     from dsf.certificates import Certificate, Verdict
     from dsf.cli.machine import show_versions
-    from dsf.composite import ExplicitMap, SystemSum
     from dsf.evaluate import (
         attention_map,
         chunkwise,
@@ -102,12 +89,16 @@ if TYPE_CHECKING:
         respond,
         row_blocks,
         scan,
+        scans,
         step,
     )
+    from dsf.evaluate.realisation import realise, reduce
     from dsf.inspection import Adapter, Inspection, inspect, probe, support
-    from dsf.network import intervene, reduce_states, stack, sweep
-    from dsf.plot import report_state
+    from dsf.interventions import edits, intervene, reduce_states, sweep
+    from dsf.mixers import ingredients
     from dsf.properties import check_adapter, compare
-    from dsf.realisation import realise, reduce
-    from dsf.report import playground, view, write_report
-    from dsf.system import System
+    from dsf.report import exchange, playground, plot, view, write_report
+    from dsf.report.plot import report_state
+    from dsf.systems import algebra, transition
+    from dsf.systems.composite import ExplicitMap, SystemSum
+    from dsf.systems.system import System

@@ -6,15 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from dsf.argument_checks import checked
-from dsf.inspection import (
-    Adapter,
-    Inspection,
-    Probe,
-    ReconstructionError,
-    RoundingWarning,
-    inspect,
-)
+from dsf.inspection import Adapter, Inspection, Probe, ReconstructionError, RoundingWarning, inspect
+from dsf.runtime.argument_checks import checked
 
 __all__ = ["assert_layer_exact"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
 

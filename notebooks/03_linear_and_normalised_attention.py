@@ -19,7 +19,7 @@ from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.ingredients import elu_plus_one
+from dsf.mixers.ingredients import elu_plus_one
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)

@@ -22,7 +22,7 @@ from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.ingredients import elu_plus_one, identity, relu
+from dsf.mixers.ingredients import elu_plus_one, identity, relu
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)

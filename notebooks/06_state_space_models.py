@@ -24,7 +24,7 @@ from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.ingredients import bilinear, zero_order_hold
+from dsf.mixers.ingredients import bilinear, zero_order_hold
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)

@@ -21,7 +21,7 @@ from exercises import close
 
 import dsf
 from dsf import measures, plot
-from dsf.algebra import change_of_basis
+from dsf.systems.algebra import change_of_basis
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)

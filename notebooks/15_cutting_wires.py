@@ -13,7 +13,7 @@ import transformers
 from exercises import close
 
 import dsf
-from dsf.edits import Ablate, Cut, Forget, StateFrom
+from dsf.interventions.edits import Ablate, Cut, Forget, StateFrom
 from dsf.loading import load_model
 from dsf.models import folder, recall
 

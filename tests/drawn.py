@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 import dsf
-from dsf.coefficient import SampledWrite, TokenSlots
-from dsf.composite import SystemSum
-from dsf.ingredients.softmax_rows import SoftmaxRows
-from dsf.transition import (
+from dsf.systems.coefficient import SampledWrite, TokenSlots
+from dsf.systems.composite import SystemSum
+from dsf.systems.softmax_rows import SoftmaxRows
+from dsf.systems.transition import (
     Dense,
     Diagonal,
     DiagonalPlusLowRank,

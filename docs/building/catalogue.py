@@ -7,7 +7,7 @@ from itertools import groupby
 
 from docs.building.words import cell, linked
 from dsf import measures
-from dsf.plot import QUANTITIES
+from dsf.report.plot import QUANTITIES
 
 HEAD = """# Measures
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 import dsf
 from docs.building.pictures import file_of, one
 from dsf import measures, plot
-from dsf.algebra import change_of_basis
+from dsf.systems.algebra import change_of_basis
 
 STEPS = 16
 

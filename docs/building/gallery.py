@@ -12,9 +12,9 @@ import dsf
 from docs.building.pictures import overview, tile
 from docs.building.words import cell, markdown, paragraphs
 from dsf import transition
-from dsf.coefficient import dense_of
-from dsf.ingredients.recurrent_cells import Activation
 from dsf.mixers.base import Mixer, axes_of
+from dsf.mixers.ingredients.recurrent_cells import Activation
+from dsf.systems.coefficient import dense_of
 
 STEPS = 24
 FORMS = {

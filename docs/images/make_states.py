@@ -19,7 +19,7 @@ from dsf.cli.embedded import SEED
 from dsf.inspection import inspect
 from dsf.loading import load_model
 from dsf.models import folder, recall, text
-from dsf.plot import StateReport, report_state
+from dsf.report.plot import StateReport, report_state
 
 HERE = Path(__file__).resolve().parent
 

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.issuing import (
     CheckerRefused,
@@ -19,6 +18,7 @@ from dsf.certificates.issuing import (
     on_the_processor,
     written,
 )
+from dsf.runtime.argument_checks import checked
 
 BOXES = 2000
 STEPS = 20

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.exact import (
     LARGER_PRIME,
@@ -23,6 +22,7 @@ from dsf.certificates.exact import (
     null_vector,
 )
 from dsf.certificates.issuing import Proposal, Where, issued, on_the_processor
+from dsf.runtime.argument_checks import checked
 
 ROWS = 512
 ROW_WORK = 1 << 22  # rows times squared columns of a Gram matrix, in integers within a second

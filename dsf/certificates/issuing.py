@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dsf.certificates import checker
 from dsf.certificates.certificate import SEAL, Certificate, Level, Verdict
-from dsf.distribution import VERSION
-from dsf.saving import LeadsOutside, read_inside, remove_inside, write_inside
-from dsf.shapes import has_axes
+from dsf.runtime.distribution import VERSION
+from dsf.runtime.files import LeadsOutside, read_inside, remove_inside, write_inside
+from dsf.runtime.shapes import has_axes
 
 Given = ParamSpec("Given")
 

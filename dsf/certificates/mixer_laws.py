@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.composite import ExplicitMap
 from dsf.evaluate import attention_map, chunkwise, convolution, recurrent, respond, row_blocks, scan
 from dsf.evaluate.invariant import varying
 from dsf.mixers.base import axes_of
-from dsf.system import System
+from dsf.runtime.argument_checks import checked
+from dsf.systems.composite import ExplicitMap
+from dsf.systems.system import System
 
 Case = tuple[Mapping[str, Any], Callable[[], float]]
 """A label that describes a case, and the function that measures it."""

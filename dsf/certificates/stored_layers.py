@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.issuing import (
@@ -27,6 +26,7 @@ from dsf.certificates.issuing import (
     issued,
     written,
 )
+from dsf.runtime.argument_checks import checked
 
 METHOD = "every number of the layer enclosed, from its stored weights and its stored input"
 

@@ -13,18 +13,11 @@ import torch
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.certificates.issuing import (
-    CheckerRefused,
-    Proposal,
-    Where,
-    certifiable,
-    issued,
-    written,
-)
+from dsf.certificates.issuing import CheckerRefused, Proposal, Where, certifiable, issued, written
 from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows
-from dsf.system import System
-from dsf.transition import DiagonalPlusLowRank
+from dsf.systems.system import System
+from dsf.systems.transition import DiagonalPlusLowRank
 
 Number = float | Fraction
 SLACK = Fraction((1 << 20) - 1, 1 << 20)

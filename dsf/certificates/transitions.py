@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of, integer_row
@@ -23,6 +22,7 @@ from dsf.certificates.issuing import (
     written,
 )
 from dsf.certificates.stored_layers import StoredLayer, layer_decay
+from dsf.runtime.argument_checks import checked
 
 
 @checked

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.exact import fractions_of, integer_row
 from dsf.certificates.issuing import (
@@ -29,10 +28,11 @@ from dsf.certificates.issuing import (
 )
 from dsf.certificates.stored_layers import StoredLayer, layer_nonnegative, layer_row_sums
 from dsf.certificates.systems import is_real, same_system, system_nonnegative, system_row_sums
-from dsf.composite import Operator
 from dsf.evaluate import attention_map, respond
-from dsf.realisation import reduce
-from dsf.system import System
+from dsf.evaluate.realisation import reduce
+from dsf.runtime.argument_checks import checked
+from dsf.systems.composite import Operator
+from dsf.systems.system import System
 
 Number = float | Fraction
 Map = Float[Tensor, "*batch rows columns"]

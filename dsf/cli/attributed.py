@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dsf.attribution import Attribution, Paths, stack
 from dsf.cli.options import Options
 from dsf.cli.prompt import Prompt
 from dsf.cli.run_model import Opened, open_checkpoint
 from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
 from dsf.inspection.results.table import Table
-from dsf.network import Attribution, Paths, stack
 from dsf.report.escaping import escaped
 
 

@@ -100,7 +100,7 @@ def run(
         from dsf.cli.loading_notes import notes_of, with_notes
         from dsf.cli.run_model import inspect_checkpoint
         from dsf.properties import compare
-        from dsf.saving import write_over
+        from dsf.runtime.files import write_over
 
         one, two = (
             inspect_checkpoint(path, prompt, count, options())

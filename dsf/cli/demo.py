@@ -60,7 +60,7 @@ def run(
             check_not_of_another(out / RUN, INSIDE)
 
     def work(count: ThreadCount) -> Answer:
-        from dsf.saving import alone_in
+        from dsf.runtime.files import alone_in
 
         watched = not (as_json or quiet)
         with alone_in(out):

@@ -7,7 +7,7 @@ from typing import Any
 
 from dsf.cli.output_place import RUN_NAMES
 from dsf.cli.prompt import Prompt, fingerprint
-from dsf.saving import read_inside
+from dsf.runtime.files import read_inside
 
 OWN_NAMES = ("units", "metrics.csv", "metrics.json", "verdicts.csv", "verdicts.json")
 LARGEST = 64 << 20

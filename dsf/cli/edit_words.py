@@ -161,7 +161,7 @@ def checked(record: Record, where: str) -> Record:
 
 def _check_fields(record: Record, where: str) -> None:
     """Raises ValueError if a field holds what no edit can have there."""
-    from dsf.edits import from_json
+    from dsf.interventions.edits import from_json
 
     for field in NUMBERED:
         if not _is_numbered(record.get(field)):

@@ -30,7 +30,7 @@ from dsf.cli.answer import complain, interrupted, print_json, tell, unwritten
 from dsf.cli.errors import FAULT, IN_WORDS, INTERRUPTED, LIMIT, USAGE, WELL
 from dsf.cli.given_once import check_given_once
 from dsf.cli.output_place import check_named
-from dsf.distribution import VERSION
+from dsf.runtime.distribution import VERSION
 
 app = typer.Typer(
     name="dsf",

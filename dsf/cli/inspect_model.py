@@ -110,7 +110,7 @@ def run(
         from dsf.cli.loading_notes import notes_of, with_notes
         from dsf.cli.results import write_results
         from dsf.cli.run_model import inspect_checkpoint
-        from dsf.saving import alone_in
+        from dsf.runtime.files import alone_in
 
         begun = time.perf_counter()
         watched = not (as_json or quiet)

@@ -13,10 +13,10 @@ from dsf.cli.options import Options
 from dsf.cli.run_model import Opened, inspect_opened, open_checkpoint
 from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
-from dsf.edits import from_json
 from dsf.inspection import Inspection
+from dsf.interventions import Intervention, intervene
+from dsf.interventions.edits import from_json
 from dsf.loading import token_texts
-from dsf.network import Intervention, intervene
 from dsf.report.escaping import escaped
 
 ONE_ROW = 2

@@ -15,7 +15,7 @@ from typing import Literal
 
 from dsf.cli.browser import for_pictures, has_display
 from dsf.cli.name_conflicts import IMPORTED_AS, RUNNING, name_conflicts
-from dsf.distribution import NAME, VERSION
+from dsf.runtime.distribution import NAME, VERSION
 
 Verdict = Literal["ok", "optional", "warning", "missing"]
 # Name, floor and extra of a line such as: transformers>=5.3; extra == "hf"
@@ -136,7 +136,7 @@ def _hardware(threads: str) -> Iterator[Finding]:
     import torch
 
     from dsf.evaluate.memory_plan import free_memory
-    from dsf.kernels import found, why_off
+    from dsf.systems.kernels import found, why_off
 
     cuda = torch.cuda.is_available()
     yield Finding("device", torch.cuda.get_device_name() if cuda else "cpu")
@@ -157,7 +157,7 @@ def _kernels_on_cuda() -> Iterator[Finding]:
     import torch
 
     from dsf.evaluate.cuda.trial_results import all_trial_results
-    from dsf.kernels import why_off_on_cuda
+    from dsf.systems.kernels import why_off_on_cuda
 
     why = why_off_on_cuda()
     if why:

@@ -6,12 +6,7 @@ from typing import Annotated
 import typer
 
 from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.job_arguments import (
-    check_installed,
-    check_job_folder,
-    check_prompts,
-    check_workers,
-)
+from dsf.cli.job_arguments import check_installed, check_job_folder, check_prompts, check_workers
 from dsf.cli.known_names import QUANTITIES, check_known
 from dsf.cli.model_argument import check_model
 from dsf.cli.model_options import Checkpoint, Heads, Layers

@@ -9,7 +9,7 @@ from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, distributions, packages_distributions
 from pathlib import Path
 
-from dsf.distribution import NAME
+from dsf.runtime.distribution import NAME
 
 IMPORTED_AS = "dsf"
 RUNNING = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from dsf.loading.folder import holds_model
-from dsf.saving import alone, is_special
+from dsf.runtime.files import alone, is_special
 
 PLACES = ("--out", "--file", "--csv", "--edits", "--resume", "--slurm")
 """The options that name a file or a folder."""

@@ -26,13 +26,7 @@ from dsf.inspection import (
 from dsf.inspection.capture.environment import environment
 from dsf.inspection.choice import chosen_layers, counts_from_the_start
 from dsf.inspection.choice import parsed as parsed_choice
-from dsf.loading import (
-    LoadedModel,
-    load_model,
-    open_piecewise,
-    read_model_tokenizer,
-    token_texts,
-)
+from dsf.loading import LoadedModel, load_model, open_piecewise, read_model_tokenizer, token_texts
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NUMBER_TYPES}
 

@@ -79,8 +79,8 @@ def run(
         from dsf.cli.loading_notes import notes_of, with_notes
         from dsf.cli.run_model import inspect_checkpoint
         from dsf.cli.state_table import show_states
-        from dsf.plot import report_state
-        from dsf.saving import alone_in
+        from dsf.report.plot import report_state
+        from dsf.runtime.files import alone_in
 
         inspection = inspect_checkpoint(model, prompt(), count, asked())
         found = report_state(inspection, maps=maps)

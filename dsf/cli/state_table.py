@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsf.cli.terminal import print_table
-from dsf.plot import StateReport
+from dsf.report.plot import StateReport
 
 WHY = {
     "little": "little is lost",

@@ -13,9 +13,9 @@ from dsf.cli.progress import part, stage
 from dsf.cli.run_model import Opened, inspect_opened, open_checkpoint
 from dsf.cli.terminal import print_table
 from dsf.cli.threads import ThreadCount
-from dsf.edits import Edit, from_json
 from dsf.inspection import Inspection
-from dsf.network.sweeps import Pace, Question, Swept, swept
+from dsf.interventions.edits import Edit, from_json
+from dsf.interventions.sweeps import Pace, Question, Swept, swept
 from dsf.report.escaping import escaped
 
 

@@ -75,7 +75,7 @@ class ThreadCount:
         Args:
             work: parameters times tokens.
         """
-        from dsf.threads import compute_with
+        from dsf.runtime.threads import compute_with
 
         if self.asked is None:
             compute_with(self.every if work > SMALL_WORK else 1)
@@ -98,7 +98,7 @@ def computing(option: int | None) -> Iterator[ThreadCount]:
         ValueError: if the environment asks for a number that is none.
     """
     with held_back():
-        from dsf.threads import limited_to
+        from dsf.runtime.threads import limited_to
 
     asked = _from_environment() if option is None else option
     count = ThreadCount(asked, every=threads_in_use())

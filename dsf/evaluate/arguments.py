@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.composite import ExplicitMap, Operator, SystemSum
-from dsf.shapes import ShapeError, agree, has_axes
-from dsf.system import System, time_reversed
+from dsf.runtime.shapes import ShapeError, agree, has_axes
+from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.system import System, time_reversed
 
 HALVES = (torch.float16, torch.bfloat16)
 

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient, TokenSlots, dense_of
-from dsf.composite import PANEL, ExplicitMap, Operator, RowSource
-from dsf.system import System
-from dsf.transition import ScaledIdentity
-from dsf.work_memory import WorkMemory
+from dsf.runtime.scratch_memory import WorkMemory
+from dsf.systems.coefficient import Coefficient, TokenSlots, dense_of
+from dsf.systems.composite import PANEL, ExplicitMap, Operator, RowSource
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 
 def kept_rows(system: System) -> RowSource | None:

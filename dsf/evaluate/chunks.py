@@ -16,11 +16,11 @@ from dsf.evaluate.loops.responses import modes_response
 from dsf.evaluate.windows.cutting import cached, cut
 from dsf.evaluate.windows.folding import fold, fold_together, folds_together, moves_by_one
 from dsf.evaluate.windows.sizes import SIZES, stepped_size, window_size, windows_at_once
-from dsf.number_types import exact_dtype
-from dsf.shapes import at_least
-from dsf.solve import continued, states_before
-from dsf.system import System
-from dsf.transition import ScaledIdentity, Shift
+from dsf.runtime.number_types import exact_dtype
+from dsf.runtime.shapes import at_least
+from dsf.systems.solve import continued, states_before
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity, Shift
 
 Window = Callable[[System, int, int, Tensor, Tensor], tuple[Tensor, Tensor]]
 

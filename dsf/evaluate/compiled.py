@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient, SampledWrite
 from dsf.evaluate.cuda.responses import answered_on_cuda
 from dsf.evaluate.cuda.rows import rows_on_cuda, writes_on_cuda
 from dsf.evaluate.heads import heads_of
@@ -15,9 +14,10 @@ from dsf.evaluate.loops.complex_states import complex_response
 from dsf.evaluate.loops.responses import Channels, channels_of, memory_response, output_memory
 from dsf.evaluate.loops.rows import diagonal_rows, head_rows, is_diagonal
 from dsf.evaluate.output_buffers import RowBuffer
-from dsf.kernels import applies
-from dsf.system import System
-from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
+from dsf.systems.coefficient import Coefficient, SampledWrite
+from dsf.systems.kernels import applies
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
 
 Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
 
@@ -46,7 +46,7 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
 
 
 def _scanned(channels: Channels, memory: Tensor | None) -> Answer:
-    from dsf.kernels.selective import selective_scan
+    from dsf.systems.kernels.selective import selective_scan
 
     step, signal, skip = channels.step, channels.signal, channels.skip
     response = output_memory(signal.mT.shape, signal, memory)

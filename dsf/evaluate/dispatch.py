@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate.arguments import check_signal
 from dsf.evaluate.cache import applied, kept_response, kept_rows
 from dsf.evaluate.chunks import by_default
 from dsf.evaluate.memory_plan import check_plan, respond_bytes
-from dsf.shapes import ShapeError, of_kind
-from dsf.system import System
+from dsf.runtime.shapes import ShapeError, of_kind
+from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.system import System
 
 Method = Callable[[System, Tensor], Tensor]
 

@@ -18,20 +18,14 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from dsf.coefficient import SampledWrite, dense_of
-from dsf.composite import ExplicitMap, Operator, RowSource, StoredRows, SystemSum
 from dsf.evaluate.arguments import forward_form
 from dsf.evaluate.cache import kept_rows, kept_window, whole_rows
 from dsf.evaluate.scaled_norms import norm
-from dsf.ingredients.softmax_rows import SoftmaxRows, faded
-from dsf.system import System
-from dsf.transition import (
-    Dense,
-    DiagonalPlusLowRank,
-    SampledDiagonal,
-    Shift,
-    Transition,
-)
+from dsf.systems.coefficient import SampledWrite, dense_of
+from dsf.systems.composite import ExplicitMap, Operator, RowSource, StoredRows, SystemSum
+from dsf.systems.softmax_rows import SoftmaxRows, faded
+from dsf.systems.system import System
+from dsf.systems.transition import Dense, DiagonalPlusLowRank, SampledDiagonal, Shift, Transition
 
 UNIT = 2.0**-53
 UP = 1 + 2.0**-40  # above the rounding of one step of the bounds themselves

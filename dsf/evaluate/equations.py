@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient, Matrices
-from dsf.solve import states_before
-from dsf.system import System
-from dsf.transition import Transition
+from dsf.systems.coefficient import Coefficient, Matrices
+from dsf.systems.solve import states_before
+from dsf.systems.system import System
+from dsf.systems.transition import Transition
 
 Solver = Callable[[Transition, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 

@@ -11,8 +11,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from dsf.system import System
-from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, Kronecker, ScaledIdentity
+from dsf.systems.system import System
+from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank, Kronecker, ScaledIdentity
 
 LARGEST_WORK = 1 << 20
 """Products of long integers, a few microseconds each."""

@@ -11,8 +11,8 @@ from dsf.evaluate.arguments import forward_form, with_checked_arguments
 from dsf.evaluate.chunks import chunkwise
 from dsf.evaluate.equations import applied
 from dsf.evaluate.invariant import lags, varying
-from dsf.number_types import exact_dtype
-from dsf.system import System
+from dsf.runtime.number_types import exact_dtype
+from dsf.systems.system import System
 
 
 def convolution(

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.coefficient import Coefficient, SampledWrite, dense_of
-from dsf.composite import Operator
-from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of
+from dsf.systems.composite import Operator
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 TILE = 64
 

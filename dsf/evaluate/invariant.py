@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import cut_of, dense_of
 from dsf.evaluate.arguments import forward_form, state_at_start
 from dsf.evaluate.windows.panel import Panel
-from dsf.number_types import exact_dtype
-from dsf.solve import continued, states_before
-from dsf.system import System
-from dsf.transition import Transition
-from dsf.transition.storage import on_parts
-from dsf.transition.timeline import is_constant
+from dsf.runtime.number_types import exact_dtype
+from dsf.systems.coefficient import cut_of, dense_of
+from dsf.systems.solve import continued, states_before
+from dsf.systems.system import System
+from dsf.systems.transition import Transition
+from dsf.systems.transition.storage import on_parts
+from dsf.systems.transition.timeline import is_constant
 
 
 def varying(system: System) -> str | None:

@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.composite import Operator
 from dsf.evaluate.arguments import check_operator
 from dsf.evaluate.compiled import compiles
 from dsf.evaluate.enclosure import Enclosure, enclosed_map
 from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.output_buffers import WholeMap
 from dsf.evaluate.rows import SIZE, blocks_between
-from dsf.shapes import ShapeError, of_kind
-from dsf.system import System
+from dsf.runtime.shapes import ShapeError, of_kind
+from dsf.systems.composite import Operator
+from dsf.systems.system import System
 
 Selection = slice | int
 

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 import torch
 
-from dsf.composite import Operator
 from dsf.evaluate.arguments import working_dtype
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.compiled import compiles
 from dsf.evaluate.heads import heads_of
 from dsf.evaluate.windows.sizes import numbers_at_once
-from dsf.system import System
+from dsf.systems.composite import Operator
+from dsf.systems.system import System
 
 
 class MapTooLarge(MemoryError):

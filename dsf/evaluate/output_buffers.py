@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.work_memory import WorkMemory
+from dsf.runtime.scratch_memory import WorkMemory
 
 
 class RowBuffer(ABC):

@@ -6,8 +6,8 @@ from torch import Tensor
 from dsf.evaluate.arguments import state_at_start, with_checked_arguments
 from dsf.evaluate.equations import advance
 from dsf.evaluate.windows.cutting import cut
-from dsf.solve import doubling
-from dsf.system import System
+from dsf.systems.solve import doubling
+from dsf.systems.system import System
 
 
 def scan(

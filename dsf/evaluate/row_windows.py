@@ -11,9 +11,9 @@ from torch import Tensor
 from dsf.evaluate.arguments import forward_form
 from dsf.evaluate.windows.folding import fold
 from dsf.evaluate.windows.panel import Panel
-from dsf.number_types import exact_dtype
-from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.runtime.number_types import exact_dtype
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 
 class Past(ABC):

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
-from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate.cache import kept_rows, kept_window, rows_of
 from dsf.evaluate.compiled import compiled_rows
 from dsf.evaluate.output_buffers import FreshRows, ReusedRows, RowBuffer
 from dsf.evaluate.row_windows import backward_rows, forward_rows
-from dsf.shapes import at_least
-from dsf.system import System
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import at_least
+from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.system import System
 
 SIZE = 64
 

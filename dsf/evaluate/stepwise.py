@@ -4,13 +4,13 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.argument_checks import kinds_checked
 from dsf.evaluate.arguments import state_at_start, with_checked_arguments, working_dtype
 from dsf.evaluate.equations import advance
 from dsf.evaluate.windows.cutting import cut
-from dsf.shapes import ShapeError, agree
-from dsf.solve import continued
-from dsf.system import System
+from dsf.runtime.argument_checks import kinds_checked
+from dsf.runtime.shapes import ShapeError, agree
+from dsf.systems.solve import continued
+from dsf.systems.system import System
 
 WINDOW = 64
 

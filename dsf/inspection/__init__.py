@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from dsf.first_use import finding
+from dsf.runtime.first_use import finding
 
 __all__ = [
     "Adapter",

@@ -35,8 +35,8 @@ from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.softmax.interface import plain_experts
 from dsf.inspection.support_table import THE_MODEL, not_read
 from dsf.inspection.wide_copy import wide_copy
-from dsf.number_types import has_double
-from dsf.threads import MOST, each_in_parallel
+from dsf.runtime.number_types import has_double
+from dsf.runtime.threads import MOST, each_in_parallel
 
 AUTO = "auto"
 FEW = 3

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from dsf.composite import PANEL, ExplicitMap, Operator
 from dsf.evaluate import respond
 from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.rows import blocks_between
-from dsf.ingredients.softmax_rows import PairRows, SoftmaxRows
-from dsf.system import System
+from dsf.systems.composite import PANEL, ExplicitMap, Operator
+from dsf.systems.softmax_rows import PairRows, SoftmaxRows
+from dsf.systems.system import System
 
 EVERY = 256
 """So many rows are all multiplied out."""

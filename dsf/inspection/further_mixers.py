@@ -15,15 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import (
-    Call,
-    Invocation,
-    Through,
-    begun,
-    bound,
-    copied,
-    tensors_in,
-)
+from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound, copied, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.findings import HALVES, Finding, part_reason, unread_reason
 from dsf.inspection.causal.replay import (

@@ -29,11 +29,7 @@ from dsf.inspection.errors import (
     UnreadableError,
     memory_ran_out,
 )
-from dsf.inspection.explicit_rows import (
-    compared_tokens,
-    leaves_out,
-    response_by_rows,
-)
+from dsf.inspection.explicit_rows import compared_tokens, leaves_out, response_by_rows
 from dsf.inspection.prepared_calls import check_tokens_stay_apart
 from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer

@@ -16,14 +16,7 @@ from torch import Tensor, nn
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import (
-    Call,
-    Invocation,
-    Through,
-    copied,
-    first_numbers,
-    given_to,
-)
+from dsf.inspection.capture.calls import Call, Invocation, Through, copied, first_numbers, given_to
 from dsf.inspection.capture.double_copies import double_copy
 from dsf.inspection.capture.isolation import random_state
 from dsf.inspection.capture.module_stack import ModuleStack, Surroundings

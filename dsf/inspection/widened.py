@@ -16,7 +16,7 @@ from dsf.inspection.capture.calls import Invocation
 from dsf.inspection.capture.packed_weights import packed_modules
 from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.softmax.interface import plain_experts_in
-from dsf.number_types import has_double
+from dsf.runtime.number_types import has_double
 
 MOST = 0.5
 """The share of the free memory that the weights in float64 may take."""

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dsf.argument_checks import checked
 from dsf.jobs.plan import Unit
+from dsf.runtime.argument_checks import checked
 
 Outcome = tuple[Unit, str | None]
 """A unit, and None or the reason why it failed."""

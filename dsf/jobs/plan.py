@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dsf.inspection.choice import Chosen, written
-from dsf.saving import read_inside, write_inside
+from dsf.runtime.files import read_inside, write_inside
 
 SCHEMA = 3
 MANIFEST = "job.json"

@@ -18,8 +18,8 @@ from dsf.jobs.summaries import summary
 from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes
 from dsf.loading.folder import check_holds_no_model
-from dsf.saving import alone, write_inside
-from dsf.shapes import at_least, of_kind
+from dsf.runtime.files import alone, write_inside
+from dsf.runtime.shapes import at_least, of_kind
 
 Progress = Callable[[int, int], None]
 SHOWN = 3

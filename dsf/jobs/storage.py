@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Unsupported
 from dsf.jobs.plan import Unit, malformed, read_record
-from dsf.saving import LeadsOutside, names_inside, read_inside, remove_drafts, write_inside
+from dsf.runtime.files import LeadsOutside, names_inside, read_inside, remove_drafts, write_inside
 
 UNITS, FINISHED = "units", "finished.json"
 _FACTS = "layer"

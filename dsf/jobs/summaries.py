@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.inspection.results.measurements import indices
 from dsf.inspection.results.table import Record, Table
 from dsf.jobs.plan import Unit, read_manifest, units_of
 from dsf.jobs.storage import LayerFacts, is_finished, read_layers, read_notes
+from dsf.runtime.argument_checks import checked
 
 Key = tuple[str, str, str]
 """Layer, family, quantity."""

@@ -8,20 +8,14 @@ import torch
 from torch import Tensor
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection import (
-    InspectedLayer,
-    Unsupported,
-    inspect,
-    inspect_piecewise,
-    memory_forecast,
-)
+from dsf.inspection import InspectedLayer, Unsupported, inspect, inspect_piecewise, memory_forecast
 from dsf.inspection.piecewise import check_memory
 from dsf.inspection.results.measurements import BY_DEFAULT, QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
 from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
 from dsf.loading import LoadedModel, LoadError, PiecewiseModel, load_model, open_piecewise
-from dsf.threads import limited_to
+from dsf.runtime.threads import limited_to
 
 OUT_OF_MEMORY = "out of memory"
 

@@ -3,7 +3,7 @@
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dsf.shapes import ShapeError
+from dsf.runtime.shapes import ShapeError
 
 
 def divide(owner: str, *, heads: int, **sizes: int) -> None:

@@ -8,10 +8,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf import mixers
-from dsf.ingredients.feature_maps import FeatureMap, identity
 from dsf.layers.heads import QueryKeyValue, divide, merge
 from dsf.layers.layer import Layer, Memory, tokens_so_far
 from dsf.layers.local_residual import LocalResidual
+from dsf.mixers.ingredients.feature_maps import FeatureMap, identity
 
 
 class InLineAttention(Layer):

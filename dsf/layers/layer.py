@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dsf.evaluate import final_state, respond
 from dsf.mixers.base import Mixer
-from dsf.shapes import agree, has_axes
-from dsf.system import System
+from dsf.runtime.shapes import agree, has_axes
+from dsf.systems.system import System
 
 Memory = dict[str, Tensor]
 """What decoding keeps between tokens, by name: states, sums, the last inputs of a convolution."""

@@ -8,9 +8,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf import mixers
-from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one
 from dsf.layers.heads import QueryKeyValue, divide, merge
 from dsf.layers.layer import Layer, Memory
+from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one
 
 
 class LinearAttention(Layer):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, unfold
 
 from dsf.layers.heads import divide
-from dsf.shapes import agree
+from dsf.runtime.shapes import agree
 
 TAPS = 9
 

@@ -6,9 +6,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf import mixers
-from dsf.ingredients.feature_maps import exp
 from dsf.layers.heads import QueryKeyValue, divide, merge
 from dsf.layers.layer import Layer, Memory
+from dsf.mixers.ingredients.feature_maps import exp
 
 
 class NormalisedAttention(Layer):

@@ -11,7 +11,7 @@ from dsf import mixers
 from dsf.layers.heads import divide, merge, split
 from dsf.layers.layer import Layer, Memory, advanced, tokens_so_far
 from dsf.layers.rotary import rotated
-from dsf.shapes import ShapeError
+from dsf.runtime.shapes import ShapeError
 
 EPSILON = 1e-5
 

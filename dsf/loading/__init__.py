@@ -5,7 +5,7 @@ No code that comes with a checkpoint runs, and nothing is unpickled.
 
 from typing import TYPE_CHECKING
 
-from dsf.first_use import finding
+from dsf.runtime.first_use import finding
 
 __all__ = [
     "LoadError",

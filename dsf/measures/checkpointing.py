@@ -13,11 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dsf.composite import Operator
 from dsf.measures.fold import MapOrSystem
 from dsf.measures.row_reductions import Progress, Reduced, RowPass, RowReduction, name_of
-from dsf.saving import replace_file
-from dsf.transition.timeline import on_stored
+from dsf.runtime.files import replace_file
+from dsf.systems.composite import Operator
+from dsf.systems.transition.timeline import on_stored
 
 PERIOD = 60.0  # seconds between two writes of the file
 FACTS = "statistics"

@@ -13,22 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.algebra import select
-from dsf.coefficient import cut_of, dense_of
 from dsf.evaluate import Rows
 from dsf.evaluate.rows import blocks_between
 from dsf.measures.fold import ENTRIES
-from dsf.measures.row_reductions import (
-    DISTANCE,
-    MASS,
-    Reduced,
-    RowPass,
-    RowReduction,
-    name_of,
-)
+from dsf.measures.row_reductions import DISTANCE, MASS, Reduced, RowPass, RowReduction, name_of
 from dsf.measures.truncation import Limit, limit
-from dsf.system import System
-from dsf.transition import Diagonal
+from dsf.systems.algebra import select
+from dsf.systems.coefficient import cut_of, dense_of
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
 
 DIAGONAL_TILE = 64
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.evaluate import Rows
 from dsf.measures.fold import MapOrSystem, blocks, frobenius
+from dsf.runtime.argument_checks import checked
 
 
 @checked

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
-from dsf.algebra import converted
-from dsf.composite import Operator
 from dsf.evaluate import Rows, row_blocks
 from dsf.evaluate.rows import SIZE
 from dsf.evaluate.scaled_norms import norm, safe_range
-from dsf.system import System
+from dsf.systems.algebra import converted
+from dsf.systems.composite import Operator
+from dsf.systems.system import System
 
 Map = Inexact[Tensor, "*batch rows columns"]
 MapOrSystem = Map | Operator | Iterable[Rows]

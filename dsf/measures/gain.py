@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.algebra import adjoint
-from dsf.argument_checks import checked
-from dsf.composite import Operator, SystemSum
 from dsf.evaluate import respond
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.scaled_norms import norm
 from dsf.measures.fold import MapOrSystem, blocks, widened
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import MASS, NORM
-from dsf.shapes import a_seed, at_least
-from dsf.system import System
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import a_seed, at_least
+from dsf.systems.algebra import adjoint
+from dsf.systems.composite import Operator, SystemSum
+from dsf.systems.system import System
 
 STEPS = 40
 STARTS = 2  # random signals from which a basis is built

@@ -13,19 +13,19 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from dsf.algebra import with_conjugates
-from dsf.argument_checks import checked
-from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows, whole_rows
 from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.windows.folding import fold
-from dsf.ingredients.softmax_rows import ExponentialRows
 from dsf.measures.fold import Map, blocks, frobenius, widened
 from dsf.measures.numerical_rank import numerical_ranks, together
 from dsf.measures.score_pass import groups
-from dsf.shapes import a_share, above_zero
-from dsf.system import System
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import a_share, above_zero
+from dsf.systems.algebra import with_conjugates
+from dsf.systems.composite import Operator
+from dsf.systems.softmax_rows import ExponentialRows
+from dsf.systems.system import System
 
 TOLERANCE = 1e-10
 ROWS = 64

@@ -13,13 +13,7 @@ from torch import Tensor
 
 from dsf.evaluate.heads import TILE, Heads
 from dsf.measures.fold import all_safe
-from dsf.measures.row_reductions import (
-    KINDS,
-    Reduced,
-    RowPass,
-    RowReduction,
-    name_of,
-)
+from dsf.measures.row_reductions import KINDS, Reduced, RowPass, RowReduction, name_of
 from dsf.measures.truncation import Limit, limit
 
 MOST = 16  # tiles of a chunk of columns: its 64 x 1024 scores fit the cache
@@ -100,8 +94,8 @@ class _HeadFold:
     def __init__(
         self, heads: Heads, group: int, wanted: Sequence[RowReduction], limit: Limit
     ) -> None:
-        from dsf.kernels.scalar_rows import suffixes
-        from dsf.kernels.scalar_tile_sums import all_before
+        from dsf.systems.kernels.scalar_rows import suffixes
+        from dsf.systems.kernels.scalar_tile_sums import all_before
 
         self.peaks = any(each.name in ("norm", "largest", "lowest") for each in wanted)
         self.widths = np.array([each.token for each in wanted if each.name == "near"], dtype=int)
@@ -129,7 +123,7 @@ class _HeadFold:
 
     def tile(self, tile: int, rows: slice) -> tuple[np.ndarray, np.ndarray, int]:
         """All sums for all heads and these rows, the share left out, and the entries computed."""
-        from dsf.kernels.scalar_tile_sums import sum_tiles
+        from dsf.systems.kernels.scalar_tile_sums import sum_tiles
 
         number, count = len(self.decay), rows.stop - rows.start
         state = _State(number, tile, len(self.widths))
@@ -165,7 +159,7 @@ class _HeadFold:
         self, active: np.ndarray, rows: slice, state: "_State", most: int
     ) -> np.ndarray:
         """The heads for which earlier tiles cannot be left out yet."""
-        from dsf.kernels.truncation import still_open
+        from dsf.systems.kernels.truncation import still_open
 
         earlier = self.product, self.mass, self.lagged
         spans, limits = (rows.start, state.stops, most), (self.limit.share, self.limit.tokens)
@@ -175,7 +169,7 @@ class _HeadFold:
         return active[:count]
 
     def _own(self, read: Tensor, rows: slice, state: "_State") -> None:
-        from dsf.kernels.diagonal_tile_sums import sum_own_tile
+        from dsf.systems.kernels.diagonal_tile_sums import sum_own_tile
 
         numbers = (self.decay, self.step, self.feedthrough)
         # contiguous, as a loop is compiled once for every memory layout
@@ -190,7 +184,7 @@ class _HeadFold:
 
     def _parts(self, write: Tensor, read: Tensor) -> np.ndarray:
         """Scores of columns and rows: absolute values, those times their logs, negative parts."""
-        from dsf.kernels.scalar_tile_sums import split_scores
+        from dsf.systems.kernels.scalar_tile_sums import split_scores
 
         size = len(write) * TILE
         scores = self.scores[:size]

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.evaluate import Rows
 from dsf.measures.fold import MapOrSystem, a_token, per_row, real
-from dsf.shapes import ShapeError
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import ShapeError
 
 Candidates = Callable[[Rows], Bool[Tensor, "*sample rows columns"]]
 

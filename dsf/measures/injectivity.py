@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dsf.argument_checks import checked
-from dsf.shapes import a_share, above_zero
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import a_share, above_zero
 
 Row = Callable[[Tensor], Tensor]
 FACTOR = 2.5

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.evaluate import Rows
 from dsf.evaluate.windows.folding import fold
 from dsf.measures.fold import MapOrSystem, per_row
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import BY_LAG, DISTANCE, MASS, near
-from dsf.shapes import at_least
-from dsf.system import System
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import at_least
+from dsf.systems.system import System
 
 BLOCK = 256
 HALF = 0.5

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from dsf.threads import each_in_parallel
+from dsf.runtime.threads import each_in_parallel
 
 SMALL = 128
 """Of smaller matrices all singular values are computed, which takes no longer."""

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.evaluate import Rows
 from dsf.evaluate.cache import kept_rows
-from dsf.kernels import availability
 from dsf.measures.fold import MapOrSystem, total
-from dsf.system import System
-from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
+from dsf.runtime.argument_checks import checked
+from dsf.systems.kernels import availability
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
 
 TOKENS = 32
 """Tokens whose coefficients are formed at a time."""
@@ -90,7 +90,7 @@ def _is_compiled(*parts: Tensor, work: int) -> bool:
 def _add_compiled(
     few: System, decay: Tensor, write: Tensor, read: Tensor, *, into: tuple[Tensor, Tensor]
 ) -> None:
-    from dsf.kernels.state_energies import add_energies, as_rows
+    from dsf.systems.kernels.state_energies import add_energies, as_rows
 
     gram, found = into
     add_energies(

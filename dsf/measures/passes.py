@@ -9,14 +9,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.composite import Operator
 from dsf.evaluate import respond
 from dsf.evaluate.compiled import compiles, stored_parts
 from dsf.evaluate.heads import Heads, heads_of
 from dsf.evaluate.loops.rows import is_diagonal
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
-from dsf.ingredients.softmax_rows import ExponentialRows
-from dsf.kernels import applies
 from dsf.measures.checkpointing import Checkpoint, checkpointed
 from dsf.measures.diagonal_pass import DiagonalPass
 from dsf.measures.fold import MapOrSystem, widened
@@ -32,7 +29,10 @@ from dsf.measures.row_reductions import (
 )
 from dsf.measures.score_pass import ScorePass, scores_of
 from dsf.measures.whole_rows import WholeRowPass
-from dsf.system import System
+from dsf.systems.composite import Operator
+from dsf.systems.kernels import applies
+from dsf.systems.softmax_rows import ExponentialRows
+from dsf.systems.system import System
 
 Measured = MapOrSystem | Reduced | Requested
 

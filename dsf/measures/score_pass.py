@@ -9,10 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsf.composite import Operator
 from dsf.evaluate.cache import whole_rows
-from dsf.ingredients.softmax_rows import ExponentialRows
-from dsf.kernels import applies
 from dsf.measures.row_reductions import (
     BY_LAG,
     KINDS,
@@ -22,7 +19,10 @@ from dsf.measures.row_reductions import (
     indices_of_sums,
     name_of,
 )
-from dsf.threads import in_parallel, shares
+from dsf.runtime.threads import in_parallel, shares
+from dsf.systems.composite import Operator
+from dsf.systems.kernels import applies
+from dsf.systems.softmax_rows import ExponentialRows
 
 ROWS, PANEL_ENTRIES = 64, 1 << 21  # limits of a panel, so that it fits the cache
 MAPS, MAPS_ENTRIES = 16, 1 << 19  # of a panel at most, whose scores are one product
@@ -44,7 +44,7 @@ class ScorePass(RowPass):
     """Rows that are exponentials of scores: a few maps of the batch after the other, by panels."""
 
     def __init__(self, source: ExponentialRows, wanted: Sequence[RowReduction]) -> None:
-        from dsf.kernels.exponential_rows import BLOCK
+        from dsf.systems.kernels.exponential_rows import BLOCK
 
         self.source, self.indices = source, indices_of_sums(wanted)
         self.lagged = BY_LAG in wanted
@@ -81,7 +81,7 @@ class ScorePass(RowPass):
         self, some: ExponentialRows, start: int, stop: int, by_lag: np.ndarray
     ) -> np.ndarray:
         """All sums of some rows of a few maps, ``map kind row``; sums by lag go to ``by_lag``."""
-        from dsf.kernels.exponential_rows import sum_exponentials
+        from dsf.systems.kernels.exponential_rows import sum_exponentials
 
         scores, unread = some.logits(start, stop).contiguous(), some.unread()
         kinds = len(KINDS) - 1 + len(self.widths) + len(self.tokens)

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.evaluate import Rows
 from dsf.measures.fold import MapOrSystem, per_row, real
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import AHEAD, BEHIND, COLUMNS, MASS, in_reach, lowest, negative
+from dsf.runtime.argument_checks import checked
 
 
 @checked

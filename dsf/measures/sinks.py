@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.measures.fold import a_token
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import MASS, WRITTEN, on
+from dsf.runtime.argument_checks import checked
 
 THRESHOLD = 0.3
 

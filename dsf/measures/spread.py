@@ -4,21 +4,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.evaluate import Rows
 from dsf.evaluate.scaled_norms import norm
 from dsf.measures.fold import MapOrSystem, blocks, per_row
 from dsf.measures.passes import Measured, reduced
-from dsf.measures.row_reductions import (
-    AHEAD,
-    BEHIND,
-    COLUMNS,
-    MASS,
-    NORM,
-    SUM,
-    SURPRISE,
-    in_reach,
-)
+from dsf.measures.row_reductions import AHEAD, BEHIND, COLUMNS, MASS, NORM, SUM, SURPRISE, in_reach
+from dsf.runtime.argument_checks import checked
 
 
 @checked

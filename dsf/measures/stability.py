@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.evaluate.arguments import forward_form
-from dsf.system import System
+from dsf.runtime.argument_checks import checked
+from dsf.systems.system import System
 
 
 @checked

@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.algebra import split_at, with_conjugates
-from dsf.argument_checks import checked
-from dsf.coefficient import dense_of
-from dsf.composite import Operator
 from dsf.evaluate import fold
 from dsf.evaluate.arguments import check_signal, forward_form
 from dsf.evaluate.cache import kept_rows
 from dsf.measures.fold import Map
 from dsf.measures.hankel import hankel_singular_values
-from dsf.shapes import above_zero
-from dsf.system import System
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import above_zero
+from dsf.systems.algebra import split_at, with_conjugates
+from dsf.systems.coefficient import dense_of
+from dsf.systems.composite import Operator
+from dsf.systems.system import System
 
 NOISE = 2.0**-8
 """The size of rounding in bfloat16, relative."""

@@ -8,10 +8,10 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.measures.fold import MapOrSystem
 from dsf.measures.passes import WHOLE, one_pass
 from dsf.measures.row_reductions import Progress, Requested, RowReduction
+from dsf.runtime.argument_checks import checked
 
 MOST = 0.1
 

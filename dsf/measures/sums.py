@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.algebra import adjoint
-from dsf.argument_checks import checked
-from dsf.composite import ExplicitMap, SystemSum, at_rest
 from dsf.evaluate import respond
 from dsf.evaluate.cache import kept_rows
 from dsf.measures.fold import MapOrSystem, total, widened
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import AHEAD, SUM
-from dsf.system import System
+from dsf.runtime.argument_checks import checked
+from dsf.systems.algebra import adjoint
+from dsf.systems.composite import ExplicitMap, SystemSum, at_rest
+from dsf.systems.system import System
 
 
 @checked

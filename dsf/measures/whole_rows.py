@@ -7,20 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsf.composite import Operator
 from dsf.evaluate import Rows
-from dsf.kernels import applies
 from dsf.measures.fold import MapOrSystem, all_safe, blocks
-from dsf.measures.row_reductions import (
-    BY_LAG,
-    KINDS,
-    NORM,
-    Reduced,
-    RowPass,
-    RowReduction,
-    name_of,
-)
-from dsf.threads import in_parallel, shares
+from dsf.measures.row_reductions import BY_LAG, KINDS, NORM, Reduced, RowPass, RowReduction, name_of
+from dsf.runtime.threads import in_parallel, shares
+from dsf.systems.composite import Operator
+from dsf.systems.kernels import applies
 
 # What the compiled loop computes of every row, in its order; then "near" and "on" by their tokens.
 SINGLE = (*KINDS[:-1], "sum", "ahead")
@@ -113,7 +105,7 @@ def _compiles(rows: Rows, wanted: Sequence[RowReduction], entries: int) -> bool:
 
 
 def _compiled(rows: Rows, wanted: Sequence[RowReduction]) -> dict[RowReduction, Tensor]:
-    from dsf.kernels.entry_sums import BLOCK, WIDTHS, sum_entries
+    from dsf.systems.kernels.entry_sums import BLOCK, WIDTHS, sum_entries
 
     *batch, count, columns = rows.weights.shape
     weights = rows.weights.detach().reshape(-1, count, columns).numpy()

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.composite import Operator
-from dsf.shapes import ShapeError, agree, has_axes, named_sizes
+from dsf.runtime.shapes import ShapeError, agree, has_axes, named_sizes
+from dsf.systems.composite import Operator
 
 Kind = TypeVar("Kind", bound="Mixer")
 

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.composite import PANEL
-from dsf.ingredients.softmax_rows import PairRows, cache_system, scale_or_default, softmax_in_reach
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.system import System
+from dsf.systems.composite import PANEL
+from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default, softmax_in_reach
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.state_spaces import Discretisation, zero_order_hold
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import complex_normal, normal, poles, uniform
-from dsf.system import System
-from dsf.transition import Diagonal
+from dsf.mixers.ingredients.state_spaces import Discretisation, zero_order_hold
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -28,7 +28,7 @@ class DiagonalStateSpace(Mixer):
         write, read: b and c; the other half of the spectrum enters as the factor 2.
         step: time per token, above zero.
         feedthrough: d.
-        discretise: a rule of :mod:`dsf.ingredients.state_spaces`.
+        discretise: a rule of :mod:`dsf.mixers.ingredients.state_spaces`.
     """
 
     value: Float[Tensor, "*batch time channel"]

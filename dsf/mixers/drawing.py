@@ -5,7 +5,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dsf.shapes import of_kind
+from dsf.runtime.shapes import of_kind
 
 GENERATOR = "a generator such as torch.Generator().manual_seed(0)"
 Module = TypeVar("Module", bound=torch.nn.Module)

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.recurrent_cells import RELU, TANH, Activation, read_cell
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, with_drawn_weights
-from dsf.system import System
-from dsf.transition import Dense
+from dsf.mixers.ingredients.recurrent_cells import RELU, TANH, Activation, read_cell
+from dsf.systems.system import System
+from dsf.systems.transition import Dense
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

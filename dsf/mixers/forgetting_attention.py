@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.softmax_rows import SoftmaxRows, cache_system, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.system import System
+from dsf.systems.softmax_rows import SoftmaxRows, cache_system, scale_or_default
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

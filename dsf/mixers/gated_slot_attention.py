@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.matrix_memories import slot_system
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.system import System
+from dsf.mixers.ingredients.matrix_memories import slot_system
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.recurrent_cells import channel_systems, read_cell, tanh_secant
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, with_drawn_weights
-from dsf.system import System
-from dsf.transition import Dense
+from dsf.mixers.ingredients.recurrent_cells import channel_systems, read_cell, tanh_secant
+from dsf.systems.system import System
+from dsf.systems.transition import Dense
 
 RESET, UPDATE, CANDIDATE = 0, 1, 2
 

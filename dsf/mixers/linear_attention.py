@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.composite import SystemSum
-from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one
-from dsf.ingredients.matrix_memories import accumulator, total_in_reach
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
-from dsf.system import System
+from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one
+from dsf.mixers.ingredients.matrix_memories import accumulator, total_in_reach
+from dsf.systems.composite import SystemSum
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.softmax_rows import PairRows, cache_system, faded
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.number_types import exact_dtype
-from dsf.shapes import ShapeError
-from dsf.system import System
+from dsf.runtime.number_types import exact_dtype
+from dsf.runtime.shapes import ShapeError
+from dsf.systems.softmax_rows import PairRows, cache_system, faded
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.state_spaces import feedthrough_matrix
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import complex_normal, normal, uniform
-from dsf.system import System
-from dsf.transition import Diagonal
+from dsf.mixers.ingredients.state_spaces import feedthrough_matrix
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.recurrent_cells import (
+from dsf.mixers.base import Mixer
+from dsf.mixers.drawing import normal, with_drawn_weights
+from dsf.mixers.ingredients.recurrent_cells import (
     CellWeights,
     Gates,
     channel_systems,
@@ -24,11 +26,9 @@ from dsf.ingredients.recurrent_cells import (
     run_lstm,
     tanh_secant,
 )
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, with_drawn_weights
-from dsf.shapes import agree
-from dsf.system import System
-from dsf.transition import Dense, Diagonal
+from dsf.runtime.shapes import agree
+from dsf.systems.system import System
+from dsf.systems.transition import Dense, Diagonal
 
 WRITE, FORGET, CANDIDATE, READ = 0, 1, 2, 3
 

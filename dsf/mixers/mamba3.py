@@ -21,9 +21,9 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.shapes import ShapeError
-from dsf.system import System
-from dsf.transition import Kronecker
+from dsf.runtime.shapes import ShapeError
+from dsf.systems.system import System
+from dsf.systems.transition import Kronecker
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.matrix_memories import read_from
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.solve.matrices import solved
-from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.mixers.ingredients.matrix_memories import read_from
+from dsf.systems.solve.matrices import solved
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

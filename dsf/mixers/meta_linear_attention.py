@@ -16,9 +16,9 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.shapes import agree
-from dsf.system import System
-from dsf.transition import Diagonal
+from dsf.runtime.shapes import agree
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

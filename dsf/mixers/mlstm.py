@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.recurrent_cells import before, running_maximum
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
-from dsf.shapes import ShapeError
-from dsf.solve import continued
-from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.mixers.ingredients.recurrent_cells import before, running_maximum
+from dsf.runtime.shapes import ShapeError
+from dsf.systems.solve import continued
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.composite import SystemSum
-from dsf.ingredients.matrix_memories import accumulator
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.system import System
+from dsf.mixers.ingredients.matrix_memories import accumulator
+from dsf.systems.composite import SystemSum
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.composite import PANEL
-from dsf.ingredients.softmax_rows import ExponentialRows, cache_system, faded, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
-from dsf.system import System
+from dsf.systems.composite import PANEL
+from dsf.systems.softmax_rows import ExponentialRows, cache_system, faded, scale_or_default
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.matrix_memories import delta_rule
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
-from dsf.solve import recurrence
-from dsf.system import System
-from dsf.transition import ScaledIdentity
-from dsf.transition.timeline import on_stored
+from dsf.mixers.ingredients.matrix_memories import delta_rule
+from dsf.systems.solve import recurrence
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
+from dsf.systems.transition.timeline import on_stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

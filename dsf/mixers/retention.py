@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

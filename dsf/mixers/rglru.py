@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.recurrent_cells import channel_systems
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.system import System
+from dsf.mixers.ingredients.recurrent_cells import channel_systems
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform, unit
-from dsf.system import System
-from dsf.transition import DiagonalPlusLowRank
+from dsf.systems.system import System
+from dsf.systems.transition import DiagonalPlusLowRank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.ingredients.state_spaces import Discretisation, bilinear, bilinear_low_rank
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import complex_normal, normal, poles, uniform
-from dsf.system import System
-from dsf.transition import DiagonalPlusLowRank
+from dsf.mixers.ingredients.state_spaces import Discretisation, bilinear, bilinear_low_rank
+from dsf.systems.system import System
+from dsf.systems.transition import DiagonalPlusLowRank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

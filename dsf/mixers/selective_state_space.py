@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.coefficient import SampledWrite
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.shapes import agree, has_axes
-from dsf.system import System
-from dsf.transition import SampledDiagonal
+from dsf.runtime.shapes import agree, has_axes
+from dsf.systems.coefficient import SampledWrite
+from dsf.systems.system import System
+from dsf.systems.transition import SampledDiagonal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
-from dsf.system import System
-from dsf.transition import Shift
+from dsf.systems.system import System
+from dsf.systems.transition import Shift
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.composite import ExplicitMap, Operator
-from dsf.ingredients.feature_maps import Monomials
-from dsf.ingredients.softmax_rows import SoftmaxRows, cache_system, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
+from dsf.mixers.ingredients.feature_maps import Monomials
 from dsf.mixers.linear_attention import LinearAttention
-from dsf.shapes import agree
+from dsf.runtime.shapes import agree
+from dsf.systems.composite import ExplicitMap, Operator
+from dsf.systems.softmax_rows import SoftmaxRows, cache_system, scale_or_default
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.coefficient import SampledWrite
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.shapes import ShapeError
-from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.runtime.shapes import ShapeError
+from dsf.systems.coefficient import SampledWrite
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

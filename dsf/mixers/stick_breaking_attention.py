@@ -16,10 +16,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dsf.ingredients.softmax_rows import PairRows, cache_system, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
-from dsf.system import System
+from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.solve import recurrence
-from dsf.system import System
-from dsf.transition import Diagonal, ScaledIdentity
+from dsf.systems.solve import recurrence
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal, ScaledIdentity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.composite import ExplicitMap, Operator
-from dsf.ingredients.softmax_rows import PairRows, cache_system, scale_or_default
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
-from dsf.shapes import agree
+from dsf.runtime.shapes import agree
+from dsf.systems.composite import ExplicitMap, Operator
+from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default
 
 
 @dataclass(frozen=True)

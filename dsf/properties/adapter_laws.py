@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dsf.argument_checks import checked
 from dsf.certificates import Certificate, Verdict
 from dsf.certificates.mixer_laws import Case, Law, difference
 from dsf.inspection.adapter import Adapter
@@ -32,6 +31,7 @@ from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.head_layout import width_of
 from dsf.inspection.whole.stages import Scale
+from dsf.runtime.argument_checks import checked
 
 # Parameters drawn from these ranges make states decay within a few to some dozens of tokens.
 RANGES = {

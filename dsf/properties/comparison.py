@@ -9,13 +9,13 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dsf.argument_checks import checked
 from dsf.evaluate import attention_map, row_blocks
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import indices, values
 from dsf.inspection.results.table import Record, Table
 from dsf.properties.decided import findings
+from dsf.runtime.argument_checks import checked
 
 DISTANCE = "map_distance"
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from dsf import certificates as certify
 from dsf.certificates import Certificate, Level, Verdict
 from dsf.certificates.issuing import INPUT, Destination, Where
-from dsf.ingredients import feature_maps
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.results.table import Table
 from dsf.mixers import DeltaNet, GatedDeltaNet, LinearAttention, SoftmaxAttention
+from dsf.mixers.ingredients import feature_maps
 
 SUM_TOLERANCE = 1e-6
 

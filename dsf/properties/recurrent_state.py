@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from dsf import measures
-from dsf.algebra import select
-from dsf.coefficient import TokenSlots
-from dsf.composite import Operator, SystemSum
 from dsf.inspection.results.layers import InspectedLayer, Inspection
-from dsf.system import System, time_reversed
+from dsf.systems.algebra import select
+from dsf.systems.coefficient import TokenSlots
+from dsf.systems.composite import Operator, SystemSum
+from dsf.systems.system import System, time_reversed
 
 POSITIONS = 8
 """After how many tokens the occupancy is computed."""

@@ -15,14 +15,7 @@ from typing import Any
 
 from dsf.certificates import checker
 from dsf.inspection.results.table import Table
-from dsf.properties.run_folder import (
-    LARGEST_MANIFEST,
-    MANIFEST,
-    SCHEMA,
-    is_shown,
-    part_of,
-    text_of,
-)
+from dsf.properties.run_folder import LARGEST_MANIFEST, MANIFEST, SCHEMA, is_shown, part_of, text_of
 
 LARGEST_MEMBER = 1 << 30
 DECIDED = ("PROVED", "REFUTED")

@@ -18,7 +18,7 @@ from dsf.inspection.results.table import Table
 from dsf.loading.folder import check_holds_no_model
 from dsf.properties.decided import PROPERTIES, findings, in_words, parts_of, square, verdicts
 from dsf.properties.resume_key import fits, seal
-from dsf.saving import (
+from dsf.runtime.files import (
     LeadsOutside,
     alone,
     names_inside,

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dsf.attribution import Attribution, Paths
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.errors import InspectionError
-from dsf.network import Attribution, Paths
 from dsf.report.escaping import escaped
 from dsf.report.map_view import MapView
 from dsf.report.selection import SAMPLES

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dsf.network import Intervention
+from dsf.interventions import Intervention
 from dsf.report.attribution_content import Explained
 from dsf.report.escaping import escaped
 from dsf.report.full_resolution import FULL_BYTES, add_full_maps
@@ -19,8 +19,8 @@ from dsf.report.rollout_content import LARGEST, LayersTogether, RowsTogether
 from dsf.report.selection import SAMPLES, Selection, plan, select
 from dsf.report.subjects import Decided, Shown, Subject, subjects
 from dsf.report.views import Progress, ignored
-from dsf.shapes import at_least, of_kind
-from dsf.threads import each_in_parallel, one_thread
+from dsf.runtime.shapes import at_least, of_kind
+from dsf.runtime.threads import each_in_parallel, one_thread
 
 SCHEMA_VERSION = 2
 Grid = tuple[int, int]

@@ -29,9 +29,9 @@ from dsf.report.sheet import LEADING, POINTS, Sheet, broken, width
 from dsf.report.subjects import narrowed_one
 from dsf.report.token_orders import DECODER, has_texts, input_of_texts, why_not_in_order
 from dsf.report.views import views
-from dsf.saving import replace_file
-from dsf.shapes import agree, are_texts, at_least, of_kind
-from dsf.threads import each_in_parallel
+from dsf.runtime.files import replace_file
+from dsf.runtime.shapes import agree, are_texts, at_least, of_kind
+from dsf.runtime.threads import each_in_parallel
 
 LABELLED, LONGEST_LABEL = 40, 10
 SIGNED = LinearSegmentedColormap.from_list("signed", SHADES)

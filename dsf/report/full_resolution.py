@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from dsf.kernels import applies
 from dsf.report.exact_windows import exact_windows
 from dsf.report.joined_rows import joined, joined_masks
 from dsf.report.map_bytes import (
@@ -30,7 +29,8 @@ from dsf.report.map_view import MapView
 from dsf.report.pooling import edges, pool, reduced_runs
 from dsf.report.selection import Selection, part_of
 from dsf.report.views import views
-from dsf.threads import each_in_parallel
+from dsf.runtime.threads import each_in_parallel
+from dsf.systems.kernels import applies
 
 FULL_BYTES = 2**20
 """By default so many compressed bytes of maps without pooling; in a page they take a third more."""

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from dsf.inspection import Inspection
+from dsf.interventions import Intervention
 from dsf.loading import token_texts
-from dsf.network import Intervention
 from dsf.report.escaping import escaped
 from dsf.report.selection import SAMPLES
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from dsf.kernels import applies
 from dsf.report.pooling import Numbers, Pooled, pool, reduced_runs
+from dsf.systems.kernels import applies
 
 Mask = Bool[np.ndarray, "masks rows columns"]
 
@@ -72,7 +72,7 @@ def _compiled(
     firsts: Int[np.ndarray, " down"],
     starts: Int[np.ndarray, " across"],
 ) -> JoinedRows:
-    from dsf.kernels.joined_rows import join_rows
+    from dsf.systems.kernels.joined_rows import join_rows
 
     maps, rows, columns = weights.shape
     strongest = np.empty((maps, len(firsts), len(starts)))
@@ -92,7 +92,7 @@ def joined_masks(
 ) -> tuple[Bool[np.ndarray, "masks down across"], Int[np.ndarray, " rows"]]:
     """Where whole cells are masked, and from which column on a row is masked in all maps."""
     if compiled:
-        from dsf.kernels.cells import join_masks
+        from dsf.systems.kernels.cells import join_masks
 
         hidden = np.ones((len(masked), len(firsts), len(starts)), dtype=bool)
         reach = np.empty(masked.shape[1], dtype=int)

@@ -16,7 +16,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dsf import measures
-from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import Rows
 from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
@@ -34,8 +33,9 @@ from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
 from dsf.report.token_orders import Orders, input_of_texts, why_not_in_order
 from dsf.report.views import Progress, views
-from dsf.system import System
-from dsf.threads import in_parallel
+from dsf.runtime.threads import in_parallel
+from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.system import System
 
 MOST_CELLS = 2**25
 LONGEST_RANKED_IN_A_PAGE = 256

@@ -10,13 +10,13 @@ from math import prod
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dsf.composite import ExplicitMap, SystemSum
 from dsf.inspection import InspectedLayer
 from dsf.inspection.whole.contribution_norms import group_bounds
 from dsf.report.map_view import MapView
 from dsf.report.remembered import remembered
 from dsf.report.selection import SAMPLES, has_channels
 from dsf.report.strongest import Strongest
+from dsf.systems.composite import ExplicitMap, SystemSum
 
 MOST_WORK = 2**16
 """The largest number of groups times channels; the time grows with its square."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
-from dsf.kernels import applies
+from dsf.systems.kernels import applies
 
 MASKED, NAN, PLUS_INFINITY, MINUS_INFINITY = 0, 1, 2, 3
 ZERO = 129
@@ -45,7 +45,7 @@ def _compiled(
     weights: Float[np.ndarray, "*size"], masked: Bool[np.ndarray, "*size"], scale: float
 ) -> UInt8[np.ndarray, "*size"] | None:
     """The codes by a compiled loop; None where a weight is not finite."""
-    from dsf.kernels.cells import code_cells
+    from dsf.systems.kernels.cells import code_cells
 
     codes = np.empty(weights.shape, dtype=np.uint8)
     flat = (np.ascontiguousarray(each).reshape(-1) for each in (weights, masked))

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dsf.kernels import applies
 from dsf.report.map_bytes import AT_ONCE, NUMBER
 from dsf.report.strongest import Link
+from dsf.systems.kernels import applies
 
 BRIGHT = 0.98
 FAINTEST = 1 / 16
@@ -98,7 +98,7 @@ class MapView:
         square = self.row_sums.size == self.column_sums.size  # queries and keys are the same tokens
         if not applies(NUMBER, work=AT_ONCE * self.weights.size):
             return apart(self.weights, self.masked, square=square)
-        from dsf.kernels.cells import magnitudes_apart
+        from dsf.systems.kernels.cells import magnitudes_apart
 
         seen = np.empty(self.weights.size)
         weights = np.ascontiguousarray(self.weights, dtype=float)

@@ -9,7 +9,7 @@ from dsf.inspection import Forecast, InspectedLayer, Inspection
 from dsf.report.full_resolution import LONGEST
 from dsf.report.selection import CHANNELS, HEADS, SAMPLES
 from dsf.report.views import BLOCK_BYTES
-from dsf.threads import MOST
+from dsf.runtime.threads import MOST
 
 DOUBLE = 8
 # Copies: of a block of rows while it is pooled, of one map while it is kept without pooling, of the

@@ -12,8 +12,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from dsf.attribution import Attribution, Paths
 from dsf.inspection.choice import Chosen
-from dsf.network import Attribution, Intervention, Paths
+from dsf.interventions import Intervention
 from dsf.properties.decided import IF_NOT, VerdictCount, verdict_counts
 from dsf.report.attribution_content import explained
 from dsf.report.content import Grid, content, embedded
@@ -23,8 +24,8 @@ from dsf.report.memory_needs import within_memory
 from dsf.report.subjects import Decided, Shown, Subject, narrowed, subjects
 from dsf.report.viewer import EXPLORER, file_of, script_of, style_of
 from dsf.report.views import Progress, ignored
-from dsf.saving import replace_file
-from dsf.shapes import of_kind
+from dsf.runtime.files import replace_file
+from dsf.runtime.shapes import of_kind
 
 
 def write_report(  # noqa: PLR0913  # each is a word of the page or of the choice

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from dsf.attribution.map_rollout import MapRollout, MixingRows, mixing_of, mixing_rows
 from dsf.evaluate import Rows
 from dsf.inspection import InspectedLayer
-from dsf.network.map_rollout import MapRollout, MixingRows, mixing_of, mixing_rows
 from dsf.report.escaping import escaped
 from dsf.report.layer_content import bare_maps, thumbnails
 from dsf.report.layer_picture import groups_of, lengths_of

@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf import measures
-from dsf.coefficient import Coefficient
-from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import respond
 from dsf.inspection import InspectedLayer
 from dsf.report.remembered import remembered
+from dsf.systems.coefficient import Coefficient
+from dsf.systems.composite import ExplicitMap, Operator, SystemSum
 
 CHANNELS = 8
 HEADS = 64

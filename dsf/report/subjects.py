@@ -10,7 +10,7 @@ from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.results.table import Table
 from dsf.properties.decided import IF_NOT
 from dsf.report.escaping import escaped
-from dsf.shapes import of_kind
+from dsf.runtime.shapes import of_kind
 
 Shown = Inspection | Sequence[Inspection]
 Decided = Table | Sequence[Table | None] | None

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from dsf.composite import ExplicitMap, Operator, SystemSum
 from dsf.evaluate import Rows, row_blocks
-from dsf.ingredients.softmax_rows import SoftmaxRows
-from dsf.kernels import applies
 from dsf.report.joined_rows import Mask, joined, joined_masks
 from dsf.report.map_view import MapView
 from dsf.report.pooling import Numbers, Pooled, edges, stronger
 from dsf.report.selection import Selection
 from dsf.report.strongest import KEPT, Link, Strongest, StrongestOfEach
+from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.kernels import applies
+from dsf.systems.softmax_rows import SoftmaxRows
 
 
 class View:

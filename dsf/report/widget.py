@@ -3,15 +3,16 @@
 from functools import cache
 from typing import Any
 
+from dsf.attribution import Attribution, Paths
 from dsf.inspection.choice import Chosen
-from dsf.network import Attribution, Intervention, Paths
+from dsf.interventions import Intervention
 from dsf.report.attribution_content import explained
 from dsf.report.content import Grid, content
 from dsf.report.subjects import Decided, Shown, narrowed
 from dsf.report.thumbnail_picture import static_picture
 from dsf.report.viewer import EXPLORER, module_of, style_of
 from dsf.report.views import Progress, ignored
-from dsf.shapes import of_kind
+from dsf.runtime.shapes import of_kind
 
 
 def view(  # noqa: PLR0913  # each is a word of the viewer or of the choice

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 from experiments.conditions.printed import PRINTED
 
 COLUMNS = (

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from dsf.loading import load_model
 from dsf.models import TEXT_NAMES, folder
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 from experiments.deletion import typeseg
 from experiments.deletion.attnlrp import PROMPTS, READS, SCORES
 from experiments.deletion.methods import Method, known

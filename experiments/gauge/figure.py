@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dsf.report.figure import draw_map
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 
 STYLES = {
     "own states": {"color": "C0", "marker": "o", "markersize": 5, "fillstyle": "none"},

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.system import System
+from dsf.systems.system import System
 
 SEED = 0
 SMALLEST, LARGEST = 0.5, 2.0

@@ -6,14 +6,8 @@ from typing import Any
 
 import torch
 
-from dsf.algebra import change_of_basis, select
 from dsf.evaluate import attention_map
-from dsf.measures import (
-    hankel_singular_values,
-    map_distance,
-    mass_by_lag,
-    transition_eigenvalues,
-)
+from dsf.measures import hankel_singular_values, map_distance, mass_by_lag, transition_eigenvalues
 from dsf.mixers import (
     DeltaNet,
     InLineAttention,
@@ -27,7 +21,8 @@ from dsf.mixers import (
     StateSpaceDuality,
     ZeroSumAttention,
 )
-from dsf.system import System
+from dsf.systems.algebra import change_of_basis, select
+from dsf.systems.system import System
 from experiments.gauge.gauges import GAUGES
 
 STEPS = 24

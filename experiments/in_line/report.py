@@ -16,7 +16,7 @@ import torch
 
 from dsf.claims.in_line import figure_one
 from dsf.measures import uniform_neighbourhood
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 from experiments.in_line import drawing, expansion, tables
 from experiments.in_line.digits import GRID
 from experiments.in_line.settings import COMPARED, settings

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.ingredients.feature_maps import elu_plus_one, identity, leaky_relu
 from dsf.layers import InLineAttention, LinearAttention, SoftmaxAttention
+from dsf.mixers.ingredients.feature_maps import elu_plus_one, identity, leaky_relu
 from experiments.in_line.vision import HEADS, WIDTH, Attention, VisionTransformer
 
 SEEDS = (0, 1, 2)

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from dsf import layers
-from dsf.ingredients.feature_maps import exp, softplus
+from dsf.mixers.ingredients.feature_maps import exp, softplus
 
 META = partial(layers.MetaLinearAttention, filter_width=None)
 

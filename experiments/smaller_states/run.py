@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.network import StateProducts, best_states, state_products, strongest_states
+from dsf.interventions import StateProducts, best_states, state_products, strongest_states
 from experiments.page import put_into, table
 from experiments.smaller_states.models import RecallModel, Subject, TagModel
 from experiments.training.sweep import write_json

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate import attention_map
-from dsf.ingredients import random_features
+from dsf.evaluate.realisation import reduce
 from dsf.measures import hankel_singular_values, map_distance
 from dsf.mixers import LinearAttention, SoftmaxAttention
-from dsf.realisation import reduce
+from dsf.mixers.ingredients import random_features
 
 Errors = Float[Tensor, "states head"]
 

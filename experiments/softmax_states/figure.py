@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 
 STYLES = {
     "at_least": {"label": "no system of n states below", "color": "black", "linestyle": "--"},

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 
 WITHIN = (0.1, 0.01)
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from dsf import models
 from dsf.models import text as told
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 from experiments.text_models import configurations, page, sampling, tables, text, tokens
 from experiments.text_models.fit import Progress, Schedule, fit
 

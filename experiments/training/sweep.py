@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 
 Setting = TypeVar("Setting")
 Result = dict[str, Any]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 import dsf
-from dsf.edits import Cut
+from dsf.attribution import Stack
+from dsf.interventions.edits import Cut
 from dsf.loading import load_model
 from dsf.models import NAMES, folder
-from dsf.network import Stack
 from experiments.training.sweep import write_json
 from experiments.wires.run import EQUAL, FOLDER, Prompts, batches, margin, rows, taps
 

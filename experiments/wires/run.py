@@ -23,11 +23,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import dsf
-from dsf.edits import Cut, StateFrom
+from dsf.attribution import Stack
 from dsf.inspection import InspectedLayer
+from dsf.interventions.edits import Cut, StateFrom
 from dsf.loading import load_model
 from dsf.models import NAMES, folder, recall
-from dsf.network import Stack
 from experiments.page import put_into, table
 from experiments.training.sweep import write_json
 

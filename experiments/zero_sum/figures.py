@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 from experiments.zero_sum import contrast
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 from experiments.training.sweep import Result
 from experiments.zero_sum import contrast
 

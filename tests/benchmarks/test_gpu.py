@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import fla_calls, gpu, layers
-from tests.kernels import fla_stand_in
+from tests.systems.kernels import fla_stand_in
 
 CASES = gpu.cases("cpu", share=64)
 LAYERS = {

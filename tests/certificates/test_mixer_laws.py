@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 import dsf
-from dsf.composite import ExplicitMap, StoredRows
 from dsf.mixers import RWKV4, GatedLinearAttention, Mixer
-from dsf.system import System
-from dsf.transition import Diagonal
-from tests.mixer_fields import snake
+from dsf.systems.composite import ExplicitMap, StoredRows
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
+from tests.mixers.mixer_fields import snake
 
 # The laws run each mixer some two hundred times: without a shape check at every call.
 pytestmark = pytest.mark.usefixtures("our_own_errors")

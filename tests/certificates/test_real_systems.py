@@ -8,7 +8,8 @@ import torch
 import dsf
 from dsf import certify
 from dsf.certificates import Level, Verdict
-from dsf.transition import Dense, Diagonal
+from dsf.systems.composite import RowSource
+from dsf.systems.transition import Dense, Diagonal
 from tests.soundness import second_checker
 
 F64 = torch.float64
@@ -125,7 +126,7 @@ def test_a_trained_layer_is_decided_on_its_coefficients(model, tmp_path):
     tokens = recall.draw(torch.Generator().manual_seed(0), 1).tokens
     inspection = dsf.inspect(models.folder(model), input_ids=tokens[:, :12])
     systems = (each.system for each in inspection if isinstance(each.system, dsf.System))
-    system = next(each for each in systems if not isinstance(each.C, dsf.composite.RowSource))
+    system = next(each for each in systems if not isinstance(each.C, RowSource))
     system = first(dsf.algebra.converted(system, dtype=F64))
     found = certify.nonnegative(system, folder=tmp_path)
     assert both(found, tmp_path) in (Verdict.PROVED, Verdict.REFUTED)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from dsf.certificates import Certificate
 from dsf.claims.coefficient_dynamics import finite_form, order_of_the_past, scores, structure
-from dsf.ingredients.feature_maps import exp, identity
+from dsf.mixers.ingredients.feature_maps import exp, identity
 
 BREAKS: dict[str, Callable[[], Certificate]] = {
     "CDY-1": lambda: order_of_the_past.blind_without_decay((order_of_the_past.decaying,)),

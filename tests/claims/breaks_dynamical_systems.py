@@ -7,7 +7,6 @@ from functools import partial
 import sympy
 import torch
 
-from dsf.algebra import reverse
 from dsf.certificates import Certificate
 from dsf.claims.dynamical_systems.bases import (
     spectrum_depends_on_the_basis,
@@ -42,6 +41,7 @@ from dsf.claims.dynamical_systems.softmax_states import (
 )
 from dsf.claims.dynamical_systems.taylor import monomials_approach_softmax, series_of_features
 from dsf.mixers import SoftmaxAttention
+from dsf.systems.algebra import reverse
 
 
 def reads_late(system):

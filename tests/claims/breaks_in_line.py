@@ -23,7 +23,7 @@ from dsf.claims.in_line import (
 )
 from dsf.claims.in_line.figure_one import PANELS
 from dsf.claims.in_line.weights import linear_rows
-from dsf.ingredients.feature_maps import elu_plus_one, identity, relu
+from dsf.mixers.ingredients.feature_maps import elu_plus_one, identity, relu
 
 
 def rank_of_keys_alone(key):

@@ -3,7 +3,7 @@
 import pytest
 
 from dsf.cli.machine import needed, offered
-from dsf.distribution import NAME
+from dsf.runtime.distribution import NAME
 
 
 def test_a_machine_that_runs_the_tests_can_work(run, only_object):

@@ -114,7 +114,7 @@ def test_a_table_goes_where_a_link_leads(run_alone):
     """As /dev/stdout, which is a link to a pipe here."""
     done = run_alone(
         "-c",
-        "from pathlib import Path; from dsf.saving import write_over\n"
+        "from pathlib import Path; from dsf.runtime.files import write_over\n"
         "write_over(Path('/dev/stdout'), 'a,b')",
     )
     assert (done.stdout, done.stderr) == ("a,b", "")

@@ -12,7 +12,7 @@ IDS = ("--ids", "1 2 3 4")
 HOLD = """
 import sys
 from pathlib import Path
-from dsf.saving import alone
+from dsf.runtime.files import alone
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -47,7 +47,7 @@ def test_the_second_is_refused_before_a_model_is_loaded(run, checkpoint, held, c
 
 def test_a_report_is_claimed_while_its_model_runs(run, checkpoint, tmp_path, monkeypatch):
     from dsf.cli import run_model
-    from dsf.saving import alone
+    from dsf.runtime.files import alone
 
     seen = []
 

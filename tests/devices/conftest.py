@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.devices.emulated import KIND, SINGLE_ONLY, emulated_device
-from tests.mixer_fields import draw, tensors
+from tests.mixers.mixer_fields import draw, tensors
 
 STEPS = 9
 SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}

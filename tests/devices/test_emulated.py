@@ -7,10 +7,10 @@ import torch
 
 import dsf
 from dsf.evaluate.windows import segments
-from dsf.number_types import has_double
+from dsf.runtime.number_types import has_double
 from tests.devices.conftest import STEPS, mixer_there
 from tests.devices.emulated import KIND, SINGLE_ONLY, traffic
-from tests.mixer_fields import draw
+from tests.mixers.mixer_fields import draw
 
 THERE = f"{KIND}:0"
 

@@ -6,8 +6,8 @@ import torch
 
 import dsf
 from dsf import measures
-from dsf.composite import ExplicitMap
 from dsf.evaluate.fourier import varying
+from dsf.systems.composite import ExplicitMap
 from tests.devices.conftest import moved
 from tests.devices.emulated import SINGLE_ONLY, traffic
 from tests.measures.test_every_fold import FOLDS, SIGNED

@@ -11,7 +11,7 @@ from dsf.certificates import Verdict
 from tests.devices.conftest import mixer_there, moved
 from tests.devices.emulated import KIND, SINGLE_ONLY, traffic
 from tests.measures.test_every_fold import FOLDS, SIGNED, named
-from tests.mixer_fields import draw
+from tests.mixers.mixer_fields import draw
 
 KEY = torch.randn(9, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 STEPS = 9

@@ -8,7 +8,7 @@ import matplotlib
 import pytest
 
 import dsf
-from tests.test_readme import BLOCK, blocks, run
+from tests.docs.test_readme import BLOCK, blocks, run
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # Pages with tests of their own, which also compare what they print.

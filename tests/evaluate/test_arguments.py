@@ -7,10 +7,10 @@ import torch
 from torch.testing import assert_close
 
 import dsf
-from dsf.composite import ExplicitMap, StoredRows
 from dsf.evaluate import fold, impulse_response
 from dsf.evaluate.fourier import varying
-from dsf.shapes import ShapeError
+from dsf.runtime.shapes import ShapeError
+from dsf.systems.composite import ExplicitMap, StoredRows
 from tests.drawn import STRUCTURES, Drawer, both_ways, literal_response, sampled
 
 ours = pytest.mark.usefixtures("our_own_errors")

@@ -9,11 +9,11 @@ import torch
 from torch.testing import assert_close
 
 import dsf
-from dsf.coefficient import TokenSlots
-from dsf.composite import ExplicitMap, StoredRows
 from dsf.evaluate.cache import kept_rows
-from dsf.ingredients.softmax_rows import SoftmaxRows
-from dsf.transition import ScaledIdentity
+from dsf.systems.coefficient import TokenSlots
+from dsf.systems.composite import ExplicitMap, StoredRows
+from dsf.systems.softmax_rows import SoftmaxRows
+from dsf.systems.transition import ScaledIdentity
 from tests.drawn import Drawer, attention
 
 STEPS = 6

@@ -8,12 +8,12 @@ import torch
 from torch.testing import assert_close
 
 import dsf
-from dsf.coefficient import SampledWrite
 from dsf.evaluate import row_blocks
 from dsf.evaluate.compiled import compiles
 from dsf.mixers import SelectiveStateSpace
-from dsf.shapes import ShapeError
-from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
+from dsf.runtime.shapes import ShapeError
+from dsf.systems.coefficient import SampledWrite
+from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
 from tests.drawn import Drawer, literal_map, sampled
 
 STRUCTURES = ("scaled_identity", "diagonal", "sampled_diagonal")
@@ -23,7 +23,7 @@ HEADS, STEPS, STATES = 3, 150, 5
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Loops take the smallest work, too."""
-    monkeypatch.setattr("dsf.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
 
 
 def plain(system, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.composite import ExplicitMap, StoredRows, SystemSum
+from dsf.systems.composite import ExplicitMap, RowSource, StoredRows, SystemSum
 
 mpmath = pytest.importorskip("mpmath")
 STEPS = 6
@@ -65,7 +65,7 @@ def inside(enclosed, exact):
 SYSTEMS = [
     cls
     for cls in KNOWN
-    if isinstance(drawn(cls), dsf.System) and not isinstance(drawn(cls).C, dsf.composite.RowSource)
+    if isinstance(drawn(cls), dsf.System) and not isinstance(drawn(cls).C, RowSource)
 ]
 
 

@@ -5,9 +5,9 @@ import torch
 
 import dsf
 from dsf.evaluate.windows import cutting
-from dsf.kernels import availability
-from dsf.solve import uncoupled
-from dsf.solve.uncoupled import uncoupled_states
+from dsf.systems.kernels import availability
+from dsf.systems.solve import uncoupled
+from dsf.systems.solve.uncoupled import uncoupled_states
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_the_first_decay_meets_nothing(parts):
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_compiled_scan_by_threads(monkeypatch, turned):
     """Entries in several pieces, the last one smaller, in single precision."""
-    diagonal_scan = pytest.importorskip("dsf.kernels.diagonal_scan")
+    diagonal_scan = pytest.importorskip("dsf.systems.kernels.diagonal_scan")
     monkeypatch.setattr(diagonal_scan, "FEWEST", 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     rng = torch.Generator().manual_seed(0)

@@ -7,9 +7,9 @@ import torch
 from torch.testing import assert_close
 
 import dsf
-from dsf.composite import ExplicitMap, StoredRows, SystemSum
 from dsf.evaluate import MapTooLarge, Rows, row_blocks
 from dsf.evaluate.memory_plan import check_room, free_memory
+from dsf.systems.composite import ExplicitMap, StoredRows, SystemSum
 from tests.drawn import Drawer, attention, both_ways, literal_map, sampled
 
 ours = pytest.mark.usefixtures("our_own_errors")

@@ -20,7 +20,7 @@ from dsf.evaluate.windows.sizes import (
     window_size,
     windows_at_once,
 )
-from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity
+from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity
 from tests.drawn import STRUCTURES, Drawer
 
 

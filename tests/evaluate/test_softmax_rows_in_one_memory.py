@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dsf.composite import ExplicitMap
 from dsf.evaluate import row_blocks
-from dsf.ingredients.softmax_rows import SoftmaxRows, cache_system
-from dsf.kernels import availability, found
-from dsf.work_memory import WorkMemory
+from dsf.runtime.scratch_memory import WorkMemory
+from dsf.systems.composite import ExplicitMap
+from dsf.systems.kernels import availability, found
+from dsf.systems.softmax_rows import SoftmaxRows, cache_system
 
 HEADS, TOKENS = 3, 40
 draw = torch.Generator().manual_seed(0)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from dsf.interventions import state_products
 from dsf.models import recall
-from dsf.network import state_products
 from experiments.smaller_states import models, run
 
 pytest.importorskip("transformers")

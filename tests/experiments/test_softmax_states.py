@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dsf.evaluate import attention_map
-from dsf.ingredients import relu
 from dsf.mixers import LinearAttention
+from dsf.mixers.ingredients import relu
 from experiments.softmax_states import approximations, figure, heads, run, table
 
 

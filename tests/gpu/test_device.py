@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 import dsf
-from dsf.composite import ExplicitMap
 from dsf.evaluate import final_state
+from dsf.systems.composite import ExplicitMap
 from tests.drawn import STRUCTURES, Drawer, attention, both_ways, sampled
 
 pytestmark = [

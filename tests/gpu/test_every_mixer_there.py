@@ -9,12 +9,12 @@ from torch.testing import assert_close
 
 import dsf
 from dsf import measures
-from dsf.composite import ExplicitMap
 from dsf.evaluate.cuda import responses
 from dsf.evaluate.cuda import rows as map_rows
-from dsf.kernels.cuda.trial_results import NAMES, forget_trials, trial_result
+from dsf.systems.composite import ExplicitMap
+from dsf.systems.kernels.cuda.trial_results import NAMES, forget_trials, trial_result
 from tests.measures.test_every_fold import FOLDS, SIGNED
-from tests.mixer_fields import draw, tensors
+from tests.mixers.mixer_fields import draw, tensors
 
 pytestmark = [
     pytest.mark.gpu,

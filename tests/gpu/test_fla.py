@@ -12,7 +12,7 @@ from dsf.evaluate.cuda import responses
 from dsf.evaluate.cuda.responses import answered_by_fla
 from dsf.evaluate.cuda.trial_results import all_trial_results
 from dsf.evaluate.cuda.trials import Draw
-from dsf.kernels.cuda import fla, trial_results
+from dsf.systems.kernels.cuda import fla, trial_results
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ import dsf
 from dsf.jobs import gather, measure_prompts, summary
 from dsf.jobs.plan import MANIFEST
 from dsf.models import folder
-from dsf.saving import LeadsOutside
+from dsf.runtime.files import LeadsOutside
 
 MODEL = folder("llama")
 UNIT = "units/00000000+1"

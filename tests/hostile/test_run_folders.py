@@ -13,7 +13,7 @@ import dsf
 from dsf.properties import resume_key
 from dsf.properties.run_check import check_run
 from dsf.properties.run_folder import checked_run, text_of
-from dsf.saving import LeadsOutside
+from dsf.runtime.files import LeadsOutside
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_a_layer_that_continues_is_the_end_of_the_layer_on_all_tokens(name, toke
         expected = dsf.respond(full.system, full.signal)[..., tokens:, :, :]
         loose = 1e-4 * expected.abs().max().item()  # the model and its states, in single precision
         torch.testing.assert_close(ours, expected, rtol=0, atol=loose)
-        from_rest = dsf.respond(dsf.composite.at_rest(layer.system), layer.signal)
+        from_rest = dsf.respond(dsf.systems.composite.at_rest(layer.system), layer.signal)
         assert (from_rest - expected).abs().max() > 5 * loose
     for now, before in zip(_tensors(cache), _tensors(kept), strict=True):
         torch.testing.assert_close(now, before, rtol=0, atol=0)

@@ -7,8 +7,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import FalconConfig, FalconForCausalLM
 
 import dsf
-from dsf.composite import ExplicitMap
 from dsf.inspection import NothingCapturedError
+from dsf.systems.composite import ExplicitMap
 
 EXACT = 1e-14
 

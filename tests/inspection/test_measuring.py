@@ -9,9 +9,9 @@ from torch import nn
 
 import dsf
 from dsf import measures
-from dsf.composite import ExplicitMap, StoredRows
 from dsf.inspection.results.measurements import QUANTITIES, measured
 from dsf.inspection.results.table import Table
+from dsf.systems.composite import ExplicitMap, StoredRows
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.composite import ExplicitMap
+from dsf.systems.composite import ExplicitMap
 
 EXACT, SINGLE, WIDTH, HEADS, TOKENS, READ = 1e-12, 3e-6, 12, 3, 7, 5
 

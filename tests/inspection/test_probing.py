@@ -8,13 +8,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection import (
-    InspectionError,
-    NothingCapturedError,
-    Port,
-    Probe,
-    RoundingWarning,
-)
+from dsf.inspection import InspectionError, NothingCapturedError, Port, Probe, RoundingWarning
 from tests.inspection import softmax_models
 
 STEPS, HEADS, WIDTH = 11, 3, 4

@@ -18,7 +18,7 @@ from dsf.inspection import (
     ReconstructionError,
 )
 from dsf.inspection.families import torch_recurrent
-from dsf.shapes import ShapeError
+from dsf.runtime.shapes import ShapeError
 from tests.inspection.softmax_models import build, inputs
 
 

@@ -12,9 +12,9 @@ import torch
 from transformers.integrations import sdpa_attention
 
 import dsf
-from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.inspection.explicit_rows import EVERY, sampled_rows
 from dsf.inspection.softmax import torch_module
+from dsf.systems.softmax_rows import SoftmaxRows
 from tests.inspection.softmax_models import BUILT, VOCABULARY
 
 LOGITS, SCORES = SoftmaxRows.logits, SoftmaxRows.scores

@@ -14,9 +14,9 @@ from transformers import (
 )
 
 import dsf
-from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.inspection import ReconstructionError
-from dsf.threads import limited_to
+from dsf.runtime.threads import limited_to
+from dsf.systems.softmax_rows import SoftmaxRows
 
 THREADS, LAYERS = 3, 4
 

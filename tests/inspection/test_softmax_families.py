@@ -7,18 +7,11 @@ import pytest
 import torch
 
 import dsf
-from dsf.composite import ExplicitMap
 from dsf.inspection.capture.precision import CastGuard
 from dsf.inspection.softmax.attention import as_bias
+from dsf.systems.composite import ExplicitMap
 from tests.inspection.families.tiny_models import is_older_than
-from tests.inspection.softmax_models import (
-    BUILT,
-    PADDED,
-    TOKENS,
-    WINDOW,
-    build,
-    inputs,
-)
+from tests.inspection.softmax_models import BUILT, PADDED, TOKENS, WINDOW, build, inputs
 
 pytestmark = pytest.mark.matrix
 EVERY = sorted(BUILT)

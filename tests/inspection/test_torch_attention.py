@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.composite import ExplicitMap
 from dsf.inspection import ReconstructionError
+from dsf.systems.composite import ExplicitMap
 
 SAMPLES, WRITTEN, READ, WIDTH, HEADS = 3, 5, 6, 8, 2
 EXACT = 1e-13

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import dsf
-from dsf.composite import ExplicitMap
+from dsf.systems.composite import ExplicitMap
 from tests.inspection.test_own_softmax import library_maps
 from tests.inspection.test_softmax_families import off_diagonal
 

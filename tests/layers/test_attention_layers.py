@@ -7,7 +7,7 @@ import dsf
 from dsf import layers
 from dsf.layers.heads import merge, split
 from dsf.layers.rotary import rotated
-from dsf.shapes import ShapeError
+from dsf.runtime.shapes import ShapeError
 from tests.layers.attention_cases import CASES
 from tests.layers.test_every_layer import EXACT, assert_close, by_its_map, decoded
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import dsf
-from dsf.shapes import ShapeError
+from dsf.runtime.shapes import ShapeError
 from tests.layers.conftest import CASES
-from tests.mixer_fields import snake
+from tests.mixers.mixer_fields import snake
 
 # Files that hold what the layers share.
 SHARED = {"__init__", "layer", "heads", "rotary", "local_residual", "initial", "short_filter"}

@@ -9,7 +9,7 @@ import dsf
 from dsf import layers
 from dsf.layers import initial
 from dsf.layers.short_filter import ShortFilter
-from dsf.shapes import ShapeError
+from dsf.runtime.shapes import ShapeError
 
 REVERSED = partial(layers.QuasiLSTM, transition="reversed")
 

@@ -16,7 +16,7 @@ STEPS = 200
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Loops take the smallest work, too, and every block is kept."""
-    monkeypatch.setattr("dsf.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
     monkeypatch.setattr("dsf.measures.checkpointing.PERIOD", 0.0)
 
 

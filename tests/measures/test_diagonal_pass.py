@@ -17,7 +17,7 @@ ASKED = (*SHARES, measures.mean_distance, measures.row_entropy)
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Loops take the smallest work, too."""
-    monkeypatch.setattr("dsf.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
 
 
 def diagonal(**flags):

@@ -7,9 +7,9 @@ import torch
 
 import dsf
 from dsf import measures
-from dsf.composite import ExplicitMap, StoredRows, SystemSum
 from dsf.inspection.results.measurements import QUANTITIES, values
-from dsf.transition import Dense, Diagonal
+from dsf.systems.composite import ExplicitMap, StoredRows, SystemSum
+from dsf.systems.transition import Dense, Diagonal
 from tests.measures import oracle
 from tests.soundness.measures import coefficients_of
 

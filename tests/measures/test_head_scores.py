@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dsf import measures
-from dsf.shapes import ShapeError
+from dsf.runtime.shapes import ShapeError
 
 TOKENS = [[3, 1, 4, 1, 5, 3, 1, 4], [2, 2, 2, 0, 1, 0, 2, 1]]
 

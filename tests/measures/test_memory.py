@@ -10,7 +10,7 @@ import torch
 import dsf
 from dsf import measures
 from dsf.measures import hankel
-from dsf.transition import Dense, Diagonal
+from dsf.systems.transition import Dense, Diagonal
 from tests.drawn import STRUCTURES, Drawer
 
 

@@ -5,9 +5,9 @@ import torch
 
 import dsf
 from dsf import measures
-from dsf.algebra import adjoint
 from dsf.evaluate.rows import row_blocks
 from dsf.measures import off_diagonal
+from dsf.systems.algebra import adjoint
 
 
 def literally(system, steps):
@@ -82,7 +82,7 @@ def test_a_compiled_loop_says_the_same(name, dtype, monkeypatch):
     system = dsf.algebra.converted(mixer.system(), dtype=dtype)
     plain = measures.off_diagonal_energy(system)
     assert not used
-    monkeypatch.setattr("dsf.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
     found = measures.off_diagonal_energy(system)
     assert len(used) == 5
     assert found.dtype == plain.dtype

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import dsf
 from dsf import measures
-from dsf.transition import Dense
+from dsf.systems.transition import Dense
 
 
 def random_system(seed, *, steps, states, radius):

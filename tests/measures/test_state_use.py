@@ -8,9 +8,9 @@ import torch
 
 import dsf
 from dsf import measures
-from dsf.coefficient import TokenSlots, dense_of
-from dsf.shapes import ShapeError
-from dsf.system import System
+from dsf.runtime.shapes import ShapeError
+from dsf.systems.coefficient import TokenSlots, dense_of
+from dsf.systems.system import System
 
 NOISE = 1e-3
 

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 import dsf
 from dsf import measures
-from dsf.coefficient import SampledWrite
-from dsf.transition import Diagonal, ScaledIdentity
+from dsf.systems.coefficient import SampledWrite
+from dsf.systems.transition import Diagonal, ScaledIdentity
 from tests.drawn import Drawer, attention
 
 ROWWISE = (
@@ -32,7 +32,7 @@ STEPS, STATES = 200, 5
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Loops take the smallest work, too."""
-    monkeypatch.setattr("dsf.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
 
 
 def heads(rates, *, steps, dtype=torch.float64, seed=3):

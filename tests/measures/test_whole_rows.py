@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 import dsf
 from dsf import measures
-from dsf.kernels import availability
 from dsf.mixers import DeltaNet, SoftmaxAttention
+from dsf.systems.kernels import availability
 
 MEASURES = (
     measures.absolute_gain,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.mixer_fields import snake
+from tests.mixers.mixer_fields import snake
 
 Matrices = tuple[Tensor, Tensor, Tensor]
 

@@ -7,7 +7,7 @@ import torch
 
 import dsf
 from dsf import mixers
-from dsf.ingredients import (
+from dsf.mixers.ingredients import (
     elu_plus_one,
     identity,
     leaky_relu,

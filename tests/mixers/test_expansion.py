@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.ingredients import monomials, random_features, series_error
+from dsf.mixers.ingredients import monomials, random_features, series_error
 
 
 def drawn(steps=7, key=3, **options):

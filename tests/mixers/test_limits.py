@@ -7,8 +7,8 @@ import torch
 
 import dsf
 from dsf import mixers
-from dsf.ingredients import identity
-from dsf.shapes import ShapeError
+from dsf.mixers.ingredients import identity
+from dsf.runtime.shapes import ShapeError
 
 STEPS = 12
 EXACT = {"rtol": 1e-12, "atol": 1e-13}

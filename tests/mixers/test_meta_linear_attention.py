@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.shapes import ShapeError
+from dsf.runtime.shapes import ShapeError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import torch
 
 import dsf
 from dsf import mixers
-from dsf.ingredients import second_order, squares
-from dsf.shapes import ShapeError
-from dsf.transition import ScaledIdentity
-from tests.mixer_fields import draw, snake
+from dsf.mixers.ingredients import second_order, squares
+from dsf.runtime.shapes import ShapeError
+from dsf.systems.transition import ScaledIdentity
+from tests.mixers.mixer_fields import draw, snake
 
 STEPS = 12
 EXACT = {"rtol": 1e-12, "atol": 1e-13}

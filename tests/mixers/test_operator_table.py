@@ -7,8 +7,8 @@ import torch
 
 import dsf
 from dsf import mixers
-from dsf.ingredients import identity, second_order, squares
-from tests.mixer_fields import draw
+from dsf.mixers.ingredients import identity, second_order, squares
+from tests.mixers.mixer_fields import draw
 from tests.mixers.operator_table import LOOPS, by_reference
 
 STEPS = 70  # longer than a chunk

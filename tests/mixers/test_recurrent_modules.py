@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import dsf
-from dsf.ingredients.recurrent_cells import RELU, TANH
 from dsf.mixers import GRU, LSTM, ElmanRNN
-from dsf.shapes import ShapeError
+from dsf.mixers.ingredients.recurrent_cells import RELU, TANH
+from dsf.runtime.shapes import ShapeError
 
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
 KINDS = [(torch.nn.LSTM, LSTM), (torch.nn.GRU, GRU), (torch.nn.RNN, ElmanRNN)]

@@ -7,8 +7,8 @@ import torch
 
 import dsf
 from dsf import mixers
-from dsf.shapes import ShapeError
-from tests.mixer_fields import draw
+from dsf.runtime.shapes import ShapeError
+from tests.mixers.mixer_fields import draw
 from tests.references.zero_sum_softmax_attention import reference
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad, silu, softplus
 
 import dsf
+from dsf.evaluate.scans import ScanOrder, scanned
 from dsf.inspection.whole.stages import Chain, Filter, Project, Scale
 from dsf.mixers import Mixer
-from dsf.scans import ScanOrder, scanned
-from tests.mixer_fields import tensors
+from tests.mixers.mixer_fields import tensors
 
 LAYERS, WIDTH, STATES, RANK = 6, 256, 16, 16
 FOREIGN, KNOWN = 128, {9, 10, 13, *range(0x20, 0x7F)}

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import dsf
-from dsf.kernels import availability
 from dsf.report.layer_content import _map
 from dsf.report.map_view import apart, quantile
 from dsf.report.selection import select
 from dsf.report.views import views
+from dsf.systems.kernels import availability
 
 
 def view_of(of, softmax, weights):

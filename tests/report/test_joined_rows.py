@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dsf.kernels import availability
 from dsf.report.joined_rows import joined, joined_masks, plain
+from dsf.systems.kernels import availability
 
 ROWS, COLUMNS = 7, 23
 FIRSTS, STARTS = np.array([0, 1, 4]), np.array([0, 2, 3, 11, 22])

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsf.kernels import availability
 from dsf.report import map_bytes
 from dsf.report.map_bytes import MASKED, MINUS_INFINITY, NAN, PLUS_INFINITY, ZERO, coded
+from dsf.systems.kernels import availability
 
 
 def decoded(codes, scale):

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dsf.kernels import availability
 from dsf.report.pooling import edges, reduced_runs, stronger
 from dsf.report.views import View
+from dsf.systems.kernels import availability
 
 small = arrays(np.float64, (2, 7, 11), elements=st.floats(-9, 9))
 

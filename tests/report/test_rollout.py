@@ -9,7 +9,7 @@ import torch
 import dsf
 from dsf.report import write_report
 from dsf.report.rollout_content import LayersTogether
-from dsf.threads import limited_to
+from dsf.runtime.threads import limited_to
 from tests.report.drawn import of_mixers
 
 STEPS = 9

@@ -6,14 +6,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import dsf
 from dsf import measures
-from dsf.ingredients.softmax_rows import SoftmaxRows
 from dsf.inspection.explicit_rows import EVERY, ROWS, WINDOWS
-from dsf.kernels import availability
 from dsf.properties.run_folder import checked_run
 from dsf.report import write_report
 from dsf.report.layer_content import Walk, quantities_of
 from dsf.report.selection import select
 from dsf.report.views import views
+from dsf.systems.kernels import availability
+from dsf.systems.softmax_rows import SoftmaxRows
 
 LAYERS, HEADS, TOKENS = 3, 4, 130
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dsf.report import draw_grid, write_report
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 
 
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import dsf
-from dsf.algebra import adjoint
+from dsf.evaluate.scans import ScanOrder, scanned
 from dsf.report.selection import part_of
-from dsf.scans import ScanOrder, scanned
+from dsf.systems.algebra import adjoint
 
 
 def scanned_both_ways(rng):

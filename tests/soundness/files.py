@@ -13,7 +13,7 @@ import torch
 
 import dsf
 from dsf import certify
-from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank
+from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank
 
 F64 = torch.float64
 REAL = certify.Level.REAL

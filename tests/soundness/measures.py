@@ -24,8 +24,15 @@ from torch import Tensor
 
 import dsf
 from dsf import measures
-from dsf.composite import ExplicitMap, Operator, StoredRows, SystemSum
-from dsf.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity, Shift, Transition
+from dsf.systems.composite import ExplicitMap, Operator, StoredRows, SystemSum
+from dsf.systems.transition import (
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    ScaledIdentity,
+    Shift,
+    Transition,
+)
 from tests.measures import oracle
 
 PAGE = Path(__file__).parents[2] / "docs" / "measures_oracle.md"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import dsf
-from dsf.transition import Dense, Diagonal
+from dsf.systems.transition import Dense, Diagonal
 from tests.measures import oracle
 from tests.soundness.measures import coefficients_of, drawn, entries_of
 

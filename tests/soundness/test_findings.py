@@ -22,7 +22,7 @@ import dsf
 from dsf import certify
 from dsf.certificates import Verdict, checker
 from dsf.properties.decided import findings
-from dsf.transition import Diagonal
+from dsf.systems.transition import Diagonal
 from tests.soundness import second_checker
 from tests.soundness.files import canonical, read
 

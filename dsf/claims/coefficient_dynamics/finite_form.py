@@ -12,10 +12,10 @@ from dsf.certificates.exact import independent_rows
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, out_of_reach, shown
 from dsf.evaluate import attention_map
-from dsf.ingredients.feature_maps import exp, identity, relu, softplus
 from dsf.measures import hankel_ranks
-from dsf.system import System
-from dsf.transition import Dense, Diagonal
+from dsf.mixers.ingredients.feature_maps import exp, identity, relu, softplus
+from dsf.systems.system import System
+from dsf.systems.transition import Dense, Diagonal
 
 STEPS, STATES = 16, 3
 TOLERANCE = 1e-10

@@ -10,7 +10,7 @@ from torch import Tensor
 from dsf.certificates import Certificate, Verdict
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held
-from dsf.ingredients.feature_maps import identity, relu
+from dsf.mixers.ingredients.feature_maps import identity, relu
 
 WIDTHS = (16, 64, 256, 1024)
 PAIRS, SCORES = 4000, 200_000

@@ -11,10 +11,10 @@ from dsf.certificates import Certificate, Verdict
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held, measured, shown
 from dsf.evaluate import attention_map
-from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one
 from dsf.mixers import LinearAttention, SoftmaxAttention
-from dsf.transition import Diagonal, DiagonalPlusLowRank, ScaledIdentity
-from dsf.transition.base import Transition
+from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one
+from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, ScaledIdentity
+from dsf.systems.transition.base import Transition
 
 STEPS, STATES = 5, 4
 NEAR = 1e-12

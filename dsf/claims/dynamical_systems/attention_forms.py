@@ -10,9 +10,9 @@ from dsf.claims.dynamical_systems.direct_formulas import by_heads, kernel_weight
 from dsf.claims.dynamical_systems.drawn import normal, uniform
 from dsf.claims.dynamical_systems.paper_form import Form, one_system, stacked
 from dsf.claims.dynamical_systems.separable import separable
-from dsf.composite import Operator
-from dsf.ingredients import elu_plus_one, identity
 from dsf.mixers import LinearAttention, NormalisedAttention, SoftmaxAttention
+from dsf.mixers.ingredients import elu_plus_one, identity
+from dsf.systems.composite import Operator
 
 STEPS, MODEL, KEY = 14, 4, 4
 HIGH = 40

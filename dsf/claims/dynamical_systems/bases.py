@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsf.algebra import change_of_basis
 from dsf.certificates import Certificate, Verdict
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held, shown
@@ -14,9 +13,10 @@ from dsf.claims.dynamical_systems.drawn import normal, projected_tokens
 from dsf.claims.dynamical_systems.recurrent_forms import gated_forms, selective_forms
 from dsf.claims.dynamical_systems.separable import row_sums_in_reach, separable
 from dsf.evaluate import attention_map
-from dsf.ingredients import elu_plus_one
 from dsf.measures import largest_difference, transition_eigenvalues
-from dsf.system import System
+from dsf.mixers.ingredients import elu_plus_one
+from dsf.systems.algebra import change_of_basis
+from dsf.systems.system import System
 
 ROUNDING = 1e-12
 LENGTHS = (64, 256, 1024)

@@ -12,9 +12,9 @@ from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held
 from dsf.claims.dynamical_systems.drawn import normal
 from dsf.evaluate import attention_map
+from dsf.evaluate.realisation import reduce
 from dsf.measures import hankel_singular_values
 from dsf.mixers import SoftmaxAttention
-from dsf.realisation import reduce
 
 STEPS = 128
 HALF = STEPS // 2

@@ -20,7 +20,7 @@ from dsf.claims.dynamical_systems.recurrent_forms import (
 )
 from dsf.evaluate import attention_map, recurrent, respond
 from dsf.mixers import NormalisedAttention
-from dsf.system import System
+from dsf.systems.system import System
 
 TOLERANCE = 1e-10
 CHANGED = (1, 7, 13)

@@ -23,7 +23,7 @@ from dsf.mixers import (
     StateSpaceDuality,
     ZeroSumAttention,
 )
-from dsf.system import System
+from dsf.systems.system import System
 
 STEPS, CHANNELS = 20, 2
 RANK = 1e-10

@@ -13,8 +13,8 @@ from dsf.claims.deciding import argued
 from dsf.claims.dynamical_systems.attention_forms import NORMALISERS
 from dsf.claims.dynamical_systems.drawn import normal
 from dsf.evaluate import attention_map
-from dsf.ingredients import identity
 from dsf.mixers import LinearAttention, NormalisedAttention
+from dsf.mixers.ingredients import identity
 
 ROUNDING = 1e-12
 STEPS = 12

@@ -5,15 +5,15 @@ import sympy
 import torch
 from torch import Tensor
 
-from dsf.algebra import direct_sum
 from dsf.certificates import Certificate, Verdict, same_map
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued
 from dsf.claims.dynamical_systems.paper_form import one_system
 from dsf.evaluate import attention_map
 from dsf.mixers import LinearAttention, NormalisedAttention, SelectiveStateSpace
-from dsf.system import System
-from dsf.transition import Dense
+from dsf.systems.algebra import direct_sum
+from dsf.systems.system import System
+from dsf.systems.transition import Dense
 
 ROUNDING = 1e-12
 

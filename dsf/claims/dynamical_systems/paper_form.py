@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.algebra import direct_sum, select
-from dsf.coefficient import dense_of
-from dsf.composite import Operator
-from dsf.system import System
+from dsf.systems.algebra import direct_sum, select
+from dsf.systems.coefficient import dense_of
+from dsf.systems.composite import Operator
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from dsf.claims.dynamical_systems.direct_formulas import constant, expanded, gat
 from dsf.claims.dynamical_systems.drawn import normal, uniform
 from dsf.claims.dynamical_systems.paper_form import Form, stacked
 from dsf.mixers import LRU, RGLRU, S4, S5, QuasiLSTM, SelectiveStateSpace, StateSpaceDuality
-from dsf.system import System
-from dsf.transition import Diagonal
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
 
 STEPS, MODEL, STATES = 14, 4, 3
 

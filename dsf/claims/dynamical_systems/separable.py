@@ -13,11 +13,11 @@ from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held, identical, shown
 from dsf.claims.dynamical_systems.drawn import normal, projected_tokens, uniform
 from dsf.evaluate import attention_map
-from dsf.ingredients import elu_plus_one
 from dsf.measures import largest_difference
 from dsf.mixers import LinearAttention, StateSpaceDuality
-from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.mixers.ingredients import elu_plus_one
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 ROUNDING = 1e-12
 Normaliser = Callable[[Tensor, Tensor], Tensor]

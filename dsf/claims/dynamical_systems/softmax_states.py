@@ -15,9 +15,9 @@ from dsf.claims.deciding import argued, held, shown
 from dsf.claims.dynamical_systems.drawn import normal
 from dsf.claims.dynamical_systems.paper_form import one_system
 from dsf.evaluate import attention_map
+from dsf.evaluate.realisation import realise
 from dsf.measures import hankel_ranks, largest_difference
 from dsf.mixers import LinearAttention, SoftmaxAttention
-from dsf.realisation import realise
 
 LENGTHS = (8, 16, 20, 32, 64)
 CLOSELY = 20

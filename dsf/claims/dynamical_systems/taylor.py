@@ -13,8 +13,8 @@ from dsf.claims.deciding import argued, held
 from dsf.claims.dynamical_systems.drawn import projected_tokens
 from dsf.claims.dynamical_systems.paper_form import one_system
 from dsf.evaluate import respond
-from dsf.ingredients import series_error
 from dsf.mixers import LinearAttention, SoftmaxAttention
+from dsf.mixers.ingredients import series_error
 
 ORDERS = tuple(range(11))
 ROUNDING = 1e-13

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.algebra import change_of_basis
 from dsf.certificates import Certificate, Verdict
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, out_of_reach, shown
 from dsf.evaluate import attention_map
 from dsf.measures import transition_eigenvalues
 from dsf.mixers import NormalisedAttention
-from dsf.system import System
+from dsf.systems.algebra import change_of_basis
+from dsf.systems.system import System
 
 Normaliser = Callable[[Tensor], Tensor]
 """Scores, rows read columns: the logarithm of every row's normaliser."""

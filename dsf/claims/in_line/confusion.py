@@ -11,8 +11,8 @@ from dsf.certificates import Certificate, Verdict
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held
 from dsf.claims.in_line.weights import in_line_rows, linear_rows, softmax_rows
-from dsf.ingredients.feature_maps import elu_plus_one, relu
 from dsf.measures import confusions
+from dsf.mixers.ingredients.feature_maps import elu_plus_one, relu
 
 TOKENS, WIDTH, DIRECTIONS = 197, 32, 20
 RELATIVE = 0.02

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate import attention_map
-from dsf.ingredients.feature_maps import identity, relu
 from dsf.mixers import InLineAttention, LinearAttention, SoftmaxAttention
+from dsf.mixers.ingredients.feature_maps import identity, relu
 
 KEYS = ((0.605, 1.816), (1.000, 1.002), (1.925, 0.636), (1.790, 0.298))
 """The tip of the third is hidden in the figure."""

@@ -15,10 +15,10 @@ from dsf.certificates.identities import TOKENS, Row, in_line_row
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, held
 from dsf.evaluate import attention_map, respond
-from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one, identity
 from dsf.measures import hankel_ranks
 from dsf.mixers import InLineAttention
-from dsf.system import System
+from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one, identity
+from dsf.systems.system import System
 
 Output = Callable[[MatrixExpr, MatrixExpr], MatrixExpr]
 Parts = tuple[Tensor, Tensor, Tensor]

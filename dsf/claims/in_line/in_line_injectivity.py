@@ -10,7 +10,7 @@ from dsf.certificates import Certificate, Verdict, injective
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, out_of_reach, shown
 from dsf.claims.in_line.weights import drawn, in_line_rows
-from dsf.ingredients.feature_maps import FeatureMap, elu_plus_one, identity, relu
+from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one, identity, relu
 
 NEAR = 1e-9
 

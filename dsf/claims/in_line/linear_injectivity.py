@@ -12,7 +12,8 @@ from dsf.certificates import Certificate, Verdict, linear_injective
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, held, shown
 from dsf.claims.in_line.weights import WIDTH, drawn, in_line_rows, linear_rows, softmax_rows
-from dsf.ingredients.feature_maps import (
+from dsf.measures import colliding_query, jacobian_rank
+from dsf.mixers.ingredients.feature_maps import (
     FeatureMap,
     elu_plus_one,
     exp,
@@ -21,7 +22,6 @@ from dsf.ingredients.feature_maps import (
     second_order,
     softplus,
 )
-from dsf.measures import colliding_query, jacobian_rank
 
 NEAR, APART, RECOVERED = 1e-12, 1e-2, 1e-9
 MAPS: dict[str, FeatureMap] = {

@@ -8,7 +8,7 @@ from dsf.certificates.identities import Row, in_line_row, in_line_sums_to_one
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, held
 from dsf.claims.in_line.weights import TOKENS, WIDTH, drawn, in_line_rows, linear_rows
-from dsf.ingredients.feature_maps import FeatureMap, identity
+from dsf.mixers.ingredients.feature_maps import FeatureMap, identity
 
 OFFICIAL_SCALE = WIDTH**-0.5 / TOKENS
 QUERIES = 1000

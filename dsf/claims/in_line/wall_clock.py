@@ -12,7 +12,7 @@ from dsf.certificates import Certificate, Verdict
 from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held, out_of_reach
 from dsf.claims.in_line.weights import in_line_rows
-from dsf.threads import one_thread
+from dsf.runtime.threads import one_thread
 
 WIDTH = 64
 SIZES = (64, 256, 1024, 2048)

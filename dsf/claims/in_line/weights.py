@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate import attention_map
-from dsf.ingredients.feature_maps import FeatureMap, identity
 from dsf.mixers import InLineAttention, LinearAttention, SoftmaxAttention
+from dsf.mixers.ingredients.feature_maps import FeatureMap, identity
 
 TOKENS, WIDTH = 40, 8
 

@@ -15,7 +15,7 @@ import torch
 from dsf.claims.meta_linear.perturbing import changes, order_matters, token_fields
 from dsf.layers import Layer
 from dsf.mixers import Mixer
-from dsf.system import System
+from dsf.systems.system import System
 
 STEPS, AT, MODEL = 24, 12, 8
 FEWEST = 2

@@ -8,8 +8,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dsf.claims.meta_linear.family import Family, Form, drawn, response
-from dsf.ingredients.feature_maps import elu_plus_one
-from dsf.ingredients.state_spaces import bilinear, zero_order_hold
 from dsf.mixers import (
     DiagonalStateSpace,
     GatedLinearAttention,
@@ -17,6 +15,8 @@ from dsf.mixers import (
     MetaLinearAttention,
     Retention,
 )
+from dsf.mixers.ingredients.feature_maps import elu_plus_one
+from dsf.mixers.ingredients.state_spaces import bilinear, zero_order_hold
 
 
 def linear_transformer(form: Form) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import argued, identical, shown
 from dsf.evaluate import final_state
 from dsf.mixers import DeltaNet
-from dsf.system import System
-from dsf.transition import Diagonal
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
 
 ROWS = 6
 Step = Callable[[sympy.Matrix, sympy.Matrix, sympy.Matrix, sympy.Matrix], sympy.Matrix]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dsf.evaluate import attention_map
 from dsf.mixers import Mixer
-from dsf.system import System
-from dsf.transition import Dense
+from dsf.systems.system import System
+from dsf.systems.transition import Dense
 
 TOKEN_AXES = {"time", "read"}
 TOLERANCE = 1e-6

@@ -19,8 +19,8 @@ from dsf.claims.deciding import argued, refuted
 from dsf.claims.meta_linear.random_maps import normal, softmax_map
 from dsf.evaluate import attention_map
 from dsf.measures import largest_difference
-from dsf.system import System
-from dsf.transition import Diagonal
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
 
 STEPS, CHANNELS = 64, 8
 ROUNDING = 1e-12

@@ -13,8 +13,8 @@ from dsf.claims.zero_sum.weighing import Weigh, causal_map, defined_row, radial
 from dsf.evaluate import attention_map, respond, scan
 from dsf.measures import hankel_ranks
 from dsf.mixers import ZeroSumAttention
-from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 ROUNDING = 1e-12
 

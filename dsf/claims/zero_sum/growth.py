@@ -13,11 +13,11 @@ from dsf.claims.claim import Claim, Standing, Table
 from dsf.claims.deciding import held, shown
 from dsf.claims.zero_sum.bounds import derived_bound
 from dsf.claims.zero_sum.weighing import Weigh, last_row
-from dsf.composite import Operator
 from dsf.evaluate import attention_map
-from dsf.ingredients import elu_plus_one
 from dsf.measures import uniform_share
 from dsf.mixers import SoftmaxAttention
+from dsf.mixers.ingredients import elu_plus_one
+from dsf.systems.composite import Operator
 
 LENGTHS = (16, 64, 256, 1024, 4096)
 LONGER = (*LENGTHS, 16384)

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.algebra import adjoint
 from dsf.evaluate import respond
 from dsf.mixers import ZeroSumAttention
+from dsf.systems.algebra import adjoint
 
 Weigh = Callable[[Tensor, float, float], Tensor]
 """Logits of the tokens in reach, first order, higher order: one weight for every token."""

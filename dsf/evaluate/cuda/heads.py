@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import state_at_start
 from dsf.evaluate.loops.responses import BareArrays, bare_arrays
-from dsf.system import System
+from dsf.systems.system import System
 
 Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
 

@@ -1,8 +1,8 @@
 """Responses by CUDA kernels, for systems where one applies and has passed its trial.
 
 - ``answered_by_fla``: matrix memories and delta rules by flash-linear-attention, where asked for.
-- ``scanned``: selective state spaces by the scan of :mod:`dsf.kernels.cuda.selective`.
-- ``recalled``: matrix memories and delta rules by :mod:`dsf.kernels.cuda.memories`.
+- ``scanned``: selective state spaces by the scan of :mod:`dsf.systems.kernels.cuda.selective`.
+- ``recalled``: matrix memories and delta rules by :mod:`dsf.systems.kernels.cuda.memories`.
 
 The functions ``..._has_passed`` say whether a kernel may run on this device.
 """
@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient
 from dsf.evaluate.arguments import state_at_start
 from dsf.evaluate.cuda.heads import Answer, by_batch, by_head, one_port_parts
 from dsf.evaluate.cuda.trials import response_error
 from dsf.evaluate.loops.responses import Channels, channels_of
-from dsf.kernels import applies_on_cuda, asks_for_fla
-from dsf.kernels.availability import WORTH
-from dsf.kernels.cuda.fla import FUNCTIONS, TOLERANCE, call
-from dsf.kernels.cuda.trial_results import DELTA_RULES, MEMORIES, SELECTIVE, has_passed
-from dsf.system import System
+from dsf.systems.coefficient import Coefficient
+from dsf.systems.kernels import applies_on_cuda, asks_for_fla
+from dsf.systems.kernels.availability import WORTH
+from dsf.systems.kernels.cuda.fla import FUNCTIONS, TOLERANCE, call
+from dsf.systems.kernels.cuda.trial_results import DELTA_RULES, MEMORIES, SELECTIVE, has_passed
+from dsf.systems.system import System
 
 
 def answered_by_fla(
@@ -103,7 +103,7 @@ def scan_has_passed(device: torch.device, states: int) -> bool:
 
 def scanned(channels: Channels) -> Answer:
     """The response of channels and their final state by the selective scan."""
-    from dsf.kernels.cuda.selective import selective_scan
+    from dsf.systems.kernels.cuda.selective import selective_scan
 
     step, signal = channels.step, channels.signal
     batch, size = signal.shape[:-2].numel(), signal.shape[-2:]
@@ -168,7 +168,7 @@ def recall_has_passed(
 
 def recalled(system: System, signal: Tensor) -> Answer:
     """The response and the final state by the kernel for matrix memories."""
-    from dsf.kernels.cuda.memories import recall
+    from dsf.systems.kernels.cuda.memories import recall
 
     heads = by_head(system, signal)
     if heads is None:

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import dense_of
 from dsf.evaluate.cuda.responses import MOST_STATES
 from dsf.evaluate.cuda.trials import rows_error
 from dsf.evaluate.output_buffers import FreshRows, RowBuffer, flat
-from dsf.kernels import applies_on_cuda
-from dsf.kernels.availability import WORTH
-from dsf.kernels.cuda.trial_results import MAPS, has_passed
-from dsf.system import System
-from dsf.transition import ScaledIdentity
+from dsf.systems.coefficient import dense_of
+from dsf.systems.kernels import applies_on_cuda
+from dsf.systems.kernels.availability import WORTH
+from dsf.systems.kernels.cuda.trial_results import MAPS, has_passed
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 
 def writes_on_cuda(system: System, parts: list[Tensor], *, work: int) -> bool:
@@ -46,7 +46,7 @@ def rows_on_cuda(
 
     The decays of a diagonal are written out, with their products up to the edges of tiles.
     """
-    from dsf.kernels.cuda.tiles import Borders, write_map
+    from dsf.systems.kernels.cuda.tiles import Borders, write_map
 
     decay, before = _by_head(system, _decays(system)).contiguous(), system.reads_before_update
     write = _by_head(system, dense_of(system.B).squeeze(-1))

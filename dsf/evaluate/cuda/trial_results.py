@@ -4,9 +4,9 @@ import torch
 
 from dsf.evaluate.cuda.responses import fla_has_passed, recall_has_passed, scan_has_passed
 from dsf.evaluate.cuda.rows import map_has_passed
-from dsf.kernels import asks_for_fla, why_off_on_cuda
-from dsf.kernels.cuda.fla import FUNCTIONS
-from dsf.kernels.cuda.trial_results import NAMES, trial_result
+from dsf.systems.kernels import asks_for_fla, why_off_on_cuda
+from dsf.systems.kernels.cuda.fla import FUNCTIONS
+from dsf.systems.kernels.cuda.trial_results import NAMES, trial_result
 
 STATES, CHANNELS = 16, 64
 

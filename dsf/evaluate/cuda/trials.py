@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import SampledWrite
 from dsf.evaluate.row_windows import forward_rows
 from dsf.evaluate.stepwise import recurrent
-from dsf.system import System
-from dsf.transition import (
+from dsf.systems.coefficient import SampledWrite
+from dsf.systems.system import System
+from dsf.systems.transition import (
     Diagonal,
     DiagonalPlusLowRank,
     SampledDiagonal,

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import state_at_start
 from dsf.evaluate.invariant import first_token, varying
-from dsf.kernels import applies
-from dsf.system import System
-from dsf.threads import in_parallel
-from dsf.transition import Diagonal, DiagonalPlusLowRank
+from dsf.runtime.threads import in_parallel
+from dsf.systems.kernels import applies
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal, DiagonalPlusLowRank
 
 BLOCK = 2**17
 """Numbers of a block: drives, or states, of some tokens and sequences, which stay in the cache."""
@@ -78,7 +78,7 @@ class _Sequences:
         return response, self.leaving.unflatten(0, (*self.batch, self.columns)).mT
 
     def _some(self, first: int, last: int) -> None:
-        from dsf.kernels.complex_states import ComplexStates
+        from dsf.systems.kernels.complex_states import ComplexStates
 
         some = slice(first, last)
         given, response = self.given[some], self.response[some]

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.coefficient import Coefficient, SampledWrite
 from dsf.evaluate.arguments import state_at_start
 from dsf.evaluate.invariant import first_token, varying
-from dsf.kernels import applies
-from dsf.system import System
-from dsf.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
+from dsf.systems.coefficient import Coefficient, SampledWrite
+from dsf.systems.kernels import applies
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
 
 # With fewer columns the loops would leave most SIMD lanes unused.
 FEW_COLUMNS = 16
@@ -54,7 +54,7 @@ def memory_response(
     if not applies(*tensors, D, signal, entering, work=work):
         return None
     if parts.left is not None:
-        from dsf.kernels.memories import are_opposite
+        from dsf.systems.kernels.memories import are_opposite
 
         if are_opposite(parts.left, parts.write):
             parts = parts._replace(left=None)
@@ -98,7 +98,7 @@ def _ones(B: Tensor) -> Tensor:
 def _recalled(
     parts: BareArrays, D: Tensor, signal: Tensor, entering: Tensor, response: Tensor, before: bool
 ) -> tuple[Tensor, Tensor]:
-    from dsf.kernels.memories import Memories, recall
+    from dsf.systems.kernels.memories import Memories, recall
 
     fixed = D.stride(-1) == 0 or D.shape[-1] == 1
     skip = D[..., 0] if fixed else torch.zeros_like(D[..., 0])
@@ -138,7 +138,7 @@ def modes_response(
         return None
     if varying(system) is not None:
         return None
-    from dsf.kernels.modes import modes_response
+    from dsf.systems.kernels.modes import modes_response
 
     columns = signal.squeeze(-2).mT
     flat = columns.reshape(-1, system.steps)

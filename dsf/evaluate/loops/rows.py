@@ -16,12 +16,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.coefficient import SampledWrite, dense_of
 from dsf.evaluate.heads import TILE, Heads
 from dsf.evaluate.output_buffers import RowBuffer, flat, is_clean, spans_by_tile
-from dsf.system import System
-from dsf.threads import in_parallel
-from dsf.transition import Diagonal, SampledDiagonal
+from dsf.runtime.threads import in_parallel
+from dsf.systems.coefficient import SampledWrite, dense_of
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal, SampledDiagonal
 
 
 def head_rows(
@@ -48,7 +48,7 @@ class _HeadWriter:
     """Products of decays inside every tile and over whole tiles, and the rows made from them."""
 
     def __init__(self, heads: Heads) -> None:
-        from dsf.kernels.scalar_rows import suffixes
+        from dsf.systems.kernels.scalar_rows import suffixes
 
         # a loop is compiled once for every memory layout
         self.heads = heads = replace(heads, feedthrough=heads.feedthrough.contiguous())
@@ -78,8 +78,8 @@ class _HeadWriter:
         torch.mm(read, write.mT, out=scores)
 
         def share(some: slice) -> None:
-            from dsf.kernels.scalar_rows import scratch_of, write_rows
-            from dsf.kernels.streaming_stores import target_of
+            from dsf.systems.kernels.scalar_rows import scratch_of, write_rows
+            from dsf.systems.kernels.streaming_stores import target_of
 
             parts = (heads.decay, heads.step, heads.feedthrough, self.factor, self.product)
             arrays = [part[group, some].numpy() for part in parts]
@@ -93,7 +93,7 @@ class _HeadWriter:
 
 
 if TYPE_CHECKING:
-    from dsf.kernels.diagonal_tiles import Given, Part, Scratch
+    from dsf.systems.kernels.diagonal_tiles import Given, Part, Scratch
 
 DIAGONAL_TILE, LINE = 64, 64  # tokens of a tile; bytes of a cache line
 EXACT = 3  # the first so many arrays of ``Scratch`` are in double precision
@@ -138,7 +138,7 @@ class Piece:
     """Some systems of a batch, and the matrices of the tiles so far, which later rows need."""
 
     def __init__(self, system: System, some: tuple[Any, ...], first: int, *, at_once: bool) -> None:
-        from dsf.kernels.diagonal_rows import Kept
+        from dsf.systems.kernels.diagonal_rows import Kept
 
         self.given = _given(system, some)
         self.span = slice(first, first + self.given.systems)
@@ -156,8 +156,8 @@ class Piece:
 
     def fill(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
         """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on."""
-        from dsf.kernels.diagonal_rows import fill
-        from dsf.kernels.streaming_stores import target_of
+        from dsf.systems.kernels.diagonal_rows import fill
+        from dsf.systems.kernels.streaming_stores import target_of
 
         target = target_of(out[self.span].numpy(), clean=clean)
         fill(self.given, self.kept, self._scratch(), self.entered, start, stop, target, top)
@@ -165,7 +165,7 @@ class Piece:
 
     def _scratch(self) -> "Scratch":
         """Scratch memory filled with zeros, so that unused rows of a tile stay finite."""
-        from dsf.kernels.diagonal_tiles import Scratch, sizes_of_scratch
+        from dsf.systems.kernels.diagonal_tiles import Scratch, sizes_of_scratch
 
         sizes = sizes_of_scratch(self.given.width, -(-self.given.steps // DIAGONAL_TILE))
         doubles = torch.empty(0, dtype=torch.float64)
@@ -179,7 +179,7 @@ class Piece:
 
 def _given(system: System, some: tuple[Any, ...]) -> "Given":
     """The coefficients of ``some`` entries of the batch as flat tables."""
-    from dsf.kernels.diagonal_tiles import Given
+    from dsf.systems.kernels.diagonal_tiles import Given
 
     A, B, one = system.A, system.B, torch.ones((), dtype=system.dtype)
     gain = step = one.expand(*system.batch, system.steps)
@@ -223,7 +223,7 @@ def _table(part: Tensor, *more: int) -> Tensor:
 
 def _flat(part: Tensor) -> "Part":
     """The memory of a table of every system as a flat array, with the distances between rows."""
-    from dsf.kernels.diagonal_tiles import Part
+    from dsf.systems.kernels.diagonal_tiles import Part
 
     axes = zip(part.shape, part.stride(), strict=True)
     numbers = part.detach().as_strided((1 + sum((size - 1) * by for size, by in axes),), (1,))

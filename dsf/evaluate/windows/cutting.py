@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsf.coefficient import SampledWrite, cut_of
-from dsf.system import System
-from dsf.transition import Diagonal, SampledDiagonal, ScaledIdentity
-from dsf.transition.storage import on_parts
+from dsf.systems.coefficient import SampledWrite, cut_of
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
+from dsf.systems.transition.storage import on_parts
 
 # Structures whose tensors all begin with the batch axes.
 PLAIN = (Tensor, SampledWrite, Diagonal, SampledDiagonal, ScaledIdentity)

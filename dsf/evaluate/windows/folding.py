@@ -8,14 +8,14 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.coefficient import Matrices, dense_of
 from dsf.evaluate.arguments import working_dtype
 from dsf.evaluate.windows.cutting import cut
 from dsf.evaluate.windows.panel import Panel
 from dsf.evaluate.windows.segments import Read, diagonal_segment, scalar_segment
-from dsf.number_types import exact_dtype
-from dsf.system import System
-from dsf.transition import (
+from dsf.runtime.number_types import exact_dtype
+from dsf.systems.coefficient import Matrices, dense_of
+from dsf.systems.system import System
+from dsf.systems.transition import (
     Dense,
     Diagonal,
     DiagonalPlusLowRank,
@@ -25,7 +25,7 @@ from dsf.transition import (
     Shift,
     Transition,
 )
-from dsf.transition.storage import cast, on_parts
+from dsf.systems.transition.storage import cast, on_parts
 
 
 def moves_by_one(A: Shift) -> bool:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.transition import Transition
+from dsf.systems.transition import Transition
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.evaluate.windows.panel import Panel
-from dsf.number_types import exact_dtype
-from dsf.transition import Diagonal, ScaledIdentity
-from dsf.transition.storage import cast
-from dsf.transition.timeline import delay
+from dsf.runtime.number_types import exact_dtype
+from dsf.systems.transition import Diagonal, ScaledIdentity
+from dsf.systems.transition.storage import cast
+from dsf.systems.transition.timeline import delay
 
 SMALL = 4
 

@@ -7,9 +7,9 @@ more pairs of tokens, and larger triangular systems where A_t has a low-rank ter
 from math import ceil, log2
 from typing import NamedTuple
 
-from dsf.solve.uncoupled import FEW
-from dsf.system import System
-from dsf.transition import Dense, DiagonalPlusLowRank, Kronecker, ScaledIdentity, Transition
+from dsf.systems.solve.uncoupled import FEW
+from dsf.systems.system import System
+from dsf.systems.transition import Dense, DiagonalPlusLowRank, Kronecker, ScaledIdentity, Transition
 
 SIZES = (16, 32, 64, 128, 256)
 

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import nn
 
-from dsf.distribution import VERSION
 from dsf.inspection.capture.precision import dtype_of
+from dsf.runtime.distribution import VERSION
 
 
 def environment(model: nn.Module) -> dict[str, str]:

@@ -25,7 +25,7 @@ from dsf.inspection.capture.copies import copied_once
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.packed_weights import is_packed
 from dsf.inspection.capture.precision import in_float64
-from dsf.threads import at_work
+from dsf.runtime.threads import at_work
 
 
 @dataclass(frozen=True, eq=False)

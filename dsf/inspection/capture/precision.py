@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.capture.caches import copied_cache, is_cache
-from dsf.number_types import has_double
+from dsf.runtime.number_types import has_double
 
 TOLERANCE = {
     torch.float64: 1e-5,  # outside CastGuard, a float64 model may round to float32 inside

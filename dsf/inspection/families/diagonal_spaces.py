@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, glu
 
-from dsf.ingredients.state_spaces import bilinear, zero_order_hold
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.families.structure import Settings, Sizes, Structure
 from dsf.mixers import LRU, S5, DiagonalStateSpace
+from dsf.mixers.ingredients.state_spaces import bilinear, zero_order_hold
 
 RULES = {"zero_order_hold": zero_order_hold, "bilinear": bilinear}
 

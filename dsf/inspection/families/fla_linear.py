@@ -15,7 +15,6 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import elu, logsigmoid, silu
 
-from dsf.ingredients.feature_maps import identity
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import UnreadableError
@@ -32,13 +31,8 @@ from dsf.inspection.families.fla_shared import (
 )
 from dsf.inspection.families.shared import by_head, epsilon_of, masked, masking, rms_factor
 from dsf.inspection.whole.stages import Chain, Project, Scale
-from dsf.mixers import (
-    HGRN2,
-    GatedLinearAttention,
-    LinearAttention,
-    Retention,
-    ScalarGatedAttention,
-)
+from dsf.mixers import HGRN2, GatedLinearAttention, LinearAttention, Retention, ScalarGatedAttention
+from dsf.mixers.ingredients.feature_maps import identity
 
 Read = GatedLinearAttention | ScalarGatedAttention | Retention | LinearAttention | HGRN2
 

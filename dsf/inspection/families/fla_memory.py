@@ -20,14 +20,7 @@ from torch.nn.functional import logsigmoid, silu, softplus
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import UnreadableError
-from dsf.inspection.families.fla_shared import (
-    TOLERANCE,
-    entering,
-    hidden,
-    leaving,
-    put_out,
-    stream,
-)
+from dsf.inspection.families.fla_shared import TOLERANCE, entering, hidden, leaving, put_out, stream
 from dsf.inspection.families.shared import by_head, rms_factor, unit_length
 from dsf.inspection.whole.stages import Chain, Scale, secant
 from dsf.mixers import GatedSlotAttention, ScalarGatedAttention

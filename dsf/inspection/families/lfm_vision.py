@@ -15,10 +15,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.composite import ExplicitMap, RowSource
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.mixers import Mixer
+from dsf.systems.composite import ExplicitMap, RowSource
 
 
 @dataclass(frozen=True)

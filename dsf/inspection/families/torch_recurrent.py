@@ -25,7 +25,7 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.inspection.whole.stages import Tokens
 from dsf.mixers import GRU, LSTM, ElmanRNN
-from dsf.system import System
+from dsf.systems.system import System
 
 
 @dataclass(frozen=True, eq=False, repr=False)

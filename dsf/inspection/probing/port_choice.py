@@ -27,15 +27,7 @@ from dsf.inspection.probing.driven_module import as_called
 from dsf.inspection.probing.driven_tape import Exchange, Ports
 from dsf.inspection.probing.layouts import Layout, rows_beside
 from dsf.inspection.probing.ports import Port, as_it_is
-from dsf.inspection.probing.tape import (
-    GIVEN,
-    OUTPUT,
-    Exchanging,
-    Record,
-    Spot,
-    Tape,
-    Use,
-)
+from dsf.inspection.probing.tape import GIVEN, OUTPUT, Exchanging, Record, Spot, Tape, Use
 from dsf.inspection.probing.unit_values import PAIRED, random_values
 from dsf.inspection.results.layers import ALL
 

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dsf.composite import ExplicitMap, StoredRows
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured, tensors_in
@@ -36,6 +35,7 @@ from dsf.inspection.probing.unit_values import (
     superposition,
 )
 from dsf.mixers import Mixer
+from dsf.systems.composite import ExplicitMap, StoredRows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

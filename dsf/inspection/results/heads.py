@@ -8,10 +8,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dsf import measures
-from dsf.composite import Operator
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.measurements import Measurable, indices
 from dsf.inspection.results.table import Record, Table
+from dsf.systems.composite import Operator
 
 ORDERS = 4
 """Random orders of the tokens, over which the control is the mean."""

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from dsf.algebra import select
-from dsf.composite import Operator
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
 from dsf.evaluate.memory_plan import check_room, naming_out_of_memory
@@ -25,6 +23,8 @@ from dsf.inspection.results.table import Table
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.contribution_norms import Contributions
 from dsf.mixers import Mixer
+from dsf.systems.algebra import select
+from dsf.systems.composite import Operator
 
 if TYPE_CHECKING:
     from dsf.inspection.results.memory_forecast import Forecast

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from dsf.composite import Operator
 from dsf.evaluate.memory_plan import GB, MapTooLarge, free_memory
+from dsf.systems.composite import Operator
 
 INSTEAD_OF_MAPS = (
     "Ask for some rows (rows=slice(0, 64)), for some heads or channels "

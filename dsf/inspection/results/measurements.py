@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dsf import measures
-from dsf.composite import Operator
 from dsf.evaluate import MapTooLarge, attention_map
 from dsf.evaluate.memory_plan import free_memory, map_bytes
 from dsf.inspection.results.table import Record, Table
@@ -17,7 +16,8 @@ from dsf.measures.hankel import ranks_from_states
 from dsf.measures.passes import Measured, one_pass, reduced
 from dsf.measures.row_reductions import MASS, Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
-from dsf.threads import MOST, each_in_parallel
+from dsf.runtime.threads import MOST, each_in_parallel
+from dsf.systems.composite import Operator
 
 Quantity = Callable[[Any], Tensor]
 WINDOW = 8

@@ -5,7 +5,7 @@ from typing import Any
 
 from dsf.evaluate.memory_plan import GB
 from dsf.inspection.errors import InspectionMemoryError
-from dsf.threads import MOST
+from dsf.runtime.threads import MOST
 
 SPARE = 2**28  # for the allocator and for what is not counted
 FRACTION = 0.95

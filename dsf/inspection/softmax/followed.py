@@ -9,7 +9,6 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.composite import ExplicitMap, StoredRows
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured
 from dsf.inspection.capture.precision import in_float64
@@ -18,6 +17,7 @@ from dsf.inspection.softmax import attention
 from dsf.inspection.whole.stages import Chain, Project
 from dsf.mixers import SoftmaxAttention
 from dsf.mixers.base import Mixer
+from dsf.systems.composite import ExplicitMap, StoredRows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

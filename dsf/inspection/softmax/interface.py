@@ -21,7 +21,7 @@ from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax.attention import as_bias
-from dsf.threads import at_work
+from dsf.runtime.threads import at_work
 
 EAGER = "dsf_recorded"
 FUSED = "dsf_recorded_sdpa"  # the library looks for "sdpa" in the name

@@ -11,13 +11,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.composite import PANEL, Operator, RowSource, SystemSum, at_rest
 from dsf.evaluate import attention_map, respond
 from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.maps import Selection
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.whole.head_layout import as_tokens, as_values, width_of
 from dsf.inspection.whole.stages import Centre, Chain, Filter, Scale, Stage, Tokens
+from dsf.systems.composite import PANEL, Operator, RowSource, SystemSum, at_rest
 
 TOGETHER = 64
 """The number of tokens whose contributions are computed in one batch."""

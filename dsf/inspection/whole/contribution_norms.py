@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from dsf.algebra import select
-from dsf.composite import Operator
 from dsf.evaluate import attention_map, final_state, step
 from dsf.evaluate.maps import Selection
 from dsf.evaluate.memory_plan import block_bytes, check_room
 from dsf.inspection.whole.stages import Centre, Chain, Project, Scale, Stage
-from dsf.system import System
-from dsf.transition import Diagonal, ScaledIdentity, Transition
+from dsf.systems.algebra import select
+from dsf.systems.composite import Operator
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal, ScaledIdentity, Transition
 
 ROOM = 2**26
 """Bytes that the maps of some channels, and the vectors of some rows, may take at a time."""

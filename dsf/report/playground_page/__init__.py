@@ -19,7 +19,7 @@ from markupsafe import Markup
 from dsf.report.content import embedded
 from dsf.report.page import fingerprint
 from dsf.report.viewer import file_of, style_of
-from dsf.saving import replace_file
+from dsf.runtime.files import replace_file
 
 SCRIPTS = ("systems", "python", "formulas", "pictures", "board", "page")
 HEIGHT = 900

@@ -13,7 +13,7 @@ import dsf
 from dsf.inspection.families import gated_delta, kimi_delta, mamba, mamba2, rwkv, shared, zamba
 from dsf.inspection.families.shared import by_head, rms_factor
 from dsf.mixers import RWKV4, KimiDeltaAttention
-from dsf.transition import DiagonalPlusLowRank
+from dsf.systems.transition import DiagonalPlusLowRank
 from tests.inspection.families.tiny_models import build, inputs
 
 

@@ -8,12 +8,7 @@ import torch
 import dsf
 from dsf.inspection import InspectionError, ReconstructionError
 from dsf.inspection.whole.stages import Centre, Chain, Scale
-from tests.inspection.families.tiny_models import (
-    FAMILIES,
-    build,
-    inputs,
-    skip_a_known_defect,
-)
+from tests.inspection.families.tiny_models import FAMILIES, build, inputs, skip_a_known_defect
 
 pytestmark = pytest.mark.matrix
 

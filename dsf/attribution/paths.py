@@ -1,0 +1,212 @@
+"""The strongest paths of an attribution: chains from an input token over edges to the number.
+
+A path stays at a token along the residual connections, norms and feed-forward layers, and moves to
+another token along one edge of a mixer. Every run is the sum of all its paths, whose number grows
+exponentially with the layers; the strongest ones are found from the end, the largest share first.
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count as counted
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dsf.attribution.affine_steps import Step, adjoints, pulled_back
+from dsf.attribution.functionals import Functional
+from dsf.attribution.mixer_calls import MixerStep
+
+
+class Edge(NamedTuple):
+    """One edge of a path.
+
+    Attributes:
+        layer: the name of its mixer.
+        written, read: the token it writes to and the token it reads.
+    """
+
+    layer: str
+    written: int
+    read: int
+
+
+@dataclass(frozen=True)
+class Path:
+    """One chain from an input token to the number.
+
+    Attributes:
+        token: where it starts.
+        edges: what it passes, in the order of the layers; none for the residual stream alone.
+        share: what it contributes to the number.
+    """
+
+    token: int
+    edges: tuple[Edge, ...]
+    share: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, strings and lists."""
+        edges = [edge._asdict() for edge in self.edges]
+        return {"token": self.token, "edges": edges, "share": self.share}
+
+
+@dataclass(frozen=True, repr=False)
+class Paths(Sequence[Path]):
+    """The paths that were found, those with the largest absolute shares first.
+
+    Attributes:
+        found: the paths.
+        total: what all paths together contribute, that is the shares of all tokens.
+        continued: how many ends of paths were followed one layer further.
+        is_settled: whether the search came to its end: every end of a path that was not followed
+            has a share, summed over all ways on from there, below those that were found.
+        sample: the sample that they are of.
+    """
+
+    found: tuple[Path, ...]
+    total: float
+    continued: int
+    is_settled: bool
+    sample: int
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.found[index]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    @property
+    def covered(self) -> float:
+        """The sum of their shares. The other paths contribute ``total - covered``."""
+        return sum((path.share for path in self.found), 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, strings and lists."""
+        return {
+            "total": self.total,
+            "covered": self.covered,
+            "continued": self.continued,
+            "is_settled": self.is_settled,
+            "sample": self.sample,
+            "paths": [path.to_json() for path in self.found],
+        }
+
+    def __repr__(self) -> str:
+        return f"Paths({len(self)} with {self.covered:.4g} of {self.total:.4g})"
+
+
+@dataclass(order=True)
+class _End:
+    """A path as far as it was followed back: from the number to one token of one result.
+
+    Attributes:
+        rank: minus the absolute share of all paths with this end.
+        number: breaks ties.
+        at: the mixer it came to; None for the first residual stream.
+        token: the token there.
+        share: the share of all paths with this end.
+        adjoint: the adjoint there, along this end alone.
+        later: the mixers that it passes after this one, each with the token that is written.
+    """
+
+    rank: float
+    number: int
+    at: MixerStep | None = field(compare=False)
+    token: int = field(compare=False)
+    share: float = field(compare=False)
+    adjoint: Tensor = field(compare=False)
+    later: tuple[tuple[str, int], ...] = field(compare=False)
+
+    def path(self) -> Path:
+        """The path, which has come to the first residual stream."""
+        tokens = (self.token, *(written for _, written in self.later))
+        edges = tuple(
+            Edge(layer, written, read)
+            for (layer, written), read in zip(self.later, tokens, strict=False)
+        )
+        return Path(self.token, edges, self.share)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """The search for the strongest paths of one sample.
+
+    Attributes:
+        root: the first residual stream.
+        mixers: the mixers that paths pass.
+        from_tokens: what the tokens contribute to the results of the root and of the mixers.
+        total: the shares of all tokens of the sample together.
+        sample: which sample.
+        most: how many ends of paths are followed further at most.
+    """
+
+    root: Step
+    mixers: tuple[MixerStep, ...]
+    from_tokens: Mapping[Step, Tensor]
+    total: float
+    sample: int
+    most: int
+
+    def strongest(self, stop: Step, functional: Functional, count: int) -> Paths:
+        """The paths to ``functional`` of the result of ``stop``, the largest end followed first.
+
+        What ends with the same edges is one number, the sum over all ways on from there, so that
+        an end is followed before others that are smaller as a whole.
+        """
+        numbers, kept, continued = counted(), count + self.most, 0
+        alone = functional.of_sample(self.sample)
+        waiting = list(self._back(stop, alone, (), kept, numbers))
+        heapq.heapify(waiting)
+        found: list[_End] = []
+        while waiting and len(found) < count:
+            end = waiting[0]
+            if end.at is not None and continued == self.most:
+                break
+            heapq.heappop(waiting)
+            if end.at is None:
+                found.append(end)
+                continue
+            continued += 1
+            given = end.adjoint.new_zeros(len(self.from_tokens[end.at.step]), 1, *end.adjoint.shape)
+            given[self.sample, 0] = end.adjoint
+            written = Functional(given, end.at.step.shape, end.token)
+            (moved,) = pulled_back(end.at.step, written)
+            later = ((end.at.name, end.token), *end.later)
+            for each in self._back(end.at.source, moved, later, kept, numbers):
+                heapq.heappush(waiting, each)
+        is_settled = len(found) == count or not waiting
+        complete = found + [end for end in waiting if end.at is None]
+        strongest = tuple(end.path() for end in heapq.nsmallest(count, complete))
+        return Paths(strongest, self.total, continued, is_settled, self.sample)
+
+    def _back(
+        self,
+        stop: Step,
+        functional: Functional,
+        later: tuple[tuple[str, int], ...],
+        kept: int,
+        numbers: Iterator[int],
+    ) -> Iterator[_End]:
+        """What the number has from each token of the first stream and of each earlier mixer.
+
+        Along residual connections, norms and feed-forward layers, but through no other mixer.
+        """
+        earlier = {each.step: each for each in self.mixers if each.step.number <= stop.number}
+        ends = [self.root, *earlier]
+        carried = adjoints(stop, functional, set(ends), ends=set(ends))
+        shares = torch.stack([self._by_token(carried[step], step) for step in ends])
+        largest = shares.flatten().abs().topk(min(kept, shares.numel())).indices
+        for at in largest.tolist():
+            place, token = divmod(at, shares.shape[1])
+            share, step = shares[place, token].item(), ends[place]
+            if share:
+                adjoint = carried[step][self.sample, token].clone()
+                yield _End(
+                    -abs(share), next(numbers), earlier.get(step), token, share, adjoint, later
+                )
+
+    def _by_token(self, adjoint: Tensor, step: Step) -> Tensor:
+        given = self.from_tokens[step]
+        return (adjoint[self.sample] * given[self.sample]).flatten(1).sum(dim=1)

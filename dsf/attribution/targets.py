@@ -1,0 +1,220 @@
+"""What is attributed: a token's logit, a difference of two, or any linear functional, as a tensor.
+
+A target becomes a functional: a tensor of the shape of the logits (or of a stream), whose inner
+product with them is the number that is attributed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dsf.attribution.functionals import PLACED, Functional, paired
+from dsf.attribution.linear_parts import tensors_in
+
+Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
+ROWS = 2
+"""The least number of axes of logits: a row of classes for every sample."""
+_CURES = {
+    True: "Have the model put out logits, with one row for every sample.",
+    False: "Give a function that takes one number for every sample from them.",
+}
+LINEAR = 1e-8
+"""The largest relative difference from a linear functional that rounding explains."""
+
+
+def put_out(result: Any) -> Tensor | None:
+    """What is shown of a model's output: its logits, or its first tensor; None without a tensor.
+
+    A number that comes first, such as a loss, is left out where there is more.
+    """
+    logits = result.get("logits") if isinstance(result, Mapping) else None
+    if logits is not None:
+        return logits
+    parts = list(tensors_in(result))
+    return next((part for part in parts if part.ndim), parts[0] if parts else None)
+
+
+def functional_of(
+    target: Target,
+    against: Target | None,
+    position: int,
+    logits: Float[Tensor, "*axes"],
+    tokenizer: Any | None,
+) -> Functional:
+    """The functional of ``target``, minus that of ``against``, at one position of ``logits``.
+
+    Raises:
+        TypeError, ValueError, IndexError: if the target is not one that ``logits`` have.
+    """
+    if logits.ndim < ROWS or (logits.ndim > PLACED and not callable(target)):
+        axes = "'sample class' or 'sample time class'"
+        raise ValueError(
+            f"attribute: what the model puts out has the sizes {tuple(logits.shape)}, but logits "
+            f"have the axes {axes}. " + _CURES[logits.ndim < ROWS]
+        )
+    if callable(target):
+        if against is not None:
+            raise ValueError(
+                "attribute: 'against' goes with a token, but 'target' is a function. Let the "
+                "function itself return the difference."
+            )
+        return _of_function(target, logits)
+    if target is None:
+        raise TypeError(
+            "attribute: 'target' is None, but something has to be attributed: a token's number or "
+            "text, or a function of the logits."
+        )
+    shown = _position(logits, position)
+    weights = logits.new_zeros(logits.shape[0], logits.shape[-1])
+    for sign, tokens in ((1.0, target), (-1.0, against)):
+        if tokens is not None:
+            ids = _ids(tokens, logits, tokenizer)
+            _check_other(ids, weights)
+            weights[torch.arange(len(ids), device=logits.device), ids] += sign
+    return Functional.of(weights) if logits.ndim < PLACED else _at(shown, weights, logits)
+
+
+def _check_other(ids: Tensor, weights: Tensor) -> None:
+    """Raise if a token is subtracted from itself."""
+    taken = weights[torch.arange(len(ids), device=ids.device), ids] != 0
+    if bool(taken.any()):
+        sample = int(taken.nonzero()[0])
+        raise ValueError(
+            f"attribute: 'target' and 'against' are both the token {int(ids[sample])} in sample "
+            f"{sample}, and a logit less itself is 0. Give another token as 'against'."
+        )
+
+
+def along(
+    vector: Float[Tensor, "*axes"], stream: Float[Tensor, "sample time *width"], position: int
+) -> Functional:
+    """The functional ``<vector, stream at one position>``.
+
+    Args:
+        vector: ``*width``, or ``sample *width`` for a vector of its own for every sample.
+
+    Raises:
+        ValueError: if the vector does not have the width of the stream.
+    """
+    width = stream.shape[2:]
+    if vector.shape not in (width, (stream.shape[0], *width)):
+        raise ValueError(
+            f"attribute: a vector over a stream must have the shape {tuple(width)}, or "
+            f"{(stream.shape[0], *width)} with one vector for each sample, but it has "
+            f"{tuple(vector.shape)}."
+        )
+    if vector.is_complex() or not bool(vector.isfinite().all()):
+        raise ValueError(
+            "attribute: a vector over a stream must be real and finite, but it is not."
+        )
+    weights = vector.to(stream).expand(stream.shape[0], *width)
+    return _at(_position(stream, position), weights, stream)
+
+
+def _at(position: int, weights: Tensor, result: Tensor) -> Functional:
+    return Functional(weights.unsqueeze(1), result.shape, position)
+
+
+def _position(logits: Tensor, position: int) -> int:
+    if isinstance(position, bool) or not hasattr(position, "__index__"):
+        raise TypeError(f"attribute: position={position!r}, but it is a whole number.")
+    if logits.ndim == 2:  # one row of classes for every sample
+        return 0
+    steps = logits.shape[1]
+    if not -steps <= position < steps:
+        raise IndexError(
+            f"attribute: position={position}, but there are {steps} positions; give one from 0 to "
+            f"{steps - 1}, or from -{steps} to -1 counted from the end."
+        )
+    return position % steps
+
+
+def _of_function(
+    function: Callable[[Tensor], Tensor], logits: Float[Tensor, "*axes"]
+) -> Functional:
+    """The gradient of ``function``, which must be linear and treat samples separately.
+
+    Linearity is tried at the logits and at others, since the gradient is the functional only then.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        given = logits.detach().clone().requires_grad_()
+        value = function(given)
+        if not isinstance(value, Tensor) or value.numel() != logits.shape[0]:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"attribute: a target function must return one number for each of the "
+                f"{logits.shape[0]} samples, but it returned {found}."
+            )
+        functional = None
+        if value.requires_grad:
+            (functional,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
+    if functional is None:
+        raise ValueError("attribute: the target function does not depend on the logits.")
+    if not bool(functional.isfinite().all()):
+        raise ValueError(
+            "attribute: the target function has a slope in the logits that is not finite, so its "
+            "value is no sum of shares."
+        )
+    for tried in (logits, logits.flip(-1).square() + 1):
+        expected = paired(functional, tried)
+        scale = paired(functional, tried, absolute=True).clamp_min(1e-300)
+        if bool(((function(tried).reshape(-1) - expected).abs() > LINEAR * scale).any()):
+            raise ValueError(
+                "attribute: the target function is not linear in the logits (it may not take a "
+                "softmax or a logarithm, or add a constant), so its value is no sum of shares. Use "
+                "a logit or a difference of logits."
+            )
+    return Functional.where_it_is(functional)
+
+
+def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:
+    samples, size = logits.shape[0], logits.shape[-1]
+    # A tensor or an array, also of one number, is a list of targets.
+    given = tokens.reshape(-1).tolist() if hasattr(tokens, "reshape") else tokens
+    several = given if isinstance(given, list | tuple) else [given] * samples
+    ids = [_id(token, tokenizer) for token in several]
+    ids = ids * samples if len(ids) == 1 else ids
+    if len(ids) != samples:
+        raise ValueError(
+            f"attribute: give one target, or one for each of the {samples} samples, but there are "
+            f"{len(ids)}."
+        )
+    wrong = [number for number in ids if not 0 <= number < size]
+    if wrong:
+        raise ValueError(
+            f"attribute: the token {wrong[0]} is none of the {size} that the model has logits for."
+        )
+    return torch.tensor(ids, device=logits.device)
+
+
+def _id(token: Any, tokenizer: Any | None) -> int:
+    if isinstance(token, bool) or not isinstance(token, int | str):
+        raise TypeError(
+            f"attribute: a target is a token's number or text, a function of the logits, or (with "
+            f"'stream') a vector, but it is {type(token).__name__}."
+        )
+    if isinstance(token, int):
+        return token
+    if tokenizer is None:
+        raise ValueError(
+            f"attribute: the target {token!r} is a text, but there is no tokenizer to read it. "
+            "Give the token's number, or stack(...) a folder that has a tokenizer."
+        )
+    found = tokenizer.encode(token, add_special_tokens=False)
+    if len(found) != 1:
+        pieces = [tokenizer.decode([each]) for each in found]
+        raise ValueError(
+            f"attribute: {token!r} is {len(found)} tokens ({', '.join(map(repr, pieces))}), but a "
+            "target is one. Many words start with a space: ' Paris' is another token than 'Paris'."
+        )
+    number: int = found[0]
+    unknown = getattr(tokenizer, "unk_token", None)
+    if number == getattr(tokenizer, "unk_token_id", None) and token != unknown:
+        raise ValueError(
+            f"attribute: the model knows no token {token!r}: it becomes {unknown!r}, "
+            "as of every text that it does not know. Give a token that it knows."
+        )
+    return number

@@ -1,0 +1,339 @@
+"""Realisation of a map as a system, and order reduction with an error bound and measured error."""
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import inf, isqrt, nextafter
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Inexact, Shaped
+from torch import Tensor
+
+from dsf.evaluate import attention_map, row_blocks
+from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.enclosure import enclosed_rows
+from dsf.evaluate.exact_rows import entries_of, is_small, squared_distance
+from dsf.evaluate.scaled_norms import norm
+from dsf.evaluate.windows.folding import fold
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import at_least
+from dsf.systems.algebra import with_conjugates
+from dsf.systems.composite import ExplicitMap
+from dsf.systems.system import System
+from dsf.systems.transition import Dense
+
+
+class Token(NamedTuple):
+    """The reduced coefficients of one token, in the state coordinates before and after it."""
+
+    A: Shaped[Tensor, "*batch kept before"]
+    B: Shaped[Tensor, "*batch kept input"]
+    C: Shaped[Tensor, "*batch output before"]
+    D: Shaped[Tensor, "*batch output input"]
+    dropped: Shaped[Tensor, "*batch"]
+
+
+class Cut(NamedTuple):
+    """Which singular directions are kept: those above a threshold, at most ``order`` of them."""
+
+    threshold: Shaped[Tensor, "*batch"]
+    order: int | None
+
+    def mask(self, values: Shaped[Tensor, "*batch direction"]) -> Bool[Tensor, "*batch direction"]:
+        kept = values > self.threshold.unsqueeze(-1)
+        if self.order is not None:
+            kept[..., self.order :] = False
+        return kept
+
+
+def through_map(map: Tensor, cut: Cut) -> Iterator[Token]:
+    """The reduced coefficients of a map, token by token.
+
+    Carries the rows of the map of all later tokens, expressed in the current state.
+    """
+    steps = map.shape[-1]
+    future = map[..., :, :0]
+    for t in range(steps):
+        read, ahead = future[..., :1, :], future[..., 1:, :]
+        seen = torch.cat([ahead, map[..., t + 1 :, t : t + 1]], dim=-1)
+        left, values, right, dropped = _split(seen, cut)
+        width = read.shape[-1]
+        feedthrough = map[..., t : t + 1, t : t + 1]
+        yield Token(right[..., :width], right[..., width:], read, feedthrough, dropped)
+        future = left * values.unsqueeze(-2)
+
+
+def through_system(system: System, cut: Cut) -> Iterator[Token]:
+    """The reduced coefficients of a system, token by token.
+
+    Carries a basis that expresses the original state in the coordinates that are kept.
+    """
+    futures = list(_futures(system))[::-1]
+    size = (*system.batch, system.state_size, 0)
+    basis = torch.zeros(size, dtype=system.dtype, device=system.device)
+    for t, future in enumerate(futures):
+        token = system.window(t, t + 1)
+        B, C, D = (
+            torch.as_tensor(part).squeeze(-3).to(system.dtype)
+            for part in (token.B, token.C, token.feedthrough)
+        )
+        carried = (token.A @ basis.unsqueeze(-3)).squeeze(-3)
+        images = torch.cat([carried, B], dim=-1)
+        right, dropped = _split(future @ images, cut)[2:]
+        width = basis.shape[-1]
+        before = system.reads_before_update
+        read = C @ (basis if before else carried)
+        through = D if before else D + C @ B
+        yield Token(right[..., :width], right[..., width:], read, through, dropped)
+        basis = images @ right.mH
+
+
+def _futures(system: System) -> Iterator[Tensor]:
+    """Triangular factors of the observability Gramian after every token, the last token first."""
+    size = (*system.batch, system.state_size, system.state_size)
+    factor = torch.zeros(size, dtype=system.dtype, device=system.device)
+    for t in range(system.steps - 1, -1, -1):
+        yield factor
+        panel = fold(system, t, t + 1)
+        stacked = torch.cat([panel.reach, panel.seen_before(factor)], dim=-2)
+        factor = torch.linalg.qr(stacked, mode="r").R
+
+
+def _split(seen: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The singular directions that are kept, and the size of those that are dropped."""
+    left, values, right = torch.linalg.svd(seen, full_matrices=False)
+    kept = cut.mask(values)
+    dropped = norm(values.where(~kept, 0))
+    width = int(kept.sum(dim=-1).max()) if kept.numel() else 0
+    right = right * kept.unsqueeze(-1)
+    values = values * kept
+    return left[..., :width], values[..., :width], right[..., :width, :], dropped
+
+
+def assembled(tokens: list[Token], owner: str) -> System:
+    states = max(1, *(token.A.shape[-2] for token in tokens))
+
+    def padded(part: Tensor, rows: int | None, columns: int | None) -> Tensor:
+        right = 0 if columns is None else columns - part.shape[-1]
+        down = 0 if rows is None else rows - part.shape[-2]
+        return torch.nn.functional.pad(part, (0, right, 0, down))
+
+    if not tokens:
+        raise ValueError(f"{owner}: the map has no tokens.")
+    A = torch.stack([padded(token.A, states, states) for token in tokens], dim=-3)
+    B = torch.stack([padded(token.B, states, None) for token in tokens], dim=-3)
+    C = torch.stack([padded(token.C, None, states) for token in tokens], dim=-3)
+    D = torch.stack([token.D for token in tokens], dim=-3)
+    return System(Dense(A), B, C, D, reads_before_update=True)
+
+
+TOLERANCE = 1e-12
+SINGLE = 4  # bytes of the smallest numbers for which torch has decompositions
+NORMS = 2.0**-36  # above the relative rounding of any norm below
+LITTLE = 2.0**-20  # of the size of a map: rounding above that says nothing
+EnclosedRows = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """A smaller system, with a bound on the error of its map and the error as measured.
+
+    Attributes:
+        system: the reduced system; it reads before it updates, with a feedthrough of its own.
+        order: number of states at the token that needs most.
+        bound: proven upper bound on the Frobenius norm of the difference of the two maps that the
+            stored coefficients define: ``error + rounding``, rounded up. ``inf`` where rounding
+            cannot be bounded.
+        error: the Frobenius norm of the difference as measured, in float64.
+        rounding: how far rounding may have moved both maps while they were compared, from their
+            enclosures (``attention_map(system, enclosed=True)``). Where states are in a bad basis,
+            these say nothing: small systems of real stored numbers (a million products) are then
+            multiplied out exactly, for larger ones it is far above ``error``.
+        dropped: what the dropped Hankel singular values amount to, the root of the sum of their
+            squares: the error without any rounding, known before the maps are compared.
+        size: the Frobenius norm of the original map, the scale of all of these.
+    """
+
+    system: System
+    order: int
+    bound: Float[Tensor, "*batch"]
+    error: Float[Tensor, "*batch"]
+    rounding: Float[Tensor, "*batch"]
+    dropped: Float[Tensor, "*batch"]
+    size: Float[Tensor, "*batch"]
+
+
+@checked
+def realise(map: Inexact[Tensor, "*batch time time"], *, tolerance: float = TOLERANCE) -> System:
+    """The smallest time-varying system that has ``map`` as its map.
+
+    The number of states after each token is the rank of ``map[t+1:, :t+1]``, counted above
+    ``tolerance`` times the Frobenius norm of the map; states are padded with zeros to the largest
+    number over all tokens (and over the batch). The system reads before the update, so that the
+    diagonal of the map is its feedthrough D. Works in the number type of the map.
+
+    Raises:
+        ValueError: if the map is not square, not finite, or not causal (names the entry), or the
+            tolerance no share.
+
+    >>> system = realise(torch.tensor([[1.0, 0, 0], [2, 3, 0], [4, 6, 5]]).double())
+    >>> system.state_size
+    1
+    """
+    if not 0 <= tolerance < 1:
+        raise ValueError(
+            f"realise: 'tolerance' must be a share of the norm of the map, from 0 to below 1, but "
+            f"it is {tolerance}."
+        )
+    _realisable(map)
+    cut = Cut(tolerance * norm(map, (-2, -1)), None)
+    return assembled(list(through_map(map, cut)), "realise")
+
+
+@checked
+def reduce(
+    map_or_system: Inexact[Tensor, "*batch time time"] | System | ExplicitMap,
+    *,
+    order: int | None = None,
+    tolerance: float | None = None,
+) -> Reduction:
+    """A system with fewer states, with a bound on the error and the error as measured.
+
+    After every token it keeps the directions of the state with the largest Hankel singular values:
+    those that carry most from unit signals in the past to later responses.
+
+    Args:
+        map_or_system: a causal map, or a causal system (for an attention cache its map is used).
+        order: keep at most this many states.
+        tolerance: instead, drop singular values below this fraction of the map's Frobenius norm.
+
+    Raises:
+        ValueError: unless exactly one of ``order`` and ``tolerance`` is given, in range.
+    """
+    _one_of(order, tolerance)
+    if isinstance(map_or_system, ExplicitMap) or (
+        isinstance(map_or_system, System) and kept_rows(map_or_system) is not None
+    ):
+        original = enclosed_rows(map_or_system)
+        map_or_system = attention_map(map_or_system)
+    else:
+        original = None
+    if isinstance(map_or_system, Tensor):
+        _realisable(map_or_system)
+    else:
+        map_or_system = _plain(map_or_system)
+    size = _norm(map_or_system)
+    cut = Cut((TOLERANCE if tolerance is None else tolerance) * size, order)
+    if isinstance(map_or_system, Tensor):
+        tokens = list(through_map(map_or_system, cut))
+        original = original or ((row, 0 * row.abs()) for row in map_or_system.split(1, dim=-2))
+    else:
+        tokens = list(through_system(map_or_system, cut))
+        original = enclosed_rows(map_or_system)
+    system = assembled(tokens, "reduce")
+    error, rounding = _apart(original, enclosed_rows(system))
+    says_nothing = bool((rounding > torch.maximum(error, LITTLE * size.to(error))).any())
+    if says_nothing and isinstance(map_or_system, System):
+        error, rounding = _multiplied_out(map_or_system, system, error, rounding)
+    return Reduction(
+        system=system,
+        order=system.state_size,
+        bound=_rounded_up(error + rounding, size),
+        error=error.to(size),
+        rounding=_rounded_up(rounding, size),
+        dropped=_joined(token.dropped for token in tokens),
+        size=size,
+    )
+
+
+def _plain(system: System) -> System:
+    if system.runs_backward:
+        raise ValueError(
+            "reduce: needs a causal system, but this one runs backward. "
+            "Reverse it first: dsf.algebra.reverse(system)."
+        )
+    return with_conjugates(system) if system.takes_real_part else system
+
+
+def _norm(map_or_system: Tensor | System) -> Tensor:
+    return _joined(norm(rows.weights, (-2, -1)) for rows in row_blocks(map_or_system))
+
+
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    """The root of the sum of the squares."""
+    return functools.reduce(torch.hypot, parts)
+
+
+def _apart(first: EnclosedRows, second: EnclosedRows) -> tuple[Tensor, Tensor]:
+    """The Frobenius norm of the difference as measured, and a bound on what rounding adds."""
+    found = []
+    for (stored, radius), (there, other) in zip(first, second, strict=True):
+        dtype = torch.promote_types(stored.dtype, torch.float64)
+        difference = stored.to(there.device, dtype) - there
+        uncertain = radius.to(other) + other + torch.finfo(torch.float64).eps * difference.abs()
+        found.append([norm(difference, (-2, -1)), norm(uncertain, (-2, -1))])
+    error, rounding = (_joined(parts) for parts in zip(*found, strict=True))
+    # what the norms themselves were rounded by
+    rounding = (rounding + NORMS * error) * (1 + NORMS)
+    return error, torch.where(error.isfinite() & rounding.isfinite(), rounding, torch.inf)
+
+
+def _multiplied_out(
+    first: System, second: System, error: Tensor, rounding: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same from exact maps, where both systems are small enough."""
+    if not (is_small(first) and is_small(second)):
+        return error, rounding
+    exact = [_root(squared_distance(first, second, index)) for index in entries_of(first)]
+    error = torch.tensor(exact, dtype=torch.float64).reshape(first.batch)
+    return error, torch.where(error.isfinite(), NORMS * error, torch.inf)
+
+
+def _root(value: Fraction) -> float:
+    """The square root, rounded up; infinite beyond the largest float."""
+    bits = 1200
+    root = Fraction(isqrt((value.numerator << 2 * bits) // value.denominator) + 1, 1 << bits)
+    try:
+        return nextafter(float(root), inf) if value else 0.0
+    except OverflowError:
+        return inf
+
+
+def _rounded_up(bound: Tensor, like: Tensor) -> Tensor:
+    """In the number type of ``like``, never below."""
+    there = bound.to(like.dtype)
+    above = torch.nextafter(there, torch.full_like(there, torch.inf))
+    return torch.where(there.to(bound) < bound * (1 + NORMS), above, there).to(like.device)
+
+
+def _one_of(order: int | None, tolerance: float | None) -> None:
+    if (order is None) == (tolerance is None):
+        raise ValueError("reduce: give either 'order' or 'tolerance', and only one of them.")
+    if order is not None:
+        at_least(1, "reduce", "order", order)
+    if tolerance is not None and not 0 <= tolerance < 1:
+        raise ValueError(f"reduce: 'tolerance' must lie in [0, 1), but it is {tolerance}.")
+
+
+def _realisable(map: Tensor) -> None:
+    if map.dtype.itemsize < SINGLE or not (map.is_floating_point() or map.is_complex()):
+        kind = str(map.dtype).removeprefix("torch.")
+        raise TypeError(
+            f"realise: the map has the number type {kind}, in which nothing is decomposed. Convert "
+            f"it first, for example with .double()."
+        )
+    if map.ndim < 2 or map.shape[-1] != map.shape[-2]:
+        raise ValueError(
+            f"realise: needs square maps, but the shape is {tuple(map.shape)}. Pass the whole map, "
+            f"not a block of its rows."
+        )
+    if not bool(map.isfinite().all()):
+        raise ValueError("realise: the map holds numbers that are NaN or infinite.")
+    ahead = torch.nonzero(map.triu(1))
+    if len(ahead):
+        raise ValueError(
+            f"realise: needs a causal map, but entry {tuple(ahead[0].tolist())} above the diagonal "
+            f"is {map[tuple(ahead[0])].item():.3g}. Realise the two triangles separately."
+        )

@@ -1,0 +1,51 @@
+"""Edited runs of a model and models with fewer states.
+
+Names are imported on first use: the command line reads ``edits``, which needs no torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from dsf.runtime.first_use import finding
+
+if TYPE_CHECKING:
+    from dsf.interventions.fewer_states import (
+        KeptStates,
+        ReducedStates,
+        best_states,
+        kept_states,
+        reduce_states,
+        strongest_states,
+    )
+    from dsf.interventions.intervention import Intervention, intervene
+    from dsf.interventions.state_gramians import StateProducts, state_products
+    from dsf.interventions.sweeps import sweep
+
+_HOMES = {
+    "Intervention": "dsf.interventions.intervention",
+    "KeptStates": "dsf.interventions.fewer_states",
+    "ReducedStates": "dsf.interventions.fewer_states",
+    "StateProducts": "dsf.interventions.state_gramians",
+    "best_states": "dsf.interventions.fewer_states",
+    "intervene": "dsf.interventions.intervention",
+    "kept_states": "dsf.interventions.fewer_states",
+    "reduce_states": "dsf.interventions.fewer_states",
+    "state_products": "dsf.interventions.state_gramians",
+    "strongest_states": "dsf.interventions.fewer_states",
+    "sweep": "dsf.interventions.sweeps",
+}
+
+__all__ = [
+    "Intervention",
+    "KeptStates",
+    "ReducedStates",
+    "StateProducts",
+    "best_states",
+    "intervene",
+    "kept_states",
+    "reduce_states",
+    "state_products",
+    "strongest_states",
+    "sweep",
+]
+
+__getattr__ = finding("dsf.interventions", _HOMES)

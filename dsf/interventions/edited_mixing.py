@@ -1,0 +1,525 @@
+"""The response of a mixer whose values, state, map or response are edited.
+
+Edits of values act first, then those of the state, of the map and of the response; edits of one
+kind act in the order in which they are given.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from dsf.evaluate import attention_map, final_state, respond
+from dsf.inspection.choice import chosen_heads
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.results.layers import InspectedLayer, Inspection
+from dsf.inspection.softmax.followed import GivenWeights
+from dsf.interventions.edits import (
+    Ablate,
+    Cut,
+    Edit,
+    Forget,
+    MapEdit,
+    MapFrom,
+    Mean,
+    Negative,
+    Reduce,
+    ResponseEdit,
+    Scale,
+    Sink,
+    Source,
+    StateFrom,
+    Tokens,
+    ValueFrom,
+    Window,
+)
+from dsf.mixers import SoftmaxAttention
+from dsf.systems.algebra import split_at
+from dsf.systems.coefficient import TokenSlots
+from dsf.systems.composite import Operator
+from dsf.systems.system import System
+
+ENTRIES = 2**24
+"""The number of entries of maps that are held at once."""
+WHOLE = 1e-9
+"""How far the sum of a softmax may lie from one by rounding."""
+NORMALISED = (SoftmaxAttention, GivenWeights)
+"""Mixers whose rows are a softmax over keys."""
+Block = Float[Tensor, "*batch rows output read input"]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A mixer on the input that it has now, and what its edits refer to.
+
+    Attributes:
+        name: the name of its layer.
+        mixer: its coefficients and values.
+        sources: the other runs, by name.
+        has_samples: whether the first batch axis counts the samples of the model.
+    """
+
+    name: str
+    mixer: Any
+    sources: Mapping[str, Inspection]
+    has_samples: bool = True
+
+    def check_samples(self, edit: Edit) -> None:
+        """Raise InspectionError where samples are chosen and cannot be told apart."""
+        if edit.samples is not None and not self.has_samples:
+            count = self.mixer.system().batch[:1].numel()
+            raise InspectionError(
+                f"intervene: the {count} sequences that {self.name} mixes are not one for each "
+                f"sample (it cuts them into windows, or has one map for all), so samples="
+                f"{edit.samples} cannot be chosen. Leave 'samples' out, or run a sample alone."
+            )
+
+    def heads(self, edit: Edit) -> Sequence[int] | None:
+        """The chosen entries of the second batch axis; None for all."""
+        if edit.heads is None:
+            return None
+        batch = self.mixer.system().batch
+        if len(batch) < 2:
+            raise InspectionError(
+                f"intervene: {self.name} has one map for all of its channels, so heads={edit.heads}"
+                " cannot be chosen. Leave 'heads' out."
+            )
+        return chosen_heads(self.name, batch[1], edit.heads)
+
+    def of(self, source: Source, edit: Edit) -> InspectedLayer:
+        """The same layer in another run."""
+        kind = type(edit).__name__
+        if isinstance(source, str):
+            if source not in self.sources:
+                raise InspectionError(
+                    f"intervene: {kind} refers to the run '{source}', but 'sources' has "
+                    f"{', '.join(self.sources) or 'none'}. Pass sources={{'{source}': inspection}}."
+                )
+            source = self.sources[source]
+        if source is None:
+            raise InspectionError(
+                f"intervene: {kind} needs another run: give its inspection, as "
+                f"{kind}(..., other=dsf.inspect(model, ...))."
+            )
+        if not isinstance(source, Inspection):
+            raise InspectionError(
+                f"intervene: {kind} refers to {type(source).__name__}, but another run is given as "
+                "its inspection, dsf.inspect(model, ...), or as the name of one in 'sources'."
+            )
+        try:
+            return source[self.name]
+        except KeyError as error:
+            raise InspectionError(
+                f"intervene: {kind}: the other run has no layer '{self.name}'."
+            ) from error
+
+
+def edited_response(
+    subject: Subject, edits: Sequence[Edit], plain: Tensor | None = None
+) -> Shaped[Tensor, "*batch time output channel"]:
+    """The response of a mixer with all ``edits`` applied.
+
+    Args:
+        plain: its response without edits, where that is known.
+
+    Raises:
+        InspectionError: if an edit does not fit the mixer.
+    """
+    system, given = subject.mixer.system(), subject.mixer.signal()
+    signal = _with_all_values(subject, edits, given)
+    moving = signal - _constant_signal(subject.mixer)
+    recurrent = _is_recurrent(system)
+    rows: list[MapEdit | Forget] = []
+    states: list[Forget | StateFrom] = []
+    for edit in edits:
+        if isinstance(edit, MapEdit) or (isinstance(edit, Forget) and not recurrent):
+            rows.append(edit)
+        elif isinstance(edit, Forget | StateFrom):
+            states.append(edit)
+    reductions = [edit for edit in edits if isinstance(edit, Reduce)]
+    if bool(rows) + bool(states) + len(reductions) > 1:
+        raise InspectionError(
+            f"intervene: {subject.name} has edits of its state and of its map, or several with a "
+            "'Reduce' among them, whose common meaning is not defined. Give them in separate calls."
+        )
+    if states:
+        response = _by_segments(subject, states, system, signal)
+    elif plain is None or signal is not given:
+        response = respond(system, signal)
+    else:
+        response = plain
+    for edit in reductions:
+        response = response - _lost(subject, edit, system, moving)
+    if rows:
+        changes = [_row_change(subject, edit, system, moving) for edit in rows]
+        response = response + _by_rows(system, moving, changes, response)
+    for edit in edits:
+        if isinstance(edit, Ablate | Mean):
+            response = _with_response(subject, edit, response)
+    return response
+
+
+def _constant_signal(mixer: Any) -> Tensor:
+    """The part of the signal that is no value: the constant inputs of affine terms."""
+    value = getattr(mixer, "value", None)
+    if value is None:
+        return torch.zeros_like(mixer.signal())
+    constant: Tensor = replace(mixer, value=torch.zeros_like(value)).signal()
+    return constant
+
+
+def _chosen(subject: Subject, edit: Edit, shape: Sequence[int]) -> Bool[Tensor, "*batch 1 1 1"]:
+    """Which entries of the batch axes an edit changes, with three more axes."""
+    chosen = torch.ones(*shape, dtype=torch.bool)
+    heads = subject.heads(edit)
+    if heads is not None:
+        kept = torch.zeros_like(chosen)
+        kept[:, list(heads)] = True
+        chosen = chosen & kept
+    if edit.samples is not None:
+        kept = torch.zeros_like(chosen)
+        kept[places("samples", edit.samples, shape[0] if shape else 1)] = True
+        chosen = chosen & kept
+    return chosen[(..., None, None, None)]
+
+
+def places(name: str, tokens: Tokens, count: int) -> Tensor:
+    """Numbers of tokens (or samples) as a tensor; negative ones count from the end.
+
+    Raises:
+        InspectionError: if there is no such token.
+    """
+    if tokens is None:
+        return torch.arange(count)
+    if isinstance(tokens, slice):
+        return torch.arange(count)[tokens]
+    several = [tokens] if isinstance(tokens, int) else list(tokens)
+    wrong = [each for each in several if not -count <= each < count]
+    if wrong:
+        raise InspectionError(
+            f"intervene: {name}={wrong[0]} is none of the {count}, which are numbered from 0 to "
+            f"{count - 1}."
+        )
+    return torch.tensor([each % count for each in several], dtype=torch.long)
+
+
+# Values and responses
+
+
+def _with_all_values(subject: Subject, edits: Sequence[Edit], signal: Tensor) -> Tensor:
+    """The signal with the values of other runs; the same object where no edit takes any."""
+    for edit in edits:
+        subject.check_samples(edit)
+        if isinstance(edit, ValueFrom):
+            signal = _with_values(subject, edit, signal)
+    return signal
+
+
+def _with_values(subject: Subject, edit: ValueFrom, signal: Tensor) -> Tensor:
+    other = subject.of(edit.other, edit).mixer.signal()
+    steps = signal.shape[-3]
+    chosen = places("tokens", edit.tokens, steps)
+    if not len(chosen):
+        return signal
+    fits = _fits(other.shape[:-3], signal.shape[:-3]) and other.shape[-2:] == signal.shape[-2:]
+    if not fits or other.shape[-3] <= int(chosen.max()):
+        raise InspectionError(
+            f"intervene: ValueFrom: the values of {subject.name} are {tuple(signal.shape)} in this "
+            f"run and {tuple(other.shape)} in the other, which must have one sample or as many, "
+            "the same heads and width, and the tokens that are taken."
+        )
+    other = other[..., : signal.shape[-3], :, :]
+    taken = torch.zeros(steps, 1, 1, dtype=torch.bool)
+    taken[chosen] = True
+    filled = torch.zeros_like(signal)
+    filled[..., : other.shape[-3], :, :] = other.expand(*signal.shape[:-3], *other.shape[-3:])
+    where = _chosen(subject, edit, signal.shape[:-3]) & taken
+    return torch.where(where.to(signal.device), filled, signal)
+
+
+def _fits(other: Sequence[int], here: Sequence[int]) -> bool:
+    """Whether the batch axes of another run are these, or these with one sample for all."""
+    return tuple(other[1:]) == tuple(here[1:]) and tuple(other[:1]) in ((1,), tuple(here[:1]))
+
+
+def _with_response(subject: Subject, edit: ResponseEdit, response: Tensor) -> Tensor:
+    put = torch.zeros_like(response)
+    if isinstance(edit, Mean):
+        put = put + response.mean(dim=-3, keepdim=True)
+        if edit.over is not None:
+            layer = subject.of(edit.over, edit)
+            there = respond(layer.mixer.system(), layer.mixer.signal())
+            sizes = [(*part.shape[1:-3], *part.shape[-2:]) for part in (response, there)]
+            if sizes[0] != sizes[1]:
+                raise InspectionError(
+                    f"intervene: Mean: the response of {subject.name} is {tuple(response.shape)} "
+                    f"in this run and {tuple(there.shape)} in the other, which must have the same "
+                    "heads and width."
+                )
+            there = there.mean(dim=(0, -3), keepdim=True).to(response)
+            put = torch.zeros_like(response) + there
+    where = _chosen(subject, edit, response.shape[:-3])
+    return torch.where(where.to(response.device), put, response)
+
+
+# The state
+
+
+def _is_recurrent(system: Operator) -> bool:
+    """Whether a state goes on from token to token, unlike in an attention cache."""
+    return (
+        isinstance(system, System)
+        and not system.runs_backward
+        and not isinstance(system.B, TokenSlots)
+    )
+
+
+def _by_segments(
+    subject: Subject, edits: Sequence[Forget | StateFrom], system: Operator, signal: Tensor
+) -> Tensor:
+    """The response where the state is exchanged between tokens, one segment after the other."""
+    borders: dict[int, list[Forget | StateFrom]] = {}
+    for edit in edits:
+        (token,) = places("token", edit.token, signal.shape[-3]).tolist()
+        borders.setdefault(token if isinstance(edit, Forget) else token + 1, []).append(edit)
+    if not isinstance(system, System) or not _is_recurrent(system):
+        raise InspectionError(
+            f"intervene: StateFrom: {subject.name} has no recurrent state that goes on from "
+            "token to token. For attention, take over values (ValueFrom) or maps (MapFrom)."
+        )
+    if system.steps in borders:
+        raise InspectionError(
+            "intervene: StateFrom: after the last token no other token reads the state. Give an "
+            "earlier token."
+        )
+    rest, start, parts = system, 0, []
+    for border in sorted({*borders, 0, system.steps}):
+        if border > start:
+            here, behind = (
+                (rest, None) if border == start + rest.steps else split_at(rest, border - start)
+            )
+            given = signal[..., start:border, :, :]
+            parts.append(respond(here, given))
+            if behind is None:
+                break
+            rest, start = replace(behind, initial=final_state(here, given)), border
+        for edit in borders.get(border, ()):
+            rest = replace(rest, initial=_exchanged(subject, edit, rest, signal))
+    return torch.cat(parts, dim=-3)
+
+
+def _exchanged(subject: Subject, edit: Forget | StateFrom, rest: System, signal: Tensor) -> Tensor:
+    """The state before the tokens of ``rest``: cleared, or that of another run."""
+    shape = (*rest.batch, rest.state_size, signal.shape[-1])
+    dtype = torch.promote_types(rest.dtype, signal.dtype)
+    now = signal.new_zeros(shape, dtype=dtype) if rest.initial is None else rest.initial
+    now = now.expand(shape)
+    put = torch.zeros_like(now)
+    if isinstance(edit, StateFrom):
+        layer = subject.of(edit.other, edit)
+        there, given = layer.mixer.system(), layer.mixer.signal()
+        chosen = edit.token if edit.other_token is None else edit.other_token
+        (token,) = places("other_token", chosen, there.steps).tolist()
+        if not isinstance(there, System) or not _is_recurrent(there):
+            raise InspectionError(f"intervene: StateFrom: {layer.name} has no state there.")
+        before = there if token + 1 == there.steps else split_at(there, token + 1)[0]
+        taken = final_state(before, given[..., : token + 1, :, :])
+        if not _fits(taken.shape, now.shape):
+            raise InspectionError(
+                f"intervene: StateFrom: the state of {subject.name} is {tuple(now.shape)} in this "
+                f"run and {tuple(taken.shape)} in the other."
+            )
+        put = taken.expand_as(now).to(now)
+    where = _chosen(subject, edit, rest.batch).squeeze(-1)
+    return torch.where(where.to(now.device), put, now)
+
+
+def _lost(subject: Subject, edit: Reduce, system: Operator, moving: Tensor) -> Tensor:
+    """What the weaker directions of the Hankel block at a token pass on to later tokens."""
+    (token,) = places("token", edit.token, moving.shape[-3]).tolist()
+    if edit.order < 0:
+        raise InspectionError(f"intervene: Reduce: order={edit.order}, but it counts directions.")
+    if token == 0:
+        raise InspectionError("intervene: Reduce: before token 0 there is nothing to remember.")
+    past = attention_map(system, slice(token, None))[..., : token * moving.shape[-2]]
+    left, sizes, right = torch.linalg.svd(past, full_matrices=False)
+    weaker = (left[..., edit.order :] * sizes[..., None, edit.order :]) @ right[
+        ..., edit.order :, :
+    ]
+    passed = weaker @ moving[..., :token, :, :].flatten(-3, -2)
+    lost = passed.unflatten(-2, (-1, system.output_size))
+    lost = torch.cat([torch.zeros_like(lost[..., :1, :, :]).expand(
+        *lost.shape[:-3], token, *lost.shape[-2:]), lost], dim=-3)  # fmt: skip
+    where = _chosen(subject, edit, system.batch)
+    return torch.where(where.to(lost.device), lost, 0)
+
+
+# The map
+
+
+@dataclass(frozen=True, eq=False)
+class RowChange:
+    """A change of a map's rows.
+
+    Attributes:
+        written: the tokens whose rows change.
+        apply: a function that changes a block of rows in place, given the numbers of their tokens.
+    """
+
+    written: Tensor
+    apply: Callable[[Block, Tensor], None]
+
+
+def _row_change(
+    subject: Subject, edit: MapEdit | Forget, system: Operator, moving: Tensor
+) -> RowChange:
+    steps, read = system.steps, moving.shape[-3]
+    written = torch.arange(steps)
+    renormalise = bool(getattr(edit, "renormalise", False))
+    scaled = partial(_multiplied, has_sink=getattr(subject.mixer, "sink", None) is not None)
+    if renormalise and not isinstance(subject.mixer, NORMALISED):
+        raise InspectionError(
+            f"intervene: renormalise masks the scores of a softmax, but {subject.name} is a "
+            f"{type(subject.mixer).__name__}. Leave it out: the edges are then set to zero."
+        )
+    if isinstance(edit, Forget):
+        (token,) = places("token", edit.token, read).tolist()
+        written = written[token:]
+        change = scaled(lambda _: (torch.arange(read) >= token).double(), False)
+    elif isinstance(edit, Cut | Scale):
+        written = places("written", edit.written, steps)
+        columns = torch.zeros(read, dtype=torch.bool)
+        columns[places("read", edit.read, read)] = True
+        factor = edit.factor if isinstance(edit, Scale) else 0.0
+        keep = _factors(columns, factor)
+        change = scaled(lambda _: keep, renormalise)
+    elif isinstance(edit, Window):
+        width = edit.width
+        if width < 1:
+            raise InspectionError(f"intervene: Window: width={width}, but it counts tokens from 1.")
+        width, columns = min(width, steps + read), torch.arange(read)
+        change = scaled(
+            lambda rows: ((rows[:, None] - columns).abs() < width).double(), renormalise
+        )
+    elif isinstance(edit, Sink):
+        first = (torch.arange(read) == 0).double()
+        kept = first if edit.keep else 1 - first
+        own = torch.eye(steps, read, dtype=torch.float64) if edit.keep else None
+        change = scaled(
+            lambda rows: kept if own is None else (kept + own[rows]).clamp_max(1), renormalise
+        )
+    elif isinstance(edit, Negative):
+        change = _signed(edit.keep)
+    else:
+        change = _taken(subject, edit, system)
+    chosen = _chosen(subject, edit, system.batch).unsqueeze(-1)
+
+    samples: slice | Tensor = slice(None)
+    if edit.samples is not None and not isinstance(edit, MapFrom):
+        # Edits with a sample of their own each are common: the other samples are not touched.
+        samples = places("samples", edit.samples, system.batch[0])
+
+    def apply(block: Block, rows: Tensor) -> None:
+        mine = torch.isin(rows, written)
+        if not bool(mine.any()):
+            return
+        part = block[samples]
+        where = chosen[samples] & mine[:, None, None, None]
+        block[samples] = torch.where(where.to(block.device), change(part, rows), part)
+
+    return RowChange(written, apply)
+
+
+def _factors(columns: Tensor, factor: float) -> Tensor:
+    factors = torch.ones(len(columns), dtype=torch.float64)
+    factors[columns] = factor
+    return factors
+
+
+def _multiplied(
+    factors: Callable[[Tensor], Tensor], renormalise: bool, *, has_sink: bool = False
+) -> Callable[[Block, Tensor], Block]:
+    def change(block: Block, rows: Tensor) -> Block:
+        factor = factors(rows).to(block)
+        factor = factor.expand(len(rows), factor.shape[-1])[:, None, :, None]
+        new = block * factor
+        if not renormalise:
+            return new
+        lost = (block - new).sum(dim=-2, keepdim=True)
+        # A learned sink keeps its share of the softmax, so that 1 - lost is left and not the sum.
+        left = (1 - lost).clamp_min(torch.finfo(new.dtype).eps)
+        if not has_sink:
+            # Of a whole row the sum is left, too, and has all its digits however little that is.
+            is_whole = (block.sum(dim=-2, keepdim=True) - 1).abs() < WHOLE
+            left = torch.where(is_whole, new.sum(dim=-2, keepdim=True), left)
+        return new / left.clamp_min(torch.finfo(new.dtype).tiny)
+
+    return change
+
+
+def _signed(keep: bool) -> Callable[[Block, Tensor], Block]:
+    return lambda block, _: block.clamp(max=0) if keep else block.clamp(min=0)
+
+
+def _taken(subject: Subject, edit: MapFrom, system: Operator) -> Callable[[Block, Tensor], Block]:
+    there = subject.of(edit.other, edit).mixer.system()
+    sizes = [_map_sizes(each) for each in (system, there)]
+    if sizes[0] != sizes[1] or not _fits(there.batch, system.batch):
+        raise InspectionError(
+            f"intervene: MapFrom: the maps of {subject.name} are {tuple(system.batch)} with "
+            f"{sizes[0]} in this run, but {tuple(there.batch)} with {sizes[1]} in the other. Both "
+            "prompts must have the same length, and both runs the same heads; the other has one "
+            "sample or as many."
+        )
+
+    def change(block: Block, rows: Tensor) -> Block:
+        other = attention_map(there, slice(int(rows[0]), int(rows[-1]) + 1))
+        return other.unflatten(-1, block.shape[-2:]).unflatten(-3, (len(rows), -1)).to(block)
+
+    return change
+
+
+def _map_sizes(system: Operator) -> str:
+    """The tokens of a map, and its ports where these are more than one."""
+    read = getattr(system, "read_steps", system.steps)
+    ports = f", {system.output_size} x {system.input_size} numbers for each"
+    is_plain = system.input_size == system.output_size == 1
+    return f"{system.steps} x {read} tokens{'' if is_plain else ports}"
+
+
+def _by_rows(
+    system: Operator, moving: Tensor, changes: Sequence[RowChange], response: Tensor
+) -> Tensor:
+    """What changed rows add to the response, a block of rows at a time."""
+    read, ports = moving.shape[-3], moving.shape[-2]
+    written = torch.cat([change.written for change in changes]).unique()
+    added = torch.zeros_like(response)
+    size = max(1, torch.Size(system.batch).numel() * read * ports * system.output_size)
+    values = moving.flatten(-3, -2)
+    for start, stop in _runs(written, max(1, ENTRIES // size)):
+        rows = torch.arange(start, stop)
+        block = attention_map(system, slice(start, stop))
+        before = block.unflatten(-1, (read, ports)).unflatten(-3, (len(rows), system.output_size))
+        after = before.clone()
+        for change in changes:
+            change.apply(after, rows)
+        difference = (after - before).flatten(-2).flatten(-3, -2)
+        added[..., start:stop, :, :] = (difference @ values).unflatten(
+            -2, (len(rows), system.output_size)
+        )
+    return added
+
+
+def _runs(rows: Tensor, most: int) -> list[tuple[int, int]]:
+    """Consecutive numbers as spans of at most ``most``."""
+    spans: list[tuple[int, int]] = []
+    for row in rows.tolist():
+        if spans and spans[-1][1] == row and row - spans[-1][0] < most:
+            spans[-1] = spans[-1][0], row + 1
+        else:
+            spans.append((row, row + 1))
+    return spans

@@ -1,0 +1,224 @@
+"""``intervene``: runs a model with some of its token mixers edited, and compares it with itself.
+
+An edited layer reads its coefficients from the input that it has in the changed run, its system is
+edited, and the response goes on through the rest of the layer and of the model. Later layers
+compute their own coefficients anew. Layers without an edit run as they are, and blocks before the
+first edit are not run again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dsf.attribution.targets import Target, functional_of
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.results.layers import InspectedLayer, Inspection
+from dsf.interventions.edits import Edit
+from dsf.interventions.live_model import KeptRun, LiveModel, live_model
+from dsf.interventions.run_facts import RunFacts
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Intervention:
+    """A model's output with and without edits.
+
+    Attributes:
+        output: what the model puts out with the edits: its logits, or the first tensor of its
+            output. In the number type of the model.
+        clean: the same without edits, from the model as it is.
+        edits: the edits.
+        layers: the layers that were edited, as they are in the clean run.
+        tokenizer: reads targets that are given as text; None where there is none.
+        kept: without edits, what a later intervention on the same input needs of this run.
+        notes: what was ignored when the checkpoint was loaded, one sentence each; none where the
+            model is a module.
+    """
+
+    output: Shaped[Tensor, "*axes"]
+    clean: Shaped[Tensor, "*axes"]
+    edits: tuple[Edit, ...]
+    layers: tuple[InspectedLayer, ...]
+    tokenizer: Any | None = None
+    kept: KeptRun | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def logits(self) -> Shaped[Tensor, "*axes"]:
+        """The same as ``output``."""
+        return self.output
+
+    def effect(
+        self, target: Target, against: Target | None = None, position: int = -1
+    ) -> Float[Tensor, " sample"]:
+        """By how much the edits change a logit, or the difference of two: changed minus clean.
+
+        Args:
+            target, against, position: as for ``Stack.attribute``.
+
+        Raises:
+            TypeError, ValueError, IndexError: if there is no such target or position.
+        """
+        clean, changed = self.clean.double(), self.output.double()
+        functional = functional_of(target, against, position, clean, self.tokenizer)
+        return functional.pair(changed) - functional.pair(clean)
+
+    def __repr__(self) -> str:
+        moved = (self.output - self.clean).abs().max().item()
+        listed = "; ".join(map(repr, self.edits)) or "no edits"
+        return f"Intervention({listed}: outputs move by at most {moved:.3g})"
+
+
+@torch.inference_mode(False)
+def intervene(
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    edits: Sequence[Edit] | Edit = (),
+    sources: Mapping[str, Inspection] | None = None,
+    adapters: Sequence[Adapter] = (),
+    clean: Intervention | None = None,
+    **named: Any,
+) -> Intervention:
+    """Run a model with edited token mixers, and once without.
+
+    Several interventions on one input can share the run without edits:
+
+        clean = dsf.intervene(model, input_ids=ids)
+        one = dsf.intervene(model, input_ids=ids, edits=..., clean=clean)
+        other = dsf.intervene(model, input_ids=ids, edits=..., clean=clean)
+
+    Args:
+        model: a torch module, the folder of a checkpoint, or a hub id. A module is left unchanged.
+        inputs, named: what the model is called with, such as ``input_ids=...``.
+        edits: what is changed, see :mod:`dsf.edits`. Edits of one layer act together: those of
+            values first, then of the state or the map, then of the response.
+        sources: other runs by name, for edits that refer to one by its name.
+        adapters: how to read modules of your own, as for :func:`dsf.inspect`.
+        clean: the result of this call without edits, whose run is taken as the clean one. It holds
+            what all layers were given and put out, about as much as ``dsf.inspect`` holds of them,
+            for as long as you keep it. The numbers are the same.
+
+    Raises:
+        TypeError, ValueError: if ``clean`` is no such result, or inputs, weights or modules are not
+            those of its run.
+        InspectionError: if an edit is of a layer, head, token or run that there is not, or does not
+            fit its layer, or the layer cannot be read; before the changed run where possible.
+        ReconstructionError: if an edited layer is not reproduced from its coefficients.
+
+    Example:
+        Without the edge from the key to its value the model forgets the answer:
+
+        >>> import dsf, torch
+        >>> from dsf.models import folder, recall
+        >>> prompts = recall.draw(torch.Generator().manual_seed(0), samples=1)
+        >>> cut = dsf.edits.Cut("*.1.self_attn", written=[-1])
+        >>> result = dsf.intervene(folder("llama"), edits=[cut], input_ids=prompts.tokens)
+        >>> result.output.shape
+        torch.Size([1, 32, 33])
+    """
+    wanted = checked_edits(edits)
+    module, tokenizer, notes = loaded_model(model)
+    given = inputs, named, adapters
+    before = [times_written(part) for part in module.parameters()]
+    with live_or_kept(clean, [wanted])(module, *given) as live:
+        layers: list[InspectedLayer] = []
+        (plan,) = live.plans([wanted], checked_sources(sources), layers.append)
+        output = live.changed(plan)
+    kept = None if clean is None else clean.kept
+    if kept is None and not wanted:
+        kept = KeptRun.of(live, RunFacts.of(module, *given), before)
+    return Intervention(
+        output=output,
+        clean=live.clean,
+        edits=wanted,
+        layers=tuple(layers),
+        tokenizer=tokenizer,
+        kept=None if wanted else kept,
+        notes=notes,
+    )
+
+
+def live_or_kept(
+    clean: Intervention | None, wanted: Sequence[Sequence[Edit]]
+) -> Callable[..., AbstractContextManager[LiveModel]]:
+    """How a model without edits is run: anew, or by taking up a result without edits.
+
+    Args:
+        wanted: the edits of every changed run that is to follow. Anew, only their layers are kept.
+
+    Raises:
+        TypeError, ValueError: if it is no such result.
+    """
+    if clean is None:
+        return partial(live_model, wanted=wanted)
+    if not isinstance(clean, Intervention):
+        raise TypeError(
+            "intervene: 'clean' must be the result of an intervention without edits, such as "
+            f"dsf.intervene(model, input_ids=ids), but it is {type(clean).__name__}."
+        )
+    if clean.kept is None:
+        raise ValueError(
+            "intervene: 'clean' is an intervention with edits, which keeps nothing of its clean "
+            "run. Make one without: clean = dsf.intervene(model, input_ids=ids)."
+        )
+    return clean.kept.again
+
+
+def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
+    """The edits of one run.
+
+    Raises:
+        TypeError: if one is no edit.
+    """
+    if not isinstance(edits, Edit | Iterable):
+        raise TypeError(
+            "intervene: 'edits' must hold edits such as dsf.edits.Cut(...), but it is "
+            f"{type(edits).__name__}."
+        )
+    several = (edits,) if isinstance(edits, Edit) else tuple(edits)
+    odd = [each for each in several if not isinstance(each, Edit) or type(each) is Edit]
+    if odd:
+        raise TypeError(
+            f"intervene: 'edits' must hold edits such as dsf.edits.Cut(...), but one is "
+            f"{type(odd[0]).__name__}."
+        )
+    return several
+
+
+def checked_sources(sources: Mapping[str, Inspection] | None) -> Mapping[str, Inspection]:
+    """Other runs by name.
+
+    Raises:
+        TypeError: if they are something else.
+    """
+    known = {} if sources is None else sources
+    odd = (
+        [known]
+        if not isinstance(known, Mapping)
+        else [each for each in known.values() if not isinstance(each, Inspection)]
+    )
+    if odd:
+        raise TypeError(
+            "intervene: 'sources' must name inspections, as in sources={'other': "
+            f"dsf.inspect(model, ...)}}, but there is {type(odd[0]).__name__}."
+        )
+    return known
+
+
+def loaded_model(
+    model: nn.Module | str | Path,
+) -> tuple[nn.Module, Any | None, tuple[str, ...]]:
+    """The model in memory, the tokenizer of its folder, and what was ignored in there."""
+    if isinstance(model, nn.Module):
+        return getattr(model, "_orig_mod", model), None, ()
+    from dsf.loading import load_model
+
+    loaded = load_model(model)
+    return loaded.model, loaded.tokenizer, loaded.notes

@@ -1,0 +1,93 @@
+"""Discretisation of continuous-time state spaces, and their feedthrough matrix."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Inexact, Shaped
+from torch import Tensor
+
+from dsf.runtime.shapes import agree, has_axes
+
+SMALL = 1e-5
+
+
+class Sampled(NamedTuple):
+    """A discretised diagonal: the decay, a factor per token, and the gain of the input."""
+
+    decay: Tensor
+    gain: Tensor
+
+
+class SampledLowRank(NamedTuple):
+    """A discretised diagonal plus low rank, diag(decay) + left rightᵀ, and the input vector."""
+
+    decay: Tensor
+    left: Tensor
+    right: Tensor
+    write: Tensor
+
+
+Discretisation = Callable[[Tensor, Tensor], Sampled]
+
+
+def zero_order_hold(pole: Inexact[Tensor, "*pole"], step: Inexact[Tensor, "*step"]) -> Sampled:
+    """Zero-order hold: ``exp(step pole)`` and ``(exp(step pole) - 1) / pole``.
+
+    Exact for an input that is constant between tokens. The gain for a pole at zero is ``step``.
+    """
+    exponent = step * pole
+    small = exponent.abs() < SMALL
+    away = torch.where(small, 1.0, exponent)
+    near = torch.where(small, exponent, 0.0)
+    ratio = torch.where(small, 1 + near / 2 + near * near / 6, torch.expm1(away) / away)
+    return Sampled(exponent.exp(), step * ratio)
+
+
+def bilinear(pole: Inexact[Tensor, "*pole"], step: Inexact[Tensor, "*step"]) -> Sampled:
+    """The trapezoidal rule: ``(1 + step pole / 2) / (1 - step pole / 2)`` and ``step / (...)``."""
+    inverse = 1 / (1 - step / 2 * pole)
+    return Sampled((1 + step / 2 * pole) * inverse, step * inverse)
+
+
+def bilinear_low_rank(
+    pole: Inexact[Tensor, " state"],
+    left: Inexact[Tensor, " state"],
+    right: Inexact[Tensor, " state"],
+    write: Inexact[Tensor, " state"],
+    step: Inexact[Tensor, "*batch 1"],
+) -> SampledLowRank:
+    """The trapezoidal rule for ``A = diag(pole) + left rightᴴ``, which stays of that form.
+
+    ``-I + 2 (I - step A / 2)^{-1}`` and ``step (I - step A / 2)^{-1} write``, the inverse by
+    Woodbury's identity. In the result ``right`` is transposed, not conjugated.
+    """
+    half = step / 2
+    inverse = 1 / (1 - half * pole)
+    moved, seen = inverse * left, inverse * right.conj()
+    loop = half / (1 - half * (seen * left).sum(dim=-1, keepdim=True))
+    heard = (seen * write).sum(dim=-1, keepdim=True)
+    return SampledLowRank(
+        decay=2 * inverse - 1,
+        left=2 * loop * moved,
+        right=seen,
+        write=step * (inverse * write + loop * heard * moved),
+    )
+
+
+def feedthrough_matrix(
+    owner: str, feedthrough: Shaped[Tensor, "*ports"], *, outputs: int, inputs: int
+) -> Shaped[Tensor, "output input"]:
+    """D as a matrix ``output input``; a vector becomes a diagonal matrix.
+
+    Raises:
+        ShapeError: if it does not fit the numbers of ports.
+    """
+    if feedthrough.ndim == 1:
+        size = feedthrough.shape[0]
+        agree(owner, "channel", feedthrough=size, output=outputs, input=inputs)
+        return torch.diag_embed(feedthrough)
+    has_axes(owner, "feedthrough", tuple(feedthrough.shape), "output input")
+    agree(owner, "output", feedthrough=feedthrough.shape[0], read=outputs)
+    agree(owner, "input", feedthrough=feedthrough.shape[1], write=inputs)
+    return feedthrough

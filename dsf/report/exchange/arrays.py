@@ -1,0 +1,176 @@
+"""Writes the maps of an inspection as npz or safetensors, or converts them to xarray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dsf.inspection import InspectedLayer, Inspection
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.files import replace_file
+
+ABOUT = "about"
+CAVEAT = "linear in its signal, given its coefficients: a statement about this run"
+
+
+@checked
+def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
+    """Write the map of every layer under its name, and a description, ``about``, as JSON.
+
+    The file is written atomically. ``json.loads(str(numpy.load(path)["about"]))`` has the axes of
+    every map, its error, and the tokens.
+
+    Args:
+        dtype: the real dtype to store; complex maps get the complex dtype of that precision.
+
+    Raises:
+        MapTooLarge: if a map would take more than half of the free memory.
+
+    Example:
+        >>> import dsf, json, numpy, tempfile, torch
+        >>> inspection = dsf.inspect(torch.nn.LSTM(3, 4, batch_first=True), torch.randn(1, 6, 3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     stored = numpy.load(to_npz(inspection, f"{folder}/maps.npz"))
+        ...     stored["LSTM[layer 0]"].shape, json.loads(str(stored["about"]))["layers"][0]["axes"]
+        ((1, 4, 6, 6), ['sample', 'channel', 'written', 'read'])
+    """
+    arrays = {name: map.numpy(force=True) for name, map in _maps(inspection, dtype).items()}
+    arrays[ABOUT] = np.array(_about(inspection))
+    return replace_file(path, lambda draft: _write_npz(draft, arrays))
+
+
+@checked
+def to_safetensors(
+    inspection: Inspection, path: str | Path, *, dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write the map of every layer under its name, and a description, ``about``, as metadata.
+
+    The file is written atomically. One head can be read without the rest:
+    ``safetensors.safe_open(path, "pt").get_slice(name)[0, 3]``.
+
+    Args:
+        dtype: the real dtype to store; complex maps get the complex dtype of that precision.
+
+    Raises:
+        MapTooLarge: if a map would take more than half of the free memory.
+
+    Example:
+        >>> import dsf, safetensors, tempfile, torch
+        >>> inspection = dsf.inspect(torch.nn.LSTM(3, 4, batch_first=True), torch.randn(1, 6, 3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = to_safetensors(inspection, f"{folder}/maps.safetensors")
+        ...     with safetensors.safe_open(path, "pt") as stored:
+        ...         stored.get_slice("LSTM[layer 0]")[0, 3].shape
+        torch.Size([6, 6])
+    """
+    maps = {name: map.contiguous().cpu() for name, map in _maps(inspection, dtype).items()}
+    about = {ABOUT: _about(inspection)}
+    return replace_file(path, lambda draft: save_file(maps, draft, metadata=about))
+
+
+@checked
+def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> Any:
+    """The maps as an ``xarray.DataTree``, with a node for each layer, named axes and tokens.
+
+    Args:
+        dtype: a real dtype; complex maps get the complex dtype of that precision.
+
+    Raises:
+        ModuleNotFoundError: if xarray is not installed.
+        MapTooLarge: if a map would take more than half of the free memory.
+
+    Example:
+        >>> import dsf, torch
+        >>> inspection = dsf.inspect(torch.nn.LSTM(3, 4, batch_first=True), torch.randn(1, 6, 3))
+        >>> tree = to_xarray(inspection)
+        >>> map = tree["LSTM[layer 0]"]["map"]
+        >>> map.dims
+        ('sample', 'channel', 'written', 'read')
+        >>> map.sel(channel=2, written=5).sum("read").shape
+        (1,)
+    """
+    try:
+        import xarray
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "to_xarray: needs xarray, which is not installed: pip install xarray."
+        ) from None
+    nodes = {}
+    for layer, map in zip(inspection, _maps(inspection, dtype).values(), strict=True):
+        axes = _axes(layer)
+        coordinates: dict[str, Any] = {
+            axis: np.arange(size) for axis, size in zip(axes, map.shape, strict=True)
+        }
+        for axis in ("written", "read"):
+            fitting = _fitting(inspection, map, axes, axis)
+            if fitting is not None:
+                coordinates[f"{axis}_token"] = (("sample", axis), fitting)
+        data = xarray.DataArray(map.numpy(force=True), coordinates, axes, attrs=_record(layer))
+        nodes[layer.name] = xarray.Dataset({"map": data})
+    root = xarray.Dataset(attrs={"model": inspection.model, "caveat": CAVEAT})
+    return xarray.DataTree.from_dict({"/": root, **nodes})
+
+
+def _maps(inspection: Inspection, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Every map under its layer's name; several input or output ports get their own axes."""
+    maps = {}
+    for layer in inspection:
+        system, map = layer.system, layer.map()
+        map = map.unflatten(-1, (-1, system.input_size)).unflatten(-3, (-1, system.output_size))
+        single = [k for k, size in ((-1, system.input_size), (-3, system.output_size)) if size == 1]
+        map = map.squeeze(tuple(single))
+        maps[layer.name] = map.to(dtype.to_complex() if map.is_complex() else dtype)
+    return maps
+
+
+def _axes(layer: InspectedLayer) -> list[str]:
+    system = layer.system
+    written = ["written", "output"] if system.output_size > 1 else ["written"]
+    read = ["read", "input"] if system.input_size > 1 else ["read"]
+    return [*layer.axes, *written, *read]
+
+
+def _record(layer: InspectedLayer) -> dict[str, Any]:
+    return {
+        "family": layer.family,
+        "mixer": type(layer.mixer).__name__,
+        "error": layer.error,
+        "formula": layer.formula,
+        "rounding": layer.rounding,
+        "tolerance": layer.tolerance,
+    }
+
+
+def _about(inspection: Inspection) -> str:
+    layers = [{"name": layer.name, "axes": _axes(layer), **_record(layer)} for layer in inspection]
+    missed = [vars(missed) for missed in inspection.unsupported]
+    return json.dumps(
+        {
+            "model": inspection.model,
+            "caveat": CAVEAT,
+            "layers": layers,
+            "unsupported": missed,
+            "tokens": inspection.tokens,
+            "environment": inspection.environment,
+        }
+    )
+
+
+def _fitting(inspection: Inspection, map: Tensor, axes: list[str], axis: str) -> Any:
+    """The tokens, ``sample token``, if their number fits this axis; else None."""
+    tokens = inspection.tokens
+    if tokens is None or "sample" not in axes:
+        return None
+    sizes = (map.shape[axes.index("sample")], map.shape[axes.index(axis)])
+    if sizes != (len(tokens), len(tokens[0])) or len({len(sample) for sample in tokens}) > 1:
+        return None
+    return np.array(tokens)
+
+
+def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
+    with path.open("wb") as file:  # given a path, numpy would append .npz
+        np.savez(file, **arrays)

@@ -1,0 +1,190 @@
+"""Pictures of tables: a quantity over layers and heads, and several architectures side by side."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+
+from dsf.inspection.results.layers import Inspection
+from dsf.inspection.results.measurements import QUANTITIES, measured
+from dsf.inspection.results.table import KINDS, Table
+from dsf.report.plot.drawing_style import keyed, on, panels, style, worded
+from dsf.runtime.argument_checks import checked
+
+ACROSS = ("head", "channel")
+COMPARED = ("mean_distance", "half_life", "mean_effective_tokens", "sink_mass", "negative_share")
+MOST_NAMES = 40
+WIDTH, HEIGHT = 3.0, 2.4
+
+
+@checked
+def layers_and_heads(
+    table: Table, quantity: str, *, title: str = "", axes: Axes | None = None
+) -> Axes:
+    """One quantity of a table as a picture: layers down, heads (or channels) across.
+
+    Several samples are averaged first. Rows of layers without heads, and places without a number,
+    are left empty.
+
+    Args:
+        table: such as ``inspection.measure()``, ``inspection.heads()`` or the summary of a job.
+        quantity: a name in the column ``quantity``, ``score`` or ``property``.
+
+    Raises:
+        ValueError: if the table has no such quantity, or nothing of it has heads or channels.
+        TypeError: if it is no table.
+
+    Example:
+        >>> from dsf.inspection.results.table import Table
+        >>> record = {"layer": "a", "head": 0, "quantity": "half_life", "value": 3.0}
+        >>> axes = layers_and_heads(Table((record,)), "half_life")
+        >>> axes.get_xlabel(), axes.images[0].get_array().tolist()
+        ('head', [[3.0]])
+    """
+    if not isinstance(table, Table):
+        raise TypeError(
+            "layers_and_heads: 'table' must be a table, such as inspection.measure(), but it is "
+            f"{type(table).__name__}."
+        )
+    chosen = _of_quantity(table, quantity)
+    across = next((name for name in ACROSS if name in chosen.columns), None)
+    if across is None:
+        raise ValueError(
+            f"layers_and_heads: {quantity!r} has neither heads nor channels in this table; its "
+            f"columns are {', '.join(chosen.columns)}."
+        )
+    layers = tuple(dict.fromkeys(row["layer"] for row in chosen))
+    mean = Table(tuple(row for row in chosen if across in row)).mean(by=("layer", across))
+    with_heads, heads, numbers = mean.grid(rows="layer", columns=across)
+    axes = on(axes)
+    found = np.full((len(layers), len(heads)), math.nan)
+    found[[layers.index(layer) for layer in with_heads]] = numbers
+    with style():
+        image = axes.imshow(found, aspect="auto", cmap="viridis", norm=_scale(found))
+        axes.figure.colorbar(image, ax=axes, label=quantity, shrink=0.8)
+        if len(layers) <= MOST_NAMES:
+            axes.set_yticks(range(len(layers)), layers)
+        if len(heads) <= MOST_NAMES:
+            axes.set_xticks(range(len(heads)), heads)
+    axes.grid(visible=False)
+    return worded(axes, title=title or quantity, x=across, y="")
+
+
+def architectures(
+    models: Mapping[str, Inspection | Table],
+    *,
+    quantities: str | Sequence[str] = COMPARED,
+    columns: int = 3,
+) -> list[Axes]:
+    """Several architectures in one figure: every quantity over the depth of the model.
+
+    A line is the mean over samples and heads of a layer, the band around it reaches from the
+    smallest to the largest of them. Depth runs from 0, the first layer, to 1, the last, so that
+    models with different numbers of layers can be compared.
+
+    Args:
+        models: inspections, or tables that ``measure`` returned, by the names of the legend.
+        quantities: what is compared; one name or several of ``Inspection.measure``.
+        columns: how many panels stand side by side.
+
+    Raises:
+        ValueError: if there is no model or quantity, a quantity is not known, or a table does not
+            have it.
+        TypeError: if models is no dictionary of inspections and tables.
+
+    Example:
+        >>> import dsf, torch
+        >>> from dsf.models import folder, recall
+        >>> tokens = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
+        >>> names = "llama", "mamba2"
+        >>> found = {name: dsf.inspect(folder(name), input_ids=tokens) for name in names}
+        >>> [axes.get_ylabel() for axes in architectures(found, quantities=["half_life"])]
+        ['half_life']
+    """
+    _check_models(models)
+    if not isinstance(columns, int) or columns < 1:
+        raise ValueError(f"architectures: columns is {columns}, but at least 1 stands in a row.")
+    quantities = (quantities,) if isinstance(quantities, str) else tuple(quantities)
+    if not models or not quantities:
+        raise ValueError("architectures: needs at least one model and one quantity.")
+    if odd := [name for name in quantities if name not in QUANTITIES]:
+        raise ValueError(
+            f"architectures: quantities has {odd[0]!r}; choose among {', '.join(QUANTITIES)}."
+        )
+    tables = {
+        name: _measured(found, quantities) if isinstance(found, Inspection) else found
+        for name, found in models.items()
+    }
+    for name, table in tables.items():
+        known = {row.get("quantity"): None for row in table}
+        if missing := [each for each in quantities if each not in known]:
+            raise ValueError(
+                f"architectures: {name!r} has no {missing[0]!r}; its table has "
+                f"{', '.join(map(str, known)) or 'nothing'}. Give the inspection itself, or "
+                f"inspection.measure({missing[0]!r})."
+            )
+    across = min(columns, len(quantities))
+    down = -(-len(quantities) // across)
+    places = panels(down, across, size=(WIDTH * across + 0.6, HEIGHT * down + 0.4))
+    for place in places[len(quantities) :]:
+        place.set_axis_off()
+    for axes, quantity in zip(places, quantities, strict=False):
+        for number, (name, table) in enumerate(tables.items()):
+            _line(axes, table.where(quantity=quantity), name, f"C{number}")
+        worded(axes, title="", x="depth", y=quantity)
+    if len(places) > len(quantities):
+        lines, names = places[0].get_legend_handles_labels()
+        with style():
+            places[len(quantities)].legend(lines, names, loc="upper left")
+    else:
+        keyed(places[across - 1], list(tables))  # beside the last of the row, where it needs room
+    return places[: len(quantities)]
+
+
+def _check_models(models: Mapping[str, Inspection | Table]) -> None:
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"architectures: models is a {type(models).__name__}, but a dictionary is wanted, such "
+            "as {'llama': inspection}."
+        )
+    for name, found in models.items():
+        if not isinstance(found, Inspection | Table):
+            raise TypeError(
+                f"architectures: {name!r} is {type(found).__name__}, but an inspection or a table "
+                "is wanted."
+            )
+
+
+def _line(axes: Axes, table: Table, name: str, colour: str) -> None:
+    """Mean, smallest and largest over the maps of every layer."""
+    by_layer: dict[str, list[float]] = {}
+    for row in table:
+        by_layer.setdefault(row["layer"], []).append(float(row["value"]))
+    finite = [[number for number in row if math.isfinite(number)] for row in by_layer.values()]
+    rows = [row or [math.nan] for row in finite]
+    depth = [k / max(len(rows) - 1, 1) for k in range(len(rows))]
+    axes.plot(depth, [sum(row) / len(row) for row in rows], ".-", label=name, color=colour)
+    low, high = [min(row) for row in rows], [max(row) for row in rows]
+    axes.fill_between(depth, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _measured(inspection: Inspection, quantities: Sequence[str]) -> Table:
+    return measured(tuple(inspection), {name: QUANTITIES[name] for name in quantities})
+
+
+def _of_quantity(table: Table, quantity: str) -> Table:
+    for kind in KINDS:
+        if kind in table.columns and len(found := table.where(**{kind: quantity})):
+            return found
+    known = dict.fromkeys(row[kind] for row in table for kind in KINDS if kind in row)
+    raise ValueError(
+        f"layers_and_heads: the table has no {quantity!r}; it has {', '.join(known) or 'nothing'}."
+    )
+
+
+def _scale(numbers: np.ndarray) -> Normalize:
+    """From the smallest to the largest finite number; any scale where there is none."""
+    finite = numbers[np.isfinite(numbers)]
+    return Normalize(finite.min(), finite.max()) if finite.size else Normalize(0, 1)

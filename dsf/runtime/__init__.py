@@ -1,0 +1,1 @@
+"""What every package needs from the machine: threads, files, argument and size checks."""

@@ -1,0 +1,478 @@
+"""Arguments checked before the work, by the annotations of the function that takes them.
+
+The annotation of a parameter already says what is expected: ``checked`` reads it once and words the
+error, so that no function repeats it. What an annotation cannot say, such as a range, stays in the
+function.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cache, wraps
+from inspect import Parameter, signature
+from numbers import Real
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+import torch
+from jaxtyping import AbstractArray
+from torch import Tensor
+
+from dsf.runtime.shapes import ShapeError, Size, agree, has_axes, named_sizes
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+Judge = Callable[[str, str, Any], Any]
+
+WORDS = {
+    "System": "a System such as layer.system",
+    "ExplicitMap": "an ExplicitMap",
+    "SystemSum": "a SystemSum",
+    "Inspection": "an inspection such as dsf.inspect gives",
+    "InspectedLayer": "a layer of an inspection such as inspection[0]",
+    "Table": "a table such as inspection.measure() gives",
+    "Module": "a torch module",
+    "Tensor": "a torch tensor",
+    "StoredLayer": "a StoredLayer",
+    "Generator": "a generator such as torch.Generator()",
+    "Path": "a path",
+    "dtype": "a number type such as torch.float32",
+    "device": "a torch device",
+    "slice": "a slice",
+    "Adapter": "an adapter (dsf.Adapter)",
+    "Axes": "axes of matplotlib",
+}
+"""How a class is told; ``""`` stands for one that only the library itself passes on."""
+NUMBERS = {"Float": "real numbers", "Inexact": "real or complex numbers", "Int": "whole numbers"}
+UNCOMPARED = (None,)
+LONG = 60  # characters of a value in an error
+SEVERAL = {"a whole number": "whole numbers", "a text": "texts", "a number": "numbers"}
+
+
+def checked(function: Callable[P, Result]) -> Callable[P, Result]:
+    """The function, which first compares its arguments with their annotations.
+
+    Tensors are compared in their number type, in their axes, and in the sizes of those that bear
+    the same name.
+
+    >>> @checked
+    ... def window(width: int) -> int:
+    ...     return width
+    >>> window("a")
+    Traceback (most recent call last):
+    TypeError: window: 'width' must be a whole number, but it is 'a'.
+    """
+
+    @wraps(function)
+    def with_checks(*args: P.args, **kwargs: P.kwargs) -> Result:
+        given, named = checked_call(function, args, kwargs)
+        return function(*given, **named)
+
+    return with_checks
+
+
+def kinds_checked(function: Callable[P, Result]) -> Callable[P, Result]:
+    """The same for a function that compares all sizes itself, with those of a system."""
+
+    @wraps(function)
+    def with_checks(*args: P.args, **kwargs: P.kwargs) -> Result:
+        given, named = checked_call(function, args, kwargs, compares_sizes=False)
+        return function(*given, **named)
+
+    return with_checks
+
+
+def checked_call(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    compares_sizes: bool = True,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, if each is what ``function`` says it takes.
+
+    Numbers of NumPy and of torch become those of Python.
+
+    Raises:
+        TypeError: for another kind of value or another number type.
+        ShapeError: for other axes, sizes that differ, or a tensor without an entry.
+        ValueError: for a value that is not one of those allowed, NaN, or a tensor without numbers.
+    """
+    owner, plan = function.__qualname__.rpartition("<locals>.")[-1], _plan(function)
+    tensors: list[tuple[str, str, Tensor]] = []
+    given, named = list(args), kwargs
+    for argument in plan:
+        places = argument.places(len(given))
+        values = [given[k] for k in places]
+        is_named = argument.name in named and not argument.many
+        if is_named:
+            values = [named[argument.name]]
+        for k, value in enumerate(values):
+            plain = argument.rule.check(owner, argument.name, value)
+            if argument.axes != UNCOMPARED:
+                tensors += _with_axes(argument, value)
+            if is_named:
+                named[argument.name] = plain
+            else:
+                given[places[k]] = plain
+    if compares_sizes and len(tensors) > 1:
+        _agree(owner, tensors)
+    return tuple(given), named
+
+
+class _Argument(NamedTuple):
+    name: str
+    position: int
+    by_position: bool
+    many: bool
+    rule: "Rule"
+    axes: tuple[str | None, ...]  # of the tensor, or of each of a tuple of tensors
+
+    def places(self, count: int) -> range:
+        """Where among ``count`` arguments that are given by position this one stands."""
+        if not self.by_position:
+            return range(0)
+        return range(self.position, count if self.many else min(count, self.position + 1))
+
+
+@cache
+def _plan(function: Callable[..., Any]) -> tuple[_Argument, ...]:
+    found = []
+    for position, parameter in enumerate(signature(function).parameters.values()):
+        rule = rule_of(parameter.annotation)
+        if rule is not None and parameter.kind is not Parameter.VAR_KEYWORD:
+            found.append(
+                _Argument(
+                    parameter.name,
+                    position,
+                    parameter.kind is not Parameter.KEYWORD_ONLY,
+                    parameter.kind is Parameter.VAR_POSITIONAL,
+                    rule,
+                    _compared_axes(parameter.annotation),
+                )
+            )
+    return tuple(found)
+
+
+def _agree(owner: str, tensors: list[tuple[str, str, Tensor]]) -> None:
+    seen: dict[str, dict[str, Size]] = {}
+    for name, axes, value in tensors:
+        for axis, label, size in named_sizes(name, axes, tuple(value.shape)):
+            seen.setdefault(axis, {})[label] = size
+    for axis, sizes in seen.items():
+        agree(owner, axis.lstrip("*"), **sizes)
+
+
+def _compared_axes(annotation: Any) -> tuple[str | None, ...]:
+    """The names of the axes whose sizes are compared with those of other arguments."""
+    if get_origin(annotation) is tuple:
+        return tuple(axes for each in get_args(annotation) for axes in _compared_axes(each))
+    arrays = [each for each in _members(annotation) if _is_array(each)]
+    axes = arrays[0].dim_str if len(arrays) == 1 else "..."
+    return (None if "..." in axes or "#" in axes else axes,)
+
+
+def _with_axes(argument: _Argument, value: Any) -> list[tuple[str, str, Tensor]]:
+    """The tensors of an argument, each with its name and the names of its axes."""
+    parts = value if isinstance(value, tuple | list) else (value,)
+    whole = len(argument.axes) == 1
+    return [
+        (argument.name if whole else f"{argument.name}[{k}]", axes, part)
+        for k, (axes, part) in enumerate(zip(argument.axes, parts, strict=False))
+        if axes is not None and isinstance(part, Tensor)
+    ]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one kind of value is called, how it is told, and what is wrong within the kind."""
+
+    words: str
+    fits: Callable[[Any], bool]
+    judge: Judge | None = None
+    is_written: bool = False  # whether a value is told as it is written
+
+    def check(self, owner: str, name: str, value: Any) -> Any:
+        """``value``, if it is of this kind and nothing is wrong with it; numbers as Python's."""
+        if not self.fits(value):
+            raise TypeError(
+                f"{owner}: '{name}' must be {self.words}, but it is "
+                f"{shown(value, self.is_written)}.{_cure(self.words, value)}"
+            )
+        return value if self.judge is None else self.judge(owner, name, value)
+
+
+def rule_of(annotation: Any) -> Rule | None:
+    """The rule that an annotation states; None for one that says nothing checkable."""
+    members = _members(annotation)
+    if len(members) > 1:
+        return _any_of([_of_one(each) for each in members])
+    return _of_one(members[0])
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    if isinstance(annotation, TypeVar):
+        return _members(annotation.__bound__)
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(one for each in get_args(annotation) for one in _members(each))
+    return (annotation,)
+
+
+def _any_of(rules: list[Rule | None]) -> Rule | None:
+    known = [rule for rule in rules if rule is not None]
+    if len(known) < len(rules):
+        return None
+    words = list(dict.fromkeys(rule.words for rule in known if rule.words))
+
+    def judge(owner: str, name: str, value: Any) -> Any:
+        first = next(rule for rule in known if rule.fits(value))
+        return value if first.judge is None else first.judge(owner, name, value)
+
+    said = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    is_written = any(rule.is_written for rule in known)
+    return Rule(said, lambda value: any(rule.fits(value) for rule in known), judge, is_written)
+
+
+def _of_one(annotation: Any) -> Rule | None:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in _SIMPLE:
+        return _SIMPLE[annotation]
+    if origin in _GENERIC:
+        return _GENERIC[origin](inner)
+    if _is_array(annotation):
+        return _array(annotation)
+    if isinstance(annotation, type) and annotation not in (Any, object, Parameter.empty):
+        said = WORDS.get(annotation.__name__, f"a {annotation.__name__}")
+        return Rule(said, lambda value: isinstance(value, annotation))
+    return None
+
+
+def _literal(inner: tuple[Any, ...]) -> Rule:
+    said = f"one of {', '.join(map(repr, inner))}"
+
+    def judge(owner: str, name: str, value: Any) -> Any:
+        if value not in inner:
+            raise ValueError(f"{owner}: '{name}' must be {said}, but it is {value!r}.")
+        return value
+
+    kinds = {type(each) for each in inner}
+    return Rule(said, lambda value: type(value) in kinds, judge, is_written=True)
+
+
+def _tuple(inner: tuple[Any, ...]) -> Rule | None:
+    if not inner or inner[-1] is Ellipsis:
+        return _sequence(inner)
+    return _fixed([rule_of(each) for each in inner])
+
+
+def _iterable(inner: tuple[Any, ...]) -> Rule:
+    """One that is stored is looked into; one that can be gone through once is not touched."""
+    one = rule_of(inner[0])
+    said = "blocks of rows (dsf.row_blocks)" if "Rows" in str(inner) else "a list"
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, Iterable) or _is_whole(value):
+            return False
+        return one is None or not isinstance(value, Sequence | Set) or all(map(one.fits, value))
+
+    return Rule(said, fits)
+
+
+def is_index(value: object) -> bool:
+    """Whether a value is a whole number, also of NumPy or torch, and no truth value."""
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    is_mask = isinstance(value, Tensor) and value.dtype is torch.bool
+    return not (is_mask or isinstance(value, bool))
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor | np.ndarray):
+        kind = str(value.dtype)
+        return value.ndim == 0 and "complex" not in kind and "bool" not in kind
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _plain_number(owner: str, name: str, value: Any) -> Any:
+    if value != value:  # noqa: PLR0124 (nan; ``isnan`` fails for whole numbers beyond floats)
+        raise ValueError(f"{owner}: '{name}' must be a number, but it is nan.")
+    return value.item() if isinstance(value, Tensor | np.ndarray | np.number) else value
+
+
+_SIMPLE: dict[Any, Rule] = {
+    int: Rule("a whole number", is_index, lambda *given: operator.index(given[-1]), True),
+    float: Rule("a number", _is_number, _plain_number, True),
+    bool: Rule(
+        "True or False",
+        lambda value: isinstance(value, bool | np.bool_),
+        lambda *given: bool(given[-1]),
+        True,
+    ),
+    str: Rule("a text", lambda value: isinstance(value, str), is_written=True),
+    NoneType: Rule("", lambda value: value is None),
+}
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it can be gone through and is still one thing."""
+    return isinstance(value, str | bytes | Mapping | Tensor | np.ndarray | torch.nn.Module)
+
+
+def _is_sequence(value: object) -> bool:
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _sequence(inner: tuple[Any, ...]) -> Rule:
+    one = rule_of(inner[0]) if inner else None
+    if one is None:
+        return Rule("a list", _is_sequence)
+    said = (
+        f"a list of {SEVERAL[one.words]}" if one.words in SEVERAL else f"a list, each {one.words}"
+    )
+
+    def judge(owner: str, name: str, values: Any) -> Any:
+        plain = []
+        for value in values:
+            if not one.fits(value):
+                came = shown(value, one.is_written)
+                raise TypeError(
+                    f"{owner}: '{name}' must be {said}, but it is {shown(values, False)} that "
+                    f"holds {came}."
+                )
+            plain.append(one.check(owner, name, value))
+        same = all(a is b for a, b in zip(plain, values, strict=True))
+        return values if same else plain
+
+    return Rule(said, _is_sequence, judge)
+
+
+def _fixed(rules: list[Rule | None]) -> Rule | None:
+    known = [rule for rule in rules if rule is not None]
+    if len(known) < len(rules):
+        return None
+    same = len({rule.words for rule in known}) == 1
+    count = "a pair" if len(known) == 2 else f"{len(known)} values"
+    each = SEVERAL.get(known[0].words) if same else None
+    said = f"{count} of {each}" if each else f"{count}: {', '.join(rule.words for rule in known)}"
+
+    def judge(owner: str, name: str, values: Any) -> Any:
+        pairs = enumerate(zip(known, values, strict=True))
+        return tuple(rule.check(owner, f"{name}[{k}]", value) for k, (rule, value) in pairs)
+
+    return Rule(said, lambda value: _is_sequence(value) and len(value) == len(known), judge)
+
+
+_GENERIC: dict[Any, Callable[[tuple[Any, ...]], Rule | None]] = {
+    Literal: _literal,
+    Callable: lambda _: Rule("a function", callable),
+    tuple: _tuple,
+    list: _sequence,
+    Sequence: _sequence,
+    Iterable: _iterable,
+    Mapping: lambda _: Rule("a mapping such as a dict", lambda value: isinstance(value, Mapping)),
+}
+
+
+def _is_array(annotation: Any) -> bool:
+    if annotation is Tensor or annotation is np.ndarray:
+        return False
+    return isinstance(annotation, type) and issubclass(annotation, AbstractArray)
+
+
+def _array(annotation: Any) -> Rule:
+    axes, kind = annotation.dim_str, annotation.__name__.partition("[")[0]
+    array = annotation.array_type
+    said = "a torch tensor" if issubclass(array, Tensor) else "an array of NumPy"
+    if "..." not in axes:
+        said += f" with the axes '{axes}'" if axes else " of one number, without axes"
+    if axes.endswith("rows columns"):
+        said += " such as layer.map()"
+
+    named = [word for word in axes.split() if not word.startswith("*")]
+    is_open = "..." in axes or len(named) < len(axes.split())
+
+    def may_have(count: int) -> bool:
+        return "..." in axes or (count >= len(named) if is_open else count == len(named))
+
+    def judge(owner: str, name: str, value: Any) -> Any:
+        is_read = kind in NUMBERS and isinstance(value, Tensor)
+        if isinstance(value, Tensor):
+            _is_dense(owner, name, value)
+        if is_read:
+            _check_numbers(owner, name, value, kind)
+        if not may_have(value.ndim):
+            has_axes(owner, name, tuple(value.shape), axes)
+        if is_read and 0 in value.shape:
+            _has_entries(owner, name, tuple(value.shape), axes)
+        return value
+
+    return Rule(said, lambda value: isinstance(value, array), judge)
+
+
+def _is_dense(owner: str, name: str, value: Tensor) -> None:
+    if value.layout is not torch.strided:
+        raise ValueError(
+            f"{owner}: '{name}' must be a dense tensor, but its layout is {value.layout}. Convert "
+            f"it first: .to_dense()."
+        )
+
+
+def _check_numbers(owner: str, name: str, value: Tensor, kind: str) -> None:
+    if value.is_meta:
+        raise ValueError(
+            f"{owner}: '{name}' must hold numbers, but it is on the device meta, which stores "
+            f"none. Compute or load it on the CPU first."
+        )
+    real = value.is_floating_point()
+    whole = not real and not value.is_complex() and value.dtype is not torch.bool
+    fits = {"Float": real, "Inexact": real or value.is_complex(), "Int": whole}
+    if not fits[kind]:
+        cure = (
+            ".long()" if kind == "Int" else ".real or .abs()" if value.is_complex() else ".double()"
+        )
+        raise TypeError(
+            f"{owner}: '{name}' must hold {NUMBERS[kind]}, but its number type is "
+            f"{str(value.dtype).removeprefix('torch.')}. Convert it first, for example with {cure}."
+        )
+
+
+def _has_entries(owner: str, name: str, shape: tuple[int, ...], axes: str) -> None:
+    for axis, _, size in named_sizes(name, axes, shape):
+        if size == 0:
+            raise ShapeError(
+                f"{owner}: '{name}' must have at least one entry along '{axis}', but its shape is "
+                f"{shape}."
+            )
+
+
+def shown(value: object, is_written: bool) -> str:
+    """What a value is, in a few words: as it is written where that helps, or its class."""
+    if isinstance(value, str) or (is_written and isinstance(value, bytes | int | float | complex)):
+        text = repr(value)
+        return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def _cure(words: str, value: object) -> str:
+    """How what came becomes what is expected, where that is known."""
+    takes_tensor, takes_system = "torch tensor" in words, "System" in words
+    is_alone = type(value).__name__ in ("SystemSum", "ExplicitMap") and takes_system
+    cures = {
+        "torch.from_numpy(array) makes a tensor of it.": takes_tensor
+        and isinstance(value, np.ndarray),
+        "torch.tensor(...) makes a tensor of numbers.": takes_tensor
+        and isinstance(value, list | tuple),
+        "A mixer gives its system: mixer.system().": takes_system
+        and callable(getattr(value, "system", None)),
+        "A layer has its system: layer.system.": takes_system and hasattr(value, "family"),
+        "A layer of it has one: inspection[0].system.": takes_system and hasattr(value, "layers"),
+        "It has no single recurrent state, which this needs.": is_alone,
+    }
+    return "".join(f" {cure}" for cure, applies in cures.items() if applies)

@@ -1,0 +1,27 @@
+"""Names of a package that are imported on first use, so that its light files stay light.
+
+The command line checks what a person typed before anything heavy is imported; what it needs for
+that is in files of packages whose other files import torch.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def finding(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module-level ``__getattr__`` for the public names of ``package``.
+
+    Args:
+        homes: the module that defines each name.
+
+    Raises:
+        AttributeError: from the returned function, for a name that is not in ``homes``.
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(import_module(homes[name]), name)
+
+    return find

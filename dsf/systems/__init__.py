@@ -1,0 +1,1 @@
+"""The system and its parts: transitions, coefficients, sums, solvers, compiled loops, algebra."""

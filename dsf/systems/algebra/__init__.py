@@ -1,0 +1,21 @@
+"""Systems made from systems. Every function returns a new system and computes no response."""
+
+from dsf.systems.algebra.bases import change_of_basis, with_conjugates
+from dsf.systems.algebra.connections import direct_sum, parallel, series
+from dsf.systems.algebra.conversion import converted, select
+from dsf.systems.algebra.duality import adjoint, reverse
+from dsf.systems.algebra.windows import concatenated, split_at
+
+__all__ = [
+    "adjoint",
+    "change_of_basis",
+    "concatenated",
+    "converted",
+    "direct_sum",
+    "parallel",
+    "reverse",
+    "select",
+    "series",
+    "split_at",
+    "with_conjugates",
+]

@@ -1,0 +1,168 @@
+"""Systems in another number type or on another device, and selected entries of their batch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsf.runtime.argument_checks import checked
+from dsf.systems.coefficient import Coefficient, Matrices
+from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.transition.storage import cast
+
+Kind = TypeVar("Kind", bound=Operator)
+
+
+@checked
+def converted(
+    system: Kind, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Kind:
+    """The system in another precision or on another device.
+
+    Lazily sampled coefficients and attention rows stay lazy and are computed in the new precision.
+
+    Args:
+        system: any system, sum or explicit map.
+        dtype: a real number type, which sets the precision: complex coefficients become complex
+            numbers of that precision.
+        device: where to move every coefficient.
+
+    Raises:
+        ValueError: if ``dtype`` is not a real floating number type.
+
+    Example:
+        >>> import dsf, torch
+        >>> one = torch.ones(3, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> dsf.algebra.converted(system, dtype=torch.float64)
+        System(3 tokens, 1 states, 1 in, 1 out; A: Diagonal; float64 on cpu)
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(
+            f"converted: dtype names a precision, so it must be a real floating type such as "
+            f"torch.float64, but it is {dtype}. Complex parts stay complex."
+        )
+    device = None if device is None else _device(device)
+    if isinstance(system, SystemSum):
+        return replace(
+            system,
+            parts=tuple(converted(part, dtype=dtype, device=device) for part in system),
+        )
+    if isinstance(system, ExplicitMap):
+        return replace(system, rows=system.rows.to(dtype=dtype, device=device))
+
+    def moved(part: Matrices) -> Matrices:
+        if isinstance(part, Coefficient):
+            return part.to(dtype=dtype, device=device)
+        return cast(part, dtype=dtype, device=device)
+
+    return replace(
+        system,
+        A=system.A.to(dtype=dtype, device=device),
+        B=moved(system.B),
+        C=moved(system.C),
+        D=moved(system.feedthrough),
+        initial=None
+        if system.initial is None
+        else cast(system.initial, dtype=dtype, device=device),
+    )
+
+
+@checked
+def select(system: Kind, index: Any) -> Kind:
+    """Some entries of the batch axes: one head, one sample, every other channel.
+
+    Args:
+        system: any system, sum or explicit map.
+        index: an index into a tensor of shape ``system.batch``: a number, a slice, a tuple of
+            these, or an index tensor.
+
+    Raises:
+        IndexError: if there is no such entry, or the index has more axes than the batch.
+
+    Example:
+        >>> import dsf, torch
+        >>> one = torch.ones(8, 3, 1)  # eight heads
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> dsf.algebra.select(system, slice(2, 4))
+        System(3 tokens, 1 states, 1 in, 1 out, batch (2,); A: Diagonal; float32 on cpu)
+        >>> dsf.algebra.select(system, 5)
+        System(3 tokens, 1 states, 1 in, 1 out; A: Diagonal; float32 on cpu)
+    """
+    index = _without_ellipsis(index, len(system.batch))
+    batch = _selected(index, system)
+    if isinstance(system, SystemSum):
+        return replace(system, parts=tuple(select(part, index) for part in system))
+    if isinstance(system, ExplicitMap):
+        return replace(system, rows=system.rows.picked(index, batch))
+
+    def taken(part: Matrices) -> Matrices:
+        return part.picked(index, batch) if isinstance(part, Coefficient) else part[index]
+
+    return replace(
+        system,
+        A=system.A.picked(index, batch),
+        B=taken(system.B),
+        C=taken(system.C),
+        D=taken(system.feedthrough),
+        initial=None if system.initial is None else system.initial[index],
+    )
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"converted: 'device' must be a device such as 'cpu' or 'cuda:0', but it is {device!r}."
+        ) from error
+
+
+def _selected(index: Any, system: Operator) -> torch.Size:
+    """The batch axes that are left.
+
+    Raises:
+        TypeError: if a part of the index is none.
+        IndexError: if there is no such entry.
+    """
+    for part in index if isinstance(index, tuple) else (index,):
+        if not _is_index(part):
+            raise TypeError(
+                f"select: 'index' must be a number, a slice, an index tensor or a tuple of these, "
+                f"but it has {part!r}."
+            )
+    one = torch.ones((), dtype=torch.bool, device=system.device)
+    try:
+        return one.expand(system.batch)[index].shape
+    except (IndexError, ValueError, RuntimeError) as error:
+        raise IndexError(
+            f"select: there is no entry for 'index' {index!r} in the batch axes "
+            f"{tuple(system.batch)}: {error}."
+        ) from error
+
+
+def _is_index(part: Any) -> bool:
+    if isinstance(part, Tensor | np.ndarray):
+        return not any(kind in str(part.dtype) for kind in ("float", "complex", "object", "str"))
+    if isinstance(part, Sequence) and not isinstance(part, str | bytes):
+        return all(map(_is_index, part))
+    return isinstance(part, slice | int | np.integer) and not isinstance(part, bool)
+
+
+def _without_ellipsis(index: Any, axes: int) -> Any:
+    """An ellipsis replaced by the batch axes it stands for, so it cannot include the time axis."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(part is None for part in parts):
+        raise IndexError("select: an index of None would add an axis; take entries only.")
+    if not any(part is Ellipsis for part in parts):
+        return index
+    position = next(k for k, part in enumerate(parts) if part is Ellipsis)
+    named = sum(part.ndim if _is_mask(part) else 1 for part in parts if part is not Ellipsis)
+    return (*parts[:position], *[slice(None)] * (axes - named), *parts[position + 1 :])
+
+
+def _is_mask(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.dtype == torch.bool

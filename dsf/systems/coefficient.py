@@ -1,0 +1,195 @@
+"""Lazy input, output and feedthrough matrices, evaluated for a window of tokens at a time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.systems.transition.storage import cast, on_parts, picked
+from dsf.systems.transition.timeline import cut, flip
+
+Lazy = TypeVar("Lazy", bound="Coefficient")
+
+
+class Coefficient(ABC):
+    """Matrices B_t, C_t or D_t of every token, computed when they are needed.
+
+    Behaves like a tensor of shape ``(*batch, time, rows, columns)``: indexing, ``@`` and torch
+    functions compute all of it, ``window`` computes only the tokens it is asked for.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """The shape it would have if written out."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The number type."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device it is stored on."""
+
+    @abstractmethod
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
+        """The matrices of the tokens ``start`` to ``stop - 1``, written out."""
+
+    @abstractmethod
+    def flipped(self) -> "Coefficient":
+        """The tokens in reverse order."""
+
+    def cut(self, start: int, stop: int) -> "Matrices":
+        """The tokens ``start`` to ``stop - 1``, kept lazy where the class supports it."""
+        return self.window(start, stop)
+
+    def to(
+        self: Lazy, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Lazy:
+        """The same matrices in another number type or on another device.
+
+        Complex parts stay complex, in the precision of ``dtype``.
+        """
+        return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
+
+    def picked(self: Lazy, index: Any, batch: torch.Size) -> Lazy:
+        """The entries ``index`` of the batch axes; ``batch`` is the shape of what remains."""
+        return picked(self, index, batch)
+
+    def dense(self) -> Shaped[Tensor, "*batch time rows columns"]:
+        """All matrices written out."""
+        return self.window(0, self.shape[-3])
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.dense()[index]
+
+    def __matmul__(self, right: Tensor) -> Tensor:
+        return self.dense() @ right
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return func(*_plain(args), **_plain(kwargs or {}))
+
+
+Matrices = Tensor | Coefficient
+
+
+def cut_of(part: Matrices, start: int, stop: int, dtype: torch.dtype | None = None) -> Matrices:
+    """The matrices of the tokens ``start`` to ``stop - 1`` in the type ``dtype``.
+
+    Lazy where the coefficient supports it; lazily sampled values are then computed in that type,
+    not rounded to it afterwards.
+    """
+    if isinstance(part, Coefficient):
+        few = part.cut(start, stop)
+        return few.to(dtype=dtype) if isinstance(few, Coefficient) else cast(few, dtype=dtype)
+    return cast(cut(part, start, stop, axis=-3), dtype=dtype)
+
+
+def flipped(part: Matrices) -> Matrices:
+    """The tokens in reverse order."""
+    return part.flipped() if isinstance(part, Coefficient) else flip(part, axis=-3)
+
+
+def dense_of(part: Matrices) -> Shaped[Tensor, "*batch time rows columns"]:
+    """All matrices written out."""
+    return part.dense() if isinstance(part, Coefficient) else part
+
+
+def _plain(given: Any) -> Any:
+    """The arguments of a torch function with every lazy coefficient replaced by its tensor."""
+    if isinstance(given, Coefficient):
+        return given.dense()
+    if type(given) in (list, tuple):
+        return type(given)(_plain(each) for each in given)
+    if type(given) is dict:
+        return {name: _plain(each) for name, each in given.items()}
+    return given
+
+
+@dataclass(frozen=True)
+class SampledWrite(Coefficient):
+    """B_t = step_t write_t; channels that share ``write`` store it once (stride 0)."""
+
+    step: Shaped[Tensor, "*batch time"]
+    write: Shaped[Tensor, "*batch time state"]
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.write.shape, 1])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.promote_types(self.step.dtype, self.write.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.step.device
+
+    def __matmul__(self, right: Tensor) -> Tensor:
+        """Scale the signal by the step: it has fewer numbers than B."""
+        return self.write.unsqueeze(-1) * (self.step[..., None, None] * right)
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time state 1"]:
+        step = cut(self.step, start, stop, axis=-1)
+        return (step.unsqueeze(-1) * cut(self.write, start, stop, axis=-2)).unsqueeze(-1)
+
+    def cut(self, start: int, stop: int) -> "SampledWrite":
+        return SampledWrite(
+            cut(self.step, start, stop, axis=-1), cut(self.write, start, stop, axis=-2)
+        )
+
+    def flipped(self) -> "SampledWrite":
+        return SampledWrite(flip(self.step, axis=-1), flip(self.write, axis=-2))
+
+
+@dataclass(frozen=True)
+class TokenSlots(Coefficient):
+    """B_t = e_t: token ``t`` is stored in state ``t``, as in an attention cache."""
+
+    tokens: Shaped[Tensor, " time"]
+    slots: int
+    leading: torch.Size
+    like: Shaped[Tensor, ""]
+
+    @classmethod
+    def cache(cls, like: Tensor, *, batch: torch.Size, steps: int) -> "TokenSlots":
+        """One slot for every token, of the dtype and device of ``like``."""
+        return cls(torch.arange(steps, device=like.device), steps, batch, like.new_zeros(()))
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.leading, self.tokens.shape[0], self.slots, 1])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.tokens.device
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time state 1"]:
+        tokens = cut(self.tokens, start, stop, axis=-1)
+        slots = torch.arange(self.slots, device=self.device)
+        one_hot = (tokens[:, None] == slots).to(self.dtype).unsqueeze(-1)
+        return one_hot.expand(*self.leading, stop - start, self.slots, 1)
+
+    def cut(self, start: int, stop: int) -> "TokenSlots":
+        tokens = cut(self.tokens, start, stop, axis=-1)
+        return TokenSlots(tokens, self.slots, self.leading, self.like)
+
+    def flipped(self) -> "TokenSlots":
+        return TokenSlots(flip(self.tokens, axis=-1), self.slots, self.leading, self.like)

@@ -1,0 +1,86 @@
+"""Time-invariant complex diagonal systems with real responses, such as S4D, channel by channel.
+
+    g_t = decay g_{t-1} + u_t        y_t = Re(weight . g_t) + skip u_t
+
+The modes (complex states) of a channel stay in registers over time, in double precision, because
+slowly decaying modes accumulate rounding errors over many tokens.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dsf.runtime.threads import in_parallel
+from dsf.systems.kernels.compiling import kernel
+from dsf.systems.kernels.registers import WIDE, ahead, number, pointers, put, store, total
+from dsf.systems.kernels.unrolled import each, loaded, product, product_and_sum
+
+TOGETHER = 4 * WIDE  # modes in registers
+SPAN = 512  # tokens processed with one group of modes before the next group
+
+
+def modes_response(
+    decay: Complex[Tensor, "channel mode"],
+    weight: Complex[Tensor, "channel mode"],
+    skip: Float[Tensor, " channel"],
+    signal: Float[Tensor, "channel time"],
+    *,
+    into: Float[Tensor, "channel time"],
+) -> None:
+    """Write the response from a zero state; all arrays have time as their contiguous axis."""
+    more = -decay.shape[-1] % TOGETHER
+    parts = [pad(part, (0, more)) for each in (decay, weight) for part in (each.real, each.imag)]
+    table = torch.stack(parts, dim=-2).double()
+    arrays = [part.detach().numpy() for part in (table, skip.double(), signal.contiguous(), into)]
+    channels = len(signal)
+    share = max(1, -(-channels // torch.get_num_threads()))
+
+    def run(first: int) -> None:
+        _channels(first, min(first + share, channels), *arrays)
+
+    in_parallel(run, range(0, channels, share))
+
+
+_sum_less_product = each(lambda a, b, c: c - a * b)
+
+
+@kernel()
+@no_type_check
+def _modes(table, state, modes, signal, sums, count):
+    """One group of modes, as many as fit in registers, over ``count`` tokens."""
+    decay, turn = loaded(table, 0, WIDE), loaded(table, modes, WIDE)
+    weight, across = loaded(table, 2 * modes, WIDE), loaded(table, 3 * modes, WIDE)
+    real, imaginary = loaded(state, 0, WIDE), loaded(state, modes, WIDE)
+    for t in range(count):
+        u = number(signal, t)
+        moved = _sum_less_product(turn, imaginary, (u, u, u, u))
+        imaginary = product_and_sum(decay, imaginary, product(turn, real))
+        real = product_and_sum(decay, real, moved)
+        seen = _sum_less_product(across, imaginary, product(weight, real))
+        put(sums, t, number(sums, t) + total((seen[0] + seen[1]) + (seen[2] + seen[3])))
+    for n in range(4):
+        store(state, n * WIDE, real[n])
+        store(state, modes + n * WIDE, imaginary[n])
+
+
+@kernel()
+@no_type_check
+def _channels(first, last, table, skip, signal, response):
+    modes, steps = table.shape[2], signal.shape[1]
+    states, row = np.empty(2 * modes), np.empty(SPAN)
+    state, sums = pointers(states), pointers(row)
+    for channel in range(first, last):
+        states[:] = 0
+        mine = pointers(table[channel])
+        for start in range(0, steps, SPAN):
+            count, given = min(SPAN, steps - start), signal[channel, start:]
+            for t in range(count):
+                row[t] = skip[channel] * given[t]
+            for n in range(0, modes, TOGETHER):
+                _modes(ahead(mine, n), ahead(state, n), modes, pointers(given), sums, count)
+            for t in range(count):
+                response[channel, start + t] = row[t]

@@ -1,0 +1,136 @@
+"""Rows of maps with one scalar decay a token: scores of reads and writes, times decays.
+
+Tokens are cut into tiles. An entry is ``score x reach x gap x factor``, where ``reach`` is the
+product of decays from the row (query) back to the start of its tile, ``gap`` that over the tiles
+between, and ``factor`` that from the column (key) to the end of its tile. Decays are only
+multiplied, in float64, so decays of zero or near zero lose no accuracy.
+"""
+
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+
+from dsf.systems.kernels.compiling import kernel
+from dsf.systems.kernels.registers import (
+    WIDE,
+    ahead,
+    arrived,
+    everywhere,
+    in_first,
+    lanes,
+    load,
+    load_double,
+    nothing,
+    number,
+    pointers,
+    put,
+    spread,
+    store,
+)
+from dsf.systems.kernels.streaming_stores import stream
+
+TILE = 64
+
+
+class Scratch(NamedTuple):
+    """Working memory for one row."""
+
+    line: np.ndarray  # the row, padded to whole tiles
+    scale: np.ndarray  # decays between every earlier tile and the row
+    gap: np.ndarray  # decays between every earlier tile and the tile of the row, in float64
+    held: np.ndarray  # decays between every token of its own tile and the row, in float64
+
+
+def scratch_of(like: np.ndarray, tiles: int) -> Scratch:
+    """Working memory for rows of ``tiles`` tiles."""
+    line, scale = np.zeros(tiles * TILE, like.dtype), np.zeros(tiles + WIDE, like.dtype)
+    return Scratch(line, scale, np.zeros(tiles + WIDE), np.zeros(TILE))
+
+
+@kernel()
+@no_type_check
+def suffixes(decay: np.ndarray, step: np.ndarray, factor: np.ndarray, product: np.ndarray) -> None:
+    """Fill ``factor``, ``step`` times the decays after a token in its tile, and ``product``.
+
+    ``product`` holds the product of all decays of every tile.
+    """
+    heads, steps = decay.shape
+    for h in range(heads):
+        for tile in range(product.shape[1]):
+            running = 1.0
+            for j in range(min(steps, (tile + 1) * TILE) - 1, tile * TILE - 1, -1):
+                factor[h, j] = running * step[h, j]
+                running *= decay[h, j]
+            product[h, tile] = running
+
+
+@kernel()
+@no_type_check
+def far_tiles(score, gap, seen, scale, factor, tiles, line):
+    """The part of a row before its own tile; ``seen`` is the decay from the tile's start to it."""
+    lane = lanes(line)
+    for tile in range(0, tiles, WIDE):
+        store(scale, tile, load_double(gap, tile) * seen)
+    for tile in range(tiles):
+        passed = spread(scale, tile)
+        for j in range(tile * TILE, (tile + 1) * TILE, lane):
+            store(line, j, load(score, j) * passed * load(factor, j))
+
+
+@kernel()
+@no_type_check
+def own_tile(score, held, count, line):
+    """The part of a row in its own tile: ``count`` entries, then zeros."""
+    for j in range(0, TILE, WIDE):
+        each = load_double(score, j) * load_double(held, j)
+        store(line, j, in_first(count - j, each, everywhere(0.0)))
+
+
+@kernel()
+@no_type_check
+def hold(held, at, decay, step):
+    """Multiply the decays of all tokens of a tile by ``decay``, and start those of token ``at``."""
+    for j in range(0, TILE, WIDE):
+        store(held, j, load_double(held, j) * decay)
+    put(held, at, np.float64(step))
+
+
+@kernel()
+@no_type_check
+def write_rows(
+    score, decay, step, feedthrough, factor, product, tile, first, before, memory, place, top
+):
+    """Write rows from token ``first`` on, all in ``tile``, for every head.
+
+    ``score`` is reads times writes for these rows and all columns up to the last of them. Rows are
+    written to those of ``place`` from ``top`` on.
+    """
+    scores, factors = pointers(score), pointers(factor)
+    scratch, target = pointers(memory), pointers(place)
+    (rows, stop), (heads, steps), start = score.shape, decay.shape, tile * TILE
+    count = min(start + TILE, steps) if target.clean else steps
+    for j in range(start, len(memory.line), lanes(scratch.line)):
+        store(scratch.line, j, nothing(scratch.line))
+    for h in range(heads):
+        running = 1.0
+        for earlier in range(tile - 1, -1, -1):
+            put(scratch.gap, earlier, running)
+            running *= product[h, earlier]
+        running = 1.0
+        for t in range(start, first + rows):
+            kept = running * decay[h, t]
+            if not before:
+                hold(scratch.held, t - start, decay[h, t], step[h, t])
+            if t >= first:
+                row, line = ahead(scores, (t - first) * stop), scratch.line
+                seen = running if before else kept
+                weights = ahead(factors, h * steps)
+                far_tiles(row, scratch.gap, seen, scratch.scale, weights, tile, line)
+                own = ahead(row, start), scratch.held, t - start + (not before)
+                own_tile(*own, ahead(line, start))
+                put(line, t, number(line, t) + feedthrough[h, t])
+                stream(line, count, target, (h * target.rows + top + t - first) * steps)
+            if before:
+                hold(scratch.held, t - start, decay[h, t], step[h, t])
+            running = kept
+    arrived()

@@ -1,0 +1,175 @@
+"""Row reductions of maps with one scalar decay a token, for a tile of rows and earlier tiles.
+
+The scores of the 64 rows of a tile are contiguous for every column, so that the inner loops run
+over rows and need no horizontal sums. ``parts`` are three planes of them, flat: absolute values,
+those times their logarithms, and absolute values of the negative scores. ``statistics`` holds every
+kind of sum (the constants below) for the rows of every head.
+"""
+
+import math
+from typing import no_type_check
+
+import numpy as np
+
+from dsf.systems.kernels.compiling import kernel
+from dsf.systems.kernels.exponentials import chosen, log_of
+
+TILE = 64
+MASS, NEGATIVE, ENERGY, SURPRISE, DISTANCE, LARGEST, LOWEST, NEAR = range(8)
+
+
+@kernel()
+@no_type_check
+def all_before(decay: np.ndarray, weight: np.ndarray, mass: np.ndarray, lagged: np.ndarray) -> None:
+    """At the end of every tile: the decayed weights of all tokens so far, and those times lag."""
+    for h in range(decay.shape[0]):
+        total, moved = 0.0, 0.0
+        for t in range(decay.shape[1]):
+            moved = decay[h, t] * (moved + total)
+            total = decay[h, t] * total + weight[h, t]
+            if (t + 1) % TILE == 0:
+                mass[h, t // TILE], lagged[h, t // TILE] = total, moved
+
+
+@kernel()
+@no_type_check
+def sum_tiles(
+    parts: np.ndarray,
+    first: int,
+    factor: np.ndarray,
+    logs: np.ndarray,
+    product: np.ndarray,
+    heads: np.ndarray,
+    firsts: np.ndarray,
+    stops: np.ndarray,
+    reach: np.ndarray,
+    log_reach: np.ndarray,
+    gap: np.ndarray,
+    start: int,
+    widths: np.ndarray,
+    peaks: bool,
+    statistics: np.ndarray,
+) -> int:
+    """Add the tiles before ``stops`` that are in ``parts``, whose first tile is ``first``.
+
+    For every head, tiles are added back to its entry of ``firsts`` or to the first tile of the
+    parts. Returns the number of tiles that were added, over all heads.
+    """
+    flat, plane, added = parts.reshape(-1), parts.shape[1], 0
+    sums = np.empty(4 * TILE, parts.dtype)
+    for h in heads:
+        begin = max(first, firsts[h])
+        while stops[h] > begin and gap[h] != 0:
+            tile = stops[h] - 1
+            column, at, lag = tile * TILE, (tile - first) * TILE * TILE, start - tile * TILE
+            _sum_tile(flat, plane, at, factor[h], logs[h], column, sums)
+            _add_sums(sums, lag - TILE + 1, reach[h], log_reach[h], gap[h], statistics[h])
+            for w in range(len(widths)):
+                if lag - TILE + 1 < widths[w]:
+                    _sum_near(flat, at, factor[h], column, lag, widths[w], sums)
+                    for i in range(TILE):
+                        statistics[h, (NEAR + w) * TILE + i] += reach[h, i] * gap[h] * sums[i]
+            if peaks:
+                for j in range(TILE):
+                    scale = factor[h, column + j] * gap[h]
+                    add_peaks(flat, plane, at + j * TILE, scale, reach[h], statistics[h])
+            gap[h] *= product[h, tile]
+            stops[h] = tile
+            added += 1
+        stops[h] = min(stops[h], begin)
+    return added
+
+
+@kernel()
+@no_type_check
+def _sum_tile(parts, plane, at, factor, logs, column, sums):
+    """For every row: sums of absolute values, negative ones, those times log, and times lag.
+
+    The lag is that from the column to the end of the tile.
+    """
+    if plane < 0 or at < 0 or column < 0:
+        return
+    number = factor.dtype.type
+    sums[:] = 0
+    for quad in range(TILE // 4):
+        j, lag = column + 4 * quad, TILE - 1 - 4 * quad
+        a, b, c, d = factor[j], factor[j + 1], factor[j + 2], factor[j + 3]
+        la, lb, lc, ld = a * logs[j], b * logs[j + 1], c * logs[j + 2], d * logs[j + 3]
+        ma, mb, mc = a * number(lag), b * number(lag - 1), c * number(lag - 2)
+        md = d * number(lag - 3)
+        o = at + quad * (4 * TILE)
+        g, n = o + plane, o + 2 * plane
+        for i in range(TILE):
+            s, t, u = parts[o + i], parts[o + TILE + i], parts[o + 2 * TILE + i]
+            v = parts[o + 3 * TILE + i]
+            sums[i] += a * s + b * t + (c * u + d * v)
+            sums[TILE + i] += (
+                a * parts[n + i]
+                + b * parts[n + TILE + i]
+                + (c * parts[n + 2 * TILE + i] + d * parts[n + 3 * TILE + i])
+            )
+            sums[2 * TILE + i] += (
+                a * parts[g + i]
+                + b * parts[g + TILE + i]
+                + (c * parts[g + 2 * TILE + i] + d * parts[g + 3 * TILE + i])
+            ) + (la * s + lb * t + (lc * u + ld * v))
+            sums[3 * TILE + i] += ma * s + mb * t + (mc * u + md * v)
+
+
+@kernel()
+@no_type_check
+def _add_sums(sums, lag, reach, log_reach, gap, statistics):
+    """Scale the sums of a tile by the decays up to the rows."""
+    log_gap = math.log(gap)
+    for i in range(TILE):
+        scale = reach[i] * gap
+        size = scale * sums[i]
+        statistics[MASS * TILE + i] += size
+        statistics[NEGATIVE * TILE + i] += scale * sums[TILE + i]
+        statistics[SURPRISE * TILE + i] += (
+            scale * sums[2 * TILE + i] + (log_reach[i] + log_gap) * size
+        )
+        statistics[DISTANCE * TILE + i] += scale * sums[3 * TILE + i] + (lag + i) * size
+
+
+@kernel()
+@no_type_check
+def _sum_near(parts, at, factor, column, lag, width, sums):
+    """Absolute values at lags below ``width``; ``lag`` is that of the first row and column."""
+    if at < 0 or column < 0:
+        return
+    sums[:TILE] = 0
+    for j in range(TILE):
+        scale, o = factor[column + j], at + j * TILE
+        for i in range(min(TILE, width - lag + j)):
+            sums[i] += scale * parts[o + i]
+
+
+@kernel()
+@no_type_check
+def add_peaks(parts, plane, at, scale, reach, statistics):
+    """Squares of the entries of a column, the largest absolute value and the smallest entry."""
+    if plane < 0 or at < 0:
+        return
+    for i in range(TILE):
+        entry = reach[i] * scale * parts[at + i]
+        below = -reach[i] * scale * parts[2 * plane + at + i]
+        largest, lowest = statistics[LARGEST * TILE + i], statistics[LOWEST * TILE + i]
+        statistics[ENERGY * TILE + i] += entry * entry
+        statistics[LARGEST * TILE + i] = chosen(entry <= largest, largest, entry)
+        statistics[LOWEST * TILE + i] = chosen(below >= lowest, lowest, below)
+
+
+@kernel()
+@no_type_check
+def split_scores(
+    scores: np.ndarray, size: np.ndarray, logged: np.ndarray, negative: np.ndarray
+) -> None:
+    """Fill the three planes of ``parts``; the logarithm of a zero score is some finite number."""
+    nothing = scores.dtype.type(0)
+    for i in range(len(scores)):
+        score = scores[i]
+        found = abs(score)
+        size[i] = found
+        logged[i] = found * log_of(found)
+        negative[i] = chosen(score > nothing, nothing, -score)

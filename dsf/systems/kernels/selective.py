@@ -1,0 +1,243 @@
+"""The scan of a selective state space (Mamba) on the CPU, without storing decays or states.
+
+    h_t = exp(step_t pole) h_{t-1} + step_t write_t u_t        y_t = read_t . h_t + skip u_t
+
+for many channels with one diagonal each, which share ``write`` and ``read``. Channels are processed
+in blocks, so that the states of a block stay in the cache over time.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dsf.runtime.threads import in_parallel
+from dsf.systems.kernels.compiling import kernel
+from dsf.systems.kernels.expm1_polynomials import UNIT
+from dsf.systems.kernels.exponentials import ZERO, power_of_two
+from dsf.systems.kernels.registers import ahead, lanes, later, load, nothing, pointers, store
+from dsf.systems.kernels.slow_states import (
+    BLOCK,
+    DRIVE,
+    GENTLE,
+    GROUP,
+    LINE,
+    MILD,
+    POLE,
+    ROW,
+    STATE,
+    STEP,
+    STRONG,
+    SUM,
+    any_update,
+    gentle_update,
+    mild_update,
+    strong_update,
+)
+
+# Tokens for which states stay in registers, and consecutive tokens of one block of channels: no
+# more than the address translation buffer (TLB) has pages for.
+TOKENS, SPAN = 8, 512
+INFINITE = np.uint32(0x7F800000)
+
+
+def selective_scan(
+    step: Float[Tensor, "time channel"],
+    value: Float[Tensor, "time channel"],
+    pole: Float[Tensor, "channel state"],
+    write: Float[Tensor, "time state"],
+    read: Float[Tensor, "time state"],
+    skip: Float[Tensor, " channel"],
+    entering: Float[Tensor, "channel state"],
+    *,
+    into: tuple[Float[Tensor, "time channel"], Float[Tensor, "channel state"]],
+) -> None:
+    """Write the response and the state after the last token into the two tensors of ``into``.
+
+    All parts have one real number type; in the response the numbers of a token are contiguous.
+    """
+    response, leaving = into
+    if step.dtype == torch.float32 and value.shape[-1] % BLOCK:
+        _in_whole_blocks(step, value, pole, write, read, skip, entering, into=into)
+        return
+    states = pole.shape[-1]
+    more = -states % GROUP
+    unit = UNIT if step.dtype == torch.float32 else 1.0
+    bases = (pole.double() * (np.log2(np.e) * unit)).to(pole.dtype)
+    rows, start = (pad(part, (0, more)).mT.contiguous().clone() for part in (bases, entering))
+    ports = (pad(part, (0, more)).flatten() for part in (write, read))
+    parts = (step.contiguous(), value.contiguous(), rows, *ports, skip.contiguous())
+    arrays = [part.detach().numpy() for part in (*parts, start, response)]
+    channels = value.shape[-1]
+    scan, share = _scan_double, BLOCK
+    if step.dtype == torch.float32:
+        scan, share = _scan_single, BLOCK * -(-channels // (BLOCK * torch.get_num_threads()))
+
+    def run(first: int) -> None:
+        scan(first, min(first + share, channels), *arrays)
+
+    in_parallel(run, range(0, channels, share))
+    leaving.copy_(start[:states].mT)
+
+
+def _in_whole_blocks(
+    step: Tensor,
+    value: Tensor,
+    pole: Tensor,
+    write: Tensor,
+    read: Tensor,
+    skip: Tensor,
+    entering: Tensor,
+    *,
+    into: tuple[Tensor, Tensor],
+) -> None:
+    """The same with the channels padded with zeros to whole blocks."""
+    response, leaving = into
+    channels = value.shape[-1]
+    more = -channels % BLOCK
+    step, value, skip = (pad(part, (0, more)) for part in (step, value, skip))
+    pole, entering = (pad(part, (0, 0, 0, more)) for part in (pole, entering))
+    wider = torch.empty_like(value), torch.empty_like(entering)
+    selective_scan(step, value, pole, write, read, skip, entering, into=wider)
+    response.copy_(wider[0][:, :channels])
+    leaving.copy_(wider[1][:channels])
+
+
+@kernel()
+@no_type_check
+def _aligned(size, like):
+    """An array of zeros that is aligned to cache lines."""
+    room = np.zeros(size + 16, like.dtype)
+    skipped = (-room.ctypes.data // like.itemsize) % 16
+    return room[skipped : skipped + size]
+
+
+@kernel()
+@no_type_check
+def _load_states(cell, least, first, pole, state):
+    """States and poles of a block, and the lowest pole of every group; nan if one is positive."""
+    for n in range(len(pole)):
+        for d in range(BLOCK):
+            each, low = pole[n, first + d], least[n // GROUP]
+            cell[n * ROW + STATE + d], cell[n * ROW + POLE + d] = state[n, first + d], each
+            least[n // GROUP] = min(low, each) if each <= ZERO and low <= ZERO else np.nan
+
+
+@kernel(inlined=True)
+@no_type_check
+def _load_tokens(tile, peaks, count, step, value, skip, width):
+    """Steps, drives and feedthrough of some tokens; returns the longest step, nan if one is < 0.
+
+    Bit patterns compared as integers order non-negative numbers correctly, and put nan and negative
+    numbers after all of them.
+    """
+    line, peak = ahead(tile, 0), nothing(tile)
+    for _ in range(count):
+        for d in range(0, BLOCK, lanes(tile)):
+            each, given = load(step, d), load(value, d)
+            store(line, STEP + d, each)
+            store(line, DRIVE + d, each * given)
+            store(line, SUM + d, load(skip, d) * given)
+            peak = later(peak, each)
+        line, step, value = ahead(line, LINE), ahead(step, width), ahead(value, width)
+    store(pointers(peaks), 0, peak)
+    longest = peaks.view(np.uint32).max()
+    return np.uint32(longest).view(np.float32) if longest <= INFINITE else np.float32(np.nan)
+
+
+@kernel(inlined=True)
+@no_type_check
+def _store_responses(tile, count, response, width):
+    """Copy the responses of some tokens to the result."""
+    for _ in range(count):
+        for d in range(0, BLOCK, lanes(tile)):
+            store(response, d, load(tile, SUM + d))
+        tile, response = ahead(tile, LINE), ahead(response, width)
+
+
+@kernel()
+@no_type_check
+def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
+    """Some tokens of a block; each group of states uses the cheapest loop for its decays.
+
+    The groups in turn prefetch later lines of the ``tables``: steps, values and responses.
+    """
+    write, read = ports
+    tile = pointers(row)
+    for start in range(span[0], span[1], TOKENS):
+        count, o = min(TOKENS, span[1] - start), start * width
+        step, value, response = ahead(tables[0], o), ahead(tables[1], o), ahead(tables[2], o)
+        longest = _load_tokens(tile, peaks, count, step, value, skip, width)
+        asked = step, value, response
+        for group in range(len(least)):
+            lowest, mine = longest * least[group], ahead(cell, group * GROUP * ROW)
+            n, later_on = start * states + group * GROUP, ahead(asked[0], TOKENS * width)
+            w, r = ahead(write, n), ahead(read, n)
+            if lowest >= MILD:
+                mild_update(mine, tile, count, w, r, states, later_on, width)
+            elif lowest >= GENTLE:
+                gentle_update(mine, tile, count, w, r, states, later_on, width)
+            elif lowest >= STRONG:
+                strong_update(mine, tile, count, w, r, states, later_on, width)
+            else:
+                any_update(mine, tile, count, w, r, states, later_on, width)
+            asked = asked[1], asked[2], asked[0]
+        _store_responses(tile, count, response, width)
+
+
+@kernel()
+@no_type_check
+def _scan_single(begin, end, step, value, pole, write, read, skip, state, response):
+    states, blocks, width = len(pole), (end - begin) // BLOCK, step.shape[1]
+    cells = _aligned(blocks * states * ROW, step).reshape(blocks, states * ROW)
+    least = np.zeros((blocks, states // GROUP), step.dtype)
+    row, peaks = _aligned(TOKENS * LINE, step), np.zeros(BLOCK, step.dtype)
+    for k in range(blocks):
+        _load_states(cells[k], least[k], begin + k * BLOCK, pole, state)
+    ports = pointers(write), pointers(read)
+    for start in range(0, len(step), SPAN):
+        span = start, min(start + SPAN, len(step))
+        for k in range(blocks):
+            first = begin + k * BLOCK
+            tables = (
+                ahead(pointers(step), first),
+                ahead(pointers(value), first),
+                ahead(pointers(response), first),
+            )
+            mine = ahead(pointers(skip), first)
+            _run(pointers(cells[k]), least[k], row, peaks, span, tables, width, ports, states, mine)
+    for c in range(begin, end):
+        for n in range(states):
+            state[n, c] = cells[(c - begin) // BLOCK, n * ROW + (c - begin) % BLOCK]
+
+
+@kernel()
+@no_type_check
+def _scan_double(first, last, step, value, pole, write, read, skip, state, response):
+    if first < 0:
+        return
+    cell = np.zeros((len(pole), BLOCK))
+    token = np.zeros(LINE)
+    for n in range(len(pole)):
+        for d in range(last - first):
+            cell[n, d] = state[n, first + d]
+    for t in range(len(step)):
+        for d in range(last - first):
+            token[STEP + d] = step[t, first + d]
+            token[DRIVE + d] = step[t, first + d] * value[t, first + d]
+            token[SUM + d] = skip[first + d] * value[t, first + d]
+        for n in range(len(pole)):
+            w, r = write[t * len(pole) + n], read[t * len(pole) + n]
+            for d in range(last - first):
+                decay = power_of_two(token[STEP + d] * pole[n, first + d])
+                new = decay * cell[n, d] + w * token[DRIVE + d]
+                cell[n, d] = new
+                token[SUM + d] += r * new
+        for d in range(last - first):
+            response[t, first + d] = token[SUM + d]
+    for n in range(len(pole)):
+        for d in range(last - first):
+            state[n, first + d] = cell[n, d]

@@ -1,0 +1,295 @@
+"""Rows of attention maps computed on demand from query-key scores, and their cache system.
+
+- ``PairRows``: the base class, with scores ``scale q_i.k_j`` and lags.
+- ``ExponentialRows``: rows that are a softmax of logits; ``SoftmaxRows`` is softmax attention with
+  optional bias, soft cap, sink and decays.
+- ``cache_system``: a causal map as a system that stores every token in a state.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from dsf.runtime.scratch_memory import WorkMemory
+from dsf.runtime.threads import in_parallel, shares
+from dsf.systems.coefficient import TokenSlots
+from dsf.systems.composite import PANEL, RowSource, StoredRows
+from dsf.systems.kernels import applies
+from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
+
+
+@dataclass(frozen=True)
+class PairRows(RowSource):
+    """Rows from scores ``scale q_i.k_j``, causal unless ``is_causal`` is overridden.
+
+    Subclasses define ``window``, which turns scores into weights.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch read key"]
+    scale: float
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.query.shape[:-1], 1, self.key.shape[-2]])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.query.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.query.device
+
+    @property
+    def is_causal(self) -> bool:
+        return True
+
+    def scores(
+        self, start: int, stop: int, *, keys: int | None = None
+    ) -> Float[Tensor, "*batch rows keys"]:
+        """Scores of the queries ``start`` to ``stop - 1`` with the first ``keys`` keys, or all."""
+        return (self.scale * self.query[..., start:stop, :]) @ self.key[..., :keys, :].mT
+
+    def scores_in(
+        self, memory: WorkMemory, start: int, stop: int, *, keys: int | None = None
+    ) -> Float[Tensor, "*batch rows keys"]:
+        """The same in memory that the next call may overwrite; without gradients."""
+        query, key = self.scale * self.query[..., start:stop, :], self.key[..., :keys, :].mT
+        queries, columns = query.shape[:-1], self.key.shape[-2]
+        shape, most = (*queries, key.shape[-1]), queries.numel() * columns
+        return torch.matmul(query, key, out=memory.take("scores", query, shape, most=most))
+
+    def lags(self, start: int, stop: int) -> Shaped[Tensor, "rows read"]:
+        """Query position minus key position, in tokens; negative for later keys."""
+        written = torch.arange(start, stop, device=self.device)
+        return written[:, None] - torch.arange(self.key.shape[-2], device=self.device)
+
+    def ahead(self, start: int, stop: int) -> Bool[Tensor, "rows read"]:
+        """Whether the key comes after the query."""
+        return self.lags(start, stop) < 0
+
+    def apply(
+        self, signal: Shaped[Tensor, "*batch read 1 channel"]
+    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+        value, steps = signal.squeeze(-2), self.query.shape[-2]
+        panels = [
+            self.window(start, min(start + PANEL, steps)).squeeze(-2) @ value
+            for start in range(0, steps, PANEL)
+        ]
+        return torch.cat(panels, dim=-2).unsqueeze(-2)
+
+    def flipped(self) -> StoredRows:
+        return StoredRows(self.dense().squeeze(-2).flip(-2))
+
+
+@dataclass(frozen=True)
+class ExponentialRows(PairRows):
+    """Rows that are exponentials of logits divided by their sum: a softmax."""
+
+    @abstractmethod
+    def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+        """The logits, in nats; minus infinity where a key is not read.
+
+        For every key, or for those before ``stop`` where rows are causal. In newly allocated
+        memory, which the caller may overwrite.
+        """
+
+    def logits_in(
+        self,
+        memory: WorkMemory,  # noqa: ARG002  # for logits that need no more than their scores
+        start: int,
+        stop: int,
+    ) -> Float[Tensor, "*batch rows keys"]:
+        """The same, perhaps in memory that the next call may overwrite; without gradients."""
+        return self.logits(start, stop)
+
+    def unread(self) -> Float[Tensor, "*batch"] | None:
+        """The logarithm of a term in the denominator that belongs to no key (a sink), or None."""
+        return None
+
+    @property
+    def always_reads(self) -> bool:
+        """Whether every row is known to read a key."""
+        return False
+
+    def reach(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+        """The rows ``start`` to ``stop - 1``, for as many keys as ``logits`` has."""
+        return self._softened(self.logits(start, stop))
+
+    def _softened(
+        self, logits: Float[Tensor, "*batch rows keys"]
+    ) -> Float[Tensor, "*batch rows keys"]:
+        sink, keys = self.unread(), logits.shape[-1]
+        if sink is not None:
+            column = sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
+            logits = torch.cat([logits, column], dim=-1)
+        weights = logits.softmax(dim=-1) if self.always_reads else softmax_in_reach(logits)
+        return weights[..., :keys]
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        return self._whole(self.logits(start, stop), WorkMemory())
+
+    def window_in(
+        self, memory: WorkMemory, start: int, stop: int
+    ) -> Shaped[Tensor, "*batch time 1 read"]:
+        if not applies(self.query, self.key, work=self.shape.numel()):
+            return self.window(start, stop)
+        return self._whole(self.logits_in(memory, start, stop), memory)
+
+    def _whole(
+        self, logits: Float[Tensor, "*batch rows keys"], memory: WorkMemory
+    ) -> Shaped[Tensor, "*batch time 1 read"]:
+        """The softmax of logits, with zeros behind it; by compiled loops in ``memory``."""
+        columns, sink = self.shape[-1], self.unread()
+        parts = (logits,) if sink is None else (logits, sink)
+        if applies(*parts, work=self.shape.numel()) and not logits.is_complex():
+            whole = memory.take("rows", logits, (*logits.shape[:-1], columns))
+            _soften(logits, sink, whole)
+            return whole.unsqueeze(-2)
+        weights = self._softened(logits)
+        later = weights.new_zeros(()).expand(*weights.shape[:-1], columns - weights.shape[-1])
+        return torch.cat([weights, later], dim=-1).unsqueeze(-2)
+
+
+def _soften(
+    logits: Float[Tensor, "*batch rows keys"],
+    sink: Float[Tensor, "*batch"] | None,
+    whole: Float[Tensor, "*batch rows columns"],
+) -> None:
+    """Write the softmax of logits into ``whole`` by compiled loops, with zeros behind it."""
+    from dsf.systems.kernels.softmax_rows import soften_rows
+
+    rows, keys = logits.shape[-2:]
+    scores = logits.detach().contiguous().view(-1, rows, keys).numpy()
+    into = whole.view(-1, rows, whole.shape[-1]).numpy()
+    unread = (
+        np.full(len(scores), -np.inf) if sink is None else sink.detach().flatten().double().numpy()
+    )
+
+    def soften(part: slice) -> None:
+        soften_rows(scores[part], unread[part], into[part])
+
+    in_parallel(soften, shares(len(scores)))
+
+
+def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:
+    """``scale`` if it is given, otherwise ``key ** -0.5``."""
+    return query.shape[-1] ** -0.5 if scale is None else scale
+
+
+def softmax_in_reach(
+    scores: Float[Tensor, "*batch rows read"],
+) -> Float[Tensor, "*batch rows read"]:
+    """Softmax over the last axis; a row whose scores are all minus infinity becomes zeros."""
+    reachable = (scores > -torch.inf).any(dim=-1, keepdim=True)
+    if bool(reachable.all()):
+        return scores.softmax(dim=-1)
+    return scores.masked_fill(~reachable, 0).softmax(dim=-1) * reachable
+
+
+@dataclass(frozen=True)
+class SoftmaxRows(ExponentialRows):
+    """Softmax of ``scale q.k``, soft-capped, plus ``bias``, over the keys that a query reads.
+
+    ``log_decay`` (causal rows only) adds to a score the log decays of the tokens after the key up
+    to the query, in nats. ``sink`` adds ``exp(sink)`` to the denominator only, so that rows sum to
+    less than one. A row that reads no key is zero. In causal rows the query of token i reads the
+    keys 0 ... i only.
+    """
+
+    causal: bool
+    bias: Float[Tensor, "*batch time read"] | None = None
+    softcap: float | None = None
+    sink: Float[Tensor, "*batch"] | None = None
+    log_decay: Float[Tensor, "*batch read"] | None = None
+
+    @property
+    def is_causal(self) -> bool:
+        return self.causal
+
+    @property
+    def always_reads(self) -> bool:
+        return self.causal and self.bias is None and self.log_decay is None
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the response is that of torch's fused attention, which forms no rows."""
+        parts = (self.softcap, self.sink, self.bias, self.log_decay)
+        return all(part is None for part in parts)
+
+    def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+        keys = stop if self.causal else self.key.shape[-2]
+        return self.finished(self.scores(start, stop, keys=keys), start, stop)
+
+    def logits_in(
+        self, memory: WorkMemory, start: int, stop: int
+    ) -> Float[Tensor, "*batch rows keys"]:
+        keys = stop if self.causal else self.key.shape[-2]
+        return self.finished(self.scores_in(memory, start, stop, keys=keys), start, stop)
+
+    def finished(
+        self, scores: Float[Tensor, "*batch rows keys"], start: int, stop: int
+    ) -> Float[Tensor, "*batch rows keys"]:
+        """The logits of scores, in the same memory where nothing is added to them."""
+        keys = scores.shape[-1]
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        if self.bias is not None:
+            scores = scores + self.bias[..., start:stop, :keys]
+        if self.log_decay is not None:
+            scores = scores + faded(self.log_decay[..., :keys], start, stop)
+        if self.causal:
+            square = torch.ones(stop - start, stop - start, dtype=torch.bool, device=self.device)
+            scores[..., start:].masked_fill_(square.triu(1), -torch.inf)
+        return scores
+
+    def unread(self) -> Float[Tensor, "*batch"] | None:
+        return self.sink
+
+    def apply(
+        self, signal: Shaped[Tensor, "*batch read 1 channel"]
+    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+        if not self.is_fused:
+            return super().apply(signal)
+        mixed = scaled_dot_product_attention(
+            self.query, self.key, signal.squeeze(-2), is_causal=self.causal, scale=self.scale
+        )
+        return mixed.unsqueeze(-2)
+
+
+def faded(
+    log_decay: Float[Tensor, "*batch read"], start: int, stop: int
+) -> Float[Tensor, "*batch time read"]:
+    """Sums of ``log_decay`` over the tokens after a key up to a query in ``start ... stop - 1``.
+
+    Zero for later keys. Sums are accumulated directly and never differences of cumulative sums, so
+    no digits are lost for tokens far from the start.
+    """
+    earlier, inside, later = log_decay.tensor_split([start, stop], dim=-1)
+    after = torch.cat([earlier[..., 1:], torch.zeros_like(earlier[..., :1])], dim=-1)
+    to_window = after.flip(-1).cumsum(dim=-1).flip(-1)
+    passed = inside.cumsum(dim=-1).unsqueeze(-1)
+    token = torch.arange(stop - start, device=log_decay.device)
+    follows = token[:, None] > token
+    between = torch.where(follows, inside.unsqueeze(-1), 0).cumsum(dim=-2)
+    between = torch.where(follows, between, 0)
+    ahead = torch.zeros_like(later).unsqueeze(-2).expand(*between.shape[:-1], -1)
+    return torch.cat([to_window.unsqueeze(-2) + passed, between, ahead], dim=-1)
+
+
+def cache_system(rows: RowSource) -> System:
+    """A_t = I, B_t = e_t and C_t = row t of a causal map; neither e_t nor the rows are stored."""
+    *batch, steps, _, _ = rows.shape
+    kept = torch.ones((), dtype=rows.dtype, device=rows.device)
+    return System(
+        A=ScaledIdentity(kept.expand(*batch, steps), steps),
+        B=TokenSlots.cache(kept, batch=torch.Size(batch), steps=steps),
+        C=rows,
+    )

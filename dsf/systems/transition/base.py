@@ -1,0 +1,116 @@
+"""The interface that every structure of A_t implements."""
+
+from abc import ABC, abstractmethod
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.systems.transition.storage import cast, on_parts, picked
+
+Maps = TypeVar("Maps", bound="Transition")
+
+
+class Transition(ABC):
+    """The transition matrices A_1 ... A_T of one system, stored by their structure.
+
+    ``shape`` is ``(*batch, time, state, state)`` whatever the storage. Token indices count from 0.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """The shape of the matrices if written out: ``(*batch, time, state, state)``."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The number type of the matrices."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device the matrices are stored on."""
+
+    @property
+    def batch(self) -> torch.Size:
+        """The leading axes."""
+        return self.shape[:-3]
+
+    @property
+    def steps(self) -> int:
+        """The number of tokens."""
+        return self.shape[-3]
+
+    @property
+    def state_size(self) -> int:
+        """How many states one channel has."""
+        return self.shape[-1]
+
+    @abstractmethod
+    def __matmul__(
+        self, state: Shaped[Tensor, "*batch time state channel"]
+    ) -> Shaped[Tensor, "*batch time state channel"]:
+        """A_t applied to the state of the same token."""
+
+    @abstractmethod
+    def compose(self, earlier: "Transition") -> "Transition":
+        """The products ``A_t earlier_t``, token by token.
+
+        In the same structure where it is closed under products, dense otherwise.
+        """
+
+    @abstractmethod
+    def window(self, start: int, stop: int) -> "Transition":
+        """The tokens ``start`` to ``stop - 1``, with lazily sampled values computed."""
+
+    def cut(self, start: int, stop: int) -> "Transition":
+        """The tokens ``start`` to ``stop - 1``; lazily sampled values stay lazy."""
+        return self.window(start, stop)
+
+    def finer(self: Maps) -> Maps:
+        """The same matrices; lazily sampled values will be computed in double precision.
+
+        Rounding a decay close to one to single precision gives a relative error of 3e-8 at every
+        token, always of the same sign.
+        """
+        return self
+
+    @abstractmethod
+    def delayed(self, lag: int) -> "Transition":
+        """Every matrix ``lag`` tokens later, identities in front; ``lag`` is at least 0."""
+
+    @abstractmethod
+    def flipped(self) -> "Transition":
+        """The tokens in reverse order."""
+
+    @abstractmethod
+    def transposed(self) -> "Transition":
+        """Every matrix transposed (not conjugated)."""
+
+    def to(
+        self: Maps, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Maps:
+        """The same matrices in another number type or on another device.
+
+        Complex parts stay complex, in the precision of ``dtype``.
+        """
+        return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
+
+    def picked(self: Maps, index: Any, batch: torch.Size) -> Maps:
+        """The entries ``index`` of the batch axes; ``batch`` is the shape of what remains."""
+        return picked(self, index, batch)
+
+    def diagonal(self) -> Shaped[Tensor, "*batch time state"] | None:
+        """The diagonals if the structure is diagonal, else None."""
+        return None
+
+    @property
+    @abstractmethod
+    def is_constant(self) -> bool:
+        """Whether every token has the same matrix."""
+
+    @abstractmethod
+    def dense(self) -> Shaped[Tensor, "*batch time state state"]:
+        """The matrices written out."""

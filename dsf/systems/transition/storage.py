@@ -1,0 +1,86 @@
+"""Operations on any dataclass of tensors with named axes: number type, device, batch entries.
+
+The annotation of a field names its axes, so these functions serve every stored structure.
+"""
+
+from collections.abc import Callable
+from dataclasses import Field, fields, is_dataclass, replace
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from dsf.systems.transition.timeline import on_stored
+
+Stored = TypeVar("Stored")
+
+
+def on_parts(stored: Stored, act: Callable[[Tensor], Tensor]) -> Stored:
+    """``stored`` with ``act`` applied to each of its tensors."""
+    changed = {
+        field.name: act(getattr(stored, field.name))
+        for field in _fields(stored)
+        if isinstance(getattr(stored, field.name), Tensor)
+    }
+    return replace(stored, **changed)  # type: ignore[type-var]
+
+
+def cast(
+    part: Tensor, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """A tensor moved to a device and converted to a number type; integers and booleans keep theirs.
+
+    For a real ``dtype`` a complex tensor becomes complex of that precision: imaginary parts are
+    never dropped.
+    """
+    if dtype is None or not (part.is_floating_point() or part.is_complex()):
+        dtype = part.dtype
+    elif part.is_complex():
+        dtype = dtype.to_complex()
+    if part.dtype == dtype and device is None:
+        return part
+    return on_stored(part, lambda stored: stored.to(dtype=dtype, device=device))
+
+
+def picked(stored: Stored, index: Any, batch: torch.Size) -> Stored:
+    """The entries ``index`` of the batch axes of every tensor.
+
+    Args:
+        stored: a structure whose field annotations start with ``*batch`` where they have batch
+            axes.
+        index: an index into a tensor with the batch axes of ``stored``.
+        batch: the shape of the batch axes that remain.
+
+    Raises:
+        TypeError: if the annotations do not say which axes are batch axes.
+    """
+    changed: dict[str, Any] = {}
+    for field in _fields(stored):
+        part = getattr(stored, field.name)
+        if isinstance(part, Tensor) and _axes(field.type).startswith("*batch"):
+            changed[field.name] = part[index]
+        elif isinstance(part, torch.Size):
+            changed[field.name] = batch
+    taken = replace(stored, **changed)  # type: ignore[type-var]
+    if taken.shape[:-3] != batch:  # type: ignore[attr-defined]
+        raise TypeError(
+            f"select: {type(stored).__name__} does not say which of its axes are batch axes; "
+            f"annotate its fields with '*batch ...', or give it a 'picked' of its own."
+        )
+    return taken
+
+
+def _fields(stored: object) -> tuple[Field[Any], ...]:
+    if not is_dataclass(stored):
+        raise TypeError(
+            f"{type(stored).__name__} is not a dataclass of tensors, so its parts are not known."
+        )
+    return fields(stored)
+
+
+def _axes(annotation: Any) -> str:
+    """The axis names of a tensor annotation, empty for anything else."""
+    if get_origin(annotation) in (Union, UnionType):
+        return next((axes for axes in map(_axes, get_args(annotation)) if axes), "")
+    return getattr(annotation, "dim_str", "")

@@ -1,0 +1,261 @@
+"""Edits of one mixer, over all mixers: each is what the matrix says, written out."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import dsf
+from dsf import edits, mixers
+from dsf.evaluate import final_state
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.results.layers import InspectedLayer
+from dsf.interventions.edited_mixing import Subject, _constant_signal, edited_response
+from dsf.systems.coefficient import TokenSlots
+from dsf.systems.system import System
+
+STEPS = 9
+
+
+def drawn(cls, seed=0):
+    return cls.draw(torch.Generator().manual_seed(seed), steps=STEPS)
+
+
+def edited(mixer, *several, sources=None):
+    return edited_response(Subject("it", mixer, sources or {}), several)
+
+
+def run_of(mixer):
+    """Another run of the same layer, as an inspection would hold it."""
+    layer = InspectedLayer("it", "drawn", mixer, ("sample", "head"), error=0.0, tolerance=1.0)
+    return dsf.Inspection(layers=(layer,))
+
+
+def by_matrix(mixer, change):
+    """The response where ``change`` is applied to the map, whose columns are (token, port)."""
+    system, signal = mixer.system(), mixer.signal()
+    constant = _constant_signal(mixer)
+    map = dsf.attention_map(system)
+    read = signal.shape[-3]
+    blocks = map.unflatten(-1, (read, -1)).unflatten(-3, (system.steps, -1))
+    moved = (change(blocks) - blocks).flatten(-2).flatten(-3, -2)
+    added = moved @ (signal - constant).flatten(-3, -2)
+    return dsf.respond(system, signal) + added.unflatten(-2, (system.steps, -1))
+
+
+@pytest.fixture(params=mixers.ALL, ids=lambda cls: cls.__name__)
+def mixer(request):
+    return drawn(request.param)
+
+
+def assert_close(ours, theirs):
+    assert (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max().clamp_min(1)
+
+
+def test_no_edit_and_a_factor_of_one_change_nothing(mixer):
+    plain = dsf.respond(mixer.system(), mixer.signal())
+    assert torch.equal(edited(mixer), plain)
+    assert torch.equal(edited(mixer, edits.Scale("it", 1.0)), plain)
+
+
+def test_everything_cut_is_values_of_zero(mixer):
+    silent = dsf.respond(mixer.system(), _constant_signal(mixer))
+    assert_close(edited(mixer, edits.Cut("it")), silent)
+
+
+def test_a_column_cut_is_its_signal_zero(mixer):
+    signal = mixer.signal().clone()
+    signal[..., 3, :, :] = _constant_signal(mixer)[..., 3, :, :]
+    expected = dsf.respond(mixer.system(), signal)
+    assert_close(edited(mixer, edits.Cut("it", read=3)), expected)
+
+
+def test_edges_windows_sinks_and_signs_are_factors_of_the_map(mixer):
+    row, column = torch.arange(STEPS)[:, None], torch.arange(mixer.signal().shape[-3])
+
+    def times(factor):
+        return lambda blocks: blocks * factor[:, None, :, None]
+
+    inside = ((row == 6) | (row == 7)) & (column >= 1) & (column < 3)
+    of_row = torch.where(row == 5, -2.0, 1.0).double().expand(STEPS, len(column))
+    cases = [
+        (edits.Cut("it", written=[-2, 6], read=slice(1, 3)), 1.0 - inside.double()),
+        (edits.Scale("it", -2.0, written=5), of_row),
+        (edits.Window("it", 3), ((row - column).abs() < 3).double()),
+        (edits.Sink("it"), (column > 0).double().expand(STEPS, -1)),
+        (edits.Sink("it", keep=True), ((column == 0) | (column == row)).double()),
+    ]
+    for edit, factor in cases:
+        assert_close(edited(mixer, edit), by_matrix(mixer, times(factor)))
+    if not dsf.attention_map(mixer.system()).is_complex():
+        negative, positive = edits.Negative("it"), edits.Negative("it", keep=True)
+        assert_close(edited(mixer, negative), by_matrix(mixer, lambda blocks: blocks.clamp(min=0)))
+        assert_close(edited(mixer, positive), by_matrix(mixer, lambda blocks: blocks.clamp(max=0)))
+
+
+def test_several_edits_multiply(mixer):
+    both = edited(mixer, edits.Scale("it", 3.0, read=2), edits.Window("it", 4))
+    row, column = torch.arange(STEPS)[:, None], torch.arange(mixer.signal().shape[-3])
+    factor = ((row - column).abs() < 4) * torch.where(column == 2, 3.0, 1.0).double()
+    expected = by_matrix(mixer, lambda blocks: blocks * factor[:, None, :, None])
+    assert_close(both, expected)
+
+
+def test_forgetting_hides_what_lies_before(mixer):
+    """Twice, so that the second forgets what the first left."""
+    response = edited(mixer, edits.Forget("it", 3), edits.Forget("it", 6))
+    system, signal = mixer.system(), mixer.signal()
+    blocks = dsf.attention_map(system).unflatten(-1, (signal.shape[-3], -1))
+    row = torch.arange(STEPS).repeat_interleave(system.output_size)[:, None]
+    column = torch.arange(signal.shape[-3])
+    start = torch.where(row >= 6, 6, torch.where(row >= 3, 3, 0))
+    recurrent = isinstance(system, System) and not isinstance(system.B, TokenSlots)
+    kept = (column >= start)[:, :, None] * blocks
+    given = signal if recurrent and not system.runs_backward else signal - _constant_signal(mixer)
+    expected = (kept.flatten(-2) @ given.flatten(-3, -2)).unflatten(-2, (STEPS, -1))
+    if given is not signal:
+        expected = expected + dsf.respond(system, _constant_signal(mixer))
+    elif system.initial is not None:
+        first = dsf.respond(system, torch.zeros_like(signal))
+        expected[..., :3, :, :] += first[..., :3, :, :]
+    assert_close(response, expected)
+
+
+def test_heads_and_samples_that_are_not_chosen_stay(mixer):
+    batch = mixer.system().batch
+    plain = dsf.respond(mixer.system(), mixer.signal())
+    if batch:
+        response = edited(mixer, edits.Ablate("it", samples=[0]))
+        assert not response[0].any()
+        assert torch.equal(response[1:], plain[1:])
+    if len(batch) > 1:
+        response = edited(mixer, edits.Ablate("it", heads=[-1]))
+        assert not response[:, -1].any()
+        assert torch.equal(response[:, :-1], plain[:, :-1])
+    else:
+        with pytest.raises(InspectionError, match="has one map for all of its channels"):
+            edited(mixer, edits.Ablate("it", heads=[0]))
+
+
+def test_the_mean_over_tokens(mixer):
+    plain = dsf.respond(mixer.system(), mixer.signal())
+    mean = plain.mean(dim=-3, keepdim=True).expand_as(plain)
+    assert_close(edited(mixer, edits.Mean("it")), mean)
+
+
+def test_maps_and_values_of_another_run(mixer):
+    other = drawn(type(mixer), seed=1)
+    sources = {"other": run_of(other)}
+    if other.system().batch[1:] != mixer.system().batch[1:]:
+        return
+    taken = edited(mixer, edits.MapFrom("it", "other"), sources=sources)
+
+    def of_other(blocks):
+        return dsf.attention_map(other.system()).reshape(blocks.shape)
+
+    assert_close(taken, by_matrix(mixer, of_other))
+    values = edited(mixer, edits.ValueFrom("it", "other", tokens=[2, 5]), sources=sources)
+    signal = mixer.signal().clone()
+    signal[..., [2, 5], :, :] = other.signal()[..., [2, 5], :, :].to(signal)
+    assert_close(values, dsf.respond(mixer.system(), signal))
+
+
+def test_the_state_of_another_run(mixer):
+    system, signal = mixer.system(), mixer.signal()
+    edit, sources = edits.StateFrom("it", 4, "own"), {"own": run_of(mixer)}
+    if not isinstance(system, System) or isinstance(system.B, TokenSlots):
+        with pytest.raises(InspectionError, match="has no recurrent state that goes on from"):
+            edited(mixer, edit, sources=sources)
+        return
+    plain = dsf.respond(system, signal)
+    assert_close(edited(mixer, edit, sources=sources), plain)
+    other = drawn(type(mixer), seed=1)
+    edit = edits.StateFrom("it", 4, "other", other_token=2)
+    taken = edited(mixer, edit, sources={"other": run_of(other)})
+    assert_close(taken[..., :5, :, :], plain[..., :5, :, :])
+    rest = dsf.algebra.split_at(system, 5)[1]
+    front = dsf.algebra.split_at(other.system(), 3)[0]
+    state = final_state(front, other.signal()[..., :3, :, :])
+    expected = dsf.recurrent(replace(rest, initial=state), signal[..., 5:, :, :])
+    assert_close(taken[..., 5:, :, :], expected)
+
+
+def test_a_reduced_memory_is_the_best_of_its_rank(mixer):
+    if dsf.attention_map(mixer.system()).is_complex():
+        return
+    full = edited(mixer, edits.Reduce("it", order=STEPS * 50, token=5))
+    assert_close(full, dsf.respond(mixer.system(), mixer.signal()))
+    nothing = edited(mixer, edits.Reduce("it", order=0, token=5))
+
+    def without(blocks):
+        kept = blocks.clone()
+        kept[..., 5:, :, :5, :] = 0
+        return kept
+
+    assert_close(nothing, by_matrix(mixer, without))
+
+
+def test_renormalised_weights_are_those_of_masked_scores():
+    mixer = drawn(mixers.SoftmaxAttention)
+    scores = mixer.scale * mixer.query @ mixer.key.mT
+    bias = mixer.bias if mixer.bias is not None else torch.zeros_like(scores)
+    scores = scores if mixer.softcap is None else mixer.softcap * (scores / mixer.softcap).tanh()
+    scores = scores + bias
+    if mixer.causal:
+        scores = scores.masked_fill(torch.ones(STEPS, STEPS, dtype=torch.bool).triu(1), -torch.inf)
+    scores[..., 1] = -torch.inf
+    if mixer.sink is not None:
+        sink = mixer.sink[..., None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sink], dim=-1)
+    weights = scores.softmax(dim=-1)[..., :STEPS].nan_to_num()
+    expected = (weights @ mixer.value).unsqueeze(-2)
+    response = edited(mixer, edits.Cut("it", read=1, renormalise=True))
+    assert_close(response[..., 2:, :, :], expected[..., 2:, :, :])
+    with pytest.raises(
+        InspectionError, match="masks the scores of a softmax, but it is a Selective"
+    ):
+        edited(drawn(mixers.SelectiveStateSpace), edits.Cut("it", read=1, renormalise=True))
+
+
+def test_edits_that_do_not_fit_are_refused():
+    mixer = drawn(mixers.GatedDeltaNet)
+    with pytest.raises(InspectionError, match=r"written=9 is none of the 9, .* from 0 to 8"):
+        edited(mixer, edits.Cut("it", written=9))
+    with pytest.raises(InspectionError, match="width=0"):
+        edited(mixer, edits.Window("it", 0))
+    with pytest.raises(InspectionError, match="refers to the run 'b', but 'sources' has a"):
+        edited(mixer, edits.MapFrom("it", "b"), sources={"a": run_of(mixer)})
+    with pytest.raises(InspectionError, match="MapFrom needs another run"):
+        edited(mixer, edits.MapFrom("it"))
+    with pytest.raises(InspectionError, match="after the last token"):
+        edited(mixer, edits.StateFrom("it", -1, "a"), sources={"a": run_of(mixer)})
+    with pytest.raises(InspectionError, match="whose common meaning is not defined"):
+        edited(mixer, edits.Window("it", 2), edits.Reduce("it", 2, 4))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        edits.Cut("*.mixer", written=[7], read=range(3), heads=[2], renormalise=True),
+        edits.Scale(3, 0.5, written=slice(1, None), samples=[0]),
+        edits.StateFrom("a", 4, "other"),
+        edits.Reduce("a", 2, 4),
+        edits.Mean("a"),
+    ],
+    ids=repr,
+)
+def test_edits_have_a_form_in_files(edit):
+    again = edits.from_json(json.loads(json.dumps(edit.to_json())))
+    assert again == edit
+
+
+def test_broken_edits_in_files_are_refused():
+    with pytest.raises(ValueError, match="'Paint' is no edit; there are Cut"):
+        edits.from_json({"edit": "Paint"})
+    with pytest.raises(ValueError, match="Cut has no field 'color'"):
+        edits.from_json({"edit": "Cut", "layer": "a", "color": 1})
+    with pytest.raises(ValueError, match="Window is not complete"):
+        edits.from_json({"edit": "Window", "layer": "a"})
+    with pytest.raises(ValueError, match="Give the name of a run"):
+        edits.Mean("a", over=dsf.Inspection(layers=())).to_json()

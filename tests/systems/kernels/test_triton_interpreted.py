@@ -1,0 +1,137 @@
+"""Kernels for CUDA in Triton's interpreter, against the plain path in double precision.
+
+Collected only where Triton interprets: test_triton.py starts a process for that.
+"""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+
+import dsf
+from dsf.evaluate.compiled import stored_parts
+from dsf.evaluate.cuda import responses, trials
+from dsf.evaluate.cuda import rows as map_rows
+from dsf.evaluate.cuda.trials import Draw
+from dsf.evaluate.loops.responses import channels_of
+from dsf.evaluate.output_buffers import FreshRows
+from dsf.evaluate.row_windows import forward_rows
+from dsf.systems.kernels import availability
+from dsf.systems.kernels.cuda import trial_results
+from tests.drawn import Drawer
+from tests.systems.kernels.test_same_numbers import (
+    DECAYS,
+    STRUCTURES,
+    drawn,
+    error,
+    without_kernels,
+)
+
+HERE = torch.device("cpu")
+
+
+def answered(system, signal):
+    """By the kernel, without its trial."""
+    channels = channels_of(system, signal)
+    if channels is not None:
+        return responses.scanned(channels)
+    return responses.recalled(system, signal)
+
+
+@pytest.mark.parametrize(
+    ("structure", "before"),
+    # No kernel reads channels before their update, or removes in a direction of its own.
+    [
+        (structure, before)
+        for structure, before in product(STRUCTURES, (False, True))
+        if (structure, before) != ("selective", True) and not structure.endswith("removal")
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 65])
+def test_responses(structure, before, steps, monkeypatch):
+    drawer = Drawer(1, dtype=torch.float32)
+    system, signal = drawn(structure, DECAYS["resets"], drawer, steps=steps)
+    signal = signal[..., :20]
+    held = drawer.tensor(*system.batch, system.state_size, signal.shape[-1])
+    system = replace(system, initial=held, reads_before_update=before)
+    exact = dsf.algebra.converted(system, dtype=torch.float64)
+    response, state = answered(system, signal)
+    wanted = without_kernels(monkeypatch, lambda: dsf.respond(exact, signal.double()))
+    left = without_kernels(monkeypatch, lambda: dsf.evaluate.final_state(exact, signal.double()))
+    assert error(response.double(), wanted) < 1e-6
+    assert error(state.double(), left) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("structure", "before"),
+    [
+        ("scaled_identity", False),
+        ("scaled_identity", True),
+        ("diagonal", True),
+        ("selective", False),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 130])
+def test_maps(structure, steps, before):
+    system, _ = drawn(structure, DECAYS["violent"], Drawer(2, dtype=torch.float32), steps=steps)
+    system = replace(system, reads_before_update=before)
+    exact = dsf.algebra.converted(system, dtype=torch.float64)
+    borders = [0, steps] if steps < 70 else [5, 60, 70, steps]
+    rows = torch.cat(list(map_rows.rows_on_cuda(system, borders, FreshRows())), dim=-2)
+    wanted = torch.cat(list(forward_rows(exact, borders)), dim=-2)
+    assert error(rows.double(), wanted) < 1e-6
+
+
+def test_channels_in_either_order_of_memory():
+    system, signal = drawn("selective", DECAYS["ordinary"], Drawer(3, dtype=torch.float32), steps=9)
+    by_channel = channels_of(system, signal)
+    by_time = by_channel._replace(
+        step=by_channel.step.mT.contiguous().mT, signal=by_channel.signal.mT.contiguous().mT
+    )
+    for one, other in zip(responses.scanned(by_channel), responses.scanned(by_time), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.fixture
+def _as_on_a_card(monkeypatch):
+    """The interpreter's tensors are taken for a card's."""
+    trial_results.forget_trials()
+    monkeypatch.setattr(availability, "CUDA", "cpu")
+    monkeypatch.setattr(availability, "why_off_on_cuda", lambda: "")
+    monkeypatch.setattr(trials, "BATCH", (1, 2))
+    for module in (responses, map_rows):
+        monkeypatch.setattr(module, "WORTH", 0)
+    yield
+    trial_results.forget_trials()
+
+
+@pytest.mark.usefixtures("_as_on_a_card")
+@pytest.mark.parametrize("structure", ["scalar", "diagonal", "scalar delta", "sampled"])
+def test_the_kernels_pass_their_trials(structure):
+    draw = Draw(HERE)
+    system = draw.system(structure, states=5, steps=40, before=False)
+    assert responses.answered_on_cuda(system, draw.normal(*trials.BATCH, 40, 1, 1)) is not None
+    if "delta" not in structure:
+        assert map_rows.writes_on_cuda(system, stored_parts(system), work=1)
+
+
+@pytest.mark.usefixtures("_as_on_a_card")
+def test_a_wrong_kernel_is_caught(monkeypatch):
+    """At a border: one chunk boundary later than the first, one head, one part in ten thousand."""
+    from dsf.systems.kernels.cuda import memories
+
+    right = memories.recall
+
+    def wrong(*parts, before):
+        response, leaving = right(*parts, before=before)
+        response[-1, 64:] *= 1 + 1e-4
+        return response, leaving
+
+    monkeypatch.setattr(memories, "recall", wrong)
+    draw = Draw(HERE)
+    system = draw.system("scalar", states=5, steps=40, before=False)
+    signal = draw.normal(*trials.BATCH, 40, 1, 1)
+    with pytest.warns(RuntimeWarning, match="matrix memories failed its trial"):
+        assert responses.answered_on_cuda(system, signal) is None
+    assert responses.answered_on_cuda(system, signal) is None  # and warns no more
