@@ -18,7 +18,7 @@ THERE = f"{KIND}:0"
 def test_tensors_of_two_devices_do_not_meet():
     there = torch.ones(2, device=THERE)
     for other in (torch.ones(2), torch.ones(2, device=f"{KIND}:1")):
-        with pytest.raises(RuntimeError, match="on the same device"):
+        with pytest.raises(RuntimeError, match="device"):
             there + other
     assert (there + torch.tensor(1.0)).tolist() == [2.0, 2.0]  # a single number is a parameter
 
@@ -36,12 +36,12 @@ def test_one_has_no_double_precision():
     single = torch.device(KIND, SINGLE_ONLY)
     assert has_double(torch.device(THERE))
     assert not has_double(single)
-    with pytest.raises(TypeError, match="has no float64"):
+    with pytest.raises(TypeError, match="float64"):
         torch.zeros(1, device=single).double()
 
 
 def test_numpy_needs_a_copy():
-    with pytest.raises(TypeError, match="copy it first"):
+    with pytest.raises(TypeError, match="copy"):
         torch.ones(1, device=THERE).numpy()
 
 
@@ -57,7 +57,7 @@ def test_a_processor_tensor_in_one_path_is_caught(monkeypatch):
 
     assert dsf.attention_map(system).device == torch.device(THERE)
     monkeypatch.setattr(segments, "products", planted)
-    with pytest.raises(RuntimeError, match="found one on cpu"):
+    with pytest.raises(RuntimeError, match="cpu"):
         dsf.attention_map(system)
 
 

@@ -31,12 +31,12 @@ def constant(drawer, **flags):
 def test_signals_that_do_not_fit(method):
     system = constant(Drawer(1))
     wrong = {
-        r"'time' size, but system has 4, signal has 3": (2, 3, 2, 5),
-        r"'input' size, but system has 2, signal has 1": (2, 4, 1, 5),
-        r"'batch' size, but system has \(2,\), signal has \(3,\)": (3, 4, 2, 5),
-        r"'batch' size, but system has \(2,\), signal has \(\)": (4, 2, 5),
-        r"'channel' size, but initial has 5, signal has 1": (2, 4, 2, 1),
-        r"'signal' must have the axes '\*batch time input channel'": (4, 2),
+        "'time'": (2, 3, 2, 5),
+        "'input'": (2, 4, 1, 5),
+        r"'batch' .*\(3,\)": (3, 4, 2, 5),
+        r"'batch' .*\(\)": (4, 2, 5),
+        "'channel'": (2, 4, 2, 1),
+        "'signal'": (4, 2),
     }
     for words, shape in wrong.items():
         for run in (method, lambda s, u: dsf.respond(s, u, method=method)):
@@ -49,30 +49,27 @@ def test_signals_that_do_not_fit(method):
 def test_evaluators_run_one_system(method):
     drawer = Drawer(2)
     two = both_ways(drawer, drawer.system("diagonal"))
-    with pytest.raises(TypeError, match=r"got SystemSum\. dsf\.respond takes sums"):
+    with pytest.raises(TypeError, match="SystemSum"):
         method(two, drawer.tensor(5, 1, 1))
 
 
 @ours
 def test_what_is_no_system_and_no_signal():
     mixer = dsf.mixers.DeltaNet.draw(torch.Generator().manual_seed(0), steps=4)
-    words = r"got DeltaNet\. A mixer gives its system: mixer\.system\(\)"
-    with pytest.raises(TypeError, match=f"respond: .*{words}"):
+    with pytest.raises(TypeError, match=r"mixer\.system\(\)"):
         dsf.respond(mixer, mixer.signal())
-    with pytest.raises(TypeError, match=f"attention_map: .*{words}"):
+    with pytest.raises(TypeError, match=r"mixer\.system\(\)"):
         dsf.attention_map(mixer)
-    with pytest.raises(TypeError, match="'signal' must be a torch tensor, but it is ndarray"):
+    with pytest.raises(TypeError, match="'signal'"):
         dsf.respond(mixer.system(), mixer.signal().numpy())
 
 
 @ours
 def test_an_explicit_map_has_no_methods():
     shown = ExplicitMap(StoredRows(torch.ones(3, 4)))
-    with pytest.raises(
-        ValueError, match=r"explicit map without a recurrent state.*Leave 'method' out"
-    ):
+    with pytest.raises(ValueError, match="'method'"):
         dsf.respond(shown, torch.ones(4, 1, 1), method=dsf.recurrent)
-    with pytest.raises(ShapeError, match="'time' size, but system has 4, signal has 3"):
+    with pytest.raises(ShapeError, match="'time'"):
         dsf.respond(shown, torch.ones(3, 1, 1))
 
 
@@ -80,7 +77,7 @@ def test_an_explicit_map_has_no_methods():
 def test_a_real_part_needs_a_real_signal(method):
     drawer = Drawer(3, complex=True)
     system = constant(drawer, takes_real_part=True)
-    with pytest.raises(ValueError, match=r"real part .* the signal is complex"):
+    with pytest.raises(ValueError, match="complex"):
         method(system, drawer.tensor(2, 4, 2, 5))
 
 
@@ -94,12 +91,12 @@ def test_convolution_names_what_changes(part):
         **{name: drawer.tensor(*getattr(system, name).shape) for name in "BCD"},
     }
     signal = drawer.tensor(2, 4, 2, 5)
-    with pytest.raises(ValueError, match=f"but {part} changes with time.*dsf.chunkwise"):
+    with pytest.raises(ValueError, match=f"{part} changes with time"):
         dsf.respond(replace(system, **{part: moving[part]}), signal, method=dsf.convolution)
 
 
 def test_convolution_names_what_is_sampled():
-    with pytest.raises(ValueError, match="but A changes with time"):
+    with pytest.raises(ValueError, match="A changes with time"):
         dsf.convolution(sampled(), Drawer(5).tensor(4, 6, 1, 1))
 
 
@@ -140,23 +137,21 @@ def test_a_stream_refuses_what_it_cannot_do():
     drawer = Drawer(9)
     system = drawer.system("diagonal", batch=(2,), ports=(3, 1))
     state, signal = drawer.tensor(2, 3, 4), drawer.tensor(2, 3, 4)
-    with pytest.raises(ValueError, match="needs the whole sequence before its first response"):
+    with pytest.raises(ValueError, match="whole sequence"):
         dsf.step(dsf.algebra.reverse(system), 0, state, signal)
     for token in (-1, 5):
-        with pytest.raises(
-            ValueError, match=f"'token' must lie between 0 and 4, but it is {token}"
-        ):
+        with pytest.raises(ValueError, match="'token'"):
             dsf.step(system, token, state, signal)
-    with pytest.raises(ShapeError, match=r"step: .*'batch'.*system has \(2,\), state has \(1,\)"):
+    with pytest.raises(ShapeError, match=r"step: .*'batch'"):
         dsf.step(system, 0, state[:1], signal)
-    with pytest.raises(ShapeError, match=r"step: .*'state' size, but system has 3, state has 2"):
+    with pytest.raises(ShapeError, match=r"step: .*'state'"):
         dsf.step(system, 0, state[:, :2], signal)
-    with pytest.raises(ShapeError, match=r"step: .*'input' size, but system has 3, signal has 2"):
+    with pytest.raises(ShapeError, match=r"step: .*'input'"):
         dsf.step(system, 0, state, signal[:, :2])
-    with pytest.raises(ShapeError, match=r"step: .*'channel' size, but state has 4, signal has 1"):
+    with pytest.raises(ShapeError, match=r"step: .*'channel'"):
         dsf.step(system, 0, state, signal[..., :1])
     turned = replace(system, takes_real_part=True)
-    with pytest.raises(ValueError, match="takes the real part, so its signal must be real"):
+    with pytest.raises(ValueError, match="real"):
         dsf.step(turned, 0, state, signal * 1j)
 
 
@@ -164,9 +159,9 @@ def test_a_stream_refuses_what_it_cannot_do():
 def test_windows_need_a_token_and_a_direction():
     drawer = Drawer(10)
     system = drawer.system("diagonal")
-    with pytest.raises(ValueError, match="chunkwise: 'size' must be at least 1 token, but it is 0"):
+    with pytest.raises(ValueError, match="'size'"):
         dsf.chunkwise(system, drawer.tensor(5, 1, 1), size=0)
-    with pytest.raises(ValueError, match=r"fold: .*runs backward.*dsf\.algebra\.reverse"):
+    with pytest.raises(ValueError, match="backward"):
         fold(dsf.algebra.reverse(system), 0, 2)
 
 

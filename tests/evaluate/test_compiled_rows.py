@@ -116,10 +116,10 @@ def test_a_map_is_written_into_memory_of_any_content(monkeypatch):
 @pytest.mark.usefixtures("our_own_errors")
 def test_memory_that_does_not_fit():
     system = sampled(steps=STEPS)
-    with pytest.raises(ShapeError, match=r"'out' must have the shape \(4, 150, 150\).*float32"):
+    with pytest.raises(ShapeError, match="'out'"):
         dsf.attention_map(system, out=torch.empty(4, STEPS, STEPS))
     out = torch.empty(4, STEPS // 2, STEPS, dtype=torch.float64)
-    with pytest.raises(ValueError, match="takes consecutive rows"):
+    with pytest.raises(ValueError, match="consecutive"):
         dsf.attention_map(system, slice(0, None, 2), out=out)
 
 

@@ -125,9 +125,9 @@ def test_radii_are_not_empty_words():
 
 def test_what_cannot_be_enclosed_is_refused():
     rows = drawn(dsf.mixers.ZeroSumSoftmaxAttention)
-    with pytest.raises(ValueError, match="no enclosure is known for rows of the kind ZeroSumRows"):
+    with pytest.raises(ValueError, match="ZeroSumRows"):
         dsf.attention_map(rows, enclosed=True)
-    with pytest.raises(ValueError, match="Leave out 'out'"):
+    with pytest.raises(ValueError, match="'out'"):
         dsf.attention_map(drawn(dsf.mixers.LRU), out=torch.zeros(1, 1), enclosed=True)
     part = dsf.attention_map(drawn(dsf.mixers.LSTM), slice(1, None, 2), enclosed=True)
     whole = dsf.attention_map(drawn(dsf.mixers.LSTM), enclosed=True)

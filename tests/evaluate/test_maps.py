@@ -58,13 +58,13 @@ def test_some_rows_are_those_of_the_whole_map(operator, rows):
 @every_operator
 def test_rows_outside_the_sequence(operator):
     for token in (10, -11):
-        with pytest.raises(IndexError, match=f"row {token} is outside the sequence of 10 tokens"):
+        with pytest.raises(IndexError, match=f"row {token}"):
             dsf.attention_map(operator, rows=token)
     for empty in (slice(4, 4), slice(7, 3), slice(20, 30), slice(5, 2, -1)):
-        with pytest.raises(IndexError, match="select no token of 10; ask for a forward range"):
+        with pytest.raises(IndexError, match="no token"):
             dsf.attention_map(operator, rows=empty)
     for odd in ([3], 2.0, "3"):
-        with pytest.raises(TypeError, match="'rows' must be the number of a token or a slice"):
+        with pytest.raises(TypeError, match="'rows'"):
             dsf.attention_map(operator, rows=odd)
 
 
@@ -94,11 +94,11 @@ def test_blocks_of_a_matrix_and_of_blocks():
 @ours
 def test_blocks_of_what_has_none():
     for shape in ((3, 4), (3,)):
-        with pytest.raises(ValueError, match=r"square in its last two axes.*dsf\.evaluate\.Rows"):
+        with pytest.raises(ValueError, match="square"):
             row_blocks(torch.ones(shape))
-    with pytest.raises(ValueError, match="'size' must be at least 1 token, but it is 0"):
+    with pytest.raises(ValueError, match="'size'"):
         row_blocks(attention(), size=0)
-    with pytest.raises(TypeError, match=r"must be .* a System .* but it is int"):
+    with pytest.raises(TypeError, match="int"):
         row_blocks(3)
 
 
@@ -122,8 +122,7 @@ def test_a_map_too_large_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda _: 16_000)
     one = torch.ones(100, 1)
     system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one), one, one)
-    words = r"shape \(100, 100\) in float32 takes 0\.0 GB.*rows=slice\(0, 64\).*dsf\.row_blocks"
-    with pytest.raises(MapTooLarge, match=words):
+    with pytest.raises(MapTooLarge, match=r"\(100, 100\).*rows=slice\(0, 64\)"):
         dsf.attention_map(system)
     assert dsf.attention_map(system, rows=slice(0, 20)).shape == (20, 100)
     with pytest.raises(MapTooLarge):
@@ -133,7 +132,7 @@ def test_a_map_too_large_is_refused_before_it_is_made(monkeypatch):
 def test_a_map_of_a_million_tokens_is_refused():
     one = torch.ones(()).expand(2**21, 1)
     system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one), one, one)
-    with pytest.raises(MapTooLarge, match=r"takes 17592\.2 GB"):
+    with pytest.raises(MapTooLarge, match=r"17592\.2 GB"):
         dsf.attention_map(system)
 
 

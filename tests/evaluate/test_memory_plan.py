@@ -112,7 +112,7 @@ def test_a_block_as_large_as_the_limit_allows():
         for limit in (block_bytes(system, 1), block_bytes(system, 7), block_bytes(system, 8) - 1):
             size = block_size(system, limit=limit)
             assert block_bytes(system, size) <= limit < block_bytes(system, size + 1)
-        with pytest.raises(MapTooLarge, match=r"one row of every map at a time takes 0\.00 GB"):
+        with pytest.raises(MapTooLarge, match="one row"):
             block_size(system, limit=block_bytes(system, 1) - 1)
 
 
@@ -126,13 +126,11 @@ def test_mamba3_holds_no_matrix_of_its_states():
 
 def test_what_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda _: 4_000_000_000)
-    with pytest.raises(MapTooLarge, match=r"takes 2\.5 GB at its peak, but 4\.0 GB are free.*Cure"):
+    with pytest.raises(MapTooLarge, match=r"2\.5 GB .* 4\.0 GB"):
         check_plan("test", 2_500_000_000, torch.device("cpu"), cure="Cure.")
     check_plan("test", 2_000_000_000, torch.device("cpu"), cure="Cure.")
     system = dsf.mixers.DeltaNet.draw(torch.Generator(), steps=2).system()
     signal = torch.zeros(()).expand(*system.batch, 2, 1, 2**28)
-    with pytest.raises(
-        MapTooLarge, match=r"respond: this takes .* GB .* dsf\.evaluate\.final_state gives"
-    ):
+    with pytest.raises(MapTooLarge, match="final_state"):
         dsf.respond(system, signal)
     assert block_size(dsf.mixers.DeltaNet.draw(torch.Generator(), steps=9).system()) == 64

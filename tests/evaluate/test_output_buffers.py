@@ -77,5 +77,5 @@ def test_a_sum_and_a_method():
 )
 def test_what_does_not_fit_is_refused(wrong):
     mixer = mamba_2()
-    with pytest.raises(ShapeError, match="'out' must have the shape"):
+    with pytest.raises(ShapeError, match="'out'"):
         dsf.respond(mixer.system(), mixer.signal(), out=wrong)

@@ -40,7 +40,7 @@ def test_a_layer_that_reads_ahead_is_refused(monkeypatch):
         InLineAttention.draw(torch.Generator().manual_seed(0), steps=7), causal=False
     )
     monkeypatch.setattr(InLineAttention, "draw", lambda *_, **__: ahead)
-    with pytest.raises(TypeError, match="InLineAttention is no single causal system"):
+    with pytest.raises(TypeError, match="InLineAttention"):
         reading.drawn(InLineAttention, steps=7)
 
 
@@ -63,6 +63,6 @@ def test_only_the_table_of_a_page_is_rewritten(tmp_path):
 def test_a_page_without_marks_is_refused(tmp_path, text):
     file = tmp_path / "README.md"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match="at least one is missing"):
+    with pytest.raises(ValueError, match="missing"):
         page.put_into(file, "table")
     assert file.read_text(encoding="utf-8") == text

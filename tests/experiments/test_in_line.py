@@ -92,7 +92,7 @@ def test_nothing_hidden_changes_nothing(kind):
 
 def test_a_mixer_without_a_rule_is_refused():
     mixer = Retention.draw(torch.Generator().manual_seed(0), steps=TOKENS)
-    with pytest.raises(TypeError, match=r"Retention.*tokens that are left"):
+    with pytest.raises(TypeError, match="Retention"):
         masking.map_without(mixer, neighbours.within(1))
 
 

@@ -122,7 +122,7 @@ def test_a_table_goes_between_its_marks_and_nothing_else_changes(tmp_path, monke
         readme.write_text(f"before\n<!-- gap -->\n{old}<!-- end -->\n" + other)
         report.write_readme({"gap": "| \\1 new |"})
         assert readme.read_text() == "before\n<!-- gap -->\n| \\1 new |\n<!-- end -->\n" + other
-    with pytest.raises(ValueError, match="0 places for the table 'speed'"):
+    with pytest.raises(ValueError, match="'speed'"):
         report.write_readme({"speed": ""})
 
 

@@ -53,9 +53,9 @@ def test_a_task_as_tight_as_it_gets_has_every_place_taken():
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"pairs": 32, "length": 128}, "pairs is 32, but a vocabulary of 64 has 31 keys"),
-        ({"pairs": 0}, "Ask for 1 to 31 pairs"),
-        ({"length": 15}, "length is 15, but 4 pairs and as many returns"),
+        ({"pairs": 32, "length": 128}, "pairs"),
+        ({"pairs": 0}, "pairs"),
+        ({"length": 15}, "length"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused(sizes, words):

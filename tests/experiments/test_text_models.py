@@ -78,7 +78,7 @@ def test_no_window_is_seen_twice():
     assert order.shape == (6, 2)
     assert len(set(order.flatten().tolist())) == 12
     assert all(at % 8 == 0 and at + 9 <= 100 for at in order.flatten().tolist())
-    with pytest.raises(ValueError, match="6 steps of 2 windows of 8 tokens take 97 tokens, but"):
+    with pytest.raises(ValueError, match="97 tokens"):
         TINY.order(96)
 
 
@@ -171,7 +171,7 @@ def test_whole_plays_are_held_out():
 def test_another_text_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(text, "CACHE", tmp_path / "shakespeare.txt")
     text.CACHE.write_text("hamlet\nTo be\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"shakespeare\.txt has SHA-256 \w+, expected d2b"):
+    with pytest.raises(ValueError, match="SHA-256"):
         text.read()
 
 

@@ -53,7 +53,7 @@ def test_no_link_is_followed(job, name):
         path.unlink()
     path.symlink_to(outside / "a.txt" if "." in path.name else outside)
     before = content(outside)
-    with pytest.raises((LeadsOutside, dsf.jobs.JobError), match="is a link, and only plain files"):
+    with pytest.raises((LeadsOutside, dsf.jobs.JobError), match="link"):
         measure(job)
     assert content(outside) == before
 
@@ -61,7 +61,7 @@ def test_no_link_is_followed(job, name):
 def test_a_summary_that_is_a_link_is_not_followed(job):
     (job / "summary.csv").unlink()
     (job / "summary.csv").symlink_to(job.parent / "outside" / "a.txt")
-    with pytest.raises(LeadsOutside, match="is a link"):
+    with pytest.raises(LeadsOutside, match="link"):
         measure(job)
     assert (job.parent / "outside" / "a.txt").read_text() == "theirs"
 
@@ -76,7 +76,7 @@ def test_files_of_the_user_stay(job):
 @pytest.mark.parametrize("name", ["units", "summary.csv"])
 def test_a_folder_of_somebody_else_is_no_job(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=f"has {name}, but no job.json, so no job wrote them"):
+    with pytest.raises(ValueError, match=name):
         measure(tmp_path)
     assert (tmp_path / name).read_text() == "mine"
 
@@ -101,7 +101,7 @@ def test_units_are_the_prompts_one_after_the_other(job, units):
     (job / MANIFEST).write_text(json.dumps(described | {"units": units}))
     begin = time.process_time()
     for read in (gather, summary):
-        with pytest.raises(ValueError, match=r"job.json is not as a job writes it"):
+        with pytest.raises(ValueError, match=r"job\.json"):
             read(job)
     assert time.process_time() - begin < 2
 
@@ -109,7 +109,7 @@ def test_units_are_the_prompts_one_after_the_other(job, units):
 @pytest.mark.parametrize("layers", [None, -1, 10**12, "1", True, 1.0])
 def test_a_marker_states_a_number_of_layers(job, layers):
     (job / UNIT / "finished.json").write_text(json.dumps({"layers": layers}))
-    with pytest.raises(ValueError, match=r"finished.json is not as .* number of layers"):
+    with pytest.raises(ValueError, match=r"finished\.json"):
         gather(job)
 
 
@@ -143,7 +143,7 @@ def test_a_malformed_layer_is_named(job, facts, value):
     metadata = None if facts is None else {"layer": text}
     save_file({"mean_row_sum": value}, layer(job), metadata=metadata)
     for read in (gather, summary):
-        with pytest.raises(ValueError, match=r"0000.safetensors is not as a job writes it"):
+        with pytest.raises(ValueError, match=r"0000\.safetensors"):
             read(job)
 
 
@@ -151,8 +151,8 @@ def test_a_missing_or_damaged_layer_is_named(job):
     whole = layer(job).read_bytes()
     for spoiled in (b"", whole[:20], whole[:-1], b"\xff" * 8 + whole[8:]):
         layer(job).write_bytes(spoiled)
-        with pytest.raises(ValueError, match=r"0000.safetensors is not as a job writes it"):
+        with pytest.raises(ValueError, match=r"0000\.safetensors"):
             gather(job)
     layer(job).unlink()
-    with pytest.raises(ValueError, match="it is missing"):
+    with pytest.raises(ValueError, match="missing"):
         gather(job)

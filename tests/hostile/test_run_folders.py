@@ -68,7 +68,7 @@ def test_no_link_is_followed(attention, run, name):
         path.unlink(missing_ok=True)
     path.symlink_to(outside if "." not in path.name else outside / "a.txt")
     before = all_of(outside)
-    with pytest.raises(LeadsOutside, match=r"is a link, and only plain files and folders"):
+    with pytest.raises(LeadsOutside, match="link"):
         checked_run(attention, run)
     assert all_of(outside) == before
 
@@ -190,7 +190,7 @@ def test_the_key_is_for_its_owner_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["units", "metrics.csv", "verdicts.json"])
 def test_a_folder_of_somebody_else_is_no_run(attention, tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=f"has {name}, but no run wrote them.*another folder"):
+    with pytest.raises(ValueError, match=name):
         checked_run(attention, tmp_path)
     assert all_of(tmp_path) == {name: b"mine"}
 
@@ -202,7 +202,7 @@ def test_a_folder_of_somebody_else_is_no_run(attention, tmp_path, name):
 )  # fmt: skip
 def test_a_malformed_manifest_is_named(attention, run, text):
     (run / "manifest.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"(no manifest of a run|a run of schema).*another f"):
+    with pytest.raises(ValueError, match=r"(manifest|schema)"):
         checked_run(attention, run)
     assert (run / "manifest.json").read_bytes() == text.encode("latin-1")
 

@@ -43,7 +43,7 @@ def test_the_summary_says_on_how_many_prompts(job):
 def test_all_by_name_is_another_job(job, tmp_path):
     names = tuple(json.loads((job / "job.json").read_text())["quantities"])
     assert RANK in names
-    with pytest.raises(ValueError, match="holds another job: left_out differ"):
+    with pytest.raises(ValueError, match="left_out"):
         dsf.jobs.measure_prompts(MODEL, PROMPTS, job, quantities=names)
     table = dsf.jobs.measure_prompts(MODEL, PROMPTS[1:], tmp_path, quantities=[RANK])
     assert "note" not in table.columns

@@ -80,7 +80,7 @@ def test_decoding_token_by_token_gives_the_same(layer, x):
     if layer.causal:
         assert_close(decoded(layer, x), layer(x))
     else:
-        with pytest.raises(ValueError, match="reads the whole sequence for every token"):
+        with pytest.raises(ValueError, match="whole sequence"):
             layer.step(x[:, 0])
 
 
@@ -140,11 +140,11 @@ def test_as_built_it_works_and_initialises_as_published(case, x):
 
 @pytest.mark.usefixtures("our_own_errors")
 def test_another_width_is_refused(layer, x):
-    with pytest.raises(ShapeError, match=r"'model' size, but layer has 8, x has 7"):
+    with pytest.raises(ShapeError, match="'model'"):
         layer(x[..., :7])
-    with pytest.raises(ShapeError, match=r"'x' must have the axes 'batch time model'"):
+    with pytest.raises(ShapeError, match="'x'"):
         layer(x[0])
-    with pytest.raises(ShapeError, match=r"'x' must have the axes 'batch model'"):
+    with pytest.raises(ShapeError, match="'x'"):
         layer.step(x)
 
 

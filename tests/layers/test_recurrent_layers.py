@@ -157,23 +157,23 @@ def test_a_filter_goes_on_from_its_tail(width):
 @pytest.mark.parametrize(
     ("build", "error", "words"),
     [
-        (partial(layers.GatedLinearAttention, 8, heads=3), ShapeError, "multiple of the 3 heads"),
-        (partial(layers.DeltaNet, 8, key_size=5, heads=2), ShapeError, "key_size must be"),
-        (partial(layers.MetaLinearAttention, 8, heads=0), ShapeError, "at least 1 head"),
-        (partial(layers.SelectiveStateSpace, 8, state_size=0), ShapeError, "state_size must be"),
-        (partial(layers.StateSpaceDuality, 0), ShapeError, "model_size must be"),
-        (partial(layers.Mamba, 8, filter_width=0), ValueError, "'width' must be at least 1"),
+        (partial(layers.GatedLinearAttention, 8, heads=3), ShapeError, "heads"),
+        (partial(layers.DeltaNet, 8, key_size=5, heads=2), ShapeError, "key_size"),
+        (partial(layers.MetaLinearAttention, 8, heads=0), ShapeError, "head"),
+        (partial(layers.SelectiveStateSpace, 8, state_size=0), ShapeError, "state_size"),
+        (partial(layers.StateSpaceDuality, 0), ShapeError, "model_size"),
+        (partial(layers.Mamba, 8, filter_width=0), ValueError, "'width'"),
         (partial(layers.QuasiLSTM, 8, transition="tanh"), ValueError, "'sigmoid' or 'reversed'"),
-        (partial(layers.RGLRU, 0), ShapeError, "model_size must be"),
+        (partial(layers.RGLRU, 0), ShapeError, "model_size"),
         (
             partial(layers.MetaLinearAttention, 8, augmentation="exp"),
             ValueError,
-            "'sigmoid', 'linear' or None, but it is 'exp'",
+            "'exp'",
         ),
         (
             partial(layers.MetaLinearAttention, 8, augmentation="linear", with_key=True),
             ValueError,
-            "which a separate key is not",
+            "separate key",
         ),
     ],
 )

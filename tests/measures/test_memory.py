@@ -166,7 +166,7 @@ def test_positions_without_a_future_are_refused():
 def test_a_map_with_nan_has_no_order():
     map = torch.eye(4).double()
     map[2, 1] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(ValueError, match="NaN"):
         measures.hankel_ranks(map)
 
 

@@ -79,16 +79,16 @@ def test_states_needed_keeps_its_promise(one_port_system):
 def test_states_needed_refuses_a_map_with_nan():
     map = torch.eye(4).double()
     map[2, 1] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(ValueError, match="NaN"):
         measures.states_needed(map, error=0.1)
 
 
 def test_what_cannot_be_realised_is_refused():
-    with pytest.raises(ValueError, match=r"entry \(0, 1\) above the diagonal"):
+    with pytest.raises(ValueError, match=r"\(0, 1\)"):
         dsf.realise(torch.ones(2, 2).double())
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(ValueError, match="NaN"):
         dsf.realise(torch.full((2, 2), torch.nan).double())
-    with pytest.raises(ValueError, match="only one of them"):
+    with pytest.raises(ValueError, match="only one"):
         dsf.reduce(torch.eye(3).double())
     with pytest.raises(ValueError, match="at least 1"):
         dsf.reduce(torch.eye(3).double(), order=0)

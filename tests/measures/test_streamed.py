@@ -154,11 +154,11 @@ def test_long_work_is_announced_before_it_starts(monkeypatch, caplog):
 @pytest.mark.usefixtures("our_own_errors")
 def test_what_cannot_be_streamed():
     map = torch.eye(3)
-    with pytest.raises(TypeError, match="effective_rank, which cannot be computed row by row"):
+    with pytest.raises(TypeError, match="effective_rank"):
         measures.streamed(map, measures.effective_rank)
-    with pytest.raises(ValueError, match="needs at least one measure"):
+    with pytest.raises(ValueError, match="at least one"):
         measures.streamed(map)
-    with pytest.raises(ValueError, match=r"'error' must lie between 0 and 0\.1, but it is 0\.5"):
+    with pytest.raises(ValueError, match="'error'"):
         measures.streamed(map, measures.row_norms, error=0.5)
 
 

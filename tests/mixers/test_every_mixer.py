@@ -84,7 +84,7 @@ def test_a_convolution_gives_it_too_or_says_what_changes_with_time(mixer_class, 
     if part is None:
         assert_close(as_tokens(respond(mixer, dsf.convolution), expected), expected, EXACT)
     else:
-        with pytest.raises(ValueError, match=f"time-invariant system, but {part} changes"):
+        with pytest.raises(ValueError, match=f"{part} changes"):
             respond(mixer, dsf.convolution)
 
 

@@ -28,7 +28,7 @@ def test_parts_of_different_length_are_refused(cls):
     mixer = draw(cls, 9)
     for name, axis in timed(mixer).items():
         short = getattr(mixer, name).narrow(axis, 0, 8)
-        with pytest.raises(ShapeError, match=rf"same 'time' size, but .*{name} has 8"):
+        with pytest.raises(ShapeError, match=f"'time' .*{name}"):
             replace(mixer, **{name: short})
 
 
@@ -37,9 +37,9 @@ def test_a_part_with_too_few_axes_is_refused(mixer):
     for field in fields(mixer):
         axes = axes_of(field.type)
         if field.name in tensors(mixer) and any(axis.isalpha() for axis in axes):
-            with pytest.raises(ShapeError, match=f"'{field.name}' must have the axes"):
+            with pytest.raises(ShapeError, match=f"'{field.name}'"):
                 replace(mixer, **{field.name: getattr(mixer, field.name).sum()})
-            with pytest.raises(TypeError, match=f"'{field.name}' must be a torch tensor"):
+            with pytest.raises(TypeError, match=f"'{field.name}'"):
                 replace(mixer, **{field.name: [1.0]})
 
 
@@ -47,5 +47,5 @@ def test_a_part_with_too_few_axes_is_refused(mixer):
 def test_parts_on_different_devices_are_refused(mixer):
     name = next(iter(tensors(mixer)))
     elsewhere = getattr(mixer, name).to("meta")
-    with pytest.raises(ShapeError, match=rf"on the same device, but .*{name} is on meta"):
+    with pytest.raises(ShapeError, match=f"{name} is on meta"):
         replace(mixer, **{name: elsewhere})

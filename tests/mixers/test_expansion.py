@@ -80,16 +80,16 @@ def test_the_expansion_is_the_row_of_the_series():
 @pytest.mark.parametrize("extra", ["bias", "softcap", "sink"])
 def test_what_the_series_does_not_hold_is_refused(extra):
     drawn_with = {"bias": torch.zeros(2, 7, 7).double(), "softcap": 5.0, "sink": torch.zeros(2)}
-    with pytest.raises(ValueError, match=rf"expands exp\(scale q.k\) alone.* has {extra}"):
+    with pytest.raises(ValueError, match=extra):
         drawn(**{extra: drawn_with[extra]}).expansion(2)
 
 
 def test_another_sequence_and_a_negative_order_are_refused():
     mixer = drawn(causal=False)
     across = replace(mixer, query=mixer.query[:, :3])
-    with pytest.raises(ValueError, match="within one sequence, but 3 tokens read 7"):
+    with pytest.raises(ValueError, match="one sequence"):
         across.expansion(2)
-    with pytest.raises(ValueError, match="order of at least 0, but the order is -1"):
+    with pytest.raises(ValueError, match="order"):
         mixer.expansion(-1)
 
 
@@ -113,5 +113,5 @@ def test_random_features_follow_their_generator_and_their_input():
     assert torch.equal(first.directions, again.directions)
     assert not torch.equal(first.directions, other.directions)
     assert first(torch.ones(4, 3)).dtype == torch.float32
-    with pytest.raises(ValueError, match="at least 1, but they are 3 and 0"):
+    with pytest.raises(ValueError, match="at least 1"):
         random_features(torch.Generator(), key_size=3, width=0)

@@ -24,5 +24,5 @@ def test_every_head_may_have_an_augmentation_of_its_own(mixer):
 
 @pytest.mark.usefixtures("our_own_errors")
 def test_augmentations_for_other_heads_are_refused(mixer):
-    with pytest.raises(ShapeError, match=r"'batch' size, but query has \(2,\), augmentation has"):
+    with pytest.raises(ShapeError, match="'batch'"):
         replace(mixer, augmentation=torch.ones(3, 4).double())

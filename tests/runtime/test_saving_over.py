@@ -13,7 +13,7 @@ def test_a_device_or_pipe_is_not_replaced(tmp_path):
     """``--out /dev/null`` would take /dev/null away from every program."""
     place = tmp_path / "pipe"
     os.mkfifo(place)
-    with pytest.raises(ValueError, match="pipe is a device or a pipe, and a file is written"):
+    with pytest.raises(ValueError, match="pipe"):
         replace_file(place, lambda draft: draft.write_text("a"))
     assert place.is_fifo()
     assert os.listdir(tmp_path) == ["pipe"]

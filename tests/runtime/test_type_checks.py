@@ -27,7 +27,7 @@ def test_a_function_of_the_library_that_names_shapes_is_checked():
 
 @pytest.mark.usefixtures("our_own_errors")
 def test_no_check_speaks_before_our_own_errors():
-    with pytest.raises(TypeError, match="panels: 'down' must be a whole number"):
+    with pytest.raises(TypeError, match="'down'"):
         plot.panels("1", 1)
 
 

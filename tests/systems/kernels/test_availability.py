@@ -65,7 +65,7 @@ def test_the_switch_leaves_loops_on(monkeypatch, word, by_fla):
 
 def test_the_switch_refuses_other_words(monkeypatch):
     monkeypatch.setenv("DSF_KERNELS", "flash")
-    with pytest.raises(ValueError, match="DSF_KERNELS=flash is not a known value: 0 turns"):
+    with pytest.raises(ValueError, match="DSF_KERNELS"):
         applies(torch.ones(3), work=WORK)
 
 
