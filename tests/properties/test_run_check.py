@@ -238,7 +238,7 @@ def test_a_manifest_of_other_kinds_is_a_fault(run):
         for value in (None, 3, "x", [], {}, [None], {"a": None}):
             (run / "manifest.json").write_text(text_of({**whole, name: value}))
             found = check_run(run)
-            unbound = {"model", "source", "environment", "tokens", "unsupported", "checkers"}
+            unbound = {"model", "source", "environment", "tokens", "unsupported", "checker"}
             assert found.faults or name in unbound, (name, value)
 
 
