@@ -6,7 +6,7 @@ import. Every folder and top-level module of the package has to be listed in ``L
 
 import ast
 import tomllib
-from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -47,11 +47,12 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-TREES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+PATHS = {name_of(path): path for path in FILES}
 
 
-def imports(module: str, tree: ast.Module) -> Iterator[str]:
+def imports(module: str, tree: ast.Module) -> list[str]:
     """Every module of this package that a tree names, as far down as it names it."""
+    found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             named = [alias.name for alias in node.names]
@@ -59,10 +60,21 @@ def imports(module: str, tree: ast.Module) -> Iterator[str]:
             raise AssertionError(f"{module}: write the import in full, from dsf.<part>.")
         elif isinstance(node, ast.ImportFrom):
             below = [f"{node.module}.{alias.name}" for alias in node.names]
-            named = [name if name in TREES else node.module for name in below]
+            named = [name if name in PATHS else node.module for name in below]
         else:
             continue
-        yield from (name for name in named if name.partition(".")[0] == "dsf")
+        found += [name for name in named if name.partition(".")[0] == "dsf"]
+    return found
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(PATHS[module].read_text(encoding="utf-8"))
+
+
+@cache
+def graph() -> dict[str, list[str]]:
+    """What every module of the package imports."""
+    return {module: imports(module, tree_of(module)) for module in PATHS}
 
 
 def part_of(module: str) -> str:
@@ -70,13 +82,9 @@ def part_of(module: str) -> str:
     return module.split(".")[1] if "." in module else module
 
 
-def arrows(trees: dict[str, ast.Module]) -> set[tuple[str, str]]:
+def arrows(imported: dict[str, list[str]]) -> set[tuple[str, str]]:
     """Pairs of different parts, the importing one first. ``dsf`` itself may import every part."""
-    pairs = {
-        (part_of(above), part_of(below))
-        for above in trees
-        for below in imports(above, trees[above])
-    }
+    pairs = {(part_of(above), part_of(name)) for above, names in imported.items() for name in names}
     return {(above, below) for above, below in pairs if above not in (below, "dsf")}
 
 
@@ -85,35 +93,36 @@ def upward(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
 
 
 def test_every_part_has_a_layer():
-    assert {part_of(module) for module in TREES} - {"dsf"} <= set(LAYER_OF)
+    assert {part_of(module) for module in PATHS} - {"dsf"} <= set(LAYER_OF)
 
 
 def test_imports_point_down():
-    assert upward(arrows(TREES)) <= set(ALLOWED_UP)
+    assert upward(arrows(graph())) <= set(ALLOWED_UP)
 
 
 def test_an_exception_that_nobody_uses_is_an_error():
-    assert set(ALLOWED_UP) <= upward(arrows(TREES))
+    assert set(ALLOWED_UP) <= upward(arrows(graph()))
 
 
 def test_forbidden_imports_are_not_made():
-    assert not FORBIDDEN & arrows(TREES)
+    assert not FORBIDDEN & arrows(graph())
 
 
 def test_nothing_inside_imports_the_public_names():
-    inside = {module: tree for module, tree in TREES.items() if module != "dsf"}
-    assert [module for module, tree in inside.items() if "dsf" in imports(module, tree)] == []
+    inside = [module for module in PATHS if module != "dsf"]
+    assert [module for module in inside if "dsf" in graph()[module]] == []
 
 
 def test_imports_run_in_no_circle():
-    graph = {
-        module: {name for name in imports(module, tree) if name != module}
-        for module, tree in TREES.items()
-    }
+    assert circle({module: {*names} - {module} for module, names in graph().items()}) == ""
+
+
+def circle(below: dict[str, set[str]]) -> str:
     try:
-        TopologicalSorter(graph).prepare()
+        TopologicalSorter(below).prepare()
     except CycleError as error:
-        pytest.fail(f"imports run in a circle: {' -> '.join(error.args[1])}")
+        return " -> ".join(error.args[1])
+    return ""
 
 
 FOLDERS = sorted({path.parent for path in FILES})
@@ -127,24 +136,22 @@ def test_the_parts_of_a_folder_run_in_no_circle(folder):
     def part(module: str) -> str | None:
         return module.removeprefix(prefix).split(".")[0] if module.startswith(prefix) else None
 
-    graph: dict[str, set[str]] = {}
-    for module, tree in TREES.items():
+    below: dict[str, set[str]] = {}
+    for module, names in graph().items():
         above = part(module)
         if above is not None:
-            below = {part(name) for name in imports(module, tree)} - {None, above}
-            graph.setdefault(above, set()).update(below)
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        pytest.fail(f"parts import each other in a circle: {' -> '.join(error.args[1])}")
+            below.setdefault(above, set()).update({part(name) for name in names} - {None, above})
+    assert circle(below) == ""
 
 
 def test_a_planted_import_is_seen():
     """The checks above would be empty if a late import or a part's own name slipped through."""
     late = ast.parse("def draw():\n    from dsf.cli.demo import main\n")
     public = ast.parse("import dsf\nfrom dsf import System\n")
-    assert upward(arrows({"dsf.report.page": late})) == {("report", "cli")}
-    assert list(imports("dsf.report.page", public)) == ["dsf", "dsf"]
+    seen = {"dsf.report.page": imports("dsf.report.page", late)}
+    assert upward(arrows(seen)) == {("report", "cli")}
+    assert imports("dsf.report.page", public) == ["dsf", "dsf"]
+    assert circle({"a": {"b"}, "b": {"a"}}) != ""
 
 
 def test_names_say_what_they_hold():
@@ -157,36 +164,29 @@ def test_no_module_bears_the_name_of_what_its_package_exports():
     """The import of the one would hide the other."""
 
     def exported(package: str) -> set[str]:
-        froms = (node for node in TREES[package].body if isinstance(node, ast.ImportFrom))
+        froms = (node for node in tree_of(package).body if isinstance(node, ast.ImportFrom))
         return {
             f"{package}.{alias.asname or alias.name}"
             for node in froms
             for alias in node.names
-            if f"{node.module}.{alias.name}" not in TREES
+            if f"{node.module}.{alias.name}" not in PATHS
         }
 
     packages = [name_of(path) for path in FILES if path.name == "__init__.py"]
     assert [
-        sorted(exported(each) & set(TREES)) for each in packages if exported(each) & set(TREES)
+        sorted(exported(each) & {*PATHS}) for each in packages if exported(each) & {*PATHS}
     ] == []
 
 
 def test_no_file_blinds_the_shape_checks():
-    def futures(tree: ast.Module) -> list[str]:
-        return [
-            alias.name
-            for node in tree.body
-            if isinstance(node, ast.ImportFrom) and node.module == "__future__"
-            for alias in node.names
-        ]
-
-    assert [name for name, tree in TREES.items() if "annotations" in futures(tree)] == []
+    blind = "from __future__ import annotations"
+    assert [name for name, path in PATHS.items() if blind in path.read_text("utf-8")] == []
 
 
 def test_the_references_import_nothing_of_ours():
     references = (ROOT / "tests" / "references").rglob("*.py")
     trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in references}
-    assert [name for name, tree in trees.items() if list(imports(name, tree))] == []
+    assert [name for name, tree in trees.items() if imports(name, tree)] == []
 
 
 def test_extras_and_groups_are_the_same_sets():
