@@ -17,7 +17,7 @@ from torch import Tensor
 import dsf
 from benchmarks.hard_decays import REGIMES, STRUCTURES, drawn, exact, exact_rows
 from dsf.evaluate.compiled import compiled
-from dsf.evaluate.loops.responses import modes_response
+from dsf.evaluate.loops import modes_response
 
 LENGTHS = (1024, 16384)
 LIMIT = 1e-6
@@ -34,7 +34,7 @@ def _loops(system: dsf.System, signal: Tensor) -> Tensor:
     of_modes = modes_response(system, signal)
     if of_modes is not None:
         return of_modes
-    with patch("dsf.evaluate.loops.responses.FEW_COLUMNS", 1):
+    with patch("dsf.evaluate.loops.FEW_COLUMNS", 1):
         found = compiled(system, signal)
     if found is None:
         raise RuntimeError("accuracy: no compiled loop applies; see dsf doctor.")

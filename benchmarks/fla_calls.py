@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from dsf.evaluate.cuda.heads import by_head
+from dsf.evaluate.cuda import by_head
 from dsf.mixers import Mixer, StateSpaceDuality
 from dsf.systems.kernels.cuda import fla
 

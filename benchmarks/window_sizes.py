@@ -2,7 +2,7 @@
 
     python -m benchmarks.window_sizes     # writes benchmarks/window_sizes.json
 
-One thread, without compiled loops. Prints the constants of ``dsf.evaluate.windows.sizes`` that fit
+One thread, without compiled loops. Prints the constants of ``dsf.evaluate.windows`` that fit
 this machine best, and what its own choice loses in every case. The file holds ratios to the best
 size.
 """
@@ -22,7 +22,7 @@ import dsf
 from benchmarks import layers
 from benchmarks.layers import normal
 from benchmarks.limits import interleaved
-from dsf.evaluate.windows.sizes import PROCESSOR, SIZES, Costs, cost, window_size
+from dsf.evaluate.windows import PROCESSOR, SIZES, Costs, cost, window_size
 from dsf.systems.kernels.availability import SWITCH
 from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank, ScaledIdentity
 
@@ -102,7 +102,7 @@ def fitted(taken: dict[str, list[float]], systems: dict[str, Case]) -> Costs:
 
 
 def _with(costs: Costs, system: dsf.System, signal: Tensor, size: int) -> float:
-    with patch("dsf.evaluate.windows.sizes.PROCESSOR", costs):
+    with patch("dsf.evaluate.windows.PROCESSOR", costs):
         return cost(system, signal.shape[-1], size)
 
 

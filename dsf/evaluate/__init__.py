@@ -9,8 +9,7 @@ from dsf.evaluate.memory_plan import MapTooLarge
 from dsf.evaluate.prefix import scan
 from dsf.evaluate.rows import MapOrSystem, Rows, row_blocks
 from dsf.evaluate.stepwise import recurrent, step
-from dsf.evaluate.windows.folding import fold
-from dsf.evaluate.windows.panel import Panel
+from dsf.evaluate.windows import Panel, fold
 
 __all__ = [
     "Enclosure",

@@ -12,10 +12,19 @@ from dsf.evaluate.arguments import state_at_start, with_checked_arguments
 from dsf.evaluate.compiled import compiled
 from dsf.evaluate.equations import advance
 from dsf.evaluate.invariant import begun, folded_once, varying
-from dsf.evaluate.loops.responses import modes_response
-from dsf.evaluate.windows.cutting import cached, cut
-from dsf.evaluate.windows.folding import fold, fold_together, folds_together, moves_by_one
-from dsf.evaluate.windows.sizes import SIZES, stepped_size, window_size, windows_at_once
+from dsf.evaluate.loops import modes_response
+from dsf.evaluate.windows import (
+    SIZES,
+    cached,
+    cut,
+    fold,
+    fold_together,
+    folds_together,
+    moves_by_one,
+    stepped_size,
+    window_size,
+    windows_at_once,
+)
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import at_least
 from dsf.systems.solve import continued, states_before
@@ -47,7 +56,7 @@ def chunkwise(
     evaluated by the recurrence inside its windows too, which is less work than forming their maps.
 
     By default ``size`` is the power of two from 16 to 256 with the least estimated time for this
-    structure, these sizes and this kind of device: :mod:`dsf.evaluate.windows.sizes`.
+    structure, these sizes and this kind of device: :mod:`dsf.evaluate.windows`.
 
     Raises:
         ValueError: if ``size`` is below 1.

@@ -7,12 +7,18 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.cuda.responses import answered_on_cuda
-from dsf.evaluate.cuda.rows import rows_on_cuda, writes_on_cuda
+from dsf.evaluate.cuda import answered_on_cuda, rows_on_cuda, writes_on_cuda
 from dsf.evaluate.heads import heads_of
-from dsf.evaluate.loops.complex_states import complex_response
-from dsf.evaluate.loops.responses import Channels, channels_of, memory_response, output_memory
-from dsf.evaluate.loops.rows import diagonal_rows, head_rows, is_diagonal
+from dsf.evaluate.loops import (
+    Channels,
+    channels_of,
+    complex_response,
+    diagonal_rows,
+    head_rows,
+    is_diagonal,
+    memory_response,
+    output_memory,
+)
 from dsf.evaluate.output_buffers import RowBuffer
 from dsf.systems.coefficient import Coefficient, SampledWrite
 from dsf.systems.kernels import applies

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import forward_form, state_at_start
-from dsf.evaluate.windows.panel import Panel
+from dsf.evaluate.windows import Panel
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.coefficient import cut_of, dense_of
 from dsf.systems.solve import continued, states_before

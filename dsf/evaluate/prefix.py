@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import state_at_start, with_checked_arguments
 from dsf.evaluate.equations import advance
-from dsf.evaluate.windows.cutting import cut
+from dsf.evaluate.windows import cut
 from dsf.systems.solve import doubling
 from dsf.systems.system import System
 

@@ -16,7 +16,7 @@ from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.enclosure import enclosed_rows
 from dsf.evaluate.exact_rows import entries_of, is_small, squared_distance
 from dsf.evaluate.scaled_norms import norm
-from dsf.evaluate.windows.folding import fold
+from dsf.evaluate.windows import fold
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import with_conjugates

@@ -9,8 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import forward_form
-from dsf.evaluate.windows.folding import fold
-from dsf.evaluate.windows.panel import Panel
+from dsf.evaluate.windows import Panel, fold
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity

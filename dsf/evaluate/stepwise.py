@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import state_at_start, with_checked_arguments, working_dtype
 from dsf.evaluate.equations import advance
-from dsf.evaluate.windows.cutting import cut
+from dsf.evaluate.windows import cut
 from dsf.runtime.argument_checks import kinds_checked
 from dsf.runtime.shapes import ShapeError, agree
 from dsf.systems.solve import continued

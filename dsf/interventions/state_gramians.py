@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dsf.evaluate import respond
-from dsf.evaluate.scans import ScanOrder
-from dsf.evaluate.scans.summation import ScannedRows
+from dsf.evaluate.scans import ScannedRows, ScanOrder
 from dsf.inspection import Inspection, inspect
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.isolation import isolated

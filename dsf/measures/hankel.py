@@ -16,7 +16,7 @@ from torch import Tensor
 from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows, whole_rows
 from dsf.evaluate.memory_plan import check_room
-from dsf.evaluate.windows.folding import fold
+from dsf.evaluate.windows import fold
 from dsf.measures.fold import Map, blocks, frobenius, widened
 from dsf.measures.numerical_rank import numerical_ranks, together
 from dsf.measures.score_pass import groups

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from dsf.evaluate import Rows
-from dsf.evaluate.windows.folding import fold
+from dsf.evaluate.windows import fold
 from dsf.measures.fold import MapOrSystem, per_row
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import BY_LAG, DISTANCE, MASS, near

@@ -12,7 +12,7 @@ from torch import Tensor
 from dsf.evaluate import respond
 from dsf.evaluate.compiled import compiles, stored_parts
 from dsf.evaluate.heads import Heads, heads_of
-from dsf.evaluate.loops.rows import is_diagonal
+from dsf.evaluate.loops import is_diagonal
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
 from dsf.measures.checkpointing import Checkpoint, checkpointed
 from dsf.measures.diagonal_pass import DiagonalPass

@@ -19,7 +19,7 @@ from torch import Tensor
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.mixers.ingredients.matrix_memories import read_from
-from dsf.systems.solve.matrices import solved
+from dsf.systems.solve import solved
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.window_sizes import RECORD, cases
-from dsf.evaluate.windows.sizes import SIZES, window_size
+from dsf.evaluate.windows import SIZES, window_size
 
 RATIOS = json.loads(RECORD.read_text(encoding="utf-8"))
 

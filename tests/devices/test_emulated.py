@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate.windows import segments
+from dsf.evaluate import windows
 from dsf.runtime.number_types import has_double
 from tests.devices.conftest import STEPS, mixer_there
 from tests.devices.emulated import KIND, SINGLE_ONLY, traffic
@@ -56,7 +56,7 @@ def test_a_processor_tensor_in_one_path_is_caught(monkeypatch):
         return torch.where((token[:, None] >= token).unsqueeze(-1), running, 0)
 
     assert dsf.attention_map(system).device == torch.device(THERE)
-    monkeypatch.setattr(segments, "products", planted)
+    monkeypatch.setattr(windows, "products", planted)
     with pytest.raises(RuntimeError, match="cpu"):
         dsf.attention_map(system)
 

@@ -180,7 +180,7 @@ def test_gradients_and_other_kinds_take_the_plain_path():
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_pieces_of_a_batch_cover_it_once(threads, monkeypatch):
-    from dsf.evaluate.loops.rows import pieces_of
+    from dsf.evaluate.loops import pieces_of
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     system = Drawer(8).system("diagonal", batch=(2, 5), steps=3, states=6)

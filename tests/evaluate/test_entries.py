@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate.windows import cutting
+from dsf.evaluate import windows
+from dsf.systems import solve
 from dsf.systems.kernels import availability
-from dsf.systems.solve import uncoupled
-from dsf.systems.solve.uncoupled import uncoupled_states
+from dsf.systems.solve import uncoupled_states
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def parts():
 
 @pytest.fixture(params=["few", "many", "compiled"])
 def route(request, monkeypatch):
-    monkeypatch.setattr(uncoupled, "FEW", 2**17 if request.param == "few" else 0)
+    monkeypatch.setattr(solve, "FEW", 2**17 if request.param == "few" else 0)
     monkeypatch.setattr(availability, "WORTH", 0 if request.param == "compiled" else 2**40)
 
 
@@ -125,9 +125,9 @@ def test_function_transforms(parts):
 def test_pieces_of_a_batch_give_the_same(monkeypatch, name):
     mixer = getattr(dsf.mixers, name).draw(torch.Generator().manual_seed(0), steps=9)
     whole = dsf.respond(mixer.system(), mixer.signal())
-    monkeypatch.setattr(cutting, "CACHED", 1)
+    monkeypatch.setattr(windows, "CACHED", 1)
     system = mixer.system()
-    axis, parts = cutting.cached(system, mixer.signal(), 9)
+    axis, parts = windows.cached(system, mixer.signal(), 9)
     assert len(parts) == system.batch[axis] > 1
     torch.testing.assert_close(dsf.respond(system, mixer.signal()), whole, rtol=0, atol=0)
     state = dsf.evaluate.final_state(system, mixer.signal())
@@ -144,7 +144,7 @@ def test_pieces_pass_gradients_on(monkeypatch):
         return torch.autograd.grad(response.square().sum(), [mixer.write, mixer.step])
 
     whole = gradients()
-    monkeypatch.setattr(cutting, "CACHED", 1)
+    monkeypatch.setattr(windows, "CACHED", 1)
     torch.testing.assert_close(gradients(), whole)
 
 
@@ -154,14 +154,14 @@ def test_the_last_piece_holds_what_is_left(monkeypatch):
     system = dsf.System.from_write_and_read(dsf.transition.Diagonal(decay), write, read)
     signal = torch.randn(5, 3, 1, 1, generator=rng)
     whole = dsf.respond(system, signal)
-    monkeypatch.setattr(cutting, "CACHED", 12)
-    axis, parts = cutting.cached(system, signal, 3)
+    monkeypatch.setattr(windows, "CACHED", 12)
+    axis, parts = windows.cached(system, signal, 3)
     assert [part.batch[axis] for part, _ in parts] == [2, 2, 1]
     assert torch.equal(dsf.respond(system, signal), whole)
 
 
 def test_what_is_no_batch_stays_whole(monkeypatch):
-    monkeypatch.setattr(cutting, "CACHED", 1)
+    monkeypatch.setattr(windows, "CACHED", 1)
     one = torch.ones(3, 2)
     system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
     assert dsf.respond(system, torch.ones(3, 1, 1)).flatten().tolist() == [2, 3, 3.5]

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 import dsf
 from dsf.evaluate import final_state
 from dsf.evaluate.chunks import _boundaries
-from dsf.evaluate.windows.sizes import (
+from dsf.evaluate.windows import (
     GRAPHICS_CARD,
     PROCESSOR,
     SIZES,
@@ -40,7 +40,7 @@ def of_size(structure, *size, device="cpu"):
 def weighed(monkeypatch, **costs):
     """On a processor with other costs, the rest of them zero."""
     unit = Costs(operation=0.0, product=0.0, entry=0.0, together=2**40)
-    monkeypatch.setattr("dsf.evaluate.windows.sizes.PROCESSOR", unit._replace(**costs))
+    monkeypatch.setattr("dsf.evaluate.windows.PROCESSOR", unit._replace(**costs))
 
 
 def test_costs_by_hand(monkeypatch):

@@ -9,8 +9,7 @@ from torch.testing import assert_close
 
 import dsf
 from dsf import measures
-from dsf.evaluate.cuda import responses
-from dsf.evaluate.cuda import rows as map_rows
+from dsf.evaluate import cuda
 from dsf.systems.composite import ExplicitMap
 from dsf.systems.kernels.cuda.trial_results import NAMES, forget_trials, trial_result
 from tests.measures.test_every_fold import FOLDS, SIGNED
@@ -89,8 +88,7 @@ def test_gradients(mixer):
 
 @pytest.fixture
 def _any_work_is_worth_it(monkeypatch):
-    for module in (responses, map_rows):
-        monkeypatch.setattr(module, "WORTH", 0)
+    monkeypatch.setattr(cuda, "WORTH", 0)
 
 
 @pytest.mark.usefixtures("_any_work_is_worth_it")
@@ -112,7 +110,7 @@ def test_kernels_in_single_precision(mixer, monkeypatch):
 
 def test_every_kernel_passes_its_trial_on_this_card():
     pytest.importorskip("triton", reason="triton is not installed")
-    from dsf.evaluate.cuda.trial_results import all_trial_results
+    from dsf.evaluate.cuda import all_trial_results
 
     forget_trials()
     device = torch.device(THERE, torch.cuda.current_device())

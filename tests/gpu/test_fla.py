@@ -7,11 +7,8 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate import final_state
-from dsf.evaluate.cuda import responses
-from dsf.evaluate.cuda.responses import answered_by_fla
-from dsf.evaluate.cuda.trial_results import all_trial_results
-from dsf.evaluate.cuda.trials import Draw
+from dsf.evaluate import cuda, final_state
+from dsf.evaluate.cuda import Draw, all_trial_results, answered_by_fla
 from dsf.systems.kernels.cuda import fla, trial_results
 
 pytestmark = [
@@ -26,7 +23,7 @@ pytestmark = [
 def _asked_for(monkeypatch):
     trial_results.forget_trials()
     monkeypatch.setenv("DSF_KERNELS", "fla")
-    monkeypatch.setattr(responses, "WORTH", 0)
+    monkeypatch.setattr(cuda, "WORTH", 0)
     yield
     trial_results.forget_trials()
 

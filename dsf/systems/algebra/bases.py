@@ -10,7 +10,7 @@ from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.algebra.structures import block_diagonal, written_out
 from dsf.systems.coefficient import dense_of
-from dsf.systems.solve.matrices import solved
+from dsf.systems.solve import solved
 from dsf.systems.system import System, time_reversed
 from dsf.systems.transition import Dense
 from dsf.systems.transition.storage import on_parts

@@ -38,8 +38,8 @@ def sum_entries(
 
     ``weights`` is ``entry row column`` and ``lags`` is ``0 ... BLOCK - 1``. ``statistics`` is
     ``entry kind row``: the first kinds of :mod:`dsf.systems.kernels.scalar_tile_sums`,
-    the signed sum, the largest absolute weight on a later token, then one for each of ``widths`` and
-    of ``tokens``.
+    the signed sum, the largest absolute weight on a later token, then one for each of
+    ``widths`` and of ``tokens``.
     ``by_lag``, which is added to, is ``entry lag`` with the lags backwards, the last number that of
     lag zero; or it has no lags, and these are not summed.
     """

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate import final_state
-from dsf.evaluate.loops import complex_states
+from dsf.evaluate import final_state, loops
 from dsf.systems.kernels import availability
 from dsf.systems.transition import Diagonal, DiagonalPlusLowRank
 from tests.drawn import Drawer
@@ -18,14 +17,14 @@ STEPS = 301
 @pytest.fixture
 def answers(monkeypatch):
     """What the loop answered, for any work and in blocks that end inside of the sequence."""
-    found, run = [], complex_states.complex_response
+    found, run = [], loops.complex_response
 
     def noted(*arguments):
         found.append(run(*arguments))
         return found[-1]
 
     monkeypatch.setattr(availability, "WORTH", 0)
-    monkeypatch.setattr(complex_states, "BLOCK", 2**13)
+    monkeypatch.setattr(loops, "BLOCK", 2**13)
     monkeypatch.setattr("dsf.evaluate.compiled.complex_response", noted)
     monkeypatch.delenv("DSF_KERNELS", raising=False)
     return found

@@ -9,11 +9,9 @@ from torch.testing import assert_close
 
 import dsf
 from dsf.cli import machine
+from dsf.evaluate import cuda
 from dsf.evaluate.chunks import _run
-from dsf.evaluate.cuda import responses, trials
-from dsf.evaluate.cuda.heads import by_head
-from dsf.evaluate.cuda.responses import fla_has_passed, recalled_by_fla
-from dsf.evaluate.cuda.trial_results import all_trial_results
+from dsf.evaluate.cuda import all_trial_results, by_head, fla_has_passed, recalled_by_fla
 from dsf.mixers import (
     DeltaNet,
     GatedDeltaNet,
@@ -42,22 +40,22 @@ def _stand_in(monkeypatch):
     monkeypatch.setattr(availability, "CUDA", "cpu")
     for module in (availability, trial_results):
         monkeypatch.setattr(module, "why_off_on_cuda", lambda: "")
-    monkeypatch.setattr(responses, "WORTH", 0)
+    monkeypatch.setattr(cuda, "WORTH", 0)
     yield
     trial_results.forget_trials()
 
 
 def drawn(structure="scalar", **options):
-    of = trials.Draw(HERE)
+    of = cuda.Draw(HERE)
     system = of.system(structure, states=5, steps=40, **{"before": False} | options)
-    return system, of.normal(*trials.BATCH, 40, 1, 3)
+    return system, of.normal(*cuda.BATCH, 40, 1, 3)
 
 
 @pytest.mark.parametrize("structure", fla.FUNCTIONS)
 @pytest.mark.parametrize("states", [1, 5])
 def test_parts_states_and_exact_zeros(structure, states):
     sizes = {"states": states, "channels": 3, "before": False}
-    assert trials.response_error(recalled_by_fla, HERE, structure, **sizes) < ROUNDING
+    assert cuda.response_error(recalled_by_fla, HERE, structure, **sizes) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -111,12 +109,12 @@ def test_what_the_library_cannot_do_is_left_to_others():
 
 
 def test_it_answers_only_where_asked(monkeypatch):
-    monkeypatch.setattr(responses, "recall_has_passed", lambda *_, **__: False)
+    monkeypatch.setattr(cuda, "recall_has_passed", lambda *_, **__: False)
     system, signal = drawn()
-    assert responses.answered_on_cuda(system, signal) is not None
-    assert responses.answered_on_cuda(*drawn(before=True)) is None
+    assert cuda.answered_on_cuda(system, signal) is not None
+    assert cuda.answered_on_cuda(*drawn(before=True)) is None
     monkeypatch.delenv("DSF_KERNELS")
-    assert responses.answered_on_cuda(system, signal) is None
+    assert cuda.answered_on_cuda(system, signal) is None
 
 
 @pytest.mark.parametrize(("off_by", "passes"), [(2e-3, True), (2e-2, False)])
@@ -138,24 +136,24 @@ def test_a_trial_lets_tf32_pass_and_no_more(off_by, passes, monkeypatch):
 
 def test_without_the_library_it_says_so_and_goes_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "fla.ops.simple_gla", None)
-    monkeypatch.setattr(responses, "recall_has_passed", lambda *_, **__: True)
-    monkeypatch.setattr(responses, "recalled", lambda system, signal: _run(system, signal, 32))
+    monkeypatch.setattr(cuda, "recall_has_passed", lambda *_, **__: True)
+    monkeypatch.setattr(cuda, "recalled", lambda system, signal: _run(system, signal, 32))
     system, signal = drawn()
     with pytest.warns(RuntimeWarning, match="ModuleNotFoundError"):
-        response, _ = responses.answered_on_cuda(system, signal)
+        response, _ = cuda.answered_on_cuda(system, signal)
     assert_close(response, dsf.respond(system, signal, method=dsf.recurrent))
 
 
 def test_doctor_tells_of_it_where_asked(monkeypatch):
     for module in ("recall_has_passed", "map_has_passed", "scan_has_passed"):
-        monkeypatch.setattr(f"dsf.evaluate.cuda.trial_results.{module}", lambda *_, **__: True)
+        monkeypatch.setattr(f"dsf.evaluate.cuda.{module}", lambda *_, **__: True)
     monkeypatch.setattr("dsf.systems.kernels.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.STATES", 3)
+    monkeypatch.setattr("dsf.evaluate.cuda.why_off_on_cuda", lambda: "")
+    monkeypatch.setattr("dsf.evaluate.cuda.STATES", 3)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     found = all_trial_results(HERE)
     assert {label: found[label] for label in LABELS} == dict.fromkeys(LABELS, "active")
-    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.all_trial_results", lambda _: found)
+    monkeypatch.setattr("dsf.evaluate.cuda.all_trial_results", lambda _: found)
     told = {each.what: each.found for each in machine._kernels_on_cuda()}
     assert told["cuda: delta rule (fla)"] == "active"
     monkeypatch.delenv("DSF_KERNELS")

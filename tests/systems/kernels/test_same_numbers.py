@@ -22,7 +22,7 @@ EXACT, SINGLE = 1e-12, 1e-6
 @pytest.fixture(autouse=True)
 def _all_work_is_worth_it(monkeypatch):
     monkeypatch.setattr(availability, "WORTH", 0)
-    monkeypatch.setattr("dsf.evaluate.loops.responses.FEW_COLUMNS", 1)
+    monkeypatch.setattr("dsf.evaluate.loops.FEW_COLUMNS", 1)
     monkeypatch.delenv("DSF_KERNELS", raising=False)
 
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dsf
 from dsf import measures
 from dsf.evaluate import row_blocks
-from dsf.evaluate.windows.cutting import CACHED, cached
+from dsf.evaluate.windows import CACHED, cached
 from dsf.mixers import SelectiveStateSpace, StateSpaceDuality
 from dsf.systems.kernels import availability
 from tests.drawn import Drawer

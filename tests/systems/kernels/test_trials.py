@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dsf.cli import machine
+from dsf.evaluate import cuda
 from dsf.evaluate.chunks import _run
-from dsf.evaluate.cuda import trials
-from dsf.evaluate.cuda.trial_results import all_trial_results
+from dsf.evaluate.cuda import all_trial_results
 from dsf.evaluate.row_windows import forward_rows
 from dsf.systems.kernels.cuda import trial_results
 from dsf.systems.kernels.cuda.trial_results import MAPS, NAMES, TOLERANCE, has_passed
@@ -69,8 +69,8 @@ def test_a_trial_passes_what_is_right(structure, before):
         return _run(system, signal, 32)
 
     sizes = {"states": 5, "before": before}
-    assert trials.response_error(run, HERE, structure, channels=3, **sizes) < TOLERANCE / 10
-    assert trials.rows_error(forward_rows, HERE, structure, **sizes) < TOLERANCE / 10
+    assert cuda.response_error(run, HERE, structure, channels=3, **sizes) < TOLERANCE / 10
+    assert cuda.rows_error(forward_rows, HERE, structure, **sizes) < TOLERANCE / 10
 
 
 def broken(flaw):
@@ -93,7 +93,7 @@ def broken(flaw):
     ids=["last chunk", "last channel", "last state", "nan"],
 )
 def test_a_trial_sees_what_is_wrong(flaw):
-    error = trials.response_error(broken(flaw), HERE, "scalar", states=5, channels=3, before=False)
+    error = cuda.response_error(broken(flaw), HERE, "scalar", states=5, channels=3, before=False)
     assert not error <= TOLERANCE
 
 
@@ -103,13 +103,13 @@ def test_a_trial_sees_a_wrong_row():
             found[..., -1, 64:] *= 1 + 1e-3
             yield found
 
-    assert trials.rows_error(rows, HERE, "scalar", states=5, before=False) > TOLERANCE
+    assert cuda.rows_error(rows, HERE, "scalar", states=5, before=False) > TOLERANCE
 
 
 def test_doctor_tells_of_every_kernel(monkeypatch):
     states = dict.fromkeys(NAMES, "active") | {MAPS: "off: its relative error is 1e-02"}
     monkeypatch.setattr("dsf.systems.kernels.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.cuda.trial_results.all_trial_results", lambda _: states)
+    monkeypatch.setattr("dsf.evaluate.cuda.all_trial_results", lambda _: states)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     told = {each.what: (each.found, each.verdict) for each in machine._kernels_on_cuda()}
     assert told["cuda: maps"] == ("off: its relative error is 1e-02", "optional")

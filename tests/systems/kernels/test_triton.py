@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dsf.evaluate import cuda
 from dsf.evaluate.compiled import compiled
-from dsf.evaluate.cuda import trials
-from dsf.evaluate.cuda.trials import Draw
+from dsf.evaluate.cuda import Draw
 
 INTERPRETED = Path(__file__).with_name("test_triton_interpreted.py")
 
@@ -31,4 +31,4 @@ def test_what_is_on_a_processor_meets_no_kernel(monkeypatch):
     monkeypatch.setattr("dsf.evaluate.compiled.answered_on_cuda", lambda *_: 1 / 0)
     draw = Draw(torch.device("cpu"))
     system = draw.system("scalar", states=5, steps=40, before=False)
-    compiled(system, draw.normal(*trials.BATCH, 40, 1, 1))
+    compiled(system, draw.normal(*cuda.BATCH, 40, 1, 1))

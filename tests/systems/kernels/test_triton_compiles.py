@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsf.evaluate.cuda import responses, trials
-from dsf.evaluate.cuda import rows as map_rows
-from dsf.evaluate.loops.responses import channels_of
+from dsf.evaluate import cuda
+from dsf.evaluate.loops import channels_of
 from dsf.evaluate.output_buffers import FreshRows
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
@@ -86,22 +85,22 @@ def fits(launched, generation, folder):
 
 
 def drawn(structure, states, channels, before):
-    draw = trials.Draw(torch.device("cpu"))
-    system = draw.system(structure, states=states, steps=trials.LONG, before=before)
-    return system, draw.normal(*trials.BATCH, trials.LONG, 1, channels)
+    draw = cuda.Draw(torch.device("cpu"))
+    system = draw.system(structure, states=states, steps=cuda.LONG, before=before)
+    return system, draw.normal(*cuda.BATCH, cuda.LONG, 1, channels)
 
 
 def of_a_response(structure, states, channels, before, monkeypatch):
     system, signal = drawn(structure, states, channels, before)
     if structure == "sampled":
-        return launches(monkeypatch, lambda: responses.scanned(channels_of(system, signal)))
-    return launches(monkeypatch, lambda: responses.recalled(system, signal))
+        return launches(monkeypatch, lambda: cuda.scanned(channels_of(system, signal)))
+    return launches(monkeypatch, lambda: cuda.recalled(system, signal))
 
 
 def of_a_map(structure, states, before, monkeypatch):
     system, _ = drawn(structure, states, 1, before)
-    borders = trials.BORDERS[:2]
-    return launches(monkeypatch, lambda: list(map_rows.rows_on_cuda(system, borders, FreshRows())))
+    borders = cuda.BORDERS[:2]
+    return launches(monkeypatch, lambda: list(cuda.rows_on_cuda(system, borders, FreshRows())))
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

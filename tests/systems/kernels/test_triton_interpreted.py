@@ -10,11 +10,10 @@ import pytest
 import torch
 
 import dsf
+from dsf.evaluate import cuda
 from dsf.evaluate.compiled import stored_parts
-from dsf.evaluate.cuda import responses, trials
-from dsf.evaluate.cuda import rows as map_rows
-from dsf.evaluate.cuda.trials import Draw
-from dsf.evaluate.loops.responses import channels_of
+from dsf.evaluate.cuda import Draw
+from dsf.evaluate.loops import channels_of
 from dsf.evaluate.output_buffers import FreshRows
 from dsf.evaluate.row_windows import forward_rows
 from dsf.systems.kernels import availability
@@ -35,8 +34,8 @@ def answered(system, signal):
     """By the kernel, without its trial."""
     channels = channels_of(system, signal)
     if channels is not None:
-        return responses.scanned(channels)
-    return responses.recalled(system, signal)
+        return cuda.scanned(channels)
+    return cuda.recalled(system, signal)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_maps(structure, steps, before):
     system = replace(system, reads_before_update=before)
     exact = dsf.algebra.converted(system, dtype=torch.float64)
     borders = [0, steps] if steps < 70 else [5, 60, 70, steps]
-    rows = torch.cat(list(map_rows.rows_on_cuda(system, borders, FreshRows())), dim=-2)
+    rows = torch.cat(list(cuda.rows_on_cuda(system, borders, FreshRows())), dim=-2)
     wanted = torch.cat(list(forward_rows(exact, borders)), dim=-2)
     assert error(rows.double(), wanted) < 1e-6
 
@@ -89,7 +88,7 @@ def test_channels_in_either_order_of_memory():
     by_time = by_channel._replace(
         step=by_channel.step.mT.contiguous().mT, signal=by_channel.signal.mT.contiguous().mT
     )
-    for one, other in zip(responses.scanned(by_channel), responses.scanned(by_time), strict=True):
+    for one, other in zip(cuda.scanned(by_channel), cuda.scanned(by_time), strict=True):
         assert torch.equal(one, other)
 
 
@@ -99,9 +98,8 @@ def _as_on_a_card(monkeypatch):
     trial_results.forget_trials()
     monkeypatch.setattr(availability, "CUDA", "cpu")
     monkeypatch.setattr(availability, "why_off_on_cuda", lambda: "")
-    monkeypatch.setattr(trials, "BATCH", (1, 2))
-    for module in (responses, map_rows):
-        monkeypatch.setattr(module, "WORTH", 0)
+    monkeypatch.setattr(cuda, "BATCH", (1, 2))
+    monkeypatch.setattr(cuda, "WORTH", 0)
     yield
     trial_results.forget_trials()
 
@@ -111,9 +109,9 @@ def _as_on_a_card(monkeypatch):
 def test_the_kernels_pass_their_trials(structure):
     draw = Draw(HERE)
     system = draw.system(structure, states=5, steps=40, before=False)
-    assert responses.answered_on_cuda(system, draw.normal(*trials.BATCH, 40, 1, 1)) is not None
+    assert cuda.answered_on_cuda(system, draw.normal(*cuda.BATCH, 40, 1, 1)) is not None
     if "delta" not in structure:
-        assert map_rows.writes_on_cuda(system, stored_parts(system), work=1)
+        assert cuda.writes_on_cuda(system, stored_parts(system), work=1)
 
 
 @pytest.mark.usefixtures("_as_on_a_card")
@@ -131,7 +129,7 @@ def test_a_wrong_kernel_is_caught(monkeypatch):
     monkeypatch.setattr(memories, "recall", wrong)
     draw = Draw(HERE)
     system = draw.system("scalar", states=5, steps=40, before=False)
-    signal = draw.normal(*trials.BATCH, 40, 1, 1)
+    signal = draw.normal(*cuda.BATCH, 40, 1, 1)
     with pytest.warns(RuntimeWarning, match="matrix memories"):
-        assert responses.answered_on_cuda(system, signal) is None
-    assert responses.answered_on_cuda(system, signal) is None  # and warns no more
+        assert cuda.answered_on_cuda(system, signal) is None
+    assert cuda.answered_on_cuda(system, signal) is None  # and warns no more

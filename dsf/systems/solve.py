@@ -1,4 +1,9 @@
-"""The recurrence of uncoupled states, where each entry has its own decay, with its derivatives."""
+"""Solvers of the state equation h_t = A_t h_{t-1} + drive_t: (A, drive, h_0) -> states.
+
+``recurrence`` takes one token after the other, ``doubling`` is a parallel prefix scan in a
+logarithmic number of passes, and uncoupled states (each entry with its own decay) have a recurrence
+of their own with derivatives.
+"""
 
 from typing import Any
 
@@ -8,7 +13,60 @@ from torch import Tensor
 
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.kernels import applies
-from dsf.systems.solve.initial_state import states_before
+from dsf.systems.transition import ScaledIdentity, Shift, Transition
+from dsf.systems.transition.timeline import delay
+
+__all__ = ["continued", "doubling", "recurrence", "states_before"]
+
+
+def with_initial_state(
+    A: Transition,
+    drive: Shaped[Tensor, "*batch time state channel"],
+    entering: Shaped[Tensor, "*batch state channel"] | None,
+) -> Shaped[Tensor, "*batch time state channel"]:
+    """``drive``, with ``A_1 entering`` added at the first token."""
+    if entering is None:
+        return drive
+    carried = A.window(0, 1) @ entering.unsqueeze(-3)
+    dtype = drive.dtype.to_complex() if carried.is_complex() else drive.dtype
+    return torch.cat([drive[..., :1, :, :] + carried.to(dtype), drive[..., 1:, :, :]], dim=-3)
+
+
+def states_before(
+    entering: Shaped[Tensor, "*batch state channel"],
+    states: Shaped[Tensor, "*batch time state channel"],
+) -> Shaped[Tensor, "*batch time state channel"]:
+    """The state before every token, ``h_0 ... h_{T-1}``, in the precision of ``states``."""
+    first = entering.unsqueeze(-3).to(states.dtype)
+    return torch.cat([first, states[..., :-1, :, :]], dim=-3)
+
+
+def doubling(
+    A: Transition,
+    drive: Shaped[Tensor, "*batch time state channel"],
+    entering: Shaped[Tensor, "*batch state channel"] | None = None,
+) -> tuple[
+    Shaped[Tensor, "*batch time state channel"],
+    Shaped[Tensor, "*batch state channel"],
+]:
+    """Solve ``h_t = A_t h_{t-1} + drive_t`` as a prefix scan.
+
+    After the pass with a given lag, ``state[t]`` is the state that the last ``2 * lag`` tokens
+    alone would leave, and ``jump[t]`` is the product of their transitions.
+
+    Returns:
+        All states, and the last one.
+    """
+    state, lag = with_initial_state(A, drive, entering), 1
+    # In double precision, so that its products are not rounded again in every pass.
+    jump = A.to(dtype=exact_dtype(drive.dtype.to_real(), drive.device))
+    while lag < A.steps:
+        alike = jump.to(dtype=drive.dtype.to_real())
+        state = state + alike @ delay(state, lag, axis=-3)
+        jump = jump.compose(jump.delayed(lag))
+        lag *= 2
+    return state, state[..., -1, :, :]
+
 
 # Drives of at most so many numbers are converted to double precision as a whole; for larger ones
 # converting one token at a time took less time.
@@ -200,3 +258,83 @@ def _in_place(
         if turned:
             running.mul_(buffer.copy_(decays[t]))
     return states, running
+
+
+def recurrence(
+    A: Transition, drive: Shaped[Tensor, "*batch time state channel"]
+) -> Shaped[Tensor, "*batch time state channel"]:
+    """Solve ``h_t = A_t h_{t-1} + drive_t`` token by token, from a zero initial state."""
+    return continued(A, drive, None)[0]
+
+
+def continued(
+    A: Transition,
+    drive: Shaped[Tensor, "*batch time state channel"],
+    entering: Shaped[Tensor, "*batch state channel"] | None,
+) -> tuple[
+    Shaped[Tensor, "*batch time state channel"],
+    Shaped[Tensor, "*batch state channel"],
+]:
+    """All states from the initial state ``entering`` (zero if None), and the last state.
+
+    Where the states are uncoupled the last state is returned in double precision, so that carrying
+    it from window to window loses no digits, however many windows a long sequence is cut into.
+    """
+    decay = A.decay.unsqueeze(-1) if isinstance(A, ScaledIdentity) else A.diagonal()
+    if decay is not None:
+        return uncoupled_states(decay.unsqueeze(-1), drive, entering)
+    if isinstance(A, Shift) and bool((A.places == 1).all()):
+        states = place_by_place(with_initial_state(A, drive, entering))
+        return states, states[..., -1, :, :]
+    return _token_by_token(A, drive, entering)
+
+
+def _token_by_token(A: Transition, drive: Tensor, entering: Tensor | None) -> tuple[Tensor, Tensor]:
+    """In double precision, because products of many matrices lose digits quickly."""
+    dtype = torch.promote_types(A.dtype, drive.dtype)
+    exact = exact_dtype(dtype, drive.device)
+    A, entering = A.to(dtype=exact), None if entering is None else entering.to(exact)
+    state, *later = with_initial_state(A, drive.to(exact), entering).unbind(dim=-3)
+    states = [state.to(dtype)]
+    for t, driven in enumerate(later, start=1):
+        state = (A.window(t, t + 1) @ state.unsqueeze(-3)).squeeze(-3) + driven
+        states.append(state.to(dtype))
+    return torch.stack(states, dim=-3), state
+
+
+def place_by_place(
+    drive: Shaped[Tensor, "*batch time state channel"],
+) -> Shaped[Tensor, "*batch time state channel"]:
+    """States of a delay line that shifts by one position a token: all tokens of a position at once.
+
+    Position n at token t holds what drove it then plus position n - 1 at token t - 1.
+    """
+    if drive.shape[-2] == 0:
+        return drive
+    first, *others = drive.unbind(dim=-2)
+    states = [first]
+    for entering in others:
+        states.append(entering + delay(states[-1], 1, axis=-2))
+    return torch.stack(states, dim=-2)
+
+
+SAFE = 128
+"""Matrices of as many rows are factorised without threads of MKL's own."""
+
+
+def solved(
+    matrices: Shaped[Tensor, "*batch size size"], columns: Shaped[Tensor, "*batch size count"]
+) -> Shaped[Tensor, "*batch size count"]:
+    """``matrices⁻¹ columns``; larger matrices one after the other.
+
+    Raises:
+        torch.linalg.LinAlgError: if one of them cannot be inverted.
+    """
+    batch = torch.broadcast_shapes(matrices.shape[:-2], columns.shape[:-2])
+    if matrices.shape[-1] <= SAFE or batch.numel() < 2 or matrices.device.type != "cpu":
+        return torch.linalg.solve(matrices, columns)
+    several = matrices.expand(*batch, *matrices.shape[-2:]).flatten(0, -3)
+    sides = columns.expand(*batch, *columns.shape[-2:]).flatten(0, -3)
+    pairs = zip(several, sides, strict=True)
+    found = [torch.linalg.solve(matrix, side) for matrix, side in pairs]
+    return torch.stack(found).view(*batch, *columns.shape[-2:])

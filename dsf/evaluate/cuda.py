@@ -1,0 +1,431 @@
+"""Responses and map rows by CUDA kernels, for systems where a kernel applies and passed its trial.
+
+- ``answered_by_fla``: matrix memories and delta rules by flash-linear-attention, where asked for.
+- ``scanned``: selective state spaces by the scan of :mod:`dsf.systems.kernels.cuda.selective`.
+- ``recalled``: matrix memories and delta rules by :mod:`dsf.systems.kernels.cuda.memories`.
+
+A trial compares a kernel on small random systems with a double-precision reference, once on each
+device; the functions ``..._has_passed`` return whether it may run there.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.evaluate.arguments import state_at_start
+from dsf.evaluate.loops import BareArrays, Channels, bare_arrays, channels_of
+from dsf.evaluate.output_buffers import FreshRows, RowBuffer, flat
+from dsf.evaluate.row_windows import forward_rows
+from dsf.evaluate.stepwise import recurrent
+from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of
+from dsf.systems.kernels import applies_on_cuda, asks_for_fla, why_off_on_cuda
+from dsf.systems.kernels.availability import WORTH
+from dsf.systems.kernels.cuda.fla import FUNCTIONS, TOLERANCE, call
+from dsf.systems.kernels.cuda.trial_results import (
+    DELTA_RULES,
+    MAPS,
+    MEMORIES,
+    NAMES,
+    SELECTIVE,
+    has_passed,
+    trial_result,
+)
+from dsf.systems.system import System
+from dsf.systems.transition import (
+    Diagonal,
+    DiagonalPlusLowRank,
+    SampledDiagonal,
+    ScaledIdentity,
+    Transition,
+)
+
+Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
+
+
+class Heads(NamedTuple):
+    """The coefficients of a system with one port, its signal and its initial state, by head."""
+
+    decay: Shaped[Tensor, "head time decays"]
+    gain: Shaped[Tensor, "head time"]
+    write: Shaped[Tensor, "head time state"]
+    read: Shaped[Tensor, "head time state"]
+    look: Shaped[Tensor, "head time state"] | None
+    signal: Shaped[Tensor, "head time channel"]
+    entering: Shaped[Tensor, "head state channel"]
+
+
+def one_port_parts(system: System) -> BareArrays | None:
+    """The coefficients of a system with one input and one output; None for other systems."""
+    one_port = system.input_size * system.output_size == 1
+    return bare_arrays(system) if one_port else None
+
+
+def by_head(system: System, signal: Shaped[Tensor, "*batch time 1 channel"]) -> Heads | None:
+    """The batch axes flattened to one head axis; None where :func:`one_port_parts` is None."""
+    parts = one_port_parts(system)
+    if parts is None:
+        return None
+    batch, heads = system.batch, system.batch.numel()
+
+    def flat(part: Tensor, own: int) -> Tensor:
+        tail = part.shape[part.ndim - own :]
+        return part.expand(*batch, *tail).reshape(heads, *tail)
+
+    scalar = parts.decay.ndim < parts.write.ndim
+    return Heads(
+        flat(parts.decay.unsqueeze(-1) if scalar else parts.decay, 2),
+        flat(parts.gain, 1),
+        flat(parts.write, 2),
+        flat(parts.read, 2),
+        None if parts.look is None else flat(parts.look, 2),
+        flat(signal.squeeze(-2), 2),
+        flat(state_at_start(system, signal), 2),
+    )
+
+
+def by_batch(
+    system: System,
+    signal: Shaped[Tensor, "*batch time 1 channel"],
+    response: Shaped[Tensor, "head time channel"],
+    leaving: Shaped[Tensor, "head state channel"],
+) -> Answer:
+    """The head axis split into batch axes again, and the feedthrough added to the response."""
+    bare = signal.squeeze(-2)
+    response = response.reshape(bare.shape) + system.feedthrough[..., 0] * bare
+    return response.unsqueeze(-2), leaving.reshape(*system.batch, *leaving.shape[-2:])
+
+
+# Two sequences of three heads; numbers of tokens and states are no multiples of the tile sizes.
+BATCH, STEPS, LONG = (2, 3), 75, 150
+BORDERS = [5, 70, LONG]
+SINGLE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+
+Run = Callable[[System, Tensor], tuple[Tensor, Tensor] | None]
+Write = Callable[[System, list[int]], Iterator[Tensor]]
+
+
+class Draw:
+    """Random numbers in single precision on one device, from a fixed seed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.rng = device, torch.Generator().manual_seed(0)
+
+    def normal(self, *size: int) -> Tensor:
+        return torch.randn(*size, generator=self.rng, **SINGLE).to(self.device)
+
+    def decay(self, *size: int) -> Tensor:
+        """Factors per token: most between 1/2 and 1, some 1e-20, close to one, or exactly zero."""
+        chance, decay = torch.rand(2, *size, generator=self.rng, **SINGLE)
+        decay = 0.5 + decay / 2
+        for share, other in ((0.15, 1 - 1e-6), (0.1, 1e-20), (0.05, 0.0)):
+            decay = torch.where(chance < share, other, decay)
+        return decay.to(self.device)
+
+    def shared(self, *size: int) -> Tensor:
+        """The same vectors for all heads of a sequence, stored once."""
+        return self.normal(BATCH[0], 1, *size).expand(*BATCH, *size)
+
+    def system(self, structure: str, *, states: int, steps: int, before: bool) -> System:
+        """A system with one port, all of whose coefficients are non-zero.
+
+        ``structure`` names its transition.
+        """
+        write, read = self.shared(steps, states), self.shared(steps, states)
+        D = self.normal(*BATCH, steps, 1, 1)
+        key = torch.nn.functional.normalize(write, dim=-1)
+        if "delta" in structure:
+            write = 2 * self.decay(*BATCH, steps, 1) * key
+        A = self._transition(structure, write, key, steps)
+        sampled = SampledWrite(A.step, write) if isinstance(A, SampledDiagonal) else None
+        B = sampled or write.unsqueeze(-1)
+        return System(A, B, read.unsqueeze(-2), D, reads_before_update=before)
+
+    def _transition(self, structure: str, write: Tensor, key: Tensor, steps: int) -> Transition:
+        states = key.shape[-1]
+        if structure == "scalar":
+            return ScaledIdentity(self.decay(*BATCH, steps), states)
+        if structure == "sampled":
+            step = self.decay(*BATCH, steps).clamp(min=1e-20).log().neg()
+            return SampledDiagonal(step, -0.5 - self.decay(*BATCH, states))
+        if structure == "diagonal":
+            return Diagonal(self.decay(*BATCH, steps, states))
+        one = self.decay(*BATCH, steps, 1 if structure == "scalar delta" else states)
+        decay = one.expand(*BATCH, steps, states)
+        return DiagonalPlusLowRank(decay, -write.unsqueeze(-1), (decay * key).unsqueeze(-1))
+
+
+def response_error(
+    run: Run, device: torch.device, structure: str, *, states: int, channels: int, before: bool
+) -> float:
+    """The largest error of ``run``, relative to the largest entry.
+
+    The reference is the recurrence in double precision.
+    """
+    draw = Draw(device)
+    system = draw.system(structure, states=states, steps=STEPS, before=before)
+    signal = draw.normal(*BATCH, STEPS, 1, channels)
+    entering = draw.normal(*BATCH, states, channels)
+    answer = run(replace(system, initial=entering), signal)
+    if answer is None:
+        raise TypeError(f"the kernel does not take a system that is {structure}")
+    exact = system.window(0, STEPS, dtype=torch.float64)
+    exact = replace(exact, initial=entering.double())
+    wanted = recurrent(exact, signal.double())
+    eye = torch.eye(states, dtype=wanted.dtype, device=device).expand(*BATCH, STEPS, -1, -1)
+    shown = System(exact.A, exact.B, eye, initial=exact.initial)
+    states_after = recurrent(shown, signal.double())
+    return max(_apart(answer[0], wanted), _apart(answer[1], states_after[..., -1, :, :]))
+
+
+def rows_error(
+    write: Write, device: torch.device, structure: str, *, states: int, before: bool
+) -> float:
+    """The same for rows of the map, starting with one inside a tile."""
+    system = Draw(device).system(structure, states=states, steps=LONG, before=before)
+    exact = system.window(0, LONG, dtype=torch.float64)
+    found = zip(write(system, BORDERS), forward_rows(exact, BORDERS), strict=True)
+    return max(_apart(rows, wanted) for rows, wanted in found)
+
+
+def _apart(found: Shaped[Tensor, "*axes"], wanted: Shaped[Tensor, "*axes"]) -> float:
+    return float((found.double() - wanted).abs().max() / wanted.abs().max())
+
+
+def answered_by_fla(
+    system: System, signal: Shaped[Tensor, "*batch time 1 channel"], structure: str
+) -> Answer | None:
+    """The response and the final state by flash-linear-attention.
+
+    None where the library was not asked for, its kernel failed the trial, or it has no kernel.
+    """
+    if system.reads_before_update or not asks_for_fla():
+        return None
+    if not fla_has_passed(signal.device, structure, system.state_size, signal.shape[-1]):
+        return None
+    return recalled_by_fla(system, signal)
+
+
+def fla_has_passed(device: torch.device, structure: str, states: int, channels: int) -> bool:
+    """Whether the library's kernel for a structure may run; its tolerance is larger, for TF32."""
+    trial = partial(
+        response_error,
+        recalled_by_fla,
+        device,
+        structure,
+        states=states,
+        channels=channels,
+        before=False,
+    )
+    kind, label = (states, channels), FUNCTIONS[structure].label
+    return has_passed(label, device, kind, trial, tolerance=TOLERANCE)
+
+
+def recalled_by_fla(
+    system: System, signal: Shaped[Tensor, "*batch time 1 channel"]
+) -> Answer | None:
+    """The response and the final state by the library; None where it has no kernel."""
+    heads = by_head(system, signal)
+    made = None if heads is None else call(*heads)
+    if made is None:
+        return None
+    with torch.cuda.device_of(signal):
+        found = made.answer()
+    return by_batch(system, signal, *found)
+
+
+MOST_STATES = 256  # that fit in the registers of one program
+MOST_TOKENS = 16 * 65_535  # as chunks of 16 tokens are one axis of the launch grid
+MANY_CHANNELS = 70  # channels of a trial: more than one program takes
+
+
+def answered_on_cuda(
+    system: System, signal: Shaped[Tensor, "*batch time input channel"]
+) -> Answer | None:
+    """The response of a forward system and its final state; None where no kernel may run."""
+    fits = 0 < system.state_size <= MOST_STATES and system.steps <= MOST_TOKENS
+    if not fits or signal.numel() * system.state_size < WORTH:
+        return None
+    return _scanned(system, signal) or _recalled(system, signal)
+
+
+def _scanned(system: System, signal: Tensor) -> Answer | None:
+    channels = channels_of(system, signal)
+    if channels is None or not applies_on_cuda(*channels) or not channels.share:
+        return None
+    states = system.state_size
+    return scanned(channels) if scan_has_passed(signal.device, states) else None
+
+
+def scan_has_passed(device: torch.device, states: int) -> bool:
+    """Whether the selective scan may run."""
+
+    def run(system: System, signal: Tensor) -> Answer | None:
+        channels = channels_of(system, signal)
+        return None if channels is None else scanned(channels)
+
+    trial = partial(response_error, run, device, "sampled", states=states, channels=1, before=False)
+    return has_passed(SELECTIVE, device, states, trial)
+
+
+def scanned(channels: Channels) -> Answer:
+    """The response of channels and their final state by the selective scan."""
+    from dsf.systems.kernels.cuda.selective import selective_scan
+
+    step, signal = channels.step, channels.signal
+    batch, size = signal.shape[:-2].numel(), signal.shape[-2:]
+    with torch.cuda.device_of(signal):
+        response, leaving = selective_scan(
+            step.reshape(batch, *size),
+            signal.reshape(batch, *size),
+            channels.pole.reshape(batch, *channels.pole.shape[-2:]),
+            _of_first(channels.write, batch),
+            _of_first(channels.read, batch),
+            channels.skip.reshape(batch, -1),
+            channels.entering.reshape(batch, *channels.entering.shape[-2:]),
+        )
+    response = response.view(signal.shape)
+    if not channels.has_fixed_skip:
+        response = response + channels.feedthrough * signal
+    return response[..., None, None], leaving.view(channels.entering.shape).unsqueeze(-1)
+
+
+def _of_first(part: Tensor, batch: int) -> Tensor:
+    """The part that all channels of a sequence share, taken from the first of them."""
+    return part[..., 0, :, :].reshape(batch, *part.shape[-2:])
+
+
+def _recalled(system: System, signal: Tensor) -> Answer | None:
+    parts = one_port_parts(system)
+    if parts is None or isinstance(system.feedthrough, Coefficient):
+        return None
+    tensors = [part for part in parts if part is not None]
+    if not applies_on_cuda(*tensors, system.feedthrough, signal, state_at_start(system, signal)):
+        return None
+    if parts.left is not None and not torch.equal(-parts.left, parts.write):
+        return None
+    structure = "scalar" if parts.decay.ndim < parts.write.ndim else "diagonal"
+    structure += "" if parts.look is None else " delta"
+    answer = answered_by_fla(system, signal, structure)
+    if answer is not None:
+        return answer
+    columns = min(signal.shape[-1], MANY_CHANNELS)
+    before = system.reads_before_update
+    if not recall_has_passed(signal.device, structure, system.state_size, columns, before=before):
+        return None
+    return recalled(system, signal)
+
+
+def recall_has_passed(
+    device: torch.device, structure: str, states: int, channels: int, *, before: bool
+) -> bool:
+    """Whether the kernel for matrix memories, with or without a delta rule, may run."""
+    name = DELTA_RULES if "delta" in structure else MEMORIES
+    trial = partial(
+        response_error,
+        recalled,
+        device,
+        structure,
+        states=states,
+        channels=channels,
+        before=before,
+    )
+    return has_passed(name, device, (structure, states, channels, before), trial)
+
+
+def recalled(system: System, signal: Tensor) -> Answer:
+    """The response and the final state by the kernel for matrix memories."""
+    from dsf.systems.kernels.cuda.memories import recall
+
+    heads = by_head(system, signal)
+    if heads is None:
+        raise TypeError(f"recalled: no kernel takes {type(system.A).__name__}.")
+    with torch.cuda.device_of(signal):
+        response, leaving = recall(*heads, before=system.reads_before_update)
+    return by_batch(system, signal, response, leaving)
+
+
+def writes_on_cuda(system: System, parts: list[Tensor], *, work: int) -> bool:
+    """Whether a kernel for CUDA may write the map of a diagonal system of these ``parts``."""
+    few = 0 < system.state_size <= MOST_STATES and system.batch.numel() > 0
+    if not few or work < WORTH or not applies_on_cuda(*parts):
+        return False
+    structure = "scalar" if isinstance(system.A, ScaledIdentity) else "diagonal"
+    states, before = system.state_size, system.reads_before_update
+    return map_has_passed(system.device, structure, states, before=before)
+
+
+def map_has_passed(device: torch.device, structure: str, states: int, *, before: bool) -> bool:
+    """Whether the kernel for maps may run."""
+    trial = partial(rows_error, _fresh_rows, device, structure, states=states, before=before)
+    return has_passed(MAPS, device, (structure, states, before), trial)
+
+
+def _fresh_rows(system: System, boundaries: list[int]) -> Iterator[Tensor]:
+    return rows_on_cuda(system, boundaries, FreshRows())
+
+
+def rows_on_cuda(
+    system: System, boundaries: list[int], output: RowBuffer
+) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
+    """The rows between consecutive boundaries, written into the memory that ``output`` provides.
+
+    The decays of a diagonal are written out, with their products up to the edges of tiles.
+    """
+    from dsf.systems.kernels.cuda.tiles import Borders, write_map
+
+    decay, before = _by_head(system, _decays(system)).contiguous(), system.reads_before_update
+    write = _by_head(system, dense_of(system.B).squeeze(-1))
+    read = _by_head(system, dense_of(system.C).squeeze(-2))
+    D = dense_of(system.feedthrough)[..., 0, 0].expand(*system.batch, system.steps)
+    gain = decay.new_ones(1, system.steps).expand(system.batch.numel(), -1)
+    products = Borders(decay, before=before)
+    for start, stop in pairwise(boundaries):
+        shape = (*system.batch, stop - start, system.steps)
+        buffer, top = output.take(write, shape, first=start)
+        span = (start, stop, top)
+        with torch.cuda.device_of(buffer):
+            write_map(read, write, decay, gain, products, flat(buffer), rows=span, before=before)
+        rows = buffer[..., top : top + stop - start, :]
+        rows.diagonal(start, -2, -1).add_(D[..., start:stop])
+        yield rows
+
+
+def _decays(system: System) -> Shaped[Tensor, "*batch time decays"]:
+    if isinstance(system.A, ScaledIdentity):
+        return system.A.decay.unsqueeze(-1)
+    decay = system.A.diagonal()
+    if decay is None:
+        raise TypeError(
+            f"rows_on_cuda: needs a scaled identity or a diagonal, but A is "
+            f"{type(system.A).__name__}. Ask writes_on_cuda first."
+        )
+    return decay
+
+
+def _by_head(system: System, part: Tensor) -> Shaped[Tensor, "head time state"]:
+    """The batch axes flattened to one; parts that all heads share are stored once."""
+    return part.expand(*system.batch, *part.shape[-2:]).reshape(-1, *part.shape[-2:])
+
+
+STATES, CHANNELS = 16, 64
+
+
+def all_trial_results(device: torch.device) -> dict[str, str]:
+    """``active``, or ``off`` with the reason, for every kernel; missing trials are run first."""
+    asked = FUNCTIONS if asks_for_fla() else {}
+    if not why_off_on_cuda():
+        for structure in ("scalar", "diagonal"):
+            for delta in ("", " delta"):
+                recall_has_passed(device, structure + delta, STATES, CHANNELS, before=False)
+            map_has_passed(device, structure, STATES, before=False)
+        scan_has_passed(device, STATES)
+        for structure in asked:
+            fla_has_passed(device, structure, STATES, CHANNELS)
+    names = (*NAMES, *(function.label for function in asked.values()))
+    return {name: trial_result(name, device) for name in names}

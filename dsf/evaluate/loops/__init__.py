@@ -1,1 +1,0 @@
-"""Adapters between systems and the compiled CPU loops, which take plain arrays."""

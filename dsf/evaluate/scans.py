@@ -1,0 +1,297 @@
+"""Scans in other orders than that of the tokens: both directions, rows and columns of a grid.
+
+A sum of systems that each scan the tokens in an order of their own,
+
+    y = Σ_k P_kᵀ S_k(P_k u)        its map: Σ_k P_kᵀ Φ_k P_k        P_k: the order of scan k
+
+is exact for any permutation, also where no single recurrence along the tokens has this map.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from typing import Any
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from dsf.evaluate import respond
+from dsf.runtime.shapes import agree
+from dsf.systems.algebra import adjoint, converted, select
+from dsf.systems.composite import ExplicitMap, Operator, RowSource, StoredRows, SystemSum
+
+__all__ = ["Grid", "ScanOrder", "scanned"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScanOrder:
+    """A permutation of the tokens.
+
+    Attributes:
+        visits: the token that the scan visits at each of its steps.
+
+    Raises:
+        ValueError: if a token is visited twice, or not at all.
+
+    Example:
+        >>> import torch
+        >>> order = ScanOrder.of([2, 0, 1])
+        >>> order.scanned(torch.tensor([10, 11, 12]), axis=0)  # in scan order
+        tensor([12, 10, 11])
+        >>> order.restored(order.scanned(torch.arange(3), axis=0), axis=0)
+        tensor([0, 1, 2])
+    """
+
+    visits: Int[Tensor, " time"]
+
+    def __post_init__(self) -> None:
+        visited = self.visits.sort().values
+        if not torch.equal(visited, torch.arange(len(visited), device=visited.device)):
+            raise ValueError(
+                f"ScanOrder: 'visits' must name each of the tokens 0 to {len(visited) - 1} once, "
+                f"but sorted they are {visited.tolist()[:20]}."
+            )
+
+    @classmethod
+    def of(cls, visits: Sequence[int]) -> "ScanOrder":
+        """The order that visits these tokens, first to last."""
+        return cls(torch.tensor(list(visits), dtype=torch.int64))
+
+    @classmethod
+    def forward(cls, steps: int) -> "ScanOrder":
+        """From the first token to the last."""
+        return cls(torch.arange(steps))
+
+    @classmethod
+    def backward(cls, steps: int) -> "ScanOrder":
+        """From the last token to the first."""
+        return cls(torch.arange(steps).flip(0))
+
+    @property
+    def steps(self) -> int:
+        """Number of tokens."""
+        return len(self.visits)
+
+    @cached_property
+    def met_at(self) -> Int[Tensor, " time"]:
+        """The step at which the scan visits each token: the inverse permutation."""
+        return self.visits.argsort()
+
+    def reversed(self) -> "ScanOrder":
+        """The reversed order."""
+        return ScanOrder(self.visits.flip(0))
+
+    def scanned(self, part: Shaped[Tensor, "*axes"], *, axis: int) -> Shaped[Tensor, "*axes"]:
+        """``part`` permuted along ``axis`` from the order of the tokens to scan order."""
+        return part.index_select(axis, self.visits.to(part.device))
+
+    def restored(self, part: Shaped[Tensor, "*axes"], *, axis: int) -> Shaped[Tensor, "*axes"]:
+        """``part`` permuted along ``axis`` from scan order to the order of the tokens."""
+        return part.index_select(axis, self.met_at.to(part.device))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ScanOrder) and torch.equal(self.visits, other.visits)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.visits.tolist()))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self.visits.tolist()[:8]))
+        return f"ScanOrder({shown}{', ...' if self.steps > 8 else ''})"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tokens in ``height`` rows of ``width``, numbered row by row.
+
+    Attributes:
+        apart: positions in the sequence of tokens that are not on the grid, such as a class token.
+
+    Example:
+        >>> grid = Grid(2, 3)
+        >>> grid.by_columns()
+        ScanOrder(0, 3, 1, 4, 2, 5)
+        >>> [order.visits.tolist() for order in grid.crossing()]
+        [[0, 1, 2, 3, 4, 5], [0, 3, 1, 4, 2, 5], [5, 4, 3, 2, 1, 0], [5, 2, 4, 1, 3, 0]]
+    """
+
+    height: int
+    width: int
+    apart: Sequence[int] = ()
+
+    @property
+    def steps(self) -> int:
+        """Number of tokens, those apart from the grid included."""
+        return self.height * self.width + len(self.apart)
+
+    @property
+    def places(self) -> Tensor:
+        """Positions in the sequence of the tokens of the grid, ``height width``."""
+        on_it = [token for token in range(self.steps) if token not in set(self.apart)]
+        return torch.tensor(on_it).reshape(self.height, self.width)
+
+    def by_rows(self) -> ScanOrder:
+        """Row by row: the order of the tokens."""
+        return self._through(self.places.flatten())
+
+    def by_columns(self) -> ScanOrder:
+        """Column by column."""
+        return self._through(self.places.mT.flatten())
+
+    def to_and_fro(self) -> ScanOrder:
+        """Row by row, every second row reversed, so that consecutive tokens are neighbours."""
+        places = self.places.clone()
+        places[1::2] = places[1::2].flip(-1)
+        return self._through(places.flatten())
+
+    def crossing(self) -> tuple[ScanOrder, ScanOrder, ScanOrder, ScanOrder]:
+        """By rows, by columns, and both reversed: the cross scan of VMamba.
+
+        Source: Liu et al. 2024, arXiv:2401.10166.
+        """
+        rows, columns = self.by_rows(), self.by_columns()
+        return rows, columns, rows.reversed(), columns.reversed()
+
+    def view(
+        self, map: Shaped[Tensor, "*batch written read"]
+    ) -> Shaped[Tensor, "*batch height width height width"]:
+        """A map of the tokens with its query (row) and its key (column) axis as grid axes.
+
+        ``view(map)[..., y, x, :, :]`` are the weights with which the token at row y, column x of
+        the grid reads the tokens of the grid. Tokens apart from the grid are left out.
+
+        Raises:
+            ValueError: if the map does not have as many tokens as the grid.
+        """
+        if map.shape[-2:] != (self.steps, self.steps):
+            raise ValueError(
+                f"Grid.view: a {self.height} x {self.width} grid with {len(self.apart)} tokens "
+                f"apart has maps of {self.steps} x {self.steps}, but this one is "
+                f"{map.shape[-2]} x {map.shape[-1]}."
+            )
+        on_it = self.places.flatten().to(map.device)
+        cut = map.index_select(-2, on_it).index_select(-1, on_it)
+        sizes = (self.height, self.width)
+        return cut.unflatten(-1, sizes).unflatten(-3, sizes)
+
+    def _through(self, way: Tensor) -> ScanOrder:
+        """The scan order of the grid tokens ``way``; tokens apart keep their positions."""
+        visits = torch.arange(self.steps)
+        visits[self.places.flatten()] = way
+        return ScanOrder(visits)
+
+
+Scan = tuple[Operator, ScanOrder]
+
+
+def scanned(*scans: Scan) -> ExplicitMap:
+    """The sum of systems that each scan the tokens in an order of their own, in token order.
+
+    The response costs as much as the responses of the systems. Rows of the map are computed as
+    responses of the adjoint systems, a block of rows at a time.
+
+    Args:
+        scans: pairs of a system, with its coefficients in scan order, and that scan order.
+
+    Raises:
+        ValueError: without a scan, or if a system has an initial state, whose response is not part
+            of a map.
+        ShapeError: if sizes differ, or a system has more than one port.
+
+    Example:
+        A state that halves, scanned both ways; the token itself is counted twice:
+
+        >>> import dsf, torch
+        >>> one = torch.ones(4, 1)
+        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> forward, backward = ScanOrder.forward(4), ScanOrder.backward(4)
+        >>> both = scanned((system, forward), (system, backward))
+        >>> dsf.attention_map(both)
+        tensor([[2.0000, 0.5000, 0.2500, 0.1250],
+                [0.5000, 2.0000, 0.5000, 0.2500],
+                [0.2500, 0.5000, 2.0000, 0.5000],
+                [0.1250, 0.2500, 0.5000, 2.0000]])
+        >>> dsf.respond(both, torch.ones(4, 1, 1)).flatten()
+        tensor([2.8750, 3.2500, 3.2500, 2.8750])
+    """
+    if not scans:
+        raise ValueError("scanned: needs at least one system with its order, but it got none.")
+    for k, (system, order) in enumerate(scans):
+        reads = getattr(system, "read_steps", system.steps)
+        agree(f"scanned (scan {k})", "time", written=system.steps, read=reads, order=order.steps)
+        agree(f"scanned (scan {k})", "port", input=system.input_size, output=system.output_size,
+              scanned=1)  # fmt: skip
+        parts = system.parts if isinstance(system, SystemSum) else (system,)
+        if any(part.initial is not None for part in parts):
+            raise ValueError(
+                f"scanned: the system of scan {k} has an initial state, whose response is not part "
+                "of a map. Use dataclasses.replace(system, initial=None) and add that response "
+                "separately."
+            )
+    for axis in ("batch", "steps"):
+        agree("scanned", axis, **{f"scan {k}": getattr(s, axis) for k, (s, _) in enumerate(scans)})
+    return ExplicitMap(ScannedRows(scans))
+
+
+@dataclass(frozen=True)
+class ScannedRows(RowSource):
+    """Rows of the summed map of several scans."""
+
+    scans: tuple[Scan, ...]
+
+    @property
+    def shape(self) -> torch.Size:
+        system, order = self.scans[0]
+        return torch.Size([*system.batch, order.steps, 1, order.steps])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtypes = [_response(system) for system, _ in self.scans]
+        return reduce(torch.promote_types, dtypes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.scans[0][0].device
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        """Row t of a system's map is the response of its adjoint to a unit signal at token t."""
+        rows = []
+        for system, order in self.scans:
+            steps = order.met_at[start:stop].to(self.device)
+            units = torch.zeros(
+                order.steps, len(steps), dtype=_response(system), device=self.device
+            )
+            units[steps, torch.arange(len(steps), device=self.device)] = 1
+            units = units.unsqueeze(-2).expand(*system.batch, -1, -1, -1)
+            columns = respond(adjoint(system), units).squeeze(-2)
+            rows.append(order.restored(columns, axis=-2).mT.unsqueeze(-2))
+        return reduce(torch.add, rows)
+
+    def apply(
+        self, signal: Shaped[Tensor, "*batch read 1 channel"]
+    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+        responses = (
+            order.restored(respond(system, order.scanned(signal, axis=-3)), axis=-3)
+            for system, order in self.scans
+        )
+        return reduce(torch.add, responses)
+
+    def flipped(self) -> StoredRows:
+        return StoredRows(self.dense().squeeze(-2).flip(-2))
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> "ScannedRows":
+        moved = ((converted(s, dtype=dtype, device=device), order) for s, order in self.scans)
+        return replace(self, scans=tuple(moved))
+
+    def picked(self, index: Any, batch: torch.Size) -> "ScannedRows":  # noqa: ARG002
+        return replace(self, scans=tuple((select(s, index), order) for s, order in self.scans))
+
+
+def _response(system: Operator) -> torch.dtype:
+    """The number type of the response of a system to a real signal."""
+    parts = system.parts if isinstance(system, SystemSum) else (system,)
+    dtypes = (part.dtype.to_real() if part.takes_real_part else part.dtype for part in parts)
+    return reduce(torch.promote_types, dtypes)

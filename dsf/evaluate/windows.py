@@ -1,0 +1,693 @@
+"""Windows of tokens folded into panels of four matrices: cutting, folding, and how long they are.
+
+Nothing here divides by a product of decays or takes ``exp`` of a long difference: decays are only
+multiplied, from each token to the tokens after it, so decays of zero or near zero lose no accuracy.
+
+The length of a window follows a cost model. Short windows are many, and each costs operations to
+start and a state to carry. Long windows have more pairs of tokens, and larger triangular systems
+where A_t has a low-rank term.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import product
+from math import ceil, log2
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dsf.evaluate.arguments import working_dtype
+from dsf.runtime.number_types import exact_dtype
+from dsf.systems.coefficient import Matrices, SampledWrite, cut_of, dense_of
+from dsf.systems.solve import FEW
+from dsf.systems.system import System
+from dsf.systems.transition import (
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    Kronecker,
+    SampledDiagonal,
+    ScaledIdentity,
+    Shift,
+    Transition,
+)
+from dsf.systems.transition.storage import cast, on_parts
+from dsf.systems.transition.timeline import delay
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A window of tokens, folded.
+
+    With ``u`` the signals and ``y`` the responses of the window stacked over its tokens, ``h`` the
+    state before the window and ``h'`` the state after it:
+
+        y = local u + reach h        h' = carry h + write u
+
+    Attributes:
+        local: the map of the window alone.
+        reach: from the state before the window to the responses.
+        write: from the signals to the state after the window.
+        carry: the product of all A_t of the window, as a transition of one step. It may be in
+            double precision, as the products of many windows are multiplied.
+    """
+
+    local: Shaped[Tensor, "*batch rows columns"]
+    reach: Shaped[Tensor, "*batch rows state"]
+    write: Shaped[Tensor, "*batch state columns"]
+    carry: Transition
+
+    def carried(
+        self, state: Shaped[Tensor, "*batch state channel"]
+    ) -> Shaped[Tensor, "*batch state channel"]:
+        """``carry h``, in the precision of the state."""
+        return _moved(self.carry, state)
+
+    def seen_before(
+        self, rows: Shaped[Tensor, "*batch rows state"]
+    ) -> Shaped[Tensor, "*batch rows state"]:
+        """``rows carry``: rows that read the state after the window, acting on the one before."""
+        return _moved(self.carry.transposed(), rows.mT).mT
+
+
+def _moved(carry: Transition, state: Tensor) -> Tensor:
+    exact = torch.promote_types(carry.dtype, state.dtype)
+    if carry.diagonal() is None:
+        carry = carry.to(dtype=exact)
+        moved = (carry @ state.to(exact).unsqueeze(-3)).squeeze(-3)
+    else:
+        moved = (carry @ state.unsqueeze(-3)).squeeze(-3)
+    return moved.to(state.dtype.to_complex() if moved.is_complex() else state.dtype)
+
+
+# Structures whose tensors all begin with the batch axes.
+PLAIN = (Tensor, SampledWrite, Diagonal, SampledDiagonal, ScaledIdentity)
+
+# Numbers in the states of all tokens of a window. Measured with 64 channels of 16 states, 32 tokens
+# and gradients: sequences one by one, 4, 16 or all 64 at once took 75, 52, 37 and 70 ms.
+CACHED = 2**19
+
+
+def cut(system: System, start: int, stop: int, *, dtype: torch.dtype) -> System:
+    """The tokens ``start`` to ``stop - 1`` in the number type ``dtype``, without initial state.
+
+    Lazily sampled decays will be computed in double precision, other parts in ``dtype``.
+    """
+    system.check_span(start, stop)
+    return replace(
+        system,
+        A=system.A.cut(start, stop).to(dtype=dtype).finer(),
+        B=cut_of(system.B, start, stop, dtype),
+        C=cut_of(system.C, start, stop, dtype),
+        D=cut_of(system.feedthrough, start, stop, dtype),
+        initial=None,
+    )
+
+
+def cached(system: System, signal: Tensor, tokens: int) -> tuple[int, list[tuple[System, Tensor]]]:
+    """Pieces of the batch whose states over ``tokens`` tokens fit the cache, and their axis."""
+    axis = next((k for k, size in enumerate(system.batch) if size > 1), 0)
+    numbers = system.batch.numel() * tokens * system.state_size * signal.shape[-1]
+    parts = (system.A, system.B, system.C, system.feedthrough)
+    divisible = system.batch.numel() > 1 and all(isinstance(part, PLAIN) for part in parts)
+    if numbers <= CACHED or not divisible:
+        return axis, [(system, signal)]
+    few = max(1, system.batch[axis] * CACHED // numbers)
+    once: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
+
+    def piece(part: Any, k: int) -> Any:
+        """Split once for all pieces: the gradient of every slice would be as large as the whole."""
+        if isinstance(part, Tensor):
+            if id(part) not in once:
+                once[id(part)] = part, _split(part, few, axis)
+            return once[id(part)][1][k]
+        return on_parts(part, lambda stored: piece(stored, k))
+
+    return axis, [
+        (
+            replace(
+                system,
+                A=piece(system.A, k),
+                B=piece(system.B, k),
+                C=piece(system.C, k),
+                D=piece(system.feedthrough, k),
+                initial=None if system.initial is None else piece(system.initial, k),
+            ),
+            piece(signal, k),
+        )
+        for k in range(-(-system.batch[axis] // few))
+    ]
+
+
+def _split(part: Tensor, few: int, axis: int) -> tuple[Tensor, ...]:
+    """``part`` in pieces along ``axis``, with its other broadcast axes still stored once."""
+    stored = part
+    for k, size in enumerate(part.shape):
+        if size > 1 and part.stride(k) == 0 and k != axis:
+            stored = stored.narrow(k, 0, 1)
+    spread = list(part.shape)
+    pieces = stored.split(few, dim=axis)
+    return tuple(
+        piece.expand(*spread[:axis], piece.shape[axis], *spread[axis + 1 :]) for piece in pieces
+    )
+
+
+SMALL = 4
+
+
+class Read(NamedTuple):
+    """Output matrices, and whether they read the state before its update."""
+
+    matrices: Shaped[Tensor, "*batch time output state"]
+    before: bool
+
+
+class Segment(NamedTuple):
+    """The panels of a window for every pair of several writes and several reads.
+
+    ``local[i][j]`` is for read i and write j, ``reach[i]`` for read i, ``sent[j]`` (``write`` in a
+    :class:`Panel`) for write j, and ``carry`` is common to all.
+    """
+
+    local: list[list[Tensor]]
+    reach: list[Tensor]
+    sent: list[Tensor]
+    carry: ScaledIdentity | Diagonal
+
+    def panel(self) -> Panel:
+        """The panel of the first read and the first write."""
+        return Panel(
+            local=self.local[0][0], reach=self.reach[0], write=self.sent[0], carry=self.carry
+        )
+
+
+def products(
+    decay: Shaped[Tensor, "*batch time width"],
+) -> Shaped[Tensor, "*batch time time width"]:
+    """``decay`` multiplied over ``s + 1 ... t`` at ``[t, s]``; zero where ``s > t``."""
+    steps = decay.shape[-2]
+    token = torch.arange(steps, device=decay.device)
+    later = (token[:, None] > token).unsqueeze(-1)
+    running = torch.where(later, decay.unsqueeze(-2), 1).cumprod(dim=-3)
+    return torch.where((token[:, None] >= token).unsqueeze(-1), running, 0)
+
+
+def scalar_segment(
+    decay: Shaped[Tensor, "*batch time"], writes: Sequence[Tensor], reads: Sequence[Read]
+) -> Segment:
+    """``A_t = decay_t I``: products of reads and writes, times the decays between the tokens."""
+    between = products(decay.unsqueeze(-1)).squeeze(-1)
+    exact = decay.to(exact_dtype(decay.dtype, decay.device)).cumprod(dim=-1)
+    reached = exact.to(decay.dtype)
+    columns = [_columns(write) for write in writes]
+    local, reach = [], []
+    for read, before in reads:
+        reading = delay(between, 1, axis=-2) if before else between
+        passed = delay(reached, 1, axis=-1, fill=1.0) if before else reached
+        rows = _rows(read)
+        local.append([(rows @ each) * _spread(reading, rows, each) for each in columns])
+        reach.append(_rows(read * passed[..., None, None]))
+    leaving = between[..., -1, :, None, None]
+    sent = [_columns(write * leaving) for write in writes]
+    return Segment(local, reach, sent, ScaledIdentity(exact[..., -1:], writes[0].shape[-2]))
+
+
+def diagonal_segment(
+    decay: Shaped[Tensor, "*batch time state"], writes: Sequence[Tensor], reads: Sequence[Read]
+) -> Segment:
+    """``A_t = diag(decay_t)``.
+
+    Products of decays between all pairs are computed for blocks of 4 tokens only; blocks are then
+    joined in pairs by matrix products until one block is left. The products of decays over whole
+    blocks are in double precision, from decays that may be more precise than reads and writes.
+    """
+    steps = decay.shape[-2]
+    blocks = 1
+    while blocks * SMALL < steps:
+        blocks *= 2
+    missing = blocks * SMALL - steps if blocks > 1 else 0
+    decay = pad(decay, (0, 0, 0, missing), value=1.0).unflatten(-2, (blocks, -1))
+    longer = [pad(write, (0, 0, 0, 0, 0, missing)).unflatten(-3, (blocks, -1)) for write in writes]
+    seen = [
+        Read(pad(read, (0, 0, 0, 0, 0, missing)).unflatten(-3, (blocks, -1)), before)
+        for read, before in reads
+    ]
+    local, reach, sent, carry = _small(decay, longer, seen)
+    while blocks > 1:
+        local, reach, sent, carry = _joined(local, reach, sent, carry)
+        blocks //= 2
+    rows = [steps * read.shape[-2] for read, _ in reads]
+    columns = [steps * write.shape[-1] for write in writes]
+    return Segment(
+        [
+            [part[..., 0, :high, :wide] for part, wide in zip(parts, columns, strict=True)]
+            for parts, high in zip(local, rows, strict=True)
+        ],
+        [part[..., 0, :high, :] for part, high in zip(reach, rows, strict=True)],
+        [part[..., 0, :, :wide] for part, wide in zip(sent, columns, strict=True)],
+        Diagonal(carry),
+    )
+
+
+Blocks = tuple[list[list[Tensor]], list[Tensor], list[Tensor], Tensor]
+
+
+def _small(decay: Tensor, writes: Sequence[Tensor], reads: Sequence[Read]) -> Blocks:
+    exact = decay.to(exact_dtype(decay.dtype, decay.device))
+    decay = cast(decay, dtype=writes[0].dtype)
+    between = products(decay)
+    reached = decay.cumprod(dim=-2)
+    local, reach = [], []
+    for read, before in reads:
+        reading = delay(between, 1, axis=-3) if before else between
+        passed = delay(reached, 1, axis=-2, fill=1.0) if before else reached
+        pairs = [
+            torch.einsum("...ton,...tsn,...snm->...tosm", read, reading, write) for write in writes
+        ]
+        local.append([pair.flatten(-2).flatten(-3, -2) for pair in pairs])
+        reach.append(_rows(read * passed.unsqueeze(-2)))
+    leaving = between[..., -1, :, :].unsqueeze(-1)
+    carry = reduce(torch.mul, exact.unbind(dim=-2))
+    return local, reach, [_columns(write * leaving) for write in writes], carry
+
+
+def _joined(
+    local: list[list[Tensor]], reach: list[Tensor], sent: list[Tensor], carry: Tensor
+) -> Blocks:
+    """Neighbouring blocks joined in pairs."""
+    early, late = slice(0, None, 2), slice(1, None, 2)
+    near = cast(carry, dtype=reach[0].dtype)
+    passing = near[..., early, :].unsqueeze(-2)
+    leaving = near[..., late, :].unsqueeze(-1)
+    first = [[part[..., early, :, :] for part in parts] for parts in (reach, sent)]
+    second = [[part[..., late, :, :] for part in parts] for parts in (reach, sent)]
+    wider = [
+        [
+            _triangle(part[..., early, :, :], seen @ left, part[..., late, :, :])
+            for part, left in zip(parts, first[1], strict=True)
+        ]
+        for parts, seen in zip(local, second[0], strict=True)
+    ]
+    return (
+        wider,
+        [torch.cat([a, b * passing], dim=-2) for a, b in zip(first[0], second[0], strict=True)],
+        [torch.cat([leaving * a, b], dim=-1) for a, b in zip(first[1], second[1], strict=True)],
+        carry[..., early, :] * carry[..., late, :],
+    )
+
+
+def _triangle(early: Tensor, between: Tensor, late: Tensor) -> Tensor:
+    """Two blocks on the diagonal, ``between`` below them, zeros above."""
+    top = pad(early, (0, late.shape[-1]))
+    return torch.cat([top, torch.cat([between, late], dim=-1)], dim=-2)
+
+
+def _spread(reading: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """A number for every pair of tokens, repeated for each pair of their ports."""
+    steps = reading.shape[-1]
+    outputs, inputs = rows.shape[-2] // steps, columns.shape[-1] // steps
+    high = reading.repeat_interleave(outputs, -2) if outputs > 1 else reading
+    return high.repeat_interleave(inputs, -1) if inputs > 1 else high
+
+
+def _rows(read: Tensor) -> Tensor:
+    """Reads as rows, ``(time output) x state``."""
+    return read.flatten(-3, -2)
+
+
+def _columns(write: Tensor) -> Tensor:
+    """Writes as columns, ``state x (time input)``."""
+    return write.squeeze(-1).mT if write.shape[-1] == 1 else write.movedim(-3, -2).flatten(-2)
+
+
+def moves_by_one(A: Shift) -> bool:
+    """Whether every token shifts the states by one position."""
+    return bool((A.places == 1).all())
+
+
+def delay_panel(A: Shift, write: Tensor, read: Tensor, *, before: bool) -> Panel:
+    """The panel of a delay line: whatever a token writes moves on by one state position a token.
+
+    The map is computed diagonal by diagonal: a write of ``lag`` tokens ago is read in the states
+    from position ``lag`` on, or ``lag - 1`` for a read before the update.
+    """
+    steps, states = A.steps, A.state_size
+    late = int(before)
+    local = write.new_zeros(())
+    for lag in range(late, min(steps, states + late)):
+        shift = lag - late
+        weights = read[..., lag:, :, shift:] @ write[..., : steps - lag, : states - shift, :]
+        local = local + torch.diag_embed(weights.movedim(-3, -1), offset=-lag)
+    rows, columns = read.shape[-2], write.shape[-1]
+    local = local.expand(*read.shape[:-3], rows, columns, steps, steps)
+    local = local.movedim(-2, -4).movedim(-1, -2).flatten(-2).flatten(-3, -2)
+    reach = [_shifted_read(read[..., t, :, :], t + 1 - late) for t in range(steps)]
+    sent = [_shifted_write(write[..., t, :, :], steps - 1 - t) for t in range(steps)]
+    return Panel(
+        local=local,
+        reach=torch.cat(reach, dim=-2),
+        write=torch.cat(sent, dim=-1),
+        carry=replace(A, places=A.places.sum().unsqueeze(0)),
+    )
+
+
+def _shifted_read(read: Tensor, places: int) -> Tensor:
+    places = min(places, read.shape[-1])
+    return pad(read[..., places:], (0, places))
+
+
+def _shifted_write(write: Tensor, places: int) -> Tensor:
+    places = min(places, write.shape[-2])
+    return pad(write[..., : write.shape[-2] - places, :], (0, 0, places, 0))
+
+
+def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, before: bool) -> Panel:
+    """The panel of a diagonal plus low rank, as a diagonal system with a feedback loop.
+
+    With ``z_t = right_tᵀ h_{t-1}`` the low-rank term is an input ``left_t z_t`` of the diagonal
+    system. Inside the window z depends on itself through a strictly lower triangular matrix, so a
+    triangular solve closes the loop.
+    """
+    writes = (write, A.left)
+    reads = (Read(read, before), Read(A.right.mT, True))
+    if A.state_size > 0 and A.decay.stride(-1) == 0:
+        open_loop = scalar_segment(A.decay[..., 0], writes, reads)
+    else:
+        open_loop = diagonal_segment(A.decay, writes, reads)
+    (y_from_u, y_from_z), (z_from_u, z_from_z) = open_loop.local
+    y_from_h, z_from_h = open_loop.reach
+    h_from_u, h_from_z = open_loop.sent
+    identity = torch.eye(z_from_z.shape[-1], dtype=z_from_z.dtype, device=z_from_z.device)
+    closed = torch.linalg.solve_triangular(
+        identity - z_from_z,
+        torch.cat([z_from_u, z_from_h], dim=-1),
+        upper=False,
+        unitriangular=True,
+    )
+    by_u, by_h = closed.tensor_split([z_from_u.shape[-1]], dim=-1)
+    return Panel(
+        local=y_from_u + y_from_z @ by_u,
+        reach=y_from_h + y_from_z @ by_h,
+        write=h_from_u + h_from_z @ by_u,
+        carry=DiagonalPlusLowRank(
+            decay=cast(open_loop.carry.diagonal(), dtype=h_from_z.dtype),
+            left=h_from_z.unsqueeze(-3),
+            right=by_h.mT.unsqueeze(-3),
+        ),
+    )
+
+
+def coordinate_panel(A: Kronecker, write: Tensor, read: Tensor, *, before: bool) -> Panel:
+    """The panel of states that mix alike on every coordinate.
+
+    A write passes one product of the small matrices until it is read. So the map is a sum over
+    pairs of states, each an entry of that product times the reads of one and the writes of the
+    other.
+    """
+    outputs, inputs, dtype = read.shape[-2], write.shape[-1], write.dtype
+    passed = _passed(A.small.to(exact_dtype(dtype, write.device)), before=before)
+    seen, after = passed[..., :-1, :, :, :].to(dtype), passed[..., -1, :, :, :]
+    by_state = (A.few, A.size)
+    reads = read.unflatten(-1, by_state)  # time output few coordinate
+    writes = write.unflatten(-2, by_state)  # time few coordinate input
+    local = write.new_zeros(())
+    for a, b in product(range(A.few), repeat=2):
+        rows, columns = reads[..., a, :].flatten(-3, -2), writes[..., b, :, :].movedim(-2, -3)
+        weights = (rows @ columns.flatten(-2)).unflatten(-1, (-1, inputs))
+        weights = weights.unflatten(-3, (-1, outputs))
+        local = local + seen[..., 1:, a, b][..., :, None, :, None] * weights
+    reach = torch.einsum("... t o a n, ... t a b -> ... t o b n", reads, seen[..., 0, :, :])
+    sent = torch.einsum(
+        "... s b n i, ... s a b -> ... a n s i", writes, after[..., 1:, :, :].to(dtype)
+    )
+    return Panel(
+        local=local.flatten(-2).flatten(-3, -2),
+        reach=reach.flatten(-2).flatten(-3, -2),
+        write=sent.flatten(-2).flatten(-3, -2),
+        carry=Kronecker(after[..., :1, :, :], A.size),
+    )
+
+
+def _passed(
+    small: Shaped[Tensor, "*batch time few few"], *, before: bool
+) -> Shaped[Tensor, "*batch row column few few"]:
+    """What the state before a window and every write have passed when a token reads.
+
+    The last row is the state after the window. Column 0 is the state before it, column ``t + 1``
+    what token t writes; zeros where it is not yet written.
+    """
+    steps, few = small.shape[-3:-1]
+    one = torch.eye(few, dtype=small.dtype, device=small.device).expand_as(small[..., :1, :, :])
+    since, rows = one, []
+    for t in range(steps):
+        earlier = since
+        since = torch.cat([small[..., t : t + 1, :, :] @ since, one], dim=-3)
+        rows.append(earlier if before else since)
+    rows.append(since)
+    return torch.stack([pad(row, (0,) * 5 + (steps + 1 - row.shape[-3],)) for row in rows], dim=-4)
+
+
+def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = None) -> Panel:
+    """The panel of the tokens ``start`` to ``stop - 1`` of a forward system.
+
+    Args:
+        system: a system that does not run backward; its initial state is not used.
+        start: the first token.
+        stop: the token after the last.
+        dtype: the number type to compute in; by default that of the system, with half precision
+            raised to single.
+
+    Raises:
+        ValueError: if the system runs backward, or the tokens do not lie in the sequence.
+    """
+    if system.runs_backward:
+        raise ValueError(
+            "fold: needs a system that runs forward, but this one runs backward. "
+            "Reverse it first: dsf.algebra.reverse(system)."
+        )
+    return _panel(_written_out(system, start, stop, dtype or working_dtype(system.dtype)))
+
+
+def fold_together(
+    system: System, start: int, stop: int, *, size: int, dtype: torch.dtype
+) -> tuple[Panel, Transition]:
+    """The panels of all windows of ``size`` tokens between ``start`` and ``stop``, at once.
+
+    Returns:
+        A panel with the windows as the last axis of its batch, and their ``carry`` as a transition
+        whose time axis counts windows.
+    """
+    part = _written_out(system, start, stop, dtype)
+    axis = len(part.batch)
+
+    def in_windows(stored: Tensor) -> Tensor:
+        return stored.unflatten(axis, (-1, size))
+
+    B, C, D = (in_windows(dense_of(each)) for each in (part.B, part.C, part.feedthrough))
+    panel = _panel(replace(part, A=on_parts(part.A, in_windows), B=B, C=C, D=D))
+    return panel, on_parts(panel.carry, lambda stored: stored.squeeze(axis + 1))
+
+
+def folds_together(A: Transition) -> bool:
+    """Whether all tensors of the structure begin with the axes ``*batch time``."""
+    stored = (Dense, Diagonal, DiagonalPlusLowRank, Kronecker, SampledDiagonal, ScaledIdentity)
+    return isinstance(A, stored)
+
+
+def _written_out(system: System, start: int, stop: int, dtype: torch.dtype) -> System:
+    part = cut(system, start, stop, dtype=dtype)
+    return replace(part, A=part.A.window(0, stop - start))
+
+
+def _panel(part: System) -> Panel:
+    """The panel of all tokens of a system whose A is written out."""
+    write, read, before = dense_of(part.B), dense_of(part.C), part.reads_before_update
+    if isinstance(part.A, ScaledIdentity):
+        panel = scalar_segment(part.A.decay, [write], [Read(read, before)]).panel()
+    elif isinstance(part.A, Diagonal):
+        panel = diagonal_segment(part.A.decay, [write], [Read(read, before)]).panel()
+    elif isinstance(part.A, DiagonalPlusLowRank):
+        panel = feedback_panel(part.A, write, read, before=before)
+    elif isinstance(part.A, Kronecker):
+        panel = coordinate_panel(part.A, write, read, before=before)
+    elif isinstance(part.A, Shift) and moves_by_one(part.A):
+        panel = delay_panel(part.A, write, read, before=before)
+    else:
+        panel = _token_by_token(part, write, read)
+    if _is_absent(part.feedthrough):
+        return panel
+    return replace(panel, local=panel.local + _on_diagonal(dense_of(part.feedthrough)))
+
+
+def _is_absent(feedthrough: Matrices) -> bool:
+    """Whether this is the one zero that stands for an absent feedthrough."""
+    part = dense_of(feedthrough)
+    return not any(part.stride()) and not bool(part.flatten()[:1].any())
+
+
+def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
+    """For all other structures: one product with A_t a token, in double precision."""
+    states, inputs, dtype = system.state_size, system.input_size, write.dtype
+    exact = exact_dtype(dtype, write.device)
+    A, write, read = system.A.to(dtype=exact), write.to(exact), read.to(exact)
+    state = torch.eye(states, dtype=exact, device=write.device)
+    state = state.expand(*system.batch, states, states)
+    rows = []
+    for t in range(system.steps):
+        earlier, carried = state, (A.window(t, t + 1) @ state.unsqueeze(-3)).squeeze(-3)
+        state = torch.cat([carried, write[..., t, :, :]], dim=-1)
+        seen = earlier if system.reads_before_update else state
+        row = read[..., t, :, :] @ seen
+        wanted = states + system.steps * inputs
+        rows.append(torch.nn.functional.pad(row, (0, wanted - row.shape[-1])))
+    reach, local = torch.cat(rows, dim=-2).to(dtype).tensor_split([states], dim=-1)
+    carry, sent = state.tensor_split([states], dim=-1)
+    sent = sent.to(dtype)
+    return Panel(local=local, reach=reach, write=sent, carry=Dense(carry.unsqueeze(-3)))
+
+
+def _on_diagonal(
+    feedthrough: Shaped[Tensor, "*batch time output input"],
+) -> Shaped[Tensor, "*batch rows columns"]:
+    """D_t as blocks on the diagonal of a window's map."""
+    steps, outputs, inputs = feedthrough.shape[-3:]
+    blocks = torch.diag_embed(feedthrough.movedim(-3, -1))
+    return blocks.permute(*range(blocks.ndim - 4), -2, -4, -1, -3).reshape(
+        *feedthrough.shape[:-3], steps * outputs, steps * inputs
+    )
+
+
+SIZES = (16, 32, 64, 128, 256)
+
+
+class Costs(NamedTuple):
+    """Costs on one kind of device: times in nanoseconds, and a limit.
+
+    Attributes:
+        operation: starting one torch operation, however small.
+        product: one multiplication and addition inside a matrix product.
+        entry: one pair of tokens, or one number of the state, in all elementwise operations on it.
+        together: limit on the entries of windows that are folded at once. More take more memory,
+            and on a CPU they do not fit in its cache.
+    """
+
+    operation: float
+    product: float
+    entry: float
+    together: int
+
+
+# The CPU values are from benchmarks/window_sizes.py with one thread. The GPU values are not
+# measured: they are set so that models of published sizes get the published 64 to 128 tokens.
+PROCESSOR = Costs(operation=6e3, product=0.035, entry=3.0, together=1 << 20)
+GRAPHICS_CARD = Costs(operation=5e3, product=2e-4, entry=0.02, together=1 << 25)
+
+
+class Window(NamedTuple):
+    """Work of one window. All but the operations are counted for one sequence.
+
+    Attributes:
+        held: numbers in memory at a time.
+        operations: torch operations that fold it, or many windows together.
+        moves: torch operations that carry the state over it.
+        products: multiplications inside matrix products, as far as they depend on the window size.
+        entries: pairs of tokens and numbers of the state.
+    """
+
+    held: int
+    operations: float
+    moves: int
+    products: float
+    entries: float
+
+
+def window_size(system: System, channels: int, *, alike: bool = False) -> int:
+    """The number of tokens of a window with the least estimated time for a response.
+
+    A power of two from 16 to 256, from the sizes of the system alone.
+
+    Args:
+        system: of any structure.
+        channels: columns of the signal.
+        alike: whether the system is time-invariant, so that one window is folded for all.
+    """
+    costs = [cost(system, channels, size, alike=alike) for size in SIZES]
+    return SIZES[costs.index(min(costs))]
+
+
+def stepped_size(system: System, channels: int) -> int:
+    """The window size for a recurrence inside windows: the largest whose states fit the cache."""
+    numbers = system.batch.numel() * system.state_size * channels
+    return max([size for size in SIZES if size * numbers <= FEW], default=SIZES[0])
+
+
+def windows_at_once(system: System, channels: int, size: int) -> int:
+    """How many windows of ``size`` tokens are folded together."""
+    held = system.batch.numel() * _window(system, channels, size).held
+    return max(1, _costs(system).together // max(1, held))
+
+
+def numbers_at_once(system: System, channels: int) -> int:
+    """Numbers in memory while windows of the default size are folded together."""
+    size = min(window_size(system, channels), system.steps)
+    windows = min(windows_at_once(system, channels, size), ceil(system.steps / size))
+    return windows * system.batch.numel() * _window(system, channels, size).held
+
+
+def cost(system: System, channels: int, size: int, *, alike: bool = False) -> float:
+    """Estimated nanoseconds of a response in windows of ``size`` tokens.
+
+    Work that does not depend on the window size is left out.
+    """
+    costs, window = _costs(system), _window(system, channels, size)
+    windows = ceil(system.steps / size)
+    folded = 1 if alike else windows
+    groups = ceil(folded / windows_at_once(system, channels, size))
+    carried = windows * system.state_size * channels
+    numbers = costs.product * folded * window.products
+    numbers += costs.entry * (folded * window.entries + carried)
+    operations = groups * window.operations + windows * window.moves
+    return costs.operation * operations + system.batch.numel() * numbers
+
+
+def _costs(system: System) -> Costs:
+    return PROCESSOR if system.device.type == "cpu" else GRAPHICS_CARD
+
+
+def _window(system: System, channels: int, size: int) -> Window:
+    """The work of one window, counted from :mod:`dsf.evaluate.windows`."""
+    A, states = system.A, system.state_size
+    inputs, outputs = size * system.input_size, size * system.output_size
+    applied = float(inputs * outputs * channels)
+    if isinstance(A, Dense):  # token by token, in double precision
+        held = 2 * (size * states**2 + (states + outputs) * (states + inputs)) + states * channels
+        entries = states * (states + inputs // 2)
+        return Window(held, 5 * size, 4, size * states * entries + applied, size * entries)
+    if isinstance(A, Kronecker):  # one product of small matrices a token, one map a pair of states
+        pairs = inputs * outputs
+        held = (2 + A.few**2) * pairs + states * (inputs + outputs + channels)
+        products = A.few * states * pairs + applied
+        return Window(held, 3 * size + 4 * A.few**2, 4, products, 2 * A.few**2 * pairs)
+    fed_back = size * A.left.shape[-1] if isinstance(A, DiagonalPlusLowRank) else 0
+    pairs = (inputs + fed_back) * (outputs + fed_back)
+    held = pairs + states * (inputs + outputs + 2 * fed_back)
+    if _is_scalar(A):
+        operations, products = 40.0, states * pairs + applied
+    else:  # blocks of tokens are joined in pairs; half of all token pairs lie between two blocks
+        operations, products = 40 + 20 * log2(size / 4), states * pairs / 2 + applied
+    if not fed_back:
+        return Window(held + states * channels, operations, 1, products, pairs)
+    # with the loop open and closed, the state carried in double precision
+    held = 2 * held + states * (channels + 4 * fed_back)
+    products += fed_back * (inputs + states) * (fed_back / 2 + outputs)
+    products += fed_back * states * (inputs + 2 * channels)
+    return Window(held, operations + 30, 4, products, pairs)
+
+
+def _is_scalar(A: Transition) -> bool:
+    one_decay = isinstance(A, DiagonalPlusLowRank) and A.decay.stride(-1) == 0
+    return one_decay or isinstance(A, ScaledIdentity)
