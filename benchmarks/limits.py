@@ -13,8 +13,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from dsf.systems.kernels.registers import BYTES, lanes, pointers, store
-from dsf.systems.kernels.unrolled import loaded, product_and_sum
+from dsf.systems.kernels.registers import BYTES, lanes, loaded, pointers, product_and_sum, store
 
 # What takes more seconds than this is run once after the turn that does not count.
 LONG = 1.0

@@ -100,7 +100,7 @@ def _summed(
     if maps.is_complex() or not applies(maps, work=work):
         magnitudes: np.ndarray = maps[some].abs().float().sum(dim=0).numpy(force=True)
         return magnitudes
-    from dsf.systems.kernels.magnitude_sums import add_magnitudes
+    from dsf.systems.kernels.picture_cells import add_magnitudes
 
     sums = np.zeros(maps.shape[1:], dtype=np.float32)
     add_magnitudes(maps.detach().numpy(), np.array(some), sums)

@@ -367,8 +367,8 @@ class _HeadWriter:
         torch.mm(read, write.mT, out=scores)
 
         def share(some: slice) -> None:
+            from dsf.systems.kernels.registers import target_of
             from dsf.systems.kernels.scalar_rows import scratch_of, write_rows
-            from dsf.systems.kernels.streaming_stores import target_of
 
             parts = (heads.decay, heads.step, heads.feedthrough, self.factor, self.product)
             arrays = [part[group, some].numpy() for part in parts]
@@ -443,7 +443,7 @@ class Piece:
     def fill(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
         """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on."""
         from dsf.systems.kernels.diagonal_rows import fill
-        from dsf.systems.kernels.streaming_stores import target_of
+        from dsf.systems.kernels.registers import target_of
 
         target = target_of(out[self.span].numpy(), clean=clean)
         fill(self.given, self.kept, self._scratch(), self.entered, start, stop, target, top)

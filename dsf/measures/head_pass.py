@@ -159,7 +159,7 @@ class _HeadFold:
         self, active: np.ndarray, rows: slice, state: "_State", most: int
     ) -> np.ndarray:
         """The heads for which earlier tiles cannot be left out yet."""
-        from dsf.systems.kernels.truncation import still_open
+        from dsf.systems.kernels.scalar_tile_sums import still_open
 
         earlier = self.product, self.mass, self.lagged
         spans, limits = (rows.start, state.stops, most), (self.limit.share, self.limit.tokens)

@@ -72,7 +72,7 @@ def _compiled(
     firsts: Int[np.ndarray, " down"],
     starts: Int[np.ndarray, " across"],
 ) -> JoinedRows:
-    from dsf.systems.kernels.joined_rows import join_rows
+    from dsf.systems.kernels.picture_cells import join_rows
 
     maps, rows, columns = weights.shape
     strongest = np.empty((maps, len(firsts), len(starts)))
@@ -92,7 +92,7 @@ def joined_masks(
 ) -> tuple[Bool[np.ndarray, "masks down across"], Int[np.ndarray, " rows"]]:
     """Where whole cells are masked, and from which column on a row is masked in all maps."""
     if compiled:
-        from dsf.systems.kernels.cells import join_masks
+        from dsf.systems.kernels.picture_cells import join_masks
 
         hidden = np.ones((len(masked), len(firsts), len(starts)), dtype=bool)
         reach = np.empty(masked.shape[1], dtype=int)

@@ -45,7 +45,7 @@ def _compiled(
     weights: Float[np.ndarray, "*size"], masked: Bool[np.ndarray, "*size"], scale: float
 ) -> UInt8[np.ndarray, "*size"] | None:
     """The codes by a compiled loop; None where a weight is not finite."""
-    from dsf.systems.kernels.cells import code_cells
+    from dsf.systems.kernels.picture_cells import code_cells
 
     codes = np.empty(weights.shape, dtype=np.uint8)
     flat = (np.ascontiguousarray(each).reshape(-1) for each in (weights, masked))

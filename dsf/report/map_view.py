@@ -98,7 +98,7 @@ class MapView:
         square = self.row_sums.size == self.column_sums.size  # queries and keys are the same tokens
         if not applies(NUMBER, work=AT_ONCE * self.weights.size):
             return apart(self.weights, self.masked, square=square)
-        from dsf.systems.kernels.cells import magnitudes_apart
+        from dsf.systems.kernels.picture_cells import magnitudes_apart
 
         seen = np.empty(self.weights.size)
         weights = np.ascontiguousarray(self.weights, dtype=float)

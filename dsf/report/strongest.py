@@ -82,7 +82,7 @@ class StrongestOfEach:
         read: Int[np.ndarray, " columns"],
     ) -> None:
         """Add some rows; ``strongest`` has the largest weights in cells of the rows ``cells``."""
-        from dsf.systems.kernels.largest_entries import keep_largest
+        from dsf.systems.kernels.picture_cells import keep_largest
 
         kept = (self._sizes, self._kept, self._places)
         keep_largest(np.ascontiguousarray(weights), strongest, cells, written, read, *kept)

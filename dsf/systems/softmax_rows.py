@@ -164,7 +164,7 @@ def _soften(
     whole: Float[Tensor, "*batch rows columns"],
 ) -> None:
     """Write the softmax of logits into ``whole`` by compiled loops, with zeros behind it."""
-    from dsf.systems.kernels.softmax_rows import soften_rows
+    from dsf.systems.kernels.exponential_rows import soften_rows
 
     rows, keys = logits.shape[-2:]
     scores = logits.detach().contiguous().view(-1, rows, keys).numpy()

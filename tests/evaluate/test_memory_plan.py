@@ -90,6 +90,10 @@ print(json.dumps({name: (plan, peak(work)) for name, (plan, work) in cases.items
 """
 
 
+# Pages that the process itself touches meanwhile: stacks, the allocator, the interpreter.
+PROCESS_BYTES = 2**19
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from /proc")
 def test_plans_hold_peaks():
     # Otherwise the allocator of C keeps larger and larger freed blocks for later, by chance.
@@ -103,7 +107,9 @@ def test_plans_hold_peaks():
         cwd=ROOT,
     )
     for name, (plan, peak) in json.loads(run.stdout.splitlines()[-1]).items():
-        assert plan / 4 <= peak <= plan, f"{name}: planned {plan / 1e6} MB, took {peak / 1e6} MB"
+        assert plan / 4 <= peak <= plan + PROCESS_BYTES, (
+            f"{name}: planned {plan / 1e6} MB, took {peak / 1e6} MB"
+        )
 
 
 def test_a_block_as_large_as_the_limit_allows():

@@ -15,8 +15,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.systems.kernels.compiling import kernel
-from dsf.systems.kernels.registers import WIDE, ahead, load, nothing, pointers, store, total
-from dsf.systems.kernels.unrolled import doubled, each, loaded, product_and_sum
+from dsf.systems.kernels.registers import (
+    WIDE,
+    ahead,
+    doubled,
+    each,
+    load,
+    loaded,
+    nothing,
+    pointers,
+    product_and_sum,
+    store,
+    total,
+)
 
 TOGETHER = 4 * WIDE  # states in registers
 

@@ -21,8 +21,8 @@ from dsf.systems.kernels.registers import (
     ones,
     pointers,
     store,
+    stream,
 )
-from dsf.systems.kernels.streaming_stores import stream
 
 
 class Kept(NamedTuple):

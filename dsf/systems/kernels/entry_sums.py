@@ -5,8 +5,8 @@ from typing import no_type_check
 import numpy as np
 
 from dsf.systems.kernels.compiling import kernel
+from dsf.systems.kernels.exponential_rows import OF_INFINITY, OF_ZERO, number_of, order_of
 from dsf.systems.kernels.exponentials import chosen, log_of
-from dsf.systems.kernels.orders import OF_INFINITY, OF_ZERO, number_of, order_of
 from dsf.systems.kernels.scalar_tile_sums import (
     DISTANCE,
     ENERGY,

@@ -18,8 +18,15 @@ from torch.nn.functional import pad
 
 from dsf.runtime.threads import in_parallel
 from dsf.systems.kernels.compiling import kernel
-from dsf.systems.kernels.registers import ahead, lanes, pointers, spread, store
-from dsf.systems.kernels.unrolled import loaded, product_and_sum
+from dsf.systems.kernels.registers import (
+    ahead,
+    lanes,
+    loaded,
+    pointers,
+    product_and_sum,
+    spread,
+    store,
+)
 
 TILE = 64
 

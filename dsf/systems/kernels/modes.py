@@ -16,8 +16,19 @@ from torch.nn.functional import pad
 
 from dsf.runtime.threads import in_parallel
 from dsf.systems.kernels.compiling import kernel
-from dsf.systems.kernels.registers import WIDE, ahead, number, pointers, put, store, total
-from dsf.systems.kernels.unrolled import each, loaded, product, product_and_sum
+from dsf.systems.kernels.registers import (
+    WIDE,
+    ahead,
+    each,
+    loaded,
+    number,
+    pointers,
+    product,
+    product_and_sum,
+    put,
+    store,
+    total,
+)
 
 TOGETHER = 4 * WIDE  # modes in registers
 SPAN = 512  # tokens processed with one group of modes before the next group

@@ -6,16 +6,26 @@
   them, ``number`` and ``put`` read and write single numbers.
 - ``load``, ``load_double``, ``spread``, ``store``: between memory and vectors; ``store_past`` and
   ``arrived`` are streaming stores and their fence.
+
+Operations on four numbers or vectors are unrolled: a processor looks only a few dozen instructions
+ahead for independent ones, so the same operation on all four has to come before the next operation.
+
+Rows of maps are written with streaming (non-temporal) stores, which bypass the caches. An ordinary
+store first loads the cache line that it overwrites, which takes as long as writing it; and a map is
+rarely read before it is complete.
 """
 
 import operator
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
+import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, models, overload, register_model
+
+from dsf.systems.kernels.compiling import kernel
 
 BYTES = 64 if get_host_cpu_features().get("avx512f") else 32
 WIDE = BYTES // 8  # lanes in double precision
@@ -347,3 +357,73 @@ def arrived(_context):
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@no_type_check
+def each(operation):
+    """``operation``, of one to three arguments, applied to tuples of four numbers or vectors."""
+    of = kernel(inlined=True)(operation)
+
+    def on_one(a):
+        return of(a[0]), of(a[1]), of(a[2]), of(a[3])
+
+    def on_two(a, b):
+        return of(a[0], b[0]), of(a[1], b[1]), of(a[2], b[2]), of(a[3], b[3])
+
+    def on_three(a, b, c):
+        first, second = of(a[0], b[0], c[0]), of(a[1], b[1], c[1])
+        return first, second, of(a[2], b[2], c[2]), of(a[3], b[3], c[3])
+
+    made = (on_one, on_two, on_three)[operation.__code__.co_argcount - 1]
+    return kernel(inlined=True)(made)
+
+
+@no_type_check
+def _fourfold(of):
+    """``of`` at four indices, ``stride`` numbers apart."""
+
+    @kernel(inlined=True)
+    @no_type_check
+    def four(pointer, at, stride):
+        second, third = at + stride, at + 2 * stride
+        return of(pointer, at), of(pointer, second), of(pointer, third), of(pointer, third + stride)
+
+    return four
+
+
+loaded, spreads, numbers = _fourfold(load), _fourfold(spread), _fourfold(number)
+doubled = _fourfold(load_double)
+product, product_and_sum = each(lambda a, b: a * b), each(lambda a, b, c: a * b + c)
+
+
+LINE = 64  # bytes of a cache line
+
+
+class Target(NamedTuple):
+    """The memory that rows are written to."""
+
+    numbers: np.ndarray
+    rows: int  # of every system
+    clean: bool  # whether it is filled with zeros
+    skew: int  # numbers before the first boundary of a cache line
+
+
+def target_of(maps: np.ndarray, *, clean: bool) -> Target:
+    """The memory of some maps, a contiguous array ``entry rows columns``, as a target."""
+    skew = -maps.ctypes.data // maps.itemsize % (LINE // maps.itemsize)
+    return Target(maps.reshape(-1), maps.shape[1], clean, skew)
+
+
+@kernel()
+@no_type_check
+def stream(line, count, target, o):
+    """Copy ``count`` numbers of ``line`` to the target from index ``o`` on by streaming stores."""
+    out, lane = ahead(target.numbers, o), lanes(line)
+    begun = min(count, (target.skew - o) % lane)
+    whole = begun + (count - begun) // lane * lane
+    for j in range(begun):
+        put(out, j, number(line, j))
+    for j in range(begun, whole, lane):
+        store_past(out, j, load(line, j))
+    for j in range(whole, count):
+        put(out, j, number(line, j))

@@ -26,8 +26,8 @@ from dsf.systems.kernels.registers import (
     put,
     spread,
     store,
+    stream,
 )
-from dsf.systems.kernels.streaming_stores import stream
 
 TILE = 64
 

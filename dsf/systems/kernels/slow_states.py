@@ -30,8 +30,20 @@ from dsf.systems.kernels.expm1_polynomials import (
     upper,
 )
 from dsf.systems.kernels.exponentials import ONE_SINGLE, ZERO, chosen, factor_of
-from dsf.systems.kernels.registers import ahead, lanes, load, number, put, store
-from dsf.systems.kernels.unrolled import each, loaded, numbers, product, product_and_sum, spreads
+from dsf.systems.kernels.registers import (
+    ahead,
+    each,
+    lanes,
+    load,
+    loaded,
+    number,
+    numbers,
+    product,
+    product_and_sum,
+    put,
+    spreads,
+    store,
+)
 
 
 @intrinsic

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dsf.systems.kernels import availability
-from dsf.systems.kernels.softmax_rows import soften_rows
+from dsf.systems.kernels.exponential_rows import soften_rows
 from dsf.systems.softmax_rows import SoftmaxRows
 
 INF, COLUMNS = math.inf, 7
