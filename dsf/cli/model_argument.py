@@ -13,11 +13,16 @@ from typing import Any
 from dsf.cli.options import Options
 from dsf.cli.prompt import Prompt
 from dsf.loading.errors import LoadError, shown
-from dsf.loading.folder import ModelFolder, gguf_file, has_tokenizer, open_folder
-from dsf.loading.hub import snapshot
-from dsf.loading.safetensors_header import check_header
+from dsf.loading.folder import (
+    ModelFolder,
+    gguf_file,
+    has_tokenizer,
+    open_folder,
+    opened_safetensors,
+    snapshot,
+    weight_files,
+)
 from dsf.loading.settings import read_settings
-from dsf.loading.weight_files import weight_files
 
 GGUF = b"GGUF"
 TABLE_OF_POSITIONS = {
@@ -165,8 +170,8 @@ def _check_weights(folder: ModelFolder) -> None:
     for path in weight_files(folder, allow_pickle_archive=False):
         if not path.stat().st_size:
             raise LoadError(f"{path}: is empty; download it again.")
-        if path.suffix == ".safetensors":
-            check_header(path)
+        with opened_safetensors(path, "np"):  # checks its header, without torch
+            pass
 
 
 def _facts(folder: ModelFolder, model: str, *, tokenizer: bool | None) -> ModelFacts:

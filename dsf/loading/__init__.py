@@ -1,6 +1,6 @@
 """Loads models from untrusted checkpoints: weight files and configurations are opened here only.
 
-No code that comes with a checkpoint runs, and nothing is unpickled.
+No code that comes with a checkpoint runs.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,6 @@ __all__ = [
     "load_skeleton",
     "open_piecewise",
     "read_model_tokenizer",
-    "read_tensors",
     "token_texts",
 ]
 
@@ -29,7 +28,6 @@ _HOMES = {
     "load_skeleton": "dsf.loading.loader",
     "open_piecewise": "dsf.loading.piecewise",
     "read_model_tokenizer": "dsf.loading.loader",
-    "read_tensors": "dsf.loading.tensor_files",
     "token_texts": "dsf.loading.tokenizer",
 }
 
@@ -45,5 +43,4 @@ if TYPE_CHECKING:
         read_model_tokenizer,
     )
     from dsf.loading.piecewise import PiecewiseModel, open_piecewise
-    from dsf.loading.tensor_files import read_tensors
     from dsf.loading.tokenizer import token_texts

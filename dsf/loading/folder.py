@@ -1,10 +1,25 @@
-"""``ModelFolder``: an untrusted folder, of which only regular files directly inside are opened."""
+"""Model folders and files: which of them are opened, and from where.
 
+Only regular files directly inside a folder are opened, links are not followed, and of a hub id only
+settings, tokenizer and weights are downloaded, no code. JSON is read with limits of size, depth and
+numbers, which ``json`` has not. Nothing here needs torch, so that a wrong path or a broken download
+is reported at once.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any, NoReturn
 
-from dsf.loading.errors import LoadError, listed, shown
+from safetensors import SafetensorError, safe_open
+
+from dsf.loading.errors import LoadError, listed, reason, shown
+from dsf.loading.library_versions import model_library
 
 _PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 TOKENIZER_SETTINGS = "tokenizer_config.json"
@@ -24,6 +39,12 @@ TOKENIZER_FILES = (
     *_VOCABULARIES,
 )
 GGUF_ENDING = ".gguf"
+SAFETENSORS = ".safetensors"
+MAX_TENSORS = 100_000
+_MAX_DEPTH = 64  # of JSON
+_MAX_INDEX_BYTES = 64 * 1024**2
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,7 @@ class ModelFolder:
     path: Path
 
     def file(self, name: str) -> Path | None:
-        """The path of the file ``name``, or None where there is none.
+        """Return the path of the file ``name``, or None where there is none.
 
         Raises:
             LoadError: ``name`` leads out of the folder, or is a link or no regular file.
@@ -58,18 +79,14 @@ class ModelFolder:
         return path
 
     def required(self, name: str, cure: str) -> Path:
-        """The path of the file ``name``.
-
-        Raises:
-            LoadError: as ``file``, and if there is none; the message ends with ``cure``.
-        """
+        """Return the path of the file ``name``; an error for a missing one ends with ``cure``."""
         path = self.file(name)
         if path is None:
             raise LoadError(f"{self.path}: has no file {shown(name)}; {cure}.")
         return path
 
     def pickles(self) -> list[str]:
-        """Names of the files that would have to be unpickled, in order."""
+        """Return the names of the files that would have to be unpickled, in order."""
         return sorted(entry.name for entry in self.path.iterdir() if entry.suffix in _PICKLES)
 
     def _is_cached_blob(self, path: Path) -> bool:
@@ -79,31 +96,131 @@ class ModelFolder:
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """The folder at ``path``; ``path`` itself may contain symbolic links."""
+    """Return the folder at ``path``; ``path`` itself may contain symbolic links."""
     return ModelFolder(path.resolve())
 
 
 def has_tokenizer(folder: ModelFolder) -> bool:
-    """Whether a tokenizer's vocabulary is among the files of a folder.
-
-    Raises:
-        LoadError: if one of its files is a link or no regular file.
-    """
+    """Return whether a tokenizer's vocabulary is among the files of a folder."""
     return any(folder.file(name) is not None for name in _VOCABULARIES)
 
 
+def weight_files(folder: ModelFolder, *, allow_pickle_archive: bool) -> list[Path]:
+    """Return the files that hold a folder's weights, in the order of their names.
+
+    Raises:
+        LoadError: there are none, or an index names a file that is missing, a link, in another
+            folder or of another kind.
+    """
+    for single, index in (_WEIGHTS, _PICKLED_WEIGHTS) if allow_pickle_archive else (_WEIGHTS,):
+        if (path := folder.file(single)) is not None:
+            return [path]
+        if (path := folder.file(index)) is not None:
+            return _shards(folder, path, Path(single).suffix)
+    cure = "save the model with save_pretrained"
+    if pickles := folder.pickles():
+        cure = (
+            f"{listed(pickles)} would have to be unpickled. Convert it with transformers "
+            "(from_pretrained, then save_pretrained), or load it in Python with "
+            "dsf.loading.load_model(folder, allow_pickle_archive=True) and pass its model"
+        )
+    raise LoadError(f"{folder.path}: has no {_WEIGHTS[0]}; {cure}.")
+
+
+def _shards(folder: ModelFolder, index: Path, suffix: str) -> list[Path]:
+    table: Any = read_object(index, most_bytes=_MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise LoadError(f"{index}: has no 'weight_map' from names to files; download it again.")
+    names = sorted(set(table.values()))
+    if wrong := [name for name in names if not name.endswith(suffix)]:
+        raise LoadError(
+            f"{index}: names {shown(wrong[0])}, which is no {suffix} file; download it again."
+        )
+    return [folder.required(name, "download the missing part of the weights") for name in names]
+
+
+def read_object(path: Path, *, most_bytes: int) -> dict[str, Any]:
+    """Return the JSON object in a file of at most ``most_bytes``.
+
+    Raises:
+        LoadError: too large, too deep, not JSON, not an object, or a number that is not finite.
+    """
+    size = path.stat().st_size
+    if size > most_bytes:
+        raise LoadError(
+            f"{path}: the file has {size} bytes, where at most {most_bytes} are read; "
+            "check that this is the right file."
+        )
+    too_deep = LoadError(
+        f"{path}: nested deeper than {_MAX_DEPTH} levels, which no model needs; correct the file."
+    )
+    try:
+        text = path.read_bytes().decode("utf-8")
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
+    except RecursionError:
+        raise too_deep from None
+    except ValueError as error:
+        raise LoadError(f"{path}: not acceptable JSON ({error}); save the file again.") from None
+    if not isinstance(value, dict):
+        raise LoadError(
+            f"{path}: expected a JSON object, got {type(value).__name__}; save the file again."
+        )
+    level: list[Any] = [value]
+    for _ in range(_MAX_DEPTH):
+        tables = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [child for table in tables for child in table if isinstance(child, dict | list)]
+    if level:
+        raise too_deep
+    return value
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number of JSON")
+
+
+def _finite_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is too large for a number")
+    return number
+
+
+@contextmanager
+def opened_safetensors(path: Path, framework: str) -> Iterator[Any]:
+    """Open a safetensors file, whose header the library holds against the file.
+
+    Args:
+        framework: ``"pt"``, or ``"np"`` to check the header without importing torch.
+
+    Raises:
+        LoadError: the library refuses the file, or it lists more than 100,000 tensors.
+    """
+    try:
+        with safe_open(path, framework=framework) as file:
+            if (count := len(file.keys())) > MAX_TENSORS:
+                raise LoadError(
+                    f"{path}: lists {count} tensors, where at most {MAX_TENSORS} are read; check "
+                    "that this is the right file."
+                )
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise LoadError(
+            f"{path}: damaged or cut short ({reason(error)}); download or save the file again."
+        ) from None
+
+
 def holds_model(folder: Path) -> bool:
-    """Whether the files of a model lie in a folder, whole or not."""
+    """Return whether the files of a model lie in a folder, whole or not."""
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
         return False
-    endings = (".safetensors", "pytorch_model.bin")
+    endings = (SAFETENSORS, _PICKLED_WEIGHTS[0])
     return "config.json" in names or any(name.endswith(endings) for name in names)
 
 
 def check_holds_no_model(folder: Path, what: str) -> None:
-    """Raises ValueError if a model lies where ``what``, such as a run, is to be written."""
+    """Raise ValueError if a model lies where ``what``, such as a run, is to be written."""
     if holds_model(folder):
         raise ValueError(
             f"{folder} holds the files of a model, which no {what} is written beside. Choose "
@@ -112,7 +229,7 @@ def check_holds_no_model(folder: Path, what: str) -> None:
 
 
 def gguf_file(path_or_id: str | Path) -> Path | None:
-    """The GGUF file that is meant by a path, or None where it leads to none.
+    """Return the GGUF file that is meant by a path, or None where it leads to none.
 
     A folder without a ``config.json`` stands for the one GGUF file in it.
 
@@ -138,3 +255,54 @@ def gguf_file(path_or_id: str | Path) -> Path | None:
             "one to read."
         )
     return folder.file(names[0]) if names else None
+
+
+_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+
+
+def snapshot(
+    model_id: str,
+    revision: str | None,
+    *,
+    offline: bool,
+    allow_pickle_archive: bool = False,
+    settings_only: bool = False,
+) -> Path:
+    """Download a hub model's settings, tokenizer and weights; return their folder.
+
+    Raises:
+        LoadError: ``model_id`` is neither a folder nor a hub id, or the download failed.
+    """
+    if model_id.endswith(GGUF_ENDING):
+        raise LoadError(f"{shown(model_id)}: there is no such file; check the path.")
+    if model_id.startswith("~"):
+        raise LoadError(
+            f"{shown(model_id)}: there is no such folder. Write your home folder out: what stands "
+            "in quotes or behind '=' is left as it is."
+        )
+    if not _ID.fullmatch(model_id):
+        raise LoadError(
+            f"{shown(model_id)}: neither an existing folder nor a hub id of the form owner/name; "
+            "check the path."
+        )
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        model_library()  # says what to install, if it is missing, too
+        raise
+
+    wanted = ["config.json"]
+    if not settings_only:
+        wanted += [*TOKENIZER_FILES, *_WEIGHTS, "model-*-of-*.safetensors"]
+        wanted += [*_PICKLED_WEIGHTS, "pytorch_model-*-of-*.bin"] * allow_pickle_archive
+    try:
+        found = snapshot_download(
+            model_id, revision=revision, allow_patterns=wanted, local_files_only=offline
+        )
+    except Exception as error:  # the client's errors have no common base class
+        raise LoadError(
+            f"{shown(model_id)}: no folder of this name, and the download failed "
+            f"({type(error).__name__}){'' if not offline else ', from the local cache only'}; "
+            "check the name and the connection, or pass a downloaded folder."
+        ) from None
+    return Path(found)

@@ -11,15 +11,12 @@ from torch import nn
 
 from dsf.loading.building import blueprint, build, skeleton
 from dsf.loading.errors import LoadError, listed
-from dsf.loading.folder import ModelFolder, gguf_file, open_folder
-from dsf.loading.gguf_files import gguf_blueprint, read_gguf_weights, read_layout
-from dsf.loading.hub import snapshot
+from dsf.loading.folder import ModelFolder, gguf_file, open_folder, snapshot, weight_files
+from dsf.loading.gguf_files import gguf_blueprint, read_gguf, read_gguf_weights
 from dsf.loading.library_versions import check_torch
 from dsf.loading.settings import read_settings
-from dsf.loading.tensor_files import non_finite_weights
 from dsf.loading.tokenizer import folder_tokenizer, gguf_tokenizer
-from dsf.loading.weight_files import weight_files
-from dsf.loading.weights import fingerprint, read_weights
+from dsf.loading.weights import fingerprint, non_finite_weights, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +79,17 @@ def load_model(
     check_torch()
     if (file := gguf_file(path_or_id)) is not None:
         _check_unversioned(file, revision)
-        return _loaded_gguf(file, str(path_or_id), dtype, texts)
+        return _load_gguf(file, str(path_or_id), dtype, texts)
     folder = found(path_or_id, revision, bool(offline), allow_pickle_archive)
     settings = read_settings(folder, allow_quantized=allow_quantized)
     plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
     files = weight_files(folder, allow_pickle_archive=allow_pickle_archive)
-    with folder_tokenizer(folder, settings.values, texts) as opening:
+    with folder_tokenizer(folder, settings.values, texts) as opened:
         model, unused, shared = build(plan, read_weights(files), str(folder.path), dtype)
-        tokenizer = opening.opened()
+        tokenizer = opened()
+    used = {path.name for path in files}
+    pickles = [name for name in folder.pickles() if name not in used]
+    notes = _notes({_PICKLES: pickles, _DROPPED: settings.dropped, _UNUSED: unused})
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -98,7 +98,7 @@ def load_model(
         config_hash=_hash_of_settings(folder),
         weights_hash=fingerprint(files),
         non_finite=non_finite_weights(model),
-        notes=(*_notes(folder, files, settings.dropped, unused), *shared),
+        notes=(*notes, *shared),
     )
 
 
@@ -109,7 +109,7 @@ def file_hashes(path_or_id: str | Path, *, offline: bool | None = None) -> tuple
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
     if (file := gguf_file(path_or_id)) is not None:
-        return read_layout(file).header_hash, fingerprint([file])
+        return read_gguf(file).header_hash, fingerprint([file])
     folder = found(path_or_id, None, bool(offline), False)
     files = weight_files(folder, allow_pickle_archive=False)
     return _hash_of_settings(folder), fingerprint(files)
@@ -127,13 +127,13 @@ def read_model_tokenizer(
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
     if (file := gguf_file(path_or_id)) is not None:
-        with gguf_tokenizer(file, read_layout(file), texts) as opening:
-            return opening.opened()
+        with gguf_tokenizer(read_gguf(file), texts) as opened:
+            return opened()
     folder = found(path_or_id, None, bool(offline), False)
     settings = read_settings(folder, allow_quantized=True)
     blueprint(settings.values, f"{folder.path / 'config.json'}")
-    with folder_tokenizer(folder, settings.values, texts) as opening:
-        return opening.opened()
+    with folder_tokenizer(folder, settings.values, texts) as opened:
+        return opened()
 
 
 def load_skeleton(
@@ -149,8 +149,7 @@ def load_skeleton(
     """
     if (file := gguf_file(path_or_id)) is not None:
         _check_unversioned(file, revision)
-        read_layout(file)
-        return skeleton(gguf_blueprint(file)[0], str(file))
+        return skeleton(gguf_blueprint(read_gguf(file))[0], str(file))
     place = Path(path_or_id)
     if not place.is_dir():
         place = snapshot(str(path_or_id), revision, offline=offline, settings_only=True)
@@ -160,22 +159,22 @@ def load_skeleton(
     return skeleton(plan, where)
 
 
-def _loaded_gguf(
-    file: Path, identity: str, dtype: torch.dtype | None, texts: Sequence[str]
+def _load_gguf(
+    path: Path, identity: str, dtype: torch.dtype | None, texts: Sequence[str]
 ) -> LoadedModel:
-    layout = read_layout(file)
-    with gguf_tokenizer(file, layout, texts) as opening:
+    file = read_gguf(path)
+    with gguf_tokenizer(file, texts) as opened:
         plan, settings = gguf_blueprint(file)
-        model, unused, shared = build(plan, read_gguf_weights(file, plan), str(file), dtype)
-        tokenizer = opening.opened()
-    notes = _told({_DROPPED: settings.dropped, _UNUSED: unused, _EXPANDED: list(layout.formats)})
+        model, unused, shared = build(plan, read_gguf_weights(file, plan), str(path), dtype)
+        tokenizer = opened()
+    notes = _notes({_DROPPED: settings.dropped, _UNUSED: unused, _EXPANDED: file.formats})
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         identity=identity,
         revision=None,
-        config_hash=layout.header_hash,
-        weights_hash=fingerprint([file]),
+        config_hash=file.header_hash,
+        weights_hash=fingerprint([path]),
         non_finite=non_finite_weights(model),
         notes=(*notes, *shared),
     )
@@ -228,13 +227,5 @@ _UNUSED = "ignored weights that the model does not use: {}."
 _EXPANDED = "the weights are stored as {} and were expanded to float32."
 
 
-def _notes(
-    folder: ModelFolder, files: list[Path], dropped: list[str], unused: list[str]
-) -> tuple[str, ...]:
-    used = {path.name for path in files}
-    pickles = [name for name in folder.pickles() if name not in used]
-    return _told({_PICKLES: pickles, _DROPPED: dropped, _UNUSED: unused})
-
-
-def _told(notes: dict[str, list[str]]) -> tuple[str, ...]:
+def _notes(notes: dict[str, list[str]]) -> tuple[str, ...]:
     return tuple(text.format(listed(names)) for text, names in notes.items() if names)

@@ -7,15 +7,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dsf.loading.building import Held, blueprint, checked_skeleton, undisturbed
+from dsf.loading.building import (
+    Held,
+    blueprint,
+    check_unused,
+    checked_skeleton,
+    named_unused,
+    undisturbed,
+)
 from dsf.loading.errors import LoadError, listed
+from dsf.loading.folder import weight_files
 from dsf.loading.library_versions import check_torch
 from dsf.loading.loader import found
-from dsf.loading.safetensors_header import check_header
 from dsf.loading.settings import read_settings
-from dsf.loading.tensor_files import read_named, tensor_names
-from dsf.loading.unused_weights import check_unused, named_unused
-from dsf.loading.weight_files import weight_files
+from dsf.loading.weights import count_numbers, read_named, tensor_names
 
 
 class PiecewiseModel:
@@ -117,7 +122,7 @@ def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> Pi
     places: dict[str, Path] = {}
     numbers = 0
     for path in weight_files(folder, allow_pickle_archive=False):
-        numbers += check_header(path)
+        numbers += count_numbers(path)
         places |= dict.fromkeys(tensor_names(path), path)
     size = sum(path.stat().st_size for path in set(places.values()))
     checked_skeleton(plan, Held(len(places), numbers, size), str(folder.path))

@@ -1,14 +1,17 @@
-"""Reads a model's ``config.json``, without settings that select code or ask for vast models."""
+"""Reads a model's ``config.json`` without settings that select code or ask for vast models.
+
+The model library builds whatever counts the settings ask for, and loads kernels, code and files
+that they name.
+"""
 
 from typing import Any, NamedTuple
 
-from dsf.loading.bounded_json import read_object
 from dsf.loading.errors import LoadError, shown
-from dsf.loading.folder import ModelFolder
+from dsf.loading.folder import ModelFolder, read_object
 
-_MOST_BYTES = 4 * 1024**2
+_MAX_BYTES = 4 * 1024**2
 _PARTS = ("blocks", "depth", "depths", "experts", "groups", "heads", "layer", "layers", "stages")
-_MOST = {**dict.fromkeys(_PARTS, 10_000), "labels": 100_000}
+_MAX_COUNTS = {**dict.fromkeys(_PARTS, 10_000), "labels": 100_000}
 """By the endings of their names: counts of what is made one by one, before any size is known."""
 _DTYPES = {"None", "auto", "float16", "bfloat16", "float32", "float64"}
 _QUANTIZED = {"quantization_config", "compression_config"}
@@ -53,19 +56,19 @@ class Settings(NamedTuple):
 
 
 def read_settings(folder: ModelFolder, *, allow_quantized: bool) -> Settings:
-    """The settings in a folder's ``config.json``, without those that select code.
+    """Return the settings in a folder's ``config.json``, without those that select code.
 
     Raises:
         LoadError: there is no such file, its JSON is not acceptable, a dtype is unknown, a count of
             layers is larger than any model's, or weights are quantised without ``allow_quantized``.
     """
     path = folder.required("config.json", "pass the folder that save_pretrained wrote")
-    values = read_object(path, most_bytes=_MOST_BYTES)
+    values = read_object(path, most_bytes=_MAX_BYTES)
     return acceptable(values, str(path), allow_quantized=allow_quantized)
 
 
 def acceptable(values: dict[str, Any], where: str, *, allow_quantized: bool) -> Settings:
-    """``values`` without those that select code; ``where`` names their file in errors.
+    """Return ``values`` without those that select code; ``where`` names their file in errors.
 
     Raises:
         LoadError: as ``read_settings``, for what is wrong with a value.
@@ -103,7 +106,7 @@ def _check(name: str, value: Any, where: str, *, allow_quantized: bool) -> None:
             f"{where}: {shown(name)} is {shown(value)}, expected one of float16, bfloat16, float32 "
             "and float64; correct the file."
         )
-    for ending, most in _MOST.items():
+    for ending, most in _MAX_COUNTS.items():
         if name.endswith(ending) and any(abs(count) > most for count in _counts(value)):
             raise LoadError(
                 f"{where}: {shown(name)} is {shown(value)}, where at most {most} are built; "
@@ -112,7 +115,7 @@ def _check(name: str, value: Any, where: str, *, allow_quantized: bool) -> None:
 
 
 def _counts(value: Any) -> list[int]:
-    """The whole numbers in a value, or in its lists."""
+    """Return the whole numbers in a value, or in its lists."""
     if isinstance(value, list):
         return [count for item in value for count in _counts(item)]
     return [value] if isinstance(value, int) else []

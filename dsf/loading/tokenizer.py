@@ -12,176 +12,205 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsf.loading.bounded_json import read_object
+from dsf.loading import tokenizer_child
 from dsf.loading.building import undisturbed
-from dsf.loading.child_processes import Child, ChildStopped
 from dsf.loading.errors import LoadError, shown
-from dsf.loading.folder import TOKENIZER_FILES, TOKENIZER_SETTINGS, ModelFolder, has_tokenizer
-from dsf.loading.gguf_files import GgufLayout
+from dsf.loading.folder import (
+    TOKENIZER_FILES,
+    TOKENIZER_SETTINGS,
+    ModelFolder,
+    has_tokenizer,
+    read_object,
+)
+from dsf.loading.gguf_files import GgufFile
 from dsf.loading.library_versions import model_library
-from dsf.loading.tokenizer_reader.opening import open_files, open_gguf, texts
+from dsf.loading.tokenizer_child import open_tokenizer, texts
 
 _DROPPED = {"auto_map", "chat_template", "custom_code", "name_or_path", "trust_remote_code"}
 _MOST_BYTES = 128 * 1024**2
 _MOST_SETTINGS_BYTES = 8 * 1024**2
-_PROGRAM = "dsf.loading.tokenizer_reader.process"
+_PROGRAM = str(tokenizer_child.__file__)
+# One thread each, and no calls to other machines, whatever the parent may do.
+CHILD_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "critical",
+}
+_GRACE_SECONDS = 60  # in wall time, since limits count processor time
 _SECONDS = 10
 _SECONDS_A_MEGABYTE = 2  # vocabularies without merges take that long to convert
 _BYTES_OF_MEMORY = 2 * 1024**3
 _BYTES_A_BYTE = 16  # of memory for a byte of the files
 _LARGEST_HEADER = 32 * 1024**2  # of a GGUF file, as far as it is about tokens
-_OWN = Path(__file__).resolve().parents[1]
+_OWN_FILES = Path(__file__).resolve().parents[1]
 
 
-@dataclass(frozen=True)
-class Tokenizer:
-    """A tokenizer that a child process is opening, or None where the model has none."""
+class ChildStopped(Exception):
+    """A child process ended without an answer; the message says how."""
 
-    open: Callable[[], Any | None]
 
-    def opened(self) -> Any | None:
-        """The tokenizer, once the child has opened and used it.
+class Child:
+    """A process that opens and uses one tokenizer; it works while this one does something else.
+
+    Args:
+        request: what to open; ``seconds`` is the limit of processor time.
+    """
+
+    def __init__(self, request: dict[str, Any]):
+        self._seconds = request["seconds"] + _GRACE_SECONDS
+        self._process = subprocess.Popen(  # noqa: S603 - our own file, and arguments without a shell
+            [sys.executable, "-I", "-B", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **CHILD_ENVIRONMENT},
+        )
+        with contextlib.suppress(OSError), self._process.stdin as stream:  # type: ignore[union-attr]
+            stream.write(json.dumps(request).encode())  # if it ended already, answer() tells why
+        self._process.stdin = None
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the answer.
 
         Raises:
-            LoadError: it cannot be read; the message names its files and the way on without them.
+            ChildStopped: it was stopped by a limit, crashed or took too long.
         """
-        return self.open()
+        try:
+            said, complaint = self._process.communicate(timeout=self._seconds)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            raise ChildStopped("took too long") from None
+        code = self._process.returncode
+        if code != 0:
+            last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+            why = last if code > 0 and last else f"code {code}"  # negative: ended by a signal
+            raise ChildStopped(f"stopped ({shown(why)})")
+        answer: dict[str, Any] = json.loads(said)
+        return answer
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
 
 
 @contextmanager
 def folder_tokenizer(
     folder: ModelFolder, settings: dict[str, Any], given: Sequence[str] = ()
-) -> Iterator[Tokenizer]:
-    """The tokenizer of ``folder``, which is being opened during the ``with`` block.
+) -> Iterator[Callable[[], Any | None]]:
+    """Let a child open the tokenizer of ``folder`` during the ``with`` block.
 
-    The model library is given a copy with the known files only, so that no other file is opened.
+    The model library gets a copy with the known files only, so that no other file is opened.
 
     Args:
         settings: of the model, which decide on the class of the tokenizer.
-        given: texts that it will be given, which the child tries, too.
+        given: texts that it will read, which the child tries, too.
+
+    Returns:
+        A function that waits for the child and returns the tokenizer, or None where there is none.
+        It raises LoadError if the tokenizer cannot be read, with its files and the way on without.
 
     Raises:
         LoadError: a file is refused.
     """
     files = [path for name in TOKENIZER_FILES if (path := folder.file(name)) is not None]
     if not has_tokenizer(folder):
-        yield Tokenizer(lambda: None)
+        yield lambda: None
         return
     with tempfile.TemporaryDirectory(prefix="dsf-") as copy:
         for path in files:
             _copy(path, Path(copy))
-        request = {"folder": copy, "settings": settings, "gguf": None, "texts": list(given)}
-        where = f"{folder.path}: its tokenizer"
         names = ", ".join(path.name for path in files)
         cure = f"pass a folder without the tokenizer's files ({names}), and give token ids"
-        own = folder.path.is_relative_to(_OWN)
-        with _tried(request, where, cure, identity=_identity(copy), trusted=own) as check:
-
-            def made() -> Any:
-                check()
-                return _guarded(lambda: open_files(copy, settings), where, cure)
-
-            yield Tokenizer(made)
+        digest, size = hashlib.sha256(), 0
+        for path in sorted(Path(copy).iterdir()):
+            content = path.read_bytes()
+            size += len(content)
+            digest.update(f"{path.name} {hashlib.sha256(content).hexdigest()}\n".encode())
+        request = {"folder": copy, "settings": settings, "gguf": None, "texts": list(given)}
+        is_own = folder.path.is_relative_to(_OWN_FILES)
+        identity = None if is_own else digest.hexdigest()
+        with _tried(request, f"{folder.path}: its tokenizer", cure, identity, size) as opened:
+            yield opened
 
 
 @contextmanager
-def gguf_tokenizer(
-    path: Path, layout: GgufLayout, given: Sequence[str] = ()
-) -> Iterator[Tokenizer]:
-    """The tokenizer of a GGUF file whose layout was checked, as ``folder_tokenizer``."""
-    if not layout.has_tokenizer:
-        yield Tokenizer(lambda: None)
+def gguf_tokenizer(file: GgufFile, given: Sequence[str] = ()) -> Iterator[Callable[[], Any | None]]:
+    """Let a child open the tokenizer of a GGUF file, as ``folder_tokenizer``."""
+    if not file.has_tokenizer:
+        yield lambda: None
         return
     with tempfile.TemporaryDirectory(prefix="dsf-") as alone:  # so that no file beside it is opened
         place = Path(alone) / "model.gguf"
         try:
-            os.symlink(path, place)
+            os.symlink(file.path, place)
         except OSError:  # a file system without links
-            shutil.copyfile(path, place)
+            shutil.copyfile(file.path, place)
         request = {"folder": alone, "settings": {}, "gguf": place.name, "texts": list(given)}
-        where, cure = f"{path}: its tokenizer", "give token ids, and convert the model without it"
-        with _tried(request, where, cure, identity=(layout.header_hash, _LARGEST_HEADER)) as check:
-
-            def made() -> Any:
-                check()
-                with undisturbed(), contextlib.redirect_stderr(io.StringIO()):  # it draws bars
-                    return _guarded(lambda: open_gguf(alone, place.name), where, cure)
-
-            yield Tokenizer(made)
+        where = f"{file.path}: its tokenizer"
+        cure = "give token ids, and convert the model without it"
+        with _tried(request, where, cure, file.header_hash, _LARGEST_HEADER) as opened:
+            yield opened
 
 
 @contextmanager
 def _tried(
-    request: dict[str, Any],
-    where: str,
-    cure: str,
-    *,
-    identity: tuple[str, int],
-    trusted: bool = False,
-) -> Iterator[Callable[[], None]]:
-    """A child that opens the tokenizer, and the function that waits for it.
+    request: dict[str, Any], where: str, cure: str, identity: str | None, size: int
+) -> Iterator[Callable[[], Any]]:
+    """Start a child; the function waits for it and then opens the tokenizer here.
 
     Args:
-        identity: a hash of the files, and their size in bytes.
+        identity: a hash of the files; None for files of this package, which need no child.
+        size: of the files, in bytes.
     """
     model_library()
-    content, size = identity
-    key = content + json.dumps([request["settings"], request["texts"]])
-    if trusted or key in _ACCEPTED:
-        yield lambda: None
-        return
+    key = f"{identity} {json.dumps([request['settings'], request['texts']])}"
     limits = {
         "seconds": _SECONDS + size * _SECONDS_A_MEGABYTE // 1024**2,
         "bytes_of_memory": _BYTES_OF_MEMORY + _BYTES_A_BYTE * size,
         "path": [os.path.abspath(place) for place in sys.path],
     }
-    child = Child(_PROGRAM, {**request, **limits}, libraries=True)
+    is_known = identity is None or key in _accepted
+    child = None if is_known else Child({**request, **limits})
 
-    def check() -> None:
+    def opened() -> Any:
         try:
-            answer = child.answer()
+            answer = child.answer() if child else {}
         except ChildStopped as error:
             raise LoadError(
                 f"{where} cannot be read: the process that opened it {error}; {cure}."
             ) from None
         if "refused" in answer:
             raise LoadError(f"{where} cannot be read ({_line(answer['refused'])}); {cure}.")
-        _ACCEPTED.add(key)
+        _accepted.add(key)
+        with undisturbed(), contextlib.redirect_stderr(io.StringIO()):  # readers draw bars
+            try:
+                return open_tokenizer(request["folder"], request["settings"], request["gguf"])
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # a panic of compiled code is no Exception
+                raise LoadError(f"{where} cannot be read ({_line(str(error))}); {cure}.") from None
 
     try:
-        yield check
+        yield opened
     finally:
-        child.stop()
+        if child:
+            child.stop()
 
 
-_ACCEPTED: set[str] = set()
+_accepted: set[str] = set()
 """Files, settings and texts that a child of this process has got through."""
-
-
-def _identity(folder: str) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    for path in sorted(Path(folder).iterdir()):
-        content = path.read_bytes()
-        size += len(content)
-        digest.update(f"{path.name} {hashlib.sha256(content).hexdigest()}\n".encode())
-    return digest.hexdigest(), size
-
-
-def _guarded(open: Callable[[], Any], where: str, cure: str) -> Any:
-    try:
-        return open()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of compiled code is no Exception
-        raise LoadError(f"{where} cannot be read ({_line(str(error))}); {cure}.") from None
 
 
 def _line(message: str) -> str:

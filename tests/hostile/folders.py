@@ -149,15 +149,13 @@ class ServedChild:
     reads beside its tokenizer, a second server has torch.
     """
 
-    def __init__(self, program: str, request: dict[str, Any], *, libraries: bool = False):
-        assert program == "dsf.loading.tokenizer_reader.process"
-        assert libraries
+    def __init__(self, request: dict[str, Any]):
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(_ADDRESS[0] + (".gguf" if request["gguf"] else ""))
         self._connection.sendall(json.dumps(request).encode() + b"\n")
 
     def answer(self) -> dict[str, Any]:
-        from dsf.loading.child_processes import ChildStopped
+        from dsf.loading.tokenizer import ChildStopped
 
         self._connection.settimeout(60)
         with self._connection.makefile("rb") as stream:
@@ -174,8 +172,7 @@ class ServedChild:
 SERVER = """
 import json, os, runpy, signal, socket, sys
 sys.path[:] = json.loads(sys.argv[2])
-start = runpy.run_path(sys.argv[3])  # not as a part of the package, which needs torch
-start["name_packages_without_running_them"]("dsf.loading.tokenizer_reader.process")
+answer = runpy.run_path(sys.argv[3])["answer"]
 if sys.argv[1].endswith(".gguf"):
     import gguf, torch
     import transformers.modeling_gguf_pytorch_utils
@@ -183,7 +180,6 @@ else:
     sys.modules["torch"] = None
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from dsf.loading.tokenizer_reader.process import answer
 server = socket.socket(socket.AF_UNIX)
 server.bind(sys.argv[1])
 server.listen(8)
@@ -216,15 +212,15 @@ def served(place: Path) -> Iterator[None]:
     """A server for tokenizers, in the place of a process for each, during the ``with`` block."""
     import subprocess
 
-    from dsf.loading import child_processes, tokenizer
+    from dsf.loading import tokenizer
 
     _ADDRESS[0] = str(place / "server")
     path = json.dumps([os.path.abspath(each) for each in sys.path])
     addresses = _ADDRESS[0], f"{_ADDRESS[0]}.gguf"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", SERVER, address, path, child_processes._START],
-            env={**os.environ, **child_processes._SETTINGS},
+            [sys.executable, "-I", "-B", "-c", SERVER, address, path, tokenizer._PROGRAM],
+            env={**os.environ, **tokenizer.CHILD_ENVIRONMENT},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

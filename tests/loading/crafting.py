@@ -7,28 +7,19 @@ import zipfile
 
 import torch
 
-from dsf.loading import read_tensors
-
-
-def read(path):
-    return read_tensors(path, allow_pickle_archive=True)
-
 
 def saved(path, value):
     torch.save(value, path)
     return path
 
 
-def rewritten(path, *, replace=None, add=None, compression=zipfile.ZIP_STORED):
+def rewritten(path, *, replace=None, compression=zipfile.ZIP_STORED):
     """The archive with some members' bytes replaced, by the last part of their names."""
     with zipfile.ZipFile(path) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
-    root = members[0][0].partition("/")[0]
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members:
             archive.writestr(name, (replace or {}).get(name.partition("/")[2], content))
-        for name, content in (add or {}).items():
-            archive.writestr(f"{root}/{name}", content)
     return path
 
 

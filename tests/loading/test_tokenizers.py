@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dsf import models
-from dsf.loading import LoadError, child_processes, load_model, read_model_tokenizer, tokenizer
+from dsf.loading import LoadError, load_model, read_model_tokenizer, tokenizer
 
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 
@@ -91,6 +91,14 @@ def test_time_and_memory_are_limited(spoiled, monkeypatch, limit, value, said):
         read_model_tokenizer(spoiled(version="1.0", truncation=None))
 
 
+def test_a_child_that_does_not_answer(spoiled, monkeypatch, tmp_path):
+    (tmp_path / "sleep.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(tokenizer, "_PROGRAM", str(tmp_path / "sleep.py"))
+    monkeypatch.setattr(tokenizer, "_GRACE_SECONDS", -10)
+    with pytest.raises(LoadError, match="took too long"):
+        read_model_tokenizer(spoiled(normalizer={"type": "NFKC"}))
+
+
 def test_what_it_prints_is_not_its_answer(spoiled, monkeypatch, capfd):
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "debug")
     assert read_model_tokenizer(spoiled(padding=None)) is not None
@@ -98,17 +106,17 @@ def test_what_it_prints_is_not_its_answer(spoiled, monkeypatch, capfd):
 
 
 def test_our_own_need_no_child(monkeypatch):
-    monkeypatch.setattr(child_processes.subprocess, "Popen", None)
+    monkeypatch.setattr(tokenizer.subprocess, "Popen", None)
     found = read_model_tokenizer(models.folder("text_mamba"))
     assert found is not None
     with pytest.raises(TypeError):
-        child_processes.Child("dsf.loading.archive_reader.process", {"seconds": 1})
+        tokenizer.Child({"seconds": 1})
 
 
 def test_what_a_child_got_through_is_not_tried_again(spoiled, monkeypatch):
     folder = spoiled(normalizer={"type": "NFC"})
     first = read_model_tokenizer(folder)
-    monkeypatch.setattr(child_processes.subprocess, "Popen", None)
+    monkeypatch.setattr(tokenizer.subprocess, "Popen", None)
     again = read_model_tokenizer(folder)
     assert again("to be")["input_ids"] == first("to be")["input_ids"]
     with pytest.raises(TypeError):
@@ -119,14 +127,14 @@ def test_a_model_that_cannot_be_built_leaves_no_child_behind(spoiled, monkeypatc
     folder = spoiled(normalizer={"type": "Lowercase"})
     (folder / "model.safetensors").write_bytes(b"")
     children = []
-    made = child_processes.subprocess.Popen
+    made = tokenizer.subprocess.Popen
 
     def remembered(*arguments, **options):
         children.append(made(*arguments, **options))
         return children[-1]
 
-    monkeypatch.setattr(child_processes.subprocess, "Popen", remembered)
-    with pytest.raises(LoadError, match="header"):
+    monkeypatch.setattr(tokenizer.subprocess, "Popen", remembered)
+    with pytest.raises(LoadError, match=r"model\.safetensors"):
         load_model(folder)
     assert [child.poll() is not None for child in children] == [True]
 
