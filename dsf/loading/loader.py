@@ -68,8 +68,8 @@ def load_model(
         revision: branch, tag or commit of a hub id.
         offline: use no network. Folders and files are always read offline.
         dtype: dtype of the weights; None keeps the one they were saved for.
-        allow_pickle_archive: where there is no safetensors file, read ``pytorch_model.bin``, still
-            without unpickling it (see ``read_tensors``).
+        allow_pickle_archive: where there is no safetensors file, read ``pytorch_model.bin`` by
+            ``torch.load(weights_only=True)``, which runs none of its code.
         allow_quantized: accept a ``quantization_config``.
         texts: what the tokenizer is going to read; the child process tries these, too.
 

@@ -7,9 +7,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutput
 
-from dsf.loading import read_tensors
 from experiments.smaller_states.models import passages_of
-from tests.pretrained.tagger import ADAPTER, Tagger, encoded
+from tests.pretrained.tagger import ADAPTER, Tagger, encoded, read_arrays
 
 NAME = "typeseg"
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +25,7 @@ class Kinds(nn.Module):
 
     def __init__(self, weights: Path):
         super().__init__()
-        self.tagger = Tagger(read_tensors(weights / "data" / "mamba_al.npz"))
+        self.tagger = Tagger(read_arrays(weights / "data" / "mamba_al.npz"))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.tagger.bytes

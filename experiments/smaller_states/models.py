@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 import dsf
-from dsf.loading import load_model, read_tensors
+from dsf.loading import load_model
 from dsf.models import folder, recall
 from tests.pretrained.fetch import found
-from tests.pretrained.tagger import ADAPTER, Tagger, encoded
+from tests.pretrained.tagger import ADAPTER, Tagger, encoded, read_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("py", "md", "toml", "json", "js", "css", "cff", "yml")
@@ -81,7 +81,7 @@ class TagModel:
         weights = found("typeseg")
         if weights is None:
             raise FileNotFoundError("the weights of typeseg were not fetched: run make pretrained")
-        self.model = Tagger(read_tensors(weights / "data" / "mamba_al.npz")).eval()
+        self.model = Tagger(read_arrays(weights / "data" / "mamba_al.npz")).eval()
         passages = passages_of(ROOT, most=MANY)
         self.data = [torch.cat(passages[0::2][k : k + 8]) for k in range(0, len(passages) // 2, 8)]
         self.held_out = torch.cat(passages[1::2])

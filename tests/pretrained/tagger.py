@@ -4,7 +4,9 @@ typeseg 0.2.7 (Apache-2.0): width 256, 16 states for each channel, 35 kinds of t
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad, silu, softplus
@@ -17,6 +19,12 @@ from tests.mixers.mixer_fields import tensors
 
 LAYERS, WIDTH, STATES, RANK = 6, 256, 16, 16
 FOREIGN, KNOWN = 128, {9, 10, 13, *range(0x20, 0x7F)}
+
+
+def read_arrays(path: Path) -> dict[str, Tensor]:
+    """Return the arrays of an ``.npz`` file as tensors; Python objects in it are refused."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 class BothWays(nn.Module):

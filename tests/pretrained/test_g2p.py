@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.loading import read_tensors
+from tests.pretrained.tagger import read_arrays
 
 WEIGHTS = "g2p"
 END_OF_WORD, START, STOP, LONGEST = 2, 2, 3, 20
@@ -53,7 +53,7 @@ class Speller(nn.Module):
 
 @pytest.fixture(scope="module")
 def speller(weights):
-    return Speller(read_tensors(weights / "checkpoint20.npz"))
+    return Speller(read_arrays(weights / "checkpoint20.npz"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.loading import read_tensors
 from tests.pretrained.fetch import VARIANTS
 
 WEIGHTS = "sceptr"
@@ -107,7 +106,7 @@ def tables(parts):
 @pytest.fixture(scope="module", params=VARIANTS)
 def model(request, weights):
     path = weights / request.param / "state_dict.pt"
-    return Receptors(read_tensors(path, allow_pickle_archive=True)).eval()
+    return Receptors(torch.load(path, weights_only=True)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +172,7 @@ def test_maps_are_those_of_the_formula(model, receptors):
 
 
 def test_like_receptors_are_closer_to_the_published_one(weights):
-    model = Receptors(
-        read_tensors(weights / "SCEPTR/state_dict.pt", allow_pickle_archive=True)
-    ).eval()
+    model = Receptors(torch.load(weights / "SCEPTR/state_dict.pt", weights_only=True)).eval()
     with torch.no_grad():
         vectors = model(tokens(RECEPTORS, 6))
     near = (vectors @ vectors.T).fill_diagonal_(-1)

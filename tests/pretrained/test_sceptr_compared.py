@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import dsf
-from dsf.loading import read_tensors
 from tests.pretrained.test_sceptr import HEADS, RECEPTORS, Receptors, tokens
 
 WEIGHTS = "sceptr"
@@ -17,7 +16,7 @@ ORDER = [3, 0, 7, 1, 6, 2, 5, 4]
 
 def checkpoint(weights, name):
     path = weights / name / "state_dict.pt"
-    return Receptors(read_tensors(path, allow_pickle_archive=True)).eval()
+    return Receptors(torch.load(path, weights_only=True)).eval()
 
 
 def with_heads_in(order, model):

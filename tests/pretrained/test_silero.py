@@ -10,7 +10,6 @@ from torch import nn
 
 import dsf
 from dsf.inspection import NothingCapturedError
-from dsf.loading import read_tensors
 
 WEIGHTS = "silero"
 RATE, CHUNK, CONTEXT, FREQUENCIES = 16_000, 512, 64, 129
@@ -59,7 +58,7 @@ def renamed(name):
 
 @pytest.fixture(scope="module")
 def detector(weights):
-    return Detector(read_tensors(weights / "silero_vad.jit", allow_torchscript=True)).eval()
+    return Detector(torch.jit.load(weights / "silero_vad.jit").state_dict()).eval()
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.loading import read_tensors
-from tests.pretrained.tagger import ADAPTER, LAYERS, STATES, Tagger, encoded
+from tests.pretrained.tagger import ADAPTER, LAYERS, STATES, Tagger, encoded, read_arrays
 
 WEIGHTS = "typeseg"
 SAMPLES = {
@@ -46,7 +45,7 @@ np.savez(answer, **scores)
 
 @pytest.fixture(scope="module")
 def saved(weights):
-    return read_tensors(weights / "data" / "mamba_al.npz")
+    return read_arrays(weights / "data" / "mamba_al.npz")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def reference(weights, tmp_path_factory):
     command = [sys.executable, "-I", "-c", REFERENCE, *map(str, files)]
     command += [str(room / "tokens.npz"), str(room / "scores.npz")]
     subprocess.run(command, check=True, timeout=240)
-    return read_tensors(room / "scores.npz")
+    return read_arrays(room / "scores.npz")
 
 
 def test_every_weight_of_the_file_is_used(tagger, saved):

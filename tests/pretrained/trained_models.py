@@ -25,9 +25,9 @@ import torch
 import dsf
 from benchmarks.least import mixers_in_float64
 from dsf.inspection.results.measurements import RANK
-from dsf.loading import load_model, read_tensors, token_texts
+from dsf.loading import load_model, token_texts
 from tests.pretrained.fetch import WHEELS, found
-from tests.pretrained.tagger import ADAPTER, Tagger, encoded
+from tests.pretrained.tagger import ADAPTER, Tagger, encoded, read_arrays
 from tests.pretrained.test_g2p import Speller
 from tests.pretrained.test_resemblyzer import BANDS, FRAMES, Encoder
 from tests.pretrained.test_sceptr import RECEPTORS, Receptors, tokens
@@ -90,12 +90,12 @@ def writer(length: int) -> Callable[[], tuple[Any, tuple[Any, ...], dict[str, An
 
 
 def speller():
-    saved = read_tensors(folder("g2p") / "checkpoint20.npz")
+    saved = read_arrays(folder("g2p") / "checkpoint20.npz")
     return Speller(saved), ("intelligence",), {}
 
 
 def detector():
-    saved = read_tensors(folder("silero") / "silero_vad.jit", allow_torchscript=True)
+    saved = torch.jit.load(folder("silero") / "silero_vad.jit").state_dict()
     seconds = torch.arange(40 * CHUNK) / RATE
     tone = 0.1 * torch.sin(2 * torch.pi * 220 * seconds) * (torch.sin(10 * seconds) > 0)
     return Detector(saved).eval(), (tone.unsqueeze(0),), {}
@@ -115,13 +115,13 @@ def voices():
 
 
 def tagger():
-    saved = read_tensors(folder("typeseg") / "data" / "mamba_al.npz")
+    saved = read_arrays(folder("typeseg") / "data" / "mamba_al.npz")
     return Tagger(saved).eval(), (encoded(TEXT[:64]),), {}
 
 
 def receptors():
     path = folder("sceptr") / "SCEPTR" / "state_dict.pt"
-    model = Receptors(read_tensors(path, allow_pickle_archive=True)).eval()
+    model = Receptors(torch.load(path, weights_only=True)).eval()
     return model, (tokens(RECEPTORS, 6),), {}
 
 

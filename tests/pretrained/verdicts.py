@@ -11,10 +11,11 @@ import torch
 
 import dsf
 from dsf import models
-from dsf.loading import load_model, read_tensors
+from dsf.loading import load_model
 from dsf.models import recall
 from dsf.properties.decided import findings, verdict_counts, verdicts
 from tests.pretrained.fetch import found
+from tests.pretrained.tagger import read_arrays
 from tests.pretrained.test_g2p import Speller
 from tests.pretrained.test_silero import CHUNK, RATE, Detector
 
@@ -40,13 +41,13 @@ written by `python -m tests.pretrained.verdicts`; nothing in it is typed by hand
 
 def speller():
     """g2p-en: the reader and the speaker of one word."""
-    saved = read_tensors(found("g2p") / "checkpoint20.npz")
+    saved = read_arrays(found("g2p") / "checkpoint20.npz")
     return dsf.inspect(Speller(saved), "intelligence")
 
 
 def detector():
     """silero-vad: the memory over 40 chunks of a tone that comes and goes."""
-    saved = read_tensors(found("silero") / "silero_vad.jit", allow_torchscript=True)
+    saved = torch.jit.load(found("silero") / "silero_vad.jit").state_dict()
     time = torch.arange(40 * CHUNK) / RATE
     tone = 0.1 * torch.sin(2 * torch.pi * 220 * time) * (torch.sin(10 * time) > 0)
     return dsf.inspect(Detector(saved).eval(), tone.unsqueeze(0))
