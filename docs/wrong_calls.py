@@ -94,7 +94,7 @@ MODELS = (
     Call("inspect empty.gguf --ids '1 2'", 2, "is empty; download it again"),
     Call("inspect https://huggingface.co/gpt2 --ids 1", 2, "nor a hub id"),
     Call("inspect model/config.json --ids '1 2'", 2, "is a file, where the folder around it"),
-    Call("inspect torn --ids '1 2'", 2, "is cut short"),
+    Call("inspect torn --ids '1 2'", 2, "is damaged or cut short"),
     Call("inspect webpage --ids '1 2'", 2, "download or save the file again"),
     Call("inspect tied --ids '1 2'", 2, "is a link, and links are not followed"),
     Call("inspect foreign --ids '1 2'", 2, "has no family 'unheard'", runs=True),

@@ -205,7 +205,7 @@ def opened_safetensors(path: Path, framework: str) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError) as error:
         raise LoadError(
-            f"{path}: damaged or cut short ({reason(error)}); download or save the file again."
+            f"{path}: is damaged or cut short ({reason(error)}); download or save the file again."
         ) from None
 
 

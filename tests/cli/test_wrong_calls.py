@@ -32,7 +32,7 @@ for arguments in json.load(sys.stdin):
         except SystemExit as exit:
             code = exit.code
     seconds = time.process_time() - begun
-    heavy = [name for name in ("torch", "transformers", "numpy") if name in sys.modules]
+    heavy = [name for name in ("torch", "transformers") if name in sys.modules]
     answer = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
     print(json.dumps({**answer, "seconds": seconds, "heavy": heavy}))
 """
