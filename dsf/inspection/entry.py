@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.choice import Chosen
-from dsf.inspection.decoder_tokens import Spell
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import Progress, Question, examine, silent
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.memory_needs import forecast
+from dsf.inspection.model_input import is_tokenizer, model_input
 from dsf.inspection.probing.ports import Port
 from dsf.inspection.probing.probe import Probe
 from dsf.inspection.results.layers import InspectedLayer, Inspection
@@ -26,7 +26,6 @@ from dsf.inspection.results.memory_forecast import Forecast
 def inspect(
     model: nn.Module | str | Path,
     *inputs: Any,
-    text: str | Sequence[str] | None = None,
     exact: bool = False,
     tolerance: float | None = None,
     strict: bool = False,
@@ -45,10 +44,12 @@ def inspect(
     Args:
         model: a torch module, the folder of a checkpoint, a GGUF file, or a hub id. A module is
             restored to the state it had before the run.
-        inputs, named: what the model is called with, such as ``input_ids=...``. Models of
-            transformers run with ``use_cache=False`` unless it is given; where ``position_ids``
+        inputs, named: a text or several (also ``text=...``), the output of a tokenizer or another
+            mapping of tensors, or what the model is called with, such as ``input_ids=...``. Models
+            of transformers run with ``use_cache=False`` unless it is given; where ``position_ids``
             start again within a row, they keep the packed sequences apart in this case alone.
-        text: instead of ``input_ids``, for a checkpoint that has a tokenizer.
+            Further options are ``messages``, ``tokenizer``, ``device``, ``dtype``, ``revision``
+            and ``generate``: see :data:`dsf.inspection.model_input.OPTIONS`.
         exact: run a copy of the model in float64 throughout.
         tolerance: the largest difference of a rebuilt layer from its module in float64, relative;
             1e-12 by default.
@@ -62,9 +63,8 @@ def inspect(
         memory: how many bytes the inspection may take beyond the model; by default what this
             process may still take. What is recorded and kept goes to a temporary file where it
             would not fit beside the rest; ``inspection.forecast`` says what was expected.
-        tokens: the text of every token, one sequence for each sample; or the tokenizer of
-            transformers that made the ``input_ids``, whose tokens are decoded one by one. A
-            checkpoint that has a tokenizer needs none.
+        tokens: the text of every token, one sequence for each sample, where there is no tokenizer;
+            a tokenizer here is the same as ``tokenizer``.
         adapters: how to read modules of your own; they take precedence over those of dsf.
         probe: ``"auto"`` probes with unit values what the run shows to mix tokens and nothing
             reads (see ``dsf.probe``), with at most 1,024 forward passes of single modules for
@@ -98,44 +98,32 @@ def inspect(
     >>> inspection[1].error < 1e-14
     True
     """
-    name, notes, tokenizer = None, "", None
-    _check_text(text)
-    if not isinstance(model, nn.Module):
-        from dsf.loading import load_model
-
-        loaded = load_model(model, texts=[text] if isinstance(text, str) else text or ())
-        model, name, notes = loaded.model, loaded.identity, " ".join(loaded.notes)
-        tokenizer = loaded.tokenizer
-        if text is not None:
-            named, tokens = _tokenised(tokenizer, text, named)
-        elif tokens is None and _numbers_of(tokenizer, named.get("input_ids")):
-            tokens = tokenizer
-    elif text is not None:
-        raise InspectionError(
-            "inspect: 'text' needs the tokenizer of a checkpoint, but the model is a module. "
-            "Pass input_ids=... instead."
-        )
+    if is_tokenizer(tokens) and named.get("tokenizer") is None:
+        tokens, named = None, {**named, "tokenizer": tokens}
+    found = model_input(model, inputs, named, where="inspect")
+    _check_texts(tokens, found.numbers)
     question = Question(
-        inputs=inputs,
-        named=named,
+        inputs=found.inputs,
+        named=found.named,
         exact=exact,
         tolerance=known_tolerance(tolerance),
         strict=strict,
         layers=layers,
         heads=heads,
         memory=known_memory(memory),
-        tokens=_texts(tokens, inputs, named),
-        spell=_spelled(tokenizer or tokens),
-        name=name,
+        tokens=found.tokens if tokens is None else tokens,
+        spell=found.spell,
+        name=found.identity,
         adapters=adapters,
         probe=probe,
         checks=known_checks(checks),
         progress=progress,
     )
-    found = examine(model, question)
-    if notes:
-        found = replace(found, environment={**found.environment, "on loading": notes})
-    return found
+    inspection = examine(found.model, question)
+    if found.notes:
+        known = {**inspection.environment, "on loading": " ".join(found.notes)}
+        inspection = replace(inspection, environment=known)
+    return inspection
 
 
 def memory_forecast(
@@ -270,30 +258,6 @@ def known_memory(memory: float | None) -> float | None:
     )
 
 
-def _texts(tokens: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
-    """The texts that were given, or those of the numbers that the model is given."""
-    numbers, spell = named.get("input_ids", inputs[0] if inputs else None), _spelled(tokens)
-    if spell is None:
-        _check_texts(tokens, numbers)
-        return tokens
-    if not _numbers_of(tokens, numbers):
-        raise InspectionError(
-            f"inspect: 'tokens' is a tokenizer of {len(tokens)} tokens, so that the model must be "
-            "given 'input_ids' of shape (sample, time) with numbers of these, but it is not. Pass "
-            "the tokenizer that made them, or the text of every token."
-        )
-    return spell(numbers)
-
-
-def _spelled(tokens: Any) -> Spell | None:
-    """What makes texts of token numbers, if ``tokens`` is a tokenizer."""
-    if not hasattr(tokens, "convert_ids_to_tokens"):
-        return None
-    from dsf.loading import token_texts
-
-    return lambda numbers: [token_texts(tokens, row) for row in numbers.tolist()]
-
-
 def _check_texts(tokens: Any, numbers: Any) -> None:
     """Whether texts are one list for each sample, and as many as the numbers of tokens.
 
@@ -317,44 +281,3 @@ def _check_texts(tokens: Any, numbers: Any) -> None:
             f"inspect: 'tokens' has texts for {counts} tokens, but the input has "
             f"{numbers.shape[0]} samples of {numbers.shape[1]}."
         )
-
-
-def _numbers_of(tokenizer: Any, numbers: Any) -> TypeGuard[Tensor]:
-    """Whether these are token numbers, all of them of a tokenizer."""
-    if tokenizer is None or not isinstance(numbers, Tensor) or numbers.is_floating_point():
-        return False
-    within = (numbers >= 0) & (numbers < len(tokenizer))
-    return numbers.ndim == 2 and bool(within.all())
-
-
-def _check_text(text: Any) -> None:
-    """Raises InspectionError unless it is none, a text that is not empty, or several of them."""
-    several = text if isinstance(text, list | tuple) else [text]
-    is_text = several and all(isinstance(each, str) and each for each in several)
-    if text is not None and not is_text:
-        raise InspectionError(
-            f"inspect: 'text' must be a text that is not empty, or several, but it is {text!r}."
-        )
-
-
-def _tokenised(
-    tokenizer: Any, text: str | Sequence[str], named: dict[str, Any]
-) -> tuple[dict[str, Any], list[list[str]]]:
-    from dsf.loading import token_texts
-
-    if tokenizer is None:
-        raise InspectionError(
-            "inspect: 'text' needs a tokenizer, but the checkpoint has none. Pass input_ids=... "
-            "(on the command line: --ids)."
-        )
-    if "input_ids" in named:
-        raise InspectionError("inspect: 'text' and 'input_ids' are both inputs. Pass one of them.")
-    samples = [text] if isinstance(text, str) else list(text)
-    if len(samples) > 1 and getattr(tokenizer, "pad_token", None) is None:
-        raise InspectionError(
-            "inspect: 'text' has several texts, and the tokenizer no token that fills the shorter "
-            "ones up. Inspect one text after another."
-        )
-    batch = tokenizer(samples, return_tensors="pt", padding=len(samples) > 1)
-    tokens = [token_texts(tokenizer, row) for row in batch["input_ids"].tolist()]
-    return {**dict(batch), **named}, tokens

@@ -54,12 +54,12 @@ def test_other_inputs_are_not_blamed(model):
 
 @pytest.mark.parametrize("text", ["", 3, [], ["a", ""], ["a", 3]])
 def test_a_text_that_is_none(text):
-    with pytest.raises(InspectionError, match="'text' must be a text that is not empty"):
+    with pytest.raises(InspectionError, match="'text'"):
         dsf.inspect(folder("text_mamba"), text=text)
 
 
 def test_two_inputs_are_one_too_many():
-    with pytest.raises(InspectionError, match="'text' and 'input_ids' are both inputs"):
+    with pytest.raises(InspectionError, match="'text' and 'input_ids'"):
         dsf.inspect(folder("text_mamba"), text="a", input_ids=IDS)
 
 

@@ -227,7 +227,7 @@ def test_torchscript():
 
 
 def test_text_without_a_tokenizer():
-    with pytest.raises(InspectionError, match=r"needs the tokenizer.*Pass input_ids"):
+    with pytest.raises(InspectionError, match=r"'text' needs a tokenizer.*input_ids"):
         dsf.inspect(build("gpt2"), text="hello")
 
 

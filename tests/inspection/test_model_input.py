@@ -1,0 +1,120 @@
+"""One grammar of inputs: every form of one input gives the same numbers, or the same error."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import dsf
+from dsf.inspection import InspectionError
+from dsf.loading import load_model
+from dsf.models import folder
+
+TEXT, SHORT = "And all our yesterdays have lighted", "And all our"
+MODELS = ("text_llama", "text_mamba2", "text_qwen3_next")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def loaded(request):
+    return load_model(folder(request.param))
+
+
+def maps(inspection):
+    return [layer.map() for layer in inspection]
+
+
+FORMS = {
+    "module and text": lambda one: ((one.model, TEXT), {"tokenizer": one.tokenizer}),
+    "text by its name": lambda one: ((one.model,), {"text": TEXT, "tokenizer": one.tokenizer}),
+    "a list of one text": lambda one: ((one.model, [TEXT]), {"tokenizer": one.tokenizer}),
+    "tokenizer as tokens": lambda one: ((one.model, TEXT), {"tokens": one.tokenizer}),
+    "what a tokenizer returns": lambda one: (
+        (one.model, one.tokenizer(TEXT, return_tensors="pt")),
+        {},
+    ),
+    "a plain mapping": lambda one: (
+        (one.model, dict(one.tokenizer(TEXT, return_tensors="pt"))),
+        {},
+    ),
+    "a mapping by its names": lambda one: (
+        (one.model,),
+        dict(one.tokenizer(TEXT, return_tensors="pt")),
+    ),
+    "folder and text": lambda one: ((one.identity, TEXT), {}),
+    "folder and numbers": lambda one: (
+        (one.identity,),
+        {"input_ids": one.tokenizer(TEXT, return_tensors="pt")["input_ids"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_one_input_gives_the_same_maps(loaded, form):
+    args, named = FORMS[form](loaded)
+    numbers = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    expected = maps(dsf.inspect(loaded.model, input_ids=numbers))
+    assert_close(maps(dsf.inspect(*args, **named)), expected)
+
+
+def test_texts_of_unequal_length_are_each_as_alone(loaded):
+    both = dsf.inspect(loaded.model, [TEXT, SHORT], tokenizer=loaded.tokenizer, exact=True)
+    for sample, text in enumerate((TEXT, SHORT)):
+        alone = dsf.inspect(loaded.model, text, tokenizer=loaded.tokenizer, exact=True)
+        for layer, single in zip(both, alone, strict=True):
+            steps = single.map().shape[-1]
+            assert_close(layer.map()[sample][..., :steps, :steps], single.map()[0])
+
+
+def test_generated_tokens_belong_to_the_input(loaded):
+    numbers = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    whole = loaded.model.generate(numbers, max_new_tokens=4, do_sample=False)
+    found = dsf.inspect(loaded.model, TEXT, tokenizer=loaded.tokenizer, generate=4)
+    assert found[0].map().shape[-1] == numbers.shape[1] + 4
+    assert_close(maps(found), maps(dsf.inspect(loaded.model, input_ids=whole)))
+
+
+def test_another_number_type_leaves_the_model_as_it_is(loaded):
+    found = dsf.inspect(loaded.model, TEXT, tokenizer=loaded.tokenizer, dtype="float64")
+    assert found[0].rounding < 1e-12
+    assert {each.dtype for each in loaded.model.parameters()} == {torch.float32}
+
+
+class Named(torch.nn.Module):
+    """A recurrent layer that takes its input by name, or in a mapping of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixer = torch.nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, signal):
+        return self.mixer(signal["x"] if isinstance(signal, dict) else signal)[0]
+
+
+def test_a_mapping_is_spread_where_the_model_takes_its_names():
+    model, signal = Named(), torch.randn(1, 5, 3)
+    expected = maps(dsf.inspect(model, signal))
+    assert_close(maps(dsf.inspect(model, {"signal": signal})), expected)
+    assert_close(maps(dsf.inspect(model, {"x": signal})), expected)
+
+
+WRONG = {
+    "text": [(("",), {}), ((["a", ""],), {})],
+    "tokenizer": [((TEXT,), {"tokenizer": 3})],
+    "dtype": [((TEXT,), {"dtype": "flot"}), ((TEXT,), {"dtype": 3})],
+    "messages": [((), {"messages": [{"role": "user", "content": "x"}]})],
+    "revision": [((TEXT,), {"revision": "main"})],
+    "generate": [((TEXT,), {"generate": 0.5}), (([TEXT, SHORT],), {"generate": 2})],
+    "input_ids": [((TEXT,), {"input_ids": torch.ones(1, 2, dtype=torch.long)})],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_option_is_named(name):
+    one = load_model(folder("text_llama"))
+    for args, named in WRONG[name]:
+        with pytest.raises(InspectionError, match=f"'{name}'"):
+            dsf.inspect(one.model, *args, **{"tokenizer": one.tokenizer, **named})
+
+
+def test_two_texts_are_one_too_many():
+    with pytest.raises(InspectionError, match="'text'"):
+        dsf.inspect(folder("text_llama"), TEXT, text=TEXT)
