@@ -89,7 +89,9 @@ def model_input(
     messages = options.pop("messages", None)
     _check_sources(text, messages, inputs, named, where)
     device, dtype = options.get("device"), _dtype(options.get("dtype"), where)
-    identity, notes, tokenizer = None, (), options.get("tokenizer")
+    identity: str | None = None
+    notes: tuple[str, ...] = ()
+    tokenizer: Any = options.get("tokenizer")
     if tokenizer is not None and not is_tokenizer(tokenizer):
         raise InspectionError(
             f"{where}: 'tokenizer' expected a tokenizer of transformers, got "
