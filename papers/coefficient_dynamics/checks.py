@@ -1,0 +1,283 @@
+"""Checks of Design Principles via Coefficient Dynamics (arXiv:2510.09389).
+
+The coefficients of the paper are φ(q_i' A_i ... A_{j+1} k_j) / η_i.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import permutations
+
+import sympy
+import torch
+from torch import Tensor
+
+import dsf
+from dsf import Certificate, System, attention_map, mixers
+from papers.drawn import apart, generator, hankel_rank, normal, output, uniform, weights
+from papers.verdicts import argued, check, held, measured, shown
+
+NEAR = 1e-12
+STEPS, STATES = 16, 3
+Phi = Callable[[Tensor], Tensor]
+identity, relu = dsf.ingredients.identity, dsf.ingredients.relu
+
+# ---- Whether coefficients see in which order the past came
+
+Build = Callable[[Tensor, Tensor, Tensor], mixers.Mixer]
+
+
+def softmax(query: Tensor, key: Tensor, value: Tensor) -> mixers.Mixer:
+    """A = I, φ = exp."""
+    return mixers.SoftmaxAttention(query=query, key=key, value=value)
+
+
+def linear(query: Tensor, key: Tensor, value: Tensor) -> mixers.Mixer:
+    """A = I, φ = identity."""
+    return mixers.LinearAttention(
+        query=query, key=key, value=value, feature_map=identity, normalised=False
+    )
+
+
+def decaying(query: Tensor, key: Tensor, value: Tensor) -> mixers.Mixer:
+    """A = 0.8 I, φ = identity."""
+    return mixers.Retention(query=query, key=key, value=value, decay=query.new_tensor(0.8))
+
+
+def last_decays(query: Tensor, key: Tensor, value: Tensor) -> mixers.Mixer:
+    """A = diag(1, ..., 1, 1/2), φ = identity."""
+    log_decay = torch.zeros_like(key)
+    log_decay[:, -1] = -math.log(2)
+    return mixers.GatedLinearAttention(query=query, key=key, value=value, log_decay=log_decay)
+
+
+@check("CDY-1")
+def blind_without_decay(blind: tuple[Build, ...] = (softmax, linear)) -> Certificate:
+    """Permute three past pairs with symbols, and fifteen with numbers; compare the last output."""
+    rng = generator()
+    query, key, value = (normal(rng, STEPS, width) for width in (4, 4, 3))
+    order = torch.tensor([*rng.permutation(STEPS - 1), STEPS - 1])
+
+    def change(build: Build, key: Tensor = key) -> float:
+        """How far the last output moves when the past is reordered."""
+        mixers = build(query, key, value), build(query, key[order], value[order])
+        return apart(*(output(mixer)[-1] for mixer in mixers))
+
+    flat = key.clone()
+    flat[:, -1] = 0
+    off, seen, idle = max(map(change, blind)), change(decaying), change(last_decays, flat)
+    return argued(
+        {
+            "no permutation of the past moves the output for A = I, with symbols": (
+                not _moved_by_permutation(sympy.S.One)
+            ),
+            "one does for A = a I, with symbols": _moved_by_permutation(sympy.Symbol("a")),
+            "nor does it move softmax or linear attention by more than 1e-12": off <= NEAR,
+            "but attention with decay 0.8": seen > 0.1,
+            "while a decay of a coordinate that no key uses is as blind as A = I": idle <= NEAR,
+        },
+        observed=off,
+        figures={
+            "change with A = I": off,
+            "change with decay 0.8": seen,
+            "change with an idle decay": idle,
+        },
+    )
+
+
+def _moved_by_permutation(a: sympy.Expr) -> bool:
+    """Whether some order of three past pairs gives another last output, A = a I."""
+    phi = sympy.Function("phi")
+    scores, values = sympy.symbols("s1:4"), sympy.symbols("v1:4")
+
+    def output(order: tuple[int, ...]) -> sympy.Expr:
+        weights = [phi(a ** (3 - place) * scores[j]) for place, j in enumerate(order)]
+        written = [w * values[j] for w, j in zip(weights, order, strict=True)]
+        return sum(written) / sum(weights)
+
+    plain = output((0, 1, 2))
+    return any(output(order) != plain for order in permutations(range(3)))
+
+
+# ---- Which φ has finitely many states
+
+
+def _queries_and_keys() -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys, and decays of each state between 0.5 and 1."""
+    rng = generator()
+    query, key = (normal(rng, STEPS, STATES) for _ in range(2))
+    return query, key, uniform(rng, STEPS, STATES, low=0.5, high=1)
+
+
+def _linear_map(decay: Tensor) -> Tensor:
+    query, key, _ = _queries_and_keys()
+    A = dsf.transition.Diagonal(decay)
+    return attention_map(System.from_write_and_read(A, write=key, read=query))
+
+
+@check("CDY-8")
+def square_is_finite(phi: Phi = torch.square) -> Certificate:
+    """A system of n(n+1)/2 states against squared coefficients, with and without decay."""
+    query, key, decay = _queries_and_keys()
+    one = torch.ones_like(decay)
+    i, j = torch.triu_indices(STATES, STATES)
+
+    def products(x: Tensor) -> Tensor:
+        """All products of two entries, so that products(q).products(k) = (q.k)^2."""
+        return x[..., i] * x[..., j] * (2 - (i == j).to(x.dtype)).sqrt()
+
+    off, sizes = 0.0, set()
+    for kept in (one, decay):
+        A = dsf.transition.Diagonal(kept[:, i] * kept[:, j])
+        system = System.from_write_and_read(A, write=products(key), read=products(query))
+        off = max(off, apart(attention_map(system), phi(_linear_map(kept)).tril()))
+        sizes.add(system.state_size)
+    bend = apart(phi(2 * query), 2 * phi(query))
+    others: dict[str, Phi] = {
+        "square": torch.square,
+        "cube": lambda x: x**3,
+        "ReLU": relu,
+        "exp": torch.exp,
+        "softplus": dsf.ingredients.softplus,
+    }
+    ranks = {name: hankel_rank(other(_linear_map(one)).tril()) for name, other in others.items()}
+    return shown(
+        bend if off <= NEAR else 0.0,
+        beyond=0.1,
+        case={
+            "phi": "x^2, with A = I and with diagonal decay",
+            "states": sorted(sizes),
+            "largest error of the recurrent form": off,
+            "distance of phi(2x) from 2 phi(x)": bend,
+            "largest Hankel ranks with A = I": ranks,
+            "ceiling of the test": STEPS // 2,
+        },
+    )
+
+
+# ---- Scale, normaliser, and which attention fits the form
+
+
+def by_root(width: int) -> float:
+    """b = n^-1/2."""
+    return width**-0.5
+
+
+@check("CDY-2")
+def variance_of_scores(scale: Callable[[int], float] = by_root) -> Certificate:
+    """Sample variances of q.k b over Gaussian pairs, for four widths."""
+    rng = generator()
+    found, plain, widths = [], [], (16, 64, 256, 1024)
+    for width in widths:
+        query, key = rng.standard_normal((4000, width)), rng.standard_normal((4000, width))
+        products = (query * key).sum(axis=-1)
+        found.append(float((products * scale(width)).var()))
+        plain.append(float(products.var()) / width)
+    return held(
+        {
+            "1 within 5 % for every width": all(abs(v - 1) <= 0.05 for v in found),
+            "n within 5 % without b": all(abs(v - 1) <= 0.05 for v in plain),
+        },
+        observed=max(abs(v - 1) for v in found),
+        figures={"widths": widths, "variances": found, "variances of q.k, over n": plain},
+    )
+
+
+def raised(scores: Tensor) -> Tensor:
+    """φ = exp, over the sum of the row."""
+    weights = scores.exp().tril()
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+@check("CDY-10")
+def softmax_fits(coefficients: Callable[[Tensor], Tensor] = raised) -> Certificate:
+    """exp(q.k) over the sum of the row against the softmax mixer."""
+    rng = generator()
+    query, key = (normal(rng, 16, 4) for _ in range(2))
+    mixer = mixers.SoftmaxAttention(query=query, key=key, value=key, scale=1.0)
+    return measured(apart(coefficients(query @ key.mT), weights(mixer)), within=NEAR)
+
+
+def by_the_sum(weights: Tensor) -> Tensor:
+    """Coefficients over the sum of their row."""
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+@check("CDY-9")
+def normalisation_bounds_rows(normalise: Callable[[Tensor], Tensor] = by_the_sum) -> Certificate:
+    """Sums of the absolute coefficients of the last row as the length grows, with and without η."""
+    rng = generator()
+    with_eta, without, lengths = [], [], (16, 64, 256, 1024)
+    for tokens in lengths:
+        query, key = normal(rng, 2, tokens, 4)
+        last = (query[-1] @ key.mT).exp()
+        with_eta.append(float(normalise(last).abs().sum()))
+        without.append(float(last.sum()))
+    grown = without[-1] / without[0]
+    return held(
+        {
+            "bounded by 1 with the normaliser": max(with_eta) <= 1 + NEAR,
+            "without it more than tenfold from 16 to 1024 tokens": grown > 10,
+        },
+        observed=grown,
+        figures={"tokens": lengths, "with": with_eta, "without": without},
+    )
+
+
+@check("CDY-7")
+def feature_maps_do_not_fit(feature_map: Phi = dsf.ingredients.elu_plus_one) -> Certificate:
+    """Two keys with one product q.k, and the weights that linear attention gives them."""
+    query = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double()
+    key = torch.tensor([[1.0, 0.0], [1.0, 3.0]]).double()
+    mixer = mixers.LinearAttention(
+        query=query, key=key, value=key, feature_map=feature_map, normalised=False, causal=False
+    )
+    products, row = (key @ query[0]).tolist(), weights(mixer)[0].tolist()
+    case = {"query": query[0].tolist(), "keys": key.tolist()}
+    return shown(
+        abs(row[0] - row[1]) if products[0] == products[1] else 0.0,
+        beyond=NEAR,
+        case=case | {"products q.k": products, "weights": row},
+    )
+
+
+@check("CDY-6")
+def key_transformations(rate: float = 2.0) -> Certificate:
+    """Singular values of A_T ... A_1 for a scalar, a diagonal and a Householder A_t."""
+    rng = generator()
+    pace, paces = (uniform(rng, *size, low=0.5, high=1) for size in ((5,), (5, 4)))
+    directions = normal(rng, 5, 4)
+    unit = (directions / directions.norm(dim=-1, keepdim=True)).unsqueeze(-1)
+    mirrors = dsf.transition.DiagonalPlusLowRank(torch.ones(5, 4).double(), -rate * unit, unit)
+    transitions = {
+        "scalar": dsf.transition.ScaledIdentity(pace, 4),
+        "diagonal": dsf.transition.Diagonal(paces),
+        "Householder": mirrors,
+    }
+    products = {name: _product(A) for name, A in transitions.items()}
+    values = {name: torch.linalg.svdvals(product) for name, product in products.items()}
+    once, one, axes = mirrors.dense()[0], torch.ones(4).double(), paces.prod(dim=0)
+    near = {
+        "scalar: the product is a number times the identity": (
+            apart(products["scalar"], pace.prod() * one.diag())
+        ),
+        "diagonal: axes stay axes, each with its own factor": max(
+            apart(products["diagonal"], axes.diag()),
+            apart(values["diagonal"], axes.sort(descending=True).values),
+        ),
+        "Householder: one step turns its direction round": apart(once @ unit[0], -unit[0]),
+        "Householder: and leaves what is orthogonal to it": apart(
+            torch.linalg.eigvalsh(once), torch.tensor([-1.0, 1, 1, 1]).double()
+        ),
+        "Householder: no length changes over all steps": apart(values["Householder"], one),
+    }
+    return held(
+        {name: off <= NEAR for name, off in near.items()},
+        figures={name: found.tolist() for name, found in values.items()},
+    )
+
+
+def _product(A: dsf.transition.Transition) -> Tensor:
+    whole = A.window(0, 1)
+    for t in range(1, A.steps):
+        whole = A.window(t, t + 1).compose(whole)
+    return whole.dense()[0]

@@ -1,0 +1,767 @@
+"""Checks of the Dynamical Systems Framework (Sieber et al. 2024, arXiv:2405.15731)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import sympy
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softplus
+
+import dsf
+from dsf import Certificate, System, Verdict, attention_map, mixers
+from papers import exact
+from papers.drawn import apart, generator, hankel_rank, normal, output, uniform, weights
+from papers.dynamical_systems.forms import (
+    NORMALISERS,
+    every_form,
+    gated_forms,
+    selective_forms,
+    separable,
+)
+from papers.verdicts import argued, check, held, identical, measured, shown
+
+ROUNDING = 1e-12
+elu_plus_one = dsf.ingredients.elu_plus_one
+Normaliser = Callable[[Tensor, Tensor], Tensor]
+
+
+def as_it_is(system: System) -> System:
+    return system
+
+
+# ---- One form for all architectures
+
+
+@check("DSF-1")
+def forms_agree(
+    changed: Callable[[System], System] = as_it_is,
+) -> Certificate:
+    """Compare map and recurrence with the formula, relative to the largest output."""
+    errors = {}
+    for form in every_form():
+        system = changed(form.system)
+        by_map = (attention_map(system) @ form.u.flatten()).unflatten(0, form.direct.shape)
+        off = max(apart(by_map, form.direct), apart(_response(system, form.u), form.direct))
+        errors[form.name] = off / float(form.direct.abs().max())
+    met = {name: error <= 1e-10 for name, error in errors.items()}
+    return held(met, observed=max(errors.values()), figures=errors)
+
+
+@check("DSF-3")
+def never_reads_ahead(changed: Callable[[System], System] = as_it_is) -> Certificate:
+    """Look above the diagonal, and at outputs in front of a token that changes."""
+    forms = list(every_form())
+    systems = [changed(form.system) for form in forms]
+    frozen = [
+        _keeps_the_past(partial(_response, system), form.u)
+        for system, form in zip(systems, forms, strict=True)
+    ]
+
+    def following(u: Tensor) -> Tensor:
+        """Normalised attention with every coefficient computed from ``u``."""
+        rng = generator()
+        query, key, value, eta = (u @ normal(rng, u.shape[-1], width) for width in (3, 3, 3, 1))
+        mixer = mixers.NormalisedAttention(
+            query=query, key=key, value=value, normaliser=eta.exp().squeeze(-1)
+        )
+        system = changed(mixer.system())
+        return dsf.respond(system, mixer.signal(), method=dsf.recurrent).squeeze(-2)
+
+    return argued(
+        {
+            "blocks above the diagonal are zero": all(map(_is_lower, systems)),
+            "earlier outputs keep every bit, coefficients frozen": all(frozen),
+            "and where coefficients follow the input": _keeps_the_past(following, forms[0].u),
+        },
+        observed=0.0,
+    )
+
+
+def _is_lower(system: System) -> bool:
+    map = attention_map(system)
+    rows = torch.arange(map.shape[0]) // system.output_size
+    columns = torch.arange(map.shape[1]) // system.input_size
+    return not bool(map[columns > rows.unsqueeze(-1)].any())
+
+
+def _response(system: System, u: Tensor) -> Tensor:
+    return dsf.respond(system, u.unsqueeze(-1), method=dsf.recurrent).squeeze(-1)
+
+
+def _keeps_the_past(outputs: Callable[[Tensor], Tensor], u: Tensor) -> bool:
+    before, kept = outputs(u), []
+    for token in (1, 7, 13):
+        other = u.clone()
+        other[token] += 1
+        kept.append(outputs(other)[:token].equal(before[:token]))
+    return all(kept)
+
+
+# ---- Separable attention: where the normaliser belongs, and when it is a state-space duality
+
+
+def projected_tokens() -> tuple[Tensor, Tensor, Tensor]:
+    """Twenty tokens of width 6 and their projections, queries and keys of width 4."""
+    rng = generator(1)
+    u = normal(rng, 20, 6)
+    to_query, to_key = 0.5 * normal(rng, 2, 4, 6)
+    return u @ to_query.T, u @ to_key.T, u @ normal(rng, 6, 6).T
+
+
+def row_sums_in_reach(read: Tensor, write: Tensor) -> Float[Tensor, " time"]:
+    """The normaliser of linear attention, η_i = Σ_{j<=i} φ_i.ψ_j."""
+    return (read * write.cumsum(dim=0)).sum(dim=-1)
+
+
+def of_token_before(normaliser: Float[Tensor, " time"]) -> Float[Tensor, " time"]:
+    """η_{i-1}; for the first token, which has none before it, its own."""
+    return torch.cat([normaliser[:1], normaliser[:-1]])
+
+
+@check("DSF-2")
+def write_index(divisor: Callable[[Tensor], Tensor] = of_token_before) -> Certificate:
+    """Build linear attention with this divisor in B and with η_i, and compare their maps."""
+    query, key, value = projected_tokens()
+    expected = weights(mixers.LinearAttention(query=query, key=key, value=value))
+    read, write = elu_plus_one(query), elu_plus_one(key)
+    eta = row_sums_in_reach(read, write)
+    printed = attention_map(separable(read, write, eta, divisor=divisor(eta)))
+    own = apart(attention_map(separable(read, write, eta)), expected)
+    error = float(((printed - expected) @ value).abs().max())
+    return shown(
+        error if own < ROUNDING else math.nan,
+        beyond=ROUNDING,
+        case={
+            "normalisers of tokens 1, 2": eta[:2].tolist(),
+            "weight of token 2 on itself, as printed": float(printed[1, 1]),
+            "the same weight of linear attention": float(expected[1, 1]),
+            "largest output error": error,
+            "largest error with the token's own normaliser": own,
+        },
+    )
+
+
+def own_token(eta: sympy.IndexedBase, j: int) -> sympy.Expr:
+    """What divides B_j in Appendix B."""
+    return eta[j]
+
+
+@check("DSF-32")
+def normalisers_cancel(
+    divisor: Callable[[sympy.IndexedBase, int], sympy.Expr] = own_token,
+) -> Certificate:
+    """Multiply the ratios in A with the divisor in B, for all pairs among six tokens."""
+    eta = sympy.IndexedBase("eta", positive=True)
+    missed = sympy.S.Zero
+    for i in range(2, 7):
+        for j in range(2, i + 1):
+            ratios = sympy.prod([eta[k - 1] / eta[k] for k in range(j + 1, i + 1)])
+            missed += abs(sympy.cancel(ratios / divisor(eta, j) - 1 / eta[i]))
+    return identical(missed)
+
+
+@check("DSF-37")
+def swapped_projection(
+    projected: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda u, _to_key, to_value: (
+        u @ to_value
+    ),
+) -> Certificate:
+    """Linear attention with keys W_V u in place of W_K u."""
+    rng = generator()
+    u = normal(rng, 12, 4)
+    to_query, to_key, to_value = normal(rng, 3, 4, 4)
+    printed, meant = (
+        weights(mixers.LinearAttention(query=u @ to_query, key=key, value=u @ to_value))
+        for key in (projected(u, to_key, to_value), u @ to_key)
+    )
+    rows = {"first rows as printed": printed[1, :2].tolist(), "as meant": meant[1, :2].tolist()}
+    return shown(apart(printed, meant), beyond=ROUNDING, case=rows)
+
+
+def duality_map(step: Tensor, write: Tensor, read: Tensor, *, rate: float) -> Tensor:
+    """The map of a state-space duality with one head."""
+    mixer = mixers.StateSpaceDuality(
+        value=write.unsqueeze(0),
+        step=step.unsqueeze(0),
+        pole=-step.new_full((1,), rate),
+        write=write.unsqueeze(0),
+        read=read.unsqueeze(0),
+    )
+    return weights(mixer)[0]
+
+
+def grown_by_every_step(rate: float, step: Tensor) -> Tensor:
+    """η_i = exp(rate Σ_{k<=i} step_k)."""
+    return (rate * step.cumsum(dim=0)).exp()
+
+
+@check("DSF-12")
+def duality_is_separable(
+    normaliser: Callable[[float, Tensor], Tensor] = grown_by_every_step,
+) -> Certificate:
+    """Compare the mixer's map with the separable form, ψ_i = η_i step_i b_i."""
+    rng = generator()
+    write, read = normal(rng, 2, 12, 3)
+    step = softplus(normal(rng, 12))
+    eta = normaliser(0.7, step)
+    form = separable(read, (eta * step).unsqueeze(-1) * write, eta)
+    error = apart(attention_map(form), duality_map(step, write, read, rate=0.7))
+    return measured(error, within=ROUNDING)
+
+
+def _spread(row: Tensor) -> float:
+    """Largest less smallest weight, over the weight of the token itself."""
+    return float((row.max() - row.min()) / row[-1].abs())
+
+
+def equal_tokens() -> tuple[Tensor, Tensor, float]:
+    """Twelve equal keys and queries, and the spread of a row of separable attention over them."""
+    write, read = (part.expand(12, 3) for part in normal(0, 2, 1, 3))
+    linear = mixers.LinearAttention(query=read, key=write, value=write)
+    return write, read, _spread(weights(linear)[-1])
+
+
+@check("DSF-13")
+def key_alone_does_not_suffice(rate: float = 0.7) -> Certificate:
+    """On a constant input a separable row is constant; look at the rows of a duality."""
+    write, read, of_separable = equal_tokens()
+    map = duality_map(write.new_full((12,), 0.5), write, read, rate=rate)
+    spread = [_spread(map[row - 1, :row]) for row in (2, 6, 10)]
+    return shown(
+        spread[-1] if of_separable < ROUNDING else math.nan,
+        beyond=ROUNDING,
+        case={
+            "rows": [2, 6, 10],
+            "largest less smallest weight over the last one": spread,
+            "the same for a separable attention": of_separable,
+        },
+    )
+
+
+@check("DSF-33")
+def step_does_not_cancel(rates: tuple[float, ...] = (1.0, 2.0, 3.0)) -> Certificate:
+    """Equal tokens: rows of separable attention are constant, rows of S6 are not."""
+    write, read, of_separable = equal_tokens()
+    mixer = mixers.SelectiveStateSpace(
+        value=write[:, :1],
+        step=write.new_full((12, 1), 0.5),
+        pole=-torch.tensor([rates], dtype=write.dtype),
+        write=write,
+        read=read,
+    )
+    row = weights(mixer)[0, -1]
+    return shown(
+        _spread(row) if of_separable < ROUNDING else math.nan,
+        beyond=ROUNDING,
+        case={
+            "last row of S6": row.tolist(),
+            "largest less smallest weight over the last one": _spread(row),
+            "the same for a separable attention": of_separable,
+        },
+    )
+
+
+@check("DSF-15")
+def channels_have_maps_of_their_own(
+    rates: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 3.0), (0.5, 1.0, 4.0)),
+) -> Certificate:
+    """Fit the map of one channel of a selective state space by a multiple of the other's."""
+    rng = generator()
+    write, read = normal(rng, 2, 12, 3)
+    step = softplus(normal(rng, 12))
+    mixer = mixers.SelectiveStateSpace(
+        value=normal(rng, 12, 2),
+        step=step.unsqueeze(-1).expand(12, 2),
+        pole=-torch.tensor(rates, dtype=step.dtype),
+        write=write,
+        read=read,
+    )
+    first, second = weights(mixer)
+    factor = (first * second).sum() / first.square().sum()
+    missed = float((second - factor * first).norm() / second.norm())
+    return shown(
+        missed,
+        beyond=ROUNDING,
+        case={
+            "rates of the two channels": [list(each) for each in rates],
+            "best factor": float(factor),
+            "what it leaves, relative": missed,
+        },
+    )
+
+
+# ---- Softmax attention: features, series, states
+
+
+def one_over_factorial(powers: tuple[int, ...]) -> sympy.Rational:
+    """The square of the factor of a monomial feature."""
+    return sympy.Rational(1, math.prod(map(math.factorial, powers)))
+
+
+@check("DSF-29")
+def series_of_features(
+    factor: Callable[[tuple[int, ...]], sympy.Rational] = one_over_factorial,
+) -> Certificate:
+    """Products of monomial features with symbols, degree by degree; the remainder of the series."""
+    equal = True
+    for width in (1, 2, 3):
+        query, key = (sympy.symbols(f"{name}1:{width + 1}") for name in "qk")
+        scores = sum(a * b for a, b in zip(query, key, strict=True))
+        for degree in range(5):
+            features = sum(
+                factor(powers)
+                * math.prod((a * b) ** n for a, b, n in zip(query, key, powers, strict=True))
+                for powers in product(range(degree + 1), repeat=width)
+                if sum(powers) == degree
+            )
+            equal &= sympy.expand(features - scores**degree / math.factorial(degree)) == 0
+    p, x = sympy.Symbol("p", integer=True, positive=True), sympy.Symbol("x", positive=True)
+    remainder = sympy.limit(x ** (p + 1) / sympy.factorial(p + 1) * sympy.exp(x), p, sympy.oo)
+    return argued(
+        {
+            "features of degree p give (q.k)^p/p!, p up to 4, width up to 3 (symbols)": bool(equal),
+            "the remainder goes to zero": remainder == 0,
+        }
+    )
+
+
+Expansion = Callable[[mixers.SoftmaxAttention, int], mixers.LinearAttention]
+
+
+@check("DSF-4")
+def monomials_approach_softmax(
+    expansion: Expansion = mixers.SoftmaxAttention.expansion,
+) -> Certificate:
+    """States, scores and outputs at the orders 0 to 10, on twenty projected tokens."""
+    query, key, value = projected_tokens()
+    softmax = mixers.SoftmaxAttention(query=query, key=key, value=value)
+    scores = query @ key.T * key.shape[-1] ** -0.5
+    states, errors, smallest, bounded = [], [], [], []
+    for order in range(11):
+        near = expansion(softmax, order)
+        series = near.feature_map(near.query) @ near.feature_map(near.key).T
+        missed = (series - scores.exp()).abs() - 1e-13 * scores.abs().exp()
+        bounded.append(bool((missed <= dsf.ingredients.series_error(scores, order)).all()))
+        states.append(near.system().state_size)
+        errors.append(apart(output(near), output(softmax)))
+        smallest.append(float(series.tril().sum(dim=-1).min()))
+    return held(
+        {
+            "C(m + p, p) states": states == [math.comb(4 + order, order) for order in range(11)],
+            "every score is within the bound": all(bounded),
+            "from order 3 on every order is closer": sorted(errors[3:], reverse=True) == errors[3:],
+            "the outputs are close at order 10": errors[-1] < 1e-3,
+            "normalisers of even orders are positive": min(smallest[::2]) > 0,
+        },
+        observed=errors[-1],
+        figures={
+            "states": states,
+            "largest output error": errors,
+            "smallest normaliser": smallest,
+        },
+    )
+
+
+def powers_of_two(query: Tensor, key: Tensor) -> Tensor:
+    """2^(q.k), exact for whole numbers: softmax numerators at the logits q.k log 2."""
+    return torch.exp2(query @ key.T)
+
+
+@check("DSF-5")
+def no_state_serves_every_length(
+    numerators: Callable[[Tensor, Tensor], Tensor] = powers_of_two,
+) -> Certificate:
+    """Exact ranks of Hankel blocks whose numerators are whole numbers.
+
+    Dividing a row by its sum changes no rank, so the blocks of softmax attention have these ranks.
+    Queries 0, 1, 2 ... and keys 0, 1, 2 ... make the numerators powers of distinct nodes at any
+    length.
+    """
+    same, full = [], []
+    for steps in (8, 16, 20, 32, 64):
+        drawn = torch.from_numpy(generator(steps).integers(-3, 4, (2, steps, 4))).double()
+        query, key = drawn
+        map = numerators(query, key).tril()
+        mixer = mixers.SoftmaxAttention(query=query, key=key, value=key, scale=math.log(2))
+        same.append(apart(weights(mixer), map / map.sum(dim=-1, keepdim=True)) < ROUNDING)
+        for i in range(1, steps) if steps == 20 else (steps // 2,):
+            block = [exact.whole(row) for row in map[i:, :i]]
+            full.append(exact.rank(block) == min(i, steps - i))
+    count = torch.arange(20, dtype=torch.float64)
+    nodes = numerators(count.unsqueeze(-1), count.unsqueeze(-1))
+    powers = nodes[:, 1:2] ** count
+    return argued(
+        {
+            "the numerators are those of the softmax mixer": all(same),
+            "every drawn block has full rank": all(full),
+            "queries and keys 0, 1, 2 ... give powers of distinct nodes": (
+                bool((nodes[:, 1].diff() > 0).all()) and bool((nodes == powers).all())
+            ),
+        },
+        observed=32.0,
+    )
+
+
+def power(rows: int, columns: int) -> int:
+    """2^(q k) for the whole numbers q and k: the kernel of softmax attention at key width 1."""
+    return int(2 ** (rows * columns))
+
+
+@check("DSF-30")
+def features_of_one_token(kernel: Callable[[int, int], int] = power) -> Certificate:
+    """Exact ranks of the kernel of the queries and keys 0, 1, 2 ... at more points than features.
+
+    The second row of a map of two tokens already shows the kernel: the ratio of its weights is the
+    kernel of query and first key, times what depends on the second token alone.
+    """
+    ranks = {
+        n: exact.rank([[kernel(q, k) for k in range(n + 1)] for q in range(n + 1)])
+        for n in (1, 2, 5, 10, 20)
+    }
+    met = {
+        f"{n} features: {n + 1} queries and keys give rank {n + 1}": rank == n + 1
+        for n, rank in ranks.items()
+    }
+    return argued(met, observed=float(max(ranks.values())))
+
+
+@check("DSF-6")
+def prefix_needs_half(
+    mixer: Callable[..., mixers.SoftmaxAttention] = mixers.SoftmaxAttention,
+) -> Certificate:
+    """The cache is an exact system of L states; the smallest system has half as many."""
+    query, key, value = normal(0, 3, 20, 4)
+    cache = mixer(query=query, key=key, value=value, scale=2.0).system()
+    scores = (2.0 * query @ key.T).exp().tril()
+    map = scores / scores.sum(dim=-1, keepdim=True)
+    small = dsf.realise(map, tolerance=1e-10)
+    errors = [apart(attention_map(each), map) for each in (cache, small)]
+    return held(
+        {
+            "the cache is exact": errors[0] < ROUNDING,
+            "so is the smallest system": errors[1] < ROUNDING,
+            "which has 10 states": small.state_size == 10,
+        },
+        observed=float(small.state_size),
+        figures={
+            "states of the cache": cache.state_size,
+            "error of its map": errors[0],
+            "states of the smallest system": small.state_size,
+            "error of the smallest system": errors[1],
+        },
+    )
+
+
+@check("DSF-21")
+def rank_is_not_the_state(*, causal: bool = True) -> Certificate:
+    """Rank of the map of linear attention, masked or not, against the states it needs."""
+    query, key, value = normal(0, 3, 20, 4)
+    mixer = mixers.LinearAttention(query=query, key=key, value=value, causal=causal)
+    needed = hankel_rank(weights(replace(mixer, causal=True)))
+    rank = int(torch.linalg.matrix_rank(weights(mixer), rtol=1e-10))
+    case = {"tokens": 20, "features": 4, "rank of the map": rank, "Hankel rank": needed}
+    return shown(float(abs(rank - needed)), beyond=0.0, case=case)
+
+
+# ---- What belongs to the map, and what to the coordinates of the state
+
+
+def random_bases(steps: int, states: int) -> Tensor:
+    """An invertible matrix between any two tokens: the identity plus a Gaussian part."""
+    drawn = normal(0, steps + 1, states, states)
+    return torch.eye(states, dtype=drawn.dtype) + 0.3 * drawn
+
+
+@check("DSF-17")
+def spectrum_depends_on_the_basis(
+    bases: Callable[[int, int], Tensor] = random_bases,
+) -> Certificate:
+    """Linear attention in other states: random ones, and those that make A the identity."""
+    query, key, _ = projected_tokens()
+    read, write = elu_plus_one(query), elu_plus_one(key)
+    eta = row_sums_in_reach(read, write)
+    system = separable(read, write, eta)
+    turned = dsf.algebra.change_of_basis(system, bases(system.steps, system.state_size))
+    one = torch.eye(system.state_size, dtype=eta.dtype)
+    still = dsf.algebra.change_of_basis(system, torch.cat([eta[:1], eta])[:, None, None] * one)
+    change = max(apart(attention_map(system), attention_map(other)) for other in (turned, still))
+    identity = apart(still.A.dense(), one)
+    moduli = [
+        dsf.measures.transition_eigenvalues(each).abs().sort(dim=-1).values
+        for each in (system, turned)
+    ]
+    difference = apart(*moduli)
+    return shown(
+        difference if max(change, identity) < ROUNDING else math.nan,
+        beyond=ROUNDING,
+        case={
+            "largest difference of the maps": change,
+            "largest difference of the moduli of the eigenvalues, random basis": difference,
+            "eigenvalues of separable attention from, to": [
+                float(moduli[0].min()),
+                float(moduli[0].max()),
+            ],
+            "distance of A from the identity in the basis η": identity,
+        },
+    )
+
+
+def normalised(scores: Tensor) -> Tensor:
+    """Rows over their sums, as linear attention normalises."""
+    return scores / scores.sum(dim=-1, keepdim=True)
+
+
+@check("DSF-19")
+def stability_by_normalisation(
+    normalise: Callable[[Tensor], Tensor] = normalised,
+) -> Certificate:
+    """Largest eigenvalues of state-space models and gates, ratios of normalisers, and row sums."""
+    largest = {
+        form.name: float(dsf.measures.transition_eigenvalues(form.system).abs().max())
+        for form in (*selective_forms(), *gated_forms())
+    }
+    ratios, sums, plain = [], [], []
+    for tokens in (64, 256, 1024):
+        query, key = normal(tokens, 2, tokens, 4)
+        scores = (elu_plus_one(query) @ elu_plus_one(key).T).tril()
+        eta = scores.sum(dim=-1)
+        ratios.append(float((eta[:-1] / eta[1:]).max()))
+        sums.append(float(normalise(scores).sum(dim=-1).abs().max()))
+        plain.append(float(eta.max()))
+    return held(
+        {
+            "state-space models and gates stay below 1": max(largest.values()) < 1,
+            "attention has eigenvalues above 1": min(ratios) > 1,
+            "normalised rows sum to 1 at every length": all(abs(s - 1) < ROUNDING for s in sums),
+            "rows without normaliser grow with the length": plain[-1] > 4 * plain[0],
+        },
+        observed=max(ratios),
+        figures={
+            "tokens": [64, 256, 1024],
+            "largest eigenvalue η_{i-1}/η_i of attention": ratios,
+            "largest row sum, normalised": sums,
+            "largest row sum, not normalised": plain,
+            "largest eigenvalue of the others": largest,
+        },
+    )
+
+
+def one_over(normaliser: Tensor) -> Tensor:
+    """The gate: one over the normaliser of the reading token."""
+    return 1 / normaliser
+
+
+@check("DSF-18")
+def normaliser_is_a_gate(gate: Callable[[Tensor], Tensor] = one_over) -> Certificate:
+    """Maps for three normalisers, a permuted past, and the entry with symbols."""
+    rng = generator()
+    query, key, value = normal(rng, 3, 12, 4)
+    pre = normal(rng, 12)
+    order = torch.tensor([*rng.permutation(11), 11])
+    plain = (query @ key.mT).tril()
+    gated, shuffled = [], []
+    for g in NORMALISERS.values():
+        mixer = mixers.NormalisedAttention(query=query, key=key, value=value, normaliser=g(pre))
+        gated.append(apart(weights(mixer), gate(g(pre)).unsqueeze(-1) * plain))
+        other = replace(mixer, key=key[order], value=value[order])
+        shuffled.append(apart(output(other)[-1], output(mixer)[-1]))
+    eta = sympy.symbols("eta1:5", positive=True)
+    entries = [
+        sympy.prod([eta[t - 1] / eta[t] for t in range(j + 1, i + 1)]) / eta[j] - 1 / eta[i]
+        for i in range(4)
+        for j in range(i + 1)
+    ]
+    x = sympy.Symbol("x", real=True)
+    gain = sympy.simplify((1 + sympy.exp(x)) / sympy.exp(x) - (1 + sympy.exp(-x)))
+    return argued(
+        {
+            "the maps are the gated ones, for exp, softplus and sigmoid": max(gated) < ROUNDING,
+            "permuting past pairs leaves the output": max(shuffled) < ROUNDING,
+            "the entry telescopes (symbols, 4 tokens)": not any(map(sympy.cancel, entries)),
+            "1/sigmoid(x) = 1 + e^-x": gain == 0,
+        },
+        observed=max(gated + shuffled),
+    )
+
+
+# ---- More states contain fewer
+
+
+@check("DSF-16")
+def zero_padding(entry: int = 0) -> Certificate:
+    """Add a state that is fed ``entry`` times the input, with any decay and any read."""
+
+    def matrices(name: str, rows: int, columns: int) -> list[sympy.Matrix]:
+        count = rows * columns
+        return [sympy.Matrix(rows, columns, sympy.symbols(f"{name}{t}_:{count}")) for t in range(3)]
+
+    A, B, C = matrices("A", 2, 2), matrices("B", 2, 1), matrices("C", 1, 2)
+    added, read = matrices("X", 1, 1), matrices("Y", 1, 1)
+    missed = sympy.S.Zero
+    for i in range(3):
+        for j in range(i + 1):
+            small, large = B[j], B[j].col_join(sympy.Matrix([[entry]]))
+            for t in range(j + 1, i + 1):
+                small, large = A[t] * small, sympy.diag(A[t], added[t]) * large
+            missed += sympy.expand((C[i] * small - C[i].row_join(read[i]) * large)[0]) ** 2
+    rng = generator()
+
+    def whole(*size: int) -> Tensor:
+        return torch.from_numpy(rng.integers(-2, 3, size)).double()
+
+    small = System(dsf.transition.Dense(whole(6, 4, 4)), whole(6, 4, 2), whole(6, 2, 4))
+    fed = torch.full((6, 3, 2), float(entry), dtype=torch.float64)
+    unread = System(dsf.transition.Dense(whole(6, 3, 3)), fed, whole(6, 2, 3))
+    joint = dsf.algebra.direct_sum(small, unread).window(0, 6)
+    B = joint.B[..., :2] + joint.B[..., 2:]
+    padded = System(joint.A, B, joint.C[..., :2, :] + joint.C[..., 2:, :])
+    stored = dsf.certify.same_map(attention_map(small), attention_map(padded), tolerance=0.0)
+    return argued(
+        {
+            "the maps agree with symbols (3 tokens, 2 and 3 states)": missed == 0,
+            "stored maps of 4 and 7 states agree exactly": stored.verdict is Verdict.PROVED,
+        },
+        observed=stored.observed,
+    )
+
+
+@check("DSF-31")
+def wider_layer(weight: float = 0.0) -> Certificate:
+    """Two more features whose weights are ``weight``: normalised attention, S6, elu + 1."""
+    rng = generator()
+    query, key, value = normal(rng, 3, 12, 4)
+    extra = torch.full((12, 2), weight, dtype=torch.float64)
+    eta = uniform(rng, 12, low=0.5, high=2)
+    pole = -uniform(rng, 4, 6, low=0.2, high=2)
+    step = uniform(rng, 12, 4, low=0.1, high=1)
+    narrow, wide = (query, key), [torch.cat([part, extra], dim=-1) for part in (query, key)]
+    changes = {}
+    for name, build in {
+        "normalised attention": lambda read, write: mixers.NormalisedAttention(
+            query=read, key=write, value=value, normaliser=eta
+        ),
+        "S6": lambda read, write: mixers.SelectiveStateSpace(
+            value=value, step=step, pole=pole[:, : read.shape[-1]], write=write, read=read
+        ),
+        "linear attention, elu + 1": lambda read, write: mixers.LinearAttention(
+            query=read, key=write, value=value
+        ),
+    }.items():
+        changes[name] = apart(weights(build(*wide)), weights(build(*narrow)))
+    kept = max(changes["normalised attention"], changes["S6"])
+    return argued(
+        {"normalised attention and S6 keep their maps": kept <= ROUNDING},
+        observed=kept,
+        figures={"largest change of the map": changes},
+    )
+
+
+# ---- Decays: S6 and the quasi-LSTM
+
+
+@check("DSF-11")
+def softplus_is_a_power(sign: int = -1) -> Certificate:
+    """With symbols, and on rates up to 4 and |z| up to 40 in float64."""
+    a, z = sympy.symbols("a z", real=True)
+    log_sigmoid = sympy.expand_log(sympy.log(1 / (1 + sympy.exp(-sign * z))), force=True)
+    difference = -a * sympy.log(1 + sympy.exp(z)) - a * log_sigmoid
+    rng = generator()
+    at, rate = uniform(rng, 10_000, low=-40.0, high=40.0), uniform(rng, 10_000, low=0.0, high=4.0)
+    decay = (-rate * torch.logaddexp(at, torch.zeros_like(at))).exp()  # torch's drops e^-z above 20
+    error = apart(decay, (sign * at).sigmoid() ** rate)
+    return argued(
+        {
+            "the logarithms are equal (symbols)": sympy.simplify(difference) == 0,
+            "10,000 drawn pairs agree to 1e-14": error <= 1e-14,
+        },
+        observed=error,
+    )
+
+
+@check("DSF-20")
+def reversed_gate(power: float = 1.0) -> Certificate:
+    """Bit by bit: W and b with the variant's gate, -W and -b with the plain one."""
+    rng = generator()
+    u, W, b = normal(rng, 20, 6), normal(rng, 6, 6), normal(rng, 6)
+    gates = {"value": u, "input": (u @ normal(rng, 6, 6)).sigmoid(), "output": u.sigmoid()}
+    turned, plain = u @ W.T + b, u @ (-W).T + (-b)
+    variant = mixers.QuasiLSTM(forget=(-turned).sigmoid() ** power, **gates)
+    lstm = mixers.QuasiLSTM(forget=plain.sigmoid(), **gates)
+    maps = weights(variant), weights(lstm)
+    return argued(
+        {
+            "the logits differ in sign only": plain.equal(-turned),
+            "the maps have equal bits": maps[0].equal(maps[1]),
+            "the outputs have equal bits": output(variant).equal(output(lstm)),
+        },
+        observed=apart(*maps),
+    )
+
+
+@check("DSF-24")
+def first_steps(
+    executed: Callable[[torch.nn.Module], None] = dsf.layers.as_executed,
+) -> Certificate:
+    """S6 on an input of zeros, initialised as intended and as executed."""
+
+    def steps(layer: dsf.layers.SelectiveStateSpace) -> Tensor:
+        return layer.mixer(torch.zeros(1, 1, 64)).step
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        layer = dsf.layers.SelectiveStateSpace(64, state_size=8)
+        intended = steps(layer)
+        executed(layer)
+        begun = steps(layer)
+        decay = layer.mixer(torch.zeros(1, 1, 64)).system().A.dense().diagonal(dim1=-2, dim2=-1)
+    halves, near = 0.5 ** torch.arange(1.0, 9.0), 1e-6
+    return held(
+        {
+            "as executed the step is log 2": float((begun - math.log(2)).abs().max()) < near,
+            "as executed state s decays by 2^-s": apart(decay, halves) < near,
+            "as intended no step is below 0.001": float(intended.min()) >= 1e-3 * (1 - near),
+            "as intended no step is above 0.1": float(intended.max()) <= 0.1 * (1 + near),
+        },
+        observed=float(begun.mean()),
+        figures={
+            "intended steps from, to": [float(intended.min()), float(intended.max())],
+            "executed steps from, to": [float(begun.min()), float(begun.max())],
+        },
+    )
+
+
+# ---- Counts in the paper and its README
+
+
+@check("DSF-26")
+def runs_in_the_grids(rates_of_the_lstm: int = 1) -> Certificate:
+    """Count the released grids, and look for the product that gives the announced number."""
+    main, lstm = 5 * 4 * 4 * 4 * 4, 2 * 3 * 4 * 4
+    return argued(
+        {
+            "320 and 24 settings, as Appendix J says": (main, lstm) == (4 * 320, 4 * 24),
+            "4 x 320 + 24 = 1304": 4 * 320 + rates_of_the_lstm * 24 == 1304,
+            "4 x (320 + 24) is not 1304": main + lstm != 1304,
+        },
+        figures={
+            "announced": 1304,
+            "five models, 4 tasks, 4 widths, 4 state sizes, 4 rates": main,
+            "two quasi-LSTMs, 3 tasks, 4 widths, 4 rates": lstm,
+            "runs": main + lstm,
+        },
+    )
+
+
+@check("DSF-36")
+def hours_of_the_sweeps(hours: int = 1) -> Certificate:
+    """One hour for each sweep of four rates, or for each run."""
+    by_sweep, by_run = round(344 * hours / 24), round(1304 * hours / 24)
+    return argued(
+        {"344 sweeps take 14 days": by_sweep == 14, "1304 runs take 54 days": by_run == 54},
+        figures={"days by sweep": by_sweep, "days by run": by_run},
+    )

@@ -1,0 +1,275 @@
+"""Checks of Task-Level Insights from Eigenvalues (arXiv:2510.09379) and of its released analysis.
+
+The spectrum of softmax attention is η_i / η_{i+1}: how its normaliser changes from token to token.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import sympy
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import conv1d, layer_norm, pad, rms_norm
+
+from dsf import Certificate
+from papers.drawn import causal_softmax
+from papers.verdicts import argued, check, shown
+
+Normaliser = Callable[[Tensor], Tensor]
+"""Scores, rows read columns: the logarithm of every row's normaliser."""
+WIDTH = 16
+
+
+def _future(scores: Tensor) -> Tensor:
+    return torch.ones_like(scores, dtype=torch.bool).triu(1)
+
+
+def defined(scores: Float[Tensor, "time time"]) -> Float[Tensor, " time"]:
+    """log of the sum of exp(score) over the past and the token itself."""
+    return scores.masked_fill(_future(scores), -torch.inf).logsumexp(dim=-1)
+
+
+def released(scores: Float[Tensor, "time time"]) -> Float[Tensor, " time"]:
+    """The same in the released analysis: future scores are 0, before the maximum and after it.
+
+    The row maximum m is taken over a row whose future is already 0, so it is at least 0 except in
+    the last row; after the shift by m the future is set to 0 again, so that every future token adds
+    e^m to the normaliser.
+    """
+    filled = scores.masked_fill(_future(scores), 0)
+    largest = filled.amax(dim=-1, keepdim=True)
+    shifted = (filled - largest).masked_fill(_future(scores), 0)
+    return largest.squeeze(-1) + shifted.exp().sum(dim=-1).log()
+
+
+def spectrum(log_normaliser: Float[Tensor, " time"]) -> Float[Tensor, " rest"]:
+    """η_i / η_{i+1}, one for every token but the last."""
+    return (log_normaliser[:-1] - log_normaliser[1:]).exp()
+
+
+def drawn_scores(seed: int = 0) -> Float[Tensor, "time time"]:
+    """q.k without a scale: 64 standard normal queries and keys of width 16."""
+    rng = torch.Generator().manual_seed(seed)
+    query, key = (torch.randn(64, WIDTH, generator=rng).double() for _ in range(2))
+    return query @ key.mT
+
+
+i, j, L = sympy.symbols("i j L", integer=True, positive=True)
+AT_ZERO = sympy.Sum(sympy.exp(0), (j, 1, i))
+"""The normaliser of row i of L when every score is zero."""
+
+
+@check("EIG-1")
+def spectrum_at_zero(
+    symbolic: sympy.Expr = AT_ZERO, normaliser: Normaliser = defined
+) -> Certificate:
+    """The ratio with symbols, and the first ones as they are computed."""
+    eta = symbolic.doit()
+    found = spectrum(normaliser(torch.zeros(5, 5, dtype=torch.float64)))
+    expected = torch.tensor([1 / 2, 2 / 3, 3 / 4, 4 / 5], dtype=torch.float64)
+    off = float((found - expected).abs().max())
+    ratio = sympy.simplify(eta / eta.subs(i, i + 1) - i / (i + 1))
+    return argued(
+        {
+            "the symbolic ratio is i/(i+1)": ratio == 0,
+            "the computed ratios of five tokens agree": off <= 1e-15,
+        },
+        observed=off,
+    )
+
+
+@check("EIG-2")
+def released_formula_is_another(normaliser: Normaliser = released) -> Certificate:
+    """Relative errors of the spectrum on five draws of scores; two tokens by hand."""
+    errors = []
+    for seed in range(5):
+        scores = drawn_scores(seed)
+        true = spectrum(defined(scores))
+        errors.append((spectrum(normaliser(scores)) - true).abs() / true)
+    medians = [float(error.median()) for error in errors]
+    by_hand = spectrum(normaliser(torch.zeros(2, 2, dtype=torch.float64)))
+    return shown(
+        min(medians),
+        beyond=1e-6,
+        case={
+            "two tokens, zero scores": {"released": float(by_hand[0]), "defined": 0.5},
+            "median relative errors": medians,
+            "largest relative errors": [float(error.max()) for error in errors],
+        },
+    )
+
+
+@check("EIG-3")
+def scale_changes_the_histogram(scale: float = 1.0) -> Certificate:
+    """Share of small eigenvalues with and without 1/sqrt(16)."""
+    without, kept = (
+        float((spectrum(defined(factor * drawn_scores())) < 0.1).double().mean())
+        for factor in (scale, WIDTH**-0.5)
+    )
+    case = {"share_below_0.1": {"with_scale": kept, "without": without}}
+    return shown(abs(without - kept), beyond=0.01, case=case)
+
+
+# ---- Histogram and initialiser of the released code, written down again from their lines
+
+EDGES = (0.0, 0.1, 0.5, 0.9, 1.0, 10.0, 100.0)
+
+
+def closed_bins(sizes: np.ndarray) -> np.ndarray:
+    """How many fall between two neighbouring edges, both of them included."""
+    return np.array([((sizes >= low) & (sizes <= high)).sum() for low, high in pairwise(EDGES)])
+
+
+@check("EIG-4")
+def bins_share_edges(count: Callable[[np.ndarray], np.ndarray] = closed_bins) -> Certificate:
+    """Three values, one of them 1.0, which is an edge and can be hit exactly."""
+    sizes = np.array([0.3, 0.95, 1.0])
+    counts = count(sizes)
+    case = {"sizes": sizes.tolist(), "edges": list(EDGES), "counts": counts.tolist()}
+    return shown(float(abs(counts.sum() - len(sizes))), beyond=0.5, case=case)
+
+
+LOW, HIGH = 8.0, 14.0
+
+
+def rescaled_offsets(heads: int) -> Float[np.ndarray, " heads"]:
+    """Inverse softplus of 0.02 ... 0.1, rescaled to 8 ... 14; half the range for one head."""
+    if heads == 1:
+        return np.array([(HIGH - LOW) / 2])
+    raw = np.log(np.expm1(np.linspace(0.02, 0.1, heads)))
+    return LOW + (raw - raw[0]) / (raw[-1] - raw[0]) * (HIGH - LOW)
+
+
+@check("EIG-5")
+def one_head_starts_outside(
+    offsets: Callable[[int], np.ndarray] = rescaled_offsets,
+) -> Certificate:
+    """Initial offsets of one head and of four."""
+    one, four = offsets(1), offsets(4)
+    outside = max(float(np.maximum(LOW - part, part - HIGH).max()) for part in (one, four))
+    case = {"one_head": one.tolist(), "four_heads": four.tolist()}
+    return shown(outside, beyond=1e-9, case=case)
+
+
+# ---- At which place of a network the released analyses take queries and keys
+
+TOKENS, TAPS, WINDOW = 48, 4, 8
+Tokens = Float[Tensor, "time model"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block with a norm in front of one head of softmax attention.
+
+    Written down from the lines of the released model.
+
+    Attributes:
+        filter: a causal convolution of queries, keys and values, or None.
+    """
+
+    to_query: Float[Tensor, "model key"]
+    to_key: Float[Tensor, "model key"]
+    to_value: Float[Tensor, "model channel"]
+    out: Float[Tensor, "channel model"]
+    filter: Float[Tensor, "channel taps"] | None = None
+
+    def scores(self, x: Tokens, *, convolved: bool = True) -> Float[Tensor, "time time"]:
+        """q.k/√d of the attention at the input ``x``."""
+        query, key = x @ self.to_query, x @ self.to_key
+        if self.filter is not None and convolved:
+            query, key = (_convolved(part, self.filter) for part in (query, key))
+        return query @ key.mT / WIDTH**0.5
+
+    def attention(self, x: Tokens) -> Tokens:
+        """The output of the attention at the input ``x``."""
+        return causal_softmax(self.scores(x)) @ (x @ self.to_value) @ self.out
+
+
+def drawn(*, convolution: bool = False) -> tuple[Block, Tokens]:
+    """A block with normal weights, and its input."""
+    rng = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=rng, dtype=torch.float64)
+
+    to_query, to_key, to_value, out = normal(4, WIDTH, WIDTH) / WIDTH**0.5
+    taps = normal(WIDTH, TAPS) / TAPS**0.5 if convolution else None
+    return Block(to_query, to_key, to_value, out, taps), 2 * normal(TOKENS, WIDTH) + 1
+
+
+def _convolved(x: Tokens, taps: Float[Tensor, "channel taps"]) -> Tokens:
+    padded = pad(x.mT, (taps.shape[-1] - 1, 0))
+    return conv1d(padded.unsqueeze(0), taps.unsqueeze(1), groups=len(taps))[0].mT
+
+
+def normed(x: Tokens) -> Tokens:
+    return layer_norm(x, (WIDTH,))
+
+
+def at_the_output(block: Block, x: Tokens) -> Tokens:
+    """Where the released analysis projects: at the layer's output, without the norm."""
+    return x + block.attention(normed(x))
+
+
+@check("EIG-7")
+def taken_at_the_output(place: Callable[[Block, Tokens], Tokens] = at_the_output) -> Certificate:
+    """The spectrum at norm(x), which the attention sees, and at the place of the analysis."""
+    block, x = drawn()
+    return _different(block.scores(normed(x)), block.scores(place(block, x)))
+
+
+@check("EIG-8")
+def without_the_convolution(*, convolved: bool = False) -> Certificate:
+    """The spectrum with the convolution of queries and keys, and as the analysis takes it."""
+    block, x = drawn(convolution=True)
+    return _different(block.scores(normed(x)), block.scores(normed(x), convolved=convolved))
+
+
+def as_hooked(query: Tokens, key: Tokens) -> Float[Tensor, "time time"]:
+    """Scores of queries and keys at the output of the projections."""
+    return query @ key.mT / WIDTH**0.5
+
+
+def as_attended(query: Tokens, key: Tokens) -> Float[Tensor, "time time"]:
+    """Scores after the norm and the rotation; out of the window there is no weight."""
+    turned = [_rotated(rms_norm(part, (WIDTH,))) for part in (query, key)]
+    scores = turned[0] @ turned[1].mT / WIDTH**0.5
+    lag = torch.arange(TOKENS)[:, None] - torch.arange(TOKENS)
+    return scores.masked_fill(lag >= WINDOW, -torch.inf)
+
+
+@check("EIG-9")
+def before_norm_and_rotation(
+    hooked: Callable[[Tokens, Tokens], Tensor] = as_hooked,
+) -> Certificate:
+    """The spectrum before and after the norm, the rotation and the window of a layer."""
+    block, x = drawn()
+    query, key = x @ block.to_query, x @ block.to_key
+    return _different(as_attended(query, key), hooked(query, key))
+
+
+def _rotated(x: Tokens) -> Tokens:
+    speed = 10_000.0 ** (-torch.arange(0, WIDTH, 2, dtype=x.dtype) / WIDTH)
+    angle = (torch.arange(len(x), dtype=x.dtype)[:, None] * speed).repeat(1, 2)
+    first, second = x.chunk(2, dim=-1)
+    return x * angle.cos() + torch.cat([-second, first], dim=-1) * angle.sin()
+
+
+def _different(layer: Tensor, analysed: Tensor) -> Certificate:
+    """How far the spectrum of the analysis is from the one of the layer."""
+    true, found = spectrum(defined(layer)), spectrum(defined(analysed))
+    error = (found - true).abs() / true
+    return shown(
+        float(error.median()),
+        beyond=1e-3,
+        case={
+            "median relative error": float(error.median()),
+            "largest relative error": float(error.max()),
+            "share below 0.5, layer and analysis": [
+                float((part < 0.5).double().mean()) for part in (true, found)
+            ],
+        },
+    )

@@ -1,0 +1,720 @@
+"""Checks of InLine attention (Han et al. 2024, arXiv:2412.06590) and of its released code."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise, product
+from typing import Any
+
+import sympy
+import torch
+from jaxtyping import Float
+from sympy import Expr, MatrixSymbol, OneMatrix, Rational, Symbol, ZeroMatrix
+from sympy.matrices.expressions.matexpr import MatrixExpr
+from torch import Tensor, nn
+
+import dsf
+from dsf import Certificate, Verdict, attention_map, ingredients, measures, mixers
+from papers import exact
+from papers.drawn import apart, generator, normal, output, weights
+from papers.in_line.figure_one import PANELS, SOFTMAX_SCALE, Panel, largest_differences
+from papers.verdicts import argued, check, held, measured, shown
+
+NEAR, RECOVERED = 1e-12, 1e-9
+TOKENS, WIDTH = 40, 8
+FeatureMap = Callable[[Tensor], Tensor]
+identity, relu, elu_plus_one = ingredients.identity, ingredients.relu, ingredients.elu_plus_one
+
+# ---- Rows of weights of any number of queries over the same keys
+
+
+def drawn(
+    queries: int, *, tokens: int = TOKENS, width: int = WIDTH
+) -> tuple[Float[Tensor, "queries key"], Float[Tensor, "tokens key"]]:
+    """Standard normal queries and keys, the keys drawn first, always the same."""
+    rng = generator()
+    key = normal(rng, tokens, width)
+    return normal(rng, queries, width), key
+
+
+def softmax_rows(query: Tensor, key: Tensor, *, scale: float = 1.0) -> Tensor:
+    """Softmax weights, ``scale`` on every score."""
+    value = torch.ones_like(key[:, :1])
+    return weights(
+        mixers.SoftmaxAttention(query=query, key=key, value=value, scale=scale, causal=False)
+    )
+
+
+def linear_rows(query: Tensor, key: Tensor, *, feature_map: FeatureMap) -> Tensor:
+    """Weights of normalised linear attention."""
+    return _rows(mixers.LinearAttention, feature_map(query), feature_map(key))
+
+
+def in_line_rows(
+    query: Tensor, key: Tensor, *, feature_map: FeatureMap = identity, scale: float = 1.0
+) -> Tensor:
+    """InLine weights, ``scale`` on every product of features."""
+    return _rows(mixers.InLineAttention, scale * feature_map(query), feature_map(key))
+
+
+def _rows(mixer: Callable[..., Any], query: Tensor, key: Tensor) -> Tensor:
+    """Queries in stacks of as many as there are keys, the last one repeated to fill up."""
+    tokens = len(key)
+    stacks = -(-len(query) // tokens)
+    filling = query[-1:].expand(stacks * tokens - len(query), -1)
+    keys = key.expand(stacks, *key.shape)
+    built = mixer(
+        query=torch.cat([query, filling]).unflatten(0, (stacks, tokens)),
+        key=keys,
+        value=torch.ones_like(keys[..., :1]),
+        feature_map=identity,
+        causal=False,
+    )
+    return weights(built).flatten(0, 1)[: len(query)]
+
+
+# ---- When softmax rows tell queries apart
+
+
+def full_rank(key: Float[Tensor, "tokens key"]) -> bool:
+    """Whether [K, 1] has one more independent column than keys have entries."""
+    found = measures.key_rank(key)
+    return int(found.rank) == found.full
+
+
+@check("INL-1")
+def injective_iff_full_rank(condition: Callable[[Tensor], bool] = full_rank) -> Certificate:
+    """Compare the condition with exact verdicts, and the exact directions with real rows."""
+    logits = sympy.symbols("s1:4", real=True)
+    total = sum(sympy.exp(s) for s in logits)
+    ratio = sympy.log(sympy.exp(logits[0]) / total) - sympy.log(sympy.exp(logits[1]) / total)
+    residual = sympy.simplify(sympy.expand_log(ratio, force=True) - logits[0] + logits[1])
+    generic = drawn(1)[1]
+    whole = torch.tensor(generator().integers(-4, 5, (TOKENS, WIDTH))).double()
+    cases = [generic, generic[:WIDTH]]  # the second are too few
+    for level in (3, 0):  # keys with K 1 = 3 and with K 1 = 0
+        keys = whole.clone()
+        keys[:, -1] = level - keys[:, :-1].sum(dim=-1)
+        cases.append(keys)
+    agrees, returned, colliding, in_line = True, 0.0, 0.0, 0.0
+    for key in cases:
+        query = drawn(1)[0]
+        certificate = dsf.certify.injective(key, first_row=len(key) - 1)
+        agrees &= condition(key) == (certificate.verdict is Verdict.PROVED)
+        if certificate.witness is None:  # log w = [K, 1] (q, -log total)
+            columns = torch.cat([key, torch.ones_like(key[:, :1])], dim=-1)
+            logs = softmax_rows(query, key)[0].log().unsqueeze(-1)
+            found = torch.linalg.lstsq(columns, logs).solution[:-1, 0]
+            returned = max(returned, apart(found, query[0]))
+        else:
+            null = certificate.witness["null"]
+            largest = max(map(abs, null))
+            other = query + 3 * query.new_tensor([entry / largest for entry in null[:-1]])
+            colliding = max(colliding, apart(softmax_rows(query, key), softmax_rows(other, key)))
+            in_line = max(in_line, apart(in_line_rows(query, key), in_line_rows(other, key)))
+    return argued(
+        {
+            "log w_1/w_2 = s_1 - s_2, with symbols": residual == 0,
+            "the condition agrees with the exact rank of each key matrix": agrees,
+            "with full rank the query comes back from its row": returned <= RECOVERED,
+            "without it the exact null direction moves no weight": colliding <= NEAR,
+        },
+        observed=colliding,
+        figures={"query recovered within": returned, "InLine rows along it": in_line},
+    )
+
+
+@check("INL-2")
+def first_rank_follows(needed: int = 3) -> Certificate:
+    """Count keys with rank [K, 1] = d + 1 and rank K = d among all small ones; d = 2."""
+    tried = [((a, b), (c, d), (e, f)) for a, b, c, d, e, f in product((-1, 0, 1), repeat=6)]
+    enough = [keys for keys in tried if exact.rank([[*row, 1] for row in keys]) >= needed]
+    redundant = sum(exact.rank(keys) == 2 for keys in enough)
+    return argued(
+        {"all small keys with rank [K, 1] = 3 have rank K = 2": redundant == len(enough)},
+        figures={
+            "keys tried, three in the plane": len(tried),
+            "with rank [K, 1] = 3": len(enough),
+            "of these with rank K = 2": redundant,
+        },
+    )
+
+
+@check("INL-8")
+def early_causal_rows_collide(tokens: int = 3) -> Certificate:
+    """Move a query along the normal of the keys that row ``tokens`` (from 1) reads; d = 3."""
+    query, key = drawn(TOKENS, width=3)
+    direction = torch.linalg.cross(key[1] - key[0], key[2] - key[0])
+    moved = query + direction / direction.norm()
+
+    def row(query: Tensor, key: Tensor, tokens: int) -> Tensor:
+        value = torch.ones_like(key[:, :1])
+        mixer = mixers.SoftmaxAttention(query=query, key=key, value=value, scale=1.0)
+        return attention_map(mixer.system(), rows=tokens - 1)[0]
+
+    difference = apart(row(query, key, tokens), row(moved, key, tokens))
+    refuted = dsf.certify.injective(key, first_row=tokens - 1).verdict is Verdict.REFUTED
+    collides = difference <= NEAR and refuted
+    single, keys = drawn(1, tokens=20)
+    ranks = [
+        int(measures.jacobian_rank(lambda q, t=t: row(q.expand_as(keys), keys, t), single)[0])
+        for t in (1, 2, 4, 8, 9, 10)
+    ]
+    return shown(
+        (moved - query)[tokens - 1].norm().item() if collides else 0.0,
+        beyond=0.5,
+        case={
+            "row": tokens,
+            "direction": direction.tolist(),
+            "row moves by": difference,
+            "row 4 moves by": apart(row(query, key, 4), row(moved, key, 4)),
+            "injective from row 4 on": dsf.certify.injective(key).verdict.value,
+            "Jacobian rank of rows 1, 2, 4, 8, 9, 10 with d = 8": ranks,
+        },
+    )
+
+
+# ---- When linear rows do
+
+MAPS: dict[str, FeatureMap] = {
+    "identity": identity,
+    "relu": relu,
+    "elu_plus_one": elu_plus_one,
+    "exp": ingredients.exp,
+    "softplus": ingredients.softplus,
+}
+
+
+def by_factor(query: Tensor, feature_map: str) -> Tensor:
+    """Queries whose features are 2.5 times those of ``query``."""
+    return measures.colliding_query(query, feature_map=feature_map)
+
+
+@check("INL-3")
+def never_injective_up_to_width(
+    collide: Callable[[Tensor, str], Tensor] = by_factor,
+    maps: dict[str, FeatureMap] = MAPS,
+) -> Certificate:
+    """Rows of two queries with proportional features, by linear, softmax and InLine attention."""
+    query, key = drawn(1)
+    moved: dict[str, list[float]] = {"linear": [], "softmax": [], "InLine": []}
+    for name, feature_map in maps.items():
+        other = collide(query, name)
+        for kind, rows in {
+            "linear": partial(linear_rows, key=key, feature_map=feature_map),
+            "softmax": partial(softmax_rows, key=key),
+            "InLine": partial(in_line_rows, key=key, feature_map=feature_map),
+        }.items():
+            moved[kind].append(apart(rows(query), rows(other)))
+    verdicts = {
+        dsf.certify.linear_injective(key, feature_map=name).verdict
+        for name in ("identity", "relu", "elu_plus_one")
+    }
+    scores, factor = sympy.symbols("s1:4", positive=True), sympy.Symbol("c", positive=True)
+    scaled = factor * scores[0] / sum(factor * s for s in scores)
+    return argued(
+        {
+            "a factor on the features cancels, with symbols": (
+                sympy.cancel(scores[0] / sum(scores) - scaled) == 0
+            ),
+            "no feature map widens": all(f(key).shape[-1] <= WIDTH for f in maps.values()),
+            "the two queries get one linear row": max(moved["linear"]) <= NEAR,
+            "softmax tells them apart": min(moved["softmax"]) > 1e-2,
+            "InLine tells them apart": min(moved["InLine"]) > 1e-2,
+            "pairs as fractions": verdicts == {Verdict.REFUTED},
+        },
+        observed=max(moved["linear"]),
+        figures={"feature maps": list(maps), **moved},
+    )
+
+
+def both_exponentials(x: Tensor) -> Tensor:
+    """``[e^x, e^-x]``, positive, twice as many features as entries."""
+    return torch.cat([x.exp(), (-x).exp()], dim=-1)
+
+
+def random_features(x: Tensor) -> Tensor:
+    """Positive random features of the exponential kernel, 32 of them."""
+    rng = torch.Generator().manual_seed(0)
+    directions = torch.randn(32, x.shape[-1], generator=rng, dtype=x.dtype)
+    return (x @ directions.mT - x.square().sum(dim=-1, keepdim=True) / 2).exp()
+
+
+def _jacobian_rank(rows: Callable[[Tensor], Tensor], query: Tensor) -> int:
+    return int(measures.jacobian_rank(lambda single: rows(single.unsqueeze(0))[0], query)[0])
+
+
+@check("INL-4")
+def more_features_can_be_injective(feature_map: FeatureMap = both_exponentials) -> Certificate:
+    """Recover the query from its row: the row gives the features up to a factor.
+
+    With ``[e^x, e^-x]`` the factor is known, since the two features of an entry have product 1.
+    """
+    query, key = drawn(1)
+    row = linear_rows(query, key, feature_map=feature_map)[0]
+    up, down = torch.linalg.lstsq(both_exponentials(key), row.unsqueeze(-1)).solution[:, 0].chunk(2)
+    missed = apart((up / down).log() / 2, query[0])
+    ranks = {
+        name: _jacobian_rank(partial(linear_rows, key=key, feature_map=other), query)
+        for name, other in {
+            "these": feature_map,
+            "second-order Taylor": ingredients.second_order,
+            "random": random_features,
+        }.items()
+    }
+    rank = ranks.pop("these")
+    return shown(
+        float(rank - (WIDTH - 1)) if missed <= RECOVERED else 0.0,
+        beyond=0.5,
+        case={
+            "features": "[e^x, e^-x]",
+            "inverse": "q = log(z[:d] / z[d:]) / 2 where [e^K, e^-K] z is the row",
+            "query": query[0].tolist(),
+            "query recovered within": missed,
+            "Jacobian rank, d = 8": rank,
+            "Jacobian ranks of wider maps": ranks,
+        },
+    )
+
+
+# ---- When InLine rows do
+
+
+def undone_elu(y: Tensor) -> Tensor:
+    """The inverse of elu + 1."""
+    return torch.where(y > 1, y - 1, y.clamp(max=1).log())
+
+
+WITH_INVERSE = ((identity, identity), (elu_plus_one, undone_elu))
+
+
+@check("INL-6")
+def injective_with_such_features(
+    maps: Sequence[tuple[FeatureMap, FeatureMap]] = WITH_INVERSE,
+) -> Certificate:
+    """Exact rank of [phi(K), 1], and twenty queries back from their rows."""
+    query, key = drawn(20)
+    verdicts, missed = set(), 0.0
+    for feature_map, inverse in maps:
+        features = feature_map(key)
+        verdicts.add(dsf.certify.injective(features, first_row=len(key) - 1).verdict)
+        rows = in_line_rows(query, key, feature_map=feature_map)
+        columns = torch.cat([features, torch.ones_like(features[:, :1])], dim=-1)
+        found = torch.linalg.lstsq(columns, rows.mT).solution[:-1].mT
+        missed = max(missed, apart(inverse(found), query))
+    return argued(
+        {
+            "[phi(K), 1] has full rank, exactly": verdicts == {Verdict.PROVED},
+            "phi has an inverse, and queries come back from their rows": missed <= 1e-9,
+        },
+        observed=missed,
+    )
+
+
+@check("INL-25")
+def not_injective_with_relu(feature_map: FeatureMap = relu) -> Certificate:
+    """Rows of a query and of the same query with its negative entries doubled."""
+    query, key = drawn(1)
+    other = torch.where(query < 0, 2 * query, query)
+    rows = [in_line_rows(q, key, feature_map=feature_map) for q in (query, other)]
+    return shown(
+        (query - other).norm().item() if torch.equal(*rows) else 0.0,
+        beyond=0.5,
+        case={
+            "feature map": "ReLU",
+            "query": query[0].tolist(),
+            "other": other[0].tolist(),
+            "largest difference of the rows": apart(*rows),
+        },
+    )
+
+
+# ---- One map in several forms, with symbols for any number of tokens
+
+N = Symbol("n", integer=True, positive=True)
+ONES = OneMatrix(N, 1)
+SCALE = Symbol("c", positive=True)
+SymbolicRow = Callable[[MatrixExpr], MatrixExpr]
+
+
+def in_line_row(scores: MatrixExpr) -> MatrixExpr:
+    """The row of InLine attention from the scores of one query: centred, plus 1/n."""
+    return scores - ONES * (ONES.T * scores) / N + ONES / N
+
+
+def in_linear_time(scores: MatrixExpr, value: MatrixExpr) -> MatrixExpr:
+    """One output from the two sums that all queries share: over keys and values, over keys."""
+    total = scores.T * value
+    return total - (scores.T * ONES) * (ONES.T * value) / N + (ONES.T * value) / N
+
+
+def _tokens(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    rng = generator()
+    return normal(rng, tokens, 8), normal(rng, tokens, 8), normal(rng, tokens, 8)
+
+
+@check("INL-10")
+def linear_time_form(
+    form: Callable[[MatrixExpr, MatrixExpr], MatrixExpr] = in_linear_time,
+) -> Certificate:
+    """Sum weights times values in the other order, with symbols; the library does both."""
+    scores, value = (MatrixSymbol(name, N, 1) for name in "sv")
+    left = (form(scores, value) - in_line_row(scores).T * value).expand().doit()
+    query, key, values = _tokens(40)
+    mixer = mixers.InLineAttention(
+        query=query, key=key, value=values, feature_map=elu_plus_one, causal=False
+    )
+    by_map = weights(mixer) @ values
+    read, write = elu_plus_one(query), elu_plus_one(key)
+    share = (read @ write.sum(dim=0) - 1).unsqueeze(-1)
+    by_sums = read @ (write.mT @ values) - share * values.mean(dim=0)
+    off = max(
+        float((each - by_map).norm() / by_map.norm())
+        for each in (by_sums, output(mixer).squeeze(-2))
+    )
+    return argued(
+        {
+            "equal with symbols, for any number of tokens": left == ZeroMatrix(1, 1),
+            "equal in the library and by the formula, within 1e-12": off <= NEAR,
+        },
+        observed=off,
+    )
+
+
+def released(scores: MatrixExpr) -> MatrixExpr:
+    """The released row: c/n on every score, and (1 - c mean score)/n on every value."""
+    return SCALE * scores / N + ONES / N - SCALE * ONES * (ONES.T * scores) / N**2
+
+
+@check("INL-11")
+def released_code(row: SymbolicRow = released) -> Certificate:
+    """The released row against InLine of scaled queries, with symbols and with numbers."""
+    scores = MatrixSymbol("s", N, 1)
+    left = (row(scores) - in_line_row(SCALE * scores / N)).expand().doit()
+    query, key, value = _tokens(40)
+    scale = query.shape[-1] ** -0.5
+    mixer = mixers.InLineAttention(
+        query=query * scale / len(key), key=key, value=value, feature_map=identity, causal=False
+    )
+    share = 1 - scale * (query @ key.mean(dim=0)).unsqueeze(-1)
+    as_released = query @ (key.mT @ value * (scale / len(key))) + share * value.mean(dim=0)
+    off = apart(as_released, weights(mixer) @ value)
+    return argued(
+        {
+            "equal with symbols, for any number of tokens": left == ZeroMatrix(N, 1),
+            "equal in the library, within 1e-12": off <= NEAR,
+        },
+        observed=off,
+    )
+
+
+# ---- Sums, signs and sizes of rows
+
+OFFICIAL_SCALE = WIDTH**-0.5 / TOKENS
+
+
+@check("INL-9")
+def rows_sum_to_one(row: SymbolicRow = in_line_row) -> Certificate:
+    """Sum the row with symbols, for any number of tokens; count signs over 1000 queries."""
+    scores = MatrixSymbol("s", N, 1)
+    total = (ONES.T * row(scores)).expand().doit()
+    query, key = drawn(1000)
+    rows = [in_line_rows(query, key, scale=scale) for scale in (1.0, OFFICIAL_SCALE)]
+    off = max(float((part.sum(dim=-1) - 1).abs().max()) for part in rows)
+    negative = [float((part < 0).double().mean()) for part in rows]
+    return argued(
+        {
+            "the row sums to one, with symbols": total == sympy.Identity(1),
+            "rows of the library's mixer do, within 1e-10": off <= 1e-10,
+            "negative weights occur": min(negative) > 0,
+        },
+        observed=off,
+        figures={
+            "negative at scale 1": negative[0],
+            "negative at scale d^-1/2 / N": negative[1],
+        },
+    )
+
+
+# ---- The beginning of the series of softmax attention
+
+SCORES = sympy.symbols("z1:5", real=True)
+MANY = len(SCORES)
+
+
+def _vanish(left: Sequence[Expr]) -> bool:
+    return all(sympy.simplify(part) == 0 for part in left)
+
+
+@check("INL-12")
+def first_order(factor: int = 1) -> Certificate:
+    """Derivatives of softmax(t z) at t = 0, and the gap to InLine as the scores shrink."""
+    t = sympy.Symbol("t", real=True)
+    total, mean = sum(sympy.exp(t * z) for z in SCORES), sum(SCORES) / MANY
+    spread = sum((z - mean) ** 2 for z in SCORES) / MANY
+    first, second = [], []
+    for z in SCORES:
+        weight = sympy.exp(t * z) / total
+        in_line = Rational(1, MANY) + t * factor * (z - mean) / MANY
+        first += [(weight - in_line).subs(t, 0), (weight - in_line).diff(t).subs(t, 0)]
+        leading = ((z - mean) ** 2 - spread) / (2 * MANY)
+        second.append(weight.diff(t, 2).subs(t, 0) / 2 - leading)
+    query, key = drawn(1)
+    sizes = (0.1, 0.01, 0.001)
+    gaps = [
+        apart(
+            softmax_rows(size * query, key), in_line_rows(size * query, key, scale=factor / TOKENS)
+        )
+        for size in sizes
+    ]
+    slopes = [math.log10(a / b) for a, b in pairwise(gaps)]
+    deviation = (key @ query[0]) - (key @ query[0]).mean()
+    leading = float((deviation.square() - deviation.square().mean()).abs().max() / (2 * TOKENS))
+    predicted = [leading * size**2 for size in sizes]
+    return argued(
+        {
+            "value and first derivative agree, with symbols": _vanish(first),
+            "the next term is (dz^2 - mean dz^2)/(2N), with symbols": _vanish(second),
+            "the gap shrinks by slope 2 +- 0.05": all(abs(s - 2) <= 0.05 for s in slopes),
+            "the next term predicts the gap to 1%": all(
+                abs(gap / value - 1) <= 0.01
+                for gap, value in zip(gaps[1:], predicted[1:], strict=True)
+            ),
+        },
+        observed=gaps[-1],
+        figures={"sizes": sizes, "gaps": gaps, "predicted": predicted, "slopes": slopes},
+    )
+
+
+@check("INL-24")
+def zero_sum_with_gates(first: int = 1, higher: int = 0, zero: int = 1) -> Certificate:
+    """ZeroS weights of pairwise scores with these gates, less the InLine weights."""
+    total, mean = sum(sympy.exp(z) for z in SCORES), sum(SCORES) / MANY
+    left = []
+    for z in SCORES:
+        linear = (z - mean) / MANY
+        rest = sympy.exp(z) / total - Rational(1, MANY) - linear
+        weight = first * linear + higher * rest + Rational(zero, MANY)
+        left.append(weight - (z / MANY - mean / MANY + Rational(1, MANY)))
+    query, key = drawn(1)
+    scores, value = key @ query[0], torch.ones_like(key[:, :1])
+    gates = torch.ones_like(scores)
+    zero_sum = mixers.ZeroSumAttention(
+        value=value,
+        logit=scores,
+        first_order=first * gates,
+        higher_order=higher * gates,
+        zero_order=zero * gates,
+    )
+    in_line = mixers.InLineAttention(query=query.expand_as(key) / TOKENS, key=key, value=value)
+    off = apart(*(attention_map(mixer.system(), rows=-1) for mixer in (zero_sum, in_line)))
+    return argued(
+        {
+            "equal with symbols": _vanish(left),
+            "the last rows of the library's mixers agree, within 1e-14": off <= 1e-14,
+        },
+        observed=off,
+    )
+
+
+# ---- The local residual and the window around a patch
+
+SIDE, CHANNELS, HEADS = 5, 6, 2
+
+
+def on_the_grid(row: int, column: int) -> bool:
+    """Whether a tap reads a token at all."""
+    return 0 <= row < SIDE and 0 <= column < SIDE
+
+
+@check("INL-18")
+def row_sums_with_residual(counts: Callable[[int, int], bool] = on_the_grid) -> Certificate:
+    """Rows of mixer map plus local map, against one plus the taps that find a token."""
+    torch.manual_seed(0)
+    residual = dsf.layers.LocalResidual(CHANNELS, heads=HEADS, grid=(SIDE, SIDE))
+    layer = dsf.layers.InLineAttention(CHANNELS, heads=HEADS, causal=False, residual=residual)
+    layer = layer.double()
+    x = torch.randn(1, SIDE * SIDE, CHANNELS, dtype=torch.float64)
+    with torch.no_grad():
+        heads = weights(layer.mixer(x)).repeat_interleave(CHANNELS // HEADS, dim=1)
+        map, value = heads + residual.local_map(x), layer.project.value(x)
+        mixed = torch.einsum("bcij,bjc->bic", map, value)
+        outputs = apart(layer.out(mixed), layer(x))
+        filters = residual.filters(x)
+        taps = [
+            sum(
+                filters[..., a, b]
+                for a in range(3)
+                for b in range(3)
+                if counts(row + a - 1, column + b - 1)
+            )
+            for row in range(SIDE)
+            for column in range(SIDE)
+        ]
+    off = apart(map.sum(dim=-1), 1 + torch.stack(taps, dim=-1))
+    sums = filters.sum(dim=(-2, -1))[0]
+    return argued(
+        {
+            "mixer map plus local map, times the values, is the layer": outputs <= NEAR,
+            "every row sums to 1 plus its taps on the grid": off <= NEAR,
+            "the filters do not sum to zero": float(sums.abs().min()) > 1e-3,
+        },
+        observed=off,
+        figures={"row sums inside the grid, by channel": (1 + sums).tolist()},
+    )
+
+
+@check("INL-17")
+def uniform_mass(printed: Fraction = Fraction(9, 197)) -> Certificate:
+    """Count the patches of each window on the grid, and weigh them by softmax at zero scores."""
+    side, tokens = 14, 14 * 14 + 1
+    windows = {}
+    for i, j in product(range(side), repeat=2):
+        rows, columns = (range(max(0, at - 1), min(side, at + 2)) for at in (i, j))
+        windows[i, j] = [row * side + column for row in rows for column in columns]
+    inside = {
+        Fraction(len(window), tokens)
+        for (i, j), window in windows.items()
+        if 0 < i < side - 1 and 0 < j < side - 1
+    }
+    mean = Fraction(sum(map(len, windows.values())), side * side * tokens)
+    zero = torch.zeros(tokens, 1, dtype=torch.float64)
+    uniform = softmax_rows(zero, zero)
+    masses = [uniform[i * side + j, places].sum() for (i, j), places in windows.items()]
+    plain, edge_aware = (
+        measures.uniform_neighbourhood(grid=(side, side), edge_aware=aware, extra_tokens=1)
+        for aware in (False, True)
+    )
+    at_zero = float(torch.stack(masses).mean())
+    return argued(
+        {
+            "every window inside the grid has the printed mass, exactly": inside == {printed},
+            "so says the measure": abs(plain - float(printed)) <= NEAR,
+            "and the edge-aware one is the mean over all windows": (
+                abs(edge_aware - float(mean)) <= NEAR
+            ),
+            "softmax at zero scores has that mean": abs(at_zero - float(mean)) <= NEAR,
+        },
+        figures={
+            "interior": float(max(inside)),
+            "edge-aware mean": float(mean),
+            "mean neighbours": float(mean * tokens),
+        },
+    )
+
+
+# ---- Figure 1, and sizes of the released models
+
+
+@check("INL-14")
+def weights_follow_from_arrows(panel: Panel = PANELS["a"]) -> Certificate:
+    """The largest distance of a weight of panel (a) from its printed number."""
+    return measured(max(largest_differences(panel).values()), within=0.01)
+
+
+@check("INL-15")
+def figure_uses_the_factors(scale: float = SOFTMAX_SCALE) -> Certificate:
+    """Weights of panel (a) with ``scale`` on every score, and with scale 1."""
+    off, bare = (
+        {
+            "softmax": found["softmax"],
+            "InLine": found["in_line"],
+        }
+        for found in (
+            largest_differences(PANELS["a"], softmax_scale=scale, in_line_scale=scale / 4),
+            largest_differences(PANELS["a"], softmax_scale=1.0, in_line_scale=1.0),
+        )
+    )
+    return held(
+        {
+            "with the factors the weights are the printed ones": max(off.values()) <= 0.01,
+            "without they are not": min(bare.values()) > 0.01,
+        },
+        observed=max(off.values()),
+        figures={
+            "distance from the printed weights with the factors": off,
+            "distance without": bare,
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """One model of the family, and its parameters as the README rounds them, in millions."""
+
+    model_size: int
+    heads: int
+    image: int
+    stated: float
+
+
+SIZES = {
+    "InLine-DeiT-T": Size(model_size=192, heads=6, image=224, stated=6.5),
+    "InLine-DeiT-S": Size(model_size=320, heads=10, image=288, stated=16.7),
+    "InLine-DeiT-B": Size(model_size=384, heads=12, image=448, stated=23.8),
+}
+
+
+def vision_transformer(size: Size) -> nn.Module:
+    """The parameters of a vision transformer with InLine attention; it is counted, never run."""
+    width, side = size.model_size, size.image // 16
+
+    def block() -> list[nn.Module]:
+        residual = dsf.layers.LocalResidual(
+            width, heads=size.heads, grid=(side, side), class_token=True
+        )
+        return [
+            nn.LayerNorm(width),
+            dsf.layers.InLineAttention(width, heads=size.heads, causal=False, residual=residual),
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.Linear(4 * width, width),
+        ]
+
+    model = nn.ModuleList(part for _ in range(12) for part in block())
+    model += [nn.Conv2d(3, width, 16, stride=16), nn.LayerNorm(width), nn.Linear(width, 1000)]
+    model.class_token = nn.Parameter(torch.empty(width))
+    model.positions = nn.Parameter(torch.empty(side * side + 1, width))
+    return model
+
+
+@check("INL-19")
+def counted(sizes: Mapping[str, Size] = SIZES) -> Certificate:
+    """Build the three models without memory, count, and round as the README does."""
+
+    def parameters(*modules: nn.Module) -> int:
+        return sum(part.numel() for module in modules for part in module.parameters())
+
+    whole, local = {}, {}
+    for name, size in sizes.items():
+        with torch.device("meta"):
+            model = vision_transformer(size)
+        whole[name] = parameters(model)
+        residuals = [part for part in model.modules() if isinstance(part, dsf.layers.LocalResidual)]
+        local[name] = parameters(*residuals)
+    return argued(
+        {
+            f"{name} rounds to {size.stated} million": round(whole[name] / 1e6, 1) == size.stated
+            for name, size in sizes.items()
+        },
+        figures={"parameters": whole, "of these in local residuals": local},
+    )
+
+
+README = {"CSwin-T": 25, "CSwin-S": 43, "CSwin-B": 96}
+FIGURE = {"CSwin-T": 21, "CSwin-S": 33, "CSwin-B": 73}
+"""InLine-CSwin, in millions, as the README and as the classification figure have them."""
+
+
+@check("INL-23")
+def readme_and_figure_differ(
+    readme: Mapping[str, int] = README, figure: Mapping[str, int] = FIGURE
+) -> Certificate:
+    """Compare the two lists; a million is left to rounding."""
+    return shown(
+        float(max(abs(readme[name] - figure[name]) for name in readme)),
+        beyond=1.0,
+        case={"README, millions": dict(readme), "figure, millions": dict(figure)},
+    )

@@ -1,0 +1,894 @@
+"""Checks of ZeroS (arXiv:2602.05230) and of its released code, SequenceLab."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import product
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from scipy import special
+from scipy.optimize import brentq, least_squares, linprog
+from torch import Tensor
+from torch.nn.functional import normalize
+
+import dsf
+from dsf import Certificate, Verdict, attention_map, measures, mixers
+from papers.drawn import apart, generator, normal, output, uniform, weights
+from papers.verdicts import argued, check, held, identical, measured, refuted, shown
+from papers.zero_sum.weighing import (
+    Stabiliser,
+    States,
+    Weigh,
+    all_states,
+    causal_map,
+    defined_row,
+    drawn_mixer,
+    from_probabilities,
+    interleaved_and_halved,
+    largest_of_all,
+    last_row,
+    last_states,
+    mean_by_own_place,
+    radial,
+    read_factors,
+    stabilised_outputs,
+)
+
+ROUNDING = 1e-12
+
+# ---- What zero-sum weights add up to, with symbols for any number of tokens
+#
+# A weight is affine in the exponential e and the logit s of its token. The sum over a row is
+# therefore the same expression with e, s and 1 replaced by their sums E, P and t.
+
+e, s, E, P, t = sympy.symbols("e s E P t", positive=True)
+first, higher, zero = sympy.symbols("first higher zero", real=True)
+DEVIATION = s - P / t
+RADIAL = first * DEVIATION / t + higher * (e / E - 1 / t - DEVIATION / t)
+
+
+def row_sum(weight: sympy.Expr) -> sympy.Expr:
+    """The sum over the t tokens of a row.
+
+    Raises:
+        ValueError: if the weight is not affine in e and s.
+    """
+    affine = sympy.Poly(sympy.expand(weight), e, s)
+    if affine.total_degree() > 1:
+        raise ValueError(f"row_sum: expected 'weight' affine in e and s, got {weight}.")
+    return sympy.simplify(
+        affine.coeff_monomial(e) * E + affine.coeff_monomial(s) * P + affine.coeff_monomial(1) * t
+    )
+
+
+@check("ZER-1")
+def radial_weights_sum_to_zero(weight: sympy.Expr = RADIAL) -> Certificate:
+    """Sum the row with symbols, and the rows of a drawn map exactly."""
+    rng = torch.Generator().manual_seed(0)
+    logits, *orders = torch.randn(3, 64, generator=rng, dtype=torch.float64)
+    map = weights(radial(logits, orders[0].sigmoid(), orders[1].sigmoid()))
+    stored = dsf.certify.zero_sums(map, tolerance=1e-14)
+    return argued(
+        {
+            "the symbolic sum is zero": row_sum(weight) == 0,
+            "every row of a stored map sums to zero within 1e-14": stored.verdict is Verdict.PROVED,
+        },
+        observed=stored.observed,
+    )
+
+
+SCAN = (
+    higher / E,
+    (first - higher) / t,
+    (P / t**2 - 1 / t) * higher - P / t**2 * first + zero / t,
+)
+"""Factors of e, of s and of one."""
+
+
+@check("ZER-4")
+def scan_coefficients_are_right(coefficients: Sequence[sympy.Expr] = SCAN) -> Certificate:
+    """Expand the definition and compare."""
+    a, b, c = coefficients
+    return identical(sympy.expand(RADIAL + zero / t - (a * e + b * s + c)))
+
+
+@check("ZER-18")
+def first_row_is_zero(weight: sympy.Expr = RADIAL) -> Certificate:
+    """One token: its exponential and its logit are the sums."""
+    mixer = mixers.ZeroSumAttention.draw(torch.Generator().manual_seed(0), steps=6)
+    system = replace(mixer, zero_order=None).system()
+    stored = float(attention_map(system, rows=0).abs().max())
+    return argued(
+        {
+            "the symbolic weight is zero": sympy.expand(weight.subs({E: e, P: s, t: 1})) == 0,
+            "the library's first row is zero within 1e-15": stored <= 1e-15,
+        },
+        observed=stored,
+    )
+
+
+@check("ZER-31")
+def first_rows_differ(*, kept: bool = True) -> Certificate:
+    """The first row with a zero order and without."""
+    mixer = mixers.ZeroSumAttention.draw(torch.Generator().manual_seed(0), steps=6)
+    half = torch.full_like(mixer.logit, 0.5)
+    rows = [
+        attention_map(replace(mixer, zero_order=order).system(), rows=0)
+        for order in (half if kept else None, None)
+    ]
+    case = {"largest weight of row 1": [float(row.abs().max()) for row in rows]}
+    return shown(apart(*rows), beyond=1e-9, case=case)
+
+
+@check("ZER-32")
+def gates_differ(other: Callable[[Tensor], Tensor] = torch.sigmoid) -> Certificate:
+    """Both gates at the same numbers."""
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    case = {"x": x.tolist(), "tanh": x.tanh().tolist(), "the other": other(x).tolist()}
+    return shown(apart(x.tanh(), other(x)), beyond=1e-9, case=case)
+
+
+@check("ZER-17")
+def angle_keeps_the_zero_sum(angle: bool = True) -> Certificate:
+    """Row sums against the absolute weight of the rows, and the response to constant values."""
+    rng = generator()
+    query, key = normal(rng, 2, 24, 8)
+    logit, (first, higher) = normal(rng, 24), normal(rng, 2, 24).sigmoid()
+    mixer = replace(radial(logit, first, higher), value=torch.ones(24, 1, dtype=torch.float64))
+    if angle:
+        mixer = replace(mixer, query=query, key=key)
+    sums = measures.row_sums(mixer.system())
+    relative = float(sums.abs().mean() / weights(mixer).abs().sum(dim=-1).mean())
+    worst = int(sums.abs().argmax())
+    return refuted(
+        relative,
+        beyond=1e-6,
+        witness={
+            "row": worst,
+            "row_sum": float(sums[worst]),
+            "response_to_constant_ones": float(output(mixer)[worst, 0, 0]),
+            "mean_row_sum_over_mean_weight": relative,
+        },
+    )
+
+
+@check("ZER-36")
+def mask_is_multiplied(join: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> Certificate:
+    """Rows of a softmax map that are not defined."""
+    logits = normal(0, 5, 5)
+    past = torch.ones_like(logits) if join is torch.mul else torch.zeros_like(logits)
+    mask = past.masked_fill(torch.ones_like(logits).triu(1).bool(), -torch.inf)
+    undefined = join(mask, logits).softmax(dim=-1).isnan().any(dim=-1)
+    case = {
+        "undefined rows, from 1": [int(row) + 1 for row in undefined.nonzero()],
+        "logits of row 1": logits[0].tolist(),
+    }
+    return shown(float(undefined.sum()), beyond=0.5, case=case)
+
+
+# ---- As a scan and as a system, and how fast the orders shrink
+
+
+@check("ZER-3")
+def scan_equals_weights(weigh: Weigh = defined_row) -> Certificate:
+    """The parallel scan of the library against the weights times the values."""
+    mixer = drawn_mixer(steps=24, width=8, heads=2)
+    expected = causal_map(mixer, weigh) @ mixer.value
+    scanned = dsf.respond(mixer.system(), mixer.signal(), method=dsf.scan).squeeze(-2)
+    return measured(float((scanned - expected).norm() / expected.norm()), within=1e-10)
+
+
+@check("ZER-2")
+def residuals_shrink_by_their_order(weigh: Weigh = last_row) -> Certificate:
+    """Log-log slopes of the largest residual at the small end of the scales."""
+    logits = normal(0, 64)
+    logits = logits - logits.mean()
+    second, third, scales = [], [], (0.2, 0.1, 0.05, 0.025, 0.0125)
+    for scale in scales:
+        deviation = scale * logits
+        rest = weigh(deviation, 0.0, 1.0)
+        quadratic = (deviation.square() - deviation.square().mean()) / (2 * len(logits))
+        second.append(float(rest.abs().max()))
+        third.append(float((rest - quadratic).abs().max()))
+    slopes = [float(np.log2(sizes[-2] / sizes[-1])) for sizes in (second, third)]
+    return held(
+        {
+            "slope 2 within 0.05": abs(slopes[0] - 2) <= 0.05,
+            "slope 3 within 0.05": abs(slopes[1] - 3) <= 0.05,
+        },
+        figures={"slopes": slopes, "scales": list(scales), "second": second, "third": third},
+    )
+
+
+# ---- Which outputs softmax, centred softmax and zero-sum weights can reach
+#
+# A head whose weights are an affine function of probabilities reaches the convex hull of what the
+# one-hot probabilities give: those are the points below.
+
+Combination = Callable[[np.ndarray], np.ndarray]
+"""Weights as an affine function of probabilities; rows are cases."""
+
+
+@dataclass(frozen=True)
+class Separation:
+    """A direction along which a target may lie beyond every point of a hull."""
+
+    direction: list[float]
+    target: float
+    largest: float
+
+    @property
+    def margin(self) -> float:
+        """Above 0 exactly when the target is outside, up to rounding."""
+        return self.target - self.largest
+
+
+def separation(points: np.ndarray, target: np.ndarray) -> Separation:
+    """The direction in which the target is furthest ahead of the hull of ``points``."""
+    ahead = np.hstack([points, -np.ones((len(points), 1))])
+    bounds = [(-1, 1)] * points.shape[1] + [(None, None)]
+    found = linprog(np.append(-target, 1.0), A_ub=ahead, b_ub=np.zeros(len(points)), bounds=bounds)
+    direction = found.x[:-1]
+    along = float(target @ direction), float((points @ direction).max())
+    return Separation([float(part) for part in direction], *along)
+
+
+def farthest(points: np.ndarray, direction: np.ndarray) -> float:
+    """The largest multiple of ``direction`` in the hull; ``nan`` if none is."""
+    equations = np.vstack([np.hstack([points.T, -direction[:, None]]), np.ones(len(points) + 1)])
+    equations[-1, -1] = 0.0
+    found = linprog(
+        np.append(np.zeros(len(points)), -1.0),
+        A_eq=equations,
+        b_eq=np.append(np.zeros(len(direction)), 1.0),
+        bounds=[(0, None)] * len(points) + [(None, None)],
+    )
+    return float(-found.fun) if found.success else float("nan")
+
+
+def centred(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities without their mean."""
+    return probabilities - 1 / probabilities.shape[-1]
+
+
+def _exact(rows: np.ndarray) -> list[list[Fraction]]:
+    return [[Fraction(part) for part in row] for row in rows.tolist()]
+
+
+@check("ZER-6")
+def hull_is_strictly_inside(combination: Combination = centred) -> Certificate:
+    """Zero-sum targets at growing distance from zero, by linear programming; t 6, d 3."""
+    rng = generator()
+    values, drawn = rng.standard_normal((6, 3)), rng.standard_normal(6)
+    target = (drawn - drawn.mean()) @ values
+    target /= np.linalg.norm(target)
+    points = combination(np.eye(6)) @ values
+    margins = {
+        scale: separation(points, scale * target).margin
+        for scale in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    }
+    return argued(
+        {
+            "the weights sum to zero (t = 4, exact)": not any(
+                map(sum, _exact(combination(np.eye(4))))
+            ),
+            "values differ": bool(np.ptp(values, axis=0).max() > 0),
+            "scales up to 0.3 are reached": all(
+                margin <= 1e-8 for scale, margin in margins.items() if scale < 1
+            ),
+            "scales from 1 on are not": all(
+                margin > 1e-8 for scale, margin in margins.items() if scale >= 1
+            ),
+            "the largest scale is beyond the hull's radius": bool(
+                np.linalg.norm(points, axis=1).max() < 10
+            ),
+        },
+        observed=margins[10.0],
+    )
+
+
+@check("ZER-7")
+def deviations_are_zero_sums(combination: Combination = centred) -> Certificate:
+    """Weights of every vertex of the probabilities, in exact arithmetic."""
+    vertices = [row for tokens in (2, 4, 8) for row in _exact(combination(np.eye(tokens)))]
+    met = not any(map(sum, vertices))
+    return argued({"the weights sum to zero at every vertex (t = 2, 4, 8, exact)": met})
+
+
+@check("ZER-27")
+def subtraction_enlarges(combination: Combination = centred) -> Certificate:
+    """The vertices of what w = α - 1/t reaches, and of the softmax outputs less their mean."""
+    apart_values = np.eye(2)
+    distances = [
+        float(
+            np.abs(combination(np.eye(len(values))) @ values - (values - values.mean(axis=0))).max()
+        )
+        for values in (generator().standard_normal((6, 3)), apart_values)
+    ]
+    return refuted(
+        1.0 if max(distances) <= ROUNDING else 0.0,
+        beyond=0.5,
+        witness={
+            "largest distance of the vertices of the two sets": max(distances),
+            "identity": "Σ (α_i - 1/t) v_i = Σ α_i v_i - v_avg",
+            "values": apart_values.tolist(),
+            "largest multiple of v_1 - v_2 in both": farthest(
+                combination(np.eye(2)) @ apart_values, apart_values[0] - apart_values[1]
+            ),
+        },
+    )
+
+
+@check("ZER-8")
+def softmax_reaches_the_affine_hull(
+    affine: tuple[float, float] = (2.0, -1.0), *, zero_order: float = 0.95
+) -> Certificate:
+    """The affine combination 2 v_1 - v_2 of independent values: softmax, and the reweighted head.
+
+    Args:
+        zero_order: the largest σ⁰ of a reweighted head; tanh and sigmoid stay below 1.
+    """
+    values, target = np.eye(2), np.array(affine)
+    found = separation(values, target @ values)
+
+    def missed(gap: float) -> float:
+        """σ⁰ = 1, gates 0.9 and 0.1."""
+        return 1 / 2 + 0.8 * gap / 4 + 0.1 * (1 / (1 + np.exp(-gap)) - 1 / 2) - affine[0]
+
+    return refuted(
+        min(found.margin, abs(float(target.sum()) - zero_order)),
+        beyond=1e-9,
+        witness={
+            "values": values.tolist(),
+            "target": (target @ values).tolist(),
+            "direction": found.direction,
+            "target_along_it": found.target,
+            "largest_value_along_it": found.largest,
+            "sum of the weights of the target": float(target.sum()),
+            "sum of the weights of a reweighted row, σ⁰": zero_order,
+            "at σ⁰ = 1 and gates 0.9, 0.1 it is reached at the gap": float(brentq(missed, 0, 100)),
+        },
+    )
+
+
+@check("ZER-28")
+def hull_and_span(share: Fraction = Fraction(1, 5)) -> Certificate:
+    """Split an affine combination with symbols into a point of the hull and one of the span.
+
+    Args:
+        share: the weight of every one of the five values in the point of the hull.
+    """
+    part = sympy.Rational(share.numerator, share.denominator)
+    free = sympy.symbols("c1:5")
+    affine = [*free, 1 - sum(free)]
+    hull, rest = [part] * 5, [c - part for c in affine]
+    return argued(
+        {
+            "the first part is a point of the hull": bool(sum(hull) == 1 and part >= 0),
+            "the weights of the second sum to zero": bool(sympy.expand(sum(rest)) == 0),
+            "together they are the combination": all(
+                sympy.expand(a + b - c) == 0 for a, b, c in zip(hull, rest, affine, strict=True)
+            ),
+        }
+    )
+
+
+@check("ZER-29")
+def nothing_is_lost(values: Sequence[Sequence[float]] = ((1.0, 0.0), (3.0, 0.0))) -> Certificate:
+    """Whether the mean of two values lies in the span of their differences from it."""
+    points = np.array(values)
+    mean = points.mean(axis=0)
+    span = points - mean
+    ranks = [int(np.linalg.matrix_rank(part)) for part in (span, np.vstack([span, mean]))]
+    case = {"values": points.tolist(), "v_avg": mean.tolist(), "ranks": ranks}
+    return shown(1.0 if ranks[0] == ranks[1] else 0.0, beyond=0.5, case=case)
+
+
+GATES = ((0.7, 0.3), (0.3, 0.7), (0.1, 0.9), (0.5, 0.5))
+
+
+@check("ZER-9")
+def zero_sums_reach_the_span(gates: Sequence[tuple[float, float]] = GATES) -> Certificate:
+    """Logits for 50 drawn zero-sum targets of 8 tokens; the last gates are equal and must fail."""
+    targets = generator().standard_normal((50, 8))
+    targets -= targets.mean(axis=1, keepdims=True)
+    solved = {
+        f"{first}, {higher}": sum(_misses(target, first, higher) <= 1e-8 for target in targets)
+        for first, higher in gates
+    }
+    *unequal, equal = solved
+    return held(
+        {
+            **{f"all targets at {name}": solved[name] == len(targets) for name in unequal},
+            f"none at {equal}": solved[equal] == 0,
+        },
+        figures={"solved": solved, "targets": len(targets)},
+    )
+
+
+def _misses(target: np.ndarray, first: float, higher: float) -> float:
+    """How far the best logits found are from giving ``target``, by the library's weights."""
+    tokens = len(target)
+
+    def missed(logits: np.ndarray) -> np.ndarray:
+        deviation = (logits - logits.mean()) / tokens
+        return (first - higher) * deviation + higher * centred(special.softmax(logits)) - target
+
+    def slopes(logits: np.ndarray) -> np.ndarray:
+        share = special.softmax(logits)
+        spread = np.diag(share) - np.outer(share, share)
+        return (first - higher) * centred(np.eye(tokens)) / tokens + higher * spread
+
+    far = tokens * target / (first - higher) if first != higher else tokens * target
+    best = far
+    for start in (far, np.zeros(tokens), far[::-1]):
+        found = least_squares(missed, start, slopes, xtol=1e-15, gtol=1e-15, max_nfev=30).x
+        best = min(best, found, key=lambda logits: float(np.abs(missed(logits)).max()))
+        if np.abs(missed(best)).max() <= 1e-8:
+            break
+    row = last_row(torch.from_numpy(best), first, higher).numpy()
+    return float(np.abs(row - target).max())
+
+
+def weight(gap: float, first: float, higher: float) -> float:
+    """The library's weight of the one of two tokens whose logit is ``gap`` above the other's."""
+    return float(last_row(torch.tensor([gap, 0.0], dtype=torch.float64), first, higher)[0])
+
+
+@check("ZER-10")
+def two_logits_one_weight(first: float = 0.3, higher: float = 0.7) -> Certificate:
+    """Look for a second gap without weight besides 0."""
+    low, high = 0.1, 20.0
+    crosses = weight(low, first, higher) * weight(high, first, higher) < 0
+    gap = float(brentq(weight, low, high, args=(first, higher), xtol=1e-13)) if crosses else 0.0
+    found = weight(gap, first, higher)
+    case = {"gates": [first, higher], "gaps": [0.0, gap], "weights": [0.0, found]}
+    return shown(gap if abs(found) <= ROUNDING else 0.0, beyond=low, case=case)
+
+
+@check("ZER-19")
+def difference_is_in_reach(first: float = 0.9, higher: float = 0.1) -> Certificate:
+    """v_1 - v_2 against the segment of softmax, and between two gaps of ZeroS."""
+    outside = separation(np.eye(2), np.array([1.0, -1.0]))
+    a, b = (sympy.Rational(part).limit_denominator(100) for part in (first, higher))
+    gap = sympy.Symbol("g", real=True)
+    exact = (a - b) * gap / 4 + b * (1 / (1 + sympy.exp(-gap)) - sympy.Rational(1, 2))
+    below, above = (bool(exact.subs(gap, at) < 1) for at in (4, 5))
+    crosses = below and not above
+    root = float(brentq(lambda at: weight(at, first, higher) - 1, 4, 5)) if crosses else None
+    return argued(
+        {
+            "a direction separates v_1 - v_2 from the segment": outside.margin > ROUNDING,
+            "the weight is below 1 at gap 4": below,
+            "the weight is at least 1 at gap 5": not above,
+            "the library agrees": (
+                abs(weight(4.5, first, higher) - float(exact.subs(gap, 4.5))) <= ROUNDING
+            ),
+        },
+        observed=root,
+    )
+
+
+# ---- Bounds on weights and on outputs
+
+
+def all_weights_at_the_largest(row: list[Fraction], value: Fraction) -> Fraction:
+    """(B t max|w|)², with B² = ``value``."""
+    return value * (len(row) * max(map(abs, row))) ** 2
+
+
+@check("ZER-11")
+def outputs_are_bounded(
+    size: Callable[[list[Fraction], Fraction], Fraction] = all_weights_at_the_largest,
+) -> Certificate:
+    """The two inequalities on drawn weights and values, in exact arithmetic.
+
+    Args:
+        size: a bound on |Σ w_i v_i|², from the weights and the largest |v_i|².
+    """
+
+    def square(row: Sequence[Fraction]) -> Fraction:
+        return sum((part * part for part in row), Fraction(0))
+
+    def energy(row: list[Fraction], values: list[list[Fraction]]) -> Fraction:
+        columns = zip(*values, strict=True)
+        return square([sum(map(Fraction.__mul__, row, column), Fraction(0)) for column in columns])
+
+    rng = generator()
+    kept = 0
+    for tokens in (2, 5, 9) * 10:
+        row = [Fraction(w) for w in last_row(3 * normal(rng, tokens), 0.7, 0.4).tolist()]
+        drawn = _exact(rng.standard_normal((tokens, 3)))
+        signs = [[Fraction(1 if w > 0 else -1)] for w in row]
+        kept += all(
+            energy(row, values) <= size(row, max(map(square, values))) for values in (drawn, signs)
+        )
+    met = kept == 30
+    return argued({"30 drawn rows, random values and the signs of the weights, exactly": met})
+
+
+def stated_constant(deviation: np.ndarray, rho: np.ndarray) -> float:
+    """max(1, max|δ|, max|ρ|/2) / t."""
+    return float(max(1.0, np.abs(deviation).max(), np.abs(rho).max() / 2)) / len(deviation)
+
+
+READINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "δ²": np.square,
+    "δ² less its mean": lambda deviation: np.square(deviation) - np.square(deviation).mean(),
+    "2 t ε, the exact remainder": lambda deviation: (
+        2 * (len(deviation) * special.softmax(deviation) - 1 - deviation)
+    ),
+}
+"""What ρ may be, from the deviations of the logits."""
+
+
+@check("ZER-40")
+def every_reading_is_exceeded(
+    constant: Callable[[np.ndarray, np.ndarray], float] = stated_constant, gate: float = 0.9
+) -> Certificate:
+    """One token at logit 1 among others at -1; the ratio of the largest weight to each bound.
+
+    Args:
+        constant: a bound on the largest weight from the deviations and from ρ.
+    """
+
+    def ratio(tokens: int, gate: float, reading: str) -> float:
+        logits = -np.ones(tokens)
+        logits[0] = 1.0
+        deviation = logits - logits.mean()
+        allowed = constant(deviation, READINGS[reading](deviation))
+        return float(defined_row(torch.from_numpy(logits), gate, gate).abs().max()) / allowed
+
+    found = {
+        reading: [ratio(8, gate, reading), ratio(8, 1.0, reading), ratio(4096, 1.0, reading)]
+        for reading in READINGS
+    }
+    exact = found["2 t ε, the exact remainder"]
+    met = {f"exceeded if ρ = {reading}": part[0] > 1 for reading, part in found.items()}
+    return argued(
+        met
+        | {
+            "with the exact remainder by less than σ¹ + σʰ": (
+                exact[0] <= 2 * gate and max(exact) <= 2
+            ),
+        },
+        observed=max(part[0] for part in found.values()),
+        figures={"t = 8 at gates 0.9; at gates 1; t = 4096 at gates 1": found},
+    )
+
+
+Bound = Callable[[Any, Any, Any, Any], Any]
+
+
+def derived_bound(reach: Any, grown: Any, first: Any, higher: Any) -> Any:
+    """[2S first + higher (e^{2S} - 1 + 2S)] for logits within S, with ``grown`` = e^{2S}."""
+    return 2 * reach * first + higher * (grown - 1 + 2 * reach)
+
+
+@check("ZER-13")
+def weights_are_bounded(bound: Bound = derived_bound) -> Certificate:
+    """Three inequalities whose differences have no negative coefficient, and 10 000 draws."""
+    S, first, higher, y, m = sympy.symbols("S first higher y m", nonnegative=True)
+    t, x = m + 1, y + 1  # at least one token, e^{2S} at least 1
+    largest, smallest = x / (x + t - 1), 1 / (1 + (t - 1) * x)
+
+    def grows(difference: sympy.Expr) -> bool:
+        """Whether a rational function has no negative coefficient, above and below the line."""
+        above_and_below = sympy.fraction(sympy.factor(difference))
+        return all(
+            bool(coefficient >= 0)
+            for part in above_and_below
+            for coefficient in sympy.expand(part).as_coefficients_dict().values()
+        )
+
+    rng, exceeding = generator(), 0
+    for reach in (0.5, 1.0, 2.0, 4.0, 8.0):
+        logits = reach * rng.uniform(-1, 1, (2000, 16))
+        logits[:1000] = reach * np.sign(logits[:1000])
+        a, b = rng.uniform(0, 1, (2, 2000, 1))
+        deviation = (logits - logits.mean(axis=1, keepdims=True)) / 16
+        drawn = a * deviation + b * (special.softmax(logits, axis=1) - 1 / 16 - deviation)
+        allowed = bound(reach, np.exp(2 * reach), a, b) / 16
+        exceeding += int((np.abs(drawn) > allowed).any(axis=1).sum())
+    parts = 2 * S * first + higher * (x - 1 + 2 * S)
+    return argued(
+        {
+            "t times the largest softmax weight exceeds 1 by at most e^{2S} - 1": grows(
+                (x - 1) - (t * largest - 1)
+            ),
+            "1 exceeds t times the smallest by at most e^{2S} - 1": grows(
+                (x - 1) - (1 - t * smallest)
+            ),
+            "the bound is at least the sum of the three parts": grows(
+                bound(S, x, first, higher) - parts
+            ),
+            "no draw exceeds it": exceeding == 0,
+        }
+    )
+
+
+@check("ZER-16")
+def output_is_lipschitz(factor: float = 64**-0.5) -> Certificate:
+    """Finite differences, with the values that turn every change of a weight into output.
+
+    Args:
+        factor: what the sum over 64 tokens is multiplied by.
+    """
+    rng = generator()
+    project, worst = rng.standard_normal((64, 5)), 0.0
+    for _ in range(50):
+        x, step = rng.standard_normal((2, 5))
+        moved = x + 0.1 * step
+        before, after = (
+            defined_row(torch.from_numpy(project @ point), 0.7, 0.4).numpy() for point in (x, moved)
+        )
+        change, distance = after - before, float(np.linalg.norm(moved - x))
+        lipschitz = 64 * float(np.abs(change).max()) / distance
+        value = float(np.exp(rng.standard_normal()))
+        moved_output = factor * abs(change @ (value * np.sign(change)))
+        worst = max(worst, float(moved_output / (value * lipschitz / 64**0.5 * distance)))
+    met = worst <= 1 + ROUNDING
+    return argued({"50 pairs of inputs with the worst values stay within it": met}, observed=worst)
+
+
+# ---- Growth with the length of the row, and with the logits
+
+LENGTHS = (16, 64, 256, 1024, 4096)
+
+
+@check("ZER-14")
+def largest_weight_shrinks_like_one_over_t(weigh: Weigh = last_row) -> Certificate:
+    """t max|w| for logits uniform in -2 ... 2: against the proven bound, and the limit."""
+    rng = generator()
+    found = [
+        tokens * float(weigh(uniform(rng, tokens, low=-2, high=2), 0.5, 0.5).abs().max())
+        for tokens in LENGTHS
+    ]
+    bound = float(derived_bound(2.0, np.exp(4.0), 0.5, 0.5))
+    limit = float(0.5 * (np.exp(2.0) * 2 / np.sinh(2.0) - 1))
+    return held(
+        {
+            "within the proven bound": max(found) <= bound,
+            "at most a tenth above the limit of long rows": max(found) <= 1.1 * limit,
+        },
+        observed=max(found),
+        figures={"tokens": list(LENGTHS), "t_max_w": found, "bound": bound, "limit": limit},
+    )
+
+
+@check("ZER-15")
+def bounded_logits_bounded_outputs(
+    logits_of: Callable[[Tensor], Tensor] = torch.Tensor.clone,
+) -> Certificate:
+    """Outputs of unit values at growing length, logits in -2 ... 2, and those of softmax.
+
+    Args:
+        logits_of: from drawn logits in -2 ... 2 to those that are weighed.
+    """
+    rng = generator()
+    zero_sum, softmax = [], []
+    for tokens in LENGTHS:
+        logits = logits_of(uniform(rng, tokens, low=-2, high=2))
+        row = last_row(logits, 0.8, 0.3)
+        zero_sum.append(float((row * row.sign()).sum()))  # values that add up as far as they can
+        softmax.append(float(logits.softmax(dim=-1).sum()))
+    bound = float(derived_bound(2.0, np.exp(4.0), 0.8, 0.3))
+    largest = max(zero_sum)
+    return held(
+        {
+            "within the proven constant": largest <= bound,
+            "not growing with the length": (
+                largest <= 1.1 * zero_sum[-1] or largest == zero_sum[0]
+            ),
+        },
+        observed=largest,
+        figures={
+            "tokens": list(LENGTHS),
+            "largest output, zero-sum": zero_sum,
+            "largest output, softmax": softmax,
+            "proven constant": bound,
+        },
+    )
+
+
+SCALES = (1.0, 10.0, 100.0, 1000.0)
+
+
+def output_norms(
+    weigh: Callable[[Tensor], Tensor], scales: Sequence[float] = SCALES
+) -> list[float]:
+    """Norm of the output of one row of 64 unit values, at ``scales`` times fixed logits."""
+    rng = generator()
+    values, logits = normalize(normal(rng, 64, 8), dim=-1), normal(rng, 64)
+    return [float((weigh(scale * logits) @ values).norm()) for scale in scales]
+
+
+@check("ZER-39")
+def output_grows_with_the_logits(first: float = 0.8, higher: float = 0.3) -> Certificate:
+    """A softmax output is a mean of unit vectors and never longer than one."""
+    norms = output_norms(lambda logits: last_row(logits, first, higher))
+    case = {"gates": [first, higher], "logit_scales": list(SCALES), "output_norms": norms}
+    return shown(norms[-1] - 1, beyond=1.0, case=case)
+
+
+# ---- What averages do to values that are independent of the weights
+
+SIGNS = (-1, 1)
+
+
+@check("ZER-33")
+def centred_values_average_out(values: Sequence[int] = SIGNS) -> Certificate:
+    """The mean output over all draws of three values, in fractions."""
+    rows = {
+        "zero-sum": (Fraction(1, 2), Fraction(-3, 4), Fraction(1, 4)),
+        "softmax": (Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)),
+    }
+    means = {
+        name: sum(
+            sum(w * v for w, v in zip(row, drawn, strict=True))
+            for drawn in product(values, repeat=3)
+        )
+        / Fraction(len(values) ** 3)
+        for name, row in rows.items()
+    }
+    return argued(
+        {f"{name} weights: the mean over all draws is 0": m == 0 for name, m in means.items()},
+        figures={name: str(mean) for name, mean in means.items()},
+    )
+
+
+@check("ZER-34")
+def uniform_rows_shrink(weight: Fraction | None = None) -> Certificate:
+    """The mean square of a uniform average over all draws of up to eight signs.
+
+    Args:
+        weight: of every token; 1/t when absent.
+    """
+    squares = {
+        t: sum(
+            (sum(drawn) * (Fraction(1, t) if weight is None else weight)) ** 2
+            for drawn in product(SIGNS, repeat=t)
+        )
+        / Fraction(2**t)
+        for t in range(1, 9)
+    }
+    rng, lengths = torch.Generator().manual_seed(0), [16, 64, 256, 1024]
+    scaled = [
+        float(t**0.5 * torch.randn(512, t, 4, generator=rng).mean(dim=1).norm(dim=-1).mean())
+        for t in lengths
+    ]
+    return argued(
+        {f"E o² = 1/{t} at {t} tokens": square == Fraction(1, t) for t, square in squares.items()},
+        figures={"tokens": lengths, "√t E|o|": scaled},
+    )
+
+
+# ---- The released scan and layer
+
+
+@check("ZER-21")
+def paths_differ(weigh: Weigh = from_probabilities) -> Certificate:
+    """The map of the explicit path against that of the scan, in Frobenius norm."""
+    rng = generator()
+    rng.standard_normal((2, 24, 8))
+    mixer = radial(normal(rng, 24), *normal(rng, 2, 24).sigmoid())
+    scanned, explicit = weights(mixer), causal_map(mixer, weigh)
+    missed = float((explicit - scanned).norm() / scanned.norm())
+    return shown(
+        missed,
+        beyond=1e-6,
+        case={
+            "relative_difference": missed,
+            "row_2_by_scan": scanned[1, :2].tolist(),
+            "row_2_explicit": explicit[1, :2].tolist(),
+        },
+    )
+
+
+@check("ZER-23")
+def scan_sees_later_tokens(stabiliser: Stabiliser = largest_of_all) -> Certificate:
+    """Raise the last logit and watch the outputs before it."""
+    rng = generator()
+    logits, values = normal(rng, 24).float(), normal(rng, 24, 8).float()
+    before = stabilised_outputs(logits, values, stabiliser)
+    changes: dict[float, float] = {}
+    for raised in (20.0, 40.0):
+        moved = logits.clone()
+        moved[-1] += raised
+        changes[raised] = apart(stabilised_outputs(moved, values, stabiliser)[:-1], before[:-1])
+    case = {"last_logit_raised": list(changes), "earlier_change": list(changes.values())}
+    return shown(max(changes.values()), beyond=1e-3, case=case)
+
+
+@check("ZER-30")
+def memory_grows_with_the_length(states: States = all_states) -> Certificate:
+    """Count the numbers in memory for 16 and for 64 tokens."""
+    rng = torch.Generator().manual_seed(0)
+    kept = []
+    for tokens in (16, 64):
+        raised, logits = torch.rand(2, tokens, generator=rng)
+        key, value = torch.randn(2, tokens, 8, generator=rng)
+        kept.append(states(raised, logits, key, value))
+    numbers = [sum(part.numel() for part in parts) for parts in kept]
+    return shown(
+        numbers[1] / numbers[0] - 1,
+        beyond=1e-6,
+        case={
+            "tensors": len(kept[1]),
+            "shape": list(kept[1][0].shape),
+            "numbers_at_16_tokens": numbers[0],
+            "numbers_at_64_tokens": numbers[1],
+        },
+    )
+
+
+@check("ZER-25")
+def algorithm_keeps_three_sums(states: States = last_states) -> Certificate:
+    """What is kept after 16 and after 64 tokens, and that the last output can be read from it."""
+    rng = torch.Generator().manual_seed(0)
+    numbers, missed = [], []
+    for tokens in (16, 64):
+        query, key, value = torch.randn(3, 1, tokens, 8, generator=rng, dtype=torch.float64)
+        logit, *orders = torch.randn(3, 1, tokens, generator=rng, dtype=torch.float64)
+        mixer = replace(
+            radial(logit, orders[0].sigmoid(), orders[1].sigmoid()),
+            query=query,
+            key=key,
+            value=value,
+        )
+        kept = states(logit[0].exp(), logit[0], normalize(key, dim=-1)[0], value[0])
+        numbers.append(sum(part.numel() for part in kept))
+        sums = torch.stack([part if part.ndim == 2 else part[-1] for part in kept[-3:]])
+        factors = read_factors(mixer)[0, -1]
+        read = normalize(query, dim=-1)[0, -1] @ (factors[:, None, None] * sums).sum(dim=0)
+        missed.append(apart(read, output(mixer)[0, -1, 0]))
+    return argued(
+        {
+            "3 d² numbers at both lengths": numbers == [3 * 8**2] * 2,
+            "the output of the library is read from them": max(missed) <= 1e-10,
+        },
+        observed=max(missed),
+        figures={"numbers kept after 16 and 64 tokens": numbers},
+    )
+
+
+@check("ZER-22")
+def embedding_is_no_rotation(
+    turn: Callable[[Tensor, Tensor], Tensor] = interleaved_and_halved,
+) -> Certificate:
+    """One query and one key at every place, two tokens apart.
+
+    Args:
+        turn: from vectors and their positions to the turned vectors.
+    """
+    rng, position = generator(), torch.arange(24, dtype=torch.float64)
+    query, key = (turn(normal(rng, 8).expand(24, 8), position) for _ in range(2))
+    products, norms = (query[2:] * key[:-2]).sum(dim=-1), query.norm(dim=-1)
+    spread = float(products.max() - products.min())
+    return shown(
+        spread,
+        beyond=1e-6,
+        case={
+            "product_at_places_2_and_0": float(products[0]),
+            "products_at_lag_2_spread": spread,
+            "largest_over_smallest_norm": float(norms.max() / norms.min()),
+        },
+    )
+
+
+@check("ZER-24")
+def encoder_means_are_too_large(
+    mean: Callable[[Tensor, Tensor], Tensor] = mean_by_own_place,
+) -> Certificate:
+    """Six vectors and a prior, all the same: so is their mean.
+
+    Args:
+        mean: from vectors and a prior that counts once to what every token takes for their mean.
+    """
+    u = torch.ones(6, 1, dtype=torch.float64)
+    means = mean(u, u[0]).flatten()
+    case = {"tokens": 6, "every_vector": 1.0, "means": means.tolist()}
+    return shown(float((means - 1).abs().max()), beyond=1e-9, case=case)
