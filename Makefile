@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained trained notebooks docs soundness hostile
-.PHONY: any-code class
+.PHONY: any-code class papers
 .PHONY: setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
@@ -71,6 +71,9 @@ releases: setup  ## every model family on five releases of the model library: do
 
 any-code: setup  ## models of other people's packages, judged independently: docs/any_code.md; MODELS='timm: *'
 	$(RUN)/python -m benchmarks.any_code $(MODELS)
+
+papers: setup  ## what the founding papers say, decided
+	$(RUN)/python -m papers
 
 hostile: setup  ## N thousand mutated checkpoint folders, each refused in our words or loaded truly
 	$(RUN)/python -m tests.hostile.folders --count $(N)000

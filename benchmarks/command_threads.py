@@ -28,8 +28,6 @@ from pathlib import Path
 import torch
 import transformers
 
-from dsf.claims import chosen
-from dsf.cli.decided import decide_claims
 from dsf.cli.embedded import inspect_embedded
 from dsf.cli.results import decide, write_results
 from dsf.cli.run_model import Options, Prompt, inspect_checkpoint
@@ -74,7 +72,6 @@ class Case:
 def cases(scratch: Path) -> Iterator[Case]:
     """What needs no checkpoint, models inside the package, then random weights."""
     shown = partial(inspect_embedded, watched=False)
-    yield Case("claims", 0, _claims)
     yield Case("demo", 0, partial(_commands, lambda: shown().inspection, checked=True))
     for name in NAMES:
         yield _of_checkpoint(f"{name}, embedded", folder(name), EMBEDDED_TOKENS, checked=True)
@@ -125,12 +122,6 @@ def _of_checkpoint(name: str, place: Path, tokens: int, *, checked: bool) -> Cas
 def _as_set() -> ThreadCount:
     """The number that is set already, so that the command leaves it alone."""
     return ThreadCount(torch.get_num_threads(), torch.get_num_threads())
-
-
-def _claims() -> Phases:
-    begun = time.perf_counter()
-    decide_claims(chosen(ids=(), paper=None), watched=False)
-    return {"dsf claims": time.perf_counter() - begun}
 
 
 def _commands(inspection: Callable[[], Inspection], *, checked: bool) -> Phases:

@@ -54,7 +54,6 @@ _SUBPACKAGES = {
     "scans": "dsf.evaluate.scans",
     "certify": "dsf.certificates",
     "edits": "dsf.interventions.edits",
-    "claims": "dsf.claims",
     "jobs": "dsf.jobs",
     "plot": "dsf.report.plot",
     "testing": "dsf.testing",
@@ -77,7 +76,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from dsf import certificates as certify
-    from dsf import claims, jobs, measures, mixers, testing
+    from dsf import jobs, measures, mixers, testing
     from dsf.attribution import stack
     from dsf.certificates import Certificate, Verdict
     from dsf.cli.machine import show_versions

@@ -25,13 +25,6 @@ from dsf import measures, plot
 torch.set_default_dtype(torch.float64)
 
 
-def decided(id):
-    """A statement of `dsf.claims` with its verdict, printed."""
-    [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
-    print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
-    return outcome.certificate
-
-
 def softmax(tokens, width, scale=1.0, seed=0):
     rng = torch.Generator().manual_seed(seed)
     query, key, value = torch.randn(3, tokens, width, generator=rng)
@@ -98,19 +91,14 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 # A triangle: the block at $t$ has $t$ columns and $T - t$ rows, and generic softmax blocks have
 # full rank. The peak is $\lfloor T/2 \rfloor$: finite at every length, unbounded over all lengths.
 # Both halves of that sentence are statements that the library decides; the first is the paper's.
-
-# %%
-certificate = decided("DSF-5")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers DSF-5`.
 
 # %% [markdown]
 # Half the length is enough for coefficients that may see the prefix. For features of *one* token
 # each, the paper's class, no finite number is, and two tokens are enough to see it.
-
-# %%
-certificate = decided("DSF-6")
-assert certificate.verdict is dsf.Verdict.HOLDS_NUMERICALLY
-assert decided("DSF-30").verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers DSF-6 DSF-30`.
 
 # %% [markdown]
 # ## Truncating the power series

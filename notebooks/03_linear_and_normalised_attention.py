@@ -28,13 +28,6 @@ query, key = torch.randn(2, T, N, generator=rng)
 value = torch.randn(T, P, generator=rng)
 
 
-def decided(id):
-    """A statement of `dsf.claims` with its verdict, printed."""
-    [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
-    print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
-    return outcome.certificate
-
-
 # %% [markdown]
 # ## Linear attention: two running sums
 #
@@ -105,10 +98,8 @@ certificate = dsf.certify.equivalent(system, printed, tolerance=0.01)
 print(certificate)
 assert certificate.verdict is dsf.Verdict.REFUTED
 
-# %%
-certificate = decided("DSF-2")
-print("case:", dict(certificate.evidence["case"]))
-assert certificate.verdict is dsf.Verdict.ARGUED
+# %% [markdown]
+# How this is decided: `python -m papers DSF-2`.
 
 # %% [markdown]
 # ## Normalised attention
@@ -134,10 +125,8 @@ plt.show()
 # %% [markdown]
 # Is $\eta$ a forget factor? It acts at the output: it is a gain of the query, the same for all
 # keys. Nothing depends on the lag.
-
-# %%
-certificate = decided("DSF-18")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers DSF-18`.
 
 # %% [markdown]
 # ### Neither of them forgets
@@ -173,9 +162,8 @@ print("Hankel ranks:     ", measures.hankel_ranks(map).tolist())
 assert torch.linalg.matrix_rank(map) == T
 assert measures.hankel_ranks(map).max() == N
 
-# %%
-certificate = decided("DSF-21")
-assert certificate.verdict is dsf.Verdict.ARGUED
+# %% [markdown]
+# How this is decided: `python -m papers DSF-21`.
 
 # %% [markdown]
 # ## Order of the past

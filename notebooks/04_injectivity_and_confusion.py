@@ -31,13 +31,6 @@ key = torch.randn(N, D, generator=rng)
 query = torch.randn(D, generator=rng)
 
 
-def decided(id):
-    """A statement of `dsf.claims` with its verdict, printed."""
-    [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
-    print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
-    return outcome.certificate
-
-
 def softmax_row(q):
     return torch.softmax(q @ key.mT / D**0.5, dim=-1)
 
@@ -102,10 +95,8 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 # %% [markdown]
 # The proof needs *at most $d$ features*. With more it can be otherwise: the positive features
 # $\phi(x) = [e^x, e^{-x}]$ have an explicit inverse.
-
-# %%
-certificate = decided("INL-4")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers INL-4`.
 
 # %% [markdown]
 # ## InLine: subtract instead of divide
@@ -113,19 +104,14 @@ assert certificate.verdict is dsf.Verdict.ARGUED
 # InLine attention normalises by a *difference*. Rows still sum to one, the scale of $\phi(q)$ is
 # kept, and weights may be negative. If $\phi$ is one-to-one and $\operatorname{rank}[\phi(K),
 # \mathbf 1] = d+1$, so is the row.
-
-# %%
-for id in ("INL-6", "INL-9"):
-    certificate = decided(id)
-    assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers INL-6 INL-9`.
 
 # %% [markdown]
 # "If $\phi$ is one-to-one" is not decoration. ReLU is not: change negative coordinates of a query
 # and nothing moves, not even in the last bit.
-
-# %%
-certificate = decided("INL-25")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers INL-25`.
 
 # %% [markdown]
 # ## Counting confusions

@@ -27,13 +27,6 @@ torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
 
 
-def decided(id):
-    """A statement of `dsf.claims` with its verdict, printed."""
-    [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
-    print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
-    return outcome.certificate
-
-
 # %% [markdown]
 # ## Three orders of one row
 
@@ -82,10 +75,8 @@ assert abs(slopes[1] - 3) < 0.1
 # %% [markdown]
 # Stopping after the first order with both gates at one is InLine attention of notebook 4; putting
 # the zero order back and all gates at one is softmax. One expansion, three layers:
-
-# %%
-certificate = decided("INL-24")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers INL-24`.
 
 # %% [markdown]
 # ## The layer
@@ -105,7 +96,9 @@ map = dsf.attention_map(radial.system())
 certificate = dsf.certify.zero_sums(map, tolerance=1e-14)
 print(certificate)
 assert certificate.verdict is dsf.Verdict.PROVED
-assert decided("ZER-1").verdict is dsf.Verdict.ARGUED
+
+# %% [markdown]
+# How this is decided: `python -m papers ZER-1`.
 
 # %% [markdown]
 # The full layer multiplies by the cosine of query and key, $o_t = \sum_i w_{ti}\, (\hat q_t^\top
@@ -126,7 +119,9 @@ full_map = dsf.attention_map(full.system())
 certificate = dsf.certify.zero_sums(full_map, tolerance=0.01)
 print(certificate)
 assert certificate.verdict is dsf.Verdict.REFUTED
-assert decided("ZER-17").verdict is dsf.Verdict.REFUTED
+
+# %% [markdown]
+# How this is decided: `python -m papers ZER-17`.
 
 # %%
 plot.heat_maps({"radial: rows sum to zero": map, "with the angle: they do not": full_map})
@@ -168,28 +163,22 @@ plot.curves(
 )
 plt.show()
 
-# %%
-certificate = decided("ZER-19")
-assert certificate.verdict is dsf.Verdict.ARGUED
+# %% [markdown]
+# How this is decided: `python -m papers ZER-19`.
 
 # %% [markdown]
 # The dashed curve returns to zero: with the higher orders above the first, *two* gaps give the same
 # weights.
-
-# %%
-certificate = decided("ZER-10")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers ZER-10`.
 
 # %% [markdown]
 # Taking $1/t$ off a softmax row gives zero-sum combinations (ZER-7, which the paper states), but no
 # more of them than softmax gives deviations: for two tokens the weights stay within $\pm\frac12$
-# (dotted). So the subtraction alone enlarges nothing, as the conclusion of the corollary has it;
-# what enlarges the set are two gates that differ (ZER-9).
-
-# %% tags=["refuted"]
-assert decided("ZER-7").verdict is dsf.Verdict.ARGUED
-certificate = decided("ZER-27")
-assert certificate.verdict is dsf.Verdict.REFUTED
+# (dotted). So the subtraction alone enlarges nothing; what enlarges the set, as the corollary
+# concludes, are two gates that differ (ZER-9).
+#
+# How this is decided: `python -m papers ZER-7 ZER-27`.
 
 # %% [markdown]
 # ## Dilution
@@ -244,11 +233,8 @@ for name, layer, bound in (("radial", radial, 3), ("full", full, 3 * 4)):
 # For bounded logits, the hypothesis of the paper's lemma, it is. Without that hypothesis the
 # first-order part grows, since it is *linear* in the logits, while a softmax response never leaves
 # the convex hull of the values.
-
-# %%
-assert decided("ZER-15").verdict is dsf.Verdict.HOLDS_NUMERICALLY
-certificate = decided("ZER-39")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers ZER-15 ZER-39`.
 
 # %% [markdown]
 # ## Exercises

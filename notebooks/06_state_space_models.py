@@ -30,13 +30,6 @@ torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
 
 
-def decided(id):
-    """A statement of `dsf.claims` with its verdict, printed."""
-    [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
-    print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
-    return outcome.certificate
-
-
 # %% [markdown]
 # ## Sampling
 #
@@ -214,10 +207,8 @@ assert certificate.verdict is dsf.Verdict.PROVED
 # $$e^{-a\,\mathrm{softplus}(z)} = (1 + e^z)^{-a} = \sigma(-z)^a ,$$
 #
 # a power of the forget gate of an LSTM.
-
-# %%
-certificate = decided("DSF-11")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers DSF-11`.
 
 # %% [markdown]
 # ## Mamba-2: duality
@@ -255,11 +246,8 @@ assert measures.hankel_ranks(map).max() == N
 # \Delta_k}$, but the key features then carry the whole prefix. A key feature of the current token
 # alone cannot do it: on a constant input such attention weighs equal tokens equally, SSD does not.
 # And the full S6, whose channels have decays of their own, is not *one* attention at all.
-
-# %%
-for id in ("DSF-13", "DSF-15"):
-    certificate = decided(id)
-    assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers DSF-13 DSF-15`.
 
 # %% [markdown]
 # ## Play

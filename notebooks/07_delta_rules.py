@@ -31,13 +31,6 @@ def unit(x):
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def decided(id):
-    """A statement of `dsf.claims` with its verdict, printed."""
-    [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
-    print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
-    return outcome.certificate
-
-
 # %% [markdown]
 # ## A memory that can be corrected
 #
@@ -73,11 +66,8 @@ plt.show()
 # Erasing one association and keeping the others is not a matter of decay. Among systems with
 # *diagonal* transitions only a decay that follows the input can do it (MLA-4); a delta rule is not
 # among them:
-
-# %%
-certificate = decided("MLA-42")
-print("case:", dict(certificate.evidence["case"]))
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers MLA-42`.
 
 # %% [markdown]
 # ## What the transition does
@@ -204,10 +194,8 @@ assert torch.equal(sign, (1 - 2 * parity).double())
 #
 # For $A = I$ it does not (notebook 3). With $A \ne I$ it may: in a delta rule the state depends on
 # who wrote last.
-
-# %%
-certificate = decided("CDY-1")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers CDY-1`.
 
 # %% [markdown]
 # ## Play

@@ -28,13 +28,6 @@ _ = torch.manual_seed(0)  # torch.nn draws its weights from the global generator
 rng = torch.Generator().manual_seed(0)
 
 
-def decided(id):
-    """A statement of `dsf.claims` with its verdict, printed."""
-    [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
-    print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
-    return outcome.certificate
-
-
 # %% [markdown]
 # ## The secant trick
 #
@@ -184,20 +177,14 @@ assert certificate.verdict is dsf.Verdict.PROVED
 # Two details about them that are worth a proof. The paper's variant of the quasi-LSTM with Mamba's
 # decay, $a = \sigma(-z)^\alpha$, is at $\alpha = 1$ the *same* layer with other signs. And
 # Griffin's input scale $\sqrt{1 - a^2}$ keeps the variance of the state at one:
-
-# %%
-for id in ("DSF-20", "DSF-23"):
-    certificate = decided(id)
-    assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers DSF-20`.
 
 # %% [markdown]
 # ... the variance, for independent inputs. It does not keep the row sum within one, as the scale
 # $1 - a$ would:
-
-# %%
-certificate = decided("MLA-15")
-print("case:", dict(certificate.evidence["case"]))
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers MLA-15`.
 
 # %%
 steps = 40

@@ -28,13 +28,6 @@ rng = torch.Generator().manual_seed(0)
 T, N = 24, 4
 
 
-def decided(id):
-    """A statement of `dsf.claims` with its verdict, printed."""
-    [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
-    print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
-    return outcome.certificate
-
-
 # %% [markdown]
 # ## One map, three spectra
 #
@@ -78,12 +71,8 @@ assert torch.allclose(undone.A.dense(), torch.eye(N).expand(T, -1, -1))
 # The right one has $A_t = I$ throughout: *read by its eigenvalues this layer never forgets
 # anything*, and it is the same layer. The eigenvalues of $A_t$ depend on the state basis, and here
 # is a case that anybody can recompute:
-
-# %%
-certificate = decided("DSF-17")
-for name, figure in certificate.evidence["case"].items():
-    print(f"  {name}: {figure}")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers DSF-17`.
 
 # %% [markdown]
 # Nor does the spectrum determine the map. The same decays with other queries:
@@ -105,19 +94,15 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 # Attention with a normaliser has $A_t = \eta_{t-1}/\eta_t$ in one gauge. Half of these ratios are
 # above one. Nothing explodes: $\eta_t$ only scales the response at token $t$. The paper says so too:
 # attention gets its stability from the normalisation, and not from its eigenvalues.
-
-# %%
-certificate = decided("DSF-19")
-assert certificate.verdict is dsf.Verdict.HOLDS_NUMERICALLY
+#
+# How this is decided: `python -m papers DSF-19`.
 
 # %% [markdown]
 # The ratios can still be *computed*. At zero logits softmax attention has $\eta_{i}/\eta_{i+1} =
 # i/(i+1)$, whatever the tokens are: a spectrum near one that says "averages over $i$ tokens" and
 # nothing about memory.
-
-# %%
-certificate = decided("EIG-1")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers EIG-1`.
 
 # %% [markdown]
 # ## What no gauge can change

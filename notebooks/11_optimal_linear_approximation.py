@@ -31,13 +31,6 @@ torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
 
 
-def decided(id):
-    """A statement of `dsf.claims` with its verdict, printed."""
-    [outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=(id,)))
-    print(f"{id}: {outcome.claim.statement}\n{outcome.certificate}")
-    return outcome.certificate
-
-
 def softmax_map(tokens):
     """Some causal softmax map."""
     logits = 2 * torch.randn(tokens, tokens, generator=rng)
@@ -50,21 +43,16 @@ def softmax_map(tokens):
 # The memory is full: row $i$ of the state holds $v_i$. A new value has to go into row 1. What is
 # left of the old one? A fixed decay leaves $\alpha$ of it, no decay leaves all, a dynamic decay
 # $\alpha_t = (0, 1, \dots, 1)$ leaves nothing.
-
-# %%
-certificate = decided("MLA-3")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers MLA-3`.
 
 # %% [markdown]
 # The paper concludes that among systems of this form *only* a dynamic decay works, and it is right.
 # Two remarks: its proof looks at row 1 and sets $k = 1$, which adds the new value to every other
 # row as well, and the tied key $1 - \alpha$ repairs that; and the delta rule of notebook 7, which
 # is outside the form, overwrites without any decay.
-
-# %%
-for id in ("MLA-4", "MLA-5", "MLA-42"):
-    certificate = decided(id)
-    assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers MLA-4 MLA-5 MLA-42`.
 
 # %% [markdown]
 # ## C2: one row by a decay
@@ -93,9 +81,8 @@ plot.per_token(
 plt.show()
 torch.testing.assert_close(row, p)
 
-# %%
-certificate = decided("MLA-6")
-assert certificate.verdict is dsf.Verdict.ARGUED
+# %% [markdown]
+# How this is decided: `python -m papers MLA-6`.
 
 # %% [markdown]
 # A whole map takes a channel for every row: the query of token $t$ picks channel $t$.
@@ -124,29 +111,22 @@ assert certificate.verdict is dsf.Verdict.PROVED
 # **Who knows the decay?** Channel $c$ uses row $c$ of the map for *all* tokens up to $c$: the decay
 # at token $j$ depends on queries that have not come yet. The paper lets the parameters depend on
 # the map, so this is no objection to its theorem; but no parameters serve all maps in this way.
-
-# %%
-certificate = decided("MLA-10")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers MLA-10`.
 
 # %% [markdown]
 # **Are queries needed?** "This means models without Q can not approximate softmax attention map",
 # says the paper. With signed keys they can: channel $c$ keeps everything up to token $c$ and erases
 # it at $c + 1$ ($\alpha = 1$, then $0$), and the key is the difference of two neighbouring rows, $k_{s,c} = p_{c,s} - p_{c+1,s}$. Summing
 # the channels telescopes back to the row.
-
-# %% tags=["refuted"]
-certificate = decided("MLA-8")
-print("the map:", certificate.witness["map"], "\nits keys:", certificate.witness["k_t"])
-assert certificate.verdict is dsf.Verdict.REFUTED
+#
+# How this is decided: `python -m papers MLA-8`.
 
 # %% [markdown]
 # What stands: with $q = 1$ and keys that are *not negative* a weight never increases from one row
 # to the next, and most softmax maps do increase somewhere.
-
-# %%
-certificate = decided("MLA-9")
-assert certificate.verdict is dsf.Verdict.ARGUED
+#
+# How this is decided: `python -m papers MLA-9`.
 
 # %% [markdown]
 # **How many channels?** The construction uses as many as there are tokens. It cannot be done with
@@ -162,8 +142,9 @@ for size in sizes:
     needed.append(max(blocks))
     assert needed[-1] == size // 2
 print("tokens:", sizes, "channels at least:", needed)
-certificate = decided("MLA-11")
-assert certificate.verdict is dsf.Verdict.ARGUED
+
+# %% [markdown]
+# How this is decided: `python -m papers MLA-11`.
 
 # %% [markdown]
 # ## The layer that came out of it
@@ -183,7 +164,9 @@ plot.curves(
     y_label="per token",
 )
 plt.show()
-assert decided("MLA-21").verdict is dsf.Verdict.ARGUED
+
+# %% [markdown]
+# How this is decided: `python -m papers MLA-21`.
 
 # %%
 T, N = 48, 8

@@ -75,13 +75,8 @@ assert nearly.verdict is dsf.Verdict.PROVED
 #
 # A verdict is printed with its level and never promoted to another. That the *formula* sums to one
 # is shown with symbols, at level `real`, for any number of tokens. No checker reads symbols, so the
-# verdict is `ARGUED`, and the argument is printed with it:
-
-# %%
-[outcome] = dsf.claims.check_all(dsf.claims.chosen(ids=("INL-9",)))
-print(outcome.certificate)
-print("method:", outcome.certificate.method)
-print("rests on:", outcome.certificate.assumptions)
+# verdict is `ARGUED`, and the argument is printed with it: `python -m papers INL-9` in a clone of the
+# repository.
 
 # %% [markdown]
 # ## Large search, small trust
@@ -189,32 +184,22 @@ assert tight.verdict is dsf.Verdict.UNKNOWN
 # %% [markdown]
 # ## How published statements fail
 #
-# `dsf.claims` has four tables: what six papers say, their misprints, what their released code does,
-# and results of this project. Every statement has a check that does not see the expected verdict,
-# and only a sentence that a paper was seen to state is ever refuted. Those that are fail in few
-# ways, and every one of these is easy to overlook:
-
-# %% tags=["refuted"]
-lessons = {
-    "MLA-8": "a sign: keys may be negative",
-    "MLA-16": "a nonlinearity that the second formula left out",
-    "MLA-22": "the word 'none', and a model that existed",
-    "ZER-8": "a hull: convex, or affine?",
-    "ZER-17": "a product of two centred things",
-    "ZER-27": "a conclusion drawn about another set",
-}
-for outcome in dsf.claims.check_all(dsf.claims.chosen(ids=tuple(lessons))):
-    print(f"{outcome.claim.id:7} {lessons[outcome.claim.id]}")
-    print(f"        {outcome.claim.quote}")
-    print(f"        {str(outcome.certificate)[:100]}")
-    print(f"        what stands: {outcome.claim.stands}")
-    assert outcome.certificate.verdict is dsf.Verdict.REFUTED
-    assert outcome.certificate.witness
-
-# %% [markdown]
-# A refuted sentence rarely refutes its paper. Most of these are close to a true one: for keys that
-# are not negative, without the sigmoid, for the convex hull, with gates that differ. A witness
-# shows how to correct the sentence.
+# The folder `papers` of the repository has statements of six papers, their misprints, what their
+# released code does, and results about them. Every statement has a check that does not see the
+# expected verdict, and only a sentence that a paper was seen to state is ever refuted. Those that are
+# fail in few ways, and every one of these is easy to overlook:
+#
+# | statement | how it fails |
+# |---|---|
+# | MLA-8 | a sign: keys may be negative |
+# | ZER-8 | a hull: convex, or affine? |
+# | ZER-17 | a product of two centred things |
+#
+# `python -m papers MLA-8 ZER-8 ZER-17` prints each with its sentence, the case that anybody can
+# recompute, and what stands.
+#
+# A refuted sentence rarely refutes its paper. These are close to true ones: for keys that are not
+# negative, for the convex hull, without the cosine. A witness shows how to correct the sentence.
 #
 # ### A measurement that misleads
 #

@@ -108,9 +108,8 @@ def _decide(statements: Sequence[Statement], asked: argparse.Namespace) -> int:
             for outcome in outcomes:
                 print("\n".join(_everything(outcome)), end="\n\n")
         else:
-            _print_lines(
-                [(o.statement.id, o.statement.table, o.word, o.statement.statement) for o in outcomes]
-            )
+            found = [(outcome.statement, outcome.word) for outcome in outcomes]
+            _print_lines([(each.id, each.table, word, each.statement) for each, word in found])
         print(_summary(outcomes))
         for outcome in different:
             print(

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("certificates", "layers", "models", "loading"),),
     (("inspection",),),
     (("attribution", "properties", "testing"), ("interventions",)),
-    (("report", "claims", "jobs"),),
+    (("report", "jobs"),),
     (("cli",), ("__main__",)),
 )
 STEPS = [step for layer in LAYERS for step in layer]

@@ -14,7 +14,6 @@ from dsf.cli import (
     attribute,
     audit,
     check,
-    claims,
     compare,
     demo,
     doctor,
@@ -59,7 +58,6 @@ app.command("state", short_help="What the recurrent states hold: decay, or other
     state.run
 )
 app.command("audit", short_help="How far a run lies from its modules in float64.")(audit.run)
-app.command("claims", short_help="What the founding papers claim, decided.")(claims.run)
 app.command("compare", short_help="Two models on one input: maps, numbers, verdicts.")(compare.run)
 app.command("playground", short_help="One page with sliders, from softmax to the delta rule.")(
     playground.run

@@ -38,12 +38,6 @@ PROPERTIES = (
 )
 """What ``dsf check`` decides."""
 
-CLAIMS = {"DSF": 37, "CDY": 10, "EIG": 9, "INL": 27, "MLA": 42, "ZER": 40}
-"""Of every paper how many claims there are; they are numbered from 1."""
-
-TABLES = ("paper", "slip", "code", "own")
-"""Whose voice a claim is."""
-
 
 def check_known(option: str, words: Iterable[str], known: Iterable[str]) -> None:
     """Every word is a known one.

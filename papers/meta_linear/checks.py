@@ -27,8 +27,14 @@ from papers.drawn import (
     uniform,
     weights,
 )
+from papers.meta_linear.experiments.conditions.perturbing import (
+    Draw,
+    classify,
+    drawn,
+    follows_input,
+    through,
+)
 from papers.meta_linear.families import FAMILIES, Family, Form
-from papers.meta_linear.perturbing import Draw, classify, drawn, follows_input, through
 from papers.tables import PrintedTable, mean, read_tables
 from papers.verdicts import argued, check, held, identical, measured, refuted, shown
 
