@@ -1,4 +1,4 @@
-"""Atomic replacement of files: a reader finds either the old file or the complete new one.
+"""Files written whole: under a temporary name, then ``os.replace``; and one lock for who writes.
 
 ``replace_file`` writes where a path leads that its user gave. ``write_inside``, ``read_inside`` and
 ``remove_inside`` stay inside a folder that may come from anywhere: no part of a name below it is
@@ -9,16 +9,11 @@ import os
 import re
 import secrets
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _DRAFT = re.compile(r"\.dsf-[0-9a-f]{32}\.draft(\.[\w.]*)?")
-_HAS_FOLDERS = {os.open, os.mkdir, os.unlink, os.rename, os.stat} <= os.supports_dir_fd
-_PLAIN = os.O_CLOEXEC if hasattr(os, "O_CLOEXEC") else 0
-_claims: set[int] = set()
-_STAY = _PLAIN | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 class LeadsOutside(ValueError):
@@ -43,23 +38,28 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
     if is_special(path):
         raise ValueError(f"{path} is a device or a pipe, and a file is written. Give another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(_draft_name(path.suffix))
-    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _STAY, 0o666))
+    draft = _draft_beside(path)
     try:
-        with writing(path):
+        with _naming(path):
+            draft.touch(exist_ok=False)
             write(draft)
             _to_disk(draft)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    _to_disk(path.parent)
+    if os.name != "nt":  # Windows cannot open folders
+        _to_disk(path.parent)
     return path
 
 
 def make_file(path: Path, text: str) -> bool:
-    """Make a file that is whole from its first moment, unless there is one; whether it was made."""
-    draft = path.with_name(_draft_name(path.suffix))
-    replace_file(draft, lambda place: place.write_text(text, encoding="utf-8"))
+    """Write a file that is whole from its first moment, unless there is one; return whether it was.
+
+    Only one of several processes that ask at the same time makes it.
+    """
+    draft = replace_file(
+        _draft_beside(path), lambda place: place.write_text(text, encoding="utf-8")
+    )
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -71,40 +71,51 @@ def make_file(path: Path, text: str) -> bool:
     return True
 
 
+def write_over(path: Path, text: str) -> None:
+    """Put text where a path leads: a file in one step, a link such as ``/dev/stdout`` directly."""
+    if path.is_symlink() or is_special(path):
+        with _naming(path):
+            path.write_text(text, encoding="utf-8")
+    else:
+        replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def is_special(path: Path) -> bool:
+    """Return whether there is something at ``path`` that is no file, no folder and no link."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Nobody else who asks for this file or folder has it during the ``with`` block.
+    """Keep a file or folder from everybody else who asks for it during the ``with`` block.
 
-    The system takes the claim back when this process ends, however it does, even if processes that
-    it forked live on. Where a system or a disk has no such claims, nothing is asked.
+    The system takes the lock back when this process ends, however it does.
 
     Raises:
         ValueError: if it is in use.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    handle = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | _PLAIN)
-    _claims.add(handle)
+    place = path / ".dsf.lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    lock = FileLock(place, blocking=False)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{path} is being written by another process, and what two of them write would be "
-                "mixed up. Wait until it has ended, or choose another name."
-            ) from None
-        except OSError:  # a disk that knows no claims
-            pass
+        lock.acquire()
+    except (Timeout, RuntimeError):  # by another process, or by this one
+        raise ValueError(
+            f"{path} is being written by another process, and what two of them write would be "
+            "mixed up. Wait until it has ended, or choose another name."
+        ) from None
+    try:
         yield
     finally:
-        if handle in _claims:
-            _claims.remove(handle)
-            with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)  # also for a process that was forked just now
-            os.close(handle)
+        if lock.is_locked:  # not in a process that was forked meanwhile
+            if os.name != "nt":  # there the lock removes its file itself
+                place.unlink(missing_ok=True)
+            lock.release()
 
 
 @contextmanager
@@ -112,9 +123,6 @@ def alone_in(folder: Path) -> Iterator[None]:
     """As ``alone``, for a folder that is made where there is none.
 
     What was made is removed at the end if nothing was written there.
-
-    Raises:
-        ValueError: if it is in use.
     """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,37 +135,83 @@ def alone_in(folder: Path) -> Iterator[None]:
                 place.rmdir()
 
 
-def _leave_claims() -> None:
-    """A forked process would keep a claim for as long as it lives: the system asks for the last."""
-    while _claims:
-        os.close(_claims.pop())
+def write_inside(folder: Path, name: str, data: bytes) -> Path:
+    """Replace the file ``name`` inside ``folder`` in one step; folders in between are made.
+
+    Raises:
+        LeadsOutside: if a part of ``name`` is a link, or not the plain file or folder it should be.
+    """
+    return replace_file(_place(folder, name, make=True), lambda draft: draft.write_bytes(data))
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_claims)
+def read_inside(folder: Path, name: str, largest: int) -> bytes:
+    """Return the bytes of the file ``name`` inside ``folder``, at most ``largest``.
+
+    Raises:
+        LeadsOutside: as ``write_inside``.
+        FileNotFoundError: if there is none.
+        ValueError: if it is larger.
+    """
+    with _place(folder, name).open("rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"{folder / name} has more than {largest} bytes, which are not read.")
+    return data
 
 
-def write_over(path: Path, text: str) -> None:
-    """Put text where a path leads: a file in one step, a link such as ``/dev/stdout`` directly."""
-    if path.is_symlink() or is_special(path):
-        with writing(path):
-            path.write_text(text, encoding="utf-8")
-    else:
-        replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+def remove_inside(folder: Path, name: str) -> None:
+    """Remove the file ``name`` inside ``folder``, if it is there; raises as ``write_inside``."""
+    _place(folder, name).unlink(missing_ok=True)
 
 
-def is_special(path: Path) -> bool:
-    """Whether there is something at ``path`` that is no file, no folder and no link."""
-    try:
-        mode = os.lstat(path).st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+def names_inside(folder: Path, name: str) -> list[str]:
+    """Return what is in the folder ``name`` inside ``folder``, or in it where that is empty."""
+    with suppress(FileNotFoundError):
+        return sorted(os.listdir(_place(folder, f"{name}/any" if name else "any").parent))
+    return []
+
+
+def remove_drafts(folder: Path, name: str) -> None:
+    """Remove what writers that were killed left in the folder ``name`` inside ``folder``."""
+    for each in names_inside(folder, name):
+        if _DRAFT.fullmatch(each):
+            remove_inside(folder, f"{name}/{each}" if name else each)
+
+
+def _place(folder: Path, name: str, *, make: bool = False) -> Path:
+    """Return the path of a name such as ``units/0000/unit.json``, of which no part is a link."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+        raise LeadsOutside(f"{name!r} is no plain name of a file inside {folder}.")
+    if make:
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder
+    for count, part in enumerate(parts, start=1):
+        path = path / part
+        is_file = count == len(parts)
+        if make and not is_file:
+            with suppress(FileExistsError):
+                path.mkdir()
+        with suppress(FileNotFoundError):
+            mode = os.lstat(path).st_mode
+            if not (stat.S_ISREG(mode) if is_file else stat.S_ISDIR(mode)):
+                kind = "no plain file" if is_file else "no folder"
+                kind = "a link" if stat.S_ISLNK(mode) else kind
+                raise LeadsOutside(
+                    f"{path} is {kind}, and only plain files and folders inside the given one are "
+                    "used. Remove it, or choose another folder."
+                )
+    return path
+
+
+def _draft_beside(path: Path) -> Path:
+    """Return a name that nobody can have put there before, and that no other file bears."""
+    return path.with_name(f".dsf-{secrets.token_hex(16)}.draft{path.suffix}")
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """An error of the system, as of a full disk, names no file by itself; here it names one."""
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system, as of a full disk, which names none by itself."""
     try:
         yield
     except OSError as error:
@@ -166,180 +220,7 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def write_inside(folder: Path, name: str, data: bytes) -> Path:
-    """Replace the file ``name`` inside ``folder`` in one step; folders in between are made.
-
-    Raises:
-        LeadsOutside: if a part of ``name`` is a link, or not the plain file or folder it should be.
-    """
-    with _entered(folder, name, make=True) as place:
-        place.check(missing=True)
-        draft = place.beside(_draft_name(""))
-        try:
-            with writing(folder / name):
-                handle = draft.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            draft.rename(place)
-        except BaseException:
-            draft.remove()
-            raise
-        place.sync()
-    return folder / name
-
-
-def read_inside(folder: Path, name: str, largest: int) -> bytes:
-    """The bytes of the file ``name`` inside ``folder``, at most ``largest``.
-
-    Raises:
-        LeadsOutside: as ``write_inside``.
-        FileNotFoundError: if there is none.
-        ValueError: if it is larger.
-    """
-    with _entered(folder, name, make=False) as place:
-        place.check(missing=False)
-        with os.fdopen(place.open(os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            data = file.read(largest + 1)
-    if len(data) > largest:
-        raise ValueError(f"{folder / name} has more than {largest} bytes, which are not read.")
-    return data
-
-
-def remove_inside(folder: Path, name: str) -> None:
-    """Remove the file ``name`` inside ``folder``, if it is there.
-
-    Raises:
-        LeadsOutside: as ``write_inside``.
-    """
-    try:
-        with _entered(folder, name, make=False) as place:
-            place.check(missing=True)
-            place.remove()
-    except FileNotFoundError:
-        return
-
-
-def names_inside(folder: Path, name: str) -> list[str]:
-    """What is in the folder ``name`` inside ``folder``, or in it where that is empty, in order.
-
-    Raises:
-        LeadsOutside: as ``write_inside``.
-    """
-    try:
-        with _entered(folder, f"{name}/any" if name else "any", make=False) as place:
-            return sorted(os.listdir(place.folder))
-    except FileNotFoundError:
-        return []
-
-
-def remove_drafts(folder: Path, name: str) -> None:
-    """Remove what writers that were killed left in the folder ``name`` inside ``folder``.
-
-    Raises:
-        LeadsOutside: as ``write_inside``.
-    """
-    for each in names_inside(folder, name):
-        if _DRAFT.fullmatch(each):
-            remove_inside(folder, f"{name}/{each}" if name else each)
-
-
-def _draft_name(suffix: str) -> str:
-    """A name that nobody can have put there before, and that no other file bears."""
-    return f".dsf-{secrets.token_hex(16)}.draft{suffix}"
-
-
-class _Place:
-    """A name in a folder that is open, or where folders cannot be opened, in the one at a path."""
-
-    def __init__(self, folder: int | Path, name: str, path: Path):
-        self.folder, self.name, self.path = folder, name, path
-        self._within = {"dir_fd": folder} if isinstance(folder, int) else {}
-
-    @property
-    def _own(self) -> str | Path:
-        return self.name if isinstance(self.folder, int) else self.folder / self.name
-
-    def beside(self, name: str) -> "_Place":
-        return _Place(self.folder, name, self.path.with_name(name))
-
-    def open(self, flags: int) -> int:
-        return os.open(self._own, flags | _STAY, 0o666, **self._within)
-
-    def mode(self) -> int:
-        return os.stat(self._own, follow_symlinks=False, **self._within).st_mode
-
-    def check(self, *, missing: bool, folder: bool = False) -> None:
-        """Raise unless here is a plain file, or a folder, or nothing where it may be missing."""
-        try:
-            mode = self.mode()
-        except FileNotFoundError:
-            if missing:
-                return
-            raise
-        if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
-            kind = "a link" if stat.S_ISLNK(mode) else "no folder" if folder else "no plain file"
-            raise LeadsOutside(
-                f"{self.path} is {kind}, and only plain files and folders inside the given one are "
-                "used. Remove it, or choose another folder."
-            )
-
-    def enter(self, *, make: bool) -> "int | Path":
-        """The folder here, open where that is possible."""
-        self.check(missing=make, folder=True)
-        if make:
-            with suppress(FileExistsError):
-                os.mkdir(self._own, **self._within)
-        if not isinstance(self.folder, int):
-            self.check(missing=False, folder=True)
-            return self.folder / self.name
-        return self.open(os.O_RDONLY | os.O_DIRECTORY)
-
-    def rename(self, target: "_Place") -> None:
-        if isinstance(self.folder, int):
-            os.rename(self.name, target.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-        else:
-            os.replace(self._own, target._own)
-
-    def remove(self) -> None:
-        try:
-            os.unlink(self._own, **self._within)
-        except FileNotFoundError:
-            return
-
-    def sync(self) -> None:
-        if isinstance(self.folder, int):
-            os.fsync(self.folder)
-
-
-@contextmanager
-def _entered(folder: Path, name: str, *, make: bool) -> Iterator[_Place]:
-    """The place of a name such as ``units/0000/unit.json``, its folders entered one by one."""
-    *parts, last = name.split("/")
-    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in (*parts, last)):
-        raise LeadsOutside(f"{name!r} is no plain name of a file inside {folder}.")
-    if make:
-        folder.mkdir(parents=True, exist_ok=True)
-    path = folder
-    here: int | Path = os.open(folder, os.O_RDONLY | _PLAIN) if _HAS_FOLDERS else folder
-    try:
-        for part in parts:
-            path = path / part
-            below = _Place(here, part, path).enter(make=make)
-            if isinstance(here, int):
-                os.close(here)
-            here = below
-        yield _Place(here, last, path / last)
-    finally:
-        if isinstance(here, int):
-            os.close(here)
-
-
 def _to_disk(path: Path) -> None:
-    """Flush a file or a folder to disk; Windows cannot open folders, so there they are skipped."""
-    if path.is_dir() and os.name == "nt":
-        return
     handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)

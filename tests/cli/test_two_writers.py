@@ -42,7 +42,7 @@ def test_the_second_is_refused_before_a_model_is_loaded(run, checkpoint, held, c
     assert done.exit_code == 2
     assert "is being written by another process" in done.output
     assert "loading" not in done.output
-    assert not list(held.iterdir())
+    assert [each.name for each in held.iterdir()] == [".dsf.lock"]
 
 
 def test_a_report_is_claimed_while_its_model_runs(run, checkpoint, tmp_path, monkeypatch):

@@ -17,11 +17,8 @@ from dsf.runtime.files import (
 )
 
 
-@pytest.fixture(params=[True, False], ids=["open folders", "paths"])
-def run(request, tmp_path, monkeypatch):
-    if request.param and not saving._HAS_FOLDERS:
-        pytest.skip("this system opens no folders")
-    monkeypatch.setattr(saving, "_HAS_FOLDERS", request.param)
+@pytest.fixture
+def run(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "a.txt").write_text("theirs")
