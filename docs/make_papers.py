@@ -22,6 +22,7 @@ from docs.ten_results import ten_results  # noqa: E402
 from papers import ALL, MEANINGS, PAPERS, Outcome, Standing, Table, decide_all, plain  # noqa: E402
 
 MAX_CASE = 400
+SHARED = "MLA-8 and MLA-30 have one"
 TABLES = {
     Table.PAPER: "the paper says",
     Table.SLIP: "a slip of the pen",
@@ -122,7 +123,8 @@ def headline(outcomes: Sequence[Outcome]) -> str:
     return (
         f"Of {words.total()} statements that were checked against the text, {words['ARGUED']} hold "
         f"by symbols or a checked argument, {words['HOLDS_NUMERICALLY']} on the cases tried, "
-        f"{words['UNKNOWN']} are open here, and {len(fallen)} do not hold as stated: {links}."
+        f"{words['UNKNOWN']} are open here, and {len(fallen)} do not hold as stated: {links}, on "
+        f"three independent witnesses ({SHARED})."
     )
 
 
@@ -178,6 +180,7 @@ def details(outcome: Outcome) -> str:
         "Sentence": f"{near}“{quote}”" if quote else "",
         "Place": escape(statement.place),
         "Conditions": escape("; ".join(statement.hypotheses)),
+        "Added here": escape("; ".join(statement.added)),
         "Reason": escape(outcome.reason),
         "What stands": escape(statement.stands),
         "Witness": f"<code>{escape(case(found))}</code>" if found else "",

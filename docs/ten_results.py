@@ -205,12 +205,10 @@ def subtraction() -> str:
 
 {picture}
 
-With two tokens a softmax row less its mean stays within ±1/2. *What falls:* “{_quote("ZER-27")}”,
-for the subtraction alone: Σ(α_i - 1/t)v_i is Σα_i v_i - v_avg, so the two sets are equal
-(`ZER-27`).
-*What stands:* the zero-sum span is larger (`ZER-6`), and a head reaches all of it when the gates
-of
-the first and of the higher orders differ (`ZER-9`).
+With two tokens a softmax row less its mean stays within ±1/2, and zero-sum weights pass any
+multiple of v₁ - v₂: “{_quote("ZER-27")}” holds (`ZER-27`) where the gates of the first and of the
+higher orders differ (`ZER-9`). *What the proof leaves out:* the subtraction alone enlarges nothing,
+since Σ(α_i - 1/t)v_i is Σα_i v_i - v_avg.
 """
 
 

@@ -140,6 +140,7 @@ def _everything(outcome: Outcome) -> Iterator[str]:
         ("place", statement.place),
         ("standing", statement.standing.value),
         ("hypotheses", "; ".join(statement.hypotheses)),
+        ("added here", "; ".join(statement.added)),
         ("verdict", outcome.word),
         ("reason", outcome.reason),
         ("what stands", statement.stands),

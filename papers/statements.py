@@ -99,7 +99,8 @@ class Statement:
         quote: at most one sentence, word for word. Of a row of the tables ``CODE`` and ``OWN`` it
             is the nearest sentence that was found, and not the statement.
         place: where the quote is found, or which file of which commit was read.
-        hypotheses: the conditions that go with the quote.
+        hypotheses: the conditions that go with the quote in its text.
+        added: conditions and readings of ours, under which the check decides.
         stands: of a refuted statement, what stands when the sentence falls.
         note: what a reader should know: what the case shows, what is out of reach and why.
         method: how the check decides.
@@ -119,6 +120,7 @@ class Statement:
     quote: str = ""
     place: str = ""
     hypotheses: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
     stands: str = ""
     note: str = ""
     method: str = ""
@@ -158,6 +160,7 @@ class Statement:
             "quote": self.quote,
             "place": self.place,
             "hypotheses": list(self.hypotheses),
+            "added": list(self.added),
             "standing": self.standing.value,
             "expected": None if self.table is Table.SLIP else self.expected,
             "stands": self.stands,
@@ -232,6 +235,7 @@ def _read(folder: str) -> tuple[Paper, list[Statement]]:
                 "table": Table(row["table"]),
                 "standing": Standing(row["standing"]),
                 "hypotheses": tuple(row.get("hypotheses", ())),
+                "added": tuple(row.get("added", ())),
             }
         )
         for row in data["statement"]

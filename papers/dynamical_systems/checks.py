@@ -1,7 +1,7 @@
 """Checks of the Dynamical Systems Framework (Sieber et al. 2024, arXiv:2405.15731)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -18,6 +18,7 @@ from papers import exact
 from papers.drawn import apart, generator, hankel_rank, normal, output, uniform, weights
 from papers.dynamical_systems.forms import (
     NORMALISERS,
+    attention_forms,
     every_form,
     gated_forms,
     selective_forms,
@@ -102,6 +103,46 @@ def _keeps_the_past(outputs: Callable[[Tensor], Tensor], u: Tensor) -> bool:
     return all(kept)
 
 
+@check("DSF-38")
+def kernel_is_the_attention_matrix(heads: int = 1) -> Certificate:
+    """Φ of the paper's system against ζ ⊗ W_V, for every attention with so many heads."""
+    errors = {}
+    for form in attention_forms((heads,)):
+        kernel = attention_map(form.system).unflatten(0, (-1, form.projection.shape[0]))
+        kernel = kernel.unflatten(-1, (-1, form.projection.shape[1]))
+        expected = torch.einsum("ij,cm->icjm", form.weights[0], form.projection)
+        errors[form.name] = apart(kernel, expected)
+    return held({name: error <= ROUNDING for name, error in errors.items()}, figures=errors)
+
+
+@check("DSF-39")
+def keys_are_input_vectors(steps: tuple[float, ...] = (1.0,) * 12) -> Certificate:
+    """S6 without decay and with equal steps against linear attention with k = b and q = c."""
+    rng = generator()
+    write, read, value = normal(rng, 12, 3), normal(rng, 12, 3), normal(rng, 12, 1)
+    step = torch.tensor(steps, dtype=value.dtype).unsqueeze(-1)
+    pole = torch.zeros(1, 3, dtype=value.dtype)
+    selective = mixers.SelectiveStateSpace(
+        value=value, step=step, pole=pole, write=write, read=read
+    )
+    linear = mixers.LinearAttention(
+        query=read,
+        key=write,
+        value=value,
+        feature_map=dsf.ingredients.identity,
+        normalised=False,
+    )
+    same = torch.equal(selective.system().C[0], linear.system().C)
+    return argued(
+        {
+            "the output matrices are equal": same,
+            "without decay, at steps of 1, so are the maps": (
+                apart(weights(selective)[0], weights(linear)) <= ROUNDING
+            ),
+        }
+    )
+
+
 # ---- Separable attention: where the normaliser belongs, and when it is a state-space duality
 
 
@@ -146,21 +187,21 @@ def write_index(divisor: Callable[[Tensor], Tensor] = of_token_before) -> Certif
     )
 
 
-def own_token(eta: sympy.IndexedBase, j: int) -> sympy.Expr:
-    """What divides B_j in Appendix B."""
-    return eta[j]
+def of_token_before_in_symbols(eta: sympy.IndexedBase, j: int) -> sympy.Expr:
+    """What divides B_j in (15b)."""
+    return eta[j - 1]
 
 
 @check("DSF-32")
 def normalisers_cancel(
-    divisor: Callable[[sympy.IndexedBase, int], sympy.Expr] = own_token,
+    divisor: Callable[[sympy.IndexedBase, int], sympy.Expr] = of_token_before_in_symbols,
 ) -> Certificate:
-    """Multiply the ratios in A with the divisor in B, for all pairs among six tokens."""
+    """Multiply the transitions from j to i with B_j, as printed, for all pairs among six tokens."""
     eta = sympy.IndexedBase("eta", positive=True)
     missed = sympy.S.Zero
     for i in range(2, 7):
         for j in range(2, i + 1):
-            ratios = sympy.prod([eta[k - 1] / eta[k] for k in range(j + 1, i + 1)])
+            ratios = sympy.prod([eta[k - 1] / eta[k] for k in range(j, i + 1)])
             missed += abs(sympy.cancel(ratios / divisor(eta, j) - 1 / eta[i]))
     return identical(missed)
 
@@ -243,25 +284,45 @@ def key_alone_does_not_suffice(rate: float = 0.7) -> Certificate:
     )
 
 
+Entry = Callable[[Sequence[sympy.Symbol], int, int], sympy.Expr]
+
+
+def of_selective(step: Sequence[sympy.Symbol], i: int, j: int) -> sympy.Expr:
+    """Π Λ_k B_j of S6 with one state: exp(-a Σ Δ_k) Δ_j."""
+    return sympy.exp(-sympy.Symbol("a", positive=True) * sum(step[j + 1 : i + 1])) * step[j]
+
+
+def of_attention(eta: Sequence[sympy.Symbol], i: int, j: int) -> sympy.Expr:
+    """Π Λ_k B_j of attention: ratios of normalisers, over the one of token j."""
+    return sympy.prod([eta[k - 1] / eta[k] for k in range(j + 1, i + 1)]) / eta[j]
+
+
 @check("DSF-33")
-def step_does_not_cancel(rates: tuple[float, ...] = (1.0, 2.0, 3.0)) -> Certificate:
-    """Equal tokens: rows of separable attention are constant, rows of S6 are not."""
-    write, read, of_separable = equal_tokens()
+def step_does_not_cancel(entry: Entry = of_selective) -> Certificate:
+    """Which steps an entry depends on, with symbols; then one step of a mixer changed."""
+    symbols = sympy.symbols("x0:5", positive=True)
+    seen = sympy.simplify(entry(symbols, 4, 1)).free_symbols & set(symbols)
+    kept = sympy.simplify(of_attention(symbols, 4, 1)).free_symbols & set(symbols)
+    rng = generator()
+    write, read = normal(rng, 2, 6, 3)
+    step = uniform(rng, 6, 1, low=0.2, high=1.0)
     mixer = mixers.SelectiveStateSpace(
         value=write[:, :1],
-        step=write.new_full((12, 1), 0.5),
-        pole=-torch.tensor([rates], dtype=write.dtype),
+        step=step,
+        pole=-torch.tensor([[1.0, 2.0, 3.0]], dtype=step.dtype),
         write=write,
         read=read,
     )
-    row = weights(mixer)[0, -1]
+    other = step.clone()
+    other[3] += 0.5
+    moved = float((weights(replace(mixer, step=other)) - weights(mixer))[0, 4, 1].abs())
     return shown(
-        _spread(row) if of_separable < ROUNDING else math.nan,
-        beyond=ROUNDING,
+        moved if set(symbols[1:]) == seen and kept == {symbols[4]} else 0.0,
+        beyond=1e-3,
         case={
-            "last row of S6": row.tolist(),
-            "largest less smallest weight over the last one": _spread(row),
-            "the same for a separable attention": of_separable,
+            "entry of tokens 4 and 1, S6, depends on": sorted(map(str, seen)),
+            "of attention": sorted(map(str, kept)),
+            "weight of S6 moved by the step of token 3": moved,
         },
     )
 
@@ -632,30 +693,48 @@ def zero_padding(entry: int = 0) -> Certificate:
 
 @check("DSF-31")
 def wider_layer(weight: float = 0.0) -> Certificate:
-    """Two more features whose weights are ``weight``: normalised attention, S6, elu + 1."""
+    """Two more features whose weights are ``weight``: normalised attention, S6, elu + 1.
+
+    Features elu + 1 are positive and cannot be zero: there the weights go to minus infinity.
+    """
     rng = generator()
     query, key, value = normal(rng, 3, 12, 4)
-    extra = torch.full((12, 2), weight, dtype=torch.float64)
     eta = uniform(rng, 12, low=0.5, high=2)
     pole = -uniform(rng, 4, 6, low=0.2, high=2)
     step = uniform(rng, 12, 4, low=0.1, high=1)
-    narrow, wide = (query, key), [torch.cat([part, extra], dim=-1) for part in (query, key)]
-    changes = {}
-    for name, build in {
-        "normalised attention": lambda read, write: mixers.NormalisedAttention(
-            query=read, key=write, value=value, normaliser=eta
+
+    def change(build: Callable[[Tensor, Tensor], mixers.Mixer], weight: float) -> float:
+        extra = torch.full((12, 2), weight, dtype=torch.float64)
+        wide = [torch.cat([part, extra], dim=-1) for part in (query, key)]
+        return apart(weights(build(*wide)), weights(build(query, key)))
+
+    def positive(read: Tensor, write: Tensor) -> mixers.Mixer:
+        return mixers.LinearAttention(query=read, key=write, value=value)
+
+    changes = {
+        "normalised attention": change(
+            lambda read, write: mixers.NormalisedAttention(
+                query=read, key=write, value=value, normaliser=eta
+            ),
+            weight,
         ),
-        "S6": lambda read, write: mixers.SelectiveStateSpace(
-            value=value, step=step, pole=pole[:, : read.shape[-1]], write=write, read=read
+        "S6": change(
+            lambda read, write: mixers.SelectiveStateSpace(
+                value=value, step=step, pole=pole[:, : read.shape[-1]], write=write, read=read
+            ),
+            weight,
         ),
-        "linear attention, elu + 1": lambda read, write: mixers.LinearAttention(
-            query=read, key=write, value=value
-        ),
-    }.items():
-        changes[name] = apart(weights(build(*wide)), weights(build(*narrow)))
+        "elu + 1, weights 0": change(positive, weight),
+        "elu + 1, weights -10": change(positive, -10.0),
+        "elu + 1, weights -20": change(positive, -20.0),
+    }
     kept = max(changes["normalised attention"], changes["S6"])
     return argued(
-        {"normalised attention and S6 keep their maps": kept <= ROUNDING},
+        {
+            "normalised attention and S6 keep their maps": kept <= ROUNDING,
+            "elu + 1 approaches its map": changes["elu + 1, weights -20"] < 1e-15,
+            "and does not have it at weights of zero": changes["elu + 1, weights 0"] > 1e-2,
+        },
         observed=kept,
         figures={"largest change of the map": changes},
     )
@@ -754,14 +833,4 @@ def runs_in_the_grids(rates_of_the_lstm: int = 1) -> Certificate:
             "two quasi-LSTMs, 3 tasks, 4 widths, 4 rates": lstm,
             "runs": main + lstm,
         },
-    )
-
-
-@check("DSF-36")
-def hours_of_the_sweeps(hours: int = 1) -> Certificate:
-    """One hour for each sweep of four rates, or for each run."""
-    by_sweep, by_run = round(344 * hours / 24), round(1304 * hours / 24)
-    return argued(
-        {"344 sweeps take 14 days": by_sweep == 14, "1304 runs take 54 days": by_run == 54},
-        figures={"days by sweep": by_sweep, "days by run": by_run},
     )

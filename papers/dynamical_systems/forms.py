@@ -4,7 +4,7 @@ One state for all channels, driven by the layer's own input u: B = (I ⊗ b) W, 
 A = I ⊗ Λ. The formulas are sums over the past, with no recurrence.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,12 +28,18 @@ NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """One architecture as a system, and what its own formula makes of the same input."""
+    """One architecture as a system, and what its own formula makes of the same input.
+
+    Attributes:
+        weights, projection: of attention, its matrices ζ and W_V.
+    """
 
     name: str
     system: System
     u: Float[Tensor, "time input"]
     direct: Float[Tensor, "time output"]
+    weights: Float[Tensor, "head time time"] | None = None
+    projection: Float[Tensor, "channel input"] | None = None
 
 
 def stacked(
@@ -80,9 +86,9 @@ def kernel_weights(read: Tensor, write: Tensor, normaliser: Tensor | None = None
     return scores / divisor.unsqueeze(-1)
 
 
-def attention_forms() -> Iterator[Form]:
-    """Every attention-like row, with one, two and four heads."""
-    for heads in (1, 2, 4):
+def attention_forms(head_counts: Sequence[int] = (1, 2, 4)) -> Iterator[Form]:
+    """Every attention-like row, with so many heads."""
+    for heads in head_counts:
         rng = generator(heads)
         u, W = normal(rng, STEPS, MODEL), normal(rng, MODEL, MODEL)
 
@@ -123,6 +129,8 @@ def attention_forms() -> Iterator[Form]:
                 stacked(system, channels=value.shape[-1], projection=W),
                 u,
                 (weights @ value).transpose(0, 1).flatten(-2),
+                weights,
+                W,
             )
 
 

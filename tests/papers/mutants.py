@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import sympy
 import torch
-from torch.nn import Identity
 
 import dsf
 from dsf import Certificate, ingredients, mixers
@@ -73,11 +72,6 @@ def reads_before_update(*, query, key, decay, value):
     return torch.cat([torch.zeros_like(held[:1]), held[:-1]])
 
 
-def with_another_decay(mixer):
-    """A model that is not MetaLA's recurrence."""
-    return mixers.HGRN2(query=mixer.query, decay=mixer.decay.square(), value=mixer.value)
-
-
 def one_figure_less():
     rows = {"Mamba": (*mla.TABLES["7"].rows["Mamba"][:-2], mla.TABLES["7"].at("Mamba"))}
     return {"7": PrintedTable("7", ("average",), rows)}
@@ -85,10 +79,6 @@ def one_figure_less():
 
 def keep(probabilities):
     return probabilities
-
-
-def twice(probabilities):
-    return 2 * zer.centred(probabilities)
 
 
 def rotated(x, position):
@@ -128,10 +118,11 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "DSF-29": partial(fw.series_of_features, lambda _powers: sympy.Integer(1)),
     "DSF-30": partial(fw.features_of_one_token, lambda query, key: 1 + query * key),
     "DSF-31": partial(fw.wider_layer, 1.0),
-    "DSF-32": partial(fw.normalisers_cancel, lambda eta, j: eta[j - 1]),
-    "DSF-33": partial(fw.step_does_not_cancel, (0.0, 0.0, 0.0)),
-    "DSF-36": partial(fw.hours_of_the_sweeps, 2),
+    "DSF-32": partial(fw.normalisers_cancel, lambda eta, j: eta[j]),
+    "DSF-33": partial(fw.step_does_not_cancel, fw.of_attention),
     "DSF-37": partial(fw.swapped_projection, lambda u, to_key, _to_value: u @ to_key),
+    "DSF-38": partial(fw.kernel_is_the_attention_matrix, heads=2),
+    "DSF-39": partial(fw.keys_are_input_vectors, steps=(1.0, 0.5) * 6),
     "CDY-1": partial(cdy.blind_without_decay, (cdy.decaying,)),
     "CDY-2": partial(cdy.variance_of_scores, lambda width: 1 / width),
     "CDY-6": partial(cdy.key_transformations, rate=1.0),
@@ -180,14 +171,13 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "MLA-11": partial(mla.states_that_it_takes, target=torch.ones(64, 64).tril()),
     "MLA-13": partial(mla.key_bound, faded=lambda decay, lag: decay ** (lag - 1)),
     "MLA-15": partial(mla.griffin_sums, gain=lambda decay: ((1 - decay) / (1 + decay)).sqrt()),
-    "MLA-16": partial(mla.parallel_form_is_the_layer, squash=Identity()),
+    "MLA-16": partial(mla.parallel_form_is_not_the_layer, printed="sigmoid"),
     "MLA-18": partial(mla.scaled_query_is_seen, augmented=False),
     "MLA-19": partial(
         mla.counted, build=lambda width: dsf.layers.MetaLinearAttention(width, filter_width=None)
     ),
     "MLA-20": partial(mla.product_overflows, temperature=15.0),
     "MLA-21": partial(mla.slow_decay, temperature=15),
-    "MLA-22": partial(mla.none_existing, with_another_decay),
     "MLA-24": partial(
         mla.printed_softmax,
         hide=lambda logits, reach: logits.masked_fill(reach == 0, -torch.inf),
@@ -195,12 +185,15 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "MLA-25": partial(mla.printed_mask, mask=torch.tril),
     "MLA-26": partial(mla.averages, one_figure_less()),
     "MLA-27": partial(mla.key_does_not_help, "with key", "MetaLA"),
-    "MLA-29": partial(mla.ahead_everywhere, ("4",)),
+    "MLA-29": partial(mla.ahead_over_the_tables, ("5",)),
     "MLA-30": partial(mla.key_and_decay_suffice, signed=False),
     "MLA-31": partial(mla.additions_help, "without self-augmentation", "MetaLA"),
     "MLA-32": partial(mla.one_is_redundant, factor=2),
     "MLA-33": partial(mla.rows_are_constant, decay=0.9),
-    "MLA-34": partial(mla.later_tokens_stay, written=True),
+    "MLA-34": partial(
+        mla.only_the_diagonal_moves,
+        without=lambda mixer: replace(mixer, augmentation=None, decay=0.9 * mixer.decay),
+    ),
     "MLA-35": partial(mla.comparable_on_long_range, "Mamba"),
     "MLA-36": partial(mla.ahead_on_images, "HGRN"),
     "MLA-37": partial(mla.best_on_mad, "Multihead Hyena"),
@@ -237,7 +230,7 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "ZER-15": partial(
         zer.bounded_logits_bounded_outputs, logits_of=lambda logits: len(logits) * logits
     ),
-    "ZER-16": partial(zer.output_is_lipschitz, factor=1.0),
+    "ZER-16": partial(zer.output_is_lipschitz, row=lambda logits: (1e6 * logits).sin().sign() / 64),
     "ZER-17": partial(zer.angle_keeps_the_zero_sum, angle=False),
     "ZER-18": partial(zer.first_row_is_zero, weight=zer.RADIAL + zer.zero / zer.t),
     "ZER-19": partial(zer.difference_is_in_reach, first=0.5, higher=0.5),
@@ -249,7 +242,7 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
         mean=lambda u, prior: ((prior + u.sum(dim=0)) / (1 + len(u))).expand_as(u),
     ),
     "ZER-25": partial(zer.algorithm_keeps_three_sums, states=all_states),
-    "ZER-27": partial(zer.subtraction_enlarges, combination=twice),
+    "ZER-27": partial(zer.zero_sums_enlarge, first=0.5, higher=0.5),
     "ZER-28": partial(zer.hull_and_span, share=Fraction(1, 6)),
     "ZER-29": partial(zer.nothing_is_lost, values=((1.0, 0.0), (0.0, 1.0))),
     "ZER-30": partial(zer.memory_grows_with_the_length, states=last_states),
@@ -266,3 +259,78 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
         ),
     ),
 }
+
+HYPOTHESES = {
+    "DSF-1": "(11): the read follows the update",
+    "DSF-3": "(11): the recurrence runs forward",
+    "DSF-5": "the kernel is e^(q.k), of infinite rank",
+    "DSF-11": "the sigmoid is the reversed one",
+    "DSF-16": "the additional states are not fed",
+    "DSF-19": "attention is normalised",
+    "DSF-29": "the factors of the monomials are those of the series",
+    "DSF-30": "the kernel has no finite rank",
+    "DSF-31": "the additional weights are free, and zero",
+    "DSF-32": "B_j has the normaliser printed in (15b)",
+    "DSF-33": "the step is in an exponent and a factor",
+    "DSF-38": "one head",
+    "DSF-39": "steps are equal",
+    "CDY-1": "A = I",
+    "CDY-2": "b = 1/√n",
+    "CDY-6": "the rate of a Householder matrix is 2",
+    "CDY-9": "there is a normaliser",
+    "CDY-10": "the normaliser is the sum of the row",
+    "INL-1": "rank [K, 1] = d + 1, and not rank K = d",
+    "INL-3": "the features of the two queries are proportional",
+    "INL-10": "the mean value is added back",
+    "INL-17": "there is a class token",
+    "INL-19": "the number of heads of the published model",
+    "MLA-1": "the mask has i ≥ j",
+    "MLA-2": "the read follows the update",
+    "MLA-3": "the new value does not fade",
+    "MLA-4": "the key is 1",
+    "MLA-6": "the decay is S_{s-1}/S_s",
+    "MLA-7": "the query of token t picks channel t",
+    "MLA-8": "keys have both signs",
+    "MLA-13": "the decay is fixed, α^(t-s)",
+    "MLA-19": "the published filter is there",
+    "MLA-27": "the two rows of Table 8 are not exchanged",
+    "MLA-29": "both tables, not one",
+    "MLA-30": "keys have both signs",
+    "MLA-31": "the two rows of Table 8 are not exchanged",
+    "MLA-32": "the key makes up for the decay",
+    "MLA-33": "no decay",
+    "MLA-34": "decays are the same",
+    "MLA-35": "the model is MetaLA",
+    "MLA-36": "the model is MetaLA",
+    "MLA-37": "the model is MetaLA",
+    "MLA-38": "the model is MetaLA",
+    "MLA-39": "the linear model is MetaLA",
+    "ZER-1": "the zero order is off",
+    "ZER-2": "the first order is off",
+    "ZER-3": "the first order is of s, not of softmax(s)",
+    "ZER-4": "the coefficients as printed",
+    "ZER-6": "the mean is taken off",
+    "ZER-7": "the mean is taken off",
+    "ZER-8": "the point is outside the convex hull",
+    "ZER-9": "the gates differ",
+    "ZER-11": "the length is in the bound",
+    "ZER-14": "the gates are those of the bound",
+    "ZER-15": "logits are bounded",
+    "ZER-16": "weights change by at most L/t",
+    "ZER-17": "there is a cosine",
+    "ZER-19": "the gates differ",
+    "ZER-25": "one state per sum, and not one per token",
+    "ZER-27": "the gates differ",
+    "ZER-28": "the point of the hull has weights of sum 1",
+    "ZER-33": "values are centred",
+    "ZER-34": "weights are 1/t",
+}
+"""Of every statement of a paper, which hypothesis or formula its changed case breaks."""
+
+LAYERS: dict[str, Callable[[], Certificate]] = {
+    "the decay without its temperature": lambda: mla.slow_decay(
+        decay=lambda x: mla.of_the_layer(x) ** 16
+    ),
+    "the augmentation without its sigmoid": lambda: mla.parallel_form_is_not_the_layer("sigmoid"),
+}
+"""A layer of the library with one part changed, which a check about the layer notices."""
