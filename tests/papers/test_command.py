@@ -43,7 +43,7 @@ def test_without_ids_there_is_one_line_each(run):
 
 
 def test_one_object_for_machines(run):
-    _, out, _ = run("--json", "ZER-17", "DSF-36")
+    _, out, _ = run("--json", "ZER-17", "DSF-37")
     found = json.loads(out)
     statement, slip = found["claims"]
     assert (statement["table"], statement["standing"]) == ("paper", "stated")
